@@ -35,7 +35,7 @@ _REJECTED = frozenset({400, 422})
 _HOW_TO_CALL = """\
 You can call tools. To call one or several, answer with one JSON object of this form, and nothing else:
 {"tool_calls": [{"name": "<name of the tool>", "arguments": {<its arguments>}}]}
-The results are in the next message. If you need no tool, answer in words.
+The results are in the next message. If you need no tool, answer in plain text.
 These are the tools, each with the JSON schema of its arguments:
 """
 
@@ -112,7 +112,7 @@ def _modes(request: ModelRequest, first: OutputMode) -> list[OutputMode]:
 
 
 def _can_prompt(request: ModelRequest, mode: OutputMode | None) -> bool:
-    """Whether a request has tools, or tells of calls, and an answer in words can be a call as well."""
+    """Whether a request has tools or earlier calls, so that a text answer can be a call as well."""
     has_calls = any(message.role == "tool" or message.tool_calls for message in request.messages)
     if not (request.tools or has_calls) or mode == "tool" or request.tool_choice != "auto":
         return False
@@ -161,7 +161,7 @@ def _read(reply: ModelReply, form: _Form, request: ModelRequest) -> ModelReply:
 
 
 class _WrittenCall(BaseModel):
-    """A call of a tool as a model writes it in words."""
+    """A tool call as a model writes it in text."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -170,7 +170,7 @@ class _WrittenCall(BaseModel):
 
 
 class _WrittenCalls(BaseModel):
-    """What a model answers with to call tools in words: this object and no other field."""
+    """How a model calls tools in text: this object and no other field."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -182,9 +182,11 @@ def _as_text(messages: Sequence[ChatMessage]) -> Iterator[ChatMessage]:
     names: dict[str | None, str] = {}
     for role, group in groupby(messages, key=lambda message: message.role):
         if role == "tool":
-            told = list(group)
-            results = [f"Result of {names.get(m.tool_call_id, 'a tool')}:\n{m.content}" for m in told]
-            parts = tuple(part for message in told for part in message.parts)
+            tool_messages = list(group)
+            results = [
+                f"Result of {names.get(m.tool_call_id, 'a tool')}:\n{m.content}" for m in tool_messages
+            ]
+            parts = tuple(part for message in tool_messages for part in message.parts)
             yield ChatMessage(role="user", content="\n\n".join(results), parts=parts)
             continue
         for message in group:

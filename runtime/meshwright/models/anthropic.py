@@ -36,7 +36,7 @@ _LEFT_OUT = frozenset(
     | {"prompt_cache_retention", "parallel_tool_calls", "stop", "reasoning_effort"}
 )
 """OpenAI's parameters that promise nothing, or that are written in another form."""
-_CANNOT = ("presence_penalty", "frequency_penalty", "logit_bias")
+_CANNOT = ("presence_penalty", "frequency_penalty", "logit_bias", "modalities", "audio")
 _EPHEMERAL = {"type": "ephemeral"}
 
 

@@ -22,6 +22,7 @@ from pydantic_core import to_json
 from meshwright.core.clock import Clock
 from meshwright.core.encoding import Struct, write_struct
 from meshwright.core.errors import CacheUnavailable, ConfigError
+from meshwright.core.extras import install_command
 from meshwright.core.money import ZERO
 from meshwright.models.config import names_in, read_text
 from meshwright.models.errors import ModelTimeout
@@ -36,7 +37,8 @@ _logger = logging.getLogger("meshwright.cache")
 
 ResultT = TypeVar("ResultT")
 MAX_VALUE_BYTES = 1024 * 1024
-TIMEOUT_SECONDS = 0.05  # of a question to Redis, connecting included: a cache that is slower helps nobody
+TIMEOUT_SECONDS = 0.05  # of a request to Redis, connecting included: a slower cache is of no use
+_CHECK_SECONDS = 5.0
 _CACHED_FINISH_REASONS = ("stop", "tool_calls")
 _PAUSE = timedelta(seconds=1)  # a store that failed is not asked at once: each call would wait for it
 _QUIET = timedelta(minutes=1)
@@ -63,6 +65,10 @@ class CacheStore(Protocol):
 
     async def put(self, key: str, value: bytes, ttl_seconds: float) -> None:
         """Keep a value for so long, in place of an earlier one; what was used least makes room for it."""
+        ...
+
+    async def clear(self) -> None:
+        """Forget every answer, for good where they are on disk."""
         ...
 
     async def close(self) -> None:
@@ -109,6 +115,10 @@ class Cached:
         self._ask_from = self._warn_from = clock.now()
         self._flights: WeakValueDictionary[str, _Flight] = WeakValueDictionary()  # while somebody waits
 
+    async def clear(self) -> None:
+        """Forget every answer. Raises CacheUnavailable."""
+        await self._store.clear()
+
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Answer from the cache, or else by the model. Raises the model's ModelError."""
         cached = request.cache and request.temperature == 0 and not request.inputs
@@ -139,7 +149,7 @@ class Cached:
             on_delta(reply.content)
         latency_ms = (time.perf_counter() - started) * 1000
         hit = {"cost_usd": ZERO, "cache_hit": True, "saved_usd": reply.cost_usd, "attempts": 0}
-        return reply.model_copy(update={**hit, "latency_ms": latency_ms})
+        return reply.model_copy(update={**hit, "latency_ms": latency_ms, "lost": ()})
 
     async def close(self) -> None:
         """Close the store and the model."""
@@ -167,7 +177,7 @@ class Cached:
             await self._try(lambda: self._store.put(key, value, self._ttl_seconds))
 
     async def _try(self, work: Callable[[], Awaitable[ResultT]]) -> ResultT | None:
-        """Ask the store; None while it fails, of which one warning a minute tells."""
+        """Ask the store; None while it fails, with one warning a minute."""
         if self._clock.now() < self._ask_from:
             return None
         try:
@@ -256,6 +266,19 @@ def cache_of(settings: Settings, folder: Path, clock: Clock) -> CacheStore | Non
     return None
 
 
+async def check_redis(url: str) -> str:
+    """Ask a Redis, with more patience than a call has. Returns a sentence. Raises CacheUnavailable."""
+    store = RedisCache(url, timeout_seconds=_CHECK_SECONDS)
+    try:
+        await store.get("check")
+    except CacheUnavailable as error:
+        remedy = "Start it, or correct models.cache_redis_url (MESH_MODELS__CACHE_REDIS_URL)"
+        raise CacheUnavailable(f"{error}; calls go on without the cache", remedy=remedy) from error
+    finally:
+        await store.close()
+    return "Redis answers"
+
+
 class MemoryCache:
     """At most `max_bytes` of answers in this process: what was used last stays."""
 
@@ -287,6 +310,11 @@ class MemoryCache:
         while self._bytes > self._max_bytes:
             self._drop(next(iter(self._entries)))
 
+    async def clear(self) -> None:
+        """Forget every answer."""
+        self._entries.clear()
+        self._bytes = 0
+
     async def close(self) -> None:
         """Forget everything."""
         self._entries.clear()
@@ -308,11 +336,8 @@ class RedisCache:
 
     def __init__(self, url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         if find_spec("redis") is None:
-            problem, remedy = (
-                'cache = "redis" needs the package redis',
-                "pip install -e '.[redis]' in a checkout",
-            )
-            raise ConfigError(problem, remedy=remedy, field="cache")
+            problem = 'cache = "redis" needs the package redis'
+            raise ConfigError(problem, remedy=install_command("redis"), field="cache")
         if not url.startswith(("redis://", "rediss://", "unix://")):
             problem = "is no address of a Redis" if url else "is not set"
             raise ConfigError(f"cache_redis_url {problem}", remedy=_REDIS_REMEDY, field="cache_redis_url")
@@ -333,6 +358,15 @@ class RedisCache:
         ttl_ms = max(1, round(ttl_seconds * 1000))
         await self._ask(lambda client: client.set(_PREFIX + key, value, px=ttl_ms))
 
+    async def clear(self) -> None:
+        """Forget every answer, also those that other meshes keep there."""
+
+        async def delete(client: Redis) -> None:
+            async for key in client.scan_iter(f"{_PREFIX}*"):
+                await client.delete(key)
+
+        await self._ask(delete)
+
     async def close(self) -> None:
         """Close the connections."""
         if self._client is not None:
@@ -348,12 +382,12 @@ class RedisCache:
 
         failures = self._failures
         async with self._slots:
-            if self._failures > failures:  # of those that stood before us: to wait as they did helps nobody
+            if self._failures > failures:  # of those queued before us: waiting as they did is of no use
                 raise CacheUnavailable("Redis is unavailable (other calls are failing)")
             try:
                 async with asyncio.timeout(self._timeout_seconds):
                     return await command(client)
-            except (RedisError, OSError) as error:  # OSError: nobody there, and TimeoutError
+            except (RedisError, OSError) as error:  # OSError: no server, and TimeoutError
                 self._failures += 1
                 raise CacheUnavailable(f"Redis does not answer: {type(error).__name__}") from error
 

@@ -131,7 +131,7 @@ class Circuits:
                 circuit.is_probed = False
 
     def learn(self, event_type: str, payload: Mapping[str, Any], age_seconds: float = 0.0) -> None:
-        """Take what another process has told of a deployment."""
+        """Apply what another process has reported of a deployment."""
         name = str(payload["deployment"])
         circuit = self._circuits.setdefault(name, _Circuit(datetime.now(UTC)))
         if event_type == RECOVERED:
@@ -144,7 +144,7 @@ class Circuits:
             circuit.since = datetime.now(UTC) - timedelta(seconds=age_seconds)
         until = time.monotonic() + seconds + _LATER_SECONDS * (1 + self._draw())
         circuit.until = max(circuit.until or 0.0, until)
-        circuit.error = _told_error(payload)
+        circuit.error = _remote_error(payload)
 
     def _failed(
         self, deployment: str, circuit: _Circuit, policy: Policy, error: ModelError, *, is_probe: bool
@@ -169,8 +169,8 @@ class Circuits:
         circuit.failures.clear()
         circuit.times = min(circuit.times + 1, 16)
         circuit.until, circuit.error = time.monotonic() + seconds, error.with_traceback(None)
-        told = {"type": error.code, "message": str(error)}
-        payload = {"deployment": deployment, "seconds": round(seconds, 3), "error": told}
+        shown = {"type": error.code, "message": str(error)}
+        payload = {"deployment": deployment, "seconds": round(seconds, 3), "error": shown}
         payload |= {"status": error.answered, "reason": error.reason}
         self._tell(COOLED_DOWN if error.retryable else REFUSED, payload)
 
@@ -217,11 +217,11 @@ def is_mendable(error: ModelError) -> bool:
     return error.retryable or isinstance(error, Unauthorized)
 
 
-def _told_error(payload: Mapping[str, Any]) -> ModelError:
+def _remote_error(payload: Mapping[str, Any]) -> ModelError:
     """The error that another process met."""
-    told = payload["error"]
+    document = payload["error"]
     kinds = (Unauthorized, ModelRefused, RateLimited, ModelTimeout, AllProvidersDown)
-    kind = next((kind for kind in kinds if kind.__name__ == told["type"]), ModelUnavailable)
-    error = kind(str(told["message"]))
+    kind = next((kind for kind in kinds if kind.__name__ == document["type"]), ModelUnavailable)
+    error = kind(str(document["message"]))
     error.answered, error.reason = payload.get("status"), str(payload.get("reason", ""))
     return error

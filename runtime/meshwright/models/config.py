@@ -94,7 +94,7 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text("utf-8")
     except FileNotFoundError:
-        remedy = "Write one, or name it by the setting litellm_config"
+        remedy = "Write one, or name it by the setting models.config"
         raise ConfigError("there is no such file", path=str(path), remedy=remedy) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot be read: {type(error).__name__}", path=str(path)) from error
@@ -367,7 +367,7 @@ class _FileCheck:
 
 
 def _label(where: _Place) -> str:
-    """The place in words: `model_list[2].litellm_params.model`."""
+    """The place as text: `model_list[2].litellm_params.model`."""
     steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in where)
     return "".join(steps).removeprefix(".") or "the file"
 

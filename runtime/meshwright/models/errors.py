@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from meshwright.core.errors import ModelError
 from meshwright.core.money import OnEmpty
-from meshwright.models.port import ModelReply
 
 
 class ModelUnavailable(ModelError):
@@ -28,10 +27,11 @@ class RateLimited(ModelError):
 
 
 class ModelTimeout(ModelError):
-    """No reply in time."""
+    """No reply in time. `is_silent`: it was to be streamed, had long enough, and nothing of it came."""
 
     status = 504
     retryable = True
+    is_silent: bool = False
 
 
 class Unauthorized(ModelError):
@@ -63,12 +63,7 @@ class ContextTooLong(ModelRefused):
 
 
 class ContentRefused(ModelRefused):
-    """The provider's policy forbids the request, or an answer to it.
-
-    `reply` says what an answer used and cost that was held back, without its words.
-    """
-
-    reply: ModelReply | None = None
+    """The provider's policy forbids the request, or an answer to it."""
 
 
 class EmptyReply(ModelError):
@@ -119,11 +114,11 @@ class BudgetExceeded(ModelError):
 
 
 class PriceUnknown(BudgetExceeded):
-    """Nobody knows what the call would cost, so no budget can allow it."""
+    """The cost of the call is unknown, so no budget can allow it."""
 
 
 class StructureInvalid(ModelError):
-    """The model did not answer in the shape that was asked for, also when told what was wrong with it.
+    """The model did not answer in the requested shape, even after it was shown what was wrong.
 
     `raw` is its last answer, which the message does not quote.
     """

@@ -134,7 +134,7 @@ _KINDS: tuple[tuple[Callable[[ProviderFault], bool], type[ModelError], str, str]
         lambda fault: fault.says(_CREDIT_SIGNS),
         ModelRefused,
         ": the account has no credit or budget left",
-        "",
+        "Add credit there, raise the limit of its budget, or name another model",
     ),
     (lambda fault: _part_not_taken(fault) is not None, Unsupported, ": it does not take ", _TAKEN_BY_OTHERS),
     (
@@ -202,7 +202,7 @@ def fault_in(body: Mapping[str, Any], shown: str = "") -> ProviderFault:
     """The fault that a body of status 200 tells of: an error within a stream, or instead of a reply."""
     error = body["error"]
     said = [str(error.get(name)) for name in ("code", "status", "type")] if isinstance(error, Mapping) else []
-    known = (int(each) if each.isdigit() else _STATUS_OF.get(each, 0) for each in said)
+    known = (int(each) if re.fullmatch("[0-9]{3}", each) else _STATUS_OF.get(each, 0) for each in said)
     return ProviderFault(
         next((status for status in known if 400 <= status < 600), 502), words_of(body), shown=shown
     )

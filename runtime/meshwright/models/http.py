@@ -8,12 +8,16 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pydantic_core import from_json, to_json
 
+from meshwright.core.addresses import open_model_socket
 from meshwright.core.errors import ConfigError, ModelError
+from meshwright.core.messages import Usage
 from meshwright.models.errors import ModelRefused, ModelTimeout, ModelUnavailable
 from meshwright.models.faults import (
     Discretion,
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
 MAX_REPLY_BYTES = 4 * 1024 * 1024
 _MAX_ERROR_BYTES = 64 * 1024
 _DRAIN_SECONDS = 0.1
+_CHARS_PER_TOKEN = 3
+_SILENT_SECONDS = 10.0  # without a word: the server is away, rather than slow
 _MAX_ADAPTATIONS = 3
 _COMPLETIONS = "/chat/completions"
 _URL_REMEDY = "Write it like http://127.0.0.1:4000"
@@ -51,7 +57,12 @@ class Pieces(ABC):
     def __init__(self, on_delta: OnDelta, max_chars: int) -> None:
         self.done = False
         self._on_delta = on_delta
-        self._room = max_chars
+        self._max_chars = self._room = max_chars
+
+    @property
+    def chars(self) -> int:
+        """How many characters have come."""
+        return self._max_chars - self._room
 
     @abstractmethod
     def add(self, chunk: Any) -> None:
@@ -76,6 +87,10 @@ class Wire(ABC):
     def headers(self, api_key: str | None) -> dict[str, str]:
         """The headers of every call. Raises ConfigError for a key that no header may hold."""
 
+    def model_of(self, request: ModelRequest) -> str:
+        """The model that is called for a request."""
+        return request.model
+
     @abstractmethod
     def body(self, request: ModelRequest, *, stream: bool) -> dict[str, Any]:
         """Write a request."""
@@ -91,6 +106,22 @@ class Wire(ABC):
     @abstractmethod
     def adapts_to(self, words: str) -> bool:
         """Whether a refusal names a field that requests can do without; later ones then do."""
+
+
+@dataclass(slots=True)
+class _Arrival:
+    """How much of an answer has come to a call made at `since`; `pieces` are those of a stream."""
+
+    since: float
+    has_begun: bool = False
+    pieces: Pieces | None = None
+
+    def lost(self, request: ModelRequest) -> tuple[ModelReply, ...]:
+        """What the provider may bill of a stream that broke off: nothing, where nothing came of it."""
+        if self.pieces is None:
+            return ()
+        used = Usage(completion_tokens=-(-self.pieces.chars // _CHARS_PER_TOKEN))
+        return (ModelReply(model=request.model, usage=used, cost_source="estimated", finish_reason="error"),)
 
 
 class ApiModel:
@@ -124,18 +155,30 @@ class ApiModel:
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Make one attempt; cancelling it closes its connection. Raises ModelError."""
+        arrival = _Arrival(time.perf_counter())
+        try:
+            return await self._within_time(request, on_delta, arrival)
+        except ModelError as error:
+            error.lost = error.lost or arrival.lost(request)
+            raise
+
+    async def _within_time(
+        self, request: ModelRequest, on_delta: OnDelta | None, arrival: _Arrival
+    ) -> ModelReply:
         import aiohttp
 
-        begun = time.perf_counter()
         try:
             async with asyncio.timeout(request.timeout_seconds):
-                return await self._call(request, on_delta, begun)
+                return await self._call(request, on_delta, arrival)
         except aiohttp.ClientConnectionError as error:
             raise self._unreachable(error) from None
         except TimeoutError:
-            raise ModelTimeout(
-                f"{self.server} did not answer model {request.model!r} in {request.timeout_seconds:g} seconds"
-            ) from None
+            seconds = request.timeout_seconds
+            timeout = ModelTimeout(
+                f"{self.server} did not answer model {self.wire.model_of(request)!r} in {seconds:g} seconds"
+            )
+            timeout.is_silent = on_delta is not None and seconds >= _SILENT_SECONDS and not arrival.has_begun
+            raise timeout from None
         except aiohttp.ClientError as error:  # its text may quote the reply
             raise self._broken_off(type(error).__name__) from None
         except TooMuch:
@@ -150,18 +193,24 @@ class ApiModel:
             self._session = None
 
     async def _call(
-        self, request: ModelRequest, on_delta: OnDelta | None, begun: float, adaptations: int = 0
+        self,
+        request: ModelRequest,
+        on_delta: OnDelta | None,
+        arrival: _Arrival,
+        adaptations: int = 0,
     ) -> ModelReply:
         session = self._session or self._open()
         known: dict[str, Any] = {}
         target = self._targets.get(bool(request.inputs))
         if target is None:
             raise ModelRefused(f"{self.server} embeds no texts", remedy="Name a model of embeddings")
-        data = to_json(self.wire.body(request, stream=on_delta is not None))
+        # A file, since aiohttp warns of larger bodies that are bytes.
+        data = BytesIO(to_json(self.wire.body(request, stream=on_delta is not None)))
         headers = self._headers_of(request)
         async with session.post(target, data=data, headers=headers, allow_redirects=False) as response:
+            arrival.has_begun = True
             if response.status == 200:
-                body = await self._read(response, request, on_delta)
+                body = await self._read(response, request, on_delta, arrival)
                 streamed = on_delta is not None and _is_a_stream(response)
                 known = self.wire.headers_say(response.headers, streamed=streamed)
             else:
@@ -170,13 +219,13 @@ class ApiModel:
             words = "" if isinstance(body, str) else words_of(body)  # a page has none that can be relied on
             adapts = response.status in (400, 422) and adaptations < _MAX_ADAPTATIONS
             if adapts and self.wire.adapts_to(words):
-                return await self._call(request, on_delta, begun, adaptations + 1)
+                return await self._call(request, on_delta, arrival, adaptations + 1)
             wait, shown = read_retry_after(response.headers), self._discretion.shown(body, request)
             fault = ProviderFault(response.status, words, wait, shown)
-            raise error_for(fault, source=self.server, model=request.model)
+            raise error_for(fault, source=self.server, model=self.wire.model_of(request))
         if isinstance(body, dict) and body.get("error"):
             raise self._error_in(body, request)
-        known["latency_ms"] = (time.perf_counter() - begun) * 1000
+        known["latency_ms"] = (time.perf_counter() - arrival.since) * 1000
         return self.wire.read(body, request, self.server, known)
 
     def _headers_of(self, request: ModelRequest) -> Mapping[str, str] | None:
@@ -193,21 +242,25 @@ class ApiModel:
         # How many calls run at once is for the slots of the worker to say, not for the pool.
         self._session = aiohttp.ClientSession(
             headers=self._headers,
-            connector=aiohttp.TCPConnector(limit=0),
+            connector=aiohttp.TCPConnector(limit=0, socket_factory=open_model_socket),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=10),
         )
         return self._session
 
     async def _read(
-        self, response: aiohttp.ClientResponse, request: ModelRequest, on_delta: OnDelta | None
+        self,
+        response: aiohttp.ClientResponse,
+        request: ModelRequest,
+        on_delta: OnDelta | None,
+        arrival: _Arrival,
     ) -> Any:
         """The body of a reply; a server that does not stream sends it in one piece."""
         if on_delta is None:
             return await self._whole(response)
         pieces = self.wire.pieces(on_delta, self.max_reply_bytes)
         if _is_a_stream(response):
-            return await self._stream(response, request, pieces)
+            return await self._stream(response, request, pieces, arrival)
         body = await self._whole(response)
         with suppress(AttributeError, KeyError, LookupError, TypeError):  # it is said when it is read
             on_delta(body["choices"][0]["message"]["content"] or "")
@@ -221,7 +274,9 @@ class ApiModel:
             raise TooMuch
         return self._parsed(data)
 
-    async def _stream(self, response: aiohttp.ClientResponse, request: ModelRequest, pieces: Pieces) -> Any:
+    async def _stream(
+        self, response: aiohttp.ClientResponse, request: ModelRequest, pieces: Pieces, arrival: _Arrival
+    ) -> Any:
         """Read a stream until it says that it is done; one that merely stops was cut off."""
         async for data in _events(response.content.iter_any(), self.max_reply_bytes):
             if data == b"[DONE]":
@@ -232,6 +287,7 @@ class ApiModel:
                     raise self._error_in(chunk, request)
                 try:
                     pieces.add(chunk)
+                    arrival.pieces = pieces
                 except (AttributeError, KeyError, TypeError, ValueError):
                     raise not_a_completion(self.server) from None  # the cause would quote the reply
             if pieces.done:
@@ -254,7 +310,7 @@ class ApiModel:
     def _error_in(self, body: dict[str, Any], request: ModelRequest) -> ModelError:
         """The error that a body of status 200 holds."""
         fault = fault_in(body, self._discretion.shown(body, request))
-        return error_for(fault, source=self.server, model=request.model)
+        return error_for(fault, source=self.server, model=self.wire.model_of(request))
 
     def _unreachable(self, error: aiohttp.ClientConnectionError) -> ModelUnavailable:
         import aiohttp
@@ -341,7 +397,7 @@ async def _drain(response: aiohttp.ClientResponse) -> None:
 async def _events(pieces: AsyncIterator[bytes], max_bytes: int) -> AsyncIterator[bytes]:
     """Each event's data, however the network cut the stream; comments (keep-alives) are passed over.
 
-    A line of data is an event: nobody splits one over lines, and some servers leave out the empty line after
+    A line of data is an event: no server splits one over lines, and some leave out the empty line after
     it. Raises TooMuch for a line of more than `max_bytes`.
     """
     held = bytearray()

@@ -18,6 +18,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from meshwright.core.errors import ConfigError, ModelError
+from meshwright.core.extras import install_command
 from meshwright.models.errors import (
     ContentRefused,
     ContextTooLong,
@@ -35,12 +36,11 @@ from meshwright.models.faults import (
     words_of,
 )
 from meshwright.models.http import MAX_REPLY_BYTES, TooMuch, not_a_completion
-from meshwright.models.openai import ChatCompletions, ChunkPieces, read_completion, read_embeddings
+from meshwright.models.openai import ChatCompletions, ChunkPieces, read_embeddings
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
 
 RELEASE = "1.88.6"
 """The tested release, which the extra `litellm` installs. Others fail late: 1.102 loses streams."""
-INSTALL = "pip install 'meshwright[litellm]'"
 _logger = logging.getLogger("meshwright.models")
 _SOURCE = "LiteLLM"
 _LOGGERS = ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy", "litellm")
@@ -127,7 +127,7 @@ class LiteLLMModel:
             return read_embeddings(response.model_dump(), request, source=_SOURCE)
         response = await litellm.acompletion(**arguments)
         if on_delta is None:
-            reply = read_completion(_body_of(response), model=request.model, source=_SOURCE)
+            reply = self._wire.read(_body_of(response), request, _SOURCE, {})
             blocks = getattr(response.choices[0].message, "thinking_blocks", None) or ()
             return reply.model_copy(update={"thinking": tuple(map(dict, blocks))}) if blocks else reply
         pieces = ChunkPieces(on_delta, MAX_REPLY_BYTES)
@@ -142,12 +142,14 @@ class LiteLLMModel:
             await response.aclose()
         if response.received_finish_reason is None:  # LiteLLM would pass off what was cut off as an answer
             raise ModelUnavailable(f"The provider of model {request.model!r} broke off its reply")
-        reply = read_completion(pieces.body(), model=request.model, source=_SOURCE)
+        reply = self._wire.read(pieces.body(), request, _SOURCE, {})
         return reply if counted else reply.model_copy(update={"cost_source": "estimated"})
 
     def _arguments(self, request: ModelRequest, *, stream: bool) -> dict[str, Any]:
         body = copy.deepcopy(self._wire.body(request, stream=stream))  # LiteLLM writes into schemas
-        for written, message in zip(body.get("messages", ()), request.messages, strict=True):
+        replies = [written for written in body.get("messages", ()) if written["role"] == "assistant"]
+        said = [message for message in request.messages if message.role == "assistant"]
+        for written, message in zip(replies, said, strict=True):
             if message.thinking:
                 written["thinking_blocks"] = [dict(block) for block in message.thinking]
         if "claude" in request.model and "cache_control_injection_points" not in self._params:
@@ -165,7 +167,7 @@ class LiteLLMModel:
 
 
 def _mark_conversation(messages: Sequence[dict[str, Any]]) -> None:
-    """Have Claude, whoever offers it, cache a conversation that goes on, as its own API is asked to."""
+    """Have Claude, at any provider, cache a conversation that goes on, as through its own API."""
     asked = [message for message in messages if message["role"] in ("user", "tool")]
     goes_on = any(message["role"] == "assistant" for message in messages)
     system = [message for message in messages if message["role"] == "system"]
@@ -187,7 +189,7 @@ def _load() -> Any:
     try:
         import litellm
     except ImportError as error:
-        remedy = f"Install it again: {INSTALL}"
+        remedy = f"Install it again: {install_command('litellm')}"
         raise ModelError(f"LiteLLM cannot be imported: {error}", remedy=remedy) from error
     # It fills its objects with what providers wrote, and pydantic would quote that to stderr.
     warnings.filterwarnings("ignore", "Pydantic serializer warnings")
@@ -230,6 +232,9 @@ def _body_of(response: Any) -> dict[str, Any]:
         ]
         refusal = (getattr(message, "provider_specific_fields", None) or {}).get("refusal")
         said = {"content": message.content, "tool_calls": calls, "refusal": refusal}
+        said["images"] = [dict(image) for image in getattr(message, "images", None) or ()]
+        audio = getattr(message, "audio", None)
+        said["audio"] = audio if audio is None or isinstance(audio, dict) else audio.model_dump()
         return {
             "model": response.model,
             "choices": [{"message": said, "finish_reason": choice.finish_reason}],
@@ -259,7 +264,7 @@ def _translated(error: Exception, request: ModelRequest, discretion: Discretion)
         # Only where LiteLLM failed after an answer may another try end well.
         kind = ModelUnavailable if made.retryable and not lacks else ModelError
         what = f"LiteLLM failed by itself, in a call of model {request.model!r}, with {type(own).__name__}"
-        remedy = "Install what this provider needs besides LiteLLM" if lacks else ""
+        remedy = "Install what this provider needs in addition to LiteLLM" if lacks else ""
         made = kind(f"{what}: {said}" if said else what, remedy=remedy)
     described = ", caused by ".join(
         f"{type(each).__module__}.{type(each).__qualname__} "
@@ -277,7 +282,7 @@ def _kind_of_error(error: Exception, causes: Sequence[BaseException], model: str
         return ContextTooLong(f"The messages do not fit model {model!r}{said}", remedy="Shorten the context")
     if "ContentPolicyViolationError" in kinds:
         return ContentRefused(f"The provider's policy forbids the request to model {model!r}{said}")
-    if "UnsupportedParamsError" in kinds:  # LiteLLM's own, of what it knows of the model: nobody was asked
+    if "UnsupportedParamsError" in kinds:  # LiteLLM's own, from its data on the model: no request was made
         words = words_of(str(getattr(error, "message", error)))
         return error_for(ProviderFault(400, words, shown=shown), source=_SOURCE, model=model)
     if "Timeout" in kinds:
@@ -327,5 +332,5 @@ def _provider_body(causes: Sequence[BaseException]) -> Mapping[str, Any] | None:
 
 def _litellm_words(causes: Sequence[BaseException]) -> str:
     """What LiteLLM says of an error by itself, without its traceback."""
-    told = [str(getattr(each, "message", each)) for each in causes if hasattr(each, "status_code")]
-    return _ADDED.split((told or [str(causes[0])])[-1])[0]
+    messages = [str(getattr(each, "message", each)) for each in causes if hasattr(each, "status_code")]
+    return _ADDED.split((messages or [str(causes[0])])[-1])[0]

@@ -104,7 +104,7 @@ class OfflineModel(Adapter):
         self.count_tokens = count_tokens
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
-        """Answer. A stream comes in words. Raises InvalidSchema for a schema that it cannot fill."""
+        """Answer. A stream comes word by word. Raises InvalidSchema for a schema that it cannot fill."""
         size = sum(len(message.text) for message in request.messages) + len(str(request.tools))
         if request.response_schema is not None or size > _MAX_INLINE_CHARACTERS:
             reply = await asyncio.to_thread(self.reply, request)
@@ -188,7 +188,7 @@ _SPEAKER = re.compile(r"^(?:user|assistant|system|tool|[a-z]+-agent): ")
 
 
 class _Result(NamedTuple):
-    """A tool call that was made, and what came of it."""
+    """A tool call that was made, and its result."""
 
     name: str
     arguments: dict[str, Any]
@@ -307,9 +307,9 @@ def _wishes(talk: _Talk, tools: Sequence[ToolSpec]) -> Iterator[tuple[str, dict[
     files = [place for place in _places_in(talk.asked) if place not in pages]
     agents, folder = _AGENT.findall(talk.asked), _FOLDER.search(talk.asked)
     asks_for = {purpose for purpose, trigger in _TRIGGERS.items() if trigger.search(talk.asked)}
-    if told := _REMEMBER.match(talk.question):
+    if match := _REMEMBER.match(talk.question):
         scope = next((each for each in ("project", "global") if each in talk.asked.lower()), None)
-        yield "remember", {"text": told[1].strip(), "scope": scope}
+        yield "remember", {"text": match[1].strip(), "scope": scope}
     yield from (("fetch", {"url": page}) for page in pages[:2])
     yield from (
         (purpose, {"path": next(iter(files), None)}) for purpose in ("log", "diff") if purpose in asks_for
@@ -397,7 +397,7 @@ def _file_weight(path: str) -> float:
 
 def _answer(talk: _Talk) -> str:
     """Answer from the material; says so where there is nothing to answer from."""
-    parts = [part for result in talk.results if not result.error and (part := _told(result))]
+    parts = [part for result in talk.results if not result.error and (part := _quoted_whole(result))]
     if not parts and (points := _points(talk)):
         parts = ["\n".join(f"- {line}" for line in points) if len(points) > 1 else points[0]]
     parts = parts or [f"{each.name} failed: {quote(each.error)}" for each in talk.results if each.error]
@@ -409,8 +409,8 @@ def _answer(talk: _Talk) -> str:
     return f"I found nothing{about} in what I was given. {_HONEST}"
 
 
-def _told(result: _Result) -> str:
-    """What is told of a result as it is; nothing of texts, of which the best passages are quoted."""
+def _quoted_whole(result: _Result) -> str:
+    """A result as it is quoted whole; empty for texts, whose best passages are quoted."""
     purpose, value = _purpose(result.name), result.value
     if purpose in _QUOTED:
         return ""
@@ -446,7 +446,7 @@ def _points(talk: _Talk) -> list[str]:
         if chosen and talk.wanted and scores[place] <= 0.3 * scores[next(iter(chosen))]:
             break
         is_part = any(source == other and text != longer and text in longer for other, longer in quotes)
-        is_new = all(len(words & told) <= 0.7 * min(len(words), len(told)) for told in chosen.values())
+        is_new = all(len(words & known) <= 0.7 * min(len(words), len(known)) for known in chosen.values())
         if words and share >= (0.25 if source else 0.5) and is_new and not is_part:
             chosen[place] = words
         if len(chosen) == (_COUNTS[count[1].lower()] if count else _MAX_POINTS):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from mimetypes import guess_extension
 from typing import Any
 
+from meshwright.core.errors import InvalidInput
+from meshwright.core.files import File
 from meshwright.core.messages import Usage
 from meshwright.core.money import ZERO, reported_cost
 from meshwright.models.errors import ContentRefused
@@ -21,6 +25,10 @@ _DEPLOYMENT_HEADER = "x-litellm-model-id"
 _TRIES_HEADERS = ("x-litellm-attempted-fallbacks", "x-litellm-attempted-retries")
 _COUNT = re.compile(r"[0-9]{1,6}")
 _NOT_TAKEN = re.compile(r"unsupported|not support|deprecated|unknown|unrecognized|not permitted|not allowed")
+_TOOL_FILES = "Files of the result of tool call"
+_SOUND = {"mp3": "audio/mpeg", "pcm16": "audio/L16"}
+_GROWING = ("data", "transcript")  # of sound that is streamed
+_FRAGMENTS = "\n"  # between pieces of its data; each piece is base64 by itself
 _OPTIONAL = ("temperature", "user", "stream_options")
 _NOT_STRICT = frozenset(
     {"allOf", "oneOf", "not", "if", "then", "else", "default", "dependentRequired", "dependentSchemas"}
@@ -42,8 +50,8 @@ class _OpenCall:
 class ChunkPieces(Pieces):
     """Puts the chunks of a streamed completion together into the body of a whole one.
 
-    Text goes to `on_delta` as it comes; tool calls may come interleaved, and are told apart by their index,
-    or by their id where a server gives all of them the same index. Raises TooMuch over `max_chars`.
+    Text goes to `on_delta` as it comes; tool calls may come interleaved, and are distinguished by their
+    index, or by their id where a server gives all of them the same index. Raises TooMuch over `max_chars`.
     """
 
     def __init__(self, on_delta: OnDelta, max_chars: int) -> None:
@@ -55,6 +63,8 @@ class ChunkPieces(Pieces):
         self._refusal = ""
         self._calls: list[_OpenCall] = []
         self._open: dict[Any, _OpenCall] = {}
+        self._images: list[Any] = []
+        self._audio: dict[str, Any] = {}
 
     def add(self, chunk: Mapping[str, Any]) -> None:
         """Take the next chunk."""
@@ -73,6 +83,7 @@ class ChunkPieces(Pieces):
             for call in self._calls
         ]
         message = {"content": "".join(self._text), "tool_calls": calls, "refusal": self._refusal}
+        message |= {"images": self._images, "audio": self._audio}
         choices = [{"message": message, "finish_reason": self._finish_reason}]
         return {"model": self._model, "choices": choices, "usage": self._usage}
 
@@ -83,6 +94,13 @@ class ChunkPieces(Pieces):
             self._take(text)
             self._text.append(text)
             self._on_delta(text)
+        for image in _images_of(delta):
+            self._take(_url_of(image))
+            self._images.append(image)
+        for name, value in (delta.get("audio") or {}).items():
+            before = self._audio.get(name) if name in _GROWING else None
+            self._take(value if isinstance(value, str) else "")
+            self._audio[name] = f"{before}{_FRAGMENTS if name == 'data' else ''}{value}" if before else value
         for fragment in delta.get("tool_calls") or ():
             self._fragment(fragment)
 
@@ -123,16 +141,20 @@ class ChatCompletions(Wire):
         key = header_key(api_key)
         return {"authorization": f"Bearer {key}"} if key else {}
 
+    def model_of(self, request: ModelRequest) -> str:
+        """The one that answers every call, where one does."""
+        return self._model or request.model
+
     def body(self, request: ModelRequest, *, stream: bool) -> dict[str, Any]:
         """Write a request. Servers tell the tokens of a stream only where they are asked."""
         if request.inputs:
-            model = self._model or request.model
+            model = self.model_of(request)
             return {**self._extra, **request.params, "model": model, "input": request.inputs}
         body: dict[str, Any] = {
             **self._extra,
             **request.params,
-            "model": self._model or request.model,
-            "messages": [_message_body(message) for message in request.messages],
+            "model": self.model_of(request),
+            "messages": list(_messages_body(request.messages)),
             "user": request.user,
         }
         if request.temperature is not None:
@@ -143,7 +165,7 @@ class ChatCompletions(Wire):
             body["tools"] = [
                 {"type": "function", "function": tool.model_dump(mode="json")} for tool in request.tools
             ]
-            if request.tool_choice != "auto":  # which is what servers do anyway, and some refuse to hear
+            if request.tool_choice != "auto":  # servers do that by default, and some refuse the field
                 body["tool_choice"] = request.tool_choice
         if request.response_schema is not None:
             body["response_format"] = request.response_format or _format_of(request.response_schema)
@@ -157,7 +179,9 @@ class ChatCompletions(Wire):
         """Read a completion, or embeddings."""
         if request.inputs:
             return read_embeddings(body, request, source=source, **known)
-        return read_completion(body, model=request.model, source=source, **known)
+        audio = request.params.get("audio")
+        wanted = audio.get("format") if isinstance(audio, Mapping) else None
+        return read_completion(body, model=request.model, source=source, sound=str(wanted or "wav"), **known)
 
     def adapts_to(self, words: str) -> bool:
         """Leave out a field that the model does not take, or rename the limit of tokens."""
@@ -187,11 +211,11 @@ class ProxyCompletions(ChatCompletions):
         """What a call cost and who answered it.
 
         An answer from its cache cost nothing, though it still says the full price. The header of a stream is
-        written before anybody knows what it will cost.
+        written before its cost is known.
         """
         cached = _CACHE_HEADER in headers
-        told = None if streamed else headers.get(_COST_HEADER)
-        cost = None if told is None else reported_cost(told)
+        header = None if streamed else headers.get(_COST_HEADER)
+        cost = None if header is None else reported_cost(header)
         tries = [headers.get(name, "") for name in _TRIES_HEADERS]
         known: dict[str, Any] = {
             "deployment": headers.get(_DEPLOYMENT_HEADER) or None,
@@ -203,9 +227,10 @@ class ProxyCompletions(ChatCompletions):
         return known if cost is None else {**known, "cost_usd": cost, "cost_source": "reported"}
 
 
-def read_completion(body: Any, *, model: str, source: str, **known: Any) -> ModelReply:
+def read_completion(body: Any, *, model: str, source: str, sound: str = "wav", **known: Any) -> ModelReply:
     """Read a reply's body; `model` stands in where the server does not say which model answered.
 
+    `sound` is the format of sound that was asked for, which servers seldom repeat.
     Arguments of tool calls are passed on as they came; `known` is what else is known of the reply. Raises
     ContentRefused for an answer that was held back, and ModelUnavailable, naming `source`, for anything that
     is not a chat completion.
@@ -221,14 +246,17 @@ def read_completion(body: Any, *, model: str, source: str, **known: Any) -> Mode
         counted = _read_usage(usage)
         if reason == _REFUSED or message.get("refusal"):
             raise held_back(source, model, body.get("model"), counted, known)
-        content = _read_content(message.get("content"))
+        content = (
+            _read_content(message.get("content")) or (message.get("audio") or {}).get("transcript") or ""
+        )
+        files = tuple(_read_files(message, sound))
         calls = tuple(_read_call(n, call) for n, call in enumerate(message.get("tool_calls") or ()))
-        if not is_counted(counted, wrote=bool(content or calls)):
+        if not is_counted(counted, wrote=bool(content or calls or files)):
             known.setdefault("cost_source", "estimated")
         said = {"content": content, "tool_calls": calls, "model": body.get("model") or model}
         reply = ModelReply.model_validate({**said, "usage": counted, "finish_reason": reason})
-        return reply.model_copy(update=known)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+        return reply.model_copy(update={**known, "files": files} if files else known)
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, InvalidInput):
         raise not_a_completion(source) from None  # the cause would quote the reply
 
 
@@ -254,7 +282,7 @@ def held_back(
     error = ContentRefused(f"{source} held back the answer of model {model!r}: its policy forbids it")
     counted: CostSource = "unknown" if is_counted(usage, wrote=False) else "estimated"
     reply = ModelReply(model=answered or model, usage=usage, finish_reason=_REFUSED, cost_source=counted)
-    error.reply = reply.model_copy(update=dict(known))
+    error.lost = (reply.model_copy(update=dict(known)),)
     return error
 
 
@@ -291,6 +319,23 @@ def _format_of(schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": named}
 
 
+def _messages_body(messages: Sequence[ChatMessage]) -> Iterator[dict[str, Any]]:
+    """Write the messages. A tool's may hold text alone: its pictures and files are the user's, after it."""
+    files: list[Mapping[str, Any]] = []
+    for message in messages:
+        if files and message.role != "tool":
+            yield {"role": "user", "content": files}
+            files = []
+        if message.role == "tool" and any(part.get("type") != "text" for part in message.parts):
+            files.append({"type": "text", "text": f"{_TOOL_FILES} {message.tool_call_id}:"})
+            files += [part for part in message.parts if part.get("type") != "text"]
+            texts = tuple(part for part in message.parts if part.get("type") == "text")
+            message = message.model_copy(update={"parts": texts})
+        yield _message_body(message)
+    if files:
+        yield {"role": "user", "content": files}
+
+
 def _message_body(message: ChatMessage) -> dict[str, Any]:
     """Write one message; an assistant that only calls tools has no content."""
     body: dict[str, Any] = {"role": message.role, "content": message.content}
@@ -317,6 +362,35 @@ def _read_content(content: str | Sequence[Mapping[str, Any]] | None) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     return "".join(part.get("text") or "" for part in content)
+
+
+def _images_of(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The pictures of a message, or of a piece of one: in a list of their own, or among its parts."""
+    content = message.get("content")
+    parts = content if isinstance(content, list) else []
+    return [*(message.get("images") or ()), *(part for part in parts if part.get("type") == "image_url")]
+
+
+def _url_of(image: Mapping[str, Any]) -> str:
+    where = image["image_url"]
+    url = where if isinstance(where, str) else where["url"]
+    if not url.startswith(("data:", "https:", "http:")):  # rather than a file of the mesh
+        raise ValueError
+    return url
+
+
+def _read_files(message: Mapping[str, Any], sound: str) -> Iterator[File]:
+    """The pictures and the sound of a message. Raises ValueError, and others, for what is neither."""
+    for number, image in enumerate(_images_of(message), start=1):
+        file = File(name=f"image-{number}", media_type="", url=_url_of(image))
+        media_type = file.media_type if file.media_type.startswith("image/") else "image/png"
+        name = f"{file.name}{guess_extension(media_type) or ''}"
+        yield file.model_copy(update={"name": name, "media_type": media_type})
+    audio = message.get("audio") or {}
+    if audio.get("data"):
+        kind = str(audio.get("format") or sound)
+        data = b"".join(base64.b64decode(piece, validate=True) for piece in audio["data"].split(_FRAGMENTS))
+        yield File(name=f"audio-1.{kind}", media_type=_SOUND.get(kind, f"audio/{kind}"), data=data)
 
 
 def _read_call(number: int, call: Mapping[str, Any]) -> ToolCall:

@@ -18,7 +18,7 @@ from meshwright.models.routing import WHEN, check, deployment_id, fallbacks_of, 
 
 Document = dict[str, Any]
 _UNKNOWN = {"status": "unknown"}
-"""The health of what nobody has called yet."""
+"""The health of a deployment without calls so far."""
 _AT_ONCE = 4
 _TOOL = ToolSpec(name="ok", description="Does nothing.", parameters={"type": "object", "properties": {}})
 _PROBE = ModelRequest(
@@ -70,7 +70,7 @@ def explanation(
 
 
 async def probe_all(model: Model, groups: Sequence[str], prices: PriceList) -> list[Document]:
-    """Probe each group, some at a time, and say what came of it, in the order of the groups."""
+    """Probe each group, some at a time, and return the results in the order of the groups."""
     places = asyncio.Semaphore(_AT_ONCE)
 
     async def one(group: str) -> Document:
@@ -83,7 +83,7 @@ async def probe_all(model: Model, groups: Sequence[str], prices: PriceList) -> l
 async def _probe(model: Model, group: str, prices: PriceList) -> Document:
     """Call a group as agents do: plainly, streamed, and with a tool, for a few tokens each.
 
-    `usage` and `cost_usd` are of all three, `latency_ms` is the first one's. An error is told by our name for
+    `usage` and `cost_usd` are of all three, `latency_ms` is the first one's. An error has our name for
     it, with the kind of call that met it, and not raised. `tools` says whether the model takes any.
     """
     plain = _PROBE.model_copy(update={"model": group})
@@ -98,7 +98,7 @@ async def _probe(model: Model, group: str, prices: PriceList) -> Document:
         kind = "with a tool: "
         try:
             replies.append(await model.complete(plain.model_copy(update={"tools": (_TOOL,)})))
-        except Unsupported:  # agents then describe their tools in words
+        except Unsupported:  # agents then describe their tools as text
             tools = False
     except MeshError as error:
         return {
@@ -126,7 +126,7 @@ def _milliseconds_since(begun: float) -> float:
 
 
 def _cost(replies: Sequence[ModelReply], request: ModelRequest, prices: PriceList) -> str | None:
-    """What the calls cost, in dollars: as was reported, else by our prices; None where nobody knows."""
+    """What the calls cost, in dollars: as was reported, else by our prices; None if unknown."""
     costs = [
         prices.of_reply(reply, request)
         if reply.cost_usd is None and reply.cost_source != "estimated"

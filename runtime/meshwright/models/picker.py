@@ -100,6 +100,7 @@ class Picker(Adapter):
         ends = time.monotonic() + request.timeout_seconds
         groups, seen = [request.model], {request.model}
         errors: list[ModelError] = []
+        lost: tuple[ModelReply, ...] = ()
         while groups:
             group = groups.pop(0)
             error: ModelError | None = None
@@ -113,11 +114,12 @@ class Picker(Adapter):
                         asked = {"model": target.model_of(group), "timeout_seconds": left}
                         reply = await target.model.complete(request.model_copy(update=asked), on_delta)
                     target.answered(reply, time.monotonic() - begun)
-                    return self._priced(reply, request, target, attempts=len(errors) + 1)
+                    reply = self._priced(reply, request, target, attempts=len(errors) + 1)
+                    return reply.model_copy(update={"lost": lost}) if lost else reply
                 except ModelError as failed:
                     error = failed
-                    if isinstance(failed, ContentRefused) and failed.reply is not None:
-                        failed.reply = self._priced(failed.reply, request, target, attempts=len(errors) + 1)
+                    tries = len(errors) + 1
+                    lost += tuple(self._priced(each, request, target, attempts=tries) for each in failed.lost)
                     errors.append(failed)
                 if not is_mendable(error) or time.monotonic() >= ends:
                     break
@@ -126,9 +128,12 @@ class Picker(Adapter):
                 errors.append(error)
             following = self._after(group, error, seen) if time.monotonic() < ends else list[str]()
             if not following and not is_mendable(error):
+                error.lost = lost
                 raise error
             groups[:0] = following
-        raise _ended(errors, request)
+        ended = _ended(errors, request)
+        ended.lost = lost
+        raise ended
 
     async def close(self) -> None:
         """Give back connections."""
@@ -144,7 +149,7 @@ class Picker(Adapter):
         return Prices(self._config, default, self.environment)
 
     def alone(self, group: str | None, names: Collection[str]) -> tuple[Model, list[str]]:
-        """A picker of which each usable deployment is a group."""
+        """A picker in which each usable deployment is a group."""
         members = self._config.deployments if group is None else deployments_of(self._config, group)
         if members is None:
             what, remedy = no_group(self._config, str(group))
@@ -270,7 +275,7 @@ class _Plan(NamedTuple):
 
 
 class _Target:
-    """A deployment that can be called, and what came of its calls in this process."""
+    """A deployment that can be called, and the results of its calls in this process."""
 
     def __init__(
         self, name: str, deployment: Mapping[str, Any], config: LiteLLMConfig, discretion: Discretion
@@ -406,7 +411,7 @@ def _each_alone(config: LiteLLMConfig, deployments: Iterable[dict[str, Any]]) ->
 
 
 def _ended(errors: Sequence[ModelError], request: ModelRequest) -> ModelError:
-    """The error of a call that nobody answered: the only one, or what each had that was asked."""
+    """The error of a call without an answer: the only one, or those of every deployment that was called."""
     if len(errors) == 1 or not any(each.retryable for each in errors):
         return errors[0]
     pauses = [each.retry_after_seconds for each in errors if each.retry_after_seconds is not None]

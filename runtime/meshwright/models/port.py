@@ -1,7 +1,7 @@
 """The port to a model: one call and its reply. Nothing but an adapter calls a provider.
 
 Every call carries `tags` and `user` (the agent's id). `model` is a group name; tags pick the deployment.
-Adapters make exactly one attempt: retries, and the deadline, belong to whoever calls.
+Adapters make exactly one attempt: retries and the deadline belong to the caller.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from msgspec import UNSET, field
 from msgspec.structs import force_setattr, replace
 
 from meshwright.core.encoding import Struct, kept
+from meshwright.core.files import File
 from meshwright.core.messages import TaskBudget, Usage
 from meshwright.core.money import Amount, Budget, OnEmpty, Price, exact
 
@@ -32,8 +33,8 @@ UNSTATED_MAX_TOKENS = 4096
 MODEL_CALLED = "model.called"
 """The event of a call; a `Call` is its payload."""
 CostSource = Literal["priced", "reported", "estimated", "unknown"]
-"""Who says what a call cost: our price list for the tokens that were counted, whoever answered, our price
-list for tokens that were estimated, or nobody."""
+"""Where a cost comes from: our price list for counted tokens, the server's report, our price list for
+estimated tokens, or nowhere."""
 
 OutputMode = Literal["native", "tool", "prompted"]
 """How a model is asked for an answer in a schema: by `response_format`, by a tool that it must call, or in
@@ -90,7 +91,7 @@ class ToolSpec(Struct, omit_defaults=True):
 
 
 class Settlement(Struct, omit_defaults=True):
-    """What budgets book of a call: `amount`, and whether nobody has counted it.
+    """What budgets book of a call: `amount`, and whether it is estimated.
 
     `op` and `call` name the reservation, and `tags` are those of the call, since accounts go by them.
     """
@@ -108,8 +109,8 @@ class Settlement(Struct, omit_defaults=True):
 class Call(Struct):
     """One call of a model, as the ledger has it. `user` is the agent that called.
 
-    `error` is the code of the error that ended it, `reason` its message. `cost_usd` is None where nobody
-    knows what the call cost, and 0 for an answer from a cache, which `saved_usd` would have cost. `attempts`
+    `error` is the code of the error that ended it, `reason` its message. `cost_usd` is None if the cost
+    is unknown, and 0 for an answer from a cache, which `saved_usd` would have cost. `attempts`
     are those of the call, `attempt` is that of the task. `settlement` is what budgets book of it, where any
     reserved money for it; no event has it.
     """
@@ -140,7 +141,8 @@ class Call(Struct):
 
     def __post_init__(self) -> None:
         exact(self, "cost_usd", self.cost_usd)
-        exact(self, "saved_usd", self.saved_usd)
+        if self.saved_usd is not None:
+            exact(self, "saved_usd", self.saved_usd)
 
     def payload(self) -> dict[str, Any]:
         """The payload of `model.called`."""
@@ -184,7 +186,8 @@ class CallContext(Struct, omit_defaults=True):
     on_empty: OnEmpty = "fail"
 
     def __post_init__(self) -> None:
-        exact(self, "budget_usd", self.budget_usd)
+        if self.budget_usd is not None:
+            exact(self, "budget_usd", self.budget_usd)
 
     @property
     def has_budgets(self) -> bool:
@@ -197,7 +200,7 @@ class CallContext(Struct, omit_defaults=True):
         return Struct.model_dump(context, mode=mode)
 
     def metadata(self) -> dict[str, Any]:
-        """What a provider is told of a call: its ids, and no budget."""
+        """What a provider gets of a call: its ids, and no budget."""
         return replace(self, budget_usd=None, budgets_above=(), budgets=()).model_dump()
 
 
@@ -232,13 +235,14 @@ class ModelRequest(Struct):
     cache: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "timeout_seconds"):
-            if type(value := getattr(self, name)) is int:
-                force_setattr(self, name, float(value))
+        if type(self.temperature) is int:
+            force_setattr(self, "temperature", float(self.temperature))
+        if type(self.timeout_seconds) is int:
+            force_setattr(self, "timeout_seconds", float(self.timeout_seconds))
 
     @property
     def output_limit(self) -> int:
-        """The tokens that the reply may have, as far as anybody said: what budgets reserve."""
+        """The tokens that the reply may have, as far as was said: what budgets reserve."""
         if self.inputs:
             return 0
         return UNSTATED_MAX_TOKENS if self.max_tokens is None else self.max_tokens
@@ -247,28 +251,33 @@ class ModelRequest(Struct):
         """Its fields as plain data, without those that change no answer."""
         return Struct.model_dump(self.asked(), mode=mode)
 
-    def asked(self) -> ModelRequest:
-        """The request without what changes no answer: by it a step is known, and no call is made of it."""
+    def asked(self, **changes: Any) -> ModelRequest:
+        """The request without what changes no answer: by it a step is known, and no call is made of it.
+
+        `changes` are fields that it has instead.
+        """
         context = replace(self.context, record=None, priority=5, since=None, on_empty="fail")
         left_out = {name: UNSET for name in _UNSET_LEFT_OUT if not getattr(self, name)}
-        return replace(self, context=context, output_mode=UNSET, **left_out)
+        return replace(self, context=context, output_mode=UNSET, **left_out, **changes)
 
 
 class ModelReply(Struct, omit_defaults=True):
-    """What a model answered: text, or tools that it wants called. `model` is the one that answered.
+    """What a model answered: text, files, or tools that it wants called. `model` is the one that answered.
 
     `thinking` are the provider's own blocks of thinking, which it wants back with the calls of tools.
     `embeddings` are the vectors of a request's `inputs`, in their order.
 
-    `deployment` names which of its group's did, where that is known. `cost_usd` is None where nobody knows
-    the price, and 0 for an answer from a cache, which `saved_usd` would have cost. `attempts` are those of
+    `deployment` names which of its group's did, where that is known. `cost_usd` is None if the price is
+    unknown, and 0 for an answer from a cache, which `saved_usd` would have cost. `attempts` are those of
     the whole call. An adapter says `estimated` where the provider did not count all tokens; the ledger
-    estimates what is missing.
+    estimates what is missing. `lost` are answers before this one that a policy held back, or that broke off,
+    without their words; the ledger adds what they used and cost.
     """
 
     content: str = kept(default="")
     tool_calls: tuple[ToolCall, ...] = kept(default=())
     thinking: tuple[dict[str, Any], ...] = ()
+    files: tuple[File, ...] = ()
     model: str
     deployment: str | None = kept(default=None)
     usage: Usage = kept(default=Usage())
@@ -280,13 +289,15 @@ class ModelReply(Struct, omit_defaults=True):
     latency_ms: float = kept(default=0.0)
     finish_reason: str = kept(default="stop")
     embeddings: tuple[tuple[float, ...], ...] = ()
+    lost: tuple[ModelReply, ...] = ()
 
     def __post_init__(self) -> None:
         exact(self, "cost_usd", self.cost_usd)
-        exact(self, "saved_usd", self.saved_usd)
+        if self.saved_usd is not None:
+            exact(self, "saved_usd", self.saved_usd)
 
     def message(self) -> ChatMessage:
-        """The reply as a message of the conversation that goes on."""
+        """The reply as a message of the conversation that goes on: no API takes its files back."""
         return ChatMessage(
             role="assistant", content=self.content, tool_calls=self.tool_calls, thinking=self.thinking
         )
@@ -319,7 +330,7 @@ class Model(Protocol):
 
 
 class ModelWindow(NamedTuple):
-    """The most tokens that a model reads and writes in one call; None where nobody knows."""
+    """The most tokens that a model reads and writes in one call; None if unknown."""
 
     input: int | None = None
     output: int | None = None
@@ -369,7 +380,7 @@ class Adapter:
         return frozenset({"default", "quality", "fast"})
 
     def prices(self, default: Price | None) -> PriceList:
-        """What its calls cost; `default` where nobody knows."""
+        """What its calls cost; `default` if unknown."""
         from meshwright.models.prices import Prices  # which is made of this module
 
         return Prices(default=default)

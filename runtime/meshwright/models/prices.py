@@ -19,7 +19,7 @@ from meshwright.models.providers import bare_name, writes_cache
 from meshwright.models.routing import concrete_model, deployment_id, route
 
 Source = Literal["file", "list", "local", "default"]
-"""Who says a price: litellm_config.yaml, LiteLLM's list, nobody since it runs here, or the setting."""
+"""Where a price comes from: litellm_config.yaml, LiteLLM's list, free since it runs here, or the setting."""
 
 _LIST = "model_prices_and_context_window_backup.json"
 _FREE_PROVIDERS = frozenset({"ollama", "ollama_chat"})
@@ -75,7 +75,7 @@ class Prices:
         self._windows = lru_cache(maxsize=_CACHED)(self._window_of_call)
 
     def upper_bound(self, request: ModelRequest, prompt_tokens: int | None = None) -> Price | None:
-        """The dearest price of all deployments that could answer, fallbacks included; None if one has none.
+        """The highest price of all deployments that could answer, fallbacks included; None if one has none.
 
         Input and output may be of different deployments. Where the size of the prompt is not given it may be
         any.
@@ -84,7 +84,7 @@ class Prices:
         return None if rates is None else rates.at(prompt_tokens)
 
     def of_reply(self, reply: ModelReply, request: ModelRequest) -> Decimal | None:
-        """What a reply cost by our prices; None where nobody knows, and 0 from a cache."""
+        """What a reply cost by our prices; None if unknown, and 0 from a cache."""
         if reply.cache_hit:
             return ZERO
         rates = self._answered(reply.deployment, reply.model, request.model, request.tags)
@@ -173,7 +173,7 @@ class Prices:
             return listed[model]
         for name in (bare_name(model), _undated(model)):
             entry = listed.get(name)
-            offered_by = entry and entry.get("litellm_provider")  # one for nobody in particular is for all
+            offered_by = entry and entry.get("litellm_provider")  # an entry without a provider is for all
             if entry is not None and str(offered_by or _provider_of(model)).startswith(_provider_of(model)):
                 return entry
         return None
@@ -248,8 +248,8 @@ def price_at(entry: _Entry, suffix: str = "") -> Price | None:
 
 def _window_from(entry: _Entry) -> ModelWindow:
     """The window that an entry tells; nothing of what is no number."""
-    told = [entry.get("max_input_tokens"), entry.get("max_output_tokens")]
-    return ModelWindow(*(tokens if isinstance(tokens, int) and tokens > 0 else None for tokens in told))
+    counts = [entry.get("max_input_tokens"), entry.get("max_output_tokens")]
+    return ModelWindow(*(tokens if isinstance(tokens, int) and tokens > 0 else None for tokens in counts))
 
 
 def _least(tokens: Sequence[int | None]) -> int | None:

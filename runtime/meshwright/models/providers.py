@@ -27,7 +27,7 @@ from meshwright.models.openai import ChatCompletions
 from meshwright.models.port import Model
 
 OFFLINE = "offline"
-"""The name of the built-in model, which nobody offers and which needs no credentials."""
+"""The name of the built-in model, which needs no provider and no credentials."""
 _LITELLM_LIST = "provider_endpoints_support_backup.json"
 """The file of the `litellm` package that lists its providers."""
 _DATA = tomllib.loads(Path(__file__).with_name("providers.toml").read_text("utf-8"))
@@ -63,7 +63,7 @@ class _Param:
 class Provider:
     """Who offers models. `families` are how names begin that need no `provider/` before them.
 
-    `console` is where credentials are had; `package` what must be importable besides LiteLLM.
+    `console` is where to get credentials; `package` must be importable, in addition to LiteLLM.
     """
 
     name: str
@@ -97,7 +97,7 @@ def current(name: str) -> str:
     successor = ALIASES.get(name)
     if successor is None:
         return name
-    # Told from this line for every caller: Python shows a text once for each line that warns.
+    # Warns from this line for every caller: Python shows a text once for each line that warns.
     warnings.warn(
         f"model {name!r} is answered by {successor}: name that instead", LegacyModelName, stacklevel=1
     )
@@ -256,7 +256,7 @@ def needs_litellm(params: _Params) -> bool:
 def _maker_of(params: _Params) -> _Maker | None:
     """The maker of the deployment's provider; None where that has none, or only LiteLLM reads a parameter.
 
-    What nobody knows is passed on. This is the registry: a new provider is a line here.
+    Unknown names are passed on. This is the registry: a new provider is a line here.
     """
     provider = _provider_name(params["model"])
     if provider not in ("anthropic", *_ADDRESSES) or not _address_of(params):

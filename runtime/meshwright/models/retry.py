@@ -56,20 +56,29 @@ class Retrying:
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Make up to `max_tries` tries. Raises the last one's ModelError.
 
-        Reply and error count the attempts of all tries: one of an adapter with fallbacks may be several.
+        Reply and error count the attempts of all tries, and have the lost answers of all: one of an adapter
+        with fallbacks may be several.
         """
         ends = self.clock.now() + timedelta(seconds=request.timeout_seconds)
         attempt, made = request, 0
+        lost: tuple[ModelReply, ...] = ()
         for tries in itertools.count(1):
             try:
                 reply = await self.model.complete(attempt, on_delta)
             except ModelError as error:
                 made += error.attempts
+                error.lost = lost = (*lost, *error.lost)
                 wakes = self._wake_after(error, tries, made, ends)
                 if self.on_retry is not None:
                     self.on_retry(request, error, (wakes - self.clock.now()).total_seconds())
             else:
-                return reply.model_copy(update={"attempts": made + reply.attempts}) if made else reply
+                if not made:
+                    return reply
+                all_tries = {
+                    "attempts": made + reply.attempts,
+                    "lost": (*lost, *reply.lost),
+                }
+                return reply.model_copy(update=all_tries)
             await self.clock.sleep_until(wakes)
             if on_delta is not None:
                 on_delta(STREAM_RESTART)

@@ -10,9 +10,10 @@ from itertools import pairwise
 from typing import Any
 
 from meshwright.core.errors import ConfigError
+from meshwright.core.extras import install_command
 from meshwright.models.config import LiteLLMConfig, missing_names
 from meshwright.models.errors import ModelRefused
-from meshwright.models.litellm import INSTALL, installed_release
+from meshwright.models.litellm import installed_release
 from meshwright.models.port import ModelRequest
 from meshwright.models.providers import needs_litellm, provider_params
 
@@ -69,7 +70,7 @@ class ModelRoute:
 
     `instead` are those tagged default, which are asked where all that are asked cool down. `fallbacks` are
     in the order in which they are tried, each group once a kind; `when` says after what. `problem` is why
-    nobody can be asked.
+    no deployment can be called.
     """
 
     group: str
@@ -195,7 +196,7 @@ def _route(
 def _fitting(
     config: LiteLLMConfig, deployments: Sequence[dict[str, Any]], tags: Sequence[str]
 ) -> tuple[list[dict[str, Any]], str]:
-    """Those of a group's deployments that a call with these tags is for, and who they are in words."""
+    """Those of a group's deployments that a call with these tags is for, and how errors name them."""
     if not config.router_settings.get("enable_tag_filtering"):
         return list(deployments), "all, since enable_tag_filtering is not set"
     default = _for_all(deployments)
@@ -366,7 +367,7 @@ def missing_of(deployment: _Deployment, environment: _Environment) -> tuple[str,
         return ()
     params = deployment["litellm_params"]
     if needs_litellm(params) and installed_release() is None:
-        return (f"LiteLLM ({INSTALL})",)
+        return (f"LiteLLM ({install_command('litellm')})",)
     usual = () if params.get("api_key") else provider_params(params["model"])
     own = [param.variables[0] for param in usual if param.name == "api_key" and param.misses(environment)]
     return tuple(sorted({*missing_names(deployment, environment), *own}))

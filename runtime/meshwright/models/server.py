@@ -125,15 +125,15 @@ class HttpModel(ApiModel, Adapter):
                 listing = self.url.removesuffix("/chat/completions") + "/models"
                 names = [str(entry["id"]) for entry in await self._entries(session, listing)]
                 try:
-                    told = await self._entries(session, f"{self.server}/model/info")
+                    entries = await self._entries(session, f"{self.server}/model/info")
                 except (ModelUnavailable, Unauthorized):
-                    told = list[dict[str, Any]]()
+                    entries = list[dict[str, Any]]()
         except (aiohttp.ClientError, TimeoutError) as error:
             raise ModelUnavailable(
                 f"Cannot ask {self.server} for its models ({type(error).__name__})",
                 remedy="Start the server, or correct LITELLM_BASE_URL",
             ) from None
-        deployments = [_deployment_of(entry) for entry in told if entry.get("model_name") in names]
+        deployments = [_deployment_of(entry) for entry in entries if entry.get("model_name") in names]
         described = {entry["model_name"] for entry in deployments}
         others = [{"model_name": name, "model_info": {"id": name}} for name in names if name not in described]
         return [*deployments, *map(_deployment_of, others)]
@@ -152,15 +152,15 @@ class HttpModel(ApiModel, Adapter):
             ) from None
 
 
-def _deployment_of(told: dict[str, Any]) -> dict[str, Any]:
+def _deployment_of(entry: dict[str, Any]) -> dict[str, Any]:
     """A deployment as the proxy tells it; nothing of it that could be a credential."""
-    params, info = told.get("litellm_params") or {}, told.get("model_info") or {}
+    params, info = entry.get("litellm_params") or {}, entry.get("model_info") or {}
     known = {**info, **params}
     names = ("tags", "weight", "order", "input_cost_per_token", "output_cost_per_token")
     shown = {name: known[name] for name in names if known.get(name) is not None}
-    model = str(params.get("model") or told["model_name"])
+    model = str(params.get("model") or entry["model_name"])
     return {
-        "model_name": told["model_name"],
+        "model_name": entry["model_name"],
         "litellm_params": {"model": model, **shown},
         "model_info": {"id": info.get("id")},
     }

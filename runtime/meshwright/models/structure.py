@@ -265,7 +265,7 @@ async def parse_or_repair(
     messages: Sequence[ChatMessage],
     ask: Callable[[Sequence[ChatMessage]], Awaitable[ModelReply]],
 ) -> ShapeT:
-    """The answer of a reply to these messages; one that does not fit is told why, and asked for anew, twice.
+    """The answer of a reply to these messages; an invalid one is sent back with the reason, twice at most.
 
     Raises StructureInvalid with the last reply as `raw`, and what `ask` raises.
     """
@@ -280,20 +280,20 @@ async def parse_or_repair(
         return read_answer(shape, reply)
     except StructureInvalid as error:
         raise StructureInvalid(
-            f"the model did not answer as {shape.__name__}, also when told twice why: {error.message}",
+            f"the model did not answer as {shape.__name__}, even after two corrections: {error.message}",
             remedy="what it answered is in the task's structure.invalid events",
             raw=error.raw,
         ) from None
 
 
 def _complaint(error: StructureInvalid, schema: Mapping[str, Any]) -> list[ChatMessage]:
-    """What a model is told of an answer that does not fit: its own words, and what is wrong where."""
-    told = (
+    """The request to correct an invalid answer: the answer itself, and what is wrong where."""
+    complaint = (
         f"That answer does not fit: {error.message}.\nGive the whole answer again, corrected: one JSON "
         f"object, and nothing else, that fits this JSON schema:\n{to_json(schema).decode()}"
     )
     said = [ChatMessage(role="assistant", content=error.raw)] if error.raw.strip() else []
-    return [*said, ChatMessage(role="user", content=told)]
+    return [*said, ChatMessage(role="user", content=complaint)]
 
 
 # JSON that is nearly right

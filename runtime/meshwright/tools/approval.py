@@ -51,10 +51,10 @@ class Decision(Struct):
     expires_at: datetime | None = None
 
     def check(self, call: ApprovalCall, now: datetime) -> None:
-        """Raise ToolFailed where the call may not run, with what its model is told."""
+        """Raise ToolFailed if the call may not run, with the message for its model."""
         tool = call.tool.name
         if not self.approve:
-            who = f"{self.decided_by} denied it" if self.decided_by else "nobody approved it in time"
+            who = f"{self.decided_by} denied it" if self.decided_by else "it was not approved in time"
             raise ToolFailed(f"{tool} was not run: {who}{f': {self.reason}' if self.reason else ''}")
         if self.binds != call.binds:
             raise ToolFailed(f"{tool} was not run: {self.decided_by} approved it with other arguments")
@@ -104,7 +104,7 @@ class ApprovalCall:
 def rule_for(
     rules: Iterable[ApprovalRule], call: ApprovalCall, *, agent_id: str, tenant_id: str
 ) -> ApprovalRule | None:
-    """The rule that counts for a call, or None where nobody is to be asked: the first that fits."""
+    """The rule that counts for a call, or None if it needs no approval: the first that matches."""
     for rule in rules:
         if (
             fnmatchcase(call.tool.name, rule.tool)

@@ -15,7 +15,7 @@ from pydantic import Field
 from meshwright.core.errors import InvalidInput
 from meshwright.tools.limited import cut
 from meshwright.tools.tool import tool
-from meshwright.tools.toolset import File, Toolset, ToolSettings
+from meshwright.tools.toolset import Toolset, ToolSettings, WorkspaceFile
 
 _MAX_LINE_CHARS = 300
 _MIN_TERM_CHARS = 3
@@ -98,7 +98,7 @@ class FileTools(Toolset):
         found = [{"file": match.file, "line": match.line, "text": match.text} for match in best]
         return {"matches": found} | _left_out(len(files) - len(affordable), listing.complete)
 
-    def _affordable(self, files: Sequence[File]) -> list[str]:
+    def _affordable(self, files: Sequence[WorkspaceFile]) -> list[str]:
         """The files that are not too large to be searched, and not too many."""
         left = self.settings.max_search_bytes
         paths = []

@@ -14,12 +14,13 @@ from pydantic_core import from_json, to_json
 
 from meshwright.core.encoding import plain
 from meshwright.core.errors import InvalidInput, TooLarge
-from meshwright.core.messages import MemoryScope
+from meshwright.core.files import TaskFile
+from meshwright.core.messages import MemoryScope, Outcome
 from meshwright.models.structure import WithoutTitles, repaired
 from meshwright.tools.threads import ToolThreads
 from meshwright.tools.tool import (
     MARK,
-    MAX_ERRORS_TOLD,
+    MAX_ERRORS,
     Declaration,
     Tool,
     ToolContext,
@@ -97,9 +98,9 @@ class FunctionTool(Tool):
         except ValidationError as error:
             errors = error.errors(include_input=False, include_url=False)
             places = [".".join(map(str, each["loc"])) or "arguments" for each in errors]
-            told = [f"{place}: {each['msg']}" for place, each in zip(places, errors, strict=True)]
+            messages = [f"{place}: {each['msg']}" for place, each in zip(places, errors, strict=True)]
             raise InvalidInput(
-                f"{self.name} was not run: {'; '.join(told[:MAX_ERRORS_TOLD])}",
+                f"{self.name} was not run: {'; '.join(messages[:MAX_ERRORS])}",
                 remedy=f"send one JSON object with: {', '.join(self._names) or 'nothing in it'}",
                 field=places[0],
             ) from error
@@ -131,7 +132,7 @@ def _without_stop_iteration(function: Callable[..., Any], values: Mapping[str, A
     try:
         return function(**values)
     except StopIteration as error:
-        # A future cannot carry one: whoever waits for it would wait for ever.
+        # A future cannot carry one: its caller would wait for ever.
         raise RuntimeError("StopIteration") from error
 
 
@@ -152,14 +153,15 @@ def delegate_tool(agent_ids: Sequence[str]) -> Tool:
     """
 
     @tool(idempotent=True, timeout=math.inf)
-    async def delegate(agent_id: str, text: _Text, context: ToolContext) -> str:
+    async def delegate(agent_id: str, text: _Text, context: ToolContext) -> str | list[str | TaskFile]:
         """Give a task to another agent, wait for it, and get its answer.
 
         Args:
             agent_id: who shall do it
-            text: the whole task in words; the other agent knows nothing of this conversation
+            text: the whole task; the other agent knows nothing of this conversation
         """
-        return await context.delegate(agent_id, text)
+        outcome = await context.delegate(agent_id, text, shape=Outcome)
+        return [outcome.answer, *outcome.files] if outcome.files else outcome.answer
 
     one_of: Any = Literal
     delegate.__annotations__["agent_id"] = one_of[tuple(agent_ids)]

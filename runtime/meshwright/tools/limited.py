@@ -11,9 +11,10 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from meshwright.core.encoding import plain
 from meshwright.core.errors import MeshError, ToolFailed
+from meshwright.core.files import File, TaskFile
 from meshwright.core.redaction import redact, redact_data
 from meshwright.tools.places import author_place
-from meshwright.tools.tool import Tool, ToolContext, ToolWrapper
+from meshwright.tools.tool import Tool, ToolContext, ToolResult, ToolWrapper
 
 logger = logging.getLogger("meshwright.tools")
 MAX_RESULT_CHARS = 32_000
@@ -24,7 +25,8 @@ class LimitedTool(ToolWrapper):
 
     What a tool raises on purpose (any MeshError) passes as it is, every other exception becomes ToolFailed,
     and so does a call that takes longer than the tool's own timeout or `timeout_seconds`. The result is plain
-    JSON data; one over 32,000 characters is text that says where it was cut. Secrets are redacted.
+    JSON data; one over 32,000 characters is text that says where it was cut. Secrets are redacted. One
+    with files in it is a ToolResult.
     """
 
     def __init__(self, inner: Tool, timeout_seconds: float) -> None:
@@ -34,7 +36,9 @@ class LimitedTool(ToolWrapper):
     async def call(self, arguments: str, context: ToolContext) -> Any:
         """Call the inner tool within the limits."""
         try:
-            return _plain(await self._within_time(arguments, context))
+            files: list[File] = []
+            value = _plain(_described(await self._within_time(arguments, context), files))
+            return ToolResult(value, tuple(files)) if files else value
         except MeshError as error:
             error.message, error.remedy = redact(error.message), redact(error.remedy)
             error.args = (error.message,)
@@ -69,6 +73,25 @@ def cut(text: str, max_chars: int) -> str:
     if len(text) <= max_chars:
         return text
     return f"{text[:max_chars]}\n[cut: the first {max_chars:,} of {len(text):,} characters]"
+
+
+def _described(result: Any, files: list[File]) -> Any:
+    """A result with a description in the place of each file, which goes to `files`."""
+    match result:
+        case TaskFile():
+            return _described(result.file, files)
+        case File():
+            files.append(result)
+            return str(result)
+        case list() | tuple() if result and all(isinstance(item, str | File | TaskFile) for item in result):
+            described = [_described(item, files) for item in result]
+            return "\n".join(described) if files else described
+        case dict():
+            return {name: _described(value, files) for name, value in result.items()}
+        case list() | tuple() if not hasattr(result, "_fields"):
+            return [_described(value, files) for value in result]
+        case _:
+            return result
 
 
 def _plain(result: Any) -> Any:

@@ -26,7 +26,7 @@ logger = logging.getLogger("meshwright.tools")
 
 @dataclass(frozen=True, slots=True)
 class Overrun:
-    """A call whose thread goes on though nobody waits for it any more, or one that did and has `ended`."""
+    """A call whose thread goes on after its caller has left, or one that did and has `ended`."""
 
     agent_id: str
     tool: str
@@ -120,7 +120,7 @@ class ToolThreads:
         self._wake()
         if call.is_overrunning:
             self._report(call, ended=True)
-        elif not call.result.done():  # cancelled, but its caller has not heard of that yet
+        elif not call.result.done():  # cancelled, but its caller does not know yet
             if error is None:
                 call.result.set_result(result)
             else:

@@ -21,17 +21,22 @@ import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, overload
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, overload
 
 from pydantic_core import from_json
 
 from meshwright.core.errors import ConfigError, InvalidInput
-from meshwright.core.messages import ID_PATTERN, MemoryScope, Task
+from meshwright.core.files import File, TaskFile
+from meshwright.core.messages import ID_PATTERN, MemoryScope, Outcome, Task
 from meshwright.core.schema import faults, with_defaults
 from meshwright.models.port import ToolSpec
 from meshwright.models.structure import repaired
 
-MAX_ERRORS_TOLD = 5
+if TYPE_CHECKING:
+    from meshwright.events.activity import Activity
+
+MAX_ERRORS = 5
 MARK = "__meshwright_tool__"
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
@@ -53,12 +58,25 @@ class ToolContext(Protocol):
         """The agent that works on it."""
         ...
 
-    async def delegate(self, agent_id: str, text: str) -> str:
+    @overload
+    async def delegate(self, agent_id: str, text: str) -> str: ...
+    @overload
+    async def delegate(self, agent_id: str, text: str, *, shape: type[Outcome]) -> Outcome: ...
+
+    async def delegate(self, agent_id: str, text: str, *, shape: Any = None) -> Any:
         """Give a task to another agent, wait for its outcome without holding a slot, return its answer."""
+        ...
+
+    async def read_file(self, file: File | TaskFile) -> File:
+        """A file of another task's outcome, with its bytes."""
         ...
 
     async def remember(self, text: str, scope: MemoryScope) -> str:
         """Store a memory in a scope (task, agent, project or global); returns what to tell the model."""
+        ...
+
+    async def activity(self, since: datetime) -> Activity:
+        """What happened in the task's tenant since a time: tasks that ended, what waits, what it cost."""
         ...
 
 
@@ -106,8 +124,9 @@ def tool(
     `math.inf` sets no limit. The calls of one reply run side by side; one of an `exclusive` tool runs alone,
     after those before it and before those behind it. With `needs_approval` a person approves each call before
     it runs, unless a rule in the settings says otherwise. It returns whatever pydantic can write as JSON;
-    over 32,000 characters are cut. Raise ToolFailed to tell the model what went wrong; other exceptions reach
-    it as ToolFailed too, with the line that raised them, and are logged.
+    over 32,000 characters are cut. A `File` anywhere in that is shown to the model beside it. Raise
+    ToolFailed to tell the model what went wrong; other exceptions reach it as ToolFailed too, with the line
+    that raised them, and are logged.
 
     Raises ConfigError, with file and line, where the function cannot be a tool.
     """
@@ -121,6 +140,13 @@ def tool(
         return function
 
     return declare if function is None else declare(function)
+
+
+class ToolResult(NamedTuple):
+    """What a tool gave that gave files: plain JSON data in which each file is described, and the files."""
+
+    value: Any
+    files: tuple[File, ...]
 
 
 class Tool(ABC):
@@ -147,7 +173,7 @@ class Tool(ABC):
 
     @abstractmethod
     async def call(self, arguments: str, context: ToolContext) -> Any:
-        """Call it with arguments as JSON text, as the model wrote it; returns what JSON can hold.
+        """Call it with arguments as JSON text, as the model wrote it; returns what JSON can hold, and files.
 
         Raises InvalidInput, naming the field, for arguments that do not fit: nothing has run then. Raises
         ToolFailed to tell the model what went wrong.
@@ -163,8 +189,8 @@ class Tool(ABC):
         except ValueError as error:
             raise InvalidInput(f"{self.name} was not run: {error}", field="arguments") from error
         if found := faults({"type": "object", **self.parameters}, values):
-            told = "; ".join(f"{path or 'arguments'}: {message}" for path, message in found[:MAX_ERRORS_TOLD])
-            raise InvalidInput(f"{self.name} was not run: {told}", field=found[0].path or "arguments")
+            errors = "; ".join(f"{path or 'arguments'}: {message}" for path, message in found[:MAX_ERRORS])
+            raise InvalidInput(f"{self.name} was not run: {errors}", field=found[0].path or "arguments")
         return values
 
 

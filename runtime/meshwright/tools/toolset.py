@@ -52,7 +52,7 @@ def is_private(path: str) -> bool:
     return _PATH.search(path.casefold()) is not None
 
 
-class File(NamedTuple):
+class WorkspaceFile(NamedTuple):
     """A file of the workspace: its path from the root, and its size in bytes."""
 
     path: str
@@ -62,7 +62,7 @@ class File(NamedTuple):
 class _Listing(NamedTuple):
     """The files that a walk found, in a fixed order; not `complete` if there was too much to walk."""
 
-    files: list[File]
+    files: list[WorkspaceFile]
     complete: bool
 
 
@@ -101,7 +101,7 @@ class Workspace:
     def walk(self, folder: str = "") -> _Listing:
         """The files in and below a folder, but for those skipped. Links are not followed, nor listed."""
         start = self.locate(folder)
-        files: list[File] = []
+        files: list[WorkspaceFile] = []
         walked = 0
         with self._opened(folder) as fd:
             for where, folders, names, folder_fd in os.fwalk(".", dir_fd=fd):
@@ -113,7 +113,9 @@ class Workspace:
                 shown = sorted(name for name in names if self._is_shown(inside, name))
                 sizes = {name: _size(name, folder_fd) for name in shown}
                 files += [
-                    File(_joined(inside, name), size) for name, size in sizes.items() if size is not None
+                    WorkspaceFile(_joined(inside, name), size)
+                    for name, size in sizes.items()
+                    if size is not None
                 ]
         return _Listing(files, complete=True)
 

@@ -6,13 +6,12 @@ import asyncio
 import codecs
 import errno
 import re
-import socket
 from html import unescape
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import HttpUrl
 
+from meshwright.core.addresses import open_public_socket
 from meshwright.core.errors import InvalidInput, MeshError, ToolFailed
 from meshwright.tools.limited import cut
 from meshwright.tools.tool import tool
@@ -59,7 +58,7 @@ class WebTools(Toolset):
     def _session(self) -> ClientSession:
         import aiohttp
 
-        guard = None if self.settings.allow_private_addresses else _open_public_socket
+        guard = None if self.settings.allow_private_addresses else open_public_socket
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(socket_factory=guard),
             headers=HEADERS,
@@ -108,47 +107,6 @@ def _failure(url: HttpUrl, error: ClientError) -> MeshError:
     if isinstance(error, aiohttp.TooManyRedirects):
         return ToolFailed(f"{url} redirects too often")
     return ToolFailed(f"{url} cannot be fetched: {type(error).__name__}: {error}")
-
-
-GLOBAL_UNICAST = IPv6Network("2000::/3")
-_NAT64 = IPv6Network("64:ff9b::/96")
-_SPECIAL = (
-    ip_network("168.63.129.16/32"),  # Azure's metadata and its like, on a public address
-    ip_network("192.0.0.0/24"),  # protocol assignments, Oracle's metadata among them
-    ip_network("192.88.99.0/24"),  # relays into 6to4
-)
-
-
-def is_public(address: str) -> bool:
-    """Whether an IP address is a public one; what is not an address in its usual form is none."""
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return False
-    if isinstance(parsed, IPv4Address):
-        return parsed.is_global and not parsed.is_multicast and not any(parsed in net for net in _SPECIAL)
-    inner = _embedded(parsed)
-    if inner is not None:
-        return is_public(str(inner))
-    return parsed.is_global and parsed in GLOBAL_UNICAST
-
-
-def _open_public_socket(address_info: tuple[Any, ...]) -> socket.socket:
-    """Make the socket for a connection, if it goes to a public address: aiohttp's `socket_factory`.
-
-    Raises PermissionError (EACCES) for any other.
-    """
-    family, kind, protocol, _, address = address_info
-    if not is_public(str(address[0])):
-        raise PermissionError(errno.EACCES, f"{address[0]} is not a public address")
-    return socket.socket(family, kind, protocol)
-
-
-def _embedded(address: IPv6Address) -> IPv4Address | None:
-    """The IPv4 address that an IPv6 one stands for, or is a tunnel to."""
-    if address in _NAT64:
-        return IPv4Address(int(address) & 0xFFFFFFFF)
-    return address.ipv4_mapped or address.sixtofour
 
 
 _UNSEEN = frozenset({"script", "style", "noscript", "template", "svg", "iframe", "select"})
