@@ -1,7 +1,7 @@
-"""Prompt files: what agents are told to be, in text that anybody may edit while the mesh runs.
+"""Prompt files: the instructions of agents, as text that you may edit while the mesh runs.
 
     ---
-    description: Greets whoever asks.
+    description: Greets people.
     model: default
     temperature: 0.2
     max_tokens: 512

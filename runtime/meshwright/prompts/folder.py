@@ -126,7 +126,7 @@ class Prompts:
     def refresh(self) -> list[str]:
         """Read again what has changed on disk since it was read, and return the names.
 
-        Each one that can be used is told as `prompt.reloaded {name, path, digest}`.
+        Each usable one leaves an event `prompt.reloaded {name, path, digest}`.
         """
         changed = [name for name, loaded in self._loaded.items() if loaded.version != self._version(name)]
         for name in changed:
@@ -139,18 +139,24 @@ class Prompts:
         return changed
 
     def names(self) -> list[str]:
-        """The names of the folder's prompt files, sorted."""
-        return sorted(path.stem for path in self.directory.glob(f"*{_SUFFIX}"))
+        """The names of all prompts, sorted: of the folder's files, and in the code of agents."""
+        files = [path.stem for path in self.directory.glob(f"*{_SUFFIX}")]
+        return sorted({*files, *self._brought})
 
-    def check(self) -> list[PromptProblem]:
-        """Say what is wrong with the folder: at most one thing of each file, and nothing if all is well."""
+    def check(self, needed: Mapping[str, str] = MappingProxyType({})) -> list[PromptProblem]:
+        """Say what is wrong with the prompts: at most one thing of each, and nothing if all is well.
+
+        `needed` maps the name of a prompt to the agent that has to have it.
+        """
+        names = self.names()
+        problems = [problem for name in names if (problem := self._problem(name))]
+        remedy = "write it"
         if not self.directory.is_dir():
-            remedy = "make it, or name another in mesh.toml (prompts.dir) or PROMPT_DIR"
-            return [
-                PromptProblem(str(self.directory), None, f"{self.directory}: there is no such folder", remedy)
-            ]
-        names = dict.fromkeys([*self.names(), *self._brought])
-        return [problem for name in names if (problem := self._problem(name))]
+            remedy += ", or name another folder in mesh.toml (prompts.dir) or PROMPT_DIR"
+        for name in sorted(needed.keys() - set(names)):
+            path = str(self.directory / f"{name}{_SUFFIX}")
+            problems.append(PromptProblem(path, None, f"{path}: {needed[name]} has no prompt", remedy))
+        return problems
 
     def _problem(self, name: str) -> PromptProblem | None:
         try:
@@ -169,6 +175,8 @@ class Prompts:
 
     def _load(self, name: str, last: Prompt | None = None) -> _Loaded:
         version = self._version(name)  # before the content: a change in between is seen by the next refresh
+        if version is None and name in BUILT_IN and name not in self._brought:  # no project has to have it
+            return _Loaded(parse_prompt(name, BUILT_IN[name].encode(), source="built-in"), version)
         try:
             return _Loaded(self._read(name), version)
         except PromptError as error:
@@ -201,7 +209,7 @@ class Prompts:
             raise
         except Exception as error:  # one odd file must not stop the others from being read
             reason = error.strerror if isinstance(error, OSError) else type(error).__name__
-            remedy = "make it readable" if isinstance(error, OSError) else "write it anew"
+            remedy = "make it readable" if isinstance(error, OSError) else "write it again"
             raise PromptError(f"the file cannot be read: {reason}", path=str(path), remedy=remedy) from error
 
     def _version(self, name: str) -> _Version | None:

@@ -20,7 +20,7 @@ from meshwright.core.params import reserved_param
 
 MAX_PROMPT_BYTES = 65_536
 RUN_VARIABLES = ("agent_name", "task", "context")
-"""What an agent's run has for its prompt: its own id, the request in words, and the compressed context."""
+"""The values for the prompt of a run: the agent's id, the request's text, and the compressed context."""
 _OTHER_VARIABLES = {"context-service": ("sender", "receiver")}
 """What those prompts get that no agent's run fills in."""
 _BOUNDARY = re.compile(r"^---[ \t]*$", re.MULTILINE)
@@ -29,7 +29,7 @@ _MAX_DEPTH = 4  # of lists in lists; no field needs more than one
 # Whatever opens like a placeholder or a block, so that no slip of the pen goes out to a model as text.
 _MARK = re.compile(r"\{\{\s*([a-z][a-z0-9_]*)\s*\}\}|\{\{+[^\n{}]{0,40}|\{%[^\n{}]{0,40}|\{#[^\n{}]{0,40}")
 _EXPECTED = {
-    "description": "write description as a text, such as: description: Greets whoever asks.",
+    "description": "write description as a text, such as: description: Greets people.",
     "model": "write model as the name of a model group, such as: model: default",
     "temperature": "write temperature as a number from 0 to 2, such as: temperature: 0.2",
     "max_tokens": "write max_tokens as a whole number above 0, such as: max_tokens: 1024",
@@ -55,7 +55,7 @@ def _renamed(structure: object) -> object:
 
 
 class _FrontMatter(BaseModel):
-    """What a prompt file says besides its text.
+    """The front matter of a prompt file.
 
     `model` is a group of deployments and `tags` pick one of it; `params` go to the provider as they are;
     `cache` is whether an answer may come from a
@@ -110,7 +110,7 @@ class Prompt:
                 remedy=f"there are values for {', '.join(values) or 'nothing'}: use those in the prompt",
                 field=missing[0],
             )
-        return "".join(values[piece] if n % 2 else piece for n, piece in enumerate(self.pieces))
+        return "".join([values[piece] if n % 2 else piece for n, piece in enumerate(self.pieces)])
 
 
 def parse_prompt(
@@ -210,7 +210,7 @@ def _pieces(
 
 
 _CORE = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("bool", "float", "int", "null"))
-"""Kinds of plain scalars besides text: no dates, no merge keys."""
+"""Kinds of plain scalars other than text: no dates, no merge keys."""
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -255,7 +255,7 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 _UNPLANNED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What PyYAML raises besides its own errors."""
+"""What PyYAML raises in addition to its own errors."""
 
 
 def _refused(problem: str, at: Event | Node) -> yaml.MarkedYAMLError:

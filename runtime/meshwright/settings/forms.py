@@ -3,10 +3,53 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from meshwright.settings.references import Secret
+
+
+class Table(BaseModel):
+    """Base of a table of settings; a component's own may be any pydantic model with defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Signed(Table):
+    """Base of a table with what messages are signed with."""
+
+    secret: Secret | None = None
+    """What messages are signed with."""
+    previous_secret: Secret | None = None
+    """The secret before that, which is good as well: for changing the secret without a gap."""
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Both, the new one first."""
+        both = (self.secret, self.previous_secret)
+        return tuple(secret.get_secret_value() for secret in both if secret is not None)
+
+    @model_validator(mode="after")
+    def _has_a_secret_first(self) -> Self:
+        if self.previous_secret is not None and self.secret is None:
+            raise ValueError("has a previous_secret and no secret")
+        if not all(self.secrets):
+            raise ValueError("the secret is empty")
+        return self
 
 
 def _matching(pattern: str, expected: str) -> AfterValidator:
@@ -54,15 +97,29 @@ Label = Annotated[
     Field(max_length=63),
     _matching(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", "lower-case letters, digits and hyphens, like team-a"),
 ]
+
+
+_BYTES: TypeAdapter[int] = TypeAdapter(ByteSize)
+
+
+def _size_of(value: Any) -> int:
+    try:
+        return _BYTES.validate_python(value)
+    except ValidationError:
+        raise ValueError('expected bytes, or a text like "500MB" or "2GiB"') from None
+
+
+Size = Annotated[int, BeforeValidator(_size_of)]
+Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(ip_network)]
 BrokerUrl = Annotated[
-    SecretStr | None,
+    Secret | None,
     _matching(r"mqtts?://[^\s/].*", "a URL like mqtt://user:password@127.0.0.1:1883, or with mqtts://"),
 ]
 MqttUrl = Annotated[
     str | None,
     _matching(
         r"mqtts?://(\[[0-9A-Fa-f:.]+\]|[^\s/:@?#\[\]]+)(:\d+)?/?",
-        "a URL like mqtt://127.0.0.1:1883; users are for mqtt_username",
+        "a URL like mqtt://127.0.0.1:1883; users are for mqtt.username",
     ),
     AfterValidator(_port_is_usable),
 ]

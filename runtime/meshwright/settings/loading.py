@@ -9,7 +9,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError, create_model
 
@@ -37,6 +37,14 @@ _USUAL_NAMES = {
 _OTHER_VARIABLES = ("url", "debug", "trust", "complete")
 """Variables with our prefix that are no settings."""
 
+_TABLE = "expected a table"
+_EXPECTED = {
+    "dict_type": _TABLE,
+    "model_type": _TABLE,
+    "tuple_type": "expected a list",
+    "string_type": "expected text",
+}
+"""What to say by the type of pydantic's error; for others its own message."""
 _Steps = tuple[str | int, ...]
 """The place of a value: its table, its name, and where within it."""
 
@@ -67,7 +75,7 @@ def load_settings(project: Path, **overrides: Any) -> Settings:
     kind = _settings_type()
     in_file = _file(kind, path, text)
     environment = _environment(kind)
-    given = _source({name: value for name, value in overrides.items() if value is not None})
+    given = _given({name: value for name, value in overrides.items() if value is not None})
     values: dict[str, Any] = {name: {} for name in kind.model_fields.keys() - Settings.model_fields.keys()}
     for source in (in_file, environment, given):
         put(values, (), source.values)
@@ -117,14 +125,18 @@ def _read(path: Path) -> str:
         return path.read_text("utf-8")
     except FileNotFoundError:
         return ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot be read: {error}", path=str(path)) from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError("is not UTF-8", path=str(path), line=line, remedy="save it as UTF-8") from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(f"cannot be read: {reason}", path=str(path), remedy="make it readable") from error
 
 
 def _file(kind: type[Settings], path: Path, text: str) -> _Source:
     try:
         written = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         line = re.search(r"at line (\d+)", str(error))
         raise ConfigError(
             f"is not TOML: {error}",
@@ -146,6 +158,12 @@ def _file(kind: type[Settings], path: Path, text: str) -> _Source:
 
 def _source(values: Mapping[str, Any]) -> _Source:
     return _Source(in_tables(values), {MOVED.get(name, (name,)): name for name in values})
+
+
+def _given(values: Mapping[str, Any]) -> _Source:
+    """The overrides, named by their places: `mqtt.url`."""
+    places = [MOVED.get(name, (name,)) for name in values]
+    return _Source(in_tables(values), {place: ".".join(place) for place in places})
 
 
 def _unknown(kind: type[Settings], name: str, *, is_table: bool) -> tuple[str, str]:
@@ -233,20 +251,34 @@ def _expected(kind: type[Settings], first: Any) -> tuple[str, str]:
         near = nearest(str(steps[-1]), fields, cutoff=0.5)
         return "there is no such setting", f"did you mean {near!r}?" if near else ""
     field = fields.get(str(steps[-1])) if steps else None
-    is_secret = field is not None and "Secret" in str(field.annotation)
-    hidden = is_secret or not steps or isinstance(value, Mapping) or "@" in str(value)
-    expected = (
-        first["msg"].removeprefix("Value error, ").replace("Input should be a valid tuple", "expected a list")
-    )
+    of_table = (
+        _fields_of(kind, steps[:1]).get(str(steps[1])) if len(steps) > 1 else None
+    )  # of a list's item too
+    is_secret = any(known is not None and "Secret" in str(known.annotation) for known in (field, of_table))
+    has_table = any(isinstance(item, Mapping) for item in (value if isinstance(value, list) else [value]))
+    hidden = is_secret or not steps or has_table or "@" in str(value)  # a table may hold a secret
+    expected = _EXPECTED.get(first["type"]) or first["msg"].removeprefix("Value error, ")
+    if expected == _TABLE:
+        hidden = True
+        expected += ": write [NAME] in place of [[NAME]]" if isinstance(value, list) else ""
+    elif is_secret and first["type"] == "too_short":
+        expected = f"expected at least {first['ctx']['min_length']} characters"
     return expected + ("" if hidden else f", not {str(value)[:80]!r}"), ""
 
 
 def _fields_of(kind: type[BaseModel], steps: Sequence[str | int]) -> Mapping[str, Any]:
     """The fields of the table at a place; empty where there is no table."""
     fields: Mapping[str, Any] = kind.model_fields
+    of_items = False
     for step in steps:
-        model = fields[str(step)].annotation if str(step) in fields else None
-        fields = model.model_fields if isinstance(model, type) and issubclass(model, BaseModel) else {}
+        if of_items:  # the number or the name of an item, whose fields are known already
+            of_items = False
+            continue
+        annotation = fields[str(step)].annotation if str(step) in fields else None
+        of_items = get_origin(annotation) in (tuple, list, Mapping)
+        models = (annotation, *get_args(annotation)) if of_items else (annotation,)
+        model = next((one for one in models if isinstance(one, type) and issubclass(one, BaseModel)), None)
+        fields = model.model_fields if model is not None else {}
     return fields
 
 

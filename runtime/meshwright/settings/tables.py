@@ -6,47 +6,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from meshwright.core.limits import MAX_REPEATS, MAX_STEPS
+from meshwright.core.limits import MAX_REPEATS, MAX_STEPS, Limits
+from meshwright.core.messages import Identifier
 from meshwright.core.money import Budget, Dollars, Price
-from meshwright.settings.forms import Address, BrokerUrl, HostName, Label, MqttUrl, Topic, http_url
+from meshwright.core.schedule import ScheduleSpec
+from meshwright.settings.access import (
+    AuditSettings,
+    HttpSettings,
+    KeysSettings,
+    OidcSettings,
+    SecretsSettings,
+)
+from meshwright.settings.channels import ChannelName, ChannelSettings
+from meshwright.settings.forms import Address, BrokerUrl, Label, Table, http_url
+from meshwright.settings.mqtt import MqttSettings
 from meshwright.settings.places import in_tables
+from meshwright.settings.references import Secret
+from meshwright.settings.tenants import TenantsSettings
+from meshwright.settings.tools import ApprovalsSettings, PeopleSettings, ToolsSettings
+from meshwright.settings.webhooks import WebhooksSettings
 
 ADMIN_PREFIX = "mesh-admin-"
 """How an admin token begins that `mesh up` has made."""
-_BUS_TOPICS = "bus/"  # what daprd puts before the topics of the bus
 _RECORD_PAYLOADS = 4  # a task's record holds its payload, its result, and what its attempts came to
-
-
-class Table(BaseModel):
-    """Base of a table of settings; a component's own may be any pydantic model with defaults."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _HttpSettings(Table):
-    """[http]: where the API listens, and for whom."""
-
-    host: str = "127.0.0.1"
-    """Address that the HTTP API listens on. Off loopback keys must be required, or `insecure` be set."""
-    port: int = Field(default=8000, ge=0, le=65_535)
-    """Port of the HTTP API; 0 takes any free one."""
-    allowed_hosts: tuple[HostName, ...] = ()
-    """Host names under which clients may call the API, such as that of a proxy in front of it. Off loopback
-    IP addresses and this machine's own name are allowed too."""
-    insecure: bool = False
-    """Whether the API may listen off loopback although it requires no keys: everybody may use it then."""
-
-
-class _KeysSettings(Table):
-    """[keys]: who may call."""
-
-    required: bool | None = None
-    """Whether each request needs a virtual key or the admin token. Unset: as soon as a key was created.
-    `true` does not depend on stored data; `false` never."""
-    admin_token: SecretStr | None = Field(default=None, min_length=32)
-    """Secret of the mesh's administrator. Where unset `mesh up` makes one, in `admin.token` of data_dir."""
 
 
 class _PromptsSettings(Table):
@@ -66,82 +50,40 @@ class _AgentsSettings(Table):
     max_concurrency: int = Field(default=8, ge=1, le=1_000)
     """Tasks that one agent works on at a time, where it declares no number itself."""
     max_steps: int = Field(default=MAX_STEPS, ge=1, le=100_000)
-    """Replies of a model that call tools, in one conversation. At this limit and the next four the model is
-    asked once for its answer, without tools. Agents (`limits`) and tasks may have their own."""
+    """Replies of a model that call tools, in one run. At this limit and the next four the model is asked once
+    for its answer, without tools. Agents (`limits`) and tasks may have their own."""
     max_repeats: int = Field(default=MAX_REPEATS, ge=2, le=100_000)
     """How often in a row the same calls of tools may have the same results."""
     max_tokens: int | None = Field(default=None, ge=1)
-    """Tokens that a conversation may read and write in all its calls of the model; unset: no limit."""
+    """Tokens that a run may read and write in all its calls of models; unset: no limit."""
     max_usd: Dollars | None = None
-    """Dollars that a conversation may cost; unset: no limit but budgets."""
+    """Dollars that the calls of a run may cost; unset: no limit but budgets."""
     max_seconds: float | None = Field(default=None, gt=0)
-    """Seconds that models and tools may take in a conversation; unset: no limit but the task's timeout."""
+    """Seconds that models and tools may take in a run; unset: no limit but the task's timeout."""
     max_chain: int = Field(default=5, ge=1, le=50)
     """How deep agents may delegate to one another."""
 
-
-class _ToolsSettings(Table):
-    """[tools]: what tools may touch. Each further table [tools.NAME] is for the toolset of that name."""
-
-    model_config = ConfigDict(extra="allow")
-
-    workspace: Path = Path(".")
-    """Folder that the agents' file and git tools may read; nothing outside of it."""
-    allow_private_addresses: bool = False
-    """Whether agents may fetch pages from private and loopback addresses."""
-    timeout_seconds: float = Field(default=60.0, gt=0)
-    """Seconds that a call of a tool may take, where the tool declares no `timeout` itself."""
-
     @property
-    def toolsets(self) -> dict[str, Mapping[str, Any]]:
-        """The tables of toolsets, by name."""
-        return dict(self.__pydantic_extra__ or {})
-
-    @model_validator(mode="after")
-    def _others_are_tables(self) -> Self:
-        for name, value in self.toolsets.items():
-            if not isinstance(value, Mapping):
-                known = ", ".join(type(self).model_fields)
-                raise ValueError(f"there is no setting {name!r} in [tools]; known are {known}")
-        return self
+    def limits(self) -> Limits:
+        """The limits of runs whose agents and tasks have none of their own."""
+        return Limits(**{name: getattr(self, name) for name in Limits.model_fields})
 
 
-class ApprovalRule(Table):
-    """One of [[approvals.rules]]: which calls of tools a person approves before they run.
+class _ScheduleJob(ScheduleSpec):
+    """One of [[schedules.jobs]]: a schedule with its id and its tenant."""
 
-    A rule is for the calls that fit all that it names; patterns are those of file names (`deploy_*`).
-    """
-
-    tool: str = Field(default="*", min_length=1)
-    """Pattern of the tool's name."""
-    arguments: Mapping[str, str] = {}
-    """Patterns of arguments by their names: of a text as it is, of anything else as JSON. A call that has no
-    such argument does not fit."""
-    agent: str = Field(default="*", min_length=1)
-    """Pattern of the id of the agent that calls it."""
-    tenant: str = Field(default="*", min_length=1)
-    """Pattern of the task's tenant."""
-    ask: Literal["always", "never", "once"] = "always"
-    """`always`: each call needs an approval; `once`: the first of the tool in a task; `never`: none does."""
-    approvers: tuple[str, ...] = ()
-    """Who may approve: a caller as its tasks are `requested_by` (the agent of its key, its name at the
-    broker, `admin`). None named: every caller of the tenant, but never the agent that asks."""
-    expires_days: float | None = Field(default=None, gt=0, le=3_650)
-    """After how many days without an answer the call counts as denied; by default people.patience_days."""
+    id: Identifier
+    tenant_id: Identifier = "default"
 
 
-class _ApprovalsSettings(Table):
-    """[approvals]: which calls of tools wait for a person."""
+class _SchedulesSettings(Table):
+    """[schedules]: tasks that are submitted by themselves, at due times."""
 
-    rules: tuple[ApprovalRule, ...] = ()
-    """The first rule that fits a call counts. Where none does, only tools with `needs_approval` ask."""
-
-
-class _PeopleSettings(Table):
-    """[people]: tasks that wait for people."""
-
-    patience_days: float = Field(default=7.0, gt=0, le=3_650)
-    """How many days a task waits for an answer, where it does not say itself."""
+    max_per_tenant: int = Field(default=1_000, ge=1, le=100_000)
+    """Schedules that a tenant may have."""
+    jobs: tuple[_ScheduleJob, ...] = ()
+    """Schedules that the file declares: tables with id, tenant_id and what `PUT /schedules/{id}` takes. They
+    are made, changed and deleted at the start, and by nothing else."""
 
 
 class _ModelsSettings(Table):
@@ -153,7 +95,7 @@ class _ModelsSettings(Table):
     by its name: `ollama/llama3.1`, `anthropic/claude-sonnet-4-6`. Packages may bring others."""
     base_url: Annotated[str | None, http_url("http://127.0.0.1:4000")] = None
     """Address of a LiteLLM proxy or another server with the OpenAI API."""
-    api_key: SecretStr | None = None
+    api_key: Secret | None = None
     """Key for that server. Better given in the environment than written in a file."""
     name: str | None = Field(default=None, min_length=1, max_length=256)
     """The one model of that server that answers every call, whatever group a prompt names; tags and other
@@ -177,8 +119,19 @@ class _ModelsSettings(Table):
     """How long an answer is good for."""
     cache_max_bytes: int = Field(default=64 * 1024 * 1024, ge=1024)
     """What a cache in memory or on disk may hold; what was used last stays."""
-    cache_redis_url: SecretStr | None = None
+    cache_redis_url: Secret | None = None
     """The Redis of `cache = "redis"`, like redis://:password@127.0.0.1:6379/0."""
+
+
+class _AgentConfigSettings(Table):
+    """[agent_config]: which model each agent calls, as callers configure it while the mesh runs."""
+
+    ttl_seconds: float = Field(default=300.0, ge=1)
+    """How long a worker goes by the configurations that it has read, where no event says that one changed."""
+    max_agents: int = Field(default=1_000, ge=1, le=100_000)
+    """Configurations that one tenant may have."""
+    max_subscribers: int = Field(default=200, ge=0, le=10_000)
+    """WebSocket clients that one front serves at a time."""
 
 
 class _LedgerSettings(Table):
@@ -187,7 +140,7 @@ class _LedgerSettings(Table):
     budgets: tuple[Budget, ...] = ()
     """How much may be spent: tables with name, scope, of, limit_usd, window, hard, on_empty, cheaper_tag."""
     default_price: Price | None = None
-    """Dollars per million tokens of a model whose price nobody knows, like { input = 3, output = 15 }. Where
+    """Dollars per million tokens of a model whose price is unknown, like { input = 3, output = 15 }. Where
     unset a hard budget refuses its calls."""
 
 
@@ -205,7 +158,7 @@ class _OrchestrationSettings(Table):
 
 
 class _ContextSettings(Table):
-    """[context]: what a run is told."""
+    """[context]: the context of runs."""
 
     max_tokens: int = Field(default=8_000, ge=200)
     """Tokens that the context of one run may take."""
@@ -224,7 +177,7 @@ class _TracingSettings(Table):
     content: bool = False
     """Whether spans hold the text of messages. Off: only names, counts and times."""
     turns: bool = False
-    """Whether each turn of an actor has a span of its own, besides those of runs, models and tools."""
+    """Whether each turn of an actor has its own span, in addition to those of runs, models and tools."""
     otlp_endpoint: Annotated[str | None, http_url("http://127.0.0.1:4318/v1/traces")] = None
     """Full URL of an OpenTelemetry collector that gets the spans too, by OTLP/HTTP: see extra `otlp`."""
 
@@ -244,40 +197,12 @@ class _DaprSettings(Table):
     """The MQTT broker, with user and password. Where unset `mesh up` runs a Mosquitto."""
     redis_host: Address = None
     """The store, as host:port. Where unset `mesh up` runs a Redis."""
-    redis_password: SecretStr | None = None
+    redis_password: Secret | None = None
     """Its password. Better given in the environment than written in a file."""
     placement: Address = None
     """Dapr's placement, as host:port, several by comma. Where unset `mesh up` runs one."""
     scheduler: Address = None
     """Dapr's scheduler, as host:port, several by comma. Where unset `mesh up` runs one."""
-
-
-class _MqttSettings(Table):
-    """[mqtt]: the broker at which MQTT clients find the mesh."""
-
-    url: MqttUrl = None
-    """The broker at which MQTT clients find the mesh, like mqtt://127.0.0.1:1883, or mqtts:// for TLS. Where
-    unset it is not on MQTT, but for `dapr`, which has it on its own broker."""
-    username: str | None = None
-    """The mesh's user at that broker."""
-    password: SecretStr | None = None
-    """Its password. Better given in the environment than written in a file."""
-    ca_file: Path | None = None
-    """PEM file of the authority that signed the broker's certificate; where unset those of the system."""
-    prefix: Topic = "mesh"
-    """First part of all the topics of a mesh: two meshes on one broker need two."""
-    reply_prefix: Topic = "replies"
-    """First part of the topics at which MQTT clients are answered: below it each client has its own, named
-    after it. The mesh answers nowhere else."""
-
-    @model_validator(mode="after")
-    def _replies_are_apart(self) -> Self:
-        topics, replies = f"{self.prefix}/", f"{self.reply_prefix}/"
-        if topics.startswith(replies) or replies.startswith((topics, _BUS_TOPICS)):
-            raise ValueError(
-                "mqtt_reply_prefix must lie outside of mqtt_prefix and of bus, where the mesh listens itself"
-            )
-        return self
 
 
 class _WatchdogSettings(Table):
@@ -321,7 +246,7 @@ class Settings(BaseModel):
     store: str = "sqlite"
     """Where actors and events are stored: `sqlite` in one file, `memory` nowhere; `dapr` spreads them over
     processes and machines, on a broker and a store. An installed package may bring others."""
-    database: SecretStr | None = None
+    database: Secret | None = None
     """The address of a PostgreSQL database that workers and fronts of the mesh share, like
     `postgresql://user:password@host:5432/name`. It is the store, unless that is `dapr`: then it has the event
     log, the lists and the memories."""
@@ -337,7 +262,7 @@ class Settings(BaseModel):
     """How many days events are kept, counted from when they were written; without it, for ever."""
     keep_contents_days: float | None = Field(default=None, gt=0)
     """How many days after the end of a task what was said at its steps is kept: prompts, replies, arguments
-    and results of tools. Without it, as long as its events."""
+    and results of tools, files. Without it, as long as its events."""
     max_payload_bytes: int = Field(default=262_144, ge=1_024, le=64 * 1024 * 1024)
     """Largest request body that is read, in bytes."""
     max_payload_depth: int = Field(default=32, ge=2, le=100)
@@ -346,20 +271,28 @@ class Settings(BaseModel):
     """Largest record that is stored, in bytes of JSON: an actor's state, a message, an event, a step. The
     outcome of a task may have half of it. At least four times `max_payload_bytes`."""
 
-    http: _HttpSettings = _HttpSettings()
-    keys: _KeysSettings = _KeysSettings()
+    http: HttpSettings = HttpSettings()
+    keys: KeysSettings = KeysSettings()
+    oidc: OidcSettings = OidcSettings()
+    secrets: SecretsSettings = SecretsSettings()
+    audit: AuditSettings = AuditSettings()
     prompts: _PromptsSettings = _PromptsSettings()
     agents: _AgentsSettings = _AgentsSettings()
-    tools: _ToolsSettings = _ToolsSettings()
-    people: _PeopleSettings = _PeopleSettings()
-    approvals: _ApprovalsSettings = _ApprovalsSettings()
+    tools: ToolsSettings = ToolsSettings()
+    people: PeopleSettings = PeopleSettings()
+    approvals: ApprovalsSettings = ApprovalsSettings()
+    schedules: _SchedulesSettings = _SchedulesSettings()
     models: _ModelsSettings = _ModelsSettings()
+    agent_config: _AgentConfigSettings = _AgentConfigSettings()
     ledger: _LedgerSettings = _LedgerSettings()
     orchestration: _OrchestrationSettings = _OrchestrationSettings()
+    tenants: TenantsSettings = TenantsSettings()
     context: _ContextSettings = _ContextSettings()
     tracing: _TracingSettings = _TracingSettings()
     dapr: _DaprSettings = _DaprSettings()
-    mqtt: _MqttSettings = _MqttSettings()
+    mqtt: MqttSettings = MqttSettings()
+    webhooks: WebhooksSettings = WebhooksSettings()
+    channels: Mapping[ChannelName, ChannelSettings] = {}
     watchdog: _WatchdogSettings = _WatchdogSettings()
     presence: _PresenceSettings = _PresenceSettings()
 

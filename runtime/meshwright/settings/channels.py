@@ -1,0 +1,117 @@
+"""The settings of channels: chats whose messages become tasks, and the agents that answer there."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, field_validator, model_validator
+
+from meshwright.core.messages import Identifier
+from meshwright.core.money import Dollars
+from meshwright.settings.forms import Network, Signed, Table, http_url
+from meshwright.settings.references import Secret
+
+ChannelKind = Literal["http", "slack", "mattermost", "whatsapp"]
+ChannelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
+_Line = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[^{}\n]*$")]
+_Text = Annotated[str, StringConstraints(max_length=20_000)]
+_NEEDED = {
+    "http": ("secret", "url"),
+    "slack": ("token",),
+    "mattermost": ("token", "url"),
+    "whatsapp": ("secret", "token", "verify_token", "phone_number_id"),
+}
+
+
+class PersonaSettings(Table):
+    """[channels.NAME.persona]: the agent that answers in a channel, `channel-NAME`."""
+
+    name: _Line
+    """What it is called."""
+    role: _Line
+    """What it is there for."""
+    persona: _Text = ""
+    """How it behaves; by default professional and warm."""
+    system_prompt: _Text = ""
+    """Instructions for its model, before all the rest."""
+    model_preference: Literal["quality", "fast"] = "quality"
+    """The group of models that it calls."""
+    tools: tuple[str, ...] = ()
+    """The toolsets that it may use: `web`, `files`, `git`, or one that an installed package brings."""
+    escalation: tuple[_Line, ...] = ()
+    """When it hands over to a person, one rule a line. Without rules it cannot."""
+
+    @field_validator("persona", "system_prompt")
+    @classmethod
+    def _has_no_placeholder(cls, value: str) -> str:
+        if any(mark in value for mark in ("{{", "{%", "{#")):
+            raise ValueError("{{, {% and {# are placeholders of prompts: leave them out")
+        return value
+
+
+class ChannelSettings(Signed):
+    """One of [channels.NAME]: a chat whose messages become tasks of an agent, which replies there.
+
+    `secret` is what its messages are signed with: `whsec_...` for http, Slack's signing secret, or the secret
+    of WhatsApp's app. Replies of http are signed with it too.
+    """
+
+    kind: ChannelKind
+    """Which service it is: `http` is any that sends and takes the messages of channels, signed."""
+    tenant: Identifier = "default"
+    """The tenant that its tasks belong to."""
+    agent: Identifier | None = None
+    """The agent that answers, in place of a `persona`."""
+    persona: PersonaSettings | None = None
+    """Who answers."""
+    active: bool = True
+    """Whether it takes messages."""
+    token: Secret | None = None
+    """For replies: the token of the bot in Slack or Mattermost, the access token of WhatsApp."""
+    app_token: Secret | None = None
+    """Slack: the app-level token (`xapp-...`) of socket mode, in place of a `secret` and its webhook."""
+    verify_token: Secret | None = None
+    """WhatsApp: what Meta sends to prove that the address of the webhook is yours."""
+    phone_number_id: Annotated[str, StringConstraints(pattern=r"^\d{1,32}$")] | None = None
+    """WhatsApp: the id of the number that replies."""
+    url: Annotated[str | None, http_url("https://chat.example.com/replies")] = None
+    """http: where replies are sent, by POST. Mattermost: the server. Slack, WhatsApp: another API."""
+    networks: tuple[Network, ...] = ()
+    """http: private networks that replies may be sent to, also without TLS."""
+    answer_by: tuple[_Line, ...] = ()
+    """The senders who may answer questions and decide on approvals in the chat, by their ids there. Without
+    any, questions stay in the inbox, and the chat says that somebody was asked."""
+    fallback: str = Field(
+        default="Sorry, I cannot answer right now. I will reply here as soon as I can.", max_length=2_000
+    )
+    """What is said, once, while no model answers; the reply follows."""
+    fallback_after: float = Field(default=0.0, ge=0, le=86_400)
+    """It is said once it is certain that no model answers for that many seconds."""
+    apology: str = Field(
+        default="Sorry, something went wrong and I could not answer. Please try again later.",
+        max_length=2_000,
+    )
+    """What is said where a task failed."""
+    asked: str = Field(default="I have asked a colleague. The answer comes here.", max_length=2_000)
+    """What is said where a person was asked who does not answer in the chat."""
+    typing: bool = True
+    """Whether the chat shows that the agent is at work on a message."""
+    timeout: float = Field(default=120.0, gt=0, le=86_400)
+    """Seconds that an attempt at an answer may take."""
+    budget_usd: Dollars | None = None
+    """Dollars that an answer may cost."""
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if (self.agent is None) == (self.persona is None):
+            raise ValueError("needs an agent or a persona, one of the two")
+        missing = [name for name in _NEEDED[self.kind] if getattr(self, name) is None]
+        if missing:
+            raise ValueError(f"a channel of the kind {self.kind} needs {', '.join(missing)}")
+        if self.kind == "slack" and self.secret is None and self.app_token is None:
+            raise ValueError("a channel of the kind slack needs an app_token, or a secret for its webhook")
+        return self
+
+    def agent_id(self, name: str) -> str:
+        """The agent that answers in the channel of that name."""
+        return self.agent or f"channel-{name}"

@@ -1,0 +1,60 @@
+"""Who may publish and read what at the broker: the `acl_file` of Mosquitto, made from the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from meshwright.core.access import Role, granted
+from meshwright.settings.mqtt import MqttClient
+from meshwright.settings.tables import Settings
+
+_DEFAULT, _ANONYMOUS = "default", "anonymous"
+_VERBS = {
+    "submit": {Role.SUBMITTER},
+    "tasks/+/cancel": {Role.SUBMITTER, Role.OPERATOR},
+    "tasks/+/answer": {Role.SUBMITTER, Role.APPROVER},
+}
+
+
+def lets_anybody_in(settings: Settings) -> bool:
+    """Whether clients that do not log in at the broker may use the mesh."""
+    mqtt, keys = settings.mqtt, settings.keys
+    return not mqtt.clients and not keys.required and (settings.oidc.issuer is None or keys.required is False)
+
+
+def broker_acl(settings: Settings, edge: str) -> list[str]:
+    """Returns the lines. What they do not name is closed to all clients and to the mesh's user, `edge`.
+
+    The lines before the first user are for clients that do not log in.
+    """
+    mqtt = settings.mqtt
+    lines = [*_of_anybody(settings)] if lets_anybody_in(settings) else []
+    lines += [f"user {edge}", f"topic readwrite {mqtt.prefix}/#", f"topic write {mqtt.reply_prefix}/#"]
+    for client in mqtt.clients:
+        lines += _of_client(mqtt.prefix, client)
+    return lines
+
+
+def _of_anybody(settings: Settings) -> Iterator[str]:
+    prefix = settings.mqtt.prefix
+    yield f"topic read {prefix}/#"
+    for verb in _VERBS:
+        yield f"topic write {prefix}/+/{verb}"
+    yield f"topic read {settings.mqtt.reply_prefix}/{_ANONYMOUS}/#"
+
+
+def _of_client(prefix: str, client: MqttClient) -> Iterator[str]:
+    roles, tenant = granted(frozenset(client.roles)), f"{prefix}/{client.tenant}"
+    own = f"{tenant}/clients/{client.user}"
+    yield f"user {client.user}"
+    for verb, needed in _VERBS.items():
+        if client.tokens or needed & roles:
+            yield f"topic write {own}/{verb}"
+    yield f"topic read {own}/replies/#"
+    yield f"topic read {prefix}/{_DEFAULT}/agents/+"
+    yield f"topic read {prefix}/{_DEFAULT}/status"
+    if Role.VIEWER in roles:
+        yield f"topic read {tenant}/facts/#"
+    if Role.CONTENTS in roles:
+        for shown in ("events/#", "tasks/+/progress", "tasks/+/outcome", "inbox"):
+            yield f"topic read {tenant}/{shown}"

@@ -1,0 +1,53 @@
+"""[tenants]: what each tenant may ask of the mesh."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+
+from meshwright.core.messages import ID_PATTERN
+from meshwright.settings.forms import Size, Table
+
+TenantLimit = Literal["max_open_tasks", "tasks_per_minute", "calls_per_minute", "max_storage"]
+"""What of a tenant is limited."""
+
+
+class _TenantLimits(Table):
+    """[tenants.NAME]: the limits of one tenant; those that are unset are those of [tenants]."""
+
+    max_open_tasks: int | None = Field(default=None, ge=1, le=10_000_000)
+    """Tasks that a tenant may have open at a time; more from outside are refused with 429."""
+    tasks_per_minute: float | None = Field(default=None, ge=1, le=10_000_000)
+    """Tasks that a tenant may submit in a minute, at once or evenly, at each front. Unset: no limit."""
+    calls_per_minute: float | None = Field(default=None, ge=1, le=10_000_000)
+    """Calls of models below /v1 and to /complete that a tenant may make in a minute."""
+    max_storage: Size | None = Field(default=None, ge=1_000_000)
+    """What the events of a tenant may take in the log, like "500MB"; more is refused with 507."""
+
+
+def _is_table(value: Any) -> Any:
+    if isinstance(value, (dict, _TenantLimits)):
+        return value
+    raise ValueError(f"expected a tenant's table, or one of {', '.join(_TenantLimits.model_fields)}")
+
+
+class TenantsSettings(_TenantLimits):
+    """[tenants]: the limits of every tenant, and by a table [tenants.NAME] each those of one."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Annotated[_TenantLimits, BeforeValidator(_is_table)]]  # pyrefly: ignore[bad-override]
+
+    @model_validator(mode="after")
+    def _names_are_ids(self) -> Self:
+        for name in self.__pydantic_extra__:
+            if not re.fullmatch(ID_PATTERN, name):
+                raise ValueError(f"a tenant's name has letters, digits, - and _, at most 64: {name[:80]!r}")
+        return self
+
+    def limit(self, tenant_id: str, name: TenantLimit) -> float | None:
+        """One limit of a tenant; None where it has none."""
+        own = self.__pydantic_extra__.get(tenant_id)
+        value = None if own is None else getattr(own, name)
+        return getattr(self, name) if value is None else value

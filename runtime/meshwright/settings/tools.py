@@ -1,0 +1,75 @@
+"""[tools], [approvals] and [people]: what tools may touch, and which of their calls people approve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from meshwright.settings.forms import Table
+
+
+class ToolsSettings(Table):
+    """[tools]: what tools may touch. Each further table [tools.NAME] is for the toolset of that name."""
+
+    model_config = ConfigDict(extra="allow")
+
+    workspace: Path = Path(".")
+    """Folder that the agents' file and git tools may read; nothing outside of it."""
+    allow_private_addresses: bool = False
+    """Whether agents may fetch pages from private and loopback addresses."""
+    timeout_seconds: float = Field(default=60.0, gt=0)
+    """Seconds that a call of a tool may take, where the tool declares no `timeout` itself."""
+
+    @property
+    def toolsets(self) -> dict[str, Mapping[str, Any]]:
+        """The tables of toolsets, by name."""
+        return dict(self.__pydantic_extra__ or {})
+
+    @model_validator(mode="after")
+    def _others_are_tables(self) -> Self:
+        for name, value in self.toolsets.items():
+            if not isinstance(value, Mapping):
+                known = ", ".join(type(self).model_fields)
+                raise ValueError(f"there is no setting {name!r} in [tools]; known are {known}")
+        return self
+
+
+class ApprovalRule(Table):
+    """One of [[approvals.rules]]: which calls of tools a person approves before they run.
+
+    A rule is for the calls that fit all that it names; patterns are those of file names (`deploy_*`).
+    """
+
+    tool: str = Field(default="*", min_length=1)
+    """Pattern of the tool's name."""
+    arguments: Mapping[str, str] = {}
+    """Patterns of arguments by their names: of a text as it is, of anything else as JSON. A call that has no
+    such argument does not fit."""
+    agent: str = Field(default="*", min_length=1)
+    """Pattern of the id of the agent that calls it."""
+    tenant: str = Field(default="*", min_length=1)
+    """Pattern of the task's tenant."""
+    ask: Literal["always", "never", "once"] = "always"
+    """`always`: each call needs an approval; `once`: the first of the tool in a task; `never`: none does."""
+    approvers: tuple[str, ...] = ()
+    """Who may approve: a caller as its tasks are `requested_by` (the agent of its key, its name at the
+    broker, `admin`). None named: every caller of the tenant, but never the agent that asks."""
+    expires_days: float | None = Field(default=None, gt=0, le=3_650)
+    """After how many days without an answer the call counts as denied; by default people.patience_days."""
+
+
+class ApprovalsSettings(Table):
+    """[approvals]: which calls of tools wait for a person."""
+
+    rules: tuple[ApprovalRule, ...] = ()
+    """The first rule that fits a call counts. Where none does, only tools with `needs_approval` ask."""
+
+
+class PeopleSettings(Table):
+    """[people]: tasks that wait for people."""
+
+    patience_days: float = Field(default=7.0, gt=0, le=3_650)
+    """How many days a task waits for an answer, where it does not say itself."""
