@@ -135,7 +135,10 @@ class InvalidFields(InvalidInput):
         """Describes the errors of a validation, without repeating what was sent."""
         errors = [FieldError(field=_path(error["loc"]), message=sentence(error)) for error in found]
         remedy = ""
-        if model is not None and found[0]["type"] == "extra_forbidden":
+        is_known = (
+            model is not None and len(found[0]["loc"]) == 1
+        )  # what a field within another may be is not
+        if model is not None and is_known and found[0]["type"] == "extra_forbidden":
             near = nearest(str(found[0]["loc"][-1]), model.model_fields, cutoff=0.5)
             remedy = f"Did you mean {near!r}?" if near else f"Known are {', '.join(model.model_fields)}"
         return cls(errors, remedy=remedy)

@@ -10,44 +10,52 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from contextlib import aclosing
-from datetime import datetime, timedelta
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import aclosing, suppress
+from datetime import timedelta
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from meshwright.component import Actors, Component
 from meshwright.core.clock import Backoff
 from meshwright.core.encoding import encode
-from meshwright.core.errors import HostError, MeshError, TooLarge
-from meshwright.core.messages import Caller, Plain
+from meshwright.core.errors import HostError, MeshError, NotFound
+from meshwright.core.messages import ENDED, Event
 from meshwright.core.topics import TASK_PROGRESS
+from meshwright.edges.lines import Lines
+from meshwright.edges.reply_actors import (
+    Address,
+    FailedReply,
+    Ownership,
+    Position,
+    Progress,
+    ReplyAddresses,
+    SenderProgress,
+    TaskReplies,
+)
 from meshwright.events.filter import EventFilter
-from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import FINAL, Mesh
 from meshwright.roles import FRONT
 from meshwright.work.protocol import TaskKey, tenant_scoped
+from meshwright.work.reading import read_task
+
+__all__ = ["Address", "Courier", "LineSender", "Sender", "Undeliverable", "until_answered"]
 
 _logger = logging.getLogger("meshwright.edges.replies")
 _MAX_AGE = timedelta(days=1)  # of an outcome that is still sent
-_MAX_REPLIES = 8  # of one client that a task's outcome is sent to, the last
-MAX_CLIENTS = 32  # that a task's outcome is sent to
-_MAX_FAILED = 1000  # replies of one scheme that wait for another try; above that the oldest is dropped
 _MAX_PENDING = 64  # outcomes on their way to their receivers
+_SLOW_SECONDS = 2.0  # that an outcome on its way holds up those behind it
 _FIRST_RETRY_SECONDS = 1.0
 _MAX_RETRY_SECONDS = 600.0
+_MAX_AFTER_END = 50  # events of a task that may follow the one that ends it
+_LOG_LOOKS, _LOG_SECONDS = 50, 0.1  # for the end of a task that the log is about to have
+_LOOK_SECONDS = 2.0  # between two looks at which process sends
 _SAVE_SECONDS = 1.0  # between two notes of how far a sender is, while there are more
 _ResultT = TypeVar("_ResultT")
-
-
-class Address(Plain):
-    """Where an outcome goes: what its scheme needs, and the client that asked for it."""
-
-    client: str = Caller().requested_by
 
 
 class Undeliverable(MeshError):
@@ -77,83 +85,21 @@ class Sender(Protocol):
         ...
 
 
-# What is stored
+@runtime_checkable
+class LineSender(Sender, Protocol):
+    """Sends other events of its tasks too, and of those they delegated; what is in one line is in order."""
 
+    def wants(self, event: Event) -> bool:
+        """Whether an event is one of those."""
+        ...
 
-class ReplyAddresses(BaseModel):
-    """Where the outcome of a task goes."""
+    def line(self, address: Address) -> str:
+        """Returns the line that an address stands in, such as a conversation."""
+        ...
 
-    replies: list[Address] = Field(default_factory=list)
-
-
-class TaskReplies(Actor[ReplyAddresses]):
-    """Where the outcome of one task goes, for one scheme; its id is that of the task's actor."""
-
-    @turn
-    def ask(self, turn: Turn, address: Address) -> None:
-        """Send the outcome there too: no client displaces another. Raises TooLarge for too many clients."""
-        known = [reply for reply in self.state.replies if reply != address]
-        own = [reply for reply in known if reply.client == address.client]
-        others = [reply for reply in known if reply.client != address.client]
-        if len({reply.client for reply in others}) >= MAX_CLIENTS:
-            raise TooLarge(
-                f"{MAX_CLIENTS} clients wait for the outcome of task {self.ref.id} already",
-                remedy="Follow the task's events instead",
-                field="reply",
-            )
-        self.state.replies = [*others, *own[1 - _MAX_REPLIES :], address]
-
-
-class Position(BaseModel):
-    """How far a sender is: it has dealt with all outcomes up to the event of this number."""
-
-    seq: int = 0
-
-
-class FailedReply(Plain):
-    """An outcome that could not be sent, by the number of its event, and when it is tried again."""
-
-    seq: int
-    tenant_id: str
-    task_id: str
-    address: Address
-    failures: int = 1
-    retry_at: datetime
-
-    @property
-    def key(self) -> tuple[int, str]:
-        """What stays the same after another try."""
-        return self.seq, self.address.model_dump_json()
-
-
-class Progress(Position):
-    """How far a sender is, and what it has to try again."""
-
-    failed: list[FailedReply] = Field(default_factory=list)
-
-
-class SenderProgress(Actor[Progress]):
-    """How far the sender of a scheme is; its id is the sender's scope."""
-
-    @turn
-    def reach(self, turn: Turn, position: Position) -> None:
-        """Note that all up to there is dealt with."""
-        self.state.seq = position.seq
-
-    @turn
-    def postpone(self, turn: Turn, failed: FailedReply) -> FailedReply | None:
-        """Keep a reply for another try. Returns the one that is dropped for it, if there are too many."""
-        kept = [*(reply for reply in self.state.failed if reply.key != failed.key), failed]
-        self.state.failed = kept[-_MAX_FAILED:]
-        return kept[0] if len(kept) > _MAX_FAILED else None
-
-    @turn
-    def settle(self, turn: Turn, done: FailedReply) -> None:
-        """Forget a reply."""
-        self.state.failed = [reply for reply in self.state.failed if reply.key != done.key]
-
-
-# The courier
+    async def tell(self, address: Address, event: Event) -> None:
+        """Returns when the receiver knows of an event; errors are those of `send`."""
+        ...
 
 
 class Courier(Component):
@@ -165,9 +111,13 @@ class Courier(Component):
         super().__init__(mesh)
         self._lanes: dict[str, _SenderLane] = {}
 
-    def register(self, sender: Sender) -> None:
-        """Take a sender, before the mesh starts."""
-        self._lanes[sender.scheme] = _SenderLane(self.mesh, sender)
+    def register(self, sender: Sender, *, everywhere: bool = False) -> None:
+        """Take a sender, before the mesh starts.
+
+        Of several processes on one database one sends, and another takes over when it is gone. A sender that
+        is connected in one of them alone is at work `everywhere`, and waits for its connection.
+        """
+        self._lanes[sender.scheme] = _SenderLane(self.mesh, sender, everywhere=everywhere)
 
     def actors(self) -> Iterable[Actors]:
         """Its actors, two of each scheme."""
@@ -175,12 +125,22 @@ class Courier(Component):
             yield Actors(ActorKind.of(TaskReplies, type=lane.replies_type), FRONT)
             yield Actors(ActorKind.of(SenderProgress, type=lane.here.type), FRONT)
 
-    async def ask(self, scheme: str, task: TaskKey, address: Address) -> None:
+    async def ask(
+        self, scheme: str, task: TaskKey, address: Address, *, may_have_ended: bool = False
+    ) -> None:
         """Have the outcome of a task sent to an address too; durable when this returns.
 
-        A task that has ended already may have been dealt with: look at its outcome after this.
+        A task that has ended already may have been dealt with: look at its outcome after this, or say that
+        it `may_have_ended`; then its outcome is sent all the same.
         """
-        await self.mesh.host.call(self._lanes[scheme].replies(task), "ask", _plain(address))
+        lane = self._lanes[scheme]
+        await self.mesh.host.call(lane.replies(task), "ask", _plain(address))
+        if may_have_ended:
+            await lane.catch_up(task, address)
+
+    async def asked(self, scheme: str, task: TaskKey) -> Sequence[Address]:
+        """Returns the addresses that were asked for, of one task."""
+        return await self._lanes[scheme].asked(task)
 
     async def start(self) -> None:
         """Go on where each sender has come to; the first time, behind all that has ended before."""
@@ -196,29 +156,73 @@ class Courier(Component):
 class _SenderLane:
     """The outcomes on their way over one scheme."""
 
-    def __init__(self, mesh: Mesh, sender: Sender) -> None:
+    def __init__(self, mesh: Mesh, sender: Sender, *, everywhere: bool) -> None:
         self._mesh = mesh
         self._sender = sender
+        self._everywhere = everywhere
         self.replies_type = f"{sender.scheme.title()}Replies"
         self.here = ActorRef(f"{sender.scheme.title()}Outcomes", sender.scope)
         self._position = 0
+        self._followed = 0
         self._pending: asyncio.Queue[tuple[int, list[asyncio.Task[None]]]] = asyncio.Queue(_MAX_PENDING)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._sending: list[asyncio.Task[None]] = []
         self._retries: dict[tuple[int, str], asyncio.Task[None]] = {}
+        self._lines = Lines()
+        self._ordered = sender if isinstance(sender, LineSender) else None
 
     def replies(self, task: TaskKey) -> ActorRef:
         return ActorRef(self.replies_type, tenant_scoped(*task))
 
     async def start(self) -> None:
-        state = await self._mesh.host.read(self.here)
-        if isinstance(state, Progress):
-            self._position = state.seq
-            for reply in state.failed:
-                self._retry_later(reply)
+        if self._everywhere:
+            await self._open()
         else:
-            await self._call("reach", Position(seq=await self._mesh.log.last_seq()))
-        self._begin(self._keep_on(self._follow))
-        self._begin(self._keep_on(self._confirm))
+            await self._look()
+            self._begin(self._keep_on(self._watch))
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            await self._look()
+
+    async def _look(self) -> None:
+        """Send while no other process does."""
+        state, own = await self._state(), self._mesh.host.incarnation
+        owns = state.owner == own
+        if not owns and (not state.owner or await self._mesh.host.has_expired(state.owner)):
+            owns = await self._call("own", Ownership(owner=own, former=state.owner))
+        if not owns:
+            await self._close()
+        elif not self._sending:
+            await self._open()
+        else:
+            for reply in state.failed:  # another process may have left one to this
+                if reply.key not in self._retries:
+                    self._retry_later(reply)
+
+    async def _state(self) -> Progress:
+        state = await self._mesh.host.read(self.here)
+        if state is None:
+            await self._call("begin", Position(seq=await self._mesh.log.last_seq()))
+            state = await self._mesh.host.read(self.here)
+        assert isinstance(state, Progress)
+        return state
+
+    async def _open(self) -> None:
+        state = await self._state()
+        self._position = self._followed = state.seq
+        for reply in state.failed:
+            self._retry_later(reply)
+        self._sending = [*map(self._begin, map(self._keep_on, (self._follow, self._confirm)))]
+
+    async def _close(self) -> None:
+        """Leave the outcomes to the process that sends now."""
+        for task in (*self._sending, *self._retries.values()):
+            task.cancel()
+        await asyncio.gather(*self._sending, return_exceptions=True)
+        self._sending = []
+        self._pending = asyncio.Queue(_MAX_PENDING)
 
     async def stop(self) -> None:
         if not self._tasks:
@@ -227,11 +231,38 @@ class _SenderLane:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
-            await self._mesh.host.call(self.here, "reach", Position(seq=self._position))
+            if self._sending:
+                await self._mesh.host.call(self.here, "reach", Position(seq=self._position))
         except HostError:  # it says itself why it ended; some outcomes arrive twice then
             _logger.info("how far %s replies have come is not stored", self._sender.scheme)
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    async def asked(self, task: TaskKey) -> list[Address]:
+        known = await until_answered(partial(self._mesh.host.read, self.replies(task)))
+        return [*map(self._sender.typed, known.replies)] if isinstance(known, ReplyAddresses) else []
+
+    async def catch_up(self, task: TaskKey, address: Address) -> None:
+        """Send the outcome of a task that has been dealt with to an address that came after it."""
+        ended = await self._end_of(task)
+        if ended is not None and ((ended.seq or 0) <= self._followed or not self._sending):
+            now, seq = self._mesh.host.clock.now(), ended.seq or 0
+            late = FailedReply(seq=seq, **task._asdict(), address=_plain(address), failures=0, retry_at=now)
+            await self._postpone(late)
+            if self._sending:
+                self._retry_later(late)
+
+    async def _end_of(self, task: TaskKey) -> Event | None:
+        """The event that ended a task, None for one that goes on; the log may have it a moment later."""
+        newest = EventFilter(topic=TASK_PROGRESS, **task._asdict(), order="desc", limit=_MAX_AFTER_END)
+        for _ in range(_LOG_LOOKS):
+            found = await self._mesh.log.query(newest)
+            if ended := next((event for event in found if event.event_type in FINAL), None):
+                return ended
+            if (await self._mesh.task(task.task_id, task.tenant_id)).status not in ENDED:
+                return None
+            await asyncio.sleep(_LOG_SECONDS)
+        return None  # it ended long ago: the log has it no more
+
+    def _begin(self, work: Coroutine[Any, Any, _ResultT]) -> asyncio.Task[_ResultT]:
         task = asyncio.create_task(work, name=f"replies-{self._sender.scheme}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -255,15 +286,42 @@ class _SenderLane:
         wanted = EventFilter(topic=TASK_PROGRESS, after_seq=self._position, since=since)
         async with aclosing(self._mesh.log.tail(wanted)) as events:
             async for event in events:
-                if event.event_type in FINAL and event.task_id is not None:
+                if event.task_id is not None and self._is_wanted(event):
+                    seq = self._followed = event.seq or 0
                     await asyncio.sleep(0)  # so that views show the end first, where all is quiet
                     task = TaskKey(event.tenant_id, event.task_id)
-                    asked = await until_answered(partial(self._mesh.host.read, self.replies(task)))
-                    replies = asked.replies if isinstance(asked, ReplyAddresses) else []
-                    addresses = (*self._sender.standing(task), *map(self._sender.typed, replies))
-                    seq, document = event.seq or 0, encode(event.payload)
-                    deliver = (self._deliver(seq, task, address, document) for address in addresses)
+                    addresses = [*self._sender.standing(task), *await self.asked(task)]
+                    if event.event_type not in FINAL and not addresses:
+                        addresses = await until_answered(partial(self._asked_above, task))
+                    if self._ordered is not None:
+                        addresses = [address for address in addresses if self._joins(seq, address)]
+                    deliver = (self._deliver(event, task, address) for address in addresses)
                     await self._pending.put((seq, [*map(self._begin, deliver)]))
+
+    def _is_wanted(self, event: Event) -> bool:
+        return event.event_type in FINAL or (self._ordered is not None and self._ordered.wants(event))
+
+    async def _asked_above(self, task: TaskKey) -> list[Address]:
+        """The addresses of the task that delegated a task, or of one further up."""
+        addresses: list[Address] = []
+        with suppress(NotFound):  # one that is too old
+            while not addresses:
+                _, known = await read_task(self._mesh.host, task.task_id, task.tenant_id)
+                if known.parent is None:
+                    break
+                task = TaskKey(task.tenant_id, known.parent.task_id)
+                addresses = await self.asked(task)
+        return addresses
+
+    def _joins(self, seq: int, address: Address) -> bool:
+        """Put a reply into its line; False for one that waits for another try since before a crash."""
+        if (seq, _plain(address).model_dump_json()) in self._retries:
+            return False
+        self._lines.join(self._line(address), seq)
+        return True
+
+    def _line(self, address: Address) -> str:
+        return "" if self._ordered is None else self._ordered.line(self._sender.typed(address))
 
     async def _confirm(self) -> None:
         """Wait for each delivery, in order, and note how far they are."""
@@ -277,60 +335,109 @@ class _SenderLane:
                 await self._call("reach", Position(seq=seq))
                 saved_at = loop.time()
 
-    async def _deliver(self, seq: int, task: TaskKey, address: Address, document: bytes) -> None:
-        if failed := await self._send(seq, task, address, document):
-            self._retry_later(failed)
+    async def _deliver(self, event: Event, task: TaskKey, address: Address) -> None:
+        seq, line = event.seq or 0, self._line(address)
+        attempt = None
+        if await self._lines.comes_first(line, seq):
+            attempt = self._begin(self._send(event, task, address))
+            await asyncio.wait({attempt}, timeout=None if self._everywhere else _SLOW_SECONDS)
+            if attempt.done():
+                if (again := attempt.result()) is not None:
+                    self._retry_later(again)
+                else:
+                    self._lines.leave(line, seq)
+                return
+        # It is still on its way, or an earlier one of its line waits for another try.
+        now = self._mesh.host.clock.now()
+        late = FailedReply(seq=seq, **task._asdict(), address=_plain(address), failures=0, retry_at=now)
+        await self._postpone(late)
+        self._retry_later(late, attempt)
 
-    def _retry_later(self, reply: FailedReply) -> None:
-        retry = self._retries[reply.key] = self._begin(self._keep_on(partial(self._retry, reply)))
-        retry.add_done_callback(lambda _: self._retries.pop(reply.key, None))
+    def _retry_later(
+        self, reply: FailedReply, attempt: asyncio.Task[FailedReply | None] | None = None
+    ) -> None:
+        line = self._line(reply.address)
+        if self._ordered is not None:
+            self._lines.join(line, reply.seq, waits=True)
+        work = self._keep_on(partial(self._retry, reply)) if attempt is None else self._end(attempt, reply)
+        retry = self._retries[reply.key] = self._begin(work)
+
+        def ended(_: asyncio.Task[None]) -> None:
+            self._retries.pop(reply.key, None)
+            self._lines.leave(line, reply.seq)
+
+        retry.add_done_callback(ended)
+
+    async def _end(self, attempt: asyncio.Task[FailedReply | None], reply: FailedReply) -> None:
+        """Wait for an attempt that takes long; where it fails, try again."""
+        if (failed := await attempt) is not None:
+            await self._keep_on(partial(self._retry, failed))
+        else:
+            await self._call("settle", reply)
 
     async def _retry(self, reply: FailedReply) -> None:
         """Send what failed before, when it is due, until it has arrived or is dropped."""
         task = TaskKey(reply.tenant_id, reply.task_id)
         wanted = EventFilter(topic=TASK_PROGRESS, after_seq=reply.seq - 1, before_seq=reply.seq + 1)
         failed: FailedReply | None = reply
+        await self._lines.comes_first(self._line(reply.address), reply.seq, patient=True)
         while failed is not None:
             pause = failed.retry_at - self._mesh.host.clock.now()
             await asyncio.sleep(max(0.0, pause.total_seconds()))
+            if reply.seq > await self._mesh.log.last_seq():  # another process knows more of the log
+                await asyncio.sleep(_LOG_SECONDS)
+                continue
             events = await until_answered(partial(self._mesh.log.query, wanted))
             if not events or events[0].time < self._mesh.host.clock.now() - _MAX_AGE:
                 self._drop(task, "it could not be sent in time")
                 break
-            address, document = self._sender.typed(reply.address), encode(events[0].payload)
-            failed = await self._send(reply.seq, task, address, document, failed.failures)
+            address = self._sender.typed(reply.address)
+            failed = await self._send(events[0], task, address, failed.failures)
         await self._call("settle", reply)
 
     async def _send(
-        self, seq: int, task: TaskKey, address: Address, document: bytes, failures: int = 0
+        self, event: Event, task: TaskKey, address: Address, failures: int = 0
     ) -> FailedReply | None:
         """Send an outcome. Returns what is stored for another try where that fails."""
         try:
-            await self._sender.send(address, document)
+            if self._ordered is not None and event.event_type not in FINAL:
+                await self._ordered.tell(address, event)
+            else:
+                await self._sender.send(address, encode(event.payload))
         except Undeliverable as error:
             self._drop(task, str(error))
         except Exception as error:  # noqa: BLE001 a sender's errors are its own: any is a reason to try again
             _logger.info("a reply of task %s cannot be sent now: %s", task.task_id, error)
             pause = Backoff(_FIRST_RETRY_SECONDS, _MAX_RETRY_SECONDS, failures=failures).next()
+            least = getattr(error, "retry_after_seconds", None) or 0.0  # what the receiver asks for
             failed = FailedReply(
-                seq=seq,
+                seq=event.seq or 0,
                 tenant_id=task.tenant_id,
                 task_id=task.task_id,
                 address=_plain(address),
                 failures=failures + 1,
-                retry_at=self._mesh.host.clock.now() + timedelta(seconds=pause),
+                retry_at=self._mesh.host.clock.now() + timedelta(seconds=max(pause, least)),
             )
-            dropped = await self._call("postpone", failed)
-            if dropped is not None:
-                if dropped.key in self._retries:
-                    self._retries[dropped.key].cancel()
-                self._drop(TaskKey(dropped.tenant_id, dropped.task_id), "too many replies wait")
+            await self._postpone(failed)
+            if not failures:
+                delayed = {"scheme": self._sender.scheme, "reason": str(error), "retry_at": failed.retry_at}
+                self._tell("reply.delayed", task, delayed)
             return failed
         return None
 
+    async def _postpone(self, failed: FailedReply) -> None:
+        """Keep a reply for another try, in place of the oldest where there are too many."""
+        dropped = await self._call("postpone", failed)
+        if dropped is not None:
+            if dropped.key in self._retries:
+                self._retries[dropped.key].cancel()
+            self._drop(TaskKey(dropped.tenant_id, dropped.task_id), "too many replies wait")
+
     def _drop(self, task: TaskKey, reason: str) -> None:
-        known = {"scheme": self._sender.scheme, "reason": reason}
-        self._mesh.tell("reply.dropped", known, tenant_id=task.tenant_id, task_id=task.task_id)
+        self._tell("reply.dropped", task, {"scheme": self._sender.scheme, "reason": reason})
+
+    def _tell(self, event_type: str, task: TaskKey, known: Mapping[str, Any]) -> None:
+        self._mesh.tell(event_type, known, **task._asdict())
 
 
 def _plain(address: Address) -> Address:

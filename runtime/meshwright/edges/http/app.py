@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import lru_cache, partial
@@ -17,8 +18,22 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from meshwright import __version__
 from meshwright.component import Component
 from meshwright.core.errors import InvalidInput, MeshError
-from meshwright.edges.auth import Authenticator, Credentials, KeyAuthenticator, require_admin
-from meshwright.edges.http import budgets, events, inbox, mesh_routes, models, publish, steps, tasks
+from meshwright.core.http_limits import PEER_UID
+from meshwright.core.messages import ID_PATTERN
+from meshwright.edges.auth import Authenticator, Credentials, KeyAuthenticator, bearer_of
+from meshwright.edges.http import (
+    administration,
+    budgets,
+    events,
+    inbox,
+    mesh_routes,
+    models,
+    publish,
+    steps,
+    task_files,
+    tasks,
+)
+from meshwright.edges.http.brake import Brake
 from meshwright.edges.http.events import Streams
 from meshwright.edges.http.routing import (
     ANY_PROBLEM,
@@ -28,7 +43,9 @@ from meshwright.edges.http.routing import (
     complete_document,
     error_response,
     handle_errors,
+    record_misuse,
 )
+from meshwright.edges.http.sessions import CREDENTIALS, Sessions
 from meshwright.mesh import Mesh
 
 _DESCRIPTION = """
@@ -41,11 +58,13 @@ _MODEL_ROUTERS = (models.router, mesh_routes.keys, mesh_routes.probes)
 _ROUTERS = (
     tasks.router,
     steps.router,
+    task_files.router,
     inbox.router,
     events.router,
     publish.router,
     mesh_routes.router,
     budgets.router,
+    administration.router,
     *_MODEL_ROUTERS,
 )
 _Bare = Callable[[Mesh, Request], Awaitable[Response]]
@@ -56,8 +75,9 @@ _PAGES = {
     "/docs/docs.css": ("docs.css", "text/css"),
     "/docs/docs.js": ("docs.js", "text/javascript"),
 }
-_OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/health", "/openapi.json", *_PAGES})
-_SINGLE = frozenset({b"host", b"origin", b"authorization"})
+OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/health", "/openapi.json", *_PAGES})
+"""What needs no caller: health, and documentation."""
+_SINGLE = frozenset({b"host", b"origin", b"authorization", b"mesh-tenant"})
 _FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip", b"via"})
 
 
@@ -96,6 +116,7 @@ def create_app(
         redoc_url=None,
     )
     app.state.mesh, app.state.streams, app.state.groups = mesh, streams or Streams(), groups or mesh.groups
+    app.state.brake = Brake()
     for component in () if only_models else mesh.components:
         if isinstance(component, Component) and (router := component.routes()) is not None:
             app.include_router(router)
@@ -104,6 +125,7 @@ def create_app(
         app.add_api_route(path, _page(name, media_type), include_in_schema=False)
     handle_errors(app)
     authenticator = authenticator or KeyAuthenticator(mesh.keys, mesh.settings)
+    app.state.sessions = Sessions(authenticator, mesh.host.clock.now)
     app.add_middleware(_Gate, mesh=mesh, authenticator=authenticator, bare={} if only_models else _BARE)
     return app
 
@@ -164,6 +186,9 @@ class _Gate:
         self._names = frozenset(mesh.settings.http.allowed_hosts)
         self._exposed_names = self._names | {socket.gethostname().lower()}
         self._is_exposed = not is_loopback(mesh.settings.http.host)
+        self._signed = tuple(
+            path for part in mesh.components if isinstance(part, Component) for path in part.signed_paths
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on with its caller, or answer it."""
@@ -172,30 +197,29 @@ class _Gate:
             headers = [header for header in scope["headers"] if header[0] in _SINGLE]
             if objection := self._objection(scope, headers):
                 app = error_response("", objection)
-            elif kind == "http" and scope["path"] not in _OPEN_PATHS:
-                app = await self._authenticated(scope, receive, dict(headers).get(b"authorization", b""))
+            elif not (scope["path"] in OPEN_PATHS or scope["path"].startswith(self._signed)):
+                app = await self._authenticated(scope, receive, dict(headers))
         await app(scope, receive, send)
 
-    async def _authenticated(self, scope: Scope, receive: Receive, authorization: bytes) -> ASGIApp:
+    async def _authenticated(self, scope: Scope, receive: Receive, headers: dict[bytes, bytes]) -> ASGIApp:
         """Returns what answers a request, once its caller is known."""
-        path: str = scope["path"]
         try:
-            scheme, _, token = authorization.decode("latin-1").partition(" ")
-            token = token.strip() if scheme.lower() == "bearer" else ""
-            caller = await self._authenticator.authenticate(Credentials(token, _is_local(scope)))
-            scope[CALLER] = caller
-            if path == "/keys" or path.startswith("/keys/"):
-                require_admin(caller)
-            if bare := self._bare.get((scope["method"], path)):
+            credentials = scope[CREDENTIALS] = _credentials(scope, headers)
+            scope[CALLER] = await self._authenticator.authenticate(credentials)
+            if bare := self._bare.get((scope.get("method", ""), scope["path"])):
                 return await bare(self._mesh, Request(scope, receive))
-        except (MeshError, ClientDisconnect) as error:
+        except MeshError as error:
+            if CALLER not in scope and b"authorization" in headers:
+                record_misuse(self._mesh, scope, error)
+            return await answer_error(Request({**scope, "type": "http"}), error)  # a WebSocket's, too
+        except ClientDisconnect as error:
             return await answer_error(Request(scope), error)
         return self._app
 
     def _objection(self, scope: Scope, headers: list[tuple[bytes, bytes]]) -> MeshError | None:
         named = {name: value.decode("latin-1") for name, value in headers}
         if len(named) != len(headers):
-            what = "The request has two Host, two Origin or two Authorization headers"
+            what = "The request has two Host, Origin, Authorization or Mesh-Tenant headers"
             return _BadHeader(what, remedy="Send one of each", field="Host")
         host, origin = named.get(b"host"), named.get(b"origin")
         try:
@@ -221,7 +245,24 @@ class _Gate:
         return name in self._names
 
 
-def _is_local(scope: Scope) -> bool:
+def _credentials(scope: Scope, headers: dict[bytes, bytes]) -> Credentials:
+    """What a request shows of its sender. Raises InvalidInput."""
+    tenant = headers.get(b"mesh-tenant", b"").decode("latin-1").strip() or None
+    if tenant is not None and not re.fullmatch(ID_PATTERN, tenant):
+        raise InvalidInput(
+            "Mesh-Tenant may have letters, digits, - and _, at most 64",
+            remedy="Send an id",
+            field="Mesh-Tenant",
+        )
+    return Credentials(
+        token=bearer_of(headers.get(b"authorization", b"").decode("latin-1")),
+        is_local=is_local(scope),
+        peer_uid=scope.get("state", {}).get(PEER_UID),
+        tenant=tenant,
+    )
+
+
+def is_local(scope: Scope) -> bool:
     """Whether a request began on this machine: over loopback, and handed on by no proxy that says so.
 
     It grants nothing that keys protect: a proxy that says nothing is local too.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from itertools import takewhile
@@ -37,7 +38,6 @@ _DEFAULTS: dict[str, Any] = {
     "n": 1,
     "logprobs": False,
     "top_logprobs": 0,
-    "modalities": ["text"],
     "functions": [],
     "function_call": "auto",
 }
@@ -122,7 +122,7 @@ class ResponseFormat(BaseModel):
 
 
 class StreamOptions(BaseModel):
-    """What a stream tells besides the answer."""
+    """What a stream carries beside the answer."""
 
     include_usage: bool = False
 
@@ -190,6 +190,8 @@ def params_of(others: Mapping[str, Any]) -> dict[str, Any]:
             raise UnsupportedParameter(
                 f"{name}: only {usual!r} is possible here", remedy="leave it out", field=name
             )
+    if params.get("modalities") == ["text"]:
+        del params["modalities"]  # models answer with text anyway, and some refuse the field
     if reserved := reserved_param(params):
         raise UnsupportedParameter(
             f"{reserved} is not for clients to say", remedy="Leave it out", field=reserved
@@ -295,6 +297,7 @@ class ChatAnswer:
         if reply.tool_calls:
             message["content"] = reply.content or None
             message["tool_calls"] = [_call_body(call) for call in reply.tool_calls]
+        message |= _files_body(reply)
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": _ending(reply)}
         return {
             **self._head,
@@ -314,6 +317,8 @@ class ChatAnswer:
         calls = [{"index": index, **_call_body(call)} for index, call in enumerate(reply.tool_calls)]
         if calls:
             yield self.piece({"tool_calls": calls})
+        if files := _files_body(reply):
+            yield self.piece(files)
         yield self.piece({}, _ending(reply))
         if with_usage:
             usage = _usage_body(reply.usage)
@@ -327,6 +332,25 @@ class ChatAnswer:
 
 def _call_body(call: ToolCall) -> dict[str, Any]:
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+
+
+def _files_body(reply: ModelReply) -> dict[str, Any]:
+    """The pictures and the sound of a reply, as OpenRouter, Gemini and OpenAI write them."""
+    sound = next((file for file in reply.files if file.media_type.startswith("audio/") and file.data), None)
+    images = [file for file in reply.files if file is not sound]
+    body: dict[str, Any] = {}
+    if images:
+        urls = [{"url": file.data_url} for file in images]
+        body["images"] = [{"index": n, "type": "image_url", "image_url": url} for n, url in enumerate(urls)]
+    if sound is not None:
+        data = base64.b64encode(sound.data).decode()
+        body["audio"] = {
+            "id": f"audio-{new_id()}",
+            "data": data,
+            "transcript": reply.content,
+            "expires_at": 0,
+        }
+    return body
 
 
 def _ending(reply: ModelReply) -> str:
@@ -345,13 +369,13 @@ def _usage_body(usage: Usage) -> dict[str, Any]:
 
 
 class StreamedCall:
-    """A call under way, and the pieces of its answer. Whoever makes one ends it."""
+    """A call in progress, and the pieces of its answer. Its creator must end it."""
 
     def __init__(self, model: Model, request: ModelRequest) -> None:
         self._pieces: asyncio.Queue[str | None] = asyncio.Queue()
         self._first: str | None = None
         self._sent = ""
-        self._retold: str | None = None
+        self._repeated: str | None = None
         self._parted = False
         self._task = asyncio.create_task(model.complete(request, self._take), name="streamed-call")
         self._task.add_done_callback(lambda _: self._pieces.put_nowait(None))
@@ -399,19 +423,19 @@ class StreamedCall:
 
     def _take(self, text: str) -> None:
         if text == STREAM_RESTART:
-            self._retold = ""
-        elif self._retold is None:
+            self._repeated = ""
+        elif self._repeated is None:
             self._tell(text)
         else:
-            self._repeat(self._retold + text)
+            self._repeat(self._repeated + text)
 
-    def _repeat(self, retold: str) -> None:
-        """Another attempt: what was told cannot be taken back, so it has to say the same, and then go on."""
-        self._retold = retold
-        if retold.startswith(self._sent):
-            self._tell(retold[len(self._sent) :])
-            self._retold = None
-        elif not self._sent.startswith(retold):
+    def _repeat(self, repeated: str) -> None:
+        """Another attempt: sent text cannot be taken back, so it has to begin with that text."""
+        self._repeated = repeated
+        if repeated.startswith(self._sent):
+            self._tell(repeated[len(self._sent) :])
+            self._repeated = None
+        elif not self._sent.startswith(repeated):
             self._parted = True
             self._task.cancel()
 

@@ -15,18 +15,22 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.responses import StreamingResponse
 
+from meshwright.core.access import Role
 from meshwright.core.errors import InvalidInput
-from meshwright.core.messages import Event
+from meshwright.core.messages import Caller, Event
+from meshwright.edges.auth import has_role
+from meshwright.edges.facts import event_facts
 from meshwright.edges.http.routing import (
     EVENTS,
-    CallerDep,
     JsonLine,
     MeshDep,
-    ServerSentEvents,
+    ViewerDep,
     make_router,
 )
+from meshwright.edges.http.sessions import ServerSentEvents
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
+from meshwright.mesh import Mesh
 
 router = make_router("events")
 _RETRY_MS = 1000  # a browser waits so long before it connects again
@@ -88,10 +92,13 @@ class EventPage(BaseModel):
     next_seq: int | None = None
 
 
-async def event_page(log: EventLog, query: Range, tenant_id: str, **fields: object) -> EventPage:
-    """Look up one page of a tenant's events."""
+async def event_page(
+    log: EventLog, query: Range, tenant_id: str, *, whole: bool, **fields: object
+) -> EventPage:
+    """Look up one page of a tenant's events, each `whole` or without its contents."""
     page = await log.page(make_filter(query, tenant_id, **fields))
-    return EventPage(items=page.events, next_seq=page.next_seq)
+    events = page.events if whole else [event for event in map(event_facts, page.events) if event]
+    return EventPage(items=events, next_seq=page.next_seq)
 
 
 def make_filter(query: Start, tenant_id: str, **fields: object) -> EventFilter:
@@ -105,7 +112,7 @@ def resume_after(request: Request, start: Start) -> int | None:
     last = request.headers.get("last-event-id")
     if not last:
         return start.after_seq
-    if not (last.isascii() and last.isdecimal()) or int(last) > _MAX_SEQ:
+    if not (last.isascii() and last.isdecimal() and len(last) < 20) or int(last) > _MAX_SEQ:
         raise InvalidInput(
             "Last-Event-ID must be the id of an event of this stream, a number",
             remedy="Leave it out to begin with what comes next",
@@ -115,9 +122,10 @@ def resume_after(request: Request, start: Start) -> int | None:
 
 
 @router.get("/events", summary="Query the event log", response_model=EventPage)
-async def query_events(mesh: MeshDep, caller: CallerDep, query: Annotated[_EventQuery, Query()]) -> Response:
+async def query_events(mesh: MeshDep, caller: ViewerDep, query: Annotated[_EventQuery, Query()]) -> Response:
     """Look up events by their fields, by range of `seq`, or by time."""
-    return JsonLine(await event_page(mesh.log, query, caller.tenant_id))
+    whole = await _sees_contents(mesh, caller)
+    return JsonLine(await event_page(mesh.log, query, caller.tenant_id, whole=whole))
 
 
 @router.get(
@@ -127,7 +135,7 @@ async def query_events(mesh: MeshDep, caller: CallerDep, query: Annotated[_Event
     response_class=StreamingResponse,
 )
 async def stream_events(
-    request: Request, mesh: MeshDep, caller: CallerDep, tail: Annotated[_EventTail, Query()]
+    request: Request, mesh: MeshDep, caller: ViewerDep, tail: Annotated[_EventTail, Query()]
 ) -> Response:
     """Follow events as they are committed, from now on or behind `Last-Event-ID`.
 
@@ -138,7 +146,15 @@ async def stream_events(
     if after_seq is None:
         after_seq = await mesh.log.last_seq()
     wanted = make_filter(tail, caller.tenant_id, after_seq=after_seq)
-    return streams_of(request).respond(mesh.log.follow(wanted, live=True))
+    whole = await _sees_contents(mesh, caller)
+    return streams_of(request).respond(mesh.log.follow(wanted, live=True), whole=whole)
+
+
+async def _sees_contents(mesh: Mesh, caller: Caller) -> bool:
+    """Whether a caller sees what is in the events, which is recorded then."""
+    if whole := has_role(caller, Role.CONTENTS):
+        await mesh.audit.record_read(caller, "events")
+    return whole
 
 
 def streams_of(request: Request) -> Streams:
@@ -155,10 +171,17 @@ class Streams:
         self._cached_bytes = 0
 
     def respond(
-        self, batches: AsyncGenerator[list[Event]], is_last: Callable[[Event], bool] | None = None
+        self,
+        batches: AsyncGenerator[list[Event]],
+        is_last: Callable[[Event], bool] | None = None,
+        *,
+        whole: bool,
     ) -> ServerSentEvents:
-        """Answer with events as they come, until one is the last or there are no more."""
-        return ServerSentEvents(self._stream(batches, is_last or (lambda event: False)), batches.aclose)
+        """Answer with events as they come, `whole` or without contents, until one is the last."""
+        frame = self._frame if whole else _facts_frame
+        return ServerSentEvents(
+            self._stream(batches, is_last or (lambda event: False), frame), batches.aclose
+        )
 
     def close(self) -> None:
         """End every stream after what it has ready; a client that resumes by Last-Event-ID loses nothing."""
@@ -171,7 +194,10 @@ class Streams:
         return self._closed
 
     async def _stream(
-        self, batches: AsyncGenerator[list[Event]], is_last: Callable[[Event], bool]
+        self,
+        batches: AsyncGenerator[list[Event]],
+        is_last: Callable[[Event], bool],
+        frame: Callable[[Event], bytes],
     ) -> AsyncGenerator[bytes]:
         yield format_sse_event(retry=_RETRY_MS)
         closing = self._closing()
@@ -189,7 +215,7 @@ class Streams:
                     end = next((number for number, event in enumerate(batch, 1) if is_last(event)), None)
                     batch = batch[:end]
                     for first in range(0, len(batch), _CHUNK):
-                        yield b"".join(map(self._frame, batch[first : first + _CHUNK]))
+                        yield b"".join(map(frame, batch[first : first + _CHUNK]))
                     if end is not None:
                         return
                 elif closing.done():
@@ -205,8 +231,7 @@ class Streams:
         """An event as it goes over the wire, encoded once for all streams; without id where no log has it."""
         frame = self._frames.get(event.seq or 0)
         if frame is None:
-            number = None if event.seq is None else str(event.seq)
-            frame = format_sse_event(id=number, event=event.event_type, data_str=event.encode().decode())
+            frame = _frame_of(event)
             if event.seq is not None:
                 if self._cached_bytes > _MAX_CACHED_BYTES:
                     self._frames.clear()
@@ -214,3 +239,13 @@ class Streams:
                 self._frames[event.seq] = frame
                 self._cached_bytes += len(frame)
         return frame
+
+
+def _frame_of(event: Event) -> bytes:
+    number = None if event.seq is None else str(event.seq)
+    return format_sse_event(id=number, event=event.event_type, data_str=event.encode().decode())
+
+
+def _facts_frame(event: Event) -> bytes:
+    facts = event_facts(event)
+    return b"" if facts is None else _frame_of(facts)

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from meshwright.edges.http.routing import CallerDep, JsonLine, MeshDep, make_router
+from meshwright.edges.http.routing import ContentsDep, JsonLine, MeshDep, make_router
 from meshwright.events.inbox import InboxPage
 
 router = make_router("tasks")
@@ -29,10 +29,11 @@ class InboxQuery(BaseModel):
 
 
 @router.get("/inbox", summary="List what waits for people", response_model=InboxPage)
-async def list_inbox(mesh: MeshDep, caller: CallerDep, query: Annotated[InboxQuery, Query()]) -> Response:
+async def list_inbox(mesh: MeshDep, caller: ContentsDep, query: Annotated[InboxQuery, Query()]) -> Response:
     """List the questions that tasks have for people, the oldest first.
 
     To answer one, send its `wait_id` as the `key`, and a value that fits its `answer_schema`, to
     `POST /tasks/{task_id}/answer`.
     """
+    await mesh.audit.record_read(caller, "inbox")
     return JsonLine(await mesh.inbox.page(caller.tenant_id, **dict(query)))

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import ClientDisconnect
 
 from meshwright.core.errors import NotFound
-from meshwright.core.messages import Identifier
+from meshwright.core.messages import Caller, Identifier
 from meshwright.edges.auth import call_context
 from meshwright.edges.bodies import PROBLEM_TYPE, InvalidFields
 from meshwright.edges.http.chat import (
@@ -34,24 +34,25 @@ from meshwright.edges.http.routing import (
     ALL_DOWN,
     PROBLEM,
     STREAM,
-    CallerDep,
     JsonLine,
     ReadyMesh,
-    ServerSentEvents,
+    SubmitterDep,
     make_router,
     problems,
     retry_after,
 )
+from meshwright.edges.http.sessions import ServerSentEvents
 from meshwright.ledger.keys import LLM_SERVICE
 from meshwright.mesh import Mesh
 from meshwright.models.errors import ModelTimeout, ModelUnavailable
-from meshwright.models.port import ModelReply, ModelRequest
+from meshwright.models.port import CallContext, ModelReply, ModelRequest
 
 GROUPS = ("default", "quality", "fast")
 _COST_HEADER = "x-litellm-response-cost"
 """By this name a LiteLLM proxy tells what a call cost, and so its clients look for it."""
 _UNAVAILABLE = {"error": ALL_DOWN}
 _ResultT = TypeVar("_ResultT")
+
 
 router = make_router("models")
 
@@ -119,7 +120,7 @@ _OPENAI_ERRORS: dict[int | str, Any] = {
 
 
 @router.get("/v1/models", summary="List the models, as OpenAI's API does", responses=_OPENAI_ERRORS)
-async def list_models(request: Request) -> ModelList:
+async def list_models(request: Request, caller: SubmitterDep) -> ModelList:
     """List the groups that may be named as `model`."""
     return ModelList(object="list", data=[ModelEntry(id=group) for group in _groups(request) or GROUPS])
 
@@ -128,7 +129,7 @@ async def list_models(request: Request) -> ModelList:
     "/v1/models/{model_id:path}", summary="Describe a model, as OpenAI's API does", responses=_OPENAI_ERRORS
 )
 async def describe_model(
-    request: Request, model_id: Annotated[str, Path(min_length=1, max_length=128)]
+    request: Request, caller: SubmitterDep, model_id: Annotated[str, Path(min_length=1, max_length=128)]
 ) -> ModelEntry:
     """Describe a group that may be named as `model`."""
     _check_group(request, model_id)
@@ -141,10 +142,12 @@ async def describe_model(
     response_model=ChatCompletion,
     responses={200: {"content": STREAM}, **_OPENAI_ERRORS},
 )
-async def complete_chat(request: Request, mesh: ReadyMesh, caller: CallerDep, asked: ChatRequest) -> Response:
+async def complete_chat(
+    request: Request, mesh: ReadyMesh, caller: SubmitterDep, asked: ChatRequest
+) -> Response:
     """Have a model answer. A client that goes away ends the call, and closes its connection."""
     _check_group(request, asked.model)
-    wanted = model_request(asked, call_context(caller, tenant_id=asked.tenant_id, user=asked.user))
+    wanted = model_request(asked, await _counted(mesh, caller, tenant_id=asked.tenant_id, user=asked.user))
     answer = ChatAnswer(wanted.model)
     if asked.stream:
         with_usage = asked.stream_options is not None and asked.stream_options.include_usage
@@ -160,14 +163,16 @@ async def complete_chat(request: Request, mesh: ReadyMesh, caller: CallerDep, as
     response_model=ResponseDocument,
     responses={200: {"content": STREAM}, **_OPENAI_ERRORS},
 )
-async def respond(request: Request, mesh: ReadyMesh, caller: CallerDep, asked: ResponsesRequest) -> Response:
+async def respond(
+    request: Request, mesh: ReadyMesh, caller: SubmitterDep, asked: ResponsesRequest
+) -> Response:
     """Have a model answer, in the words of the Responses API. Nothing of it is stored."""
     _check_group(request, asked.model)
     try:
         chat = chat_request(asked)
     except ValidationError as error:
         raise InvalidFields.of(error.errors(include_url=False, include_input=False)) from None
-    wanted = model_request(chat, call_context(caller, tenant_id=asked.tenant_id, user=asked.user))
+    wanted = model_request(chat, await _counted(mesh, caller, tenant_id=asked.tenant_id, user=asked.user))
     answer = ResponseAnswer(asked)
     if asked.stream:
         call = await _begun(request, mesh, wanted)
@@ -182,10 +187,12 @@ async def respond(request: Request, mesh: ReadyMesh, caller: CallerDep, asked: R
     response_model=EmbeddingList,
     responses=_OPENAI_ERRORS,
 )
-async def embed(request: Request, mesh: ReadyMesh, caller: CallerDep, asked: EmbeddingRequest) -> Response:
+async def embed(request: Request, mesh: ReadyMesh, caller: SubmitterDep, asked: EmbeddingRequest) -> Response:
     """Make texts vectors. A client that goes away ends the call, and closes its connection."""
     _check_group(request, asked.model)
-    wanted = embedding_request(asked, call_context(caller, tenant_id=asked.tenant_id, user=asked.user))
+    wanted = embedding_request(
+        asked, await _counted(mesh, caller, tenant_id=asked.tenant_id, user=asked.user)
+    )
     reply = await _unless_gone(request, mesh.model.complete(wanted))
     return JsonLine(embedding_document(asked, reply), headers=_cost_of(reply))
 
@@ -199,7 +206,7 @@ async def embed(request: Request, mesh: ReadyMesh, caller: CallerDep, asked: Emb
             400: "The body is not JSON, or holds other than text.",
             402: "A budget has no room for the call.",
             403: "The key is another tenant's.",
-            429: "The providers want us to wait: see `Retry-After`.",
+            429: "The providers want us to wait, or the tenant has made its calls: see `Retry-After`.",
         }
     )
     | {
@@ -209,9 +216,11 @@ async def embed(request: Request, mesh: ReadyMesh, caller: CallerDep, asked: Emb
         }
     },
 )
-async def complete(request: Request, mesh: ReadyMesh, caller: CallerDep, asked: CompleteRequest) -> Response:
+async def complete(
+    request: Request, mesh: ReadyMesh, caller: SubmitterDep, asked: CompleteRequest
+) -> Response:
     """Have the best or the fastest model answer some messages. A client that goes away ends the call."""
-    context = call_context(caller, tenant_id=asked.tenant_id)
+    context = await _counted(mesh, caller, tenant_id=asked.tenant_id)
     wanted = ModelRequest(
         model=asked.model,
         messages=messages_of(asked.messages),
@@ -227,6 +236,16 @@ async def complete(request: Request, mesh: ReadyMesh, caller: CallerDep, asked: 
     used = reply.usage
     usage = {"prompt_tokens": used.prompt_tokens, "completion_tokens": used.completion_tokens}
     return JsonLine({"content": reply.content, "model": reply.model, "usage": usage})
+
+
+async def _counted(
+    mesh: Mesh, caller: Caller, *, tenant_id: str | None = None, user: str | None = None
+) -> CallContext:
+    """Who pays for a call, which counts from now on. Raises Forbidden, Overloaded, StorageExceeded."""
+    context = call_context(caller, tenant_id=tenant_id, user=user)
+    await mesh.tenants.require_storage(context.tenant_id)
+    mesh.tenants.take(context.tenant_id, "calls_per_minute")
+    return context
 
 
 def _groups(request: Request) -> tuple[str, ...] | None:
@@ -251,7 +270,7 @@ async def _begun(request: Request, mesh: Mesh, wanted: ModelRequest) -> Streamed
     call = StreamedCall(mesh.model, wanted)
     try:
         await _unless_gone(request, call.begun())
-    except BaseException:  # also where the server ends: nobody else would end the call
+    except BaseException:  # also where the server ends: nothing else would end the call
         await call.end()
         raise
     return call

@@ -8,14 +8,14 @@ from fastapi import Header
 from pydantic import BaseModel, ConfigDict, Field
 
 from meshwright.core.messages import Event, derived_id, new_id
-from meshwright.edges.http.routing import CallerDep, ReadyMesh, make_router
+from meshwright.edges.http.routing import ReadyMesh, SubmitterDep, make_router, problems
 
 router = make_router("events")
 _NAME = r"[A-Za-z0-9_-]{1,64}"
 
 
 class EventRequest(BaseModel):
-    """An event from outside. Its topic begins with `app.`, so that nobody forges the mesh's own."""
+    """An event from outside. Its topic begins with `app.`, so that no client forges the mesh's own."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -30,10 +30,16 @@ class PublishedEvent(BaseModel):
     id: str
 
 
-@router.post("/events", status_code=202, summary="Publish an event", response_description="Durable.")
+@router.post(
+    "/events",
+    status_code=202,
+    summary="Publish an event",
+    response_description="Durable.",
+    responses=problems({507: "The tenant stores as much as it may."}),
+)
 async def publish(
     mesh: ReadyMesh,
-    caller: CallerDep,
+    caller: SubmitterDep,
     event: EventRequest,
     idempotency_key: Annotated[
         str | None,
@@ -49,6 +55,7 @@ async def publish(
     name = new_id() if idempotency_key is None else derived_id(caller.requested_by, idempotency_key)
     event_id = f"app/{caller.tenant_id}/{name}"
     if idempotency_key is None or not await mesh.log.knows(event_id):
+        await mesh.tenants.require_storage(caller.tenant_id)
         made = Event(
             id=event_id,
             event_type=event.event_type,

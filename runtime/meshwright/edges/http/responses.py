@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import AsyncGenerator, Mapping
 from itertools import count
@@ -232,12 +233,18 @@ class ResponseAnswer:
             done = {"name": tool_call.name, "arguments": arguments}
             yield frame("response.function_call_arguments.done", **at_item, **done)
             yield frame("response.output_item.done", **at, item=item)
+        for index, item in enumerate(_pictures(reply), start=int(bool(text)) + len(reply.tool_calls)):
+            yield frame(
+                "response.output_item.added", output_index=index, item={**item, "status": "in_progress"}
+            )
+            yield frame("response.output_item.done", output_index=index, item=item)
         response = self.whole(reply)
         yield frame(f"response.{response['status']}", response=response)
 
     def _output(self, reply: ModelReply) -> list[dict[str, Any]]:
-        said = [self._message(reply.content)] if reply.content or not reply.tool_calls else []
-        return [*said, *map(_call_item, reply.tool_calls)]
+        pictures = _pictures(reply)
+        said = [self._message(reply.content)] if reply.content or not (reply.tool_calls or pictures) else []
+        return [*said, *map(_call_item, reply.tool_calls), *pictures]
 
     def _message(self, text: str) -> dict[str, Any]:
         content = [_text_part(text)]
@@ -275,6 +282,20 @@ class ResponseAnswer:
 
 def _text_part(text: str) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def _pictures(reply: ModelReply) -> list[dict[str, Any]]:
+    """The pictures of a reply as OpenAI's own tool gives them."""
+    pictures = [file for file in reply.files if file.data and file.media_type.startswith("image/")]
+    return [
+        {
+            "type": "image_generation_call",
+            "id": f"ig_{n}",
+            "status": "completed",
+            "result": base64.b64encode(file.data).decode(),
+        }
+        for n, file in enumerate(pictures)
+    ]
 
 
 def _call_item(call: ToolCall) -> dict[str, Any]:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from importlib.resources import files
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
-from starlette.types import Receive, Scope, Send
+from starlette.types import Scope
 
+from meshwright.core.access import Role
 from meshwright.core.encoding import encode
 from meshwright.core.errors import (
     Draining,
@@ -26,10 +27,13 @@ from meshwright.core.errors import (
     MeshError,
     ModelError,
     NotFound,
+    Overloaded,
+    StorageExceeded,
     TooLarge,
 )
 from meshwright.core.messages import Caller
 from meshwright.core.tracing import parse
+from meshwright.edges.auth import require_administrator, require_any
 from meshwright.edges.bodies import PROBLEM_TYPE, InvalidFields, Problem, check_size, problem_of, read_json
 from meshwright.ledger.keys import Forbidden, Unauthenticated
 from meshwright.mesh import Mesh
@@ -48,11 +52,13 @@ from meshwright.settings import Settings
 ALL_DOWN = "All providers unavailable"
 _METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 _GONE = 499  # for a client that is not there any more
+_MAX_PATH_CHARS = 200  # of a request that was refused
 _RETRY_AFTER_SECONDS = 1  # what a busy or a stopping host asks for
 CALLER = "meshwright.caller"
 """Where a request's scope has its caller."""
 _JSON = (b"content-type", b"application/json")
-_EVENT_STREAM = "text/event-stream"
+EVENT_STREAM = "text/event-stream"
+"""The content type of server-sent events."""
 
 
 async def _mesh_of(request: Request) -> Mesh:
@@ -74,6 +80,44 @@ async def _ready_mesh(request: Request) -> Mesh:
 MeshDep = Annotated[Mesh, Depends(_mesh_of)]
 ReadyMesh = Annotated[Mesh, Depends(_ready_mesh)]
 CallerDep = Annotated[Caller, Depends(_caller_of)]
+"""Who calls. A route that takes this says by `require` what the caller has to be."""
+
+
+class Needs(NamedTuple):
+    """What a route asks of its caller: one of some roles; and credentials, wherever it is, if `is_known`."""
+
+    roles: tuple[Role, ...]
+    is_known: bool = False
+
+    async def check(self, request: Request) -> Caller:
+        """Returns the caller of a request. Raises Unauthenticated, Forbidden."""
+        caller: Caller = request.scope[CALLER]
+        if self.is_known:
+            require_administrator(caller)
+        require_any(caller, self.roles, f"may {request.method} {request.url.path}")
+        return caller
+
+
+def needs(*roles: Role, is_known: bool = False) -> Any:
+    """The dependency of a route that one of some roles may use: `Annotated[Caller, needs(Role.OPERATOR)]`."""
+    return Depends(Needs(roles, is_known).check)
+
+
+def needs_of(endpoint: Callable[..., Any]) -> Needs | None:
+    """What an endpoint asks of its caller, as its signature says."""
+    hints = get_type_hints(endpoint, include_extras=True).values()
+    dependencies = (
+        getattr(part, "dependency", None) for hint in hints for part in getattr(hint, "__metadata__", ())
+    )
+    owners = (getattr(dependency, "__self__", None) for dependency in dependencies)
+    return next((owner for owner in owners if isinstance(owner, Needs)), None)
+
+
+ViewerDep = Annotated[Caller, needs(Role.VIEWER)]
+ContentsDep = Annotated[Caller, needs(Role.CONTENTS)]
+SubmitterDep = Annotated[Caller, needs(Role.SUBMITTER)]
+OperatorDep = Annotated[Caller, needs(Role.OPERATOR)]
+KeysAdminDep = Annotated[Caller, needs(Role.ADMIN, is_known=True)]
 
 
 def valid_trace(traceparent: str | None) -> str | None:
@@ -90,28 +134,6 @@ class JsonLine(JSONResponse):
         return b"%b\n" % text
 
 
-class ServerSentEvents(StreamingResponse):
-    """Frames as server-sent events. Once the client has gone, the frames are closed and `end` is called."""
-
-    media_type = _EVENT_STREAM
-
-    def __init__(
-        self, frames: AsyncGenerator[bytes], end: Callable[[], Awaitable[None]] | None = None
-    ) -> None:
-        self._frames = frames
-        self._end = end
-        super().__init__(frames, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the stream."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            await self._frames.aclose()
-            if self._end is not None:
-                await self._end()
-
-
 class _JsonRoute(APIRoute):
     """A route whose body is JSON within the limits of the mesh, whatever content type it claims to be."""
 
@@ -121,9 +143,18 @@ class _JsonRoute(APIRoute):
             return handle
         model: Any = self.body_field.field_info.annotation
         calls_model = self.path.startswith("/v1/")
+        is_counted = calls_model or self.path == "/complete"
+        needed = needs_of(self.endpoint)
 
         async def read_and_handle(request: Request) -> Response:
-            settings = (await _mesh_of(request)).settings
+            if needed is not None:  # before anything of the body is read
+                await needed.check(request)
+            mesh = await _mesh_of(request)
+            if is_counted:
+                caller: Caller = request.scope[CALLER]
+                if not caller.all_tenants:  # others name the tenant in the body
+                    mesh.tenants.check(caller.tenant_id, "calls_per_minute")
+            settings = mesh.settings
             body = await read_body(request, settings, of_model_call=calls_model)
             document = read_json(body, settings, of_model_call=calls_model)
             try:
@@ -176,11 +207,15 @@ async def answer_error(request: Request, error: Exception) -> Response:
     if isinstance(error, RequestValidationError):
         error = InvalidFields.of(error.errors())
     if isinstance(error, MeshError):
-        return error_response(request.url.path, error)
+        if CALLER in request.scope:
+            record_misuse(request.app.state.mesh, request.scope, error)
+        if _is_tenants_limit(error) and (caller := request.scope.get(CALLER)) is not None:
+            await request.app.state.brake.hold(caller)
+        return error_response(request.scope["path"], error)
     if isinstance(error, HTTPException):
         return _framework_error(request, error)
     if isinstance(error, ClientDisconnect):
-        return Response(status_code=_GONE)  # nobody reads it
+        return Response(status_code=_GONE)  # the client has left
     # The server logs the traceback; the client learns nothing of it, since it may hold a task's content.
     return _response(
         Problem(
@@ -193,9 +228,25 @@ async def answer_error(request: Request, error: Exception) -> Response:
     )
 
 
+def record_misuse(mesh: Mesh, scope: Scope, error: MeshError) -> None:
+    """Have it in the audit trail if credentials were refused, or a known caller may not do what it asked."""
+    caller: Caller | None = scope.get(CALLER)
+    if isinstance(error, Forbidden) or (isinstance(error, Unauthenticated) and caller is None):
+        path = scope["path"][:_MAX_PATH_CHARS]
+        if caller is None:  # its tenant is unknown, so its record names nothing of any
+            path = "/".join(path.split("/")[:2])
+        request = f"{scope.get('method', 'GET')} {path}"
+        address = (scope.get("client") or ("",))[0]
+        mesh.audit.record_misuse(error.message, request=request, address=address, caller=caller)
+
+
 def retry_after(wait_seconds: float | None) -> dict[str, str]:
     """The header that says when to try again, where that is known."""
     return {} if wait_seconds is None else {"Retry-After": str(max(1, round(wait_seconds)))}
+
+
+def _is_tenants_limit(error: MeshError) -> bool:
+    return isinstance(error, (Overloaded, StorageExceeded)) and error.field == "tenant_id"
 
 
 def error_response(path: str, error: MeshError) -> Response:
@@ -208,7 +259,9 @@ def error_response(path: str, error: MeshError) -> Response:
         headers["WWW-Authenticate"] = "Bearer"
     if not path.startswith("/v1/"):
         return _response(problem_of(error), headers)
-    if isinstance(error, BudgetExceeded) or (isinstance(error, ModelError) and wait_seconds is None):
+    if isinstance(error, (BudgetExceeded, StorageExceeded)) or (
+        isinstance(error, ModelError) and wait_seconds is None
+    ):
         headers["x-should-retry"] = "false"  # a client is not to repeat by itself what was tried here
     return JsonLine(openai_error(error), _refusal_of(error).status, headers)
 
@@ -258,6 +311,8 @@ _REFUSALS: tuple[tuple[type[MeshError], _Refusal], ...] = (
     (TooLarge, _Refusal(413, "invalid_request_error", "request_too_large")),
     (InvalidInput, _Refusal(400, "invalid_request_error")),
     (BudgetExceeded, _Refusal(429, "insufficient_quota", "insufficient_quota")),
+    (Overloaded, _Refusal(429, "requests", "rate_limit_exceeded")),
+    (StorageExceeded, _Refusal(429, "insufficient_quota", "insufficient_quota")),
     (RateLimited, _Refusal(429, "requests", "rate_limit_exceeded")),
     (ContextTooLong, _Refusal(400, "invalid_request_error", "context_length_exceeded")),
     (ContentRefused, _Refusal(400, "invalid_request_error", "content_filter")),
@@ -307,7 +362,7 @@ ANY_PROBLEM: dict[int | str, Any] = {
 }
 """Documents what every operation may answer instead."""
 STREAM: dict[str, Any] = {
-    _EVENT_STREAM: {
+    EVENT_STREAM: {
         "schema": {
             "type": "object",
             "description": "one server-sent event of the stream",
@@ -318,7 +373,7 @@ STREAM: dict[str, Any] = {
 }
 """The content of an answer that is a stream."""
 EVENTS: dict[int | str, Any] = {
-    200: {"content": {_EVENT_STREAM: {**STREAM[_EVENT_STREAM], "example": _EXAMPLES["EventStream"]}}}
+    200: {"content": {EVENT_STREAM: {**STREAM[EVENT_STREAM], "example": _EXAMPLES["EventStream"]}}}
 }
 """Documents that an operation answers with a stream of the mesh's events."""
 

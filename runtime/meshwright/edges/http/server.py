@@ -1,4 +1,4 @@
-"""Serves the API: on one socket, until it is told to stop, and then without cutting anybody off."""
+"""Serves the API on one socket until it is stopped; running requests then finish."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import errno
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
+from pathlib import Path
 
 from fastapi import FastAPI
 
@@ -18,10 +19,14 @@ from meshwright.core.http_limits import LimitedServer
 from meshwright.edges.auth import keys_required
 from meshwright.edges.http.app import create_app, is_loopback
 from meshwright.edges.http.events import Streams
+from meshwright.edges.http.tls import Certificate
 from meshwright.mesh import Mesh
+from meshwright.sql.folder import SOCKET_NAME
 
+_LOOPBACK = "127.0.0.1"
 _BACKLOG = 2048
 _STOP_SECONDS = 10  # what requests under way have to end, once the server stops
+_MAX_MESSAGE_BYTES = 64 * 1024  # of a WebSocket's client
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _SECURITY_HEADERS = [
     ("X-Content-Type-Options", "nosniff"),
@@ -34,7 +39,7 @@ _SECURITY_HEADERS = [
     ),
 ]
 """What every answer tells browsers: to load nothing from elsewhere, and to show no page in a frame."""
-_UPGRADE_WARNINGS = ("Unsupported upgrade request", "No supported WebSocket library")
+_UPGRADE_WARNING = "Unsupported upgrade request"
 
 _MakeApp = Callable[[Mesh, Streams], FastAPI]
 """What makes the application that is served."""
@@ -45,24 +50,21 @@ async def serve(
     listener: socket.socket,
     on_ready: Callable[[str], None],
     make_app: _MakeApp = create_app,
+    *,
+    has_socket: bool = False,
 ) -> None:
     """Serve a running mesh until SIGINT or SIGTERM; a second one cuts off what is under way.
 
-    The socket is what `listen` gave; `on_ready` gets the URL once requests are answered. Raises ConfigError
-    where other machines could use a mesh that requires no key, StoreFailed when the mesh cannot go on.
+    The socket is what `listen` gave; `on_ready` gets the URL once requests are answered. With `has_socket` it
+    is served at `mesh.sock` of the data folder too. Raises ConfigError where other machines could use a mesh
+    that requires no key or speaks no TLS, StoreFailed when the mesh cannot go on.
     """
-    host = listener.getsockname()[0]
-    is_open = not (mesh.settings.http.insecure or await keys_required(mesh.keys, mesh.settings))
-    if is_open and not is_loopback(host):
-        raise ConfigError(
-            f"http.host {host} lets other machines in, and this mesh requires no key",
-            remedy="create one with mesh keys create, set keys.required = true, or start it with --insecure",
-            field="listen_host",
-        )
+    await _check_exposed(mesh, listener.getsockname()[0])
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     with ExitStack() as signals:
-        async with _serving(mesh, listener, make_app) as server:
+        local = signals.enter_context(local_socket(mesh.settings.data_dir)) if has_socket else None
+        async with _serving(mesh, listener, make_app, local) as server:
 
             def interrupt() -> None:
                 server.force_exit = stopping.is_set()
@@ -77,6 +79,59 @@ async def serve(
             raise failure
 
 
+async def _check_exposed(mesh: Mesh, host: str) -> None:
+    """Raise ConfigError for a mesh that other machines could use, or listen to."""
+    settings = mesh.settings
+    if settings.http.insecure or is_loopback(host):
+        return
+    missing = []
+    if not await keys_required(mesh.keys, settings):
+        missing.append(("requires no key", "create one with mesh keys create, or set keys.required = true"))
+    if settings.http.tls_cert is None:
+        missing.append(("speaks no TLS", "set http.tls_cert and http.tls_key"))
+    if missing:
+        faults, remedies = zip(*missing, strict=True)
+        raise ConfigError(
+            f"http.host {host} lets other machines in, and this mesh {' and '.join(faults)}",
+            remedy=f"{'; '.join(remedies)}. Or keep it on loopback behind a proxy with TLS; "
+            "--insecure starts it all the same",
+            field="listen_host",
+        )
+
+
+@contextmanager
+def local_socket(folder: Path) -> Iterator[socket.socket | None]:
+    """Listen at the Unix socket of a data folder, which only its owner and root may use.
+
+    None, with a warning, where the system or the length of the path allows none.
+    """
+    path = folder / SOCKET_NAME
+    listener = None
+    try:
+        if not hasattr(socket, "SO_PEERCRED"):
+            raise OSError("this system does not say who is at its other end")
+        if path.is_socket():
+            path.unlink()  # of a mesh that was killed: the lock of the folder is ours
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(str(path))
+        path.chmod(0o600)
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        if listener is not None:
+            listener.close()
+        listener = None
+        logging.getLogger("meshwright.http").warning(
+            "There is no socket at %s (%s): commands use the admin token", path, error.strerror or error
+        )
+    try:
+        yield listener
+    finally:
+        if listener is not None:
+            listener.close()
+            path.unlink(missing_ok=True)
+
+
 @asynccontextmanager
 async def serving(mesh: Mesh, host: str, port: int, make_app: _MakeApp = create_app) -> AsyncIterator[Server]:
     """Serve a running mesh within a block, and its `url`. Raises what `listen` raises."""
@@ -86,11 +141,18 @@ async def serving(mesh: Mesh, host: str, port: int, make_app: _MakeApp = create_
 
 
 @asynccontextmanager
-async def _serving(mesh: Mesh, listener: socket.socket, make_app: _MakeApp) -> AsyncIterator[Server]:
-    server = Server(mesh, listener, make_app)
-    await server.start(listener)
+async def _serving(
+    mesh: Mesh, listener: socket.socket, make_app: _MakeApp, local: socket.socket | None = None
+) -> AsyncIterator[Server]:
+    http = mesh.settings.http
+    cert, key = http.tls_cert, http.tls_key
+    certificate = Certificate(mesh.project / cert, mesh.project / key) if cert and key else None
+    server = Server(mesh, listener, make_app, scheme="https" if certificate else "http")
+    plain = listen(_LOOPBACK, http.plain_port) if certificate and http.plain_port else None
+    await server.start(listener, tls=certificate.context if certificate else None, local=local, plain=plain)
     try:
-        yield server
+        async with certificate.reloading(mesh.tell) if certificate else nullcontext():
+            yield server
     finally:
         await server.close()
 
@@ -98,17 +160,20 @@ async def _serving(mesh: Mesh, listener: socket.socket, make_app: _MakeApp) -> A
 class Server(LimitedServer):
     """A server of the API at a `url`, whose event streams end when it stops."""
 
-    def __init__(self, mesh: Mesh, listener: socket.socket, make_app: _MakeApp) -> None:
+    def __init__(self, mesh: Mesh, listener: socket.socket, make_app: _MakeApp, scheme: str = "http") -> None:
         self._streams = Streams()
         super().__init__(
             make_app(mesh, self._streams),
             headers=_SECURITY_HEADERS,
             backlog=_BACKLOG,
             timeout_graceful_shutdown=_STOP_SECONDS,
+            ws="wsproto",
+            ws_max_size=_MAX_MESSAGE_BYTES,
+            ws_per_message_deflate=False,
         )
         logging.getLogger("uvicorn.error").addFilter(_is_no_upgrade_warning)  # that filter once, by identity
         host, port = listener.getsockname()[:2]
-        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self.url = f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End the streams, which would not end by themselves, then everything else."""
@@ -163,5 +228,5 @@ def _no_address(host: str, port: int, error: OSError) -> ConfigError:
 
 
 def _is_no_upgrade_warning(record: logging.LogRecord) -> bool:
-    """False for uvicorn's advice to install a WebSocket library: such a request is answered as any other."""
-    return not str(record.msg).startswith(_UPGRADE_WARNINGS)
+    """False for an upgrade that uvicorn does not know: such a request is answered as any other."""
+    return not str(record.msg).startswith(_UPGRADE_WARNING)

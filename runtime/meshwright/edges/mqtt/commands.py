@@ -11,12 +11,27 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
+
 from meshwright.core.encoding import encode
-from meshwright.core.errors import InvalidInput, MeshError, NotFound, TooLarge
+from meshwright.core.errors import InvalidInput, MeshError, TooLarge
 from meshwright.core.messages import Caller, TaskRequest, derived_id, new_id
 from meshwright.core.tracing import parse
-from meshwright.edges.auth import Authenticator, Credentials
+from meshwright.edges.auth import (
+    Authenticator,
+    Credentials,
+    Forbidden,
+    Role,
+    Unauthenticated,
+    bearer_of,
+    has_role,
+    require,
+    require_any,
+    require_asked,
+    require_for,
+)
 from meshwright.edges.bodies import PROBLEM_TYPE, AnswerRequest, problem_of, read_model
+from meshwright.edges.facts import shown
 from meshwright.edges.mqtt.connection import (
     JSON,
     BrokerAway,
@@ -32,6 +47,7 @@ from meshwright.work.record import TaskView
 
 _logger = logging.getLogger("meshwright.edges.mqtt")
 _ResultT = TypeVar("_ResultT")
+_Asked = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 _MAX_TOPIC_CHARS = 512
 _MAX_CORRELATION_BYTES = 1024
 _REPLIES = ("receipt", "outcome")
@@ -101,7 +117,7 @@ class Commands:
             document = await self._carry_out(connection, delivery, reply_to)
         except BrokerAway:
             raise
-        except Exception as error:  # whatever it was, the sender hears of it and the next message is served
+        except Exception as error:  # the sender gets every error, and the next message is served
             if not isinstance(error, MeshError):
                 _logger.exception("a message to %r failed", delivery.topic[:_MAX_TOPIC_CHARS])
                 what = f"An unexpected {type(error).__name__}"
@@ -119,7 +135,7 @@ class Commands:
         if not topic:
             return None
         client = self._topics.client_of(delivery.topic)
-        below = self._topics.replies_to(client)
+        below = self._topics.replies_to(delivery.topic)
         usable = len(topic) <= _MAX_TOPIC_CHARS and {"#", "+", "\0"}.isdisjoint(topic)
         if not usable or not topic.startswith(below) or topic == below:
             raise InvalidInput(
@@ -146,30 +162,66 @@ class Commands:
         def asked(ask: Callable[[], Awaitable[_ResultT]]) -> Awaitable[_ResultT]:
             return until_answered(ask, connection.sleep)
 
-        mesh, client = self._mesh, self._topics.client_of(delivery.topic)
-        caller = await asked(lambda: self._authenticator.authenticate(Credentials(client=client)))
+        mesh, credentials = self._mesh, self._credentials(delivery)
+        try:
+            caller = await asked(lambda: self._authenticator.authenticate(credentials))
+        except Unauthenticated as error:
+            if credentials.token or credentials.client != ANONYMOUS:
+                mesh.audit.record_misuse(error.message, edge="mqtt")
+            raise
+        if caller.all_tenants:  # it acts for the one that the topic names
+            tenant_id = self._topics.tenant_of(delivery.topic) or caller.tenant_id
+            caller = replace(caller, tenant_id=tenant_id, all_tenants=False)
+        try:
+            return await self._obey(asked, delivery, caller, reply_to)
+        except Forbidden as error:
+            request, named = delivery.topic[:_MAX_TOPIC_CHARS], replace(caller, source="mqtt")
+            mesh.audit.record_misuse(error.message, request=request, caller=named)
+            raise
+
+    async def _obey(
+        self, asked: _Asked, delivery: MqttMessage, caller: Caller, reply_to: MqttAddress | None
+    ) -> Any:
+        """Do what a message asks for on behalf of its caller."""
+        mesh = self._mesh
         verb, task_id = self._topics.parse(delivery.topic, caller.tenant_id)
         if verb == "submit":
+            require(replace(caller, source="mqtt"), Role.SUBMITTER, "makes tasks")
             return await self._submit(asked, delivery, caller, reply_to)
+        caller = replace(caller, source="mqtt")  # for the audit trail; a key is the same task at every edge
 
         def read() -> Awaitable[TaskView]:
             return mesh.task(task_id, caller.tenant_id)
 
-        answer = read_model(delivery.payload, AnswerRequest, mesh.settings) if verb == "answer" else None
-        # The topics without a client are for those who may act on every task.
-        if client != ANONYMOUS and not _may_act(await asked(read), caller.requested_by, answer):
-            raise NotFound(f"Client {client!r} has no task {task_id!r}", field="task_id")
-        if answer is None:
-            return await asked(lambda: mesh.cancel(task_id, caller.tenant_id))
+        if verb == "cancel":
+            require_any(caller, (Role.OPERATOR, Role.SUBMITTER), "cancels tasks")
+            require_for(
+                caller, (await asked(read)).requested_by, Role.OPERATOR, "cancels the tasks of others"
+            )
+            return shown(await asked(lambda: mesh.cancel(task_id, caller.tenant_id, caller=caller)), caller)
+        answer = read_model(delivery.payload, AnswerRequest, mesh.settings)
+        require_any(caller, (Role.APPROVER, Role.SUBMITTER), "answers questions")
+        if not has_role(caller, Role.APPROVER):
+            require_asked(caller, await asked(read), answer.key)
         await asked(lambda: mesh.answer(task_id, answer.key, answer.value, caller))
-        return await asked(read)
+        return shown(await asked(read), caller)
+
+    def _credentials(self, delivery: MqttMessage) -> Credentials:
+        """What a message shows of its sender: the user in its topic, or a token. Raises InvalidInput."""
+        client = self._topics.client_of(delivery.topic)
+        shown = delivery.properties.get("authorization")
+        if shown is None:
+            return Credentials(client=client)
+        if not (token := bearer_of(shown)):
+            raise InvalidInput(
+                "The user property authorization has to be Bearer, a space, and a key or token",
+                remedy="Send it so, or leave it out",
+                field="authorization",
+            )
+        return Credentials(client=client, token=token)
 
     async def _submit(
-        self,
-        asked: Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]],
-        delivery: MqttMessage,
-        caller: Caller,
-        reply_to: MqttAddress | None,
+        self, asked: _Asked, delivery: MqttMessage, caller: Caller, reply_to: MqttAddress | None
     ) -> Any:
         """Take a task; the answer is its receipt, or its outcome if that is wanted and there already."""
         wanted = delivery.properties.get("reply", "receipt")
@@ -189,8 +241,10 @@ class Commands:
         if reply_to is None or wanted == "receipt":
             return receipt
         task = TaskKey(caller.tenant_id, receipt.task_id)
+        view = await asked(lambda: self._mesh.task(task.task_id, task.tenant_id))
+        require_for(caller, view.requested_by, Role.CONTENTS, "is sent the outcome of another's task")
         await asked(lambda: self._courier.ask("mqtt", task, reply_to))
-        # It may have ended before anybody asked for its outcome.
+        # It may have ended before its outcome was asked for.
         return (await asked(lambda: self._mesh.task(task.task_id, task.tenant_id))).outcome
 
     async def _task_id(self, delivery: MqttMessage, tenant_id: str) -> str:
@@ -210,12 +264,6 @@ class Commands:
 
         free = await _first_not(is_taken)
         return nth(free - 1 if delivery.repeated and free else free)
-
-
-def _may_act(task: TaskView, client: str, answer: AnswerRequest | None) -> bool:
-    """Whether a task is a client's own, or asks it by name for this answer."""
-    asked = [wait for wait in task.waits if answer is not None and wait.wait_id == answer.key]
-    return task.requested_by == client or any(client in wait.may_answer for wait in asked)
 
 
 async def _first_not(holds: Callable[[int], Awaitable[bool]]) -> int:

@@ -12,11 +12,13 @@ import hashlib
 import logging
 import socket
 import ssl
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.client import Client, MQTTErrorCode, MQTTMessage
+from paho.mqtt.exception import MalformedPacket
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -124,6 +126,26 @@ class Publication:
                 properties = properties or Properties(PacketTypes.PUBLISH)
                 setattr(properties, name, value)
         return properties
+
+
+class LenientClient(Client):
+    """Drops a message that paho cannot read, such as one with U+FEFF in a property, which MQTT allows.
+
+    Paho would break the connection off, and the broker send the message again over each new one.
+    """
+
+    def _handle_publish(self) -> MQTTErrorCode:
+        try:
+            return super()._handle_publish()
+        except MalformedPacket as error:
+            _logger.warning("a message is dropped, since it cannot be read: %s", error)
+            command, packet = self._in_packet["command"], self._in_packet["packet"]
+            (topic_bytes,) = struct.unpack_from("!H", packet)
+            qos = command >> 1 & 3
+            if qos:
+                (packet_id,) = struct.unpack_from("!H", packet, 2 + topic_bytes)
+                self.ack(packet_id, qos)
+            return MQTTErrorCode.MQTT_ERR_SUCCESS
 
 
 Take = Callable[["BrokerConnection", MqttMessage], None]
@@ -278,7 +300,7 @@ class BrokerConnection:
             return
         self._ended.set_result(why)
         self._socket.close()
-        self._window.release()  # whoever waits for a turn wakes the next, and finds the end
+        self._window.release()  # each waiting sender wakes the next, and finds the end
         for answer in self._unanswered.values():
             if not answer.done():
                 answer.set_exception(why)
@@ -307,7 +329,7 @@ class BrokerConnection:
         elif mid in self._unanswered:
             self._window.release()
             answer = self._unanswered.pop(mid)
-            if not answer.done():  # nobody may wait any more
+            if not answer.done():  # the caller may have left
                 answer.set_result(str(reason) if reason.is_failure else "")
 
     def _on_message(self, client: Client, data: Any, message: MQTTMessage) -> None:

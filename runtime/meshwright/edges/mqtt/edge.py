@@ -15,7 +15,6 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from meshwright.core.clock import Backoff
-from meshwright.core.errors import ConfigError
 from meshwright.core.messages import Event
 from meshwright.edges.auth import Authenticator, KeyAuthenticator
 from meshwright.edges.mqtt.commands import Commands
@@ -25,6 +24,7 @@ from meshwright.edges.mqtt.connection import (
     BrokerConnection,
     BrokerOverrun,
     BrokerRefuses,
+    LenientClient,
 )
 from meshwright.edges.mqtt.outgoing import (
     Notices,
@@ -35,6 +35,7 @@ from meshwright.edges.mqtt.outgoing import (
     Views,
     will,
 )
+from meshwright.edges.mqtt.tls import BrokerTls, CertificatesChanged
 from meshwright.edges.replies import Courier
 from meshwright.mesh import Mesh
 
@@ -48,7 +49,7 @@ _KEEPALIVE_SECONDS = 30
 _DIAL_SECONDS = 5.0  # for TCP and TLS
 _SESSION_SECONDS = 86_400  # that the broker keeps our subscription, and what is sent to it, while we are away
 _MAX_UNACKNOWLEDGED = 64  # that the broker is asked to send at a time; some send more
-_HEADROOM = 4  # a message up to so many times its limit is read, so that its sender is told of it
+_HEADROOM = 4  # a message up to so many times its limit is read, so that its sender gets an error
 
 
 class MqttEdge:
@@ -60,13 +61,14 @@ class MqttEdge:
         topics = self._topics = Topics(settings.mqtt.prefix, settings.mqtt.reply_prefix)
         self._settings = settings
         self._url = settings.mqtt.url
-        self._tls = _tls(mesh) if self._url.startswith("mqtts:") else None
+        is_tls = self._url.startswith("mqtts:")
+        self._tls = BrokerTls(settings, mesh.project, mesh.tell) if is_tls else None
         self._client_id = f"{settings.mqtt.prefix}-edge"  # always the same, so that our session goes on
         self._tell = mesh.tell
         self._notices = Notices(mesh.tell)
-        self._views = Views(topics, self._notices)
+        self._views = Views(topics, self._notices, facts=bool(settings.mqtt.clients))
         self._outcomes = OutcomeSender(topics, self._notices)
-        mesh.component(Courier).register(self._outcomes)
+        mesh.component(Courier).register(self._outcomes, everywhere=True)
         authenticator = authenticator or KeyAuthenticator(mesh.keys, settings)
         self._commands = Commands(mesh, topics, self._notices, self._client_id, authenticator)
         self._presence = RetainedPresence(mesh, topics, self._notices)
@@ -101,6 +103,16 @@ class MqttEdge:
         await asyncio.wait([running])
         self._notices.close()
 
+    async def check(self) -> str:
+        """Log in beside a mesh that may run, and leave. Returns a sentence. Raises BrokerAway."""
+        try:
+            connection = await self._open(is_check=True)
+        except BrokerAway as error:
+            remedy = error.remedy or "Start the broker, or correct mqtt.url (MESH_MQTT__URL)"
+            raise BrokerAway(f"{self._url}: {error.message}", remedy=remedy) from error
+        await connection.close()
+        return f"{self._url} accepts the mesh"
+
     def _note(self, event: Event) -> None:
         self._views.add(event)
         self._presence.note(event)
@@ -112,6 +124,8 @@ class MqttEdge:
             began = loop.time()
             try:
                 await self._connect()
+            except CertificatesChanged:
+                continue
             except BrokerAway as error:
                 away = self._diagnosed(error, loop.time() - began)
                 self._report_away(away)
@@ -152,6 +166,10 @@ class MqttEdge:
         except asyncio.CancelledError:
             await self._leave(connection)
             raise
+        except CertificatesChanged:  # the session at the broker goes on, with what is sent to it meanwhile
+            await self._commands.finished(_LEAVE_SECONDS)
+            await connection.close()
+            raise
         finally:
             self._is_connected = False
             connection.abort("it is of no more use")
@@ -166,11 +184,15 @@ class MqttEdge:
                 group.create_task(self._views.show(connection))
                 group.create_task(self._presence.show(connection))
                 group.create_task(self._inbox.show(connection))
+                if self._tls is not None:
+                    group.create_task(self._tls.watch(connection))
                 raise await connection.ended()
         except ExceptionGroup as failures:
             _, defects = failures.split(BrokerAway)
             if defects is not None:
                 raise defects from None
+            if not connection.is_over:
+                raise CertificatesChanged("its certificates are others now") from None
             raise await connection.ended() from None
 
     async def _leave(self, connection: BrokerConnection) -> None:
@@ -199,11 +221,17 @@ class MqttEdge:
 
     # Connections
 
-    async def _open(self) -> BrokerConnection:
-        """Connect; the session of the last time goes on. Raises BrokerAway, or BrokerRefuses."""
-        client = self._client()
+    async def _open(self, *, is_check: bool = False) -> BrokerConnection:
+        """Connect; the session of the last time goes on. Raises BrokerAway, or BrokerRefuses.
+
+        A check takes no session and announces nothing: a mesh that runs keeps its own connection.
+        """
+        client = self._client(f"{self._client_id}-check" if is_check else self._client_id)
+        if not is_check:
+            last = will(self._topics)
+            client.will_set(last.topic, last.payload, last.qos, last.retain)
         try:
-            await self._dial(client)
+            await self._dial(client, session_seconds=0 if is_check else _SESSION_SECONDS)
             connection = BrokerConnection(client, self._commands.take)
             await connection.start()
         except ssl.SSLCertVerificationError as error:
@@ -216,10 +244,10 @@ class MqttEdge:
             raise BrokerAway(f"cannot be reached: {reason}") from error
         return connection
 
-    def _client(self) -> Client:
-        client = Client(
+    def _client(self, client_id: str) -> Client:
+        client = LenientClient(
             CallbackAPIVersion.VERSION2,
-            client_id=self._client_id,
+            client_id=client_id,
             protocol=MQTTv5,
             manual_ack=True,
             reconnect_on_failure=False,
@@ -231,23 +259,22 @@ class MqttEdge:
             self._settings.mqtt.username, password.get_secret_value() if password else None
         )
         if self._tls is not None:
-            client.tls_set_context(self._tls)
-        last = will(self._topics)
-        client.will_set(last.topic, last.payload, last.qos, last.retain)
+            self._tls.reload()
+            client.tls_set_context(self._tls.context)
         return client
 
-    async def _dial(self, client: Client) -> None:
-        """Connect in a thread of its own: nobody has to wait at the end for a name that is not found."""
+    async def _dial(self, client: Client, session_seconds: int) -> None:
+        """Connect in a thread of its own, so that a stop does not wait for a name that is not found."""
         address = urlsplit(self._url)
         properties = Properties(PacketTypes.CONNECT)
-        properties.SessionExpiryInterval = _SESSION_SECONDS
+        properties.SessionExpiryInterval = session_seconds
         properties.ReceiveMaximum = _MAX_UNACKNOWLEDGED
         properties.MaximumPacketSize = _HEADROOM * self._settings.max_payload_bytes
         loop = asyncio.get_running_loop()
         dialled: asyncio.Future[None] = loop.create_future()
 
         def settle(error: Exception | None) -> None:
-            if dialled.done():  # nobody waits any more: the broker sends our will
+            if dialled.done():  # the caller has left: the broker sends our will
                 if sock := client.socket():
                     sock.close()
             elif error is not None:
@@ -267,35 +294,8 @@ class MqttEdge:
                 )
             except Exception as error:  # noqa: BLE001 whatever it was, it is raised where it is waited for
                 failure = error
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with suppress(RuntimeError):  # the loop is closed: no caller is left
                 loop.call_soon_threadsafe(settle, failure)
 
         threading.Thread(target=dial, name="mqtt-dial", daemon=True).start()
         await dialled
-
-
-class _TlsSocket(ssl.SSLSocket):
-    """A socket that is closed where its handshake fails; paho would leave it open."""
-
-    def do_handshake(self, block: bool = False) -> None:
-        try:
-            super().do_handshake(block)
-        except OSError:
-            self.close()
-            raise
-
-
-def _tls(mesh: Mesh) -> ssl.SSLContext:
-    ca_file = mesh.settings.mqtt.ca_file
-    path = mesh.project / ca_file if ca_file else None
-    try:
-        context = ssl.create_default_context(cafile=path)
-    except OSError as error:
-        raise ConfigError(
-            f"mqtt.ca_file cannot be used: {error.strerror or error}",
-            path=str(path),
-            remedy="Name a PEM file that holds the authority's certificate",
-            field="mqtt_ca_file",
-        ) from error
-    context.sslsocket_class = _TlsSocket
-    return context

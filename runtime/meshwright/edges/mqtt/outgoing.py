@@ -18,9 +18,11 @@ from typing import Any
 from meshwright import __version__
 from meshwright.core.capability import AgentInfo
 from meshwright.core.encoding import encode
-from meshwright.core.errors import InvalidInput, NotFound
+from meshwright.core.errors import NotFound
 from meshwright.core.messages import ID_PATTERN, Caller, Event
 from meshwright.core.topics import AGENTS, TASK_PROGRESS
+from meshwright.edges.auth import Forbidden
+from meshwright.edges.facts import event_facts
 from meshwright.edges.mqtt.connection import (
     JSON,
     QUOTA_EXCEEDED,
@@ -46,20 +48,20 @@ _MAX_LEVEL_CHARS = 128
 _MAX_QUESTIONS = 100  # in the document of an inbox
 _GATHER_SECONDS = 0.1  # in which changes of an inbox become one message
 _OF_QUESTIONS = ("task.waiting", "wait.ended")
+TASK_VERBS = ("cancel", "answer")
+"""What can be asked of a task that there is."""
 _NOT_OF_A_LEVEL = re.compile(r"[^!-~]|[#+/]")
 
 
 # Topics; docs/mqtt.md lists them
 
 
-class ForeignTenant(InvalidInput):
+class ForeignTenant(Forbidden):
     """A message to the topics of a tenant that the client may not act for."""
-
-    status = 403
 
 
 class Topics:
-    """The topics below a prefix, and those below `replies` at which clients are answered."""
+    """The topics below a prefix, and those below `replies` at which clients without a name are answered."""
 
     def __init__(self, prefix: str, replies: str) -> None:
         self.prefix = prefix
@@ -70,27 +72,36 @@ class Topics:
         self.errors = f"{self._base}/errors"
 
     def client_of(self, topic: str) -> str:
-        """The client that a message came from: the broker lets nobody else publish below its name.
+        """The client that sent a message: the broker lets only that client publish below its name.
 
-        None is called ANONYMOUS: whoever logged in by that name would act on every task.
+        No client may be called ANONYMOUS: a login by that name would act on every task.
         """
         match topic.removeprefix(f"{self.prefix}/").split("/"):
             case [_, "clients", client, _, *_] if client != ANONYMOUS and re.fullmatch(ID_PATTERN, client):
                 return client
         return ANONYMOUS
 
-    def replies_to(self, client: str) -> str:
-        """The topic below which a client is answered: no one else may name a topic there."""
-        return f"{self._replies}/{client}/"
+    def tenant_of(self, topic: str) -> str | None:
+        """The tenant that a topic names; None where that can be none."""
+        tenant = topic.removeprefix(f"{self.prefix}/").partition("/")[0]
+        return tenant if re.fullmatch(ID_PATTERN, tenant) else None
+
+    def replies_to(self, topic: str) -> str:
+        """The topic below which the sender of a message is answered: no other client may name one there."""
+        client = self.client_of(topic)
+        if client == ANONYMOUS:
+            return f"{self._replies}/{ANONYMOUS}/"
+        tenant = topic.removeprefix(f"{self.prefix}/").partition("/")[0]
+        return f"{self.prefix}/{tenant}/clients/{client}/replies/"
 
     def of_task(self, tenant_id: str, task_id: str, what: str) -> str:
         """Where the progress or the outcome of a task goes: below its tenant."""
         return f"{self.prefix}/{_level(tenant_id)}/tasks/{_level(task_id)}/{what}"
 
-    def event(self, event: Event) -> str:
-        """Where an event of the bus goes: below its tenant."""
+    def event(self, event: Event, what: str = "events") -> str:
+        """Where an event of the bus goes, whole or its `facts`: below its tenant."""
         levels = "/".join(map(_level, (*event.topic.split("."), event.event_type)))
-        return f"{self.prefix}/{_level(event.tenant_id)}/events/{levels}"
+        return f"{self.prefix}/{_level(event.tenant_id)}/{what}/{levels}"
 
     def agent(self, agent_id: str) -> str:
         """Where an agent's presence is kept."""
@@ -101,7 +112,7 @@ class Topics:
         return f"{self.prefix}/{_level(tenant_id)}/inbox"
 
     def parse(self, topic: str, tenant_id: str) -> tuple[str, str]:
-        """What a caller of a tenant asks for at a topic: the verb, and of which task; none where it is new.
+        """What a caller of a tenant asks for at a topic: the verb, and its task, if it is not a new one.
 
         Raises ForeignTenant, or NotFound for no command.
         """
@@ -117,7 +128,7 @@ class Topics:
         match rest:
             case ["submit"]:
                 return "submit", ""
-            case ["tasks", task_id, ("cancel" | "answer") as verb] if re.fullmatch(ID_PATTERN, task_id):
+            case ["tasks", task_id, verb] if verb in TASK_VERBS and re.fullmatch(ID_PATTERN, task_id):
                 return verb, task_id
         raise NotFound(
             f"Nothing can be asked for at {shown!r}",
@@ -143,7 +154,7 @@ class Notices:
         self._timers: dict[tuple[str, bool], asyncio.TimerHandle] = {}
 
     def refused(self, problem: dict[str, Any], topic: str, *, answered: bool) -> None:
-        """Report a refused message; `answered` says whether its sender can be told.
+        """Report a refused message; `answered` says whether its sender can get a reply.
 
         Of what the sender wrote only the beginning is reported.
         """
@@ -155,7 +166,7 @@ class Notices:
         self._add((REFUSED, answered), topic=topic[:_MAX_CHARS], answered=answered, problem=short)
 
     def dropped(self, **known: Any) -> None:
-        """Report a message of ours that will reach nobody."""
+        """Report a message of ours that cannot be delivered."""
         self._add((DROPPED, False), **known)
 
     async def publish(self, connection: BrokerConnection, publication: Publication) -> asyncio.Future[str]:
@@ -191,11 +202,15 @@ class Notices:
 
 
 class Views:
-    """Shows events at the broker, as the HTTP API streams them. `idle` is set while none waits."""
+    """Shows events at the broker, as the HTTP API streams them. `idle` is set while none waits.
 
-    def __init__(self, topics: Topics, notices: Notices) -> None:
+    With `facts` each is shown without its contents too, for those who may not see them.
+    """
+
+    def __init__(self, topics: Topics, notices: Notices, *, facts: bool) -> None:
         self._topics = topics
         self._notices = notices
+        self._facts = facts
         self._waiting: deque[tuple[Publication, ...]] = deque()
         self._waiting_bytes = 0
         self._news = asyncio.Event()
@@ -239,6 +254,8 @@ class Views:
             encode(event)
         ).tobytes()  # a copy: an encoder's bytes hold up to half as many more
         yield Publication(self._topics.event(event), payload, qos=0)
+        if self._facts and (facts := event_facts(event)) is not None:
+            yield Publication(self._topics.event(event, "facts"), encode(facts), qos=0)
         if event.topic == TASK_PROGRESS and event.task_id is not None:
             yield Publication(self._topics.of_task(event.tenant_id, event.task_id, "progress"), payload, 0)
         if event.event_type == REFUSED and not event.payload["answered"]:

@@ -1,0 +1,1 @@
+"""Channels: chats whose messages become tasks, and whose replies go back there."""

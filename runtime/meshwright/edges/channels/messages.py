@@ -1,0 +1,81 @@
+"""The message of a channel, the same for all kinds, and the address that a reply to it goes to."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from meshwright.core.errors import InvalidInput, sentence
+from meshwright.core.messages import ID_PATTERN, derived_id
+from meshwright.edges.replies import Address
+from meshwright.settings.channels import ChannelKind
+
+SCHEME = "channel"
+MAX_CONTENT_CHARS = 40_000
+_Id = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+
+class ChannelMessage(BaseModel):
+    """A message that somebody sent in a chat, or that is sent there.
+
+    `id` is the service's own, which stays the same when it is delivered again; `thread_id` names the
+    conversation there. `channel_metadata` is what only that service knows, `context` what only the sender.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    id: _Id
+    tenant_id: str = Field(default="", pattern=ID_PATTERN.replace("{1,", "{0,"))
+    channel: ChannelKind = "http"
+    channel_metadata: dict[str, str] = Field(default_factory=dict, max_length=16)
+    sender: _Id
+    content: str = Field(min_length=1, max_length=MAX_CONTENT_CHARS)
+    timestamp: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    thread_id: _Id
+    reply_to: _Id | None = None
+    context: dict[str, Any] = Field(default_factory=dict)
+
+
+def message_of(**fields: Any) -> ChannelMessage:
+    """Returns a message made of what a service has sent. Raises InvalidInput."""
+    try:
+        return ChannelMessage.model_validate(fields)
+    except ValidationError as error:
+        [problem, *_] = error.errors(include_url=False, include_input=False)
+        field = ".".join(map(str, problem["loc"])) or "body"
+        remedy = "Send id, sender, content and thread_id"
+        raise InvalidInput(f"{field}: {sentence(problem)}", remedy=remedy, field=field) from None
+
+
+def time_of(value: Any, unit: float = 1.0) -> datetime:
+    """Returns the time that a service gives in units of so many seconds; now, where it gives none."""
+    try:
+        return datetime.fromtimestamp(float(value) * unit, UTC)
+    except (TypeError, ValueError, OverflowError, OSError):
+        return datetime.now(UTC)
+
+
+class ChannelAddress(Address):
+    """Where a reply goes: a conversation in a channel, and the message that it answers."""
+
+    channel: str
+    thread_id: str
+    message_id: str
+    metadata: dict[str, str] = Field(default_factory=dict)
+
+
+def task_of(tenant_id: str, channel: str, message_id: str) -> str:
+    """Returns the id of the task that a message becomes."""
+    return derived_id(tenant_id, f"channel:{channel}", message_id)
+
+
+def requester_of(channel: str, sender: str) -> str:
+    """Returns who requests the tasks of a sender, and answers what tasks ask."""
+    return f"channel:{channel}:{sender}"
+
+
+def thread_of(tenant_id: str, channel: str, thread_id: str) -> str:
+    """Returns the thread of the mesh that a conversation is: no person's own has such an id."""
+    return f"{channel}-{derived_id(tenant_id, f'channel:{channel}', thread_id)[:20]}"

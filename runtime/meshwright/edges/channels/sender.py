@@ -1,0 +1,188 @@
+"""Says in the chat what became of a message: the reply, what the task asks, and that no model answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from meshwright.core.messages import Event, Outcome, derived_id
+from meshwright.core.redaction import redact
+from meshwright.edges.channels.messages import (
+    MAX_CONTENT_CHARS,
+    SCHEME,
+    ChannelAddress,
+    ChannelMessage,
+    requester_of,
+    task_of,
+    thread_of,
+)
+from meshwright.edges.channels.receiver import ChatChannel
+from meshwright.edges.replies import Address, Undeliverable
+from meshwright.edges.webhooks.outgoing import USER_AGENT, InFlight, Pauses, TryLater
+from meshwright.events.filter import EventFilter
+from meshwright.mesh import Mesh
+from meshwright.work.people import APPROVAL
+from meshwright.work.protocol import TaskKey
+
+_WAITING, _PERSON, _PROVIDER = "task.waiting", "person", "provider"
+_TIMEOUT_SECONDS = 30.0
+_AT_ONCE = timedelta(seconds=0.5)  # within which the process that posts first does so
+_CUT = " [cut]"
+_LOOKS, _LOOK_SECONDS = 50, 0.1
+_TO_APPROVE = "Reply approve or deny, and why if you like."
+_TO_ANSWER = "Reply here to answer."
+_NOT_NEXT = " The first reply is to the question before this one, which is still open."
+
+
+class ChannelSender:
+    """Posts into the chats of channels, in order in each conversation."""
+
+    scheme = SCHEME
+    scope = "channels"
+
+    def __init__(self, mesh: Mesh, channels: Mapping[str, ChatChannel]) -> None:
+        self._mesh = mesh
+        self._channels = channels
+        self._pauses = Pauses()
+        self._in_flight = InFlight()
+        self._began: datetime | None = None  # to send; until then another process may have done so
+        self._tried: set[str] = set()
+
+    def typed(self, address: Address) -> ChannelAddress:
+        """A stored address as a channel's."""
+        return ChannelAddress.model_validate(address.model_dump())
+
+    def standing(self, task: TaskKey) -> Sequence[Address]:
+        """No address gets every outcome."""
+        return ()
+
+    def wants(self, event: Event) -> bool:
+        """What a task asks a person, and that it waits for a model."""
+        return event.event_type == _WAITING and event.fields.get("kind") in (_PERSON, _PROVIDER)
+
+    def line(self, address: Address) -> str:
+        """A conversation."""
+        assert isinstance(address, ChannelAddress)
+        return f"{address.channel} {address.thread_id}"
+
+    async def send(self, address: Address, document: bytes) -> None:
+        """Post the reply. Raises Undeliverable, TryLater."""
+        outcome = Outcome.model_validate_json(document)
+        channel, where = self._where(address)
+        message_id = derived_id(channel.settings.tenant, outcome.task_id, str(outcome.generation))
+        text = redact(outcome.answer) if outcome.success else channel.settings.apology
+        message = self._message(channel, where, message_id, text, "reply")
+        message.timestamp = outcome.completed_at
+        await self._post(channel, message)
+
+    async def tell(self, address: Address, event: Event) -> None:
+        """Post what a task waits for, where that is a person or a model. Raises Undeliverable, TryLater."""
+        channel, where = self._where(address)
+        if event.fields["kind"] == _PERSON:
+            was_asked = event.fields.get("repeated", False)
+            said, text = "question", "" if was_asked else await self._question(channel, where, event)
+        else:
+            is_time = await self._is_time(event, channel.settings.fallback_after)
+            said, text = "fallback", channel.settings.fallback if is_time else ""
+        if text:
+            message = self._message(channel, where, derived_id(event.tenant_id, event.id), text, said)
+            message.timestamp = event.time
+            await self._post(channel, message)
+
+    def _where(self, address: Address) -> tuple[ChatChannel, ChannelAddress]:
+        assert isinstance(address, ChannelAddress)
+        if address.channel not in self._channels:
+            raise Undeliverable(f"the settings have no active channel {address.channel!r} any more")
+        return self._channels[address.channel], address
+
+    async def _is_time(self, event: Event, after: float) -> bool:
+        """Whether with this event it is first certain that no model answers within `after` seconds.
+
+        A wait for a model has an end, before which there is no answer; those of delegated tasks count too.
+        """
+        of_tree: dict[str, Any] = {"tenant_id": event.tenant_id, "event_type": _WAITING}
+        of_tree |= {"trace_id": event.trace_id} if event.trace_id else {"task_id": event.task_id}
+        earlier = await self._mesh.log.query(EventFilter(before_seq=event.seq, limit=1000, **of_tree))
+        waits = [waited for waited in earlier if waited.fields.get("kind") == _PROVIDER]
+        since = (waits or [event])[0].time
+        return _end_of(event) - since >= timedelta(seconds=after) and not any(
+            _end_of(waited) - since >= timedelta(seconds=after) for waited in waits
+        )
+
+    async def _question(self, channel: ChatChannel, where: ChannelAddress, event: Event) -> str:
+        callers = {requester_of(channel.name, sender) for sender in channel.settings.answer_by}
+        may_answer = event.fields.get("may_answer") or callers
+        if callers.isdisjoint(may_answer):
+            return channel.settings.asked
+        subject = event.fields.get("subject") or {}
+        how = _TO_APPROVE if subject.get("kind") == APPROVAL else _TO_ANSWER
+        how += "" if await self._is_next(channel, where, event) else _NOT_NEXT
+        return f"{redact(str(event.fields.get('asked', '')))}\n\n{how}"
+
+    async def _is_next(self, channel: ChatChannel, where: ChannelAddress, event: Event) -> bool:
+        """Whether a question is the one that the next message of the conversation answers."""
+        tenant_id, inbox = channel.settings.tenant, self._mesh.inbox
+        for _ in range(_LOOKS):  # until the inbox has come as far
+            if await inbox.find(tenant_id, event.fields["key"]) is not None:
+                break
+            await asyncio.sleep(_LOOK_SECONDS)
+        first = await inbox.next_of(tenant_id, thread_of(tenant_id, channel.name, where.thread_id))
+        return first is None or first.seq >= (event.seq or 0)
+
+    def _message(
+        self, channel: ChatChannel, where: ChannelAddress, message_id: str, text: str, said: str
+    ) -> ChannelMessage:
+        settings = channel.settings
+        text = text.strip() or "Done."
+        if len(text) > MAX_CONTENT_CHARS:
+            text = text[: MAX_CONTENT_CHARS - len(_CUT)] + _CUT
+        return ChannelMessage(
+            id=message_id,
+            tenant_id=settings.tenant,
+            channel=settings.kind,
+            channel_metadata=where.metadata,
+            sender=settings.persona.name if settings.persona else settings.agent_id(channel.name),
+            content=text,
+            thread_id=where.thread_id,
+            reply_to=where.message_id,
+            context={
+                "kind": said,
+                "task_id": task_of(settings.tenant, channel.name, where.message_id),
+                "thread": thread_of(settings.tenant, channel.name, where.thread_id),
+            },
+        )
+
+    def _may_be_there(self, message: ChannelMessage) -> bool:
+        """Whether an earlier try, of this process or of one that is gone, may have posted a message."""
+        now = self._mesh.host.clock.now()
+        self._began = self._began or now
+        is_late = now - message.timestamp > _AT_ONCE
+        return is_late or message.timestamp < self._began or message.id in self._tried
+
+    async def _post(self, channel: ChatChannel, message: ChannelMessage) -> None:
+        import aiohttp
+
+        self._pauses.check(channel.name)
+        with self._in_flight.one_of(f"channel {channel.name}"):
+            again = self._may_be_there(message)
+            self._tried.add(message.id)
+            timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
+            async with aiohttp.ClientSession(timeout=timeout, headers={"User-Agent": USER_AGENT}) as session:
+                try:
+                    await channel.chat.post(session, message, again=again)
+                except TryLater as error:
+                    self._pauses.failed(channel.name, error.retry_after_seconds)
+                    raise
+                except Undeliverable:
+                    self._tried.discard(message.id)
+                    raise
+        self._tried.discard(message.id)
+        self._pauses.succeeded(channel.name)
+
+
+def _end_of(waited: Event) -> datetime:
+    """When a task that waits for a model tries again."""
+    due_at = waited.fields.get("due_at")
+    return waited.time if due_at is None else datetime.fromisoformat(due_at)

@@ -1,0 +1,105 @@
+"""What a caller sees who may see facts and no contents: states, names, counts, times and costs.
+
+Of an event's payload only fields that are known to be facts are shown, and only short ones: what a new kind
+of event brings is hidden until it is named here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from msgspec.structs import replace
+
+from meshwright.core import topics
+from meshwright.core.messages import Caller, Event, Fault
+from meshwright.edges.auth import Role, has_role, is_own
+from meshwright.events.status import MeshStatus
+from meshwright.events.tasks import TaskPage
+from meshwright.work.record import TaskView
+
+_OWN_TOPICS = "app."  # the prefix of topics that applications publish to: all of it is contents
+_NAMES = """
+agent_id allowance amount_usd answered_by attempt attempts budget cache_hit call_id capability child_task_id
+completed_at completion_tokens cost_source cost_usd count created_at current decided_by delay_seconds
+deployment digest dispatched_to due_at duration_ms ended ended_at ended_before estimated_usd expires_at
+failures fault fence finish_reason group how input_tokens key key_id keys kind last_seq latency_ms limit
+limit_usd lost_events lost_tasks lost_until_seq may_answer method model most name of ok on_empty outcome
+output_tokens owner parent_task_id priority prompt_tokens requested_by revoked_at roles saved_usd scheme
+scope score score_card seconds setting spent status step steps success tags task_id tasks tenant_id
+text_chars thread_id tokens tokens_after tokens_before tool type usage user validation_passed version window
+"""
+_FACTS = frozenset(_NAMES.split())
+_MAX_CHARS = 128
+_MAX_ITEMS = 64
+
+
+def event_facts(event: Event) -> Event | None:
+    """An event without its contents; None for a piece of an answer, which is nothing else."""
+    if event.event_type == topics.MODEL_DELTA:
+        return None
+    fields: Mapping[str, Any] = {} if event.topic.startswith(_OWN_TOPICS) else event.fields
+    facts = {name: value for name, value in fields.items() if name in _FACTS and _is_fact(value)}
+    error = fields.get("error")
+    if isinstance(error, dict) and isinstance(error.get("type"), str):
+        facts["error"] = {"type": error["type"]}
+    return replace(event, payload=facts, idempotency_key=None)
+
+
+def task_facts(view: TaskView) -> TaskView:
+    """A task without its payload, its answer, and what was said of its failure or its waits."""
+    outcome = view.outcome
+    if outcome is not None:
+        outcome = replace(outcome, result=None, files=(), error=_named(outcome.error))
+    return replace(
+        view,
+        payload={},
+        outcome=outcome,
+        attempts=tuple(replace(attempt, error=_named(attempt.error)) for attempt in view.attempts),
+        waits=tuple(replace(wait, reason="", subject={}, answer_schema=None) for wait in view.waits),
+    )
+
+
+def sees_contents(view: TaskView, caller: Caller) -> bool:
+    """Whether a caller may see what a task says and was sent."""
+    return has_role(caller, Role.CONTENTS) or is_own(caller, view.requested_by)
+
+
+def shown(view: TaskView, caller: Caller) -> TaskView:
+    """A task as a caller may see it."""
+    return view if sees_contents(view, caller) else task_facts(view)
+
+
+def page_facts(page: TaskPage) -> TaskPage:
+    """Tasks without the reasons of their failures and waits."""
+    return page.model_copy(
+        update={"items": tuple(item.model_copy(update={"reason": None}) for item in page.items)}
+    )
+
+
+def status_facts(status: MeshStatus) -> MeshStatus:
+    """A status without the reasons of waits."""
+    return status.model_copy(
+        update={"waits": tuple(wait.model_copy(update={"reason": ""}) for wait in status.waits)}
+    )
+
+
+def _named(error: Fault | None) -> Fault | None:
+    return None if error is None else Fault(type=error.type, message="")
+
+
+def _is_fact(value: Any) -> bool:
+    """Whether a value is too small and too plain to hold contents."""
+    if isinstance(value, dict):
+        return len(value) <= _MAX_ITEMS and all(map(_is_scalar, [*value, *value.values()]))
+    if isinstance(value, list):
+        return len(value) <= _MAX_ITEMS and all(map(_is_scalar, value))
+    return _is_scalar(value)
+
+
+def _is_scalar(value: Any) -> bool:
+    return (
+        value is None
+        or isinstance(value, int | float)
+        or (isinstance(value, str) and len(value) <= _MAX_CHARS)
+    )

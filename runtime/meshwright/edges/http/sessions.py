@@ -1,0 +1,161 @@
+"""Streams and WebSockets last longer than their requests: each ends when its credentials stop counting."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from fastapi.responses import StreamingResponse
+from fastapi.sse import format_sse_event
+from starlette.types import Receive, Scope, Send
+
+from meshwright.core.encoding import encode
+from meshwright.core.errors import HostError, MeshError
+from meshwright.core.messages import Caller
+from meshwright.edges.auth import Authenticator, Credentials, Unauthenticated
+from meshwright.edges.bodies import problem_of
+from meshwright.edges.http.routing import CALLER, EVENT_STREAM, openai_error
+
+CREDENTIALS = "meshwright.credentials"
+"""Where a request's scope has what it showed of its sender, if it had to."""
+STREAM_ENDED = "stream.ended"
+"""The name of the last event of a stream whose credentials have ended; its data is the problem."""
+_CHECK_SECONDS = 1.0
+_ASK_SECONDS = 10.0  # that a store has to say who a caller is
+_MAX_FAILURES = 30  # of a store in a row, until nothing vouches for the caller any more
+_LAST_SECONDS = 5.0  # that a slow reader has to take the last event
+
+
+@dataclass(slots=True)
+class _Session:
+    """The connections of one set of credentials, and the caller that these were."""
+
+    caller: Caller
+    expires_at: datetime | None
+    open: set[asyncio.Future[MeshError]] = field(default_factory=set)
+    failures: int = 0
+
+
+class Sessions:
+    """All open connections of a server, by their credentials, which are checked again every second.
+
+    So what another process revokes counts here too, and all connections of one key cost one look-up.
+    """
+
+    def __init__(self, authenticator: Authenticator, now: Callable[[], datetime]) -> None:
+        self._authenticator = authenticator
+        self._now = now
+        self._sessions: dict[Credentials, _Session] = {}
+        self._checking: asyncio.Task[None] | None = None
+
+    @contextmanager
+    def watch(self, scope: Scope) -> Iterator[asyncio.Future[MeshError]]:
+        """A future that gets the reason once the connection has to end, while the block lasts."""
+        ended: asyncio.Future[MeshError] = asyncio.get_running_loop().create_future()
+        credentials: Credentials = scope[CREDENTIALS]
+        caller: Caller = scope[CALLER]
+        session = self._sessions.setdefault(credentials, _Session(caller, caller.expires_at))
+        session.open.add(ended)
+        if self._checking is None:
+            self._checking = asyncio.create_task(self._check(), name="open sessions")
+        try:
+            yield ended
+        finally:
+            session.open.discard(ended)
+            if not session.open and self._sessions.get(credentials) is session:
+                del self._sessions[credentials]
+            if not self._sessions and self._checking is not None:
+                self._checking.cancel()
+                self._checking = None
+
+    async def _check(self) -> None:
+        while True:
+            await asyncio.sleep(_CHECK_SECONDS)
+            await asyncio.gather(*(self._check_one(*item) for item in [*self._sessions.items()]))
+
+    async def _check_one(self, credentials: Credentials, session: _Session) -> None:
+        problem = self._expired(session)
+        if problem is None:
+            try:
+                async with asyncio.timeout(_ASK_SECONDS):
+                    caller = await self._authenticator.authenticate(credentials)
+                session.expires_at, session.failures = caller.expires_at, 0
+                problem = self._expired(session) or _changed(session.caller, caller)
+            except (HostError, TimeoutError):  # it cannot be known now, which ends no stream at once
+                session.failures += 1
+                if session.failures >= _MAX_FAILURES:
+                    problem = HostError("The store cannot be asked whether the credentials still count")
+            except MeshError as error:
+                problem = error
+        if problem is not None and self._sessions.get(credentials) is session:
+            del self._sessions[credentials]  # a connection with them is another session from now on
+            for ended in session.open:
+                if not ended.done():
+                    ended.set_result(problem)
+
+    def _expired(self, session: _Session) -> MeshError | None:
+        if session.expires_at is None or self._now() < session.expires_at:
+            return None
+        return Unauthenticated(
+            f"The credentials expired at {session.expires_at:%Y-%m-%d %H:%M:%S} UTC",
+            remedy="Connect again with new ones",
+        )
+
+
+def _changed(before: Caller, now: Caller) -> MeshError | None:
+    def shown(caller: Caller) -> tuple[object, ...]:
+        return caller.tenant_id, caller.requested_by, caller.all_tenants, caller.roles
+
+    if shown(before) == shown(now):
+        return None
+    return Unauthenticated("The credentials have other rights now", remedy="Connect again")
+
+
+class ServerSentEvents(StreamingResponse):
+    """Frames as server-sent events. Once the client has gone, the frames are closed and `end` is called.
+
+    Credentials that end also end the stream: its last event says why.
+    """
+
+    media_type = EVENT_STREAM
+
+    def __init__(
+        self, frames: AsyncGenerator[bytes], end: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        self._frames = frames
+        self._end = end
+        super().__init__(frames, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream."""
+        try:
+            sessions: Sessions = scope["app"].state.sessions
+            with sessions.watch(scope) as ended:
+                sending = asyncio.ensure_future(super().__call__(scope, receive, send))
+                try:
+                    await asyncio.wait({sending, ended}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    sending.cancel()
+                    if not sending.done():
+                        await asyncio.wait({sending})
+                if sending.cancelled():
+                    await self._send_last(scope, send, ended.result())
+                else:
+                    sending.result()
+        finally:
+            await self._frames.aclose()
+            if self._end is not None:
+                await self._end()
+
+    async def _send_last(self, scope: Scope, send: Send, problem: MeshError) -> None:
+        if scope["path"].startswith("/v1/"):
+            frame = format_sse_event(data_str=encode(openai_error(problem)).decode())
+        else:
+            text = problem_of(problem).model_dump_json(exclude_none=True)
+            frame = format_sse_event(event=STREAM_ENDED, data_str=text)
+        with suppress(TimeoutError):  # it reads nothing: the server cuts it off
+            async with asyncio.timeout(_LAST_SECONDS):
+                await send({"type": "http.response.body", "body": frame, "more_body": False})

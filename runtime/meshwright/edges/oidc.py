@@ -1,0 +1,208 @@
+"""Bearer tokens of an OpenID Connect issuer. Its keys are cached, and fetched again when they rotate."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from pydantic_core import from_json
+
+from meshwright.core.errors import ConfigError, HostError
+from meshwright.core.extras import install_command
+from meshwright.core.messages import ID_PATTERN, Caller
+from meshwright.ledger.keys import Unauthenticated
+from meshwright.settings.access import OidcSettings
+
+if TYPE_CHECKING:
+    import jwt
+
+_ALGORITHMS = {"RS256": ("RSA", None), "ES256": ("EC", "P-256"), "EdDSA": ("OKP", "Ed25519")}
+"""What tokens may be signed by, and the key that each takes: nothing symmetric, and not `none`."""
+_MIN_RSA_BITS = 2048
+_MAX_TOKEN_CHARS = 16_384
+_MAX_BYTES = 262_144
+_MAX_KEYS = 100
+_FETCH_SECONDS = 5.0
+_REFETCH_SECONDS = 60.0
+_MAX_NAME_CHARS = 128
+_LEEWAY_SECONDS = 30
+_REMEDY = "Get a new token from the issuer"
+
+
+class IssuerUnavailable(HostError):
+    """The issuer's keys cannot be fetched, and so no token can be checked."""
+
+
+class OidcTokens:
+    """Checks the tokens of one issuer. Raises ConfigError where the extra `oidc` is not installed."""
+
+    def __init__(self, issuer: str, settings: OidcSettings) -> None:
+        try:
+            import jwt
+        except ImportError:
+            raise ConfigError(
+                "the settings name an OIDC issuer, and the extra that checks its tokens is not installed",
+                remedy=install_command("oidc"),
+                field="oidc",
+            ) from None
+        self._jwt = jwt
+        self._issuer = issuer
+        self._settings = settings
+        self._keys: dict[str, jwt.PyJWK] = {}
+        self._fetched = float("-inf")
+        self._tried = float("-inf")
+        self._problem = ""
+        self._fetching = asyncio.Lock()
+
+    async def check(self) -> str:
+        """Fetch the keys. Returns a sentence. Raises IssuerUnavailable where there are none of use."""
+        await self._fetch()
+        if not self._keys:
+            remedy = "Correct oidc.issuer (MESH_OIDC__ISSUER), or see whether the issuer runs"
+            raise IssuerUnavailable(self._problem, remedy=remedy)
+        return f"{self._issuer} has {len(self._keys)} usable key{'s' * (len(self._keys) != 1)}"
+
+    async def authenticate(self, token: str) -> Caller:
+        """The caller that a token names. Raises Unauthenticated, and IssuerUnavailable without keys."""
+        jwt, settings = self._jwt, self._settings
+        try:
+            if len(token) > _MAX_TOKEN_CHARS:
+                raise jwt.InvalidTokenError("it is too long")
+            header = jwt.get_unverified_header(token)
+            algorithm, key_id = header.get("alg"), str(header.get("kid", ""))
+            if algorithm not in _ALGORITHMS:
+                raise jwt.InvalidAlgorithmError("its algorithm is none of " + ", ".join(_ALGORITHMS))
+            key = await self._key(key_id)
+            if key is None or key.algorithm_name != algorithm:
+                raise jwt.InvalidTokenError("the issuer has no such key")
+            claims = jwt.decode(
+                token,
+                key,
+                algorithms=[algorithm],
+                audience=settings.audience,
+                issuer=self._issuer,
+                leeway=_LEEWAY_SECONDS,
+                options={"require": ["exp", "iss", "aud"]},
+            )
+        except jwt.PyJWTError as error:
+            raise Unauthenticated(f"The token is refused: {error}", remedy=_REMEDY) from None
+        return self._caller(claims)
+
+    def _caller(self, claims: Mapping[str, Any]) -> Caller:
+        settings = self._settings
+        name = _claim(claims, settings.name_claim)
+        if not isinstance(name, str) or not (0 < len(name) <= _MAX_NAME_CHARS) or not name.isprintable():
+            raise Unauthenticated(f"The token has no claim {settings.name_claim!r}", remedy=_REMEDY)
+        tenant_id: Any = settings.tenant
+        if settings.tenant_claim is not None:
+            tenant_id = _claim(claims, settings.tenant_claim)
+        if not isinstance(tenant_id, str) or not re.fullmatch(ID_PATTERN, tenant_id):
+            raise Unauthenticated(
+                f"The token's claim {settings.tenant_claim!r} names no tenant",
+                remedy="It has to be letters, digits, - and _, at most 64",
+            )
+        groups = _claim(claims, settings.roles_claim)
+        groups = groups.split() if isinstance(groups, str) else groups if isinstance(groups, list) else []
+        held = {role for group in groups if isinstance(group, str) for role in settings.roles.get(group, ())}
+        roles = frozenset(map(str, held or settings.default_roles))
+        return Caller(
+            tenant_id=tenant_id,
+            requested_by=f"oidc:{name}",
+            roles=roles,
+            expires_at=datetime.fromtimestamp(int(claims["exp"]), UTC),
+        )
+
+    async def _key(self, key_id: str) -> jwt.PyJWK | None:
+        """The issuer's key of that id. Raises IssuerUnavailable where none can be fetched."""
+        if key_id not in self._keys or time.monotonic() - self._fetched > self._settings.keys_seconds:
+            async with self._fetching:
+                now = time.monotonic()
+                is_old = now - self._fetched > self._settings.keys_seconds
+                if (key_id not in self._keys or is_old) and now - self._tried >= _REFETCH_SECONDS:
+                    self._tried = now
+                    await self._fetch()
+        if not self._keys:
+            raise IssuerUnavailable(
+                f"No token can be checked: {self._problem}", remedy="Ask again in a minute"
+            )
+        return self._keys.get(key_id)
+
+    async def _fetch(self) -> None:
+        """Fetch the keys; where that fails, those from before stay in use."""
+        import aiohttp
+
+        issuer = self._issuer
+        timeout = aiohttp.ClientTimeout(total=_FETCH_SECONDS)
+        try:
+            async with aiohttp.ClientSession(timeout=timeout) as session:
+                found = await _document(session, f"{issuer.rstrip('/')}/.well-known/openid-configuration")
+                address = found.get("jwks_uri")
+                if found.get("issuer") != issuer:
+                    raise ValueError("its discovery names another issuer")
+                if not isinstance(address, str) or not _is_secure(address, issuer):
+                    raise ValueError("its jwks_uri is no https address")
+                listed = (await _document(session, address)).get("keys")
+            if not isinstance(listed, list):
+                raise ValueError("its key set has no keys")
+            keys = {
+                str(each.get("kid", "")): key for each in listed[:_MAX_KEYS] if (key := self._usable(each))
+            }
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            self._problem = f"{issuer} does not answer as an issuer does ({error or type(error).__name__})"
+            return
+        self._keys, self._fetched = keys, time.monotonic()
+        self._problem = f"{issuer} has no key that tokens may be signed by"
+
+    def _usable(self, document: Any) -> jwt.PyJWK | None:
+        """A key that tokens may be signed by; None for any other."""
+        if not isinstance(document, dict) or document.get("use", "sig") != "sig":
+            return None
+        for algorithm, (kind, curve) in _ALGORITHMS.items():
+            if document.get("kty") != kind or document.get("crv") != curve:
+                continue
+            if document.get("alg", algorithm) != algorithm:
+                continue
+            try:
+                key = self._jwt.PyJWK(document, algorithm)
+            except (self._jwt.PyJWTError, ValueError):
+                return None
+            too_short = kind == "RSA" and key.key.key_size < _MIN_RSA_BITS
+            return None if too_short else key
+        return None
+
+
+async def _document(session: Any, url: str) -> Mapping[str, Any]:
+    """A JSON object, up to a limit. Raises ValueError, ClientError, TimeoutError."""
+    async with session.get(url, allow_redirects=False) as response:
+        if response.status != 200:
+            raise ValueError(f"it answers {response.status}")
+        body = await response.content.read(_MAX_BYTES + 1)
+        while len(body) <= _MAX_BYTES and (more := await response.content.read(_MAX_BYTES + 1 - len(body))):
+            body += more
+    if len(body) > _MAX_BYTES:
+        raise ValueError(f"its answer is larger than {_MAX_BYTES:,} bytes")
+    document = from_json(body)
+    if not isinstance(document, dict):
+        raise ValueError("its answer is no JSON object")
+    return document
+
+
+def _claim(claims: Mapping[str, Any], path: str) -> Any:
+    """The claim at a path like `realm_access.roles`, or of that very name; None where there is none."""
+    if path in claims:
+        return claims[path]
+    value: Any = claims
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _is_secure(address: str, issuer: str) -> bool:
+    """Whether keys may be fetched there: by TLS, or from the very place of an issuer on this machine."""
+    there, own = urlsplit(address), urlsplit(issuer)
+    return there.scheme == "https" or (there.scheme, there.netloc) == (own.scheme, own.netloc)

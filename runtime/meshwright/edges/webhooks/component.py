@@ -1,0 +1,94 @@
+"""The component: sources and rules of the settings, the route of deliveries, the senders of outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from meshwright.component import Check, Component
+from meshwright.core.errors import ConfigError
+from meshwright.edges.replies import Courier
+from meshwright.edges.webhooks.receiver import Source, WebhookReceiver
+from meshwright.edges.webhooks.rules import rules_of
+from meshwright.mesh import Mesh
+from meshwright.settings.webhooks import WebhooksSettings
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+def sources_of(settings: WebhooksSettings) -> Mapping[str, Source]:
+    """Returns the sources of the settings with their rules. Raises ConfigError."""
+    rules = rules_of(settings)
+    return {name: Source(name, source, rules[name]) for name, source in settings.sources.items()}
+
+
+class WebhooksComponent(Component):
+    """Deliveries of other services become tasks and events; outcomes go back to them, and to URLs."""
+
+    name = "webhooks"
+    signed_paths = ("/webhooks/",)
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        self.sources = sources_of(self.config)
+        self._check_loopback()
+        if mesh.role.is_front:
+            self._register_senders()
+
+    def _check_loopback(self) -> None:
+        insecure = [name for name, source in self.sources.items() if source.settings.secret is None]
+        if insecure and self.mesh.settings.http.host not in _LOOPBACK:
+            raise ConfigError(
+                f"Source {insecure[0]!r} of [webhooks.sources] has no secret; the mesh listens off loopback",
+                remedy='Set its secret, or http.host = "127.0.0.1"',
+                field="webhooks",
+            )
+
+    def _register_senders(self) -> None:
+        courier = self.mesh.component(Courier)
+        if any(rule.reply != "none" for rule in self.config.rules):
+            from meshwright.edges.webhooks.forge import ForgeSender
+
+            courier.register(ForgeSender(self.config.sources))
+        if self.config.push or self.config.notify:
+            from meshwright.edges.webhooks.push import PushSender
+
+            courier.register(PushSender(self.mesh, self.config))
+
+    def routes(self) -> APIRouter | None:
+        """The route of deliveries."""
+        from meshwright.edges.webhooks.routes import make_routes
+
+        return make_routes(WebhookReceiver(self.mesh, self.sources), self.config.max_body_bytes)
+
+    def warnings(self) -> Iterable[str]:
+        """Sources that take deliveries of any program on this machine."""
+        for name, source in self.sources.items():
+            if source.settings.secret is None:
+                yield f"webhook source {name} has no secret: any program of this machine may send to it"
+
+    def checks(self) -> Iterable[Check]:
+        """Whether rules name agents and capabilities that there are."""
+        return [Check("webhooks", self._check)] if self.sources else []
+
+    async def _check(self) -> str:
+        agents = {agent.agent_id for agent in self.mesh.agent_types}
+        able = {capability.name for agent in self.mesh.agent_types for capability in agent.capabilities}
+        missing = [
+            f"rule {number} names {what} {name!r}"
+            for number, rule in enumerate(self.config.rules, start=1)
+            for what, name, known in (("agent", rule.agent, agents), ("capability", rule.capability, able))
+            if name is not None and name not in known
+        ]
+        if missing:
+            remedy = "Correct [[webhooks.rules]] of mesh.toml; mesh agents lists what there is"
+            raise ConfigError(f"{', '.join(missing)}, and the mesh has no such thing", remedy=remedy)
+        counts = (
+            (len(self.sources), "source"),
+            (len(self.config.rules), "rule"),
+            (len(self.config.push), "push URL"),
+        )
+        return ", ".join(f"{count} {name}{'s' * (count != 1)}" for count, name in counts)

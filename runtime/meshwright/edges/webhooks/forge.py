@@ -1,0 +1,254 @@
+"""Outcomes on GitHub and GitLab: a comment on the issue or pull request, or a status of the commit.
+
+A comment ends with a hidden line that names the task. It is looked for first, so that an outcome which is
+sent again after a crash is not posted twice.
+
+https://docs.github.com/rest/issues/comments
+https://docs.github.com/rest/commits/statuses
+https://docs.github.com/rest/using-the-rest-api/rate-limits-for-the-rest-api
+https://docs.gitlab.com/api/notes
+https://docs.gitlab.com/api/commits
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urljoin, urlsplit
+
+from pydantic_core import from_json
+
+from meshwright.core.messages import Outcome
+from meshwright.core.redaction import redact
+from meshwright.edges.replies import Address, Undeliverable
+from meshwright.edges.webhooks.kinds import MARKER, Item, field_of
+from meshwright.edges.webhooks.outgoing import (
+    MAX_ANSWER_BYTES,
+    USER_AGENT,
+    HttpReply,
+    InFlight,
+    Pauses,
+    TryLater,
+    asked_pause,
+    harmless,
+    request,
+)
+from meshwright.settings.webhooks import WebhookRule, WebhookSource
+from meshwright.work.protocol import TaskKey
+
+if TYPE_CHECKING:
+    from aiohttp import ClientSession
+
+SCHEME = "forge"
+_API_URLS = {"github": "https://api.github.com", "gitlab": "https://gitlab.com/api/v4"}
+_REPOSITORY = re.compile(r"(?!.*(?:^|/)\.{1,2}(?:/|$))[\w.-]{1,200}(?:/[\w.-]{1,200}){1,20}")
+_SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_MAX_COMMENT_CHARS = 60_000  # GitHub takes 65,536
+_MAX_DESCRIPTION_CHARS = 140
+_PAGE, _MAX_PAGES = 100, 20
+_SKEW = timedelta(minutes=10)  # between our clock and theirs
+_MAX_REDIRECTS = 3
+_TIMEOUT_SECONDS = 30.0
+_PERMANENT = (404, 410, 422)
+_STATES = {
+    "github": {"succeeded": "success", "failed": "failure", "cancelled": "error", "timed_out": "error"},
+    "gitlab": {"succeeded": "success", "failed": "failed", "cancelled": "canceled", "timed_out": "failed"},
+}
+_SHAS = {
+    "github": ("pull_request.head.sha", "after", "check_suite.head_sha", "workflow_run.head_sha", "sha"),
+    "gitlab": ("object_attributes.last_commit.id", "checkout_sha", "after", "object_attributes.sha"),
+}
+
+
+class ForgeAddress(Address):
+    """Where an outcome goes: of a source, the path of its API to which comments or statuses are posted."""
+
+    source: str
+    path: str
+    what: str
+
+
+def forge_address(kind: str, rule: WebhookRule, item: Item) -> ForgeAddress | None:
+    """Returns where the outcome of an event's task goes by a rule; None where it goes nowhere."""
+    of_kind = {"github": _github_path, "gitlab": _gitlab_path}.get(kind)
+    path = of_kind(rule.reply, item) if of_kind is not None and rule.reply != "none" else None
+    if path is None:
+        return None
+    return ForgeAddress(source=rule.source, path=path, what=rule.reply, client=f"webhook:{rule.source}")
+
+
+def _github_path(what: str, item: Item) -> str | None:
+    repository = _repository(item, "repository.full_name")
+    number = _number(item, "issue.number", "pull_request.number")
+    if what == "comment":
+        return f"/repos/{repository}/issues/{number}/comments" if repository and number else None
+    sha = _sha(item, "github")
+    return f"/repos/{repository}/statuses/{sha}" if repository and sha else None
+
+
+def _gitlab_path(what: str, item: Item) -> str | None:
+    repository = _repository(item, "project.path_with_namespace")
+    project = quote(repository, safe="") if repository else None
+    if what == "status":
+        sha = _sha(item, "gitlab")
+        return f"/projects/{project}/statuses/{sha}" if project and sha else None
+    own = field_of(item.fields, "object_kind")
+    for kind, field, folder in (
+        ("issue", "issue", "issues"),
+        ("merge_request", "merge_request", "merge_requests"),
+    ):
+        number = _number(item, f"{field}.iid", *(["object_attributes.iid"] if own == kind else []))
+        if project and number:
+            return f"/projects/{project}/{folder}/{number}/notes"
+    return None
+
+
+def _repository(item: Item, path: str) -> str | None:
+    name = field_of(item.fields, path)
+    return name if isinstance(name, str) and _REPOSITORY.fullmatch(name) else None
+
+
+def _number(item: Item, *paths: str) -> int | None:
+    found = (field_of(item.fields, path) for path in paths)
+    return next((number for number in found if type(number) is int and 0 < number < 2**53), None)
+
+
+def _sha(item: Item, kind: str) -> str | None:
+    found = (field_of(item.fields, path) for path in _SHAS[kind])
+    return next((sha for sha in found if isinstance(sha, str) and _SHA.fullmatch(sha)), None)
+
+
+class ForgeSender:
+    """Posts outcomes by the API of each source's forge, with its token."""
+
+    scheme = SCHEME
+    scope = "webhooks"
+
+    def __init__(self, sources: Mapping[str, WebhookSource]) -> None:
+        self._in_flight = InFlight()
+        self._forges = {
+            name: _Forge(source)
+            for name, source in sources.items()
+            if source.kind in _API_URLS and source.token is not None
+        }
+
+    def typed(self, address: Address) -> ForgeAddress:
+        """A stored address as one of a forge."""
+        return ForgeAddress.model_validate(address.model_dump())
+
+    def standing(self, task: TaskKey) -> Sequence[Address]:
+        """No address gets every outcome."""
+        return ()
+
+    async def send(self, address: Address, document: bytes) -> None:
+        """Post an outcome, unless it is there. Raises Undeliverable, TryLater."""
+        import aiohttp
+
+        assert isinstance(address, ForgeAddress)
+        forge = self._forges.get(address.source)
+        if forge is None:
+            raise Undeliverable(f"source {address.source!r} has no token any more")
+        timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
+        with self._in_flight.one_of(f"source {address.source}"):
+            async with aiohttp.ClientSession(timeout=timeout, headers={"User-Agent": USER_AGENT}) as session:
+                await forge.post(session, address, Outcome.model_validate_json(document))
+
+
+class _Forge:
+    """The API of one source."""
+
+    def __init__(self, source: WebhookSource) -> None:
+        assert source.token is not None
+        token = source.token.get_secret_value()
+        self._kind = source.kind
+        self._api = (source.api_url or _API_URLS[source.kind]).rstrip("/")
+        self._pauses = Pauses()
+        self._turn = asyncio.Lock()  # one request at a time, as GitHub advises
+        self._headers = {"PRIVATE-TOKEN": token}
+        if source.kind == "github":
+            accept = {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"}
+            self._headers = {"Authorization": f"Bearer {token}", **accept}
+
+    async def post(self, session: ClientSession, address: ForgeAddress, outcome: Outcome) -> None:
+        """Post an outcome, after those that came before."""
+        async with self._turn:
+            await (self._comment if address.what == "comment" else self._status)(
+                session, address.path, outcome
+            )
+
+    async def _comment(self, session: ClientSession, path: str, outcome: Outcome) -> None:
+        """Post a comment, unless one with its marker is there."""
+        generation = f".{outcome.generation}" if outcome.generation > 1 else ""
+        marker = f"{MARKER}task {outcome.task_id}{generation} -->"
+        if not await self._has_comment(session, path, marker, outcome.completed_at - _SKEW):
+            await self._call(session, "POST", path, {"body": f"{_comment_text(outcome)}\n\n{marker}"})
+
+    async def _has_comment(self, session: ClientSession, path: str, marker: str, since: datetime) -> bool:
+        """Whether a comment with a marker was made since then, among the last 2,000."""
+        first = (
+            f"since={since:%Y-%m-%dT%H:%M:%SZ}" if self._kind == "github" else "sort=desc&order_by=created_at"
+        )
+        for page in range(1, _MAX_PAGES + 1):
+            answer = await self._call(session, "GET", f"{path}?{first}&per_page={_PAGE}&page={page}")
+            comments = from_json(answer.body)
+            if any(marker in (comment.get("body") or "") for comment in comments):
+                return True
+            is_last = len(comments) < _PAGE
+            if is_last or (self._kind == "gitlab" and comments[-1]["created_at"] < since.isoformat()):
+                return False
+        return False
+
+    async def _status(self, session: ClientSession, path: str, outcome: Outcome) -> None:
+        """Set the status of a commit; the last one counts, so that a repeat changes nothing."""
+        name = "context" if self._kind == "github" else "name"
+        text = " ".join(_comment_text(outcome).split())
+        body = {
+            "state": _STATES[self._kind][outcome.status],
+            name: f"meshwright/{outcome.agent_id}",
+            "description": text
+            if len(text) <= _MAX_DESCRIPTION_CHARS
+            else f"{text[: _MAX_DESCRIPTION_CHARS - 3]}...",
+        }
+        await self._call(session, "POST", path, body)
+
+    async def _call(self, session: ClientSession, method: str, path: str, body: Any = None) -> HttpReply:
+        """Call the API. Raises Undeliverable for what will never work, TryLater for all else."""
+        self._pauses.check(self._api)
+        answer, url = None, self._api + path
+        for _ in range(_MAX_REDIRECTS + 1):
+            try:
+                answer = await request(
+                    session, method, url, json=body, headers=self._headers, max_bytes=MAX_ANSWER_BYTES
+                )
+            except TryLater:
+                self._pauses.failed(self._api)
+                raise
+            target = urljoin(url, answer.headers.get("Location", ""))
+            if answer.status not in (301, 302, 307, 308) or urlsplit(target)[:2] != urlsplit(self._api)[:2]:
+                break
+            url = target  # of a repository that was renamed
+        assert answer is not None
+        if answer.status < 300 or (answer.status == 400 and b"Cannot transition" in answer.body):
+            self._pauses.succeeded(self._api)  # GitLab refuses a state that the commit has already
+            return answer
+        said = f"{self._kind} answered {answer.status} to {method} {path.partition('?')[0]}"
+        if answer.status in _PERMANENT:
+            raise Undeliverable(said)
+        pause = asked_pause(answer)
+        if pause is not None or answer.status >= 500:
+            self._pauses.failed(self._api, pause or 0.0)
+        raise TryLater(said, pause or 0.0)
+
+
+def _comment_text(outcome: Outcome) -> str:
+    """An outcome as text, without what looks like a secret. Of an error only the name: it may quote all."""
+    if outcome.success:
+        text = redact(outcome.text) or "Done."
+    else:
+        reason = f" ({outcome.error.type})" if outcome.error is not None else ""
+        text = f"The task {outcome.status.replace('_', ' ')}{reason}."
+    text = harmless(text.replace(MARKER, "<!-- "))
+    return text if len(text) <= _MAX_COMMENT_CHARS else f"{text[:_MAX_COMMENT_CHARS]}\n\n[cut]"

@@ -1,0 +1,154 @@
+"""The kinds of sources, as data: where each has its signature, the id of a delivery and the event's name.
+
+GitHub's and GitLab's headers are in their documentation of deliveries. Alertmanager (version 4) and Grafana
+send alerts in groups, again and again while they fire: each alert is an event of its own, and is known by its
+fingerprint, its start and its status.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from meshwright.core.encoding import encode
+from meshwright.edges.webhooks.signatures import STANDARD_PREFIX
+from meshwright.settings.webhooks import WebhookSource
+
+MARKER = "<!-- meshwright:"
+"""How the hidden line of our own comments begins."""
+_MAX_ID_CHARS = 150
+_USABLE_ID = re.compile(rf"[!-~]{{1,{_MAX_ID_CHARS}}}")
+_ALERT_FIELDS = ("fingerprint", "startsAt", "status")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Where a source's deliveries have what. `headers` are tried in order, as are `id_headers`."""
+
+    scheme: str = "hmac"
+    headers: tuple[str, ...] = ()
+    prefix: str = ""
+    timestamp_header: str = ""
+    version: str = ""
+    """What stands before the timestamp in what is signed."""
+    id_headers: tuple[str, ...] = ()
+    id_fields: tuple[str, ...] = ()
+    event_header: str = ""
+    event_field: str = ""
+    items: str = ""
+    """The field with a list of events; then each of them is one, under the name `item`."""
+    item: str = ""
+    comments: tuple[str, ...] = ()
+    """Where a comment's text is: our own are no events."""
+
+
+_KINDS: Mapping[str, Kind] = {
+    "github": Kind(
+        headers=("x-hub-signature-256",),
+        prefix="sha256=",
+        id_headers=("x-github-delivery",),
+        event_header="x-github-event",
+        comments=("comment.body", "review.body"),
+    ),
+    # X-Gitlab-Webhook-UUID is another at each try, X-Gitlab-Event-UUID the same for what a webhook causes.
+    "gitlab": Kind(
+        scheme="token",
+        headers=("x-gitlab-token",),
+        id_headers=("idempotency-key", "webhook-id"),
+        event_header="x-gitlab-event",
+        comments=("object_attributes.note",),
+    ),
+    "alertmanager": Kind(
+        scheme="bearer", id_fields=_ALERT_FIELDS, event_field="status", items="alerts", item="alert"
+    ),
+    "grafana": Kind(
+        headers=("x-grafana-alerting-signature", "x-grafana-alert-signature"),
+        id_fields=_ALERT_FIELDS,
+        event_field="status",
+        items="alerts",
+        item="alert",
+    ),
+    "generic": Kind(id_headers=("webhook-id", "idempotency-key")),
+}
+
+
+def kind_of(source: WebhookSource, secret: str = "") -> Kind:
+    """Returns a source's kind, with what its settings have instead, for what is signed with a secret."""
+    kind = _KINDS[source.kind]
+    if source.kind != "generic" and secret.startswith(STANDARD_PREFIX):
+        kind = replace(kind, scheme="standard")  # as GitLab signs where a signing token is set
+    given: dict[str, Any] = {
+        "scheme": source.scheme,
+        "headers": (source.header,) if source.header else None,
+        "prefix": source.prefix,
+        "timestamp_header": source.timestamp_header,
+        "id_headers": (source.id_header,) if source.id_header else None,
+        "id_fields": source.id_fields,
+        "event_header": source.event_header,
+        "event_field": source.event_field,
+    }
+    if source.id_fields and not source.id_header:
+        given["id_headers"] = ()
+    return replace(kind, **{name: value for name, value in given.items() if value is not None})
+
+
+class Item(NamedTuple):
+    """One event of a delivery, with its fields; `delivery_id` stays the same when it is sent again."""
+
+    delivery_id: str
+    event: str
+    fields: Mapping[str, Any]
+
+
+def items_of(
+    kind: Kind, headers: Mapping[str, str], body: bytes, document: Mapping[str, Any]
+) -> Iterator[Item]:
+    """Yields the events of a delivery."""
+    found = document.get(kind.items) if kind.items else None
+    if not isinstance(found, list):
+        yield _item(kind, headers, body, document, document)
+        return
+    rest = {name: value for name, value in document.items() if name != kind.items}
+    for one in found:
+        if isinstance(one, dict):
+            yield _item(kind, headers, body, one, {**rest, kind.item: one})
+
+
+def _item(
+    kind: Kind, headers: Mapping[str, str], body: bytes, own: Mapping[str, Any], fields: Mapping[str, Any]
+) -> Item:
+    """`own` are the fields that name the event, within all of its `fields`."""
+    given = next((headers[name] for name in kind.id_headers if headers.get(name)), "")
+    if kind.id_fields and not given:
+        named = [field_of(own, path) for path in kind.id_fields]
+        given = "" if None in named else "|".join(map(str, named))
+    if not given:
+        given = _digest(body if own is fields else encode(own))
+    if not _USABLE_ID.fullmatch(given):
+        given = _digest(given.encode(errors="replace"))
+    event = headers.get(kind.event_header, "") if kind.event_header else field_of(own, kind.event_field)
+    return Item(given, event if isinstance(event, str) else "", fields)
+
+
+def _digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def is_own(kind: Kind, item: Item) -> bool:
+    """Whether this is a comment that a mesh has written itself: an answer to it would be answered again."""
+    return any(MARKER in str(field_of(item.fields, path)) for path in kind.comments)
+
+
+def field_of(fields: Any, path: str) -> Any:
+    """Returns the value at a dotted path, None where there is none. A number is a place in a list."""
+    for name in path.split("."):
+        if isinstance(fields, Mapping):
+            fields = fields.get(name)
+        elif isinstance(fields, list) and name.isdecimal() and len(name) < 6 and int(name) < len(fields):
+            fields = fields[int(name)]
+        else:
+            return None
+    return fields

@@ -1,0 +1,220 @@
+"""Push notifications: outcomes are sent to URLs by POST, signed as Standard Webhooks has it.
+
+A URL comes from a task (`notify`) or from the settings. Requests go to public addresses by https, or to
+networks that the settings allow: the address is checked where the connection is opened, so that no name can
+lead elsewhere.
+
+https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Sequence
+from functools import partial
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+
+from meshwright.core.addresses import is_public, open_public_socket
+from meshwright.core.encoding import encode
+from meshwright.core.errors import ConfigError, InvalidInput
+from meshwright.core.messages import Caller, Outcome, TaskRequest, derived_id
+from meshwright.edges.replies import Address, Courier, Undeliverable
+from meshwright.edges.webhooks.outgoing import USER_AGENT, InFlight, Pauses, TryLater, asked_pause, request
+from meshwright.edges.webhooks.signatures import standard_key, standard_signature
+from meshwright.mesh import Mesh
+from meshwright.settings.webhooks import PushTarget, WebhooksSettings
+from meshwright.work.protocol import TaskKey
+
+SCHEME = "push"
+_TIMEOUT_SECONDS = 20.0
+_MAX_URL_CHARS = 2_000
+_ALL = "*"
+_GONE = 410
+
+
+def _usable_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+        raise ValueError("expected a URL with https://, like https://example.com/hook")
+    if parts.username is not None or parts.fragment or not url.isprintable() or " " in url:
+        raise ValueError("the URL holds credentials, a fragment or spaces: leave them out")
+    return url
+
+
+def _usable_secret(secret: SecretStr) -> SecretStr:
+    standard_key(secret.get_secret_value())
+    return secret
+
+
+class Notify(BaseModel):
+    """Where the outcome of a task is sent, and what it is signed with (`whsec_...`)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: Annotated[str, Field(max_length=_MAX_URL_CHARS), AfterValidator(_usable_url)]
+    secret: Annotated[SecretStr, AfterValidator(_usable_secret)]
+
+
+class NotifyingRequest(TaskRequest):
+    """A task, and a URL that gets its outcome."""
+
+    notify: Notify | None = Field(
+        default=None, exclude=True, description="A URL that gets the outcome, signed, at least once."
+    )
+
+
+def check_notify(settings: WebhooksSettings, notify: Notify) -> None:
+    """Raises InvalidInput where the settings let no task name such a URL."""
+    if not settings.notify:
+        raise InvalidInput(
+            "Tasks of this mesh may not name a URL",
+            remedy="Set notify = true in [webhooks] of mesh.toml, or follow the task's events",
+            field="notify",
+        )
+    if notify.url.startswith("http:") and not settings.push_networks:
+        raise InvalidInput(
+            "Outcomes are pushed by https",
+            remedy="Use https, or allow a private network with push_networks in [webhooks] of mesh.toml",
+            field="notify.url",
+        )
+
+
+async def notify_of(mesh: Mesh, caller: Caller, task_id: str, notify: Notify) -> None:
+    """Have the outcome of a task sent to a URL, also of one that has ended; durable when this returns."""
+    courier, task = mesh.component(Courier), TaskKey(caller.tenant_id, task_id)
+    secret = notify.secret.get_secret_value()
+    for known in await courier.asked(SCHEME, task):
+        assert isinstance(known, PushAddress)
+        if known.url == notify.url and mesh.cipher.decrypt(known.secret) == secret:
+            address = known
+            break
+    else:
+        of_tenant = {"tenant_id": caller.tenant_id, "client": caller.requested_by}
+        address = PushAddress(url=notify.url, secret=mesh.cipher.encrypt(secret), **of_tenant)
+    await courier.ask(SCHEME, task, address, may_have_ended=True)
+
+
+class PushAddress(Address):
+    """A URL that gets outcomes of a tenant. A task's own has its secret, encrypted; others have none."""
+
+    url: str
+    tenant_id: str
+    secret: str = ""
+
+
+class PushSender:
+    """POSTs outcomes to URLs."""
+
+    scheme = SCHEME
+    scope = "webhooks"
+
+    def __init__(self, mesh: Mesh, settings: WebhooksSettings) -> None:
+        for target in settings.push:
+            _check(target)
+        self._mesh = mesh
+        self._targets = {(target.tenant, target.url): target for target in settings.push}
+        self._networks = settings.push_networks
+        self._pauses = Pauses()
+        self._in_flight = InFlight()
+
+    def typed(self, address: Address) -> PushAddress:
+        """A stored address as a URL's."""
+        return PushAddress.model_validate(address.model_dump())
+
+    def standing(self, task: TaskKey) -> Sequence[Address]:
+        """The URLs that the settings have for a tenant."""
+        return [
+            PushAddress(url=url, tenant_id=tenant_id)
+            for tenant_id, url in self._targets
+            if tenant_id == task.tenant_id
+        ]
+
+    async def send(self, address: Address, document: bytes) -> None:
+        """POST an outcome. Raises Undeliverable, TryLater."""
+        assert isinstance(address, PushAddress)
+        outcome = Outcome.model_validate_json(document)
+        event_type = f"task.{outcome.status}"
+        if address.secret:
+            secrets: Sequence[str] = [self._mesh.cipher.decrypt(address.secret)]
+        else:
+            target = self._targets.get((address.tenant_id, address.url))
+            if target is None:
+                raise Undeliverable("the settings do not have that URL any more")
+            if {_ALL, event_type}.isdisjoint(target.events):
+                return
+            secrets = target.secrets
+        parts = (address.tenant_id, outcome.task_id, str(outcome.generation), address.url)
+        body = encode({"type": event_type, "timestamp": outcome.completed_at, "data": outcome})
+        receiver = f"{address.tenant_id} {address.url}"
+        self._pauses.check(receiver)
+        with self._in_flight.one_of(f"tenant {address.tenant_id}"):
+            try:
+                keys, message_id = [*map(standard_key, secrets)], f"msg_{derived_id(*parts)}"
+                await post_signed(address.url, keys, message_id, body, self._networks)
+            except TryLater as error:
+                self._pauses.failed(receiver, error.retry_after_seconds)
+                raise
+        self._pauses.succeeded(receiver)
+
+
+async def post_signed(
+    url: str,
+    keys: Sequence[bytes],
+    message_id: str,
+    body: bytes,
+    networks: Sequence[IPv4Network | IPv6Network],
+) -> None:
+    """POST a message, signed with each key, to a public address by https or to one of these networks.
+
+    Raises Undeliverable, TryLater.
+    """
+    import aiohttp
+
+    server, now = urlsplit(url).netloc, int(time.time())
+    headers = {
+        "Content-Type": "application/json",
+        "User-Agent": USER_AGENT,
+        "webhook-id": message_id,
+        "webhook-timestamp": str(now),
+        "webhook-signature": " ".join(standard_signature(key, message_id, now, body) for key in keys),
+    }
+    guard = partial(
+        open_public_socket, allowed=partial(_may_reach, networks, is_https=url.startswith("https:"))
+    )
+    connector = aiohttp.TCPConnector(socket_factory=guard, force_close=True)
+    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+        try:
+            answer = await request(session, "POST", url, max_bytes=0, data=body, headers=headers)
+        except TryLater as error:
+            cause = error.__cause__
+            if isinstance(cause, aiohttp.ClientConnectorError) and cause.errno == errno.EACCES:
+                raise Undeliverable(
+                    f"{server} leads to an address that push_networks does not allow"
+                ) from None
+            raise
+    if answer.status == _GONE:
+        raise Undeliverable(f"{server} answered 410: it wants no more")
+    if not 200 <= answer.status < 300:
+        raise TryLater(f"{server} answered {answer.status}", asked_pause(answer) or 0.0)
+
+
+def _may_reach(networks: Sequence[IPv4Network | IPv6Network], address: str, *, is_https: bool) -> bool:
+    """Whether a connection may go to an IP address: plain http only where the settings allow it."""
+    if is_https and is_public(address):
+        return True
+    return any(ip_address(address) in network for network in networks)
+
+
+def _check(target: PushTarget) -> None:
+    try:
+        _usable_url(target.url)
+        for secret in target.secrets:
+            standard_key(secret)
+    except ValueError as error:
+        raise ConfigError(f"[[webhooks.push]] {target.url}: {error}", field="webhooks") from None

@@ -1,0 +1,89 @@
+"""POST /webhooks/SOURCE. It needs no key of the mesh: the sender's signature says who it is."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request, Response
+from pydantic import BaseModel
+
+from meshwright.core.errors import TooLarge
+from meshwright.core.messages import ID_PATTERN
+from meshwright.edges.http.routing import ReadyMesh, make_router, problems
+from meshwright.edges.webhooks.receiver import WebhookReceiver
+
+
+class Delivered(BaseModel):
+    """The tasks of a delivery: those it made, or made when it was sent before."""
+
+    tasks: list[str]
+
+
+def make_routes(receiver: WebhookReceiver, max_body_bytes: int) -> APIRouter:
+    """Returns the route of deliveries."""
+    router = make_router("webhooks")
+
+    @router.post(
+        "/webhooks/{source}",
+        summary="Deliver a webhook",
+        response_description="It matches no rule; an event says that it came.",
+        responses={
+            202: {"model": Delivered, "description": "Its tasks are durable."},
+            **problems(
+                {
+                    400: "The body is no JSON object.",
+                    401: "There is no such source, or its signature or token is wrong.",
+                    413: "The body is too large, or nested too deep.",
+                    415: "The body is not sent as application/json.",
+                    429: "The mesh has as many open tasks as it may: `Retry-After` says when to try again.",
+                }
+            ),
+        },
+        openapi_extra={
+            "requestBody": {
+                "content": {
+                    "application/json": {"schema": {"type": "object"}, "example": {"action": "opened"}}
+                },
+                "required": True,
+            }
+        },
+    )
+    async def deliver(
+        request: Request,
+        response: Response,
+        mesh: ReadyMesh,
+        source: Annotated[str, Path(pattern=ID_PATTERN)],
+    ) -> Delivered:
+        """Take a delivery of a source of the settings: each rule that fits makes a task.
+
+        Who may is decided by signature: that of the source's kind, over the body as it was sent. A delivery
+        that is sent again is the same tasks. They are durable when this answers.
+        """
+        address = request.client.host if request.client is not None else ""
+        known = receiver.source(source, address)
+        body = await body_of(request, max_body_bytes)
+        receiver.authenticate(known, request.headers, body, address)
+        items = known.read(request.headers, body, mesh.settings.max_payload_depth)
+        tasks = await receiver.accept(known, items)
+        response.status_code = 202 if tasks else 200
+        return Delivered(tasks=tasks)
+
+    return router
+
+
+async def body_of(request: Request, max_bytes: int) -> bytes:
+    """Reads no more of a body than its limit. Raises TooLarge."""
+    announced, body = request.headers.get("content-length", ""), bytearray()
+    size = int(announced) if announced.isdecimal() else 0
+    async for chunk in request.stream():
+        body += chunk
+        size = max(size, len(body))
+        if size > max_bytes:
+            break
+    if size > max_bytes:
+        raise TooLarge(
+            f"The delivery is larger than {max_bytes:,} bytes",
+            remedy="Raise max_body_bytes in [webhooks] of mesh.toml",
+            field="body",
+        )
+    return bytes(body)
