@@ -1,5 +1,6 @@
 """One client for a mesh: over HTTP, or on a mesh in this process; async, or blocking."""
 
+from meshwright.client.agent_config import AgentConfigClient
 from meshwright.client.blocking import BlockingClient
 from meshwright.client.client import ENDINGS, Client
 from meshwright.client.fields import Completion, EventFields, TaskFields
@@ -7,6 +8,7 @@ from meshwright.client.transports import MeshUnreachable
 
 __all__ = [
     "ENDINGS",
+    "AgentConfigClient",
     "BlockingClient",
     "Client",
     "Completion",

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import ExitStack
 from functools import partial, wraps
+from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypeVar
 
 from meshwright.client.client import Client
-from meshwright.client.connection import DEFAULT_URL
+from meshwright.client.connection import CALL_SECONDS, DEFAULT_URL
 
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
@@ -52,14 +53,23 @@ class BlockingClient:
         print(mesh.ask("What is a turn?", agent_id="simple-agent").text)
     """
 
-    def __init__(self, url: str = DEFAULT_URL, api_key: str | None = None, *, timeout: float = 60.0) -> None:
-        self._client = Client(url, api_key, timeout=timeout)
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        api_key: str | None = None,
+        *,
+        timeout: float = CALL_SECONDS,
+        socket_path: str | PathLike[str] | None = None,
+        tenant: str | None = None,
+    ) -> None:
+        self._client = Client(url, api_key, timeout=timeout, socket_path=socket_path, tenant=tenant)
+        self._tenant = tenant
         self._mesh: Mesh | None = None
 
     @classmethod
-    def local(cls, mesh: Mesh) -> Self:
+    def local(cls, mesh: Mesh, *, tenant: str | None = None) -> Self:
         """A client of a mesh that it starts on its thread, and stops at the end."""
-        client = cls()
+        client = cls(tenant=tenant)
         client._mesh = mesh
         return client
 
@@ -70,7 +80,7 @@ class BlockingClient:
             self._portal: BlockingPortal = stack.enter_context(start_blocking_portal())
             if self._mesh is not None:
                 stack.enter_context(self._portal.wrap_async_context_manager(self._mesh))
-                self._client = Client.local(self._mesh)
+                self._client = Client.local(self._mesh, tenant=self._tenant)
             stack.enter_context(self._portal.wrap_async_context_manager(self._client))
             self._stack = stack.pop_all()
         return self
@@ -81,16 +91,20 @@ class BlockingClient:
         self._stack.close()
 
     is_alive = _blocking(Client.is_alive)
+    call = _blocking(Client.call)
     submit = _blocking(Client.submit)
     ask = _blocking(Client.ask)
     outcome = _blocking(Client.outcome)
     task = _blocking(Client.task)
+    file = _blocking(Client.file)
     tasks = _blocking(Client.tasks)
     steps = _blocking(Client.steps)
     step = _blocking(Client.step)
     transcript = _iterating(Client.transcript)
     cancel = _blocking(Client.cancel)
     answer = _blocking(Client.answer)
+    inbox = _blocking(Client.inbox)
+    publish = _blocking(Client.publish)
     follow = _iterating(Client.follow)
     stream = _iterating(Client.stream)
     events = _blocking(Client.events)
@@ -107,8 +121,16 @@ class BlockingClient:
     costs = _blocking(Client.costs)
     models = _blocking(Client.models)
     complete = _blocking(Client.complete)
+    agent_configs = _blocking(Client.agent_configs)
+    agent_config = _blocking(Client.agent_config)
+    configure_agent = _blocking(Client.configure_agent)
+    delete_agent_config = _blocking(Client.delete_agent_config)
     keys = _blocking(Client.keys)
     keys_required = _blocking(Client.keys_required)
+    rotate_key = _blocking(Client.rotate_key)
     create_key = _blocking(Client.create_key)
     revoke_key = _blocking(Client.revoke_key)
     open_keys = _blocking(Client.open_keys)
+    verify_audit = _blocking(Client.verify_audit)
+    erase = _blocking(Client.erase)
+    rotate_secrets = _blocking(Client.rotate_secrets)

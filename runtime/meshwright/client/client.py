@@ -5,27 +5,24 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
-from decimal import Decimal
+from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
 from urllib.parse import quote
 
+from meshwright.client.administration import Administration
 from meshwright.client.connection import CALL_SECONDS, DEFAULT_URL, RequestSender
 from meshwright.client.fields import Completion, EventFields, TaskFields
 from meshwright.client.transports import AsgiTransport, HttpTransport
 from meshwright.core.capability import AgentInfo
 from meshwright.core.errors import MeshError
+from meshwright.core.files import File
 from meshwright.core.messages import ENDED, Event, Outcome, Receipt, ScoreCard, TaskStatus, new_id
 from meshwright.events.tasks import TaskSummary
 
 if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh hangs on these modules
-    from meshwright.core.money import Budget, OnEmpty
     from meshwright.events.inbox import Question
     from meshwright.events.status import MeshStatus
-    from meshwright.ledger.budgets import BudgetView
-    from meshwright.ledger.costs import By, Costs
-    from meshwright.ledger.estimate import TaskEstimate
-    from meshwright.ledger.keys import Key, NewKey
     from meshwright.mesh import Mesh
     from meshwright.work.record import TaskView
     from meshwright.work.steps import StepSummary, StepView
@@ -37,33 +34,42 @@ ENDINGS = frozenset(f"task.{status}" for status in ENDED)
 """The types of a task's last event, whose payload is its outcome."""
 
 
-class Client:
+class Client(Administration):
     """A mesh to talk to.
 
         async with Client("http://127.0.0.1:8000") as mesh:
             outcome = await mesh.ask("What is a turn?", agent_id="simple-agent")
 
-    `api_key` is a key or the admin token; a mesh without keys needs none from its own machine. `timeout`
-    bounds a call, in seconds. If a mesh that has answered before stops, or the connection to it breaks,
-    calls that are safe to repeat are repeated for up to 30 s, and streams resume where they broke.
+    `api_key` is a key or the admin token; a mesh without keys needs none from its own machine, and its own
+    user needs none over `socket_path`, the `mesh.sock` of its data folder, which then takes the place of the
+    URL. `tenant` is the one to act for, with credentials of all tenants.
+
+    `timeout` bounds a call, in seconds. If a mesh that has answered before stops, or the connection to it
+    breaks, calls that are safe to repeat are repeated for up to 30 s, and streams resume where they broke.
 
     Raises the mesh's own errors (MeshError) with their remedies, and MeshUnreachable if none answers.
     """
 
     def __init__(
-        self, url: str = DEFAULT_URL, api_key: str | None = None, *, timeout: float = CALL_SECONDS
+        self,
+        url: str = DEFAULT_URL,
+        api_key: str | None = None,
+        *,
+        timeout: float = CALL_SECONDS,
+        socket_path: str | PathLike[str] | None = None,
+        tenant: str | None = None,
     ) -> None:
-        self._connection = RequestSender(HttpTransport(url), api_key, timeout)
+        super().__init__(RequestSender(HttpTransport(url, socket_path), api_key, timeout, tenant))
 
     @classmethod
-    def local(cls, mesh: Mesh) -> Self:
+    def local(cls, mesh: Mesh, *, tenant: str | None = None) -> Self:
         """A client of a running mesh in this process, without a socket; it holds the mesh's admin token."""
         from meshwright.edges.http.app import create_app
 
         token = mesh.settings.keys.admin_token
         client = cls()
         transport, secret = AsgiTransport(create_app(mesh)), token.get_secret_value() if token else None
-        client._connection = RequestSender(transport, secret, CALL_SECONDS)
+        client._connection = RequestSender(transport, secret, CALL_SECONDS, tenant)
         return client
 
     async def __aenter__(self) -> Self:
@@ -82,10 +88,14 @@ class Client:
         """Whether a mesh answers."""
         return await self._connection.is_alive()
 
+    async def call(self, method: str, path: str, *, body: Any = None, **params: Any) -> Any:
+        """Call any route of the HTTP API; returns the JSON of its answer, or None where it has none."""
+        return await self._connection.call(method, path, body=body, params=params)
+
     async def submit(self, text: str | None = None, **fields: Unpack[TaskFields]) -> Receipt:
         """Submit a task to an agent (`agent_id`), or to the best one for a `capability`.
 
-        `text` is the request in words: `payload["text"]`. The task is durable when this returns.
+        `text` is the request: `payload["text"]`. The task is durable when this returns.
         """
         body: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
         if text is not None:
@@ -115,6 +125,14 @@ class Client:
         from meshwright.work.record import TaskView
 
         return await self._connection.get(TaskView, _task_path(task_id))
+
+    async def file(self, task_id: str, number: int = 1) -> File:
+        """A file of a task's outcome with its bytes, counted from 1; one that is elsewhere has a `url`.
+
+        Raises NotFound.
+        """
+        accept = {"Accept": "application/json"}
+        return await self._connection.get(File, f"{_task_path(task_id)}/files/{number}", headers=accept)
 
     async def tasks(
         self,
@@ -288,69 +306,6 @@ class Client:
 
         return await self._connection.get(MeshStatus, "/status")
 
-    async def budgets(self) -> list[BudgetView]:
-        """What each budget allows, and what of it is spent and reserved."""
-        from meshwright.ledger.budgets import BudgetView
-
-        return await self._connection.get_list(BudgetView, "/budgets")
-
-    async def raise_budget(
-        self,
-        amount_usd: Decimal | str,
-        *,
-        budget: str | None = None,
-        key: str | None = None,
-        task_id: str | None = None,
-    ) -> BudgetView:
-        """Add dollars to a budget, or to a task's own; tasks that wait for money go on.
-
-        `key` says whose, where each of a scope has one. Needs the admin token. Raises NotFound.
-        """
-        from meshwright.ledger.budgets import BudgetView
-
-        wanted = {"budget": budget, "key": key, "task_id": task_id, "amount_usd": str(amount_usd)}
-        body = {name: value for name, value in wanted.items() if value is not None}
-        return await self._connection.get(BudgetView, "/budgets/raise", "POST", body=body)
-
-    async def allowances(self) -> list[Budget]:
-        """The budgets that were set while the mesh runs. Needs the admin token."""
-        from meshwright.core.money import Budget
-
-        return await self._connection.get_list(Budget, "/allowances")
-
-    async def allow(
-        self, whose: str, allowance: str, *, tenant_id: str | None = None, on_empty: OnEmpty = "fail"
-    ) -> Budget:
-        """Allow an agent's id, `agent:ID`, `tenant:ID`, `tag:NAME` or `mesh` an amount like `5/day`.
-
-        Needs the admin token.
-        """
-        from meshwright.core.money import Budget
-
-        body = {"whose": whose, "allowance": allowance, "tenant_id": tenant_id, "on_empty": on_empty}
-        return await self._connection.get(Budget, "/allowances", "PUT", body=body, repeats=True)
-
-    async def disallow(self, whose: str, *, tenant_id: str | None = None) -> list[Budget]:
-        """Remove somebody's allowances, and return them. Needs the admin token. Raises NotFound."""
-        from meshwright.core.money import Budget
-
-        params = {"whose": whose, "tenant_id": tenant_id}
-        removed = await self._connection.call("DELETE", "/allowances", params=params)
-        return [Budget.model_validate(item) for item in removed["items"]]
-
-    async def estimate(self, *, agent_id: str | None = None, capability: str | None = None) -> TaskEstimate:
-        """What the last tasks of an agent or a capability have cost: median, 90 % and the most."""
-        from meshwright.ledger.estimate import TaskEstimate
-
-        params = {"agent_id": agent_id, "capability": capability}
-        return await self._connection.get(TaskEstimate, "/costs/estimate", params=params)
-
-    async def costs(self, by: By = "agent", *, since: datetime | str | None = None) -> Costs:
-        """What model calls cost, most expensive first. `since` is a time, or a duration such as `24h`."""
-        from meshwright.ledger.costs import Costs
-
-        return await self._connection.get(Costs, "/costs", params={"by": by, "since": since})
-
     async def models(self) -> list[str]:
         """The models that callers may name."""
         return [model["id"] for model in (await self._connection.call("GET", "/v1/models"))["data"]]
@@ -362,38 +317,6 @@ class Client:
         said = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
         body = {"model": model, "messages": said, **options}
         return await self._connection.get(Completion, "/complete", "POST", body=body, timeout=MODEL_SECONDS)
-
-    async def keys(self) -> list[Key]:
-        """Keys, oldest first, without their secrets. Managing keys needs the admin token."""
-        from meshwright.ledger.keys import Key
-
-        return await self._connection.get_list(Key, "/keys")
-
-    async def keys_required(self) -> bool:
-        """Whether callers need a key."""
-        return (await self._connection.call("GET", "/keys"))["required"]
-
-    async def create_key(
-        self, agent_id: str, *, tenant_id: str = "default", budget: str | None = None, force: bool = False
-    ) -> NewKey:
-        """Create a key, whose secret is shown this once. `budget` is like `5.00/day`.
-
-        Creating the first key makes keys mandatory. `force` allows an agent that the mesh does not have.
-        """
-        from meshwright.ledger.keys import NewKey
-
-        body = {"agent_id": agent_id, "tenant_id": tenant_id, "budget": budget, "force": force}
-        return await self._connection.get(NewKey, "/keys", "POST", body=body)
-
-    async def revoke_key(self, key_id: str) -> Key:
-        """Revoke a key. Raises NotFound."""
-        from meshwright.ledger.keys import Key
-
-        return await self._connection.get(Key, f"/keys/{quote(key_id, safe='')}", "DELETE", repeats=True)
-
-    async def open_keys(self) -> int:
-        """Revoke all keys, and require none until another is created. Returns how many were revoked."""
-        return (await self._connection.call("POST", "/keys/open"))["revoked"]
 
 
 def _task_path(task_id: str) -> str:

@@ -32,9 +32,17 @@ _TRANSIENT = (MeshUnreachable, Draining, StoreUnavailable)
 class RequestSender:
     """What a client sends through. `timeout` bounds a call, in seconds."""
 
-    def __init__(self, transport: HttpTransport | AsgiTransport, api_key: str | None, timeout: float) -> None:
+    def __init__(
+        self,
+        transport: HttpTransport | AsgiTransport,
+        api_key: str | None,
+        timeout: float,
+        tenant: str | None = None,
+    ) -> None:
         self._transport = transport
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        if tenant is not None:
+            self._headers["Mesh-Tenant"] = tenant
         self._timeout = timeout
         self._reached = False
 
@@ -67,7 +75,7 @@ class RequestSender:
                     self._reached = True
                     text = b"".join([chunk async for chunk in response.chunks])
                     if response.status < 400:
-                        return json.loads(text)
+                        return json.loads(text) if text else None
                     raise error_of(self._transport.url + path, response.status, text)
             except _TRANSIENT as error:
                 if not self._reached or not (repeats or method == "GET"):

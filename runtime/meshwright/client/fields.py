@@ -12,7 +12,11 @@ if TYPE_CHECKING:
 
 
 class TaskFields(TypedDict, total=False):
-    """A task: what it names, and its times in seconds (`timeout` of one attempt, `deadline` of all)."""
+    """A task: what it names, and its times in seconds (`timeout` of one attempt, `deadline` of all).
+
+    `limits` are those of its run, such as `{"max_steps": 20}`, where they are to be lower than the agent's.
+    `after` is the id of a task whose end it waits for.
+    """
 
     capability: str | None
     agent_id: str | None
@@ -22,6 +26,8 @@ class TaskFields(TypedDict, total=False):
     deadline: float | None
     thread_id: str | None
     task_id: str | None
+    limits: dict[str, Any] | None
+    after: str | None
     budget_usd: Decimal | str | None
     on_empty: OnEmpty
     idempotency_key: str | None
@@ -37,6 +43,22 @@ class EventFields(TypedDict, total=False):
     aggregate_id: str | None
     idempotency_key: str | None
     topic: str | None
+
+
+class AgentConfigFields(TypedDict, total=False):
+    """What changes of an agent's configuration; None clears endpoint, key and `llm_max_tokens`."""
+
+    name: str
+    description: str
+    llm_provider: str
+    llm_endpoint: str | None
+    llm_model: str
+    llm_api_key: str | None
+    llm_timeout: float
+    llm_temperature: float
+    llm_max_tokens: int | None
+    is_default: bool
+    is_active: bool
 
 
 class Completion(Plain):

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlencode
 
@@ -24,6 +25,7 @@ RETRY_SECONDS = 30.0
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.1, 2.0
 _CONNECT_SECONDS = 5.0
 _SILENCE_SECONDS = 60.0  # a stream that sends nothing for so long, not even a comment, is dead
+_STREAM_ENDED = b"stream.ended"  # the last event of a stream whose credentials do not count any more
 _MAX_AHEAD = 16  # parts of an answer that wait for their reader, in process
 
 
@@ -50,10 +52,11 @@ class Response(NamedTuple):
 
 
 class HttpTransport:
-    """Requests over HTTP, on connections that stay open."""
+    """Requests over HTTP, on connections that stay open; over a Unix socket where one is given."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
+    def __init__(self, url: str, socket_path: str | os.PathLike[str] | None = None) -> None:
+        self.url = "http://localhost" if socket_path else url.rstrip("/")
+        self._socket_path = None if socket_path is None else os.fspath(socket_path)
         self._session: aiohttp.ClientSession | None = None
 
     @asynccontextmanager
@@ -62,15 +65,28 @@ class HttpTransport:
         import aiohttp  # a client in process does without
 
         method, path, params, headers, body, limit = request
-        session = self._session = self._session or aiohttp.ClientSession()
+        if self._session is None:
+            there = self._socket_path
+            self._session = aiohttp.ClientSession(connector=aiohttp.UnixConnector(there) if there else None)
+        session = self._session
         silence = _SILENCE_SECONDS if limit is None else None
         timeout = aiohttp.ClientTimeout(total=limit, sock_connect=_CONNECT_SECONDS, sock_read=silence)
         sending = session.request(
-            method, self.url + path, params=params, headers=headers, data=body or None, timeout=timeout
+            method,
+            self.url + path,
+            params=params,
+            headers=headers,
+            data=BytesIO(body) if body else None,
+            timeout=timeout,
         )
         try:
             async with sending as response:
                 yield Response(response.status, response.content.iter_any())
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise MeshUnreachable(
+                f"the certificate of {self.url} is not to be trusted: {error.certificate_error}",
+                remedy="name its authority's PEM file in SSL_CERT_FILE, or use --data on the mesh's machine",
+            ) from None
         except (aiohttp.ClientError, TimeoutError) as error:
             raise MeshUnreachable(
                 f"no mesh answers at {self.url} ({_reason(error)})", remedy="start one with: mesh up"
@@ -164,15 +180,22 @@ class Retries:
 
 
 async def server_events(chunks: AsyncIterable[bytes]) -> AsyncGenerator[Event]:
-    """The events of a stream, however it is cut into chunks. Their data names id and type as well."""
-    rest, data = b"", list[bytes]()
+    """The events of a stream, however it is cut into chunks. Their data names id and type as well.
+
+    Raises the error that ended the stream: that the credentials do not count any more.
+    """
+    rest, kind, data = b"", b"", list[bytes]()
     async for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
             name, _, value = line.rstrip(b"\r").partition(b":")
             if name == b"data":
                 data.append(value.removeprefix(b" "))
+            elif name == b"event":
+                kind = value.strip()
             elif not name and not value and data:
+                if kind == _STREAM_ENDED:
+                    raise error_of("the stream", 401, b"\n".join(data))
                 yield Event.model_validate_json(b"\n".join(data))
                 data.clear()
 

@@ -1,0 +1,206 @@
+"""The calls of a client that manage a mesh: what it spends, which models agents call, keys, and audits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Unpack
+from urllib.parse import quote
+
+from meshwright.client.connection import RequestSender
+from meshwright.client.fields import AgentConfigFields
+from meshwright.core.errors import NotFound
+
+if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh hangs on these modules
+    from meshwright.core.money import Budget, OnEmpty
+    from meshwright.events.verify import Verified
+    from meshwright.ledger.budgets import BudgetView
+    from meshwright.ledger.costs import By, Costs
+    from meshwright.ledger.estimate import TaskEstimate
+    from meshwright.ledger.keys import NewKey
+    from meshwright.ledger.virtual_keys import Key
+    from meshwright.services.agent_config.records import AgentConfig
+
+
+class Administration:
+    """The part of `Client` that manages a mesh. Most calls need the admin token, or a role."""
+
+    def __init__(self, connection: RequestSender) -> None:
+        self._connection = connection
+
+    async def budgets(self) -> list[BudgetView]:
+        """What each budget allows, and what of it is spent and reserved."""
+        from meshwright.ledger.budgets import BudgetView
+
+        return await self._connection.get_list(BudgetView, "/budgets")
+
+    async def raise_budget(
+        self,
+        amount_usd: Decimal | str,
+        *,
+        budget: str | None = None,
+        key: str | None = None,
+        task_id: str | None = None,
+    ) -> BudgetView:
+        """Add dollars to a budget, or to a task's own; tasks that wait for money go on.
+
+        `key` says whose, where each of a scope has one. Needs the admin token. Raises NotFound.
+        """
+        from meshwright.ledger.budgets import BudgetView
+
+        wanted = {"budget": budget, "key": key, "task_id": task_id, "amount_usd": str(amount_usd)}
+        body = {name: value for name, value in wanted.items() if value is not None}
+        return await self._connection.get(BudgetView, "/budgets/raise", "POST", body=body)
+
+    async def allowances(self) -> list[Budget]:
+        """The budgets that were set while the mesh runs. Needs the admin token."""
+        from meshwright.core.money import Budget
+
+        return await self._connection.get_list(Budget, "/allowances")
+
+    async def allow(
+        self, whose: str, allowance: str, *, tenant_id: str | None = None, on_empty: OnEmpty = "fail"
+    ) -> Budget:
+        """Allow an agent's id, `agent:ID`, `tenant:ID`, `tag:NAME` or `mesh` an amount like `5/day`.
+
+        Needs the admin token.
+        """
+        from meshwright.core.money import Budget
+
+        body = {"whose": whose, "allowance": allowance, "tenant_id": tenant_id, "on_empty": on_empty}
+        return await self._connection.get(Budget, "/allowances", "PUT", body=body, repeats=True)
+
+    async def disallow(self, whose: str, *, tenant_id: str | None = None) -> list[Budget]:
+        """Remove somebody's allowances, and return them. Needs the admin token. Raises NotFound."""
+        from meshwright.core.money import Budget
+
+        params = {"whose": whose, "tenant_id": tenant_id}
+        removed = await self._connection.call("DELETE", "/allowances", params=params)
+        return [Budget.model_validate(item) for item in removed["items"]]
+
+    async def estimate(self, *, agent_id: str | None = None, capability: str | None = None) -> TaskEstimate:
+        """What the last tasks of an agent or a capability have cost: median, 90 % and the most."""
+        from meshwright.ledger.estimate import TaskEstimate
+
+        params = {"agent_id": agent_id, "capability": capability}
+        return await self._connection.get(TaskEstimate, "/costs/estimate", params=params)
+
+    async def costs(self, by: By = "agent", *, since: datetime | str | None = None) -> Costs:
+        """What model calls cost, most expensive first. `since` is a time, or a duration such as `24h`."""
+        from meshwright.ledger.costs import Costs
+
+        return await self._connection.get(Costs, "/costs", params={"by": by, "since": since})
+
+    async def agent_configs(self) -> list[AgentConfig]:
+        """Which models the tenant's agents are configured to call, without keys."""
+        from meshwright.services.agent_config.records import AgentConfig
+
+        return await self._connection.get_list(AgentConfig, "/api/agents")
+
+    async def agent_config(self, agent_id: str) -> AgentConfig:
+        """An agent's configuration; `default` is that of the tenant's default agent. Raises NotFound."""
+        from meshwright.services.agent_config.records import AgentConfig
+
+        return await self._connection.get(AgentConfig, _config_path(agent_id))
+
+    async def configure_agent(self, agent_id: str, **fields: Unpack[AgentConfigFields]) -> AgentConfig:
+        """Change fields of an agent's configuration, or make it: that needs `llm_provider` and `llm_model`.
+
+        It decides the agent's next model call, on every worker. Needs an administrator.
+        """
+        from meshwright.services.agent_config.records import AgentConfig
+
+        path = _config_path(agent_id)
+        try:
+            return await self._connection.get(AgentConfig, path, "PUT", body=fields)
+        except NotFound:
+            if agent_id == "default":
+                raise
+        body = {"agent_id": agent_id, **fields}
+        return await self._connection.get(AgentConfig, "/api/agents", "POST", body=body)
+
+    async def delete_agent_config(self, agent_id: str) -> AgentConfig:
+        """Delete an agent's configuration, with its key. Raises NotFound. Needs an administrator."""
+        from meshwright.services.agent_config.records import AgentConfig
+
+        return await self._connection.get(AgentConfig, _config_path(agent_id), "DELETE")
+
+    async def keys(self) -> list[Key]:
+        """Keys, oldest first, without their secrets. Managing keys needs the admin token."""
+        from meshwright.ledger.virtual_keys import Key
+
+        return await self._connection.get_list(Key, "/keys")
+
+    async def keys_required(self) -> bool:
+        """Whether callers need a key."""
+        return (await self._connection.call("GET", "/keys"))["required"]
+
+    async def create_key(
+        self,
+        agent_id: str | None = None,
+        *,
+        name: str | None = None,
+        tenant_id: str | None = None,
+        roles: Sequence[str] | None = None,
+        expires: str | None = None,
+        budget: str | None = None,
+    ) -> NewKey:
+        """Create a key of an agent, or of a person or a program by `name`; its secret is shown this once.
+
+        `tenant_id` is by default that of the caller, and `*` is all tenants; `roles` are by default
+        submitter, viewer and contents. `expires` is a time from now like `30d`, `budget` like `5.00/day`.
+        Creating the first key makes keys mandatory.
+        """
+        from meshwright.ledger.keys import NewKey
+
+        wanted = {"name": name, "agent_id": agent_id, "tenant_id": tenant_id, "roles": roles}
+        wanted |= {"expires": expires, "budget": budget}
+        body = {field: value for field, value in wanted.items() if value is not None}
+        return await self._connection.get(NewKey, "/keys", "POST", body=body)
+
+    async def rotate_key(self, key_id: str, *, grace: str = "1h", expires: str | None = None) -> NewKey:
+        """Create a key in another's place. Both work for `grace`, a time like `1h`.
+
+        Raises NotFound, and Conflict where the other was revoked or rotated.
+        """
+        from meshwright.ledger.keys import NewKey
+
+        path = f"/keys/{quote(key_id, safe='')}/rotate"
+        return await self._connection.get(NewKey, path, "POST", body={"grace": grace, "expires": expires})
+
+    async def revoke_key(self, key_id: str) -> Key:
+        """Revoke a key. Raises NotFound."""
+        from meshwright.ledger.virtual_keys import Key
+
+        return await self._connection.get(Key, f"/keys/{quote(key_id, safe='')}", "DELETE", repeats=True)
+
+    async def open_keys(self) -> int:
+        """Revoke all keys, and require none until another is created. Returns how many were revoked."""
+        return (await self._connection.call("POST", "/keys/open"))["revoked"]
+
+    async def erase(
+        self, *, requested_by: str | None = None, thread_id: str | None = None, task_id: str | None = None
+    ) -> tuple[int, int]:
+        """Erase the contents of tasks for good; returns of how many tasks and events. Needs the role admin.
+
+        Raises NotFound, and Conflict where a task is still open.
+        """
+        wanted = {"requested_by": requested_by, "thread_id": thread_id, "task_id": task_id}
+        body = {name: value for name, value in wanted.items() if value is not None}
+        done = await self._connection.call("POST", "/erase", body=body, timeout=None)
+        return done["tasks"], done["events"]
+
+    async def verify_audit(self) -> Verified:
+        """Walk the hash chain of the event log, and check its signed heads. Needs the admin token."""
+        from meshwright.events.verify import Verified
+
+        return Verified(**await self._connection.call("GET", "/audit/verify", timeout=None))
+
+    async def rotate_secrets(self) -> int:
+        """Encrypt all stored secrets with a new key. Returns how many there are. Needs the admin token."""
+        return (await self._connection.call("POST", "/secrets/rotate"))["renewed"]
+
+
+def _config_path(agent_id: str) -> str:
+    return f"/api/agents/{quote(agent_id, safe='')}"
