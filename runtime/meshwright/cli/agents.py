@@ -18,10 +18,12 @@ from meshwright.cli.output import Column, Document, document, local_time, show
 from meshwright.core.errors import MeshError, in_one_line
 
 if TYPE_CHECKING:
+    from meshwright.component import Check
     from meshwright.core.capability import Capability, Registration
     from meshwright.prompts import Brought
     from meshwright.settings import Settings
 
+_CHECK_SECONDS = 10.0
 _VERDICTS = {"ok": "green", "warn": "yellow", "FAIL": "red"}
 
 
@@ -60,7 +62,7 @@ def agents(target: Target, as_json: bool) -> None:
 
     async def find() -> list[Document]:
         chosen = target.url or load_settings(Path(), data_dir=target.data)
-        async with running_mesh(chosen) as mesh:
+        async with running_mesh(chosen, tenant=target.tenant) as mesh:
             if mesh is not None:
                 return [document(agent) for agent in await mesh.client.agents()]
         assert not isinstance(chosen, str)
@@ -82,21 +84,17 @@ def check(as_json: bool) -> int:
 
     Also names each agent whose prompt file is missing. Exit status 1 if anything is wrong.
     """
-    from meshwright.agents.loader import project_file
-    from meshwright.prompts import PromptProblem, Prompts
+    from meshwright.agents.loader import prompts_folder
+    from meshwright.prompts import Prompts
     from meshwright.settings import load_settings
 
     settings = load_settings(Path())
     declared = _declared(settings)
     literal = {name: brought for name, brought in declared.brought.items() if brought.text}
-    known = Prompts(project_file(Path.cwd(), settings.prompts.dir), brought=literal)
+    known = Prompts(prompts_folder(Path.cwd(), settings), brought=literal)
     names = {*known.names(), *declared.brought}
-    problems = known.check()
-    for agent in declared.agents:
-        prompt = agent.metadata["prompt"]
-        if prompt not in names:
-            path = str(known.directory / f"{prompt}.prompt")
-            problems.append(PromptProblem(path, None, f"{path}: {agent.agent_id} has no prompt", "write it"))
+    needed = {agent.metadata["prompt"]: agent.agent_id for agent in declared.agents}
+    problems = known.check({name: agent for name, agent in needed.items() if name not in declared.brought})
     counted = "1 prompt" if len(names) == 1 else f"{len(names)} prompts"
     if as_json:
         click.echo(json.dumps([asdict(problem) for problem in problems], indent=2))
@@ -127,21 +125,30 @@ async def _run_checks(settings: Settings) -> int:
     from meshwright.app import build_mesh
     from meshwright.component import Component
 
-    mesh, failed = build_mesh(settings), 0
-    for component in mesh.components:
-        for name, ask in component.checks() if isinstance(component, Component) else ():
-            try:
-                verdict, sentence = "ok", await ask()
-            except MeshError as error:
-                verdict, sentence = "FAIL", in_one_line(error.message, error.remedy)
-            except Exception as error:  # noqa: BLE001 - a component's own code may raise anything
-                verdict, sentence = "FAIL", f"{type(error).__name__}: {error}"
-            failed += verdict == "FAIL"
-            _show(verdict, name, sentence)
+    mesh = build_mesh(settings)
+    components = [component for component in mesh.components if isinstance(component, Component)]
+    checks = [check for component in components for check in component.checks()]
+    results = await asyncio.gather(*map(_run_check, checks))
+    for check, (verdict, sentence) in zip(checks, results, strict=True):
+        _show(verdict, check.name, sentence)
     for warning in mesh.warnings:
         _show("warn", "mesh", warning)
     await mesh.stop(drain_seconds=0)
-    return failed
+    return sum(verdict == "FAIL" for verdict, _ in results)
+
+
+async def _run_check(check: Check) -> tuple[str, str]:
+    """The verdict of a check, and its sentence."""
+    limit = asyncio.timeout(_CHECK_SECONDS)
+    try:
+        async with limit:
+            return "ok", await check.ask()
+    except MeshError as error:
+        return "FAIL", in_one_line(error.message, error.remedy)
+    except Exception as error:  # noqa: BLE001 - a component's own code may raise anything
+        if limit.expired():
+            return "FAIL", f"No answer within {_CHECK_SECONDS:g} s; see whether what it depends on runs"
+        return "FAIL", f"{type(error).__name__}: {error}"
 
 
 def _show(verdict: str, name: str, sentence: str) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from meshwright.cli.timeline import Drawing
 
 _NOBODY_CAN = (
-    "nobody can answer: the mesh of this command ends with it, and no other command reaches it. "
+    "No answer can come: the mesh of this command ends with it, and no other command reaches it. "
     "Ask again on one that runs (mesh up), and answer with mesh inbox"
 )
 

@@ -23,7 +23,6 @@ from meshwright.cli.options import DATA_KEY, DEFAULT_DATA
 from meshwright.core.errors import MeshError, in_one_line
 
 _FAILED, _WRONG_USE, _INTERRUPTED = 1, 2, 130
-_REPORT = "last-error.txt"
 _MAX_QUOTED = 500  # characters of a message: it may quote what a client sent
 
 
@@ -47,6 +46,7 @@ COMMANDS = {
     "deny": _Listed("inbox", "Deny what a task asks approval for."),
     "answer": _Listed("inbox", "Answer what a task waits for."),
     "cancel": _Listed("tasks", "Cancel a task."),
+    "schedules": _Listed("schedules", "List schedules, make them, pause, resume and run them."),
     "events": _Listed("events", "Show events, oldest first."),
     "costs": _Listed("costs", "Sum up what model calls cost."),
     "budgets": _Listed("budgets", "Show budgets and spend, and raise them."),
@@ -54,14 +54,21 @@ COMMANDS = {
     "status": _Listed("status", "Show what is open, what waits, and which models are away."),
     "agents": _Listed("agents", "List agents with their capabilities and status."),
     "models": _Listed("models", "Show groups, deployments, tags and prices; say where a call goes."),
+    "config": _Listed("config", "Change what a mesh does while it runs."),
     "keys": _Listed("keys", "Manage virtual API keys."),
+    "erase": _Listed("administration", "Erase the contents of tasks for good."),
+    "verify": _Listed("administration", "Verify that the event log is as it was written."),
+    "secrets": _Listed("administration", "Manage the keys that encrypt stored secrets."),
+    "webhooks": _Listed("webhooks", "List webhook sources and rules; try a delivery."),
+    "mqtt": _Listed("mqtt", "Print the rights of clients for the MQTT broker."),
+    "bridge": _Listed("bridge", "Report what Claude Code does to SQLite and MQTT."),
     "doctor": _Listed("agents", "Check the project and what its components depend on."),
     "prompts": _Listed("agents", "Check the prompt files."),
 }
 
 
 class _Unexpected(click.ClickException):
-    """A fault in Meshwright itself, told in one line; its traceback is kept elsewhere."""
+    """A fault in Meshwright itself, reported in one line; its traceback is kept elsewhere."""
 
 
 def _commands_of_packages() -> dict[str, click.Command]:
@@ -113,7 +120,7 @@ class _LazyGroup(click.Group):
                 )
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; what nobody foresaw becomes one line and a kept traceback."""
+        """Run the command; an unexpected error becomes one line and a stored traceback."""
         try:
             return super().invoke(ctx)
         except (MeshError, click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
@@ -216,7 +223,7 @@ def _deliberate(group: ExceptionGroup[Exception]) -> MeshError | None:
 
 
 def _unexpected(error: Exception, ctx: click.Context) -> _Unexpected:
-    """Keep the traceback of an error that nobody foresaw, and say where it is."""
+    """Store the traceback of an unexpected error, and say where it is."""
     where = _keep_traceback(error, ctx.meta.get(DATA_KEY) or _data_folder())
     return _Unexpected(f"unexpected {type(error).__name__}: {error} ({where})")
 
@@ -233,17 +240,17 @@ def keep_text(text: str, folder: Path) -> str:
     """Do the same with a traceback that is a text already."""
     from meshwright.core.errors import StoreFailed
     from meshwright.core.redaction import redact  # most commands do without
-    from meshwright.sql.folder import make_private, write_private
+    from meshwright.sql.folder import LAST_ERROR, make_private, write_private
 
-    text = redact(text)
+    text = redact(text).encode(errors="backslashreplace").decode()  # no file holds half a pair of characters
     if os.environ.get("MESH_DEBUG"):
         sys.stderr.write(text)
         return "traceback above"
     try:
-        write_private(make_private(folder) / _REPORT, text)
+        write_private(make_private(folder) / LAST_ERROR, text)
     except (OSError, StoreFailed):
         return "MESH_DEBUG=1 shows the traceback"
-    return f"traceback: {folder / _REPORT}"
+    return f"traceback: {folder / LAST_ERROR}"
 
 
 def log_to_stderr(folder: Path) -> None:
@@ -252,12 +259,20 @@ def log_to_stderr(folder: Path) -> None:
 
 
 class _OneLine(logging.Handler):
+    """Writes lines, and never raises: what logs goes on with its work."""
+
     def __init__(self, folder: Path) -> None:
         super().__init__(logging.WARNING)
         self._folder = folder
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the line, redacted, and keep the traceback that came with it."""
+        try:
+            self._write(record)
+        except Exception:  # noqa: BLE001 as each handler of the standard library does
+            self.handleError(record)
+
+    def _write(self, record: logging.LogRecord) -> None:
         from meshwright.core.redaction import redact
 
         text = " ".join(record.getMessage().split())

@@ -193,6 +193,8 @@ def allow(
     It counts at once, and replaces what was allowed in such a window before. Without arguments it lists what
     is allowed.
     """
+    if remove and whose is None:
+        raise click.UsageError("say WHOSE allowance to remove; mesh allow lists them")
     if remove == (allowance is not None) and whose is not None:
         raise click.UsageError("say what WHOSE may spend, like 5/day, or --remove")
 

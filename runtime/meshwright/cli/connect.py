@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import socket
+import stat
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ import click
 from meshwright.cli.options import Target, require_trust
 from meshwright.cli.output import Document, document
 from meshwright.core.errors import ConfigError, InvalidInput
-from meshwright.sql.folder import make_private, open_private, read_private, write_private
+from meshwright.sql.folder import SOCKET_NAME, make_private, open_private, read_private, write_private
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -77,11 +78,11 @@ def talk(target: Target, use: Callable[[Connection], Awaitable[ResultT]], *, nee
     async def connect_and_use() -> ResultT:
         options = f" --data {target.data}" if target.data else ""
         chosen = target.url or load_settings(Path(), data_dir=target.data)
-        async with running_mesh(chosen, options) as running:
+        async with running_mesh(chosen, options, target.tenant) as running:
             if running is not None:
                 return await use(running)
         assert not isinstance(chosen, str)
-        async with in_process(chosen, need, options) as own:
+        async with in_process(chosen, need, options, target.tenant) as own:
             return await use(own)
 
     return asyncio.run(connect_and_use())
@@ -99,17 +100,26 @@ def listed(
 
 
 @asynccontextmanager
-async def running_mesh(chosen: str | Settings, options: str = "") -> AsyncIterator[Connection | None]:
+async def running_mesh(
+    chosen: str | Settings, options: str = "", tenant: str | None = None
+) -> AsyncIterator[Connection | None]:
     """The mesh at a URL, or that which serves the data folder of the settings; None if none does."""
     from meshwright.client import Client
 
     if isinstance(chosen, str):
         # The admin token, or a key, for a mesh elsewhere.
-        async with Client(chosen, os.environ.get("MESH_ADMIN_TOKEN") or None) as client:
+        token = os.environ.get("MESH_ADMIN_TOKEN") or None
+        async with Client(chosen, token, tenant=tenant) as client:
             yield Connection(client, chosen, f" --url {chosen}")
         return
     if url := announced_url(chosen.data_dir):
-        async with Client(url, _announced_token(chosen)) as client:
+        path = chosen.data_dir / SOCKET_NAME
+        if _is_own_socket(path):
+            async with Client(socket_path=path, tenant=tenant) as client:
+                if await client.is_alive():
+                    yield Connection(client, url, options)
+                    return
+        async with Client(url, _announced_token(chosen), tenant=tenant) as client:
             if await client.is_alive():
                 yield Connection(client, url, options)
                 return
@@ -117,7 +127,9 @@ async def running_mesh(chosen: str | Settings, options: str = "") -> AsyncIterat
 
 
 @asynccontextmanager
-async def in_process(settings: Settings, need: _Need, options: str = "") -> AsyncIterator[Connection]:
+async def in_process(
+    settings: Settings, need: _Need, options: str = "", tenant: str | None = None
+) -> AsyncIterator[Connection]:
     """A mesh in this process, on a data folder that no other mesh serves.
 
     Raises StoreLocked if another process holds the data, InvalidInput if the mesh has its state elsewhere.
@@ -135,7 +147,7 @@ async def in_process(settings: Settings, need: _Need, options: str = "") -> Asyn
     reads = need in ("log", "state")
     async with _readable(settings) if reads else _started(settings, works=need == "work") as mesh:
         about = f"An embedded mesh on {settings.data_dir}, model: {mesh.model.name}"
-        async with Client.local(mesh) as client:
+        async with Client.local(mesh, tenant=tenant) as client:
             yield Connection(client, str(settings.data_dir), options, is_running=False, about=about)
 
 
@@ -161,7 +173,7 @@ async def _readable(settings: Settings) -> AsyncIterator[Mesh]:
     from meshwright.app import build_mesh
     from meshwright.builtin.tasks import ORCHESTRATION
     from meshwright.cli.agents import declared_agents
-    from meshwright.roles import Role
+    from meshwright.roles import ProcessRole
     from meshwright.runtimes import sqlite_runtime
     from meshwright.sql.sqlite import FILE_NAME
 
@@ -171,7 +183,7 @@ async def _readable(settings: Settings) -> AsyncIterator[Mesh]:
         type(agent.name, (Agent,), {"agent_id": agent.agent_id, "capabilities": agent.capabilities})
         for agent in declared_agents(settings).agents
     ]
-    role = Role(frozenset({ORCHESTRATION}))  # tools and contexts are of no use here
+    role = ProcessRole(frozenset({ORCHESTRATION}))  # tools and contexts are of no use here
     mesh = build_mesh(settings, agents=agents, host=sqlite_runtime, role=role)
     await mesh.host.open()
     try:
@@ -210,6 +222,15 @@ def announced_url(folder: Path) -> str | None:
     """Where the mesh of a data folder said it listens; it may be gone without having removed that."""
     url = _announced(folder).get("url")
     return url if isinstance(url, str) and _is_here(url) else None
+
+
+def _is_own_socket(path: Path) -> bool:
+    """Whether that is a Unix socket that this user, or root, has made."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISSOCK(found.st_mode) and found.st_uid in (os.geteuid(), 0)
 
 
 def _announced(folder: Path) -> dict[str, object]:

@@ -104,7 +104,7 @@ def _dollars(amount: str | None) -> str:
 
 
 def _counted(cost: Document) -> str:
-    """What is known of a cost without what is estimated, and of how many calls nobody knows it."""
+    """The known part of a cost without estimates, and how many calls have an unknown cost."""
     if cost.get("cost_usd") is None:
         return _known(cost)
     counted = Decimal(cost["cost_usd"]) - Decimal(cost.get("estimated_usd", 0))
@@ -112,7 +112,7 @@ def _counted(cost: Document) -> str:
 
 
 def _known(cost: Document) -> str:
-    """What is known of a cost, and of how many calls nobody knows it: `$0.0120 + 3 unknown`.
+    """The known part of a cost, and how many calls have an unknown cost: `$0.0120 + 3 unknown`.
 
     A `~` before it says that a part of it is estimated.
     """

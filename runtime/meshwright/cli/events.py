@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from meshwright.cli.connect import Connection, talk
-from meshwright.cli.options import Target, json_option, mesh_options
+from meshwright.cli.files import file_line
+from meshwright.cli.options import Target, WholeNumber, json_option, mesh_options
 from meshwright.cli.output import (
     Document,
     clipped,
@@ -45,7 +46,7 @@ _SHOWN_APART = frozenset({"version", "task_id", "agent_id", "tenant_id"})
 @click.option("--task", "task_id", metavar="ID", help="Only events of this task.")
 @click.option("--type", "event_type", metavar="TYPE", help="Only this type, such as task.succeeded.")
 @click.option("--agent", "agent_id", metavar="ID", help="Only events of this agent.")
-@click.option("--limit", type=click.IntRange(1, 1000), help="How many (default: the last 50; all of a task).")
+@click.option("--limit", type=WholeNumber(1, 1000), help="How many (default: the last 50; all of a task).")
 @json_option
 @mesh_options
 def events(
@@ -109,7 +110,8 @@ class Line(NamedTuple):
 
 def line_of(event: Document) -> Line | None:
     """The line of an event in the timeline of its task, or None if it is not worth one."""
-    known = _LINES.get(event["event_type"])
+    kind = event["event_type"]
+    known = _LINES.get(kind) or _LINES.get(f"{kind.partition('.')[0]}.*")
     if known is None:
         return None
     word, parts_of = known
@@ -145,6 +147,9 @@ def _gist(event: Document) -> str:
     payload = event.get("payload")
     if not isinstance(payload, dict):
         return short(json.dumps(payload, ensure_ascii=False)) if payload else ""
+    if event["event_type"] == "audit.recorded":
+        caller = payload["caller"]
+        return f"{payload['action']}  {printable(payload['subject'])}  by {printable(caller['requested_by'])}"
     if event["event_type"] == "attempt.ended":
         return f"{payload.get('status', '')}  {join(_ended(payload, event))}"
     if isinstance(payload.get("spans"), list):
@@ -206,6 +211,7 @@ def _accepted(payload: Document, event: Document) -> Sequence[object]:
         payload.get("capability"),
         priority != 5 and f"priority {priority}",
         thread not in (None, event["task_id"]) and f"thread {thread}",
+        payload.get("after") and f"after task {short_id(payload['after'])}",
     )
 
 
@@ -278,6 +284,11 @@ def _tool(payload: Document, event: Document) -> Sequence[object]:
     )
 
 
+def _cut_off(payload: Document, event: Document) -> Sequence[object]:
+    tools = ", ".join(str(call.get("tool")) for call in payload.get("tool_calls") or ())
+    return "cut off", tools and f"in a call of {tools}, which was not run", short(payload.get("text", ""))
+
+
 def _overran(payload: Document, event: Document) -> Sequence[object]:
     what = "has ended at last" if payload.get("ended") else "was given up, and its thread still runs"
     return (f"{payload.get('tool', '?')} {what}, after {payload.get('seconds', '?')} s",)
@@ -285,7 +296,9 @@ def _overran(payload: Document, event: Document) -> Sequence[object]:
 
 def _limit_reached(payload: Document, event: Document) -> Sequence[object]:
     limit, most = payload.get("limit", "?"), payload.get("most", "?")
-    return (f"{limit} ({most}) is reached: the model has to answer without more tools",)
+    ends = payload.get("ends") == "calls"
+    then = "the model is not called again" if ends else "the model has to answer without more tools"
+    return (f"{limit} ({most}) is reached: {then}",)
 
 
 def _stored(payload: Document, event: Document) -> Sequence[object]:
@@ -328,6 +341,7 @@ _LINES: dict[str, tuple[str, Callable[[Document, Document], Sequence[object]]]] 
     "task.dispatched": ("dispatched", _dispatched),
     "task.waiting": ("waiting", _waiting),
     "wait.ended": ("waited", _wait_ended),
+    "file.attached": ("file", lambda file, _: (file_line(file),)),
     "run.progress": ("progress", lambda said, _: (short(said.get("text", "")),)),
     "step.finished": ("step", lambda said, _: (said.get("name", "?"), seconds(said.get("duration_ms")))),
     "approval.requested": ("approval", lambda said, _: (f"asked for {said.get('tool')}",)),
@@ -340,17 +354,17 @@ _LINES: dict[str, tuple[str, Callable[[Document, Document], Sequence[object]]]] 
     "context.shortened": ("context", _shortened),
     "model.delta": (
         "model",
-        lambda said, _: ("starts over" if said.get("anew") else short(said.get("text", "")),),
+        lambda said, _: ("starts over" if said.get("restart") else short(said.get("text", "")),),
     ),
     "model.called": ("model", _model),
     "structure.invalid": (
         "model",
         lambda said, _: (f"does not fit {said.get('shape', '?')}: {short(said.get('error', ''))}",),
     ),
-    "reply.cut_off": ("model", lambda said, _: ("cut off", short(said.get("text", "")))),
+    "reply.cut_off": ("model", _cut_off),
     "tool.called": ("tool", _tool),
     "tool.overran": ("tool", _overran),
-    "limit.reached": ("limit", _limit_reached),
+    "limit.*": ("limit", _limit_reached),
     "prompt.fallback": ("prompt", partial(_prompt_problem, "a built-in prompt takes its place")),
     "prompt.rejected": ("prompt", partial(_prompt_problem, "the last good prompt stays in use")),
     "prompt.reloaded": ("prompt", lambda said, _: (f"{said.get('path', '?')} was read again",)),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +15,9 @@ import click
 
 from meshwright.cli import output
 from meshwright.cli.connect import Connection, talk
-from meshwright.cli.options import Target, from_stdin, json_option, mesh_options
+from meshwright.cli.options import Target, WholeNumber, from_stdin, json_option, mesh_options, utf8
 from meshwright.cli.output import Column, Document, document, local_time, short, short_id
-from meshwright.core.errors import InvalidInput, NotFound
+from meshwright.core.errors import Conflict, InvalidInput, NotFound
 from meshwright.core.schema import described, faults
 
 if TYPE_CHECKING:
@@ -25,22 +28,32 @@ _SHOWN_IDS = 5
 _ID_CHARS = 6
 _LABEL_WIDTH = 11
 _LONG_CHARS = 400
+_LOOK_SECONDS = 1.0  # between two looks of --watch
 
 
 @click.command()
 @click.argument("question_id", metavar="[ID]", required=False)
 @click.option("--ended", is_flag=True, help="Also those that were answered, or that nothing waits for now.")
-@click.option("--limit", type=click.IntRange(1, 500), default=50, show_default=True, help="How many to show.")
+@click.option("--limit", type=WholeNumber(1, 500), default=50, show_default=True, help="How many to show.")
+@click.option("-w", "--watch", is_flag=True, help="Continue with what comes and what ends, until Ctrl-C.")
 @json_option
 @mesh_options
-def inbox(target: Target, question_id: str | None, ended: bool, limit: int, as_json: bool) -> None:
+def inbox(
+    target: Target, question_id: str | None, ended: bool, limit: int, watch: bool, as_json: bool
+) -> None:
     """List what waits for a person.
 
     The oldest is first. With an ID, show one question whole. ID is the end or the beginning of an id that
     only one has, or of its task's.
     """
+    if watch and (ended or question_id is not None):
+        raise click.UsageError(
+            "--watch shows all that is open: leave out ID and --ended", click.get_current_context()
+        )
 
     async def show(mesh: Connection) -> None:
+        if watch:
+            await _watch(mesh, limit, as_json=as_json)
         if question_id is not None:
             found = document(await _find(mesh.client, question_id))
             click.echo(json.dumps(found, indent=2) if as_json else "\n".join(_page(found, mesh.options)))
@@ -58,7 +71,7 @@ def inbox(target: Target, question_id: str | None, ended: bool, limit: int, as_j
 
 @click.command()
 @click.argument("question_id", metavar="ID")
-@click.option("--reason", metavar="TEXT", help="Why; it is recorded.")
+@click.option("--reason", metavar="TEXT", callback=utf8, help="Why; it is recorded.")
 @mesh_options
 def approve(target: Target, question_id: str, reason: str | None) -> None:
     """Approve what a task waits for.
@@ -70,7 +83,7 @@ def approve(target: Target, question_id: str, reason: str | None) -> None:
 
 @click.command()
 @click.argument("question_id", metavar="ID")
-@click.option("--reason", metavar="TEXT", required=True, help="Why not; the agent gets it.")
+@click.option("--reason", metavar="TEXT", required=True, callback=utf8, help="Why not; the agent gets it.")
 @mesh_options
 def deny(target: Target, question_id: str, reason: str) -> None:
     """Deny what a task asks approval for.
@@ -87,6 +100,7 @@ class _JsonValue(click.ParamType[Any]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse it, or say where it stops being JSON."""
+        utf8(ctx, param, value)
         try:
             return (json.loads(value),)
         except ValueError as error:
@@ -101,7 +115,7 @@ class _JsonValue(click.ParamType[Any]):
 def answer(target: Target, question_id: str, text: str | None, value: tuple[Any] | None) -> None:
     """Answer what a task waits for.
 
-    ID is as `mesh inbox` shows it, or the id of a task that has one question. TEXT is the answer in words; -
+    ID is as `mesh inbox` shows it, or the id of a task that has one question. TEXT is the answer; -
     reads it from stdin. Where the question asks for data, TEXT may be JSON.
     """
     if (text is None) == (value is None):
@@ -110,7 +124,7 @@ def answer(target: Target, question_id: str, text: str | None, value: tuple[Any]
         )
 
     async def send(mesh: Connection) -> str:
-        question = await _find(mesh.client, question_id)
+        question = await _find_open(mesh.client, question_id)
         given = value[0] if value is not None else answer_of(question.answer_schema, text or "")
         await mesh.client.answer(question.task_id, question.wait_id, given)
         return _sent("answered", question, mesh)
@@ -120,7 +134,7 @@ def answer(target: Target, question_id: str, text: str | None, value: tuple[Any]
 
 def _decide(target: Target, question_id: str, decision: Document, reason: str | None) -> None:
     async def send(mesh: Connection) -> str:
-        question = await _find(mesh.client, question_id)
+        question = await _find_open(mesh.client, question_id)
         answer = {**decision, "reason": reason} if reason else decision
         if question.status == "open" and not takes_approval(question.answer_schema):
             raise InvalidInput(
@@ -154,6 +168,21 @@ async def _find(client: Client, given: str) -> Question:
         if fitting:
             return fitting[-1]
     raise NotFound(f"No task has a question {given!r}", remedy="mesh inbox lists those there are", field="id")
+
+
+async def _find_open(client: Client, given: str) -> Question:
+    """The question to answer. Raises what `_find` raises, and Conflict for a task that asks nothing now.
+
+    An ended question that is named itself is found too: the mesh says how it ended.
+    """
+    question = await _find(client, given)
+    if question.status == "open" or question.id.startswith(given) or question.id.endswith(given):
+        return question
+    raise Conflict(
+        f"Task {question.task_id} does not wait for a person now",
+        remedy=f"mesh inbox {_short(question.id)} shows what it asked before",
+        field="id",
+    )
 
 
 def answer_of(schema: Mapping[str, Any] | None, text: str) -> Any:
@@ -197,6 +226,57 @@ _COLUMNS = (
 )
 
 
+async def _watch(mesh: Connection, limit: int, *, as_json: bool) -> None:
+    """Show what waits for a person, as long as the command runs: a table that changes on a terminal.
+
+    Elsewhere each question is a line when it comes and another when it ends.
+    """
+    if not mesh.is_running:
+        message = f"no mesh runs on {mesh.where}: nothing more comes there"
+        raise NotFound(message, remedy=f"start one with: mesh up{mesh.options}")
+    with nullcontext() if as_json or not sys.stdout.isatty() else _screen() as draw:
+        known: dict[str, Document] = {}
+        while True:
+            listed = await mesh.client.inbox(limit=limit)
+            found = {question.id: document(question) for question in listed}
+            if draw is not None:
+                draw([*found.values()])
+            else:
+                ended = [name for name in known if name not in found] if len(found) < limit else []
+                for name in ended:
+                    ends = await mesh.client.inbox(id=name, ended=True, limit=1)
+                    _echo_change([document(end) for end in ends], as_json=as_json)
+                _echo_change([found[name] for name in found if name not in known], as_json=as_json)
+                known = {**known, **found}
+                for name in ended:
+                    del known[name]
+            await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _echo_change(questions: Sequence[Document], *, as_json: bool) -> None:
+    for question in questions:
+        at = local_time(question.get("ended_at") or question["since"])
+        by = f"by {question['answered_by']}" if question.get("answered_by") else ""
+        cells = (column.cell(question) for column in _COLUMNS if column.field != "since")
+        parts = (at, question["status"], by, *cells)
+        click.echo(json.dumps(question, ensure_ascii=False) if as_json else "  ".join(filter(None, parts)))
+
+
+@contextmanager
+def _screen() -> Iterator[Callable[[Sequence[Document]], None]]:
+    """A place of the terminal whose table can be drawn again."""
+    from rich.live import Live
+    from rich.text import Text
+
+    with Live(auto_refresh=False) as live:
+
+        def draw(questions: Sequence[Document]) -> None:
+            shown = output.table(_COLUMNS, questions) if questions else "nothing waits for a person"
+            live.update(Text(shown, no_wrap=True), refresh=True)
+
+        yield draw
+
+
 def question_lines(question: Document, options: str) -> Iterator[tuple[str, str]]:
     """What a question is about and how to answer it, each with its label."""
     yield "asked", question["question"]
@@ -215,6 +295,8 @@ def question_lines(question: Document, options: str) -> Iterator[tuple[str, str]
 
 def _ways(question: Document, options: str) -> Sequence[tuple[str, str]]:
     name = _short(question["id"])
+    if "account" in (question.get("subject") or {}):  # it says itself how its budget is raised
+        return []
     if takes_approval(question.get("answer_schema")):
         deny = f'mesh deny {name} --reason "..."{options}'
         return [("approve", f"mesh approve {name}{options}"), ("deny", deny)]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,6 +14,8 @@ import click
 from meshwright.cli.connect import Connection, listed, talk
 from meshwright.cli.options import Target, json_option, mesh_options, yes_option
 from meshwright.cli.output import Column, Document, document, echo_json, local_time, show
+from meshwright.core.access import ALL_ROLES, KEY_ROLES, Role
+from meshwright.core.errors import nearest
 
 if TYPE_CHECKING:
     from meshwright.ledger.proxy import LiteLLMProxy
@@ -33,17 +36,46 @@ def _budget(key: Document) -> str:
     return f"${key['budget']['limit_usd']}/{key['budget']['window']}" if key["budget"] else ""
 
 
+def _roles(key: Document) -> str:
+    return ",".join(key["roles"])
+
+
+def _used(key: Document) -> str:
+    return local_time(key["used_at"]) if key["used_at"] else "never"
+
+
 def _since(key: Document) -> str:
-    return f"revoked {local_time(key['revoked_at'])}" if key["revoked_at"] else local_time(key["created_at"])
+    if key["revoked_at"]:
+        return f"revoked {local_time(key['revoked_at'])}"
+    if key["expires_at"]:
+        is_over = datetime.fromisoformat(key["expires_at"]) <= datetime.now(UTC)
+        return f"{'expired' if is_over else 'expires'} {local_time(key['expires_at'])}"
+    return local_time(key["created_at"])
 
 
 _COLUMNS = (
     Column("key", "key_id", cut=3, from_end=True),
-    Column("agent", "agent_id", cut=4),
+    Column("name", "agent_id", cut=4),
     Column("tenant", "tenant_id", cut=2),
+    Column("roles", write=_roles, cut=1),
     Column("budget", write=_budget, cut=1),
+    Column("last used", write=_used),
     Column("since", write=_since),
 )
+
+
+def _chosen_roles(context: click.Context, option: click.Parameter, values: Sequence[str]) -> list[str]:
+    """The roles of all --role, each of which may be a list with commas."""
+    roles = [role.strip() for value in values for role in value.split(",")]
+    if wrong := next((role for role in roles if role not in ALL_ROLES), None):
+        likely = nearest(wrong, [*Role])
+        raise click.BadParameter(
+            f"There is no role {wrong!r}. {f'Did you mean {likely}? ' if likely else ''}"
+            f"Roles are {', '.join(Role)}.",
+            context,
+            option,
+        )
+    return roles
 
 
 @click.group(no_args_is_help=False)
@@ -57,44 +89,69 @@ def keys() -> None:
 
 
 @keys.command()
-@click.option("--agent", "agent_id", required=True, metavar="ID", help="Whose calls they are.")
-@click.option("--tenant", "tenant_id", default="default", metavar="ID", help="Whose data they are.")
+@click.option("--name", metavar="ID", help="The person or program that will use it.")
+@click.option("--agent", "agent_id", metavar="ID", help="The agent of the mesh that it is for instead.")
+@click.option("--tenant", "tenant_id", default="default", metavar="ID", help="Its tenant; * is all tenants.")
+@click.option(
+    "--role",
+    "--roles",
+    "roles",
+    multiple=True,
+    default=KEY_ROLES,
+    callback=_chosen_roles,
+    metavar="LIST",
+    help="What its holder may do: viewer, contents, submitter, operator, approver, admin. "
+    f"[default: {','.join(KEY_ROLES)}]",
+)
+@click.option("--expires", metavar="TIME", help="After how long it is refused, like 12h or 30d.")
 @click.option("--budget", metavar="USD/WINDOW", help="What may be spent: 5.00/day, or hour, month, total.")
 @click.option(
     "--proxy",
     is_flag=True,
     help="A key of the LiteLLM proxy at LITELLM_BASE_URL, which the agent calls it with.",
 )
-@click.option("--force", is_flag=True, help="Also for an agent that the mesh does not have.")
 @yes_option
 @json_option
 @mesh_options
 def create(
     target: Target,
-    agent_id: str,
+    name: str | None,
+    agent_id: str | None,
     tenant_id: str,
+    roles: Sequence[str],
+    expires: str | None,
     budget: str | None,
     proxy: bool,
-    force: bool,
     yes: bool,
     as_json: bool,
 ) -> None:
     """Create a key and print it on stdout, this once.
 
-    With --proxy it is the proxy's, and this mesh uses it for the agent's calls from now on.
+    \b
+    mesh keys create --name ada --role approver
+    mesh keys create --name ci --tenant acme --role submitter --expires 90d
+
+    What is done with it is done by --name, in --tenant. With --proxy it is the proxy's, and this mesh uses it
+    for the agent's calls from now on.
 
     The first key makes keys mandatory for every caller, and so it asks before; `mesh keys open` undoes that.
     """
+    if (name is None) == (agent_id is None):
+        raise click.UsageError("Name whose key it is: --name ada, or for an agent of the mesh --agent ID.")
 
     async def make(mesh: Connection) -> Document:
         if not yes and not await mesh.client.keys_required():
-            _confirm(_CLOSES)
-        made = await mesh.client.create_key(agent_id, tenant_id=tenant_id, budget=budget, force=force)
+            confirm(_CLOSES)
+        made = await mesh.client.create_key(
+            agent_id, name=name, tenant_id=tenant_id, roles=roles, expires=expires, budget=budget
+        )
         return document(made)
 
     async def make_there(there: LiteLLMProxy) -> Document:
         from meshwright.ledger.keys import budget_of
 
+        if agent_id is None:
+            raise click.UsageError("A key of the proxy is an agent's: use --agent in place of --name.")
         limit = budget_of(budget, "proxy", agent_id) if budget else None
         made = await there.create_key(agent_id, tenant_id=tenant_id, budget=limit)
         agent_keys().put(tenant_id, agent_id, key=made.key, token=made.token)
@@ -105,7 +162,7 @@ def create(
         echo_json(made)
         return
     click.echo(made["key"])
-    click.echo(f"key {made['key_id']} of {agent_id}, tenant {tenant_id}. {_ONCE}", err=True)
+    click.echo(f"key {made['key_id']} of {made['agent_id']}, tenant {tenant_id}. {_ONCE}", err=True)
 
 
 @keys.command("list")
@@ -114,7 +171,35 @@ def create(
 def list_keys(target: Target, as_json: bool) -> None:
     """List the keys that were made: whose, since when; never the keys themselves."""
     found = listed(target, lambda client: client.keys(), need="state")
-    show(found, _COLUMNS, as_json=as_json, empty="no keys; mesh keys create --agent ID makes one")
+    show(found, _COLUMNS, as_json=as_json, empty="no keys; mesh keys create --name ID makes one")
+
+
+@keys.command()
+@click.argument("key_id", metavar="ID")
+@click.option("--grace", default="1h", show_default=True, metavar="TIME", help="How long both keys work.")
+@click.option("--expires", metavar="TIME", help="After how long the new one is refused, like 30d.")
+@json_option
+@mesh_options
+def rotate(target: Target, key_id: str, grace: str, expires: str | None, as_json: bool) -> None:
+    """Create a key in another's place, and print it on stdout, this once.
+
+    It is of the same name, tenant, roles and budget. Both keys work for the time of --grace; then the old
+    one has expired. Without --expires the new key lives as long as the old one was to.
+    """
+    from meshwright.cli.tasks import one_of
+
+    async def make(mesh: Connection) -> Document:
+        key = one_of(key_id, (key.key_id for key in await mesh.client.keys()), "key")
+        return document(await mesh.client.rotate_key(key, grace=grace, expires=expires))
+
+    made = talk(target, make, need="change")
+    if as_json:
+        echo_json(made)
+        return
+    click.echo(made["key"])
+    click.echo(
+        f"key {made['key_id']} of {made['agent_id']} replaces {key_id} within {grace}. {_ONCE}", err=True
+    )
 
 
 @keys.command()
@@ -154,7 +239,7 @@ def open_mesh(target: Target, yes: bool) -> None:
 
     async def open_there(mesh: Connection) -> tuple[int, bool]:
         if not yes:
-            _confirm(_OPENS)
+            confirm(_OPENS)
         return await mesh.client.open_keys(), await mesh.client.keys_required()
 
     revoked, required = talk(target, open_there, need="change")
@@ -162,8 +247,8 @@ def open_mesh(target: Target, yes: bool) -> None:
     click.echo(_STILL_REQUIRED if required else _NOT_REQUIRED, err=True)
 
 
-def _confirm(what: str) -> None:
-    """Ask before something that others notice. Raises UsageError if nobody can answer, Abort for a no."""
+def confirm(what: str) -> None:
+    """Ask before something that others notice. Raises UsageError without a terminal, Abort for a no."""
     if not sys.stdin.isatty():
         raise click.UsageError(f"{what} Add --yes to confirm.", click.get_current_context())
     click.confirm(f"{what} Continue?", abort=True, err=True)

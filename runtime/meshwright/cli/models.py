@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwright.cli.connect import Connection, talk
+from meshwright.cli.connect import Connection, running_mesh, talk
 from meshwright.cli.options import Target, data_option, json_option, require_trust
 from meshwright.cli.output import Column, Document, echo_json, local_time, seconds, table
-from meshwright.core.errors import ConfigError, HostError
+from meshwright.core.errors import ConfigError, HostError, MeshError
 from meshwright.sql.folder import make_private, read_private, write_private
 
 if TYPE_CHECKING:
@@ -32,6 +32,10 @@ _FALLBACKS = {
     "context_window_fallbacks": "if too long, to",
     "content_policy_fallbacks": "if forbidden, to",
 }
+_OTHER_SETTINGS = (
+    "the running mesh was started with other settings than this shell has (here: %s): to see its groups and "
+    "prices, set here what it was started with, such as LITELLM_BASE_URL, MESH_MODEL or keys of providers"
+)
 _HEALTH_FILE = "models.json"
 _CALLS = 1000  # the last ones, from which health is read
 _CIRCUITS = 100  # the last events of each type
@@ -99,6 +103,12 @@ class _ModelsOfProject:
         from meshwright.models.prices import Prices
 
         model, problem = self._model()
+        answers = model.name if model else f"none: {problem}"
+        running = await _running_model(self.settings)
+        if running is not None and not _is_same(running, answers):
+            if model is not None:
+                await model.close()
+            return {"answers": running, "file": None, "groups": [], "warnings": [_OTHER_SETTINGS % answers]}
         try:
             config = server = await _server(model)
         finally:
@@ -114,7 +124,7 @@ class _ModelsOfProject:
             states = _by_group(config, health) if server else health
             groups = groups_document(config, prices, None if server else os.environ, states)
         return {
-            "answers": model.name if model else f"none: {problem}",
+            "answers": answers,
             "file": None if server or config is None else str(config.path),
             "groups": groups,
             "warnings": [] if server or config is None else self._warnings(config),
@@ -156,13 +166,30 @@ class _ModelsOfProject:
             return None, problem
 
     def _warnings(self, config: LiteLLMConfig) -> list[str]:
-        from meshwright.agents.loader import load_agents, project_file
+        from meshwright.agents.loader import load_agents, project_file, prompts_folder
         from meshwright.agents.tags import warnings_of
         from meshwright.prompts import Prompts
 
-        prompts = Prompts(project_file(Path(), self.settings.prompts.dir))
+        prompts = Prompts(prompts_folder(Path(), self.settings))
         agents = load_agents(project_file(Path(), self.settings.agents.dir), Path())
         return list(map(str, warnings_of(config, prompts, agents)))
+
+
+async def _running_model(settings: Settings) -> str | None:
+    """What answers in the running mesh of the data folder; None where none runs, or it does not say."""
+    async with running_mesh(settings) as mesh:
+        if mesh is None:
+            return None
+        try:
+            return (await mesh.client.status()).model
+        except MeshError:  # its keys are not ours
+            return None
+
+
+def _is_same(running: str, own: str) -> bool:
+    """Whether a running mesh has the models that the settings here choose; only it knows the agents' own."""
+    both_offline = running.startswith("offline") and own.startswith("offline")
+    return both_offline or running == own or running.startswith(f"{own}; by name ")
 
 
 async def _server(model: Adapter | None) -> LiteLLMConfig | None:
@@ -295,13 +322,13 @@ def _called_health(settings: Settings, data: Path | None) -> dict[str, Document]
     except HostError:  # the data is in use, or cannot be read: what was called is not known
         return {}
     return {
-        event.payload["deployment"]: _health_told(event)
+        event.payload["deployment"]: _health_from(event)
         for event in events
         if event.payload.get("deployment") and event.payload.get("outcome") != "cancelled"
     }
 
 
-def _health_told(event: Event) -> Document:
+def _health_from(event: Event) -> Document:
     """What an event of a call or a circuit says of its deployment's health."""
     at, error = event.time.isoformat(), event.payload.get("error")
     if not isinstance(error, dict):
@@ -315,7 +342,7 @@ def _health_told(event: Event) -> Document:
 def _tested_health(settings: Settings) -> dict[str, Document]:
     try:
         known = json.loads(read_private(settings.data_dir / _HEALTH_FILE))
-    except (OSError, ValueError):  # nobody has tested here, or the file is none of ours
+    except (OSError, ValueError):  # no test was made here, or the file is not ours
         return {}
     return known if isinstance(known, dict) else {}
 

@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 import click
 from click.core import ParameterSource
 
+from meshwright.core.errors import InvalidInput
+
 if TYPE_CHECKING:
     from meshwright.settings import Settings
 
@@ -30,11 +32,24 @@ _MAX_NAMED = 6
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
+class WholeNumber(click.IntRange):
+    """An option's number within bounds; an error says which they are."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number. Raises BadParameter."""
+        try:
+            return int(super().convert(value, param, ctx))
+        except click.BadParameter:
+            bounds = f"from {self.min} to {self.max}" if self.max is not None else f"of {self.min} or more"
+            self.fail(f"{str(value)!r} is not a whole number {bounds}", param, ctx)
+
+
 class Target(NamedTuple):
-    """Which mesh a command talks to, by `--url` or `--data`."""
+    """Which mesh a command talks to, by `--url` or `--data`, and for which tenant, if not its own."""
 
     url: str | None
     data: Path | None
+    tenant: str | None = None
 
 
 def _remember_data(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
@@ -61,11 +76,36 @@ def _check_one(ctx: click.Context, url: str | None, data: Path | None) -> None:
 
 
 def from_stdin(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """Read a text from stdin where `-` is given for it. An empty one is refused."""
-    text = sys.stdin.read() if value == "-" else value
+    """Read a text from stdin where `-` is given for it. Raises for one that is empty or not UTF-8."""
+    text = _read_stdin() if value == "-" else utf8(ctx, parameter, value)
     if text is not None and not text.strip():
         raise click.BadParameter("it is empty", ctx, parameter)
     return text
+
+
+def _read_stdin() -> str:
+    try:
+        return _encodable(sys.stdin.read(), "stdin")
+    except UnicodeDecodeError:
+        raise _not_utf8("stdin") from None
+
+
+def utf8(ctx: click.Context | None, parameter: click.Parameter | None, value: str | None) -> str | None:
+    """Refuse a text that is not UTF-8. Raises InvalidInput, which names the option or argument."""
+    name = parameter.opts[-1] if parameter is not None else "it"
+    return value if value is None else _encodable(value, name if name.startswith("-") else name.upper())
+
+
+def _encodable(text: str, what: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # Python reads bytes that are no character as halves of one
+        raise _not_utf8(what) from None
+    return text
+
+
+def _not_utf8(what: str) -> InvalidInput:
+    return InvalidInput(f"{what} is not UTF-8", remedy="convert it, as with iconv -f latin1 -t utf-8")
 
 
 database_option = click.option(
@@ -94,11 +134,15 @@ timeout_option = click.option(
 
 
 def mesh_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--url` and `--data`; the command gets both as its first argument, a Target."""
+    """`--url`, `--data` and `--as-tenant`; the command gets them as its first argument, a Target."""
 
     @wraps(command)
-    def call(*, url: str | None, data: Path | None, **given: Any) -> Any:
-        return command(Target(url, data), **given)
+    def call(*, url: str | None, data: Path | None, as_tenant: str | None, **given: Any) -> Any:
+        return command(Target(url, data, as_tenant), **given)
+
+    tenant_option = click.option(
+        "--as-tenant", metavar="ID", help="Act for this tenant, as the mesh's administrator may."
+    )
 
     url_option = click.option(
         "--url",
@@ -107,7 +151,7 @@ def mesh_options(command: Callable[..., Any]) -> Callable[..., Any]:
         callback=_check_url,
         help="A running mesh, such as http://127.0.0.1:8000 (or set MESH_URL).",
     )
-    return url_option(data_option(call))
+    return url_option(data_option(tenant_option(call)))
 
 
 def trust_option(command: CommandT) -> CommandT:

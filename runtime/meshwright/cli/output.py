@@ -65,7 +65,7 @@ def seconds(duration_ms: Any) -> str:
 
 
 def dollars(cost_usd: Any) -> str:
-    """A cost: `$0`, `$0.0012`, or `$?` if nobody knows the price."""
+    """A cost: `$0`, `$0.0012`, or `$?` if the price is unknown."""
     if cost_usd is None:
         return "$?"
     cost = Decimal(str(cost_usd))

@@ -1,7 +1,8 @@
-"""`mesh status`: what is open, what waits and for what, and which deployments of models are left alone."""
+"""`mesh status`: what is open, what waits and for what, which models are left alone, what tenants use."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import click
@@ -38,6 +39,22 @@ def _left_alone(deployment: Document) -> str:
     return f"refused with {status}" if status else "cooling down"
 
 
+def _open(tenant: Document) -> str:
+    return f"{tenant['open_tasks']:,}{_of(tenant.get('max_open_tasks'), '{:,}'.format)}"
+
+
+def _stored(tenant: Document) -> str:
+    return f"{_megabytes(tenant['stored_bytes'])}{_of(tenant.get('max_storage'), _megabytes)}"
+
+
+def _of(most: int | None, write: Callable[[int], str]) -> str:
+    return "" if most is None else f" of {write(most)}"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
+
+
 _WAITS = (
     Column("waits for", "kind"),
     Column("waits", "count"),
@@ -52,6 +69,7 @@ _DEPLOYMENTS = (
     Column("next try", "until", _ahead),
     Column("reason", "reason", short),
 )
+_TENANTS = (Column("tenant", "tenant_id"), Column("open tasks", write=_open), Column("stored", write=_stored))
 
 
 @click.command()
@@ -76,4 +94,7 @@ def status_text(found: Document) -> str:
     parts = [f"open tasks: {total:,} ({by_status})" if total else "no open tasks"]
     parts += [table(_WAITS, found["waits"])] if found["waits"] else []
     parts += [table(_DEPLOYMENTS, found["deployments"])] if found["deployments"] else []
+    uses = found.get("tenants", ())
+    has_limit = any(use.get(limit) is not None for use in uses for limit in ("max_open_tasks", "max_storage"))
+    parts += [table(_TENANTS, uses)] if has_limit or len(uses) > 1 else []
     return "\n\n".join(parts)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshwright.cli import output
+from meshwright.cli.files import file_line
 from meshwright.cli.output import Column, Document, document, dollars, for_terminal, printable
 
 if TYPE_CHECKING:
@@ -56,8 +57,8 @@ async def show_steps(
 def _tokens(usage: Any) -> str:
     """Tokens read and written: `1,204 + 88`."""
     usage = usage or {}
-    told, said = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
-    return f"{told:,} + {said:,}" if told or said else ""
+    read, written = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
+    return f"{read:,} + {written:,}" if read or written else ""
 
 
 def _cached(step: Document) -> str:
@@ -65,8 +66,8 @@ def _cached(step: Document) -> str:
     if step["cache_hit"]:
         return "all"
     usage = step.get("usage") or {}
-    told, cached = usage.get("prompt_tokens", 0), usage.get("cached_tokens", 0)
-    return f"{cached / told:.0%}" if told and cached else ""
+    read, cached = usage.get("prompt_tokens", 0), usage.get("cached_tokens", 0)
+    return f"{cached / read:.0%}" if read and cached else ""
 
 
 def _seconds(duration_ms: Any) -> str:
@@ -134,9 +135,9 @@ def _page(step: Document, options: str) -> Iterator[str]:
             yield f"{label:<{_LABEL_WIDTH}} {printable(text)}"
     for note in step["notes"]:
         yield f"{'note':<{_LABEL_WIDTH}} {printable(note)}"
-    told, new = step["messages"], step["new_messages"]
-    for number, message in enumerate(told, start=1):
-        is_new = "" if new == len(told) or number <= len(told) - new else " (new)"
+    messages, new = step["messages"], step["new_messages"]
+    for number, message in enumerate(messages, start=1):
+        is_new = "" if new == len(messages) or number <= len(messages) - new else " (new)"
         yield from _message(f"told {number}: {message.get('role', '')}{is_new}", message)
     if step["reply"] is not None:
         yield from _message("said", step["reply"])
@@ -177,6 +178,7 @@ def _message(title: str, message: Document) -> Iterator[str]:
     parts = [_text(block) for block in message.get("thinking") or ()]
     parts += [_text(content)] if content else []
     parts += [part.get("text") or f"[{part.get('type')}]" for part in message.get("parts") or ()]
+    parts += [file_line(file) for file in message.get("files") or ()]
     parts += [f"{call.get('name')}({call.get('arguments')})" for call in message.get("tool_calls") or ()]
     yield from _section(title, "\n".join(parts))
 

@@ -16,14 +16,18 @@ from meshwright.cli import output
 from meshwright.cli.budgets import TASK_BUDGET, estimated, spent_of, task_budget_options
 from meshwright.cli.connect import Connection, listed, talk
 from meshwright.cli.events import fault, finish, join, score
+from meshwright.cli.files import file_rows, save_files
+from meshwright.cli.limits import limit_options, limits_text
 from meshwright.cli.options import (
     Target,
+    WholeNumber,
     from_stdin,
     json_option,
     mesh_options,
     quiet_option,
     timeout_option,
     trust_option,
+    utf8,
 )
 from meshwright.cli.output import Column, Document, document, dollars, local_time, short
 from meshwright.cli.steps import show_steps, step_path
@@ -34,8 +38,11 @@ if TYPE_CHECKING:
     from meshwright.work.record import TaskView
 
 _STATUSES = ["accepted", "dispatched", "running", "waiting", "succeeded", "failed", "cancelled", "timed_out"]
+_ENDED_BEFORE = {"succeeded": "succeeded", "failed": "failed", "timed_out": "timed out"}
+"""How a task had ended that a request to cancel it came too late for."""
 _WHOLE_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")  # an id that the mesh made
 _SHOWN_IDS = 5
+_MAX_FILE_BYTES = 48 * 1024 * 1024  # in base64 the most that max_payload_bytes may be
 _Line = tuple[str, str]
 _LABEL_WIDTH = 11
 TASKS = (
@@ -57,6 +64,7 @@ class _JsonObject(click.ParamType[Any]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Parse it, or say where it stops being one."""
+        utf8(ctx, param, value)
         try:
             parsed = json.loads(value)
         except ValueError as error:
@@ -66,6 +74,9 @@ class _JsonObject(click.ParamType[Any]):
         return parsed
 
 
+JSON_OBJECT = _JsonObject()
+
+
 class _File(click.ParamType[Any]):
     """A file of this machine, or the address of one, as an entry of `payload.files`."""
 
@@ -73,9 +84,16 @@ class _File(click.ParamType[Any]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Read it, or say why it cannot be read."""
-        if isinstance(value, dict) or value.startswith(("http://", "https://", "data:")):
-            return value if isinstance(value, dict) else {"url": value}
+        from meshwright.core.files import task_file_of
+
+        if isinstance(value, dict):
+            return value
+        if value.startswith(("http://", "https://", "data:")) or task_file_of(value) is not None:
+            return {"url": value}
         try:
+            size = Path(value).stat().st_size
+            if size > _MAX_FILE_BYTES:
+                self.fail(f"{value} has {size:,} bytes; {_MAX_FILE_BYTES:,} can be sent", param, ctx)
             data = Path(value).read_bytes()
         except OSError as error:
             self.fail(f"cannot read {value}: {error.strerror}", param, ctx)
@@ -96,6 +114,11 @@ def file_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return option(command)
 
 
+_after_option = click.option(
+    "--after", metavar="ID", help="Begin once this task has ended, however it did; an end of its id will do."
+)
+
+
 @click.command()
 @click.argument("agent")
 @click.argument("text", callback=from_stdin)
@@ -103,12 +126,14 @@ def file_option(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--thread", "thread_id", metavar="ID", help="Continue this conversation: the agent sees its history."
 )
+@_after_option
 @task_budget_options
 @timeout_option
 @quiet_option
 @json_option
 @mesh_options
 @trust_option
+@limit_options
 def ask(
     target: Target,
     agent: str,
@@ -117,6 +142,7 @@ def ask(
     quiet: bool,
     as_json: bool,
     estimate: bool,
+    after: str | None,
     **fields: Any,
 ) -> int:
     """Ask an agent, follow its progress, print the answer.
@@ -132,9 +158,10 @@ def ask(
     async def ask_it(mesh: Connection) -> Document:
         try:
             payload = {"files": [*files]} if files else {}
+            fields["after"] = after and await whole_id(mesh, after)
             receipt = await mesh.client.submit(text, agent_id=agent, payload=payload, **fields)
         except NotFound as error:
-            raise await _with_names(mesh, agent, error) from None
+            raise error if error.field == "after" else await _with_names(mesh, agent, error) from None
         return await watch(mesh, receipt.task_id, quiet=quiet)
 
     return print_answer(talk(target, ask_it, need="work"), as_json=as_json)
@@ -165,18 +192,20 @@ async def _with_names(mesh: Connection, wanted: str, error: NotFound) -> NotFoun
 @click.argument("capability")
 @click.argument("text", required=False, callback=from_stdin)
 @click.option("--agent", "agent_id", metavar="ID", help="Only this agent may do it.")
-@click.option("--payload", type=_JsonObject(), default="{}", help="More of the request; TEXT is its `text`.")
+@click.option("--payload", type=JSON_OBJECT, default="{}", help="More of the request; TEXT is its `text`.")
 @file_option
-@click.option("--priority", type=click.IntRange(0, 10), default=5, show_default=True, help="10 goes first.")
+@click.option("--priority", type=WholeNumber(0, 10), default=5, show_default=True, help="10 goes first.")
 @click.option("--thread", "thread_id", metavar="ID", help="The conversation that the task belongs to.")
 @click.option("--idempotency-key", metavar="KEY", help="A repeat with the same key is the same task.")
 @click.option("--wait", is_flag=True, help="Follow its progress and print its answer, as mesh ask does.")
+@_after_option
 @task_budget_options
 @timeout_option
 @quiet_option
 @json_option
 @mesh_options
 @trust_option
+@limit_options
 def submit(
     target: Target,
     text: str | None,
@@ -185,11 +214,12 @@ def submit(
     quiet: bool,
     as_json: bool,
     estimate: bool,
+    after: str | None,
     **fields: Any,
 ) -> int:
     """Submit a task; the best agent for it gets it.
 
-    CAPABILITY is what an agent must be able to do (mesh agents lists them), TEXT the request in words;
+    CAPABILITY is what an agent must be able to do (mesh agents lists them), TEXT the request;
     - reads it from stdin. Prints the task's id.
     """
     from meshwright.cli.timeline import print_answer, watch
@@ -207,10 +237,13 @@ def submit(
         )
 
     async def submit_it(mesh: Connection) -> Document:
+        fields["after"] = after and await whole_id(mesh, after)
         receipt = await mesh.client.submit(text, **fields)
         if wait:
             return await watch(mesh, receipt.task_id, quiet=quiet)
         chosen = f"{receipt.dispatched_to} (score {output.number(receipt.score)})"
+        if not receipt.dispatched_to:
+            chosen = f"begins once task {fields['after']} has ended"
         shown = f"mesh task {receipt.task_id}{mesh.options} shows it"
         click.echo(f"{receipt.status}: {chosen}; {shown}", err=True)
         if not mesh.is_running:
@@ -230,7 +263,7 @@ def submit(
     "--status", type=click.Choice(_STATUSES), metavar="STATUS", help=f"One of {', '.join(_STATUSES)}."
 )
 @click.option("--capability", metavar="NAME", help="Only tasks that ask for this capability.")
-@click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True, help="How many to show.")
+@click.option("--limit", type=WholeNumber(1, 500), default=20, show_default=True, help="How many to show.")
 @json_option
 @mesh_options
 def tasks(target: Target, as_json: bool, **filters: Any) -> None:
@@ -252,15 +285,25 @@ def tasks(target: Target, as_json: bool, **filters: Any) -> None:
     help="List its steps; with a number, show all that was said at that step.",
 )
 @click.option(
-    "--attempt", type=click.IntRange(1), metavar="N", help="The attempt whose steps are shown (default: all)."
+    "--attempt", type=WholeNumber(1), metavar="N", help="The attempt whose steps are shown (default: all)."
+)
+@click.option(
+    "--save",
+    "folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Write the files of its outcome into this folder; none is overwritten.",
 )
 @json_option
 @mesh_options
-def task(target: Target, task_id: str, step: str | None, attempt: int | None, as_json: bool) -> None:
+def task(
+    target: Target, task_id: str, step: str | None, attempt: int | None, folder: Path | None, as_json: bool
+) -> None:
     """Show one task with its attempts and outcome.
 
-    --steps lists what its agent did, --steps N shows what was said at one step; with --json each step is
-    one line. ID may be the end or the beginning of an id that only one task has.
+    The files of its outcome are listed. --steps lists what its agent did, --steps N shows what was said at
+    one step; with --json each step is one line. ID may be the end or the beginning of an id that only one
+    task has.
     """
     if attempt is not None and step is None:
         raise click.UsageError(
@@ -271,10 +314,13 @@ def task(target: Target, task_id: str, step: str | None, attempt: int | None, as
         whole = await whole_id(mesh, task_id)
         if step is not None:
             await show_steps(mesh, whole, step, attempt, as_json=as_json)
+        elif folder is not None:
+            outcome = (await mesh.client.task(whole)).outcome
+            await save_files(mesh.client, whole, () if outcome is None else outcome.files, folder)
         else:
             view = await mesh.client.task(whole)
-            budget = [] if as_json else await _budget(mesh, view)
-            click.echo(_page(mesh, view, as_json=as_json, budget=budget))
+            more = [] if as_json else [*await _limits(mesh, view), *await _budget(mesh, view)]
+            click.echo(_page(mesh, view, as_json=as_json, more=more))
 
     talk(target, show, need="state")
 
@@ -286,11 +332,15 @@ def task(target: Target, task_id: str, step: str | None, attempt: int | None, as
 def cancel(target: Target, task_id: str, as_json: bool) -> None:
     """Cancel a task.
 
-    A task that has ended stays as it is. ID may be the end or the beginning of an id that only one task has.
+    A task that has ended stays as it is, and the command says so. ID may be the end or the beginning of an id
+    that only one task has.
     """
 
     async def end(mesh: Connection) -> str:
-        return _page(mesh, await mesh.client.cancel(await whole_id(mesh, task_id)), as_json=as_json)
+        view = await mesh.client.cancel(await whole_id(mesh, task_id))
+        if ended := _ENDED_BEFORE.get(view.status):
+            click.echo(f"it had already {ended}; nothing was cancelled", err=True)
+        return _page(mesh, view, as_json=as_json)
 
     click.echo(talk(target, end, need="change"))
 
@@ -321,18 +371,28 @@ def one_of(given: str, known: Iterable[str], what: str) -> str:
     return fitting[0]
 
 
-def _page(mesh: Connection, view: TaskView, *, as_json: bool, budget: Sequence[_Line] = ()) -> str:
+def _page(mesh: Connection, view: TaskView, *, as_json: bool, more: Sequence[_Line] = ()) -> str:
     """A task as a person, or a program, reads it: its attempts, how it ended, and last its answer."""
     shown = document(view)
     if as_json:
         return json.dumps(shown, ensure_ascii=False, indent=2)
-    rows = [*_rows(shown), *budget, *_waiting(view, mesh.options)]
+    rows = [*_rows(shown), *more, *_waiting(view, mesh.options)]
     if view.attempts:
         rows.append(("steps", f"mesh task {view.task_id} --steps{mesh.options}"))
     rows.append(("events", f"mesh events --task {view.task_id}{mesh.options}"))
     lines = [f"{label:<{_LABEL_WIDTH}} {output.printable(text)}".rstrip() for label, text in rows]
     text = view.outcome.text if view.outcome else ""
     return "\n".join([*lines, *(["", output.for_terminal(text)] if text else [])])
+
+
+async def _limits(mesh: Connection, view: TaskView) -> list[_Line]:
+    """The limits that hold for a task's run, and which of them it has reached."""
+    reached = [
+        event.event_type
+        for limit in view.limits
+        for event in await mesh.client.events(task_id=view.task_id, event_type=limit["event"], limit=1)
+    ]
+    return [("limits", limits_text(view.limits, reached))] if view.limits else []
 
 
 async def _budget(mesh: Connection, view: TaskView) -> list[_Line]:
@@ -348,6 +408,8 @@ def _rows(view: Document) -> Iterator[tuple[str, str]]:
     yield "capability", view["capability"]
     yield "request", short(view["payload"].get("text") or "")
     yield "created", local_time(view["created_at"])
+    if view["after"]:
+        yield "after", f"task {view['after']}"
     for number, attempt in enumerate(view["attempts"], start=1):
         parts = [attempt["agent_id"], score(attempt.get("score_card")), fault(attempt.get("error"))]
         yield f"attempt {number}", join(parts)
@@ -362,6 +424,7 @@ def _rows(view: Document) -> Iterator[tuple[str, str]]:
             _whole_fault(outcome.get("error")),
         ]
         yield "outcome", join(parts)
+        yield from file_rows(outcome.get("files") or ())
 
 
 def _whole_fault(error: Document | None) -> str:

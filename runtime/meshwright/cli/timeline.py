@@ -13,8 +13,10 @@ import click
 
 from meshwright.cli.answering import Answering
 from meshwright.cli.events import Line, line_of
+from meshwright.cli.files import file_line
 from meshwright.cli.output import Document, document, for_terminal, printable
 from meshwright.client import ENDINGS, Client
+from meshwright.core.errors import error_codes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 MAX_LAG_SECONDS = 2.0  # a child's last events may reach us after its parent's next
 _DELTA = "model.delta"
+_ENDED = {"cancelled": "was cancelled", "timed_out": "timed out"}
+_OWN_TYPES = frozenset({"BrokeOff", "Cancelled", "DeadlineExceeded", "Timeout"})
+"""The types of faults that no exception led to."""
 _INDENT = "  "
 _WORD_WIDTH = 11
 _SPINNER_WIDTH = 4  # of the spinner and what is around it
@@ -177,6 +182,10 @@ async def watch(mesh: Connection, task_id: str, *, quiet: bool) -> Document:
                 outcome = await draw(mesh.client, task_id, canvas, answering)
             finally:
                 await answering.close()
+            for file in (files := outcome.get("files") or ()):
+                canvas.line(0, Line("file", file_line(file)))
+            if files:
+                canvas.line(0, Line("save", f"mesh task {task_id} --save DIR{mesh.options}"))
             canvas.line(0, Line("events", f"mesh events --task {task_id}{mesh.options}"))
             return outcome
     except asyncio.CancelledError:
@@ -213,7 +222,17 @@ def print_answer(outcome: Document, *, as_json: bool) -> int:
     elif text:
         click.echo(for_terminal(text) if sys.stdout.isatty() else text)
     if not outcome["success"] and not as_json:
-        error = outcome.get("error") or {}
-        why = f": {' '.join(str(error.get('message', '')).split())}" if error else ""
-        click.echo(f"mesh: the task {outcome['status'].replace('_', ' ')}{why}", err=True)
+        error = outcome.get("error")
+        why = f": {' '.join(_why(error).split())}" if error else ""
+        status = outcome["status"]
+        click.echo(f"mesh: the task {_ENDED.get(status, status)}{why}", err=True)
     return 0 if outcome["success"] else 1
+
+
+def _why(error: Document) -> str:
+    """What went wrong, with the type of an exception that is none of ours: `KeyError: 'k'`."""
+    import meshwright.models.errors  # noqa: F401 - so that their codes are known
+
+    kind, message = str(error.get("type", "")), str(error.get("message", ""))
+    is_ours = kind in _OWN_TYPES or kind in error_codes()
+    return message if is_ours or message.startswith(kind) else f"{kind}: {message}".removesuffix(": ")

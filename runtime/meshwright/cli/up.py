@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshwright.cli.connect import announced, report_problems, with_admin_token
-from meshwright.cli.options import data_option, database_option, require_trust, trust_option
+from meshwright.cli.options import WholeNumber, data_option, database_option, require_trust, trust_option
 from meshwright.cli.output import Column, Document, table
 from meshwright.core.clock import unless
 
@@ -44,7 +44,12 @@ _ROW_STYLES = ("bold", "cyan", "dim")
 
 @click.command()
 @click.option(
-    "--port", type=click.IntRange(0, 65_535), metavar="N", help="0 takes any free one (default: 8000)."
+    "--port", type=WholeNumber(0, 65_535), metavar="N", help="0 takes any free one (default: 8000)."
+)
+@click.option(
+    "--listen",
+    metavar="ADDRESS",
+    help="Address to listen on (default: 127.0.0.1). 0.0.0.0 lets other machines in: it needs keys and TLS.",
 )
 @click.option(
     "--store",
@@ -57,14 +62,14 @@ _ROW_STYLES = ("bold", "cyan", "dim")
 @database_option
 @click.option("--per-agent", is_flag=True, help="On dapr: an app for each agent, not one for all of them.")
 @click.option(
-    "--replicas", type=click.IntRange(1, 64), default=1, metavar="N", help="On dapr: workers of each app."
+    "--replicas", type=WholeNumber(1, 64), default=1, metavar="N", help="On dapr: workers of each app."
 )
 @click.option("--bus", type=click.Choice(["mqtt", "redis"]), help="On dapr: what carries messages (mqtt).")
 @click.option(
     "--insecure",
     is_flag=True,
     default=None,
-    help="Listen off loopback although no key is required: everybody may use the mesh then.",
+    help="Listen off loopback without TLS, or although no key is required: everybody may use it then.",
 )
 @click.option("--model", metavar="NAME", help="One model that answers every agent, like ollama/llama3.1.")
 @click.option(
@@ -79,19 +84,25 @@ _ROW_STYLES = ("bold", "cyan", "dim")
     help="Start on a store that has lost what was committed to it.",
 )
 def up(
-    port: int | None, mqtt: str | None, data: Path | None, per_agent: bool, replicas: int, **given: Any
+    port: int | None,
+    listen: str | None,
+    mqtt: str | None,
+    data: Path | None,
+    per_agent: bool,
+    replicas: int,
+    **given: Any,
 ) -> None:
     """Run a mesh and its HTTP API until Ctrl-C.
 
     Prints `ready URL` on stdout when it takes tasks. Stopped by Ctrl-C or SIGTERM, it gives running work ten
     seconds to end. Unfinished tasks resume at the next start, also after a kill.
     """
-    settings = _settings(data_dir=data, listen_port=port, mqtt_url=mqtt, **given)
+    settings = _settings(data_dir=data, listen_port=port, listen_host=listen, mqtt_url=mqtt, **given)
     if settings.store == "dapr":
         _run_stack(settings, per_agent=per_agent, replicas=replicas)
         return
     if per_agent or replicas > 1:
-        raise click.UsageError("--per-agent and --replicas are for --host dapr", click.get_current_context())
+        raise click.UsageError("--per-agent and --replicas are for --store dapr", click.get_current_context())
     _run(_up(settings))
 
 
@@ -101,7 +112,7 @@ def up(
 @click.option(
     "--replica", is_flag=True, help="Leave event log, API and MQTT edge to another worker of the app."
 )
-@click.option("--port", type=click.IntRange(0, 65_535), metavar="N", help="For the API, or else for probes.")
+@click.option("--port", type=WholeNumber(0, 65_535), metavar="N", help="For the API, or else for probes.")
 @data_option
 @trust_option
 def worker(
@@ -112,7 +123,7 @@ def worker(
     With --database it runs the tasks of every agent, as many workers as you like; `mesh up --database` runs
     one with the API. GET /healthz and /readyz are answered on the port.
 
-    On Dapr `mesh up --host dapr` starts workers; in a cluster this is what a container runs. The sidecar is
+    On Dapr `mesh up --store dapr` starts workers; in a cluster this is what a container runs. The sidecar is
     found by Dapr's own variables: DAPR_GRPC_PORT, APP_PORT, ...
     The app llm-service offers the models of the mesh there (default: 8002).
     """
@@ -160,7 +171,7 @@ async def _up(settings: Settings) -> None:
     with inherited_listener() or listen(settings.http.host, settings.http.port) as listener:
         mesh = build_mesh(with_admin_token(settings))
         watched = watching(mesh, partial(start_again, listener))
-        await _serve(mesh, listener, partial(_serve_api, serve), watched)
+        await _serve(mesh, listener, partial(_serve_api, partial(serve, has_socket=True)), watched)
 
 
 async def _work(settings: Settings, app_id: str, replica: bool) -> None:
@@ -173,7 +184,7 @@ async def _work(settings: Settings, app_id: str, replica: bool) -> None:
     if app_id == MODELS_APP:
         serving = partial(_serve_api, partial(serve, make_app=create_llm_app))
     elif serves_api(app_id, replica=replica):
-        serving = partial(_serve_api, serve)
+        serving = partial(_serve_api, partial(serve, has_socket=True))
     with listen(settings.http.host, settings.http.port) as listener:
         if serving is not _answer_probes:
             settings = with_admin_token(settings)
@@ -187,7 +198,10 @@ async def _serve(
     serving: Callable[[Mesh, socket], Awaitable[None]],
     watched: AbstractContextManager[None],
 ) -> None:
-    """Run a mesh until it is told to stop, or cannot go on, and let running work end."""
+    """Run a mesh until it is stopped, or cannot go on, and let running work end.
+
+    Raises Abort where it was asked to stop once more before that.
+    """
     from meshwright.cli.serving import collecting, writes_apart
 
     report_problems(mesh)
@@ -198,7 +212,9 @@ async def _serve(
                 mesh.database.write_apart()
             async with collecting(lambda: not mesh.worker.running):
                 await serving(mesh, listener)
-            await _drain(mesh)
+            has_drained = await _drain(mesh)
+    if not has_drained:
+        raise click.Abort
 
 
 async def _serve_api(
@@ -221,7 +237,7 @@ async def _answer_probes(mesh: Mesh, listener: socket) -> None:
 
     stopping = asyncio.Event()
     _on_stop_signals(stopping.set)
-    async with answering_probes(listener, lambda: mesh.ready):
+    async with answering_probes(listener, lambda: mesh.takes_tasks):
         if error := await unless(stopping, mesh.failure()):
             raise error
 
@@ -242,10 +258,13 @@ def _on_stop_signals(stop: Callable[[], object]) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop)
 
 
-async def _drain(mesh: Mesh) -> None:
-    """Let running work end for some seconds; asked to stop once more, leave it for the next start."""
+async def _drain(mesh: Mesh) -> bool:
+    """Let running work end for some seconds; asked to stop once more, leave it for the next start.
+
+    Returns False where it was asked to.
+    """
     if not mesh.worker.running:
-        return
+        return True
     hurry = asyncio.Event()
     _on_stop_signals(hurry.set)
     running = f"{mesh.worker.running} running, with {_DRAIN_SECONDS} s to end"
@@ -254,20 +273,25 @@ async def _drain(mesh: Mesh) -> None:
     await mesh.worker.drain(0)
     for number in _STOP_SIGNALS:
         asyncio.get_running_loop().remove_signal_handler(number)
+    return not hurry.is_set()
 
 
 def _run_stack(settings: Settings, *, per_agent: bool, replicas: int) -> None:
-    """Run a mesh on Dapr until it is told to stop. Raises ServiceFailed, ConfigError, StoreLocked."""
+    """Run a mesh on Dapr until it is stopped. Raises ServiceFailed, ConfigError, StoreLocked."""
     from meshwright.stack.machine import locked, require_sdk
 
     require_sdk()
+    if (cert := settings.http.tls_cert) and (key := settings.http.tls_key):
+        from meshwright.edges.http.tls import Certificate
+
+        Certificate(cert, key)  # raises before anything is started
     apps = _apps(settings, per_agent=per_agent, replicas=replicas)
     with locked(settings.data_dir) as lock:
         settings = with_admin_token(settings)
         try:
             create_server((settings.http.host, settings.http.port)).close()
         except OSError:
-            # Large, and this process stays: only to be told what is wrong with the address.
+            # Large, and this process stays: imported only to check the address.
             from meshwright.edges.http.server import listen
 
             listen(settings.http.host, settings.http.port).close()
@@ -280,9 +304,11 @@ def _apps(settings: Settings, *, per_agent: bool, replicas: int) -> list[AppSpec
     if not per_agent:
         return one_app(replicas)
     from meshwright.agents.loader import load_agents, project_file
+    from meshwright.edges.channels.personas import persona_agents
 
     agents = load_agents(project_file(Path(), settings.agents.dir), Path())
-    return app_per_agent([agent.agent_id for agent in agents], replicas)
+    agents += persona_agents(settings)
+    return app_per_agent([agent.agent_id for agent in agents if not agent.reads_log], replicas)
 
 
 async def _supervise(settings: Settings, apps: Sequence[AppSpec], lock: int) -> None:
@@ -298,40 +324,48 @@ async def _supervise(settings: Settings, apps: Sequence[AppSpec], lock: int) -> 
         on_line=lambda name, stream, line: _repeat(f"{name}: {line}" if several else line, stream),
         descriptors=[lock],
     )
-    stopping = _stop_on_signals(supervisor)
+    stopping, hurry = _stop_on_signals(supervisor)
     ports = Ports()
     stack = Stack(settings, apps, components=components, ports=ports, supervisor=supervisor, warn=_warn)
     try:
         await unless(stopping, stack.start_backends())
         await unless(stopping, stack.start_workers())
         if not stopping.is_set():
-            with announced(settings.data_dir, stack.url):
+            await stack.set_rights()
+            with announced(settings.data_dir, stack.local_url):
                 _show(
                     [row._asdict() | {"process": row.process or "(given)"} for row in stack.rows()],
                     settings.data_dir / "logs",
                 )
                 click.echo(f"ready {stack.url}")
-                await unless(stopping, _failure(supervisor))
+                rights = asyncio.create_task(stack.keep_rights(), name="broker rights")
+                try:
+                    await unless(stopping, _failure(supervisor))
+                finally:
+                    rights.cancel()
     finally:
         await supervisor.stop()
         ports.close()
+    if hurry.is_set():
+        raise click.Abort
 
 
-def _stop_on_signals(supervisor: Supervisor) -> asyncio.Event:
-    """The event that the first signal to stop sets; further ones are for the workers, to hurry."""
+def _stop_on_signals(supervisor: Supervisor) -> tuple[asyncio.Event, asyncio.Event]:
+    """The events that the first signal to stop sets, and the second, which tells the workers to hurry."""
     from meshwright.stack.services import Layer
 
-    stopping = asyncio.Event()
+    stopping, hurry = asyncio.Event(), asyncio.Event()
 
     def stop() -> None:
         if stopping.is_set():
+            hurry.set()
             supervisor.send(Layer.WORKERS, signal.SIGTERM)
         stopping.set()
 
     _on_stop_signals(stop)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, supervisor.send, Layer.WORKERS, signal.SIGHUP)
-    return stopping
+    return stopping, hurry
 
 
 def _warn(line: str) -> None:
@@ -339,7 +373,7 @@ def _warn(line: str) -> None:
 
 
 def _say(line: str, *, err: bool) -> None:
-    with suppress(OSError):  # nobody reads us any more, and what runs goes on: its logs have it too
+    with suppress(OSError):  # our output is closed; what runs goes on, and its logs have it too
         click.echo(line, err=err)
 
 
