@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from meshwright.agent import Agent
     from meshwright.app import build_mesh
-    from meshwright.client import BlockingClient, Client
+    from meshwright.client import AgentConfigClient, BlockingClient, Client
     from meshwright.component import Actors, Check, Component
     from meshwright.core.capability import Capability
-    from meshwright.core.errors import MeshError, ToolFailed, WaitExpired
+    from meshwright.core.errors import LimitReached, MeshError, ToolFailed, WaitExpired
+    from meshwright.core.files import File
     from meshwright.core.limits import Limits
     from meshwright.core.messages import Event, Outcome, Receipt, Task, TaskRequest
     from meshwright.kernel.actor import Actor, Turn, turn
@@ -36,6 +37,7 @@ HOMES = {
     "ActorRef": "kernel.envelope",
     "Actors": "component",
     "Agent": "agent",
+    "AgentConfigClient": "client",
     "Approval": "tools.approval",
     "BlockingClient": "client",
     "Capability": "core.capability",
@@ -44,6 +46,8 @@ HOMES = {
     "Component": "component",
     "Delegation": "run.delegation",
     "Event": "core.messages",
+    "File": "core.files",
+    "LimitReached": "core.errors",
     "Limits": "core.limits",
     "Mesh": "mesh",
     "MeshError": "core.errors",
@@ -73,6 +77,7 @@ __all__ = [
     "ActorRef",
     "Actors",
     "Agent",
+    "AgentConfigClient",
     "Approval",
     "BlockingClient",
     "Capability",
@@ -81,6 +86,8 @@ __all__ = [
     "Component",
     "Delegation",
     "Event",
+    "File",
+    "LimitReached",
     "Limits",
     "Mesh",
     "MeshError",
@@ -112,7 +119,7 @@ def create_agent(model: str, **wishes: Any) -> type[Agent]:
     """Make an agent class of a model's name: `create_agent("gpt-4-turbo", instructions="Answer in verse.")`.
 
     Any name of LiteLLM's will do, a group, and `offline`; the other wishes are those of
-    `models.factory.agent_class`. Raises ConfigError where nobody offers such a model.
+    `models.factory.agent_class`. Raises ConfigError if no provider has such a model.
     """
     return import_module("meshwright.models.factory").agent_class(__getattr__("Agent"), model, **wishes)
 

@@ -1,7 +1,7 @@
 """What the author of an agent writes: who it is, what it can do, and its tools.
 
     class Greeter(Agent):
-        '''Greets whoever asks.'''
+        '''Greets people.'''
 
         agent_id = "greeter"
         capabilities = [Capability("greeting")]
@@ -36,16 +36,17 @@ class Agent:
     """One kind of agent. The mesh makes one instance, which works on many tasks at once: keep no state here.
 
     `agent_id` names its topic and the `user` of its model calls; `prompt` a file in the prompt folder
-    (default: the agent's id); `toolsets` the tools it shares with others, besides its own `@tool` methods,
+    (default: the agent's id); `toolsets` the tools it shares with others, beside its own `@tool` methods,
     as classes, or by the names under which installed packages bring them;
-    `answers` the shape of its answers (default: text); `task_tags` the tags that whoever asks may choose
+    `answers` the shape of its answers (default: text); `task_tags` the tags that callers may choose
     (`payload.tags`) in place of the agent's own; `model` a group of models or one named outright (default:
     what the prompt says), with `fallbacks` for the latter; `params` what its models are asked with besides
     what the prompt says, like {"reasoning_effort": "low"}; `budgets` what it may spend, besides those of the
     settings; `limits` how far a conversation with its model may go, where those of the settings are not to
     hold; `prompt_text` stands where there is no prompt file; `delegates_to` the agents to which it may
-    give tasks; `max_concurrency` how many tasks a worker runs at once (default: a setting);
-    `health_check_urls` what must answer for it to be chosen.
+    give tasks; `max_concurrency` how many tasks a worker runs at once (default: a setting); `reads_log`
+    whether its tasks run where the event log is, for `run.activity`; `health_check_urls` what must answer
+    for it to be chosen.
     """
 
     agent_id: ClassVar[str]
@@ -63,6 +64,7 @@ class Agent:
     delegates_to: ClassVar[Sequence[str]] = ()
     remembers: ClassVar[bool] = True
     max_concurrency: ClassVar[int | None] = None
+    reads_log: ClassVar[bool] = False
     health_check_urls: ClassVar[Sequence[str]] = ()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

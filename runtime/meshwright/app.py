@@ -14,12 +14,13 @@ from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.errors import ConfigError
 from meshwright.core.plugins import COMPONENTS, STORES, did_you_mean, installed
 from meshwright.core.tracing import NoTracing, Tracing
+from meshwright.edges.channels.personas import persona_agents
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.keys import LLM_SERVICE
 from meshwright.mesh import Mesh
 from meshwright.models.port import Model
-from meshwright.roles import FRONT, Role
+from meshwright.roles import FRONT, ProcessRole
 from meshwright.runtimes import RUNTIMES, StoreDeps
 from meshwright.settings import Settings
 from meshwright.sql.database import Database
@@ -37,7 +38,7 @@ def build_mesh(
     model: Model | None = None,
     clock: Clock | None = None,
     host: Callable[[StoreDeps], Runtime] | None = None,
-    role: Role | None = None,
+    role: ProcessRole | None = None,
 ) -> Mesh:
     """Build a mesh from its settings; nothing runs before `start`.
 
@@ -48,9 +49,10 @@ def build_mesh(
     project = project or Path.cwd()
     if agents is None:
         agents = load_agents(project_file(project, settings.agents.dir), project)
+    agents = [*agents, *persona_agents(settings)]
     make_runtime = _store(_store_of(settings))  # also where another is given: a wrong name is refused
-    role, tracing = role or Role(), _tracing(settings)
-    database = _database(settings, project)
+    role, tracing = role or ProcessRole(), _tracing(settings)
+    database = database_of(settings, project)
     log = EventLog(database, keep_days=settings.keep_events_days)
     deps = StoreDeps(settings, role, database, log, clock or SystemClock(), tracing)
     mesh = Mesh(
@@ -98,11 +100,12 @@ def build_worker(settings: Settings, *, app_id: str, replica: bool = False) -> M
     and settings that cannot be used, and for an app that is unknown.
     """
     agents = load_agents(project_file(Path.cwd(), settings.agents.dir), Path.cwd())
-    role = role_of(app_id, [agent.agent_id for agent in agents], replica=replica)
+    ids = [agent.agent_id for agent in (*agents, *persona_agents(settings))]
+    role = role_of(app_id, ids, replica=replica)
     return build_mesh(settings, agents=agents, role=role)
 
 
-def role_of(app_id: str, agent_ids: Sequence[str], *, replica: bool = False) -> Role:
+def role_of(app_id: str, agent_ids: Sequence[str], *, replica: bool = False) -> ProcessRole:
     """What the worker of an app does. Raises ConfigError for an app that the mesh does not have."""
     of_components = [app for component in component_types() for app in component.apps]
     apps = dict.fromkeys([WHOLE_MESH, *of_components, *agent_ids, LLM_SERVICE])
@@ -110,7 +113,7 @@ def role_of(app_id: str, agent_ids: Sequence[str], *, replica: bool = False) -> 
         remedy = f"There are {', '.join(apps)}"
         raise ConfigError(f"The mesh has no app {app_id!r}", remedy=remedy, field="app")
     only = None if app_id == WHOLE_MESH else frozenset({app_id})
-    return Role(only, is_front=serves_api(app_id, replica=replica))
+    return ProcessRole(only, is_front=serves_api(app_id, replica=replica))
 
 
 def serves_api(app_id: str, *, replica: bool = False) -> bool:
@@ -123,7 +126,8 @@ def _store_of(settings: Settings) -> str:
     return "postgres" if settings.database is not None and settings.store == "sqlite" else settings.store
 
 
-def _database(settings: Settings, project: Path) -> Database:
+def database_of(settings: Settings, project: Path) -> Database:
+    """The database that the settings choose; nothing is opened yet. Raises ConfigError."""
     folder = project / settings.data_dir
     if settings.database is not None and settings.store != "memory":
         from meshwright.sql.postgres import PostgresDatabase
@@ -172,6 +176,8 @@ def _join(mesh: Mesh, components: Sequence[Component]) -> None:
                     mesh.host.subscribe(subscription)
             else:
                 mesh.host.know(kind)
+    mesh.eraser.hooks = tuple(component.erase for component in components)
+    mesh.encrypted = tuple(column for component in components for column in component.encrypted())
     mesh.warnings = tuple(warning for component in components for warning in component.warnings())
 
 

@@ -13,7 +13,7 @@ Ours are listed in `meshwright.app`; a package registers its own under the entry
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -24,6 +24,7 @@ from meshwright.kernel.host import Subscription
 from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import Mesh
 from meshwright.roles import EVERYWHERE, Part
+from meshwright.sql.encrypted import EncryptedColumn
 
 if TYPE_CHECKING:
     import click
@@ -39,7 +40,10 @@ class Actors(NamedTuple):
 
 
 class Check(NamedTuple):
-    """A question of `mesh doctor`. `ask` returns what is well, in a sentence, or raises MeshError."""
+    """A question of `mesh doctor`. `ask` returns what is well, in a sentence, or raises MeshError.
+
+    Checks run side by side, each for at most ten seconds.
+    """
 
     name: str
     ask: Callable[[], Awaitable[str]]
@@ -48,12 +52,14 @@ class Check(NamedTuple):
 class Component:
     """A part of a mesh. It is made with the mesh, after the components that are listed before it.
 
-    `config` holds its settings, `apps` names the apps of a mesh on Dapr that consist of it.
+    `config` holds its settings, `apps` names the apps of a mesh on Dapr that consist of it. Requests to its
+    `signed_paths` (beginnings, like `/webhooks/`) need no key: its routes check signatures of their own.
     """
 
     name: ClassVar[str]
     settings: ClassVar[type[BaseModel] | None] = None
     apps: ClassVar[tuple[str, ...]] = ()
+    signed_paths: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
@@ -71,6 +77,13 @@ class Component:
         `0001_name.sql`, or `0001_name.sqlite.sql` and `0001_name.postgres.sql` where the databases differ.
         """
         return None
+
+    def encrypted(self) -> Iterable[EncryptedColumn]:
+        """The columns of its tables that hold what `mesh.cipher` has encrypted, for `mesh secrets rotate`."""
+        return ()
+
+    async def erase(self, tenant_id: str, task_ids: Sequence[str]) -> None:
+        """Delete what it keeps of the contents of a tenant's tasks, for good. Safe to repeat."""
 
     def projections(self) -> Iterable[Projection]:
         """Its tables that are made from events."""

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime
-from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -20,53 +19,58 @@ from meshwright.agent import Agent
 from meshwright.agents.binding import BoundAgent
 from meshwright.context.memory import Memory
 from meshwright.context.service import ContextClient
-from meshwright.core import topics
+from meshwright.core import access, topics
 from meshwright.core.capability import Registration
+from meshwright.core.cipher import Cipher, new_key
 from meshwright.core.encoding import Json
-from meshwright.core.errors import Draining, HostError, InvalidInput, NotFound, StoreFailed, TooLarge, nearest
+from meshwright.core.errors import Draining, HostError, NotFound, StoreFailed, TooLarge
+from meshwright.core.files import File, task_file_of
 from meshwright.core.messages import (
     Caller,
     Event,
     Outcome,
     Receipt,
     Task,
-    TaskBudget,
     TaskRequest,
     new_id,
 )
-from meshwright.core.money import Budget, OnEmpty
-from meshwright.core.tracing import NoTracing, Tracing
-from meshwright.events.answers import checked_answer, not_waiting
-from meshwright.events.filter import EventFilter
+from meshwright.core.tracing import TENANT, NoTracing, Tracing
+from meshwright.events.answers import checked_answer, decided, not_waiting
+from meshwright.events.audit import Audit, hashed
 from meshwright.events.inbox import Inbox
 from meshwright.events.log import EventLog
-from meshwright.events.status import DeploymentStatus, MeshStatus, status_of, waits_for_money
+from meshwright.events.status import DeploymentStatus, MeshStatus, status_of
+from meshwright.events.tasks import TaskSubject
 from meshwright.kernel.runtime import Runtime
-from meshwright.ledger.account import OPENED, Account
 from meshwright.ledger.allowances import Allowances
 from meshwright.ledger.budgets import Budgets, BudgetView
-from meshwright.ledger.charging import only_account, task_account
-from meshwright.ledger.costs import By, Costs, costs_of, with_reserved
-from meshwright.ledger.estimate import TaskEstimate, estimate_of
-from meshwright.ledger.keys import LLM_SERVICE, Keys
-from meshwright.models.port import Model, PriceList
+from meshwright.ledger.costs import By, Costs
+from meshwright.ledger.keys import Keys
+from meshwright.ledger.spending import Spending
+from meshwright.models.port import Model, ModelWindow, PriceList
 from meshwright.orchestration.acceptance import FINAL, Admission, PayloadLimits, hash_of, make_task
 from meshwright.orchestration.outcomes import OutcomeWaiters
 from meshwright.orchestration.registry import Registry
+from meshwright.orchestration.tenants import Tenants
 from meshwright.prompts import Prompts
-from meshwright.roles import Part, Role
+from meshwright.roles import Part, ProcessRole
+from meshwright.run.attached import read_file
+from meshwright.run.erasure import Erased, Eraser
+from meshwright.run.files import referred_in
+from meshwright.run.limits import limits_of
 from meshwright.run.transcript import Transcript, transcripts
 from meshwright.settings import Settings
 from meshwright.sql.database import Database
+from meshwright.sql.encrypted import EncryptedColumn, renew_all
+from meshwright.sql.folder import SECRET_KEY, KeyFile
 from meshwright.work import Answer, Cancel, Worker
 from meshwright.work.protocol import Accept, TaskKey
-from meshwright.work.reading import read_entry, read_task, thread_ref
+from meshwright.work.reading import read_entry, read_task, thread_ref, unknown_task
 from meshwright.work.record import TaskView
 
 _logger = logging.getLogger("meshwright.mesh")
 _PartT = TypeVar("_PartT")
-_MAX_OPENED = 1_000  # accounts of budgets that are listed
-_SHOWN = {*TaskView.__struct_fields__} & {*Task.__struct_fields__}
+_SHOWN = {*TaskView.__struct_fields__} & {*Task.__struct_fields__} - {"limits"}
 """The fields of a task that its view shows as they are."""
 
 
@@ -81,7 +85,7 @@ class Mesh:
     settings: Settings
     _: KW_ONLY
     project: Path
-    role: Role
+    role: ProcessRole
     host: Runtime
     database: Database
     log: EventLog
@@ -90,15 +94,19 @@ class Mesh:
     given_model: Model | None = None
 
     registry: Registry = field(init=False)
+    tenants: Tenants = field(init=False)
     admission: Admission = field(init=False)
     model: Model = field(init=False)
     prices: PriceList = field(init=False)
+    window_of: Callable[[str, tuple[str, ...], str, str], ModelWindow] = field(init=False)
+    """What a model with some tags reads and writes for a tenant's agent, which may be configured."""
     deployments_left_alone: Callable[[], Sequence[DeploymentStatus]] = field(init=False)
     """Which deployments of models get no call now, and why."""
     groups: tuple[str, ...] | None = field(init=False)
     """The models that callers may name; None where only a server knows."""
     budgets: Budgets = field(init=False)
     allowances: Allowances = field(init=False)
+    spending: Spending = field(init=False)
     inbox: Inbox = field(init=False)
     prompts: Prompts = field(init=False)
     context: ContextClient = field(init=False)
@@ -111,8 +119,13 @@ class Mesh:
         self.apps: tuple[str, ...] = ()
         self.components: list[Part] = []
         self.warnings: tuple[str, ...] = ()
+        self.encrypted: tuple[EncryptedColumn, ...] = ()
+        self.audit = Audit(self.host, self.log)
+        self.eraser = Eraser(self.host, self.log, self.database, self.audit, self.tracing)
+        self._secret_keys = KeyFile(self.settings.secrets.file or self.database.folder / SECRET_KEY, new_key)
+        self.cipher = self._cipher()
         self.ready = False
-        self._limits = PayloadLimits(self.settings.max_payload_bytes, self.settings.max_payload_depth)
+        self.payload_limits = PayloadLimits(self.settings.max_payload_bytes, self.settings.max_payload_depth)
         self._failed = asyncio.Event()
         self._failure: StoreFailed | None = None
         self._waiters = OutcomeWaiters(self.host)
@@ -132,6 +145,11 @@ class Mesh:
         agents = [bound.agent.registration() for bound in self.agents.values()]
         own = [app for app in self.apps if self.role.runs(app)]
         return [*agents, *(Registration(agent_id=app, name=app, kind="system") for app in own)]
+
+    @property
+    def takes_tasks(self) -> bool:
+        """Whether a task is accepted now: not while it starts or stops, or its store is away."""
+        return self.ready and self.host.is_ready
 
     async def start(self) -> None:
         """Open the host and begin to work. Raises what the host raises; nothing is left running then."""
@@ -174,14 +192,15 @@ class Mesh:
     ) -> None:
         """Put an event of this process into the log; `known` are further fields of it.
 
-        Called where nobody could handle an error: an event that cannot be recorded becomes a warning.
+        Called where no caller could handle an error: an event that cannot be recorded becomes a warning.
         """
+        aggregate_id = self.aggregate_id
         event = Event(
-            id=f"{self.aggregate_id}/{new_id()}",
+            id=f"{aggregate_id}/{new_id()}",
             event_type=event_type,
             topic=topic,
             time=self.host.clock.now(),
-            aggregate_id=self.aggregate_id,
+            aggregate_id=aggregate_id,
             payload=payload if isinstance(payload, Json) else dict(payload),
             **known,
         )
@@ -206,17 +225,33 @@ class Mesh:
     ) -> Receipt:
         """Take a task: durable, with its first dispatch, when this returns.
 
-        Raises InvalidInput, NoAgentAvailable, NotFound (an unknown agent), IdempotencyConflict, and
-        Overloaded where the mesh or the thread has as many open tasks as it may.
+        Raises InvalidInput, NoAgentAvailable, NotFound (an unknown agent, or task that it comes after),
+        IdempotencyConflict, Overloaded where the mesh, tenant or thread has what it may, and StorageExceeded.
         """
         caller = caller or Caller()
+        if request.after is not None:
+            try:
+                await read_task(self.host, request.after, caller.tenant_id)
+            except NotFound as error:
+                raise NotFound(error.message, remedy=error.remedy, field="after") from None
+        for url in referred_in(request.payload):
+            await self._check_may_read(url, caller)
         now, key = self.host.clock.now(), idempotency_key
-        task = make_task(request, caller, now=now, limits=self._limits, idempotency_key=key)
+        task = make_task(request, caller, now=now, limits=self.payload_limits, idempotency_key=key)
         accept = partial(self._accept, task, hash_of(request, caller, key), traceparent)
         return await self.admission.admit(task, accept)
 
+    async def _check_may_read(self, url: str, caller: Caller) -> None:
+        """Raise NotFound for a file of a task that is not the caller's to see."""
+        task_id, _ = task_file_of(url) or ("", 0)
+        _, task = await read_task(self.host, task_id, caller.tenant_id)
+        is_own = task.requested_by == caller.requested_by
+        if not (is_own or access.Role.CONTENTS in access.granted(caller.roles)):
+            raise unknown_task(task_id)
+
     async def _accept(self, task: Task, request_hash: str, traceparent: str | None) -> Receipt:
-        with self.tracing.span("submit task", parent=traceparent, kind="producer") as span:
+        of = {TENANT: task.tenant_id}
+        with self.tracing.span("submit task", parent=traceparent, attributes=of, kind="producer") as span:
             traced = replace(task, traceparent=span.traceparent)
             accept = Accept.of(traced, request_hash=request_hash)
             ref = TaskKey(task.tenant_id, task.task_id).ref
@@ -226,8 +261,12 @@ class Mesh:
         """A task as it is now. Raises NotFound."""
         record, task = await read_task(self.host, task_id, tenant_id)
         entry = await read_entry(self.host, record, task)
+        agent_id = record.attempts[-1].agent_id if record.attempts else task.agent_id
+        agent = next((agent for agent in self.agent_types if agent.agent_id == agent_id), None)
+        limits = limits_of(self.settings.agents.limits, agent, task.limits)
         return TaskView(
             **{name: getattr(task, name) for name in _SHOWN},
+            limits=tuple(limit.fields for limit in limits),
             status=entry.status if entry is not None and entry.status != "queued" else record.status,
             attempts=tuple(record.attempts),
             waits=tuple(entry.waits) if entry is not None else (),
@@ -246,22 +285,37 @@ class Mesh:
     async def status(self, tenant_id: str | None = "default") -> MeshStatus:
         """How a tenant's open tasks are doing; None: those of all tenants, and the deployments of models."""
         found = await self.log.view(status_of, tenant_id)
+        uses = tuple(await self.tenants.uses(tenant_id, self.admission.open_of_tenants))
+        found = found.model_copy(update={"tenants": uses})
         if tenant_id is not None:
             return found
-        return found.model_copy(update={"deployments": tuple(self.deployments_left_alone())})
+        left_alone = tuple(self.deployments_left_alone())
+        return found.model_copy(update={"model": self.model.name, "deployments": left_alone})
 
-    async def cancel(self, task_id: str, tenant_id: str = "default") -> TaskView:
+    async def cancel(
+        self, task_id: str, tenant_id: str = "default", *, caller: Caller | None = None
+    ) -> TaskView:
         """Ask for a task to end; its outcome follows when its agent has let go. Raises NotFound."""
         await read_task(self.host, task_id, tenant_id)
-        await self.host.call(TaskKey(tenant_id, task_id).ref, "cancel", Cancel(task_id=task_id))
+        caller = caller or Caller(tenant_id=tenant_id)
+        async with self.audit.change(caller, "task.cancelled", f"tasks/{task_id}"):
+            await self.host.call(TaskKey(tenant_id, task_id).ref, "cancel", Cancel(task_id=task_id))
         return await self.task(task_id, tenant_id)
 
-    async def answer(self, task_id: str, key: str, value: Any, caller: Caller | None = None) -> None:
+    async def answer(
+        self,
+        task_id: str,
+        key: str,
+        value: Any,
+        caller: Caller | None = None,
+        *,
+        idempotency_key: str | None = None,
+    ) -> None:
         """Answer what a task waits for; `key` is the `wait_id` of a question of the inbox.
 
-        Durable when this returns. Raises NotFound where the task does not wait for that, Conflict where that
-        was answered or has expired, InvalidInput for an answer that does not fit, Forbidden for a caller who
-        may not give it.
+        Durable when this returns; an `idempotency_key` is then in the log, on the event `wait.ended`. Raises
+        NotFound where the task does not wait for that, Conflict where that was answered or has expired,
+        InvalidInput for an answer that does not fit, Forbidden for a caller who may not give it.
         """
         caller = caller or Caller()
         record, task = await read_task(self.host, task_id, caller.tenant_id)
@@ -270,9 +324,18 @@ class Mesh:
         if thread is not None and wait is not None:
             agents, now = (*task.chain, thread.type), self.host.clock.now()
             checked = checked_answer(wait, value, caller, agents, now)
-            answer = Answer(task_id=task_id, key=key, value=checked, answered_by=caller.requested_by)
-            if await self.host.call(thread, "resume", answer):
-                return
+            answer = Answer(
+                task_id=task_id,
+                key=key,
+                value=checked,
+                answered_by=caller.requested_by,
+                idempotency_key=idempotency_key,
+            )
+            details = {"wait_id": key, "answer": hashed(value)}
+            async with self.audit.change(caller, decided(wait, value), f"tasks/{task_id}", details):
+                if await self.host.call(thread, "resume", answer):
+                    return
+                raise not_waiting(task_id, key, await self.inbox.find(caller.tenant_id, key))
         raise not_waiting(task_id, key, await self.inbox.find(caller.tenant_id, key))
 
     async def resume(self, tenant_id: str, task_id: str, key: str, value: Any) -> None:
@@ -288,115 +351,52 @@ class Mesh:
         """
         return await self._waiters.wait(task_id, tenant_id)
 
+    async def file(self, task_id: str, number: int, tenant_id: str = "default") -> File:
+        """A file of a task's outcome with its bytes, counted from 1. Raises NotFound."""
+        return await read_file(self.host, task_id, number, tenant_id)
+
     async def costs(
         self, by: By = "agent", *, since: datetime | None = None, tenant_id: str | None = "default"
     ) -> Costs:
         """What a tenant's calls of models have cost since then, most expensive first; None: all tenants'."""
-        costs = await costs_of(self.log, tenant_id=tenant_id, by=by, since=since)
-        reserved = await self.budgets.reserved(await self._accounts_opened(), tenant_id)
-        return with_reserved(costs, reserved) if reserved else costs
+        return await self.spending.costs(by, since=since, tenant_id=tenant_id)
 
     async def budget_views(self, tenant_id: str | None = "default") -> list[BudgetView]:
-        """What a tenant's budgets may spend, have spent and hold; None: all tenants'.
-
-        A budget that each of a scope has for itself is there for the last 1,000 of whom a call was made.
-        """
-        return await self.budgets.views(await self._accounts_opened(), tenant_id)
-
-    async def _accounts(self, tenant_id: str | None) -> list[Account]:
-        return await self.budgets.accounts(await self._accounts_opened(), tenant_id)
-
-    async def _accounts_opened(self) -> list[Account]:
-        page = EventFilter(event_type=OPENED, order="desc", limit=_MAX_OPENED)
-        return [Account.model_validate(event.payload) for event in await self.log.query(page)]
-
-    async def raise_budget(
-        self,
-        amount: Decimal,
-        *,
-        budget: str | None = None,
-        key: str | None = None,
-        task_id: str | None = None,
-        tenant_id: str = "default",
-    ) -> BudgetView:
-        """Add dollars to a budget, or to that which a task brought; tasks that wait for money go on.
-
-        They count for the rest of the budget's window, for good where that has no end. Durable when this
-        returns. Raises NotFound, and InvalidInput where more than one budget is meant, or none named.
-        """
-        if task_id is not None:
-            _, task = await read_task(self.host, task_id, tenant_id)
-            if task.budget_usd is None:
-                raise InvalidInput(
-                    f"Task {task_id} has no budget of its own",
-                    remedy="Raise that of the task which delegated it, or name a budget",
-                    field="task_id",
-                )
-            own = TaskBudget(task_id=task_id, limit_usd=task.budget_usd, on_empty=task.on_empty)
-            account = task_account(tenant_id, own)
-        else:
-            account = only_account(await self._accounts(None), budget, key)
-        view = await self.budgets.add(account, amount)
-        await self.wake_for_money()
-        return view
-
-    async def allow(
-        self, whose: str, allowance: str, *, tenant_id: str | None = None, on_empty: OnEmpty = "fail"
-    ) -> Budget:
-        """Allow an agent, a tenant or a tag an amount in a window, like `5/day`, while the mesh runs.
-
-        Durable when this returns, and known on every worker within a second. Raises InvalidInput, also
-        for an agent that neither the mesh nor a key has.
-        """
-        scope, _, agent_id = whose.rpartition(":")
-        is_known = any(info.kind != "system" for info in self.registry.agents())  # which agents there are
-        if is_known and scope in ("", "agent") and agent_id not in ("", "*", "mesh"):
-            of_keys = {key.agent_id for key in await self.keys.list()}
-            self.check_agent(agent_id, of_keys, field="whose", remedy="Name an agent, or that of a key")
-        budget = await self.allowances.set(whose, allowance, tenant_id=tenant_id, on_empty=on_empty)
-        await self.wake_for_money()
-        return budget
-
-    async def disallow(self, whose: str, *, tenant_id: str | None = None) -> list[Budget]:
-        """Remove somebody's allowances. Raises NotFound."""
-        removed = await self.allowances.remove(whose, tenant_id=tenant_id)
-        await self.wake_for_money()
-        return removed
-
-    async def wake_for_money(self) -> None:
-        """Have each task that waits for money try again: the most urgent first, then the longest waiting."""
-        for tenant_id, task_id, key in await self.log.view(waits_for_money):
-            with suppress(NotFound):  # a task of long ago
-                record, task = await read_task(self.host, task_id, tenant_id)
-                if (thread := thread_ref(record, task)) is not None:
-                    await self.host.call(thread, "resume", Answer(task_id=task_id, key=key, value=None))
-
-    async def estimate(
-        self, *, agent_id: str | None = None, capability: str | None = None, tenant_id: str | None = "default"
-    ) -> TaskEstimate:
-        """What a tenant's last such tasks have cost; None: those of all. Raises InvalidInput."""
-        return await estimate_of(self.log, agent_id=agent_id, capability=capability, tenant_id=tenant_id)
-
-    def check_agent(
-        self, agent_id: str, others: Collection[str] = (), *, field: str = "agent_id", remedy: str
-    ) -> None:
-        """Raise InvalidInput for an agent that is not registered, the llm-service or one of `others`."""
-        known = [info.agent_id for info in self.registry.agents() if info.kind != "system"]
-        if agent_id not in (*known, *others, LLM_SERVICE):
-            likely = nearest(agent_id, [*known, *others])
-            raise InvalidInput(
-                f"The mesh has no agent {agent_id!r}; it has {', '.join(known) or 'none'}",
-                remedy=f"Did you mean {likely!r}? {remedy}" if likely else remedy,
-                field=field,
-            )
+        """What a tenant's budgets may spend, have spent and hold; None: all tenants'."""
+        return await self.spending.budget_views(tenant_id)
 
     async def ask(
         self, agent_id: str, text: str, *, thread_id: str | None = None, timeout: float = 120.0
     ) -> Outcome:
-        """Give an agent a task in words and wait for its outcome. `timeout` in seconds, of one attempt."""
+        """Give an agent a task as text and wait for its outcome. `timeout` in seconds, of one attempt."""
         request = TaskRequest(agent_id=agent_id, payload={"text": text}, thread_id=thread_id, timeout=timeout)
         receipt = await self.submit(request)
         return await self.outcome(receipt.task_id)
+
+    async def erase(self, caller: Caller, subject: TaskSubject) -> Erased:
+        """Erase the contents of tasks of the caller's tenant, with all that they delegated, for good.
+
+        Raises NotFound where there is none, Conflict where one is still open.
+        """
+        return await self.eraser.erase(caller, subject)
+
+    async def rotate_secrets(self) -> int:
+        """Encrypt all stored secrets with the newest key, and return how many there are.
+
+        Where the data folder has the keys, a new one is made for that. The older ones stay, for copies of the
+        data. Raises ConfigError for a secret that no key fits.
+        """
+        if not self.settings.secrets.keys:
+            self._secret_keys.add()
+        return await renew_all(self.database, self.cipher, self.encrypted)
+
+    def _cipher(self) -> Cipher:
+        keys = [key.get_secret_value() for key in self.settings.secrets.keys]
+        if keys:
+            cipher = Cipher(lambda: keys, "the setting secrets.keys")
+            cipher.encrypt("")  # so that an unusable key stops the start
+            return cipher
+        return Cipher(self._secret_keys.keys, str(self._secret_keys.path))
 
     def _fail(self, error: StoreFailed) -> None:
         self.ready = False

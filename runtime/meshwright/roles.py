@@ -24,7 +24,7 @@ class Part(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Role:
+class ProcessRole:
     """Which apps of the mesh this process runs, None for all of them, and whether it is the front."""
 
     apps: frozenset[str] | None = None

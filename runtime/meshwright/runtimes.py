@@ -12,7 +12,7 @@ from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.store import Store
-from meshwright.roles import Role
+from meshwright.roles import ProcessRole
 from meshwright.settings import Settings
 from meshwright.sql.database import Database
 from meshwright.stores.memory import MemoryStore
@@ -23,7 +23,7 @@ class StoreDeps(NamedTuple):
     """What a store is built on."""
 
     settings: Settings
-    role: Role
+    role: ProcessRole
     database: Database
     log: EventLog
     clock: Clock

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from meshwright.agents.loader import PACKAGED, project_file
 from meshwright.core.errors import ConfigError, ServiceFailed, StoreFailed, StoreLocked
+from meshwright.core.extras import install_command
 from meshwright.sql.folder import make_private, open_private
 
 LOOPBACK = "127.0.0.1"
@@ -36,7 +37,10 @@ _ENDING_SECONDS = 5.0
 _LOOK_SECONDS = 0.05
 _BUILD = Path(__file__).parents[3] / "tools" / "dapr" / "build"
 _SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")  # where brokers are, off most PATHs
-_DAPR = "make dapr builds it in a checkout, dapr init --slim installs it, MESH_DAPR_BIN names its folder"
+_DAPR = (
+    "in a checkout, make dapr builds it and prints its folder: set MESH_DAPR_BIN to that where Meshwright is "
+    "not installed from there with pip install -e; or run dapr init --slim"
+)
 _REMEDIES = {
     "daprd": _DAPR,
     "placement": _DAPR,
@@ -93,10 +97,10 @@ class Ports:
 # Who answers
 
 
-def url_of(listen: tuple[str, int]) -> str:
+def url_of(listen: tuple[str, int], scheme: str = "http") -> str:
     """The URL of a server that listens on that host and port."""
     host, port = listen
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
 
 
 async def until_it_answers(url: str) -> None:
@@ -146,6 +150,8 @@ async def ask_redis(reader: StreamReader, writer: StreamWriter, password: str, *
     head = (await reader.readuntil(b"\r\n")).decode().strip()
     if head.startswith("-"):
         raise RedisRefused(head[1:])
+    if head.startswith("$"):
+        return [(await reader.readexactly(int(head[1:]) + 2))[:-2].decode()]
     if not head.startswith("*"):
         return [head[1:]]
     texts = []
@@ -193,7 +199,7 @@ def require_sdk() -> None:
     if find_spec("dapr") is None or find_spec("grpc") is None:
         raise ConfigError(
             "a mesh on Dapr needs the Dapr SDK, which is not installed",
-            remedy="In a checkout of Meshwright: pip install -e '.[dapr]'",
+            remedy=install_command("dapr"),
             field="host",
         )
 

@@ -11,19 +11,21 @@ import base64
 import getpass
 import hashlib
 import os
+import re
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
 
-from meshwright.core.messages import Caller
+from meshwright.settings import Settings
 from meshwright.settings.loading import WARNED
+from meshwright.settings.rights import broker_acl, lets_anybody_in
 from meshwright.stack.machine import LOOPBACK, Ports, url_of
 
 BROKER_USER, EDGE_USER = "mesh", "edge"
-ANONYMOUS = Caller().requested_by
+_ANYBODY = re.compile(r"^allow_anonymous (true|false)$", re.MULTILINE)
 _READING_SECONDS = 120.0
 """How long a store may read what it has kept, before it is ready."""
 MAX_BODY = "16Mi"
@@ -47,9 +49,9 @@ class Layer(IntEnum):
 class Service:
     """A program to run.
 
-    `address` is what others are told; `ready` the URL (see `probes`) that answers once it works; `files` are
-    written before each start, for this user alone. Where the URL `alive` does not answer for `silent_seconds`
-    (0: never mind) it hangs: it dumps its stacks on SIGUSR2, and is killed. Times in seconds.
+    `address` is what others connect to; `ready` the URL (see `probes`) that answers once it works; `files`
+    are written before each start, for this user alone. If the URL `alive` does not answer for
+    `silent_seconds` (0: no limit), the program hangs: it dumps its stacks on SIGUSR2 and is killed.
     """
 
     name: str
@@ -103,7 +105,7 @@ class App:
     app_token: str = field(default="", repr=False)
 
     def environment(self) -> dict[str, str]:
-        """What both sides are told, under Dapr's own names."""
+        """The options of both sides, under Dapr's own names."""
         return {
             "APP_ID": self.app_id,
             "APP_PORT": str(self.port),
@@ -150,24 +152,19 @@ def redis(program: Path, ports: Ports, components: Path, folder: Path, password:
 
 @dataclass(frozen=True, slots=True)
 class EdgeRights:
-    """What the MQTT edge and clients that do not log in may do, below the prefixes of the settings."""
+    """The MQTT edge's password at the broker, and the settings that say who else may use the mesh."""
 
     password: str
-    topics: str
-    replies: str
+    settings: Settings
 
-    def lines(self) -> list[str]:
-        """The lines of Mosquitto's acl_file: those before the first user are for clients without a login."""
-        asked = ("submit", "tasks/+/cancel", "tasks/+/answer")
-        return [
-            f"topic read {self.topics}/#",
-            *(f"topic write {self.topics}/+/{verb}" for verb in asked),
-            *(f"topic write {self.topics}/+/clients/{ANONYMOUS}/{verb}" for verb in asked),
-            f"topic read {self.replies}/{ANONYMOUS}/#",
-            f"user {EDGE_USER}",
-            f"topic readwrite {self.topics}/#",
-            f"topic write {self.replies}/#",
-        ]
+    def users(self) -> dict[str, str]:
+        """The passwords by user: the edge's, and those of clients that have one."""
+        clients = {
+            client.user: client.password.get_secret_value()
+            for client in self.settings.mqtt.clients
+            if client.password is not None
+        }
+        return {EDGE_USER: self.password, **clients}
 
 
 def mosquitto(
@@ -180,16 +177,19 @@ def mosquitto(
 ) -> Service:
     """The broker: Mosquitto with `components/mosquitto/mosquitto.conf`, and its data in a folder.
 
-    The user `mesh` is the bus's and may do everything. With `edge` there are the MQTT edge's user, and
-    clients that do not log in; neither reaches the bus. Its address is the bus's URL, with user and password.
+    The user `mesh` is the bus's and may do everything. With `edge` there are the MQTT edge's user, and the
+    clients of the settings, or those that do not log in; none of them reaches the bus. Its address is the
+    bus's URL, with user and password.
     """
     [port] = ports.take(1)
+    passwords = {BROKER_USER: password, **(edge.users() if edge else {})}
+    acl = broker_acl(edge.settings, EDGE_USER) if edge else []
     path, users, rights = folder / "mosquitto.conf", folder / "users", folder / "rights"
     lines = [
         f"include_dir {components / 'mosquitto'}",
         f"listener {port} {LOOPBACK}",
         f"persistence_location {folder}/",
-        f"allow_anonymous {'true' if edge else 'false'}",
+        _anybody(edge is not None and lets_anybody_in(edge.settings)),
         f"password_file {users}",
         f"acl_file {rights}",
         # Started by root it would become another user, and the kernel forget that it ends with its parent.
@@ -204,18 +204,33 @@ def mosquitto(
         environment=_basics(),
         files={
             path: _written(lines),
-            users: _written(
-                [f"{BROKER_USER}:{_hashed(password)}"]
-                + ([f"{EDGE_USER}:{_hashed(edge.password)}"] if edge else [])
-            ),
-            rights: _written([*(edge.lines() if edge else ()), f"user {BROKER_USER}", "topic readwrite #"]),
+            users: _written([f"{user}:{_hashed(secret)}" for user, secret in passwords.items()]),
+            rights: _written([*acl, f"user {BROKER_USER}", "topic readwrite #"]),
         },
         ready_seconds=_READING_SECONDS,
     )
 
 
+def letting_in(broker: Service, *, anybody: bool) -> Service:
+    """The broker of `mosquitto` with clients that do not log in let in, or kept out."""
+    path = Path(broker.argv[-1])
+    text = _ANYBODY.sub(_anybody(anybody), broker.files[path])
+    return replace(broker, files={**broker.files, path: text})
+
+
+def as_before(broker: Service) -> Service:
+    """The broker of `mosquitto` with those clients kept out from its start, if its last run ended so."""
+    path = Path(broker.argv[-1])
+    kept_out = path.exists() and _anybody(False) in path.read_text()
+    return letting_in(broker, anybody=False) if kept_out else broker
+
+
+def _anybody(let_in: bool) -> str:
+    return f"allow_anonymous {str(let_in).lower()}"
+
+
 def placement(program: Path, ports: Ports) -> Service:
-    """Dapr's placement: which sidecar holds which actor. It keeps nothing: sidecars tell it anew."""
+    """Dapr's placement: which sidecar holds which actor. It stores nothing: sidecars report to it again."""
     port, health, metrics, raft = ports.take(4)
     return Service(
         name="placement",
@@ -302,23 +317,25 @@ def worker(
     backends: Backends,
     options: Mapping[str, str],
     listen: tuple[str, int],
+    plain: tuple[str, int] | None = None,
     *,
     replica: bool,
     silent_seconds: float = 0.0,
 ) -> Service:
     """A worker of an app: `mesh worker`, with this process's environment and the settings in `options`.
 
-    `listen` is where it answers probes, and serves the API where it is the one that does. A `replica` leaves
-    event log, API and MQTT edge to the app's first worker.
+    `listen` is where it answers probes, and serves the API where it is the one that does. Where that is by
+    TLS, `plain` is where it answers this machine without. A `replica` leaves event log, API and MQTT edge to
+    the app's first worker.
     """
     host, port = listen
-    url = url_of(listen)
+    url = url_of(plain or listen)
     flags = ["--replica"] if replica else []
     return Service(
         name=name,
         layer=Layer.WORKERS,
         argv=(sys.executable, "-P", "-m", "meshwright.cli", "worker", "--app", app.app_id, *flags),
-        address=url,
+        address=url_of(listen, "https") if plain else url,
         ready=f"{url}/readyz",
         environment={
             **os.environ,
@@ -327,6 +344,7 @@ def worker(
             **options,
             "MESH_HTTP__HOST": host,
             "MESH_HTTP__PORT": str(port),
+            **({"MESH_HTTP__PLAIN_PORT": str(plain[1])} if plain else {}),
             WARNED: "1",
             "PYTHONUNBUFFERED": "1",  # what it said before it was killed is in its log
         },

@@ -5,24 +5,29 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
 
+from meshwright.core.errors import StoreFailed
 from meshwright.settings import Settings
+from meshwright.settings.rights import lets_anybody_in
+from meshwright.sql.folder import SECRET_KEY
 from meshwright.stack import services
 from meshwright.stack.checks import channel_of, check_backends
-from meshwright.stack.machine import LOOPBACK, Ports, find_program, url_of, version_of
+from meshwright.stack.machine import LOOPBACK, Ports, answers, find_program, url_of, version_of
 from meshwright.stack.services import EDGE_USER, App, Backends, EdgeRights, Service, new_secret
 from meshwright.stack.supervisor import Supervisor
 
 MESH = "mesh"
 """The app that holds everything, where agents are not apart."""
 LLM_SERVICE = "llm-service"
+_LOOK_SECONDS = 1.0
 _INVOCATION = "invocation"
 """The folder of the HTTPEndpoint by which clients of Dapr on this machine reach the llm-service. daprd calls
 a worker over gRPC, which has no room for a status and a body of its own, so this names the HTTP port."""
@@ -93,9 +98,15 @@ class Stack:
         front = next(app for app in apps if app.front)
         self._models = next((app for app in apps if app.app_id == LLM_SERVICE), front)
         [self._models_port] = ports.take(1)
-        self.url = ""
+        self._plain = {app.app_id: (LOOPBACK, ports.take(1)[0]) for app in (front, self._models)}
+        if settings.http.tls_cert is None:
+            self._plain.clear()
+        self.url = self.local_url = ""
         for line in findings:
             warn(line)
+        for client in () if self._given.broker_url else settings.mqtt.clients:
+            if client.password is None:
+                warn(f"mqtt.clients: {client.user} has no password, and cannot log in at the broker")
         if self._given.broker_url and not (settings.mqtt.url or settings.mqtt.username):
             warn("the MQTT edge logs in with the bus's user: set mqtt.username to one that cannot reach bus/")
 
@@ -114,7 +125,10 @@ class Stack:
             self._warn(line)
 
     async def start_workers(self) -> None:
-        """Start every worker with its sidecar; `url` is the API's then. Raises ServiceFailed."""
+        """Start every worker with its sidecar. Raises ServiceFailed.
+
+        Then `url` is the API's, and `local_url` where it answers this machine without TLS.
+        """
         try:
             async with asyncio.TaskGroup() as group:
                 for app in self._apps:
@@ -122,6 +136,27 @@ class Stack:
                         group.create_task(self._start_worker(app, number))
         except ExceptionGroup as errors:  # the first error ends the others' starts
             raise errors.exceptions[0] from None
+
+    async def keep_rights(self) -> NoReturn:
+        """Keep clients that do not log in from our broker while requests need credentials.
+
+        The front is asked every second: a key may be created, or the mesh opened, in any way at any time.
+        """
+        while True:
+            with suppress(OSError, StoreFailed):  # a full disk: it is tried again
+                await self.set_rights()
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def set_rights(self) -> None:
+        """Let those clients in or keep them out, if that has changed. Raises OSError, StoreFailed."""
+        broker = next((item for item, _ in self._supervisor.running if item.name == "mosquitto"), None)
+        if broker is None or not lets_anybody_in(self._settings):
+            return  # it is not ours, or the settings keep them out
+        if not await answers(f"{self.local_url}/healthz"):
+            return
+        anybody = await answers(f"{self.local_url}/agents")
+        if (changed := services.letting_in(broker, anybody=anybody)) != broker:
+            self._supervisor.reconfigure(changed)
 
     def rows(self) -> list[Row]:
         """What runs where, each after what it rests on."""
@@ -136,12 +171,12 @@ class Stack:
         """How to make each service that is not given, by its field of Backends."""
         settings, ports, components = self._settings, self._ports, self._components
         folder = settings.data_dir.absolute()
-        edge = EdgeRights(self._edge_password, settings.mqtt.prefix, settings.mqtt.reply_prefix)
+        edge = EdgeRights(self._edge_password, settings)
         specs: dict[str, tuple[str, Callable[[Path], Service]]] = {
             "broker_url": (
                 "mosquitto",
-                lambda path: services.mosquitto(
-                    path, ports, components, folder / "mosquitto", new_secret(), edge
+                lambda path: services.as_before(
+                    services.mosquitto(path, ports, components, folder / "mosquitto", new_secret(), edge)
                 ),
             ),
             "redis_host": (
@@ -161,7 +196,7 @@ class Stack:
         pair = self._pair(app, number)
         _, worker = await self._supervisor.start(pair)
         if app.front and number == 0:
-            self.url = worker.address
+            self.url, self.local_url = worker.address, worker.alive.removesuffix("/healthz")
 
     def _pair(self, spec: AppSpec, number: int) -> tuple[Service, Service]:
         """A sidecar and its worker, on ports of their own."""
@@ -187,6 +222,7 @@ class Stack:
             "MESH_DAPR__BUS": settings.dapr.bus,
             "MESH_DAPR__CHANNEL": self._channel,
             "MESH_ACCEPT_LOSS": str(settings.accept_loss),
+            "MESH_SECRETS__FILE": str(settings.secrets.file or settings.data_dir.absolute() / SECRET_KEY),
         }
         if settings.database is not None:
             options["MESH_DATABASE"] = settings.database.get_secret_value()
@@ -203,6 +239,7 @@ class Stack:
             self.backends,
             options,
             self._listen(spec, number),
+            self._plain.get(spec.app_id) if number == 0 else None,
             replica=spec.front and not front,
             silent_seconds=settings.watchdog.restart_seconds,
         )
@@ -210,11 +247,12 @@ class Stack:
     def _reaching_models(self, sidecar: Service) -> Service:
         """A sidecar whose clients may invoke the llm-service."""
         folder = self._settings.data_dir.absolute() / _INVOCATION
+        models = self._plain.get(self._models.app_id) or self._listen(self._models, 0)
         endpoint = {
             "apiVersion": "dapr.io/v1alpha1",
             "kind": "HTTPEndpoint",
             "metadata": {"name": LLM_SERVICE},
-            "spec": {"baseUrl": url_of(self._listen(self._models, 0))},
+            "spec": {"baseUrl": url_of(models)},
         }
         return replace(
             sidecar,

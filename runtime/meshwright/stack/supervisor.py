@@ -173,7 +173,7 @@ class Child:
 
     @property
     def ended(self) -> str:
-        """How it ended, in words."""
+        """How it ended, as text."""
         code = self._process.returncode or 0
         if self._late:
             return f"was not ready within {self.service.ready_seconds:g} s"
@@ -379,6 +379,14 @@ class Supervisor:
             task.add_done_callback(self._given_up)
             self._keeping.append(task)
         return services
+
+    def reconfigure(self, changed: Service) -> None:
+        """Write the changed files of a service, and have its program read them (SIGHUP). Raises OSError."""
+        for process in self._processes:
+            if process.service.name == changed.name and process.child is not None:
+                write_files(changed)
+                process.service = changed  # also of its next run
+                process.child.send(signal.SIGHUP)
 
     async def failure(self) -> BaseException:
         """Wait until one of them cannot be kept alive, and return why: a ServiceFailed."""

@@ -33,7 +33,7 @@ from meshwright.testing.runtime import ManualClock, memory_runtime
 _PATIENCE_SECONDS = 30.0  # real ones, that a test waits for an outcome
 _SHOWN_EVENTS = 5
 Reply = str | ToolCall | Sequence[ToolCall] | ModelReply | ModelError | Callable[[ModelRequest], ModelReply]
-"""An answer in words, one or more tools to call, a whole reply, an error to raise, or what makes a reply."""
+"""An answer as text, one or more tools to call, a whole reply, an error to raise, or what makes a reply."""
 
 _COMPRESSOR = "context-service"
 _MAX_SHOWN_CHARS = 200  # of a request, in an error
@@ -53,7 +53,7 @@ class ScriptedModel:
 
         model.replies(tool_call("fetch_page", url="https://example.org"), "It greets the world.")
 
-    Replies go to whoever calls, or to one agent alone (`to`). The context-service gets only what is meant
+    Replies go to any caller, or to one agent alone (`to`). The context-service gets only what is meant
     for it, and otherwise does without a model. A call too many raises ScriptEnded.
     """
 
@@ -62,7 +62,7 @@ class ScriptedModel:
     def __init__(self, *replies: Reply) -> None:
         self.requests: list[ModelRequest] = []
         self.ended: ScriptEnded | None = None
-        """What the first call too many was told, if there was one."""
+        """The error of the first call too many, if there was one."""
         self._scripts: defaultdict[str | None, deque[Reply]] = defaultdict(deque)
         self._calls = 0
         self.replies(*replies)
@@ -73,11 +73,11 @@ class ScriptedModel:
 
     @property
     def unsaid(self) -> int:
-        """How many replies of the script nobody has asked for yet."""
+        """How many replies of the script are left."""
         return sum(map(len, self._scripts.values()))
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
-        """Give the next reply of the script; a stream of it comes in words."""
+        """Give the next reply of the script; a stream of it comes word by word."""
         reply = self._reply(request)
         if on_delta is not None:
             await stream_words(reply.content, on_delta)
@@ -161,7 +161,7 @@ class MeshUnderTest:
         mesh.host.listen("#", self._events.append)
 
     async def ask(self, agent_id: str, text: str, *, thread_id: str | None = None) -> Outcome:
-        """Give an agent a task in words, and wait for its outcome.
+        """Give an agent a task as text, and wait for its outcome.
 
         Raises ScriptEnded where the task failed since the scripted model ran out of replies, and PromptError
         where an agent ran on a built-in prompt, since its own is missing or broken. An agent that a test file

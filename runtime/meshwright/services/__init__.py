@@ -1,0 +1,1 @@
+"""Services of a mesh beside its tasks, each a component."""

@@ -1,0 +1,1 @@
+"""Agent configuration: which model each agent calls, changed while the mesh runs."""

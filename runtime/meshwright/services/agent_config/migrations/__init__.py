@@ -1,0 +1,1 @@
+"""The steps that make the table of agent configurations."""

@@ -1,0 +1,223 @@
+"""Configurations of agents: as they are stored, shown and sent, and what is checked of them."""
+
+from __future__ import annotations
+
+import socket
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+
+from meshwright.core.addresses import is_metadata
+from meshwright.core.encoding import Struct
+from meshwright.core.errors import ConfigError
+from meshwright.core.messages import Identifier
+from meshwright.models.providers import PROVIDERS, provider_of
+
+DEFAULT = "default"
+"""What names the tenant's default agent, whatever its id."""
+_MAX_SECONDS, _MAX_TOKENS = 3_600, 10_000_000
+_REFERENCE = "os.environ/"
+"""How LiteLLM refers to a variable of the environment. No configuration may read the mesh's."""
+
+
+class AgentRow(Struct):
+    """A configuration as the table `agents` has it; `llm_api_key_encrypted` is of the mesh's cipher.
+
+    `updated_at` is None while a row is as it was seeded.
+    """
+
+    tenant_id: str
+    agent_id: str
+    name: str
+    description: str
+    llm_provider: str
+    llm_endpoint: str | None
+    llm_model: str
+    llm_api_key_encrypted: str | None
+    llm_timeout: float
+    llm_temperature: float
+    llm_max_tokens: int | None
+    is_default: bool
+    is_active: bool
+    created_at: float
+    updated_at: float | None
+
+    @property
+    def model(self) -> str:
+        """LiteLLM's whole name of its model."""
+        return f"{self.llm_provider}/{self.llm_model}"
+
+
+class AgentRows(Struct):
+    """All configurations of a mesh."""
+
+    rows: tuple[AgentRow, ...] = ()
+
+    def index(self) -> dict[tuple[str, str], AgentRow]:
+        """The rows by tenant and agent; those that are defaults also by `default`."""
+        found = {(row.tenant_id, row.agent_id): row for row in self.rows}
+        return found | {(row.tenant_id, DEFAULT): row for row in self.rows if row.is_default}
+
+
+# What callers send
+
+
+def _endpoint(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isprintable() or " " in url:
+        raise ValueError("expected an http:// or https:// URL, like http://localhost:11434")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("the URL must not hold credentials: put the key into llm_api_key")
+    if parts.query or parts.fragment:
+        raise ValueError("the URL must have no query and no fragment")
+    if is_metadata(_usual(parts.hostname)):
+        raise ValueError("link-local addresses are those of a cloud's metadata service, never of a model")
+    return url.rstrip("/")
+
+
+def _usual(host: str) -> str:
+    """A host in its usual form: `2852039166` and `0xa9fea9fe` are addresses too."""
+    try:
+        return socket.inet_ntoa(socket.inet_aton(host))
+    except OSError:  # a name, or IPv6
+        return host
+
+
+def _provider(name: str) -> str:
+    try:
+        provider_of(f"{name}/model")
+    except ConfigError:
+        known = ", ".join(provider.name for provider in PROVIDERS)
+        raise ValueError(f"there is no provider {name!r}: known are ollama, {known}, and LiteLLM's") from None
+    return name
+
+
+def _plain(text: str) -> str:
+    if text.startswith(_REFERENCE):
+        raise ValueError("it must not refer to a variable of the mesh's environment")
+    return text
+
+
+def _key(secret: SecretStr) -> SecretStr:
+    text = _plain(secret.get_secret_value())
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise ValueError("a key is printable ASCII without spaces")
+    return secret
+
+
+Provider = Annotated[str, Field(pattern=r"^[a-z0-9_]{1,64}$"), AfterValidator(_provider)]
+Endpoint = Annotated[str, Field(min_length=1, max_length=2_048), AfterValidator(_endpoint)]
+ModelName = Annotated[str, Field(pattern=r"^[!-~]{1,256}$"), AfterValidator(_plain)]
+ApiKey = Annotated[SecretStr, Field(min_length=1, max_length=8_192), AfterValidator(_key)]
+Timeout = Annotated[float, Field(gt=0, le=_MAX_SECONDS, description="Seconds that one attempt may take.")]
+Temperature = Annotated[float, Field(ge=0, le=2)]
+MaxTokens = Annotated[int, Field(ge=1, le=_MAX_TOKENS)]
+Name = Annotated[str, Field(max_length=200)]
+Description = Annotated[str, Field(max_length=2_000)]
+
+
+class AgentConfigRequest(BaseModel):
+    """A new configuration. `is_default` makes it the tenant's default in place of another."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    agent_id: Identifier
+    name: Name = ""
+    description: Description = ""
+    llm_provider: Provider
+    llm_endpoint: Endpoint | None = None
+    llm_model: ModelName
+    llm_api_key: ApiKey | None = None
+    llm_timeout: Timeout = 30.0
+    llm_temperature: Temperature = 0.7
+    llm_max_tokens: MaxTokens | None = None
+    is_default: bool = False
+    is_active: bool = True
+
+
+class AgentConfigUpdate(BaseModel):
+    """What changes of a configuration: a field that is left out stays. `null` clears endpoint, key and limit.
+
+    Where provider or address change, a stored key must be sent again, or cleared.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name = ""
+    description: Description = ""
+    llm_provider: Provider = ""
+    llm_endpoint: Endpoint | None = None
+    llm_model: ModelName = ""
+    llm_api_key: ApiKey | None = None
+    llm_timeout: Timeout = 30.0
+    llm_temperature: Temperature = 0.7
+    llm_max_tokens: MaxTokens | None = None
+    is_default: bool = False
+    is_active: bool = True
+
+    def changes(self) -> dict[str, Any]:
+        """The fields that were sent."""
+        return {name: getattr(self, name) for name in self.model_fields_set}
+
+
+# What callers are shown
+
+
+class AgentConfig(BaseModel):
+    """A configuration without its key; `has_api_key` says whether there is one.
+
+    `problem` is what keeps this process from calling the model, where that was looked at: on a change.
+    """
+
+    agent_id: str
+    name: str
+    description: str
+    llm_provider: str
+    llm_endpoint: str | None
+    llm_model: str
+    has_api_key: bool
+    llm_timeout: float
+    llm_temperature: float
+    llm_max_tokens: int | None
+    is_default: bool
+    is_active: bool
+    created_at: datetime
+    updated_at: datetime | None
+    problem: str | None = None
+
+    @classmethod
+    def of(cls, row: AgentRow, problem: str | None = None) -> AgentConfig:
+        """What may be shown of a row."""
+        known = {name: getattr(row, name) for name in cls.model_fields if hasattr(row, name)}
+        return cls.model_validate(
+            {**known, "has_api_key": row.llm_api_key_encrypted is not None, "problem": problem}
+        )
+
+
+class AgentConfigList(BaseModel):
+    """A tenant's configurations by the ids of their agents."""
+
+    items: list[AgentConfig]
+
+
+Source = Literal["agent", "default", "environment", "built-in"]
+
+
+class AgentLLM(BaseModel):
+    """What it takes to call an agent's model, its key included. For a backend alone.
+
+    `source` says where it is from: the agent's own configuration, or what stands in for one.
+    """
+
+    agent_id: str
+    llm_provider: str
+    llm_endpoint: str | None = None
+    llm_model: str
+    llm_api_key: str | None = Field(default=None, repr=False)
+    llm_timeout: float = 30.0
+    llm_temperature: float = 0.7
+    llm_max_tokens: int | None = None
+    is_active: bool = True
+    source: Source = "agent"

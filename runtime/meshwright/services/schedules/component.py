@@ -1,0 +1,257 @@
+"""The component of schedules: what clients ask of them, those of mesh.toml, and what makes them run."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import datetime
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, Field
+
+from meshwright.component import Actors, Component
+from meshwright.core.access import Role
+from meshwright.core.errors import ConfigError, InvalidInput, MeshError, NotFound
+from meshwright.core.messages import Caller, TaskRequest, new_id
+from meshwright.core.schedule import ScheduleSpec, due_times, fires_at, local
+from meshwright.edges.auth import has_role
+from meshwright.events.projections import Projection
+from meshwright.kernel.turns import ActorKind
+from meshwright.mesh import Mesh
+from meshwright.orchestration.acceptance import make_task
+from meshwright.roles import FRONT
+from meshwright.services.schedules.actor import (
+    SCHEDULE,
+    Put,
+    RunNow,
+    Schedule,
+    ScheduleKey,
+    ScheduleState,
+    ScheduleSummary,
+    unknown_schedule,
+)
+from meshwright.services.schedules.runner import ScheduleRunner
+from meshwright.services.schedules.table import (
+    ScheduledRun,
+    SchedulePage,
+    ScheduleProjection,
+    count_others,
+    declared_schedules,
+    list_schedules,
+    with_outcomes,
+)
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
+_FILE = Caller(requested_by="mesh.toml", source="settings")
+
+
+class ScheduleView(ScheduleSummary):
+    """A schedule, whole. `task` is what it submits, for callers who may see contents.
+
+    `history` has its last 20 runs, the last one first; `pending` counts those that wait for the one before.
+    """
+
+    catch_up: str
+    max_catch_up: int
+    overlap: str
+    jitter_seconds: float
+    until: datetime | None = None
+    max_runs: int | None = None
+    task: TaskRequest | None = None
+    pending: int = 0
+    history: list[ScheduledRun] = Field(default_factory=list)
+
+
+class DueTime(BaseModel):
+    """A due time: in UTC, as clocks in the schedule's zone show it, and when its run begins with jitter."""
+
+    due_at: datetime
+    local: datetime
+    fires_at: datetime
+
+
+class Schedules(Component):
+    """The schedules of a mesh. Every method raises NotFound for a schedule that the tenant does not have."""
+
+    name = "schedules"
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        self._host, self._locks = mesh.host, defaultdict[str, asyncio.Lock](asyncio.Lock)
+        if mesh.role.is_front:
+            self._runner = ScheduleRunner(mesh)
+            self.parts.append(self._runner)
+
+    def actors(self) -> Iterable[Actors]:
+        """One for each schedule."""
+        return [Actors(ActorKind.of(Schedule, type=SCHEDULE), FRONT)]
+
+    def projections(self) -> Iterable[Projection]:
+        """The list."""
+        return [ScheduleProjection()]
+
+    def migrations(self) -> Traversable:
+        """The list's table."""
+        return files("meshwright.services.schedules") / "tables"
+
+    def routes(self) -> APIRouter:
+        """`/schedules`."""
+        from meshwright.services.schedules.routes import router
+
+        return router
+
+    async def start(self) -> None:
+        """Take the schedules of the settings, then begin."""
+        if self.mesh.role.is_front:
+            await self._declare()
+        await super().start()
+
+    async def page(self, tenant_id: str, *, after: str = "", limit: int = 100) -> SchedulePage:
+        """Schedules of a tenant by id, after one."""
+        return await self.mesh.log.view(list_schedules, tenant_id, after, limit)
+
+    async def show(self, key: ScheduleKey, *, contents: bool = True) -> ScheduleView:
+        """A schedule with its history."""
+        state, spec = await self._state(key)
+        settings = spec.model_dump(
+            include={"catch_up", "max_catch_up", "overlap", "jitter_seconds", "until", "max_runs"}
+        )
+        return ScheduleView(
+            **dict(state.summary(key.schedule_id)),
+            **settings,
+            task=spec.task if contents else None,
+            pending=len(state.pending),
+            history=await self.mesh.log.view(with_outcomes, key.tenant_id, state.history),
+        )
+
+    async def put(
+        self,
+        key: ScheduleKey,
+        spec: ScheduleSpec,
+        caller: Caller,
+        *,
+        paused: bool | None,
+        is_new: bool = False,
+    ) -> tuple[ScheduleView, bool]:
+        """Make or change a schedule; returns it, and whether it was made. Durable when this returns.
+
+        Raises InvalidInput, and NotFound for an agent that the mesh does not have; Conflict where it is to be
+        new and is not, or comes from mesh.toml.
+        """
+        spec = spec.checked(self._host.clock.now())
+        self._check_task(spec.task, caller)
+        put = Put(spec=spec, by=caller.requested_by, budgets=caller.budgets, paused=paused, is_new=is_new)
+        most = self.config.max_per_tenant
+        async with self._locks[key.tenant_id]:
+            if await self.mesh.log.view(count_others, key.tenant_id, key.schedule_id) >= most:
+                raise InvalidInput(
+                    f"Tenant {key.tenant_id} has {most:,} schedules already",
+                    remedy="Delete some, or raise max_per_tenant in [schedules]",
+                    field="id",
+                )
+            is_new = await self._put(caller, key, put)
+        return await self.show(key), is_new
+
+    async def remove(self, key: ScheduleKey, caller: Caller) -> None:
+        """Delete a schedule; tasks that it has started go on. Raises Conflict for one of mesh.toml."""
+        await self._change(caller, "deleted", key, "remove", False)
+
+    async def pause(self, key: ScheduleKey, caller: Caller) -> ScheduleView:
+        """Run nothing until it is resumed."""
+        await self._change(caller, "paused", key, "pause")
+        return await self.show(key, contents=has_role(caller, Role.CONTENTS))
+
+    async def resume(self, key: ScheduleKey, caller: Caller) -> ScheduleView:
+        """Go on."""
+        await self._change(caller, "resumed", key, "resume")
+        return await self.show(key, contents=has_role(caller, Role.CONTENTS))
+
+    async def run_now(self, key: ScheduleKey, caller: Caller) -> ScheduledRun:
+        """Run once now, whatever is open; the due times stay as they are. Returns the result."""
+        wanted = RunNow(by=caller.requested_by, name=new_id())
+        task_id = await self._change(caller, "run", key, "run_now", wanted)
+        await self._runner.done(key.ref)
+        state, _ = await self._state(key)
+        runs = await self.mesh.log.view(with_outcomes, key.tenant_id, state.history)
+        found = next((run for run in runs if run.task_id == task_id), None)
+        if found is None:
+            raise NotFound(f"The run {task_id} is not in the history", remedy="Look for its task", field="id")
+        return found
+
+    async def preview(self, key: ScheduleKey, count: int) -> list[DueTime]:
+        """The next due times, also those of a paused schedule."""
+        state, spec = await self._state(key)
+        anchor, position = state.anchor, state.position
+        if anchor is None or position is None:
+            return []
+        left = count if spec.max_runs is None else min(count, max(0, spec.max_runs - state.runs))
+        after = max(position, self._host.clock.now())
+        return [
+            DueTime(due_at=due, local=local(spec, due), fires_at=fires_at(spec, key.ref.id, anchor, due))
+            for due in islice(due_times(spec, anchor, after), left)
+        ]
+
+    async def _state(self, key: ScheduleKey) -> tuple[ScheduleState, ScheduleSpec]:
+        state = await self._host.read(key.ref)
+        if not isinstance(state, ScheduleState) or state.spec is None:
+            raise unknown_schedule(key.schedule_id)
+        return state, state.spec
+
+    def _check_task(self, task: TaskRequest, caller: Caller) -> None:
+        """Raise what submitting the task would raise at once, naming its field."""
+        try:
+            make_task(task, caller, now=self._host.clock.now(), limits=self.mesh.payload_limits)
+            known = self.mesh.registry.capabilities()
+            if task.agent_id is not None:
+                self.mesh.registry.find(task.agent_id)
+            elif task.capability not in known:
+                raise InvalidInput(
+                    f"No agent has the capability {task.capability!r}",
+                    remedy=f"Known are {', '.join(known)}",
+                    field="capability",
+                )
+        except MeshError as error:
+            error.field = f"task.{error.field}"
+            raise
+
+    async def _put(self, caller: Caller, key: ScheduleKey, put: Put) -> bool:
+        when = {"cron", "every_seconds", "at", "zone"}
+        details = put.spec.model_dump(mode="json", include=when, exclude_none=True)
+        subject = f"schedules/{key.schedule_id}"
+        async with self.mesh.audit.change(caller, "schedule.changed", subject, details):
+            return await self._host.call(key.ref, "put", put)
+
+    async def _change(
+        self, caller: Caller, action: str, key: ScheduleKey, turn: str, body: Any = None
+    ) -> Any:
+        """Record a change of a schedule that there is, and carry it out."""
+        await self._state(key)
+        async with self.mesh.audit.change(caller, f"schedule.{action}", f"schedules/{key.schedule_id}"):
+            return await self._host.call(key.ref, turn, body)
+
+    async def _declare(self) -> None:
+        """Make the schedules of the settings what these say. Raises ConfigError."""
+        declared = await self.mesh.log.view(declared_schedules)
+        for job in self.config.jobs:
+            key = ScheduleKey(job.tenant_id, job.id)
+            declared.discard(key)
+            spec = ScheduleSpec.model_validate(job.model_dump(exclude={"id", "tenant_id"}))
+            try:
+                spec = spec.checked()
+            except MeshError as error:
+                raise ConfigError(
+                    f"[[schedules.jobs]] {job.id}: {error.message}", remedy=error.remedy, field="schedules"
+                ) from None
+            state = await self._host.read(key.ref)
+            if not (isinstance(state, ScheduleState) and state.declared and state.spec == spec):
+                await self._put(_FILE, key, Put(spec=spec, by=_FILE.requested_by, declared=True))
+        for tenant_id, schedule_id in declared:  # it is no more in the file
+            with suppress(NotFound):
+                await self._change(_FILE, "deleted", ScheduleKey(tenant_id, schedule_id), "remove", True)

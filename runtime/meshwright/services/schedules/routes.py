@@ -1,0 +1,184 @@
+"""`/schedules`: list, make, change, pause, resume and run them, and see when they are due."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import Depends, Path, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from meshwright.core.access import Role
+from meshwright.core.messages import ID_PATTERN, Identifier, new_id
+from meshwright.core.schedule import ScheduleSpec
+from meshwright.edges.auth import has_role
+from meshwright.edges.http.routing import (
+    CallerDep,
+    MeshDep,
+    OperatorDep,
+    ViewerDep,
+    make_router,
+    problems,
+)
+from meshwright.services.schedules.actor import ScheduleKey
+from meshwright.services.schedules.component import DueTime, Schedules, ScheduleView
+from meshwright.services.schedules.table import ScheduledRun, SchedulePage
+
+router = make_router("schedules")
+_NONE = {404: "There is no such schedule."}
+_MAY_CHANGE = {403: "Only a caller with the role operator changes schedules."}
+_DECLARED = {409: "It is declared in mesh.toml."}
+
+
+class ScheduleChange(ScheduleSpec):
+    """A schedule as it is to be. `paused` left out keeps what it is."""
+
+    paused: bool | None = None
+
+
+class ScheduleRequest(ScheduleChange):
+    """A new schedule; without an `id` it gets one."""
+
+    id: Identifier | None = None
+
+
+class ScheduleQuery(BaseModel):
+    """Which schedules to list. `cursor` is the `cursor` of the page before."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(default=100, ge=1, le=500)
+    cursor: Identifier | None = None
+
+
+class CountQuery(BaseModel):
+    """How many due times to show."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    count: int = Field(default=5, ge=1, le=100)
+
+
+class DueTimes(BaseModel):
+    """Due times, the next one first."""
+
+    items: list[DueTime]
+
+
+async def _schedules_of(mesh: MeshDep) -> Schedules:
+    return mesh.component(Schedules)
+
+
+async def _key_of(caller: CallerDep, schedule_id: Annotated[str, Path(pattern=ID_PATTERN)]) -> ScheduleKey:
+    return ScheduleKey(caller.tenant_id, schedule_id)
+
+
+_Service = Annotated[Schedules, Depends(_schedules_of)]
+_Key = Annotated[ScheduleKey, Depends(_key_of)]
+
+
+@router.get("/schedules", summary="List schedules")
+async def list_schedules(
+    schedules: _Service, caller: ViewerDep, query: Annotated[ScheduleQuery, Query()]
+) -> SchedulePage:
+    """List the schedules of your tenant by id, with their next due time and the result of the last."""
+    return await schedules.page(caller.tenant_id, after=query.cursor or "", limit=query.limit)
+
+
+@router.post(
+    "/schedules",
+    status_code=201,
+    summary="Make a schedule",
+    response_description="Durable.",
+    responses=problems({409: "There is one with that id.", **_MAY_CHANGE}),
+)
+async def create_schedule(
+    schedules: _Service, caller: OperatorDep, wanted: ScheduleRequest, response: Response
+) -> ScheduleView:
+    """Submit a task at due times: by `cron` in a time `zone`, at an interval, or once `at` a time.
+
+    `task` is a task as `POST /tasks` takes it. Tasks are requested by `schedule:ID`.
+    """
+    key = ScheduleKey(caller.tenant_id, wanted.id or f"s-{new_id().lower()}")
+    made, _ = await schedules.put(key, _spec_of(wanted), caller, paused=wanted.paused, is_new=True)
+    response.headers["Location"] = f"/schedules/{key.schedule_id}"
+    return made
+
+
+@router.get("/schedules/{schedule_id}", summary="Look at a schedule", responses=problems(_NONE))
+async def show_schedule(schedules: _Service, caller: ViewerDep, key: _Key) -> ScheduleView:
+    """Show a schedule with its last 20 runs, the last one first."""
+    return await schedules.show(key, contents=has_role(caller, Role.CONTENTS))
+
+
+@router.put(
+    "/schedules/{schedule_id}",
+    summary="Make or change a schedule",
+    response_description="It was changed; durable.",
+    responses={
+        **problems({**_MAY_CHANGE, **_DECLARED}),
+        201: {"model": ScheduleView, "description": "Made."},
+    },
+)
+async def put_schedule(
+    schedules: _Service, caller: OperatorDep, key: _Key, wanted: ScheduleChange, response: Response
+) -> ScheduleView:
+    """Make a schedule, or change it to be just so. Due times begin again where what decides them changes."""
+    put, is_new = await schedules.put(key, _spec_of(wanted), caller, paused=wanted.paused)
+    response.status_code = 201 if is_new else 200
+    return put
+
+
+@router.delete(
+    "/schedules/{schedule_id}",
+    status_code=204,
+    summary="Delete a schedule",
+    responses=problems({**_NONE, **_MAY_CHANGE, **_DECLARED}),
+)
+async def delete_schedule(schedules: _Service, caller: OperatorDep, key: _Key) -> Response:
+    """Delete a schedule. Tasks that it has started go on."""
+    await schedules.remove(key, caller)
+    return Response(status_code=204)
+
+
+@router.post(
+    "/schedules/{schedule_id}/pause",
+    summary="Pause a schedule",
+    responses=problems({**_NONE, **_MAY_CHANGE}),
+)
+async def pause_schedule(schedules: _Service, caller: OperatorDep, key: _Key) -> ScheduleView:
+    """Run nothing until it is resumed."""
+    return await schedules.pause(key, caller)
+
+
+@router.post(
+    "/schedules/{schedule_id}/resume",
+    summary="Resume a schedule",
+    responses=problems({**_NONE, **_MAY_CHANGE}),
+)
+async def resume_schedule(schedules: _Service, caller: OperatorDep, key: _Key) -> ScheduleView:
+    """Go on, and make up for due times that have passed meanwhile as `catch_up` says."""
+    return await schedules.resume(key, caller)
+
+
+@router.post(
+    "/schedules/{schedule_id}/run",
+    status_code=202,
+    summary="Run a schedule now",
+    response_description="`status` says whether its task was `started`, or why not.",
+    responses=problems({**_NONE, **_MAY_CHANGE}),
+)
+async def run_schedule(schedules: _Service, caller: OperatorDep, key: _Key) -> ScheduledRun:
+    """Submit the task once more, now, whatever is open. The due times stay as they are."""
+    return await schedules.run_now(key, caller)
+
+
+@router.get("/schedules/{schedule_id}/next", summary="Preview due times", responses=problems(_NONE))
+async def preview_schedule(
+    schedules: _Service, caller: ViewerDep, key: _Key, query: Annotated[CountQuery, Query()]
+) -> DueTimes:
+    """Show when it is due next, also while it is paused."""
+    return DueTimes(items=await schedules.preview(key, query.count))
+
+
+def _spec_of(wanted: ScheduleChange) -> ScheduleSpec:
+    return ScheduleSpec(**{name: getattr(wanted, name) for name in ScheduleSpec.model_fields})
