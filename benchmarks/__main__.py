@@ -22,19 +22,20 @@ from benchmarks.figures import Row
 from benchmarks.table import as_markdown, as_text
 
 BENCHMARKS = {
-    "road": "a task's whole road in this process, 128 in flight; the event loop's longest stall",
+    "lifecycle": "a task's lifecycle in this process, 128 in flight; the event loop's longest stall",
     "single": "the same, one at a time",
     "waiting": "1,000 tasks that wait for a model",
-    "http": "the whole road through HTTP",
+    "http": "the lifecycle through HTTP",
     "actors": "100,000 actors with state, 1,000 of them active",
     "tail": "what ten event streams cost whoever submits",
+    "tenants": "what a tenant that floods costs another",
     "log": "the event log beside bare inserts",
     "postgres": "the whole lifecycle on PostgreSQL, with one worker and with two",
     "recovery": "kill -9 with 10,000 open tasks",
     "long_run": "one task of 500 steps: its journal, the store, its replay",
     "starts": "how long until something is there: help, up, ask; memory of an idle mesh",
     "install": "size of the default install",
-    "dapr": "the whole road on Dapr; 1, 32 and 128 in flight",
+    "dapr": "the lifecycle on Dapr; 1, 32 and 128 in flight",
     "dapr_replicas": "the same with two workers",
     "dapr_failover": "kill -9 of one of two workers on Dapr",
     "dapr_agents": "dapr-agents on the same daprd",

@@ -65,9 +65,10 @@ class Connection(asyncio.Protocol):
             self._reply.set_result(Reply(int(head[9:12]), body[:size]))
 
 
-def make_request(method: str, path: str, body: bytes = b"") -> bytes:
+def make_request(method: str, path: str, body: bytes = b"", *, key: str = "") -> bytes:
     """A request as bytes."""
     head = f"{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+    head += f"authorization: Bearer {key}\r\n" if key else ""
     return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 

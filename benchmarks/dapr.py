@@ -1,4 +1,4 @@
-"""A task's whole road on Dapr: one worker, one sidecar, MQTT and Redis, the gRPC channel.
+"""A task's lifecycle on Dapr: one worker, one sidecar, MQTT and Redis, the gRPC channel.
 
 1, 32 and 128 in flight, submitted and awaited in the worker's process, with a model that answers at once and
 traces on. Each side gets services of its own, started for it: the same daprd, Mosquitto, and a Redis that
@@ -24,8 +24,8 @@ from benchmarks.dapr_stand import build_dapr_stand
 from benchmarks.figures import Row, column, compared
 from benchmarks.floor import Writer
 from benchmarks.instant import request
+from benchmarks.lifecycle import stall_row
 from benchmarks.load import watching_stalls
-from benchmarks.road import stall_row
 from benchmarks.sides import Side, side
 from meshwright.cli.serving import collect_young
 
@@ -40,7 +40,7 @@ PROCESSES = ("worker", "daprd", "redis", "mosquitto", "placement", "scheduler")
 
 async def measure(bench: Bench) -> list[Row]:
     if reason := missing():
-        return [Row("whole road on Dapr", f"not run: {reason}")]
+        return [Row("lifecycle on Dapr", f"not run: {reason}")]
     timing = timing_of(bench, LEVELS)
     floor = partial(on_ground, bench, BY_HAND, timing=timing, sample=await bench.sample())
     rounds = await bench.in_turns(
@@ -52,7 +52,7 @@ async def measure(bench: Bench) -> list[Row]:
     )
     ours, by_hand, bare = rounds.values()
     return [
-        *(row("whole road on Dapr", level, ours, by_hand) for level in LEVELS),
+        *(row("lifecycle on Dapr", level, ours, by_hand) for level in LEVELS),
         compared(
             "the same, 128 in flight, beside a floor without actor calls",
             column(ours, "rate_128", "tasks/s"),

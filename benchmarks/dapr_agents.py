@@ -37,7 +37,7 @@ spec:
 
 
 async def measure(bench: Bench) -> list[Row]:
-    what = "whole road on Dapr, beside dapr-agents"
+    what = "lifecycle on Dapr, beside dapr-agents"
     if reason := missing():
         return [Row(what, f"not run: {reason}")]
     try:

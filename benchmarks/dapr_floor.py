@@ -1,4 +1,4 @@
-"""The floor of the road on Dapr: the same work written by hand for this one purpose, on the same parts.
+"""The floor of the lifecycle on Dapr: the same work written by hand for this one purpose, on the same parts.
 
 For each task as many turns (accept, enqueue, claim, complete, settle) and topics (the task's, its result's),
 and the same documents, steps and events as the mesh writes (`sample.py`). Documents by compare-and-swap with
@@ -42,7 +42,7 @@ PING = b'{"ping":1}'
 
 
 class Floor:
-    """Takes tasks down the road, beside a sidecar. With a `log` it is the worker that keeps the events."""
+    """Runs tasks beside a sidecar. With a `log` it is the worker that keeps the events."""
 
     def __init__(
         self, place: dict[str, Any], sample: dict[str, Any], *, by_calls: bool, log: Writer | None
@@ -95,10 +95,10 @@ class Floor:
             facts = await self._ask("GetMetadata", api_v1.GetMetadataRequest())
             known = known or facts.actor_runtime.host_ready
 
-    # The road
+    # The lifecycle
 
     async def task(self, body: bytes) -> str:
-        """Take one task down the whole road, and return the answer."""
+        """Run one task through its lifecycle, and return the answer."""
         task_id = new_id()
         end = self._ends[task_id] = asyncio.get_running_loop().create_future()
         await self._turn("accept", task_id, to_json({**from_json(body), "task_id": task_id}))

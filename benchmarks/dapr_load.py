@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.lifecycle import warm_up
 from benchmarks.load import drive
-from benchmarks.road import warm_up
 
 TICKS = os.sysconf("SC_CLK_TCK")
 USER, SYSTEM = 11, 12  # fields of /proc/PID/stat after the name

@@ -1,4 +1,4 @@
-"""The whole road on Dapr with two workers of one app, each beside its sidecar, that share the work."""
+"""The lifecycle on Dapr with two workers of one app, each beside its sidecar, that share the work."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The floor of the road: the same work written by hand for this one purpose, without actors.
+"""The floor of the lifecycle: the same work written by hand for this one purpose, without actors.
 
 One loop, one SQLite writer thread that groups commits, the same codec, and for each task as many rows of the
-same content as the mesh writes (`sample.py`). It keeps what the road keeps (the request, each step, each
+same content as the mesh writes (`sample.py`). It keeps what the lifecycle keeps (the request, each step, each
 event, the outcome, a list of tasks), and it has no recovery, no fences, no slots, no traces and no second
 kind of task.
 """
@@ -91,7 +91,7 @@ class Writer:
 
 
 class Floor:
-    """Takes tasks down the road. `commits` is 5 (one for each stage, as the turns of the road), or 2."""
+    """Runs tasks through their lifecycle. `commits` is 5 (one for each stage, as turns have), or 2."""
 
     def __init__(self, writer: Writer, sample: dict[str, Any], *, commits: int, model: InstantModel) -> None:
         self._writer = writer
@@ -110,7 +110,7 @@ class Floor:
         return task["task_id"]
 
     async def finish(self, task_id: str) -> str:
-        """Do the rest of the road, and return the answer."""
+        """Do the rest of the lifecycle, and return the answer."""
         answer = ""
         for group in self._groups[1:]:
             if "complete" in group:

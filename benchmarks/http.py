@@ -1,4 +1,4 @@
-"""The whole road through HTTP: 128 tasks in flight, each given by `POST /tasks`, its end heard on one stream.
+"""The lifecycle through HTTP: 128 tasks in flight, each given by `POST /tasks`, its end heard on one stream.
 
 The floor stands behind the same server and framework, with routes of its own.
 """
@@ -22,8 +22,8 @@ from benchmarks.client import Connection, make_request, stream
 from benchmarks.figures import Row, column, compared
 from benchmarks.floor import Floor, Writer
 from benchmarks.instant import ANSWER, InstantModel, request
+from benchmarks.lifecycle import stall_row, warm_up
 from benchmarks.load import drive, watching_stalls
-from benchmarks.road import stall_row, warm_up
 from benchmarks.sides import run_side, side
 from benchmarks.stand import build_stand
 from meshwright.cli.serving import collect_young
@@ -49,7 +49,7 @@ async def measure(bench: Bench) -> list[Row]:
     ours, floor = rounds["ours"], rounds["floor"]
     return [
         compared(
-            "whole road through HTTP, 128 in flight",
+            "lifecycle through HTTP, 128 in flight",
             column(ours, "rate", "tasks/s"),
             column(floor, "rate", "tasks/s"),
             target=">= 0.6 and >= 1,500/s",
@@ -126,9 +126,9 @@ class Ends:
                 self._of(found[1]).set_result(None)
 
 
-async def ours(folder: str) -> AsyncGenerator[dict[str, Any]]:
+async def ours(folder: str, **settings: Any) -> AsyncGenerator[dict[str, Any]]:
     """A mesh and its API."""
-    stand = build_stand(folder)
+    stand = build_stand(folder, **settings)
     async with stand.running(), serving(stand.mesh, "127.0.0.1", 0) as server:
         async with watching_stalls() as stalls:
             yield {"url": server.url}

@@ -15,8 +15,8 @@ from benchmarks.bench import Bench
 from benchmarks.figures import Row, column, compared
 from benchmarks.floor import COLUMNS, SCHEMA, Floor, Rows, tell
 from benchmarks.instant import InstantModel, request
+from benchmarks.lifecycle import IN_FLIGHT, SECONDS, warm_up
 from benchmarks.load import drive
-from benchmarks.road import IN_FLIGHT, SECONDS, warm_up
 from benchmarks.stand import build_stand
 from meshwright.cli.serving import collect_young
 from meshwright.runtimes import RUNTIMES

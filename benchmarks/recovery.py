@@ -12,8 +12,8 @@ from typing import Any
 from benchmarks.bench import Bench, Round
 from benchmarks.figures import Figure, Row, column
 from benchmarks.instant import InstantModel, request
+from benchmarks.lifecycle import stall_row
 from benchmarks.load import watching_stalls
-from benchmarks.road import stall_row
 from benchmarks.sides import kill, side
 from benchmarks.stand import BenchAgent, build_stand
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta

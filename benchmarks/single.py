@@ -1,4 +1,4 @@
-"""The whole road one task at a time: what it waits for is the disk, and little else."""
+"""The lifecycle one task at a time: what it waits for is the disk, and little else."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ async def measure(bench: Bench) -> list[Row]:
             return {"ms": fsync_ms(folder)}
 
     by_hand = partial(
-        bench.side, "benchmarks.road:by_hand", sample=sample, commits=5, in_flight=1, seconds=seconds
+        bench.side, "benchmarks.lifecycle:by_hand", sample=sample, commits=5, in_flight=1, seconds=seconds
     )
     rounds = await bench.in_turns(
         {
-            "ours": partial(bench.side, "benchmarks.road:ours", in_flight=1, seconds=seconds),
+            "ours": partial(bench.side, "benchmarks.lifecycle:ours", in_flight=1, seconds=seconds),
             "fsync": fsync,
             "floor 5": by_hand,
         }
@@ -37,7 +37,7 @@ async def measure(bench: Bench) -> list[Row]:
     five = column(rounds["floor 5"], "p50_ms", "ms", 2)
     return [
         Row(
-            "whole road in process, one at a time, p50",
+            "lifecycle in process, one at a time, p50",
             p50,
             floor,
             f"+{added:.2f} ms",

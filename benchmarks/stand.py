@@ -56,7 +56,7 @@ class Stand:
         return self.database.writer_pid if isinstance(self.database, SqliteDatabase) else 0
 
     async def task(self) -> None:
-        """Take one task down the whole road."""
+        """Run one task through its lifecycle."""
         receipt = await self.mesh.submit(request())
         outcome = await self.mesh.outcome(receipt.task_id)
         assert outcome.success, outcome

@@ -57,9 +57,9 @@ async def measure(bench: Bench) -> list[Row]:
     ]
 
 
-async def submit(url: str, rate: float, seconds: float) -> dict[str, float]:
+async def submit(url: str, rate: float, seconds: float, key: str = "") -> dict[str, float]:
     """Submit tasks at a steady rate, whatever the answers take."""
-    data = make_request("POST", "/tasks", to_json(request()))
+    data = make_request("POST", "/tasks", to_json(request()), key=key)
     idle = [await Connection.open(url) for _ in range(32)]
     times: list[float] = []
 

@@ -7,8 +7,8 @@ from functools import partial
 from benchmarks.bench import Bench
 from benchmarks.figures import Row, column
 from benchmarks.instant import InstantModel
+from benchmarks.lifecycle import stall_row
 from benchmarks.load import drive, watching_stalls
-from benchmarks.road import stall_row
 from benchmarks.stand import build_stand
 
 IN_FLIGHT = 1000

@@ -1,4 +1,4 @@
-"""A task's whole road in one process: submit -> orchestrator -> agent -> context -> model -> outcome -> log.
+"""A task's lifecycle in one process: submit -> orchestrator -> agent -> context -> model -> outcome -> log.
 
 Traces on, every turn durable (WAL, synchronous FULL), 128 in flight.
 """
@@ -33,11 +33,11 @@ async def measure(bench: Bench) -> list[Row]:
     seconds = bench.seconds(SECONDS)
     rounds = await bench.in_turns(
         {
-            "ours": partial(bench.side, "benchmarks.road:ours", in_flight=IN_FLIGHT, seconds=seconds),
+            "ours": partial(bench.side, "benchmarks.lifecycle:ours", in_flight=IN_FLIGHT, seconds=seconds),
             **{
                 f"floor {commits}": partial(
                     bench.side,
-                    "benchmarks.road:by_hand",
+                    "benchmarks.lifecycle:by_hand",
                     sample=sample,
                     commits=commits,
                     in_flight=IN_FLIGHT,
@@ -51,7 +51,7 @@ async def measure(bench: Bench) -> list[Row]:
     rate = column(ours, "rate", "tasks/s")
     return [
         compared(
-            "whole road in process, 128 in flight",
+            "lifecycle in process, 128 in flight",
             rate,
             column(five, "rate", "tasks/s"),
             target=">= 0.4 and >= 2,500/s",
