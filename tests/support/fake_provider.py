@@ -19,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+import time
 from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
@@ -57,13 +58,14 @@ class Fault:
 
 @dataclass
 class Call:
-    """A call as it arrived; `of` is the deployment's name, or the model's."""
+    """A call as it arrived, `at` when; `of` is the deployment's name, or the model's."""
 
     path: str
     headers: dict[str, str]
     body: dict[str, Any]
     peer: Any = None
     of: str = ""
+    at: float = field(default_factory=time.monotonic)
 
 
 @dataclass
@@ -85,7 +87,7 @@ class FakeProvider:
     faults: deque[Fault] = field(default_factory=deque)
     faults_of: defaultdict[str, deque[Fault]] = field(default_factory=lambda: defaultdict(deque))
     calls: list[Call] = field(default_factory=list)
-    gate: asyncio.Barrier | None = None
+    gate: asyncio.Barrier | asyncio.Event | None = None
     only: str | None = None
     url: str = ""
 

@@ -11,6 +11,7 @@ import aiohttp
 
 from meshwright import Agent, Capability, Client, Mesh, Run, ToolFailed, build_mesh, load_settings
 from meshwright.edges.http.server import serving
+from meshwright.testing import ScriptedModel
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 """Of a client that traces its calls."""
@@ -155,12 +156,14 @@ class Stream:
 
 
 @asynccontextmanager
-async def http_mesh(project: Path, *agents: type[Agent], **settings: Any) -> AsyncIterator[Api]:
+async def http_mesh(
+    project: Path, *agents: type[Agent], script: ScriptedModel | None = None, **settings: Any
+) -> AsyncIterator[Api]:
     """A mesh with an echo, a gate and other agents, served on a free port."""
     opened = asyncio.Event()
     gate = type("TestGate", (Gate,), {"opened": opened, "__doc__": Gate.__doc__})
     chosen = load_settings(project, **{"durability": "normal", "model": "offline", **settings})
-    mesh = build_mesh(chosen, project=project, agents=[Echo, gate, *agents])
+    mesh = build_mesh(chosen, project=project, agents=[Echo, gate, *agents], model=script)
     async with (
         mesh,
         serving(mesh, "127.0.0.1", 0) as server,

@@ -14,7 +14,7 @@ from meshwright.events.filter import EventFilter
 from meshwright.models.port import Model
 from meshwright.testing import ScriptedModel
 
-PATIENCE_SECONDS = 10
+PATIENCE_SECONDS = 60
 
 
 class Keeper(Agent):

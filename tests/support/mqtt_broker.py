@@ -21,7 +21,7 @@ from meshwright.mesh import Mesh
 from meshwright.stack.machine import Ports
 
 ROOT = Path(__file__).resolve().parents[2]
-SECONDS = 20  # that a client waits for what has to come
+SECONDS = 60  # that a client waits for what has to come
 HELLO = {"agent_id": "echo", "payload": {"text": "hello"}}
 SUBMIT = "mesh/default/submit"
 OUTCOMES = "mesh/default/tasks/+/outcome"
@@ -140,11 +140,17 @@ async def ask(broker: Mosquitto, topic: str, body: Any, *, reply_to: str = "", *
         for part in ("-D", "publish", "user-property", dashed(name), value)
     ]
     text = body if isinstance(body, str) else json.dumps(body)
-    reply_to = reply_to or f"replies/anonymous/{uuid4()}"
+    reply_to = reply_to or f"{replies_to(topic)}{uuid4()}"
     wait = ("-W", str(SECONDS), "-q", "1")
     return json.loads(
         await run("mosquitto_rr", broker, "-t", topic, "-e", reply_to, "-m", text, *wait, *options)
     )
+
+
+def replies_to(topic: str) -> str:
+    """Where the sender of a request to a topic may be answered."""
+    below, named, client = topic.partition("/clients/")
+    return f"{below}{named}{client.split('/')[0]}/replies/" if named else "replies/anonymous/"
 
 
 def dashed(name: str) -> str:

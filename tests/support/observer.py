@@ -7,7 +7,7 @@ from typing import Any
 from meshwright.core.messages import Event
 from meshwright.kernel.envelope import ActorRef
 
-PATIENCE_SECONDS = 10
+PATIENCE_SECONDS = 60
 
 
 class Watch:

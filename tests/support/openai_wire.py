@@ -64,6 +64,8 @@ def stream(body: dict[str, Any], message: dict[str, Any], usage: dict[str, Any])
     thought = message.get("reasoning_content") or ""
     deltas += [{"reasoning_content": word} for word in WORD.findall(thought)]
     deltas += [{"content": word} for word in WORD.findall(message.get("content") or "")]
+    deltas += [{"images": [image]} for image in message.get("images") or []]
+    deltas += [{"audio": piece} for piece in message.get("audio_pieces") or []]
     deltas += [{"tool_calls": [each]} for each in fragments(message.get("tool_calls") or [])]
     chunks = [chunk(body, delta, None) for delta in deltas] + [chunk(body, {}, reason_of(message))]
     if usage and (body.get("stream_options") or {}).get("include_usage"):

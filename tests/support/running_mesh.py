@@ -26,7 +26,7 @@ from meshwright import Client
 ROOT = Path(__file__).resolve().parents[2]
 MESH = [sys.executable, "-m", "meshwright.cli"]
 UP = [*MESH, *shlex.split(os.environ.get("ACCEPTANCE_UP", "mesh up"))[1:]]
-READY_SECONDS = 30.0
+READY_SECONDS = 120.0
 
 
 class Reply(NamedTuple):
@@ -166,7 +166,7 @@ async def ready_url(output: asyncio.StreamReader, errors: Errors) -> str:
     """Read the line that says where the mesh listens."""
     line = (await asyncio.wait_for(output.readline(), READY_SECONDS)).decode()
     word, _, url = line.strip().partition(" ")
-    assert word == "ready" and url.startswith("http://"), line or await errors.whole()
+    assert word == "ready" and url.startswith(("http://", "https://")), line or await errors.whole()
     return url
 
 

@@ -1,4 +1,4 @@
-"""`mesh up --host dapr` as a person sees it: a table on stderr, a URL on stdout, and how it ends."""
+"""`mesh up --store dapr` as a person sees it: a table on stderr, a URL on stdout, and how it ends."""
 
 import asyncio
 import os
@@ -28,13 +28,15 @@ class RunningStack:
     @property
     def pids(self) -> dict[str, int]:
         """The process of each service, by the table."""
-        return {name: int(pid) for name, _, pid in self._rows() if pid.isdigit()}
+        return {name: int(pid) for name, _, pid in self.rows if pid.isdigit()}
 
     @property
     def ports(self) -> list[int]:
-        return [int(address.rpartition(":")[2]) for _, address, _ in self._rows()]
+        return [int(address.rpartition(":")[2]) for _, address, _ in self.rows]
 
-    def _rows(self) -> list[list[str]]:
+    @property
+    def rows(self) -> list[list[str]]:
+        """The table of what runs where."""
         lines = [line.split() for line in self.errors.text.splitlines()]
         table = lines[lines.index(HEADS) + 1 :]
         return table[: next(number for number, row in enumerate(table) if row[0] == "logs:")]

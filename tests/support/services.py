@@ -34,6 +34,7 @@ from typing import Any, NoReturn
 import pytest
 
 from meshwright.core.errors import ServiceFailed
+from meshwright.settings import Settings
 from meshwright.stack.machine import Ports, find_program, until_it_answers
 from meshwright.stack.services import (
     App,
@@ -205,7 +206,7 @@ class Services:
                 COMPONENTS,
                 folder / "mosquitto",
                 new_secret(),
-                EdgeRights(self.edge_password, "mesh", "replies"),
+                EdgeRights(self.edge_password, Settings()),
             ),
             "placement": lambda: placement(program("placement"), self.ports),
             "scheduler": lambda: scheduler(program("scheduler"), self.ports, folder / "scheduler"),

@@ -25,7 +25,7 @@ from meshwright.sql.database import Database
 from tests.support.faults.evidence import gather
 
 ROOT = Path(__file__).parents[2]
-PATIENCE_SECONDS = 20
+PATIENCE_SECONDS = 60
 
 
 class Echo(Agent):
@@ -78,8 +78,13 @@ class Running:
         return await self.outcome(await self.submit(agent_id, text, **fields))
 
     async def outcome(self, task_id: str) -> Outcome:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            return await self.mesh.outcome(task_id)
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                return await self.mesh.outcome(task_id)
+        except TimeoutError:
+            waiting = [f"{task.get_name()}: {task.get_stack(limit=1)}" for task in asyncio.all_tasks()]
+            known = f"{await self.mesh.task(task_id)}, {await self.types(task_id)}"
+            raise AssertionError("\n".join([f"no outcome: {known}", *waiting])) from None
 
     async def event(self, event_type: str, task_id: str | None = None) -> Event:
         """The first event of a type, of a task: as soon as there is one."""

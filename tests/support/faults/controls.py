@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from meshwright.core import topics
 from meshwright.core.messages import Caller, derived_id
 from meshwright.kernel.actor import Turn, turn
 from meshwright.kernel.envelope import ActorRef
+from meshwright.ledger.account import LedgerEntry, LedgerReply
+from meshwright.ledger.account_client import AccountClient
 from meshwright.work.protocol import Claim, Completed, Work
 from meshwright.work.thread import AgentThread
 from meshwright.work.worker import Running, Worker
@@ -13,6 +17,8 @@ from meshwright.work.worker import Running, Worker
 ACK_ON_RECEIPT = "ack on receipt"  # the client counts a task as accepted before the mesh has it
 ZOMBIES = "zombies"  # two workers run every task, and both commit
 NO_FENCE = "zombies and no fence"  # ... and the thread takes it
+LATE_BOOKS = "late books"  # budgets book what a call did cost only a moment later, as on a busy mesh
+_LATE_SECONDS = 0.3
 
 
 def task_id_of(key: str) -> str:
@@ -27,6 +33,20 @@ def break_on_purpose(control: str) -> None:
         raise_the_dead()
     if control == NO_FENCE:
         take_any_end()
+    if control == LATE_BOOKS:
+        book_late()
+
+
+def book_late() -> None:
+    """Let each settlement reach its account only after a while."""
+    book = AccountClient._book
+
+    async def book_later(self: AccountClient, entries: tuple[LedgerEntry, ...]) -> LedgerReply:
+        if any(entry.kind == "settle" for entry in entries):
+            await asyncio.sleep(_LATE_SECONDS)
+        return await book(self, entries)
+
+    setattr(AccountClient, "_book", book_later)  # noqa: B010
 
 
 def raise_the_dead() -> None:

@@ -7,12 +7,12 @@ from collections.abc import Awaitable
 
 from meshwright.kernel.envelope import ActorRef
 from meshwright.stores.dapr.callbacks import AppCallbacks
-from meshwright.stores.dapr.recovery import WatchList
+from meshwright.stores.dapr.watches import WatchList
 from tests.support.faults import controls
 
 ACK_FIRST = "ack before the commit"  # what the broker delivers is acknowledged, and taken a moment later
 UNWATCHED = "commits that nobody watches"  # the watch list is never written: nobody is told "accepted"
-HELD_SECONDS = 0.5
+HELD_SECONDS = 1.0
 
 
 def break_on_purpose(control: str) -> None:

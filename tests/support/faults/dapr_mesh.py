@@ -23,9 +23,9 @@ from tests.support.faults.oracle import Evidence, complaints
 from tests.support.services import Process, Services, Sidecar
 
 NAMESPACE = "faults"
-MAX_MODEL_SECONDS = 0.1
-REST_SECONDS = 30.0  # what a mesh has to come to rest
-READY_SECONDS = 30.0
+MAX_MODEL_SECONDS = 0.2
+REST_SECONDS = 120.0  # what a mesh has to come to rest
+READY_SECONDS = 120.0
 LOOK_SECONDS = 0.02
 OUTCOMES = {f"task.{status}" for status in ENDED}
 MAX_QUOTED = 20
@@ -191,7 +191,7 @@ class DaprMesh:
             found = [*self._untold(evidence), *complaints(evidence)]
             if not found or clock() > until:
                 return evidence, found
-            await asyncio.sleep(10 * LOOK_SECONDS)
+            await asyncio.sleep(50 * LOOK_SECONDS)
 
     def _untold(self, evidence: Evidence) -> list[str]:
         counts = {"accepted": len(evidence.accepted), "told of": len(evidence.told)}

@@ -28,8 +28,9 @@ class Unasked(ValueError):
 class Conversation:
     """What a model is told: `texts` of system and user, the results of tools in order, and what it said last.
 
-    `partial` is what the assistant said since it last asked for tools, for answers that were cut off;
-    `marked` are the places where the cache is asked for, `pieces` all of it as JSON.
+    `pictures` are those that it is shown, as base64; `partial` is what the assistant said since it last asked
+    for tools, for answers that were cut off; `marked` are the places where the cache is asked for,
+    `pieces` all of it as JSON.
     """
 
     texts: list[str] = field(default_factory=list)
@@ -39,6 +40,7 @@ class Conversation:
     tools: list[str] = field(default_factory=list)
     thinking: list[dict[str, Any]] = field(default_factory=list)
     unanswered: list[str] = field(default_factory=list)
+    pictures: list[str] = field(default_factory=list)
     marked: list[int] = field(default_factory=list)
     pieces: list[str] = field(default_factory=list)
 
@@ -70,6 +72,7 @@ def read_conversation(body: dict[str, Any]) -> Conversation:
         if any("cache_control" in part for part in parts):
             found.marked.append(len(found.pieces))
         text = "".join(part.get("text", "") for part in parts if part.get("type", "text") == "text")
+        found.pictures += _pictures(parts)
         if role == "assistant":
             found.last = []
             found.thinking = [part for part in parts if part.get("type") == "thinking"]
@@ -81,10 +84,13 @@ def read_conversation(body: dict[str, Any]) -> Conversation:
             found.partial = "" if asked else found.partial + text
             found.unanswered += asked
         elif role == "tool":
+            if any(part.get("type", "text") != "text" for part in parts):
+                raise Unasked(f"{message['tool_call_id']} (a tool's message holds text alone)")
             _answer(found, calls, message["tool_call_id"], text)
         else:
             for part in parts:
                 if part.get("type") == "tool_result":
+                    found.pictures += _pictures(_parts(part.get("content")))
                     inner = "".join(piece.get("text", "") for piece in _parts(part.get("content")))
                     _answer(found, calls, part["tool_use_id"], inner)
             if text:
@@ -93,6 +99,13 @@ def read_conversation(body: dict[str, Any]) -> Conversation:
         found.pieces.append(_encode(tool))
         found.tools.append((tool.get("function") or tool)["name"])
     return found
+
+
+def _pictures(parts: list[dict[str, Any]]) -> list[str]:
+    """The pictures of a message, or of the result of a tool; of OpenAI's no tool's message may have any."""
+    urls = [part["image_url"]["url"] for part in parts if part.get("type") == "image_url"]
+    sources = [part["source"]["data"] for part in parts if part.get("type") == "image"]
+    return [*(url.partition(",")[2] for url in urls), *sources]
 
 
 def _answer(

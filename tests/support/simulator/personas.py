@@ -6,6 +6,8 @@ the work is, and ends with a sentence that holds what only the results can have 
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -25,10 +27,11 @@ class Ask:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a persona says: a text, or tools that it wants."""
+    """What a persona says: a text, with pictures as base64, or tools that it wants."""
 
     text: str = ""
     asks: tuple[Ask, ...] = ()
+    pictures: tuple[str, ...] = ()
 
 
 Persona = Callable[[Conversation], Reply]
@@ -90,12 +93,22 @@ def reader(told: Conversation) -> Reply:
     return Reply(f"Done: {item_of(told)} says {' '.join(words)}.")
 
 
+def painter(told: Conversation) -> Reply:
+    """Looks at a photograph, if it can take one, and paints what it saw last: the very same picture."""
+    item = item_of(told)
+    if "photograph" in told.tools and not told.results:
+        return Reply(asks=(Ask("photograph", {"subject": item}),))
+    seen = [f" after {picture_id(picture)}" for picture in told.pictures[-1:]]
+    return Reply(f"Done: {item} is painted{''.join(seen)}.", pictures=tuple(told.pictures[-1:]))
+
+
 PERSONAS: dict[str, Persona] = {
     "fixer": fixer,
     "poller": poller,
     "researcher": researcher,
     "releaser": releaser,
     "reader": reader,
+    "painter": painter,
 }
 
 
@@ -126,6 +139,11 @@ def item_of(told: Conversation) -> str:
     """The work that it is about, which stands in the request: without it nobody could know."""
     found = _WORK.search(told.text)
     return found[1] if found else "nothing"
+
+
+def picture_id(picture: str) -> str:
+    """What tells a picture, given as base64, from others."""
+    return hashlib.sha256(base64.b64decode(picture)).hexdigest()[:12]
 
 
 def arguments_of(ask: Ask) -> str:

@@ -158,7 +158,8 @@ class Simulator:
         if kind == "refusal":
             return {"content": "I can't help with that.", "finish_reason": "content_filter"}
         if not reply.asks:
-            return _text(told, reply, cut=kind == "cut-off")
+            images = [_image(picture) for picture in reply.pictures if wire == "openai"]  # Claude gives none
+            return _text(told, reply, cut=kind == "cut-off") | ({"images": images} if images else {})
         calls = []
         for number, ask in enumerate(reply.asks):
             name = "no_such_tool" if kind == "unknown-tool" else ask.name
@@ -267,6 +268,11 @@ def _text(told: Conversation, reply: Reply, *, cut: bool) -> dict[str, Any]:
     if cut:
         return {"content": text[: max(1, len(text) // 2)], "finish_reason": "length"}
     return {"content": text}
+
+
+def _image(picture: str) -> dict[str, Any]:
+    """A picture as OpenRouter, Gemini's API of OpenAI's kind and LiteLLM give it."""
+    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{picture}"}, "index": 0}
 
 
 def _usage(charge: Charge) -> dict[str, Any]:

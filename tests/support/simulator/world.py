@@ -76,6 +76,8 @@ class World:
                 return f"Done: {item} is healthy since look {self._looks}."
             case "releaser":
                 return f"Done: all {self._fixes} tests of {item} pass, healthy since look {self._looks}."
+            case "painter":
+                return f"Done: {item} is painted."
             case _:
                 facts = [_fact(f"{item} question {number}") for number in range(1, QUERIES + 1)]
                 return f"Done: {item} is {', '.join(facts)}."
@@ -94,6 +96,7 @@ class World:
             "poller": self._looks,
             "researcher": QUERIES,
             "releaser": QUERIES + tests + self._looks,
+            "painter": 0,
         }[self._persona]
 
     def _executed(self, item: str, tool: str, arguments: dict[str, Any]) -> int:

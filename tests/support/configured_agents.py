@@ -1,0 +1,65 @@
+"""Agents that are configured while they work: one that asks its model again and again."""
+
+import asyncio
+from typing import Any
+
+from meshwright import Agent, Capability, Run
+from tests.support.fake_provider import Call, FakeProvider
+
+KEY = "sk-key-of-a-provider-0123456789"
+ADMIN = "mesh-admin-" + "t" * 43
+AS_ADMIN = {"Authorization": f"Bearer {ADMIN}"}
+SOURCE = '''
+from meshwright import Agent, Capability, Run
+
+
+class Asker(Agent):
+    """Asks its model for as long as that is the fake provider's own answer."""
+
+    agent_id = "asker"
+    capabilities = (Capability("asking"),)
+    remembers = False
+    prompt_text = "You are asked again and again."
+
+    async def run(self, run: Run) -> str:
+        answer = await run.ask("Again?")
+        while answer.startswith("fake-openai"):
+            answer = await run.ask("Again?")
+        return answer
+'''
+"""The same as a file of a project."""
+
+
+class Asker(Agent):
+    """Asks its model for as long as that is the fake provider's own answer."""
+
+    agent_id = "asker"
+    capabilities = (Capability("asking"),)
+    remembers = False
+    prompt_text = "You are asked again and again."
+
+    async def run(self, run: Run) -> str:
+        answer = await run.ask("Again?")
+        while answer.startswith("fake-openai"):
+            answer = await run.ask("Again?")
+        return answer
+
+
+def config(endpoint: str, **fields: Any) -> dict[str, Any]:
+    """A configuration of the agent."""
+    return {
+        "agent_id": "asker",
+        "llm_provider": "custom_openai",
+        "llm_model": "small",
+        "llm_endpoint": endpoint,
+        "llm_api_key": KEY,
+        **fields,
+    }
+
+
+async def called(fake: FakeProvider, of: str, times: int = 1) -> list[Call]:
+    """Wait until a deployment of a provider has been called so often."""
+    while len(fake.calls_of(of)) < times:
+        fake.arrived.clear()
+        await asyncio.wait_for(fake.arrived.wait(), 60)
+    return fake.calls_of(of)
