@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import inspect
+import logging
 import os
 import random
 import signal
@@ -22,17 +23,35 @@ DEFAULT_SEED = 20_260_101
 SEED = pytest.StashKey[int]()
 REQUIRED = "REQUIRE_TIERS"
 LONG = (
-    "test_benchmark_rows_failover.py",
-    "test_litellm_proxy.py",
-    "test_benchmark_rows_dapr.py",
-    "test_extras.py",
-    "test_real_clients.py",
-    "test_dapr_faults.py",
-    "test_benchmark_rows.py",
     "test_simulated_provider.py",
+    "test_litellm_proxy.py",
+    "test_extras.py",
+    "test_dapr.py",
+    "test_benchmark_rows_dapr.py",
+    "test_real_clients.py",
+    "test_simulated_kills_dapr.py",
+    "test_outages_dapr.py",
+    "test_dapr_faults.py",
+    "test_crash.py",
+    "test_ids.py",
+    "test_people.py",
+    "test_benchmark_rows.py",
+    "test_schedule_kills.py",
+    "test_webhook_kills.py",
+    "test_channel_kills.py",
+    "test_purse_kills.py",
+    "test_simulated_kills.py",
+    "test_watchdog.py",
+    "test_http_schema.py",
+    "test_interrupts.py",
+    "test_store_loss.py",
 )
 """Files of tests that take longest: they start first, and each test may run in another process."""
-ALARM_MARGIN_SECONDS = 5  # an async test ends so long before the timeout plugin's alarm
+WHOLE = ("test_secrets.py", "test_lifecycle.py", "test_embedded_faults.py", "test_amplification.py")
+"""Files that take long and are not spread, since their tests share what is dear to make: they start next."""
+ALARM_MARGIN_SECONDS = (
+    60  # an async test ends so long before the timeout plugin's alarm, which would break its report off
+)
 # A deadline would measure the machine's other work.
 hypothesis.settings.register_profile("mesh", deadline=None)
 hypothesis.settings.load_profile("mesh")
@@ -55,6 +74,16 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[REQUIRED] = required
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background of a shell; programs inherit
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def log_handlers() -> Generator[None]:
+    """Log as before once a test ends: commands that it runs in this process log to a folder of its own."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 def seed_of(setting: str) -> int:
@@ -84,8 +113,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    places = {name: place for place, name in enumerate(LONG)}
-    items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
+    places = {name: place for place, name in enumerate((*LONG, *WHOLE))}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -41,13 +41,13 @@ class Tier:
     environment: Mapping[str, str] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     processes_per_core: int = 2
-    """Where tests wait for other programs, more processes than cores use the time."""
+    """Where tests wait for other programs or for time to pass, more processes than cores use the time."""
 
 
 TIERS = {
     "unit": Tier("unit", processes_per_core=1),
     "contract": Tier("contract"),
-    "integration": Tier("integration"),
+    "integration": Tier("integration", processes_per_core=3),
     "acceptance": Tier("acceptance"),
     "acceptance-dapr": Tier(
         "acceptance",
@@ -56,8 +56,20 @@ TIERS = {
         needs=DAPR,
     ),
 }
-SOAKED = {"faults": Tier("integration", ("test_embedded_faults.py", "test_dapr_faults.py"))}
-"""Parts of tiers that `make soak` runs by themselves."""
+SOAKED = {
+    "faults": Tier(
+        "integration",
+        ("test_embedded_faults.py", "test_dapr_faults.py"),
+        {"FAULT_TASKS": "1000", "DAPR_FAULT_TASKS": "120"},
+    ),
+    "benchmarks": Tier(
+        "integration",
+        ("test_benchmark_rows.py", "test_benchmark_rows_dapr.py"),
+        {"BENCHMARK_ROWS": "all"},
+        needs=DAPR,
+    ),
+}
+"""Parts of tiers that `make soak` runs by themselves, larger."""
 PASSED, FAILED, NOT_RUN = "passed", "failed", "not run"
 
 
@@ -98,7 +110,7 @@ def run_tier(part: str, tests: Path) -> Result:
             str(ROOT / "pyproject.toml"),
             f"--rootdir={tests.parent}",
             f"--junitxml={report}",
-            "--durations=20",
+            "--durations=40",
             "--durations-min=1",
             f"--numprocesses={min(cores() * tier.processes_per_core, MAX_PROCESSES)}",
             *("--dist=loadfile", "--no-loadscope-reorder"),

@@ -1,4 +1,4 @@
-"""`mesh up --host dapr` in each of its forms, as its user starts and asks it."""
+"""`mesh up --store dapr` in each of its forms, as its user starts and asks it."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ from tests.support.running_mesh import MESH, RunningMesh, mesh, mesh_up, start
 from tests.support.running_stack import RunningStack
 from tests.support.services import DAPR_BIN
 
-pytestmark = [pytest.mark.needs(*DAPR, "mosquitto_rr"), pytest.mark.timeout(150)]
+pytestmark = pytest.mark.needs(*DAPR, "mosquitto_rr")
 UP = [*MESH, "up", "--host", "dapr"]
 
 
@@ -128,9 +128,15 @@ async def test_a_client_of_dapr_invokes_the_llm_service(tmp_path: Path, ports: P
 
 
 async def answers(running: RunningMesh) -> None:
-    """Ask an agent that asks another, and see that the mesh tells of all that happened."""
-    asked = await mesh("ask", "architect-agent", "Is this safe against kill -9?", "--data", str(running.data))
+    """Ask an agent that asks another, then one that comes after, and see that the mesh tells of all that
+    happened."""
+    where = ("--data", str(running.data))
+    asked = await mesh("ask", "architect-agent", "Is this safe against kill -9?", *where)
     assert asked.status == 0, asked.err
+    first = (await running.get("/tasks")).body["items"][-1]["task_id"]
+    before = await running.submit("Wait.", capability="general-query", after=first)
+    then = await mesh("ask", "simple-agent", "What is a turn?", "--after", before[-6:], *where)
+    assert then.status == 0, then.err
     assert "succeeded" in asked.err + asked.out
     tasks = (await running.get("/tasks")).body["items"]
     assert {task["status"] for task in tasks} == {"succeeded"}
@@ -176,7 +182,7 @@ async def sidecar_of_a_shop(resources: Path, held: Ports) -> AsyncIterator[str]:
     shop = await start([*command, *ports, *inside, *local], {"DAPR_HOST_IP": "127.0.0.1"}, stdout=PIPE)
     assert shop.stdout is not None
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             async for line in shop.stdout:
                 if b"dapr initialized" in line:
                     break

@@ -16,7 +16,7 @@ from tests.run import DAPR
 from tests.support.fake_openai import FakeOpenAI, Fault
 from tests.support.running_mesh import MESH, ROOT, RunningMesh, mesh_up
 
-pytestmark = [pytest.mark.needs(*DAPR), pytest.mark.timeout(150)]
+pytestmark = pytest.mark.needs(*DAPR)
 UP = [*MESH, "up", "--host", "dapr", "--per-agent"]
 A_SECOND = 10  # pieces, at most
 Events = list[dict[str, Any]]

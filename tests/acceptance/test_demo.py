@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tests.support.running_mesh import mesh
 
-ROAD = {"accepted", "dispatched", "memory", "model", "tool", "waiting", "succeeded"}
+STAGES = {"accepted", "dispatched", "memory", "model", "tool", "waiting", "succeeded"}
 
 
 async def test_the_demo_takes_tasks_of_several_agents_down_their_whole_road(tmp_path: Path) -> None:
@@ -13,7 +13,7 @@ async def test_the_demo_takes_tasks_of_several_agents_down_their_whole_road(tmp_
     done = await mesh("demo", "--data", data, OPENAI_API_KEY="none", LITELLM_BASE_URL="http://127.0.0.1:1")
     assert (done.status, done.err) == (0, "")
     words = [line.split()[0] for line in done.out.splitlines() if line.startswith("  ") and line.split()]
-    assert set(words) >= ROAD
+    assert set(words) >= STAGES
     assert "failed" not in words
     asked = re.findall(r"^\d\. ([a-z-]+): ", done.out, flags=re.M)
     assert len(set(asked)) >= 3

@@ -2,11 +2,8 @@
 
 from pathlib import Path
 
-import pytest
-
 from tests.support.running_mesh import mesh_up
 
-pytestmark = pytest.mark.timeout(180)
 ACTOR = """
 from meshwright import Agent, Capability, Run
 

@@ -15,7 +15,6 @@ from tests.support.fake_openai import FakeOpenAI
 from tests.support.fake_provider import tool_call, tool_calls
 from tests.support.running_mesh import MESH, Done, RunningMesh, mesh, mesh_up, start
 
-pytestmark = pytest.mark.timeout(180)  # many commands, each a process
 ACTORS = '''
 from pathlib import Path
 from pydantic import BaseModel, Field
@@ -165,6 +164,9 @@ async def test_a_question_is_answered_with_data_and_refuses_what_does_not_fit(
         await running.until(is_waiting)
         where = ("--url", running.url)
         short = id_in(await mesh("inbox", *where))
+        watching = await start([*MESH, "inbox", "--watch", *where], setup, stdout=PIPE)
+        assert watching.stdout is not None
+        assert b"  open  " in (line := await watching.stdout.readline()) and short.encode() in line
         page = (await mesh("inbox", task_id[-8:], *where)).out
         assert (
             "mesh answer" in page
@@ -183,8 +185,19 @@ async def test_a_question_is_answered_with_data_and_refuses_what_does_not_fit(
         done = await mesh("answer", short, '{"percent": 20}', *where)
         assert done.status == 0 and done.out.startswith("answered: How far shall it go?"), done
         assert (await running.outcome(task_id))["result"]["text"] == "20 %"
+        assert b"  answered  by anonymous  " in await watching.stdout.readline()
+        watching.terminate()
+        await watching.wait()
         late = await mesh("answer", short, '{"percent": 30}', *where)
         assert late.status == 1 and "That was answered by anonymous at" in late.err
+        for late_for_the_task in (["answer", task_id, "more"], ["approve", task_id]):
+            refused = await mesh(*late_for_the_task, *where)
+            assert refused.err == (
+                f"mesh: Task {task_id} does not wait for a person now; "
+                f"mesh inbox {short} shows what it asked before\n"
+            )
+        cancelled = await mesh("cancel", task_id, *where)
+        assert (cancelled.status, cancelled.err) == (0, "it had already succeeded; nothing was cancelled\n")
         assert json.loads((await mesh("inbox", "--ended", "--json", *where)).out)[0]["status"] == "answered"
 
 

@@ -15,7 +15,14 @@ from meshwright.ledger.account import ACCOUNT, Account, Balance, BudgetAccount, 
 from meshwright.ledger.accounting import Accounted
 from meshwright.ledger.budgets import Budgets
 from meshwright.models.errors import BudgetExceeded, ModelUnavailable
-from meshwright.models.port import CallContext, ChatMessage, ModelReply, ModelRequest, OnDelta
+from meshwright.models.port import (
+    CallContext,
+    ChatMessage,
+    ModelReply,
+    ModelRequest,
+    OnDelta,
+    Settlement,
+)
 from meshwright.models.prices import Prices
 from tests.support.host_harness import HostHarness
 
@@ -177,6 +184,21 @@ async def test_what_is_reserved_and_spent_outlives_a_crash(harness: HostHarness,
     assert await balance(host) == (spent, 90)
     with pytest.raises(BudgetExceeded, match=r"\$90.00 reserved"):
         await accounted(host, Provider(rng), POT).complete(asked(11, timeout_seconds=0.2))
+
+
+async def test_a_journaled_call_is_booked_once_after_a_crash_by_all_workers_that_find_it(
+    harness: HostHarness, rng: random.Random
+) -> None:
+    host = await harness.open(KIND)
+    hold = await Budgets([POT], host).hold(asked(9, task_id="t1", step=1), lambda request: Decimal(9))
+    journaled = Settlement(op=hold.op, call=hold.call, amount=Decimal(4))
+    host = await harness.crash(host)
+    hosts = [host, *([await harness.open_beside(host)] if harness.shares_data else [])]
+    for _ in range(2):
+        budgets = [Budgets([POT], each) for each in hosts]
+        await asyncio.gather(*[each.recover("clerk", CallContext(), [journaled]) for each in budgets])
+        await asyncio.gather(*[each.booked({hold.call}) for each in budgets])
+        assert await balance(host) == (4, 0)
 
 
 async def test_a_soft_budget_tells_once_that_it_is_exceeded(harness: HostHarness, rng: random.Random) -> None:

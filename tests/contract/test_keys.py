@@ -10,19 +10,17 @@ from meshwright.events.log import EventLog
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind
-from meshwright.ledger.keys import (
+from meshwright.ledger.keys import Keys, Unauthenticated, digest
+from meshwright.ledger.virtual_keys import (
     KEY,
     KEYS,
     REQUIREMENT,
     Key,
     KeyProjection,
     KeyRequirement,
-    Keys,
     KeyState,
-    Unauthenticated,
     VirtualKey,
     VirtualKeys,
-    digest,
 )
 from meshwright.sql.postgres import PostgresDatabase
 from meshwright.sql.sqlite import SqliteDatabase

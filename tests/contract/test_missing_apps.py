@@ -17,7 +17,6 @@ TASKS = 20
 
 pytestmark = [
     pytest.mark.parametrize("harness", ["dapr", "dapr-http"], indirect=True),
-    pytest.mark.timeout(90),
 ]
 
 

@@ -2,10 +2,10 @@
 
 import http.client
 import json
+import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from tests.support.http_mesh import TOO_LARGE_AMOUNTS
 from tests.support.sqlite_mesh import ROOT
 
+pytestmark = pytest.mark.filterwarnings("ignore:Generating overly large repr")  # else it hides a failure
 KIB = 1024
 AGENT = "simple-agent"
 ANSWER_BYTES, ANSWER_TIMES = 16 * KIB, 8
@@ -26,10 +27,11 @@ VIEW_BYTES, VIEW_TIMES = 64 * KIB, 40
 DISK_BYTES, DISK_TIMES = 512 * KIB, 60
 MEMORY_BYTES, MEMORY_TIMES = 64 * KIB * KIB, 400
 TIMES_THE_FLOOR = 100
-"""A request may take so many times as long as the slowest of some plain ones."""
-TRIES = 3  # the machine has other work: what counts is the fastest
+"""A request may take so many times the processor time of the dearest of some plain ones."""
+TICKS = os.sysconf("SC_CLK_TCK")
 FLOORS = 20
-PATIENCE_SECONDS = 30
+PATIENCE_SECONDS = 60
+TRIES = 4
 BOUNDED = settings(max_examples=60)
 
 
@@ -54,27 +56,36 @@ class Meter:
         return response.status, answer
 
     def timed(self, path: str, body: bytes) -> tuple[int, bytes, float]:
-        """The status, the answer, and the seconds that it took."""
-        started = time.perf_counter()
+        """The status, the answer, and the seconds of the processor that the mesh took."""
+        began = self.processor_seconds()
         status, answer = self.ask("POST", path, body)
-        return status, answer, time.perf_counter() - started
+        return status, answer, self.processor_seconds() - began
+
+    def processor_seconds(self) -> float:
+        """What the mesh has taken of the processor: unlike time, it does not grow with others' work."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS
 
     def check(self, path: str, body: bytes) -> None:
-        """Make a request, let its task end, and hold it to the bounds."""
-        size = len(body)
-        disk, memory = self.disk(), self.peak_memory()
-        status, answer, seconds = self.timed(path, body)
-        assert status < 500 or b"NoAgentAvailable" in answer, answer[:500]
-        assert len(answer) <= ANSWER_BYTES + ANSWER_TIMES * size
-        requests = 1
-        while seconds > TIMES_THE_FLOOR * self.floor and requests < TRIES:
-            seconds = min(seconds, self.timed(path, body)[2])
-            requests += 1
-        assert seconds <= TIMES_THE_FLOOR * self.floor
-        if path == "/tasks" and status == 202:
-            self.check_views(json.loads(answer)["task_id"], size)
-        assert self.disk() - disk <= requests * (DISK_BYTES + DISK_TIMES * size)
-        assert self.peak_memory() - memory <= MEMORY_BYTES + MEMORY_TIMES * size
+        """Make a request, let its task end, and hold it to the bounds.
+
+        Processor and disk also serve what the mesh did before, such as moving the log of the database into
+        it; so a request that takes too much of them is made again, and has to take too much each time.
+        """
+        size, memory = len(body), self.peak_memory()
+        most_seconds, most_bytes = TIMES_THE_FLOOR * self.floor, DISK_BYTES + DISK_TIMES * size
+        for _ in range(TRIES):
+            disk = self.disk()
+            status, answer, seconds = self.timed(path, body)
+            assert status < 500 or b"NoAgentAvailable" in answer, answer[:500]
+            assert len(answer) <= ANSWER_BYTES + ANSWER_TIMES * size
+            if path == "/tasks" and status == 202:
+                self.check_views(json.loads(answer)["task_id"], size)
+            written = self.disk() - disk
+            assert self.peak_memory() - memory <= MEMORY_BYTES + MEMORY_TIMES * size
+            if seconds <= most_seconds and written <= most_bytes:
+                return
+        raise AssertionError(f"took {seconds} s of at most {most_seconds}, {written} B of {most_bytes}")
 
     def check_views(self, task_id: str, size: int) -> None:
         """Wait for the end of a task, and hold what the API shows of it to its bound."""
@@ -106,7 +117,7 @@ def meter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Meter]:
         url = process.stdout.readline().removeprefix("ready ").strip()
         meter = Meter(process, urlsplit(url).netloc, data)
         plain = json.dumps({"agent_id": AGENT, "payload": {"text": "x " * 50_000}}).encode()
-        meter.floor = max(meter.timed("/tasks", plain)[2] for _ in range(FLOORS))
+        meter.floor = max(1 / TICKS, *(meter.timed("/tasks", plain)[2] for _ in range(FLOORS)))
         yield meter
         process.send_signal(signal.SIGTERM)
 

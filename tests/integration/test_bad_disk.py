@@ -169,6 +169,8 @@ async def test_a_stop_leaves_everything_in_one_file_and_its_mark(tmp_path: Path,
         await running.ask("echo")
     assert {path.name for path in (tmp_path / "data").iterdir()} == {
         ".gitignore",
+        "audit.heads",
+        "audit.key",
         FILE_NAME,
         "mesh.lock",
         "mesh.mark",

@@ -5,8 +5,6 @@ import pytest
 from benchmarks.__main__ import BENCHMARKS
 from tests.support.benchmark_rows import run_benchmark
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.mark.parametrize("name", [name for name in BENCHMARKS if not name.startswith("dapr")])
 async def test_benchmark_measures_its_rows(name, tmp_path):

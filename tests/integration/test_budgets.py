@@ -19,6 +19,7 @@ from meshwright.core.messages import Usage
 from meshwright.edges.http.server import serving
 from meshwright.models.port import ModelReply
 from meshwright.testing import ScriptedModel
+from tests.support.fake_provider import FakeProvider
 
 BUDGETS = [
     {"name": "all", "limit_usd": "0.04", "window": "total"},
@@ -108,3 +109,28 @@ async def test_without_a_budget_there_is_nothing_to_show(tmp_path: Path) -> None
     told = await budgets("--data", str(tmp_path / ".mesh"))
     assert (told.stdout, told.returncode) == ("", 0)
     assert "mesh.toml declares them as [[ledger.budgets]]" in told.stderr
+
+
+class Crowd(Clerk):
+    """Works on many tasks at once."""
+
+    agent_id = "crowd"
+    max_concurrency = 100
+
+
+async def test_after_a_restart_fifty_small_calls_fit_a_budget_that_pays_for_them_all(tmp_path: Path) -> None:
+    usage = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+    async with FakeProvider(usage=usage) as fake:
+        prices = {"input": 1, "output": 100}  # dollars: $0.0011 a call, and $0.1 for all that one may write
+        budgets = [{"name": "all", "limit_usd": "1"}]
+        known = {"model": "http", "litellm_base_url": fake.url, "default_price": prices, "budgets": budgets}
+        settings = load_settings(tmp_path, **known)
+        async with build_mesh(settings, project=tmp_path, agents=[Crowd]) as mesh:
+            for n in range(3):
+                assert (await mesh.ask("crowd", f"Small task {n}.")).success
+        fake.gate = asyncio.Barrier(50)  # none is answered before all are made
+        async with build_mesh(settings, project=tmp_path, agents=[Crowd]) as mesh, asyncio.timeout(60):
+            outcomes = await asyncio.gather(*[mesh.ask("crowd", f"Small task {n}.") for n in range(50)])
+            [view] = await mesh.budget_views(None)
+    assert all(outcome.success for outcome in outcomes)
+    assert (view.spent_usd, view.reserved_usd) == (53 * Decimal("0.0011"), 0)

@@ -45,6 +45,13 @@ def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
     assert [name for name in COMMANDS if f"\n  {name} " not in done.stdout] == []
 
 
+def test_the_page_of_the_command_line_has_every_command() -> None:
+    page = (Path(__file__).parents[2] / "docs/cli.md").read_text()
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `mesh ")]
+    named = {name for row in rows for name in re.findall(r"`mesh ([a-z]+)", row)}
+    assert named == set(COMMANDS)
+
+
 def test_no_arguments_show_the_help() -> None:
     done = run()
     assert (done.returncode, done.stderr) == (0, "")
@@ -76,6 +83,10 @@ def test_the_help_of_a_command_begins_with_what_the_list_says(name: str) -> None
         (["submit", "research", " "], "TEXT]': it is empty; type: mesh submit"),
         (["ask", "a", "b", "--tread", "x"], "Did you mean '--thread'?; type: mesh ask [OPTIONS] AGENT TEXT"),
         (["ask", "a", "b", "--timeout", "0"], "Invalid value for '--timeout': 0.0 is not in the range"),
+        (["ask", "a", "b", "--max-steps", "0"], "'0' is not a whole number from 1 to 100000"),
+        (["ask", "a", "b", "--max-tokens", "x"], "'x' is not a whole number of 1 or more"),
+        (["submit", "a", "b", "--max-usd", "x"], "'--max-usd': 'x' is no amount of dollars, such as 0.50"),
+        (["inbox", "--watch", "--ended"], "--watch shows all that is open: leave out ID and --ended"),
         (["ask", "a", "b", "--url", "localhost:8000"], "does not start with http:// or https://"),
         (
             ["submit", "research", "--payload", '{"a'],
@@ -87,7 +98,8 @@ def test_the_help_of_a_command_begins_with_what_the_list_says(name: str) -> None
         (["answer", "t", "a", "--json", "1"], "give the answer either as TEXT or with --json VALUE"),
         (["answer", "t", "--json", "{"], "Invalid value for '--json': not JSON"),
         (["prompts"], "type: mesh prompts"),
-        (["up", "--port", "70000"], "70000 is not in the range"),
+        (["up", "--port", "70000"], "'70000' is not a whole number from 0 to 65535"),
+        (["up", "--port", "abc"], "'--port': 'abc' is not a whole number from 0 to 65535"),
     ],
 )
 def test_wrong_use_gets_one_line_that_says_what_to_type(arguments: list[str], told: str) -> None:
@@ -165,6 +177,15 @@ def test_what_a_task_says_to_type_next_finds_the_same_mesh(tmp_path: Path) -> No
     task_id = run("submit", "general-query", "Hello", *where).stdout.strip()
     last = run("task", task_id, *where).stdout.splitlines()[-1]
     assert last == f"events      mesh events --task {task_id} --data {tmp_path}"
+
+
+def test_a_limit_of_a_task_is_on_its_timeline_and_its_page(tmp_path: Path) -> None:
+    where = ("--data", str(tmp_path))
+    done = run("ask", "researcher-agent", "What is in README.md?", "--max-steps", "1", *where)
+    assert "limit       max_steps (1) is reached: the model has to answer" in done.stderr
+    [task] = json.loads(run("tasks", "--json", *where).stdout)
+    page = run("task", task["task_id"], *where).stdout
+    assert "limits      max_steps 1 (the task) reached, max_repeats 25 ([agents] of mesh.toml)\n" in page
 
 
 def test_what_a_command_reads_it_leaves_alone(tmp_path: Path) -> None:
@@ -256,6 +277,48 @@ def test_mesh_debug_shows_the_traceback(tmp_path: Path) -> None:
     assert not (tmp_path / "last-error.txt").exists()
 
 
+ODD = """
+from meshwright import Agent, Capability, Run
+
+class Odd(Agent):
+    agent_id = "odd"
+    capabilities = (Capability("oddity"),)
+
+    async def run(self, run: Run) -> str:
+        raise ValueError("no file \\udcff of that name")
+"""
+
+
+def test_a_task_ends_whose_failure_no_file_can_hold_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "actors").mkdir()
+    (tmp_path / "actors/odd.py").write_text(ODD)
+    done = run("ask", "odd", "Hello", "--json", cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert json.loads(done.stdout)["error"]["message"] == "no file ? of that name (actors/odd.py:9)"
+    assert r"no file \udcff of that name" in (tmp_path / ".mesh/last-error.txt").read_text()
+
+
+LOGGING = """
+import logging, pathlib
+from meshwright.cli.app import log_to_stderr
+log_to_stderr(pathlib.Path("data"))
+logging.getLogger("anyone").warning("nobody reads this")
+print("it goes on")
+"""
+
+
+def test_what_logs_goes_on_where_nobody_reads_stderr(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", LOGGING], stdout=subprocess.PIPE, stderr=writing, text=True, cwd=tmp_path
+        )
+    finally:
+        os.close(writing)
+    assert done.stdout == "it goes on\n"
+
+
 def test_a_broken_pipe_is_quiet() -> None:
     reading, writing = os.pipe()
     os.close(reading)
@@ -272,5 +335,36 @@ def test_a_broken_pipe_is_quiet() -> None:
 
 
 def test_the_shell_completes_commands() -> None:
-    done = run(COMP_WORDS="mesh e", COMP_CWORD="1", _MESH_COMPLETE="bash_complete")
+    done = run(COMP_WORDS="mesh ev", COMP_CWORD="1", _MESH_COMPLETE="bash_complete")
     assert done.stdout == "plain,events\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (("ask", "simple-agent", "-"), "stdin"),
+        (("ask", "simple-agent", b"caf\xe9"), "TEXT"),
+        (("submit", "general-query", b"caf\xe9"), "TEXT"),
+        (("submit", "general-query", "--payload", b'{"text": "caf\xe9"}'), "--payload"),
+        (("answer", "abc", b"caf\xe9"), "TEXT"),
+        (("answer", "abc", "--json", b'"caf\xe9"'), "--json"),
+        (("deny", "abc", "--reason", b"caf\xe9"), "--reason"),
+        (("schedules", "create", "daily", "--text", b"caf\xe9"), "--text"),
+    ],
+)
+@pytest.mark.parametrize("locale", ["C.UTF-8", "C"])
+def test_a_text_that_is_not_utf_8_is_refused_by_name(
+    arguments: tuple[str | bytes, ...], what: str, locale: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "meshwright.cli", *arguments]
+    done = subprocess.run(
+        command,
+        input=b"caf\xe9 \xff",
+        capture_output=True,
+        cwd=tmp_path,
+        env=os.environ | {"LC_ALL": locale},
+    )
+    assert (
+        done.stderr.decode() == f"mesh: {what} is not UTF-8; convert it, as with iconv -f latin1 -t utf-8\n"
+    )
+    assert done.returncode == 1

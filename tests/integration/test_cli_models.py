@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from tests.support.fake_provider import FakeProvider, Fault
+from tests.support.running_mesh import mesh_up
 
 SECRET = "sk-never-shown"
 CONFIG = """\
@@ -262,6 +263,18 @@ async def test_a_server_that_is_no_proxy_lists_its_names(project: Path, fake: Fa
     tried = await mesh(project, "test", LITELLM_BASE_URL=fake.url)
     assert (tried.code, [call.body["model"] for call in fake.calls]) == (0, ["fake-openai"] * 3)
     assert " ok " in row(await mesh(project, LITELLM_BASE_URL=fake.url), "fake-openai ") + " "
+
+
+async def test_a_running_mesh_says_itself_what_answers_in_it(project: Path, fake: FakeProvider) -> None:
+    (project / "litellm_config.yaml").unlink()
+    async with mesh_up(project / ".mesh", "--model", "house-model", LITELLM_BASE_URL=fake.url):
+        done = await mesh(project)
+        assert done.code == 0, done.err
+        assert done.out.startswith(f"answers: http {fake.url} (every call is of house-model)\n\nwarning: ")
+        assert "other settings than this shell has (here: offline (" in done.out
+        same = await mesh(project, LITELLM_BASE_URL=fake.url, MESH_MODEL="house-model")
+        assert "warning" not in same.out
+        assert row(same, "unknown").split()[0] == "fake-openai"
 
 
 async def fake_proxy(told: dict[str, Any]) -> tuple[web.AppRunner, str]:

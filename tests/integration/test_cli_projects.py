@@ -65,3 +65,17 @@ def test_git_does_not_see_the_data_folder(tmp_path: Path) -> None:
         ["git", "status", "--porcelain"], cwd=tmp_path, check=True, capture_output=True, text=True
     )
     assert status.stdout == ""
+
+
+def test_a_missing_prompt_is_looked_for_in_the_project_alone(project: Path) -> None:
+    (project / "actors/lonely.py").write_text(AGENT[: AGENT.index("    prompt_text")])
+    path = str(project / "prompts/lonely-agent.prompt")
+    asked = run("ask", "lonely-agent", "Hello", cwd=project)
+    assert f"{path}: there is no such file; a built-in prompt takes its place; write it" in asked.stderr
+    for command in (["prompts", "check"], ["doctor"]):
+        done = run(*command, cwd=project, MESH_TRUST="1")
+        assert done.returncode == 1 and f"{path}: lonely-agent has no prompt" in done.stdout, command
+    (project / "actors/lonely.py").write_text(AGENT)
+    for command in (["prompts", "check"], ["doctor"]):
+        done = run(*command, cwd=project, MESH_TRUST="1")
+        assert (done.returncode, "site-packages" in done.stdout) == (0, False), (command, done.stdout)

@@ -1,10 +1,11 @@
 """Kill -9 of each part of a mesh on Dapr, under load: every accepted task goes on by itself, and ends once.
 
 What "right" means is the oracle's (tests/support/faults/oracle.py); the last tests show that it sees what is
-wrong on Dapr too.
+wrong on Dapr too. `DAPR_FAULT_TASKS` makes the load larger.
 """
 
 import asyncio
+import os
 import random
 import shutil
 import signal
@@ -20,9 +21,9 @@ from tests.support.faults.dapr_node import LEASE_SECONDS
 from tests.support.faults.node import Item
 from tests.support.services import Services
 
-pytestmark = [pytest.mark.needs("mosquitto", "redis-server", "redis-cli"), pytest.mark.timeout(70)]
-TASKS = 120
-SOME = 30  # outcomes after which harm is done: the load is under way, and most of it to come
+pytestmark = pytest.mark.needs("mosquitto", "redis-server", "redis-cli")
+TASKS = int(os.environ.get("DAPR_FAULT_TASKS", "60"))
+SOME = TASKS // 4  # outcomes after which harm is done: the load is under way, and most of it to come
 DOWN_SECONDS = 2.0  # how long a service stays away: the outage is what is tested
 LOSS_SECONDS = 8.0  # after which nothing comes any more that nobody asks for again
 NEVER = 3600.0
@@ -238,7 +239,7 @@ async def test_the_oracle_reports_loss_where_a_message_is_acknowledged_before_it
     make_mesh: MakeMesh,
 ) -> None:
     async with make_mesh(control=dapr_controls.ACK_FIRST, redrive_seconds=NEVER) as mesh:
-        await mesh.outcomes(SOME)
+        await mesh.outcomes(1)  # however slow the machine, most messages are still to come
         mesh.replica.kill()
         await mesh.replica.start()
         _, found = await mesh.complaints(kills=1, seconds=LOSS_SECONDS)

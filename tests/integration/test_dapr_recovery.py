@@ -1,7 +1,8 @@
 """Who takes up what a worker left behind, on a real state store."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,13 +11,15 @@ from meshwright.core.errors import Conflict, StoreUnavailable
 from meshwright.kernel.envelope import ActorRef
 from meshwright.stores.dapr.documents import Documents
 from meshwright.stores.dapr.outbox import StoredActors
-from meshwright.stores.dapr.recovery import Recovery, Watches, WatchList
+from meshwright.stores.dapr.recovery import Recovery
 from meshwright.stores.dapr.sidecar import Options, Sidecar
 from meshwright.stores.dapr.state import Lease, State
+from meshwright.stores.dapr.watches import Watches, WatchList
 from tests.support.services import Services
 
 pytestmark = pytest.mark.needs("mosquitto", "redis-server")
 OPEN = ActorRef("clerk", "default:open")
+OF_FRONTS = ActorRef("schedule", "default:digest")
 
 
 class Leases(Lease):
@@ -26,7 +29,7 @@ class Leases(Lease):
         self.gone = set(gone)
 
     async def has_expired(self, incarnation: str) -> bool:
-        return incarnation in self.gone
+        return incarnation in self.gone or incarnation.startswith("left-")  # a list that never had a worker
 
 
 class Waking(Recovery):
@@ -42,7 +45,9 @@ class Waking(Recovery):
 class Worker:
     """One incarnation's list, and what it woke."""
 
-    def __init__(self, sidecar: Sidecar, state: State, name: str, leases: Leases) -> None:
+    def __init__(
+        self, sidecar: Sidecar, state: State, name: str, leases: Leases, types: Collection[str]
+    ) -> None:
         self.name = name
         self.sidecar = sidecar
         self.state = state
@@ -53,7 +58,8 @@ class Worker:
         actors.watch = self.watch
         unused: Any = None
         documents = Documents(state)
-        self.recovery = Waking(Options(), unused, documents, leases, self.watches, actors, unused)
+        receiver: Any = SimpleNamespace(kinds=dict.fromkeys(types))
+        self.recovery = Waking(Options(), receiver, documents, leases, self.watches, actors, unused)
         self.woken = self.recovery.woken = []
 
     async def owe(self, ref: ActorRef) -> None:
@@ -63,7 +69,7 @@ class Worker:
         await armed
 
 
-MakeWorker = Callable[[str, Leases], Awaitable[Worker]]
+MakeWorker = Callable[..., Awaitable[Worker]]
 
 
 @pytest.fixture
@@ -75,8 +81,8 @@ async def make_worker(services: Services) -> AsyncIterator[MakeWorker]:
         state = State(sidecar, daprd.app.namespace, patience_seconds=5.0)
         await state.probe()
 
-        async def make(name: str, leases: Leases) -> Worker:
-            worker = Worker(sidecar, state, name, leases)
+        async def make(name: str, leases: Leases, *types: str) -> Worker:
+            worker = Worker(sidecar, state, name, leases, types or ("clerk",))
             await worker.watches.add(name)
             return worker
 
@@ -106,6 +112,22 @@ async def test_a_list_whose_adopter_died_over_it_is_adopted_by_the_next(make_wor
     leases.gone.add("first")
     await second.recovery.sweep()
     assert second.woken == [OPEN]
+
+
+async def test_actors_are_left_to_a_worker_that_has_their_type(make_worker: MakeWorker) -> None:
+    leases = Leases("dead", "gone")
+    dead, gone = [await make_worker(name, leases, "clerk", "schedule") for name in ("dead", "gone")]
+    for ref in (OPEN, OF_FRONTS):
+        await dead.owe(ref)
+    await gone.owe(OF_FRONTS)
+    replica = await make_worker("replica", leases, "clerk")
+    for _ in range(3):
+        await replica.recovery.sweep()
+    assert replica.woken == [OPEN] and OF_FRONTS not in replica.watch
+    front = await make_worker("front", leases, "clerk", "schedule")
+    await front.recovery.sweep()
+    assert front.woken == [OF_FRONTS, OF_FRONTS] and OPEN not in front.watch
+    assert await front.watches.incarnations() == ["replica", "front"]
 
 
 async def test_a_worker_that_was_taken_for_gone_hears_of_it_with_its_next_commit(

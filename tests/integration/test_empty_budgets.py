@@ -125,6 +125,23 @@ async def test_all_children_of_a_tree_go_on_once_its_root_is_raised(
     assert (account.spent_usd, account.reserved_usd) == (12 * EARNED, 0)
 
 
+async def test_a_question_for_money_says_how_its_budget_is_raised_and_takes_no_answer(api: Api) -> None:
+    task_id = await submitted(api, agent_id="clerk", budget_usd="0.0001", on_empty="ask")
+    await parked(api)
+    [question] = await api.client.inbox()
+    with pytest.raises(InvalidInput, match="waits for money") as refused:
+        await api.client.answer(task_id, question.wait_id, 5)
+    assert "mesh budgets raise" in refused.value.remedy
+    shown = await mesh("inbox", question.id, "--url", api.url)
+    assert f"mesh budgets raise {task_id} USD" in shown.out and "mesh answer" not in shown.out
+
+
+async def test_a_task_without_a_budget_cannot_say_what_it_does_when_that_is_empty(api: Api) -> None:
+    with pytest.raises(InvalidInput, match="it brings none") as refused:
+        await api.client.submit("Go.", agent_id="clerk", on_empty="ask")
+    assert refused.value.field == "on_empty"
+
+
 async def test_a_task_whose_budget_says_fail_fails(api: Api, admin: Client, fake: FakeProvider) -> None:
     task_id = await submitted(api, agent_id="clerk", budget_usd="0.0001")
     outcome = await api.client.outcome(task_id)
@@ -170,6 +187,7 @@ async def test_an_allowance_of_a_tenant_is_for_that_tenant_alone(api: Api, admin
         ("agent:", "5/day", "cannot have an allowance"),
         ("clark", "5/day", "has no agent 'clark'"),
         ("agent:nope", "5/day", "has no agent 'nope'"),
+        ("clerk", "five", "allowance: expected dollars"),
     ],
 )
 async def test_what_cannot_be_allowed_is_refused(
@@ -186,8 +204,13 @@ async def test_an_allowance_for_a_misspelled_agent_names_the_likely_one(api: Api
     assert await admin.allowances() == []
 
 
+async def test_the_command_removes_no_allowance_of_whom_it_is_not_told(api: Api) -> None:
+    removed = await mesh("allow", "--remove", "--url", api.url)
+    assert (removed.status, removed.out) == (2, "")
+
+
 async def test_an_agent_that_only_a_key_has_can_have_an_allowance(api: Api, admin: Client) -> None:
-    await admin.create_key("partner", force=True)
+    await admin.create_key(name="partner")
     assert (await admin.allow("partner", "5/day")).of == "partner"
 
 
@@ -204,6 +227,9 @@ async def test_what_is_not_there_cannot_be_raised_or_removed(api: Api, admin: Cl
     task_id = await submitted(api, agent_id="clerk")
     with pytest.raises(InvalidInput, match="has no budget of its own"):
         await admin.raise_budget("1", task_id=task_id)
+    for named in ({}, {"budget": "x", "task_id": task_id}):
+        with pytest.raises(InvalidInput, match="named"):
+            await admin.raise_budget("1", **named)
     with pytest.raises(InvalidInput, match="amount_usd"):
         await admin.raise_budget("0", task_id=task_id)
     await api.client.outcome(task_id)
@@ -212,9 +238,9 @@ async def test_what_is_not_there_cannot_be_raised_or_removed(api: Api, admin: Cl
 async def test_a_key_sets_no_allowance_and_raises_no_budget(api: Api, admin: Client) -> None:
     key = await api.mesh.keys.create("clerk")
     async with Client(api.url, api_key=key.key) as holder:
-        with pytest.raises(Forbidden, match="sets allowances"):
+        with pytest.raises(Forbidden, match="role operator may PUT /allowances"):
             await holder.allow("clerk", "5/day")
-        with pytest.raises(Forbidden, match="raises budgets"):
+        with pytest.raises(Forbidden, match="role operator may POST /budgets/raise"):
             await holder.raise_budget("5", budget="x")
 
 
@@ -230,3 +256,6 @@ async def test_an_estimate_says_what_such_tasks_have_cost_and_when_nobody_knows(
         assert (found.tasks, found.median_usd, found.p90_usd) == (3, 3 * EARNED, 3 * EARNED)
     with pytest.raises(InvalidInput, match="neither a capability nor an agent"):
         await api.client.estimate()
+    for misspelled in ({"agent_id": "clerc"}, {"capability": "clerkin"}):
+        with pytest.raises(InvalidInput, match="clerk"):
+            await api.client.estimate(**misspelled)

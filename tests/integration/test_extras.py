@@ -13,12 +13,12 @@ from typing import NamedTuple
 import pytest
 from aiohttp import web
 
+from tests.support.fake_issuer import AUDIENCE, fake_issuer
 from tests.support.fake_provider import FakeProvider, tool_call
 from tests.support.postgres import PASSWORD, Address
 from tests.support.running_mesh import mesh_up
 from tests.support.services import Services, unavailable
 
-pytestmark = pytest.mark.timeout(300)
 ROOT = Path(__file__).resolve().parents[2]
 UV = shutil.which("uv", path=Path(sys.executable).parent)
 NO_NETWORK = ("error sending request", "failed to fetch", "connection", "network", "temporary failure", "dns")
@@ -140,7 +140,7 @@ def without_pip() -> list[str]:
 
 def test_every_extra_has_its_test_here() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert extras.keys() - {"all"} == {"litellm", "otlp", "postgres", "redis", "dapr"}
+    assert extras.keys() - {"all"} == {"litellm", "otlp", "postgres", "redis", "dapr", "oidc", "slack"}
 
 
 async def test_a_mesh_on_postgres_answers(
@@ -186,29 +186,32 @@ async def test_each_way_to_a_model_that_the_readme_names_works_without_an_extra(
         fake.calls.clear()
 
 
-@pytest.mark.parametrize("extra", ["litellm", "all"])
-async def test_litellm_answers_plainly_streamed_and_with_tools(
-    extra: str, installed: Callable[[str], Installed], fake: FakeProvider
-) -> None:
-    there = installed(extra)
+async def test_all_extras_together_answer(installed: Callable[[str], Installed], fake: FakeProvider) -> None:
+    await answers_by_litellm(installed("all"), fake)
+
+
+async def answers_by_litellm(there: Installed, fake: FakeProvider) -> None:
+    """Ask a model that LiteLLM alone can call, plainly, streamed and with a tool."""
     (there.folder / "litellm_config.yaml").write_text(CONFIG.replace("FAKE_URL", f"{fake.url}/v1"))
-    (there.folder / "actors").mkdir()
-    (there.folder / "actors" / "clerks.py").write_text(ACTORS)
     tested = await there.mesh("models", "test", FAKE_KEY="k")
     assert (tested.status, tested.err) == (0, ""), tested
     assert [(call.body.get("stream", False), "tools" in call.body) for call in fake.calls] == [
         *((False, False), (True, False), (False, True))
     ]
-    fake.replies.extend(
-        [tool_call("pantry", '{"shelf": 2}'), {"content": "There is jam."}, {"content": "Yes."}]
-    )
+
+
+async def test_litellm_answers_plainly_streamed_and_with_tools(
+    installed: Callable[[str], Installed], fake: FakeProvider
+) -> None:
+    there = installed("litellm")
+    await answers_by_litellm(there, fake)
+    (there.folder / "actors").mkdir()
+    (there.folder / "actors" / "clerks.py").write_text(ACTORS)
+    fake.replies.extend([tool_call("pantry", '{"shelf": 2}'), {"content": "There is jam."}])
     asked = await there.mesh("ask", "clerk", "What is on shelf 2?", FAKE_KEY="k")
     assert asked.status == 0 and "There is jam." in asked.out, asked
     assert fake.calls[-2].body["stream"] and fake.calls[-2].body["tools"]
     assert fake.calls[-1].body["messages"][-1]["content"] == "jam on shelf 2"
-    plain = await there.mesh("ask", "clerk", "Is it?", FAKE_KEY="k", MESH_MODELS__STREAM="false")
-    assert plain.status == 0 and "Yes." in plain.out, plain
-    assert "stream" not in fake.calls[-1].body
 
 
 async def test_the_exporter_sends_the_spans_of_a_task(installed: Callable[[str], Installed]) -> None:
@@ -243,6 +246,22 @@ async def test_the_cache_keeps_answers_in_redis(
 
 
 @pytest.mark.needs("mosquitto", "redis-server", "daprd")
+async def test_a_mesh_checks_the_tokens_of_an_issuer(installed: Callable[[str], Installed]) -> None:
+    there = installed("oidc")
+    up = [str(there.python), "-m", "meshwright.cli", "up"]
+    async with fake_issuer() as issuer:
+        settings = {
+            "MESH_OIDC__ISSUER": issuer.url,
+            "MESH_OIDC__AUDIENCE": AUDIENCE,
+            "MESH_OIDC__ROLES": '{"mesh-users": ["viewer"]}',
+            "MESH_MODELS__ADAPTER": "offline",
+        }
+        async with mesh_up(there.folder / "data", up=up, **settings) as running:
+            token = {"Authorization": f"Bearer {issuer.token(roles=['mesh-users'])}"}
+            assert (await running.call("GET", "/tasks", headers=token)).status == 200
+            assert (await running.get("/tasks")).status == 401
+
+
 async def test_a_mesh_on_dapr_does_a_task(installed: Callable[[str], Installed], dapr_bin: str) -> None:
     there = installed("dapr")
     up = [str(there.python), "-m", "meshwright.cli", "up", "--host", "dapr"]

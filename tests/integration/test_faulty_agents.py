@@ -74,7 +74,7 @@ class Sleeper(Agent):
 
 async def test_an_agent_that_hangs_runs_into_its_timeout_and_another_takes_over(tmp_path: Path) -> None:
     async with up(tmp_path, Sleeper) as running:
-        request = TaskRequest(capability="echoing", payload={"text": "Hello"}, timeout=0.2)
+        request = TaskRequest(capability="echoing", payload={"text": "Hello"}, timeout=1.5)
         task_id = (await running.mesh.submit(request)).task_id
         outcome = await running.outcome(task_id)
         assert (outcome.status, outcome.text) == ("succeeded", "you said: Hello")

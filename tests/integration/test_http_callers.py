@@ -81,8 +81,16 @@ async def test_the_admin_token_manages_keys_and_opens_the_mesh_again(api: Api) -
     assert status == 201
     status, problem = await api.call("POST", "/keys", json={"agent_id": "nobody"}, headers=ADMIN)
     assert (status, problem["field"]) == (422, "agent_id")
-    forced = {"agent_id": "nobody", "force": True}
-    assert (await api.call("POST", "/keys", json=forced, headers=ADMIN))[0] == 201
+    for wrong, said in [
+        ({}, "of one name or of one agent"),
+        ({"name": "ada", "agent_id": "echo"}, "of one name or of one agent"),
+        ({"name": "echo"}, "is an agent of this mesh"),
+        ({"name": "admin"}, "the mesh's own"),
+    ]:
+        status, problem = await api.call("POST", "/keys", json=wrong, headers=ADMIN)
+        assert (status, problem["field"], said in problem["detail"]) == (422, "name", True)
+        assert problem["remedy"]
+    assert (await api.call("POST", "/keys", json={"name": "nobody"}, headers=ADMIN))[0] == 201
     _, listed = await api.call("GET", "/keys", headers=ADMIN)
     assert [(key["agent_id"], key["revoked_at"]) for key in listed["items"]] == [
         ("echo", None),
@@ -102,7 +110,7 @@ async def test_the_admin_token_manages_keys_and_opens_the_mesh_again(api: Api) -
     created, revoked = "key.created", "key.revoked"
     assert happened[:2] == [(created, "echo"), (created, "nobody")]
     assert sorted(happened[2:4]) == [(revoked, "echo"), (revoked, "nobody")]
-    assert happened[4:] == [("keys.opened", None)]
+    assert happened[4] == ("keys.opened", None)
     async with api.session.get("/events", params={"topic": MESH}) as response:
         assert made["key"][-43:] not in await response.text()
 

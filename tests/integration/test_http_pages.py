@@ -77,10 +77,11 @@ async def test_the_root_says_where_the_pages_are(tmp_path: Path) -> None:
                 assert response.status == 200
 
 
-async def test_a_websocket_request_is_answered_without_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("protocol", "status"), [("h2c", 200), ("websocket", 400)])
+async def test_an_upgrade_that_cannot_be_is_answered_without_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, protocol: str, status: int
 ) -> None:
-    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    upgrade = {"Connection": "Upgrade", "Upgrade": protocol, "Sec-WebSocket-Version": "13"}
     async with http_mesh(tmp_path) as api, api.session.get("/healthz", headers=upgrade) as response:
-        assert response.status == 200
+        assert response.status == status
     assert not [record for record in caplog.records if record.name.startswith("uvicorn")]

@@ -50,7 +50,8 @@ async def test_a_signal_ends_it_and_its_streams(tmp_path, number):
     async with make_mesh(tmp_path) as mesh:
         serving_task = asyncio.create_task(serve(mesh, listen("127.0.0.1", 0), ready.put_nowait))
         url = await ready.get()
-        async with aiohttp.ClientSession(url) as session, session.get("/events/stream") as response:
+        stream = "/events/stream?topic=board"
+        async with aiohttp.ClientSession(url) as session, session.get(stream) as response:
             assert await response.content.readline() == b"retry: 1000\n"
             os.kill(os.getpid(), number)
             assert await response.content.read() == b"\n"

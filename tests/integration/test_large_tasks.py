@@ -6,14 +6,19 @@ import asyncio
 import tracemalloc
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 
 from meshwright import Client
-from meshwright.core.messages import Event
+from meshwright.core.messages import Caller, Event
+from meshwright.edges.auth import Credentials
 from meshwright.edges.http.events import Streams
+from meshwright.edges.http.routing import CALLER
+from meshwright.edges.http.sessions import CREDENTIALS, Sessions
 from meshwright.edges.mqtt.outgoing import Notices, Topics, Views
 from meshwright.events.filter import EventFilter
 from meshwright.kernel.envelope import ActorRef
@@ -94,8 +99,15 @@ async def held_after(work: Any) -> int:
         tracemalloc.stop()
 
 
+class Anyone:
+    """Takes any credentials."""
+
+    async def authenticate(self, credentials: Credentials) -> Caller:
+        return Caller()
+
+
 async def test_a_stream_that_nobody_reads_takes_no_more_events() -> None:
-    taken = 0
+    taken, stuck = 0, asyncio.Event()
 
     async def events() -> AsyncGenerator[list[Event]]:
         nonlocal taken
@@ -108,10 +120,16 @@ async def test_a_stream_that_nobody_reads_takes_no_more_events() -> None:
 
     async def send(message: Any) -> None:
         if message["type"] == "http.response.body" and TEXT.encode() in message["body"]:
+            stuck.set()
             await asyncio.Event().wait()  # a client that reads no more
 
-    scope = {"type": "http", "asgi": {"spec_version": "2.4"}}
-    serving = asyncio.create_task(Streams().respond(events())(scope, receive, send))
+    app = FastAPI()
+    app.state.sessions = Sessions(Anyone(), lambda: datetime.now(UTC))
+    shown = {CREDENTIALS: Credentials(), CALLER: Caller(), "app": app, "path": "/events/stream"}
+    scope = {"type": "http", "asgi": {"spec_version": "2.4"}, **shown}
+    serving = asyncio.create_task(Streams().respond(events(), whole=True)(scope, receive, send))
+    async with asyncio.timeout(60):
+        await stuck.wait()
     for _ in range(2000):
         await asyncio.sleep(0)
     serving.cancel()
@@ -122,7 +140,7 @@ async def test_a_stream_that_nobody_reads_takes_no_more_events() -> None:
 async def test_what_waits_for_a_broker_is_bounded_and_says_what_it_drops() -> None:
     told: list[str] = []
     notices = Notices(lambda event_type, known: told.append(event_type))
-    views = Views(Topics("mesh", "replies"), notices)
+    views = Views(Topics("mesh", "replies"), notices, facts=False)
 
     async def hear() -> None:
         for number in range(500):
@@ -154,9 +172,14 @@ async def test_idle_actors_are_dropped_by_the_size_of_their_states(tmp_path: Pat
 
 async def test_ended_tasks_do_not_stay_in_memory_for_their_payloads(tmp_path: Path) -> None:
     async with http_mesh(tmp_path) as api:
-
-        async def tasks() -> None:
-            for _ in range(600):
+        tracemalloc.start()
+        try:
+            held = []
+            for number in range(600):
                 await api.finished(agent_id="echo", payload={"text": TEXT})
-
-        assert await held_after(tasks()) < 150 * MIB
+                if number in (299, 599):
+                    held.append(tracemalloc.get_traced_memory()[0])
+        finally:
+            tracemalloc.stop()
+        assert held[1] - held[0] < 20 * MIB, "300 tasks of 200 kB more are 57 MiB if one copy of each stays"
+        assert held[1] < 200 * MIB

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from meshwright.core.errors import ModelError
+from meshwright.core.files import File
 from meshwright.models.errors import (
     ModelRefused,
     ModelTimeout,
@@ -19,7 +20,7 @@ from meshwright.models.errors import (
     Unauthorized,
     Unsupported,
 )
-from meshwright.models.port import ChatMessage, ToolSpec
+from meshwright.models.port import ChatMessage, ToolCall, ToolSpec
 from meshwright.stack.machine import Ports
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.pickers import KEY, LITELLM, TIERS, Make, deployment, pickers, request
@@ -66,7 +67,11 @@ async def test_twenty_faults_at_once_each_meet_their_own_call(make: Make, fake: 
     await model.complete(request(model="group0"))
     for group, (fault, _) in zip(groups, faults, strict=True):
         fake.faults_of[group].append(fault)
-    calls = [model.complete(request(model=group, timeout_seconds=5.0), [].append) for group in groups]
+    patience = [5.0 if kind is ModelTimeout else 60.0 for _, kind in faults]
+    calls = [
+        model.complete(request(model=group, timeout_seconds=seconds), [].append)
+        for group, seconds in zip(groups, patience, strict=True)
+    ]
     results = await asyncio.gather(*calls, return_exceptions=True)
     met = [type(each) if isinstance(each, Exception) else None for each in results]
     assert met == [kind for _, kind in faults]
@@ -211,3 +216,20 @@ asyncio.run(call())
     )
     _, err = await process.communicate()
     assert (len(fake.calls), err) == (1, b"")
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_pictures_go_and_come_through_litellm(make: Make, fake: FakeProvider, streamed: bool) -> None:
+    model = make([deployment(fake, "medium", TIERS["medium"], **LITELLM)])
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGVsbG8="}}
+    fake.replies.append({"content": "Here.", "images": [{**image, "index": 0}]})
+    messages = (
+        ChatMessage(role="user", content="Look."),
+        ChatMessage(role="assistant", tool_calls=(ToolCall(id="c1", name="look"),)),
+        ChatMessage(role="tool", content="shot", parts=(image,), tool_call_id="c1"),
+    )
+    reply = await model.complete(request(messages=messages), [].append if streamed else None)
+    *_, result, shown = fake.calls[-1].body["messages"]
+    assert (reply.content, reply.files) == ("Here.", (File(name="image-1.png", data=b"hello"),))
+    assert (result["role"], result["content"], shown["role"]) == ("tool", "shot", "user")
+    assert shown["content"][-1] == image

@@ -91,7 +91,7 @@ async def test_a_client_that_leaves_complete_closes_the_providers_connection(
     asking = asyncio.create_task(there.post("/complete", {"model": "fast", "messages": HELLO}))
     await fake.arrived.wait()
     asking.cancel()
-    await asyncio.wait_for(fake.abandoned.wait(), 10)
+    await asyncio.wait_for(fake.abandoned.wait(), 60)
 
 
 # Keys
@@ -167,7 +167,8 @@ async def test_every_call_is_in_the_ledger_of_its_tenant_also_one_that_was_left(
         await stream.close()
         await fake.abandoned.wait()
         await client.chat.completions.create(model="fast", messages=HELLO)
-    costs = await there.mesh.costs("agent", tenant_id="acme")
+    while (costs := await there.mesh.costs("agent", tenant_id="acme")).total.calls < 2:
+        await asyncio.sleep(0.01)  # a call is logged while its answer is on its way
     assert [(cost.key, cost.calls, cost.failed) for cost in costs.items] == [("helper", 2, 1)]
     assert (await there.mesh.costs("agent")).total.calls == 0
 

@@ -17,7 +17,6 @@ ASKED = {"model": "quality", "messages": [{"role": "user", "content": "What is a
 
 
 @pytest.mark.needs(*DAPR)
-@pytest.mark.timeout(120)
 async def test_a_worker_offers_models_and_its_calls_are_in_the_ledger_of_the_mesh(tmp_path: Path) -> None:
     (tmp_path / "actors").mkdir()
     shutil.copy(ROOT / "actors" / "llm_service.py", tmp_path / "actors")
@@ -27,7 +26,7 @@ async def test_a_worker_offers_models_and_its_calls_are_in_the_ledger_of_the_mes
         rows = [line.split() for line in stack.errors.text.splitlines()]
         [url] = [row[1] for row in rows if row[:1] == ["llm-service-0"]]
         token = (data / "admin.token").read_text().strip()
-        helper = ("--agent", "helper", "--force", "--yes")
+        helper = ("--name", "helper", "--yes")
         made = await mesh("keys", "create", *helper, "--url", url, MESH_ADMIN_TOKEN=token)
         key = {"Authorization": f"Bearer {made.out.strip()}"}
         async with aiohttp.ClientSession(url) as session:
@@ -41,7 +40,7 @@ async def test_a_worker_offers_models_and_its_calls_are_in_the_ledger_of_the_mes
         asked = await mesh("ask", "llm-service", "Hello?", "--data", str(data))
         assert asked.status == 0, asked.err
         admin = {"Authorization": f"Bearer {token}"}
-        async with asyncio.timeout(30), aiohttp.ClientSession(stack.url, headers=admin) as session:
+        async with asyncio.timeout(60), aiohttp.ClientSession(stack.url, headers=admin) as session:
             while await calls_of(session) != {"helper": 1, "llm-service": 1}:
                 pass  # the log's worker takes them in its own time
 

@@ -254,7 +254,7 @@ async def test_who_names_no_response_topic_is_told_at_errors(
         "replies/anonymous/+",
         "replies/anonymous/#",
         "replies/anonymous/",
-        "replies/caller/1",
+        "mesh/default/clients/caller/replies/1",
         "replies",
         "bus/default/task-results",
         "elsewhere/anonymous/1",
@@ -272,40 +272,70 @@ async def test_an_answer_goes_to_no_topic_where_it_could_do_harm(
 
 async def test_a_named_client_is_answered_below_its_name_alone(api: Api, caller: Client) -> None:
     await caller.subscribe("mesh/default/errors")
-    for topic in ("replies/anonymous/1", "replies/bob/1", "replies/ada2/1"):
+    for topic in (
+        "replies/anonymous/1",
+        "mesh/default/clients/bob/replies/1",
+        "mesh/default/clients/ada2/replies/1",
+    ):
         caller.publish(OF_ADA, HELLO, reply_to=topic)
         assert (await caller.document())["problem"]["field"] == "response-topic"
     assert (await api.get("/tasks"))["items"] == []
 
 
 async def test_a_named_client_is_who_requested_the_task(api: Api, broker: Mosquitto) -> None:
-    outcome = await ask(broker, OF_ADA, HELLO, reply_to="replies/ada/1", reply="outcome")
+    outcome = await ask(broker, OF_ADA, HELLO, reply="outcome")
     assert (await api.get(f"/tasks/{outcome['task_id']}"))["requested_by"] == "ada"
 
 
+async def test_a_client_is_not_sent_the_outcome_of_anothers_task(api: Api, broker: Mosquitto) -> None:
+    await ask(broker, OF_ADA, GATE)
+    topic, reply_to = "mesh/default/clients/bob/submit", "mesh/default/clients/bob/replies/1"
+    problem = await ask(broker, topic, GATE, reply_to=reply_to, reply="outcome")
+    assert (problem["status"], problem["code"]) == (403, "Forbidden")
+
+
+async def test_a_user_named_anonymous_ends_no_tasks_of_others(api: Api, broker: Mosquitto) -> None:
+    await ask(broker, OF_ADA, {"agent_id": "gate", "task_id": "of-ada"})
+    cancel = "mesh/default/clients/anonymous/tasks/of-ada/cancel"
+    refused = await ask(broker, cancel, {}, reply_to="replies/anonymous/1")
+    assert (refused["status"], refused["field"]) == (404, "topic")
+
+
+async def test_the_first_key_closes_the_topics_without_a_client(api: Api, broker: Mosquitto) -> None:
+    await api.mesh.keys.create("echo")
+    assert (await ask(broker, SUBMIT, HELLO))["status"] == 401
+    assert (await ask(broker, OF_ADA, HELLO, reply="outcome"))["success"]
+
+
 async def test_a_named_client_cancels_and_answers_only_its_own(api: Api, broker: Mosquitto) -> None:
-    await ask(broker, OF_ADA, {"agent_id": "gate", "task_id": "of-ada"}, reply_to="replies/ada/1")
+    await ask(
+        broker,
+        OF_ADA,
+        {"agent_id": "gate", "task_id": "of-ada"},
+    )
     for verb, body in (("cancel", ""), ("answer", {"key": "k", "value": 1})):
         topic = f"mesh/default/clients/bob/tasks/of-ada/{verb}"
-        problem = await ask(broker, topic, body, reply_to="replies/bob/1")
-        assert (problem["status"], problem["field"]) == (404, "task_id")
+        problem = await ask(broker, topic, body)
+        assert (problem["status"], problem["code"]) == (403, "Forbidden")
     cancelled = await ask(
-        broker, "mesh/default/clients/ada/tasks/of-ada/cancel", "", reply_to="replies/ada/1"
+        broker,
+        "mesh/default/clients/ada/tasks/of-ada/cancel",
+        "",
     )
     assert cancelled["task_id"] == "of-ada"
 
 
 async def test_no_client_displaces_the_reply_of_another(api: Api, caller: Client) -> None:
     await caller.subscribe("replies/#")
-    caller.publish(OF_ADA, GATE, reply_to="replies/ada/first", reply="outcome")
+    await caller.subscribe("mesh/default/clients/ada/replies/#")
+    caller.publish(OF_ADA, GATE, reply_to="mesh/default/clients/ada/replies/first", reply="outcome")
     await payloads_of(api.mesh, "task.started")
     for number in range(20):
-        reply_to = f"replies/bob/{number}"
-        caller.publish("mesh/default/clients/bob/submit", GATE, reply_to=reply_to, reply="outcome")
-    caller.publish("mesh/default/clients/bob/submit", GATE, reply_to="replies/bob/receipt")
-    await caller.document("replies/bob/receipt")
+        caller.publish(SUBMIT, GATE, reply_to=f"replies/anonymous/{number}", reply="outcome")
+    caller.publish(SUBMIT, GATE, reply_to="replies/anonymous/receipt")
+    await caller.document("replies/anonymous/receipt")
     api.gate.set()
-    outcome = await caller.document("replies/ada/first")
+    outcome = await caller.document("mesh/default/clients/ada/replies/first")
     assert outcome["task_id"] == GATE["task_id"]
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.mqtt_broker import HELLO, SECONDS, SUBMIT, Mosquitto, client, mosquitto
 
-pytestmark = [pytest.mark.needs("mosquitto"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.needs("mosquitto")
 FLOOD = 2000
 MOST_BEFORE = 200  # that wait for the mesh at a time
 MOST = 1400  # that are held at a time, those that wait to be answered with them

@@ -11,6 +11,7 @@ import pytest
 
 from meshwright.core.errors import MailboxFull, StoreUnavailable
 from meshwright.core.messages import Receipt
+from meshwright.edges.mqtt import connection, edge
 from meshwright.events.filter import EventFilter
 from meshwright.mesh import Mesh
 from tests.support.http_mesh import http_mesh
@@ -71,6 +72,14 @@ async def test_a_mesh_starts_without_its_broker_and_comes_to_it_later(
     assert caplog.records[-1].getMessage() == f"{broker.url}: connected again"
 
 
+@pytest.fixture
+def endless_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The edge waits for ever for a broker's answers: what waits for one of them never ends."""
+    monkeypatch.setattr(connection, "_ANSWER_SECONDS", 1e6)
+    monkeypatch.setattr(edge, "_DIAL_SECONDS", 1e6)
+
+
+@pytest.mark.usefixtures("endless_patience")
 async def test_a_broker_that_does_not_answer_holds_up_neither_start_nor_stop(tmp_path: Path) -> None:
     async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
@@ -78,15 +87,16 @@ async def test_a_broker_that_does_not_answer_holds_up_neither_start_nor_stop(tmp
 
     server = await asyncio.start_server(silence, "127.0.0.1", 0)
     url = f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with asyncio.timeout(5), http_mesh(tmp_path, mqtt_url=url) as api:
+    async with asyncio.timeout(60), http_mesh(tmp_path, mqtt_url=url) as api:
         await api.finished(agent_id="echo")
     server.close()
 
 
+@pytest.mark.usefixtures("endless_patience")
 async def test_a_stop_is_not_held_up_by_a_broker_that_fell_silent(
     tmp_path: Path, link: Network, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with asyncio.timeout(15), http_mesh(tmp_path, mqtt_url=link.url) as api:
+    async with asyncio.timeout(60), http_mesh(tmp_path, mqtt_url=link.url) as api:
         link.loses_what_is_sent = True
         await api.finished(agent_id="echo")
     assert [record for record in caplog.records if record.levelno > logging.WARNING] == []

@@ -63,7 +63,7 @@ async def test_a_clean_stop_says_that_all_are_gone(tmp_path: Path, broker: Mosqu
 async def test_an_agent_is_seen_again_with_each_heartbeat(tmp_path: Path, broker: Mosquitto) -> None:
     async with (
         client(broker, f"{AGENTS}/echo") as looker,
-        http_mesh(tmp_path, mqtt_url=broker.url, **SILENCES),
+        http_mesh(tmp_path, mqtt_url=broker.url, heartbeat_seconds=SILENCES["heartbeat_seconds"]),
     ):
         seen = await looker.documents(f"{AGENTS}/echo", lambda found: len(found) == 4)
     assert len({document["last_seen"] for document in seen}) == 4

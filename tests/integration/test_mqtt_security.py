@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from meshwright.core.errors import ConfigError
+from meshwright.settings import Settings
+from meshwright.settings.rights import broker_acl
 from tests.support.http_mesh import http_mesh
 from tests.support.mqtt_broker import (
     HELLO,
@@ -24,6 +26,7 @@ from tests.support.mqtt_broker import (
 
 pytestmark = pytest.mark.needs("mosquitto", "mosquitto_pub", "mosquitto_rr", "mosquitto_passwd", "openssl")
 SUBMIT = "mesh/default/clients/caller/submit"
+CLIENTS = {"clients": [{"user": "caller"}, {"user": "caller2"}, {"user": "viewer", "roles": ["viewer"]}]}
 EXAMPLES = ROOT / "components" / "mosquitto"
 
 
@@ -52,13 +55,15 @@ async def broker(tmp_path: Path, certificates: Path) -> AsyncIterator[Mosquitto]
     """A broker by the examples: only their paths and the port are others."""
     users = tmp_path / "passwords"
     users.touch(mode=0o600)
-    for user in ("mesh", "caller", "caller2", "viewer", "anonymous"):
+    for user in ("mesh", "caller", "caller2", "viewer"):
         subprocess.run(["mosquitto_passwd", "-b", str(users), user, f"{user}'s"], check=True)
+    acl = tmp_path / "acl"
+    acl.write_text("\n".join(broker_acl(Settings.model_validate({"mqtt": CLIENTS}), "mesh")) + "\n")
     example = (EXAMPLES / "tls.conf.example").read_text()
     lines = [
         line.replace("/etc/mosquitto/certs", str(certificates))
         .replace("/etc/mosquitto/passwords", str(users))
-        .replace("/etc/mosquitto/acl", str(EXAMPLES / "acl.example"))
+        .replace("/etc/mosquitto/acl", str(acl))
         for line in example.splitlines()
         if line and not line.startswith(("#", "listener"))
     ]
@@ -74,6 +79,7 @@ def settings(broker: Mosquitto, certificates: Path) -> dict[str, object]:
         "mqtt_username": "mesh",
         "mqtt_password": "mesh's",
         "mqtt_ca_file": certificates / "ca.pem",
+        "mqtt": CLIENTS,
     }
 
 
@@ -81,7 +87,7 @@ async def test_a_caller_gets_its_answer_over_tls_with_a_password(
     tmp_path: Path, broker: Mosquitto, certificates: Path
 ) -> None:
     async with http_mesh(tmp_path, **settings(broker, certificates)):
-        outcome = await ask(broker, SUBMIT, HELLO, reply_to="replies/caller/1", reply="outcome")
+        outcome = await ask(broker, SUBMIT, HELLO, reply="outcome")
         assert outcome["result"]["text"] == "you said: hello"
 
 
@@ -91,7 +97,7 @@ async def test_a_large_task_comes_whole_over_tls(
     async with http_mesh(tmp_path, **settings(broker, certificates)):
         for size in (16_000, 16_384, 100_000):
             task = {"agent_id": "echo", "payload": {"text": "x" * size}}
-            outcome = await ask(broker, SUBMIT, task, reply_to="replies/caller/1", reply="outcome")
+            outcome = await ask(broker, SUBMIT, task, reply="outcome")
             assert len(outcome["result"]["text"]) == size + len("you said: ")
 
 
@@ -125,7 +131,7 @@ async def test_rights_keep_callers_and_viewers_apart(
         broker.login = caller
         await publish(broker, "mesh/default/events/task-progress/task.succeeded", HELLO)
         await publish(broker, "mesh/default/agents/echo", HELLO)
-        await ask(broker, SUBMIT, {**HELLO, "task_id": "mine"}, reply_to="replies/caller/1")
+        await ask(broker, SUBMIT, {**HELLO, "task_id": "mine"})
         assert [task["task_id"] for task in (await api.get("/tasks"))["items"]] == ["mine"]
         assert (await api.get("/events", event_type="edge.refused"))["items"] == []
         seen = await run("mosquitto_sub", broker, "-t", "mesh/default/agents/echo", "-C", "1", "-W", "5")
@@ -136,7 +142,7 @@ async def test_no_caller_makes_the_mesh_answer_another(
     tmp_path: Path, broker: Mosquitto, certificates: Path
 ) -> None:
     async with http_mesh(tmp_path, **settings(broker, certificates)) as api:
-        forged = ("-D", "publish", "response-topic", "replies/caller/1")
+        forged = ("-D", "publish", "response-topic", "mesh/default/clients/caller/replies/1")
         login, broker.login = broker.login, (*broker.login[:2], "-u", "caller2", "-P", "caller2's")
         await publish(broker, SUBMIT, HELLO, *forged)  # the broker: not the name of this client
         await publish(broker, "mesh/default/submit", HELLO, *forged)
@@ -146,19 +152,8 @@ async def test_no_caller_makes_the_mesh_answer_another(
         [refused] = await payloads_of(api.mesh, "edge.refused")
         assert (refused["problem"]["field"], refused["answered"]) == ("response-topic", False)
         broker.login = login
-        await ask(broker, SUBMIT, {**HELLO, "task_id": "mine"}, reply_to="replies/caller/1")
+        await ask(broker, SUBMIT, {**HELLO, "task_id": "mine"})
         assert [task["task_id"] for task in (await api.get("/tasks"))["items"]] == ["mine"]
-
-
-async def test_a_user_named_anonymous_ends_no_tasks_of_others(
-    tmp_path: Path, broker: Mosquitto, certificates: Path
-) -> None:
-    async with http_mesh(tmp_path, **settings(broker, certificates)):
-        await ask(broker, SUBMIT, {**HELLO, "task_id": "mine"}, reply_to="replies/caller/1")
-        broker.login = (*broker.login[:2], "-u", "anonymous", "-P", "anonymous's")
-        cancel = "mesh/default/clients/anonymous/tasks/mine/cancel"
-        refused = await ask(broker, cancel, {}, reply_to="replies/anonymous/1")
-        assert (refused["status"], refused.get("field")) == (404, "topic")
 
 
 async def test_a_certificate_that_nobody_vouches_for_is_refused(

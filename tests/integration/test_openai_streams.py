@@ -64,12 +64,12 @@ async def test_a_client_that_leaves_a_stream_closes_the_providers_connection(
         stream = await client.chat.completions.create(model="fast", messages=HELLO, stream=True)
         await anext(aiter(stream))
         await stream.close()
-        await asyncio.wait_for(fake.abandoned.wait(), 10)
+        await asyncio.wait_for(fake.abandoned.wait(), 60)
     assert len(fake.calls) == 1
 
 
 class Breaking:
-    """A model whose stream breaks off in the middle, and whose next attempt begins anew."""
+    """A model whose stream breaks off in the middle, and whose next attempt restarts."""
 
     name = "breaking"
 

@@ -1,5 +1,6 @@
 """Spans go to an OpenTelemetry collector where the settings name one."""
 
+import re
 import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +13,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from meshwright import Agent, Capability, Run, build_mesh, load_settings
 from meshwright.core.errors import ConfigError
+from meshwright.core.extras import install_command
+from meshwright.core.otel import CollectorUnavailable, check_collector, otlp_exporter
 
 
 class Greeter(Agent):
@@ -29,11 +32,13 @@ class Collector:
 
     def __init__(self) -> None:
         received: list[tuple[str, bytes]] = []
+        collector = self
+        self.status = 200
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 received.append((self.path, self.rfile.read(int(self.headers["content-length"]))))
-                self.send_response(200)
+                self.send_response(collector.status)
                 self.end_headers()
 
             def log_message(self, *arguments: Any) -> None:
@@ -76,5 +81,32 @@ def test_a_collector_without_the_exporter_installed_is_refused_with_what_to_inst
 ) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     settings = load_settings(tmp_path, host="memory", otlp_endpoint="http://127.0.0.1:4318/v1/traces")
-    with pytest.raises(ConfigError, match=r"pip install -e '\.\[otlp\]'"):
+    with pytest.raises(ConfigError, match=re.escape(install_command("otlp"))):
         build_mesh(settings, project=tmp_path, agents=[Greeter])
+
+
+async def test_a_collector_that_is_away_is_one_line_with_a_remedy(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    endpoint = "http://mesh:hidden@127.0.0.1:1/v1/traces"
+    settings = load_settings(tmp_path, host="memory", model="offline", otlp_endpoint=endpoint)
+    async with build_mesh(settings, project=tmp_path, agents=[Greeter]) as mesh:
+        await mesh.ask("greeter", "Hello")
+    [line] = [record.getMessage() for record in caplog.records if record.levelname != "DEBUG"]
+    assert line == (
+        "Spans cannot be sent to http://127.0.0.1:1/v1/traces (Connection refused); start the collector, or "
+        "correct or unset tracing.otlp_endpoint (MESH_TRACING__OTLP_ENDPOINT)"
+    )
+
+
+def test_a_collector_that_refuses_is_reported_once_a_minute(
+    collector: Collector, caplog: pytest.LogCaptureFixture
+) -> None:
+    collector.status = 403
+    with pytest.raises(CollectorUnavailable, match="it answers 403"):
+        check_collector(collector.endpoint)
+    exporter = otlp_exporter(collector.endpoint)
+    assert [exporter.export([]).name for _ in range(3)] == ["FAILURE"] * 3
+    exporter.shutdown()
+    [record] = caplog.records
+    assert "it answers 403" in record.getMessage()

@@ -14,7 +14,6 @@ from tests.support.simulator.play import Wire, play
 from tests.support.simulator.scenario import Scenario, Weather
 from tests.support.simulator.server import Simulator
 
-pytestmark = pytest.mark.timeout(120)
 AWAY = Scenario(
     name="away",
     about="a provider that is away while every task is open",
@@ -54,16 +53,24 @@ async def test_an_outage_costs_no_task_and_repeats_no_step(
 
 
 async def test_runs_that_wait_outlive_a_kill_and_do_not_hammer_the_provider(tmp_path: Path) -> None:
-    async with Simulator(replace(AWAY, weather=(Weather("outage", start=0.5, end=8.0),))) as simulator:
+    now = 0.0
+    outage = (Weather("outage", start=1.0, end=2.0),)
+    async with Simulator(replace(AWAY, weather=outage), clock=lambda: now) as simulator:
         work = SimulatedMesh(simulator, tmp_path)
         work.environment |= {f"MESH_MODELS__{name.upper()}": str(value) for name, value in SOON.items()}
         async with mesh_up(work.data, **work.environment) as running:
             await work.submit(running)
-            async with asyncio.timeout(30):
+            await simulator.called.wait()
+            now = 1.0  # away, until it is to come back
+            async with asyncio.timeout(60):
                 while await waiting_for_provider(running) < AWAY.tasks // 3:
                     await asyncio.sleep(0.02)
             await running.kill()
         async with mesh_up(work.data, **work.environment) as running:
+            refused = simulator.ledger.refused["outage"]
+            while simulator.ledger.refused["outage"] == refused:
+                await asyncio.sleep(0.02)
+            now = 2.0
             outcomes = await work.outcomes(running)
             steps = await step_counts(running)
             assert (await running.get("/status")).body["waits"] == []

@@ -13,11 +13,11 @@ import pytest
 from tests.support.fake_provider import FakeProvider
 from tests.support.running_mesh import RunningMesh, all_of, mesh, mesh_up
 
-pytestmark = pytest.mark.timeout(240)
 TREES = int(os.environ.get("PURSE_TREES", "6"))
 WIDTH = int(os.environ.get("PURSE_WIDTH", "5"))
 KILLS = int(os.environ.get("PURSE_KILLS", "3"))
 TASKS = TREES * (1 + 2 * WIDTH)
+pytestmark = pytest.mark.timeout(600 + TASKS // 20)
 EARNED = Decimal("0.011")  # by the provider, for each call
 COST = TASKS * EARNED
 PURSE = COST * 3 / 4

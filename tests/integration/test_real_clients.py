@@ -15,7 +15,6 @@ from meshwright.models.port import ModelReply, ModelRequest, OnDelta
 from tests.support.model_api import Service, service
 from tests.support.services import unavailable
 
-pytestmark = pytest.mark.timeout(300)
 CLIENTS = Path(__file__).resolve().parents[1] / "support" / "clients"
 UV = shutil.which("uv", path=Path(sys.executable).parent)
 NO_NETWORK = (

@@ -15,7 +15,8 @@ from pydantic import BaseModel, Field
 from meshwright import Agent, Capability, Mesh, Run, TaskRequest, build_mesh, load_settings
 from meshwright.core.errors import TooLarge
 from meshwright.core.messages import Plain
-from meshwright.edges.replies import MAX_CLIENTS, Address, Courier, Progress, Undeliverable
+from meshwright.edges.replies import Address, Courier, Undeliverable
+from meshwright.edges.reply_actors import MAX_CLIENTS, Progress
 from meshwright.events.filter import EventFilter
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
@@ -71,12 +72,12 @@ class MailSender:
         self.received.put_nowait((address.box, json.loads(document)))
 
     async def next(self) -> tuple[str, Any]:
-        return await asyncio.wait_for(self.received.get(), 20)
+        return await asyncio.wait_for(self.received.get(), 60)
 
 
 @asynccontextmanager
-async def mailing(folder: Path, sender: MailSender) -> AsyncIterator[Mesh]:
-    settings = load_settings(folder, model="offline", durability="normal")
+async def mailing(folder: Path, sender: MailSender, **given: Any) -> AsyncIterator[Mesh]:
+    settings = load_settings(folder, model="offline", durability="normal", **given)
     mesh = build_mesh(settings, project=folder, agents=[Echo])
     courier = mesh.component(Courier)
     courier.register(sender)
@@ -145,10 +146,10 @@ async def test_a_failed_reply_outlives_a_restart_and_holds_nobody_up(tmp_path: P
     away = MailSender(failures=1_000)
     async with mailing(tmp_path, away) as mesh:
         await submit(mesh, "ada")
-        await asyncio.wait_for(away.tries.get(), 20)
+        await asyncio.wait_for(away.tries.get(), 60)
         await mesh.component(Courier).ask("mail", TaskKey("default", "t2"), Mailbox(box="bob"))
         await mesh.submit(TaskRequest(agent_id="echo", task_id="t2"))
-        while await asyncio.wait_for(away.tries.get(), 20) != "bob":
+        while await asyncio.wait_for(away.tries.get(), 60) != "bob":
             pass
     back = MailSender()
     async with mailing(tmp_path, back) as mesh:
@@ -166,7 +167,7 @@ async def test_a_failed_reply_outlives_a_restart_and_holds_nobody_up(tmp_path: P
 async def settled(mesh: Mesh) -> None:
     """Wait until it is stored that every outcome has been delivered."""
     ended = await mesh.log.query(EventFilter(event_type="task.succeeded", order="desc", limit=1))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             state = await mesh.host.read(ActorRef("MailOutcomes", MailSender.scope))
             assert isinstance(state, Progress)
@@ -191,6 +192,37 @@ async def test_too_many_clients_of_a_task_are_refused(tmp_path: Path) -> None:
             await courier.ask("mail", TASK, Mailbox(box="b", client=f"c{number}"))
         with pytest.raises(TooLarge):
             await courier.ask("mail", TASK, Mailbox(box="b", client="one-more"))
+
+
+async def test_one_of_two_fronts_sends_and_the_other_takes_over(tmp_path: Path, postgres_url: str) -> None:
+    first, second = MailSender(), MailSender()
+    async with (
+        mailing(tmp_path / "two", second, database=postgres_url) as other,
+        mailing(tmp_path / "one", first, database=postgres_url) as mesh,
+    ):
+        await submit(mesh, "ada")
+        assert (await second.next())[0] == "ada", "the front that came first sends"
+        await settled(other)
+        assert first.tries.empty()
+        await mesh.component(Courier).ask("mail", TASK, Mailbox(box="late"), may_have_ended=True)
+        assert (await second.next())[0] == "late"
+        await other.stop()
+        await mesh.component(Courier).ask("mail", TaskKey("default", "t2"), Mailbox(box="bob"))
+        await mesh.submit(TaskRequest(agent_id="echo", task_id="t2"))
+        assert (await first.next())[0] == "bob"
+    assert second.tries.qsize() == 2
+
+
+async def test_outcome_of_a_task_that_has_ended_is_sent_to_a_late_address(tmp_path: Path) -> None:
+    sender = MailSender()
+    async with mailing(tmp_path, sender) as mesh:
+        await submit(mesh, "ada")
+        await sender.next()
+        await settled(mesh)
+        await mesh.component(Courier).ask("mail", TASK, Mailbox(box="bob"), may_have_ended=True)
+        assert (await sender.next())[0] == "bob"
+        await settled(mesh)
+    assert sender.tries.qsize() == 2
 
 
 # What the first version of the MQTT edge stored

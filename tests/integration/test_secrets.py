@@ -1,16 +1,20 @@
-"""No key is anywhere that anybody can look, and no prompt where only work on the mesh itself is told of.
+"""No key is in anything that a mesh shows or keeps, and no prompt in what it says of its own work.
 
-A real `mesh up` calls providers that quote keys and prompts back at it in every error that they make. Then
-all that it wrote, said and answered is searched.
+A real `mesh up` calls providers, chats and receivers of webhooks that quote keys and prompts back at it in
+every error that they make. Then all that it wrote, said and answered is searched.
 """
 
 import asyncio
+import base64
+import hashlib
+import hmac
 import json
 import logging
 import sqlite3
 import subprocess
 import traceback
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,7 @@ from urllib.parse import quote
 
 import pytest
 import redis.asyncio
+from aiohttp import web
 
 from meshwright.client import Client
 from meshwright.core.errors import ModelError
@@ -32,6 +37,7 @@ from tests.support.leaky_providers import (
     SERVER_KEY,
     commanded,
     environment_of,
+    fault_of,
     project,
     provider,
 )
@@ -42,13 +48,36 @@ from tests.support.services import Services
 
 pytestmark = [
     pytest.mark.needs("mosquitto", "mosquitto_passwd", "mosquitto_sub"),
-    pytest.mark.timeout(120),
     # LiteLLM reads its streams by an attribute that pydantic deprecates.
     pytest.mark.filterwarnings("ignore:Accessing the 'model_:DeprecationWarning"),
 ]
+AGENT_KEY = "agent-key-Yw3Lr8Tq5Vn1Xz7B"
+CONFIGURED = {"llm_provider": "custom_openai", "llm_model": "configured"}
+EDGE_SECRETS = {
+    "webhook": "of-github-Jx5Wc9Lp2Rs8",
+    "webhook before": "before-that-Hn4Vk7Qz3Td6",
+    "api of github": "api-token-Bg8Mf2Ys6Kj1",
+    "mattermost": "chat-token-Pw6Xr3Nd9Gh5",
+    "http channel": f"whsec_{base64.b64encode(b'channel-Uy7Ea4Fo1Sq9-0123').decode()}",
+    "push": f"whsec_{base64.b64encode(b'pushing-Cv2Zi8Lm5Kt3-0123').decode()}",
+    "mqtt client": "client-password-Dr9Hb3Xw7Vj4",
+}
+"""Secrets of webhooks, channels, pushes and MQTT clients, which the services behind them quote."""
 MQTT_PASSWORD = "mqtt-password-Zq7K2m"
-COMMANDS = ("models", "models test", "keys list", "costs --by model", "events", "tasks", "budgets")
+COMMANDS = (
+    "secrets rotate",
+    "verify --audit",
+    "models",
+    "models test",
+    "keys list",
+    "costs --by model",
+    "events",
+    "tasks",
+    "budgets",
+)
 QUESTION = {"messages": [{"role": "user", "content": PROMPT}]}
+OWN_SECRETS = ("admin.token", "audit.key", "secret.key")
+"""Files of the data folder that hold the mesh's own secrets, and nothing else."""
 MAY_HOLD_PROMPTS = {"events", "heads", "records", "mailbox"}
 """Tables that hold tasks themselves; no other may hold what was asked."""
 
@@ -87,9 +116,14 @@ async def seen(
     folder, data = (tmp_path_factory.mktemp(name) for name in ("project", "data"))
     users = folder / "passwords"
     users.touch(mode=0o600)
+    users.with_name("mqtt-password").write_text(f"{MQTT_PASSWORD}\n")
     subprocess.run(["mosquitto_passwd", "-b", str(users), "mesh", MQTT_PASSWORD], check=True)
     lines = ("allow_anonymous false", f"password_file {users}")
-    async with provider() as fake, mosquitto(folder / "broker", *lines) as broker:
+    async with (
+        provider() as fake,
+        quoting_service() as quoting_url,
+        mosquitto(folder / "broker", *lines) as broker,
+    ):
         project(folder, fake)
         commanded(fake, SERVER_KEY if request.param == "http" else None)
         environment = {
@@ -101,30 +135,87 @@ async def seen(
             "MESH_MODELS__PARK": "false",  # what fails is to fail now
             "MESH_MQTT__URL": broker.url,
             "MESH_MQTT__USERNAME": "mesh",
-            "MESH_MQTT__PASSWORD": MQTT_PASSWORD,
+            "MESH_MQTT__PASSWORD": f"file:{users.with_name('mqtt-password')}",
+            **edges(quoting_url),
             "MESH_TRACING__ENABLED": "true",
             "MESH_TRACING__CONTENT": "false",
         }
-        yield await everything(data, broker, environment, services)
+        fake.faults_of["configured"].extend([fault_of("fast", AGENT_KEY)] * 100)
+        configuration = {"agent_id": "page", "llm_endpoint": fake.at("configured"), **CONFIGURED}
+        yield await everything(data, broker, environment, services, configuration, f"{quoting_url}/push")
 
 
-async def everything(data: Path, broker: Mosquitto, environment: dict[str, str], services: Services) -> Seen:
-    seen = Seen({**KEYS, **OTHER_KEYS, "mqtt": MQTT_PASSWORD, "server": SERVER_KEY})
-    seen.keys["redis"] = services.redis_password
+@asynccontextmanager
+async def quoting_service() -> AsyncIterator[str]:
+    """A fake of whatever the mesh sends to: it refuses all, and quotes the secrets that it should know."""
+
+    async def refuse(request: web.Request) -> web.Response:
+        words = json.dumps(
+            {"message": f"no good: {EDGE_SECRETS} {dict(request.headers)}", "token": EDGE_SECRETS}
+        )
+        return web.Response(status=401, text=words, headers={"www-authenticate": EDGE_SECRETS["mattermost"]})
+
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", refuse)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+def edges(url: str) -> dict[str, str]:
+    """Settings of webhooks, channels and MQTT clients, each with its secret."""
+    local = ["127.0.0.0/8"]
+    secrets = {"secret": EDGE_SECRETS["webhook"], "previous_secret": EDGE_SECRETS["webhook before"]}
+    github = {"kind": "github", **secrets, "token": EDGE_SECRETS["api of github"], "api_url": url}
+    rule = {"source": "github", "agent": "good", "text": "{{issue.title}}", "reply": "comment"}
+    chat = {"kind": "mattermost", "token": EDGE_SECRETS["mattermost"], "url": url, "agent": "good"}
+    plain = {"kind": "http", "secret": EDGE_SECRETS["http channel"], "url": url, "agent": "good"}
+    clients = [{"user": "ada", "password": EDGE_SECRETS["mqtt client"]}]
+    return {
+        "MESH_WEBHOOKS__SOURCES": json.dumps({"github": github}),
+        "MESH_WEBHOOKS__RULES": json.dumps([rule]),
+        "MESH_WEBHOOKS__NOTIFY": "true",
+        "MESH_WEBHOOKS__PUSH_NETWORKS": json.dumps(local),
+        "MESH_CHANNELS": json.dumps({"team": chat, "plain": {**plain, "networks": local}}),
+        "MESH_MQTT__CLIENTS": json.dumps(clients),
+    }
+
+
+async def everything(
+    data: Path,
+    broker: Mosquitto,
+    environment: dict[str, str],
+    services: Services,
+    configuration: dict[str, Any],
+    push_url: str,
+) -> Seen:
+    secrets = {**KEYS, **OTHER_KEYS, **EDGE_SECRETS, "mqtt": MQTT_PASSWORD, "server": SERVER_KEY}
+    seen = Seen(secrets)
+    seen.keys["redis"], seen.keys["agent"] = services.redis_password, AGENT_KEY
     looking = await look_at(broker)
     async with mesh_up(data, **environment) as running:
-        made = await mesh("keys", "create", "--agent", "helper", "--yes", "--force", "--data", str(data))
+        made = await mesh("keys", "create", "--name", "helper", "--yes", "--data", str(data))
         seen.keys["admin"] = (data / "admin.token").read_text().strip()
         running.session.headers["Authorization"] = f"Bearer {seen.keys['admin']}"
         seen.keys["virtual"] = made.out.strip()
         seen.add("err: keys create", made.err)
         async with Client(running.url, seen.keys["admin"]) as running.client:
-            await asyncio.gather(ask_by_tasks(running, seen), ask_directly(running, seen))
+            configured = {**configuration, "llm_api_key": AGENT_KEY}
+            await answered(running, seen, "POST", "/api/agents", json=configured)
+            await asyncio.gather(
+                ask_by_tasks(running, seen), ask_directly(running, seen), use_edges(running, seen, push_url)
+            )
             await asyncio.gather(*(command(each, data, environment, seen) for each in COMMANDS))
             for path in ("agents", "costs?by=task", "budgets", "health", "keys", "v1/models", "openapi.json"):
                 await answered(running, seen, "GET", f"/{path}")
             seen.events = await all_events(running, seen)
         keep_files(data, seen)
+    seen.keys["signing"] = (data / "audit.key").read_text().strip()
+    seen.keys["encrypting"] = (data / "secret.key").read_text().split()[0]
     assert running.process.stdout is not None
     seen.add("out: up", await running.process.stdout.read())
     seen.add("err: up", running.errors.text)
@@ -159,6 +250,28 @@ async def ask_by_tasks(running: RunningMesh, seen: Seen) -> None:
         await answered(running, seen, "GET", f"/tasks/{task_id}")
 
     await asyncio.gather(*map(ask, GROUPS))
+
+
+async def use_edges(running: RunningMesh, seen: Seen, push_url: str) -> None:
+    """Deliver a webhook, and have an outcome pushed; neither receiver of the results takes them."""
+    issue = {"action": "opened", "issue": {"number": 7, "title": "Hi", "url": push_url}}
+    body = json.dumps({**issue, "repository": {"full_name": "acme/api"}, "sender": {"login": "ada"}}).encode()
+    signature = hmac.new(EDGE_SECRETS["webhook"].encode(), body, hashlib.sha256).hexdigest()
+    for shown in (signature, EDGE_SECRETS["webhook"]):  # the second is wrong
+        headers = {"X-Hub-Signature-256": f"sha256={shown}", "X-GitHub-Event": "issues"}
+        headers |= {"X-GitHub-Delivery": shown[:8], "Content-Type": "application/json"}
+        await answered(running, seen, "POST", "/webhooks/github", data=body, headers=headers)
+    notify = {"url": push_url, "secret": EDGE_SECRETS["push"]}
+    task = {"agent_id": "good", "payload": {"text": "Hi"}, "notify": notify}
+    await answered(running, seen, "POST", "/tasks", json=task)
+    wrong = {**task, "notify": {**notify, "secret": EDGE_SECRETS["mattermost"]}}
+    await answered(running, seen, "POST", "/tasks", json=wrong)
+    refused = set[str]()
+    async for event in running.stream():
+        if event["event_type"] in ("reply.delayed", "reply.dropped"):
+            refused.add(event["payload"]["scheme"])
+        if len(refused) == 2:  # the comment and the push
+            return
 
 
 async def ask_directly(running: RunningMesh, seen: Seen) -> None:
@@ -203,7 +316,7 @@ async def all_events(running: RunningMesh, seen: Seen) -> list[dict[str, Any]]:
 def keep_files(data: Path, seen: Seen) -> None:
     """Keep what every file below a data folder holds."""
     for path in data.rglob("*"):
-        if path.is_file() and path.name != "admin.token":
+        if path.is_file() and path.name not in OWN_SECRETS:
             seen.add(f"file: {path.name}", path.read_bytes())
 
 
@@ -217,7 +330,7 @@ async def content_of_redis(services: Services) -> bytes:
 
 
 def tables_with(text: str, data: Path) -> set[str]:
-    """The tables of the database of which a row holds a text."""
+    """The tables of the database with a row that holds a text."""
     connection = sqlite3.connect(f"file:{data / FILE_NAME}?mode=ro", uri=True)
     names = [row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
     found = {
@@ -250,7 +363,7 @@ async def test_no_prompt_is_in_what_a_mesh_says_logs_or_tells_of_an_error(seen: 
     assert found <= {"out: models test"}
 
 
-async def test_what_a_provider_says_of_an_error_reaches_whoever_asked(seen: Seen) -> None:
+async def test_what_a_provider_says_of_an_error_reaches_its_caller(seen: Seen) -> None:
     reason = "Incorrect API key provided: [redacted]. You asked: [...]"
     groups = ("fast", "bad", "limited", "held")
     assert {f"error: task of {group}" for group in groups} <= seen.holding(reason)

@@ -3,15 +3,12 @@
 import json
 from pathlib import Path
 
-import pytest
-
 from tests.support.running_mesh import mesh_up
 from tests.support.simulated_mesh import SimulatedMesh
 from tests.support.simulator.play import WORK_SECONDS
 from tests.support.simulator.scenario import load_scenarios
 from tests.support.simulator.server import Simulator
 
-pytestmark = pytest.mark.timeout(90)
 SCENARIO = load_scenarios()["children"]
 REFUSED = "item-13"
 

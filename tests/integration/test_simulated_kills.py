@@ -10,7 +10,6 @@ from tests.support.simulated_mesh import SimulatedMesh, step_counts
 from tests.support.simulator.scenario import Scenario, Weather, load_scenarios
 from tests.support.simulator.server import Simulator
 
-pytestmark = pytest.mark.timeout(120)
 CALM = replace(load_scenarios()["kills"], tasks=6, steps=40, seconds=0.02)
 ROUGH = replace(CALM, steps=20, weather=(Weather("outage", start=2, end=4),))
 ANSWERS = 30  # between two kills

@@ -13,7 +13,7 @@ from tests.support.simulated_mesh import SimulatedMesh, step_counts
 from tests.support.simulator.scenario import load_scenarios
 from tests.support.simulator.server import Simulator
 
-pytestmark = [pytest.mark.needs(*DAPR), pytest.mark.timeout(150)]
+pytestmark = pytest.mark.needs(*DAPR)
 UP = [*MESH, "up", "--host", "dapr"]
 SCENARIO = replace(load_scenarios()["kills"], tasks=6, steps=40, seconds=0.05)
 VICTIMS = ("--replica", "", "--replica")

@@ -1,14 +1,18 @@
 """Long work against a provider that behaves as real ones do: what can be done is done, and paid for once."""
 
+import asyncio
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
-from tests.support.simulator.play import Wire, play
-from tests.support.simulator.scenario import load_scenarios
+from meshwright import Client, build_mesh, load_settings
+from tests.support.simulator.play import Wire, agent_of, play, write_project
+from tests.support.simulator.scenario import Weather, load_scenarios
+from tests.support.simulator.score import job_of
+from tests.support.simulator.server import Simulator
 
-pytestmark = pytest.mark.timeout(100)
 SCENARIOS = load_scenarios()
 
 
@@ -46,3 +50,54 @@ async def test_a_provider_in_trouble_costs_no_task_and_no_step(
     assert score.repeated == 0
     assert score.booked is not None
     assert score.booked >= score.billed > 0, "what a dying stream cost is an estimate"
+
+
+HELD_BACK = Weather("refusal", share=0.5, tries=1)
+BUSY = Weather("rate-limit", share=0.4, status=429, retry_after=0.1, tries=2)
+CENT = Decimal("0.01")
+
+
+@pytest.mark.parametrize(
+    ("name", "weather", "wire"),
+    [
+        ("poll", [Weather("empty", share=0.15, tries=1)], "openai"),
+        ("cut-off", [Weather("cut-off", share=0.7, tries=1)], "anthropic"),
+        ("poll", [HELD_BACK], "openai"),
+        ("poll", [HELD_BACK, BUSY], "openai"),
+        ("poll", [HELD_BACK, BUSY], "anthropic"),
+        ("research", [Weather("dying-streams", share=0.3, tries=2)], "openai"),
+        ("research", [BUSY], "openai"),
+    ],
+    ids=["empty", "cut off", "held back", "held back, 429", "anthropic", "broken streams", "429"],
+)
+async def test_budget_ledger_and_provider_agree(
+    name: str, weather: list[Weather], wire: Wire, tmp_path: Path
+) -> None:
+    scenario = replace(SCENARIOS[name], tasks=5, steps=5, weather=tuple(weather))
+    async with Simulator(scenario) as simulator:
+        job = job_of(scenario, str(tmp_path), simulator.url, wire)
+        config = write_project(job) / "litellm_config.yaml"
+        group = config.read_text().removeprefix("model_list:\n").replace("_name: default", "_name: second")
+        fallbacks = "router_settings:\n  content_policy_fallbacks: [{default: [second]}]\n"
+        config.write_text(config.read_text() + group + fallbacks)
+        budget = {"name": "all", "limit_usd": "100"}
+        models = {"adapter": "router", "park_seconds": 1.0}
+        settings = load_settings(tmp_path, models=models, max_repeats=1000, budgets=[budget])
+        world = job.world()
+        async with build_mesh(settings, project=tmp_path, agents=[agent_of(world)]) as mesh:
+            client = Client.local(mesh)
+            outcomes = await asyncio.gather(
+                *[client.ask(job.request(item), agent_id="simulated", timeout=90) for item in job.items]
+            )
+            ledger = (await client.costs()).total
+            [view] = await client.budgets()
+        world.close()
+    assert all(outcome.success for outcome in outcomes), [outcome.error for outcome in outcomes]
+    booked = sum(outcome.cost_usd or 0 for outcome in outcomes)
+    assert view.reserved_usd == 0
+    assert booked == ledger.cost_usd == view.spent_usd
+    assert ledger.estimated_usd == view.estimated_usd
+    if weather[0].kind == "dying-streams":  # what one cost is an estimate
+        assert abs(booked - simulator.ledger.dollars) < CENT
+    else:
+        assert (booked, view.estimated_usd) == (simulator.ledger.dollars, 0)

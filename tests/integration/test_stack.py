@@ -1,20 +1,22 @@
-"""`mesh up --host dapr` on this machine: what it starts, and that it never leaves anything behind."""
+"""`mesh up --store dapr` on this machine: what it starts, and that it never leaves anything behind."""
 
 import asyncio
 import os
 import signal
 import socket
-from asyncio.subprocess import PIPE
+from asyncio.subprocess import DEVNULL, PIPE
 from pathlib import Path
 
 import aiohttp
 import pytest
 
+from meshwright.client import Client
+from tests.integration.test_http_exposed import common_name, write_certificate
 from tests.support.running_mesh import mesh, start
 from tests.support.running_stack import UP, children_of, gone, is_free, kill, listening, lives, stack_up
 from tests.support.services import Services
 
-pytestmark = [pytest.mark.needs("mosquitto", "redis-server"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.needs("mosquitto", "redis-server")
 SERVICES = {"mosquitto", "redis", "placement", "scheduler", "daprd-mesh-0", "mesh-0"}
 
 
@@ -44,6 +46,13 @@ async def test_a_stop_leaves_no_process_and_no_port(tmp_path: Path, number: sign
         await gone(list(pids.values()))
         assert [port for port in ports if not is_free(port)] == []
         assert not (tmp_path / "a folder" / "mesh.json").exists()
+    assert "the stream of actor calls has ended" not in stack.errors.text  # a stop is no fault
+
+
+async def test_a_second_signal_to_stop_is_an_interruption(tmp_path: Path) -> None:
+    async with stack_up(tmp_path) as stack:
+        stack.process.send_signal(signal.SIGINT)
+        assert await stack.stop(signal.SIGTERM) == 130
 
 
 async def test_an_old_variable_is_warned_of_once(tmp_path: Path) -> None:
@@ -56,7 +65,7 @@ async def test_kill_9_leaves_no_process_and_the_next_start_finds_everything(tmp_
     async with stack_up(tmp_path) as stack:
         pids = list(stack.pids.values())
         assert await stack.stop(signal.SIGKILL) == -signal.SIGKILL
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await gone(pids)
     async with stack_up(tmp_path) as again:
         assert await status_of(f"{again.url}/readyz") == 200
@@ -107,7 +116,8 @@ async def test_a_second_one_on_the_same_folder_is_told_so(tmp_path: Path) -> Non
 async def test_a_missing_program_is_named_with_its_remedy(tmp_path: Path) -> None:
     done = await mesh("up", "--host", "dapr", "--data", str(tmp_path / "data"), MESH_DAPR_BIN=str(tmp_path))
     assert (done.status, done.out) == (1, "")
-    assert done.err.startswith(f"mesh: there is no daprd in {tmp_path}; ") and "make dapr" in done.err
+    assert done.err.startswith(f"mesh: there is no daprd in {tmp_path}; ")
+    assert "make dapr builds it and prints its folder: set MESH_DAPR_BIN to that" in done.err
 
 
 async def test_a_port_in_use_is_told_before_anything_is_started(tmp_path: Path) -> None:
@@ -121,6 +131,9 @@ async def test_a_port_in_use_is_told_before_anything_is_started(tmp_path: Path) 
 async def test_every_replica_has_a_sidecar_and_redis_can_be_the_bus(tmp_path: Path) -> None:
     async with stack_up(tmp_path, "--replicas", "2", "--bus", "redis") as stack:
         assert stack.pids.keys() == SERVICES - {"mosquitto"} | {"daprd-mesh-1", "mesh-1"}
+        async with Client(stack.url) as client:  # of each thread a replica is chosen; one has the event log
+            ended = await asyncio.gather(*(client.ask("", agent_id="digest-agent") for _ in range(6)))
+        assert {outcome.status for outcome in ended} == {"succeeded"}, ended
 
 
 async def test_what_runs_already_is_used(tmp_path: Path, services: Services) -> None:
@@ -159,3 +172,36 @@ async def test_what_holds_a_password_is_for_its_owner_alone(tmp_path: Path) -> N
         seen = [Path(f"/proc/{pid}/cmdline").read_text() for pid in stack.pids.values()]
         logs = [path.read_text() for path in (tmp_path / "logs").iterdir()]
         assert not any(password in text for text in [*seen, *logs, stack.errors.text])
+
+
+@pytest.mark.needs("mosquitto_sub")
+async def test_a_stack_serves_https_and_its_broker_follows_the_first_key(tmp_path: Path) -> None:
+    cert, key = write_certificate(tmp_path, "first")
+    tls = {"MESH_HTTP__TLS_CERT": str(cert), "MESH_HTTP__TLS_KEY": str(key)}
+    where = ("--data", str(tmp_path / "data"))
+    async with stack_up(tmp_path / "data", **tls) as stack:
+        assert stack.url.startswith("https://") and await common_name(stack.url) == "first"
+        asked = await mesh("ask", "simple-agent", "Hello", *where)  # on this machine without TLS
+        assert asked.status == 0, asked.err
+        write_certificate(tmp_path, "second")
+        async with asyncio.timeout(60):
+            while await common_name(stack.url) != "second":
+                await asyncio.sleep(0.1)
+        broker = next(row for row in stack.rows if row[0] == "mosquitto")[1].rpartition(":")[2]
+        watching = ("mosquitto_sub", "-V", "5", "-p", broker, "-t", "mesh/default/status", "-C", "1")
+        assert await status_of_program(*watching) == 0
+        waiting = await asyncio.create_subprocess_exec(*watching[:-1], "1000", stdout=DEVNULL, stderr=PIPE)
+        made = await mesh("keys", "create", "--name", "ada", "--yes", *where)
+        assert made.status == 0, made.err
+        async with asyncio.timeout(60):
+            await waiting.communicate()  # it is disconnected, and let in no more
+        assert await status_of_program(*watching) != 0
+        assert (await mesh("keys", "open", "--yes", *where)).status == 0
+        async with asyncio.timeout(60):
+            while await status_of_program(*watching) != 0:
+                await asyncio.sleep(0.1)
+
+
+async def status_of_program(*command: str) -> int:
+    process = await asyncio.create_subprocess_exec(*command, stdout=DEVNULL, stderr=DEVNULL)
+    return await process.wait()

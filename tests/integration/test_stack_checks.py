@@ -1,4 +1,4 @@
-"""What `mesh up --host dapr` looks at before workers start: each promise that is off is said, and why."""
+"""What `mesh up --store dapr` looks at before workers start: each promise that is off is said, and why."""
 
 import asyncio
 import os

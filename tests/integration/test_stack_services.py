@@ -10,8 +10,10 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
+from meshwright.settings import Settings
+from meshwright.stack.services import EdgeRights, mosquitto
 from tests.support.running_stack import listening
-from tests.support.services import Services, Sidecar
+from tests.support.services import COMPONENTS, Services, Sidecar
 
 
 async def call(sidecar: Sidecar, method: str, path: str, **options: Any) -> tuple[int, Any]:
@@ -74,7 +76,7 @@ async def test_control_plane_comes_back_where_it_was(own_services: Services) -> 
 
 async def until_placed(sidecar: Sidecar, placed: bool = True) -> None:
     """Wait until a sidecar says that it is connected to the placement, or that it is not."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             _, about = await call(sidecar, "GET", "/metadata")
             if (about["actorRuntime"]["placement"] == "placement: connected") == placed:
@@ -144,3 +146,21 @@ async def test_a_broker_that_is_killed_has_what_it_got_a_second_ago(own_services
     own_services.kill("mosquitto")
     own_services.start_again("mosquitto")
     assert (await client("mosquitto_sub", url, *session, "-C", "200")).splitlines() == sent
+
+
+@pytest.mark.needs("mosquitto_pub", "mosquitto_sub")
+async def test_clients_of_the_settings_log_in_and_reach_their_own_alone(services: Services) -> None:
+    clients = [{"user": "ada", "tenant": "acme", "password": "hers"}, {"user": "bob"}]
+    edge = EdgeRights("edge's", Settings.model_validate({"mqtt": {"clients": clients}}))
+    folder = services.folder / "with-clients"
+    service = mosquitto(services.program("mosquitto"), services.ports, COMPONENTS, folder, "bus's", edge)
+    services.run(service)
+    ours, port = service.address, urlsplit(service.address).port
+    for user in ("ada:hers@", "bob:guessed@", ""):
+        url = f"mqtt://{user}127.0.0.1:{port}"
+        for topic in ("bus/default/task-results", "mesh/default/submit", "mesh/acme/clients/bob/submit"):
+            await client("mosquitto_pub", url, "-r", "-t", topic, "-m", "forged")
+        await client("mosquitto_pub", url, "-r", "-t", "mesh/acme/clients/ada/submit", "-m", f"of {user[:3]}")
+    closed = ("-t", "bus/#", "-t", "mesh/default/#", "-t", "mesh/acme/clients/bob/#")
+    topics = (*closed, "-t", "mesh/acme/clients/ada/#", "-C", "1", "-v")
+    assert await client("mosquitto_sub", ours, *topics) == "mesh/acme/clients/ada/submit of ada"

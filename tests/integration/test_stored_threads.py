@@ -82,6 +82,10 @@ def old_suspend(wait: dict[str, Any]) -> dict[str, Any]:
     return {**asked, "key": wait["wait_id"], "known": {"child_task_id": wait["child_task_id"]}}
 
 
+def tables_of(connection: sqlite3.Connection) -> set[str]:
+    return {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+
+
 def first_tables(connection: sqlite3.Connection) -> str:
     """Make the tables as they were, the tasks with their rows; returns how that table is declared."""
     first = sqlite3.connect(":memory:")
@@ -89,21 +93,14 @@ def first_tables(connection: sqlite3.Connection) -> str:
     for number in range(1, FIRST_SCHEMA + 1):
         first.executescript(steps[number])
     rows = connection.execute("SELECT * FROM tasks").fetchall()
-    for table in (
-        "component_versions",
-        "event_log",
-        "projection_positions",
-        "event_blocks",
-        "virtual_keys",
-        "waits",
-        "inbox",
-        "tasks",
-    ):
+    later = tables_of(connection) - tables_of(first)
+    for table in (*later, "event_blocks", "tasks"):
         connection.execute(f"DROP TABLE {table}")
     select = "SELECT sql FROM sqlite_master WHERE tbl_name = ? AND sql IS NOT NULL"
     for table in ("tasks", "event_keys", "event_blocks", "projections"):
         declared = [sql for (sql,) in first.execute(select, (table,))]
         connection.executescript(";\n".join(declared))
+    connection.execute("ALTER TABLE events DROP COLUMN link")
     connection.execute("INSERT INTO projections SELECT 2, max(seq) FROM events")
     [(declaration,)] = first.execute("SELECT sql FROM sqlite_master WHERE name = 'tasks'").fetchall()
     for row in rows:

@@ -17,7 +17,6 @@ import pytest
 
 from tests.support.services import unavailable
 
-pytestmark = pytest.mark.timeout(300)
 ROOT = Path(__file__).resolve().parents[2]
 ACME = ROOT / "tests/support/third_party"
 UV = shutil.which("uv", path=Path(sys.executable).parent)
@@ -146,7 +145,7 @@ def test_doctor_asks_what_an_installed_component_depends_on(project: Project) ->
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ("[pager]\nurl = 7\n", "mesh.toml:2: pager.url: Input should be a valid string"),
+        ("[pager]\nurl = 7\n", "mesh.toml:2: pager.url: expected text"),
         ("[tools.pager]\nteam = 7\n", "[tools.pager] team: Input should be a valid string"),
         ("[tools.pagre]\nteam = 'x'\n", "[tools.pagre]: no toolset has that name; did you mean 'pager'?"),
         ("[tools]\nworkspce = '.'\n", "there is no setting 'workspce' in [tools]; known are workspace"),

@@ -208,6 +208,19 @@ async def test_what_is_no_exception_fails_the_attempt_once(error: BaseException)
     assert type(error).__name__ in outcome.error.message
 
 
+async def test_an_exception_of_the_agent_names_its_line() -> None:
+    async def run(self: Agent, run: Run) -> str:
+        return {}["k"]  # the missing key
+
+    outcome = await failed(agent_with(run))
+    assert outcome.error is not None
+    line = line_of(run, "the missing key").rpartition(":")[0].rpartition(":")[2]
+    assert (outcome.error.type, outcome.error.message) == (
+        "KeyError",
+        f"'k' (unit/test_agent_mistakes.py:{line})",
+    )
+
+
 async def test_a_task_that_is_cancelled_within_a_group_ends_and_frees_its_slot() -> None:
     began = asyncio.Event()
 

@@ -151,7 +151,7 @@ def test_the_question_says_who_what_and_why() -> None:
     [
         ({}, 0, None),
         ({"approve": False, "reason": "too late"}, 0, "ann denied it: too late"),
-        ({"approve": False, "decided_by": ""}, 0, "nobody approved it in time"),
+        ({"approve": False, "decided_by": ""}, 0, "it was not approved in time"),
         ({"binds": "other"}, 0, "ann approved it with other arguments"),
         ({}, 8, "its approval has expired"),
     ],

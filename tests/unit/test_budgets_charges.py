@@ -55,13 +55,37 @@ async def test_a_failure_that_nobody_knows_the_cost_of_counts_as_the_estimate(fa
 async def test_an_answer_that_is_held_back_counts_as_the_provider_counted_it() -> None:
     async with spending(budget(10)) as mesh:
         mesh.provider.failure = ContentRefused("x")
-        mesh.provider.failure.reply = ModelReply(model="provider-1", usage=Usage(completion_tokens=3))
+        held_back = ModelReply(model="provider-1", usage=Usage(completion_tokens=3))
+        mesh.provider.failure.lost = (held_back,)
         with pytest.raises(ContentRefused):
             await mesh.call(8)
         assert await mesh.balance("pot:mesh") == (3, 0)
         assert [how_it_ended(call) for call in mesh.calls] == [("failed", 3, "priced")]
         assert mesh.calls[0].usage.completion_tokens == 3
         assert (await mesh.state("pot:mesh")).estimated == 0
+
+
+async def test_an_answer_after_one_that_was_held_back_costs_both_and_hides_neither() -> None:
+    async with spending(budget(10)) as mesh:
+        held_back = ModelReply(model="provider-1", usage=Usage(prompt_tokens=5, completion_tokens=3))
+        used = Usage(prompt_tokens=5, completion_tokens=2)
+        mesh.provider.complete = replying(content="done", usage=used, attempts=2, lost=(held_back,))
+        reply = await mesh.call(8)
+        assert (reply.cost_usd, reply.usage.completion_tokens, reply.lost) == (5, 5, ())
+        assert await mesh.balance("pot:mesh") == (5, 0)
+        [call] = mesh.calls
+        assert (call.cost_usd, call.usage.prompt_tokens, call.cost_source) == (5, 10, "priced")
+
+
+async def test_a_call_that_nobody_answered_after_one_was_held_back_costs_that() -> None:
+    async with spending(budget(10)) as mesh:
+        mesh.provider.failure = ModelUnavailable("the fallback is away")
+        held_back = ModelReply(model="provider-1", usage=Usage(completion_tokens=3))
+        mesh.provider.failure.lost = (held_back, held_back)
+        with pytest.raises(ModelUnavailable):
+            await mesh.call(8)
+        assert await mesh.balance("pot:mesh") == (6, 0)
+        assert [how_it_ended(call) for call in mesh.calls] == [("failed", 6, "priced")]
 
 
 async def test_a_cancelled_call_counts_as_the_estimate() -> None:

@@ -76,6 +76,50 @@ async def test_what_a_journaled_call_cost_is_booked_where_its_worker_ended_befor
             assert await mesh.balance("tagged:deep") == (3, 0)
 
 
+@pytest.mark.parametrize(("days", "spent", "estimated"), [(0, 3, 0), (1, 0, 0)])
+async def test_a_run_that_is_resumed_late_corrects_what_was_booked_in_the_same_window(
+    monkeypatch: pytest.MonkeyPatch, days: int, spent: int, estimated: int
+) -> None:
+    async with spending(budget(10, window="day")) as mesh:
+        mesh.provider.tokens = 3
+        with monkeypatch.context() as patch:
+            patch.setattr(AccountClient, "settle", lambda client, settled: None)
+            await mesh.call(8, context=STEP, timeout_seconds=120)
+        (settled,) = [call.settlement for call in mesh.calls]
+        await mesh.clock.advance(181)
+        mesh.provider.tokens = 1
+        await mesh.call(1)
+        (view,) = await mesh.views()
+        assert (view.spent_usd, view.estimated_usd, view.reserved_usd) == (9, 8, 0)
+        await mesh.clock.advance(days * 86_400)
+        resumed = mesh.another().budgets
+        for _ in range(2):
+            await resumed.recover("clerk", STEP, [settled])
+            await resumed.settled()
+            (view,) = await mesh.views()
+            assert (view.spent_usd, view.estimated_usd) == (spent + 1 - days, estimated)
+
+
+async def test_a_call_counts_as_booked_once_its_settlement_is_durable() -> None:
+    async with spending(budget(10)) as mesh:
+        call, gate = mesh.host.call, asyncio.Event()
+
+        async def slow(*args: Any, **kwargs: Any) -> Any:
+            await gate.wait()
+            return await call(*args, **kwargs)
+
+        await mesh.call(3, context=STEP)
+        mesh.host.call = slow  # type: ignore[method-assign]
+        (settled,) = [each.settlement for each in mesh.calls]
+        booked = asyncio.create_task(mesh.model.budgets.booked({settled.call}))
+        await mesh.model.budgets.booked({"another"})
+        assert not booked.done()
+        gate.set()
+        await booked
+        assert await mesh.balance("pot:mesh") == (3, 0)
+        await mesh.model.budgets.booked({settled.call})
+
+
 async def test_a_call_that_was_thought_lost_and_ends_late_is_charged_once() -> None:
     async with spending(budget(10)) as mesh:
         mesh.provider.open.clear()

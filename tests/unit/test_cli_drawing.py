@@ -51,6 +51,22 @@ def event(event_type: str, task_id: str = "01KAGDW9YJ3M0Q6M5S8R9VTKZB", **payloa
                 "architect-agent  score 1.05 = weight 1 x health 1 x success 1 x preferred 1.05  attempt 2",
             ),
         ),
+        (
+            event("reply.cut_off", text="", tool_calls=[{"tool": "write_file", "arguments": "{"}]),
+            Line("model", "cut off  in a call of write_file, which was not run"),
+        ),
+        (event("reply.cut_off", text="It is", tool_calls=[]), Line("model", "cut off  It is")),
+        (
+            event(
+                "tool.called",
+                tool="stauts",
+                arguments="{}",
+                ok=False,
+                error="there is no tool 'stauts'; there are status, remember",
+                duration_ms=None,
+            ),
+            Line("tool", "stauts  failed: there is no tool 'stauts'; there are status, remember"),
+        ),
         (event("memory.recalled", count=2, tokens=1840), Line("memory", "2 recalled  1,840 tokens")),
         (event("memory.recalled", count=0, tokens=0), Line("memory", "nothing to recall")),
         (
@@ -119,7 +135,7 @@ def event(event_type: str, task_id: str = "01KAGDW9YJ3M0Q6M5S8R9VTKZB", **payloa
         ),
         (event("task.succeeded", duration_ms=10, cost_usd=None), Line("succeeded", "0.01 s  $?")),
         (event("model.delta", text="The next\nwords.", n=2), Line("model", "The next words.")),
-        (event("model.delta", anew=True), Line("model", "starts over")),
+        (event("model.delta", restart=True), Line("model", "starts over")),
         (
             event("structure.invalid", shape="Recipe", error="title: Field required", raw="{}"),
             Line("model", "does not fit Recipe: title: Field required"),
@@ -208,7 +224,7 @@ async def test_a_models_words_are_shown_and_are_no_lines() -> None:
         event("task.accepted", "parent"),
         event("model.delta", "parent", text="The begin", n=1),
         event("model.delta", "parent", text="ning.", n=2),
-        event("model.delta", "parent", anew=True),
+        event("model.delta", "parent", restart=True),
         event("model.delta", "parent", text="Again.", n=1),
         event("task.succeeded", "parent", success=True),
     )
@@ -233,6 +249,25 @@ def test_an_answer_without_words_is_printed_as_json(
 ) -> None:
     assert print_answer({"success": True, "status": "succeeded", "result": result}, as_json=False) == 0
     assert capsys.readouterr().out == printed
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "message", "said"),
+    [
+        ("failed", "KeyError", "'k' (actors/a.py:12)", "failed: KeyError: 'k' (actors/a.py:12)"),
+        ("failed", "KeyError", "KeyError: 'k'", "failed: KeyError: 'k'"),
+        ("failed", "ValueError", "", "failed: ValueError"),
+        ("failed", "ModelRefused", "No such model", "failed: No such model"),
+        ("cancelled", "Cancelled", "cancelled on request", "was cancelled: cancelled on request"),
+        ("timed_out", "Timeout", "no answer within 5 seconds", "timed out: no answer within 5 seconds"),
+    ],
+)
+def test_why_a_task_did_not_succeed_is_one_line(
+    status: str, kind: str, message: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = {"success": False, "status": status, "error": {"type": kind, "message": message}}
+    assert print_answer(outcome, as_json=False) == 1
+    assert capsys.readouterr().err == f"mesh: the task {said}\n"
 
 
 def test_without_a_terminal_the_drawing_is_plain_text() -> None:

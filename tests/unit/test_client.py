@@ -1,6 +1,7 @@
 """The client over a network that breaks, and against a mesh that refuses."""
 
 import asyncio
+import inspect
 import json
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from meshwright import Client
+from meshwright import BlockingClient, Client
 from meshwright.client import MeshUnreachable
 from meshwright.client.transports import server_events
 from meshwright.core.errors import Conflict, InvalidInput, MeshError, NotFound, Overloaded
@@ -270,3 +271,10 @@ def test_the_client_loads_nothing_of_what_runs_a_mesh() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     parts = {name.split(".")[1] for name in done.stdout.split() if name.startswith("meshwright.")}
     assert parts.isdisjoint({"kernel", "ledger", "models", "work", "stores", "mesh"})
+
+
+def test_the_blocking_client_has_every_method_and_argument() -> None:
+    methods = {name for name in dir(Client) if not name.startswith("_")} - {"close"}
+    assert methods - {*dir(BlockingClient)} == set()
+    assert inspect.signature(BlockingClient) == inspect.signature(Client)
+    assert inspect.signature(BlockingClient.local) == inspect.signature(Client.local)

@@ -15,7 +15,7 @@ from meshwright.stores.dapr import DaprStore, Options
 from meshwright.stores.dapr.outbox import StoredActor
 from tests.support.event_logs import event, open_log
 
-PATIENCE_SECONDS = 10
+PATIENCE_SECONDS = 60
 TOPIC = "events"
 
 

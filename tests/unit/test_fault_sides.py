@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Capability, TaskRequest
-from meshwright.core.errors import MeshError, ToolFailed
+from meshwright.core.errors import MeshError, TaskLimitReached, ToolFailed
 from meshwright.core.messages import Fault, Outcome
 from meshwright.models.errors import BudgetExceeded, ModelRefused, ModelUnavailable, RateLimited
 from meshwright.models.port import ModelReply
@@ -137,13 +137,22 @@ async def test_a_cancelled_task_lowers_no_score(tmp_path: Path) -> None:
         assert [card.success for card in mesh.registry.scores("holding")] == [1.0]
 
 
-async def test_no_other_agent_tries_again_what_a_budget_refuses() -> None:
-    model = ScriptedModel(BudgetExceeded("no room", budget="budget_usd"), "From the other.")
-    async with mesh_for(Asker, Other, model=model) as mesh:
+@pytest.mark.parametrize(
+    "error", [BudgetExceeded("no room", budget="budget_usd"), TaskLimitReached("used up", limit="max_usd")]
+)
+async def test_no_other_agent_tries_again_what_a_budget_or_a_limit_of_the_task_refuses(
+    error: MeshError,
+) -> None:
+    class First(Asker):
+        async def run(self, run: Run) -> str:
+            raise error
+
+    model = ScriptedModel("From the other.")
+    async with mesh_for(First, Other, model=model) as mesh:
         receipt = await mesh.submit(capability="asking", payload={"text": "Ask."})
         outcome = await mesh.outcome(receipt.task_id)
     assert outcome.error is not None
-    assert (outcome.error.type, outcome.attempt, model.unsaid) == ("BudgetExceeded", 1, 1)
+    assert (outcome.error.type, outcome.attempt, model.unsaid) == (error.code, 1, 1)
 
 
 async def test_another_agent_tries_again_what_failed_by_itself() -> None:

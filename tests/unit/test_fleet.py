@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.agents.loader import PACKAGED, load_agents, project_file
+from meshwright.agents.loader import PACKAGED, load_agents, project_file, prompts_folder
 from meshwright.core.errors import ConfigError
+from meshwright.settings import Settings
 from meshwright.testing import ScriptedModel, mesh_for
 
 GREETER = """\
@@ -165,6 +166,14 @@ def test_what_a_project_lacks_comes_with_meshwright(tmp_path: Path) -> None:
     assert found in (PACKAGED / "actors", Path(__file__).parents[2] / "actors")
     assert project_file(tmp_path, Path("nothing")) == tmp_path / "nothing"
     assert project_file(tmp_path, Path("/nowhere/actors")) == Path("/nowhere/actors")
+
+
+def test_a_project_with_agents_has_its_own_folder_of_prompts(tmp_path: Path) -> None:
+    settings = Settings()
+    packaged = prompts_folder(tmp_path, settings)
+    assert (packaged / "simple-agent.prompt").exists()
+    (tmp_path / "actors").mkdir()
+    assert prompts_folder(tmp_path, settings) == tmp_path / "prompts"
 
 
 def greeter(imports: str) -> str:

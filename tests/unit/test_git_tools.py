@@ -326,15 +326,15 @@ async def test_nothing_is_written_to_the_repository(repository: Repository) -> N
 async def test_a_program_is_stopped_after_the_time_limit_with_what_it_started(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     command = ["sh", "-c", f"sleep 60 & echo $! > {pid_file}; wait"]
-    with pytest.raises(ToolFailed, match=r"sh took longer than 0\.5 seconds"):
+    with pytest.raises(ToolFailed, match="sh took longer than 3 seconds"):
         await run(
             command,
             folder=tmp_path,
             environment={"PATH": os.environ["PATH"]},
-            timeout_seconds=0.5,
+            timeout_seconds=3,
             max_output_bytes=10,
         )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while is_alive(int(pid_file.read_text())):  # killed, but the system may not have buried it yet
             await asyncio.sleep(0.01)
 

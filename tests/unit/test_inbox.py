@@ -117,6 +117,20 @@ async def test_questions_are_found_by_an_end_of_their_ids_or_of_their_tasks(kept
         await Inbox(kept.log).page("default", cursor="x")
 
 
+async def test_next_question_of_a_thread_may_be_of_a_delegated_task(kept: LogOnFile) -> None:
+    inbox = Inbox(kept.log)
+    for_money = waiting("above", "0", kind="money", subject={"on_empty": "ask"})
+    await kept.write(
+        [*begun("above"), for_money, *begun("t-1"), *begun("t-2"), waiting("t-2"), waiting("t-1")]
+    )
+    found = [await inbox.next_of("default", f"thread-{name}") for name in ("above", "t-1", "ghost")]
+    assert [question and question.task_id for question in found] == ["t-2", "t-1", None]
+    assert await inbox.next_of("acme", "thread-above") is None
+    await kept.write([wait_ended("t-2")])
+    following = await inbox.next_of("default", "thread-above")
+    assert following is not None and following.task_id == "t-1"
+
+
 async def test_a_rebuild_makes_the_same_inbox(kept: LogOnFile) -> None:
     await kept.write([*begun("t-1"), waiting("t-1"), waiting("t-1", "2"), wait_ended("t-1")])
     before = await questions(kept, ended=True)

@@ -6,37 +6,29 @@ import json
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
 from meshwright.cli.app import mesh
-from meshwright.core.errors import InvalidInput, NotFound, StoreUnavailable
+from meshwright.core import topics
+from meshwright.core.access import Role
+from meshwright.core.errors import Conflict, InvalidInput, NotFound, StoreUnavailable
 from meshwright.core.messages import new_id
 from meshwright.events.log import EventLog
 from meshwright.kernel.envelope import ActorRef, Message
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind
-from meshwright.ledger.keys import (
-    KEY,
-    KEYS,
-    PREFIX,
-    REQUIREMENT,
-    KeyProjection,
-    Keys,
-    Unauthenticated,
-    VirtualKey,
-    VirtualKeys,
-    budget_of,
-)
+from meshwright.ledger.keys import PREFIX, Keys, Unauthenticated, budget_of
 from meshwright.ledger.proxy import Difference, LiteLLMProxy, ProxyFailed, proxy_of, reconcile
+from meshwright.ledger.virtual_keys import KEY, KEYS, REQUIREMENT, KeyProjection, VirtualKey, VirtualKeys
 from meshwright.sql.sqlite import FILE_NAME, SqliteDatabase
 from meshwright.stores.sqlite import SqliteStore
 from meshwright.testing import ManualClock
@@ -79,7 +71,7 @@ async def test_a_key_is_known_again_also_after_a_restart(tmp_path: Path) -> None
         found = await keys.check(made.key)
     async with opened(tmp_path) as keys:
         assert await keys.check(made.key) == found
-        assert await keys.list() == [found]
+        assert await keys.list() == [found.model_copy(update={"used_at": NOW})]
     assert (found.agent_id, found.tenant_id, found.created_at) == ("helper", "acme", NOW)
     assert found.budget is not None
     assert (found.budget.limit_usd, found.budget.window, found.budget.hard) == (Decimal("5.00"), "day", True)
@@ -201,6 +193,74 @@ async def test_keys_of_an_earlier_version_are_listed_and_go_on_working(tmp_path:
         assert {key.key_id for key in await keys.list()} == set(ids[1:])
 
 
+async def test_a_key_has_roles_and_expires(tmp_path: Path) -> None:
+    async with opened_host(tmp_path) as (host, keys):
+        clock = host.clock
+        assert isinstance(clock, ManualClock)
+        old = await keys.create("helper")
+        made = await keys.create("helper", roles=["viewer", "operator", "viewer"], expires="1m")
+        assert old.roles == (Role.SUBMITTER, Role.VIEWER, Role.CONTENTS) and old.expires_at is None
+        assert made.roles == (Role.VIEWER, Role.OPERATOR)
+        await clock.advance(59)
+        assert (await keys.check(made.key)).key_id == made.key_id
+        await clock.advance(1)
+        with pytest.raises(Unauthenticated, match="expired at 2026-01-01 00:01:00 UTC"):
+            await keys.check(made.key)
+        for wrong in ({"roles": ["king"]}, {"roles": []}, {"expires": "soon"}, {"expires": "999999d"}):
+            with pytest.raises(InvalidInput, match=next(iter(wrong))):
+                await keys.create("helper", **wrong)
+
+
+async def test_rotation_leaves_no_gap_and_keeps_what_the_key_may_spend(tmp_path: Path) -> None:
+    async with opened_host(tmp_path) as (host, keys):
+        clock = host.clock
+        assert isinstance(clock, ManualClock)
+        first = await keys.create("helper", tenant_id="acme", roles=["viewer"], expires="30d", budget="5/day")
+        await clock.advance(10)
+        second = await keys.rotate(first.key_id, grace="1m")
+        assert (second.agent_id, second.tenant_id, second.roles) == ("helper", "acme", (Role.VIEWER,))
+        assert second.budget == first.budget
+        assert second.expires_at == NOW + timedelta(days=30, seconds=10)
+        for key in (first, second):
+            await keys.check(key.key)
+        with pytest.raises(Conflict, match=f"was rotated to {second.key_id}"):
+            await keys.rotate(first.key_id)
+        await clock.advance(60)
+        with pytest.raises(Unauthenticated, match="expired"):
+            await keys.check(first.key)
+        await keys.check(second.key)
+        await keys.revoke(second.key_id)
+        for key_id, error in ((second.key_id, Conflict), ("none", NotFound)):
+            with pytest.raises(error):
+                await keys.rotate(key_id)
+        listed = {key.key_id: key.replaced_by for key in await keys.list()}
+        assert listed == {first.key_id: second.key_id, second.key_id: None}
+
+
+async def test_the_last_use_of_a_key_and_its_misuse_are_recorded(tmp_path: Path) -> None:
+    async with opened_host(tmp_path) as (host, keys):
+        clock = host.clock
+        assert isinstance(clock, ManualClock)
+        made = await keys.create("helper", tenant_id="acme")
+        seen: list[tuple[str, str]] = []
+        host.listen(topics.MESH, lambda event: seen.append((event.event_type, event.tenant_id)))
+        for _ in range(50):
+            await keys.check(made.key)
+        await clock.advance(600)
+        await keys.check(made.key)
+        await keys.create("later")  # what was recorded before is in the log by then
+        [listed, _] = await keys.list()
+        assert listed.used_at == NOW + timedelta(minutes=10)
+        for _ in range(50):
+            with pytest.raises(Unauthenticated):
+                await keys.check(f"{made.key[:-4]}AAAA")
+        await keys.revoke(made.key_id)
+        [listed, _] = await keys.list()
+        assert listed.revoked_at is not None and listed.used_at == NOW + timedelta(minutes=10)
+    used, refused, revoked = ("key.used", "acme"), ("key.refused", "acme"), ("key.revoked", "acme")
+    assert seen == [used, used, ("key.created", "default"), refused, revoked]
+
+
 async def test_a_key_that_is_not_there_cannot_be_revoked(keys: Keys) -> None:
     with pytest.raises(NotFound, match="no key 'none'"):
         await keys.revoke("none")
@@ -232,13 +292,36 @@ def test_the_command_makes_lists_and_revokes_keys(tmp_path: Path) -> None:
     def run(*arguments: str) -> str:
         return CliRunner().invoke(mesh, ["keys", *arguments, "--data", str(tmp_path)]).stdout
 
-    key = run("create", "--agent", "helper", "--budget", "5.00/day", "--yes", "--force").strip()
+    key = run("create", "--name", "helper", "--budget", "5.00/day", "--yes").strip()
     [listed] = json.loads(run("list", "--json"))
     assert key.startswith(f"{PREFIX}{listed['key_id']}-")
     assert key not in run("list")
     assert "$5.00/day" in run("list")
     assert "is revoked" in run("revoke", listed["key_id"])
     assert "revoked 2" in run("list")
+
+
+def test_a_key_is_of_a_person_or_of_an_agent(tmp_path: Path) -> None:
+    def create(*arguments: str) -> Result:
+        command = ["keys", "create", *arguments, "--yes", "--data", str(tmp_path)]
+        return CliRunner().invoke(mesh, command)
+
+    for wrong, said in [
+        (["--agent", "simpel-agent"], "'simple-agent'"),
+        (["--agent", "nobody"], "--name"),
+        (["--name", "simple-agent"], "--agent"),
+        (["--name", "ada lovelace"], "name: may use letters"),
+        (["--name", "ada", "--role", "aprover"], "Did you mean approver?"),
+        (["--name", "ada", "--agent", "simple-agent"], "--name ada, or"),
+        ([], "--name ada, or"),
+    ]:
+        refused = create(*wrong)
+        assert refused.exit_code != 0 and not refused.stdout
+        assert said in refused.stderr + str(refused.exception) + getattr(refused.exception, "remedy", "")
+    assert create("--name", "ada", "--role", "approver", "--role", "operator,submitter").exit_code == 0
+    listed = CliRunner().invoke(mesh, ["keys", "list", "--json", "--data", str(tmp_path)])
+    [ada] = json.loads(listed.stdout)
+    assert (ada["agent_id"], ada["roles"]) == ("ada", ["approver", "operator", "submitter"])
 
 
 # A proxy

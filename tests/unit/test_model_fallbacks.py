@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from meshwright.core.clock import SystemClock
 from meshwright.core.errors import ModelError
 from meshwright.models.errors import AllProvidersDown, ContentRefused, ModelRefused, ModelUnavailable
 from meshwright.models.port import STREAM_RESTART
+from meshwright.models.retry import Retrying
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.pickers import TIERS, Make, asked, deployment, pickers, request, three
 
@@ -92,13 +94,13 @@ async def test_a_chain_of_fallbacks_is_followed_to_its_end(
     assert asked(fake) == ["gpt-5.4-mini", "gpt-5.4", "gpt-5.4-nano"]
 
 
-async def test_a_stream_that_dies_is_begun_anew_by_the_fallback(make: Make, fake: FakeProvider) -> None:
+async def test_a_stream_that_dies_is_restarted_by_the_fallback(make: Make, fake: FakeProvider) -> None:
     model = make(three(fake), router_settings=CHAIN)
     fake.faults.append(Fault(kind="drop"))
     told: list[str] = []
     reply = await model.complete(request(model="quality"), told.append)
-    anew = told.index(STREAM_RESTART)
-    assert anew > 0 and "".join(told[anew + 1 :]) == reply.content
+    restart = told.index(STREAM_RESTART)
+    assert restart > 0 and "".join(told[restart + 1 :]) == reply.content
     assert len(fake.calls[1].body["messages"]) == 1
 
 
@@ -149,7 +151,26 @@ async def test_an_answer_that_is_held_back_is_given_by_the_policys_fallback(
 ) -> None:
     model = make(three(fake), router_settings={"content_policy_fallbacks": [{"quality": ["last"]}]})
     fake.replies.append({"content": "", "finish_reason": "content_filter"})
-    assert (await model.complete(request(model="quality"))).model == "gpt-5.4-nano"
+    reply = await model.complete(request(model="quality"))
+    assert (reply.model, reply.attempts) == ("gpt-5.4-nano", 2)
+    [held_back] = reply.lost
+    assert (held_back.model, held_back.usage.prompt_tokens) == ("gpt-5.4-mini", fake.usage["prompt_tokens"])
+
+
+async def test_answers_that_are_held_back_before_a_fallback_that_is_away_are_known_to_the_error(
+    make: Make, fake: FakeProvider
+) -> None:
+    model = Retrying(
+        make(three(fake), router_settings={"content_policy_fallbacks": [{"quality": ["last"]}]}),
+        SystemClock(),
+        max_tries=2,
+        backoff_seconds=0,
+    )
+    fake.faults_of["gpt-5.4-nano"].extend([Fault(status=503)] * 2)
+    fake.replies.extend([{"content": "", "finish_reason": "content_filter"}] * 2)
+    with pytest.raises(AllProvidersDown) as failed:
+        await model.complete(request(model="quality"))
+    assert [each.model for each in failed.value.lost] == ["gpt-5.4-mini"] * 2
 
 
 async def test_an_answer_that_is_held_back_says_what_it_cost(make: Make, fake: FakeProvider) -> None:
@@ -157,8 +178,7 @@ async def test_an_answer_that_is_held_back_says_what_it_cost(make: Make, fake: F
     fake.replies.append({"content": "", "finish_reason": "content_filter"})
     with pytest.raises(ContentRefused) as refused:
         await model.complete(request(model="quality"))
-    reply = refused.value.reply
-    assert reply is not None
+    [reply] = refused.value.lost
     assert reply.usage.prompt_tokens == fake.usage["prompt_tokens"]
     known = reply.cost_source, reply.cost_usd
     used = reply.usage

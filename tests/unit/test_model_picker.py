@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from meshwright.core.errors import ConfigError
+from meshwright.models import picker
 from meshwright.models.errors import AllProvidersDown, ModelRefused, ModelTimeout
 from meshwright.models.picker import Picker
 from meshwright.models.port import CallContext, ToolSpec
@@ -19,6 +20,21 @@ from tests.support.pickers import KEY, TIERS, Make, asked, deployment, own_picke
 
 # LiteLLM reads its streams by an attribute that pydantic deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_:DeprecationWarning")
+
+
+class _NoMinuteTurns:
+    """A clock of which no minute ends: the counts of calls and tokens begin again with each."""
+
+    monotonic = staticmethod(time.monotonic)
+
+    @staticmethod
+    def time() -> float:
+        return 1_800_000_030.0
+
+
+@pytest.fixture(autouse=True)
+def _no_minute_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picker, "time", _NoMinuteTurns)
 
 
 @pytest.fixture
@@ -165,7 +181,6 @@ async def test_rpm_holds_whatever_the_strategy_and_though_all_come_at_once(
         deployment(fake, "default", f"openai/{name}", rpm=limit) for name, limit in (("small", 2), ("big", 5))
     ]
     model = make(deployments, router_settings={"routing_strategy": strategy})
-    await a_minute_with(10)
     calls = (model.complete(request()) for _ in range(12))
     results = await asyncio.gather(*calls, return_exceptions=True)
     refused = [each for each in results if isinstance(each, AllProvidersDown)]
@@ -174,19 +189,11 @@ async def test_rpm_holds_whatever_the_strategy_and_though_all_come_at_once(
     assert Counter(asked(fake)) == {"small": 2, "big": 5}
 
 
-async def a_minute_with(seconds: float) -> None:
-    """Wait until as much is left of this minute: the counts begin anew with the next one."""
-    left = 60 - time.time() % 60
-    if left < seconds:
-        await asyncio.sleep(left)
-
-
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 async def test_no_call_begins_once_a_minutes_tokens_are_used(
     make: Make, fake: FakeProvider, streamed: bool
 ) -> None:
     model = make([deployment(fake, "default", TIERS["medium"], tpm=2 * TOKENS["total_tokens"])])
-    await a_minute_with(10)
     for _ in range(2):
         await model.complete(request(), [].append if streamed else None)
     with pytest.raises(AllProvidersDown):
@@ -223,7 +230,7 @@ async def test_calls_of_a_deployment_at_a_time_are_bounded(make: Make, fake: Fak
         [deployment(fake, "default", TIERS["medium"])],
         router_settings={"default_max_parallel_requests": 2},
     )
-    fake.seconds = 0.2
+    fake.gate = opened = asyncio.Event()
     calls = [asyncio.create_task(model.complete(request())) for _ in range(3)]
     while len(fake.calls) < 2:
         await fake.arrived.wait()
@@ -231,6 +238,7 @@ async def test_calls_of_a_deployment_at_a_time_are_bounded(make: Make, fake: Fak
     assert len(fake.calls) == 2
     with pytest.raises(ModelTimeout, match="No place"):
         await model.complete(request(timeout_seconds=0.05))
+    opened.set()
     await asyncio.gather(*calls)
     assert len(fake.calls) == 3
 

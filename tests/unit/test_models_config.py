@@ -163,7 +163,7 @@ def test_a_file_without_deployments_is_refused(path: Path, text: str, said: str)
 
 
 def test_a_missing_file_is_said_with_the_setting_that_names_it(path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"there is no such file.*litellm_config"):
+    with pytest.raises(ConfigError, match=r"there is no such file.*the setting models\.config"):
         read_config(path)
 
 

@@ -1,6 +1,7 @@
 """The HTTP adapter against a fake server on a real socket: what it asks, reads, and leaves behind."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from meshwright.core.errors import ConfigError
-from meshwright.models.errors import ModelTimeout
+from meshwright.models.errors import ModelTimeout, ModelUnavailable
 from meshwright.models.port import CallContext, ChatMessage, ToolCall, ToolSpec
 from meshwright.models.server import AgentKeys, HttpModel
 from meshwright.models.structure import response_schema
@@ -290,9 +291,22 @@ async def test_servers_that_write_replies_their_own_way_are_understood(
 
 async def test_the_deadline_bounds_the_whole_call(fake: FakeProvider, model: HttpModel) -> None:
     fake.faults.append(Fault(kind="hang"))
-    with pytest.raises(ModelTimeout, match=r"in 0\.05 seconds"):
-        await model.complete(request(timeout_seconds=0.05))
+    with pytest.raises(ModelTimeout, match=r"in 0\.5 seconds"):
+        await model.complete(request(timeout_seconds=0.5))
     await fake.abandoned.wait()
+
+
+async def test_a_server_that_sends_nothing_of_a_stream_is_away_and_not_slow(
+    fake: FakeProvider, model: HttpModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("meshwright.models.http._SILENT_SECONDS", 0.1)
+    silent: list[bool] = []
+    for kind, seconds in (("hang", 0.2), ("stall", 2.0), ("hang", 0.05)):
+        fake.faults.append(Fault(kind=kind))  # type: ignore[arg-type]
+        with pytest.raises(ModelTimeout) as late:
+            await model.complete(request(timeout_seconds=seconds), lambda text: None)
+        silent.append(late.value.is_silent)
+    assert silent == [True, False, False]
 
 
 async def test_cancelling_a_call_closes_its_connection(fake: FakeProvider, model: HttpModel) -> None:
@@ -315,3 +329,16 @@ async def test_many_calls_at_once_wait_for_no_connection(fake: FakeProvider, mod
     fake.gate = asyncio.Barrier(150)  # nobody is answered before the last one has arrived
     replies = await asyncio.gather(*(model.complete(request()) for _ in range(150)))
     assert len(replies) == 150
+
+
+async def test_a_name_that_leads_to_a_metadata_service_is_not_connected_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def answer_of_a_hostile_name_server(host: str, port: int, **options: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("169.254.169.254", port))]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", answer_of_a_hostile_name_server)
+    model = HttpModel("http://models.example.org", KEY)
+    with pytest.raises(ModelUnavailable, match="permission denied"):
+        await model.complete(request())
+    await model.close()

@@ -122,6 +122,23 @@ async def test_every_fault_has_its_kind_and_its_text_quotes_neither_key_nor_prom
     assert KEY not in str(failed.value) and PROMPT not in str(failed.value)
 
 
+async def test_an_account_without_credit_is_told_what_to_do(fake: FakeProvider, model: HttpModel) -> None:
+    fake.faults.append(Fault(status=429, body={"error": {"code": "insufficient_quota"}}))
+    with pytest.raises(ModelRefused, match="no credit or budget left") as failed:
+        await model.complete(request())
+    assert failed.value.remedy.startswith("Add credit there")
+
+
+async def test_an_error_names_the_model_that_answers_every_call(fake: FakeProvider) -> None:
+    model = HttpModel(fake.url, KEY, model_name="the-only-one")
+    fake.faults.extend([Fault(status=400), Fault(kind="hang")])
+    with pytest.raises(ModelRefused, match="a call of model 'the-only-one'"):
+        await model.complete(request(model="default"))
+    with pytest.raises(ModelTimeout, match="did not answer model 'the-only-one'"):
+        await model.complete(request(model="default", timeout_seconds=0.05))
+    await model.close()
+
+
 async def test_a_prompt_that_an_error_quotes_does_not_decide_its_kind(
     fake: FakeProvider, model: HttpModel
 ) -> None:

@@ -164,3 +164,15 @@ async def test_content_in_parts_is_put_together(fake: FakeProvider, model: HttpM
     pieces: list[str] = []
     reply = await model.complete(request(), pieces.append)
     assert (reply.content, pieces) == ("It is.", ["It is."])
+
+
+async def test_a_stream_that_breaks_off_says_what_came_of_it(fake: FakeProvider, model: HttpModel) -> None:
+    call = {"index": 0, "id": "c", "function": {"name": "look", "arguments": '{"word": "Zür"}'}}
+    begun = stream_of(chunk(content="abc"), chunk(tool_calls=[call])).removesuffix(b"data: [DONE]\n\n")
+    refused = b'data: {"error": {"message": "overloaded", "code": 529}}\n\n'
+    for piece, lost in ((begun, [6]), (begun + refused, [6]), (refused, [])):
+        fake.faults.append(Fault(kind="raw", pieces=[piece]))
+        with pytest.raises(ModelError) as failed:
+            await model.complete(request(), [].append)
+        found = [(each.usage.completion_tokens, each.cost_source) for each in failed.value.lost]
+        assert found == [(tokens, "estimated") for tokens in lost]

@@ -12,7 +12,7 @@ from meshwright import Agent, Capability, Run, load_settings
 from meshwright.core.errors import ConfigError
 from meshwright.core.messages import Outcome, Task
 from meshwright.core.money import MAX_DOLLARS, PICO, Budget, Price, fit, is_amount
-from meshwright.ledger.keys import KeyState
+from meshwright.ledger.virtual_keys import KeyState
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
 from meshwright.models.prices import price_at
 from meshwright.testing import mesh_for

@@ -75,6 +75,20 @@ def test_a_delegated_task_that_nobody_can_do_fails_and_its_parent_hears_of_it() 
     assert message.body["value"]["error"]["type"] == "NoAgentAvailable"
 
 
+def test_a_task_that_waited_for_another_waits_for_an_agent_too() -> None:
+    registry = a_registry("helper")
+    task = Driven(ActorKind.of(Orchestrator, registry=registry, max_attempts=3), "t1")
+    commit = task.take("accept", Accept.of(a_task(after="t0")))
+    assert [(message.to.id, message.method) for message in commit.sends] == [("t0", "follow")]
+    registry.set_problem("helper", "its database is away")
+    assert types_of(task.take("begin")) == []
+    assert task.head.wake_at == NOW + timedelta(seconds=5)
+    registry.set_problem("helper", None)
+    task.later(5)
+    assert types_of(task.take("wake")) == ["task.dispatched"]
+    assert task.head.wake_at == a_task().deadline_at
+
+
 def test_a_success_is_the_outcome_and_the_alarm_is_cleared() -> None:
     task = an_orchestrator("helper")
     task.take("accept", Accept.of(a_task()))

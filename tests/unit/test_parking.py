@@ -4,7 +4,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from meshwright.models.errors import ModelRefused, ModelTimeout, ModelUnavailable, RateLimited
+from meshwright.models.errors import (
+    BudgetExceeded,
+    ModelRefused,
+    ModelTimeout,
+    ModelUnavailable,
+    RateLimited,
+)
+from meshwright.run.money_waits import tries_again_at
 from meshwright.run.parking import Parking
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -52,3 +59,21 @@ def test_a_model_that_is_only_slow_is_not_paid_for_ever() -> None:
 @pytest.mark.parametrize("pauses", [0, 5])
 def test_nothing_waits_for_what_would_be_refused_again(pauses: int) -> None:
     assert Parking().due_at(ModelRefused("no"), NOW, pauses, TOMORROW) is None
+
+
+def test_a_provider_that_sends_nothing_of_a_stream_is_away_for_as_long_as_it_takes() -> None:
+    silent = ModelTimeout("No answer in 30 seconds")
+    silent.is_silent = True
+    assert Parking().due_at(silent, NOW, 500, TOMORROW) is not None
+
+
+@pytest.mark.parametrize("priority", [1, 5, 10])
+def test_no_run_tries_for_money_between_a_renewal_and_the_turn_of_its_priority(priority: int) -> None:
+    error = BudgetExceeded("The day's money is spent", on_empty="wait")
+    error.retry_after_seconds = renews = 13.0
+    turn = renews + (10 - priority) / 2
+    tries = [tries_again_at(error, NOW, 0, priority) for _ in range(200)]
+    pauses = [(due_at - NOW).total_seconds() for due_at in tries if due_at is not None]
+    assert len(pauses) == 200
+    assert {pause < renews for pause in pauses} == {True, False}
+    assert all(pause < renews or turn <= pause <= turn + 0.5 for pause in pauses)

@@ -125,7 +125,7 @@ async def test_an_answer_is_checked_where_it_comes_in_and_read_into_its_shape() 
                 await answer(mesh, question, wrong)
             assert refused.value.field == field and "percent" in refused.value.remedy
         await answer(mesh, question, {"percent": 80, "stage": "prod"})  # no JSON schema says that
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (again := (await mesh.questions())[0]).wait_id == question.wait_id:
                 await asyncio.sleep(0.01)
         assert "prod starts with 50 percent at most" in again.question
@@ -139,7 +139,7 @@ async def test_a_question_expires_and_an_answer_comes_too_late() -> None:
         [question] = await mesh.questions()
         await mesh.advance(3601)
         assert (await mesh.outcome(task_id)).text == "nobody answered"
-        with pytest.raises(Conflict, match="nobody had answered it in time"):
+        with pytest.raises(Conflict, match="without an answer"):
             await answer(mesh, question, "yes")
 
 
@@ -245,7 +245,7 @@ async def test_a_call_that_nobody_approves_counts_as_denied() -> None:
         await mesh.advance(3601)
         assert (await mesh.outcome(task_id)).text == "a pity"
         assert deployed(mesh) == [] and mesh.events("approval.expired")
-        assert "nobody approved it in time" in str(model.requests[1].messages[-1].content)
+        assert "it was not approved in time" in str(model.requests[1].messages[-1].content)
 
 
 async def test_calls_side_by_side_are_approved_one_by_one() -> None:
@@ -257,7 +257,7 @@ async def test_calls_side_by_side_are_approved_one_by_one() -> None:
             question, *_others = await mesh.questions()
             version = question.subject["arguments"]["version"]
             await answer(mesh, question, {"approve": version != "1", "reason": f"no {version}"})
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 while question.id in {one.id for one in (await mesh.mesh.inbox.page("default")).items}:
                     await asyncio.sleep(0.01)
         assert (await mesh.outcome(task_id)).text == "done"

@@ -291,10 +291,21 @@ def test_check_names_each_broken_file_with_its_line(prompts: Prompts) -> None:
     assert "'bad name' cannot be a prompt's name" in bad_name.message
 
 
-def test_check_says_that_there_is_no_folder(tmp_path: Path) -> None:
-    (problem,) = Prompts(tmp_path / "none").check()
-    assert "no such folder" in problem.message
+def test_check_names_the_file_that_an_agent_lacks(tmp_path: Path) -> None:
+    prompts = Prompts(tmp_path / "none", brought={"terse": Brought("Be terse.", "Terse", "terse.py")})
+    assert prompts.check({"terse": "terse"}) == []
+    (problem,) = prompts.check({"terse": "terse", "greeter": "greeter-agent"})
+    assert problem.path == str(tmp_path / "none/greeter.prompt")
+    assert "greeter-agent has no prompt" in problem.message
     assert "PROMPT_DIR" in problem.remedy
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_a_prompt_that_is_built_in_needs_no_file(prompts: Prompts, told: Told, name: str) -> None:
+    assert (prompts.get(name).source, told) == ("built-in", [])
+    write(prompts, "broken", name)
+    prompts.refresh()
+    assert (prompts.get(name).source, len(told)) == ("built-in", 1)
 
 
 def test_the_prompts_are_all_whole() -> None:

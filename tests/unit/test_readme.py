@@ -60,7 +60,7 @@ def test_the_architecture_names_every_package() -> None:
     assert shown == packages | modules
 
 
-@pytest.mark.parametrize("name", ["demo", "road"])
+@pytest.mark.parametrize("name", ["demo", "lifecycle"])
 def test_a_picture_loads_nothing(name: str) -> None:
     picture = (ROOT / f"docs/images/{name}.svg").read_text()
     assert not re.search(r"<script|@import|@font-face|url\((?!#)|href", picture)

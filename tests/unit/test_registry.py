@@ -91,6 +91,12 @@ def test_excluded_agents_are_not_chosen_and_the_reason_says_so(registry):
         registry.best("research", exclude={"a"})
 
 
+def test_an_agent_given_for_a_capability_is_told_apart(registry):
+    registry.register(agent("writer", Capability("writing")))
+    with pytest.raises(NoAgentAvailable, match="that is an agent: name it as agent_id"):
+        registry.best("writer")
+
+
 def test_an_unknown_capability_is_refused_with_what_is_known(registry):
     registry.register(agent("a", Capability("research"), Capability("writing")))
     with pytest.raises(NoAgentAvailable, match="known are research, writing") as caught:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections import Counter
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from meshwright import Agent, Capability, TaskRequest
-from meshwright.core.messages import Event
+from meshwright.core.messages import Event, Usage
 from meshwright.models.errors import ModelRefused, ModelUnavailable, RateLimited
+from meshwright.models.port import ModelReply
 from meshwright.models.retry import MAX_TRIES
+from meshwright.models.server import HttpModel
 from meshwright.run import Run
 from meshwright.testing import ManualClock, MeshUnderTest, ScriptedModel, mesh_for
+from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.interrupted_mesh import kept, told_of
 
 AWAY = RateLimited("The provider wants us to wait", retry_after_seconds=60.0)
@@ -45,7 +51,7 @@ def asker() -> type[Asker]:
 
 
 async def event_of(mesh: MeshUnderTest, event_type: str, count: int = 1) -> Event:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(mesh.events(event_type)) < count:
             await asyncio.sleep(0)
     return mesh.events(event_type)[count - 1]
@@ -94,6 +100,28 @@ async def test_a_run_fails_where_waiting_does_not_help(
     assert outcome.error is not None and outcome.error.type == error.code
 
 
+async def test_calls_side_by_side_that_hang_cost_no_time_of_the_attempt(fake: FakeProvider) -> None:
+    class Many(Agent):
+        agent_id = "many"
+        capabilities = (Capability("asking"),)
+
+        async def run(self, run: Run) -> str:
+            said = await run.gather(*(run.ask(f"Question {n}?") for n in range(3)))
+            return f"{len(said)} answers"
+
+    fake.faults.extend(Fault(kind="hang") for _ in range(2 * 3))
+    model = HttpModel(fake.url)
+    settings = {"models": {"park": True, "park_seconds": 0.05}}
+    async with mesh_for(Many, model=model, **settings) as mesh, asyncio.timeout(60):
+        receipt = await mesh.submit(agent_id="many", payload={"text": "Ask."}, timeout=1.0)
+        outcome = await mesh.outcome(receipt.task_id)
+        assert {event.payload["kind"] for event in mesh.events("task.waiting")} == {"provider"}
+        [ended] = mesh.events("attempt.ended").payloads
+    await model.close()
+    assert (outcome.text, outcome.attempt) == ("3 answers", 1)
+    assert ended["duration_ms"] < 1_000 < outcome.duration_ms
+
+
 async def test_a_run_that_waits_outlives_its_process(tmp_path: Path, asker: type[Asker]) -> None:
     down = [ModelUnavailable("It is away")] * MAX_TRIES
     async with kept(tmp_path, asker, model=ScriptedModel("one", *down), **SOON) as mesh:
@@ -102,3 +130,48 @@ async def test_a_run_that_waits_outlives_its_process(tmp_path: Path, asker: type
     async with kept(tmp_path, asker, model=ScriptedModel("two"), **SOON) as mesh:
         outcome = await mesh.outcome(receipt.task_id)
     assert (outcome.text, asker.steps) == ("one two", 1)
+
+
+class Buyer(Agent):
+    """Asks its model once."""
+
+    agent_id = "buyer"
+    capabilities = (Capability("buying"),)
+    max_concurrency = 5
+
+    async def run(self, run: Run) -> str:
+        return await run.ask(f"{run.task.priority}")
+
+
+A_DOLLAR = {"input": 0, "output": Decimal(1_000_000) / 1024}  # a call, whose answer may have 1,024 tokens
+HOURLY = {"name": "pot", "limit_usd": "10", "window": "hour", "on_empty": "wait"}
+
+
+async def all_wait(mesh: MeshUnderTest) -> None:
+    async with asyncio.timeout(60):
+        while (await mesh.mesh.status()).tasks.keys() != {"waiting"}:
+            await asyncio.sleep(0)
+
+
+async def test_of_forty_tasks_that_wait_for_an_hour_the_most_urgent_go_on_first(
+    rng: random.Random,
+) -> None:
+    reply = ModelReply(content="Bought.", model="m", usage=Usage(completion_tokens=1024))
+    model, clock = ScriptedModel(*[reply] * 20), ManualClock()
+    ledger = {"budgets": [HOURLY], "default_price": A_DOLLAR}
+    async with mesh_for(Buyer, model=model, clock=clock, ledger=ledger) as mesh:
+        priorities = [rng.randint(1, 10) for _ in range(40)]
+        for priority in priorities:
+            await mesh.submit(agent_id="buyer", payload={"text": "Buy."}, priority=priority)
+        await all_wait(mesh)
+        await mesh.advance(3598)
+        await all_wait(mesh)
+        first = [int(request.messages[-1].content) for request in model.requests]
+        assert len(first) == 10
+        for _ in range(8):
+            await mesh.advance(1)
+            await all_wait(mesh)
+        left = sorted((Counter(priorities) - Counter(first)).elements(), reverse=True)
+        bought = [int(request.messages[-1].content) for request in model.requests[10:]]
+        assert sorted(bought, reverse=True) == left[:10]
+        assert len(mesh.events("task.waiting")) < 40 * 12, "tasks that wait do not try again and again"

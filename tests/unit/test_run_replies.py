@@ -90,7 +90,7 @@ async def test_an_answer_that_stays_cut_off_fails_and_is_kept() -> None:
 
     outcome, mesh = await asked(ScriptedModel(*(cut(f"part {n} ") for n in range(20))), Asker)
     assert (outcome.error.type, outcome.finish_reason) == ("ReplyCutOff", "length")
-    assert "Raise max_tokens in the prompt file" in outcome.error.message
+    assert "Raise max_tokens in its prompt" in outcome.error.message
     parts = [payload["text"] for payload in mesh.events("reply.cut_off").payloads]
     assert len(parts) == 11
     assert caught[0].text == "".join(parts)

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from meshwright import Agent, Capability, Mesh, TaskRequest, tool
+from meshwright.client import Client
 from meshwright.core.messages import Usage
 from meshwright.events.filter import EventFilter
 from meshwright.kernel.envelope import ActorRef
@@ -239,3 +240,21 @@ async def test_a_repair_goes_on_where_it_was_and_in_the_way_that_the_model_takes
     ]
     assert [event.payload["raw"] for event in told] == ['{"guilty": "maybe"}', '{"guilty": "no"}']
     assert len([event for event in called if event.payload["outcome"] == "ok"]) == 3
+
+
+async def test_a_resumed_run_repeats_no_event_of_a_tool_that_does_not_exist(tmp_path: Path) -> None:
+    first, second = keeper(), keeper(opened=True)
+    wrong = [tool_call("stauts"), tool_call("stauts")]
+    async with kept(
+        tmp_path, first, model=ScriptedModel(tool_call("stauts"), wrong, tool_call("hold"))
+    ) as mesh:
+        task_id = await submitted(mesh, "keeper")
+        await first.began.wait()
+    async with kept(tmp_path, second, model=ScriptedModel("Done.")) as mesh:
+        assert (await mesh.outcome(task_id)).text == "Done."
+        called = await mesh.log.query(EventFilter(task_id=task_id, event_type="tool.called"))
+        steps = await Client.local(mesh).steps(task_id)
+    assert [event.fields["tool"] for event in called] == ["stauts"] * 3 + ["hold"]
+    refused = [step for step in steps if step.name == "stauts"]
+    assert [(step.kind, step.status) for step in refused] == [("tool", "failed")] * 3
+    assert refused[0].summary == "there is no tool 'stauts'; there are hold, remember"

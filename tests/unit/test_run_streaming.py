@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from decimal import Decimal
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,10 @@ from meshwright.events.filter import EventFilter
 from meshwright.events.tails import MAX_UNLOGGED
 from meshwright.models.errors import ModelRefused
 from meshwright.models.port import STREAM_RESTART, ModelReply, ModelRequest, OnDelta, ToolCall
-from meshwright.run.calls import MAX_CHARS, PAUSE_SECONDS, Deltas
+from meshwright.run.deltas import MAX_CHARS, PAUSE_SECONDS, Deltas
 from meshwright.testing import MeshUnderTest, mesh_for
 
-PATIENCE_SECONDS = 10
+PATIENCE_SECONDS = 60
 Said = Sequence[str | Callable[[], Awaitable[object]]]
 
 
@@ -125,13 +124,13 @@ async def test_text_between_tools_is_streamed_by_step() -> None:
         ]
 
 
-async def test_another_try_is_told_and_its_pieces_are_counted_anew() -> None:
+async def test_another_attempt_sends_restart_and_counts_from_one() -> None:
     long = "words that are long enough to be shown at once"
     model = Typist([long, STREAM_RESTART, STREAM_RESTART, "better"])
     async with mesh_for(Writer, model=model) as mesh:
         assert (await mesh.ask("writer", "Write.")).text == "better"
         told = [{key: each[key] for key in each if key not in ("step", "attempt")} for each in deltas(mesh)]
-    assert told == [{"text": long, "n": 1}, {"anew": True}, {"text": "better", "n": 1}]
+    assert told == [{"text": long, "n": 1}, {"restart": True}, {"text": "better", "n": 1}]
 
 
 async def test_what_was_gathered_of_a_call_that_fails_is_not_shown() -> None:
@@ -220,11 +219,13 @@ async def gathered(*pieces: str, pause_seconds: float = 0.0) -> list[tuple[float
 @pytest.mark.parametrize("pause_seconds", [0.0, 0.0005, 0.03])
 async def test_pieces_are_at_most_ten_a_second_and_lose_nothing(pause_seconds: float) -> None:
     pieces = [f"w{n} " for n in range(3000 if not pause_seconds else int(0.7 / pause_seconds))]
+    begun = asyncio.get_running_loop().time()
     shown = await gathered(*pieces, pause_seconds=pause_seconds)
     assert "".join(payload["text"] for _, payload in shown) == "".join(pieces)
     assert [payload["n"] for _, payload in shown] == list(range(1, len(shown) + 1))
     times = [time for time, _ in shown[:-1]]  # the last is what is left
-    assert all(after - before >= PAUSE_SECONDS * 0.99 for before, after in pairwise(times))
+    # Not from each to the next: a busy machine may show one late and the next in time.
+    assert len(times) <= 1 + (times[-1] - begun) / PAUSE_SECONDS
 
 
 async def test_a_slow_models_words_are_shown_after_a_tenth_of_a_second() -> None:
@@ -301,10 +302,9 @@ async def test_a_reader_sees_the_pieces_of_what_it_follows_alone() -> None:
         reading = [asyncio.ensure_future(anext(reader)) for reader in readers]
         await asyncio.sleep(0)
         mesh.mesh.host.broadcast(piece(1))
-        done, pending = await asyncio.wait(reading, timeout=0.2)
-        assert pending == set(reading[:2])
+        await asyncio.wait(reading[2:], timeout=PATIENCE_SECONDS)
+        assert [each.done() for each in reading] == [False, False, True, True]
         assert [[piece.id for piece in each.result()] for each in reading[2:]] == [["p1"], ["p1"]]
-        assert len(done) == 2
-        for each in pending:
+        for each in reading[:2]:
             each.cancel()
-        await asyncio.wait(pending)
+        await asyncio.wait(reading[:2])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,18 @@ async def test_older_turns_are_summarised_where_short_results_do_not_help() -> N
     assert "they are about water" in summary
     assert model.requests[-1].messages[1].content == "What does the book say?"
     assert "context-service" in {call["user"] for call in calls}
+
+
+async def test_what_a_summary_costs_counts_for_the_limits_of_the_run() -> None:
+    summary = ModelReply(model="m", content="Pages were read.", cost_usd=Decimal(3))
+    model = ScriptedModel(*reads(range(120)), "It is about the sea.")
+    model.replies(summary, to="context-service")
+    limits = {"max_usd": Decimal(2)}  # nothing else costs
+    context = {"window_tokens": 3_000}
+    async with mesh_for(a_reader("short"), model=model, context=context, agents=limits) as mesh:
+        await ask(mesh)
+        kinds = [event.event_type for event in mesh.events()]
+    assert kinds.count("context.shortened") == kinds.count("limit.money") == 1
 
 
 async def test_without_a_compression_model_the_calls_are_listed() -> None:

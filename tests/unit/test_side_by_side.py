@@ -90,6 +90,19 @@ async def test_of_many_delegations_the_one_that_fails_leaves_the_others() -> Non
     assert len(accepted) == MANY + 1
 
 
+async def test_what_is_no_delegation_is_refused_before_any_starts() -> None:
+    async def run(self: Agent, run: Run) -> list[Any]:
+        wanted: list[Any] = [Delegation("helper", "one"), {"agent_id": "helper", "text": "two"}]
+        return await run.delegate_all(wanted)
+
+    async with mesh_for(author(run), Helper) as mesh:
+        outcome = await mesh.ask("author", "Do it.")
+        accepted = mesh.events("task.accepted")
+    assert outcome.error is not None
+    assert "run.delegate_all got a dict as its item 1. Write Delegation(" in str(outcome.error)
+    assert len(accepted) == 1
+
+
 async def test_what_finished_is_kept_when_one_fails_and_the_others_are_cancelled() -> None:
     async def run(self: Agent, run: Run) -> str:
         try:

@@ -8,7 +8,8 @@ import pytest
 from pydantic import Field
 
 from meshwright.core.errors import InvalidInput, NotFound, TooLarge, ToolFailed
-from meshwright.core.messages import Task
+from meshwright.core.files import File, TaskFile
+from meshwright.core.messages import Outcome, Task
 from meshwright.models.port import ToolSpec
 from meshwright.tools import Tool, delegate_tool, remember_tool, tool
 from meshwright.tools.limited import MAX_RESULT_CHARS
@@ -24,8 +25,19 @@ class Context:
         moment = datetime(2026, 1, 1, tzinfo=UTC)
         self.task = Task(task_id="t1", capability="c", thread_id="t1", deadline_at=moment, created_at=moment)
 
-    async def delegate(self, agent_id: str, text: str) -> str:
-        return f"{agent_id} did: {text}"
+    async def delegate(self, agent_id: str, text: str, *, shape: Any = None) -> Any:
+        assert shape is Outcome
+        return Outcome(
+            task_id="t2",
+            agent_id=agent_id,
+            status="succeeded",
+            success=True,
+            result={"text": f"{agent_id} did: {text}"},
+            completed_at=self.task.created_at,
+        )
+
+    async def read_file(self, file: File | TaskFile) -> File:
+        raise NotImplementedError
 
     async def remember(self, text: str, scope: str) -> str:
         return f"kept for {scope}: {text}"

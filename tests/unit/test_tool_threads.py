@@ -37,13 +37,13 @@ class Sleeper(Agent):
         self.opened.wait()
         return "slept"
 
-    @tool(timeout=0.05)
+    @tool(timeout=0.5)
     def nap(self) -> str:
         """Sleep too long."""
         self.opened.wait()
         return "napped"
 
-    @tool(idempotent=True, timeout=0.05)
+    @tool(idempotent=True, timeout=0.5)
     async def dawdle(self) -> str:
         """Wait too long."""
         await asyncio.Event().wait()
@@ -111,7 +111,7 @@ async def test_blocked_tools_of_one_agent_leave_the_others_alone(tmp_path: Path)
                 await mesh.submit(agent_id="sleeper", payload={"text": "Sleep."})
                 for _ in range(SHARED_THREADS)
             ]
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while len(blocked.names) < SHARED_THREADS:
                     await asyncio.sleep(0.01)
                 assert (await mesh.ask("reader", "What is there?")).text == "done"
@@ -136,17 +136,17 @@ async def test_a_tool_that_takes_too_long_is_given_up_and_its_thread_reported() 
         try:
             outcome, results = await told(mesh, model, "nap", "blink", "dawdle")
             assert outcome.text == "done"
-            assert "nap did not end within 0.05 seconds and was given up" in results[0]
+            assert "nap did not end within 0.5 seconds and was given up" in results[0]
             assert "may still take effect" in results[0]
             assert "all 1 threads of sleeper are held by calls that were given up" in results[1]
             assert "(nap)" in results[1]
-            assert "dawdle did not end within 0.05 seconds" in results[2]
+            assert "dawdle did not end within 0.5 seconds" in results[2]
             assert "take effect" not in results[2]
             [running] = mesh.events("tool.overran")
             assert (running.task_id, running.agent_id) == (outcome.task_id, "sleeper")
             assert running.payload["tool"] == "nap"
             assert running.payload["ended"] is False
-            assert running.payload["seconds"] >= 0.05
+            assert running.payload["seconds"] >= 0.5
         finally:
             agent.opened.set()
         ended = await until(mesh, overran(ended=True))
@@ -159,7 +159,7 @@ async def test_a_thread_that_outlives_its_task_is_reported() -> None:
     async with mesh_for(agent, model=ScriptedModel(tool_call("sleep"))) as mesh:
         try:
             receipt = await mesh.submit(agent_id="sleeper", payload={"text": "Sleep."})
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not agent.names:
                     await asyncio.sleep(0.01)
             await mesh.mesh.cancel(receipt.task_id)
@@ -173,12 +173,12 @@ async def test_a_thread_that_outlives_its_task_is_reported() -> None:
 
 async def test_the_setting_limits_tools_that_declare_no_timeout() -> None:
     agent, model = sleeper(), ScriptedModel()
-    async with mesh_for(agent, model=model, tool_timeout_seconds=0.05) as mesh:
+    async with mesh_for(agent, model=model, tool_timeout_seconds=0.5) as mesh:
         try:
             _, results = await told(mesh, model, "sleep")
         finally:
             agent.opened.set()
-        assert "sleep did not end within 0.05 seconds" in results[0]
+        assert "sleep did not end within 0.5 seconds" in results[0]
         await until(mesh, overran(ended=True))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from meshwright.kernel.envelope import ActorRef
 from meshwright.models.errors import ModelUnavailable
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest
 from meshwright.run import Run
-from meshwright.run.told import Told
+from meshwright.run.sent import SentMessages
 from meshwright.testing import ManualClock, MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from meshwright.work.steps import StepView
 from tests.support.interrupted_mesh import keeper, kept, told_of
@@ -243,14 +244,15 @@ async def test_waiting_step_shows_the_question(tmp_path: Path) -> None:
 def test_large_texts_and_files_are_not_kept_whole() -> None:
     def content_of(text: str) -> str:
         request = ModelRequest(messages=(ChatMessage(role="user", content=text),), user="reader")
-        return Told(max_chars=1_000).of(request)["messages"][0]["content"]
+        return SentMessages(max_chars=1_000).record_of(request)["messages"][0]["content"]
 
     assert content_of("word " * 400).endswith("[not kept: 1,000 more characters]")
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 5_000}}
     shown = ChatMessage(role="user", content="Look.", parts=(image,))
-    [told] = Told(max_chars=1_000).of(ModelRequest(messages=(shown,), user="reader"))["messages"]
-    assert told["content"] == "Look."
-    assert told["parts"][0]["image_url"]["url"].startswith("[data:image/png;base64, 5,022 characters, sha256")
+    request = ModelRequest(messages=(shown,), user="reader")
+    [sent] = SentMessages(max_chars=1_000).record_of(request)["messages"]
+    assert sent["content"] == "Look."
+    assert sent["parts"][0]["image_url"]["url"].startswith("[data:image/png;base64, 5,022 characters, sha256")
 
 
 async def test_old_contents_are_deleted_and_their_figures_stay() -> None:
@@ -274,3 +276,38 @@ async def test_old_contents_are_deleted_and_their_figures_stay() -> None:
     assert (view.calls, view.model, view.messages) == (1, "scripted", ())
     assert "deleted" in view.notes[0]
     assert all(step.has_contents for step in kept_steps)
+
+
+async def test_steps_that_raised_an_error_are_listed_with_it() -> None:
+    class Careless(Agent):
+        agent_id = "reader"
+        capabilities = (Capability("reading"),)
+
+        async def run(self, run: Run) -> str:
+            for _ in range(2):
+                with suppress(ValueError):
+                    await run.step("fetch", self.fetch)
+            await run.sleep(hours=1)
+            return "Done."
+
+        async def fetch(self) -> str:
+            raise ValueError(f"refused, with api_key = {SECRET}")
+
+    async with mesh_for(Careless, model=ScriptedModel(), clock=ManualClock()) as mesh:
+        receipt = await mesh.submit(agent_id="reader", payload={"text": "Read it."})
+        async with asyncio.timeout(60):
+            while not mesh.events("task.waiting"):
+                await asyncio.sleep(0)
+        await mesh.advance(3_600)
+        assert (await mesh.outcome(receipt.task_id)).text == "Done."
+        client = Client.local(mesh.mesh)
+        listed = await client.steps(receipt.task_id)
+        shown = await client.step(receipt.task_id, "1")
+    assert [(step.path, step.name, step.status) for step in listed] == [
+        ("1", "fetch", "failed"),
+        ("2", "fetch", "failed"),
+        ("3", "sleep", "done"),
+    ]
+    assert shown.error == "ValueError: refused, with api_key = [redacted]"
+    assert listed[0].summary == shown.error
+    assert shown.notes == ()

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from meshwright.core import addresses
+from meshwright.core.addresses import is_metadata, is_public
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.tools import ToolSettings, WebTools, tools_of
-from meshwright.tools import web as web_tools
-from meshwright.tools.web import decode, is_public, read_html
+from meshwright.tools.web import decode, read_html
 
 PAGE = """<!doctype html><html><head><title>Example &amp;
  Domain</title><style>p {}</style><script>let x = "<p>no</p>"</script></head>
@@ -235,6 +236,18 @@ def test_what_is_no_public_address_in_its_usual_form_is_not(address: str) -> Non
     assert not is_public(address)
 
 
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        *(("169.254.169.254", True), ("::ffff:169.254.169.254", True), ("fe80::1%eth0", True)),
+        *(("64:ff9b::a9fe:a9fe", True), ("fd00:ec2::254", True), ("100.100.100.200", True)),
+        *(("127.0.0.1", False), ("192.168.1.7", False), ("fd00::1", False), ("8.8.8.8", False), ("x", False)),
+    ],
+)
+def test_metadata_services_are_known_by_their_addresses(address: str, expected: bool) -> None:
+    assert is_metadata(address) is expected
+
+
 async def test_a_public_name_that_leads_to_a_private_address_is_not_connected_to(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -251,7 +264,7 @@ async def test_a_public_name_that_leads_to_a_private_address_is_not_connected_to
 
 async def test_a_redirect_to_a_private_address_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     # A server of this machine has to stand for a public one.
-    monkeypatch.setattr(web_tools, "is_public", lambda address: address == "127.0.0.1")
+    monkeypatch.setattr(addresses, "is_public", lambda address: address == "127.0.0.1")
     async with (
         serving("127.0.0.2", page=answering("secret")) as private,
         serving(page=redirecting(f"{private}/page"), open=answering("open")) as public,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import pytest
@@ -189,6 +190,29 @@ async def test_work_that_breaks_off_again_and_again_fails(error: BaseException) 
     breaks = [event.payload for event in here.of("work.broke_off")]
     assert [told["breaks"] for told in breaks] == [1, 2, 3]
     assert all(type(error).__name__ in told["error"] for told in breaks)
+
+
+class Raising(logging.Handler):
+    """A handler that breaks the rule of its kind."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raise ValueError("no log takes this")
+
+
+@pytest.mark.usefixtures("no_pauses")
+async def test_work_ends_where_a_log_handler_raises() -> None:
+    async def breaks_off(work: Work, journal: Journal) -> None:
+        raise RuntimeError("a defect")
+
+    asyncio.get_running_loop().set_exception_handler(lambda loop, known: None)  # it would fail the test
+    handler, work_logger = Raising(), logging.getLogger("meshwright.work")
+    work_logger.addHandler(handler)
+    try:
+        async with worker_harness(breaks_off, slots=1) as here:
+            await here.queue("t1")
+            assert (await here.ended("t1")).status == "failed"
+    finally:
+        work_logger.removeHandler(handler)
 
 
 @pytest.mark.usefixtures("no_pauses")

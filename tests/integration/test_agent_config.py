@@ -1,0 +1,417 @@
+"""Which model an agent calls, changed over HTTP while it works: one process."""
+
+import asyncio
+import json
+import logging
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from meshwright import AgentConfigClient, MeshError
+from meshwright.core.cipher import new_key
+from meshwright.services.agent_config import table
+from tests.support.configured_agents import ADMIN, AS_ADMIN, KEY, Asker, called, config
+from tests.support.fake_provider import FakeProvider
+from tests.support.http_mesh import Api, http_mesh
+from tests.support.running_mesh import mesh
+
+SUBSCRIBE = {"type": "subscribe", "channel": "agent_config"}
+
+
+def mesh_of(project: Path, **settings: Any) -> Any:
+    """A mesh whose model is what the environment offers: none, so the built-in one."""
+    return http_mesh(project, Asker, **{"model": "auto", "admin_token": ADMIN, **settings})
+
+
+async def change(api: Api, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+    return await api.call(method, f"/api/agents{path}", json=body, headers={**AS_ADMIN, **headers})
+
+
+async def test_the_next_call_goes_to_what_was_configured_meanwhile(
+    tmp_path: Path, fake: FakeProvider
+) -> None:
+    async with mesh_of(tmp_path) as api:
+        made = await change(api, "POST", "", config(fake.at("east"), llm_temperature=0.2, llm_max_tokens=77))
+        assert made[0] == 201, made
+        task_id = await api.submit(agent_id="asker", text="Begin.")
+        [first, *_] = await called(fake, "east", 3)
+        assert (first.body["model"], first.body["temperature"], first.body["max_tokens"]) == (
+            "small",
+            0.2,
+            77,
+        )
+        assert first.headers["Authorization"] == f"Bearer {KEY}"
+        moved = {"llm_endpoint": fake.at("west"), "llm_model": "large"}
+        assert (await change(api, "PUT", "/asker", moved))[0] == 200  # of the same server: the key goes there
+        before = len(fake.calls)
+        await called(fake, "west", 3)
+        assert {call.of for call in fake.calls[before + 1 :]} == {"west"}  # one may have been under way
+        fake.replies.append({"content": "stop"})
+        assert (await api.mesh.outcome(task_id)).text == "stop"
+        await change(api, "DELETE", "/asker")
+        calls = len(fake.calls)
+        offline = await api.client.ask("What is 2 + 2?", agent_id="echo")
+        assert offline.status == "succeeded" and len(fake.calls) == calls
+
+
+async def test_a_change_that_no_event_told_of_counts_after_the_ttl(
+    tmp_path: Path, fake: FakeProvider
+) -> None:
+    async with mesh_of(tmp_path, agent_config={"ttl_seconds": 1}) as api:
+        await change(api, "POST", "", config(fake.at("east")))
+        task_id = await api.submit(agent_id="asker", text="Begin.")
+        await called(fake, "east")
+        row = await api.mesh.database.read(table.find, "default", "asker")
+        moved = row.model_copy(update={"llm_endpoint": fake.at("west"), "updated_at": row.updated_at + 1})
+        await api.mesh.database.write(table.replace, row, moved)
+        await called(fake, "west")
+        fake.replies.append({"content": "stop"})
+        await api.mesh.outcome(task_id)
+
+
+async def test_without_an_active_configuration_the_built_in_model_answers(tmp_path: Path) -> None:
+    async with mesh_of(tmp_path) as api:
+        seeded = await api.get("/api/agents/default")
+        assert (seeded["agent_id"], seeded["llm_model"], seeded["is_active"]) == (
+            "default-agent",
+            "mistral:7b-instruct",
+            False,
+        )
+        assert api.mesh.model.name.startswith("offline")
+
+
+async def test_the_default_decides_for_agents_without_their_own(tmp_path: Path, fake: FakeProvider) -> None:
+    async with mesh_of(tmp_path) as api:
+        wanted = {"llm_provider": "custom_openai", "llm_endpoint": fake.at("default"), "llm_model": "any"}
+        status, changed = await change(api, "PUT", "/default", wanted)
+        assert (status, changed["is_active"], changed["agent_id"]) == (200, True, "default-agent")
+        task_id = await api.submit(agent_id="asker", text="Begin.")
+        await called(fake, "default")
+        own = config(fake.at("own"))
+        assert (await change(api, "POST", "", own))[0] == 201
+        await called(fake, "own")
+        assert (await change(api, "PUT", "/asker", {"is_active": False}))[0] == 200
+        await called(fake, "default", len(fake.calls_of("default")) + 2)
+        fake.replies.append({"content": "stop"})
+        await api.mesh.outcome(task_id)
+        assert all(
+            "Authorization" not in c.headers or KEY not in str(c.headers) for c in fake.calls_of("default")
+        )
+
+
+@pytest.mark.parametrize(
+    ("fields", "field", "message"),
+    [
+        ({"llm_provider": "opnai"}, "llm_provider", "there is no provider 'opnai': known are ollama, openai"),
+        ({"llm_endpoint": "ftp://models"}, "llm_endpoint", "http:// or https://"),
+        ({"llm_endpoint": "http://user:pass@models"}, "llm_endpoint", "must not hold credentials"),
+        ({"llm_endpoint": "http://169.254.169.254/latest"}, "llm_endpoint", "link-local"),
+        ({"llm_endpoint": "http://2852039166/latest"}, "llm_endpoint", "link-local"),
+        ({"llm_endpoint": "http://[::ffff:169.254.169.254]/"}, "llm_endpoint", "link-local"),
+        ({"llm_api_key": "os.environ/MESH_ADMIN_TOKEN"}, "llm_api_key", "environment"),
+        ({"llm_model": "os.environ/HOME"}, "llm_model", "environment"),
+        ({"llm_model": "gpt 5"}, "llm_model", "may use printable ASCII without spaces"),
+        ({"llm_timeout": 0}, "llm_timeout", "greater than 0"),
+        ({"llm_temperature": 2.1}, "llm_temperature", "2"),
+        ({"llm_max_tokens": 0}, "llm_max_tokens", "1"),
+        ({"agent_id": "default"}, "agent_id", "tenant's default agent"),
+        ({"llm_api_key_encrypted": "x"}, "llm_api_key_encrypted", "llm_api_key_encrypted"),
+    ],
+)
+async def test_a_wrong_field_is_named(
+    tmp_path: Path, fields: dict[str, Any], field: str, message: str
+) -> None:
+    async with mesh_of(tmp_path) as api:
+        status, problem = await change(api, "POST", "", config("http://127.0.0.1:9", **fields))
+        assert (status, problem["field"]) == (422, field), problem
+        assert message in problem["detail"]
+        assert KEY not in json.dumps(problem)
+
+
+async def test_a_stored_key_does_not_follow_to_another_address(tmp_path: Path, fake: FakeProvider) -> None:
+    async with mesh_of(tmp_path) as api:
+        await change(api, "POST", "", config(fake.url))
+        status, problem = await change(api, "PUT", "/asker", {"llm_endpoint": "http://127.0.0.1:9"})
+        assert (status, problem["field"]) == (422, "llm_api_key")
+        moved = {"llm_endpoint": "http://127.0.0.1:9", "llm_api_key": None}
+        assert (await change(api, "PUT", "/asker", moved))[1]["has_api_key"] is False
+
+
+async def test_a_key_leaves_by_llm_alone(
+    tmp_path: Path, fake: FakeProvider, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    data = tmp_path / "data"
+    async with mesh_of(tmp_path, data_dir=data) as api:
+        shown = [await change(api, "POST", "", config(fake.at("east")))]
+        shown.append(await change(api, "PUT", "/asker", {"name": "Asker", "llm_api_key": KEY}))
+        task_id = await api.submit(agent_id="asker", text="Begin.")
+        await called(fake, "east")
+        fake.replies.append({"content": "stop"})
+        await api.mesh.outcome(task_id)
+        shown += [await change(api, "GET", ""), await change(api, "GET", "/asker")]
+        status, llm = await change(api, "GET", "/asker/llm")
+        assert (status, llm["llm_api_key"], llm["source"]) == (200, KEY, "agent")
+        refused = await api.call("GET", "/api/agents/asker/llm")
+        assert refused[0] == 401, "an anonymous caller of the same machine got a key"
+        shown.append(refused)
+        proxied = await change(api, "GET", "/asker/llm", **{"X-Forwarded-For": "203.0.113.7"})
+        assert proxied[0] == 403 and "TLS" in proxied[1]["detail"]
+        shown += [proxied, await change(api, "DELETE", "/asker")]
+        await _until(api, "agent_config.deleted")
+        events = await api.client.events(limit=1000)
+        made = {"agent_config.created", "agent_config.changed", "agent_config.deleted"}
+        assert made <= {event.event_type for event in events}
+        audited = {event.payload.get("action") for event in events if event.event_type == "audit.recorded"}
+        assert made | {"agent_config.key_read"} <= audited
+        texts = [json.dumps(document) for _, document in shown]
+        texts += [event.model_dump_json() for event in events]
+    files = [path.read_bytes() for path in data.rglob("*") if path.is_file()]
+    assert files and not [file for file in files if KEY.encode() in file]
+    assert KEY not in "".join([*texts, caplog.text])
+
+
+async def test_tenants_have_their_own_configurations(tmp_path: Path, fake: FakeProvider) -> None:
+    async with mesh_of(tmp_path) as api:
+        key = (await api.mesh.keys.create("asker", tenant_id="acme")).key
+        as_acme = {"Authorization": f"Bearer {key}"}
+        assert (await change(api, "POST", "", config(fake.at("default"))))[0] == 201
+        for method, path in [("POST", ""), ("PUT", "/asker"), ("DELETE", "/asker"), ("GET", "/asker/llm")]:
+            body = config(fake.url) if method == "POST" else {"llm_model": "other"}
+            refused = await api.call(method, f"/api/agents{path}", json=body, headers=as_acme)
+            assert refused[0] == 403, refused
+        assert await api.call("GET", "/api/agents", headers=as_acme) == (200, {"items": []})
+        for path in ("asker", "default", "default-agent"):
+            assert (await api.call("GET", f"/api/agents/{path}", headers=as_acme))[0] == 404
+        body = {"agent_id": "asker", "payload": {"text": "Begin."}}
+        status, receipt = await api.call("POST", "/tasks", json=body, headers=as_acme)
+        assert status == 202
+        assert (await api.mesh.outcome(receipt["task_id"], "acme")).status == "succeeded"
+        assert not fake.calls
+
+
+async def test_subscribers_hear_of_changes_and_see_no_value(tmp_path: Path, fake: FakeProvider) -> None:
+    async with mesh_of(tmp_path) as api, api.session.ws_connect("/ws", headers=AS_ADMIN) as socket:
+        for wrong, message in [
+            ("nothing", "expected a JSON object"),
+            ('{"type": "subscribe", "channel": "tasks"}', "known is agent_config"),
+            ('{"type": "shout", "channel": "agent_config"}', "known are subscribe"),
+        ]:
+            await socket.send_str(wrong)
+            answer = await socket.receive_json()
+            assert answer["type"] == "error" and message in answer["message"]
+        await socket.send_json(SUBSCRIBE)
+        assert await socket.receive_json() == {"type": "subscribed", "channel": "agent_config"}
+        await change(api, "POST", "", config(fake.url))
+        await change(api, "PUT", "/asker", {"llm_model": "secret-name", "llm_api_key": KEY})
+        await change(api, "DELETE", "/asker")
+        heard = [await socket.receive_json(timeout=60) for _ in range(3)]
+        assert [(message["type"], message["agent_id"]) for message in heard] == [
+            ("agent_created", "asker"),
+            ("agent_config_changed", "asker"),
+            ("agent_deleted", "asker"),
+        ]
+        assert heard[1]["changed"] == ["llm_api_key", "llm_model"]
+        assert KEY not in json.dumps(heard) and "secret-name" not in json.dumps(heard)
+        key = (await api.mesh.keys.create("boss", tenant_id="acme", roles=("admin",))).key
+        as_acme = {"Authorization": f"Bearer {key}"}
+        async with api.session.ws_connect("/ws", headers=as_acme) as other:
+            await other.send_json(SUBSCRIBE)
+            await other.receive_json()
+            await change(api, "POST", "", config(fake.url))
+            of_acme = config(fake.url, agent_id="theirs")
+            assert (await api.call("POST", "/api/agents", json=of_acme, headers=as_acme))[0] == 201
+            assert (await other.receive_json(timeout=60))["agent_id"] == "theirs"
+
+
+async def test_a_websocket_is_guarded_as_any_request(tmp_path: Path) -> None:
+    async with mesh_of(tmp_path, agent_config={"max_subscribers": 1}) as api:
+        for headers, status in [
+            ({"Origin": "https://evil.example"}, 403),
+            ({"Host": "evil.example"}, 421),
+            ({"Authorization": "Bearer mesh-admin-wrong"}, 401),
+        ]:
+            with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+                await api.session.ws_connect("/ws", headers=headers)
+            assert refused.value.status == status
+        async with api.session.ws_connect("/ws", headers=AS_ADMIN) as socket:
+            async with api.session.ws_connect("/ws", headers=AS_ADMIN) as second:
+                closed = await second.receive(timeout=60)
+                assert (closed.type, closed.data) == (aiohttp.WSMsgType.CLOSE, 1013)
+                assert "1 subscribers" in closed.extra
+            await socket.send_str("x" * 70_000)
+            closed = await socket.receive(timeout=60)
+            assert (closed.type, closed.data) == (aiohttp.WSMsgType.CLOSE, 1009)
+
+
+async def test_a_subscriber_that_does_not_read_is_dropped(tmp_path: Path) -> None:
+    async with mesh_of(tmp_path) as api:
+        url = api.url.removeprefix("http://")
+        host, _, port = url.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port), limit=1024)
+        lines = (
+            *("GET /ws HTTP/1.1", f"Host: {url}", "Upgrade: websocket", "Connection: Upgrade"),
+            *("Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "", ""),
+        )
+        writer.write("\r\n".join(lines).encode())
+        assert b"101" in await reader.readline()
+        frame = b"\x81\x82\x00\x00\x00\x00{}"  # masked text, which is answered by an error
+        subscribe = json.dumps(SUBSCRIBE).encode()
+        writer.write(b"\x81%c\x00\x00\x00\x00%b" % (0x80 | len(subscribe), subscribe))
+        with pytest.raises(TimeoutError):
+            while True:  # until the mesh reads no more either
+                writer.write(frame * 10_000)
+                await asyncio.wait_for(writer.drain(), 2)
+        for _ in range(70):
+            api.mesh.tell("agent_config.changed", {"changed": []}, agent_id="asker")
+        event = await asyncio.wait_for(_until(api, "subscriber.dropped"), 60)
+        assert "not read in time" in event.payload["reason"]
+        writer.transport.abort()
+
+
+async def _until(api: Api, event_type: str) -> Any:
+    async for event in api.client.stream(after_seq=0):
+        if event.event_type == event_type:
+            return event
+
+
+async def test_a_backend_follows_changes_and_falls_back(tmp_path: Path, fake: FakeProvider) -> None:
+    variables = {"LLM_PROVIDER": "openai", "LLM_MODEL": "gpt-5.4", "LLM_TIMEOUT": "12"}
+    async with AsyncExitStack() as clients:
+        async with mesh_of(tmp_path) as api:
+            bare, models = [
+                await clients.enter_async_context(AgentConfigClient(api.url, ADMIN, environment=environment))
+                for environment in ({}, variables)
+            ]
+            built_in = await bare.llm("asker")
+            assert (built_in.llm_endpoint, built_in.source) == ("http://localhost:11434", "built-in")
+            found = await models.llm("asker")
+            assert (found.llm_model, found.llm_timeout, found.source) == ("gpt-5.4", 12.0, "environment")
+            await change(api, "POST", "", config(fake.url, agent_id="other", is_default=True))
+            assert (await _llm(models, "asker", "default")).llm_api_key == KEY
+            await change(api, "POST", "", config(fake.url, llm_model="own"))
+            assert (await _llm(models, "asker", "agent")).llm_model == "own"
+            await change(api, "DELETE", "/asker")
+            await _llm(models, "asker", "default")
+        assert (await models.llm("asker")).source == "default"  # although the mesh is away
+
+
+async def _llm(models: AgentConfigClient, agent_id: str, source: str) -> Any:
+    async with asyncio.timeout(60):  # far less than the time after which a client asks again
+        while (found := await models.llm(agent_id)).source != source:
+            await asyncio.sleep(0)
+    return found
+
+
+async def test_a_client_without_a_mesh_uses_what_is_built_in() -> None:
+    async with AgentConfigClient("http://127.0.0.1:9", ADMIN, environment={}) as models:
+        assert (await models.llm("asker")).source == "built-in"
+    for wrong, problem in [
+        ({"LLM_PROVIDER": "ollama", "LLM_MODEL": "small", "LLM_TIMEOUT": "soon"}, "LLM_TIMEOUT: "),
+        ({"LLM_MODEL": "small", "LLM_TIMEOUT": "9"}, "LLM_MODEL, LLM_TIMEOUT, and no LLM_PROVIDER"),
+    ]:
+        async with AgentConfigClient("http://127.0.0.1:9", environment=wrong) as models:
+            with pytest.raises(MeshError, match=problem):
+                await models.llm("asker")
+
+
+async def test_a_key_that_cannot_be_decrypted_leaves_out_its_agent_alone(
+    tmp_path: Path, fake: FakeProvider, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = tmp_path / "data"
+    async with mesh_of(tmp_path, data_dir=data) as api:
+        await change(api, "POST", "", config(fake.url))
+    (data / "secret.key").write_text(new_key())
+    async with mesh_of(tmp_path, data_dir=data) as api:
+        assert "'asker' cannot be decrypted; Give all processes" in caplog.text
+        await change(api, "POST", "", config(fake.url, agent_id="other"))
+        status, problem = await change(api, "GET", "/asker/llm")
+        assert (status, "cannot be decrypted" in problem["detail"]) == (502, True), problem
+        async with AgentConfigClient(api.url, ADMIN, environment={}) as models:
+            assert (await models.llm("other")).llm_api_key == KEY
+            assert (await models.llm("asker")).source == "built-in"
+        unchanged = await change(api, "PUT", "/default", {})
+        assert (unchanged[0], unchanged[1]["is_active"]) == (200, False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"llm_api_key": None, "llm_endpoint": None, "llm_provider": "openai"}, "needs OPENAI_API_KEY"),
+        ({"llm_api_key": None, "llm_provider": "openai"}, "needs OPENAI_API_KEY"),
+        ({}, None),
+    ],
+)
+async def test_a_change_says_what_keeps_the_model_from_being_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], problem: str | None
+) -> None:
+    if fields.get("llm_endpoint", "") is None:
+        monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    else:  # which goes to no address that a tenant has chosen
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-mesh")
+    async with mesh_of(tmp_path) as api:
+        status, made = await change(api, "POST", "", config("http://127.0.0.1:9", **fields))
+        assert status == 201
+        assert made["problem"] == problem or problem in made["problem"]
+
+
+async def test_the_command_line_configures_agents_with_no_key_in_its_arguments(tmp_path: Path) -> None:
+    data = ("--data", str(tmp_path / "data"))
+    agent = ("config", "agents", "set", "simple-agent", *data)
+    wrong = await mesh(*agent, "--provider", "opnai", "--model", "gpt-5.4")
+    assert (wrong.status, "there is no provider 'opnai'" in wrong.err) == (1, True), wrong
+    made = await mesh(
+        *agent,
+        "--provider",
+        "openai",
+        "--model",
+        "gpt-5.4",
+        "--key-env",
+        "THE_KEY",
+        THE_KEY=KEY,
+        MESH_TRUST="1",
+    )
+    assert (made.status, made.out) == (0, "simple-agent calls openai/gpt-5.4\n"), made
+    listed = await mesh("config", "agents", "list", "--json", *data)
+    assert [(item["agent_id"], item["has_api_key"]) for item in json.loads(listed.out)] == [
+        ("default-agent", False),
+        ("simple-agent", True),
+    ]
+    assert KEY not in made.out + made.err + listed.out + listed.err
+    unset = await mesh(*agent, "--key-env", "NO_SUCH")
+    assert (unset.status, "no key in the variable NO_SUCH" in unset.err) == (1, True), unset
+
+
+async def test_handshakes_and_texts_that_are_malformed_are_ended(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    handshake = (
+        b"GET /ws HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+    )
+    sent = {
+        "a long header": handshake + b"x: " + b"9" * 9_000 + b"\r\n\r\n",
+        "no credentials": handshake + b"\r\n",
+        "frames before its answer": handshake + b"\r\n" + b"\xff" * 2_000_000,  # more than is read at once
+    }
+    async with http_mesh(tmp_path, require_keys=True) as api:
+        for name, data in sent.items():
+            reader, writer = await asyncio.open_connection("127.0.0.1", api.session._base_url.port)
+            writer.write(data)
+            with suppress(ConnectionError):
+                answer = await asyncio.wait_for(reader.read(), 60)
+                assert not answer or answer.startswith(b"HTTP/1.1 4"), name
+            writer.close()
+    text, close = b"\x81\x81\0\0\0\0\xff", b"\x88\x80\0\0\0\0"
+    async with http_mesh(tmp_path / "open") as api:
+        for frames in (text, text + close):
+            reader, writer = await asyncio.open_connection("127.0.0.1", api.session._base_url.port)
+            writer.write(handshake + b"\r\n")
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+            writer.write(frames)
+            await asyncio.wait_for(reader.read(), 60)
+            writer.close()
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]

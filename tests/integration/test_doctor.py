@@ -1,0 +1,107 @@
+"""`mesh doctor` reaches for what the settings name, and says what to do where it is away."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from meshwright import build_mesh, load_settings
+from meshwright.cli import agents as cli_agents
+from meshwright.component import Check, Component
+from tests.integration.test_cli import run
+from tests.integration.test_otlp import Collector, collector
+from tests.support.fake_issuer import AUDIENCE, fake_issuer
+from tests.support.http_mesh import http_mesh
+from tests.support.mqtt_broker import Mosquitto, mosquitto, payloads_of
+from tests.support.postgres import Address
+from tests.support.services import Services
+
+__all__ = ["collector"]
+AWAY = {
+    "MESH_MQTT__URL": "mqtt://127.0.0.1:1",
+    "MESH_MODELS__CACHE": "redis",
+    "MESH_MODELS__CACHE_REDIS_URL": "redis://:hidden-1@127.0.0.1:1/0",
+    "MESH_DATABASE": "postgresql://mesh:hidden-2@127.0.0.1:1/mesh",
+    "MESH_OIDC__ISSUER": "http://127.0.0.1:1",
+    "MESH_OIDC__AUDIENCE": "mesh",
+    "MESH_TRACING__OTLP_ENDPOINT": "http://mesh:hidden-3@127.0.0.1:1/v1/traces",
+}
+NAMES = {
+    "mqtt": "MESH_MQTT__URL",
+    "cache": "MESH_MODELS__CACHE_REDIS_URL",
+    "database": "that the address is right",
+    "oidc": "MESH_OIDC__ISSUER",
+    "tracing": "MESH_TRACING__OTLP_ENDPOINT",
+}
+
+
+@pytest.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[Mosquitto]:
+    async with mosquitto(tmp_path / "broker") as broker:
+        yield broker
+
+
+def checks(folder: Path, **settings: object) -> dict[str, object]:
+    """The checks of a mesh with these settings."""
+    mesh = build_mesh(load_settings(folder, model="offline", **settings), project=folder, agents=[])
+    components = [component for component in mesh.components if isinstance(component, Component)]
+    return {check.name: check.ask for component in components for check in component.checks()}
+
+
+async def answer(folder: Path, name: str, **settings: object) -> str:
+    ask = checks(folder, **settings)[name]
+    assert callable(ask)
+    return str(await ask())
+
+
+def test_each_service_that_is_away_is_a_line_with_a_remedy(tmp_path: Path) -> None:
+    done = run("doctor", cwd=tmp_path, **AWAY)
+    failed = {line.split()[1]: line for line in done.stdout.splitlines() if line.startswith("FAIL")}
+    assert (done.returncode, failed.keys()) == (1, NAMES.keys()), done.stdout + done.stderr
+    assert {name: line for name, line in failed.items() if NAMES[name] not in line} == {}
+    assert done.stdout.endswith("5 of the checks failed.\n")
+    assert "hidden" not in done.stdout + done.stderr
+
+
+async def test_a_check_without_an_answer_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hang() -> str:
+        await asyncio.Event().wait()
+        return "never"
+
+    monkeypatch.setattr(cli_agents, "_CHECK_SECONDS", 0.01)
+    verdict, sentence = await cli_agents._run_check(Check("pager", hang))
+    assert (verdict, sentence.startswith("No answer within 0.01 s")) == ("FAIL", True)
+
+
+def test_what_the_settings_do_not_name_is_not_checked(tmp_path: Path) -> None:
+    assert NAMES.keys() & checks(tmp_path).keys() == set()
+
+
+async def test_the_issuer_and_the_collector_are_reached(tmp_path: Path, collector: Collector) -> None:
+    assert "accepts spans" in await answer(tmp_path, "tracing", otlp_endpoint=collector.endpoint)
+    async with fake_issuer() as issuer:
+        known = {"issuer": issuer.url, "audience": AUDIENCE}
+        assert "has 1 usable key" in await answer(tmp_path, "oidc", oidc=known)
+
+
+async def test_the_database_is_reached(tmp_path: Path, postgres_url: Address) -> None:
+    assert "accepts the mesh" in await answer(tmp_path, "database", database=str(postgres_url))
+
+
+@pytest.mark.needs("redis-server")
+async def test_the_cache_is_reached(tmp_path: Path, services: Services) -> None:
+    url = f"redis://:{services.redis_password}@{services.redis_host}/0"
+    assert (
+        await answer(tmp_path, "cache", models={"cache": "redis", "cache_redis_url": url}) == "Redis answers"
+    )
+
+
+@pytest.mark.needs("mosquitto")
+async def test_a_check_leaves_the_connection_of_a_running_mesh(tmp_path: Path, broker: Mosquitto) -> None:
+    async with http_mesh(tmp_path / "mesh", mqtt_url=broker.url) as api:
+        await payloads_of(api.mesh, "edge.connected")
+        assert "accepts the mesh" in await answer(tmp_path, "mqtt", mqtt_url=broker.url)
+        await api.mesh.host.emit([])
+        events = await api.get("/events?event_type=edge.disconnected")
+        assert events["items"] == []
