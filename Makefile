@@ -1,6 +1,6 @@
 # `make` lists the targets. All that is installed goes into .venv, from locks with hashes.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak lint format types bench dapr lock clean
+.PHONY: help install demo test soak lint format types bench dapr dex lock clean
 
 BIN := .venv/bin
 # The first interpreter that really runs and is new enough (a shim may exist for a version that does not).
@@ -20,8 +20,10 @@ demo: .venv/.default  ## set up the little that running needs, then show a mesh 
 test: .venv/.dev  ## lint, types and every test tier this machine can run (ARGS="unit contract" for some)
 	@$(BIN)/python tests/run.py $(ARGS)
 
-soak: .venv/.dev  ## the tests of chance, with another seed each time: unit, contract and faults
-	@MESH_TEST_SEED=$${MESH_TEST_SEED:-random} $(BIN)/python tests/run.py unit contract faults
+soak: .venv/.dev  ## the tests of chance, with another seed each time, and what CI leaves out: unit, contract, faults, rows of benchmarks; hostile input
+	@MESH_TEST_SEED=$${MESH_TEST_SEED:-random} $(BIN)/python tests/run.py unit contract faults benchmarks
+	@MESH_TEST_SEED=$${MESH_TEST_SEED:-random} FUZZ_SECONDS=$${FUZZ_SECONDS:-300} \
+		$(BIN)/python -m pytest tests/integration/test_fuzz*.py -q -s
 
 lint: .venv/.dev  ## style, formatting and import rules
 	@$(BIN)/python tests/run.py lint imports
@@ -37,6 +39,9 @@ bench: .venv/.dev  ## the benchmarks, each beside its hand-written floor
 
 dapr:  ## build daprd, placement and scheduler with Go, once, and print where they are
 	@"$(PYTHON)" tools/dapr/build
+
+dex:  ## build Dex, an OpenID Connect issuer for the tests, with Go, once
+	@"$(PYTHON)" tests/support/dex/build
 
 COMPILE = $(BIN)/uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-emit-index-url --no-emit-find-links $(ARGS)
