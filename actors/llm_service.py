@@ -1,4 +1,4 @@
-"""llm-service: one answer of a model for whoever needs no agent; over HTTP it is POST /complete."""
+"""llm-service: one answer of a model, without an agent; over HTTP it is POST /complete."""
 
 from meshwright import Agent, Capability, Run, Task, ToolFailed
 
