@@ -29,6 +29,7 @@ READY_SECONDS = 120.0
 LOOK_SECONDS = 0.02
 OUTCOMES = {f"task.{status}" for status in ENDED}
 MAX_QUOTED = 20
+MAX_LOG_LINES = 200
 
 
 class Worker:
@@ -169,6 +170,9 @@ class DaprMesh:
         evidence, found = await self.complaints(kills=kills, slept=slept)
         if found:
             quoted = "\n".join(found[:MAX_QUOTED])
+            for worker in (self.front, self.replica):
+                lines = worker.log.splitlines()
+                print(f"{worker.post.data}:", *lines[-MAX_LOG_LINES:], sep="\n  ")
             raise AssertionError(f"{len(found)} complaints, the first of them:\n{quoted}")
         print(f"no outcome for {silence(evidence):.1f} s at most; the longest task {longest(evidence):.1f} s")
         return evidence

@@ -17,6 +17,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from pydantic_core import from_json, to_json
@@ -109,19 +110,18 @@ class Grouping(Generic[ItemT, ResultT]):
             group = [self._waiting.popleft() for _ in range(min(self._size, len(self._waiting)))]
             call = asyncio.get_running_loop().create_task(self._call(group))
             self._calls.add(call)
-            call.add_done_callback(self._ended)
+            call.add_done_callback(partial(self._ended, group))
 
-    def _ended(self, call: asyncio.Task[None]) -> None:
+    def _ended(self, group: list[_Queued[ItemT, ResultT]], call: asyncio.Task[None]) -> None:
         self._calls.discard(call)
+        if call.cancelled():  # perhaps before its first step, so it could not tell those who wait itself
+            self._end_all(deque(group))
         if self._waiting:
             self._schedule()
 
     async def _call(self, group: list[_Queued[ItemT, ResultT]]) -> None:
         try:
             results = await self._perform([item for item, _, _ in group])
-        except asyncio.CancelledError:
-            self._end_all(deque(group))
-            raise
         except Exception as error:  # noqa: BLE001 waiting callers get every error
             results = [error] * len(group)
         failed: list[_Queued[ItemT, ResultT]] = []
