@@ -99,6 +99,7 @@ class DaprHarness(HostHarness):
     def __init__(self, folder: Path, seed: int, services: Services) -> None:
         super().__init__(folder, seed)
         self.services = services
+        self.stores: dict[Runtime, DaprStore] = {}
         self._sidecars: dict[Runtime, Sidecar] = {}
         self._numbers = itertools.count()
         self._ports = Ports()
@@ -134,14 +135,15 @@ class DaprHarness(HostHarness):
         )
         database = None if running else SqliteDatabase(data.folder)
         log = EventLog(database) if database else None
+        store = DaprStore(options, clock=setup.clock, database=database, log=log)
         host = Runtime(
-            DaprStore(options, clock=setup.clock, database=database, log=log),
+            store,
             clock=setup.clock,
             max_mailbox=setup.max_mailbox,
             max_record_bytes=setup.max_record_bytes,
         )
         data.hosts.append(host)
-        self._sidecars[host] = sidecar
+        self._sidecars[host], self.stores[host] = sidecar, store
         return host
 
     async def open_on(self, data: Data, setup: Setup) -> Runtime:

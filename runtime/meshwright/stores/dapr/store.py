@@ -311,7 +311,7 @@ class DaprStore(SharedStore):
         """Write a record, then publish its events. One of its number that is there has published its own."""
         actor = self.actors.find(record.ref) if record.ref.type in self._live.kinds else None
         try:
-            await self.documents.put(record, events, self._commit_name())
+            await self.documents.put(record, events, self._commit_name(self._live.incarnation))
         except Conflict:
             return
         if events:
@@ -341,8 +341,13 @@ class DaprStore(SharedStore):
             await self.outbox.emit(batch.events)
 
     async def _swap(self, actor: StoredActor, before: Document, record: ActorRecord, batch: Batch) -> None:
-        """Records first, then the document, with the actor on the watch list beside it."""
-        watch, name = self._watch(), self._commit_name()
+        """Records first, then the document, with the actor on the watch list beside it.
+
+        The commit has the name of that list: while the worker begins a new incarnation, what it does is still
+        the old one's, whose list others adopt.
+        """
+        watch = self._watch()
+        name = self._commit_name(watch.incarnation)
         writes = [self.documents.put(record, (), name, of_turn=True) for record in batch.records]
         in_the_way: list[tuple[Record, str]] = []
         for lost, write in zip(batch.records, writes, strict=True):
@@ -353,13 +358,15 @@ class DaprStore(SharedStore):
                 in_the_way += [(lost, etag)] if etag is not None else []
         if in_the_way:
             await self._replace(actor, before, in_the_way, name)
-        entries = _in_order(batch, incarnation_of(name))
+        entries = _in_order(batch, watch.incarnation)
         outbox = [*actor.carried, *actor.outbox, *entries]
         document = Document(record, outbox, (name, *before.by[:3]))
         armed = watch.arm(actor.ref) if document.is_owed else None
         etag = await self.documents.swap(actor.ref, document, actor.etag)
         if armed is not None:
             await _watched(actor.ref, armed)
+        if document.is_owed and watch is not self.actors.watch:  # it may have been adopted before the write
+            await self._arm(actor.ref)
         document.outbox = []
         actor.is_fresh = False
         actor.outbox += entries
@@ -377,7 +384,7 @@ class DaprStore(SharedStore):
         The document is written as it was, so that a turn which knows an older version cannot come to this;
         who knows this one writes over the same versions of the records.
         """
-        name = self._commit_name()
+        name = self._commit_name(incarnation_of(commit))
         outbox = [*actor.carried, *actor.outbox]
         fence = Document(before.record, outbox, (name, *before.by[:3]))
         etag = await self.documents.swap(actor.ref, fence, actor.etag)
@@ -398,9 +405,7 @@ class DaprStore(SharedStore):
                 raise Conflict(f"{actor.ref} was changed by another worker")
             return
         if actor.is_owed:
-            armed = self._watch().arm(actor.ref)
-            if armed is not None:
-                await _watched(actor.ref, armed)
+            await self._arm(actor.ref)
             self.outbox.send(actor)
         actor.is_fresh = False
 
@@ -417,8 +422,13 @@ class DaprStore(SharedStore):
             raise StoreUnavailable("This worker could not renew its lease in time, and restarts")
         return watch
 
-    def _commit_name(self) -> str:
-        return f"{self._live.incarnation}/{next(self._commits)}"
+    async def _arm(self, ref: ActorRef) -> None:
+        armed = self._watch().arm(ref)
+        if armed is not None:
+            await _watched(ref, armed)
+
+    def _commit_name(self, incarnation: str) -> str:
+        return f"{incarnation}/{next(self._commits)}"
 
 
 async def _follow_log(log: EventLog) -> None:
