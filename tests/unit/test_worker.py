@@ -149,6 +149,15 @@ async def test_a_worker_that_lost_its_lease_lets_go_of_what_runs_and_of_what_wai
         assert here.begun == ["t1", "t3"]
 
 
+async def test_work_that_is_let_go_before_its_first_step_keeps_no_slot() -> None:
+    async with worker_harness(at_once, slots=1) as here:
+        ref = ActorRef("helper", "default:t1")
+        here.worker.signal(ref, Offer(ref, "t1", "default", 5, 0.0))
+        here.worker.lease_lost()
+        await here.queue("t1")
+        assert (await here.ended("t1")).success
+
+
 # What breaks off
 
 

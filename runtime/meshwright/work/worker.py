@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from meshwright.core import topics
@@ -161,7 +162,19 @@ class Worker:
                 self._again[key] = offer  # such as answered while its being put aside becomes durable
                 self._slots.release(agent_id)
                 continue
-            self._running[key] = Running(asyncio.create_task(self._work(offer), name=f"work {offer.task_id}"))
+            work = asyncio.create_task(self._work(offer), name=f"work {offer.task_id}")
+            work.add_done_callback(partial(self._free, offer))
+            self._running[key] = Running(work)
+
+    def _free(self, offer: Offer, work: asyncio.Task[None]) -> None:
+        """Give the slot of work to the next. Work may be cancelled before its first step, and ends here too."""
+        key = (offer.ref, offer.task_id)
+        del self._running[key]
+        again = self._again.pop(key, None)
+        if again is not None:
+            self._slots.offer(again)
+        self._slots.release(offer.ref.type)
+        self._grant(offer.ref.type)
 
     async def _work(self, offer: Offer) -> None:
         key = (offer.ref, offer.task_id)
@@ -183,13 +196,6 @@ class Worker:
             if self._running[key].let_go:
                 raise
             await self._broke_off(offer, work, error)
-        finally:
-            del self._running[key]
-            again = self._again.pop(key, None)
-            if again is not None:
-                self._slots.offer(again)
-            self._slots.release(offer.ref.type)
-            self._grant(offer.ref.type)
 
     async def _broke_off(self, offer: Offer, work: Work | None, error: BaseException) -> None:
         """Take work up again that broke off; what does so again and again fails."""
