@@ -1,7 +1,7 @@
 """Kill -9 of each part of a mesh on Dapr, under load: every accepted task goes on by itself, and ends once.
 
 What "right" means is the oracle's (tests/support/faults/oracle.py); the last tests show that it sees what is
-wrong on Dapr too. `DAPR_FAULT_TASKS` makes the load larger.
+wrong on Dapr too. `DAPR_FAULT_TASKS` makes the load larger, `DAPR_FREEZES` freezes parts more often.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ SOME = TASKS // 4  # outcomes after which harm is done: the load is under way, a
 DOWN_SECONDS = 2.0  # how long a service stays away: the outage is what is tested
 LOSS_SECONDS = 8.0  # after which nothing comes any more that nobody asks for again
 NEVER = 3600.0
+FREEZES = int(os.environ.get("DAPR_FREEZES", "1"))
 
 MakeMesh = Callable[..., DaprMesh]
 
@@ -181,6 +182,28 @@ async def test_a_worker_that_slept_beyond_its_lease_commits_nothing(make_mesh: M
         evidence = await mesh.judge(kills=1, slept=1)
     assert evidence.of_type("task.resumed"), "nothing of the sleeper's was taken up"
     assert "could not renew its lease in time" in mesh.replica.log
+
+
+@pytest.mark.parametrize("number", range(FREEZES))
+async def test_parts_that_freeze_for_some_seconds_lose_nothing(
+    make_mesh: MakeMesh, rng: random.Random, number: int
+) -> None:
+    rng.seed(f"{rng.random()} {number}")
+    mesh = make_mesh(model_seconds=0.5)
+    async with mesh:
+        await mesh.outcomes(1)
+        for _ in range(4):
+            frozen = rng.sample(mesh.pids(), rng.randint(1, 3))
+            await asyncio.gather(*[freeze(pid, rng.uniform(1.5, LEASE_SECONDS + 2.5)) for pid in frozen])
+            await asyncio.sleep(rng.uniform(0, 2))
+        await mesh.judge(kills=4, slept=4)
+
+
+async def freeze(pid: int, seconds: float) -> None:
+    """Stop a process, as a machine does that has no time for it, and let it go on."""
+    os.kill(pid, signal.SIGSTOP)
+    await asyncio.sleep(seconds)
+    os.kill(pid, signal.SIGCONT)
 
 
 @pytest.mark.parametrize("name", ["front", "replica"])

@@ -1,4 +1,4 @@
-"""A worker on Dapr that begins a new incarnation while commits of it are under way: none is left unwatched."""
+"""A worker on Dapr that begins a new incarnation while commits are under way: none is left unwatched."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -300,6 +300,10 @@ class Services:
         """Kill -9 a service: redis, mosquitto, placement or scheduler."""
         self._running[name].kill()
 
+    def pid(self, name: str) -> int:
+        """The process of a service that runs."""
+        return self._running[name].pid
+
     def start_again(self, name: str) -> None:
         """Start a service that was killed, where it was before."""
         self._start(self._running[name])

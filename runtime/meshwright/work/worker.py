@@ -167,7 +167,7 @@ class Worker:
             self._running[key] = Running(work)
 
     def _free(self, offer: Offer, work: asyncio.Task[None]) -> None:
-        """Give the slot of work to the next. Work may be cancelled before its first step, and ends here too."""
+        """Give the slot of work to the next. Work that is cancelled before its first step ends here too."""
         key = (offer.ref, offer.task_id)
         del self._running[key]
         again = self._again.pop(key, None)

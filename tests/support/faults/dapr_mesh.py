@@ -73,7 +73,11 @@ class Worker:
 
     def send(self, number: signal.Signals) -> None:
         """Send it a signal."""
-        os.kill(self._process.pid, number)
+        os.kill(self.pid, number)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def kill(self) -> None:
         """Kill -9."""
@@ -150,6 +154,11 @@ class DaprMesh:
         for worker in (self.front, self.replica):
             worker.kill()
             worker.sidecar.end()
+
+    def pids(self) -> list[int]:
+        """The workers, their sidecars, the store and the broker."""
+        workers = [pid for worker in (self.front, self.replica) for pid in (worker.pid, worker.sidecar.pid)]
+        return [*workers, self.services.pid("redis"), self.services.pid("mosquitto")]
 
     async def outcomes(self, count: int) -> None:
         """Wait until the client was told so many outcomes."""
