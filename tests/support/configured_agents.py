@@ -1,6 +1,7 @@
 """Agents that are configured while they work: one that asks its model again and again."""
 
 import asyncio
+import inspect
 from typing import Any
 
 from meshwright import Agent, Capability, Run
@@ -9,8 +10,6 @@ from tests.support.fake_provider import Call, FakeProvider
 KEY = "sk-key-of-a-provider-0123456789"
 ADMIN = "mesh-admin-" + "t" * 43
 AS_ADMIN = {"Authorization": f"Bearer {ADMIN}"}
-SOURCE = '''
-from meshwright import Agent, Capability, Run
 
 
 class Asker(Agent):
@@ -26,23 +25,10 @@ class Asker(Agent):
         while answer.startswith("fake-openai"):
             answer = await run.ask("Again?")
         return answer
-'''
+
+
+SOURCE = f"from meshwright import Agent, Capability, Run\n\n\n{inspect.getsource(Asker)}"
 """The same as a file of a project."""
-
-
-class Asker(Agent):
-    """Asks its model for as long as that is the fake provider's own answer."""
-
-    agent_id = "asker"
-    capabilities = (Capability("asking"),)
-    remembers = False
-    prompt_text = "You are asked again and again."
-
-    async def run(self, run: Run) -> str:
-        answer = await run.ask("Again?")
-        while answer.startswith("fake-openai"):
-            answer = await run.ask("Again?")
-        return answer
 
 
 def config(endpoint: str, **fields: Any) -> dict[str, Any]:
