@@ -76,7 +76,7 @@ async def test_what_is_written_after_its_watch_list_was_adopted_is_watched_all_t
     swap = SlowSwap(store, monkeypatch)
     falling_asleep = asyncio.create_task(host.call(ONE, "sleep"))
     await swap.held.wait()
-    while ONE not in await store.watches.listed(former):  # the store tells nobody
+    while ONE not in await store.watches.listed(former):  # the store has no signal for it
         await asyncio.sleep(LOOK_SECONDS)
     await harness.lose_lease(host)
     while former in await store.watches.incarnations() or is_watched(harness):

@@ -1,4 +1,4 @@
-"""Calls to Dapr in groups: whoever waits for one gets an end, at whatever moment it is given up."""
+"""Calls to Dapr in groups: each caller gets a result or an error, whenever the group is cancelled."""
 
 import asyncio
 

@@ -114,7 +114,7 @@ class Grouping(Generic[ItemT, ResultT]):
 
     def _ended(self, group: list[_Queued[ItemT, ResultT]], call: asyncio.Task[None]) -> None:
         self._calls.discard(call)
-        if call.cancelled():  # perhaps before its first step, so it could not tell those who wait itself
+        if call.cancelled():  # perhaps before its first step, where it cannot end its callers itself
             self._end_all(deque(group))
         if self._waiting:
             self._schedule()
