@@ -13,9 +13,9 @@ from fastapi.routing import APIRoute
 from meshwright import Agent, Capability, File, Run
 from meshwright.core.access import ALL_ROLES, Role, granted
 from meshwright.core.messages import Caller
-from meshwright.edges.auth import Forbidden, Unauthenticated, require
 from meshwright.edges.http.app import OPEN_PATHS, create_app
 from meshwright.edges.http.routing import needs_of
+from meshwright.identity.auth import Forbidden, Unauthenticated, require
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.tenants import SECRET, Asker, asked_task, check_untouched, fill, finished_task, holder
 

@@ -12,7 +12,7 @@ import openai
 import pytest
 
 from meshwright import Client
-from meshwright.edges.auth import Unauthenticated
+from meshwright.identity.auth import Unauthenticated
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
 from meshwright.sql.folder import SOCKET_NAME
 from tests.support.fake_issuer import AUDIENCE, fake_issuer

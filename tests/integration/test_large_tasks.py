@@ -15,12 +15,12 @@ from fastapi import FastAPI
 
 from meshwright import Client
 from meshwright.core.messages import Caller, Event
-from meshwright.edges.auth import Credentials
 from meshwright.edges.http.events import Streams
 from meshwright.edges.http.routing import CALLER
 from meshwright.edges.http.sessions import CREDENTIALS, Sessions
 from meshwright.edges.mqtt.outgoing import Notices, Topics, Views
 from meshwright.events.filter import EventFilter
+from meshwright.identity.auth import Credentials
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind

@@ -81,7 +81,7 @@ class KeysComponent(Component):
         return [Check("oidc", self._check_issuer)] if self.mesh.settings.oidc.issuer else []
 
     async def _check_issuer(self) -> str:
-        from meshwright.edges.oidc import OidcTokens
+        from meshwright.identity.oidc import OidcTokens
 
         settings = self.mesh.settings.oidc
         assert settings.issuer is not None

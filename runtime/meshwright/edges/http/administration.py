@@ -10,10 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from meshwright.core.access import Role
 from meshwright.core.messages import Caller, Identifier
-from meshwright.edges.auth import require_all_tenants
 from meshwright.edges.http.routing import MeshDep, make_router, needs, problems
 from meshwright.events.tasks import TaskSubject
 from meshwright.events.verify import verify
+from meshwright.identity.auth import require_all_tenants
 
 router = make_router("administration")
 _AdminDep = Annotated[Caller, needs(Role.ADMIN)]

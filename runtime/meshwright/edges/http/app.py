@@ -20,7 +20,6 @@ from meshwright.component import Component
 from meshwright.core.errors import InvalidInput, MeshError
 from meshwright.core.http_limits import PEER_UID
 from meshwright.core.messages import ID_PATTERN
-from meshwright.edges.auth import Authenticator, Credentials, KeyAuthenticator, bearer_of
 from meshwright.edges.http import (
     administration,
     budgets,
@@ -46,6 +45,7 @@ from meshwright.edges.http.routing import (
     record_misuse,
 )
 from meshwright.edges.http.sessions import CREDENTIALS, Sessions
+from meshwright.identity.auth import Authenticator, Credentials, KeyAuthenticator, bearer_of
 from meshwright.mesh import Mesh
 
 _DESCRIPTION = """

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from meshwright.core.messages import Caller, Identifier
 from meshwright.core.money import Budget, Dollars, OnEmpty
-from meshwright.edges.auth import require_all_tenants, visible_tenant
 from meshwright.edges.http.routing import MeshDep, OperatorDep, ViewerDep, make_router, problems
+from meshwright.identity.auth import require_all_tenants, visible_tenant
 from meshwright.ledger.budgets import BudgetView
 from meshwright.ledger.estimate import TaskEstimate
 

@@ -18,8 +18,6 @@ from starlette.responses import StreamingResponse
 from meshwright.core.access import Role
 from meshwright.core.errors import InvalidInput
 from meshwright.core.messages import Caller, Event
-from meshwright.edges.auth import has_role
-from meshwright.edges.facts import event_facts
 from meshwright.edges.http.routing import (
     EVENTS,
     JsonLine,
@@ -30,6 +28,8 @@ from meshwright.edges.http.routing import (
 from meshwright.edges.http.sessions import ServerSentEvents
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
+from meshwright.identity.auth import has_role
+from meshwright.identity.facts import event_facts
 from meshwright.mesh import Mesh
 
 router = make_router("events")

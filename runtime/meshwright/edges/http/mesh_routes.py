@@ -13,8 +13,6 @@ from meshwright.core.access import KEY_ROLES, Role
 from meshwright.core.capability import AgentInfo
 from meshwright.core.errors import Draining, InvalidInput, NotFound
 from meshwright.core.messages import ID_PATTERN, Caller, Identifier, ScoreCard, new_id
-from meshwright.edges.auth import ADMINISTRATOR, has_role, keys_required, require_all_tenants, visible_tenant
-from meshwright.edges.facts import status_facts
 from meshwright.edges.http.routing import (
     KeysAdminDep,
     MeshDep,
@@ -26,6 +24,14 @@ from meshwright.edges.http.routing import (
     valid_trace,
 )
 from meshwright.events.status import MeshStatus
+from meshwright.identity.auth import (
+    ADMINISTRATOR,
+    has_role,
+    keys_required,
+    require_all_tenants,
+    visible_tenant,
+)
+from meshwright.identity.facts import status_facts
 from meshwright.ledger.costs import By, Costs, since_of
 from meshwright.ledger.keys import LLM_SERVICE, NewKey
 from meshwright.ledger.virtual_keys import Key, KeyTenant, unknown_key

@@ -13,7 +13,6 @@ from starlette.requests import ClientDisconnect
 
 from meshwright.core.errors import NotFound
 from meshwright.core.messages import Caller, Identifier
-from meshwright.edges.auth import call_context
 from meshwright.edges.bodies import PROBLEM_TYPE, InvalidFields
 from meshwright.edges.http.chat import (
     ChatAnswer,
@@ -42,6 +41,7 @@ from meshwright.edges.http.routing import (
     retry_after,
 )
 from meshwright.edges.http.sessions import ServerSentEvents
+from meshwright.identity.auth import call_context
 from meshwright.ledger.keys import LLM_SERVICE
 from meshwright.mesh import Mesh
 from meshwright.models.errors import ModelTimeout, ModelUnavailable

@@ -33,8 +33,8 @@ from meshwright.core.errors import (
 )
 from meshwright.core.messages import Caller
 from meshwright.core.tracing import parse
-from meshwright.edges.auth import require_administrator, require_any
 from meshwright.edges.bodies import PROBLEM_TYPE, InvalidFields, Problem, check_size, problem_of, read_json
+from meshwright.identity.auth import require_administrator, require_any
 from meshwright.ledger.keys import Forbidden, Unauthenticated
 from meshwright.mesh import Mesh
 from meshwright.models.errors import (

@@ -15,9 +15,9 @@ from starlette.types import Receive, Scope, Send
 from meshwright.core.encoding import encode
 from meshwright.core.errors import HostError, MeshError
 from meshwright.core.messages import Caller
-from meshwright.edges.auth import Authenticator, Credentials, Unauthenticated
 from meshwright.edges.bodies import problem_of
 from meshwright.edges.http.routing import CALLER, EVENT_STREAM, openai_error
+from meshwright.identity.auth import Authenticator, Credentials, Unauthenticated
 
 CREDENTIALS = "meshwright.credentials"
 """Where a request's scope has what it showed of its sender, if it had to."""

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from meshwright.core.access import Role
 from meshwright.core.messages import ID_PATTERN, Caller
-from meshwright.edges.auth import has_role, require_for
 from meshwright.edges.http.routing import JsonLine, MeshDep, make_router, needs, problems
+from meshwright.identity.auth import has_role, require_for
 from meshwright.mesh import Mesh
 from meshwright.run.transcript import Transcript, attempt_of
 from meshwright.work.steps import StepContentsPage, StepPage, StepView

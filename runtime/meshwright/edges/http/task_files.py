@@ -9,8 +9,8 @@ from fastapi import Path, Request, Response
 
 from meshwright.core.access import Role
 from meshwright.core.messages import ID_PATTERN, Caller
-from meshwright.edges.auth import has_role, require_for
 from meshwright.edges.http.routing import JsonLine, MeshDep, make_router, needs, problems
+from meshwright.identity.auth import has_role, require_for
 
 router = make_router("tasks")
 _TaskId = Annotated[str, Path(pattern=ID_PATTERN)]

@@ -17,9 +17,7 @@ from meshwright.core.messages import (
     Receipt,
     TaskStatus,
 )
-from meshwright.edges.auth import has_role, require, require_asked, require_for
 from meshwright.edges.bodies import AnswerRequest, read_model
-from meshwright.edges.facts import page_facts, sees_contents, shown
 from meshwright.edges.http.events import EventPage, Range, event_page, make_filter, resume_after, streams_of
 from meshwright.edges.http.routing import (
     CALLER,
@@ -36,6 +34,8 @@ from meshwright.edges.http.routing import (
 )
 from meshwright.edges.webhooks.push import NotifyingRequest, check_notify, notify_of
 from meshwright.events.tasks import TaskPage
+from meshwright.identity.auth import has_role, require, require_asked, require_for
+from meshwright.identity.facts import page_facts, sees_contents, shown
 from meshwright.mesh import FINAL, Mesh, TaskView
 
 router = make_router("tasks")

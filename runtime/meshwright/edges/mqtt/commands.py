@@ -17,7 +17,17 @@ from meshwright.core.encoding import encode
 from meshwright.core.errors import InvalidInput, MeshError, TooLarge
 from meshwright.core.messages import Caller, TaskRequest, derived_id, new_id
 from meshwright.core.tracing import parse
-from meshwright.edges.auth import (
+from meshwright.edges.bodies import PROBLEM_TYPE, AnswerRequest, problem_of, read_model
+from meshwright.edges.mqtt.connection import (
+    JSON,
+    BrokerAway,
+    BrokerConnection,
+    MqttMessage,
+    Publication,
+)
+from meshwright.edges.mqtt.outgoing import ANONYMOUS, MqttAddress, Notices, Topics
+from meshwright.edges.replies import Courier, until_answered
+from meshwright.identity.auth import (
     Authenticator,
     Credentials,
     Forbidden,
@@ -30,17 +40,7 @@ from meshwright.edges.auth import (
     require_asked,
     require_for,
 )
-from meshwright.edges.bodies import PROBLEM_TYPE, AnswerRequest, problem_of, read_model
-from meshwright.edges.facts import shown
-from meshwright.edges.mqtt.connection import (
-    JSON,
-    BrokerAway,
-    BrokerConnection,
-    MqttMessage,
-    Publication,
-)
-from meshwright.edges.mqtt.outgoing import ANONYMOUS, MqttAddress, Notices, Topics
-from meshwright.edges.replies import Courier, until_answered
+from meshwright.identity.facts import shown
 from meshwright.mesh import Mesh
 from meshwright.work.protocol import TaskKey
 from meshwright.work.record import TaskView

@@ -16,7 +16,6 @@ from paho.mqtt.properties import Properties
 
 from meshwright.core.clock import Backoff
 from meshwright.core.messages import Event
-from meshwright.edges.auth import Authenticator, KeyAuthenticator
 from meshwright.edges.mqtt.commands import Commands
 from meshwright.edges.mqtt.connection import (
     ELSEWHERE,
@@ -37,6 +36,7 @@ from meshwright.edges.mqtt.outgoing import (
 )
 from meshwright.edges.mqtt.tls import BrokerTls, CertificatesChanged
 from meshwright.edges.replies import Courier
+from meshwright.identity.auth import Authenticator, KeyAuthenticator
 from meshwright.mesh import Mesh
 
 _logger = logging.getLogger("meshwright.edges.mqtt")

@@ -21,8 +21,6 @@ from meshwright.core.encoding import encode
 from meshwright.core.errors import NotFound
 from meshwright.core.messages import ID_PATTERN, Caller, Event
 from meshwright.core.topics import AGENTS, TASK_PROGRESS
-from meshwright.edges.auth import Forbidden
-from meshwright.edges.facts import event_facts
 from meshwright.edges.mqtt.connection import (
     JSON,
     QUOTA_EXCEEDED,
@@ -32,6 +30,8 @@ from meshwright.edges.mqtt.connection import (
     Publication,
 )
 from meshwright.edges.replies import Address
+from meshwright.identity.auth import Forbidden
+from meshwright.identity.facts import event_facts
 from meshwright.mesh import FINAL, Mesh
 from meshwright.work.protocol import TaskKey
 

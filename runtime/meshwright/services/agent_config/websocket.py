@@ -22,9 +22,9 @@ from meshwright.core.access import Role
 from meshwright.core.encoding import encode
 from meshwright.core.errors import MeshError
 from meshwright.core.messages import Caller, Event
-from meshwright.edges.auth import require
 from meshwright.edges.http.routing import CALLER, record_misuse
 from meshwright.edges.http.sessions import Sessions
+from meshwright.identity.auth import require
 from meshwright.mesh import Mesh
 from meshwright.services.agent_config.configs import CHANGED, CREATED, DELETED
 

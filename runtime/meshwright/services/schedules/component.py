@@ -19,8 +19,8 @@ from meshwright.core.access import Role
 from meshwright.core.errors import ConfigError, InvalidInput, MeshError, NotFound
 from meshwright.core.messages import Caller, TaskRequest, new_id
 from meshwright.core.schedule import ScheduleSpec, due_times, fires_at, local
-from meshwright.edges.auth import has_role
 from meshwright.events.projections import Projection
+from meshwright.identity.auth import has_role
 from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import Mesh
 from meshwright.orchestration.acceptance import make_task

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from meshwright.core.access import Role
 from meshwright.core.messages import ID_PATTERN, Identifier, new_id
 from meshwright.core.schedule import ScheduleSpec
-from meshwright.edges.auth import has_role
 from meshwright.edges.http.routing import (
     CallerDep,
     MeshDep,
@@ -19,6 +18,7 @@ from meshwright.edges.http.routing import (
     make_router,
     problems,
 )
+from meshwright.identity.auth import has_role
 from meshwright.services.schedules.actor import ScheduleKey
 from meshwright.services.schedules.component import DueTime, Schedules, ScheduleView
 from meshwright.services.schedules.table import ScheduledRun, SchedulePage

@@ -13,9 +13,9 @@ from msgspec.structs import replace
 
 from meshwright.core import topics
 from meshwright.core.messages import Caller, Event, Fault
-from meshwright.edges.auth import Role, has_role, is_own
 from meshwright.events.status import MeshStatus
 from meshwright.events.tasks import TaskPage
+from meshwright.identity.auth import Role, has_role, is_own
 from meshwright.work.record import TaskView
 
 _OWN_TOPICS = "app."  # the prefix of topics that applications publish to: all of it is contents

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from meshwright.core.access import ALL_ROLES, Role, granted, in_order
 from meshwright.core.errors import MeshError
 from meshwright.core.messages import Caller
-from meshwright.edges.oidc import OidcTokens
+from meshwright.identity.oidc import OidcTokens
 from meshwright.ledger.keys import LLM_SERVICE, PREFIX, Forbidden, Keys, Unauthenticated
 from meshwright.ledger.virtual_keys import EVERY_TENANT
 from meshwright.models.port import CallContext
