@@ -19,12 +19,12 @@ from meshwright.agent import Agent
 from meshwright.agents.binding import BoundAgent
 from meshwright.context.memory import Memory
 from meshwright.context.service import ContextClient
-from meshwright.core import access, topics
+from meshwright.core import topics
 from meshwright.core.capability import Registration
 from meshwright.core.cipher import Cipher, new_key
 from meshwright.core.encoding import Json
 from meshwright.core.errors import Draining, HostError, NotFound, StoreFailed, TooLarge
-from meshwright.core.files import File, task_file_of
+from meshwright.core.files import File
 from meshwright.core.messages import (
     Caller,
     Event,
@@ -56,7 +56,6 @@ from meshwright.prompts import Prompts
 from meshwright.roles import Part, ProcessRole
 from meshwright.run.attached import read_file
 from meshwright.run.erasure import Erased, Eraser
-from meshwright.run.files import referred_in
 from meshwright.run.limits import limits_of
 from meshwright.run.transcript import Transcript, transcripts
 from meshwright.settings import Settings
@@ -65,7 +64,7 @@ from meshwright.sql.encrypted import EncryptedColumn, renew_all
 from meshwright.sql.folder import SECRET_KEY, KeyFile
 from meshwright.work import Answer, Cancel, Worker
 from meshwright.work.protocol import Accept, TaskKey
-from meshwright.work.reading import read_entry, read_task, thread_ref, unknown_task
+from meshwright.work.reading import read_entry, read_task, thread_ref
 from meshwright.work.record import TaskView
 
 _logger = logging.getLogger("meshwright.mesh")
@@ -234,20 +233,10 @@ class Mesh:
                 await read_task(self.host, request.after, caller.tenant_id)
             except NotFound as error:
                 raise NotFound(error.message, remedy=error.remedy, field="after") from None
-        for url in referred_in(request.payload):
-            await self._check_may_read(url, caller)
         now, key = self.host.clock.now(), idempotency_key
         task = make_task(request, caller, now=now, limits=self.payload_limits, idempotency_key=key)
         accept = partial(self._accept, task, hash_of(request, caller, key), traceparent)
         return await self.admission.admit(task, accept)
-
-    async def _check_may_read(self, url: str, caller: Caller) -> None:
-        """Raise NotFound for a file of a task that is not the caller's to see."""
-        task_id, _ = task_file_of(url) or ("", 0)
-        _, task = await read_task(self.host, task_id, caller.tenant_id)
-        is_own = task.requested_by == caller.requested_by
-        if not (is_own or access.Role.CONTENTS in access.granted(caller.roles)):
-            raise unknown_task(task_id)
 
     async def _accept(self, task: Task, request_hash: str, traceparent: str | None) -> Receipt:
         of = {TENANT: task.tenant_id}

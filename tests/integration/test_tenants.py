@@ -86,14 +86,14 @@ async def test_calls_of_models_count_for_the_tenant_that_pays(tmp_path: Path) ->
         assert (await post(api, "/complete", OTHER, json=plain))[0] == 200
 
 
-def test_buckets_of_idle_tenants_do_not_pile_up() -> None:
+async def test_buckets_of_idle_tenants_do_not_pile_up() -> None:
     async def stored() -> dict[str, int]:
         return {}
 
     settings = TenantsSettings(tasks_per_minute=1e7)
     tenants = Tenants(settings, SystemClock(), lambda *_, **__: None, stored)
     for number in range(30_000):
-        tenants.take(f"tenant-{number}", "tasks_per_minute")
+        await tenants.take(f"tenant-{number}", "tasks_per_minute")
     assert len(tenants._buckets) <= 10_001
 
 

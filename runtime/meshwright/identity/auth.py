@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import hmac
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from msgspec.structs import replace
 
-from meshwright.core.access import ALL_ROLES, Role, granted, in_order
-from meshwright.core.errors import MeshError
+from meshwright.core.access import ALL_ROLES, Role
 from meshwright.core.messages import Caller
 from meshwright.identity.oidc import OidcTokens
-from meshwright.ledger.keys import LLM_SERVICE, PREFIX, Forbidden, Keys, Unauthenticated
+from meshwright.identity.rules import ADMIN_REMEDY
+from meshwright.ledger.keys import PREFIX, Forbidden, Keys, Unauthenticated
 from meshwright.ledger.virtual_keys import EVERY_TENANT
-from meshwright.models.port import CallContext
 from meshwright.settings import ADMIN_PREFIX, Settings
-from meshwright.work.people import APPROVAL
-from meshwright.work.record import TaskView
 
 __all__ = ["Authenticator", "Credentials", "Forbidden", "KeyAuthenticator", "Role", "Unauthenticated"]
 
@@ -28,10 +24,6 @@ ADMINISTRATOR = "admin"
 _KEY_REMEDY = "mesh keys create makes one"
 _REMEDY = "Send Authorization: Bearer with a key that `mesh keys create` has made"
 _TOKEN_REMEDY = f"{_REMEDY}, or with a token of the issuer that [oidc] of mesh.toml names"
-_ADMIN_REMEDY = (
-    "Use `mesh keys` on the mesh's machine, or send Authorization: Bearer with the text of admin.token "
-    "in its data folder"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +80,7 @@ class KeyAuthenticator:
         if self._is_admin(token):
             return self._admin
         if token.startswith(ADMIN_PREFIX):
-            raise Unauthenticated("The admin token is not this mesh's", remedy=_ADMIN_REMEDY)
+            raise Unauthenticated("The admin token is not this mesh's", remedy=ADMIN_REMEDY)
         if self._tokens is not None and token.count(".") == 2:
             return await self._tokens.authenticate(token)
         if credentials.client is not None:
@@ -184,109 +176,3 @@ async def keys_required(keys: Keys, settings: Settings) -> bool:
     if settings.keys.required is not None:
         return settings.keys.required
     return settings.oidc.issuer is not None or await keys.required()
-
-
-# What a caller may do
-
-
-def has_role(caller: Caller, role: Role) -> bool:
-    """Whether a caller has a role, or one that implies it."""
-    return role in granted(caller.roles)
-
-
-def require(caller: Caller, role: Role, what: str) -> None:
-    """Raises Unauthenticated for an anonymous caller without the role, Forbidden for any other without it.
-
-    `what` ends the sentence `Only a caller with the role ... `, like `pauses schedules`.
-    """
-    require_any(caller, (role,), what)
-
-
-def require_any(caller: Caller, roles: Sequence[Role], what: str) -> None:
-    """Raises what `require` raises where a caller has none of some roles."""
-    held = granted(caller.roles)
-    if held.isdisjoint(roles):
-        wanted = " or ".join(roles)
-        error: type[MeshError] = Unauthenticated if is_anonymous(caller) else Forbidden
-        key = f"Use a key that has it: mesh keys create --role {roles[0]}"
-        raise error(
-            f"Only a caller with the role {wanted} {what}; {caller.requested_by} has {in_order(held)}",
-            remedy="Add the role to the client in mqtt.clients" if caller.source == "mqtt" else key,
-        )
-
-
-def require_for(caller: Caller, requested_by: str, role: Role, what: str) -> None:
-    """Raises what `require` raises, but for a submitter and what it has requested itself."""
-    if not is_own(caller, requested_by):
-        require(caller, role, what)
-
-
-def require_asked(caller: Caller, view: TaskView, key: str) -> None:
-    """Raises Forbidden for a submitter who is no approver, but where a task's question is for it.
-
-    It is if it names the caller, or where the caller made the task and no approval is asked for.
-    """
-    wait = next((wait for wait in view.waits if wait.wait_id == key), None)
-    if wait is not None and caller.requested_by in wait.may_answer:
-        return
-    if wait is not None and wait.subject.get("kind") == APPROVAL:
-        require(caller, Role.APPROVER, "decides on approvals")
-    require_for(caller, view.requested_by, Role.APPROVER, "answers the tasks of others")
-
-
-def require_administrator(caller: Caller) -> None:
-    """Raises Unauthenticated for a caller who shows no credentials: an address is none, wherever it is."""
-    if is_anonymous(caller):
-        raise Unauthenticated(
-            "This request takes an administrator's credentials, also on the mesh's machine",
-            remedy=_ADMIN_REMEDY,
-        )
-
-
-def require_all_tenants(caller: Caller, what: str) -> None:
-    """Raises Forbidden for a caller of one tenant alone."""
-    if not caller.all_tenants:
-        raise Forbidden(
-            f"Only a caller of all tenants {what}; {caller.requested_by} is of tenant {caller.tenant_id}",
-            remedy="Use the admin token, or `mesh` on the mesh's machine",
-        )
-
-
-def is_anonymous(caller: Caller) -> bool:
-    """Whether a caller has shown nothing that says who it is."""
-    return caller.key_id is None and caller.requested_by == Caller().requested_by
-
-
-def is_own(caller: Caller, requested_by: str) -> bool:
-    """Whether a submitter has requested something of its tenant itself."""
-    return has_role(caller, Role.SUBMITTER) and caller.requested_by == requested_by
-
-
-def visible_tenant(caller: Caller) -> str | None:
-    """Returns the tenant whose costs, budgets and status a caller sees; None is every tenant."""
-    return None if caller.all_tenants else caller.tenant_id
-
-
-def call_context(caller: Caller, *, tenant_id: str | None = None, user: str | None = None) -> CallContext:
-    """Returns who pays for a call of a model that may name a tenant and a user.
-
-    Both count for a caller of all tenants alone: any other pays as its credentials say, and may name no other
-    tenant (Forbidden).
-    """
-    if caller.all_tenants:
-        tenant_id, user = tenant_id or caller.tenant_id, user or LLM_SERVICE
-    elif tenant_id in (None, caller.tenant_id):
-        tenant_id, user = caller.tenant_id, caller.requested_by
-    else:
-        raise Forbidden(
-            f"The key is of tenant {caller.tenant_id!r}, and no other may be named",
-            remedy="Leave tenant_id out",
-            field="tenant_id",
-        )
-    return CallContext(
-        purpose=LLM_SERVICE,
-        tenant_id=tenant_id,
-        agent_id=user,
-        key_id=caller.key_id,
-        budgets=caller.budgets,
-    )

@@ -1,21 +1,22 @@
 """What a caller sees who may see facts and no contents: states, names, counts, times and costs.
 
-Of an event's payload only fields that are known to be facts are shown, and only short ones: what a new kind
-of event brings is hidden until it is named here.
+Of an event's payload only fields that are known to be facts are shown, and only short ones: a field that a
+new kind of event brings is hidden until it is named.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 from msgspec.structs import replace
 
 from meshwright.core import topics
+from meshwright.core.access import Role
 from meshwright.core.messages import Caller, Event, Fault
 from meshwright.events.status import MeshStatus
 from meshwright.events.tasks import TaskPage
-from meshwright.identity.auth import Role, has_role, is_own
+from meshwright.identity.rules import has_role, is_own
 from meshwright.work.record import TaskView
 
 _OWN_TOPICS = "app."  # the prefix of topics that applications publish to: all of it is contents
@@ -29,17 +30,21 @@ output_tokens owner parent_task_id priority prompt_tokens requested_by revoked_a
 scope score score_card seconds setting spent status step steps success tags task_id tasks tenant_id
 text_chars thread_id tokens tokens_after tokens_before tool type usage user validation_passed version window
 """
-_FACTS = frozenset(_NAMES.split())
+FACTS = frozenset(_NAMES.split())
+"""The fields of the mesh's own events that are facts."""
 _MAX_CHARS = 128
 _MAX_ITEMS = 64
 
 
-def event_facts(event: Event) -> Event | None:
-    """An event without its contents; None for a piece of an answer, which is nothing else."""
+def event_facts(event: Event, names: Set[str] = FACTS) -> Event | None:
+    """An event without its contents; None for a piece of an answer, which is nothing else.
+
+    `names` are the fields of payloads that are facts.
+    """
     if event.event_type == topics.MODEL_DELTA:
         return None
     fields: Mapping[str, Any] = {} if event.topic.startswith(_OWN_TOPICS) else event.fields
-    facts = {name: value for name, value in fields.items() if name in _FACTS and _is_fact(value)}
+    facts = {name: value for name, value in fields.items() if name in names and _is_fact(value)}
     error = fields.get("error")
     if isinstance(error, dict) and isinstance(error.get("type"), str):
         facts["error"] = {"type": error["type"]}

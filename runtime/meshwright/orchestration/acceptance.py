@@ -206,8 +206,7 @@ class Admission:
         key = TaskKey(task.tenant_id, task.task_id)
         if key in self._open:
             return await accept()
-        await self._tenants.require_storage(task.tenant_id)
-        self._tenants.take(task.tenant_id, "tasks_per_minute")
+        await self._tenants.take(task.tenant_id, "tasks_per_minute")
         self._require_room(task)
         self._add(key, task.thread_id)
         self._unconfirmed.add(key)

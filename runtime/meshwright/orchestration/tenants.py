@@ -67,22 +67,18 @@ class Tenants:
         self._refused: Counter[str] = Counter()
         self._recorded_at: dict[str, float] = {}
 
-    def check(self, tenant_id: str, rate: TenantLimit) -> None:
-        """Raise Overloaded where a tenant has used its rate up. It takes nothing, so it may come early."""
-        bucket = self._bucket(tenant_id, rate)
-        if bucket is not None and bucket.tokens < 1:
-            raise self._refusal(
-                tenant_id,
-                rate,
-                f"Tenant {tenant_id} may have {bucket.per_minute:,g} {_WHAT[rate]} a minute, and had them",
-                "Send it again later",
-                wait_seconds=bucket.wait_seconds,
-            )
+    async def check(self, tenant_id: str, rate: TenantLimit) -> None:
+        """Raise Overloaded where a tenant has used its rate up, StorageExceeded where it stores what it may.
 
-    def take(self, tenant_id: str, rate: TenantLimit) -> None:
-        """Count one task or call. Raises Overloaded where the tenant has used its rate up."""
-        self.check(tenant_id, rate)
-        bucket = self._buckets.get((tenant_id, rate))
+        It counts nothing, so it may come early.
+        """
+        self._within(tenant_id, rate)
+        await self.require_storage(tenant_id)
+
+    async def take(self, tenant_id: str, rate: TenantLimit) -> None:
+        """Count one task or call. Raises what `check` raises."""
+        await self.require_storage(tenant_id)
+        bucket = self._within(tenant_id, rate)
         if bucket is not None:
             bucket.tokens -= 1
 
@@ -152,6 +148,18 @@ class Tenants:
         if wait_seconds is not None:
             error.retry_after_seconds = wait_seconds
         return error
+
+    def _within(self, tenant_id: str, rate: TenantLimit) -> _Bucket | None:
+        bucket = self._bucket(tenant_id, rate)
+        if bucket is not None and bucket.tokens < 1:
+            raise self._refusal(
+                tenant_id,
+                rate,
+                f"Tenant {tenant_id} may have {bucket.per_minute:,g} {_WHAT[rate]} a minute, and had them",
+                "Send it again later",
+                wait_seconds=bucket.wait_seconds,
+            )
+        return bucket
 
     def _bucket(self, tenant_id: str, rate: TenantLimit) -> _Bucket | None:
         per_minute = self._settings.limit(tenant_id, rate)

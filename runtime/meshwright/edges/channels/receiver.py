@@ -27,6 +27,7 @@ from meshwright.edges.replies import Courier
 from meshwright.edges.webhooks.gate import Gate, Proof
 from meshwright.events.filter import EventFilter
 from meshwright.events.inbox import Question
+from meshwright.identity.operations import Operations
 from meshwright.ledger.keys import Forbidden
 from meshwright.mesh import Mesh
 from meshwright.settings.channels import ChannelSettings
@@ -90,7 +91,7 @@ class ChannelReceiver:
     async def accept(self, channel: ChatChannel, messages: Iterable[ChannelMessage]) -> list[Accepted]:
         """Make the tasks of messages, in order; all is durable then. One that came before is the same task.
 
-        Raises InvalidInput for another tenant's, and what `Mesh.submit` raises.
+        Raises InvalidInput for another tenant's, and what `Operations.submit` raises.
         """
         return [await self._accept(channel, message) for message in messages]
 
@@ -132,7 +133,7 @@ class ChannelReceiver:
         )
         await self._mesh.component(Courier).ask(SCHEME, TaskKey(settings.tenant, task_id), address)
         with suppress(IdempotencyConflict):  # the same message, in other words since it was edited
-            await self._mesh.submit(request, caller)
+            await Operations(self._mesh, caller).submit(request)
         self._typing.begin(channel, message, task_id)
         return Accepted(id=message.id, task_id=task_id, thread_id=thread_id)
 
@@ -151,7 +152,7 @@ class ChannelReceiver:
         with suppress(NotFound):
             await read_task(self._mesh.host, task_of(tenant_id, channel.name, message.id), tenant_id)
             return None
-        answering = replace(caller, roles=frozenset({"approver"}))
+        answering = Operations(self._mesh, replace(caller, roles=frozenset({"approver"})))
         for _ in range(_LOOKS):
             question = await self._mesh.inbox.next_of(tenant_id, thread_id)
             if came_before := await self._mesh.log.query(given):  # after the inbox, which knows no more
@@ -160,9 +161,7 @@ class ChannelReceiver:
             if question is None or value is None:
                 return None
             try:
-                await self._mesh.answer(
-                    question.task_id, question.wait_id, value, answering, idempotency_key=key
-                )
+                await answering.answer(question.task_id, question.wait_id, value, idempotency_key=key)
             except (Forbidden, InvalidInput):
                 return None
             except (NotFound, Conflict):  # it was answered a moment ago, maybe with this very message

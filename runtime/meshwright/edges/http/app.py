@@ -115,7 +115,7 @@ def create_app(
         docs_url=None,  # FastAPI's pages load their scripts from other sites
         redoc_url=None,
     )
-    app.state.mesh, app.state.streams, app.state.groups = mesh, streams or Streams(), groups or mesh.groups
+    app.state.mesh, app.state.streams, app.state.groups = mesh, streams or Streams(), groups
     app.state.brake = Brake()
     for component in () if only_models else mesh.components:
         if isinstance(component, Component) and (router := component.routes()) is not None:

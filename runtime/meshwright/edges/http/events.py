@@ -15,22 +15,18 @@ from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from starlette.responses import StreamingResponse
 
-from meshwright.core.access import Role
 from meshwright.core.errors import InvalidInput
-from meshwright.core.messages import Caller, Event
+from meshwright.core.messages import Event
 from meshwright.edges.http.routing import (
     EVENTS,
     JsonLine,
-    MeshDep,
-    ViewerDep,
     make_router,
+    may,
 )
 from meshwright.edges.http.sessions import ServerSentEvents
 from meshwright.events.filter import EventFilter
-from meshwright.events.log import EventLog
-from meshwright.identity.auth import has_role
-from meshwright.identity.facts import event_facts
-from meshwright.mesh import Mesh
+from meshwright.events.log import Page
+from meshwright.identity.operations import Feed, Operations
 
 router = make_router("events")
 _RETRY_MS = 1000  # a browser waits so long before it connects again
@@ -92,19 +88,14 @@ class EventPage(BaseModel):
     next_seq: int | None = None
 
 
-async def event_page(
-    log: EventLog, query: Range, tenant_id: str, *, whole: bool, **fields: object
-) -> EventPage:
-    """Look up one page of a tenant's events, each `whole` or without its contents."""
-    page = await log.page(make_filter(query, tenant_id, **fields))
-    events = page.events if whole else [event for event in map(event_facts, page.events) if event]
-    return EventPage(items=events, next_seq=page.next_seq)
+def page_response(page: Page) -> Response:
+    """Answers with one page of events."""
+    return JsonLine(EventPage(items=page.events, next_seq=page.next_seq))
 
 
-def make_filter(query: Start, tenant_id: str, **fields: object) -> EventFilter:
-    """What the log is asked, from what a client asked; it sees no tenant but its own."""
-    asked = query.model_dump(exclude_none=True)
-    return EventFilter.model_validate({**asked, **fields, "tenant_id": tenant_id})
+def make_filter(query: Start, **fields: object) -> EventFilter:
+    """What the log is asked, from what a client asked."""
+    return EventFilter.model_validate({**query.model_dump(exclude_none=True), **fields})
 
 
 def resume_after(request: Request, start: Start) -> int | None:
@@ -122,10 +113,11 @@ def resume_after(request: Request, start: Start) -> int | None:
 
 
 @router.get("/events", summary="Query the event log", response_model=EventPage)
-async def query_events(mesh: MeshDep, caller: ViewerDep, query: Annotated[_EventQuery, Query()]) -> Response:
+async def query_events(
+    operations: Annotated[Operations, may("events")], query: Annotated[_EventQuery, Query()]
+) -> Response:
     """Look up events by their fields, by range of `seq`, or by time."""
-    whole = await _sees_contents(mesh, caller)
-    return JsonLine(await event_page(mesh.log, query, caller.tenant_id, whole=whole))
+    return page_response(await operations.events(make_filter(query)))
 
 
 @router.get(
@@ -135,26 +127,15 @@ async def query_events(mesh: MeshDep, caller: ViewerDep, query: Annotated[_Event
     response_class=StreamingResponse,
 )
 async def stream_events(
-    request: Request, mesh: MeshDep, caller: ViewerDep, tail: Annotated[_EventTail, Query()]
+    request: Request, operations: Annotated[Operations, may("tail")], tail: Annotated[_EventTail, Query()]
 ) -> Response:
     """Follow events as they are committed, from now on or behind `Last-Event-ID`.
 
     None comes twice, and none is left out, but for the pieces of answers (`model.delta`), which no log
     keeps: they have no id.
     """
-    after_seq = resume_after(request, tail)
-    if after_seq is None:
-        after_seq = await mesh.log.last_seq()
-    wanted = make_filter(tail, caller.tenant_id, after_seq=after_seq)
-    whole = await _sees_contents(mesh, caller)
-    return streams_of(request).respond(mesh.log.follow(wanted, live=True), whole=whole)
-
-
-async def _sees_contents(mesh: Mesh, caller: Caller) -> bool:
-    """Whether a caller sees what is in the events, which is recorded then."""
-    if whole := has_role(caller, Role.CONTENTS):
-        await mesh.audit.record_read(caller, "events")
-    return whole
+    wanted = make_filter(tail, after_seq=resume_after(request, tail))
+    return streams_of(request).respond(await operations.tail(wanted))
 
 
 def streams_of(request: Request) -> Streams:
@@ -170,18 +151,10 @@ class Streams:
         self._frames: dict[int, bytes] = {}
         self._cached_bytes = 0
 
-    def respond(
-        self,
-        batches: AsyncGenerator[list[Event]],
-        is_last: Callable[[Event], bool] | None = None,
-        *,
-        whole: bool,
-    ) -> ServerSentEvents:
-        """Answer with events as they come, `whole` or without contents, until one is the last."""
-        frame = self._frame if whole else _facts_frame
-        return ServerSentEvents(
-            self._stream(batches, is_last or (lambda event: False), frame), batches.aclose
-        )
+    def respond(self, feed: Feed, is_last: Callable[[Event], bool] = lambda event: False) -> ServerSentEvents:
+        """Answer with events as they come, until one is the last."""
+        frame = self._frame if feed.is_whole else _frame_of  # only whole ones are the same for all readers
+        return ServerSentEvents(self._stream(feed.batches, is_last, frame), feed.batches.aclose)
 
     def close(self) -> None:
         """End every stream after what it has ready; a client that resumes by Last-Event-ID loses nothing."""
@@ -244,8 +217,3 @@ class Streams:
 def _frame_of(event: Event) -> bytes:
     number = None if event.seq is None else str(event.seq)
     return format_sse_event(id=number, event=event.event_type, data_str=event.encode().decode())
-
-
-def _facts_frame(event: Event) -> bytes:
-    facts = event_facts(event)
-    return b"" if facts is None else _frame_of(facts)

@@ -7,8 +7,9 @@ from typing import Annotated
 from fastapi import Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from meshwright.edges.http.routing import ContentsDep, JsonLine, MeshDep, make_router
+from meshwright.edges.http.routing import JsonLine, make_router, may
 from meshwright.events.inbox import InboxPage
+from meshwright.identity.operations import Operations
 
 router = make_router("tasks")
 
@@ -29,11 +30,12 @@ class InboxQuery(BaseModel):
 
 
 @router.get("/inbox", summary="List what waits for people", response_model=InboxPage)
-async def list_inbox(mesh: MeshDep, caller: ContentsDep, query: Annotated[InboxQuery, Query()]) -> Response:
+async def list_inbox(
+    operations: Annotated[Operations, may("inbox")], query: Annotated[InboxQuery, Query()]
+) -> Response:
     """List the questions that tasks have for people, the oldest first.
 
     To answer one, send its `wait_id` as the `key`, and a value that fits its `answer_schema`, to
     `POST /tasks/{task_id}/answer`.
     """
-    await mesh.audit.record_read(caller, "inbox")
-    return JsonLine(await mesh.inbox.page(caller.tenant_id, **dict(query)))
+    return JsonLine(await operations.inbox(**dict(query)))

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import ClientDisconnect
 
 from meshwright.core.errors import NotFound
-from meshwright.core.messages import Caller, Identifier
+from meshwright.core.messages import Identifier
 from meshwright.edges.bodies import PROBLEM_TYPE, InvalidFields
 from meshwright.edges.http.chat import (
     ChatAnswer,
@@ -35,23 +35,24 @@ from meshwright.edges.http.routing import (
     STREAM,
     JsonLine,
     ReadyMesh,
-    SubmitterDep,
     make_router,
+    may,
     problems,
     retry_after,
 )
 from meshwright.edges.http.sessions import ServerSentEvents
-from meshwright.identity.auth import call_context
+from meshwright.identity.operations import Operations
 from meshwright.ledger.keys import LLM_SERVICE
 from meshwright.mesh import Mesh
 from meshwright.models.errors import ModelTimeout, ModelUnavailable
-from meshwright.models.port import CallContext, ModelReply, ModelRequest
+from meshwright.models.port import ModelReply, ModelRequest
 
 GROUPS = ("default", "quality", "fast")
 _COST_HEADER = "x-litellm-response-cost"
 """By this name a LiteLLM proxy tells what a call cost, and so its clients look for it."""
 _UNAVAILABLE = {"error": ALL_DOWN}
 _ResultT = TypeVar("_ResultT")
+_CallerDep = Annotated[Operations, may("call_model")]
 
 
 router = make_router("models")
@@ -120,19 +121,23 @@ _OPENAI_ERRORS: dict[int | str, Any] = {
 
 
 @router.get("/v1/models", summary="List the models, as OpenAI's API does", responses=_OPENAI_ERRORS)
-async def list_models(request: Request, caller: SubmitterDep) -> ModelList:
+async def list_models(request: Request, operations: Annotated[Operations, may("models")]) -> ModelList:
     """List the groups that may be named as `model`."""
-    return ModelList(object="list", data=[ModelEntry(id=group) for group in _groups(request) or GROUPS])
+    return ModelList(
+        object="list", data=[ModelEntry(id=name) for name in _groups(request, operations) or GROUPS]
+    )
 
 
 @router.get(
     "/v1/models/{model_id:path}", summary="Describe a model, as OpenAI's API does", responses=_OPENAI_ERRORS
 )
 async def describe_model(
-    request: Request, caller: SubmitterDep, model_id: Annotated[str, Path(min_length=1, max_length=128)]
+    request: Request,
+    operations: Annotated[Operations, may("models")],
+    model_id: Annotated[str, Path(min_length=1, max_length=128)],
 ) -> ModelEntry:
     """Describe a group that may be named as `model`."""
-    _check_group(request, model_id)
+    _check_group(request, operations, model_id)
     return ModelEntry(id=model_id)
 
 
@@ -143,11 +148,11 @@ async def describe_model(
     responses={200: {"content": STREAM}, **_OPENAI_ERRORS},
 )
 async def complete_chat(
-    request: Request, mesh: ReadyMesh, caller: SubmitterDep, asked: ChatRequest
+    request: Request, mesh: ReadyMesh, operations: _CallerDep, asked: ChatRequest
 ) -> Response:
     """Have a model answer. A client that goes away ends the call, and closes its connection."""
-    _check_group(request, asked.model)
-    wanted = model_request(asked, await _counted(mesh, caller, tenant_id=asked.tenant_id, user=asked.user))
+    _check_group(request, operations, asked.model)
+    wanted = model_request(asked, await operations.call_model(tenant_id=asked.tenant_id, user=asked.user))
     answer = ChatAnswer(wanted.model)
     if asked.stream:
         with_usage = asked.stream_options is not None and asked.stream_options.include_usage
@@ -164,15 +169,15 @@ async def complete_chat(
     responses={200: {"content": STREAM}, **_OPENAI_ERRORS},
 )
 async def respond(
-    request: Request, mesh: ReadyMesh, caller: SubmitterDep, asked: ResponsesRequest
+    request: Request, mesh: ReadyMesh, operations: _CallerDep, asked: ResponsesRequest
 ) -> Response:
     """Have a model answer, in the words of the Responses API. Nothing of it is stored."""
-    _check_group(request, asked.model)
+    _check_group(request, operations, asked.model)
     try:
         chat = chat_request(asked)
     except ValidationError as error:
         raise InvalidFields.of(error.errors(include_url=False, include_input=False)) from None
-    wanted = model_request(chat, await _counted(mesh, caller, tenant_id=asked.tenant_id, user=asked.user))
+    wanted = model_request(chat, await operations.call_model(tenant_id=asked.tenant_id, user=asked.user))
     answer = ResponseAnswer(asked)
     if asked.stream:
         call = await _begun(request, mesh, wanted)
@@ -187,12 +192,12 @@ async def respond(
     response_model=EmbeddingList,
     responses=_OPENAI_ERRORS,
 )
-async def embed(request: Request, mesh: ReadyMesh, caller: SubmitterDep, asked: EmbeddingRequest) -> Response:
+async def embed(
+    request: Request, mesh: ReadyMesh, operations: _CallerDep, asked: EmbeddingRequest
+) -> Response:
     """Make texts vectors. A client that goes away ends the call, and closes its connection."""
-    _check_group(request, asked.model)
-    wanted = embedding_request(
-        asked, await _counted(mesh, caller, tenant_id=asked.tenant_id, user=asked.user)
-    )
+    _check_group(request, operations, asked.model)
+    wanted = embedding_request(asked, await operations.call_model(tenant_id=asked.tenant_id, user=asked.user))
     reply = await _unless_gone(request, mesh.model.complete(wanted))
     return JsonLine(embedding_document(asked, reply), headers=_cost_of(reply))
 
@@ -217,10 +222,10 @@ async def embed(request: Request, mesh: ReadyMesh, caller: SubmitterDep, asked: 
     },
 )
 async def complete(
-    request: Request, mesh: ReadyMesh, caller: SubmitterDep, asked: CompleteRequest
+    request: Request, mesh: ReadyMesh, operations: _CallerDep, asked: CompleteRequest
 ) -> Response:
     """Have the best or the fastest model answer some messages. A client that goes away ends the call."""
-    context = await _counted(mesh, caller, tenant_id=asked.tenant_id)
+    context = await operations.call_model(tenant_id=asked.tenant_id)
     wanted = ModelRequest(
         model=asked.model,
         messages=messages_of(asked.messages),
@@ -238,23 +243,13 @@ async def complete(
     return JsonLine({"content": reply.content, "model": reply.model, "usage": usage})
 
 
-async def _counted(
-    mesh: Mesh, caller: Caller, *, tenant_id: str | None = None, user: str | None = None
-) -> CallContext:
-    """Who pays for a call, which counts from now on. Raises Forbidden, Overloaded, StorageExceeded."""
-    context = call_context(caller, tenant_id=tenant_id, user=user)
-    await mesh.tenants.require_storage(context.tenant_id)
-    mesh.tenants.take(context.tenant_id, "calls_per_minute")
-    return context
+def _groups(request: Request, operations: Operations) -> tuple[str, ...] | None:
+    """The models that may be named here; None where only the model's server knows."""
+    return request.app.state.groups or operations.models()
 
 
-def _groups(request: Request) -> tuple[str, ...] | None:
-    """The models that may be named; None where only the model's server knows."""
-    return request.app.state.groups
-
-
-def _check_group(request: Request, name: str) -> None:
-    groups = _groups(request)
+def _check_group(request: Request, operations: Operations, name: str) -> None:
+    groups = _groups(request, operations)
     if groups is not None and not any(fnmatchcase(name, group) for group in groups):
         raise NotFound(
             f"The model {name[:80]!r} does not exist", remedy=f"There are {', '.join(groups)}", field="model"

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 from fastapi import Header
 from pydantic import BaseModel, ConfigDict, Field
 
-from meshwright.core.messages import Event, derived_id, new_id
-from meshwright.edges.http.routing import ReadyMesh, SubmitterDep, make_router, problems
+from meshwright.edges.http.routing import ReadyMesh, make_router, may, problems
+from meshwright.identity.operations import Operations
 
 router = make_router("events")
 _NAME = r"[A-Za-z0-9_-]{1,64}"
@@ -39,7 +39,7 @@ class PublishedEvent(BaseModel):
 )
 async def publish(
     mesh: ReadyMesh,
-    caller: SubmitterDep,
+    operations: Annotated[Operations, may("publish")],
     event: EventRequest,
     idempotency_key: Annotated[
         str | None,
@@ -52,19 +52,7 @@ async def publish(
     ] = None,
 ) -> PublishedEvent:
     """Publish an event of your own: it is in the log when this answers, and answers runs that wait for it."""
-    name = new_id() if idempotency_key is None else derived_id(caller.requested_by, idempotency_key)
-    event_id = f"app/{caller.tenant_id}/{name}"
-    if idempotency_key is None or not await mesh.log.knows(event_id):
-        await mesh.tenants.require_storage(caller.tenant_id)
-        made = Event(
-            id=event_id,
-            event_type=event.event_type,
-            topic=event.topic,
-            time=mesh.host.clock.now(),
-            tenant_id=caller.tenant_id,
-            aggregate_id=f"app/{caller.requested_by}",
-            idempotency_key=idempotency_key,
-            payload=event.payload,
-        )
-        await mesh.host.emit([made])
+    event_id = await operations.publish(
+        event.topic, event.event_type, event.payload, idempotency_key=idempotency_key
+    )
     return PublishedEvent(id=event_id)

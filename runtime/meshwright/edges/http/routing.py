@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from importlib.resources import files
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, Generic, NamedTuple, TypeVar, get_type_hints
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -34,7 +34,8 @@ from meshwright.core.errors import (
 from meshwright.core.messages import Caller
 from meshwright.core.tracing import parse
 from meshwright.edges.bodies import PROBLEM_TYPE, InvalidFields, Problem, check_size, problem_of, read_json
-from meshwright.identity.auth import require_administrator, require_any
+from meshwright.identity.operations import Acting, Operations, record_refusal
+from meshwright.identity.rules import RULES, Rule
 from meshwright.ledger.keys import Forbidden, Unauthenticated
 from meshwright.mesh import Mesh
 from meshwright.models.errors import (
@@ -83,24 +84,60 @@ CallerDep = Annotated[Caller, Depends(_caller_of)]
 """Who calls. A route that takes this says by `require` what the caller has to be."""
 
 
-class Needs(NamedTuple):
-    """What a route asks of its caller: one of some roles; and credentials, wherever it is, if `is_known`."""
+_ActingT = TypeVar("_ActingT", bound=Acting)
 
-    roles: tuple[Role, ...]
-    is_known: bool = False
 
-    async def check(self, request: Request) -> Caller:
+class Needs:
+    """The rule that a route goes by: a caller that it refuses is refused before a body is read."""
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+
+    async def check_early(self, request: Request) -> None:
+        """Raises Unauthenticated, Forbidden, and Overloaded where the tenant has used up its minute."""
+        await self.caller(request)
+
+    async def caller(self, request: Request) -> Caller:
         """Returns the caller of a request. Raises Unauthenticated, Forbidden."""
         caller: Caller = request.scope[CALLER]
-        if self.is_known:
-            require_administrator(caller)
-        require_any(caller, self.roles, f"may {request.method} {request.url.path}")
+        self.rule.check(caller, _asked(request))
         return caller
+
+
+class _Operation(Needs, Generic[_ActingT]):
+    """The rule of one of the mesh's operations."""
+
+    def __init__(self, name: str, kind: type[_ActingT]) -> None:
+        super().__init__(RULES[name])
+        self._name = name
+        self._kind = kind
+
+    async def check_early(self, request: Request) -> None:
+        acting = self._kind(request.app.state.mesh, request.scope[CALLER])
+        await acting.check_early(self._name, _asked(request))
+
+    async def acting(self, request: Request) -> _ActingT:
+        """Returns the operations of a request's caller."""
+        return self._kind(await _mesh_of(request), await self.caller(request))
+
+
+def _asked(request: Request) -> str:
+    return f"may {request.method} {request.url.path}"
+
+
+def may(operation: str, kind: type[Acting] = Operations) -> Any:
+    """The dependency of a route that calls an operation: `Annotated[Operations, may("cancel")]`."""
+    return Depends(_Operation(operation, kind).acting)
+
+
+def by_rule(rule: Rule) -> Any:
+    """The dependency of a route that calls a component: `caller: Annotated[Caller, by_rule(SEE)]`."""
+    return Depends(Needs(rule).caller)
 
 
 def needs(*roles: Role, is_known: bool = False) -> Any:
     """The dependency of a route that one of some roles may use: `Annotated[Caller, needs(Role.OPERATOR)]`."""
-    return Depends(Needs(roles, is_known).check)
+    return by_rule(Rule("", roles, is_known=is_known))
 
 
 def needs_of(endpoint: Callable[..., Any]) -> Needs | None:
@@ -117,7 +154,6 @@ ViewerDep = Annotated[Caller, needs(Role.VIEWER)]
 ContentsDep = Annotated[Caller, needs(Role.CONTENTS)]
 SubmitterDep = Annotated[Caller, needs(Role.SUBMITTER)]
 OperatorDep = Annotated[Caller, needs(Role.OPERATOR)]
-KeysAdminDep = Annotated[Caller, needs(Role.ADMIN, is_known=True)]
 
 
 def valid_trace(traceparent: str | None) -> str | None:
@@ -143,18 +179,12 @@ class _JsonRoute(APIRoute):
             return handle
         model: Any = self.body_field.field_info.annotation
         calls_model = self.path.startswith("/v1/")
-        is_counted = calls_model or self.path == "/complete"
         needed = needs_of(self.endpoint)
 
         async def read_and_handle(request: Request) -> Response:
             if needed is not None:  # before anything of the body is read
-                await needed.check(request)
-            mesh = await _mesh_of(request)
-            if is_counted:
-                caller: Caller = request.scope[CALLER]
-                if not caller.all_tenants:  # others name the tenant in the body
-                    mesh.tenants.check(caller.tenant_id, "calls_per_minute")
-            settings = mesh.settings
+                await needed.check_early(request)
+            settings = (await _mesh_of(request)).settings
             body = await read_body(request, settings, of_model_call=calls_model)
             document = read_json(body, settings, of_model_call=calls_model)
             try:
@@ -229,15 +259,13 @@ async def answer_error(request: Request, error: Exception) -> Response:
 
 
 def record_misuse(mesh: Mesh, scope: Scope, error: MeshError) -> None:
-    """Have it in the audit trail if credentials were refused, or a known caller may not do what it asked."""
+    """Have a refusal in the audit trail with the request that it refuses."""
     caller: Caller | None = scope.get(CALLER)
-    if isinstance(error, Forbidden) or (isinstance(error, Unauthenticated) and caller is None):
-        path = scope["path"][:_MAX_PATH_CHARS]
-        if caller is None:  # its tenant is unknown, so its record names nothing of any
-            path = "/".join(path.split("/")[:2])
-        request = f"{scope.get('method', 'GET')} {path}"
-        address = (scope.get("client") or ("",))[0]
-        mesh.audit.record_misuse(error.message, request=request, address=address, caller=caller)
+    path = scope["path"][:_MAX_PATH_CHARS]
+    if caller is None:  # its tenant is unknown, so its record names nothing of any
+        path = "/".join(path.split("/")[:2])
+    request, address = f"{scope.get('method', 'GET')} {path}", (scope.get("client") or ("",))[0]
+    record_refusal(mesh, error, caller=caller, request=request, address=address)
 
 
 def retry_after(wait_seconds: float | None) -> dict[str, str]:

@@ -8,18 +8,16 @@ from typing import Annotated
 from fastapi import Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from meshwright.core.access import Role
-from meshwright.core.messages import ID_PATTERN, Caller
-from meshwright.edges.http.routing import JsonLine, MeshDep, make_router, needs, problems
-from meshwright.identity.auth import has_role, require_for
-from meshwright.mesh import Mesh
-from meshwright.run.transcript import Transcript, attempt_of
+from meshwright.core.messages import ID_PATTERN
+from meshwright.edges.http.routing import JsonLine, make_router, may, problems
+from meshwright.identity.operations import Operations
+from meshwright.run.transcript import attempt_of
 from meshwright.work.steps import StepContentsPage, StepPage, StepView
 
 router = make_router("tasks")
 _TaskId = Annotated[str, Path(pattern=ID_PATTERN)]
 _StepPath = Annotated[str, Path(pattern=r"^[A-Za-z0-9.]{1,64}$", description="As `path` of a step has it.")]
-_ReaderDep = Annotated[Caller, needs(Role.CONTENTS, Role.SUBMITTER)]
+_ReaderDep = Annotated[Operations, may("transcripts")]
 _MAX_CHARS = 100_000
 _MOST_CHARS = 4_194_304
 
@@ -47,13 +45,6 @@ class StepContentsQuery(_Contents):
     """The attempt of the step, by default the last; each text has up to `max_chars` characters."""
 
 
-async def _transcripts(mesh: Mesh, task_id: str, caller: Caller) -> list[Transcript]:
-    if not has_role(caller, Role.CONTENTS):
-        view = await mesh.task(task_id, caller.tenant_id)
-        require_for(caller, view.requested_by, Role.CONTENTS, "sees the steps of others' tasks")
-    return await mesh.transcripts(task_id, caller.tenant_id)
-
-
 @router.get(
     "/tasks/{task_id}/steps",
     summary="List the steps of a task",
@@ -61,16 +52,14 @@ async def _transcripts(mesh: Mesh, task_id: str, caller: Caller) -> list[Transcr
     responses=problems({404: "There is no such task, or it has no attempt yet."}),
 )
 async def list_steps(
-    mesh: MeshDep, caller: _ReaderDep, task_id: _TaskId, query: Annotated[StepQuery, Query()]
+    operations: _ReaderDep, task_id: _TaskId, query: Annotated[StepQuery, Query()]
 ) -> Response:
     """List what an agent did for a task, step by step, with tokens, cost and duration.
 
     With `contents` the messages of a step are those that no step before it had: `request.since` names the
     step that it continues, and `request.same` how many of the messages are the same.
     """
-    found = await _transcripts(mesh, task_id, caller)
-    if query.contents:
-        await mesh.audit.record_read(caller, f"tasks/{task_id}")
+    found = await operations.transcripts(task_id, contents=query.contents)
     if query.attempt is not None:
         found = [attempt_of(found, query.attempt)]
     steps = [(transcript, path) for transcript in found for path in transcript.paths]
@@ -97,8 +86,7 @@ async def list_steps(
     responses=problems({404: "There is no such task, or no such step."}),
 )
 async def show_step(
-    mesh: MeshDep,
-    caller: _ReaderDep,
+    operations: _ReaderDep,
     task_id: _TaskId,
     path: _StepPath,
     query: Annotated[StepContentsQuery, Query()],
@@ -107,7 +95,5 @@ async def show_step(
 
     Secrets are redacted, and a text over `max_chars` is cut and says so.
     """
-    found = await _transcripts(mesh, task_id, caller)
-    await mesh.audit.record_read(caller, f"tasks/{task_id}")
-    transcript = attempt_of(found, query.attempt)
+    transcript = attempt_of(await operations.transcripts(task_id), query.attempt)
     return await asyncio.to_thread(transcript.view, path, max_chars=query.max_chars)

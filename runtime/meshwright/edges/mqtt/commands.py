@@ -30,20 +30,12 @@ from meshwright.edges.replies import Courier, until_answered
 from meshwright.identity.auth import (
     Authenticator,
     Credentials,
-    Forbidden,
-    Role,
     Unauthenticated,
     bearer_of,
-    has_role,
-    require,
-    require_any,
-    require_asked,
-    require_for,
 )
-from meshwright.identity.facts import shown
+from meshwright.identity.operations import Operations, record_refusal
 from meshwright.mesh import Mesh
 from meshwright.work.protocol import TaskKey
-from meshwright.work.record import TaskView
 
 _logger = logging.getLogger("meshwright.edges.mqtt")
 _ResultT = TypeVar("_ResultT")
@@ -167,44 +159,37 @@ class Commands:
             caller = await asked(lambda: self._authenticator.authenticate(credentials))
         except Unauthenticated as error:
             if credentials.token or credentials.client != ANONYMOUS:
-                mesh.audit.record_misuse(error.message, edge="mqtt")
+                record_refusal(mesh, error, caller=None, edge="mqtt")
             raise
         if caller.all_tenants:  # it acts for the one that the topic names
             tenant_id = self._topics.tenant_of(delivery.topic) or caller.tenant_id
             caller = replace(caller, tenant_id=tenant_id, all_tenants=False)
+        named = replace(caller, source="mqtt")
         try:
-            return await self._obey(asked, delivery, caller, reply_to)
-        except Forbidden as error:
-            request, named = delivery.topic[:_MAX_TOPIC_CHARS], replace(caller, source="mqtt")
-            mesh.audit.record_misuse(error.message, request=request, caller=named)
+            return await self._obey(asked, delivery, caller, named, reply_to)
+        except MeshError as error:
+            record_refusal(mesh, error, caller=named, request=delivery.topic[:_MAX_TOPIC_CHARS])
             raise
 
     async def _obey(
-        self, asked: _Asked, delivery: MqttMessage, caller: Caller, reply_to: MqttAddress | None
+        self,
+        asked: _Asked,
+        delivery: MqttMessage,
+        caller: Caller,
+        named: Caller,
+        reply_to: MqttAddress | None,
     ) -> Any:
-        """Do what a message asks for on behalf of its caller."""
-        mesh = self._mesh
+        """Do what a message asks for on behalf of its caller, whom the audit trail has as `named`."""
+        operations = Operations(self._mesh, named)
         verb, task_id = self._topics.parse(delivery.topic, caller.tenant_id)
         if verb == "submit":
-            require(replace(caller, source="mqtt"), Role.SUBMITTER, "makes tasks")
-            return await self._submit(asked, delivery, caller, reply_to)
-        caller = replace(caller, source="mqtt")  # for the audit trail; a key is the same task at every edge
-
-        def read() -> Awaitable[TaskView]:
-            return mesh.task(task_id, caller.tenant_id)
-
+            operations.check("submit")
+            by_key = Operations(self._mesh, caller)  # a key is the same task at every edge
+            return await self._submit(asked, delivery, by_key, reply_to)
         if verb == "cancel":
-            require_any(caller, (Role.OPERATOR, Role.SUBMITTER), "cancels tasks")
-            require_for(
-                caller, (await asked(read)).requested_by, Role.OPERATOR, "cancels the tasks of others"
-            )
-            return shown(await asked(lambda: mesh.cancel(task_id, caller.tenant_id, caller=caller)), caller)
-        answer = read_model(delivery.payload, AnswerRequest, mesh.settings)
-        require_any(caller, (Role.APPROVER, Role.SUBMITTER), "answers questions")
-        if not has_role(caller, Role.APPROVER):
-            require_asked(caller, await asked(read), answer.key)
-        await asked(lambda: mesh.answer(task_id, answer.key, answer.value, caller))
-        return shown(await asked(read), caller)
+            return await asked(lambda: operations.cancel(task_id))
+        answer = read_model(delivery.payload, AnswerRequest, self._mesh.settings)
+        return await asked(lambda: operations.answer(task_id, answer.key, answer.value))
 
     def _credentials(self, delivery: MqttMessage) -> Credentials:
         """What a message shows of its sender: the user in its topic, or a token. Raises InvalidInput."""
@@ -221,9 +206,10 @@ class Commands:
         return Credentials(client=client, token=token)
 
     async def _submit(
-        self, asked: _Asked, delivery: MqttMessage, caller: Caller, reply_to: MqttAddress | None
+        self, asked: _Asked, delivery: MqttMessage, operations: Operations, reply_to: MqttAddress | None
     ) -> Any:
         """Take a task; the answer is its receipt, or its outcome if that is wanted and there already."""
+        tenant_id = operations.caller.tenant_id
         wanted = delivery.properties.get("reply", "receipt")
         if wanted not in _REPLIES:
             raise InvalidInput(
@@ -232,20 +218,17 @@ class Commands:
         request = read_model(delivery.payload, TaskRequest, self._mesh.settings)
         key, traceparent = delivery.properties.get("idempotency-key"), delivery.properties.get("traceparent")
         if key is None and request.task_id is None:
-            task_id = await asked(lambda: self._task_id(delivery, caller.tenant_id))
+            task_id = await asked(lambda: self._task_id(delivery, tenant_id))
             request = request.model_copy(update={"task_id": task_id})
         trace = traceparent if traceparent and parse(traceparent) else None
-        receipt = await asked(
-            lambda: self._mesh.submit(request, caller, idempotency_key=key, traceparent=trace)
-        )
+        receipt = await asked(lambda: operations.submit(request, idempotency_key=key, traceparent=trace))
         if reply_to is None or wanted == "receipt":
             return receipt
-        task = TaskKey(caller.tenant_id, receipt.task_id)
-        view = await asked(lambda: self._mesh.task(task.task_id, task.tenant_id))
-        require_for(caller, view.requested_by, Role.CONTENTS, "is sent the outcome of another's task")
-        await asked(lambda: self._courier.ask("mqtt", task, reply_to))
+        task_id = receipt.task_id
+        await asked(lambda: operations.outcome(task_id))  # raises where the caller may not have it sent
+        await asked(lambda: self._courier.ask("mqtt", TaskKey(tenant_id, task_id), reply_to))
         # It may have ended before its outcome was asked for.
-        return (await asked(lambda: self._mesh.task(task.task_id, task.tenant_id))).outcome
+        return await asked(lambda: operations.outcome(task_id))
 
     async def _task_id(self, delivery: MqttMessage, tenant_id: str) -> str:
         """The id of a task that its sender did not name: of a repeated packet the one that it got before.

@@ -20,6 +20,7 @@ from meshwright.edges.webhooks.forge import forge_address
 from meshwright.edges.webhooks.gate import Gate, proof_of
 from meshwright.edges.webhooks.kinds import Item, is_own, items_of, kind_of
 from meshwright.edges.webhooks.rules import TaskRule
+from meshwright.identity.operations import Operations
 from meshwright.mesh import Mesh
 from meshwright.settings.webhooks import WebhookSource
 from meshwright.work.protocol import TaskKey
@@ -112,7 +113,7 @@ class WebhookReceiver:
     async def accept(self, source: Source, items: Iterable[Item]) -> list[str]:
         """Make the tasks of a delivery's events, and return their ids; all is durable then.
 
-        A delivery that was sent before is the same tasks. Raises what `Mesh.submit` raises.
+        A delivery that was sent before is the same tasks. Raises what `Operations.submit` raises.
         """
         return [task_id for item in items for task_id in await self._accept(source, item)]
 
@@ -138,7 +139,7 @@ class WebhookReceiver:
             dropped = {"scheme": FORGE, "reason": reason}
             self._mesh.tell("reply.dropped", dropped, tenant_id=tenant_id, task_id=request.task_id)
         try:
-            await self._mesh.submit(request, source.caller)
+            await Operations(self._mesh, source.caller).submit(request)
         except IdempotencyConflict:  # the same event, in words of a rule or a group that have changed since
             _logger.info("task %s of source %s was accepted before", request.task_id, source.name)
         return request.task_id

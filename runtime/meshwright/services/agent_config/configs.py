@@ -14,8 +14,10 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel
 
 from meshwright.core import topics
+from meshwright.core.access import Role
 from meshwright.core.errors import ConfigError, HostError, InvalidInput, NotFound
 from meshwright.core.messages import Caller, Event
+from meshwright.identity.rules import Rule
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.ledger.keys import LLM_SERVICE
@@ -37,6 +39,9 @@ from meshwright.services.agent_config.records import (
 AGENT_CONFIGS = "agent-configs"
 """The type of the actor that the front reads the table for, where a worker has no database."""
 CHANGED, CREATED, DELETED = "agent_config.changed", "agent_config.created", "agent_config.deleted"
+SEE = Rule("reads agent configurations", (Role.VIEWER,))
+CHANGE = Rule("changes agent configurations", (Role.ADMIN,))
+READ_KEY = Rule("reads the keys of models", (Role.ADMIN,), is_known=True)
 _FETCH_SECONDS = 2.0  # that calls wait for them
 _RETRY_SECONDS = 1.0
 _logger = logging.getLogger("meshwright.agent_config")
@@ -211,17 +216,20 @@ class AgentConfigs:
 
     # What fronts do
 
-    async def list(self, tenant_id: str) -> list[AgentConfig]:
-        """A tenant's configurations, by id."""
+    async def list(self, caller: Caller) -> list[AgentConfig]:
+        """The configurations of the caller's tenant, by id."""
+        SEE.check(caller)
         rows = await self._mesh.database.read(table.read_all)
-        return [AgentConfig.of(row) for row in rows.rows if row.tenant_id == tenant_id]
+        return [AgentConfig.of(row) for row in rows.rows if row.tenant_id == caller.tenant_id]
 
-    async def get(self, tenant_id: str, agent_id: str) -> AgentConfig:
+    async def get(self, caller: Caller, agent_id: str) -> AgentConfig:
         """One of them. Raises NotFound."""
-        return AgentConfig.of(await self._find(tenant_id, agent_id))
+        SEE.check(caller)
+        return AgentConfig.of(await self._find(caller.tenant_id, agent_id))
 
     async def llm(self, caller: Caller, agent_id: str) -> AgentLLM:
         """What it takes to call an agent's model, with its key in plain text. Raises NotFound."""
+        READ_KEY.check(caller)
         row = await self._find(caller.tenant_id, agent_id)
         if row.llm_api_key_encrypted is not None:
             await self._mesh.audit.record(caller, "agent_config.key_read", _subject(row))
@@ -234,6 +242,7 @@ class AgentConfigs:
 
         Raises InvalidInput, Conflict where the agent has one, and Overloaded.
         """
+        CHANGE.check(caller)
         if wanted.agent_id == DEFAULT:
             raise InvalidInput(
                 f"{DEFAULT!r} stands for the tenant's default agent, whatever its id",
@@ -251,6 +260,7 @@ class AgentConfigs:
 
     async def update(self, caller: Caller, agent_id: str, wanted: AgentConfigUpdate) -> AgentConfig:
         """Change a configuration, in the same way. Raises NotFound, InvalidInput and Conflict."""
+        CHANGE.check(caller)
         before = await self._find(caller.tenant_id, agent_id)
         if not wanted.model_fields_set:
             return AgentConfig.of(before, self._problem(before))
@@ -273,6 +283,7 @@ class AgentConfigs:
 
     async def delete(self, caller: Caller, agent_id: str) -> AgentConfig:
         """Delete a configuration, in the same way. Raises NotFound."""
+        CHANGE.check(caller)
         row = await self._find(caller.tenant_id, agent_id)
         async with self._mesh.audit.change(caller, DELETED, _subject(row)):
             await self._mesh.database.write(table.delete, row.tenant_id, row.agent_id)

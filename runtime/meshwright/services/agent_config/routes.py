@@ -7,14 +7,13 @@ from typing import Annotated
 from fastapi import Depends, Path, Request, Response
 from starlette.types import Scope
 
-from meshwright.core.access import Role
 from meshwright.core.http_limits import PEER_UID
 from meshwright.core.messages import ID_PATTERN, Caller
 from meshwright.edges.http.app import is_local
-from meshwright.edges.http.routing import KeysAdminDep, MeshDep, ViewerDep, make_router, needs, problems
+from meshwright.edges.http.routing import MeshDep, by_rule, make_router, problems
 from meshwright.ledger.keys import Forbidden
 from meshwright.services.agent_config.component import AgentConfigComponent
-from meshwright.services.agent_config.configs import AgentConfigs
+from meshwright.services.agent_config.configs import CHANGE, READ_KEY, SEE, AgentConfigs
 from meshwright.services.agent_config.records import (
     AgentConfig,
     AgentConfigList,
@@ -33,14 +32,16 @@ async def _configs_of(mesh: MeshDep) -> AgentConfigs:
 
 
 _Configs = Annotated[AgentConfigs, Depends(_configs_of)]
-_AdminDep = Annotated[Caller, needs(Role.ADMIN)]
+_ViewerDep = Annotated[Caller, by_rule(SEE)]
+_AdminDep = Annotated[Caller, by_rule(CHANGE)]
+_KeyReaderDep = Annotated[Caller, by_rule(READ_KEY)]
 _AgentId = Annotated[str, Path(pattern=ID_PATTERN, description="`default` is the tenant's default agent.")]
 
 
 @router.get("/api/agents", summary="List agent configurations")
-async def list_configs(configs: _Configs, caller: ViewerDep) -> AgentConfigList:
+async def list_configs(configs: _Configs, caller: _ViewerDep) -> AgentConfigList:
     """List the tenant's configurations; never a key."""
-    return AgentConfigList(items=await configs.list(caller.tenant_id))
+    return AgentConfigList(items=await configs.list(caller))
 
 
 @router.post(
@@ -55,9 +56,9 @@ async def create_config(configs: _Configs, caller: _AdminDep, wanted: AgentConfi
 
 
 @router.get("/api/agents/{agent_id}", summary="Show an agent's configuration", responses=problems(_MISSING))
-async def show_config(configs: _Configs, caller: ViewerDep, agent_id: _AgentId) -> AgentConfig:
+async def show_config(configs: _Configs, caller: _ViewerDep, agent_id: _AgentId) -> AgentConfig:
     """Show one configuration, without its key."""
-    return await configs.get(caller.tenant_id, agent_id)
+    return await configs.get(caller, agent_id)
 
 
 @router.put(
@@ -89,7 +90,7 @@ async def delete_config(configs: _Configs, caller: _AdminDep, agent_id: _AgentId
     responses=problems({**_MISSING, 403: "The caller is no backend, or the connection is open to others."}),
 )
 async def show_llm(
-    configs: _Configs, request: Request, caller: KeysAdminDep, agent_id: _AgentId, response: Response
+    configs: _Configs, request: Request, caller: _KeyReaderDep, agent_id: _AgentId, response: Response
 ) -> AgentLLM:
     """Get provider, address, model and key, for a backend that calls the model itself.
 

@@ -18,15 +18,13 @@ from starlette.types import Scope
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from meshwright.core import topics
-from meshwright.core.access import Role
 from meshwright.core.encoding import encode
 from meshwright.core.errors import MeshError
 from meshwright.core.messages import Caller, Event
 from meshwright.edges.http.routing import CALLER, record_misuse
 from meshwright.edges.http.sessions import Sessions
-from meshwright.identity.auth import require
 from meshwright.mesh import Mesh
-from meshwright.services.agent_config.configs import CHANGED, CREATED, DELETED
+from meshwright.services.agent_config.configs import CHANGED, CREATED, DELETED, SEE
 
 CHANNEL = "agent_config"
 _TYPES = {CHANGED: "agent_config_changed", CREATED: "agent_created", DELETED: "agent_deleted"}
@@ -75,7 +73,7 @@ class Subscribers:
 
     def _refusal(self, caller: Caller, scope: Scope) -> tuple[int, str] | None:
         try:
-            require(caller, Role.VIEWER, "reads agent configurations")
+            SEE.check(caller)
         except MeshError as error:
             record_misuse(self._mesh, scope, error)
             return _POLICY, error.message[:_MAX_REASON_CHARS]

@@ -20,7 +20,7 @@ from meshwright.core.errors import ConfigError, InvalidInput, MeshError, NotFoun
 from meshwright.core.messages import Caller, TaskRequest, new_id
 from meshwright.core.schedule import ScheduleSpec, due_times, fires_at, local
 from meshwright.events.projections import Projection
-from meshwright.identity.auth import has_role
+from meshwright.identity.rules import Rule, has_role
 from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import Mesh
 from meshwright.orchestration.acceptance import make_task
@@ -49,6 +49,8 @@ from meshwright.services.schedules.table import (
 if TYPE_CHECKING:
     from fastapi import APIRouter
 
+SEE = Rule("sees schedules", (Role.VIEWER,))
+CHANGE = Rule("changes schedules", (Role.OPERATOR,))
 _FILE = Caller(requested_by="mesh.toml", source="settings")
 
 
@@ -78,7 +80,10 @@ class DueTime(BaseModel):
 
 
 class Schedules(Component):
-    """The schedules of a mesh. Every method raises NotFound for a schedule that the tenant does not have."""
+    """The schedules of a mesh. Each operation raises NotFound for a schedule that the tenant does not have.
+
+    It also raises what `SEE` or `CHANGE` raises for a caller who may not see or change schedules.
+    """
 
     name = "schedules"
 
@@ -113,12 +118,17 @@ class Schedules(Component):
             await self._declare()
         await super().start()
 
-    async def page(self, tenant_id: str, *, after: str = "", limit: int = 100) -> SchedulePage:
-        """Schedules of a tenant by id, after one."""
-        return await self.mesh.log.view(list_schedules, tenant_id, after, limit)
+    async def page(self, caller: Caller, *, after: str = "", limit: int = 100) -> SchedulePage:
+        """Schedules of the caller's tenant by id, after one."""
+        SEE.check(caller)
+        return await self.mesh.log.view(list_schedules, caller.tenant_id, after, limit)
 
-    async def show(self, key: ScheduleKey, *, contents: bool = True) -> ScheduleView:
-        """A schedule with its history."""
+    async def show(self, key: ScheduleKey, caller: Caller) -> ScheduleView:
+        """A schedule with its history, and with its task for a caller who sees contents."""
+        SEE.check(caller)
+        return await self._view(key, with_task=has_role(caller, Role.CONTENTS))
+
+    async def _view(self, key: ScheduleKey, *, with_task: bool) -> ScheduleView:
         state, spec = await self._state(key)
         settings = spec.model_dump(
             include={"catch_up", "max_catch_up", "overlap", "jitter_seconds", "until", "max_runs"}
@@ -126,7 +136,7 @@ class Schedules(Component):
         return ScheduleView(
             **dict(state.summary(key.schedule_id)),
             **settings,
-            task=spec.task if contents else None,
+            task=spec.task if with_task else None,
             pending=len(state.pending),
             history=await self.mesh.log.view(with_outcomes, key.tenant_id, state.history),
         )
@@ -145,6 +155,7 @@ class Schedules(Component):
         Raises InvalidInput, and NotFound for an agent that the mesh does not have; Conflict where it is to be
         new and is not, or comes from mesh.toml.
         """
+        CHANGE.check(caller)
         spec = spec.checked(self._host.clock.now())
         self._check_task(spec.task, caller)
         put = Put(spec=spec, by=caller.requested_by, budgets=caller.budgets, paused=paused, is_new=is_new)
@@ -157,24 +168,28 @@ class Schedules(Component):
                     field="id",
                 )
             is_new = await self._put(caller, key, put)
-        return await self.show(key), is_new
+        return await self._view(key, with_task=True), is_new
 
     async def remove(self, key: ScheduleKey, caller: Caller) -> None:
         """Delete a schedule; tasks that it has started go on. Raises Conflict for one of mesh.toml."""
+        CHANGE.check(caller)
         await self._change(caller, "deleted", key, "remove", False)
 
     async def pause(self, key: ScheduleKey, caller: Caller) -> ScheduleView:
         """Run nothing until it is resumed."""
+        CHANGE.check(caller)
         await self._change(caller, "paused", key, "pause")
-        return await self.show(key, contents=has_role(caller, Role.CONTENTS))
+        return await self.show(key, caller)
 
     async def resume(self, key: ScheduleKey, caller: Caller) -> ScheduleView:
         """Go on."""
+        CHANGE.check(caller)
         await self._change(caller, "resumed", key, "resume")
-        return await self.show(key, contents=has_role(caller, Role.CONTENTS))
+        return await self.show(key, caller)
 
     async def run_now(self, key: ScheduleKey, caller: Caller) -> ScheduledRun:
         """Run once now, whatever is open; the due times stay as they are. Returns the result."""
+        CHANGE.check(caller)
         wanted = RunNow(by=caller.requested_by, name=new_id())
         task_id = await self._change(caller, "run", key, "run_now", wanted)
         await self._runner.done(key.ref)
@@ -185,8 +200,9 @@ class Schedules(Component):
             raise NotFound(f"The run {task_id} is not in the history", remedy="Look for its task", field="id")
         return found
 
-    async def preview(self, key: ScheduleKey, count: int) -> list[DueTime]:
+    async def preview(self, key: ScheduleKey, caller: Caller, count: int) -> list[DueTime]:
         """The next due times, also those of a paused schedule."""
+        SEE.check(caller)
         state, spec = await self._state(key)
         anchor, position = state.anchor, state.position
         if anchor is None or position is None:

@@ -7,20 +7,17 @@ from typing import Annotated
 from fastapi import Depends, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from meshwright.core.access import Role
-from meshwright.core.messages import ID_PATTERN, Identifier, new_id
+from meshwright.core.messages import ID_PATTERN, Caller, Identifier, new_id
 from meshwright.core.schedule import ScheduleSpec
 from meshwright.edges.http.routing import (
     CallerDep,
     MeshDep,
-    OperatorDep,
-    ViewerDep,
+    by_rule,
     make_router,
     problems,
 )
-from meshwright.identity.auth import has_role
 from meshwright.services.schedules.actor import ScheduleKey
-from meshwright.services.schedules.component import DueTime, Schedules, ScheduleView
+from meshwright.services.schedules.component import CHANGE, SEE, DueTime, Schedules, ScheduleView
 from meshwright.services.schedules.table import ScheduledRun, SchedulePage
 
 router = make_router("schedules")
@@ -73,15 +70,17 @@ async def _key_of(caller: CallerDep, schedule_id: Annotated[str, Path(pattern=ID
 
 
 _Service = Annotated[Schedules, Depends(_schedules_of)]
+_ViewerDep = Annotated[Caller, by_rule(SEE)]
+_OperatorDep = Annotated[Caller, by_rule(CHANGE)]
 _Key = Annotated[ScheduleKey, Depends(_key_of)]
 
 
 @router.get("/schedules", summary="List schedules")
 async def list_schedules(
-    schedules: _Service, caller: ViewerDep, query: Annotated[ScheduleQuery, Query()]
+    schedules: _Service, caller: _ViewerDep, query: Annotated[ScheduleQuery, Query()]
 ) -> SchedulePage:
     """List the schedules of your tenant by id, with their next due time and the result of the last."""
-    return await schedules.page(caller.tenant_id, after=query.cursor or "", limit=query.limit)
+    return await schedules.page(caller, after=query.cursor or "", limit=query.limit)
 
 
 @router.post(
@@ -92,7 +91,7 @@ async def list_schedules(
     responses=problems({409: "There is one with that id.", **_MAY_CHANGE}),
 )
 async def create_schedule(
-    schedules: _Service, caller: OperatorDep, wanted: ScheduleRequest, response: Response
+    schedules: _Service, caller: _OperatorDep, wanted: ScheduleRequest, response: Response
 ) -> ScheduleView:
     """Submit a task at due times: by `cron` in a time `zone`, at an interval, or once `at` a time.
 
@@ -105,9 +104,9 @@ async def create_schedule(
 
 
 @router.get("/schedules/{schedule_id}", summary="Look at a schedule", responses=problems(_NONE))
-async def show_schedule(schedules: _Service, caller: ViewerDep, key: _Key) -> ScheduleView:
+async def show_schedule(schedules: _Service, caller: _ViewerDep, key: _Key) -> ScheduleView:
     """Show a schedule with its last 20 runs, the last one first."""
-    return await schedules.show(key, contents=has_role(caller, Role.CONTENTS))
+    return await schedules.show(key, caller)
 
 
 @router.put(
@@ -120,7 +119,7 @@ async def show_schedule(schedules: _Service, caller: ViewerDep, key: _Key) -> Sc
     },
 )
 async def put_schedule(
-    schedules: _Service, caller: OperatorDep, key: _Key, wanted: ScheduleChange, response: Response
+    schedules: _Service, caller: _OperatorDep, key: _Key, wanted: ScheduleChange, response: Response
 ) -> ScheduleView:
     """Make a schedule, or change it to be just so. Due times begin again where what decides them changes."""
     put, is_new = await schedules.put(key, _spec_of(wanted), caller, paused=wanted.paused)
@@ -134,7 +133,7 @@ async def put_schedule(
     summary="Delete a schedule",
     responses=problems({**_NONE, **_MAY_CHANGE, **_DECLARED}),
 )
-async def delete_schedule(schedules: _Service, caller: OperatorDep, key: _Key) -> Response:
+async def delete_schedule(schedules: _Service, caller: _OperatorDep, key: _Key) -> Response:
     """Delete a schedule. Tasks that it has started go on."""
     await schedules.remove(key, caller)
     return Response(status_code=204)
@@ -145,7 +144,7 @@ async def delete_schedule(schedules: _Service, caller: OperatorDep, key: _Key) -
     summary="Pause a schedule",
     responses=problems({**_NONE, **_MAY_CHANGE}),
 )
-async def pause_schedule(schedules: _Service, caller: OperatorDep, key: _Key) -> ScheduleView:
+async def pause_schedule(schedules: _Service, caller: _OperatorDep, key: _Key) -> ScheduleView:
     """Run nothing until it is resumed."""
     return await schedules.pause(key, caller)
 
@@ -155,7 +154,7 @@ async def pause_schedule(schedules: _Service, caller: OperatorDep, key: _Key) ->
     summary="Resume a schedule",
     responses=problems({**_NONE, **_MAY_CHANGE}),
 )
-async def resume_schedule(schedules: _Service, caller: OperatorDep, key: _Key) -> ScheduleView:
+async def resume_schedule(schedules: _Service, caller: _OperatorDep, key: _Key) -> ScheduleView:
     """Go on, and make up for due times that have passed meanwhile as `catch_up` says."""
     return await schedules.resume(key, caller)
 
@@ -167,17 +166,17 @@ async def resume_schedule(schedules: _Service, caller: OperatorDep, key: _Key) -
     response_description="`status` says whether its task was `started`, or why not.",
     responses=problems({**_NONE, **_MAY_CHANGE}),
 )
-async def run_schedule(schedules: _Service, caller: OperatorDep, key: _Key) -> ScheduledRun:
+async def run_schedule(schedules: _Service, caller: _OperatorDep, key: _Key) -> ScheduledRun:
     """Submit the task once more, now, whatever is open. The due times stay as they are."""
     return await schedules.run_now(key, caller)
 
 
 @router.get("/schedules/{schedule_id}/next", summary="Preview due times", responses=problems(_NONE))
 async def preview_schedule(
-    schedules: _Service, caller: ViewerDep, key: _Key, query: Annotated[CountQuery, Query()]
+    schedules: _Service, caller: _ViewerDep, key: _Key, query: Annotated[CountQuery, Query()]
 ) -> DueTimes:
     """Show when it is due next, also while it is paused."""
-    return DueTimes(items=await schedules.preview(key, query.count))
+    return DueTimes(items=await schedules.preview(key, caller, query.count))
 
 
 def _spec_of(wanted: ScheduleChange) -> ScheduleSpec:

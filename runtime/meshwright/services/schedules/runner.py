@@ -12,9 +12,11 @@ from contextlib import suppress
 from datetime import timedelta
 
 from meshwright.core import topics
+from meshwright.core.access import Role
 from meshwright.core.clock import Backoff
 from meshwright.core.errors import HostError, IdempotencyConflict, MeshError, NoAgentAvailable, NotFound
 from meshwright.core.messages import ENDED, Caller, Event
+from meshwright.identity.operations import Operations
 from meshwright.kernel.envelope import ActorRef
 from meshwright.mesh import FINAL, Mesh
 from meshwright.services.schedules.actor import (
@@ -125,16 +127,18 @@ class ScheduleRunner:
             requested_by=f"{SOURCE}:{key.schedule_id}",
             source=SOURCE,
             budgets=state.budgets,
+            roles=frozenset({Role.SUBMITTER}),
         )
+        operations = Operations(self._mesh, caller)
         for task_id in run.cancels:
             with suppress(NotFound):
-                await self._mesh.cancel(task_id, key.tenant_id, caller=caller)
+                await operations.cancel(task_id)
         request = state.spec.task
         report = Report(idempotency_key=run.idempotency_key, status="started")
         clock = self._mesh.host.clock
         for pause in (*([] if run.by else _AGENT_PAUSES), None):
             try:
-                await self._mesh.submit(request, caller, idempotency_key=run.idempotency_key)
+                await operations.submit(request, idempotency_key=run.idempotency_key)
                 break
             except NoAgentAvailable as error:
                 reason = f"{error.code}: {error}"

@@ -1,0 +1,197 @@
+"""Operations on what a mesh may spend, who may use it, and what it keeps."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from decimal import Decimal
+
+from meshwright.core.access import KEY_ROLES
+from meshwright.core.errors import InvalidInput
+from meshwright.core.messages import Caller, new_id
+from meshwright.core.money import Budget, OnEmpty
+from meshwright.events.tasks import TaskSubject
+from meshwright.events.verify import Verified, verify
+from meshwright.identity.auth import ADMINISTRATOR
+from meshwright.identity.operations import Acting
+from meshwright.identity.rules import require_all_tenants, tenant_of, visible_tenant
+from meshwright.ledger.budgets import BudgetView
+from meshwright.ledger.estimate import TaskEstimate
+from meshwright.ledger.keys import LLM_SERVICE, NewKey
+from meshwright.ledger.virtual_keys import Key, unknown_key
+from meshwright.run.erasure import Erased
+
+
+class Administration(Acting):
+    """What operators and administrators do. Each raises what the operations of `Operations` raise.
+
+    A change is recorded in the audit trail before it is made, and refused where it cannot be recorded.
+    """
+
+    # Money
+
+    async def budgets(self) -> list[BudgetView]:
+        """The budgets that the caller sees, with what each has spent and holds."""
+        self.check("budgets")
+        return await self.mesh.budget_views(visible_tenant(self.caller))
+
+    async def estimate(self, *, agent_id: str | None = None, capability: str | None = None) -> TaskEstimate:
+        """The cost of the last such tasks: median and 90 %. Raises InvalidInput."""
+        self.check("estimate")
+        tenant_id = visible_tenant(self.caller)
+        return await self.mesh.spending.estimate(
+            agent_id=agent_id, capability=capability, tenant_id=tenant_id
+        )
+
+    async def raise_budget(
+        self,
+        amount_usd: Decimal,
+        *,
+        budget: str | None = None,
+        key: str | None = None,
+        task_id: str | None = None,
+        tenant_id: str | None = None,
+    ) -> BudgetView:
+        """Add dollars to a budget, or to a task's own; tasks that wait for money go on.
+
+        Any but a task's own takes a caller of all tenants. Raises NotFound, InvalidInput.
+        """
+        self.check("raise_budget")
+        if task_id is None:
+            require_all_tenants(self.caller, "raises a budget that is not a task's own")
+        subject = f"budgets/{budget}" if task_id is None else f"tasks/{task_id}"
+        details = {"of": key, "amount_usd": amount_usd, "tenant_id": tenant_id}
+        async with self.mesh.audit.change(self.caller, "budget.raised", subject, details):
+            return await self.mesh.spending.raise_budget(
+                amount_usd,
+                budget=budget,
+                key=key,
+                task_id=task_id,
+                tenant_id=tenant_of(self.caller, tenant_id) or self.caller.tenant_id,
+            )
+
+    async def allowances(self) -> list[Budget]:
+        """The budgets that were set while the mesh runs."""
+        self.check("allowances")
+        tenant_id = visible_tenant(self.caller)
+        items = await self.mesh.allowances.items()
+        return [item for item in items if tenant_id in (None, item.tenant_id)]
+
+    async def allow(
+        self, whose: str, allowance: str, *, tenant_id: str | None = None, on_empty: OnEmpty = "fail"
+    ) -> Budget:
+        """Allow somebody an amount in a window, like `5/day`. Raises InvalidInput."""
+        self.check("allow")
+        tenant_id = tenant_of(self.caller, tenant_id)
+        details = {"allowance": allowance, "tenant_id": tenant_id, "on_empty": on_empty}
+        async with self.mesh.audit.change(self.caller, "allowance.set", f"allowances/{whose}", details):
+            return await self.mesh.spending.allow(whose, allowance, tenant_id=tenant_id, on_empty=on_empty)
+
+    async def disallow(self, whose: str, *, tenant_id: str | None = None) -> list[Budget]:
+        """Remove somebody's allowances, of every window, and return them. Raises NotFound."""
+        self.check("disallow")
+        tenant_id = tenant_of(self.caller, tenant_id)
+        subject, details = f"allowances/{whose}", {"tenant_id": tenant_id}
+        async with self.mesh.audit.change(self.caller, "allowance.removed", subject, details):
+            return await self.mesh.spending.disallow(whose, tenant_id=tenant_id)
+
+    # Keys
+
+    async def create_key(
+        self,
+        *,
+        name: str | None = None,
+        agent_id: str | None = None,
+        tenant_id: str | None = None,
+        roles: Sequence[str] = KEY_ROLES,
+        expires: str | None = None,
+        budget: str | None = None,
+    ) -> NewKey:
+        """Create a key of a person or a program (`name`), or of an agent. Raises InvalidInput.
+
+        A caller of one tenant creates keys of that tenant alone.
+        """
+        self.check("create_key")
+        tenant_id = tenant_id or self.caller.tenant_id
+        if tenant_id != self.caller.tenant_id:
+            require_all_tenants(self.caller, "creates keys of another tenant")
+        holder, key_id = self._holder(name, agent_id), new_id()
+        known = {"tenant_id": tenant_id, "roles": roles, "expires": expires, "budget": budget}
+        recorded = {"holder": holder, **known}
+        async with self.mesh.audit.change(self.caller, "key.created", f"keys/{key_id}", recorded):
+            return await self.mesh.keys.create(
+                holder, key_id=key_id, tenant_id=tenant_id, roles=roles, expires=expires, budget=budget
+            )
+
+    async def list_keys(self) -> list[Key]:
+        """The keys of the caller's tenant, or of all where it sees those; never a key itself."""
+        self.check("list_keys")
+        tenant_id = visible_tenant(self.caller)
+        return [key for key in await self.mesh.keys.list() if tenant_id in (None, key.tenant_id)]
+
+    async def open_keys(self) -> int:
+        """Revoke every key, and require none until another is created; returns how many were revoked."""
+        self.check("open_keys")
+        async with self.mesh.audit.change(self.caller, "keys.opened", "keys"):
+            return await self.mesh.keys.open()
+
+    async def revoke_key(self, key_id: str) -> Key:
+        """Revoke a key immediately, for good. Raises NotFound."""
+        self.check("revoke_key")
+        await self._check_key(key_id)
+        async with self.mesh.audit.change(self.caller, "key.revoked", f"keys/{key_id}"):
+            return await self.mesh.keys.revoke(key_id)
+
+    async def rotate_key(self, key_id: str, *, grace: str, expires: str | None = None) -> NewKey:
+        """Create a key in another's place; both work for `grace`. Raises NotFound, Conflict."""
+        self.check("rotate_key")
+        await self._check_key(key_id)
+        details = {"grace": grace, "expires": expires}
+        async with self.mesh.audit.change(self.caller, "key.rotated", f"keys/{key_id}", details):
+            return await self.mesh.keys.rotate(key_id, grace=grace, expires=expires)
+
+    # Contents
+
+    async def erase(self, subject: TaskSubject) -> Erased:
+        """Erase the contents of tasks of the caller's tenant, with all that they delegated, for good.
+
+        Raises NotFound, and Conflict where one is still open.
+        """
+        self.check("erase")
+        return await self.mesh.erase(self.caller, subject)
+
+    async def verify(self) -> Verified:
+        """Walk the hash chain of the event log, and check its signed heads."""
+        self.check("verify")
+        return await asyncio.to_thread(verify, self.mesh.database)
+
+    async def rotate_secrets(self) -> int:
+        """Encrypt all stored secrets with a new key, where the data folder has the keys; returns how many."""
+        self.check("rotate_secrets")
+        async with self.mesh.audit.change(self.caller, "secrets.rotated", "secrets"):
+            return await self.mesh.rotate_secrets()
+
+    def _holder(self, name: str | None, agent_id: str | None) -> str:
+        """Raises InvalidInput for an unknown agent, and for a name that means another."""
+        registry = self.mesh.registry
+        if (name is None) == (agent_id is None):
+            remedy = "Name a person or a program by name, or an agent of the mesh by agent_id"
+            raise InvalidInput("A key is of one name or of one agent", remedy=remedy, field="name")
+        if agent_id is not None:
+            remedy = "For a person or a program use name (mesh keys create --name)"
+            registry.check_agent(agent_id, remedy=remedy)
+            return agent_id
+        assert name is not None
+        if name in (ADMINISTRATOR, Caller().requested_by):
+            raise InvalidInput(
+                f"The name {name!r} is the mesh's own", remedy="Choose another name", field="name"
+            )
+        if name in (LLM_SERVICE, *(info.agent_id for info in registry.agents())):
+            remedy = "For its key use agent_id (mesh keys create --agent), else choose another name"
+            raise InvalidInput(f"{name!r} is an agent of this mesh", remedy=remedy, field="name")
+        return name
+
+    async def _check_key(self, key_id: str) -> None:
+        """Raises NotFound for a key that the caller does not see."""
+        if visible_tenant(self.caller) not in (None, (await self.mesh.keys.find(key_id)).tenant_id):
+            raise unknown_key(key_id)

@@ -1,0 +1,351 @@
+"""Operations: everything that a caller may ask of a mesh, the same by every door.
+
+    view = await Operations(mesh, caller).cancel(task_id)
+
+Roles, visibility, limits, records in the audit trail and the redaction of contents stand here and in `rules`
+alone: a door reads its wire, calls an operation, and writes its wire.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, NamedTuple
+
+from meshwright.context.plan import CompressRequest, CompressResponse
+from meshwright.core.access import Role
+from meshwright.core.capability import AgentInfo
+from meshwright.core.errors import MeshError, NotFound
+from meshwright.core.files import File, task_file_of
+from meshwright.core.messages import (
+    ENDED,
+    Caller,
+    Event,
+    Outcome,
+    Receipt,
+    ScoreCard,
+    TaskRequest,
+    derived_id,
+    new_id,
+)
+from meshwright.events.filter import EventFilter
+from meshwright.events.inbox import InboxPage
+from meshwright.events.log import Page
+from meshwright.events.status import MeshStatus
+from meshwright.events.tasks import TaskPage
+from meshwright.identity.facts import event_facts, page_facts, sees_contents, shown, status_facts
+from meshwright.identity.rules import RULES, call_context, check_answer, has_role, is_own, visible_tenant
+from meshwright.ledger.costs import By, Costs, since_of
+from meshwright.ledger.keys import Forbidden, Unauthenticated
+from meshwright.mesh import Mesh
+from meshwright.models.port import CallContext
+from meshwright.run.files import referred_in
+from meshwright.run.transcript import Transcript
+from meshwright.work.reading import read_task, unknown_task
+from meshwright.work.record import TaskView
+
+
+class Feed(NamedTuple):
+    """Events as they come, as their reader may see them; `is_whole` where that is with all contents."""
+
+    batches: AsyncGenerator[list[Event]]
+    is_whole: bool
+
+
+class Acting:
+    """Somebody who asks a mesh for something."""
+
+    def __init__(self, mesh: Mesh, caller: Caller) -> None:
+        self.mesh = mesh
+        self.caller = caller
+
+    def check(self, operation: str) -> None:
+        """Raises Unauthenticated or Forbidden where the caller may not use an operation, whatever for."""
+        RULES[operation].check(self.caller)
+
+    async def check_early(self, operation: str, does: str) -> None:
+        """Raises what an operation is sure to raise, for a door that has not read all of the request yet.
+
+        Among that are Overloaded and StorageExceeded, so that a flood is not read. `does` ends the sentence
+        `Only a caller with the role ... ` in the words of the door.
+        """
+        rule, caller = RULES[operation], self.caller
+        rule.check(caller, does)
+        names_tenant = caller.all_tenants and rule.limit == "calls_per_minute"  # in what is not read yet
+        if rule.limit is not None and not names_tenant:
+            await self.mesh.tenants.check(caller.tenant_id, rule.limit)
+
+
+class Operations(Acting):
+    """The operations on tasks, events, agents and models.
+
+    Each raises Unauthenticated for an anonymous caller without the role that it takes (`rules.RULES`),
+    Forbidden for any other, NotFound for a task that the caller's tenant does not have, and HostError where
+    the store cannot be asked.
+    """
+
+    # Tasks
+
+    async def submit(
+        self, request: TaskRequest, *, idempotency_key: str | None = None, traceparent: str | None = None
+    ) -> Receipt:
+        """Take a task: durable when this returns. Raises what `Mesh.submit` raises."""
+        self.check("submit")
+        for url in referred_in(request.payload):
+            await self._check_may_read(url)
+        return await self.mesh.submit(
+            request, self.caller, idempotency_key=idempotency_key, traceparent=traceparent
+        )
+
+    async def see(self, task_id: str) -> TaskView:
+        """A task as it is now, as the caller may see it."""
+        self.check("see")
+        return await self._shown("see", task_id)
+
+    async def tasks(self, **wanted: Any) -> TaskPage:
+        """A page of the tenant's tasks, the newest first. Takes what `EventLog.tasks` takes."""
+        self.check("tasks")
+        page = await self.mesh.log.tasks(tenant_id=self.caller.tenant_id, **wanted)
+        return page if has_role(self.caller, Role.CONTENTS) else page_facts(page)
+
+    async def task_events(self, task_id: str, wanted: EventFilter) -> Page:
+        """A page of a task's events."""
+        self.check("task_events")
+        view = await self._shown("task_events", task_id)
+        return await self._page(self._own(wanted, task_id), is_whole=sees_contents(view, self.caller))
+
+    async def follow(self, task_id: str, *, after_seq: int = 0) -> Feed | None:
+        """The events of a task behind `after_seq`, as they come; None where it has ended, and all were seen.
+
+        The last one ends the task. Close its batches to end it before.
+        """
+        self.check("follow")
+        view = await self._shown("follow", task_id)
+        if view.status in ENDED and await self._has_seen_the_end(view, after_seq):
+            return None
+        wanted = self._own(EventFilter(after_seq=after_seq), task_id)
+        return self._feed(wanted, is_whole=sees_contents(view, self.caller))
+
+    async def transcripts(self, task_id: str, *, contents: bool = True) -> list[Transcript]:
+        """The steps of a task, attempt by attempt; without `contents` the door shows none."""
+        self.check("transcripts")
+        await self._check_task("transcripts", task_id)
+        found = await self.mesh.transcripts(task_id, self.caller.tenant_id)
+        if contents:
+            await self.mesh.audit.record_read(self.caller, f"tasks/{task_id}")
+        return found
+
+    async def file(self, task_id: str, number: int) -> File:
+        """A file of a task's outcome with its bytes, counted from 1."""
+        self.check("file")
+        await self._check_task("file", task_id)
+        file = await self.mesh.file(task_id, number, self.caller.tenant_id)
+        await self.mesh.audit.record_read(self.caller, f"tasks/{task_id}")
+        return file
+
+    async def outcome(self, task_id: str) -> Outcome | None:
+        """The outcome of a task with its contents, or None so far: for a door that is to send it."""
+        self.check("outcome")
+        await self._check_task("outcome", task_id)
+        return (await self.mesh.task(task_id, self.caller.tenant_id)).outcome
+
+    async def cancel(self, task_id: str) -> TaskView:
+        """Ask for the end of a task; its outcome follows when its agent has let go."""
+        self.check("cancel")
+        await self._check_task("cancel", task_id)
+        view = await self.mesh.cancel(task_id, self.caller.tenant_id, caller=self.caller)
+        return shown(view, self.caller)
+
+    async def answer(
+        self, task_id: str, key: str, value: Any, *, idempotency_key: str | None = None
+    ) -> TaskView:
+        """Give a task the answer of a person; `key` is the `wait_id` of a question of the inbox.
+
+        Durable when this returns. Raises what `Mesh.answer` raises.
+        """
+        self.check("answer")
+        tenant_id = self.caller.tenant_id
+        if not has_role(self.caller, Role.APPROVER):
+            check_answer(self.caller, await self.mesh.task(task_id, tenant_id), key)
+        await self.mesh.answer(task_id, key, value, self.caller, idempotency_key=idempotency_key)
+        return shown(await self.mesh.task(task_id, tenant_id), self.caller)
+
+    async def inbox(self, **wanted: Any) -> InboxPage:
+        """A page of the questions that the tenant's tasks have for people. Takes what `Inbox.page` takes."""
+        self.check("inbox")
+        await self.mesh.audit.record_read(self.caller, "inbox")
+        return await self.mesh.inbox.page(self.caller.tenant_id, **wanted)
+
+    # Events
+
+    async def events(self, wanted: EventFilter) -> Page:
+        """A page of the tenant's events."""
+        self.check("events")
+        return await self._page(self._own(wanted), is_whole=await self._reads_events())
+
+    async def tail(self, wanted: EventFilter) -> Feed:
+        """The tenant's events as they are committed, behind `after_seq` or from now on."""
+        self.check("tail")
+        if wanted.after_seq is None:
+            wanted = wanted.model_copy(update={"after_seq": await self.mesh.log.last_seq()})
+        return self._feed(self._own(wanted), is_whole=await self._reads_events())
+
+    async def publish(
+        self, topic: str, event_type: str, payload: dict[str, Any], *, idempotency_key: str | None = None
+    ) -> str:
+        """Publish an event to a topic of the application, and return its id: it is in the log then.
+
+        One with an idempotency key that was used before is not published again. Raises StorageExceeded.
+        """
+        self.check("publish")
+        caller = self.caller
+        name = new_id() if idempotency_key is None else derived_id(caller.requested_by, idempotency_key)
+        event_id = f"app/{caller.tenant_id}/{name}"
+        if idempotency_key is None or not await self.mesh.log.knows(event_id):
+            await self.mesh.tenants.require_storage(caller.tenant_id)
+            event = Event(
+                id=event_id,
+                event_type=event_type,
+                topic=topic,
+                time=self.mesh.host.clock.now(),
+                tenant_id=caller.tenant_id,
+                aggregate_id=f"app/{caller.requested_by}",
+                idempotency_key=idempotency_key,
+                payload=payload,
+            )
+            await self.mesh.host.emit([event])
+        return event_id
+
+    # Agents, models, costs
+
+    def agents(self) -> list[AgentInfo]:
+        """Every agent that is registered, and how it is doing."""
+        self.check("agents")
+        return self.mesh.registry.agents()
+
+    def scores(self, capability: str) -> list[ScoreCard]:
+        """How the agents that are not offline score for a capability, the best first. Raises NotFound."""
+        self.check("scores")
+        known = self.mesh.registry.capabilities()
+        if capability not in known:
+            raise NotFound(
+                f"No agent has the capability {capability!r}",
+                remedy=f"Known are {', '.join(known) or 'none: no agent is registered'}",
+                field="capability",
+            )
+        return self.mesh.registry.scores(capability)
+
+    async def costs(self, by: By = "agent", *, since: str | None = None) -> Costs:
+        """The costs of calls of models since a time, like `24h` ago or RFC 3339; the most expensive first."""
+        self.check("costs")
+        start = None if since is None else since_of(since, self.mesh.host.clock.now())
+        return await self.mesh.costs(by, since=start, tenant_id=visible_tenant(self.caller))
+
+    async def status(self) -> MeshStatus:
+        """How the open tasks are doing."""
+        self.check("status")
+        status = await self.mesh.status(visible_tenant(self.caller))
+        return status if has_role(self.caller, Role.CONTENTS) else status_facts(status)
+
+    async def compress(self, wanted: CompressRequest, *, traceparent: str | None = None) -> CompressResponse:
+        """Make the context that a receiver needs: by rules, and by a model where those are not enough."""
+        self.check("compress")
+        caller = self.caller
+        return await self.mesh.context.compress(
+            wanted,
+            tenant_id=caller.tenant_id,
+            traceparent=traceparent,
+            context=lambda: CallContext(tenant_id=caller.tenant_id, budgets=caller.budgets),
+        )
+
+    def models(self) -> tuple[str, ...] | None:
+        """The models that may be named; None where only their server knows."""
+        self.check("models")
+        return self.mesh.groups
+
+    async def call_model(self, *, tenant_id: str | None = None, user: str | None = None) -> CallContext:
+        """Says who pays for a call of a model, which counts from now on.
+
+        Only a caller of all tenants may name another tenant. Raises Overloaded, StorageExceeded.
+        """
+        self.check("call_model")
+        context = call_context(self.caller, tenant_id=tenant_id, user=user)
+        await self.mesh.tenants.take(context.tenant_id, "calls_per_minute")
+        return context
+
+    async def _shown(self, operation: str, task_id: str) -> TaskView:
+        """A task as the caller may see it. It is recorded that it sees the contents of another's."""
+        view = await self.mesh.task(task_id, self.caller.tenant_id)
+        RULES[operation].check_task(self.caller, view.requested_by)
+        if not sees_contents(view, self.caller):
+            return shown(view, self.caller)
+        if view.requested_by != self.caller.requested_by:
+            await self.mesh.audit.record_read(self.caller, f"tasks/{task_id}")
+        return view
+
+    async def _check_task(self, operation: str, task_id: str) -> None:
+        """Raises Forbidden for a task of another that takes a role which the caller does not have."""
+        rule = RULES[operation]
+        if rule.others is None or not has_role(self.caller, rule.others):
+            _, task = await read_task(self.mesh.host, task_id, self.caller.tenant_id)
+            rule.check_task(self.caller, task.requested_by)
+
+    async def _check_may_read(self, url: str) -> None:
+        """Raises NotFound for a file of a task that the caller may not see."""
+        task_id, _ = task_file_of(url) or ("", 0)
+        _, task = await read_task(self.mesh.host, task_id, self.caller.tenant_id)
+        if not (is_own(self.caller, task.requested_by) or has_role(self.caller, Role.CONTENTS)):
+            raise unknown_task(task_id)
+
+    async def _has_seen_the_end(self, view: TaskView, after_seq: int) -> bool:
+        """False also while the log lacks the last event: on Dapr it may arrive after the outcome."""
+        ended = EventFilter(event_type=f"task.{view.status}", limit=1, order="desc")
+        found = await self.mesh.log.query(self._own(ended, view.task_id))
+        return bool(found) and found[0].seq is not None and found[0].seq <= after_seq
+
+    async def _reads_events(self) -> bool:
+        """Whether the caller sees the contents of events, which is recorded then."""
+        if is_whole := has_role(self.caller, Role.CONTENTS):
+            await self.mesh.audit.record_read(self.caller, "events")
+        return is_whole
+
+    def _own(self, wanted: EventFilter, task_id: str | None = None) -> EventFilter:
+        """What is wanted, of the caller's tenant alone."""
+        of_task = {} if task_id is None else {"task_id": task_id}
+        return wanted.model_copy(update={"tenant_id": self.caller.tenant_id, **of_task})
+
+    async def _page(self, wanted: EventFilter, *, is_whole: bool) -> Page:
+        page = await self.mesh.log.page(wanted)
+        return page if is_whole else page._replace(events=_facts_of(page.events))
+
+    def _feed(self, wanted: EventFilter, *, is_whole: bool) -> Feed:
+        batches = self.mesh.log.follow(wanted, live=True)
+        return Feed(batches if is_whole else _without_contents(batches), is_whole)
+
+
+async def _without_contents(batches: AsyncGenerator[list[Event]]) -> AsyncGenerator[list[Event]]:
+    async with aclosing(batches):
+        async for batch in batches:
+            yield _facts_of(batch)
+
+
+def _facts_of(events: list[Event]) -> list[Event]:
+    return [facts for facts in map(event_facts, events) if facts is not None]
+
+
+def record_refusal(
+    mesh: Mesh,
+    error: MeshError,
+    *,
+    caller: Caller | None,
+    request: str = "",
+    address: str = "",
+    edge: str = "api",
+) -> None:
+    """Record refused credentials, or that a known caller asked for what it may not do; other errors are none.
+
+    `request` names what was asked for, without contents, and `address` where from. Before the caller is known
+    it has to name nothing of a tenant.
+    """
+    if isinstance(error, Forbidden) or (isinstance(error, Unauthenticated) and caller is None):
+        mesh.audit.record_misuse(error.message, request=request, address=address, edge=edge, caller=caller)

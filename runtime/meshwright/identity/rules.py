@@ -1,0 +1,203 @@
+"""Who may use which operation: the roles of each as data, and the checks that go by them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from meshwright.core.access import Role, granted, in_order
+from meshwright.core.errors import MeshError
+from meshwright.core.messages import Caller
+from meshwright.ledger.keys import LLM_SERVICE, Forbidden, Unauthenticated
+from meshwright.models.port import CallContext
+from meshwright.settings import TenantLimit
+from meshwright.work.people import APPROVAL
+from meshwright.work.record import TaskView
+
+ADMIN_REMEDY = (
+    "Use `mesh keys` on the mesh's machine, or send Authorization: Bearer with the text of admin.token "
+    "in its data folder"
+)
+
+
+class Rule(NamedTuple):
+    """Says who may use an operation: a caller with one of `roles`.
+
+    `does` ends the sentence `Only a caller with the role ... `, like `pauses schedules`. For a task that
+    another has requested it takes the role `others`. With `is_known` the caller must have shown credentials,
+    wherever it is; with `all_tenants` it must be one of all tenants. What it does counts against `limit`.
+    """
+
+    does: str
+    roles: tuple[Role, ...]
+    others: Role | None = None
+    of_others: str = ""
+    is_known: bool = False
+    all_tenants: bool = False
+    limit: TenantLimit | None = None
+
+    def check(self, caller: Caller, does: str = "") -> None:
+        """Raises Unauthenticated for an anonymous caller who may not use the operation, Forbidden for others.
+
+        `does` says what a caller asks for in place of what the operation does.
+        """
+        if self.is_known and is_anonymous(caller):
+            raise Unauthenticated(
+                "This request takes an administrator's credentials, also on the mesh's machine",
+                remedy=ADMIN_REMEDY,
+            )
+        _require(caller, self.roles, does or self.does)
+        if self.all_tenants and not caller.all_tenants:
+            require_all_tenants(caller, self.does)
+
+    def check_task(self, caller: Caller, requested_by: str) -> None:
+        """Raises what `check` raises for a task of another that takes a further role."""
+        if self.others is not None and not is_own(caller, requested_by):
+            _require(caller, (self.others,), self.of_others)
+
+    def __str__(self) -> str:
+        words = f"Takes the role {' or '.join(self.roles)}"
+        if self.others is not None:
+            words += f", {self.others} for the tasks of others"
+        return f"{words}, and a caller of all tenants." if self.all_tenants else f"{words}."
+
+
+_SEE = (Role.VIEWER, Role.SUBMITTER)
+_READ = (Role.CONTENTS, Role.SUBMITTER)
+_VIEWER, _SUBMITTER, _OPERATOR, _ADMIN = (Role.VIEWER,), (Role.SUBMITTER,), (Role.OPERATOR,), (Role.ADMIN,)
+
+RULES = {
+    "submit": Rule("makes tasks", _SUBMITTER, limit="tasks_per_minute"),
+    "see": Rule("sees tasks", _SEE, Role.VIEWER, "sees the tasks of others"),
+    "tasks": Rule("lists tasks", _VIEWER),
+    "follow": Rule("follows tasks", _SEE, Role.VIEWER, "follows the tasks of others"),
+    "task_events": Rule("follows tasks", _SEE, Role.VIEWER, "follows the tasks of others"),
+    "transcripts": Rule("sees steps", _READ, Role.CONTENTS, "sees the steps of others' tasks"),
+    "file": Rule("reads files", _READ, Role.CONTENTS, "reads the files of others' tasks"),
+    "outcome": Rule("gets outcomes", _READ, Role.CONTENTS, "is sent the outcome of another's task"),
+    "cancel": Rule(
+        "cancels tasks", (Role.OPERATOR, Role.SUBMITTER), Role.OPERATOR, "cancels the tasks of others"
+    ),
+    "answer": Rule(
+        "answers questions", (Role.APPROVER, Role.SUBMITTER), Role.APPROVER, "answers the tasks of others"
+    ),
+    "inbox": Rule("lists questions", (Role.CONTENTS,)),
+    "events": Rule("sees events", _VIEWER),
+    "tail": Rule("follows events", _VIEWER),
+    "publish": Rule("publishes events", _SUBMITTER),
+    "compress": Rule("compresses contexts", _SUBMITTER),
+    "models": Rule("lists models", _SUBMITTER),
+    "call_model": Rule("calls models", _SUBMITTER, limit="calls_per_minute"),
+    "agents": Rule("lists agents", _VIEWER),
+    "scores": Rule("sees scores", _VIEWER),
+    "costs": Rule("sees costs", _VIEWER),
+    "status": Rule("sees the status", _VIEWER),
+    "estimate": Rule("estimates tasks", _VIEWER),
+    "budgets": Rule("lists budgets", _VIEWER),
+    "raise_budget": Rule("raises budgets", _OPERATOR),
+    "allowances": Rule("lists allowances", _OPERATOR),
+    "allow": Rule("sets allowances", _OPERATOR),
+    "disallow": Rule("removes allowances", _OPERATOR),
+    "create_key": Rule("creates keys", _ADMIN, is_known=True),
+    "list_keys": Rule("lists keys", _ADMIN, is_known=True),
+    "open_keys": Rule("opens the mesh", _ADMIN, is_known=True, all_tenants=True),
+    "revoke_key": Rule("revokes keys", _ADMIN, is_known=True),
+    "rotate_key": Rule("rotates keys", _ADMIN, is_known=True),
+    "erase": Rule("erases contents", _ADMIN),
+    "verify": Rule("verifies the event log", _ADMIN, all_tenants=True),
+    "rotate_secrets": Rule("rotates keys", _ADMIN, all_tenants=True),
+}
+"""Who may use each operation, by its name."""
+
+
+def has_role(caller: Caller, role: Role) -> bool:
+    """Whether a caller has a role, or one that implies it."""
+    return role in granted(caller.roles)
+
+
+def require(caller: Caller, role: Role, what: str) -> None:
+    """Raises Unauthenticated for an anonymous caller without the role, Forbidden for any other without it.
+
+    `what` ends the sentence `Only a caller with the role ... `, like `pauses schedules`.
+    """
+    _require(caller, (role,), what)
+
+
+def _require(caller: Caller, roles: tuple[Role, ...], what: str) -> None:
+    held = granted(caller.roles)
+    if held.isdisjoint(roles):
+        wanted = " or ".join(roles)
+        error: type[MeshError] = Unauthenticated if is_anonymous(caller) else Forbidden
+        key = f"Use a key that has it: mesh keys create --role {roles[0]}"
+        raise error(
+            f"Only a caller with the role {wanted} {what}; {caller.requested_by} has {in_order(held)}",
+            remedy="Add the role to the client in mqtt.clients" if caller.source == "mqtt" else key,
+        )
+
+
+def check_answer(caller: Caller, view: TaskView, key: str) -> None:
+    """Raises Forbidden for a submitter who is no approver, but where a task's question is for it.
+
+    It is if it names the caller, or where the caller made the task and no approval is asked for.
+    """
+    wait = next((wait for wait in view.waits if wait.wait_id == key), None)
+    if has_role(caller, Role.APPROVER) or (wait is not None and caller.requested_by in wait.may_answer):
+        return
+    if wait is not None and wait.subject.get("kind") == APPROVAL:
+        require(caller, Role.APPROVER, "decides on approvals")
+    RULES["answer"].check_task(caller, view.requested_by)
+
+
+def require_all_tenants(caller: Caller, what: str) -> None:
+    """Raises Forbidden for a caller of one tenant alone."""
+    if not caller.all_tenants:
+        raise Forbidden(
+            f"Only a caller of all tenants {what}; {caller.requested_by} is of tenant {caller.tenant_id}",
+            remedy="Use the admin token, or `mesh` on the mesh's machine",
+        )
+
+
+def is_anonymous(caller: Caller) -> bool:
+    """Whether a caller has shown nothing that says who it is."""
+    return caller.key_id is None and caller.requested_by == Caller().requested_by
+
+
+def is_own(caller: Caller, requested_by: str) -> bool:
+    """Whether a submitter has requested something of its tenant itself."""
+    return has_role(caller, Role.SUBMITTER) and caller.requested_by == requested_by
+
+
+def visible_tenant(caller: Caller) -> str | None:
+    """Returns the tenant whose costs, budgets and status a caller sees; None is every tenant."""
+    return None if caller.all_tenants else caller.tenant_id
+
+
+def tenant_of(caller: Caller, named: str | None) -> str | None:
+    """Returns the tenant that a caller means: any or none for one of all tenants, else its own."""
+    if named not in (None, caller.tenant_id):
+        require_all_tenants(caller, "names another tenant")
+    return named if caller.all_tenants else caller.tenant_id
+
+
+def call_context(caller: Caller, *, tenant_id: str | None = None, user: str | None = None) -> CallContext:
+    """Returns who pays for a call of a model that may name a tenant and a user.
+
+    Both count for a caller of all tenants alone: any other pays as its credentials say, and may name no other
+    tenant (Forbidden).
+    """
+    if caller.all_tenants:
+        tenant_id, user = tenant_id or caller.tenant_id, user or LLM_SERVICE
+    elif tenant_id in (None, caller.tenant_id):
+        tenant_id, user = caller.tenant_id, caller.requested_by
+    else:
+        raise Forbidden(
+            f"The key is of tenant {caller.tenant_id!r}, and no other may be named",
+            remedy="Leave tenant_id out",
+            field="tenant_id",
+        )
+    return CallContext(
+        purpose=LLM_SERVICE,
+        tenant_id=tenant_id,
+        agent_id=user,
+        key_id=caller.key_id,
+        budgets=caller.budgets,
+    )
