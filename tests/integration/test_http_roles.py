@@ -15,9 +15,10 @@ from meshwright.core.access import ALL_ROLES, Role, granted
 from meshwright.core.messages import Caller
 from meshwright.edges.http.app import OPEN_PATHS, create_app
 from meshwright.edges.http.routing import needs_of
-from meshwright.identity.auth import Forbidden, Unauthenticated, require
+from meshwright.identity.auth import Forbidden, Unauthenticated
+from meshwright.identity.rules import require
 from tests.support.http_mesh import Api, http_mesh
-from tests.support.tenants import SECRET, Asker, asked_task, check_untouched, fill, finished_task, holder
+from tests.support.tenants import SECRET, Asker, check_untouched, fill, finished_task, holder
 
 TOKEN = "the-admin-token-of-this-test-is-long"
 ADMIN = {"Authorization": f"Bearer {TOKEN}"}
@@ -68,30 +69,24 @@ async def send(api: Api, method: str, path: str, **options: Any) -> tuple[int, s
 async def test_every_route_states_its_role(api: Api) -> None:
     signed = tuple(path for part in api.mesh.components for path in getattr(part, "signed_paths", ()))
     for route in http_routes(api):
-        checks = "authenticate(" if route.path.startswith(signed) else "require("
-        stated = needs_of(route.endpoint) or checks in inspect.getsource(route.endpoint)
-        assert stated, (
-            f"{route.path}: {route.endpoint.__qualname__} states no role. Take `caller: ViewerDep` "
-            "(or ContentsDep, SubmitterDep, OperatorDep, needs(...)) from meshwright.edges.http.routing, "
-            "or call require(caller, Role.X, ...) first"
+        is_signed = route.path.startswith(signed) and "authenticate(" in inspect.getsource(route.endpoint)
+        assert is_signed or needs_of(route.endpoint), (
+            f"{route.path}: {route.endpoint.__qualname__} states no role. Take `may(...)`, or "
+            "`caller: Annotated[Caller, needs(Role.X)]`, from meshwright.edges.http.routing"
         )
 
 
-async def test_each_role_may_use_its_routes_and_no_others(api: Api) -> None:
-    keys = {role: await holder(api, "acme", role) for role in Role}
-    for route, method, example in operations(api):
+async def test_a_refused_caller_gets_a_problem_before_its_body_is_read(api: Api) -> None:
+    viewer = await holder(api, "acme", Role.VIEWER)
+    for route, method, _ in operations(api):
         needed = needs_of(route.endpoint)
-        if needed is None or route.path == STREAM:
-            continue
-        path = re.sub(r"\{\w+(:path)?\}", "x", route.path)
-        for role, headers in keys.items():
-            status, text = await send(api, method, path, headers=headers, json=example)
-            allowed = not granted(frozenset({role})).isdisjoint(needed.roles)
-            is_refused = status == 403 and "Only a caller with the role" in text
-            assert is_refused is not allowed, (method, path, role, status, text)
+        if needed is not None and Role.VIEWER not in needed.rule.roles:
+            path = re.sub(r"\{\w+(:path)?\}", "x", route.path)
+            status, text = await send(api, method, path, headers=viewer, data=b"{ not read")
+            assert status == 403 and "Only a caller with the role" in text, (method, path, text)
 
 
-def test_who_has_no_role_may_do_nothing_and_is_told_what_it_needs() -> None:
+def test_rules_say_to_a_caller_the_role_that_it_lacks() -> None:
     assert granted(frozenset({"admin"})) == ALL_ROLES and granted(frozenset({"king"})) == frozenset()
     with pytest.raises(Unauthenticated):
         require(Caller(), Role.VIEWER, "looks")
@@ -116,65 +111,7 @@ class Giver(Agent):
         return "Given."
 
 
-async def test_files_are_contents_and_of_their_tenant_alone(tmp_path: Path) -> None:
-    async with http_mesh(tmp_path, Giver, admin_token=TOKEN) as api:
-        submitter = await holder(api, "acme", Role.SUBMITTER)
-        task_id = await finished_task(api, submitter, "giver", "Give.")
-        path, payload = (
-            f"/tasks/{task_id}/files/1",
-            {"text": "Look.", "files": [{"url": f"/tasks/{task_id}/files/1"}]},
-        )
-        for roles, tenant, expected in (
-            ((Role.SUBMITTER,), "acme", 200),
-            ((Role.CONTENTS,), "acme", 200),
-            ((Role.VIEWER,), "acme", 403),
-            ((), "globex", 404),
-        ):
-            headers = await holder(api, tenant, *roles)
-            status, text = await send(api, "GET", path, headers=headers)
-            assert (status, text == SECRET) == (expected, expected == 200), (roles, tenant, text)
-        viewer, other = await holder(api, "acme", Role.VIEWER), await holder(api, "globex")
-        assert SECRET not in (await send(api, "GET", f"/tasks/{task_id}", headers=viewer))[1]
-        named = {"agent_id": "giver", "payload": payload}
-        assert (await send(api, "POST", "/tasks", headers=other, json=named))[0] == 404
-        assert (await send(api, "POST", "/tasks", headers=submitter, json=named))[0] == 202
-
-
-async def test_a_viewer_sees_facts_and_no_contents(api: Api) -> None:
-    submitter, viewer = await holder(api, "acme"), await holder(api, "acme", Role.VIEWER)
-    task_id = await finished_task(api, submitter, "echo", SECRET)
-    asked = await asked_task(api, submitter)
-    paths = ["/tasks", f"/tasks/{task_id}", f"/tasks/{asked}", f"/tasks/{asked}/events", "/events", "/status"]
-    for path in paths:
-        assert SECRET in (await send(api, "GET", path, headers=submitter))[1], path
-        status, text = await send(api, "GET", path, headers=viewer)
-        assert status == 200 and SECRET not in text, (path, text)
-    view = json.loads((await send(api, "GET", f"/tasks/{task_id}", headers=viewer))[1])
-    assert (view["status"], view["outcome"]["success"]) == ("succeeded", True)
-    stream = {**viewer, "Accept": "text/event-stream"}
-    status, text = await send(api, "GET", f"/tasks/{task_id}/events", headers=stream)
-    assert "task.succeeded" in text and SECRET not in text
-    assert (await send(api, "GET", "/inbox", headers=viewer))[0] == 403
-
-
-async def test_a_submitter_sees_cancels_and_answers_its_own_tasks_alone(api: Api) -> None:
-    ours, theirs = await holder(api, "acme", Role.SUBMITTER), await holder(api, "acme")
-    own, other = await asked_task(api, ours), None
-    made = await api.mesh.keys.create("colleague", tenant_id="acme")
-    theirs = {"Authorization": f"Bearer {made.key}"}
-    other = await asked_task(api, theirs)
-    assert SECRET in (await send(api, "GET", f"/tasks/{own}", headers=ours))[1]
-    assert (await send(api, "GET", f"/tasks/{own}/steps", headers=ours))[0] == 200
-    for method, below in (("GET", ""), ("GET", "/events"), ("GET", "/steps"), ("POST", "/cancel")):
-        assert (await send(api, method, f"/tasks/{other}{below}", headers=ours))[0] == 403, below
-    wait = json.loads((await send(api, "GET", f"/tasks/{other}", headers=theirs))[1])["waits"][0]["wait_id"]
-    answer = {"key": wait, "value": "yes"}
-    assert (await send(api, "POST", f"/tasks/{other}/answer", headers=ours, json=answer))[0] == 403
-    assert (await send(api, "POST", f"/tasks/{other}/answer", headers=theirs, json=answer))[0] == 202
-    assert (await send(api, "POST", f"/tasks/{own}/cancel", headers=ours))[0] in (200, 202)
-
-
-@pytest.mark.parametrize(("owner", "other"), [("acme", "other"), ("acme", "default"), ("default", "other")])
+@pytest.mark.parametrize(("owner", "other"), [("acme", "other"), ("default", "other")])
 async def test_no_route_shows_a_tenant_anything_of_another(api: Api, owner: str, other: str) -> None:
     owned = await fill(api, owner)
     ids, marks = owned.ids[:2], owned.marks

@@ -1,0 +1,308 @@
+"""Who may use each operation, and who sees contents: every operation by role, tenant and requester of a task.
+
+The tables say it once more, beside the rules that the mesh goes by. A new operation fails here until it has
+its lines.
+"""
+
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+import pytest
+
+from meshwright import Agent, Capability, File, Run, TaskRequest
+from meshwright.context.plan import CompressRequest
+from meshwright.core.access import Role
+from meshwright.core.encoding import encode
+from meshwright.core.errors import MeshError, NotFound
+from meshwright.core.messages import Caller, Event
+from meshwright.events.audit import RECORDED
+from meshwright.events.filter import EventFilter
+from meshwright.events.tasks import TaskSubject
+from meshwright.identity.administration import Administration
+from meshwright.identity.operations import Feed, Operations
+from meshwright.identity.rules import RULES
+from meshwright.ledger.keys import Forbidden, Unauthenticated
+from meshwright.mesh import Mesh
+from meshwright.testing import MeshUnderTest, mesh_for
+
+SECRET = "the-secret-of-the-task"
+ROLES = {
+    "v": Role.VIEWER,
+    "c": Role.CONTENTS,
+    "s": Role.SUBMITTER,
+    "o": Role.OPERATOR,
+    "a": Role.APPROVER,
+    "A": Role.ADMIN,
+}
+OF_TASKS = """
+see          vcsoaA  vcoaA  csaA  caA
+task_events  vcsoaA  vcoaA  csaA  caA
+follow       vcsoaA  vcoaA  csaA  caA
+transcripts  csaA    caA    csaA  caA
+file         csaA    caA    csaA  caA
+outcome      csaA    caA    csaA  caA
+answer       saA     aA     saA   aA
+cancel       soA     oA     sA    A
+"""
+"""Who may use it for a task of its own, and of another; who of them sees what the task says."""
+OF_TENANTS = """
+submit        sA     -
+tasks         vcoaA  caA
+inbox         caA    caA
+events        vcoaA  caA
+tail          vcoaA  caA
+publish       sA     -
+agents        vcoaA  -
+scores        vcoaA  -
+costs         vcoaA  -
+status        vcoaA  caA
+compress      sA     -
+models        sA     -
+call_model    sA     -
+budgets       vcoaA  -
+estimate      vcoaA  -
+raise_budget  oA     -
+allowances    oA     -
+allow         oA     -
+disallow      oA     -
+create_key    A      -
+list_keys     A      -
+revoke_key    A      -
+rotate_key    A      -
+erase         A      -
+"""
+"""Who may use it, and who sees contents of tasks by it."""
+OF_ALL_TENANTS = {"open_keys", "verify", "rotate_secrets"}
+"""An administrator of all tenants may use these alone."""
+CHANGES = {
+    "answer": "task.answered",
+    "cancel": "task.cancelled",
+    "raise_budget": "budget.raised",
+    "allow": "allowance.set",
+    "disallow": "allowance.removed",
+    "create_key": "key.created",
+    "revoke_key": "key.revoked",
+    "rotate_key": "key.rotated",
+    "erase": "contents.erased",
+    "open_keys": "keys.opened",
+    "rotate_secrets": "secrets.rotated",
+}
+"""The record of each change in the audit trail."""
+READS = {"see", "task_events", "follow", "transcripts", "file", "inbox", "events", "tail"}
+"""Operations that show contents, which is recorded."""
+
+
+class Asker(Agent):
+    """Asks a person, with a secret in all that it says."""
+
+    agent_id = "asker"
+    capabilities = (Capability("asking"),)
+    remembers = False
+
+    async def run(self, run: Run) -> str:
+        await run.attach(File(name="secret.txt", data=SECRET.encode()))
+        if run.task.payload.get("ask"):
+            return await run.ask_person(f"{SECRET}?")
+        return SECRET
+
+
+class Target(NamedTuple):
+    """A task that waits for a person with its question, one that has ended, and a key."""
+
+    waiting: str
+    question: str
+    ended: str
+    key_id: str
+
+
+def caller(*letters: str, tenant: str = "acme", name: str = "ada", all_tenants: bool = False) -> Caller:
+    roles = frozenset(ROLES[letter] for letter in letters)
+    return Caller(
+        tenant_id=tenant, requested_by=name, roles=roles, key_id=f"key-of-{name}", all_tenants=all_tenants
+    )
+
+
+async def made(mesh: Mesh, owner: Caller) -> Target:
+    """Make the tasks of an owner, whatever its roles, and a key of its tenant."""
+    ended, waiting = [
+        (
+            await mesh.submit(TaskRequest(agent_id="asker", payload={"text": SECRET, "ask": ask}), owner)
+        ).task_id
+        for ask in (False, True)
+    ]
+    await mesh.outcome(ended, owner.tenant_id)
+    wanted = EventFilter(event_type="task.waiting", task_id=waiting, after_seq=0)
+    async for _ in mesh.log.tail(wanted):
+        break
+    question = (await mesh.task(waiting, owner.tenant_id)).waits[0].wait_id
+    key = await mesh.keys.create("eve", tenant_id=owner.tenant_id)
+    return Target(waiting, question, ended, key.key_id)
+
+
+async def first_of(feed: Feed | None) -> list[Event]:
+    assert feed is not None
+    try:
+        return await anext(feed.batches)
+    finally:
+        await feed.batches.aclose()
+
+
+_Use = Callable[[Operations, Administration, Target], Any]
+USES: dict[str, _Use] = {
+    "see": lambda ops, _, task: ops.see(task.ended),
+    "task_events": lambda ops, _, task: ops.task_events(task.ended, EventFilter()),
+    "follow": lambda ops, _, task: ops.follow(task.waiting),
+    "transcripts": lambda ops, _, task: ops.transcripts(task.ended),
+    "file": lambda ops, _, task: ops.file(task.ended, 1),
+    "outcome": lambda ops, _, task: ops.outcome(task.ended),
+    "answer": lambda ops, _, task: ops.answer(task.waiting, task.question, "yes"),
+    "cancel": lambda ops, _, task: ops.cancel(task.waiting),
+    "submit": lambda ops, *_: ops.submit(TaskRequest(agent_id="asker")),
+    "tasks": lambda ops, *_: ops.tasks(),
+    "inbox": lambda ops, *_: ops.inbox(),
+    "events": lambda ops, *_: ops.events(EventFilter(limit=1000)),
+    "tail": lambda ops, *_: ops.tail(EventFilter(after_seq=0)),
+    "publish": lambda ops, *_: ops.publish("app.test", "test.done", {"text": "x"}),
+    "agents": lambda ops, *_: ops.agents(),
+    "scores": lambda ops, *_: ops.scores("asking"),
+    "costs": lambda ops, *_: ops.costs(),
+    "status": lambda ops, *_: ops.status(),
+    "compress": lambda ops, *_: ops.compress(
+        CompressRequest(sender="a", receiver="b", project_id="p", task_summary="x")
+    ),
+    "models": lambda ops, *_: ops.models(),
+    "call_model": lambda ops, *_: ops.call_model(),
+    "budgets": lambda _, admin, __: admin.budgets(),
+    "estimate": lambda _, admin, __: admin.estimate(agent_id="asker"),
+    "raise_budget": lambda _, admin, task: admin.raise_budget(Decimal(1), task_id=task.waiting),
+    "allowances": lambda _, admin, __: admin.allowances(),
+    "allow": lambda _, admin, __: admin.allow("asker", "5/day"),
+    "disallow": lambda _, admin, __: admin.disallow("asker"),
+    "create_key": lambda _, admin, __: admin.create_key(name="eve"),
+    "list_keys": lambda _, admin, __: admin.list_keys(),
+    "revoke_key": lambda _, admin, task: admin.revoke_key(task.key_id),
+    "rotate_key": lambda _, admin, task: admin.rotate_key(task.key_id, grace="1h"),
+    "erase": lambda _, admin, task: admin.erase(TaskSubject(task_id=task.ended)),
+    "open_keys": lambda _, admin, __: admin.open_keys(),
+    "verify": lambda _, admin, __: admin.verify(),
+    "rotate_secrets": lambda _, admin, __: admin.rotate_secrets(),
+}
+"""A use of each operation, as valid as it takes to be let in."""
+
+
+async def use(mesh: Mesh, name: str, by: Caller, task: Target) -> tuple[bool, bool]:
+    """Use an operation; returns whether the caller may, and whether it sees the secret."""
+    try:
+        result = USES[name](Operations(mesh, by), Administration(mesh, by), task)
+        if isinstance(result, Awaitable):
+            result = await result
+        if isinstance(result, Feed) or name == "follow":
+            result = await first_of(result)
+    except (Forbidden, Unauthenticated):
+        return False, False
+    except MeshError:
+        return True, False
+    return True, SECRET in shown(result)
+
+
+def shown(result: Any) -> str:
+    if name := getattr(result, "data", None):
+        return name.decode()
+    if isinstance(result, list) and result and hasattr(result[0], "paths"):
+        return SECRET  # transcripts, which are contents
+    return str(result) if isinstance(result, tuple) else encode(result).decode()
+
+
+def lines(table: str) -> list[list[str]]:
+    return [line.split() for line in table.strip().splitlines()]
+
+
+@pytest.fixture
+async def meshed() -> AsyncIterator[MeshUnderTest]:
+    async with mesh_for(Asker) as under_test:
+        under_test.mesh.audit.records_reads = True
+        yield under_test
+
+
+def test_every_operation_has_a_rule_and_a_line_in_the_tables() -> None:
+    methods = {
+        name
+        for kind in (Operations, Administration)
+        for name, _ in inspect.getmembers(kind, inspect.isfunction)
+        if not name.startswith("_") and name not in ("check", "check_early")
+    }
+    tables = {line[0] for table in (OF_TASKS, OF_TENANTS) for line in lines(table)} | OF_ALL_TENANTS
+    assert methods == set(RULES) == tables == set(USES)
+
+
+@pytest.mark.parametrize("line", lines(OF_TASKS), ids=lambda line: line[0])
+async def test_each_role_uses_operations_on_own_and_others_tasks(
+    meshed: MeshUnderTest, line: list[str]
+) -> None:
+    mesh, (name, own, others, sees_own, sees_others) = meshed.mesh, line
+    foreign = await made(mesh, caller(tenant="globex"))
+    for letter in ROLES:
+        by = caller(letter)
+        for owner, may, sees in (("ada", own, sees_own), ("bob", others, sees_others)):
+            task = await made(mesh, caller(name=owner))
+            expected = (letter in may, letter in sees)
+            assert await use(mesh, name, by, task) == expected, (name, letter, owner)
+        with pytest.raises((NotFound, Forbidden)):
+            await USES[name](Operations(mesh, by), Administration(mesh, by), foreign)
+    assert (await mesh.task(foreign.waiting, "globex")).status == "waiting"
+
+
+@pytest.mark.parametrize("line", lines(OF_TENANTS), ids=lambda line: line[0])
+async def test_each_role_uses_operations_of_its_tenant_alone(meshed: MeshUnderTest, line: list[str]) -> None:
+    mesh, (name, may, sees) = meshed.mesh, line
+    task, other = await made(mesh, caller(name="bob")), await made(mesh, caller(tenant="globex"))
+    await Operations(mesh, caller("s", tenant="initech")).publish("app.test", "test.began", {})
+    for letter in ROLES:
+        spy = caller(letter, tenant="initech")
+        assert await use(mesh, name, spy, other) == (letter in may, False), (name, letter, "spy")
+        expected = (letter in may, letter in sees)
+        assert await use(mesh, name, caller(letter), task) == expected, (name, letter)
+    assert not (await use(mesh, name, Caller(tenant_id="acme"), task))[0]
+
+
+@pytest.mark.parametrize("name", sorted(OF_ALL_TENANTS))
+async def test_operations_on_the_mesh_take_an_administrator_of_all_tenants(
+    meshed: MeshUnderTest, name: str
+) -> None:
+    task = Target("none", "none", "none", "none")
+    for letter in ROLES:
+        assert not (await use(meshed.mesh, name, caller(letter), task))[0], letter
+        of_all = caller(letter, all_tenants=True)
+        assert (await use(meshed.mesh, name, of_all, task))[0] == (letter == "A"), letter
+
+
+async def test_changes_and_reads_of_others_contents_are_recorded(meshed: MeshUnderTest) -> None:
+    mesh = meshed.mesh
+    for name in (*CHANGES, *READS):
+        task = await made(mesh, caller(name="bob"))
+        assert (await use(mesh, name, caller("A", name=f"{name}-user", all_tenants=True), task))[0], name
+    await mesh.host.emit([])  # behind what was queued
+    events = await mesh.log.query(EventFilter(event_type=RECORDED, limit=1000))
+    found = [(event.fields["caller"]["requested_by"], event.fields["action"]) for event in events]
+    for name, action in {**CHANGES, **dict.fromkeys(READS, "contents.read")}.items():
+        assert found.count((f"{name}-user", action)) == 1, name
+
+
+async def test_a_task_names_no_file_that_its_caller_may_not_read(meshed: MeshUnderTest) -> None:
+    mesh = meshed.mesh
+    task = await made(mesh, caller(name="bob"))
+    named = TaskRequest(agent_id="asker", payload={"files": [{"url": f"/tasks/{task.ended}/files/1"}]})
+    for by, may in (
+        (caller("s", name="bob"), True),
+        (caller("s", "c"), True),
+        (caller("s"), False),
+        (caller("A", tenant="globex"), False),
+    ):
+        try:
+            await Operations(mesh, by).submit(named)
+        except NotFound:
+            assert not may, by
+        else:
+            assert may, by
