@@ -58,7 +58,7 @@ class Rule(NamedTuple):
         words = f"Takes the role {' or '.join(self.roles)}"
         if self.others is not None:
             words += f", {self.others} for the tasks of others"
-        return f"{words}, and a caller of all tenants." if self.all_tenants else f"{words}."
+        return f"{words}, of all tenants." if self.all_tenants else f"{words}."
 
 
 _SEE = (Role.VIEWER, Role.SUBMITTER)

@@ -171,7 +171,16 @@ class JsonLine(JSONResponse):
 
 
 class _JsonRoute(APIRoute):
-    """A route whose body is JSON within the limits of the mesh, whatever content type it claims to be."""
+    """A route whose body is JSON within the limits of the mesh, whatever content type it claims to be.
+
+    Its description ends with the roles that it takes.
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+        needed = needs_of(endpoint)
+        if needed is not None and not self.description.endswith(roles := str(needed.rule)):
+            self.description = f"{self.description}\n\n{roles}"
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
