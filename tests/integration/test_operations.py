@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 import pytest
+from msgspec.structs import replace
 
 from meshwright import Agent, Capability, File, Run, TaskRequest
 from meshwright.context.plan import CompressRequest
@@ -22,10 +23,11 @@ from meshwright.events.filter import EventFilter
 from meshwright.events.tasks import TaskSubject
 from meshwright.identity.administration import Administration
 from meshwright.identity.operations import Feed, Operations
-from meshwright.identity.rules import RULES
+from meshwright.identity.rules import RULES, check_answer
 from meshwright.ledger.keys import Forbidden, Unauthenticated
 from meshwright.mesh import Mesh
 from meshwright.testing import MeshUnderTest, mesh_for
+from meshwright.work.protocol import Wait
 
 SECRET = "the-secret-of-the-task"
 ROLES = {
@@ -306,3 +308,32 @@ async def test_a_task_names_no_file_that_its_caller_may_not_read(meshed: MeshUnd
             assert not may, by
         else:
             assert may, by
+
+
+@pytest.mark.parametrize(
+    ("letter", "kind", "may_answer", "expected"),
+    [
+        ("s", "question", (), True),
+        ("s", "approval", (), False),
+        ("s", "approval", ("ada",), True),
+        ("a", "approval", (), True),
+        ("o", "question", ("ada",), False),
+    ],
+)
+async def test_approvals_take_an_approver_or_the_caller_whom_they_name(
+    meshed: MeshUnderTest, letter: str, kind: str, may_answer: tuple[str, ...], expected: bool
+) -> None:
+    mesh, by, wait = (
+        meshed.mesh,
+        caller(letter),
+        Wait(wait_id="w", subject={"kind": kind}, may_answer=may_answer),
+    )
+    task = await made(mesh, by)
+    view = replace(await mesh.task(task.ended, "acme"), waits=(wait,))
+    try:
+        RULES["answer"].check(by)
+        check_answer(by, view, "w")
+    except Forbidden:
+        assert not expected
+    else:
+        assert expected
