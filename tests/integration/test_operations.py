@@ -16,7 +16,7 @@ from meshwright import Agent, Capability, File, Run, TaskRequest
 from meshwright.context.plan import CompressRequest
 from meshwright.core.access import Role
 from meshwright.core.encoding import encode
-from meshwright.core.errors import MeshError, NotFound
+from meshwright.core.errors import MeshError, NotFound, StoreUnavailable
 from meshwright.core.messages import Caller, Event
 from meshwright.events.audit import RECORDED
 from meshwright.events.filter import EventFilter
@@ -337,3 +337,21 @@ async def test_approvals_take_an_approver_or_the_caller_whom_they_name(
         assert not expected
     else:
         assert expected
+
+
+async def test_an_answer_that_is_durable_is_no_error_when_the_store_goes_away(
+    meshed: MeshUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh = meshed.mesh
+    task, answer = await made(mesh, caller()), mesh.answer
+
+    async def answer_and_lose_the_store(*given: Any, **known: Any) -> None:
+        await answer(*given, **known)
+        monkeypatch.setattr(mesh, "task", lose)
+
+    async def lose(*_: Any) -> None:
+        raise StoreUnavailable("the store is away")
+
+    monkeypatch.setattr(mesh, "answer", answer_and_lose_the_store)
+    view = await Operations(mesh, caller("s")).answer(task.waiting, task.question, "yes")
+    assert view.task_id == task.waiting and (await mesh.outcome(task.waiting, "acme")).success

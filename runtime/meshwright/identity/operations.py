@@ -9,13 +9,13 @@ alone: a door reads its wire, calls an operation, and writes its wire.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, NamedTuple
 
 from meshwright.context.plan import CompressRequest, CompressResponse
 from meshwright.core.access import Role
 from meshwright.core.capability import AgentInfo
-from meshwright.core.errors import MeshError, NotFound
+from meshwright.core.errors import HostError, MeshError, NotFound
 from meshwright.core.files import File, task_file_of
 from meshwright.core.messages import (
     ENDED,
@@ -53,7 +53,7 @@ class Feed(NamedTuple):
 
 
 class Acting:
-    """Somebody who asks a mesh for something."""
+    """A caller of a mesh."""
 
     def __init__(self, mesh: Mesh, caller: Caller) -> None:
         self.mesh = mesh
@@ -115,9 +115,9 @@ class Operations(Acting):
         return await self._page(self._own(wanted, task_id), is_whole=sees_contents(view, self.caller))
 
     async def follow(self, task_id: str, *, after_seq: int = 0) -> Feed | None:
-        """The events of a task behind `after_seq`, as they come; None where it has ended, and all were seen.
+        """The events of a task behind `after_seq`, as they come; None where it has ended and all were seen.
 
-        The last one ends the task. Close its batches to end it before.
+        The last event ends the task. Close the batches to stop earlier.
         """
         self.check("follow")
         view = await self._shown("follow", task_id)
@@ -164,11 +164,12 @@ class Operations(Acting):
         Durable when this returns. Raises what `Mesh.answer` raises.
         """
         self.check("answer")
-        tenant_id = self.caller.tenant_id
-        if not has_role(self.caller, Role.APPROVER):
-            check_answer(self.caller, await self.mesh.task(task_id, tenant_id), key)
+        view = await self.mesh.task(task_id, self.caller.tenant_id)
+        check_answer(self.caller, view, key)
         await self.mesh.answer(task_id, key, value, self.caller, idempotency_key=idempotency_key)
-        return shown(await self.mesh.task(task_id, tenant_id), self.caller)
+        with suppress(HostError):  # a caller that tries again would find its question answered
+            view = await self.mesh.task(task_id, self.caller.tenant_id)
+        return shown(view, self.caller)
 
     async def inbox(self, **wanted: Any) -> InboxPage:
         """A page of the questions that the tenant's tasks have for people. Takes what `Inbox.page` takes."""
@@ -310,7 +311,7 @@ class Operations(Acting):
         return is_whole
 
     def _own(self, wanted: EventFilter, task_id: str | None = None) -> EventFilter:
-        """What is wanted, of the caller's tenant alone."""
+        """Limits a filter to the caller's tenant."""
         of_task = {} if task_id is None else {"task_id": task_id}
         return wanted.model_copy(update={"tenant_id": self.caller.tenant_id, **of_task})
 

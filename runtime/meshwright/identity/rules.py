@@ -24,7 +24,7 @@ class Rule(NamedTuple):
 
     `does` ends the sentence `Only a caller with the role ... `, like `pauses schedules`. For a task that
     another has requested it takes the role `others`. With `is_known` the caller must have shown credentials,
-    wherever it is; with `all_tenants` it must be one of all tenants. What it does counts against `limit`.
+    wherever it is; with `all_tenants` it must be one of all tenants. Its uses count against `limit`.
     """
 
     does: str

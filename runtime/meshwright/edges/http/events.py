@@ -94,7 +94,7 @@ def page_response(page: Page) -> Response:
 
 
 def make_filter(query: Start, **fields: object) -> EventFilter:
-    """What the log is asked, from what a client asked."""
+    """Makes the log's filter of a client's query."""
     return EventFilter.model_validate({**query.model_dump(exclude_none=True), **fields})
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from importlib.resources import files
-from typing import Annotated, Any, Generic, NamedTuple, TypeVar, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -81,10 +81,7 @@ async def _ready_mesh(request: Request) -> Mesh:
 MeshDep = Annotated[Mesh, Depends(_mesh_of)]
 ReadyMesh = Annotated[Mesh, Depends(_ready_mesh)]
 CallerDep = Annotated[Caller, Depends(_caller_of)]
-"""Who calls. A route that takes this says by `require` what the caller has to be."""
-
-
-_ActingT = TypeVar("_ActingT", bound=Acting)
+"""Who calls, for a dependency of a route whose role another parameter states."""
 
 
 class Needs:
@@ -104,10 +101,10 @@ class Needs:
         return caller
 
 
-class _Operation(Needs, Generic[_ActingT]):
+class _Operation(Needs):
     """The rule of one of the mesh's operations."""
 
-    def __init__(self, name: str, kind: type[_ActingT]) -> None:
+    def __init__(self, name: str, kind: type[Acting]) -> None:
         super().__init__(RULES[name])
         self._name = name
         self._kind = kind
@@ -116,7 +113,7 @@ class _Operation(Needs, Generic[_ActingT]):
         acting = self._kind(request.app.state.mesh, request.scope[CALLER])
         await acting.check_early(self._name, _asked(request))
 
-    async def acting(self, request: Request) -> _ActingT:
+    async def acting(self, request: Request) -> Acting:
         """Returns the operations of a request's caller."""
         return self._kind(await _mesh_of(request), await self.caller(request))
 
