@@ -18,6 +18,7 @@ from meshwright.core.access import Role
 from meshwright.core.encoding import encode
 from meshwright.core.errors import MeshError, NotFound, StoreUnavailable
 from meshwright.core.messages import Caller, Event
+from meshwright.core.schedule import ScheduleSpec
 from meshwright.events.audit import RECORDED
 from meshwright.events.filter import EventFilter
 from meshwright.events.tasks import TaskSubject
@@ -26,6 +27,11 @@ from meshwright.identity.operations import Feed, Operations
 from meshwright.identity.rules import RULES, check_answer
 from meshwright.ledger.keys import Forbidden, Unauthenticated
 from meshwright.mesh import Mesh
+from meshwright.services.agent_config.component import AgentConfigComponent
+from meshwright.services.agent_config.configs import AgentConfigs
+from meshwright.services.agent_config.records import AgentConfigRequest, AgentConfigUpdate
+from meshwright.services.schedules.actor import ScheduleKey
+from meshwright.services.schedules.component import Schedules
 from meshwright.testing import MeshUnderTest, mesh_for
 from meshwright.work.protocol import Wait
 
@@ -355,3 +361,49 @@ async def test_an_answer_that_is_durable_is_no_error_when_the_store_goes_away(
     monkeypatch.setattr(mesh, "answer", answer_and_lose_the_store)
     view = await Operations(mesh, caller("s")).answer(task.waiting, task.question, "yes")
     assert view.task_id == task.waiting and (await mesh.outcome(task.waiting, "acme")).success
+
+
+OF_COMPONENTS: dict[type, dict[str, str]] = {
+    Schedules: {
+        **dict.fromkeys(("page", "show", "preview"), "vcoaA"),
+        **dict.fromkeys(("put", "remove", "pause", "resume", "run_now"), "oA"),
+    },
+    AgentConfigs: {
+        **dict.fromkeys(("list", "get"), "vcoaA"),
+        **dict.fromkeys(("create", "update", "delete", "llm"), "A"),
+    },
+}
+"""Who may use the operations of components."""
+
+
+@pytest.mark.parametrize("kind", OF_COMPONENTS, ids=lambda kind: kind.__name__)
+async def test_each_role_uses_operations_of_components(meshed: MeshUnderTest, kind: type) -> None:
+    mesh, table = meshed.mesh, OF_COMPONENTS[kind]
+    found = inspect.getmembers(kind, inspect.isfunction)
+    takes = {name: inspect.signature(method).parameters for name, method in found if name[0] != "_"}
+    assert {name for name, parameters in takes.items() if "caller" in parameters} == table.keys()
+    part = mesh.component(Schedules) if kind is Schedules else mesh.component(AgentConfigComponent).configs
+    task = TaskRequest(agent_id="asker")
+    values = {
+        "key": ScheduleKey("acme", "none"),
+        "agent_id": "none",
+        "count": 1,
+        "spec": ScheduleSpec(every_seconds=3600, task=task),
+        "paused": True,
+    }
+    bodies = {
+        "create": AgentConfigRequest(agent_id="asker", name="A", llm_provider="openai", llm_model="m"),
+        "update": AgentConfigUpdate(llm_model="m"),
+    }
+    for name, may in table.items():
+        for letter in ROLES:
+            known = {**values, "caller": caller(letter), "wanted": bodies.get(name)}
+            needed = {key: known[key] for key in takes[name] if key in known}
+            try:
+                await getattr(part, name)(**needed)
+            except Forbidden:
+                assert letter not in may, (name, letter)
+            except MeshError:
+                assert letter in may, (name, letter)
+            else:
+                assert letter in may, (name, letter)
