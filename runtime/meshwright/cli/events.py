@@ -318,6 +318,11 @@ def _left_alone(payload: Document, event: Document) -> Sequence[object]:
     return (f"{name} is {status}, left alone for {pause} s: {short(why)}",)
 
 
+def _list_stopped(payload: Document, event: Document) -> Sequence[object]:
+    name, seq = payload.get("name", "?"), payload.get("seq", "?")
+    return (f"the projection {name!r} stands at event {seq}, mesh status shows it: {payload.get('error')}",)
+
+
 def _attempt_failed(payload: Document, event: Document) -> Sequence[object]:
     agent_id = payload.get("agent_id") or event["agent_id"]
     return (f"{payload.get('attempt', '?')} of {agent_id} failed: {fault(payload.get('error'))}",)
@@ -371,6 +376,7 @@ _LINES: dict[str, tuple[str, Callable[[Document, Document], Sequence[object]]]] 
     "deployment.refused": ("model", _left_alone),
     "deployment.cooled_down": ("model", _left_alone),
     "deployment.recovered": ("model", lambda said, _: (f"{said.get('deployment', '?')} answers again",)),
+    "projection.failed": ("list", _list_stopped),
     "attempt.failed": ("attempt", _attempt_failed),
     "work.broke_off": ("broke off", _broke_off),
     "task.cancelling": ("cancelling", lambda said, _: (fault(said.get("reason")),)),

@@ -15,7 +15,7 @@ _NAME = r"[A-Za-z0-9_-]{1,64}"
 
 
 class EventRequest(BaseModel):
-    """An event from outside. Its topic begins with `app.`, so that no client forges the mesh's own."""
+    """An event from outside. Its topic begins with `app.`, and so does the type that the log has for it."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -25,9 +25,10 @@ class EventRequest(BaseModel):
 
 
 class PublishedEvent(BaseModel):
-    """What an event is known by."""
+    """The id and the type under which the log has an event."""
 
     id: str
+    event_type: str
 
 
 @router.post(
@@ -54,17 +55,17 @@ async def publish(
     """Publish an event of your own: it is in the log when this answers, and answers runs that wait for it."""
     name = new_id() if idempotency_key is None else derived_id(caller.requested_by, idempotency_key)
     event_id = f"app/{caller.tenant_id}/{name}"
+    made = Event(
+        id=event_id,
+        event_type=event.event_type,
+        topic=event.topic,
+        time=mesh.host.clock.now(),
+        tenant_id=caller.tenant_id,
+        aggregate_id=f"app/{caller.requested_by}",
+        idempotency_key=idempotency_key,
+        payload=event.payload,
+    )
     if idempotency_key is None or not await mesh.log.knows(event_id):
         await mesh.tenants.require_storage(caller.tenant_id)
-        made = Event(
-            id=event_id,
-            event_type=event.event_type,
-            topic=event.topic,
-            time=mesh.host.clock.now(),
-            tenant_id=caller.tenant_id,
-            aggregate_id=f"app/{caller.requested_by}",
-            idempotency_key=idempotency_key,
-            payload=event.payload,
-        )
         await mesh.host.emit([made])
-    return PublishedEvent(id=event_id)
+    return PublishedEvent(id=event_id, event_type=made.event_type)
