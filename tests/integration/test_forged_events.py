@@ -9,10 +9,16 @@ from typing import Any
 
 import pytest
 
+from meshwright.cli.events import event_line
+from meshwright.cli.output import document
 from meshwright.core.access import Role
+from meshwright.core.messages import Event, new_id
+from meshwright.core.topics import MESH, TASK_PROGRESS
+from meshwright.edges.facts import event_facts
 from meshwright.events.filter import EventFilter
-from tests.support.event_logs import forge
+from tests.support.event_logs import event, forge
 from tests.support.http_mesh import Api, http_mesh
+from tests.support.running_mesh import mesh
 from tests.support.tenants import finished_task, holder
 
 DOCS = Path(__file__).parents[2] / "docs" / "events.md"
@@ -23,6 +29,20 @@ VIEWS = (
     *("/schedules", "/tasks", "/inbox", "/status", "/api/agents"),
 )
 PASSING = re.compile(r'"(used_at|last_seen|since|next_due|retry_at)": [^,}]*')
+ODD: tuple[Any, ...] = (
+    None,
+    [],
+    [7],
+    {},
+    {"a": [{}]},
+    "text",
+    -1,
+    1e308,
+    "1e999999999",
+    "1e-999999999",
+    "NaN",
+    True,
+)
 HOSTILE: tuple[Any, ...] = (
     {},
     {"x": 1, "payload": None, "caller": "me", "subject": 7, "kind": "event", "key": [1], "schedule": {}},
@@ -49,7 +69,7 @@ async def payloads(api: Api, event_type: str) -> list[Any]:
     events = await api.mesh.log.query(EventFilter(event_type=event_type, order="desc", limit=1))
     copied = [event.fields for event in events]
     changed = {"cost_usd": "1000000", "success": False, "status": "failed", "tenant_id": "acme"}
-    return [*HOSTILE, *copied, *({**fields, **changed} for fields in copied)]
+    return [*HOSTILE, *({**fields, **changed} for fields in copied), *copied]
 
 
 async def publish(api: Api, event_type: str, payload: Any, headers: dict[str, str]) -> None:
@@ -60,6 +80,12 @@ async def publish(api: Api, event_type: str, payload: Any, headers: dict[str, st
 
 async def insert(api: Api, event_type: str, payload: Any, headers: dict[str, str]) -> None:
     await forge(api.mesh.database, api.mesh.log, event_type, payload)
+
+
+def malformed(event_type: str, payload: Any, task_id: str | None) -> Event:
+    """An event of the mesh without the payload of its type."""
+    topic = TASK_PROGRESS if task_id else MESH
+    return event(0, event_type, id=new_id(), topic=topic, task_id=task_id, payload=payload)
 
 
 async def views(api: Api, tenants: Sequence[str] = ("", "default", "acme", "rival")) -> dict[str, str]:
@@ -109,3 +135,27 @@ async def test_forged_events_change_nothing_but_the_list_of_events(tmp_path: Pat
         assert api.mesh.log.stalled() == []
         assert (await api.call("POST", "/keys/open"))[0] == 200
         assert (await api.call("GET", "/tasks", headers={"Authorization": ""}))[0] == 200
+
+
+async def test_malformed_events_break_no_reader(tmp_path: Path) -> None:
+    async with running(tmp_path) as api:
+        task_id = await finished_task(api, await holder(api, "default"), "echo", "hello")
+        for event_type in known_types(api):
+            real = await payloads(api, event_type)
+            odd = [{**fields, name: value} for fields in real[-1:] for name in fields for value in ODD]
+            events = [malformed(event_type, payload, task_id) for payload in (*real, *ODD, *odd)]
+            events += [malformed(event_type, payload, None) for payload in (*real, *ODD)]
+            await api.mesh.log.append(events)
+    async with running(tmp_path) as api:
+        for path in (*VIEWS, "/audit/verify", f"/tasks/{task_id}", f"/tasks/{task_id}/steps"):
+            status, answer = await api.call("GET", path)
+            assert status == 200, (path, answer)
+        assert api.mesh.log.stalled() == []
+        assert (await api.mesh.outcome(await finished_task(api, ADMIN, "echo", "again"))).success
+        async for found in api.mesh.log.replay(EventFilter()):
+            assert event_line(document(found))
+            event_facts(found)
+    data = str(tmp_path / ".mesh")
+    for options in (["events", "--limit", "1000"], ["events", "--task", task_id], ["models"], ["status"]):
+        done = await mesh(*options, "--data", data)
+        assert done.status == 0, (options, done)
