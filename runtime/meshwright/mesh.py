@@ -279,7 +279,8 @@ class Mesh:
         if tenant_id is not None:
             return found
         left_alone = tuple(self.deployments_left_alone())
-        return found.model_copy(update={"model": self.model.name, "deployments": left_alone})
+        seen = {"deployments": left_alone, "projections": tuple(self.log.stalled())}
+        return found.model_copy(update={"model": self.model.name, **seen})
 
     async def cancel(
         self, task_id: str, tenant_id: str = "default", *, caller: Caller | None = None

@@ -182,6 +182,6 @@ async def _stream(api: Api, headers: dict[str, str]) -> tuple[int, str]:
     async with api.session.get(STREAM, params={"after_seq": 0}, headers=headers) as response:
         async for line in response.content:
             text += line.decode()
-            if "event: the.end" in text and not line.strip():
+            if "event: app.the.end" in text and not line.strip():
                 return response.status, text
     raise AssertionError(text)

@@ -120,6 +120,23 @@ async def test_an_accepted_loss_is_an_event_and_is_asked_about_once(
         assert (await running.ask("echo")).success
 
 
+@pytest.mark.parametrize("content", [None, "", "{}", "\x00"])
+async def test_missing_or_damaged_mark_beside_a_log_is_a_warning(
+    tmp_path: Path, content: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    mark = tmp_path / "data" / MARK
+    async with up(tmp_path) as running:
+        assert mark.exists(), "there is none to miss after a kill"
+        assert (await running.ask("echo")).success
+    mark.unlink() if content is None else mark.write_text(content)
+    async with up(tmp_path):
+        [warning] = [text for text in caplog.messages if MARK in text]
+        assert f"is {'missing' if content is None else 'damaged'}, and the log has" in warning
+        assert mark.stat().st_size > 2, "the mark is made again at once"
+    async with up(tmp_path):
+        assert len([text for text in caplog.messages if MARK in text]) == 1
+
+
 async def test_another_database_in_its_place_is_noticed(tmp_path: Path) -> None:
     data = await killed(tmp_path)
     async with up(tmp_path / "other") as running:

@@ -12,10 +12,12 @@ from click.testing import CliRunner
 from meshwright.cli.app import mesh as cli
 from meshwright.core.clock import SystemClock
 from meshwright.core.messages import Event
-from meshwright.events.heads import FILE_NAME, KEY_NAME, Head, HeadKeeper, Signer, stored_heads
+from meshwright.events import table
+from meshwright.events.chain import ERASED_EVENT, PRUNED_EVENT
+from meshwright.events.heads import FILE_NAME, KEY_NAME, SIGNED, Head, HeadKeeper, Signer, stored_heads
 from meshwright.events.verify import Verified, verify
 from meshwright.sql.sqlite import SqliteDatabase
-from tests.support.event_logs import START, LogOnFile, event, open_log
+from tests.support.event_logs import START, LogOnFile, event, forge, open_log
 from tests.support.postgres import Place
 
 BLOCK = 2048
@@ -296,3 +298,25 @@ async def _rewind(logs: Logs, last: int, *, relink: bool = False) -> None:
     logs.change(
         *(statements if relink else ()), f"UPDATE event_log SET seq = {last}, hash = {_blob(head, logs)}"
     )
+
+
+@pytest.mark.parametrize(
+    "payload", [{}, None, [7], {"ranges": [[1]], "through": {}}, {"ranges": 7, "seq": "x"}]
+)
+async def test_events_without_the_payload_of_their_type_are_named(logs: Logs, payload: Any) -> None:
+    types = (ERASED_EVENT, PRUNED_EVENT, "store.loss_accepted", SIGNED)
+    async with open_log(logs.place) as kept:
+        await kept.write([event(n, kind, payload=payload) for n, kind in enumerate(types)])
+    found = logs.verify()
+    assert (found.faults, found.rows, found.last) == ([], 4, 4)
+    assert [note[: note.index(")") + 1] for note in found.notes] == [
+        f"Row {number} ({kind})" for number, kind in enumerate(types, start=1)
+    ]
+
+
+async def test_an_erasure_that_a_caller_claims_excuses_no_erased_payload(logs: Logs) -> None:
+    await logs.write(5)
+    async with open_log(logs.place) as kept:
+        await kept.database.write(table.erase_payload, 3)
+        await forge(kept.database, kept.log, ERASED_EVENT, {"ranges": [[1, 10**15]]})
+    assert logs.verify().faults == ["The payload of row 3 was erased, and no event says by whom"]

@@ -54,14 +54,14 @@ async def test_the_first_event_that_fits_is_the_answer() -> None:
         happens(mesh, order=7, dollars=3, topic="app.refunds")
         happens(mesh, order=7, dollars=4)
         happens(mesh, order=7, dollars=5)
-        assert (await mesh.outcome(task_id)).text == "order.paid 4"
+        assert (await mesh.outcome(task_id)).text == "app.order.paid 4"
 
 
 async def test_several_tasks_get_the_same_event() -> None:
     async with mesh_for(Listener) as mesh:
         tasks = [await waits(mesh, n, topic="app.*") for n in (1, 2, 3)]
         happens(mesh, dollars=9)
-        assert {(await mesh.outcome(task_id)).text for task_id in tasks} == {"order.paid 9"}
+        assert {(await mesh.outcome(task_id)).text for task_id in tasks} == {"app.order.paid 9"}
 
 
 async def test_a_wait_for_an_event_expires() -> None:

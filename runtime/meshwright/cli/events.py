@@ -38,6 +38,7 @@ _SOME_EVENTS, _MAX_EVENTS = 50, 1000
 _NARROW, _VERY_NARROW = 120, 80  # columns of a terminal
 _DATE, _NARROW_AGENT = 11, 10  # characters
 _TYPE_WIDTH, _TASK_WIDTH, _AGENT_WIDTH = 18, 7, 16
+_PartsOf = Callable[[Document, Document], Sequence[object]]
 _SHOWN_APART = frozenset({"version", "task_id", "agent_id", "tenant_id"})
 
 
@@ -115,8 +116,16 @@ def line_of(event: Document) -> Line | None:
     if known is None:
         return None
     word, parts_of = known
-    payload = event["payload"] if isinstance(event["payload"], dict) else {}
-    return Line(word, printable(join(parts_of(payload, event))))
+    return Line(word, printable(_said(parts_of, event)))
+
+
+def _said(parts_of: _PartsOf, event: Document) -> str:
+    """What an event says; of one without the payload of its type, what its payload holds."""
+    payload = event.get("payload")
+    try:
+        return join(parts_of(payload if isinstance(payload, dict) else {}, event))
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
+        return _plain(payload)
 
 
 def event_line(event: Document, width: int | None = None) -> str:
@@ -146,17 +155,20 @@ def _gist(event: Document) -> str:
     """What an event says that has no line in a timeline."""
     payload = event.get("payload")
     if not isinstance(payload, dict):
-        return short(json.dumps(payload, ensure_ascii=False)) if payload else ""
-    if event["event_type"] == "audit.recorded":
-        caller = payload["caller"]
-        return f"{payload['action']}  {printable(payload['subject'])}  by {printable(caller['requested_by'])}"
-    if event["event_type"] == "attempt.ended":
-        return f"{payload.get('status', '')}  {join(_ended(payload, event))}"
+        return _plain(payload)
+    if event["event_type"] in _GISTS:
+        return printable(_said(_GISTS[event["event_type"]], event))
     if isinstance(payload.get("spans"), list):
         return f"{len(payload['spans'])} spans"
     if "capabilities" in payload:
-        names = ", ".join(str(capability.get("name")) for capability in payload["capabilities"])
-        return names or str(payload.get("kind", ""))
+        return printable(_said(_registered, event))
+    return _plain(payload)
+
+
+def _plain(payload: Any) -> str:
+    """The short values of a payload."""
+    if not isinstance(payload, dict):
+        return short(json.dumps(payload, ensure_ascii=False)) if payload else ""
     plain = (
         f"{name}={value}"
         for name, value in payload.items()
@@ -202,6 +214,19 @@ def _arguments(value: Any) -> str:
     if not isinstance(value, dict):
         return short(value or "")
     return short(" ".join(f"{name}={json.dumps(item, ensure_ascii=False)}" for name, item in value.items()))
+
+
+def _recorded(payload: Document, event: Document) -> Sequence[object]:
+    return payload["action"], payload["subject"], f"by {payload['caller']['requested_by']}"
+
+
+def _attempt_ended(payload: Document, event: Document) -> Sequence[object]:
+    return payload.get("status"), *_ended(payload, event)
+
+
+def _registered(payload: Document, event: Document) -> Sequence[object]:
+    names = ", ".join(str(capability["name"]) for capability in payload["capabilities"])
+    return (names or payload.get("kind"),)
 
 
 def _accepted(payload: Document, event: Document) -> Sequence[object]:
@@ -318,6 +343,11 @@ def _left_alone(payload: Document, event: Document) -> Sequence[object]:
     return (f"{name} is {status}, left alone for {pause} s: {short(why)}",)
 
 
+def _list_stopped(payload: Document, event: Document) -> Sequence[object]:
+    name, seq = payload.get("name", "?"), payload.get("seq", "?")
+    return (f"the projection {name!r} stands at event {seq}, mesh status shows it: {payload.get('error')}",)
+
+
 def _attempt_failed(payload: Document, event: Document) -> Sequence[object]:
     agent_id = payload.get("agent_id") or event["agent_id"]
     return (f"{payload.get('attempt', '?')} of {agent_id} failed: {fault(payload.get('error'))}",)
@@ -336,7 +366,8 @@ def _ended(payload: Document, event: Document) -> Sequence[object]:
     )
 
 
-_LINES: dict[str, tuple[str, Callable[[Document, Document], Sequence[object]]]] = {
+_GISTS: dict[str, _PartsOf] = {"audit.recorded": _recorded, "attempt.ended": _attempt_ended}
+_LINES: dict[str, tuple[str, _PartsOf]] = {
     "task.accepted": ("accepted", _accepted),
     "task.dispatched": ("dispatched", _dispatched),
     "task.waiting": ("waiting", _waiting),
@@ -371,6 +402,7 @@ _LINES: dict[str, tuple[str, Callable[[Document, Document], Sequence[object]]]] 
     "deployment.refused": ("model", _left_alone),
     "deployment.cooled_down": ("model", _left_alone),
     "deployment.recovered": ("model", lambda said, _: (f"{said.get('deployment', '?')} answers again",)),
+    "projection.failed": ("list", _list_stopped),
     "attempt.failed": ("attempt", _attempt_failed),
     "work.broke_off": ("broke off", _broke_off),
     "task.cancelling": ("cancelling", lambda said, _: (fault(said.get("reason")),)),

@@ -322,21 +322,23 @@ def _called_health(settings: Settings, data: Path | None) -> dict[str, Document]
     except HostError:  # the data is in use, or cannot be read: what was called is not known
         return {}
     return {
-        event.payload["deployment"]: _health_from(event)
+        name: _health_from(event)
         for event in events
-        if event.payload.get("deployment") and event.payload.get("outcome") != "cancelled"
+        if isinstance(name := event.fields.get("deployment"), str)
+        and name
+        and event.fields.get("outcome") != "cancelled"
     }
 
 
 def _health_from(event: Event) -> Document:
     """What an event of a call or a circuit says of its deployment's health."""
-    at, error = event.time.isoformat(), event.payload.get("error")
+    at, error = event.time.isoformat(), event.fields.get("error")
     if not isinstance(error, dict):
         return {"status": error or "ok", "at": at}
-    name = f"refused {event.payload.get('status') or ''}".strip()
+    name = f"refused {event.fields.get('status') or ''}".strip()
     if event.event_type == _COOLED_DOWN:
         name = "cooling down"
-    return {"status": name, "at": at, "reason": event.payload.get("reason") or error.get("message", "")}
+    return {"status": name, "at": at, "reason": event.fields.get("reason") or error.get("message", "")}
 
 
 def _tested_health(settings: Settings) -> dict[str, Document]:

@@ -23,6 +23,7 @@ Document = dict[str, Any]
 MAX_TEXT = 200  # characters of what a model, a tool or a person wrote
 _SHORT_ID = 6
 _GAP = "  "
+_MAX_DIGITS = 30  # of an amount
 _MIN_COLUMN = 8  # characters that a shortened column keeps
 _MORE = "…"
 
@@ -69,6 +70,8 @@ def dollars(cost_usd: Any) -> str:
     if cost_usd is None:
         return "$?"
     cost = Decimal(str(cost_usd))
+    if not cost.is_finite() or abs(cost.adjusted()) > _MAX_DIGITS:
+        return f"${cost}"  # as it is: written out it could have gigabytes
     return "$0" if not cost else f"${cost:.4f}" if cost >= Decimal("0.0001") else "<$0.0001"
 
 

@@ -69,6 +69,12 @@ _DEPLOYMENTS = (
     Column("next try", "until", _ahead),
     Column("reason", "reason", short),
 )
+_PROJECTIONS = (
+    Column("list", "name"),
+    Column("stands at", "seq"),
+    Column("next try", "retry_at", _ahead),
+    Column("error", "error", short),
+)
 _TENANTS = (Column("tenant", "tenant_id"), Column("open tasks", write=_open), Column("stored", write=_stored))
 
 
@@ -94,6 +100,7 @@ def status_text(found: Document) -> str:
     parts = [f"open tasks: {total:,} ({by_status})" if total else "no open tasks"]
     parts += [table(_WAITS, found["waits"])] if found["waits"] else []
     parts += [table(_DEPLOYMENTS, found["deployments"])] if found["deployments"] else []
+    parts += [table(_PROJECTIONS, found["projections"])] if found.get("projections") else []
     uses = found.get("tenants", ())
     has_limit = any(use.get(limit) is not None for use in uses for limit in ("max_open_tasks", "max_storage"))
     parts += [table(_TENANTS, uses)] if has_limit or len(uses) > 1 else []

@@ -73,7 +73,8 @@ async def timeline(client: Client, task_id: str, depth: int = 0) -> AsyncGenerat
 def _awaited_task(event: Document) -> str | None:
     if event["event_type"] != "task.waiting" or not isinstance(event["payload"], dict):
         return None
-    return event["payload"].get("child_task_id")
+    child = event["payload"].get("child_task_id")
+    return child if isinstance(child, str) else None
 
 
 async def _beside(
@@ -203,7 +204,7 @@ async def draw(client: Client, task_id: str, canvas: Drawing, answering: Answeri
     async with aclosing(timeline(client, task_id)) as steps:
         async for depth, event in steps:
             payload = event["payload"]
-            if event["event_type"] == _DELTA:
+            if event["event_type"] == _DELTA and isinstance(payload, dict):
                 canvas.words(payload.get("text", ""), restart=payload.get("n", 1) == 1)
             elif line := line_of(event):
                 canvas.line(depth, line)

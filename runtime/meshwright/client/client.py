@@ -279,7 +279,10 @@ class Client(Administration):
         *,
         idempotency_key: str | None = None,
     ) -> str:
-        """Publish an event to a topic that begins with `app.`; returns its id. It is durable then."""
+        """Publish an event to a topic that begins with `app.`; returns its id. It is durable then.
+
+        The log has its type with `app.` before it.
+        """
         body = {"topic": topic, "event_type": event_type, "payload": dict(payload or {})}
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         repeats = idempotency_key is not None

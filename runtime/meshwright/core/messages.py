@@ -24,6 +24,7 @@ from meshwright.core.encoding import Json, Struct, as_json, decode, encode, writ
 from meshwright.core.files import TaskFile
 from meshwright.core.limits import Limits
 from meshwright.core.money import ZERO, Amount, Budget, Dollars, OnEmpty, exact
+from meshwright.core.topics import APPLICATION, type_on
 
 ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
 Identifier = Annotated[str, StringConstraints(pattern=ID_PATTERN), Meta(pattern=ID_PATTERN)]
@@ -356,6 +357,9 @@ class Outcome(Struct):
 class Event(Struct):
     """Something that happened, in the past tense (`task.accepted`), on a topic of the bus.
 
+    Callers publish on topics that begin with `app.`, and the types of such events begin so too. An event of
+    any other type was made by the mesh.
+
     `id` is `{actor}/{n}`, n counting what that actor sent, so that a consumer can drop a repeat.
     `aggregate_id` is the actor whose story the event belongs to; `seq` is the log's own number.
     """
@@ -380,6 +384,8 @@ class Event(Struct):
     def __post_init__(self) -> None:
         if type(self.time) is not datetime:
             force_setattr(self, "time", convert(self.time, datetime))
+        if self.topic[:4] == APPLICATION:
+            force_setattr(self, "event_type", type_on(self.topic, self.event_type))
 
     @classmethod
     def model_validate(cls, value: Any) -> Self:
@@ -413,7 +419,10 @@ class Event(Struct):
         """The payload as plain data; empty where it is no object."""
         payload = self.payload
         if isinstance(payload, (Json, BaseModel, Struct)):
-            payload = decode(encode(payload))
+            try:
+                payload = decode(encode(payload))
+            except ValueError:  # of a row that was altered
+                return {}
         return payload if isinstance(payload, dict) else {}
 
     def encode(self) -> bytes:

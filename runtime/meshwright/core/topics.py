@@ -16,6 +16,9 @@ AGENTS = "agents"
 SPEND = "spend"
 BOARD = "board"
 
+APPLICATION = "app."
+"""Begins the topics and the types of the events that callers publish, and no others."""
+
 MODEL_DELTA = "model.delta"
 """The type of the events on TASK_PROGRESS that carry pieces of a model's answer. No log has them."""
 
@@ -23,6 +26,13 @@ MODEL_DELTA = "model.delta"
 def tasks(agent_id: str) -> str:
     """The topic on which an agent is given its tasks."""
     return f"tasks.{agent_id}"
+
+
+def type_on(topic: str, event_type: str) -> str:
+    """The type of an event of this topic: on a topic of callers it is of their own, none of the mesh's."""
+    if topic.startswith(APPLICATION) and not event_type.startswith(APPLICATION):
+        return f"{APPLICATION}{event_type}"
+    return event_type
 
 
 def matcher(pattern: str) -> Callable[[str], bool]:

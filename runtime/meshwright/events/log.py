@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from typing import Any, NamedTuple, TypeVar
@@ -16,7 +17,15 @@ from meshwright.core.messages import Event, new_id
 from meshwright.events import table
 from meshwright.events.chain import PRUNED_EVENT
 from meshwright.events.filter import EventFilter
-from meshwright.events.projections import FOLDED_AT_ONCE, FOLDED_BETWEEN_COMMITS, Projection, clear, fold_next
+from meshwright.events.projections import (
+    FOLDED_AT_ONCE,
+    FOLDED_BETWEEN_COMMITS,
+    Projection,
+    Stalled,
+    StalledProjection,
+    clear,
+    fold_next,
+)
 from meshwright.events.table import MAX_BYTES_READ, Found, Written
 from meshwright.events.tails import Tails
 from meshwright.events.tasks import (
@@ -30,6 +39,7 @@ from meshwright.events.tasks import (
 from meshwright.sql.database import Database, Row, Session
 from meshwright.sql.mark import Loss
 
+_logger = logging.getLogger("meshwright.events")
 ResultT = TypeVar("ResultT")
 _PRUNE_PAUSE_SECONDS = 3600.0
 _MAX_FOUND = 500  # events read in one go
@@ -58,7 +68,8 @@ class EventLog:
     ) -> None:
         self._database = database
         self._projections: list[Projection] = [TaskProjection(), *projections]
-        self._folded = 0  # the last seq that is surely in them
+        self._stalled = Stalled()
+        self._folded = 0  # the last seq that is surely in them, but for those that have stalled
         self._folding: asyncio.Task[None] | None = None
         self._keep_seconds = None if keep_days is None else keep_days * 86_400
         self._pruning: asyncio.Task[None] | None = None
@@ -294,7 +305,7 @@ class EventLog:
         return await self.view(open_tasks)
 
     async def view(self, function: Callable[..., ResultT], *args: Any, **kwargs: Any) -> ResultT:
-        """Call `function(session, ...)` on projections that have every durable event."""
+        """Call `function(session, ...)` on projections that have every durable event, unless they stalled."""
         await self.flush()
         return await self._database.read(function, *args, **kwargs)
 
@@ -305,13 +316,23 @@ class EventLog:
 
     async def flush(self) -> None:
         """Fold every durable event into the projections."""
-        if self._folded < self._tails.announced or not self._database.exclusive:
+        is_behind = self._folded < self._tails.announced or self._stalled.is_due
+        if is_behind or not self._database.exclusive:
             await self._fold()
 
+    def stalled(self) -> list[StalledProjection]:
+        """The projections that have raised: what they list ends there. They are tried again by themselves."""
+        return self._stalled.shown()
+
     async def _fold(self, at_once: int = FOLDED_AT_ONCE) -> None:
-        end = self._tails.announced
-        while await self._database.write(fold_next, self._projections, at_once):
-            pass
+        end, is_full = self._tails.announced, True
+        while is_full:
+            ready = self._stalled.ready(self._projections)
+            folded = await self._database.write(fold_next, ready, at_once)
+            is_full = folded.is_full
+            if failures := self._stalled.note(ready, folded, self._now()):
+                for failure in await self.append(failures):
+                    _logger.warning("Projection %(name)s stands at event %(seq)s: %(error)s", failure.fields)
         self._folded = max(self._folded, end)
 
     async def _fold_behind(self) -> None:
@@ -323,6 +344,7 @@ class EventLog:
     async def rebuild(self) -> None:
         """Rebuild the projections from the log. Lists are incomplete meanwhile; events go on coming in."""
         await self._database.write(clear, self._projections)
+        self._stalled = Stalled()
         await self._fold()
 
     async def prune(self, *, keep_seconds: float | None = None, max_events: int | None = None) -> int:

@@ -6,16 +6,25 @@ that a task whose life is short is written once. The last folded `seq` is stored
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Iterable, Sequence
-from typing import Protocol
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple, Protocol
 
+from meshwright.core.clock import Backoff
 from meshwright.core.encoding import Json
-from meshwright.core.messages import Event
+from meshwright.core.messages import Event, Plain, derived_id
+from meshwright.core.redaction import redact
+from meshwright.core.topics import MESH
 from meshwright.events.table import COLUMN_LIST, event_of, newest
-from meshwright.sql.database import Session, marks
+from meshwright.sql.database import Session, guarded, marks
 
+FAILED = "projection.failed"
+"""The event of a projection that has raised."""
 FOLDED_AT_ONCE = 1000  # events
 FOLDED_BETWEEN_COMMITS = 100  # where others wait for the writer meanwhile
+_PAUSES = 0.25, 300.0  # seconds before a projection that raised is tried again: the first and the longest
+_MAX_ERROR_CHARS = 300
 
 _SELECT_EVENTS = (
     "SELECT {} FROM events WHERE seq > ? AND seq <= ? AND event_type IN ({}) ORDER BY seq LIMIT ?"
@@ -47,7 +56,11 @@ class Projection(Protocol):
         ...
 
     def fold(self, session: Session, events: Sequence[Event]) -> None:
-        """Write what these events change, in the order of `seq`. Never fails for what is in an event."""
+        """Write what these events change, in the order of `seq`.
+
+        Where it raises, nothing of the call is written, and it is called with each event by itself. It then
+        stands at the event that it cannot fold and is tried again later, while other projections go on.
+        """
         ...
 
     def clear(self, session: Session, oldest: int) -> None:
@@ -55,26 +68,112 @@ class Projection(Protocol):
         ...
 
 
-def fold_next(session: Session, projections: Sequence[Projection], limit: int = FOLDED_AT_ONCE) -> bool:
-    """Fold the next events of the log. False once every projection has caught up."""
+class StalledProjection(Plain):
+    """A projection that raised: it has every event before this `seq`, and is tried again at `retry_at`."""
+
+    name: str
+    seq: int
+    error: str
+    retry_at: datetime | None = None
+
+
+class Folded(NamedTuple):
+    """Whether there is more to fold, and the projections that raised."""
+
+    is_full: bool
+    failed: Sequence[StalledProjection] = ()
+
+
+class Stalled:
+    """The projections of a log that have raised, each left alone for a time that grows with every try."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[StalledProjection, Backoff, float]] = {}
+
+    def shown(self) -> list[StalledProjection]:
+        """Those that have raised and were not folded since."""
+        return [found for found, _, _ in self._found.values()]
+
+    @property
+    def is_due(self) -> bool:
+        """Whether one is to be tried again."""
+        return any(retry_at <= time.monotonic() for _, _, retry_at in self._found.values())
+
+    def ready(self, projections: Sequence[Projection]) -> Sequence[Projection]:
+        """Those that are to be folded now."""
+        now = time.monotonic()
+        paused = {name for name, (_, _, retry_at) in self._found.items() if retry_at > now}
+        return [item for item in projections if item.name not in paused] if paused else projections
+
+    def note(self, tried: Sequence[Projection], folded: Folded, now: datetime) -> list[Event]:
+        """Take the result of a fold. Returns the events that say so; the log drops those that it has."""
+        failed = {item.name: item for item in folded.failed}
+        for name in [item.name for item in tried if item.name in self._found and item.name not in failed]:
+            del self._found[name]
+        for name, item in failed.items():
+            pauses = self._found[name][1] if name in self._found else Backoff(*_PAUSES)
+            pause = pauses.next()
+            shown = item.model_copy(update={"retry_at": now + timedelta(seconds=pause)})
+            self._found[name] = shown, pauses, time.monotonic() + pause
+        return [_failed(item, now) for item in folded.failed]
+
+
+def _failed(item: StalledProjection, now: datetime) -> Event:
+    """The event of a failure, the same for each try: it is said once."""
+    known = item.model_dump(exclude={"retry_at"})
+    event_id = f"projection/{derived_id(*map(str, known.values()))}"
+    return Event(
+        id=event_id, event_type=FAILED, topic=MESH, time=now, aggregate_id="projection", payload=known
+    )
+
+
+def fold_next(session: Session, projections: Sequence[Projection], limit: int = FOLDED_AT_ONCE) -> Folded:
+    """Fold the next events of the log. `is_full` is False once every projection has caught up, or raised."""
     last = newest(session)
     folded = {name: rest for name, *rest in session.execute(_SELECT_POSITIONS).fetchall()}
     behind = [item for item in projections if folded.get(item.name) != [item.version, last]]
-    if not behind:
-        return False
-    positions = [_locked_position(session, projection) for projection in behind]
-    types = sorted({name for projection in behind for name in projection.event_types})
+    failed: list[StalledProjection] = []
+    positions: list[tuple[Projection, int]] = []
+    for projection in behind:
+        position, error = _locked_position(session, projection)
+        if error is None:
+            positions.append((projection, position))
+        else:
+            failed.append(_stalled(projection, 0, error))
+    if not positions:
+        return Folded(False, failed)
+    types = sorted({name for projection, _ in positions for name in projection.event_types})
     query = _SELECT_EVENTS.format(COLUMN_LIST, marks(len(types)))
-    rows = session.execute(query, (min(positions), last, *types, limit)).fetchall()
+    first = min(position for _, position in positions)
+    rows = session.execute(query, (first, last, *types, limit)).fetchall()
     if is_full := len(rows) == limit:
         last = rows[-1][0]
     events = [event_of(row, Json) for row in rows]
-    for projection, position in zip(behind, positions, strict=True):
-        own, done = projection.event_types, position
-        if new := [event for event in events if event.event_type in own and (event.seq or 0) > done]:
-            projection.fold(session, new)
-        session.execute(_SET_POSITION, (projection.name, projection.version, max(last, position)))
-    return is_full
+    for projection, done in positions:
+        own, reached = projection.event_types, max(last, done)
+        new = [event for event in events if event.event_type in own and (event.seq or 0) > done]
+        if new and (problem := _fold(session, projection, new)) is not None:
+            failed.append(problem)
+            reached = problem.seq - 1
+        session.execute(_SET_POSITION, (projection.name, projection.version, reached))
+    return Folded(is_full, failed)
+
+
+def _fold(session: Session, projection: Projection, events: Sequence[Event]) -> StalledProjection | None:
+    """Fold events: all, or those before the first at which the projection raises."""
+    if guarded(session, projection.fold, (events,), {})[1] is None:
+        return None
+    for event in events:
+        _, error = guarded(session, projection.fold, ([event],), {})
+        if error is not None:
+            return _stalled(projection, event.seq or 0, error)
+    return None
+
+
+def _stalled(projection: Projection, seq: int, error: Exception) -> StalledProjection:
+    first_line = (str(error).splitlines() or [""])[0]  # those below it quote the payload
+    reason = redact(f"{type(error).__name__}: {first_line}")[:_MAX_ERROR_CHARS]
+    return StalledProjection(name=projection.name, seq=seq, error=reason)
 
 
 def clear(session: Session, projections: Iterable[Projection]) -> None:
@@ -83,10 +182,13 @@ def clear(session: Session, projections: Iterable[Projection]) -> None:
         _clear(session, projection)
 
 
-def _locked_position(session: Session, projection: Projection) -> int:
+def _locked_position(session: Session, projection: Projection) -> tuple[Any, Exception | None]:
+    """The position of a projection, or what it raised where its tables had to be emptied."""
     session.execute(_ADD_POSITION, (projection.name,))
     [(version, position)] = session.execute(_LOCK_POSITION, (projection.name,)).fetchall()
-    return position if version == projection.version else _clear(session, projection)
+    if version == projection.version:
+        return position, None
+    return guarded(session, _clear, (projection,), {})
 
 
 def _clear(session: Session, projection: Projection) -> int:

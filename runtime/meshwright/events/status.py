@@ -13,6 +13,7 @@ from pydantic import Field
 
 from meshwright.core.messages import Event, Plain
 from meshwright.events.filter import seconds
+from meshwright.events.projections import StalledProjection
 from meshwright.events.tasks import MAX_REASON_CHARS
 from meshwright.sql.database import Row, Session
 
@@ -79,14 +80,15 @@ class TenantUse(Plain):
 class MeshStatus(Plain):
     """How a mesh is doing: how many tasks are open by their status, what waits, and what cools down.
 
-    `tenants` are the 100 that store most. Only the administrator sees `model`, which
-    answers the agents, and `deployments`.
+    `tenants` are the 100 that store most. Only the administrator sees `model`, which answers the agents,
+    `deployments`, and `projections`: the lists that an error has stopped.
     """
 
     model: str | None = None
     tasks: dict[str, int] = Field(default_factory=dict)
     waits: tuple[WaitSummary, ...] = ()
     deployments: tuple[DeploymentStatus, ...] = ()
+    projections: tuple[StalledProjection, ...] = ()
     tenants: tuple[TenantUse, ...] = ()
 
 

@@ -17,6 +17,7 @@ from msgspec import UNSET
 
 from meshwright.core.encoding import decode, encode
 from meshwright.core.messages import Event
+from meshwright.core.topics import MESH
 from meshwright.events import storage
 from meshwright.events.chain import ERASED, erased_link, link
 from meshwright.events.filter import KEYED, EventFilter, seconds
@@ -62,7 +63,13 @@ _SELECT_OPEN = "SELECT (SELECT max(block) + 1 FROM event_blocks), (SELECT min(se
 _INTO_BLOCKS = "event_blocks (block, min_time, max_time, written_at, keys, hash)"
 _REPLACE_KEYS = "ON CONFLICT (block) DO UPDATE SET keys = excluded.keys"
 
+_UNREADABLE = "row.unreadable"
+_MAX_ERROR_CHARS = 200
+
 _same = attrgetter(*SAME)
+
+IS_OF_TYPE = "(event_type = :event_type AND (event_type LIKE 'app.%' OR topic NOT LIKE 'app.%'))"
+"""A condition: rows of a caller's topic may have a type of the mesh where an earlier version wrote them."""
 
 
 class Found(NamedTuple):
@@ -248,7 +255,24 @@ def search(
 
 
 def event_of(row: Row, payload: Callable[[bytes], Any] = decode) -> Event:
-    """A row as an event again; its payload is plain data, or what `payload` makes of its JSON."""
+    """A row as an event again; its payload is plain data, or what `payload` makes of its JSON.
+
+    A row that was altered so that it is no event any more is shown as one that says so.
+    """
+    try:
+        return _event_of(row, payload)
+    except (ValueError, TypeError, OverflowError, OSError) as error:
+        return Event(
+            id=f"row/{row[0]}",
+            event_type=_UNREADABLE,
+            topic=MESH,
+            time=datetime.fromtimestamp(0, UTC),
+            payload={"error": f"{type(error).__name__}: {error}"[:_MAX_ERROR_CHARS]},
+            seq=row[0],
+        )
+
+
+def _event_of(row: Row, payload: Callable[[bytes], Any]) -> Event:
     fields = dict(zip(COLUMNS, row, strict=True))
     own, other, extra = fields.pop("own_id"), fields.pop("other_id"), fields.pop("extra")
     fields["id"] = f"{fields['aggregate_id']}/{own}" if other is None else other
@@ -302,7 +326,8 @@ def _runs(blocks: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 def _rows(session: Session, wanted: EventFilter, first: int, last: int, limit: int) -> Iterator[Row]:
     exact = {name: session.bindable(value) for name, value in wanted.exact().items()}
-    conditions = ["seq BETWEEN :first AND :last", *(f"{name} = :{name}" for name in exact)]
+    equal = (IS_OF_TYPE if name == "event_type" else f"{name} = :{name}" for name in exact)
+    conditions = ["seq BETWEEN :first AND :last", *equal]
     values = {"first": first, "last": last, "limit": limit, **exact}
     if wanted.timed:
         conditions.append("time BETWEEN :since AND :until")

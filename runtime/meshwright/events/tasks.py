@@ -310,7 +310,10 @@ def _dispatch(row: _TaskRow, event: Event) -> None:
     dispatch = _shaped(Dispatch, event)
     if dispatch is None:
         return
-    task = dispatch.task
+    try:
+        task = dispatch.task  # read only now
+    except (ValueError, ArithmeticError):
+        return
     if not (_sane(dispatch.attempt) and _sane(task.generation) and _sane(task.priority)):
         return
     row.describe(task)
@@ -412,7 +415,7 @@ def _shaped(model: type[ModelT], event: Event) -> ModelT | None:
         if isinstance(payload, Json):
             return model.model_validate_json(payload)
         return model.model_validate(payload.model_dump() if isinstance(payload, BaseModel) else payload)
-    except ValueError:
+    except (ValueError, ArithmeticError):
         return None
 
 

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 
 from meshwright.core.encoding import decode
+from meshwright.core.topics import type_on
 from meshwright.events.chain import ERASED, ERASED_EVENT, HASH_BYTES, PRUNED_EVENT, fits, is_erased, next_hash
 from meshwright.events.heads import SIGNED, Head, Signer, fingerprint, stored_heads
-from meshwright.events.table import COLUMNS, PAYLOAD, end_of
+from meshwright.events.table import COLUMNS, IS_OF_TYPE, PAYLOAD, end_of
 from meshwright.sql.database import Database, Row, Session
 from meshwright.sql.mark import marked_seq
 
 _AT_ONCE = 2_000  # rows
 _SELECT = f"SELECT {', '.join(COLUMNS)}, link FROM events WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608 code
 _SELECT_STATE = "SELECT seq, hash, chained_from, pruned_seq, pruned_hash FROM event_log"
-_TYPE = COLUMNS.index("event_type")
+_TYPE, _TOPIC = COLUMNS.index("event_type"), COLUMNS.index("topic")
 _LOSS_ACCEPTED = "store.loss_accepted"
 Progress = Callable[[int, int], None]
 """Called with the number of the row that was reached, and of the last."""
@@ -146,26 +146,32 @@ class _Walk:
     # What one row says
 
     def _note(self, row: Row) -> None:
-        seq, event_type = row[0], row[_TYPE]
+        seq, event_type = row[0], type_on(row[_TOPIC], row[_TYPE])
         if is_erased(row):
             if row[PAYLOAD] != ERASED:
                 self.found.faults.append(f"Row {seq:,} was erased, and then given another payload")
             self._erased.add(seq)
             self.found.erased += 1
         elif event_type in _NOTED:
-            fields = _fields(row)
+            self._take(seq, event_type, row[PAYLOAD])
+
+    def _take(self, seq: int, event_type: str, payload: bytes) -> None:
+        try:
+            fields = decode(payload)
             if event_type == ERASED_EVENT:
-                self._take_erasure(fields)
+                self._take_erasure(fields["ranges"])
             elif event_type == PRUNED_EVENT:
-                self._pruned.add(fields.get("through", 0))
+                self._pruned.add(fields["through"])
             elif event_type == _LOSS_ACCEPTED:
                 self._lost.append(range(fields["last_seq"] + 1, fields["lost_until_seq"] + 1))
             else:
                 self._take_head(Head.model_validate(fields), f"the head of row {seq:,}", in_log=True)
+        except (LookupError, TypeError, ValueError) as error:
+            self.found.notes.append(f"Row {seq:,} ({event_type}) has no payload of its type: {error}")
 
-    def _take_erasure(self, fields: Mapping[str, Any]) -> None:
-        for first, last in fields.get("ranges", ()):
-            self._erased.difference_update(range(first, last + 1))
+    def _take_erasure(self, ranges: Iterable[tuple[int, int]]) -> None:
+        for first, last in ranges:
+            self._erased.difference_update(range(max(first, self.found.first), min(last, self._state[0]) + 1))
 
     def _take_head(self, head: Head | None, name: str, *, in_log: bool = False) -> None:
         if head is None:
@@ -239,9 +245,10 @@ class _Walk:
             found.faults.append(
                 f"Rows up to {found.pruned_seq:,} are missing, and no event says that age was the reason"
             )
-        query = "SELECT payload FROM events WHERE seq > ? AND event_type = ?"  # erased meanwhile
-        for (payload,) in self._session.execute(query, (last, ERASED_EVENT)).fetchall():
-            self._take_erasure(decode(payload))
+        query = f"SELECT seq, payload FROM events WHERE seq > :last AND {IS_OF_TYPE}"  # noqa: S608 erased meanwhile
+        erasures = {"last": last, "event_type": ERASED_EVENT}
+        for seq, payload in self._session.execute(query, erasures).fetchall():
+            self._take(seq, ERASED_EVENT, payload)
         for seq in sorted(self._erased)[:1]:
             found.faults.append(f"The payload of row {seq:,} was erased, and no event says by whom")
         for lost in self._lost:
@@ -272,11 +279,6 @@ def _diagnosis(row: Row, following: Row | None, head: bytes, before: int) -> str
             return f"Rows {seq:,} and {following[0]:,} were exchanged"
         return f"Row {seq:,} was inserted"
     return f"Row {seq:,} was altered"
-
-
-def _fields(row: Row) -> Mapping[str, Any]:
-    payload = decode(row[PAYLOAD])
-    return payload if isinstance(payload, dict) else {}
 
 
 def _any_text(data: bytes) -> str:

@@ -41,13 +41,18 @@ class _EventWait:
 
     @classmethod
     def of(cls, event: Event) -> _EventWait | None:
-        """The wait that a `task.waiting` event begins; None where it is for something else."""
+        """The wait that a `task.waiting` event begins; None where it is for none that fits."""
         fields = event.fields
         subject, key = fields.get("subject"), fields.get("key")
         if fields.get("kind") != "event" or not isinstance(subject, dict) or not isinstance(key, str):
             return None
-        has_topic = topics.matcher(str(subject.get("topic")))
         match = subject.get("match") or {}
+        try:
+            has_topic = topics.matcher(str(subject.get("topic")))
+        except ValueError:
+            return None
+        if not isinstance(match, dict):
+            return None
         return cls(event.tenant_id, event.task_id or "", key, event.seq or 0, has_topic, match)
 
     def fits(self, event: Event) -> bool:

@@ -19,7 +19,6 @@ from meshwright.events.tasks import TaskPage
 from meshwright.identity.rules import has_role, is_own
 from meshwright.work.record import TaskView
 
-_OWN_TOPICS = "app."  # the prefix of topics that applications publish to: all of it is contents
 _NAMES = """
 agent_id allowance amount_usd answered_by attempt attempts budget cache_hit call_id capability child_task_id
 completed_at completion_tokens cost_source cost_usd count created_at current decided_by delay_seconds
@@ -43,7 +42,7 @@ def event_facts(event: Event, names: Set[str] = FACTS) -> Event | None:
     """
     if event.event_type == topics.MODEL_DELTA:
         return None
-    fields: Mapping[str, Any] = {} if event.topic.startswith(_OWN_TOPICS) else event.fields
+    fields: Mapping[str, Any] = {} if event.topic.startswith(topics.APPLICATION) else event.fields
     facts = {name: value for name, value in fields.items() if name in names and _is_fact(value)}
     error = fields.get("error")
     if isinstance(error, dict) and isinstance(error.get("type"), str):

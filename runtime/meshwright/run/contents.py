@@ -70,7 +70,7 @@ class Contents:
     async def _pruned_before(self) -> datetime:
         """Up to where the contents are deleted already."""
         newest = EventFilter(event_type=PRUNED, order="desc", limit=1)
-        with suppress(LookupError, ValueError):
+        with suppress(LookupError, TypeError, ValueError):
             return datetime.fromisoformat((await self._log.query(newest))[0].fields["ended_before"])
         return datetime.fromtimestamp(0, UTC)
 
@@ -93,6 +93,9 @@ async def delete_steps(host: Runtime, log: EventLog, key: TaskKey) -> None:
 async def _all_attempts(log: EventLog, key: TaskKey) -> list[tuple[str, int, int]]:
     """The attempts of each generation: the task itself knows those of its last."""
     wanted = EventFilter(task_id=key.task_id, tenant_id=key.tenant_id, event_type="task.dispatched")
-    found = [event.fields async for event in log.replay(wanted)]
-    dispatches = [Dispatch.model_validate(fields) for fields in found if "task" in fields]  # else erased
-    return [(one.agent_id, one.task.generation, one.attempt) for one in dispatches]
+    attempts = []
+    async for event in log.replay(wanted):
+        with suppress(ValueError, ArithmeticError):  # erased
+            dispatch = Dispatch.model_validate(event.fields)
+            attempts.append((dispatch.agent_id, dispatch.task.generation, dispatch.attempt))
+    return attempts

@@ -73,6 +73,8 @@ async def wait_event(
     except (ValueError, AttributeError) as error:
         raise AgentError(f"{topic!r} is no topic: {error}", remedy="Write one like app.orders") from error
     wanted = _plain(match)
+    if isinstance(event_type := wanted.get("event_type"), str):
+        wanted["event_type"] = topics.type_on(topic, event_type)
     shown = "".join(f", {name} = {json.dumps(value)}" for name, value in redact_data(wanted).items())
     return await attempt.journal.wait(
         "wait_event",

@@ -319,7 +319,8 @@ class Run:
         """Wait for an event of the mesh's log, through restarts and without holding a slot, and return it.
 
         `topic` may be a pattern (`app.orders`, `app.*`, `#`); `match` names fields by dotted paths:
-        `{"event_type": "order.paid", "payload.order": 7}`. The first event of the task's tenant counts that
+        `{"event_type": "order.paid", "payload.order": 7}`; on a topic that begins with `app.` the type is
+        `app.order.paid` in the log, and either is right. The first event of the task's tenant counts that
         came after the run began to wait. Raises WaitExpired where none has come by `expires` (by default
         never), AgentError for a topic or a match that cannot be meant.
         """

@@ -7,6 +7,7 @@ has lost something.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
     from meshwright.sql.database import Session
 
 FILE_NAME = "mesh.mark"
+_UNKNOWN = (
+    "%s is %s, and the log has %d events: if it was cut, nobody can tell. "
+    "Compare mesh tasks with what you expect; mesh verify --audit checks the log against its signed heads"
+)
+_logger = logging.getLogger(__name__)
 _COUNT_TASKS = "SELECT count(*) FROM heads WHERE type = 'Orchestrator'"
 
 
@@ -61,11 +67,16 @@ class Marker:
         self._mark: _Mark | None = None
 
     def loss(self, connect: Callable[[], Session] | None) -> Loss | None:
-        """What the database that this opens (None: there is none) lacks. Changes nothing in the folder."""
+        """What the database that this opens (None: there is none) lacks. Changes nothing in the folder.
+
+        Without a mark that is not known; a log with events then gets a warning.
+        """
         self._mark = _read(self._path)
-        if self._mark is None:
-            return None
         store, seq, tasks = _state_of(connect) if connect else ("", 0, 0)
+        if self._mark is None:
+            if seq:
+                _logger.warning(_UNKNOWN, self._path, "damaged" if self._path.exists() else "missing", seq)
+            return None
         replaced = store not in ("", self._mark.store)
         if seq >= self._mark.seq and not replaced:
             return None
@@ -77,7 +88,10 @@ class Marker:
         [(store,)] = session.execute("SELECT value FROM meta WHERE name = 'store'").fetchall()
         known = self._mark is not None and self._mark.store == store
         self.tasks = self._mark.tasks if known and self._mark else session.execute(_COUNT_TASKS).fetchone()[0]
-        self._mark = _Mark(store, self._mark.seq if self._mark else 0, self.tasks)
+        if self._mark is None:
+            self._put(_Mark(store, _last_seq(session), self.tasks))
+        else:
+            self._mark = _Mark(store, self._mark.seq, self.tasks)
 
     def write(self, session: Session) -> None:
         """Mark what a session that reads can see."""
@@ -85,9 +99,12 @@ class Marker:
         tasks = self.tasks  # first: a later one may not be durable yet
         mark = _Mark(self._mark.store, max(self._mark.seq, _last_seq(session)), tasks)
         if mark != self._mark:
-            self._make_durable()
-            write_private(self._path, to_json(mark._asdict()).decode())
-            self._mark = mark
+            self._put(mark)
+
+    def _put(self, mark: _Mark) -> None:
+        self._make_durable()
+        write_private(self._path, to_json(mark._asdict()).decode())
+        self._mark = mark
 
     def _make_durable(self) -> None:
         """Where commits are not synced, a power cut could leave the mark and take what it speaks of."""

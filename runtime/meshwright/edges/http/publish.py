@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import Header
 from pydantic import BaseModel, ConfigDict, Field
 
+from meshwright.core.topics import type_on
 from meshwright.edges.http.routing import ReadyMesh, make_router, may, problems
 from meshwright.identity.operations import Operations
 
@@ -15,7 +16,7 @@ _NAME = r"[A-Za-z0-9_-]{1,64}"
 
 
 class EventRequest(BaseModel):
-    """An event from outside. Its topic begins with `app.`, so that no client forges the mesh's own."""
+    """An event from outside. Its topic begins with `app.`, and so does the type that the log has for it."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -25,9 +26,10 @@ class EventRequest(BaseModel):
 
 
 class PublishedEvent(BaseModel):
-    """What an event is known by."""
+    """The id and the type under which the log has an event."""
 
     id: str
+    event_type: str
 
 
 @router.post(
@@ -55,4 +57,4 @@ async def publish(
     event_id = await operations.publish(
         event.topic, event.event_type, event.payload, idempotency_key=idempotency_key
     )
-    return PublishedEvent(id=event_id)
+    return PublishedEvent(id=event_id, event_type=type_on(event.topic, event.event_type))

@@ -258,7 +258,7 @@ class Views:
             yield Publication(self._topics.event(event, "facts"), encode(facts), qos=0)
         if event.topic == TASK_PROGRESS and event.task_id is not None:
             yield Publication(self._topics.of_task(event.tenant_id, event.task_id, "progress"), payload, 0)
-        if event.event_type == REFUSED and not event.payload["answered"]:
+        if event.event_type == REFUSED and not event.fields.get("answered"):
             yield Publication(self._topics.errors, encode(event.payload), qos=0)
 
 
