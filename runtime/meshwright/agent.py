@@ -27,6 +27,7 @@ from meshwright.core.params import reserved_param
 from meshwright.tools.toolset import Toolset
 
 if TYPE_CHECKING:
+    from meshwright.models.spec import ModelSpec
     from meshwright.run import Run
 
 _SIMILAR = 0.8  # of names, from 0 to 1: so alike that one is taken for a misspelling of the other
@@ -40,11 +41,12 @@ class Agent:
     as classes, or by the names under which installed packages bring them;
     `answers` the shape of its answers (default: text); `task_tags` the tags that callers may choose
     (`payload.tags`) in place of the agent's own; `model` a group of models or one named outright (default:
-    what the prompt says), with `fallbacks` for the latter; `params` what its models are asked with besides
-    what the prompt says, like {"reasoning_effort": "low"}; `budgets` what it may spend, besides those of the
-    settings; `limits` how far a conversation with its model may go, where those of the settings are not to
-    hold; `prompt_text` stands where there is no prompt file; `delegates_to` the agents to which it may
-    give tasks; `max_concurrency` how many tasks a worker runs at once (default: a setting); `reads_log`
+    what the prompt says), with `fallbacks` for the latter and `num_retries` of a failed call (default: the
+    mesh's); `model_specs` says how both are called, as `create_agent` fills it; `params` what its models are
+    asked with besides what the prompt says, like {"reasoning_effort": "low"}; `budgets` what it may spend,
+    besides those of the settings; `limits` how far a conversation with its model may go, where those of the
+    settings are not to hold; `prompt_text` stands where there is no prompt file; `delegates_to` the agents
+    to which it may give tasks; `max_concurrency` how many tasks a worker runs at once (default: a setting); `reads_log`
     whether its tasks run where the event log is, for `run.activity`; `health_check_urls` what must answer
     for it to be chosen.
     """
@@ -57,6 +59,8 @@ class Agent:
     task_tags: ClassVar[frozenset[str]] = frozenset()
     model: ClassVar[str] = ""
     fallbacks: ClassVar[Sequence[str]] = ()
+    model_specs: ClassVar[Sequence[ModelSpec]] = ()
+    num_retries: ClassVar[int | None] = None
     params: ClassVar[Mapping[str, Any]] = {}
     budgets: ClassVar[Sequence[Budget]] = ()
     limits: ClassVar[Limits] = Limits()

@@ -296,7 +296,11 @@ class AgentConfigs:
         self._version += 1
         await self.refresh()
         shown = AgentConfig.of(row)
-        payload = {"agent_id": row.agent_id, "is_default": row.is_default, "changed": [*changed]}
+        payload: dict[str, Any] = {
+            "agent_id": row.agent_id,
+            "is_default": row.is_default,
+            "changed": [*changed],
+        }
         if event_type != DELETED:
             payload["config"] = shown.model_dump(mode="json", exclude={"problem"})
             shown.problem = self._problem(row)
