@@ -37,18 +37,17 @@ class Agent:
     """One kind of agent. The mesh makes one instance, which works on many tasks at once: keep no state here.
 
     `agent_id` names its topic and the `user` of its model calls; `prompt` a file in the prompt folder
-    (default: the agent's id); `toolsets` the tools it shares with others, beside its own `@tool` methods,
-    as classes, or by the names under which installed packages bring them;
-    `answers` the shape of its answers (default: text); `task_tags` the tags that callers may choose
-    (`payload.tags`) in place of the agent's own; `model` a group of models or one named outright (default:
-    what the prompt says), with `fallbacks` for the latter and `num_retries` of a failed call (default: the
-    mesh's); `model_specs` says how both are called, as `create_agent` fills it; `params` what its models are
-    asked with besides what the prompt says, like {"reasoning_effort": "low"}; `budgets` what it may spend,
-    besides those of the settings; `limits` how far a conversation with its model may go, where those of the
-    settings are not to hold; `prompt_text` stands where there is no prompt file; `delegates_to` the agents
-    to which it may give tasks; `max_concurrency` how many tasks a worker runs at once (default: a setting); `reads_log`
-    whether its tasks run where the event log is, for `run.activity`; `health_check_urls` what must answer
-    for it to be chosen.
+    (default: the agent's id); `toolsets` the tools it shares with others, beside its own `@tool` methods, as
+    classes, or by the names under which installed packages bring them; `answers` the shape of its answers
+    (default: text); `task_tags` the tags that callers may choose (`payload.tags`) in place of the agent's
+    own; `model` a group of models or one named outright (default: what the prompt says), with `fallbacks` for
+    the latter and `num_retries` of a failed call (default: the mesh's); `model_specs` says how both are
+    called, as `create_agent` fills it; `params` what its models are asked with besides what the prompt says,
+    like {"reasoning_effort": "low"}; `budgets` what it may spend, besides those of the settings; `limits` how
+    far a conversation with its model may go, where those of the settings are not to hold; `prompt_text`
+    stands where there is no prompt file; `delegates_to` the agents to which it may give tasks;
+    `max_concurrency` how many tasks a worker runs at once (default: a setting); `reads_log` whether its tasks
+    run where the event log is, for `run.activity`; `health_check_urls` what must answer for it to be chosen.
     """
 
     agent_id: ClassVar[str]
