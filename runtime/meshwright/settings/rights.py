@@ -11,6 +11,7 @@ from meshwright.settings.tables import Settings
 _DEFAULT, _ANONYMOUS = "default", "anonymous"
 _VERBS = {
     "submit": {Role.SUBMITTER},
+    "tasks": {Role.SUBMITTER},
     "tasks/+/cancel": {Role.SUBMITTER, Role.OPERATOR},
     "tasks/+/answer": {Role.SUBMITTER, Role.APPROVER},
 }

@@ -19,6 +19,7 @@ from meshwright.settings.access import (
     OidcSettings,
     SecretsSettings,
 )
+from meshwright.settings.bus import BusSettings
 from meshwright.settings.channels import ChannelName, ChannelSettings
 from meshwright.settings.forms import Address, BrokerUrl, Label, Table, http_url
 from meshwright.settings.mqtt import MqttSettings
@@ -291,6 +292,7 @@ class Settings(BaseModel):
     tracing: _TracingSettings = _TracingSettings()
     dapr: _DaprSettings = _DaprSettings()
     mqtt: MqttSettings = MqttSettings()
+    bus: BusSettings = BusSettings()
     webhooks: WebhooksSettings = WebhooksSettings()
     channels: Mapping[ChannelName, ChannelSettings] = {}
     watchdog: _WatchdogSettings = _WatchdogSettings()
