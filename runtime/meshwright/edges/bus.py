@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from meshwright.component import Component
 from meshwright.core.access import Role
-from meshwright.core.errors import ConfigError, Draining, MeshError
+from meshwright.core.errors import Draining, MeshError
 from meshwright.core.messages import Caller
 from meshwright.edges.cloud_events import EventAddress, TaskEvent, accept, envelope, refusal
 from meshwright.edges.replies import Address, Courier, until_answered
 from meshwright.mesh import Mesh
-from meshwright.settings.bus import BusPublisher
+from meshwright.settings.publishers import Publisher
 from meshwright.work.protocol import TaskKey
 
 _logger = logging.getLogger("meshwright.edges.bus")
@@ -44,26 +44,24 @@ class BusSender:
         await self._mesh.host.publish_raw(typed.topic, envelope(typed.attributes, document))
 
 
-class BusComponent(Component):
-    """Takes the tasks of [bus.publishers] at the front of a mesh on Dapr."""
+class PublishersComponent(Component):
+    """Takes the tasks of [dapr.publishers] at the front of a mesh on Dapr."""
 
-    name = "bus"
+    name = "publishers"
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         self._stopping = asyncio.Event()
-        if not self.config.publishers:
-            return
-        if not mesh.host.has_broker:
-            raise ConfigError(
-                "[bus.publishers] takes tasks from the topics of Dapr, and this mesh is on another store",
-                remedy='Set store = "dapr", or publish by MQTT (mqtt.url) and take the table out',
-                field="bus",
-            )
-        if mesh.role.is_front:
+        self._publishers = mesh.settings.dapr.publishers
+        if self._publishers and mesh.host.has_broker and mesh.role.is_front:
             mesh.component(Courier).register(BusSender(mesh))
-            for name, publisher in self.config.publishers.items():
+            for name, publisher in self._publishers.items():
                 mesh.host.take_topic(publisher.topic, partial(self._take, name, publisher))
+
+    def warnings(self) -> Iterable[str]:
+        """Publishers that nobody listens to."""
+        if self._publishers and not self.mesh.host.has_broker:
+            yield "[dapr.publishers] has no effect: this mesh is not on Dapr; publish over MQTT instead"
 
     async def start(self) -> None:
         """Take events."""
@@ -73,7 +71,7 @@ class BusComponent(Component):
         """Leave events that cannot be taken now to the broker."""
         self._stopping.set()
 
-    async def _take(self, name: str, publisher: BusPublisher, body: bytes) -> bool:
+    async def _take(self, name: str, publisher: Publisher, body: bytes) -> bool:
         """Take an event, answer it, and have it acknowledged. Raises HostError for one to come again."""
         by, tenant_id = f"bus:{name}", publisher.tenant
         caller = Caller(
