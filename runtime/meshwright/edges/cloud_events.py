@@ -31,6 +31,7 @@ from meshwright.work.protocol import TaskKey
 CONTENT_TYPE = "application/cloudevents+json"
 _ACCEPTED, _REFUSED, _ENDED = "meshwright.task.accepted", "meshwright.task.refused", "meshwright.task.ended"
 _MAX_CHARS = 256
+_MAX_SEARCHED_BYTES = 1024 * 1024  # of a refused event, for its id
 _Asked = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 """Asks the host until it can answer."""
 
@@ -153,6 +154,8 @@ def _attributes(kind: str, task: TaskKey, origin: Mapping[str, str]) -> dict[str
 
 def _origin(body: bytes) -> dict[str, str]:
     """The id and source of an event that may be none."""
+    if len(body) > _MAX_SEARCHED_BYTES:
+        return {}
     try:
         match from_json(body):
             case {"id": str(event_id), "source": str(source)}:
