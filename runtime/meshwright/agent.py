@@ -141,6 +141,9 @@ def _check_lists(agent: type[Agent]) -> None:
         if isinstance(value, str) or not isinstance(value, Sequence):
             complaint = f"has {name} that are no list: {value!r}"
             raise _refusal(agent, complaint, f"Write {name} = [...], or a tuple with its comma", name)
+    if agent.num_retries is not None and agent.num_retries not in range(11):
+        complaint = f"has num_retries that are no whole number from 0 to 10: {agent.num_retries!r}"
+        raise _refusal(agent, complaint, "Write num_retries = 3, or leave it out", "num_retries")
     if name := reserved_param(agent.params):
         complaint = f"has {name!r} among its params"
         raise _refusal(agent, complaint, "Say it in its prompt file, or in litellm_config.yaml", "params")

@@ -1,4 +1,4 @@
-"""The files of Dapr in `components/` are those that a cluster would take: checked by Dapr's own CRDs."""
+"""A cluster takes the files of Dapr in `components/` and in the examples: checked by Dapr's own CRDs."""
 
 import os
 import re
@@ -14,7 +14,10 @@ from tests.support.services import COMPONENTS, unavailable
 
 ROOT = COMPONENTS.parent
 FILES = [
-    path for path in sorted(COMPONENTS.rglob("*.yaml")) if "apiVersion: dapr.io" in path.read_text("utf-8")
+    path
+    for folder in (COMPONENTS, ROOT / "docs" / "examples")
+    for path in sorted(folder.rglob("*.yaml"))
+    if "apiVersion: dapr.io" in path.read_text("utf-8")
 ]
 
 
@@ -63,8 +66,8 @@ def problems(schemas: dict[tuple[str, str], Any], document: dict[str, Any]) -> l
     return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(document)]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(COMPONENTS)))
-def test_a_cluster_takes_each_file_of_components(path: Path, schemas: dict[tuple[str, str], Any]) -> None:
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_cluster_takes_each_file_of_dapr(path: Path, schemas: dict[tuple[str, str], Any]) -> None:
     for document in yaml.safe_load_all(path.read_text("utf-8")):
         assert problems(schemas, document) == []
 

@@ -124,7 +124,8 @@ class ModelChoice(Protocol):
 
 def specs_of(agent: ModelChoice) -> list[ModelSpec]:
     """Returns an agent's model and its fallbacks."""
-    return [*agent.model_specs] or [ModelSpec(name) for name in (agent.model, *agent.fallbacks)]
+    specs = [ModelSpec.of(spec) for spec in agent.model_specs]
+    return specs or [ModelSpec(name) for name in (agent.model, *agent.fallbacks)]
 
 
 def require_plain(agent: ModelChoice) -> None:
