@@ -8,14 +8,15 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import aiohttp
 import pytest
 
 from meshwright.stack.machine import Ports, find_program
 from tests.run import DAPR
-from tests.support.mqtt_broker import Client
+from tests.support.mqtt_broker import Client, Mosquitto
 from tests.support.running_mesh import MESH, RunningMesh, mesh_up, start
 from tests.support.running_stack import RunningStack, kill
 from tests.support.services import DAPR_BIN
@@ -110,20 +111,15 @@ async def test_the_example_gives_tasks_and_gets_their_outcomes(tmp_path: Path, p
         assert order[REFUSED]["code"] == "IdempotencyConflict"
 
 
-async def test_events_get_one_outcome_each_while_the_worker_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("killed", ["mesh-0", "daprd-mesh-0"])
+async def test_events_get_one_outcome_each_while_a_process_is_killed(tmp_path: Path, killed: str) -> None:
     async with mesh_with_publishers(tmp_path) as running:
-        port = broker_of(running)
-        pid = RunningStack(running.url, running.process, running.errors).pids["mesh-0"]
-
-        class AtPort:
-            pass
-
-        broker = AtPort()
-        broker.port = port  # type: ignore[attr-defined]
-        caller = Client(broker, "orders-test", username="orders", password=PASSWORD)  # type: ignore[arg-type]
+        broker = cast(Mosquitto, SimpleNamespace(port=broker_of(running)))
+        pid = RunningStack(running.url, running.process, running.errors).pids[killed]
+        caller = Client(broker, username="orders", password=PASSWORD)
         await caller.connect()
-        await caller.subscribe("task-receipts")
-        await caller.subscribe("task-results")
+        for topic in ("task-receipts", "task-results"):
+            await caller.subscribe(topic)
         task = {"capability": "general-query", "payload": {"text": "What is a turn?"}}
         known = {"specversion": "1.0", "source": "/orders", "type": "shop.order"}
         for number in range(30):
