@@ -12,6 +12,7 @@ import pytest
 import meshwright
 from meshwright import (
     Agent,
+    Capability,
     ModelSettings,
     create_agent,
     create_router_agent,
@@ -29,6 +30,7 @@ from meshwright.tools.functions import tools_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "providers.md"
 SECRET = "sk-never-shown"
+NAMED = {"agent_id": "bad", "capabilities": [Capability("x")]}
 
 
 @tool(idempotent=True)
@@ -239,6 +241,7 @@ def test_options_by_litellms_names_make_an_agent_and_show_no_key() -> None:
         (lambda: create_router_agent("gpt-5.4"), "models", '["gpt-5.4"'),
         (lambda: create_router_agent([{"model": "gpt-5.4", "api_kye": SECRET}]), "api_kye", "'api_key'"),
         (lambda: create_router_agent(["gpt-5.4"], api_key=SECRET), "api_key", "beside its model"),
+        (lambda: type("Bad", (Agent,), {**NAMED, "num_retries": "3"}), "num_retries", "num_retries = 3"),
         (lambda: open_model(), "models", "open_model("),
         (lambda: open_model(5), "model", "gpt-5.4"),
         (lambda: open_model("gpt-5.4", timout=3), "timout", "'timeout'"),

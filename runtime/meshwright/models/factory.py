@@ -40,7 +40,7 @@ class AgentOptions(BaseModel):
     bounds one attempt of a call, in seconds; `num_retries` are those after the first.
     """
 
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid")
 
     agent_id: str = ""
     instructions: str = _DEFAULT_INSTRUCTIONS
@@ -82,7 +82,7 @@ def agent_class(base: type[_AgentT], model: object, **options: Any) -> type[_Age
     """
     connection = {name: options.pop(name) for name in [*options] if name in CONNECTION | {"base_url"}}
     requested = {name: options.pop(name) for name in [*options] if _is_of_requests(name)}
-    wished = checked(AgentOptions, options, "an agent", CONNECTION)
+    wished = checked(AgentOptions, options, "create_agent", CONNECTION)
     primary = ModelSpec.of(model, timeout=wished.timeout, **connection)
     others = [ModelSpec.of(other, timeout=wished.timeout) for other in wished.fallbacks]
     name = primary.name
