@@ -5,7 +5,7 @@ The public names. Each is imported when it is first used, so that importing the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -115,18 +115,22 @@ __all__ = [
 ]
 
 
-def create_agent(model: str, **wishes: Any) -> type[Agent]:
-    """Make an agent class of a model's name: `create_agent("gpt-4-turbo", instructions="Answer in verse.")`.
+def create_agent(model: str | Mapping[str, Any], **options: Any) -> type[Agent]:
+    """Make an agent class of a model's name: `create_agent("gpt-5.4", timeout=30, num_retries=3)`.
 
-    Any name of LiteLLM's will do, a group, and `offline`; the other wishes are those of
-    `models.factory.agent_class`. Raises ConfigError if no provider has such a model.
+    Any name of LiteLLM's will do, a group, and `offline`. `options` are those of
+    `models.factory.AgentOptions`, LiteLLM's parameters of connections (`api_key`, `api_base`, ...), and those
+    of requests (`top_p`, `seed`, ...). Raises ConfigError for an option or a provider that is unknown.
     """
-    return import_module("meshwright.models.factory").agent_class(__getattr__("Agent"), model, **wishes)
+    return import_module("meshwright.models.factory").agent_class(__getattr__("Agent"), model, **options)
 
 
-def create_router_agent(models: Sequence[str], **wishes: Any) -> type[Agent]:
-    """Make an agent class of several models: the first answers, and where it cannot the next."""
-    return create_agent(models[0] if models else "", fallbacks=models[1:], **wishes)
+def create_router_agent(models: Sequence[str | Mapping[str, Any]], **options: Any) -> type[Agent]:
+    """Make an agent class of several models: the first answers, and where it cannot the next.
+
+    Each is a name, or `{"model": ..., "api_key": ...}` with other parameters of its connection.
+    """
+    return import_module("meshwright.models.factory").router_class(__getattr__("Agent"), models, **options)
 
 
 def __getattr__(name: str) -> Any:

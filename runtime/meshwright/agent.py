@@ -27,6 +27,7 @@ from meshwright.core.params import reserved_param
 from meshwright.tools.toolset import Toolset
 
 if TYPE_CHECKING:
+    from meshwright.models.spec import ModelSpec
     from meshwright.run import Run
 
 _SIMILAR = 0.8  # of names, from 0 to 1: so alike that one is taken for a misspelling of the other
@@ -36,17 +37,17 @@ class Agent:
     """One kind of agent. The mesh makes one instance, which works on many tasks at once: keep no state here.
 
     `agent_id` names its topic and the `user` of its model calls; `prompt` a file in the prompt folder
-    (default: the agent's id); `toolsets` the tools it shares with others, beside its own `@tool` methods,
-    as classes, or by the names under which installed packages bring them;
-    `answers` the shape of its answers (default: text); `task_tags` the tags that callers may choose
-    (`payload.tags`) in place of the agent's own; `model` a group of models or one named outright (default:
-    what the prompt says), with `fallbacks` for the latter; `params` what its models are asked with besides
-    what the prompt says, like {"reasoning_effort": "low"}; `budgets` what it may spend, besides those of the
-    settings; `limits` how far a conversation with its model may go, where those of the settings are not to
-    hold; `prompt_text` stands where there is no prompt file; `delegates_to` the agents to which it may
-    give tasks; `max_concurrency` how many tasks a worker runs at once (default: a setting); `reads_log`
-    whether its tasks run where the event log is, for `run.activity`; `health_check_urls` what must answer
-    for it to be chosen.
+    (default: the agent's id); `toolsets` the tools it shares with others, beside its own `@tool` methods, as
+    classes, or by the names under which installed packages bring them; `answers` the shape of its answers
+    (default: text); `task_tags` the tags that callers may choose (`payload.tags`) in place of the agent's
+    own; `model` a group of models or one named outright (default: what the prompt says), with `fallbacks` for
+    the latter and `num_retries` of a failed call (default: the mesh's); `model_specs` says how both are
+    called, as `create_agent` fills it; `params` what its models are asked with besides what the prompt says,
+    like {"reasoning_effort": "low"}; `budgets` what it may spend, besides those of the settings; `limits` how
+    far a conversation with its model may go, where those of the settings are not to hold; `prompt_text`
+    stands where there is no prompt file; `delegates_to` the agents to which it may give tasks;
+    `max_concurrency` how many tasks a worker runs at once (default: a setting); `reads_log` whether its tasks
+    run where the event log is, for `run.activity`; `health_check_urls` what must answer for it to be chosen.
     """
 
     agent_id: ClassVar[str]
@@ -57,6 +58,8 @@ class Agent:
     task_tags: ClassVar[frozenset[str]] = frozenset()
     model: ClassVar[str] = ""
     fallbacks: ClassVar[Sequence[str]] = ()
+    model_specs: ClassVar[Sequence[ModelSpec]] = ()
+    num_retries: ClassVar[int | None] = None
     params: ClassVar[Mapping[str, Any]] = {}
     budgets: ClassVar[Sequence[Budget]] = ()
     limits: ClassVar[Limits] = Limits()
@@ -138,6 +141,9 @@ def _check_lists(agent: type[Agent]) -> None:
         if isinstance(value, str) or not isinstance(value, Sequence):
             complaint = f"has {name} that are no list: {value!r}"
             raise _refusal(agent, complaint, f"Write {name} = [...], or a tuple with its comma", name)
+    if agent.num_retries is not None and agent.num_retries not in range(11):
+        complaint = f"has num_retries that are no whole number from 0 to 10: {agent.num_retries!r}"
+        raise _refusal(agent, complaint, "Write num_retries = 3, or leave it out", "num_retries")
     if name := reserved_param(agent.params):
         complaint = f"has {name!r} among its params"
         raise _refusal(agent, complaint, "Say it in its prompt file, or in litellm_config.yaml", "params")

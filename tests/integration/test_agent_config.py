@@ -193,20 +193,25 @@ async def test_tenants_have_their_own_configurations(tmp_path: Path, fake: FakeP
         assert not fake.calls
 
 
-async def test_subscribers_hear_of_changes_and_see_no_value(tmp_path: Path, fake: FakeProvider) -> None:
+async def test_subscribers_get_each_configuration_without_its_key(tmp_path: Path, fake: FakeProvider) -> None:
     async with mesh_of(tmp_path) as api, api.session.ws_connect("/ws", headers=AS_ADMIN) as socket:
         for wrong, message in [
-            ("nothing", "expected a JSON object"),
+            ("nothing", "expected {"),
+            ('["agent_config"]', "expected {"),
+            ('{"subscribe": "tasks"}', "known is agent_config"),
+            ('{"subscribe": {}}', "known is agent_config"),
             ('{"type": "subscribe", "channel": "tasks"}', "known is agent_config"),
             ('{"type": "shout", "channel": "agent_config"}', "known are subscribe"),
         ]:
             await socket.send_str(wrong)
             answer = await socket.receive_json()
             assert answer["type"] == "error" and message in answer["message"]
-        await socket.send_json(SUBSCRIBE)
-        assert await socket.receive_json() == {"type": "subscribed", "channel": "agent_config"}
+        for subscription in (SUBSCRIBE, {"subscribe": "agent_config"}):
+            await socket.send_json(subscription)
+            assert await socket.receive_json() == {"type": "subscribed", "channel": "agent_config"}
         await change(api, "POST", "", config(fake.url))
-        await change(api, "PUT", "/asker", {"llm_model": "secret-name", "llm_api_key": KEY})
+        await change(api, "PUT", "/asker", {"llm_model": "larger", "llm_api_key": KEY})
+        shown = await api.call("GET", "/api/agents/asker", headers=AS_ADMIN)
         await change(api, "DELETE", "/asker")
         heard = [await socket.receive_json(timeout=60) for _ in range(3)]
         assert [(message["type"], message["agent_id"]) for message in heard] == [
@@ -215,7 +220,9 @@ async def test_subscribers_hear_of_changes_and_see_no_value(tmp_path: Path, fake
             ("agent_deleted", "asker"),
         ]
         assert heard[1]["changed"] == ["llm_api_key", "llm_model"]
-        assert KEY not in json.dumps(heard) and "secret-name" not in json.dumps(heard)
+        assert heard[1]["config"] == {name: shown[1][name] for name in shown[1].keys() - {"problem"}}
+        assert (heard[1]["config"]["llm_model"], heard[2]["config"]) == ("larger", None)
+        assert KEY not in json.dumps(heard)
         key = (await api.mesh.keys.create("boss", tenant_id="acme", roles=("admin",))).key
         as_acme = {"Authorization": f"Bearer {key}"}
         async with api.session.ws_connect("/ws", headers=as_acme) as other:

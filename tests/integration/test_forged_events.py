@@ -14,8 +14,8 @@ from meshwright.cli.output import document
 from meshwright.core.access import Role
 from meshwright.core.messages import Event, new_id
 from meshwright.core.topics import MESH, TASK_PROGRESS
-from meshwright.edges.facts import event_facts
 from meshwright.events.filter import EventFilter
+from meshwright.identity.facts import event_facts
 from tests.support.event_logs import event, forge
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.running_mesh import mesh

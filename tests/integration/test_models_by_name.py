@@ -75,6 +75,10 @@ def test_an_agent_whose_model_cannot_be_called_is_named_with_what_is_missing() -
 def test_a_server_is_asked_for_every_name_as_it_stands() -> None:
     server = HttpModel("http://127.0.0.1:4000")
     assert with_named_models(server, [create_agent("claude-sonnet-4-6")], environment={}) is server
+    own = with_named_models(server, [create_agent("gpt-5.4", api_key=KEY, agent_id="own")], environment={})
+    assert own.name.endswith("by name gpt-5.4")
+    with pytest.raises(ConfigError, match=r"timeout.*LITELLM_BASE_URL"):
+        with_named_models(server, [create_agent("gpt-5.4", timeout=30)], environment={})
 
 
 async def test_a_name_that_is_a_group_is_that_group(tmp_path: Path, environment: dict[str, str]) -> None:
@@ -87,6 +91,8 @@ async def test_a_name_that_is_a_group_is_that_group(tmp_path: Path, environment:
     assert with_named_models(router, [create_agent("gpt-5.4")], environment={}) is router
     with pytest.raises(ConfigError, match="is a group"):
         with_named_models(router, [create_router_agent(["gpt-5.4", "deepseek/m"])], environment=environment)
+    with pytest.raises(ConfigError, match=r"a timeout to 'gpt-5\.4', which is a group"):
+        with_named_models(router, [create_agent("gpt-5.4", timeout=30)], environment=environment)
     offline = OfflineModel()
     assert with_named_models(offline, [create_agent("gpt-5.4")], path, environment={}) is offline
 
@@ -189,6 +195,34 @@ async def test_an_agent_of_several_models_is_answered_by_the_next(
     outcome = await outcome_of(tmp_path, create_router_agent(["gpt-5.4", "deepseek/m"]), "Sing.")
     assert outcome.success
     assert (len(fake.calls), len(other.calls)) == (1, 1)
+
+
+async def test_an_agent_of_one_model_with_two_keys_is_answered_by_the_second(
+    tmp_path: Path, fake: FakeProvider, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake.faults.extend([Fault(status=401)])
+    bases = {"model": "gpt-5.4", "api_base": f"{fake.url}/v1"}
+    agent = create_router_agent([{**bases, "api_key": KEY}, {**bases, "api_key": f"{KEY}-2"}], timeout=30)
+    outcome = await outcome_of(tmp_path, agent, "Sing.")
+    assert outcome.success, outcome
+    keys = [call.headers["Authorization"] for call in fake.calls]
+    assert keys == [f"Bearer {KEY}", f"Bearer {KEY}-2"]
+    stored = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert KEY not in caplog.text + str(outcome) and KEY.encode() not in stored
+
+
+@pytest.mark.parametrize(("num_retries", "calls"), [(0, 1), (3, 4)])
+async def test_a_failed_call_is_retried_as_often_as_its_agent_says(
+    tmp_path: Path, fake: FakeProvider, num_retries: int, calls: int
+) -> None:
+    fake.faults.extend([Fault(status=500)] * 4)
+    agent = create_agent(
+        "gpt-5.4", api_key=KEY, api_base=f"{fake.url}/v1", timeout=30, num_retries=num_retries
+    )
+    settings = load_settings(tmp_path, host="memory", models={"park": False})
+    async with build_mesh(settings, project=tmp_path, agents=[agent]) as mesh:
+        outcome = await MeshUnderTest(mesh, mesh.model, None, [agent]).ask(agent.agent_id, "Sing.")
+    assert (outcome.success, len(fake.calls)) == (False, calls)
 
 
 @pytest.mark.usefixtures("surroundings")

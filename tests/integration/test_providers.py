@@ -143,6 +143,16 @@ async def test_retries_are_as_many_as_the_environment_says(
     assert len(fake.calls) == 1
 
 
+async def test_a_model_is_opened_by_name_with_the_options_of_code(fake: FakeProvider) -> None:
+    fake.faults.extend([Fault(status=500), Fault(status=500)])
+    model = open_model("gpt-5.4", api_key=KEY, api_base=f"{fake.url}/v1", timeout=30, num_retries=1)
+    with pytest.raises(ModelError) as caught:
+        await model.complete(request("gpt-5.4"))
+    await model.close()
+    assert len(fake.calls) == 2 and KEY not in str(caught.value)
+    assert fake.calls[0].headers["Authorization"] == f"Bearer {KEY}"
+
+
 async def test_a_name_that_was_not_asked_for_is_refused(environment: dict[str, str]) -> None:
     model = named_models([with_fallbacks("gpt-5.4", environment=environment)], environment=environment)
     with pytest.raises(ModelRefused, match=r"gpt-5\.4"):

@@ -1,8 +1,8 @@
 """Models by their names: who offers them, what opens them, and agents made of them."""
 
 import importlib.util
-import inspect
 import warnings
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -10,9 +10,18 @@ from typing import Any
 import pytest
 
 import meshwright
-from meshwright import Agent, ModelSettings, create_agent, create_router_agent, tool, with_fallbacks
+from meshwright import (
+    Agent,
+    Capability,
+    ModelSettings,
+    create_agent,
+    create_router_agent,
+    open_model,
+    tool,
+    with_fallbacks,
+)
 from meshwright.core.errors import ConfigError
-from meshwright.models.factory import VARIABLES, agent_class
+from meshwright.models.factory import VARIABLES, AgentOptions
 from meshwright.models.providers import ALIASES, PROVIDERS, LegacyModelName, Provider, provider_of
 from meshwright.models.select import litellm_config
 from meshwright.prompts import RUN_VARIABLES, parse_prompt
@@ -21,6 +30,7 @@ from meshwright.tools.functions import tools_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "providers.md"
 SECRET = "sk-never-shown"
+NAMED = {"agent_id": "bad", "capabilities": [Capability("x")]}
 
 
 @tool(idempotent=True)
@@ -202,6 +212,52 @@ def test_an_agent_of_no_models_is_refused() -> None:
         create_router_agent([])
 
 
+def test_options_by_litellms_names_make_an_agent_and_show_no_key() -> None:
+    agent = create_agent("gpt-5.4", timeout=30, num_retries=3, api_key=SECRET, top_p=0.5, seed=7)
+    (spec,) = agent.model_specs
+    assert (spec.timeout, agent.num_retries, agent.params) == (30, 3, {"top_p": 0.5, "seed": 7})
+    router = create_router_agent([{"model": "gpt-5.4", "api_key": SECRET}, "groq/llama"], timeout=5)
+    assert [(one.name, one.timeout) for one in router.model_specs] == [("gpt-5.4", 5), ("groq/llama", 5)]
+    chain = with_fallbacks(router.model_specs[0], environment={})
+    assert chain.primary.deployment("group")["litellm_params"]["api_key"] == SECRET
+    assert SECRET not in repr([vars(agent), vars(router), chain])
+
+
+@pytest.mark.parametrize(
+    ("make", "field", "remedy"),
+    [
+        (lambda: create_agent("gpt-5.4", tempratur=3), "tempratur", "'temperature'"),
+        (lambda: create_agent("gpt-5.4", max_retries=3), "max_retries", "'num_retries'"),
+        (lambda: create_agent("gpt-5.4", temperature="hot"), "temperature", "Correct temperature"),
+        (lambda: create_agent("gpt-5.4", timeout=-1), "timeout", "Correct timeout"),
+        (lambda: create_agent("gpt-5.4", tools=5), "tools", "Correct tools"),
+        (lambda: create_agent("gpt-5.4", tools=[5]), "tools", "@tool"),
+        (lambda: create_agent("gpt-5.4", capabilities=[5]), "capabilities", "Capability"),
+        (lambda: create_agent("gpt-5.4", max_budget=[]), "max_budget", "2.50"),
+        (lambda: create_agent("gpt-5.4", aws_region_name="x"), "aws_region_name", "api_key"),
+        (lambda: create_agent("gpt-5.4", api_key=SECRET.encode()), "api_key", "Leave it out"),
+        (lambda: create_agent("quality", api_key=SECRET), "model", "provider/model"),
+        (lambda: create_agent({"api_key": SECRET}), "model", '{"model": '),
+        (lambda: create_router_agent("gpt-5.4"), "models", '["gpt-5.4"'),
+        (lambda: create_router_agent([{"model": "gpt-5.4", "api_kye": SECRET}]), "api_kye", "'api_key'"),
+        (lambda: create_router_agent(["gpt-5.4"], api_key=SECRET), "api_key", "beside its model"),
+        (lambda: type("Bad", (Agent,), {**NAMED, "num_retries": "3"}), "num_retries", "num_retries = 3"),
+        (lambda: open_model(), "models", "open_model("),
+        (lambda: open_model(5), "model", "gpt-5.4"),
+        (lambda: open_model("gpt-5.4", timout=3), "timout", "'timeout'"),
+        (lambda: open_model(with_fallbacks({"model": "gpt-5.4", "api_key": "k"}), timeout=3), "timeout", "{"),
+        (lambda: with_fallbacks("gpt-5.4", "groq/llama"), "fallbacks", '["'),
+    ],
+)
+def test_a_wrong_option_is_an_error_with_field_and_remedy(
+    make: Callable[[], Any], field: str, remedy: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make()
+    assert (caught.value.field, remedy in caught.value.remedy) == (field, True), caught.value
+    assert SECRET not in str(caught.value)
+
+
 def test_an_agent_gets_functions_and_toolsets_as_tools() -> None:
     agent = create_agent("offline", tools=[twice, FileTools])
     assert agent.toolsets == (FileTools,)
@@ -250,8 +306,7 @@ def test_the_page_of_providers_has_each_with_its_variables_and_each_wish() -> No
         (row,) = [row for row in rows if f"`{provider.example}`" in row]
         assert all(f"`{name}`" in row for param in provider.params for name in param.variables)
         assert all(f"`{family}...`" in row for family in provider.families)
-    wishes = set(inspect.signature(agent_class).parameters) - {"base", "model"}
-    assert all(any(f"`{wish}`" in row for row in rows) for wish in wishes)
+    assert all(any(f"`{option}`" in row for row in rows) for option in AgentOptions.model_fields)
 
 
 def test_the_public_names_are_there() -> None:

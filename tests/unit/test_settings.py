@@ -3,12 +3,14 @@
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from meshwright.core.errors import ConfigError
 from meshwright.settings import Settings, load_settings
 from meshwright.settings.places import MOVED
+from meshwright.settings.rights import broker_acl
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
 
@@ -330,6 +332,32 @@ def test_silences_that_do_not_grow_are_refused(tmp_path):
     write(tmp_path, "degraded_after_seconds = 10\n")
     with pytest.raises(ConfigError, match="must grow in this order"):
         load_settings(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("publishers", "reason"),
+    [
+        ({"mesh": {}}, "the mesh uses it itself"),
+        ({"a": {}, "b": {}}, "which another one has"),
+        ({"a": {"topic": "bus/default/events"}}, "which is of the mesh itself"),
+        ({"a": {"results": "tasks"}}, "is answered on a topic"),
+        ({"a": {"topic": "tasks/#"}}, "topic"),
+    ],
+)
+def test_publishers_have_topics_of_their_own(tmp_path: Path, publishers: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        load_settings(tmp_path, dapr={"publishers": publishers})
+
+
+def test_a_publisher_has_rights_on_its_topics_alone(tmp_path: Path) -> None:
+    publishers = {"orders": {"topic": "shop/tasks"}}
+    lines = broker_acl(
+        load_settings(tmp_path, dapr={"publishers": publishers}, keys={"required": True}), "edge"
+    )
+    rights = lines[lines.index("user orders") + 1 :]
+    assert rights == ["topic write shop/tasks", "topic read task-receipts", "topic read task-results"]
+    with pytest.raises(ConfigError, match="give it two names"):
+        load_settings(tmp_path, dapr={"publishers": publishers}, mqtt={"clients": [{"user": "orders"}]})
 
 
 def test_the_documented_file_shows_every_setting_with_its_default(tmp_path):

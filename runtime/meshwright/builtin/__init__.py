@@ -13,6 +13,7 @@ from meshwright.builtin.tasks import (
     TracingComponent,
 )
 from meshwright.component import Component
+from meshwright.edges.bus import PublishersComponent
 from meshwright.edges.channels.component import Channels
 from meshwright.edges.replies import Courier
 from meshwright.edges.webhooks.component import WebhooksComponent
@@ -34,6 +35,7 @@ BUILTIN: tuple[type[Component], ...] = (
     ContentsComponent,
     Courier,
     MqttComponent,
+    PublishersComponent,
     Schedules,
     WebhooksComponent,
     Channels,

@@ -153,7 +153,9 @@ class ModelsComponent(Component):
         models = mesh.prices = ConfiguredModels(guarded, self.chosen.prices(price), price, self.circuits)
         self._configs.on_read = models.retain
         max_wait = MAX_WAIT_SECONDS if settings.models.park else None
-        retrying = Retrying(models, clock, on_retry=self._retried, max_wait_seconds=max_wait)
+        agents = [agent for agent in agents_here(mesh) if agent.num_retries is not None]
+        tries = {agent.agent_id: 1 + (agent.num_retries or 0) for agent in agents}
+        retrying = Retrying(models, clock, on_retry=self._retried, max_wait_seconds=max_wait, tries_of=tries)
         folder, kind = mesh.database.folder, self.chosen.kind
         cache = self._cache = cached(retrying, settings, folder, path, clock, kind=kind)
         past = partial(mesh.log.view, last_answered) if _has_log(mesh) else None

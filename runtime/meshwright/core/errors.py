@@ -273,6 +273,7 @@ _SENTENCES = {
     "too_short": "must have at least {min_length} items",
     "too_long": "must have at most {max_length} items",
     "list_type": "must be a list",
+    "tuple_type": "must be a list",
     "dict_type": "must be an object",
     "model_type": "must be an object",
     "model_attributes_type": "must be an object",

@@ -25,7 +25,7 @@ from meshwright.kernel.envelope import ActorRef, Message, Record
 from meshwright.kernel.execution import Surroundings
 from meshwright.kernel.host import Listener, Signals, Subscription
 from meshwright.kernel.shared import SharedExecutor
-from meshwright.kernel.store import Delivery, ExclusiveStore, SharedStore, Store
+from meshwright.kernel.store import Delivery, ExclusiveStore, SharedStore, Store, TopicTaker
 from meshwright.kernel.timers import Timers
 from meshwright.kernel.turns import ActorKind, seal_events, seal_message, seal_record
 
@@ -67,6 +67,9 @@ class Runtime:
         self.bus = Bus()
         self._remote: dict[str, ActorKind] = {}
         self.remote_kinds: Mapping[str, ActorKind] = self._remote
+        self._topic_takers: dict[str, TopicTaker] = {}
+        self.topic_takers: Mapping[str, TopicTaker] = self._topic_takers
+        self.has_broker = store.has_broker
         self._store = store
         self._max_mailbox = max_mailbox
         self._strict = strict
@@ -123,6 +126,10 @@ class Runtime:
     def subscribe(self, subscription: Subscription) -> None:
         """Send the events of a pattern to actors, durably."""
         self.bus.subscribe(subscription)
+
+    def take_topic(self, topic: str, taker: TopicTaker) -> None:
+        """Take what other programs publish on a topic of the broker. Each message goes to one process."""
+        self._topic_takers[topic] = taker
 
     def listen(
         self, pattern: str, listener: Listener, types: Collection[str] = (), *, sealed: bool = False
@@ -299,6 +306,10 @@ class Runtime:
         """
         self._check_open()
         return self._executor.emit(seal_events(events, self.max_record_bytes, mend=True))
+
+    async def publish_raw(self, topic: str, body: bytes) -> None:
+        """Publish a message for other programs on a topic of the broker. Raises StoreUnavailable."""
+        await self._store.publish_raw(topic, body)
 
     def broadcast(self, event: Event) -> None:
         """Show an event to the listeners of every process, at most once; it is not kept."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, ClassVar, Protocol
@@ -33,6 +33,9 @@ from meshwright.core.messages import Event
 from meshwright.kernel.bus import Bus
 from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.kernel.turns import ActorKind
+
+TopicTaker = Callable[[bytes], Awaitable[bool]]
+"""Takes a message of another program; whether it may be acknowledged. After an exception it comes again."""
 
 
 class Delivery(msgspec.Struct, eq=False):
@@ -116,6 +119,8 @@ class Receiver(Protocol):
     """The actors that run in this process, by type."""
     remote_kinds: Mapping[str, ActorKind]
     """Those that run in other processes, by type: they can be called and read."""
+    topic_takers: Mapping[str, TopicTaker]
+    """What takes the messages that other programs publish, by the topic as the broker names it."""
 
     def admit(self, ref: ActorRef) -> None:
         """Raise NotFound or MailboxFull where a message to this actor should be held back."""
@@ -147,6 +152,8 @@ class Store(ABC):
 
     name: ClassVar[str]
     """As the settings and `mesh` call it."""
+    has_broker: ClassVar[bool] = False
+    """Whether other programs may publish to topics of its broker, and subscribe to them."""
 
     @abstractmethod
     async def open(self, receiver: Receiver) -> None:
@@ -202,6 +209,10 @@ class Store(ABC):
     @abstractmethod
     def broadcast(self, event: Event) -> None:
         """Show an event to the listeners of every process, at most once. It is not kept."""
+
+    async def publish_raw(self, topic: str, body: bytes) -> None:
+        """Publish a message for other programs. Raises StoreUnavailable while the broker is away."""
+        raise NotFound(f"The store {self.name} has no broker", field="topic")
 
     def evict(self, refs: Iterable[ActorRef]) -> None:  # noqa: B027 most keep nothing of an actor
         """The runtime has dropped these idle actors: it will load them before their next turns."""

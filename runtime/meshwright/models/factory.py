@@ -5,14 +5,18 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from meshwright.core.capability import Capability
 from meshwright.core.errors import ConfigError
 from meshwright.core.money import Budget, is_amount
-from meshwright.models.providers import current, provider_of
+from meshwright.core.params import reserved_param
+from meshwright.models.config import known_names
+from meshwright.models.spec import CONNECTION, ModelSpec, checked
 
 _AgentT = TypeVar("_AgentT")
 _DEFAULT_INSTRUCTIONS = """\
@@ -27,70 +31,115 @@ _MARK = "__meshwright_tool__"
 _OPENING = re.compile(r"\{[{%#]")
 
 
-def agent_class(
-    base: type[_AgentT],
-    model: str,
-    *,
-    agent_id: str = "",
-    instructions: str = _DEFAULT_INSTRUCTIONS,
-    tools: Sequence[Callable[..., Any] | type] = (),
-    capabilities: Sequence[Capability | str] = ("general-query",),
-    fallbacks: Sequence[str] = (),
-    max_budget: Decimal | str | int | None = None,
-    cache: bool = True,
-    tags: Sequence[str] = ("default",),
-    temperature: float = 0.0,
-    max_tokens: int = 1024,
-    params: Mapping[str, Any] | None = None,
-) -> type[_AgentT]:
-    """Derive an agent from `base` that is answered by a model named outright.
+class AgentOptions(BaseModel):
+    """What may be said of an agent besides its model.
 
     `tools` are functions marked by `@tool` and toolsets; `max_budget` is what it may spend in all, in
     dollars; `cache=False` lets no cache answer it; `params` go to its provider as they are. `instructions`
-    may use {{agent_name}}, {{task}} and {{context}}; a prompt file of the agent's id is stronger. `model` may
-    also be a group. Raises ConfigError for a provider that is unknown; bare names and credentials are looked
-    for when a mesh is built.
+    may use {{agent_name}}, {{task}} and {{context}}; a prompt file of the agent's id is stronger. `timeout`
+    bounds one attempt of a call, in seconds; `num_retries` are those after the first.
     """
-    for name in (model, *fallbacks):
-        if not name or "/" in current(name):  # a bare name may be a group, which a mesh alone can know
-            provider_of(name)
-    agent_id = agent_id or re.sub(r"[^A-Za-z0-9_-]+", "-", f"{model.rpartition('/')[2]}-agent")[-64:]
-    settings = {"model": model, "temperature": temperature, "max_tokens": max_tokens, "tags": list(tags)}
-    named = (each if isinstance(each, Capability) else Capability(each) for each in capabilities)
+
+    model_config = ConfigDict(extra="forbid")
+
+    agent_id: str = ""
+    instructions: str = _DEFAULT_INSTRUCTIONS
+    tools: tuple[Any, ...] = ()
+    capabilities: tuple[Any, ...] = ("general-query",)
+    fallbacks: tuple[Any, ...] = ()
+    max_budget: Any = None
+    cache: bool = True
+    tags: tuple[str, ...] = ("default",)
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    max_tokens: int = Field(default=1024, ge=1)
+    timeout: float | None = None
+    num_retries: int | None = Field(default=None, ge=0, le=10)
+    params: dict[str, Any] = {}
+
+
+def router_class(base: type[_AgentT], models: object, **options: Any) -> type[_AgentT]:
+    """Derive an agent from `base` that several models answer, the first that can. Raises ConfigError."""
+    if isinstance(models, str) or not isinstance(models, Sequence):
+        raise ConfigError(
+            "create_router_agent takes a list of models", remedy='Write ["gpt-5.4", ...]', field="models"
+        )
+    shared = next((name for name in options if name in CONNECTION), None)
+    if shared is not None:
+        raise ConfigError(
+            f"{shared} does not say which of the models it is for",
+            remedy=f'Write it beside its model: {{"model": ..., "{shared}": ...}}',
+            field=shared,
+        )
+    return agent_class(base, models[0] if models else "", **{"fallbacks": models[1:], **options})
+
+
+def agent_class(base: type[_AgentT], model: object, **options: Any) -> type[_AgentT]:
+    """Derive an agent from `base` that is answered by a model named outright, or by a group.
+
+    `options` are `AgentOptions` and LiteLLM's parameters of the model's connection and of its requests.
+    Raises ConfigError for an option or a provider that is unknown; bare names and credentials are looked for
+    when a mesh is built.
+    """
+    connection = {name: options.pop(name) for name in [*options] if name in CONNECTION | {"base_url"}}
+    requested = {name: options.pop(name) for name in [*options] if _is_of_requests(name)}
+    wished = checked(AgentOptions, options, "create_agent", CONNECTION)
+    primary = ModelSpec.of(model, timeout=wished.timeout, **connection)
+    others = [ModelSpec.of(other, timeout=wished.timeout) for other in wished.fallbacks]
+    name = primary.name
+    agent_id = wished.agent_id or re.sub(r"[^A-Za-z0-9_-]+", "-", f"{name.rpartition('/')[2]}-agent")[-64:]
+    settings: dict[str, Any] = {
+        "model": name,
+        "temperature": wished.temperature,
+        "max_tokens": wished.max_tokens,
+        "tags": [*wished.tags],
+    }
+    if not wished.cache:
+        settings["cache"] = False
+    named = (Capability(one) if isinstance(one, str) else one for one in wished.capabilities)
     body = {
-        "__doc__": f"Made of model {model}.",
+        "__doc__": f"Made of model {name}.",
         "agent_id": agent_id,
         "capabilities": tuple(named),
-        "model": model,
-        "fallbacks": tuple(fallbacks),
-        "params": dict(params or {}),
-        "toolsets": tuple(each for each in tools if inspect.isclass(each)),
-        "budgets": _budgets_of(agent_id, max_budget),
-        "prompt_text": prompt_text(instructions, settings if cache else {**settings, "cache": False}),
-        **{each.__name__: _method_of(each) for each in tools if not inspect.isclass(each)},
+        "model": name,
+        "fallbacks": tuple(other.name for other in others),
+        "model_specs": (primary, *others),
+        "num_retries": wished.num_retries if primary.num_retries is None else primary.num_retries,
+        "params": {**wished.params, **requested},
+        "toolsets": tuple(tool for tool in wished.tools if inspect.isclass(tool)),
+        "budgets": _budgets_of(agent_id, wished.max_budget),
+        "prompt_text": prompt_text(wished.instructions, settings),
+        **dict(_method_of(tool) for tool in wished.tools if not inspect.isclass(tool)),
     }
     words = re.split(r"[-_]", agent_id)  # `release-agent` is ReleaseAgent
     return type("".join(word.title() for word in words) or "Agent", (base,), body)
 
 
-def _method_of(function: Callable[..., Any]) -> staticmethod[..., Any]:
+def _is_of_requests(name: str) -> bool:
+    """Whether LiteLLM has a parameter of requests of that name which authors may set."""
+    known = name not in AgentOptions.model_fields and name in known_names()["litellm_params"]
+    return known and reserved_param([name]) is None
+
+
+def _method_of(function: Any) -> tuple[str, staticmethod[..., Any]]:
     """A tool that is a function, as an agent's method. Raises ConfigError for one that is no tool."""
     if not hasattr(function, _MARK):
         raise ConfigError(
-            f"{function.__name__} is no tool", remedy="put @tool above its definition", field="tools"
+            f"{getattr(function, '__name__', repr(function))} is no tool",
+            remedy="put @tool above its definition",
+            field="tools",
         )
     method = staticmethod(function)
     setattr(method, _MARK, getattr(function, _MARK))
-    return method
+    return function.__name__, method
 
 
-def _budgets_of(agent_id: str, max_budget: Decimal | str | int | None) -> tuple[Budget, ...]:
+def _budgets_of(agent_id: str, max_budget: Any) -> tuple[Budget, ...]:
     """The hard budget of one agent, over all time. Raises ConfigError for what is no exact amount."""
     if max_budget is None:
         return ()
     try:
         limit = None if isinstance(max_budget, float) else Decimal(max_budget)
-    except InvalidOperation:
+    except (InvalidOperation, TypeError, ValueError):
         limit = None
     if limit is None or not is_amount(limit):
         raise ConfigError(

@@ -10,7 +10,7 @@ import json
 import re
 import tomllib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -148,9 +148,14 @@ def bare_name(model: str) -> str:
     return model.partition("/")[2] or model
 
 
-def missing(provider: Provider, model: str, environment: Mapping[str, str]) -> ConfigError | None:
-    """What is missing to call a model of the provider, with where to get it; None if all is there."""
-    wanted = [param for param in provider.params if param.misses(environment)]
+def missing(
+    provider: Provider, model: str, environment: Mapping[str, str], given: Collection[str] = ()
+) -> ConfigError | None:
+    """What is missing to call a model of the provider, with where to get it; None if all is there.
+
+    `given` are the parameters that need no variable.
+    """
+    wanted = [p for p in provider.params if p.name not in given and p.misses(environment)]
     if wanted:
         names = ", ".join(" or ".join(param.variables) for param in wanted)
         console = f"; credentials are had at {provider.console}" if provider.console else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
 from meshwright.core.clock import Clock
@@ -28,7 +28,7 @@ class Retrying:
     Waits a random part of a doubling backoff (full jitter), and never less than a provider asked for. All
     tries and waits together stay within the request's `timeout_seconds`: a wait that would end after it is
     not begun, the error is raised at once; the same for a wait of more than `max_wait_seconds`. `on_retry` is
-    called before each wait.
+    called before each wait. `tries_of` has the number for some of the agents (a request's `user`).
     """
 
     def __init__(
@@ -42,6 +42,7 @@ class Retrying:
         max_wait_seconds: float | None = None,
         draw: Callable[[], float] = random.random,
         on_retry: _OnRetry | None = None,
+        tries_of: Mapping[str, int] | None = None,
     ) -> None:
         self.name = model.name
         self.model = model
@@ -52,6 +53,7 @@ class Retrying:
         self.max_wait_seconds = max_wait_seconds
         self.draw = draw
         self.on_retry = on_retry
+        self.tries_of = tries_of or {}
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Make up to `max_tries` tries. Raises the last one's ModelError.
@@ -68,7 +70,8 @@ class Retrying:
             except ModelError as error:
                 made += error.attempts
                 error.lost = lost = (*lost, *error.lost)
-                wakes = self._wake_after(error, tries, made, ends)
+                left_tries = self.tries_of.get(request.user, self.max_tries) - tries
+                wakes = self._wake_after(error, tries, made, ends, is_last=left_tries <= 0)
                 if self.on_retry is not None:
                     self.on_retry(request, error, (wakes - self.clock.now()).total_seconds())
             else:
@@ -90,13 +93,15 @@ class Retrying:
         """Close the model."""
         await self.model.close()
 
-    def _wake_after(self, error: ModelError, tries: int, made: int, ends: datetime) -> datetime:
+    def _wake_after(
+        self, error: ModelError, tries: int, made: int, ends: datetime, *, is_last: bool
+    ) -> datetime:
         """When to try again; raises the error where another try makes no sense."""
         ceiling = min(self.max_backoff_seconds, self.backoff_seconds * 2 ** (tries - 1))
         delay_seconds = max(self.draw() * ceiling, error.retry_after_seconds or 0.0)
         wakes = self.clock.now() + timedelta(seconds=delay_seconds)
         is_long = self.max_wait_seconds is not None and delay_seconds > self.max_wait_seconds
-        if tries >= self.max_tries or not error.retryable or wakes >= ends or is_long:
+        if is_last or not error.retryable or wakes >= ends or is_long:
             error.attempts = made
             raise error
         return wakes

@@ -13,9 +13,9 @@ import re
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.errors import ConfigError
@@ -37,6 +37,7 @@ from meshwright.models.providers import OFFLINE, missing, provider_of
 from meshwright.models.retry import Retrying
 from meshwright.models.routing import missing_of
 from meshwright.models.server import AgentKeys, HttpModel
+from meshwright.models.spec import ModelChoice, ModelSpec, beside_server, require_plain, specs_of
 from meshwright.settings import Settings
 
 _WELL_KNOWN_KEYS = tuple(
@@ -157,9 +158,9 @@ _DEFAULT_GROUP = "default"
 class ModelSettings(BaseModel):
     """What it takes to call a model, found by its name alone.
 
-    `name` is as it was asked for, `model` LiteLLM's whole name. `params` say which variables hold
-    credentials and address (`os.environ/NAME`), so that no key is here. `timeout_seconds` bounds one
-    attempt; `max_retries` are those after the first.
+    `name` is as it was asked for, `model` LiteLLM's whole name. `params` are credentials and address: the
+    variables that hold them (`os.environ/NAME`), or what code gave, which no representation shows.
+    `timeout_seconds` bounds one attempt; `max_retries` are those after the first.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -167,28 +168,33 @@ class ModelSettings(BaseModel):
     name: str
     model: str
     provider: str
-    params: dict[str, str]
+    params: dict[str, str | SecretStr]
     temperature: float = Field(default=0.0, ge=0, le=2)
     max_tokens: int = Field(default=1024, ge=1)
     timeout_seconds: float = Field(default=30.0, gt=0)
     max_retries: int = Field(default=3, ge=0, le=10)
 
     @classmethod
-    def from_env(cls, model: str, environment: Mapping[str, str] | None = None) -> Self:
+    def from_env(cls, model: str | ModelSpec, environment: Mapping[str, str] | None = None) -> Self:
         """Find provider, credentials, address and numbers (`OPENAI_TIMEOUT_SECONDS=60`) in the environment.
 
-        Raises ConfigError for a provider that is unknown, a credential that is missing, or a number that
-        is none.
+        A spec's own parameters come first. Raises ConfigError for a provider that is unknown, a credential
+        that is missing, or a number that is none.
         """
         known = os.environ if environment is None else environment
+        spec = ModelSpec.of(model)
+        model = spec.name
         provider, whole = provider_of(model)
-        if problem := missing(provider, model, known):
+        if problem := missing(provider, model, known, spec.params):
             raise problem
-        params = {param.name: value for param in provider.params if (value := param.value(known))}
+        found = {param.name: value for param in provider.params if (value := param.value(known))}
+        params = {**found, **spec.params}
         variables = {name: provider.variable(name.upper()) for name in _NUMBERS}
         numbers: dict[str, Any] = {
             name: text for name, variable in variables.items() if (text := known.get(variable))
         }
+        said = {"timeout_seconds": spec.timeout, "max_retries": spec.num_retries}
+        numbers |= {name: number for name, number in said.items() if number is not None}
         try:
             return cls(name=model, model=whole, provider=provider.name, params=params, **numbers)
         except ValidationError as error:
@@ -197,8 +203,13 @@ class ModelSettings(BaseModel):
 
     def deployment(self, group: str) -> dict[str, Any]:
         """Its deployment in a group, as litellm_config.yaml would have it."""
-        params = {"model": self.model, **self.params, "timeout": self.timeout_seconds}
+        plain = {name: _plain(value) for name, value in self.params.items()}
+        params = {"model": self.model, **plain, "timeout": self.timeout_seconds}
         return {"model_name": group, "litellm_params": params}
+
+
+def _plain(value: str | SecretStr) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
 
 
 class Chain(NamedTuple):
@@ -210,22 +221,35 @@ class Chain(NamedTuple):
     @property
     def groups(self) -> dict[str, ModelSettings]:
         """The members by the group that each is called as: the primary's own name, then `primary > other`."""
-        name = self.primary.name
-        return {name: self.primary, **{f"{name} > {other.name}": other for other in self.fallbacks}}
+        groups = {self.primary.name: self.primary}
+        for number, other in enumerate(self.fallbacks, 2):
+            group = f"{self.primary.name} > {other.name}"
+            groups[f"{group} ({number})" if group in groups else group] = other
+        return groups
 
 
 def with_fallbacks(
-    primary: str, others: Sequence[str] = (), *, environment: Mapping[str, str] | None = None
+    primary: str | Mapping[str, Any] | ModelSpec,
+    others: Sequence[str | Mapping[str, Any] | ModelSpec] = (),
+    *,
+    environment: Mapping[str, str] | None = None,
 ) -> Chain:
-    """A model with fallbacks, each found in the environment. Raises ConfigError as `from_env` does."""
-    twice = next((name for n, name in enumerate(others) if name in (primary, *others[:n])), None)
+    """A model with fallbacks, each by its name or as `{"model": ..., "api_key": ...}`.
+
+    The environment has all else. Raises ConfigError as `from_env` does, and for a model that stands twice
+    with the same connection.
+    """
+    if isinstance(others, str) or not isinstance(others, Sequence):
+        raise ConfigError("fallbacks must be a list", remedy='Write ["gpt-5.4"]', field="fallbacks")
+    specs = [ModelSpec.of(primary), *map(ModelSpec.of, others)]
+    twice = next((spec.name for n, spec in enumerate(specs) if spec in specs[:n]), None)
     if twice is not None:
         raise ConfigError(
-            f"model {twice!r} stands twice among those of {primary!r}",
+            f"model {twice!r} stands twice among those of {specs[0].name!r}",
             remedy="name each once: a model that failed is not asked again by a fallback",
             field="fallbacks",
         )
-    settings = [ModelSettings.from_env(name, environment) for name in (primary, *others)]
+    settings = [ModelSettings.from_env(spec, environment) for spec in specs]
     return Chain(settings[0], tuple(settings[1:]))
 
 
@@ -259,14 +283,32 @@ def named_models(
     return Picker(config, environment=environment, circuits=circuits, name=f"direct {names}")
 
 
-def open_model(*chains: Chain | ModelSettings, clock: Clock | None = None) -> Model:
-    """A model to be called without a mesh: by the names given, with retries. Raises ConfigError.
+def open_model(
+    *models: str | Mapping[str, Any] | Chain | ModelSettings, clock: Clock | None = None, **options: Any
+) -> Model:
+    """A model to be called without a mesh: `open_model("gpt-5.4", timeout=30)`, with retries.
 
-    Where the chains say different numbers of retries the greatest counts.
+    Each is a name, a dictionary as `with_fallbacks` takes it, or a chain; several are called by their names.
+    `options` are of all names: LiteLLM's `timeout`, `num_retries`, `api_key`, `api_base`, ... Where models
+    say different numbers of retries the greatest counts. Raises ConfigError.
     """
-    whole = [chain if isinstance(chain, Chain) else Chain(chain) for chain in chains]
+    if not models:
+        raise ConfigError("open_model names no model", remedy='Write open_model("gpt-5.4")', field="models")
+    whole = [_whole_chain(model, options) for model in models]
     tries = 1 + max((chain.primary.max_retries for chain in whole), default=0)
     return Retrying(named_models(whole), clock or SystemClock(), max_tries=tries)
+
+
+def _whole_chain(model: object, options: Mapping[str, Any]) -> Chain:
+    if not isinstance(model, (Chain, ModelSettings)):
+        return Chain(ModelSettings.from_env(ModelSpec.of(model, **options)))
+    if options:
+        raise ConfigError(
+            f"open_model: {next(iter(options))} goes with the name of a model",
+            remedy='Write it where the model is named: with_fallbacks({"model": ..., "timeout": 30})',
+            field=next(iter(options)),
+        )
+    return model if isinstance(model, Chain) else Chain(model)
 
 
 class NamedModels(Adapter):
@@ -317,17 +359,9 @@ def adapter_for(model: Model) -> Adapter:
     return model if isinstance(model, Adapter) else Adapter(model)
 
 
-class _ModelChoice(Protocol):
-    """What says which model it wants: an agent class. No `model` leaves it to the prompt."""
-
-    agent_id: str
-    model: str
-    fallbacks: Sequence[str]
-
-
 def with_named_models(
     others: Adapter,
-    agents: Iterable[_ModelChoice],
+    agents: Iterable[ModelChoice],
     config_path: Path | None = None,
     *,
     environment: Mapping[str, str] | None = None,
@@ -339,21 +373,22 @@ def with_named_models(
     Raises ConfigError, naming the agent, where a model cannot be called.
     """
     own = others.groups()
+    agents = [agent for agent in agents if agent.model]
     if own is None:
-        return others
-    if others.config is None:  # the built-in model answers for the groups of a file whose keys are not set
+        agents, own = beside_server(agents), frozenset()
+    elif others.config is None:  # the built-in model answers for the groups of a file whose keys are not set
         read = config_path is not None and config_path.is_file()
         own = read_config(config_path).groups if read and config_path else frozenset({_DEFAULT_GROUP})
-    wanted: dict[str, _ModelChoice] = {}
+    wanted: dict[str, ModelChoice] = {}
     named: dict[str, Adapter] = {}
     chains: list[Chain] = []
-    for agent in (agent for agent in agents if agent.model):
+    for agent in agents:
         other = wanted.setdefault(agent.model, agent)
-        if tuple(other.fallbacks) != tuple(agent.fallbacks):
+        if specs_of(other) != specs_of(agent):
             raise ConfigError(
                 f"agents {other.agent_id} and {agent.agent_id} give model {agent.model!r} "
-                "different fallbacks",
-                remedy="give both the same, or make a group of each in litellm_config.yaml",
+                "different fallbacks, keys or timeouts",
+                remedy="Give both the same, or make a group of each in litellm_config.yaml",
                 field="fallbacks",
             )
     for agent in wanted.values():
@@ -362,21 +397,17 @@ def with_named_models(
         elif agent.model not in own:
             chains.append(_chain_of(agent, environment))
             continue
-        if agent.fallbacks:
-            raise ConfigError(
-                f"agent {agent.agent_id} gives fallbacks to {agent.model!r}, which is a group",
-                remedy="write them under router_settings.fallbacks in litellm_config.yaml",
-                field="fallbacks",
-            )
+        require_plain(agent)
     if chains:
         picker = named_models(chains, environment=environment, circuits=circuits)
         named |= {chain.primary.name: picker for chain in chains}
     return NamedModels(named, others) if named else others
 
 
-def _chain_of(agent: _ModelChoice, environment: Mapping[str, str] | None) -> Chain:
+def _chain_of(agent: ModelChoice, environment: Mapping[str, str] | None) -> Chain:
     try:
-        return with_fallbacks(agent.model, tuple(agent.fallbacks), environment=environment)
+        primary, *others = specs_of(agent)
+        return with_fallbacks(primary, others, environment=environment)
     except ConfigError as error:
         raise ConfigError(
             f"agent {agent.agent_id}: {error.message}", remedy=error.remedy, field=error.field

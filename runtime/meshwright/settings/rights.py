@@ -11,6 +11,7 @@ from meshwright.settings.tables import Settings
 _DEFAULT, _ANONYMOUS = "default", "anonymous"
 _VERBS = {
     "submit": {Role.SUBMITTER},
+    "tasks": {Role.SUBMITTER},
     "tasks/+/cancel": {Role.SUBMITTER, Role.OPERATOR},
     "tasks/+/answer": {Role.SUBMITTER, Role.APPROVER},
 }
@@ -32,6 +33,9 @@ def broker_acl(settings: Settings, edge: str) -> list[str]:
     lines += [f"user {edge}", f"topic readwrite {mqtt.prefix}/#", f"topic write {mqtt.reply_prefix}/#"]
     for client in mqtt.clients:
         lines += _of_client(mqtt.prefix, client)
+    for name, publisher in settings.dapr.publishers.items():
+        lines += [f"user {name}", f"topic write {publisher.topic}"]
+        lines += [f"topic read {topic}" for topic in (publisher.receipts, publisher.results)]
     return lines
 
 

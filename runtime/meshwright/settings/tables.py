@@ -23,6 +23,7 @@ from meshwright.settings.channels import ChannelName, ChannelSettings
 from meshwright.settings.forms import Address, BrokerUrl, Label, Table, http_url
 from meshwright.settings.mqtt import MqttSettings
 from meshwright.settings.places import in_tables
+from meshwright.settings.publishers import Publishers
 from meshwright.settings.references import Secret
 from meshwright.settings.tenants import TenantsSettings
 from meshwright.settings.tools import ApprovalsSettings, PeopleSettings, ToolsSettings
@@ -203,6 +204,8 @@ class _DaprSettings(Table):
     """Dapr's placement, as host:port, several by comma. Where unset `mesh up` runs one."""
     scheduler: Address = None
     """Dapr's scheduler, as host:port, several by comma. Where unset `mesh up` runs one."""
+    publishers: Publishers = Field(default_factory=dict)
+    """Programs that publish tasks as CloudEvents, by name, each on a topic of its own. Off without any."""
 
 
 class _WatchdogSettings(Table):
@@ -306,6 +309,12 @@ class Settings(BaseModel):
             for name, value in in_tables(values).items()
         }
         return self.model_copy(update=tables)
+
+    @model_validator(mode="after")
+    def _users_of_the_broker_are_different(self) -> Self:
+        if both := self.dapr.publishers.keys() & {client.user for client in self.mqtt.clients}:
+            raise ValueError(f"{min(both)} is one of dapr.publishers and of mqtt.clients: give it two names")
+        return self
 
     @model_validator(mode="after")
     def _records_hold_payloads(self) -> Self:

@@ -158,13 +158,11 @@ class EdgeRights:
     settings: Settings
 
     def users(self) -> dict[str, str]:
-        """The passwords by user: the edge's, and those of clients that have one."""
-        clients = {
-            client.user: client.password.get_secret_value()
-            for client in self.settings.mqtt.clients
-            if client.password is not None
-        }
-        return {EDGE_USER: self.password, **clients}
+        """The passwords by user: the edge's, and those of clients and publishers that have one."""
+        others = {client.user: client.password for client in self.settings.mqtt.clients}
+        others |= {name: publisher.password for name, publisher in self.settings.dapr.publishers.items()}
+        known = {user: secret.get_secret_value() for user, secret in others.items() if secret is not None}
+        return {EDGE_USER: self.password, **known}
 
 
 def mosquitto(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from msgspec.structs import replace
@@ -18,6 +19,7 @@ from meshwright.core.errors import InvalidInput, MeshError, TooLarge
 from meshwright.core.messages import Caller, TaskRequest, derived_id, new_id
 from meshwright.core.tracing import parse
 from meshwright.edges.bodies import PROBLEM_TYPE, AnswerRequest, problem_of, read_model
+from meshwright.edges.cloud_events import CONTENT_TYPE, TaskEvent, accept, refusal
 from meshwright.edges.mqtt.connection import (
     JSON,
     BrokerAway,
@@ -43,6 +45,7 @@ _Asked = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 _MAX_TOPIC_CHARS = 512
 _MAX_CORRELATION_BYTES = 1024
 _REPLIES = ("receipt", "outcome")
+_RECEIPTS, _RESULTS = "task-receipts", "task-results"
 
 
 class InternalError(MeshError):
@@ -103,7 +106,8 @@ class Commands:
     async def _reply(self, connection: BrokerConnection, delivery: MqttMessage) -> Publication | None:
         """Carry a message out, and make the answer to its sender. Raises BrokerAway alone."""
         reply_to: MqttAddress | None = None
-        content_type = JSON
+        is_event = self._topics.takes_events(delivery.topic)
+        content_type = CONTENT_TYPE if is_event else JSON
         try:
             reply_to = self._reply_to(delivery)
             document = await self._carry_out(connection, delivery, reply_to)
@@ -116,18 +120,25 @@ class Commands:
                 error = InternalError(what, remedy="The log of the mesh says more")
             document = problem_of(error).model_dump(mode="json", exclude_none=True)
             self._notices.refused(document, delivery.topic, answered=reply_to is not None)
-            content_type = PROBLEM_TYPE
+            if is_event:
+                tenant_id = self._topics.tenant_of(delivery.topic) or Caller().tenant_id
+                document = refusal(delivery.payload, error, tenant_id)
+            else:
+                content_type = PROBLEM_TYPE
         if reply_to is None or document is None:
             return None
-        return reply_to.publication(encode(document), content_type, delivery.qos)
+        answer = document if isinstance(document, bytes) else encode(document)
+        return reply_to.publication(answer, content_type, delivery.qos)
 
     def _reply_to(self, delivery: MqttMessage) -> MqttAddress | None:
         """Where the answer goes. Raises InvalidInput where it may not go there, TooLarge."""
         topic, correlation = delivery.response_topic, delivery.correlation or b""
-        if not topic:
-            return None
         client = self._topics.client_of(delivery.topic)
         below = self._topics.replies_to(delivery.topic)
+        if not topic and self._topics.takes_events(delivery.topic):
+            topic = f"{below}{_RECEIPTS}"
+        if not topic:
+            return None
         usable = len(topic) <= _MAX_TOPIC_CHARS and {"#", "+", "\0"}.isdisjoint(topic)
         if not usable or not topic.startswith(below) or topic == below:
             raise InvalidInput(
@@ -182,6 +193,14 @@ class Commands:
         """Do what a message asks for on behalf of its caller, whom the audit trail has as `named`."""
         operations = Operations(self._mesh, named)
         verb, task_id = self._topics.parse(delivery.topic, caller.tenant_id)
+        if verb == "tasks":
+            event = TaskEvent.read(delivery.payload, self._mesh.settings)
+            assert reply_to is not None
+            topic = delivery.response_topic or f"{self._topics.replies_to(delivery.topic)}{_RESULTS}"
+            outcome_to = partial(reply_to.of, topic, delivery.correlation, reply_to.client)
+            operations.check("submit")
+            by_key = Operations(self._mesh, caller)
+            return await accept(by_key, event, "mqtt", outcome_to, asked)
         if verb == "submit":
             operations.check("submit")
             by_key = Operations(self._mesh, caller)  # a key is the same task at every edge

@@ -21,6 +21,7 @@ from meshwright.core.encoding import encode
 from meshwright.core.errors import NotFound
 from meshwright.core.messages import ID_PATTERN, Caller, Event
 from meshwright.core.topics import AGENTS, TASK_PROGRESS
+from meshwright.edges.cloud_events import CONTENT_TYPE, envelope
 from meshwright.edges.mqtt.connection import (
     JSON,
     QUOTA_EXCEEDED,
@@ -94,6 +95,11 @@ class Topics:
         tenant = topic.removeprefix(f"{self.prefix}/").partition("/")[0]
         return f"{self.prefix}/{tenant}/clients/{client}/replies/"
 
+    def takes_events(self, topic: str) -> bool:
+        """Whether a topic is one at which tasks are published as CloudEvents."""
+        parts = topic.removeprefix(f"{self.prefix}/").split("/")
+        return parts[1:] == ["tasks"] or (parts[1:2] == ["clients"] and parts[3:] == ["tasks"])
+
     def of_task(self, tenant_id: str, task_id: str, what: str) -> str:
         """Where the progress or the outcome of a task goes: below its tenant."""
         return f"{self.prefix}/{_level(tenant_id)}/tasks/{_level(task_id)}/{what}"
@@ -126,13 +132,14 @@ class Topics:
         if self.client_of(topic) != ANONYMOUS:
             del rest[:2]
         match rest:
-            case ["submit"]:
-                return "submit", ""
+            case ["submit" | "tasks" as verb]:
+                return verb, ""
             case ["tasks", task_id, verb] if verb in TASK_VERBS and re.fullmatch(ID_PATTERN, task_id):
                 return verb, task_id
         raise NotFound(
             f"Nothing can be asked for at {shown!r}",
-            remedy=f"Publish to {base}/submit, or to cancel or answer of {base}/tasks/TASK_ID/",
+            remedy=f"Publish to {base}/submit, a CloudEvent to {base}/tasks, "
+            f"or to cancel or answer of {base}/tasks/TASK_ID/",
             field="topic",
         )
 
@@ -352,20 +359,29 @@ class RetainedInbox:
 
 
 class MqttAddress(Address):
-    """A client's response topic, and its correlation data in base 64."""
+    """A client's response topic, and its correlation data in base 64; `attributes` are of a CloudEvent."""
 
     topic: str
     correlation: str | None = None
+    attributes: dict[str, str] | None = None
 
     @classmethod
-    def of(cls, topic: str, correlation: bytes | None, client: str = ANONYMOUS) -> MqttAddress:
+    def of(
+        cls,
+        topic: str,
+        correlation: bytes | None,
+        client: str = ANONYMOUS,
+        attributes: dict[str, str] | None = None,
+    ) -> MqttAddress:
         """Takes the properties of a request."""
         encoded = base64.b64encode(correlation).decode() if correlation else None
-        return cls(topic=topic, correlation=encoded, client=client)
+        return cls(topic=topic, correlation=encoded, client=client, attributes=attributes)
 
     def publication(self, document: bytes, content_type: str = JSON, qos: int = 1) -> Publication:
         """Returns the answer as a message."""
         correlation = base64.b64decode(self.correlation) if self.correlation else None
+        if self.attributes is not None:
+            document, content_type = envelope(self.attributes, document), CONTENT_TYPE
         return Publication(self.topic, document, qos, content_type=content_type, correlation=correlation)
 
 

@@ -303,12 +303,20 @@ class AgentConfigs:
         return fields
 
     async def _changed(self, event_type: str, row: AgentRow, changed: Sequence[str]) -> AgentConfig:
-        """Have every process know it; the event holds names, and no value."""
+        """Have every process know it; the event holds the configuration without its key."""
         self._version += 1
         await self.refresh()
-        payload = {"agent_id": row.agent_id, "is_default": row.is_default, "changed": [*changed]}
+        shown = AgentConfig.of(row)
+        payload: dict[str, Any] = {
+            "agent_id": row.agent_id,
+            "is_default": row.is_default,
+            "changed": [*changed],
+        }
+        if event_type != DELETED:
+            payload["config"] = shown.model_dump(mode="json", exclude={"problem"})
+            shown.problem = self._problem(row)
         self._mesh.tell(event_type, payload, tenant_id=row.tenant_id, agent_id=row.agent_id)
-        return AgentConfig.of(row, None if event_type == DELETED else self._problem(row))
+        return shown
 
     def _problem(self, row: AgentRow) -> str | None:
         """What keeps this process from calling a row's model."""

@@ -1,8 +1,8 @@
-"""`/ws`: tells subscribers that a configuration changed, was created or deleted; never what is in it.
+"""`/ws`: sends subscribers each configuration that is changed, created or deleted; never its key.
 
--> {"type": "subscribe", "channel": "agent_config"}
+-> {"subscribe": "agent_config"}                  or {"type": "subscribe", "channel": "agent_config"}
 <- {"type": "subscribed", "channel": "agent_config"}
-<- {"type": "agent_config_changed", "channel": "agent_config", "agent_id": "helper", ...}
+<- {"type": "agent_config_changed", "channel": "agent_config", "agent_id": "helper", "config": {...}, ...}
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ class Subscribers:
             "agent_id": event.agent_id,
             "is_default": event.payload.get("is_default", False),
             "changed": event.payload.get("changed", []),
+            "config": event.payload.get("config"),
             "timestamp": event.time.isoformat(),
         }
         for subscriber in self._open:
@@ -154,9 +155,9 @@ class _Subscriber:
     def _answer(self, text: str | None) -> dict[str, Any]:
         try:
             wanted = from_json(text or "")
-            kind, channel = wanted["type"], wanted["channel"]
-        except (ValueError, KeyError, TypeError):
-            return _error("expected a JSON object with type and channel, as text")
+            [(kind, channel)] = wanted.items() if len(wanted) == 1 else [(wanted["type"], wanted["channel"])]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return _error(f'expected {{"subscribe": "{CHANNEL}"}} as text')
         if kind not in ("subscribe", "unsubscribe"):
             return _error(f"there is no type {str(kind)[:80]!r}: known are subscribe and unsubscribe")
         if channel != CHANNEL:

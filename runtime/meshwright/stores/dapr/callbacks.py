@@ -7,7 +7,7 @@ import base64
 import logging
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -73,6 +73,8 @@ class Callbacks(ABC):
     def __init__(self, actor_types: Mapping[str, Sequence[str]], routes: Sequence[TopicRoute] = ()) -> None:
         self.actor_types = actor_types
         self.routes = routes
+        self.whole: Collection[str] = ()
+        """Topics whose messages are taken with what is around their data."""
         self.served = asyncio.Event()
         self._closed = False
         self._under_way = 0
@@ -105,7 +107,8 @@ class Callbacks(ABC):
             return False
         with self._counted():
             try:
-                return await self.on_topic(pubsub, topic, _payload(message))
+                data = message if topic in self.whole else _payload(message)
+                return await self.on_topic(pubsub, topic, data)
             except Exception as error:  # whatever it was, the message was not taken
                 defect = None if isinstance(error, MeshError) else error
                 logger.warning("a message on %s has to come again: %r", topic, error, exc_info=defect)
@@ -180,7 +183,10 @@ class AppCallbacks(Callbacks):
         else:
             for topic in [LOGGED] if shipper.is_shared else [EVENTS, LOGGED]:
                 routes[topic] = TopicRoute(VIEWS, broker.everything(topic))
-        self.routes = list(routes.values())
+        self.whole = self._receiver.topic_takers
+        group = f"$share/{self._app_id}/" if broker.is_mqtt else ""
+        taken = [TopicRoute(BUS, f"{group}{topic}") for topic in self.whole]
+        self.routes = [*routes.values(), *taken]
         self.examples = [
             (route.pubsub, broker.topic(re.sub(r"[*#]", "ping", pattern)))
             for pattern, route in routes.items()
@@ -238,6 +244,8 @@ class AppCallbacks(Callbacks):
 
     async def take(self, topic: str, data: bytes) -> bool:
         """Take one message. Nonsense is acknowledged, since it would come for ever: see `bus.refused`."""
+        if (taker := self._receiver.topic_takers.get(topic)) is not None:
+            return await taker(data)
         try:
             if data.startswith(b'{"v":1,"from":'):
                 return await self._take_batch(from_json(data))

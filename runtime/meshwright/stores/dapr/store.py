@@ -53,6 +53,7 @@ class DaprStore(SharedStore):
     """
 
     name = "dapr"
+    has_broker = True
     routes_events = True
 
     def __init__(
@@ -291,6 +292,10 @@ class DaprStore(SharedStore):
             await self.outbox.emit(batch.events)
         for delivery in batch.messages:
             await self.outbox.deliver(delivery.message)
+
+    async def publish_raw(self, topic: str, body: bytes) -> None:
+        """Publish a message for other programs, as it is. Raises StoreUnavailable."""
+        await self.sidecar.publish(BUS, topic, [body])
 
     def broadcast(self, event: Event) -> None:
         """Show an event to the listeners here and elsewhere."""

@@ -1,0 +1,59 @@
+"""A shop that is no part of the mesh: it publishes tasks by Dapr, and a log of outcomes grows.
+
+    POST /orders/7 {"text": "What is a turn?"}      publishes a task as a CloudEvent
+    GET /orders/7                                   what came of it so far
+
+The order's number is the id of the event, so an order that is posted twice is one task.
+"""
+
+import json
+import os
+from typing import Any
+
+import uvicorn
+from dapr.aio.clients import DaprClient
+from dapr.ext.fastapi import DaprApp
+from fastapi import FastAPI
+
+app = FastAPI()
+dapr = DaprApp(app)
+orders: dict[str, dict[str, Any]] = {}
+
+
+@app.post("/orders/{number}", status_code=202)
+async def order(number: str, payload: dict[str, Any]) -> None:
+    """Publish a task; its answers come later."""
+    event = {
+        "specversion": "1.0",
+        "id": number,
+        "source": "/orders",
+        "type": "shop.order",
+        "datacontenttype": "application/json",
+        "data": {"capability": "general-query", "payload": payload},
+    }
+    async with DaprClient() as client:
+        await client.publish_event(
+            "bus", "tasks", json.dumps(event), data_content_type="application/cloudevents+json"
+        )
+
+
+@app.get("/orders/{number}")
+def show(number: str) -> dict[str, Any]:
+    """Show the answers so far."""
+    return orders.get(number, {})
+
+
+@dapr.subscribe(pubsub="bus", topic="task-receipts")
+def on_receipt(event: dict[str, Any]) -> None:
+    """Takes `meshwright.task.accepted`, and `meshwright.task.refused` with the reason."""
+    orders.setdefault(event["requestid"], {})[event["type"]] = event["data"]
+
+
+@dapr.subscribe(pubsub="bus", topic="task-results")
+def on_outcome(event: dict[str, Any]) -> None:
+    """Takes `meshwright.task.ended`. It may come twice, with the same id."""
+    orders.setdefault(event["requestid"], {})[event["type"]] = event["data"]
+
+
+if __name__ == "__main__":
+    uvicorn.run(app, host="127.0.0.1", port=int(os.environ["APP_PORT"]))
