@@ -14,7 +14,7 @@ from meshwright.core.access import ALL_ROLES, Role, granted, in_order
 from meshwright.core.errors import MeshError
 from meshwright.core.messages import Caller
 from meshwright.edges.oidc import OidcTokens
-from meshwright.ledger.keys import LLM_SERVICE, PREFIX, Forbidden, Keys, Unauthenticated
+from meshwright.ledger.keys import LLM_SERVICE, PREFIX, Forbidden, Keys, Unauthenticated, keys_required
 from meshwright.ledger.virtual_keys import EVERY_TENANT
 from meshwright.models.port import CallContext
 from meshwright.settings import ADMIN_PREFIX, Settings
@@ -177,13 +177,6 @@ def _acting_for(caller: Caller, tenant_id: str) -> Caller:
             field="Mesh-Tenant",
         )
     return caller
-
-
-async def keys_required(keys: Keys, settings: Settings) -> bool:
-    """Whether requests need credentials: what the settings say, else where there are keys or an issuer."""
-    if settings.keys.required is not None:
-        return settings.keys.required
-    return settings.oidc.issuer is not None or await keys.required()
 
 
 # What a caller may do

@@ -13,7 +13,7 @@ from meshwright.core.access import KEY_ROLES, Role
 from meshwright.core.capability import AgentInfo
 from meshwright.core.errors import Draining, InvalidInput, NotFound
 from meshwright.core.messages import ID_PATTERN, Caller, Identifier, ScoreCard, new_id
-from meshwright.edges.auth import ADMINISTRATOR, has_role, keys_required, require_all_tenants, visible_tenant
+from meshwright.edges.auth import ADMINISTRATOR, has_role, require_all_tenants, visible_tenant
 from meshwright.edges.facts import status_facts
 from meshwright.edges.http.routing import (
     KeysAdminDep,
@@ -27,7 +27,7 @@ from meshwright.edges.http.routing import (
 )
 from meshwright.events.status import MeshStatus
 from meshwright.ledger.costs import By, Costs, since_of
-from meshwright.ledger.keys import LLM_SERVICE, NewKey
+from meshwright.ledger.keys import LLM_SERVICE, NewKey, keys_required
 from meshwright.ledger.virtual_keys import Key, KeyTenant, unknown_key
 from meshwright.mesh import Mesh
 from meshwright.models.port import CallContext

@@ -16,10 +16,10 @@ from fastapi import FastAPI
 from meshwright.core.clock import unless
 from meshwright.core.errors import ConfigError
 from meshwright.core.http_limits import LimitedServer
-from meshwright.edges.auth import keys_required
 from meshwright.edges.http.app import create_app, is_loopback
 from meshwright.edges.http.events import Streams
 from meshwright.edges.http.tls import Certificate
+from meshwright.ledger.keys import keys_required
 from meshwright.mesh import Mesh
 from meshwright.sql.folder import SOCKET_NAME
 
