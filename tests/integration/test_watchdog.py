@@ -18,6 +18,7 @@ from tests.support.running_mesh import Errors, ready_url
 
 AGENTS = """
 import asyncio
+import re
 import time
 
 from meshwright import Agent, Capability, Run, tool
@@ -35,6 +36,8 @@ class Spinner(Agent):
             return await run.tools["doze"].call("{}", run)
         if run.task.text == "in a task of its own":
             await asyncio.create_task(self.spin())
+        if run.task.text == "a regular expression":
+            re.match(r"(a+)+$", "a" * 40 + "b")  # keeps the interpreter lock
         await self.spin()
         return "never"
 
@@ -131,6 +134,23 @@ async def test_a_task_that_holds_the_loop_for_ever_fails_after_three_restarts(
         assert said.count("the mesh starts again") == 3
         assert re.search(rf'File "{tmp_path}/actors/agents.py", line \d+ in spin', said)
         assert mesh.process.pid == pid and mesh.process.returncode is None
+
+
+async def test_a_task_that_keeps_the_interpreter_lock_fails_after_three_restarts(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    async with up(tmp_path, environment) as mesh:
+        outcome = await mesh.outcome(await mesh.submit("spinner", "a regular expression"))
+        line = AGENTS.splitlines().index(
+            '            re.match(r"(a+)+$", "a" * 40 + "b")  # keeps the interpreter lock'
+        )
+        assert (outcome["status"], outcome["error"]["type"]) == ("failed", "BrokeOff")
+        assert (
+            f"it held the event loop at {tmp_path}/actors/agents.py:{line + 1} "
+            in outcome["error"]["message"]
+        )
+        assert (await mesh.outcome(await mesh.submit("echo", "Hello")))["success"]
+        assert mesh.errors.text.count("the mesh starts again") == 3
 
 
 @pytest.mark.parametrize(("text", "tool"), [("a moment", None), ("a moment in a tool", "doze")])
