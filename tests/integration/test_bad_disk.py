@@ -270,6 +270,16 @@ async def test_a_folder_that_cannot_be_written_is_refused_in_one_line() -> None:
     assert "/proc/mesh" in line
 
 
+async def test_a_start_on_a_full_disk_is_refused_in_one_line(tmp_path: Path) -> None:
+    async with up(tmp_path) as running:
+        await running.ask("echo")
+    status, err = await mesh_up(tmp_path / "data", "prlimit", "--fsize=0")
+    assert status == 1
+    assert re.fullmatch(
+        r"mesh: cannot write to \S+: .*make room.*start again: accepted tasks .*\n", err, re.I
+    )
+
+
 async def test_a_file_of_a_newer_version_is_refused_in_one_line_and_left_alone(tmp_path: Path) -> None:
     async with up(tmp_path) as running:
         await running.ask("echo")
@@ -358,10 +368,10 @@ async def test_a_file_that_is_no_database_is_refused_in_one_line(tmp_path: Path)
     assert "file is not a database; restore it from a copy" in line
 
 
-async def mesh_up(data: Path) -> tuple[int | None, str]:
+async def mesh_up(data: Path, *within: str) -> tuple[int | None, str]:
     """Run `mesh up` where it cannot start: its exit status, and what it says."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "meshwright.cli", "up", "--port", "0", "--data", str(data)),
+        *(*within, sys.executable, "-m", "meshwright.cli", "up", "--port", "0", "--data", str(data)),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

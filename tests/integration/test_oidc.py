@@ -82,6 +82,7 @@ async def test_tokens_that_are_not_right_are_refused(tmp_path: Path, issuer: Fak
     wrong = {
         "expired": issuer.token(**groups, exp=now - 120),
         "not yet": issuer.token(**groups, nbf=now + 120),
+        "an end that is no time": issuer.token(**groups, exp=10**18),
         "no end": issuer.token(**groups, exp=None),
         "another issuer": issuer.token(**groups, iss="http://127.0.0.1:1"),
         "another audience": issuer.token(**groups, aud="another"),

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
-from typing import Annotated, Self
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from meshwright.core.access import Role
-from meshwright.core.messages import Caller, Identifier
+from meshwright.core.messages import Identifier
 from meshwright.edges.auth import require_all_tenants
-from meshwright.edges.http.routing import MeshDep, make_router, needs, problems
+from meshwright.edges.http.routing import AdminDep, MeshDep, make_router, problems
 from meshwright.events.tasks import TaskSubject
 from meshwright.events.verify import verify
 
 router = make_router("administration")
-_AdminDep = Annotated[Caller, needs(Role.ADMIN)]
 _NOT_ADMIN = {401: "The admin token is missing or wrong.", 403: "The caller is no administrator."}
 
 
@@ -75,7 +73,7 @@ class Erasure(BaseModel):
     summary="Erase contents",
     responses=problems({404: "There is no such task.", 409: "A task is still open.", **_NOT_ADMIN}),
 )
-async def erase(mesh: MeshDep, caller: _AdminDep, wanted: EraseRequest) -> Erasure:
+async def erase(mesh: MeshDep, caller: AdminDep, wanted: EraseRequest) -> Erasure:
     """Erase what was asked, said and answered in tasks of the caller's tenant, with all that they delegated.
 
     This cannot be undone. That the tasks ran, when, for whom and at what cost stays, and the event log
@@ -86,14 +84,14 @@ async def erase(mesh: MeshDep, caller: _AdminDep, wanted: EraseRequest) -> Erasu
 
 
 @router.get("/audit/verify", summary="Verify the event log", responses=problems(_NOT_ADMIN))
-async def verify_log(mesh: MeshDep, caller: _AdminDep) -> Verification:
+async def verify_log(mesh: MeshDep, caller: AdminDep) -> Verification:
     """Walk the hash chain of the event log, and check the signed heads: seconds for a million rows."""
     require_all_tenants(caller, "verifies the event log")
     return Verification(**asdict(await asyncio.to_thread(verify, mesh.database)))
 
 
 @router.post("/secrets/rotate", summary="Encrypt secrets with a new key", responses=problems(_NOT_ADMIN))
-async def rotate_secrets(mesh: MeshDep, caller: _AdminDep) -> Rotation:
+async def rotate_secrets(mesh: MeshDep, caller: AdminDep) -> Rotation:
     """Make a new key, where the data folder has the keys, and encrypt all stored secrets with it."""
     require_all_tenants(caller, "rotates keys")
     async with mesh.audit.change(caller, "secrets.rotated", "secrets"):

@@ -16,7 +16,7 @@ from meshwright.core.messages import ID_PATTERN, Caller, Identifier, ScoreCard, 
 from meshwright.edges.auth import ADMINISTRATOR, has_role, require_all_tenants, visible_tenant
 from meshwright.edges.facts import status_facts
 from meshwright.edges.http.routing import (
-    KeysAdminDep,
+    AdminDep,
     MeshDep,
     ReadyMesh,
     SubmitterDep,
@@ -196,7 +196,7 @@ async def compress(
     response_description="`key` is shown this once.",
     responses=problems(_NOT_ADMIN),
 )
-async def create_key(mesh: MeshDep, caller: KeysAdminDep, wanted: KeyRequest, response: Response) -> NewKey:
+async def create_key(mesh: MeshDep, caller: AdminDep, wanted: KeyRequest, response: Response) -> NewKey:
     """Create a key for a person, a program or an agent. From the first one on, every caller needs a key.
 
     An administrator of one tenant creates keys of that tenant alone.
@@ -224,7 +224,7 @@ async def create_key(mesh: MeshDep, caller: KeysAdminDep, wanted: KeyRequest, re
 
 
 @keys.get("/keys", summary="List virtual keys", responses=problems(_NOT_ADMIN))
-async def list_keys(mesh: MeshDep, caller: KeysAdminDep) -> KeyList:
+async def list_keys(mesh: MeshDep, caller: AdminDep) -> KeyList:
     """List the keys of the caller's tenant, and whose each is; never the key itself.
 
     The administrator of the mesh sees those of all tenants.
@@ -235,7 +235,7 @@ async def list_keys(mesh: MeshDep, caller: KeysAdminDep) -> KeyList:
 
 
 @keys.post("/keys/open", summary="Require no key any more", responses=problems(_NOT_ADMIN))
-async def open_mesh(mesh: MeshDep, caller: KeysAdminDep) -> Opened:
+async def open_mesh(mesh: MeshDep, caller: AdminDep) -> Opened:
     """Revoke every key, and require none until another is created. `keys.required = true` still holds."""
     require_all_tenants(caller, "opens the mesh")
     async with mesh.audit.change(caller, "keys.opened", "keys"):
@@ -248,7 +248,7 @@ async def open_mesh(mesh: MeshDep, caller: KeysAdminDep) -> Opened:
     responses=problems({404: "There is no such key.", **_NOT_ADMIN}),
 )
 async def revoke_key(
-    mesh: MeshDep, caller: KeysAdminDep, key_id: Annotated[str, Path(pattern=ID_PATTERN)]
+    mesh: MeshDep, caller: AdminDep, key_id: Annotated[str, Path(pattern=ID_PATTERN)]
 ) -> Key:
     """Revoke a key immediately. This cannot be undone, and callers still need a key."""
     await _check_tenant(mesh, caller, key_id)
@@ -265,7 +265,7 @@ async def revoke_key(
 )
 async def rotate_key(
     mesh: MeshDep,
-    caller: KeysAdminDep,
+    caller: AdminDep,
     key_id: Annotated[str, Path(pattern=ID_PATTERN)],
     wanted: RotateRequest,
     response: Response,

@@ -84,23 +84,22 @@ CallerDep = Annotated[Caller, Depends(_caller_of)]
 
 
 class Needs(NamedTuple):
-    """What a route asks of its caller: one of some roles; and credentials, wherever it is, if `is_known`."""
+    """The roles of a route, one of which its caller has. The role admin takes credentials, wherever it is."""
 
     roles: tuple[Role, ...]
-    is_known: bool = False
 
     async def check(self, request: Request) -> Caller:
         """Returns the caller of a request. Raises Unauthenticated, Forbidden."""
         caller: Caller = request.scope[CALLER]
-        if self.is_known:
+        if Role.ADMIN in self.roles:
             require_administrator(caller)
         require_any(caller, self.roles, f"may {request.method} {request.url.path}")
         return caller
 
 
-def needs(*roles: Role, is_known: bool = False) -> Any:
+def needs(*roles: Role) -> Any:
     """The dependency of a route that one of some roles may use: `Annotated[Caller, needs(Role.OPERATOR)]`."""
-    return Depends(Needs(roles, is_known).check)
+    return Depends(Needs(roles).check)
 
 
 def needs_of(endpoint: Callable[..., Any]) -> Needs | None:
@@ -117,7 +116,7 @@ ViewerDep = Annotated[Caller, needs(Role.VIEWER)]
 ContentsDep = Annotated[Caller, needs(Role.CONTENTS)]
 SubmitterDep = Annotated[Caller, needs(Role.SUBMITTER)]
 OperatorDep = Annotated[Caller, needs(Role.OPERATOR)]
-KeysAdminDep = Annotated[Caller, needs(Role.ADMIN, is_known=True)]
+AdminDep = Annotated[Caller, needs(Role.ADMIN)]
 
 
 def valid_trace(traceparent: str | None) -> str | None:

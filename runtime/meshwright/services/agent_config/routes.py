@@ -7,11 +7,10 @@ from typing import Annotated
 from fastapi import Depends, Path, Request, Response
 from starlette.types import Scope
 
-from meshwright.core.access import Role
 from meshwright.core.http_limits import PEER_UID
-from meshwright.core.messages import ID_PATTERN, Caller
+from meshwright.core.messages import ID_PATTERN
 from meshwright.edges.http.app import is_local
-from meshwright.edges.http.routing import KeysAdminDep, MeshDep, ViewerDep, make_router, needs, problems
+from meshwright.edges.http.routing import AdminDep, MeshDep, ViewerDep, make_router, problems
 from meshwright.ledger.keys import Forbidden
 from meshwright.services.agent_config.component import AgentConfigComponent
 from meshwright.services.agent_config.configs import AgentConfigs
@@ -33,7 +32,6 @@ async def _configs_of(mesh: MeshDep) -> AgentConfigs:
 
 
 _Configs = Annotated[AgentConfigs, Depends(_configs_of)]
-_AdminDep = Annotated[Caller, needs(Role.ADMIN)]
 _AgentId = Annotated[str, Path(pattern=ID_PATTERN, description="`default` is the tenant's default agent.")]
 
 
@@ -49,7 +47,7 @@ async def list_configs(configs: _Configs, caller: ViewerDep) -> AgentConfigList:
     summary="Configure an agent",
     responses=problems({409: "The agent has a configuration already.", **_NOT_ADMIN}),
 )
-async def create_config(configs: _Configs, caller: _AdminDep, wanted: AgentConfigRequest) -> AgentConfig:
+async def create_config(configs: _Configs, caller: AdminDep, wanted: AgentConfigRequest) -> AgentConfig:
     """Say which model an agent calls. It decides the agent's next call, on every worker."""
     return await configs.create(caller, wanted)
 
@@ -66,7 +64,7 @@ async def show_config(configs: _Configs, caller: ViewerDep, agent_id: _AgentId) 
     responses=problems({409: "Another caller has just changed it.", **_MISSING, **_NOT_ADMIN}),
 )
 async def change_config(
-    configs: _Configs, caller: _AdminDep, agent_id: _AgentId, wanted: AgentConfigUpdate
+    configs: _Configs, caller: AdminDep, agent_id: _AgentId, wanted: AgentConfigUpdate
 ) -> AgentConfig:
     """Change the fields that are sent. It decides the agent's next call, on every worker."""
     return await configs.update(caller, agent_id, wanted)
@@ -77,7 +75,7 @@ async def change_config(
     summary="Delete an agent's configuration",
     responses=problems({**_MISSING, **_NOT_ADMIN}),
 )
-async def delete_config(configs: _Configs, caller: _AdminDep, agent_id: _AgentId) -> AgentConfig:
+async def delete_config(configs: _Configs, caller: AdminDep, agent_id: _AgentId) -> AgentConfig:
     """Delete a configuration with its key. The next call is as without one."""
     return await configs.delete(caller, agent_id)
 
@@ -89,7 +87,7 @@ async def delete_config(configs: _Configs, caller: _AdminDep, agent_id: _AgentId
     responses=problems({**_MISSING, 403: "The caller is no backend, or the connection is open to others."}),
 )
 async def show_llm(
-    configs: _Configs, request: Request, caller: KeysAdminDep, agent_id: _AgentId, response: Response
+    configs: _Configs, request: Request, caller: AdminDep, agent_id: _AgentId, response: Response
 ) -> AgentLLM:
     """Get provider, address, model and key, for a backend that calls the model itself.
 
