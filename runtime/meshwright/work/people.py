@@ -25,11 +25,11 @@ def approval_requested(wait: Wait) -> tuple[str, dict[str, Any]] | None:
 
 def counted(wait: Wait, value: Any, answered_by: str | None) -> bool:
     """Whether an approval was counted in the wait, which needs more; any other answer ends the wait."""
-    approved_by = wait.subject.get(APPROVED_BY, [])
+    approved_by = {*wait.subject.get(APPROVED_BY, ()), answered_by or ""}
     is_approval = isinstance(value, dict) and value.get("approve")
-    if not is_approval or len({*approved_by, answered_by}) >= wait.subject.get(NEEDED, 1):
+    if not is_approval or len(approved_by) >= wait.subject.get(NEEDED, 1):
         return False
-    wait.subject[APPROVED_BY] = sorted({*approved_by, answered_by})
+    wait.subject[APPROVED_BY] = sorted(approved_by)
     return True
 
 
