@@ -6,8 +6,10 @@ libraries leave is found when the process is idle, or when too much has been set
 
 The watchdog is a thread that sees whether the loop still turns. A call that keeps the interpreter lock stops
 that thread too: then the alarms of the system, which the thread puts off at each look, do its work. Python
-handles them within long regular expressions of the main thread. Work that held the loop when the process
-ended, however it ended, counts as one that broke off: after three times it fails.
+handles them within long regular expressions of the main thread. Where it cannot, the system ends the process
+after twice the time, by a timer of CPU seconds (`SIGPROF`), which a stopped process does not use. Work that
+held the loop when the process ended, however it ended, counts as one that broke off: after three times it
+fails.
 """
 
 from __future__ import annotations
@@ -175,13 +177,16 @@ def watching(mesh: Mesh, restart: Callable[[], None] | None = None) -> Iterator[
         mesh.worker.held_before(ref, entry["task_id"], entry["times"], str(entry["where"]))
     watchdog = _Watchdog(mesh, restart)
     before = signal.signal(signal.SIGALRM, watchdog.alarm)
+    faulthandler.register(
+        signal.SIGPROF, all_threads=True, chain=True
+    )  # shows the stacks, then ends the process
     watchdog.thread.start()
     try:
         yield
     finally:
         watchdog.stopping.set()
         watchdog.thread.join()
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        watchdog.set_timers(0, 0)
         signal.signal(signal.SIGALRM, before)
 
 
@@ -207,7 +212,7 @@ class _Watchdog:
         looks = 0
         while not self.stopping.wait(self._pause):
             self._alarms = 0
-            signal.setitimer(signal.ITIMER_REAL, _LOOKS_TO_ALARM * self._pause, self._pause)
+            self.set_timers(_LOOKS_TO_ALARM * self._pause, 2 * self._settings.watchdog.restart_seconds)
             if self._turned.is_set():
                 if self._holder is not None:
                     self._went_on(self._holder, looks * self._pause)
@@ -220,6 +225,11 @@ class _Watchdog:
             if looks == _LOOKS:
                 self._held()
             self._restart_after(looks)
+
+    def set_timers(self, alarm_seconds: float, cpu_seconds: float) -> None:
+        """Have the system act unless this is called again in time; 0 is never."""
+        signal.setitimer(signal.ITIMER_REAL, alarm_seconds, self._pause)
+        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
 
     def alarm(self, number: int, frame: FrameType | None) -> None:
         """Do the thread's work while the main thread keeps the interpreter lock."""
@@ -236,7 +246,7 @@ class _Watchdog:
             logger.error(held, looks * self._pause)
             faulthandler.dump_traceback(all_threads=True)
             self.stopping.set()
-            signal.setitimer(signal.ITIMER_REAL, 0)  # it would go on in the next run
+            self.set_timers(0, 0)  # they would go on in the next run
             self._restart()
 
     def _held(self) -> None:
