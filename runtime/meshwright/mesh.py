@@ -45,7 +45,7 @@ from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.allowances import Allowances
 from meshwright.ledger.budgets import Budgets, BudgetView
 from meshwright.ledger.costs import By, Costs
-from meshwright.ledger.keys import Keys
+from meshwright.ledger.keys import Keys, keys_required
 from meshwright.ledger.spending import Spending
 from meshwright.models.port import Model, ModelWindow, PriceList
 from meshwright.orchestration.acceptance import FINAL, Admission, PayloadLimits, hash_of, make_task
@@ -313,7 +313,8 @@ class Mesh:
         wait = next((wait for wait in entry.waits if wait.wait_id == key), None) if entry else None
         if thread is not None and wait is not None:
             agents, now = (*task.chain, thread.type), self.host.clock.now()
-            checked = checked_answer(wait, value, caller, agents, now)
+            requesters = await self._requesters(task, caller)
+            checked = checked_answer(wait, value, caller, agents, now, requesters)
             answer = Answer(
                 task_id=task_id,
                 key=key,
@@ -327,6 +328,17 @@ class Mesh:
                     return
                 raise not_waiting(task_id, key, await self.inbox.find(caller.tenant_id, key))
         raise not_waiting(task_id, key, await self.inbox.find(caller.tenant_id, key))
+
+    async def _requesters(self, task: Task, caller: Caller) -> set[str]:
+        """Those who requested a task and the tasks above it; none where everybody is the local user."""
+        by_broker = caller.source == "mqtt" and caller.requested_by != Caller().requested_by
+        if not by_broker and not await keys_required(self.keys, self.settings):
+            return set()
+        names = {task.requested_by}
+        while task.parent is not None:
+            _, task = await read_task(self.host, task.parent.task_id, task.tenant_id)
+            names.add(task.requested_by)
+        return names
 
     async def resume(self, tenant_id: str, task_id: str, key: str, value: Any) -> None:
         """Give a task what it waits for, where no person answers. Raises NotFound for an unknown task."""

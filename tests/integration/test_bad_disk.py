@@ -3,6 +3,7 @@
 import asyncio
 import fcntl
 import os
+import re
 import resource
 import signal
 import sqlite3
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from decimal import Decimal
 from pathlib import Path
 
@@ -66,7 +68,8 @@ async def test_a_disk_that_takes_no_more_refuses_clearly_and_loses_nothing(
         for number in range(5):
             accepted.write([number, await running.submit("gate", thread_id="one" if number % 2 else None)])
         await running.event("task.started")
-        await running.database.write(worsen)
+        with suppress(StoreFailed):  # of a process, whose group ends with a row of its own
+            await running.database.write(worsen)
         with pytest.raises(StoreFailed, match=f"cannot write to .*{FILE_NAME}: .*make room") as refusal:
             for number in range(5, 300):
                 accepted.write([number, await running.submit("gate", "x" * 10_000)])
@@ -89,7 +92,8 @@ async def test_a_mesh_whose_disk_fails_says_so_to_those_who_wait_and_still_stops
         task_id = await running.submit("gate")
         waiting = asyncio.create_task(running.outcome(task_id))
         await running.event("task.started", task_id)
-        await running.database.write(no_writing)
+        with suppress(StoreFailed):  # as above
+            await running.database.write(no_writing)
         with pytest.raises(StoreFailed):
             await running.submit("echo")
         for name in ("one", "two", "three"):  # there is none of them, which the mesh would like to tell
@@ -100,21 +104,57 @@ async def test_a_mesh_whose_disk_fails_says_so_to_those_who_wait_and_still_stops
             await waiting
 
 
-async def test_a_mesh_ends_with_the_process_that_writes_for_it(tmp_path: Path) -> None:
+async def test_a_mesh_goes_on_when_the_process_that_writes_dies(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with up(tmp_path, writer="process") as running:
         task_id = await running.submit("gate")
-        waiting = asyncio.create_task(running.outcome(task_id))
         await running.event("task.started", task_id)
         assert isinstance(running.database, SqliteDatabase)
-        os.kill(running.database.writer_pid, signal.SIGKILL)
-        with pytest.raises(StoreFailed, match=r"The process that writes .* has ended\. Start again"):
-            await waiting
-        assert not running.mesh.ready
-        with pytest.raises(StoreFailed):
-            await running.submit("echo")
-    async with up(tmp_path) as running:
+        for _ in range(2):
+            os.kill(running.database.writer_pid, signal.SIGKILL)
+            assert (await running.ask("echo", "still here")).status == "succeeded"
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while running.database.writer_pid == os.getpid():
+                    await asyncio.sleep(0.01)
         running.gate.set()
         assert (await running.outcome(task_id)).status == "succeeded"
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [re.findall(r"has ended: .* starts another in (\d) s", line) for line in said] == [["1"], ["2"]]
+
+
+@pytest.mark.parametrize("is_written", [True, False])
+async def test_a_group_that_the_process_may_have_written_is_written_once(
+    tmp_path: Path, *, is_written: bool
+) -> None:
+    """It is killed with the answer in its pipe, or (stopped) before it has read the group."""
+    database = SqliteDatabase(tmp_path)
+    await database.open()
+    await database.write_apart()
+    pid = database.writer_pid
+    if not is_written:
+        os.kill(pid, signal.SIGSTOP)
+    writing = asyncio.create_task(database.write(numbered))
+    await asyncio.sleep(0)  # it is sent
+    while is_written and not await asyncio.to_thread(numbers_in, database):
+        pass
+    os.kill(pid, signal.SIGKILL)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        assert await writing == "1"
+        assert await database.write(numbered) == "2"
+    await database.close()
+
+
+def numbered(session: Session) -> str:
+    """One more row, and how many there are."""
+    count = session.execute("SELECT count(*) FROM meta WHERE name LIKE 'number %'").fetchone()[0] + 1
+    session.execute("INSERT INTO meta VALUES (?, '')", (f"number {count}",))
+    return str(count)
+
+
+def numbers_in(database: SqliteDatabase) -> int:
+    with closing(database.connect_reader()) as session:
+        return session.execute("SELECT count(*) FROM meta WHERE name LIKE 'number %'").fetchone()[0]
 
 
 async def test_the_list_of_tasks_is_up_to_date_where_a_process_writes(tmp_path: Path) -> None:
@@ -230,6 +270,16 @@ async def test_a_folder_that_cannot_be_written_is_refused_in_one_line() -> None:
     assert "/proc/mesh" in line
 
 
+async def test_a_start_on_a_full_disk_is_refused_in_one_line(tmp_path: Path) -> None:
+    async with up(tmp_path) as running:
+        await running.ask("echo")
+    status, err = await mesh_up(tmp_path / "data", "prlimit", "--fsize=0")
+    assert status == 1
+    assert re.fullmatch(
+        r"mesh: cannot write to \S+: .*make room.*start again: accepted tasks .*\n", err, re.I
+    )
+
+
 async def test_a_file_of_a_newer_version_is_refused_in_one_line_and_left_alone(tmp_path: Path) -> None:
     async with up(tmp_path) as running:
         await running.ask("echo")
@@ -318,10 +368,10 @@ async def test_a_file_that_is_no_database_is_refused_in_one_line(tmp_path: Path)
     assert "file is not a database; restore it from a copy" in line
 
 
-async def mesh_up(data: Path) -> tuple[int | None, str]:
+async def mesh_up(data: Path, *within: str) -> tuple[int | None, str]:
     """Run `mesh up` where it cannot start: its exit status, and what it says."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "meshwright.cli", "up", "--port", "0", "--data", str(data)),
+        *(*within, sys.executable, "-m", "meshwright.cli", "up", "--port", "0", "--data", str(data)),
         cwd=ROOT,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

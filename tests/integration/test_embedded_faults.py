@@ -267,7 +267,7 @@ def load(number: int, rng: random.Random) -> Item:
 def run_and_kill(nodes: Nodes, job: Job, rng: random.Random, *, writer: bool = False) -> str:
     """Kill a child as it starts, as it recovers, or after some of its tasks have ended; returns which.
 
-    With `writer` the process that writes for it is killed, if it has one by then.
+    With `writer` the process that writes for it is killed first, if it has one by then.
     """
     when = rng.choice(["starting", "recovering", "working", "working", "working"])
     wanted = {"starting": 0, "recovering": 1, "working": rng.randint(2, TASKS // KILLS // 2)}[when]
@@ -276,8 +276,10 @@ def run_and_kill(nodes: Nodes, job: Job, rng: random.Random, *, writer: bool = F
         line = next(lines)
         assert not line.startswith("exit "), "the plan was done before the kill"
     time.sleep(rng.uniform(0, 0.02))  # nothing is waited for: chance decides how far the child comes
-    dies_alone = writer and nodes.writer
-    nodes.kill_writer() if writer else nodes.kill()
+    if writer:
+        nodes.kill_writer()
+        time.sleep(rng.uniform(0, 0.05))
+    nodes.kill()
     *_, last = lines
-    assert last == ("exit 1" if dies_alone else f"exit {KILLED}")
+    assert last == f"exit {KILLED}"
     return when

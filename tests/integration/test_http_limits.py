@@ -168,6 +168,20 @@ async def test_a_request_that_drips_is_ended(
     assert not caplog.records
 
 
+async def test_a_stream_whose_client_reads_nothing_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_limits, "UNREAD_SECONDS", 0.2)
+    async with http_mesh(tmp_path) as api, connection(api.url) as there:
+        there.writer.transport.pause_reading()
+        await there.send([b"GET /events/stream HTTP/1.1\r\nHost: localhost\r\n\r\n"])
+        event = {"topic": "app.orders", "event_type": "order.paid", "payload": {"text": "x" * 200_000}}
+        while not api.mesh.log.readers:
+            await asyncio.sleep(0)
+        while api.mesh.log.readers:
+            assert (await api.call("POST", "/events", json=event))[0] in (200, 201, 202)
+
+
 async def test_connections_that_send_half_a_request_are_all_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

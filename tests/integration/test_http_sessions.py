@@ -91,6 +91,32 @@ async def test_what_a_revoked_key_has_opened_ends_and_no_more(tmp_path: Path) ->
         assert "expired at" in await of_ben.reason()
 
 
+async def test_event_streams_and_websockets_of_a_caller_and_a_tenant_are_limited(tmp_path: Path) -> None:
+    limits = {"http": {"max_streams": 2}, "tenants": {"max_streams": 3}}
+    async with http_mesh(tmp_path, admin_token=TOKEN, **limits) as api, AsyncExitStack() as stack:
+        ada, ben, eve = [await api.mesh.keys.create(name, roles=["viewer"]) for name in ("ada", "ben", "eve")]
+
+        async def refused(token: str) -> str:
+            async with api.session.get("/events/stream", headers=shows(token)) as response:
+                problem = await response.json(content_type=None)
+                assert (response.status, response.headers["Retry-After"]) == (429, "5")
+            async with api.session.ws_connect("/ws", headers=shows(token)) as socket:
+                closed = await socket.receive(timeout=SECONDS)
+                assert closed.data == 1013 and problem["detail"].startswith(closed.extra)
+            return f"{problem['detail']}. {problem['remedy']}"
+
+        async with connected(api.url, ada.key):
+            assert "ada has 2 open" in (text := await refused(ada.key)) and "http.max_streams" in text
+            await stack.enter_async_context(api.stream("/events/stream", token=ben.key))
+            assert "Tenant default has 3" in (text := await refused(eve.key)) and "of [tenants]" in text
+            for _ in range(4):
+                await stack.enter_async_context(api.stream("/events/stream", token=TOKEN))
+        while True:  # the server has yet to see that they left
+            async with api.session.get("/events/stream", headers=shows(ada.key)) as response:
+                if response.status == 200:
+                    break
+
+
 class Unending:
     """A model that begins its answer and never ends it."""
 

@@ -70,6 +70,21 @@ async def test_the_first_key_is_created_only_when_confirmed(tmp_path: Path) -> N
     assert (await mesh("keys", "create", "--name", "ada", *where)).status == 0
 
 
+async def test_without_a_key_local_callers_do_all_but_what_an_administrator_does(tmp_path: Path) -> None:
+    async with mesh_up(tmp_path / "data", MESH_MODELS__ADAPTER="offline") as running:
+        assert (await running.post("/complete", ASKED)).status == 200
+        token = (tmp_path / "data" / "admin.token").read_text().strip()
+        for method, path in (
+            ("POST", "/erase"),
+            ("POST", "/secrets/rotate"),
+            ("POST", "/api/agents"),
+            ("GET", "/audit/verify"),
+        ):
+            assert (await running.call(method, path, json={})).status == 401
+            shown = {"Authorization": f"Bearer {token}"}
+            assert (await running.call(method, path, json={}, headers=shown)).status in (200, 422)
+
+
 async def test_commands_on_the_machine_go_on_when_keys_are_required(tmp_path: Path) -> None:
     data = tmp_path / "data"
     where = ("--data", str(data))
@@ -137,6 +152,7 @@ async def test_off_loopback_a_mesh_without_keys_does_not_start(tmp_path: Path) -
     assert "lets other machines in" in done.err and "--insecure" in done.err
     async with mesh_up(data, "--insecure", up=EMBEDDED, **everywhere) as running:
         assert running.url.startswith("http://0.0.0.0:")
+        assert "lets other machines in, and this mesh requires no key" in running.errors.text
         assert (await running.get("/tasks")).status == 200
         assert (await running.call("GET", "/tasks", headers={"Host": "evil.example"})).status == 421
         assert (await mesh("tasks", "--data", str(data))).status == 0

@@ -15,7 +15,7 @@ import pytest
 from meshwright import load_settings
 from meshwright.core.errors import ConfigError
 from meshwright.core.http_limits import MAX_HEADER_BYTES
-from meshwright.edges import oidc
+from meshwright.identity import oidc
 from tests.support.fake_issuer import AUDIENCE, FakeIssuer, fake_issuer
 from tests.support.http_mesh import Api, http_mesh
 
@@ -82,6 +82,7 @@ async def test_tokens_that_are_not_right_are_refused(tmp_path: Path, issuer: Fak
     wrong = {
         "expired": issuer.token(**groups, exp=now - 120),
         "not yet": issuer.token(**groups, nbf=now + 120),
+        "an end that is no time": issuer.token(**groups, exp=10**18),
         "no end": issuer.token(**groups, exp=None),
         "another issuer": issuer.token(**groups, iss="http://127.0.0.1:1"),
         "another audience": issuer.token(**groups, aud="another"),

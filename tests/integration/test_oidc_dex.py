@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.edges import oidc
+from meshwright.identity import oidc
 from tests.support.dex_issuer import DexIssuer, dex_issuer
 from tests.support.http_mesh import Api, http_mesh
 

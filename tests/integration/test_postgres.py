@@ -12,6 +12,7 @@ from meshwright.events.activity import activity_of
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
+from meshwright.sql import postgres
 from meshwright.sql.postgres import PostgresDatabase
 from meshwright.stores.postgres import PostgresStore, store
 from tests.support.event_logs import event, open_log, seqs
@@ -97,8 +98,27 @@ async def test_database_that_restarts_is_used_again(own_postgres: Cluster) -> No
         assert [found.payload["number"] for found in await kept.log.query(EventFilter())] == [1, 3]
 
 
+async def test_a_start_waits_for_a_server_that_is_away(
+    own_postgres: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    own_postgres.stop(signal.SIGINT)
+    database = PostgresDatabase(own_postgres.url(), Path())
+    opening = asyncio.create_task(database.open())
+    async with asyncio.timeout(60):
+        while not caplog.records:
+            await asyncio.sleep(0.01)
+    own_postgres.start()
+    await opening
+    await database.close()
+    [waiting] = caplog.messages
+    assert "waiting for it, up to 30 s" in waiting
+
+
 @pytest.mark.parametrize("wrong", ["password", "host", "name"])
-async def test_refused_connection_does_not_show_the_password(postgres_url: Address, wrong: str) -> None:
+async def test_refused_connection_does_not_show_the_password(
+    postgres_url: Address, wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "WAIT_SECONDS", 0.0)
     secret = "wr0ng-secret"
     urls = {
         "password": postgres_url.replace(PASSWORD, secret),

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ from tests.support.running_mesh import Errors, ready_url
 
 AGENTS = """
 import asyncio
+import re
 import time
 
 from meshwright import Agent, Capability, Run, tool
@@ -35,8 +37,17 @@ class Spinner(Agent):
             return await run.tools["doze"].call("{}", run)
         if run.task.text == "in a task of its own":
             await asyncio.create_task(self.spin())
+        if run.task.text == "a regular expression in a thread":
+            return await run.tools["match"].call("{}", run)
+        if run.task.text == "a regular expression":
+            re.match(r"(a+)+$", "a" * 40 + "b")  # keeps the interpreter lock
         await self.spin()
         return "never"
+
+    @tool
+    def match(self) -> str:
+        "Match."
+        return str(re.match(r"(a+)+$", "a" * 40 + "b"))  # in a thread
 
     @tool
     async def doze(self) -> str:
@@ -104,7 +115,8 @@ async def up(project: Path, environment: dict[str, str]) -> AsyncIterator[Up]:
         async with aiohttp.ClientSession() as session:
             yield Up(url, process, errors, session)
     finally:
-        process.kill()  # its loop may be held: it would not hear of anything else
+        if process.returncode is None:
+            process.kill()  # its loop may be held: it would not hear of anything else
         await process.wait()
 
 
@@ -131,6 +143,33 @@ async def test_a_task_that_holds_the_loop_for_ever_fails_after_three_restarts(
         assert said.count("the mesh starts again") == 3
         assert re.search(rf'File "{tmp_path}/actors/agents.py", line \d+ in spin', said)
         assert mesh.process.pid == pid and mesh.process.returncode is None
+
+
+async def test_a_task_that_keeps_the_interpreter_lock_fails_after_three_restarts(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    async with up(tmp_path, environment) as mesh:
+        outcome = await mesh.outcome(await mesh.submit("spinner", "a regular expression"))
+        line = AGENTS.splitlines().index(
+            '            re.match(r"(a+)+$", "a" * 40 + "b")  # keeps the interpreter lock'
+        )
+        assert (outcome["status"], outcome["error"]["type"]) == ("failed", "BrokeOff")
+        assert (
+            f"it held the event loop at {tmp_path}/actors/agents.py:{line + 1} "
+            in outcome["error"]["message"]
+        )
+        assert (await mesh.outcome(await mesh.submit("echo", "Hello")))["success"]
+        assert mesh.errors.text.count("the mesh starts again") == 3
+
+
+async def test_a_thread_that_keeps_the_interpreter_lock_ends_the_process_with_its_stacks(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    async with up(tmp_path, environment) as mesh:
+        await mesh.submit("spinner", "a regular expression in a thread")
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert await mesh.process.wait() == -signal.SIGPROF
+        assert re.search(rf'File "{tmp_path}/actors/agents.py", line \d+ in match', mesh.errors.text)
 
 
 @pytest.mark.parametrize(("text", "tool"), [("a moment", None), ("a moment in a tool", "doze")])

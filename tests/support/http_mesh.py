@@ -109,11 +109,14 @@ class Api:
         return task_id
 
     @asynccontextmanager
-    async def stream(self, path: str, last_id: int | None = None, **params: Any) -> AsyncIterator["Stream"]:
+    async def stream(
+        self, path: str, last_id: int | None = None, token: str = "", **params: Any
+    ) -> AsyncIterator["Stream"]:
         """A stream of events; it has begun when the block is entered."""
         headers = {"Accept": "text/event-stream"} | (
             {"Last-Event-ID": str(last_id)} if last_id is not None else {}
         )
+        headers |= {"Authorization": f"Bearer {token}"} if token else {}
         async with self.session.get(path, params=params, headers=headers) as response:
             assert (response.status, response.content_type) == (200, "text/event-stream")
             stream = Stream(response)

@@ -132,7 +132,7 @@ def test_secrets_are_hidden_from_the_question_but_not_from_the_hash() -> None:
     )
     assert binds(FunctionTool(login), one) != binds(FunctionTool(login), other)
     call = ApprovalCall.of(FunctionTool(login), one.replace('"x"', '"sk-abcdefgh1234567890abcdefgh"'))
-    shown = f"{call.subject('a')} {call.question('a', 'use password=hunter22hunter')}"
+    shown = f"{call.subject('a', ApprovalRule())} {call.question('a', 'use password=hunter22hunter')}"
     assert "hunter22" not in shown and "sk-abcdefgh" not in shown and "ann" in shown
 
 
@@ -142,8 +142,11 @@ def test_the_question_says_who_what_and_why() -> None:
         'releaser wants to run deploy(version="1.4", environment="prod", percent=100), '
         'to do this task: "Ship 1.4 please". May it?'
     )
-    long = ApprovalCall.of(LOOK, f'{{"path": "{"a/" * 5000}"}}').question("releaser", "b" * 5000)
-    assert len(long) < 1000
+    long = ApprovalCall.of(LOOK, f'{{"path": "{"a/" * 5000}"}}')
+    assert "10,007 characters of path: the inbox" in (asked := long.question("releaser", "b" * 5000))
+    assert len(asked) < 1000 and long.subject("releaser", ApprovalRule())["arguments"] == {
+        "path": "a/" * 5000
+    }
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,24 @@ async def test_a_tail_goes_on_behind_the_number_that_was_seen_last(kept: LogOnFi
         assert await take(tail, 2) == [5, 6]
 
 
+async def test_one_event_for_many_tails_leaves_the_loop_to_others_between_them(kept: LogOnFile) -> None:
+    got: list[int] = []
+
+    async def read(tail: AsyncGenerator[Event]) -> None:
+        got.append((await anext(tail)).seq or 0)
+
+    tails = [kept.log.tail(EventFilter()) for _ in range(200)]
+    reading = asyncio.gather(*map(read, tails))
+    await asyncio.sleep(0.1)
+    await kept.write([event(1)])
+    in_one_turn = 0
+    while not reading.done():
+        before = len(got)
+        await asyncio.sleep(0)
+        in_one_turn = max(in_one_turn, len(got) - before)
+    assert (len(got), in_one_turn) == (200, 32)
+
+
 async def test_a_tail_gives_only_what_is_wanted(kept: LogOnFile) -> None:
     tail = kept.log.tail(EventFilter(task_id="mine", event_type="a.b", after_seq=0, order="desc", limit=1))
     await kept.write([event(1, "a.b", task_id="mine"), event(2, "a.b"), event(3, "c.d", task_id="mine")])

@@ -179,8 +179,22 @@ def test_a_link_that_stays_inside_can_be_read(workspace: Path, files: FileTools)
     assert files.read_file("LINK.md")["total_lines"] == 3
 
 
+LOGINS = [
+    ".cargo/credentials.toml",
+    ".bash_history",
+    ".claude.json",
+    ".dockercfg",
+    ".s3cfg",
+    ".terraformrc",
+    "wp-config.php",
+    "passwords.txt",
+    "application.properties",
+]
+
+
 @pytest.mark.parametrize(
-    "path", [".git/config", ".mesh/mesh.db", ".env", ".env.local", "docs/../.env", "env", ".GIT/config"]
+    "path",
+    [".git/config", ".mesh/mesh.db", ".env", ".env.local", "docs/../.env", "env", ".GIT/config", *LOGINS],
 )
 def test_what_is_private_is_never_read(workspace: Path, files: FileTools, path: str) -> None:
     (workspace / "env").symlink_to(".env")

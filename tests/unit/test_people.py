@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, model_validator
 from meshwright import Agent, Approval, Capability, Run, WaitExpired, tool
 from meshwright.client import Client
 from meshwright.core.errors import Conflict, InvalidInput, MeshError, NotFound
-from meshwright.core.messages import Caller
+from meshwright.core.messages import Caller, TaskRequest
 from meshwright.events.inbox import Question
 from meshwright.ledger.keys import Forbidden
 from meshwright.testing import ManualClock, MeshUnderTest, ScriptedModel, mesh_for, tool_call
@@ -221,6 +221,52 @@ async def test_an_approved_call_runs_once_with_what_was_approved() -> None:
         assert (given["tool"], given["decided_by"], given["reason"]) == ("deploy", "ann", "green")
         steps = await Client.local(mesh.mesh).steps(task_id)
         assert "approved by ann: green" in [step.summary for step in steps]
+
+
+async def test_the_requester_of_a_task_does_not_approve_its_calls_where_there_are_credentials() -> None:
+    model = ScriptedModel(
+        tool_call("deploy", version="1.4"), "done", tool_call("deploy", version="2"), "done"
+    )
+    admin = Caller(requested_by="admin", all_tenants=True)
+    async with mesh_for(Deployer, model=model) as mesh:
+        for by in (admin, ANN):
+            request = TaskRequest(agent_id="deployer", payload={"text": "Ship"})
+            task_id = (await mesh.mesh.submit(request, by)).task_id
+            [question] = await mesh.questions()
+            if by is ANN:
+                await mesh.mesh.keys.create("ann")
+                with pytest.raises(Forbidden, match="ann requested this task, and may not approve"):
+                    await answer(mesh, question, {"approve": True})
+            await answer(mesh, question, {"approve": True}, admin)
+            assert (await mesh.outcome(task_id)).text == "done"
+
+
+async def test_a_rule_may_take_two_approvers_of_whom_one_made_the_task() -> None:
+    rule = {"tool": "deploy", "count": 2, "not_requester": False}
+    settings = {"approvals": {"rules": [rule]}, "keys": {"required": True}}
+    model = ScriptedModel(tool_call("deploy", version="1.4"), "done")
+    async with mesh_for(Deployer, model=model, **settings) as mesh:
+        request = TaskRequest(agent_id="deployer", payload={"text": "Ship"})
+        task_id = (await mesh.mesh.submit(request, ANN)).task_id
+        [question] = await mesh.questions()
+        await answer(mesh, question, {"approve": True})
+        with pytest.raises(Conflict, match="ann has approved this, and it takes another"):
+            await answer(mesh, question, {"approve": True})
+        assert deployed(mesh) == [] and (await mesh.mesh.task(task_id)).waits[0].subject["approved_by"] == [
+            "ann"
+        ]
+        await answer(mesh, question, {"approve": True}, Caller(requested_by="bob"))
+        assert (await mesh.outcome(task_id)).text == "done"
+        given = mesh.events("approval.given").payloads
+        assert [event["decided_by"] for event in given] == ["ann", "bob"]
+
+
+async def test_a_call_too_long_to_be_shown_whole_is_refused_without_a_question() -> None:
+    model = ScriptedModel(tool_call("deploy", version="x" * 64_000), "done")
+    async with mesh_for(Deployer, model=model) as mesh:
+        assert (await mesh.outcome(await began(mesh, "deployer", "Ship"))).text == "done"
+        assert "its arguments are too long to be shown" in model.requests[1].messages[-1].content
+        assert deployed(mesh) == [] and not mesh.events("approval.requested").payloads
 
 
 async def test_the_model_hears_why_a_call_was_denied() -> None:

@@ -7,6 +7,7 @@ Exit status: 0 done, 1 failed, 2 wrong use, 130 interrupted.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -222,8 +223,20 @@ def _deliberate(group: ExceptionGroup[Exception]) -> MeshError | None:
     return meant if isinstance(meant, MeshError) else None
 
 
-def _unexpected(error: Exception, ctx: click.Context) -> _Unexpected:
-    """Store the traceback of an unexpected error, and say where it is."""
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
+
+
+def _unexpected(error: Exception, ctx: click.Context) -> click.ClickException:
+    """Store the traceback of an unexpected error, and say where it is. A disk that fails is expected."""
+    disk = error
+    while isinstance(disk, ExceptionGroup):
+        disk = disk.exceptions[0]
+    if isinstance(disk, OSError) and disk.errno in _DISK_ERRORS:
+        place = disk.filename or ctx.meta.get(DATA_KEY) or _data_folder()
+        return click.ClickException(
+            f"cannot write to {place}: {disk.strerror}. Make room or the folder writable and start again: "
+            "accepted tasks go on by themselves"
+        )
     where = _keep_traceback(error, ctx.meta.get(DATA_KEY) or _data_folder())
     return _Unexpected(f"unexpected {type(error).__name__}: {error} ({where})")
 

@@ -284,7 +284,8 @@ def question_lines(question: Document, options: str) -> Iterator[tuple[str, str]
         if name in ("kind", "agent_id", "tool") or value in (None, "", {}, []):
             continue
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        yield name, text if len(text) <= _LONG_CHARS else f"{text[:_LONG_CHARS]}..."
+        is_whole = name == "arguments" or len(text) <= _LONG_CHARS  # nobody approves what is not shown
+        yield name, text if is_whole else f"{text[:_LONG_CHARS]}..."
     if may_answer := question.get("may_answer"):
         yield "for", ", ".join(may_answer)
     if question.get("expires_at"):

@@ -4,8 +4,12 @@ The collector walks every object that it looks at while the loop stands still, a
 mesh leaves no circles behind (a test holds that), so almost everything is freed without it; what agents and
 libraries leave is found when the process is idle, or when too much has been set aside.
 
-The watchdog is a thread that sees whether the loop still turns. Work that held the loop when the process
-ended, however it ended, counts as one that broke off: after three times it fails.
+The watchdog is a thread that sees whether the loop still turns. A call that keeps the interpreter lock stops
+that thread too: then the alarms of the system, which the thread puts off at each look, do its work. Python
+handles them within long regular expressions of the main thread. Where it cannot, the system ends the process
+after twice the time, by a timer of CPU seconds (`SIGPROF`), which a stopped process does not use. Work that
+held the loop when the process ended, however it ended, counts as one that broke off: after three times it
+fails.
 """
 
 from __future__ import annotations
@@ -55,6 +59,7 @@ _CHECK_SECONDS = 60.0
 
 _HELD_FILE = "held.json"
 _LOOKS = 20  # of the thread, until it counts the loop as held
+_LOOKS_TO_ALARM = 10  # that the thread misses, until alarms take their place
 _FORGOTTEN_SECONDS = 3600.0
 _NOT_AUTHORS = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib", "scripts"))
 _PACKAGE = str(Path(__file__).parents[1])
@@ -171,12 +176,18 @@ def watching(mesh: Mesh, restart: Callable[[], None] | None = None) -> Iterator[
         ref = ActorRef.parse(entry["ref"])
         mesh.worker.held_before(ref, entry["task_id"], entry["times"], str(entry["where"]))
     watchdog = _Watchdog(mesh, restart)
+    before = signal.signal(signal.SIGALRM, watchdog.alarm)
+    faulthandler.register(
+        signal.SIGPROF, all_threads=True, chain=True
+    )  # shows the stacks, then ends the process
     watchdog.thread.start()
     try:
         yield
     finally:
         watchdog.stopping.set()
         watchdog.thread.join()
+        watchdog.set_timers(0, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class _Watchdog:
@@ -192,6 +203,7 @@ class _Watchdog:
         self._of_loop = threading.get_ident()
         self._turned = threading.Event()
         self._turned.set()
+        self._alarms = 0
         self._holder: _Holder | None = None
         self.stopping = threading.Event()
         self.thread = threading.Thread(target=self._watch, name="mesh-watchdog", daemon=True)
@@ -199,6 +211,8 @@ class _Watchdog:
     def _watch(self) -> None:
         looks = 0
         while not self.stopping.wait(self._pause):
+            self._alarms = 0
+            self.set_timers(_LOOKS_TO_ALARM * self._pause, 2 * self._settings.watchdog.restart_seconds)
             if self._turned.is_set():
                 if self._holder is not None:
                     self._went_on(self._holder, looks * self._pause)
@@ -210,12 +224,30 @@ class _Watchdog:
             looks += 1
             if looks == _LOOKS:
                 self._held()
-            limit = self._settings.watchdog.restart_seconds
-            if self._restart is not None and limit and looks * self._pause >= limit:
-                held = "The event loop has been held for %g s: the mesh starts again. Its threads:"
-                logger.error(held, looks * self._pause)
-                faulthandler.dump_traceback(all_threads=True)
-                self._restart()
+            self._restart_after(looks)
+
+    def set_timers(self, alarm_seconds: float, cpu_seconds: float) -> None:
+        """Have the system act unless this is called again in time; 0 is never."""
+        signal.setitimer(signal.ITIMER_REAL, alarm_seconds, self._pause)
+        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+
+    def alarm(self, number: int, frame: FrameType | None) -> None:
+        """Do the thread's work while the main thread keeps the interpreter lock."""
+        self._alarms += 1
+        looks = self._alarms + _LOOKS_TO_ALARM
+        if looks >= _LOOKS and self._holder is None:
+            self._held()
+        self._restart_after(looks)
+
+    def _restart_after(self, looks: int) -> None:
+        limit = self._settings.watchdog.restart_seconds
+        if self._restart is not None and limit and looks * self._pause >= limit:
+            held = "The event loop has been held for %g s: the mesh starts again. Its threads:"
+            logger.error(held, looks * self._pause)
+            faulthandler.dump_traceback(all_threads=True)
+            self.stopping.set()
+            self.set_timers(0, 0)  # they would go on in the next run
+            self._restart()
 
     def _held(self) -> None:
         """Say who holds the loop, once, and note it where the next process finds it."""

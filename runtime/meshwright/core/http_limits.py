@@ -20,6 +20,7 @@ MAX_HEADER_BYTES = 64 * 1024  # request line and headers together, as they are s
 MAX_HEADERS = 100
 HEADER_SECONDS = 10.0  # from the first byte of a request to the end of its headers
 BODY_SECONDS = 30.0  # from there to the end of its body
+UNREAD_SECONDS = 60.0  # that a client may read nothing of an answer that is ready
 _LINGER_SECONDS = 1.0  # so long a refused client may read why before the connection is reset
 MAX_CONNECTIONS = 2_000
 PEER_UID = "meshwright.peer_uid"
@@ -54,11 +55,13 @@ def max_connections() -> int:
 class LimitedProtocol(HttpToolsProtocol):
     """Uvicorn's HTTP protocol with limits on what a client may send, and how slowly.
 
-    Responses have no limit of time, so event streams go on for as long as they want. A connection that waits
-    for its next request ends after uvicorn's `timeout_keep_alive`.
+    Responses have no limit of time, so event streams go on for as long as they want, but a client that reads
+    nothing of what is ready is cut off. A connection that waits for its next request ends after uvicorn's
+    `timeout_keep_alive`.
     """
 
     _deadline: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
     _in_body = False
     _refused = False
     _fault = HTTPStatus.BAD_REQUEST  # what the parser stops for
@@ -79,9 +82,20 @@ class LimitedProtocol(HttpToolsProtocol):
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the deadline."""
+        """Forget the deadlines."""
         self._allow(None)
+        self._stop_waiting()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Wait until the client reads, and cut it off if it does not."""
+        super().pause_writing()
+        self._wait_for_reader()
+
+    def resume_writing(self) -> None:
+        """Go on: the client has read."""
+        super().resume_writing()
+        self._stop_waiting()
 
     def data_received(self, data: bytes) -> None:
         """Parse what has arrived; nothing after a refusal."""
@@ -159,6 +173,17 @@ class LimitedProtocol(HttpToolsProtocol):
         self.transport.write(_refusal(status, self.server_state.default_headers))
         self.flow.pause_reading()
         self._deadline = self.loop.call_later(_LINGER_SECONDS, self.transport.abort)
+
+    def _wait_for_reader(self, unread: int | None = None) -> None:
+        size = self.transport.get_write_buffer_size()
+        if unread is not None and size >= unread:
+            self.transport.abort()
+        else:
+            self._unread = self.loop.call_later(UNREAD_SECONDS, self._wait_for_reader, size)
+
+    def _stop_waiting(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
 
     def _may_answer(self) -> bool:
         if self.pipeline:

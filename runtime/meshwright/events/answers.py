@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -12,18 +12,26 @@ from meshwright.core.schema import described, faults
 from meshwright.events.inbox import Question
 from meshwright.ledger.keys import Forbidden
 from meshwright.tools.approval import Decision
-from meshwright.work.people import APPROVAL
+from meshwright.work.people import APPROVAL, APPROVED_BY, REQUESTER_MAY
 from meshwright.work.protocol import Wait
 
 _MAX_ERRORS = 5
 _REMEDIES = {"money": "mesh budgets raise NAME USD, or POST /budgets/raise, adds some"}
 
 
-def checked_answer(wait: Wait, value: Any, caller: Caller, agents: Sequence[str], now: datetime) -> Any:
+def checked_answer(
+    wait: Wait,
+    value: Any,
+    caller: Caller,
+    agents: Sequence[str],
+    now: datetime,
+    requesters: Collection[str] = (),
+) -> Any:
     """The answer as it is recorded; that to an approval says who gave it, when, and what it is bound to.
 
-    `agents` are those that ask, which may not answer themselves. Raises Forbidden, Conflict for what has
-    expired, and InvalidInput where the answer does not fit, or is not a person's to give.
+    `agents` are those that ask, which may not answer themselves, `requesters` those that may not approve.
+    Raises Forbidden, Conflict for what has expired, and InvalidInput where the answer does not fit, or is not
+    a person's to give.
     """
     if wait.kind != "person":
         raise InvalidInput(
@@ -43,8 +51,11 @@ def checked_answer(wait: Wait, value: Any, caller: Caller, agents: Sequence[str]
         )
     if wait.subject.get("kind") != APPROVAL:
         return value
+    if value["approve"]:
+        _check_approver(wait, caller, requesters)
+    decided_by = ", ".join([*wait.subject.get(APPROVED_BY, ()), caller.requested_by])
     decision = Decision(
-        **value, decided_by=caller.requested_by, decided_at=now, binds=wait.binds, expires_at=wait.expires_at
+        **value, decided_by=decided_by, decided_at=now, binds=wait.binds, expires_at=wait.expires_at
     )
     return decision.model_dump(mode="json")
 
@@ -91,5 +102,20 @@ def _check_caller(wait: Wait, caller: Caller, agents: Sequence[str]) -> None:
         raise Forbidden(
             f"{caller.requested_by} may not answer this; {', '.join(wait.may_answer)} may",
             remedy="Answer with the key, or as the MQTT client, of one of them",
+            field="key",
+        )
+
+
+def _check_approver(wait: Wait, caller: Caller, requesters: Collection[str]) -> None:
+    if caller.requested_by in requesters and not wait.subject.get(REQUESTER_MAY):
+        raise Forbidden(
+            f"{caller.requested_by} requested this task, and may not approve its calls",
+            remedy="Have another approver decide; a rule of [approvals] with not_requester = false allows it",
+            field="key",
+        )
+    if caller.requested_by in wait.subject.get(APPROVED_BY, ()):
+        raise Conflict(
+            f"{caller.requested_by} has approved this, and it takes another",
+            remedy="Have another approver decide",
             field="key",
         )

@@ -34,6 +34,7 @@ SIGNED = "audit.head"
 _LOOK_SECONDS = 1.0
 _MAX_LINE_BYTES = 4096
 _logger = logging.getLogger(__name__)
+_UNSIGNED = "No head of the event log could be signed: %s"
 
 
 class Head(Struct):
@@ -134,7 +135,10 @@ class HeadKeeper:
         await signing
         with suppress(HostError):  # the log has failed, which was reported already
             if (await self._database.read(_state))[0] > self._signed_seq:
-                await self._sign()
+                try:
+                    await self._sign()
+                except OSError as error:
+                    _logger.warning(_UNSIGNED, error)
 
     async def _sign_on(self) -> None:
         while not self._stopping.is_set():
@@ -147,7 +151,7 @@ class HeadKeeper:
             try:
                 await self._publish(await self._sign())
             except (MeshError, OSError) as error:
-                _logger.warning("No head of the event log could be signed: %s", error)
+                _logger.warning(_UNSIGNED, error)
 
     async def _sign(self) -> Head:
         seq, last_hash, chained_from = await self._database.read(_state)

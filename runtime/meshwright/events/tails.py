@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from itertools import islice
 
 from meshwright.core.encoding import decode, encode
 from meshwright.core.messages import Event
@@ -14,6 +15,7 @@ from meshwright.events.table import Found
 MAX_BUFFERED = 1000  # events that one tail keeps; further behind it reads the table
 _MAX_BUFFERED_BYTES = 4 * 1024 * 1024  # of their payloads
 MAX_UNLOGGED = 256  # buffered events above which one that no log has is dropped
+_WOKEN_AT_ONCE = 32  # tails, in one turn of the loop
 
 Search = Callable[[EventFilter, int, int], Awaitable[Found]]
 
@@ -24,7 +26,9 @@ class _Tail:
     A `live` one also takes events that no log has (the pieces of a model's answer), while there is room.
     """
 
-    def __init__(self, wanted: EventFilter, position: int, *, live: bool) -> None:
+    def __init__(
+        self, wanted: EventFilter, position: int, wake_later: Callable[[_Tail], None], *, live: bool
+    ) -> None:
         self.wanted = wanted
         self.live = live
         self.position = position  # the last seq that was given out or passed by
@@ -32,6 +36,7 @@ class _Tail:
         self.buffer: deque[tuple[Event, int]] = deque()
         self._buffered_bytes = 0
         self._matches = Matcher(wanted)
+        self._wake_later = wake_later
         self._news: asyncio.Future[None] | None = None
 
     def wants(self, event: Event) -> bool:
@@ -43,7 +48,7 @@ class _Tail:
         if len(self.buffer) < MAX_BUFFERED and self._buffered_bytes < _MAX_BUFFERED_BYTES:
             self.buffer.append((event, size))
             self._buffered_bytes += size
-            self.wake()
+            self._wake_later(self)
         else:
             self.fall_behind()
 
@@ -55,13 +60,13 @@ class _Tail:
         self.buffer.clear()
         self._buffered_bytes = 0
         self.behind = True
-        self.wake()
+        self._wake_later(self)
 
     def show(self, event: Event) -> None:
         """Take a wanted event that no log has, or drop it where too much waits."""
         if len(self.buffer) < MAX_UNLOGGED:
             self.buffer.append((event, 0))
-            self.wake()
+            self._wake_later(self)
 
     def take(self) -> list[Event]:
         """All events of the buffer."""
@@ -90,6 +95,7 @@ class Tails:
         self._search = search
         self._closed = False
         self._by_task: dict[str | None, set[_Tail]] = {}
+        self._to_wake: dict[_Tail, None] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._by_task.values()))
@@ -135,7 +141,7 @@ class Tails:
         self, wanted: EventFilter, position: int, *, live: bool = False
     ) -> AsyncGenerator[list[Event]]:
         """Give the wanted events after a position, all that are ready at a time, until the tails close."""
-        tail = _Tail(wanted.model_copy(update={"order": "asc"}), position, live=live)
+        tail = _Tail(wanted.model_copy(update={"order": "asc"}), position, self._wake_later, live=live)
         self._by_task.setdefault(wanted.task_id, set()).add(tail)
         try:
             while True:
@@ -159,6 +165,19 @@ class Tails:
         self._closed = True
         for tail in self._all():
             tail.wake()
+
+    def _wake_later(self, tail: _Tail) -> None:
+        if not self._to_wake:
+            asyncio.get_running_loop().call_soon(self._wake_some)
+        self._to_wake[tail] = None
+
+    def _wake_some(self) -> None:
+        """Wake the next tails: one event for all of a thousand does not hold the loop."""
+        for tail in [*islice(self._to_wake, _WOKEN_AT_ONCE)]:
+            del self._to_wake[tail]
+            tail.wake()
+        if self._to_wake:
+            asyncio.get_running_loop().call_soon(self._wake_some)
 
     def _all(self) -> Iterable[_Tail]:
         return [tail for tails in self._by_task.values() for tail in tails]

@@ -13,7 +13,7 @@ from meshwright.core.access import ALL_ROLES, Role
 from meshwright.core.messages import Caller
 from meshwright.identity.oidc import OidcTokens
 from meshwright.identity.rules import ADMIN_REMEDY
-from meshwright.ledger.keys import PREFIX, Forbidden, Keys, Unauthenticated
+from meshwright.ledger.keys import PREFIX, Forbidden, Keys, Unauthenticated, keys_required
 from meshwright.ledger.virtual_keys import EVERY_TENANT
 from meshwright.settings import ADMIN_PREFIX, Settings
 
@@ -169,10 +169,3 @@ def _acting_for(caller: Caller, tenant_id: str) -> Caller:
             field="Mesh-Tenant",
         )
     return caller
-
-
-async def keys_required(keys: Keys, settings: Settings) -> bool:
-    """Whether requests need credentials: what the settings say, else where there are keys or an issuer."""
-    if settings.keys.required is not None:
-        return settings.keys.required
-    return settings.oidc.issuer is not None or await keys.required()

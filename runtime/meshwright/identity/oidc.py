@@ -110,11 +110,15 @@ class OidcTokens:
         groups = groups.split() if isinstance(groups, str) else groups if isinstance(groups, list) else []
         held = {role for group in groups if isinstance(group, str) for role in settings.roles.get(group, ())}
         roles = frozenset(map(str, held or settings.default_roles))
+        try:
+            expires_at = datetime.fromtimestamp(int(claims["exp"]), UTC)
+        except (OverflowError, ValueError, OSError):
+            raise Unauthenticated("The token is refused: its exp is no time", remedy=_REMEDY) from None
         return Caller(
             tenant_id=tenant_id,
             requested_by=f"oidc:{name}",
             roles=roles,
-            expires_at=datetime.fromtimestamp(int(claims["exp"]), UTC),
+            expires_at=expires_at,
         )
 
     async def _key(self, key_id: str) -> jwt.PyJWK | None:

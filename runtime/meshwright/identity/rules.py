@@ -23,15 +23,15 @@ class Rule(NamedTuple):
     """Says who may use an operation: a caller with one of `roles`.
 
     `does` ends the sentence `Only a caller with the role ... `, like `pauses schedules`. For a task that
-    another has requested it takes the role `others`. With `is_known` the caller must have shown credentials,
-    wherever it is; with `all_tenants` it must be one of all tenants. Its uses count against `limit`.
+    another has requested it takes the role `others`. For the role admin the caller must have shown
+    credentials, wherever it is; with `all_tenants` it must be one of all tenants. Its uses count against
+    `limit`.
     """
 
     does: str
     roles: tuple[Role, ...]
     others: Role | None = None
     of_others: str = ""
-    is_known: bool = False
     all_tenants: bool = False
     limit: TenantLimit | None = None
 
@@ -40,7 +40,7 @@ class Rule(NamedTuple):
 
         `does` says what a caller asks for in place of what the operation does.
         """
-        if self.is_known and is_anonymous(caller):
+        if Role.ADMIN in self.roles and is_anonymous(caller):
             raise Unauthenticated(
                 "This request takes an administrator's credentials, also on the mesh's machine",
                 remedy=ADMIN_REMEDY,
@@ -97,11 +97,11 @@ RULES = {
     "allowances": Rule("lists allowances", _OPERATOR),
     "allow": Rule("sets allowances", _OPERATOR),
     "disallow": Rule("removes allowances", _OPERATOR),
-    "create_key": Rule("creates keys", _ADMIN, is_known=True),
-    "list_keys": Rule("lists keys", _ADMIN, is_known=True),
-    "open_keys": Rule("opens the mesh", _ADMIN, is_known=True, all_tenants=True),
-    "revoke_key": Rule("revokes keys", _ADMIN, is_known=True),
-    "rotate_key": Rule("rotates keys", _ADMIN, is_known=True),
+    "create_key": Rule("creates keys", _ADMIN),
+    "list_keys": Rule("lists keys", _ADMIN),
+    "open_keys": Rule("opens the mesh", _ADMIN, all_tenants=True),
+    "revoke_key": Rule("revokes keys", _ADMIN),
+    "rotate_key": Rule("rotates keys", _ADMIN),
     "erase": Rule("erases contents", _ADMIN),
     "verify": Rule("verifies the event log", _ADMIN, all_tenants=True),
     "rotate_secrets": Rule("rotates keys", _ADMIN, all_tenants=True),

@@ -44,6 +44,7 @@ from meshwright.ledger.virtual_keys import (
     unknown_key,
     write_key,
 )
+from meshwright.settings import Settings
 from meshwright.sql.database import Database
 
 LLM_SERVICE = "llm-service"
@@ -273,3 +274,10 @@ def budget_of(text: str, key_id: str, agent_id: str) -> Budget:
     return Budget.model_validate(
         {"name": name, "scope": "agent", "of": agent_id, "limit_usd": limit, "window": window}
     )
+
+
+async def keys_required(keys: Keys, settings: Settings) -> bool:
+    """Whether requests need credentials: what the settings say, else where there are keys or an issuer."""
+    if settings.keys.required is not None:
+        return settings.keys.required
+    return settings.oidc.issuer is not None or await keys.required()

@@ -93,6 +93,18 @@ class Tenants:
                 "Send the task again when some have ended, cancel some",
             )
 
+    def require_streams(self, tenant_id: str, open_streams: int) -> None:
+        """Raise Overloaded where a tenant has as many open event streams and WebSockets as it may."""
+        most = self._settings.limit(tenant_id, "max_streams")
+        if most is not None and open_streams >= most:
+            raise self._refusal(
+                tenant_id,
+                "max_streams",
+                f"Tenant {tenant_id} has {open_streams:,} open event streams and WebSockets, and may have "
+                f"{most:,}",
+                "Close some",
+            )
+
     async def require_storage(self, tenant_id: str) -> None:
         """Raise StorageExceeded where a tenant stores as much as it may, as of a second ago."""
         most = self._settings.limit(tenant_id, "max_storage")

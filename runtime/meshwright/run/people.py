@@ -99,7 +99,7 @@ class Approvals:
         Arguments that do not fit need no approval: the call itself says what is wrong with them.
         """
         call, rule = self._rule_for(tool, arguments)
-        if call is None or rule is None:
+        if call is None or rule is None or call.is_too_long:
             return None
         if rule.ask == "once" and await self._was_given(call):
             return Decision(approve=True, decided_by=self._given[tool.name].decided_by, binds=call.binds)
@@ -115,6 +115,11 @@ class Approvals:
             return
         if decision is not None:
             decision.check(call, self._attempt.services.clock.now())
+        elif rule is not None and call.is_too_long:
+            raise ToolFailed(
+                f"{tool.name} was not run: its arguments are too long to be shown to those who approve it",
+                remedy="Call it with shorter ones, or several times",
+            )
         elif rule is not None:
             raise ToolFailed(f"{tool.name} was not run: it needs an approval", remedy="Call it again")
 
@@ -147,7 +152,7 @@ class Approvals:
                 {"arguments": arguments},
                 kind="person",
                 reason=call.question(agent_id, summary_of(attempt.task)),
-                subject=call.subject(agent_id),
+                subject=call.subject(agent_id, rule),
                 answer_schema=Approval.model_json_schema(),
                 binds=call.binds,
                 may_answer=rule.approvers,

@@ -45,6 +45,9 @@ class HttpSettings(Table):
     plain_port: int | None = Field(default=None, ge=1, le=65_535)
     """Port of 127.0.0.1 that answers without TLS, for a sidecar or a probe on this machine, where the API has
     TLS."""
+    max_streams: int = Field(default=20, ge=1, le=100_000)
+    """Event streams and WebSockets that one caller may have open at a time; `max_streams` of [tenants] is for
+    all callers of a tenant. Callers of all tenants have no limit."""
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Self:

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from meshwright.core.messages import ID_PATTERN
 from meshwright.settings.forms import Size, Table
 
-TenantLimit = Literal["max_open_tasks", "tasks_per_minute", "calls_per_minute", "max_storage"]
+TenantLimit = Literal["max_open_tasks", "tasks_per_minute", "calls_per_minute", "max_storage", "max_streams"]
 """What of a tenant is limited."""
 
 
@@ -25,6 +25,8 @@ class _TenantLimits(Table):
     """Calls of models below /v1 and to /complete that a tenant may make in a minute."""
     max_storage: Size | None = Field(default=None, ge=1_000_000)
     """What the events of a tenant may take in the log, like "500MB"; more is refused with 507."""
+    max_streams: int | None = Field(default=None, ge=1, le=100_000)
+    """Event streams and WebSockets that a tenant may have open at a time, at each front. Unset: 200."""
 
 
 def _is_table(value: Any) -> Any:
@@ -37,6 +39,7 @@ class TenantsSettings(_TenantLimits):
     """[tenants]: the limits of every tenant, and by a table [tenants.NAME] each those of one."""
 
     model_config = ConfigDict(extra="allow")
+    max_streams: int | None = Field(default=200, ge=1, le=100_000)
     __pydantic_extra__: dict[str, Annotated[_TenantLimits, BeforeValidator(_is_table)]]  # pyrefly: ignore[bad-override]
 
     @model_validator(mode="after")

@@ -57,8 +57,19 @@ class ApprovalRule(Table):
     approvers: tuple[str, ...] = ()
     """Who may approve: a caller as its tasks are `requested_by` (the agent of its key, its name at the
     broker, `admin`). None named: every caller of the tenant, but never the agent that asks."""
+    not_requester: bool = True
+    """Whether the caller that requested the task may not approve its calls. It counts as soon as callers need
+    credentials; before that the local user is everybody."""
+    count: int = Field(default=1, ge=1, le=10)
+    """How many callers have to approve. One denial is enough."""
     expires_days: float | None = Field(default=None, gt=0, le=3_650)
     """After how many days without an answer the call counts as denied; by default people.patience_days."""
+
+    @model_validator(mode="after")
+    def _enough_approvers(self) -> Self:
+        if self.approvers and len(set(self.approvers)) < self.count:
+            raise ValueError(f"count = {self.count} takes as many approvers, and names {len(self.approvers)}")
+        return self
 
 
 class ApprovalsSettings(Table):

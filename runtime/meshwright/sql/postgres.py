@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import logging
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +24,11 @@ except ImportError as error:
         "PostgreSQL needs psycopg, which is not installed", remedy=install_command("postgres")
     ) from error
 
+logger = logging.getLogger("meshwright.store")
+
+WAIT_SECONDS = 30.0  # that a start waits for a server which is away
+_PAUSE_SECONDS = 0.5
+_AWAY = (None, "57P01", "57P02", "57P03")  # not reached; it stops, crashes or starts
 _MAX_INTEGER = 2**63 - 1
 _MAX_TRIES = 5  # of a transaction that another one was in the way of
 _CONNECT_SECONDS = 10
@@ -126,6 +133,21 @@ class PostgresDatabase(Database):
         await connection.close()
         return f"{self.location} accepts the mesh"
 
+    async def open(self) -> None:
+        """The same; a server that is not there yet, or starts, is waited for."""
+        ends = time.monotonic() + WAIT_SECONDS
+        is_told = False
+        while True:
+            try:
+                return await super().open()
+            except StoreFailed as error:
+                if not _is_away(error.__cause__) or time.monotonic() > ends:
+                    raise
+                if not is_told:
+                    logger.warning("%s; waiting for it, up to %g s", error.message, WAIT_SECONDS)
+                is_told = True
+            await asyncio.sleep(_PAUSE_SECONDS)
+
     def connect_reader(self) -> PostgresSession:
         """One more session to read, for a caller that must not wait for a thread; the caller closes it."""
         return PostgresSession(self.connect())
@@ -171,6 +193,11 @@ class PostgresDatabase(Database):
             words = words.replace(str(password), "***")
         remedy = "Check that it runs, that the address is right, and that the user may write"
         return StoreFailed(f"{self.location} failed: {words}", remedy=remedy)
+
+
+def _is_away(error: BaseException | None) -> bool:
+    """Whether a server was not reached, or said that it is starting or stopping."""
+    return isinstance(error, psycopg.OperationalError) and error.sqlstate in _AWAY
 
 
 def _is_retryable(error: Exception) -> bool:

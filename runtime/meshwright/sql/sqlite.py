@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import os
 import pickle
 import shutil
@@ -25,6 +26,8 @@ from meshwright.sql.database import Cursor, Database, Job, Row, Session, Values,
 from meshwright.sql.folder import make_private, open_private
 from meshwright.sql.mark import Marker, refusal
 from meshwright.sql.writer import WriterProcess, guarded_apart
+
+logger = logging.getLogger("meshwright.store")
 
 Durability = Literal["full", "normal", "off"]
 FILE_NAME = "mesh.db"
@@ -47,6 +50,7 @@ MAX_INTEGER = 2**63 - 1
 _MARK_SECONDS = 1.0  # that the mark may be behind
 _LOCK_SECONDS, _ENDING_SECONDS = 1.0, 10.0  # the second for the writer of a process that is gone
 _LOCK_PAUSE_SECONDS = 0.02
+_WRITER_PAUSE_SECONDS, _MAX_WRITER_PAUSE_SECONDS = 1.0, 300.0  # twice as long for each writer that ends
 
 
 class SqliteSession(Session):
@@ -111,6 +115,9 @@ class SqliteDatabase(Database):
         self._mark_timer: asyncio.TimerHandle | None = None
         self._lock: IO[str] | None = None
         self._process: WriterProcess | None = None
+        self._ended: WriterProcess | None = None
+        self._writer_pause = _WRITER_PAUSE_SECONDS
+        self._writer_timer: asyncio.TimerHandle | None = None
         self._sent: Sequence[Job] = ()
         self._ready: asyncio.Future[None] | None = None
 
@@ -147,11 +154,11 @@ class SqliteDatabase(Database):
     @property
     def writer_pid(self) -> int:
         """The process that writes."""
-        return self._process.pid if self._process is not None and self._is_apart else os.getpid()
+        return self._process.pid if self._process and self._is_apart else os.getpid()
 
     @property
     def _is_apart(self) -> bool:
-        return self._ready is not None and self._ready.done()
+        return self._process is not None and self._ready is not None and self._ready.done()
 
     def _connect_writer(self) -> SqliteSession:
         make_private(self.folder)
@@ -206,8 +213,8 @@ class SqliteDatabase(Database):
     # Writing
 
     def _write(self, jobs: Sequence[Job]) -> None:
-        if self._process is None or not self._is_apart:
-            super()._write(jobs)
+        if self._process is None or not self._is_apart or any(job.function is _compact for job in jobs):
+            super()._write(jobs)  # a compaction commits in between: it could not be said how far it came
             return
         self._sent = jobs
         try:
@@ -221,13 +228,39 @@ class SqliteDatabase(Database):
         jobs, self._sent = self._sent, ()
         if self._ready is not None and not self._ready.done():
             self._ready.set_result(None)
-        failure = None if error is None else self._failed(error)
         if isinstance(error, EOFError):
-            what = f"The process that writes {self.path} has ended"
-            failure = self.failure = StoreFailed(what, remedy=_START_AGAIN.capitalize())
-            self.on_failure(failure)
-        if jobs:
-            self._written(jobs, results, failure)
+            self._process, self._ended = None, self._process
+            self._start_another("has ended")
+            if jobs:
+                super()._write(jobs)
+        elif jobs:
+            self._written(jobs, results, None if error is None else self._failed(error))
+
+    def _start_another(self, problem: str) -> None:
+        """Start another process to write, a moment later."""
+        assert self._loop is not None
+        said = "The process that writes %s %s: the mesh writes by itself, and starts another in %g s"
+        logger.warning(said, self.path, problem, self._writer_pause)
+        self._writer_timer = self._loop.call_later(self._writer_pause, self._try_apart)
+        self._writer_pause = min(2 * self._writer_pause, _MAX_WRITER_PAUSE_SECONDS)
+
+    def _try_apart(self) -> None:
+        try:
+            self.write_apart()
+        except OSError as error:
+            self._process = None
+            self._start_another(f"cannot be started ({error})")
+
+    def _write_group(self, session: Session, jobs: Sequence[Job]) -> Sequence[Any]:
+        """Write a group in the thread; the first one after a process has ended may be that process's last."""
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            session.close()
+            self._session = session = connect_writer(self.path, self._durability)
+            results = ended.take_over(session)
+            if results is not None:
+                return results
+        return super()._write_group(session, jobs)
 
     def _written(self, jobs: Sequence[Job], results: Sequence[Any], failure: StoreFailed | None) -> None:
         if failure is None and self._mark_timer is None and not self._temporary:
@@ -245,6 +278,8 @@ class SqliteDatabase(Database):
             self._marker.write(self._reading())
 
     async def _end_writing(self) -> None:
+        if self._writer_timer is not None:
+            self._writer_timer.cancel()
         if self._mark_timer is not None:
             self._mark_timer.cancel()
             self._mark()

@@ -2,7 +2,8 @@
 
 A group of jobs goes over as names of functions with their arguments, and comes back as their results once it
 is durable. The process holds the folder's lock too. It ends when its pipe does, with whatever ended the mesh,
-once it has written the groups that came whole; where it ends first, the mesh fails as with a bad disk.
+once it has written the groups that came whole. Where it ends first, the file says whether the group under way
+was written: its id and results are part of its transaction.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class WriterProcess:
         self._received = bytearray()
         self._process: subprocess.Popen[bytes] | None = None
         self._calls = self._answers = self.pid = -1
+        self._group_id = b""  # of the group that is not answered
 
     def start(self, path: Path, durability: str, lock: int, preloaded: Iterable[Any]) -> None:
         """Start the process; `lock` is the descriptor of the folder's lock."""
@@ -73,7 +75,8 @@ class WriterProcess:
     def write(self, jobs: Iterable[Job]) -> None:
         """Have a group written. The one before it was answered."""
         names = ((job.function.__module__, job.function.__qualname__, job.args) for job in jobs)
-        self._send(marshal.dumps(list(names), _FORMAT))
+        self._group_id = os.urandom(8)
+        self._send(marshal.dumps((self._group_id, list(names)), _FORMAT))
 
     def end(self) -> None:
         """End the process, and wait for that; it has answered all."""
@@ -82,6 +85,18 @@ class WriterProcess:
             self._process.wait()
             os.close(self._answers)
             self._process = None
+
+    def take_over(self, session: Session) -> list[Any] | None:
+        """End the process if it has not ended; returns the results of its last group where these are unknown.
+
+        None: it was answered, or nothing of it was written. What was written is durable.
+        """
+        if self._process is not None:
+            self._process.kill()
+            self.end()
+        found = session.execute("SELECT results FROM last_group WHERE id = ?", (self._group_id,)).fetchone()
+        session.execute("DELETE FROM last_group")  # this commit syncs the one before it
+        return None if found is None else marshal.loads(found[0])
 
     def forget(self) -> None:
         """Expect no more answers. Call it on the event loop, before the end."""
@@ -112,7 +127,7 @@ class WriterProcess:
             self._answered((), EOFError())
         elif len(self._received) >= _SIZE.size + int.from_bytes(self._received[: _SIZE.size], "little"):
             results, problem = marshal.loads(memoryview(self._received)[_SIZE.size :])
-            self._received = bytearray()
+            self._received, self._group_id = bytearray(), b""
             self._answered(results, None if problem is None else pickle.loads(problem))  # noqa: S301 our own process
 
 
@@ -150,10 +165,17 @@ def main(calls: int, answers: int, path: str, durability: str) -> None:
 
 def _answer(session: Session, data: bytes) -> bytes:
     try:
-        results = write_group(session, [(_named(*name), args) for *name, args in marshal.loads(data)])
+        [results] = write_group(session, [(_write_noted, marshal.loads(data))])
         return marshal.dumps((results, None), _FORMAT)
     except Exception as error:  # noqa: BLE001 passed on: nothing of the group is durable
         return marshal.dumps(((), pickle.dumps(error)))
+
+
+def _write_noted(session: Session, group_id: bytes, calls: Iterable[Any]) -> list[Any]:
+    results = [_named(*name)(session, *args) for *name, args in calls]
+    values = (group_id, marshal.dumps(results, _FORMAT))
+    session.execute("INSERT OR REPLACE INTO last_group VALUES (1, ?, ?)", values)
+    return results
 
 
 @lru_cache

@@ -22,13 +22,12 @@ from meshwright.core.errors import ToolFailed
 from meshwright.core.redaction import redact, redact_data
 from meshwright.models.structure import repaired
 from meshwright.settings import ApprovalRule
-from meshwright.tools.limited import cut
 from meshwright.tools.tool import Tool
-from meshwright.work.people import APPROVAL
+from meshwright.work.people import APPROVAL, NEEDED, REQUESTER_MAY
 
 _MAX_REQUEST_CHARS = 200
-_MAX_ARGUMENTS_CHARS = 400
-_MAX_SHOWN_CHARS = 4_000  # of one argument: an open question is a part of its thread's state
+_MAX_ARGUMENTS_CHARS = 2_000  # in the question itself, which chats show
+_MAX_SHOWN_CHARS = 64_000  # with it, whole: an open question is a part of its thread's state
 
 
 class Approval(BaseModel):
@@ -81,21 +80,31 @@ class ApprovalCall:
         bound = to_json({"tool": tool.name, "arguments": _sorted(arguments), "given": _sorted(given)})
         return cls(tool, arguments, hashlib.sha256(bound).hexdigest())
 
-    def subject(self, agent_id: str) -> dict[str, Any]:
-        """What the question is about, as data."""
+    @property
+    def is_too_long(self) -> bool:
+        """Whether its arguments cannot be shown whole, so that nobody can approve it."""
+        return len(json.dumps(self.arguments, ensure_ascii=False)) > _MAX_SHOWN_CHARS
+
+    def subject(self, agent_id: str, rule: ApprovalRule) -> dict[str, Any]:
+        """What the question is about, as data, with all of its arguments."""
+        needs = {} if rule.count == 1 else {NEEDED: rule.count}
         return {
             "kind": APPROVAL,
             "tool": self.tool.name,
-            "arguments": {name: _shown(value) for name, value in redact_data(self.arguments).items()},
+            "arguments": redact_data(self.arguments),
             "agent_id": agent_id,
             "does": self.tool.description.strip().partition("\n")[0],
+            **needs,
+            **({} if rule.not_requester else {REQUESTER_MAY: True}),
         }
 
     def question(self, agent_id: str, request: str) -> str:
         """The question as a sentence: who wants to do what, and why."""
         shown = redact_data(self.arguments)
         listed = ", ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in shown.items())
-        listed = _cut(redact(listed), _MAX_ARGUMENTS_CHARS)
+        listed = redact(listed)
+        if len(listed) > _MAX_ARGUMENTS_CHARS:
+            listed = f"{len(listed):,} characters of {', '.join(shown)}: the inbox shows them whole"
         request = _cut(" ".join(redact(request).split()), _MAX_REQUEST_CHARS)
         purpose = f', to do this task: "{request}"' if request else ""
         return f"{agent_id} wants to run {self.tool.name}({listed}){purpose}. May it?"
@@ -132,11 +141,6 @@ def _fit(patterns: Mapping[str, str], arguments: Mapping[str, Any]) -> bool:
         name in arguments and fnmatchcase(_text(arguments[name]), pattern)
         for name, pattern in patterns.items()
     )
-
-
-def _shown(value: Any) -> Any:
-    text = _text(value)
-    return value if len(text) <= _MAX_SHOWN_CHARS else cut(text, _MAX_SHOWN_CHARS)
 
 
 def _text(value: Any) -> str:

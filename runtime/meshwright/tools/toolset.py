@@ -39,7 +39,8 @@ _LOGINS = """
     .netrc _netrc .git-credentials .npmrc .yarnrc.yml .pypirc .pgpass .my.cnf .htpasswd .aws .azure .boto
     .gnupg .kube kubeconfig .ssh .vault-token .docker/config.json .config/gcloud .config/gh credentials.json
     client_secret*.json service-account*.json service_account*.json secrets.* *.secret *.secrets
-    terraform.tfstate* *.tfvars
+    terraform.tfstate* *.tfvars .terraformrc .cargo/credentials* .*_history .claude.json .dockercfg .s3cfg
+    wp-config.php passwords.txt application.properties application-*.properties
 """
 _KEYS = "id_rsa* id_dsa* id_ecdsa* id_ed25519* *.pem *.key *.p12 *.pfx *.jks *.keystore *.kdbx *.ppk *.age"
 PRIVATE = tuple(" ".join((_REPOSITORIES, _OWN, _ENVIRONMENTS, _LOGINS, _KEYS)).split())

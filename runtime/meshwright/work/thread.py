@@ -14,7 +14,7 @@ from meshwright.core.errors import Overloaded
 from meshwright.core.messages import Dispatch, Event, Fault, Identifier, Outcome
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
-from meshwright.work.people import approval_ended, approval_requested
+from meshwright.work.people import approval_ended, approval_requested, counted
 from meshwright.work.protocol import (
     Accept,
     Answer,
@@ -159,6 +159,10 @@ class AgentThread(Actor[ThreadState]):
             entry.waits.remove(wait)
             entry.add(answer.value)
             self._end_cancelled(turn, entry)
+            return True
+        event = approval_ended(wait, answer.value, answer.answered_by)
+        if event is not None and counted(wait, answer.value, answer.answered_by):
+            self._tell(turn, entry, *event, answer.idempotency_key)
             return True
         self._answer(turn, entry, wait, {"result": answer.value}, answer)
         self._offer_next(turn)

@@ -125,7 +125,12 @@ def create_app(
         app.add_api_route(path, _page(name, media_type), include_in_schema=False)
     handle_errors(app)
     authenticator = authenticator or KeyAuthenticator(mesh.keys, mesh.settings)
-    app.state.sessions = Sessions(authenticator, mesh.host.clock.now)
+    app.state.sessions = Sessions(
+        authenticator,
+        mesh.host.clock.now,
+        tenants=mesh.tenants,
+        max_streams=mesh.settings.http.max_streams,
+    )
     app.add_middleware(_Gate, mesh=mesh, authenticator=authenticator, bare={} if only_models else _BARE)
     return app
 

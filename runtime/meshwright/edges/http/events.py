@@ -7,7 +7,7 @@ ready go out in one write. A client that reads slowly holds up its own stream al
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from typing import Annotated, Literal
 
 from fastapi import Query, Request, Response
@@ -31,7 +31,7 @@ from meshwright.identity.operations import Feed, Operations
 router = make_router("events")
 _RETRY_MS = 1000  # a browser waits so long before it connects again
 _PING_SECONDS = 15.0
-_CHUNK = 64  # events encoded between two looks at what else the loop has to do
+_PIECE_BYTES = 128 * 1024  # written at a time: what a client that reads nothing makes us hold
 _MAX_CACHED_BYTES = 4 * 1024 * 1024  # frames kept for the next stream that needs them
 
 _MAX_SEQ = 2**63 - 1
@@ -148,12 +148,12 @@ class Streams:
 
     def __init__(self) -> None:
         self._closed: asyncio.Future[None] | None = None
-        self._frames: dict[int, bytes] = {}
-        self._cached_bytes = 0
+        self._whole = _Frames(_frame_of)
+        self._facts = _Frames(_frame_of)
 
     def respond(self, feed: Feed, is_last: Callable[[Event], bool] = lambda event: False) -> ServerSentEvents:
         """Answer with events as they come, until one is the last."""
-        frame = self._frame if feed.is_whole else _frame_of  # only whole ones are the same for all readers
+        frame = self._whole.of if feed.is_whole else self._facts.of
         return ServerSentEvents(self._stream(feed.batches, is_last, frame), feed.batches.aclose)
 
     def close(self) -> None:
@@ -187,8 +187,9 @@ class Streams:
                         return
                     end = next((number for number, event in enumerate(batch, 1) if is_last(event)), None)
                     batch = batch[:end]
-                    for first in range(0, len(batch), _CHUNK):
-                        yield b"".join(map(frame, batch[first : first + _CHUNK]))
+                    for piece in _pieces(map(frame, batch)):
+                        yield piece
+                        await asyncio.sleep(0)  # others have their turn
                     if end is not None:
                         return
                 elif closing.done():
@@ -200,11 +201,19 @@ class Streams:
                 reading.cancel()
                 await asyncio.gather(reading, return_exceptions=True)
 
-    def _frame(self, event: Event) -> bytes:
-        """An event as it goes over the wire, encoded once for all streams; without id where no log has it."""
+
+class _Frames:
+    """Events as they go over the wire, encoded once for all streams; without id where no log has them."""
+
+    def __init__(self, encode: Callable[[Event], bytes]) -> None:
+        self._encode = encode
+        self._frames: dict[int, bytes] = {}
+        self._cached_bytes = 0
+
+    def of(self, event: Event) -> bytes:
         frame = self._frames.get(event.seq or 0)
         if frame is None:
-            frame = _frame_of(event)
+            frame = self._encode(event)
             if event.seq is not None:
                 if self._cached_bytes > _MAX_CACHED_BYTES:
                     self._frames.clear()
@@ -212,6 +221,18 @@ class Streams:
                 self._frames[event.seq] = frame
                 self._cached_bytes += len(frame)
         return frame
+
+
+def _pieces(frames: Iterable[bytes]) -> Iterator[bytes]:
+    """Join frames to pieces that are written together."""
+    piece = bytearray()
+    for frame in frames:
+        piece += frame
+        if len(piece) >= _PIECE_BYTES:
+            yield bytes(piece)
+            piece.clear()
+    if piece:
+        yield bytes(piece)
 
 
 def _frame_of(event: Event) -> bytes:

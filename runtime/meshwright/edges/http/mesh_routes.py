@@ -16,10 +16,9 @@ from meshwright.core.messages import ID_PATTERN, Identifier, ScoreCard
 from meshwright.edges.http.routing import ReadyMesh, make_router, may, problems, valid_trace
 from meshwright.events.status import MeshStatus
 from meshwright.identity.administration import Administration
-from meshwright.identity.auth import keys_required
 from meshwright.identity.operations import Operations
 from meshwright.ledger.costs import By, Costs
-from meshwright.ledger.keys import NewKey
+from meshwright.ledger.keys import NewKey, keys_required
 from meshwright.ledger.virtual_keys import Key, KeyTenant
 
 router = make_router()

@@ -132,9 +132,9 @@ def by_rule(rule: Rule) -> Any:
     return Depends(Needs(rule).caller)
 
 
-def needs(*roles: Role, is_known: bool = False) -> Any:
+def needs(*roles: Role) -> Any:
     """The dependency of a route that one of some roles may use: `Annotated[Caller, needs(Role.OPERATOR)]`."""
-    return by_rule(Rule("", roles, is_known=is_known))
+    return by_rule(Rule("", roles))
 
 
 def needs_of(endpoint: Callable[..., Any]) -> Needs | None:

@@ -19,7 +19,7 @@ from meshwright.core.http_limits import LimitedServer
 from meshwright.edges.http.app import create_app, is_loopback
 from meshwright.edges.http.events import Streams
 from meshwright.edges.http.tls import Certificate
-from meshwright.identity.auth import keys_required
+from meshwright.ledger.keys import keys_required
 from meshwright.mesh import Mesh
 from meshwright.sql.folder import SOCKET_NAME
 
@@ -82,7 +82,7 @@ async def serve(
 async def _check_exposed(mesh: Mesh, host: str) -> None:
     """Raise ConfigError for a mesh that other machines could use, or listen to."""
     settings = mesh.settings
-    if settings.http.insecure or is_loopback(host):
+    if is_loopback(host):
         return
     missing = []
     if not await keys_required(mesh.keys, settings):
@@ -91,6 +91,12 @@ async def _check_exposed(mesh: Mesh, host: str) -> None:
         missing.append(("speaks no TLS", "set http.tls_cert and http.tls_key"))
     if missing:
         faults, remedies = zip(*missing, strict=True)
+        if settings.http.insecure:
+            everybody = (
+                "%s lets other machines in, and this mesh %s: everybody who reaches it may use it or listen"
+            )
+            logging.getLogger("meshwright.http").warning(everybody, host, " and ".join(faults))
+            return
         raise ConfigError(
             f"http.host {host} lets other machines in, and this mesh {' and '.join(faults)}",
             remedy=f"{'; '.join(remedies)}. Or keep it on loopback behind a proxy with TLS; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -13,11 +14,12 @@ from fastapi.sse import format_sse_event
 from starlette.types import Receive, Scope, Send
 
 from meshwright.core.encoding import encode
-from meshwright.core.errors import HostError, MeshError
+from meshwright.core.errors import HostError, MeshError, Overloaded
 from meshwright.core.messages import Caller
 from meshwright.edges.bodies import problem_of
 from meshwright.edges.http.routing import CALLER, EVENT_STREAM, openai_error
 from meshwright.identity.auth import Authenticator, Credentials, Unauthenticated
+from meshwright.orchestration.tenants import Tenants
 
 CREDENTIALS = "meshwright.credentials"
 """Where a request's scope has what it showed of its sender, if it had to."""
@@ -42,18 +44,59 @@ class _Session:
 class Sessions:
     """All open connections of a server, by their credentials, which are checked again every second.
 
-    So what another process revokes counts here too, and all connections of one key cost one look-up.
+    So what another process revokes counts here too, and all connections of one key cost one look-up. One
+    caller has at most `max_streams` event streams and WebSockets, and a tenant as many as `tenants` says.
     """
 
-    def __init__(self, authenticator: Authenticator, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        now: Callable[[], datetime],
+        *,
+        tenants: Tenants,
+        max_streams: int,
+    ) -> None:
         self._authenticator = authenticator
         self._now = now
+        self._tenants = tenants
+        self._max_streams = max_streams
+        self._open_streams: Counter[tuple[str, str | None]] = Counter()
         self._sessions: dict[Credentials, _Session] = {}
         self._checking: asyncio.Task[None] | None = None
 
     @contextmanager
     def watch(self, scope: Scope) -> Iterator[asyncio.Future[MeshError]]:
-        """A future that gets the reason once the connection has to end, while the block lasts."""
+        """A future that gets the reason once the connection has to end, while the block lasts.
+
+        Raises Overloaded where the caller or its tenant has too many.
+        """
+        with self._counting(scope), self._watching(scope) as ended:
+            yield ended
+
+    @contextmanager
+    def _counting(self, scope: Scope) -> Iterator[None]:
+        """Count an event stream or a WebSocket; answers below /v1 have the limits of model calls."""
+        caller: Caller = scope[CALLER]
+        counted: list[tuple[str, str | None]] = []
+        if not caller.all_tenants and not scope["path"].startswith("/v1/"):
+            counted.append((caller.tenant_id, None))
+            self._tenants.require_streams(caller.tenant_id, self._open_streams[counted[0]])
+            if not caller.is_proxy:  # others connect through it
+                counted.append((caller.tenant_id, caller.requested_by))
+                if self._open_streams[counted[1]] >= self._max_streams:
+                    raise Overloaded(
+                        f"{caller.requested_by} has {self._max_streams:,} open event streams and WebSockets, "
+                        "which is the most for one caller",
+                        remedy="Close some, or have http.max_streams raised",
+                    )
+        self._open_streams.update(counted)
+        try:
+            yield
+        finally:
+            self._open_streams -= Counter(counted)  # forgets those that are at 0
+
+    @contextmanager
+    def _watching(self, scope: Scope) -> Iterator[asyncio.Future[MeshError]]:
         ended: asyncio.Future[MeshError] = asyncio.get_running_loop().create_future()
         credentials: Credentials = scope[CREDENTIALS]
         caller: Caller = scope[CALLER]

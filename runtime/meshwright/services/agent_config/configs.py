@@ -41,7 +41,7 @@ AGENT_CONFIGS = "agent-configs"
 CHANGED, CREATED, DELETED = "agent_config.changed", "agent_config.created", "agent_config.deleted"
 SEE = Rule("reads agent configurations", (Role.VIEWER,))
 CHANGE = Rule("changes agent configurations", (Role.ADMIN,))
-READ_KEY = Rule("reads the keys of models", (Role.ADMIN,), is_known=True)
+READ_KEY = Rule("reads the keys of models", (Role.ADMIN,))
 _FETCH_SECONDS = 2.0  # that calls wait for them
 _RETRY_SECONDS = 1.0
 _logger = logging.getLogger("meshwright.agent_config")

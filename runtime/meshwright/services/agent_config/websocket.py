@@ -19,7 +19,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from meshwright.core import topics
 from meshwright.core.encoding import encode
-from meshwright.core.errors import MeshError
+from meshwright.core.errors import MeshError, Overloaded
 from meshwright.core.messages import Caller, Event
 from meshwright.edges.http.routing import CALLER, record_misuse
 from meshwright.edges.http.sessions import Sessions
@@ -68,6 +68,8 @@ class Subscribers:
             with sessions.watch(socket.scope) as ended:
                 ended.add_done_callback(subscriber.refuse)
                 await subscriber.serve()
+        except Overloaded as error:
+            await socket.close(_TRY_LATER, error.message[:_MAX_REASON_CHARS])
         finally:
             self._open.discard(subscriber)
 

@@ -24,6 +24,13 @@ CREATE TABLE mailbox (
     message BLOB NOT NULL       -- JSON
 );
 
+-- The last group that a process of its own has written, for the mesh that outlives that process.
+CREATE TABLE last_group (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    id BLOB NOT NULL,
+    results BLOB NOT NULL       -- of its jobs, as marshal has them
+);
+
 CREATE TABLE records (
     type TEXT NOT NULL,
     id TEXT NOT NULL,
