@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, Self
@@ -279,13 +279,24 @@ class NamedModels(Adapter):
         self.kind = others.kind
         self.config = others.config
         self.groups = others.groups  # an agent's model is its own
-        self.listed, self.alone = others.listed, others.alone
+        self.listed = others.listed
 
     def complete(
         self, request: ModelRequest, on_delta: OnDelta | None = None
     ) -> Coroutine[Any, Any, ModelReply]:
         """Make one attempt. Raises ModelError."""
         return self._named.get(request.model, self._others).complete(request, on_delta)
+
+    def alone(self, group: str | None, names: Collection[str]) -> tuple[Model, list[str]]:
+        """Those of all adapters, and of the one that has the group."""
+        if group is not None:
+            return self._named.get(group, self._others).alone(group, names)
+        others, found = self._others.alone(None, names)
+        named: dict[str, Adapter] = {}
+        for adapter in {id(adapter): adapter for adapter in self._named.values()}.values():
+            model, own = adapter.alone(None, ())
+            named |= dict.fromkeys(own, adapter_for(model))
+        return NamedModels(named, adapter_for(others)), [*found, *named]
 
     async def close(self) -> None:
         """Close each adapter once."""
