@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.running_mesh import RunningMesh, mesh_up
+from tests.support.running_mesh import RunningMesh, mesh, mesh_up
 from tests.support.simulated_mesh import SimulatedMesh, step_counts
 from tests.support.simulator.play import Wire, play
 from tests.support.simulator.scenario import Scenario, Weather
@@ -130,6 +130,8 @@ async def test_a_refused_key_is_one_inbox_item_and_a_test_that_succeeds_lets_tas
             assert f"{simulator.url} answered 401" in item["question"] and item["task_id"] == ""
             [failed] = await running.client.test_deployments()
             assert not failed["ok"] and await inbox_of(running)
+            doctor = await mesh("doctor", "--data", str(work.data))
+            assert f"FAIL  models      {DEPLOYMENT} is refused with 401" in doctor.out
             await running.kill()
         async with mesh_up(work.data, **work.environment) as running:
             refused = simulator.ledger.refused["refused-key"]

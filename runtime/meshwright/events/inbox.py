@@ -22,6 +22,7 @@ from meshwright.sql.database import Row, Session
 
 _WAITING, _ENDED = "task.waiting", "wait.ended"
 _REFUSED, _RECOVERED = "deployment.refused", "deployment.recovered"
+_REFUSED_PARTS = {"402": "Credit", "404": "Model"}
 _DEPLOYMENT = "deployment/"  # and its name: the key of an item of no task
 _MAX_PAGE = 500
 _COLUMNS = ("id", "seq", "tenant_id", "task_id", "generation", "attempt", "ended_at", "document")
@@ -121,8 +122,8 @@ class Inbox:
 
     async def refused(self) -> list[tuple[str, int | None]]:
         """The deployments that wait for a person to mend their keys, with what they were refused with."""
-        items = await self._log.view(_refused)
-        return [(question.subject["deployment"], question.subject.get("status")) for question in items]
+        subjects = [question.subject for question in await self._log.view(_refused)]
+        return [(str(subject.get("deployment")), subject.get("status")) for subject in subjects]
 
     async def tenants(self) -> list[str]:
         """The tenants that have or had questions."""
@@ -218,7 +219,8 @@ def _refusal(fields: Mapping[str, Any]) -> dict[str, Any]:
     """What a refused key is in the inbox."""
     error = fields.get("error")
     message = error.get("message") if isinstance(error, dict) else ""
-    question = f"Key, credit or model refused: {message}. Tasks wait; mend it, then: mesh models test"
+    refused = _REFUSED_PARTS.get(str(fields.get("status")), "Key")
+    question = f"{refused} refused: {message}. Tasks wait; mend that, then run: mesh models test"
     subject = {name: fields.get(name) for name in ("deployment", "status")}
     return {"question": question, "subject": {"kind": "deployment", **subject}, "status": "open"}
 
