@@ -40,7 +40,7 @@ from meshwright.models.circuits import COOLED_DOWN, RECOVERED, REFUSED, Circuits
 from meshwright.models.configured import PREFIX, Configured, ConfiguredModels
 from meshwright.models.overview import Deployments
 from meshwright.models.port import Adapter, Model, ModelRequest, ModelWindow
-from meshwright.models.prices import Prices
+from meshwright.models.prices import Prices, prices_of
 from meshwright.models.retry import MAX_WAIT_SECONDS, Retrying
 from meshwright.models.select import adapter_for, choose_model, with_named_models
 from meshwright.services.agent_config.component import AgentConfigComponent
@@ -168,7 +168,7 @@ class ModelsComponent(Component):
         is_server = self.chosen.kind == "http"
         guarded = Guarded(self.chosen, self.circuits) if is_server else self.chosen
         price = settings.ledger.default_price
-        models = mesh.prices = ConfiguredModels(guarded, self.chosen.prices(price), price, self.circuits)
+        models = mesh.prices = ConfiguredModels(guarded, prices_of(self.chosen, price), price, self.circuits)
         self._configs.on_read = partial(self._retain, models)
         max_wait = MAX_WAIT_SECONDS if settings.models.park else None
         retrying = Retrying(models, clock, on_retry=self._retried, max_wait_seconds=max_wait)

@@ -16,7 +16,7 @@ from meshwright.models.circuits import Circuits
 from meshwright.models.config import LiteLLMConfig, read_config
 from meshwright.models.errors import Unsupported
 from meshwright.models.port import Adapter, ChatMessage, Model, ModelReply, ModelRequest, PriceList, ToolSpec
-from meshwright.models.prices import Prices, Rates
+from meshwright.models.prices import Prices, Rates, prices_of
 from meshwright.models.routing import WHEN, check, deployment_id, fallbacks_of, missing_of, route, tags_of
 
 Document = dict[str, Any]
@@ -73,7 +73,7 @@ class Deployments:
         server = await self._server()
         probed, names = self._model.alone(group, server.groups if server else ())
         try:
-            found = await _probe_all(probed, names, self._model.prices(self._default_price))
+            found = await _probe_all(probed, names, prices_of(self._model, self._default_price))
         finally:
             if probed is not self._model:
                 await probed.close()

@@ -33,6 +33,7 @@ from meshwright.models.port import (
     OnDelta,
     PriceList,
 )
+from meshwright.models.prices import prices_of
 from meshwright.models.providers import OFFLINE, missing, provider_of
 from meshwright.models.retry import Retrying
 from meshwright.models.routing import missing_of
@@ -305,8 +306,8 @@ class NamedModels(Adapter):
 
     def prices(self, default: Price | None) -> PriceList:
         """Each adapter's own."""
-        named = {name: model.prices(default) for name, model in self._named.items()}
-        return _NamedPrices(named, self._others.prices(default))
+        named = {name: prices_of(model, default) for name, model in self._named.items()}
+        return _NamedPrices(named, prices_of(self._others, default))
 
 
 class _NamedPrices(NamedTuple):
