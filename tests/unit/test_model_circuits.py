@@ -144,8 +144,9 @@ async def test_a_call_that_is_not_made_says_so_and_which_refusal_was_before(pair
     assert pair.told == [("deployment.refused", "default/openai/gpt-5.4", 60)]
 
 
-async def test_a_bad_request_cools_nothing_down(pair: Pair) -> None:
-    pair.fake.faults.append(Fault(status=400))
+@pytest.mark.parametrize(("status", "message"), [(400, "no"), (403, "Your input was flagged by moderation")])
+async def test_a_bad_request_cools_nothing_down(pair: Pair, status: int, message: str) -> None:
+    pair.fake.faults.append(Fault(status=status, body={"error": {"message": message}}))
     with pytest.raises(ModelRefused):
         await pair.one.complete(request())
     assert (await pair.one.complete(request())).content and pair.told == []

@@ -202,6 +202,8 @@ def _change(event: Event) -> dict[str, Any]:
     fields = event.fields
     if event.event_type == _REFUSED:
         return _refusal(fields)
+    if event.event_type == _RECOVERED:
+        return {"status": "closed", "ended_at": event.time}
     if event.event_type != _WAITING:
         status = "expired" if fields.get("how") == "expired" else "answered"
         return {"status": status, "answered_by": fields.get("answered_by"), "ended_at": event.time}
