@@ -39,6 +39,7 @@ _MIN_MATERIAL_CHARACTERS = 160  # of a text that comes with a question, to be wo
 _MAX_PASSAGES = 2_000
 _MAX_LINES = 5  # of an answer
 _SAME_CHARACTERS = 40  # with which passages begin that are the same, whole or cut
+_LEAST_SHARE = 0.5  # of the best passage's score
 _MAX_RECORDS = 10
 _MAX_CALLS = 4
 _MAX_NESTING = 16  # of a tool's result
@@ -417,7 +418,7 @@ def _fitting(passages: Sequence[Passage], wanted: set[str]) -> list[Passage]:
         score * (0.2 if _LESS_TELLING.search(passage.source) else 1.0)
         for passage, score in zip(passages, scores, strict=True)
     ]
-    least = 0.3 * max(weighted, default=0.0)
+    least = _LEAST_SHARE * max(weighted, default=0.0)
     found: dict[str, Passage] = {}
     for place in sorted(range(len(passages)), key=lambda place: -weighted[place]):
         if weighted[place] > least:
