@@ -44,7 +44,7 @@ async def test_a_test_on_one_worker_lets_tasks_go_on_that_wait_on_another(
 ) -> None:
     one, other = meshes(fake, tmp_path, postgres_url)
     async with one, other:
-        fake.faults.append(Fault(status=401))
+        fake.faults.extend([Fault(status=401)] * 20)
         task = TaskRequest(agent_id="poet", payload={"text": "Sing."})
         receipts = [await one.submit(task) for _ in range(20)]
         await until(lambda: bool(one.deployments_left_alone() and other.deployments_left_alone()))
@@ -52,6 +52,7 @@ async def test_a_test_on_one_worker_lets_tasks_go_on_that_wait_on_another(
             while (await other.status()).tasks != {"waiting": 20}:
                 await asyncio.sleep(0.02)
         assert [item.subject["status"] for item in (await one.inbox.page("default")).items] == [401]
+        fake.faults.clear()
         calls = len(fake.calls)
         assert [result["ok"] for result in await other.deployments.test(None)] == [True]
         outcomes = await asyncio.gather(*[one.outcome(receipt.task_id) for receipt in receipts])
