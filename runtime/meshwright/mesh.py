@@ -47,6 +47,7 @@ from meshwright.ledger.budgets import Budgets, BudgetView
 from meshwright.ledger.costs import By, Costs
 from meshwright.ledger.keys import Keys, keys_required
 from meshwright.ledger.spending import Spending
+from meshwright.models.overview import Deployments
 from meshwright.models.port import Model, ModelWindow, PriceList
 from meshwright.orchestration.acceptance import FINAL, Admission, PayloadLimits, hash_of, make_task
 from meshwright.orchestration.outcomes import OutcomeWaiters
@@ -101,6 +102,7 @@ class Mesh:
     """What a model with some tags reads and writes for a tenant's agent, which may be configured."""
     deployments_left_alone: Callable[[], Sequence[DeploymentStatus]] = field(init=False)
     """Which deployments of models get no call now, and why."""
+    deployments: Deployments = field(init=False)
     groups: tuple[str, ...] | None = field(init=False)
     """The models that callers may name; None where only a server knows."""
     budgets: Budgets = field(init=False)

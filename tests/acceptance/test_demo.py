@@ -1,9 +1,11 @@
 """The demo shows all that it promises, on real files, with no key, no network and no service."""
 
+import asyncio
 import re
+from asyncio.subprocess import DEVNULL
 from pathlib import Path
 
-from tests.support.running_mesh import mesh
+from tests.support.running_mesh import MESH, mesh
 
 STAGES = {"accepted", "dispatched", "memory", "model", "tool", "waiting", "succeeded"}
 
@@ -22,6 +24,11 @@ async def test_the_demo_takes_tasks_of_several_agents_down_their_whole_road(tmp_
     assert "demo.py" not in done.out, "an agent found the questions themselves"
     sources = re.findall(r"\(([\w/.-]+):\d+\)$", done.out, flags=re.M)
     assert len(sources) >= 3 and all(Path(source).is_file() for source in sources)
+
+
+async def test_the_demo_works_outside_a_checkout(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(*MESH, "demo", cwd=tmp_path, stdout=DEVNULL)
+    assert await process.wait() == 0
 
 
 async def test_what_the_demo_says_to_type_next_works(tmp_path: Path) -> None:

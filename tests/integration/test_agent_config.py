@@ -14,7 +14,7 @@ from meshwright import AgentConfigClient, MeshError
 from meshwright.core.cipher import new_key
 from meshwright.services.agent_config import table
 from tests.support.configured_agents import ADMIN, AS_ADMIN, KEY, Asker, called, config
-from tests.support.fake_provider import FakeProvider
+from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.running_mesh import mesh
 
@@ -55,6 +55,23 @@ async def test_the_next_call_goes_to_what_was_configured_meanwhile(
         calls = len(fake.calls)
         offline = await api.client.ask("What is 2 + 2?", agent_id="echo")
         assert offline.status == "succeeded" and len(fake.calls) == calls
+
+
+async def test_a_changed_key_lets_tasks_go_on_that_wait_for_it(tmp_path: Path, fake: FakeProvider) -> None:
+    patient = {"park": True, "park_seconds": 600, "max_park_seconds": 600}
+    async with mesh_of(tmp_path, models=patient) as api:
+        await change(api, "POST", "", config(fake.at("east")))
+        fake.faults_of["east"].append(Fault(status=401))
+        task_id = await api.submit(agent_id="asker", text="Begin.")
+        while not (await api.get("/status"))["waits"]:
+            await asyncio.sleep(0.02)
+        [item] = (await api.get("/inbox"))["items"]
+        assert item["subject"]["deployment"].startswith("agents/default/asker@")
+        fake.replies.append({"content": "stop"})
+        assert (await change(api, "PUT", "/asker", {"llm_api_key": f"{KEY}-new"}))[0] == 200
+        assert (await api.mesh.outcome(task_id)).text == "stop"
+        assert (await api.get("/inbox"))["items"] == []
+        assert len(fake.calls) == 2
 
 
 async def test_a_change_that_no_event_told_of_counts_after_the_ttl(

@@ -63,6 +63,7 @@ CHANGES = {
     "POST /budgets/raise": Change(
         "budget.raised", "tasks/{asked_1}", {"task_id": "{asked_1}", "amount_usd": "1"}
     ),
+    "POST /deployments/test": Change("deployments.tested", "deployments", {}),
     "PUT /allowances": Change("allowance.set", "allowances/echo", {"whose": "echo", "allowance": "5/day"}),
     "DELETE /allowances": Change("allowance.removed", "allowances/echo", query={"whose": "echo"}),
     "POST /keys": Change("key.created", "keys/{new}", {"agent_id": "echo"}),
@@ -122,8 +123,8 @@ READS = {
 """Routes that show contents or a key, and what the record names."""
 FACTS = """
 /agents /agents/score/{capability} /allowances /api/agents /api/agents/{agent_id} /audit/verify /budgets
-/channels/{channel} /costs /costs/estimate /keys /schedules /schedules/{schedule_id}
-/schedules/{schedule_id}/next /status /tasks /v1/models /v1/models/{model_id:path}
+/channels/{channel} /costs /costs/estimate /deployments /deployments/route /keys /schedules
+/schedules/{schedule_id} /schedules/{schedule_id}/next /status /tasks /v1/models /v1/models/{model_id:path}
 """
 """Routes that show what there is and what happened, and a schedule's own task."""
 

@@ -270,11 +270,11 @@ async def test_a_running_mesh_says_itself_what_answers_in_it(project: Path, fake
     async with mesh_up(project / ".mesh", "--model", "house-model", LITELLM_BASE_URL=fake.url):
         done = await mesh(project)
         assert done.code == 0, done.err
-        assert done.out.startswith(f"answers: http {fake.url} (every call is of house-model)\n\nwarning: ")
-        assert "other settings than this shell has (here: offline (" in done.out
-        same = await mesh(project, LITELLM_BASE_URL=fake.url, MESH_MODEL="house-model")
-        assert "warning" not in same.out
-        assert row(same, "unknown").split()[0] == "fake-openai"
+        assert done.out.startswith(f"answers: http {fake.url} (every call is of house-model)\n\n")
+        assert row(done, "unknown").split()[0] == "fake-openai"
+        tested = await mesh(project, "test")
+        assert (tested.code, row(tested, "house-model").split()[:2]) == (0, ["house-model", "ok"])
+        assert [call.body["model"] for call in fake.calls] == ["house-model"] * 3
 
 
 async def fake_proxy(told: dict[str, Any]) -> tuple[web.AppRunner, str]:

@@ -82,7 +82,7 @@ rotate_key    A      -
 erase         A      -
 """
 """Who may use it, and who sees contents of tasks by it."""
-OF_ALL_TENANTS = {"open_keys", "verify", "rotate_secrets"}
+OF_ALL_TENANTS = {"open_keys", "verify", "rotate_secrets", "deployments", "test_deployments"}
 """An administrator of all tenants may use these alone."""
 CHANGES = {
     "answer": "task.answered",
@@ -96,6 +96,7 @@ CHANGES = {
     "erase": "contents.erased",
     "open_keys": "keys.opened",
     "rotate_secrets": "secrets.rotated",
+    "test_deployments": "deployments.tested",
 }
 """The record of each change in the audit trail."""
 READS = {"see", "task_events", "follow", "transcripts", "file", "inbox", "events", "tail"}
@@ -196,6 +197,8 @@ USES: dict[str, _Use] = {
     "open_keys": lambda _, admin, __: admin.open_keys(),
     "verify": lambda _, admin, __: admin.verify(),
     "rotate_secrets": lambda _, admin, __: admin.rotate_secrets(),
+    "deployments": lambda _, admin, __: admin.deployments(),
+    "test_deployments": lambda _, admin, __: admin.test_deployments(),
 }
 """A use of each operation, as valid as it takes to be let in."""
 

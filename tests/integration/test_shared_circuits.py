@@ -9,6 +9,7 @@ import yaml
 
 from meshwright import Mesh, build_mesh, create_agent, load_settings
 from meshwright.core.errors import ModelError
+from meshwright.core.messages import TaskRequest
 from meshwright.models.port import ChatMessage, ModelRequest
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.postgres import Address
@@ -16,9 +17,20 @@ from tests.support.postgres import Address
 REQUEST = ModelRequest(messages=(ChatMessage(role="user", content="Hello"),), user="a", timeout_seconds=60)
 
 
-def mesh_of(folder: Path, url: Address) -> Mesh:
-    settings = load_settings(folder, data_dir=folder / "data", database=url, model="router")
-    return build_mesh(settings, project=folder, agents=[create_agent("default", agent_id="poet")])
+def meshes(fake: FakeProvider, folder: Path, url: Address) -> list[Mesh]:
+    """Two on one database; what parks there waits until it is woken."""
+    params = {"model": "openai/gpt-5.4", "api_base": f"{fake.url}/v1", "api_key": "k"}
+    config = {"model_list": [{"model_name": "default", "litellm_params": params}]}
+    router = {"router_settings": {"allowed_fails": 0, "cooldown_time": 6}}
+    made: list[Mesh] = []
+    for name in ("one", "other"):
+        (project := folder / name).mkdir()
+        (project / "litellm_config.yaml").write_text(yaml.safe_dump({**config, **router}))
+        known = {"data_dir": project / "data", "database": url, "model": "router"}
+        settings = load_settings(project, models={"park_seconds": 600, "max_park_seconds": 600}, **known)
+        poet = create_agent("default", agent_id="poet")
+        made.append(build_mesh(settings, project=project, agents=[poet]))
+    return made
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -27,16 +39,32 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.02)
 
 
+async def test_a_test_on_one_worker_lets_tasks_go_on_that_wait_on_another(
+    fake: FakeProvider, tmp_path: Path, postgres_url: Address
+) -> None:
+    one, other = meshes(fake, tmp_path, postgres_url)
+    async with one, other:
+        fake.faults.extend([Fault(status=401)] * 20)
+        task = TaskRequest(agent_id="poet", payload={"text": "Sing."})
+        receipts = [await one.submit(task) for _ in range(20)]
+        await until(lambda: bool(one.deployments_left_alone() and other.deployments_left_alone()))
+        async with asyncio.timeout(60):
+            while (await other.status()).tasks != {"waiting": 20}:
+                await asyncio.sleep(0.02)
+        assert [item.subject["status"] for item in (await one.inbox.page("default")).items] == [401]
+        fake.faults.clear()
+        calls = len(fake.calls)
+        assert [result["ok"] for result in await other.deployments.test(None)] == [True]
+        outcomes = await asyncio.gather(*[one.outcome(receipt.task_id) for receipt in receipts])
+        assert {outcome.status for outcome in outcomes} == {"succeeded"}
+        assert (await one.inbox.page("default")).items == ()
+        assert len(fake.calls) == calls + 3 + 20
+
+
 async def test_workers_share_outages_and_recoveries_on_postgres(
     fake: FakeProvider, tmp_path: Path, postgres_url: Address
 ) -> None:
-    params = {"model": "openai/gpt-5.4", "api_base": f"{fake.url}/v1", "api_key": "k"}
-    config = {"model_list": [{"model_name": "default", "litellm_params": params}]}
-    router = {"router_settings": {"allowed_fails": 0, "cooldown_time": 6}}
-    for name in ("one", "other"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "litellm_config.yaml").write_text(yaml.safe_dump({**config, **router}))
-    one, other = (mesh_of(tmp_path / name, postgres_url) for name in ("one", "other"))
+    one, other = meshes(fake, tmp_path, postgres_url)
     async with one, other:
         fake.faults.append(Fault(status=503))
         with pytest.raises(ModelError):

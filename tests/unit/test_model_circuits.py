@@ -13,7 +13,7 @@ from meshwright import build_mesh, create_agent, load_settings
 from meshwright.builtin.models import ModelsComponent
 from meshwright.core import topics
 from meshwright.core.errors import ModelError
-from meshwright.core.messages import Event
+from meshwright.core.messages import Event, TaskRequest
 from meshwright.models.circuits import Circuits, Guarded, Policy
 from meshwright.models.errors import (
     AllProvidersDown,
@@ -26,7 +26,6 @@ from meshwright.models.errors import (
 from meshwright.models.picker import Picker
 from meshwright.models.port import ChatMessage, ModelRequest
 from meshwright.models.server import HttpModel
-from meshwright.testing import MeshUnderTest
 from tests.support.fake_provider import FakeProvider, Fault
 
 CALLS = 8
@@ -132,17 +131,22 @@ async def test_what_a_provider_asks_to_wait_is_waited(pair: Pair) -> None:
     assert pair.told == [("deployment.cooled_down", "default/openai/gpt-5.4", 7)]
 
 
-async def test_a_refused_key_is_said_again_while_its_deployment_cools_down(pair: Pair) -> None:
+async def test_a_call_that_is_not_made_says_so_and_which_refusal_was_before(pair: Pair) -> None:
     pair.fake.faults.append(Fault(status=401))
-    for _ in range(2):
-        with pytest.raises(Unauthorized, match="refused the credentials"):
-            await pair.one.complete(request())
+    with pytest.raises(Unauthorized, match=f"^{pair.fake.url} answered 401 .*: it refused the credentials"):
+        await pair.one.complete(request())
+    for model in (pair.one, pair.other):
+        with pytest.raises(Unauthorized, match=r"^No call was made") as refusal:
+            await model.complete(request())
+        assert "is left alone since " in str(refusal.value) and "answered 401" in str(refusal.value)
+        assert refusal.value.attempts == 0 and 0 < (refusal.value.retry_after_seconds or 0) <= 64
     assert len(pair.fake.calls) == 1
-    assert pair.told == [("deployment.refused", "default/openai/gpt-5.4", 300)]
+    assert pair.told == [("deployment.refused", "default/openai/gpt-5.4", 60)]
 
 
-async def test_a_bad_request_cools_nothing_down(pair: Pair) -> None:
-    pair.fake.faults.append(Fault(status=400))
+@pytest.mark.parametrize(("status", "message"), [(400, "no"), (403, "Your input was flagged by moderation")])
+async def test_a_bad_request_cools_nothing_down(pair: Pair, status: int, message: str) -> None:
+    pair.fake.faults.append(Fault(status=status, body={"error": {"message": message}}))
     with pytest.raises(ModelRefused):
         await pair.one.complete(request())
     assert (await pair.one.complete(request())).content and pair.told == []
@@ -176,13 +180,24 @@ def test_a_probe_that_is_cancelled_leaves_the_next_call_to_probe() -> None:
     assert not circuits.left_seconds("d") and circuits.open()
 
 
-def test_pauses_between_probes_double_up_to_a_minute() -> None:
+def refused_with(status: int) -> ModelError:
+    error = Unauthorized("It refused") if status in (401, 403) else ModelRefused("It refused")
+    error.answered = status
+    return error
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [ModelUnavailable("It is away"), *map(refused_with, (401, 402, 403, 404))],
+    ids=lambda error: f"{error.answered}",
+)
+def test_pauses_between_probes_double_up_to_a_minute(failure: ModelError) -> None:
     circuits, told = Circuits(), list[float]()
     circuits.on_change = lambda _, payload: told.append(payload["seconds"])
     policy = Policy(allowed_fails=0, cooldown_seconds=5.0)
     for _ in range(6):
-        with pytest.raises(ModelUnavailable), circuits.call("d", policy):
-            raise ModelUnavailable("It is away")
+        with pytest.raises(type(failure)), circuits.call("d", policy):
+            raise failure
     assert told == [5, 10, 20, 40, 60, 60]
 
 
@@ -243,11 +258,10 @@ async def test_a_refusal_is_an_event_and_other_workers_take_it(
         seen: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
         mesh.host.listen(topics.MESH, seen.set_result, ("deployment.refused",))
         fake.faults.append(Fault(status=401))
-        outcome = await MeshUnderTest(mesh, mesh.model, None, [agent]).ask("poet", "Sing.")
+        await mesh.submit(TaskRequest(agent_id="poet", payload={"text": "Sing."}))
         event = await asyncio.wait_for(seen, 60)
-        assert outcome.error is not None and outcome.error.type == "Unauthorized"
         assert event.payload["deployment"] == "gpt-5.4/openai/gpt-5.4"
-        assert (event.payload["seconds"], event.payload["status"]) == (300, 401)
+        assert (event.payload["seconds"], event.payload["status"]) == (5, 401)
         assert event.payload["error"]["type"] == "Unauthorized"
 
 
@@ -272,6 +286,6 @@ async def test_a_worker_leaves_alone_what_another_was_refused_by(
         async with asyncio.timeout(60):
             while not mesh.component(ModelsComponent).circuits.open():
                 await asyncio.sleep(0)
-        outcome = await MeshUnderTest(mesh, mesh.model, None, [agent]).ask("poet", "Sing.")
-        assert outcome.error is not None and outcome.error.type == "Unauthorized"
+        with pytest.raises(Unauthorized, match="No call was made"):
+            await mesh.model.complete(request().model_copy(update={"model": "gpt-5.4"}))
         assert not fake.calls

@@ -140,25 +140,11 @@ async def test_a_question_in_two_paragraphs_is_not_taken_for_material() -> None:
     assert talk.names[0] == "search_files"
 
 
-async def test_a_paragraph_is_joined_whatever_its_lines_look_like_alone() -> None:
-    text = (
-        "# Claims\nBread is brown. A claim, as `fence -> next`,\nfor each worker (with its\nfence,\n"
-        "and its lease) has a deadline. Bread\nis brown.\n\n"
-        "```\nclaim one worker deadline\nclaim two workers deadline\n```\n"
-    )
-    found = list(passages_of(text, "docs/claims.md", 1))
-    sentence = "A claim, as `fence -> next`, for each worker (with its fence, and its lease) has a deadline."
-    assert [(each.text, each.line) for each in found] == [
-        ("Claims", 1),
+def test_a_sentence_over_two_lines_is_one_passage_and_code_stays_lines() -> None:
+    text = "# Claims\nBread is brown. A claim, as `fence -> next`,\nfor each worker has a deadline.\n"
+    found = [(passage.text, passage.line) for passage in passages_of(text, "docs/claims.md", 1)]
+    assert found == [
         ("Bread is brown.", 2),
-        (sentence, 2),
-        ("Bread is brown.", 5),
-        ("claim one worker deadline", 9),
-        ("claim two workers deadline", 10),
+        ("A claim, as `fence -> next`, for each worker has a deadline.", 2),
     ]
-
-
-async def test_a_line_that_a_search_found_does_not_displace_the_sentence_that_it_is_of() -> None:
-    answer = await Conversation(SEARCH, READ).ask("Where do relative paths start?")
-    sentence = "Relative paths start at the project's folder, wherever they were given."
-    assert answer == f"{sentence} (docs/paths.md:1)"
+    assert len(list(passages_of("a = 1\nb = 2\n", "src/app.py", 1))) == 2

@@ -4,12 +4,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from meshwright.core.errors import ModelError
 from meshwright.models.errors import (
     BudgetExceeded,
+    ContentRefused,
     ModelRefused,
     ModelTimeout,
     ModelUnavailable,
     RateLimited,
+    Unauthorized,
 )
 from meshwright.run.money_waits import tries_again_at
 from meshwright.run.parking import Parking
@@ -19,7 +22,7 @@ TOMORROW = NOW + timedelta(days=1)
 DOWN = ModelUnavailable("It is away")
 
 
-def pause(parking: Parking, pauses: int, error: RateLimited | ModelUnavailable = DOWN) -> float:
+def pause(parking: Parking, pauses: int, error: ModelError = DOWN) -> float:
     due_at = parking.due_at(error, NOW, pauses, TOMORROW)
     assert due_at is not None
     return (due_at - NOW).total_seconds()
@@ -56,9 +59,23 @@ def test_a_model_that_is_only_slow_is_not_paid_for_ever() -> None:
     ]
 
 
-@pytest.mark.parametrize("pauses", [0, 5])
-def test_nothing_waits_for_what_would_be_refused_again(pauses: int) -> None:
-    assert Parking().due_at(ModelRefused("no"), NOW, pauses, TOMORROW) is None
+REFUSALS = [(Unauthorized, 401), (ModelRefused, 402), (Unauthorized, 403), (ModelRefused, 404)]
+
+
+@pytest.mark.parametrize(("kind", "status"), REFUSALS)
+def test_a_refused_key_credit_or_model_is_waited_for(kind: type[ModelError], status: int) -> None:
+    error = kind("refused", retry_after_seconds=5.0)
+    error.answered = status
+    assert pause(Parking(8.0, 120.0, draw=lambda: 1.0), 0, error) == 13
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"), [(ModelRefused, 400), (ContentRefused, 403), (Unauthorized, None)]
+)
+def test_nothing_waits_for_what_no_provider_would_take(kind: type[ModelError], status: int | None) -> None:
+    error = kind("no")
+    error.answered = status
+    assert Parking().due_at(error, NOW, 0, TOMORROW) is None
 
 
 def test_a_provider_that_sends_nothing_of_a_stream_is_away_for_as_long_as_it_takes() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import asyncio
+import logging
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 from meshwright.agents.loader import project_file
 from meshwright.agents.tags import start_warnings
@@ -16,11 +19,12 @@ from meshwright.context.plan import DEFAULT_RULES
 from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextService
 from meshwright.context.text import count_tokens
 from meshwright.core import topics
-from meshwright.core.errors import MeshError, ModelError
+from meshwright.core.errors import HostError, MeshError, ModelError
 from meshwright.core.messages import Event
 from meshwright.core.plugins import MODELS, installed
 from meshwright.events.projections import Projection
 from meshwright.events.status import DeploymentStatus
+from meshwright.events.waking import wake_waiting
 from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.account import ACCOUNT, BudgetAccount
 from meshwright.ledger.accounting import Accounted, call_events
@@ -32,13 +36,16 @@ from meshwright.ledger.virtual_keys import KEY, KEYS, KeyProjection, VirtualKey,
 from meshwright.mesh import Mesh
 from meshwright.models.adapt import Adapted
 from meshwright.models.cache import Cached, cached, check_redis
-from meshwright.models.circuits import COOLED_DOWN, RECOVERED, REFUSED, Circuits, Guarded
-from meshwright.models.configured import Configured, ConfiguredModels
+from meshwright.models.circuits import COOLED_DOWN, RECOVERED, REFUSED, Circuits, Guarded, recovered
+from meshwright.models.configured import PREFIX, Configured, ConfiguredModels
+from meshwright.models.overview import Deployments
 from meshwright.models.port import Adapter, Model, ModelRequest, ModelWindow
-from meshwright.models.prices import Prices
+from meshwright.models.prices import Prices, prices_of
 from meshwright.models.retry import MAX_WAIT_SECONDS, Retrying
 from meshwright.models.select import adapter_for, choose_model, with_named_models
 from meshwright.services.agent_config.component import AgentConfigComponent
+
+_logger = logging.getLogger("meshwright.models")
 
 
 class LedgerComponent(Component):
@@ -116,9 +123,17 @@ class ModelsComponent(Component):
         mesh.groups = None if (groups := self.chosen.groups()) is None else tuple(sorted(groups))
         mesh.model = self._chain(path)
         mesh.window_of = self._window_of
-        self.circuits.on_change = mesh.tell
+        self.circuits.on_change = self._tell
         mesh.deployments_left_alone = self._left_alone
+        mesh.deployments = Deployments(self.chosen, path, settings.ledger.default_price, self.circuits)
         mesh.host.listen(topics.MESH, self._learn, (COOLED_DOWN, REFUSED, RECOVERED))
+        self._waking: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Try again what was refused before: this process may have been started with another key."""
+        if self._is_front:
+            for deployment, status in await self.mesh.inbox.refused():
+                self._tell(RECOVERED, recovered(deployment, status or 401))
 
     async def erase(self, tenant_id: str, task_ids: Sequence[str]) -> None:
         """Empty the cache, which does not know whose answers it has."""
@@ -127,6 +142,9 @@ class ModelsComponent(Component):
 
     async def stop(self) -> None:
         """Book what is still to be booked, and close the connections."""
+        if self._waking is not None:
+            self._waking.cancel()
+            await asyncio.gather(self._waking, return_exceptions=True)
         await self.mesh.model.close()
 
     def warnings(self) -> Iterable[str]:
@@ -150,8 +168,8 @@ class ModelsComponent(Component):
         is_server = self.chosen.kind == "http"
         guarded = Guarded(self.chosen, self.circuits) if is_server else self.chosen
         price = settings.ledger.default_price
-        models = mesh.prices = ConfiguredModels(guarded, self.chosen.prices(price), price, self.circuits)
-        self._configs.on_read = models.retain
+        models = mesh.prices = ConfiguredModels(guarded, prices_of(self.chosen, price), price, self.circuits)
+        self._configs.on_read = partial(self._retain, models)
         max_wait = MAX_WAIT_SECONDS if settings.models.park else None
         agents = [agent for agent in agents_here(mesh) if agent.num_retries is not None]
         tries = {agent.agent_id: 1 + (agent.num_retries or 0) for agent in agents}
@@ -200,11 +218,36 @@ class ModelsComponent(Component):
             for circuit in self.circuits.open()
         ]
 
+    @property
+    def _is_front(self) -> bool:
+        return self.mesh.role.is_front and _has_log(self.mesh)
+
+    def _tell(self, event_type: str, payload: dict[str, Any]) -> None:
+        """Report a deployment; that of an agent's configuration is its tenant's business."""
+        name = payload["deployment"]
+        tenant = {"tenant_id": name.split("/")[1]} if name.startswith(PREFIX) else {}
+        self.mesh.tell(event_type, payload, **tenant)
+
+    def _retain(self, models: ConfiguredModels, names: Collection[str]) -> None:
+        """Close what configurations no longer name, and its circuits: a key may have changed."""
+        models.retain(names)
+        self.circuits.close(lambda name: name.startswith(PREFIX) and name not in names)
+
     def _learn(self, event: Event) -> None:
-        """Apply what another worker has reported of a deployment."""
+        """Apply what another worker has reported of a deployment; where it was refused before, wake tasks."""
+        was_refused = event.event_type == RECOVERED and "refused" in event.fields
+        if was_refused and self._is_front and (self._waking is None or self._waking.done()):
+            self._waking = asyncio.get_running_loop().create_task(self._wake())
         if event.aggregate_id != self.mesh.aggregate_id:
             age = (self.mesh.host.clock.now() - event.time).total_seconds()
             self.circuits.learn(event.event_type, event.payload, age)
+
+    async def _wake(self) -> None:
+        """Have the tasks that wait for a provider go on."""
+        try:
+            await wake_waiting(self.mesh.host, self.mesh.log, "provider")
+        except HostError as error:  # they go on at the end of their pauses
+            _logger.warning("Cannot wake the tasks that wait for a provider: %s", error)
 
     def _retried(self, request: ModelRequest, error: ModelError, delay_seconds: float) -> None:
         context, delay = request.context, round(delay_seconds, 3)

@@ -15,7 +15,7 @@ import click
 from meshwright.cli.connect import running_mesh
 from meshwright.cli.options import Target, data_option, json_option, mesh_options, require_trust, trust_option
 from meshwright.cli.output import Column, Document, document, local_time, show
-from meshwright.core.errors import MeshError, in_one_line
+from meshwright.core.errors import ConfigError, MeshError, in_one_line
 
 if TYPE_CHECKING:
     from meshwright.component import Check
@@ -126,8 +126,11 @@ async def _run_checks(settings: Settings) -> int:
     from meshwright.component import Component
 
     mesh = build_mesh(settings)
+    running = await _running_models(settings)
     components = [component for component in mesh.components if isinstance(component, Component)]
     checks = [check for component in components for check in component.checks()]
+    if running is not None:  # it may have been started with other settings than this shell has
+        checks = [running if check.name == running.name else check for check in checks]
     results = await asyncio.gather(*map(_run_check, checks))
     for check, (verdict, sentence) in zip(checks, results, strict=True):
         _show(verdict, check.name, sentence)
@@ -135,6 +138,28 @@ async def _run_checks(settings: Settings) -> int:
         _show("warn", "mesh", warning)
     await mesh.stop(drain_seconds=0)
     return sum(verdict == "FAIL" for verdict, _ in results)
+
+
+async def _running_models(settings: Settings) -> Check | None:
+    """What answers in the mesh that runs on the data; None without one, or where it does not say."""
+    from meshwright.component import Check
+
+    async with running_mesh(settings) as running:
+        if running is None:
+            return None
+        try:
+            status = await running.client.status()
+        except MeshError:  # its keys are not ours
+            return None
+    refused = [deployment for deployment in status.deployments if deployment.status is not None]
+
+    async def ask() -> str:
+        if refused:
+            why = "; ".join(f"{one.deployment} is refused with {one.status}: {one.reason}" for one in refused)
+            raise ConfigError(why, remedy="Mend the key, the credit or the model's name: mesh models test")
+        return f"{status.model}, in the mesh that runs at {running.where}; mesh models test calls it"
+
+    return None if status.model is None else Check("models", ask)
 
 
 async def _run_check(check: Check) -> tuple[str, str]:

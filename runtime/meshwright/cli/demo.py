@@ -24,7 +24,7 @@ _MAX_KEPT = 3  # demos whose data stays
 _MAX_ANSWER_LINES = 12
 _QUOTE = "  | "
 _SOURCES = Path(__file__).parents[1]
-_MATERIAL = ("docs/writing-an-agent.md", "host.py")
+_MATERIAL = ("docs/writing-an-agent.md", "mesh.py")
 
 
 class _Question(NamedTuple):

@@ -401,7 +401,7 @@ _LINES: dict[str, tuple[str, _PartsOf]] = {
     "prompt.reloaded": ("prompt", lambda said, _: (f"{said.get('path', '?')} was read again",)),
     "deployment.refused": ("model", _left_alone),
     "deployment.cooled_down": ("model", _left_alone),
-    "deployment.recovered": ("model", lambda said, _: (f"{said.get('deployment', '?')} answers again",)),
+    "deployment.recovered": ("model", lambda said, _: (f"{said.get('deployment', '?')} gets calls again",)),
     "projection.failed": ("list", _list_stopped),
     "attempt.failed": ("attempt", _attempt_failed),
     "work.broke_off": ("broke off", _broke_off),

@@ -176,6 +176,12 @@ async def _find_open(client: Client, given: str) -> Question:
     An ended question that is named itself is found too: the mesh says how it ended.
     """
     question = await _find(client, given)
+    if not question.task_id:
+        raise InvalidInput(
+            f"{_short(question.id)} asks nothing: {question.question}",
+            remedy="Mend the key, the credit or the model's name, then run: mesh models test",
+            field="id",
+        )
     if question.status == "open" or question.id.startswith(given) or question.id.endswith(given):
         return question
     raise Conflict(
@@ -296,6 +302,8 @@ def question_lines(question: Document, options: str) -> Iterator[tuple[str, str]
 
 def _ways(question: Document, options: str) -> Sequence[tuple[str, str]]:
     name = _short(question["id"])
+    if not question["task_id"]:
+        return [("test", f"mesh models test{options}")]
     if "account" in (question.get("subject") or {}):  # it says itself how its budget is raised
         return []
     if takes_approval(question.get("answer_schema")):

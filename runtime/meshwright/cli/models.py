@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
@@ -21,9 +21,9 @@ from meshwright.core.errors import ConfigError, HostError, MeshError
 from meshwright.sql.folder import make_private, read_private, write_private
 
 if TYPE_CHECKING:
+    from meshwright.client import Client
     from meshwright.core.messages import Event
-    from meshwright.models.config import LiteLLMConfig
-    from meshwright.models.port import Adapter
+    from meshwright.models.overview import Deployments
     from meshwright.settings import Settings
 
 _SOURCES = {"file": "", "list": " (list)", "local": " (local)", "default": " (default)"}
@@ -32,11 +32,8 @@ _FALLBACKS = {
     "context_window_fallbacks": "if too long, to",
     "content_policy_fallbacks": "if forbidden, to",
 }
-_OTHER_SETTINGS = (
-    "the running mesh was started with other settings than this shell has (here: %s): to see its groups and "
-    "prices, set here what it was started with, such as LITELLM_BASE_URL, MESH_MODEL or keys of providers"
-)
 _HEALTH_FILE = "models.json"
+_UNKNOWN = {"status": "unknown"}
 _CALLS = 1000  # the last ones, from which health is read
 _CIRCUITS = 100  # the last events of each type
 _COOLED_DOWN = "deployment.cooled_down"
@@ -50,12 +47,19 @@ _CIRCUIT_EVENTS = (_COOLED_DOWN, "deployment.refused", "deployment.recovered")
 def models(ctx: click.Context, as_json: bool, data: Path | None) -> None:
     """Show groups, deployments, tags and prices; say where a call goes.
 
-    Prices are dollars per million tokens, in and out. Health is that of the
-    last call or `mesh models test`.
+    Those of the mesh that runs on the data, else of the settings here. Prices are dollars per million
+    tokens, in and out. Health is that of the last call or `mesh models test`.
     """
     if ctx.invoked_subcommand is None:
-        project = _ModelsOfProject(data)
-        found = asyncio.run(project.overview(_health(project.settings, data)))
+        settings = _settings(data)
+        found = asyncio.run(_overview(settings))
+        health = _health(settings, data)
+        for group in found["groups"]:
+            for row in group["deployments"]:
+                known = health.get(row["deployment"]) or health.get(
+                    group["group"] if not found["file"] else ""
+                )
+                row["health"] = known or _UNKNOWN
         echo_json(found) if as_json else click.echo(overview_text(found))
 
 
@@ -63,10 +67,19 @@ def models(ctx: click.Context, as_json: bool, data: Path | None) -> None:
 @click.option("--model", "group", default="default", show_default=True, metavar="GROUP", help="The group.")
 @click.option("--tags", default="", metavar="TAG,TAG", help="The tags of the call.")
 @json_option
-def route(group: str, tags: str, as_json: bool) -> None:
+@data_option
+def route(group: str, tags: str, as_json: bool, data: Path | None) -> None:
     """Say which deployments a call would reach, what follows, and why."""
     wanted = [tag.strip() for tag in tags.split(",") if tag.strip()]
-    found = _ModelsOfProject(None).explain(group, wanted)
+
+    async def ask() -> Document:
+        settings = _settings(data)
+        async with _running(settings) as client:
+            if client is not None:
+                return await client.deployment_route(group, wanted)
+        return _explained_here(settings, group, wanted)
+
+    found = asyncio.run(ask())
     echo_json(found) if as_json else click.echo("\n".join(_explained(found)))
 
 
@@ -77,137 +90,108 @@ def route(group: str, tags: str, as_json: bool) -> None:
 def test(group: str | None, as_json: bool, data: Path | None) -> int:
     """Call each usable deployment plainly, streamed and with a tool.
 
-    Each call is of a few tokens. Exit status 1 if one fails."""
-    project = _ModelsOfProject(data)
-    found = asyncio.run(project.test(group))
-    _keep_health(project.settings, found)
+    The mesh that runs on the data makes the calls; tasks that wait for a deployment
+    that answers go on. Each call is of a few tokens. Exit status 1 if one fails."""
+    settings = _settings(data)
+
+    async def ask() -> list[Document]:
+        async with _running(settings) as client:
+            if client is not None:
+                return await client.test_deployments(group)
+        async with _deployments(settings) as here:
+            return await here.test(group)
+
+    found = asyncio.run(ask())
+    _keep_health(settings, found)
     echo_json(found) if as_json else click.echo(table(_TESTED, found))
     return 0 if all(result["ok"] for result in found) else 1
 
 
-class _ModelsOfProject:
-    """Answers questions about the models of a project. Reads files; only `test` calls a model."""
+def _settings(data: Path | None) -> Settings:
+    from meshwright.settings import load_settings
 
-    def __init__(self, data: Path | None) -> None:
-        from meshwright.agents.loader import project_file
-        from meshwright.settings import load_settings
-
-        self.settings = load_settings(Path(), data_dir=data)
-        require_trust(self.settings)
-        self._path = project_file(Path(), self.settings.models.config)
-
-    async def overview(self, health: Mapping[str, Document]) -> Document:
-        """Groups, deployments, prices, what each misses, and warnings; asks the server where there is one."""
-        from meshwright.models.config import read_config
-        from meshwright.models.overview import groups_document
-        from meshwright.models.prices import Prices
-
-        model, problem = self._model()
-        answers = model.name if model else f"none: {problem}"
-        running = await _running_model(self.settings)
-        if running is not None and not _is_same(running, answers):
-            if model is not None:
-                await model.close()
-            return {"answers": running, "file": None, "groups": [], "warnings": [_OTHER_SETTINGS % answers]}
-        try:
-            config = server = await _server(model)
-        finally:
-            if model is not None:
-                await model.close()
-        if config is None and model is not None:
-            config = model.config  # of one model that is named, there is no file
-        if config is None and self._path.is_file():
-            config = read_config(self._path)
-        groups: list[Document] = []
-        if config is not None:
-            prices = Prices(config, self.settings.ledger.default_price, os.environ)
-            states = _by_group(config, health) if server else health
-            groups = groups_document(config, prices, None if server else os.environ, states)
-        return {
-            "answers": answers,
-            "file": None if server or config is None else str(config.path),
-            "groups": groups,
-            "warnings": [] if server or config is None else self._warnings(config),
-        }
-
-    def explain(self, group: str, tags: list[str]) -> Document:
-        """Where a call of a group with tags goes, by the file. Raises ConfigError, and ModelRefused."""
-        from meshwright.models.config import read_config
-        from meshwright.models.overview import explanation
-
-        return {"file": str(self._path), **explanation(read_config(self._path), os.environ, group, tags)}
-
-    async def test(self, group: str | None) -> list[Document]:
-        """Call each usable deployment as agents do. Raises ConfigError where there is none of the group."""
-        from meshwright.models.overview import probe_all
-
-        model, problem = self._model()
-        if model is None:
-            raise problem or ConfigError("no model answers")
-        try:
-            server = await _server(model)
-            probed, names = model.alone(group, server.groups if server else ())
-            try:
-                return await probe_all(probed, names, model.prices(self.settings.ledger.default_price))
-            finally:
-                await probed.close()
-        finally:
-            await model.close()
-
-    def _model(self) -> tuple[Adapter | None, ConfigError | None]:
-        from meshwright.context.text import count_tokens
-        from meshwright.models.select import choose_model
-
-        try:
-            return choose_model(self.settings, self._path, count_tokens=count_tokens), None
-        except ConfigError as problem:
-            if problem.path and problem.line:  # the file itself is broken: nothing can be said of it
-                raise
-            return None, problem
-
-    def _warnings(self, config: LiteLLMConfig) -> list[str]:
-        from meshwright.agents.loader import load_agents, project_file, prompts_folder
-        from meshwright.agents.tags import warnings_of
-        from meshwright.prompts import Prompts
-
-        prompts = Prompts(prompts_folder(Path(), self.settings))
-        agents = load_agents(project_file(Path(), self.settings.agents.dir), Path())
-        return list(map(str, warnings_of(config, prompts, agents)))
+    settings = load_settings(Path(), data_dir=data)
+    require_trust(settings)
+    return settings
 
 
-async def _running_model(settings: Settings) -> str | None:
-    """What answers in the running mesh of the data folder; None where none runs, or it does not say."""
+@asynccontextmanager
+async def _running(settings: Settings) -> AsyncIterator[Client | None]:
+    """The mesh that runs on the data folder; None if there is none, or its keys are not ours."""
     async with running_mesh(settings) as mesh:
-        if mesh is None:
-            return None
-        try:
-            return (await mesh.client.status()).model
-        except MeshError:  # its keys are not ours
-            return None
+        if mesh is None or not await _is_ours(mesh.client):
+            yield None
+            return
+        click.echo(f"mesh: as the mesh at {mesh.where} has it", err=True)
+        yield mesh.client
 
 
-def _is_same(running: str, own: str) -> bool:
-    """Whether a running mesh has the models that the settings here choose; only it knows the agents' own."""
-    both_offline = running.startswith("offline") and own.startswith("offline")
-    return both_offline or running == own or running.startswith(f"{own}; by name ")
+async def _is_ours(client: Client) -> bool:
+    try:
+        return (await client.status()).model is not None
+    except MeshError:
+        return False
 
 
-async def _server(model: Adapter | None) -> LiteLLMConfig | None:
-    """What the server behind a model is made of, where there is one."""
-    from meshwright.models.config import LiteLLMConfig
+@asynccontextmanager
+async def _deployments(settings: Settings) -> AsyncIterator[Deployments]:
+    """The deployments that the settings here choose. Raises ConfigError where nothing answers."""
+    from meshwright.context.text import count_tokens
+    from meshwright.models.overview import Deployments
+    from meshwright.models.select import choose_model
 
-    found = None if model is None else await model.listed()
-    if found is None:
-        return None
-    return LiteLLMConfig(Path("server"), tuple(found), {"enable_tag_filtering": True}, {}, {})
+    path = _file_of(settings)
+    model = choose_model(settings, path, count_tokens=count_tokens)
+    try:
+        yield Deployments(model, path, settings.ledger.default_price)
+    finally:
+        await model.close()
 
 
-def _by_group(config: LiteLLMConfig, health: Mapping[str, Document]) -> dict[str, Document]:
-    """The health of a server's deployments, which can only be called by their group."""
-    from meshwright.models.routing import deployment_id
+def _file_of(settings: Settings) -> Path:
+    from meshwright.agents.loader import project_file
 
-    known = {deployment_id(found): health.get(found["model_name"]) for found in config.deployments}
-    return {**health, **{name: state for name, state in known.items() if state is not None}}
+    return project_file(Path(), settings.models.config)
+
+
+async def _overview(settings: Settings) -> Document:
+    """Groups, deployments, prices, what each misses, and warnings."""
+    async with _running(settings) as client:
+        if client is not None:
+            return await client.deployments()
+    try:
+        async with _deployments(settings) as here:
+            return {**await here.overview(), "warnings": _warnings(settings)}
+    except ConfigError as problem:
+        if (problem.path and problem.line) or not _file_of(settings).is_file():
+            raise  # the file itself is broken: nothing can be said of it
+        return {**await _of_file(settings).overview(), "answers": f"none: {problem}", "warnings": []}
+
+
+def _explained_here(settings: Settings, group: str, tags: list[str]) -> Document:
+    return _of_file(settings).route(group, tags)
+
+
+def _of_file(settings: Settings) -> Deployments:
+    """What the file says, whether or not anything of it can be called."""
+    from meshwright.models.offline import OfflineModel
+    from meshwright.models.overview import Deployments
+
+    return Deployments(OfflineModel(), _file_of(settings), settings.ledger.default_price)
+
+
+def _warnings(settings: Settings) -> list[str]:
+    from meshwright.agents.loader import load_agents, project_file, prompts_folder
+    from meshwright.agents.tags import warnings_of
+    from meshwright.models.config import read_config
+    from meshwright.prompts import Prompts
+
+    path = _file_of(settings)
+    if settings.models.base_url or not path.is_file():
+        return []
+    prompts = Prompts(prompts_folder(Path(), settings))
+    agents = load_agents(project_file(Path(), settings.agents.dir), Path())
+    return list(map(str, warnings_of(read_config(path), prompts, agents)))
 
 
 def _price(field: str, row: Document) -> str:

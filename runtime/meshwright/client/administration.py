@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 from urllib.parse import quote
 
 from meshwright.client.connection import RequestSender
@@ -22,12 +22,32 @@ if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh han
     from meshwright.ledger.virtual_keys import Key
     from meshwright.services.agent_config.records import AgentConfig
 
+_TEST_SECONDS = 600.0
+
 
 class Administration:
     """The part of `Client` that manages a mesh. Most calls need the admin token, or a role."""
 
     def __init__(self, connection: RequestSender) -> None:
         self._connection = connection
+
+    async def deployments(self) -> dict[str, Any]:
+        """The groups of models with their deployments, prices and fallbacks. Needs the admin token."""
+        return dict(await self._connection.call("GET", "/deployments"))
+
+    async def deployment_route(self, model: str = "default", tags: Sequence[str] = ()) -> dict[str, Any]:
+        """Where a call of a group with tags goes, and why. Needs the admin token."""
+        params = {"model": model, "tags": ",".join(tags)}
+        return dict(await self._connection.call("GET", "/deployments/route", params=params))
+
+    async def test_deployments(self, model: str | None = None) -> list[dict[str, Any]]:
+        """Call each deployment of a group, or of all; tasks that wait for one that answers go on.
+
+        Needs the admin token.
+        """
+        wanted = {"model": model}
+        answer = await self._connection.call("POST", "/deployments/test", body=wanted, timeout=_TEST_SECONDS)
+        return list(answer["items"])
 
     async def budgets(self) -> list[BudgetView]:
         """What each budget allows, and what of it is spent and reserved."""

@@ -1,11 +1,12 @@
 """The inbox: what tasks wait for people to say, a projection of the log with one row for each question.
 
-A question is open until it is answered or expires, while its attempt at the task goes on.
+A question is open until it is answered or expires, while its attempt at the task goes on. A deployment of a
+model whose key is refused is one item, however many tasks wait for it, until the deployment answers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -20,6 +21,9 @@ from meshwright.events.tasks import position_of
 from meshwright.sql.database import Row, Session
 
 _WAITING, _ENDED = "task.waiting", "wait.ended"
+_REFUSED, _RECOVERED = "deployment.refused", "deployment.recovered"
+_REFUSED_PARTS = {"402": "Credit", "404": "Model"}
+_DEPLOYMENT = "deployment/"  # and its name: the key of an item of no task
 _MAX_PAGE = 500
 _COLUMNS = ("id", "seq", "tenant_id", "task_id", "generation", "attempt", "ended_at", "document")
 _INTO = f"inbox ({', '.join(_COLUMNS)})"
@@ -32,6 +36,7 @@ _IS_CURRENT = (
     "AND tasks.completed_at IS NULL AND tasks.generation = inbox.generation "
     "AND tasks.attempts = inbox.attempt)"
 )
+_IS_CURRENT = f"(inbox.task_id = '' OR {_IS_CURRENT})"
 _IS_OPEN = f"ended_at IS NULL AND {_IS_CURRENT}"
 _OF_THREAD = (
     "WITH RECURSIVE above (id, task_id) AS ("  # noqa: S608 conditions are code
@@ -43,7 +48,8 @@ _OF_THREAD = (
     "ORDER BY seq, id"
 )
 _FORGET = (
-    "DELETE FROM inbox WHERE seq < (SELECT coalesce(min(seq), 1) FROM events) AND NOT EXISTS "
+    "DELETE FROM inbox WHERE seq < (SELECT coalesce(min(seq), 1) FROM events) "
+    "AND (task_id <> '' OR ended_at IS NOT NULL) AND NOT EXISTS "
     "(SELECT 1 FROM tasks WHERE tasks.task_id = inbox.task_id AND tasks.tenant_id = inbox.tenant_id)"
 )
 
@@ -51,7 +57,7 @@ QuestionStatus = Literal["open", "answered", "expired", "closed"]
 
 
 class Question(Plain):
-    """One thing that a task waits for a person to say.
+    """One thing that a task waits for a person to say, or that a person has to mend (`task_id` is "" then).
 
     `wait_id` is the `key` to answer with; `id` is for people, who may type its end alone. `subject`
     says what it is about, `answer_schema` is the JSON schema of its answer (None: any JSON), `may_answer` who
@@ -114,6 +120,11 @@ class Inbox:
         """The oldest open question, but for money, of a thread's tasks and of those that they delegated."""
         return await self._log.view(_next_of, tenant_id, thread_id)
 
+    async def refused(self) -> list[tuple[str, int | None]]:
+        """The deployments that wait for a person to mend their keys, with what they were refused with."""
+        subjects = [question.subject for question in await self._log.view(_refused)]
+        return [(str(subject.get("deployment")), subject.get("status")) for subject in subjects]
+
     async def tenants(self) -> list[str]:
         """The tenants that have or had questions."""
         return await self._log.view(_tenants)
@@ -129,7 +140,7 @@ class InboxProjection:
 
     name = "inbox"
     version = 1
-    event_types: Collection[str] = (_WAITING, _ENDED)
+    event_types: Collection[str] = (_WAITING, _ENDED, _REFUSED, _RECOVERED)
 
     def fold(self, session: Session, events: Sequence[Event]) -> None:
         """Add questions, and end them. An end may arrive before its question."""
@@ -139,7 +150,10 @@ class InboxProjection:
             row_id = question_id(event.tenant_id, key)
             if row_id not in rows and not _asks(event):
                 continue
-            rows[row_id] = {**rows.get(row_id, _begun(row_id, key, event)), **_change(event)}
+            known = rows.get(row_id, _begun(row_id, key, event))
+            if event.event_type == _REFUSED and known.get("ended_at") is not None:  # it was mended before
+                known = {**_begun(row_id, key, event), "seq": known["seq"]}
+            rows[row_id] = {**known, **_change(event)}
         session.insert(_INTO, [_row_of(rows[row_id]) for row_id in rows], then=_REPLACE)
         session.execute(_FORGET)
 
@@ -149,7 +163,10 @@ class InboxProjection:
 
 
 def _named(event: Event) -> Iterator[str]:
-    """The key that an event of a question names, if it does: a person's, or one for money."""
+    """The key that an event of a question names, if it does: a person's, one for money, or a deployment's."""
+    if event.event_type in (_REFUSED, _RECOVERED):
+        yield f"{_DEPLOYMENT}{event.fields.get('deployment')}"
+        return
     key = event.fields.get("key")
     if event.task_id and isinstance(key, str) and event.fields.get("kind") in ("person", "money"):
         yield key
@@ -157,7 +174,11 @@ def _named(event: Event) -> Iterator[str]:
 
 def _asks(event: Event) -> bool:
     """Whether an event is of a question that a person is asked; for money not every task asks one."""
-    return event.fields.get("kind") == "person" or _is_for_money(event.fields.get("subject"))
+    return (
+        event.event_type == _REFUSED
+        or event.fields.get("kind") == "person"
+        or _is_for_money(event.fields.get("subject"))
+    )
 
 
 def _is_for_money(subject: Any) -> bool:
@@ -170,7 +191,7 @@ def _begun(row_id: str, key: str, event: Event) -> dict[str, Any]:
         "id": row_id,
         "seq": event.seq or 0,
         "wait_id": key,
-        "task_id": event.task_id,
+        "task_id": event.task_id or "",
         "tenant_id": event.tenant_id,
         "since": event.time,
     }
@@ -179,6 +200,10 @@ def _begun(row_id: str, key: str, event: Event) -> dict[str, Any]:
 def _change(event: Event) -> dict[str, Any]:
     """What an event says of its question."""
     fields = event.fields
+    if event.event_type == _REFUSED:
+        return _refusal(fields)
+    if event.event_type == _RECOVERED:
+        return {"status": "closed", "ended_at": event.time}
     if event.event_type != _WAITING:
         status = "expired" if fields.get("how") == "expired" else "answered"
         return {"status": status, "answered_by": fields.get("answered_by"), "ended_at": event.time}
@@ -190,6 +215,16 @@ def _change(event: Event) -> dict[str, Any]:
     known = {name: value for name, value in question.items() if value is not None}
     # A run that finds no money asks again, in the same step.
     return {**known, "status": "open", "ended_at": None} if fields.get("kind") == "money" else known
+
+
+def _refusal(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What a refused key is in the inbox."""
+    error = fields.get("error")
+    message = error.get("message") if isinstance(error, dict) else ""
+    refused = _REFUSED_PARTS.get(str(fields.get("status")), "Key")
+    question = f"{refused} refused: {message}. Tasks wait; mend that, then run: mesh models test"
+    subject = {name: fields.get(name) for name in ("deployment", "status")}
+    return {"question": question, "subject": {"kind": "deployment", **subject}, "status": "open"}
 
 
 def _row_of(document: dict[str, Any]) -> Row:
@@ -258,6 +293,11 @@ def _next_of(session: Session, tenant_id: str, thread_id: str) -> Question | Non
     rows = session.execute(_OF_THREAD, {"tenant_id": tenant_id, "thread_id": thread_id}).fetchall()
     questions = (Question.model_validate_json(document) for (document,) in rows)
     return next((question for question in questions if not _is_for_money(question.subject)), None)
+
+
+def _refused(session: Session) -> list[Question]:
+    rows = session.execute("SELECT document FROM inbox WHERE task_id = '' AND ended_at IS NULL").fetchall()
+    return [Question.model_validate_json(document) for (document,) in rows]
 
 
 def _tenants(session: Session) -> list[str]:

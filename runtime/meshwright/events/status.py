@@ -16,6 +16,7 @@ from meshwright.events.filter import seconds
 from meshwright.events.projections import StalledProjection
 from meshwright.events.tasks import MAX_REASON_CHARS
 from meshwright.sql.database import Row, Session
+from meshwright.work.protocol import WaitKind
 
 WAITING, WAIT_ENDED = "task.waiting", "wait.ended"
 NO_MORE = ("task.dispatched", "task.succeeded", "task.failed", "task.cancelled", "task.timed_out")
@@ -32,10 +33,10 @@ _COUNT_WAITS = (
     "SELECT kind, count(*), min(since), min(due_at), max(seq) FROM waits WHERE 1 = 1 {} "
     "GROUP BY kind ORDER BY count(*) DESC, kind"
 )
-_MONEY_WAITS = (
+_WAITS_FOR = (
     "SELECT waits.tenant_id, waits.task_id, wait_key FROM waits LEFT JOIN tasks ON "
     "tasks.task_id = waits.task_id AND tasks.tenant_id = waits.tenant_id "
-    "WHERE kind = 'money' ORDER BY coalesce(tasks.priority, 5) DESC, since"
+    "WHERE kind = ? ORDER BY coalesce(tasks.priority, 5) DESC, since"
 )
 _REASONS = "SELECT seq, reason FROM waits WHERE seq"
 _OF_TENANT = "AND tenant_id = :tenant_id"
@@ -124,9 +125,9 @@ class WaitProjection:
         session.execute("DELETE FROM waits WHERE seq >= ?", (oldest,))
 
 
-def waits_for_money(session: Session) -> list[tuple[str, str, str]]:
-    """(tenant_id, task_id, key) of every wait for money: the most urgent first, then the oldest."""
-    return session.execute(_MONEY_WAITS).fetchall()
+def waits_for(session: Session, kind: WaitKind) -> list[tuple[str, str, str]]:
+    """(tenant_id, task_id, key) of every wait of a kind: the most urgent first, then the oldest."""
+    return session.execute(_WAITS_FOR, (kind,)).fetchall()
 
 
 def waits_for_events(session: Session) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from decimal import Decimal
+from typing import Any
 
 from meshwright.core.access import KEY_ROLES
 from meshwright.core.errors import InvalidInput
@@ -94,6 +95,24 @@ class Administration(Acting):
         subject, details = f"allowances/{whose}", {"tenant_id": tenant_id}
         async with self.mesh.audit.change(self.caller, "allowance.removed", subject, details):
             return await self.mesh.spending.disallow(whose, tenant_id=tenant_id)
+
+    # Deployments of models
+
+    async def deployments(self) -> dict[str, Any]:
+        """The groups of models with their deployments, prices, fallbacks, and missing variables."""
+        self.check("deployments")
+        return {**await self.mesh.deployments.overview(), "warnings": list(self.mesh.warnings)}
+
+    def explain_route(self, model: str, tags: Sequence[str]) -> dict[str, Any]:
+        """Which deployments a call of a group with tags would reach, what follows, and why."""
+        self.check("deployments")
+        return self.mesh.deployments.route(model, tags)
+
+    async def test_deployments(self, model: str | None = None) -> list[dict[str, Any]]:
+        """Call each usable deployment of a group, or of all. One that answers gets calls again."""
+        self.check("test_deployments")
+        async with self.mesh.audit.change(self.caller, "deployments.tested", "deployments", {"model": model}):
+            return await self.mesh.deployments.test(model)
 
     # Keys
 

@@ -25,8 +25,8 @@ completed_at completion_tokens cost_source cost_usd count created_at current dec
 deployment digest dispatched_to due_at duration_ms ended ended_at ended_before estimated_usd expires_at
 failures fault fence finish_reason group how input_tokens key key_id keys kind last_seq latency_ms limit
 limit_usd lost_events lost_tasks lost_until_seq may_answer method model most name of ok on_empty outcome
-output_tokens owner parent_task_id priority prompt_tokens requested_by revoked_at roles saved_usd scheme
-scope score score_card seconds setting spent status step steps success tags task_id tasks tenant_id
+output_tokens owner parent_task_id priority prompt_tokens refused requested_by revoked_at roles saved_usd
+scheme scope score score_card seconds setting spent status step steps success tags task_id tasks tenant_id
 text_chars thread_id tokens tokens_after tokens_before tool type usage user validation_passed version window
 """
 FACTS = frozenset(_NAMES.split())

@@ -97,6 +97,8 @@ RULES = {
     "allowances": Rule("lists allowances", _OPERATOR),
     "allow": Rule("sets allowances", _OPERATOR),
     "disallow": Rule("removes allowances", _OPERATOR),
+    "deployments": Rule("lists deployments", _OPERATOR, all_tenants=True),
+    "test_deployments": Rule("tests deployments", _OPERATOR, all_tenants=True),
     "create_key": Rule("creates keys", _ADMIN),
     "list_keys": Rule("lists keys", _ADMIN),
     "open_keys": Rule("opens the mesh", _ADMIN, all_tenants=True),

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
 
-from meshwright.core.errors import InvalidInput, NotFound, nearest
+from meshwright.core.errors import InvalidInput, nearest
 from meshwright.core.messages import TaskBudget
 from meshwright.core.money import Budget, OnEmpty
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
-from meshwright.events.status import waits_for_money
+from meshwright.events.waking import wake_waiting
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.account import OPENED, Account
 from meshwright.ledger.allowances import Allowances
@@ -22,11 +21,9 @@ from meshwright.ledger.costs import By, Costs, costs_of, with_reserved
 from meshwright.ledger.estimate import TaskEstimate, estimate_of
 from meshwright.ledger.keys import Keys
 from meshwright.orchestration.registry import Registry
-from meshwright.work import Answer
-from meshwright.work.reading import read_task, thread_ref
+from meshwright.work.reading import read_task
 
 _MAX_OPENED = 1_000  # accounts of budgets that are listed
-_WOKEN_AT_ONCE = 100  # tasks that wait for money: their turns share commits
 
 
 class Spending:
@@ -155,12 +152,4 @@ class Spending:
 
     async def _wake_waiting(self) -> None:
         """Have each task that waits for money try again: the most urgent first, then the longest waiting."""
-        waits = await self._log.view(waits_for_money)
-        for start in range(0, len(waits), _WOKEN_AT_ONCE):
-            await asyncio.gather(*[self._wake(*wait) for wait in waits[start : start + _WOKEN_AT_ONCE]])
-
-    async def _wake(self, tenant_id: str, task_id: str, key: str) -> None:
-        with suppress(NotFound):  # a task of long ago
-            record, task = await read_task(self._host, task_id, tenant_id)
-            if (thread := thread_ref(record, task)) is not None:
-                await self._host.call(thread, "resume", Answer(task_id=task_id, key=key, value=None))
+        await wake_waiting(self._host, self._log, "money")

@@ -1,11 +1,13 @@
 """Circuits: which deployments are left alone for now, and when one call may try them again.
 
-    closed      calls pass; more than `allowed_fails` failures within a minute, or one refusal, open it
+    closed      calls pass; more than `allowed_fails` failures within a minute open it, and so does a refusal
+                of the key, the credit or the model
     open        no call passes for a while: as long as the provider asked, else twice as long each time
     half-open   one call passes, the probe: its success closes the circuit, its failure opens it again
 
 Each process has its own, and tells the others: what one learns of a deployment holds for all. They probe a
-little later than the one that opened the circuit, whose success closes theirs.
+little later than the one that opened the circuit, whose success closes theirs. A test that succeeds closes a
+circuit at once, and so does a key that changes.
 """
 
 from __future__ import annotations
@@ -27,20 +29,19 @@ from meshwright.models.errors import (
     ModelUnavailable,
     RateLimited,
     Unauthorized,
+    is_mendable,
+    is_refusal,
 )
 from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta
 
 COOLED_DOWN = "deployment.cooled_down"
 REFUSED = "deployment.refused"
 RECOVERED = "deployment.recovered"
-_REFUSED_SECONDS = 300.0
-"""How long a deployment is left alone whose key, credit or model is refused, or longer by its policy."""
 _MAX_COOLDOWN_SECONDS = 60.0  # without a word of the provider
 _PROBE_SECONDS = 1.0  # after which to look whether a probe has succeeded
 _WINDOW_SECONDS = 60.0
 _LATER_SECONDS = 2.0  # than the process that opened a circuit, the others probe
 _ENOUGH_SECONDS = 30.0  # for an answer: a deployment is not to blame where a caller gave it less
-_MENDABLE_STATUSES = frozenset({402, 404})
 
 
 class Policy(NamedTuple):
@@ -96,6 +97,19 @@ class Circuits:
         circuit = self._circuits.get(deployment)
         return None if circuit is None else circuit.error
 
+    def refusal(self, deployment: str) -> ModelError | None:
+        """The error of a call that is not made, where a refusal opened the circuit; else None."""
+        circuit = self._circuits.get(deployment)
+        if circuit is None or circuit.error is None or not is_refusal(circuit.error):
+            return None
+        error = copy.copy(circuit.error)
+        error.message = (
+            f"No call was made: deployment {deployment!r} is left alone since "
+            f"{circuit.since:%Y-%m-%d %H:%M:%S} UTC, when {error.message}"
+        )
+        error.attempts, error.lost, error.retry_after_seconds = 0, (), self.left_seconds(deployment)
+        return error
+
     def open(self) -> list[OpenCircuit]:
         """The deployments that are left alone, or probed, by id."""
         now, clock = datetime.now(UTC), time.monotonic()
@@ -130,6 +144,12 @@ class Circuits:
             if is_probe:
                 circuit.is_probed = False
 
+    def close(self, is_meant: Callable[[str], bool]) -> None:
+        """Let calls pass again to the deployments that are meant, and tell the others."""
+        for deployment, circuit in self._circuits.items():
+            if circuit.until is not None and is_meant(deployment):
+                self._close(deployment, circuit)
+
     def learn(self, event_type: str, payload: Mapping[str, Any], age_seconds: float = 0.0) -> None:
         """Apply what another process has reported of a deployment."""
         name = str(payload["deployment"])
@@ -153,14 +173,12 @@ class Circuits:
         if policy.is_off or (circuit.until is not None and not is_probe):
             return
         asked = error.retry_after_seconds or 0.0
-        if not error.retryable:
-            seconds = max(policy.cooldown_seconds, _REFUSED_SECONDS)
-        elif isinstance(error, RateLimited) and asked:
+        if isinstance(error, RateLimited) and asked:
             seconds = asked
         else:
             now = time.monotonic()
             circuit.failures = [*(at for at in circuit.failures if at > now - _WINDOW_SECONDS), now]
-            if not is_probe and len(circuit.failures) <= policy.allowed_fails:
+            if error.retryable and not is_probe and len(circuit.failures) <= policy.allowed_fails:
                 return
             longest = max(policy.cooldown_seconds, _MAX_COOLDOWN_SECONDS)
             seconds = max(asked, min(longest, policy.cooldown_seconds * 2**circuit.times))
@@ -168,7 +186,9 @@ class Circuits:
             circuit.since, circuit.times = datetime.now(UTC), 0
         circuit.failures.clear()
         circuit.times = min(circuit.times + 1, 16)
-        circuit.until, circuit.error = time.monotonic() + seconds, error.with_traceback(None)
+        circuit.until, circuit.error = time.monotonic() + seconds, copy.copy(error)
+        if is_refusal(error):
+            error.retry_after_seconds = seconds
         shown = {"type": error.code, "message": str(error)}
         payload = {"deployment": deployment, "seconds": round(seconds, 3), "error": shown}
         payload |= {"status": error.answered, "reason": error.reason}
@@ -178,7 +198,8 @@ class Circuits:
         circuit.until, circuit.times = None, 0
         circuit.failures.clear()
         away = (datetime.now(UTC) - circuit.since).total_seconds()
-        self._tell(RECOVERED, {"deployment": deployment, "seconds": round(away, 3)})
+        refused = None if circuit.error is None or circuit.error.retryable else circuit.error.answered
+        self._tell(RECOVERED, recovered(deployment, refused, away))
 
     def _tell(self, event_type: str, payload: dict[str, Any]) -> None:
         if self.on_change is not None:
@@ -197,9 +218,9 @@ class Guarded:
         """Make one attempt. Raises ModelError, also without asking the server while it is left alone."""
         name = " ".join([request.model, *(f"#{tag}" for tag in request.tags)])
         if left := self._circuits.left_seconds(name):
+            if (refusal := self._circuits.refusal(name)) is not None:
+                raise refusal
             met = self._circuits.error(name)
-            if met is not None and not met.retryable:
-                raise copy.copy(met)
             what = f"Model {request.model!r} is left alone for {left:.0f} seconds"
             raise AllProvidersDown(f"{what}, after: {met}" if met else what, retry_after_seconds=left)
         with self._circuits.call(name, given_seconds=request.timeout_seconds):
@@ -210,11 +231,10 @@ class Guarded:
         await self._model.close()
 
 
-def is_mendable(error: ModelError) -> bool:
-    """Whether another deployment may answer what this one could not: not a bad request."""
-    if type(error) is ModelRefused:
-        return error.answered in _MENDABLE_STATUSES
-    return error.retryable or isinstance(error, Unauthorized)
+def recovered(deployment: str, refused: int | None, seconds: float = 0.0) -> dict[str, Any]:
+    """The payload of RECOVERED; `refused` is the status that a provider refused the calls before with."""
+    payload = {"deployment": deployment, "seconds": round(seconds, 3)}
+    return payload if refused is None else {**payload, "refused": refused}
 
 
 def _remote_error(payload: Mapping[str, Any]) -> ModelError:

@@ -7,6 +7,8 @@ from typing import Any, Literal
 from meshwright.core.errors import ModelError
 from meshwright.core.money import OnEmpty
 
+_MENDABLE_STATUSES = frozenset({402, 404})
+
 
 class ModelUnavailable(ModelError):
     """No connection, or the server is at fault or overloaded: another try may succeed."""
@@ -128,3 +130,18 @@ class StructureInvalid(ModelError):
     def __init__(self, message: str, *, raw: str = "", **advice: Any) -> None:
         super().__init__(message, **advice)
         self.raw = raw
+
+
+def is_mendable(error: ModelError) -> bool:
+    """Whether another deployment may answer what this one could not: not a bad request."""
+    if type(error) is ModelRefused:
+        return error.answered in _MENDABLE_STATUSES
+    return error.retryable or isinstance(error, Unauthorized)
+
+
+def is_refusal(error: ModelError) -> bool:
+    """Whether a provider has refused the key, the credit or the model: a person may mend that.
+
+    Not so where there is no key to refuse: no provider was asked then.
+    """
+    return not error.retryable and error.answered is not None and is_mendable(error)

@@ -39,6 +39,7 @@ _POLICY_SIGNS = (
     "contentpolicyviolation",
     "content management policy",
     "responsibleaipolicyviolation",
+    *("requires moderation", "was flagged"),  # OpenRouter, with a 403
 )
 _KEY_SIGNS = ("no_db_connection", "invalid_api_key", "auth_error")  # a proxy without a database says 400
 _MAX_SEARCHED_CHARACTERS = 200  # of a message: further on it may quote the prompt, which can say anything
@@ -98,7 +99,11 @@ _KINDS: tuple[tuple[Callable[[ProviderFault], bool], type[ModelError], str, str]
         "",
     ),
     (
-        lambda fault: fault.status in (401, 403) or (fault.status == 400 and fault.says(_KEY_SIGNS)),
+        lambda fault: (
+            fault.status == 401
+            or (fault.status == 403 and not fault.says(_POLICY_SIGNS))
+            or (fault.status == 400 and fault.says(_KEY_SIGNS))
+        ),
         Unauthorized,
         ": it refused the credentials",
         "Check the key that is set for it",

@@ -24,9 +24,9 @@ from meshwright.models.offline_text import (
     record_line,
     relevance,
     shorten,
-    telling_words,
     terms,
     word_vector,
+    words_of,
 )
 from meshwright.models.port import Adapter, ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall, ToolSpec
 from meshwright.models.prices import Prices
@@ -37,8 +37,9 @@ _MAX_INLINE_CHARACTERS = 16_000  # of a request; a larger one is read in a threa
 _MAX_ASKED_CHARACTERS = 2_000  # of a question that decide what is done about it
 _MIN_MATERIAL_CHARACTERS = 160  # of a text that comes with a question, to be worked on
 _MAX_PASSAGES = 2_000
-_MAX_CANDIDATES = 100  # passages that are compared with one another
-_MAX_POINTS = 5
+_MAX_LINES = 5  # of an answer
+_SAME_CHARACTERS = 40  # with which passages begin that are the same, whole or cut
+_LEAST_SHARE = 0.5  # of the best passage's score
 _MAX_RECORDS = 10
 _MAX_CALLS = 4
 _MAX_NESTING = 16  # of a tool's result
@@ -48,13 +49,20 @@ _HONEST = (
 )
 _TOKEN = re.compile(r"\w{1,6}|[^\w\s]")
 _STREAMED = re.compile(r"\S+\s*|\s+")
-_COUNTS = {"one": 1, "a single": 1, "two": 2, "three": 3, "four": 4, "five": 5}
-_COUNT = re.compile(r"\b(one|a single|two|three|four|five)\s(?:short\s)?(?:sentence|point|bullet|line)", re.I)
 _LIMIT = re.compile(r"\b(?:under|below|at most|no more than|within)\s([\d,]{1,12})\stokens", re.I)
+_COUNTS = {"one": 1, "two": 2, "three": 3, "four": 4}
+_COUNT = re.compile(r"\b(one|two|three|four)\s(?:short\s)?(?:sentence|point|bullet|line)", re.I)
 _AGENT = re.compile(r"\b[a-z]+(?:-[a-z]+)*-(?:agent|coder|tester|manager|monitor|tracker|deployer)\b")
 _FOLDER = re.compile(r"\b(?:in|under|below|of)\s(?:the\s)?([\w.-]+(?:/[\w.-]+)*)")
 _REMEMBER = re.compile(r"\W*(?:please\s)?(?:remember|keep in mind|note)(?:\sthat|:)?\s+(\S.*)", re.I | re.S)
-_QUOTATION = re.compile(r"[\"“`']([^\"”`']{1,100})[\"”`']")
+_URL = re.compile(r"https?://[^\s<>\"'`)\]]+[^\s<>\"'`)\].,;:!?]")
+_PATH = re.compile(r"[\w./@-]+")
+_FILE = re.compile(r"[\w.-]*(?:\w\.[A-Za-z]\w{0,4}|README|LICENSE|Makefile|Dockerfile)")
+_BLANK_LINES = re.compile(r"\n[ \t]+(?=\n)")
+_SECTION = re.compile(r"([A-Z][A-Z_]{3,}):[ \t]*$")
+_NOT_KNOWN = frozenset({"", "METADATA", "DOMAIN_CONTEXT", "OPEN_QUESTIONS"})
+_SPEAKER = re.compile(r"^(?:- )?(?:(?:user|assistant|system|tool|[a-z]+-agent): )?")
+_LESS_TELLING = re.compile(r"(?:^|/)tests?/|test_|\.(?:lock|svg|css|csv)$|(?:^|/)(?:LICENSE|NOTICE|\.\w)")
 _TRIGGERS = {
     "log": re.compile(r"\bcommits?\b|\bgit log\b|\bwhat (?:has )?changed\b|\bwhat is new\b", re.I),
     "diff": re.compile(r"\b(?:diff|uncommitted)\b", re.I),
@@ -91,7 +99,7 @@ def estimate_tokens(text: str) -> int:
 
 
 class OfflineModel(Adapter):
-    """Deterministic and extractive: it calls the tools that fit the question, then answers in quotations.
+    """Deterministic: it calls the tools that fit the question by a word, and quotes the lines that fit.
 
     Takes time linear in the request. Fills a JSON schema where one is given; with the tag `compression` it
     shortens the last message, keeping its sections. Its answers cost nothing and say `model: offline`.
@@ -124,16 +132,16 @@ class OfflineModel(Adapter):
     def reply(self, request: ModelRequest) -> ModelReply:
         """Answer at once."""
         if request.inputs:
-            texts = [each if isinstance(each, str) else " ".join(map(str, each)) for each in request.inputs]
+            texts = [text if isinstance(text, str) else " ".join(map(str, text)) for text in request.inputs]
             vectors = tuple(word_vector(text, request.params.get("dimensions")) for text in texts)
             tokens = Usage(prompt_tokens=sum(map(self.count_tokens, texts)))
             return self._made(request, "").model_copy(update={"embeddings": vectors, "usage": tokens})
         if "compression" in request.tags and not request.tools and request.response_schema is None:
             return self._made(request, self._shortened(request))
         talk = _Talk(request.messages)
-        for tool, arguments in _calls(talk, request.tools):
-            text = json.dumps(arguments, ensure_ascii=False)
-            call = ToolCall(id=f"call_{len(talk.results)}", name=tool.name, arguments=text)
+        if (found := next(_calls(talk, request.tools), None)) is not None:
+            text = json.dumps(found[1], ensure_ascii=False)
+            call = ToolCall(id=f"call_{len(talk.results)}", name=found[0].name, arguments=text)
             made = self._made(request, text, "tool_calls")
             return made.model_copy(update={"content": "", "tool_calls": (call,)})
         if request.response_schema is not None:
@@ -178,14 +186,6 @@ async def stream_words(text: str, on_delta: OnDelta) -> None:
 
 # Reading a request
 
-_PLACE = re.compile(r"https?://\S+|[\w./@:-]+")
-_URL = re.compile(r"https?://[^\s<>\"'`)\]]+[^\s<>\"'`)\].,;:!?]")
-_BLANK_LINES = re.compile(r"\n[ \t]+(?=\n)")
-_FILE = re.compile(r"[\w.-]*(?:\w\.[A-Za-z]\w{0,4}|README|LICENSE|Makefile|Dockerfile)")
-_SECTION = re.compile(r"([A-Z][A-Z_]{3,}):[ \t]*$")
-_NOT_KNOWN = frozenset({"", "METADATA", "DOMAIN_CONTEXT", "OPEN_QUESTIONS"})
-_SPEAKER = re.compile(r"^(?:user|assistant|system|tool|[a-z]+-agent): ")
-
 
 class _Result(NamedTuple):
     """A tool call that was made, and its result."""
@@ -207,22 +207,27 @@ class _Talk:
         ]
         place = asked[-1] if asked else len(messages)
         self.question, given = _split(messages[place].text.strip() if asked else "")
-        self.results = list(_results(messages[place + 1 :]))
-        said = [message.text for message in messages[:place] if message.role in ("user", "assistant")]
-        prompt = "\n".join(message.text for message in messages if message.role == "system")
-        known = (passage for text in [_known(prompt), *said] for passage in passages_of(text))
-        self.prompt = prompt[:_MAX_ASKED_CHARACTERS]
-        self.background = [
-            passage
-            for passage in islice(known, _MAX_PASSAGES)
-            if not passage.text.endswith("?") and passage.text != self.question
-        ]
-        found = (passage for each in self.results if not each.error for passage in passages_in(each.value))
-        self.found = [*given, *islice(found, _MAX_PASSAGES)]
         self.asked = self.question[:_MAX_ASKED_CHARACTERS]
-        self.subject = _PLACE.sub(lambda word: " " if _places_in(word[0]) else word[0], self.asked)
-        self.wanted = frozenset(terms(self.subject))
-        self.is_known = bool(given) or any(self.wanted <= set(terms(each.text)) for each in self.background)
+        self.results = list(_results(messages[place + 1 :]))
+        prompt = "\n".join(message.text for message in messages if message.role == "system")
+        self.prompt = prompt[:_MAX_ASKED_CHARACTERS]
+        said = [message.text for message in messages[:place] if message.role in ("user", "assistant")]
+        known = (passage for text in [_known(prompt), *said] for passage in passages_of(text))
+        known = (passage for passage in known if not passage.text.endswith("?"))
+        self.background = [
+            passage for passage in islice(known, _MAX_PASSAGES) if passage.text != self.question
+        ]
+        found = (passage for one in self.results if not one.error for passage in passages_in(one.value))
+        self.found = [*given, *islice(found, _MAX_PASSAGES)]
+        self.pages = list(dict.fromkeys(_URL.findall(self.asked)))
+        words = (word.rstrip(".-/") for word in _PATH.findall(_URL.sub(" ", self.asked)))
+        self.files = [word for word in words if word[:1] != "/" and _FILE.fullmatch(word.rpartition("/")[2])]
+        subject = _URL.sub(" ", self.asked)
+        for file in self.files:
+            subject = subject.replace(file, " ")
+        self.words = words_of(subject)
+        self.wanted = terms(subject)
+        self.is_known = bool(given) or any(self.wanted <= terms(one.text) for one in self.background)
 
 
 def _split(text: str) -> tuple[str, list[Passage]]:
@@ -230,7 +235,7 @@ def _split(text: str) -> tuple[str, list[Passage]]:
     for separator in ("\n\n", "\n", ": "):
         asked, _, rest = _BLANK_LINES.sub("\n\n", text).partition(separator)
         is_long = len(rest) >= _MIN_MATERIAL_CHARACTERS and (separator != ": " or "\n" not in text)
-        given = [each for each in passages_of(rest) if not each.text.endswith("?")]
+        given = [passage for passage in passages_of(rest) if not passage.text.endswith("?")]
         if given and (is_long or (separator == "\n\n" and terms(asked))):
             return asked.strip(), given[:_MAX_PASSAGES]
     return text, []
@@ -245,7 +250,7 @@ def _known(prompt: str) -> str:
         elif line and not line.startswith(("- ", "* ", " ")) and section != "METADATA":
             section = ""
         elif section not in _NOT_KNOWN:
-            kept.append(_SPEAKER.sub("", line.removeprefix("- ")) + "\n")
+            kept.append(_SPEAKER.sub("", line) + "\n")
     return "\n".join(kept)
 
 
@@ -256,9 +261,8 @@ def _results(messages: Sequence[ChatMessage]) -> Iterator[_Result]:
         if call is not None:
             arguments, value = _parsed(call.arguments), _parsed(message.text)
             fault = value.get("error") if isinstance(value, dict) and len(value) == 1 else None
-            yield _Result(
-                call.name, arguments if isinstance(arguments, dict) else {}, value, str(fault or "")
-            )
+            known = arguments if isinstance(arguments, dict) else {}
+            yield _Result(call.name, known, value, str(fault or ""))
 
 
 def _parsed(text: str) -> Any:
@@ -275,65 +279,55 @@ def _is_deep(value: Any, left: int) -> bool:
     return any(left == 0 or _is_deep(part, left - 1) for part in parts)
 
 
-def _places_in(text: str) -> list[str]:
-    """The pages and files that a text names, each once: `src/app.py` of `src/app.py:12`."""
-    places = _URL.findall(text)
-    for word in _PLACE.findall(_URL.sub(" ", text)):
-        path = word.replace(":", "@").partition("@")[0].rstrip(".-/")
-        if not path.startswith("/") and _FILE.fullmatch(path.rpartition("/")[2]):
-            places.append(path)
-    return list(dict.fromkeys(places))
-
-
 # Tools
 
 
 def _calls(talk: _Talk, tools: Sequence[ToolSpec]) -> Iterator[tuple[ToolSpec, dict[str, Any]]]:
     """The calls to make now, the best first; none twice, few in all, none after one that settles it."""
-    settled = any(not each.error and _purpose(each.name) not in _QUOTED for each in talk.results)
+    settled = any(not one.error and _purpose(one.name) not in _QUOTED for one in talk.results)
     if not talk.question or settled or len(talk.results) >= _MAX_CALLS:
         return
+    made = [(result.name, result.arguments) for result in talk.results]
     for purpose, known in _wishes(talk, tools):
-        for tool in [tool for tool in tools if _purpose(tool.name) == purpose][: 1 if purpose else None]:
-            words = set(terms(tool.name.replace("_", " "))) & talk.wanted
-            if purpose or words or len(set(terms(tool.description)) & talk.wanted) >= 2:
-                yield from _call(tool, known, talk)
+        for tool in tools:
+            fits = _purpose(tool.name) == purpose and (
+                purpose or not talk.wanted.isdisjoint(terms(tool.name))
+            )
+            arguments = _arguments(tool, known, talk) if fits else None
+            if arguments is not None and (tool.name, arguments) not in made:
+                yield tool, arguments
 
 
 def _wishes(talk: _Talk, tools: Sequence[ToolSpec]) -> Iterator[tuple[str, dict[str, Any]]]:
     """What the question asks for: a tool's purpose, and what is known of its arguments."""
     purposes = [_purpose(result.name) for result in talk.results]
-    pages = list(dict.fromkeys(_URL.findall(talk.asked)))
-    files = [place for place in _places_in(talk.asked) if place not in pages]
-    agents, folder = _AGENT.findall(talk.asked), _FOLDER.search(talk.asked)
     asks_for = {purpose for purpose, trigger in _TRIGGERS.items() if trigger.search(talk.asked)}
+    file, folder = next(iter(talk.files), None), _FOLDER.search(talk.asked)
+    agent = next(iter(_AGENT.findall(talk.asked)), None)
     if match := _REMEMBER.match(talk.question):
-        scope = next((each for each in ("project", "global") if each in talk.asked.lower()), None)
+        scope = next((name for name in ("project", "global") if name in talk.asked.lower()), None)
         yield "remember", {"text": match[1].strip(), "scope": scope}
-    yield from (("fetch", {"url": page}) for page in pages[:2])
-    yield from (
-        (purpose, {"path": next(iter(files), None)}) for purpose in ("log", "diff") if purpose in asks_for
-    )
-    if (agents or "delegate" in asks_for) and not talk.results:
-        yield "delegate", {"text": talk.question, "agent": next(iter(agents), None)}
-    yield from (("read", {"path": path}) for path in files[:2])
-    if "list" in asks_for and not talk.results:
+    yield from (("fetch", {"url": page}) for page in talk.pages[:2])
+    yield from ((purpose, {"path": file}) for purpose in ("log", "diff") if purpose in asks_for)
+    if (agent or "delegate" in asks_for) and not purposes:
+        yield "delegate", {"text": talk.question, "agent": agent}
+    yield from (("read", {"path": path}) for path in talk.files[:2])
+    if "list" in asks_for and not purposes:
         yield "list", {"folder": folder and folder[1]}
     yield "", {}
-    words = telling_words(talk.subject)
-    if talk.is_known or not words or not {"read", "fetch"}.isdisjoint(purposes):
+    if talk.is_known or not talk.words or not {"read", "fetch"}.isdisjoint(purposes):
         return
-    found = _file_found(talk)
-    if found is None:
-        yield "search", {"query": max(words, key=len) if purposes else " ".join(words)}
+    best = next(iter(_fitting([passage for passage in talk.found if passage.line], talk.wanted)), None)
+    if best is None:
+        yield "search", {"query": max(talk.words, key=len) if purposes else " ".join(talk.words)}
     else:
-        yield "read", {"path": found.source, "start": max(1, (found.line or 1) - 20)}
-    if not talk.results and not any(_purpose(tool.name) in _QUOTED for tool in tools):
+        yield "read", {"path": best.source, "start": max(1, (best.line or 1) - 20)}
+    if not purposes and not any(_purpose(tool.name) in _QUOTED for tool in tools):
         yield "delegate", {"text": talk.question}
 
 
-def _call(tool: ToolSpec, known: Mapping[str, Any], talk: _Talk) -> Iterator[tuple[ToolSpec, dict[str, Any]]]:
-    """The call of a tool, where its required parameters can be filled and it was not made before."""
+def _arguments(tool: ToolSpec, known: Mapping[str, Any], talk: _Talk) -> dict[str, Any] | None:
+    """The arguments of a call; None where a parameter that is required cannot be filled."""
     arguments: dict[str, Any] = {}
     for name, schema in tool.parameters.get("properties", {}).items():
         want = next((want for want, names in _WANTS.items() if name.lower() in names), "")
@@ -341,11 +335,10 @@ def _call(tool: ToolSpec, known: Mapping[str, Any], talk: _Talk) -> Iterator[tup
         if value is None and name in tool.parameters.get("required", ()):
             value = _guess(want, schema, talk)
             if value is None:
-                return
+                return None
         if value is not None and ("enum" not in schema or value in schema["enum"]):
             arguments[name] = value
-    if not any((result.name, result.arguments) == (tool.name, arguments) for result in talk.results):
-        yield tool, arguments
+    return arguments
 
 
 def _guess(want: str, schema: Mapping[str, Any], talk: _Talk) -> Any:
@@ -361,35 +354,17 @@ def _guess(want: str, schema: Mapping[str, Any], talk: _Talk) -> Any:
         return False if kind == "boolean" else None
     if want in ("text", "query"):
         return talk.question
-    if want == "agent":
-        return next(iter([*_AGENT.findall(talk.asked), *_AGENT.findall(talk.prompt)]), None)
-    if want in ("url", "path"):
-        return next(iter(_URL.findall(talk.asked) if want == "url" else _places_in(talk.asked)), None)
-    quoted = _QUOTATION.search(talk.asked)
-    names = re.findall(r"(?<=[\w,] )[A-Z][\w-]*(?: [A-Z][\w-]*)*", talk.asked)
-    return quoted[1] if quoted else next(reversed(names or re.findall(r"[\w-]+", talk.asked)), None)
-
-
-def _file_found(talk: _Talk) -> Passage | None:
-    """The best line of the file that searches found most about; what is written to be read counts more."""
-    found = [passage for passage in talk.found if passage.source and passage.line]
-    scores = relevance([passage.text for passage in found], talk.wanted)
-    totals = dict.fromkeys((passage.source for passage in found), 0.0)
-    for passage, score in zip(found, scores, strict=True):
-        totals[passage.source] += score * _file_weight(passage.source)
-    ranked = zip(found, scores, strict=True)
-    return max(ranked, key=lambda each: (totals[each[0].source], each[1]), default=(None, 0.0))[0]
+    named = {"agent": [*_AGENT.findall(talk.asked), *_AGENT.findall(talk.prompt)]}
+    named |= {"url": talk.pages, "path": talk.files}
+    if want in named:
+        return next(iter(named[want]), None)
+    names = re.findall(r"(?<=[\w,] )[A-Z][\w-]*", talk.asked) or re.findall(r"[\w-]+", talk.asked)
+    return next(reversed(names), None)
 
 
 def _purpose(name: str) -> str:
     words = set(re.split(r"[_\W]+", name.lower()))
     return next((purpose for purpose, names in _PURPOSES.items() if words.intersection(names)), "")
-
-
-def _file_weight(path: str) -> float:
-    if re.search(r"(?:^|/)tests?/|test_|\.(?:lock|svg|css|csv)$|(?:^|/)(?:LICENSE|NOTICE|\.\w)", path):
-        return 0.2
-    return 1.5 if re.search(r"\.(?:md|rst|txt|adoc)$", path) else 1.0
 
 
 # Answers
@@ -398,57 +373,54 @@ def _file_weight(path: str) -> float:
 def _answer(talk: _Talk) -> str:
     """Answer from the material; says so where there is nothing to answer from."""
     parts = [part for result in talk.results if not result.error and (part := _quoted_whole(result))]
-    if not parts and (points := _points(talk)):
-        parts = ["\n".join(f"- {line}" for line in points) if len(points) > 1 else points[0]]
-    parts = parts or [f"{each.name} failed: {quote(each.error)}" for each in talk.results if each.error]
+    if not parts and (lines := _lines(talk)):
+        parts = ["\n".join(f"- {line}" for line in lines) if len(lines) > 1 else lines[0]]
+    parts = parts or [f"{one.name} failed: {quote(one.error)}" for one in talk.results if one.error]
     if parts:
         return "\n\n".join(parts)
     if not talk.wanted and not talk.results:
         return f"Hello. {_HONEST}"
-    about = f" about {quote(' '.join(telling_words(talk.asked)), 80)!r}" if talk.wanted else ""
+    about = f" about {quote(' '.join(words_of(talk.asked)), 80)!r}" if talk.wanted else ""
     return f"I found nothing{about} in what I was given. {_HONEST}"
 
 
 def _quoted_whole(result: _Result) -> str:
-    """A result as it is quoted whole; empty for texts, whose best passages are quoted."""
+    """A result as it is quoted whole; empty for texts, whose lines are quoted."""
     purpose, value = _purpose(result.name), result.value
     if purpose in _QUOTED:
         return ""
     if purpose == "delegate":
-        agent = next((str(each) for name, each in result.arguments.items() if "agent" in name), "the agent")
+        agent = next((str(value) for name, value in result.arguments.items() if "agent" in name), "the agent")
         return f"{agent} answers:\n\n{str(value).strip()}"
     if purpose == "remember":
         return f"{quote(str(value))} ({quote(str(result.arguments.get('text', '')))})"
-    lists = [each for each in value.values() if isinstance(each, list)] if isinstance(value, dict) else []
+    lists = [part for part in value.values() if isinstance(part, list)] if isinstance(value, dict) else []
     value = lists[0] if len(lists) == 1 else value
     if not isinstance(value, list):
         return f"{result.name} gives: {quote(record_line(value), 2_000)}"
-    lines = [quote(record_line(each)) for each in value[:_MAX_RECORDS]] or ["nothing"]
+    lines = [quote(record_line(record)) for record in value[:_MAX_RECORDS]] or ["nothing"]
     more = [f"and {len(value) - _MAX_RECORDS} more"] if len(value) > _MAX_RECORDS else []
     return "\n- ".join([f"{result.name} gives:", *lines, *more])
 
 
-def _points(talk: _Talk) -> list[str]:
-    """The passages to quote: the best first, or for a summary the central ones in their order."""
-    material = [*talk.background, *talk.found] if talk.wanted else talk.found
-    texts = [passage.text for passage in material]
-    scores = relevance(texts, talk.wanted)
-    scores = [
-        score * each.weight * _file_weight(each.source) for score, each in zip(scores, material, strict=True)
-    ]
-    order = sorted(range(len(material)), key=lambda place: -scores[place])[:_MAX_CANDIDATES]
-    quotes = [(material[place].source, quote(texts[place])) for place in order]
+def _lines(talk: _Talk) -> list[str]:
+    """The passages to quote, the best first; without a subject the central ones of what was given."""
     count = _COUNT.search(talk.asked)
-    chosen: dict[int, set[str]] = {}
-    for place, (source, text) in zip(order, quotes, strict=True):
-        words = set(terms(texts[place]))
-        share = len(words & talk.wanted) / len(talk.wanted) if talk.wanted else 1.0
-        if chosen and talk.wanted and scores[place] <= 0.3 * scores[next(iter(chosen))]:
-            break
-        is_part = any(source == other and text != longer and text in longer for other, longer in quotes)
-        is_new = all(len(words & known) <= 0.7 * min(len(words), len(known)) for known in chosen.values())
-        if words and share >= (0.25 if source else 0.5) and is_new and not is_part:
-            chosen[place] = words
-        if len(chosen) == (_COUNTS[count[1].lower()] if count else _MAX_POINTS):
-            break
-    return [material[place].cited() for place in (chosen if talk.wanted else sorted(chosen))]
+    most = _COUNTS[count[1].lower()] if count else _MAX_LINES
+    material = [*talk.background, *talk.found] if talk.wanted else talk.found
+    return [passage.cited() for passage in _fitting(material, talk.wanted)[:most]]
+
+
+def _fitting(passages: Sequence[Passage], wanted: set[str]) -> list[Passage]:
+    """The passages that fit what is wanted about as well as the best one, each once, the best first."""
+    scores = relevance([terms(passage.text) for passage in passages], wanted)
+    weighted = [
+        score * (0.2 if _LESS_TELLING.search(passage.source) else 1.0)
+        for passage, score in zip(passages, scores, strict=True)
+    ]
+    least = _LEAST_SHARE * max(weighted, default=0.0)
+    found: dict[str, Passage] = {}
+    for place in sorted(range(len(passages)), key=lambda place: -weighted[place]):
+        if weighted[place] > least:
+            found.setdefault(passages[place].text[:_SAME_CHARACTERS], passages[place])
+    return list(found.values())

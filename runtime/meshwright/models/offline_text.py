@@ -1,97 +1,77 @@
-"""What the built-in model does with text: it weighs passages, fills JSON schemas and shortens contexts."""
+"""The text work of the built-in model: it finds lines that fit, fills JSON schemas, shortens contexts."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from heapq import nlargest
-from itertools import accumulate
 from typing import Any, NamedTuple
 from zlib import crc32
 
 from meshwright.models.structure import InvalidSchema, target
 
-_WORD = re.compile(r"\w+(?:[-_./]\w+)*")
-_PART = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W\d_A-Za-z]+")
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W\d_A-Za-z]+")
 _INFLECTION = re.compile(r"(?<=...)(?:ations?|ings?|ions?|ments?|ies|ied|ed|es|s|ly|e|y)$")
 _STOP_WORDS = frozenset(
-    """a about after again all also am an and any are as at be been before being below between both but by
-    can could describe did do does doing done each either ever every explain few find first for from
-    get give given go had has have having he her here his how i if in into is it its just know last
-    latest let like list look make many may me might more most much must my never no nor not now of
-    off often on once one only or other our out over own please point points question really recent
-    recently same say second see sentence sentences shall she short should show since so some
-    something still such summarise summarize summary tell than that the their them then there these
-    they thing things this those three through thus to too two under until up us use used very via
-    want was way we were what whatever when where whether which while who whom whose why will with
-    within without would yet you your hello hi hey thanks thank ok okay answer brief compare happen
-    happens happened mean means kind research review""".split()  # noqa: SIM905 - a list would be 150 lines
+    """a about after again all also am an and any are as at be been before being below between both but by can
+    could describe did do does doing done each either every explain few find first for from get give given had
+    has have hello her here hi his how if in into is it its know last latest let like list look make many me
+    most much must my no nor not of off on once one only or other our out over please point points question
+    recently said same say see sentence sentences she should show since so some still such summarise summarize
+    tell than thanks that the their them then there these they thing this those three through to too two under
+    until up us use used using very via want was way we were what when where whether which while who whose why
+    will with within without would yet you your answer brief compare happen happens mean means research review
+    """.split()  # noqa: SIM905 - a list would be 150 lines
 )
-_MAX_QUOTE_CHARACTERS = 320
-_DIMENSIONS = 256
-_MAX_DIMENSIONS = 4096
+_DIMENSIONS, _MAX_DIMENSIONS = 256, 4096
 NUMBER = re.compile(r"(?<![\w.])-?\d{1,15}(?:\.\d{1,15})?\b")
 
 
-def terms(text: str) -> list[str]:
-    """The stems of a text's words, stop words left out; a compound gives itself and its parts."""
-    found: list[str] = []
-    for word in _WORD.findall(text):
-        parts = _PART.findall(word)
-        found += [word.lower()] if len(parts) > 1 else []
-        found += [_INFLECTION.sub("", part.lower()) for part in parts if _is_telling(part)]
-    return found
+def words_of(text: str) -> list[str]:
+    """The words of a text as they are written, each once, without stop words."""
+    words = (word for word in _WORD.findall(text) if word.isdigit() or len(word) > 1)
+    return list({word.lower(): word for word in words if word.lower() not in _STOP_WORDS}.values())
+
+
+def terms(text: str) -> set[str]:
+    """The stems of a text's words, without stop words."""
+    return {_INFLECTION.sub("", word.lower()) for word in words_of(text)}
 
 
 def word_vector(text: str, size: object = None) -> tuple[float, ...]:
     """A text as a vector of length 1, by its words alone: texts with words in common are near one another."""
     vector = [0.0] * (size if isinstance(size, int) and 0 < size <= _MAX_DIMENSIONS else _DIMENSIONS)
-    for term, count in Counter(terms(text) or [text]).items():
-        vector[crc32(term.encode(errors="replace")) % len(vector)] += count
+    for term in terms(text) or {text}:
+        vector[crc32(term.encode(errors="replace")) % len(vector)] += 1
     length = math.hypot(*vector)
     return tuple(value / length for value in vector)
 
 
-def telling_words(text: str) -> list[str]:
-    """The words of a text as they are written, without stop words and repeats."""
-    return list({word.lower(): word for word in _WORD.findall(text) if _is_telling(word)}.values())
-
-
-def _is_telling(word: str) -> bool:
-    return word.isdigit() or (len(word) > 1 and word.lower() not in _STOP_WORDS)
-
-
-def relevance(texts: Iterable[str | Counter[str]], wanted: Iterable[str]) -> list[float]:
-    """How well each text, or its terms, fits the wanted ones, rare ones more than common ones.
-
-    Without any that are wanted it is how much a text is about what all are about.
-    """
-    counts = [Counter(terms(text)) if isinstance(text, str) else text for text in texts]
-    asked = set(wanted)
-    found = [asked & count.keys() if asked else count.keys() for count in counts]
-    times = Counter(term for each in found for term in each)
-    if not asked:
-        return [sum(times[term] for term in each) / (len(each) + 4) for each in found]
+def relevance(texts: Iterable[Collection[str]], wanted: Collection[str]) -> list[float]:
+    """How well texts, as their terms, fit those that are wanted, or one another where none are."""
+    found = [set(text) for text in texts]
+    times = Counter(term for text in found for term in text)
+    if not wanted:
+        return [sum(times[term] for term in text) / (len(text) + 4) for text in found]
     return [
-        sum(math.log(1 + len(counts) / times[term]) for term in each)
-        * len(each)
-        / (len(asked) * (6 + count.total()) ** 0.5)
-        for each, count in zip(found, counts, strict=True)
+        sum(math.log(1 + len(found) / times[term]) for term in text.intersection(wanted))
+        * len(text.intersection(wanted))
+        / (6 + len(text)) ** 0.5
+        for text in found
     ]
 
 
 def nearest(values: Sequence[Any], text: str) -> Any:
     """The value that shares most words with a text, else the first."""
-    words = set(terms(text))
+    words = terms(text)
     return max(values, key=lambda value: len(words.intersection(terms(str(value)))), default=None)
 
 
-def quote(text: str, max_characters: int = _MAX_QUOTE_CHARACTERS) -> str:
+def quote(text: str, max_characters: int = 320) -> str:
     """A text on one line, cut after a word where it is too long."""
     line = " ".join(text.split())
     return line if len(line) <= max_characters else f"{line[:max_characters].rsplit(' ', 1)[0]} …"
@@ -108,12 +88,11 @@ _TEXT_KEYS = ("text", "content", "body", "snippet", "summary", "message", "answe
 
 
 class Passage(NamedTuple):
-    """A sentence or a line of material, where it stands, and how much it counts."""
+    """A sentence of material, or a line of code, and where its paragraph begins."""
 
     text: str
     source: str = ""
     line: int | None = None
-    weight: float = 1.0
 
     def cited(self) -> str:
         """Its text on one line, with where it stands."""
@@ -122,35 +101,20 @@ class Passage(NamedTuple):
 
 
 def passages_of(text: str, source: str = "", first_line: int | None = None) -> Iterator[Passage]:
-    """Cut a text into sentences, wrapped lines joined; code and headings stay lines, and count less."""
-    suffix = source.rpartition("/")[2].rpartition(".")[2] if "." in source else ""
-    fenced, numbered = False, first_line is not None
-    held: list[tuple[int, str]] = []
+    """Cut a text into the sentences of its paragraphs, without headings and examples; code stays lines."""
+    name = source.rpartition("/")[2]
+    is_prose = (name.rpartition(".")[2] if "." in name else "") in _PROSE_FILES
+    held, begins, is_fenced = list[str](), 0, False
     for number, line in enumerate([*text.splitlines(), ""], first_line or 0):
         bare = _MARKS.sub("", line.strip()).strip()
-        fence = line.lstrip().startswith("```")
-        fenced = fenced != fence
-        alone = fenced or suffix not in _PROSE_FILES or line.startswith(("#", "|", "<"))
-        if held and (alone or fence or not bare or _BEGINS.match(line)):
-            yield from _sentences(held, source, numbered)
-            held = []
-        if bare and alone and not fence:
-            yield Passage(bare, source, number if numbered else None, 0.5)
-        elif bare and not fence:
-            held.append((number, bare))
-
-
-def _sentences(lines: Sequence[tuple[int, str]], source: str, numbered: bool) -> Iterator[Passage]:
-    """The sentences of a paragraph, each with the line that it starts on."""
-    text = " ".join(line for _, line in lines)
-    ends = list(accumulate(len(line) + 1 for _, line in lines))
-    start = 0
-    for end in [*_SENTENCE_END.finditer(text), None]:
-        number = lines[min(bisect_right(ends, start), len(lines) - 1)][0]
-        if sentence := text[start : end.start() if end else None].strip():
-            weight = 0.7 if sentence[0].islower() or sentence.count(" ") < 2 else 1.0
-            yield Passage(sentence, source, number if numbered else None, weight)
-        start = end.end() if end else start
+        if held and (not bare or not is_prose or _BEGINS.match(line)):
+            for sentence in _SENTENCE_END.split(" ".join(held)):
+                yield Passage(sentence, source, begins if first_line is not None else None)
+            held.clear()
+        is_fenced ^= line.startswith("```")
+        if bare and not (is_prose and (is_fenced or line.startswith(("#", "```")))):
+            begins = begins if held else number
+            held.append(bare)
 
 
 def passages_in(value: Any, source: str = "", line: int | None = None) -> Iterator[Passage]:
@@ -209,12 +173,12 @@ class SchemaFiller:
 
     def __init__(self, schema: _Schema, texts: Sequence[str], question: str) -> None:
         self.question = quote(question)
-        scores = relevance(texts, terms(self.question) or ["-"])
+        scores = relevance(map(terms, texts), terms(self.question) or {"-"})
         best = nlargest(_MAX_TEXTS, range(len(texts)), key=lambda place: (scores[place], -place))
         self.texts = [quote(texts[place]) for place in sorted(best)] or [self.question]
         self.steps = 0
         self._schema = schema
-        self._counts = [Counter(terms(text)) for text in self.texts]
+        self._terms = [terms(text) for text in self.texts]
 
     def value(self) -> Any:
         """The value for the whole schema. Raises InvalidSchema where it is too large."""
@@ -281,7 +245,7 @@ class SchemaFiller:
 
     def _text(self, about: str, nth: int = 0) -> str:
         """The passage that fits a field best, or the one that is nth among them."""
-        scores = relevance(self._counts, terms(re.sub("[-_]", " ", about)) or ["-"])
+        scores = relevance(self._terms, terms(about) or {"-"})
         ranked = sorted(range(len(scores)), key=lambda place: -scores[place])
         return self.texts[ranked[nth]] if nth < len(ranked) else "none"
 
@@ -376,7 +340,7 @@ def shorten(text: str, max_tokens: int, count_tokens: Callable[[str], int]) -> s
     """
     units, kept = _units_of(text)
     task = terms(" ".join(unit for section, _, unit in units if section == "DOMAIN_CONTEXT"))
-    scores = relevance((unit for _, _, unit in units), task)
+    scores = relevance((terms(unit) for _, _, unit in units), task)
     left = max_tokens - count_tokens(_written(units, kept)) - _HEADER_TOKENS
     for place in sorted(set(range(len(units))) - kept, key=lambda place: (-scores[place], place)):
         cost = count_tokens(units[place][2]) + 1

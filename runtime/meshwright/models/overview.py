@@ -1,24 +1,25 @@
-"""What `mesh models` shows, as plain data: what there is, where a call goes, and whether each answers."""
+"""The deployments behind a model, as plain data: what there is, where a call goes, whether each answers."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from meshwright.core.errors import MeshError
+from meshwright.core.errors import ConfigError, MeshError
 from meshwright.core.messages import Usage
-from meshwright.core.money import ZERO
-from meshwright.models.config import LiteLLMConfig
+from meshwright.core.money import ZERO, Price
+from meshwright.models.circuits import Circuits
+from meshwright.models.config import LiteLLMConfig, read_config
 from meshwright.models.errors import Unsupported
-from meshwright.models.port import ChatMessage, Model, ModelReply, ModelRequest, PriceList, ToolSpec
-from meshwright.models.prices import Prices, Rates
+from meshwright.models.port import Adapter, ChatMessage, Model, ModelReply, ModelRequest, PriceList, ToolSpec
+from meshwright.models.prices import Prices, Rates, prices_of
 from meshwright.models.routing import WHEN, check, deployment_id, fallbacks_of, missing_of, route, tags_of
 
 Document = dict[str, Any]
-_UNKNOWN = {"status": "unknown"}
-"""The health of a deployment without calls so far."""
 _AT_ONCE = 4
 _TOOL = ToolSpec(name="ok", description="Does nothing.", parameters={"type": "object", "properties": {}})
 _PROBE = ModelRequest(
@@ -30,11 +31,76 @@ _PROBE = ModelRequest(
 )
 
 
+class Deployments:
+    """The deployments behind a model; `path` is the project's litellm_config.yaml, which need not exist."""
+
+    def __init__(
+        self, model: Adapter, path: Path, default_price: Price | None, circuits: Circuits | None = None
+    ) -> None:
+        self._model = model
+        self._path = path
+        self._default_price = default_price
+        self._circuits = circuits or Circuits()
+
+    async def overview(self) -> Document:
+        """Who answers, the groups with their deployments, and what each of these misses.
+
+        Asks the server where there is one. Raises ConfigError, ModelUnavailable, and Unauthorized.
+        """
+        server = await self._server()
+        config = server or self._model.config or self._file()
+        groups: list[Document] = []
+        if config is not None:
+            prices = Prices(config, self._default_price, os.environ)
+            groups = groups_document(config, prices, None if server else os.environ)
+        file = None if server or config is None else str(config.path)
+        return {"answers": self._model.name, "file": file, "groups": groups}
+
+    def route(self, group: str, tags: Sequence[str]) -> Document:
+        """Where a call goes. Raises ModelRefused for a group or a tag that the file does not have."""
+        config = self._model.config or self._file()
+        if config is None:
+            raise ConfigError("there is no such file", path=str(self._path))
+        check(config, ModelRequest(model=group, messages=(), tags=tuple(tags), user="mesh models route"))
+        found = route(config, os.environ, group, tags).document()
+        return {"file": str(config.path), "tags": list(tags), **found}
+
+    async def test(self, group: str | None) -> list[Document]:
+        """Call each deployment as agents do, of a group or all; one that answers gets calls again.
+
+        Raises ConfigError where there is nothing to call.
+        """
+        server = await self._server()
+        probed, names = self._model.alone(group, server.groups if server else ())
+        try:
+            found = await _probe_all(probed, names, prices_of(self._model, self._default_price))
+        finally:
+            if probed is not self._model:
+                await probed.close()
+        answering = tuple(result["deployment"] for result in found if result["ok"])
+        self._circuits.close(lambda circuit: any(_is_of(circuit, deployment) for deployment in answering))
+        return found
+
+    def _file(self) -> LiteLLMConfig | None:
+        return read_config(self._path) if self._path.is_file() else None
+
+    async def _server(self) -> LiteLLMConfig | None:
+        """What the server behind the model is made of, where there is one."""
+        found = await self._model.listed()
+        if found is None:
+            return None
+        return LiteLLMConfig(Path("server"), tuple(found), {"enable_tag_filtering": True}, {}, {})
+
+
+def _is_of(circuit: str, deployment: str) -> bool:
+    """Whether a circuit is a deployment's: also of one of its models, or of a server's group with tags."""
+    return circuit == deployment or circuit.startswith((f"{deployment}:", f"{deployment} #"))
+
+
 def groups_document(
     config: LiteLLMConfig,
     prices: Prices,
     environment: Mapping[str, str] | None,
-    health: Mapping[str, Document],
 ) -> list[Document]:
     """Every group: its deployments, and which groups follow it after which error."""
     names = sorted(config.groups, key=lambda name: (name != "default", name))
@@ -50,7 +116,6 @@ def groups_document(
                     "order": each["litellm_params"].get("order"),
                     "price": _price(prices.of_deployment(each)),
                     "missing": list(missing_of(each, environment)),
-                    "health": health.get(deployment_id(each), _UNKNOWN),
                 }
                 for each in config.deployments
                 if each["model_name"] == name
@@ -61,15 +126,7 @@ def groups_document(
     ]
 
 
-def explanation(
-    config: LiteLLMConfig, environment: Mapping[str, str] | None, group: str, tags: Sequence[str]
-) -> Document:
-    """Where a call goes. Raises ModelRefused for a group or a tag that the file does not have."""
-    check(config, ModelRequest(model=group, messages=(), tags=tuple(tags), user="mesh models route"))
-    return {"tags": list(tags), **route(config, environment, group, tags).document()}
-
-
-async def probe_all(model: Model, groups: Sequence[str], prices: PriceList) -> list[Document]:
+async def _probe_all(model: Model, groups: Sequence[str], prices: PriceList) -> list[Document]:
     """Probe each group, some at a time, and return the results in the order of the groups."""
     places = asyncio.Semaphore(_AT_ONCE)
 

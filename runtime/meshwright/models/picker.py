@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import os
 import random
 import time
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 
 from meshwright.core.errors import ConfigError, ModelError
 from meshwright.core.money import Price
-from meshwright.models.circuits import Circuits, Policy, is_mendable
+from meshwright.models.circuits import Circuits, Policy
 from meshwright.models.config import FALLBACKS, LiteLLMConfig, read_config, resolved
 from meshwright.models.errors import (
     AllProvidersDown,
@@ -25,6 +24,7 @@ from meshwright.models.errors import (
     ModelRefused,
     ModelTimeout,
     Unauthorized,
+    is_mendable,
 )
 from meshwright.models.faults import Discretion, secrets_in
 from meshwright.models.litellm import require_tested_release
@@ -255,8 +255,9 @@ class Picker(Adapter):
         waits = {name: left for name in names if (left := self._circuits.left_seconds(name))}
         if waits:
             met = [error for name in waits if (error := self._circuits.error(name)) is not None]
-            if len(met) == len(targets) and not any(error.retryable for error in met):
-                return copy.copy(met[0])  # to wait does not help where a key is refused
+            refusals = [error for name in waits if (error := self._circuits.refusal(name)) is not None]
+            if len(refusals) == len(targets):
+                return min(refusals, key=lambda refusal: refusal.retry_after_seconds or 0.0)
             fit = f" that fit tags {list(tags)}" if tags else ""
             what = f"All deployments of model {group!r}{fit} are cooling down"
             down = AllProvidersDown(

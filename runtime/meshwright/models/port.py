@@ -379,11 +379,9 @@ class Adapter:
         """The names that callers may give as `model`; None where only its server knows."""
         return frozenset({"default", "quality", "fast"})
 
-    def prices(self, default: Price | None) -> PriceList:
-        """What its calls cost; `default` if unknown."""
-        from meshwright.models.prices import Prices  # which is made of this module
-
-        return Prices(default=default)
+    def prices(self, default: Price | None) -> PriceList | None:
+        """What its calls cost, `default` if unknown; None: by the names of the models that answer."""
+        return None
 
     async def listed(self) -> list[dict[str, Any]] | None:
         """The deployments that its server has, as litellm_config.yaml has them; None without a server."""

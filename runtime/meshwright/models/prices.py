@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from meshwright.core.money import MILLION, ZERO, Price, fit
 from meshwright.models.config import LiteLLMConfig
-from meshwright.models.port import ModelReply, ModelRequest, ModelWindow
+from meshwright.models.port import Adapter, ModelReply, ModelRequest, ModelWindow, PriceList
 from meshwright.models.providers import bare_name, writes_cache
 from meshwright.models.routing import concrete_model, deployment_id, route
 
@@ -186,6 +186,12 @@ _PRICED = {
     "cache_write": "cache_creation_input_token_cost",
 }
 """What a deployment may say of its price, in dollars per token."""
+
+
+def prices_of(model: Adapter, default: Price | None) -> PriceList:
+    """An adapter's own price list, else that of models by their names; `default` if unknown."""
+    own = model.prices(default)
+    return Prices(default=default) if own is None else own
 
 
 def _writing(price: Price) -> Price:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -33,6 +33,7 @@ from meshwright.models.port import (
     OnDelta,
     PriceList,
 )
+from meshwright.models.prices import prices_of
 from meshwright.models.providers import OFFLINE, missing, provider_of
 from meshwright.models.retry import Retrying
 from meshwright.models.routing import missing_of
@@ -321,13 +322,24 @@ class NamedModels(Adapter):
         self.kind = others.kind
         self.config = others.config
         self.groups = others.groups  # an agent's model is its own
-        self.listed, self.alone = others.listed, others.alone
+        self.listed = others.listed
 
     def complete(
         self, request: ModelRequest, on_delta: OnDelta | None = None
     ) -> Coroutine[Any, Any, ModelReply]:
         """Make one attempt. Raises ModelError."""
         return self._named.get(request.model, self._others).complete(request, on_delta)
+
+    def alone(self, group: str | None, names: Collection[str]) -> tuple[Model, list[str]]:
+        """Those of all adapters, and of the one that has the group."""
+        if group is not None:
+            return self._named.get(group, self._others).alone(group, names)
+        others, found = self._others.alone(None, names)
+        named: dict[str, Adapter] = {}
+        for adapter in {id(adapter): adapter for adapter in self._named.values()}.values():
+            model, own = adapter.alone(None, ())
+            named |= dict.fromkeys(own, adapter_for(model))
+        return NamedModels(named, adapter_for(others)), [*found, *named]
 
     async def close(self) -> None:
         """Close each adapter once."""
@@ -336,8 +348,8 @@ class NamedModels(Adapter):
 
     def prices(self, default: Price | None) -> PriceList:
         """Each adapter's own."""
-        named = {name: model.prices(default) for name, model in self._named.items()}
-        return _NamedPrices(named, self._others.prices(default))
+        named = {name: prices_of(model, default) for name, model in self._named.items()}
+        return _NamedPrices(named, prices_of(self._others, default))
 
 
 class _NamedPrices(NamedTuple):

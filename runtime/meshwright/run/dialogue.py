@@ -252,33 +252,55 @@ class _Dialogue:
     async def ask(self, messages: Sequence[ChatMessage]) -> ModelReply:
         """Ask, and where the reply has to be whole and is cut off, ask again with more room for it.
 
-        At the most the model is asked to write less. Raises ReplyCutOff where that does not help.
+        At the most the model is asked to write less. Raises ReplyCutOff where that does not help. What a
+        policy held back is asked for once more, since chance often decides that.
         """
         note: tuple[ChatMessage, ...] = ()
-        tries = 0
+        tries, is_again = 0, False
         while True:
-            tries += 1
+            tries += not is_again
             try:
-                reply = await self._ask((*messages, *note))
-            except (ContextTooLong, ContentRefused):
+                reply, self._totals = await self._calls.ask(
+                    self._prepared, sent := (*messages, *note), self._specs, self._shape, **self._next(sent)
+                )
+            except ContextTooLong:
                 raise
+            except ContentRefused:
+                if is_again:
+                    raise
+                is_again = True
+                continue
             except ModelRefused:
                 if self._room == self._prepared.max_tokens:
                     raise
                 # More than the model may write, as far as can be known.
                 self._room = self._most_room = self._prepared.max_tokens
-                note = (replies.write_less(self._room),)
+                note, is_again = (replies.write_less(self._room),), False
                 continue
+            self._window.learn(reply)
+            is_again = False
             if not (replies.is_cut_off(reply) and replies.must_be_whole(reply, self._shape)):
                 return reply
             if tries >= replies.MAX_TRIES:
                 raise replies.unusable(reply, self._prepared, self._room)
-            if self._room < self._most_room:
-                self._room = min(2 * self._room, self._most_room)
-            elif self._shape is not None and not reply.tool_calls:
+            if (more := self._more_room(reply)) is None:
                 return reply
-            else:
-                note = (replies.write_less(self._room),)
+            note = more
+
+    def _more_room(self, reply: ModelReply) -> tuple[ChatMessage, ...] | None:
+        """Give the next reply more room, or ask for less; None for an answer that is repaired instead."""
+        if self._room < self._most_room:
+            self._room = min(2 * self._room, self._most_room)
+            return ()
+        if self._shape is not None and not reply.tool_calls:
+            return None
+        return (replies.write_less(self._room),)
+
+    def _next(self, messages: Sequence[ChatMessage]) -> dict[str, Any]:
+        """What the next call has besides the messages; events and the begin are of one call."""
+        known = {"events": self._events, "begins": self._begins, "max_tokens": self._room}
+        self._events, self._begins = (), False
+        return {**known, "digest": self._window.ask(messages)}
 
     def add_results(
         self,
@@ -303,29 +325,3 @@ class _Dialogue:
             self._events = (limit.event("tools"),)
             self._specs = ()
             self.messages.append(replies.ANSWER_NOW)
-
-    async def _ask(self, messages: Sequence[ChatMessage]) -> ModelReply:
-        """Ask, and once more where a policy held back the answer, since chance often decides that."""
-        reply: ModelReply | None = None
-        is_again = False
-        while reply is None:
-            events, self._events = self._events, ()
-            begins, self._begins = self._begins, False
-            digest = self._window.ask(messages)
-            try:
-                reply, self._totals = await self._calls.ask(
-                    self._prepared,
-                    messages,
-                    self._specs,
-                    self._shape,
-                    digest=digest,
-                    max_tokens=self._room,
-                    events=events,
-                    begins=begins,
-                )
-            except ContentRefused:
-                if is_again:
-                    raise
-                is_again = True
-        self._window.learn(reply)
-        return reply

@@ -1,4 +1,4 @@
-"""When a run whose provider is away tries again: after pauses that grow from seconds to minutes."""
+"""When a run whose provider is away, or refuses its key, tries again: after pauses that grow to minutes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from meshwright.core.errors import ModelError
-from meshwright.models.errors import ModelTimeout
+from meshwright.models.errors import ModelTimeout, is_refusal
 
 _MAX_DOUBLINGS = 30
 _MAX_SLOW_PAUSES = 5
@@ -33,7 +33,7 @@ class Parking:
         None where that is after the deadline, or another try would change nothing.
         """
         is_slow = isinstance(error, ModelTimeout) and not error.is_silent and pauses >= _MAX_SLOW_PAUSES
-        if not error.retryable or is_slow:
+        if is_slow or not (error.retryable or is_refusal(error)):
             return None
         longest = min(self.max_seconds, self.first_seconds * 2 ** min(pauses, _MAX_DOUBLINGS))
         pause = longest * (1 + self.draw()) / 2 + (error.retry_after_seconds or 0.0)

@@ -88,6 +88,19 @@ def too_long(wire: WireName, tokens: int, max_tokens: int, window: int) -> Refus
     return Refusal("too-long", 400, body)
 
 
+def refused(wire: WireName, kind: str, status: int) -> Refusal:
+    """The provider takes the key, the credit or the model no more."""
+    type_, text = {
+        401: ("authentication_error", "Incorrect API key provided: sk-****ated."),
+        402: ("billing_error", "Your credit balance is too low to access the API."),
+        403: ("permission_error", "Your organization has been disabled."),
+    }.get(
+        status, ("not_found_error", "The model `simulated` does not exist or you do not have access to it.")
+    )
+    body = _openai(text, "invalid_request_error", type_) if wire == "openai" else _anthropic(text, type_)
+    return Refusal(kind, status, body)
+
+
 def trouble(wire: WireName, kind: str, status: int, retry_after: float | None) -> Refusal:
     """The provider is at fault, or overloaded, or limits the rate."""
     if status == 429:

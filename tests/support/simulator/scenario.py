@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 FILE = Path(__file__).with_name("scenarios.toml")
 Kind = Literal[
-    "outage", "rate-limit", "overload", "disconnect", "slow", "dying-streams", "stream-error", "no-usage",
-    "empty", "cut-off", "refusal", "broken-arguments", "unknown-tool",
+    "outage", "refused-key", "rate-limit", "overload", "disconnect", "slow", "dying-streams", "stream-error",
+    "no-usage", "empty", "cut-off", "refusal", "broken-arguments", "unknown-tool",
 ]  # fmt: skip
 
 

@@ -90,6 +90,8 @@ class Simulator:
         if refusal := self._broken_rule(wire, body, told):
             return self._refuse(refusal)
         hit = self._weather(told)
+        if hit is not None and hit.kind == "refused-key":
+            return self._refuse(errors.refused(wire, hit.kind, hit.status))
         if hit is not None and hit.kind in _REFUSING:
             wait = None if hit.retry_after is None else hit.retry_after / self._speed
             return self._refuse(errors.trouble(wire, hit.kind, hit.status, wait), wait)

@@ -23,6 +23,7 @@ from meshwright.core.messages import ID_PATTERN
 from meshwright.edges.http import (
     administration,
     budgets,
+    deployments,
     events,
     inbox,
     mesh_routes,
@@ -64,6 +65,7 @@ _ROUTERS = (
     publish.router,
     mesh_routes.router,
     budgets.router,
+    deployments.router,
     administration.router,
     *_MODEL_ROUTERS,
 )

@@ -49,6 +49,7 @@ _MAX_LEVEL_CHARS = 128
 _MAX_QUESTIONS = 100  # in the document of an inbox
 _GATHER_SECONDS = 0.1  # in which changes of an inbox become one message
 _OF_QUESTIONS = ("task.waiting", "wait.ended")
+_OF_DEPLOYMENTS = ("deployment.refused", "deployment.recovered")
 TASK_VERBS = ("cancel", "answer")
 """What can be asked of a task that there is."""
 _NOT_OF_A_LEVEL = re.compile(r"[^!-~]|[#+/]")
@@ -337,6 +338,7 @@ class RetainedInbox:
     def note(self, event: Event) -> None:
         """Take an event of the bus; those of questions change what is shown, and so does a task's end."""
         is_ours = event.event_type in _OF_QUESTIONS and event.fields.get("kind") == "person"
+        is_ours = is_ours or event.event_type in _OF_DEPLOYMENTS
         has_ended = event.event_type in FINAL and event.task_id in self._shown.get(event.tenant_id, ())
         if is_ours or has_ended:
             self._changed.add(event.tenant_id)
