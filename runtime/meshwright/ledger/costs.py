@@ -42,6 +42,8 @@ COLUMNS = (
     *("cache_hit", "attempts", "attempt", "step", "latency_ms", *_TOKENS, *_TEXTS),
 )
 
+_CALL_ID, _OUTCOME = COLUMNS.index("call_id"), COLUMNS.index("outcome")
+
 By = Literal["agent", "tag", "model", "task", "tenant"]
 _MAX_KEYS = 500  # listed of one sum
 _MILLION = 1_000_000  # picodollars are added up in two parts, since SQLite's sum of them may not hold
@@ -191,8 +193,18 @@ class CallProjection:
     event_types: Collection[str] = (MODEL_CALLED,)
 
     def fold(self, session: Session, events: Sequence[Event]) -> None:
-        """Write a row for each call."""
-        session.insert(_INTO_CALLS, [row_of(event, seconds(event.time)) for event in events])
+        """Write a row for each call, one that was cut off unless it has one: two may have found it."""
+        rows = [row_of(event, seconds(event.time)) for event in events]
+        cut = {row[_CALL_ID] for row in rows if row[_OUTCOME] == "cut"}
+        if cut:
+            known = {
+                call_id for (call_id,) in session.select_in("SELECT call_id FROM calls WHERE call_id", cut)
+            }
+            once: dict[Any, tuple[Any, ...]] = {}
+            for number, row in enumerate(rows):
+                once.setdefault(row[_CALL_ID] if row[_CALL_ID] in cut else number, row)
+            rows = [row for row in once.values() if row[_OUTCOME] != "cut" or row[_CALL_ID] not in known]
+        session.insert(_INTO_CALLS, rows)
 
     def clear(self, session: Session, oldest: int) -> None:
         """Forget the calls whose event is in the log."""

@@ -150,7 +150,7 @@ class ModelCalls:
     def context(self, step: OpenStep | None) -> CallContext:
         """Whose the calls of a step are, and where they are recorded."""
         number = None if step is None else step.number
-        return self._attempt.call_context(number, partial(self._record, step))
+        return self._attempt.call_context(number, partial(self._record, step), step)
 
     def _record(self, step: OpenStep | None, call: Call) -> None:
         """Count a call that has ended, and journal it with the step that made it."""
@@ -161,7 +161,7 @@ class ModelCalls:
         if call.settlement is not None:
             counted["settlement"] = call.settlement.model_dump()
             self._settled.add(call.settlement.call)
-        event = ProgressEvent(MODEL_CALLED, payload, call.call_id)
+        event = None if call.is_known else ProgressEvent(MODEL_CALLED, payload, call.call_id)
         if step is None:
             self._attempt.journal.add_call(counted, event)
         else:
@@ -193,7 +193,7 @@ class ModelCalls:
         request = self._request(prepared, messages, specs, shape, max_tokens)
         streams = shape is None and attempt.services.stream  # JSON is not shown while it is written
         known_by = request.asked(messages=(ChatMessage(role="user", content=digest),))
-        async with attempt.journal.open_step("model", known_by) as step:
+        async with attempt.journal.open_step("model", known_by, paid=True) as step:
             if step.is_replayed:
                 result = _replayed(step.result)
             else:
