@@ -165,12 +165,12 @@ async def test_a_crash_under_a_purse_costs_what_the_provider_bills(tmp_path: Pat
         }
         for kill in range(KILLS):
             async with mesh_up(tmp_path / "data", **environment) as running:
-                await running.client.submit("Go.", agent_id="root", idempotency_key="tree", timeout=10)
+                await running.client.submit("Go.", agent_id="root", idempotency_key="tree", timeout=60)
                 while len(provider.calls) < WIDE * kill / KILLS + CALLS:
                     await asyncio.sleep(LOOK_SECONDS)
                 await running.kill()
         async with mesh_up(tmp_path / "data", **environment) as running:
-            receipt = await running.client.submit("Go.", agent_id="root", idempotency_key="tree", timeout=10)
+            receipt = await running.client.submit("Go.", agent_id="root", idempotency_key="tree", timeout=60)
             outcome = await running.client.outcome(receipt.task_id)
             assert outcome.text == str(WIDE)
             await accounts_agree(running, [outcome], len(provider.calls) * EARNED_SMALL, WIDE_PURSE)

@@ -118,6 +118,8 @@ async def test_a_call_nobody_makes_again_is_booked_as_such_calls_cost_and_has_on
         assert await mesh.balance("pot:mesh") == (learned, 8)
         await mesh.host.call(ActorRef(ACCOUNT, "pot:mesh"), "recover")
         await mesh.clock.advance(131)
+        while not await mesh.recorded():
+            await asyncio.sleep(0)
         assert [(row["outcome"], row["cost_usd"], row["user"]) for row in await mesh.recorded()] == [
             ("cut", str(booked), "clerk")
         ]
@@ -127,8 +129,12 @@ async def test_a_call_nobody_makes_again_is_booked_as_such_calls_cost_and_has_on
         late = mesh.another()
         await late.complete(request(8, context=STEP))
         *_, cut, answered = mesh.calls
-        assert rows([cut, answered]) == [("cut", booked, "estimated"), ("ok", 1, "priced")]
-        assert cut.is_known and not answered.is_known, "the row that the account made is made again"
+        assert rows([cut, answered]) == [("cut", 1, "estimated"), ("ok", 1, "priced")]
+        assert cut.call_id == (await mesh.recorded())[0]["call_id"], (
+            "the row of the run replaces the account's"
+        )
+        await late.budgets.settled()
+        assert [view.spent_usd for view in await mesh.views()] == [learned + 2] * 2
 
 
 async def test_what_a_journaled_call_cost_is_booked_where_its_worker_ended_before(

@@ -32,6 +32,7 @@ ACCOUNT = "budget-account"
 """The type of the actors that are accounts."""
 OPENED, WARNED, EXCEEDED = "budget.opened", "budget.warned", "budget.exceeded"
 RAISED = "budget.raised"
+DENIED = "budget.denied"
 FREED = "budget.freed"
 """Names calls that have room now, to the workers where they wait. No log has it."""
 WARNED_AT = Decimal("0.8")
@@ -157,21 +158,9 @@ class LedgerBatch(Struct):
     entries: tuple[LedgerEntry, ...]
 
 
-class CutCall(Struct, omit_defaults=True):
-    """An earlier try of a step, whose end is unknown: its process ended before.
-
-    `booked` is what it counts as, once its time is over; None while it is reserved.
-    """
-
-    call: str = ""
-    booked: Amount | None = None
-
-    def __post_init__(self) -> None:
-        exact(self, "booked", self.booked)
-
-
 class ReservationResult(Struct):
-    """The answer to a reservation, of which `granted_usd` is reserved. `cut` are earlier tries of its step.
+    """The answer to a reservation, of which `granted_usd` is reserved. `cut` are earlier tries of its step
+    whose end is not known, since their processes ended before. `denied` says who denied more money, and why.
 
     `over`: reserved although a soft budget has no room for it. `wait`: it is in the queue, since the money
     for it is reserved by others; `busy`: the same for a call that may not wait. `crowded`: refused because
@@ -183,7 +172,8 @@ class ReservationResult(Struct):
     spent_usd: Amount
     reserved_usd: Amount
     granted_usd: Amount = ZERO
-    cut: tuple[CutCall, ...] = ()
+    cut: tuple[str, ...] = ()
+    denied: str = ""
 
     def __post_init__(self) -> None:
         for name in ("limit_usd", "spent_usd", "reserved_usd", "granted_usd"):
@@ -205,6 +195,14 @@ class Raise(Struct):
 
     def __post_init__(self) -> None:
         exact(self, "amount", self.amount)
+
+
+class Denial(Struct):
+    """No more money for an account, until it is raised or renews: calls without room fail."""
+
+    account: Account
+    reason: str
+    denied_by: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +253,7 @@ class Balance(BaseModel):
     queue: dict[str, _Queued] = {}
     expired: dict[str, _Expired] = {}
     notified: list[str] = []
+    denied: str = ""
 
     def at(self, now: datetime, window: Window) -> Balance:
         """What an account would keep, were it asked now."""
@@ -278,6 +277,7 @@ class Balance(BaseModel):
             expired = self.expire(start.timestamp())
             self.since, self.spent, self.estimated, self.raised = start, ZERO, ZERO, ZERO
             self.expired.clear()
+            self.denied = ""
             self.notify_again()
         expired += self.expire(now.timestamp())
         for op in [op for op, queued in self.queue.items() if queued.until <= now.timestamp()]:
@@ -324,14 +324,10 @@ class Balance(BaseModel):
             for held in self.held[entry.op]
         ]
 
-    def cut_before(self, op: str, call: str) -> tuple[CutCall, ...]:
-        """The tries of an op before a call: those whose time is over, and those still held."""
-        booked = [
-            CutCall(call=earlier, booked=expired.amount)
-            for earlier, expired in self.expired.items()
-            if expired.op == op
-        ]
-        return (*booked, *[CutCall(call=held.call) for held in self.held.get(op, ()) if held.call != call])
+    def cut_before(self, op: str, call: str) -> tuple[str, ...]:
+        """The tries of an op before a call whose end is not known: some are booked, some still held."""
+        over = [earlier for earlier, expired in self.expired.items() if expired.op == op]
+        return (*over, *[held.call for held in self.held.get(op, ()) if held.call != call])
 
     def knows(self, op: str, call: str) -> bool:
         """Whether what a call did cost can still be booked."""
@@ -374,11 +370,18 @@ class BudgetAccount(Actor[Balance]):
     def add(self, turn: Turn, more: Raise) -> LedgerReply:
         """Raise the limit; the reply names the calls of the queue that have room now."""
         self._begin(turn, more.account)
-        self.state.raised += more.amount
+        self.state.raised, self.state.denied = self.state.raised + more.amount, ""
         self._limit += more.amount
         self.state.notify_again()
         self._publish(turn, more.account, RAISED, amount_usd=f"{more.amount:f}")
         return LedgerReply(results=(), ready=tuple(self._ready()))
+
+    @turn
+    def deny(self, turn: Turn, denial: Denial) -> None:
+        """Refuse calls that have no room, also those that would wait for it."""
+        self._begin(turn, denial.account)
+        self.state.denied = f"{denial.denied_by}: {denial.reason}"
+        self._publish(turn, denial.account, DENIED, reason=denial.reason, denied_by=denial.denied_by)
 
     def _begin(self, turn: Turn, account: Account) -> None:
         self._record(turn, self.state.renew(account.window, turn.now))
@@ -396,6 +399,8 @@ class BudgetAccount(Actor[Balance]):
         answer, granted = self._decide(entry, account)
         if len(state.held) >= MAX_HELD and answer in ("held", "over"):
             answer, granted = "wait" if entry.may_wait else "crowded", ZERO
+        if state.denied and answer in ("wait", "busy"):
+            answer = "refused"
         result = self._result(answer, granted, cut)
         if answer in ("held", "over"):
             state.held.setdefault(entry.op, []).append(
@@ -482,7 +487,7 @@ class BudgetAccount(Actor[Balance]):
             topic = topics.MESH if origin.task_id is None else topics.TASK_PROGRESS
             turn.publish(topic, MODEL_CALLED, cut.payload(), **ids)
 
-    def _result(self, answer: Answer, granted: Decimal, cut: tuple[CutCall, ...]) -> ReservationResult:
+    def _result(self, answer: Answer, granted: Decimal, cut: tuple[str, ...]) -> ReservationResult:
         return ReservationResult(
             answer=answer,
             limit_usd=self._limit,
@@ -490,6 +495,7 @@ class BudgetAccount(Actor[Balance]):
             reserved_usd=self._reserved,
             granted_usd=granted,
             cut=cut,
+            denied=self.state.denied,
         )
 
     def _notify(self, turn: Turn, account: Account, results: Sequence[ReservationResult]) -> None:

@@ -15,7 +15,6 @@ from meshwright.core.errors import HostError, InvalidInput, MeshError, ModelErro
 from meshwright.core.messages import Event, Usage, new_id
 from meshwright.core.money import ZERO, reported_cost
 from meshwright.kernel.runtime import Runtime
-from meshwright.ledger.account import CutCall
 from meshwright.ledger.budgets import Budgets, Hold
 from meshwright.ledger.estimates import (
     Estimates,
@@ -125,30 +124,25 @@ class Accounted:
         """Record the calls that earlier processes made for the same step, and did not live to record.
 
         They asked for the same as now: each counts as what the `reply` cost, else as such calls do as a rule.
-        One that an account has booked already counts as that.
         """
         take = request.context.take_cut
         count = 0 if take is None else take()
-        cut = hold.cut if hold.accounts else tuple([CutCall() for _ in range(count)])
+        cut = hold.cut if hold.accounts else ("",) * count
         if not cut:
             return
         if reply is not None:
             cost, usage = reply.saved_usd if reply.cache_hit else reply.cost_usd, reply.usage
         else:
             cost, usage = self._guess(hold.request, _StreamMeter(None).usage(hold.request)), Usage()
-        for earlier in cut:
-            booked, settled = earlier.booked, None
-            if booked is None:
-                settled = self.budgets.settle(hold, cost, estimated=True, call=earlier.call)
-                booked = cost if settled is None else settled.amount
+        for call_id in cut:
+            settled = self.budgets.settle(hold, cost, estimated=True, call=call_id)
             call = Call(
-                **_known_of(hold.request, earlier.call),
-                usage=usage if earlier.booked is None else Usage(),
-                cost_usd=booked,
-                cost_source="unknown" if booked is None else "estimated",
+                **_known_of(hold.request, call_id),
+                usage=usage,
+                cost_usd=cost if settled is None else settled.amount,
+                cost_source="unknown" if cost is None else "estimated",
                 outcome="cut",
                 settlement=settled,
-                is_known=earlier.booked is not None,
             )
             self._record(call, request)
 

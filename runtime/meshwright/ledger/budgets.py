@@ -22,7 +22,7 @@ from meshwright.ledger.account import (
     Account,
     Balance,
     CallOrigin,
-    CutCall,
+    Denial,
     LedgerEntry,
     LedgerReply,
     Raise,
@@ -95,7 +95,7 @@ class Hold:
     accounts: tuple[Account, ...] = ()
     cheaper_tag: str | None = None
     is_limited: bool = False
-    cut: tuple[CutCall, ...] = ()
+    cut: tuple[str, ...] = ()
 
 
 class BudgetView(Plain):
@@ -271,6 +271,15 @@ class Budgets:
         announce(self._host, account, reply.ready)
         return await self._view(account)
 
+    async def deny(self, account: Account, reason: str, denied_by: str) -> None:
+        """Deny an account more money: calls without room fail until it is raised or renews.
+
+        Durable when this returns.
+        """
+        await self._host.call(
+            account.ref, "deny", Denial(account=account, reason=reason, denied_by=denied_by)
+        )
+
     async def _reserve(
         self, hold: Hold, budgets: Iterable[Budget], upper_bound: _UpperBound, limiter: Limiter | None
     ) -> Hold:
@@ -296,7 +305,7 @@ class Budgets:
         if request.context.task_id is not None:  # a run can wait without its slot
             patience = min(patience, _TASK_SECONDS)
         give_up_at = now + timedelta(seconds=patience)
-        cut: dict[str, CutCall] = {}
+        cut: dict[str, None] = {}
         try:
             for account in accounts:
                 asked.append(account)
@@ -306,7 +315,7 @@ class Budgets:
                 if result.answer == "over":
                     cheaper_tag = cheaper_tag or account.cheaper_tag
                 granted = min(granted, result.granted_usd)
-                cut = {**{earlier.call: earlier for earlier in result.cut}, **cut}
+                cut |= dict.fromkeys(result.cut)
                 entry = replace_fields(entry, origin=None)  # the first account publishes the row
         except BaseException:  # also cancelled: whatever may have been reserved is released
             self.settle(replace(hold, accounts=tuple(asked)), ZERO)
@@ -318,7 +327,7 @@ class Budgets:
         if limiter is not None and limited:
             request, amount = limiter.limited(request, granted), granted
         found = {"request": request, "amount": amount, "accounts": accounts, "is_limited": limited}
-        return replace(hold, cheaper_tag=cheaper_tag, cut=tuple(cut.values()), **found)
+        return replace(hold, cheaper_tag=cheaper_tag, cut=tuple(cut), **found)
 
     def _wake(self, event: Event) -> None:
         client = self._clients.get(event.payload["account"])
@@ -416,11 +425,14 @@ def _exceeded(account: Account, entry: LedgerEntry, result: ReservationResult, n
             remedy = "Submit it with a larger budget_usd (--budget), or with on_empty = ask"
         elif renews and account.on_empty != "ask":
             remedy = f"It renews at {renews:%Y-%m-%d %H:%M} UTC. {remedy}"
+    message = f"{message}; this call may cost up to {_usd(entry.amount)}"
+    if result.denied:
+        message = f"{message}. More money was denied by {result.denied}"
     error = BudgetExceeded(
-        f"{message}; this call may cost up to {_usd(entry.amount)}",
+        message,
         budget=account.budget,
         account=account.id,
-        on_empty=account.on_empty,
+        on_empty="fail" if result.denied else account.on_empty,
         cheaper_tag=(account.cheaper_tag or _CHEAPER) if account.on_empty == "cheaper" else None,
         is_busy=result.answer == "busy",
         remedy=remedy,

@@ -112,8 +112,7 @@ class Call(Struct):
     `error` is the code of the error that ended it, `reason` its message. `cost_usd` is None if the cost
     is unknown, and 0 for an answer from a cache, which `saved_usd` would have cost. `attempts`
     are those of the call, `attempt` is that of the task. A call whose process ended before it did is `cut`.
-    `settlement` is what budgets book of it, where any reserved money for it; no event has it. A call that
-    `is_known` has its row already, and gets no event.
+    `settlement` is what budgets book of it, where any reserved money for it; no event has it.
     """
 
     call_id: str = ""
@@ -139,7 +138,6 @@ class Call(Struct):
     step: int | None = None
     attempt: int | None = None
     settlement: Settlement | None = None
-    is_known: bool = False
 
     def __post_init__(self) -> None:
         exact(self, "cost_usd", self.cost_usd)
@@ -149,7 +147,7 @@ class Call(Struct):
     def payload(self) -> dict[str, Any]:
         """The payload of `model.called`."""
         payload = self.model_dump()
-        del payload["settlement"], payload["is_known"]
+        del payload["settlement"]
         for name in _LEFT_OUT:
             if payload[name] is None:
                 del payload[name]

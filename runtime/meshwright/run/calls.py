@@ -119,6 +119,8 @@ class ModelCalls:
         self.totals = Totals(self.limits)
         self.sent = SentMessages(self.max_record_bytes // _SENT_PARTS)
         self.attached = Attached(attempt.journal.earlier)
+        self.limit: str | None = None
+        """The limit that was reached: only an answer would do then."""
         self._attempt = attempt
         self._settled: set[str] = set()
         for value in attempt.journal.earlier:
@@ -161,7 +163,7 @@ class ModelCalls:
         if call.settlement is not None:
             counted["settlement"] = call.settlement.model_dump()
             self._settled.add(call.settlement.call)
-        event = None if call.is_known else ProgressEvent(MODEL_CALLED, payload, call.call_id)
+        event = ProgressEvent(MODEL_CALLED, payload, call.call_id)
         if step is None:
             self._attempt.journal.add_call(counted, event)
         else:

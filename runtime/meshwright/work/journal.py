@@ -185,7 +185,7 @@ class Journal:
         if opened.cut != known.count:
             self._records.write_cut(opened.key, opened.cut)
 
-    def add_call(self, call: dict[str, Any], event: ProgressEvent | None) -> None:
+    def add_call(self, call: dict[str, Any], event: ProgressEvent) -> None:
         """Record what a call of a model has cost, and publish an event of it.
 
         Both commit with the step under way, or at once where there is none, or it fails.
@@ -193,7 +193,7 @@ class Journal:
         step = self.inside
         if step is None:
             key = StepKey(path="", number=self._paths.counter, kind="", hash="")
-            self._records.write_calls(key, [call], [] if event is None else [event])
+            self._records.write_calls(key, [call], [event])
         else:
             step.add_call(call, event)
 

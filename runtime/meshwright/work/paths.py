@@ -88,11 +88,10 @@ class OpenStep:
         self.result = result
         self.events += events
 
-    def add_call(self, call: dict[str, Any], event: ProgressEvent | None) -> None:
+    def add_call(self, call: dict[str, Any], event: ProgressEvent) -> None:
         """Record what a call within the step has cost, and publish an event of it: both commit with it."""
         self.calls.append(call)
-        if event is not None:
-            self.events.append(event)
+        self.events.append(event)
 
     def take_cut(self) -> int:
         """Say once how many calls are to be recorded that were cut off."""
