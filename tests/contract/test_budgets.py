@@ -11,8 +11,15 @@ from meshwright.core.messages import Usage, new_id
 from meshwright.core.money import ZERO, Budget, Price
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind
-from meshwright.ledger.account import ACCOUNT, Account, Balance, BudgetAccount, LedgerBatch, LedgerEntry
+from meshwright.ledger.account import (
+    ACCOUNT,
+    Account,
+    BudgetAccount,
+    LedgerBatch,
+    LedgerEntry,
+)
 from meshwright.ledger.accounting import Accounted
+from meshwright.ledger.balance import Balance
 from meshwright.ledger.budgets import Budgets
 from meshwright.models.errors import BudgetExceeded, ModelUnavailable
 from meshwright.models.port import (

@@ -14,8 +14,9 @@ from meshwright.events.log import EventLog
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind
-from meshwright.ledger.account import ACCOUNT, OPENED, Account, Balance, BudgetAccount
+from meshwright.ledger.account import ACCOUNT, Account, BudgetAccount
 from meshwright.ledger.accounting import Accounted
+from meshwright.ledger.balance import OPENED, Balance
 from meshwright.ledger.budgets import Budgets, BudgetView
 from meshwright.models.port import (
     MODEL_CALLED,

@@ -16,7 +16,6 @@ from meshwright.ledger.account import (
     ACCOUNT,
     MAX_HELD,
     Account,
-    Balance,
     BudgetAccount,
     LedgerBatch,
     LedgerEntry,
@@ -24,6 +23,7 @@ from meshwright.ledger.account import (
     Raise,
 )
 from meshwright.ledger.account_client import AccountClient
+from meshwright.ledger.balance import Balance
 from meshwright.models.errors import BudgetExceeded, ModelUnavailable
 from meshwright.models.port import Call
 from meshwright.testing.runtime import BEGINNING

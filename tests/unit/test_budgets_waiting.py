@@ -277,7 +277,7 @@ def test_whoever_waits_and_leaves_no_more_is_spent_than_there_is_and_nobody_wait
             account.raise_by(cost)
         state = account.state
         assert spent <= state.spent + state.reserved <= limit
-    account.actor.later(60)  # whatever is held has run out, and whoever does not ask again is gone
+    account.actor.later(1000)  # whatever is held has run out, and whoever does not ask again is gone
     account.take()
     assert account.state.reserved == 0
     assert account.state.queue == {}

@@ -12,13 +12,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import ROUND_DOWN, Decimal
 from functools import cached_property
 from typing import Literal
-
-from pydantic import BaseModel
 
 from meshwright.core import topics
 from meshwright.core.encoding import Struct, kept
@@ -26,11 +23,12 @@ from meshwright.core.messages import derived_id
 from meshwright.core.money import PICO, ZERO, Amount, OnEmpty, exact
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
+from meshwright.ledger.balance import OPENED, Balance, CallOrigin, Queued, Reservation, Window, renews_at
 from meshwright.models.port import MODEL_CALLED, Call
 
 ACCOUNT = "budget-account"
 """The type of the actors that are accounts."""
-OPENED, WARNED, EXCEEDED = "budget.opened", "budget.warned", "budget.exceeded"
+WARNED, EXCEEDED = "budget.warned", "budget.exceeded"
 RAISED = "budget.raised"
 DENIED = "budget.denied"
 FREED = "budget.freed"
@@ -38,15 +36,12 @@ FREED = "budget.freed"
 WARNED_AT = Decimal("0.8")
 MAX_HELD = 1_000  # reservations of one account: its state stays small
 _MAX_QUEUE = 100  # calls that an account knows of; the last ones ask again
-_CLAIMED_SECONDS = 600.0  # that a call stays reserved whose time is over, for the step that makes it again
-_MAX_EXPIRED = 100  # reservations whose time is over, and whose cost may still become known
 BEAT_SECONDS = 5.0  # after which a worker asks again for its calls in the queue, whatever has happened
 _QUEUED_SECONDS = 3 * BEAT_SECONDS  # after which a call that is not asked for again has left the queue
 _OF_ORIGIN = ("user", "tenant_id", "group", "tags", "thread_id", "step", "attempt")
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 Scope = Literal["mesh", "tenant", "agent", "tag", "thread", "task"]
-Window = Literal["hour", "day", "month", "total"]
 Answer = Literal["held", "over", "wait", "busy", "refused", "crowded"]
 _Rank = tuple[int, float, str]
 
@@ -98,19 +93,6 @@ class Account(Struct, omit_defaults=True, dict=True):
         field = {"tenant": "tenant_id", "agent": "agent_id", "task": "task_id"}.get(self.scope)
         fields = {"tenant_id": tenant_id, field: key}
         return {name: value for name, value in fields.items() if name and value is not None}
-
-
-class CallOrigin(Struct, omit_defaults=True):
-    """Whose call it is: what the ledger says of a call that was cut off and never made again."""
-
-    user: str
-    tenant_id: str = kept(default="default")
-    group: str = ""
-    tags: tuple[str, ...] = ()
-    task_id: str | None = None
-    thread_id: str | None = None
-    step: int | None = None
-    attempt: int | None = None
 
 
 class LedgerEntry(Struct, omit_defaults=True):
@@ -205,135 +187,6 @@ class Denial(Struct):
     denied_by: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Reservation:
-    call: str
-    amount: Amount
-    until: float
-    estimate: Amount | None = None
-    origin: CallOrigin | None = None
-    is_claimed: bool = False
-    """Whether the step has asked again: it will say what the call did cost."""
-
-    @property
-    def booked(self) -> Decimal:
-        """What it counts as where its cost never becomes known."""
-        return self.amount if self.estimate is None else min(self.estimate, self.amount)
-
-
-@dataclass(frozen=True, slots=True)
-class _Expired:
-    op: str
-    amount: Amount
-
-
-@dataclass(frozen=True, slots=True)
-class _Queued:
-    need: Amount
-    priority: int
-    since: float
-    until: float
-
-
-class Balance(BaseModel):
-    """What an account keeps of the window that began at `since`: what is spent, what is held, who waits for
-    room, and which events it has published.
-
-    `estimated` is the part of what is spent that is estimated; `raised` is added to the limit. `held` are the
-    tries of each op that are not settled, the last of them the one that may be under way.
-    `expired` are the last reservations, by call, that counted as spent when their time was over: a run that
-    is resumed later may find in its journal what they did cost.
-    """
-
-    since: datetime | None = None
-    spent: Amount = ZERO
-    estimated: Amount = ZERO
-    raised: Amount = ZERO
-    held: dict[str, list[_Reservation]] = {}
-    queue: dict[str, _Queued] = {}
-    expired: dict[str, _Expired] = {}
-    notified: list[str] = []
-    denied: str = ""
-
-    def at(self, now: datetime, window: Window) -> Balance:
-        """What an account would keep, were it asked now."""
-        changing = {name: dict(getattr(self, name)) for name in ("held", "queue", "expired")}
-        copy = self.model_copy(update=changing)
-        copy.renew(window, now)
-        return copy
-
-    @property
-    def reserved(self) -> Decimal:
-        """The sum of what is held."""
-        return sum((held.amount for tries in self.held.values() for held in tries), ZERO)
-
-    def renew(self, window: Window, now: datetime) -> list[_Reservation]:
-        """Begin a new window where its time has come. What is held goes over into it.
-
-        Returns what was not settled in time: it counts as spent, in the window in which its time ran out.
-        """
-        start, expired = _window_start(window, now), list[_Reservation]()
-        if start is not None and (self.since is None or start > self.since):
-            expired = self.expire(start.timestamp())
-            self.since, self.spent, self.estimated, self.raised = start, ZERO, ZERO, ZERO
-            self.expired.clear()
-            self.denied = ""
-            self.notify_again()
-        expired += self.expire(now.timestamp())
-        for op in [op for op, queued in self.queue.items() if queued.until <= now.timestamp()]:
-            del self.queue[op]
-        return expired
-
-    def notify_again(self) -> None:
-        """Forget which events were published, but for the first."""
-        self.notified = [event_type for event_type in self.notified if event_type == OPENED]
-
-    def expire(self, now: float) -> list[_Reservation]:
-        """Count what was not settled in time as spent, and return it: what it did cost is unknown.
-
-        Where its step has asked again, what such calls cost as a rule stays reserved for some time more.
-        """
-        over = [(op, held) for op, tries in self.held.items() for held in tries if held.until <= now]
-        for op, held in over:
-            self.release(op, held)
-            if held.is_claimed:
-                waits = {"amount": held.booked, "until": held.until + _CLAIMED_SECONDS, "is_claimed": False}
-                self.held.setdefault(op, []).insert(0, replace(held, **waits))
-                continue
-            self.spent += held.booked
-            self.estimated += held.booked
-            self.expired[held.call] = _Expired(op, held.booked)
-        for call in list(self.expired)[:-_MAX_EXPIRED]:
-            del self.expired[call]
-        return [held for _, held in over if held.call in self.expired]
-
-    def try_of(self, op: str, call: str) -> _Reservation | None:
-        """What is held for one try of an op."""
-        return next((held for held in self.held.get(op, ()) if held.call == call), None)
-
-    def release(self, op: str, held: _Reservation) -> None:
-        """Hold one try of an op no longer."""
-        self.held[op] = [other for other in self.held[op] if other is not held]
-        if not self.held[op]:
-            del self.held[op]
-
-    def claim(self, entry: LedgerEntry) -> None:
-        """Note that a step asks again, of which earlier tries are held: it knows better what they cost."""
-        self.held[entry.op] = [
-            held if held.call == entry.call else replace(held, estimate=entry.estimate, is_claimed=True)
-            for held in self.held[entry.op]
-        ]
-
-    def cut_before(self, op: str, call: str) -> tuple[str, ...]:
-        """The tries of an op before a call whose end is not known: some are booked, some still held."""
-        over = [earlier for earlier, expired in self.expired.items() if expired.op == op]
-        return (*over, *[held.call for held in self.held.get(op, ()) if held.call != call])
-
-    def knows(self, op: str, call: str) -> bool:
-        """Whether what a call did cost can still be booked."""
-        return call in self.expired or self.try_of(op, call) is not None
-
-
 class BudgetAccount(Actor[Balance]):
     """Books what calls may cost and did cost. A repeat of an entry changes nothing."""
 
@@ -392,7 +245,7 @@ class BudgetAccount(Actor[Balance]):
         state = self.state
         cut = state.cut_before(entry.op, entry.call) if entry.op in state.held or state.expired else ()
         if entry.op in state.held:
-            state.claim(entry)
+            state.claim(entry.op, entry.call, entry.estimate)
         if (held := state.try_of(entry.op, entry.call)) is not None:
             return self._result("held", held.amount, cut)
         state.queue.pop(entry.op, None)
@@ -404,11 +257,11 @@ class BudgetAccount(Actor[Balance]):
         result = self._result(answer, granted, cut)
         if answer in ("held", "over"):
             state.held.setdefault(entry.op, []).append(
-                _Reservation(entry.call, granted, entry.until, entry.estimate, entry.origin)
+                Reservation(entry.call, granted, entry.until, entry.estimate, entry.origin)
             )
             self._reserved += granted
         elif answer == "wait":
-            state.queue[entry.op] = _Queued(entry.need, entry.priority, entry.since, now + _QUEUED_SECONDS)
+            state.queue[entry.op] = Queued(entry.need, entry.priority, entry.since, now + _QUEUED_SECONDS)
             if len(state.queue) > _MAX_QUEUE:
                 del state.queue[self._in_order()[-1][2]]
         return result
@@ -471,7 +324,7 @@ class BudgetAccount(Actor[Balance]):
         state.spent += entry.amount
         state.estimated += entry.amount if entry.estimated else ZERO
 
-    def _record(self, turn: Turn, expired: Sequence[_Reservation]) -> None:
+    def _record(self, turn: Turn, expired: Sequence[Reservation]) -> None:
         """Publish the rows of calls whose time is over; one of the accounts of a call does that."""
         for held in expired:
             if (origin := held.origin) is None:
@@ -523,19 +376,3 @@ class BudgetAccount(Actor[Balance]):
             },
             **account.owner,
         )
-
-
-def _window_start(window: Window, now: datetime) -> datetime | None:
-    """When the window of a time began, in UTC; None for one without end."""
-    if window == "total":
-        return None
-    hour = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-    day = hour if window == "hour" else hour.replace(hour=0)
-    return day.replace(day=1) if window == "month" else day
-
-
-def renews_at(window: Window, now: datetime) -> datetime | None:
-    """When the next window begins; None for one without end."""
-    start = _window_start(window, now)
-    longest = timedelta(hours=1) if window == "hour" else timedelta(days=32 if window == "month" else 1)
-    return None if start is None else _window_start(window, start + longest)

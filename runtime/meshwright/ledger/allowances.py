@@ -19,7 +19,7 @@ from meshwright.core.money import MAX_DOLLARS, Budget, OnEmpty, is_amount
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
-from meshwright.ledger.account import Window
+from meshwright.ledger.balance import Window
 from meshwright.work.protocol import DEFAULT_TENANT
 
 ALLOWANCES = "allowances"

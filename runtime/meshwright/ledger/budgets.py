@@ -20,18 +20,15 @@ from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.account import (
     FREED,
     Account,
-    Balance,
-    CallOrigin,
     Denial,
     LedgerEntry,
     LedgerReply,
     Raise,
     ReservationResult,
-    Window,
-    renews_at,
 )
 from meshwright.ledger.account_client import AccountClient, announce
 from meshwright.ledger.allowances import Allowances
+from meshwright.ledger.balance import Balance, CallOrigin, Window, renews_at
 from meshwright.ledger.charging import (
     EVERY,
     TASK_BUDGET,

@@ -14,8 +14,9 @@ from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.events.status import waits_for_money
 from meshwright.kernel.runtime import Runtime
-from meshwright.ledger.account import OPENED, Account
+from meshwright.ledger.account import Account
 from meshwright.ledger.allowances import Allowances
+from meshwright.ledger.balance import OPENED
 from meshwright.ledger.budgets import Budgets, BudgetView
 from meshwright.ledger.charging import only_account, task_account
 from meshwright.ledger.costs import By, Costs, costs_of, with_reserved

@@ -67,7 +67,9 @@ class Records:
 
         A resumed run runs that step again; `cut` of its calls are still to be recorded.
         """
-        value: dict[str, Any] = {"calls": calls, "cut": (key.path, cut)} if calls else {}
+        value: dict[str, Any] = {"calls": calls} if calls else {}
+        if calls and key.path:
+            value["cut"] = (key.path, cut)
         if isinstance(error, Exception) and not isinstance(error, HostError):
             message = str(error)[:_MAX_ERROR_CHARS].encode(errors="replace").decode()
             value["failed"] = {**asdict(key), "error": type(error).__name__, "message": message}
