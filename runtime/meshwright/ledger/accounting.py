@@ -147,7 +147,7 @@ class Accounted:
             self._record(call, request)
 
     def _guess(self, request: ModelRequest, usage: Usage) -> Decimal | None:
-        """What a call may have cost whose end is unknown: as such calls do as a rule, else the most."""
+        """The cost of a call whose end is unknown: the usual cost of such calls, else the most."""
         price = self._prices.upper_bound(request, usage.prompt_tokens)
         most = None if price is None else price.of(usage.prompt_tokens, usage.completion_tokens)
         usual = self._estimates.usual(request)

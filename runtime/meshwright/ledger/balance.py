@@ -1,4 +1,4 @@
-"""What an account keeps: the sum of its window, what calls hold of it, and who waits for room."""
+"""The state of a budget's account: the sum of its window, what calls hold of it, and who waits for room."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Window = Literal["hour", "day", "month", "total"]
 
 
 class CallOrigin(Struct, omit_defaults=True):
-    """Whose call it is: what the ledger says of a call that was cut off and never made again."""
+    """The caller and the task of a call, for the row of one that was cut off and never made again."""
 
     user: str
     tenant_id: str = kept(default="default")
@@ -34,7 +34,7 @@ class CallOrigin(Struct, omit_defaults=True):
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """What one try of a call may cost, held `until` (unix seconds) it has ended for sure."""
+    """Money held for one try of a call `until` (unix seconds) it has ended for sure."""
 
     call: str
     amount: Amount
@@ -46,7 +46,7 @@ class Reservation:
 
     @property
     def booked(self) -> Decimal:
-        """What it counts as where its cost never becomes known."""
+        """The amount that it counts as where its cost never becomes known."""
         return self.amount if self.estimate is None else min(self.estimate, self.amount)
 
 

@@ -68,7 +68,7 @@ class Limiter(Protocol):
         ...
 
     def likely(self, request: ModelRequest) -> Decimal | None:
-        """About what such a call costs; None where it is unknown."""
+        """The likely cost of such a call; None where it is unknown."""
         ...
 
     def limited(self, request: ModelRequest, amount: Decimal) -> ModelRequest:

@@ -107,12 +107,12 @@ class Estimates:
         return max(price.of(prompt, min(written, request.output_limit)), seen.floor)
 
     def usual(self, request: ModelRequest) -> Decimal | None:
-        """What such calls cost as a rule, the mean of the last ones; None where it is not known yet."""
+        """The mean cost of the last such calls; None where none was answered yet."""
         costs = self._costs.get(_kind_of(request))
         return fit(sum(costs, ZERO) / len(costs)) if costs else None
 
     def likely(self, request: ModelRequest) -> Decimal | None:
-        """What such calls cost as a rule; before that is known, one that writes a part of what it may."""
+        """The usual cost of such a call; before that is known, of one that writes a part of what it may."""
         if (usual := self.usual(request)) is not None:
             return usual
         tokens = estimated_tokens(_prompt_size(request))
