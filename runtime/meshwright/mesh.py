@@ -35,7 +35,7 @@ from meshwright.core.messages import (
     new_id,
 )
 from meshwright.core.tracing import TENANT, NoTracing, Tracing
-from meshwright.events.answers import checked_answer, decided, not_waiting
+from meshwright.events.answers import checked_answer, decided, denied_money, not_waiting
 from meshwright.events.audit import Audit, hashed
 from meshwright.events.inbox import Inbox
 from meshwright.events.log import EventLog
@@ -315,6 +315,11 @@ class Mesh:
         wait = next((wait for wait in entry.waits if wait.wait_id == key), None) if entry else None
         if thread is not None and wait is not None:
             agents, now = (*task.chain, thread.type), self.host.clock.now()
+            if (reason := denied_money(wait, value, caller, agents)) is not None:
+                account_id, details = wait.subject["account"], {"wait_id": key, "reason": reason}
+                async with self.audit.change(caller, "budget.denied", f"budgets/{account_id}", details):
+                    await self.spending.deny(account_id, reason, caller)
+                return
             requesters = await self._requesters(task, caller)
             checked = checked_answer(wait, value, caller, agents, now, requesters)
             answer = Answer(

@@ -11,11 +11,19 @@ from meshwright.core.messages import Usage, new_id
 from meshwright.core.money import ZERO, Budget, Price
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind
-from meshwright.ledger.account import ACCOUNT, Account, Balance, BudgetAccount, LedgerBatch, LedgerEntry
+from meshwright.ledger.account import (
+    ACCOUNT,
+    Account,
+    BudgetAccount,
+    LedgerBatch,
+    LedgerEntry,
+)
 from meshwright.ledger.accounting import Accounted
+from meshwright.ledger.balance import Balance
 from meshwright.ledger.budgets import Budgets
 from meshwright.models.errors import BudgetExceeded, ModelUnavailable
 from meshwright.models.port import (
+    Call,
     CallContext,
     ChatMessage,
     ModelReply,
@@ -184,6 +192,25 @@ async def test_what_is_reserved_and_spent_outlives_a_crash(harness: HostHarness,
     assert await balance(host) == (spent, 90)
     with pytest.raises(BudgetExceeded, match=r"\$90.00 reserved"):
         await accounted(host, Provider(rng), POT).complete(asked(11, timeout_seconds=0.2))
+
+
+async def test_calls_that_crashes_cut_off_are_rows_once_each_and_end_their_holds(
+    harness: HostHarness, rng: random.Random
+) -> None:
+    host = await harness.open(KIND)
+    step: dict[str, Any] = {"task_id": "t1", "step": 1}
+    for _ in range(3):
+        await Budgets([POT], host).hold(asked(9, **step), lambda request: Decimal(9))
+        host = await harness.crash(host)
+    assert await balance(host) == (0, 27)
+    calls: list[Call] = []
+    model = Accounted(Modest(rng), Budgets([POT], host), PRICES, calls.append)
+    await model.complete(asked(9, **step))
+    assert [(call.outcome, call.cost_usd) for call in calls] == [("cut", 1)] * 3 + [("ok", 1)]
+    assert len({call.call_id for call in calls}) == 4
+    await model.budgets.settled()
+    host = await harness.crash(host)
+    assert await balance(host) == (4, 0)
 
 
 async def test_a_journaled_call_is_booked_once_after_a_crash_by_all_workers_that_find_it(

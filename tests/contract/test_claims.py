@@ -1,5 +1,6 @@
 """Work on every host: claimed once, fenced, put aside and taken up again, and never lost."""
 
+import asyncio
 from datetime import timedelta
 
 import pytest
@@ -127,6 +128,27 @@ async def test_after_a_crash_work_goes_on_from_its_last_step(start_workers: Star
     assert pool.begun == ["t1 first", "t1 second", "t1 second", "t1 third"]
     [started] = pool.events("task.started")
     assert pool.events("task.resumed")[-1].payload["owner"] != started.payload["owner"]
+
+
+@pytest.mark.parametrize("harness", STEADY, indirect=True)
+async def test_calls_that_crashes_cut_off_are_counted_once_each(start_workers: StartWorkers) -> None:
+    async def calls_between_tools(shift: Shift) -> str:
+        counts = [await shift.pay("first")]
+        await shift.do("tool")
+        return str([*counts, *await asyncio.gather(shift.pay("second"), shift.pay("third"))])
+
+    pool = await start_workers(calls_between_tools)
+    for name in ("first", "tool", "second", "third"):
+        pool.hold(f"t1 {name}")
+    await pool.submit("t1")
+    for held, crashes in ((("first",), 2), (("tool",), 1), (("second", "third"), 3)):
+        for crash in range(1, crashes + 1):
+            for name in held:
+                await pool.has_begun(f"t1 {name}", times=crash)
+            await pool.crash()
+        for name in held:
+            pool.let_go(f"t1 {name}")
+    assert (await pool.outcome("t1")).text == "[2, 3, 3]"
 
 
 async def test_a_crash_before_the_claim_leaves_a_task_that_runs_at_the_next_start(

@@ -18,7 +18,7 @@ import pytest
 from meshwright.core.messages import Event
 from meshwright.events.filter import EventFilter
 from meshwright.kernel.envelope import ActorRef
-from meshwright.ledger.account import Balance
+from meshwright.ledger.balance import Balance
 from tests.support.faults import controls
 from tests.support.faults.evidence import gather
 from tests.support.faults.failpoints import Failpoints

@@ -125,6 +125,38 @@ async def test_all_children_of_a_tree_go_on_once_its_root_is_raised(
     assert (account.spent_usd, account.reserved_usd) == (12 * EARNED, 0)
 
 
+async def test_a_tree_asks_once_for_its_purse_and_a_denial_fails_it_with_the_reason(
+    api: Api, admin: Client, fake: FakeProvider
+) -> None:
+    task_id = await submitted(api, agent_id="chief", budget_usd="0.0001", on_empty="ask")
+    await parked(api, 4)
+    [question] = await api.client.inbox()
+    assert (question.tasks, question.status) == (4, "open")
+    listed = await mesh("inbox", "--url", api.url)
+    assert listed.out.count("budget_usd") == 1 and "(4 tasks wait)" in listed.out
+    approved = await mesh("approve", question.id, "--url", api.url)
+    assert (approved.status, "mesh budgets raise" in approved.err) == (1, True)
+    denied = await mesh("deny", question.id, "--reason", "not worth it", "--url", api.url)
+    assert (denied.status, denied.out.splitlines()[-1]) == (0, "4 tasks fail"), denied.err
+    outcome = await api.client.outcome(task_id)
+    assert outcome.error is not None and "More money was denied by" in outcome.error.message
+    assert "not worth it" in outcome.error.message
+    assert (await api.client.inbox(), fake.calls) == ([], [])
+    [ended] = await api.client.inbox(ended=True)
+    assert ended.status == "closed"
+
+
+async def test_a_budget_that_was_denied_has_money_again_once_it_is_raised(api: Api, admin: Client) -> None:
+    await admin.allow("clerk", "0.0001/day", on_empty="ask")
+    task_id = await submitted(api, agent_id="clerk")
+    await parked(api)
+    [question] = await api.client.inbox()
+    await api.client.answer(task_id, question.wait_id, {"approve": False, "reason": "no"})
+    assert not (await api.client.outcome(task_id)).success
+    await admin.raise_budget("1", budget="allow-agent-clerk-day")
+    assert (await api.client.outcome(await submitted(api, agent_id="clerk"))).success
+
+
 async def test_a_question_for_money_says_how_its_budget_is_raised_and_takes_no_answer(api: Api) -> None:
     task_id = await submitted(api, agent_id="clerk", budget_usd="0.0001", on_empty="ask")
     await parked(api)
@@ -173,6 +205,15 @@ async def test_a_larger_allowance_lets_a_waiting_task_go_on(api: Api, admin: Cli
     assert (await api.client.outcome(task_id)).success
 
 
+async def test_an_allowance_is_for_a_day_and_keeps_what_it_does_when_it_is_empty(
+    api: Api, admin: Client
+) -> None:
+    shown = await mesh("allow", "clerk", "5", "--on-empty", "wait", "--url", api.url, MESH_API_KEY=TOKEN)
+    assert "$5.0000/day" in shown.out and "mesh allow clerk --remove ends it" in shown.err
+    assert (await admin.allow("clerk", "6/day")).on_empty == "wait"
+    assert (await admin.allow("clerk", "6/hour")).on_empty == "fail"
+
+
 async def test_an_allowance_of_a_tenant_is_for_that_tenant_alone(api: Api, admin: Client) -> None:
     await admin.allow("clerk", "0/day", tenant_id="acme")
     assert (await api.client.outcome(await submitted(api, agent_id="clerk"))).success
@@ -216,7 +257,7 @@ async def test_an_agent_that_only_a_key_has_can_have_an_allowance(api: Api, admi
 
 async def test_nobody_can_wait_for_an_allowance_that_never_renews(api: Api, admin: Client) -> None:
     with pytest.raises(InvalidInput, match="never renews"):
-        await admin.allow("clerk", "5", on_empty="wait")
+        await admin.allow("clerk", "5/total", on_empty="wait")
 
 
 async def test_what_is_not_there_cannot_be_raised_or_removed(api: Api, admin: Client) -> None:

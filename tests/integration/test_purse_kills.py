@@ -1,6 +1,7 @@
 """Trees of tasks on one purse, in a mesh that is killed: never more is spent than there is, and all end.
 
-`PURSE_TREES`, `PURSE_WIDTH` and `PURSE_KILLS` make it larger.
+`PURSE_TREES`, `PURSE_WIDTH` and `PURSE_KILLS` make it larger. The provider's bill has every call that
+reached it, also those that a kill cut off.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from meshwright.core.messages import Outcome
 from tests.support.fake_provider import FakeProvider
 from tests.support.running_mesh import RunningMesh, all_of, mesh, mesh_up
 
@@ -58,7 +60,7 @@ class Root(Leaf):
 
     agent_id = "root"
     capabilities = (Capability("roots"),)
-    delegates_to = ("branch",)
+    delegates_to = ("branch", "leaf")
 
     async def run(self, run: Run) -> str:
         await run.ask(run.task.text)
@@ -123,6 +125,52 @@ async def test_no_more_is_spent_than_a_purse_has_and_all_end_once_it_is_filled(t
             spent, reserved = await purse(running)
             assert reserved == 0
             assert len(provider.calls) * EARNED <= spent <= PURSE + COST
-            ledger = (await running.client.costs()).total
-            assert ledger.cost_usd == TASKS * EARNED
-            assert sum((outcome.cost_usd or Decimal(0)) for outcome in outcomes) == TASKS * EARNED
+            await accounts_agree(running, outcomes, len(provider.calls) * EARNED, PURSE + COST)
+
+
+async def accounts_agree(
+    running: RunningMesh, outcomes: list[Outcome], billed: Decimal, purse_usd: Decimal
+) -> None:
+    """What is spent, the ledger and the outcomes are the same, and the provider's bill almost."""
+    spent, reserved = await purse(running)
+    ledger = (await running.client.costs()).total
+    of_outcomes = sum((outcome.cost_usd or Decimal(0) for outcome in outcomes), Decimal(0))
+    print(f"provider {billed} ledger {ledger.cost_usd} (estimated {ledger.estimated_usd}) ", end="")
+    print(f"outcomes {of_outcomes} purse {spent} of {purse_usd}, reserved {reserved}")
+    assert reserved == 0
+    assert spent == ledger.cost_usd == of_outcomes
+    assert abs(spent - billed) <= billed / 20
+    assert max(billed, spent) <= purse_usd
+
+
+SMALL = {"prompt_tokens": 20, "completion_tokens": 20, "total_tokens": 40}
+EARNED_SMALL = Decimal("0.0006")
+WIDE = int(os.environ.get("PURSE_WIDE", "200"))
+WIDE_PURSE = Decimal("0.2")  # at their most ten calls
+
+
+async def test_a_crash_under_a_purse_costs_what_the_provider_bills(tmp_path: Path) -> None:
+    (tmp_path / "actors").mkdir()
+    wide = AGENTS.replace("max_concurrency = 3", "max_concurrency = 30").replace(
+        f"range({WIDTH})", f"range({WIDE})"
+    )
+    (tmp_path / "actors" / "trees.py").write_text(wide.replace('delegate("branch"', 'delegate("leaf"'))
+    async with FakeProvider(usage=SMALL, seconds=0.3) as provider:
+        environment = {
+            "MESH_AGENTS__DIR": str(tmp_path / "actors"),
+            "MESH_MODELS__ADAPTER": "http",
+            "MESH_MODELS__BASE_URL": provider.url,
+            "MESH_LEDGER__DEFAULT_PRICE": '{"input": "10", "output": "20"}',
+            "MESH_LEDGER__BUDGETS": f'[{{"name": "purse", "limit_usd": "{WIDE_PURSE}", "on_empty": "ask"}}]',
+        }
+        for kill in range(KILLS):
+            async with mesh_up(tmp_path / "data", **environment) as running:
+                await running.client.submit("Go.", agent_id="root", idempotency_key="tree", timeout=60)
+                while len(provider.calls) < WIDE * kill / KILLS + CALLS:
+                    await asyncio.sleep(LOOK_SECONDS)
+                await running.kill()
+        async with mesh_up(tmp_path / "data", **environment) as running:
+            receipt = await running.client.submit("Go.", agent_id="root", idempotency_key="tree", timeout=60)
+            outcome = await running.client.outcome(receipt.task_id)
+            assert outcome.text == str(WIDE)
+            await accounts_agree(running, [outcome], len(provider.calls) * EARNED_SMALL, WIDE_PURSE)

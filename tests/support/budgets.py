@@ -14,10 +14,19 @@ from meshwright.events.log import EventLog
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind
-from meshwright.ledger.account import ACCOUNT, OPENED, Account, Balance, BudgetAccount
+from meshwright.ledger.account import ACCOUNT, Account, BudgetAccount
 from meshwright.ledger.accounting import Accounted
+from meshwright.ledger.balance import OPENED, Balance
 from meshwright.ledger.budgets import Budgets, BudgetView
-from meshwright.models.port import Call, CallContext, ChatMessage, ModelReply, ModelRequest, OnDelta
+from meshwright.models.port import (
+    MODEL_CALLED,
+    Call,
+    CallContext,
+    ChatMessage,
+    ModelReply,
+    ModelRequest,
+    OnDelta,
+)
 from meshwright.models.prices import Prices
 from meshwright.sql.sqlite import SqliteDatabase
 from meshwright.stores.sqlite import SqliteStore
@@ -104,6 +113,10 @@ class Spending:
         opened = await self.log.query(EventFilter(event_type=OPENED, order="desc"))
         accounts = [Account.model_validate(event.payload) for event in opened]
         return await self.model.budgets.views(accounts, tenant_id)
+
+    async def recorded(self) -> list[dict[str, Any]]:
+        """The calls that accounts have published, since no run did."""
+        return [event.fields for event in await self.log.query(EventFilter(event_type=MODEL_CALLED))]
 
     def happened(self, event_type: str) -> list[Event]:
         return [event for event in self.events if event.event_type == event_type]

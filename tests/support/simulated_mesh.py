@@ -25,7 +25,7 @@ _BUDGET = '[{"name": "all", "limit_usd": "100"}]'
 
 @dataclass(frozen=True)
 class Accounts:
-    """What was spent, by each who counts. A budget counts calls cut off by a kill at their highest price."""
+    """What was spent, by each who counts. Calls cut off by a kill are estimated."""
 
     outcomes: Decimal
     ledger: Decimal

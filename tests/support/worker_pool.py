@@ -57,6 +57,15 @@ class Shift:
 
         return await self.journal.step(name, {}, run)
 
+    async def pay(self, name: str) -> int:
+        """A step that calls a model; returns how many of its calls were cut off before."""
+        async with self.journal.open_step("model", {"name": name}, paid=True) as step:
+            if not step.is_replayed:
+                cut = step.take_cut()
+                await self.pool.begin(f"{self.task_id} {name}")
+                step.finish(cut)
+        return step.result
+
     async def ask(self, question: str) -> Any:
         """Wait for a person."""
         return await self.journal.wait("ask", {"question": question}, reason=question)

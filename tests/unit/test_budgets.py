@@ -11,7 +11,8 @@ from meshwright.core.errors import ConfigError
 from meshwright.core.messages import TaskRequest
 from meshwright.core.money import Budget
 from meshwright.kernel.envelope import ActorRef
-from meshwright.ledger.account import ACCOUNT, Balance
+from meshwright.ledger.account import ACCOUNT
+from meshwright.ledger.balance import Balance
 from meshwright.ledger.budgets import Budgets
 from meshwright.models.errors import BudgetExceeded
 from meshwright.models.port import CallContext

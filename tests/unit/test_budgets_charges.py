@@ -124,8 +124,7 @@ async def test_a_call_cancelled_while_it_asks_for_room_leaves_nothing_reserved()
         with pytest.raises(asyncio.CancelledError):
             await call
         assert await mesh.balance("pot:mesh") == (0, 0)
-        assert [(call.outcome, call.cost_usd) for call in mesh.calls] == [("cancelled", 0)]
-        assert mesh.provider.requests == []
+        assert mesh.calls == mesh.provider.requests == []
 
 
 async def test_an_account_that_cannot_be_asked_allows_no_call(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +161,7 @@ async def test_an_account_that_is_away_for_a_moment_is_asked_again(monkeypatch: 
 # What is told
 
 
-async def test_each_call_is_recorded_once_however_it_ends() -> None:
+async def test_each_call_that_is_sent_is_recorded_once_and_no_other() -> None:
     journaled: list[Call] = []
     async with spending(budget(2)) as mesh:
         step = STEP.model_copy(update={"record": journaled.append})
@@ -170,12 +169,9 @@ async def test_each_call_is_recorded_once_however_it_ends() -> None:
         await mesh.call(1)
         with pytest.raises(BudgetExceeded, match="Budget pot of the mesh exceeded"):
             await mesh.call(1, context=step)
-    assert [(call.outcome, call.cost_usd, call.error) for call in journaled] == [
-        ("ok", 1, None),
-        ("failed", 0, "BudgetExceeded"),
-    ]
+    assert [(call.outcome, call.cost_usd) for call in journaled] == [("ok", 1)]
     assert [(call.outcome, call.cost_usd) for call in mesh.calls] == [("ok", 1)]
-    assert len({call.call_id for call in (*journaled, *mesh.calls)}) == 3
+    assert journaled[0].call_id != mesh.calls[0].call_id
 
 
 async def test_a_reply_says_what_it_cost_and_who_says_so() -> None:
@@ -218,14 +214,14 @@ def never_made(failure: BaseException) -> BaseException:
 
 
 @pytest.mark.parametrize("failure", [ModelTimeout("it waited in vain"), asyncio.CancelledError()])
-async def test_a_call_that_was_never_made_costs_nothing(failure: Any) -> None:
+async def test_a_call_that_was_never_sent_costs_nothing_and_has_no_row(failure: Any) -> None:
     failure = never_made(failure)
     async with spending(budget(10)) as mesh:
         mesh.provider.failure = failure
         with pytest.raises(type(failure)):
             await mesh.call(8)
         assert await mesh.balance("pot:mesh") == (0, 0)
-        assert [(call.cost_usd, call.usage, call.attempts) for call in mesh.calls] == [(0, Usage(), 0)]
+        assert mesh.calls == []
 
 
 # Prices that nobody knows

@@ -1,6 +1,7 @@
 """Budgets over crashes and windows: what was reserved is never spent twice, nor forgotten."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
@@ -9,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.account import (
     ACCOUNT,
     MAX_HELD,
     Account,
-    Balance,
     BudgetAccount,
     LedgerBatch,
     LedgerEntry,
@@ -22,9 +23,11 @@ from meshwright.ledger.account import (
     Raise,
 )
 from meshwright.ledger.account_client import AccountClient
-from meshwright.models.errors import BudgetExceeded
+from meshwright.ledger.balance import Balance
+from meshwright.models.errors import BudgetExceeded, ModelUnavailable
+from meshwright.models.port import Call
 from meshwright.testing.runtime import BEGINNING
-from tests.support.budgets import STEP, budget, request, spending, until
+from tests.support.budgets import STEP, Spending, budget, request, spending, until
 from tests.support.turn_driver import Driven
 
 KIND = ActorKind.of(BudgetAccount, type=ACCOUNT)
@@ -47,15 +50,91 @@ async def test_what_a_crash_left_reserved_counts_as_spent_when_its_time_is_over(
         assert await mesh.balance("pot:mesh") == (10, 0)
 
 
-async def test_a_resumed_run_finds_its_reservation_whose_call_may_have_been_made() -> None:
-    async with spending(budget(10)) as mesh:
-        step = request(4, context=STEP)
-        await mesh.model.budgets.hold(step, lambda asked: Decimal(4))
-        resumed = mesh.another()
+async def cut_off(mesh: Spending, dollars: int = 4, **fields: Any) -> None:
+    """A process makes the call of a step, and dies before it has an answer."""
+    await mesh.another().budgets.hold(
+        request(dollars, context=STEP, **fields), lambda asked: Decimal(dollars)
+    )
+
+
+def rows(calls: Sequence[Call]) -> list[tuple[str, Decimal | None, str]]:
+    return [(call.outcome, call.cost_usd, call.cost_source) for call in calls]
+
+
+@pytest.mark.parametrize("kills", [1, 3])
+async def test_cut_calls_cost_what_the_same_call_costs_once_it_is_answered(kills: int) -> None:
+    async with spending(budget(20), budget(19, "tagged", scope="tag")) as mesh:
         mesh.provider.tokens = 1
-        await resumed.complete(step)
-        await resumed.budgets.settled()
-        assert await mesh.balance("pot:mesh") == (4 + 1, 0)
+        for _ in range(kills):
+            await cut_off(mesh, tags=("deep",))
+        assert await mesh.balance("pot:mesh") == (0, 4 * kills)
+        await mesh.call(4, context=STEP, tags=("deep",))
+        assert rows(mesh.calls) == [("cut", 1, "estimated")] * kills + [("ok", 1, "priced")]
+        assert len({call.call_id for call in mesh.calls}) == kills + 1
+        for account in ("pot:mesh", "tagged:deep"):
+            assert await mesh.balance(account) == (kills + 1, 0)
+        assert (await mesh.state("pot:mesh")).estimated == kills
+        await mesh.clock.advance(1000)
+        await mesh.call(1)
+        assert await mesh.recorded() == [], "an account records a call that the run has recorded"
+
+
+async def test_a_cut_call_keeps_its_hold_while_the_provider_is_away() -> None:
+    async with spending(budget(20)) as mesh:
+        await cut_off(mesh)
+        mesh.provider.failure = ModelUnavailable("away")
+        with pytest.raises(ModelUnavailable):
+            await mesh.call(4, context=STEP)
+        assert (rows(mesh.calls), await mesh.balance("pot:mesh")) == ([("failed", 0, "priced")], (0, 4))
+
+
+async def test_a_cut_call_frees_what_it_does_not_need_while_its_step_waits_for_money() -> None:
+    async with spending(budget(10)) as mesh:
+        mesh.provider.tokens = 1
+        await cut_off(mesh, 8)
+        busy = asyncio.create_task(mesh.call(8, context=STEP, timeout_seconds=1))
+        for _ in range(50):
+            await asyncio.sleep(0)
+        await mesh.clock.advance(1)
+        with pytest.raises(BudgetExceeded, match="reserved by calls under way"):
+            await busy
+        await mesh.clock.advance(131)
+        await mesh.call(8, context=STEP)
+        assert rows(mesh.calls) == [("cut", 1, "estimated"), ("ok", 1, "priced")]
+        assert await mesh.balance("pot:mesh") == (2, 0)
+
+
+@pytest.mark.parametrize(("learned", "booked"), [(0, 2), (3, 1)])
+async def test_a_call_nobody_makes_again_is_booked_as_such_calls_cost_and_has_one_row(
+    learned: int, booked: int
+) -> None:
+    async with spending(budget(50), budget(50, "second")) as mesh:
+        mesh.provider.tokens = 1
+        for _ in range(learned):
+            await mesh.call(8)
+        await mesh.model.budgets.hold(
+            request(8, context=STEP), mesh.model._estimates.upper_bound, mesh.model._estimates
+        )
+        assert await mesh.balance("pot:mesh") == (learned, 8)
+        await mesh.host.call(ActorRef(ACCOUNT, "pot:mesh"), "recover")
+        await mesh.clock.advance(131)
+        while not await mesh.recorded():
+            await asyncio.sleep(0)
+        assert [(row["outcome"], row["cost_usd"], row["user"]) for row in await mesh.recorded()] == [
+            ("cut", str(booked), "clerk")
+        ]
+        assert [(view.spent_usd, view.reserved_usd) for view in await mesh.views()] == [
+            (learned + booked, 0)
+        ] * 2
+        late = mesh.another()
+        await late.complete(request(8, context=STEP))
+        *_, cut, answered = mesh.calls
+        assert rows([cut, answered]) == [("cut", 1, "estimated"), ("ok", 1, "priced")]
+        assert cut.call_id == (await mesh.recorded())[0]["call_id"], (
+            "the row of the run replaces the account's"
+        )
+        await late.budgets.settled()
+        assert [view.spent_usd for view in await mesh.views()] == [learned + 2] * 2
 
 
 async def test_what_a_journaled_call_cost_is_booked_where_its_worker_ended_before(
@@ -90,7 +169,8 @@ async def test_a_run_that_is_resumed_late_corrects_what_was_booked_in_the_same_w
         mesh.provider.tokens = 1
         await mesh.call(1)
         (view,) = await mesh.views()
-        assert (view.spent_usd, view.estimated_usd, view.reserved_usd) == (9, 8, 0)
+        assert (view.spent_usd, view.estimated_usd, view.reserved_usd) == (3, 2, 0)
+        assert [row["call_id"] for row in await mesh.recorded()] == [mesh.calls[0].call_id], "it has a row"
         await mesh.clock.advance(days * 86_400)
         resumed = mesh.another().budgets
         for _ in range(2):
@@ -252,13 +332,3 @@ class Booked:
 
 def settlement(op: str, call: str, amount: int) -> LedgerEntry:
     return LedgerEntry(kind="settle", op=op, call=call, amount=Decimal(amount))
-
-
-def test_accounts_of_earlier_versions_can_be_read() -> None:
-    stored = {"budget": "key-1", "scope": "agent", "key": "clerk", "limit_usd": "1", "brought": True}
-    account = Account.model_validate(stored)
-    assert account.inline
-    assert account.model_dump(mode="json")["brought"] is True
-    held = {"op": {"call": "c", "amount": "2", "until": 9.0}}
-    balance = Balance.model_validate({"spent": "1", "held": held, "told": ["budget.opened"]})
-    assert (balance.reserved, balance.notified) == (2, ["budget.opened"])

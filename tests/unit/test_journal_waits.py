@@ -222,6 +222,6 @@ async def test_a_call_of_a_step_that_fails_is_recorded_at_once() -> None:
                 raise asyncio.CancelledError
         assert host.appended == [(STREAM, [f"{REF}/broken off"])]
         journal = await resumed(host)
-        assert journal.earlier == [{"calls": [{"model": "broken off"}]}]
+        assert journal.earlier == [{"calls": [{"model": "broken off"}], "cut": ["1", 0]}]
         journal.add_call(*call("late"))
         assert (await resumed(host)).earlier[1] == {"calls": [{"model": "late"}]}

@@ -293,6 +293,33 @@ def test_the_row_of_a_call_keeps_what_its_event_says() -> None:
     assert (row["model"], row["model_group"], row["cost_source"]) == ("big-1", "fast", "priced")
 
 
+def cut_off(number: int, cost: str, *, is_guess: bool) -> Event:
+    """An account, or the run that resumes, finds that the first call was cut off."""
+    known = {"outcome": "cut", "cost_usd": Decimal(cost), "cost_source": "estimated"}
+    payload = Call(call_id="c1", **asked("cheap"), **known).payload()
+    aggregate_id = "budget-account/pot:mesh" if is_guess else "clerk/default:t"
+    return event(number, "model.called", task_id="t", payload=payload, aggregate_id=aggregate_id)
+
+
+@pytest.mark.parametrize(
+    ("found", "cost"),
+    [
+        ([cut_off(1, "2", is_guess=True)], "2"),
+        ([cut_off(1, "2", is_guess=True), cut_off(2, "1", is_guess=False)], "1"),
+        ([cut_off(1, "1", is_guess=False), cut_off(2, "2", is_guess=True)], "1"),
+        ([call(1), cut_off(2, "2", is_guess=True)], "0.25"),
+    ],
+)
+@pytest.mark.parametrize("together", [True, False])
+async def test_a_call_that_was_cut_off_has_one_row_that_its_run_knows_best(
+    kept: LogOnFile, found: list[Event], cost: str, together: bool
+) -> None:
+    for events in [found] if together else [[one] for one in found]:
+        await kept.write(events)
+        assert (await sums(kept))["writer"].calls == 1
+    assert (await sums(kept))["writer"].cost_usd == Decimal(cost)
+
+
 # Times
 
 

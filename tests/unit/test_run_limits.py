@@ -45,7 +45,7 @@ async def test_at_a_limit_the_model_must_answer_without_tools(name: str, most: A
         outcome = await mesh.ask("clerk", "Find everything.")
         assert limit_events(mesh) == [event_type]
         [reached] = mesh.events(event_type).payloads
-    assert outcome.text == "That is all I found."
+    assert (outcome.text, outcome.limit) == ("That is all I found.", name)
     assert [bool(request.tools) for request in model.requests] == [True, True, True, False]
     assert "no more tools" in model.requests[-1].messages[-1].content
     assert clerk.looked_up == ["a", "b", "c"]

@@ -172,7 +172,9 @@ def raise_budget(target: Target, name: str, amount: str, key: str | None, as_jso
 @click.argument("whose", required=False)
 @click.argument("allowance", required=False, metavar="USD/WINDOW")
 @click.option("--tenant", "tenant_id", metavar="ID", help="Only for calls of this tenant.")
-@on_empty_option
+@click.option(
+    "--on-empty", type=click.Choice(_ON_EMPTY), help="Without money: as it was before, fail for a new one."
+)
 @click.option("--remove", is_flag=True, help="End what WHOSE may spend.")
 @json_option
 @mesh_options
@@ -189,9 +191,9 @@ def allow(
 
     As in: mesh allow researcher-agent 5/day
 
-    WHOSE is an agent's id, or agent:ID, tenant:ID, tag:NAME or mesh; the window hour, day, month or total.
-    It counts at once, and replaces what was allowed in such a window before. Without arguments it lists what
-    is allowed.
+    WHOSE is an agent's id, or agent:ID, tenant:ID, tag:NAME or mesh; the window hour, day, month or total, a
+    day if it is left out. It counts at once, and replaces what was allowed in such a window before. Without
+    arguments it lists what is allowed.
     """
     if remove and whose is None:
         raise click.UsageError("say WHOSE allowance to remove; mesh allow lists them")
@@ -211,3 +213,6 @@ def allow(
         echo_json(found)
     else:
         show(found, _ALLOWANCES, as_json=False, empty="nothing is allowed; mesh allow AGENT 5/day sets it")
+        if allowance is not None:
+            tenant = f" --tenant {tenant_id}" if tenant_id else ""
+            click.echo(f"mesh allow {whose}{tenant} --remove ends it", err=True)

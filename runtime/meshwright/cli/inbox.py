@@ -86,9 +86,10 @@ def approve(target: Target, question_id: str, reason: str | None) -> None:
 @click.option("--reason", metavar="TEXT", required=True, callback=utf8, help="Why not; the agent gets it.")
 @mesh_options
 def deny(target: Target, question_id: str, reason: str) -> None:
-    """Deny what a task asks approval for.
+    """Deny what a task asks approval for, or more money for a budget.
 
-    The agent gets the reason. ID is as `mesh inbox` shows it, or the id of a task that has one question.
+    The agent gets the reason; all tasks that wait for that budget fail with it. ID is as `mesh inbox` shows
+    it, or the id of a task that has one question.
     """
     _decide(target, question_id, {"approve": False}, reason)
 
@@ -136,7 +137,14 @@ def _decide(target: Target, question_id: str, decision: Document, reason: str | 
     async def send(mesh: Connection) -> str:
         question = await _find_open(mesh.client, question_id)
         answer = {**decision, "reason": reason} if reason else decision
-        if question.status == "open" and not takes_approval(question.answer_schema):
+        takes = takes_approval(question.answer_schema) or ("account" in question.subject and reason)
+        if question.status == "open" and decision["approve"] and "account" in question.subject:
+            raise InvalidInput(
+                f"{_short(question.id)} waits for money: {question.question}",
+                remedy=f"mesh budgets raise adds some, mesh deny {_short(question.id)} says no",
+                field="id",
+            )
+        if question.status == "open" and not takes:
             raise InvalidInput(
                 f"{_short(question.id)} asks a question, not for approval: {question.question}",
                 remedy=f"Answer it: {_command(document(question), mesh.options)}",
@@ -202,6 +210,9 @@ def answer_of(schema: Mapping[str, Any] | None, text: str) -> Any:
 
 
 def _sent(done: str, question: Question, mesh: Connection) -> str:
+    if "account" in question.subject:
+        tasks = "1 task fails" if question.tasks == 1 else f"{question.tasks:,} tasks fail"
+        return f"{done}: {short(question.question)}\n{tasks}"
     goes_on = "goes on" if mesh.is_running else f"goes on with the next mesh up{mesh.options}"
     return f"{done}: {short(question.question)}\ntask {question.task_id} {goes_on}"
 
@@ -223,12 +234,17 @@ def duration(time: timedelta) -> str:
     return f"{seconds} s"
 
 
+def _asked(question: Document) -> str:
+    tasks = question.get("tasks", 1)
+    return f"{short(question['question'])}{f' ({tasks:,} tasks wait)' if tasks > 1 else ''}"
+
+
 _COLUMNS = (
     Column("id", "id", _short),
     Column("age", "since", _age),
     Column("task", "task_id", short_id, cut=1, from_end=True),
     Column("agent", "agent_id", cut=2),
-    Column("question", "question", short),
+    Column("question", write=_asked),
 )
 
 
@@ -305,7 +321,7 @@ def _ways(question: Document, options: str) -> Sequence[tuple[str, str]]:
     if not question["task_id"]:
         return [("test", f"mesh models test{options}")]
     if "account" in (question.get("subject") or {}):  # it says itself how its budget is raised
-        return []
+        return [("deny", f'mesh deny {name} --reason "..."{options}')]
     if takes_approval(question.get("answer_schema")):
         deny = f'mesh deny {name} --reason "..."{options}'
         return [("approve", f"mesh approve {name}{options}"), ("deny", deny)]

@@ -421,6 +421,7 @@ def _rows(view: Document) -> Iterator[tuple[str, str]]:
             output.tokens(outcome.get("usage")),
             dollars(outcome.get("cost_usd")),
             finish(outcome.get("finish_reason")),
+            f"{limit} reached" if (limit := outcome.get("limit")) else "",
             _whole_fault(outcome.get("error")),
         ]
         yield "outcome", join(parts)

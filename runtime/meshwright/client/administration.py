@@ -80,15 +80,17 @@ class Administration:
         return await self._connection.get_list(Budget, "/allowances")
 
     async def allow(
-        self, whose: str, allowance: str, *, tenant_id: str | None = None, on_empty: OnEmpty = "fail"
+        self, whose: str, allowance: str, *, tenant_id: str | None = None, on_empty: OnEmpty | None = None
     ) -> Budget:
         """Allow an agent's id, `agent:ID`, `tenant:ID`, `tag:NAME` or `mesh` an amount like `5/day`.
 
-        Needs the admin token.
+        Without a window it is for a day; without `on_empty` one that is replaced keeps its own. Needs the
+        admin token.
         """
         from meshwright.core.money import Budget
 
-        body = {"whose": whose, "allowance": allowance, "tenant_id": tenant_id, "on_empty": on_empty}
+        body = {"whose": whose, "allowance": allowance, "tenant_id": tenant_id}
+        body |= {} if on_empty is None else {"on_empty": on_empty}
         return await self._connection.get(Budget, "/allowances", "PUT", body=body, repeats=True)
 
     async def disallow(self, whose: str, *, tenant_id: str | None = None) -> list[Budget]:

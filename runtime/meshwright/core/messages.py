@@ -316,7 +316,8 @@ class Outcome(Struct):
 
     `usage` and `cost_usd` are those of its calls of models and of the tasks that it delegated; the cost is
     None if the price of one is unknown. `finish_reason` is why the last reply
-    of a model ended: `stop`, or `length` where it was cut off.
+    of a model ended: `stop`, or `length` where it was cut off. `limit` names the limit of the run, like
+    `max_usd`, at which its model had to answer without further calls of tools.
     """
 
     version: int = 1
@@ -331,6 +332,7 @@ class Outcome(Struct):
     duration_ms: float = 0.0
     model: str | None = None
     finish_reason: str | None = None
+    limit: str | None = None
     usage: Usage = Usage()
     cost_usd: Amount | None = ZERO
     completed_at: datetime

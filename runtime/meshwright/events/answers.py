@@ -16,7 +16,9 @@ from meshwright.work.people import APPROVAL, APPROVED_BY, REQUESTER_MAY
 from meshwright.work.protocol import Wait
 
 _MAX_ERRORS = 5
-_REMEDIES = {"money": "mesh budgets raise NAME USD, or POST /budgets/raise, adds some"}
+_REMEDIES = {
+    "money": "mesh budgets raise NAME USD, or POST /budgets/raise, adds some; mesh deny ID --reason says no"
+}
 
 
 def checked_answer(
@@ -58,6 +60,20 @@ def checked_answer(
         **value, decided_by=decided_by, decided_at=now, binds=wait.binds, expires_at=wait.expires_at
     )
     return decision.model_dump(mode="json")
+
+
+def denied_money(wait: Wait, value: Any, caller: Caller, agents: Sequence[str]) -> str | None:
+    """The reason of a person who denies a task the money that it asks for; None for any other answer.
+
+    Raises Forbidden for the agents that ask.
+    """
+    if wait.kind != "money" or wait.subject.get("on_empty") != "ask" or not isinstance(value, dict):
+        return None
+    reason = value.get("reason")
+    if value.get("approve") is not False or not isinstance(reason, str) or not reason.strip():
+        return None
+    _check_caller(wait, caller, agents)
+    return reason
 
 
 def decided(wait: Wait, value: Any) -> str:

@@ -1,13 +1,14 @@
 """The inbox: what tasks wait for people to say, a projection of the log with one row for each question.
 
-A question is open until it is answered or expires, while its attempt at the task goes on. A deployment of a
-model whose key is refused is one item, however many tasks wait for it, until the deployment answers.
+A question is open until it is answered or expires, while its attempt at the task goes on. All tasks of a
+tenant that wait for the same budget ask one question, which is open while one of them waits. A deployment of
+a model whose key is refused is one item, however many tasks wait for it, until the deployment answers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
@@ -17,6 +18,7 @@ from meshwright.core.encoding import encode
 from meshwright.core.messages import Event, Plain, derived_id
 from meshwright.events.filter import seconds
 from meshwright.events.log import EventLog
+from meshwright.events.status import account_of
 from meshwright.events.tasks import position_of
 from meshwright.sql.database import Row, Session
 
@@ -25,19 +27,23 @@ _REFUSED, _RECOVERED = "deployment.refused", "deployment.recovered"
 _REFUSED_PARTS = {"402": "Credit", "404": "Model"}
 _DEPLOYMENT = "deployment/"  # and its name: the key of an item of no task
 _MAX_PAGE = 500
-_COLUMNS = ("id", "seq", "tenant_id", "task_id", "generation", "attempt", "ended_at", "document")
+_COLUMNS = ("id", "seq", "tenant_id", "task_id", "generation", "attempt", "account", "ended_at", "document")
 _INTO = f"inbox ({', '.join(_COLUMNS)})"
 _REPLACE = (
     "ON CONFLICT (id) DO UPDATE SET ended_at = excluded.ended_at, document = excluded.document, "
     "generation = excluded.generation, attempt = excluded.attempt"
 )
 _IS_CURRENT = (
+    "CASE WHEN inbox.task_id = '' THEN 1=1 WHEN account IS NOT NULL THEN EXISTS "
+    "(SELECT 1 FROM waits WHERE waits.account = inbox.account AND waits.tenant_id = inbox.tenant_id) ELSE "
     "EXISTS (SELECT 1 FROM tasks WHERE tasks.task_id = inbox.task_id AND tasks.tenant_id = inbox.tenant_id "
     "AND tasks.completed_at IS NULL AND tasks.generation = inbox.generation "
-    "AND tasks.attempts = inbox.attempt)"
+    "AND tasks.attempts = inbox.attempt) END"
 )
-_IS_CURRENT = f"(inbox.task_id = '' OR {_IS_CURRENT})"
-_IS_OPEN = f"ended_at IS NULL AND {_IS_CURRENT}"
+_IS_OPEN = f"(ended_at IS NULL OR account IS NOT NULL) AND {_IS_CURRENT}"
+_WAITS = (
+    "SELECT task_id, wait_key, since FROM waits WHERE account = ? AND tenant_id = ? ORDER BY since, wait_key"
+)
 _OF_THREAD = (
     "WITH RECURSIVE above (id, task_id) AS ("  # noqa: S608 conditions are code
     f"SELECT id, task_id FROM inbox WHERE tenant_id = :tenant_id AND {_IS_OPEN} UNION "
@@ -62,6 +68,8 @@ class Question(Plain):
     `wait_id` is the `key` to answer with; `id` is for people, who may type its end alone. `subject`
     says what it is about, `answer_schema` is the JSON schema of its answer (None: any JSON), `may_answer` who
     may give it (none named: every caller but the agent that asks). `closed` is what its task no longer needs.
+    `tasks` wait for the same answer: for a question of money all that wait for its budget, of which this
+    names the first.
     """
 
     id: str
@@ -79,6 +87,7 @@ class Question(Plain):
     expires_at: datetime | None = None
     answered_by: str | None = None
     ended_at: datetime | None = None
+    tasks: int = 1
 
 
 class InboxPage(Plain):
@@ -145,9 +154,9 @@ class InboxProjection:
     def fold(self, session: Session, events: Sequence[Event]) -> None:
         """Add questions, and end them. An end may arrive before its question."""
         changes = [(key, event) for event in events for key in _named(event)]
-        rows = _stored(session, {question_id(event.tenant_id, key) for key, event in changes})
+        rows = _stored(session, {_row_id(event, key) for key, event in changes})
         for key, event in changes:
-            row_id = question_id(event.tenant_id, key)
+            row_id = _row_id(event, key)
             if row_id not in rows and not _asks(event):
                 continue
             known = rows.get(row_id, _begun(row_id, key, event))
@@ -170,6 +179,12 @@ def _named(event: Event) -> Iterator[str]:
     key = event.fields.get("key")
     if event.task_id and isinstance(key, str) and event.fields.get("kind") in ("person", "money"):
         yield key
+
+
+def _row_id(event: Event, key: str) -> str:
+    """The id of the question that an event is of; what asks for money is known by its budget."""
+    account = account_of(event.fields) if event.fields.get("kind") == "money" else None
+    return question_id(event.tenant_id, key if account is None else f"money/{account}")
 
 
 def _asks(event: Event) -> bool:
@@ -234,6 +249,7 @@ def _row_of(document: dict[str, Any]) -> Row:
         names = ("id", "seq", "wait_id", "task_id", "tenant_id", "since")
         question = Question.model_validate({name: document[name] for name in names})
     generation, attempt = _attempt_of(question.wait_id)
+    account = account_of(document) if _is_for_money(question.subject) else None
     ended = None if question.ended_at is None else seconds(question.ended_at)
     text = encode(question.model_dump(exclude_none=True)).decode()
     return (
@@ -243,6 +259,7 @@ def _row_of(document: dict[str, Any]) -> Row:
         question.task_id,
         generation,
         attempt,
+        account,
         ended,
         text,
     )
@@ -274,11 +291,16 @@ def _list(
         ]
         conditions.append(f":wanted IN ({', '.join(ends)})")
     query = (
-        f"SELECT document, {_IS_CURRENT} FROM inbox "  # noqa: S608 conditions are code
+        f"SELECT document, {_IS_CURRENT}, account FROM inbox "  # noqa: S608 conditions are code
         f"WHERE {' AND '.join(conditions)} ORDER BY seq, id LIMIT :limit"
     )
     rows = session.execute(query, values).fetchall()
-    items = tuple(_question(document, bool(current)) for document, current in rows[:limit])
+    items = tuple(
+        _question(document, bool(current))
+        if account is None
+        else _question_for_money(session, document, account)
+        for document, current, account in rows[:limit]
+    )
     return InboxPage(items=items, cursor=str(items[-1].seq) if len(rows) > limit else None)
 
 
@@ -287,6 +309,17 @@ def _question(document: str, current: bool) -> Question:
     if question.status == "open" and not current:
         return question.model_copy(update={"status": "closed"})
     return question
+
+
+def _question_for_money(session: Session, document: str, account: str) -> Question:
+    question = Question.model_validate_json(document)
+    waits = session.execute(_WAITS, (account, session.bindable(question.tenant_id))).fetchall()
+    if not waits:
+        return _question(document, current=False)
+    task_id, wait_id, since = waits[0]
+    named = {"task_id": task_id, "wait_id": wait_id, "since": datetime.fromtimestamp(since, UTC)}
+    named["tasks"] = len({task_id for task_id, *_ in waits})
+    return question.model_copy(update={**named, "status": "open", "answered_by": None, "ended_at": None})
 
 
 def _next_of(session: Session, tenant_id: str, thread_id: str) -> Question | None:

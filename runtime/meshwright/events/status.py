@@ -21,7 +21,7 @@ from meshwright.work.protocol import WaitKind
 WAITING, WAIT_ENDED = "task.waiting", "wait.ended"
 NO_MORE = ("task.dispatched", "task.succeeded", "task.failed", "task.cancelled", "task.timed_out")
 """After these a task waits for nothing: it has ended, or begins again."""
-_COLUMNS = ("tenant_id", "wait_key", "task_id", "seq", "kind", "reason", "since", "due_at")
+_COLUMNS = ("tenant_id", "wait_key", "task_id", "seq", "kind", "reason", "account", "since", "due_at")
 _INTO = f"waits ({', '.join(_COLUMNS)})"
 _REPLACE = "ON CONFLICT (tenant_id, wait_key) DO UPDATE SET " + ", ".join(
     f"{name} = excluded.{name}" for name in _COLUMNS[2:]
@@ -167,9 +167,17 @@ def _row_of(event: Event, key: str) -> Row:
         event.seq,
         str(kind),
         reason[:MAX_REASON_CHARS] if isinstance(reason, str) else None,
+        account_of(fields) if kind == "money" else None,
         _time(fields.get("since")) or seconds(event.time),
         min(ends, default=None),
     )
+
+
+def account_of(fields: dict[str, Any]) -> str | None:
+    """The account that a wait for money is for."""
+    subject = fields.get("subject")
+    account = subject.get("account") if isinstance(subject, dict) else None
+    return account if isinstance(account, str) else None
 
 
 def _time(value: Any) -> float | None:

@@ -105,7 +105,7 @@ class Administration(Acting):
 
     def explain_route(self, model: str, tags: Sequence[str]) -> dict[str, Any]:
         """Which deployments a call of a group with tags would reach, what follows, and why."""
-        self.check("deployments")
+        self.check("explain_route")
         return self.mesh.deployments.route(model, tags)
 
     async def test_deployments(self, model: str | None = None) -> list[dict[str, Any]]:

@@ -98,6 +98,7 @@ RULES = {
     "allow": Rule("sets allowances", _OPERATOR),
     "disallow": Rule("removes allowances", _OPERATOR),
     "deployments": Rule("lists deployments", _OPERATOR, all_tenants=True),
+    "explain_route": Rule("explains routes of models", _OPERATOR, all_tenants=True),
     "test_deployments": Rule("tests deployments", _OPERATOR, all_tenants=True),
     "create_key": Rule("creates keys", _ADMIN),
     "list_keys": Rule("lists keys", _ADMIN),

@@ -1,7 +1,8 @@
 """The account of a budget: an actor, so that it holds on every host, however many workers spend.
 
-A call reserves the most that it may cost, and settles what it did cost. What is not settled in time counts
-as spent: the call may have been made. So an account never says that less was spent than was.
+A call reserves the most that it may cost, and settles what it did cost. A call that its process did not
+live to settle stays reserved: until the step that made it is run again and has an answer, or until its time
+is over. Then it counts as spent, with what such calls cost as a rule, and as a row of the ledger.
 
 A call for which there is money, but none that is not reserved, waits in the account's queue: by priority,
 then by arrival. Each settlement names the calls in front that have room now, and their workers ask again.
@@ -11,13 +12,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import ROUND_DOWN, Decimal
 from functools import cached_property
 from typing import Literal
-
-from pydantic import AliasChoices, BaseModel, Field
 
 from meshwright.core import topics
 from meshwright.core.encoding import Struct, kept
@@ -25,23 +23,25 @@ from meshwright.core.messages import derived_id
 from meshwright.core.money import PICO, ZERO, Amount, OnEmpty, exact
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
+from meshwright.ledger.balance import OPENED, Balance, CallOrigin, Queued, Reservation, Window, renews_at
+from meshwright.models.port import MODEL_CALLED, Call
 
 ACCOUNT = "budget-account"
 """The type of the actors that are accounts."""
-OPENED, WARNED, EXCEEDED = "budget.opened", "budget.warned", "budget.exceeded"
+WARNED, EXCEEDED = "budget.warned", "budget.exceeded"
 RAISED = "budget.raised"
+DENIED = "budget.denied"
 FREED = "budget.freed"
 """Names calls that have room now, to the workers where they wait. No log has it."""
 WARNED_AT = Decimal("0.8")
 MAX_HELD = 1_000  # reservations of one account: its state stays small
 _MAX_QUEUE = 100  # calls that an account knows of; the last ones ask again
-_MAX_EXPIRED = 100  # reservations whose time is over, and whose cost may still become known
 BEAT_SECONDS = 5.0  # after which a worker asks again for its calls in the queue, whatever has happened
 _QUEUED_SECONDS = 3 * BEAT_SECONDS  # after which a call that is not asked for again has left the queue
+_OF_ORIGIN = ("user", "tenant_id", "group", "tags", "thread_id", "step", "attempt")
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 Scope = Literal["mesh", "tenant", "agent", "tag", "thread", "task"]
-Window = Literal["hour", "day", "month", "total"]
 Answer = Literal["held", "over", "wait", "busy", "refused", "crowded"]
 _Rank = tuple[int, float, str]
 
@@ -99,9 +99,10 @@ class LedgerEntry(Struct, omit_defaults=True):
     """One entry. `op` is the same when a call is repeated, also after a crash; `call` names the one try.
 
     To reserve, `amount` is the most that the call may cost, `least` what it will do with where that has no
-    room, and `until` (unix seconds) when it has ended for sure. One that `may_wait` is queued by `priority`,
-    then by `since` (unix seconds). To settle, `amount` is what it cost, nothing to release or to leave the
-    queue; `estimated` where no server has counted it.
+    room, and `until` (unix seconds) when it has ended for sure. Not settled by then, it is booked at its
+    `estimate` (None: at the amount), and has a row in the ledger where the entry has its `origin`. One that
+    `may_wait` is queued by `priority`, then by `since` (unix seconds). To settle, `amount` is what it cost,
+    nothing to release or to leave the queue; `estimated` where no server has counted it.
     """
 
     kind: Literal["reserve", "settle"] = kept(default="reserve")
@@ -114,10 +115,12 @@ class LedgerEntry(Struct, omit_defaults=True):
     priority: int = 5
     since: float = 0.0
     estimated: bool = False
+    estimate: Amount | None = None
+    origin: CallOrigin | None = None
 
     def __post_init__(self) -> None:
-        exact(self, "amount", self.amount)
-        exact(self, "least", self.least)
+        for name in ("amount", "least", "estimate"):
+            exact(self, name, getattr(self, name))
 
     @property
     def need(self) -> Decimal:
@@ -138,7 +141,8 @@ class LedgerBatch(Struct):
 
 
 class ReservationResult(Struct):
-    """The answer to a reservation, of which `granted_usd` is reserved.
+    """The answer to a reservation, of which `granted_usd` is reserved. `cut` are earlier tries of its step
+    whose end is not known, since their processes ended before. `denied` says who denied more money, and why.
 
     `over`: reserved although a soft budget has no room for it. `wait`: it is in the queue, since the money
     for it is reserved by others; `busy`: the same for a call that may not wait. `crowded`: refused because
@@ -150,6 +154,8 @@ class ReservationResult(Struct):
     spent_usd: Amount
     reserved_usd: Amount
     granted_usd: Amount = ZERO
+    cut: tuple[str, ...] = ()
+    denied: str = ""
 
     def __post_init__(self) -> None:
         for name in ("limit_usd", "spent_usd", "reserved_usd", "granted_usd"):
@@ -173,90 +179,31 @@ class Raise(Struct):
         exact(self, "amount", self.amount)
 
 
-@dataclass(frozen=True, slots=True)
-class _Reservation:
-    call: str
-    amount: Amount
-    until: float
+class Denial(Struct):
+    """No more money for an account, until it is raised or renews: calls without room fail."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Queued:
-    need: Amount
-    priority: int
-    since: float
-    until: float
-
-
-class Balance(BaseModel):
-    """What an account keeps of the window that began at `since`: what is spent, what is held, who waits for
-    room, and which events it has published.
-
-    `estimated` is the part of what is spent that is estimated; `raised` is added to the limit.
-    `expired` are the last reservations, by call, that counted as spent when their time was over: a run that
-    is resumed later may find in its journal what they did cost.
-    """
-
-    since: datetime | None = None
-    spent: Amount = ZERO
-    estimated: Amount = ZERO
-    raised: Amount = ZERO
-    held: dict[str, _Reservation] = {}
-    queue: dict[str, _Queued] = {}
-    expired: dict[str, Amount] = {}
-    notified: list[str] = Field(default_factory=list, validation_alias=AliasChoices("notified", "told"))
-
-    def at(self, now: datetime, window: Window) -> Balance:
-        """What an account would keep, were it asked now."""
-        changing = {name: dict(getattr(self, name)) for name in ("held", "queue", "expired")}
-        copy = self.model_copy(update=changing)
-        copy.renew(window, now)
-        return copy
-
-    @property
-    def reserved(self) -> Decimal:
-        """The sum of what is held."""
-        return sum((reservation.amount for reservation in self.held.values()), ZERO)
-
-    def renew(self, window: Window, now: datetime) -> None:
-        """Begin a new window where its time has come. What is held goes over into it.
-
-        What was not settled in time counts as spent, in the window in which its time ran out.
-        """
-        start = _window_start(window, now)
-        if start is not None and (self.since is None or start > self.since):
-            self._expire(start.timestamp())
-            self.since, self.spent, self.estimated, self.raised = start, ZERO, ZERO, ZERO
-            self.expired.clear()
-            self.notify_again()
-        self._expire(now.timestamp())
-        for op in [op for op, queued in self.queue.items() if queued.until <= now.timestamp()]:
-            del self.queue[op]
-
-    def notify_again(self) -> None:
-        """Forget which events were published, but for the first."""
-        self.notified = [event_type for event_type in self.notified if event_type == OPENED]
-
-    def expire(self, op: str) -> None:
-        """Count what is held under an op as spent: what its call did cost is unknown."""
-        held = self.held.pop(op)
-        self.spent += held.amount
-        self.estimated += held.amount
-        self.expired[held.call] = held.amount
-        if len(self.expired) > _MAX_EXPIRED:
-            del self.expired[next(iter(self.expired))]
-
-    def knows(self, op: str, call: str) -> bool:
-        """Whether what a call did cost can still be booked."""
-        return call in self.expired or (op in self.held and self.held[op].call == call)
-
-    def _expire(self, now: float) -> None:
-        for op in [op for op, held in self.held.items() if held.until <= now]:
-            self.expire(op)
+    account: Account
+    reason: str
+    denied_by: str
 
 
 class BudgetAccount(Actor[Balance]):
     """Books what calls may cost and did cost. A repeat of an entry changes nothing."""
+
+    @property
+    def has_pending_work(self) -> bool:
+        """Whether a call may have to be booked that its process does not live to settle."""
+        return bool(self.state.held)
+
+    def recover(self, turn: Turn) -> None:
+        """Have the account woken when the time of what is held is over: its calls may have been cut off."""
+        times = [held.until for tries in self.state.held.values() for held in tries]
+        turn.wake_at(datetime.fromtimestamp(min(times), UTC) if times else None)
+
+    def wake(self, turn: Turn) -> None:
+        """The time of a call that was held is over."""
+        self._record(turn, self.state.expire(turn.now.timestamp()))
+        self.recover(turn)
 
     @turn
     def book(self, turn: Turn, batch: LedgerBatch) -> LedgerReply:
@@ -276,35 +223,45 @@ class BudgetAccount(Actor[Balance]):
     def add(self, turn: Turn, more: Raise) -> LedgerReply:
         """Raise the limit; the reply names the calls of the queue that have room now."""
         self._begin(turn, more.account)
-        self.state.raised += more.amount
+        self.state.raised, self.state.denied = self.state.raised + more.amount, ""
         self._limit += more.amount
         self.state.notify_again()
         self._publish(turn, more.account, RAISED, amount_usd=f"{more.amount:f}")
         return LedgerReply(results=(), ready=tuple(self._ready()))
 
+    @turn
+    def deny(self, turn: Turn, denial: Denial) -> None:
+        """Refuse calls that have no room, also those that would wait for it."""
+        self._begin(turn, denial.account)
+        self.state.denied = f"{denial.denied_by}: {denial.reason}"
+        self._publish(turn, denial.account, DENIED, reason=denial.reason, denied_by=denial.denied_by)
+
     def _begin(self, turn: Turn, account: Account) -> None:
-        self.state.renew(account.window, turn.now)
+        self._record(turn, self.state.renew(account.window, turn.now))
         self._reserved = self.state.reserved
         self._limit = account.limit_usd + self.state.raised
 
     def _reserve(self, entry: LedgerEntry, account: Account, now: float) -> ReservationResult:
         state = self.state
-        held = state.held.get(entry.op)
-        if held is not None and held.call == entry.call:
-            return self._result("held", held.amount)
-        if held is not None:  # the try before this one has no known end: it may have spent it all
-            self._reserved -= held.amount
-            state.expire(entry.op)
+        cut = state.cut_before(entry.op, entry.call) if entry.op in state.held or state.expired else ()
+        if entry.op in state.held:
+            state.claim(entry.op, entry.call, entry.estimate)
+        if (held := state.try_of(entry.op, entry.call)) is not None:
+            return self._result("held", held.amount, cut)
         state.queue.pop(entry.op, None)
         answer, granted = self._decide(entry, account)
         if len(state.held) >= MAX_HELD and answer in ("held", "over"):
             answer, granted = "wait" if entry.may_wait else "crowded", ZERO
-        result = self._result(answer, granted)
+        if state.denied and answer in ("wait", "busy"):
+            answer = "refused"
+        result = self._result(answer, granted, cut)
         if answer in ("held", "over"):
-            state.held[entry.op] = _Reservation(call=entry.call, amount=granted, until=entry.until)
+            state.held.setdefault(entry.op, []).append(
+                Reservation(entry.call, granted, entry.until, entry.estimate, entry.origin)
+            )
             self._reserved += granted
         elif answer == "wait":
-            state.queue[entry.op] = _Queued(entry.need, entry.priority, entry.since, now + _QUEUED_SECONDS)
+            state.queue[entry.op] = Queued(entry.need, entry.priority, entry.since, now + _QUEUED_SECONDS)
             if len(state.queue) > _MAX_QUEUE:
                 del state.queue[self._in_order()[-1][2]]
         return result
@@ -356,25 +313,42 @@ class BudgetAccount(Actor[Balance]):
     def _settle(self, entry: LedgerEntry) -> None:
         state = self.state
         state.queue.pop(entry.op, None)
-        held = state.held.get(entry.op)
-        if held is not None and held.call == entry.call:
-            del state.held[entry.op]
+        if (held := state.try_of(entry.op, entry.call)) is not None:
+            state.release(entry.op, held)
             self._reserved -= held.amount
         elif (expired := state.expired.pop(entry.call, None)) is not None:
-            state.spent -= expired
-            state.estimated -= expired
+            state.spent -= expired.amount
+            state.estimated -= expired.amount
         else:
             return
         state.spent += entry.amount
         state.estimated += entry.amount if entry.estimated else ZERO
 
-    def _result(self, answer: Answer, granted: Decimal) -> ReservationResult:
+    def _record(self, turn: Turn, expired: Sequence[Reservation]) -> None:
+        """Publish the rows of calls whose time is over; one of the accounts of a call does that."""
+        for held in expired:
+            if (origin := held.origin) is None:
+                continue
+            cut = Call(
+                call_id=held.call,
+                cost_usd=held.booked,
+                cost_source="estimated",
+                outcome="cut",
+                **{name: getattr(origin, name) for name in _OF_ORIGIN},
+            )
+            ids = {"task_id": origin.task_id, "agent_id": origin.user, "tenant_id": origin.tenant_id}
+            topic = topics.MESH if origin.task_id is None else topics.TASK_PROGRESS
+            turn.publish(topic, MODEL_CALLED, cut.payload(), **ids)
+
+    def _result(self, answer: Answer, granted: Decimal, cut: tuple[str, ...]) -> ReservationResult:
         return ReservationResult(
             answer=answer,
             limit_usd=self._limit,
             spent_usd=self.state.spent,
             reserved_usd=self._reserved,
             granted_usd=granted,
+            cut=cut,
+            denied=self.state.denied,
         )
 
     def _notify(self, turn: Turn, account: Account, results: Sequence[ReservationResult]) -> None:
@@ -402,19 +376,3 @@ class BudgetAccount(Actor[Balance]):
             },
             **account.owner,
         )
-
-
-def _window_start(window: Window, now: datetime) -> datetime | None:
-    """When the window of a time began, in UTC; None for one without end."""
-    if window == "total":
-        return None
-    hour = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
-    day = hour if window == "hour" else hour.replace(hour=0)
-    return day.replace(day=1) if window == "month" else day
-
-
-def renews_at(window: Window, now: datetime) -> datetime | None:
-    """When the next window begins; None for one without end."""
-    start = _window_start(window, now)
-    longest = timedelta(hours=1) if window == "hour" else timedelta(days=32 if window == "month" else 1)
-    return None if start is None else _window_start(window, start + longest)

@@ -90,20 +90,25 @@ class Accounted:
         """Make the call; returns also whether the length of the answer was limited."""
         started = time.perf_counter()
         meter = _StreamMeter(on_delta)
-        hold: Hold | None = None
+        hold = await self.budgets.hold(request, self._estimates.upper_bound, limiter)
         try:
-            hold = await self.budgets.hold(request, self._estimates.upper_bound, limiter)
             reply = await self.model.complete(hold.request, meter.on_delta)
         except BaseException as error:  # also cancelled: it may have cost something all the same
-            self._record(self._failed(request, hold, meter, error, _ms_since(started)), request)
+            if not (isinstance(error, ModelError) and error.retryable):  # else the step is run again
+                self._record_cut(hold, request)
+            if call := self._failed(hold, meter, error, _ms_since(started)):
+                self._record(call, request)
             raise
         reply = self._priced(reply, hold.request, latency_ms=_ms_since(started))
+        self._record_cut(hold, request, reply)
+        if not reply.cache_hit:
+            self._estimates.note_cost(hold.request, reply.cost_usd)
         if hold.accounts and not reply.cache_hit:
             self._estimates.learn(hold.request, reply.usage, reply.cost_usd)
         if not reply.cache_hit:
             reply = self._with_lost(reply, hold.request, (*reply.lost, *meter.lost(reply)))
         settled = self.budgets.settle(hold, reply.cost_usd, estimated=reply.cost_source == "estimated")
-        self._record(_answered(hold.request, reply, settled), request)
+        self._record(_answered(hold, reply, settled), request)
         return reply, hold.is_limited
 
     async def close(self) -> None:
@@ -114,6 +119,39 @@ class Accounted:
     def _record(self, call: Call, request: ModelRequest) -> None:
         record = request.context.record or self._publish
         record(call)
+
+    def _record_cut(self, hold: Hold, request: ModelRequest, reply: ModelReply | None = None) -> None:
+        """Record the calls that earlier processes made for the same step, and did not live to record.
+
+        They asked for the same as now: each counts as what the `reply` cost, else as such calls do as a rule.
+        """
+        take = request.context.take_cut
+        count = 0 if take is None else take()
+        cut = hold.cut if hold.accounts else ("",) * count
+        if not cut:
+            return
+        if reply is not None:
+            cost, usage = reply.saved_usd if reply.cache_hit else reply.cost_usd, reply.usage
+        else:
+            cost, usage = self._guess(hold.request, _StreamMeter(None).usage(hold.request)), Usage()
+        for call_id in cut:
+            settled = self.budgets.settle(hold, cost, estimated=True, call=call_id)
+            call = Call(
+                **_known_of(hold.request, call_id),
+                usage=usage,
+                cost_usd=cost if settled is None else settled.amount,
+                cost_source="unknown" if cost is None else "estimated",
+                outcome="cut",
+                settlement=settled,
+            )
+            self._record(call, request)
+
+    def _guess(self, request: ModelRequest, usage: Usage) -> Decimal | None:
+        """The cost of a call whose end is unknown: the usual cost of such calls, else the most."""
+        price = self._prices.upper_bound(request, usage.prompt_tokens)
+        most = None if price is None else price.of(usage.prompt_tokens, usage.completion_tokens)
+        usual = self._estimates.usual(request)
+        return most if most is None or usual is None else min(most, usual)
 
     def _priced(self, reply: ModelReply, request: ModelRequest, **known: Any) -> ModelReply:
         """The reply with what it cost, as its provider says or else by our prices; `known` is set too."""
@@ -151,17 +189,14 @@ class Accounted:
             reply = reply.model_copy(update=whole)
         return reply.model_copy(update={"lost": ()}) if reply.lost else reply
 
-    def _failed(
-        self, request: ModelRequest, hold: Hold | None, meter: _StreamMeter, error: BaseException, ms: float
-    ) -> Call:
-        """Settle a call that ended without a reply."""
-        cost, usage, source = _NOTHING if hold is None else self._lost(hold, meter, error)
-        settled: Settlement | None = None
-        if hold is not None:
-            settled = self.budgets.settle(hold, cost, estimated=source == "estimated")
-            request = hold.request
+    def _failed(self, hold: Hold, meter: _StreamMeter, error: BaseException, ms: float) -> Call | None:
+        """Settle a call that ended without a reply; None where no provider was asked."""
+        cost, usage, source = self._lost(hold, meter, error)
+        settled = self.budgets.settle(hold, cost, estimated=source == "estimated")
+        if _attempts_of(error) == 0:
+            return None
         return Call(
-            **_known_of(request),
+            **_known_of(hold.request, hold.call),
             usage=usage,
             cost_usd=cost,
             cost_source=source,
@@ -177,7 +212,7 @@ class Accounted:
         """What a call that ended without a reply may have cost, and used.
 
         Answers that were held back say it, where the provider counted. What was streamed is counted; where
-        nothing was and the provider may have worked, it is the estimate.
+        nothing was and the provider may have worked, it is the estimate of such calls, else the most.
         """
         lost: tuple[ModelReply, ...] = error.lost if isinstance(error, ModelError) else ()
         harmless = isinstance(error, ModelError | InvalidInput) and not isinstance(error, MAY_COST)
@@ -190,11 +225,12 @@ class Accounted:
         if _attempts_of(error) == 0 or (harmless and not meter.bytes):
             return _NOTHING
         usage = meter.usage(hold.request)
-        price = self._prices.upper_bound(hold.request, usage.prompt_tokens)
-        if price is None:
-            return None, usage, "unknown"
-        cost = price.of(usage.prompt_tokens, usage.completion_tokens)
-        return cost, usage, "estimated" if cost else "priced"
+        if meter.bytes:
+            price = self._prices.upper_bound(hold.request, usage.prompt_tokens)
+            cost = None if price is None else price.of(usage.prompt_tokens, usage.completion_tokens)
+        else:
+            cost = self._guess(hold.request, usage)
+        return cost, usage, "unknown" if cost is None else "estimated" if cost else "priced"
 
 
 def call_events(host: Runtime) -> OnCall:
@@ -228,16 +264,16 @@ _OF_REPLY = (
 _of_reply = attrgetter(*_OF_REPLY)
 
 
-def _answered(request: ModelRequest, reply: ModelReply, settled: Settlement | None) -> Call:
+def _answered(hold: Hold, reply: ModelReply, settled: Settlement | None) -> Call:
     known = dict(zip(_OF_REPLY, _of_reply(reply), strict=True))
     tools = tuple([call.name for call in reply.tool_calls])
-    return Call(**_known_of(request), **known, tool_calls=tools, settlement=settled)
+    return Call(**_known_of(hold.request, hold.call), **known, tool_calls=tools, settlement=settled)
 
 
-def _known_of(request: ModelRequest) -> dict[str, Any]:
+def _known_of(request: ModelRequest, call_id: str = "") -> dict[str, Any]:
     context = request.context
     return {
-        "call_id": new_id(),
+        "call_id": call_id or new_id(),
         "group": request.model,
         "tags": request.tags,
         "user": request.user,

@@ -19,7 +19,7 @@ from meshwright.core.money import MAX_DOLLARS, Budget, OnEmpty, is_amount
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
-from meshwright.ledger.account import Window
+from meshwright.ledger.balance import Window
 from meshwright.work.protocol import DEFAULT_TENANT
 
 ALLOWANCES = "allowances"
@@ -84,14 +84,15 @@ class Allowances:
         return tuple(sorted(await self.current(), key=lambda budget: budget.name))
 
     async def set(
-        self, whose: str, allowance: str, *, tenant_id: str | None = None, on_empty: OnEmpty = "fail"
+        self, whose: str, allowance: str, *, tenant_id: str | None = None, on_empty: OnEmpty | None = None
     ) -> Budget:
-        """Allow somebody an amount in a window, like `5/day`; durable when this returns.
+        """Allow somebody an amount in a window (a day if none is named), like `5/day`; durable on return.
 
         `whose` is an agent's id, or `agent:ID`, `tenant:ID`, `tag:NAME` or `mesh`; with a `tenant_id` it is
-        for calls of that tenant alone. Another of the same window is replaced. Raises InvalidInput.
+        for calls of that tenant alone. Another of the same window is replaced, and keeps its `on_empty` where
+        none is given (`fail` for a new one). Raises InvalidInput.
         """
-        limit_usd, window = amount_of(allowance, field="allowance")
+        limit_usd, window = amount_of(allowance, field="allowance", default="day")
         scope, of = _scope_of(whose)
         if scope == "tenant" and tenant_id not in (None, of):
             raise InvalidInput(
@@ -99,9 +100,12 @@ class Allowances:
                 remedy="Leave the tenant out",
                 field="tenant_id",
             )
+        name = _name_of(scope, of, tenant_id, window)
+        if on_empty is None:
+            before = [budget.on_empty for budget in await self.items() if budget.name == name]
+            on_empty = before[0] if before else "fail"
         fields = {"limit_usd": limit_usd, "window": window, "tenant_id": tenant_id, "on_empty": on_empty}
         try:
-            name = _name_of(scope, of, tenant_id, window)
             budget = Budget.model_validate({"name": name, "scope": scope, "of": of, **fields})
         except ValidationError as error:
             [problem, *_] = error.errors()
@@ -109,7 +113,7 @@ class Allowances:
             raise InvalidInput(f"{field} {sentence(problem)}", field=field) from None
         if on_empty == "wait" and window == "total":
             raise InvalidInput(
-                "An allowance without a window never renews, so a task would wait for ever",
+                "An allowance of window total never renews, so a task would wait for ever",
                 remedy="Write it like 5/day, or say ask",
                 field="on_empty",
             )
@@ -136,14 +140,14 @@ class Allowances:
         self._known_until = None
 
 
-def amount_of(text: str, *, field: str = "budget") -> tuple[Decimal, Window]:
-    """The dollars and the window of a text like `5.00/day`; without one, `total`. Raises InvalidInput."""
+def amount_of(text: str, *, field: str = "budget", default: Window = "total") -> tuple[Decimal, Window]:
+    """The dollars and the window of a text like `5.00/day`; without one, the default. Raises InvalidInput."""
     amount, _, window = text.partition("/")
     try:
         limit = Decimal(amount.strip().removeprefix("$"))
     except InvalidOperation:
         limit = Decimal(-1)
-    window, windows = window.strip() or "total", get_args(Window)
+    window, windows = window.strip() or default, get_args(Window)
     if window not in windows or not is_amount(limit):
         raise InvalidInput(
             f"{field}: expected dollars from 0 to {MAX_DOLLARS:,} and one of {', '.join(windows)}, "

@@ -10,6 +10,8 @@ from decimal import Decimal
 from functools import partial
 from typing import Protocol
 
+from msgspec.structs import replace as replace_fields
+
 from meshwright.core import topics
 from meshwright.core.errors import HostError, ModelError
 from meshwright.core.messages import Event, Plain, derived_id, new_id
@@ -18,16 +20,15 @@ from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.account import (
     FREED,
     Account,
-    Balance,
+    Denial,
     LedgerEntry,
     LedgerReply,
     Raise,
     ReservationResult,
-    Window,
-    renews_at,
 )
 from meshwright.ledger.account_client import AccountClient, announce
 from meshwright.ledger.allowances import Allowances
+from meshwright.ledger.balance import Balance, CallOrigin, Window, renews_at
 from meshwright.ledger.charging import (
     EVERY,
     TASK_BUDGET,
@@ -46,7 +47,7 @@ logger = logging.getLogger("meshwright.budgets")
 
 _WAITING_SHARE = 0.5  # of a call's time that it may wait for money
 _TASK_SECONDS = 20.0  # and at most, of a task
-_MARGIN_SECONDS = 60.0  # after a call's own limit: clocks differ, and the last word takes its time
+_MARGIN_SECONDS = 10.0  # after a call's own limit: clocks differ, and the last word takes its time
 _CHEAPER = "cheap"
 _EXPENSIVE_TAGS = frozenset({"expensive", "medium"})
 """The tags that a soft budget's cheaper tag takes the place of."""
@@ -66,6 +67,10 @@ class Limiter(Protocol):
         """What such a call will do with; None where it is unknown."""
         ...
 
+    def likely(self, request: ModelRequest) -> Decimal | None:
+        """The likely cost of such a call; None where it is unknown."""
+        ...
+
     def limited(self, request: ModelRequest, amount: Decimal) -> ModelRequest:
         """The request, such that it cannot cost more than this amount."""
         ...
@@ -76,7 +81,8 @@ class Hold:
     """A call that may be made: the request, which may have a cheaper tag, and what is reserved for it.
 
     `amount` is None where what it may cost is unknown, or no budget asks. `is_limited`: it is less than the
-    call may cost, and the request may write less.
+    call may cost, and the request may write less. `cut` are earlier tries of the step that made it, whose
+    processes ended before they did.
     """
 
     request: ModelRequest
@@ -86,6 +92,7 @@ class Hold:
     accounts: tuple[Account, ...] = ()
     cheaper_tag: str | None = None
     is_limited: bool = False
+    cut: tuple[str, ...] = ()
 
 
 class BudgetView(Plain):
@@ -132,9 +139,10 @@ class Budgets:
         Where that has no room, it is what the `limiter` says that such a call will do with, and the request
         is limited to it. Where calls under way hold the money, it waits for them: by priority, then by
         arrival, for half of the request's `timeout_seconds`, of a task for 20 s; the call has the rest.
-        A call that is repeated after a crash takes its earlier reservation. Where a soft budget has no room
-        the call goes on with its cheaper tag. Raises BudgetExceeded or PriceUnknown, naming the hard budget
-        that has none, and HostError where an account cannot be asked; nothing is reserved then.
+        Earlier tries of the same step that a crash cut off stay reserved beside it, see `Hold.cut`. Where a
+        soft budget has no room the call goes on with its cheaper tag. Raises BudgetExceeded or PriceUnknown,
+        naming the hard budget that has none, and HostError where an account cannot be asked; nothing is
+        reserved then.
         """
         budgets = await self._current()
         if not budgets and not request.context.has_budgets:
@@ -162,17 +170,20 @@ class Budgets:
         allowed = () if self._allowances is None else await self._allowances.current()
         return (*self._declared, *allowed) if allowed else self._declared
 
-    def settle(self, hold: Hold, spent: Decimal | None, *, estimated: bool = False) -> Settlement | None:
+    def settle(
+        self, hold: Hold, spent: Decimal | None, *, estimated: bool = False, call: str = ""
+    ) -> Settlement | None:
         """Say what a call cost, 0 where it cost nothing; None, where it is unknown, counts as reserved.
 
-        Returns what is booked soon, for `recover`; None where nothing is reserved.
+        `call` names one of the hold's `cut` ones. Returns what is booked soon, for `recover`; None where
+        nothing is reserved.
         """
         if not hold.accounts:
             return None
         cost = (hold.amount or ZERO) if spent is None else spent
         estimated = estimated or (spent is None and bool(cost))
         settled = Settlement(
-            op=hold.op, call=hold.call, amount=cost, estimated=estimated, tags=hold.request.tags
+            op=hold.op, call=call or hold.call, amount=cost, estimated=estimated, tags=hold.request.tags
         )
         for account in hold.accounts:
             self._client(account).settle(settled)
@@ -257,13 +268,22 @@ class Budgets:
         announce(self._host, account, reply.ready)
         return await self._view(account)
 
+    async def deny(self, account: Account, reason: str, denied_by: str) -> None:
+        """Deny an account more money: calls without room fail until it is raised or renews.
+
+        Durable when this returns.
+        """
+        await self._host.call(
+            account.ref, "deny", Denial(account=account, reason=reason, denied_by=denied_by)
+        )
+
     async def _reserve(
         self, hold: Hold, budgets: Iterable[Budget], upper_bound: _UpperBound, limiter: Limiter | None
     ) -> Hold:
         accounts = accounts_of(hold.request, budgets)
         if not accounts:
             return hold
-        request, call = hold.request, hold.call
+        request = hold.request
         amount = upper_bound(request)
         hard = next((account for account in accounts if account.hard), None)
         if amount is None and hard is not None:
@@ -274,15 +294,7 @@ class Budgets:
             )
         least = None if limiter is None else partial(limiter.least, request)
         now, seconds = self._host.clock.now(), request.timeout_seconds
-        entry = LedgerEntry(
-            kind="reserve",
-            op=hold.op,
-            call=call,
-            amount=amount or ZERO,
-            priority=request.context.priority,
-            since=(request.context.since or now).timestamp(),
-            until=(now + timedelta(seconds=seconds + _MARGIN_SECONDS)).timestamp(),
-        )
+        entry = _reservation(hold, amount or ZERO, None if limiter is None else limiter.likely(request), now)
         self._under_way.add(hold.op)
         cheaper_tag: str | None = None
         asked: list[Account] = []
@@ -290,6 +302,7 @@ class Budgets:
         if request.context.task_id is not None:  # a run can wait without its slot
             patience = min(patience, _TASK_SECONDS)
         give_up_at = now + timedelta(seconds=patience)
+        cut: dict[str, None] = {}
         try:
             for account in accounts:
                 asked.append(account)
@@ -299,6 +312,8 @@ class Budgets:
                 if result.answer == "over":
                     cheaper_tag = cheaper_tag or account.cheaper_tag
                 granted = min(granted, result.granted_usd)
+                cut |= dict.fromkeys(result.cut)
+                entry = replace_fields(entry, origin=None)  # the first account publishes the row
         except BaseException:  # also cancelled: whatever may have been reserved is released
             self.settle(replace(hold, accounts=tuple(asked)), ZERO)
             raise
@@ -309,7 +324,7 @@ class Budgets:
         if limiter is not None and limited:
             request, amount = limiter.limited(request, granted), granted
         found = {"request": request, "amount": amount, "accounts": accounts, "is_limited": limited}
-        return replace(hold, cheaper_tag=cheaper_tag, **found)
+        return replace(hold, cheaper_tag=cheaper_tag, cut=tuple(cut), **found)
 
     def _wake(self, event: Event) -> None:
         client = self._clients.get(event.payload["account"])
@@ -346,8 +361,33 @@ def _op_of(request: ModelRequest) -> str:
     context = request.context
     if context.task_id is None:
         return new_id()
-    where = context.task_id, context.generation, context.attempt, context.step
+    where = context.task_id, context.generation, context.attempt, context.path or context.step
     return derived_id("call", request.user, context.tenant_id, *map(str, where))
+
+
+def _reservation(hold: Hold, amount: Decimal, estimate: Decimal | None, now: datetime) -> LedgerEntry:
+    request = hold.request
+    context = request.context
+    origin = CallOrigin(
+        user=request.user,
+        tenant_id=context.tenant_id,
+        group=request.model,
+        tags=request.tags,
+        task_id=context.task_id,
+        thread_id=context.thread_id,
+        step=context.step,
+        attempt=context.attempt,
+    )
+    return LedgerEntry(
+        op=hold.op,
+        call=hold.call,
+        amount=amount,
+        priority=context.priority,
+        since=(context.since or now).timestamp(),
+        until=(now + timedelta(seconds=request.timeout_seconds + _MARGIN_SECONDS)).timestamp(),
+        estimate=estimate,
+        origin=origin,
+    )
 
 
 def _downgraded(request: ModelRequest, cheaper_tag: str | None) -> ModelRequest:
@@ -382,11 +422,14 @@ def _exceeded(account: Account, entry: LedgerEntry, result: ReservationResult, n
             remedy = "Submit it with a larger budget_usd (--budget), or with on_empty = ask"
         elif renews and account.on_empty != "ask":
             remedy = f"It renews at {renews:%Y-%m-%d %H:%M} UTC. {remedy}"
+    message = f"{message}; this call may cost up to {_usd(entry.amount)}"
+    if result.denied:
+        message = f"{message}. More money was denied by {result.denied}"
     error = BudgetExceeded(
-        f"{message}; this call may cost up to {_usd(entry.amount)}",
+        message,
         budget=account.budget,
         account=account.id,
-        on_empty=account.on_empty,
+        on_empty="fail" if result.denied else account.on_empty,
         cheaper_tag=(account.cheaper_tag or _CHEAPER) if account.on_empty == "cheaper" else None,
         is_busy=result.answer == "busy",
         remedy=remedy,

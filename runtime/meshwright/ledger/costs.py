@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -19,6 +19,7 @@ from meshwright.core.messages import Event, Plain, Usage
 from meshwright.core.money import ZERO, Amount, from_pico, pico, reported_cost
 from meshwright.events.filter import seconds
 from meshwright.events.log import EventLog
+from meshwright.ledger.account import ACCOUNT
 from meshwright.models.port import MODEL_CALLED
 from meshwright.sql.database import Session
 
@@ -41,6 +42,8 @@ COLUMNS = (
     *("seq", "time", "task_id", "tenant_id", "agent_id", "model_group", "tags", "cost_pico", "saved_pico"),
     *("cache_hit", "attempts", "attempt", "step", "latency_ms", *_TOKENS, *_TEXTS),
 )
+
+_CALL_ID, _OUTCOME = COLUMNS.index("call_id"), COLUMNS.index("outcome")
 
 By = Literal["agent", "tag", "model", "task", "tenant"]
 _MAX_KEYS = 500  # listed of one sum
@@ -192,11 +195,37 @@ class CallProjection:
 
     def fold(self, session: Session, events: Sequence[Event]) -> None:
         """Write a row for each call."""
-        session.insert(_INTO_CALLS, [row_of(event, seconds(event.time)) for event in events])
+        rows = [row_of(event, seconds(event.time)) for event in events]
+        cut = {row[_CALL_ID] for row in rows if row[_OUTCOME] == "cut"}
+        if cut:
+            rows = _without_doubles(session, zip(rows, events, strict=True), cut)
+        session.insert(_INTO_CALLS, rows)
 
     def clear(self, session: Session, oldest: int) -> None:
         """Forget the calls whose event is in the log."""
         session.execute("DELETE FROM calls WHERE seq >= ?", (oldest,))
+
+
+def _without_doubles(
+    session: Session, found: Iterable[tuple[tuple[Any, ...], Event]], cut: Collection[str]
+) -> list[tuple[Any, ...]]:
+    """The rows but for those of calls that were cut off and have a better one.
+
+    A run knows best what its call cost; an account that waited for the run in vain can but guess.
+    """
+    stored = dict(session.select_in("SELECT call_id, outcome FROM calls WHERE call_id", cut))
+    known = dict(stored)
+    chosen: dict[object, tuple[Any, ...]] = {}
+    for row, event in found:
+        call_id, outcome = row[_CALL_ID], row[_OUTCOME]
+        is_guess = event.aggregate_id.startswith(f"{ACCOUNT}/")
+        if outcome == "cut" and (known.get(call_id, "cut") != "cut" or (call_id in known and is_guess)):
+            continue
+        known[call_id] = outcome
+        chosen[call_id if outcome == "cut" else event.id] = row
+    for call_id in stored.keys() & chosen.keys():
+        session.execute("DELETE FROM calls WHERE call_id = ?", (call_id,))
+    return list(chosen.values())
 
 
 class AnsweredCall(NamedTuple):

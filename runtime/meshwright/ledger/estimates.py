@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -28,6 +28,7 @@ _FILE_TOKENS = 50_000  # of one that only the provider has
 _LETTERS = b" abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _TOKENS_PER_LETTER = 0.5  # of a prompt: words have 0.25, letters by chance just under this
 _MARGIN = 1.5  # on the longest of the last answers, and on the price of tokens
+_UNUSED_SHARE = 4  # of what an answer may have, one has this part, as long as nothing is known
 _MIN_SEEN = 3  # calls, before anything is learned from them
 _MAX_SEEN = 20
 _MAX_KINDS = 1_000  # of calls, by agent, group and tags
@@ -60,6 +61,7 @@ class Estimates:
     def __init__(self, prices: PriceList, past: PastCalls | None = None) -> None:
         self._prices = prices
         self._seen: OrderedDict[_Kind, _Seen] = OrderedDict()
+        self._costs: OrderedDict[_Kind, deque[Decimal]] = OrderedDict()
         self._past = past
         self._reading = asyncio.Lock()
 
@@ -74,6 +76,7 @@ class Estimates:
                 for call in await self._past():
                     request = ModelRequest(messages=(), model=call.group, tags=call.tags, user=call.user)
                     self.learn(request, call.usage, call.cost_usd)
+                    self.note_cost(request, call.cost_usd)
             except HostError as error:
                 logger.warning(
                     "Budgets reserve the most that calls may cost, until they learn more: %s", error
@@ -103,6 +106,19 @@ class Estimates:
             return None
         return max(price.of(prompt, min(written, request.output_limit)), seen.floor)
 
+    def usual(self, request: ModelRequest) -> Decimal | None:
+        """The mean cost of the last such calls; None where none was answered yet."""
+        costs = self._costs.get(_kind_of(request))
+        return fit(sum(costs, ZERO) / len(costs)) if costs else None
+
+    def likely(self, request: ModelRequest) -> Decimal | None:
+        """The usual cost of such a call; before that is known, of one that writes a part of what it may."""
+        if (usual := self.usual(request)) is not None:
+            return usual
+        tokens = estimated_tokens(_prompt_size(request))
+        price = self._prices.upper_bound(request, tokens)
+        return None if price is None else price.of(tokens, request.output_limit // _UNUSED_SHARE)
+
     def limited(self, request: ModelRequest, amount: Decimal) -> ModelRequest:
         """The request with as many `max_tokens` as an amount pays for; the same one where it pays for all."""
         prompt = _prompt_tokens(request, self._seen.get(_kind_of(request)) or _Seen([]))
@@ -111,6 +127,17 @@ class Estimates:
             return request
         tokens = int((amount - price.of(prompt, 0)) * MILLION / price.output)
         return request.model_copy(update={"max_tokens": max(1, min(tokens, request.output_limit))})
+
+    def note_cost(self, request: ModelRequest, cost: Decimal | None) -> None:
+        """Note what a call cost that was answered."""
+        if cost is None:
+            return
+        kind = _kind_of(request)
+        costs = self._costs.setdefault(kind, deque(maxlen=_MAX_SEEN))
+        costs.append(cost)
+        self._costs.move_to_end(kind)
+        if len(self._costs) > _MAX_KINDS:
+            self._costs.popitem(last=False)
 
     def learn(self, request: ModelRequest, usage: Usage, cost: Decimal | None) -> None:
         """Learn from a call that was answered, and what it cost, where that is known."""
@@ -142,11 +169,14 @@ def estimated_usage(reply: ModelReply, request: ModelRequest) -> Usage:
     wrote = [reply.content, *(f"{call.name}{call.arguments}" for call in reply.tool_calls)]
     usage = reply.usage
     counts = {
-        "prompt_tokens": usage.prompt_tokens
-        or estimated_tokens(sum([*map(len, _parts_of(request)), *_media_of(request)])),
+        "prompt_tokens": usage.prompt_tokens or estimated_tokens(_prompt_size(request)),
         "completion_tokens": usage.completion_tokens or estimated_tokens(sum(map(size_of, wrote))),
     }
     return usage.model_copy(update=counts)
+
+
+def _prompt_size(request: ModelRequest) -> int:
+    return sum([*map(len, _parts_of(request)), *_media_of(request)])
 
 
 def estimated_tokens(size: int) -> int:

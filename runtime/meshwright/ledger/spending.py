@@ -6,21 +6,23 @@ from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
 
-from meshwright.core.errors import InvalidInput, nearest
-from meshwright.core.messages import TaskBudget
+from meshwright.core.errors import InvalidInput, NotFound, nearest
+from meshwright.core.messages import Caller, TaskBudget
 from meshwright.core.money import Budget, OnEmpty
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.events.waking import wake_waiting
 from meshwright.kernel.runtime import Runtime
-from meshwright.ledger.account import OPENED, Account
+from meshwright.ledger.account import Account
 from meshwright.ledger.allowances import Allowances
+from meshwright.ledger.balance import OPENED
 from meshwright.ledger.budgets import Budgets, BudgetView
 from meshwright.ledger.charging import only_account, task_account
 from meshwright.ledger.costs import By, Costs, costs_of, with_reserved
 from meshwright.ledger.estimate import TaskEstimate, estimate_of
-from meshwright.ledger.keys import Keys
+from meshwright.ledger.keys import Forbidden, Keys
 from meshwright.orchestration.registry import Registry
+from meshwright.work.protocol import DEFAULT_TENANT
 from meshwright.work.reading import read_task
 
 _MAX_OPENED = 1_000  # accounts of budgets that are listed
@@ -94,8 +96,30 @@ class Spending:
         await self._wake_waiting()
         return view
 
+    async def deny(self, account_id: str, reason: str, caller: Caller) -> None:
+        """Deny an account more money, for a person: all tasks that wait for it fail with that reason.
+
+        It holds until the budget is raised, or renews. Durable when this returns. Raises NotFound, and
+        Forbidden for a budget of all tenants where the caller is of one.
+        """
+        accounts = await self._budgets.accounts(await self._opened(), caller.tenant_id)
+        account = next((account for account in accounts if account.id == account_id), None)
+        if account is None:
+            raise NotFound(
+                f"There is no budget {account_id!r}", remedy="mesh budgets lists them", field="key"
+            )
+        owner = account.key if account.scope == "tenant" else account.tenant_id
+        if caller.tenant_id not in (owner, DEFAULT_TENANT):
+            raise Forbidden(
+                f"Budget {account.budget} is of all tenants, and {caller.requested_by} is of one",
+                remedy="An operator of the default tenant may deny it",
+                field="key",
+            )
+        await self._budgets.deny(account, reason, caller.requested_by)
+        await self._wake_waiting()
+
     async def allow(
-        self, whose: str, allowance: str, *, tenant_id: str | None = None, on_empty: OnEmpty = "fail"
+        self, whose: str, allowance: str, *, tenant_id: str | None = None, on_empty: OnEmpty | None = None
     ) -> Budget:
         """Allow an agent, a tenant or a tag an amount in a window, like `5/day`, while the mesh runs.
 

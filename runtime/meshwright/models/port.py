@@ -111,8 +111,8 @@ class Call(Struct):
 
     `error` is the code of the error that ended it, `reason` its message. `cost_usd` is None if the cost
     is unknown, and 0 for an answer from a cache, which `saved_usd` would have cost. `attempts`
-    are those of the call, `attempt` is that of the task. `settlement` is what budgets book of it, where any
-    reserved money for it; no event has it.
+    are those of the call, `attempt` is that of the task. A call whose process ended before it did is `cut`.
+    `settlement` is what budgets book of it, where any reserved money for it; no event has it.
     """
 
     call_id: str = ""
@@ -129,7 +129,7 @@ class Call(Struct):
     cache_hit: bool = False
     saved_usd: Amount | None = None
     attempts: int = 1
-    outcome: Literal["ok", "failed", "cancelled"] = "ok"
+    outcome: Literal["ok", "failed", "cancelled", "cut"] = "ok"
     error: str | None = None
     reason: str | None = None
     tool_calls: tuple[str, ...] = ()
@@ -159,13 +159,26 @@ OnCall = Callable[[Call], None]
 """Takes a call that has ended."""
 
 
+_OF_THE_RUN: dict[str, Any] = {
+    "record": None,
+    "priority": 5,
+    "since": None,
+    "on_empty": "fail",
+    "path": None,
+    "take_cut": None,
+}
+"""Fields of a context that change no answer: they stay in the process."""
+
+
 class CallContext(Struct, omit_defaults=True):
     """Who makes a call and what for: budgets, ledger and cache go by it. What is not set is left out of JSON.
 
     `budget_usd` is what the task itself may cost, and `on_empty` what it does then, `budgets_above` are those
     of the tasks that it works for, and `budgets` those of the caller's key, `key_id`. `record` takes each
     call that is made, however it ends, once; without it the ledger publishes the call by itself. Where calls
-    wait for money, one of a higher `priority` goes first, then the one that came first (`since`).
+    wait for money, one of a higher `priority` goes first, then the one that came first (`since`). `path` is
+    that of the step in its journal; `take_cut` says once how many of its calls earlier processes made and
+    did not live to record.
     """
 
     budget_usd: Amount | None = None
@@ -184,6 +197,8 @@ class CallContext(Struct, omit_defaults=True):
     priority: int = 5
     since: datetime | None = None
     on_empty: OnEmpty = "fail"
+    path: str | None = None
+    take_cut: Callable[[], int] | None = None
 
     def __post_init__(self) -> None:
         if self.budget_usd is not None:
@@ -196,8 +211,7 @@ class CallContext(Struct, omit_defaults=True):
 
     def model_dump(self, *, mode: Literal["json", "python"] = "python") -> dict[str, Any]:
         """Its fields as plain data, without what takes the call, and its place among others."""
-        context = replace(self, record=None, priority=5, since=None, on_empty="fail")
-        return Struct.model_dump(context, mode=mode)
+        return Struct.model_dump(replace(self, **_OF_THE_RUN), mode=mode)
 
     def metadata(self) -> dict[str, Any]:
         """What a provider gets of a call: its ids, and no budget."""
@@ -256,7 +270,7 @@ class ModelRequest(Struct):
 
         `changes` are fields that it has instead.
         """
-        context = replace(self.context, record=None, priority=5, since=None, on_empty="fail")
+        context = replace(self.context, **_OF_THE_RUN)
         left_out = {name: UNSET for name in _UNSET_LEFT_OUT if not getattr(self, name)}
         return replace(self, context=context, output_mode=UNSET, **left_out, **changes)
 

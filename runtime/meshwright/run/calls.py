@@ -119,6 +119,8 @@ class ModelCalls:
         self.totals = Totals(self.limits)
         self.sent = SentMessages(self.max_record_bytes // _SENT_PARTS)
         self.attached = Attached(attempt.journal.earlier)
+        self.limit: str | None = None
+        """The limit that was reached: only an answer would do then."""
         self._attempt = attempt
         self._settled: set[str] = set()
         for value in attempt.journal.earlier:
@@ -150,7 +152,7 @@ class ModelCalls:
     def context(self, step: OpenStep | None) -> CallContext:
         """Whose the calls of a step are, and where they are recorded."""
         number = None if step is None else step.number
-        return self._attempt.call_context(number, partial(self._record, step))
+        return self._attempt.call_context(number, partial(self._record, step), step)
 
     def _record(self, step: OpenStep | None, call: Call) -> None:
         """Count a call that has ended, and journal it with the step that made it."""
@@ -193,7 +195,7 @@ class ModelCalls:
         request = self._request(prepared, messages, specs, shape, max_tokens)
         streams = shape is None and attempt.services.stream  # JSON is not shown while it is written
         known_by = request.asked(messages=(ChatMessage(role="user", content=digest),))
-        async with attempt.journal.open_step("model", known_by) as step:
+        async with attempt.journal.open_step("model", known_by, paid=True) as step:
             if step.is_replayed:
                 result = _replayed(step.result)
             else:

@@ -26,6 +26,7 @@ from meshwright.run.parking import Parking
 from meshwright.settings import ApprovalRule
 from meshwright.tools.tool import Tool
 from meshwright.work import Journal, Work
+from meshwright.work.paths import OpenStep
 
 
 def _unknown_window(model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str) -> ModelWindow:
@@ -82,7 +83,9 @@ class RunContext:
         agent_id, project_id = self.agent.agent_id, self.services.project_id
         return {"task": self.task.task_id, "agent": agent_id, "project": project_id, "global": "global"}
 
-    def call_context(self, step: int | None, record: OnCall | None) -> CallContext:
+    def call_context(
+        self, number: int | None, record: OnCall | None, step: OpenStep | None = None
+    ) -> CallContext:
         """Whose a call of a model is: what budgets, ledger and cache know it by."""
         task = self.task
         return CallContext(
@@ -95,8 +98,10 @@ class RunContext:
             tenant_id=task.tenant_id,
             generation=task.generation,
             attempt=self.work.dispatch.attempt,
-            step=step,
+            step=number,
             record=record,
+            path=None if step is None else step.key.path,
+            take_cut=None if step is None else step.take_cut,
             priority=task.priority,
             since=task.created_at,
             on_empty=task.on_empty,

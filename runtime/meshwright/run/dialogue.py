@@ -321,7 +321,7 @@ class _Dialogue:
     def _stop_at(self, limit: Limit | None) -> None:
         """Let the model only answer from now on, where a limit is reached."""
         if limit is not None:
-            self.limit = limit
+            self.limit, self._calls.limit = limit, limit.name
             self._events = (limit.event("tools"),)
             self._specs = ()
             self.messages.append(replies.ANSWER_NOW)

@@ -59,6 +59,11 @@ class Run:
         """What its calls of models and its delegated tasks have cost so far, earlier claims included."""
         return self._calls.usage
 
+    @property
+    def limit(self) -> str | None:
+        """The limit that the run has reached, by name."""
+        return self._calls.limit
+
     def outcome_files(self) -> tuple[TaskFile, ...]:
         """The files that the outcome has, and where they are."""
         return self._calls.attached.of_task(self.task.task_id)

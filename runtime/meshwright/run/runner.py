@@ -107,6 +107,7 @@ class Runner:
             duration_ms=round(spent.used * 1000, 3),
             model=usage.model,
             finish_reason=usage.finish_reason,
+            limit=run.limit,
             usage=usage.usage,
             cost_usd=usage.cost_usd,
             completed_at=self._services.clock.now(),

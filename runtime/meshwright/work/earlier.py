@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.runtime import Runtime
 from meshwright.work.protocol import StepKey, answers_stream, claim_stream
+
+
+class CutSteps(NamedTuple):
+    """How many calls of models, cut off by the end of their process, are recorded nowhere, as of a record.
+
+    `ended_in` is the stream of the claim whose own call has ended, and is recorded.
+    """
+
+    count: int
+    ended_in: str | None = None
 
 
 class Earlier:
@@ -25,6 +35,8 @@ class Earlier:
         self.last_record = max((record.n for record in records if record.stream == stream), default=0)
         self.waits = {key.path for key in waits}
         """The paths of the steps that the attempt waits for."""
+        self.cut: dict[str, CutSteps] = {}
+        """Steps that called a model and have no result, by path."""
         self._branches: dict[str, dict[int, tuple[str, str] | None]] = {}
         for record in (*records, *answers):
             self._index(record)
@@ -37,6 +49,9 @@ class Earlier:
 
     def _index(self, record: Record) -> None:
         value = record.value
+        if "cut" in value:
+            path, count = value["cut"]
+            self.cut[path] = CutSteps(count, record.stream if "calls" in value else None)
         if "kind" not in value:
             return  # calls whose step was never journaled, or the beginning of a claim
         if "path" not in value:  # as the first versions wrote steps: numbered, and twice as many records

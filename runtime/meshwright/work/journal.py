@@ -22,9 +22,9 @@ from meshwright.core.errors import ReplayMismatch, ToolFailed, WaitExpired
 from meshwright.core.messages import Task
 from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.runtime import Runtime
-from meshwright.work.earlier import Earlier, read_steps
+from meshwright.work.earlier import CutSteps, Earlier, read_steps
 from meshwright.work.paths import OpenStep, Paths, ProgressEvent, Scope
-from meshwright.work.protocol import StepKey, Wait, WaitKind, Work
+from meshwright.work.protocol import StepKey, Wait, WaitKind, Work, claim_stream
 from meshwright.work.records import Records
 from meshwright.work.waits import Suspended, Waits
 
@@ -53,7 +53,7 @@ class Journal:
         self._host = host
         self._work = work
         self._earlier = Earlier(records, answers, work.waits, work.stream)
-        self._paths = Paths(self._earlier)
+        self._paths = Paths(self._earlier, was_cut=work.was_cut)
         self._records = Records(host, ref, work, self._earlier.last_record)
         self._waits = Waits(host, ref, work, self._earlier, self._paths, self._records)
 
@@ -114,17 +114,20 @@ class Journal:
                 return shape.model_validate(step.result)
         return step.result
 
-    def open_step(self, kind: str, request: Any, *, repeatable: bool = True, costly: bool = True) -> OpenStep:
+    def open_step(
+        self, kind: str, request: Any, *, repeatable: bool = True, costly: bool = True, paid: bool = False
+    ) -> OpenStep:
         """Begin a step: one that was journaled before has its result, another gets it by `finish`.
 
         A step that is not `repeatable` journals its intent first. Found with an intent and no result it is
         not run again, since it may have happened: the run waits for a person to say what happened.
         One that is not `costly` need not be durable before the next starts: it is run again for nothing.
+        One that is `paid` calls a model: it counts the calls that earlier claims did not live to record.
         Where the block raises, the error and the calls that were made in it are recorded, for people: a
         resumed run runs the step again.
         """
         scope, key = self._next(kind, request)
-        return OpenStep(self, scope, key, request, repeatable=repeatable, costly=costly)
+        return OpenStep(self, scope, key, request, repeatable=repeatable, costly=costly, paid=paid)
 
     async def enter(self, opened: OpenStep) -> None:
         """Begin the step that was opened, or give it the result that it had."""
@@ -136,9 +139,13 @@ class Journal:
         if key.path in self._earlier.intents:
             await self._check_replay(scope, key, self._earlier.intents[key.path])
             await self._waits.wait(scope, self._what_happened(opened))
+        if opened.costly:
+            opened.was_begun, scope.was_begun = scope.was_begun, False
         self._waits.step_begins()
         self._paths.enter(opened)
         try:
+            if opened.paid and self._work.journaled:
+                self._count_cut(opened)
             if not opened.repeatable:
                 self._records.write(key, {"intent": True})
             if opened.costly and self._records.is_costly:
@@ -165,9 +172,18 @@ class Journal:
             raise
         finally:
             if error is not None:
-                self._records.write_calls(opened.key, opened.calls, opened.events, error)
+                self._records.write_calls(opened.key, opened.calls, opened.events, error, opened.cut)
             if self._paths.leave(opened):
                 self._waits.step_ends(opened)
+
+    def _count_cut(self, opened: OpenStep) -> None:
+        """Count the calls of a step that were cut off, durably before it makes another."""
+        path = opened.key.path
+        known = self._earlier.cut.get(path, CutSteps(0))
+        before = claim_stream(self._work.steps, self._work.claim - 1)
+        opened.cut = known.count + (opened.was_begun and known.ended_in != before)
+        if opened.cut != known.count:
+            self._records.write_cut(opened.key, opened.cut)
 
     def add_call(self, call: dict[str, Any], event: ProgressEvent) -> None:
         """Record what a call of a model has cost, and publish an event of it.

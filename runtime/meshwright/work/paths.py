@@ -29,7 +29,15 @@ class OpenStep:
     """A step under way: its result, and the events and calls that commit with it when its block ends."""
 
     def __init__(
-        self, journal: _Journal, scope: Scope, key: StepKey, request: Any, *, repeatable: bool, costly: bool
+        self,
+        journal: _Journal,
+        scope: Scope,
+        key: StepKey,
+        request: Any,
+        *,
+        repeatable: bool,
+        costly: bool,
+        paid: bool,
     ) -> None:
         self.is_replayed = False
         self.result: Any = None
@@ -43,6 +51,11 @@ class OpenStep:
         self.request = request
         self.repeatable = repeatable
         self.costly = costly
+        self.paid = paid
+        self.cut = 0
+        """How many calls of earlier claims were cut off in it, and are still to be recorded."""
+        self.was_begun = False
+        """Whether the claim before this one may have been in it as its process ended."""
         self.scope = scope
         self.waits = 0
         """How many waits are open within it."""
@@ -80,18 +93,27 @@ class OpenStep:
         self.calls.append(call)
         self.events.append(event)
 
+    def take_cut(self) -> int:
+        """Say once how many calls are to be recorded that were cut off."""
+        count, self.cut = self.cut, 0
+        return count
+
 
 class Scope:
     """Where steps are numbered: the run, the inside of a step, or a branch."""
 
-    __slots__ = ("claimed", "prefix", "step", "steps", "task")
+    __slots__ = ("claimed", "prefix", "step", "steps", "task", "was_begun")
 
-    def __init__(self, prefix: str, task: asyncio.Task[Any] | None, step: OpenStep | None) -> None:
+    def __init__(
+        self, prefix: str, task: asyncio.Task[Any] | None, step: OpenStep | None, *, was_begun: bool = False
+    ) -> None:
         self.prefix = prefix
         self.task = task
         self.step = step
         self.steps = 0
         self.claimed: set[int] = set()
+        self.was_begun = was_begun
+        """Whether the claim before this one may have been in its next step as its process ended."""
 
     def steps_around(self) -> Iterator[OpenStep]:
         """The steps that the code is within, from the inside."""
@@ -108,14 +130,14 @@ _SCOPE: ContextVar[tuple[Paths, Scope] | None] = ContextVar("_SCOPE", default=No
 class Paths:
     """Gives the steps of a run their paths: the same again when it is resumed."""
 
-    def __init__(self, earlier: Earlier) -> None:
+    def __init__(self, earlier: Earlier, *, was_cut: bool = False) -> None:
         self.main = asyncio.current_task()
         """The asyncio task of the run."""
         self.branch_tasks: set[asyncio.Task[Any]] = set()
         self.counter = 0
         """The number of the step that began last."""
         self._earlier = earlier
-        self._root = Scope("", self.main, None)
+        self._root = Scope("", self.main, None, was_begun=was_cut)
 
     @property
     def is_alone(self) -> bool:
@@ -129,7 +151,7 @@ class Paths:
 
     def enter(self, step: OpenStep) -> None:
         """Let the code be within a step."""
-        scope = Scope(f"{step.key.path}.", step.scope.task, step)
+        scope = Scope(f"{step.key.path}.", step.scope.task, step, was_begun=step.was_begun)
         step.token = _SCOPE.set((self, scope))
 
     def leave(self, step: OpenStep) -> bool:
@@ -163,7 +185,7 @@ class Paths:
         if not number:
             number = max([*before, *scope.claimed], default=0) + 1
         scope.claimed.add(number)
-        branch = Scope(f"{scope.prefix}b{number}.", task, scope.step)
+        branch = Scope(f"{scope.prefix}b{number}.", task, scope.step, was_begun=scope.was_begun)
         _SCOPE.set((self, branch))
         if task is not None:
             self.branch_tasks.add(task)

@@ -135,9 +135,10 @@ class Grant(Struct):
     """A claim that was granted: only who holds this fence may end the attempt.
 
     `journaled` says that an earlier claim may have left steps; `claim` how many there were; `waits` are the
-    steps that it waits for; `pauses` how often in a row it was parked. `history` says how many entries the
-    thread has, `seconds` what the run has had of its attempt's time before it waited; `usage` and `cost_usd`
-    what its calls of models had come to by then, None where a worker that is gone may have made more.
+    steps that it waits for; `was_cut` says that the claim before this one ended with its process; `pauses`
+    how often in a row it was parked. `history` says how many entries the thread has, `seconds` what the run
+    has had of its time before it waited; `usage` and `cost_usd` what its calls of models had come to by
+    then, None where a worker that is gone may have made more.
     """
 
     task_id: str
@@ -150,6 +151,7 @@ class Grant(Struct):
     history: int
     claim: int = 0
     waits: tuple[StepKey, ...] = ()
+    was_cut: bool = False
     pauses: int = 0
     seconds: float = 0.0
     usage: Usage = Usage()

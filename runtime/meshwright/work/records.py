@@ -50,18 +50,26 @@ class Records:
         self.has_steps = True
         self.is_costly = self.is_costly or costly
 
+    def write_cut(self, key: StepKey, count: int) -> None:
+        """Queue how many calls of a step were cut off and are recorded nowhere, before it makes another."""
+        self._append({"cut": (key.path, count)}, [])
+        self.is_costly = True
+
     def write_calls(
         self,
         key: StepKey,
         calls: Sequence[dict[str, Any]],
         events: Sequence[ProgressEvent],
         error: BaseException | None = None,
+        cut: int = 0,
     ) -> None:
         """Queue what calls have cost in a step that has no result, with their events, and why it failed.
 
-        A resumed run runs that step again.
+        A resumed run runs that step again; `cut` of its calls are still to be recorded.
         """
         value: dict[str, Any] = {"calls": calls} if calls else {}
+        if calls and key.path:
+            value["cut"] = (key.path, cut)
         if isinstance(error, Exception) and not isinstance(error, HostError):
             message = str(error)[:_MAX_ERROR_CHARS].encode(errors="replace").decode()
             value["failed"] = {**asdict(key), "error": type(error).__name__, "message": message}

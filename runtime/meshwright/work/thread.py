@@ -76,7 +76,8 @@ class AgentThread(Actor[ThreadState]):
         entry = self._entry(claim.task_id)
         if entry is None or not self._may_claim(entry, claim):
             return None
-        if entry.status == "running":  # its journal may hold calls that were not reported
+        was_cut = entry.status == "running"
+        if was_cut:  # its journal may hold calls that were not reported
             entry.cost_usd = None
         if entry.cancelled is not None:
             self._let_go(turn, entry)
@@ -100,6 +101,7 @@ class AgentThread(Actor[ThreadState]):
             history=self.state.history,
             claim=entry.claims - 1,
             waits=tuple(wait.step for wait in entry.waits),
+            was_cut=was_cut,
             pauses=entry.pauses,
             seconds=entry.seconds,
             usage=entry.usage,

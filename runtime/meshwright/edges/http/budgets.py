@@ -38,14 +38,17 @@ class RaiseRequest(BaseModel):
 
 
 class AllowanceRequest(BaseModel):
-    """Who may spend what: an agent's id, or `agent:ID`, `tenant:ID`, `tag:NAME` or `mesh`; like `5/day`."""
+    """Who may spend what: an agent's id, or `agent:ID`, `tenant:ID`, `tag:NAME` or `mesh`; like `5/day`.
+
+    Without `on_empty` an allowance that is replaced keeps its own; a new one has `fail`.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
     whose: str = Field(min_length=1, max_length=128)
     allowance: str = Field(min_length=1, max_length=64)
     tenant_id: Identifier | None = None
-    on_empty: OnEmpty = "fail"
+    on_empty: OnEmpty | None = None
 
 
 class AllowanceQuery(BaseModel):

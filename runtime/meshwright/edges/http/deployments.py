@@ -50,7 +50,7 @@ async def list_deployments(
     "/deployments/route", summary="Explain where a call goes", responses=problems(_NOT_OPERATOR | _NO_GROUP)
 )
 async def explain_route(
-    operations: Annotated[Administration, may("deployments", Administration)],
+    operations: Annotated[Administration, may("explain_route", Administration)],
     query: Annotated[RouteQuery, Query()],
 ) -> dict[str, Any]:
     """Say which deployments a call of a group with tags would reach, what follows, and why."""

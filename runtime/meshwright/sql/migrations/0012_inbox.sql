@@ -6,6 +6,7 @@ CREATE TABLE inbox (
     task_id TEXT NOT NULL,
     generation INTEGER NOT NULL,    -- of the task, and its attempt: a later one asks again
     attempt INTEGER NOT NULL,
+    account TEXT,                   -- of the budget that is asked for: one question for all tasks that wait
     ended_at DOUBLE PRECISION,      -- unix seconds, once it was answered or has expired
     document TEXT NOT NULL          -- JSON: the question, and how it ended
 );

@@ -1,0 +1,181 @@
+"""The state of a budget's account: the sum of its window, what calls hold of it, and who waits for room."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Literal
+
+from pydantic import BaseModel
+
+from meshwright.core.encoding import Struct, kept
+from meshwright.core.money import ZERO, Amount
+
+OPENED = "budget.opened"
+_MAX_EXPIRED = 100  # reservations whose time is over, and whose cost may still become known
+_CLAIMED_SECONDS = 600.0  # that a call stays reserved whose time is over, for the step that makes it again
+
+Window = Literal["hour", "day", "month", "total"]
+
+
+class CallOrigin(Struct, omit_defaults=True):
+    """The caller and the task of a call, for the row of one that was cut off and never made again."""
+
+    user: str
+    tenant_id: str = kept(default="default")
+    group: str = ""
+    tags: tuple[str, ...] = ()
+    task_id: str | None = None
+    thread_id: str | None = None
+    step: int | None = None
+    attempt: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Money held for one try of a call `until` (unix seconds) it has ended for sure."""
+
+    call: str
+    amount: Amount
+    until: float
+    estimate: Amount | None = None
+    origin: CallOrigin | None = None
+    is_claimed: bool = False
+    """Whether the step has asked again: it will say what the call did cost."""
+
+    @property
+    def booked(self) -> Decimal:
+        """The amount that it counts as where its cost never becomes known."""
+        return self.amount if self.estimate is None else min(self.estimate, self.amount)
+
+
+@dataclass(frozen=True, slots=True)
+class _Expired:
+    op: str
+    amount: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """A call that waits for room; it has left the queue at `until` (unix seconds)."""
+
+    need: Amount
+    priority: int
+    since: float
+    until: float
+
+
+class Balance(BaseModel):
+    """What an account keeps of the window that began at `since`: what is spent, what is held, who waits for
+    room, and which events it has published.
+
+    `estimated` is the part of what is spent that is estimated; `raised` is added to the limit. `held` are the
+    tries of each op that are not settled, the last of them the one that may be under way.
+    `expired` are the last reservations, by call, that counted as spent when their time was over: a run that
+    is resumed later may find in its journal what they did cost.
+    """
+
+    since: datetime | None = None
+    spent: Amount = ZERO
+    estimated: Amount = ZERO
+    raised: Amount = ZERO
+    held: dict[str, list[Reservation]] = {}
+    queue: dict[str, Queued] = {}
+    expired: dict[str, _Expired] = {}
+    notified: list[str] = []
+    denied: str = ""
+
+    def at(self, now: datetime, window: Window) -> Balance:
+        """What an account would keep, were it asked now."""
+        changing = {name: dict(getattr(self, name)) for name in ("held", "queue", "expired")}
+        copy = self.model_copy(update=changing)
+        copy.renew(window, now)
+        return copy
+
+    @property
+    def reserved(self) -> Decimal:
+        """The sum of what is held."""
+        return sum((held.amount for tries in self.held.values() for held in tries), ZERO)
+
+    def renew(self, window: Window, now: datetime) -> list[Reservation]:
+        """Begin a new window where its time has come. What is held goes over into it.
+
+        Returns what was not settled in time: it counts as spent, in the window in which its time ran out.
+        """
+        start, expired = _window_start(window, now), list[Reservation]()
+        if start is not None and (self.since is None or start > self.since):
+            expired = self.expire(start.timestamp())
+            self.since, self.spent, self.estimated, self.raised = start, ZERO, ZERO, ZERO
+            self.expired.clear()
+            self.denied = ""
+            self.notify_again()
+        expired += self.expire(now.timestamp())
+        for op in [op for op, queued in self.queue.items() if queued.until <= now.timestamp()]:
+            del self.queue[op]
+        return expired
+
+    def notify_again(self) -> None:
+        """Forget which events were published, but for the first."""
+        self.notified = [event_type for event_type in self.notified if event_type == OPENED]
+
+    def expire(self, now: float) -> list[Reservation]:
+        """Count what was not settled in time as spent, and return it: what it did cost is unknown.
+
+        Where its step has asked again, what such calls cost as a rule stays reserved for some time more.
+        """
+        over = [(op, held) for op, tries in self.held.items() for held in tries if held.until <= now]
+        for op, held in over:
+            self.release(op, held)
+            if held.is_claimed and (until := held.until + _CLAIMED_SECONDS) > now:
+                waits = {"amount": held.booked, "until": until, "is_claimed": False}
+                self.held.setdefault(op, []).insert(0, replace(held, **waits))
+                continue
+            self.spent += held.booked
+            self.estimated += held.booked
+            self.expired[held.call] = _Expired(op, held.booked)
+        for call in list(self.expired)[:-_MAX_EXPIRED]:
+            del self.expired[call]
+        return [held for _, held in over if held.call in self.expired]
+
+    def try_of(self, op: str, call: str) -> Reservation | None:
+        """What is held for one try of an op."""
+        return next((held for held in self.held.get(op, ()) if held.call == call), None)
+
+    def release(self, op: str, held: Reservation) -> None:
+        """Hold one try of an op no longer."""
+        self.held[op] = [other for other in self.held[op] if other is not held]
+        if not self.held[op]:
+            del self.held[op]
+
+    def claim(self, op: str, call: str, estimate: Decimal | None) -> None:
+        """Note that a step asks again, of which earlier tries are held: it knows better what they cost."""
+        self.held[op] = [
+            held if held.call == call else replace(held, estimate=estimate, is_claimed=True)
+            for held in self.held[op]
+        ]
+
+    def cut_before(self, op: str, call: str) -> tuple[str, ...]:
+        """The tries of an op before a call whose end is not known: some are booked, some still held."""
+        over = [earlier for earlier, expired in self.expired.items() if expired.op == op]
+        return (*over, *[held.call for held in self.held.get(op, ()) if held.call != call])
+
+    def knows(self, op: str, call: str) -> bool:
+        """Whether what a call did cost can still be booked."""
+        return call in self.expired or self.try_of(op, call) is not None
+
+
+def _window_start(window: Window, now: datetime) -> datetime | None:
+    """When the window of a time began, in UTC; None for one without end."""
+    if window == "total":
+        return None
+    hour = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    day = hour if window == "hour" else hour.replace(hour=0)
+    return day.replace(day=1) if window == "month" else day
+
+
+def renews_at(window: Window, now: datetime) -> datetime | None:
+    """When the next window begins; None for one without end."""
+    start = _window_start(window, now)
+    longest = timedelta(hours=1) if window == "hour" else timedelta(days=32 if window == "month" else 1)
+    return None if start is None else _window_start(window, start + longest)
