@@ -122,7 +122,7 @@ async def test_a_step_that_may_not_be_repeated_waits_for_a_person(tmp_path: Path
         waiting = await told_of(mesh, "task.waiting")
         assert (await mesh.task(task_id)).status == "waiting"
         assert (waiting.payload["subject"]["kind"], waiting.task_id) == ("second", task_id)
-        await mesh.answer(task_id, waiting.payload["key"], "it went well")
+        await mesh.answer(task_id, waiting.payload["key"], {"approve": False, "result": "it went well"})
         outcome = await mesh.outcome(task_id)
     assert outcome.result == {"first": "first", "second": "it went well", "third": "third"}
     assert done == ["first", "second", "third"]
@@ -151,7 +151,9 @@ async def test_a_tool_that_may_not_be_repeated_is_asked_about_and_its_model_is_t
     async with kept(tmp_path, Deployer, model=model) as mesh:
         waiting = await told_of(mesh, "task.waiting")
         assert "prod" in str(waiting.payload["subject"]["request"])
-        await mesh.answer(task_id, waiting.payload["key"], "I looked: it is there.")
+        await mesh.answer(
+            task_id, waiting.payload["key"], {"approve": False, "reason": "I looked: it is there."}
+        )
         assert (await mesh.outcome(task_id)).text == "It is deployed."
     assert deployed == ["prod"]
     assert told(model) == ["I looked: it is there."]

@@ -344,6 +344,7 @@ _LINES: dict[str, tuple[str, Callable[[Document, Document], Sequence[object]]]] 
     "file.attached": ("file", lambda file, _: (file_line(file),)),
     "run.progress": ("progress", lambda said, _: (short(said.get("text", "")),)),
     "step.finished": ("step", lambda said, _: (said.get("name", "?"), seconds(said.get("duration_ms")))),
+    "answer.kept": ("kept", lambda said, _: (f"the answer to {said.get('asked')}, from before the restart",)),
     "approval.requested": ("approval", lambda said, _: (f"asked for {said.get('tool')}",)),
     "approval.given": ("approved", _decided),
     "approval.denied": ("denied", _decided),

@@ -18,7 +18,7 @@ from meshwright.ledger.keys import LLM_SERVICE, PREFIX, Forbidden, Keys, Unauthe
 from meshwright.ledger.virtual_keys import EVERY_TENANT
 from meshwright.models.port import CallContext
 from meshwright.settings import ADMIN_PREFIX, Settings
-from meshwright.work.people import APPROVAL
+from meshwright.work.people import is_decision
 from meshwright.work.record import TaskView
 
 __all__ = ["Authenticator", "Credentials", "Forbidden", "KeyAuthenticator", "Role", "Unauthenticated"]
@@ -229,7 +229,7 @@ def require_asked(caller: Caller, view: TaskView, key: str) -> None:
     wait = next((wait for wait in view.waits if wait.wait_id == key), None)
     if wait is not None and caller.requested_by in wait.may_answer:
         return
-    if wait is not None and wait.subject.get("kind") == APPROVAL:
+    if wait is not None and is_decision(wait):
         require(caller, Role.APPROVER, "decides on approvals")
     require_for(caller, view.requested_by, Role.APPROVER, "answers the tasks of others")
 

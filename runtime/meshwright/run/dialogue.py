@@ -94,9 +94,9 @@ class Dialogues:
     async def _call_tool(self, call: ToolCall) -> Any:
         """The result of a call, as the journal has it; the model gets a fault of the call."""
         tool = self._attempt.tools.get(call.name)
+        decision = await self._approvals.decide(call.name, tool, call.arguments)
         if tool is None:
             return await self._refuse(call)
-        decision = await self._approvals.decide(tool, call.arguments)
         started = time.perf_counter()
         return await self._attempt.journal.step(
             f"tool {call.name}",
@@ -190,6 +190,11 @@ class _Dialogue:
         self._shape = shape
         self._specs = tuple(tool.spec for tool in (tools or {}).values())
         self._has_tools = tools is not None
+        self._asked = {
+            "ask": None if self._has_tools else question.content,
+            "shape": None if shape is None else shape.__name__,
+        }
+        """What the agent's code asks: with tools it is the task."""
         self._totals = prepared.totals
         self._repeats = Repeats()
         self._begins = True
@@ -311,14 +316,14 @@ class _Dialogue:
         while reply is None:
             events, self._events = self._events, ()
             begins, self._begins = self._begins, False
-            digest = self._window.ask(messages)
+            self._window.ask(messages)
             try:
                 reply, self._totals = await self._calls.ask(
                     self._prepared,
                     messages,
                     self._specs,
                     self._shape,
-                    digest=digest,
+                    asked=self._asked,
                     max_tokens=self._room,
                     events=events,
                     begins=begins,

@@ -396,6 +396,11 @@ class Run:
             )
         return await read(self.task.tenant_id, since)
 
+    def check_followed(self) -> None:
+        """Raise why its journal can't be followed, where the agent's code has caught that."""
+        if self._journal.ended is not None:
+            raise self._journal.ended
+
     def let_go(self) -> bool:
         """Take back that the journal cancelled the run's asyncio task, if it did; whether only it had."""
         return self._journal.let_go()

@@ -146,9 +146,11 @@ class Runner:
                 raise AgentError("run is not async", remedy="Write `async def run(self, run)`")
             answer = await answer
         except Exception as error:
+            run.check_followed()
             if not isinstance(error, MeshError):
                 run.calls.check(error)
             raise
+        run.check_followed()
         run.calls.check()
         return result_of(answer)
 

@@ -160,14 +160,18 @@ class Grant(Struct):
 
 
 class Work(Grant):
-    """A granted attempt with its task, which the worker has read from the task's own actor."""
+    """A granted attempt with its task, which the worker has read from the task's own actor.
+
+    `replaced` are the attempts before it that could not follow their journals: it gets their answers.
+    """
 
     dispatch: Dispatch
+    replaced: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, grant: Grant, dispatch: Dispatch) -> Work:
+    def of(cls, grant: Grant, dispatch: Dispatch, replaced: tuple[int, ...] = ()) -> Work:
         """The work of a grant, once its task has been read."""
-        return cls(**asdict(grant), dispatch=dispatch)
+        return cls(**asdict(grant), dispatch=dispatch, replaced=replaced)
 
     @property
     def task(self) -> Task:

@@ -113,6 +113,7 @@ class TaskRecord(Struct, frozen=False, dict=True, omit_defaults=True):
 class _Dispatched(Struct):
     agent_id: str
     score_card: ScoreCard
+    error: Fault | None = None
 
 
 class DispatchedTask(Struct):
@@ -129,6 +130,15 @@ class DispatchedTask(Struct):
         return Dispatch(
             task_json=self.task_json, attempt=number, agent_id=attempt.agent_id, score_card=attempt.score_card
         )
+
+    def replaced(self, number: int) -> tuple[int, ...]:
+        """The attempts right before one, of the same agent, that could not follow their journals."""
+        agent_id, found = self.attempts[number - 1].agent_id, number
+        for before in reversed(self.attempts[: number - 1]):
+            if before.agent_id != agent_id or before.error is None or before.error.type != "ReplayMismatch":
+                break
+            found -= 1
+        return tuple(range(found, number))
 
 
 class TaskView(Struct):

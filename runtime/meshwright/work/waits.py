@@ -143,7 +143,7 @@ class Waits:
             await self._records.confirm()
             await self._host.call(self._ref, "wait_for", waiting, traceparent=self._work.task.traceparent)
             for wait in waiting.waits:
-                self._earlier.waits.add(wait.step.path)
+                self._earlier.waits[wait.step.path] = wait.step
                 self._unsent.pop(wait.step.path, None)
         except (MailboxFull, HostError) as lost:  # they are sent again, at the latest when the run suspends
             logger.warning("task %s does not wait yet: %s", self._work.task.task_id, lost)

@@ -299,7 +299,7 @@ class Worker:
         record = await self._host.read(TaskKey(tenant_of(ref), grant.task_id).ref, DispatchedTask)
         dispatch = None if record is None else record.dispatch(grant.attempt)
         if dispatch is not None and dispatch.task.generation == grant.generation:
-            return Work.of(grant, dispatch)
+            return Work.of(grant, dispatch, record.replaced(grant.attempt))
         message = f"the mesh has no attempt {grant.attempt} of task {grant.task_id}, though it was dispatched"
         fault = Fault(type="NotFound", message=message)
         outcome = unsuccessful("failed", grant, ref.type, fault, self._host.clock.now())
