@@ -20,6 +20,7 @@ from meshwright.settings import ApprovalRule
 from meshwright.tools.approval import ApprovalCall, Decision, may_need_approval, rule_for
 from meshwright.tools.tool import Tool
 from meshwright.work.people import Approval
+from meshwright.work.protocol import Wait, WaitKind
 
 _APPROVED = "approved"  # the step that looks whether a tool was
 _TEXT = {"type": "string", "minLength": 1}
@@ -84,6 +85,21 @@ async def wait_event(
         subject={"topic": topic, "match": wanted},
         expires_at=None if expires is None else _end_of(attempt, expires),
     )
+
+
+_WAITED_FOR: dict[WaitKind, str] = {
+    "person": "a person",
+    "task": "another task",
+    "timer": "a time",
+    "event": "an event",
+    "provider": "the provider of its model",
+    "money": "money",
+}
+
+
+def waits_for(wait: Wait) -> str:
+    """What a request waits for, as a clause for the conversation of its thread."""
+    return f"waits for {_WAITED_FOR[wait.kind]}{f': {wait.reason}' if wait.kind == 'person' else ''}"
 
 
 class Approvals:

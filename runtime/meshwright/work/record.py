@@ -26,7 +26,7 @@ from meshwright.core.messages import (
     Usage,
 )
 from meshwright.core.money import ZERO, Amount, exact
-from meshwright.work.protocol import Wait, steps_stream
+from meshwright.work.protocol import Wait, WaitKind, steps_stream
 
 NO_TASK = Raw(b"null")
 
@@ -170,6 +170,7 @@ class TaskView(Struct):
     trace_id: str | None
 
 
+_HOLDING = frozenset[WaitKind]({"provider", "money", "timer"})
 _UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
 
 
@@ -264,6 +265,11 @@ class Entry(Struct, frozen=False, omit_defaults=True):
     def wait(self, wait_id: str) -> Wait | None:
         """What it waits for under that name, if it does."""
         return next((wait for wait in self.waits if wait.wait_id == wait_id), None)
+
+    @property
+    def holds_thread(self) -> bool:
+        """Whether the tasks behind it wait: it waits itself, and for nothing but what ends without people."""
+        return self.status == "waiting" and all(wait.kind in _HOLDING for wait in self.waits)
 
     @property
     def children(self) -> list[str]:

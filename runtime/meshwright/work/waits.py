@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import NoReturn
 
 from msgspec.structs import asdict
@@ -25,9 +26,11 @@ _SETTLING_SECONDS = 0.02  # without a step under way, until a run counts as only
 class Suspended(BaseException):
     """Unwinds a run that has to wait. Not an Exception, so that no tool can swallow it."""
 
-    def __init__(self, suspend: Suspend) -> None:
+    def __init__(self, suspend: Suspend, waits: Sequence[Wait] = ()) -> None:
         super().__init__(", ".join(wait.wait_id for wait in suspend.waits))
         self.suspend = suspend
+        self.waits = waits
+        """All that it waits for, also what its thread knows already."""
 
 
 class Waits:
@@ -124,7 +127,8 @@ class Waits:
     def _suspend(self) -> Suspended:
         is_parked = any(wait.again for wait in self._open.values())
         pauses = self.pauses + 1 if is_parked else 0
-        self.suspended = Suspended(Suspend(**asdict(self._waiting()), pauses=pauses))
+        suspend = Suspend(**asdict(self._waiting()), pauses=pauses)
+        self.suspended = Suspended(suspend, tuple(self._open.values()))
         return self.suspended
 
     def _waiting(self) -> Waiting:
