@@ -336,6 +336,13 @@ def _ended(payload: Document, event: Document) -> Sequence[object]:
     )
 
 
+def _code_changed(payload: Document, event: Document) -> Sequence[object]:
+    tasks, once = payload.get("tasks", 0), payload.get("once", 0)
+    open_tasks = "1 open task" if tasks == 1 else f"{tasks} open tasks"
+    asks = f"; {once} with steps that are not idempotent" if once else ""
+    return (f"{open_tasks} of {payload.get('agent_id')} began with other code{asks}",)
+
+
 _LINES: dict[str, tuple[str, Callable[[Document, Document], Sequence[object]]]] = {
     "task.accepted": ("accepted", _accepted),
     "task.dispatched": ("dispatched", _dispatched),
@@ -344,6 +351,7 @@ _LINES: dict[str, tuple[str, Callable[[Document, Document], Sequence[object]]]] 
     "file.attached": ("file", lambda file, _: (file_line(file),)),
     "run.progress": ("progress", lambda said, _: (short(said.get("text", "")),)),
     "step.finished": ("step", lambda said, _: (said.get("name", "?"), seconds(said.get("duration_ms")))),
+    "agent.code_changed": ("code changed", _code_changed),
     "answer.kept": ("kept", lambda said, _: (f"the answer to {said.get('asked')}, from before the restart",)),
     "approval.requested": ("approval", lambda said, _: (f"asked for {said.get('tool')}",)),
     "approval.given": ("approved", _decided),

@@ -162,6 +162,7 @@ class Journal:
         try:
             if not opened.repeatable:
                 self._records.write(key, {"intent": True})
+                self._earlier.intents[key.path] = key.model_dump()
             if opened.costly and self._records.is_costly:
                 await self.confirm()
         except BaseException as error:

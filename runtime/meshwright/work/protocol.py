@@ -124,11 +124,15 @@ def tenant_scoped(tenant_id: str, name: str) -> str:
 
 
 class Claim(Struct):
-    """A worker with a free slot asks for a task. `gone` names an owner that it knows to have ended."""
+    """A worker with a free slot asks for a task. `gone` names an owner that it knows to have ended.
+
+    `code` is the digest of its agent's code.
+    """
 
     task_id: str
     owner: str
     gone: str | None = None
+    code: str | None = None
 
 
 class Grant(Struct):
@@ -201,7 +205,7 @@ class Waiting(Struct):
     """A run waits for these too, in addition to earlier ones; it may still work on other branches.
 
     The `children` are given to the orchestrator in the same commit. `answers` is how many of the attempt's
-    answers the run has read.
+    answers the run has read, `once` how many steps have begun that are not idempotent.
     """
 
     task_id: str
@@ -209,6 +213,7 @@ class Waiting(Struct):
     waits: tuple[Wait, ...] = ()
     children: tuple[Task, ...] = ()
     answers: int = 0
+    once: int = 0
 
 
 class Suspend(Waiting):

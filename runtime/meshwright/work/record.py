@@ -145,7 +145,8 @@ class TaskView(Struct):
     """A task, its attempts and its outcome, as clients see them. `waits`: what its run waits for now.
 
     `limits` are those that hold for its run: each has the `limit`, its value (`most`), the `setting` that
-    says so, and the type of the `event` that it is reached.
+    says so, and the type of the `event` that it is reached. `code` is the digest of its agent's code as the
+    open attempt began.
     """
 
     task_id: str
@@ -155,6 +156,7 @@ class TaskView(Struct):
     attempts: tuple[Attempt, ...]
     waits: tuple[Wait, ...] = ()
     limits: tuple[dict[str, Any], ...] = ()
+    code: str | None = None
     outcome: Outcome | None
     priority: int
     timeout: float
@@ -178,7 +180,8 @@ class Entry(Struct, frozen=False, omit_defaults=True):
     """One attempt in the inbox of its thread; one that was `redriven` may have been here before.
 
     Every turn of the thread writes its whole inbox, so an entry names its task and does not hold it; what
-    has its default value is not written. `claims` is how often it was claimed, `waits` what it waits for,
+    has its default value is not written. `claims` is how often it was claimed, `code` the
+    digest of its agent's code at the first of them, `waits` what it waits for,
     `answers` how many answers its journal has; `has_news` that an answer came while it ran. `seconds`,
     `usage` and `cost_usd` are as of its last wait; the cost is None once a worker that is gone may have made
     calls since.
@@ -196,6 +199,7 @@ class Entry(Struct, frozen=False, omit_defaults=True):
     redriven: bool = False
     owner: str | None = None
     claims: int = 0
+    code: str | None = None
     waits: list[Wait] = field(default_factory=list)
     answers: int = 0
     has_news: bool = False

@@ -92,7 +92,9 @@ class AgentThread(Actor[ThreadState]):
         if again:
             turn.append(claim_stream(entry.steps, entry.claims), 1, {"fence": entry.fence})
         entry.claims += 1
-        self._tell(turn, entry, "task.resumed" if again else "task.started", {"owner": claim.owner})
+        entry.code = claim.code if entry.code is None else entry.code
+        known: dict[str, object] = {"owner": claim.owner, "code": claim.code}
+        self._tell(turn, entry, "task.resumed" if again else "task.started", known)
         return Grant(
             task_id=entry.task_id,
             generation=entry.generation,
@@ -305,8 +307,9 @@ class AgentThread(Actor[ThreadState]):
             if wait.child_task_id is not None:
                 accept = Accept.of(children[wait.child_task_id])
                 turn.send(self._task(wait.child_task_id), "accept", accept)
-            still = {"running": True} if entry.status == "running" else {}
-            self._tell(turn, entry, "task.waiting", {**wait.event_fields, **still})
+            more = {"once": waiting.once} if waiting.once else {}
+            more |= {"running": True} if entry.status == "running" else {}
+            self._tell(turn, entry, "task.waiting", {**wait.event_fields, **more})
             if (event := approval_requested(wait)) is not None:
                 self._tell(turn, entry, *event)
         if any(wait.ends_at is not None for wait in new):

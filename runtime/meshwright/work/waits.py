@@ -138,6 +138,7 @@ class Waits:
             waits=tuple(wait for wait, _ in self._unsent.values()),
             children=tuple(child for _, child in self._unsent.values() if child is not None),
             answers=self._earlier.answers,
+            once=len(self._earlier.intents),
         )
 
     async def _send(self) -> None:
