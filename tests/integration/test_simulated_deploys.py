@@ -138,6 +138,8 @@ async def test_a_no_to_a_restart_ends_the_task_and_repeats_nothing(tmp_path: Pat
     async with deployed(tmp_path, STEP) as (shop, running, task_id):
         warned = "1 open task of simulated began with other code; 1 with steps that are not idempotent"
         await running.errors.until(warned)
+        checked = await shop.run("agents", "check")
+        assert (checked.status, checked.out.strip()) == (1, warned), checked.err
         question = await question_of(running, "restart")
         assert question.subject["steps"] == ["tool charge"]
         with pytest.raises(InvalidInput, match=r"approve") as refused:

@@ -336,11 +336,15 @@ def _ended(payload: Document, event: Document) -> Sequence[object]:
     )
 
 
-def _code_changed(payload: Document, event: Document) -> Sequence[object]:
-    tasks, once = payload.get("tasks", 0), payload.get("once", 0)
+def code_changed(agent_id: str, tasks: int, once: int) -> str:
+    """How many open tasks of an agent began with other code, and how many of those did what counts once."""
     open_tasks = "1 open task" if tasks == 1 else f"{tasks} open tasks"
-    asks = f"; {once} with steps that are not idempotent" if once else ""
-    return (f"{open_tasks} of {payload.get('agent_id')} began with other code{asks}",)
+    steps = f"; {once} with steps that are not idempotent" if once else ""
+    return f"{open_tasks} of {agent_id} began with other code{steps}"
+
+
+def _code_changed(payload: Document, event: Document) -> Sequence[object]:
+    return (code_changed(payload.get("agent_id", "?"), payload.get("tasks", 0), payload.get("once", 0)),)
 
 
 _LINES: dict[str, tuple[str, Callable[[Document, Document], Sequence[object]]]] = {

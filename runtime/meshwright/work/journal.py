@@ -342,9 +342,10 @@ class Journal:
         key = StepKey(path=f"{QUESTIONS}.{len(steps)}", number=0, kind=RESTART, hash="")
         answered = self._earlier.results.get(key.path)
         if answered is None:
+            named = ", ".join(step.removeprefix("tool ") for step in steps)
             reason = (
                 "The agent's code has changed since this task started, so the task can't go on where it was. "
-                f"May it start over and repeat these steps: {', '.join(steps)}? If not, it ends here."
+                f"May it start over and repeat these steps: {named}? If not, it ends here."
             )
             subject = {"kind": RESTART, "steps": list(steps)}
             await self._waits.wait(scope, self._question(key, reason, subject, Approval))
