@@ -155,6 +155,8 @@ async def test_a_tool_that_may_not_be_repeated_is_asked_about_and_its_model_is_t
             task_id, waiting.payload["key"], {"approve": False, "reason": "I looked: it is there."}
         )
         assert (await mesh.outcome(task_id)).text == "It is deployed."
+        [step] = [step for step in await Client.local(mesh).steps(task_id) if step.kind == "tool"]
+    assert (step.status, step.summary) == ("done", "to=prod -> I looked: it is there.")
     assert deployed == ["prod"]
     assert told(model) == ["I looked: it is there."]
 

@@ -156,6 +156,7 @@ class Journal:
             answer = await self._may_repeat(opened)
             if not answer["approve"]:
                 opened.is_replayed, opened.result = True, _result_of(key, answer)
+                self._records.write(key, {"result": opened.result})
                 return
         self._waits.step_begins()
         self._paths.enter(opened)
