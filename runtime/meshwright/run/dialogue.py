@@ -194,7 +194,7 @@ class _Dialogue:
             "ask": None if self._has_tools else question.content,
             "shape": None if shape is None else shape.__name__,
         }
-        """What the agent's code asks: with tools it is the task."""
+        """The request of the agent's code: its question, or the task where tools may be called."""
         self._totals = prepared.totals
         self._repeats = Repeats()
         self._begins = True

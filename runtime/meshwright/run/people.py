@@ -98,7 +98,7 @@ _WAITED_FOR: dict[WaitKind, str] = {
 
 
 def waits_for(wait: Wait) -> str:
-    """What a request waits for, as a clause for the conversation of its thread."""
+    """Says as a clause for the conversation of a thread why a request is still open."""
     return f"waits for {_WAITED_FOR[wait.kind]}{f': {wait.reason}' if wait.kind == 'person' else ''}"
 
 

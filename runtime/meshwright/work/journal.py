@@ -385,7 +385,7 @@ class Journal:
 
 
 def _result_of(key: StepKey, answer: Mapping[str, Any]) -> Any:
-    """What a step gave, as the person says who does not let it run again; a model is told so in words."""
+    """The result of a step that a person does not let run again; a model gets words where there is none."""
     result, tool = answer.get("result"), key.kind.removeprefix("tool ")
     if result is not None or tool == key.kind:
         return result
