@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from meshwright.run import Run
     from meshwright.run.delegation import Delegation
     from meshwright.settings import Settings, load_settings
-    from meshwright.tools.approval import Approval
     from meshwright.tools.tool import ToolContext, tool
     from meshwright.tools.toolset import Toolset
+    from meshwright.work.people import Approval
 
 __version__ = "0.1.0"
 
@@ -38,7 +38,7 @@ HOMES = {
     "Actors": "component",
     "Agent": "agent",
     "AgentConfigClient": "client",
-    "Approval": "tools.approval",
+    "Approval": "work.people",
     "BlockingClient": "client",
     "Capability": "core.capability",
     "Check": "component",

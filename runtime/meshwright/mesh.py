@@ -261,6 +261,7 @@ class Mesh:
             status=entry.status if entry is not None and entry.status != "queued" else record.status,
             attempts=tuple(record.attempts),
             waits=tuple(entry.waits) if entry is not None else (),
+            code=entry.code if entry is not None else None,
             outcome=record.outcome,
             parent_task_id=task.parent.task_id if task.parent else None,
             trace_id=task.traceparent.split("-")[1] if task.traceparent else None,

@@ -170,7 +170,8 @@ async def test_a_tool_that_may_have_run_waits_for_a_person_who_says_what_came_of
         assert waiting.payload["subject"]["kind"] == "tool charge"
         assert waiting.payload["subject"]["request"] == {"arguments": '{"word": "charge 1"}'}
         assert (await mesh.task(task_id)).status == "waiting"
-        await mesh.answer(task_id, waiting.payload["key"], "it was charged: receipt 17")
+        answer = {"approve": False, "reason": "it was charged: receipt 17"}
+        await mesh.answer(task_id, waiting.payload["key"], answer)
         outcome = await mesh.outcome(task_id)
     assert (outcome.status, outcome.text) == ("succeeded", "answered: it was charged: receipt 17")
     assert len(Books(tmp_path).effects.read()) == effects

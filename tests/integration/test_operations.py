@@ -252,7 +252,7 @@ def test_every_operation_has_a_rule_and_a_line_in_the_tables() -> None:
         for name, _ in inspect.getmembers(kind, inspect.isfunction)
         if not name.startswith("_") and name not in ("check", "check_early")
     }
-    tables = {line[0] for table in (OF_TASKS, OF_TENANTS) for line in lines(table)} | OF_ALL_TENANTS
+    tables = {line[0] for table in (OF_TASKS, OF_TENANTS) for line in lines(table)} | {*OF_ALL_TENANTS}
     assert methods == set(RULES) == tables == set(USES)
 
 
@@ -287,9 +287,7 @@ async def test_each_role_uses_operations_of_its_tenant_alone(meshed: MeshUnderTe
 
 
 @pytest.mark.parametrize("name", sorted(OF_ALL_TENANTS))
-async def test_operations_on_the_mesh_take_a_caller_of_all_tenants(
-    meshed: MeshUnderTest, name: str
-) -> None:
+async def test_operations_on_the_mesh_take_a_caller_of_all_tenants(meshed: MeshUnderTest, name: str) -> None:
     task = Target("none", "none", "none", "none")
     for letter in ROLES:
         assert not (await use(meshed.mesh, name, caller(letter), task))[0], letter

@@ -273,7 +273,7 @@ async def test_a_person_is_asked_about_a_step_also_within_a_group(tmp_path: Path
         await began.wait()
     async with kept(tmp_path, author(never)) as mesh:
         waiting = await told_of(mesh, "task.waiting")
-        await mesh.answer(task_id, waiting.payload["key"], "7 dollars")
+        await mesh.answer(task_id, waiting.payload["key"], {"approve": False, "result": "7 dollars"})
         assert (await mesh.outcome(task_id)).text == "paid: 7 dollars"
 
 

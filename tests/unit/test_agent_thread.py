@@ -177,6 +177,35 @@ def test_a_waiting_task_gives_up_its_claim_and_the_thread_goes_on() -> None:
     claim(thread, "t2")
 
 
+@pytest.mark.parametrize(
+    ("kinds", "goes_on"),
+    [
+        (["provider"], False),
+        (["money"], False),
+        (["timer", "provider"], False),
+        (["person"], True),
+        (["event"], True),
+        (["task"], True),
+        (["provider", "person"], True),
+    ],
+)
+def test_tasks_wait_behind_one_that_waits_for_no_person(kinds: list[WaitKind], goes_on: bool) -> None:
+    thread = a_thread("t1", "t2")
+    commit = thread.take("suspend", two_waits(claim(thread, "t1"), *kinds))
+    assert [offer.task_id for offer in commit.early] == (["t2"] if goes_on else [])
+    assert (thread.take("claim", Claim(task_id="t2", owner="w1")).reply is not None) == goes_on
+
+
+def test_a_task_that_another_waits_for_passes_one_that_holds_the_thread() -> None:
+    thread = a_thread("t1", "t2")
+    thread.take("suspend", waiting_for(claim(thread, "t1"), child=a_task("t3")))
+    thread.take("suspend", two_waits(claim(thread, "t2"), "money"))
+    thread.take("enqueue", dispatch_of("t4"))
+    thread.take("enqueue", dispatch_of("t3"))
+    assert thread.take("claim", Claim(task_id="t4", owner="w1")).reply is None
+    claim(thread, "t3")
+
+
 def test_a_child_task_is_sent_in_the_commit_that_suspends_its_parent() -> None:
     thread = a_thread("t1")
     commit = thread.take("suspend", waiting_for(claim(thread, "t1"), child=a_task("child")))

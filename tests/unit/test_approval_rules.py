@@ -165,7 +165,7 @@ def test_a_decision_holds_for_one_call_for_some_time(
     call = ApprovalCall.of(DEPLOY, PROD)
     known = {"approve": True, "decided_by": "ann", "binds": call.binds, "expires_at": NOW + timedelta(days=7)}
     decision = Decision(**{**known, **changes})
-    check: Callable[[], None] = lambda: decision.check(call, NOW + timedelta(days=later))  # noqa: E731
+    check: Callable[[], None] = lambda: decision.check("deploy", call.binds, NOW + timedelta(days=later))  # noqa: E731
     if told is None:
         check()
     else:

@@ -43,3 +43,32 @@ def test_the_state_holds_the_latest_within_bounds() -> None:
     assert len(talk.head.state) < 70_000
     talk.take("add", said("large", "x" * 100_000))
     assert recent(talk) == ["large"]
+
+
+def pair(task_id: str, answer: str, *, is_open: bool = False) -> Said:
+    return Said(
+        task_id=task_id,
+        messages=(
+            ThreadMessage(role="user", content=f"{task_id}?", task_id=task_id, is_open=is_open),
+            ThreadMessage(role="assistant", content=answer, task_id=task_id, is_open=is_open),
+        ),
+    )
+
+
+def contents(talk: Driven) -> list[str]:
+    return [message.content for message in Recent.model_validate(talk.take("recent").reply).messages]
+
+
+def test_an_open_request_gets_its_answer_in_its_place_where_nothing_was_said_since() -> None:
+    talk = a_conversation()
+    for said_now in (pair("a", "open", is_open=True), pair("a", "still", is_open=True), pair("a", "yes")):
+        talk.take("add", said_now)
+    assert contents(talk) == ["a?", "yes"]
+
+
+def test_an_open_request_that_others_followed_is_answered_at_the_end() -> None:
+    talk = a_conversation()
+    for said_now in (pair("a", "open", is_open=True), pair("b", "no"), pair("a", "yes"), pair("a", "again")):
+        talk.take("add", said_now)
+    later = ["The answer is further below.", "b?", "no", 'The answer to the earlier request "a?":', "yes"]
+    assert contents(talk) == ["a?", *later]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from meshwright.core.errors import ReplayMismatch, ToolFailed
+from meshwright.core.errors import MeshError, ReplayMismatch, RestartDenied, ToolFailed
 from meshwright.kernel.runtime import Runtime
 from meshwright.testing.runtime import memory_runtime
 from meshwright.work import Journal, Suspended
@@ -188,10 +188,10 @@ async def test_what_may_have_happened_is_not_run_again_but_asked_about(
         await journal.step("deploy", {"to": "prod"}, effects("deployed", ConnectionError()), repeatable=False)
     with pytest.raises(Suspended) as asked:
         await (await resumed(host)).step("deploy", {"to": "prod"}, effects("again"), repeatable=False)
-    assert asked.value.suspend.waits[0].wait_id == f"{STREAM}/1"
+    assert asked.value.suspend.waits[0].wait_id == f"{STREAM}/0.1.1"
     assert asked.value.suspend.waits[0].subject["kind"] == "deploy"
     assert asked.value.suspend.waits[0].subject["request"] == {"to": "prod"}
-    await answer(host, asked.value, "it did")
+    await answer(host, asked.value, {"approve": False, "result": "it did"})
     journal = await resumed(host)
     assert await journal.step("deploy", {"to": "prod"}, effects("again"), repeatable=False) == "it did"
     assert effects == ["deployed"]
@@ -218,7 +218,7 @@ async def test_a_run_goes_on_behind_the_steps_inside_of_what_a_person_answered_f
         await journal.step("deploy", {}, breaks_off, repeatable=False)
     with pytest.raises(Suspended) as asked:
         await (await resumed(host)).step("deploy", {}, effects("again"), repeatable=False)
-    await answer(host, asked.value, "it did")
+    await answer(host, asked.value, {"approve": False, "result": "it did"})
     for _ in range(2):
         journal = await resumed(host)
         assert await journal.step("deploy", {}, effects("again"), repeatable=False) == "it did"
@@ -227,8 +227,28 @@ async def test_a_run_goes_on_behind_the_steps_inside_of_what_a_person_answered_f
     assert effects == ["inner one", "behind"]
 
 
-async def test_a_person_is_asked_before_a_run_that_lost_its_road_repeats_what_may_not_be(
+async def test_a_step_that_a_person_lets_run_again_is_asked_about_each_time(
     host: Runtime, effects: Effects
+) -> None:
+    async def deploy(claim: int, *, fails: bool = True) -> Any:
+        journal = await resumed(host, claim)
+        effect = effects("deployed", ConnectionError() if fails else "it is there")
+        return await journal.step("deploy", {}, effect, repeatable=False)
+
+    for claim in range(2):
+        with pytest.raises(ConnectionError):
+            await deploy(2 * claim)
+        with pytest.raises(Suspended) as asked:
+            await deploy(2 * claim + 1)
+        await answer(host, asked.value, {"approve": True})
+    for claim in (4, 5):
+        assert await deploy(claim, fails=False) == "it is there"
+    assert effects == ["deployed"] * 3
+
+
+@pytest.mark.parametrize(("approve", "ends"), [(True, ReplayMismatch), (False, RestartDenied)])
+async def test_a_person_decides_whether_a_run_that_takes_another_road_starts_over(
+    host: Runtime, effects: Effects, approve: bool, ends: type[MeshError]
 ) -> None:
     journal = await begun(host)
     await journal.step("deploy", {}, effects("deployed"), repeatable=False)
@@ -237,10 +257,11 @@ async def test_a_person_is_asked_before_a_run_that_lost_its_road_repeats_what_ma
     await journal.step("deploy", {}, effects("again"), repeatable=False)
     with pytest.raises(Suspended) as asked:
         await journal.step("another step", {}, effects("again"))
-    assert "deploy" in str(asked.value.suspend.waits[0].subject)
-    await answer(host, asked.value, "start anew")
+    assert asked.value.suspend.waits[0].subject == {"kind": "restart", "steps": ["deploy"]}
+    await answer(host, asked.value, {"approve": approve})
     journal = await resumed(host)
     await journal.step("deploy", {}, effects("again"), repeatable=False)
-    with pytest.raises(ReplayMismatch):
-        await journal.step("another step", {}, effects("again"))
+    for _ in range(2):  # also where the agent's code catches it
+        with pytest.raises(ends):
+            await journal.step("another step", {}, effects("again"))
     assert effects == ["deployed", "checked"]

@@ -353,7 +353,7 @@ async def test_a_rule_may_let_a_tool_run_that_asks_by_itself() -> None:
         assert deployed(mesh) == ["1@test"]
 
 
-async def test_an_approval_of_other_arguments_runs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_approval_of_other_arguments_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A default that changes while a person decides makes another call of it."""
     model = ScriptedModel(tool_call("deploy", version="1.4"), "oh")
     async with mesh_for(Deployer, model=model) as mesh:
@@ -365,9 +365,12 @@ async def test_an_approval_of_other_arguments_runs_nothing(monkeypatch: pytest.M
         read = wanted._read
         monkeypatch.setattr(wanted, "_read", lambda text: {**read(text), "environment": "prod"})
         await answer(mesh, question, {"approve": True})
-        assert (await mesh.outcome(task_id)).text == "oh"
+        [question] = await mesh.questions()
+        assert question.subject["arguments"]["environment"] == "prod"
         assert deployed(mesh) == []
-        assert "approved it with other arguments" in str(model.requests[1].messages[-1].content)
+        await answer(mesh, question, {"approve": True})
+        await mesh.outcome(task_id)
+        assert deployed(mesh) == ["1.4@prod"]
 
 
 def test_an_approval_is_a_yes_or_a_no_with_a_reason() -> None:

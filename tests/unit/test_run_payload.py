@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, TaskRequest
+from meshwright import Agent, Capability
 from meshwright.models.port import ChatMessage, ModelRequest, ToolSpec
-from meshwright.run import run as run_module
-from meshwright.testing import ScriptedModel, mesh_for, tool_call
+from meshwright.testing import ScriptedModel, mesh_for
 from meshwright.work.journal import hash_of
-from tests.support.interrupted_mesh import keeper, kept
 
 
 class Reviewer(Agent):
@@ -66,25 +63,6 @@ async def test_tags_that_choose_the_model_are_not_told_to_it() -> None:
 
     assert await question({"text": "Review.", "tags": ["cheap"]}, Tagged) == "Review."
     assert await question({"text": "Review.", "tags": ["red"]}) == 'Review.\n\ntags:\n["red"]'
-
-
-async def test_a_run_begun_with_another_question_is_attempted_once_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    payload = {"text": "Do it.", "diff": "-x"}
-    with monkeypatch.context() as before:
-        before.setattr(run_module, "question_of", lambda agent, task: task.text)  # as versions before did
-        first = keeper()
-        async with kept(tmp_path, first, model=ScriptedModel(tool_call("hold"))) as mesh:
-            task_id = (await mesh.submit(TaskRequest(agent_id="keeper", payload=payload))).task_id
-            await first.began.wait()
-    model = ScriptedModel(tool_call("hold"), "Done.")
-    async with kept(tmp_path, keeper(opened=True), model=model) as mesh:
-        outcome = await mesh.outcome(task_id)
-        attempts = (await mesh.task(task_id)).attempts
-    assert (outcome.text, outcome.attempt) == ("Done.", 2)
-    assert [attempt.error and attempt.error.type for attempt in attempts] == ["ReplayMismatch", None]
-    assert model.requests[0].messages[-1].content == "Do it.\n\ndiff:\n-x"
 
 
 PICTURE = {"url": "data:image/png;base64,iVBO"}

@@ -122,7 +122,7 @@ async def test_a_step_that_may_not_be_repeated_waits_for_a_person(tmp_path: Path
         waiting = await told_of(mesh, "task.waiting")
         assert (await mesh.task(task_id)).status == "waiting"
         assert (waiting.payload["subject"]["kind"], waiting.task_id) == ("second", task_id)
-        await mesh.answer(task_id, waiting.payload["key"], "it went well")
+        await mesh.answer(task_id, waiting.payload["key"], {"approve": False, "result": "it went well"})
         outcome = await mesh.outcome(task_id)
     assert outcome.result == {"first": "first", "second": "it went well", "third": "third"}
     assert done == ["first", "second", "third"]
@@ -151,10 +151,54 @@ async def test_a_tool_that_may_not_be_repeated_is_asked_about_and_its_model_is_t
     async with kept(tmp_path, Deployer, model=model) as mesh:
         waiting = await told_of(mesh, "task.waiting")
         assert "prod" in str(waiting.payload["subject"]["request"])
-        await mesh.answer(task_id, waiting.payload["key"], "I looked: it is there.")
+        await mesh.answer(
+            task_id, waiting.payload["key"], {"approve": False, "reason": "I looked: it is there."}
+        )
         assert (await mesh.outcome(task_id)).text == "It is deployed."
+        [step] = [step for step in await Client.local(mesh).steps(task_id) if step.kind == "tool"]
+    assert (step.status, step.summary) == ("done", "to=prod -> I looked: it is there.")
     assert deployed == ["prod"]
     assert told(model) == ["I looked: it is there."]
+
+
+class Shipper(Agent):
+    """Ships what a person lets it ship."""
+
+    agent_id = "shipper"
+    capabilities = (Capability("shipping"),)
+
+    @tool(needs_approval=True)
+    async def ship(self, order: str) -> str:
+        """Ship."""
+        return f"shipped {order}"
+
+
+class FreeShipper(Shipper):
+    """Asks nobody."""
+
+    @tool(idempotent=True)
+    async def ship(self, order: str, carrier: str = "post") -> str:
+        """Ship an order."""
+        return f"shipped {order} by {carrier}"
+
+
+async def test_approvals_side_by_side_stand_where_the_tool_asks_for_none_any_more(tmp_path: Path) -> None:
+    calls = [tool_call("ship", order=order) for order in ("a", "b", "a")]
+    async with kept(tmp_path, Shipper, model=ScriptedModel(calls)) as mesh:
+        task_id = await submitted(mesh, "shipper")
+        while len((await mesh.task(task_id)).waits) < len(calls):
+            await asyncio.sleep(0.01)
+    model = ScriptedModel("Done.")
+    async with kept(tmp_path, FreeShipper, model=model) as mesh:
+        for wait in sorted((await mesh.task(task_id)).waits, key=lambda wait: wait.step.path):
+            approve = wait.subject["arguments"]["order"] == "a"
+            await mesh.answer(task_id, wait.wait_id, {"approve": approve})
+        assert (await mesh.outcome(task_id)).attempt == 1
+    assert told(model) == [
+        "shipped a by post",
+        '{"error": "ship was not run: anonymous denied it"}',
+        "shipped a by post",
+    ]
 
 
 class Talker(Agent):

@@ -11,12 +11,14 @@ from typing import Any
 
 from meshwright.agent import Agent
 from meshwright.agents.binding import bind_agents, check_tables
+from meshwright.agents.code import code_of
 from meshwright.agents.loader import prompts_brought, prompts_folder
 from meshwright.component import Actors, Check, Component
 from meshwright.core import topics
 from meshwright.core.errors import PromptError
 from meshwright.core.messages import Task
 from meshwright.events.activity import Activity, activity_of
+from meshwright.events.tasks import open_code
 from meshwright.kernel.host import Subscription
 from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import Mesh
@@ -87,7 +89,18 @@ class AgentsComponent(Component):
         check_tables(settings.tables, mesh.agent_types)
         self._agents = mesh.agents = bind_agents(agents_here(mesh), settings, self._overran)
         self.parts += self._agents.values()
-        mesh.worker = Worker(mesh.host, Runner(self._services(), mesh.agents), self._slots)
+        self._codes = {agent.agent_id: code_of(agent) for agent in mesh.agent_types}
+        mesh.worker = Worker(mesh.host, Runner(self._services(), mesh.agents), self._slots, self._codes)
+
+    async def start(self) -> None:
+        """Start the agents, and say which have open tasks that began with other code."""
+        await super().start()
+        if not self.mesh.role.is_front:
+            return
+        for agent_id, code, tasks, once in await self.mesh.log.view(open_code):
+            if code != (now := self._codes.get(agent_id)):
+                changed = {"code": now, "before": code, "tasks": tasks, "once": once}
+                self.mesh.tell("agent.code_changed", {"agent_id": agent_id, **changed})
 
     def actors(self) -> Iterable[Actors]:
         """The threads of each agent."""

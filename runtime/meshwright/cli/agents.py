@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwright.cli.connect import running_mesh
+from meshwright.cli.connect import Connection, running_mesh, talk
+from meshwright.cli.events import code_changed
 from meshwright.cli.options import Target, data_option, json_option, mesh_options, require_trust, trust_option
 from meshwright.cli.output import Column, Document, document, local_time, show
 from meshwright.core.errors import ConfigError, MeshError, in_one_line
@@ -20,10 +22,14 @@ from meshwright.core.errors import ConfigError, MeshError, in_one_line
 if TYPE_CHECKING:
     from meshwright.component import Check
     from meshwright.core.capability import Capability, Registration
+    from meshwright.core.messages import TaskStatus
+    from meshwright.events.tasks import TaskSummary
     from meshwright.prompts import Brought
     from meshwright.settings import Settings
 
 _CHECK_SECONDS = 10.0
+_BEGUN: tuple[TaskStatus, ...] = ("running", "waiting")
+_MAX_TASKS = 10_000
 _VERDICTS = {"ok": "green", "warn": "yellow", "FAIL": "red"}
 
 
@@ -53,11 +59,46 @@ AGENTS = (
 )
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @json_option
 @mesh_options
-def agents(target: Target, as_json: bool) -> None:
+@click.pass_context
+def agents(ctx: click.Context, target: Target, as_json: bool) -> None:
     """List agents with their capabilities and status."""
+    if ctx.invoked_subcommand is None:
+        _list(target, as_json=as_json)
+
+
+@agents.command("check")
+@mesh_options
+def check_code(target: Target) -> int:
+    """Check whether open tasks began with other code than the agents of this folder have.
+
+    Loads the agents and starts none. Exit status 1 if there are such tasks: they go on with the new code
+    where it asks for the same steps.
+    """
+    from meshwright.agents.code import code_of
+    from meshwright.agents.loader import load_agents, project_file
+    from meshwright.settings import load_settings
+
+    settings = load_settings(Path())
+    require_trust(settings)
+    loaded = load_agents(project_file(Path.cwd(), settings.agents.dir), Path.cwd())
+    now = {agent.agent_id: code_of(agent) for agent in loaded}
+
+    async def find(mesh: Connection) -> list[TaskSummary]:
+        lists = [await mesh.client.tasks(status=status, limit=_MAX_TASKS) for status in _BEGUN]
+        return [task for tasks in lists for task in tasks]
+
+    changed = [task for task in talk(target, find) if task.code not in (None, now.get(task.agent_id or ""))]
+    counts = Counter(task.agent_id or "" for task in changed)
+    once = Counter(task.agent_id or "" for task in changed if task.once)
+    lines = [code_changed(agent_id, count, once[agent_id]) for agent_id, count in counts.items()]
+    click.echo("\n".join(lines) or "No open task began with other code.")
+    return 1 if changed else 0
+
+
+def _list(target: Target, *, as_json: bool) -> None:
     from meshwright.settings import load_settings
 
     async def find() -> list[Document]:

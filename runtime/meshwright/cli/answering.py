@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwright.cli.inbox import answer_of, question_lines, takes_approval
+from meshwright.cli.inbox import answer_of, question_lines
 from meshwright.cli.output import Document, for_terminal, printable
 from meshwright.core.errors import Conflict, MeshError, NotFound
+from meshwright.core.schema import takes_approval
 
 if TYPE_CHECKING:
     from meshwright.cli.connect import Connection

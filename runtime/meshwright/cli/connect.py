@@ -41,6 +41,7 @@ To read its `log`, or also the `state` of tasks, budgets and keys: no code of th
 something: the agents are loaded, and what waits for them stays untouched. That they `work`.
 """
 _REPORTED_EVENTS = {
+    "agent.code_changed": "warning: ",
     "prompt.fallback": "warning: ",
     "prompt.rejected": "warning: ",
     "prompt.reloaded": "",

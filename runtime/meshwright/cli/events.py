@@ -366,6 +366,17 @@ def _ended(payload: Document, event: Document) -> Sequence[object]:
     )
 
 
+def code_changed(agent_id: str, tasks: int, once: int) -> str:
+    """How many open tasks of an agent began with other code, and how many of those did what counts once."""
+    open_tasks = "1 open task" if tasks == 1 else f"{tasks} open tasks"
+    steps = f"; {once} with steps that are not idempotent" if once else ""
+    return f"{open_tasks} of {agent_id} began with other code{steps}"
+
+
+def _code_changed(payload: Document, event: Document) -> Sequence[object]:
+    return (code_changed(payload.get("agent_id", "?"), payload.get("tasks", 0), payload.get("once", 0)),)
+
+
 _GISTS: dict[str, _PartsOf] = {"audit.recorded": _recorded, "attempt.ended": _attempt_ended}
 _LINES: dict[str, tuple[str, _PartsOf]] = {
     "task.accepted": ("accepted", _accepted),
@@ -375,6 +386,8 @@ _LINES: dict[str, tuple[str, _PartsOf]] = {
     "file.attached": ("file", lambda file, _: (file_line(file),)),
     "run.progress": ("progress", lambda said, _: (short(said.get("text", "")),)),
     "step.finished": ("step", lambda said, _: (said.get("name", "?"), seconds(said.get("duration_ms")))),
+    "agent.code_changed": ("code changed", _code_changed),
+    "answer.kept": ("kept", lambda said, _: (f"the answer to {said.get('asked')}, from before the restart",)),
     "approval.requested": ("approval", lambda said, _: (f"asked for {said.get('tool')}",)),
     "approval.given": ("approved", _decided),
     "approval.denied": ("denied", _decided),

@@ -18,7 +18,7 @@ from meshwright.cli.connect import Connection, talk
 from meshwright.cli.options import Target, WholeNumber, from_stdin, json_option, mesh_options, utf8
 from meshwright.cli.output import Column, Document, document, local_time, short, short_id
 from meshwright.core.errors import Conflict, InvalidInput, NotFound
-from meshwright.core.schema import described, faults
+from meshwright.core.schema import described, faults, takes_approval
 
 if TYPE_CHECKING:
     from meshwright.client import Client
@@ -154,11 +154,6 @@ def _decide(target: Target, question_id: str, decision: Document, reason: str | 
         return _sent("approved" if decision["approve"] else "denied", question, mesh)
 
     click.echo(talk(target, send, need="change"))
-
-
-def takes_approval(schema: Mapping[str, Any] | None) -> bool:
-    """Whether a yes or a no with its reason answers a question."""
-    return schema is not None and not faults(schema, {"approve": True, "reason": ""})
 
 
 async def _find(client: Client, given: str) -> Question:

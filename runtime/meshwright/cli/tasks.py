@@ -413,6 +413,8 @@ def _rows(view: Document) -> Iterator[tuple[str, str]]:
     for number, attempt in enumerate(view["attempts"], start=1):
         parts = [attempt["agent_id"], score(attempt.get("score_card")), fault(attempt.get("error"))]
         yield f"attempt {number}", join(parts)
+    if view["code"]:
+        yield "code", view["code"]
     if outcome := view["outcome"]:
         parts = [
             outcome["status"],

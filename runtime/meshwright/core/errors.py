@@ -24,6 +24,7 @@
     ├── LimitReached              a run reached a limit, and its model did not answer
     │   └── TaskLimitReached      ... a limit that the task's caller has set
     ├── ReplayMismatch            a resumed run does not follow its journal
+    ├── RestartDenied             ... and a person wants nothing of it repeated
     ├── ToolFailed                a tool could not do what was asked
     │   └── DelegationFailed      ... since the agent that it asked did not succeed
     ├── MemoryUnavailable         memories cannot be read or written
@@ -199,6 +200,10 @@ class TaskLimitReached(LimitReached):
 
 class ReplayMismatch(MeshError):
     """A resumed run asked for another step than the one in its journal."""
+
+
+class RestartDenied(MeshError):
+    """The same, and a person denied a restart from the beginning: the task ends, nothing is repeated."""
 
 
 class ToolFailed(MeshError):

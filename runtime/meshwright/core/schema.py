@@ -52,6 +52,11 @@ def with_defaults(schema: Any, value: Any) -> Any:
     return {**value, **missing}
 
 
+def takes_approval(schema: Schema | None) -> bool:
+    """Whether a yes or a no with its reason answers a question."""
+    return schema is not None and not faults(schema, {"approve": True, "reason": ""})
+
+
 def described(schema: Any) -> str:
     """The form of a value as text: `text`, or `{"approve": true or false, "reason": text (optional)}`."""
     root = schema if isinstance(schema, Mapping) else {}

@@ -12,7 +12,7 @@ from meshwright.core.schema import described, faults
 from meshwright.events.inbox import Question
 from meshwright.ledger.keys import Forbidden
 from meshwright.tools.approval import Decision
-from meshwright.work.people import APPROVAL, APPROVED_BY, REQUESTER_MAY
+from meshwright.work.people import APPROVAL, APPROVED_BY, REQUESTER_MAY, is_decision
 from meshwright.work.protocol import Wait
 
 _MAX_ERRORS = 5
@@ -78,7 +78,7 @@ def denied_money(wait: Wait, value: Any, caller: Caller, agents: Sequence[str]) 
 
 def decided(wait: Wait, value: Any) -> str:
     """What an answer does to a task, as the audit trail calls it."""
-    if wait.subject.get("kind") != APPROVAL:
+    if not is_decision(wait):
         return "task.answered"
     return "task.approved" if value.get("approve") else "task.denied"
 

@@ -24,6 +24,10 @@ _MAX_PAGE = 1000
 MAX_REASON_CHARS = 500
 _MAX_FIGURE = 2**53  # every part of the mesh can hold smaller ones exactly
 _OPEN_TASKS = "SELECT tenant_id, task_id, thread_id FROM tasks WHERE completed_at IS NULL"
+_OPEN_CODE = (
+    "SELECT agent_id, code, COUNT(*), SUM(CASE WHEN once > 0 THEN 1 ELSE 0 END) FROM tasks "
+    "WHERE completed_at IS NULL AND code IS NOT NULL GROUP BY agent_id, code ORDER BY agent_id"
+)
 USAGE = ("prompt_tokens", "completion_tokens")
 _TIMES = ("created_at", "updated_at", "completed_at")
 ModelT = TypeVar("ModelT", bound=Struct)
@@ -31,6 +35,9 @@ ModelT = TypeVar("ModelT", bound=Struct)
 
 class TaskSummary(Plain):
     """One task in a list. `reason` says why it waits or how it failed; `seq` is of its first event.
+
+    `code` is the digest of its agent's code as its attempt began, `once` how many steps that are not
+    idempotent had begun when it last waited.
 
     `cost_usd` is None if the price is unknown.
     """
@@ -57,6 +64,8 @@ class TaskSummary(Plain):
     model: str | None
     usage: Usage
     cost_usd: Amount | None
+    code: str | None = None
+    once: int = 0
 
 
 class TaskPage(Plain):
@@ -142,6 +151,12 @@ def position_of(cursor: str | None) -> int:
 def open_tasks(session: Session) -> list[tuple[str, str, str | None]]:
     """(tenant_id, task_id, thread_id) of every task that has no outcome."""
     return session.execute(_OPEN_TASKS).fetchall()
+
+
+def open_code(session: Session) -> list[tuple[str, str, int, int]]:
+    """(agent_id, code, tasks, tasks with steps that are not idempotent) of the tasks that have no outcome."""
+    rows = session.execute(_OPEN_CODE).fetchall()
+    return [(agent_id, code, int(tasks), int(once)) for agent_id, code, tasks, once in rows]
 
 
 def ended_tasks(session: Session, after: float, before: float, limit: int) -> list[tuple[str, str, float]]:
@@ -247,6 +262,8 @@ class _TaskRow:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost_usd: str | None = "0"
+    code: str | None = None
+    once: int = 0
 
     def __init__(self, **columns: Any) -> None:
         self.__dict__.update(columns)
@@ -335,6 +352,9 @@ def _work(status: str) -> Callable[[_TaskRow, Event], None]:
         if not row.ended and attempt >= row.attempts:
             row.status, row.attempts = status, attempt
             row.agent_id = event.agent_id or row.agent_id
+            if event.event_type == "task.started":
+                row.code, row.once = _text(fields, "code"), 0
+            row.once = max(row.once, _whole(fields, "once") or 0)
             row.reason = _text(fields, "asked") or _text(fields, "key") if status == "waiting" else None
 
     return change

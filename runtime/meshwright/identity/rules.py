@@ -10,7 +10,7 @@ from meshwright.core.messages import Caller
 from meshwright.ledger.keys import LLM_SERVICE, Forbidden, Unauthenticated
 from meshwright.models.port import CallContext
 from meshwright.settings import TenantLimit
-from meshwright.work.people import APPROVAL
+from meshwright.work.people import is_decision
 from meshwright.work.record import TaskView
 
 ADMIN_REMEDY = (
@@ -145,7 +145,7 @@ def check_answer(caller: Caller, view: TaskView, key: str) -> None:
     wait = next((wait for wait in view.waits if wait.wait_id == key), None)
     if has_role(caller, Role.APPROVER) or (wait is not None and caller.requested_by in wait.may_answer):
         return
-    if wait is not None and wait.subject.get("kind") == APPROVAL:
+    if wait is not None and is_decision(wait):
         require(caller, Role.APPROVER, "decides on approvals")
     RULES["answer"].check_task(caller, view.requested_by)
 

@@ -26,7 +26,7 @@ _AGENTS = _Rule("agent", "another agent")
 """What the table does not name."""
 _TABLE = (
     _Rule("caller", "none", ("BudgetExceeded", "PriceUnknown", "TaskLimitReached")),
-    _Rule("caller", "none", ("Cancelled", "DeadlineExceeded", "WaitExpired")),
+    _Rule("caller", "none", ("Cancelled", "DeadlineExceeded", "RestartDenied", "WaitExpired")),
     _Rule("caller", "another agent", ("ContentRefused", "ContextTooLong", "InvalidInput", "TooLarge")),
     _Rule("provider", "another agent", ("AllProvidersDown", "ModelTimeout", "ModelUnavailable")),
     _Rule("provider", "another agent", ("RateLimited", "Unauthorized", "ModelRefused", "Unsupported")),

@@ -176,16 +176,16 @@ class ModelCalls:
         specs: tuple[ToolSpec, ...],
         shape: type[BaseModel] | None,
         *,
-        digest: str,
+        asked: dict[str, Any],
         max_tokens: int | None = None,
         events: Sequence[ProgressEvent] = (),
         begins: bool = False,
     ) -> tuple[ModelReply, dict[str, Any]]:
         """Call the model, in a step of the journal; return its reply, and what the run had come to by then.
 
-        For a `shape` the reply's content is JSON, unchecked. The step is known by `digest`, a hash of the
-        messages, which costs the same however long they are. `max_tokens` is instead of the prompt's;
-        `events` are published with the step.
+        For a `shape` the reply's content is JSON, unchecked. The step is known by what the agent's code
+        `asked`: a reply in the journal stands, whatever prompt, tools and model are now. `max_tokens` is
+        instead of the prompt's; `events` are published with the step.
 
         Raises LimitReached for a conversation that `begins` where tokens, money or time are used up. Where
         the provider is away the run waits, and asks again. Raises ModelError, and the same again when the run
@@ -194,8 +194,7 @@ class ModelCalls:
         attempt = self._attempt
         request = self._request(prepared, messages, specs, shape, max_tokens)
         streams = shape is None and attempt.services.stream  # JSON is not shown while it is written
-        known_by = request.asked(messages=(ChatMessage(role="user", content=digest),))
-        async with attempt.journal.open_step("model", known_by, paid=True) as step:
+        async with attempt.journal.open_step("model", asked, paid=True) as step:
             if step.is_replayed:
                 result = _replayed(step.result)
             else:
@@ -350,6 +349,8 @@ def _ended_in(record: Any) -> list[Call | Outcome]:
     match record:
         case {"calls": calls}:
             pass
+        case {"kind": "delegate", "kept": _}:  # it counts in the attempt that asked
+            return []
         case {"kind": "delegate", "result": {"task_id": _, "status": _, "completed_at": _} as outcome}:
             return [Outcome.model_validate(outcome)]
         # Journals from before steps had `calls`:

@@ -94,9 +94,9 @@ class Dialogues:
     async def _call_tool(self, call: ToolCall) -> Any:
         """The result of a call, as the journal has it; the model gets a fault of the call."""
         tool = self._attempt.tools.get(call.name)
+        decision = await self._approvals.decide(call.name, tool, call.arguments)
         if tool is None:
             return await self._refuse(call)
-        decision = await self._approvals.decide(tool, call.arguments)
         started = time.perf_counter()
         return await self._attempt.journal.step(
             f"tool {call.name}",
@@ -190,6 +190,11 @@ class _Dialogue:
         self._shape = shape
         self._specs = tuple(tool.spec for tool in (tools or {}).values())
         self._has_tools = tools is not None
+        self._asked = {
+            "ask": None if self._has_tools else question.content,
+            "shape": None if shape is None else shape.__name__,
+        }
+        """The request of the agent's code: its question, or the task where tools may be called."""
         self._totals = prepared.totals
         self._repeats = Repeats()
         self._begins = True
@@ -300,7 +305,8 @@ class _Dialogue:
         """What the next call has besides the messages; events and the begin are of one call."""
         known = {"events": self._events, "begins": self._begins, "max_tokens": self._room}
         self._events, self._begins = (), False
-        return {**known, "digest": self._window.ask(messages)}
+        self._window.ask(messages)
+        return {**known, "asked": self._asked}
 
     def add_results(
         self,

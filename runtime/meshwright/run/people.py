@@ -17,9 +17,12 @@ from meshwright.models.structure import ShapeT
 from meshwright.run.context import RunContext
 from meshwright.run.prepared import summary_of
 from meshwright.settings import ApprovalRule
-from meshwright.tools.approval import Approval, ApprovalCall, Decision, may_need_approval, rule_for
+from meshwright.tools.approval import ApprovalCall, Decision, may_need_approval, rule_for
 from meshwright.tools.tool import Tool
+from meshwright.work.people import Approval
+from meshwright.work.protocol import Wait, WaitKind
 
+_APPROVED = "approved"  # the step that looks whether a tool was
 _TEXT = {"type": "string", "minLength": 1}
 _MAX_QUESTION_CHARS = 10_000
 _MAX_ABOUT_BYTES = 64 * 1024  # of what is shown with a question, which is a part of its thread's state
@@ -86,6 +89,21 @@ async def wait_event(
     )
 
 
+_WAITED_FOR: dict[WaitKind, str] = {
+    "person": "a person",
+    "task": "another task",
+    "timer": "a time",
+    "event": "an event",
+    "provider": "the provider of its model",
+    "money": "money",
+}
+
+
+def waits_for(wait: Wait) -> str:
+    """Says as a clause for the conversation of a thread why a request is still open."""
+    return f"waits for {_WAITED_FOR[wait.kind]}{f': {wait.reason}' if wait.kind == 'person' else ''}"
+
+
 class Approvals:
     """The approvals of one run. Decisions are in its journal: a run that is resumed has them again."""
 
@@ -93,40 +111,66 @@ class Approvals:
         self._attempt = attempt
         self._given: dict[str, Decision] = {}
 
-    async def decide(self, tool: Tool, arguments: str) -> Decision | None:
+    async def decide(self, name: str, tool: Tool | None, arguments: str) -> Decision | None:
         """The decision on a call, once a person has made it; None if it needs none.
 
-        Arguments that do not fit need no approval: the call itself says what is wrong with them.
+        Decisions in the journal come first, whatever rules and tools are now. A yes to other arguments than
+        the call has now, as where a default has changed, is asked for again. Arguments that do not fit need
+        no approval: the call itself says what is wrong with them.
         """
-        call, rule = self._rule_for(tool, arguments)
+        asks, request = f"approve {name}", {"arguments": arguments}
+        made = {asks: request, _APPROVED: {"tool": name}, f"tool {name}": request}
+        decision: Decision | None = None
+        has_looked = False
+        while True:
+            call, rule = self._rule_for(tool, arguments)
+            step = self._attempt.journal.upcoming(made)
+            if step is None:
+                step = self._step_for(call, rule, decision, has_looked=has_looked)
+            if step == asks:
+                decision = await self._ask(name, arguments, call, rule or ApprovalRule())
+            elif step == _APPROVED:
+                has_looked = True
+                if await self._was_given(name):
+                    decision = self._given[name].model_copy(update={"binds": call.binds if call else ""})
+            else:
+                return decision
+            if decision is not None and decision.approve:
+                self._given[name] = decision
+
+    def _step_for(
+        self,
+        call: ApprovalCall | None,
+        rule: ApprovalRule | None,
+        decision: Decision | None,
+        *,
+        has_looked: bool,
+    ) -> str | None:
+        """The step that a call needs next; None if it is decided, or nobody can decide on it."""
         if call is None or rule is None or call.is_too_long:
             return None
-        if rule.ask == "once" and await self._was_given(call):
-            return Decision(approve=True, decided_by=self._given[tool.name].decided_by, binds=call.binds)
-        decision = await self._ask(call, arguments, rule)
-        if decision.approve:
-            self._given[tool.name] = decision
-        return decision
+        if decision is not None and (not decision.approve or decision.covers(call, self._now)):
+            return None
+        return _APPROVED if rule.ask == "once" and not has_looked else f"approve {call.tool.name}"
 
     def check(self, tool: Tool, arguments: str, decision: Decision | None) -> None:
         """Raise ToolFailed where a call may not run. Call it where the tool is executed."""
         call, rule = self._rule_for(tool, arguments)
-        if call is None:
-            return
-        if decision is not None:
-            decision.check(call, self._attempt.services.clock.now())
-        elif rule is not None and call.is_too_long:
-            raise ToolFailed(
-                f"{tool.name} was not run: its arguments are too long to be shown to those who approve it",
-                remedy="Call it with shorter ones, or several times",
-            )
-        elif rule is not None:
-            raise ToolFailed(f"{tool.name} was not run: it needs an approval", remedy="Call it again")
+        if decision is not None and not decision.approve:
+            decision.check(tool.name, decision.binds, self._now)
+        elif call is not None and rule is not None:
+            if decision is None:
+                raise _not_approved(call)
+            decision.check(tool.name, call.binds, self._now)
 
-    def _rule_for(self, tool: Tool, arguments: str) -> tuple[ApprovalCall | None, ApprovalRule | None]:
+    @property
+    def _now(self) -> datetime:
+        return self._attempt.services.clock.now()
+
+    def _rule_for(self, tool: Tool | None, arguments: str) -> tuple[ApprovalCall | None, ApprovalRule | None]:
         rules = self._attempt.services.approval_rules
         whose = {"agent_id": self._attempt.agent.agent_id, "tenant_id": self._attempt.task.tenant_id}
-        if not may_need_approval(rules, tool, **whose):
+        if tool is None or not may_need_approval(rules, tool, **whose):
             return None, None
         try:
             call = ApprovalCall.of(tool, arguments)
@@ -134,33 +178,45 @@ class Approvals:
             return None, None
         return call, rule_for(rules, call, **whose)
 
-    async def _was_given(self, call: ApprovalCall) -> bool:
+    async def _was_given(self, tool: str) -> bool:
         """Whether the tool was approved in this task before: a step, so that a resumed run does the same."""
 
         async def look() -> bool:
-            return call.tool.name in self._given
+            return tool in self._given
 
-        return await self._attempt.journal.step("approved", {"tool": call.tool.name}, look, costly=False)
+        return await self._attempt.journal.step(_APPROVED, {"tool": tool}, look, costly=False)
 
-    async def _ask(self, call: ApprovalCall, arguments: str, rule: ApprovalRule) -> Decision:
+    async def _ask(
+        self, tool: str, arguments: str, call: ApprovalCall | None, rule: ApprovalRule
+    ) -> Decision:
         attempt = self._attempt
         agent_id = attempt.agent.agent_id
         days = rule.expires_days or attempt.services.patience_days
         try:
             answer = await attempt.journal.wait(
-                f"approve {call.tool.name}",
+                f"approve {tool}",
                 {"arguments": arguments},
                 kind="person",
-                reason=call.question(agent_id, summary_of(attempt.task)),
-                subject=call.subject(agent_id, rule),
+                reason=call.question(agent_id, summary_of(attempt.task)) if call else "",
+                subject=call.subject(agent_id, rule) if call else None,
                 answer_schema=Approval.model_json_schema(),
-                binds=call.binds,
+                binds=call.binds if call else "",
                 may_answer=rule.approvers,
-                expires_at=attempt.services.clock.now() + timedelta(days=days),
+                expires_at=self._now + timedelta(days=days),
             )
         except WaitExpired:
             return Decision(approve=False)
         return Decision.model_validate(answer)
+
+
+def _not_approved(call: ApprovalCall) -> ToolFailed:
+    name = call.tool.name
+    if not call.is_too_long:
+        return ToolFailed(f"{name} was not run: it needs an approval", remedy="Call it again")
+    return ToolFailed(
+        f"{name} was not run: its arguments are too long to be shown to those who approve it",
+        remedy="Call it with shorter ones, or several times",
+    )
 
 
 def _check(question: object, shape: object) -> None:

@@ -26,12 +26,13 @@ from meshwright.run.context import RunContext
 from meshwright.run.delegation import Delegation
 from meshwright.run.dialogue import Dialogues
 from meshwright.run.files import parts_of, referred_in
-from meshwright.run.people import ask_person, wait_event
+from meshwright.run.people import ask_person, wait_event, waits_for
 from meshwright.run.prepared import PreparedPrompt, prepare_run, question_of
 from meshwright.tools.limited import cut
 from meshwright.work import Suspended
 from meshwright.work.conversation import Said, ThreadMessage, conversation_of
 from meshwright.work.paths import ProgressEvent
+from meshwright.work.protocol import Wait
 
 _MAX_PROGRESS_CHARS = 1_000
 _MAX_SAID_CHARS = 32_000  # of a request, and of an answer, in a conversation
@@ -402,6 +403,11 @@ class Run:
             )
         return await read(self.task.tenant_id, since)
 
+    def check_followed(self) -> None:
+        """Raise why its journal can't be followed, where the agent's code has caught that."""
+        if self._journal.ended is not None:
+            raise self._journal.ended
+
     def let_go(self) -> bool:
         """Take back that the journal cancelled the run's asyncio task, if it did; whether only it had."""
         return self._journal.let_go()
@@ -420,15 +426,23 @@ class Run:
         It is durable before the outcome is known, so that readers of the outcome find it. An answer
         without words is the last that a model gave in a shape.
         """
-        task, answered = self.task, answer or self._dialogues.last_answer
+        answered = answer or self._dialogues.last_answer
+        await self._tell("\n".join(filter(None, [answered, *map(str, self.files)])), is_open=False)
+
+    async def tell_open(self, waits: Sequence[Wait]) -> None:
+        """Add what was asked, and what it waits for, for the runs that come before its answer."""
+        people_first = sorted(waits, key=lambda wait: wait.kind != "person")
+        await self._tell(f"Still open: this request {waits_for(people_first[0])}", is_open=True)
+
+    async def _tell(self, answered: str, *, is_open: bool) -> None:
+        task = self.task
         if task.thread_id == task.task_id:
             return
-        said = (question_of(self.agent, task), "\n".join(filter(None, [answered, *map(str, self.files)])))
-        asked, answered = (cut(text, _MAX_SAID_CHARS) for text in said)
-        ids = {"task_id": task.task_id, "agent_id": self.agent_id}
+        asked = cut(question_of(self.agent, task), _MAX_SAID_CHARS)
+        known = {"task_id": task.task_id, "agent_id": self.agent_id, "is_open": is_open}
         messages = (
-            ThreadMessage(role="user", content=asked, **ids),
-            ThreadMessage(role="assistant", content=answered, **ids),
+            ThreadMessage(role="user", content=asked, **known),
+            ThreadMessage(role="assistant", content=cut(answered, _MAX_SAID_CHARS), **known),
         )
         conversation = conversation_of(self._attempt.ref)
         await self._attempt.services.host.call(

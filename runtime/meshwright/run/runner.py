@@ -61,8 +61,9 @@ class Runner:
             await run.recover()
             try:
                 completed = await self._finish(run, work, span, spent)
-            except Suspended:
+            except Suspended as suspended:
                 await run.booked()
+                await run.tell_open(suspended.waits)
                 raise
             await run.booked()
             return completed
@@ -137,7 +138,7 @@ class Runner:
             return result
         run.let_go()
         known = {"seconds": spent.used, "usage": run.usage.usage, "cost_usd": run.usage.cost_usd}
-        raise Suspended(run.suspended.suspend.model_copy(update=known))
+        raise Suspended(run.suspended.suspend.model_copy(update=known), run.suspended.waits)
 
     async def _result(self, run: Run) -> dict[str, Any] | None:
         """The agent's answer. Raises AgentError where its code does what it may not."""
@@ -147,9 +148,11 @@ class Runner:
                 raise AgentError("run is not async", remedy="Write `async def run(self, run)`")
             answer = await answer
         except Exception as error:
+            run.check_followed()
             if not isinstance(error, MeshError):
                 run.calls.check(error)
             raise
+        run.check_followed()
         run.calls.check()
         return result_of(answer)
 

@@ -37,6 +37,7 @@ from meshwright.run.tool_calls import content_of, result_summary
 from meshwright.tools.limited import cut
 from meshwright.work.earlier import read_steps
 from meshwright.work.journal import hash_of
+from meshwright.work.people import asked_about
 from meshwright.work.protocol import Wait, steps_stream
 from meshwright.work.record import TaskRecord
 from meshwright.work.steps import StepStatus, StepSummary, StepView
@@ -63,7 +64,7 @@ class Transcript:
         self.attempt = attempt
         self.agent_id = agent_id
         self._steps = joined_steps(records, events)
-        self._waits = {wait.step.path: wait for wait in waits if wait.step.path}
+        self._waits = {asked_about(wait.step): wait for wait in waits if wait.step.path}
         for path, wait in self._waits.items():
             self._steps.setdefault(path, RecordedStep(path, wait.step.number, wait.step.model_dump(), ()))
         self._messages_at: dict[str, tuple[list[dict[str, Any]], tuple[str, ...]]] = {}

@@ -6,7 +6,6 @@ which calls they refused), and the decision is journaled, so that a resumed run 
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from meshwright.context.text import clip, count_tokens
-from meshwright.core.encoding import Struct, stable_json
+from meshwright.core.encoding import Struct
 from meshwright.models.port import ChatMessage, ModelReply, ToolCall, ToolSpec, texts_of
 from meshwright.run.calls import ModelCalls
 from meshwright.run.context import RunContext
@@ -84,12 +83,10 @@ class ContextWindow:
         self._asked: tuple[ChatMessage, ...] = ()
         self._counted: tuple[tuple[ChatMessage, ...], int] | None = None
         self._tokens = Prefix(0, lambda tokens, message: tokens + _tokens_of(message))
-        self._digest = Prefix(b"", _digested)
 
-    def ask(self, messages: Sequence[ChatMessage]) -> str:
-        """Note what a call is made with, whose size is estimated only where it matters; returns a hash."""
+    def ask(self, messages: Sequence[ChatMessage]) -> None:
+        """Note what a call is made with, whose size is estimated only where it matters."""
         self._asked = tuple(messages)
-        return self._digest.of(self._asked).hex()[:32]
 
     def learn(self, reply: ModelReply) -> None:
         """Compare the estimate with what the provider counted, where that is of one prompt."""
@@ -109,11 +106,14 @@ class ContextWindow:
         limit = self._limit
         if limit is None:
             return False
-        if not is_refused and self._estimate(messages) * self._scale <= _FULL * limit:
+        request = {"messages": len(messages)}
+        upcoming = self._attempt.journal.upcoming({"shorten": request})
+        is_full = is_refused or self._estimate(messages) * self._scale > _FULL * limit
+        if upcoming != "shorten" and (upcoming is not None or not is_full):
             return False
         result = await self._attempt.journal.step(
             "shorten",
-            {"messages": len(messages)},
+            request,
             lambda: self._shorten(messages, limit),
             shape=Shortened,
             tell=lambda made: made.events(len(messages)),
@@ -123,7 +123,6 @@ class ContextWindow:
         changed = shorter != messages
         messages[:] = shorter
         self._tokens.forget()
-        self._digest.forget()
         return changed
 
     async def _shorten(self, messages: Sequence[ChatMessage], limit: int) -> Shortened:
@@ -214,10 +213,6 @@ class ContextWindow:
     def _estimate(self, messages: Sequence[ChatMessage]) -> int:
         """The tokens of the conversation as it grows."""
         return self._fixed + self._tokens.of(messages)
-
-
-def _digested(before: bytes, message: ChatMessage) -> bytes:
-    return hashlib.sha256(before + stable_json(message)).digest()
 
 
 def _room_for_input(prepared: PreparedPrompt) -> int | None:

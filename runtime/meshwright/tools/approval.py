@@ -14,7 +14,6 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import from_json, to_json
 
 from meshwright.core.encoding import Struct
@@ -30,15 +29,6 @@ _MAX_ARGUMENTS_CHARS = 2_000  # in the question itself, which chats show
 _MAX_SHOWN_CHARS = 64_000  # with it, whole: an open question is a part of its thread's state
 
 
-class Approval(BaseModel):
-    """The answer to a question that is to be approved or denied."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    approve: bool
-    reason: str = Field(default="", max_length=4_000)
-
-
 class Decision(Struct):
     """An answer as it is recorded: who gave it, when, what it is bound to, and until when it may be used."""
 
@@ -49,13 +39,17 @@ class Decision(Struct):
     binds: str = ""
     expires_at: datetime | None = None
 
-    def check(self, call: ApprovalCall, now: datetime) -> None:
+    def covers(self, call: ApprovalCall, now: datetime) -> bool:
+        """Whether it is a yes to this very call."""
+        is_in_time = self.expires_at is None or now <= self.expires_at
+        return self.approve and self.binds == call.binds and is_in_time
+
+    def check(self, tool: str, binds: str, now: datetime) -> None:
         """Raise ToolFailed if the call may not run, with the message for its model."""
-        tool = call.tool.name
         if not self.approve:
             who = f"{self.decided_by} denied it" if self.decided_by else "it was not approved in time"
             raise ToolFailed(f"{tool} was not run: {who}{f': {self.reason}' if self.reason else ''}")
-        if self.binds != call.binds:
+        if self.binds != binds:
             raise ToolFailed(f"{tool} was not run: {self.decided_by} approved it with other arguments")
         if self.expires_at is not None and now > self.expires_at:
             raise ToolFailed(f"{tool} was not run: its approval has expired", remedy="Call it again")

@@ -1,6 +1,7 @@
 """The conversation of a thread: what was asked and answered in it, in order, by any agent.
 
-The actor's id is `{tenant}:{thread}`, as that of each agent's thread. A run adds to it before it ends.
+The actor's id is `{tenant}:{thread}`, as that of each agent's thread. A run adds to it before it ends, and
+before it waits: then its request is open, and a note in the place of the answer says what it waits for.
 """
 
 from __future__ import annotations
@@ -18,15 +19,19 @@ MESSAGES = "messages"
 """The stream of records that holds all messages."""
 _MAX_RECENT = 40
 _MAX_RECENT_BYTES = 64 * 1024
+_MAX_QUOTED_CHARS = 200
+_ANSWERED_LATER = "The answer is further below."
+_EARLIER = 'The answer to the earlier request "{}":'
 
 
 class ThreadMessage(Struct):
-    """One message: what somebody asked, or an agent answered."""
+    """One message: what somebody asked, or an agent answered; of an open request a note instead."""
 
     role: Literal["user", "assistant"]
     content: str
     task_id: str = ""
     agent_id: str = ""
+    is_open: bool = False
 
 
 class Said(Struct):
@@ -54,13 +59,32 @@ class Conversation(Actor[ConversationState]):
 
     @turn
     def add(self, turn: Turn, said: Said) -> None:
-        """Add messages at the end; those of a task that ends again, after a crash, are there already."""
-        if any(message.task_id == said.task_id for message in self.state.recent):
+        """Add messages at the end; those of a task that ends again, after a crash, are there already.
+
+        The answer to an open request stands with it where nothing was said since, else at the end.
+        """
+        recent = self.state.recent
+        known = [message for message in recent if message.task_id == said.task_id]
+        if known and not known[-1].is_open:
             return
-        for message in said.messages:
+        new = said.messages
+        if known and said.messages[-1].is_open:
+            recent[recent.index(known[-1])] = said.messages[-1]
+            return
+        if known and recent[-1] is known[-1]:
+            del recent[-len(known) :]
+        elif known:
+            for message in known:
+                text = message.content if message.role == "user" else _ANSWERED_LATER
+                closed = message.model_copy(update={"is_open": False, "content": text})
+                recent[recent.index(message)] = closed
+            asked = said.messages[0]
+            shown = " ".join(asked.content.split())[:_MAX_QUOTED_CHARS]
+            new = (asked.model_copy(update={"content": _EARLIER.format(shown)}), *said.messages[1:])
+        for message in new:
             self.state.count += 1
             turn.append(MESSAGES, self.state.count, message)
-        self.state.recent = _latest([*self.state.recent, *said.messages])
+        self.state.recent = _latest([*recent, *new])
 
     @turn
     def forget(self, turn: Turn, task_id: str) -> None:

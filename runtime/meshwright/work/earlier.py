@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -21,10 +22,18 @@ class CutSteps(NamedTuple):
 
 
 class Earlier:
-    """The steps that are done (`results`, by path), those that may be (`intents`), and how branches began."""
+    """The steps that are done (`results`, by path), those that may be (`intents`), and how branches began.
+
+    `kept` are answers that attempts before it got, whose journals could not be followed.
+    """
 
     def __init__(
-        self, records: Sequence[Record], answers: Sequence[Record], waits: Sequence[StepKey], stream: str
+        self,
+        records: Sequence[Record],
+        answers: Sequence[Record],
+        waits: Sequence[StepKey],
+        stream: str,
+        kept: Sequence[Record] = (),
     ) -> None:
         self.values = [record.value for record in (*records, *answers)]
         self.results: dict[str, dict[str, Any]] = {}
@@ -33,19 +42,41 @@ class Earlier:
         """The highest number of a step."""
         self.answers = max((record.n for record in answers), default=0)
         self.last_record = max((record.n for record in records if record.stream == stream), default=0)
-        self.waits = {key.path for key in waits}
-        """The paths of the steps that the attempt waits for."""
         self.cut: dict[str, CutSteps] = {}
         """Steps that called a model and have no result, by path."""
+        self.begun: Counter[str] = Counter()
+        """How often each step began that has an intent, by path."""
+        self.waits = {key.path: key for key in waits}
+        """The steps that the attempt waits for, by path."""
+        self._around: set[str] = set()
         self._branches: dict[str, dict[int, tuple[str, str] | None]] = {}
         for record in (*records, *answers):
             self._index(record)
         for key in waits:
             self._index_branch(key.path, (key.kind, key.hash))
+        used = {value["kept"] for value in self.results.values() if "kept" in value}
+        self._kept = {name: record.value for record in kept if (name := _name_of(record)) not in used}
 
     def branches(self, prefix: str) -> dict[int, tuple[str, str] | None]:
         """The branches of a scope, with kind and hash of the first step; None where that never ended."""
         return self._branches.get(prefix, {})
+
+    def step_at(self, path: str) -> str | None:
+        """The kind of the step at a path, "" if only steps within it are known; None if there is none."""
+        known = self.results.get(path) or self.intents.get(path)
+        if known is not None:
+            return str(known["kind"])
+        if path in self.waits:
+            return self.waits[path].kind
+        return "" if path in self._around else None
+
+    def take_kept(self, key: StepKey) -> tuple[str, dict[str, Any]] | None:
+        """The first answer left of those that attempts before got to the same question, and its name."""
+        for name, value in self._kept.items():
+            if (value["kind"], value["hash"]) == (key.kind, key.hash) and "result" in value:
+                del self._kept[name]
+                return name, value
+        return None
 
     def _index(self, record: Record) -> None:
         value = record.value
@@ -54,15 +85,9 @@ class Earlier:
             self.cut[path] = CutSteps(count, record.stream if "calls" in value else None)
         if "kind" not in value:
             return  # calls whose step was never journaled, or the beginning of a claim
-        if "path" not in value:  # as the first versions wrote steps: numbered, and twice as many records
-            number, is_result = divmod(record.n, 2)
-            value = {**value, "path": str(number), "number": number, "siblings": value.get("last", number)}
-            if not is_result and not value.get("repeatable", False):
-                value["intent"] = True
-            elif not is_result:
-                return
         known = self.intents if "intent" in value else self.results
         known[value["path"]] = value
+        self.begun[value["path"]] += "intent" in value
         self.steps = max(self.steps, value["number"])
         self._index_branch(value["path"], (value["kind"], value["hash"]))
 
@@ -70,11 +95,16 @@ class Earlier:
         """Note how the branches began that a path is in."""
         parts = path.split(".")
         for i, part in enumerate(parts):
+            self._around.add(".".join(parts[:i]))
             if part.startswith("b"):
                 number = int(part[1:])
                 begins = step if parts[i + 1 :] == ["1"] else None
                 before = self._branches.setdefault("".join(f"{above}." for above in parts[:i]), {})
                 before[number] = before.get(number) or begins
+
+
+def _name_of(record: Record) -> str:
+    return f"{record.stream}/{record.n}"
 
 
 async def read_steps(

@@ -4,33 +4,35 @@ A step is known by its path, its kind and a hash of its request. Its path is its
 given when it starts: `3` is the third step of the run, `3.1` the first within it. Steps that start in an
 asyncio task of their own, as gather and TaskGroup make them, belong to a branch: `b2.1` is the first step of
 the second. A branch that is resumed is found by its first step, whatever the order in which they start.
+
+The hash is of the request of the run's code alone: what a model or a tool gave stands, whatever prompts and
+tools say now. Where the code asks for something else, the journal cannot be followed: the attempt ends, and
+the next one gets the answers of this one. A person decides before a step is repeated that may not be.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
-from meshwright.core.encoding import Struct, plain, stable_json
-from meshwright.core.errors import ReplayMismatch, ToolFailed, WaitExpired
+from meshwright.core.encoding import Struct, plain
+from meshwright.core.errors import MeshError, ReplayMismatch, RestartDenied, ToolFailed, WaitExpired
 from meshwright.core.messages import Task
 from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.runtime import Runtime
 from meshwright.work.earlier import CutSteps, Earlier, read_steps
-from meshwright.work.paths import OpenStep, Paths, ProgressEvent, Scope
-from meshwright.work.protocol import StepKey, Wait, WaitKind, Work, claim_stream
+from meshwright.work.paths import OpenStep, Paths, ProgressEvent, Scope, hash_of
+from meshwright.work.people import QUESTIONS, RESTART, Approval, Repetition, repeat_key
+from meshwright.work.protocol import StepKey, Wait, WaitKind, Work, answers_stream, claim_stream, steps_stream
 from meshwright.work.records import Records
 from meshwright.work.waits import Suspended, Waits
 
 _LETTING_GO_SECONDS = 1.0  # for branches that a run has left behind
-_RESTART_PATH = "0"
-"""The path of a question that comes before the first step: may the run start over?"""
 
 
 class Journal:
@@ -49,10 +51,13 @@ class Journal:
         work: Work,
         records: Sequence[Record] = (),
         answers: Sequence[Record] = (),
+        kept: Sequence[Record] = (),
     ) -> None:
+        self.ended: MeshError | None = None
+        """Why the journal can't be followed: the run ends with that, whatever its code makes of it."""
         self._host = host
         self._work = work
-        self._earlier = Earlier(records, answers, work.waits, work.stream)
+        self._earlier = Earlier(records, answers, work.waits, work.stream, kept)
         self._paths = Paths(self._earlier, was_cut=work.was_cut)
         self._records = Records(host, ref, work, self._earlier.last_record)
         self._waits = Waits(host, ref, work, self._earlier, self._paths, self._records)
@@ -60,9 +65,13 @@ class Journal:
     @classmethod
     async def open(cls, host: Runtime, ref: ActorRef, work: Work) -> Journal:
         """Read what earlier claims of the attempt left."""
+        kept: list[Record] = []
+        for attempt in work.replaced:
+            steps = steps_stream(work.task_id, work.generation, attempt)
+            kept += await host.records(ref, answers_stream(steps))
         if not work.journaled:
-            return cls(host, ref, work)
-        return cls(host, ref, work, *await read_steps(host, ref, work.steps, work.claim))
+            return cls(host, ref, work, kept=kept)
+        return cls(host, ref, work, *await read_steps(host, ref, work.steps, work.claim), kept)
 
     @property
     def earlier(self) -> list[dict[str, Any]]:
@@ -88,6 +97,13 @@ class Journal:
     def pauses(self) -> int:
         """How often in a row the run was parked at where it is."""
         return self._waits.pauses
+
+    def upcoming(self, candidates: Mapping[str, Any]) -> str | None:
+        """The kind of the step that an earlier claim made where the code is; None where there was none.
+
+        See `Paths.upcoming`.
+        """
+        return self._paths.upcoming(candidates)
 
     async def step(
         self,
@@ -120,7 +136,7 @@ class Journal:
         """Begin a step: one that was journaled before has its result, another gets it by `finish`.
 
         A step that is not `repeatable` journals its intent first. Found with an intent and no result it is
-        not run again, since it may have happened: the run waits for a person to say what happened.
+        not run again, since it may have happened: the run waits for a person to say whether it is.
         One that is not `costly` need not be durable before the next starts: it is run again for nothing.
         One that is `paid` calls a model: it counts the calls that earlier claims did not live to record.
         Where the block raises, the error and the calls that were made in it are recorded, for people: a
@@ -136,9 +152,15 @@ class Journal:
             opened.is_replayed, opened.result = True, await self._replayed(scope, key)
             opened.totals = self._earlier.results[key.path].get("totals", {})
             return
+        if key.path in self._earlier.waits:
+            await self._check_replay(scope, key, self._earlier.waits[key.path].model_dump())
         if key.path in self._earlier.intents:
             await self._check_replay(scope, key, self._earlier.intents[key.path])
-            await self._waits.wait(scope, self._what_happened(opened))
+            answer = await self._may_repeat(opened)
+            if not answer["approve"]:
+                opened.is_replayed, opened.result = True, _result_of(key, answer)
+                self._records.write(key, {"result": opened.result})
+                return
         if opened.costly:
             opened.was_begun, scope.was_begun = scope.was_begun, False
         self._waits.step_begins()
@@ -148,6 +170,7 @@ class Journal:
                 self._count_cut(opened)
             if not opened.repeatable:
                 self._records.write(key, {"intent": True})
+                self._earlier.intents[key.path] = key.model_dump()
             if opened.costly and self._records.is_costly:
                 await self.confirm()
         except BaseException as error:
@@ -225,6 +248,10 @@ class Journal:
             return await self._replayed(scope, key)
         if scope.step is not None and scope.step.runs_once:
             raise ToolFailed("only a tool that is declared idempotent may wait for something")
+        if key.path in self._earlier.waits:
+            await self._check_replay(scope, key, self._earlier.waits[key.path].model_dump())
+        elif (kept := self._earlier.take_kept(key)) is not None:
+            return self._keep(key, *kept)
         task = None if child is None else child(key.path)
         wait = Wait(
             wait_id=f"{self._work.steps}/{key.path}",
@@ -294,52 +321,88 @@ class Journal:
         """Where the code is, and what its next step is found by."""
         if self.suspended is not None:  # the agent's code has caught it
             raise self.suspended
+        if self.ended is not None:  # and that
+            raise self.ended
         return self._paths.next(kind, hash_of(request))
 
     async def _replayed(self, scope: Scope, key: StepKey) -> Any:
         known = self._earlier.results[key.path]
         await self._check_replay(scope, key, known)
-        scope.steps = known.get("siblings", scope.steps)
         if known.get("expired"):
             raise WaitExpired(f"there was no answer to {key.kind} in time")
         return known["result"]
+
+    def _keep(self, key: StepKey, name: str, answer: dict[str, Any]) -> Any:
+        """Take over the answer to the same question that an attempt before got."""
+        given = {name: answer[name] for name in ("result", "answered_by", "answered_at") if name in answer}
+        kept = ProgressEvent("answer.kept", {"asked": key.kind, "answered_by": answer.get("answered_by")})
+        self._records.write(key, {**given, "kept": name}, [kept])
+        return answer["result"]
 
     async def _check_replay(self, scope: Scope, key: StepKey, known: dict[str, Any]) -> None:
         """Raise ReplayMismatch where the run does something else now; ask first where that may do harm."""
         if (known["kind"], known["hash"]) == (key.kind, key.hash):
             return
         once = [intent["kind"] for intent in self._earlier.intents.values()]
-        if once and _RESTART_PATH not in self._earlier.results:
-            reason = (
-                "The agent's code has changed since this task started. Restart it from the beginning and "
-                "repeat these steps? Otherwise cancel it."
-            )
-            restart = StepKey(path=_RESTART_PATH, number=0, kind="restart", hash="")
-            await self._waits.wait(scope, self._question(restart, reason, {"kind": "restart", "steps": once}))
-        raise ReplayMismatch(
+        once += [wait.kind for wait in self._earlier.waits.values() if wait.kind == "delegate"]
+        if once:
+            await self._ask_restart(scope, once)
+        self.ended = ReplayMismatch(
             f"step {key.path} of task {self._work.task.task_id} was {known['kind']!r} before, "
             f"and is {key.kind!r} or asks for something else now",
-            remedy="a new attempt starts with an empty journal",
+            remedy="a new attempt starts with an empty journal, and gets the answers of people",
         )
+        raise self.ended
 
-    def _what_happened(self, opened: OpenStep) -> Wait:
+    async def _ask_restart(self, scope: Scope, steps: Sequence[str]) -> None:
+        """Wait until a person lets the run begin again. Raises RestartDenied."""
+        key = StepKey(path=f"{QUESTIONS}.{len(steps)}", number=0, kind=RESTART, hash="")
+        answered = self._earlier.results.get(key.path)
+        if answered is None:
+            named = ", ".join(step.removeprefix("tool ") for step in steps)
+            reason = (
+                "The agent's code has changed since this task started, so the task can't go on where it was. "
+                f"May it start over and repeat these steps: {named}? If not, it ends here."
+            )
+            subject = {"kind": RESTART, "steps": list(steps)}
+            await self._waits.wait(scope, self._question(key, reason, subject, Approval))
+        elif not answered["result"]["approve"]:
+            why = answered["result"].get("reason")
+            self.ended = RestartDenied(
+                f"The agent's code has changed since task {self._work.task.task_id} started, and "
+                f"{answered.get('answered_by') or 'a person'} denied a restart{f': {why}' if why else ''}. "
+                "Nothing was repeated",
+                remedy="Submit a new task for what is still to be done",
+            )
+            raise self.ended
+
+    async def _may_repeat(self, opened: OpenStep) -> dict[str, Any]:
+        """The answer of a person, who is asked each time that a step began and did not end."""
+        asked = repeat_key(opened.key, self._earlier.begun[opened.key.path])
+        if asked.path in self._earlier.results:
+            return self._earlier.results[asked.path]["result"]
         what = opened.key.kind.removeprefix("tool ")
         reason = (
-            f"The mesh stopped while {what} was running. Check whether it took effect, then answer with its "
-            "result."
+            f"The mesh stopped while {what} was running. Check whether it took effect. May it run again? If "
+            "not, the task goes on with the result or the reason that you give."
         )
-        return self._question(opened.key, reason, {"kind": opened.key.kind, "request": opened.request})
+        subject = {"kind": opened.key.kind, "request": opened.request}
+        await self._waits.wait(opened.scope, self._question(asked, reason, subject, Repetition))
 
-    def _question(self, key: StepKey, reason: str, subject: dict[str, Any]) -> Wait:
+    def _question(self, key: StepKey, reason: str, subject: dict[str, Any], answer: type[Approval]) -> Wait:
         return Wait(
             wait_id=f"{self._work.steps}/{key.path}",
             reason=reason,
             subject=subject,
+            answer_schema=answer.model_json_schema(),
             step=key,
             since=self._host.clock.now(),
         )
 
 
-def hash_of(request: Any) -> str:
-    """A short hash of a step's request, the same for the same JSON."""
-    return hashlib.sha256(stable_json(request)).hexdigest()[:16]
+def _result_of(key: StepKey, answer: Mapping[str, Any]) -> Any:
+    """The result of a step that a person does not let run again; a model gets words where there is none."""
+    result, tool = answer.get("result"), key.kind.removeprefix("tool ")
+    if result is not None or tool == key.kind:
+        return result
+    return answer.get("reason") or f"{tool} was interrupted, may have taken effect, and is not run again."

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
+from meshwright.core.encoding import stable_json
 from meshwright.work.earlier import Earlier
 from meshwright.work.protocol import StepKey
+
+
+def hash_of(request: Any) -> str:
+    """A short hash of a step's request, the same for the same JSON."""
+    return hashlib.sha256(stable_json(request)).hexdigest()[:16]
 
 
 class ProgressEvent(NamedTuple):
@@ -175,6 +182,19 @@ class Paths:
             number = known["number"]
             self.counter = max(self.counter, known.get("last", number))
         return scope, StepKey(path=path, number=number, kind=kind, hash=request_hash)
+
+    def upcoming(self, candidates: Mapping[str, Any]) -> str | None:
+        """The kind of the step that the journal has next, "" if it began and left none; None if it has none.
+
+        A branch that begins here is found by one of `candidates`: requests by kind.
+        """
+        scope = self.here()
+        if scope.task is asyncio.current_task():
+            return self._earlier.step_at(f"{scope.prefix}{scope.steps + 1}")
+        before = self._earlier.branches(scope.prefix)
+        free = [step for n, step in before.items() if n not in scope.claimed]
+        found = (kind for kind, request in candidates.items() if (kind, hash_of(request)) in free)
+        return next(found, "" if None in free else None)
 
     def _branch(self, scope: Scope, kind: str, request_hash: str, task: asyncio.Task[Any] | None) -> Scope:
         """The branch that an asyncio task begins by this step: one that began so before, or a new one."""

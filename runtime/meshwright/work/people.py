@@ -1,10 +1,12 @@
-"""The events of approvals: who was asked for one, and who gave or denied it, when and why."""
+"""Yes and no of people: the form of the answer, and the events of approvals."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from meshwright.work.protocol import Wait
+from pydantic import BaseModel, ConfigDict, Field
+
+from meshwright.work.protocol import StepKey, Wait
 
 APPROVAL = "approval"
 """The `kind` of the subject of a wait for an approval."""
@@ -12,6 +14,44 @@ NEEDED, APPROVED_BY = "approvals_needed", "approved_by"
 """Fields of the subject: how many callers have to approve, if more than one, and who has."""
 REQUESTER_MAY = "requester_may_approve"
 """The field of the subject that lets the requester of the task approve."""
+
+
+class Approval(BaseModel):
+    """The answer to a question that is to be approved or denied."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    approve: bool
+    reason: str = Field(default="", max_length=4_000)
+
+
+class Repetition(Approval):
+    """Whether a step runs again that may have taken effect; if not, `result` is what it gave."""
+
+    result: Any = None
+
+
+QUESTIONS = "0"
+"""The path of questions of the journal itself, before the first step."""
+RESTART, REPEAT = "restart", "repeat"
+"""The steps that ask whether a run starts over, and whether a step runs again that may have taken effect."""
+
+
+def repeat_key(step: StepKey, times: int) -> StepKey:
+    """The key of the question whether a step runs again that began so many times."""
+    return StepKey(path=f"{QUESTIONS}.{step.path}.{times}", number=step.number, kind=REPEAT, hash="")
+
+
+def asked_about(step: StepKey) -> str:
+    """The path of the step that a wait is about: its own, but for such a question."""
+    if step.kind != REPEAT:
+        return step.path
+    return step.path.removeprefix(f"{QUESTIONS}.").rpartition(".")[0]
+
+
+def is_decision(wait: Wait) -> bool:
+    """Whether the answer lets something happen that nobody but an approver decides on."""
+    return wait.subject.get("kind") == APPROVAL or wait.step.kind in (RESTART, REPEAT)
 
 
 def approval_requested(wait: Wait) -> tuple[str, dict[str, Any]] | None:

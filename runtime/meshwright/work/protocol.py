@@ -124,11 +124,15 @@ def tenant_scoped(tenant_id: str, name: str) -> str:
 
 
 class Claim(Struct):
-    """A worker with a free slot asks for a task. `gone` names an owner that it knows to have ended."""
+    """A worker with a free slot asks for a task. `gone` names an owner that it knows to have ended.
+
+    `code` is the digest of its agent's code.
+    """
 
     task_id: str
     owner: str
     gone: str | None = None
+    code: str | None = None
 
 
 class Grant(Struct):
@@ -162,14 +166,18 @@ class Grant(Struct):
 
 
 class Work(Grant):
-    """A granted attempt with its task, which the worker has read from the task's own actor."""
+    """A granted attempt with its task, which the worker has read from the task's own actor.
+
+    `replaced` are the attempts before it that could not follow their journals: it gets their answers.
+    """
 
     dispatch: Dispatch
+    replaced: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, grant: Grant, dispatch: Dispatch) -> Work:
+    def of(cls, grant: Grant, dispatch: Dispatch, replaced: tuple[int, ...] = ()) -> Work:
         """The work of a grant, once its task has been read."""
-        return cls(**asdict(grant), dispatch=dispatch)
+        return cls(**asdict(grant), dispatch=dispatch, replaced=replaced)
 
     @property
     def task(self) -> Task:
@@ -199,7 +207,7 @@ class Waiting(Struct):
     """A run waits for these too, in addition to earlier ones; it may still work on other branches.
 
     The `children` are given to the orchestrator in the same commit. `answers` is how many of the attempt's
-    answers the run has read.
+    answers the run has read, `once` how many steps have begun that are not idempotent.
     """
 
     task_id: str
@@ -207,6 +215,7 @@ class Waiting(Struct):
     waits: tuple[Wait, ...] = ()
     children: tuple[Task, ...] = ()
     answers: int = 0
+    once: int = 0
 
 
 class Suspend(Waiting):

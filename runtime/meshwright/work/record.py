@@ -26,7 +26,7 @@ from meshwright.core.messages import (
     Usage,
 )
 from meshwright.core.money import ZERO, Amount, exact
-from meshwright.work.protocol import Wait, steps_stream
+from meshwright.work.protocol import Wait, WaitKind, steps_stream
 
 NO_TASK = Raw(b"null")
 
@@ -113,6 +113,7 @@ class TaskRecord(Struct, frozen=False, dict=True, omit_defaults=True):
 class _Dispatched(Struct):
     agent_id: str
     score_card: ScoreCard
+    error: Fault | None = None
 
 
 class DispatchedTask(Struct):
@@ -130,12 +131,22 @@ class DispatchedTask(Struct):
             task_json=self.task_json, attempt=number, agent_id=attempt.agent_id, score_card=attempt.score_card
         )
 
+    def replaced(self, number: int) -> tuple[int, ...]:
+        """The attempts right before one, of the same agent, that could not follow their journals."""
+        agent_id, found = self.attempts[number - 1].agent_id, number
+        for before in reversed(self.attempts[: number - 1]):
+            if before.agent_id != agent_id or before.error is None or before.error.type != "ReplayMismatch":
+                break
+            found -= 1
+        return tuple(range(found, number))
+
 
 class TaskView(Struct):
     """A task, its attempts and its outcome, as clients see them. `waits`: what its run waits for now.
 
     `limits` are those that hold for its run: each has the `limit`, its value (`most`), the `setting` that
-    says so, and the type of the `event` that it is reached.
+    says so, and the type of the `event` that it is reached. `code` is the digest of its agent's code as the
+    open attempt began.
     """
 
     task_id: str
@@ -145,6 +156,7 @@ class TaskView(Struct):
     attempts: tuple[Attempt, ...]
     waits: tuple[Wait, ...] = ()
     limits: tuple[dict[str, Any], ...] = ()
+    code: str | None = None
     outcome: Outcome | None
     priority: int
     timeout: float
@@ -160,6 +172,7 @@ class TaskView(Struct):
     trace_id: str | None
 
 
+_HOLDING = frozenset[WaitKind]({"provider", "money", "timer"})
 _UNKNOWN_TIME = datetime.fromtimestamp(0, UTC)
 
 
@@ -167,7 +180,8 @@ class Entry(Struct, frozen=False, omit_defaults=True):
     """One attempt in the inbox of its thread; one that was `redriven` may have been here before.
 
     Every turn of the thread writes its whole inbox, so an entry names its task and does not hold it; what
-    has its default value is not written. `claims` is how often it was claimed, `waits` what it waits for,
+    has its default value is not written. `claims` is how often it was claimed, `code` the
+    digest of its agent's code at the first of them, `waits` what it waits for,
     `answers` how many answers its journal has; `has_news` that an answer came while it ran. `seconds`,
     `usage` and `cost_usd` are as of its last wait; the cost is None once a worker that is gone may have made
     calls since.
@@ -185,6 +199,7 @@ class Entry(Struct, frozen=False, omit_defaults=True):
     redriven: bool = False
     owner: str | None = None
     claims: int = 0
+    code: str | None = None
     waits: list[Wait] = field(default_factory=list)
     answers: int = 0
     has_news: bool = False
@@ -254,6 +269,11 @@ class Entry(Struct, frozen=False, omit_defaults=True):
     def wait(self, wait_id: str) -> Wait | None:
         """What it waits for under that name, if it does."""
         return next((wait for wait in self.waits if wait.wait_id == wait_id), None)
+
+    @property
+    def holds_thread(self) -> bool:
+        """Whether the tasks behind it wait: it waits itself, and for nothing but what ends without people."""
+        return self.status == "waiting" and all(wait.kind in _HOLDING for wait in self.waits)
 
     @property
     def children(self) -> list[str]:

@@ -1,5 +1,8 @@
 """The actor behind every agent: one thread of tasks, taken one at a time, in the order of arrival.
 
+A task that waits for a provider, money or a time keeps those behind it waiting; one that waits for a person,
+an event or another task does not.
+
 Its id is `{tenant}:{thread}`. It holds the inbox, the fence and who works; the work itself runs outside.
 """
 
@@ -14,6 +17,7 @@ from meshwright.core.errors import Overloaded
 from meshwright.core.messages import Dispatch, Event, Fault, Identifier, Outcome
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
+from meshwright.work.conversation import conversation_of
 from meshwright.work.people import approval_ended, approval_requested, counted
 from meshwright.work.protocol import (
     Accept,
@@ -89,7 +93,9 @@ class AgentThread(Actor[ThreadState]):
         if again:
             turn.append(claim_stream(entry.steps, entry.claims), 1, {"fence": entry.fence})
         entry.claims += 1
-        self._tell(turn, entry, "task.resumed" if again else "task.started", {"owner": claim.owner})
+        entry.code = claim.code if entry.code is None else entry.code
+        known: dict[str, object] = {"owner": claim.owner, "code": claim.code}
+        self._tell(turn, entry, "task.resumed" if again else "task.started", known)
         return Grant(
             task_id=entry.task_id,
             generation=entry.generation,
@@ -134,7 +140,7 @@ class AgentThread(Actor[ThreadState]):
 
     @turn
     def suspend(self, turn: Turn, suspend: Suspend) -> bool:
-        """Put a task aside until one of its waits is answered; the thread takes its next one meanwhile."""
+        """Put a task aside until one of its waits is answered."""
         entry = self._fenced(turn, suspend.task_id, suspend.fence)
         if entry is None:
             return False
@@ -248,23 +254,34 @@ class AgentThread(Actor[ThreadState]):
         return entry.status == "queued" and entry is self._next()
 
     def _next(self) -> Entry | None:
-        """The task that the thread may run now: its oldest that is not waiting, unless one runs."""
-        return None if self._first("running") is not None else self._first("queued")
+        """The task that the thread may run now: its oldest that is not waiting, unless one runs.
 
-    def _first(self, status: Literal["queued", "running"]) -> Entry | None:
+        Behind one that holds the thread it is a task that one before waits for, or none.
+        """
+        if self._running is not None:
+            return None
+        awaited: set[str] = set()
+        is_held = False
         for entry in self.state.inbox:
-            if entry.status == status:
+            if entry.status == "queued" and (not is_held or entry.task_id in awaited):
                 return entry
+            if not is_held:
+                awaited.update(entry.children)
+            is_held = is_held or entry.holds_thread
         return None
+
+    @property
+    def _running(self) -> Entry | None:
+        return next((entry for entry in self.state.inbox if entry.status == "running"), None)
 
     def _offer_next(self, turn: Turn) -> None:
         """Offer what the thread may run next; until then this worker has an eye on the one that it runs.
 
         For the worker that commits a turn of a thread is the one that recovers it from then on.
         """
-        if (running := self._first("running")) is not None:
+        if (running := self._running) is not None:
             turn.signal_early(Watch(self._offer(running)))
-        elif (entry := self._first("queued")) is not None:
+        elif (entry := self._next()) is not None:
             turn.signal_early(self._offer(entry))
 
     def _offer(self, entry: Entry) -> Offer:
@@ -296,8 +313,9 @@ class AgentThread(Actor[ThreadState]):
             if wait.child_task_id is not None:
                 accept = Accept.of(children[wait.child_task_id])
                 turn.send(self._task(wait.child_task_id), "accept", accept)
-            still = {"running": True} if entry.status == "running" else {}
-            self._tell(turn, entry, "task.waiting", {**wait.event_fields, **still})
+            more = {"once": waiting.once} if waiting.once else {}
+            more |= {"running": True} if entry.status == "running" else {}
+            self._tell(turn, entry, "task.waiting", {**wait.event_fields, **more})
             if (event := approval_requested(wait)) is not None:
                 self._tell(turn, entry, *event)
         if any(wait.ends_at is not None for wait in new):
@@ -364,6 +382,9 @@ class AgentThread(Actor[ThreadState]):
 
     def _end(self, turn: Turn, entry: Entry, outcome: Outcome) -> None:
         self.state.inbox.remove(entry)
+        is_alone = self.ref.id == f"{self._tenant}:{entry.task_id}"
+        if entry.claims and not (outcome.success or is_alone):
+            turn.send(conversation_of(self.ref), "forget", entry.task_id)  # it may stand there as open
         if entry.waits:
             self._cancel_children(turn, entry, "its result is no longer needed")
             entry.waits = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import NoReturn
 
 from msgspec.structs import asdict
@@ -25,9 +26,11 @@ _SETTLING_SECONDS = 0.02  # without a step under way, until a run counts as only
 class Suspended(BaseException):
     """Unwinds a run that has to wait. Not an Exception, so that no tool can swallow it."""
 
-    def __init__(self, suspend: Suspend) -> None:
+    def __init__(self, suspend: Suspend, waits: Sequence[Wait] = ()) -> None:
         super().__init__(", ".join(wait.wait_id for wait in suspend.waits))
         self.suspend = suspend
+        self.waits = waits
+        """All that it waits for, also what its thread knows already."""
 
 
 class Waits:
@@ -124,7 +127,8 @@ class Waits:
     def _suspend(self) -> Suspended:
         is_parked = any(wait.again for wait in self._open.values())
         pauses = self.pauses + 1 if is_parked else 0
-        self.suspended = Suspended(Suspend(**asdict(self._waiting()), pauses=pauses))
+        suspend = Suspend(**asdict(self._waiting()), pauses=pauses)
+        self.suspended = Suspended(suspend, tuple(self._open.values()))
         return self.suspended
 
     def _waiting(self) -> Waiting:
@@ -134,6 +138,7 @@ class Waits:
             waits=tuple(wait for wait, _ in self._unsent.values()),
             children=tuple(child for _, child in self._unsent.values() if child is not None),
             answers=self._earlier.answers,
+            once=len(self._earlier.intents),
         )
 
     async def _send(self) -> None:
@@ -143,7 +148,7 @@ class Waits:
             await self._records.confirm()
             await self._host.call(self._ref, "wait_for", waiting, traceparent=self._work.task.traceparent)
             for wait in waiting.waits:
-                self._earlier.waits.add(wait.step.path)
+                self._earlier.waits[wait.step.path] = wait.step
                 self._unsent.pop(wait.step.path, None)
         except (MailboxFull, HostError) as lost:  # they are sent again, at the latest when the run suspends
             logger.warning("task %s does not wait yet: %s", self._work.task.task_id, lost)

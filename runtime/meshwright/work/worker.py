@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from meshwright.core import topics
@@ -66,9 +67,16 @@ class Running:
 class Worker:
     """Takes the signals of turns, and works on what its slots allow, until it is drained."""
 
-    def __init__(self, host: Runtime, run: Runner, slots_of: Callable[[str], int]) -> None:
+    def __init__(
+        self,
+        host: Runtime,
+        run: Runner,
+        slots_of: Callable[[str], int],
+        codes: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._host = host
         self._run = run
+        self._codes = codes
         self._slots = SlotTable(slots_of)
         self._running: dict[tuple[ActorRef, str], Running] = {}
         self._again: dict[tuple[ActorRef, str], Offer] = {}
@@ -290,7 +298,8 @@ class Worker:
         if offer.owner is not None and not await self._has_stopped(offer.owner):
             self._watch(offer)
             return None
-        claim = Claim(task_id=offer.task_id, owner=self._host.incarnation, gone=offer.owner)
+        code = self._codes.get(offer.ref.type)
+        claim = Claim(task_id=offer.task_id, owner=self._host.incarnation, gone=offer.owner, code=code)
         grant: Grant | None = await self._call(offer.ref, "claim", claim, offer.traceparent)
         return None if grant is None else await self._read_task(offer.ref, grant)
 
@@ -299,7 +308,7 @@ class Worker:
         record = await self._host.read(TaskKey(tenant_of(ref), grant.task_id).ref, DispatchedTask)
         dispatch = None if record is None else record.dispatch(grant.attempt)
         if dispatch is not None and dispatch.task.generation == grant.generation:
-            return Work.of(grant, dispatch)
+            return Work.of(grant, dispatch, record.replaced(grant.attempt))
         message = f"the mesh has no attempt {grant.attempt} of task {grant.task_id}, though it was dispatched"
         fault = Fault(type="NotFound", message=message)
         outcome = unsuccessful("failed", grant, ref.type, fault, self._host.clock.now())

@@ -102,6 +102,16 @@ def painter(told: Conversation) -> Reply:
     return Reply(f"Done: {item} is painted{''.join(seen)}.", pictures=tuple(told.pictures[-1:]))
 
 
+def buyer(told: Conversation) -> Reply:
+    """Charges a card once, then ships until the order is on its way."""
+    item, called = item_of(told), {result.name for result in told.results}
+    if "charge" not in called:
+        return Reply(asks=(Ask("charge", {"order": item}),))
+    if shipped := [result.text for result in told.results if result.text.startswith("shipped")]:
+        return Reply(f"Done: {item} is {shipped[-1]}.")
+    return Reply("Not shipped.") if "ship" in called else Reply(asks=(Ask("ship", {"order": item}),))
+
+
 PERSONAS: dict[str, Persona] = {
     "fixer": fixer,
     "poller": poller,
@@ -109,6 +119,7 @@ PERSONAS: dict[str, Persona] = {
     "releaser": releaser,
     "reader": reader,
     "painter": painter,
+    "buyer": buyer,
 }
 
 

@@ -13,6 +13,7 @@ from pydantic_core import from_json
 
 from meshwright.core.errors import Conflict, IdempotencyConflict, InvalidInput, NotFound
 from meshwright.core.messages import Caller, TaskRequest
+from meshwright.core.schema import takes_approval
 from meshwright.edges.channels.chats import CHATS, Chat
 from meshwright.edges.channels.messages import (
     SCHEME,
@@ -31,7 +32,6 @@ from meshwright.identity.operations import Operations
 from meshwright.ledger.keys import Forbidden
 from meshwright.mesh import Mesh
 from meshwright.settings.channels import ChannelSettings
-from meshwright.work.people import APPROVAL
 from meshwright.work.protocol import TaskKey
 from meshwright.work.reading import read_task
 
@@ -174,7 +174,7 @@ class ChannelReceiver:
 def answer_of(question: Question, text: str) -> Any:
     """Returns what a message says to a question; None where it is no answer to that."""
     text = text.strip()
-    if question.subject.get("kind") == APPROVAL:
+    if takes_approval(question.answer_schema):
         word, _, reason = text.partition(" ")
         word = word.strip(".,:;!").casefold()
         if word not in _APPROVE | _DENY:

@@ -9,6 +9,7 @@ from typing import Any
 
 from meshwright.core.messages import Event, Outcome, derived_id
 from meshwright.core.redaction import redact
+from meshwright.core.schema import takes_approval
 from meshwright.edges.channels.messages import (
     MAX_CONTENT_CHARS,
     SCHEME,
@@ -23,7 +24,6 @@ from meshwright.edges.replies import Address, Undeliverable
 from meshwright.edges.webhooks.outgoing import USER_AGENT, InFlight, Pauses, TryLater
 from meshwright.events.filter import EventFilter
 from meshwright.mesh import Mesh
-from meshwright.work.people import APPROVAL
 from meshwright.work.protocol import TaskKey
 
 _WAITING, _PERSON, _PROVIDER = "task.waiting", "person", "provider"
@@ -116,8 +116,7 @@ class ChannelSender:
         may_answer = event.fields.get("may_answer") or callers
         if callers.isdisjoint(may_answer):
             return channel.settings.asked
-        subject = event.fields.get("subject") or {}
-        how = _TO_APPROVE if subject.get("kind") == APPROVAL else _TO_ANSWER
+        how = _TO_APPROVE if takes_approval(event.fields.get("answer_schema")) else _TO_ANSWER
         how += "" if await self._is_next(channel, where, event) else _NOT_NEXT
         return f"{redact(str(event.fields.get('asked', '')))}\n\n{how}"
 

@@ -31,3 +31,5 @@ ALTER TABLE tasks_by_tenant RENAME TO tasks;
 CREATE INDEX tasks_by_status ON tasks (tenant_id, status, seq) WHERE status <> 'succeeded';
 CREATE INDEX tasks_by_capability ON tasks (tenant_id, capability, seq);
 CREATE INDEX tasks_open ON tasks (seq) WHERE completed_at IS NULL;  -- counted at each start
+ALTER TABLE tasks ADD COLUMN code TEXT;  -- digest of the agent's code as its attempt began
+ALTER TABLE tasks ADD COLUMN once INTEGER NOT NULL DEFAULT 0;  -- steps begun that are not idempotent

@@ -61,6 +61,8 @@ CREATE TABLE tasks (
     prompt_tokens BIGINT,
     completion_tokens BIGINT,
     cost_usd TEXT,
+    code TEXT,
+    once BIGINT NOT NULL DEFAULT 0,
     UNIQUE (task_id, tenant_id)
 );
 CREATE INDEX tasks_by_status ON tasks (tenant_id, status, seq) WHERE status <> 'succeeded';
