@@ -25,6 +25,7 @@ except ImportError as error:
 _MAX_INTEGER = 2**63 - 1
 _MAX_TRIES = 5  # of a transaction that another one was in the way of
 _CONNECT_SECONDS = 10
+_MIN_COPIED_ROWS = 3
 _MIGRATION_LOCK = 0x6D657368  # "mesh"
 _EXPECTED = "postgresql://user:password@host:5432/name"
 _NAMED = re.compile(r"(?<![:\w]):([a-z_]+)")
@@ -44,6 +45,15 @@ class PostgresSession(Session):
         if not values:
             return self.connection.execute(statement.encode())
         return self.connection.execute(_converted(statement), self._bound(values))
+
+    def insert(self, into: str, rows: Sequence[Row], *, then: str = "") -> int:
+        """Insert rows; several that no other rows can conflict with are copied, which binds no values."""
+        if then or len(rows) < _MIN_COPIED_ROWS:
+            return super().insert(into, rows, then=then)
+        with self.connection.cursor() as cursor, cursor.copy(f"COPY {into} FROM STDIN".encode()) as copy:
+            for row in rows:
+                copy.write_row([self.bindable(value) for value in row])
+        return len(rows)
 
     def stream(self, statement: str, values: Values = ()) -> Iterator[Row]:
         """The rows of a statement one by one."""

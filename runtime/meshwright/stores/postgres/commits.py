@@ -7,7 +7,8 @@ transactions wait for each other.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
@@ -19,11 +20,15 @@ from meshwright.events import table
 from meshwright.events.log import EventLog
 from meshwright.events.table import Written
 from meshwright.kernel.envelope import ActorRef, Record
-from meshwright.kernel.rows import RECORDS, REPLACE_HEAD, record_row, row_of
+from meshwright.kernel.rows import REPLACE_HEAD, record_row, row_of
 from meshwright.kernel.store import AlreadyTaken, Batch, Delivery
 from meshwright.sql.database import Database, Row, Session
 
-HEADS = "heads (type, id, revision, last_turn, sent, wake_at, obliged, seen, state, owner)"
+_SET_HEADS = f"""
+    INSERT INTO heads (type, id, revision, last_turn, sent, wake_at, obliged, seen, state, owner)
+    SELECT * FROM unnest(?::text[], ?::text[], ?::bigint[], ?::text[], ?::bigint[], ?::float8[],
+        ?::smallint[], ?::bytea[], ?::bytea[], ?::text[]) {REPLACE_HEAD}, owner=excluded.owner
+"""  # noqa: S608 code
 _LOCK_HEADS = """
     SELECT type, id, revision FROM heads
     WHERE (type, id) IN (SELECT * FROM unnest(?::text[], ?::text[])) ORDER BY type, id FOR UPDATE
@@ -40,6 +45,11 @@ _OWNERS = """
     WHERE (type, id) IN (SELECT * FROM unnest(?::text[], ?::text[]))
 """
 _LOCK_LOG = "UPDATE event_log SET seq = seq"
+_NEW_RECORDS = """
+    INSERT INTO records (type, id, stream, n, value)
+    SELECT * FROM unnest(?::text[], ?::text[], ?::text[], ?::bigint[], ?::bytea[])
+    ON CONFLICT DO NOTHING RETURNING type, id, stream, n
+"""
 
 
 @dataclass(slots=True, eq=False)
@@ -126,7 +136,8 @@ class Commits:
             for waiting in _standing(group)
             for ref, record in waiting.batch.actors.items()
         ]
-        session.insert(HEADS, heads, then=f"{REPLACE_HEAD}, owner=excluded.owner")
+        if heads:
+            session.execute(_SET_HEADS, _bound_columns(session, heads))
         session.delete_in("messages", "n", [n for waiting in _standing(group) for n in waiting.batch.taken])
         if any(waiting.batch.events for waiting in _standing(group)):
             session.execute(_LOCK_LOG)
@@ -214,11 +225,27 @@ def _check_messages(session: Session, group: Sequence[_Waiting]) -> None:
 
 def _write_records(session: Session, group: Sequence[_Waiting]) -> None:
     """Write the records; a batch that is to be written unless its record is, and it is, is skipped."""
-    for waiting in _standing(group):
-        if waiting.batch.records:
-            rows = [record_row(record) for record in waiting.batch.records]
-            written = session.insert(RECORDS, rows, then="ON CONFLICT DO NOTHING")
-            waiting.skipped = isinstance(waiting.batch.unless, Record) and not written
+    standing = [waiting for waiting in _standing(group) if waiting.batch.records]
+    rows = [
+        [tuple(map(session.bindable, record_row(record))) for record in waiting.batch.records]
+        for waiting in standing
+    ]
+    if not rows:
+        return
+    columns = _columns_of(itertools.chain.from_iterable(rows))
+    written = set(session.execute(_NEW_RECORDS, columns).fetchall())
+    for waiting, own in zip(standing, rows, strict=True):
+        keys = {row[:-1] for row in own}
+        waiting.skipped = isinstance(waiting.batch.unless, Record) and not keys & written
+        written -= keys  # of several batches with one key the first stands
+
+
+def _columns_of(rows: Iterable[Row]) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _bound_columns(session: Session, rows: Iterable[Row]) -> list[list[Any]]:
+    return _columns_of(tuple(map(session.bindable, row)) for row in rows)
 
 
 def _columns(refs: Any) -> tuple[list[str], list[str]]:
