@@ -9,22 +9,22 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-import pickle
 import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from meshwright.core.errors import StoreFailed, StoreLocked
 from meshwright.core.messages import new_id
-from meshwright.sql.database import Cursor, Database, Job, Row, Session, Values, guarded
+from meshwright.sql.apart import ApartDatabase
+from meshwright.sql.database import Cursor, Job, Row, Session, Values
 from meshwright.sql.folder import make_private, open_private
 from meshwright.sql.mark import Marker, refusal
-from meshwright.sql.writer import WriterProcess, guarded_apart
 
 Durability = Literal["full", "normal", "off"]
 FILE_NAME = "mesh.db"
@@ -90,7 +90,7 @@ class SqliteSession(Session):
         return type(error) in (sqlite3.OperationalError, sqlite3.DatabaseError)
 
 
-class SqliteDatabase(Database):
+class SqliteDatabase(ApartDatabase):
     """The file `mesh.db` of a folder; without a folder a private temporary one, removed when closed."""
 
     dialect = "sqlite"
@@ -110,9 +110,6 @@ class SqliteDatabase(Database):
         self._marker = Marker(self.folder, sync=wal if durability == "normal" else None)
         self._mark_timer: asyncio.TimerHandle | None = None
         self._lock: IO[str] | None = None
-        self._process: WriterProcess | None = None
-        self._sent: Sequence[Job] = ()
-        self._ready: asyncio.Future[None] | None = None
 
     def connect_reader(self) -> SqliteSession:
         """One more read-only session, for a caller that must not wait for a thread; the caller closes it."""
@@ -135,23 +132,6 @@ class SqliteDatabase(Database):
 
         self.submit(_compact, (), done)
         await future
-
-    def write_apart(self) -> asyncio.Future[None]:
-        """Begin to write in a process of its own; until the result is there, the thread writes."""
-        assert self._lock is not None and self._process is None
-        self._ready = asyncio.get_running_loop().create_future()
-        self._process = WriterProcess(self._answered)
-        self._process.start(self.path, self._durability, self._lock.fileno(), self.preloaded)
-        return self._ready
-
-    @property
-    def writer_pid(self) -> int:
-        """The process that writes."""
-        return self._process.pid if self._process is not None and self._is_apart else os.getpid()
-
-    @property
-    def _is_apart(self) -> bool:
-        return self._ready is not None and self._ready.done()
 
     def _connect_writer(self) -> SqliteSession:
         make_private(self.folder)
@@ -205,29 +185,18 @@ class SqliteDatabase(Database):
 
     # Writing
 
-    def _write(self, jobs: Sequence[Job]) -> None:
-        if self._process is None or not self._is_apart:
-            super()._write(jobs)
-            return
-        self._sent = jobs
-        try:
-            self._process.write([_packed(job) for job in jobs])  # some may have waited for the thread
-        except Exception as error:  # noqa: BLE001 whatever cannot be sent, those who wait for it must learn it
-            self._sent = ()
-            asyncio.get_running_loop().call_soon(self._written, jobs, [], self._failed(error))
+    def _writer(self) -> Callable[[], Session]:
+        return partial(connect_writer, self.path, self._durability)
 
-    def _answered(self, results: Sequence[Any], error: Exception | None) -> None:
-        """The process is ready, has written a group, or (an EOFError) has ended."""
-        jobs, self._sent = self._sent, ()
-        if self._ready is not None and not self._ready.done():
-            self._ready.set_result(None)
-        failure = None if error is None else self._failed(error)
-        if isinstance(error, EOFError):
-            what = f"The process that writes {self.path} has ended"
-            failure = self.failure = StoreFailed(what, remedy=_START_AGAIN.capitalize())
-            self.on_failure(failure)
-        if jobs:
-            self._written(jobs, results, failure)
+    def _held(self) -> Sequence[int]:
+        assert self._lock is not None
+        return (self._lock.fileno(),)
+
+    def _writer_ended(self) -> StoreFailed:
+        what = f"The process that writes {self.path} has ended"
+        self.failure = StoreFailed(what, remedy=_START_AGAIN.capitalize())
+        self.on_failure(self.failure)
+        return self.failure
 
     def _written(self, jobs: Sequence[Job], results: Sequence[Any], failure: StoreFailed | None) -> None:
         if failure is None and self._mark_timer is None and not self._temporary:
@@ -248,11 +217,6 @@ class SqliteDatabase(Database):
         if self._mark_timer is not None:
             self._mark_timer.cancel()
             self._mark()
-        if self._process is not None and self._ready is not None:
-            self._ready.cancel()
-            self._process.forget()
-            await asyncio.to_thread(self._process.end)
-            self._process = None
         await super()._end_writing()
 
     def _translated(self, error: Exception) -> Exception:
@@ -318,10 +282,3 @@ def _is_running(pid: str) -> bool:
     except (ValueError, PermissionError):
         pass
     return True
-
-
-def _packed(job: Job) -> Job:
-    """A job whose arguments are plain data."""
-    if job.function is not guarded:
-        return job
-    return Job(guarded_apart, (pickle.dumps(job.args),), job.done)

@@ -32,6 +32,7 @@ from meshwright.sql.folder import make_private
 from meshwright.sql.postgres import PostgresDatabase, PostgresSession
 from meshwright.sql.together import Together
 from meshwright.stores.postgres.commits import Commits, place
+from meshwright.stores.postgres.groups import write_batches
 
 LEASE_SECONDS = 10.0
 RENEW_SECONDS = 3.0
@@ -106,6 +107,7 @@ class PostgresStore(SharedStore):
         """Connect, and bring the tables up to date."""
         self._receiver = receiver
         await asyncio.to_thread(make_private, self._database.folder)
+        self._database.preloaded += [write_batches, delete_streams]
         await self._database.open()
         try:
             await self._log.start()
