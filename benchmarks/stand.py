@@ -19,8 +19,9 @@ from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
 from meshwright.runtimes import StoreDeps, sqlite_runtime
 from meshwright.settings import Settings
+from meshwright.sql.apart import ApartDatabase
 from meshwright.sql.database import Database, Session
-from meshwright.sql.sqlite import SqliteDatabase, SqliteSession
+from meshwright.sql.sqlite import SqliteSession
 
 MAX_OPEN_TASKS = 1_000_000  # more than any benchmark has
 
@@ -53,7 +54,7 @@ class Stand:
     @property
     def writer_pid(self) -> int:
         """The process that writes."""
-        return self.database.writer_pid if isinstance(self.database, SqliteDatabase) else 0
+        return self.database.writer_pid if isinstance(self.database, ApartDatabase) else 0
 
     async def task(self) -> None:
         """Run one task through its lifecycle."""

@@ -1,22 +1,27 @@
 """PostgreSQL as the database of a mesh: shared by processes, away for a while, its password never shown."""
 
 import asyncio
+import os
 import signal
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from meshwright.core.errors import ConfigError, StoreFailed
+from meshwright.core.errors import ConfigError, StoreFailed, StoreUnavailable
 from meshwright.events.activity import activity_of
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
+from meshwright.kernel.envelope import Message
 from meshwright.kernel.runtime import Runtime
 from meshwright.sql import postgres
 from meshwright.sql.postgres import PostgresDatabase
 from meshwright.stores.postgres import PostgresStore, store
 from tests.support.event_logs import event, open_log, seqs
+from tests.support.observer import PATIENCE_SECONDS
 from tests.support.postgres import PASSWORD, Address, Cluster
+from tests.support.sample_actors import DIARY, Line, diary, lines_of
 
 
 async def test_writers_number_events_together_without_gaps(postgres_url: Address) -> None:
@@ -60,6 +65,33 @@ async def test_what_happened_is_summed_up(postgres_url: Address) -> None:
         ["u"],
     )
     assert (nobodys.open, nobodys.ended, nobodys.failed) == (0, {}, ())
+
+
+async def test_a_worker_goes_on_when_the_process_that_writes_dies(
+    postgres_url: Address, tmp_path: Path
+) -> None:
+    database = PostgresDatabase(postgres_url, tmp_path, durable=False)
+    worker = Runtime(PostgresStore(database, EventLog(database)))
+    worker.register(DIARY)
+    await worker.start()
+    await database.write_apart()
+
+    async def send(number: int) -> None:
+        line = Message(id=f"m{number}", to=diary(), method="write", body=Line(text=str(number)))
+        while True:
+            with suppress(StoreUnavailable):
+                return await worker.send(line)
+
+    sending = [asyncio.create_task(send(number)) for number in range(200)]
+    await sending[0]
+    os.kill(database.writer_pid, signal.SIGKILL)
+    await asyncio.gather(*sending)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while len(await lines_of(worker)) < len(sending) or database.writer_pid == os.getpid():
+            await asyncio.sleep(0.01)
+    assert sorted(map(int, await lines_of(worker))) == [*range(len(sending))]
+    await send(len(sending))  # by the process that has taken its place
+    await worker.stop()
 
 
 async def test_a_worker_shows_an_event_that_another_process_appends_at_once(

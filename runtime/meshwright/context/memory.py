@@ -20,6 +20,7 @@ from meshwright.core.clock import Clock
 from meshwright.core.errors import HostError, InvalidInput, MemoryUnavailable, TooLarge
 from meshwright.core.messages import Identifier, MemoryScope, Plain
 from meshwright.sql.database import Database, Session
+from meshwright.sql.together import Together
 
 _GLOBAL = "global"
 _MAX_MEMORY_CHARS = 4000
@@ -82,6 +83,7 @@ class Memory:
         self._database = database
         self._clock = clock
         self._owners: set[str] | None = None
+        self._read_owners: Together[None, set[str]] = Together(lambda asked: database.read(_owners))
 
     async def remember(self, item: MemoryItem) -> bool:
         """Write a memory, durable when this returns. False if the tenant has one of its id: that one stands.
@@ -134,7 +136,7 @@ class Memory:
     async def _known_owners(self) -> set[str]:
         """Who has memories, read once: most tasks recall nothing, and need no query to find that out."""
         if self._owners is None or not self._database.exclusive:
-            owners = await self._database.read(_owners)
+            owners = await self._read_owners.ask(None)
             # Another call may have read them meanwhile, and added to them.
             self._owners = owners | (self._owners or set())
         return self._owners

@@ -6,14 +6,19 @@ pager = "acme.mesh:Pager"
 
 from __future__ import annotations
 
+import glob
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from meshwright.core.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 COMPONENTS = "meshwright.components"
 AGENTS = "meshwright.agents"
@@ -69,13 +74,31 @@ class _Plugin(NamedTuple):
 
 @lru_cache(maxsize=1)
 def _entry_points(path: tuple[str, ...]) -> Any:
-    """Those of all packages on the path, read once: each file of each package takes its time."""
+    """The entry points of the packages on the path, read once; None where none can be of a mesh.
+
+    Few packages bring something to a mesh, and importlib takes 40 ms to read all of them: a look at their
+    files comes first.
+    """
+    if not any(b"[meshwright." in listing for listing in _listings(path)):
+        return None
+    from importlib.metadata import entry_points
+
     return entry_points()
+
+
+def _listings(path: tuple[str, ...]) -> Iterator[bytes]:
+    for folder in path:
+        if os.path.isfile(folder):  # a zip archive, which importlib reads
+            yield b"[meshwright."
+        for name in glob.glob("*-info/entry_points.txt", root_dir=folder or "."):
+            with suppress(OSError), open(os.path.join(folder, name), "rb") as file:
+                yield file.read().replace(b" ", b"")
 
 
 def installed(group: str) -> list[_Plugin]:
     """What the installed packages bring of a group, by name. Raises ConfigError where two share a name."""
-    entries = _entry_points(tuple(sys.path)).select(group=group)
+    found = _entry_points(tuple(sys.path))
+    entries: Iterable[EntryPoint] = () if found is None else found.select(group=group)
     plugins = sorted(map(_Plugin, entries), key=lambda plugin: plugin.name)
     for one, other in pairwise(plugins):
         if one.name == other.name:

@@ -237,9 +237,8 @@ def write_key(session: Session, event_type: str, document: dict[str, Any], seq: 
     except (ValueError, ArithmeticError):  # an event that another program has published
         return
     row = key.key_id, seq, encode(document).decode()
-    session.insert(
-        "virtual_keys", [row], then="ON CONFLICT DO NOTHING" if event_type == CREATED else _REPLACE
-    )
+    then = "ON CONFLICT DO NOTHING" if event_type == CREATED else _REPLACE
+    session.insert("virtual_keys (key_id, seq, document)", [row], then=then)
 
 
 def read_keys(session: Session) -> list[tuple[Key, int]]:

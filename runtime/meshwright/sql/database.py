@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext, suppress
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -84,6 +84,13 @@ class Session(ABC):
         """A table to be read by one of its indices, or by its primary key; all of them are code."""
         return table
 
+    def note_group(self, group_id: bytes, results: Sequence[Any]) -> None:  # noqa: B027 not needed everywhere
+        """Note in the transaction which group it writes, so that it is known even if its writer ends."""
+
+    def pipeline(self) -> AbstractContextManager[Any]:
+        """Statements in the block may share round trips to the server, where there is one."""
+        return nullcontext()
+
     def notify(self, news: str) -> None:  # noqa: B027 does nothing where there is no other reader
         """Tell the other processes that share the database, once the transaction has committed."""
 
@@ -120,6 +127,18 @@ class Session(ABC):
         """Delete the rows whose column holds one of the keys; table and column are code, never input."""
         for chunk in _chunks(keys):
             self.execute(f"DELETE FROM {table} WHERE {column} IN ({marks(len(chunk))})", chunk)  # noqa: S608
+
+    def write_group(self, calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> list[Any]:
+        """Call functions in one transaction, and return their results."""
+        try:
+            self.execute("BEGIN IMMEDIATE")
+            results = [function(self, *args) for function, args in calls]
+            self.execute("COMMIT")
+        except BaseException:
+            with suppress(Exception):  # the transaction may have ended
+                self.execute("ROLLBACK")
+            raise
+        return results
 
     def _execute_bound(self, statement: str, values: Sequence[Any]) -> Cursor:
         try:
@@ -374,7 +393,7 @@ class Database(ABC):
             self._loop.call_soon_threadsafe(self._written, jobs, results, failure)
 
     def _write_group(self, session: Session, jobs: Sequence[Job]) -> Sequence[Any]:
-        return write_group(session, [job[:2] for job in jobs])
+        return session.write_group([job[:2] for job in jobs])
 
     def _written(self, jobs: Sequence[Job], results: Sequence[Any], failure: StoreFailed | None) -> None:
         """A group was written, or not: tell its jobs."""
@@ -384,19 +403,6 @@ class Database(ABC):
         for job, result in zip(jobs, results if failure is None else [None] * len(jobs), strict=True):
             job.done(result, failure)
         self._write_next()
-
-
-def write_group(session: Session, calls: Iterable[tuple[Callable[..., Any], tuple[Any, ...]]]) -> list[Any]:
-    """Call functions in one transaction, and return their results."""
-    try:
-        session.execute("BEGIN IMMEDIATE" if session.dialect == "sqlite" else "BEGIN")
-        results = [function(session, *args) for function, args in calls]
-        session.execute("COMMIT")
-    except BaseException:
-        with suppress(Exception):  # the transaction may have ended, or the connection be gone
-            session.execute("ROLLBACK")
-        raise
-    return results
 
 
 def guarded(

@@ -7,14 +7,17 @@ import hashlib
 import logging
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from meshwright.core.errors import ConfigError, StoreFailed
 from meshwright.core.extras import install_command
-from meshwright.sql.database import Cursor, Database, Job, Row, Session, Values
+from meshwright.sql.apart import ApartDatabase
+from meshwright.sql.database import Cursor, Job, Row, Session, Values
+from meshwright.sql.writer import WriterProcess
 
 try:
     import psycopg
@@ -33,8 +36,15 @@ _MAX_INTEGER = 2**63 - 1
 _MAX_TRIES = 5  # of a transaction that another one was in the way of
 _CONNECT_SECONDS = 10
 _MIGRATION_LOCK = 0x6D657368  # "mesh"
+_COLUMN_TYPES = """
+    SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
+    WHERE attrelid = ?::regclass AND attnum > 0 AND NOT attisdropped
+"""
 _EXPECTED = "postgresql://user:password@host:5432/name"
 _NAMED = re.compile(r"(?<![:\w]):([a-z_]+)")
+
+
+_Connection = psycopg.Connection[Row]
 
 
 class PostgresSession(Session):
@@ -42,15 +52,52 @@ class PostgresSession(Session):
 
     dialect = "postgres"
 
-    def __init__(self, connection: psycopg.Connection[Row]) -> None:
+    def __init__(self, connection: _Connection, reconnect: Callable[[], _Connection] | None = None) -> None:
+        """`reconnect` makes another connection where a group finds this one closed."""
         self.connection = connection
+        self._reconnect = reconnect
         self._channel = ""
+        self._inserts: dict[tuple[str, str], bytes] = {}
 
     def execute(self, statement: str, values: Values = ()) -> Cursor:
         """Run one statement."""
         if not values:
             return self.connection.execute(statement.encode())
         return self.connection.execute(_converted(statement), self._bound(values))
+
+    def insert(self, into: str, rows: Sequence[Row], *, then: str = "") -> int:
+        """Insert rows by one statement of fixed shape, which takes a list for each column."""
+        if not rows:
+            return 0
+        columns = [[self.bindable(value) for value in column] for column in zip(*rows, strict=True)]
+        statement = self._inserts.get((into, then)) or self._insert_statement(into, then)
+        return self.connection.execute(statement, columns).rowcount
+
+    def pipeline(self) -> AbstractContextManager[Any]:
+        """Send statements without waiting for the results of those before; a fetch waits for all so far."""
+        return self.connection.pipeline()
+
+    def write_group(self, calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> list[Any]:
+        """Call functions in one transaction: again if another was in its way, and on a new connection."""
+        for attempt in range(_MAX_TRIES):
+            try:
+                if self.connection.closed and self._reconnect is not None:
+                    self.connection = self._reconnect()
+                with self.connection.transaction():
+                    return [function(self, *args) for function, args in calls]
+            except Exception as error:
+                if not _is_retryable(error) or attempt + 1 == _MAX_TRIES:
+                    raise
+                time.sleep(0.01 * attempt)
+        raise AssertionError
+
+    def _insert_statement(self, into: str, then: str) -> bytes:
+        table, _, columns = into.rstrip(")").partition(" (")
+        types = dict(self.execute(_COLUMN_TYPES, (table,)).fetchall())
+        lists = ",".join(f"%s::{types[name]}[]" for name in columns.split(", "))
+        statement = f"INSERT INTO {into} SELECT * FROM unnest({lists}) {then}".encode()  # noqa: S608 code
+        self._inserts[into, then] = statement
+        return statement
 
     def stream(self, statement: str, values: Values = ()) -> Iterator[Row]:
         """The rows of a statement one by one."""
@@ -98,7 +145,7 @@ class PostgresSession(Session):
         return [self.bindable(value) for value in values]
 
 
-class PostgresDatabase(Database):
+class PostgresDatabase(ApartDatabase):
     """A PostgreSQL database; its tables lie in the first schema of the connection's search path."""
 
     dialect = "postgres"
@@ -116,9 +163,9 @@ class PostgresDatabase(Database):
         super().__init__(f"PostgreSQL {name!r} on {host}", folder)
         self._durable = durable
 
-    def connect(self) -> psycopg.Connection[Row]:
+    def connect(self) -> _Connection:
         """One more connection, in autocommit. Raises psycopg.Error."""
-        return psycopg.connect(**self._settings(), autocommit=True)
+        return _connect(self._settings())
 
     async def connect_async(self) -> psycopg.AsyncConnection[Row]:
         """The same for the event loop."""
@@ -157,10 +204,20 @@ class PostgresDatabase(Database):
         return {**known, **self._parameters}
 
     def _connect_writer(self) -> PostgresSession:
-        session = PostgresSession(self.connect())
+        return self._writer()()
+
+    def _writer(self) -> Callable[[], PostgresSession]:
+        settings = self._settings()
         if not self._durable:
-            session.execute("SET synchronous_commit = off")
-        return session
+            settings["options"] = f"{settings.get('options', '')} -c synchronous_commit=off"
+        return partial(_connect_writer, settings)
+
+    def _writer_ended(self, process: WriterProcess, jobs: Sequence[Job]) -> None:
+        """The group may be durable or not, as where a connection ends: its batches are tried again."""
+        process.kill()
+        if jobs:
+            failure = StoreFailed(f"The process that writes to {self.location} has ended")
+            self._written(jobs, (), failure)
 
     def _bring_up_to_date(self, session: Session) -> None:
         """Several workers may start at once: one after the other."""
@@ -169,21 +226,6 @@ class PostgresDatabase(Database):
             super()._bring_up_to_date(session)
         finally:
             session.execute("SELECT pg_advisory_unlock(?)", (_MIGRATION_LOCK,))
-
-    def _write_group(self, session: Session, jobs: Sequence[Job]) -> Sequence[Any]:
-        """Write a group, again where another transaction was in its way; a lost connection is made again."""
-        assert isinstance(session, PostgresSession)
-        for attempt in range(_MAX_TRIES):
-            try:
-                if session.connection.closed:
-                    session.connection = self._connect_writer().connection
-                with session.connection.transaction():
-                    return [job.function(session, *job.args) for job in jobs]
-            except Exception as error:
-                if not _is_retryable(error) or attempt + 1 == _MAX_TRIES:
-                    raise
-                time.sleep(0.01 * attempt)
-        raise AssertionError
 
     def _translated(self, error: Exception) -> Exception:
         if not isinstance(error, psycopg.Error):
@@ -198,6 +240,15 @@ class PostgresDatabase(Database):
 def _is_away(error: BaseException | None) -> bool:
     """Whether a server was not reached, or said that it is starting or stopping."""
     return isinstance(error, psycopg.OperationalError) and error.sqlstate in _AWAY
+
+
+def _connect(settings: dict[str, Any]) -> _Connection:
+    return psycopg.connect(**settings, autocommit=True)
+
+
+def _connect_writer(settings: dict[str, Any]) -> PostgresSession:
+    connect = partial(_connect, settings)
+    return PostgresSession(connect(), connect)
 
 
 def _is_retryable(error: Exception) -> bool:

@@ -8,26 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import logging
+import marshal
 import os
-import pickle
 import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from meshwright.core.errors import StoreFailed, StoreLocked
 from meshwright.core.messages import new_id
-from meshwright.sql.database import Cursor, Database, Job, Row, Session, Values, guarded
+from meshwright.sql.apart import ApartDatabase
+from meshwright.sql.database import Cursor, Job, Row, Session, Values
 from meshwright.sql.folder import make_private, open_private
 from meshwright.sql.mark import Marker, refusal
-from meshwright.sql.writer import WriterProcess, guarded_apart
-
-logger = logging.getLogger("meshwright.store")
+from meshwright.sql.writer import WriterProcess
 
 Durability = Literal["full", "normal", "off"]
 FILE_NAME = "mesh.db"
@@ -50,7 +49,6 @@ MAX_INTEGER = 2**63 - 1
 _MARK_SECONDS = 1.0  # that the mark may be behind
 _LOCK_SECONDS, _ENDING_SECONDS = 1.0, 10.0  # the second for the writer of a process that is gone
 _LOCK_PAUSE_SECONDS = 0.02
-_WRITER_PAUSE_SECONDS, _MAX_WRITER_PAUSE_SECONDS = 1.0, 300.0  # twice as long for each writer that ends
 
 
 class SqliteSession(Session):
@@ -89,12 +87,23 @@ class SqliteSession(Session):
         """A table with the index that reads it."""
         return f"{table} NOT INDEXED" if index is None else f"{table} INDEXED BY {index}"
 
+    def note_group(self, group_id: bytes, results: Sequence[Any]) -> None:
+        """Note a group as the last that was written, with the results of its jobs."""
+        values = (group_id, marshal.dumps(list(results)))
+        self.execute("INSERT OR REPLACE INTO last_group VALUES (1, ?, ?)", values)
+
+    def noted_results(self, group_id: bytes) -> list[Any] | None:
+        """The results of the group if it is the last that was written; durable then. None: it is not."""
+        found = self.execute("SELECT results FROM last_group WHERE id = ?", (group_id,)).fetchone()
+        self.execute("DELETE FROM last_group")  # this commit syncs the one before it
+        return None if found is None else marshal.loads(found[0])
+
     def is_fatal(self, error: Exception) -> bool:
         """Whether the file itself is in trouble."""
         return type(error) in (sqlite3.OperationalError, sqlite3.DatabaseError)
 
 
-class SqliteDatabase(Database):
+class SqliteDatabase(ApartDatabase):
     """The file `mesh.db` of a folder; without a folder a private temporary one, removed when closed."""
 
     dialect = "sqlite"
@@ -114,12 +123,7 @@ class SqliteDatabase(Database):
         self._marker = Marker(self.folder, sync=wal if durability == "normal" else None)
         self._mark_timer: asyncio.TimerHandle | None = None
         self._lock: IO[str] | None = None
-        self._process: WriterProcess | None = None
         self._ended: WriterProcess | None = None
-        self._writer_pause = _WRITER_PAUSE_SECONDS
-        self._writer_timer: asyncio.TimerHandle | None = None
-        self._sent: Sequence[Job] = ()
-        self._ready: asyncio.Future[None] | None = None
 
     def connect_reader(self) -> SqliteSession:
         """One more read-only session, for a caller that must not wait for a thread; the caller closes it."""
@@ -142,23 +146,6 @@ class SqliteDatabase(Database):
 
         self.submit(_compact, (), done)
         await future
-
-    def write_apart(self) -> asyncio.Future[None]:
-        """Begin to write in a process of its own; until the result is there, the thread writes."""
-        assert self._lock is not None and self._process is None
-        self._ready = asyncio.get_running_loop().create_future()
-        self._process = WriterProcess(self._answered)
-        self._process.start(self.path, self._durability, self._lock.fileno(), self.preloaded)
-        return self._ready
-
-    @property
-    def writer_pid(self) -> int:
-        """The process that writes."""
-        return self._process.pid if self._process and self._is_apart else os.getpid()
-
-    @property
-    def _is_apart(self) -> bool:
-        return self._process is not None and self._ready is not None and self._ready.done()
 
     def _connect_writer(self) -> SqliteSession:
         make_private(self.folder)
@@ -212,44 +199,21 @@ class SqliteDatabase(Database):
 
     # Writing
 
-    def _write(self, jobs: Sequence[Job]) -> None:
-        if self._process is None or not self._is_apart or any(job.function is _compact for job in jobs):
-            super()._write(jobs)  # a compaction commits in between: it could not be said how far it came
-            return
-        self._sent = jobs
-        try:
-            self._process.write([_packed(job) for job in jobs])  # some may have waited for the thread
-        except Exception as error:  # noqa: BLE001 whatever cannot be sent, those who wait for it must learn it
-            self._sent = ()
-            asyncio.get_running_loop().call_soon(self._written, jobs, [], self._failed(error))
+    def _writer(self) -> Callable[[], Session]:
+        return partial(connect_writer, self.path, self._durability)
 
-    def _answered(self, results: Sequence[Any], error: Exception | None) -> None:
-        """The process is ready, has written a group, or (an EOFError) has ended."""
-        jobs, self._sent = self._sent, ()
-        if self._ready is not None and not self._ready.done():
-            self._ready.set_result(None)
-        if isinstance(error, EOFError):
-            self._process, self._ended = None, self._process
-            self._start_another("has ended")
-            if jobs:
-                super()._write(jobs)
-        elif jobs:
-            self._written(jobs, results, None if error is None else self._failed(error))
+    def _held(self) -> Sequence[int]:
+        assert self._lock is not None
+        return (self._lock.fileno(),)
 
-    def _start_another(self, problem: str) -> None:
-        """Start another process to write, a moment later."""
-        assert self._loop is not None
-        said = "The process that writes %s %s: the mesh writes by itself, and starts another in %g s"
-        logger.warning(said, self.path, problem, self._writer_pause)
-        self._writer_timer = self._loop.call_later(self._writer_pause, self._try_apart)
-        self._writer_pause = min(2 * self._writer_pause, _MAX_WRITER_PAUSE_SECONDS)
+    def _may_write_apart(self, jobs: Sequence[Job]) -> bool:
+        """False for a compaction: it commits in between, so that it could not be said how far it came."""
+        return not any(job.function is _compact for job in jobs)
 
-    def _try_apart(self) -> None:
-        try:
-            self.write_apart()
-        except OSError as error:
-            self._process = None
-            self._start_another(f"cannot be started ({error})")
+    def _writer_ended(self, process: WriterProcess, jobs: Sequence[Job]) -> None:
+        self._ended = process
+        if jobs:
+            self._write(jobs)
 
     def _write_group(self, session: Session, jobs: Sequence[Job]) -> Sequence[Any]:
         """Write a group in the thread; the first one after a process has ended may be that process's last."""
@@ -257,7 +221,7 @@ class SqliteDatabase(Database):
         if ended is not None:
             session.close()
             self._session = session = connect_writer(self.path, self._durability)
-            results = ended.take_over(session)
+            results = session.noted_results(ended.kill())
             if results is not None:
                 return results
         return super()._write_group(session, jobs)
@@ -278,16 +242,9 @@ class SqliteDatabase(Database):
             self._marker.write(self._reading())
 
     async def _end_writing(self) -> None:
-        if self._writer_timer is not None:
-            self._writer_timer.cancel()
         if self._mark_timer is not None:
             self._mark_timer.cancel()
             self._mark()
-        if self._process is not None and self._ready is not None:
-            self._ready.cancel()
-            self._process.forget()
-            await asyncio.to_thread(self._process.end)
-            self._process = None
         await super()._end_writing()
 
     def _translated(self, error: Exception) -> Exception:
@@ -353,10 +310,3 @@ def _is_running(pid: str) -> bool:
     except (ValueError, PermissionError):
         pass
     return True
-
-
-def _packed(job: Job) -> Job:
-    """A job whose arguments are plain data."""
-    if job.function is not guarded:
-        return job
-    return Job(guarded_apart, (pickle.dumps(job.args),), job.done)

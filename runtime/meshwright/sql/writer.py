@@ -1,9 +1,9 @@
-"""The writer of a SQLite file as a process of its own, so that commits do not wait for the interpreter.
+"""The writer of a database as a process of its own, so that commits do not wait for the interpreter.
 
-A group of jobs goes over as names of functions with their arguments, and comes back as their results once it
-is durable. The process holds the folder's lock too. It ends when its pipe does, with whatever ended the mesh,
-once it has written the groups that came whole. Where it ends first, the file says whether the group under way
-was written: its id and results are part of its transaction.
+A group of jobs goes over as names of functions with their arguments, and comes back as their results once
+it is durable. Of a SQLite file the process holds the folder's lock too. It ends when its pipe does, with
+whatever ended the mesh, once it has written the groups that came whole. Where it ends first, a SQLite file
+says whether the group under way was written: its id and results are part of its transaction.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
-from meshwright.sql.database import Job, Session, guarded, write_group
+from meshwright.sql.database import Job, Session, guarded
 
 _SIZE = struct.Struct("<Q")
 _PIPE_BYTES = 1024 * 1024  # as much as a user may have: most groups go over in one go
@@ -48,20 +47,26 @@ class WriterProcess:
         self._calls = self._answers = self.pid = -1
         self._group_id = b""  # of the group that is not answered
 
-    def start(self, path: Path, durability: str, lock: int, preloaded: Iterable[Any]) -> None:
-        """Start the process; `lock` is the descriptor of the folder's lock."""
+    def start(
+        self, connect: Callable[[], Session], preloaded: Iterable[Any], held: Sequence[int] = ()
+    ) -> None:
+        """Start the process, which calls `connect` to open its session; it holds some descriptors too.
+
+        `connect` and what is `preloaded` can be pickled: they go through the pipe, so that no password stands
+        among the arguments of a program.
+        """
         theirs, self._calls = os.pipe()
         self._answers, answers = os.pipe()
         if hasattr(fcntl, "F_SETPIPE_SZ"):
             with suppress(OSError):  # there is a limit for all pipes of a user
                 fcntl.fcntl(self._calls, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        arguments = (str(theirs), str(answers), str(path), durability)
+        arguments = (str(theirs), str(answers))
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", __name__, *arguments],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             stdin=subprocess.DEVNULL,
             stdout=sys.__stderr__,
-            pass_fds=(theirs, answers, lock),
+            pass_fds=(theirs, answers, *held),
             start_new_session=True,  # Ctrl-C in a terminal is the mesh's to handle
         )
         self.pid = self._process.pid
@@ -70,7 +75,7 @@ class WriterProcess:
         for descriptor in (self._calls, self._answers):
             os.set_blocking(descriptor, False)
         self._loop.add_reader(self._answers, self._receive)
-        self._send(pickle.dumps(list(preloaded)))
+        self._send(pickle.dumps((connect, list(preloaded))))
 
     def write(self, jobs: Iterable[Job]) -> None:
         """Have a group written. The one before it was answered."""
@@ -86,17 +91,12 @@ class WriterProcess:
             os.close(self._answers)
             self._process = None
 
-    def take_over(self, session: Session) -> list[Any] | None:
-        """End the process if it has not ended; returns the results of its last group where these are unknown.
-
-        None: it was answered, or nothing of it was written. What was written is durable.
-        """
+    def kill(self) -> bytes:
+        """End the process if need be; returns the id of its last group, b"" where that was answered."""
         if self._process is not None:
             self._process.kill()
             self.end()
-        found = session.execute("SELECT results FROM last_group WHERE id = ?", (self._group_id,)).fetchone()
-        session.execute("DELETE FROM last_group")  # this commit syncs the one before it
-        return None if found is None else marshal.loads(found[0])
+        return self._group_id
 
     def forget(self) -> None:
         """Expect no more answers. Call it on the event loop, before the end."""
@@ -136,10 +136,8 @@ def guarded_apart(session: Session, call: bytes) -> bytes:
     return pickle.dumps(guarded(session, *pickle.loads(call)))  # noqa: S301 our own process
 
 
-def main(calls: int, answers: int, path: str, durability: str) -> None:
+def main(calls: int, answers: int) -> None:
     """Be the process."""
-    from meshwright.sql.sqlite import connect_writer
-
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a service manager stops all processes of a mesh at once
     session: Session | None = None
     with open(calls, "rb") as incoming, open(answers, "wb", buffering=0) as outgoing:
@@ -148,8 +146,8 @@ def main(calls: int, answers: int, path: str, durability: str) -> None:
             if len(data) < _SIZE.unpack(head)[0]:
                 break  # its sender was killed before the write was reported as durable
             if session is None:
-                pickle.loads(data)  # noqa: S301 our own process: this imports what it will call
-                session = connect_writer(Path(path), durability)
+                connect, _ = pickle.loads(data)  # noqa: S301 our own process: this imports what it will call
+                session = connect()
                 gc.freeze()
                 gc.set_threshold(_YOUNG_OBJECTS)
                 answer = marshal.dumps(((), None))
@@ -165,16 +163,17 @@ def main(calls: int, answers: int, path: str, durability: str) -> None:
 
 def _answer(session: Session, data: bytes) -> bytes:
     try:
-        [results] = write_group(session, [(_write_noted, marshal.loads(data))])
+        group_id, names = marshal.loads(data)
+        calls = [(_named(*name), args) for *name, args in names]
+        [results] = session.write_group([(_write_noted, (group_id, calls))])
         return marshal.dumps((results, None), _FORMAT)
     except Exception as error:  # noqa: BLE001 passed on: nothing of the group is durable
         return marshal.dumps(((), pickle.dumps(error)))
 
 
 def _write_noted(session: Session, group_id: bytes, calls: Iterable[Any]) -> list[Any]:
-    results = [_named(*name)(session, *args) for *name, args in calls]
-    values = (group_id, marshal.dumps(results, _FORMAT))
-    session.execute("INSERT OR REPLACE INTO last_group VALUES (1, ?, ?)", values)
+    results = [function(session, *args) for function, args in calls]
+    session.note_group(group_id, results)
     return results
 
 
@@ -184,4 +183,4 @@ def _named(module: str, name: str) -> Callable[..., Any]:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,61 +1,29 @@
-"""Commits on PostgreSQL: the batches that wait share one transaction, and each stands or falls by itself.
-
-Actors are locked first, in one order for all workers, and numbers of events are taken last, so that no two
-transactions wait for each other.
-"""
+"""Commits on PostgreSQL: the batches that wait share one transaction."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 from meshwright.core.errors import Conflict, StoreFailed, StoreUnavailable
 from meshwright.core.messages import Event
-from meshwright.events import table
 from meshwright.events.log import EventLog
 from meshwright.events.table import Written
 from meshwright.kernel.envelope import ActorRef, Record
-from meshwright.kernel.rows import RECORDS, REPLACE_HEAD, record_row, row_of
+from meshwright.kernel.rows import record_row, row_of
 from meshwright.kernel.store import AlreadyTaken, Batch, Delivery
-from meshwright.sql.database import Database, Row, Session
+from meshwright.sql.database import Database
+from meshwright.stores.postgres.groups import BatchResult, BatchRows, Unless, write_batches
 
-HEADS = "heads (type, id, revision, last_turn, sent, wake_at, obliged, seen, state, owner)"
-_LOCK_HEADS = """
-    SELECT type, id, revision FROM heads
-    WHERE (type, id) IN (SELECT * FROM unnest(?::text[], ?::text[])) ORDER BY type, id FOR UPDATE
-"""
-_NEW_HEADS = """
-    INSERT INTO heads SELECT type, id, 0, '', 0, NULL, 0, NULL, '', '' FROM
-    unnest(?::text[], ?::text[]) AS new (type, id) ORDER BY type, id ON CONFLICT DO NOTHING RETURNING type, id
-"""
-_LOCK_MESSAGES = "SELECT n FROM messages WHERE n = ANY(?) ORDER BY n FOR UPDATE"
-NUMBERS = "SELECT nextval('message_numbers') FROM generate_series(1, ?)"
-MESSAGES = "messages (n, type, id, owner, fetched, remember, message)"
-_OWNERS = """
-    SELECT DISTINCT type, id, owner FROM messages
-    WHERE (type, id) IN (SELECT * FROM unnest(?::text[], ?::text[]))
-"""
-_LOCK_LOG = "UPDATE event_log SET seq = seq"
+_MAX_BATCHES = 96  # in a group: the others are prepared while it is written
 
 
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    """A batch, and its waiting callers. `error`: nothing of it was written; `skipped`: nothing had to be."""
-
+class _Waiting(NamedTuple):
     batch: Batch
     future: asyncio.Future[None]
-    error: Exception | None = None
-    skipped: bool = False
-    owners: list[str] = field(default_factory=list)
-    """Where its messages land, each."""
-
-    @property
-    def stands(self) -> bool:
-        return self.error is None and not self.skipped
 
 
 class Commits:
@@ -80,93 +48,90 @@ class Commits:
         waiting = _Waiting(batch, asyncio.get_running_loop().create_future())
         self._filling.append(waiting)
         if not self._writing:
-            self._flush()
+            self._writing = True
+            asyncio.get_running_loop().call_soon(self._flush)  # with all that comes by then
         await waiting.future
 
     def _flush(self) -> None:
-        self._writing = True
-        group = list(self._filling)
-        self._filling.clear()
+        group, self._filling = self._filling[:_MAX_BATCHES], self._filling[_MAX_BATCHES:]
+        now = 0.0
+        batches: list[BatchRows] = []
+        for waiting in group:
+            events, now = self._log.rows(waiting.batch.events)
+            batches.append(self._rows_of(waiting.batch, events))
         settled = partial(self._settled, group, self.incarnation)
-        self._database.submit(self._apply, (group, self.incarnation), settled)
+        plain = [tuple(batch) for batch in batches]
+        self._database.submit(write_batches, (self.incarnation, plain, now), settled)
+
+    def _rows_of(self, batch: Batch, events: Sequence[Any]) -> BatchRows:
+        unless, unless_id = _unless(batch)
+        return BatchRows(
+            expected=[(ref.type, ref.id, revision) for ref, revision in batch.expected.items()],
+            heads=[(*row_of(ref, record), self.incarnation) for ref, record in batch.actors.items()],
+            taken=batch.taken,
+            records=[record_row(record) for record in batch.records],
+            messages=[self._row_of(item) for item in batch.messages],
+            events=events,
+            unless=unless,
+            unless_id=unless_id,
+        )
+
+    def _row_of(self, item: Delivery) -> tuple[str, str, str, bool, bytes]:
+        to = item.message.to
+        return to.type, to.id, self._owner_of(to), item.remember, item.message.encode()
 
     def _settled(
         self,
         group: Sequence[_Waiting],
         incarnation: str,
-        written: tuple[Sequence[Event], Written] | None,
+        outcome: tuple[Sequence[BatchResult], Written | None] | None,
         error: StoreFailed | None,
     ) -> None:
         """Go on with the next group, then tell those who wait for this one. On the event loop."""
         self._writing = False
         if self._filling:
+            self._writing = True
             self._flush()
+        if outcome is None:
+            problem = StoreUnavailable(str(error))
+            for waiting in group:
+                _settle(waiting, problem)
+            return
+        results, written = outcome
         if written is not None:
-            self._tell(self._log.number(*written))
-        for waiting in group:
-            problem = StoreUnavailable(str(error)) if error else waiting.error
-            if problem is None and waiting.stands:
-                for item, owner in zip(waiting.batch.messages, waiting.owners, strict=True):
+            standing = zip(group, results, strict=True)
+            events = [
+                event for (batch, _), result in standing if result[0] == "written" for event in batch.events
+            ]
+            self._tell(self._log.number(events, written))
+        for waiting, (state, detail, numbers, owners) in zip(group, results, strict=True):
+            if state == "written":
+                for item, number, owner in zip(waiting.batch.messages, numbers, owners, strict=True):
+                    item.number = number
                     if owner == incarnation:
                         self._deliver(Delivery(item.message, item.number, item.remember))
-            if not waiting.future.done():
-                waiting.future.set_result(None) if problem is None else waiting.future.set_exception(problem)
+            _settle(waiting, _problem(state, detail))
 
-    def _apply(
-        self, session: Session, group: Sequence[_Waiting], incarnation: str
-    ) -> tuple[Sequence[Event], Written] | None:
-        """Write a group, and return its events; runs in the writer's thread, perhaps again."""
-        for waiting in group:
-            waiting.error, waiting.skipped = None, False
-        _check_actors(session, group)
-        _check_messages(session, group)
-        _write_records(session, group)
-        heads = [
-            (*row_of(ref, record), incarnation)
-            for waiting in _standing(group)
-            for ref, record in waiting.batch.actors.items()
-        ]
-        session.insert(HEADS, heads, then=f"{REPLACE_HEAD}, owner=excluded.owner")
-        session.delete_in("messages", "n", [n for waiting in _standing(group) for n in waiting.batch.taken])
-        if any(waiting.batch.events for waiting in _standing(group)):
-            session.execute(_LOCK_LOG)
-            for waiting in _standing(group):
-                unless = waiting.batch.unless
-                waiting.skipped = isinstance(unless, str) and table.knows(session, unless)
-        remote = self._write_messages(session, group, incarnation)
-        for news in remote:
-            session.notify(news)
-        events = [event for waiting in _standing(group) for event in waiting.batch.events]
-        return (events, self._log.insert(session, events)) if events else None
 
-    def _write_messages(self, session: Session, group: Sequence[_Waiting], incarnation: str) -> set[str]:
-        """Write the messages that were sent; returns the news for the other workers that get some."""
-        self._place(session, group)
-        items = [
-            (item, owner)
-            for waiting in _standing(group)
-            for item, owner in zip(waiting.batch.messages, waiting.owners, strict=True)
-        ]
-        if items:
-            numbers = sorted(n for (n,) in session.execute(NUMBERS, (len(items),)).fetchall())
-            rows: list[Row] = []
-            for (item, owner), number in zip(items, numbers, strict=True):
-                item.number = number
-                data = item.message.encode()
-                rows.append((number, *item.message.to, owner, owner == incarnation, item.remember, data))
-            session.insert(MESSAGES, rows)
-        return {f"m{owner}" for _, owner in items if owner != incarnation}
+def _stands(result: BatchResult) -> bool:
+    return result[0] == "written"
 
-    def _place(self, session: Session, group: Sequence[_Waiting]) -> None:
-        """Decide where messages land: with those that wait for the same actor, so that they stay in order."""
-        refs = {item.message.to for waiting in _standing(group) for item in waiting.batch.messages}
-        waiting_at: dict[ActorRef, str] = {}
-        if refs:
-            rows = session.execute(_OWNERS, _columns(list(refs))).fetchall()
-            waiting_at = {ActorRef(kind, name): owner for kind, name, owner in rows}
-        owners = {ref: waiting_at.get(ref) or self._owner_of(ref) for ref in refs}
-        for waiting in group:
-            waiting.owners = [owners.get(item.message.to, "") for item in waiting.batch.messages]
+
+def _unless(batch: Batch) -> tuple[Unless, str]:
+    if isinstance(batch.unless, Record):
+        return "record", ""
+    return ("event", batch.unless) if batch.unless is not None else ("", "")
+
+
+def _problem(state: str, detail: Sequence[Any]) -> Exception | None:
+    if state == "moved":
+        return Conflict(f"{ActorRef(*detail)} is not at its revision any more")
+    return AlreadyTaken(detail) if state == "taken" else None
+
+
+def _settle(waiting: _Waiting, problem: Exception | None) -> None:
+    if not waiting.future.done():
+        waiting.future.set_result(None) if problem is None else waiting.future.set_exception(problem)
 
 
 def place(ref: ActorRef, workers: Sequence[str]) -> str:
@@ -176,50 +141,3 @@ def place(ref: ActorRef, workers: Sequence[str]) -> str:
         return blake2b(f"{incarnation} {ref.type}/{ref.id}".encode(), digest_size=8).digest()
 
     return max(workers, key=rank)
-
-
-def _standing(group: Sequence[_Waiting]) -> list[_Waiting]:
-    return [waiting for waiting in group if waiting.stands]
-
-
-def _check_actors(session: Session, group: Sequence[_Waiting]) -> None:
-    """Lock the actors of a group, and turn down the batches whose actors have moved on."""
-    expected = {ref: revision for waiting in group for ref, revision in waiting.batch.expected.items()}
-    if not expected:
-        return
-    rows = session.execute(_LOCK_HEADS, _columns(expected)).fetchall()
-    found = {ActorRef(kind, name): revision for kind, name, revision in rows}
-    new = [ref for waiting in group for ref in waiting.batch.actors if ref not in found]
-    if new:
-        rows = session.execute(_NEW_HEADS, _columns(new)).fetchall()
-        mine = {ActorRef(*row) for row in rows}
-        found |= {ref: 0 if ref in mine else -1 for ref in new}  # else another worker has just made it
-    for waiting in group:
-        for ref, revision in waiting.batch.expected.items():
-            if found.get(ref, 0) != revision:
-                waiting.error = Conflict(f"{ref} is not at revision {revision} any more")
-
-
-def _check_messages(session: Session, group: Sequence[_Waiting]) -> None:
-    """Turn down the batches whose messages were taken."""
-    taken = [n for waiting in _standing(group) for n in waiting.batch.taken]
-    if not taken:
-        return
-    there = {n for (n,) in session.execute(_LOCK_MESSAGES, (taken,)).fetchall()}
-    for waiting in _standing(group):
-        if gone := [n for n in waiting.batch.taken if n not in there]:
-            waiting.error = AlreadyTaken(gone)
-        there.difference_update(waiting.batch.taken)
-
-
-def _write_records(session: Session, group: Sequence[_Waiting]) -> None:
-    """Write the records; a batch that is to be written unless its record is, and it is, is skipped."""
-    for waiting in _standing(group):
-        if waiting.batch.records:
-            rows = [record_row(record) for record in waiting.batch.records]
-            written = session.insert(RECORDS, rows, then="ON CONFLICT DO NOTHING")
-            waiting.skipped = isinstance(waiting.batch.unless, Record) and not written
-
-
-def _columns(refs: Any) -> tuple[list[str], list[str]]:
-    return [ref.type for ref in refs], [ref.id for ref in refs]

@@ -30,7 +30,9 @@ from meshwright.kernel.store import Batch, Delivery, Receiver, SharedStore, Take
 from meshwright.sql.database import Row, Session
 from meshwright.sql.folder import make_private
 from meshwright.sql.postgres import PostgresDatabase, PostgresSession
+from meshwright.sql.together import Together
 from meshwright.stores.postgres.commits import Commits, place
+from meshwright.stores.postgres.groups import write_batches
 
 LEASE_SECONDS = 10.0
 RENEW_SECONDS = 3.0
@@ -39,9 +41,9 @@ _ALARM_SECONDS = 35.0  # ahead: the runtime asks for alarms every 30 seconds
 _SHOWN_AT_ONCE = 500  # events
 _PART_CHARS = 3900  # of a broadcast: a notification has at most 8,000 bytes
 
-_SELECT_HEAD = """
-    SELECT revision, last_turn, sent, wake_at, obliged, seen, state FROM heads
-    WHERE type = ? AND id = ? AND revision > 0
+_SELECT_HEADS = """
+    SELECT type, id, revision, last_turn, sent, wake_at, obliged, seen, state FROM heads
+    WHERE (type, id) IN (SELECT * FROM unnest(?::text[], ?::text[])) AND revision > 0
 """
 _ALIVE = """
     expires_at > clock_timestamp() AND EXISTS (
@@ -97,6 +99,7 @@ class PostgresStore(SharedStore):
         self._announced: set[int] = set()  # shown out of order, since they are this worker's
         self._renewed_at = 0.0
         self._commits: Commits | None = None
+        self._heads = Together(self._read_heads)
 
     # Lifetime
 
@@ -104,6 +107,7 @@ class PostgresStore(SharedStore):
         """Connect, and bring the tables up to date."""
         self._receiver = receiver
         await asyncio.to_thread(make_private, self._database.folder)
+        self._database.preloaded += [write_batches, delete_streams]
         await self._database.open()
         try:
             await self._log.start()
@@ -180,10 +184,15 @@ class PostgresStore(SharedStore):
     async def load(self, ref: ActorRef, first: Message | None) -> ActorRecord | None:
         """The record of an actor, None where it has none."""
         try:
-            rows = await self._database.read(_rows, _SELECT_HEAD, tuple(ref))
+            row = (await self._heads.ask(ref)).get(ref)
         except StoreFailed as error:
             raise StoreUnavailable(str(error)) from error
-        return record_of(rows[0]) if rows else None
+        return record_of(row) if row else None
+
+    async def _read_heads(self, refs: Sequence[ActorRef]) -> dict[ActorRef, Row]:
+        columns = [ref.type for ref in refs], [ref.id for ref in refs]
+        rows = await self._database.read(_rows, _SELECT_HEADS, columns)
+        return {ActorRef(*row[:2]): row[2:] for row in rows}
 
     async def commit(self, batch: Batch) -> None:
         """Write a batch, with others that wait."""
