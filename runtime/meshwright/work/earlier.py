@@ -62,6 +62,11 @@ class Earlier:
                 before[number] = before.get(number) or begins
 
 
+async def has_steps(host: Runtime, ref: ActorRef, stream: str) -> bool:
+    """Whether the claim that wrote a stream finished a step."""
+    return any("result" in record.value for record in await host.records(ref, stream))
+
+
 async def read_steps(
     host: Runtime, ref: ActorRef, steps: str, claims: int = 0
 ) -> tuple[list[Record], list[Record]]:

@@ -49,20 +49,23 @@ class Journal:
         work: Work,
         records: Sequence[Record] = (),
         answers: Sequence[Record] = (),
+        on_step: Callable[[], None] = lambda: None,
     ) -> None:
         self._host = host
         self._work = work
         self._earlier = Earlier(records, answers, work.waits, work.stream)
         self._paths = Paths(self._earlier)
-        self._records = Records(host, ref, work, self._earlier.last_record)
+        self._records = Records(host, ref, work, self._earlier.last_record, on_step)
         self._waits = Waits(host, ref, work, self._earlier, self._paths, self._records)
 
     @classmethod
-    async def open(cls, host: Runtime, ref: ActorRef, work: Work) -> Journal:
-        """Read what earlier claims of the attempt left."""
+    async def open(
+        cls, host: Runtime, ref: ActorRef, work: Work, on_step: Callable[[], None] = lambda: None
+    ) -> Journal:
+        """Read what earlier claims of the attempt left. `on_step` is called once a step is finished."""
         if not work.journaled:
-            return cls(host, ref, work)
-        return cls(host, ref, work, *await read_steps(host, ref, work.steps, work.claim))
+            return cls(host, ref, work, on_step=on_step)
+        return cls(host, ref, work, *await read_steps(host, ref, work.steps, work.claim), on_step)
 
     @property
     def earlier(self) -> list[dict[str, Any]]:

@@ -124,20 +124,27 @@ def tenant_scoped(tenant_id: str, name: str) -> str:
 
 
 class Claim(Struct):
-    """A worker with a free slot asks for a task. `gone` names an owner that it knows to have ended."""
+    """A worker with a free slot asks for a task. `gone` names an owner that it knows to have ended.
+
+    `has_stalled` says that the claim of that owner ended with its process, or broke off, and finished no
+    step; `reason` says why, where that is known.
+    """
 
     task_id: str
     owner: str
     gone: str | None = None
+    has_stalled: bool = True
+    reason: str = ""
 
 
 class Grant(Struct):
     """A claim that was granted: only who holds this fence may end the attempt.
 
-    `journaled` says that an earlier claim may have left steps; `claim` how many there were; `waits` are the
-    steps that it waits for; `pauses` how often in a row it was parked. `history` says how many entries the
-    thread has, `seconds` what the run has had of its attempt's time before it waited; `usage` and `cost_usd`
-    what its calls of models had come to by then, None where a worker that is gone may have made more.
+    `journaled` says that an earlier claim may have left steps; `claim` how many there were; `stalled_claims`
+    how many in a row finished no step, this one included; `waits` are the steps that it waits for; `pauses`
+    how often in a row it was parked. `history` says how many entries the thread has, `seconds` what the run
+    has worked before it waited; `usage` and `cost_usd` what its calls of models had come to by then, None
+    where a worker that is gone may have made more.
     """
 
     task_id: str
@@ -149,6 +156,7 @@ class Grant(Struct):
     journaled: bool
     history: int
     claim: int = 0
+    stalled_claims: int = 1
     waits: tuple[StepKey, ...] = ()
     pauses: int = 0
     seconds: float = 0.0
@@ -251,6 +259,13 @@ class Pause(Struct):
 
     key: str
     on: bool = True
+
+
+class Release(Struct):
+    """A worker that stops leaves an attempt to the next one: its claim does not end with its process."""
+
+    task_id: str
+    fence: int
 
 
 class Stop(Struct):
