@@ -80,7 +80,7 @@ def test_a_task_whose_owner_is_gone_is_claimed_again_with_its_journal() -> None:
     claim(thread, "t1")
     work = claim(thread, "t1", owner="w2", gone="w1")
     assert (work.fence, work.journaled) == (2, True)
-    assert types_of(thread.commits[-1]) == ["task.resumed"]
+    assert types_of(thread.commits[-1]) == ["work.broke_off", "task.resumed"]
 
 
 def test_an_old_fence_commits_nothing_and_leaves_a_record() -> None:

@@ -277,9 +277,13 @@ class Stop(Struct):
 
 
 class Accept(TaskCarrier):
-    """A task for the orchestrator. `request_hash` tells a repeat from another request under the same id."""
+    """A task for the orchestrator. `request_hash` tells a repeat from another request under the same id.
+
+    `has_deadline` is False where its deadline is that of the settings: its agent may have another.
+    """
 
     request_hash: str = ""
+    has_deadline: bool = True
 
 
 def steps_stream(task_id: str, generation: int, attempt: int) -> str:

@@ -85,10 +85,10 @@ class AgentThread(Actor[ThreadState]):
             return None
         if entry.status == "running":  # its journal may hold calls that were not reported
             entry.cost_usd = None
-            self._count_stalled(turn, entry, claim)
         if entry.cancelled is not None:
             self._let_go(turn, entry)
             return None
+        self._count_stalled(turn, entry, claim)
         if entry.stalled_claims >= MAX_STALLED_CLAIMS:
             self._end(turn, entry, broke_off(entry, self.ref.type, claim.reason, turn.now))
             return None
@@ -292,7 +292,7 @@ class AgentThread(Actor[ThreadState]):
             since,
             entry.owner,
             entry.traceparent,
-            claim_stream(entry.steps, max(0, entry.claims - 1)),
+            claim_stream(entry.steps, entry.claims - 1) if entry.claims else "",
             entry.stalled_claims,
         )
 
