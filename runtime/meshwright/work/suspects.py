@@ -25,7 +25,7 @@ class Suspects:
     def __init__(self, start: Callable[[Offer], None]) -> None:
         self._start = start
         self._waiting: dict[tuple[ActorRef, str], Offer] = {}
-        self._alone: tuple[ActorRef, str] | None = None
+        self._alone: Offer | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
@@ -33,7 +33,7 @@ class Suspects:
 
     def add(self, offer: Offer) -> None:
         """Start a task when its turn comes; an offer of the same task replaces the one before."""
-        if offer.key == self._alone:
+        if offer == self._alone:
             return
         if offer.key not in self._waiting:
             logger.warning(
@@ -52,7 +52,7 @@ class Suspects:
 
     def passed(self, key: tuple[ActorRef, str]) -> None:
         """Start the next one if this was alone: it has finished a step, waits or has ended."""
-        if key == self._alone:
+        if self._alone is not None and key == self._alone.key:
             self._alone = None
             self._next()
 
@@ -76,5 +76,5 @@ class Suspects:
     def _next(self) -> None:
         self._timer = None
         if self._waiting:
-            self._alone = next(iter(self._waiting))
-            self._start(self._waiting.pop(self._alone))
+            self._alone = self._waiting.pop(next(iter(self._waiting)))
+            self._start(self._alone)

@@ -77,6 +77,7 @@ class Worker:
         self._running: dict[tuple[ActorRef, str], Running] = {}
         self._again: dict[tuple[ActorRef, str], Offer] = {}
         self._suspects = Suspects(self._queue)
+        self._adopting: dict[Offer, asyncio.Task[None]] = {}
         self._held: dict[tuple[ActorRef, str], str] = {}
         self._watched: dict[tuple[ActorRef, str], asyncio.Task[None]] = {}
         self._draining = False
@@ -127,14 +128,14 @@ class Worker:
     def lease_lost(self) -> None:
         """Let go of all that runs or waits: this run of the worker has ended, though its process lives on."""
         self._slots.clear()
-        self._suspects.clear()
+        self._start_no_more()
         for running in self._running.values():
             running.cancel()
 
     async def drain(self, seconds: float) -> None:
         """Start nothing more, let what runs end, and after that time leave the rest for the next start."""
         self._draining = True
-        self._suspects.clear()
+        self._start_no_more()
         for watching in self._watched.values():
             watching.cancel()
         works = {running.task: (key, running) for key, running in self._running.items()}
@@ -146,6 +147,11 @@ class Worker:
             await self._leave_behind(unfinished)
             await asyncio.gather(*[self._release(*key, running.fence) for key, running in stopped])
         self._listen_no_more()
+
+    def _start_no_more(self) -> None:
+        self._suspects.clear()
+        for adopting in self._adopting.values():
+            adopting.cancel()
 
     async def _leave_behind(self, cancelled: set[asyncio.Task[None]]) -> None:
         """Wait for cancelled work to let go, and no longer for what does not."""
@@ -163,12 +169,24 @@ class Worker:
     def _take(self, offer: Offer) -> None:
         if offer.key in self._running and offer.owner == self._host.incarnation:
             return
-        is_own = offer.owner is None or self._is_own(offer.owner)
-        if not is_own and offer.stalled_claims == SUSPECT_CLAIMS:
-            self._suspects.add(offer)
-        elif not is_own and offer.stalled_claims and self._host.is_shared:
-            asyncio.get_running_loop().call_later(_ADOPTION_PAUSE_SECONDS, self._queue, offer)
-        else:
+        if offer.owner is None or not offer.stalled_claims or self._is_own(offer.owner):
+            self._queue(offer)
+        elif offer not in self._adopting and not self._draining:
+            adopting = asyncio.create_task(self._adopt(offer), name=f"adopt {offer.task_id}")
+            adopting.add_done_callback(lambda _: self._adopting.pop(offer))
+            self._adopting[offer] = adopting
+
+    async def _adopt(self, offer: Offer) -> None:
+        """Queue work of another process: at once if it finished a step there, else it may have ended that."""
+        try:
+            if await has_steps(self._host, offer.ref, offer.stream):
+                self._queue(replace(offer, has_crashed=False))
+            elif offer.stalled_claims == SUSPECT_CLAIMS:
+                self._suspects.add(offer)
+            else:
+                await asyncio.sleep(_ADOPTION_PAUSE_SECONDS if self._host.is_shared else 0)
+                self._queue(offer)
+        except HostError:  # its claim meets the same, and is tried again
             self._queue(offer)
 
     def _queue(self, offer: Offer) -> None:
