@@ -20,7 +20,7 @@ from pydantic import BaseModel, RootModel
 
 from meshwright.core.capability import Capability, Registration
 from meshwright.core.errors import ConfigError, nearest
-from meshwright.core.limits import Limits
+from meshwright.core.limits import MAX_DEADLINE_SECONDS, MAX_TIMEOUT_SECONDS, Limits
 from meshwright.core.messages import ID_PATTERN, Task
 from meshwright.core.money import Budget
 from meshwright.core.params import reserved_param
@@ -44,8 +44,10 @@ class Agent:
     the latter and `num_retries` of a failed call (default: the mesh's); `model_specs` says how both are
     called, as `create_agent` fills it; `params` what its models are asked with besides what the prompt says,
     like {"reasoning_effort": "low"}; `budgets` what it may spend, besides those of the settings; `limits` how
-    far a conversation with its model may go, where those of the settings are not to hold; `prompt_text`
-    stands where there is no prompt file; `delegates_to` the agents to which it may give tasks;
+    far a conversation with its model may go, where those of the settings are not to hold; `timeout` how many
+    seconds a step of its runs may take, and `deadline` its tasks, where callers say nothing (default:
+    settings); `prompt_text` stands where there is no prompt file; `delegates_to` the agents to which it may
+    give tasks;
     `max_concurrency` how many tasks a worker runs at once (default: a setting); `reads_log` whether its tasks
     run where the event log is, for `run.activity`; `health_check_urls` what must answer for it to be chosen.
     """
@@ -63,6 +65,8 @@ class Agent:
     params: ClassVar[Mapping[str, Any]] = {}
     budgets: ClassVar[Sequence[Budget]] = ()
     limits: ClassVar[Limits] = Limits()
+    timeout: ClassVar[float | None] = None
+    deadline: ClassVar[float | None] = None
     prompt_text: ClassVar[str] = ""
     delegates_to: ClassVar[Sequence[str]] = ()
     remembers: ClassVar[bool] = True
@@ -81,6 +85,8 @@ class Agent:
             )
         _check_attributes(cls)
         _check_lists(cls)
+        _check_seconds(cls, "timeout", MAX_TIMEOUT_SECONDS)
+        _check_seconds(cls, "deadline", MAX_DEADLINE_SECONDS)
         _check_capabilities(cls)
         _check_init(cls)
         if not isinstance(cls.limits, Limits):
@@ -116,6 +122,7 @@ class Agent:
             name=cls.__name__,
             capabilities=tuple(cls.capabilities),
             health_check_urls=tuple(cls.health_check_urls),
+            deadline=cls.deadline,
             metadata={"description": (cls.__doc__ or "").strip().partition("\n")[0], "prompt": cls.prompt},
         )
 
@@ -133,6 +140,14 @@ def _check_attributes(agent: type[Agent]) -> None:
         if close and name not in Agent.__annotations__:
             complaint = f"has an attribute {name!r}, which an Agent does not know"
             raise _refusal(agent, complaint, f"Did you mean {close!r}? If not, give it another name", name)
+
+
+def _check_seconds(agent: type[Agent], name: str, most: float) -> None:
+    value = getattr(agent, name)
+    if value is None or (isinstance(value, int | float) and 0 < value <= most):
+        return
+    remedy = f"Write seconds: over 0, at most {most:,}"
+    raise _refusal(agent, f"has the {name} {value!r}", remedy, name)
 
 
 def _check_lists(agent: type[Agent]) -> None:

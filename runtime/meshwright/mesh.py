@@ -58,6 +58,7 @@ from meshwright.roles import Part, ProcessRole
 from meshwright.run.attached import read_file
 from meshwright.run.erasure import Erased, Eraser
 from meshwright.run.limits import limits_of
+from meshwright.run.step_time import step_timeout
 from meshwright.run.transcript import Transcript, transcripts
 from meshwright.settings import Settings
 from meshwright.sql.database import Database
@@ -70,7 +71,7 @@ from meshwright.work.record import TaskView
 
 _logger = logging.getLogger("meshwright.mesh")
 _PartT = TypeVar("_PartT")
-_SHOWN = {*TaskView.__struct_fields__} & {*Task.__struct_fields__} - {"limits"}
+_SHOWN = {*TaskView.__struct_fields__} & {*Task.__struct_fields__} - {"limits", "timeout"}
 """The fields of a task that its view shows as they are."""
 
 
@@ -236,15 +237,21 @@ class Mesh:
             except NotFound as error:
                 raise NotFound(error.message, remedy=error.remedy, field="after") from None
         now, key = self.host.clock.now(), idempotency_key
-        task = make_task(request, caller, now=now, limits=self.payload_limits, idempotency_key=key)
-        accept = partial(self._accept, task, hash_of(request, caller, key), traceparent)
+        day = self.settings.agents.deadline_seconds
+        task = make_task(
+            request, caller, now=now, limits=self.payload_limits, deadline_seconds=day, idempotency_key=key
+        )
+        has_deadline = request.deadline is not None
+        accept = partial(self._accept, task, hash_of(request, caller, key), has_deadline, traceparent)
         return await self.admission.admit(task, accept)
 
-    async def _accept(self, task: Task, request_hash: str, traceparent: str | None) -> Receipt:
+    async def _accept(
+        self, task: Task, request_hash: str, has_deadline: bool, traceparent: str | None
+    ) -> Receipt:
         of = {TENANT: task.tenant_id}
         with self.tracing.span("submit task", parent=traceparent, attributes=of, kind="producer") as span:
             traced = replace(task, traceparent=span.traceparent)
-            accept = Accept.of(traced, request_hash=request_hash)
+            accept = Accept.of(traced, request_hash=request_hash, has_deadline=has_deadline)
             ref = TaskKey(task.tenant_id, task.task_id).ref
             return await self.host.call(ref, "accept", accept, traceparent=span.traceparent)
 
@@ -257,6 +264,7 @@ class Mesh:
         limits = limits_of(self.settings.agents.limits, agent, task.limits)
         return TaskView(
             **{name: getattr(task, name) for name in _SHOWN},
+            timeout=step_timeout(self.settings.agents.timeout_seconds, agent, task.timeout).seconds,
             limits=tuple(limit.fields for limit in limits),
             status=entry.status if entry is not None and entry.status != "queued" else record.status,
             attempts=tuple(record.attempts),
@@ -376,9 +384,9 @@ class Mesh:
         return await self.spending.budget_views(tenant_id)
 
     async def ask(
-        self, agent_id: str, text: str, *, thread_id: str | None = None, timeout: float = 120.0
+        self, agent_id: str, text: str, *, thread_id: str | None = None, timeout: float | None = None
     ) -> Outcome:
-        """Give an agent a task as text and wait for its outcome. `timeout` in seconds, of one attempt."""
+        """Give an agent a task as text and wait for its outcome. `timeout` in seconds, of one step."""
         request = TaskRequest(agent_id=agent_id, payload={"text": text}, thread_id=thread_id, timeout=timeout)
         receipt = await self.submit(request)
         return await self.outcome(receipt.task_id)

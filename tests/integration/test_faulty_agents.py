@@ -80,7 +80,7 @@ async def test_an_agent_that_hangs_runs_into_its_timeout_and_another_takes_over(
         assert (outcome.status, outcome.text) == ("succeeded", "you said: Hello")
         first, second = (await running.mesh.task(task_id)).attempts
         assert (first.agent_id, second.agent_id) == ("sleeper", "echo")
-        assert first.error is not None and first.error.type == "Timeout"
+        assert first.error is not None and first.error.type == "TaskTimeout"
         assert (await running.ask("sleeper", "wake up")).success, "its slot was not given back"
     assert complaints(await evidence_of(tmp_path)) == []
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from tests.support.running_mesh import mesh_up
 from tests.support.simulated_mesh import SimulatedMesh
-from tests.support.simulator.play import WORK_SECONDS
 from tests.support.simulator.scenario import load_scenarios
 from tests.support.simulator.server import Simulator
 
@@ -17,9 +16,7 @@ async def test_results_of_49_children_are_kept_when_one_fails_and_the_mesh_is_ki
     async with Simulator(SCENARIO) as simulator:
         work = SimulatedMesh(simulator, tmp_path)
         async with mesh_up(work.data, **work.environment) as running:
-            task_id = await running.submit(
-                "Do all.", agent_id="lead", capability="leading", timeout=WORK_SECONDS
-            )
+            task_id = await running.submit("Do all.", agent_id="lead", capability="leading")
             await work.answered(2 * SCENARIO.tasks)
             await running.kill()
         answers_before = len(simulator.ledger.charges)

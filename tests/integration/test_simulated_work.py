@@ -36,6 +36,13 @@ async def test_work_gets_done_within_the_limits_of_the_settings(
     assert score.booked == score.billed > 0
 
 
+async def test_work_takes_longer_than_its_steps_may(tmp_path: Path) -> None:
+    scenario = SCENARIOS["slow"]
+    score = await play(scenario, tmp_path, timeout=scenario.steps * scenario.seconds / 3)
+    assert (score.done, score.wrong, score.failed) == (scenario.tasks, 0, 0), score.reasons
+    assert score.repeated == 0
+
+
 async def test_a_provider_that_never_answers_costs_no_attempt_and_no_step(tmp_path: Path) -> None:
     hangs = Weather("slow", seconds=3_600.0, tries=1)
     scenario = replace(SCENARIOS["poll"], tasks=1, steps=2, weather=(hangs,))

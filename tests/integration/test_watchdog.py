@@ -1,7 +1,6 @@
 """An agent that holds the event loop: the mesh says where, starts again, and fails the task in the end."""
 
 import asyncio
-import json
 import os
 import re
 import signal
@@ -134,7 +133,9 @@ async def test_a_task_that_holds_the_loop_for_ever_fails_after_three_restarts(
         outcome = await mesh.outcome(await mesh.submit("spinner", text))
         line = AGENTS.splitlines().index("            pass  # holds the loop for ever") + 1
         assert (outcome["status"], outcome["error"]["type"]) == ("failed", "BrokeOff")
-        place = rf"it held the event loop at {tmp_path}/actors/agents.py:({line - 1}|{line}) "
+        place = (
+            rf"because of this: it held the event loop at {tmp_path}/actors/agents.py:({line - 1}|{line}) "
+        )
         assert re.search(place, outcome["error"]["message"])
         assert (await mesh.get("/healthz"))["status"] == "ok"
         echoed = await mesh.outcome(await mesh.submit("echo", "Hello"))
@@ -187,5 +188,5 @@ async def test_a_loop_that_was_held_a_moment_is_an_event(
         assert event["agent_id"] == "spinner" and event["payload"]["seconds"] >= 0.8
         assert re.fullmatch(rf"{tmp_path}/actors/agents.py:\d+", event["payload"]["where"])
         assert event["payload"]["tool"] == tool
-        assert json.loads((tmp_path / ".mesh" / "held.json").read_text()) == {}
+        assert not (tmp_path / ".mesh" / "held.json").exists()
         assert "time.sleep(1.5)" in (tmp_path / ".mesh" / "last-error.txt").read_text()

@@ -248,6 +248,7 @@ OF_ONE_WORKER = {
         "test_messages_sent_by_a_turn_outlive_a_crash_in_their_order",
         "test_a_crash_before_the_claim_leaves_a_task_that_runs_at_the_next_start",
         "test_a_drain_leaves_what_is_unfinished_to_the_next_start",
+        "test_a_stop_of_the_process_does_not_count",
         "test_a_wait_gives_up_its_slot_and_its_thread_goes_on",
         "test_a_delegated_task_runs_in_the_slot_that_its_parent_gave_up",
         "test_a_queued_a_running_and_a_waiting_task_are_cancelled",

@@ -14,7 +14,7 @@ from meshwright.core.messages import Outcome
 from tests.support.running_mesh import ROOT, RunningMesh, all_of
 from tests.support.simulator.job import Job
 from tests.support.simulator.ledger import Charge
-from tests.support.simulator.play import WORK_SECONDS, write_project
+from tests.support.simulator.play import write_project
 from tests.support.simulator.score import Score, job_of, judge
 from tests.support.simulator.server import Simulator
 
@@ -58,9 +58,7 @@ class SimulatedMesh:
     async def submit(self, running: RunningMesh) -> list[str]:
         """Submit a task an item, each the same task as before where it was submitted already."""
         receipts = [
-            running.client.submit(
-                self.job.request(item), agent_id="simulated", idempotency_key=item, timeout=WORK_SECONDS
-            )
+            running.client.submit(self.job.request(item), agent_id="simulated", idempotency_key=item)
             for item in self.job.items
         ]
         return [receipt.task_id for receipt in await all_of(list(receipts))]

@@ -130,7 +130,7 @@ class WorkerPool:
 
     async def kill(self, host: Runtime) -> None:
         """End a host and its worker as kill -9 would, beside others on the same data."""
-        await self.worker_of(host).drain(0)
+        await self._end_abruptly(self.worker_of(host))
         await self._harness.kill(host)
 
     async def open(self, clock: Clock | None = None) -> None:
@@ -159,8 +159,12 @@ class WorkerPool:
 
     async def crash(self) -> None:
         """End everything as kill -9 would, and start again."""
-        await self.worker.drain(0)
+        await self._end_abruptly(self.worker)
         self.host = await self._harness.crash(self.host)
+
+    async def _end_abruptly(self, worker: Worker) -> None:
+        worker.lease_lost()  # leaves its work as it is, without a word to the store
+        await worker.drain(0)
 
     async def restart(self, drain_seconds: float = 0) -> None:
         """Stop as a mesh does, and start again."""

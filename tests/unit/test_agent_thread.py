@@ -10,9 +10,9 @@ from meshwright.core.messages import Dispatch, Outcome, Task
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.turns import ActorKind
 from meshwright.work import AgentThread, Answer, Cancel, Claim, Completed, Offer, Suspend, Wait, Withdraw
+from meshwright.work.ends import MAX_REMEMBERED_ENDS
 from meshwright.work.protocol import Grant, StepKey, Stop, Waiting, WaitKind
 from meshwright.work.slots import Watch
-from meshwright.work.thread import MAX_REMEMBERED_ENDS
 from tests.support.turn_driver import NOW, Driven, a_dispatch, a_task, an_outcome, types_of
 
 
@@ -80,7 +80,7 @@ def test_a_task_whose_owner_is_gone_is_claimed_again_with_its_journal() -> None:
     claim(thread, "t1")
     work = claim(thread, "t1", owner="w2", gone="w1")
     assert (work.fence, work.journaled) == (2, True)
-    assert types_of(thread.commits[-1]) == ["task.resumed"]
+    assert types_of(thread.commits[-1]) == ["work.broke_off", "task.resumed"]
 
 
 def test_an_old_fence_commits_nothing_and_leaves_a_record() -> None:

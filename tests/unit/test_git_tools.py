@@ -6,6 +6,7 @@ import shutil
 import subprocess
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,9 @@ from meshwright.tools.git import run
 from tests.support.sample_tools import limited_tools
 
 pytestmark = pytest.mark.needs("git")
+
+
+CONTEXT: Any = SimpleNamespace(task=SimpleNamespace(timeout=None))
 
 
 class Repository:
@@ -132,9 +136,8 @@ async def test_only_names_of_revisions_reach_git(repository: Repository, revisio
     import json
 
     _, diff = limited_tools(repository.tools())
-    context: Any = None
     with pytest.raises(InvalidInput) as caught:
-        await diff.call(json.dumps({"revisions": revisions}), context)
+        await diff.call(json.dumps({"revisions": revisions}), CONTEXT)
     assert caught.value.field == "revisions"
 
 
@@ -144,9 +147,8 @@ async def test_only_names_of_revisions_reach_git(repository: Repository, revisio
 async def test_the_usual_names_of_revisions_are_taken(repository: Repository, revisions: str) -> None:
     repository.git("tag", "v1.0")
     _, diff = limited_tools(repository.tools())
-    context: Any = None
     with suppress(ToolFailed):  # git does not know each of them; the tool refuses none
-        await diff.call(f'{{"revisions": "{revisions}"}}', context)
+        await diff.call(f'{{"revisions": "{revisions}"}}', CONTEXT)
 
 
 async def test_what_git_says_of_a_failure_is_told(repository: Repository) -> None:
@@ -197,9 +199,8 @@ async def test_no_repository_compares_no_folders_of_the_machine(
 
 async def test_revisions_cannot_name_a_folder_outside(repository: Repository, outside: Path) -> None:
     _, diff = limited_tools(repository.tools())
-    context: Any = None
     with pytest.raises(InvalidInput):
-        await diff.call('{"revisions": "docs/../../outside", "path": "docs"}', context)
+        await diff.call('{"revisions": "docs/../../outside", "path": "docs"}', CONTEXT)
 
 
 async def test_a_folder_of_the_history_is_no_revision(repository: Repository) -> None:

@@ -120,7 +120,7 @@ async def test_what_finished_is_kept_when_one_fails_and_the_others_are_cancelled
 
 async def test_a_delegation_carries_data_both_ways() -> None:
     async def run(self: Agent, run: Run) -> dict[str, Any]:
-        answer = await run.delegate("helper", "count", payload={"n": 7}, shape=Answer, timeout=5)
+        answer = await run.delegate("helper", "count", payload={"n": 7}, shape=Answer, timeout=5, deadline=60)
         data = await run.delegate("helper", "count", payload={"n": 8}, shape=dict)
         return {"n": answer.n, "text": answer.text, "data": data}
 
@@ -128,7 +128,7 @@ async def test_a_delegation_carries_data_both_ways() -> None:
         outcome = await mesh.ask("author", "Do it.")
         child = await mesh.mesh.task(mesh.events("task.waiting").payloads[0]["child_task_id"])
     assert outcome.result == {"n": 7, "text": "did count", "data": {"text": "did count", "n": 8}}
-    assert child.timeout == 5
+    assert (child.timeout, (child.deadline_at - child.created_at).total_seconds()) == (5, 60)
 
 
 async def test_an_answer_of_another_shape_fails_the_delegation() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from decimal import Decimal
 
 import pytest
@@ -66,12 +67,19 @@ async def test_one_attempt_of_unknown_cost_makes_the_cost_of_its_task_unknown() 
         await ledger_of(mesh.mesh, outcome)
 
 
+async def converses_and_hangs(self: Agent, run: Run) -> str:
+    with suppress(ModelRefused):
+        await run.converse()
+    await asyncio.Event().wait()
+    return "never"
+
+
 @pytest.mark.parametrize("status", ["cancelled", "timed_out", "failed"])
 async def test_a_task_that_did_not_succeed_has_cost_something_all_the_same(status: str) -> None:
-    agent = keeper(opened=status == "failed")
+    hangs = {"run": converses_and_hangs, "timeout": 0.3} if status == "timed_out" else {}
+    agent = keeper(opened=status != "cancelled", **hangs)
     async with mesh_for(agent, model=ScriptedModel(asks("0.25"), ModelRefused("no"))) as mesh:
-        timeout = 0.3 if status == "timed_out" else 60
-        receipt = await mesh.submit(agent_id="keeper", payload={"text": "Do it."}, timeout=timeout)
+        receipt = await mesh.submit(agent_id="keeper", payload={"text": "Do it."})
         await agent.began.wait()
         if status == "cancelled":
             await mesh.mesh.cancel(receipt.task_id)

@@ -128,6 +128,7 @@ class AgentsComponent(Component):
             prompts=mesh.prompts,
             tracing=mesh.tracing,
             clock=mesh.host.clock,
+            timeout_seconds=settings.agents.timeout_seconds,
             limits=settings.agents.limits,
             max_chain=settings.agents.max_chain,
             approval_rules=settings.approvals.rules,

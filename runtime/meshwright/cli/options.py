@@ -123,14 +123,23 @@ data_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Do not show the progress of the task.")
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-timeout_option = click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True, max=86_400),
-    default=120.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="What one attempt may take.",
-)
+
+
+def time_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options --timeout and --deadline of a task."""
+    timeout = click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True, max=86_400),
+        metavar="SECONDS",
+        help="What one step may take: a call of a model or a tool. Default: that of the agent.",
+    )
+    deadline = click.option(
+        "--deadline",
+        type=click.FloatRange(min=0, min_open=True, max=604_800),
+        metavar="SECONDS",
+        help="What the task may take. Default: that of the agent.",
+    )
+    return timeout(deadline(command))
 
 
 def mesh_options(command: Callable[..., Any]) -> Callable[..., Any]:

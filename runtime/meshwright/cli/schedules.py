@@ -152,7 +152,8 @@ def show_schedule(target: Target, schedule_id: str, count: int, as_json: bool) -
 @click.option("--text", callback=from_stdin, help="The request; - reads it from stdin.")
 @click.option("--payload", type=JSON_OBJECT, help="The task's payload, in place of --text.")
 @click.option("--thread", "thread_id", metavar="ID", help="The conversation that all runs belong to.")
-@click.option("--timeout", type=_DURATIONS, help="What one attempt may take.")
+@click.option("--timeout", type=_DURATIONS, help="What one step may take.")
+@click.option("--deadline", type=_DURATIONS, help="What one run may take.")
 @click.option("--budget", "budget_usd", type=AMOUNT, help="Dollars that each run may cost.")
 @click.option(
     "--catch-up",
@@ -186,7 +187,7 @@ def create(target: Target, schedule_id: str, replace: bool, as_json: bool, **giv
         raise click.UsageError("give either --agent or --capability", click.get_current_context())
     if "text" in fields:
         fields["payload"] = {"text": fields.pop("text")}
-    of_task = ("agent_id", "capability", "payload", "thread_id", "timeout", "budget_usd")
+    of_task = ("agent_id", "capability", "payload", "thread_id", "timeout", "deadline", "budget_usd")
     body = {"task": {name: fields.pop(name) for name in of_task if name in fields}, **fields}
 
     async def make(mesh: Connection) -> tuple[Document, list[Document]]:

@@ -7,9 +7,9 @@ libraries leave is found when the process is idle, or when too much has been set
 The watchdog is a thread that sees whether the loop still turns. A call that keeps the interpreter lock stops
 that thread too: then the alarms of the system, which the thread puts off at each look, do its work. Python
 handles them within long regular expressions of the main thread. Where it cannot, the system ends the process
-after twice the time, by a timer of CPU seconds (`SIGPROF`), which a stopped process does not use. Work that
-held the loop when the process ended, however it ended, counts as one that broke off: after three times it
-fails.
+after twice the time, by a timer of CPU seconds (`SIGPROF`), which a stopped process does not use. A process
+that it replaces counts against the work in it as every other end of its process does, and it notes which line
+held the loop.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ import signal
 import sys
 import sysconfig
 import threading
-import time
 import traceback
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from socket import socket
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic_core import from_json, to_json
 
@@ -60,7 +59,6 @@ _CHECK_SECONDS = 60.0
 _HELD_FILE = "held.json"
 _LOOKS = 20  # of the thread, until it counts the loop as held
 _LOOKS_TO_ALARM = 10  # that the thread misses, until alarms take their place
-_FORGOTTEN_SECONDS = 3600.0
 _NOT_AUTHORS = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib", "scripts"))
 _PACKAGE = str(Path(__file__).parents[1])
 
@@ -172,9 +170,8 @@ def watching(mesh: Mesh, restart: Callable[[], None] | None = None) -> Iterator[
     else does, and SIGUSR2 dumps the stacks of all threads to stderr.
     """
     faulthandler.register(signal.SIGUSR2, all_threads=True)
-    for entry in _entries(mesh.settings.data_dir / _HELD_FILE).values():
-        ref = ActorRef.parse(entry["ref"])
-        mesh.worker.held_before(ref, entry["task_id"], entry["times"], str(entry["where"]))
+    for ref, task_id, where in _held_before(mesh.settings.data_dir / _HELD_FILE):
+        mesh.worker.held_before(ActorRef.parse(ref), task_id, where)
     watchdog = _Watchdog(mesh, restart)
     before = signal.signal(signal.SIGALRM, watchdog.alarm)
     faulthandler.register(
@@ -205,6 +202,7 @@ class _Watchdog:
         self._turned.set()
         self._alarms = 0
         self._holder: _Holder | None = None
+        self._stalled_claims = 1
         self.stopping = threading.Event()
         self.thread = threading.Thread(target=self._watch, name="mesh-watchdog", daemon=True)
 
@@ -240,7 +238,7 @@ class _Watchdog:
         self._restart_after(looks)
 
     def _restart_after(self, looks: int) -> None:
-        limit = self._settings.watchdog.restart_seconds
+        limit = self._settings.watchdog.restart_seconds / self._stalled_claims
         if self._restart is not None and limit and looks * self._pause >= limit:
             held = "The event loop has been held for %g s: the mesh starts again. Its threads:"
             logger.error(held, looks * self._pause)
@@ -262,7 +260,7 @@ class _Watchdog:
             self._holder,
             keep_text(text, self._settings.data_dir),
         )
-        self._note(self._holder, +1)
+        self._note(self._holder)
 
     def _find_holder(self, stack: traceback.StackSummary, tool: str | None) -> _Holder:
         """The place, and the work whose asyncio task is running; else all work of the agent of that file."""
@@ -277,8 +275,8 @@ class _Watchdog:
         return _Holder(where, [work for work in worker.works() if work[0].type in agents], tool)
 
     def _went_on(self, holder: _Holder, seconds: float) -> None:
-        self._holder = None
-        self._note(holder, -1)
+        self._holder, self._stalled_claims = None, 1
+        self._path.unlink(missing_ok=True)
         logger.warning("The event loop went on after %.1f s at %s", seconds, holder)
         with suppress(RuntimeError):  # the loop is closed by now
             self._loop.call_soon_threadsafe(self._publish, holder, seconds)
@@ -288,17 +286,12 @@ class _Watchdog:
         held = {"seconds": round(seconds, 1), "where": holder.where, "tool": holder.tool}
         self._mesh.tell("loop.held", {**held, **known}, **known)
 
-    def _note(self, holder: _Holder, times: int) -> None:
-        if not holder.works:
-            return
-        entries = _entries(self._path)
-        for ref, task_id in holder.works:
-            entry = entries.setdefault(task_id, {"times": 0})
-            entry |= {"ref": str(ref), "task_id": task_id, "where": holder.where, "at": time.time()}
-            entry["times"] += times
-        kept = {key: entry for key, entry in entries.items() if entry["times"] > 0}
+    def _note(self, holder: _Holder) -> None:
+        """Note the line for the error of the task; work that ended a process before has less time."""
+        self._stalled_claims = max([1, *map(self._mesh.worker.stalled_claims, holder.works)])
+        held = [(str(ref), task_id, holder.where) for ref, task_id in holder.works]
         with suppress(OSError, StoreFailed):  # a full disk: the mesh says so itself
-            write_private(make_private(self._path.parent) / _HELD_FILE, to_json(kept).decode())
+            write_private(make_private(self._path.parent) / _HELD_FILE, to_json(held).decode())
 
 
 def _tool_in(frame: FrameType | None) -> str | None:
@@ -319,14 +312,11 @@ def _place(stack: traceback.StackSummary) -> str:
     return f"{frame.filename}:{frame.lineno}"
 
 
-def _entries(path: Path) -> dict[str, dict[str, Any]]:
-    """What held the loop of an earlier process, by task, of the last hour."""
+def _held_before(path: Path) -> list[tuple[str, str, str]]:
+    """The work that held the loop of the process before, each with its thread and the line; read once."""
     try:
-        entries = from_json(read_private(path))
-        return {
-            key: entry
-            for key, entry in entries.items()
-            if entry["at"] > time.time() - _FORGOTTEN_SECONDS and entry["times"] > 0 and entry["ref"]
-        }
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # there is none, or none of ours
-        return {}
+        held = [(str(ref), str(task_id), str(where)) for ref, task_id, where in from_json(read_private(path))]
+        path.unlink()
+    except (OSError, ValueError, TypeError):  # there is none, or none of ours
+        return []
+    return held

@@ -25,7 +25,7 @@ from meshwright.cli.options import (
     json_option,
     mesh_options,
     quiet_option,
-    timeout_option,
+    time_options,
     trust_option,
     utf8,
 )
@@ -128,7 +128,7 @@ _after_option = click.option(
 )
 @_after_option
 @task_budget_options
-@timeout_option
+@time_options
 @quiet_option
 @json_option
 @mesh_options
@@ -200,7 +200,7 @@ async def _with_names(mesh: Connection, wanted: str, error: NotFound) -> NotFoun
 @click.option("--wait", is_flag=True, help="Follow its progress and print its answer, as mesh ask does.")
 @_after_option
 @task_budget_options
-@timeout_option
+@time_options
 @quiet_option
 @json_option
 @mesh_options

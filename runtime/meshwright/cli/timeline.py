@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MAX_LAG_SECONDS = 2.0  # a child's last events may reach us after its parent's next
 _DELTA = "model.delta"
 _ENDED = {"cancelled": "was cancelled", "timed_out": "timed out"}
-_OWN_TYPES = frozenset({"BrokeOff", "Cancelled", "DeadlineExceeded", "Timeout"})
+_OWN_TYPES = frozenset({"BrokeOff", "Cancelled", "DeadlineExceeded", "TaskTimeout", "Timeout"})
 """The types of faults that no exception led to."""
 _INDENT = "  "
 _WORD_WIDTH = 11

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class TaskFields(TypedDict, total=False):
-    """A task: what it names, and its times in seconds (`timeout` of one attempt, `deadline` of all).
+    """A task: what it names, and its times in seconds (`timeout` of one step, `deadline` of all).
 
     `limits` are those of its run, such as `{"max_steps": 20}`, where they are to be lower than the agent's.
     `after` is the id of a task whose end it waits for.
@@ -22,7 +22,7 @@ class TaskFields(TypedDict, total=False):
     agent_id: str | None
     payload: dict[str, Any]
     priority: int
-    timeout: float
+    timeout: float | None
     deadline: float | None
     thread_id: str | None
     task_id: str | None

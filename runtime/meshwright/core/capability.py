@@ -50,7 +50,8 @@ class Registration(Plain):
     """How an agent makes itself known. `agent_id` is its app-id and names its topic and its model user.
 
     A `system` part of the mesh is shown among the agents but takes no tasks. The agent scores 0 while one
-    of `health_check_urls`, what it depends on, does not answer.
+    of `health_check_urls`, what it depends on, does not answer. `deadline` is how many seconds its tasks may
+    take that bring none.
     """
 
     version: int = 1
@@ -59,6 +60,7 @@ class Registration(Plain):
     kind: _AgentKind = "agent"
     capabilities: tuple[Capability, ...] = ()
     health_check_urls: tuple[_HealthCheckUrl, ...] = ()
+    deadline: float | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
 
     def capability(self, name: str) -> Capability | None:

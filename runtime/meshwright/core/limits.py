@@ -8,6 +8,10 @@ from meshwright.core.money import Dollars
 
 MAX_STEPS = 500
 MAX_REPEATS = 25
+TIMEOUT_SECONDS = 300.0  # of a step: models that reason take minutes
+MAX_TIMEOUT_SECONDS = 86_400
+DEADLINE_SECONDS = 86_400.0  # of a task: a provider may be away for hours
+MAX_DEADLINE_SECONDS = 604_800
 LIMIT_EVENTS = {
     "max_steps": "limit.steps",
     "max_repeats": "limit.no_progress",

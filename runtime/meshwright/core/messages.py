@@ -22,7 +22,7 @@ from pydantic_core import from_json, to_json
 
 from meshwright.core.encoding import Json, Struct, as_json, decode, encode, write_struct
 from meshwright.core.files import TaskFile
-from meshwright.core.limits import Limits
+from meshwright.core.limits import MAX_DEADLINE_SECONDS, MAX_TIMEOUT_SECONDS, Limits
 from meshwright.core.money import ZERO, Amount, Budget, Dollars, OnEmpty, exact
 from meshwright.core.topics import APPLICATION, type_on
 
@@ -96,9 +96,18 @@ class TaskRequest(BaseModel):
     agent_id: Identifier | None = None
     payload: dict[str, Any] = Field(default_factory=dict)
     priority: int = Field(default=5, ge=0, le=10)
-    timeout: float = Field(default=120, gt=0, le=86_400, description="Seconds that one attempt may take.")
+    timeout: float | None = Field(
+        default=None,
+        gt=0,
+        le=MAX_TIMEOUT_SECONDS,
+        description="Seconds that one step may take: a call of a model or a tool, or the agent's own code; "
+        "default: that of the agent.",
+    )
     deadline: float | None = Field(
-        default=None, gt=0, le=604_800, description="Seconds that the task may take; default one day."
+        default=None,
+        gt=0,
+        le=MAX_DEADLINE_SECONDS,
+        description="Seconds that the task may take; default: that of the agent, else one day.",
     )
     thread_id: Identifier | None = None
     limits: Limits | None = Field(
@@ -178,7 +187,7 @@ class Task(Struct):
     agent_id: Identifier | None = None
     payload: dict[str, Any] = field(default_factory=dict)
     priority: int = 5
-    timeout: float = 120.0
+    timeout: float | None = None
     deadline_at: datetime
     requested_by: str = "anonymous"
     tenant_id: Identifier = "default"

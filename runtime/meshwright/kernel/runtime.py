@@ -107,6 +107,15 @@ class Runtime:
         return SharedExecutor(self._store, around)
 
     @property
+    def is_shared(self) -> bool:
+        """Whether other processes may work on the same data."""
+        return isinstance(self._store, SharedStore)
+
+    def was(self, incarnation: str) -> bool:
+        """Whether this process had that incarnation, before it lost its lease."""
+        return incarnation in self._former
+
+    @property
     def active(self) -> int:
         """How many actors are in memory."""
         return len(self._cells)

@@ -14,6 +14,7 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 from meshwright.core import topics
 from meshwright.core.encoding import is_deeper
 from meshwright.core.errors import InvalidInput, Overloaded, TooLarge
+from meshwright.core.limits import DEADLINE_SECONDS
 from meshwright.core.messages import ENDED, Caller, Event, Receipt, Task, TaskRequest, derived_id, new_id
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
@@ -22,7 +23,6 @@ from meshwright.work.protocol import TaskKey
 
 _KeyT = TypeVar("_KeyT")
 _MAX_KEY_CHARS = 255
-_DEADLINE_SECONDS = 86_400.0  # of a task that names none: a provider may be away for hours
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,7 @@ def make_task(
     *,
     now: datetime,
     limits: PayloadLimits,
+    deadline_seconds: float = DEADLINE_SECONDS,
     idempotency_key: str | None = None,
 ) -> Task:
     """Make the task of a request. The same key of the same caller always gives the same task id.
@@ -70,7 +71,7 @@ def make_task(
         on_empty=request.on_empty,
         after=request.after,
         timeout=request.timeout,
-        deadline_at=now + timedelta(seconds=request.deadline or max(_DEADLINE_SECONDS, request.timeout)),
+        deadline_at=now + timedelta(seconds=request.deadline or deadline_seconds),
         requested_by=caller.requested_by,
         tenant_id=caller.tenant_id,
         thread_id=request.thread_id or task_id,

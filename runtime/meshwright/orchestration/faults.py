@@ -28,10 +28,12 @@ _TABLE = (
     _Rule("caller", "none", ("BudgetExceeded", "PriceUnknown", "TaskLimitReached")),
     _Rule("caller", "none", ("Cancelled", "DeadlineExceeded", "RestartDenied", "WaitExpired")),
     _Rule("caller", "another agent", ("ContentRefused", "ContextTooLong", "InvalidInput", "TooLarge")),
+    _Rule("caller", "another agent", ("TaskTimeout",)),
     _Rule("provider", "another agent", ("AllProvidersDown", "ModelTimeout", "ModelUnavailable")),
     _Rule("provider", "another agent", ("RateLimited", "Unauthorized", "ModelRefused", "Unsupported")),
     _Rule("provider", "another agent", ("ModelError",)),
-    _Rule("mesh", "another agent", ("BrokeOff", "DelegationFailed", "MemoryUnavailable")),
+    _Rule("mesh", "another agent", ("DelegationFailed", "MemoryUnavailable")),
+    _Rule("mesh", "none", ("BrokeOff",)),
     _Rule("mesh", "another agent", ("CacheUnavailable", "Conflict")),
     _Rule("mesh", "another agent", ("NoAgentAvailable", "NotFound", "Overloaded", "MailboxFull")),
     _Rule("mesh", "another agent", ("Draining", "HostError", "ServiceFailed")),
@@ -39,8 +41,6 @@ _TABLE = (
     _Rule("mesh", "any agent", ("ReplayMismatch",)),
 )
 _RULES = {error: rule for rule in _TABLE for error in rule.errors}
-_SHORT = _Rule("caller", "another agent")
-_ENOUGH_SECONDS = 120.0  # for an attempt: a caller who gave it less may have given too little
 
 
 def class_of(outcome: Outcome) -> FaultClass:
@@ -66,6 +66,4 @@ def rules_out(error: Fault | None) -> bool:
 def _rule_of(outcome: Outcome) -> _Rule:
     if outcome.error is None:
         return _AGENTS
-    if outcome.error.type == "Timeout" and outcome.duration_ms / 1000 < _ENOUGH_SECONDS:
-        return _SHORT
     return _RULES.get(outcome.error.type, _AGENTS)

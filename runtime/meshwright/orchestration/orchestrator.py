@@ -52,12 +52,15 @@ class Orchestrator(Actor[TaskRecord]):
             self._end(turn, self._failure(turn, "orchestrator", error.code, str(error)))
             return self._receipt()
         self._take(accept, card.capability)
+        deadline = self._registry.find(card.agent_id).deadline
+        if deadline is not None and not accept.has_deadline:
+            self.state.change(deadline_at=task.created_at + timedelta(seconds=deadline))
         self._publish_accepted(turn, card)
         if task.after is None:
             self._dispatch(turn, card)
         else:
             self._follow(turn, task.after)
-        turn.wake_at(task.deadline_at)
+        turn.wake_at(self.task.deadline_at)
         return self._receipt()
 
     @turn
@@ -164,9 +167,11 @@ class Orchestrator(Actor[TaskRecord]):
             reason = "the task's deadline passed"
             turn.send(self._thread(attempt), "cancel", Cancel(task_id=self._task_id, reason=reason))
             attempt.ended_at, attempt.cost_usd = turn.now, None  # it has not said what it spent
-        outcome = self._failure(
-            turn, agent_id, "DeadlineExceeded", f"no outcome by {self.state.task.deadline_at}"
+        message = (
+            f"The task had no outcome by its deadline, {self.state.task.deadline_at}. Raise the deadline of "
+            "the task, of its agent, or deadline_seconds in [agents] of mesh.toml"
         )
+        outcome = self._failure(turn, agent_id, "DeadlineExceeded", message)
         self._dead_letter(turn, outcome)
         self._end(turn, outcome.model_copy(update={"status": "timed_out"}))
 

@@ -200,12 +200,11 @@ class ModelCalls:
             else:
                 if begins:
                     self._check_totals(step)
-                seconds = attempt.time.call_seconds
-                request = replace(request, context=self.context(step), timeout_seconds=seconds)
+                request = replace(request, context=self.context(step))
                 begun = time.perf_counter()
                 try:
                     deltas = Deltas(partial(self._show, step.number)) if streams else nullcontext()
-                    with deltas as on_delta, self._span(request) as span:
+                    with attempt.time.apart(), deltas as on_delta, self._span(request) as span:
                         result = await attempt.services.model.complete(request, on_delta)
                         self._describe(span, request, result)
                     check_size(f"The reply of {result.model}", result.files, self.max_record_bytes)
@@ -236,7 +235,7 @@ class ModelCalls:
             temperature=prepared.temperature,
             max_tokens=max_tokens or prepared.max_tokens,
             params=prepared.params,
-            timeout_seconds=attempt.task.timeout,
+            timeout_seconds=attempt.time.timeout.seconds,
             cache=prepared.cache,
         )
 

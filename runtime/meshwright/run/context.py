@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from meshwright.agent import Agent
 from meshwright.context.memory import Memory
 from meshwright.context.service import ContextClient
 from meshwright.core.clock import Clock
 from meshwright.core.errors import ToolFailed
-from meshwright.core.limits import MAX_REPEATS, MAX_STEPS, Limits
+from meshwright.core.limits import MAX_REPEATS, MAX_STEPS, TIMEOUT_SECONDS, Limits
 from meshwright.core.messages import MemoryScope, Parent, Task, TaskBudget, derived_id
 from meshwright.core.tracing import NoTracing, Span, Tracing
 from meshwright.events.activity import Activity
@@ -20,9 +20,9 @@ from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.budgets import Budgets
 from meshwright.models.port import CallContext, Model, ModelWindow, OnCall
 from meshwright.prompts import Prompts
-from meshwright.run.attempt_time import AttemptTime
 from meshwright.run.delegation import Delegation
 from meshwright.run.parking import Parking
+from meshwright.run.step_time import StepTime
 from meshwright.settings import ApprovalRule
 from meshwright.tools.tool import Tool
 from meshwright.work import Journal, Work
@@ -49,6 +49,7 @@ class Services:
     clock: Clock
     project_id: str = "default"
     limits: Limits = _LIMITS
+    timeout_seconds: float = TIMEOUT_SECONDS
     max_chain: int = 5
     approval_rules: tuple[ApprovalRule, ...] = ()
     patience_days: float = 7.0
@@ -75,7 +76,7 @@ class RunContext:
     """The task being worked on."""
     journal: Journal
     span: Span
-    time: AttemptTime
+    time: StepTime
 
     @property
     def scopes(self) -> dict[MemoryScope, str]:
@@ -129,7 +130,10 @@ class RunContext:
         if task.budget_usd is not None:
             own = TaskBudget(task_id=task.task_id, limit_usd=task.budget_usd, on_empty=task.on_empty)
             above = (*above, own)
-        task_id = derived_id(task.tenant_id, work.steps, path)
+        task_id, now = derived_id(task.tenant_id, work.steps, path), self.services.clock.now()
+        ends_at = [task.deadline_at]
+        if wanted.deadline is not None:
+            ends_at.append(now + timedelta(seconds=wanted.deadline))
         parent = Parent(
             actor_type=self.ref.type, actor_id=self.ref.id, key=f"{work.steps}/{path}", task_id=task.task_id
         )
@@ -141,13 +145,13 @@ class RunContext:
             priority=task.priority,
             timeout=task.timeout if wanted.timeout is None else float(wanted.timeout),
             budgets=task.budgets,
-            deadline_at=task.deadline_at,
+            deadline_at=min(ends_at),
             requested_by=work.dispatch.agent_id,
             tenant_id=task.tenant_id,
             thread_id=task_id,
             parent=parent,
             chain=(*task.chain, work.dispatch.agent_id),
-            created_at=self.services.clock.now(),
+            created_at=now,
             traceparent=self.span.traceparent,
             budget_usd=wanted.budget,
             budgets_above=above,

@@ -19,8 +19,9 @@ class Delegation:
     """A task for another agent, named or chosen by `capability`.
 
     `payload` goes beside the `text`; `shape` is the pydantic model of the answer, `dict` for the result as it
-    is, `Outcome` for all of the outcome with its files, None for text; `timeout` is in seconds; `budget_usd`
-    what it may cost of the budgets above it.
+    is, `Outcome` for all of the outcome with its files, None for text; `timeout` is how many
+    seconds a step of it may take, `deadline` all of it; `budget_usd` what it may cost of the budgets above
+    it.
     """
 
     agent_id: str = ""
@@ -29,6 +30,7 @@ class Delegation:
     capability: str = ""
     payload: Mapping[str, Any] = field(default_factory=dict)
     timeout: float | None = None
+    deadline: float | None = None
     budget_usd: Decimal | str | None = None
 
     def __post_init__(self) -> None:
@@ -39,8 +41,11 @@ class Delegation:
                 else "a delegation names agent and capability",
                 remedy="Give either agent_id or capability",
             )
-        if self.timeout is not None and self.timeout <= 0:
-            raise AgentError("the timeout of a delegation is not positive", remedy="Give seconds, or none")
+        for name, seconds in (("timeout", self.timeout), ("deadline", self.deadline)):
+            if seconds is not None and seconds <= 0:
+                raise AgentError(
+                    f"the {name} of a delegation is not positive", remedy="Give seconds, or none"
+                )
 
     @property
     def whom(self) -> str:
@@ -55,7 +60,8 @@ class Delegation:
     @property
     def request(self) -> dict[str, Any]:
         """What tells it from another, as the journal has it."""
-        extra = {"capability": self.capability, "payload": self.payload, "timeout": self.timeout}
+        extra = {"capability": self.capability, "payload": self.payload}
+        extra |= {"timeout": self.timeout, "deadline": self.deadline}
         extra["budget_usd"] = None if self.budget_usd is None else str(self.budget_usd)
         wanted = {name: value for name, value in extra.items() if value}
         return {"agent_id": self.agent_id, "text": self.text, **wanted}

@@ -133,7 +133,8 @@ class Dialogues:
         started = time.perf_counter()
         result: dict[str, Any] = {"value": None, "error": None}
         tracing, parent = self._attempt.services.tracing, self._attempt.span.traceparent
-        with tracing.span(f"execute_tool {tool.name}", parent=parent, attributes=attributes) as span:
+        span = tracing.span(f"execute_tool {tool.name}", parent=parent, attributes=attributes)
+        with self._attempt.time.apart(), span as span:
             try:
                 self._approvals.check(tool, call.arguments, decision)
                 value = await tool.call(call.arguments, self._run())

@@ -188,7 +188,8 @@ class Run:
         return prepared
 
     async def _prepare(self) -> PreparedPrompt:
-        prepared = await prepare_run(self._attempt, partial(self._calls.context, self._journal.inside))
+        with self._attempt.time.apart():
+            prepared = await prepare_run(self._attempt, partial(self._calls.context, self._journal.inside))
         return prepared.model_copy(update={"totals": self._calls.totals.now()})
 
     @noted
@@ -207,8 +208,12 @@ class Run:
             return [ProgressEvent("step.finished", {"name": name, "duration_ms": duration_ms})]
 
         return await self._journal.step(
-            name, {}, lambda: awaited(run, name), repeatable=repeatable, tell=tell
+            name, {}, lambda: self._timed(name, run), repeatable=repeatable, tell=tell
         )
+
+    async def _timed(self, name: str, run: Callable[[], Awaitable[ResultT]]) -> ResultT:
+        with self._attempt.time.of_step(name):
+            return await awaited(run, name)
 
     @overload
     async def gather(
@@ -242,6 +247,7 @@ class Run:
         capability: str = "",
         payload: Mapping[str, Any] | None = None,
         timeout: float | None = None,
+        deadline: float | None = None,
         budget_usd: Decimal | str | None = None,
     ) -> str: ...
     @overload
@@ -254,6 +260,7 @@ class Run:
         capability: str = "",
         payload: Mapping[str, Any] | None = None,
         timeout: float | None = None,
+        deadline: float | None = None,
         budget_usd: Decimal | str | None = None,
     ) -> DataT: ...
 
@@ -261,8 +268,9 @@ class Run:
     async def delegate(self, agent_id: str = "", text: str = "", **wishes: Any) -> Any:
         """Give a task to another agent, wait for its outcome without holding a slot, return its answer.
 
-        The agent is named, or chosen by `capability`. `payload` goes beside the text; `timeout` is in
-        seconds; `budget_usd` is what it may cost of the budgets of this task. The answer is text (JSON
+        The agent is named, or chosen by `capability`. `payload` goes beside the text; `timeout` is
+        how many seconds a step of it may take, `deadline` all of it; `budget_usd` is what it may cost of the
+        budgets of this task. The answer is text (JSON
         where it has no words), or with a `shape` an object of that pydantic model; `dict` gives the result
         as it is, `Outcome` all of the outcome with its files. Raises ToolFailed where that agent may not be
         asked, and DelegationFailed, which is one, where it did not succeed or its answer has another shape.

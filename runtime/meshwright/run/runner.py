@@ -13,10 +13,10 @@ from meshwright.core.errors import AgentError, HostError, MailboxFull, MeshError
 from meshwright.core.messages import Fault, Outcome, OutcomeStatus
 from meshwright.core.tracing import TENANT, GenAI, Span
 from meshwright.kernel.envelope import ActorRef
-from meshwright.run.attempt_time import AttemptTime
 from meshwright.run.author import fault_of, result_of
 from meshwright.run.context import RunContext, Services
 from meshwright.run.run import Run
+from meshwright.run.step_time import StepTime, step_timeout
 from meshwright.tools.tool import Tool
 from meshwright.work import Completed, Journal, Suspended, Work
 from meshwright.work.worker import Stopped, until_stopped
@@ -53,7 +53,8 @@ class Runner:
             f"invoke_agent {ref.type}", parent=task.traceparent, attributes=attributes
         ) as span:
             bound = self._agents[ref.type]
-            spent = AttemptTime(task.timeout, work.seconds)
+            timeout = step_timeout(self._services.timeout_seconds, bound.agent, task.timeout)
+            spent = StepTime(timeout, work.seconds)
             attempt = RunContext(
                 self._services, bound.agent, bound.tools, ref, work, task, journal, span, spent
             )
@@ -68,7 +69,7 @@ class Runner:
             await run.booked()
             return completed
 
-    async def _finish(self, run: Run, work: Work, span: Span, spent: AttemptTime) -> Completed:
+    async def _finish(self, run: Run, work: Work, span: Span, spent: StepTime) -> Completed:
         task = work.task
         result: dict[str, Any] | None = None
         status: OutcomeStatus = "succeeded"
@@ -78,8 +79,8 @@ class Runner:
         except Stopped:
             status, fault = "cancelled", Fault(type="Cancelled", message="cancelled on request")
         except _OutOfTime:
-            limit = f"no answer within the attempt's {task.timeout:g} seconds"
-            status, fault = "timed_out", Fault(type="Timeout", message=limit)
+            kind = "TaskTimeout" if spent.timeout.of_task else "Timeout"
+            status, fault = "timed_out", Fault(type=kind, message=spent.exceeded)
         except BaseException as error:  # agents may raise anything: the outcome of their attempt
             if _is_no_outcome(error):
                 raise
@@ -105,7 +106,7 @@ class Runner:
             result=result,
             files=run.outcome_files(),
             error=fault,
-            duration_ms=round(spent.used * 1000, 3),
+            duration_ms=round(spent.worked * 1000, 3),
             model=usage.model,
             finish_reason=usage.finish_reason,
             limit=run.limit,
@@ -119,8 +120,8 @@ class Runner:
             await run.tell_thread(outcome.text)
         return Completed(task_id=task.task_id, fence=work.fence, outcome=outcome)
 
-    async def _within_timeout(self, run: Run, spent: AttemptTime) -> dict[str, Any] | None:
-        """Run in what is left of the attempt's time."""
+    async def _within_timeout(self, run: Run, spent: StepTime) -> dict[str, Any] | None:
+        """Run while the agent's code begins and ends steps."""
         limit = spent.limit()
         result = None
         try:
@@ -133,11 +134,12 @@ class Runner:
             if run.suspended is None or (isinstance(error, asyncio.CancelledError) and not is_ours):
                 raise
         finally:
+            spent.over()
             await run.close()
         if run.suspended is None:
             return result
         run.let_go()
-        known = {"seconds": spent.used, "usage": run.usage.usage, "cost_usd": run.usage.cost_usd}
+        known = {"seconds": spent.worked, "usage": run.usage.usage, "cost_usd": run.usage.cost_usd}
         raise Suspended(run.suspended.suspend.model_copy(update=known), run.suspended.waits)
 
     async def _result(self, run: Run) -> dict[str, Any] | None:
@@ -158,7 +160,7 @@ class Runner:
 
 
 class _OutOfTime(Exception):
-    """The attempt has had its time."""
+    """The agent's code has had its time."""
 
 
 def _is_no_outcome(error: BaseException) -> bool:

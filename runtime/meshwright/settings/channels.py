@@ -96,8 +96,10 @@ class ChannelSettings(Signed):
     """What is said where a person was asked who does not answer in the chat."""
     typing: bool = True
     """Whether the chat shows that the agent is at work on a message."""
-    timeout: float = Field(default=120.0, gt=0, le=86_400)
-    """Seconds that an attempt at an answer may take."""
+    timeout: float | None = Field(default=None, gt=0, le=86_400)
+    """Seconds that a step of an answer may take; default: that of the agent."""
+    deadline: float | None = Field(default=None, gt=0, le=604_800)
+    """Seconds that an answer may take; default: that of the agent."""
     budget_usd: Dollars | None = None
     """Dollars that an answer may cost."""
 

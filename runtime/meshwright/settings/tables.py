@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from meshwright.core.limits import MAX_REPEATS, MAX_STEPS, Limits
+from meshwright.core.limits import DEADLINE_SECONDS, MAX_REPEATS, MAX_STEPS, TIMEOUT_SECONDS, Limits
 from meshwright.core.messages import Identifier
 from meshwright.core.money import Budget, Dollars, Price
 from meshwright.core.schedule import ScheduleSpec
@@ -60,7 +60,13 @@ class _AgentsSettings(Table):
     max_usd: Dollars | None = None
     """Dollars that the calls of a run may cost; unset: no limit but budgets."""
     max_seconds: float | None = Field(default=None, gt=0)
-    """Seconds that models and tools may take in a run; unset: no limit but the task's timeout."""
+    """Seconds that models and tools may take in a run; unset: no limit but the task's deadline."""
+    timeout_seconds: float = Field(default=TIMEOUT_SECONDS, gt=0, le=86_400)
+    """Seconds that a step of a run may take: a call of a model, or the agent's own code until the next step.
+    Agents (`timeout`) and tasks may have their own; tools have `tools.timeout_seconds`."""
+    deadline_seconds: float = Field(default=DEADLINE_SECONDS, gt=0, le=604_800)
+    """Seconds that a task may take, without what it waits for people and money. Agents (`deadline`) and tasks
+    may have their own."""
     max_chain: int = Field(default=5, ge=1, le=50)
     """How deep agents may delegate to one another."""
 

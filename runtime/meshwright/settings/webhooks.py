@@ -91,8 +91,10 @@ class WebhookRule(Table):
     """The conversation that it joins, with fields as in `text`. By default one of its own."""
     budget_usd: Dollars | None = None
     """Dollars that it may cost."""
-    timeout: float = Field(default=120.0, gt=0, le=86_400)
-    """Seconds that an attempt may take."""
+    timeout: float | None = Field(default=None, gt=0, le=86_400)
+    """Seconds that a step of it may take; default: that of the agent."""
+    deadline: float | None = Field(default=None, gt=0, le=604_800)
+    """Seconds that it may take; default: that of the agent."""
     reply: Literal["comment", "status", "none"] = "none"
     """How its outcome goes back: a comment on the issue or pull request, or a status of the commit."""
 

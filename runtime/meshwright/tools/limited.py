@@ -53,7 +53,10 @@ class LimitedTool(ToolWrapper):
             raise ToolFailed(redact(f"{type(error).__name__}: {error}{where}")) from error
 
     async def _within_time(self, arguments: str, context: ToolContext) -> Any:
-        limit = asyncio.timeout(None if self.timeout == math.inf else self.timeout)
+        seconds, of_task = self.timeout or math.inf, context.task.timeout
+        if of_task is not None and seconds != math.inf:
+            seconds = min(seconds, of_task)
+        limit = asyncio.timeout(None if seconds == math.inf else seconds)
         try:
             async with limit:
                 return await self.inner.call(arguments, context)
@@ -61,7 +64,7 @@ class LimitedTool(ToolWrapper):
             if not limit.expired():
                 raise
             raise ToolFailed(
-                f"{self.name} did not end within {self.timeout:g} seconds and was given up",
+                f"{self.name} did not end within {seconds:g} seconds and was given up",
                 remedy=""
                 if self.idempotent
                 else "It may still take effect: find out before you call it again",

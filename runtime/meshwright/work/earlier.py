@@ -107,6 +107,11 @@ def _name_of(record: Record) -> str:
     return f"{record.stream}/{record.n}"
 
 
+async def has_steps(host: Runtime, ref: ActorRef, stream: str) -> bool:
+    """Whether the claim that wrote a stream finished a step."""
+    return any("result" in record.value for record in await host.records(ref, stream))
+
+
 async def read_steps(
     host: Runtime, ref: ActorRef, steps: str, claims: int = 0
 ) -> tuple[list[Record], list[Record]]:

@@ -52,6 +52,7 @@ class Journal:
         records: Sequence[Record] = (),
         answers: Sequence[Record] = (),
         kept: Sequence[Record] = (),
+        on_step: Callable[[], None] = lambda: None,
     ) -> None:
         self.ended: MeshError | None = None
         """Why the journal can't be followed: the run ends with that, whatever its code makes of it."""
@@ -59,19 +60,21 @@ class Journal:
         self._work = work
         self._earlier = Earlier(records, answers, work.waits, work.stream, kept)
         self._paths = Paths(self._earlier, was_cut=work.was_cut)
-        self._records = Records(host, ref, work, self._earlier.last_record)
+        self._records = Records(host, ref, work, self._earlier.last_record, on_step)
         self._waits = Waits(host, ref, work, self._earlier, self._paths, self._records)
 
     @classmethod
-    async def open(cls, host: Runtime, ref: ActorRef, work: Work) -> Journal:
-        """Read what earlier claims of the attempt left."""
+    async def open(
+        cls, host: Runtime, ref: ActorRef, work: Work, on_step: Callable[[], None] = lambda: None
+    ) -> Journal:
+        """Read what earlier claims of the attempt left. `on_step` is called once a step is finished."""
         kept: list[Record] = []
         for attempt in work.replaced:
             steps = steps_stream(work.task_id, work.generation, attempt)
             kept += await host.records(ref, answers_stream(steps))
         if not work.journaled:
-            return cls(host, ref, work, kept=kept)
-        return cls(host, ref, work, *await read_steps(host, ref, work.steps, work.claim), kept)
+            return cls(host, ref, work, kept=kept, on_step=on_step)
+        return cls(host, ref, work, *await read_steps(host, ref, work.steps, work.claim), kept, on_step)
 
     @property
     def earlier(self) -> list[dict[str, Any]]:

@@ -126,23 +126,27 @@ def tenant_scoped(tenant_id: str, name: str) -> str:
 class Claim(Struct):
     """A worker with a free slot asks for a task. `gone` names an owner that it knows to have ended.
 
-    `code` is the digest of its agent's code.
+    `code` is the digest of its agent's code. `has_stalled` says that the claim of that owner ended with its
+    process, or broke off, and finished no step; `reason` says why, where that is known.
     """
 
     task_id: str
     owner: str
     gone: str | None = None
     code: str | None = None
+    has_stalled: bool = True
+    reason: str = ""
 
 
 class Grant(Struct):
     """A claim that was granted: only who holds this fence may end the attempt.
 
-    `journaled` says that an earlier claim may have left steps; `claim` how many there were; `waits` are the
-    steps that it waits for; `was_cut` says that the claim before this one ended with its process; `pauses`
-    how often in a row it was parked. `history` says how many entries the thread has, `seconds` what the run
-    has had of its time before it waited; `usage` and `cost_usd` what its calls of models had come to by
-    then, None where a worker that is gone may have made more.
+    `journaled` says that an earlier claim may have left steps; `claim` how many there were; `stalled_claims`
+    how many in a row finished no step, this one included; `waits` are the steps that it waits for; `was_cut`
+    says that the claim before this one ended with its process; `pauses` how often in a row it was parked.
+    `history` says how many entries the thread has, `seconds` what the run has worked before it waited;
+    `usage` and `cost_usd` what its calls of models had come to by then, None where a worker that is gone may
+    have made more.
     """
 
     task_id: str
@@ -154,6 +158,7 @@ class Grant(Struct):
     journaled: bool
     history: int
     claim: int = 0
+    stalled_claims: int = 1
     waits: tuple[StepKey, ...] = ()
     was_cut: bool = False
     pauses: int = 0
@@ -264,6 +269,13 @@ class Pause(Struct):
     on: bool = True
 
 
+class Release(Struct):
+    """A worker that stops leaves an attempt to the next one: its claim does not end with its process."""
+
+    task_id: str
+    fence: int
+
+
 class Stop(Struct):
     """Signal to the worker that works, here or in another process: end this work now."""
 
@@ -273,9 +285,13 @@ class Stop(Struct):
 
 
 class Accept(TaskCarrier):
-    """A task for the orchestrator. `request_hash` tells a repeat from another request under the same id."""
+    """A task for the orchestrator. `request_hash` tells a repeat from another request under the same id.
+
+    `has_deadline` is False where its deadline is that of the settings: its agent may have another.
+    """
 
     request_hash: str = ""
+    has_deadline: bool = True
 
 
 def steps_stream(task_id: str, generation: int, attempt: int) -> str:

@@ -184,7 +184,8 @@ class Entry(Struct, frozen=False, omit_defaults=True):
     digest of its agent's code at the first of them, `waits` what it waits for,
     `answers` how many answers its journal has; `has_news` that an answer came while it ran. `seconds`,
     `usage` and `cost_usd` are as of its last wait; the cost is None once a worker that is gone may have made
-    calls since.
+    calls since. `stalled_claims` counts the claims in a row, the one that runs included, that have neither
+    finished a step nor ended otherwise than with their process.
     """
 
     task_id: str = ""
@@ -200,6 +201,7 @@ class Entry(Struct, frozen=False, omit_defaults=True):
     owner: str | None = None
     claims: int = 0
     code: str | None = None
+    stalled_claims: int = 0
     waits: list[Wait] = field(default_factory=list)
     answers: int = 0
     has_news: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from msgspec.structs import asdict
@@ -24,7 +24,9 @@ _MAX_ERROR_CHARS = 2_000
 class Records:
     """The stream of records that one claim writes."""
 
-    def __init__(self, host: Runtime, ref: ActorRef, work: Work, last: int) -> None:
+    def __init__(
+        self, host: Runtime, ref: ActorRef, work: Work, last: int, on_step: Callable[[], None] = lambda: None
+    ) -> None:
         self.is_costly = False
         """Whether it would cost something to lose what is not known durable yet."""
         self.has_steps = False
@@ -34,6 +36,7 @@ class Records:
         self._work, self._stream = work, work.stream
         self._trace_id = trace_id_of(work.task.traceparent)
         self._last = last
+        self._on_step = on_step
         self._queued: Awaitable[None] | None = None
 
     def write(
@@ -49,6 +52,8 @@ class Records:
         self._append(data, [self._event(key, n, event) for n, event in enumerate(events, start=1)])
         self.has_steps = True
         self.is_costly = self.is_costly or costly
+        if "result" in value:
+            self._on_step()
 
     def write_cut(self, key: StepKey, count: int) -> None:
         """Queue how many calls of a step were cut off and are recorded nowhere, before it makes another."""

@@ -19,7 +19,12 @@ AGEING_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A task that its thread could run now. `since` is the unix time at which it was queued."""
+    """A task that its thread could run now. `since` is the unix time at which it was queued.
+
+    Of one that an `owner` runs: the `stream` of records of that claim, the `stalled_claims` (see `Entry`),
+    and whether the claim ended with its process (`has_crashed`) rather than by a fault of the mesh; `reason`
+    says why it ended, where that is known.
+    """
 
     ref: ActorRef
     task_id: str
@@ -28,6 +33,15 @@ class Offer:
     since: float
     owner: str | None = None
     traceparent: str | None = None
+    stream: str = ""
+    stalled_claims: int = 0
+    has_crashed: bool = True
+    reason: str = ""
+
+    @property
+    def key(self) -> tuple[ActorRef, str]:
+        """The thread and the task."""
+        return self.ref, self.task_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ Its id is `{tenant}:{thread}`. It holds the inbox, the fence and who works; the 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any
 
 from meshwright.core import topics
 from meshwright.core.encoding import Struct, encode
@@ -18,6 +18,14 @@ from meshwright.core.messages import Dispatch, Event, Fault, Identifier, Outcome
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.work.conversation import conversation_of
+from meshwright.work.ends import (
+    MAX_STALLED_CLAIMS,
+    PROCESS_ENDED,
+    attempt_ended,
+    broke_off,
+    last_ends,
+    unsuccessful,
+)
 from meshwright.work.people import approval_ended, approval_requested, counted
 from meshwright.work.protocol import (
     Accept,
@@ -27,6 +35,7 @@ from meshwright.work.protocol import (
     Completed,
     Grant,
     Pause,
+    Release,
     Stop,
     Suspend,
     TaskKey,
@@ -42,9 +51,7 @@ from meshwright.work.slots import Offer, Watch, Withdraw
 HISTORY = "history"
 """The stream in which threads of earlier versions keep their own conversation."""
 MAX_TASKS = 1_000  # in the inbox, which every turn writes whole
-_MAX_REMEMBERED_BYTES = 32 * 1024  # of their results: the state is written with every turn
 _STOPS_DEADLINE = ("person", "money")
-MAX_REMEMBERED_ENDS = 8  # attempts whose outcome a repeated dispatch gets again
 
 
 class AgentThread(Actor[ThreadState]):
@@ -86,6 +93,10 @@ class AgentThread(Actor[ThreadState]):
         if entry.cancelled is not None:
             self._let_go(turn, entry)
             return None
+        self._count_stalled(turn, entry, claim)
+        if entry.stalled_claims >= MAX_STALLED_CLAIMS:
+            self._end(turn, entry, broke_off(entry, self.ref.type, claim.reason, turn.now))
+            return None
         again = entry.fence > 0
         self.state.fence += 1
         entry.fence, entry.owner = self.state.fence, claim.owner
@@ -94,6 +105,7 @@ class AgentThread(Actor[ThreadState]):
             turn.append(claim_stream(entry.steps, entry.claims), 1, {"fence": entry.fence})
         entry.claims += 1
         entry.code = claim.code if entry.code is None else entry.code
+        entry.stalled_claims += 1
         known: dict[str, object] = {"owner": claim.owner, "code": claim.code}
         self._tell(turn, entry, "task.resumed" if again else "task.started", known)
         return Grant(
@@ -106,6 +118,7 @@ class AgentThread(Actor[ThreadState]):
             journaled=again or entry.redriven,
             history=self.state.history,
             claim=entry.claims - 1,
+            stalled_claims=entry.stalled_claims,
             waits=tuple(wait.step for wait in entry.waits),
             was_cut=was_cut,
             pauses=entry.pauses,
@@ -122,6 +135,13 @@ class AgentThread(Actor[ThreadState]):
             return False
         self._end(turn, entry, completed.outcome)
         return True
+
+    @turn
+    def release(self, turn: Turn, release: Release) -> None:
+        """Do not count the claim of a worker that stops. The task stays its own until it is gone."""
+        entry = self._entry(release.task_id)
+        if entry is not None and entry.fence == release.fence:
+            entry.stalled_claims = 0
 
     @turn
     def forget(self, turn: Turn, task_id: str) -> None:
@@ -149,6 +169,7 @@ class AgentThread(Actor[ThreadState]):
             self._let_go(turn, entry)
             return True
         entry.status, entry.owner, entry.pauses = "waiting", None, suspend.pauses
+        entry.stalled_claims = 0
         if not self._take_waits(turn, entry, suspend) and entry.waits:
             self._tell(turn, entry, "task.waiting", {**entry.waits[0].event_fields, "repeated": True})
         if entry.has_news or not entry.waits:
@@ -221,7 +242,7 @@ class AgentThread(Actor[ThreadState]):
         self.recover(turn)
 
     def _take(self, turn: Turn, new: Entry) -> None:
-        ended = next((end for end in self.state.ended if _attempt_ended(end) == new.identity), None)
+        ended = next((end for end in self.state.ended if attempt_ended(end) == new.identity), None)
         known = next((entry for entry in self.state.inbox if entry.identity == new.identity), None)
         if ended is not None:
             turn.send(self._task(ended.task_id), "settle", ended)
@@ -287,7 +308,15 @@ class AgentThread(Actor[ThreadState]):
     def _offer(self, entry: Entry) -> Offer:
         since = entry.queued_at.timestamp()
         return Offer(
-            self.ref, entry.task_id, self._tenant, entry.priority, since, entry.owner, entry.traceparent
+            self.ref,
+            entry.task_id,
+            self._tenant,
+            entry.priority,
+            since,
+            entry.owner,
+            entry.traceparent,
+            claim_stream(entry.steps, entry.claims - 1) if entry.claims else "",
+            entry.stalled_claims,
         )
 
     def _stop(self, entry: Entry) -> Stop:
@@ -401,8 +430,16 @@ class AgentThread(Actor[ThreadState]):
         self._remember_end(turn, unsuccessful("failed", new, self.ref.type, fault, turn.now))
 
     def _remember_end(self, turn: Turn, outcome: Outcome) -> None:
-        self.state.ended = _last_ends([*self.state.ended, outcome])
+        self.state.ended = last_ends([*self.state.ended, outcome])
         self._publish_end(turn, outcome)
+
+    def _count_stalled(self, turn: Turn, entry: Entry, claim: Claim) -> None:
+        """Count the claim before: one that got further, or ended by no fault of the work, ends the row."""
+        if not claim.has_stalled:
+            entry.stalled_claims = 0
+        elif entry.stalled_claims:
+            breaks = {"breaks": entry.stalled_claims, "most": MAX_STALLED_CLAIMS}
+            self._tell(turn, entry, "work.broke_off", {"error": claim.reason or PROCESS_ENDED, **breaks})
 
     def _cancelled(self, entry: Entry, now: datetime) -> Outcome:
         fault = Fault(type="Cancelled", message=entry.cancelled or "cancelled")
@@ -455,41 +492,3 @@ def thread_of(event: Event) -> ActorRef | None:
     """Route a dispatched task to the thread of its agent."""
     dispatch = _Address.model_validate_json(encode(event.payload))
     return ActorRef(dispatch.agent_id, f"{dispatch.task.tenant_id}:{dispatch.task.thread_id}")
-
-
-def unsuccessful(
-    status: Literal["cancelled", "failed"],
-    attempt: Entry | Grant,
-    agent_id: str,
-    fault: Fault,
-    now: datetime,
-) -> Outcome:
-    """The outcome of an attempt that its agent did not end itself, with what its calls of models cost."""
-    return Outcome(
-        task_id=attempt.task_id,
-        agent_id=agent_id,
-        capability=attempt.capability,
-        status=status,
-        success=False,
-        error=fault,
-        usage=attempt.usage,
-        cost_usd=attempt.cost_usd,
-        completed_at=now,
-        generation=attempt.generation,
-        attempt=attempt.attempt,
-    )
-
-
-def _last_ends(ends: list[Outcome]) -> list[Outcome]:
-    """The last ends, as many as may be remembered, and the very last however large it is."""
-    kept = ends[-MAX_REMEMBERED_ENDS:]
-    if len(kept) == 1:
-        return kept
-    sizes = [len(encode(end.result)) for end in kept]
-    while len(kept) > 1 and sum(sizes) > _MAX_REMEMBERED_BYTES:
-        del kept[0], sizes[0]
-    return kept
-
-
-def _attempt_ended(outcome: Outcome) -> tuple[str, int, int]:
-    return outcome.task_id, outcome.generation, outcome.attempt

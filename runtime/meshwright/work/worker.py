@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
@@ -16,11 +17,13 @@ from meshwright.core.errors import Draining, HostError, MailboxFull, StoreFailed
 from meshwright.core.messages import Event, Fault, Outcome, new_id
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
+from meshwright.work.earlier import has_steps
+from meshwright.work.ends import MAX_STALLED_CLAIMS, unsuccessful
 from meshwright.work.journal import Journal
-from meshwright.work.protocol import Claim, Completed, Grant, Stop, Suspend, TaskKey, Work, tenant_of
+from meshwright.work.protocol import Claim, Completed, Grant, Release, Stop, Suspend, TaskKey, Work, tenant_of
 from meshwright.work.record import DispatchedTask, ThreadState
 from meshwright.work.slots import Offer, SlotTable, Watch, Withdraw
-from meshwright.work.thread import unsuccessful
+from meshwright.work.suspects import SUSPECT_CLAIMS, Suspects
 from meshwright.work.waits import Suspended
 
 logger = logging.getLogger("meshwright.work")
@@ -28,8 +31,8 @@ logger = logging.getLogger("meshwright.work")
 MAILBOX_RETRY_SECONDS = 0.05
 BROKEN_OFF_RETRY_SECONDS = 1.0
 _OUTCOMES_A_RECORD = 2  # an outcome is stored beside its task, so it may have half of a record
-_MAX_BREAKS = 3  # of one attempt, by faults that are no outcome; then it fails
 _LETTING_GO_SECONDS = 1.0  # for work that was cancelled by a stop
+_ADOPTION_PAUSE_SECONDS = 2.0  # before work of another process that ended, which may have ended it
 _LOOK_SECONDS = 2.0  # between two looks whether the worker is gone that has a task
 _STOPPING = "work.stopping"  # shown to all processes, since the turn that stops work runs in any of them
 
@@ -49,6 +52,7 @@ class Running:
 
     task: asyncio.Task[None]
     fence: int = 0
+    stalled_claims: int = 0
     stopped_fence: int = 0
     interruptible: bool = False
     let_go: bool = False
@@ -80,7 +84,8 @@ class Worker:
         self._slots = SlotTable(slots_of)
         self._running: dict[tuple[ActorRef, str], Running] = {}
         self._again: dict[tuple[ActorRef, str], Offer] = {}
-        self._breaks: dict[tuple[ActorRef, str], int] = {}
+        self._suspects = Suspects(self._queue)
+        self._adopting: dict[Offer, asyncio.Task[None]] = {}
         self._held: dict[tuple[ActorRef, str], str] = {}
         self._watched: dict[tuple[ActorRef, str], asyncio.Task[None]] = {}
         self._draining = False
@@ -93,8 +98,8 @@ class Worker:
 
     @property
     def waiting(self) -> int:
-        """How many tasks wait for a slot."""
-        return len(self._slots)
+        """How many tasks wait for a slot, or for their turn to start alone."""
+        return len(self._slots) + len(self._suspects)
 
     def at_work(self, task: asyncio.Task[Any] | None) -> tuple[ActorRef, str] | None:
         """The thread and the task whose work an asyncio task is, if it is any. For any thread."""
@@ -105,15 +110,14 @@ class Worker:
         """All that is being worked on. For any thread."""
         return list(self._running)
 
-    def held_before(self, ref: ActorRef, task_id: str, times: int, where: str) -> None:
-        """Count work as broken off that held the event loop until its process had to end, so many times."""
-        self._breaks[(ref, task_id)] = times - 1
-        self._held[(ref, task_id)] = where
+    def stalled_claims(self, key: tuple[ActorRef, str]) -> int:
+        """How many claims in a row, the present one included, finished no step of work. For any thread."""
+        running = self._running.get(key)
+        return 0 if running is None else running.stalled_claims
 
-    def _check_held(self, key: tuple[ActorRef, str]) -> None:
-        where = self._held.pop(key, None)
-        if where is not None:
-            raise LoopHeld(f"it held the event loop at {where} until its process was ended")
+    def held_before(self, ref: ActorRef, task_id: str, where: str) -> None:
+        """Note why the process before ended: work held its event loop."""
+        self._held[ref, task_id] = f"it held the event loop at {where} until its process was ended"
 
     def signal(self, ref: ActorRef, signal: Any) -> None:
         """Take a signal of a turn."""
@@ -123,6 +127,7 @@ class Worker:
             self._watch(signal.offer)
         elif isinstance(signal, Withdraw):
             self._slots.withdraw(ref, signal.task_id)
+            self._suspects.withdraw((ref, signal.task_id))
         elif isinstance(signal, Stop):
             self._stop(ref, signal)
             if signal.owner != self._host.incarnation:
@@ -131,21 +136,30 @@ class Worker:
     def lease_lost(self) -> None:
         """Let go of all that runs or waits: this run of the worker has ended, though its process lives on."""
         self._slots.clear()
+        self._start_no_more()
         for running in self._running.values():
             running.cancel()
 
     async def drain(self, seconds: float) -> None:
         """Start nothing more, let what runs end, and after that time leave the rest for the next start."""
         self._draining = True
+        self._start_no_more()
         for watching in self._watched.values():
             watching.cancel()
-        works = {running.task: running for running in self._running.values()}
+        works = {running.task: (key, running) for key, running in self._running.items()}
         if works:
             _, unfinished = await asyncio.wait(works, timeout=seconds)
+            stopped = [works[task] for task in unfinished if not works[task][1].let_go]
             for task in unfinished:
-                works[task].cancel()
+                works[task][1].cancel()
             await self._leave_behind(unfinished)
+            await asyncio.gather(*[self._release(*key, running.fence) for key, running in stopped])
         self._listen_no_more()
+
+    def _start_no_more(self) -> None:
+        self._suspects.clear()
+        for adopting in self._adopting.values():
+            adopting.cancel()
 
     async def _leave_behind(self, cancelled: set[asyncio.Task[None]]) -> None:
         """Wait for cancelled work to let go, and no longer for what does not."""
@@ -154,11 +168,38 @@ class Worker:
             for task in stubborn:
                 logger.warning("%s does not end when it is cancelled, and is left behind", task.get_name())
 
+    async def _release(self, ref: ActorRef, task_id: str, fence: int) -> None:
+        """Say that the process ends by a stop and not by this work; where that is lost, its claim counts."""
+        with suppress(HostError, MailboxFull, TimeoutError):
+            async with asyncio.timeout(_LETTING_GO_SECONDS):
+                await self._host.call(ref, "release", Release(task_id=task_id, fence=fence))
+
     def _take(self, offer: Offer) -> None:
-        has_it = (offer.ref, offer.task_id) in self._running and offer.owner == self._host.incarnation
-        if not has_it:
-            self._slots.offer(offer)
-            self._grant(offer.ref.type)
+        if offer.key in self._running and offer.owner == self._host.incarnation:
+            return
+        if offer.owner is None or not offer.stalled_claims or self._is_own(offer.owner):
+            self._queue(offer)
+        elif offer not in self._adopting and not self._draining:
+            adopting = asyncio.create_task(self._adopt(offer), name=f"adopt {offer.task_id}")
+            adopting.add_done_callback(lambda _: self._adopting.pop(offer))
+            self._adopting[offer] = adopting
+
+    async def _adopt(self, offer: Offer) -> None:
+        """Queue work of another process: at once if it finished a step there, else it may have ended that."""
+        try:
+            if await has_steps(self._host, offer.ref, offer.stream):
+                self._queue(replace(offer, has_crashed=False))
+            elif offer.stalled_claims == SUSPECT_CLAIMS:
+                self._suspects.add(offer)
+            else:
+                await asyncio.sleep(_ADOPTION_PAUSE_SECONDS if self._host.is_shared else 0)
+                self._queue(offer)
+        except HostError:  # its claim meets the same, and is tried again
+            self._queue(offer)
+
+    def _queue(self, offer: Offer) -> None:
+        self._slots.offer(offer)
+        self._grant(offer.ref.type)
 
     def _grant(self, agent_id: str) -> None:
         while not self._draining:
@@ -183,6 +224,7 @@ class Worker:
             self._slots.offer(again)
         self._slots.release(offer.ref.type)
         self._grant(offer.ref.type)
+        self._suspects.passed(key)
 
     async def _work(self, offer: Offer) -> None:
         key = (offer.ref, offer.task_id)
@@ -190,82 +232,35 @@ class Worker:
         try:
             work = await self._claim(offer)
             if work is not None:
-                self._check_held(key)
                 await self._carry_out(offer.ref, work, self._running[key])
-            self._breaks.pop(key, None)
         except (StoreFailed, Draining) as error:
             logger.warning("work on task %s goes on at the next start: %s", offer.task_id, error)
         except HostError as error:
             logger.warning("work on task %s stops here and is taken up again: %s", offer.task_id, error)
-            self._take_up_later(offer)
+            self._take_up_later(replace(offer, has_crashed=False), work)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # whatever an author's code raises: it must not loop, hang or be lost
             if self._running[key].let_go:
                 raise
-            await self._broke_off(offer, work, error)
+            self._broke_off(offer, work, error)
 
-    async def _broke_off(self, offer: Offer, work: Work | None, error: BaseException) -> None:
-        """Take work up again that broke off; what does so again and again fails."""
-        key = (offer.ref, offer.task_id)
-        breaks = self._breaks[key] = self._breaks.get(key, 0) + 1
+    def _broke_off(self, offer: Offer, work: Work | None, error: BaseException) -> None:
+        """Take work up again that broke off; its thread fails what does so again and again."""
+        stalled = work.stalled_claims if work is not None else offer.stalled_claims + 1
         reason = f"{type(error).__name__}: {error}".encode(errors="replace").decode()
-        self._tell_break(offer, work, breaks, reason)
         try:
-            logger.error(
-                "work on task %s broke off (%d of %d)", offer.task_id, breaks, _MAX_BREAKS, exc_info=error
-            )
+            broke_off = "work on task %s broke off (%d of %d)"
+            logger.error(broke_off, offer.task_id, stalled, MAX_STALLED_CLAIMS, exc_info=error)
         finally:  # a log handler of somebody else's may raise
-            if breaks < _MAX_BREAKS:
-                self._take_up_later(offer)
-            else:
-                await self._give_up(offer, work, breaks, reason)
+            if (
+                work is not None or stalled < MAX_STALLED_CLAIMS
+            ):  # else it cannot be claimed: its deadline ends it
+                self._take_up_later(replace(offer, stalled_claims=stalled, reason=reason), work)
 
-    async def _give_up(self, offer: Offer, work: Work | None, breaks: int, reason: str) -> None:
-        del self._breaks[offer.ref, offer.task_id]
-        if work is None:
-            return  # it cannot be claimed; its deadline ends it
-        try:
-            await self._call(offer.ref, "complete", self._failed(work, breaks, reason))
-        except HostError as lost:
-            logger.warning("work on task %s stops here and is taken up again: %s", offer.task_id, lost)
-            self._take_up_later(offer)
-        except Exception:  # whatever it is, trying for ever does not help; the task's deadline ends it
-            logger.exception("task %s cannot be ended, and is left to its deadline", offer.task_id)
-
-    def _failed(self, work: Work, breaks: int, reason: str) -> Completed:
-        message = (
-            f"the work broke off {breaks} times, the last time by {reason}. The mesh's log has the traceback"
-        )
-        fault = Fault(type="BrokeOff", message=message)
-        unpriced = work.model_copy(update={"cost_usd": None})
-        outcome = unsuccessful("failed", unpriced, work.dispatch.agent_id, fault, self._host.clock.now())
-        return Completed(task_id=work.task.task_id, fence=work.fence, outcome=outcome)
-
-    def _tell_break(self, offer: Offer, work: Work | None, breaks: int, reason: str) -> None:
-        event = Event(
-            id=f"{offer.ref}/{new_id()}",
-            event_type="work.broke_off",
-            topic=topics.TASK_PROGRESS,
-            time=self._host.clock.now(),
-            tenant_id=offer.tenant_id,
-            task_id=offer.task_id,
-            agent_id=offer.ref.type,
-            aggregate_id=str(offer.ref),
-            payload={
-                "attempt": work.dispatch.attempt if work is not None else None,
-                "error": reason,
-                "breaks": breaks,
-                "most": _MAX_BREAKS,
-            },
-        )
-        try:
-            self._host.emit([event])
-        except (HostError, TooLarge) as lost:
-            logger.warning("the log does not know that work on task %s broke off: %s", offer.task_id, lost)
-
-    def _take_up_later(self, offer: Offer) -> None:
-        again = replace(offer, owner=self._host.incarnation)
+    def _take_up_later(self, offer: Offer, work: Work | None) -> None:
+        stream = offer.stream if work is None else work.stream
+        again = replace(offer, owner=self._host.incarnation, stream=stream)
         asyncio.get_running_loop().call_later(BROKEN_OFF_RETRY_SECONDS, self.signal, offer.ref, again)
 
     def _watch(self, offer: Offer) -> None:
@@ -298,10 +293,23 @@ class Worker:
         if offer.owner is not None and not await self._has_stopped(offer.owner):
             self._watch(offer)
             return None
-        code = self._codes.get(offer.ref.type)
-        claim = Claim(task_id=offer.task_id, owner=self._host.incarnation, gone=offer.owner, code=code)
+        claim = Claim(
+            task_id=offer.task_id,
+            owner=self._host.incarnation,
+            gone=offer.owner,
+            code=self._codes.get(offer.ref.type),
+            has_stalled=await self._has_stalled(offer),
+            reason=self._held.pop(offer.key, offer.reason),
+        )
         grant: Grant | None = await self._call(offer.ref, "claim", claim, offer.traceparent)
         return None if grant is None else await self._read_task(offer.ref, grant)
+
+    async def _has_stalled(self, offer: Offer) -> bool:
+        """Whether the claim before finished no step, and ended with its process or by a fault of the work."""
+        is_lost = offer.owner != self._host.incarnation and self._is_own(offer.owner or "")  # with its lease
+        if offer.owner is None or is_lost or not offer.has_crashed:
+            return False
+        return not await has_steps(self._host, offer.ref, offer.stream)
 
     async def _read_task(self, ref: ActorRef, grant: Grant) -> Work | None:
         """The work of a grant, with a copy of the task of its own; None where there is no such task."""
@@ -317,12 +325,16 @@ class Worker:
         )
         return None
 
+    def _is_own(self, owner: str) -> bool:
+        """Whether that worker is or was this one, before it lost its lease."""
+        return owner == self._host.incarnation or self._host.was(owner)
+
     async def _has_stopped(self, owner: str) -> bool:
         """Whether that worker is not at it any more: it is gone, or it is this one, which would know."""
         return owner == self._host.incarnation or await self._host.has_expired(owner)
 
     async def _carry_out(self, ref: ActorRef, work: Work, running: Running) -> None:
-        running.fence = work.fence
+        running.fence, running.stalled_claims = work.fence, work.stalled_claims
         traceparent = work.task.traceparent
         try:
             completed = await self._ended(ref, work, running)
@@ -367,7 +379,8 @@ class Worker:
             running.interruptible = False
 
     async def _run_journaled(self, ref: ActorRef, work: Work) -> Completed:
-        return await self._run(ref, work, await Journal.open(self._host, ref, work))
+        passed = partial(self._suspects.passed, (ref, work.task_id))
+        return await self._run(ref, work, await Journal.open(self._host, ref, work, passed))
 
     def _cancelled(self, work: Work) -> Completed:
         fault = Fault(type="Cancelled", message="cancelled on request")
@@ -384,7 +397,10 @@ class Worker:
 
     def _stop(self, ref: ActorRef, stop: Stop) -> None:
         running = self._running.get((ref, stop.task_id))
-        if running is None or running.stopped:
+        if running is None:
+            self._suspects.start_now((ref, stop.task_id))
+            return
+        if running.stopped:
             return
         running.stopped_fence = stop.fence
         if running.stopped and running.interruptible:
@@ -424,10 +440,6 @@ async def until_stopped(work: Awaitable[ResultT]) -> ResultT:
             task.uncancel()
             raise Stopped from error
         raise
-
-
-class LoopHeld(Exception):
-    """The work ran in an earlier process, whose event loop it held until that was ended."""
 
 
 class Stopped(Exception):

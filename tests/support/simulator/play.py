@@ -16,7 +16,6 @@ from tests.support.simulator.server import Simulator
 from tests.support.simulator.world import World
 
 Wire = Literal["openai", "anthropic"]
-WORK_SECONDS = 3600.0
 _PROMPT = """---
 description: Works on what it is given.
 model: default
@@ -116,10 +115,10 @@ def write_project(job: Job, *, actor: bool = False) -> Path:
     return folder
 
 
-async def work(job: Job, **settings: Any) -> Decimal:
+async def work(job: Job, timeout: float | None = None, **settings: Any) -> Decimal:
     """Have a mesh in this process work on the open items of a job; returns what it has booked.
 
-    What was begun goes on where it is begun again with the same job.
+    What was begun goes on where it is begun again with the same job. `timeout` is that of a step.
     """
     folder, world = write_project(job), job.world()
     limits = {"max_steps": min(1000, job.max_steps), "max_repeats": 1000}
@@ -129,7 +128,7 @@ async def work(job: Job, **settings: Any) -> Decimal:
 
         async def do(item: str) -> None:
             outcome = await client.ask(
-                job.request(item), agent_id="simulated", idempotency_key=item, timeout=WORK_SECONDS
+                job.request(item), agent_id="simulated", idempotency_key=item, timeout=timeout
             )
             text = (outcome.result or {}).get("text") if outcome.success else None
             job.write(item, text, None if outcome.success else str(outcome.error))
@@ -141,10 +140,16 @@ async def work(job: Job, **settings: Any) -> Decimal:
 
 
 async def play(
-    scenario: Scenario, folder: Path, *, wire: Wire = "openai", speed: float = 1.0, **settings: Any
+    scenario: Scenario,
+    folder: Path,
+    *,
+    wire: Wire = "openai",
+    speed: float = 1.0,
+    timeout: float | None = None,
+    **settings: Any,
 ) -> Score:
     """Play a scenario once on a mesh in this process, with its project in a folder."""
     async with Simulator(scenario, speed=speed) as simulator:
         job = job_of(scenario, str(folder), simulator.url, wire)
-        booked = await work(job, **settings)
+        booked = await work(job, timeout, **settings)
     return judge(scenario, job, simulator.ledger, booked)

@@ -129,6 +129,7 @@ class ChannelReceiver:
             payload=payload | ({"context": message.context} if message.context else {}),
             thread_id=thread_id,
             timeout=settings.timeout,
+            deadline=settings.deadline,
             budget_usd=settings.budget_usd,
         )
         await self._mesh.component(Courier).ask(SCHEME, TaskKey(settings.tenant, task_id), address)

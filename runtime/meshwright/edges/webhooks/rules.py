@@ -51,6 +51,7 @@ class TaskRule:
             thread_id=self._thread(item),
             budget_usd=settings.budget_usd,
             timeout=settings.timeout,
+            deadline=settings.deadline,
         )
 
     def _thread(self, item: Item) -> str | None:
