@@ -35,7 +35,9 @@ class TaskDesk:
     def __init__(self, host: Runtime) -> None:
         self.host = host
 
-    async def submit(self, request: TaskRequest, caller: Caller, *, idempotency_key: str) -> Receipt:
+    async def submit(
+        self, request: TaskRequest, caller: Caller, *, idempotency_key: str, traceparent: str | None = None
+    ) -> Receipt:
         now = self.host.clock.now()
         task = make_task(request, caller, now=now, limits=PayloadLimits(), idempotency_key=idempotency_key)
         accept = Accept.of(task, request_hash=hash_of(request, caller, idempotency_key))
