@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.core.errors import StoreFailed, StoreLocked, StoreTooNew
+from meshwright.core.errors import HostError, StoreFailed, StoreLocked, StoreTooNew, StoreTooOld
 from meshwright.core.messages import TaskRequest
 from meshwright.sql.database import Session
 from meshwright.sql.sqlite import FILE_NAME, SqliteDatabase
@@ -280,17 +280,23 @@ async def test_a_start_on_a_full_disk_is_refused_in_one_line(tmp_path: Path) -> 
     )
 
 
-async def test_a_file_of_a_newer_version_is_refused_in_one_line_and_left_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("version", "error", "remedy"),
+    [(99, StoreTooNew, "upgrade Meshwright"), (14, StoreTooOld, "delete it, or choose another database")],
+)
+async def test_a_file_of_another_version_is_refused_in_one_line_and_left_alone(
+    tmp_path: Path, version: int, error: type[HostError], remedy: str
+) -> None:
     async with up(tmp_path) as running:
         await running.ask("echo")
-    set_version(tmp_path, 99)
+    set_version(tmp_path, version)
     before = (tmp_path / "data" / FILE_NAME).read_bytes()
-    with pytest.raises(StoreTooNew, match="has schema version 99, this Meshwright knows"):
+    with pytest.raises(error, match=f"has schema version {version}, this Meshwright"):
         await build(tmp_path).mesh.start()
     status, err = await mesh_up(tmp_path / "data")
     assert status == 1
     [line] = err.splitlines()
-    assert "upgrade Meshwright" in line
+    assert remedy in line
     assert (tmp_path / "data" / FILE_NAME).read_bytes() == before
 
 
@@ -308,8 +314,10 @@ async def test_a_mesh_that_could_not_start_leaves_the_folder_free(tmp_path: Path
 
 def set_version(folder: Path, version: int) -> int:
     connection = sqlite3.connect(folder / "data" / FILE_NAME)
-    (before,) = connection.execute("PRAGMA user_version").fetchone()
-    connection.execute(f"PRAGMA user_version={version}")
+    mesh = "component_versions WHERE component = 'mesh'"
+    (before,) = connection.execute(f"SELECT version FROM {mesh}").fetchone()
+    connection.execute("UPDATE component_versions SET version = ? WHERE component = 'mesh'", (version,))
+    connection.commit()
     connection.close()
     return before
 

@@ -17,6 +17,7 @@
     │   ├── Draining              the host is stopping and takes nothing new
     │   ├── StoreLocked           another process holds the data
     │   ├── StoreTooNew           the data was written by a newer version
+    │   ├── StoreTooOld           the data was written by a version that is no longer read
     │   ├── StoreFailed           a write failed: disk full, read-only, corrupt
     │   ├── StoreUnavailable      the store, or the sidecar before it, does not answer now
     │   └── ServiceFailed         a program that the mesh rests on cannot be started, or does not stay up
@@ -165,6 +166,10 @@ class StoreLocked(HostError):
 
 class StoreTooNew(HostError):
     """The data was written by a newer version of Meshwright."""
+
+
+class StoreTooOld(HostError):
+    """The data was written by a version of Meshwright that this one no longer reads."""
 
 
 class StoreFailed(HostError):

@@ -36,8 +36,12 @@ _TABLE = (
     _Rule("mesh", "none", ("BrokeOff",)),
     _Rule("mesh", "another agent", ("CacheUnavailable", "Conflict")),
     _Rule("mesh", "another agent", ("NoAgentAvailable", "NotFound", "Overloaded", "MailboxFull")),
-    _Rule("mesh", "another agent", ("Draining", "HostError", "ServiceFailed")),
-    _Rule("mesh", "another agent", ("StoreFailed", "StoreLocked", "StoreTooNew", "StoreUnavailable")),
+    _Rule("mesh", "another agent", ("Draining", "HostError", "ServiceFailed", "StoreTooOld")),
+    _Rule(
+        "mesh",
+        "another agent",
+        ("StoreFailed", "StoreLocked", "StoreTooNew", "StoreUnavailable"),
+    ),
     _Rule("mesh", "any agent", ("ReplayMismatch",)),
 )
 _RULES = {error: rule for rule in _TABLE for error in rule.errors}

@@ -204,7 +204,7 @@ class Database(ABC):
     async def open(self) -> None:
         """Bring the schema up to date and start the writer.
 
-        Raises StoreLocked where another process holds it, StoreTooNew, StoreFailed.
+        Raises StoreLocked where another process holds it, StoreTooNew, StoreTooOld, StoreFailed.
         """
         self._loop = asyncio.get_running_loop()
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mesh-writer")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING
 
-from meshwright.core.errors import StoreTooNew
+from meshwright.core.errors import StoreTooNew, StoreTooOld
 
 if TYPE_CHECKING:
     from meshwright.sql.database import Session
@@ -19,19 +19,28 @@ _SELECT_VERSION = "SELECT version FROM component_versions WHERE component = ?"
 
 
 def upgrade(session: Session, component: str, folder: Traversable, location: str) -> None:
-    """Apply the steps of a component that the database has not seen. Raises StoreTooNew."""
+    """Apply the steps of a component that the database has not seen.
+
+    Raises StoreTooNew for a version above the last step. A component may drop the steps of versions that
+    nobody uses any more: raises StoreTooOld for a version below the first one that is left.
+    """
     steps = migration_steps(folder, session.dialect)
     version = _version(session, component)
-    latest = max(steps, default=0)
+    first, latest = min(steps, default=0), max(steps, default=0)
+    owner = "" if component == MESH else f" of {component}"
     if version > latest:
-        owner = "" if component == MESH else f" of {component}"
         raise StoreTooNew(
             f"{location} has schema version {version}{owner}, this Meshwright knows {latest}",
             remedy="upgrade Meshwright, or choose another database: --data DIR",
         )
+    if 0 < version < first:
+        raise StoreTooOld(
+            f"{location} has schema version {version}{owner}, this Meshwright reads {first} and newer",
+            remedy="delete it, or choose another database: --data DIR",
+        )
     for number, script in sorted(steps.items()):
         if number > version:
-            session.script(f"{script}\n{_set_version(session, component, number)}")
+            session.script(f"{script}\n{_set_version(component, number)}")
 
 
 def migration_steps(folder: Traversable, dialect: str) -> dict[int, str]:
@@ -48,17 +57,11 @@ def migration_steps(folder: Traversable, dialect: str) -> dict[int, str]:
 def _version(session: Session, component: str) -> int:
     session.execute(_CREATE_VERSIONS)
     row = session.execute(_SELECT_VERSION, (component,)).fetchone()
-    version = row[0] if row else 0
-    if component == MESH and session.dialect == "sqlite":  # where it was before components had versions
-        version = max(version, session.execute("PRAGMA user_version").fetchone()[0])
-    return version
+    return row[0] if row else 0
 
 
-def _set_version(session: Session, component: str, version: int) -> str:
-    statement = (
+def _set_version(component: str, version: int) -> str:
+    return (
         f"INSERT INTO component_versions VALUES ('{component}', {version:d}) "  # noqa: S608 a name in code
         "ON CONFLICT (component) DO UPDATE SET version = excluded.version;"
     )
-    if component == MESH and session.dialect == "sqlite":
-        statement += f" PRAGMA user_version = {version:d};"  # what an older Meshwright looks at
-    return statement
