@@ -30,7 +30,7 @@ from meshwright.cli.serving import collect_young
 from meshwright.core.encoding import encode
 from meshwright.core.messages import Event, Outcome, Receipt, TaskRequest
 from meshwright.edges.http.server import serving
-from meshwright.settings import Settings
+from tests.support.settings import Settings
 
 IN_FLIGHT = 128
 SECONDS = 2.5

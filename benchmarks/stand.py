@@ -18,10 +18,10 @@ from meshwright.core.capability import Capability
 from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
 from meshwright.runtimes import StoreDeps, sqlite_runtime
-from meshwright.settings import Settings
 from meshwright.sql.apart import ApartDatabase
 from meshwright.sql.database import Database, Session
 from meshwright.sql.sqlite import SqliteSession
+from tests.support.settings import Settings
 
 MAX_OPEN_TASKS = 1_000_000  # more than any benchmark has
 

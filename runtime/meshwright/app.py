@@ -8,7 +8,6 @@ from pathlib import Path
 
 from meshwright.agent import Agent
 from meshwright.agents.loader import load_agents, project_file
-from meshwright.builtin import BUILTIN
 from meshwright.component import Component
 from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.errors import ConfigError
@@ -20,6 +19,7 @@ from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.keys import LLM_SERVICE
 from meshwright.mesh import Mesh
 from meshwright.models.port import Model
+from meshwright.parts import BUILTIN, imported
 from meshwright.roles import FRONT, ProcessRole
 from meshwright.runtimes import RUNTIMES, StoreDeps
 from meshwright.settings import Settings
@@ -77,7 +77,7 @@ def component_types() -> list[type[Component]]:
 
     Raises ConfigError for one that cannot be loaded, or that takes another's name.
     """
-    found = list(BUILTIN)
+    found: list[type[Component]] = [imported(part.component) for part in BUILTIN if part.component]
     for plugin in installed(COMPONENTS):
         component = plugin.load()
         if not (isinstance(component, type) and issubclass(component, Component)):

@@ -9,17 +9,18 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from meshwright import Client, Mesh, build_mesh, load_settings
+from meshwright import Client, Mesh, build_mesh
 from meshwright.core.access import KEY_ROLES, Role
 from meshwright.core.messages import Caller
 from meshwright.edges.http.app import create_app
 from meshwright.edges.http.server import serving
-from meshwright.edges.mqtt import MqttEdge
+from meshwright.edges.mqtt.edge import MqttEdge
 from meshwright.edges.replies import Courier
 from meshwright.identity.auth import Credentials
 from meshwright.ledger.keys import Unauthenticated
 from tests.support.http_mesh import Api, Echo
 from tests.support.mqtt_broker import Mosquitto, ask, mosquitto
+from tests.support.settings import load_settings
 
 
 class Badges:

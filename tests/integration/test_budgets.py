@@ -14,12 +14,13 @@ from typing import Any
 
 import aiohttp
 
-from meshwright import Agent, Capability, Mesh, build_mesh, load_settings
+from meshwright import Agent, Capability, Mesh, build_mesh
 from meshwright.core.messages import Usage
 from meshwright.edges.http.server import serving
 from meshwright.models.port import ModelReply
 from meshwright.testing import ScriptedModel
 from tests.support.fake_provider import FakeProvider
+from tests.support.settings import load_settings
 
 BUDGETS = [
     {"name": "all", "limit_usd": "0.04", "window": "total"},

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from meshwright import BlockingClient, Client, build_mesh, load_settings
+from meshwright import BlockingClient, Client, build_mesh
 from meshwright.core.errors import Draining, IdempotencyConflict, InvalidInput, MeshError, NotFound, TooLarge
+from meshwright.identity.settings import ADMIN_PREFIX
 from meshwright.ledger.keys import Unauthenticated
-from meshwright.settings import ADMIN_PREFIX
 from tests.support.http_mesh import Api, Echo, http_mesh
+from tests.support.settings import load_settings
 
 ADMIN = f"{ADMIN_PREFIX}{'x' * 32}"
 

@@ -16,11 +16,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from meshwright import Agent, Capability, Mesh, build_mesh, load_settings
+from meshwright import Agent, Capability, Mesh, build_mesh
 from meshwright.core.messages import Task, Usage
 from meshwright.edges.http.server import serving
 from meshwright.models.port import ModelReply
 from meshwright.testing import ScriptedModel
+from tests.support.settings import load_settings
 from tests.unit.test_keys import ANSWERS, MASTER, FakeProxy
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from meshwright import build_mesh, load_settings
+from meshwright import build_mesh
 from meshwright.cli.app import mesh as cli
 from meshwright.events.filter import EventFilter
 from meshwright.events.tasks import TaskSubject
@@ -19,6 +19,7 @@ from meshwright.stack.services import Backends
 from tests.run import DAPR
 from tests.support.postgres import Address
 from tests.support.services import Services
+from tests.support.settings import load_settings
 from tests.unit.test_erasure import ADMIN, ANN, BOB, OTHER, SECRET, Helper, Writer, finished, holding
 
 pytestmark = [pytest.mark.needs(*DAPR), pytest.mark.timeout(120)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import build_mesh, load_settings
+from meshwright import build_mesh
 from meshwright.cli import agents as cli_agents
 from meshwright.component import Check, Component
 from tests.integration.test_cli import run
@@ -16,6 +16,7 @@ from tests.support.http_mesh import http_mesh
 from tests.support.mqtt_broker import Mosquitto, mosquitto, payloads_of
 from tests.support.postgres import Address
 from tests.support.services import Services
+from tests.support.settings import load_settings
 
 __all__ = ["collector"]
 AWAY = {

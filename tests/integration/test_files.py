@@ -11,8 +11,9 @@ from pathlib import Path
 
 import aiohttp
 
-from meshwright import Client, build_mesh, load_settings
+from meshwright import Client, build_mesh
 from tests.support.running_mesh import ROOT, mesh, mesh_up
+from tests.support.settings import load_settings
 from tests.support.simulator.personas import picture_id
 from tests.support.simulator.play import Wire, write_project
 from tests.support.simulator.scenario import load_scenarios

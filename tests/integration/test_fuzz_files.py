@@ -24,9 +24,9 @@ from meshwright.core.errors import ConfigError, InvalidInput
 from meshwright.core.schedule import ScheduleSpec, due_times
 from meshwright.models.config import read_config
 from meshwright.prompts.prompt import parse_prompt
-from meshwright.settings import load_settings
 from tests.support.fuzz import CPU_SECONDS, TIMEOUT, body, mutated, torn, turns
 from tests.support.mqtt_broker import ROOT
+from tests.support.settings import load_settings
 
 pytestmark = pytest.mark.timeout(TIMEOUT)
 FIELDS = ("*", "0", "7", "1-5", "*/15", "L", "31", "2", "MON", "?", "0-59/0", "60", "1,2,3", "1#5", "29", "W")

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from meshwright import Client, load_settings
+from meshwright import Client
 from meshwright.client.transports import MeshUnreachable
 from meshwright.core.errors import ConfigError
 from meshwright.edges.http.server import listen, local_socket, serve
@@ -25,6 +25,7 @@ from meshwright.identity.auth import Credentials, KeyAuthenticator, Unauthentica
 from meshwright.sql.folder import SOCKET_NAME, write_private
 from tests.support.http_mesh import http_mesh
 from tests.support.running_mesh import MESH, mesh, mesh_up
+from tests.support.settings import load_settings
 
 UP = [*MESH, "up"]
 OFFLINE = {"MESH_MODELS__ADAPTER": "offline"}

@@ -9,10 +9,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from meshwright import Mesh, build_mesh, load_settings
+from meshwright import Mesh, build_mesh
 from meshwright.core.errors import ConfigError
 from meshwright.edges.http.server import listen, serve, serving
 from tests.support.http_mesh import Echo, http_mesh
+from tests.support.settings import load_settings
 
 
 def make_mesh(project: Path) -> Mesh:

@@ -11,11 +11,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from meshwright import Client, build_mesh, load_settings
+from meshwright import Client, build_mesh
 from meshwright.edges.http.server import serving
 from meshwright.events.filter import EventFilter
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.mqtt_broker import client, mosquitto
+from tests.support.settings import load_settings
 from tests.unit.test_run_streaming import Said, Typist, Writer
 
 

@@ -260,7 +260,7 @@ async def test_the_agent_answers_by_one_plain_call(
     "payload", [{}, {"messages": []}, {"messages": ["Hello?"]}, {"messages": [{"role": "user"}]}]
 )
 async def test_the_agent_says_what_it_needs(agent: type[Agent], payload: dict[str, Any]) -> None:
-    async with mesh_for(agent, project=ROOT, max_attempts=1) as mesh:
+    async with mesh_for(agent, project=ROOT, orchestration={"max_attempts": 1}) as mesh:
         receipt = await mesh.submit(capability="completion", payload=payload)
         outcome = await mesh.outcome(receipt.task_id)
     assert outcome.error is not None

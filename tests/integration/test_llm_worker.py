@@ -8,10 +8,10 @@ import aiohttp
 import pytest
 
 from meshwright.cli.up import MODELS_PORT, listening_for
-from meshwright.settings import load_settings
 from tests.run import DAPR
 from tests.support.running_mesh import ROOT, mesh
 from tests.support.running_stack import stack_up
+from tests.support.settings import load_settings
 
 ASKED = {"model": "quality", "messages": [{"role": "user", "content": "What is a turn?"}]}
 

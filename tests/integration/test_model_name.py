@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from meshwright.app import build_mesh
-from meshwright.settings import load_settings
 from tests.support.fake_provider import FakeProvider, tool_call
 from tests.support.running_mesh import mesh
+from tests.support.settings import load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "llama3.1"

@@ -7,16 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import (
-    Agent,
-    Capability,
-    Outcome,
-    build_mesh,
-    create_agent,
-    create_router_agent,
-    load_settings,
-    tool,
-)
+from meshwright import Agent, Capability, Outcome, build_mesh, create_agent, create_router_agent, tool
 from meshwright.core.errors import ConfigError
 from meshwright.core.messages import Usage
 from meshwright.core.money import Price
@@ -28,6 +19,7 @@ from meshwright.models.server import HttpModel
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for
 from tests.support.fake_provider import FakeProvider, Fault, tool_call
 from tests.support.named_models import KEY, at_fakes, request
+from tests.support.settings import load_settings
 
 pytestmark = [
     pytest.mark.skipif(

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from meshwright.core.errors import ConfigError
-from meshwright.settings import Settings
-from meshwright.settings.rights import broker_acl
+from meshwright.identity.broker_rights import broker_acl
 from tests.support.http_mesh import http_mesh
 from tests.support.mqtt_broker import (
     HELLO,
@@ -23,6 +22,7 @@ from tests.support.mqtt_broker import (
     publish,
     run,
 )
+from tests.support.settings import Settings
 
 pytestmark = pytest.mark.needs("mosquitto", "mosquitto_pub", "mosquitto_rr", "mosquitto_passwd", "openssl")
 SUBMIT = "mesh/default/clients/caller/submit"

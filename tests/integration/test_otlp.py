@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from meshwright import Agent, Capability, Run, build_mesh, load_settings
+from meshwright import Agent, Capability, Run, build_mesh
 from meshwright.core.errors import ConfigError
 from meshwright.core.extras import install_command
 from meshwright.core.otel import CollectorUnavailable, check_collector, otlp_exporter
+from tests.support.settings import load_settings
 
 
 class Greeter(Agent):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field
 
-from meshwright import Agent, Capability, Mesh, Run, TaskRequest, build_mesh, load_settings
+from meshwright import Agent, Capability, Mesh, Run, TaskRequest, build_mesh
 from meshwright.core.errors import TooLarge
 from meshwright.core.messages import Plain
 from meshwright.edges.replies import Address, Courier, Undeliverable
@@ -24,6 +24,7 @@ from meshwright.kernel.turns import ActorKind
 from meshwright.work.protocol import TaskKey
 from tests.support.http_mesh import http_mesh
 from tests.support.mqtt_broker import Mosquitto, client, mosquitto, payloads_of
+from tests.support.settings import load_settings
 
 TASK = TaskKey("default", "t1")
 

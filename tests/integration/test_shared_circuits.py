@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from meshwright import Mesh, build_mesh, create_agent, load_settings
+from meshwright import Mesh, build_mesh, create_agent
 from meshwright.core.errors import ModelError
 from meshwright.core.messages import TaskRequest
 from meshwright.models.port import ChatMessage, ModelRequest
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.postgres import Address
+from tests.support.settings import load_settings
 
 REQUEST = ModelRequest(messages=(ChatMessage(role="user", content="Hello"),), user="a", timeout_seconds=60)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Client, build_mesh, load_settings
+from meshwright import Client, build_mesh
+from tests.support.settings import load_settings
 from tests.support.simulator.play import Wire, agent_of, play, write_project
 from tests.support.simulator.scenario import Weather, load_scenarios
 from tests.support.simulator.score import job_of

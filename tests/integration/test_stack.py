@@ -56,8 +56,8 @@ async def test_a_second_signal_to_stop_is_an_interruption(tmp_path: Path) -> Non
 
 
 async def test_an_old_variable_is_warned_of_once(tmp_path: Path) -> None:
-    async with stack_up(tmp_path, MESH_DAPR_CHANNEL="auto") as stack:
-        assert stack.errors.text.count("MESH_DAPR_CHANNEL is now MESH_DAPR__CHANNEL") == 1
+    async with stack_up(tmp_path, MESH_DURABILTY="full") as stack:
+        assert stack.errors.text.count("MESH_DURABILTY is no setting") == 1
     assert stack.errors.text.count(" is now ") == 1
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from meshwright.core.errors import ServiceFailed
-from meshwright.settings import Settings
 from meshwright.stack.checks import channel_of, check_backends, check_mosquitto, check_redis, reason_of
 from meshwright.stack.machine import Ports
 from meshwright.stack.services import Backends, mosquitto, redis
 from tests.support.running_stack import UP
 from tests.support.services import COMPONENTS, Services
+from tests.support.settings import Settings
 
 OURS = Path("mosquitto/mosquitto.conf")
 

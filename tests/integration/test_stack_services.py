@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 import aiohttp
 import pytest
 
-from meshwright.settings import Settings
 from meshwright.stack.services import EdgeRights, mosquitto
 from tests.support.running_stack import listening
 from tests.support.services import COMPONENTS, Services, Sidecar
+from tests.support.settings import Settings
 
 
 async def call(sidecar: Sidecar, method: str, path: str, **options: Any) -> tuple[int, Any]:

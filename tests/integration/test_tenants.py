@@ -13,8 +13,8 @@ from meshwright.core.errors import Overloaded
 from meshwright.core.messages import Caller, TaskRequest
 from meshwright.edges.http import brake
 from meshwright.events.tasks import TaskSubject
+from meshwright.orchestration.settings import TenantsSettings
 from meshwright.orchestration.tenants import Tenants
-from meshwright.settings import TenantsSettings
 from tests.support.http_mesh import Api, http_mesh
 
 TASK = {"agent_id": "echo", "payload": {"text": "hi"}}

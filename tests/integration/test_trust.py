@@ -80,7 +80,7 @@ def test_code_of_a_folder_runs_after_one_yes(folder: Path) -> None:
 
 
 def test_the_question_says_where_secrets_would_go(folder: Path) -> None:
-    (folder / "mesh.toml").write_text('litellm_base_url = "http://models.example:4000"\n')
+    (folder / "mesh.toml").write_text('[models]\nbase_url = "http://models.example:4000"\n')
     (folder / "litellm_config.yaml").write_text(CONFIG)
     status, said = at_a_terminal("n", "up", "--port", "0", cwd=folder)
     assert status == 1

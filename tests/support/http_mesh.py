@@ -9,9 +9,10 @@ from typing import Any
 
 import aiohttp
 
-from meshwright import Agent, Capability, Client, Mesh, Run, ToolFailed, build_mesh, load_settings
+from meshwright import Agent, Capability, Client, Mesh, Run, ToolFailed, build_mesh
 from meshwright.edges.http.server import serving
 from meshwright.testing import ScriptedModel
+from tests.support.settings import load_settings
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 """Of a client that traces its calls."""

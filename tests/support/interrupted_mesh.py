@@ -8,11 +8,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from meshwright import Agent, Capability, Mesh, build_mesh, load_settings, tool
+from meshwright import Agent, Capability, Mesh, build_mesh, tool
 from meshwright.core.messages import Event
 from meshwright.events.filter import EventFilter
 from meshwright.models.port import Model
 from meshwright.testing import ScriptedModel
+from tests.support.settings import load_settings
 
 PATIENCE_SECONDS = 60
 

@@ -9,12 +9,13 @@ from typing import Any
 import aiohttp
 import openai
 
-from meshwright import Agent, Mesh, build_mesh, load_settings
+from meshwright import Agent, Mesh, build_mesh
 from meshwright.core.errors import ModelError
 from meshwright.edges.http.app import create_app
 from meshwright.edges.http.models import GROUPS
 from meshwright.edges.http.server import serving
 from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta
+from tests.support.settings import load_settings
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello?"}]
 WEATHER: Any = {

@@ -34,7 +34,6 @@ from typing import Any, NoReturn
 import pytest
 
 from meshwright.core.errors import ServiceFailed
-from meshwright.settings import Settings
 from meshwright.stack.machine import Ports, find_program, until_it_answers
 from meshwright.stack.services import (
     App,
@@ -49,6 +48,7 @@ from meshwright.stack.services import (
     scheduler,
 )
 from meshwright.stack.supervisor import command_of, write_files
+from tests.support.settings import Settings
 
 COMPONENTS = Path(__file__).parents[2] / "components"
 VARIABLES = {

@@ -20,9 +20,9 @@ from meshwright.mesh import Mesh
 from meshwright.models.offline import OfflineModel
 from meshwright.run import Run
 from meshwright.runtimes import StoreDeps, sqlite_runtime
-from meshwright.settings import Settings
 from meshwright.sql.database import Database
 from tests.support.faults.evidence import gather
+from tests.support.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 60

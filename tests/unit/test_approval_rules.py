@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from meshwright.core.errors import InvalidInput, ToolFailed
-from meshwright.settings import ApprovalRule
+from meshwright.orchestration.settings import ApprovalRule
 from meshwright.tools import Tool, ToolContext, tool
 from meshwright.tools.approval import ApprovalCall, Decision, may_need_approval, rule_for
 from meshwright.tools.functions import FunctionTool

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from meshwright import Client, build_mesh, load_settings
+from meshwright import Client, build_mesh
 from meshwright.core.errors import MeshError, StoreFailed
 from meshwright.core.messages import Caller, Event
 from meshwright.events.audit import RECORDED, hashed
@@ -16,6 +16,7 @@ from meshwright.events.verify import verify
 from meshwright.mesh import Mesh
 from meshwright.models.offline import OfflineModel
 from tests.support.http_mesh import Echo, Gate
+from tests.support.settings import load_settings
 
 TOKEN = "mesh-admin-0123456789-0123456789-0123456789"
 ANN = Caller(tenant_id="acme", requested_by="ann", key_id="k1", roles=frozenset({"approver"}), source="mqtt")

@@ -3,10 +3,11 @@
 import gc
 from pathlib import Path
 
-from meshwright import Agent, Capability, TaskRequest, build_mesh, load_settings
+from meshwright import Agent, Capability, TaskRequest, build_mesh
 from meshwright.mesh import Mesh
 from meshwright.models.offline import OfflineModel
 from meshwright.tools import tool
+from tests.support.settings import load_settings
 
 TASKS = 20
 

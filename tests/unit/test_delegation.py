@@ -54,7 +54,7 @@ async def test_what_a_child_failed_at_is_told_to_its_parents_model() -> None:
 )
 async def test_delegation_has_limits(text: str, complaint: str) -> None:
     agents = delegating("a", "b"), delegating("b", "a", "c", "e"), delegating("c", "d"), delegating("d")
-    async with mesh_for(*agents, delegating("e"), max_chain=2) as mesh:
+    async with mesh_for(*agents, delegating("e"), agents={"max_chain": 2}) as mesh:
         outcome = await mesh.ask("a", text)
     assert outcome.status == "failed"
     assert outcome.error is not None

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, Client, Run, ToolFailed, build_mesh, load_settings
+from meshwright import Agent, Capability, Client, Run, ToolFailed, build_mesh
 from meshwright.core.errors import Conflict, MeshError, NotFound
 from meshwright.core.messages import Caller, TaskRequest
 from meshwright.events.filter import EventFilter
@@ -15,6 +15,7 @@ from meshwright.events.verify import verify
 from meshwright.mesh import Mesh
 from meshwright.models.offline import OfflineModel
 from tests.support.postgres import Address
+from tests.support.settings import load_settings
 
 ANN = Caller(requested_by="ann")
 BOB = Caller(requested_by="bob")

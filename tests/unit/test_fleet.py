@@ -11,8 +11,8 @@ import pytest
 
 from meshwright.agents.loader import PACKAGED, load_agents, project_file, prompts_folder
 from meshwright.core.errors import ConfigError
-from meshwright.settings import Settings
 from meshwright.testing import ScriptedModel, mesh_for
+from tests.support.settings import Settings
 
 GREETER = """\
 from meshwright import Agent, Capability
@@ -70,7 +70,7 @@ async def test_a_loaded_agent_works(tmp_path: Path) -> None:
     prompts = tmp_path / "prompts"
     prompts.mkdir()
     (prompts / "greeter.prompt").write_text("---\ntags: [a]\n---\nYou greet.\n")
-    async with mesh_for(greeter, model=ScriptedModel("Hello!"), prompt_dir=prompts) as mesh:
+    async with mesh_for(greeter, model=ScriptedModel("Hello!"), prompts={"dir": prompts}) as mesh:
         assert (await mesh.ask("greeter", "Greet me.")).text == "Hello!"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, TaskRequest, build_mesh, load_settings
+from meshwright import Agent, Capability, TaskRequest, build_mesh
 from meshwright.core.errors import (
     ConfigError,
     Draining,
@@ -25,6 +25,7 @@ from meshwright.core.messages import Caller, Receipt, derived_id
 from meshwright.events.filter import EventFilter
 from meshwright.run import Run
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for
+from tests.support.settings import load_settings
 
 ANN = Caller(tenant_id="acme", requested_by="ann")
 BOB = Caller(tenant_id="bobs", requested_by="bob")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, build_mesh, load_settings, tool
+from meshwright import Agent, Capability, build_mesh, tool
 from meshwright.core.errors import PromptError
 from meshwright.models.port import ModelReply
 from meshwright.testing import (
@@ -16,6 +16,7 @@ from meshwright.testing import (
     mesh_for,
     tool_call,
 )
+from tests.support.settings import load_settings
 
 
 class Greeter(Agent):
@@ -126,7 +127,7 @@ class Worded(Agent):
 
 async def test_a_broken_prompt_file_fails_the_test_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "greeter.prompt").write_text("---\ntags: [a]\nvariables: [name]\n---\nHello {{name}}\n")
-    async with mesh_for(Greeter, model=ScriptedModel("Hello!"), prompt_dir=tmp_path) as mesh:
+    async with mesh_for(Greeter, model=ScriptedModel("Hello!"), prompts={"dir": tmp_path}) as mesh:
         with pytest.raises(PromptError, match=r"greeter\.prompt:3: nothing fills in variable 'name'"):
             await mesh.ask("greeter", "Greet Bob.")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import build_mesh, load_settings
+from meshwright import build_mesh
 from meshwright.core.messages import Usage
 from meshwright.events.filter import EventFilter
 from meshwright.models.errors import Unsupported
@@ -16,6 +16,7 @@ from meshwright.models.http import ApiModel
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
 from meshwright.testing import mesh_for
 from tests.support.interrupted_mesh import keeper
+from tests.support.settings import load_settings
 
 RUNTIME = str(Path(__file__).parents[2] / "runtime")
 MAX_FRAMES = 12  # from a method of Run to the adapter, both counted

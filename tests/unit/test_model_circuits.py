@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from meshwright import build_mesh, create_agent, load_settings
+from meshwright import build_mesh, create_agent
 from meshwright.builtin.models import ModelsComponent
 from meshwright.core import topics
 from meshwright.core.errors import ModelError
@@ -27,6 +27,7 @@ from meshwright.models.picker import Picker
 from meshwright.models.port import ChatMessage, ModelRequest
 from meshwright.models.server import HttpModel
 from tests.support.fake_provider import FakeProvider, Fault
+from tests.support.settings import load_settings
 
 CALLS = 8
 

@@ -13,9 +13,9 @@ from meshwright.models.cache import cache_of, cached
 from meshwright.models.offline import OfflineModel
 from meshwright.models.port import ModelReply
 from meshwright.prompts import parse_prompt
-from meshwright.settings import Settings
 from meshwright.testing import ManualClock, ScriptedModel, mesh_for
 from tests.support.cached_provider import COST, USAGE, Provider, request
+from tests.support.settings import Settings
 
 
 @pytest.fixture
@@ -107,7 +107,9 @@ def prompts(project: Path, cache: str) -> Path:
 
 async def test_a_task_like_one_before_it_costs_a_mesh_with_a_cache_nothing(tmp_path: Path) -> None:
     model = ScriptedModel(ModelReply(content="Nothing.", model="m", cost_usd=COST, usage=USAGE))
-    async with mesh_for(Fresh, model=model, project=prompts(tmp_path, "true"), cache="memory") as mesh:
+    async with mesh_for(
+        Fresh, model=model, project=prompts(tmp_path, "true"), models={"cache": "memory"}
+    ) as mesh:
         outcomes = [await mesh.ask("fresh", "Anything new?") for _ in range(2)]
         told = mesh.events("model.called").payloads
     assert [(outcome.text, outcome.cost_usd) for outcome in outcomes] == [("Nothing.", COST), ("Nothing.", 0)]
@@ -116,5 +118,7 @@ async def test_a_task_like_one_before_it_costs_a_mesh_with_a_cache_nothing(tmp_p
 
 async def test_an_agent_whose_prompt_wants_no_cache_asks_anew(tmp_path: Path) -> None:
     model = ScriptedModel("one", "two")
-    async with mesh_for(Fresh, model=model, project=prompts(tmp_path, "false"), cache="memory") as mesh:
+    async with mesh_for(
+        Fresh, model=model, project=prompts(tmp_path, "false"), models={"cache": "memory"}
+    ) as mesh:
         assert [(await mesh.ask("fresh", "Anything new?")).text for _ in range(2)] == ["one", "two"]

@@ -17,7 +17,7 @@ from meshwright.models.picker import Picker
 from meshwright.models.port import Model
 from meshwright.models.select import choose_model
 from meshwright.models.server import HttpModel
-from meshwright.settings import Settings
+from tests.support.settings import Settings
 
 CONFIG = """\
 model_list:

@@ -146,7 +146,7 @@ async def test_what_may_be_a_call_is_not_streamed() -> None:
 async def test_a_model_that_only_calls_tools_is_asked_for_its_answer() -> None:
     again = called(("pantry", {"shelf": 2}))
     model = Toolless(again, again, "Leek soup.")
-    async with mesh_for(Cook, model=model, max_repeats=2) as mesh:
+    async with mesh_for(Cook, model=model, agents={"max_repeats": 2}) as mesh:
         assert (await mesh.ask("cook", "What can I cook?")).text == "Leek soup."
     assert "You can call tools" not in model.requests[-1].messages[0].content
 

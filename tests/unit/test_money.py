@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from meshwright import Agent, Capability, Run, load_settings
+from meshwright import Agent, Capability, Run
 from meshwright.core.errors import ConfigError
 from meshwright.core.messages import Outcome, Task
 from meshwright.core.money import MAX_DOLLARS, PICO, Budget, Price, fit, is_amount
@@ -16,6 +16,7 @@ from meshwright.ledger.virtual_keys import KeyState
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
 from meshwright.models.prices import price_at
 from meshwright.testing import mesh_for
+from tests.support.settings import load_settings
 
 ABSURD = ["1e20000000", "1e300000000", "1e3000000000", "1e-1000000", "0e-300000000", "-0.01", "NaN", "sNaN"]
 NOW = "2026-01-01T00:00:00Z"

@@ -85,9 +85,9 @@ def test_an_odd_component_is_refused(site: Path, body: str, said: str) -> None:
 
 
 def test_a_table_of_a_component_may_not_be_one_of_ours(site: Path) -> None:
-    body = "from pydantic import BaseModel\nclass Pager:\n    name, settings = 'host', BaseModel\n"
+    body = "from pydantic import BaseModel\nclass Pager:\n    name, settings = 'store', BaseModel\n"
     install(site, "greedy", "components", "greedy", "plugin_greedy:Pager", body)
-    with pytest.raises(ConfigError, match=r"has the name 'host', which is taken.*[Uu]ninstall greedy"):
+    with pytest.raises(ConfigError, match=r"has the name 'store', which is taken.*[Uu]ninstall greedy"):
         load_settings(site)
 
 
@@ -130,3 +130,15 @@ def test_an_agent_imported_beside_others_is_warned_of(
     (actors / "mine.py").write_text(f"from elsewhere import Afar\n{ACTORS.format(name='Mine', id='mine')}")
     assert [agent.agent_id for agent in load_agents(actors)] == ["mine"]
     assert "mine.py: Afar is imported and not loaded" in caplog.text
+
+
+def test_an_unknown_setting_of_a_package_names_its_line(site: Path) -> None:
+    body = "from pydantic import BaseModel\nfrom meshwright import Component\n"
+    body += "class Ping(BaseModel):\n    url: str = ''\n"
+    body += "class Pinger(Component):\n    name = 'ping'\n    settings = Ping\n"
+    install(site, "meshwright-ping", "components", "ping", "plugin_ping:Pinger", body)
+    (site / "mesh.toml").write_text("[ping]\nurll = 'x'\n")
+    with pytest.raises(ConfigError, match=r"mesh\.toml:2: ping\.urll: there is no such setting.*'url'"):
+        load_settings(site)
+    (site / "mesh.toml").write_text("[ping]\nurl = 'x'\n")
+    assert load_settings(site).ping.url == "x"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, build_mesh, load_settings
+from meshwright import Agent, Capability, build_mesh
 from meshwright.core import topics
 from meshwright.core.capability import AgentStatus, Registration
 from meshwright.core.errors import MailboxFull, NoAgentAvailable, ToolFailed
@@ -18,6 +18,7 @@ from meshwright.core.messages import Event
 from meshwright.orchestration.presence import every
 from meshwright.run import Run
 from meshwright.testing import ManualClock, MeshUnderTest, ScriptedModel, mesh_for
+from tests.support.settings import load_settings
 
 
 class Here(Agent):

@@ -87,7 +87,7 @@ async def test_the_same_results_of_the_same_calls_in_a_row_end_the_tools() -> No
     clerk = a_clerk()
     again = asks("fence").tool_calls[0].model_copy(update={"arguments": '{ "word": "fence" }'})
     model = ScriptedModel(asks("fence"), again, asks("fence"), "Page 1, as I said.")
-    async with mesh_for(clerk, model=model, max_repeats=3) as mesh:
+    async with mesh_for(clerk, model=model, agents={"max_repeats": 3}) as mesh:
         outcome = await mesh.ask("clerk", "Where is it?")
         [reached] = mesh.events("limit.no_progress").payloads
     assert outcome.text == "Page 1, as I said."
@@ -113,7 +113,7 @@ async def test_the_same_results_of_the_same_calls_in_a_row_end_the_tools() -> No
 )
 async def test_repeated_calls_that_fail_are_named_with_their_error(call: ToolCall, said: str) -> None:
     model = ScriptedModel(*[call] * 4)
-    async with mesh_for(a_clerk(), model=model, max_repeats=3) as mesh:
+    async with mesh_for(a_clerk(), model=model, agents={"max_repeats": 3}) as mesh:
         outcome = await mesh.ask("clerk", "Where is it?")
         failed = mesh.events("tool.called").payloads
     assert outcome.error is not None
@@ -128,7 +128,7 @@ async def test_another_call_between_is_progress() -> None:
     clerk = a_clerk()
     words = ["fence", "fence", "slot"] * 4
     model = ScriptedModel(*map(asks, words), "Done.")
-    async with mesh_for(clerk, model=model, max_repeats=3) as mesh:
+    async with mesh_for(clerk, model=model, agents={"max_repeats": 3}) as mesh:
         assert (await mesh.ask("clerk", "Look.")).text == "Done."
         assert not limit_events(mesh)
     assert clerk.looked_up == words
@@ -158,7 +158,7 @@ async def test_steps_count_over_all_conversations_of_a_run() -> None:
             return ", ".join([await run.converse() for _ in range(3)])
 
     model = ScriptedModel(asks("a"), asks("b"), "one", asks("c"), "two", "three")
-    async with mesh_for(Thrice, model=model, max_steps=3) as mesh:
+    async with mesh_for(Thrice, model=model, agents={"max_steps": 3}) as mesh:
         assert (await mesh.ask("clerk", "Find everything.")).text == "one, two, three"
         assert limit_events(mesh) == ["limit.steps"] * 2
     assert [bool(request.tools) for request in model.requests] == [True] * 4 + [False] * 2
@@ -242,7 +242,7 @@ async def test_an_agent_sets_its_own_limits_and_a_task_lowers_them(
         payload={"text": "Find everything."},
         limits=None if of_task is None else Limits(max_steps=of_task),
     )
-    async with mesh_for(Limited, model=model, max_steps=4) as mesh:
+    async with mesh_for(Limited, model=model, agents={"max_steps": 4}) as mesh:
         outcome = await mesh.outcome((await mesh.submit(request)).task_id)
     assert outcome.error is not None
     assert len(model.requests) == steps + 1

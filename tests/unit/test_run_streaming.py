@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from meshwright import Agent, Capability, Mesh, TaskRequest, build_mesh, load_settings, tool
+from meshwright import Agent, Capability, Mesh, TaskRequest, build_mesh, tool
 from meshwright.core.messages import Event
 from meshwright.events.filter import EventFilter
 from meshwright.events.tails import MAX_UNLOGGED
@@ -19,6 +19,7 @@ from meshwright.models.errors import ModelRefused
 from meshwright.models.port import STREAM_RESTART, ModelReply, ModelRequest, OnDelta, ToolCall
 from meshwright.run.deltas import MAX_CHARS, PAUSE_SECONDS, Deltas
 from meshwright.testing import MeshUnderTest, mesh_for
+from tests.support.settings import load_settings
 
 PATIENCE_SECONDS = 60
 Said = Sequence[str | Callable[[], Awaitable[object]]]
@@ -145,7 +146,7 @@ async def test_what_was_gathered_of_a_call_that_fails_is_not_shown() -> None:
 
 async def test_streaming_can_be_switched_off() -> None:
     model = Typist(["The answer."])
-    async with mesh_for(Writer, model=model, stream=False) as mesh:
+    async with mesh_for(Writer, model=model, models={"stream": False}) as mesh:
         assert (await mesh.ask("writer", "Write.")).text == "The answer."
         assert deltas(mesh) == []
     assert model.streamed == [False]

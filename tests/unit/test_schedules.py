@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from meshwright import Agent, Capability, Client, Mesh, MeshError, Run, build_mesh, load_settings
+from meshwright import Agent, Capability, Client, Mesh, MeshError, Run, build_mesh
 from meshwright.core.access import Role
 from meshwright.core.errors import NotFound
 from meshwright.core.messages import Caller
@@ -19,6 +19,7 @@ from meshwright.services.schedules.actor import ScheduleKey
 from meshwright.services.schedules.component import Schedules
 from meshwright.testing import Faults, ManualClock, ScriptedModel, mesh_for
 from tests.support.observer import PATIENCE_SECONDS, Watch
+from tests.support.settings import load_settings
 
 EVERY_MINUTE = {"every_seconds": 60, "task": {"agent_id": "clerk", "payload": {"text": "Count."}}}
 DAY = 86_400

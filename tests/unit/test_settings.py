@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from meshwright.core.errors import ConfigError
+from meshwright.identity.broker_rights import broker_acl
 from meshwright.settings import Settings, load_settings
-from meshwright.settings.places import MOVED
-from meshwright.settings.rights import broker_acl
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
 
@@ -29,25 +28,25 @@ def test_nothing_configured_gives_the_defaults(tmp_path):
 
 
 def test_the_file_is_stronger_than_the_defaults(tmp_path):
-    write(tmp_path, 'listen_port = 9000\ndurability = "normal"\n')
+    write(tmp_path, 'durability = "normal"\n[http]\nport = 9000\n')
     settings = load_settings(tmp_path)
     assert (settings.http.port, settings.durability) == (9000, "normal")
 
 
 def test_the_environment_is_stronger_than_the_file(tmp_path, monkeypatch):
-    write(tmp_path, "listen_port = 9000\n")
-    monkeypatch.setenv("MESH_LISTEN_PORT", "9001")
+    write(tmp_path, "[http]\nport = 9000\n")
+    monkeypatch.setenv("MESH_HTTP__PORT", "9001")
     assert load_settings(tmp_path).http.port == 9001
 
 
 def test_an_argument_is_stronger_than_the_environment(tmp_path, monkeypatch):
-    monkeypatch.setenv("MESH_LISTEN_PORT", "9001")
-    assert load_settings(tmp_path, listen_port=9002).http.port == 9002
-    assert load_settings(tmp_path, listen_port=None).http.port == 9001
+    monkeypatch.setenv("MESH_HTTP__PORT", "9001")
+    assert load_settings(tmp_path, http={"port": 9002}).http.port == 9002
+    assert load_settings(tmp_path, http={"port": None}, durability=None).http.port == 9001
 
 
 def test_an_empty_variable_counts_as_unset(tmp_path, monkeypatch):
-    monkeypatch.setenv("MESH_LISTEN_PORT", "")
+    monkeypatch.setenv("MESH_HTTP__PORT", "")
     monkeypatch.setenv("LITELLM_BASE_URL", "")
     settings = load_settings(tmp_path)
     assert (settings.http.port, settings.models.base_url) == (8000, None)
@@ -57,7 +56,7 @@ def test_the_usual_names_work_without_prefix_and_yield_to_ours(tmp_path, monkeyp
     monkeypatch.setenv("PROMPT_DIR", "/their/prompts")
     monkeypatch.setenv("LITELLM_BASE_URL", "http://theirs:4000")
     monkeypatch.setenv("LITELLM_API_KEY", "sk-theirs")
-    monkeypatch.setenv("MESH_LITELLM_BASE_URL", "http://ours:4000")
+    monkeypatch.setenv("MESH_MODELS__BASE_URL", "http://ours:4000")
     settings = load_settings(tmp_path)
     assert settings.prompts.dir == Path("/their/prompts")
     assert settings.models.base_url == "http://ours:4000"
@@ -72,20 +71,20 @@ def test_a_secret_never_prints(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("table", "name", "value"),
     [
-        ("litellm_api_key", "123456"),
-        ("redis_password", "123456"),
-        ("broker_url", '"http://mesh:123456@host"'),
-        ("mqtt_url", '"mqtt://mesh:123456@host"'),
-        ("mqtt_password", "123456"),
+        ("models", "api_key", "123456"),
+        ("dapr", "redis_password", "123456"),
+        ("dapr", "broker_url", '"http://mesh:123456@host"'),
+        ("mqtt", "url", '"mqtt://mesh:123456@host"'),
+        ("mqtt", "password", "123456"),
     ],
 )
-def test_a_secret_of_a_wrong_type_is_not_repeated(tmp_path, name, value):
-    write(tmp_path, f"{name} = {value}\n")
+def test_a_secret_of_a_wrong_type_is_not_repeated(tmp_path, table, name, value):
+    write(tmp_path, f"[{table}]\n{name} = {value}\n")
     with pytest.raises(ConfigError) as caught:
         load_settings(tmp_path)
-    assert name in str(caught.value)
+    assert f"{table}.{name}" in str(caught.value)
     assert "123456" not in str(caught.value)
 
 
@@ -103,25 +102,17 @@ def test_a_flat_name_that_is_a_field_of_a_table_names_that_table(tmp_path):
         load_settings(tmp_path)
 
 
-@pytest.mark.parametrize("text", ['workspace = "/nope"', '[tools]\nworkspace = "/nope"'])
-def test_a_workspace_that_is_not_there_names_its_line(tmp_path, text):
-    path = write(tmp_path, f"# ours\n{text}\n")
+def test_a_workspace_that_is_not_there_names_its_line(tmp_path):
+    path = write(tmp_path, '# ours\n[tools]\nworkspace = "/nope"\n')
     with pytest.raises(ConfigError) as caught:
         load_settings(tmp_path)
-    assert str(caught.value).startswith(f"{path}:{len(text.splitlines()) + 1}: ")
-    assert str(caught.value).endswith("workspace: there is no folder '/nope'")
+    assert str(caught.value) == f"{path}:3: tools.workspace: expected a folder that exists, not '/nope'"
 
 
 def test_a_variable_with_broken_json_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("MESH_LEDGER__BUDGETS", '[{"name": ')
     with pytest.raises(ConfigError, match=r"^MESH_LEDGER__BUDGETS is not JSON"):
         load_settings(tmp_path)
-
-
-def test_the_folder_of_a_build_is_no_setting(tmp_path, monkeypatch, caplog):
-    monkeypatch.setenv("MESH_CACHE", "/var/cache")
-    assert load_settings(tmp_path).models.cache == "off"
-    assert caplog.messages == []
 
 
 def test_a_text_in_the_environment_is_never_read_as_json(tmp_path, monkeypatch):
@@ -178,49 +169,12 @@ def test_a_table_never_shows_its_secrets(tmp_path, text):
     assert "123456" not in str(caught.value)
 
 
-def test_an_old_name_in_the_file_is_read_with_a_warning(tmp_path, caplog):
-    path = write(tmp_path, 'durability = "normal"\nlisten_port = 9000\nhost = "embedded"\n')
-    settings = load_settings(tmp_path)
-    assert (settings.http.port, settings.store) == (9000, "sqlite")
-    assert caplog.messages == [
-        f"{path}:2: listen_port is now port of the table [http]",
-        f"{path}:3: host is now store",
-    ]
-
-
-def test_an_old_variable_is_read_with_a_warning(tmp_path, monkeypatch, caplog):
-    monkeypatch.setenv("MESH_LISTEN_PORT", "9000")
-    monkeypatch.setenv("MESH_HOST", "memory")
-    monkeypatch.setenv("MESH_BUDGETS", '[{"name": "x", "limit_usd": "1"}]')
-    settings = load_settings(tmp_path)
-    assert (settings.http.port, settings.store, settings.ledger.budgets[0].name) == (9000, "memory", "x")
-    assert caplog.messages == [
-        "MESH_BUDGETS is now MESH_LEDGER__BUDGETS",
-        "MESH_HOST is now MESH_STORE",
-        "MESH_LISTEN_PORT is now MESH_HTTP__PORT",
-    ]
-
-
-def test_a_variable_that_other_programs_read_is_no_old_name(tmp_path, monkeypatch, caplog):
+def test_variables_of_other_programs_are_settings_without_a_warning(tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("MESH_ADMIN_TOKEN", "t" * 32)
     monkeypatch.setenv("MESH_BROKER_URL", "mqtt://there")
     settings = load_settings(tmp_path)
     assert settings.keys.admin_token is not None and settings.dapr.broker_url is not None
     assert caplog.messages == []
-
-
-def test_every_setting_that_had_no_table_is_read_under_its_old_name():
-    written = {"host": "memory", "trace": False, "model": "offline", "max_chain": 7, "mqtt_prefix": "ours"}
-    settings = Settings(**written)
-    assert (settings.store, settings.tracing.enabled, settings.models.adapter) == ("memory", False, "offline")
-    assert (settings.agents.max_chain, settings.mqtt.prefix) == (7, "ours")
-    for table, *field in MOVED.values():
-        assert hasattr(getattr(settings, table), field[0]) if field else hasattr(settings, table)
-
-
-def test_a_new_name_is_stronger_than_the_old_one_beside_it(tmp_path):
-    write(tmp_path, "listen_port = 1\n[http]\nport = 2\n")
-    assert load_settings(tmp_path).http.port == 2
 
 
 def test_the_environment_gives_one_setting_of_a_table_and_the_file_the_others(tmp_path, monkeypatch):
@@ -234,43 +188,43 @@ def test_the_environment_gives_one_setting_of_a_table_and_the_file_the_others(tm
     ("text", "line", "expected"),
     [
         ('durability = "max"', 1, "durability: Input should be 'full' or 'normal', not 'max'"),
-        ("\nlisten_port = 70000", 2, "listen_port: Input should be less than or equal to 65535, not '70000'"),
-        ("trace = [1]", 1, "trace: Input should be a valid boolean, not '[1]'"),
+        ("[http]\nport = 70000", 2, "http.port: Input should be less than or equal to 65535, not '70000'"),
+        ("[tracing]\nenabled = [1]", 2, "tracing.enabled: Input should be a valid boolean, not '[1]'"),
         (
-            'otlp_endpoint = "collector:4318"',
-            1,
-            "otlp_endpoint: expected a URL with http:// or https://, like http://127.0.0.1:4318/v1/traces",
+            '[tracing]\notlp_endpoint = "collector:4318"',
+            2,
+            "tracing.otlp_endpoint: expected a URL with http:// or https://, like http://127.0.0.1:4318/v1/traces",
         ),
         (
-            '[[budgets]]\nname = "research"\nlimit_usd = "five"',
+            '[[ledger.budgets]]\nname = "research"\nlimit_usd = "five"',
             1,
-            "budgets[0].limit_usd: Input should be a valid decimal, not 'five'",
+            "ledger.budgets[0].limit_usd: Input should be a valid decimal, not 'five'",
         ),
         (
-            'namespace = "Team A"',
-            1,
-            "namespace: expected lower-case letters, digits and hyphens, like team-a",
+            '[dapr]\nnamespace = "Team A"',
+            2,
+            "dapr.namespace: expected lower-case letters, digits and hyphens, like team-a",
         ),
         (
-            'mqtt_url = "localhost:1883"',
-            1,
-            "mqtt_url: expected a URL like mqtt://127.0.0.1:1883; users are for mqtt.username, not 'local",
+            '[mqtt]\nurl = "localhost:1883"',
+            2,
+            "mqtt.url: expected a URL like mqtt://127.0.0.1:1883; users are for mqtt.username, not 'local",
         ),
-        ('mqtt_url = "mqtt://localhost:99999"', 1, "mqtt_url: Port out of range 0-65535, not 'mqtt:"),
+        ('[mqtt]\nurl = "mqtt://localhost:99999"', 2, "mqtt.url: Port out of range 0-65535, not 'mqtt:"),
         (
-            'mqtt_prefix = "mesh/#"',
-            1,
-            "mqtt_prefix: expected letters, digits, _ and - in parts joined by /, like home/mesh, not 'm",
-        ),
-        (
-            'redis_host = "redis://here"',
-            1,
-            "redis_host: expected host:port, like 127.0.0.1:6379, not 'redis:",
+            '[mqtt]\nprefix = "mesh/#"',
+            2,
+            "mqtt.prefix: expected letters, digits, _ and - in parts joined by /, like home/mesh, not 'm",
         ),
         (
-            'litellm_base_url = "proxy:4000"',
-            1,
-            "litellm_base_url: expected a URL with http:// or https://, "
+            '[dapr]\nredis_host = "redis://here"',
+            2,
+            "dapr.redis_host: expected host:port, like 127.0.0.1:6379, not 'redis:",
+        ),
+        (
+            '[models]\nbase_url = "proxy:4000"',
+            2,
+            "models.base_url: expected a URL with http:// or https://, "
             "like http://127.0.0.1:4000, not 'proxy:4000'",
         ),
     ],
@@ -304,11 +258,11 @@ def test_a_file_that_cannot_be_read_says_so(tmp_path):
 
 
 def test_a_wrong_variable_is_named(tmp_path, monkeypatch):
-    write(tmp_path, "listen_port = 9000\n")
-    monkeypatch.setenv("MESH_LISTEN_PORT", "http")
-    with pytest.raises(ConfigError, match=r"^MESH_LISTEN_PORT: .*valid integer.*not 'http'"):
+    write(tmp_path, "[http]\nport = 9000\n")
+    monkeypatch.setenv("MESH_HTTP__PORT", "http")
+    with pytest.raises(ConfigError, match=r"^MESH_HTTP__PORT: .*valid integer.*not 'http'"):
         load_settings(tmp_path)
-    monkeypatch.delenv("MESH_LISTEN_PORT")
+    monkeypatch.delenv("MESH_HTTP__PORT")
     monkeypatch.setenv("LITELLM_BASE_URL", "nowhere")
     with pytest.raises(ConfigError, match=r"^LITELLM_BASE_URL: "):
         load_settings(tmp_path)
@@ -318,18 +272,18 @@ def test_an_option_is_named_by_its_place_in_the_tables(tmp_path):
     with pytest.raises(
         ConfigError, match=r"^mqtt\.url: expected a URL.*for mqtt\.username, not '127\.0\.0\.1'"
     ):
-        load_settings(tmp_path, mqtt_url="127.0.0.1")
+        load_settings(tmp_path, mqtt={"url": "127.0.0.1"})
 
 
 def test_a_wrong_argument_is_named(tmp_path):
     with pytest.raises(
         ConfigError, match=r"^orchestration\.max_attempts: .*greater than or equal to 1, not '0'"
     ):
-        load_settings(tmp_path, max_attempts=0)
+        load_settings(tmp_path, orchestration={"max_attempts": 0})
 
 
 def test_silences_that_do_not_grow_are_refused(tmp_path):
-    write(tmp_path, "degraded_after_seconds = 10\n")
+    write(tmp_path, "[presence]\ndegraded_after_seconds = 10\n")
     with pytest.raises(ConfigError, match="must grow in this order"):
         load_settings(tmp_path)
 
@@ -364,7 +318,7 @@ def test_the_documented_file_shows_every_setting_with_its_default(tmp_path):
     block = re.search(r"```toml\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
     assert block is not None
     shown = tomllib.loads("\n".join(re.findall(r"^(?:# )?(\w+ = .*|\[\w+\])$", block[1], re.MULTILINE)))
-    assert list(shown) == list(Settings.model_fields)
+    assert set(shown) == set(Settings.model_fields)
     defaults = Settings().model_dump(mode="json", exclude_none=True)
     for name, default in defaults.items():
         if hasattr(getattr(Settings(), name), "model_fields_set"):  # a table, with fields of its own
@@ -378,13 +332,13 @@ def test_the_documented_file_shows_every_setting_with_its_default(tmp_path):
     ("variables", "said"),
     [
         (
-            {"MESH_DEFAULT_PRICE__INPUT": "abc", "MESH_DEFAULT_PRICE__OUTPUT": "1"},
-            "MESH_DEFAULT_PRICE__INPUT: Input should be a valid decimal, not 'abc'",
+            {"MESH_LEDGER__DEFAULT_PRICE__INPUT": "abc", "MESH_LEDGER__DEFAULT_PRICE__OUTPUT": "1"},
+            "MESH_LEDGER__DEFAULT_PRICE__INPUT: Input should be a valid decimal, not 'abc'",
         ),
-        ({"MESH_DEFAULT_PRICE__INPUT": "3"}, "MESH_DEFAULT_PRICE.output: is missing"),
+        ({"MESH_LEDGER__DEFAULT_PRICE__INPUT": "3"}, "MESH_LEDGER__DEFAULT_PRICE.output: is missing"),
         (
-            {"MESH_BUDGETS": '[{"name": "x", "limit_usd": "-1"}]'},
-            "MESH_BUDGETS[0].limit_usd: expected dollars from 0 to 1,000,000,000",
+            {"MESH_LEDGER__BUDGETS": '[{"name": "x", "limit_usd": "-1"}]'},
+            "MESH_LEDGER__BUDGETS[0].limit_usd: expected dollars from 0 to 1,000,000,000",
         ),
     ],
 )
@@ -400,6 +354,6 @@ def test_a_part_of_a_setting_that_the_environment_gives_wrongly_is_named(
 
 @pytest.mark.parametrize("prefix", ["mesh/replies", "mesh", "bus/default", "bus"])
 def test_replies_lie_outside_of_the_topics_where_the_mesh_listens(tmp_path, prefix):
-    write(tmp_path, f'mqtt_reply_prefix = "{prefix}"')
+    write(tmp_path, f'[mqtt]\nreply_prefix = "{prefix}"')
     with pytest.raises(ConfigError, match="reply_prefix must lie outside of prefix"):
         load_settings(tmp_path)

@@ -148,7 +148,7 @@ async def test_nearly_right_arguments_are_read_as_they_are_meant(arguments: str)
     seen: list[str] = []
     again = ToolCall(id="", name="keep", arguments='{"loud": true, "word": "True,}"}')
     model = ScriptedModel(ToolCall(id="", name="keep", arguments=arguments), again, "Done.")
-    async with mesh_for(keeps(seen.append), model=model, max_repeats=2) as mesh:
+    async with mesh_for(keeps(seen.append), model=model, agents={"max_repeats": 2}) as mesh:
         assert (await mesh.ask("keeper", "Keep it.")).text == "Done."
         assert mesh.events("limit.no_progress")  # the repeat is known as one
     assert seen == ["True,} True"] * 2

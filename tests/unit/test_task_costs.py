@@ -105,7 +105,7 @@ async def test_a_task_cancelled_while_it_waits_pays_for_what_it_delegated() -> N
 
     child, asking = Hanging(), keeper(run=run, delegates_to=("other",))
     child.replies(reply("0.25"), to="keeper")
-    async with mesh_for(asking, Other, model=child, default_price=PRICE) as mesh:
+    async with mesh_for(asking, Other, model=child, ledger={"default_price": PRICE}) as mesh:
         receipt = await mesh.submit(agent_id="keeper", payload={"text": "Have it done."})
         await child.hangs.wait()
         await mesh.mesh.cancel(receipt.task_id)
@@ -128,7 +128,7 @@ async def test_what_a_run_cost_before_it_waited_counts_where_it_is_cancelled_aft
     model, asking = Hanging(), keeper(run=run, delegates_to=("other",))
     model.replies(reply("0.25"), to="keeper")
     model.replies(reply("0.5"), to="other")
-    async with mesh_for(asking, Other, model=model, default_price=PRICE) as mesh:
+    async with mesh_for(asking, Other, model=model, ledger={"default_price": PRICE}) as mesh:
         receipt = await mesh.submit(agent_id="keeper", payload={"text": "Have it done."})
         await model.hangs.wait()
         await mesh.mesh.cancel(receipt.task_id)
@@ -177,7 +177,7 @@ async def test_a_task_pays_for_the_compression_of_its_context(answer: str) -> No
 async def test_a_task_pays_for_a_compression_that_timed_out() -> None:
     model = ScriptedModel(reply("0.5"))
     model.replies(*[ModelTimeout("no answer")] * 3, to="context-service")
-    async with mesh_for(keeper(), model=model, default_price=PRICE, context=ROOMY) as mesh:
+    async with mesh_for(keeper(), model=model, ledger={"default_price": PRICE}, context=ROOMY) as mesh:
         await remember(mesh.mesh)
         outcome = await mesh.ask("keeper", "What is the event log?")
         cost = await ledger_of(mesh.mesh, outcome)
@@ -208,7 +208,7 @@ async def test_a_task_costs_what_it_and_the_tasks_below_it_cost() -> None:
 @pytest.mark.parametrize("price", [PRICE, None])
 async def test_a_call_that_is_broken_off_is_a_row_and_its_task_pays_for_it(price: Price | None) -> None:
     model = Hanging(asks("0.25"))
-    async with mesh_for(keeper(opened=True), model=model, default_price=price) as mesh:
+    async with mesh_for(keeper(opened=True), model=model, ledger={"default_price": price}) as mesh:
         receipt = await mesh.submit(agent_id="keeper", payload={"text": "Do it."})
         await model.hangs.wait()
         await mesh.mesh.cancel(receipt.task_id)

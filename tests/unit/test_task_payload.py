@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, Run, build_mesh, load_settings
+from meshwright import Agent, Capability, Run, build_mesh
 from meshwright.core.messages import TaskRequest
 from meshwright.testing import ScriptedModel
+from tests.support.settings import load_settings
 
 GIVEN = {"text": "given", "parts": [1, 2]}
 
@@ -28,7 +29,7 @@ class Vandal(Agent):
         return "seen"
 
 
-@pytest.mark.parametrize("host", ["embedded", "memory"])
+@pytest.mark.parametrize("host", ["sqlite", "memory"])
 async def test_nobody_changes_the_record_of_a_task(tmp_path: Path, host: str) -> None:
     settings = load_settings(tmp_path, host=host, data_dir=tmp_path / "data")
     async with build_mesh(settings, project=tmp_path, agents=[Vandal], model=ScriptedModel()) as mesh:

@@ -7,7 +7,7 @@ from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
-from meshwright import TaskRequest, build_mesh, load_settings
+from meshwright import TaskRequest, build_mesh
 from meshwright.core.encoding import encode
 from meshwright.core.errors import Overloaded
 from meshwright.kernel.store import Batch
@@ -15,6 +15,7 @@ from meshwright.mesh import Mesh
 from meshwright.models.offline import OfflineModel
 from meshwright.stores.memory import MemoryData
 from meshwright.testing.runtime import memory_runtime
+from tests.support.settings import load_settings
 from tests.unit.test_mesh import Echo, Gate
 
 TEXT = "x" * 5_000

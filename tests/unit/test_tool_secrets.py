@@ -42,7 +42,7 @@ PRIVATE = {
     "service-account-x.json": f"{MARK}-13",
     "terraform.tfstate.backup": f"{MARK}-14",
     "config/secrets.yaml": f"{MARK}-15",
-    "mesh.toml": f"mqtt_password = '{MARK}-16'",
+    "mesh.toml": f"[mqtt]\npassword = '{MARK}-16'",
     "litellm_config.yaml": f"# {MARK}-17",
     f"{OWN_DATA}/redis/redis.conf": f"requirepass {MARK}-18",
     f"{OWN_DATA}/notes.txt": f"{MARK}-19",
@@ -194,8 +194,8 @@ async def test_no_tool_shows_a_planted_secret(workspace: Path, place: Any) -> No
     calls = [call for each in described for call in calls_of(each, outside)]
     numbered = [call.model_copy(update={"id": f"c{number}"}) for number, call in enumerate(calls)]
     model = ScriptedModel(numbered, "done")
-    project, settings = workspace, {"data_dir": workspace / OWN_DATA, "stream": False}
-    (project / "mesh.toml").write_text(f"mqtt_password = '{MARK}-16'")
+    project, settings = workspace, {"data_dir": workspace / OWN_DATA, "models": {"stream": False}}
+    (project / "mesh.toml").write_text(f"[mqtt]\npassword = '{MARK}-16'")
     async with mesh_for(Spy, model=model, project=project, **settings) as mesh:
         outcome = await mesh.ask("spy", "Find it.")
         assert outcome.text == "done"
@@ -240,7 +240,7 @@ def test_a_worker_hides_the_folder_of_its_stack(tmp_path: Path) -> None:
     for path in ("a.md", "state/mesh.lock", "state/mosquitto/mosquitto.conf", "state/mesh-0/cache.db"):
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text("text")
-    settings = load_settings(tmp_path, host="dapr", data_dir=Path("state/mesh-0"))
+    settings = load_settings(tmp_path, store="dapr", data_dir=Path("state/mesh-0"))
     assert [file.path for file in tool_settings(settings, tmp_path).files.walk().files] == ["a.md"]
 
 

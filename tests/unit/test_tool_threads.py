@@ -105,7 +105,7 @@ async def test_blocked_tools_of_one_agent_leave_the_others_alone(tmp_path: Path)
     blocked, model = sleeper(), ScriptedModel()
     model.replies(*[asks_for("sleep")] * 2 * SHARED_THREADS, to="sleeper")
     model.replies(tool_call("list_files"), "done", to="reader")
-    async with mesh_for(blocked, Reader, model=model, workspace=tmp_path) as mesh:
+    async with mesh_for(blocked, Reader, model=model, tools={"workspace": tmp_path}) as mesh:
         try:
             receipts = [
                 await mesh.submit(agent_id="sleeper", payload={"text": "Sleep."})
@@ -173,7 +173,7 @@ async def test_a_thread_that_outlives_its_task_is_reported() -> None:
 
 async def test_the_setting_limits_tools_that_declare_no_timeout() -> None:
     agent, model = sleeper(), ScriptedModel()
-    async with mesh_for(agent, model=model, tool_timeout_seconds=0.5) as mesh:
+    async with mesh_for(agent, model=model, tools={"timeout_seconds": 0.5}) as mesh:
         try:
             _, results = await told(mesh, model, "sleep")
         finally:

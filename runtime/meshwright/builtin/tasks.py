@@ -168,7 +168,7 @@ class MqttComponent(Component):
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         if self.config.url and mesh.role.is_front:
-            from meshwright.edges.mqtt import MqttEdge
+            from meshwright.edges.mqtt.edge import MqttEdge
 
             self._edge = MqttEdge(mesh)
             self.parts.append(self._edge)

@@ -285,11 +285,11 @@ def with_admin_token(settings: Settings, *, temporary: bool = False) -> Settings
     from pydantic import SecretStr
 
     token = _new_token() if temporary else _make_token(settings.data_dir)
-    return settings.having(admin_token=SecretStr(token))
+    return settings.having(keys={"admin_token": SecretStr(token)})
 
 
 def _new_token() -> str:
-    from meshwright.settings import ADMIN_PREFIX
+    from meshwright.identity.settings import ADMIN_PREFIX
 
     return ADMIN_PREFIX + secrets.token_urlsafe(_SECRET_BYTES)
 
@@ -310,7 +310,7 @@ def _make_token(folder: Path) -> str:
 
 
 def _read_token(path: Path) -> str:
-    from meshwright.settings import ADMIN_PREFIX
+    from meshwright.identity.settings import ADMIN_PREFIX
 
     try:
         token = read_private(path).strip()

@@ -84,7 +84,9 @@ async def _run(data: Path) -> int:
 
     workspace, questions = _questions()
     click.echo("Four agents in one process, on real files; no key, no network, no service.")
-    settings = load_settings(Path(), data_dir=data, workspace=workspace, model="offline")
+    settings = load_settings(
+        Path(), data_dir=data, tools={"workspace": workspace}, models={"adapter": "offline"}
+    )
     async with in_process(settings, "work", f" --data {data}") as mesh:
         click.echo(f"{mesh.about}\nA real model answers once LITELLM_BASE_URL or a provider's key is set.")
         outcomes = [await _show(mesh, number, question) for number, question in enumerate(questions, start=1)]

@@ -19,8 +19,8 @@ def acl() -> None:
     Each client publishes below its own name, and reads its own replies and what its roles let it see of its
     tenant. All else at the broker is closed to clients and to the mesh's own user.
     """
+    from meshwright.identity.broker_rights import broker_acl, lets_anybody_in
     from meshwright.settings import load_settings
-    from meshwright.settings.rights import broker_acl, lets_anybody_in
 
     settings = load_settings(Path())
     if lets_anybody_in(settings):

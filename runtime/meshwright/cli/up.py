@@ -97,7 +97,7 @@ def up(
     Prints `ready URL` on stdout when it takes tasks. Stopped by Ctrl-C or SIGTERM, it gives running work ten
     seconds to end. Unfinished tasks resume at the next start, also after a kill.
     """
-    settings = _settings(data_dir=data, listen_port=port, listen_host=listen, mqtt_url=mqtt, **given)
+    settings = _settings(data_dir=data, http={"port": port, "host": listen}, mqtt={"url": mqtt}, **given)
     if settings.store == "dapr":
         _run_stack(settings, per_agent=per_agent, replicas=replicas)
         return
@@ -127,9 +127,9 @@ def worker(
     found by Dapr's own variables: DAPR_GRPC_PORT, APP_PORT, ...
     The app llm-service offers the models of the mesh there (default: 8002).
     """
-    settings = _settings(data_dir=data, listen_port=port, database=database)
+    settings = _settings(data_dir=data, http={"port": port}, database=database)
     if app_id is None and settings.database is not None:
-        _run(_work(settings.having(listen_port=port or 0), WHOLE_MESH, replica=True))
+        _run(_work(settings.having(http={"port": port or 0}), WHOLE_MESH, replica=True))
         return
     if app_id is None:
         raise click.UsageError("Give --database URL, or on Dapr --app APP-ID", click.get_current_context())
@@ -159,7 +159,7 @@ def listening_for(app_id: str, settings: Settings) -> Settings:
     """The settings with the port of the app, if they name none."""
     if app_id != MODELS_APP or "port" in settings.http.model_fields_set:
         return settings
-    return settings.having(listen_port=MODELS_PORT)
+    return settings.having(http={"port": MODELS_PORT})
 
 
 async def _up(settings: Settings) -> None:

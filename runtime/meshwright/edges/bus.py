@@ -15,9 +15,9 @@ from meshwright.core.errors import Draining, MeshError
 from meshwright.core.messages import Caller
 from meshwright.edges.cloud_events import EventAddress, TaskEvent, accept, envelope, refusal
 from meshwright.edges.replies import Address, Courier, until_answered
+from meshwright.edges.settings import Publisher
 from meshwright.identity.operations import Operations
 from meshwright.mesh import Mesh
-from meshwright.settings.publishers import Publisher
 from meshwright.work.protocol import TaskKey
 
 _logger = logging.getLogger("meshwright.edges.bus")

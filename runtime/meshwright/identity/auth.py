@@ -13,9 +13,10 @@ from meshwright.core.access import ALL_ROLES, Role
 from meshwright.core.messages import Caller
 from meshwright.identity.oidc import OidcTokens
 from meshwright.identity.rules import ADMIN_REMEDY
+from meshwright.identity.settings import ADMIN_PREFIX
 from meshwright.ledger.keys import PREFIX, Forbidden, Keys, Unauthenticated, keys_required
 from meshwright.ledger.virtual_keys import EVERY_TENANT
-from meshwright.settings import ADMIN_PREFIX, Settings
+from meshwright.settings import Settings
 
 __all__ = ["Authenticator", "Credentials", "Forbidden", "KeyAuthenticator", "Role", "Unauthenticated"]
 

@@ -15,8 +15,8 @@ from pydantic_core import from_json
 from meshwright.core.errors import ConfigError, HostError
 from meshwright.core.extras import install_command
 from meshwright.core.messages import ID_PATTERN, Caller
+from meshwright.identity.settings import OidcSettings
 from meshwright.ledger.keys import Unauthenticated
-from meshwright.settings.access import OidcSettings
 
 if TYPE_CHECKING:
     import jwt

@@ -9,7 +9,7 @@ from meshwright.core.errors import MeshError
 from meshwright.core.messages import Caller
 from meshwright.ledger.keys import LLM_SERVICE, Forbidden, Unauthenticated
 from meshwright.models.port import CallContext
-from meshwright.settings import TenantLimit
+from meshwright.orchestration.settings import TenantLimit
 from meshwright.work.people import is_decision
 from meshwright.work.record import TaskView
 

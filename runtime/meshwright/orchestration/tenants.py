@@ -13,7 +13,7 @@ from typing import Any
 from meshwright.core.clock import Clock
 from meshwright.core.errors import Overloaded, StorageExceeded
 from meshwright.events.status import TenantUse
-from meshwright.settings import TenantLimit, TenantsSettings
+from meshwright.orchestration.settings import TenantLimit, TenantsSettings
 
 _LIMITED = "tenant.limited"
 _MAX_BUCKETS = 10_000  # above this the full ones are dropped: a new one is full too

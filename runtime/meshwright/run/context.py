@@ -19,11 +19,11 @@ from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.budgets import Budgets
 from meshwright.models.port import CallContext, Model, ModelWindow, OnCall
+from meshwright.orchestration.settings import ApprovalRule
 from meshwright.prompts import Prompts
 from meshwright.run.delegation import Delegation
 from meshwright.run.parking import Parking
 from meshwright.run.step_time import StepTime
-from meshwright.settings import ApprovalRule
 from meshwright.tools.tool import Tool
 from meshwright.work import Journal, Work
 from meshwright.work.paths import OpenStep

@@ -14,9 +14,9 @@ from meshwright.core import topics
 from meshwright.core.errors import AgentError, InvalidInput, ToolFailed, WaitExpired, sentence
 from meshwright.core.redaction import redact, redact_data
 from meshwright.models.structure import ShapeT
+from meshwright.orchestration.settings import ApprovalRule
 from meshwright.run.context import RunContext
 from meshwright.run.prepared import summary_of
-from meshwright.settings import ApprovalRule
 from meshwright.tools.approval import ApprovalCall, Decision, may_need_approval, rule_for
 from meshwright.tools.tool import Tool
 from meshwright.work.people import Approval

@@ -1,12 +1,22 @@
-"""What can be set about a mesh, and where it comes from.
+"""The settings of a mesh, and where they come from.
 
 From the strongest: arguments (the command line), the environment (`MESH_HTTP__PORT`), `mesh.toml` in the
-project's folder, the defaults. Relative paths are of the project's folder.
+project's folder, the defaults. Relative paths start at the project's folder. Each part of the mesh declares
+its own table.
 """
 
-from meshwright.settings.loading import load_settings
-from meshwright.settings.tables import ADMIN_PREFIX, Settings
-from meshwright.settings.tenants import TenantLimit, TenantsSettings
-from meshwright.settings.tools import ApprovalRule
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["ADMIN_PREFIX", "ApprovalRule", "Settings", "TenantLimit", "TenantsSettings", "load_settings"]
+from meshwright.settings.loading import load_settings
+from meshwright.settings.model import built_in
+
+if TYPE_CHECKING:
+    from meshwright.settings.model import Settings
+
+__all__ = ["Settings", "load_settings"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Settings":  # with the tables of the parts, which import this package themselves
+        return built_in()
+    raise AttributeError(name)

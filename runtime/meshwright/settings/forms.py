@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -24,9 +25,14 @@ from meshwright.settings.references import Secret
 
 
 class Table(BaseModel):
-    """Base of a table of settings; a component's own may be any pydantic model with defaults."""
+    """Base of a table of settings."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    variables: ClassVar[Mapping[str, str]] = {}
+    """Further variables of the environment that set fields, as other programs name them."""
+
+    def check_others(self, settings: Any) -> None:
+        """Raises ValueError where the table does not fit the others."""
 
 
 class Signed(Table):

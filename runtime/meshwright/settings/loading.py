@@ -1,4 +1,4 @@
-"""Reading the settings of a project: its file, the environment, and what is wrong with either."""
+"""Reads the settings of a project from its file and the environment, and names the place of a mistake."""
 
 from __future__ import annotations
 
@@ -11,29 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError, create_model
+from pydantic import BaseModel, ValidationError
 
 from meshwright.core.errors import ConfigError, nearest
-from meshwright.core.plugins import COMPONENTS, installed
-from meshwright.settings.places import MOVED, in_tables, put
-from meshwright.settings.tables import Settings
+from meshwright.settings.forms import Table
+from meshwright.settings.model import Settings, built_in, with_installed
 
 FILE_NAME = "mesh.toml"
 _PREFIX = "MESH_"
-_USUAL_NAMES = {
-    "PROMPT_DIR": ("prompts", "dir"),
-    "LITELLM_BASE_URL": ("models", "base_url"),
-    "LITELLM_API_KEY": ("models", "api_key"),
-    "MESH_MODEL": ("models", "adapter"),
-    "MESH_ADMIN_TOKEN": ("keys", "admin_token"),
-    "MESH_DAPR_BIN": ("dapr", "bin"),
-    "MESH_BROKER_URL": ("dapr", "broker_url"),
-    "MESH_REDIS_HOST": ("dapr", "redis_host"),
-    "MESH_REDIS_PASSWORD": ("dapr", "redis_password"),
-    "MESH_PLACEMENT": ("dapr", "placement"),
-    "MESH_SCHEDULER": ("dapr", "scheduler"),
-}
-"""Variables that other programs use too: LiteLLM, clients of a mesh, the files of `components/`, CI."""
 _OTHER_VARIABLES = ("url", "debug", "trust", "complete")
 """Variables with our prefix that are no settings."""
 
@@ -66,19 +51,19 @@ class _Source(NamedTuple):
 
 
 def load_settings(project: Path, **overrides: Any) -> Settings:
-    """Read the settings of a project; an override of None counts as not given.
+    """Read the settings of a project; an override of None counts as not given, as does a field of a table.
 
     Raises ConfigError, which names the file and line, or the environment's variable, and what was expected.
     """
     path = project / FILE_NAME
     text = _read(path)
-    kind = _settings_type()
+    kind = with_installed()
     in_file = _file(kind, path, text)
     environment = _environment(kind)
-    given = _given({name: value for name, value in overrides.items() if value is not None})
-    values: dict[str, Any] = {name: {} for name in kind.model_fields.keys() - Settings.model_fields.keys()}
+    given = _source(_without_none(overrides))
+    values: dict[str, Any] = {name: {} for name in kind.model_fields.keys() - built_in().model_fields.keys()}
     for source in (in_file, environment, given):
-        put(values, (), source.values)
+        _put(values, (), source.values)
 
     def wrong(steps: _Steps, expected: str, remedy: str = "") -> ConfigError:
         """The error of the setting at a place: how its source names it, and where that is."""
@@ -96,28 +81,33 @@ def load_settings(project: Path, **overrides: Any) -> Settings:
         return ConfigError(message, path=str(path) if line else "", line=line, field=field, remedy=remedy)
 
     try:
-        settings = kind(**values)
+        return kind.model_validate(values, context={"project": project})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise wrong(first["loc"], *_expected(kind, first)) from None
-    workspace = settings.tools.workspace
-    if "workspace" in settings.tools.model_fields_set and not (project / workspace).is_dir():
-        raise wrong(("tools", "workspace"), f"there is no folder {str(workspace)!r}")
-    return settings
 
 
-def _settings_type() -> type[Settings]:
-    """The settings with a table for each installed component that has one. Raises ConfigError."""
-    tables: dict[str, Any] = {}
-    for plugin in installed(COMPONENTS):
-        component = plugin.load()
-        table = getattr(component, "settings", None)
-        if table is None:
-            continue
-        if component.name in {*Settings.model_fields, *MOVED, *tables}:
-            raise plugin.taken(component.name)
-        tables[component.name] = (table, ...)
-    return create_model("Settings", __base__=Settings, **tables) if tables else Settings
+def _put(values: dict[str, Any], place: Sequence[str], value: Any) -> None:
+    """Set the value of a place within tables: of what is a table each field, of all else the whole."""
+    if not place:
+        for name, field in value.items():
+            _put(values, (name,), field)
+        return
+    name, *within = place
+    inner = values.get(name)
+    if within or (isinstance(value, Mapping) and isinstance(inner, Mapping)):
+        values[name] = dict(inner) if isinstance(inner, Mapping) else {}
+        _put(values[name], within, value)
+    else:
+        values[name] = value
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _without_none(value) if isinstance(value, Mapping) else value
+        for name, value in values.items()
+        if value is not None
+    }
 
 
 def _read(path: Path) -> str:
@@ -145,30 +135,20 @@ def _file(kind: type[Settings], path: Path, text: str) -> _Source:
             remedy='write settings as lines of the form name = "value"',
         ) from error
     for name, value in written.items():
-        line_number = _line_of((name,), text)
-        if name in MOVED:
-            table, *field = MOVED[name]
-            new = f"{field[0]} of the table [{table}]" if field else table
-            _warn("%s:%s: %s is now %s", path, line_number, name, new)
-        elif name not in kind.model_fields:
+        if name not in kind.model_fields:
             message, remedy = _unknown(kind, name, is_table=isinstance(value, dict))
+            line_number = _line_of((name,), text)
             raise ConfigError(message, path=str(path), line=line_number, remedy=remedy, field=name)
     return _source(written)
 
 
 def _source(values: Mapping[str, Any]) -> _Source:
-    return _Source(in_tables(values), {MOVED.get(name, (name,)): name for name in values})
-
-
-def _given(values: Mapping[str, Any]) -> _Source:
-    """The overrides, named by their places: `mqtt.url`."""
-    places = [MOVED.get(name, (name,)) for name in values]
-    return _Source(in_tables(values), {place: ".".join(place) for place in places})
+    return _Source(values, {(name,): name for name in values})
 
 
 def _unknown(kind: type[Settings], name: str, *, is_table: bool) -> tuple[str, str]:
     """What is wrong with a name that is no setting, and what was probably meant."""
-    near = nearest(name, [*kind.model_fields, *MOVED], cutoff=0.5)
+    near = nearest(name, kind.model_fields, cutoff=0.5)
     if is_table:
         remedy = f"a component brings its table: install its package, which may be called meshwright-{name}"
         return f"there is no table [{name}]", f"did you mean [{near}]? If not, {remedy}" if near else remedy
@@ -180,31 +160,36 @@ def _unknown(kind: type[Settings], name: str, *, is_table: bool) -> tuple[str, s
 
 
 def _environment(kind: type[Settings]) -> _Source:
-    """The variables that are settings: the usual names first, then old ones, since later ones win."""
+    """The variables that are settings: those that other programs name first, since later ones win."""
     values: dict[str, Any] = {}
     names: dict[_Steps, str] = {}
     variables = {name: value for name, value in sorted(os.environ.items()) if value}
-    if os.path.isabs(variables.get("MESH_CACHE", "")):  # the folder of `make dapr`
-        del variables["MESH_CACHE"]
-    for variable in _USUAL_NAMES.keys() & variables.keys():
-        place = _USUAL_NAMES[variable]
-        put(values, place, variables[variable])
+    others = _variables_of_others(kind)
+    for variable in others.keys() & variables.keys():
+        place = others[variable]
+        _put(values, place, variables[variable])
         names[place] = variable
-    found = [(name, _place(name)) for name in variables if name.upper().startswith(_PREFIX)]
-    for variable, place in sorted(found, key=lambda each: each[1][0] not in MOVED):
-        moved = MOVED.get(place[0])
-        steps = (*moved, *place[1:]) if moved else place
-        if steps[0] not in kind.model_fields:
+    for variable in variables:
+        if not variable.upper().startswith(_PREFIX) or variable in others:
+            continue
+        place = _place(variable)
+        if place[0] not in kind.model_fields:
             _warn_of_typo(kind, variable, place)
             continue
-        setting = place[: 1 if moved else 2]
-        names[steps[: len(moved or setting)]] = _PREFIX + "__".join(setting).upper()
-        if moved and variable.upper() not in _USUAL_NAMES:
-            _warn("%s is now %s%s", variable, _PREFIX, "__".join(steps).upper())
-        put(values, steps, _parsed(kind, steps, variables[variable]))
-    if values.get("store") == "embedded":
-        values["store"] = "sqlite"
+        setting = place[:2]
+        names[setting] = _PREFIX + "__".join(setting).upper()
+        _put(values, place, _parsed(kind, place, variables[variable]))
     return _Source(values, names)
+
+
+def _variables_of_others(kind: type[Settings]) -> Mapping[str, tuple[str, str]]:
+    tables = ((name, field.annotation) for name, field in kind.model_fields.items())
+    return {
+        variable: (name, field)
+        for name, table in tables
+        if isinstance(table, type) and issubclass(table, Table)
+        for variable, field in table.variables.items()
+    }
 
 
 def _place(variable: str) -> tuple[str, ...]:
@@ -235,9 +220,9 @@ def _is_composite(annotation: Any) -> bool:
 def _warn_of_typo(kind: type[Settings], variable: str, place: Sequence[str]) -> None:
     """Warn of a variable that is nearly a setting's: it has no effect."""
     name, *within = place
-    near = nearest(name, [*kind.model_fields, *MOVED], cutoff=0.8)
+    near = nearest(name, kind.model_fields, cutoff=0.8)
     if near and name not in _OTHER_VARIABLES:
-        new = "__".join((*MOVED.get(near, (near,)), *within)).upper()
+        new = "__".join((near, *within)).upper()
         _warn("%s is no setting and has no effect: did you mean %s%s?", variable, _PREFIX, new)
 
 

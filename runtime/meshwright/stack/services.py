@@ -19,9 +19,9 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from pathlib import Path
 
+from meshwright.identity.broker_rights import broker_acl, lets_anybody_in
 from meshwright.settings import Settings
 from meshwright.settings.loading import WARNED
-from meshwright.settings.rights import broker_acl, lets_anybody_in
 from meshwright.stack.machine import LOOPBACK, Ports, url_of
 
 BROKER_USER, EDGE_USER = "mesh", "edge"

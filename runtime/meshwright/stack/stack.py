@@ -15,8 +15,8 @@ from urllib.parse import unquote, urlsplit
 from pydantic import SecretStr
 
 from meshwright.core.errors import StoreFailed
+from meshwright.identity.broker_rights import lets_anybody_in
 from meshwright.settings import Settings
-from meshwright.settings.rights import lets_anybody_in
 from meshwright.sql.folder import SECRET_KEY
 from meshwright.stack import services
 from meshwright.stack.checks import channel_of, check_backends

@@ -270,7 +270,7 @@ async def mesh_for(
         return memory_runtime(deps.clock, log=deps.log, database=deps.database, faults=faults)
 
     mesh = build_mesh(
-        load_settings(project, host="memory", **settings),
+        load_settings(project, store="memory", **settings),
         project=project,
         agents=agents or None,
         model=model,

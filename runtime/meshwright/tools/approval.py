@@ -20,7 +20,7 @@ from meshwright.core.encoding import Struct
 from meshwright.core.errors import ToolFailed
 from meshwright.core.redaction import redact, redact_data
 from meshwright.models.structure import repaired
-from meshwright.settings import ApprovalRule
+from meshwright.orchestration.settings import ApprovalRule
 from meshwright.tools.tool import Tool
 from meshwright.work.people import APPROVAL, NEEDED, REQUESTER_MAY
 

@@ -26,12 +26,12 @@ from meshwright.core.messages import Outcome, Receipt, TaskRequest
 from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
 from meshwright.runtimes import StoreDeps
-from meshwright.settings import Settings
 from meshwright.stores.dapr import DaprStore, Options
 from tests.support.faults import dapr_controls
 from tests.support.faults.failpoints import Failpoints
 from tests.support.faults.fleet import Books, CountingModel, agents
 from tests.support.faults.node import ROOT, Client, Job, say
+from tests.support.settings import Settings
 
 RETRY_SECONDS = 0.2
 LEASE_SECONDS, RENEW_SECONDS = 3.0, 0.5

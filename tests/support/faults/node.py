@@ -27,11 +27,11 @@ from meshwright.events.log import EventLog
 from meshwright.kernel import ahead
 from meshwright.mesh import Mesh
 from meshwright.runtimes import StoreDeps
-from meshwright.settings import Settings
 from meshwright.sql.sqlite import SqliteDatabase
 from tests.support.faults import controls
 from tests.support.faults.failpoints import FailingHost, Failpoints
 from tests.support.faults.fleet import Books, CountingModel, agents
+from tests.support.settings import Settings
 
 ROOT = Path(__file__).parents[3]
 

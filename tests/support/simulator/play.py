@@ -8,7 +8,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
-from meshwright import Agent, Capability, Client, Delegation, Run, build_mesh, load_settings, tool
+from meshwright import Agent, Capability, Client, Delegation, Run, build_mesh, tool
+from tests.support.settings import load_settings
 from tests.support.simulator.job import Job
 from tests.support.simulator.scenario import Scenario
 from tests.support.simulator.score import Score, job_of, judge

@@ -16,12 +16,12 @@ from meshwright.core.errors import ConfigError
 from meshwright.core.messages import derived_id
 from meshwright.edges.channels.mattermost import MattermostChat
 from meshwright.edges.channels.messages import MAX_CONTENT_CHARS, ChannelMessage, message_of, time_of
+from meshwright.edges.channels.settings import ChannelSettings
 from meshwright.edges.replies import Undeliverable
 from meshwright.edges.webhooks.kinds import Kind
 from meshwright.edges.webhooks.outgoing import MAX_ANSWER_BYTES, HttpReply, TryLater, asked_pause, request
 from meshwright.edges.webhooks.push import post_signed
 from meshwright.edges.webhooks.signatures import standard_key
-from meshwright.settings.channels import ChannelSettings
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession

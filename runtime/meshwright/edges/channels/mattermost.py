@@ -18,6 +18,7 @@ from pydantic_core import from_json
 from meshwright.core.clock import Backoff
 from meshwright.core.errors import InvalidInput, NotFound, TooLarge
 from meshwright.edges.channels.messages import MAX_CONTENT_CHARS, ChannelMessage, message_of, time_of
+from meshwright.edges.channels.settings import ChannelSettings
 from meshwright.edges.replies import Undeliverable
 from meshwright.edges.webhooks.kinds import Kind
 from meshwright.edges.webhooks.outgoing import (
@@ -28,7 +29,6 @@ from meshwright.edges.webhooks.outgoing import (
     harmless,
     request,
 )
-from meshwright.settings.channels import ChannelSettings
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession, ClientWebSocketResponse

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from meshwright.core.errors import InvalidInput, sentence
 from meshwright.core.messages import ID_PATTERN, derived_id
+from meshwright.edges.channels.settings import ChannelKind
 from meshwright.edges.replies import Address
-from meshwright.settings.channels import ChannelKind
 
 SCHEME = "channel"
 MAX_CONTENT_CHARS = 40_000

@@ -8,9 +8,9 @@ from typing import Any
 from meshwright.agent import Agent
 from meshwright.core.capability import Capability
 from meshwright.core.errors import ToolFailed
+from meshwright.edges.channels.settings import ChannelSettings, PersonaSettings
 from meshwright.run import Run
 from meshwright.settings import Settings
-from meshwright.settings.channels import ChannelSettings, PersonaSettings
 from meshwright.tools import FileTools, GitTools, ToolContext, Toolset, WebTools, tool
 
 _SHIPPED: Mapping[str, type[Toolset]] = {"web": WebTools, "files": FileTools, "git": GitTools}

@@ -23,6 +23,7 @@ from meshwright.edges.channels.messages import (
     task_of,
     thread_of,
 )
+from meshwright.edges.channels.settings import ChannelSettings
 from meshwright.edges.channels.typing_indicator import Typing
 from meshwright.edges.replies import Courier
 from meshwright.edges.webhooks.gate import Gate, Proof
@@ -31,7 +32,6 @@ from meshwright.events.inbox import Question
 from meshwright.identity.operations import Operations
 from meshwright.ledger.keys import Forbidden
 from meshwright.mesh import Mesh
-from meshwright.settings.channels import ChannelSettings
 from meshwright.work.protocol import TaskKey
 from meshwright.work.reading import read_task
 

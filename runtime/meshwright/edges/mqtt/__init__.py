@@ -1,5 +1,1 @@
 """The MQTT edge: any MQTT 5 client gives the mesh tasks, follows them and sees who is there."""
-
-from meshwright.edges.mqtt.edge import MqttEdge
-
-__all__ = ["MqttEdge"]

@@ -10,8 +10,8 @@ from meshwright.core.errors import ConfigError
 from meshwright.edges.replies import Courier
 from meshwright.edges.webhooks.receiver import Source, WebhookReceiver
 from meshwright.edges.webhooks.rules import rules_of
+from meshwright.edges.webhooks.settings import WebhooksSettings
 from meshwright.mesh import Mesh
-from meshwright.settings.webhooks import WebhooksSettings
 
 if TYPE_CHECKING:
     from fastapi import APIRouter

@@ -36,7 +36,7 @@ from meshwright.edges.webhooks.outgoing import (
     harmless,
     request,
 )
-from meshwright.settings.webhooks import WebhookRule, WebhookSource
+from meshwright.edges.webhooks.settings import WebhookRule, WebhookSource
 from meshwright.work.protocol import TaskKey
 
 if TYPE_CHECKING:

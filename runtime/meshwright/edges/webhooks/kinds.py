@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from meshwright.core.encoding import encode
+from meshwright.edges.webhooks.settings import WebhookSource
 from meshwright.edges.webhooks.signatures import STANDARD_PREFIX
-from meshwright.settings.webhooks import WebhookSource
 
 MARKER = "<!-- meshwright:"
 """How the hidden line of our own comments begins."""

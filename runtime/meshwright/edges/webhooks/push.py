@@ -25,9 +25,9 @@ from meshwright.core.errors import ConfigError, InvalidInput
 from meshwright.core.messages import Caller, Outcome, TaskRequest, derived_id
 from meshwright.edges.replies import Address, Courier, Undeliverable
 from meshwright.edges.webhooks.outgoing import USER_AGENT, InFlight, Pauses, TryLater, asked_pause, request
+from meshwright.edges.webhooks.settings import PushTarget, WebhooksSettings
 from meshwright.edges.webhooks.signatures import standard_key, standard_signature
 from meshwright.mesh import Mesh
-from meshwright.settings.webhooks import PushTarget, WebhooksSettings
 from meshwright.work.protocol import TaskKey
 
 SCHEME = "push"

@@ -20,9 +20,9 @@ from meshwright.edges.webhooks.forge import forge_address
 from meshwright.edges.webhooks.gate import Gate, proof_of
 from meshwright.edges.webhooks.kinds import Item, is_own, items_of, kind_of
 from meshwright.edges.webhooks.rules import TaskRule
+from meshwright.edges.webhooks.settings import WebhookSource
 from meshwright.identity.operations import Operations
 from meshwright.mesh import Mesh
-from meshwright.settings.webhooks import WebhookSource
 from meshwright.work.protocol import TaskKey
 
 _logger = logging.getLogger("meshwright.edges.webhooks")

@@ -15,7 +15,7 @@ from meshwright.core.encoding import encode
 from meshwright.core.errors import ConfigError
 from meshwright.core.messages import ID_PATTERN, TaskRequest, derived_id
 from meshwright.edges.webhooks.kinds import Item, field_of
-from meshwright.settings.webhooks import WebhookRule, WebhooksSettings
+from meshwright.edges.webhooks.settings import WebhookRule, WebhooksSettings
 
 _PLACE = re.compile(r"\{\{\s{0,8}([\w.-]{1,200})\s{0,8}\}\}")
 _MAX_VALUE_CHARS = 20_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
@@ -117,3 +118,7 @@ class ChannelSettings(Signed):
     def agent_id(self, name: str) -> str:
         """The agent that answers in the channel of that name."""
         return self.agent or f"channel-{name}"
+
+
+ChannelsSettings = Mapping[ChannelName, ChannelSettings]
+"""[channels]: a table for each channel."""

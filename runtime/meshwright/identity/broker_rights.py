@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from meshwright.core.access import Role, granted
-from meshwright.settings.mqtt import MqttClient
-from meshwright.settings.tables import Settings
+from meshwright.settings import Settings
 
 _DEFAULT, _ANONYMOUS = "default", "anonymous"
 _VERBS = {
@@ -47,7 +47,7 @@ def _of_anybody(settings: Settings) -> Iterator[str]:
     yield f"topic read {settings.mqtt.reply_prefix}/{_ANONYMOUS}/#"
 
 
-def _of_client(prefix: str, client: MqttClient) -> Iterator[str]:
+def _of_client(prefix: str, client: Any) -> Iterator[str]:
     roles, tenant = granted(frozenset(client.roles)), f"{prefix}/{client.tenant}"
     own = f"{tenant}/clients/{client.user}"
     yield f"user {client.user}"

@@ -1,19 +1,21 @@
-"""[http], [keys], [oidc], [secrets] and [audit]: who may call the mesh, and what it keeps of that."""
+"""[keys], [oidc] and [secrets]: who may call the mesh, and the keys of stored secrets."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
 from meshwright.core.access import Role
 from meshwright.core.messages import ID_PATTERN
-from meshwright.settings.forms import HostName, Table
+from meshwright.settings.forms import Table
 from meshwright.settings.references import Secret
 
+ADMIN_PREFIX = "mesh-admin-"
+"""How an admin token begins that `mesh up` has made."""
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -24,41 +26,10 @@ def _is_issuer(url: str | None) -> str | None:
     return url
 
 
-class HttpSettings(Table):
-    """[http]: where the API listens, and for whom."""
-
-    host: str = "127.0.0.1"
-    """Address that the HTTP API listens on. Off loopback keys must be required, or `insecure` be set."""
-    port: int = Field(default=8000, ge=0, le=65_535)
-    """Port of the HTTP API; 0 takes any free one."""
-    allowed_hosts: tuple[HostName, ...] = ()
-    """Host names under which clients may call the API, such as that of a proxy in front of it. Off loopback
-    IP addresses and this machine's own name are allowed too."""
-    insecure: bool = False
-    """Whether the API may listen off loopback without TLS, or although it requires no keys: everybody may
-    use it then."""
-    tls_cert: Path | None = None
-    """PEM file of the API's certificate, with those between it and the authority. With `tls_key` the API
-    speaks HTTPS. Both are read again within seconds when they change."""
-    tls_key: Path | None = None
-    """PEM file of its private key, without a password."""
-    plain_port: int | None = Field(default=None, ge=1, le=65_535)
-    """Port of 127.0.0.1 that answers without TLS, for a sidecar or a probe on this machine, where the API has
-    TLS."""
-    max_streams: int = Field(default=20, ge=1, le=100_000)
-    """Event streams and WebSockets that one caller may have open at a time; `max_streams` of [tenants] is for
-    all callers of a tenant. Callers of all tenants have no limit."""
-
-    @model_validator(mode="after")
-    def _both_or_none(self) -> Self:
-        if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError("tls_cert and tls_key belong together: set both, or none")
-        return self
-
-
 class KeysSettings(Table):
     """[keys]: who may call."""
 
+    variables: ClassVar = {"MESH_ADMIN_TOKEN": "admin_token"}
     required: bool | None = None
     """Whether each request needs a virtual key or the admin token. Unset: as soon as a key was created.
     `true` does not depend on stored data; `false` never."""
@@ -104,12 +75,3 @@ class SecretsSettings(Table):
     made at first use. Workers that share a database need the same ones."""
     file: Path | None = None
     """Another file in place of that `secret.key`, which several workers on one machine share."""
-
-
-class AuditSettings(Table):
-    """[audit]: how often the mesh signs how far its event log has come."""
-
-    head_rows: int = Field(default=10_000, ge=1)
-    """After how many events a head is signed."""
-    head_seconds: float = Field(default=60.0, gt=0)
-    """After how many seconds, where there are new events."""

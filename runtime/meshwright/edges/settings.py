@@ -1,0 +1,94 @@
+"""[dapr], with the programs that may publish tasks on its bus."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    StringConstraints,
+)
+
+from meshwright.core.messages import Identifier
+from meshwright.settings.forms import Address, BrokerUrl, Label, Table
+from meshwright.settings.references import Secret
+
+_Topic = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+([./][A-Za-z0-9_-]+)*$", max_length=200)]
+
+
+class Publisher(Table):
+    """One of [dapr.publishers.NAME]: who may publish on its topic makes tasks, `requested_by` bus:NAME."""
+
+    topic: _Topic = "tasks"
+    """The topic on which it publishes tasks as CloudEvents. Whoever may publish there counts as this one."""
+    receipts: _Topic = "task-receipts"
+    """The topic on which receipts and refusals are published."""
+    results: _Topic = "task-results"
+    """The topic on which the outcomes of its tasks are published."""
+    tenant: Identifier = "default"
+    """The tenant that its tasks belong to."""
+    password: Secret | None = None
+    """The password of its user NAME at the broker that `mesh up --store dapr` starts; that user may publish
+    on `topic`, read `receipts` and `results`, and do nothing else."""
+
+
+def _apart(publishers: Mapping[str, Publisher]) -> Mapping[str, Publisher]:
+    taken: set[str] = set()
+    for name, publisher in publishers.items():
+        if name in ("anonymous", "edge", "mesh"):
+            raise ValueError(f"{name} is no publisher's name: the mesh uses it itself")
+        if publisher.topic in taken:
+            raise ValueError(f"{name} has the topic {publisher.topic!r}, which another one has")
+        taken.add(publisher.topic)
+    for name, publisher in publishers.items():
+        for topic in (publisher.topic, publisher.receipts, publisher.results):
+            if topic.startswith(("bus/", "bus.")):
+                raise ValueError(f"{name} has the topic {topic!r}, which is of the mesh itself")
+        if {publisher.receipts, publisher.results} & taken:
+            raise ValueError(f"{name} is answered on a topic on which tasks are published")
+    return publishers
+
+
+Publishers = Annotated[Mapping[Identifier, Publisher], AfterValidator(_apart)]
+"""Programs that publish tasks by Dapr, by name."""
+
+
+class DaprSettings(Table):
+    """[dapr]: what a mesh on Dapr rests on."""
+
+    variables: ClassVar = {
+        "MESH_DAPR_BIN": "bin",
+        "MESH_BROKER_URL": "broker_url",
+        "MESH_REDIS_HOST": "redis_host",
+        "MESH_REDIS_PASSWORD": "redis_password",
+        "MESH_PLACEMENT": "placement",
+        "MESH_SCHEDULER": "scheduler",
+    }
+    namespace: Label = "default"
+    """The mesh's name among those that share a broker and a store."""
+    channel: Literal["auto", "grpc", "http"] = "auto"
+    """How daprd calls the workers. `auto`: `grpc` where daprd is 1.18 or newer, else `http`."""
+    bin: Path | None = None
+    """Folder of daprd, placement and scheduler; where unset they are looked for."""
+    bus: Literal["mqtt", "redis"] = "mqtt"
+    """What carries messages between workers: an MQTT broker, or streams of the Redis that is the store."""
+    broker_url: BrokerUrl = None
+    """The MQTT broker, with user and password. Where unset `mesh up` runs a Mosquitto."""
+    redis_host: Address = None
+    """The store, as host:port. Where unset `mesh up` runs a Redis."""
+    redis_password: Secret | None = None
+    """Its password. Better given in the environment than written in a file."""
+    placement: Address = None
+    """Dapr's placement, as host:port, several by comma. Where unset `mesh up` runs one."""
+    scheduler: Address = None
+    """Dapr's scheduler, as host:port, several by comma. Where unset `mesh up` runs one."""
+    publishers: Publishers = Field(default_factory=dict)
+    """Programs that publish tasks as CloudEvents, by name, each on a topic of its own. Off without any."""
+
+    def check_others(self, settings: Any) -> None:
+        """Publishers and MQTT clients are users of one broker."""
+        if both := self.publishers.keys() & {client.user for client in settings.mqtt.clients}:
+            raise ValueError(f"{min(both)} is one of dapr.publishers and of mqtt.clients: give it two names")

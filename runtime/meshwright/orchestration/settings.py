@@ -1,0 +1,143 @@
+"""[orchestration], [presence], [tenants], [people] and [approvals]."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
+
+from meshwright.core.messages import ID_PATTERN
+from meshwright.settings.forms import Size, Table
+
+TenantLimit = Literal["max_open_tasks", "tasks_per_minute", "calls_per_minute", "max_storage", "max_streams"]
+"""What of a tenant is limited."""
+
+
+class OrchestrationSettings(Table):
+    """[orchestration]: how many tasks may be open, and how often one is attempted."""
+
+    max_open_tasks: int = Field(default=10_000, ge=1, le=10_000_000)
+    """Tasks that may be open at a time; more from outside are refused with 429. What agents delegate counts
+    and is never refused."""
+    max_thread_tasks: int = Field(default=1_000, ge=1, le=100_000)
+    """Open tasks that one thread may have; more are refused."""
+    max_attempts: int = Field(default=3, ge=1, le=10)
+    """Attempts at a task, each by another agent; where there is no other, the first one's failure is the end.
+    Only after ReplayMismatch may the same agent try again."""
+
+
+class PresenceSettings(Table):
+    """[presence]: when an agent counts as gone."""
+
+    heartbeat_seconds: float = Field(default=30.0, gt=0)
+    """How often each agent says that it is there."""
+    degraded_after_seconds: float = Field(default=60.0, gt=0)
+    """Silence after which an agent counts as degraded."""
+    offline_after_seconds: float = Field(default=120.0, gt=0)
+    """Silence after which an agent is offline and gets no tasks."""
+
+    @model_validator(mode="after")
+    def _silence_grows(self) -> Self:
+        if not self.heartbeat_seconds < self.degraded_after_seconds < self.offline_after_seconds:
+            raise ValueError(
+                "heartbeat_seconds, degraded_after_seconds and offline_after_seconds must grow in this order"
+            )
+        return self
+
+
+class _TenantLimits(Table):
+    """[tenants.NAME]: the limits of one tenant; those that are unset are those of [tenants]."""
+
+    max_open_tasks: int | None = Field(default=None, ge=1, le=10_000_000)
+    """Tasks that a tenant may have open at a time; more from outside are refused with 429."""
+    tasks_per_minute: float | None = Field(default=None, ge=1, le=10_000_000)
+    """Tasks that a tenant may submit in a minute, at once or evenly, at each front. Unset: no limit."""
+    calls_per_minute: float | None = Field(default=None, ge=1, le=10_000_000)
+    """Calls of models below /v1 and to /complete that a tenant may make in a minute."""
+    max_storage: Size | None = Field(default=None, ge=1_000_000)
+    """What the events of a tenant may take in the log, like "500MB"; more is refused with 507."""
+    max_streams: int | None = Field(default=None, ge=1, le=100_000)
+    """Event streams and WebSockets that a tenant may have open at a time, at each front. Unset: 200."""
+
+
+def _is_table(value: Any) -> Any:
+    if isinstance(value, (dict, _TenantLimits)):
+        return value
+    raise ValueError(f"expected a tenant's table, or one of {', '.join(_TenantLimits.model_fields)}")
+
+
+class TenantsSettings(_TenantLimits):
+    """[tenants]: the limits of every tenant, and by a table [tenants.NAME] each those of one."""
+
+    model_config = ConfigDict(extra="allow")
+    max_streams: int | None = Field(default=200, ge=1, le=100_000)
+    __pydantic_extra__: dict[str, Annotated[_TenantLimits, BeforeValidator(_is_table)]]  # pyrefly: ignore[bad-override]
+
+    @model_validator(mode="after")
+    def _names_are_ids(self) -> Self:
+        for name in self.__pydantic_extra__:
+            if not re.fullmatch(ID_PATTERN, name):
+                raise ValueError(f"a tenant's name has letters, digits, - and _, at most 64: {name[:80]!r}")
+        return self
+
+    def limit(self, tenant_id: str, name: TenantLimit) -> float | None:
+        """One limit of a tenant; None where it has none."""
+        own = self.__pydantic_extra__.get(tenant_id)
+        value = None if own is None else getattr(own, name)
+        return getattr(self, name) if value is None else value
+
+
+class PeopleSettings(Table):
+    """[people]: tasks that wait for people."""
+
+    patience_days: float = Field(default=7.0, gt=0, le=3_650)
+    """How many days a task waits for an answer, where it does not say itself."""
+
+
+class ApprovalRule(Table):
+    """One of [[approvals.rules]]: which calls of tools a person approves before they run.
+
+    A rule is for the calls that fit all that it names; patterns are those of file names (`deploy_*`).
+    """
+
+    tool: str = Field(default="*", min_length=1)
+    """Pattern of the tool's name."""
+    arguments: Mapping[str, str] = {}
+    """Patterns of arguments by their names: of a text as it is, of anything else as JSON. A call that has no
+    such argument does not fit."""
+    agent: str = Field(default="*", min_length=1)
+    """Pattern of the id of the agent that calls it."""
+    tenant: str = Field(default="*", min_length=1)
+    """Pattern of the task's tenant."""
+    ask: Literal["always", "never", "once"] = "always"
+    """`always`: each call needs an approval; `once`: the first of the tool in a task; `never`: none does."""
+    approvers: tuple[str, ...] = ()
+    """Who may approve: a caller as its tasks are `requested_by` (the agent of its key, its name at the
+    broker, `admin`). None named: every caller of the tenant, but never the agent that asks."""
+    not_requester: bool = True
+    """Whether the caller that requested the task may not approve its calls. It counts as soon as callers need
+    credentials; before that the local user is everybody."""
+    count: int = Field(default=1, ge=1, le=10)
+    """How many callers have to approve. One denial is enough."""
+    expires_days: float | None = Field(default=None, gt=0, le=3_650)
+    """After how many days without an answer the call counts as denied; by default people.patience_days."""
+
+    @model_validator(mode="after")
+    def _enough_approvers(self) -> Self:
+        if self.approvers and len(set(self.approvers)) < self.count:
+            raise ValueError(f"count = {self.count} takes as many approvers, and names {len(self.approvers)}")
+        return self
+
+
+class ApprovalsSettings(Table):
+    """[approvals]: which calls of tools wait for a person."""
+
+    rules: tuple[ApprovalRule, ...] = ()
+    """The first rule that fits a call counts. Where none does, only tools with `needs_approval` ask."""

@@ -1,0 +1,66 @@
+"""The parts that every mesh has, in the order in which they join: one line for each.
+
+They are named, not imported: a table is imported with the settings, a component where a mesh is built.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, NamedTuple
+
+
+class BuiltIn(NamedTuple):
+    """A part: its name, and where its component and the table of its settings are, as `module:name`."""
+
+    name: str
+    component: str = ""
+    table: str = ""
+
+
+BUILTIN = (
+    BuiltIn("http", table="edges.http.settings:HttpSettings"),
+    BuiltIn("watchdog", table="edges.http.settings:WatchdogSettings"),
+    BuiltIn("secrets", table="identity.settings:SecretsSettings"),
+    BuiltIn("oidc", table="identity.settings:OidcSettings"),
+    BuiltIn("dapr", table="edges.settings:DaprSettings"),
+    BuiltIn("tools", table="agents.settings:ToolsSettings"),
+    BuiltIn("tenants", table="orchestration.settings:TenantsSettings"),
+    BuiltIn("presence", table="orchestration.settings:PresenceSettings"),
+    BuiltIn("approvals", table="orchestration.settings:ApprovalsSettings"),
+    BuiltIn("audit", "builtin.audit:AuditComponent", "events.settings:AuditSettings"),
+    BuiltIn("tracing", "builtin.tasks:TracingComponent", "events.settings:TracingSettings"),
+    BuiltIn("prompts", "builtin.agents:PromptsComponent", "agents.settings:PromptsSettings"),
+    BuiltIn("ledger", "builtin.models:LedgerComponent", "ledger.settings:LedgerSettings"),
+    BuiltIn("keys", "builtin.models:KeysComponent", "identity.settings:KeysSettings"),
+    BuiltIn(
+        "agent_config",
+        "services.agent_config.component:AgentConfigComponent",
+        "services.agent_config.settings:AgentConfigSettings",
+    ),
+    BuiltIn("models", "builtin.models:ModelsComponent", "models.settings:ModelsSettings"),
+    BuiltIn("context", "builtin.models:ContextComponent", "context.settings:ContextSettings"),
+    BuiltIn("agents", "builtin.agents:AgentsComponent", "agents.settings:AgentsSettings"),
+    BuiltIn(
+        "orchestration",
+        "builtin.tasks:OrchestrationComponent",
+        "orchestration.settings:OrchestrationSettings",
+    ),
+    BuiltIn("people", "builtin.tasks:PeopleComponent", "orchestration.settings:PeopleSettings"),
+    BuiltIn("contents", "builtin.tasks:ContentsComponent"),
+    BuiltIn("replies", "edges.replies:Courier"),
+    BuiltIn("mqtt", "builtin.tasks:MqttComponent", "edges.mqtt.settings:MqttSettings"),
+    BuiltIn("publishers", "edges.bus:PublishersComponent"),
+    BuiltIn(
+        "schedules", "services.schedules.component:Schedules", "services.schedules.settings:SchedulesSettings"
+    ),
+    BuiltIn(
+        "webhooks", "edges.webhooks.component:WebhooksComponent", "edges.webhooks.settings:WebhooksSettings"
+    ),
+    BuiltIn("channels", "edges.channels.component:Channels", "edges.channels.settings:ChannelsSettings"),
+)
+
+
+def imported(name: str) -> Any:
+    """The object of a name like `models.settings:ModelsSettings`."""
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(f"meshwright.{module}"), attribute)

@@ -1,0 +1,125 @@
+"""The settings without a table, and the class that joins them with the tables of the parts."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+
+from meshwright.core.errors import ConfigError
+from meshwright.core.plugins import COMPONENTS, installed
+from meshwright.parts import BUILTIN, imported
+from meshwright.settings.forms import Table
+from meshwright.settings.references import Secret
+
+_RECORD_PAYLOADS = 4  # a task's record holds its payload, its result, and the results of its attempts
+
+
+class Settings(BaseModel):
+    """The settings of a mesh. Made by `load_settings`; immutable; secrets print as stars.
+
+    Each part has a table: `settings.http.port`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data_dir: Path = Path(".mesh")
+    """Folder of the mesh's database; made where it is missing."""
+    store: str = "sqlite"
+    """Where actors and events are stored: `sqlite` in one file, `memory` nowhere; `dapr` spreads them over
+    processes and machines, on a broker and a store. An installed package may bring others."""
+    database: Secret | None = None
+    """The address of a PostgreSQL database that workers and fronts of the mesh share, like
+    `postgresql://user:password@host:5432/name`. It is the store, unless that is `dapr`: then it has the event
+    log, the lists and the memories."""
+    durability: Literal["full", "normal"] = "full"
+    """`full`: what was accepted survives a power cut; `normal`: kill -9, and commits are faster."""
+    writer: Literal["auto", "thread", "process"] = "auto"
+    """What writes to SQLite in a mesh that serves: a `process` of its own (some 50 MB), which commits
+    beside the event loop, or a `thread`. `auto` is a process where there are two cores."""
+    accept_loss: bool = False
+    """Whether to start on a store that lacks what was committed to it: for one start, after a look at what is
+    lost. It is recorded as an event."""
+    keep_events_days: float | None = Field(default=None, gt=0)
+    """How many days events are kept, counted from when they were written; without it, for ever."""
+    keep_contents_days: float | None = Field(default=None, gt=0)
+    """How many days after the end of a task what was said at its steps is kept: prompts, replies, arguments
+    and results of tools, files. Without it, as long as its events."""
+    max_payload_bytes: int = Field(default=262_144, ge=1_024, le=64 * 1024 * 1024)
+    """Largest request body that is read, in bytes."""
+    max_payload_depth: int = Field(default=32, ge=2, le=100)
+    """How deep the JSON of a request may be nested."""
+    max_record_bytes: int = Field(default=4 * 1024 * 1024, ge=256 * 1024, le=256 * 1024 * 1024)
+    """Largest record that is stored, in bytes of JSON: an actor's state, a message, an event, a step. The
+    outcome of a task may have half of it. At least four times `max_payload_bytes`."""
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """The table of a part."""
+
+    def having(self, **values: Any) -> Self:
+        """A copy with some values: of settings without a table, or whole fields of one, as `http={...}`."""
+        tables = {
+            name: getattr(self, name).model_copy(update=value) if isinstance(value, dict) else value
+            for name, value in values.items()
+        }
+        return self.model_copy(update=tables)
+
+    @model_validator(mode="after")
+    def _tables_fit(self) -> Self:
+        for name in type(self).model_fields:
+            if isinstance(table := getattr(self, name), Table):
+                table.check_others(self)
+        return self
+
+    @model_validator(mode="after")
+    def _records_hold_payloads(self) -> Self:
+        if self.max_record_bytes < _RECORD_PAYLOADS * self.max_payload_bytes:
+            raise ValueError(
+                f"max_record_bytes must be at least {_RECORD_PAYLOADS} times max_payload_bytes: "
+                f"{_RECORD_PAYLOADS * self.max_payload_bytes}"
+            )
+        return self
+
+
+@lru_cache(maxsize=1)
+def built_in() -> type[Settings]:
+    """The settings with the tables of the built-in parts."""
+    tables: dict[str, Any] = {}
+    for part in BUILTIN:
+        if part.table:
+            kind = imported(part.table)
+            tables[part.name] = (kind, kind() if isinstance(kind, type) else {})
+    return create_model("Settings", __base__=Settings, __module__="meshwright.settings", **tables)
+
+
+def with_installed() -> type[Settings]:
+    """The settings with the tables of installed components too. Raises ConfigError."""
+    kind = built_in()
+    tables: dict[str, Any] = {}
+    for plugin in installed(COMPONENTS):
+        component = plugin.load()
+        table = getattr(component, "settings", None)
+        if table is None:
+            continue
+        if component.name in {*kind.model_fields, *tables}:
+            raise plugin.taken(component.name)
+        if not (isinstance(table, type) and issubclass(table, BaseModel)):
+            raise ConfigError(f"The settings of {plugin.value} of {plugin.package} are no pydantic model")
+        tables[component.name] = (_strict(table), ...)
+    return create_model("Settings", __base__=kind, **tables) if tables else kind
+
+
+def _strict(table: type[BaseModel]) -> type[BaseModel]:
+    """A model that refuses names that it does not know, but for one that declares what it does with them."""
+    if "extra" in table.model_config:
+        return table
+    strict = {
+        "model_config": ConfigDict(extra="forbid"),
+        "__module__": table.__module__,
+        "__doc__": table.__doc__,
+    }
+    return type(table.__name__, (table,), strict)
