@@ -149,6 +149,11 @@ class Mesh:
         return [*agents, *(Registration(agent_id=app, name=app, kind="system") for app in own)]
 
     @property
+    def has_log(self) -> bool:
+        """Whether this process reads the event log: on Dapr without a shared database only the front can."""
+        return self.role.is_front or self.settings.database is not None
+
+    @property
     def takes_tasks(self) -> bool:
         """Whether a task is accepted now: not while it starts or stops, or its store is away."""
         return self.ready and self.host.is_ready

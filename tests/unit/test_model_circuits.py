@@ -10,11 +10,11 @@ import pytest
 import yaml
 
 from meshwright import build_mesh, create_agent
-from meshwright.builtin.models import ModelsComponent
 from meshwright.core import topics
 from meshwright.core.errors import ModelError
 from meshwright.core.messages import Event, TaskRequest
 from meshwright.models.circuits import Circuits, Guarded, Policy
+from meshwright.models.component import ModelsComponent
 from meshwright.models.errors import (
     AllProvidersDown,
     ModelRefused,

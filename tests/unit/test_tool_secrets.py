@@ -220,7 +220,7 @@ def assert_tools_work(mesh: MeshUnderTest, *, has_history: bool) -> None:
 
 
 def test_the_data_folder_is_hidden_whatever_its_name(workspace: Path) -> None:
-    from meshwright.builtin.agents import tool_settings
+    from meshwright.agents.component import tool_settings
     from meshwright.core.errors import InvalidInput
     from meshwright.settings import load_settings
 
@@ -234,7 +234,7 @@ def test_the_data_folder_is_hidden_whatever_its_name(workspace: Path) -> None:
 
 
 def test_a_worker_hides_the_folder_of_its_stack(tmp_path: Path) -> None:
-    from meshwright.builtin.agents import tool_settings
+    from meshwright.agents.component import tool_settings
     from meshwright.settings import load_settings
 
     for path in ("a.md", "state/mesh.lock", "state/mosquitto/mosquitto.conf", "state/mesh-0/cache.db"):

@@ -172,8 +172,8 @@ async def _readable(settings: Settings) -> AsyncIterator[Mesh]:
     """A mesh that is open to be read; if there is no data, an empty one. No turn runs."""
     from meshwright.agent import Agent
     from meshwright.app import build_mesh
-    from meshwright.builtin.tasks import ORCHESTRATION
     from meshwright.cli.agents import declared_agents
+    from meshwright.orchestration.component import ORCHESTRATION
     from meshwright.roles import ProcessRole
     from meshwright.runtimes import sqlite_runtime
     from meshwright.sql.sqlite import FILE_NAME

@@ -28,10 +28,9 @@ class AgentConfigComponent(Component):
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        has_table = mesh.role.is_front or mesh.settings.database is not None
         self.configs = AgentConfigs(
             mesh,
-            has_table=has_table,
+            has_table=mesh.has_log,
             ttl_seconds=self.config.ttl_seconds,
             max_agents=self.config.max_agents,
         )

@@ -140,7 +140,7 @@ class AgentsComponent(Component):
             stream=settings.models.stream,
             parking=parking,
             budgets=mesh.budgets,
-            activity=self._activity if mesh.role.is_front or mesh.settings.database is not None else None,
+            activity=self._activity if mesh.has_log else None,
         )
 
     async def _activity(self, tenant_id: str, since: datetime) -> Activity:

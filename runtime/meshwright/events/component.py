@@ -1,8 +1,9 @@
-"""The component that keeps the audit trail: signed heads of the event log, and changed settings."""
+"""The components of the event log: its audit trail, traces, and the questions to people."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -11,13 +12,19 @@ from pydantic import BaseModel
 
 from meshwright.component import Check, Component
 from meshwright.core import topics
+from meshwright.core.encoding import own_json
 from meshwright.core.errors import HostError
 from meshwright.core.messages import Caller, Event, new_id
 from meshwright.core.redaction import redact_data
+from meshwright.core.tracing import TENANT, Tracing
 from meshwright.events.audit import aggregate_of
 from meshwright.events.filter import EventFilter
 from meshwright.events.heads import SIGNED, Head, HeadKeeper
+from meshwright.events.inbox import Inbox, InboxProjection
+from meshwright.events.projections import Projection
+from meshwright.events.waits import EventWaits
 from meshwright.mesh import Mesh
+from meshwright.work.protocol import DEFAULT_TENANT
 
 _SUBJECT = "settings"
 
@@ -106,3 +113,57 @@ def _at(values: Any, place: list[str]) -> Any:
     for name in place:
         values = values[name]
     return values
+
+
+class TracingComponent(Component):
+    """Spans of runs and turns, kept in the event log."""
+
+    name = "tracing"
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        self._endpoint = self.config.otlp_endpoint if isinstance(mesh.tracing, Tracing) else None
+        if isinstance(mesh.tracing, Tracing):
+            mesh.tracing.publish_to(self._record)
+
+    def _record(self, trace_id: str, spans: Sequence[Mapping[str, Any]]) -> None:
+        """Put the spans of a trace into the log, those of each tenant apart: others may join its trace."""
+        by_tenant: dict[str, list[Mapping[str, Any]]] = {}
+        for span in spans:
+            tenant_id = span["attributes"].get(TENANT, DEFAULT_TENANT)
+            by_tenant.setdefault(tenant_id, []).append(span)
+        for tenant_id, own in by_tenant.items():
+            payload = own_json(trace_id, {"spans": own})
+            self.mesh.tell(
+                "trace.spans", payload, topic=topics.TRACES, trace_id=trace_id, tenant_id=tenant_id
+            )
+
+    def checks(self) -> Iterable[Check]:
+        """Whether the collector accepts spans."""
+        return [Check("tracing", self._check)] if self._endpoint else []
+
+    async def _check(self) -> str:
+        from meshwright.core.otel import check_collector
+
+        assert self._endpoint is not None
+        return await asyncio.to_thread(check_collector, self._endpoint)
+
+    async def stop(self) -> None:
+        """Publish what is left."""
+        await self.mesh.tracing.close()
+
+
+class PeopleComponent(Component):
+    """What tasks wait for people to say, and events that they wait for."""
+
+    name = "people"
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        mesh.inbox = Inbox(mesh.log)
+        if mesh.role.is_front:
+            self.parts.append(EventWaits(mesh.host, mesh.log, mesh.resume))
+
+    def projections(self) -> Iterable[Projection]:
+        """The list of questions."""
+        return [InboxProjection()]

@@ -1,38 +1,27 @@
-"""The components that answer agents: the model, its context, budgets, and the keys of callers."""
+"""The component of the model that answers agents."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Collection, Iterable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from meshwright.agents.component import agents_here, tell_task
 from meshwright.agents.loader import project_file
 from meshwright.agents.tags import start_warnings
-from meshwright.builtin.agents import agents_here, tell_task
-from meshwright.builtin.tasks import ORCHESTRATION
-from meshwright.component import Actors, Check, Component
-from meshwright.context.memory import Memory
-from meshwright.context.plan import DEFAULT_RULES
-from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextService
+from meshwright.component import Check, Component
 from meshwright.context.text import count_tokens
 from meshwright.core import topics
 from meshwright.core.errors import HostError, MeshError, ModelError
 from meshwright.core.messages import Event
 from meshwright.core.plugins import MODELS, installed
-from meshwright.events.projections import Projection
 from meshwright.events.status import DeploymentStatus
 from meshwright.events.waking import wake_waiting
-from meshwright.kernel.turns import ActorKind
-from meshwright.ledger.account import ACCOUNT, BudgetAccount
 from meshwright.ledger.accounting import Accounted, call_events
-from meshwright.ledger.allowances import ALLOWANCES, AllowanceKeeper, Allowances
-from meshwright.ledger.budgets import Budgets
-from meshwright.ledger.costs import CallProjection, last_answered
-from meshwright.ledger.keys import Keys
-from meshwright.ledger.virtual_keys import KEY, KEYS, KeyProjection, VirtualKey, VirtualKeys
+from meshwright.ledger.costs import last_answered
 from meshwright.mesh import Mesh
 from meshwright.models.adapt import Adapted
 from meshwright.models.cache import Cached, cached, check_redis
@@ -46,65 +35,6 @@ from meshwright.models.select import adapter_for, choose_model, with_named_model
 from meshwright.services.agent_config.component import AgentConfigComponent
 
 _logger = logging.getLogger("meshwright.models")
-
-
-class LedgerComponent(Component):
-    """Budgets, of the settings and of agents, each with its account."""
-
-    name = "ledger"
-
-    def __init__(self, mesh: Mesh) -> None:
-        super().__init__(mesh)
-        of_agents = (budget for agent in mesh.agent_types for budget in agent.budgets)
-        mesh.allowances = Allowances(mesh.host)
-        declared = [*mesh.settings.ledger.budgets, *of_agents]
-        mesh.budgets = Budgets(declared, mesh.host, mesh.allowances)
-
-    def projections(self) -> Iterable[Projection]:
-        """The calls of models and their costs."""
-        return [CallProjection()]
-
-    def actors(self) -> Iterable[Actors]:
-        """The accounts, and the allowances."""
-        kinds = ActorKind.of(BudgetAccount, type=ACCOUNT), ActorKind.of(AllowanceKeeper, type=ALLOWANCES)
-        return [Actors(kind, ORCHESTRATION) for kind in kinds]
-
-
-class KeysComponent(Component):
-    """Virtual keys of callers."""
-
-    name = "keys"
-
-    def __init__(self, mesh: Mesh) -> None:
-        super().__init__(mesh)
-        mesh.keys = Keys(mesh.host, mesh.log, mesh.database, has_log=_has_log(mesh))
-
-    def projections(self) -> Iterable[Projection]:
-        """The list of keys."""
-        return [KeyProjection()]
-
-    def checks(self) -> Iterable[Check]:
-        """Whether the issuer has keys, where the settings name one."""
-        return [Check("oidc", self._check_issuer)] if self.mesh.settings.oidc.issuer else []
-
-    async def _check_issuer(self) -> str:
-        from meshwright.identity.oidc import OidcTokens
-
-        settings = self.mesh.settings.oidc
-        assert settings.issuer is not None
-        return await OidcTokens(settings.issuer, settings).check()
-
-    async def start(self) -> None:
-        """List the keys of an earlier version."""
-        if self.mesh.role.is_front:
-            await self.mesh.keys.start()
-
-    def actors(self) -> Iterable[Actors]:
-        """Each key, and whether callers need one."""
-        return [
-            Actors(ActorKind.of(VirtualKey, type=KEY), ORCHESTRATION),
-            Actors(ActorKind.of(VirtualKeys, type=KEYS), ORCHESTRATION),
-        ]
 
 
 class ModelsComponent(Component):
@@ -176,7 +106,7 @@ class ModelsComponent(Component):
         retrying = Retrying(models, clock, on_retry=self._retried, max_wait_seconds=max_wait, tries_of=tries)
         folder, kind = mesh.database.folder, self.chosen.kind
         cache = self._cache = cached(retrying, settings, folder, path, clock, kind=kind)
-        past = partial(mesh.log.view, last_answered) if _has_log(mesh) else None
+        past = partial(mesh.log.view, last_answered) if mesh.has_log else None
         adapted = Adapted(Accounted(cache, mesh.budgets, models, call_events(mesh.host), past))
         return adapted if self._is_fixed else Configured(adapted, self._configs, models)
 
@@ -220,7 +150,7 @@ class ModelsComponent(Component):
 
     @property
     def _is_front(self) -> bool:
-        return self.mesh.role.is_front and _has_log(self.mesh)
+        return self.mesh.role.is_front and self.mesh.has_log
 
     def _tell(self, event_type: str, payload: dict[str, Any]) -> None:
         """Report a deployment; that of an agent's configuration is its tenant's business."""
@@ -255,39 +185,10 @@ class ModelsComponent(Component):
         tell_task(self.mesh, "model.retried", payload, context, request.user)
 
 
-class ContextComponent(Component):
-    """The context of agents: planned by rules, compressed by a model, with memories."""
-
-    name = "context"
-    apps = (CONTEXT_SERVICE,)
-
-    def __init__(self, mesh: Mesh) -> None:
-        super().__init__(mesh)
-        mesh.memory = Memory(mesh.database, mesh.host.clock)
-        here = mesh.role.runs(CONTEXT_SERVICE)
-        mesh.context = ContextClient(
-            mesh.host, mesh.model, mesh.prompts, rules=DEFAULT_RULES if here else None
-        )
-
-    async def erase(self, tenant_id: str, task_ids: Sequence[str]) -> None:
-        """Delete what the tasks have remembered."""
-        await self.mesh.memory.erase(tenant_id, task_ids)
-
-    def actors(self) -> Iterable[Actors]:
-        """The context-service."""
-        return [Actors(ActorKind.of(ContextService, type=CONTEXT_SERVICE), CONTEXT_SERVICE)]
-
-
-def _has_log(mesh: Mesh) -> bool:
-    """Whether this process can read the event log: on Dapr without a shared database only the front can."""
-    return mesh.role.is_front or mesh.settings.database is not None
-
-
 def _fault(error: MeshError) -> dict[str, str]:
     return {"type": error.code, "message": str(error)}
 
 
-@lru_cache(maxsize=256)
 def _listed_window(model: str) -> ModelWindow:
     """What a model of the price list reads and writes; the list takes 10 ms to read."""
     return Prices(model=model).window(model, ())

@@ -1,1 +1,0 @@
-"""Components that every mesh has: see meshwright.parts."""

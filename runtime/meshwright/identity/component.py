@@ -1,0 +1,50 @@
+"""The component of the keys of callers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from meshwright.component import Actors, Check, Component
+from meshwright.events.projections import Projection
+from meshwright.kernel.turns import ActorKind
+from meshwright.ledger.keys import Keys
+from meshwright.ledger.virtual_keys import KEY, KEYS, KeyProjection, VirtualKey, VirtualKeys
+from meshwright.mesh import Mesh
+from meshwright.orchestration.component import ORCHESTRATION
+
+
+class KeysComponent(Component):
+    """Virtual keys of callers."""
+
+    name = "keys"
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        mesh.keys = Keys(mesh.host, mesh.log, mesh.database, has_log=mesh.has_log)
+
+    def projections(self) -> Iterable[Projection]:
+        """The list of keys."""
+        return [KeyProjection()]
+
+    def checks(self) -> Iterable[Check]:
+        """Whether the issuer has keys, where the settings name one."""
+        return [Check("oidc", self._check_issuer)] if self.mesh.settings.oidc.issuer else []
+
+    async def _check_issuer(self) -> str:
+        from meshwright.identity.oidc import OidcTokens
+
+        settings = self.mesh.settings.oidc
+        assert settings.issuer is not None
+        return await OidcTokens(settings.issuer, settings).check()
+
+    async def start(self) -> None:
+        """List the keys of an earlier version."""
+        if self.mesh.role.is_front:
+            await self.mesh.keys.start()
+
+    def actors(self) -> Iterable[Actors]:
+        """Each key, and whether callers need one."""
+        return [
+            Actors(ActorKind.of(VirtualKey, type=KEY), ORCHESTRATION),
+            Actors(ActorKind.of(VirtualKeys, type=KEYS), ORCHESTRATION),
+        ]

@@ -1,0 +1,37 @@
+"""The component of budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from meshwright.component import Actors, Component
+from meshwright.events.projections import Projection
+from meshwright.kernel.turns import ActorKind
+from meshwright.ledger.account import ACCOUNT, BudgetAccount
+from meshwright.ledger.allowances import ALLOWANCES, AllowanceKeeper, Allowances
+from meshwright.ledger.budgets import Budgets
+from meshwright.ledger.costs import CallProjection
+from meshwright.mesh import Mesh
+from meshwright.orchestration.component import ORCHESTRATION
+
+
+class LedgerComponent(Component):
+    """Budgets, of the settings and of agents, each with its account."""
+
+    name = "ledger"
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        of_agents = (budget for agent in mesh.agent_types for budget in agent.budgets)
+        mesh.allowances = Allowances(mesh.host)
+        declared = [*mesh.settings.ledger.budgets, *of_agents]
+        mesh.budgets = Budgets(declared, mesh.host, mesh.allowances)
+
+    def projections(self) -> Iterable[Projection]:
+        """The calls of models and their costs."""
+        return [CallProjection()]
+
+    def actors(self) -> Iterable[Actors]:
+        """The accounts, and the allowances."""
+        kinds = ActorKind.of(BudgetAccount, type=ACCOUNT), ActorKind.of(AllowanceKeeper, type=ALLOWANCES)
+        return [Actors(kind, ORCHESTRATION) for kind in kinds]

@@ -1,0 +1,33 @@
+"""The component that deletes the contents of old tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from meshwright.component import Component
+from meshwright.mesh import Mesh
+from meshwright.run.contents import Contents
+
+
+class ContentsComponent(Component):
+    """Deletes what was said at the steps of old tasks, where the settings say after how many days."""
+
+    name = "contents"
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        settings = mesh.settings
+        limits = [
+            days for days in (settings.keep_contents_days, settings.keep_events_days) if days is not None
+        ]
+        if limits and mesh.role.is_front:
+            self.parts.append(Contents(mesh.host, mesh.log, mesh.tell, keep_days=min(limits)))
+
+    async def erase(self, tenant_id: str, task_ids: Sequence[str]) -> None:
+        """Have the Redis of a mesh on Dapr take from its disk what was erased. Raises ServiceFailed."""
+        dapr = self.mesh.settings.dapr
+        if self.mesh.settings.store == "dapr" and dapr.redis_host is not None:
+            from meshwright.stack.redis_log import rewrite_redis_log
+
+            password = "" if dapr.redis_password is None else dapr.redis_password.get_secret_value()
+            await rewrite_redis_log(dapr.redis_host.split(",")[0], password)
