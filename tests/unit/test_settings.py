@@ -268,6 +268,12 @@ def test_a_wrong_variable_is_named(tmp_path, monkeypatch):
         load_settings(tmp_path)
 
 
+def test_an_option_that_is_not_given_leaves_the_blame_to_the_variable(tmp_path, monkeypatch):
+    monkeypatch.setenv("MESH_HTTP__PORT", "http")
+    with pytest.raises(ConfigError, match=r"^MESH_HTTP__PORT: "):
+        load_settings(tmp_path, http={"port": None, "host": "::1"})
+
+
 def test_an_option_is_named_by_its_place_in_the_tables(tmp_path):
     with pytest.raises(
         ConfigError, match=r"^mqtt\.url: expected a URL.*for mqtt\.username, not '127\.0\.0\.1'"

@@ -60,7 +60,7 @@ def load_settings(project: Path, **overrides: Any) -> Settings:
     kind = with_installed()
     in_file = _file(kind, path, text)
     environment = _environment(kind)
-    given = _source(_without_none(overrides))
+    given = _given(overrides)
     values: dict[str, Any] = {name: {} for name in kind.model_fields.keys() - built_in().model_fields.keys()}
     for source in (in_file, environment, given):
         _put(values, (), source.values)
@@ -102,12 +102,18 @@ def _put(values: dict[str, Any], place: Sequence[str], value: Any) -> None:
         values[name] = value
 
 
-def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: _without_none(value) if isinstance(value, Mapping) else value
-        for name, value in values.items()
-        if value is not None
-    }
+def _given(overrides: Mapping[str, Any]) -> _Source:
+    """The overrides without None, each field of a table by itself."""
+    values: dict[str, Any] = {}
+    names: dict[_Steps, str] = {}
+    for name, value in overrides.items():
+        fields = value.items() if isinstance(value, Mapping) else [("", value)]
+        for field, given in fields:
+            if given is not None:
+                place = (name, field) if field else (name,)
+                _put(values, place, given)
+                names[place] = ".".join(place)
+    return _Source(values, names)
 
 
 def _read(path: Path) -> str:
@@ -139,11 +145,7 @@ def _file(kind: type[Settings], path: Path, text: str) -> _Source:
             message, remedy = _unknown(kind, name, is_table=isinstance(value, dict))
             line_number = _line_of((name,), text)
             raise ConfigError(message, path=str(path), line=line_number, remedy=remedy, field=name)
-    return _source(written)
-
-
-def _source(values: Mapping[str, Any]) -> _Source:
-    return _Source(values, {(name,): name for name in values})
+    return _Source(written, {(name,): name for name in written})
 
 
 def _unknown(kind: type[Settings], name: str, *, is_table: bool) -> tuple[str, str]:
