@@ -58,7 +58,7 @@ async def broker(tmp_path: Path, certificates: Path) -> AsyncIterator[Mosquitto]
     for user in ("mesh", "caller", "caller2", "viewer"):
         subprocess.run(["mosquitto_passwd", "-b", str(users), user, f"{user}'s"], check=True)
     acl = tmp_path / "acl"
-    acl.write_text("\n".join(broker_acl(Settings.model_validate({"mqtt": CLIENTS}), "mesh")) + "\n")
+    acl.write_text("\n".join(broker_acl(Settings(mqtt=CLIENTS), "mesh")) + "\n")
     example = (EXAMPLES / "tls.conf.example").read_text()
     lines = [
         line.replace("/etc/mosquitto/certs", str(certificates))

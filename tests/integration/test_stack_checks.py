@@ -103,7 +103,7 @@ async def test_a_service_that_does_not_answer_is_named(services: Services, ports
     backends = Backends(
         broker_url=url, redis_host=services.redis_host, redis_password=services.redis_password
     )
-    settings = Settings.model_validate({"bus": "mqtt" if name == "broker_url" else "redis", name: url})
+    settings = Settings(**{"bus": "mqtt" if name == "broker_url" else "redis", name: url})
     with pytest.raises(ServiceFailed, match=f"does not answer on {address}") as caught:
         await check_backends(settings, COMPONENTS, backends)
     assert f"unset MESH_{name.upper()}" in caught.value.remedy and "secret" not in str(caught.value)
@@ -124,7 +124,7 @@ async def test_a_service_that_does_not_answer_is_named(services: Services, ports
 def test_the_channel_is_what_the_sidecar_can(
     version: tuple[int, ...], wanted: str, channel: str, said: int
 ) -> None:
-    found, lines = channel_of(Settings.model_validate({"dapr_channel": wanted}), version)
+    found, lines = channel_of(Settings(dapr_channel=wanted), version)
     assert (found, len(lines)) == (channel, said)
     assert all("daprd 1.1" in line and "run daprd 1.1" in line for line in lines)
 

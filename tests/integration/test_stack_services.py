@@ -151,7 +151,7 @@ async def test_a_broker_that_is_killed_has_what_it_got_a_second_ago(own_services
 @pytest.mark.needs("mosquitto_pub", "mosquitto_sub")
 async def test_clients_of_the_settings_log_in_and_reach_their_own_alone(services: Services) -> None:
     clients = [{"user": "ada", "tenant": "acme", "password": "hers"}, {"user": "bob"}]
-    edge = EdgeRights("edge's", Settings.model_validate({"mqtt": {"clients": clients}}))
+    edge = EdgeRights("edge's", Settings(mqtt={"clients": clients}))
     folder = services.folder / "with-clients"
     service = mosquitto(services.program("mosquitto"), services.ports, COMPONENTS, folder, "bus's", edge)
     services.run(service)
