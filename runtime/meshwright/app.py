@@ -106,7 +106,7 @@ def build_worker(settings: Settings, *, app_id: str, replica: bool = False) -> M
 
 
 def role_of(app_id: str, agent_ids: Sequence[str], *, replica: bool = False) -> ProcessRole:
-    """What the worker of an app does. Raises ConfigError for an app that the mesh does not have."""
+    """The role of the worker of an app. Raises ConfigError for an app that the mesh does not have."""
     of_components = [app for component in component_types() for app in component.apps]
     apps = dict.fromkeys([WHOLE_MESH, *of_components, *agent_ids, LLM_SERVICE])
     if app_id not in apps:
@@ -140,7 +140,7 @@ def database_of(settings: Settings, project: Path) -> Database:
 
 
 def _store(name: str) -> Callable[[StoreDeps], Runtime]:
-    """What makes the runtime over a store. Raises ConfigError for a store that is not known."""
+    """The function that makes the runtime over a store. Raises ConfigError for a store that is not known."""
     brought = {plugin.name: plugin for plugin in installed(STORES)} if name not in RUNTIMES else {}
     if name in brought:
         return brought[name].load()

@@ -7,7 +7,7 @@
         def routes(self) -> APIRouter:
             return make_router(self.mesh, self.config)
 
-Ours are listed in `meshwright.app`; a package registers its own under the entry point group
+Ours are listed in `meshwright.parts`; a package registers its own under the entry point group
 `meshwright.components`. A component overrides what it has to offer, and nothing else.
 """
 
@@ -99,11 +99,11 @@ class Component:
         return ()
 
     def checks(self) -> Iterable[Check]:
-        """What `mesh doctor` asks, of a mesh that does not run."""
+        """The checks of `mesh doctor`, of a mesh that does not run."""
         return ()
 
     def warnings(self) -> Iterable[str]:
-        """What is said at the start of the mesh."""
+        """Lines that are printed at the start of the mesh."""
         return ()
 
     async def start(self) -> None:

@@ -100,7 +100,7 @@ class Mesh:
     model: Model = field(init=False)
     prices: PriceList = field(init=False)
     window_of: Callable[[str, tuple[str, ...], str, str], ModelWindow] = field(init=False)
-    """What a model with some tags reads and writes for a tenant's agent, which may be configured."""
+    """The window of a model with some tags for a tenant's agent, which may be configured."""
     deployments_left_alone: Callable[[], Sequence[DeploymentStatus]] = field(init=False)
     """Which deployments of models get no call now, and why."""
     deployments: Deployments = field(init=False)
@@ -170,7 +170,7 @@ class Mesh:
         self.ready = True
 
     async def stop(self, *, drain_seconds: float = 10.0) -> None:
-        """Take nothing new, let running work end, and close. What is unfinished goes on at the next start."""
+        """Take nothing new, let running work end, and close. Unfinished work goes on at the next start."""
         self.ready = False
         await self.worker.drain(drain_seconds)
         async with AsyncExitStack() as stack:  # where one fails to stop, the others stop all the same
@@ -191,7 +191,7 @@ class Mesh:
 
     @property
     def aggregate_id(self) -> str:
-        """What the events of this process are known by."""
+        """The aggregate of the events of this process."""
         return f"mesh/{self.host.incarnation}"
 
     def tell(
@@ -381,11 +381,11 @@ class Mesh:
     async def costs(
         self, by: By = "agent", *, since: datetime | None = None, tenant_id: str | None = "default"
     ) -> Costs:
-        """What a tenant's calls of models have cost since then, most expensive first; None: all tenants'."""
+        """The costs of a tenant's calls of models since then, most expensive first; None: all tenants'."""
         return await self.spending.costs(by, since=since, tenant_id=tenant_id)
 
     async def budget_views(self, tenant_id: str | None = "default") -> list[BudgetView]:
-        """What a tenant's budgets may spend, have spent and hold; None: all tenants'."""
+        """A tenant's budgets with their limits, spending and holds; None: all tenants'."""
         return await self.spending.budget_views(tenant_id)
 
     async def ask(
@@ -406,7 +406,7 @@ class Mesh:
     async def rotate_secrets(self) -> int:
         """Encrypt all stored secrets with the newest key, and return how many there are.
 
-        Where the data folder has the keys, a new one is made for that. The older ones stay, for copies of the
+        If the data folder has the keys, a new one is made for that. The older ones stay, for copies of the
         data. Raises ConfigError for a secret that no key fits.
         """
         if not self.settings.secrets.keys:

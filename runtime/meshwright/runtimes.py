@@ -20,7 +20,7 @@ from meshwright.stores.sqlite import SqliteStore
 
 
 class StoreDeps(NamedTuple):
-    """What a store is built on."""
+    """The dependencies of a store."""
 
     settings: Settings
     role: ProcessRole

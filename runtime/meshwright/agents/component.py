@@ -178,7 +178,7 @@ def tell_task(
 
 
 def tool_settings(settings: Settings, project: Path) -> ToolSettings:
-    """What the agents' tools may touch. The mesh's own data and configuration are hidden from them."""
+    """The settings of the agents' tools, which hide the mesh's own data and configuration."""
     data = project / settings.data_dir
     # A worker's folder lies in that of its stack, where the broker's and the store's secrets are.
     is_in_a_stack = settings.store == "dapr" and (data.parent / LOCK_NAME).exists()

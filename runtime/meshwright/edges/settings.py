@@ -19,7 +19,7 @@ class Publisher(Table):
     """One of [dapr.publishers.NAME]: who may publish on its topic makes tasks, `requested_by` bus:NAME."""
 
     topic: _Topic = "tasks"
-    """The topic on which it publishes tasks as CloudEvents. Whoever may publish there counts as this one."""
+    """The topic on which it publishes tasks as CloudEvents. All who may publish there count as this one."""
     receipts: _Topic = "task-receipts"
     """The topic on which receipts and refusals are published."""
     results: _Topic = "task-results"
@@ -70,17 +70,17 @@ class DaprSettings(Table):
     bin: Path | None = None
     """Folder of daprd, placement and scheduler; where unset they are looked for."""
     bus: Literal["mqtt", "redis"] = "mqtt"
-    """What carries messages between workers: an MQTT broker, or streams of the Redis that is the store."""
+    """The bus between workers: an MQTT broker, or streams of the Redis that is the store."""
     broker_url: BrokerUrl = None
-    """The MQTT broker, with user and password. Where unset `mesh up` runs a Mosquitto."""
+    """The MQTT broker, with user and password. If unset, `mesh up` runs a Mosquitto."""
     redis_host: Address = None
-    """The store, as host:port. Where unset `mesh up` runs a Redis."""
+    """The store, as host:port. If unset, `mesh up` runs a Redis."""
     redis_password: Secret | None = None
     """Its password. Better given in the environment than written in a file."""
     placement: Address = None
-    """Dapr's placement, as host:port, several by comma. Where unset `mesh up` runs one."""
+    """Dapr's placement, as host:port, several by comma. If unset, `mesh up` runs one."""
     scheduler: Address = None
-    """Dapr's scheduler, as host:port, several by comma. Where unset `mesh up` runs one."""
+    """Dapr's scheduler, as host:port, several by comma. If unset, `mesh up` runs one."""
     publishers: Publishers = Field(default_factory=dict)
     """Programs that publish tasks as CloudEvents, by name, each on a topic of its own. Off without any."""
 

@@ -154,7 +154,7 @@ class TracingComponent(Component):
 
 
 class PeopleComponent(Component):
-    """What tasks wait for people to say, and events that they wait for."""
+    """The questions of tasks to people, and the events that tasks wait for."""
 
     name = "people"
 

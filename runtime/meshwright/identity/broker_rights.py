@@ -1,4 +1,4 @@
-"""Who may publish and read what at the broker: the `acl_file` of Mosquitto, made from the settings."""
+"""The `acl_file` of Mosquitto, made from the settings: the rights of each user at the broker."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def lets_anybody_in(settings: Settings) -> bool:
 
 
 def broker_acl(settings: Settings, edge: str) -> list[str]:
-    """Returns the lines. What they do not name is closed to all clients and to the mesh's user, `edge`.
+    """Returns the lines. Other topics are closed to all clients and to the mesh's user, `edge`.
 
     The lines before the first user are for clients that do not log in.
     """

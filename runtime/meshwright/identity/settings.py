@@ -34,7 +34,7 @@ class KeysSettings(Table):
     """Whether each request needs a virtual key or the admin token. Unset: as soon as a key was created.
     `true` does not depend on stored data; `false` never."""
     admin_token: Secret | None = Field(default=None, min_length=32)
-    """Secret of the mesh's administrator. Where unset `mesh up` makes one, in `admin.token` of data_dir."""
+    """Secret of the mesh's administrator. If unset, `mesh up` makes one, in `admin.token` of data_dir."""
 
 
 class OidcSettings(Table):
@@ -43,7 +43,7 @@ class OidcSettings(Table):
     issuer: Annotated[str | None, AfterValidator(_is_issuer)] = None
     """URL of the issuer, as its tokens have it in `iss`: https, or http on this machine. Unset: no tokens."""
     audience: str = Field(default="", max_length=512)
-    """What the tokens must have in `aud`: the id of this mesh at the issuer."""
+    """The value that tokens must have in `aud`: the id of this mesh at the issuer."""
     name_claim: str = Field(default="sub", min_length=1, max_length=256)
     """The claim that names the caller. Take one that users cannot choose themselves."""
     tenant_claim: str | None = Field(default=None, min_length=1, max_length=256)

@@ -78,11 +78,11 @@ class ModelsComponent(Component):
         await self.mesh.model.close()
 
     def warnings(self) -> Iterable[str]:
-        """What the file behind the model hardly means, and tags that no deployment has."""
+        """Warns about improbable settings in litellm_config.yaml and about tags without a deployment."""
         return start_warnings(self.chosen, self.mesh.prompts, self.mesh.agent_types)
 
     def _window_of(self, model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str) -> ModelWindow:
-        """What an agent's model reads and writes: that of its configuration, else the one named."""
+        """The window of an agent's model: that of its configuration, else of the one named."""
         configured = None if self._is_fixed else self._configs.last_read(tenant_id, agent_id)
         if configured is not None:
             return _listed_window(configured.model)
@@ -190,5 +190,5 @@ def _fault(error: MeshError) -> dict[str, str]:
 
 
 def _listed_window(model: str) -> ModelWindow:
-    """What a model of the price list reads and writes; the list takes 10 ms to read."""
+    """The window of a model of the price list, which takes 10 ms to read."""
     return Prices(model=model).window(model, ())

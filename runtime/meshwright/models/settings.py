@@ -20,9 +20,9 @@ class ModelsSettings(Table):
         "MESH_MODEL": "adapter",
     }
     adapter: str = "auto"
-    """What answers the agents. `auto`: `http` where `base_url` is set, `router` where provider keys are, else
-    `offline`, the built-in model that needs neither key nor network. Any other is one model for every call,
-    by its name: `ollama/llama3.1`, `anthropic/claude-sonnet-4-6`. Packages may bring others."""
+    """The model that answers the agents. `auto`: `http` if `base_url` is set, `router` if there are keys of
+    providers, else `offline`, the built-in model that needs neither key nor network. Any other is one model
+    for every call: `ollama/llama3.1`, `anthropic/claude-sonnet-4-6`. Packages may bring others."""
     base_url: Annotated[str | None, http_url("http://127.0.0.1:4000")] = None
     """Address of a LiteLLM proxy or another server with the OpenAI API."""
     api_key: Secret | None = None
@@ -44,10 +44,10 @@ class ModelsSettings(Table):
     max_park_seconds: float = Field(default=120.0, gt=0)
     """Its longest pause. A provider may ask for a longer one."""
     cache: Literal["off", "memory", "disk", "redis"] = "off"
-    """Where answers of models are kept, so that the same call again costs nothing. Tenants share none."""
+    """The place of the cache of answers, so that the same call again costs nothing. Tenants share none."""
     cache_ttl_seconds: float = Field(default=600.0, gt=0)
     """How long an answer is good for."""
     cache_max_bytes: int = Field(default=64 * 1024 * 1024, ge=1024)
-    """What a cache in memory or on disk may hold; what was used last stays."""
+    """The size of a cache in memory or on disk; the answers used last stay."""
     cache_redis_url: Secret | None = None
     """The Redis of `cache = "redis"`, like redis://:password@127.0.0.1:6379/0."""

@@ -12,15 +12,15 @@ from meshwright.core.messages import ID_PATTERN
 from meshwright.settings.forms import Size, Table
 
 TenantLimit = Literal["max_open_tasks", "tasks_per_minute", "calls_per_minute", "max_storage", "max_streams"]
-"""What of a tenant is limited."""
+"""A limit of a tenant."""
 
 
 class OrchestrationSettings(Table):
     """[orchestration]: how many tasks may be open, and how often one is attempted."""
 
     max_open_tasks: int = Field(default=10_000, ge=1, le=10_000_000)
-    """Tasks that may be open at a time; more from outside are refused with 429. What agents delegate counts
-    and is never refused."""
+    """Tasks that may be open at a time; more from outside are refused with 429. Delegated tasks count and
+    are never refused."""
     max_thread_tasks: int = Field(default=1_000, ge=1, le=100_000)
     """Open tasks that one thread may have; more are refused."""
     max_attempts: int = Field(default=3, ge=1, le=10)
@@ -57,7 +57,7 @@ class _TenantLimits(Table):
     calls_per_minute: float | None = Field(default=None, ge=1, le=10_000_000)
     """Calls of models below /v1 and to /complete that a tenant may make in a minute."""
     max_storage: Size | None = Field(default=None, ge=1_000_000)
-    """What the events of a tenant may take in the log, like "500MB"; more is refused with 507."""
+    """The bytes that the events of a tenant may take in the log, like "500MB"; more is refused with 507."""
     max_streams: int | None = Field(default=None, ge=1, le=100_000)
     """Event streams and WebSockets that a tenant may have open at a time, at each front. Unset: 200."""
 
@@ -114,7 +114,7 @@ class ApprovalRule(Table):
     ask: Literal["always", "never", "once"] = "always"
     """`always`: each call needs an approval; `once`: the first of the tool in a task; `never`: none does."""
     approvers: tuple[str, ...] = ()
-    """Who may approve: a caller as its tasks are `requested_by` (the agent of its key, its name at the
+    """The approvers: each a caller as its tasks are `requested_by` (the agent of its key, its name at the
     broker, `admin`). None named: every caller of the tenant, but never the agent that asks."""
     not_requester: bool = True
     """Whether the caller that requested the task may not approve its calls. It counts as soon as callers need
@@ -135,4 +135,4 @@ class ApprovalsSettings(Table):
     """[approvals]: which calls of tools wait for a person."""
 
     rules: tuple[ApprovalRule, ...] = ()
-    """The first rule that fits a call counts. Where none does, only tools with `needs_approval` ask."""
+    """The first rule that fits a call counts. If none does, only tools with `needs_approval` ask."""

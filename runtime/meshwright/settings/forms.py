@@ -39,7 +39,7 @@ class Signed(Table):
     """Base of a table with what messages are signed with."""
 
     secret: Secret | None = None
-    """What messages are signed with."""
+    """The secret that signs messages."""
     previous_secret: Secret | None = None
     """The secret before that, which is good as well: for changing the secret without a gap."""
 

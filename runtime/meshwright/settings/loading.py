@@ -29,7 +29,7 @@ _EXPECTED = {
     "tuple_type": "expected a list",
     "string_type": "expected text",
 }
-"""What to say by the type of pydantic's error; for others its own message."""
+"""Our words by the type of pydantic's error; other types keep its message."""
 _Steps = tuple[str | int, ...]
 """The place of a value: its table, its name, and where within it."""
 
@@ -149,7 +149,7 @@ def _file(kind: type[Settings], path: Path, text: str) -> _Source:
 
 
 def _unknown(kind: type[Settings], name: str, *, is_table: bool) -> tuple[str, str]:
-    """What is wrong with a name that is no setting, and what was probably meant."""
+    """The error of a name that is no setting, and the setting that was probably meant."""
     near = nearest(name, kind.model_fields, cutoff=0.5)
     if is_table:
         remedy = f"a component brings its table: install its package, which may be called meshwright-{name}"
@@ -229,7 +229,7 @@ def _warn_of_typo(kind: type[Settings], variable: str, place: Sequence[str]) -> 
 
 
 def _expected(kind: type[Settings], first: Any) -> tuple[str, str]:
-    """What was expected of a setting, and what may be done; never what a secret was."""
+    """The error and the remedy of a setting; it never shows a secret."""
     steps, value = first["loc"], first["input"]
     if first["type"] == "missing":
         return "is missing", ""

@@ -28,7 +28,7 @@ class Settings(BaseModel):
     data_dir: Path = Path(".mesh")
     """Folder of the mesh's database; made where it is missing."""
     store: str = "sqlite"
-    """Where actors and events are stored: `sqlite` in one file, `memory` nowhere; `dapr` spreads them over
+    """The store of actors and events: `sqlite` in one file, `memory` nowhere; `dapr` spreads them over
     processes and machines, on a broker and a store. An installed package may bring others."""
     database: Secret | None = None
     """The address of a PostgreSQL database that workers and fronts of the mesh share, like
@@ -37,7 +37,7 @@ class Settings(BaseModel):
     durability: Literal["full", "normal"] = "full"
     """`full`: what was accepted survives a power cut; `normal`: kill -9, and commits are faster."""
     writer: Literal["auto", "thread", "process"] = "auto"
-    """What writes to SQLite in a mesh that serves: a `process` of its own (some 50 MB), which commits
+    """The writer of SQLite in a mesh that serves: a `process` of its own (some 50 MB), which commits
     beside the event loop, or a `thread`. `auto` is a process where there are two cores."""
     accept_loss: bool = False
     """Whether to start on a store that lacks what was committed to it: for one start, after a look at what is

@@ -23,7 +23,7 @@ _PAUSE_SECONDS = 0.2
 
 
 def resolve(value: Any) -> Any:
-    """What a setting of a secret stands for. Raises ValueError, which names the reference alone."""
+    """The secret that a setting refers to. Raises ValueError, which names the reference alone."""
     if not isinstance(value, str):
         return value
     scheme, colon, place = value.partition(":")

@@ -28,9 +28,9 @@ class PersonaSettings(Table):
     """[channels.NAME.persona]: the agent that answers in a channel, `channel-NAME`."""
 
     name: _Line
-    """What it is called."""
+    """Its name."""
     role: _Line
-    """What it is there for."""
+    """Its purpose."""
     persona: _Text = ""
     """How it behaves; by default professional and warm."""
     system_prompt: _Text = ""
@@ -64,7 +64,7 @@ class ChannelSettings(Signed):
     agent: Identifier | None = None
     """The agent that answers, in place of a `persona`."""
     persona: PersonaSettings | None = None
-    """Who answers."""
+    """The agent that answers, made from this table."""
     active: bool = True
     """Whether it takes messages."""
     token: Secret | None = None
@@ -85,16 +85,16 @@ class ChannelSettings(Signed):
     fallback: str = Field(
         default="Sorry, I cannot answer right now. I will reply here as soon as I can.", max_length=2_000
     )
-    """What is said, once, while no model answers; the reply follows."""
+    """The message, sent once, while no model answers; the reply follows."""
     fallback_after: float = Field(default=0.0, ge=0, le=86_400)
     """It is said once it is certain that no model answers for that many seconds."""
     apology: str = Field(
         default="Sorry, something went wrong and I could not answer. Please try again later.",
         max_length=2_000,
     )
-    """What is said where a task failed."""
+    """The message after a task failed."""
     asked: str = Field(default="I have asked a colleague. The answer comes here.", max_length=2_000)
-    """What is said where a person was asked who does not answer in the chat."""
+    """The message after a person was asked who does not answer in the chat."""
     typing: bool = True
     """Whether the chat shows that the agent is at work on a message."""
     timeout: float | None = Field(default=None, gt=0, le=86_400)

@@ -23,7 +23,7 @@ class MqttClient(Table):
     tenant: str = Field(default="default", pattern=ID_PATTERN)
     """The tenant of all that it asks for and sees."""
     roles: tuple[Role, ...] = (Role.SUBMITTER, Role.VIEWER)
-    """What it may do there."""
+    """Its roles there."""
     tokens: bool = False
     """Whether each of its messages has to show a key or a token, which says who asks and with which roles:
     several programs share the user. `roles` then say only what it reads."""
@@ -52,7 +52,7 @@ class MqttSettings(Table):
     reply_prefix: Topic = "replies"
     """First part of the topics at which requests without a client's name are answered."""
     clients: tuple[MqttClient, ...] = ()
-    """The users of the broker that may use the mesh, which then refuses all others. Where there are none, a
+    """The users of the broker that may use the mesh, which then refuses all others. If there are none, a
     client that the broker knows is a submitter of the tenant `default`."""
 
     @model_validator(mode="after")

@@ -24,13 +24,13 @@ def _as_list(value: Any) -> Any:
 
 
 class WebhookSource(Signed):
-    """One of [webhooks.sources.NAME]: who may POST to /webhooks/NAME. What is unset is as its kind has it.
+    """One of [webhooks.sources.NAME]: who may POST to /webhooks/NAME. Unset fields are as its kind has them.
 
     `secret` is what the sender knows too; for `basic`, `user:password`.
     """
 
     kind: SourceKind = "generic"
-    """Whose webhooks they are: it says where the signature, the delivery's id and the event's name are."""
+    """The service that sends: it defines where the signature, the delivery's id and the event's name are."""
     tenant: Identifier = "default"
     """The tenant that its tasks and events belong to."""
     insecure: bool = False
@@ -41,7 +41,7 @@ class WebhookSource(Signed):
     header: _HeaderName | None = None
     """The header with the signature or the token."""
     prefix: str | None = Field(default=None, max_length=32)
-    """What stands before the signature, such as `sha256=`."""
+    """The text before the signature, such as `sha256=`."""
     timestamp_header: _HeaderName | None = None
     """For `hmac`: the header with the seconds at which `TIMESTAMP:BODY` was signed, at most 5 minutes ago."""
     id_header: _HeaderName | None = None
@@ -74,7 +74,7 @@ class WebhookRule(Table):
     """One of [[webhooks.rules]]: which deliveries of a source become a task, and which one."""
 
     name: Identifier | None = None
-    """What tells it from other rules: a delivery that is sent again is the same task while it stays the same.
+    """Its name among the rules: a delivery that is sent again is the same task while it stays the same.
     By default it is made of source, match, agent and capability."""
     source: Identifier
     """The source that it is for."""
@@ -113,13 +113,13 @@ class PushTarget(Signed):
     """
 
     url: Annotated[str, http_url("https://example.com/hook")]
-    """Where they are sent, by POST."""
+    """The URL that gets them, by POST."""
     events: tuple[Literal["*", "task.succeeded", "task.failed", "task.cancelled", "task.timed_out"], ...] = (
         "*",
     )
     """Which outcomes; `*` is all."""
     tenant: Identifier = "default"
-    """Whose outcomes."""
+    """The tenant whose outcomes are sent."""
 
     @model_validator(mode="after")
     def _is_signed(self) -> Self:
@@ -132,7 +132,7 @@ class WebhooksSettings(Table):
     """[webhooks]: deliveries that become tasks, and outcomes that are sent to URLs."""
 
     sources: Mapping[Identifier, WebhookSource] = {}
-    """Who may send webhooks, by the name in the path."""
+    """The senders of webhooks, by the name in the path."""
     rules: tuple[WebhookRule, ...] = ()
     """Which deliveries become tasks: each rule that fits makes one."""
     push: tuple[PushTarget, ...] = ()

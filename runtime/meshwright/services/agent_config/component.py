@@ -46,7 +46,7 @@ class AgentConfigComponent(Component):
         return [EncryptedColumn("agents", "llm_api_key_encrypted")]
 
     def actors(self) -> Iterable[Actors]:
-        """What reads the table for others, at the front."""
+        """The actor that reads the table for other workers, at the front."""
         kind = ActorKind.of(AgentConfigReader, type=AGENT_CONFIGS, known=self.configs.known)
         return [Actors(kind, FRONT)]
 
