@@ -55,10 +55,10 @@ async def test_a_second_signal_to_stop_is_an_interruption(tmp_path: Path) -> Non
         assert await stack.stop(signal.SIGTERM) == 130
 
 
-async def test_an_old_variable_is_warned_of_once(tmp_path: Path) -> None:
+async def test_a_misspelt_variable_is_warned_of_once(tmp_path: Path) -> None:
     async with stack_up(tmp_path, MESH_DURABILTY="full") as stack:
-        assert stack.errors.text.count("MESH_DURABILTY is no setting") == 1
-    assert stack.errors.text.count(" is now ") == 1
+        pass
+    assert stack.errors.text.count("MESH_DURABILTY is no setting") == 1
 
 
 async def test_kill_9_leaves_no_process_and_the_next_start_finds_everything(tmp_path: Path) -> None:
