@@ -76,40 +76,40 @@ class Accounted:
         that is cut off by this is made again, with room for all of it, if the budgets allow that.
         Raises BudgetExceeded or PriceUnknown where one does not, and what the model raises.
         """
-        reply, limited = await self._make(request, on_delta, self._estimates)
-        if not limited or reply.finish_reason != "length":
-            return reply
-        if on_delta is not None:
-            on_delta(STREAM_RESTART)
-        reply, _ = await self._make(request, on_delta, None)
-        return reply
+        limiter: Estimates | None = self._estimates
+        while True:
+            started = time.perf_counter()
+            meter = _StreamMeter(on_delta)
+            hold = await self.budgets.hold(request, self._estimates.upper_bound, limiter)
+            try:
+                reply = await self.model.complete(hold.request, meter.on_delta)
+            except BaseException as error:  # also cancelled: it may have cost something all the same
+                if not (isinstance(error, ModelError) and error.retryable):  # else the step is run again
+                    self._record_cut(hold, request)
+                if call := self._failed(hold, meter, error, _ms_since(started)):
+                    self._record(call, request)
+                raise
+            reply = self._booked(hold, request, reply, meter, started)
+            if not hold.is_limited or reply.finish_reason != "length":
+                return reply
+            limiter = None
+            if on_delta is not None:
+                on_delta(STREAM_RESTART)
 
-    async def _make(
-        self, request: ModelRequest, on_delta: OnDelta | None, limiter: Estimates | None
-    ) -> tuple[ModelReply, bool]:
-        """Make the call; returns also whether the length of the answer was limited."""
-        started = time.perf_counter()
-        meter = _StreamMeter(on_delta)
-        hold = await self.budgets.hold(request, self._estimates.upper_bound, limiter)
-        try:
-            reply = await self.model.complete(hold.request, meter.on_delta)
-        except BaseException as error:  # also cancelled: it may have cost something all the same
-            if not (isinstance(error, ModelError) and error.retryable):  # else the step is run again
-                self._record_cut(hold, request)
-            if call := self._failed(hold, meter, error, _ms_since(started)):
-                self._record(call, request)
-            raise
+    def _booked(
+        self, hold: Hold, request: ModelRequest, reply: ModelReply, meter: _StreamMeter, started: float
+    ) -> ModelReply:
+        """Settle and record a call that was answered; returns the reply with what it cost."""
         reply = self._priced(reply, hold.request, latency_ms=_ms_since(started))
         self._record_cut(hold, request, reply)
         if not reply.cache_hit:
             self._estimates.note_cost(hold.request, reply.cost_usd)
-        if hold.accounts and not reply.cache_hit:
-            self._estimates.learn(hold.request, reply.usage, reply.cost_usd)
-        if not reply.cache_hit:
+            if hold.accounts:
+                self._estimates.learn(hold.request, reply.usage, reply.cost_usd)
             reply = self._with_lost(reply, hold.request, (*reply.lost, *meter.lost(reply)))
         settled = self.budgets.settle(hold, reply.cost_usd, estimated=reply.cost_source == "estimated")
         self._record(_answered(hold, reply, settled), request)
-        return reply, hold.is_limited
+        return reply
 
     async def close(self) -> None:
         """Book what is still to be booked, and close the model."""
