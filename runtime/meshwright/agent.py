@@ -27,7 +27,7 @@ from meshwright.core.params import reserved_param
 from meshwright.tools.toolset import Toolset
 
 if TYPE_CHECKING:
-    from meshwright.models.spec import ModelSpec
+    from meshwright.models.named import ModelSpec
     from meshwright.run import Run
 
 _SIMILAR = 0.8  # of names, from 0 to 1: so alike that one is taken for a misspelling of the other

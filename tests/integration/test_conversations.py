@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability, Client, tool
+from meshwright.models.circuits import MAX_TRIES
 from meshwright.models.errors import ModelUnavailable
 from meshwright.models.port import ModelReply, ModelRequest
-from meshwright.models.retry import MAX_TRIES
 from meshwright.stores.memory import Faults
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import kept, told_of

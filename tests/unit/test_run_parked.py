@@ -13,9 +13,9 @@ import pytest
 
 from meshwright import Agent, Capability, TaskRequest
 from meshwright.core.messages import Event, Usage
+from meshwright.models.circuits import MAX_TRIES
 from meshwright.models.errors import ModelRefused, ModelUnavailable, RateLimited
 from meshwright.models.port import ModelReply
-from meshwright.models.retry import MAX_TRIES
 from meshwright.models.server import HttpModel
 from meshwright.run import Run
 from meshwright.testing import ManualClock, MeshUnderTest, ScriptedModel, mesh_for

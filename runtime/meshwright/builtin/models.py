@@ -36,13 +36,27 @@ from meshwright.ledger.virtual_keys import KEY, KEYS, KeyProjection, VirtualKey,
 from meshwright.mesh import Mesh
 from meshwright.models.adapt import Adapted
 from meshwright.models.cache import Cached, cached, check_redis
-from meshwright.models.circuits import COOLED_DOWN, RECOVERED, REFUSED, Circuits, Guarded, recovered
-from meshwright.models.configured import PREFIX, Configured, ConfiguredModels
+from meshwright.models.circuits import (
+    COOLED_DOWN,
+    MAX_WAIT_SECONDS,
+    RECOVERED,
+    REFUSED,
+    Circuits,
+    Guarded,
+    Retrying,
+    recovered,
+)
 from meshwright.models.overview import Deployments
 from meshwright.models.port import Adapter, Model, ModelRequest, ModelWindow
 from meshwright.models.prices import Prices, prices_of
-from meshwright.models.retry import MAX_WAIT_SECONDS, Retrying
-from meshwright.models.select import adapter_for, choose_model, with_named_models
+from meshwright.models.select import (
+    PREFIX,
+    Configured,
+    ConfiguredModels,
+    adapter_for,
+    choose_model,
+    with_named_models,
+)
 from meshwright.services.agent_config.component import AgentConfigComponent
 
 _logger = logging.getLogger("meshwright.models")
@@ -168,7 +182,8 @@ class ModelsComponent(Component):
         is_server = self.chosen.kind == "http"
         guarded = Guarded(self.chosen, self.circuits) if is_server else self.chosen
         price = settings.ledger.default_price
-        models = mesh.prices = ConfiguredModels(guarded, prices_of(self.chosen, price), price, self.circuits)
+        models = ConfiguredModels(guarded, prices_of(self.chosen, price), price, self.circuits)
+        mesh.prices = models.price_list
         self._configs.on_read = partial(self._retain, models)
         max_wait = MAX_WAIT_SECONDS if settings.models.park else None
         agents = [agent for agent in agents_here(mesh) if agent.num_retries is not None]
@@ -177,7 +192,7 @@ class ModelsComponent(Component):
         folder, kind = mesh.database.folder, self.chosen.kind
         cache = self._cache = cached(retrying, settings, folder, path, clock, kind=kind)
         past = partial(mesh.log.view, last_answered) if _has_log(mesh) else None
-        adapted = Adapted(Accounted(cache, mesh.budgets, models, call_events(mesh.host), past))
+        adapted = Adapted(Accounted(cache, mesh.budgets, mesh.prices, call_events(mesh.host), past))
         return adapted if self._is_fixed else Configured(adapted, self._configs, models)
 
     def checks(self) -> Iterable[Check]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from meshwright.core.errors import ConfigError, nearest
 from meshwright.core.money import MAX_DOLLARS, MILLION
@@ -58,7 +58,14 @@ class LiteLLMConfig:
     lines: dict[str, int]
     """The line of each of `router_settings`, and under no name that of the section itself."""
     warnings: tuple[ConfigError, ...] = ()
-    """What the file may say, and hardly means."""
+    """Settings of the file that are allowed and improbable."""
+
+    @classmethod
+    def of(cls, deployments: Sequence[dict[str, Any]], **router_settings: Any) -> Self:
+        """Deployments of code, as if a file had them; a provider gets no parameter that it does not know."""
+        return cls(
+            Path("models by name"), with_ids(deployments), router_settings, {"drop_params": True}, lines={}
+        )
 
     @property
     def groups(self) -> frozenset[str]:

@@ -16,7 +16,7 @@ from meshwright.core.errors import ConfigError
 from meshwright.core.money import Budget, is_amount
 from meshwright.core.params import reserved_param
 from meshwright.models.config import known_names
-from meshwright.models.spec import CONNECTION, ModelSpec, checked
+from meshwright.models.named import CONNECTION, ModelSpec, checked
 
 _AgentT = TypeVar("_AgentT")
 _DEFAULT_INSTRUCTIONS = """\

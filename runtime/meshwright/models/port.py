@@ -6,7 +6,7 @@ Adapters make exactly one attempt: retries and the deadline belong to the caller
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
@@ -381,9 +381,11 @@ class Adapter:
         self.name = model.name
         self._model = model
 
-    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+    def complete(
+        self, request: ModelRequest, on_delta: OnDelta | None = None
+    ) -> Coroutine[Any, Any, ModelReply]:
         """Make one attempt. Raises ModelError."""
-        return await self._model.complete(request, on_delta)
+        return self._model.complete(request, on_delta)
 
     async def close(self) -> None:
         """Give back connections."""

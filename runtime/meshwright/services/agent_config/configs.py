@@ -22,9 +22,10 @@ from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.ledger.keys import LLM_SERVICE
 from meshwright.mesh import Mesh
-from meshwright.models.configured import PREFIX, AgentModel
 from meshwright.models.errors import ModelUnavailable, Unauthorized
+from meshwright.models.named import AgentModel
 from meshwright.models.port import ModelRequest
+from meshwright.models.select import PREFIX
 from meshwright.services.agent_config import table
 from meshwright.services.agent_config.records import (
     DEFAULT,
