@@ -7,7 +7,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,7 +138,9 @@ def check(as_json: bool) -> int:
     problems = known.check({name: agent for name, agent in needed.items() if name not in declared.brought})
     counted = "1 prompt" if len(names) == 1 else f"{len(names)} prompts"
     if as_json:
-        click.echo(json.dumps([asdict(problem) for problem in problems], indent=2))
+        fields = ("path", "line", "message", "remedy")
+        rows = [{name: getattr(problem, name) for name in fields} for problem in problems]
+        click.echo(json.dumps(rows, indent=2))
     else:
         click.echo("\n".join(map(str, problems)) or f"{counted} checked, no problems.")
     return 1 if problems else 0

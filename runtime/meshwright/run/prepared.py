@@ -9,9 +9,9 @@ from typing import Any, Self
 from msgspec import field
 
 from meshwright.agent import Agent
-from meshwright.context.history import chat_messages
 from meshwright.context.memory import MemoryItem
 from meshwright.context.plan import context_request
+from meshwright.context.service import chat_messages
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import InvalidInput, MemoryUnavailable
 from meshwright.core.messages import Task
