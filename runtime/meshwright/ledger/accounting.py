@@ -37,6 +37,7 @@ from meshwright.models.port import (
     OnDelta,
     PriceList,
     Settlement,
+    Wrapper,
 )
 
 logger = logging.getLogger("meshwright.ledger")
@@ -47,7 +48,7 @@ _Lost = tuple[Decimal | None, Usage, CostSource]
 _NOTHING: _Lost = (ZERO, Usage(), "priced")
 
 
-class Accounted:
+class Accounted(Wrapper):
     """A model whose calls stay within the budgets, and are all in the ledger.
 
     It reserves the most that a call may cost and settles what it did cost. Only it says that a call was
@@ -62,8 +63,7 @@ class Accounted:
         publish: OnCall,
         past: PastCalls | None = None,
     ) -> None:
-        self.name = model.name
-        self.model = model
+        super().__init__(model)
         self.budgets = budgets
         self._prices = prices
         self._publish = publish
@@ -114,7 +114,7 @@ class Accounted:
     async def close(self) -> None:
         """Book what is still to be booked, and close the model."""
         await self.budgets.settled()
-        await self.model.close()
+        await super().close()
 
     def _record(self, call: Call, request: ModelRequest) -> None:
         record = request.context.record or self._publish

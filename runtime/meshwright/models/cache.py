@@ -57,7 +57,7 @@ class CacheStore(Protocol):
     """
 
     name: str
-    """Where it keeps them: `memory`, `disk` or `redis`; never an address or a key."""
+    """`memory`, `disk` or `redis`; never an address or a key."""
 
     async def get(self, key: str) -> bytes | None:
         """The value of a key, None where there is none, or its time has passed."""
@@ -92,7 +92,7 @@ class _Flight:
 
 
 class Cached:
-    """A model that answers from a store what it was asked before, for `ttl_seconds`.
+    """A model that answers repeated requests from a store, for `ttl_seconds`.
 
     It looks up only calls at temperature 0 whose `cache` is true, and keeps a reply that is whole: not one
     that was cut off, is empty, or has more than a MB. A hit costs 0, and says in `saved_usd` what the reply

@@ -18,7 +18,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -34,7 +34,7 @@ from meshwright.models.errors import (
     is_mendable,
     is_refusal,
 )
-from meshwright.models.port import STREAM_RESTART, Model, ModelReply, ModelRequest, OnDelta
+from meshwright.models.port import STREAM_RESTART, Model, ModelReply, ModelRequest, OnDelta, Wrapper
 
 COOLED_DOWN = "deployment.cooled_down"
 REFUSED = "deployment.refused"
@@ -95,7 +95,7 @@ class Circuits:
         return max(circuit.until - time.monotonic(), _PROBE_SECONDS if circuit.is_probed else 0.0)
 
     def error(self, deployment: str) -> ModelError | None:
-        """What opened a deployment's circuit."""
+        """The error that opened a deployment's circuit."""
         circuit = self._circuits.get(deployment)
         return None if circuit is None else circuit.error
 
@@ -208,12 +208,11 @@ class Circuits:
             self.on_change(event_type, payload)
 
 
-class Guarded:
+class Guarded(Wrapper):
     """A server whose deployments are not known here: each group, with its tags, has a circuit."""
 
     def __init__(self, model: Model, circuits: Circuits) -> None:
-        self.name = model.name
-        self._model = model
+        super().__init__(model)
         self._circuits = circuits
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
@@ -226,11 +225,7 @@ class Guarded:
             what = f"Model {request.model!r} is left alone for {left:.0f} seconds"
             raise AllProvidersDown(f"{what}, after: {met}" if met else what, retry_after_seconds=left)
         with self._circuits.call(name, given_seconds=request.timeout_seconds):
-            return await self._model.complete(request, on_delta)
-
-    async def close(self) -> None:
-        """Close the model."""
-        await self._model.close()
+            return await self.model.complete(request, on_delta)
 
 
 def recovered(deployment: str, refused: int | None, seconds: float = 0.0) -> dict[str, Any]:
@@ -240,7 +235,6 @@ def recovered(deployment: str, refused: int | None, seconds: float = 0.0) -> dic
 
 
 def _remote_error(payload: Mapping[str, Any]) -> ModelError:
-    """The error that another process met."""
     document = payload["error"]
     kinds = (Unauthorized, ModelRefused, RateLimited, ModelTimeout, AllProvidersDown)
     kind = next((kind for kind in kinds if kind.__name__ == document["type"]), ModelUnavailable)
@@ -260,7 +254,8 @@ _OnRetry = Callable[[ModelRequest, ModelError, float], None]
 """Takes a request that is retried, the error of the last try, and the seconds until the next."""
 
 
-class Retrying:
+@dataclass(eq=False)
+class Retrying(Wrapper):
     """A model that tries again after errors that are retryable, at most `max_tries` times in all.
 
     Waits a random part of a doubling backoff (full jitter), and never less than a provider asked for. All
@@ -269,29 +264,19 @@ class Retrying:
     called before each wait. `tries_of` has the number for some of the agents (a request's `user`).
     """
 
-    def __init__(
-        self,
-        model: Model,
-        clock: Clock,
-        *,
-        max_tries: int = MAX_TRIES,
-        backoff_seconds: float = _BACKOFF_SECONDS,
-        max_backoff_seconds: float = _MAX_BACKOFF_SECONDS,
-        max_wait_seconds: float | None = None,
-        draw: Callable[[], float] = random.random,
-        on_retry: _OnRetry | None = None,
-        tries_of: Mapping[str, int] | None = None,
-    ) -> None:
-        self.name = model.name
-        self.model = model
-        self.clock = clock
-        self.max_tries = max_tries
-        self.backoff_seconds = backoff_seconds
-        self.max_backoff_seconds = max_backoff_seconds
-        self.max_wait_seconds = max_wait_seconds
-        self.draw = draw
-        self.on_retry = on_retry
-        self.tries_of = tries_of or {}
+    model: Model
+    clock: Clock
+    _: KW_ONLY
+    max_tries: int = MAX_TRIES
+    backoff_seconds: float = _BACKOFF_SECONDS
+    max_backoff_seconds: float = _MAX_BACKOFF_SECONDS
+    max_wait_seconds: float | None = None
+    draw: Callable[[], float] = random.random
+    on_retry: _OnRetry | None = None
+    tries_of: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__init__(self.model)
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Make up to `max_tries` tries. Raises the last one's ModelError.
@@ -326,10 +311,6 @@ class Retrying:
             left = (ends - self.clock.now()).total_seconds()
             attempt = request.model_copy(update={"timeout_seconds": left})
         raise AssertionError("the count has no end")
-
-    async def close(self) -> None:
-        """Close the model."""
-        await self.model.close()
 
     def _wake_after(
         self, error: ModelError, tries: int, made: int, ends: datetime, *, is_last: bool

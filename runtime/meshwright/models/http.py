@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from pydantic_core import from_json, to_json
 
 from meshwright.core.addresses import open_model_socket
-from meshwright.core.errors import ConfigError, ModelError
+from meshwright.core.errors import ConfigError, InvalidInput, ModelError
 from meshwright.core.messages import Usage
 from meshwright.models.errors import ModelRefused, ModelTimeout, ModelUnavailable
 from meshwright.models.faults import (
@@ -100,7 +100,7 @@ class Wire(ABC):
         """Read a whole reply; `known` is what the headers say of it. Raises ModelError."""
 
     def headers_say(self, headers: Mapping[str, str], *, streamed: bool) -> dict[str, Any]:
-        """What a reply's headers say of it, as fields of ModelReply."""
+        """Read the headers of a reply, as fields of ModelReply."""
         return {}
 
     @abstractmethod
@@ -234,7 +234,7 @@ class ApiModel:
         raise error_for(fault, source=self.server, model=self.wire.model_of(request))
 
     def _headers_of(self, request: ModelRequest) -> Mapping[str, str] | None:
-        """What one request has in place of the headers of every one."""
+        """The headers of one request, in place of those of every one."""
         return None
 
     def _open(self) -> aiohttp.ClientSession:
@@ -282,11 +282,9 @@ class ApiModel:
                 chunk = self._parsed(data)
                 if isinstance(chunk, dict) and chunk.get("error"):
                     raise self._error_in(chunk, call.request)
-                try:
+                with reading(self.server):
                     pieces.add(chunk)
                     call.pieces = pieces
-                except (AttributeError, KeyError, TypeError, ValueError):
-                    raise not_a_completion(self.server) from None  # the cause would quote the reply
             if pieces.done:
                 await _drain(response)
                 break
@@ -296,16 +294,13 @@ class ApiModel:
         return body
 
     def _parsed(self, data: bytes) -> Any:
-        try:
+        with reading(self.server):
             return from_json(data)
-        except ValueError:
-            raise not_a_completion(self.server) from None
 
     def _broken_off(self, how: str) -> ModelUnavailable:
         return ModelUnavailable(f"{self.server} broke off its reply ({how})")
 
     def _error_in(self, body: dict[str, Any], request: ModelRequest) -> ModelError:
-        """The error that a body of status 200 holds."""
         fault = fault_in(body, self._discretion.shown(body, request))
         return error_for(fault, source=self.server, model=self.wire.model_of(request))
 
@@ -327,6 +322,15 @@ def not_a_completion(source: str) -> ModelUnavailable:
         f"{source} answered with something that is not a chat completion",
         remedy="Check that the address is the base URL of a model server",
     )
+
+
+@contextmanager
+def reading(source: str) -> Iterator[None]:
+    """Raise ModelUnavailable for a reply in another form; the error itself would quote the reply."""
+    try:
+        yield
+    except (AttributeError, InvalidInput, LookupError, TypeError, ValueError):
+        raise not_a_completion(source) from None
 
 
 def completions_url(base_url: str) -> str:
@@ -375,7 +379,6 @@ def _is_a_stream(response: aiohttp.ClientResponse) -> bool:
 
 
 async def _read_error(response: aiohttp.ClientResponse) -> Any:
-    """An error reply's body, of JSON or text, where it is of a reasonable size."""
     data = await read_limited(response, _MAX_ERROR_BYTES) or b""
     try:
         return from_json(data)

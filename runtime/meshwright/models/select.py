@@ -44,6 +44,7 @@ from meshwright.models.port import (
     ModelWindow,
     OnDelta,
     PriceList,
+    Wrapper,
 )
 from meshwright.models.prices import prices_of
 from meshwright.models.providers import OFFLINE
@@ -289,12 +290,13 @@ def _is_beside_server(agent: ModelChoice) -> bool:
 def _require_plain(agent: ModelChoice) -> None:
     """Raise ConfigError for an agent that gives a group what belongs into its file."""
     spec = specs_of(agent)[0]
-    if not (agent.fallbacks or spec.params or spec.timeout is not None):
+    if agent.fallbacks:
+        field, given, place = "fallbacks", "fallbacks", "router_settings.fallbacks"
+    elif spec.params or spec.timeout is not None:
+        field, given = "model", "a key, an address or a timeout"
+        place = "the litellm_params of its deployments"
+    else:
         return
-    given, place, field = "fallbacks", "router_settings.fallbacks", "fallbacks"
-    if not agent.fallbacks:
-        given, place = "a key, an address or a timeout", "the litellm_params of its deployments"
-        field = "model"
     raise ConfigError(
         f"agent {agent.agent_id} gives {given} to {agent.model!r}, which is a group",
         remedy=f"Write that under {place} in litellm_config.yaml",
@@ -316,23 +318,17 @@ def _chain_of(agent: ModelChoice, environment: Mapping[str, str] | None) -> Chai
 
 
 class _Configs(Protocol):
-    """The configurations of agents."""
+    """The configurations of agents; `is_fresh` is whether those read last still count.
+
+    `refresh` raises ModelUnavailable, `model_for` Unauthorized for a key that cannot be read.
+    """
 
     @property
-    def is_fresh(self) -> bool:
-        """Whether the configurations read last still count."""
-        ...
+    def is_fresh(self) -> bool: ...
 
-    async def refresh(self) -> None:
-        """Read them again where they may have changed. Raises ModelUnavailable."""
-        ...
+    async def refresh(self) -> None: ...
 
-    def model_for(self, request: ModelRequest) -> AgentModel | None:
-        """The model that decides a call; None leaves it as it stands.
-
-        Raises Unauthorized for a key that cannot be read.
-        """
-        ...
+    def model_for(self, request: ModelRequest) -> AgentModel | None: ...
 
 
 class ConfiguredModels(NamedModels):
@@ -390,12 +386,11 @@ class ConfiguredModels(NamedModels):
             task.add_done_callback(self._closing.discard)
 
 
-class Configured:
+class Configured(Wrapper):
     """A model for the mesh's callers: a configuration decides the calls of its agent."""
 
     def __init__(self, model: Model, configs: _Configs, models: ConfiguredModels) -> None:
-        self.name = model.name
-        self.model = model
+        super().__init__(model)
         self._configs = configs
         self._models = models
 
@@ -419,10 +414,6 @@ class Configured:
             return await self._as_named(request, on_delta)
         async with self._models.using(agent):
             return await self.model.complete(_as_configured(request, agent), on_delta)
-
-    async def close(self) -> None:
-        """Close the model."""
-        await self.model.close()
 
 
 def _as_configured(request: ModelRequest, agent: AgentModel) -> ModelRequest:

@@ -48,7 +48,7 @@ class AgentKeys:
 
     def forget(self, token: str) -> None:
         """Use a key no longer."""
-        self._write({name: each for name, each in self._read().items() if each.get("token") != token})
+        self._write({name: entry for name, entry in self._read().items() if entry.get("token") != token})
 
     def _read(self) -> dict[str, dict[str, str]]:
         try:
@@ -114,7 +114,7 @@ class HttpModel(ApiModel, Adapter):
     async def listed(self) -> list[dict[str, Any]]:
         """The deployments that the server has, in the shape of litellm_config.yaml, by `GET /v1/models`.
 
-        Where it is a LiteLLM proxy, and the key may ask, `/model/info` says what each group is made of.
+        Of a LiteLLM proxy, if the key may ask, `/model/info` says what each group is made of.
         Raises ModelUnavailable, and Unauthorized.
         """
         import aiohttp
