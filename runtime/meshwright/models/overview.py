@@ -71,12 +71,8 @@ class Deployments:
         Raises ConfigError where there is nothing to call.
         """
         server = await self._server()
-        probed, names = self._model.alone(group, server.groups if server else ())
-        try:
-            found = await _probe_all(probed, names, prices_of(self._model, self._default_price))
-        finally:
-            if probed is not self._model:
-                await probed.close()
+        models = self._model.alone(group, server.groups if server else ())
+        found = await _probe_all(models, prices_of(self._model, self._default_price))
         answering = tuple(result["deployment"] for result in found if result["ok"])
         self._circuits.close(lambda circuit: any(_is_of(circuit, deployment) for deployment in answering))
         return found
@@ -122,14 +118,14 @@ def _groups(config: LiteLLMConfig, prices: Prices, environment: Mapping[str, str
     ]
 
 
-async def _probe_all(model: Model, groups: Sequence[str], prices: PriceList) -> list[Document]:
+async def _probe_all(models: Mapping[str, Model], prices: PriceList) -> list[Document]:
     places = asyncio.Semaphore(_AT_ONCE)
 
     async def one(group: str) -> Document:
         async with places:
-            return await _probe(model, group, prices)
+            return await _probe(models[group], group, prices)
 
-    return list(await asyncio.gather(*map(one, groups)))
+    return list(await asyncio.gather(*map(one, models)))
 
 
 async def _probe(model: Model, group: str, prices: PriceList) -> Document:

@@ -8,7 +8,6 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 from meshwright.core.errors import ConfigError, ModelError
 from meshwright.core.money import Price
 from meshwright.models.circuits import Circuits, Policy
-from meshwright.models.config import FALLBACKS, LiteLLMConfig, read_config, resolved
+from meshwright.models.config import LiteLLMConfig, read_config, resolved
 from meshwright.models.errors import (
     AllProvidersDown,
     ContentRefused,
@@ -151,17 +150,16 @@ class Picker(Adapter):
         """The prices of the deployments."""
         return Prices(self._config, default, self.environment)
 
-    def alone(self, group: str | None, names: Collection[str]) -> tuple[Model, list[str]]:
-        """A picker in which each usable deployment is a group."""
+    def alone(self, group: str | None, names: Collection[str]) -> dict[str, Model]:
+        """Its usable deployments by their ids."""
         members = self._config.deployments if group is None else deployments_of(self._config, group)
         if members is None:
             what, remedy = no_group(self._config, str(group))
             raise ConfigError(what, remedy=remedy)
-        usable = [deployment for deployment in members if deployment_id(deployment) in self._targets]
+        usable = [name for name in map(deployment_id, members) if name in self._targets]
         if not usable:
             raise ConfigError("no deployment can be called", remedy=self._what_to_set(members))
-        picker = Picker(_each_alone(self._config, usable), environment=self.environment)
-        return picker, [deployment_id(deployment) for deployment in usable]
+        return {name: _Alone(self._targets[name], self._priced) for name in usable}
 
     def _make_targets(self) -> dict[str, _Target]:
         usable = {
@@ -367,6 +365,25 @@ class _Target:
         self.in_flight -= 1
 
 
+class _Alone:
+    """One deployment of a picker, called without fallbacks, limits and circuits."""
+
+    def __init__(self, target: _Target, priced: Callable[..., ModelReply]) -> None:
+        self.name = target.name
+        self._target = target
+        self._priced = priced
+
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+        target = self._target
+        seconds = min(request.timeout_seconds, target.timeout_seconds)
+        asked = {"model": target.model_of(target.deployment["model_name"]), "timeout_seconds": seconds}
+        reply = await target.model.complete(request.model_copy(update=asked), on_delta)
+        return self._priced(reply, request, target, attempts=1)
+
+    async def close(self) -> None:
+        """Nothing: the connections are the picker's."""
+
+
 def _by_chance(ready: Sequence[_Target], prices: Prices) -> _Target:
     return random.choices(ready, shares_of([target.deployment for target in ready]))[0]
 
@@ -408,16 +425,6 @@ def _completed(deployment: Mapping[str, Any], environment: Mapping[str, str]) ->
     }
     known: dict[str, Any] = resolved({**deployment, "litellm_params": {**usual, **params}}, environment)
     return known
-
-
-def _each_alone(config: LiteLLMConfig, deployments: Iterable[dict[str, Any]]) -> LiteLLMConfig:
-    """A configuration in which each deployment is a group of its own, named by its id, without fallbacks."""
-    alone = []
-    for deployment in deployments:
-        params = {name: value for name, value in deployment["litellm_params"].items() if name != "tags"}
-        alone.append({**deployment, "model_name": deployment_id(deployment), "litellm_params": params})
-    shared = {name: value for name, value in config.litellm_settings.items() if name not in FALLBACKS}
-    return replace(config, deployments=tuple(alone), router_settings={}, litellm_settings=shared, lines={})
 
 
 def _ended(errors: Sequence[ModelError], request: ModelRequest) -> ModelError:

@@ -407,9 +407,9 @@ class Adapter(Wrapper):
         """The deployments that its server has, as litellm_config.yaml has them; None without a server."""
         return None
 
-    def alone(self, group: str | None, names: Collection[str]) -> tuple[Model, list[str]]:
-        """A model, and the names by which all that it has can be tried one by one, of a group or in all.
+    def alone(self, group: str | None, names: Collection[str]) -> dict[str, Model]:
+        """Its deployments by name, of a group or all, for calls without fallbacks; they need no closing.
 
-        `names` are those of its server's groups. Raises ConfigError where there is nothing to try.
+        `names` are those of its server's groups. Raises ConfigError where there is nothing to call.
         """
-        return self, [group or "default"]
+        return {group or "default": self}

@@ -177,20 +177,18 @@ class NamedModels(Adapter):
         """Make one attempt. Raises ModelError."""
         return self._named.get(request.model, self._others).complete(request, on_delta)
 
-    def alone(self, group: str | None, names: Collection[str]) -> tuple[Model, list[str]]:
+    def alone(self, group: str | None, names: Collection[str]) -> dict[str, Model]:
         """Those of all adapters, and of the one that has the group."""
         if group is not None:
             return self._named.get(group, self._others).alone(group, names)
-        others, found = self._others.alone(None, names)
-        named: dict[str, Adapter] = {}
-        for adapter in {id(adapter): adapter for adapter in self._named.values()}.values():
-            model, own = adapter.alone(None, ())
-            named |= dict.fromkeys(own, adapter_for(model))
-        return NamedModels(named, adapter_for(others)), [*found, *named]
+        models = dict(self._others.alone(None, names))
+        for adapter in dict.fromkeys(self._named.values()):
+            models |= adapter.alone(None, ())
+        return models
 
     async def close(self) -> None:
         """Close each adapter once."""
-        for adapter in {id(adapter): adapter for adapter in (*self._named.values(), self._others)}.values():
+        for adapter in dict.fromkeys((*self._named.values(), self._others)):
             await adapter.close()
 
     def prices(self, default: Price | None) -> PriceList:

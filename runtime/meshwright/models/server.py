@@ -105,11 +105,10 @@ class HttpModel(ApiModel, Adapter):
         file = self._prices_file
         return Prices(read_config(file) if file is not None and file.is_file() else None, default)
 
-    def alone(self, group: str | None, names: Collection[str]) -> tuple[Model, list[str]]:
-        """Itself, and its groups."""
-        if self.model_name is not None:
-            return self, [self.model_name]
-        return self, [group] if group else sorted(names) or ["default"]
+    def alone(self, group: str | None, names: Collection[str]) -> dict[str, Model]:
+        """Itself, for each of its groups."""
+        groups = [group] if group else sorted(names) or ["default"]
+        return dict.fromkeys(groups if self.model_name is None else [self.model_name], self)
 
     async def listed(self) -> list[dict[str, Any]]:
         """The deployments that the server has, in the shape of litellm_config.yaml, by `GET /v1/models`.
