@@ -27,7 +27,7 @@ class Role(StrEnum):
 
 ALL_ROLES = frozenset(Role)
 KEY_ROLES = (Role.SUBMITTER, Role.VIEWER, Role.CONTENTS)
-"""The roles of a key that names none, as one that an earlier version made."""
+"""The roles of a key that names none."""
 _IMPLIED = {
     Role.CONTENTS: {Role.VIEWER},
     Role.OPERATOR: {Role.VIEWER},

@@ -78,9 +78,9 @@ class _StructType(msgspec.StructMeta):
         return kind
 
 
-def kept(*, default: Any, name: str | None = None) -> Any:
+def kept(*, default: Any) -> Any:
     """A default that JSON has too, in a struct that leaves out its other defaults (`omit_defaults`)."""
-    return msgspec.field(default_factory=repeat(default).__next__, name=name)
+    return msgspec.field(default_factory=repeat(default).__next__)
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field, kept))

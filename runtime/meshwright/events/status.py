@@ -157,8 +157,7 @@ def status_of(session: Session, tenant_id: str | None) -> MeshStatus:
 
 def _row_of(event: Event, key: str) -> Row:
     fields = event.fields
-    kind = fields.get("kind") or ("task" if fields.get("child_task_id") else "person")
-    reason = fields.get("asked")
+    kind, reason = fields.get("kind", "person"), fields.get("asked")
     ends = [at for name in ("due_at", "expires_at") if (at := _time(fields.get(name))) is not None]
     return (
         event.tenant_id,

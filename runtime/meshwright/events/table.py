@@ -69,7 +69,7 @@ _MAX_ERROR_CHARS = 200
 _same = attrgetter(*SAME)
 
 IS_OF_TYPE = "(event_type = :event_type AND (event_type LIKE 'app.%' OR topic NOT LIKE 'app.%'))"
-"""A condition: rows of a caller's topic may have a type of the mesh where an earlier version wrote them."""
+"""A condition: no row of a caller's topic counts as an event of the mesh, whatever its type says."""
 
 
 class Found(NamedTuple):
@@ -190,17 +190,6 @@ def skip_to(session: Session, seq: int, now: float) -> None:
             summarize(session, _block_of(last), now, head)
             storage.count(session, _first_of(_block_of(last)), last)
         session.execute("UPDATE event_log SET seq = ?", (seq,))
-
-
-def summarize_some(session: Session) -> bool:
-    """Summarize some blocks that an earlier version wrote. False when none is left."""
-    rows = session.execute(
-        "SELECT block, written_at FROM event_blocks WHERE keys IS NULL ORDER BY block LIMIT 16"
-    ).fetchall()
-    for block, written_at in rows:
-        summarize(session, block, written_at)
-        session.execute("UPDATE event_blocks SET keys = coalesce(keys, ?) WHERE block = ?", (b"", block))
-    return bool(rows)
 
 
 def _hash_of(kind: str, key: str | None) -> bytes:

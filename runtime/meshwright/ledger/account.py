@@ -50,7 +50,7 @@ class Account(Struct, omit_defaults=True, dict=True):
     """One budget of one of its scope: `key` names the agent, tenant, tag, thread or task.
 
     An `inline` budget is declared by no setting: calls of `tenant_id` bring it, as those of a task do that
-    has one. Stored data calls it `brought`.
+    has one.
     """
 
     budget: str
@@ -60,7 +60,7 @@ class Account(Struct, omit_defaults=True, dict=True):
     window: Window = kept(default="total")
     hard: bool = kept(default=True)
     cheaper_tag: str | None = kept(default=None)
-    inline: bool = kept(default=False, name="brought")
+    inline: bool = kept(default=False)
     tenant_id: str | None = None
     on_empty: OnEmpty = "fail"
 

@@ -196,7 +196,7 @@ class Presence:
         elif event.event_type == "agent.heartbeat" and event.agent_id is not None:
             try:
                 self._registry.heartbeat(event.agent_id, event.time)
-            except NotFound:  # it was there before this process; an older version does not say who it is
+            except NotFound:  # it was there before this process
                 if event.payload:
                     self._register(event.payload)
 

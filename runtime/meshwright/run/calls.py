@@ -347,21 +347,15 @@ def _ended_in(record: Any) -> list[Call | Outcome]:
     """The calls, or the delegated task, that a record of the journal is of."""
     match record:
         case {"calls": calls}:
-            pass
+            return [
+                Call.model_validate({key: call[key] for key in _COUNTED if key in call}) for call in calls
+            ]
         case {"kind": "delegate", "kept": _}:  # it counts in the attempt that asked
             return []
         case {"kind": "delegate", "result": {"task_id": _, "status": _, "completed_at": _} as outcome}:
             return [Outcome.model_validate(outcome)]
-        # Journals from before steps had `calls`:
-        case {"kind": "model", "result": {"usage": _} as call}:
-            calls = [call]
-        case {"kind": "model", "result": {"call": dict(call)}}:
-            calls = [call]
-        case {"kind": "context", "result": {"compression": dict(call)}}:
-            calls = [call]
         case _:
             return []
-    return [Call.model_validate({name: call[name] for name in _COUNTED if name in call}) for call in calls]
 
 
 def _events_of(reply: StepResult, shape: type[BaseModel] | None) -> list[ProgressEvent]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any
 
 from msgspec import field
 
@@ -19,11 +19,9 @@ from meshwright.models.port import CallContext, ChatMessage, OutputMode
 from meshwright.run.context import RunContext
 from meshwright.run.files import files_of
 from meshwright.tools.limited import cut
-from meshwright.work.conversation import Recent, ThreadMessage, conversation_of
+from meshwright.work.conversation import Recent, conversation_of
 from meshwright.work.paths import ProgressEvent
-from meshwright.work.thread import HISTORY
 
-_MAX_HISTORY = 20  # entries of an agent's own conversation that a run looks back on
 _MAX_FIELD_CHARS = 32_000  # of one field of a payload, beside the words
 _MAX_QUESTION_CHARS = 100_000  # of all of them
 
@@ -52,15 +50,6 @@ class PreparedPrompt(Struct):
     max_output: int | None = None
     totals: dict[str, Any] = field(default_factory=dict)
     """What the run had come to, of each limit that holds."""
-
-    @classmethod
-    def model_validate(cls, value: Any) -> Self:
-        """Read plain data. Raises ValueError where it does not fit."""
-        if (
-            isinstance(value, dict) and value.get("structure") == "instruction"
-        ):  # as earlier versions called it
-            value = {**value, "structure": "prompted"}
-        return super().model_validate(value)
 
     def events(self) -> list[ProgressEvent]:
         """What was recalled, and how the context was made."""
@@ -161,9 +150,6 @@ async def _conversation(attempt: RunContext, window: int | None) -> tuple[ChatMe
         return ()
     answer = await host.call(conversation_of(attempt.ref), "recent", None)
     said = Recent.model_validate(answer).messages
-    if last := attempt.work.history:  # of a version whose agents had a conversation each
-        records = await host.records(attempt.ref, HISTORY, first=max(1, last - _MAX_HISTORY + 1), last=last)
-        said = (*(ThreadMessage.model_validate(record.value) for record in records), *said)
     most = attempt.services.max_context_tokens // 2
     return chat_messages(said, most if window is None else min(most, window // 4))
 

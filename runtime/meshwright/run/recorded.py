@@ -55,15 +55,14 @@ def joined_steps(records: Iterable[Record], events: Iterable[Event]) -> dict[str
     """Steps by path, from their records and events."""
     by_path: defaultdict[str, list[Event]] = defaultdict(list)
     for event in events:
-        by_path[event.fields.get("path") or str(event.fields["step"])].append(event)
+        by_path[event.fields["path"]].append(event)
     steps: dict[str, RecordedStep] = {}
     for record in records:
         value = record.value
         value = {**value, **value.get("failed", {})}
         if "kind" not in value:
             continue
-        number = value.get("number", record.n // 2)
-        path = value.get("path") or str(number)
+        number, path = value["number"], value["path"]
         before = steps.get(path)
         if number and (before is None or not before.has_ended):  # one that failed may have run again
             first = number if before is None else min(number, before.number)

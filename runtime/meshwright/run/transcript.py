@@ -45,7 +45,6 @@ from meshwright.work.steps import StepStatus, StepSummary, StepView
 _MAX_SUMMARY_CHARS = 200
 _READ_CHARS = 4_000  # of a text, for its summary
 _NOT_STORED = "What was said at this step is not stored: the step never ended, or its contents were deleted."
-_OLD = "The messages of this step were not stored by the version that ran it."
 
 
 class Transcript:
@@ -188,8 +187,8 @@ class Transcript:
         contents: dict[str, Any] = {"notes": ()}
         if isinstance(reply, dict) and "failed" not in reply:
             contents["reply"] = _said(reply)
-        if not isinstance(sent, dict):
-            return {**contents, "notes": (_OLD,)}
+        if sent is None:  # a step of the author's, called like ours
+            return contents
         messages, notes = self._messages(step.path)
         same = sent.get("same", 0)
         contents["new_messages"] = len(messages) - same
@@ -294,11 +293,6 @@ async def _events(log: EventLog, record: TaskRecord, task: Task) -> dict[int, li
 
 def _is_call(call: Any) -> bool:
     return isinstance(call, dict) and isinstance(call.get("name"), str) and "arguments" in call
-
-
-def _hash_of_call(call: Mapping[str, Any]) -> str:
-    """The hash of the request of the step that makes a call."""
-    return hash_of({"arguments": call["arguments"]})
 
 
 def _call_key(step: RecordedStep) -> tuple[str, str]:

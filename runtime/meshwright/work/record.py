@@ -10,7 +10,7 @@ from decimal import Decimal
 from functools import cached_property
 from typing import Any, Literal
 
-from msgspec import UNSET, Raw, UnsetType, field
+from msgspec import Raw, field
 from pydantic_core import from_json, to_json
 
 from meshwright.core.encoding import Struct
@@ -211,26 +211,9 @@ class Entry(Struct, frozen=False, omit_defaults=True):
     usage: Usage = Usage()
     cost_usd: Amount | None = ZERO
     cancelled: str | None = None
-    dispatch: dict[str, Any] | UnsetType = UNSET
-    """In the place of what names the task, in an entry of the first versions."""
-    suspended: dict[str, Any] | UnsetType | None = UNSET
-    """In the place of `waits`, in an entry of the first versions."""
 
     def __post_init__(self) -> None:
         exact(self, "cost_usd", self.cost_usd)
-        if self.fence and not self.claims:
-            self.claims = 1
-        if self.suspended is not UNSET:
-            self.waits = [Wait.of_stored(self.suspended)] if self.suspended else []
-            self.suspended = UNSET
-        if self.dispatch is not UNSET:
-            dispatch = Dispatch.model_validate(self.dispatch)
-            task, self.attempt = dispatch.task, dispatch.attempt
-            self.task_id, self.generation = task.task_id, task.generation
-            self.capability, self.priority = task.capability, task.priority
-            self.traceparent = task.traceparent
-            self.queued_at = task.created_at if self.queued_at is _UNKNOWN_TIME else self.queued_at
-            self.dispatch = UNSET
 
     @classmethod
     def of(cls, dispatch: Dispatch, queued_at: datetime, *, redriven: bool = False) -> Entry:
@@ -288,6 +271,5 @@ class ThreadState(Struct, frozen=False, omit_defaults=True):
 
     version: int = 1
     fence: int = 0
-    history: int = 0
     inbox: list[Entry] = field(default_factory=list)
     ended: list[Outcome] = field(default_factory=list)

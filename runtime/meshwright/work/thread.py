@@ -48,8 +48,6 @@ from meshwright.work.protocol import (
 from meshwright.work.record import Entry, ThreadState
 from meshwright.work.slots import Offer, Watch, Withdraw
 
-HISTORY = "history"
-"""The stream in which threads of earlier versions keep their own conversation."""
 MAX_TASKS = 1_000  # in the inbox, which every turn writes whole
 _STOPS_DEADLINE = ("person", "money")
 
@@ -116,7 +114,6 @@ class AgentThread(Actor[ThreadState]):
             fence=entry.fence,
             owner=claim.owner,
             journaled=again or entry.redriven,
-            history=self.state.history,
             claim=entry.claims - 1,
             stalled_claims=entry.stalled_claims,
             waits=tuple(wait.step for wait in entry.waits),
