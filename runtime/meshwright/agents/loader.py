@@ -159,7 +159,6 @@ def _warn_of_passed_over(
 
 
 def _is_within(agent: type[Agent], folder: Path) -> bool:
-    """Whether a class comes from a file of the folder, which offers it itself."""
     file = getattr(sys.modules.get(agent.__module__), "__file__", None)
     return file is not None and Path(file).resolve().is_relative_to(folder.resolve())
 
@@ -177,7 +176,6 @@ def _check_use(folder: Path, offered: Mapping[Path, Sequence[type[Agent]]]) -> N
 
 
 def _imported_names(folder: Path) -> set[str]:
-    """The parts of all the names that the folder's files import."""
     names: set[str] = set()
     for path in folder.rglob("*.py"):
         with suppress(SyntaxError, ValueError, OSError):  # loading the file says what is wrong with it

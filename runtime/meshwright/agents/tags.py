@@ -52,7 +52,6 @@ def _tags_by_agent(agent: type[Agent]) -> list[list[str]]:
 
 
 def _sample_task(text: str) -> Task:
-    """A task that was never submitted."""
     now = datetime.now(UTC)
     ends = now + timedelta(minutes=1)
     return Task(

@@ -145,7 +145,6 @@ def _plain_default(default: Any) -> Any:
 
 @lru_cache(maxsize=512)
 def _model_of(kind: type[Struct]) -> type[BaseModel]:
-    """A pydantic model with the fields of a struct."""
     fields: dict[str, Any] = {}
     for field in msgspec.structs.fields(kind):
         default: Any = ...

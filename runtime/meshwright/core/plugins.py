@@ -40,17 +40,14 @@ class _Plugin(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name that it is registered under."""
         return self.entry.name
 
     @property
     def value(self) -> str:
-        """The module, and the object in it."""
         return self.entry.value
 
     @property
     def package(self) -> str:
-        """The distribution that brings it."""
         return self.entry.dist.name if self.entry.dist else "its package"
 
     def load(self) -> Any:

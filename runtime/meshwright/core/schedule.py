@@ -189,7 +189,6 @@ def _check_cron(cron: str, zone: ZoneInfo) -> None:
 
 
 def _zone_of(name: str) -> ZoneInfo:
-    """A time zone by its name. Raises InvalidInput."""
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):  # not found; a path that leads out; a folder of zones

@@ -125,11 +125,9 @@ class _RecordedSpan(Span):
         self._end = end
 
     def set(self, attributes: Mapping[str, Any]) -> None:
-        """Add attributes."""
         self._record["attributes"].update(attributes)
 
     def fail(self, error: BaseException | str) -> None:
-        """Mark it as failed."""
         name, message = error if isinstance(error, str) else type(error).__name__, ""
         if isinstance(error, MeshError):
             name, message = error.code, str(error)[:_MAX_MESSAGE_CHARS]

@@ -180,7 +180,6 @@ def account_of(fields: dict[str, Any]) -> str | None:
 
 
 def _time(value: Any) -> float | None:
-    """A time of an event as unix seconds; None for anything else."""
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)

@@ -100,11 +100,9 @@ class _Walk:
         return last, bytes(last_hash), pruned_seq or 0, pruned_hash
 
     def was_overtaken(self) -> bool:
-        """Whether rows were pruned while they were read."""
         return bool(self.found.faults) and self._read_state()[2] != self.found.pruned_seq
 
     def run(self, progress: Progress) -> None:
-        """Walk to the row that was the last at the start."""
         found = self.found
         last, last_hash, pruned_seq, pruned_hash = self._state
         found.pruned_seq, found.first = pruned_seq, pruned_seq + 1
@@ -253,7 +251,6 @@ _NOTED = frozenset({ERASED_EVENT, PRUNED_EVENT, _LOSS_ACCEPTED, SIGNED})
 
 
 def _diagnosis(row: Row, following: Row | None, head: bytes, before: int) -> str:
-    """What is wrong with the first row whose hash does not follow from the one before it."""
     seq = row[0]
     if seq > before + 1:
         missing = f"Row {before + 1:,} is" if seq == before + 2 else f"Rows {before + 1:,} to {seq - 1:,} are"

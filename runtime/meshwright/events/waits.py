@@ -30,8 +30,6 @@ Resume = Callable[[str, str, str, Any], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class _EventWait:
-    """What one task waits for, from a place in the log on."""
-
     tenant_id: str
     task_id: str
     key: str
@@ -41,7 +39,6 @@ class _EventWait:
 
     @classmethod
     def of(cls, event: Event) -> _EventWait | None:
-        """The wait that a `task.waiting` event begins; None where it is for none that fits."""
         fields = event.fields
         subject, key = fields.get("subject"), fields.get("key")
         if fields.get("kind") != "event" or not isinstance(subject, dict) or not isinstance(key, str):
@@ -56,7 +53,6 @@ class _EventWait:
         return cls(event.tenant_id, event.task_id or "", key, event.seq or 0, has_topic, match)
 
     def fits(self, event: Event) -> bool:
-        """Whether an event answers it."""
         if event.tenant_id != self.tenant_id or (event.seq or 0) <= self.seq:
             return False
         if not self.has_topic(event.topic):
@@ -66,7 +62,6 @@ class _EventWait:
 
 
 def _at(document: Any, path: str) -> Any:
-    """A field by its dotted path; None where there is none."""
     for name in path.split("."):
         document = document.get(name) if isinstance(document, dict) else None
     return document
@@ -117,7 +112,6 @@ class EventWaits:
                 await asyncio.sleep(pauses.next())
 
     async def _read(self) -> None:
-        """Read the log from the oldest open wait on, for as long as there is one."""
         places = await self._log.view(waits_for_events)
         if not places:
             return

@@ -210,7 +210,6 @@ class Runtime:
         await self._store.close(abrupt=abrupt)
 
     async def _begin(self) -> None:
-        """Take up what the store has for this incarnation."""
         takeover = await self._store.begin(self.incarnation)
         if isinstance(self._executor, AheadExecutor):
             self._executor.number_from(takeover.last_number)

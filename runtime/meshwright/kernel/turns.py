@@ -212,7 +212,6 @@ def take_turn(
 
 
 def _encode_state(actor: Actor[Any]) -> bytes:
-    """The actor's state as JSON. Raises InvalidInput where it holds something that JSON cannot."""
     state = actor.state
     try:
         if isinstance(state, Struct):

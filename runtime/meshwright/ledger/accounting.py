@@ -303,17 +303,14 @@ class _StreamMeter:
 
     @property
     def bytes(self) -> int:
-        """What all attempts have written."""
         return sum(self._attempts)
 
     @property
     def streams(self) -> int:
-        """How many attempts have written something."""
         return sum(size > 0 for size in self._attempts)
 
     @property
     def on_delta(self) -> OnDelta | None:
-        """Takes the pieces, where somebody wants them."""
         return self._take if self._pass_on is not None else None
 
     def usage(self, request: ModelRequest) -> Usage:

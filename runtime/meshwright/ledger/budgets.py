@@ -166,7 +166,6 @@ class Budgets:
         return await self._reserve(Hold(cheaper, op, call), budgets, upper_bound, limiter)
 
     async def _current(self) -> tuple[Budget, ...]:
-        """The budgets of the mesh, those that are allowed by now included."""
         allowed = () if self._allowances is None else await self._allowances.current()
         return (*self._declared, *allowed) if allowed else self._declared
 
@@ -399,7 +398,6 @@ def _downgraded(request: ModelRequest, cheaper_tag: str | None) -> ModelRequest:
 
 
 def _exceeded(account: Account, entry: LedgerEntry, result: ReservationResult, now: datetime) -> ModelError:
-    """The error of a budget that has no room: which, how far it is, and when it renews."""
     if result.answer == "crowded":
         return ModelUnavailable(
             f"Budget {account.budget} ({account.key}) has too many calls under way",
@@ -439,6 +437,5 @@ def _exceeded(account: Account, entry: LedgerEntry, result: ReservationResult, n
 
 
 def _usd(amount: Decimal) -> str:
-    """Dollars with two digits after the point, or as many as it takes."""
     exponent = amount.normalize().as_tuple().exponent
     return f"${amount:.{max(2, -int(exponent))}f}"

@@ -51,7 +51,6 @@ async def estimate_of(
 
 
 def _quantile(ordered: list[Decimal], share: float) -> Decimal:
-    """The least that so many of the amounts do not exceed."""
     return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
 
 

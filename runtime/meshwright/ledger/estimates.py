@@ -207,7 +207,6 @@ def _letters_of(request: ModelRequest) -> tuple[int, int]:
 
 
 def _parts_of(request: ModelRequest) -> Iterator[bytes]:
-    """Each text of a prompt: what is to be embedded, its messages, the calls in them, tools, and schemas."""
     for given in request.inputs:
         yield _encoded(given) if isinstance(given, str) else b"1" * len(given)
     for message in request.messages:
@@ -224,13 +223,11 @@ def _parts_of(request: ModelRequest) -> Iterator[bytes]:
 
 
 def _media_of(request: ModelRequest) -> list[int]:
-    """About the most tokens of each picture and file in a prompt."""
     media = [_media_tokens(part) for message in request.messages for part in message.parts]
     return [tokens for tokens in media if tokens]
 
 
 def _media_tokens(part: Mapping[str, Any]) -> int:
-    """About the most tokens of a picture or a file in a message; nothing for text, which is counted so."""
     match part:
         case {"type": "text"}:
             return 0

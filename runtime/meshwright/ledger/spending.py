@@ -175,5 +175,4 @@ class Spending:
         return accounts
 
     async def _wake_waiting(self) -> None:
-        """Have each task that waits for money try again: the most urgent first, then the longest waiting."""
         await wake_waiting(self._host, self._log, "money")

@@ -115,7 +115,6 @@ def _checked_payload(payload: dict[str, Any], limits: PayloadLimits) -> dict[str
 
 
 def _check_key(key: str | None) -> None:
-    """Raise InvalidInput for an idempotency key that is empty, too long, or not printable."""
     if key is not None and not (1 <= len(key) <= _MAX_KEY_CHARS and key.isprintable()):
         raise InvalidInput(
             "the idempotency key cannot be used",
@@ -268,7 +267,6 @@ class Admission:
             _count_down(self._threads, thread)
 
     def _withdraw(self, key: TaskKey) -> None:
-        """Take back what was counted ahead, unless an event has confirmed it."""
         if key in self._unconfirmed:
             self._unconfirmed.discard(key)
             self._remove(key)

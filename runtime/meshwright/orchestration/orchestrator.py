@@ -239,7 +239,6 @@ class Orchestrator(Actor[TaskRecord]):
         )
 
     def _next_choice(self, turn: Turn) -> ScoreCard | None:
-        """Another agent for the task, unless it had its attempts, its time, or every agent."""
         if len(self.state.attempts) >= self._max_attempts or turn.now >= self.task.deadline_at:
             return None
         failed = frozenset(attempt.agent_id for attempt in self.state.attempts if rules_out(attempt.error))
@@ -283,7 +282,6 @@ class Orchestrator(Actor[TaskRecord]):
         self.state.followers = []
 
     def _follow(self, turn: Turn, task_id: str) -> None:
-        """Have the task before this one say when it has ended."""
         turn.send(TaskKey(self.task.tenant_id, task_id).ref, "follow", Follow(task_id=self._task_id))
 
     def _begin(self, turn: Turn, task_id: str) -> None:

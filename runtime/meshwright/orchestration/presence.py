@@ -71,7 +71,6 @@ class HealthProbes:
             await self._session.close()
 
     async def _problem(self, url: str) -> str | None:
-        """What is wrong with a URL, or None."""
         kept_until, problem = self._answers.get(url, (0.0, None))
         if time.monotonic() < kept_until:
             return problem
@@ -186,7 +185,6 @@ class Presence:
             self._registry.record(outcome.agent_id, outcome.capability, outcome.success)
 
     def _hear(self, event: Event) -> None:
-        """Another process's agents make themselves known by the same events."""
         if self._host.incarnation in event.id:
             return
         if event.event_type == _ROLL_CALL:

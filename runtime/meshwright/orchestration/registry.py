@@ -195,7 +195,6 @@ class Registry:
         return score_card(agent_id, capability, healthy=member.problem is None, history=history)
 
     def _capability_of(self, agent_id: str, name: str | None) -> str:
-        """The capability to score a named agent for. Raises what `best` raises."""
         member = self._member(agent_id)
         if not _takes_tasks(member):
             raise NotFound(

@@ -38,7 +38,6 @@ class _Bucket:
 
     @property
     def wait_seconds(self) -> float:
-        """How long until there is a token."""
         return max(0.0, 1 - self.tokens) * 60 / self.per_minute
 
 
@@ -152,7 +151,6 @@ class Tenants:
     def _refusal(
         self, tenant_id: str, setting: str, message: str, remedy: str, *, wait_seconds: float | None = None
     ) -> Overloaded:
-        """The error for a tenant that has come to a limit; it is recorded."""
         self._record(tenant_id, setting)
         error = Overloaded(
             message, remedy=f"{remedy}, or have {setting} of [tenants] raised", field="tenant_id"

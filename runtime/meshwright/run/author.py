@@ -73,7 +73,6 @@ def result_of(answer: Any) -> dict[str, Any] | None:
 
 
 def _plain_data(value: Any, what: str) -> Any:
-    """A value as plain JSON data. Raises AgentError where JSON cannot hold it."""
     try:
         return from_json(to_json(value))
     except (PydanticSerializationError, ValueError) as error:

@@ -155,7 +155,6 @@ class ModelCalls:
         return self._attempt.call_context(number, partial(self._record, step), step)
 
     def _record(self, step: OpenStep | None, call: Call) -> None:
-        """Count a call that has ended, and journal it with the step that made it."""
         self.usage.add(call)
         self.totals.add_call(call)
         payload = call.payload()
@@ -240,7 +239,6 @@ class ModelCalls:
         )
 
     def _check_totals(self, step: OpenStep) -> None:
-        """Raise LimitReached where the tokens, money or time of the run are used up."""
         if (limit := self.totals.spent()) is not None:
             event_id = f"limit/{self._attempt.work.steps}/{step.key.path}"
             step.events.append(limit.event("calls", event_id))
@@ -249,7 +247,6 @@ class ModelCalls:
     def _finish(
         self, step: OpenStep, request: ModelRequest, result: StepResult, events: list[ProgressEvent]
     ) -> None:
-        """End a step with its result, and with what its record holds besides."""
         if isinstance(result, ModelReply):
             self.totals.add_reply(result)
         step.sent = self.sent.record_of(request)
@@ -301,7 +298,6 @@ class ModelCalls:
         return tracing.span(f"chat {request.model}", parent=parent, attributes=attributes, kind="client")
 
     def _describe(self, span: Span, request: ModelRequest, reply: ModelReply) -> None:
-        """Record the result of a call in its span."""
         services = self._attempt.services
         if not services.tracing.enabled:
             return
@@ -319,7 +315,6 @@ class ModelCalls:
             span.set({GenAI.INPUT_MESSAGES: text, GenAI.OUTPUT_MESSAGES: reply.content})
 
     def _show(self, step: int, payload: dict[str, Any]) -> None:
-        """Show a piece of an answer to those who follow the task."""
         attempt = self._attempt
         task, dispatch = attempt.task, attempt.work.dispatch
         attempt.services.host.broadcast(
@@ -339,7 +334,6 @@ class ModelCalls:
 
 
 def _replayed(value: dict[str, Any]) -> StepResult:
-    """The result of a step, from its record."""
     return (RecordedError if "failed" in value else ModelReply).model_validate(value)
 
 
@@ -379,7 +373,6 @@ def _events_of(reply: StepResult, shape: type[BaseModel] | None) -> list[Progres
 
 
 def _kinds_of(kind: type[ModelError]) -> Iterator[type[ModelError]]:
-    """A class of errors and all below it."""
     yield kind
     for below in kind.__subclasses__():
         yield from _kinds_of(below)

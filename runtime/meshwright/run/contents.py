@@ -68,7 +68,6 @@ class Contents:
                 self._tell(PRUNED, {"tasks": deleted, "ended_before": since.isoformat()})
 
     async def _pruned_before(self) -> datetime:
-        """Up to where the contents are deleted already."""
         newest = EventFilter(event_type=PRUNED, order="desc", limit=1)
         with suppress(LookupError, TypeError, ValueError):
             return datetime.fromisoformat((await self._log.query(newest))[0].fields["ended_before"])

@@ -63,7 +63,6 @@ class Dialogues:
         return answer
 
     async def _call_tools(self, reply: ModelReply, talk: _Dialogue) -> None:
-        """Call the tools of a reply, side by side where they may, and add their results in order."""
         results: list[Any] = []
         for calls in self._together(reply.tool_calls):
             if len(calls) == 1:  # in the run's own asyncio task, so that its path stays flat
@@ -107,7 +106,6 @@ class Dialogues:
         )
 
     async def _refuse(self, call: ToolCall) -> Any:
-        """The result of a call of a tool that does not exist: a step, as that of any tool that fails."""
         names = ", ".join(self._attempt.tools) or "none"
         result = {"value": None, "error": f"there is no tool {call.name!r}; there are {names}"}
         request = {"arguments": call.arguments}
@@ -118,7 +116,6 @@ class Dialogues:
 
     @property
     def _has_waited(self) -> bool:
-        """Whether the tool that is being called has waited."""
         step = self._attempt.journal.inside
         return step is not None and step.has_waited
 
@@ -212,7 +209,6 @@ class _Dialogue:
 
     @property
     def may_call_tools(self) -> bool:
-        """Whether the tools that a reply asks for are called."""
         return self._has_tools and self.limit is None
 
     async def reply(self) -> ModelReply:
@@ -251,7 +247,6 @@ class _Dialogue:
             more += [reply.message(), replies.CONTINUE]
 
     async def repair(self, messages: Sequence[ChatMessage]) -> ModelReply:
-        """Ask for an answer in the shape again, without tools."""
         self._specs = ()
         return await self.ask(messages)
 
@@ -326,7 +321,6 @@ class _Dialogue:
         self._stop_at(reached(self._calls.limits, counted))
 
     def _stop_at(self, limit: Limit | None) -> None:
-        """Let the model only answer from now on, where a limit is reached."""
         if limit is not None:
             self.limit, self._calls.limit = limit, limit.name
             self._events = (limit.event("tools"),)

@@ -133,7 +133,6 @@ async def _erase_copies(host: Runtime, log: EventLog, database: Database, key: T
 
 
 def _spans(task: Task) -> list[EventFilter]:
-    """The spans of a task, which may hold its model's messages."""
     trace_id = trace_id_of(task.traceparent)
     return [EventFilter(trace_id=trace_id, event_type="trace.spans")] if trace_id else []
 

@@ -76,7 +76,6 @@ def _is_text(media_type: str) -> bool:
 
 
 def _resolved(file: Any, referred: Mapping[str, File]) -> Any:
-    """An entry with a `url` that a model can be given."""
     if not isinstance(file, Mapping):
         return file
     if (known := referred.get(str(file.get("url")))) is not None:

@@ -179,8 +179,6 @@ class Approvals:
         return call, rule_for(rules, call, **whose)
 
     async def _was_given(self, tool: str) -> bool:
-        """Whether the tool was approved in this task before: a step, so that a resumed run does the same."""
-
         async def look() -> bool:
             return tool in self._given
 
@@ -220,7 +218,6 @@ def _not_approved(call: ApprovalCall) -> ToolFailed:
 
 
 def _check(question: object, shape: object) -> None:
-    """Raise AgentError for what cannot be asked."""
     if not isinstance(question, str) or not 0 < len(question.strip()) <= _MAX_QUESTION_CHARS:
         raise AgentError(
             "run.ask_person needs a question as text",

@@ -199,7 +199,6 @@ def summary_of(task: Task) -> str:
 
 
 def _without_files(task: Task) -> dict[str, Any]:
-    """The payload without what goes to the model as parts of a message."""
     return {
         name: value
         for name, value in task.payload.items()

@@ -106,7 +106,6 @@ class Run:
         return await self._dialogues.answer(question, await self.prepare(), shape, self.tools)
 
     async def _referred(self) -> dict[str, File]:
-        """The files of other tasks that the task names, by their url."""
         urls = referred_in(self.task.payload)
         if not urls:
             return {}

@@ -143,7 +143,6 @@ class Runner:
         raise Suspended(run.suspended.suspend.model_copy(update=known), run.suspended.waits)
 
     async def _result(self, run: Run) -> dict[str, Any] | None:
-        """The agent's answer. Raises AgentError where its code does what it may not."""
         try:
             answer: Any = run.agent.run(run)
             if not inspect.isawaitable(answer):
@@ -170,6 +169,5 @@ def _is_no_outcome(error: BaseException) -> bool:
 
 
 def _is_being_cancelled() -> bool:
-    """Whether the worker has cancelled the run, rather than the agent something of its own."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

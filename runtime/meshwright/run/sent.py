@@ -87,7 +87,6 @@ class SentMessages:
         del self._conversations[:-_MAX_CONVERSATIONS]
 
     def _kept(self, message: ChatMessage, max_chars: int) -> ChatMessage | dict[str, Any]:
-        """A message as it is kept."""
         content = message.content
         if message.role == "tool" and content in self._results:
             return {"role": "tool", "tool_call_id": message.tool_call_id, "result": digest_of(content)}

@@ -108,7 +108,6 @@ def result_summary(value: Any) -> str | None:
 
 
 def _size(value: Any) -> int | str | None:
-    """How large a field is that holds a list or a longer text."""
     if isinstance(value, list):
         return len(value)
     return f"{_lines(value)} lines" if isinstance(value, str) and _lines(value) > 1 else None

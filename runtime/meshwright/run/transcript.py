@@ -135,7 +135,6 @@ class Transcript:
         return "done" if is_known or was_answered(step) else "unfinished"
 
     def _text(self, step: RecordedStep, kind: str) -> str:
-        """A step in one line."""
         result = step.result
         if kind == "model" and isinstance(result, dict):
             calls = [f"{call['name']}({_read(call['arguments'])})" for call in result.get("tool_calls", ())]
@@ -181,7 +180,6 @@ class Transcript:
         return contents
 
     def _dialogue(self, step: RecordedStep, *, whole: bool) -> dict[str, Any]:
-        """Messages and reply of the model."""
         assert step.record is not None
         sent, reply = step.record.get("told"), step.result
         contents: dict[str, Any] = {"notes": ()}
@@ -220,7 +218,6 @@ class Transcript:
         return self._messages_at[chain[0][0] if chain else path]
 
     def _message(self, message: dict[str, Any], since: str) -> dict[str, Any]:
-        """A message in full, from what a step has kept of it."""
         if message.get("reply"):
             reply = self._steps[since].result if since in self._steps else None
             reply = reply if isinstance(reply, dict) else {}
@@ -244,7 +241,6 @@ class Transcript:
 
     @cached_property
     def _results(self) -> dict[str, str]:
-        """The results of tools as the model gets them, by hash."""
         results = (step.result for step in self._steps.values() if step.kind.startswith(TOOL))
         return {digest_of(content): content for content in map(content_of, results)}
 
@@ -280,7 +276,6 @@ async def transcripts(
 
 
 async def _events(log: EventLog, record: TaskRecord, task: Task) -> dict[int, list[Event]]:
-    """What the log has of the steps of each attempt of this generation."""
     by_attempt: defaultdict[int, list[Event]] = defaultdict(list)
     since = record.attempts[0].started_at if record.attempts else None
     wanted = EventFilter(task_id=task.task_id, tenant_id=task.tenant_id, since=since)
@@ -300,7 +295,6 @@ def _call_key(step: RecordedStep) -> tuple[str, str]:
 
 
 def _said(reply: Mapping[str, Any]) -> dict[str, Any]:
-    """What a model said."""
     others = {name: reply[name] for name in ("thinking", "tool_calls") if reply.get(name)}
     if files := files_in(reply):
         others["files"] = [file.facts for file in files]
@@ -308,7 +302,6 @@ def _said(reply: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shown(value: Any, max_chars: int) -> Any:
-    """A content as people see it: without secrets, its long texts cut."""
     return _cut(redact_data(list(value) if isinstance(value, tuple) else value), max_chars)
 
 
@@ -325,13 +318,11 @@ def _cut(value: Any, max_chars: int) -> Any:
 
 
 def _short(text: str) -> str:
-    """A text on one line, without secrets."""
     line = " ".join(redact(text[:_READ_CHARS]).split())
     return line if len(line) <= _MAX_SUMMARY_CHARS else f"{line[: _MAX_SUMMARY_CHARS - 1]}…"
 
 
 def _read(arguments: Any) -> str:
-    """A tool's arguments as a person writes them, where they are an object of JSON."""
     text = arguments if isinstance(arguments, str) else _json(arguments)
     with suppress(ValueError, AttributeError):
         return ", ".join(f"{name}={_json(value)}" for name, value in json.loads(text).items())

@@ -152,7 +152,6 @@ class ContextWindow:
         return min(ends, default=self._head)
 
     def _turns(self, messages: Sequence[ChatMessage]) -> list[int]:
-        """Where the model's replies begin."""
         return [n for n, message in enumerate(messages) if n >= self._head and message.role == "assistant"]
 
     def _through(self, messages: Sequence[ChatMessage], made: Shortened, limit: int) -> int:
@@ -163,7 +162,6 @@ class ContextWindow:
         return min(fitting, default=turns[-1] if turns else self._head)
 
     def _longest(self, messages: Sequence[ChatMessage], limit: int) -> int:
-        """How many tokens a result may have so that all fits."""
         results = [message for message in messages if message.role == "tool"]
         others = self._size([message for message in messages if message.role != "tool"])
         left = max(0.0, limit * _ENOUGH - others) / self._scale
@@ -196,7 +194,6 @@ class ContextWindow:
 
     @cached_property
     def _fixed(self) -> int:
-        """The tokens of the tools."""
         return sum(count_tokens(spec.model_dump_json()) for spec in self._specs)
 
     @property
@@ -211,7 +208,6 @@ class ContextWindow:
         return int((self._fixed + sum(map(_tokens_of, messages))) * self._scale)
 
     def _estimate(self, messages: Sequence[ChatMessage]) -> int:
-        """The tokens of the conversation as it grows."""
         return self._fixed + self._tokens.of(messages)
 
 
@@ -259,7 +255,6 @@ def _beginning(text: str) -> str:
 
 
 def _without_files(message: ChatMessage) -> ChatMessage:
-    """A result of a tool without its files, which its words describe."""
     if message.role != "tool" or not message.parts:
         return message
     return message.model_copy(update={"content": f"{message.content} [files left out]", "parts": ()})
@@ -277,7 +272,6 @@ def _cut(message: ChatMessage, max_tokens: int) -> ChatMessage:
 
 
 def _material(messages: Sequence[ChatMessage], max_tokens: int) -> str:
-    """Messages as a text for a summary, each cut so that all fit."""
     each = max(40, max_tokens // max(1, len(messages)))
     lines: list[str] = []
     for message in messages:
@@ -288,7 +282,6 @@ def _material(messages: Sequence[ChatMessage], max_tokens: int) -> str:
 
 
 def _listed(messages: Sequence[ChatMessage], max_tokens: int) -> str:
-    """Which tools were called, how often, and the latest calls with their results."""
     calls = {call.id: call for message in messages for call in message.tool_calls}
     counted = Counter(call.name for call in calls.values())
     results = [

@@ -112,7 +112,6 @@ class GitTools(Toolset):
         return {name: "false" if name.endswith(".required") else "" for name in names}
 
     async def _commits(self, revisions: str) -> str:
-        """The ids of the commits that are named, in the form that compares them as asked."""
         first, dots, last = [*re.split(r"(\.\.\.?)", revisions, maxsplit=1), "", ""][:3]
         names = [f"{name}{COMMIT}" for name in (first, last) if name]
         try:
@@ -158,7 +157,6 @@ def _git_dir(root: Path) -> Path:
 
 
 def _git_paths(git_dir: Path) -> Iterator[Path]:
-    """Whatever decides which commits a repository shows."""
     for folder in (git_dir, git_dir / "objects", git_dir / "objects" / "pack", git_dir / "objects" / "info"):
         with suppress(OSError):
             yield from folder.iterdir()
@@ -196,7 +194,6 @@ class _Finished(NamedTuple):
 
     @property
     def is_killed(self) -> bool:
-        """Whether it was stopped because it wrote too much, rather than ended by itself."""
         return self.is_cut and self.status == -signal.SIGKILL
 
 

@@ -37,8 +37,6 @@ class Overrun:
 
 @dataclass(eq=False, slots=True)
 class _ThreadCall:
-    """A call that has a thread, and since when, as a time of `perf_counter`."""
-
     tool: str
     context: ToolContext
     result: Future[Any]

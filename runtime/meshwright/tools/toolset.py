@@ -170,7 +170,6 @@ class Workspace:
 
 
 def _size(name: str, folder_fd: int) -> int | None:
-    """The size of a regular file, or None for anything else."""
     with suppress(OSError):  # it was removed since the folder was listed
         found = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
         return found.st_size if stat.S_ISREG(found.st_mode) else None

@@ -224,6 +224,5 @@ def _codec(name: str) -> str:
 
 
 def _tidy(text: str) -> str:
-    """One space between words, at most one empty line between paragraphs."""
     lines = [" ".join(line.split()) for line in text.split("\n")]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()

@@ -321,7 +321,6 @@ class Journal:
             await asyncio.wait(left, timeout=_LETTING_GO_SECONDS)
 
     def _next(self, kind: str, request: Any) -> tuple[Scope, StepKey]:
-        """Where the code is, and what its next step is found by."""
         if self.suspended is not None:  # the agent's code has caught it
             raise self.suspended
         if self.ended is not None:  # and that
@@ -358,7 +357,6 @@ class Journal:
         raise self.ended
 
     async def _ask_restart(self, scope: Scope, steps: Sequence[str]) -> None:
-        """Wait until a person lets the run begin again. Raises RestartDenied."""
         key = StepKey(path=f"{QUESTIONS}.{len(steps)}", number=0, kind=RESTART, hash="")
         answered = self._earlier.results.get(key.path)
         if answered is None:

@@ -257,7 +257,6 @@ class AgentThread(Actor[ThreadState]):
                 turn.send(self._task(child), "redrive")
 
     def _task(self, task_id: str) -> ActorRef:
-        """The actor of a task of the thread's tenant."""
         return TaskKey(self._tenant, task_id).ref
 
     def _entry(self, task_id: str) -> Entry | None:
@@ -352,7 +351,6 @@ class AgentThread(Actor[ThreadState]):
     def _answer(
         self, turn: Turn, entry: Entry, wait: Wait, answer: dict[str, Any], given: Answer | None = None
     ) -> None:
-        """End a wait, and let its task go on."""
         answered_by = None if given is None else given.answered_by
         entry.waits.remove(wait)
         if not wait.again:
@@ -384,7 +382,6 @@ class AgentThread(Actor[ThreadState]):
             turn.send(self._task(entry.task_id), "pause", Pause(key=str(self.ref), on=stops))
 
     def _set_alarm(self, turn: Turn) -> None:
-        """Have the thread woken when the next wait comes to its time."""
         times = [wait.ends_at for entry in self.state.inbox for wait in entry.waits]
         turn.wake_at(min((at for at in times if at is not None), default=None))
 
@@ -395,7 +392,6 @@ class AgentThread(Actor[ThreadState]):
         self._end_cancelled(turn, entry)
 
     def _end_cancelled(self, turn: Turn, entry: Entry) -> None:
-        """End a cancelled task once it waits for no task of its own."""
         if entry.children:
             entry.status, entry.owner = "waiting", None
             self._offer_next(turn)
@@ -472,8 +468,6 @@ class AgentThread(Actor[ThreadState]):
 
 
 class _Thread(Struct):
-    """What names the thread of a task."""
-
     tenant_id: Identifier = "default"
     thread_id: Identifier
 

@@ -106,7 +106,6 @@ class Waits:
         return set() if self._sending is None else {self._sending}
 
     def _check_soon(self) -> None:
-        """Look soon whether all that is left of the run is waiting."""
         if self._check is None and self.suspended is None:
             self._check = asyncio.get_running_loop().call_later(_SETTLING_SECONDS, self._look, self._begun)
 
@@ -142,7 +141,6 @@ class Waits:
         )
 
     async def _send(self) -> None:
-        """Let the thread know what the run waits for, while another branch of it works."""
         waiting = self._waiting()
         try:
             await self._records.confirm()

@@ -162,7 +162,6 @@ class Worker:
             adopting.cancel()
 
     async def _leave_behind(self, cancelled: set[asyncio.Task[None]]) -> None:
-        """Wait for cancelled work to let go, and no longer for what does not."""
         if cancelled:
             _, stubborn = await asyncio.wait(cancelled, timeout=_LETTING_GO_SECONDS)
             for task in stubborn:
