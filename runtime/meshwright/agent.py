@@ -20,10 +20,9 @@ from pydantic import BaseModel, RootModel
 
 from meshwright.core.capability import Capability, Registration
 from meshwright.core.errors import ConfigError, nearest
-from meshwright.core.limits import MAX_DEADLINE_SECONDS, MAX_TIMEOUT_SECONDS, Limits
+from meshwright.core.limits import MAX_DEADLINE_SECONDS, MAX_TIMEOUT_SECONDS, Limits, reserved_param
 from meshwright.core.messages import ID_PATTERN, Task
 from meshwright.core.money import Budget
-from meshwright.core.params import reserved_param
 from meshwright.tools.toolset import Toolset
 
 if TYPE_CHECKING:

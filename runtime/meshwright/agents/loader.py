@@ -21,7 +21,7 @@ from meshwright.core.errors import ConfigError, MeshError, nearest
 from meshwright.core.plugins import AGENTS, installed
 from meshwright.prompts import Brought
 from meshwright.settings import Settings
-from meshwright.tools.places import author_place
+from meshwright.tools.limited import author_place
 
 logger = logging.getLogger("meshwright.agents")
 PACKAGED = Path(__file__).parents[1] / "_project"

@@ -19,7 +19,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from meshwright.core.errors import ConfigError, HostError, in_one_line
-from meshwright.core.extras import install_command
+from meshwright.core.plugins import install_command
 
 _SERVICE_NAME = "service.name"
 _FLAGS = TraceFlags(TraceFlags.SAMPLED)

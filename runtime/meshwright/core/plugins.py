@@ -7,13 +7,16 @@ pager = "acme.mesh:Pager"
 from __future__ import annotations
 
 import glob
+import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, distribution
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 from meshwright.core.errors import ConfigError, nearest
 
@@ -104,3 +107,15 @@ def installed(group: str) -> list[_Plugin]:
                 remedy="Uninstall one of them",
             )
     return plugins
+
+
+def install_command(extra: str) -> str:
+    """The command that installs an extra: from the checkout, the archive or the index that this came from."""
+    origin: dict[str, Any] = {}
+    with suppress(PackageNotFoundError):  # the source without an installation
+        origin = json.loads(distribution("meshwright").read_text("direct_url.json") or "{}")
+    url = origin.get("url", "")
+    if url.startswith("file:") and "dir_info" in origin:
+        editable = "-e " if origin["dir_info"].get("editable") else ""
+        return f"pip install {editable}'{unquote(urlsplit(url).path)}[{extra}]'"
+    return f"pip install 'meshwright[{extra}]{f' @ {url}' if url else ''}'"

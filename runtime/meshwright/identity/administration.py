@@ -17,7 +17,7 @@ from meshwright.identity.auth import ADMINISTRATOR
 from meshwright.identity.operations import Acting
 from meshwright.identity.rules import require_all_tenants, tenant_of, visible_tenant
 from meshwright.ledger.budgets import BudgetView
-from meshwright.ledger.estimate import TaskEstimate
+from meshwright.ledger.costs import TaskEstimate
 from meshwright.ledger.keys import LLM_SERVICE, NewKey
 from meshwright.ledger.virtual_keys import Key, unknown_key
 from meshwright.run.erasure import Erased

@@ -41,8 +41,7 @@ from meshwright.mesh import Mesh
 from meshwright.models.port import CallContext
 from meshwright.run.files import referred_in
 from meshwright.run.transcript import Transcript
-from meshwright.work.reading import read_task, unknown_task
-from meshwright.work.record import TaskView
+from meshwright.work.record import TaskView, read_task, unknown_task
 
 
 class Feed(NamedTuple):

@@ -19,11 +19,10 @@ from meshwright.core.errors import Draining, HostError, MailboxFull, NotFound, S
 from meshwright.core.messages import Event, new_id
 from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.kernel.ahead import AheadExecutor
-from meshwright.kernel.bus import Bus
 from meshwright.kernel.cells import IDLE_SECONDS, Cell, Cells
 from meshwright.kernel.envelope import ActorRef, Message, Record
 from meshwright.kernel.execution import Surroundings
-from meshwright.kernel.host import Listener, Signals, Subscription
+from meshwright.kernel.host import Bus, Listener, Signals, Subscription
 from meshwright.kernel.shared import SharedExecutor
 from meshwright.kernel.store import Delivery, ExclusiveStore, SharedStore, Store, TopicTaker
 from meshwright.kernel.timers import Timers

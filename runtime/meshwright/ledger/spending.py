@@ -11,19 +11,18 @@ from meshwright.core.messages import Caller, TaskBudget
 from meshwright.core.money import Budget, OnEmpty
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
-from meshwright.events.waking import wake_waiting
+from meshwright.events.waits import wake_waiting
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.account import Account
 from meshwright.ledger.allowances import Allowances
 from meshwright.ledger.balance import OPENED
 from meshwright.ledger.budgets import Budgets, BudgetView
 from meshwright.ledger.charging import only_account, task_account
-from meshwright.ledger.costs import By, Costs, costs_of, with_reserved
-from meshwright.ledger.estimate import TaskEstimate, estimate_of
+from meshwright.ledger.costs import By, Costs, TaskEstimate, costs_of, estimate_of, with_reserved
 from meshwright.ledger.keys import Forbidden, Keys
 from meshwright.orchestration.registry import Registry
 from meshwright.work.protocol import DEFAULT_TENANT
-from meshwright.work.reading import read_task
+from meshwright.work.record import read_task
 
 _MAX_OPENED = 1_000  # accounts of budgets that are listed
 
@@ -93,7 +92,7 @@ class Spending:
         else:
             account = only_account(await self._budgets.accounts(await self._opened(), None), budget, key)
         view = await self._budgets.add(account, amount)
-        await self._wake_waiting()
+        await wake_waiting(self._host, self._log, "money")
         return view
 
     async def deny(self, account_id: str, reason: str, caller: Caller) -> None:
@@ -116,7 +115,7 @@ class Spending:
                 field="key",
             )
         await self._budgets.deny(account, reason, caller.requested_by)
-        await self._wake_waiting()
+        await wake_waiting(self._host, self._log, "money")
 
     async def allow(
         self, whose: str, allowance: str, *, tenant_id: str | None = None, on_empty: OnEmpty | None = None
@@ -134,13 +133,13 @@ class Spending:
             remedy = "Name an agent, or that of a key"
             self._registry.check_agent(agent_id, of_keys, field="whose", remedy=remedy)
         budget = await self._allowances.set(whose, allowance, tenant_id=tenant_id, on_empty=on_empty)
-        await self._wake_waiting()
+        await wake_waiting(self._host, self._log, "money")
         return budget
 
     async def disallow(self, whose: str, *, tenant_id: str | None = None) -> list[Budget]:
         """Remove somebody's allowances. Raises NotFound."""
         removed = await self._allowances.remove(whose, tenant_id=tenant_id)
-        await self._wake_waiting()
+        await wake_waiting(self._host, self._log, "money")
         return removed
 
     async def estimate(
@@ -173,6 +172,3 @@ class Spending:
             with suppress(ValueError, ArithmeticError):  # it is none; lists of events show it as it is
                 accounts.append(Account.model_validate(event.payload))
         return accounts
-
-    async def _wake_waiting(self) -> None:
-        await wake_waiting(self._host, self._log, "money")

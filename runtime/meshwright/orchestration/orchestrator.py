@@ -10,8 +10,8 @@ from meshwright.core.errors import Conflict, IdempotencyConflict, MeshError, NoA
 from meshwright.core.messages import ENDED, Dispatch, Event, Fault, Outcome, Receipt, ScoreCard, Task
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
-from meshwright.orchestration.faults import class_of, may_retry, rules_out
 from meshwright.orchestration.registry import Registry
+from meshwright.orchestration.scoring import class_of, may_retry, rules_out
 from meshwright.work.protocol import ORCHESTRATOR, Accept, Answer, Cancel, Follow, Pause, TaskKey
 from meshwright.work.record import NO_TASK, Attempt, TaskRecord
 

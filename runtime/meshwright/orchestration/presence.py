@@ -18,9 +18,8 @@ from meshwright.core.errors import HostError, NotFound
 from meshwright.core.messages import Event, Outcome, new_id
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
-from meshwright.orchestration.faults import counts
 from meshwright.orchestration.registry import Registry, StatusChange
-from meshwright.orchestration.scoring import recent_outcomes
+from meshwright.orchestration.scoring import counts, recent_outcomes
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession

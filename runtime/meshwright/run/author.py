@@ -13,7 +13,7 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 from meshwright.agent import Agent
 from meshwright.core.errors import AgentError, MeshError
 from meshwright.core.messages import Fault
-from meshwright.tools.places import author_place, is_of_an_author
+from meshwright.tools.limited import author_place, is_of_an_author
 
 _MAX_FAULTS_NAMED = 3  # of a group
 

@@ -32,13 +32,13 @@ from meshwright.models.port import (
     ToolSpec,
 )
 from meshwright.models.structure import read_answer, response_schema
-from meshwright.run.attached import Attached, check_size
 from meshwright.run.context import RunContext
-from meshwright.run.deltas import Deltas
+from meshwright.run.files import Attached, check_size
 from meshwright.run.limits import Totals, limits_of
-from meshwright.run.money_waits import tries_again_at
+from meshwright.run.parking import tries_again_at
 from meshwright.run.prepared import PreparedPrompt
-from meshwright.run.sent import SentMessages
+from meshwright.run.recorded import SentMessages
+from meshwright.run.replies import Deltas
 from meshwright.tools.limited import cut
 from meshwright.work.paths import OpenStep, ProgressEvent
 from meshwright.work.protocol import WaitKind

@@ -15,14 +15,27 @@ from meshwright.core.tracing import TENANT, GenAI
 from meshwright.models.errors import ContentRefused, ContextTooLong, ModelRefused
 from meshwright.models.port import ChatMessage, ModelReply, ToolCall
 from meshwright.models.structure import ShapeT, parse_or_repair
-from meshwright.run import replies
-from meshwright.run.attached import DELEGATE_TOOL, check_size, files_in, fitting
 from meshwright.run.calls import ModelCalls
 from meshwright.run.context import RunContext
-from meshwright.run.files import parts_of_result
+from meshwright.run.files import DELEGATE_TOOL, check_size, files_in, fitting, parts_of_result
 from meshwright.run.limits import Limit, Repeats, reached
 from meshwright.run.people import Approvals
 from meshwright.run.prepared import PreparedPrompt
+from meshwright.run.replies import (
+    ANSWER_NOW,
+    CONTINUE,
+    MAX_EMPTY,
+    MAX_PARTS,
+    MAX_ROOM,
+    MAX_TRIES,
+    REPLY_WAS_EMPTY,
+    is_cut_off,
+    is_empty,
+    joined,
+    must_be_whole,
+    unusable,
+    write_less,
+)
 from meshwright.run.tool_calls import FailedCall, content_of, failed_call, seconds_of, tool_events
 from meshwright.run.window import ContextWindow
 from meshwright.tools.approval import Decision
@@ -198,7 +211,7 @@ class _Dialogue:
         self._begins = True
         self._events: tuple[ProgressEvent, ...] = ()
         self._room = prepared.max_tokens
-        self._most_room = max(self._room, prepared.max_output or replies.MAX_ROOM * self._room)
+        self._most_room = max(self._room, prepared.max_output or MAX_ROOM * self._room)
         if prepared.window is not None:
             self._most_room = max(self._room, min(self._most_room, prepared.window // 4))
         self._window = ContextWindow(attempt, calls, prepared, len(self.messages), self._specs)
@@ -231,20 +244,20 @@ class _Dialogue:
                 continue
             if self._shape is not None and not reply.tool_calls:
                 return reply
-            if replies.is_empty(reply):
+            if is_empty(reply):
                 empty += 1
-                if empty > replies.MAX_EMPTY:
-                    raise replies.unusable(reply, self._prepared, self._room, text)
-                more.append(replies.REPLY_WAS_EMPTY)
+                if empty > MAX_EMPTY:
+                    raise unusable(reply, self._prepared, self._room, text)
+                more.append(REPLY_WAS_EMPTY)
                 continue
-            if not replies.is_cut_off(reply) or replies.must_be_whole(reply, self._shape):
-                whole = {"content": replies.joined(text, reply.content)}
+            if not is_cut_off(reply) or must_be_whole(reply, self._shape):
+                whole = {"content": joined(text, reply.content)}
                 return reply.model_copy(update=whole) if text else reply
             parts += 1
-            if parts > replies.MAX_PARTS:
-                raise replies.unusable(reply, self._prepared, self._room, text)
-            text = replies.joined(text, reply.content)
-            more += [reply.message(), replies.CONTINUE]
+            if parts > MAX_PARTS:
+                raise unusable(reply, self._prepared, self._room, text)
+            text = joined(text, reply.content)
+            more += [reply.message(), CONTINUE]
 
     async def repair(self, messages: Sequence[ChatMessage]) -> ModelReply:
         self._specs = ()
@@ -276,14 +289,14 @@ class _Dialogue:
                     raise
                 # More than the model may write, as far as can be known.
                 self._room = self._most_room = self._prepared.max_tokens
-                note, is_again = (replies.write_less(self._room),), False
+                note, is_again = (write_less(self._room),), False
                 continue
             self._window.learn(reply)
             is_again = False
-            if not (replies.is_cut_off(reply) and replies.must_be_whole(reply, self._shape)):
+            if not (is_cut_off(reply) and must_be_whole(reply, self._shape)):
                 return reply
-            if tries >= replies.MAX_TRIES:
-                raise replies.unusable(reply, self._prepared, self._room)
+            if tries >= MAX_TRIES:
+                raise unusable(reply, self._prepared, self._room)
             if (more := self._more_room(reply)) is None:
                 return reply
             note = more
@@ -295,7 +308,7 @@ class _Dialogue:
             return ()
         if self._shape is not None and not reply.tool_calls:
             return None
-        return (replies.write_less(self._room),)
+        return (write_less(self._room),)
 
     def _next(self, messages: Sequence[ChatMessage]) -> dict[str, Any]:
         """What the next call has besides the messages; events and the begin are of one call."""
@@ -325,4 +338,4 @@ class _Dialogue:
             self.limit, self._calls.limit = limit, limit.name
             self._events = (limit.event("tools"),)
             self._specs = ()
-            self.messages.append(replies.ANSWER_NOW)
+            self.messages.append(ANSWER_NOW)

@@ -19,13 +19,11 @@ from meshwright.core.messages import MemoryScope, Outcome, derived_id
 from meshwright.events.activity import Activity
 from meshwright.models.port import ChatMessage
 from meshwright.models.structure import ShapeT
-from meshwright.run.attached import ATTACH, check_size, files_in, read_file
 from meshwright.run.author import Calls, awaited, noted
 from meshwright.run.calls import ModelCalls, RunUsage
-from meshwright.run.context import RunContext
-from meshwright.run.delegation import Delegation
+from meshwright.run.context import Delegation, RunContext
 from meshwright.run.dialogue import Dialogues
-from meshwright.run.files import parts_of, referred_in
+from meshwright.run.files import ATTACH, check_size, files_in, parts_of, read_file, referred_in
 from meshwright.run.people import ask_person, wait_event, waits_for
 from meshwright.run.prepared import PreparedPrompt, prepare_run, question_of
 from meshwright.tools.limited import cut

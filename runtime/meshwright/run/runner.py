@@ -15,8 +15,8 @@ from meshwright.core.tracing import TENANT, GenAI, Span
 from meshwright.kernel.envelope import ActorRef
 from meshwright.run.author import fault_of, result_of
 from meshwright.run.context import RunContext, Services
+from meshwright.run.limits import StepTime, step_timeout
 from meshwright.run.run import Run
-from meshwright.run.step_time import StepTime, step_timeout
 from meshwright.tools.tool import Tool
 from meshwright.work import Completed, Journal, Suspended, Work
 from meshwright.work.worker import Stopped, until_stopped

@@ -21,10 +21,11 @@ from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.runtime import Runtime
-from meshwright.run.attached import ATTACH, files_in, without_data
+from meshwright.run.files import ATTACH, files_in, without_data
 from meshwright.run.recorded import (
     TOOL,
     RecordedStep,
+    digest_of,
     error_of,
     figures_of,
     joined_steps,
@@ -32,7 +33,6 @@ from meshwright.run.recorded import (
     value_of,
     was_answered,
 )
-from meshwright.run.sent import digest_of
 from meshwright.run.tool_calls import content_of, result_summary
 from meshwright.tools.limited import cut
 from meshwright.work.earlier import read_steps

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from meshwright.context.text import clip, count_tokens
 from meshwright.core.encoding import Struct
 from meshwright.models.port import ChatMessage, ModelReply, ToolCall, ToolSpec, texts_of
 from meshwright.run.calls import ModelCalls
 from meshwright.run.context import RunContext
-from meshwright.run.prefix import Prefix
 from meshwright.run.prepared import PreparedPrompt
 from meshwright.work.paths import ProgressEvent
 
@@ -304,3 +303,33 @@ def _listed(messages: Sequence[ChatMessage], max_tokens: int) -> str:
 
 def _line(text: str, max_chars: int = _SHORT_CHARS // 2) -> str:
     return " ".join(text.split())[:max_chars]
+
+
+ValueT = TypeVar("ValueT")
+
+
+class Prefix(Generic[ValueT]):
+    """Adds up messages: what a conversation began with before is not looked at again.
+
+    A message is known by its identity, so code that changes one within the conversation must call `forget`.
+    """
+
+    def __init__(self, start: ValueT, add: Callable[[ValueT, ChatMessage], ValueT]) -> None:
+        self._add = add
+        self._messages: list[ChatMessage] = []
+        self._values = [start]
+
+    def forget(self) -> None:
+        """Begin again."""
+        del self._messages[:], self._values[1:]
+
+    def of(self, messages: Sequence[ChatMessage]) -> ValueT:
+        """What all messages add up to."""
+        known = min(len(self._messages), len(messages))
+        while known and self._messages[known - 1] is not messages[known - 1]:
+            known -= 1
+        del self._messages[known:], self._values[known + 1 :]
+        for message in messages[known:]:
+            self._messages.append(message)
+            self._values.append(self._add(self._values[-1], message))
+        return self._values[-1]

@@ -17,7 +17,7 @@ from meshwright.core.errors import InvalidInput, TooLarge
 from meshwright.core.files import TaskFile
 from meshwright.core.messages import MemoryScope, Outcome
 from meshwright.models.structure import WithoutTitles, repaired
-from meshwright.tools.threads import ToolThreads
+from meshwright.tools.limited import ToolThreads
 from meshwright.tools.tool import (
     MARK,
     MAX_ERRORS,

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from meshwright.core.errors import ConfigError, InvalidInput, TooLarge
 from meshwright.tools.functions import tools_of
-from meshwright.tools.threads import ToolThreads
+from meshwright.tools.limited import ToolThreads
 from meshwright.tools.tool import Tool
 
 _SKIPPED = frozenset({".venv", "venv", "node_modules", "__pycache__", ".tox", ".hypothesis", ".eggs"})

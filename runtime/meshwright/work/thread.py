@@ -18,14 +18,6 @@ from meshwright.core.messages import Dispatch, Event, Fault, Identifier, Outcome
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.work.conversation import conversation_of
-from meshwright.work.ends import (
-    MAX_STALLED_CLAIMS,
-    PROCESS_ENDED,
-    attempt_ended,
-    broke_off,
-    last_ends,
-    unsuccessful,
-)
 from meshwright.work.people import approval_ended, approval_requested, counted
 from meshwright.work.protocol import (
     Accept,
@@ -45,7 +37,16 @@ from meshwright.work.protocol import (
     claim_stream,
     tenant_of,
 )
-from meshwright.work.record import Entry, ThreadState
+from meshwright.work.record import (
+    MAX_STALLED_CLAIMS,
+    PROCESS_ENDED,
+    Entry,
+    ThreadState,
+    attempt_ended,
+    broke_off,
+    last_ends,
+    unsuccessful,
+)
 from meshwright.work.slots import Offer, Watch, Withdraw
 
 MAX_TASKS = 1_000  # in the inbox, which every turn writes whole

@@ -33,7 +33,7 @@ from meshwright.ledger.keys import Forbidden
 from meshwright.mesh import Mesh
 from meshwright.settings.channels import ChannelSettings
 from meshwright.work.protocol import TaskKey
-from meshwright.work.reading import read_task
+from meshwright.work.record import read_task
 
 _ANSWERED = "wait.ended"
 _APPROVE = frozenset({"approve", "approved", "yes", "ok", "okay"})

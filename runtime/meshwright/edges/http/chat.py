@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_core import to_json
 
 from meshwright.core.errors import InvalidInput, MeshError
+from meshwright.core.limits import reserved_param
 from meshwright.core.messages import Identifier, Usage, new_id
-from meshwright.core.params import reserved_param
 from meshwright.edges.http.routing import openai_error
 from meshwright.ledger.keys import LLM_SERVICE
 from meshwright.models.errors import ModelUnavailable
