@@ -18,7 +18,7 @@ from meshwright.tools.limited import author_place, is_of_an_author
 _MAX_FAULTS_NAMED = 3  # of a group
 
 
-class Calls:
+class Unawaited:
     """The calls that an agent's code made of its run, to find those that it forgot to await."""
 
     def __init__(self) -> None:
@@ -49,13 +49,13 @@ MethodT = TypeVar("MethodT", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 
 def noted(method: MethodT) -> MethodT:
-    """Note each call of an async method, with the line that makes it, in the `calls` of its object."""
+    """Note each call of an async method, with the line that makes it, in the `_unawaited` of its object."""
 
     @wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
         made = method(self, *args, **kwargs)
         caller = sys._getframe(1)  # kept in no variable of a coroutine: that would be a circle
-        self.calls.note(made, f"{caller.f_code.co_filename}:{caller.f_lineno}")
+        self._unawaited.note(made, f"{caller.f_code.co_filename}:{caller.f_lineno}")
         return made
 
     return cast("MethodT", call)

@@ -121,6 +121,8 @@ class ModelCalls:
         self.attached = Attached(attempt.journal.earlier)
         self.limit: str | None = None
         """The limit that was reached: only an answer would do then."""
+        self.last_answer = ""
+        """The last answer that a model gave in a shape, as JSON."""
         self._attempt = attempt
         self._settled: set[str] = set()
         for value in attempt.journal.earlier:

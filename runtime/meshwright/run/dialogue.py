@@ -47,13 +47,10 @@ class Dialogues:
     """The dialogues of one run; `run` is the context that tools get."""
 
     def __init__(self, attempt: RunContext, calls: ModelCalls, run: Any) -> None:
-        self.last_answer = ""
-        """The last answer that a model gave in a shape, as JSON."""
         self._attempt = attempt
         self._calls = calls
-        self._run: Callable[[], Any] = ref(
-            run
-        )  # which has this: a circle would wait for the garbage collector
+        # A weak reference, since the run has this: a circle would wait for the garbage collector.
+        self._run: Callable[[], Any] = ref(run)
         self._approvals = Approvals(attempt)
 
     async def answer(
@@ -72,7 +69,7 @@ class Dialogues:
         if shape is None:
             return reply.content
         answer = await parse_or_repair(shape, reply, talk.messages, talk.repair)
-        self.last_answer = answer.model_dump_json(by_alias=True)
+        self._calls.last_answer = answer.model_dump_json(by_alias=True)
         return answer
 
     async def _call_tools(self, reply: ModelReply, talk: _Dialogue) -> None:

@@ -181,7 +181,7 @@ class Transcript:
 
     def _dialogue(self, step: RecordedStep, *, whole: bool) -> dict[str, Any]:
         assert step.record is not None
-        sent, reply = step.record.get("told"), step.result
+        sent, reply = step.record.get("sent"), step.result
         contents: dict[str, Any] = {"notes": ()}
         if isinstance(reply, dict) and "failed" not in reply:
             contents["reply"] = _said(reply)
@@ -201,7 +201,7 @@ class Transcript:
         chain = []
         while path not in self._messages_at:  # not by recursion: a run may have thousands of steps
             step = self._steps.get(path)
-            sent = step.record.get("told") if step is not None and step.record is not None else None
+            sent = step.record.get("sent") if step is not None and step.record is not None else None
             if not isinstance(sent, dict):
                 self._messages_at[path] = [], (f"What was said before, at step {path}, is not stored.",)
                 break
@@ -232,7 +232,7 @@ class Transcript:
         """What a call was asked with beside its messages: as at the last step that said so."""
         record = step.record
         while record is not None:
-            sent = record.get("told") or {}
+            sent = record.get("sent") or {}
             if "request" in sent:
                 return dict(sent["request"])
             before = self._steps.get(sent.get("since", ""))

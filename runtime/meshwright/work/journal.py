@@ -188,7 +188,7 @@ class Journal:
                 if opened.calls:
                     value["calls"] = opened.calls
                 if opened.sent is not None:
-                    value["told"] = opened.sent
+                    value["sent"] = opened.sent
                 if opened.totals:
                     value["totals"] = opened.totals
                 costly = opened.costly or bool(opened.calls)
