@@ -16,10 +16,10 @@ from meshwright.component import Actors, Check, Component
 from meshwright.core import topics
 from meshwright.core.errors import PromptError
 from meshwright.core.messages import Task
-from meshwright.events.activity import Activity, activity_of
 from meshwright.events.tasks import open_code
 from meshwright.kernel.host import Subscription
 from meshwright.kernel.turns import ActorKind
+from meshwright.ledger.activity import Activity, activity_of
 from meshwright.mesh import Mesh
 from meshwright.models.port import CallContext, ModelWindow
 from meshwright.orchestration.presence import every

@@ -5,6 +5,7 @@
     │   └── TooLarge              ... because it is over a size or depth limit
     ├── NotFound                  a task or an agent that is not known
     ├── NoAgentAvailable          no agent can do it: unknown capability, or all are offline
+    ├── Forbidden                 the caller may not do what was asked
     ├── Conflict                  it contradicts what is stored
     │   ├── IdempotencyConflict   a repeated key with another body
     │   └── StaleFence            a commit by work that no longer owns its task
@@ -106,6 +107,12 @@ class Conflict(MeshError):
     """What was asked contradicts what is stored."""
 
     status = 409
+
+
+class Forbidden(MeshError):
+    """A caller who may not do what was asked."""
+
+    status = 403
 
 
 class IdempotencyConflict(Conflict):

@@ -6,11 +6,10 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from meshwright.core.errors import Conflict, InvalidInput, MeshError, NotFound
+from meshwright.core.errors import Conflict, Forbidden, InvalidInput, MeshError, NotFound
 from meshwright.core.messages import Caller
 from meshwright.core.schema import described, faults
 from meshwright.events.inbox import Question
-from meshwright.ledger.keys import Forbidden
 from meshwright.tools.approval import Decision
 from meshwright.work.people import APPROVAL, APPROVED_BY, REQUESTER_MAY, is_decision
 from meshwright.work.protocol import Wait

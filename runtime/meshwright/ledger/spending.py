@@ -6,7 +6,7 @@ from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
 
-from meshwright.core.errors import InvalidInput, NotFound, nearest
+from meshwright.core.errors import Forbidden, InvalidInput, NotFound, nearest
 from meshwright.core.messages import Caller, TaskBudget
 from meshwright.core.money import Budget, OnEmpty
 from meshwright.events.filter import EventFilter
@@ -19,7 +19,7 @@ from meshwright.ledger.balance import OPENED
 from meshwright.ledger.budgets import Budgets, BudgetView
 from meshwright.ledger.charging import only_account, task_account
 from meshwright.ledger.costs import By, Costs, TaskEstimate, costs_of, estimate_of, with_reserved
-from meshwright.ledger.keys import Forbidden, Keys
+from meshwright.ledger.keys import Keys
 from meshwright.orchestration.registry import Registry
 from meshwright.work.protocol import DEFAULT_TENANT
 from meshwright.work.record import read_task

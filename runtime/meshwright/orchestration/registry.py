@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from meshwright.core.capability import AgentInfo, AgentStatus, Registration
+from meshwright.core.capability import LLM_SERVICE, AgentInfo, AgentStatus, Registration
 from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.errors import InvalidInput, NoAgentAvailable, NotFound, nearest
 from meshwright.core.messages import ScoreCard
-from meshwright.ledger.keys import LLM_SERVICE
 from meshwright.orchestration.scoring import History, score_card
 
 _DEGRADED_AFTER_SECONDS = 60.0

@@ -19,9 +19,9 @@ from meshwright.core.limits import MAX_REPEATS, MAX_STEPS, TIMEOUT_SECONDS, Limi
 from meshwright.core.messages import MemoryScope, Outcome, Parent, Task, TaskBudget, derived_id
 from meshwright.core.money import is_amount
 from meshwright.core.tracing import NoTracing, Span, Tracing
-from meshwright.events.activity import Activity
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
+from meshwright.ledger.activity import Activity
 from meshwright.ledger.budgets import Budgets
 from meshwright.models.port import CallContext, Model, ModelWindow, OnCall
 from meshwright.prompts import Prompts
