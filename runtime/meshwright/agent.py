@@ -1,4 +1,4 @@
-"""What the author of an agent writes: who it is, what it can do, and its tools.
+"""The class that authors of agents extend: it names the agent, its abilities and its tools.
 
     class Greeter(Agent):
         '''Greets people.'''

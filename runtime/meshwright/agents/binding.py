@@ -149,14 +149,14 @@ _SAMPLES = ("What is this?", "Compare these, weigh the trade-offs and recommend 
 
 
 def start_warnings(model: Adapter, prompts: Prompts, agents: Sequence[type[Agent]]) -> tuple[str, ...]:
-    """What a mesh should say at its start of the file behind its model, and of its fleet's tags."""
+    """Warnings for the start of a mesh: about the file behind its model, and its fleet's tags."""
     if model.config is None:
         return ()
     return tuple(str(warning) for warning in warnings_of(model.config, prompts, agents))
 
 
 def warnings_of(config: LiteLLMConfig, prompts: Prompts, agents: Sequence[type[Agent]]) -> list[ConfigError]:
-    """What a file hardly means, and those prompts and agents whose tags no deployment has."""
+    """Warnings about improbable settings, and about prompts and agents whose tags no deployment has."""
     callers: dict[str, CallerTags] = {}
     groups: dict[str, str] = {}
     for name in prompts.names():

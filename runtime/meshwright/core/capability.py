@@ -1,4 +1,4 @@
-"""What agents can do, and how they make themselves known to the mesh."""
+"""Capabilities of agents, and how agents make themselves known to the mesh."""
 
 from __future__ import annotations
 

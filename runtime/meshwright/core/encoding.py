@@ -1,4 +1,4 @@
-"""What the mesh makes, stores and sends: structs, and JSON that never fails.
+"""Data that the mesh makes, stores and sends: structs, and JSON that never fails.
 
 People's input is read with pydantic. A `Struct` is what the mesh makes of it: its constructor takes values as
 they are, and reading one from JSON or plain data checks them.
@@ -26,12 +26,12 @@ MAX_DEPTH = 100  # of a payload that has to be mended
 
 
 _AS_THEY_ARE = (datetime, Decimal)
-"""What `model_dump` leaves as it is where it does not have to be JSON."""
+"""Types that `model_dump` leaves as they are where they do not have to be JSON."""
 _ANY_DIGIT = bytes.maketrans(b"23456789", b"1" * 8)
 """To find numbers of 1e16 and more, which pydantic writes as 1e+16."""
 _TEXT = frozenset({str})
 _PLAIN: set[type] = {str, int, float, bool, type(None), datetime}
-"""What both encoders write alike; all structs that write themselves as they are belong to it."""
+"""Types that both encoders write alike; all structs that write themselves as they are belong to it."""
 
 
 class Json(bytes):
@@ -41,7 +41,7 @@ class Json(bytes):
 
 
 def _foreign(value: Any) -> Any:
-    """What stands in JSON for a value of a type that msgspec does not know."""
+    """The JSON of a value of a type that msgspec does not know."""
     if value is ZERO:
         return "0"
     if type(value) is Json:

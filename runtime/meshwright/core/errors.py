@@ -104,7 +104,7 @@ class NoAgentAvailable(MeshError):
 
 
 class Conflict(MeshError):
-    """What was asked contradicts what is stored."""
+    """A request that contradicts the stored state."""
 
     status = 409
 

@@ -49,13 +49,13 @@ _FIELDS = frozenset(
     | {"stream", "stream_options", "response_format", "user", "tags", "metadata", "cache", "input"}
     | {"n", "logprobs", "top_logprobs", "functions", "function_call"}
 )
-"""What a request has a field of its own for, or what its reply has no place for."""
+"""Parameters that a request has a field of its own for, or that its reply has no place for."""
 _OPERATOR = re.compile(
     r"(api|aws|azure|vertex|oci|litellm|mock|langfuse|langsmith|client)_.*|.*_(key|token|secret|url|headers?)"
     r"|base_url|headers|client|organization|timeout|.*_timeout|num_retries|max_retries|.*fallbacks?|caching"
     r"|custom_llm_provider|model_(list|info)|guardrails|no-log|extra_(body|query)|drop_params|deployment_id"
 )
-"""What the operator alone says: where calls go, with which credentials, and what is done about errors."""
+"""Parameters that only the operator sets: where calls go, with which credentials, how errors are handled."""
 _PROVIDERS = frozenset({"prompt_cache_key"})
 
 

@@ -1,4 +1,4 @@
-"""What other packages bring to a mesh, by entry points.
+"""Plugins: the parts that other packages bring to a mesh, by entry points.
 
 [project.entry-points."meshwright.components"]
 pager = "acme.mesh:Pager"
@@ -96,7 +96,7 @@ def _listings(path: tuple[str, ...]) -> Iterator[bytes]:
 
 
 def installed(group: str) -> list[_Plugin]:
-    """What the installed packages bring of a group, by name. Raises ConfigError where two share a name."""
+    """The plugins of a group that are installed, by name. Raises ConfigError where two share a name."""
     found = _entry_points(tuple(sys.path))
     entries: Iterable[EntryPoint] = () if found is None else found.select(group=group)
     plugins = sorted(map(_Plugin, entries), key=lambda plugin: plugin.name)

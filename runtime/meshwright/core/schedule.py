@@ -52,7 +52,7 @@ class ScheduleSpec(BaseModel):
 
     @property
     def when(self) -> tuple[str | None, float | None, datetime | None, str]:
-        """What decides its due times: a change of it begins them again."""
+        """The fields that decide its due times: a change of it begins them again."""
         return self.cron, self.every_seconds, self.at, self.zone
 
     def checked(self, now: datetime | None = None) -> ScheduleSpec:

@@ -27,14 +27,14 @@ Schema = Mapping[str, Any]
 
 
 class SchemaFault(NamedTuple):
-    """What is wrong with one part of a value: its dotted path, empty for the whole, and a clause."""
+    """A fault of one part of a value: its dotted path, empty for the whole, and a clause."""
 
     path: str
     message: str
 
 
 def faults(schema: Any, value: Any) -> list[SchemaFault]:
-    """What is wrong with a value of plain JSON data; nothing where it fits the schema."""
+    """The faults of a value of plain JSON data; none where it fits the schema."""
     root = schema if isinstance(schema, Mapping) else {}
     return list(_faults(root, root, value, "", 0))
 

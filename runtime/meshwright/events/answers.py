@@ -76,7 +76,7 @@ def denied_money(wait: Wait, value: Any, caller: Caller, agents: Sequence[str]) 
 
 
 def decided(wait: Wait, value: Any) -> str:
-    """What an answer does to a task, as the audit trail calls it."""
+    """The action of an answer, as the audit trail calls it."""
     if not is_decision(wait):
         return "task.answered"
     return "task.approved" if value.get("approve") else "task.denied"

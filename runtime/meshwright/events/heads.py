@@ -51,7 +51,7 @@ class Head(Struct):
 
     @property
     def signed(self) -> bytes:
-        """What the signature is of."""
+        """The bytes that are signed."""
         return f"meshwright head 1\n{self.seq}\n{self.hash}\n{self.time.isoformat()}".encode()
 
     def is_signed_by(self, key: str) -> bool:

@@ -394,7 +394,7 @@ _CHANGES: dict[str, Callable[[_TaskRow, Event], None]] = {
     "task.cancelled": _end("cancelled"),
     "task.timed_out": _end("timed_out"),
 }
-"""What each type of event changes; all other events change nothing."""
+"""The change that each type of event makes; all other events make none."""
 
 
 def outcome_of(event: Event) -> Outcome | None:

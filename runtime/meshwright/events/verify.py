@@ -27,7 +27,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class Verified:
-    """What a verification has found: rows `first` to `last` are as they were written, unless `faults` say.
+    """The findings of a verification: rows `first` to `last` are as they were written, unless `faults` say.
 
     `heads` counts the signed heads that vouch for rows, `signed_seq` is the last row that one vouches for.
     Those up to `pruned_seq` were deleted by age.
@@ -45,7 +45,7 @@ class Verified:
     notes: list[str] = field(default_factory=list)
 
     def sentence(self) -> str:
-        """What was proved."""
+        """The proved facts as a sentence."""
         if self.rows:
             proved = f"{self.rows:,} rows from {self.first:,} to {self.last:,} unaltered"
         else:

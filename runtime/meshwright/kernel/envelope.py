@@ -1,4 +1,4 @@
-"""What travels between actors and what is kept of them: addresses, messages, records and actor records."""
+"""Data of actors on the wire and in stores: addresses, messages, records and actor records."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Message(msgspec.Struct):
 
     @property
     def title(self) -> str:
-        """What it is called where it is refused."""
+        """Its name in a refusal."""
         return f"the message {self.method!r} to {self.to}"
 
     @classmethod
@@ -100,12 +100,12 @@ class Record(msgspec.Struct):
 
     @property
     def title(self) -> str:
-        """What it is called where it is refused."""
+        """Its name in a refusal."""
         return f"the record {self.stream}/{self.n}"
 
 
 class ActorRecord(msgspec.Struct):
-    """What a store keeps of an actor, replaced as a whole by every turn (compare-and-swap on `revision`).
+    """The stored record of an actor, replaced as a whole by every turn (compare-and-swap on `revision`).
 
     `sent` counts what the actor ever sent; `processed_ids` holds the ids of messages that may arrive again,
     with the unix time until which they are remembered; an actor that `has_pending_work` must be woken after

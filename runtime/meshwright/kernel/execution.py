@@ -24,7 +24,7 @@ from meshwright.kernel.turns import Commit, take_turn
 
 @dataclass(slots=True, eq=False)
 class Surroundings:
-    """What turns run in: the parts of a runtime that an executor uses.
+    """The surroundings of turns: the parts of a runtime that an executor uses.
 
     `strict`: replies go through JSON, as they do between processes.
     """

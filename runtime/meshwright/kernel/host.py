@@ -1,4 +1,4 @@
-"""What a runtime promises, whatever its store, and the words that it shares with those who use it.
+"""The promises of a runtime on every store, and the types that it shares with its users.
 
 tests/contract holds the runtime to this on each store:
 
@@ -9,7 +9,7 @@ tests/contract holds the runtime to this on each store:
 - An alarm and a delivery survive a crash. After a restart every actor that `has_pending_work` gets a
   `recover` turn, and no other, even if its work is done between the restart and that turn.
 - Where a broker may lose an event on its way to a subscriber, every actor that `has_pending_work`
-  gets a `redrive` turn now and then, with growing pauses. What one actor sends to another is never lost.
+  gets a `redrive` turn now and then, with growing pauses. Messages from one actor to another are never lost.
 - A message that its actor cannot take (no such turn, wrong shape, expired, too large, the turn raised) is
   recorded as a `message.dead_lettered` event on the topic `mesh-events`; the messages behind it go on.
 - What is sent, published or appended is made JSON at that moment, once: what its objects become later shows
@@ -57,7 +57,7 @@ class Subscription:
 
 
 class Signals(Protocol):
-    """Where the signals of turns go: the worker of this process."""
+    """The receiver of the signals of turns: the worker of this process."""
 
     def signal(self, ref: ActorRef, signal: Any) -> None:
         """Take one signal of a turn of that actor. Must return at once, and not raise."""

@@ -1,6 +1,6 @@
 """The runtime: runs actors on a store, the same on every store.
 
-What it promises is in `meshwright.kernel.host`; tests/contract holds it to that on each store.
+Its promises are in `meshwright.kernel.host`; tests/contract holds it to them on each store.
 """
 
 from __future__ import annotations
@@ -275,7 +275,7 @@ class Runtime:
     ) -> Any:
         """Run a turn and return its reply, once all that it rests on is durable.
 
-        Not deduped: the turn itself must know a repeat. What the turn raises is raised here, with the
+        Not deduped: the turn itself must know a repeat. An error of the turn is raised here, with the
         actor unchanged; MailboxFull, Draining and StoreFailed may come instead.
         """
         if not self.is_ready:
@@ -337,7 +337,7 @@ class Runtime:
     def append(self, record: Record, events: Sequence[Event] = ()) -> Awaitable[None]:
         """Write a record outside a turn, and events with it; await the result to know them durable.
 
-        It is queued at once, ordered before the commit of any turn of its actor that runs later. Where that
+        It is queued at once, ordered before the commit of any turn of its actor that runs later. If that
         number is written already, the first value stands, and the events are dropped with the second.
         """
         self._check_open()

@@ -1,7 +1,7 @@
 """Turns on a store that others write too: nothing runs ahead of a commit.
 
 An actor takes what waits for it in one go: the turns run one after another on its record, and one
-compare-and-swap commits them all. Where another worker's commit came first, the record is loaded again and
+compare-and-swap commits them all. If another worker's commit came first, the record is loaded again and
 the turns run again: they are plain functions.
 """
 

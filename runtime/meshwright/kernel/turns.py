@@ -129,7 +129,7 @@ def _read_checked(kind: TypeAdapter[Any], body: Any) -> Any:
 
 
 class Commit(msgspec.Struct):
-    """What a turn came to: the next record, and the effects to commit with it.
+    """The result of a turn: the next record, and the effects to commit with it.
 
     `duplicate`: the message had been taken before; nothing changes and `reply` is None.
     `changed` is false when the turn only read: there is nothing to commit.

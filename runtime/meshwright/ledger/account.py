@@ -124,7 +124,7 @@ class LedgerEntry(Struct, omit_defaults=True):
 
     @property
     def need(self) -> Decimal:
-        """What it will do with."""
+        """The least that it needs."""
         return self.amount if self.least is None else min(self.least, self.amount)
 
     @property
@@ -284,7 +284,7 @@ class BudgetAccount(Actor[Balance]):
         return "refused", ZERO
 
     def _before(self, rank: _Rank) -> Decimal:
-        """What the calls before one in the queue need, as far as they can ever have it."""
+        """The needs of the calls before one in the queue, as far as they can ever be met."""
         left = self._limit - self.state.spent
         return sum((need for other, need, _ in self._in_order() if other < rank and need <= left), ZERO)
 

@@ -33,7 +33,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 class AllowanceList(BaseModel):
-    """What the actor keeps."""
+    """The state of the actor."""
 
     items: dict[str, Budget] = {}
 

@@ -64,7 +64,7 @@ class Limiter(Protocol):
         """Get ready; it is awaited before each call."""
 
     def least(self, request: ModelRequest) -> Decimal | None:
-        """What such a call will do with; None where it is unknown."""
+        """The least that such a call needs; None where it is unknown."""
         ...
 
     def likely(self, request: ModelRequest) -> Decimal | None:
@@ -137,7 +137,7 @@ class Budgets:
         """Reserve the most that a call may cost with every budget that it is charged to, before it is made.
 
         Where that has no room, it is what the `limiter` says that such a call will do with, and the request
-        is limited to it. Where calls under way hold the money, it waits for them: by priority, then by
+        is limited to it. While calls under way hold the money, it waits for them: by priority, then by
         arrival, for half of the request's `timeout_seconds`, of a task for 20 s; the call has the rest.
         Earlier tries of the same step that a crash cut off stay reserved beside it, see `Hold.cut`. Where a
         soft budget has no room the call goes on with its cheaper tag. Raises BudgetExceeded or PriceUnknown,
@@ -251,7 +251,7 @@ class Budgets:
     async def reserved(
         self, opened: Iterable[Account], tenant_id: str | None
     ) -> dict[str, dict[str, Decimal]]:
-        """What is held for calls under way: by scope, then by whose it is. A call may be in several."""
+        """The money held for calls under way: by scope, then by key. A call may be in several."""
         held: dict[str, dict[str, Decimal]] = {}
         for account in await self.accounts(opened, tenant_id):
             amount = (await self._view(account)).reserved_usd
@@ -356,7 +356,7 @@ class Budgets:
 
 
 def _op_of(request: ModelRequest) -> str:
-    """What a call is reserved under: of a task's step always the same, else new."""
+    """The id of a reservation: of a task's step always the same, else new."""
     context = request.context
     if context.task_id is None:
         return new_id()

@@ -1,4 +1,4 @@
-"""What calls of models have cost: a row for each event `model.called`, and their sums."""
+"""Costs of calls of models: a row for each event `model.called`, and their sums."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def _json(tags: tuple[str, ...]) -> str:
 
 
 class Cost(Plain):
-    """What the calls of one agent, tag, model, task or tenant came to; `key` is None where they name none.
+    """The costs of one agent, tag, model, task or tenant; `key` is None where they name none.
 
     `cost_usd` is what is known of it, None where of no call anything is; `estimated_usd` is how much of that
     is of tokens that were estimated; `reserved_usd` is what budgets hold for calls under way; `unpriced`
@@ -261,7 +261,7 @@ async def costs_of(
     since: datetime | None = None,
     limit: int = _MAX_KEYS,
 ) -> Costs:
-    """What a tenant's calls of models have cost, most expensive first, and all of them together.
+    """The costs of a tenant's calls of models, most expensive first, and all of them together.
 
     None sums up those of all tenants.
     """
@@ -344,7 +344,7 @@ _SHARE = 0.9
 
 
 class TaskEstimate(Plain):
-    """What the last tasks of an agent or a capability have cost.
+    """The costs of the last tasks of an agent or a capability.
 
     `tasks` are those that succeeded and whose cost is known, `unknown` those whose cost is not. The amounts
     are None where there is no such task: `median_usd`, what nine of ten did not exceed, and the most.

@@ -1,4 +1,4 @@
-"""What calls of models may cost: the most, and what such calls will do with as a rule, learned from them."""
+"""Estimates of calls of models: the most that they may cost, and the usual cost, learned from calls."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class _Seen:
 
     @property
     def floor(self) -> Decimal:
-        """What to reserve for the next at least: the most of the last, and more the more they differ."""
+        """The least to reserve for the next: the most of the last, and more the more they differ."""
         return fit(max(self.dear) + (max(self.dear) - min(self.dear)) / 2) if self.dear else ZERO
 
 
@@ -91,7 +91,7 @@ class Estimates:
         return None if price is None else max(price.of(tokens, request.output_limit), seen.floor)
 
     def least(self, request: ModelRequest) -> Decimal | None:
-        """What such a call will do with: the longest of its last answers, with a margin.
+        """The least that such a call needs: the longest of its last answers, with a margin.
 
         Never less than calls cost that cost more than their tokens.
         None where it cannot be known yet, or no price is.

@@ -1,4 +1,4 @@
-"""What a mesh has spent and may spend: costs, budgets and allowances, and the tasks that wait for money."""
+"""The spending of a mesh: costs, budgets and allowances, and the tasks that wait for money."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ class Spending:
     async def costs(
         self, by: By = "agent", *, since: datetime | None = None, tenant_id: str | None = "default"
     ) -> Costs:
-        """What a tenant's calls of models have cost since then, most expensive first; None: all tenants'."""
+        """The costs of a tenant's calls of models since then, most expensive first; None: all tenants'."""
         costs = await costs_of(self._log, tenant_id=tenant_id, by=by, since=since)
         reserved = await self._budgets.reserved(await self._opened(), tenant_id)
         return with_reserved(costs, reserved) if reserved else costs
 
     async def budget_views(self, tenant_id: str | None = "default") -> list[BudgetView]:
-        """What a tenant's budgets may spend, have spent and hold; None: all tenants'.
+        """The limits, sums and reservations of a tenant's budgets; None: all tenants'.
 
         A budget that each of a scope has for itself is there for the last 1,000 of whom a call was made.
         """
@@ -145,7 +145,7 @@ class Spending:
     async def estimate(
         self, *, agent_id: str | None = None, capability: str | None = None, tenant_id: str | None = "default"
     ) -> TaskEstimate:
-        """What a tenant's last such tasks have cost; None: those of all.
+        """The costs of a tenant's last such tasks; None: those of all.
 
         Raises InvalidInput, also for an agent or a capability that the mesh neither has nor had.
         """

@@ -95,8 +95,8 @@ def make_task(
 def _checked_payload(payload: dict[str, Any], limits: PayloadLimits) -> dict[str, Any]:
     """A copy of a payload, as plain data: what its sender does with its own changes no task.
 
-    Raises TooLarge for one that is over a limit, InvalidInput for one that is not JSON. What agents take for
-    the request, `text`, has to be text if it is set.
+    Raises TooLarge for one that is over a limit, InvalidInput for one that is not JSON, or has a
+    `text` (the request) that is no text.
     """
     if not isinstance(payload.get("text", ""), str):
         raise InvalidInput(
@@ -144,7 +144,7 @@ def _task_id(request: TaskRequest, caller: Caller, key: str | None) -> str:
 
 
 def hash_of(request: TaskRequest, caller: Caller, idempotency_key: str | None = None) -> str:
-    """What tells a repeat from another request of the same task id; nothing where that was made up."""
+    """Returns the hash that tells a repeat from another request of a task id; "" where that was made up."""
     if request.task_id is None and idempotency_key is None:
         return ""
     body = {"request": request, "tenant": caller.tenant_id, "source": caller.source}
@@ -295,14 +295,14 @@ class _Owner(Struct):
 
 
 class _Ending(Struct):
-    """What of a task's record who waits for its outcome reads."""
+    """The fields of a task record that outcome waiters read."""
 
     task: _Owner | None = None
     outcome: Outcome | None = None
 
 
 class OutcomeWaiters:
-    """Who waits in this process, task by task."""
+    """The waiters of this process, task by task."""
 
     def __init__(self, host: Runtime) -> None:
         self._host = host

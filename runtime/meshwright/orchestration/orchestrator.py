@@ -339,7 +339,7 @@ class Orchestrator(Actor[TaskRecord]):
 
 
 def _erased(error: Fault | None) -> Fault | None:
-    """What stays of an error whose message may quote contents."""
+    """The error without its message, which may quote contents."""
     return None if error is None else Fault(type=error.type, message="[erased]")
 
 

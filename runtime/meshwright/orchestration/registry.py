@@ -1,4 +1,4 @@
-"""Who is in the mesh, how each is doing, and who is best for a task.
+"""The agents of a mesh: how each is doing, and which is best for a task.
 
 All in memory: agents register when they start, and the success of the past is read back from the event
 log. Scores are kept until something they rest on changes, so that asking for them in a turn costs little.
@@ -97,7 +97,7 @@ class Registry:
         return [_info(self._members[agent_id]) for agent_id in sorted(self._members)]
 
     def find(self, agent_id: str) -> Registration:
-        """What an agent registered. Raises NotFound."""
+        """The registration of an agent. Raises NotFound."""
         return self._member(agent_id).registration
 
     def check_agent(

@@ -36,7 +36,7 @@ class _Rule(NamedTuple):
 
 
 _AGENTS = _Rule("agent", "another agent")
-"""What the table does not name."""
+"""The rule of all errors that the table does not name."""
 _TABLE = (
     _Rule("caller", "none", ("BudgetExceeded", "PriceUnknown", "TaskLimitReached")),
     _Rule("caller", "none", ("Cancelled", "DeadlineExceeded", "RestartDenied", "WaitExpired")),
@@ -57,7 +57,7 @@ _RULES = {error: rule for rule in _TABLE for error in rule.errors}
 
 
 def class_of(outcome: Outcome) -> FaultClass:
-    """Whose fault the failed end of an attempt is."""
+    """Returns who is at fault for the failed end of an attempt."""
     return _rule_of(outcome).fault_class
 
 

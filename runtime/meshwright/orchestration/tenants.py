@@ -1,4 +1,4 @@
-"""What each tenant may ask of this process: tasks and calls of models a minute, open tasks, and storage."""
+"""Limits of each tenant in this process: tasks and calls of models a minute, open tasks, and storage."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ class Tenants:
             )
 
     async def uses(self, tenant_id: str | None, open_tasks: Mapping[str, int]) -> list[TenantUse]:
-        """What a tenant has open and stores; None: the 100 that store most."""
+        """The open tasks and stored bytes of a tenant; None: of the 100 that store most."""
         stored = await self._read_stored()
         every = sorted({*stored, *open_tasks}, key=lambda name: (-stored.get(name, 0), name))
         names = every[:_MAX_SHOWN] if tenant_id is None else [tenant_id]

@@ -1,4 +1,4 @@
-"""What the author of an agent got wrong: found in the run, and named with file and line."""
+"""Mistakes in an agent's code: found in the run, and named with file and line."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _plain_data(value: Any, what: str) -> Any:
 
 
 async def awaited(run: Callable[[], Any], name: str) -> Any:
-    """What a step's function gives, as plain JSON data. Raises AgentError where it is no async function."""
+    """The result of a step's function as JSON data. Raises AgentError where it is no async function."""
     if not callable(run):
         if inspect.iscoroutine(run):
             run.close()
@@ -147,6 +147,6 @@ def _leaves(group: BaseExceptionGroup) -> Iterator[BaseException]:
 
 
 def _a(value: Any) -> str:
-    """What a value is: `a list`, `an int`."""
+    """The type of a value in words: `a list`, `an int`."""
     name = type(value).__name__
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

@@ -51,7 +51,7 @@ _COUNTED = ("model", "usage", "cost_usd", "latency_ms", "finish_reason")
 
 @dataclass(slots=True)
 class RunUsage:
-    """What calls of models have cost so far, with those that failed, and delegated tasks.
+    """The cost of calls of models so far, with those that failed, and of delegated tasks.
 
     The cost is None once that of one call is unknown.
     """
@@ -152,7 +152,7 @@ class ModelCalls:
             await budgets.booked(self._settled)
 
     def context(self, step: OpenStep | None) -> CallContext:
-        """Whose the calls of a step are, and where they are recorded."""
+        """The context of a step's calls: who pays for them, and where they are recorded."""
         number = None if step is None else step.number
         return self._attempt.call_context(number, partial(self._record, step), step)
 
@@ -355,7 +355,7 @@ def _ended_in(record: Any) -> list[Call | Outcome]:
 
 
 def _events_of(reply: StepResult, shape: type[BaseModel] | None) -> list[ProgressEvent]:
-    """What is wrong with a reply, and its text, so that nothing that was paid for is lost."""
+    """The faults of a reply with its text, so that nothing that was paid for is lost."""
     events: list[ProgressEvent] = []
     if isinstance(reply, RecordedError):
         return events

@@ -1,4 +1,4 @@
-"""What every run of a mesh uses, what one run is of, and what it asks of other agents."""
+"""The services of all runs of a mesh, the context of one run, and its requests to other agents."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Delegation:
 
     @property
     def request(self) -> dict[str, Any]:
-        """What tells it from another, as the journal has it."""
+        """The request of its step, as the journal has it."""
         extra = {"capability": self.capability, "payload": self.payload}
         extra |= {"timeout": self.timeout, "deadline": self.deadline}
         extra["budget_usd"] = None if self.budget_usd is None else str(self.budget_usd)
@@ -87,7 +87,7 @@ class Delegation:
 
     @property
     def budget(self) -> Decimal | None:
-        """What it may cost of the budgets above it; None for as much as they have."""
+        """Its share of the budgets above it; None for as much as they have."""
         if self.budget_usd is None:
             return None
         try:
@@ -127,7 +127,7 @@ _LIMITS = Limits(max_steps=MAX_STEPS, max_repeats=MAX_REPEATS)
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What every run of a mesh uses."""
+    """The services that every run of a mesh uses."""
 
     host: Runtime
     model: Model
@@ -169,14 +169,14 @@ class RunContext:
 
     @property
     def scopes(self) -> dict[MemoryScope, str]:
-        """Whose memories the run may use: scopes, each with what it is the scope of."""
+        """The scopes whose memories the run may use, each with its id."""
         agent_id, project_id = self.agent.agent_id, self.services.project_id
         return {"task": self.task.task_id, "agent": agent_id, "project": project_id, "global": "global"}
 
     def call_context(
         self, number: int | None, record: OnCall | None, step: OpenStep | None = None
     ) -> CallContext:
-        """Whose a call of a model is: what budgets, ledger and cache know it by."""
+        """Returns who pays for a model call: tenant, task, agent, budgets."""
         task = self.task
         return CallContext(
             budget_usd=task.budget_usd,

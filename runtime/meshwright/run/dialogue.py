@@ -174,7 +174,7 @@ class Dialogues:
 
 
 class _Dialogue:
-    """What a run says to the model for one answer: messages, and the tools that it may still call.
+    """One answer of the model: the messages sent for it, and the tools that it may still call.
 
     All that it decides by is in the journal, so that a resumed run says the same.
     """
@@ -263,8 +263,8 @@ class _Dialogue:
     async def ask(self, messages: Sequence[ChatMessage]) -> ModelReply:
         """Ask, and where the reply has to be whole and is cut off, ask again with more room for it.
 
-        At the most the model is asked to write less. Raises ReplyCutOff where that does not help. What a
-        policy held back is asked for once more, since chance often decides that.
+        At the most the model is asked to write less. Raises ReplyCutOff where that does not help. A reply
+        that a policy held back is asked for once more, since chance often decides that.
         """
         note: tuple[ChatMessage, ...] = ()
         tries, is_again = 0, False
@@ -308,7 +308,7 @@ class _Dialogue:
         return (write_less(self._room),)
 
     def _next(self, messages: Sequence[ChatMessage]) -> dict[str, Any]:
-        """What the next call has besides the messages; events and the begin are of one call."""
+        """The arguments of the next call besides the messages; events and the begin are of one call."""
         known = {"events": self._events, "begins": self._begins, "max_tokens": self._room}
         self._events, self._begins = (), False
         self._window.ask(messages)

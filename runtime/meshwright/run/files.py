@@ -33,7 +33,7 @@ _EXAMPLE = 'Write {"url": "data:image/png;base64,..."}, or one with https, and "
 
 
 def files_of(payload: Mapping[str, Any]) -> list[Any]:
-    """What a task has in `payload.files`; nothing where that field means something else."""
+    """The entries of `payload.files`; none where that field means something else."""
     files = payload.get("files")
     return files if isinstance(files, list) and any(isinstance(each, Mapping) for each in files) else []
 
@@ -62,7 +62,7 @@ def parts_of(task: Task, referred: Mapping[str, File] | None = None) -> tuple[di
 
 
 def parts_of_result(files: Sequence[File]) -> tuple[dict[str, Any], ...]:
-    """What a model looks at of the files that a tool gave: pictures, PDF documents and text, 16 of them.
+    """The files of a tool's result that a model can look at: pictures, PDF documents and text, 16 of them.
 
     Other files it knows by the description in the words of the result.
     """

@@ -98,7 +98,7 @@ def _limits_of(
 
 
 class Totals:
-    """What a run has come to: the calls of models in all its conversations, and its tools.
+    """Totals of a run: the calls of models in all its conversations, and its tools.
 
     Conversations go on side by side, so a decision goes by the totals as they were at a step of its own
     conversation, which the journal keeps with that step: a resumed run decides the same.
@@ -136,7 +136,7 @@ class Totals:
             self._seconds += seconds_of(result) if kind.startswith("tool ") else 0.0
 
     def now(self) -> dict[str, Any]:
-        """What is counted of each limit that holds, as plain data."""
+        """The totals for each limit that holds, as plain data."""
         counted: dict[str, Any] = {}
         for limit in self._limits:
             match limit.name:
@@ -179,7 +179,7 @@ def reached(limits: Iterable[Limit], counted: Mapping[str, Any]) -> Limit | None
 
 
 def _called(call: ToolCall) -> tuple[str, str]:
-    """What the same calls have in common, however their arguments are written."""
+    """The key of a call: the same for the same arguments, however they are written."""
     arguments = call.arguments
     with suppress(ValueError):
         arguments = json.dumps(json.loads(repaired(arguments or "{}")), sort_keys=True)

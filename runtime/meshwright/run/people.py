@@ -1,4 +1,4 @@
-"""What a run waits for from outside: answers and approvals of people, and events."""
+"""Waits of a run for the outside: answers and approvals of people, and events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run begins with: its question, its prompt with a context of memories, and the conversation."""
+"""Prepares a run: its question, its prompt with a context of memories, and the conversation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MAX_QUESTION_CHARS = 100_000  # of all of them
 
 
 class PreparedPrompt(Struct):
-    """What a run was begun with, and keeps when it is resumed: prompt, context and model settings."""
+    """Prompt, context and model settings of a run, which keeps them when it is resumed."""
 
     system: str
     model: str
@@ -49,10 +49,10 @@ class PreparedPrompt(Struct):
     window: int | None = None
     max_output: int | None = None
     totals: dict[str, Any] = field(default_factory=dict)
-    """What the run had come to, of each limit that holds."""
+    """The totals of the run by then, for each limit that holds."""
 
     def events(self) -> list[ProgressEvent]:
-        """What was recalled, and how the context was made."""
+        """The events that memories were recalled, and that the context was compressed."""
         events: list[ProgressEvent] = []
         if self.memories:
             recalled = {"count": self.memories, "tokens": self.memory_tokens}
@@ -144,7 +144,7 @@ async def _recall(attempt: RunContext) -> list[MemoryItem]:
 
 
 async def _conversation(attempt: RunContext, window: int | None) -> tuple[ChatMessage, ...]:
-    """What was said in the thread before, in half of the context's tokens and a quarter of the window."""
+    """The thread's messages so far, in half of the context's tokens and a quarter of the window."""
     task, host = attempt.task, attempt.services.host
     if task.thread_id == task.task_id:
         return ()
@@ -194,7 +194,7 @@ def question_of(agent: Agent, task: Task) -> str:
 
 
 def summary_of(task: Task) -> str:
-    """What a task asks in short: its words, or else its payload as JSON."""
+    """The request of a task in short: its words, or else its payload as JSON."""
     return task.text or json.dumps(_without_files(task), ensure_ascii=False)
 
 

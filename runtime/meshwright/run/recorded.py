@@ -24,7 +24,7 @@ TOOL, _DELEGATE = "tool ", "delegate"
 
 
 class RecordedStep(NamedTuple):
-    """What is known of a step: its record, or the intent of one that never ended, and its events."""
+    """A step: its record, or the intent of one that never ended, and its events."""
 
     path: str
     number: int
@@ -53,7 +53,7 @@ class RecordedStep(NamedTuple):
 
     @property
     def result(self) -> Any:
-        """What it gave, as the journal has it."""
+        """Its result, as the journal has it."""
         return None if self.record is None else self.record.get("result")
 
 
@@ -79,7 +79,7 @@ def joined_steps(records: Iterable[Record], events: Iterable[Event]) -> dict[str
 
 
 def kind_of(step: RecordedStep) -> tuple[str, str]:
-    """What a step is, and its name; an author may call a step of the agent's own as ours are called."""
+    """The kind of a step, and its name; an author may call a step of the agent's own as ours are called."""
     kind, result = step.kind, step.result
     if kind.startswith(TOOL):
         return "tool", kind.removeprefix(TOOL)
@@ -97,7 +97,7 @@ def _is_reply(result: Any) -> bool:
 
 
 def value_of(result: Any) -> Any:
-    """What a tool gave, or its error."""
+    """The value that a tool returned, or its error."""
     if is_journaled(result):
         return result["value"] if result["error"] is None else {"error": result["error"]}
     return result
@@ -198,7 +198,7 @@ class SentMessages:
         )
 
     def record_of(self, request: ModelRequest) -> dict[str, Any]:
-        """What a step has to keep of its request.
+        """The record of a request.
 
         `since` is the path of the step that it continues, `same` how many of the messages are those that it
         had, `messages` are the others. Of those, `{"reply": true}` stands for the reply of that step, and

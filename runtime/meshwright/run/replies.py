@@ -53,7 +53,7 @@ def must_be_whole(reply: ModelReply, shape: type[BaseModel] | None) -> bool:
 
 
 def joined(text: str, more: str) -> str:
-    """A text and its continuation. What that repeats is dropped: all of the text, or its last words."""
+    """Joins a text and its continuation without the words that it repeats: all of the text, or the last."""
     if more.startswith(text):
         return more
     for length in range(min(len(text), len(more)), _MIN_OVERLAP - 1, -1):

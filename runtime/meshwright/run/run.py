@@ -51,7 +51,7 @@ class Run:
 
     @property
     def usage(self) -> RunUsage:
-        """What its calls of models and its delegated tasks have cost so far, earlier claims included."""
+        """The cost of its calls of models and of delegated tasks so far, earlier claims included."""
         return self._calls.usage
 
     @property
@@ -375,7 +375,7 @@ class Run:
 
     @noted
     async def activity(self, since: datetime) -> Activity:
-        """What happened in the task's tenant since a time, as the event log has it now.
+        """The activity in the task's tenant since a time, as the event log has it now.
 
         Call it in a `run.step`: read again, it differs. Raises ToolFailed where this worker has no log.
         """

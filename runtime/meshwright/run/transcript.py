@@ -1,4 +1,4 @@
-"""What happened at each step of a task: read from its journal, with the figures of its events.
+"""Shows each step of a task: read from its journal, with the figures of its events.
 
 The journal has the contents: messages and replies of the model, arguments and results of tools. The event
 log has the facts: when, how long, how many tokens, what it cost. They are deleted apart, so either may be
@@ -229,7 +229,7 @@ class Transcript:
         return {"role": "tool", "tool_call_id": message.get("tool_call_id"), "content": content}
 
     def _request(self, step: RecordedStep) -> dict[str, Any]:
-        """What a call was asked with beside its messages: as at the last step that said so."""
+        """The settings of a call beside its messages: those of the last step that recorded them."""
         record = step.record
         while record is not None:
             sent = record.get("sent") or {}
@@ -246,7 +246,7 @@ class Transcript:
 
     @cached_property
     def _arguments(self) -> dict[tuple[str, str], str]:
-        """What tools were called with, by name and hash of the request: journals have the hash alone."""
+        """The arguments of tools, by name and hash of the request: journals have the hash alone."""
         replies = (step.result for step in self._steps.values() if isinstance(step.result, dict))
         calls = (call for reply in replies for call in reply.get("tool_calls") or () if _is_call(call))
         return {

@@ -1,6 +1,6 @@
 """Keeps a conversation within its model's window: old results of tools are shortened, older turns summarised.
 
-What is decided goes by the journal alone (the window as it was when the run began, what providers counted,
+Decisions go by the journal alone (the window as it was when the run began, what providers counted,
 which calls they refused), and the decision is journaled, so that a resumed run says the same.
 """
 
@@ -52,7 +52,7 @@ class Shortened(Struct):
     tokens_after: int = 0
 
     def events(self, messages: int) -> list[ProgressEvent]:
-        """What went, as an event."""
+        """The event of it."""
         payload = {
             "how": list(self.how),
             "messages": messages,
@@ -144,7 +144,7 @@ class ContextWindow:
         return made.model_copy(update={"tokens_after": self._size(shorter)})
 
     def _old(self, messages: Sequence[ChatMessage]) -> int:
-        """Where the last results begin, or the last turn, which stay whole."""
+        """The index at which the last results begin, or the last turn: they stay whole."""
         results = [n for n, message in enumerate(messages) if message.role == "tool"]
         turns = self._turns(messages)
         ends = [*results[-_KEPT_RESULTS:][:1], *turns[-1:]]
@@ -154,7 +154,7 @@ class ContextWindow:
         return [n for n, message in enumerate(messages) if n >= self._head and message.role == "assistant"]
 
     def _through(self, messages: Sequence[ChatMessage], made: Shortened, limit: int) -> int:
-        """Where the turns begin that stay as they are: those that fit into their share, and the last."""
+        """The index of the first turn that stays: those that fit into their share, and the last."""
         shorter = self._apply(messages, made)
         turns = self._turns(messages)
         fitting = [n for n in turns if self._size(shorter[n:]) <= _TAIL * limit]
@@ -189,7 +189,7 @@ class ContextWindow:
             context=partial(self._calls.context, attempt.journal.inside),
         )
         text = _listed(messages, max_tokens) if text is None else text
-        return f"Earlier messages of this conversation were left out. What happened in them:\n{text}", error
+        return f"Earlier messages of this conversation were left out. This happened in them:\n{text}", error
 
     @cached_property
     def _fixed(self) -> int:
@@ -197,7 +197,7 @@ class ContextWindow:
 
     @property
     def _scale(self) -> float:
-        """What the provider counted for each token that we estimate."""
+        """The provider's count for each token that we estimate."""
         if self._counted is None:
             return 1.0
         messages, counted = self._counted
@@ -324,7 +324,7 @@ class Prefix(Generic[ValueT]):
         del self._messages[:], self._values[1:]
 
     def of(self, messages: Sequence[ChatMessage]) -> ValueT:
-        """What all messages add up to."""
+        """The sum of all messages."""
         known = min(len(self._messages), len(messages))
         while known and self._messages[known - 1] is not messages[known - 1]:
             known -= 1

@@ -106,7 +106,7 @@ class GitTools(Toolset):
         return f"{text}\n[cut: there is more; ask for one path]" if is_cut else text
 
     async def _filters(self) -> dict[str, str]:
-        """What turns off every filter of the repository: comparing a changed file would run it."""
+        """Settings that turn off all filters of the repository: comparing a changed file would run it."""
         finished = await self._git("config", "-z", "--name-only", "--get-regexp", _FILTERS, accepted=(0, 1))
         names = finished.output.split("\0")[:-1]
         return {name: "false" if name.endswith(".required") else "" for name in names}

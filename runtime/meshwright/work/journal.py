@@ -6,7 +6,7 @@ asyncio task of their own, as gather and TaskGroup make them, belong to a branch
 the second. A branch that is resumed is found by its first step, whatever the order in which they start.
 
 The hash is of the request of the run's code alone: what a model or a tool gave stands, whatever prompts and
-tools say now. Where the code asks for something else, the journal cannot be followed: the attempt ends, and
+tools say now. If the code asks for something else, the journal cannot be followed: the attempt ends, and
 the next one gets the answers of this one. A person decides before a step is repeated that may not be.
 """
 
@@ -83,7 +83,7 @@ class Journal:
 
     @property
     def suspended(self) -> Suspended | None:
-        """What unwinds the run, once all that is left of it is waiting."""
+        """The exception that unwinds the run, once it has only waits left."""
         return self._waits.suspended
 
     @property

@@ -1,4 +1,4 @@
-"""Where steps are: their paths, and the branches that asyncio tasks make."""
+"""Paths of steps, and the branches that asyncio tasks make."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class OpenStep:
         self.sent: dict[str, Any] | None = None
         """The messages sent to the model, for its record; a replay does without."""
         self.totals: dict[str, Any] = {}
-        """What the run had come to when a call of a model ended: its limits go by it."""
+        """The totals of the run when a call of a model ended: its limits go by them."""
         self.key = key
         self.request = request
         self.repeatable = repeatable
@@ -107,7 +107,7 @@ class OpenStep:
 
 
 class Scope:
-    """Where steps are numbered: the run, the inside of a step, or a branch."""
+    """A scope in which steps are numbered: the run, the inside of a step, or a branch."""
 
     __slots__ = ("claimed", "prefix", "step", "steps", "task", "was_begun")
 
@@ -131,7 +131,7 @@ class Scope:
 
 
 _SCOPE: ContextVar[tuple[Paths, Scope] | None] = ContextVar("_SCOPE", default=None)
-"""Where the code is. An asyncio task begins where it was made."""
+"""The scope of the code. An asyncio task begins in that of its maker."""
 
 
 class Paths:

@@ -15,7 +15,7 @@ from meshwright.kernel.envelope import ActorRef
 
 
 class StepKey(Struct):
-    """What a step is found by: its path, its kind and a hash of its request. `number` is for people."""
+    """The key of a step: its path, its kind and a hash of its request. `number` is for people."""
 
     path: str
     number: int
@@ -76,7 +76,7 @@ DEFAULT_TENANT = Caller().tenant_id
 
 
 class TaskKey(NamedTuple):
-    """What names a task: ids are unique within a tenant, so that tenants never learn of one another's."""
+    """The key of a task: ids are unique within a tenant, so that tenants never learn of one another's."""
 
     tenant_id: str
     task_id: str
@@ -169,7 +169,7 @@ class Work(Grant):
 
     @property
     def steps(self) -> str:
-        """What names the attempt's steps: the stream of those that its first claim made."""
+        """The name of the attempt's steps: the stream of those that its first claim made."""
         return steps_stream(self.task_id, self.generation, self.attempt)
 
     @property
@@ -218,7 +218,7 @@ class Suspend(Waiting):
 
 
 class Answer(Struct):
-    """What a suspended run was waiting for, and who says so; the event of it has the `idempotency_key`."""
+    """The answer to a wait of a run, and who gave it; its event has the `idempotency_key`."""
 
     task_id: str
     key: str

@@ -102,7 +102,7 @@ class TaskRecord(Struct, frozen=False, dict=True, omit_defaults=True):
         return attempt if outcome.attempt == attempt.attempt else None
 
     def spent(self) -> dict[str, object]:
-        """What all attempts have cost; None if the cost of one is unknown."""
+        """The cost of all attempts; None if that of one is unknown."""
         if len(self.attempts) == 1:
             return {"usage": self.attempts[0].usage, "cost_usd": self.attempts[0].cost_usd}
         costs = [attempt.cost_usd for attempt in self.attempts]
@@ -120,7 +120,7 @@ class _Dispatched(Struct):
 
 
 class DispatchedTask(Struct):
-    """What of a task's record a worker reads that has claimed an attempt."""
+    """The fields of a task's record that a worker reads once it has claimed an attempt."""
 
     task_json: Raw = field(name="task", default=NO_TASK)
     attempts: list[_Dispatched] = field(default_factory=list)
@@ -246,7 +246,7 @@ class Entry(Struct, frozen=False, omit_defaults=True):
 
     @property
     def identity(self) -> tuple[str, int, int]:
-        """What tells this attempt from every other of the thread."""
+        """The key of this attempt within the thread."""
         return self.task_id, self.generation, self.attempt
 
     @property
@@ -255,7 +255,7 @@ class Entry(Struct, frozen=False, omit_defaults=True):
         return steps_stream(*self.identity)
 
     def wait(self, wait_id: str) -> Wait | None:
-        """What it waits for under that name, if it does."""
+        """The wait of that name, if there is one."""
         return next((wait for wait in self.waits if wait.wait_id == wait_id), None)
 
     @property
@@ -362,5 +362,5 @@ def last_ends(ends: list[Outcome]) -> list[Outcome]:
 
 
 def attempt_ended(outcome: Outcome) -> tuple[str, int, int]:
-    """What tells the attempt that ended from every other of its thread."""
+    """The key of the attempt that ended within its thread."""
     return outcome.task_id, outcome.generation, outcome.attempt

@@ -75,8 +75,8 @@ class AgentThread(Actor[ThreadState]):
     def enqueue_again(self, turn: Turn, dispatch: Dispatch) -> None:
         """Take a dispatch from a task that got no reply to the first: one of both may be lost.
 
-        An attempt that is not known here may have ended so long ago that it is forgotten. What it did is
-        in its journal.
+        An attempt that is not known here may have ended so long ago that it is forgotten. Its steps
+        are in its journal.
         """
         self._take(turn, Entry.of(dispatch, turn.now, redriven=True))
 
@@ -474,7 +474,7 @@ class _Thread(Struct):
 
 
 class _Address(Struct):
-    """What of a dispatch says where it goes; its thread checks the rest."""
+    """The fields of a dispatch that route it; its thread checks the rest."""
 
     agent_id: Identifier
     task: _Thread

@@ -1,4 +1,4 @@
-"""What a run waits for, and when all that is left of it is waiting."""
+"""Tracks the waits of a run; a run with only waits left gives up its slot."""
 
 from __future__ import annotations
 
