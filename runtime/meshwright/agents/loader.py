@@ -208,7 +208,7 @@ def _load(package: str, path: Path) -> ModuleType:
 
 def _in_a_line(error: BaseException) -> str:
     if isinstance(error, ValidationError):  # of a Capability, for example
-        faults = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         return f"{error.title}: {faults}"
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 

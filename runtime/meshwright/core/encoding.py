@@ -272,9 +272,9 @@ def _mended(value: Any, above: tuple[int, ...]) -> Any:
     if isinstance(value, Struct):
         value = msgspec.structs.asdict(value)
     if isinstance(value, Mapping):
-        return {_mended(str(key), ()): _mended(each, inside) for key, each in value.items()}
+        return {_mended(str(key), ()): _mended(item, inside) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_mended(each, inside) for each in value]
+        return [_mended(item, inside) for item in value]
     return _leaf(value)
 
 

@@ -7,8 +7,7 @@
     ├── NoAgentAvailable          no agent can do it: unknown capability, or all are offline
     ├── Forbidden                 the caller may not do what was asked
     ├── Conflict                  it contradicts what is stored
-    │   ├── IdempotencyConflict   a repeated key with another body
-    │   └── StaleFence            a commit by work that no longer owns its task
+    │   └── IdempotencyConflict   a repeated key with another body
     ├── ConfigError               a file or setting that cannot be used (file, line, what was expected)
     │   └── PromptError           ... a prompt file
     ├── Overloaded                as many tasks are open as may be
@@ -117,10 +116,6 @@ class Forbidden(MeshError):
 
 class IdempotencyConflict(Conflict):
     """The idempotency key was used before, with another body."""
-
-
-class _StaleFence(Conflict):
-    """Work that no longer owns its task tried to commit."""
 
 
 class ConfigError(MeshError):

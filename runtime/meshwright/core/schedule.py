@@ -60,7 +60,7 @@ class ScheduleSpec(BaseModel):
 
         With the time `now` also for one that would never be due from now on.
         """
-        if sum(each is not None for each in (self.cron, self.every_seconds, self.at)) != 1:
+        if sum(field is not None for field in (self.cron, self.every_seconds, self.at)) != 1:
             raise InvalidInput(
                 "A schedule has exactly one of cron, every_seconds and at",
                 remedy='Say one, as "cron": "0 7 * * 1-5"',

@@ -290,7 +290,7 @@ class BudgetAccount(Actor[Balance]):
 
     def _in_order(self) -> list[tuple[_Rank, Decimal, str]]:
         queue = self.state.queue
-        return sorted(((-each.priority, each.since, op), each.need, op) for op, each in queue.items())
+        return sorted(((-call.priority, call.since, op), call.need, op) for op, call in queue.items())
 
     def _ready(self) -> list[str]:
         """The calls of the queue that are to ask again: those in front that have room, and those that

@@ -175,9 +175,9 @@ class Accounted:
     ) -> ModelReply:
         """The reply with the tokens and cost of answers before it that were lost, where we know a price."""
         read = reply.usage.prompt_tokens
-        for each in lost_before:
-            usage = each.usage.model_copy(update={"prompt_tokens": each.usage.prompt_tokens or read})
-            lost = self._priced(each.model_copy(update={"usage": usage}), request)
+        for broken in lost_before:
+            usage = broken.usage.model_copy(update={"prompt_tokens": broken.usage.prompt_tokens or read})
+            lost = self._priced(broken.model_copy(update={"usage": usage}), request)
             if reply.cost_usd is None or lost.cost_usd is None:
                 continue
             is_estimated = "estimated" in (reply.cost_source, lost.cost_source)
@@ -217,7 +217,7 @@ class Accounted:
         lost: tuple[ModelReply, ...] = error.lost if isinstance(error, ModelError) else ()
         harmless = isinstance(error, ModelError | InvalidInput) and not isinstance(error, MAY_COST)
         is_known = (harmless or isinstance(error, ContentRefused)) and meter.streams <= len(lost)
-        is_counted = all(each.cost_source != "estimated" for each in lost)
+        is_counted = all(reply.cost_source != "estimated" for reply in lost)
         if lost and is_known and (is_counted or (harmless and not meter.bytes)):
             *before, last = lost
             reply = self._with_lost(self._priced(last, hold.request), hold.request, before)

@@ -128,7 +128,7 @@ class Allowances:
         """
         scope, of = _scope_of(whose)
         names = [_name_of(scope, of, tenant_id, window) for window in get_args(Window)]
-        removed = [Budget.model_validate(each) for each in await self._host.call(REF, "remove", names)]
+        removed = [Budget.model_validate(budget) for budget in await self._host.call(REF, "remove", names)]
         self._known_until = None
         if not removed:
             raise NotFound(

@@ -246,7 +246,7 @@ class Budgets:
                 accounts.setdefault(account.id, account_of(budget, account.key))
             elif account.inline:
                 accounts.setdefault(account.id, account)
-        return [each for each in accounts.values() if tenant_id is None or is_seen_by(each, tenant_id)]
+        return [own for own in accounts.values() if tenant_id is None or is_seen_by(own, tenant_id)]
 
     async def reserved(
         self, opened: Iterable[Account], tenant_id: str | None

@@ -130,7 +130,7 @@ def only_account(accounts: Iterable[Account], budget: str | None, key: str | Non
         )
     if len(found) > 1:
         raise InvalidInput(
-            f"Budget {budget!r} has {len(found)} accounts: {', '.join(each.key for each in found[:5])}",
+            f"Budget {budget!r} has {len(found)} accounts: {', '.join(account.key for account in found[:5])}",
             remedy="Say whose is meant: --of, in JSON key",
             field="key",
         )

@@ -128,7 +128,7 @@ class Presence:
         for agent_id, capability, success in await self._log.view(recent_outcomes):
             self._registry.record(agent_id, capability, success)
         await self._host.emit(
-            [self._event("agent.registered", each.agent_id, each) for each in self._registrations]
+            [self._event("agent.registered", own.agent_id, own) for own in self._registrations]
         )
         self._host.broadcast(self._event(_ROLL_CALL, "", {}))
         clock = self._host.clock
@@ -155,7 +155,7 @@ class Presence:
         changes = [*self._registry.refresh(), *await self._probes.probe_all()]
         if changes:
             await self._host.emit(
-                [self._event(each.event_type, each.agent_id, each.payload) for each in changes]
+                [self._event(change.event_type, change.agent_id, change.payload) for change in changes]
             )
 
     def _answer(self) -> None:

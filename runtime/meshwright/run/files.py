@@ -35,7 +35,7 @@ _EXAMPLE = 'Write {"url": "data:image/png;base64,..."}, or one with https, and "
 def files_of(payload: Mapping[str, Any]) -> list[Any]:
     """The entries of `payload.files`; none where that field means something else."""
     files = payload.get("files")
-    return files if isinstance(files, list) and any(isinstance(each, Mapping) for each in files) else []
+    return files if isinstance(files, list) and any(isinstance(file, Mapping) for file in files) else []
 
 
 def referred_in(payload: Mapping[str, Any]) -> list[str]:

@@ -19,8 +19,8 @@ from meshwright.run.prepared import summary_of
 from meshwright.settings import ApprovalRule
 from meshwright.tools.approval import ApprovalCall, Decision, may_need_approval, rule_for
 from meshwright.tools.tool import Tool
-from meshwright.work.people import Approval
-from meshwright.work.protocol import Wait, WaitKind
+from meshwright.work.people import WAITED_FOR, Approval
+from meshwright.work.protocol import Wait
 
 _APPROVED = "approved"  # the step that looks whether a tool was
 _TEXT = {"type": "string", "minLength": 1}
@@ -89,19 +89,9 @@ async def wait_event(
     )
 
 
-_WAITED_FOR: dict[WaitKind, str] = {
-    "person": "a person",
-    "task": "another task",
-    "timer": "a time",
-    "event": "an event",
-    "provider": "the provider of its model",
-    "money": "money",
-}
-
-
 def waits_for(wait: Wait) -> str:
     """Says as a clause for the conversation of a thread why a request is still open."""
-    return f"waits for {_WAITED_FOR[wait.kind]}{f': {wait.reason}' if wait.kind == 'person' else ''}"
+    return f"waits for {WAITED_FOR[wait.kind]}{f': {wait.reason}' if wait.kind == 'person' else ''}"
 
 
 class Approvals:

@@ -261,13 +261,13 @@ class Run:
 
         Raises AgentError for what is no Delegation, before any of them starts.
         """
-        for number, each in enumerate(delegations):
-            if not isinstance(each, Delegation):
+        for number, wanted in enumerate(delegations):
+            if not isinstance(wanted, Delegation):
                 raise AgentError(
-                    f"run.delegate_all got a {type(each).__name__} as its item {number}",
+                    f"run.delegate_all got a {type(wanted).__name__} as its item {number}",
                     remedy='Write Delegation("researcher-agent", "What is a turn?") for each',
                 )
-        work = [self._delegate(each) for each in delegations]
+        work = [self._delegate(wanted) for wanted in delegations]
         return await self.gather(*work, return_exceptions=return_exceptions)  # type: ignore[call-overload]
 
     async def _delegate(self, wanted: Delegation) -> Any:

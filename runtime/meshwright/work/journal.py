@@ -26,10 +26,9 @@ from meshwright.core.messages import Task
 from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.runtime import Runtime
 from meshwright.work.earlier import CutSteps, Earlier, read_steps
-from meshwright.work.paths import OpenStep, Paths, ProgressEvent, Scope, hash_of
+from meshwright.work.paths import OpenStep, Paths, ProgressEvent, Records, Scope, hash_of
 from meshwright.work.people import QUESTIONS, RESTART, Approval, Repetition, repeat_key
 from meshwright.work.protocol import StepKey, Wait, WaitKind, Work, answers_stream, claim_stream, steps_stream
-from meshwright.work.records import Records
 from meshwright.work.waits import Suspended, Waits
 
 _LETTING_GO_SECONDS = 1.0  # for branches that a run has left behind

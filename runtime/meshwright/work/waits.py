@@ -14,9 +14,8 @@ from meshwright.core.messages import Task
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.work.earlier import Earlier
-from meshwright.work.paths import OpenStep, Paths, Scope
+from meshwright.work.paths import OpenStep, Paths, Records, Scope
 from meshwright.work.protocol import Suspend, Wait, Waiting, Work
-from meshwright.work.records import Records
 
 logger = logging.getLogger("meshwright.work")
 
