@@ -255,8 +255,8 @@ class Journal:
         elif (kept := self._earlier.take_kept(key)) is not None:
             return self._keep(key, *kept)
         task = None if child is None else child(key.path)
-        wait = Wait(
-            wait_id=f"{self._work.steps}/{key.path}",
+        wait = self._wait_of(
+            key,
             kind=kind,
             reason=reason,
             subject=subject or {},
@@ -264,8 +264,6 @@ class Journal:
             binds=binds,
             may_answer=may_answer,
             child_task_id=None if task is None else task.task_id,
-            step=key,
-            since=self._host.clock.now(),
             due_at=due_at,
             expires_at=expires_at,
         )
@@ -289,17 +287,8 @@ class Journal:
             raise ValueError("a run is parked within a step")
         if opened.runs_once:
             raise ToolFailed("only a tool that is declared idempotent may wait for something")
-        wait = Wait(
-            wait_id=f"{self._work.steps}/{opened.key.path}",
-            kind=kind,
-            reason=reason,
-            subject=subject or {},
-            step=opened.key,
-            since=self._host.clock.now(),
-            due_at=due_at,
-            again=True,
-        )
-        await self._waits.wait(scope, wait)
+        known = {"kind": kind, "reason": reason, "subject": subject or {}, "due_at": due_at}
+        await self._waits.wait(scope, self._wait_of(opened.key, **known, again=True))
 
     async def confirm(self) -> None:
         """Return once every step so far is durable."""
@@ -390,14 +379,12 @@ class Journal:
         await self._waits.wait(opened.scope, self._question(asked, reason, subject, Repetition))
 
     def _question(self, key: StepKey, reason: str, subject: dict[str, Any], answer: type[Approval]) -> Wait:
-        return Wait(
-            wait_id=f"{self._work.steps}/{key.path}",
-            reason=reason,
-            subject=subject,
-            answer_schema=answer.model_json_schema(),
-            step=key,
-            since=self._host.clock.now(),
-        )
+        schema = answer.model_json_schema()
+        return self._wait_of(key, reason=reason, subject=subject, answer_schema=schema)
+
+    def _wait_of(self, key: StepKey, **fields: Any) -> Wait:
+        wait_id = f"{self._work.steps}/{key.path}"
+        return Wait(wait_id=wait_id, step=key, since=self._host.clock.now(), **fields)
 
 
 def _result_of(key: StepKey, answer: Mapping[str, Any]) -> Any:
