@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from meshwright.mesh import Mesh
     from meshwright.models.named import ModelSettings, open_model, with_fallbacks
     from meshwright.run import Run
-    from meshwright.run.delegation import Delegation
+    from meshwright.run.context import Delegation
     from meshwright.settings import Settings, load_settings
     from meshwright.tools.tool import ToolContext, tool
     from meshwright.tools.toolset import Toolset
@@ -44,7 +44,7 @@ HOMES = {
     "Check": "component",
     "Client": "client",
     "Component": "component",
-    "Delegation": "run.delegation",
+    "Delegation": "run.context",
     "Event": "core.messages",
     "File": "core.files",
     "LimitReached": "core.errors",

@@ -16,7 +16,7 @@ from meshwright import Agent, Capability, File, Run, TaskRequest
 from meshwright.context.plan import CompressRequest
 from meshwright.core.access import Role
 from meshwright.core.encoding import encode
-from meshwright.core.errors import MeshError, NotFound, StoreUnavailable
+from meshwright.core.errors import Forbidden, MeshError, NotFound, StoreUnavailable
 from meshwright.core.messages import Caller, Event
 from meshwright.core.schedule import ScheduleSpec
 from meshwright.events.audit import RECORDED
@@ -25,7 +25,7 @@ from meshwright.events.tasks import TaskSubject
 from meshwright.identity.administration import Administration
 from meshwright.identity.operations import Feed, Operations
 from meshwright.identity.rules import RULES, check_answer
-from meshwright.ledger.keys import Forbidden, Unauthenticated
+from meshwright.ledger.keys import Unauthenticated
 from meshwright.mesh import Mesh
 from meshwright.services.agent_config.component import AgentConfigComponent
 from meshwright.services.agent_config.configs import AgentConfigs

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from meshwright.core.errors import ConfigError, StoreFailed, StoreUnavailable
-from meshwright.events.activity import activity_of
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.kernel.envelope import Message
 from meshwright.kernel.runtime import Runtime
+from meshwright.ledger.activity import activity_of
 from meshwright.sql import postgres
 from meshwright.sql.postgres import PostgresDatabase
 from meshwright.stores.postgres import PostgresStore, store

@@ -181,12 +181,6 @@ async def test_a_chain_that_was_made_again_does_not_agree_with_the_heads(logs: L
     assert fault.startswith("Row 1, or one up to 20, was altered, and the hashes made to fit")
 
 
-async def test_a_chain_that_is_said_to_begin_later_does_not_agree_with_the_heads(logs: Logs) -> None:
-    await logs.write(ROWS)
-    logs.change("UPDATE event_log SET chained_from = 18", "UPDATE events SET link = NULL WHERE seq < 18")
-    assert logs.verify().faults[0].startswith("The log says that its chain begins with row 18")
-
-
 async def test_a_head_that_was_exchanged_or_signed_by_another_is_named(logs: Logs, tmp_path: Path) -> None:
     await logs.write(20, 20)
     lines = (logs.folder / FILE_NAME).read_text().splitlines()
@@ -241,18 +235,6 @@ async def test_rows_deleted_as_if_by_age_are_found(logs: Logs) -> None:
         "DELETE FROM events WHERE seq < 2048",
     )
     assert logs.verify().faults == ["Rows up to 2,047 are missing, and no event says that age was the reason"]
-
-
-async def test_a_log_of_an_earlier_version_is_chained_from_where_it_was(logs: Logs) -> None:
-    await logs.write(10)
-    logs.change(
-        "UPDATE events SET link = NULL",
-        f"UPDATE event_log SET hash = {_blob(bytes(32), logs)}, chained_from = seq + 1",
-    )
-    (logs.folder / FILE_NAME).unlink()
-    await logs.write(5)
-    found = logs.verify()
-    assert (found.faults, found.unchained, found.first, found.rows) == ([], 10, 11, 5)
 
 
 async def test_rows_of_any_value_are_chained_as_they_are_stored(logs: Logs) -> None:

@@ -1,4 +1,4 @@
-"""Amounts of money: what is taken from outside, what is calculated, and what earlier versions wrote."""
+"""Amounts of money: from outside, calculated, and in stored records."""
 
 from decimal import Decimal
 from pathlib import Path
@@ -82,7 +82,7 @@ def test_a_price_list_with_floating_point_noise_can_be_used() -> None:
     assert is_amount(price.of(10**30, 0))
 
 
-def test_records_of_earlier_versions_can_be_read() -> None:
+def test_amounts_beyond_the_bounds_are_read_from_records() -> None:
     task = {"task_id": "t", "thread_id": "t", "deadline_at": NOW, "created_at": NOW}
     assert Task.model_validate({**task, "budget_usd": "0.00000000000000001"}).budget_usd == Decimal("1e-17")
     assert Task.model_validate({**task, "budget_usd": "2000000000"}).budget_usd == 2 * MAX_DOLLARS

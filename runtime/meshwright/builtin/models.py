@@ -9,8 +9,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from meshwright.agents.binding import start_warnings
 from meshwright.agents.loader import project_file
-from meshwright.agents.tags import start_warnings
 from meshwright.builtin.agents import agents_here, tell_task
 from meshwright.builtin.tasks import ORCHESTRATION
 from meshwright.component import Actors, Check, Component
@@ -24,7 +24,7 @@ from meshwright.core.messages import Event
 from meshwright.core.plugins import MODELS, installed
 from meshwright.events.projections import Projection
 from meshwright.events.status import DeploymentStatus
-from meshwright.events.waking import wake_waiting
+from meshwright.events.waits import wake_waiting
 from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.account import ACCOUNT, BudgetAccount
 from meshwright.ledger.accounting import Accounted, call_events

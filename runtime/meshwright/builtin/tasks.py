@@ -25,7 +25,7 @@ from meshwright.orchestration.registry import Registry
 from meshwright.orchestration.scoring import OutcomeProjection
 from meshwright.orchestration.tenants import Tenants
 from meshwright.roles import FRONT
-from meshwright.run.contents import Contents
+from meshwright.run.erasure import Contents
 from meshwright.work.conversation import CONVERSATION, Conversation
 from meshwright.work.protocol import DEFAULT_TENANT, ORCHESTRATOR
 

@@ -93,10 +93,6 @@ def _report(found: Verified) -> None:
         click.echo(
             f"{unsigned:,} rows behind row {found.signed_seq:,} are chained, and no head vouches for them yet"
         )
-    if found.unchained:
-        click.echo(
-            f"{found.unchained:,} rows of an earlier version, before row {found.first:,}, are not chained"
-        )
     if found.pruned_seq:
         click.echo(f"rows up to {found.pruned_seq:,} were deleted by age")
     if found.erased:

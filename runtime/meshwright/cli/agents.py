@@ -77,7 +77,7 @@ def check_code(target: Target) -> int:
     Loads the agents and starts none. Exit status 1 if there are such tasks: they go on with the new code
     where it asks for the same steps.
     """
-    from meshwright.agents.code import code_of
+    from meshwright.agents.binding import code_of
     from meshwright.agents.loader import load_agents, project_file
     from meshwright.settings import load_settings
 

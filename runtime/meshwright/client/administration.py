@@ -16,8 +16,7 @@ if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh han
     from meshwright.core.money import Budget, OnEmpty
     from meshwright.events.verify import Verified
     from meshwright.ledger.budgets import BudgetView
-    from meshwright.ledger.costs import By, Costs
-    from meshwright.ledger.estimate import TaskEstimate
+    from meshwright.ledger.costs import By, Costs, TaskEstimate
     from meshwright.ledger.keys import NewKey
     from meshwright.ledger.virtual_keys import Key
     from meshwright.services.agent_config.records import AgentConfig
@@ -103,7 +102,7 @@ class Administration:
 
     async def estimate(self, *, agent_id: str | None = None, capability: str | None = None) -> TaskEstimate:
         """What the last tasks of an agent or a capability have cost: median, 90 % and the most."""
-        from meshwright.ledger.estimate import TaskEstimate
+        from meshwright.ledger.costs import TaskEstimate
 
         params = {"agent_id": agent_id, "capability": capability}
         return await self._connection.get(TaskEstimate, "/costs/estimate", params=params)

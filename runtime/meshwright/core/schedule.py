@@ -52,7 +52,7 @@ class ScheduleSpec(BaseModel):
 
     @property
     def when(self) -> tuple[str | None, float | None, datetime | None, str]:
-        """What decides its due times: a change of it begins them again."""
+        """The fields that decide its due times: a change of it begins them again."""
         return self.cron, self.every_seconds, self.at, self.zone
 
     def checked(self, now: datetime | None = None) -> ScheduleSpec:
@@ -60,7 +60,7 @@ class ScheduleSpec(BaseModel):
 
         With the time `now` also for one that would never be due from now on.
         """
-        if sum(each is not None for each in (self.cron, self.every_seconds, self.at)) != 1:
+        if sum(field is not None for field in (self.cron, self.every_seconds, self.at)) != 1:
             raise InvalidInput(
                 "A schedule has exactly one of cron, every_seconds and at",
                 remedy='Say one, as "cron": "0 7 * * 1-5"',
@@ -189,7 +189,6 @@ def _check_cron(cron: str, zone: ZoneInfo) -> None:
 
 
 def _zone_of(name: str) -> ZoneInfo:
-    """A time zone by its name. Raises InvalidInput."""
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):  # not found; a path that leads out; a folder of zones

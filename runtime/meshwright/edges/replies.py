@@ -41,7 +41,7 @@ from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import FINAL, Mesh
 from meshwright.roles import FRONT
 from meshwright.work.protocol import TaskKey, tenant_scoped
-from meshwright.work.reading import read_task
+from meshwright.work.record import read_task
 
 __all__ = ["Address", "Courier", "LineSender", "Sender", "Undeliverable", "until_answered"]
 

@@ -10,10 +10,11 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from meshwright.core.access import ALL_ROLES, Role
+from meshwright.core.errors import Forbidden
 from meshwright.core.messages import Caller
 from meshwright.identity.oidc import OidcTokens
 from meshwright.identity.rules import ADMIN_REMEDY
-from meshwright.ledger.keys import PREFIX, Forbidden, Keys, Unauthenticated, keys_required
+from meshwright.ledger.keys import PREFIX, Keys, Unauthenticated, keys_required
 from meshwright.ledger.virtual_keys import EVERY_TENANT
 from meshwright.settings import ADMIN_PREFIX, Settings
 

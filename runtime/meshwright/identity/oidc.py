@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 from pydantic_core import from_json
 
 from meshwright.core.errors import ConfigError, HostError
-from meshwright.core.extras import install_command
 from meshwright.core.messages import ID_PATTERN, Caller
+from meshwright.core.plugins import install_command
 from meshwright.ledger.keys import Unauthenticated
 from meshwright.settings.access import OidcSettings
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from meshwright.core.access import Role, granted, in_order
-from meshwright.core.errors import MeshError
+from meshwright.core.capability import LLM_SERVICE
+from meshwright.core.errors import Forbidden, MeshError
 from meshwright.core.messages import Caller
-from meshwright.ledger.keys import LLM_SERVICE, Forbidden, Unauthenticated
+from meshwright.ledger.keys import Unauthenticated
 from meshwright.models.port import CallContext
 from meshwright.settings import TenantLimit
 from meshwright.work.people import is_decision

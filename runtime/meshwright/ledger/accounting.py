@@ -209,10 +209,10 @@ class Accounted(Wrapper):
         )
 
     def _lost(self, hold: Hold, meter: _StreamMeter, error: BaseException) -> _Lost:
-        """What a call that ended without a reply may have cost, and used.
+        """The likely cost and usage of a call that ended without a reply.
 
-        Answers that were held back say it, where the provider counted. What was streamed is counted; where
-        nothing was and the provider may have worked, it is the estimate of such calls, else the most.
+        Answers that were held back say it, where the provider counted. Streamed text is counted; without any,
+        if the provider may have worked, it is the estimate of such calls, else the most.
         """
         lost: tuple[ModelReply, ...] = error.lost if isinstance(error, ModelError) else ()
         harmless = isinstance(error, ModelError | InvalidInput) and not isinstance(error, MAY_COST)
@@ -303,17 +303,14 @@ class _StreamMeter:
 
     @property
     def bytes(self) -> int:
-        """What all attempts have written."""
         return sum(self._attempts)
 
     @property
     def streams(self) -> int:
-        """How many attempts have written something."""
         return sum(size > 0 for size in self._attempts)
 
     @property
     def on_delta(self) -> OnDelta | None:
-        """Takes the pieces, where somebody wants them."""
         return self._take if self._pass_on is not None else None
 
     def usage(self, request: ModelRequest) -> Usage:

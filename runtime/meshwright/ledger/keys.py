@@ -47,8 +47,6 @@ from meshwright.ledger.virtual_keys import (
 from meshwright.settings import Settings
 from meshwright.sql.database import Database
 
-LLM_SERVICE = "llm-service"
-"""Who offers models to callers from outside, and whose calls those are that show no key."""
 PREFIX = "sk-mesh-"
 _WRITTEN = re.compile(rf"{PREFIX}([0-9A-HJKMNP-TV-Z]{{26}})-[A-Za-z0-9_-]{{43}}")
 _SECRET_BYTES = 32
@@ -62,12 +60,6 @@ class Unauthenticated(MeshError):
     """A caller without a key where one is needed, or with one that does not count."""
 
     status = 401
-
-
-class Forbidden(MeshError):
-    """A caller who may not do what was asked."""
-
-    status = 403
 
 
 class NewKey(Key):

@@ -22,8 +22,8 @@ from pydantic_core import to_json
 from meshwright.core.clock import Clock
 from meshwright.core.encoding import Struct, write_struct
 from meshwright.core.errors import CacheUnavailable, ConfigError
-from meshwright.core.extras import install_command
 from meshwright.core.money import ZERO
+from meshwright.core.plugins import install_command
 from meshwright.models.config import names_in, read_text
 from meshwright.models.errors import ModelTimeout
 from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta

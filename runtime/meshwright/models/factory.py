@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from meshwright.core.capability import Capability
 from meshwright.core.errors import ConfigError
+from meshwright.core.limits import reserved_param
 from meshwright.core.money import Budget, is_amount
-from meshwright.core.params import reserved_param
 from meshwright.models.config import known_names
 from meshwright.models.named import CONNECTION, ModelSpec, checked
 

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from meshwright.core.errors import ConfigError, ModelError
-from meshwright.core.extras import install_command
+from meshwright.core.plugins import install_command
 from meshwright.models.errors import (
     ContentRefused,
     ContextTooLong,

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from meshwright.core.errors import ConfigError
-from meshwright.core.extras import install_command
+from meshwright.core.plugins import install_command
 from meshwright.models.config import LiteLLMConfig, missing_names
 from meshwright.models.errors import ModelRefused
 from meshwright.models.litellm import installed_release

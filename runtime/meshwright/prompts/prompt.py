@@ -16,7 +16,7 @@ from yaml.events import Event
 from yaml.nodes import MappingNode, Node, ScalarNode
 
 from meshwright.core.errors import PromptError, nearest
-from meshwright.core.params import reserved_param
+from meshwright.core.limits import reserved_param
 
 MAX_PROMPT_BYTES = 65_536
 RUN_VARIABLES = ("agent_name", "task", "context")

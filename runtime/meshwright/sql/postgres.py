@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from meshwright.core.errors import ConfigError, StoreFailed
-from meshwright.core.extras import install_command
+from meshwright.core.plugins import install_command
 from meshwright.sql.apart import ApartDatabase
 from meshwright.sql.database import Cursor, Job, Row, Session, Values
 from meshwright.sql.writer import WriterProcess

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from meshwright.agents.loader import PACKAGED, project_file
 from meshwright.core.errors import ConfigError, ServiceFailed, StoreFailed, StoreLocked
-from meshwright.core.extras import install_command
+from meshwright.core.plugins import install_command
 from meshwright.sql.folder import make_private, open_private
 
 LOOPBACK = "127.0.0.1"

@@ -80,7 +80,7 @@ class ApprovalCall:
         return len(json.dumps(self.arguments, ensure_ascii=False)) > _MAX_SHOWN_CHARS
 
     def subject(self, agent_id: str, rule: ApprovalRule) -> dict[str, Any]:
-        """What the question is about, as data, with all of its arguments."""
+        """The subject of the question, as data, with all of its arguments."""
         needs = {} if rule.count == 1 else {NEEDED: rule.count}
         return {
             "kind": APPROVAL,

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from pydantic import BaseModel
 from pydantic_core import from_json
 
-from meshwright.core.errors import Conflict, IdempotencyConflict, InvalidInput, NotFound
+from meshwright.core.errors import Conflict, Forbidden, IdempotencyConflict, InvalidInput, NotFound
 from meshwright.core.messages import Caller, TaskRequest
 from meshwright.core.schema import takes_approval
 from meshwright.edges.channels.chats import CHATS, Chat
@@ -29,11 +29,10 @@ from meshwright.edges.webhooks.gate import Gate, Proof
 from meshwright.events.filter import EventFilter
 from meshwright.events.inbox import Question
 from meshwright.identity.operations import Operations
-from meshwright.ledger.keys import Forbidden
 from meshwright.mesh import Mesh
 from meshwright.settings.channels import ChannelSettings
 from meshwright.work.protocol import TaskKey
-from meshwright.work.reading import read_task
+from meshwright.work.record import read_task
 
 _ANSWERED = "wait.ended"
 _APPROVE = frozenset({"approve", "approved", "yes", "ok", "okay"})

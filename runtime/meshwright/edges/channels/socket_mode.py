@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from meshwright.core.errors import ConfigError, MeshError
-from meshwright.core.extras import install_command
+from meshwright.core.plugins import install_command
 from meshwright.edges.channels.receiver import ChannelReceiver, ChatChannel
 
 if TYPE_CHECKING:

@@ -26,8 +26,8 @@ class Verification(BaseModel):
     """What a verification has found: rows `first` to `last` are unaltered, where there are no `faults`.
 
     `heads` counts the signed heads that vouch for rows, the last one for `signed_seq`; `key` has signed them.
-    Of the rows the payloads of `erased` were erased, on record. `unchained` rows of an earlier version come
-    before the chain, and those up to `pruned_seq` were deleted by age.
+    Of the rows the payloads of `erased` were erased, on record. Those up to
+    `pruned_seq` were deleted by age.
     """
 
     rows: int
@@ -36,7 +36,6 @@ class Verification(BaseModel):
     heads: int
     signed_seq: int
     erased: int
-    unchained: int
     pruned_seq: int
     key: str
     faults: list[str]

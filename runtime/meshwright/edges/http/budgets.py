@@ -13,7 +13,7 @@ from meshwright.core.money import Budget, Dollars, OnEmpty
 from meshwright.edges.http.routing import make_router, may, problems
 from meshwright.identity.administration import Administration
 from meshwright.ledger.budgets import BudgetView
-from meshwright.ledger.estimate import TaskEstimate
+from meshwright.ledger.costs import TaskEstimate
 
 router = make_router("costs")
 _NOT_OPERATOR = {403: "The caller is no operator, or no operator of all tenants."}

@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_core import to_json
 
+from meshwright.core.capability import LLM_SERVICE
 from meshwright.core.errors import InvalidInput, MeshError
+from meshwright.core.limits import reserved_param
 from meshwright.core.messages import Identifier, Usage, new_id
-from meshwright.core.params import reserved_param
 from meshwright.edges.http.routing import openai_error
-from meshwright.ledger.keys import LLM_SERVICE
 from meshwright.models.errors import ModelUnavailable
 from meshwright.models.port import (
     STREAM_RESTART,

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from meshwright.core.capability import LLM_SERVICE
 from meshwright.core.messages import Identifier
 from meshwright.edges.http.chat import params_of
-from meshwright.ledger.keys import LLM_SERVICE
 from meshwright.models.port import CallContext, ModelReply, ModelRequest
 
 _Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]

@@ -11,6 +11,7 @@ from fastapi import Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import ClientDisconnect
 
+from meshwright.core.capability import LLM_SERVICE
 from meshwright.core.errors import NotFound
 from meshwright.core.messages import Identifier
 from meshwright.edges.bodies import PROBLEM_TYPE, InvalidFields
@@ -42,7 +43,6 @@ from meshwright.edges.http.routing import (
 )
 from meshwright.edges.http.sessions import ServerSentEvents
 from meshwright.identity.operations import Operations
-from meshwright.ledger.keys import LLM_SERVICE
 from meshwright.mesh import Mesh
 from meshwright.models.errors import ModelTimeout, ModelUnavailable
 from meshwright.models.port import ModelReply, ModelRequest

@@ -22,6 +22,7 @@ from meshwright.core.access import Role
 from meshwright.core.encoding import encode
 from meshwright.core.errors import (
     Draining,
+    Forbidden,
     HostError,
     InvalidInput,
     MeshError,
@@ -36,7 +37,7 @@ from meshwright.core.tracing import parse
 from meshwright.edges.bodies import PROBLEM_TYPE, InvalidFields, Problem, check_size, problem_of, read_json
 from meshwright.identity.operations import Acting, Operations, record_refusal
 from meshwright.identity.rules import RULES, Rule
-from meshwright.ledger.keys import Forbidden, Unauthenticated
+from meshwright.ledger.keys import Unauthenticated
 from meshwright.mesh import Mesh
 from meshwright.models.errors import (
     BudgetExceeded,

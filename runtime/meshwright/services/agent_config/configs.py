@@ -15,12 +15,12 @@ from pydantic import BaseModel
 
 from meshwright.core import topics
 from meshwright.core.access import Role
+from meshwright.core.capability import LLM_SERVICE
 from meshwright.core.errors import ConfigError, HostError, InvalidInput, NotFound
 from meshwright.core.messages import Caller, Event
 from meshwright.identity.rules import Rule
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
-from meshwright.ledger.keys import LLM_SERVICE
 from meshwright.mesh import Mesh
 from meshwright.models.errors import ModelUnavailable, Unauthorized
 from meshwright.models.named import AgentModel

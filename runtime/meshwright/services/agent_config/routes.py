@@ -7,11 +7,11 @@ from typing import Annotated
 from fastapi import Depends, Path, Request, Response
 from starlette.types import Scope
 
+from meshwright.core.errors import Forbidden
 from meshwright.core.http_limits import PEER_UID
 from meshwright.core.messages import ID_PATTERN, Caller
 from meshwright.edges.http.app import is_local
 from meshwright.edges.http.routing import MeshDep, by_rule, make_router, problems
-from meshwright.ledger.keys import Forbidden
 from meshwright.services.agent_config.component import AgentConfigComponent
 from meshwright.services.agent_config.configs import CHANGE, READ_KEY, SEE, AgentConfigs
 from meshwright.services.agent_config.records import (

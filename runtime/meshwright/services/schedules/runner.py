@@ -28,7 +28,7 @@ from meshwright.services.schedules.actor import (
     ScheduleKey,
     ScheduleState,
 )
-from meshwright.work.reading import read_task
+from meshwright.work.record import read_task
 
 _logger = logging.getLogger("meshwright.schedules")
 _AGENT_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds: after a start, agents elsewhere are not known yet

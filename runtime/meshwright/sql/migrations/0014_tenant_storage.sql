@@ -1,4 +1,4 @@
--- What the events of each tenant take in the full blocks of the log, in bytes: see meshwright/events/storage.py.
+-- What the events of each tenant take in the full blocks of the log, in bytes: see meshwright/events/table.py.
 CREATE TABLE tenant_storage (tenant_id TEXT PRIMARY KEY, bytes BIGINT NOT NULL);
 INSERT INTO tenant_storage
     SELECT tenant_id, sum(length(payload) + 256) FROM events

@@ -1,4 +1,4 @@
-"""What happened in a tenant since a time: tasks that ended, what waits for people, and what it cost."""
+"""The activity in a tenant since a time: tasks that ended, open questions to people, and costs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OPEN = "SELECT count(*) FROM tasks WHERE tenant_id = ? AND completed_at IS NULL
 
 
 class Activity(Plain):
-    """What happened in a tenant since a time. Of each list there are 20 entries at most, the last ones.
+    """The activity in a tenant since a time. Of each list there are 20 entries at most, the last ones.
 
     `ended` counts tasks by agent and outcome; `failed` has those that failed or timed out; `open` counts
     those without an outcome, `dead_letters` those that no agent could do, up to 1,000. `waiting` is what
@@ -42,7 +42,7 @@ class Activity(Plain):
 
 
 async def activity_of(log: EventLog, tenant_id: str, since: datetime, until: datetime) -> Activity:
-    """What happened in a tenant from one time to another, which is now."""
+    """The activity in a tenant from one time to another, which is now."""
     ended, count = await log.view_apart(_counts, tenant_id, seconds(since))
     pages = [
         await log.tasks(tenant_id=tenant_id, status=status, limit=_MAX_LISTED)
