@@ -22,11 +22,10 @@ from typing import IO, Any, Literal
 
 from meshwright.core.errors import StoreFailed, StoreLocked
 from meshwright.core.messages import new_id
-from meshwright.sql.apart import ApartDatabase
 from meshwright.sql.database import Cursor, Job, Row, Session, Values
 from meshwright.sql.folder import make_private, open_private
 from meshwright.sql.mark import Marker, refusal
-from meshwright.sql.writer import WriterProcess
+from meshwright.sql.writer import ApartDatabase, WriterProcess
 
 Durability = Literal["full", "normal", "off"]
 FILE_NAME = "mesh.db"
@@ -211,12 +210,14 @@ class SqliteDatabase(ApartDatabase):
         return not any(job.function is _compact for job in jobs)
 
     def _writer_ended(self, process: WriterProcess, jobs: Sequence[Job]) -> None:
-        self._ended = process
         if jobs:
+            self._ended = process
             self._write(jobs)
+        elif self._thread is not None:
+            self._thread.submit(process.kill)
 
     def _write_group(self, session: Session, jobs: Sequence[Job]) -> Sequence[Any]:
-        """Write a group in the thread; the first one after a process has ended may be that process's last."""
+        """Write a group in the thread; it may be the last one of a process that has ended."""
         ended, self._ended = self._ended, None
         if ended is not None:
             session.close()
