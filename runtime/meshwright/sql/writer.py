@@ -249,7 +249,16 @@ def _packed(job: Job) -> Job:
 
 def guarded_apart(session: Session, call: bytes) -> bytes:
     """`guarded` for a call that is more than plain data."""
-    return pickle.dumps(guarded(session, *pickle.loads(call)))  # noqa: S301 our own process
+    result, problem = guarded(session, *pickle.loads(call))  # noqa: S301 our own process
+    return pickle.dumps((result, None)) if problem is None else pickle.dumps((None, _sendable(problem)))
+
+
+def _sendable(error: Exception) -> Exception:
+    """An error that the other process can read: a class may refuse what its instances are pickled as."""
+    try:
+        return pickle.loads(pickle.dumps(error))  # noqa: S301 just pickled
+    except Exception:  # noqa: BLE001 whatever the class raises
+        return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def main(calls: int, answers: int) -> None:
@@ -284,7 +293,7 @@ def _answer(session: Session, data: bytes) -> bytes:
         [results] = session.write_group([(_write_noted, (group_id, calls))])
         return marshal.dumps((results, None), _FORMAT)
     except Exception as error:  # noqa: BLE001 passed on: nothing of the group is durable
-        return marshal.dumps(((), pickle.dumps(error)))
+        return marshal.dumps(((), pickle.dumps(_sendable(error))))
 
 
 def _write_noted(session: Session, group_id: bytes, calls: Iterable[Any]) -> list[Any]:
