@@ -19,9 +19,9 @@ from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
 from meshwright.runtimes import StoreDeps, sqlite_runtime
 from meshwright.settings import Settings
-from meshwright.sql.apart import ApartDatabase
 from meshwright.sql.database import Database, Session
 from meshwright.sql.sqlite import SqliteSession
+from meshwright.sql.writer import ApartDatabase
 
 MAX_OPEN_TASKS = 1_000_000  # more than any benchmark has
 

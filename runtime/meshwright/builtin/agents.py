@@ -29,7 +29,7 @@ from meshwright.run import Runner, Services
 from meshwright.run.parking import Parking
 from meshwright.settings import Settings
 from meshwright.settings.loading import FILE_NAME
-from meshwright.stack.machine import LOCK_NAME
+from meshwright.sql.folder import LOCK_NAME
 from meshwright.tools.limited import Overrun
 from meshwright.tools.toolset import ToolSettings
 from meshwright.work import AgentThread, Worker
