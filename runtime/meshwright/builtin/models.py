@@ -43,7 +43,7 @@ from meshwright.models.port import Adapter, Model, ModelRequest, ModelWindow
 from meshwright.models.prices import Prices, prices_of
 from meshwright.models.retry import MAX_WAIT_SECONDS, Retrying
 from meshwright.models.select import adapter_for, choose_model, with_named_models
-from meshwright.services.agent_config.component import AgentConfigComponent
+from meshwright.services.agent_config.component import AgentConfigs
 
 _logger = logging.getLogger("meshwright.models")
 
@@ -114,7 +114,7 @@ class ModelsComponent(Component):
         self.circuits = Circuits()
         self.chosen = self._choose() if mesh.given_model is None else adapter_for(mesh.given_model)
         self._is_fixed = mesh.given_model is not None or settings.models.adapter == "offline"
-        self._configs = mesh.component(AgentConfigComponent).configs
+        self._configs = mesh.component(AgentConfigs)
         mesh.groups = None if (groups := self.chosen.groups()) is None else tuple(sorted(groups))
         mesh.model = self._chain(path)
         mesh.window_of = self._window_of
