@@ -1,9 +1,9 @@
-"""Replies: the outcome of a task goes back to where the task came from, at least once, through a crash.
+"""Replies: the outcome of a task goes back to the source of the task, at least once, through a crash.
 
 An edge registers a `Sender` for its scheme, and asks the courier to send the outcome of a task to an address.
-The courier reads outcomes from the event log, behind the last one that a sender has dealt with. So none is
+The courier reads outcomes from the event log, behind the last one that a sender has finished. So none is
 lost while the receiver is away or the process is down, and none waits in memory. An outcome that cannot be
-sent now is kept with its address, and sent again with growing pauses. After a crash some arrive twice.
+sent now is stored with its address, and sent again with growing pauses. After a crash some arrive twice.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from meshwright.work.reading import read_task
 __all__ = ["Address", "Courier", "LineSender", "Sender", "Undeliverable", "until_answered"]
 
 _logger = logging.getLogger("meshwright.edges.replies")
-_MAX_AGE = timedelta(days=1)  # of an outcome that is still sent
+_MAX_AGE = timedelta(days=1)  # of an outcome that may still be sent
 _MAX_PENDING = 64  # outcomes on their way to their receivers
 _SLOW_SECONDS = 2.0  # that an outcome on its way holds up those behind it
 _FIRST_RETRY_SECONDS = 1.0
@@ -79,7 +79,7 @@ class Sender(Protocol):
     async def send(self, address: Address, document: bytes) -> None:
         """Returns when the receiver has an outcome, as JSON.
 
-        Raises Undeliverable where it will never take it. Any other error is a reason to try again later; one
+        Raises Undeliverable if it will never take it. Any other error is a reason to retry later; a sender
         that waits for its receiver instead holds up the outcomes behind it, and loses none.
         """
         ...
@@ -87,7 +87,7 @@ class Sender(Protocol):
 
 @runtime_checkable
 class LineSender(Sender, Protocol):
-    """Sends other events of its tasks too, and of those they delegated; what is in one line is in order."""
+    """Sends other events of its tasks too, and of tasks that they delegate, in order within each line."""
 
     def wants(self, event: Event) -> bool:
         """Whether an event is one of those."""
@@ -103,7 +103,7 @@ class LineSender(Sender, Protocol):
 
 
 class Courier(Component):
-    """Sends the outcomes of tasks to where they were asked for, over the schemes that edges register."""
+    """Sends the outcomes of tasks to the addresses that asked for them, over the schemes of the edges."""
 
     name = "replies"
 
@@ -112,10 +112,10 @@ class Courier(Component):
         self._lanes: dict[str, _SenderLane] = {}
 
     def register(self, sender: Sender, *, everywhere: bool = False) -> None:
-        """Take a sender, before the mesh starts.
+        """Add a sender, before the mesh starts.
 
         Of several processes on one database one sends, and another takes over when it is gone. A sender that
-        is connected in one of them alone is at work `everywhere`, and waits for its connection.
+        only one of them connects works `everywhere`, and waits for its connection.
         """
         self._lanes[sender.scheme] = _SenderLane(self.mesh, sender, everywhere=everywhere)
 
@@ -130,8 +130,8 @@ class Courier(Component):
     ) -> None:
         """Have the outcome of a task sent to an address too; durable when this returns.
 
-        A task that has ended already may have been dealt with: look at its outcome after this, or say that
-        it `may_have_ended`; then its outcome is sent all the same.
+        The outcome of a task that ended before may be sent already: read it after this, or say that the task
+        `may_have_ended`; then its outcome is sent to this address all the same.
         """
         lane = self._lanes[scheme]
         await self.mesh.host.call(lane.replies(task), "ask", _plain(address))
@@ -143,12 +143,12 @@ class Courier(Component):
         return await self._lanes[scheme].asked(task)
 
     async def start(self) -> None:
-        """Go on where each sender has come to; the first time, behind all that has ended before."""
+        """Go on at the position of each sender; the first time, behind all earlier outcomes."""
         for lane in self._lanes.values():
             await lane.start()
 
     async def stop(self) -> None:
-        """Send no more, and note how far each sender has come. Idempotent."""
+        """Send no more, and store the position of each sender. Idempotent."""
         for lane in self._lanes.values():
             await lane.stop()
 
@@ -233,19 +233,18 @@ class _SenderLane:
         try:
             if self._sending:
                 await self._mesh.host.call(self.here, "reach", Position(seq=self._position))
-        except HostError:  # it says itself why it ended; some outcomes arrive twice then
-            _logger.info("how far %s replies have come is not stored", self._sender.scheme)
+        except HostError:  # the host reports its end itself; some outcomes arrive twice then
+            _logger.info("The position of %s replies is not stored", self._sender.scheme)
 
     async def asked(self, task: TaskKey) -> list[Address]:
         known = await until_answered(partial(self._mesh.host.read, self.replies(task)))
         return [*map(self._sender.typed, known.replies)] if isinstance(known, ReplyAddresses) else []
 
     async def catch_up(self, task: TaskKey, address: Address) -> None:
-        """Send the outcome of a task that has been dealt with to an address that came after it."""
+        """Send the outcome of a task that ended before the address was known."""
         ended = await self._end_of(task)
         if ended is not None and ((ended.seq or 0) <= self._followed or not self._sending):
-            now, seq = self._mesh.host.clock.now(), ended.seq or 0
-            late = FailedReply(seq=seq, **task._asdict(), address=_plain(address), failures=0, retry_at=now)
+            late = self._unsent(ended, task, address)
             await self._postpone(late)
             if self._sending:
                 self._retry_later(late)
@@ -274,7 +273,7 @@ class _SenderLane:
             try:
                 return await work()
             except Exception:  # whatever it is, the outcomes behind it must still be sent
-                _logger.exception("sending %s replies failed, and starts again", self._sender.scheme)
+                _logger.exception("Sending %s replies failed, restarting", self._sender.scheme)
                 await asyncio.sleep(backoff.next())
 
     async def _call(self, method: str, message: BaseModel) -> Any:
@@ -324,7 +323,7 @@ class _SenderLane:
         return "" if self._ordered is None else self._ordered.line(self._sender.typed(address))
 
     async def _confirm(self) -> None:
-        """Wait for each delivery, in order, and note how far they are."""
+        """Wait for the deliveries in order, and store the position."""
         loop = asyncio.get_running_loop()
         saved_at = 0.0
         while True:
@@ -348,8 +347,7 @@ class _SenderLane:
                     self._lines.leave(line, seq)
                 return
         # It is still on its way, or an earlier one of its line waits for another try.
-        now = self._mesh.host.clock.now()
-        late = FailedReply(seq=seq, **task._asdict(), address=_plain(address), failures=0, retry_at=now)
+        late = self._unsent(event, task, address)
         await self._postpone(late)
         self._retry_later(late, attempt)
 
@@ -359,7 +357,7 @@ class _SenderLane:
         line = self._line(reply.address)
         if self._ordered is not None:
             self._lines.join(line, reply.seq, waits=True)
-        work = self._keep_on(partial(self._retry, reply)) if attempt is None else self._end(attempt, reply)
+        work = self._keep_on(partial(self._retry, reply, attempt))
         retry = self._retries[reply.key] = self._begin(work)
 
         def ended(_: asyncio.Task[None]) -> None:
@@ -368,23 +366,19 @@ class _SenderLane:
 
         retry.add_done_callback(ended)
 
-    async def _end(self, attempt: asyncio.Task[FailedReply | None], reply: FailedReply) -> None:
-        """Wait for an attempt that takes long; where it fails, try again."""
-        if (failed := await attempt) is not None:
-            await self._keep_on(partial(self._retry, failed))
+    async def _retry(self, reply: FailedReply, attempt: asyncio.Task[FailedReply | None] | None) -> None:
+        """Send a reply whenever it is due, until it has arrived or is dropped; an `attempt` is on its way."""
+        failed: FailedReply | None = reply
+        if attempt is None:
+            await self._lines.comes_first(self._line(reply.address), reply.seq, patient=True)
         else:
-            await self._call("settle", reply)
-
-    async def _retry(self, reply: FailedReply) -> None:
-        """Send what failed before, when it is due, until it has arrived or is dropped."""
+            failed = await attempt
         task = TaskKey(reply.tenant_id, reply.task_id)
         wanted = EventFilter(topic=TASK_PROGRESS, after_seq=reply.seq - 1, before_seq=reply.seq + 1)
-        failed: FailedReply | None = reply
-        await self._lines.comes_first(self._line(reply.address), reply.seq, patient=True)
         while failed is not None:
             pause = failed.retry_at - self._mesh.host.clock.now()
             await asyncio.sleep(max(0.0, pause.total_seconds()))
-            if reply.seq > await self._mesh.log.last_seq():  # another process knows more of the log
+            if reply.seq > await self._mesh.log.last_seq():  # another process has read more of the log
                 await asyncio.sleep(_LOG_SECONDS)
                 continue
             events = await until_answered(partial(self._mesh.log.query, wanted))
@@ -398,7 +392,7 @@ class _SenderLane:
     async def _send(
         self, event: Event, task: TaskKey, address: Address, failures: int = 0
     ) -> FailedReply | None:
-        """Send an outcome. Returns what is stored for another try where that fails."""
+        """Send an outcome. If that fails, returns the reply that is stored for another try."""
         try:
             if self._ordered is not None and event.event_type not in FINAL:
                 await self._ordered.tell(address, event)
@@ -407,17 +401,10 @@ class _SenderLane:
         except Undeliverable as error:
             self._drop(task, str(error))
         except Exception as error:  # noqa: BLE001 a sender's errors are its own: any is a reason to try again
-            _logger.info("a reply of task %s cannot be sent now: %s", task.task_id, error)
+            _logger.info("A reply of task %s cannot be sent now: %s", task.task_id, error)
             pause = Backoff(_FIRST_RETRY_SECONDS, _MAX_RETRY_SECONDS, failures=failures).next()
-            least = getattr(error, "retry_after_seconds", None) or 0.0  # what the receiver asks for
-            failed = FailedReply(
-                seq=event.seq or 0,
-                tenant_id=task.tenant_id,
-                task_id=task.task_id,
-                address=_plain(address),
-                failures=failures + 1,
-                retry_at=self._mesh.host.clock.now() + timedelta(seconds=max(pause, least)),
-            )
+            least = getattr(error, "retry_after_seconds", None) or 0.0  # the receiver's own demand
+            failed = self._unsent(event, task, address, failures + 1, max(pause, least))
             await self._postpone(failed)
             if not failures:
                 delayed = {"scheme": self._sender.scheme, "reason": str(error), "retry_at": failed.retry_at}
@@ -425,8 +412,15 @@ class _SenderLane:
             return failed
         return None
 
+    def _unsent(
+        self, event: Event, task: TaskKey, address: Address, failures: int = 0, pause: float = 0.0
+    ) -> FailedReply:
+        retry_at = self._mesh.host.clock.now() + timedelta(seconds=pause)
+        known = {"address": _plain(address), "failures": failures, "retry_at": retry_at}
+        return FailedReply(seq=event.seq or 0, **task._asdict(), **known)
+
     async def _postpone(self, failed: FailedReply) -> None:
-        """Keep a reply for another try, in place of the oldest where there are too many."""
+        """Store a reply for another try, in place of the oldest if there are too many."""
         dropped = await self._call("postpone", failed)
         if dropped is not None:
             if dropped.key in self._retries:
@@ -441,7 +435,7 @@ class _SenderLane:
 
 
 def _plain(address: Address) -> Address:
-    """An address without its scheme's type, as it is stored: all of its fields survive."""
+    """A stored address: without its scheme's type, with all of its fields."""
     return Address.model_validate(address.model_dump(mode="json"))
 
 

@@ -1,4 +1,4 @@
-"""What is stored of replies: the addresses of each task, and how far the sender of each scheme is."""
+"""Stored replies: the addresses of each task, and the position and open replies of each scheme's sender."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from meshwright.kernel.actor import Actor, Turn, turn
 
 _MAX_REPLIES = 8  # of one client that a task's outcome is sent to, the last
 MAX_CLIENTS = 32
-"""That a task's outcome is sent to."""
+"""Clients that a task's outcome is sent to."""
 _MAX_FAILED = 1000  # replies of one scheme that wait for another try; above that one is dropped
 
 
 class Address(Plain):
-    """Where an outcome goes: what its scheme needs, and the client that asked for it."""
+    """The destination of an outcome: the fields of its scheme, and the client that asked for it."""
 
     client: str = Caller().requested_by
 
 
 class ReplyAddresses(BaseModel):
-    """Where the outcome of a task goes."""
+    """The addresses that get the outcome of a task."""
 
     replies: list[Address] = Field(default_factory=list)
 
 
 class TaskReplies(Actor[ReplyAddresses]):
-    """Where the outcome of one task goes, for one scheme; its id is that of the task's actor."""
+    """The addresses of one task for one scheme; its id is that of the task's actor."""
 
     @turn
     def ask(self, turn: Turn, address: Address) -> None:
@@ -48,7 +48,7 @@ class TaskReplies(Actor[ReplyAddresses]):
 
 
 class Position(BaseModel):
-    """How far a sender is: it has dealt with all outcomes up to the event of this number."""
+    """The position of a sender: it has finished all outcomes up to the event of this number."""
 
     seq: int = 0
 
@@ -65,12 +65,12 @@ class FailedReply(Plain):
 
     @property
     def key(self) -> tuple[int, str]:
-        """What stays the same after another try."""
+        """Identifies the reply in all of its tries."""
         return self.seq, self.address.model_dump_json()
 
 
 class Progress(Position):
-    """How far a sender is, what it has to try again, and the incarnation that sends."""
+    """The position of a sender, the replies it has to retry, and the incarnation that sends."""
 
     failed: list[FailedReply] = Field(default_factory=list)
     owner: str = ""
@@ -78,36 +78,36 @@ class Progress(Position):
 
 
 class Ownership(Plain):
-    """The run of a process that is going to send, in place of one that is gone."""
+    """The incarnation that is to send, in place of one that is gone."""
 
     owner: str
     former: str
 
 
 class SenderProgress(Actor[Progress]):
-    """How far the sender of a scheme is; its id is the sender's scope."""
+    """The progress of the sender of a scheme; its id is the sender's scope."""
 
     @turn
     def reach(self, turn: Turn, position: Position) -> None:
-        """Note that all up to there is dealt with."""
+        """Store the position."""
         self.state.seq = position.seq
 
     @turn
     def begin(self, turn: Turn, position: Position) -> None:
-        """Start behind what has ended before there was a sender; only the first call counts."""
+        """Start behind the outcomes from before there was a sender; only the first call counts."""
         if not self.state.begun:
             self.state.begun, self.state.seq = True, position.seq
 
     @turn
     def own(self, turn: Turn, wanted: Ownership) -> bool:
-        """Whether that run sends now; where another was quicker it does not."""
+        """Make that incarnation the owner; False if another was quicker."""
         if self.state.owner == wanted.former:
             self.state.owner = wanted.owner
         return self.state.owner == wanted.owner
 
     @turn
     def postpone(self, turn: Turn, failed: FailedReply) -> FailedReply | None:
-        """Keep a reply for another try. Returns the one that is dropped for it, if there are too many."""
+        """Store a reply for another try. Returns the one that is dropped for it, if there are too many."""
         kept = [*(reply for reply in self.state.failed if reply.key != failed.key), failed]
         dropped = None
         if len(kept) > _MAX_FAILED:  # of the tenant that has the most: no other loses one for it
