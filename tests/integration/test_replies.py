@@ -13,10 +13,10 @@ import pytest
 
 from meshwright import Agent, Capability, Mesh, Run, TaskRequest, build_mesh, load_settings
 from meshwright.core.errors import TooLarge
+from meshwright.edges import reply_table
 from meshwright.edges.replies import Address, Courier, Undeliverable
-from meshwright.edges.reply_actors import MAX_CLIENTS, Progress
+from meshwright.edges.reply_table import MAX_CLIENTS, SenderKey
 from meshwright.events.filter import EventFilter
-from meshwright.kernel.envelope import ActorRef
 from meshwright.work.protocol import TaskKey
 from tests.support.mqtt_broker import payloads_of
 
@@ -74,10 +74,7 @@ class MailSender:
 async def mailing(folder: Path, sender: MailSender, **given: Any) -> AsyncIterator[Mesh]:
     settings = load_settings(folder, model="offline", durability="normal", **given)
     mesh = build_mesh(settings, project=folder, agents=[Echo])
-    courier = mesh.component(Courier)
-    courier.register(sender)
-    for kind, *_ in courier.actors():  # a component registers before its mesh asks for actors
-        mesh.host.register(kind)
+    mesh.component(Courier).register(sender)
     async with mesh:
         yield mesh
 
@@ -164,9 +161,10 @@ async def settled(mesh: Mesh) -> None:
     ended = await mesh.log.query(EventFilter(event_type="task.succeeded", order="desc", limit=1))
     async with asyncio.timeout(60):
         while True:
-            state = await mesh.host.read(ActorRef("MailOutcomes", MailSender.scope))
-            assert isinstance(state, Progress)
-            if not state.failed and state.seq >= (ended[0].seq or 0):
+            key = SenderKey(MailSender.scheme, MailSender.scope)
+            progress = await mesh.database.read(reply_table.progress, key)
+            unsent = await mesh.database.read(reply_table.unsent, key)
+            if progress is not None and not unsent and progress.seq >= (ended[0].seq or 0):
                 return
             await asyncio.sleep(0.01)
 

@@ -10,37 +10,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
 from datetime import timedelta
 from functools import partial
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from pydantic import BaseModel
-
-from meshwright.component import Actors, Component
+from meshwright.component import Component
 from meshwright.core.clock import Backoff
 from meshwright.core.encoding import encode
 from meshwright.core.errors import HostError, MeshError, NotFound
 from meshwright.core.messages import ENDED, Event
 from meshwright.core.topics import TASK_PROGRESS
+from meshwright.edges import reply_table
 from meshwright.edges.lines import Lines
-from meshwright.edges.reply_actors import (
-    Address,
-    FailedReply,
-    Ownership,
-    Position,
-    Progress,
-    ReplyAddresses,
-    SenderProgress,
-    TaskReplies,
-)
+from meshwright.edges.reply_table import Address, Progress, SenderKey, UnsentReply
 from meshwright.events.filter import EventFilter
-from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import FINAL, Mesh
-from meshwright.roles import FRONT
-from meshwright.work.protocol import TaskKey, tenant_scoped
+from meshwright.work.protocol import TaskKey
 from meshwright.work.reading import read_task
 
 __all__ = ["Address", "Courier", "LineSender", "Sender", "Undeliverable", "until_answered"]
@@ -119,11 +108,9 @@ class Courier(Component):
         """
         self._lanes[sender.scheme] = _SenderLane(self.mesh, sender, everywhere=everywhere)
 
-    def actors(self) -> Iterable[Actors]:
-        """Its actors, two of each scheme."""
-        for lane in self._lanes.values():
-            yield Actors(ActorKind.of(TaskReplies, type=lane.replies_type), FRONT)
-            yield Actors(ActorKind.of(SenderProgress, type=lane.here.type), FRONT)
+    def migrations(self) -> Traversable:
+        """The tables of replies, beside the event log."""
+        return files("meshwright.edges") / "tables"
 
     async def ask(
         self, scheme: str, task: TaskKey, address: Address, *, may_have_ended: bool = False
@@ -133,10 +120,9 @@ class Courier(Component):
         The outcome of a task that ended before may be sent already: read it after this, or say that the task
         `may_have_ended`; then its outcome is sent to this address all the same.
         """
-        lane = self._lanes[scheme]
-        await self.mesh.host.call(lane.replies(task), "ask", _plain(address))
+        await self.mesh.database.write(reply_table.add_address, scheme, task, _plain(address))
         if may_have_ended:
-            await lane.catch_up(task, address)
+            await self._lanes[scheme].catch_up(task, address)
 
     async def asked(self, scheme: str, task: TaskKey) -> Sequence[Address]:
         """Returns the addresses that were asked for, of one task."""
@@ -160,8 +146,7 @@ class _SenderLane:
         self._mesh = mesh
         self._sender = sender
         self._everywhere = everywhere
-        self.replies_type = f"{sender.scheme.title()}Replies"
-        self.here = ActorRef(f"{sender.scheme.title()}Outcomes", sender.scope)
+        self._key = SenderKey(sender.scheme, sender.scope)
         self._position = 0
         self._followed = 0
         self._pending: asyncio.Queue[tuple[int, list[asyncio.Task[None]]]] = asyncio.Queue(_MAX_PENDING)
@@ -170,9 +155,6 @@ class _SenderLane:
         self._retries: dict[tuple[int, str], asyncio.Task[None]] = {}
         self._lines = Lines()
         self._ordered = sender if isinstance(sender, LineSender) else None
-
-    def replies(self, task: TaskKey) -> ActorRef:
-        return ActorRef(self.replies_type, tenant_scoped(*task))
 
     async def start(self) -> None:
         if self._everywhere:
@@ -188,33 +170,31 @@ class _SenderLane:
 
     async def _look(self) -> None:
         """Send while no other process does."""
-        state, own = await self._state(), self._mesh.host.incarnation
-        owns = state.owner == own
-        if not owns and (not state.owner or await self._mesh.host.has_expired(state.owner)):
-            owns = await self._call("own", Ownership(owner=own, former=state.owner))
+        progress, own = await self._progress(), self._mesh.host.incarnation
+        owns = progress.owner == own
+        if not owns and (not progress.owner or await self._mesh.host.has_expired(progress.owner)):
+            owns = await self._write(reply_table.own, own, progress.owner)
         if not owns:
             await self._close()
         elif not self._sending:
             await self._open()
         else:
-            for reply in state.failed:  # another process may have left one to this
-                if reply.key not in self._retries:
-                    self._retry_later(reply)
+            await self._retry_unsent()  # another process may have left one to this
 
-    async def _state(self) -> Progress:
-        state = await self._mesh.host.read(self.here)
-        if state is None:
-            await self._call("begin", Position(seq=await self._mesh.log.last_seq()))
-            state = await self._mesh.host.read(self.here)
-        assert isinstance(state, Progress)
-        return state
+    async def _progress(self) -> Progress:
+        found = await self._read(reply_table.progress, self._key)
+        return found or await self._write(reply_table.begin, await self._mesh.log.last_seq())
 
     async def _open(self) -> None:
-        state = await self._state()
-        self._position = self._followed = state.seq
-        for reply in state.failed:
-            self._retry_later(reply)
+        self._position = self._followed = (await self._progress()).seq
+        await self._retry_unsent()
         self._sending = [*map(self._begin, map(self._keep_on, (self._follow, self._confirm)))]
+
+    async def _retry_unsent(self) -> None:
+        under_way = {*self._retries}  # one of them may arrive while the rows are read
+        for reply in await self._read(reply_table.unsent, self._key):
+            if reply.key not in under_way and reply.key not in self._retries:
+                self._retry_later(reply)
 
     async def _close(self) -> None:
         """Leave the outcomes to the process that sends now."""
@@ -232,13 +212,12 @@ class _SenderLane:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
             if self._sending:
-                await self._mesh.host.call(self.here, "reach", Position(seq=self._position))
+                await self._mesh.database.write(reply_table.reach, self._key, self._position)
         except HostError:  # the host reports its end itself; some outcomes arrive twice then
             _logger.info("The position of %s replies is not stored", self._sender.scheme)
 
     async def asked(self, task: TaskKey) -> list[Address]:
-        known = await until_answered(partial(self._mesh.host.read, self.replies(task)))
-        return [*map(self._sender.typed, known.replies)] if isinstance(known, ReplyAddresses) else []
+        return [*map(self._sender.typed, await self._read(reply_table.addresses, self._key.scheme, task))]
 
     async def catch_up(self, task: TaskKey, address: Address) -> None:
         """Send the outcome of a task that ended before the address was known."""
@@ -276,8 +255,11 @@ class _SenderLane:
                 _logger.exception("Sending %s replies failed, restarting", self._sender.scheme)
                 await asyncio.sleep(backoff.next())
 
-    async def _call(self, method: str, message: BaseModel) -> Any:
-        return await until_answered(partial(self._mesh.host.call, self.here, method, message))
+    async def _read(self, function: Callable[..., _ResultT], *values: Any) -> _ResultT:
+        return await until_answered(partial(self._mesh.database.read, function, *values))
+
+    async def _write(self, function: Callable[..., _ResultT], value: Any, *values: Any) -> _ResultT:
+        return await until_answered(partial(self._mesh.database.write, function, self._key, value, *values))
 
     async def _follow(self) -> None:
         """Start the delivery of each outcome, in order."""
@@ -331,7 +313,7 @@ class _SenderLane:
             await asyncio.gather(*deliveries)
             self._position = seq
             if self._pending.empty() or loop.time() - saved_at >= _SAVE_SECONDS:
-                await self._call("reach", Position(seq=seq))
+                await self._write(reply_table.reach, seq)
                 saved_at = loop.time()
 
     async def _deliver(self, event: Event, task: TaskKey, address: Address) -> None:
@@ -352,7 +334,7 @@ class _SenderLane:
         self._retry_later(late, attempt)
 
     def _retry_later(
-        self, reply: FailedReply, attempt: asyncio.Task[FailedReply | None] | None = None
+        self, reply: UnsentReply, attempt: asyncio.Task[UnsentReply | None] | None = None
     ) -> None:
         line = self._line(reply.address)
         if self._ordered is not None:
@@ -366,9 +348,9 @@ class _SenderLane:
 
         retry.add_done_callback(ended)
 
-    async def _retry(self, reply: FailedReply, attempt: asyncio.Task[FailedReply | None] | None) -> None:
+    async def _retry(self, reply: UnsentReply, attempt: asyncio.Task[UnsentReply | None] | None) -> None:
         """Send a reply whenever it is due, until it has arrived or is dropped; an `attempt` is on its way."""
-        failed: FailedReply | None = reply
+        failed: UnsentReply | None = reply
         if attempt is None:
             await self._lines.comes_first(self._line(reply.address), reply.seq, patient=True)
         else:
@@ -387,11 +369,11 @@ class _SenderLane:
                 break
             address = self._sender.typed(reply.address)
             failed = await self._send(events[0], task, address, failed.failures)
-        await self._call("settle", reply)
+        await self._write(reply_table.settle, reply)
 
     async def _send(
         self, event: Event, task: TaskKey, address: Address, failures: int = 0
-    ) -> FailedReply | None:
+    ) -> UnsentReply | None:
         """Send an outcome. If that fails, returns the reply that is stored for another try."""
         try:
             if self._ordered is not None and event.event_type not in FINAL:
@@ -414,14 +396,14 @@ class _SenderLane:
 
     def _unsent(
         self, event: Event, task: TaskKey, address: Address, failures: int = 0, pause: float = 0.0
-    ) -> FailedReply:
+    ) -> UnsentReply:
         retry_at = self._mesh.host.clock.now() + timedelta(seconds=pause)
         known = {"address": _plain(address), "failures": failures, "retry_at": retry_at}
-        return FailedReply(seq=event.seq or 0, **task._asdict(), **known)
+        return UnsentReply(seq=event.seq or 0, **task._asdict(), **known)
 
-    async def _postpone(self, failed: FailedReply) -> None:
+    async def _postpone(self, failed: UnsentReply) -> None:
         """Store a reply for another try, in place of the oldest if there are too many."""
-        dropped = await self._call("postpone", failed)
+        dropped = await self._write(reply_table.postpone, failed)
         if dropped is not None:
             if dropped.key in self._retries:
                 self._retries[dropped.key].cancel()
