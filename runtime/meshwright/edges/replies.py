@@ -269,7 +269,7 @@ class _SenderLane:
             async for event in events:
                 if event.task_id is not None and self._is_wanted(event):
                     seq = self._followed = event.seq or 0
-                    await asyncio.sleep(0)  # so that views show the end first, where all is quiet
+                    await asyncio.sleep(0)  # so that views of an idle mesh show the end first
                     task = TaskKey(event.tenant_id, event.task_id)
                     addresses = [*self._sender.standing(task), *await self.asked(task)]
                     if event.event_type not in FINAL and not addresses:

@@ -55,7 +55,7 @@ _MAX_YEARS = timedelta(days=3_650)
 
 
 class Unauthenticated(MeshError):
-    """A caller without a key where one is needed, or with one that does not count."""
+    """A caller without the key that it needs, or with an invalid one."""
 
     status = 401
 
@@ -75,7 +75,7 @@ class NewKey(Key):
 class Keys:
     """The keys of a mesh, the same in each of its processes.
 
-    Every method raises HostError where the store cannot be asked. `list` and `open` need the event log: in a
+    Every method raises HostError if the store does not answer. `list` and `open` need the event log: in a
     process that has none (`has_log`) they raise NotFound.
     """
 
@@ -209,7 +209,7 @@ class Keys:
             aggregate_id=f"{KEY}/{key.key_id}",
             payload={"key_id": key.key_id, "agent_id": key.agent_id, **payload},
         )
-        with suppress(HostError):  # the key counts all the same where the log is away
+        with suppress(HostError):  # the key is valid even if the log is away
             self._host.emit([event])
 
     async def required(self) -> bool:

@@ -118,7 +118,7 @@ class VirtualKey(Actor[KeyState]):
 
     @turn
     def revoke(self, turn: Turn) -> Key:
-        """End, and stay known; one that has ended stays as it was. Raises NotFound where it was not made."""
+        """End, and stay known; one that has ended stays as it was. Raises NotFound if it was not made."""
         key = self._made()
         if key.revoked_at is None:
             key = self.state.key = key.model_copy(update={"revoked_at": turn.now})

@@ -117,7 +117,7 @@ async def delete_config(configs: _Configs, caller: _AdminDep, agent_id: _AgentId
 
 @router.get(
     "/api/agents/{agent_id}/llm",
-    summary="Get what it takes to call an agent's model",
+    summary="Get an agent's model with its address and key",
     response_description="With the key in plain text.",
     responses=problems({**_MISSING, 403: "The caller is no backend, or the connection is open to others."}),
 )

@@ -79,7 +79,7 @@ def find(session: Session, tenant_id: str, agent_id: str) -> AgentRow:
 
 
 def insert(session: Session, row: AgentRow, most: int) -> None:
-    """Add a row. Raises Conflict where there is one, Overloaded where the tenant has `most` already."""
+    """Add a row. Raises Conflict if the agent has one, Overloaded if the tenant has `most`."""
     counted = "SELECT COUNT(*), COALESCE(SUM(CASE WHEN agent_id = ? THEN 1 ELSE 0 END), 0) FROM agents"
     values = (row.agent_id, row.tenant_id)
     [count, same] = session.execute(f"{counted} WHERE tenant_id = ?", values).fetchone()
@@ -98,7 +98,7 @@ def insert(session: Session, row: AgentRow, most: int) -> None:
 
 
 def replace(session: Session, before: AgentRow, row: AgentRow) -> None:
-    """Write a row in place of what it was before. Raises Conflict where that has changed meanwhile."""
+    """Replace a row. Raises Conflict if it is no longer as it was `before`."""
     statement = f"DELETE FROM agents {_WHERE} AND COALESCE(updated_at, 0) = ?"  # noqa: S608 names in code
     values = (row.tenant_id, row.agent_id, before.updated_at or 0.0)
     if session.execute(statement, values).rowcount != 1:

@@ -297,7 +297,7 @@ class Schedule(Actor[ScheduleState]):
         self._arm(turn)
 
     def recover(self, turn: Turn) -> None:
-        """Submit what was not reported before the crash."""
+        """Submit the runs that were not reported before the crash."""
         self._signal(turn)
 
     def redrive(self, turn: Turn) -> None:

@@ -100,7 +100,7 @@ class DueTime(BaseModel):
 class Schedules(Component):
     """The schedules of a mesh. Each operation raises NotFound for a schedule that the tenant does not have.
 
-    It also raises what `SEE` or `CHANGE` raises for a caller who may not see or change schedules.
+    It raises the errors of `SEE` or `CHANGE` for a caller who may not see or change schedules.
     """
 
     name = "schedules"
