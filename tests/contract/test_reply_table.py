@@ -63,9 +63,9 @@ async def test_too_many_unsent_replies_drop_the_oldest_of_the_largest_tenant(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reply_table, "_MAX_UNSENT", 3)
-    for reply in (unsent(1, "other"), unsent(2), unsent(3), unsent(2, failures=1)):
+    for reply in (unsent(1, "a"), unsent(2), unsent(3), unsent(2, failures=1)):
         assert await database.write(reply_table.postpone, SENDER, reply) is None
     assert await database.write(reply_table.postpone, SENDER, unsent(4)) == unsent(2, failures=1)
-    assert await database.read(reply_table.unsent, SENDER) == [unsent(1, "other"), unsent(3), unsent(4)]
+    assert await database.read(reply_table.unsent, SENDER) == [unsent(1, "a"), unsent(3), unsent(4)]
     await database.write(reply_table.settle, SENDER, unsent(3, failures=5))
-    assert await database.read(reply_table.unsent, SENDER) == [unsent(1, "other"), unsent(4)]
+    assert await database.read(reply_table.unsent, SENDER) == [unsent(1, "a"), unsent(4)]
