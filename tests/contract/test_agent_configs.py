@@ -8,7 +8,7 @@ import pytest
 
 from meshwright.core.errors import Conflict, NotFound, Overloaded
 from meshwright.services.agent_config import migrations, table
-from meshwright.services.agent_config.records import AgentRow
+from meshwright.services.agent_config.table import AgentRow
 from meshwright.sql.database import Database
 from meshwright.sql.postgres import PostgresDatabase
 from meshwright.sql.sqlite import SqliteDatabase

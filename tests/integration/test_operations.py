@@ -27,8 +27,7 @@ from meshwright.identity.operations import Feed, Operations
 from meshwright.identity.rules import RULES, check_answer
 from meshwright.ledger.keys import Unauthenticated
 from meshwright.mesh import Mesh
-from meshwright.services.agent_config.component import AgentConfigComponent
-from meshwright.services.agent_config.configs import AgentConfigs
+from meshwright.services.agent_config.component import AgentConfigs
 from meshwright.services.agent_config.records import AgentConfigRequest, AgentConfigUpdate
 from meshwright.services.schedules.actor import ScheduleKey
 from meshwright.services.schedules.component import Schedules
@@ -391,7 +390,7 @@ async def test_each_role_uses_operations_of_components(meshed: MeshUnderTest, ki
     found = inspect.getmembers(kind, inspect.isfunction)
     takes = {name: inspect.signature(method).parameters for name, method in found if name[0] != "_"}
     assert {name for name, parameters in takes.items() if "caller" in parameters} == table.keys()
-    part = mesh.component(Schedules) if kind is Schedules else mesh.component(AgentConfigComponent).configs
+    part = mesh.component(kind)
     task = TaskRequest(agent_id="asker")
     values = {
         "key": ScheduleKey("acme", "none"),

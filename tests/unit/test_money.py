@@ -12,7 +12,6 @@ from meshwright import Agent, Capability, Run, load_settings
 from meshwright.core.errors import ConfigError
 from meshwright.core.messages import Outcome, Task
 from meshwright.core.money import MAX_DOLLARS, PICO, Budget, Price, fit, is_amount
-from meshwright.ledger.virtual_keys import KeyState
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
 from meshwright.models.prices import price_at
 from meshwright.testing import mesh_for
@@ -88,13 +87,6 @@ def test_amounts_beyond_the_bounds_are_read_from_records() -> None:
     assert Task.model_validate({**task, "budget_usd": "2000000000"}).budget_usd == 2 * MAX_DOLLARS
     end = {"task_id": "t", "agent_id": "a", "status": "failed", "success": False, "completed_at": NOW}
     assert Outcome.model_validate({**end, "cost_usd": "0.0000345000000000000005"}).cost_usd
-    budget = {"name": "key-k", "limit_usd": "1000000000000"}
-    key = KeyState.model_validate(
-        {"key": {"key_id": "k", "agent_id": "a", "budget": budget, "created_at": NOW}}
-    )
-    assert key.key is not None
-    assert key.key.budget is not None
-    assert key.key.budget.limit_usd == MAX_DOLLARS
 
 
 @pytest.mark.parametrize("cost", ["1e20000000", "1e-1000000", "-1", "NaN"])

@@ -17,7 +17,7 @@ from meshwright.edges.bus import PublishersComponent
 from meshwright.edges.channels.component import Channels
 from meshwright.edges.replies import Courier
 from meshwright.edges.webhooks.component import WebhooksComponent
-from meshwright.services.agent_config.component import AgentConfigComponent
+from meshwright.services.agent_config.component import AgentConfigs
 from meshwright.services.schedules.component import Schedules
 
 BUILTIN: tuple[type[Component], ...] = (
@@ -26,7 +26,7 @@ BUILTIN: tuple[type[Component], ...] = (
     PromptsComponent,
     LedgerComponent,
     KeysComponent,
-    AgentConfigComponent,
+    AgentConfigs,
     ModelsComponent,
     ContextComponent,
     AgentsComponent,

@@ -49,6 +49,7 @@ from meshwright.models.circuits import (
 from meshwright.models.overview import Deployments
 from meshwright.models.port import Adapter, Model, ModelRequest, ModelWindow
 from meshwright.models.prices import Prices, prices_of
+from meshwright.models.retry import MAX_WAIT_SECONDS, Retrying
 from meshwright.models.select import (
     PREFIX,
     Configured,
@@ -57,7 +58,7 @@ from meshwright.models.select import (
     choose_model,
     with_named_models,
 )
-from meshwright.services.agent_config.component import AgentConfigComponent
+from meshwright.services.agent_config.component import AgentConfigs
 
 _logger = logging.getLogger("meshwright.models")
 
@@ -91,7 +92,7 @@ class KeysComponent(Component):
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        mesh.keys = Keys(mesh.host, mesh.log, mesh.database, has_log=_has_log(mesh))
+        mesh.keys = Keys(mesh.host, mesh.log, has_log=_has_log(mesh))
 
     def projections(self) -> Iterable[Projection]:
         """The list of keys."""
@@ -107,11 +108,6 @@ class KeysComponent(Component):
         settings = self.mesh.settings.oidc
         assert settings.issuer is not None
         return await OidcTokens(settings.issuer, settings).check()
-
-    async def start(self) -> None:
-        """List the keys of an earlier version."""
-        if self.mesh.role.is_front:
-            await self.mesh.keys.start()
 
     def actors(self) -> Iterable[Actors]:
         """Each key, and whether callers need one."""
@@ -133,7 +129,7 @@ class ModelsComponent(Component):
         self.circuits = Circuits()
         self.chosen = self._choose() if mesh.given_model is None else adapter_for(mesh.given_model)
         self._is_fixed = mesh.given_model is not None or settings.models.adapter == "offline"
-        self._configs = mesh.component(AgentConfigComponent).configs
+        self._configs = mesh.component(AgentConfigs)
         mesh.groups = None if (groups := self.chosen.groups()) is None else tuple(sorted(groups))
         mesh.model = self._chain(path)
         mesh.window_of = self._window_of
