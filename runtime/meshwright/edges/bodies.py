@@ -1,9 +1,10 @@
-"""What every edge reads and writes: JSON within the mesh's limits, and problem documents (RFC 9457)."""
+"""The bodies of all edges: JSON within the mesh's limits, and problem documents (RFC 9457)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from http import HTTPStatus
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -14,6 +15,10 @@ from meshwright.core.errors import InvalidInput, MeshError, TooLarge, nearest, s
 from meshwright.settings import Settings
 
 PROBLEM_TYPE = "application/problem+json"
+BodyLimit = int | tuple[str, ...]
+"""How many bytes a body may have: a number, or the settings of which the largest counts."""
+PAYLOAD = ("max_payload_bytes",)
+"""The limit of bodies that hold the payload of a task or an event."""
 _TYPE_PREFIX = "urn:meshwright:problem:"
 _SOURCES = frozenset({"body", "query", "path", "header"})  # where FastAPI says that it found a field
 _ENVELOPE_BYTES = 4096  # what a request may hold around its payload
@@ -36,22 +41,21 @@ class MalformedJson(InvalidInput):
     status = 400
 
 
-def check_size(size: int, settings: Settings, *, of_model_call: bool = False) -> None:
-    """Raises TooLarge for a body of so many bytes; a model call is not stored, and may be larger."""
-    setting, limit = "max_payload_bytes", settings.max_payload_bytes + _ENVELOPE_BYTES
-    if of_model_call:
-        setting, limit = "models.max_request_bytes", max(limit, settings.models.max_request_bytes)
-    if size > limit:
-        raise TooLarge(
-            f"The body is larger than {limit} bytes",
-            remedy=f"Send less, or raise {setting} in mesh.toml",
-            field="body",
-        )
+def check_size(size: int, settings: Settings, limit: BodyLimit = PAYLOAD) -> None:
+    """Raises TooLarge for a body of more bytes than a limit allows."""
+    if isinstance(limit, int):
+        most, remedy = limit, "Send less"
+    else:
+        around = {"max_payload_bytes": _ENVELOPE_BYTES}
+        most = max(attrgetter(name)(settings) + around.get(name, 0) for name in limit)
+        remedy = f"Send less, or raise {limit[-1]} in mesh.toml"
+    if size > most:
+        raise TooLarge(f"The body is larger than {most:,} bytes", remedy=remedy, field="body")
 
 
-def read_json(body: bytes, settings: Settings, *, of_model_call: bool = False) -> Any:
+def read_json(body: bytes, settings: Settings, limit: BodyLimit = PAYLOAD) -> Any:
     """Returns a body as plain data. Raises TooLarge, also where it is nested too deep, or MalformedJson."""
-    check_size(len(body), settings, of_model_call=of_model_call)
+    check_size(len(body), settings, limit)
     max_depth = settings.max_payload_depth + _ENVELOPE_DEPTH
     document: Any = None
     try:

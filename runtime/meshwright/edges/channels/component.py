@@ -23,7 +23,6 @@ class Channels(Component):
     """Messages of chats become tasks of an agent, which replies there."""
 
     name = "channels"
-    signed_paths = ("/channels/",)
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

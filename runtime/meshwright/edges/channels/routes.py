@@ -11,9 +11,8 @@ from pydantic import BaseModel
 
 from meshwright.core.messages import ID_PATTERN
 from meshwright.edges.channels.receiver import Accepted, ChannelReceiver
-from meshwright.edges.http.routing import ReadyMesh, make_router, problems
+from meshwright.edges.http.routing import ReadyMesh, make_router, problems, read_body
 from meshwright.edges.webhooks.receiver import json_object
-from meshwright.edges.webhooks.routes import body_of
 
 _MAX_BODY_BYTES = 3 * 1024 * 1024  # of a delivery of WhatsApp
 _Name = Annotated[str, Path(pattern=ID_PATTERN)]
@@ -29,7 +28,7 @@ class Messages(BaseModel):
 
 def make_routes(receiver: ChannelReceiver) -> APIRouter:
     """Returns the routes of deliveries."""
-    router = make_router("channels")
+    router = make_router("channels", is_open=True, max_body=_MAX_BODY_BYTES)
     _add_deliver(router, receiver)
     _add_verify(router, receiver)
     return router
@@ -67,7 +66,7 @@ def _add_deliver(router: APIRouter, receiver: ChannelReceiver) -> None:
         """
         address = request.client.host if request.client is not None else ""
         known = receiver.channel(channel, address)
-        body = await body_of(request, _MAX_BODY_BYTES)
+        body = await read_body(request, mesh.settings)
         receiver.authenticate(known, request.headers, body, address)
         document = json_object(request.headers, body, mesh.settings.max_payload_depth)
         if known.settings.kind == "slack" and document.get("type") == "url_verification":

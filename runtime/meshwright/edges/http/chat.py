@@ -15,7 +15,7 @@ from pydantic_core import to_json
 from meshwright.core.errors import InvalidInput, MeshError
 from meshwright.core.messages import Identifier, Usage, new_id
 from meshwright.core.params import reserved_param
-from meshwright.edges.http.routing import openai_error
+from meshwright.edges.http.errors import openai_error
 from meshwright.ledger.keys import LLM_SERVICE
 from meshwright.models.errors import ModelUnavailable
 from meshwright.models.port import (

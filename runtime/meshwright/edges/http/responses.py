@@ -14,7 +14,7 @@ from pydantic_core import to_json
 from meshwright.core.errors import InvalidInput, MeshError
 from meshwright.core.messages import Identifier, new_id
 from meshwright.edges.http.chat import ChatRequest, StreamedCall, UnsupportedParameter
-from meshwright.edges.http.routing import openai_error
+from meshwright.edges.http.errors import openai_error
 from meshwright.models.port import ModelReply, ToolCall
 
 _PASSED_OVER = frozenset(

@@ -29,7 +29,6 @@ class WebhooksComponent(Component):
     """Deliveries of other services become tasks and events; outcomes go back to them, and to URLs."""
 
     name = "webhooks"
-    signed_paths = ("/webhooks/",)
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
@@ -62,7 +61,7 @@ class WebhooksComponent(Component):
         """The route of deliveries."""
         from meshwright.edges.webhooks.routes import make_routes
 
-        return make_routes(WebhookReceiver(self.mesh, self.sources), self.config.max_body_bytes)
+        return make_routes(WebhookReceiver(self.mesh, self.sources))
 
     def warnings(self) -> Iterable[str]:
         """Sources that take deliveries of any program on this machine."""

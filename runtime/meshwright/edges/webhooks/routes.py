@@ -7,9 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request, Response
 from pydantic import BaseModel
 
-from meshwright.core.errors import TooLarge
 from meshwright.core.messages import ID_PATTERN
-from meshwright.edges.http.routing import ReadyMesh, make_router, problems
+from meshwright.edges.http.routing import ReadyMesh, make_router, problems, read_body
 from meshwright.edges.webhooks.receiver import WebhookReceiver
 
 
@@ -19,9 +18,9 @@ class Delivered(BaseModel):
     tasks: list[str]
 
 
-def make_routes(receiver: WebhookReceiver, max_body_bytes: int) -> APIRouter:
+def make_routes(receiver: WebhookReceiver) -> APIRouter:
     """Returns the route of deliveries."""
-    router = make_router("webhooks")
+    router = make_router("webhooks", is_open=True, max_body=("webhooks.max_body_bytes",))
 
     @router.post(
         "/webhooks/{source}",
@@ -61,7 +60,7 @@ def make_routes(receiver: WebhookReceiver, max_body_bytes: int) -> APIRouter:
         """
         address = request.client.host if request.client is not None else ""
         known = receiver.source(source, address)
-        body = await body_of(request, max_body_bytes)
+        body = await read_body(request, mesh.settings)
         receiver.authenticate(known, request.headers, body, address)
         items = known.read(request.headers, body, mesh.settings.max_payload_depth)
         tasks = await receiver.accept(known, items)
@@ -69,21 +68,3 @@ def make_routes(receiver: WebhookReceiver, max_body_bytes: int) -> APIRouter:
         return Delivered(tasks=tasks)
 
     return router
-
-
-async def body_of(request: Request, max_bytes: int) -> bytes:
-    """Reads no more of a body than its limit. Raises TooLarge."""
-    announced, body = request.headers.get("content-length", ""), bytearray()
-    size = int(announced) if announced.isdecimal() else 0
-    async for chunk in request.stream():
-        body += chunk
-        size = max(size, len(body))
-        if size > max_bytes:
-            break
-    if size > max_bytes:
-        raise TooLarge(
-            f"The delivery is larger than {max_bytes:,} bytes",
-            remedy="Raise max_body_bytes in [webhooks] of mesh.toml",
-            field="body",
-        )
-    return bytes(body)
