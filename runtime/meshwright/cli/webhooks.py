@@ -137,8 +137,8 @@ def _rule(rule: TaskRule) -> Document:
 
 
 def _tried(source: Source, item: Item, max_payload_bytes: int) -> Document:
-    from meshwright.edges.webhooks.board import board_event
     from meshwright.edges.webhooks.forge import forge_address
+    from meshwright.edges.webhooks.kinds import board_event
 
     board = board_event(source.settings.kind, item)
     tasks: list[Any] = []

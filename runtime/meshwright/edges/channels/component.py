@@ -2,21 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from meshwright.component import Check, Component
 from meshwright.core.errors import ConfigError
+from meshwright.edges.channels.chats import HttpChat, WhatsAppChat
 from meshwright.edges.channels.mattermost import MattermostChat, MattermostSocket
-from meshwright.edges.channels.receiver import ChannelReceiver, channels_of
-from meshwright.edges.channels.sender import ChannelSender
-from meshwright.edges.channels.socket_mode import SlackSocket
-from meshwright.edges.channels.typing_indicator import Typing
+from meshwright.edges.channels.messages import ChatChannel
+from meshwright.edges.channels.receiver import ChannelReceiver
+from meshwright.edges.channels.sender import ChannelSender, Typing
+from meshwright.edges.channels.slack import SlackChat, SlackSocket
 from meshwright.edges.replies import Courier
 from meshwright.mesh import Mesh
+from meshwright.settings.channels import ChannelSettings
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
+
+CHATS: Mapping[str, type[HttpChat | SlackChat | MattermostChat | WhatsAppChat]] = {
+    "http": HttpChat,
+    "slack": SlackChat,
+    "mattermost": MattermostChat,
+    "whatsapp": WhatsAppChat,
+}
+
+
+def channels_of(settings: Mapping[str, ChannelSettings]) -> dict[str, ChatChannel]:
+    """Returns the active channels of the settings. Raises ConfigError."""
+    return {
+        name: ChatChannel(name, channel, CHATS[channel.kind](name, channel))
+        for name, channel in settings.items()
+        if channel.active
+    }
 
 
 class Channels(Component):
@@ -28,7 +46,7 @@ class Channels(Component):
         super().__init__(mesh)
         self._channels = channels_of(self.config)
         typing = Typing(mesh)
-        self.parts.append(typing)
+        self.parts += [*(channel.chat.http for channel in self._channels.values()), typing]
         self._receiver = ChannelReceiver(mesh, self._channels, typing)
         if self._channels and mesh.role.is_front:
             mesh.component(Courier).register(ChannelSender(mesh, self._channels))

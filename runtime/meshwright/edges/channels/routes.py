@@ -11,8 +11,8 @@ from pydantic import BaseModel
 
 from meshwright.core.messages import ID_PATTERN
 from meshwright.edges.channels.receiver import Accepted, ChannelReceiver
+from meshwright.edges.deliveries import json_object
 from meshwright.edges.http.routing import ReadyMesh, make_router, problems, read_body
-from meshwright.edges.webhooks.receiver import json_object
 
 _MAX_BODY_BYTES = 3 * 1024 * 1024  # of a delivery of WhatsApp
 _Name = Annotated[str, Path(pattern=ID_PATTERN)]

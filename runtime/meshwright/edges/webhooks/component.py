@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from meshwright.component import Check, Component
 from meshwright.core.errors import ConfigError
 from meshwright.edges.replies import Courier
+from meshwright.edges.webhooks.forge import ForgeSender
+from meshwright.edges.webhooks.push import PushSender
 from meshwright.edges.webhooks.receiver import Source, WebhookReceiver
 from meshwright.edges.webhooks.rules import rules_of
 from meshwright.mesh import Mesh
@@ -48,14 +50,14 @@ class WebhooksComponent(Component):
 
     def _register_senders(self) -> None:
         courier = self.mesh.component(Courier)
+        senders: list[ForgeSender | PushSender] = []
         if any(rule.reply != "none" for rule in self.config.rules):
-            from meshwright.edges.webhooks.forge import ForgeSender
-
-            courier.register(ForgeSender(self.config.sources))
+            senders.append(ForgeSender(self.config.sources))
         if self.config.push or self.config.notify:
-            from meshwright.edges.webhooks.push import PushSender
-
-            courier.register(PushSender(self.mesh, self.config))
+            senders.append(PushSender(self.mesh, self.config))
+        for sender in senders:
+            courier.register(sender)
+            self.parts.append(sender.http)
 
     def routes(self) -> APIRouter | None:
         """The route of deliveries."""
@@ -84,7 +86,7 @@ class WebhooksComponent(Component):
         ]
         if missing:
             remedy = "Correct [[webhooks.rules]] of mesh.toml; mesh agents lists what there is"
-            raise ConfigError(f"{', '.join(missing)}, and the mesh has no such thing", remedy=remedy)
+            raise ConfigError(f"{', '.join(missing)}, which the mesh does not have", remedy=remedy)
         counts = (
             (len(self.sources), "source"),
             (len(self.config.rules), "rule"),

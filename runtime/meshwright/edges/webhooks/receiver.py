@@ -6,19 +6,14 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pydantic_core import from_json
-
-from meshwright.core.encoding import is_deeper
-from meshwright.core.errors import IdempotencyConflict, InvalidInput, MeshError, TooLarge
+from meshwright.core.errors import IdempotencyConflict, MeshError
 from meshwright.core.messages import Caller, Event
 from meshwright.core.topics import BOARD, MESH
-from meshwright.edges.bodies import MalformedJson
+from meshwright.edges.deliveries import Gate, json_object, proof_of
 from meshwright.edges.replies import Courier
-from meshwright.edges.webhooks.board import board_event
 from meshwright.edges.webhooks.forge import SCHEME as FORGE
 from meshwright.edges.webhooks.forge import forge_address
-from meshwright.edges.webhooks.gate import Gate, proof_of
-from meshwright.edges.webhooks.kinds import Item, is_own, items_of, kind_of
+from meshwright.edges.webhooks.kinds import Item, board_event, is_own, items_of, kind_of
 from meshwright.edges.webhooks.rules import TaskRule
 from meshwright.identity.operations import Operations
 from meshwright.mesh import Mesh
@@ -26,12 +21,6 @@ from meshwright.settings.webhooks import WebhookSource
 from meshwright.work.protocol import TaskKey
 
 _logger = logging.getLogger("meshwright.edges.webhooks")
-
-
-class UnsupportedType(InvalidInput):
-    """A delivery that is not sent as JSON."""
-
-    status = 415
 
 
 class Source:
@@ -45,7 +34,7 @@ class Source:
             proof_of(f"webhooks.sources.{name}", kind_of(settings, secret), secret)
             for secret in settings.secrets
         ]
-        self.kind = self.proofs[0].kind if self.proofs else kind_of(settings)
+        self.kind = kind_of(settings)
         by = f"webhook:{name}"
         self.caller = Caller(
             tenant_id=settings.tenant, requested_by=by, source=by, roles=frozenset({"submitter"})
@@ -58,36 +47,6 @@ class Source:
     def fitting(self, item: Item) -> list[TaskRule]:
         """Returns the rules that make a task of an event."""
         return [] if is_own(self.kind, item) else [rule for rule in self.rules if rule.fits(item)]
-
-
-def json_object(headers: Mapping[str, str], body: bytes, max_depth: int) -> dict[str, Any]:
-    """Returns the body of a delivery. Raises UnsupportedType, MalformedJson, TooLarge."""
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json" and not media_type.endswith("+json"):
-        raise UnsupportedType(
-            f"The delivery is {media_type or 'of no type'}, not application/json",
-            remedy="Choose application/json as the content type of the webhook, where it is set up",
-            field="Content-Type",
-        )
-    try:
-        document = from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        if "recursion limit" in str(error):
-            raise _too_deep(max_depth) from None
-        raise MalformedJson("The body is not JSON", remedy="Send one JSON object", field="body") from None
-    if not isinstance(document, dict):
-        raise MalformedJson("The body is no JSON object", remedy="Send one", field="body")
-    if is_deeper([document], max_depth):
-        raise _too_deep(max_depth)
-    return document
-
-
-def _too_deep(max_depth: int) -> TooLarge:
-    return TooLarge(
-        f"The body is nested deeper than {max_depth} levels",
-        remedy="Raise max_payload_depth in mesh.toml",
-        field="body",
-    )
 
 
 class WebhookReceiver:
@@ -158,7 +117,7 @@ class WebhookReceiver:
         found = [(MESH, "webhook.received", {"event": item.event, "tasks": tasks})]
         if (board := board_event(source.settings.kind, item)) is not None:
             found.append((BOARD, *board))
-        events = [self._event(source, item, *each) for each in found]
+        events = [self._event(source, item, *event) for event in found]
         await self._mesh.host.emit([event for event in events if not await self._mesh.log.knows(event.id)])
 
     def _event(
