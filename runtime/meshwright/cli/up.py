@@ -282,7 +282,7 @@ def _run_stack(settings: Settings, *, per_agent: bool, replicas: int) -> None:
 
     require_sdk()
     if (cert := settings.http.tls_cert) and (key := settings.http.tls_key):
-        from meshwright.edges.http.tls import Certificate
+        from meshwright.edges.tls import Certificate
 
         Certificate(cert, key)  # raises before anything is started
     apps = _apps(settings, per_agent=per_agent, replicas=replicas)

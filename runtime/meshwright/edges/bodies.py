@@ -26,10 +26,14 @@ _ENVELOPE_DEPTH = 1
 _ModelT = TypeVar("_ModelT", bound=BaseModel)
 
 
-class AnswerRequest(BaseModel):
-    """A person's answer to what a task waits for; `key` is the `wait_id` of the question."""
+class Strict(BaseModel):
+    """Base of bodies and queries: unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+class AnswerRequest(Strict):
+    """A person's answer to what a task waits for; `key` is the `wait_id` of the question."""
 
     key: str = Field(min_length=1, max_length=512)
     value: Any
@@ -43,13 +47,12 @@ class MalformedJson(InvalidInput):
 
 def check_size(size: int, settings: Settings, limit: BodyLimit = PAYLOAD) -> None:
     """Raises TooLarge for a body of more bytes than a limit allows."""
-    if isinstance(limit, int):
-        most, remedy = limit, "Send less"
+    if limit is PAYLOAD:
+        most = settings.max_payload_bytes + _ENVELOPE_BYTES
     else:
-        around = {"max_payload_bytes": _ENVELOPE_BYTES}
-        most = max(attrgetter(name)(settings) + around.get(name, 0) for name in limit)
-        remedy = f"Send less, or raise {limit[-1]} in mesh.toml"
+        most = limit if isinstance(limit, int) else max([attrgetter(name)(settings) for name in limit])
     if size > most:
+        remedy = "Send less" + ("" if isinstance(limit, int) else f", or raise {limit[-1]} in mesh.toml")
         raise TooLarge(f"The body is larger than {most:,} bytes", remedy=remedy, field="body")
 
 

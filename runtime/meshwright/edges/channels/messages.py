@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, NamedTuple, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, ValidationError
 
 from meshwright.core.errors import InvalidInput, sentence
 from meshwright.core.messages import ID_PATTERN, derived_id
+from meshwright.edges.bodies import Strict
 from meshwright.edges.deliveries import Signed
 from meshwright.edges.outgoing import HttpPool
 from meshwright.edges.replies import Address
@@ -20,14 +21,12 @@ MAX_CONTENT_CHARS = 40_000
 _Id = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
-class ChannelMessage(BaseModel):
+class ChannelMessage(Strict):
     """A message that somebody sent in a chat, or that is sent there.
 
     `id` is the service's own, which stays the same when it is delivered again; `thread_id` names the
     conversation there. `channel_metadata` is for that service alone, `context` is the sender's.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     id: _Id
     tenant_id: str = Field(default="", pattern=ID_PATTERN.replace("{1,", "{0,"))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from decimal import Decimal
+from functools import partial
 from typing import Annotated, Any, Self
 
 from fastapi import Path, Query, Response
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from meshwright.core.access import KEY_ROLES, Role
 from meshwright.core.messages import ID_PATTERN, Identifier
 from meshwright.core.money import Budget, Dollars, OnEmpty
+from meshwright.edges.bodies import Strict
 from meshwright.edges.http.routing import make_router, may, problems
 from meshwright.events.tasks import TaskSubject
 from meshwright.identity.administration import Administration
@@ -24,6 +26,7 @@ router = make_router("administration")
 keys = make_router("keys")
 budgets = make_router("costs")
 deployments = make_router("models")
+by = partial(may, kind=Administration)
 _NOT_ADMIN = {401: "The admin token is missing or wrong.", 403: "The caller is no administrator."}
 
 
@@ -54,10 +57,8 @@ class Verification(BaseModel):
     notes: list[str]
 
 
-class EraseRequest(BaseModel):
+class EraseRequest(Strict):
     """Whose contents to erase: of the tasks that somebody asked for, of a thread, or of one task."""
-
-    model_config = ConfigDict(extra="forbid")
 
     requested_by: str | None = Field(default=None, min_length=1, max_length=256)
     thread_id: Identifier | None = None
@@ -82,32 +83,26 @@ class Erasure(BaseModel):
     summary="Erase contents",
     responses=problems({404: "There is no such task.", 409: "A task is still open.", **_NOT_ADMIN}),
 )
-async def erase(
-    operations: Annotated[Administration, may("erase", Administration)], wanted: EraseRequest
-) -> Erasure:
+async def erase(acting: Annotated[Administration, by("erase")], wanted: EraseRequest) -> Erasure:
     """Erase what was asked, said and answered in tasks of the caller's tenant, with all that they delegated.
 
     This cannot be undone. That the tasks ran, when, for whom and at what cost stays, and the event log
     still verifies.
     """
-    erased = await operations.erase(TaskSubject(**wanted.model_dump()))
+    erased = await acting.erase(TaskSubject(**wanted.model_dump()))
     return Erasure(tasks=erased.tasks, events=erased.events)
 
 
 @router.get("/audit/verify", summary="Verify the event log", responses=problems(_NOT_ADMIN))
-async def verify_log(
-    operations: Annotated[Administration, may("verify", Administration)],
-) -> Verification:
+async def verify_log(acting: Annotated[Administration, by("verify")]) -> Verification:
     """Walk the hash chain of the event log, and check the signed heads: seconds for a million rows."""
-    return Verification(**asdict(await operations.verify()))
+    return Verification(**asdict(await acting.verify()))
 
 
 @router.post("/secrets/rotate", summary="Encrypt secrets with a new key", responses=problems(_NOT_ADMIN))
-async def rotate_secrets(
-    operations: Annotated[Administration, may("rotate_secrets", Administration)],
-) -> Rotation:
+async def rotate_secrets(acting: Annotated[Administration, by("rotate_secrets")]) -> Rotation:
     """Make a new key, where the data folder has the keys, and encrypt all stored secrets with it."""
-    return Rotation(renewed=await operations.rotate_secrets())
+    return Rotation(renewed=await acting.rotate_secrets())
 
 
 _NO_OPERATOR = {403: "The caller is no operator, or no operator of all tenants."}
@@ -116,14 +111,12 @@ _NO_OPERATOR = {403: "The caller is no operator, or no operator of all tenants."
 # Keys
 
 
-class KeyRequest(BaseModel):
+class KeyRequest(Strict):
     """Whose key to create, and what for. `budget` is what its holder may spend, like `5.00/day`.
 
     `name` is a person or a program, `agent_id` an agent of the mesh: one of the two. `tenant_id` is that of
     the caller where it is not named; `*` is all tenants. `expires` is a time from now like `30d`.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     name: Identifier | None = None
     agent_id: Identifier | None = None
@@ -133,13 +126,11 @@ class KeyRequest(BaseModel):
     budget: str | None = Field(default=None, max_length=64)
 
 
-class RotateRequest(BaseModel):
+class RotateRequest(Strict):
     """How long both keys are good, and after how long the new one expires, like `1h` and `30d`.
 
     Where `expires` is not given, the new key lives as long as the other was to.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     grace: str = Field(default="1h", max_length=16)
     expires: str | None = Field(default=None, max_length=16)
@@ -166,7 +157,7 @@ class Opened(BaseModel):
     responses=problems(_NOT_ADMIN),
 )
 async def create_key(
-    operations: Annotated[Administration, may("create_key", Administration)],
+    acting: Annotated[Administration, by("create_key")],
     wanted: KeyRequest,
     response: Response,
 ) -> NewKey:
@@ -175,28 +166,24 @@ async def create_key(
     An administrator of one tenant creates keys of that tenant alone.
     """
     response.headers["Cache-Control"] = "no-store"
-    return await operations.create_key(**dict(wanted))
+    return await acting.create_key(**dict(wanted))
 
 
 @keys.get("/keys", summary="List virtual keys", responses=problems(_NOT_ADMIN))
-async def list_keys(
-    operations: Annotated[Administration, may("list_keys", Administration)],
-) -> KeyList:
+async def list_keys(acting: Annotated[Administration, by("list_keys")]) -> KeyList:
     """List the keys of the caller's tenant, and whose each is; never the key itself.
 
     The administrator of the mesh sees those of all tenants.
     """
-    mesh = operations.mesh
+    mesh = acting.mesh
     required = await keys_required(mesh.keys, mesh.settings)
-    return KeyList(items=await operations.list_keys(), required=required)
+    return KeyList(items=await acting.list_keys(), required=required)
 
 
 @keys.post("/keys/open", summary="Require no key any more", responses=problems(_NOT_ADMIN))
-async def open_mesh(
-    operations: Annotated[Administration, may("open_keys", Administration)],
-) -> Opened:
+async def open_mesh(acting: Annotated[Administration, by("open_keys")]) -> Opened:
     """Revoke every key, and require none until another is created. `keys.required = true` still holds."""
-    return Opened(revoked=await operations.open_keys())
+    return Opened(revoked=await acting.open_keys())
 
 
 @keys.delete(
@@ -205,11 +192,11 @@ async def open_mesh(
     responses=problems({404: "There is no such key.", **_NOT_ADMIN}),
 )
 async def revoke_key(
-    operations: Annotated[Administration, may("revoke_key", Administration)],
+    acting: Annotated[Administration, by("revoke_key")],
     key_id: Annotated[str, Path(pattern=ID_PATTERN)],
 ) -> Key:
     """Revoke a key immediately. This cannot be undone, and callers still need a key."""
-    return await operations.revoke_key(key_id)
+    return await acting.revoke_key(key_id)
 
 
 @keys.post(
@@ -220,14 +207,14 @@ async def revoke_key(
     responses=problems({404: "There is no such key.", 409: "It was revoked or rotated.", **_NOT_ADMIN}),
 )
 async def rotate_key(
-    operations: Annotated[Administration, may("rotate_key", Administration)],
+    acting: Annotated[Administration, by("rotate_key")],
     key_id: Annotated[str, Path(pattern=ID_PATTERN)],
     wanted: RotateRequest,
     response: Response,
 ) -> NewKey:
     """Create a key in another's place: of the same agent, tenant, roles and budget. Both work for `grace`."""
     response.headers["Cache-Control"] = "no-store"
-    return await operations.rotate_key(key_id, grace=wanted.grace, expires=wanted.expires)
+    return await acting.rotate_key(key_id, grace=wanted.grace, expires=wanted.expires)
 
 
 class BudgetList(BaseModel):
@@ -236,10 +223,8 @@ class BudgetList(BaseModel):
     items: list[BudgetView]
 
 
-class RaiseRequest(BaseModel):
+class RaiseRequest(Strict):
     """Which budget to raise: its name, and whose (`key`) where each has one; or a task, for its own."""
-
-    model_config = ConfigDict(extra="forbid")
 
     budget: str | None = Field(default=None, min_length=1, max_length=64)
     key: str | None = Field(default=None, min_length=1, max_length=512)
@@ -248,13 +233,11 @@ class RaiseRequest(BaseModel):
     amount_usd: Dollars = Field(gt=Decimal(0))
 
 
-class AllowanceRequest(BaseModel):
+class AllowanceRequest(Strict):
     """Who may spend what: an agent's id, or `agent:ID`, `tenant:ID`, `tag:NAME` or `mesh`; like `5/day`.
 
     Without `on_empty` an allowance that is replaced keeps its own; a new one has `fail`.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     whose: str = Field(min_length=1, max_length=128)
     allowance: str = Field(min_length=1, max_length=64)
@@ -262,10 +245,8 @@ class AllowanceRequest(BaseModel):
     on_empty: OnEmpty | None = None
 
 
-class AllowanceQuery(BaseModel):
+class AllowanceQuery(Strict):
     """Whose allowances."""
-
-    model_config = ConfigDict(extra="forbid")
 
     whose: str = Field(min_length=1, max_length=128)
     tenant_id: Identifier | None = None
@@ -277,25 +258,21 @@ class AllowanceItems(BaseModel):
     items: list[Budget]
 
 
-class EstimateQuery(BaseModel):
+class EstimateQuery(Strict):
     """Which tasks."""
-
-    model_config = ConfigDict(extra="forbid")
 
     agent_id: Identifier | None = None
     capability: Identifier | None = None
 
 
 @budgets.get("/budgets", summary="List budgets")
-async def list_budgets(
-    operations: Annotated[Administration, may("budgets", Administration)],
-) -> BudgetList:
+async def list_budgets(acting: Annotated[Administration, by("budgets")]) -> BudgetList:
     """Show what each budget may spend, has spent and holds for calls under way, and when it renews.
 
     `estimated_usd` is the part of what is spent that no provider counted.
     A budget that each of a scope has for itself is shown for the last 1,000 of whom a call was made.
     """
-    return BudgetList(items=await operations.budgets())
+    return BudgetList(items=await acting.budgets())
 
 
 @budgets.post(
@@ -304,32 +281,28 @@ async def list_budgets(
     responses=problems({404: "There is no such budget.", **_NO_OPERATOR}),
 )
 async def raise_budget(
-    operations: Annotated[Administration, may("raise_budget", Administration)], wanted: RaiseRequest
+    acting: Annotated[Administration, by("raise_budget")], wanted: RaiseRequest
 ) -> BudgetView:
     """Add dollars to a budget: for the rest of its window, or for good where that has no end.
 
     Tasks that wait for money go on.
     """
-    return await operations.raise_budget(**dict(wanted))
+    return await acting.raise_budget(**dict(wanted))
 
 
 @budgets.get("/allowances", summary="List allowances", responses=problems(_NO_OPERATOR))
-async def list_allowances(
-    operations: Annotated[Administration, may("allowances", Administration)],
-) -> AllowanceItems:
+async def list_allowances(acting: Annotated[Administration, by("allowances")]) -> AllowanceItems:
     """Show the budgets that were set while the mesh runs."""
-    return AllowanceItems(items=await operations.allowances())
+    return AllowanceItems(items=await acting.allowances())
 
 
 @budgets.put("/allowances", summary="Set an allowance", responses=problems(_NO_OPERATOR))
-async def set_allowance(
-    operations: Annotated[Administration, may("allow", Administration)], wanted: AllowanceRequest
-) -> Budget:
+async def set_allowance(acting: Annotated[Administration, by("allow")], wanted: AllowanceRequest) -> Budget:
     """Allow somebody an amount in a window, in place of what was allowed in such a window before.
 
     It counts with the next call of a model, on every worker within a second.
     """
-    return await operations.allow(**dict(wanted))
+    return await acting.allow(**dict(wanted))
 
 
 @budgets.delete(
@@ -338,11 +311,11 @@ async def set_allowance(
     responses=problems({404: "There are none.", **_NO_OPERATOR}),
 )
 async def remove_allowances(
-    operations: Annotated[Administration, may("disallow", Administration)],
+    acting: Annotated[Administration, by("disallow")],
     query: Annotated[AllowanceQuery, Query()],
 ) -> AllowanceItems:
     """End the allowances of somebody, of every window, and show them."""
-    return AllowanceItems(items=await operations.disallow(query.whose, tenant_id=query.tenant_id))
+    return AllowanceItems(items=await acting.disallow(query.whose, tenant_id=query.tenant_id))
 
 
 @budgets.get(
@@ -351,30 +324,26 @@ async def remove_allowances(
     responses=problems({422: "Neither an agent nor a capability is named."}),
 )
 async def estimate_task(
-    operations: Annotated[Administration, may("estimate", Administration)],
+    acting: Annotated[Administration, by("estimate")],
     query: Annotated[EstimateQuery, Query()],
 ) -> TaskEstimate:
     """Show what the last such tasks have cost, with all that they delegated: median and 90 %."""
-    return await operations.estimate(agent_id=query.agent_id, capability=query.capability)
+    return await acting.estimate(agent_id=query.agent_id, capability=query.capability)
 
 
 _NOT_OPERATOR = {403: "The caller is no operator of all tenants."}
 _NO_GROUP = {400: "There is no such group, or nothing of it can be called."}
 
 
-class RouteQuery(BaseModel):
+class RouteQuery(Strict):
     """Which call: its group, and its tags, with commas between them."""
-
-    model_config = ConfigDict(extra="forbid")
 
     model: str = Field(default="default", min_length=1, max_length=128)
     tags: str = Field(default="", max_length=1024)
 
 
-class TestRequest(BaseModel):
+class TestRequest(Strict):
     """Which group to test; none: all."""
-
-    model_config = ConfigDict(extra="forbid")
 
     model: str | None = Field(default=None, min_length=1, max_length=128)
 
@@ -386,32 +355,30 @@ class DeploymentTests(BaseModel):
 
 
 @deployments.get("/deployments", summary="List deployments of models", responses=problems(_NOT_OPERATOR))
-async def list_deployments(
-    operations: Annotated[Administration, may("deployments", Administration)],
-) -> dict[str, Any]:
+async def list_deployments(acting: Annotated[Administration, by("deployments")]) -> dict[str, Any]:
     """List the groups of models with their deployments, prices, fallbacks, and missing variables."""
-    return await operations.deployments()
+    return await acting.deployments()
 
 
 @deployments.get(
     "/deployments/route", summary="Explain where a call goes", responses=problems(_NOT_OPERATOR | _NO_GROUP)
 )
 async def explain_route(
-    operations: Annotated[Administration, may("explain_route", Administration)],
+    acting: Annotated[Administration, by("explain_route")],
     query: Annotated[RouteQuery, Query()],
 ) -> dict[str, Any]:
     """Say which deployments a call of a group with tags would reach, what follows, and why."""
-    return operations.explain_route(query.model, [tag for tag in query.tags.split(",") if tag])
+    return acting.explain_route(query.model, [tag for tag in query.tags.split(",") if tag])
 
 
 @deployments.post(
     "/deployments/test", summary="Test deployments", responses=problems(_NOT_OPERATOR | _NO_GROUP)
 )
 async def test_deployments(
-    operations: Annotated[Administration, may("test_deployments", Administration)], wanted: TestRequest
+    acting: Annotated[Administration, by("test_deployments")], wanted: TestRequest
 ) -> DeploymentTests:
     """Call each usable deployment plainly, streamed and with a tool, for a few tokens each.
 
     One that answers gets calls again, and tasks that wait for it go on.
     """
-    return DeploymentTests(items=await operations.test_deployments(wanted.model))
+    return DeploymentTests(items=await acting.test_deployments(wanted.model))

@@ -12,12 +12,13 @@ from typing import Annotated, Any, Literal
 
 from fastapi import Header, Query, Request, Response
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, Field
 from starlette.responses import StreamingResponse
 
 from meshwright.core.errors import InvalidInput
 from meshwright.core.messages import Event
 from meshwright.core.topics import type_on
+from meshwright.edges.bodies import Strict
 from meshwright.edges.http.errors import JsonLine
 from meshwright.edges.http.routing import (
     EVENTS,
@@ -42,10 +43,8 @@ _Seq = Annotated[int, Field(ge=0, le=_MAX_SEQ)]
 _Text = Annotated[str, Field(min_length=1, max_length=512)]
 
 
-class Start(BaseModel):
+class Start(Strict):
     """Where to begin: behind the event of this `seq`."""
-
-    model_config = ConfigDict(extra="forbid")
 
     after_seq: _Seq | None = None
 
@@ -246,10 +245,8 @@ def _frame_of(event: Event) -> bytes:
 _NAME = r"[A-Za-z0-9_-]{1,64}"
 
 
-class EventRequest(BaseModel):
+class EventRequest(Strict):
     """An event from outside. Its topic begins with `app.`, and so does the type that the log has for it."""
-
-    model_config = ConfigDict(extra="forbid")
 
     topic: str = Field(max_length=256, pattern=rf"^app(\.{_NAME})+$")
     event_type: str = Field(max_length=128, pattern=rf"^{_NAME}(\.{_NAME})*$")

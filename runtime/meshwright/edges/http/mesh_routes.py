@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Path, Query, Request
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from meshwright import __version__
 from meshwright.context.plan import CompressRequest, CompressResponse
 from meshwright.core.capability import AgentInfo
 from meshwright.core.errors import Draining
 from meshwright.core.messages import ID_PATTERN, ScoreCard
+from meshwright.edges.bodies import Strict
 from meshwright.edges.http.routing import ReadyMesh, make_router, may, problems, valid_trace
 from meshwright.events.status import MeshStatus
 from meshwright.identity.operations import Operations
@@ -33,10 +34,8 @@ class ScoreList(BaseModel):
     items: list[ScoreCard]
 
 
-class CostQuery(BaseModel):
+class CostQuery(Strict):
     """What to sum by, and from when: `24h` ago (s, m, h, d or w), or RFC 3339."""
-
-    model_config = ConfigDict(extra="forbid")
 
     by: By = "agent"
     since: str | None = Field(default=None, min_length=1, max_length=40)

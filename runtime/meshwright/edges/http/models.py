@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from meshwright.core.errors import NotFound
 from meshwright.core.messages import Identifier
-from meshwright.edges.bodies import PROBLEM_TYPE, InvalidFields
+from meshwright.edges.bodies import PROBLEM_TYPE, InvalidFields, Strict
 from meshwright.edges.http.chat import (
     ChatAnswer,
     ChatRequest,
@@ -86,10 +86,8 @@ class ModelList(BaseModel):
     data: list[ModelEntry]
 
 
-class CompleteRequest(BaseModel):
+class CompleteRequest(Strict):
     """Messages to be answered, by how good or how fast the model has to be."""
-
-    model_config = ConfigDict(extra="forbid")
 
     model: Literal["quality", "fast"]
     messages: list[RequestMessage] = Field(min_length=1)

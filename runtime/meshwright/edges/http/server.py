@@ -18,7 +18,7 @@ from meshwright.core.errors import ConfigError
 from meshwright.core.http_limits import LimitedServer
 from meshwright.edges.http.app import create_app, is_loopback
 from meshwright.edges.http.events import Streams
-from meshwright.edges.http.tls import Certificate
+from meshwright.edges.tls import Certificate
 from meshwright.ledger.keys import keys_required
 from meshwright.mesh import Mesh
 from meshwright.sql.folder import SOCKET_NAME

@@ -7,7 +7,7 @@ from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import Header, Path, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from meshwright.core.messages import (
     ENDED,
@@ -17,7 +17,7 @@ from meshwright.core.messages import (
     Receipt,
     TaskStatus,
 )
-from meshwright.edges.bodies import AnswerRequest, read_model
+from meshwright.edges.bodies import AnswerRequest, Strict, read_model
 from meshwright.edges.http.errors import CALLER, JsonLine
 from meshwright.edges.http.events import (
     EventPage,
@@ -48,13 +48,11 @@ _TaskId = Annotated[str, Path(pattern=ID_PATTERN)]
 _NO_TASK = problems({404: "There is no such task."})
 
 
-class TaskQuery(BaseModel):
+class TaskQuery(Strict):
     """Which tasks to list. `task_id` is the beginning or the end of their ids.
 
     `cursor` is the `cursor` of the page before.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     status: TaskStatus | None = None
     capability: Identifier | None = None
@@ -205,14 +203,12 @@ def _is_final(event: Event) -> bool:
 # The inbox
 
 
-class InboxQuery(BaseModel):
+class InboxQuery(Strict):
     """Which questions to list. `id` is the beginning or the end of their ids, or of those of their tasks.
 
     `ended` adds those that were answered, have expired, or whose task no longer waits. `cursor` is the
     `cursor` of the page before.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     id: str | None = Field(default=None, min_length=1, max_length=128)
     ended: bool = False
@@ -241,9 +237,7 @@ _MAX_CHARS = 100_000
 _MOST_CHARS = 4_194_304
 
 
-class _Contents(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
+class _Contents(Strict):
     attempt: int | None = Field(default=None, ge=1)
     max_chars: int = Field(default=_MAX_CHARS, ge=100, le=_MOST_CHARS)
 

@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 
 from meshwright.core.encoding import encode
 from meshwright.core.errors import ConfigError, InvalidInput
 from meshwright.core.messages import Caller, Outcome, TaskRequest, derived_id
+from meshwright.edges.bodies import Strict
 from meshwright.edges.deliveries import standard_key
 from meshwright.edges.outgoing import HttpPool, Receivers
 from meshwright.edges.replies import Address, Courier, Undeliverable
@@ -45,10 +46,8 @@ def _usable_secret(secret: SecretStr) -> SecretStr:
     return secret
 
 
-class Notify(BaseModel):
+class Notify(Strict):
     """Where the outcome of a task is sent, and what it is signed with (`whsec_...`)."""
-
-    model_config = ConfigDict(extra="forbid")
 
     url: Annotated[str, Field(max_length=_MAX_URL_CHARS), AfterValidator(_usable_url)]
     secret: Annotated[SecretStr, AfterValidator(_usable_secret)]
