@@ -304,7 +304,7 @@ def _apps(settings: Settings, *, per_agent: bool, replicas: int) -> list[AppSpec
     if not per_agent:
         return one_app(replicas)
     from meshwright.agents.loader import load_agents, project_file
-    from meshwright.edges.channels.personas import persona_agents
+    from meshwright.edges.channels.component import persona_agents
 
     agents = load_agents(project_file(Path(), settings.agents.dir), Path())
     agents += persona_agents(settings)

@@ -13,8 +13,7 @@ from meshwright.core.errors import NotFound, nearest
 
 if TYPE_CHECKING:
     from meshwright.edges.webhooks.kinds import Item
-    from meshwright.edges.webhooks.receiver import Source
-    from meshwright.edges.webhooks.rules import TaskRule
+    from meshwright.edges.webhooks.receiver import Source, TaskRule
 
 _MATCH = " and "
 

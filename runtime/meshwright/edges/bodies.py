@@ -108,9 +108,9 @@ class FieldError(BaseModel):
 
 
 class Problem(BaseModel):
-    """What went wrong, as RFC 9457 has it, with what Meshwright adds.
+    """A problem, as RFC 9457 has it, with the fields that Meshwright adds.
 
-    `code` is the error's stable name, `field` the first field that was wrong, `remedy` what to do, and
+    `code` is the error's stable name, `field` the first wrong field, `remedy` the thing to do, and
     `errors` every wrong field where there may be several. `retry_after_seconds` is as in `Retry-After`;
     `budget` names the budget that has no room for a call.
     """

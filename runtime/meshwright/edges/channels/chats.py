@@ -58,7 +58,7 @@ class HttpChat:
 
 
 class WhatsAppChat:
-    """WhatsApp's Cloud API. It takes no id of ours: what is sent again after a crash may come twice.
+    """WhatsApp's Cloud API. It takes no id of ours: a message sent again after a crash may arrive twice.
 
     https://developers.facebook.com/docs/graph-api/webhooks/getting-started
     https://developers.facebook.com/docs/whatsapp/cloud-api/webhooks/payload-examples

@@ -188,7 +188,7 @@ class MattermostSocket:
                 await self._take(message)
 
     async def _take(self, message: ChannelMessage) -> None:
-        """Make its task. What the mesh cannot take now is raised, and looked for at the next connection."""
+        """Make its task. Errors of the moment are raised: it is looked for at the next connection."""
         try:
             await self._receiver.accept(self._channel, [message])
         except (InvalidInput, NotFound, TooLarge) as error:

@@ -91,7 +91,7 @@ def time_of(value: Any, unit: float = 1.0) -> datetime:
 
 
 class ChannelAddress(Address):
-    """Where a reply goes: a conversation in a channel, and the message that it answers."""
+    """The address of a reply: a conversation in a channel, and the message that it answers."""
 
     channel: str
     thread_id: str

@@ -42,7 +42,7 @@ _LOG_SECONDS = 5.0  # for the log to have that a question was answered
 
 
 class Accepted(BaseModel):
-    """What became of a message: its task, or the task whose question it answered."""
+    """The result of a message: its task, or the task whose question it answered."""
 
     id: str
     task_id: str

@@ -145,7 +145,7 @@ class SlackChat:
 class SlackSocket:
     """Takes a channel's messages over Slack's socket; each is acknowledged once its task is durable.
 
-    What is not acknowledged Slack sends again. Raises ConfigError where slack-sdk is not installed.
+    Slack sends unacknowledged messages again. Raises ConfigError where slack-sdk is not installed.
     """
 
     def __init__(self, receiver: ChannelReceiver, channel: ChatChannel) -> None:

@@ -37,7 +37,7 @@ class Rotation(BaseModel):
 
 
 class Verification(BaseModel):
-    """What a verification has found: rows `first` to `last` are unaltered, where there are no `faults`.
+    """The result of a verification: rows `first` to `last` are unaltered, where there are no `faults`.
 
     `heads` counts the signed heads that vouch for rows, the last one for `signed_seq`; `key` has signed them.
     Of the rows the payloads of `erased` were erased, on record. `unchained` rows of an earlier version come
@@ -58,7 +58,7 @@ class Verification(BaseModel):
 
 
 class EraseRequest(Strict):
-    """Whose contents to erase: of the tasks that somebody asked for, of a thread, or of one task."""
+    """The contents to erase: of the tasks that somebody asked for, of a thread, or of one task."""
 
     requested_by: str | None = Field(default=None, min_length=1, max_length=256)
     thread_id: Identifier | None = None
@@ -112,7 +112,7 @@ _NO_OPERATOR = {403: "The caller is no operator, or no operator of all tenants."
 
 
 class KeyRequest(Strict):
-    """Whose key to create, and what for. `budget` is what its holder may spend, like `5.00/day`.
+    """The holder and the rights of a new key. `budget` limits its holder, like `5.00/day`.
 
     `name` is a person or a program, `agent_id` an agent of the mesh: one of the two. `tenant_id` is that of
     the caller where it is not named; `*` is all tenants. `expires` is a time from now like `30d`.
@@ -129,7 +129,7 @@ class KeyRequest(Strict):
 class RotateRequest(Strict):
     """How long both keys are good, and after how long the new one expires, like `1h` and `30d`.
 
-    Where `expires` is not given, the new key lives as long as the other was to.
+    Without `expires` the new key lives as long as the other was to.
     """
 
     grace: str = Field(default="1h", max_length=16)
@@ -234,7 +234,7 @@ class RaiseRequest(Strict):
 
 
 class AllowanceRequest(Strict):
-    """Who may spend what: an agent's id, or `agent:ID`, `tenant:ID`, `tag:NAME` or `mesh`; like `5/day`.
+    """A spender with its allowance: an agent, or `agent:ID`, `tenant:ID`, `tag:NAME` or `mesh`; like `5/day`.
 
     Without `on_empty` an allowance that is replaced keeps its own; a new one has `fail`.
     """
@@ -246,7 +246,7 @@ class AllowanceRequest(Strict):
 
 
 class AllowanceQuery(Strict):
-    """Whose allowances."""
+    """The spender of allowances."""
 
     whose: str = Field(min_length=1, max_length=128)
     tenant_id: Identifier | None = None

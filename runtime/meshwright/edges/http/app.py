@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import lru_cache, partial
 from importlib.resources import files
 from ipaddress import ip_address
+from operator import itemgetter
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -55,7 +56,7 @@ _ROUTERS = (
 )
 _Bare = Callable[[Mesh, Request], Awaitable[Response]]
 _BARE: dict[tuple[str, str], _Bare] = {("POST", "/tasks"): tasks.answer_submit}
-"""What is answered without the framework, at a third of its cost: the route that is called most."""
+"""Routes that are answered without the framework, at a third of its cost: the one that is called most."""
 _PAGES = {
     "/docs": ("docs.html", "text/html"),
     "/docs/docs.css": ("docs.css", "text/css"),
@@ -207,10 +208,11 @@ class _Gate:
         kind, app = scope["type"], self._app
         if kind in ("http", "websocket"):
             headers = [header for header in scope["headers"] if header[0] in _SINGLE]
-            if objection := self._objection(scope, headers):
+            named = dict(headers)
+            if objection := self._objection(scope, named, is_twice=len(named) != len(headers)):
                 app = error_response(objection)
             elif not scope.setdefault(KIND, self._kinds.of(scope)).is_open:
-                app = await self._authenticated(scope, receive, dict(headers))
+                app = await self._authenticated(scope, receive, named)
         await app(scope, receive, send)
 
     async def _authenticated(self, scope: Scope, receive: Receive, headers: dict[bytes, bytes]) -> ASGIApp:
@@ -228,12 +230,12 @@ class _Gate:
             return await answer_error(Request(scope), error)
         return self._app
 
-    def _objection(self, scope: Scope, headers: list[tuple[bytes, bytes]]) -> MeshError | None:
-        named = {name: value.decode("latin-1") for name, value in headers}
-        if len(named) != len(headers):
+    def _objection(self, scope: Scope, headers: dict[bytes, bytes], *, is_twice: bool) -> MeshError | None:
+        if is_twice:
             what = "The request has two Host, Origin, Authorization or Mesh-Tenant headers"
             return _BadHeader(what, remedy="Send one of each", field="Host")
-        host, origin = named.get(b"host"), named.get(b"origin")
+        host = headers[b"host"].decode("latin-1") if b"host" in headers else None
+        origin = headers[b"origin"].decode("latin-1") if b"origin" in headers else None
         try:
             name = None if host is None else _name(host)
         except ValueError:
@@ -258,7 +260,7 @@ class _Gate:
 
 
 def _credentials(scope: Scope, headers: dict[bytes, bytes]) -> Credentials:
-    """What a request shows of its sender. Raises InvalidInput."""
+    """Returns the credentials of a request. Raises InvalidInput."""
     tenant = headers.get(b"mesh-tenant", b"").decode("latin-1").strip() or None
     if tenant is not None and not re.fullmatch(ID_PATTERN, tenant):
         raise InvalidInput(
@@ -280,7 +282,7 @@ def is_local(scope: Scope) -> bool:
     It grants nothing that keys protect: a proxy that says nothing is local too.
     """
     is_here = is_loopback(_address(scope, "client")) and is_loopback(_address(scope, "server"))
-    return is_here and not any(name in _FORWARDED for name, _ in scope["headers"])
+    return is_here and _FORWARDED.isdisjoint(map(itemgetter(0), scope["headers"]))
 
 
 def _address(scope: Scope, end: str) -> str:

@@ -44,7 +44,7 @@ _Text = Annotated[str, Field(min_length=1, max_length=512)]
 
 
 class Start(Strict):
-    """Where to begin: behind the event of this `seq`."""
+    """The beginning: behind the event of this `seq`."""
 
     after_seq: _Seq | None = None
 
@@ -60,7 +60,7 @@ class Range(Start):
 
 
 class Fields(BaseModel):
-    """What the events have to have in common."""
+    """The fields that the events have in common."""
 
     trace_id: _Text | None = None
     task_id: _Text | None = None

@@ -35,7 +35,7 @@ class ScoreList(BaseModel):
 
 
 class CostQuery(Strict):
-    """What to sum by, and from when: `24h` ago (s, m, h, d or w), or RFC 3339."""
+    """The field to sum by, and the time to begin at: `24h` ago (s, m, h, d or w), or RFC 3339."""
 
     by: By = "agent"
     since: str | None = Field(default=None, min_length=1, max_length=40)

@@ -20,7 +20,7 @@ from meshwright.models.port import ModelReply, ToolCall
 _PASSED_OVER = frozenset(
     {"store", "truncation", "include", "metadata", "background", "conversation", "prompt"}
 )
-"""What has no effect here; those of _STORED must not ask for one."""
+"""Parameters without an effect here; those of _STORED must not ask for one."""
 _STORED = ("previous_response_id", "conversation", "prompt", "background")
 _REMEDY = "Send the whole conversation as `input`: responses are not stored here"
 _PARTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "text"}

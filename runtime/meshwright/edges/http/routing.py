@@ -56,7 +56,7 @@ async def _ready_mesh(request: Request) -> Mesh:
 MeshDep = Annotated[Mesh, Depends(_mesh_of)]
 ReadyMesh = Annotated[Mesh, Depends(_ready_mesh)]
 CallerDep = Annotated[Caller, Depends(_caller_of)]
-"""Who calls, for a dependency of a route whose role another parameter states."""
+"""The caller, for a dependency of a route whose role another parameter states."""
 
 
 class Needs:
@@ -113,7 +113,7 @@ def needs(*roles: Role) -> Any:
 
 
 def needs_of(endpoint: Callable[..., Any]) -> Needs | None:
-    """What an endpoint asks of its caller, as its signature says."""
+    """Returns the rule of an endpoint, as its signature has it."""
     hints = get_type_hints(endpoint, include_extras=True).values()
     dependencies = (
         getattr(part, "dependency", None) for hint in hints for part in getattr(hint, "__metadata__", ())

@@ -23,7 +23,7 @@ from meshwright.identity.auth import Authenticator, Credentials, Unauthenticated
 from meshwright.orchestration.tenants import Tenants
 
 CREDENTIALS = "meshwright.credentials"
-"""Where a request's scope has what it showed of its sender, if it had to."""
+"""The key of a request's credentials in its scope, if it had to show some."""
 STREAM_ENDED = "stream.ended"
 """The name of the last event of a stream whose credentials have ended; its data is the problem."""
 _CHECK_SECONDS = 1.0

@@ -160,7 +160,7 @@ class MqttEdge:
         """Serve one connection from its beginning to its end. Raises BrokerAway."""
         connection = await self._open()
         try:
-            # What clients publish, unless the broker still has that.
+            # The topics of clients, unless the broker still has our subscription.
             if not (connection.session_present and self._subscribed):
                 self._subscribed = False
                 await connection.subscribe(self._topics.everything)

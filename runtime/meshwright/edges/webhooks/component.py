@@ -10,8 +10,7 @@ from meshwright.core.errors import ConfigError
 from meshwright.edges.replies import Courier
 from meshwright.edges.webhooks.forge import ForgeSender
 from meshwright.edges.webhooks.push import PushSender
-from meshwright.edges.webhooks.receiver import Source, WebhookReceiver
-from meshwright.edges.webhooks.rules import rules_of
+from meshwright.edges.webhooks.receiver import Source, WebhookReceiver, rules_of
 from meshwright.mesh import Mesh
 from meshwright.settings.webhooks import WebhooksSettings
 
@@ -61,9 +60,9 @@ class WebhooksComponent(Component):
 
     def routes(self) -> APIRouter | None:
         """The route of deliveries."""
-        from meshwright.edges.webhooks.routes import make_routes
+        from meshwright.edges.delivery_routes import webhook_routes
 
-        return make_routes(WebhookReceiver(self.mesh, self.sources))
+        return webhook_routes(WebhookReceiver(self.mesh, self.sources))
 
     def warnings(self) -> Iterable[str]:
         """Sources that take deliveries of any program on this machine."""

@@ -50,7 +50,7 @@ _SHAS = {
 
 
 class ForgeAddress(Address):
-    """Where an outcome goes: of a source, the path of its API to which comments or statuses are posted."""
+    """The address of an outcome: of a source, the path of its API that takes comments or statuses."""
 
     source: str
     path: str

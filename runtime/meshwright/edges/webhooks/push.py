@@ -47,7 +47,7 @@ def _usable_secret(secret: SecretStr) -> SecretStr:
 
 
 class Notify(Strict):
-    """Where the outcome of a task is sent, and what it is signed with (`whsec_...`)."""
+    """The URL that gets the outcome of a task, and the secret that signs it (`whsec_...`)."""
 
     url: Annotated[str, Field(max_length=_MAX_URL_CHARS), AfterValidator(_usable_url)]
     secret: Annotated[SecretStr, AfterValidator(_usable_secret)]
