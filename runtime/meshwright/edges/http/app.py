@@ -107,8 +107,9 @@ def create_app(
     others = [router for part in components for router in _routers_of(part)]
     for router in others:
         app.include_router(router)
-    app.router.routes.extend(_pages().routes)
-    kinds = RouterKinds(route for router in (*routers, *others, _pages()) for route in router.routes)
+    pages = _pages()
+    app.router.routes.extend(pages.routes)
+    kinds = RouterKinds(route for router in (*routers, *others, pages) for route in router.routes)
     handle_errors(app)
     authenticator = authenticator or KeyAuthenticator(mesh.keys, mesh.settings)
     app.state.sessions = Sessions(

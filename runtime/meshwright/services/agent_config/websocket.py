@@ -21,7 +21,7 @@ from meshwright.core import topics
 from meshwright.core.encoding import encode
 from meshwright.core.errors import MeshError, Overloaded
 from meshwright.core.messages import Caller, Event
-from meshwright.edges.http.errors import CALLER, record_misuse
+from meshwright.edges.http.routing import CALLER, record_misuse
 from meshwright.edges.http.sessions import Sessions
 from meshwright.mesh import Mesh
 from meshwright.services.agent_config.configs import CHANGED, CREATED, DELETED, SEE
