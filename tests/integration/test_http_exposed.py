@@ -15,12 +15,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from meshwright.edges.tls import RELOADED, Certificate
 
 from meshwright import Client, load_settings
 from meshwright.client.transports import MeshUnreachable
 from meshwright.core.errors import ConfigError
 from meshwright.edges.http.server import listen, local_socket, serve
+from meshwright.edges.tls import RELOADED, Certificate
 from meshwright.identity.auth import Credentials, KeyAuthenticator, Unauthenticated
 from meshwright.sql.folder import SOCKET_NAME, write_private
 from tests.support.http_mesh import http_mesh
