@@ -15,7 +15,7 @@ from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.errors import ConfigError
 from meshwright.core.plugins import COMPONENTS, STORES, did_you_mean, installed
 from meshwright.core.tracing import NoTracing, Tracing
-from meshwright.edges.channels.personas import persona_agents
+from meshwright.edges.channels.component import persona_agents
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh

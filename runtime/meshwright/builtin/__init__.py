@@ -13,8 +13,8 @@ from meshwright.builtin.tasks import (
     TracingComponent,
 )
 from meshwright.component import Component
-from meshwright.edges.bus import PublishersComponent
 from meshwright.edges.channels.component import Channels
+from meshwright.edges.cloud_events import PublishersComponent
 from meshwright.edges.replies import Courier
 from meshwright.edges.webhooks.component import WebhooksComponent
 from meshwright.services.agent_config.component import AgentConfigs

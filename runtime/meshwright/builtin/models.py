@@ -49,7 +49,6 @@ from meshwright.models.circuits import (
 from meshwright.models.overview import Deployments
 from meshwright.models.port import Adapter, Model, ModelRequest, ModelWindow
 from meshwright.models.prices import Prices, prices_of
-from meshwright.models.retry import MAX_WAIT_SECONDS, Retrying
 from meshwright.models.select import (
     PREFIX,
     Configured,

@@ -282,7 +282,7 @@ def _run_stack(settings: Settings, *, per_agent: bool, replicas: int) -> None:
 
     require_sdk()
     if (cert := settings.http.tls_cert) and (key := settings.http.tls_key):
-        from meshwright.edges.http.tls import Certificate
+        from meshwright.edges.tls import Certificate
 
         Certificate(cert, key)  # raises before anything is started
     apps = _apps(settings, per_agent=per_agent, replicas=replicas)
@@ -304,7 +304,7 @@ def _apps(settings: Settings, *, per_agent: bool, replicas: int) -> list[AppSpec
     if not per_agent:
         return one_app(replicas)
     from meshwright.agents.loader import load_agents, project_file
-    from meshwright.edges.channels.personas import persona_agents
+    from meshwright.edges.channels.component import persona_agents
 
     agents = load_agents(project_file(Path(), settings.agents.dir), Path())
     agents += persona_agents(settings)

@@ -13,8 +13,7 @@ from meshwright.core.errors import NotFound, nearest
 
 if TYPE_CHECKING:
     from meshwright.edges.webhooks.kinds import Item
-    from meshwright.edges.webhooks.receiver import Source
-    from meshwright.edges.webhooks.rules import TaskRule
+    from meshwright.edges.webhooks.receiver import Source, TaskRule
 
 _MATCH = " and "
 
@@ -137,8 +136,8 @@ def _rule(rule: TaskRule) -> Document:
 
 
 def _tried(source: Source, item: Item, max_payload_bytes: int) -> Document:
-    from meshwright.edges.webhooks.board import board_event
     from meshwright.edges.webhooks.forge import forge_address
+    from meshwright.edges.webhooks.kinds import board_event
 
     board = board_event(source.settings.kind, item)
     tasks: list[Any] = []

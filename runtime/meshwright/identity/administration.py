@@ -25,7 +25,7 @@ from meshwright.run.erasure import Erased
 
 
 class Administration(Acting):
-    """What operators and administrators do. Each raises what the operations of `Operations` raise.
+    """The operations of operators and administrators. Each raises what the operations of `Operations` raise.
 
     A change is recorded in the audit trail before it is made, and refused where it cannot be recorded.
     """

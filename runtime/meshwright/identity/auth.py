@@ -21,7 +21,7 @@ from meshwright.settings import ADMIN_PREFIX, Settings
 __all__ = ["Authenticator", "Credentials", "Forbidden", "KeyAuthenticator", "Role", "Unauthenticated"]
 
 ADMINISTRATOR = "admin"
-"""Who requests the tasks of the mesh's administrator."""
+"""The requester of the administrator's tasks."""
 _KEY_REMEDY = "mesh keys create makes one"
 _REMEDY = "Send Authorization: Bearer with a key that `mesh keys create` has made"
 _TOKEN_REMEDY = f"{_REMEDY}, or with a token of the issuer that [oidc] of mesh.toml names"
@@ -29,7 +29,7 @@ _TOKEN_REMEDY = f"{_REMEDY}, or with a token of the issuer that [oidc] of mesh.t
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a request shows of its sender.
+    """The credentials of a request.
 
     `token` is a key or the admin token. `is_local` says that the request began on the mesh's machine, as far
     as the address tells, which is no credential. `client` is the sender's name at a broker, which has

@@ -1,4 +1,4 @@
-"""Who may use which operation: the roles of each as data, and the checks that go by them."""
+"""Rules: the roles that operations take, as data, and the checks that go by them."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ RULES = {
     "verify": Rule("verifies the event log", _ADMIN, all_tenants=True),
     "rotate_secrets": Rule("rotates keys", _ADMIN, all_tenants=True),
 }
-"""Who may use each operation, by its name."""
+"""The rules of operations, by their names."""
 
 
 def has_role(caller: Caller, role: Role) -> bool:
