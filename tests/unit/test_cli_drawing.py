@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from meshwright.cli.demo import quoted
-from meshwright.cli.events import Line, line_of
+from meshwright.cli.event_lines import Line, line_of
 from meshwright.cli.output import local_time
 from meshwright.cli.timeline import Drawing, TerminalDrawing, draw, drawing, print_answer, timeline
 from meshwright.core.messages import Event

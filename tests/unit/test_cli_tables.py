@@ -2,12 +2,13 @@
 
 import pytest
 
-from meshwright.cli.agents import AGENTS
-from meshwright.cli.costs import costs_table
-from meshwright.cli.events import event_line
+from meshwright.cli.connect import one_of
+from meshwright.cli.event_lines import event_line
 from meshwright.cli.models import overview_text
+from meshwright.cli.money import costs_table
 from meshwright.cli.output import Column, table
-from meshwright.cli.tasks import REASON, TASKS, one_of
+from meshwright.cli.resources import AGENTS
+from meshwright.cli.tasks import REASON, TASKS
 from meshwright.core.errors import InvalidInput
 
 WIDTHS = [80, 100]
@@ -59,7 +60,7 @@ def test_the_reason_of_a_failed_task_is_in_its_line(width: int) -> None:
 
 
 def test_lines_of_agents_fit(width: int) -> None:
-    assert max(map(len, table(AGENTS, [AGENT]).splitlines())) <= width
+    assert max(map(len, table(AGENTS.columns, [AGENT]).splitlines())) <= width
 
 
 def test_a_line_of_an_event_fits_and_ends_with_a_whole_word(width: int) -> None:

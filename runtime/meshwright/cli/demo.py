@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from meshwright.cli.connect import Connection, in_process
-from meshwright.cli.options import data_option, trust_option
+from meshwright.cli.options import data_option
+from meshwright.cli.project import trust_option
 
 if TYPE_CHECKING:
     from meshwright.cli.output import Document

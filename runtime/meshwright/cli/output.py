@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +26,7 @@ _GAP = "  "
 _MAX_DIGITS = 30  # of an amount
 _MIN_COLUMN = 8  # characters that a shortened column keeps
 _MORE = "…"
+_LABEL_WIDTH = 11
 
 
 def document(model: BaseModel | Struct) -> Document:
@@ -98,6 +99,18 @@ def terminal_width() -> int | None:
 
 def _written(value: object) -> str:
     return str(value or "")
+
+
+def file_line(file: Mapping[str, Any]) -> str:
+    """A file in a few words: `chart.png (image/png, 12,345 bytes)`."""
+    size = file.get("size")
+    about = f"{size:,} bytes" if isinstance(size, int) else str(file.get("url") or "elsewhere")
+    return printable(f"{file.get('name')} ({file.get('media_type')}, {about})")
+
+
+def labelled(rows: Iterable[tuple[str, object]]) -> str:
+    """A line for each row, with its label before it."""
+    return "\n".join(f"{label:<{_LABEL_WIDTH}} {printable(str(text))}".rstrip() for label, text in rows)
 
 
 class Column(NamedTuple):

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from mimetypes import guess_type
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from meshwright.cli import output
-from meshwright.cli.budgets import TASK_BUDGET, estimated, spent_of, task_budget_options
-from meshwright.cli.connect import Connection, listed, talk
-from meshwright.cli.events import fault, finish, join, score
-from meshwright.cli.files import file_rows, save_files
-from meshwright.cli.limits import limit_options, limits_text
+from meshwright.cli.connect import Connection, listed, talk, whole_id
+from meshwright.cli.event_lines import fault, finish, join, score
+from meshwright.cli.money import TASK_BUDGET, estimated
 from meshwright.cli.options import (
+    FILE,
+    JSON_OBJECT,
     Target,
     WholeNumber,
     from_stdin,
     json_option,
+    limit_options,
     mesh_options,
     quiet_option,
+    task_budget_options,
     time_options,
-    trust_option,
-    utf8,
 )
 from meshwright.cli.output import Column, Document, document, dollars, local_time, short
-from meshwright.cli.steps import show_steps, step_path
-from meshwright.core.errors import InvalidInput, NotFound
+from meshwright.cli.project import trust_option
+from meshwright.cli.resources import spent_of
+from meshwright.cli.steps import file_rows, save_files, show_steps, step_path
+from meshwright.core.errors import NotFound
 
 if TYPE_CHECKING:
     from meshwright.work.protocol import Wait
@@ -42,9 +42,7 @@ _ENDED_BEFORE = {"succeeded": "succeeded", "failed": "failed", "timed_out": "tim
 """How a task had ended that a request to cancel it came too late for."""
 _WHOLE_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")  # an id that the mesh made
 _SHOWN_IDS = 5
-_MAX_FILE_BYTES = 48 * 1024 * 1024  # in base64 the most that max_payload_bytes may be
 _Line = tuple[str, str]
-_LABEL_WIDTH = 11
 TASKS = (
     Column("task", "task_id", cut=2, from_end=True),
     Column("status", "status"),
@@ -57,57 +55,12 @@ TASKS = (
 REASON = Column("reason", "reason", cut=1)
 
 
-class _JsonObject(click.ParamType[Any]):
-    """A JSON object."""
-
-    name = "JSON"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parse it, or say where it stops being one."""
-        utf8(ctx, param, value)
-        try:
-            parsed = json.loads(value)
-        except ValueError as error:
-            self.fail(f"not JSON: {error}", param, ctx)
-        if not isinstance(parsed, dict):
-            self.fail('not a JSON object, such as {"text": "..."}', param, ctx)
-        return parsed
-
-
-JSON_OBJECT = _JsonObject()
-
-
-class _File(click.ParamType[Any]):
-    """A file of this machine, or the address of one, as an entry of `payload.files`."""
-
-    name = "FILE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read it, or say why it cannot be read."""
-        from meshwright.core.files import task_file_of
-
-        if isinstance(value, dict):
-            return value
-        if value.startswith(("http://", "https://", "data:")) or task_file_of(value) is not None:
-            return {"url": value}
-        try:
-            size = Path(value).stat().st_size
-            if size > _MAX_FILE_BYTES:
-                self.fail(f"{value} has {size:,} bytes; {_MAX_FILE_BYTES:,} can be sent", param, ctx)
-            data = Path(value).read_bytes()
-        except OSError as error:
-            self.fail(f"cannot read {value}: {error.strerror}", param, ctx)
-        kind = guess_type(value)[0] or "application/octet-stream"
-        url = f"data:{kind};base64,{base64.b64encode(data).decode()}"
-        return {"url": url, "name": Path(value).name}
-
-
 def file_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """The option --file, which may be given several times: what the model gets beside the words."""
     option = click.option(
         "--file",
         "files",
-        type=_File(),
+        type=FILE,
         multiple=True,
         help="A picture or another file for the model, or its URL. May be given several times.",
     )
@@ -319,7 +272,7 @@ def task(
             await save_files(mesh.client, whole, () if outcome is None else outcome.files, folder)
         else:
             view = await mesh.client.task(whole)
-            more = [] if as_json else [*await _limits(mesh, view), *await _budget(mesh, view)]
+            more = () if as_json else (*await _limits(mesh, view), *await _budget(mesh, view))
             click.echo(_page(mesh, view, as_json=as_json, more=more))
 
     talk(target, show, need="state")
@@ -345,32 +298,6 @@ def cancel(target: Target, task_id: str, as_json: bool) -> None:
     click.echo(talk(target, end, need="change"))
 
 
-async def whole_id(mesh: Connection, given: str) -> str:
-    """The id of the task that is meant by an end or a beginning. Raises InvalidInput if several are.
-
-    One that nothing fits is returned as it is: the mesh says that it does not know it.
-    """
-    if _WHOLE_ID.fullmatch(given):
-        return given
-    found = await mesh.client.tasks(limit=_SHOWN_IDS + 1, task_id=given)
-    return one_of(given, (task.task_id for task in found), "task")
-
-
-def one_of(given: str, known: Iterable[str], what: str) -> str:
-    """The one of the known ids that is, begins or ends so. Raises InvalidInput if several do."""
-    fitting = list(dict.fromkeys(name for name in known if name.startswith(given) or name.endswith(given)))
-    if given in fitting or not fitting:
-        return given
-    if len(fitting) > 1:
-        more = ", ..." if len(fitting) > _SHOWN_IDS else ""
-        raise InvalidInput(
-            f"{given!r} fits several ids of a {what}: {', '.join(fitting[:_SHOWN_IDS])}{more}",
-            remedy="give more of it",
-            field=f"{what}_id",
-        )
-    return fitting[0]
-
-
 def _page(mesh: Connection, view: TaskView, *, as_json: bool, more: Sequence[_Line] = ()) -> str:
     """A task as a person, or a program, reads it: its attempts, how it ended, and last its answer."""
     shown = document(view)
@@ -380,9 +307,26 @@ def _page(mesh: Connection, view: TaskView, *, as_json: bool, more: Sequence[_Li
     if view.attempts:
         rows.append(("steps", f"mesh task {view.task_id} --steps{mesh.options}"))
     rows.append(("events", f"mesh events --task {view.task_id}{mesh.options}"))
-    lines = [f"{label:<{_LABEL_WIDTH}} {output.printable(text)}".rstrip() for label, text in rows]
     text = view.outcome.text if view.outcome else ""
-    return "\n".join([*lines, *(["", output.for_terminal(text)] if text else [])])
+    return "\n".join([output.labelled(rows), *(["", output.for_terminal(text)] if text else [])])
+
+
+def _limits_text(limits: Sequence[Mapping[str, Any]], reached: Collection[str]) -> str:
+    """The limits that hold, each with where it is set; `reached` are the events of those that were."""
+    return ", ".join(
+        f"{limit['limit']} {_number(limit['most'])} ({_where(limit)})"
+        f"{' reached' if limit['event'] in reached else ''}"
+        for limit in limits
+    )
+
+
+def _number(most: Any) -> str:
+    return f"{most:,}" if isinstance(most, int | float) else str(most)
+
+
+def _where(limit: Mapping[str, Any]) -> str:
+    name = limit["limit"]
+    return limit["setting"].removeprefix(f"limits.{name} of ").removeprefix(f"{name} in ")
 
 
 async def _limits(mesh: Connection, view: TaskView) -> list[_Line]:
@@ -392,7 +336,7 @@ async def _limits(mesh: Connection, view: TaskView) -> list[_Line]:
         for limit in view.limits
         for event in await mesh.client.events(task_id=view.task_id, event_type=limit["event"], limit=1)
     ]
-    return [("limits", limits_text(view.limits, reached))] if view.limits else []
+    return [("limits", _limits_text(view.limits, reached))] if view.limits else []
 
 
 async def _budget(mesh: Connection, view: TaskView) -> list[_Line]:

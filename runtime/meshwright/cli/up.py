@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshwright.cli.connect import announced, report_problems, with_admin_token
-from meshwright.cli.options import WholeNumber, data_option, database_option, require_trust, trust_option
+from meshwright.cli.options import WholeNumber, data_option, database_option
 from meshwright.cli.output import Column, Document, table
+from meshwright.cli.project import require_trust, trust_option
 from meshwright.core.clock import unless
 
 if TYPE_CHECKING:

@@ -92,6 +92,7 @@ class BlockingClient:
 
     is_alive = _blocking(Client.is_alive)
     call = _blocking(Client.call)
+    items = _blocking(Client.items)
     submit = _blocking(Client.submit)
     ask = _blocking(Client.ask)
     outcome = _blocking(Client.outcome)

@@ -92,6 +92,10 @@ class Client(Administration):
         """Call any route of the HTTP API; returns the JSON of its answer, or None where it has none."""
         return await self._connection.call(method, path, body=body, params=params)
 
+    async def items(self, path: str, **params: Any) -> list[dict[str, Any]]:
+        """All items that a route of the HTTP API lists, page by page."""
+        return [item async for item in self._connection.items(path, params)]
+
     async def submit(self, text: str | None = None, **fields: Unpack[TaskFields]) -> Receipt:
         """Submit a task to an agent (`agent_id`), or to the best one for a `capability`.
 
@@ -144,21 +148,14 @@ class Client(Administration):
     ) -> list[TaskSummary]:
         """The newest tasks first. `task_id` is the beginning or the end of their ids."""
         fields = {"status": status, "capability": capability, "task_id": task_id}
-        found, cursor = list[TaskSummary](), None
-        while len(found) < limit:
-            page = {"limit": min(limit - len(found), MAX_TASKS), "cursor": cursor}
-            answer = await self._connection.call("GET", "/tasks", params={**fields, **page})
-            found += map(TaskSummary.model_validate, answer["items"])
-            if (cursor := answer.get("cursor")) is None:
-                break
-        return found
+        return await self._connection.get_list(TaskSummary, "/tasks", fields, limit=limit, page=MAX_TASKS)
 
     async def steps(self, task_id: str, *, attempt: int | None = None) -> list[StepSummary]:
         """What an agent did for a task, step by step: those of one attempt, or of all. Raises NotFound."""
         from meshwright.work.steps import StepSummary
 
-        pages = self._step_pages(task_id, {"attempt": attempt, "limit": MAX_TASKS})
-        return [StepSummary.model_validate(item) async for item in pages]
+        path = f"{_task_path(task_id)}/steps"
+        return await self._connection.get_list(StepSummary, path, {"attempt": attempt}, page=MAX_TASKS)
 
     async def step(
         self, task_id: str, path: str, *, attempt: int | None = None, max_chars: int | None = None
@@ -183,18 +180,10 @@ class Client(Administration):
         """
         from meshwright.work.steps import StepView
 
-        params = {"attempt": attempt, "max_chars": max_chars, "contents": "true", "limit": _STEPS_A_PAGE}
-        async for item in self._step_pages(task_id, params):
+        params = {"attempt": attempt, "max_chars": max_chars, "contents": "true"}
+        path = f"{_task_path(task_id)}/steps"
+        async for item in self._connection.items(path, params, page=_STEPS_A_PAGE):
             yield StepView.model_validate(item)
-
-    async def _step_pages(self, task_id: str, params: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
-        path, cursor = f"{_task_path(task_id)}/steps", None
-        while True:
-            answer = await self._connection.call("GET", path, params={**params, "cursor": cursor})
-            for item in answer["items"]:
-                yield item
-            if (cursor := answer.get("cursor")) is None:
-                return
 
     async def cancel(self, task_id: str) -> TaskView:
         """Ask for the end of a task; its outcome follows when its agent has let go. Raises NotFound."""
@@ -220,14 +209,8 @@ class Client(Administration):
         """
         from meshwright.events.inbox import Question
 
-        found, cursor = list[Question](), None
-        while len(found) < limit:
-            page = {"limit": min(limit - len(found), MAX_TASKS), "cursor": cursor}
-            answer = await self._connection.call("GET", "/inbox", params={"id": id, "ended": ended, **page})
-            found += map(Question.model_validate, answer["items"])
-            if (cursor := answer.get("cursor")) is None:
-                break
-        return found
+        fields = {"id": id, "ended": ended}
+        return await self._connection.get_list(Question, "/inbox", fields, limit=limit, page=MAX_TASKS)
 
     async def follow(self, task_id: str, *, after_seq: int = 0) -> AsyncGenerator[Event]:
         """The events of a task as they happen, from its first to its last. Raises NotFound.

@@ -17,6 +17,7 @@ from meshwright.client.transports import (
     Request,
     Retries,
     error_of,
+    no_mesh,
     server_events,
 )
 from meshwright.core.encoding import Struct
@@ -60,11 +61,37 @@ class RequestSender:
 
     async def get(self, kind: type[ModelT], path: str, method: str = "GET", **options: Any) -> ModelT:
         """The model that an answer is."""
-        return kind.model_validate(await self.call(method, path, **options))
+        return self._read(kind, path, await self.call(method, path, **options))
 
-    async def get_list(self, kind: type[ModelT], path: str) -> list[ModelT]:
-        """The models that an answer lists."""
-        return list(map(kind.model_validate, (await self.call("GET", path))["items"]))
+    async def get_list(
+        self, kind: type[ModelT], path: str, params: Mapping[str, Any] | None = None, **pages: int
+    ) -> list[ModelT]:
+        """The models that a route lists; `pages` are the options of `items`."""
+        return [self._read(kind, path, item) async for item in self.items(path, params, **pages)]
+
+    async def items(
+        self, path: str, params: Mapping[str, Any] | None = None, *, limit: int = 0, page: int = 0
+    ) -> AsyncGenerator[dict[str, Any]]:
+        """The items that a route lists, page by page: all, or `limit` of them, `page` in each request."""
+        count, cursor = 0, None
+        while True:
+            size = min(limit - count, page) if limit else page
+            answer = await self.call(
+                "GET", path, params={**(params or {}), "limit": size or None, "cursor": cursor}
+            )
+            if not isinstance(answer, dict) or not isinstance(items := answer.get("items"), list):
+                raise no_mesh(self._transport.url + path, 200)
+            for item in items:
+                yield item
+            count, cursor = count + len(items), answer.get("cursor")
+            if cursor is None or (limit and count >= limit):
+                return
+
+    def _read(self, kind: type[ModelT], path: str, answer: Any) -> ModelT:
+        try:
+            return kind.model_validate(answer)
+        except ValueError as error:  # of pydantic or msgspec
+            raise no_mesh(self._transport.url + path, 200) from error
 
     async def call(self, method: str, path: str, *, repeats: bool = False, **options: Any) -> Any:
         """The JSON of an answer. Reads, and what `repeats` without harm, are sent again after a failure."""
@@ -75,7 +102,7 @@ class RequestSender:
                     self._reached = True
                     text = b"".join([chunk async for chunk in response.chunks])
                     if response.status < 400:
-                        return json.loads(text) if text else None
+                        return _json(text, self._transport.url + path, response.status)
                     raise error_of(self._transport.url + path, response.status, text)
             except _TRANSIENT as error:
                 if not self._reached or not (repeats or method == "GET"):
@@ -126,3 +153,10 @@ class RequestSender:
         kind = {"Content-Type": "application/json"} if content else {}
         limit = self._timeout if timeout == CALL_SECONDS else timeout
         return Request(method, path, query, {**self._headers, **kind, **(headers or {})}, content, limit)
+
+
+def _json(text: bytes, url: str, status: int) -> Any:
+    try:
+        return json.loads(text) if text else None
+    except ValueError as error:
+        raise no_mesh(url, status) from error

@@ -206,10 +206,7 @@ def error_of(url: str, status: int, text: bytes) -> MeshError:
         problem = json.loads(text)
         message = problem.get("detail") or problem["title"]
     except (ValueError, AttributeError, KeyError):
-        return MeshError(
-            f"{url} answered {status} in no way that a mesh does",
-            remedy="Check that --url or MESH_URL is the address of a mesh",
-        )
+        return no_mesh(url, status)
     kind = _kinds().get(problem.get("code"), MeshError)
     error = _made(kind, str(message), {name: problem.get(name) or "" for name in ("remedy", "field")})
     error.status = status
@@ -217,6 +214,14 @@ def error_of(url: str, status: int, text: bytes) -> MeshError:
         if problem.get(name) is not None and hasattr(error, name):
             setattr(error, name, problem[name])
     return error
+
+
+def no_mesh(url: str, status: int) -> MeshError:
+    """The error of an answer that is no mesh's."""
+    return MeshError(
+        f"{url} answered {status} in no way that a mesh does",
+        remedy="Check that --url or MESH_URL is the address of a mesh",
+    )
 
 
 def _kinds(base: type[MeshError] = MeshError) -> dict[str, type[MeshError]]:
