@@ -14,7 +14,7 @@ import click
 from meshwright.cli.connect import Connection, running_mesh, talk
 from meshwright.cli.event_lines import code_changed
 from meshwright.cli.options import Target, data_option, json_option, mesh_options
-from meshwright.cli.output import Column, Document, document, echo_json, printable, show
+from meshwright.cli.output import Column, Document, document, echo_json, printable, show, styled
 from meshwright.cli.project import Declared, declared_agents, require_trust, trust_option
 from meshwright.cli.resources import AGENTS, group_of
 from meshwright.core.errors import ConfigError, MeshError, NotFound, in_one_line, nearest
@@ -188,8 +188,8 @@ async def _run_check(check: Check) -> tuple[str, str]:
 
 
 def _show(verdict: str, name: str, sentence: str) -> None:
-    styled = click.style(f"{verdict:<4}", fg=_VERDICTS[verdict])
-    click.echo(f"{styled}  {name:<10}  {' '.join(sentence.split())}")
+    word = styled(f"{verdict:<4}", fg=_VERDICTS[verdict])
+    click.echo(f"{word}  {name:<10}  {' '.join(sentence.split())}")
 
 
 def _declared(settings: Settings) -> Declared:

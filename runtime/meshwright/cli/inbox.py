@@ -7,7 +7,6 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +30,7 @@ from meshwright.cli.output import (
     echo_json,
     labelled,
     local_time,
+    redraw,
     short,
     short_id,
     table,
@@ -254,23 +254,24 @@ async def _watch(mesh: Connection, limit: int, *, as_json: bool) -> None:
     if not mesh.is_running:
         message = f"no mesh runs on {mesh.where}: nothing more comes there"
         raise NotFound(message, remedy=f"start one with: mesh up{mesh.options}")
-    with nullcontext() if as_json or not sys.stdout.isatty() else _screen() as draw:
-        known: dict[str, Document] = {}
-        while True:
-            listed = await mesh.client.inbox(limit=limit)
-            found = {question.id: document(question) for question in listed}
-            if draw is not None:
-                draw([*found.values()])
-            else:
-                ended = [name for name in known if name not in found] if len(found) < limit else []
-                for name in ended:
-                    ends = await mesh.client.inbox(id=name, ended=True, limit=1)
-                    _echo_change([document(end) for end in ends], as_json=as_json)
-                _echo_change([found[name] for name in found if name not in known], as_json=as_json)
-                known = {**known, **found}
-                for name in ended:
-                    del known[name]
-            await asyncio.sleep(_LOOK_SECONDS)
+    is_screen, drawn = sys.stdout.isatty() and not as_json, 0
+    known: dict[str, Document] = {}
+    while True:
+        listed = await mesh.client.inbox(limit=limit)
+        found = {question.id: document(question) for question in listed}
+        if is_screen:
+            shown = table(_COLUMNS, [*found.values()]) if found else "nothing waits for a person"
+            drawn = redraw(shown.splitlines(), drawn)
+        else:
+            ended = [name for name in known if name not in found] if len(found) < limit else []
+            for name in ended:
+                ends = await mesh.client.inbox(id=name, ended=True, limit=1)
+                _echo_change([document(end) for end in ends], as_json=as_json)
+            _echo_change([found[name] for name in found if name not in known], as_json=as_json)
+            known = {**known, **found}
+            for name in ended:
+                del known[name]
+        await asyncio.sleep(_LOOK_SECONDS)
 
 
 def _echo_change(questions: Sequence[Document], *, as_json: bool) -> None:
@@ -280,21 +281,6 @@ def _echo_change(questions: Sequence[Document], *, as_json: bool) -> None:
         cells = (column.cell(question) for column in _COLUMNS if column.field != "since")
         parts = (at, question["status"], by, *cells)
         click.echo(json.dumps(question, ensure_ascii=False) if as_json else "  ".join(filter(None, parts)))
-
-
-@contextmanager
-def _screen() -> Iterator[Callable[[Sequence[Document]], None]]:
-    """A place of the terminal whose table can be drawn again."""
-    from rich.live import Live
-    from rich.text import Text
-
-    with Live(auto_refresh=False) as live:
-
-        def draw(questions: Sequence[Document]) -> None:
-            shown = output.table(_COLUMNS, questions) if questions else "nothing waits for a person"
-            live.update(Text(shown, no_wrap=True), refresh=True)
-
-        yield draw
 
 
 def question_lines(question: Document, options: str) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -59,6 +60,20 @@ def short_id(task_id: Any) -> str:
     """The end of an id: tasks of the same minutes begin alike."""
     text = str(task_id)
     return f"{_MORE}{text[-_SHORT_ID:]}" if len(text) > _SHORT_ID + 4 else text
+
+
+def styled(text: str, **style: Any) -> str:
+    """The text in colours; as it is where NO_COLOR is set."""
+    return text if os.environ.get("NO_COLOR") else click.style(text, **style)
+
+
+def redraw(lines: Sequence[str], drawn: int) -> int:
+    """Print lines on the terminal over the `drawn` ones before them; returns how many were printed."""
+    height = shutil.get_terminal_size().lines - 1
+    shown = [*lines[: height - 1], _MORE] if len(lines) > height else lines
+    up = f"\x1b[{drawn}A" if drawn else ""
+    click.echo(f"\r{up}\x1b[J" + "\n".join(shown))
+    return len(shown)
 
 
 def seconds(duration_ms: Any) -> str:

@@ -218,7 +218,7 @@ def _text(value: Any) -> str:
 
 def _section(title: str, text: str) -> Iterator[str]:
     yield ""
-    yield click.style(title, bold=True)
+    yield output.styled(title, bold=True)
     width = max(40, shutil.get_terminal_size().columns if output.terminal_width() else 10**6)
     for line in for_terminal(text).splitlines():
         indent = _INDENT + line[: len(line) - len(line.lstrip())]

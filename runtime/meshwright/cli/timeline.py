@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import shutil
 import sys
+import textwrap
+import threading
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, TextIO
+from itertools import cycle
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import click
 
@@ -17,15 +22,20 @@ from meshwright.cli.connect import Connection, talk, whole_id
 from meshwright.cli.event_lines import Line, event_line, line_of
 from meshwright.cli.inbox import answer_of, question_lines
 from meshwright.cli.options import Target, WholeNumber, json_option, mesh_options
-from meshwright.cli.output import Document, document, file_line, for_terminal, printable, terminal_width
+from meshwright.cli.output import (
+    Document,
+    document,
+    file_line,
+    for_terminal,
+    printable,
+    styled,
+    terminal_width,
+)
 from meshwright.client import ENDINGS, Client
 from meshwright.core.errors import Conflict, MeshError, NotFound, error_codes
 from meshwright.core.schema import takes_approval
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.status import Status
-
     from meshwright.client import EventFields
     from meshwright.core.messages import Event
 
@@ -42,19 +52,23 @@ _NOBODY_CAN = (
 _INDENT = "  "
 _WORD_WIDTH = 11
 _SPINNER_WIDTH = 4  # of the spinner and what is around it
+_MIN_WIDTH = 20
 _COLOURS = {
-    "cyan": "dispatched started resumed waiting",
+    "cyan": "accepted dispatched started resumed waiting",
     "blue": "memory context",
     "magenta": "model",
-    "yellow": "tool",
-    "bold cyan": "accepted",
-    "bold green": "succeeded",
-    "bold yellow": "attempt cancelling cancelled",
-    "bold red": "failed",
+    "yellow": "tool attempt cancelling cancelled",
+    "green": "succeeded",
+    "red": "failed timed_out",
 }
-_STYLES = {word: style for style, words in _COLOURS.items() for word in words.split()} | {
-    "timed out": "bold red"
+_BOLD = frozenset(("accepted", "attempt", "cancelling", "cancelled", "succeeded", "failed", "timed out"))
+_STYLES: dict[str, dict[str, Any]] = {
+    word.replace("_", " "): {"fg": colour, "bold": word.replace("_", " ") in _BOLD or None}
+    for colour, words in _COLOURS.items()
+    for word in words.split()
 }
+_FRAMES, _FRAME_SECONDS = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", 0.1
+_ERASE, _NO_WRAP, _WRAP = "\r\x1b[K", "\x1b[?7l", "\x1b[?7h"
 
 
 async def timeline(client: Client, task_id: str, depth: int = 0) -> AsyncGenerator[tuple[int, Document]]:
@@ -128,54 +142,74 @@ class Drawing:
 class TerminalDrawing(Drawing):
     """Coloured lines, wrapped within their column, above a spinner with the words of the model."""
 
-    def __init__(self, console: Console, spinner: Status) -> None:
-        self._console = console
-        self._spinner = spinner
+    def __init__(self, stream: TextIO) -> None:
+        self._terminal = stream
         self._words = ""
+        self._is_paused = os.environ.get("TTY_INTERACTIVE") == "0"
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._spin, name="mesh-spinner", daemon=True)
 
     def line(self, depth: int, line: Line) -> None:
         """Print the line above the spinner."""
-        from rich.table import Table
-        from rich.text import Text
-
-        grid = Table.grid(padding=(0, 1))
-        grid.add_column(width=len(_INDENT) * (depth + 1) + _WORD_WIDTH, no_wrap=True)
-        grid.add_column()
-        style = _STYLES.get(line.word, "dim")
-        grid.add_row(Text(_INDENT * (depth + 1) + line.word, style=style), Text(line.text))
-        self._console.print(grid)
-        self.words("", restart=True)
+        indent = _INDENT * (depth + 1)
+        room = max(shutil.get_terminal_size().columns - len(indent) - _WORD_WIDTH - 1, _MIN_WIDTH)
+        first, *more = textwrap.wrap(line.text, room, break_on_hyphens=False) or [""]
+        word = styled(f"{indent}{line.word:<{_WORD_WIDTH}}", **_STYLES.get(line.word, {"dim": True}))
+        below = f"\n{' ' * (len(indent) + _WORD_WIDTH + 1)}"
+        with self._lock:
+            self._words = ""
+            self._write(f"{_ERASE}{below.join([f'{word} {first}', *more])}\n")
 
     def words(self, text: str, *, restart: bool) -> None:
         """Show the end of what the model has written, as much as fits beside the spinner."""
-        from rich.text import Text
-
-        room = max(1, self._console.width - _SPINNER_WIDTH)
-        self._words = (("" if restart else self._words) + printable(text))[-room:]
-        self._spinner.update(Text(self._words, no_wrap=True))
+        room = max(1, shutil.get_terminal_size().columns - _SPINNER_WIDTH)
+        with self._lock:
+            self._words = (("" if restart else self._words) + printable(text))[-room:]
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Leave the terminal to somebody else: no spinner."""
-        self._spinner.stop()
+        before, self._is_paused = self._is_paused, True
+        with self._lock:
+            self._write(_ERASE)
         try:
             yield
         finally:
-            self._spinner.start()
+            self._is_paused = before
+
+    @contextmanager
+    def spinning(self) -> Iterator[Self]:
+        """Show the spinner within a block."""
+        self._thread.start()
+        try:
+            yield self
+        finally:
+            self._stopping.set()
+            self._thread.join()
+            self._write(_ERASE)
+
+    def _spin(self) -> None:
+        for frame in cycle(_FRAMES if "utf" in (self._terminal.encoding or "").lower() else "|/-\\"):
+            if self._stopping.wait(_FRAME_SECONDS):
+                return
+            with self._lock:
+                if not self._is_paused:
+                    self._write(f"{_ERASE}{_NO_WRAP}{frame} {self._words}{_WRAP}\r")
+
+    def _write(self, text: str) -> None:
+        click.echo(text, file=self._terminal, nl=False)
 
 
 @contextmanager
 def drawing(*, quiet: bool = False, stream: TextIO | None = None) -> Iterator[Drawing]:
     """The drawing that suits stderr, or another stream."""
     stream = stream or sys.stderr
-    if quiet or not stream.isatty():
+    if quiet or not stream.isatty() or os.environ.get("TERM") == "dumb":
         yield Drawing(None if quiet else stream)
         return
-    from rich.console import Console
-
-    console = Console(file=stream, highlight=False)
-    with console.status("", spinner="dots") as spinner:
-        yield TerminalDrawing(console, spinner)
+    with TerminalDrawing(stream).spinning() as canvas:
+        yield canvas
 
 
 class Answering:
