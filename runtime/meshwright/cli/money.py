@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 TASK_BUDGET = "budget_usd"
 """The name of the budget that a task brings."""
 _KEYS = ["agent", "tag", "model", "task", "tenant"]
+_WHERE_ANY = ("cached_tokens", "estimated_usd", "reserved_usd", "saved_usd")  # columns without zeros alone
 _NOBODY = {"tag": "(no tag)", "task": "(no task)", "model": "(no answer)"}
 budgets = group_of(BUDGETS)
 
@@ -162,21 +163,26 @@ def costs(target: Target, by: Any, since: str | None, proxy: bool, as_json: bool
 def costs_table(found: Document) -> str:
     """What calls cost, a line for each key, and their total."""
     by = found["by"]
-    parts = ("estimated", "estimated_usd"), ("reserved", "reserved_usd")
-
+    total = found["total"]
     columns = (
-        Column(by, "key", partial(_key, by), cut=1),
+        Column(by, "key", partial(_key, by), cut=4, least=16),
         Column("calls", "calls", _count),
-        Column("prompt", "prompt_tokens", _count),
-        Column("cached", "cached_tokens", _count),
-        Column("completion", "completion_tokens", _count),
+        Column("prompt", "prompt_tokens", _count, cut=3, least=12),
+        Column("cached", "cached_tokens", _count, cut=1),
+        Column("completion", "completion_tokens", _count, cut=3, least=12),
         Column("known", write=_counted),
-        *(Column(head, field, _dollars) for head, field in parts if Decimal(found["total"].get(field, 0))),
+        Column("estimated", "estimated_usd", _dollars),
+        Column("reserved", "reserved_usd", _dollars),
         Column("saved by cache", "saved_usd", _dollars, cut=2),
         Column("failed", "failed", _count),
     )
+    shown = [
+        column
+        for column in columns
+        if column.field not in _WHERE_ANY or Decimal(total.get(column.field) or 0)
+    ]
     omitted = [{"key": f"({found['omitted']:,} more)"}] if found["omitted"] else []
-    return table(columns, [*found["items"], *omitted, {**found["total"], "key": "total"}])
+    return table(shown, [*found["items"], *omitted, {**total, "key": "total"}])
 
 
 def _key(by: str, key: str | None) -> str:

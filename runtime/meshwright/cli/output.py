@@ -131,9 +131,10 @@ def labelled(rows: Iterable[tuple[str, object]]) -> str:
 class Column(NamedTuple):
     """One column of a table: a field of each item, or without one the whole item, and how it is written.
 
-    In a narrow terminal the columns with a number in `cut` are shortened in that order, `from_end` at their
-    beginning, the others at their end. The last column is shortened after them; where that is not enough,
-    columns are left out in the same order, but for the first.
+    A terminal shows no column without text. If it is narrow, the columns with a number in `cut` are shortened
+    in that order to `least` characters, `from_end` at their beginning, the others at their end. The last
+    column is shortened after them; where that is not enough, columns are left out in the same order, but for
+    the first.
     """
 
     head: str
@@ -141,6 +142,7 @@ class Column(NamedTuple):
     write: Callable[[Any], str] = _written
     cut: int = 0
     from_end: bool = False
+    least: int = _MIN_COLUMN
 
     def cell(self, item: Document) -> str:
         """The text of an item."""
@@ -158,19 +160,21 @@ def show(found: Sequence[Document], columns: Sequence[Column], *, as_json: bool,
 
 
 def table(columns: Sequence[Column], items: Sequence[Document], *, width: int | None = None) -> str:
-    """A line for each item, in columns as wide as what they hold, but no wider than the terminal."""
-    rows = [
-        [column.head for column in columns],
-        *([column.cell(item) for column in columns] for item in items),
-    ]
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    """A line for each item, in columns as wide as their cells, but no wider than the terminal."""
     width = width or terminal_width()
+    cells = [[column.head, *(column.cell(item) for item in items)] for column in columns]
+    if width is not None and len(
+        empty := [place for place in range(1, len(cells)) if not any(cells[place][1:])]
+    ):
+        columns = [column for place, column in enumerate(columns) if place not in empty]
+        cells = [cell for place, cell in enumerate(cells) if place not in empty]
+    widths = [max(map(len, column)) for column in cells]
     if width is not None:
         cut = sorted((column.cut, place) for place, column in enumerate(columns) if column.cut)
         for _, place in (*cut, (0, len(columns) - 1)):
             excess = sum(widths) + len(_GAP) * (len(widths) - 1) - width
             if excess > 0:
-                widths[place] = max(widths[place] - excess, min(widths[place], _MIN_COLUMN))
+                widths[place] = max(widths[place] - excess, min(widths[place], columns[place].least))
         dropped = next((columns[place] for _, place in cut if place), None)
         if dropped is not None and sum(widths) + len(_GAP) * (len(widths) - 1) > width:
             return table([column for column in columns if column is not dropped], items, width=width)
@@ -179,7 +183,7 @@ def table(columns: Sequence[Column], items: Sequence[Document], *, width: int | 
             fitted(cell, room, from_end=column.from_end).ljust(room)
             for column, cell, room in zip(columns, row, widths, strict=True)
         )
-        for row in rows
+        for row in zip(*cells, strict=True)
     )
     return "\n".join(line.rstrip()[:width] for line in lines)
 

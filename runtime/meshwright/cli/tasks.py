@@ -44,15 +44,15 @@ _WHOLE_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")  # an id that the mesh made
 _SHOWN_IDS = 5
 _Line = tuple[str, str]
 TASKS = (
-    Column("task", "task_id", cut=2, from_end=True),
+    Column("task", "task_id", cut=1, from_end=True),
     Column("status", "status"),
-    Column("capability", "capability", cut=5),
-    Column("agent", "agent_id", cut=6),
-    Column("created", "created_at", local_time, cut=4, from_end=True),
-    Column("model", "model", cut=3),
+    Column("capability", "capability", cut=4),
+    Column("agent", "agent_id", cut=5),
+    Column("created", "created_at", local_time, cut=3, least=19),
+    Column("model", "model", cut=2),
     Column("cost", "cost_usd", dollars),
 )
-REASON = Column("reason", "reason", cut=1)
+REASON = Column("reason", "reason", cut=6, least=32)
 
 
 def file_option(command: Callable[..., Any]) -> Callable[..., Any]:
