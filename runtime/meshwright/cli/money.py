@@ -147,7 +147,7 @@ def costs(target: Target, by: Any, since: str | None, proxy: bool, as_json: bool
         since = _day_of(by, since)
 
     async def sum_up(mesh: Connection) -> Document:
-        return await mesh.client.call("GET", "/costs", by=by, since=since)
+        return document(await mesh.client.costs(by, since=since))
 
     found = talk(target, sum_up)
     if proxy:

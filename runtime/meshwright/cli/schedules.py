@@ -124,7 +124,7 @@ def create(target: Target, schedule_id: str, replace: bool, as_json: bool, **giv
 
 
 async def _due(mesh: Connection, schedule_id: str, count: int) -> list[Document]:
-    return (await mesh.client.call("GET", f"{SCHEDULES.path_of(schedule_id)}/next", count=count))["items"]
+    return await mesh.client.items(f"{SCHEDULES.path_of(schedule_id)}/next", count=count)
 
 
 def _page(schedule: Document, due: Sequence[Document]) -> str:

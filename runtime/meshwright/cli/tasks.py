@@ -293,6 +293,9 @@ def cancel(target: Target, task_id: str, as_json: bool) -> None:
         view = await mesh.client.cancel(await whole_id(mesh, task_id))
         if ended := _ENDED_BEFORE.get(view.status):
             click.echo(f"it had already {ended}; nothing was cancelled", err=True)
+        elif view.status != "cancelled":
+            then = "its agent lets go" if mesh.is_running else f"mesh up{mesh.options} runs"
+            click.echo(f"cancelling: the task ends once {then}", err=True)
         return _page(mesh, view, as_json=as_json)
 
     click.echo(talk(target, end, need="change"))

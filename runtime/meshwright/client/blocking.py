@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypeVar
 
 from meshwright.client.client import Client
-from meshwright.client.connection import CALL_SECONDS, DEFAULT_URL
+from meshwright.client.transports import CALL_SECONDS, DEFAULT_URL
 
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal

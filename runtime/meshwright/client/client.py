@@ -5,22 +5,38 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
+from decimal import Decimal
 from os import PathLike
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 from urllib.parse import quote
 
 from meshwright.client.administration import Administration
-from meshwright.client.connection import CALL_SECONDS, DEFAULT_URL, RequestSender
-from meshwright.client.fields import Completion, EventFields, TaskFields
-from meshwright.client.transports import AsgiTransport, HttpTransport
+from meshwright.client.transports import (
+    CALL_SECONDS,
+    DEFAULT_URL,
+    AsgiTransport,
+    HttpTransport,
+    RequestSender,
+)
 from meshwright.core.capability import AgentInfo
 from meshwright.core.errors import MeshError
 from meshwright.core.files import File
-from meshwright.core.messages import ENDED, Event, Outcome, Receipt, ScoreCard, TaskStatus, new_id
+from meshwright.core.messages import (
+    ENDED,
+    Event,
+    Outcome,
+    Plain,
+    Receipt,
+    ScoreCard,
+    TaskStatus,
+    Usage,
+    new_id,
+)
 from meshwright.events.tasks import TaskSummary
 
 if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh hangs on these modules
+    from meshwright.core.money import OnEmpty
     from meshwright.events.inbox import Question
     from meshwright.events.status import MeshStatus
     from meshwright.mesh import Mesh
@@ -32,6 +48,48 @@ MAX_TASKS, MAX_EVENTS = 500, 1000  # of one page
 _STEPS_A_PAGE = 50  # with what was said
 ENDINGS = frozenset(f"task.{status}" for status in ENDED)
 """The types of a task's last event, whose payload is its outcome."""
+
+
+class TaskFields(TypedDict, total=False):
+    """A task: what it names, and its times in seconds (`timeout` of one step, `deadline` of all).
+
+    `limits` are those of its run, such as `{"max_steps": 20}`, where they are to be lower than the agent's.
+    `after` is the id of a task whose end it waits for.
+    """
+
+    capability: str | None
+    agent_id: str | None
+    payload: dict[str, Any]
+    priority: int
+    timeout: float | None
+    deadline: float | None
+    thread_id: str | None
+    task_id: str | None
+    limits: dict[str, Any] | None
+    after: str | None
+    budget_usd: Decimal | str | None
+    on_empty: OnEmpty
+    idempotency_key: str | None
+
+
+class EventFields(TypedDict, total=False):
+    """What events must have in common."""
+
+    task_id: str | None
+    agent_id: str | None
+    event_type: str | None
+    trace_id: str | None
+    aggregate_id: str | None
+    idempotency_key: str | None
+    topic: str | None
+
+
+class Completion(Plain):
+    """What a model answered."""
+
+    content: str
+    model: str
+    usage: Usage
 
 
 class Client(Administration):
@@ -248,9 +306,9 @@ class Client(Administration):
         found, before = list[Event](), None
         while len(found) < limit:
             page = {"limit": min(limit - len(found), MAX_EVENTS), "before_seq": before}
-            answer = await self._connection.call("GET", "/events", params={**wanted, **page})
+            answer = await self._connection.page("/events", {**wanted, **page})
             found += map(Event.model_validate, answer["items"])
-            if (before := answer["next_seq"]) is None:
+            if (before := answer.get("next_seq")) is None:
                 break
         return found[::-1]
 
@@ -269,9 +327,9 @@ class Client(Administration):
         body = {"topic": topic, "event_type": event_type, "payload": dict(payload or {})}
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         repeats = idempotency_key is not None
-        return (await self._connection.call("POST", "/events", body=body, headers=headers, repeats=repeats))[
-            "id"
-        ]
+        return await self._connection.field(
+            "id", "POST", "/events", body=body, headers=headers, repeats=repeats
+        )
 
     async def last_seq(self) -> int:
         """The `seq` of the newest event, or 0."""
@@ -294,7 +352,7 @@ class Client(Administration):
 
     async def models(self) -> list[str]:
         """The models that callers may name."""
-        return [model["id"] for model in (await self._connection.call("GET", "/v1/models"))["data"]]
+        return [model["id"] for model in await self._connection.field("data", "GET", "/v1/models")]
 
     async def complete(
         self, messages: str | Sequence[Mapping[str, Any]], *, model: str = "quality", **options: Any
