@@ -282,7 +282,6 @@ def _progress() -> Callable[[int, int], None]:
 
 
 def _report(found: Verified) -> None:
-    """Say what was proved on stdout, and what is wrong on stderr."""
     from meshwright.events.heads import fingerprint
 
     click.echo(found.sentence())

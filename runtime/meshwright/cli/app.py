@@ -28,7 +28,7 @@ _MAX_QUOTED = 500  # characters of a message: it may quote what a client sent
 
 
 class _Listed(NamedTuple):
-    """Where a command is, and what `mesh --help` says of it without loading it."""
+    """The module of a command, and its line in `mesh --help`, which loads none."""
 
     module: str
     help: str
@@ -190,7 +190,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(message: str) -> None:
-    """Write one line to stderr, whatever the message holds."""
     line = " ".join("".join(character if character.isprintable() else " " for character in message).split())
     click.echo(f"mesh: {line}", err=True)
 
@@ -203,7 +202,6 @@ def _complain_of_use(error: click.UsageError) -> None:
 
 
 def _usage_line(error: click.UsageError) -> str:
-    """What was wrong with the call, and what to type."""
     message = error.format_message().rstrip(".")
     if error.ctx is None or isinstance(error.ctx.command, _LazyGroup):
         return message

@@ -152,7 +152,7 @@ async def _run_checks(settings: Settings) -> int:
 
 
 async def _running_models(settings: Settings) -> Check | None:
-    """What answers in the mesh that runs on the data; None without one, or where it does not say."""
+    """A check of the model of the mesh that runs on the data; None without one, or where it names none."""
     from meshwright.component import Check
 
     async with running_mesh(settings) as running:
@@ -174,7 +174,6 @@ async def _running_models(settings: Settings) -> Check | None:
 
 
 async def _run_check(check: Check) -> tuple[str, str]:
-    """The verdict of a check, and its sentence."""
     limit = asyncio.timeout(_CHECK_SECONDS)
     try:
         async with limit:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 ResultT = TypeVar("ResultT")
 Need = Literal["log", "state", "change", "work"]
-"""What a command needs of a mesh that does not run.
+"""The need of a command for a mesh that does not run.
 
 To read its `log`, or also the `state` of tasks, budgets and keys: no code of the folder runs. To `change`
 something: the agents are loaded, and what waits for them stays untouched. That they `work`.
@@ -248,7 +248,7 @@ def announced(folder: Path, url: str) -> Iterator[None]:
 
 
 def announced_url(folder: Path) -> str | None:
-    """Where the mesh of a data folder said it listens; it may be gone without having removed that."""
+    """The URL that the mesh of a data folder has announced; it may be gone without having removed that."""
     url = _announced(folder).get("url")
     return url if isinstance(url, str) and _is_here(url) else None
 

@@ -29,7 +29,7 @@ _MATERIAL = ("docs/writing-an-agent.md", "mesh.py")
 
 
 class _Question(NamedTuple):
-    """What one agent is asked, and the file whose text goes with it, if any."""
+    """A question for one agent, and the file whose text goes with it, if any."""
 
     agent_id: str
     text: str
@@ -120,7 +120,6 @@ def _fresh_folder() -> Path:
 
 
 async def _show(mesh: Connection, number: int, question: _Question) -> Document:
-    """Ask an agent, draw the timeline, and quote the answer."""
     from meshwright.cli.timeline import draw, drawing
 
     click.secho(f"\n{number}. {question.agent_id}: {question.text}", bold=True)
@@ -178,7 +177,6 @@ Your turn:
 
 
 def _program() -> str:
-    """What to type for this program: `mesh` where that is found, else its path."""
     called = Path(sys.argv[0])
     if called.name != "mesh" or shutil.which("mesh") == str(called.absolute()):
         return "mesh"

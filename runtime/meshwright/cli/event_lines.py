@@ -48,7 +48,6 @@ def line_of(event: Document) -> Line | None:
 
 
 def _said(parts_of: _PartsOf, event: Document) -> str:
-    """What an event says; of one without the payload of its type, what its payload holds."""
     payload = event.get("payload")
     try:
         return join(parts_of(payload if isinstance(payload, dict) else {}, event))
@@ -80,7 +79,6 @@ def event_line(event: Document, width: int | None = None) -> str:
 
 
 def _gist(event: Document) -> str:
-    """What an event says that has no line in a timeline."""
     payload = event.get("payload")
     if not isinstance(payload, dict):
         return _plain(payload)
@@ -94,7 +92,6 @@ def _gist(event: Document) -> str:
 
 
 def _plain(payload: Any) -> str:
-    """The short values of a payload."""
     if not isinstance(payload, dict):
         return short(json.dumps(payload, ensure_ascii=False)) if payload else ""
     plain = (
@@ -126,7 +123,7 @@ def finish(reason: Any) -> str:
 
 
 def fault(error: Any) -> str:
-    """What went wrong: `ToolFailed: no such file`."""
+    """An error with its type: `ToolFailed: no such file`."""
     if isinstance(error, dict):
         return short(f"{error.get('type', 'error')}: {error.get('message', '')}")
     return short(error or "")

@@ -120,7 +120,7 @@ def answer(target: Target, question_id: str, text: str | None, value: tuple[Any]
     """Answer what a task waits for.
 
     ID is as `mesh inbox` shows it, or the id of a task that has one question. TEXT is the answer; -
-    reads it from stdin. Where the question asks for data, TEXT may be JSON.
+    reads it from stdin. TEXT may be JSON if the question asks for data.
     """
     if (text is None) == (value is None):
         raise click.UsageError(
@@ -198,7 +198,7 @@ async def _find_open(client: Client, given: str) -> Question:
 
 
 def answer_of(schema: Mapping[str, Any] | None, text: str) -> Any:
-    """What is sent for a text: JSON, where the question takes no text and that is JSON."""
+    """The answer that a text stands for: JSON, if the question takes no text and that is JSON."""
     if schema is None or not faults(schema, text):
         return text
     try:
@@ -284,7 +284,7 @@ def _echo_change(questions: Sequence[Document], *, as_json: bool) -> None:
 
 
 def question_lines(question: Document, options: str) -> Iterator[tuple[str, str]]:
-    """What a question is about and how to answer it, each with its label."""
+    """The subject of a question and how to answer it, each with its label."""
     yield "asked", question["question"]
     for name, value in (question.get("subject") or {}).items():
         if name in ("kind", "agent_id", "tool") or value in (None, "", {}, []):
@@ -410,7 +410,7 @@ def status(target: Target, as_json: bool) -> None:
 
 
 def status_text(found: Document) -> str:
-    """What `mesh status` shows."""
+    """The text of `mesh status`."""
     counts = found["tasks"]
     known = [name for name in _ORDER if name in counts] + sorted({*counts} - {*_ORDER})
     by_status = ", ".join(f"{counts[name]:,} {name}" for name in known)

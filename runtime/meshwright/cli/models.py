@@ -160,7 +160,6 @@ def _file_of(settings: Settings) -> Path:
 
 
 async def _overview(settings: Settings) -> Document:
-    """Groups, deployments, prices, what each misses, and warnings."""
     async with _running(settings) as client:
         if client is not None:
             return await client.deployments()
@@ -178,7 +177,6 @@ def _explained_here(settings: Settings, group: str, tags: list[str]) -> Document
 
 
 def _of_file(settings: Settings) -> Deployments:
-    """What the file says, whether or not anything of it can be called."""
     from meshwright.models.offline import OfflineModel
     from meshwright.models.overview import Deployments
 
@@ -229,7 +227,7 @@ _GROUPS = (
 
 
 def overview_text(found: Document) -> str:
-    """What `mesh models` shows: who answers, the deployments, fallbacks and warnings."""
+    """The text of `mesh models`: who answers, the deployments, fallbacks and warnings."""
     rows = [{**row, "group": group["group"]} for group in found["groups"] for row in group["deployments"]]
     chains = [
         f"{group['group']} {_FALLBACKS[kind]} {', then '.join(groups)}"
@@ -292,7 +290,7 @@ _TESTED = (
 
 
 def _health(settings: Settings, data: Path | None) -> dict[str, Document]:
-    """How each deployment was last, by its id: when it was tested, or called by a mesh since."""
+    """The last known health of each deployment, by its id: of a test, or of a call since."""
     states = [*_tested_health(settings).items(), *_called_health(settings, data).items()]
     return dict(sorted(states, key=lambda state: datetime.fromisoformat(state[1]["at"])))
 
@@ -320,7 +318,7 @@ def _called_health(settings: Settings, data: Path | None) -> dict[str, Document]
 
 
 def _health_from(event: Event) -> Document:
-    """What an event of a call or a circuit says of its deployment's health."""
+    """The health of a deployment by an event of a call or a circuit."""
     at, error = event.time.isoformat(), event.fields.get("error")
     if not isinstance(error, dict):
         return {"status": error or "ok", "at": at}

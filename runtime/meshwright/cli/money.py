@@ -27,7 +27,7 @@ budgets = group_of(BUDGETS)
 
 
 def estimated(found: Document) -> str:
-    """What a task is likely to cost, in a sentence."""
+    """The likely cost of a task, in a sentence."""
     whose = found["agent_id"] or found["capability"]
     unknown = f"; the cost of {found['unknown']:,} more is unknown" if found["unknown"] else ""
     if not found["tasks"]:
@@ -112,7 +112,6 @@ def allow(
 
 
 def _time(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """The time that `24h` or `2026-01-01T00:00Z` means."""
     if value is None:
         return None
     from meshwright.ledger.costs import since_of
@@ -161,7 +160,7 @@ def costs(target: Target, by: Any, since: str | None, proxy: bool, as_json: bool
 
 
 def costs_table(found: Document) -> str:
-    """What calls cost, a line for each key, and their total."""
+    """The cost of calls, a line for each key, and their total."""
     by = found["by"]
     total = found["total"]
     columns = (
@@ -236,7 +235,6 @@ def _begin_of_day(since: str) -> datetime:
 
 
 def _of_proxy(by: str, since: str | None) -> dict[str, Decimal]:
-    """What the proxy says was spent, by tag or by agent."""
     from meshwright.cli.administration import on_proxy
     from meshwright.ledger.proxy import FIRST_DAY
 

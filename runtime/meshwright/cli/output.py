@@ -1,4 +1,4 @@
-"""What commands print: amounts, times and tables for people, JSON for programs."""
+"""The output of commands: amounts, times and tables for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def dollars(cost_usd: Any) -> str:
 
 
 def tokens(usage: Any) -> str:
-    """What a model read and wrote: `612 + 40 tokens`."""
+    """The tokens that a model read and wrote: `612 + 40 tokens`."""
     usage = usage or {}
     return f"{usage.get('prompt_tokens', 0):,} + {usage.get('completion_tokens', 0):,} tokens"
 

@@ -63,7 +63,6 @@ def require_trust(settings: Settings) -> None:
 
 
 def _risks(folder: Path, settings: Settings) -> list[str]:
-    """Says which files of a folder are used that may do harm."""
     from meshwright.agents.loader import CHECKOUT, PACKAGED, project_file
 
     if folder in (CHECKOUT.resolve(), PACKAGED.resolve()):
@@ -125,7 +124,7 @@ def _config_folder() -> Path:
 
 @dataclass
 class Declared:
-    """What the files of a folder declare, and those files that say more only when they run."""
+    """The declarations of a folder's files, and the files that say more only when they run."""
 
     agents: list[Registration] = field(default_factory=list)
     brought: dict[str, Brought] = field(default_factory=dict)
@@ -191,7 +190,6 @@ def _read_agent(path: Path, node: ast.ClassDef, attributes: dict[str, ast.expr],
 
 
 def _attributes(node: ast.ClassDef) -> dict[str, ast.expr]:
-    """What the body of a class assigns to names."""
     assigned: dict[str, ast.expr] = {}
     for statement in node.body:
         if isinstance(statement, ast.Assign):

@@ -29,7 +29,7 @@ class Verb:
     """A command on one thing: a request, and the sentence that reports its answer.
 
     `path` follows the thing's own path. `says` gets the answer, with the id as `id`; without it the answer is
-    printed as JSON, but for the fields in `hides`. Where `succeeded` is false, the exit status is 1.
+    printed as JSON, but for the fields in `hides`. The exit status is 1 if `succeeded` is false.
     """
 
     name: str

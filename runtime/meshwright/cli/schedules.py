@@ -128,7 +128,6 @@ async def _due(mesh: Connection, schedule_id: str, count: int) -> list[Document]
 
 
 def _page(schedule: Document, due: Sequence[Document]) -> str:
-    """A schedule as a person reads it."""
     task = schedule.get("task") or {}
     catch_up = schedule["catch_up"]
     rows = [

@@ -69,14 +69,12 @@ async def show_steps(
 
 
 def _tokens(usage: Any) -> str:
-    """Tokens read and written: `1,204 + 88`."""
     usage = usage or {}
     read, written = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
     return f"{read:,} + {written:,}" if read or written else ""
 
 
 def _cached(step: Document) -> str:
-    """How much of what a model read was in a cache."""
     if step["cache_hit"]:
         return "all"
     usage = step.get("usage") or {}
@@ -93,13 +91,12 @@ def _cost(step: Document) -> str:
 
 
 def _what(step: Document) -> str:
-    """What kind of step it is: `model`, `tool read_file`."""
+    """The kind of a step with its name: `model`, `tool read_file`."""
     name = "" if step["kind"] in ("model", "context", "delegate") else step["name"]
     return f"{step['kind']} {name}".strip() if step["kind"] != "step" else name
 
 
 def _short_what(step: Document) -> str:
-    """The same for a column: `read_file()` is a tool."""
     return f"{step['name']}()" if step["kind"] == "tool" else _what(step)
 
 
@@ -128,13 +125,12 @@ _COLUMNS = (
 
 
 def _is_needed(column: Column, found: Sequence[Document]) -> bool:
-    """Whether a column says anything; that of the attempt does where there are several."""
+    """Whether a column has text; that of the attempt is needed where there are several."""
     cells = {column.cell(step) for step in found}
     return len(cells) > 1 if column.field == "attempt" else cells != {""}
 
 
 def _page(step: Document, options: str) -> Iterator[str]:
-    """A step as a person reads it: its figures, then what was said."""
     rows = [
         ("step", f"{step['path']} of attempt {step['attempt']}, by {step['agent_id']}"),
         ("what", f"{_what(step)}{', ' if _status(step) else ''}{_status(step)}"),
@@ -195,7 +191,7 @@ def _message(title: str, message: Document) -> Iterator[str]:
 
 
 def _result(result: Any) -> Iterator[str]:
-    """What a step gave; a field of several lines, such as a prompt, is shown as text."""
+    """The result of a step; a field of several lines, such as a prompt, is shown as text."""
     texts = {name: text for name, text in result.items() if _has_lines(text)} if _is_object(result) else {}
     rest = {name: value for name, value in result.items() if name not in texts} if texts else result
     if rest not in ({}, None):

@@ -121,7 +121,6 @@ def ask(
 
 
 def _estimate(target: Target, *, as_json: bool, **whose: str | None) -> int:
-    """Print what such tasks have cost before."""
 
     async def estimate_it(mesh: Connection) -> Document:
         return document(await mesh.client.estimate(**whose))
@@ -302,7 +301,6 @@ def cancel(target: Target, task_id: str, as_json: bool) -> None:
 
 
 def _page(mesh: Connection, view: TaskView, *, as_json: bool, more: Sequence[_Line] = ()) -> str:
-    """A task as a person, or a program, reads it: its attempts, how it ended, and last its answer."""
     shown = document(view)
     if as_json:
         return json.dumps(shown, ensure_ascii=False, indent=2)
@@ -315,7 +313,6 @@ def _page(mesh: Connection, view: TaskView, *, as_json: bool, more: Sequence[_Li
 
 
 def _limits_text(limits: Sequence[Mapping[str, Any]], reached: Collection[str]) -> str:
-    """The limits that hold, each with where it is set; `reached` are the events of those that were."""
     return ", ".join(
         f"{limit['limit']} {_number(limit['most'])} ({_where(limit)})"
         f"{' reached' if limit['event'] in reached else ''}"
@@ -333,7 +330,6 @@ def _where(limit: Mapping[str, Any]) -> str:
 
 
 async def _limits(mesh: Connection, view: TaskView) -> list[_Line]:
-    """The limits that hold for a task's run, and which of them it has reached."""
     reached = [
         event.event_type
         for limit in view.limits
@@ -343,9 +339,8 @@ async def _limits(mesh: Connection, view: TaskView) -> list[_Line]:
 
 
 async def _budget(mesh: Connection, view: TaskView) -> list[_Line]:
-    """What a task has spent of the budget that it brought, with all that it delegated."""
     accounts = [document(account) for account in await mesh.client.budgets()]
-    own = [each for each in accounts if each["budget"] == TASK_BUDGET and each["key"].endswith(view.task_id)]
+    own = [one for one in accounts if one["budget"] == TASK_BUDGET and one["key"].endswith(view.task_id)]
     return [("budget", spent_of(account)) for account in own]
 
 
@@ -378,12 +373,11 @@ def _rows(view: Document) -> Iterator[tuple[str, str]]:
 
 
 def _whole_fault(error: Document | None) -> str:
-    """Why a task failed, with all that a provider said of it."""
     return f"{error.get('type', 'error')}: {error.get('message', '')}" if error else ""
 
 
 def _waiting(view: TaskView, options: str) -> Iterator[tuple[str, str]]:
-    """What a task waits for; of a person the question, and what to type."""
+    """The waits of a task; for a person the question, and the commands that answer it."""
     from meshwright.cli.inbox import question_lines
     from meshwright.events.inbox import Question, question_id
 

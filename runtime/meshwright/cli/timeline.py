@@ -120,7 +120,7 @@ async def _beside(
 
 
 class Drawing:
-    """Where a timeline is drawn: as lines of text on a stream, or nowhere."""
+    """Draws a timeline as lines of text on a stream, or nowhere."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
@@ -283,7 +283,7 @@ class Answering:
 
 
 async def _decision(text: str) -> Any:
-    """What a yes or a no means; for a no, its reason is asked for. Anything else is sent as it is."""
+    """The answer for a yes or a no, whose reason is asked for. Anything else is sent as it is."""
     if text.casefold() in ("y", "yes"):
         return {"approve": True}
     if text.casefold() in ("n", "no"):
@@ -371,7 +371,7 @@ def print_answer(outcome: Document, *, as_json: bool) -> int:
 
 
 def _why(error: Document) -> str:
-    """What went wrong, with the type of an exception that is none of ours: `KeyError: 'k'`."""
+    """The message of an error, with the type of an exception that is none of ours: `KeyError: 'k'`."""
     import meshwright.models.errors  # noqa: F401 - so that their codes are known
 
     kind, message = str(error.get("type", "")), str(error.get("message", ""))

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 WHOLE_MESH = "mesh"
 MODELS_APP, MODELS_PORT = "llm-service", 8002
 _PRIVATE_UMASK = 0o077
-"""What this process writes is for its user alone: data, logs, and what the tools of agents make."""
+"""Files of this process are for its user alone: data, logs, and those that the tools of agents make."""
 _DRAIN_SECONDS = 10
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ROWS = (
@@ -384,7 +384,7 @@ async def _failure(supervisor: Supervisor) -> None:
 
 
 def _repeat(line: str, stream: str) -> None:
-    """Say what a worker says, where it says it, but for the line that it says to us."""
+    """Repeat a line of a worker on the same stream, but for the line that is meant for us."""
     if "ready http" not in line:
         _say(line, err=stream == "stderr")
 

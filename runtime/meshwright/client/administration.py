@@ -25,7 +25,7 @@ _TEST_SECONDS = 600.0
 
 
 class AgentConfigFields(TypedDict, total=False):
-    """What changes of an agent's configuration; None clears endpoint, key and `llm_max_tokens`."""
+    """Changes of an agent's configuration; None clears endpoint, key and `llm_max_tokens`."""
 
     name: str
     description: str
@@ -51,7 +51,7 @@ class Administration:
         return dict(await self._connection.call("GET", "/deployments"))
 
     async def deployment_route(self, model: str = "default", tags: Sequence[str] = ()) -> dict[str, Any]:
-        """Where a call of a group with tags goes, and why. Needs the admin token."""
+        """The deployments that a call of a group with tags reaches, and why. Needs the admin token."""
         params = {"model": model, "tags": ",".join(tags)}
         return dict(await self._connection.call("GET", "/deployments/route", params=params))
 
@@ -66,7 +66,7 @@ class Administration:
         )
 
     async def budgets(self) -> list[BudgetView]:
-        """What each budget allows, and what of it is spent and reserved."""
+        """The budgets, with the dollars that are spent and reserved of each."""
         from meshwright.ledger.budgets import BudgetView
 
         return await self._connection.get_list(BudgetView, "/budgets")
@@ -118,14 +118,14 @@ class Administration:
         return list(map(Budget.model_validate, removed))
 
     async def estimate(self, *, agent_id: str | None = None, capability: str | None = None) -> TaskEstimate:
-        """What the last tasks of an agent or a capability have cost: median, 90 % and the most."""
+        """The cost of the last tasks of an agent or a capability: median, 90 % and the most."""
         from meshwright.ledger.estimate import TaskEstimate
 
         params = {"agent_id": agent_id, "capability": capability}
         return await self._connection.get(TaskEstimate, "/costs/estimate", params=params)
 
     async def costs(self, by: By = "agent", *, since: datetime | str | None = None) -> Costs:
-        """What model calls cost, most expensive first. `since` is a time, or a duration such as `24h`."""
+        """The cost of model calls, most expensive first. `since` is a time, or a duration such as `24h`."""
         from meshwright.ledger.costs import Costs
 
         return await self._connection.get(Costs, "/costs", params={"by": by, "since": since})

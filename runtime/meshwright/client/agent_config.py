@@ -83,7 +83,7 @@ class AgentConfigClient:
         await self._client.close()
 
     async def llm(self, agent_id: str) -> AgentLLM:
-        """What an agent's next call goes to. Raises ConfigError for a variable that is wrong or missing."""
+        """The model of an agent's next call. Raises ConfigError for a variable that is wrong or missing."""
         if self._is_stale or asyncio.get_running_loop().time() >= self._due_at:
             await self._refresh()
         found = self._known.get(agent_id) or self._known.get(_DEFAULT)

@@ -73,7 +73,7 @@ class TaskFields(TypedDict, total=False):
 
 
 class EventFields(TypedDict, total=False):
-    """What events must have in common."""
+    """The fields by which events are filtered."""
 
     task_id: str | None
     agent_id: str | None
@@ -85,7 +85,7 @@ class EventFields(TypedDict, total=False):
 
 
 class Completion(Plain):
-    """What a model answered."""
+    """The answer of a model."""
 
     content: str
     model: str
@@ -209,7 +209,7 @@ class Client(Administration):
         return await self._connection.get_list(TaskSummary, "/tasks", fields, limit=limit, page=MAX_TASKS)
 
     async def steps(self, task_id: str, *, attempt: int | None = None) -> list[StepSummary]:
-        """What an agent did for a task, step by step: those of one attempt, or of all. Raises NotFound."""
+        """The steps of an agent for a task: those of one attempt, or of all. Raises NotFound."""
         from meshwright.work.steps import StepSummary
 
         path = f"{_task_path(task_id)}/steps"
@@ -261,7 +261,7 @@ class Client(Administration):
         return await self._connection.get(TaskView, f"{_task_path(task_id)}/answer", "POST", body=body)
 
     async def inbox(self, *, id: str | None = None, ended: bool = False, limit: int = 50) -> list[Question]:
-        """What waits for people, the oldest first; also what has `ended`, where asked for.
+        """Questions that wait for people, the oldest first; with `ended` also the others.
 
         `id` is the beginning or the end of an id, or of the id of a task.
         """

@@ -253,7 +253,7 @@ _TRANSIENT = (MeshUnreachable, Draining, StoreUnavailable)
 
 
 class RequestSender:
-    """What a client sends through. `timeout` bounds a call, in seconds."""
+    """Sends the requests of a client. `timeout` bounds a call, in seconds."""
 
     def __init__(
         self,
@@ -323,7 +323,7 @@ class RequestSender:
         return answer[name]
 
     def read(self, make: Callable[[Any], ResultT], path: str, answer: Any) -> ResultT:
-        """What `make` makes of an answer. Raises MeshError where it is no mesh's."""
+        """The result of `make` for an answer. Raises MeshError where it is no mesh's."""
         try:
             return make(answer)
         except (ValueError, TypeError) as error:  # ValueErrors are those of pydantic and msgspec
