@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from meshwright.cli.status import status_text
+from meshwright.cli.inbox import status_text
 from meshwright.core.messages import Event
 from meshwright.events.status import MeshStatus, status_of
 from tests.support.event_logs import START, LogOnFile, open_log

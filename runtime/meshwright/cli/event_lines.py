@@ -1,23 +1,18 @@
-"""`mesh events`, and what an event says to a person, in one line."""
+"""An event in one line: in the timeline of its task, and in the log."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-import click
-
-from meshwright.cli.connect import Connection, talk
-from meshwright.cli.files import file_line
-from meshwright.cli.options import Target, WholeNumber, json_option, mesh_options
 from meshwright.cli.output import (
     Document,
     clipped,
-    document,
     dollars,
+    file_line,
     fitted,
     local_time,
     number,
@@ -25,81 +20,14 @@ from meshwright.cli.output import (
     seconds,
     short,
     short_id,
-    terminal_width,
     tokens,
 )
-from meshwright.core.errors import NotFound
 
-if TYPE_CHECKING:
-    from meshwright.client import EventFields
-    from meshwright.core.messages import Event
-
-_SOME_EVENTS, _MAX_EVENTS = 50, 1000
 _NARROW, _VERY_NARROW = 120, 80  # columns of a terminal
 _DATE, _NARROW_AGENT = 11, 10  # characters
 _TYPE_WIDTH, _TASK_WIDTH, _AGENT_WIDTH = 18, 7, 16
 _PartsOf = Callable[[Document, Document], Sequence[object]]
 _SHOWN_APART = frozenset({"version", "task_id", "agent_id", "tenant_id"})
-
-
-@click.command()
-@click.option("-f", "--follow", is_flag=True, help="Continue with new events, until Ctrl-C.")
-@click.option("--task", "task_id", metavar="ID", help="Only events of this task.")
-@click.option("--type", "event_type", metavar="TYPE", help="Only this type, such as task.succeeded.")
-@click.option("--agent", "agent_id", metavar="ID", help="Only events of this agent.")
-@click.option("--limit", type=WholeNumber(1, 1000), help="How many (default: the last 50; all of a task).")
-@json_option
-@mesh_options
-def events(
-    target: Target,
-    follow: bool,
-    task_id: str | None,
-    event_type: str | None,
-    agent_id: str | None,
-    limit: int | None,
-    as_json: bool,
-) -> None:
-    """Show events, oldest first.
-
-    With --json each event is one line of JSON.
-    """
-    from meshwright.cli.tasks import whole_id
-
-    line = partial(json.dumps, ensure_ascii=False) if as_json else partial(event_line, width=terminal_width())
-
-    async def show(mesh: Connection) -> None:
-        if follow and not mesh.is_running:
-            message = f"no mesh runs on {mesh.where}: nothing more happens there"
-            raise NotFound(message, remedy=f"start one with: mesh up{mesh.options}")
-        task = await whole_id(mesh, task_id) if task_id else None
-        fields: EventFields = {"task_id": task, "event_type": event_type, "agent_id": agent_id}
-        newest = await mesh.client.last_seq() if follow else 0
-        found = await mesh.client.events(
-            limit=limit or (_MAX_EVENTS if task else _SOME_EVENTS),
-            task_id=task,
-            event_type=event_type,
-            agent_id=agent_id,
-        )
-        if task and not found:
-            await mesh.client.task(task)  # raises NotFound: it is no task, or has no such events
-        if not found and not follow:
-            click.echo(f"no such events; mesh events{mesh.options} shows the last of all", err=True)
-        for event in found:
-            click.echo(line(document(event)))
-            newest = max(newest, event.seq or 0)
-        if follow:
-            async with aclosing(_new_events(mesh, newest, fields)) as live:
-                async for event in live:
-                    click.echo(line(document(event)))
-
-    talk(target, show)
-
-
-def _new_events(mesh: Connection, newest: int, fields: EventFields) -> AsyncGenerator[Event]:
-    task_id = fields.get("task_id")
-    if task_id and not (fields.get("event_type") or fields.get("agent_id")):
-        return mesh.client.follow(task_id, after_seq=newest)
-    return mesh.client.stream(after_seq=newest, **fields)
 
 
 class Line(NamedTuple):
@@ -120,7 +48,6 @@ def line_of(event: Document) -> Line | None:
 
 
 def _said(parts_of: _PartsOf, event: Document) -> str:
-    """What an event says; of one without the payload of its type, what its payload holds."""
     payload = event.get("payload")
     try:
         return join(parts_of(payload if isinstance(payload, dict) else {}, event))
@@ -152,7 +79,6 @@ def event_line(event: Document, width: int | None = None) -> str:
 
 
 def _gist(event: Document) -> str:
-    """What an event says that has no line in a timeline."""
     payload = event.get("payload")
     if not isinstance(payload, dict):
         return _plain(payload)
@@ -166,7 +92,6 @@ def _gist(event: Document) -> str:
 
 
 def _plain(payload: Any) -> str:
-    """The short values of a payload."""
     if not isinstance(payload, dict):
         return short(json.dumps(payload, ensure_ascii=False)) if payload else ""
     plain = (
@@ -198,7 +123,7 @@ def finish(reason: Any) -> str:
 
 
 def fault(error: Any) -> str:
-    """What went wrong: `ToolFailed: no such file`."""
+    """An error with its type: `ToolFailed: no such file`."""
     if isinstance(error, dict):
         return short(f"{error.get('type', 'error')}: {error.get('message', '')}")
     return short(error or "")

@@ -1,4 +1,4 @@
-"""`mesh costs`."""
+"""The commands for money: `mesh budgets`, `mesh allow` and `mesh costs`."""
 
 from __future__ import annotations
 
@@ -9,22 +9,111 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwright.cli.connect import Connection, talk
-from meshwright.cli.options import Target, json_option, mesh_options
-from meshwright.cli.output import Column, Document, document, dollars, echo_json, table
+from meshwright.cli.connect import Connection, talk, whole_id
+from meshwright.cli.options import AMOUNT, ON_EMPTY, Target, json_option, mesh_options
+from meshwright.cli.output import Column, Document, document, dollars, echo_json, show, table
+from meshwright.cli.resources import ALLOWANCES, BUDGETS, group_of
+from meshwright.core.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from meshwright.ledger.proxy import LiteLLMProxy
 
+TASK_BUDGET = "budget_usd"
+"""The name of the budget that a task brings."""
 _KEYS = ["agent", "tag", "model", "task", "tenant"]
+_WHERE_ANY = ("cached_tokens", "estimated_usd", "reserved_usd", "saved_usd")  # columns without zeros alone
 _NOBODY = {"tag": "(no tag)", "task": "(no task)", "model": "(no answer)"}
+budgets = group_of(BUDGETS)
+
+
+def estimated(found: Document) -> str:
+    """The likely cost of a task, in a sentence."""
+    whose = found["agent_id"] or found["capability"]
+    unknown = f"; the cost of {found['unknown']:,} more is unknown" if found["unknown"] else ""
+    if not found["tasks"]:
+        return f"no estimate: no task of {whose} has succeeded with a known cost yet{unknown}"
+    median, p90, most = (dollars(found[name]) for name in ("median_usd", "p90_usd", "max_usd"))
+    count = "1 task" if found["tasks"] == 1 else f"{found['tasks']:,} tasks"
+    return f"{median} (median), {p90} (90 %), {most} at most: the last {count} of {whose}{unknown}"
+
+
+@budgets.command("raise")
+@click.argument("name")
+@click.argument("amount", type=AMOUNT)
+@click.option("--of", "key", metavar="KEY", help="Whose, where each of a scope has a budget of its own.")
+@json_option
+@mesh_options
+def raise_budget(target: Target, name: str, amount: str, key: str | None, as_json: bool) -> None:
+    """Add AMOUNT dollars to a budget; tasks that wait for money go on.
+
+    NAME is a budget's name, or the id of a task with a budget of its own. The dollars count until the budget
+    renews, and for good where it never does.
+    """
+
+    async def add(mesh: Connection) -> Document:
+        names = {view.budget for view in await mesh.client.budgets()}
+        if name in names and (key is not None or name != TASK_BUDGET):
+            return document(await mesh.client.raise_budget(amount, budget=name, key=key))
+        task_id = await whole_id(mesh, name)
+        try:
+            return document(await mesh.client.raise_budget(amount, task_id=task_id))
+        except NotFound:
+            remedy = "mesh budgets lists the budgets, mesh tasks the tasks"
+            raise NotFound(f"There is no budget and no task {name!r}", remedy=remedy) from None
+
+    show([talk(target, add, need="change")], BUDGETS.columns, as_json=as_json, empty="")
+
+
+@click.command()
+@click.argument("whose", required=False)
+@click.argument("allowance", required=False, metavar="USD/WINDOW")
+@click.option("--tenant", "tenant_id", metavar="ID", help="Only for calls of this tenant.")
+@click.option(
+    "--on-empty", type=click.Choice(ON_EMPTY), help="Without money: as it was before, fail for a new one."
+)
+@click.option("--remove", is_flag=True, help="End what WHOSE may spend.")
+@json_option
+@mesh_options
+def allow(
+    target: Target,
+    whose: str | None,
+    allowance: str | None,
+    tenant_id: str | None,
+    on_empty: Any,
+    remove: bool,
+    as_json: bool,
+) -> None:
+    """Allow an agent, a tenant or a tag an amount a day.
+
+    As in: mesh allow researcher-agent 5/day
+
+    WHOSE is an agent's id, or agent:ID, tenant:ID, tag:NAME or mesh; the window hour, day, month or total, a
+    day if it is left out. It counts at once, and replaces what was allowed in such a window before. Without
+    arguments it lists what is allowed.
+    """
+    if remove and whose is None:
+        raise click.UsageError("say WHOSE allowance to remove; mesh allow lists them")
+    if remove == (allowance is not None) and whose is not None:
+        raise click.UsageError("say what WHOSE may spend, like 5/day, or --remove")
+
+    async def change(mesh: Connection) -> list[Document]:
+        if whose is not None and remove:
+            await mesh.client.disallow(whose, tenant_id=tenant_id)
+        elif whose is not None and allowance is not None:
+            allowed = await mesh.client.allow(whose, allowance, tenant_id=tenant_id, on_empty=on_empty)
+            return [document(allowed)]
+        return await mesh.client.items(ALLOWANCES.path)
+
+    found = talk(target, change, need="state" if whose is None else "change")
+    show(found, ALLOWANCES.columns, as_json=as_json, empty=ALLOWANCES.empty)
+    if allowance is not None and not as_json:
+        tenant = f" --tenant {tenant_id}" if tenant_id else ""
+        click.echo(f"mesh allow {whose}{tenant} --remove ends it", err=True)
 
 
 def _time(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """The time that `24h` or `2026-01-01T00:00Z` means."""
     if value is None:
         return None
-    from meshwright.core.errors import InvalidInput
     from meshwright.ledger.costs import since_of
 
     try:
@@ -71,24 +160,28 @@ def costs(target: Target, by: Any, since: str | None, proxy: bool, as_json: bool
 
 
 def costs_table(found: Document) -> str:
-    """What calls cost, a line for each key, and their total."""
+    """The cost of calls, a line for each key, and their total."""
     by = found["by"]
-    parts = ("estimated", "estimated_usd"), ("reserved", "reserved_usd")
-
+    total = found["total"]
     columns = (
-        Column(by, "key", partial(_key, by), cut=1),
+        Column(by, "key", partial(_key, by), cut=4, least=16),
         Column("calls", "calls", _count),
-        Column("prompt", "prompt_tokens", _count),
-        Column("cached", "cached_tokens", _count),
-        Column("completion", "completion_tokens", _count),
+        Column("prompt", "prompt_tokens", _count, cut=3, least=12),
+        Column("cached", "cached_tokens", _count, cut=1),
+        Column("completion", "completion_tokens", _count, cut=3, least=12),
         Column("known", write=_counted),
-        *(Column(head, field, _dollars) for head, field in parts if Decimal(found["total"].get(field, 0))),
+        Column("estimated", "estimated_usd", _dollars),
+        Column("reserved", "reserved_usd", _dollars),
         Column("saved by cache", "saved_usd", _dollars, cut=2),
         Column("failed", "failed", _count),
     )
+    shown = [
+        column
+        for column in columns
+        if column.field not in _WHERE_ANY or Decimal(total.get(column.field) or 0)
+    ]
     omitted = [{"key": f"({found['omitted']:,} more)"}] if found["omitted"] else []
-    shown = table(columns, [*found["items"], *omitted, {**found["total"], "key": "total"}])
-    return shown
+    return table(shown, [*found["items"], *omitted, {**total, "key": "total"}])
 
 
 def _key(by: str, key: str | None) -> str:
@@ -142,8 +235,7 @@ def _begin_of_day(since: str) -> datetime:
 
 
 def _of_proxy(by: str, since: str | None) -> dict[str, Decimal]:
-    """What the proxy says was spent, by tag or by agent."""
-    from meshwright.cli.keys import on_proxy
+    from meshwright.cli.administration import on_proxy
     from meshwright.ledger.proxy import FIRST_DAY
 
     first = FIRST_DAY if since is None else _begin_of_day(since).date()
