@@ -152,4 +152,4 @@ def test_a_seed_repeats_the_chances_and_is_named_after_a_failure(
 def test_an_unknown_part_is_refused_with_the_known_ones(sample: Path) -> None:
     done = run(sample, "units")
     assert done.returncode == 2
-    assert "no such part: units; the parts are lint, imports, types, unit" in done.stderr
+    assert "no such part: units; the parts are lint, imports, types, instructions, unit" in done.stderr
