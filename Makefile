@@ -17,7 +17,7 @@ install: .venv/.dev  ## set up .venv with all that development and the tests nee
 demo: .venv/.default  ## set up the little that running needs, then show a mesh at work
 	@$(BIN)/mesh demo $(ARGS)
 
-test: .venv/.dev  ## all checks and the tests that do not take long (ARGS="unit contract": those tiers, whole)
+test: .venv/.dev  ## lint, types, unit and contract tests (ARGS=all for everything, ARGS="unit integration" for some)
 	@$(BIN)/python tests/run.py $(ARGS)
 
 soak: .venv/.dev  ## the tests of chance, with another seed each time, and what CI leaves out: unit, contract, faults, rows of benchmarks; hostile input

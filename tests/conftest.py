@@ -124,8 +124,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         share.setdefault(item.path, passed[tier_of(item)] / totals[tier_of(item)])
         passed[tier_of(item)] += 1
-        if os.environ.get("LEAVE_OUT_LONG") and item.path.name in {*LONG, *WHOLE}:
-            item.add_marker(pytest.mark.skip(f"takes long: make test ARGS={tier_of(item)}"))
     items.sort(key=lambda item: (FIRST.get(item.path.name, len(FIRST)), share[item.path]))
 
 

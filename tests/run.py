@@ -2,9 +2,10 @@
 
     python tests/run.py [--require all|TIER,...] [PART ...]
 
-The tiers share one pytest session, and the checks run beside it. Without a PART, tests that take long are
-left out. A part that cannot run, or a test that is skipped, is listed with its reason; under `--require` (or
-`REQUIRE_TIERS`) nothing is left out, and such a part is a failure. The exit status is 0 if nothing failed.
+The tiers share one pytest session, and the checks run beside it. Without a PART, the parts that take long
+are left out; `all` runs them too. A part that cannot run, or a test that is skipped, is listed with its
+reason; under `--require` (or `REQUIRE_TIERS`) nothing is left out, and such a part is a failure. The exit
+status is 0 if nothing failed.
 """
 
 import argparse
@@ -38,6 +39,8 @@ CHECKS: dict[str, list[list[str]]] = {
 }
 NO_FIGURE = 75
 """The status of a check that this machine cannot make; its last line says why."""
+QUICK = ("lint", "imports", "types", "unit", "contract")
+"""What runs where nothing is asked for: minutes, and useful without any service."""
 MAX_PROCESSES = 8
 DAPR = ("mosquitto", "redis-server", "daprd")
 
@@ -237,7 +240,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "parts",
         nargs="*",
         metavar="PART",
-        help=f"of {', '.join(parts)} (default: all, without the tests that take long)",
+        help=f"all, or some of {', '.join(parts)} (default: {', '.join(QUICK)})",
     )
     parser.add_argument(
         "--require",
@@ -246,8 +249,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--tests", type=Path, default=ROOT / "tests", help="the folder of the tiers")
     options = parser.parse_args(arguments)
-    options.is_quick = not options.parts and not options.require
-    options.parts = options.parts or parts
+    is_all = options.parts == ["all"] or (options.require and not options.parts)
+    options.left_out = [] if is_all or options.parts else [part for part in parts if part not in QUICK]
+    options.parts = parts if is_all else options.parts or list(QUICK)
     everything = set(parts) - {"instructions"}  # which other builds of Python have no figure for
     options.require = (
         everything if options.require == "all" else set(filter(None, options.require.split(",")))
@@ -275,9 +279,8 @@ def main(arguments: Sequence[str]) -> int:
     compile_once()
     if options.require >= set(TIERS):
         os.environ["REQUIRE_TIERS"] = "all"
-    if options.is_quick:
-        os.environ["LEAVE_OUT_LONG"] = "1"
     results = list(run_parts(options.parts, options.tests.resolve()))
+    results += [Result(part, NOT_RUN, note="takes long: make test ARGS=all") for part in options.left_out]
     return 1 if summarise(results, options.require) else 0
 
 
