@@ -3,8 +3,9 @@
 python -m benchmarks.instructions            # fails if the loop costs 2 % more than the stored figure
 python -m benchmarks.instructions --store    # stores today's figures
 
-Times of one machine differ by tens of percent from run to run, instructions by about one. A figure is the
-difference of two runs under valgrind, and each build of Python has its own.
+On a quiet machine times differ by tens of percent from run to run, instructions by half a percent; other
+programs beside it cost up to four percent. A figure is the difference of two runs under valgrind, and each
+build of Python has its own.
 """
 
 from __future__ import annotations
