@@ -15,6 +15,7 @@ from meshwright.agent import Agent
 from meshwright.app import build_mesh
 from meshwright.cli.serving import collect_young, writes_apart
 from meshwright.core.capability import Capability
+from meshwright.core.clock import Clock
 from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
 from meshwright.runtimes import StoreDeps, sqlite_runtime
@@ -78,6 +79,7 @@ def build_stand(
     model: Any = None,
     agents: tuple[type[Agent], ...] | None = (BenchAgent,),
     host: Callable[[StoreDeps], Runtime] = sqlite_runtime,
+    clock: Clock | None = None,
     **settings: Any,
 ) -> Stand:
     """Make a mesh with the default settings on a folder; `agents=None` gives it the whole fleet."""
@@ -93,5 +95,6 @@ def build_stand(
         agents=agents,
         model=model or InstantModel(),
         host=noted,
+        clock=clock,
     )
     return Stand(mesh, databases[0])

@@ -13,7 +13,7 @@ from meshwright.sql.database import Database
 from meshwright.sql.postgres import PostgresDatabase
 from meshwright.sql.sqlite import SqliteDatabase
 from meshwright.work.protocol import TaskKey
-from tests.support.postgres import Place
+from tests.support.postgres import Location
 
 SENDER = SenderKey("mail", "here")
 TASK = TaskKey("acme", "t1")
@@ -21,8 +21,8 @@ NOW = datetime(2026, 1, 1, 12, 0, 0, 250, tzinfo=UTC)
 
 
 @pytest.fixture
-async def database(place: Place, tmp_path: Path) -> AsyncIterator[Database]:
-    opened = SqliteDatabase(place) if isinstance(place, Path) else PostgresDatabase(place, tmp_path)
+async def database(location: Location, tmp_path: Path) -> AsyncIterator[Database]:
+    opened = SqliteDatabase(location) if isinstance(location, Path) else PostgresDatabase(location, tmp_path)
     opened.migrate("replies", files("meshwright.edges") / "tables")
     await opened.open()
     yield opened

@@ -92,7 +92,7 @@ async def test_a_worker_goes_on_when_the_process_that_writes_dies(
         while len(await lines_of(worker)) < len(sending) or database.writer_pid == os.getpid():
             await asyncio.sleep(0.01)
     assert sorted(map(int, await lines_of(worker))) == [*range(len(sending))]
-    await send(len(sending))  # by the process that has taken its place
+    await send(len(sending))  # by the process that has taken its location
     await worker.stop()
 
 

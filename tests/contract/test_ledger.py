@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -18,15 +17,9 @@ from meshwright.core.messages import Event, Usage
 from meshwright.ledger.costs import COLUMNS, Cost, costs_of, row_of, since_of
 from meshwright.models.port import Call
 from tests.support.event_logs import START, LogOnFile, event, open_log
-from tests.support.postgres import Place
+from tests.support.postgres import Location
 
 ROWS = "SELECT * FROM calls ORDER BY seq"
-
-
-@pytest.fixture
-async def kept(place: Place) -> AsyncIterator[LogOnFile]:
-    async with open_log(place) as kept:
-        yield kept
 
 
 def asked(*tags: str, user: str = "writer", **fields: Any) -> dict[str, Any]:
@@ -56,8 +49,8 @@ def call(
     return event(number, "model.called", task_id=task_id, payload=payload)
 
 
-async def sums(kept: LogOnFile, by: Any = "agent", **wanted: Any) -> dict[str | None, Cost]:
-    found = await costs_of(kept.log, **{"tenant_id": "default", "by": by, **wanted})
+async def sums(store: LogOnFile, by: Any = "agent", **wanted: Any) -> dict[str | None, Cost]:
+    found = await costs_of(store.log, **{"tenant_id": "default", "by": by, **wanted})
     return {item.key: item for item in found.items}
 
 
@@ -76,10 +69,10 @@ def test_the_payload_of_a_call_is_the_call() -> None:
 # Rows
 
 
-async def test_each_call_is_a_row_however_it_ended(kept: LogOnFile) -> None:
+async def test_each_call_is_a_row_however_it_ended(store: LogOnFile) -> None:
     saved = answered("0", cache_hit=True, saved_usd=Decimal("0.25"))
     no_price = {"outcome": "cancelled", "error": "CancelledError"}
-    await kept.write(
+    await store.write(
         [
             call(1),
             call(2, reply=LIMITED),
@@ -88,8 +81,8 @@ async def test_each_call_is_a_row_however_it_ended(kept: LogOnFile) -> None:
             call(5, asked("compression", user="llm-service"), task_id=None, reply=answered(attempts=3)),
         ]
     )
-    await sums(kept)
-    rows = await kept.rows(
+    await sums(store)
+    rows = await store.rows(
         "SELECT call_id, task_id, agent_id, outcome, error, cost_pico, saved_pico, cache_hit, attempts "
         "FROM calls ORDER BY seq"
     )
@@ -122,25 +115,25 @@ NONSENSE: list[Any] = [
 
 
 @pytest.mark.parametrize("payload", NONSENSE, ids=str)
-async def test_nothing_in_an_event_keeps_the_ledger_from_its_sums(kept: LogOnFile, payload: Any) -> None:
+async def test_nothing_in_an_event_keeps_the_ledger_from_its_sums(store: LogOnFile, payload: Any) -> None:
     nonsense = [event(n, "model.called", agent_id="odd", payload=payload) for n in range(1, 4)]
-    await kept.write([*nonsense, call(4)])
+    await store.write([*nonsense, call(4)])
     for by in ("agent", "tag", "model", "task", "tenant"):
-        found = await costs_of(kept.log, tenant_id="default", by=by)  # type: ignore[arg-type]
+        found = await costs_of(store.log, tenant_id="default", by=by)  # type: ignore[arg-type]
         assert (found.total.calls, found.total.cost_usd) == (4, Decimal("0.25"))
         assert found.total.unpriced == 3
 
 
-async def test_a_call_of_an_earlier_version_is_a_row_too(kept: LogOnFile) -> None:
+async def test_a_call_of_an_earlier_version_is_a_row_too(store: LogOnFile) -> None:
     usage = {"prompt_tokens": 7, "completion_tokens": 3}
     old = {"model": "m", "group": "fast", "tags": ["a"], "user": "w", "usage": usage, "cost_usd": 1.5e-05}
-    await kept.write([event(1, "model.called", task_id="t", payload={**old, "tool_calls": [], "step": 2})])
-    assert (await sums(kept, "model"))["m"].cost_usd == Decimal("0.000015")
+    await store.write([event(1, "model.called", task_id="t", payload={**old, "tool_calls": [], "step": 2})])
+    assert (await sums(store, "model"))["m"].cost_usd == Decimal("0.000015")
 
 
-async def tables(kept: LogOnFile) -> list[tuple[Any, ...]]:
-    await sums(kept)
-    return await kept.rows(ROWS)
+async def tables(store: LogOnFile) -> list[tuple[Any, ...]]:
+    await sums(store)
+    return await store.rows(ROWS)
 
 
 def some_calls(count: int) -> list[Event]:
@@ -150,48 +143,48 @@ def some_calls(count: int) -> list[Event]:
     ]
 
 
-async def test_the_ledger_is_made_from_the_log_alone_however_and_whenever(place: Place) -> None:
+async def test_the_ledger_is_made_from_the_log_alone_however_and_whenever(location: Location) -> None:
     events = some_calls(1500)
-    async with open_log(place / "at once") as kept:
-        await kept.write(events)
-        expected = await tables(kept)
+    async with open_log(location / "at once") as store:
+        await store.write(events)
+        expected = await tables(store)
         for spoil in ("DELETE FROM calls WHERE seq > 7", "UPDATE calls SET cost_pico = 7"):
-            await kept.database.write(lambda connection, spoil=spoil: connection.execute(spoil).rowcount)
-            await kept.log.rebuild()
-            assert await tables(kept) == expected
+            await store.database.write(lambda connection, spoil=spoil: connection.execute(spoil).rowcount)
+            await store.log.rebuild()
+            assert await tables(store) == expected
     for start in range(0, len(events), 500):
-        async with open_log(place / "broken") as kept:
-            await kept.write(events[start : start + 500])  # and nobody asks before the end
-    async with open_log(place / "broken") as kept:
-        assert await tables(kept) == expected
+        async with open_log(location / "broken") as store:
+            await store.write(events[start : start + 500])  # and nobody asks before the end
+    async with open_log(location / "broken") as store:
+        assert await tables(store) == expected
     assert len(expected) == 1500
 
 
-async def test_a_file_from_before_the_ledger_gets_one(place: Place) -> None:
-    async with open_log(place) as kept:
-        await kept.write(some_calls(3))
-        expected = await tables(kept)
-        await kept.database.write(lambda connection: connection.execute("DELETE FROM calls").rowcount)
-        await kept.database.write(
+async def test_a_file_from_before_the_ledger_gets_one(location: Location) -> None:
+    async with open_log(location) as store:
+        await store.write(some_calls(3))
+        expected = await tables(store)
+        await store.database.write(lambda connection: connection.execute("DELETE FROM calls").rowcount)
+        await store.database.write(
             lambda connection: connection.execute("UPDATE projection_positions SET version = 0").rowcount
         )
-    async with open_log(place) as kept:
-        assert await tables(kept) == expected
+    async with open_log(location) as store:
+        assert await tables(store) == expected
 
 
-async def test_a_row_outlives_its_event(kept: LogOnFile) -> None:
-    await kept.write([call(1)])
-    await kept.write([event(n) for n in range(2, 2200)])
-    assert await kept.log.prune(max_events=10) > 0
-    await kept.log.rebuild()
-    assert (await sums(kept))["writer"].cost_usd == Decimal("0.25")
+async def test_a_row_outlives_its_event(store: LogOnFile) -> None:
+    await store.write([call(1)])
+    await store.write([event(n) for n in range(2, 2200)])
+    assert await store.log.prune(max_events=10) > 0
+    await store.log.rebuild()
+    assert (await sums(store))["writer"].cost_usd == Decimal("0.25")
 
 
 # Sums
 
 
-async def test_costs_are_summed_up_by_whatever_they_were_for(kept: LogOnFile) -> None:
-    await kept.write(
+async def test_costs_are_summed_up_by_whatever_they_were_for(store: LogOnFile) -> None:
+    await store.write(
         [
             call(1, asked("cheap", "research", "cheap", user="a"), task_id="t1", reply=answered("0.1")),
             call(2, asked("research", user="b"), task_id="t1", reply=answered("0.2", model="big-2")),
@@ -206,54 +199,54 @@ async def test_costs_are_summed_up_by_whatever_they_were_for(kept: LogOnFile) ->
         "tenant": {"default": "0.3"},
     }
     for by, expected in wanted.items():
-        found = await sums(kept, by)
+        found = await sums(store, by)
         assert {key: item.cost_usd for key, item in found.items()} == {
             key: Decimal(cost) for key, cost in expected.items()
         }
         assert list(found) == list(expected)
-    total = (await costs_of(kept.log, tenant_id="default", by="tag")).total
+    total = (await costs_of(store.log, tenant_id="default", by="tag")).total
     assert (total.calls, total.failed, total.cost_usd) == (3, 1, Decimal("0.3"))
     assert (total.prompt_tokens, total.cached_tokens, total.completion_tokens) == (200, 80, 20)
 
 
-async def test_a_price_that_nobody_knows_is_never_nothing(kept: LogOnFile) -> None:
-    await kept.write([call(1, asked(user="known")), call(2, asked(user="unknown"), reply=answered(None))])
-    found = await sums(kept)
+async def test_a_price_that_nobody_knows_is_never_nothing(store: LogOnFile) -> None:
+    await store.write([call(1, asked(user="known")), call(2, asked(user="unknown"), reply=answered(None))])
+    found = await sums(store)
     assert (found["known"].cost_usd, found["known"].unpriced) == (Decimal("0.25"), 0)
     assert (found["unknown"].cost_usd, found["unknown"].unpriced) == (None, 1)
-    total = (await costs_of(kept.log, tenant_id="default")).total
+    total = (await costs_of(store.log, tenant_id="default")).total
     assert (total.cost_usd, total.unpriced) == (Decimal("0.25"), 1)
 
 
-async def test_an_empty_ledger_comes_to_nothing(kept: LogOnFile) -> None:
-    found = await costs_of(kept.log, tenant_id="default")
+async def test_an_empty_ledger_comes_to_nothing(store: LogOnFile) -> None:
+    found = await costs_of(store.log, tenant_id="default")
     assert (found.items, found.omitted, found.total.calls, found.total.saved_usd) == ((), 0, 0, 0)
 
 
-async def test_what_the_cache_saved_is_counted_as_saved_and_not_as_spent(kept: LogOnFile) -> None:
-    await kept.write([call(1, reply=answered("0", cache_hit=True, saved_usd=Decimal("0.25")))])
-    [cost] = (await sums(kept)).values()
+async def test_what_the_cache_saved_is_counted_as_saved_and_not_as_spent(store: LogOnFile) -> None:
+    await store.write([call(1, reply=answered("0", cache_hit=True, saved_usd=Decimal("0.25")))])
+    [cost] = (await sums(store)).values()
     assert (cost.cost_usd, cost.saved_usd, cost.cache_hits) == (0, Decimal("0.25"), 1)
 
 
-async def test_costs_since_a_time_leave_out_what_was_before(kept: LogOnFile) -> None:
-    await kept.write([call(n) for n in range(1, 6)])
-    found = await sums(kept, since=START + timedelta(seconds=4))
+async def test_costs_since_a_time_leave_out_what_was_before(store: LogOnFile) -> None:
+    await store.write([call(n) for n in range(1, 6)])
+    found = await sums(store, since=START + timedelta(seconds=4))
     assert found["writer"].calls == 2
 
 
-async def test_a_tenant_sees_its_own_costs_alone(kept: LogOnFile) -> None:
-    await kept.write([call(1), call(2, asked(tenant_id="acme", user="spy"), reply=answered("0.75"))])
+async def test_a_tenant_sees_its_own_costs_alone(store: LogOnFile) -> None:
+    await store.write([call(1), call(2, asked(tenant_id="acme", user="spy"), reply=answered("0.75"))])
     for by in ("agent", "tag", "model", "task", "tenant"):
-        mine, theirs = await sums(kept, by), await sums(kept, by, tenant_id="acme")
+        mine, theirs = await sums(store, by), await sums(store, by, tenant_id="acme")
         assert sum(item.calls for item in mine.values()) == sum(item.calls for item in theirs.values()) == 1
         assert [item.cost_usd for item in theirs.values()] == [Decimal("0.75")]
-    assert await sums(kept, tenant_id="nobody") == {}
+    assert await sums(store, tenant_id="nobody") == {}
 
 
-async def test_a_long_list_ends_with_the_dearest_and_its_total_is_of_all(kept: LogOnFile) -> None:
-    await kept.write([call(n, task_id=f"t{n}", reply=answered(f"0.{n}")) for n in range(1, 8)])
-    found = await costs_of(kept.log, tenant_id="default", by="task", limit=2)
+async def test_a_long_list_ends_with_the_dearest_and_its_total_is_of_all(store: LogOnFile) -> None:
+    await store.write([call(n, task_id=f"t{n}", reply=answered(f"0.{n}")) for n in range(1, 8)])
+    found = await costs_of(store.log, tenant_id="default", by="task", limit=2)
     assert ([item.key for item in found.items], found.omitted) == (["t7", "t6"], 5)
     assert (found.total.calls, found.total.cost_usd) == (7, Decimal("2.8"))
 
@@ -265,15 +258,15 @@ AMOUNTS = st.decimals(min_value=0, max_value=1_000_000, places=12, allow_nan=Fal
 @given(costs=st.lists(st.lists(AMOUNTS, min_size=1, max_size=30), min_size=5, max_size=8))
 def test_sums_are_exact_to_the_last_digit(costs: list[list[Decimal]]) -> None:
     async def check() -> None:
-        async with open_log_in_memory() as kept:
+        async with open_log_in_memory() as store:
             of_all = [(f"agent-{n}", cost) for n, of_one in enumerate(costs) for cost in of_one]
-            await kept.write(
+            await store.write(
                 [
                     call(n, asked(user=user), reply=answered(str(cost)))
                     for n, (user, cost) in enumerate(of_all, start=1)
                 ]
             )
-            found = {user: total.cost_usd for user, total in (await sums(kept)).items()}
+            found = {user: total.cost_usd for user, total in (await sums(store)).items()}
             assert found == {f"agent-{n}": sum(of_one) for n, of_one in enumerate(costs)}
 
     asyncio.run(check())
@@ -312,12 +305,12 @@ def cut_off(number: int, cost: str, *, is_guess: bool) -> Event:
 )
 @pytest.mark.parametrize("together", [True, False])
 async def test_a_call_that_was_cut_off_has_one_row_that_its_run_knows_best(
-    kept: LogOnFile, found: list[Event], cost: str, together: bool
+    store: LogOnFile, found: list[Event], cost: str, together: bool
 ) -> None:
     for events in [found] if together else [[one] for one in found]:
-        await kept.write(events)
-        assert (await sums(kept))["writer"].calls == 1
-    assert (await sums(kept))["writer"].cost_usd == Decimal(cost)
+        await store.write(events)
+        assert (await sums(store))["writer"].calls == 1
+    assert (await sums(store))["writer"].cost_usd == Decimal(cost)
 
 
 # Times

@@ -1,24 +1,14 @@
 """What `mesh status` shows: open tasks, what they wait for, and the deployments that are left alone."""
 
 import json
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
-
-import pytest
 
 from meshwright.cli.inbox import status_text
 from meshwright.core.messages import Event
 from meshwright.events.status import MeshStatus, status_of
-from tests.support.event_logs import START, LogOnFile, open_log
-from tests.support.postgres import Place
+from tests.support.event_logs import START, LogOnFile
 from tests.support.task_events import accepted, dispatched, ended, progress
-
-
-@pytest.fixture
-async def kept(place: Place) -> AsyncIterator[LogOnFile]:
-    async with open_log(place) as kept:
-        yield kept
 
 
 def waiting(task_id: str, kind: str = "provider", **fields: Any) -> list[Event]:
@@ -27,37 +17,37 @@ def waiting(task_id: str, kind: str = "provider", **fields: Any) -> list[Event]:
     return [accepted(task_id), dispatched(task_id), progress(task_id, "task.started"), wait]
 
 
-async def status(kept: LogOnFile, events: list[Event], tenant_id: str | None = None) -> MeshStatus:
-    await kept.write(events)
-    return await kept.log.view(status_of, tenant_id)
+async def status(store: LogOnFile, events: list[Event], tenant_id: str | None = None) -> MeshStatus:
+    await store.write(events)
+    return await store.log.view(status_of, tenant_id)
 
 
-async def test_open_tasks_are_counted_by_status_and_ended_ones_not(kept: LogOnFile) -> None:
+async def test_open_tasks_are_counted_by_status_and_ended_ones_not(store: LogOnFile) -> None:
     events = [*waiting("a"), accepted("bb"), dispatched("bb"), accepted("ccc"), ended("ccc")]
-    assert (await status(kept, events)).tasks == {"waiting": 1, "dispatched": 1}
+    assert (await status(store, events)).tasks == {"waiting": 1, "dispatched": 1}
 
 
-async def test_waits_are_shown_by_kind_with_the_oldest_and_the_next_due(kept: LogOnFile) -> None:
+async def test_waits_are_shown_by_kind_with_the_oldest_and_the_next_due(store: LogOnFile) -> None:
     due = [START + timedelta(minutes=minutes) for minutes in (7, 5)]
     events = [
         *waiting("a", asked="It is down", since=START, due_at=due[0]),
         *waiting("bb", asked="It is still down", since=START + timedelta(minutes=1), due_at=due[1]),
         *waiting("ccc", kind="person", asked="Deploy?", expires_at=due[0]),
     ]
-    provider, person = (await status(kept, events)).waits
+    provider, person = (await status(store, events)).waits
     assert (provider.kind, provider.count, provider.reason) == ("provider", 2, "It is still down")
     assert (provider.oldest, provider.next_due) == (START, due[1])
     assert (person.kind, person.count, person.next_due) == ("person", 1, due[0])
 
 
-async def test_a_wait_is_gone_when_it_ends_or_its_task_does(kept: LogOnFile) -> None:
+async def test_a_wait_is_gone_when_it_ends_or_its_task_does(store: LogOnFile) -> None:
     over = progress("a", "wait.ended", key="steps/a/1/1/3", kind="provider", how="due")
-    found = await status(kept, [*waiting("a"), over, *waiting("bb"), *waiting("ccc"), ended("bb")])
+    found = await status(store, [*waiting("a"), over, *waiting("bb"), *waiting("ccc"), ended("bb")])
     assert [(wait.kind, wait.count) for wait in found.waits] == [("provider", 1)]
 
 
-async def test_a_tenant_sees_its_own_tasks_alone(kept: LogOnFile) -> None:
-    found = await status(kept, waiting("a"), "acme")
+async def test_a_tenant_sees_its_own_tasks_alone(store: LogOnFile) -> None:
+    found = await status(store, waiting("a"), "acme")
     assert (found.tasks, found.waits) == ({}, ())
 
 

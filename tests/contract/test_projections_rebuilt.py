@@ -2,11 +2,10 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-import pytest
 from pydantic import BaseModel
 
 from meshwright.core.encoding import decode, encode
@@ -15,7 +14,7 @@ from meshwright.events.log import EventLog
 from meshwright.sql.database import Session
 from meshwright.sql.sqlite import SqliteDatabase
 from tests.support.event_logs import LogOnFile, event, open_log
-from tests.support.postgres import Place
+from tests.support.postgres import Location
 from tests.support.task_events import (
     about,
     accepted,
@@ -26,13 +25,6 @@ from tests.support.task_events import (
     progress,
     summary,
 )
-
-
-@pytest.fixture
-async def kept(place: Place) -> AsyncIterator[LogOnFile]:
-    async with open_log(place) as kept:
-        yield kept
-
 
 TABLES = ("SELECT * FROM tasks ORDER BY seq", "SELECT * FROM agent_outcomes ORDER BY agent_id, capability")
 
@@ -68,78 +60,78 @@ def shuffled_roads(rng: random.Random, tasks: int) -> list[Event]:
     return events
 
 
-async def tables(kept: LogOnFile) -> list[list[tuple[Any, ...]]]:
-    await kept.log.tasks(tenant_id="default")
-    return [await kept.rows(table) for table in TABLES]
+async def tables(store: LogOnFile) -> list[list[tuple[Any, ...]]]:
+    await store.log.tasks(tenant_id="default")
+    return [await store.rows(table) for table in TABLES]
 
 
 async def test_however_events_are_cut_into_batches_the_tables_are_the_same(
-    place: Place, rng: random.Random
+    location: Location, rng: random.Random
 ) -> None:
     events = shuffled_roads(rng, 300)
-    async with open_log(place / "one by one") as kept:
+    async with open_log(location / "one by one") as store:
         for start in range(0, len(events), 7):
-            await kept.write(events[start : start + 7])
+            await store.write(events[start : start + 7])
             if rng.random() < 0.2:
-                await kept.log.tasks(tenant_id="default")
-        expected = await tables(kept)
-        await kept.log.rebuild()
-        assert await tables(kept) == expected
-    async with open_log(place / "at once") as kept:
-        await kept.write(plain(events))
-        assert await tables(kept) == expected
+                await store.log.tasks(tenant_id="default")
+        expected = await tables(store)
+        await store.log.rebuild()
+        assert await tables(store) == expected
+    async with open_log(location / "at once") as store:
+        await store.write(plain(events))
+        assert await tables(store) == expected
     assert len(expected[0]) == 300
 
 
 async def test_what_a_crash_left_unfolded_is_folded_at_the_next_start(
-    place: Place, rng: random.Random
+    location: Location, rng: random.Random
 ) -> None:
     events = shuffled_roads(rng, 40)
-    async with open_log(place / "whole") as kept:
-        await kept.write(events)
-        expected = await tables(kept)
+    async with open_log(location / "whole") as store:
+        await store.write(events)
+        expected = await tables(store)
     for start in range(0, len(events), 50):
-        async with open_log(place / "broken") as kept:
-            await kept.write(events[start : start + 50])  # and nobody asks for the list before the end
-    async with open_log(place / "broken") as kept:
-        assert await tables(kept) == expected
+        async with open_log(location / "broken") as store:
+            await store.write(events[start : start + 50])  # and nobody asks for the list before the end
+    async with open_log(location / "broken") as store:
+        assert await tables(store) == expected
 
 
-async def test_tables_of_another_version_are_made_anew(place: Place) -> None:
-    async with open_log(place) as kept:
-        await kept.write([accepted("t"), ended("t")])
-        expected = await tables(kept)
-        await kept.database.write(lambda connection: connection.execute("DELETE FROM tasks").rowcount)
-        await kept.database.write(
+async def test_tables_of_another_version_are_made_anew(location: Location) -> None:
+    async with open_log(location) as store:
+        await store.write([accepted("t"), ended("t")])
+        expected = await tables(store)
+        await store.database.write(lambda connection: connection.execute("DELETE FROM tasks").rowcount)
+        await store.database.write(
             lambda connection: connection.execute("UPDATE projection_positions SET version = 99").rowcount
         )
-    async with open_log(place) as kept:
-        assert await tables(kept) == expected
+    async with open_log(location) as store:
+        assert await tables(store) == expected
 
 
 async def test_events_that_come_during_a_rebuild_are_in_the_tables_after_it(
-    place: Place, rng: random.Random
+    location: Location, rng: random.Random
 ) -> None:
     events = shuffled_roads(rng, 700)
-    async with open_log(place / "plain") as kept:
-        await kept.write(events)
-        expected = await tables(kept)
-    async with open_log(place / "rebuilt") as kept:
-        await kept.write(events[:3000])
-        rebuilding = asyncio.ensure_future(kept.log.rebuild())
+    async with open_log(location / "plain") as store:
+        await store.write(events)
+        expected = await tables(store)
+    async with open_log(location / "rebuilt") as store:
+        await store.write(events[:3000])
+        rebuilding = asyncio.ensure_future(store.log.rebuild())
         for start in range(3000, len(events), 10):
-            await kept.write(events[start : start + 10])
+            await store.write(events[start : start + 10])
         await rebuilding
-        assert await tables(kept) == expected
+        assert await tables(store) == expected
 
 
-async def test_ended_tasks_leave_the_list_with_their_last_event(kept: LogOnFile) -> None:
-    await kept.write([accepted("ended"), ended("ended"), accepted("open")])
-    await kept.write([event(n) for n in range(2100)])
-    await kept.log.prune(max_events=10)
-    assert await names(kept) == ["open"]
-    await kept.log.rebuild()
-    assert await names(kept) == ["open"]
+async def test_ended_tasks_leave_the_list_with_their_last_event(store: LogOnFile) -> None:
+    await store.write([accepted("ended"), ended("ended"), accepted("open")])
+    await store.write([event(n) for n in range(2100)])
+    await store.log.prune(max_events=10)
+    assert await names(store) == ["open"]
+    await store.log.rebuild()
+    assert await names(store) == ["open"]
 
 
 class Unknown(BaseModel):
@@ -153,8 +145,8 @@ class Unknown(BaseModel):
     completed_at: datetime = datetime(2030, 1, 1, tzinfo=UTC)
 
 
-async def test_another_model_of_the_same_shape_says_the_same(kept: LogOnFile) -> None:
-    item = await summary(kept, [accepted("t"), about("t", "task.succeeded", Unknown())])
+async def test_another_model_of_the_same_shape_says_the_same(store: LogOnFile) -> None:
+    item = await summary(store, [accepted("t"), about("t", "task.succeeded", Unknown())])
     assert (item.status, item.completed_at) == ("succeeded", datetime(2030, 1, 1, tzinfo=UTC))
 
 

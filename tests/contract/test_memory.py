@@ -14,15 +14,15 @@ from meshwright.core.errors import InvalidInput, MemoryUnavailable, TooLarge
 from meshwright.sql.database import Database
 from meshwright.testing import ManualClock
 from tests.support.event_logs import database_at
-from tests.support.postgres import Place
+from tests.support.postgres import Location
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 EVERYWHERE = [("task", "t1"), ("agent", "a1"), ("project", "p1"), ("global", "")]
 
 
 @pytest.fixture
-async def database(place: Place) -> AsyncIterator[Database]:
-    database = database_at(place)
+async def database(location: Location) -> AsyncIterator[Database]:
+    database = database_at(location)
     await database.open()
     yield database
     await database.close()
@@ -146,9 +146,9 @@ async def test_a_forgotten_memory_is_gone_from_the_search_too(memory: Memory, da
     await database.write(lambda connection: connection.execute(check))
 
 
-async def test_memories_outlive_the_process_that_wrote_them(place: Place) -> None:
+async def test_memories_outlive_the_process_that_wrote_them(location: Location) -> None:
     for attempt in range(2):
-        database = database_at(place)
+        database = database_at(location)
         await database.open()
         memory = Memory(database, ManualClock())
         if attempt == 0:

@@ -18,30 +18,30 @@ from meshwright.events.heads import FILE_NAME, KEY_NAME, SIGNED, Head, HeadKeepe
 from meshwright.events.verify import Verified, verify
 from meshwright.sql.sqlite import SqliteDatabase
 from tests.support.event_logs import START, LogOnFile, event, forge, open_log
-from tests.support.postgres import Place
+from tests.support.postgres import Location
 
 BLOCK = 2048
 ROWS = 40
 
 
 class Logs:
-    """Logs at one place, and what a verification says of them."""
+    """Logs at one location, and what a verification says of them."""
 
-    def __init__(self, place: Place, folder: Path) -> None:
-        self.place, self.folder = place, folder
+    def __init__(self, location: Location, folder: Path) -> None:
+        self.location, self.folder = location, folder
 
     async def write(self, *counts: int, clock: Any = None, **options: Any) -> None:
         """Write so many events, and sign a head behind each part."""
-        async with open_log(self.place, clock, **options) as kept:
-            kept.database.folder = self.folder
+        async with open_log(self.location, clock, **options) as store:
+            store.database.folder = self.folder
             for count in counts:
-                await kept.write([event(n, payload={"n": n, "text": "naïve ☃"}) for n in range(count)])
-                await sign(kept)
+                await store.write([event(n, payload={"n": n, "text": "naïve ☃"}) for n in range(count)])
+                await sign(store)
 
     def verify(self, **options: Any) -> Verified:
         """What a verification finds; `mesh verify --audit` says the same."""
         found = verify(self._database(), **options)
-        environment = {} if isinstance(self.place, Path) else {"MESH_DATABASE": str(self.place)}
+        environment = {} if isinstance(self.location, Path) else {"MESH_DATABASE": str(self.location)}
         named = [part for name, value in options.items() for part in (f"--{name}", value)]
         arguments = ["verify", "--audit", "--data", str(self.folder), *named]
         done = CliRunner().invoke(cli, arguments, env=environment, catch_exceptions=False)
@@ -52,29 +52,29 @@ class Logs:
         return found
 
     def _database(self) -> Any:
-        if isinstance(self.place, Path):
-            return SqliteDatabase(self.place)
+        if isinstance(self.location, Path):
+            return SqliteDatabase(self.location)
         from meshwright.sql.postgres import PostgresDatabase
 
-        return PostgresDatabase(self.place, self.folder)
+        return PostgresDatabase(self.location, self.folder)
 
     def change(self, *statements: str) -> None:
         """Change the database as sqlite3 or psql does."""
-        if isinstance(self.place, Path):
-            with closing(sqlite3.connect(self.place / "mesh.db")) as connection, connection:
+        if isinstance(self.location, Path):
+            with closing(sqlite3.connect(self.location / "mesh.db")) as connection, connection:
                 for statement in statements:
                     connection.execute(statement)
             return
         import psycopg
 
-        with psycopg.connect(self.place) as connection:
+        with psycopg.connect(self.location) as connection:
             for statement in statements:
                 connection.execute(statement.encode())
 
 
-async def sign(kept: LogOnFile) -> None:
+async def sign(store: LogOnFile) -> None:
     """Sign a head as a mesh does when it stops."""
-    keeper = HeadKeeper(kept.database, kept.log, SystemClock(), _unpublished, rows=10_000, seconds=60)
+    keeper = HeadKeeper(store.database, store.log, SystemClock(), _unpublished, rows=10_000, seconds=60)
     await keeper.start()
     await keeper.stop()
 
@@ -84,8 +84,8 @@ async def _unpublished(head: Head) -> None:
 
 
 @pytest.fixture
-def logs(place: Place, tmp_path: Path) -> Logs:
-    return Logs(place, tmp_path)
+def logs(location: Location, tmp_path: Path) -> Logs:
+    return Logs(location, tmp_path)
 
 
 async def test_a_log_that_nobody_touched_is_unaltered(logs: Logs) -> None:
@@ -158,13 +158,13 @@ async def test_a_log_that_was_cut_is_found_by_its_count_and_by_the_heads(logs: L
 
 async def test_rows_that_no_head_names_yet_are_missed_by_the_mark(logs: Logs) -> None:
     await logs.write(20)
-    async with open_log(logs.place) as kept:  # and it ends without a head, as when it is killed
-        await kept.write([event(n) for n in range(20)])
+    async with open_log(logs.location) as store:  # and it ends without a head, as when it is killed
+        await store.write([event(n) for n in range(20)])
     logs.change("DELETE FROM events WHERE seq > 20")
     assert logs.verify().faults == ["Rows behind 20 are missing: the log had come to row 40"]
     await _rewind(logs, 20)
     lost = "Rows 21 to 40 are missing: the log was cut, mesh.mark names them"
-    assert logs.verify().faults == ([lost] if isinstance(logs.place, Path) else [])
+    assert logs.verify().faults == ([lost] if isinstance(logs.location, Path) else [])
 
 
 async def test_an_emptied_log_is_found_by_the_heads(logs: Logs) -> None:
@@ -213,13 +213,13 @@ async def test_a_line_that_a_crash_cut_off_is_passed_over(logs: Logs) -> None:
 
 
 async def test_the_chain_holds_behind_rows_that_were_deleted_by_age(logs: Logs) -> None:
-    async with open_log(logs.place) as kept:
-        kept.database.folder = logs.folder
+    async with open_log(logs.location) as store:
+        store.database.folder = logs.folder
         for _ in range(3):
-            await kept.write([event(n) for n in range(BLOCK)])
-            await sign(kept)
-        assert await kept.log.prune(max_events=BLOCK) == 2 * BLOCK - 1
-        await kept.write([event(n) for n in range(10)])
+            await store.write([event(n) for n in range(BLOCK)])
+            await sign(store)
+        assert await store.log.prune(max_events=BLOCK) == 2 * BLOCK - 1
+        await store.write([event(n) for n in range(10)])
     found = logs.verify()
     assert found.faults == []
     assert (found.pruned_seq, found.first, found.heads) == (2 * BLOCK - 1, 2 * BLOCK, 2)
@@ -238,9 +238,9 @@ async def test_rows_deleted_as_if_by_age_are_found(logs: Logs) -> None:
 
 
 async def test_rows_of_any_value_are_chained_as_they_are_stored(logs: Logs) -> None:
-    async with open_log(logs.place) as kept:
-        kept.database.folder = logs.folder
-        await kept.write(
+    async with open_log(logs.location) as store:
+        store.database.folder = logs.folder
+        await store.write(
             [
                 event(1, task_id="half \ud800 a character"),
                 event(2, task_id="a\0b\nc"),
@@ -249,7 +249,7 @@ async def test_rows_of_any_value_are_chained_as_they_are_stored(logs: Logs) -> N
                 Event.model_validate({**event(5).model_dump(), "of_a_newer_version": [1]}),
             ]
         )
-        await sign(kept)
+        await sign(store)
     assert logs.verify().faults == []
 
 
@@ -259,7 +259,7 @@ def _copied(seq: int, to: int) -> str:
 
 
 def _blob(data: bytes, logs: Logs) -> str:
-    return f"x'{data.hex()}'" if isinstance(logs.place, Path) else f"decode('{data.hex()}', 'hex')"
+    return f"x'{data.hex()}'" if isinstance(logs.location, Path) else f"decode('{data.hex()}', 'hex')"
 
 
 async def _rewind(logs: Logs, last: int, *, relink: bool = False) -> None:
@@ -287,8 +287,8 @@ async def _rewind(logs: Logs, last: int, *, relink: bool = False) -> None:
 )
 async def test_events_without_the_payload_of_their_type_are_named(logs: Logs, payload: Any) -> None:
     types = (ERASED_EVENT, PRUNED_EVENT, "store.loss_accepted", SIGNED)
-    async with open_log(logs.place) as kept:
-        await kept.write([event(n, kind, payload=payload) for n, kind in enumerate(types)])
+    async with open_log(logs.location) as store:
+        await store.write([event(n, kind, payload=payload) for n, kind in enumerate(types)])
     found = logs.verify()
     assert (found.faults, found.rows, found.last) == ([], 4, 4)
     assert [note[: note.index(")") + 1] for note in found.notes] == [
@@ -298,7 +298,7 @@ async def test_events_without_the_payload_of_their_type_are_named(logs: Logs, pa
 
 async def test_an_erasure_that_a_caller_claims_excuses_no_erased_payload(logs: Logs) -> None:
     await logs.write(5)
-    async with open_log(logs.place) as kept:
-        await kept.database.write(table.erase_payload, 3)
-        await forge(kept.database, kept.log, ERASED_EVENT, {"ranges": [[1, 10**15]]})
+    async with open_log(logs.location) as store:
+        await store.database.write(table.erase_payload, 3)
+        await forge(store.database, store.log, ERASED_EVENT, {"ranges": [[1, 10**15]]})
     assert logs.verify().faults == ["The payload of row 3 was erased, and no event says by whom"]

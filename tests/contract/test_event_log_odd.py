@@ -1,20 +1,12 @@
 """Nothing in an event may fail an insert, however odd it is."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from meshwright.events.filter import EventFilter
-from tests.support.event_logs import LogOnFile, event, open_log
-from tests.support.postgres import Place
-
-
-@pytest.fixture
-async def kept(place: Place) -> AsyncIterator[LogOnFile]:
-    async with open_log(place) as kept:
-        yield kept
+from tests.support.event_logs import LogOnFile, event
 
 
 class Spiteful:
@@ -58,10 +50,10 @@ ODD: list[tuple[Any, Any]] = [
 
 @pytest.mark.parametrize(("payload", "expected"), ODD, ids=[str(n) for n in range(len(ODD))])
 async def test_an_odd_payload_is_kept_as_well_as_it_can_be(
-    kept: LogOnFile, payload: Any, expected: Any
+    store: LogOnFile, payload: Any, expected: Any
 ) -> None:
-    await kept.write([event(1), event(2, payload=payload), event(3)])
-    before, odd, after = await kept.log.query(EventFilter())
+    await store.write([event(1), event(2, payload=payload), event(3)])
+    before, odd, after = await store.log.query(EventFilter())
     assert (before.payload, after.payload) == ({"number": 1}, {"number": 3})
     if expected is not None:
         assert odd.payload == expected
@@ -69,21 +61,21 @@ async def test_an_odd_payload_is_kept_as_well_as_it_can_be(
         assert odd.payload["kept"] == "2030-01-01T00:00:00Z"
 
 
-async def test_a_payload_too_deep_to_read_is_given_as_text(kept: LogOnFile) -> None:
-    await kept.write([event(1, payload=deep(240))])
-    [read] = await kept.log.query(EventFilter())
+async def test_a_payload_too_deep_to_read_is_given_as_text(store: LogOnFile) -> None:
+    await store.write([event(1, payload=deep(240))])
+    [read] = await store.log.query(EventFilter())
     assert isinstance(read.payload, str)
     assert read.payload.startswith('{"a":{"a":')
 
 
-async def test_odd_fields_do_not_fail_their_neighbours(kept: LogOnFile) -> None:
+async def test_odd_fields_do_not_fail_their_neighbours(store: LogOnFile) -> None:
     odd = event(2).model_copy(update={"event_version": 10**30, "task_id": "half \ud83d"})
-    await kept.write([event(1), odd, event(3)])
-    read = await kept.log.query(EventFilter())
+    await store.write([event(1), odd, event(3)])
+    read = await store.log.query(EventFilter())
     assert [each.payload["number"] for each in read] == [1, 2, 3]
     assert read[1].task_id == "half ?"
 
 
-async def test_types_that_nobody_knows_are_events_like_others(kept: LogOnFile) -> None:
-    await kept.write([event(1, "never.heard_of", task_id="t"), event(2, "", task_id="t")])
-    assert len(await kept.log.query(EventFilter(task_id="t"))) == 2
+async def test_types_that_nobody_knows_are_events_like_others(store: LogOnFile) -> None:
+    await store.write([event(1, "never.heard_of", task_id="t"), event(2, "", task_id="t")])
+    assert len(await store.log.query(EventFilter(task_id="t"))) == 2
