@@ -17,15 +17,15 @@ install: .venv/.dev  ## set up .venv with all that development and the tests nee
 demo: .venv/.default  ## set up the little that running needs, then show a mesh at work
 	@$(BIN)/mesh demo $(ARGS)
 
-test: .venv/.dev  ## lint, types and every test tier this machine can run (ARGS="unit contract" for some)
+test: .venv/.dev  ## lint, types, unit and contract tests (ARGS=all for everything, ARGS="unit integration" for some)
 	@$(BIN)/python tests/run.py $(ARGS)
 
 soak: .venv/.dev  ## the tests of chance, with another seed each time, and what CI leaves out: unit, contract, faults, rows of benchmarks; hostile input
-	@MESH_TEST_SEED=$${MESH_TEST_SEED:-random} $(BIN)/python tests/run.py unit contract faults benchmarks
+	@SOAK=1 MESH_TEST_SEED=$${MESH_TEST_SEED:-random} $(BIN)/python tests/run.py unit contract faults benchmarks
 	@MESH_TEST_SEED=$${MESH_TEST_SEED:-random} FUZZ_SECONDS=$${FUZZ_SECONDS:-300} \
 		$(BIN)/python -m pytest tests/integration/test_fuzz*.py -q -s
 
-lint: .venv/.dev  ## style, formatting and import rules
+lint: .venv/.dev  ## style, formatting, import rules and the budget of each package
 	@$(BIN)/python tests/run.py lint imports
 
 format: .venv/.dev  ## format the code and repair what can be repaired

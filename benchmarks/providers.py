@@ -26,10 +26,10 @@ from benchmarks.bench import Bench
 from benchmarks.figures import Figure, Row, percentile
 from benchmarks.table import as_markdown, as_text
 from meshwright.core.errors import ConfigError, ModelError
+from meshwright.models.named import Chain, ModelSettings, named_models, with_fallbacks
 from meshwright.models.picker import Picker
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest
 from meshwright.models.providers import PROVIDERS, missing, provider_of
-from meshwright.models.select import Chain, ModelSettings, named_models, with_fallbacks
 from tests.support.fake_provider import FakeProvider, Fault
 
 FAKED = (

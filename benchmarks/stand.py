@@ -15,12 +15,13 @@ from meshwright.agent import Agent
 from meshwright.app import build_mesh
 from meshwright.cli.serving import collect_young, writes_apart
 from meshwright.core.capability import Capability
+from meshwright.core.clock import Clock
 from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
 from meshwright.runtimes import StoreDeps, sqlite_runtime
-from meshwright.sql.apart import ApartDatabase
 from meshwright.sql.database import Database, Session
 from meshwright.sql.sqlite import SqliteSession
+from meshwright.sql.writer import ApartDatabase
 from tests.support.settings import Settings
 
 MAX_OPEN_TASKS = 1_000_000  # more than any benchmark has
@@ -78,6 +79,7 @@ def build_stand(
     model: Any = None,
     agents: tuple[type[Agent], ...] | None = (BenchAgent,),
     host: Callable[[StoreDeps], Runtime] = sqlite_runtime,
+    clock: Clock | None = None,
     **settings: Any,
 ) -> Stand:
     """Make a mesh with the default settings on a folder; `agents=None` gives it the whole fleet."""
@@ -93,5 +95,6 @@ def build_stand(
         agents=agents,
         model=model or InstantModel(),
         host=noted,
+        clock=clock,
     )
     return Stand(mesh, databases[0])

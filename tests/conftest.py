@@ -7,7 +7,9 @@ import logging
 import os
 import random
 import signal
+from collections import Counter
 from collections.abc import Awaitable, Callable, Generator
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -47,8 +49,11 @@ LONG = (
     "test_store_loss.py",
 )
 """Files of tests that take longest: they start first, and each test may run in another process."""
+SPREAD = ("test_claims.py", "test_workers.py", "test_broken_off.py", "test_sizes.py", "test_turns.py")
+"""Files whose tests run on every store: they start next, and are spread too."""
 WHOLE = ("test_secrets.py", "test_lifecycle.py", "test_embedded_faults.py", "test_amplification.py")
 """Files that take long and are not spread, since their tests share what is dear to make: they start next."""
+FIRST = {name: place for place, name in enumerate((*LONG, *SPREAD, *WHOLE))}
 ALARM_MARGIN_SECONDS = (
     60  # an async test ends so long before the timeout plugin's alarm, which would break its report off
 )
@@ -103,7 +108,7 @@ class ByFile(LoadFileScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
-        return nodeid if file.endswith(LONG) else file
+        return nodeid if file.endswith((*LONG, *SPREAD)) else file
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -113,8 +118,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    places = {name: place for place, name in enumerate((*LONG, *WHOLE))}
-    items.sort(key=lambda item: places.get(item.path.name, len(places)))
+    """Start the long files first, and mix the tiers after them: some wait, and some compute."""
+    totals, passed = Counter(map(tier_of, items)), Counter[str]()
+    share: dict[Path, float] = {}
+    for item in items:
+        share.setdefault(item.path, passed[tier_of(item)] / totals[tier_of(item)])
+        passed[tier_of(item)] += 1
+    items.sort(key=lambda item: (FIRST.get(item.path.name, len(FIRST)), share[item.path]))
+
+
+def tier_of(item: pytest.Item) -> str:
+    return item.path.parent.name
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -1,9 +1,11 @@
-"""Run lint, types and every tier of tests that this machine can run, then say how each ended.
+"""Runs lint, types, gates and every tier of tests that this machine can run, and reports how each ended.
 
     python tests/run.py [--require all|TIER,...] [PART ...]
 
-A part that cannot run, or a test that is skipped, is named with its reason; under `--require` (or
-`REQUIRE_TIERS`) it is a failure. The exit status is 0 if nothing failed.
+The tiers share one pytest session, and the checks run beside it. Without a PART, the parts that take long
+are left out; `all` runs them too. A part that cannot run, or a test that is skipped, is listed with its
+reason; under `--require` (or `REQUIRE_TIERS`) nothing is left out, and such a part is a failure. The exit
+status is 0 if nothing failed.
 """
 
 import argparse
@@ -16,18 +18,31 @@ import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = Path(sysconfig.get_path("scripts"))
+PYTHON = sys.executable
 CHECKS: dict[str, list[list[str]]] = {
-    "lint": [["ruff", "check"], ["ruff", "format", "--check"]],
-    "imports": [["lint-imports", "--no-logo"]],
-    "types": [["pyrefly", "check", "--summary=none"]],
+    "lint": [
+        [f"{SCRIPTS}/ruff", "check"],
+        [f"{SCRIPTS}/ruff", "format", "--check"],
+        [PYTHON, "tools/budget.py"],
+    ],
+    "imports": [[f"{SCRIPTS}/lint-imports", "--no-logo"]],
+    "types": [[f"{SCRIPTS}/pyrefly", "check", "--summary=none"]],
+    "instructions": [[PYTHON, "-m", "benchmarks.instructions"]],
 }
+ALONE = ("instructions",)
+"""Beside other work its figure would be some percent higher: commits are grouped by how fast they come."""
+NO_FIGURE = 75
+"""The status of a check that this machine cannot make; its last line says why."""
+QUICK = ("lint", "imports", "types", "unit", "contract")
+"""What runs where nothing is asked for: minutes, and useful without any service."""
 MAX_PROCESSES = 8
 DAPR = ("mosquitto", "redis-server", "daprd")
 
@@ -49,12 +64,6 @@ TIERS = {
     "contract": Tier("contract"),
     "integration": Tier("integration", processes_per_core=3),
     "acceptance": Tier("acceptance"),
-    "acceptance-dapr": Tier(
-        "acceptance",
-        ("test_lifecycle.py", "test_crash.py"),
-        {"ACCEPTANCE_UP": "mesh up --host dapr"},
-        needs=DAPR,
-    ),
 }
 SOAKED = {
     "faults": Tier(
@@ -88,20 +97,42 @@ class Result:
 
 
 def run_check(part: str) -> Result:
+    """Run the programs of a check; their output appears in one piece."""
     started = time.monotonic()
-    statuses = [execute([str(SCRIPTS / program), *options]) for program, *options in CHECKS[part]]
-    return Result(part, FAILED if any(statuses) else PASSED, time.monotonic() - started)
+    done = [
+        subprocess.run(
+            command, cwd=ROOT, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        for command in CHECKS[part]
+    ]
+    output = "".join(f"$ {' '.join(process.args)}\n{process.stdout}" for process in done)
+    print(output, end="", flush=True)
+    statuses = {process.returncode for process in done}
+    seconds = time.monotonic() - started
+    if NO_FIGURE in statuses:
+        return Result(part, NOT_RUN, seconds, output.splitlines()[-1])
+    return Result(part, FAILED if any(statuses) else PASSED, seconds)
 
 
-def run_tier(part: str, tests: Path) -> Result:
-    tier = {**TIERS, **SOAKED}[part]
-    folder = tests / tier.folder
-    if not any(folder.rglob("test_*.py")):
-        return Result(part, NOT_RUN, note=f"{folder.name}/ holds no tests")
-    if missing := [program for program in tier.needs if not is_there(program)]:
-        return Result(part, NOT_RUN, note=f"needs {', '.join(missing)}")
-    paths = [str(folder / name) for name in tier.files] or [str(folder)]
-    started = time.monotonic()
+def run_tiers(parts: Sequence[str], tests: Path) -> list[Result]:
+    """Run tiers in one session of pytest, so that tests that wait and tests that compute share the cores."""
+    tiers = {part: (TIERS | SOAKED)[part] for part in parts}
+    results: dict[str, Result] = {}
+    for part, tier in tiers.items():
+        if not any((tests / tier.folder).rglob("test_*.py")):
+            results[part] = Result(part, NOT_RUN, note=f"{tier.folder}/ holds no tests")
+        elif missing := [program for program in tier.needs if not is_there(program)]:
+            results[part] = Result(part, NOT_RUN, note=f"needs {', '.join(missing)}")
+    able = {part: tier for part, tier in tiers.items() if part not in results}
+    if able:
+        results |= run_session(able, tests)
+    return [results[part] for part in parts]
+
+
+def run_session(tiers: Mapping[str, Tier], tests: Path) -> dict[str, Result]:
+    paths = [str(tests / tier.folder / name) for tier in tiers.values() for name in tier.files or ("",)]
+    environment = {name: value for tier in tiers.values() for name, value in tier.environment.items()}
+    processes = min(cores() * max(tier.processes_per_core for tier in tiers.values()), MAX_PROCESSES)
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch, "report.xml")
         options = [
@@ -110,30 +141,55 @@ def run_tier(part: str, tests: Path) -> Result:
             str(ROOT / "pyproject.toml"),
             f"--rootdir={tests.parent}",
             f"--junitxml={report}",
-            "--durations=40",
-            "--durations-min=1",
-            f"--numprocesses={min(cores() * tier.processes_per_core, MAX_PROCESSES)}",
+            "--durations=60",
+            "--durations-min=2",
+            f"--numprocesses={processes}",
             *("--dist=loadfile", "--no-loadscope-reorder"),
         ]
-        status = execute([sys.executable, "-m", "pytest", *options, *paths], tier.environment)
-        return read_report(part, status, time.monotonic() - started, report)
+        started = time.monotonic()
+        status = execute([PYTHON, "-m", "pytest", *options, *paths], environment)
+        print(f"tests: {time.monotonic() - started:.0f} s in {processes} processes", flush=True)
+        return read_report(tiers, status, report)
 
 
-def read_report(part: str, status: int, seconds: float, report: Path) -> Result:
-    """Turn pytest's exit status and its JUnit report into a result."""
+def read_report(tiers: Mapping[str, Tier], status: int, report: Path) -> dict[str, Result]:
+    """Turn pytest's exit status and its JUnit report into a result for each tier.
+
+    The seconds of a tier are those of its tests, added up.
+    """
     if not report.exists():
-        return Result(part, FAILED, seconds, f"pytest ended with {status}")
-    suite = ElementTree.parse(report).getroot()
-    cases = list(suite.iter("testcase"))
+        return {part: Result(part, FAILED, note=f"pytest ended with {status}") for part in tiers}
+    cases = list(ElementTree.parse(report).getroot().iter("testcase"))
+    results = {
+        part: result_of(part, [case for case in cases if folder_of(case) == tier.folder])
+        for part, tier in tiers.items()
+    }
+    if status and not any(result.state == FAILED for result in results.values()):
+        for result in results.values():
+            result.state, result.note = FAILED, f"pytest ended with {status}"
+    return results
+
+
+def folder_of(case: ElementTree.Element) -> str:
+    """The folder of a test: the second part of its module's name, which a collection error has as its own."""
+    _, folder, *_ = f"{case.get('classname') or case.get('name')}..".split(".")
+    return folder
+
+
+def result_of(part: str, cases: Sequence[ElementTree.Element]) -> Result:
     skipped = Counter(
-        str(skip.get("message")) for skip in suite.iter("skipped") if skip.get("type") == "pytest.skip"
+        str(skip.get("message"))
+        for case in cases
+        for skip in case.iter("skipped")
+        if skip.get("type") == "pytest.skip"
     )
     bad = sum(case.find("failure") is not None or case.find("error") is not None for case in cases)
     good = len(cases) - bad - skipped.total()
-    if not status and not good:
+    seconds = sum(float(case.get("time", 0)) for case in cases)
+    if not bad and not good:
         return Result(part, NOT_RUN, seconds, "every test was skipped", skipped)
     note = f"{good} passed" + (f", {bad} failed" if bad else "")
-    return Result(part, FAILED if status else PASSED, seconds, note, skipped)
+    return Result(part, FAILED if bad else PASSED, seconds, note, skipped)
 
 
 def cores() -> int:
@@ -181,8 +237,13 @@ def summarise(results: Sequence[Result], required: set[str]) -> list[Result]:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parts = [*CHECKS, *TIERS]
-    parser = argparse.ArgumentParser(description="Run lint, types and the tests, with a summary at the end.")
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(parts)} (default: all)")
+    parser = argparse.ArgumentParser(description="Run checks and tests, with a summary at the end.")
+    parser.add_argument(
+        "parts",
+        nargs="*",
+        metavar="PART",
+        help=f"all, or some of {', '.join(parts)} (default: {', '.join(QUICK)})",
+    )
     parser.add_argument(
         "--require",
         default=os.environ.get("REQUIRE_TIERS", ""),
@@ -190,12 +251,30 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--tests", type=Path, default=ROOT / "tests", help="the folder of the tiers")
     options = parser.parse_args(arguments)
-    options.parts = options.parts or parts
-    options.require = set(parts if options.require == "all" else filter(None, options.require.split(",")))
+    is_all = options.parts == ["all"] or (options.require and not options.parts)
+    options.left_out = [] if is_all or options.parts else [part for part in parts if part not in QUICK]
+    options.parts = parts if is_all else options.parts or list(QUICK)
+    everything = set(parts) - {*ALONE}  # which other builds of Python have no figure for
+    options.require = (
+        everything if options.require == "all" else set(filter(None, options.require.split(",")))
+    )
     if unknown := {*options.parts, *options.require} - {*parts, *SOAKED}:
         known = ", ".join([*parts, *SOAKED])
         parser.error(f"no such part: {', '.join(sorted(unknown))}; the parts are {known}")
     return options
+
+
+def run_parts(parts: Sequence[str], tests: Path) -> Iterable[Result]:
+    checks = [part for part in parts if part in CHECKS and part not in ALONE]
+    with ThreadPoolExecutor(len(CHECKS)) as pool:
+        checked = [pool.submit(run_check, part) for part in checks]
+        tested = run_tiers([part for part in parts if part in TIERS], tests)
+        for part in parts:
+            if part in SOAKED:
+                tested += run_tiers([part], tests)
+        yield from (check.result() for check in checked)
+    yield from tested
+    yield from (run_check(part) for part in parts if part in ALONE)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -203,10 +282,8 @@ def main(arguments: Sequence[str]) -> int:
     compile_once()
     if options.require >= set(TIERS):
         os.environ["REQUIRE_TIERS"] = "all"
-    results = [
-        run_check(part) if part in CHECKS else run_tier(part, options.tests.resolve())
-        for part in options.parts
-    ]
+    results = list(run_parts(options.parts, options.tests.resolve()))
+    results += [Result(part, NOT_RUN, note="takes long: make test ARGS=all") for part in options.left_out]
     return 1 if summarise(results, options.require) else 0
 
 

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from meshwright.kernel.actor import Actor, Turn, turn
     from meshwright.kernel.envelope import ActorRef
     from meshwright.mesh import Mesh
-    from meshwright.models.select import ModelSettings, open_model, with_fallbacks
+    from meshwright.models.named import ModelSettings, open_model, with_fallbacks
     from meshwright.run import Run
-    from meshwright.run.delegation import Delegation
+    from meshwright.run.context import Delegation
     from meshwright.settings import Settings, load_settings
     from meshwright.tools.tool import ToolContext, tool
     from meshwright.tools.toolset import Toolset
@@ -44,14 +44,14 @@ HOMES = {
     "Check": "component",
     "Client": "client",
     "Component": "component",
-    "Delegation": "run.delegation",
+    "Delegation": "run.context",
     "Event": "core.messages",
     "File": "core.files",
     "LimitReached": "core.errors",
     "Limits": "core.limits",
     "Mesh": "mesh",
     "MeshError": "core.errors",
-    "ModelSettings": "models.select",
+    "ModelSettings": "models.named",
     "Outcome": "core.messages",
     "Receipt": "core.messages",
     "Run": "run",
@@ -65,10 +65,10 @@ HOMES = {
     "WaitExpired": "core.errors",
     "build_mesh": "app",
     "load_settings": "settings",
-    "open_model": "models.select",
+    "open_model": "models.named",
     "tool": "tools.tool",
     "turn": "kernel.actor",
-    "with_fallbacks": "models.select",
+    "with_fallbacks": "models.named",
 }
 """Where each public name lives."""
 

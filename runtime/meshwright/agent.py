@@ -1,4 +1,4 @@
-"""What the author of an agent writes: who it is, what it can do, and its tools.
+"""The class that authors of agents extend: it names the agent, its abilities and its tools.
 
     class Greeter(Agent):
         '''Greets people.'''
@@ -20,14 +20,13 @@ from pydantic import BaseModel, RootModel
 
 from meshwright.core.capability import Capability, Registration
 from meshwright.core.errors import ConfigError, nearest
-from meshwright.core.limits import MAX_DEADLINE_SECONDS, MAX_TIMEOUT_SECONDS, Limits
+from meshwright.core.limits import MAX_DEADLINE_SECONDS, MAX_TIMEOUT_SECONDS, Limits, reserved_param
 from meshwright.core.messages import ID_PATTERN, Task
 from meshwright.core.money import Budget
-from meshwright.core.params import reserved_param
 from meshwright.tools.toolset import Toolset
 
 if TYPE_CHECKING:
-    from meshwright.models.spec import ModelSpec
+    from meshwright.models.named import ModelSpec
     from meshwright.run import Run
 
 _SIMILAR = 0.8  # of names, from 0 to 1: so alike that one is taken for a misspelling of the other

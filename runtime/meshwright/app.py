@@ -9,14 +9,14 @@ from pathlib import Path
 from meshwright.agent import Agent
 from meshwright.agents.loader import load_agents, project_file
 from meshwright.component import Component
+from meshwright.core.capability import LLM_SERVICE
 from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.errors import ConfigError
 from meshwright.core.plugins import COMPONENTS, STORES, did_you_mean, installed
 from meshwright.core.tracing import NoTracing, Tracing
-from meshwright.edges.channels.personas import persona_agents
+from meshwright.edges.channels.component import persona_agents
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
-from meshwright.ledger.keys import LLM_SERVICE
 from meshwright.mesh import Mesh
 from meshwright.models.port import Model
 from meshwright.parts import BUILTIN, imported

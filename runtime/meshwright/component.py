@@ -52,14 +52,12 @@ class Check(NamedTuple):
 class Component:
     """A part of a mesh. It is made with the mesh, after the components that are listed before it.
 
-    `config` holds its settings, `apps` names the apps of a mesh on Dapr that consist of it. Requests to its
-    `signed_paths` (beginnings, like `/webhooks/`) need no key: its routes check signatures of their own.
+    `config` holds its settings, `apps` names the apps of a mesh on Dapr that consist of it.
     """
 
     name: ClassVar[str]
     settings: ClassVar[type[BaseModel] | None] = None
     apps: ClassVar[tuple[str, ...]] = ()
-    signed_paths: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
@@ -89,8 +87,12 @@ class Component:
         """Its tables that are made from events."""
         return ()
 
-    def routes(self) -> APIRouter | None:
-        """Its routes of the HTTP API, behind the API's own checks of callers."""
+    def routes(self) -> APIRouter | Sequence[APIRouter] | None:
+        """Its routers of the HTTP API, behind the API's own checks of callers.
+
+        `make_router` says how requests to a router are treated: errors, limits, and whether it is open. One
+        that is included in another counts as a usual one.
+        """
         return None
 
     @classmethod

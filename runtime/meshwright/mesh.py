@@ -49,16 +49,21 @@ from meshwright.ledger.keys import Keys, keys_required
 from meshwright.ledger.spending import Spending
 from meshwright.models.overview import Deployments
 from meshwright.models.port import Model, ModelWindow, PriceList
-from meshwright.orchestration.acceptance import FINAL, Admission, PayloadLimits, hash_of, make_task
-from meshwright.orchestration.outcomes import OutcomeWaiters
+from meshwright.orchestration.acceptance import (
+    FINAL,
+    Admission,
+    OutcomeWaiters,
+    PayloadLimits,
+    hash_of,
+    make_task,
+)
 from meshwright.orchestration.registry import Registry
 from meshwright.orchestration.tenants import Tenants
 from meshwright.prompts import Prompts
 from meshwright.roles import Part, ProcessRole
-from meshwright.run.attached import read_file
 from meshwright.run.erasure import Erased, Eraser
-from meshwright.run.limits import limits_of
-from meshwright.run.step_time import step_timeout
+from meshwright.run.files import read_file
+from meshwright.run.limits import limits_of, step_timeout
 from meshwright.run.transcript import Transcript, transcripts
 from meshwright.settings import Settings
 from meshwright.sql.database import Database
@@ -66,8 +71,7 @@ from meshwright.sql.encrypted import EncryptedColumn, renew_all
 from meshwright.sql.folder import SECRET_KEY, KeyFile
 from meshwright.work import Answer, Cancel, Worker
 from meshwright.work.protocol import Accept, TaskKey
-from meshwright.work.reading import read_entry, read_task, thread_ref
-from meshwright.work.record import TaskView
+from meshwright.work.record import TaskView, read_entry, read_task, thread_ref
 
 _logger = logging.getLogger("meshwright.mesh")
 _PartT = TypeVar("_PartT")

@@ -26,7 +26,7 @@ BUILTIN = (
     BuiltIn("tools", table="agents.settings:ToolsSettings"),
     BuiltIn("tenants", table="orchestration.settings:TenantsSettings"),
     BuiltIn("presence", table="orchestration.settings:PresenceSettings"),
-    BuiltIn("approvals", table="orchestration.settings:ApprovalsSettings"),
+    BuiltIn("approvals", table="tools.settings:ApprovalsSettings"),
     BuiltIn("audit", "events.component:AuditComponent", "events.settings:AuditSettings"),
     BuiltIn("tracing", "events.component:TracingComponent", "events.settings:TracingSettings"),
     BuiltIn("prompts", "agents.component:PromptsComponent", "agents.settings:PromptsSettings"),
@@ -34,7 +34,7 @@ BUILTIN = (
     BuiltIn("keys", "identity.component:KeysComponent", "identity.settings:KeysSettings"),
     BuiltIn(
         "agent_config",
-        "services.agent_config.component:AgentConfigComponent",
+        "services.agent_config.component:AgentConfigs",
         "services.agent_config.settings:AgentConfigSettings",
     ),
     BuiltIn("models", "models.component:ModelsComponent", "models.settings:ModelsSettings"),
@@ -49,7 +49,7 @@ BUILTIN = (
     BuiltIn("contents", "run.component:ContentsComponent"),
     BuiltIn("replies", "edges.replies:Courier"),
     BuiltIn("mqtt", "edges.mqtt.component:MqttComponent", "edges.mqtt.settings:MqttSettings"),
-    BuiltIn("publishers", "edges.bus:PublishersComponent"),
+    BuiltIn("publishers", "edges.cloud_events:PublishersComponent"),
     BuiltIn(
         "schedules", "services.schedules.component:Schedules", "services.schedules.settings:SchedulesSettings"
     ),

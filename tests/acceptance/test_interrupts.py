@@ -13,8 +13,6 @@ import pytest
 from tests.support.fake_openai import FakeOpenAI
 from tests.support.running_mesh import MESH, RunningMesh, mesh, mesh_up, start
 
-DRAIN_SECONDS = 10  # that running work has to end
-
 
 async def interrupted(process: Process) -> tuple[int | None, str, str]:
     """Press Ctrl-C, and return how the command ended."""
@@ -92,10 +90,9 @@ async def test_a_second_ctrl_c_leaves_running_work_for_the_next_start(tmp_path: 
             task_id = await running.submit("Hello")
             await provider.arrived.wait()
             running.process.send_signal(signal.SIGINT)
-            async with asyncio.timeout(DRAIN_SECONDS - 1):
-                await running.errors.until("1 running")
-                running.process.send_signal(signal.SIGINT)
-                assert await running.process.wait() == 130
+            await running.errors.until("1 running")
+            running.process.send_signal(signal.SIGINT)
+            assert await running.process.wait() == 130, "it was drained to its end"
         assert "Traceback" not in await running.errors.whole()
         provider.seconds = 0.0
         async with mesh_up(data, LITELLM_BASE_URL=provider.url) as again:

@@ -8,14 +8,23 @@ from pathlib import Path
 import pytest
 
 from meshwright.client import ENDINGS
+from tests.run import DAPR
 from tests.support.running_mesh import RunningMesh, mesh, mesh_up
 
 QUESTION = "Where does the code decide which agent gets a task?"
 
 
-@pytest.fixture(scope="module")
-async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningMesh]:
-    async with mesh_up(tmp_path_factory.mktemp("lifecycle") / "data") as running:
+UPS = [
+    pytest.param((), id="sqlite"),
+    pytest.param(("--host", "dapr"), id="dapr", marks=pytest.mark.needs(*DAPR)),
+]
+
+
+@pytest.fixture(scope="module", params=UPS)
+async def running(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[RunningMesh]:
+    async with mesh_up(tmp_path_factory.mktemp("lifecycle") / "data", *request.param) as running:
         yield running
 
 

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from meshwright.testing import ManualClock
+from tests.support.event_logs import LogOnFile, open_log
 from tests.support.fake_provider_fixtures import fake
 from tests.support.host_harness import HARNESSES, OF_ONE_WORKER, PARTLY, DaprHarness, HostHarness
 from tests.support.model_adapters import adapter, any_api, calling
+from tests.support.postgres import Location
 from tests.support.postgres_harness import PostgresHarness
 from tests.support.worker_pool import Script, StartWorkers, WorkerPool
 
@@ -48,6 +50,13 @@ async def harness(request: pytest.FixtureRequest, tmp_path: Path, seed: int) -> 
     harness = sort(tmp_path, seed + number, *services)
     yield harness
     await harness.close()
+
+
+@pytest.fixture
+async def store(location: Location) -> AsyncIterator[LogOnFile]:
+    """An event log in a database of each kind."""
+    async with open_log(location) as store:
+        yield store
 
 
 @pytest.fixture

@@ -8,11 +8,11 @@ import pytest
 
 from meshwright.core.errors import Conflict, NotFound, Overloaded
 from meshwright.services.agent_config import migrations, table
-from meshwright.services.agent_config.records import AgentRow
+from meshwright.services.agent_config.table import AgentRow
 from meshwright.sql.database import Database
 from meshwright.sql.postgres import PostgresDatabase
 from meshwright.sql.sqlite import SqliteDatabase
-from tests.support.postgres import Place
+from tests.support.postgres import Location
 
 ROW = AgentRow(
     tenant_id="acme",
@@ -34,8 +34,8 @@ ROW = AgentRow(
 
 
 @pytest.fixture
-async def database(place: Place, tmp_path: Path) -> AsyncIterator[Database]:
-    opened = SqliteDatabase(place) if isinstance(place, Path) else PostgresDatabase(place, tmp_path)
+async def database(location: Location, tmp_path: Path) -> AsyncIterator[Database]:
+    opened = SqliteDatabase(location) if isinstance(location, Path) else PostgresDatabase(location, tmp_path)
     opened.migrate("agent_config", resources.files(migrations))
     await opened.open()
     yield opened

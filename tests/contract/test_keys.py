@@ -17,7 +17,6 @@ from meshwright.ledger.virtual_keys import (
     REQUIREMENT,
     Key,
     KeyProjection,
-    KeyRequirement,
     KeyState,
     VirtualKey,
     VirtualKeys,
@@ -34,7 +33,7 @@ shared = pytest.mark.parametrize("harness", SHARED, indirect=True)
 def keys_of(host: Runtime) -> Keys:
     """The keys as any worker has them: the list is only where the event log is."""
     database = SqliteDatabase(None)
-    return Keys(host, EventLog(database), database)
+    return Keys(host, EventLog(database))
 
 
 async def kept(host: Runtime, key_id: str) -> KeyState | None:
@@ -103,7 +102,7 @@ async def test_every_front_lists_the_keys_of_all_workers(harness: HostHarness) -
         database = PostgresDatabase(data, harness.folder, durable=False)
         log = EventLog(database, projections=[KeyProjection()])
         await database.open()
-        listed = await Keys(worker, log, database).list()
+        listed = await Keys(worker, log).list()
         await database.close()
         assert {key.key_id for key in listed} == {each.key_id for each in made}
         assert [key for key in listed if key.revoked_at] == [ended]
@@ -157,12 +156,6 @@ async def test_a_key_that_is_being_made_while_the_mesh_is_opened_does_not_count(
     await host.call(ActorRef(KEY, key.key_id), "make", late)
     with pytest.raises(Unauthenticated, match="was revoked"):
         await keys.check(text)
-
-
-@pytest.mark.parametrize("opened", [False, True])
-def test_a_list_of_an_older_version_says_whether_keys_are_required(opened: bool) -> None:
-    assert KeyRequirement.model_validate({"ids": [new_id()], "opened": opened}).is_required is not opened
-    assert KeyRequirement.model_validate({"ids": [new_id()]}).is_required
 
 
 async def test_a_repeat_changes_nothing(harness: HostHarness) -> None:

@@ -19,7 +19,7 @@ from meshwright.orchestration.acceptance import PayloadLimits, hash_of, make_tas
 from meshwright.orchestration.orchestrator import Orchestrator
 from meshwright.orchestration.registry import Registry
 from meshwright.services.schedules.actor import SCHEDULE, Put, Schedule, ScheduleKey, ScheduleState
-from meshwright.services.schedules.runner import ScheduleRunner
+from meshwright.services.schedules.component import ScheduleRunner
 from meshwright.testing import ManualClock
 from meshwright.work.protocol import Accept, TaskKey
 from tests.support.host_harness import HostHarness

@@ -19,12 +19,11 @@ from meshwright import Agent
 from meshwright.core.access import Role
 from meshwright.core.errors import StoreFailed
 from meshwright.core.messages import Caller, Event, TaskRequest
-from meshwright.edges.http.app import OPEN_PATHS
 from meshwright.edges.mqtt.outgoing import TASK_VERBS
 from meshwright.events.audit import RECORDED
 from meshwright.events.filter import EventFilter
 from meshwright.events.verify import verify
-from tests.integration.test_http_roles import Asker, Giver, all_routes
+from tests.integration.test_http_roles import PUBLIC, Asker, Giver, all_routes
 from tests.support.fake_chats import WHSEC, standard_headers
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.mqtt_broker import client, mosquitto, payloads_of
@@ -228,7 +227,7 @@ def refuse_audit(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_every_route_is_audited_or_says_why_not(tmp_path: Path) -> None:
     async with http_mesh(tmp_path, channels={"chat": CHAT | {"agent": "echo"}}, webhooks=FORGE) as api:
-        routes = [route for route in all_routes(api) if route.path not in OPEN_PATHS]
+        routes = [route for route in all_routes(api) if route.path not in PUBLIC]
         found = {f"{method} {route.path}" for route in routes for method in route.methods}
     changing = {name for name in found if not name.startswith("GET ")}
     assert changing == CHANGES.keys() | ACCEPTED.keys()

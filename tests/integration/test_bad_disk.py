@@ -352,6 +352,29 @@ async def test_what_waited_for_the_thread_is_written_by_the_process(tmp_path: Pa
     await database.close()
 
 
+class _Odd(Exception):
+    """Cannot be unpickled: its arguments are not those of its constructor."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"{first} and {second}")
+
+
+def refused(session: Session) -> None:
+    raise _Odd("this", "that")
+
+
+async def test_error_that_cannot_be_unpickled_fails_its_own_write_alone(tmp_path: Path) -> None:
+    database = SqliteDatabase(tmp_path)
+    await database.open()
+    await database.write_apart()
+    odd, other = asyncio.create_task(database.write(refused)), asyncio.create_task(database.write(numbered))
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        with pytest.raises(RuntimeError, match="_Odd: this and that"):
+            await odd
+        assert await other == "1"
+    await database.close()
+
+
 async def test_a_start_waits_for_the_writer_of_a_mesh_that_is_gone(tmp_path: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()

@@ -11,8 +11,8 @@ from aiohttp import web
 
 from meshwright import Agent, Capability, Run
 from meshwright.events.filter import EventFilter
+from meshwright.models.circuits import MAX_TRIES
 from meshwright.models.errors import RateLimited
-from meshwright.models.retry import MAX_TRIES
 from meshwright.testing import ScriptedModel
 from tests.support.chat_mesh import (
     PERSONA,

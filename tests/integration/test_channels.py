@@ -12,7 +12,7 @@ from aiohttp import web
 from meshwright import build_mesh, load_settings
 from meshwright.core.encoding import encode
 from meshwright.core.errors import ConfigError
-from meshwright.edges.channels.receiver import channels_of
+from meshwright.edges.channels.component import channels_of
 from meshwright.edges.channels.sender import ChannelSender
 from meshwright.edges.replies import Courier
 from meshwright.events.filter import EventFilter
@@ -177,15 +177,25 @@ async def test_slack_reply_that_arrived_without_a_word_is_not_posted_twice(tmp_p
     assert len({post["metadata"]["event_payload"]["id"] for post in posts}) == len(posts) == 2
 
 
+async def test_replies_share_a_connection(tmp_path: Path) -> None:
+    async with FakeChats() as chats, channels(tmp_path, chat=slack_channel(chats)) as api:
+        for number in range(1, 4):
+            await slack(api, mention(f"1.{number}"))
+            await chats.until(number)
+    assert len(chats.clients) == 1
+
+
 async def test_process_that_takes_over_posts_no_reply_again(tmp_path: Path) -> None:
     async with FakeChats() as chats, channels(tmp_path, chat=slack_channel(chats)) as api:
-        other = ChannelSender(api.mesh, channels_of(api.mesh.settings.channels))
+        others = channels_of(api.mesh.settings.channels)
+        other = ChannelSender(api.mesh, others)
         [accepted] = (await slack(api, mention()))[1]["accepted"]
         outcome = await api.mesh.outcome(accepted["task_id"])
         await chats.until(1)
         task = TaskKey("default", accepted["task_id"])
         [address] = await api.mesh.component(Courier).asked(other.scheme, task)
         await other.send(address, encode(outcome))
+        await others["chat"].chat.http.stop()
     assert len(chats.posts) == 1
 
 

@@ -97,7 +97,6 @@ def test_the_help_of_a_command_begins_with_what_the_list_says(name: str) -> None
         (["answer", "t"], "give the answer either as TEXT or with --json VALUE; type: mesh answer"),
         (["answer", "t", "a", "--json", "1"], "give the answer either as TEXT or with --json VALUE"),
         (["answer", "t", "--json", "{"], "Invalid value for '--json': not JSON"),
-        (["prompts"], "type: mesh prompts"),
         (["up", "--port", "70000"], "'70000' is not a whole number from 0 to 65535"),
         (["up", "--port", "abc"], "'--port': 'abc' is not a whole number from 0 to 65535"),
     ],
@@ -107,6 +106,31 @@ def test_wrong_use_gets_one_line_that_says_what_to_type(arguments: list[str], to
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1
     assert told in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["config"], 2),
+        (["prompts"], 2),
+        (["secrets"], 2),
+        (["mqtt"], 2),
+        (["keys"], 0),
+        (["config", "agents"], 0),
+    ],
+)
+def test_a_group_without_a_command_prints_its_list_or_its_help(
+    arguments: list[str], status: int, tmp_path: Path
+) -> None:
+    done = run(*arguments, *(["--data", str(tmp_path)] if status == 0 else []))
+    assert done.returncode == status
+    assert ("\nCommands:\n" in done.stderr) == (status == 2)
+
+
+def test_an_option_of_a_list_is_not_ignored_before_another_command() -> None:
+    done = run("schedules", "--url", "http://127.0.0.1:9", "pause", "digest")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Give its options after mesh schedules pause" in done.stderr
 
 
 def test_a_mesh_that_does_not_answer_is_one_line() -> None:

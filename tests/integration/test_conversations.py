@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability, Client, tool
+from meshwright.models.circuits import MAX_TRIES
 from meshwright.models.errors import ModelUnavailable
 from meshwright.models.port import ModelReply, ModelRequest
-from meshwright.models.retry import MAX_TRIES
 from meshwright.stores.memory import Faults
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import kept, told_of
-from tests.support.postgres import Place
+from tests.support.postgres import Location
 
 TURNS = 8
 
@@ -40,8 +40,8 @@ def count(request: ModelRequest) -> ModelReply:
 ANSWERS = [f"That was message {2 * n + 1}." for n in range(TURNS)]
 
 
-def stored_at(place: Place) -> dict[str, Any]:
-    return {} if isinstance(place, Path) else {"database": place}
+def stored_at(location: Location) -> dict[str, Any]:
+    return {} if isinstance(location, Path) else {"database": location}
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -54,8 +54,8 @@ async def test_a_conversation_is_whole_where_messages_are_late(seed: int) -> Non
     assert answers == ANSWERS
 
 
-async def test_a_conversation_is_whole_on_a_database(place: Place, tmp_path: Path) -> None:
-    settings = stored_at(place)
+async def test_a_conversation_is_whole_on_a_database(location: Location, tmp_path: Path) -> None:
+    settings = stored_at(location)
     async with kept(tmp_path, Left, Right, model=ScriptedModel(*[count] * TURNS), **settings) as mesh:
         client = Client.local(mesh)
         answers = [
@@ -86,10 +86,10 @@ def contents(request: ModelRequest) -> list[str]:
     return [message.content for message in request.messages[1:]]
 
 
-async def test_a_request_waits_behind_one_whose_provider_is_away(place: Place, tmp_path: Path) -> None:
+async def test_a_request_waits_behind_one_whose_provider_is_away(location: Location, tmp_path: Path) -> None:
     away = ModelUnavailable("The provider is away")
     model = ScriptedModel(*[away] * MAX_TRIES, *[name_said] * 2)
-    settings = {**stored_at(place), "models": {"park": True, "park_seconds": 0.5}}
+    settings = {**stored_at(location), "models": {"park": True, "park_seconds": 0.5}}
     async with kept(tmp_path, Noter, model=model, **settings) as mesh:
         client = Client.local(mesh)
         for text in ("My name is Ada.", "What is my name?"):
@@ -100,10 +100,10 @@ async def test_a_request_waits_behind_one_whose_provider_is_away(place: Place, t
 
 @pytest.mark.parametrize("ends", ["approved", "cancelled"])
 async def test_a_request_is_told_of_one_that_waits_for_a_person(
-    place: Place, tmp_path: Path, ends: str
+    location: Location, tmp_path: Path, ends: str
 ) -> None:
     model = ScriptedModel(tool_call("note", name="Ada"), name_said)
-    async with kept(tmp_path, Noter, Left, model=model, **stored_at(place)) as mesh:
+    async with kept(tmp_path, Noter, Left, model=model, **stored_at(location)) as mesh:
         client = Client.local(mesh)
         first = await client.submit("My name is Ada.", agent_id="noter", thread_id="talk")
         key = (await told_of(mesh, "task.waiting")).payload["key"]

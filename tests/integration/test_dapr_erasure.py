@@ -16,11 +16,11 @@ from meshwright.mesh import Mesh
 from meshwright.models.offline import OfflineModel
 from meshwright.stack.machine import Ports
 from meshwright.stack.services import Backends
+from tests.contract.test_erasure import ADMIN, ANN, BOB, OTHER, SECRET, Helper, Writer, finished, holding
 from tests.run import DAPR
 from tests.support.postgres import Address
 from tests.support.services import Services
 from tests.support.settings import load_settings
-from tests.unit.test_erasure import ADMIN, ANN, BOB, OTHER, SECRET, Helper, Writer, finished, holding
 
 pytestmark = [pytest.mark.needs(*DAPR), pytest.mark.timeout(120)]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from meshwright import build_mesh
-from meshwright.cli import agents as cli_agents
+from meshwright.cli import checks as cli_checks
 from meshwright.component import Check, Component
 from tests.integration.test_cli import run
 from tests.integration.test_otlp import Collector, collector
@@ -70,8 +70,8 @@ async def test_a_check_without_an_answer_ends(monkeypatch: pytest.MonkeyPatch) -
         await asyncio.Event().wait()
         return "never"
 
-    monkeypatch.setattr(cli_agents, "_CHECK_SECONDS", 0.01)
-    verdict, sentence = await cli_agents._run_check(Check("pager", hang))
+    monkeypatch.setattr(cli_checks, "_CHECK_SECONDS", 0.01)
+    verdict, sentence = await cli_checks._run_check(Check("pager", hang))
     assert (verdict, sentence.startswith("No answer within 0.01 s")) == ("FAIL", True)
 
 

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Capability, Client, Run
-from meshwright.core.errors import InvalidInput, NotFound
-from meshwright.ledger.keys import Forbidden
+from meshwright.core.errors import Forbidden, InvalidInput, NotFound
 from tests.support.fake_provider import FakeProvider
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.running_mesh import mesh

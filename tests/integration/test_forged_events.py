@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from meshwright.cli.events import event_line
+from meshwright.cli.event_lines import event_line
 from meshwright.cli.output import document
 from meshwright.core.access import Role
 from meshwright.core.messages import Event, new_id

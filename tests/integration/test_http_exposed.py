@@ -20,7 +20,7 @@ from meshwright import Client
 from meshwright.client.transports import MeshUnreachable
 from meshwright.core.errors import ConfigError
 from meshwright.edges.http.server import listen, local_socket, serve
-from meshwright.edges.http.tls import RELOADED, Certificate
+from meshwright.edges.tls import RELOADED, Certificate
 from meshwright.identity.auth import Credentials, KeyAuthenticator, Unauthenticated
 from meshwright.sql.folder import SOCKET_NAME, write_private
 from tests.support.http_mesh import http_mesh

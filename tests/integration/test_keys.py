@@ -200,7 +200,7 @@ async def test_where_the_store_does_not_answer_nobody_is_let_in_until_it_does_ag
         host.register(ActorKind.of(VirtualKeys, type=KEYS))
         await host.start()
         database = SqliteDatabase(None)
-        keys = Keys(host, EventLog(database), database)
+        keys = Keys(host, EventLog(database))
         made = await keys.create("helper")
         sidecar.kill()
         asked = (keys.check(made.key), keys.required())

@@ -15,8 +15,8 @@ from fastapi import FastAPI
 
 from meshwright import Client
 from meshwright.core.messages import Caller, Event
+from meshwright.edges.http.errors import CALLER
 from meshwright.edges.http.events import Streams
-from meshwright.edges.http.routing import CALLER
 from meshwright.edges.http.sessions import CREDENTIALS, Sessions
 from meshwright.edges.mqtt.outgoing import Notices, Topics, Views
 from meshwright.events.filter import EventFilter

@@ -12,6 +12,7 @@ from meshwright.core.errors import ConfigError
 from meshwright.core.messages import Usage
 from meshwright.core.money import Price
 from meshwright.models.offline import OfflineModel
+from meshwright.models.overview import Deployments
 from meshwright.models.picker import Picker
 from meshwright.models.port import ModelReply
 from meshwright.models.select import NamedModels, adapter_for, with_named_models
@@ -123,6 +124,18 @@ async def test_each_model_is_closed_once() -> None:
     one = Counted()
     await NamedModels({"a": one, "b": one}, one).close()
     assert closed == ["offline"]
+
+
+async def test_testing_named_models_keeps_the_servers_connection(tmp_path: Path, fake: FakeProvider) -> None:
+    model = NamedModels({"offline": OfflineModel()}, HttpModel(fake.url))
+    try:
+        await model.complete(request("default"))
+        tested = await Deployments(model, tmp_path / "none.yaml", None).test(None)
+        await model.complete(request("default"))
+    finally:
+        await model.close()
+    assert all(result["ok"] for result in tested)
+    assert fake.calls[0].peer == fake.calls[-1].peer
 
 
 class Poet(Agent):

@@ -15,6 +15,7 @@ from meshwright import MeshError
 from meshwright.core.errors import ModelError
 from meshwright.core.messages import Usage
 from meshwright.edges.http.models import GROUPS
+from meshwright.models.circuits import MAX_TRIES
 from meshwright.models.errors import (
     AllProvidersDown,
     BudgetExceeded,
@@ -27,7 +28,6 @@ from meshwright.models.errors import (
     Unauthorized,
 )
 from meshwright.models.port import CallContext, ChatMessage, ModelReply, ModelRequest, ToolCall
-from meshwright.models.retry import MAX_TRIES
 from meshwright.models.server import HttpModel
 from meshwright.testing import ScriptedModel
 from tests.support.fake_provider import FakeProvider, Fault

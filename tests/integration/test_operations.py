@@ -16,7 +16,7 @@ from meshwright import Agent, Capability, File, Run, TaskRequest
 from meshwright.context.plan import CompressRequest
 from meshwright.core.access import Role
 from meshwright.core.encoding import encode
-from meshwright.core.errors import MeshError, NotFound, StoreUnavailable
+from meshwright.core.errors import Forbidden, MeshError, NotFound, StoreUnavailable
 from meshwright.core.messages import Caller, Event
 from meshwright.core.schedule import ScheduleSpec
 from meshwright.events.audit import RECORDED
@@ -25,10 +25,9 @@ from meshwright.events.tasks import TaskSubject
 from meshwright.identity.administration import Administration
 from meshwright.identity.operations import Feed, Operations
 from meshwright.identity.rules import RULES, check_answer
-from meshwright.ledger.keys import Forbidden, Unauthenticated
+from meshwright.ledger.keys import Unauthenticated
 from meshwright.mesh import Mesh
-from meshwright.services.agent_config.component import AgentConfigComponent
-from meshwright.services.agent_config.configs import AgentConfigs
+from meshwright.services.agent_config.component import AgentConfigs
 from meshwright.services.agent_config.records import AgentConfigRequest, AgentConfigUpdate
 from meshwright.services.schedules.actor import ScheduleKey
 from meshwright.services.schedules.component import Schedules
@@ -391,7 +390,7 @@ async def test_each_role_uses_operations_of_components(meshed: MeshUnderTest, ki
     found = inspect.getmembers(kind, inspect.isfunction)
     takes = {name: inspect.signature(method).parameters for name, method in found if name[0] != "_"}
     assert {name for name, parameters in takes.items() if "caller" in parameters} == table.keys()
-    part = mesh.component(Schedules) if kind is Schedules else mesh.component(AgentConfigComponent).configs
+    part = mesh.component(kind)
     task = TaskRequest(agent_id="asker")
     values = {
         "key": ScheduleKey("acme", "none"),

@@ -13,8 +13,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from meshwright import Agent, Capability, Run, build_mesh
 from meshwright.core.errors import ConfigError
-from meshwright.core.extras import install_command
 from meshwright.core.otel import CollectorUnavailable, check_collector, otlp_exporter
+from meshwright.core.plugins import install_command
 from tests.support.settings import load_settings
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from meshwright.core.errors import ConfigError, StoreFailed, StoreUnavailable
-from meshwright.events.activity import activity_of
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
-from meshwright.kernel.envelope import Message
+from meshwright.kernel.envelope import ActorRecord, Message
 from meshwright.kernel.runtime import Runtime
+from meshwright.kernel.store import AlreadyTaken, Batch
+from meshwright.ledger.activity import activity_of
 from meshwright.sql import postgres
 from meshwright.sql.postgres import PostgresDatabase
 from meshwright.stores.postgres import PostgresStore, store
@@ -90,7 +92,7 @@ async def test_a_worker_goes_on_when_the_process_that_writes_dies(
         while len(await lines_of(worker)) < len(sending) or database.writer_pid == os.getpid():
             await asyncio.sleep(0.01)
     assert sorted(map(int, await lines_of(worker))) == [*range(len(sending))]
-    await send(len(sending))  # by the process that has taken its place
+    await send(len(sending))  # by the process that has taken its location
     await worker.stop()
 
 
@@ -171,3 +173,39 @@ def test_address_that_is_none_is_refused_without_its_text(url: str) -> None:
     with pytest.raises(ConfigError, match="Write it like") as refused:
         PostgresDatabase(url, Path())
     assert "s3cret" not in str(refused.value)
+
+
+async def test_refused_batch_leaves_a_new_actor_without_a_record(
+    postgres_url: Address, tmp_path: Path
+) -> None:
+    database = PostgresDatabase(postgres_url, tmp_path, durable=False)
+    shared = PostgresStore(database, EventLog(database))
+    worker = Runtime(shared)
+    worker.register(DIARY)
+    await worker.start()
+    refused = Batch(actors={diary(): ActorRecord(revision=1)}, expected={diary(): 0}, taken=[7])
+    with pytest.raises(AlreadyTaken):
+        await shared.commit(refused)
+    await shared.commit(Batch(actors={diary(): ActorRecord(revision=1)}, expected={diary(): 0}))
+    await worker.stop()
+
+
+async def test_stop_ends_a_writer_that_has_not_connected_yet(
+    postgres_url: Address, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "CONNECT_SECONDS", 3600)
+    server, _, rest = postgres_url.rpartition(":")
+    port, _, name = rest.partition("/")
+    monkeypatch.setenv("PGPORT", port)
+    database = PostgresDatabase(f"{server}/{name}", tmp_path, durable=False)
+    await database.open()
+    descriptors = set(os.listdir("/proc/self/fd"))
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never answers
+        monkeypatch.setenv("PGPORT", str(silent.getsockname()[1]))
+        ready = database.write_apart()
+        connection, _ = await asyncio.to_thread(silent.accept)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await database.close()
+        connection.close()
+    assert ready.cancelled()
+    assert set(os.listdir("/proc/self/fd")) <= descriptors

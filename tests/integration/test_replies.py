@@ -10,20 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, Field
 
 from meshwright import Agent, Capability, Mesh, Run, TaskRequest, build_mesh
 from meshwright.core.errors import TooLarge
-from meshwright.core.messages import Plain
+from meshwright.edges import reply_table
 from meshwright.edges.replies import Address, Courier, Undeliverable
-from meshwright.edges.reply_actors import MAX_CLIENTS, Progress
+from meshwright.edges.reply_table import MAX_CLIENTS, SenderKey
 from meshwright.events.filter import EventFilter
-from meshwright.kernel.actor import Actor, Turn, turn
-from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.turns import ActorKind
 from meshwright.work.protocol import TaskKey
-from tests.support.http_mesh import http_mesh
-from tests.support.mqtt_broker import Mosquitto, client, mosquitto, payloads_of
+from tests.support.mqtt_broker import payloads_of
 from tests.support.settings import load_settings
 
 TASK = TaskKey("default", "t1")
@@ -80,10 +75,7 @@ class MailSender:
 async def mailing(folder: Path, sender: MailSender, **given: Any) -> AsyncIterator[Mesh]:
     settings = load_settings(folder, model="offline", durability="normal", **given)
     mesh = build_mesh(settings, project=folder, agents=[Echo])
-    courier = mesh.component(Courier)
-    courier.register(sender)
-    for kind, *_ in courier.actors():  # a component registers before its mesh asks for actors
-        mesh.host.register(kind)
+    mesh.component(Courier).register(sender)
     async with mesh:
         yield mesh
 
@@ -170,9 +162,10 @@ async def settled(mesh: Mesh) -> None:
     ended = await mesh.log.query(EventFilter(event_type="task.succeeded", order="desc", limit=1))
     async with asyncio.timeout(60):
         while True:
-            state = await mesh.host.read(ActorRef("MailOutcomes", MailSender.scope))
-            assert isinstance(state, Progress)
-            if not state.failed and state.seq >= (ended[0].seq or 0):
+            key = SenderKey(MailSender.scheme, MailSender.scope)
+            progress = await mesh.database.read(reply_table.progress, key)
+            unsent = await mesh.database.read(reply_table.unsent, key)
+            if progress is not None and not unsent and progress.seq >= (ended[0].seq or 0):
                 return
             await asyncio.sleep(0.01)
 
@@ -224,66 +217,3 @@ async def test_outcome_of_a_task_that_has_ended_is_sent_to_a_late_address(tmp_pa
         assert (await sender.next())[0] == "bob"
         await settled(mesh)
     assert sender.tries.qsize() == 2
-
-
-# What the first version of the MQTT edge stored
-
-
-class ReplyTo(Plain):
-    """An address as it was stored."""
-
-    topic: str
-    correlation: str | None = None
-    client: str = "anonymous"
-
-
-class Asked(BaseModel):
-    """A task's addresses as they were stored."""
-
-    replies: list[ReplyTo] = Field(default_factory=list)
-
-
-class MqttReplies(Actor[Asked]):
-    """The actor that stored them."""
-
-    @turn
-    def ask(self, turn: Turn, reply_to: ReplyTo) -> None:
-        self.state.replies = [*self.state.replies, reply_to]
-
-
-class Seq(BaseModel):
-    """How far the broker had the outcomes, as it was stored."""
-
-    seq: int = 0
-
-
-class MqttOutcomes(Actor[Seq]):
-    """The actor that stored it."""
-
-    @turn
-    def reach(self, turn: Turn, position: Seq) -> None:
-        self.state.seq = position.seq
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Mosquitto]:
-    async with mosquitto(tmp_path / "broker") as broker:
-        yield broker
-
-
-@pytest.mark.needs("mosquitto")
-async def test_open_replies_of_an_old_data_folder_are_sent(tmp_path: Path, broker: Mosquitto) -> None:
-    settings = load_settings(tmp_path, model="offline", durability="normal")
-    mesh = build_mesh(settings, project=tmp_path, agents=[Echo])
-    mesh.host.register(ActorKind.of(MqttReplies))
-    mesh.host.register(ActorKind.of(MqttOutcomes))
-    async with mesh:
-        await mesh.host.call(ActorRef("MqttOutcomes", "mesh"), "reach", Seq(seq=await mesh.log.last_seq()))
-        reply_to = ReplyTo(topic="replies/anonymous/old", correlation="b2xk")
-        await mesh.host.call(ActorRef("MqttReplies", "t1"), "ask", reply_to)
-        await mesh.submit(TaskRequest(agent_id="echo", task_id="t1", payload={"text": "hello"}))
-        await mesh.outcome("t1")
-    async with client(broker, "replies/anonymous/#") as caller, http_mesh(tmp_path, mqtt_url=broker.url):
-        message = await caller.message()
-    assert json.loads(message.payload)["result"] == {"text": "you said: hello"}
-    assert message.properties is not None and message.properties.CorrelationData == b"old"

@@ -11,7 +11,7 @@ import pytest
 from meshwright.core.clock import SystemClock
 from meshwright.core.errors import Overloaded
 from meshwright.core.messages import Caller, TaskRequest
-from meshwright.edges.http import brake
+from meshwright.edges.http import errors
 from meshwright.events.tasks import TaskSubject
 from meshwright.orchestration.settings import TenantsSettings
 from meshwright.orchestration.tenants import Tenants
@@ -138,7 +138,7 @@ async def test_refusals_of_a_flood_are_held_back_and_others_are_served(
         held.set()
         await let_go.wait()
 
-    monkeypatch.setattr(brake, "sleep", hold)
+    monkeypatch.setattr(errors, "sleep", hold)
     limits = {"acme": {"tasks_per_minute": 1, "calls_per_minute": 1}}
     async with http_mesh(tmp_path, tenants=limits) as api:
         made = {name: await api.mesh.keys.create("ada", tenant_id=name) for name in ("acme", "other", "*")}

@@ -10,8 +10,10 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
-from urllib.request import urlopen
+from typing import Any, NamedTuple
+from unittest.mock import ANY
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -21,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ACME = ROOT / "tests/support/third_party"
 UV = shutil.which("uv", path=Path(sys.executable).parent)
 NO_NETWORK = ("error sending request", "failed to fetch", "connection", "network", "temporary failure", "dns")
+TOKEN = "the-admin-token-of-this-test-is-long"
 SETTINGS = """\
 [models]
 adapter = "parrot"
@@ -64,10 +67,10 @@ class Project:
         return Done(done.returncode, done.stdout, done.stderr)
 
     @contextmanager
-    def up(self) -> Iterator[str]:
+    def up(self, **settings: str) -> Iterator[str]:
         """A running mesh, and its URL."""
         command = [*self.command, "up", "--port", "0"]
-        environment = os.environ | {"MESH_TRUST": "1"}
+        environment = os.environ | {"MESH_TRUST": "1"} | settings
         process = subprocess.Popen(
             command, cwd=self.folder, env=environment, stdout=subprocess.PIPE, text=True
         )
@@ -79,6 +82,16 @@ class Project:
         finally:
             process.terminate()
             process.communicate()
+
+
+def answer_of(url: str, body: object = None, token: str = "") -> tuple[int, Any]:
+    """The status and the JSON that a URL answers with."""
+    data = None if body is None else json.dumps(body).encode()
+    try:
+        with urlopen(Request(url, data, {"Authorization": f"Bearer {token}"} if token else {})) as response:
+            return response.status, json.load(response)
+    except HTTPError as error:
+        return error.code, json.load(error)
 
 
 def build(source: Path, target: Path) -> Path:
@@ -133,6 +146,21 @@ def test_an_installed_component_serves_its_projection(project: Project) -> None:
         assert project.mesh("ask", "on-call", "Help!").status == 0
         with urlopen(f"{url}/pager") as response:
             assert json.load(response) == {"url": "https://pager.acme.example", "calls": {"page": 1}}
+
+
+def test_a_router_decides_on_errors_limits_and_keys_wherever_its_paths_are(project: Project) -> None:
+    with project.up(MESH_KEYS__REQUIRED="true", MESH_ADMIN_TOKEN=TOKEN) as url:
+        assert answer_of(f"{url}/pager/status") == (200, {"status": "ok"})
+        status, problem = answer_of(f"{url}/pager")
+        assert (status, problem["code"]) == (401, "Unauthenticated")
+        assert answer_of(f"{url}/pager/chat", {})[1]["error"]["code"] == "invalid_api_key"
+        page, large = {"text": "help"}, {"text": "x" * 1_000}
+        for path, refusals in (("/v1/pages", {"field": "text"}), ("/pager/chat", {"error": ANY})):
+            assert answer_of(url + path, page, TOKEN) == (200, page)
+            wrong = answer_of(url + path, {"text": 7}, TOKEN)[1]
+            assert wrong | refusals == wrong
+        assert answer_of(f"{url}/v1/pages", large, TOKEN)[0] == 200
+        assert answer_of(f"{url}/pager/chat", large, TOKEN)[0] == 413
 
 
 def test_doctor_asks_what_an_installed_component_depends_on(project: Project) -> None:

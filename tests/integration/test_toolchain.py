@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.run import QUICK, parse
+
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = ["default", "all", "dev"]
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==(\S+)", re.MULTILINE)
@@ -149,7 +151,14 @@ def test_a_seed_repeats_the_chances_and_is_named_after_a_failure(
     assert drawn and drawn[0] in ended_as_required.stdout
 
 
+def test_parts_that_take_long_are_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REQUIRE_TIERS", raising=False)
+    options = parse([])
+    assert options.parts == [*QUICK] and {"integration", "acceptance"} <= {*options.left_out}
+    assert not parse(["all"]).left_out and not parse(["--require", "all"]).left_out
+
+
 def test_an_unknown_part_is_refused_with_the_known_ones(sample: Path) -> None:
     done = run(sample, "units")
     assert done.returncode == 2
-    assert "no such part: units; the parts are lint, imports, types, unit" in done.stderr
+    assert "no such part: units; the parts are lint, imports, types, instructions, unit" in done.stderr

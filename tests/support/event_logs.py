@@ -18,7 +18,7 @@ from meshwright.ledger.costs import CallProjection
 from meshwright.orchestration.scoring import OutcomeProjection
 from meshwright.sql.database import Database
 from meshwright.sql.sqlite import SqliteDatabase
-from tests.support.postgres import Place
+from tests.support.postgres import Location
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -51,20 +51,20 @@ async def forge(
     await log.catch_up()
 
 
-def database_at(place: Place | None) -> Database:
+def database_at(location: Location | None) -> Database:
     """A folder's SQLite database, or that of an address."""
-    if not isinstance(place, str):
-        return SqliteDatabase(place, durability="off")
+    if not isinstance(location, str):
+        return SqliteDatabase(location, durability="off")
     from meshwright.sql.postgres import PostgresDatabase
 
-    return PostgresDatabase(place, Path(), durable=False)
+    return PostgresDatabase(location, Path(), durable=False)
 
 
 @asynccontextmanager
 async def open_log(
-    place: Place | None, clock: Clock | None = None, *, keep_days: float | None = None
+    location: Location | None, clock: Clock | None = None, *, keep_days: float | None = None
 ) -> AsyncIterator[LogOnFile]:
-    database = database_at(place)
+    database = database_at(location)
     projections = (OutcomeProjection(), CallProjection(), WaitProjection(), InboxProjection())
     log = EventLog(database, projections=projections, clock=clock, keep_days=keep_days)
     await database.open()

@@ -54,6 +54,7 @@ class FakeChats:
         self.posts: list[dict[str, Any]] = []
         self.ids: list[str] = []
         self.looked = 0
+        self.clients: set[object] = set()
         self.answers: list[web.Response | None] = []
         self.lost = 0
         self.links: list[web.WebSocketResponse] = []
@@ -133,6 +134,7 @@ class FakeChats:
         return answer
 
     async def _slack(self, request: web.Request) -> web.Response:
+        self.clients.add(request.transport and request.transport.get_extra_info("peername"))
         assert request.headers["Authorization"] == "Bearer xoxb-test"
         document = await request.json()
         return await self._take(document, web.json_response({"ok": True, "ts": f"{time.time():.6f}"}))

@@ -4,6 +4,7 @@ A new host joins by a `HostHarness` of its own and a line in `HARNESSES`; no tes
 """
 
 import itertools
+import os
 import random
 import sqlite3
 from abc import ABC, abstractmethod
@@ -25,6 +26,9 @@ from meshwright.stores.memory import Faults, MemoryData
 from meshwright.stores.sqlite import SqliteStore
 from meshwright.testing.runtime import memory_runtime
 from tests.support.observer import Watch
+
+SOAKING = bool(os.environ.get("SOAK"))
+"""Whether chance is tried with more seeds, and kills in every combination (`make soak`)."""
 
 
 @dataclass(frozen=True)
@@ -219,9 +223,7 @@ from tests.support.postgres_harness import PostgresHarness, PostgresTrioHarness 
 
 HARNESSES: dict[str, tuple[type[HostHarness], int]] = {
     "memory": (MemoryHarness, 0),
-    "mishaps-1": (MishapHarness, 1),
-    "mishaps-2": (MishapHarness, 2),
-    "mishaps-3": (MishapHarness, 3),
+    **{f"mishaps-{n}": (MishapHarness, n) for n in ((1, 2, 3) if SOAKING else (1,))},
     "embedded": (SqliteHarness, 0),
     "postgres": (PostgresHarness, 0),
     "postgres-3": (PostgresTrioHarness, 0),

@@ -57,7 +57,6 @@ def work(*, journaled: bool, claim: int = 0) -> Work:
         owner="worker",
         journaled=journaled,
         claim=claim,
-        history=0,
     )
 
 

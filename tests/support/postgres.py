@@ -1,7 +1,7 @@
 """PostgreSQL for tests: a private cluster for each pytest process, and an empty schema for each test.
 
     async def test_it(postgres_url: str) -> None: ...       # postgresql://..., a schema of the test's own
-    async def test_it(place: Place) -> None: ...            # twice: a folder, an address of PostgreSQL
+    async def test_it(location: Location) -> None: ...            # twice: a folder, an address of PostgreSQL
 
 The cluster listens on loopback and on a socket in a folder of its own. It is started when a test asks for it
 first, from the programs of this machine; without them the test is skipped, and fails under REQUIRE_TIERS=all.
@@ -25,7 +25,7 @@ from meshwright.stack.machine import Ports
 
 USER, PASSWORD, NAME = "mesh", "s3cret-" + secrets.token_hex(8), "mesh"
 SETTINGS = {"fsync": "off", "full_page_writes": "off", "max_connections": "200", "shared_buffers": "32MB"}
-PLACES = ("sqlite", "postgres")
+LOCATIONS = ("sqlite", "postgres")
 
 
 class Address(str):
@@ -40,7 +40,7 @@ class Address(str):
         return Address(self.rpartition("%3D")[0] + f"%3D{schema}")
 
 
-Place = Path | Address
+Location = Path | Address
 """A data folder, or the address of a PostgreSQL database."""
 
 
@@ -151,8 +151,8 @@ def postgres_url(postgres: Cluster) -> Address:
     return postgres.new_schema()
 
 
-@pytest.fixture(params=PLACES)
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+@pytest.fixture(params=LOCATIONS)
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
     """Where a database is: the test runs once with each kind."""
     return tmp_path if request.param == "sqlite" else request.getfixturevalue("postgres_url")
 

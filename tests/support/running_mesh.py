@@ -1,15 +1,10 @@
-"""A mesh as a process, and what it shows: its command line and its HTTP API, nothing else.
-
-`ACCEPTANCE_UP` is the command that starts it (`mesh up` by default), so that the same scripts take a task
-on another host: `ACCEPTANCE_UP="mesh up --host ..." pytest tests/acceptance`.
-"""
+"""A mesh as a process, used by its command line and its HTTP API alone."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
-import shlex
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -25,7 +20,7 @@ from meshwright import Client
 
 ROOT = Path(__file__).resolve().parents[2]
 MESH = [sys.executable, "-m", "meshwright.cli"]
-UP = [*MESH, *shlex.split(os.environ.get("ACCEPTANCE_UP", "mesh up"))[1:]]
+UP = [*MESH, "up"]
 READY_SECONDS = 120.0
 
 

@@ -10,8 +10,8 @@ from meshwright.core.messages import Dispatch, Outcome, Task
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.turns import ActorKind
 from meshwright.work import AgentThread, Answer, Cancel, Claim, Completed, Offer, Suspend, Wait, Withdraw
-from meshwright.work.ends import MAX_REMEMBERED_ENDS
 from meshwright.work.protocol import Grant, StepKey, Stop, Waiting, WaitKind
+from meshwright.work.record import MAX_REMEMBERED_ENDS
 from meshwright.work.slots import Watch
 from tests.support.turn_driver import NOW, Driven, a_dispatch, a_task, an_outcome, types_of
 

@@ -8,11 +8,11 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from meshwright.core.errors import InvalidInput, ToolFailed
-from meshwright.orchestration.settings import ApprovalRule
 from meshwright.tools import Tool, ToolContext, tool
 from meshwright.tools.approval import ApprovalCall, Decision, may_need_approval, rule_for
 from meshwright.tools.functions import FunctionTool
 from meshwright.tools.limited import LimitedTool
+from meshwright.tools.settings import ApprovalRule
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 

@@ -57,27 +57,6 @@ async def test_an_attempt_that_takes_too_long_is_stopped_and_timed_out() -> None
     assert "0.01 seconds" in outcome.error.message
 
 
-async def test_an_attempt_that_takes_too_long_is_made_again_by_another_agent() -> None:
-    class Quick(Agent):
-        agent_id = "quick"
-        capabilities = (Capability("holding"),)
-
-        async def run(self, run: Run) -> str:
-            return "Here I am."
-
-    holder, _, _ = holding(capabilities=(Capability("holding", preferred=True),))
-    async with mesh_for(holder, Quick) as mesh:
-        receipt = await mesh.submit(
-            capability="holding", payload={"text": "Hello?"}, timeout=1.5, deadline=60
-        )
-        assert receipt.dispatched_to == "holder"
-        outcome = await mesh.outcome(receipt.task_id)
-        first, second = (await mesh.mesh.task(receipt.task_id)).attempts
-    assert (outcome.status, outcome.agent_id, outcome.attempt) == ("succeeded", "quick", 2)
-    assert first.error is not None
-    assert (first.error.type, second.error) == ("TaskTimeout", None)
-
-
 def raising(error: BaseException) -> type[Agent]:
     class Raising(Agent):
         agent_id = "raising"

@@ -2,17 +2,17 @@
 
 import io
 import re
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
 import pytest
-from rich.console import Console
 
 from meshwright.cli.demo import quoted
-from meshwright.cli.events import Line, line_of
+from meshwright.cli.event_lines import Line, line_of
 from meshwright.cli.output import local_time
-from meshwright.cli.timeline import Drawing, TerminalDrawing, draw, drawing, print_answer, timeline
+from meshwright.cli.timeline import Drawing, draw, drawing, print_answer, timeline
 from meshwright.core.messages import Event
 
 CARD = {
@@ -279,36 +279,43 @@ def test_without_a_terminal_the_drawing_is_plain_text() -> None:
     assert stream.getvalue() == "  accepted    a\n    tool        b\n"
 
 
+class Terminal(io.StringIO):
+    """A stream that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 def test_in_a_terminal_the_columns_are_the_same_and_long_lines_go_on_in_theirs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     monkeypatch.setenv("COLUMNS", "40")
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
     with drawing(stream=stream) as canvas:
         canvas.line(1, Line("tool", "one two three four five six seven"))
-    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
-    assert shown.startswith("    tool        one two three four five \n                six seven")
+    shown = re.sub(r"\r|\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    assert shown.startswith("    tool        one two three four five\n                six seven")
     assert "\x1b[33m" in stream.getvalue()
 
 
-def test_in_a_terminal_the_end_of_a_models_words_runs_beside_the_pulse(
+def test_in_a_terminal_the_end_of_a_models_words_runs_beside_the_spinner(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("COLUMNS", "20")
-    monkeypatch.setenv("TERM", "xterm")
-    console = Console(file=io.StringIO(), force_terminal=True)
-    with console.status("") as pulse:
-        canvas = TerminalDrawing(console, pulse)
+    stream = Terminal()
+    with drawing(stream=stream) as canvas:
         canvas.words("zero one two ", restart=True)
         canvas.words("three\n[red]\x1b[2J", restart=False)
-        assert str(pulse.status) == "two three [red] [2J"[-16:]
+        while "three" not in stream.getvalue():
+            time.sleep(0.01)
+        assert "two three [red] [2J"[-16:] + "\x1b[?7h" in stream.getvalue()
         canvas.line(0, Line("model", "done"))
-        assert str(pulse.status) == ""
+        with canvas.paused():
+            drawn = stream.getvalue()
+            time.sleep(0.3)
+            assert stream.getvalue() == drawn and drawn.endswith("\r\x1b[K")
+    assert "three" not in stream.getvalue().rpartition("done")[2]
 
 
 def test_a_quoted_line_that_is_too_long_goes_on_as_quoted() -> None:

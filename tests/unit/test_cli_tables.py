@@ -2,12 +2,13 @@
 
 import pytest
 
-from meshwright.cli.agents import AGENTS
-from meshwright.cli.costs import costs_table
-from meshwright.cli.events import event_line
+from meshwright.cli.connect import one_of
+from meshwright.cli.event_lines import event_line
 from meshwright.cli.models import overview_text
+from meshwright.cli.money import costs_table
 from meshwright.cli.output import Column, table
-from meshwright.cli.tasks import REASON, TASKS, one_of
+from meshwright.cli.resources import AGENTS
+from meshwright.cli.tasks import REASON, TASKS
 from meshwright.core.errors import InvalidInput
 
 WIDTHS = [80, 100]
@@ -55,11 +56,11 @@ def test_the_reason_of_a_failed_task_is_in_its_line(width: int) -> None:
     failed = {**TASK, "status": "failed", "reason": "ModelUnavailable: the provider is away for a while"}
     lines = table((*TASKS, REASON), [failed]).splitlines()
     assert max(map(len, lines)) <= width
-    assert "ModelUn" in lines[1] and "WXY64T" in lines[1] and ":31:02" in lines[1]
+    assert "ModelUnavailable: the provider" in lines[1] and "WXY64T" in lines[1]
 
 
 def test_lines_of_agents_fit(width: int) -> None:
-    assert max(map(len, table(AGENTS, [AGENT]).splitlines())) <= width
+    assert max(map(len, table(AGENTS.columns, [AGENT]).splitlines())) <= width
 
 
 def test_a_line_of_an_event_fits_and_ends_with_a_whole_word(width: int) -> None:
@@ -70,7 +71,13 @@ def test_a_line_of_an_event_fits_and_ends_with_a_whole_word(width: int) -> None:
     assert line.removesuffix("…").endswith(("what", "happens", "to", "running", "work"))
 
 
+def test_a_terminal_shows_no_column_that_is_empty_in_all_rows(width: int) -> None:
+    unpriced = {**TASK, "model": None}
+    assert "model" not in table(TASKS, [unpriced]) and "model" in table(TASKS, [unpriced, TASK])
+
+
 def test_a_table_that_is_piped_is_whole() -> None:
+    assert "model" in table(TASKS, [{**TASK, "model": None}])
     assert TASK["task_id"] in table(TASKS, [TASK]) and "claude-opus-4-8" in table(TASKS, [TASK])
 
 
@@ -90,7 +97,7 @@ def test_columns_give_way_in_order() -> None:
 def test_a_table_that_is_too_wide_even_so_leaves_columns_out() -> None:
     lines = table(TASKS, [TASK], width=60).splitlines()
     assert max(map(len, lines)) <= 60
-    assert lines[0].split() == ["task", "status", "capabil…", "agent", "created", "cost"]
+    assert lines[0].split() == ["task", "status", "capability", "agent", "cost"]
     assert lines[1].endswith("$0.0123")
 
 

@@ -50,6 +50,19 @@ def frame(seq: int | None, event_type: str = "model.called") -> bytes:
     return head + f"event: {event_type}\ndata: {json.dumps(event(seq, event_type))}\n\n".encode()
 
 
+@pytest.mark.parametrize("body", ['{"a": 1}', "[1]", "<html>"])
+@pytest.mark.parametrize(
+    "ask", [Client.agents, Client.events, Client.costs, Client.keys_required, Client.verify_audit]
+)
+async def test_an_answer_that_no_mesh_gives_names_the_address(ask: Any, body: str) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(text=body)
+
+    async with served(web.get("/{path:.*}", answer)) as other:
+        with pytest.raises(MeshError, match="answered 200 in no way that a mesh does"):
+            await ask(other)
+
+
 class BreakingStream:
     """Events 1 to 9, two to a connection, the second of which is cut in the middle of a third event."""
 

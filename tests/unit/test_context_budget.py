@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from meshwright.context.history import chat_messages
 from meshwright.context.memory import MemoryItem
 from meshwright.context.plan import DEFAULT_RULES, ContextRequest, context_request, plan
+from meshwright.context.service import chat_messages
 from meshwright.context.text import count_tokens
 from meshwright.work.conversation import ThreadMessage
 

@@ -12,7 +12,7 @@ from meshwright.core.errors import MeshError, TaskLimitReached, ToolFailed
 from meshwright.core.messages import Fault, Outcome
 from meshwright.models.errors import BudgetExceeded, ModelRefused, ModelUnavailable, RateLimited
 from meshwright.models.port import ModelReply
-from meshwright.orchestration.faults import class_of, counts
+from meshwright.orchestration.scoring import class_of, counts
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, mesh_for
 from tests.support.interrupted_mesh import kept

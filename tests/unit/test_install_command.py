@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from meshwright.core.extras import install_command
+from meshwright.core.plugins import install_command
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import json
-import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
@@ -21,15 +20,14 @@ from meshwright.cli.app import mesh
 from meshwright.core import topics
 from meshwright.core.access import Role
 from meshwright.core.errors import Conflict, InvalidInput, NotFound, StoreUnavailable
-from meshwright.core.messages import new_id
 from meshwright.events.log import EventLog
 from meshwright.kernel.envelope import ActorRef, Message
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.keys import PREFIX, Keys, Unauthenticated, budget_of
 from meshwright.ledger.proxy import Difference, LiteLLMProxy, ProxyFailed, proxy_of, reconcile
-from meshwright.ledger.virtual_keys import KEY, KEYS, REQUIREMENT, KeyProjection, VirtualKey, VirtualKeys
-from meshwright.sql.sqlite import FILE_NAME, SqliteDatabase
+from meshwright.ledger.virtual_keys import KEY, KEYS, KeyProjection, VirtualKey, VirtualKeys
+from meshwright.sql.sqlite import SqliteDatabase
 from meshwright.stores.sqlite import SqliteStore
 from meshwright.testing import ManualClock
 
@@ -46,9 +44,7 @@ async def opened_host(folder: Path) -> AsyncIterator[tuple[Runtime, Keys]]:
     host.register(ActorKind.of(VirtualKeys, type=KEYS))
     await host.start()
     try:
-        keys = Keys(host, log, database)
-        await keys.start()
-        yield host, keys
+        yield host, Keys(host, log)
     finally:
         await host.stop()
 
@@ -165,32 +161,6 @@ async def test_a_mesh_may_have_any_number_of_keys(keys: Keys) -> None:
     assert await keys.open() == 1_200
     assert not await keys.required()
     assert all(key.revoked_at for key in await keys.list())
-
-
-async def test_keys_of_an_earlier_version_are_listed_and_go_on_working(tmp_path: Path) -> None:
-    async with opened(tmp_path) as keys:
-        made = [await keys.create("helper", budget="5.00/day") for _ in range(3)]
-        await keys.revoke(made[0].key_id)
-        before = await keys.list()
-    ids = [new_id(), *(each.key_id for each in made)]  # the first one was never made
-    connection = sqlite3.connect(tmp_path / FILE_NAME)
-    state = (json.dumps({"ids": ids, "opened": False}).encode(), *REQUIREMENT)
-    connection.execute("UPDATE heads SET state = ? WHERE type = ? AND id = ?", state)
-    connection.execute("DELETE FROM virtual_keys")  # as if the events had been pruned
-    connection.commit()
-    connection.close()
-    async with opened_host(tmp_path) as (host, keys):
-        assert sorted(await keys.list(), key=str) == sorted(before, key=str)
-        assert await keys.required()
-        assert (await keys.check(made[1].key)).key_id == made[1].key_id
-        with pytest.raises(Unauthenticated, match="was revoked"):
-            await keys.check(made[0].key)
-        state_now = await host.read(REQUIREMENT)
-        assert state_now is not None and state_now.model_dump()["ids"] == []
-        assert await keys.open() == 2
-    async with opened(tmp_path) as keys:
-        assert not await keys.required()
-        assert {key.key_id for key in await keys.list()} == set(ids[1:])
 
 
 async def test_a_key_has_roles_and_expires(tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ import pytest
 
 from meshwright.core.clock import SystemClock
 from meshwright.core.errors import ModelError
+from meshwright.models.circuits import Retrying
 from meshwright.models.errors import AllProvidersDown, ContentRefused, ModelRefused, ModelUnavailable
 from meshwright.models.port import STREAM_RESTART
-from meshwright.models.retry import Retrying
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.pickers import TIERS, Make, asked, deployment, pickers, request, three
 

@@ -1,4 +1,7 @@
-"""Every fault of a server has its kind in the HTTP adapter, and tells neither key nor prompt."""
+"""Faults that servers tell in words of their own: their kinds, without key and prompt.
+
+The kinds of plain faults, on every adapter, are in `tests/contract/test_model_faults.py`.
+"""
 
 import json
 from collections.abc import AsyncIterator
@@ -16,7 +19,6 @@ from meshwright.models.errors import (
     ModelTimeout,
     ModelUnavailable,
     RateLimited,
-    Unauthorized,
     Unsupported,
 )
 from meshwright.models.port import ChatMessage
@@ -36,19 +38,6 @@ async def model(fake: FakeProvider) -> AsyncIterator[HttpModel]:
     ("fault", "kind"),
     [
         (Fault(status=307, headers={"location": "http://elsewhere/"}), ModelRefused),
-        (Fault(status=400), ModelRefused),
-        (Fault(status=401), Unauthorized),
-        (Fault(status=403), Unauthorized),
-        (Fault(status=400, body={"error": {"type": "no_db_connection"}}), Unauthorized),
-        (Fault(status=404), ModelRefused),
-        (Fault(status=408), ModelTimeout),
-        (Fault(status=422), ModelRefused),
-        (Fault(status=429), RateLimited),
-        (Fault(status=429, body={"error": {"code": "insufficient_quota"}}), ModelRefused),
-        (Fault(status=500), ModelUnavailable),
-        (Fault(status=503), ModelUnavailable),
-        (Fault(status=529), ModelUnavailable),
-        (Fault(status=400, body={"error": {"code": "context_length_exceeded"}}), ContextTooLong),
         (
             Fault(status=400, body={"error": {"message": "litellm.ContextWindowExceededError: no"}}),
             ContextTooLong,
@@ -84,7 +73,6 @@ async def model(fake: FakeProvider) -> AsyncIterator[HttpModel]:
             ContextTooLong,
         ),
         (Fault(status=400, body=["not an error body"]), ModelRefused),
-        (Fault(status=400, body={"error": {"code": "content_filter"}}), ContentRefused),
         (
             Fault(status=400, body={"error": {"message": "litellm.ContentPolicyViolationError: no"}}),
             ContentRefused,
@@ -93,9 +81,6 @@ async def model(fake: FakeProvider) -> AsyncIterator[HttpModel]:
             Fault(status=429, body={"error": {"message": "No deployments available for selected model"}}),
             AllProvidersDown,
         ),
-        (Fault(kind="drop"), ModelUnavailable),
-        (Fault(kind="garbage"), ModelUnavailable),
-        (Fault(kind="wrong-type"), ModelUnavailable),
         (Fault(kind="body", body=[1]), ModelUnavailable),
         (Fault(kind="body", body={"choices": []}), ModelUnavailable),
         (Fault(kind="body", body={"error": {"message": PROMPT}}), ModelUnavailable),

@@ -50,8 +50,8 @@ async def test_text_that_comes_with_the_request_is_what_is_summarised() -> None:
         "A mesh is a set of agents. Each agent is an actor with state of its own. The weather was fine. "
         "The state and the effects of an actor are committed together, so that a crash loses nothing."
     )
-    answer = await Conversation().ask(f"Summarise in one sentence: {text}")
-    assert answer.count(".") == 1 and answer in text and "weather" not in answer
+    answer = await Conversation().ask(f"Summarise: {text}")
+    assert all(line.removeprefix("- ") in text for line in answer.splitlines()) and "weather" not in answer
 
 
 async def test_told_to_answer_now_it_answers_the_question_and_calls_nothing() -> None:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import pytest
 
 from meshwright.core.errors import ModelError
+from meshwright.models.circuits import Retrying
 from meshwright.models.errors import ModelRefused, ModelUnavailable, RateLimited
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta
-from meshwright.models.retry import Retrying
 from meshwright.testing.runtime import ManualClock
 
 DOWN = ModelUnavailable("down")

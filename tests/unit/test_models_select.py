@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from meshwright.core.errors import ConfigError
-from meshwright.core.extras import install_command
+from meshwright.core.plugins import install_command
 from meshwright.models.litellm import RELEASE
 from meshwright.models.offline import OfflineModel
 from meshwright.models.picker import Picker

@@ -14,8 +14,7 @@ from meshwright.models.errors import (
     RateLimited,
     Unauthorized,
 )
-from meshwright.run.money_waits import tries_again_at
-from meshwright.run.parking import Parking
+from meshwright.run.parking import Parking, tries_again_at
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 TOMORROW = NOW + timedelta(days=1)
@@ -29,25 +28,25 @@ def pause(parking: Parking, pauses: int, error: ModelError = DOWN) -> float:
 
 
 def test_pauses_double_up_to_the_longest() -> None:
-    parking = Parking(5.0, 120.0, draw=lambda: 1.0)
+    parking = Parking(5.0, 120.0, jitter=0)
     assert [pause(parking, pauses) for pauses in (0, 1, 2, 3, 4, 5, 500)] == [5, 10, 20, 40, 80, 120, 120]
 
 
 def test_a_pause_is_a_random_half_to_whole() -> None:
-    shares = iter((0.0, 0.5, 1.0))
-    parking = Parking(8.0, 120.0, draw=lambda: next(shares))
-    assert [pause(parking, 0) for _ in range(3)] == [4, 6, 8]
+    pauses = {pause(Parking(8.0, 120.0), 0) for _ in range(50)}
+    assert len(pauses) > 40
+    assert all(4 <= seconds <= 8 for seconds in pauses)
 
 
 def test_runs_that_a_provider_sends_away_come_back_later_and_not_together() -> None:
     error = RateLimited("wait", retry_after_seconds=30.0)
-    shares = iter((0.0, 1.0))
-    parking = Parking(8.0, 120.0, draw=lambda: next(shares))
-    assert [pause(parking, 0, error), pause(parking, 0, error)] == [34, 38]
+    pauses = {pause(Parking(8.0, 120.0), 0, error) for _ in range(50)}
+    assert len(pauses) > 40
+    assert all(34 <= seconds <= 38 for seconds in pauses)
 
 
 def test_nothing_waits_beyond_its_deadline() -> None:
-    assert Parking(8.0, 120.0, draw=lambda: 1.0).due_at(DOWN, NOW, 0, NOW + timedelta(seconds=8)) is None
+    assert Parking(8.0, 120.0, jitter=0).due_at(DOWN, NOW, 0, NOW + timedelta(seconds=8)) is None
 
 
 def test_a_model_that_is_only_slow_is_not_paid_for_ever() -> None:
@@ -66,7 +65,7 @@ REFUSALS = [(Unauthorized, 401), (ModelRefused, 402), (Unauthorized, 403), (Mode
 def test_a_refused_key_credit_or_model_is_waited_for(kind: type[ModelError], status: int) -> None:
     error = kind("refused", retry_after_seconds=5.0)
     error.answered = status
-    assert pause(Parking(8.0, 120.0, draw=lambda: 1.0), 0, error) == 13
+    assert pause(Parking(8.0, 120.0, jitter=0), 0, error) == 13
 
 
 @pytest.mark.parametrize(

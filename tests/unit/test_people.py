@@ -9,10 +9,9 @@ from pydantic import BaseModel, Field, model_validator
 
 from meshwright import Agent, Approval, Capability, Run, WaitExpired, tool
 from meshwright.client import Client
-from meshwright.core.errors import Conflict, InvalidInput, MeshError, NotFound
+from meshwright.core.errors import Conflict, Forbidden, InvalidInput, MeshError, NotFound
 from meshwright.core.messages import Caller, TaskRequest
 from meshwright.events.inbox import Question
-from meshwright.ledger.keys import Forbidden
 from meshwright.testing import ManualClock, MeshUnderTest, ScriptedModel, mesh_for, tool_call
 
 ANN = Caller(requested_by="ann")

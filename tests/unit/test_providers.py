@@ -22,8 +22,8 @@ from meshwright import (
 )
 from meshwright.core.errors import ConfigError
 from meshwright.models.factory import VARIABLES, AgentOptions
+from meshwright.models.named import litellm_config
 from meshwright.models.providers import ALIASES, PROVIDERS, LegacyModelName, Provider, provider_of
-from meshwright.models.select import litellm_config
 from meshwright.prompts import RUN_VARIABLES, parse_prompt
 from meshwright.tools import FileTools
 from meshwright.tools.functions import tools_of

@@ -17,7 +17,7 @@ from meshwright.events.filter import EventFilter
 from meshwright.events.tails import MAX_UNLOGGED
 from meshwright.models.errors import ModelRefused
 from meshwright.models.port import STREAM_RESTART, ModelReply, ModelRequest, OnDelta, ToolCall
-from meshwright.run.deltas import MAX_CHARS, PAUSE_SECONDS, Deltas
+from meshwright.run.replies import MAX_CHARS, PAUSE_SECONDS, Deltas
 from meshwright.testing import MeshUnderTest, mesh_for
 from tests.support.settings import load_settings
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshwright import Agent, Capability, Task
+from meshwright.agents.binding import start_warnings, warnings_of
 from meshwright.agents.loader import load_agents
-from meshwright.agents.tags import start_warnings, warnings_of
 from meshwright.core.messages import Outcome
 from meshwright.models.config import read_config
 from meshwright.models.routing import matching

@@ -9,17 +9,15 @@ from decimal import Decimal
 import pytest
 
 from meshwright import Agent
-from meshwright.core.messages import Usage
 from meshwright.core.money import Price
 from meshwright.events.filter import EventFilter
 from meshwright.kernel.turns import ActorKind
 from meshwright.models.errors import ModelRefused, ModelTimeout
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
 from meshwright.run import Run
-from meshwright.run.calls import RunUsage
 from meshwright.testing import ManualClock, ScriptedModel, mesh_for
 from meshwright.testing.mesh import ScriptEnded
-from meshwright.work import AgentThread, Cancel, Claim, ThreadState
+from meshwright.work import AgentThread, Cancel, Claim
 from tests.support.interrupted_mesh import keeper
 from tests.support.task_costs import HOLD, PRICE, ROOMY, Other, asks, ledger_of, remember, reply
 from tests.support.turn_driver import Driven, a_dispatch, a_task
@@ -146,15 +144,6 @@ def test_what_a_cancelled_task_cost_is_not_known_where_its_worker_is_gone() -> N
     assert (ended.payload["status"], ended.payload["cost_usd"]) == ("cancelled", None)
 
 
-def test_an_inbox_and_a_wait_from_before_they_knew_costs_can_be_read() -> None:
-    asked = {"task_id": "t1", "fence": 1, "key": "k", "step": 2, "kind": "wait", "request_hash": "h"}
-    dispatch = a_dispatch(a_task("t1")).model_dump(mode="json")
-    stored = {"dispatch": dispatch, "queued_at": "2026-01-01T00:00:00Z", "suspended": asked}
-    [entry] = ThreadState.model_validate({"version": 1, "inbox": [stored]}).inbox
-    assert [(wait.wait_id, wait.step.path) for wait in entry.waits] == [("k", "2")]
-    assert (entry.cost_usd, entry.usage) == (0, Usage())
-
-
 # What else calls a model for a task
 
 
@@ -236,19 +225,3 @@ async def test_a_call_of_no_task_is_a_row_too() -> None:
             break
         [cost] = (await mesh.mesh.costs("task")).items
     assert (cost.key, cost.calls, cost.cost_usd) == (None, 1, Decimal("0.25"))
-
-
-def test_journals_of_earlier_versions_count() -> None:
-    usage = RunUsage()
-    known = {"usage": {"prompt_tokens": 10}, "cost_usd": "0.25", "model": "big", "finish_reason": "stop"}
-    for value in (
-        {"kind": "model", "result": {**known, "content": "Done.", "tool_calls": [{"id": "1", "name": "t"}]}},
-        {"kind": "model", "result": {"failed": "ModelRefused", "message": "no", "known": {}, "call": known}},
-        {"kind": "model", "result": {"failed": "ModelRefused", "message": "no", "known": {}, "call": None}},
-        {"kind": "context", "result": {"system": "", "compression": known}},
-        {"kind": "context", "result": {"system": "", "compression": None}},
-        {"kind": "tool pay", "result": {"call": known}},
-        {"calls": [{**known, "call_id": "c", "tool_calls": ["pay"]}]},
-    ):
-        usage.add_record(value)
-    assert (usage.cost_usd, usage.usage.prompt_tokens) == (1, 40)

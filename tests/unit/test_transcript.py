@@ -15,7 +15,7 @@ from meshwright.kernel.envelope import ActorRef
 from meshwright.models.errors import ModelUnavailable
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest
 from meshwright.run import Run
-from meshwright.run.sent import SentMessages
+from meshwright.run.recorded import SentMessages
 from meshwright.testing import ManualClock, MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from meshwright.work.steps import StepView
 from tests.support.interrupted_mesh import keeper, kept, told_of

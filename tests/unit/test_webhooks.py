@@ -8,15 +8,13 @@ from typing import Any
 import pytest
 
 from meshwright.core.errors import ConfigError
-from meshwright.edges.webhooks.board import board_event
+from meshwright.edges.deliveries import is_signed, standard_key, standard_signature
+from meshwright.edges.outgoing import HttpReply, asked_pause
 from meshwright.edges.webhooks.component import sources_of
 from meshwright.edges.webhooks.forge import forge_address
-from meshwright.edges.webhooks.kinds import Item, items_of, kind_of
-from meshwright.edges.webhooks.outgoing import HttpReply, asked_pause
-from meshwright.edges.webhooks.receiver import Source
-from meshwright.edges.webhooks.rules import TaskRule, render
+from meshwright.edges.webhooks.kinds import Item, board_event, items_of, kind_of
+from meshwright.edges.webhooks.receiver import Source, TaskRule, render
 from meshwright.edges.webhooks.settings import WebhookRule, WebhookSource, WebhooksSettings
-from meshwright.edges.webhooks.signatures import is_signed, standard_key, standard_signature
 
 # As GitHub's documentation has them: "Testing the webhook payload validation".
 GITHUB_SECRET, GITHUB_PAYLOAD = "It's a Secret to Everybody", b"Hello, World!"

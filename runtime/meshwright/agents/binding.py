@@ -1,15 +1,24 @@
-"""The agents of a worker, each with its tools."""
+"""The agents of a worker: each with its tools, the digest of its code, and the tags that it chooses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import hashlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from meshwright.agent import Agent
 from meshwright.core.errors import ConfigError
+from meshwright.core.messages import Task
 from meshwright.core.plugins import TOOLSETS, did_you_mean, installed
+from meshwright.models.config import LiteLLMConfig
+from meshwright.models.port import Adapter
+from meshwright.models.routing import CallerTags, tags_nobody_answers
+from meshwright.prompts import Prompts
 from meshwright.tools.functions import delegate_tool, remember_tool, tools_of
-from meshwright.tools.limited import LimitedTool
-from meshwright.tools.threads import Overrun, ToolThreads
+from meshwright.tools.limited import LimitedTool, Overrun, ToolThreads
 from meshwright.tools.tool import Tool
 from meshwright.tools.toolset import Toolset, ToolSettings
 
@@ -106,3 +115,75 @@ def _check_names(agent: Agent, tools: Sequence[Tool]) -> None:
             remedy='give one another name: @tool(name="...")',
             field="toolsets",
         )
+
+
+_DIGEST_CHARS = 12
+
+
+def code_of(agent: type[Agent]) -> str:
+    """A hash of the files of an agent, its bases and its toolsets; of a package all files in its folder.
+
+    Prompts are not in it, nor is what those files import from elsewhere: a run follows its journal with any.
+    """
+    digest = hashlib.sha256()
+    classes = [cls for owner in (agent, *toolsets_of(agent)) for cls in owner.__mro__]
+    files = {file for cls in classes if cls not in (Agent, Toolset, object) for file in _files_of(cls)}
+    for file in sorted(files):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:_DIGEST_CHARS]
+
+
+def _files_of(cls: type) -> Iterator[Path]:
+    try:
+        file = Path(inspect.getsourcefile(cls) or "")
+    except (OSError, TypeError):  # made in an interactive session, or in C
+        return
+    if (file.parent / "__init__.py").is_file():
+        yield from file.parent.glob("*.py")
+    elif file.is_file():
+        yield file
+
+
+_SAMPLES = ("What is this?", "Compare these, weigh the trade-offs and recommend one: why? " * 20)
+"""A simple request and a complex one: agents choose tags by such."""
+
+
+def start_warnings(model: Adapter, prompts: Prompts, agents: Sequence[type[Agent]]) -> tuple[str, ...]:
+    """Warnings for the start of a mesh: about the file behind its model, and its fleet's tags."""
+    if model.config is None:
+        return ()
+    return tuple(str(warning) for warning in warnings_of(model.config, prompts, agents))
+
+
+def warnings_of(config: LiteLLMConfig, prompts: Prompts, agents: Sequence[type[Agent]]) -> list[ConfigError]:
+    """Warnings about improbable settings, and about prompts and agents whose tags no deployment has."""
+    callers: dict[str, CallerTags] = {}
+    groups: dict[str, str] = {}
+    for name in prompts.names():
+        prompt = prompts.get(name)
+        groups[name] = prompt.model
+        callers[f"prompt {name}"] = (prompt.model, prompt.tags)
+    for agent in agents:
+        for tags in _tags_by_agent(agent):
+            callers[f"agent {agent.agent_id} [{', '.join(tags)}]"] = (
+                groups.get(agent.prompt, "default"),
+                tags,
+            )
+    return [*config.warnings, *tags_nobody_answers(config, callers)]
+
+
+def _tags_by_agent(agent: type[Agent]) -> list[list[str]]:
+    """The tags that an agent chooses for a simple request and a complex one, and those it allows."""
+    allowed = [(tag,) for tag in sorted(agent.task_tags)]
+    chosen: list[tuple[str, ...]] = []
+    with suppress(Exception):  # the author's code, on tasks that it was not written for
+        chosen = [tuple(agent().tags(_sample_task(text)) or ()) for text in _SAMPLES]
+    return [list(tags) for tags in dict.fromkeys([*chosen, *allowed]) if tags]
+
+
+def _sample_task(text: str) -> Task:
+    now = datetime.now(UTC)
+    ends = now + timedelta(minutes=1)
+    return Task(
+        task_id="sample", payload={"text": text}, deadline_at=ends, thread_id="sample", created_at=now
+    )

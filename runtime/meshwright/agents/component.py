@@ -10,17 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from meshwright.agent import Agent
-from meshwright.agents.binding import bind_agents, check_tables
-from meshwright.agents.code import code_of
+from meshwright.agents.binding import bind_agents, check_tables, code_of
 from meshwright.agents.loader import prompts_brought, prompts_folder
 from meshwright.component import Actors, Check, Component
 from meshwright.core import topics
 from meshwright.core.errors import PromptError
 from meshwright.core.messages import Task
-from meshwright.events.activity import Activity, activity_of
 from meshwright.events.tasks import open_code
 from meshwright.kernel.host import Subscription
 from meshwright.kernel.turns import ActorKind
+from meshwright.ledger.activity import Activity, activity_of
 from meshwright.mesh import Mesh
 from meshwright.models.port import CallContext, ModelWindow
 from meshwright.orchestration.presence import every
@@ -30,8 +29,8 @@ from meshwright.run import Runner, Services
 from meshwright.run.parking import Parking
 from meshwright.settings import Settings
 from meshwright.settings.loading import FILE_NAME
-from meshwright.stack.machine import LOCK_NAME
-from meshwright.tools.threads import Overrun
+from meshwright.sql.folder import LOCK_NAME
+from meshwright.tools.limited import Overrun
 from meshwright.tools.toolset import ToolSettings
 from meshwright.work import AgentThread, Worker
 from meshwright.work.thread import thread_of

@@ -21,7 +21,7 @@ from meshwright.core.errors import ConfigError, MeshError, nearest
 from meshwright.core.plugins import AGENTS, installed
 from meshwright.prompts import Brought
 from meshwright.settings import Settings
-from meshwright.tools.places import author_place
+from meshwright.tools.limited import author_place
 
 logger = logging.getLogger("meshwright.agents")
 PACKAGED = Path(__file__).parents[1] / "_project"
@@ -159,7 +159,6 @@ def _warn_of_passed_over(
 
 
 def _is_within(agent: type[Agent], folder: Path) -> bool:
-    """Whether a class comes from a file of the folder, which offers it itself."""
     file = getattr(sys.modules.get(agent.__module__), "__file__", None)
     return file is not None and Path(file).resolve().is_relative_to(folder.resolve())
 
@@ -177,7 +176,6 @@ def _check_use(folder: Path, offered: Mapping[Path, Sequence[type[Agent]]]) -> N
 
 
 def _imported_names(folder: Path) -> set[str]:
-    """The parts of all the names that the folder's files import."""
     names: set[str] = set()
     for path in folder.rglob("*.py"):
         with suppress(SyntaxError, ValueError, OSError):  # loading the file says what is wrong with it
@@ -210,7 +208,7 @@ def _load(package: str, path: Path) -> ModuleType:
 
 def _in_a_line(error: BaseException) -> str:
     if isinstance(error, ValidationError):  # of a Capability, for example
-        faults = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         return f"{error.title}: {faults}"
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 

@@ -1,30 +1,229 @@
-"""`mesh erase`, `mesh verify` and `mesh secrets`."""
+"""The commands of administrators: `mesh keys`, `mesh erase`, `mesh verify` and `mesh secrets`."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from meshwright.cli.connect import Connection, talk
-from meshwright.cli.keys import confirm
-from meshwright.cli.options import Target, json_option, mesh_options, yes_option
-from meshwright.cli.output import echo_json
+from meshwright.cli.connect import Connection, one_of, talk
+from meshwright.cli.options import Target, confirm, json_option, mesh_options, yes_option
+from meshwright.cli.output import Document, document, echo_json
+from meshwright.cli.resources import KEYS, group_of
+from meshwright.core.access import ALL_ROLES, KEY_ROLES, Role
+from meshwright.core.errors import nearest
 
 if TYPE_CHECKING:
     from meshwright.events.verify import Verified
+    from meshwright.ledger.proxy import LiteLLMProxy
+    from meshwright.models.server import AgentKeys
 
+ResultT = TypeVar("ResultT")
+_CLOSES = (
+    "This is the first key: with it, every request to the HTTP API needs a key or the admin token, "
+    "also from this machine; `mesh keys open` undoes that."
+)
+_OPENS = "This revokes every key, and callers on the mesh's machine then need none."
+_NOT_REQUIRED = "Callers on the mesh's machine need no key until you create one."
+_STILL_REQUIRED = "The settings say keys.required = true: callers still need a key or the admin token."
+_ONCE = "It is shown this once. It goes into `Authorization: Bearer`, or the api_key of a client."
 _PROGRESS_SECONDS = 0.5
 _REMEDY = (
     "The rows before the first one named are as they were written. Copy the folder as it is now (on "
     "PostgreSQL dump the database too), before anything changes it, and compare with a backup that verifies: "
     "mesh verify --audit --data BACKUP"
 )
+keys = group_of(KEYS)
+
+
+def _chosen_roles(context: click.Context, option: click.Parameter, values: Sequence[str]) -> list[str]:
+    """The roles of all --role, each of which may be a list with commas."""
+    roles = [role.strip() for value in values for role in value.split(",")]
+    if wrong := next((role for role in roles if role not in ALL_ROLES), None):
+        likely = nearest(wrong, [*Role])
+        raise click.BadParameter(
+            f"There is no role {wrong!r}. {f'Did you mean {likely}? ' if likely else ''}"
+            f"Roles are {', '.join(Role)}.",
+            context,
+            option,
+        )
+    return roles
+
+
+@keys.command()
+@click.option("--name", metavar="ID", help="The person or program that will use it.")
+@click.option("--agent", "agent_id", metavar="ID", help="The agent of the mesh that it is for instead.")
+@click.option("--tenant", "tenant_id", default="default", metavar="ID", help="Its tenant; * is all tenants.")
+@click.option(
+    "--role",
+    "--roles",
+    "roles",
+    multiple=True,
+    default=KEY_ROLES,
+    callback=_chosen_roles,
+    metavar="LIST",
+    help="What its holder may do: viewer, contents, submitter, operator, approver, admin. "
+    f"[default: {','.join(KEY_ROLES)}]",
+)
+@click.option("--expires", metavar="TIME", help="After how long it is refused, like 12h or 30d.")
+@click.option("--budget", metavar="USD/WINDOW", help="What may be spent: 5.00/day, or hour, month, total.")
+@click.option(
+    "--proxy",
+    is_flag=True,
+    help="A key of the LiteLLM proxy at LITELLM_BASE_URL, which the agent calls it with.",
+)
+@yes_option
+@json_option
+@mesh_options
+def create(
+    target: Target,
+    name: str | None,
+    agent_id: str | None,
+    tenant_id: str,
+    roles: Sequence[str],
+    expires: str | None,
+    budget: str | None,
+    proxy: bool,
+    yes: bool,
+    as_json: bool,
+) -> None:
+    """Create a key and print it on stdout, this once.
+
+    \b
+    mesh keys create --name ada --role approver
+    mesh keys create --name ci --tenant acme --role submitter --expires 90d
+
+    What is done with it is done by --name, in --tenant. With --proxy it is the proxy's, and this mesh uses it
+    for the agent's calls from now on.
+
+    The first key makes keys mandatory for every caller, and so it asks before; `mesh keys open` undoes that.
+    """
+    if (name is None) == (agent_id is None):
+        raise click.UsageError("Name whose key it is: --name ada, or for an agent of the mesh --agent ID.")
+
+    async def make(mesh: Connection) -> Document:
+        if not yes and not await mesh.client.keys_required():
+            confirm(_CLOSES)
+        made = await mesh.client.create_key(
+            agent_id, name=name, tenant_id=tenant_id, roles=roles, expires=expires, budget=budget
+        )
+        return document(made)
+
+    async def make_there(there: LiteLLMProxy) -> Document:
+        from meshwright.ledger.keys import budget_of
+
+        if agent_id is None:
+            raise click.UsageError("A key of the proxy is an agent's: use --agent in place of --name.")
+        limit = budget_of(budget, "proxy", agent_id) if budget else None
+        made = await there.create_key(agent_id, tenant_id=tenant_id, budget=limit)
+        agent_keys().put(tenant_id, agent_id, key=made.key, token=made.token)
+        return {"key_id": made.token, "agent_id": agent_id, "tenant_id": tenant_id, "key": made.key}
+
+    made = on_proxy(make_there) if proxy else talk(target, make, need="change")
+    if as_json:
+        echo_json(made)
+        return
+    click.echo(made["key"])
+    click.echo(f"key {made['key_id']} of {made['agent_id']}, tenant {tenant_id}. {_ONCE}", err=True)
+
+
+@keys.command()
+@click.argument("key_id", metavar="ID")
+@click.option("--grace", default="1h", show_default=True, metavar="TIME", help="How long both keys work.")
+@click.option("--expires", metavar="TIME", help="After how long the new one is refused, like 30d.")
+@json_option
+@mesh_options
+def rotate(target: Target, key_id: str, grace: str, expires: str | None, as_json: bool) -> None:
+    """Create a key in another's place, and print it on stdout, this once.
+
+    It is of the same name, tenant, roles and budget. Both keys work for the time of --grace; then the old
+    one has expired. Without --expires the new key lives as long as the old one was to.
+    """
+
+    async def make(mesh: Connection) -> Document:
+        key = one_of(key_id, (key.key_id for key in await mesh.client.keys()), "key")
+        return document(await mesh.client.rotate_key(key, grace=grace, expires=expires))
+
+    made = talk(target, make, need="change")
+    if as_json:
+        echo_json(made)
+        return
+    click.echo(made["key"])
+    click.echo(
+        f"key {made['key_id']} of {made['agent_id']} replaces {key_id} within {grace}. {_ONCE}", err=True
+    )
+
+
+@keys.command()
+@click.argument("key_id", metavar="ID")
+@click.option("--proxy", is_flag=True, help="Experimental: a key of the LiteLLM proxy, by its token.")
+@mesh_options
+def revoke(target: Target, key_id: str, proxy: bool) -> None:
+    """Revoke a key immediately. This cannot be undone.
+
+    Callers still need a key when the last one is revoked: see `mesh keys open`.
+    """
+
+    async def end(mesh: Connection) -> str:
+        key = one_of(key_id, (key.key_id for key in await mesh.client.keys()), "key")
+        await mesh.client.revoke_key(key)
+        return key
+
+    async def end_there(there: LiteLLMProxy) -> str:
+        await there.delete_key(key_id)
+        agent_keys().forget(key_id)
+        return key_id
+
+    ended = on_proxy(end_there) if proxy else talk(target, end, need="change")
+    click.echo(f"key {ended} is revoked")
+
+
+@keys.command("open")
+@yes_option
+@mesh_options
+def open_mesh(target: Target, yes: bool) -> None:
+    """Revoke every key, and require none until you create another.
+
+    Callers on the mesh's own machine then need no key. With `keys.required = true` in the settings, keys stay
+    mandatory.
+    """
+
+    async def open_there(mesh: Connection) -> tuple[int, bool]:
+        if not yes:
+            confirm(_OPENS)
+        return await mesh.client.open_keys(), await mesh.client.keys_required()
+
+    revoked, required = talk(target, open_there, need="change")
+    click.echo(f"{revoked} {'key' if revoked == 1 else 'keys'} revoked")
+    click.echo(_STILL_REQUIRED if required else _NOT_REQUIRED, err=True)
+
+
+def agent_keys() -> AgentKeys:
+    """The proxy's keys of single agents, which the mesh of this project calls it with."""
+    from meshwright.models.server import AgentKeys
+    from meshwright.settings import load_settings
+
+    return AgentKeys(load_settings(Path()).data_dir)
+
+
+def on_proxy(use: Callable[[LiteLLMProxy], Awaitable[ResultT]]) -> ResultT:
+    """Do something with the proxy that the settings name. Raises InvalidInput where they name none."""
+    from meshwright.ledger.proxy import proxy_of
+    from meshwright.settings import load_settings
+
+    models = load_settings(Path()).models
+    there = proxy_of(models.base_url, models.api_key.get_secret_value() if models.api_key else None)
+
+    async def run() -> ResultT:
+        return await use(there)
+
+    return asyncio.run(run())
 
 
 @click.command()
@@ -83,7 +282,6 @@ def _progress() -> Callable[[int, int], None]:
 
 
 def _report(found: Verified) -> None:
-    """Say what was proved on stdout, and what is wrong on stderr."""
     from meshwright.events.heads import fingerprint
 
     click.echo(found.sentence())
@@ -92,10 +290,6 @@ def _report(found: Verified) -> None:
     if unsigned := 0 if found.faults else found.last - found.signed_seq:
         click.echo(
             f"{unsigned:,} rows behind row {found.signed_seq:,} are chained, and no head vouches for them yet"
-        )
-    if found.unchained:
-        click.echo(
-            f"{found.unchained:,} rows of an earlier version, before row {found.first:,}, are not chained"
         )
     if found.pruned_seq:
         click.echo(f"rows up to {found.pruned_seq:,} were deleted by age")
@@ -137,7 +331,7 @@ def erase(target: Target, requester: str | None, thread: str | None, task: str |
     click.echo(f"erased the contents of {tasks:,} {'task' if tasks == 1 else 'tasks'}, of {events:,} events")
 
 
-@click.group(no_args_is_help=False)
+@click.group()
 def secrets() -> None:
     """Manage the keys that encrypt stored secrets.
 
@@ -145,9 +339,9 @@ def secrets() -> None:
     """
 
 
-@secrets.command()
+@secrets.command("rotate")
 @mesh_options
-def rotate(target: Target) -> None:
+def rotate_secrets(target: Target) -> None:
     """Make a new key and encrypt all stored secrets with it.
 
     Older keys stay in secret.key, for copies of the data; you may remove their lines. With the setting

@@ -28,7 +28,7 @@ _MAX_QUOTED = 500  # characters of a message: it may quote what a client sent
 
 
 class _Listed(NamedTuple):
-    """Where a command is, and what `mesh --help` says of it without loading it."""
+    """The module of a command, and its line in `mesh --help`, which loads none."""
 
     module: str
     help: str
@@ -48,23 +48,23 @@ COMMANDS = {
     "answer": _Listed("inbox", "Answer what a task waits for."),
     "cancel": _Listed("tasks", "Cancel a task."),
     "schedules": _Listed("schedules", "List schedules, make them, pause, resume and run them."),
-    "events": _Listed("events", "Show events, oldest first."),
-    "costs": _Listed("costs", "Sum up what model calls cost."),
-    "budgets": _Listed("budgets", "Show budgets and spend, and raise them."),
-    "allow": _Listed("budgets", "Allow an agent, a tenant or a tag an amount a day."),
-    "status": _Listed("status", "Show what is open, what waits, and which models are away."),
-    "agents": _Listed("agents", "List agents with their capabilities and status."),
+    "events": _Listed("timeline", "Show events, oldest first."),
+    "costs": _Listed("money", "Sum up what model calls cost."),
+    "budgets": _Listed("money", "Show budgets and spend, and raise them."),
+    "allow": _Listed("money", "Allow an agent, a tenant or a tag an amount a day."),
+    "status": _Listed("inbox", "Show what is open, what waits, and which models are away."),
+    "agents": _Listed("checks", "List agents with their capabilities and status."),
     "models": _Listed("models", "Show groups, deployments, tags and prices; say where a call goes."),
-    "config": _Listed("config", "Change what a mesh does while it runs."),
-    "keys": _Listed("keys", "Manage virtual API keys."),
+    "config": _Listed("models", "Change what a mesh does while it runs."),
+    "keys": _Listed("administration", "Manage virtual API keys."),
     "erase": _Listed("administration", "Erase the contents of tasks for good."),
     "verify": _Listed("administration", "Verify that the event log is as it was written."),
     "secrets": _Listed("administration", "Manage the keys that encrypt stored secrets."),
-    "webhooks": _Listed("webhooks", "List webhook sources and rules; try a delivery."),
-    "mqtt": _Listed("mqtt", "Print the rights of clients for the MQTT broker."),
+    "webhooks": _Listed("checks", "List webhook sources and rules; try a delivery."),
+    "mqtt": _Listed("checks", "Print the rights of clients for the MQTT broker."),
     "bridge": _Listed("bridge", "Report what Claude Code does to SQLite and MQTT."),
-    "doctor": _Listed("agents", "Check the project and what its components depend on."),
-    "prompts": _Listed("agents", "Check the prompt files."),
+    "doctor": _Listed("checks", "Check the project and what its components depend on."),
+    "prompts": _Listed("checks", "Check the prompt files."),
 }
 
 
@@ -177,7 +177,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         result = mesh.main(given, prog_name="mesh", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except click.UsageError as error:
-        _complain(_usage_line(error))
+        _complain_of_use(error)
         return _WRONG_USE
     except MeshError as error:
         _complain(in_one_line(error.message, error.remedy))
@@ -190,13 +190,18 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(message: str) -> None:
-    """Write one line to stderr, whatever the message holds."""
     line = " ".join("".join(character if character.isprintable() else " " for character in message).split())
     click.echo(f"mesh: {line}", err=True)
 
 
+def _complain_of_use(error: click.UsageError) -> None:
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):  # a group without a command
+        click.echo(error.format_message(), err=True)
+    else:
+        _complain(_usage_line(error))
+
+
 def _usage_line(error: click.UsageError) -> str:
-    """What was wrong with the call, and what to type."""
     message = error.format_message().rstrip(".")
     if error.ctx is None or isinstance(error.ctx.command, _LazyGroup):
         return message

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import secrets
 import socket
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,10 @@ from urllib.parse import urlsplit
 
 import click
 
-from meshwright.cli.options import Target, require_trust
+from meshwright.cli.event_lines import line_of
+from meshwright.cli.options import Target
 from meshwright.cli.output import Document, document
+from meshwright.cli.project import declared_agents, require_trust
 from meshwright.core.errors import ConfigError, InvalidInput
 from meshwright.sql.folder import SOCKET_NAME, make_private, open_private, read_private, write_private
 
@@ -34,8 +37,8 @@ if TYPE_CHECKING:
     from meshwright.settings import Settings
 
 ResultT = TypeVar("ResultT")
-_Need = Literal["log", "state", "change", "work"]
-"""What a command needs of a mesh that does not run.
+Need = Literal["log", "state", "change", "work"]
+"""The need of a command for a mesh that does not run.
 
 To read its `log`, or also the `state` of tasks, budgets and keys: no code of the folder runs. To `change`
 something: the agents are loaded, and what waits for them stays untouched. That they `work`.
@@ -51,6 +54,8 @@ _REPORTED_EVENTS = {
 }
 _URL_FILE, _TOKEN_FILE = "mesh.json", "admin.token"
 _SECRET_BYTES = 32
+_WHOLE_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")  # an id that the mesh made
+_SHOWN_IDS = 5
 _REMEDY = "remove the file, and mesh up makes another"
 
 
@@ -69,7 +74,7 @@ class Connection:
     about: str = ""
 
 
-def talk(target: Target, use: Callable[[Connection], Awaitable[ResultT]], *, need: _Need = "log") -> ResultT:
+def talk(target: Target, use: Callable[[Connection], Awaitable[ResultT]], *, need: Need = "log") -> ResultT:
     """Do something with the mesh that the options choose, and return its result.
 
     It is the mesh at the URL, else the running mesh of the data folder, else one in this process.
@@ -90,7 +95,7 @@ def talk(target: Target, use: Callable[[Connection], Awaitable[ResultT]], *, nee
 
 
 def listed(
-    target: Target, ask: Callable[[Client], Awaitable[Sequence[BaseModel]]], *, need: _Need = "log"
+    target: Target, ask: Callable[[Client], Awaitable[Sequence[BaseModel]]], *, need: Need = "log"
 ) -> list[Document]:
     """A list that the chosen mesh gives, as plain data."""
 
@@ -98,6 +103,32 @@ def listed(
         return [document(item) for item in await ask(mesh.client)]
 
     return talk(target, use, need=need)
+
+
+async def whole_id(mesh: Connection, given: str) -> str:
+    """The id of the task that is meant by an end or a beginning. Raises InvalidInput if several are.
+
+    One that nothing fits is returned as it is: the mesh says that it does not know it.
+    """
+    if _WHOLE_ID.fullmatch(given):
+        return given
+    found = await mesh.client.tasks(limit=_SHOWN_IDS + 1, task_id=given)
+    return one_of(given, (task.task_id for task in found), "task")
+
+
+def one_of(given: str, known: Iterable[str], what: str) -> str:
+    """The one of the known ids that is, begins or ends so. Raises InvalidInput if several do."""
+    fitting = list(dict.fromkeys(name for name in known if name.startswith(given) or name.endswith(given)))
+    if given in fitting or not fitting:
+        return given
+    if len(fitting) > 1:
+        more = ", ..." if len(fitting) > _SHOWN_IDS else ""
+        raise InvalidInput(
+            f"{given!r} fits several ids of a {what}: {', '.join(fitting[:_SHOWN_IDS])}{more}",
+            remedy="give more of it",
+            field=f"{what}_id",
+        )
+    return fitting[0]
 
 
 @asynccontextmanager
@@ -129,7 +160,7 @@ async def running_mesh(
 
 @asynccontextmanager
 async def in_process(
-    settings: Settings, need: _Need, options: str = "", tenant: str | None = None
+    settings: Settings, need: Need, options: str = "", tenant: str | None = None
 ) -> AsyncIterator[Connection]:
     """A mesh in this process, on a data folder that no other mesh serves.
 
@@ -172,7 +203,6 @@ async def _readable(settings: Settings) -> AsyncIterator[Mesh]:
     """A mesh that is open to be read; if there is no data, an empty one. No turn runs."""
     from meshwright.agent import Agent
     from meshwright.app import build_mesh
-    from meshwright.cli.agents import declared_agents
     from meshwright.orchestration.component import ORCHESTRATION
     from meshwright.roles import ProcessRole
     from meshwright.runtimes import sqlite_runtime
@@ -201,8 +231,6 @@ def report_problems(mesh: Mesh) -> None:
 
 
 def _report_problem(event: Event) -> None:
-    from meshwright.cli.events import line_of
-
     if event.event_type in _REPORTED_EVENTS and (line := line_of(event.model_dump(mode="json"))):
         click.echo(f"mesh: {_REPORTED_EVENTS[event.event_type]}{line.text}", err=True)
 
@@ -220,7 +248,7 @@ def announced(folder: Path, url: str) -> Iterator[None]:
 
 
 def announced_url(folder: Path) -> str | None:
-    """Where the mesh of a data folder said it listens; it may be gone without having removed that."""
+    """The URL that the mesh of a data folder has announced; it may be gone without having removed that."""
     url = _announced(folder).get("url")
     return url if isinstance(url, str) and _is_here(url) else None
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from meshwright.cli.connect import Connection, in_process
-from meshwright.cli.options import data_option, trust_option
+from meshwright.cli.options import data_option
+from meshwright.cli.project import trust_option
 
 if TYPE_CHECKING:
     from meshwright.cli.output import Document
@@ -28,7 +29,7 @@ _MATERIAL = ("docs/writing-an-agent.md", "mesh.py")
 
 
 class _Question(NamedTuple):
-    """What one agent is asked, and the file whose text goes with it, if any."""
+    """A question for one agent, and the file whose text goes with it, if any."""
 
     agent_id: str
     text: str
@@ -121,7 +122,6 @@ def _fresh_folder() -> Path:
 
 
 async def _show(mesh: Connection, number: int, question: _Question) -> Document:
-    """Ask an agent, draw the timeline, and quote the answer."""
     from meshwright.cli.timeline import draw, drawing
 
     click.secho(f"\n{number}. {question.agent_id}: {question.text}", bold=True)
@@ -179,7 +179,6 @@ Your turn:
 
 
 def _program() -> str:
-    """What to type for this program: `mesh` where that is found, else its path."""
     called = Path(sys.argv[0])
     if called.name != "mesh" or shutil.which("mesh") == str(called.absolute()):
         return "mesh"

@@ -1,4 +1,4 @@
-"""Commands for people that tasks wait for: `mesh inbox`, `approve`, `deny` and `answer`."""
+"""The commands for what waits: `mesh status`, and for people `mesh inbox`, `approve`, `deny` and `answer`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +14,27 @@ import click
 
 from meshwright.cli import output
 from meshwright.cli.connect import Connection, talk
-from meshwright.cli.options import Target, WholeNumber, from_stdin, json_option, mesh_options, utf8
-from meshwright.cli.output import Column, Document, document, local_time, short, short_id
+from meshwright.cli.options import (
+    JSON_VALUE,
+    Target,
+    WholeNumber,
+    from_stdin,
+    json_option,
+    mesh_options,
+    utf8,
+)
+from meshwright.cli.output import (
+    Column,
+    Document,
+    document,
+    echo_json,
+    labelled,
+    local_time,
+    redraw,
+    short,
+    short_id,
+    table,
+)
 from meshwright.core.errors import Conflict, InvalidInput, NotFound
 from meshwright.core.schema import described, faults, takes_approval
 
@@ -26,7 +44,6 @@ if TYPE_CHECKING:
 
 _SHOWN_IDS = 5
 _ID_CHARS = 6
-_LABEL_WIDTH = 11
 _LONG_CHARS = 400
 _LOOK_SECONDS = 1.0  # between two looks of --watch
 
@@ -56,7 +73,7 @@ def inbox(
             await _watch(mesh, limit, as_json=as_json)
         if question_id is not None:
             found = document(await _find(mesh.client, question_id))
-            click.echo(json.dumps(found, indent=2) if as_json else "\n".join(_page(found, mesh.options)))
+            click.echo(json.dumps(found, indent=2) if as_json else _page(found, mesh.options))
             return
         listed = await mesh.client.inbox(ended=ended, limit=limit)
         columns = (*_COLUMNS[:1], Column("status", "status"), *_COLUMNS[1:]) if ended else _COLUMNS
@@ -86,38 +103,24 @@ def approve(target: Target, question_id: str, reason: str | None) -> None:
 @click.option("--reason", metavar="TEXT", required=True, callback=utf8, help="Why not; the agent gets it.")
 @mesh_options
 def deny(target: Target, question_id: str, reason: str) -> None:
-    """Deny what a task asks approval for, or more money for a budget.
+    """Deny what a task asks approval for.
 
-    The agent gets the reason; all tasks that wait for that budget fail with it. ID is as `mesh inbox` shows
-    it, or the id of a task that has one question.
+    The agent gets the reason. Denied money for a budget, all tasks that wait for it fail. ID is as
+    `mesh inbox` shows it, or the id of a task that has one question.
     """
     _decide(target, question_id, {"approve": False}, reason)
-
-
-class _JsonValue(click.ParamType[Any]):
-    """A JSON value, in a tuple since null is one too."""
-
-    name = "JSON"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parse it, or say where it stops being JSON."""
-        utf8(ctx, param, value)
-        try:
-            return (json.loads(value),)
-        except ValueError as error:
-            self.fail(f"not JSON: {error}", param, ctx)
 
 
 @click.command()
 @click.argument("question_id", metavar="ID")
 @click.argument("text", required=False, callback=from_stdin)
-@click.option("--json", "value", type=_JsonValue(), metavar="VALUE", help="The answer as JSON, not as text.")
+@click.option("--json", "value", type=JSON_VALUE, metavar="VALUE", help="The answer as JSON, not as text.")
 @mesh_options
 def answer(target: Target, question_id: str, text: str | None, value: tuple[Any] | None) -> None:
     """Answer what a task waits for.
 
     ID is as `mesh inbox` shows it, or the id of a task that has one question. TEXT is the answer; -
-    reads it from stdin. Where the question asks for data, TEXT may be JSON.
+    reads it from stdin. TEXT may be JSON if the question asks for data.
     """
     if (text is None) == (value is None):
         raise click.UsageError(
@@ -195,7 +198,7 @@ async def _find_open(client: Client, given: str) -> Question:
 
 
 def answer_of(schema: Mapping[str, Any] | None, text: str) -> Any:
-    """What is sent for a text: JSON, where the question takes no text and that is JSON."""
+    """The answer that a text stands for: JSON, if the question takes no text and that is JSON."""
     if schema is None or not faults(schema, text):
         return text
     try:
@@ -251,23 +254,24 @@ async def _watch(mesh: Connection, limit: int, *, as_json: bool) -> None:
     if not mesh.is_running:
         message = f"no mesh runs on {mesh.where}: nothing more comes there"
         raise NotFound(message, remedy=f"start one with: mesh up{mesh.options}")
-    with nullcontext() if as_json or not sys.stdout.isatty() else _screen() as draw:
-        known: dict[str, Document] = {}
-        while True:
-            listed = await mesh.client.inbox(limit=limit)
-            found = {question.id: document(question) for question in listed}
-            if draw is not None:
-                draw([*found.values()])
-            else:
-                ended = [name for name in known if name not in found] if len(found) < limit else []
-                for name in ended:
-                    ends = await mesh.client.inbox(id=name, ended=True, limit=1)
-                    _echo_change([document(end) for end in ends], as_json=as_json)
-                _echo_change([found[name] for name in found if name not in known], as_json=as_json)
-                known = {**known, **found}
-                for name in ended:
-                    del known[name]
-            await asyncio.sleep(_LOOK_SECONDS)
+    is_screen, drawn = sys.stdout.isatty() and not as_json, 0
+    known: dict[str, Document] = {}
+    while True:
+        listed = await mesh.client.inbox(limit=limit)
+        found = {question.id: document(question) for question in listed}
+        if is_screen:
+            shown = table(_COLUMNS, [*found.values()]) if found else "nothing waits for a person"
+            drawn = redraw(shown.splitlines(), drawn)
+        else:
+            ended = [name for name in known if name not in found] if len(found) < limit else []
+            for name in ended:
+                ends = await mesh.client.inbox(id=name, ended=True, limit=1)
+                _echo_change([document(end) for end in ends], as_json=as_json)
+            _echo_change([found[name] for name in found if name not in known], as_json=as_json)
+            known = {**known, **found}
+            for name in ended:
+                del known[name]
+        await asyncio.sleep(_LOOK_SECONDS)
 
 
 def _echo_change(questions: Sequence[Document], *, as_json: bool) -> None:
@@ -279,23 +283,8 @@ def _echo_change(questions: Sequence[Document], *, as_json: bool) -> None:
         click.echo(json.dumps(question, ensure_ascii=False) if as_json else "  ".join(filter(None, parts)))
 
 
-@contextmanager
-def _screen() -> Iterator[Callable[[Sequence[Document]], None]]:
-    """A place of the terminal whose table can be drawn again."""
-    from rich.live import Live
-    from rich.text import Text
-
-    with Live(auto_refresh=False) as live:
-
-        def draw(questions: Sequence[Document]) -> None:
-            shown = output.table(_COLUMNS, questions) if questions else "nothing waits for a person"
-            live.update(Text(shown, no_wrap=True), refresh=True)
-
-        yield draw
-
-
 def question_lines(question: Document, options: str) -> Iterator[tuple[str, str]]:
-    """What a question is about and how to answer it, each with its label."""
+    """The subject of a question and how to answer it, each with its label."""
     yield "asked", question["question"]
     for name, value in (question.get("subject") or {}).items():
         if name in ("kind", "agent_id", "tool") or value in (None, "", {}, []):
@@ -330,7 +319,7 @@ def _command(question: Document, options: str) -> str:
     return f"mesh answer {_short(question['id'])} {text}{options}"
 
 
-def _page(question: Document, options: str) -> Iterator[str]:
+def _page(question: Document, options: str) -> str:
     rows = [
         ("id", question["id"]),
         ("status", question["status"]),
@@ -342,5 +331,95 @@ def _page(question: Document, options: str) -> Iterator[str]:
     if question.get("ended_at"):
         by = f"by {question['answered_by']} " if question.get("answered_by") else ""
         rows.append(("ended", f"{by}at {local_time(question['ended_at'])}"))
-    for label, text in rows:
-        yield f"{label:<{_LABEL_WIDTH}} {output.printable(text)}".rstrip()
+    return labelled(rows)
+
+
+_ORDER = ("running", "waiting", "dispatched", "accepted")
+
+
+def _ago(time: str | None) -> str:
+    return "" if time is None else f"{duration(datetime.now(UTC) - datetime.fromisoformat(time))} ago"
+
+
+def _ahead(time: str | None) -> str:
+    if time is None:
+        return ""
+    left = datetime.fromisoformat(time) - datetime.now(UTC)
+    return f"in {duration(left)}" if left.total_seconds() > 0 else "now"
+
+
+def _left_alone(deployment: Document) -> str:
+    status = deployment.get("status")
+    return f"refused with {status}" if status else "cooling down"
+
+
+def _open_tasks(tenant: Document) -> str:
+    return f"{tenant['open_tasks']:,}{_of(tenant.get('max_open_tasks'), '{:,}'.format)}"
+
+
+def _stored(tenant: Document) -> str:
+    return f"{_megabytes(tenant['stored_bytes'])}{_of(tenant.get('max_storage'), _megabytes)}"
+
+
+def _of(most: int | None, write: Callable[[int], str]) -> str:
+    return "" if most is None else f" of {write(most)}"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
+
+
+_WAITS = (
+    Column("waits for", "kind"),
+    Column("waits", "count"),
+    Column("oldest", "oldest", _ago),
+    Column("next due", "next_due", _ahead),
+    Column("reason", "reason", short),
+)
+_DEPLOYMENTS = (
+    Column("deployment", "deployment"),
+    Column("is", write=_left_alone),
+    Column("since", "since", _ago),
+    Column("next try", "until", _ahead),
+    Column("reason", "reason", short),
+)
+_PROJECTIONS = (
+    Column("list", "name"),
+    Column("stands at", "seq"),
+    Column("next try", "retry_at", _ahead),
+    Column("error", "error", short),
+)
+_TENANTS = (
+    Column("tenant", "tenant_id"),
+    Column("open tasks", write=_open_tasks),
+    Column("stored", write=_stored),
+)
+
+
+@click.command()
+@json_option
+@mesh_options
+def status(target: Target, as_json: bool) -> None:
+    """Show what is open, what waits, and which models are away."""
+
+    async def ask(mesh: Connection) -> Document:
+        return document(await mesh.client.status())
+
+    found = talk(target, ask)
+    echo_json(found) if as_json else click.echo(status_text(found))
+
+
+def status_text(found: Document) -> str:
+    """The text of `mesh status`."""
+    counts = found["tasks"]
+    known = [name for name in _ORDER if name in counts] + sorted({*counts} - {*_ORDER})
+    by_status = ", ".join(f"{counts[name]:,} {name}" for name in known)
+    total = sum(counts.values())
+    parts = [f"open tasks: {total:,} ({by_status})" if total else "no open tasks"]
+    parts += [table(_WAITS, found["waits"])] if found["waits"] else []
+    parts += [table(_DEPLOYMENTS, found["deployments"])] if found["deployments"] else []
+    parts += [table(_PROJECTIONS, found["projections"])] if found.get("projections") else []
+    uses = found.get("tenants", ())
+    has_limit = any(use.get(limit) is not None for use in uses for limit in ("max_open_tasks", "max_storage"))
+    parts += [table(_TENANTS, uses)] if has_limit or len(uses) > 1 else []
+    return "\n\n".join(parts)

@@ -1,9 +1,11 @@
-"""`mesh models`, `mesh models route` and `mesh models test`."""
+"""`mesh models`, and `mesh config agents`, which says which model each agent calls."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -15,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshwright.cli.connect import Connection, running_mesh, talk
-from meshwright.cli.options import Target, data_option, json_option, require_trust
-from meshwright.cli.output import Column, Document, echo_json, local_time, seconds, table
-from meshwright.core.errors import ConfigError, HostError, MeshError
+from meshwright.cli.options import Target, data_option, json_option, mesh_options
+from meshwright.cli.output import Column, Document, document, echo_json, local_time, seconds, table
+from meshwright.cli.project import require_trust
+from meshwright.cli.resources import CONFIGS, group_of, model_of, state_of
+from meshwright.core.errors import ConfigError, HostError, InvalidInput, MeshError
 from meshwright.sql.folder import make_private, read_private, write_private
 
 if TYPE_CHECKING:
@@ -32,6 +36,7 @@ _FALLBACKS = {
     "context_window_fallbacks": "if too long, to",
     "content_policy_fallbacks": "if forbidden, to",
 }
+_CLEARED = ("llm_endpoint", "llm_max_tokens")  # by an empty text, or 0
 _HEALTH_FILE = "models.json"
 _UNKNOWN = {"status": "unknown"}
 _CALLS = 1000  # the last ones, from which health is read
@@ -155,7 +160,6 @@ def _file_of(settings: Settings) -> Path:
 
 
 async def _overview(settings: Settings) -> Document:
-    """Groups, deployments, prices, what each misses, and warnings."""
     async with _running(settings) as client:
         if client is not None:
             return await client.deployments()
@@ -173,7 +177,6 @@ def _explained_here(settings: Settings, group: str, tags: list[str]) -> Document
 
 
 def _of_file(settings: Settings) -> Deployments:
-    """What the file says, whether or not anything of it can be called."""
     from meshwright.models.offline import OfflineModel
     from meshwright.models.overview import Deployments
 
@@ -181,8 +184,8 @@ def _of_file(settings: Settings) -> Deployments:
 
 
 def _warnings(settings: Settings) -> list[str]:
+    from meshwright.agents.binding import warnings_of
     from meshwright.agents.loader import load_agents, project_file, prompts_folder
-    from meshwright.agents.tags import warnings_of
     from meshwright.models.config import read_config
     from meshwright.prompts import Prompts
 
@@ -224,7 +227,7 @@ _GROUPS = (
 
 
 def overview_text(found: Document) -> str:
-    """What `mesh models` shows: who answers, the deployments, fallbacks and warnings."""
+    """The text of `mesh models`: who answers, the deployments, fallbacks and warnings."""
     rows = [{**row, "group": group["group"]} for group in found["groups"] for row in group["deployments"]]
     chains = [
         f"{group['group']} {_FALLBACKS[kind]} {', then '.join(groups)}"
@@ -287,7 +290,7 @@ _TESTED = (
 
 
 def _health(settings: Settings, data: Path | None) -> dict[str, Document]:
-    """How each deployment was last, by its id: when it was tested, or called by a mesh since."""
+    """The last known health of each deployment, by its id: of a test, or of a call since."""
     states = [*_tested_health(settings).items(), *_called_health(settings, data).items()]
     return dict(sorted(states, key=lambda state: datetime.fromisoformat(state[1]["at"])))
 
@@ -315,7 +318,7 @@ def _called_health(settings: Settings, data: Path | None) -> dict[str, Document]
 
 
 def _health_from(event: Event) -> Document:
-    """What an event of a call or a circuit says of its deployment's health."""
+    """The health of a deployment by an event of a call or a circuit."""
     at, error = event.time.isoformat(), event.fields.get("error")
     if not isinstance(error, dict):
         return {"status": error or "ok", "at": at}
@@ -341,3 +344,85 @@ def _keep_health(settings: Settings, found: list[Document]) -> None:
     }
     path = make_private(settings.data_dir) / _HEALTH_FILE
     write_private(path, json.dumps({**_tested_health(settings), **states}, ensure_ascii=False, indent=2))
+
+
+@click.group()
+def config() -> None:
+    """Change what a mesh does while it runs."""
+
+
+_configs = group_of(CONFIGS)
+config.add_command(_configs)
+
+
+@_configs.command("set")
+@click.argument("agent_id", metavar="AGENT")
+@click.option("--provider", "llm_provider", metavar="NAME", help="Who offers the model: openai, ollama, ...")
+@click.option("--model", "llm_model", metavar="NAME", help="The model, as its provider names it.")
+@click.option("--endpoint", "llm_endpoint", metavar="URL", help='Its address; "" for the usual one.')
+@click.option("--key-env", metavar="VARIABLE", help="Take the key from this variable.")
+@click.option("--key", "asks_key", is_flag=True, help="Ask for the key, or read it from stdin.")
+@click.option("--no-key", is_flag=True, help="Delete the stored key.")
+@click.option("--timeout", "llm_timeout", type=float, metavar="SECONDS", help="What one attempt may take.")
+@click.option("--temperature", "llm_temperature", type=float, metavar="N", help="From 0 to 2.")
+@click.option("--max-tokens", "llm_max_tokens", type=int, metavar="N", help="Tokens of a reply; 0: no limit.")
+@click.option("--name", metavar="TEXT", help="A name for people.")
+@click.option("--description", metavar="TEXT", help="What the agent is for.")
+@click.option("--default", "is_default", is_flag=True, default=None, help="Make it the tenant's default.")
+@click.option("--active/--inactive", "is_active", default=None, help="Whether the configuration counts.")
+@json_option
+@mesh_options
+def set_config(
+    target: Target,
+    agent_id: str,
+    key_env: str | None,
+    asks_key: bool,
+    no_key: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Configure an agent, or change what is given of its configuration.
+
+    A key is never an argument, where other users and the shell's history would see it: name the variable that
+    has it, or let --key ask for it.
+    """
+    fields: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    fields |= {name: fields[name] or None for name in _CLEARED if name in fields}
+    if sum((key_env is not None, asks_key, no_key)) > 1:
+        raise click.UsageError("--key-env, --key and --no-key exclude each other")
+    if key_env is not None or asks_key or no_key:
+        fields["llm_api_key"] = None if no_key else _key(key_env)
+    if not fields:
+        raise click.UsageError("nothing to change; mesh config agents set --help lists the options")
+
+    async def change(mesh: Connection) -> tuple[Document, bool]:
+        changed = await mesh.client.configure_agent(agent_id, **fields)
+        known = {agent.agent_id for agent in await mesh.client.agents()}
+        return document(changed), changed.is_default or changed.agent_id in known
+
+    changed, is_known = talk(target, change, need="change")
+    problem = changed.pop("problem")
+    state = f" ({state_of(changed)})" if state_of(changed) else ""
+    if as_json:
+        echo_json(changed)
+    else:
+        click.echo(f"{changed['agent_id']} calls {model_of(changed)}{state}")
+    _warn(changed["agent_id"], problem, is_known=is_known)
+
+
+def _warn(agent_id: str, problem: str | None, *, is_known: bool) -> None:
+    if not is_known:
+        click.echo(f"mesh: warning: the mesh has no agent {agent_id!r} now", err=True)
+    if problem:
+        click.echo(f"mesh: warning: this model cannot be called: {problem}", err=True)
+
+
+def _key(variable: str | None) -> str:
+    if variable is None:
+        key = click.prompt("Key", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
+    else:
+        key = os.environ.get(variable, "")
+    if not (key := key.strip()):
+        where = "the input" if variable is None else f"the variable {variable}"
+        raise InvalidInput(f"There is no key in {where}", field="llm_api_key")
+    return key

@@ -1,35 +1,40 @@
-"""The options that commands share, and whether the code of a folder may be used: `--trust`.
-
-Running a mesh in a folder runs its agents, as `make` runs its Makefile. A person at a terminal is asked once
-for each folder. Without a terminal (scripts, services, containers, CI) there is no question.
-"""
+"""The options that commands share, the types of their values, and how a command asks before it acts."""
 
 from __future__ import annotations
 
-import os
+import base64
+import json
 import re
 import sys
 from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
 from functools import wraps
+from mimetypes import guess_type
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, NamedTuple
 
 import click
 from click.core import ParameterSource
 
 from meshwright.core.errors import InvalidInput
 
-if TYPE_CHECKING:
-    from meshwright.settings import Settings
-
 DATA_KEY = "meshwright.data"
 DEFAULT_DATA = ".mesh"
-_TRUST_KEY = "meshwright.trust"
-_TRUST_FILE = "trusted"
-_YES = ("1", "true", "yes", "on")
-_MAX_NAMED = 6
-CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+_MOST = 100_000
+_MAX_FILE_BYTES = 48 * 1024 * 1024  # in base64 the most that max_payload_bytes may be
+_DURATION = re.compile(r"(?:[0-9]{1,9}(?:\.[0-9]{1,3})?[smhd])+")
+_PART = re.compile(r"([0-9.]+)([smhd])")
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+ON_EMPTY = ["fail", "wait", "ask", "cheaper"]
+"""The policies of a budget without money."""
+
+
+class Target(NamedTuple):
+    """Which mesh a command talks to, by `--url` or `--data`, and for which tenant, if not its own."""
+
+    url: str | None
+    data: Path | None
+    tenant: str | None = None
 
 
 class WholeNumber(click.IntRange):
@@ -44,12 +49,109 @@ class WholeNumber(click.IntRange):
             self.fail(f"{str(value)!r} is not a whole number {bounds}", param, ctx)
 
 
-class Target(NamedTuple):
-    """Which mesh a command talks to, by `--url` or `--data`, and for which tenant, if not its own."""
+class _Duration(click.ParamType[float]):
+    name = "DURATION"
 
-    url: str | None
-    data: Path | None
-    tenant: str | None = None
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The seconds of 90s, 15m, 1h30m or 1d."""
+        if not _DURATION.fullmatch(str(value)):
+            self.fail(f"{value!r} is no duration, such as 90s, 15m, 1h30m or 1d", param, ctx)
+        return sum(float(number) * UNITS[unit] for number, unit in _PART.findall(str(value)))
+
+
+class _Amount(click.ParamType[str]):
+    name = "USD"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text of an amount of dollars, without the sign."""
+        text = str(value).strip().removeprefix("$")
+        try:
+            amount = Decimal(text)
+        except InvalidOperation:
+            amount = Decimal(-1)
+        if not amount.is_finite() or amount <= 0:
+            self.fail(f"{value!r} is no amount of dollars, such as 0.50", param, ctx)
+        return text
+
+
+class _Json(click.ParamType[Any]):
+    name = "JSON"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The JSON value, in a tuple since null is one too."""
+        utf8(ctx, param, value)
+        try:
+            return (json.loads(value),)
+        except ValueError as error:
+            self.fail(f"not JSON: {error}", param, ctx)
+
+
+class _JsonObject(_Json):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The JSON object."""
+        [parsed] = super().convert(value, param, ctx)
+        if not isinstance(parsed, dict):
+            self.fail('not a JSON object, such as {"text": "..."}', param, ctx)
+        return parsed
+
+
+class _File(click.ParamType[Any]):
+    name = "FILE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The entry of `payload.files` for a file of this machine, or the address of one."""
+        from meshwright.core.files import task_file_of
+
+        if isinstance(value, dict):
+            return value
+        if value.startswith(("http://", "https://", "data:")) or task_file_of(value) is not None:
+            return {"url": value}
+        try:
+            size = Path(value).stat().st_size
+            if size > _MAX_FILE_BYTES:
+                self.fail(f"{value} has {size:,} bytes; {_MAX_FILE_BYTES:,} can be sent", param, ctx)
+            data = Path(value).read_bytes()
+        except OSError as error:
+            self.fail(f"cannot read {value}: {error.strerror}", param, ctx)
+        kind = guess_type(value)[0] or "application/octet-stream"
+        url = f"data:{kind};base64,{base64.b64encode(data).decode()}"
+        return {"url": url, "name": Path(value).name}
+
+
+DURATION, AMOUNT, JSON_VALUE, JSON_OBJECT, FILE = _Duration(), _Amount(), _Json(), _JsonObject(), _File()
+
+
+def from_stdin(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """Read a text from stdin where `-` is given for it. Raises for one that is empty or not UTF-8."""
+    text = _read_stdin() if value == "-" else utf8(ctx, parameter, value)
+    if text is not None and not text.strip():
+        raise click.BadParameter("it is empty", ctx, parameter)
+    return text
+
+
+def _read_stdin() -> str:
+    try:
+        return _encodable(sys.stdin.read(), "stdin")
+    except UnicodeDecodeError:
+        raise _not_utf8("stdin") from None
+
+
+def utf8(ctx: click.Context | None, parameter: click.Parameter | None, value: str | None) -> str | None:
+    """Refuse a text that is not UTF-8. Raises InvalidInput, which names the option or argument."""
+    name = parameter.opts[-1] if parameter is not None else "it"
+    return value if value is None else _encodable(value, name if name.startswith("-") else name.upper())
+
+
+def _encodable(text: str, source: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # Python reads bytes that are no character as halves of one
+        raise _not_utf8(source) from None
+    return text
+
+
+def _not_utf8(source: str) -> InvalidInput:
+    return InvalidInput(f"{source} is not UTF-8", remedy="convert it, as with iconv -f latin1 -t utf-8")
 
 
 def _remember_data(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> Path | None:
@@ -75,39 +177,6 @@ def _check_one(ctx: click.Context, url: str | None, data: Path | None) -> None:
         raise click.UsageError(f"--data {data} and {given} ({url}) name different meshes: {leave}", ctx)
 
 
-def from_stdin(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    """Read a text from stdin where `-` is given for it. Raises for one that is empty or not UTF-8."""
-    text = _read_stdin() if value == "-" else utf8(ctx, parameter, value)
-    if text is not None and not text.strip():
-        raise click.BadParameter("it is empty", ctx, parameter)
-    return text
-
-
-def _read_stdin() -> str:
-    try:
-        return _encodable(sys.stdin.read(), "stdin")
-    except UnicodeDecodeError:
-        raise _not_utf8("stdin") from None
-
-
-def utf8(ctx: click.Context | None, parameter: click.Parameter | None, value: str | None) -> str | None:
-    """Refuse a text that is not UTF-8. Raises InvalidInput, which names the option or argument."""
-    name = parameter.opts[-1] if parameter is not None else "it"
-    return value if value is None else _encodable(value, name if name.startswith("-") else name.upper())
-
-
-def _encodable(text: str, what: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # Python reads bytes that are no character as halves of one
-        raise _not_utf8(what) from None
-    return text
-
-
-def _not_utf8(what: str) -> InvalidInput:
-    return InvalidInput(f"{what} is not UTF-8", remedy="convert it, as with iconv -f latin1 -t utf-8")
-
-
 database_option = click.option(
     "--database",
     metavar="URL",
@@ -123,6 +192,26 @@ data_option = click.option(
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Do not show the progress of the task.")
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+_tenant_option = click.option(
+    "--as-tenant", metavar="ID", help="Act for this tenant, as the mesh's administrator may."
+)
+_url_option = click.option(
+    "--url",
+    envvar="MESH_URL",
+    metavar="URL",
+    callback=_check_url,
+    help="A running mesh, such as http://127.0.0.1:8000 (or set MESH_URL).",
+)
+
+
+def mesh_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--url`, `--data` and `--as-tenant`; the command gets them as its first argument, a Target."""
+
+    @wraps(command)
+    def call(*, url: str | None, data: Path | None, as_tenant: str | None, **given: Any) -> Any:
+        return command(Target(url, data, as_tenant), **given)
+
+    return _url_option(data_option(_tenant_option(call)))
 
 
 def time_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -142,115 +231,46 @@ def time_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return timeout(deadline(command))
 
 
-def mesh_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--url`, `--data` and `--as-tenant`; the command gets them as its first argument, a Target."""
+_LIMITS: dict[str, tuple[str, click.ParamType[Any], str]] = {
+    "max_steps": ("N", WholeNumber(1, _MOST), "Replies of the model that may call tools."),
+    "max_repeats": ("N", WholeNumber(2, _MOST), "How often in a row the same calls may give the same."),
+    "max_tokens": ("N", WholeNumber(1), "Tokens that models may read and write."),
+    "max_usd": ("USD", AMOUNT, "What its own model calls may cost before it has to answer."),
+    "max_seconds": ("S", click.FloatRange(0, min_open=True), "Seconds that models and tools may take."),
+}
+
+
+def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of each limit; the command gets those given as `limits`, or None."""
 
     @wraps(command)
-    def call(*, url: str | None, data: Path | None, as_tenant: str | None, **given: Any) -> Any:
-        return command(Target(url, data, as_tenant), **given)
+    def call(*args: Any, **given: Any) -> Any:
+        chosen = {name: given.pop(name) for name in _LIMITS}
+        limits = {name: value for name, value in chosen.items() if value is not None}
+        return command(*args, limits=limits or None, **given)
 
-    tenant_option = click.option(
-        "--as-tenant", metavar="ID", help="Act for this tenant, as the mesh's administrator may."
+    option: Any = call
+    for name, (metavar, kind, text) in reversed(_LIMITS.items()):
+        option = click.option(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=text)(option)
+    return option
+
+
+def task_budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of a task: what it may cost, what it does then, and what such tasks have cost before."""
+    budget = click.option("--budget", "budget_usd", type=AMOUNT, help="Dollars that it may cost, in all.")
+    on_empty = click.option(
+        "--on-empty",
+        type=click.Choice(ON_EMPTY),
+        default="fail",
+        show_default=True,
+        help="Without money: fail, wait, ask somebody to raise it, or go on with a cheaper model.",
     )
-
-    url_option = click.option(
-        "--url",
-        envvar="MESH_URL",
-        metavar="URL",
-        callback=_check_url,
-        help="A running mesh, such as http://127.0.0.1:8000 (or set MESH_URL).",
-    )
-    return url_option(data_option(tenant_option(call)))
+    estimate = click.option("--estimate", is_flag=True, help="Only say what such tasks have cost before.")
+    return budget(on_empty(estimate(command)))
 
 
-def trust_option(command: CommandT) -> CommandT:
-    """`--trust`: use what is in the folder without a question."""
-
-    def remember(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
-        ctx.meta[_TRUST_KEY] = value
-
-    return click.option(
-        "--trust",
-        is_flag=True,
-        expose_value=False,
-        callback=remember,
-        help="Run the agents of this folder without asking (or set MESH_TRUST=1).",
-    )(command)
-
-
-def require_trust(settings: Settings) -> None:
-    """Ask whether to use the code and settings of the present folder. Raises ClickException for a no.
-
-    A yes is remembered in the user's config folder. The agents that come with Meshwright need none, and
-    neither does the checkout that it was installed from.
-    """
-    folder = Path.cwd().resolve()
-    risks = _risks(folder, settings)
-    if not risks or _is_trusted(folder) or not (sys.stdin.isatty() and sys.stderr.isatty()):
-        return
-    listed = "\n".join(f"  {risk}" for risk in risks)
-    question = f"Running a mesh in {folder} uses:\n{listed}\nThe code runs with your rights. Do you trust it?"
-    if not click.confirm(question, err=True):
-        raise click.ClickException(f"nothing of {folder} was run; --trust answers yes beforehand")
-    _remember_trust(folder)
-
-
-def _risks(folder: Path, settings: Settings) -> list[str]:
-    """Says which files of a folder are used that may do harm."""
-    from meshwright.agents.loader import CHECKOUT, PACKAGED, project_file
-
-    if folder in (CHECKOUT.resolve(), PACKAGED.resolve()):
-        return []
-    risks = []
-    actors = project_file(Path(), settings.agents.dir)
-    if actors.is_dir() and actors.resolve() not in (PACKAGED / "actors", CHECKOUT / "actors"):
-        names = sorted(path.name for path in actors.iterdir() if path.suffix == ".py" or path.is_dir())
-        more = f", and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
-        risks.append(f"{settings.agents.dir}/: its Python code ({', '.join(names[:_MAX_NAMED])}{more})")
-    if text := _text_of(Path("mesh.toml")):
-        url = settings.models.base_url
-        sends = url and url in text
-        sent = f": sends your LITELLM_API_KEY and every prompt to {urlsplit(url).netloc}" if sends else ""
-        risks.append(f"mesh.toml{sent}")
-    if text := _text_of(settings.models.config):
-        names = sorted(set(re.findall(r"os\.environ/(\w+)", text)))
-        sent = f": may send {', '.join(names)} of your environment to the servers it names" if names else ""
-        risks.append(f"{settings.models.config}{sent}")
-    return risks
-
-
-def _text_of(path: Path) -> str:
-    try:
-        return path.read_text("utf-8", errors="replace")
-    except OSError:  # there is none; one that cannot be read is refused where it is used
-        return ""
-
-
-def _is_trusted(folder: Path) -> bool:
-    context = click.get_current_context(silent=True)
-    if context is not None and context.meta.get(_TRUST_KEY):
-        return True
-    return os.environ.get("MESH_TRUST", "").lower() in _YES or str(folder) in _trusted().splitlines()
-
-
-def _trusted() -> str:
-    from meshwright.sql.folder import read_private
-
-    try:
-        return read_private(_config_folder() / _TRUST_FILE)
-    except (OSError, ValueError):  # nothing was trusted yet
-        return ""
-
-
-def _remember_trust(folder: Path) -> None:
-    from meshwright.sql.folder import write_private
-
-    try:
-        _config_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_private(_config_folder() / _TRUST_FILE, f"{_trusted()}{folder}\n")
-    except OSError as error:
-        click.echo(f"mesh: warning: the answer cannot be remembered: {error}", err=True)
-
-
-def _config_folder() -> Path:
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "meshwright"
+def confirm(consequence: str) -> None:
+    """Ask before something that others notice. Raises UsageError without a terminal, Abort for a no."""
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{consequence} Add --yes to confirm.", click.get_current_context())
+    click.confirm(f"{consequence} Continue?", abort=True, err=True)

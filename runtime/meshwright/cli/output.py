@@ -1,11 +1,12 @@
-"""What commands print: amounts, times and tables for people, JSON for programs."""
+"""The output of commands: amounts, times and tables for people, JSON for programs."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +27,7 @@ _GAP = "  "
 _MAX_DIGITS = 30  # of an amount
 _MIN_COLUMN = 8  # characters that a shortened column keeps
 _MORE = "…"
+_LABEL_WIDTH = 11
 
 
 def document(model: BaseModel | Struct) -> Document:
@@ -60,6 +62,20 @@ def short_id(task_id: Any) -> str:
     return f"{_MORE}{text[-_SHORT_ID:]}" if len(text) > _SHORT_ID + 4 else text
 
 
+def styled(text: str, **style: Any) -> str:
+    """The text in colours; as it is where NO_COLOR is set."""
+    return text if os.environ.get("NO_COLOR") else click.style(text, **style)
+
+
+def redraw(lines: Sequence[str], drawn: int) -> int:
+    """Print lines on the terminal over the `drawn` ones before them; returns how many were printed."""
+    height = shutil.get_terminal_size().lines - 1
+    shown = [*lines[: height - 1], _MORE] if len(lines) > height else lines
+    up = f"\x1b[{drawn}A" if drawn else ""
+    click.echo(f"\r{up}\x1b[J" + "\n".join(shown))
+    return len(shown)
+
+
 def seconds(duration_ms: Any) -> str:
     """A duration: `0.58 s`."""
     return f"{(duration_ms or 0) / 1000:.2f} s"
@@ -76,7 +92,7 @@ def dollars(cost_usd: Any) -> str:
 
 
 def tokens(usage: Any) -> str:
-    """What a model read and wrote: `612 + 40 tokens`."""
+    """The tokens that a model read and wrote: `612 + 40 tokens`."""
     usage = usage or {}
     return f"{usage.get('prompt_tokens', 0):,} + {usage.get('completion_tokens', 0):,} tokens"
 
@@ -100,12 +116,25 @@ def _written(value: object) -> str:
     return str(value or "")
 
 
+def file_line(file: Mapping[str, Any]) -> str:
+    """A file in a few words: `chart.png (image/png, 12,345 bytes)`."""
+    size = file.get("size")
+    about = f"{size:,} bytes" if isinstance(size, int) else str(file.get("url") or "elsewhere")
+    return printable(f"{file.get('name')} ({file.get('media_type')}, {about})")
+
+
+def labelled(rows: Iterable[tuple[str, object]]) -> str:
+    """A line for each row, with its label before it."""
+    return "\n".join(f"{label:<{_LABEL_WIDTH}} {printable(str(text))}".rstrip() for label, text in rows)
+
+
 class Column(NamedTuple):
     """One column of a table: a field of each item, or without one the whole item, and how it is written.
 
-    In a narrow terminal the columns with a number in `cut` are shortened in that order, `from_end` at their
-    beginning, the others at their end. The last column is shortened after them; where that is not enough,
-    columns are left out in the same order, but for the first.
+    A terminal shows no column without text. If it is narrow, the columns with a number in `cut` are shortened
+    in that order to `least` characters, `from_end` at their beginning, the others at their end. The last
+    column is shortened after them; where that is not enough, columns are left out in the same order, but for
+    the first.
     """
 
     head: str
@@ -113,6 +142,7 @@ class Column(NamedTuple):
     write: Callable[[Any], str] = _written
     cut: int = 0
     from_end: bool = False
+    least: int = _MIN_COLUMN
 
     def cell(self, item: Document) -> str:
         """The text of an item."""
@@ -130,19 +160,21 @@ def show(found: Sequence[Document], columns: Sequence[Column], *, as_json: bool,
 
 
 def table(columns: Sequence[Column], items: Sequence[Document], *, width: int | None = None) -> str:
-    """A line for each item, in columns as wide as what they hold, but no wider than the terminal."""
-    rows = [
-        [column.head for column in columns],
-        *([column.cell(item) for column in columns] for item in items),
-    ]
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    """A line for each item, in columns as wide as their cells, but no wider than the terminal."""
     width = width or terminal_width()
+    cells = [[column.head, *(column.cell(item) for item in items)] for column in columns]
+    if width is not None and len(
+        empty := [place for place in range(1, len(cells)) if not any(cells[place][1:])]
+    ):
+        columns = [column for place, column in enumerate(columns) if place not in empty]
+        cells = [cell for place, cell in enumerate(cells) if place not in empty]
+    widths = [max(map(len, column)) for column in cells]
     if width is not None:
         cut = sorted((column.cut, place) for place, column in enumerate(columns) if column.cut)
         for _, place in (*cut, (0, len(columns) - 1)):
             excess = sum(widths) + len(_GAP) * (len(widths) - 1) - width
             if excess > 0:
-                widths[place] = max(widths[place] - excess, min(widths[place], _MIN_COLUMN))
+                widths[place] = max(widths[place] - excess, min(widths[place], columns[place].least))
         dropped = next((columns[place] for _, place in cut if place), None)
         if dropped is not None and sum(widths) + len(_GAP) * (len(widths) - 1) > width:
             return table([column for column in columns if column is not dropped], items, width=width)
@@ -151,7 +183,7 @@ def table(columns: Sequence[Column], items: Sequence[Document], *, width: int | 
             fitted(cell, room, from_end=column.from_end).ljust(room)
             for column, cell, room in zip(columns, row, widths, strict=True)
         )
-        for row in rows
+        for row in zip(*cells, strict=True)
     )
     return "\n".join(line.rstrip()[:width] for line in lines)
 

@@ -1,4 +1,4 @@
-"""What a process that serves a mesh does about its event loop: its garbage, and code that holds it.
+"""Care for the event loop of a process that serves a mesh: its garbage, and code that holds it.
 
 The collector walks every object that it looks at while the loop stands still, about a microsecond each. A
 mesh leaves no circles behind (a test holds that), so almost everything is freed without it; what agents and
@@ -150,7 +150,7 @@ def _set_aside(phase: str, info: dict[str, int]) -> None:
 
 
 class _Holder(NamedTuple):
-    """What holds the loop: a place as file:line, and the work that runs there, where it is known."""
+    """The holder of the loop: a place as file:line, and the work that runs there, if it is known."""
 
     where: str
     works: Sequence[tuple[ActorRef, str]]
@@ -295,7 +295,6 @@ class _Watchdog:
 
 
 def _tool_in(frame: FrameType | None) -> str | None:
-    """The tool whose call a frame is within."""
     while frame is not None:
         if frame.f_code is FunctionTool.call.__code__:
             return frame.f_locals["self"].name
@@ -304,7 +303,7 @@ def _tool_in(frame: FrameType | None) -> str | None:
 
 
 def _place(stack: traceback.StackSummary) -> str:
-    """Where it is held: the innermost line that is neither Python's, nor a library's, nor ours."""
+    """The innermost line of a stack that is neither Python's, nor a library's, nor ours."""
     authors = [
         frame for frame in stack if not frame.filename.startswith((*_NOT_AUTHORS, f"{_PACKAGE}{os.sep}", "<"))
     ]

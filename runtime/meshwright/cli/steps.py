@@ -6,23 +6,37 @@ import json
 import re
 import shutil
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from meshwright.cli import output
-from meshwright.cli.files import file_line
-from meshwright.cli.output import Column, Document, document, dollars, for_terminal, printable
+from meshwright.cli.output import (
+    Column,
+    Document,
+    document,
+    dollars,
+    file_line,
+    for_terminal,
+    labelled,
+    printable,
+)
+from meshwright.core.errors import ConfigError, InvalidInput
 
 if TYPE_CHECKING:
     from meshwright.cli.connect import Connection
+    from meshwright.client import Client
+    from meshwright.core.files import TaskFile
 
 _MAX_CHARS = 20_000  # of one text of a step, on a terminal
 _EXPORTED_CHARS = 4_194_304  # of one text, in JSON
-_LABEL_WIDTH = 11
 _PATH = re.compile(r"[A-Za-z0-9]+(\.[A-Za-z0-9]+)*")
 _INDENT = "  "
+_NOT_IN_NAMES = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*]')
+_MAX_NAME_BYTES = 200
 
 
 def step_path(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
@@ -55,14 +69,12 @@ async def show_steps(
 
 
 def _tokens(usage: Any) -> str:
-    """Tokens read and written: `1,204 + 88`."""
     usage = usage or {}
     read, written = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
     return f"{read:,} + {written:,}" if read or written else ""
 
 
 def _cached(step: Document) -> str:
-    """How much of what a model read was in a cache."""
     if step["cache_hit"]:
         return "all"
     usage = step.get("usage") or {}
@@ -79,13 +91,12 @@ def _cost(step: Document) -> str:
 
 
 def _what(step: Document) -> str:
-    """What kind of step it is: `model`, `tool read_file`."""
+    """The kind of a step with its name: `model`, `tool read_file`."""
     name = "" if step["kind"] in ("model", "context", "delegate") else step["name"]
     return f"{step['kind']} {name}".strip() if step["kind"] != "step" else name
 
 
 def _short_what(step: Document) -> str:
-    """The same for a column: `read_file()` is a tool."""
     return f"{step['name']}()" if step["kind"] == "tool" else _what(step)
 
 
@@ -114,13 +125,12 @@ _COLUMNS = (
 
 
 def _is_needed(column: Column, found: Sequence[Document]) -> bool:
-    """Whether a column says anything; that of the attempt does where there are several."""
+    """Whether a column has text; that of the attempt is needed where there are several."""
     cells = {column.cell(step) for step in found}
     return len(cells) > 1 if column.field == "attempt" else cells != {""}
 
 
 def _page(step: Document, options: str) -> Iterator[str]:
-    """A step as a person reads it: its figures, then what was said."""
     rows = [
         ("step", f"{step['path']} of attempt {step['attempt']}, by {step['agent_id']}"),
         ("what", f"{_what(step)}{', ' if _status(step) else ''}{_status(step)}"),
@@ -130,11 +140,8 @@ def _page(step: Document, options: str) -> Iterator[str]:
         ("ended", output.local_time(step["ended_at"])),
         ("task", f"mesh task {step['child_task_id']} --steps{options}" if step["child_task_id"] else ""),
     ]
-    for label, text in rows:
-        if text:
-            yield f"{label:<{_LABEL_WIDTH}} {printable(text)}"
-    for note in step["notes"]:
-        yield f"{'note':<{_LABEL_WIDTH}} {printable(note)}"
+    rows += [("note", note) for note in step["notes"]]
+    yield labelled(row for row in rows if row[1])
     messages, new = step["messages"], step["new_messages"]
     for number, message in enumerate(messages, start=1):
         is_new = "" if new == len(messages) or number <= len(messages) - new else " (new)"
@@ -184,7 +191,7 @@ def _message(title: str, message: Document) -> Iterator[str]:
 
 
 def _result(result: Any) -> Iterator[str]:
-    """What a step gave; a field of several lines, such as a prompt, is shown as text."""
+    """The result of a step; a field of several lines, such as a prompt, is shown as text."""
     texts = {name: text for name, text in result.items() if _has_lines(text)} if _is_object(result) else {}
     rest = {name: value for name, value in result.items() if name not in texts} if texts else result
     if rest not in ({}, None):
@@ -207,7 +214,7 @@ def _text(value: Any) -> str:
 
 def _section(title: str, text: str) -> Iterator[str]:
     yield ""
-    yield click.style(title, bold=True)
+    yield output.styled(title, bold=True)
     width = max(40, shutil.get_terminal_size().columns if output.terminal_width() else 10**6)
     for line in for_terminal(text).splitlines():
         indent = _INDENT + line[: len(line) - len(line.lstrip())]
@@ -215,3 +222,57 @@ def _section(title: str, text: str) -> Iterator[str]:
             line, width, initial_indent=_INDENT, subsequent_indent=indent, drop_whitespace=False
         )
         yield from (part.rstrip() for part in wrapped or [""])
+
+
+def file_rows(files: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """The files of an outcome, each with its number."""
+    for number, file in enumerate(files, start=1):
+        yield f"file {number}", file_line(file)
+
+
+async def save_files(client: Client, task_id: str, files: Sequence[TaskFile], folder: Path) -> None:
+    """Write the files of an outcome into a folder, and say where; what is there already stays as it is.
+
+    Files that are elsewhere are named by their URL. Raises InvalidInput where there is none, and ConfigError
+    where the folder cannot be written.
+    """
+    if not files:
+        raise InvalidInput(f"Task {task_id} has no files", remedy=f"mesh task {task_id} shows it")
+    for number, known in enumerate(files, start=1):
+        file = await client.file(task_id, number)
+        if file.url:
+            click.echo(printable(f"{file.name} is not the mesh's to save: {known.url}"), err=True)
+            continue
+        try:
+            click.echo(printable(str(_write(folder, file.name, file.data))))
+        except OSError as error:
+            raise ConfigError(
+                f"{file.name} cannot be saved in {folder}: {error.strerror}",
+                remedy="Name another --save folder",
+            ) from error
+
+
+def _write(folder: Path, name: str, data: bytes) -> Path:
+    """Write a file under its name, with a number where that is taken; returns where it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in count(1):
+        path = folder / _safe_name(name, number)
+        try:
+            with path.open("xb") as file:  # neither over another file, nor through a link
+                file.write(data)
+        except FileExistsError:
+            if path.is_file() and not path.is_symlink() and path.read_bytes() == data:
+                return path
+        else:
+            return path
+    raise AssertionError
+
+
+def _safe_name(name: str, number: int) -> str:
+    """A name that is one inside any folder, on any system."""
+    plain = _NOT_IN_NAMES.sub("_", name).strip(". ") or "file"
+    stem, dot, kind = plain.rpartition(".")
+    if not dot or len(kind.encode()) > 16:
+        stem, dot, kind = plain, "", ""
+    stem = stem.encode()[:_MAX_NAME_BYTES].decode(errors="ignore")
+    return f"{stem}{f'-{number}' if number > 1 else ''}{dot}{kind}"

@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from mimetypes import guess_type
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from meshwright.cli import output
-from meshwright.cli.budgets import TASK_BUDGET, estimated, spent_of, task_budget_options
-from meshwright.cli.connect import Connection, listed, talk
-from meshwright.cli.events import fault, finish, join, score
-from meshwright.cli.files import file_rows, save_files
-from meshwright.cli.limits import limit_options, limits_text
+from meshwright.cli.connect import Connection, listed, talk, whole_id
+from meshwright.cli.event_lines import fault, finish, join, score
+from meshwright.cli.money import TASK_BUDGET, estimated
 from meshwright.cli.options import (
+    FILE,
+    JSON_OBJECT,
     Target,
     WholeNumber,
     from_stdin,
     json_option,
+    limit_options,
     mesh_options,
     quiet_option,
+    task_budget_options,
     time_options,
-    trust_option,
-    utf8,
 )
 from meshwright.cli.output import Column, Document, document, dollars, local_time, short
-from meshwright.cli.steps import show_steps, step_path
-from meshwright.core.errors import InvalidInput, NotFound
+from meshwright.cli.project import trust_option
+from meshwright.cli.resources import spent_of
+from meshwright.cli.steps import file_rows, save_files, show_steps, step_path
+from meshwright.core.errors import NotFound
 
 if TYPE_CHECKING:
     from meshwright.work.protocol import Wait
@@ -42,64 +42,17 @@ _ENDED_BEFORE = {"succeeded": "succeeded", "failed": "failed", "timed_out": "tim
 """How a task had ended that a request to cancel it came too late for."""
 _WHOLE_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")  # an id that the mesh made
 _SHOWN_IDS = 5
-_MAX_FILE_BYTES = 48 * 1024 * 1024  # in base64 the most that max_payload_bytes may be
 _Line = tuple[str, str]
-_LABEL_WIDTH = 11
 TASKS = (
-    Column("task", "task_id", cut=2, from_end=True),
+    Column("task", "task_id", cut=1, from_end=True),
     Column("status", "status"),
-    Column("capability", "capability", cut=5),
-    Column("agent", "agent_id", cut=6),
-    Column("created", "created_at", local_time, cut=4, from_end=True),
-    Column("model", "model", cut=3),
+    Column("capability", "capability", cut=4),
+    Column("agent", "agent_id", cut=5),
+    Column("created", "created_at", local_time, cut=3, least=19),
+    Column("model", "model", cut=2),
     Column("cost", "cost_usd", dollars),
 )
-REASON = Column("reason", "reason", cut=1)
-
-
-class _JsonObject(click.ParamType[Any]):
-    """A JSON object."""
-
-    name = "JSON"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Parse it, or say where it stops being one."""
-        utf8(ctx, param, value)
-        try:
-            parsed = json.loads(value)
-        except ValueError as error:
-            self.fail(f"not JSON: {error}", param, ctx)
-        if not isinstance(parsed, dict):
-            self.fail('not a JSON object, such as {"text": "..."}', param, ctx)
-        return parsed
-
-
-JSON_OBJECT = _JsonObject()
-
-
-class _File(click.ParamType[Any]):
-    """A file of this machine, or the address of one, as an entry of `payload.files`."""
-
-    name = "FILE"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read it, or say why it cannot be read."""
-        from meshwright.core.files import task_file_of
-
-        if isinstance(value, dict):
-            return value
-        if value.startswith(("http://", "https://", "data:")) or task_file_of(value) is not None:
-            return {"url": value}
-        try:
-            size = Path(value).stat().st_size
-            if size > _MAX_FILE_BYTES:
-                self.fail(f"{value} has {size:,} bytes; {_MAX_FILE_BYTES:,} can be sent", param, ctx)
-            data = Path(value).read_bytes()
-        except OSError as error:
-            self.fail(f"cannot read {value}: {error.strerror}", param, ctx)
-        kind = guess_type(value)[0] or "application/octet-stream"
-        url = f"data:{kind};base64,{base64.b64encode(data).decode()}"
-        return {"url": url, "name": Path(value).name}
+REASON = Column("reason", "reason", cut=6, least=32)
 
 
 def file_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -107,7 +60,7 @@ def file_option(command: Callable[..., Any]) -> Callable[..., Any]:
     option = click.option(
         "--file",
         "files",
-        type=_File(),
+        type=FILE,
         multiple=True,
         help="A picture or another file for the model, or its URL. May be given several times.",
     )
@@ -168,7 +121,6 @@ def ask(
 
 
 def _estimate(target: Target, *, as_json: bool, **whose: str | None) -> int:
-    """Print what such tasks have cost before."""
 
     async def estimate_it(mesh: Connection) -> Document:
         return document(await mesh.client.estimate(**whose))
@@ -319,7 +271,7 @@ def task(
             await save_files(mesh.client, whole, () if outcome is None else outcome.files, folder)
         else:
             view = await mesh.client.task(whole)
-            more = [] if as_json else [*await _limits(mesh, view), *await _budget(mesh, view)]
+            more = () if as_json else (*await _limits(mesh, view), *await _budget(mesh, view))
             click.echo(_page(mesh, view, as_json=as_json, more=more))
 
     talk(target, show, need="state")
@@ -340,39 +292,15 @@ def cancel(target: Target, task_id: str, as_json: bool) -> None:
         view = await mesh.client.cancel(await whole_id(mesh, task_id))
         if ended := _ENDED_BEFORE.get(view.status):
             click.echo(f"it had already {ended}; nothing was cancelled", err=True)
+        elif view.status != "cancelled":
+            then = "its agent lets go" if mesh.is_running else f"mesh up{mesh.options} runs"
+            click.echo(f"cancelling: the task ends once {then}", err=True)
         return _page(mesh, view, as_json=as_json)
 
     click.echo(talk(target, end, need="change"))
 
 
-async def whole_id(mesh: Connection, given: str) -> str:
-    """The id of the task that is meant by an end or a beginning. Raises InvalidInput if several are.
-
-    One that nothing fits is returned as it is: the mesh says that it does not know it.
-    """
-    if _WHOLE_ID.fullmatch(given):
-        return given
-    found = await mesh.client.tasks(limit=_SHOWN_IDS + 1, task_id=given)
-    return one_of(given, (task.task_id for task in found), "task")
-
-
-def one_of(given: str, known: Iterable[str], what: str) -> str:
-    """The one of the known ids that is, begins or ends so. Raises InvalidInput if several do."""
-    fitting = list(dict.fromkeys(name for name in known if name.startswith(given) or name.endswith(given)))
-    if given in fitting or not fitting:
-        return given
-    if len(fitting) > 1:
-        more = ", ..." if len(fitting) > _SHOWN_IDS else ""
-        raise InvalidInput(
-            f"{given!r} fits several ids of a {what}: {', '.join(fitting[:_SHOWN_IDS])}{more}",
-            remedy="give more of it",
-            field=f"{what}_id",
-        )
-    return fitting[0]
-
-
 def _page(mesh: Connection, view: TaskView, *, as_json: bool, more: Sequence[_Line] = ()) -> str:
-    """A task as a person, or a program, reads it: its attempts, how it ended, and last its answer."""
     shown = document(view)
     if as_json:
         return json.dumps(shown, ensure_ascii=False, indent=2)
@@ -380,25 +308,39 @@ def _page(mesh: Connection, view: TaskView, *, as_json: bool, more: Sequence[_Li
     if view.attempts:
         rows.append(("steps", f"mesh task {view.task_id} --steps{mesh.options}"))
     rows.append(("events", f"mesh events --task {view.task_id}{mesh.options}"))
-    lines = [f"{label:<{_LABEL_WIDTH}} {output.printable(text)}".rstrip() for label, text in rows]
     text = view.outcome.text if view.outcome else ""
-    return "\n".join([*lines, *(["", output.for_terminal(text)] if text else [])])
+    return "\n".join([output.labelled(rows), *(["", output.for_terminal(text)] if text else [])])
+
+
+def _limits_text(limits: Sequence[Mapping[str, Any]], reached: Collection[str]) -> str:
+    return ", ".join(
+        f"{limit['limit']} {_number(limit['most'])} ({_where(limit)})"
+        f"{' reached' if limit['event'] in reached else ''}"
+        for limit in limits
+    )
+
+
+def _number(most: Any) -> str:
+    return f"{most:,}" if isinstance(most, int | float) else str(most)
+
+
+def _where(limit: Mapping[str, Any]) -> str:
+    name = limit["limit"]
+    return limit["setting"].removeprefix(f"limits.{name} of ").removeprefix(f"{name} in ")
 
 
 async def _limits(mesh: Connection, view: TaskView) -> list[_Line]:
-    """The limits that hold for a task's run, and which of them it has reached."""
     reached = [
         event.event_type
         for limit in view.limits
         for event in await mesh.client.events(task_id=view.task_id, event_type=limit["event"], limit=1)
     ]
-    return [("limits", limits_text(view.limits, reached))] if view.limits else []
+    return [("limits", _limits_text(view.limits, reached))] if view.limits else []
 
 
 async def _budget(mesh: Connection, view: TaskView) -> list[_Line]:
-    """What a task has spent of the budget that it brought, with all that it delegated."""
     accounts = [document(account) for account in await mesh.client.budgets()]
-    own = [each for each in accounts if each["budget"] == TASK_BUDGET and each["key"].endswith(view.task_id)]
+    own = [one for one in accounts if one["budget"] == TASK_BUDGET and one["key"].endswith(view.task_id)]
     return [("budget", spent_of(account)) for account in own]
 
 
@@ -431,12 +373,11 @@ def _rows(view: Document) -> Iterator[tuple[str, str]]:
 
 
 def _whole_fault(error: Document | None) -> str:
-    """Why a task failed, with all that a provider said of it."""
     return f"{error.get('type', 'error')}: {error.get('message', '')}" if error else ""
 
 
 def _waiting(view: TaskView, options: str) -> Iterator[tuple[str, str]]:
-    """What a task waits for; of a person the question, and what to type."""
+    """The waits of a task; for a person the question, and the commands that answer it."""
     from meshwright.cli.inbox import question_lines
     from meshwright.events.inbox import Question, question_id
 

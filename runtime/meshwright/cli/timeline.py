@@ -1,51 +1,74 @@
-"""The timeline of a task: its events drawn on stderr, with those of the tasks it waits for in their place."""
+"""`mesh events`, and the timeline of a task: its events, with those of tasks it waits for in their place."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
+import shutil
 import sys
+import textwrap
+import threading
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
-from typing import TYPE_CHECKING, TextIO
+from functools import partial
+from itertools import cycle
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import click
 
-from meshwright.cli.answering import Answering
-from meshwright.cli.events import Line, line_of
-from meshwright.cli.files import file_line
-from meshwright.cli.output import Document, document, for_terminal, printable
+from meshwright.cli.connect import Connection, talk, whole_id
+from meshwright.cli.event_lines import Line, event_line, line_of
+from meshwright.cli.inbox import answer_of, question_lines
+from meshwright.cli.options import Target, WholeNumber, json_option, mesh_options
+from meshwright.cli.output import (
+    Document,
+    document,
+    file_line,
+    for_terminal,
+    printable,
+    styled,
+    terminal_width,
+)
 from meshwright.client import ENDINGS, Client
-from meshwright.core.errors import error_codes
+from meshwright.core.errors import Conflict, MeshError, NotFound, error_codes
+from meshwright.core.schema import takes_approval
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.status import Status
-
-    from meshwright.cli.connect import Connection
+    from meshwright.client import EventFields
     from meshwright.core.messages import Event
 
 MAX_LAG_SECONDS = 2.0  # a child's last events may reach us after its parent's next
 _DELTA = "model.delta"
+_SOME_EVENTS, _MAX_EVENTS = 50, 1000
 _ENDED = {"cancelled": "was cancelled", "timed_out": "timed out"}
 _OWN_TYPES = frozenset({"BrokeOff", "Cancelled", "DeadlineExceeded", "TaskTimeout", "Timeout"})
 """The types of faults that no exception led to."""
+_NOBODY_CAN = (
+    "No answer can come: the mesh of this command ends with it, and no other command reaches it. "
+    "Ask again on one that runs (mesh up), and answer with mesh inbox"
+)
 _INDENT = "  "
 _WORD_WIDTH = 11
 _SPINNER_WIDTH = 4  # of the spinner and what is around it
+_MIN_WIDTH = 20
 _COLOURS = {
-    "cyan": "dispatched started resumed waiting",
+    "cyan": "accepted dispatched started resumed waiting",
     "blue": "memory context",
     "magenta": "model",
-    "yellow": "tool",
-    "bold cyan": "accepted",
-    "bold green": "succeeded",
-    "bold yellow": "attempt cancelling cancelled",
-    "bold red": "failed",
+    "yellow": "tool attempt cancelling cancelled",
+    "green": "succeeded",
+    "red": "failed timed_out",
 }
-_STYLES = {word: style for style, words in _COLOURS.items() for word in words.split()} | {
-    "timed out": "bold red"
+_BOLD = frozenset(("accepted", "attempt", "cancelling", "cancelled", "succeeded", "failed", "timed out"))
+_STYLES: dict[str, dict[str, Any]] = {
+    word.replace("_", " "): {"fg": colour, "bold": word.replace("_", " ") in _BOLD or None}
+    for colour, words in _COLOURS.items()
+    for word in words.split()
 }
+_FRAMES, _FRAME_SECONDS = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", 0.1
+_ERASE, _NO_WRAP, _WRAP = "\r\x1b[K", "\x1b[?7l", "\x1b[?7h"
 
 
 async def timeline(client: Client, task_id: str, depth: int = 0) -> AsyncGenerator[tuple[int, Document]]:
@@ -97,7 +120,7 @@ async def _beside(
 
 
 class Drawing:
-    """Where a timeline is drawn: as lines of text on a stream, or nowhere."""
+    """Draws a timeline as lines of text on a stream, or nowhere."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
@@ -119,54 +142,171 @@ class Drawing:
 class TerminalDrawing(Drawing):
     """Coloured lines, wrapped within their column, above a spinner with the words of the model."""
 
-    def __init__(self, console: Console, spinner: Status) -> None:
-        self._console = console
-        self._spinner = spinner
+    def __init__(self, stream: TextIO) -> None:
+        self._terminal = stream
         self._words = ""
+        self._is_paused = os.environ.get("TTY_INTERACTIVE") == "0"
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._spin, name="mesh-spinner", daemon=True)
 
     def line(self, depth: int, line: Line) -> None:
         """Print the line above the spinner."""
-        from rich.table import Table
-        from rich.text import Text
-
-        grid = Table.grid(padding=(0, 1))
-        grid.add_column(width=len(_INDENT) * (depth + 1) + _WORD_WIDTH, no_wrap=True)
-        grid.add_column()
-        style = _STYLES.get(line.word, "dim")
-        grid.add_row(Text(_INDENT * (depth + 1) + line.word, style=style), Text(line.text))
-        self._console.print(grid)
-        self.words("", restart=True)
+        indent = _INDENT * (depth + 1)
+        room = max(shutil.get_terminal_size().columns - len(indent) - _WORD_WIDTH - 1, _MIN_WIDTH)
+        first, *more = textwrap.wrap(line.text, room, break_on_hyphens=False) or [""]
+        word = styled(f"{indent}{line.word:<{_WORD_WIDTH}}", **_STYLES.get(line.word, {"dim": True}))
+        below = f"\n{' ' * (len(indent) + _WORD_WIDTH + 1)}"
+        with self._lock:
+            self._words = ""
+            self._write(f"{_ERASE}{below.join([f'{word} {first}', *more])}\n")
 
     def words(self, text: str, *, restart: bool) -> None:
         """Show the end of what the model has written, as much as fits beside the spinner."""
-        from rich.text import Text
-
-        room = max(1, self._console.width - _SPINNER_WIDTH)
-        self._words = (("" if restart else self._words) + printable(text))[-room:]
-        self._spinner.update(Text(self._words, no_wrap=True))
+        room = max(1, shutil.get_terminal_size().columns - _SPINNER_WIDTH)
+        with self._lock:
+            self._words = (("" if restart else self._words) + printable(text))[-room:]
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Leave the terminal to somebody else: no spinner."""
-        self._spinner.stop()
+        before, self._is_paused = self._is_paused, True
+        with self._lock:
+            self._write(_ERASE)
         try:
             yield
         finally:
-            self._spinner.start()
+            self._is_paused = before
+
+    @contextmanager
+    def spinning(self) -> Iterator[Self]:
+        """Show the spinner within a block."""
+        self._thread.start()
+        try:
+            yield self
+        finally:
+            self._stopping.set()
+            self._thread.join()
+            self._write(_ERASE)
+
+    def _spin(self) -> None:
+        for frame in cycle(_FRAMES if "utf" in (self._terminal.encoding or "").lower() else "|/-\\"):
+            if self._stopping.wait(_FRAME_SECONDS):
+                return
+            with self._lock:
+                if not self._is_paused:
+                    self._write(f"{_ERASE}{_NO_WRAP}{frame} {self._words}{_WRAP}\r")
+
+    def _write(self, text: str) -> None:
+        click.echo(text, file=self._terminal, nl=False)
 
 
 @contextmanager
 def drawing(*, quiet: bool = False, stream: TextIO | None = None) -> Iterator[Drawing]:
     """The drawing that suits stderr, or another stream."""
     stream = stream or sys.stderr
-    if quiet or not stream.isatty():
+    if quiet or not stream.isatty() or os.environ.get("TERM") == "dumb":
         yield Drawing(None if quiet else stream)
         return
-    from rich.console import Console
+    with TerminalDrawing(stream).spinning() as canvas:
+        yield canvas
 
-    console = Console(file=stream, highlight=False)
-    with console.status("", spinner="dots") as spinner:
-        yield TerminalDrawing(console, spinner)
+
+class Answering:
+    """Asks the person at the terminal, one question at a time; another may answer first elsewhere."""
+
+    def __init__(self, mesh: Connection, canvas: Drawing) -> None:
+        self._mesh = mesh
+        self._canvas = canvas
+        self._is_interactive = sys.stdin.isatty() and sys.stderr.isatty()
+        self._open: dict[str, Document] = {}
+        self._asking: asyncio.Task[None] | None = None
+        self._asked = ""
+
+    def take(self, event: Document) -> None:
+        """Take an event of the timeline: a question, or the end of one."""
+        payload = event["payload"]
+        if not isinstance(payload, dict) or payload.get("kind") != "person":
+            return
+        key = str(payload.get("key"))
+        if event["event_type"] == "task.waiting" and key not in self._open:
+            self._open[key] = event
+            if not self._is_interactive and not self._mesh.is_running:
+                click.echo(f"mesh: warning: {_NOBODY_CAN}", err=True)
+        elif event["event_type"] == "wait.ended":
+            self._open.pop(key, None)
+            if self._asking is not None and self._asked == key:
+                self._asking.cancel()
+        self._ask_next()
+
+    async def close(self) -> None:
+        """Ask no more."""
+        self._open.clear()
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
+
+    def _ask_next(self, ended: asyncio.Task[None] | None = None) -> None:
+        if ended is not None and not ended.cancelled():
+            self._open.pop(self._asked, None)
+            ended.exception()
+        if ended is not None:
+            self._asking = None
+        if self._is_interactive and self._open and self._asking is None:
+            self._asked, event = next(iter(self._open.items()))
+            self._asking = asyncio.create_task(self._ask(self._asked, event))
+            self._asking.add_done_callback(self._ask_next)
+
+    async def _ask(self, key: str, event: Document) -> None:
+        payload = event["payload"]
+        question = {**payload, "question": payload.get("asked") or "", "status": "asked"}
+        schema = payload.get("answer_schema")
+        with self._canvas.paused():
+            for label, text in question_lines(question, ""):
+                click.echo(f"{label:<11} {printable(text)}", err=True)
+            while True:
+                prompt = "approve? [y/n] " if takes_approval(schema) else "answer: "
+                if not (text := (await _line(prompt)).strip()):
+                    continue
+                if takes_approval(schema):
+                    value: Any = await _decision(text)
+                else:
+                    value = answer_of(schema, text)
+                try:
+                    await self._mesh.client.answer(event["task_id"], key, value)
+                except MeshError as error:
+                    click.echo(for_terminal(str(error)), err=True)
+                    if isinstance(error, (Conflict, NotFound)):
+                        return
+                else:
+                    return
+
+
+async def _decision(text: str) -> Any:
+    """The answer for a yes or a no, whose reason is asked for. Anything else is sent as it is."""
+    if text.casefold() in ("y", "yes"):
+        return {"approve": True}
+    if text.casefold() in ("n", "no"):
+        return {"approve": False, "reason": (await _line("why not? ")).strip()}
+    with contextlib.suppress(ValueError):
+        return json.loads(text)
+    return text
+
+
+async def _line(prompt: str) -> str:
+    """A line from the terminal. Raises EOFError where it ends."""
+    click.echo(prompt, nl=False, err=True)
+    loop = asyncio.get_running_loop()
+    is_ready = asyncio.Event()
+    loop.add_reader(sys.stdin, is_ready.set)
+    try:
+        await is_ready.wait()
+    finally:
+        loop.remove_reader(sys.stdin)
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line
 
 
 async def watch(mesh: Connection, task_id: str, *, quiet: bool) -> Document:
@@ -231,9 +371,67 @@ def print_answer(outcome: Document, *, as_json: bool) -> int:
 
 
 def _why(error: Document) -> str:
-    """What went wrong, with the type of an exception that is none of ours: `KeyError: 'k'`."""
+    """The message of an error, with the type of an exception that is none of ours: `KeyError: 'k'`."""
     import meshwright.models.errors  # noqa: F401 - so that their codes are known
 
     kind, message = str(error.get("type", "")), str(error.get("message", ""))
     is_ours = kind in _OWN_TYPES or kind in error_codes()
     return message if is_ours or message.startswith(kind) else f"{kind}: {message}".removesuffix(": ")
+
+
+@click.command()
+@click.option("-f", "--follow", is_flag=True, help="Continue with new events, until Ctrl-C.")
+@click.option("--task", "task_id", metavar="ID", help="Only events of this task.")
+@click.option("--type", "event_type", metavar="TYPE", help="Only this type, such as task.succeeded.")
+@click.option("--agent", "agent_id", metavar="ID", help="Only events of this agent.")
+@click.option("--limit", type=WholeNumber(1, 1000), help="How many (default: the last 50; all of a task).")
+@json_option
+@mesh_options
+def events(
+    target: Target,
+    follow: bool,
+    task_id: str | None,
+    event_type: str | None,
+    agent_id: str | None,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    """Show events, oldest first.
+
+    With --json each event is one line of JSON.
+    """
+    line = partial(json.dumps, ensure_ascii=False) if as_json else partial(event_line, width=terminal_width())
+
+    async def show(mesh: Connection) -> None:
+        if follow and not mesh.is_running:
+            message = f"no mesh runs on {mesh.where}: nothing more happens there"
+            raise NotFound(message, remedy=f"start one with: mesh up{mesh.options}")
+        task = await whole_id(mesh, task_id) if task_id else None
+        fields: EventFields = {"task_id": task, "event_type": event_type, "agent_id": agent_id}
+        newest = await mesh.client.last_seq() if follow else 0
+        found = await mesh.client.events(
+            limit=limit or (_MAX_EVENTS if task else _SOME_EVENTS),
+            task_id=task,
+            event_type=event_type,
+            agent_id=agent_id,
+        )
+        if task and not found:
+            await mesh.client.task(task)  # raises NotFound: it is no task, or has no such events
+        if not found and not follow:
+            click.echo(f"no such events; mesh events{mesh.options} shows the last of all", err=True)
+        for event in found:
+            click.echo(line(document(event)))
+            newest = max(newest, event.seq or 0)
+        if follow:
+            async with aclosing(_new_events(mesh, newest, fields)) as live:
+                async for event in live:
+                    click.echo(line(document(event)))
+
+    talk(target, show)
+
+
+def _new_events(mesh: Connection, newest: int, fields: EventFields) -> AsyncGenerator[Event]:
+    task_id = fields.get("task_id")
+    if task_id and not (fields.get("event_type") or fields.get("agent_id")):
+        return mesh.client.follow(task_id, after_seq=newest)
+    return mesh.client.stream(after_seq=newest, **fields)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -16,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshwright.cli.connect import announced, report_problems, with_admin_token
-from meshwright.cli.options import WholeNumber, data_option, database_option, require_trust, trust_option
-from meshwright.cli.output import Column, Document, table
+from meshwright.cli.options import WholeNumber, data_option, database_option
+from meshwright.cli.output import Column, Document, styled, table
+from meshwright.cli.project import require_trust, trust_option
 from meshwright.core.clock import unless
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 WHOLE_MESH = "mesh"
 MODELS_APP, MODELS_PORT = "llm-service", 8002
 _PRIVATE_UMASK = 0o077
-"""What this process writes is for its user alone: data, logs, and what the tools of agents make."""
+"""Files of this process are for its user alone: data, logs, and those that the tools of agents make."""
 _DRAIN_SECONDS = 10
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ROWS = (
@@ -39,7 +41,7 @@ _ROWS = (
     Column("where", "address"),
     Column("process", "process"),
 )
-_ROW_STYLES = ("bold", "cyan", "dim")
+_ROW_STYLES: list[dict[str, Any]] = [{"bold": True}, {"fg": "cyan"}, {"dim": True}]
 
 
 @click.command()
@@ -282,7 +284,7 @@ def _run_stack(settings: Settings, *, per_agent: bool, replicas: int) -> None:
 
     require_sdk()
     if (cert := settings.http.tls_cert) and (key := settings.http.tls_key):
-        from meshwright.edges.http.tls import Certificate
+        from meshwright.edges.tls import Certificate
 
         Certificate(cert, key)  # raises before anything is started
     apps = _apps(settings, per_agent=per_agent, replicas=replicas)
@@ -304,7 +306,7 @@ def _apps(settings: Settings, *, per_agent: bool, replicas: int) -> list[AppSpec
     if not per_agent:
         return one_app(replicas)
     from meshwright.agents.loader import load_agents, project_file
-    from meshwright.edges.channels.personas import persona_agents
+    from meshwright.edges.channels.component import persona_agents
 
     agents = load_agents(project_file(Path(), settings.agents.dir), Path())
     agents += persona_agents(settings)
@@ -382,7 +384,7 @@ async def _failure(supervisor: Supervisor) -> None:
 
 
 def _repeat(line: str, stream: str) -> None:
-    """Say what a worker says, where it says it, but for the line that it says to us."""
+    """Repeat a line of a worker on the same stream, but for the line that is meant for us."""
     if "ready http" not in line:
         _say(line, err=stream == "stderr")
 
@@ -396,12 +398,10 @@ def _show(rows: Sequence[Document], logs: Path) -> None:
 
 
 def _show_in_colours(rows: Sequence[Document]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    grid = Table(box=None, pad_edge=False, header_style="dim")
-    for column, style in zip(_ROWS, _ROW_STYLES, strict=True):
-        grid.add_column(column.head, style=style, overflow="fold")
-    for row in rows:
-        grid.add_row(*(column.cell(row) for column in _ROWS))
-    Console(stderr=True, highlight=False).print(grid)
+    head, *lines = table(_ROWS, rows).splitlines()
+    click.echo(styled(head, dim=True), err=True)
+    for line in lines:
+        *cells, last = re.split(r"(\s{2,})", line, maxsplit=len(_ROWS) - 1)
+        styles = iter(_ROW_STYLES)
+        shown = [cell if cell.isspace() else styled(cell, **next(styles)) for cell in (*cells, last)]
+        click.echo("".join(shown), err=True)

@@ -2,8 +2,7 @@
 
 from meshwright.client.agent_config import AgentConfigClient
 from meshwright.client.blocking import BlockingClient
-from meshwright.client.client import ENDINGS, Client
-from meshwright.client.fields import Completion, EventFields, TaskFields
+from meshwright.client.client import ENDINGS, Client, Completion, EventFields, TaskFields
 from meshwright.client.transports import MeshUnreachable
 
 __all__ = [

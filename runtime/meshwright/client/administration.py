@@ -5,24 +5,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 from urllib.parse import quote
 
-from meshwright.client.connection import RequestSender
-from meshwright.client.fields import AgentConfigFields
+from meshwright.client.transports import RequestSender
 from meshwright.core.errors import NotFound
 
 if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh hangs on these modules
     from meshwright.core.money import Budget, OnEmpty
     from meshwright.events.verify import Verified
     from meshwright.ledger.budgets import BudgetView
-    from meshwright.ledger.costs import By, Costs
-    from meshwright.ledger.estimate import TaskEstimate
+    from meshwright.ledger.costs import By, Costs, TaskEstimate
     from meshwright.ledger.keys import NewKey
     from meshwright.ledger.virtual_keys import Key
     from meshwright.services.agent_config.records import AgentConfig
 
 _TEST_SECONDS = 600.0
+
+
+class AgentConfigFields(TypedDict, total=False):
+    """Changes of an agent's configuration; None clears endpoint, key and `llm_max_tokens`."""
+
+    name: str
+    description: str
+    llm_provider: str
+    llm_endpoint: str | None
+    llm_model: str
+    llm_api_key: str | None
+    llm_timeout: float
+    llm_temperature: float
+    llm_max_tokens: int | None
+    is_default: bool
+    is_active: bool
 
 
 class Administration:
@@ -36,7 +50,7 @@ class Administration:
         return dict(await self._connection.call("GET", "/deployments"))
 
     async def deployment_route(self, model: str = "default", tags: Sequence[str] = ()) -> dict[str, Any]:
-        """Where a call of a group with tags goes, and why. Needs the admin token."""
+        """The deployments that a call of a group with tags reaches, and why. Needs the admin token."""
         params = {"model": model, "tags": ",".join(tags)}
         return dict(await self._connection.call("GET", "/deployments/route", params=params))
 
@@ -46,11 +60,12 @@ class Administration:
         Needs the admin token.
         """
         wanted = {"model": model}
-        answer = await self._connection.call("POST", "/deployments/test", body=wanted, timeout=_TEST_SECONDS)
-        return list(answer["items"])
+        return await self._connection.field(
+            "items", "POST", "/deployments/test", body=wanted, timeout=_TEST_SECONDS
+        )
 
     async def budgets(self) -> list[BudgetView]:
-        """What each budget allows, and what of it is spent and reserved."""
+        """The budgets, with the dollars that are spent and reserved of each."""
         from meshwright.ledger.budgets import BudgetView
 
         return await self._connection.get_list(BudgetView, "/budgets")
@@ -98,18 +113,18 @@ class Administration:
         from meshwright.core.money import Budget
 
         params = {"whose": whose, "tenant_id": tenant_id}
-        removed = await self._connection.call("DELETE", "/allowances", params=params)
-        return [Budget.model_validate(item) for item in removed["items"]]
+        removed = await self._connection.field("items", "DELETE", "/allowances", params=params)
+        return list(map(Budget.model_validate, removed))
 
     async def estimate(self, *, agent_id: str | None = None, capability: str | None = None) -> TaskEstimate:
-        """What the last tasks of an agent or a capability have cost: median, 90 % and the most."""
-        from meshwright.ledger.estimate import TaskEstimate
+        """The cost of the last tasks of an agent or a capability: median, 90 % and the most."""
+        from meshwright.ledger.costs import TaskEstimate
 
         params = {"agent_id": agent_id, "capability": capability}
         return await self._connection.get(TaskEstimate, "/costs/estimate", params=params)
 
     async def costs(self, by: By = "agent", *, since: datetime | str | None = None) -> Costs:
-        """What model calls cost, most expensive first. `since` is a time, or a duration such as `24h`."""
+        """The cost of model calls, most expensive first. `since` is a time, or a duration such as `24h`."""
         from meshwright.ledger.costs import Costs
 
         return await self._connection.get(Costs, "/costs", params={"by": by, "since": since})
@@ -156,7 +171,7 @@ class Administration:
 
     async def keys_required(self) -> bool:
         """Whether callers need a key."""
-        return (await self._connection.call("GET", "/keys"))["required"]
+        return await self._connection.field("required", "GET", "/keys")
 
     async def create_key(
         self,
@@ -199,7 +214,7 @@ class Administration:
 
     async def open_keys(self) -> int:
         """Revoke all keys, and require none until another is created. Returns how many were revoked."""
-        return (await self._connection.call("POST", "/keys/open"))["revoked"]
+        return await self._connection.field("revoked", "POST", "/keys/open")
 
     async def erase(
         self, *, requested_by: str | None = None, thread_id: str | None = None, task_id: str | None = None
@@ -217,11 +232,12 @@ class Administration:
         """Walk the hash chain of the event log, and check its signed heads. Needs the admin token."""
         from meshwright.events.verify import Verified
 
-        return Verified(**await self._connection.call("GET", "/audit/verify", timeout=None))
+        found = await self._connection.call("GET", "/audit/verify", timeout=None)
+        return self._connection.read(lambda fields: Verified(**fields), "/audit/verify", found)
 
     async def rotate_secrets(self) -> int:
         """Encrypt all stored secrets with a new key. Returns how many there are. Needs the admin token."""
-        return (await self._connection.call("POST", "/secrets/rotate"))["renewed"]
+        return await self._connection.field("renewed", "POST", "/secrets/rotate")
 
 
 def _config_path(agent_id: str) -> str:

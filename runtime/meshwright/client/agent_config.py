@@ -12,8 +12,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
-from meshwright.client.connection import CALL_SECONDS, DEFAULT_URL, RequestSender
-from meshwright.client.transports import FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS, HttpTransport
+from meshwright.client.client import Client
+from meshwright.client.transports import DEFAULT_URL, FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS
 from meshwright.core.clock import Backoff
 from meshwright.core.errors import ConfigError, MeshError, NotFound, sentence
 
@@ -58,8 +58,8 @@ class AgentConfigClient:
         ttl_seconds: float = TTL_SECONDS,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self._transport = HttpTransport(url)
-        self._connection = RequestSender(self._transport, api_key, CALL_SECONDS)
+        self._client = Client(url, api_key)
+        self._url = f"{url.rstrip('/')}/ws"
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._ttl_seconds = ttl_seconds
         self._environment = os.environ if environment is None else environment
@@ -80,10 +80,10 @@ class AgentConfigClient:
         if self._listening is not None:
             self._listening.cancel()
             await asyncio.gather(self._listening, return_exceptions=True)
-        await self._connection.close()
+        await self._client.close()
 
     async def llm(self, agent_id: str) -> AgentLLM:
-        """What an agent's next call goes to. Raises ConfigError for a variable that is wrong or missing."""
+        """The model of an agent's next call. Raises ConfigError for a variable that is wrong or missing."""
         if self._is_stale or asyncio.get_running_loop().time() >= self._due_at:
             await self._refresh()
         found = self._known.get(agent_id) or self._known.get(_DEFAULT)
@@ -129,12 +129,12 @@ class AgentConfigClient:
         from meshwright.services.agent_config.records import AgentLLM
 
         found: dict[str, AgentLLM] = {}
-        for item in (await self._connection.call("GET", "/api/agents"))["items"]:
+        for item in await self._client.items("/api/agents"):
             if not item["is_active"]:
                 continue
             path = f"/api/agents/{quote(item['agent_id'], safe='')}/llm"
             try:
-                llm = await self._connection.get(AgentLLM, path)
+                llm = AgentLLM.model_validate(await self._client.call("GET", path))
             except NotFound:  # deleted meanwhile
                 continue
             except Unauthorized as error:  # the mesh cannot decrypt its key; those of others count
@@ -150,11 +150,10 @@ class AgentConfigClient:
         import aiohttp
 
         pauses = Backoff(FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS, jitter=0.5)
-        url = f"{self._transport.url}/ws"
         async with aiohttp.ClientSession(headers=self._headers) as session:
             while True:
                 with suppress(aiohttp.ClientError, OSError, TimeoutError):
-                    async with session.ws_connect(url, heartbeat=_HEARTBEAT_SECONDS) as socket:
+                    async with session.ws_connect(self._url, heartbeat=_HEARTBEAT_SECONDS) as socket:
                         await socket.send_str(_SUBSCRIBE)
                         async for message in socket:
                             if message.type is not aiohttp.WSMsgType.TEXT:

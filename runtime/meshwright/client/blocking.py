@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypeVar
 
 from meshwright.client.client import Client
-from meshwright.client.connection import CALL_SECONDS, DEFAULT_URL
+from meshwright.client.transports import CALL_SECONDS, DEFAULT_URL
 
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
@@ -92,6 +92,7 @@ class BlockingClient:
 
     is_alive = _blocking(Client.is_alive)
     call = _blocking(Client.call)
+    items = _blocking(Client.items)
     submit = _blocking(Client.submit)
     ask = _blocking(Client.ask)
     outcome = _blocking(Client.outcome)

@@ -5,22 +5,38 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
+from decimal import Decimal
 from os import PathLike
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 from urllib.parse import quote
 
 from meshwright.client.administration import Administration
-from meshwright.client.connection import CALL_SECONDS, DEFAULT_URL, RequestSender
-from meshwright.client.fields import Completion, EventFields, TaskFields
-from meshwright.client.transports import AsgiTransport, HttpTransport
+from meshwright.client.transports import (
+    CALL_SECONDS,
+    DEFAULT_URL,
+    AsgiTransport,
+    HttpTransport,
+    RequestSender,
+)
 from meshwright.core.capability import AgentInfo
 from meshwright.core.errors import MeshError
 from meshwright.core.files import File
-from meshwright.core.messages import ENDED, Event, Outcome, Receipt, ScoreCard, TaskStatus, new_id
+from meshwright.core.messages import (
+    ENDED,
+    Event,
+    Outcome,
+    Plain,
+    Receipt,
+    ScoreCard,
+    TaskStatus,
+    Usage,
+    new_id,
+)
 from meshwright.events.tasks import TaskSummary
 
 if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh hangs on these modules
+    from meshwright.core.money import OnEmpty
     from meshwright.events.inbox import Question
     from meshwright.events.status import MeshStatus
     from meshwright.mesh import Mesh
@@ -32,6 +48,48 @@ MAX_TASKS, MAX_EVENTS = 500, 1000  # of one page
 _STEPS_A_PAGE = 50  # with what was said
 ENDINGS = frozenset(f"task.{status}" for status in ENDED)
 """The types of a task's last event, whose payload is its outcome."""
+
+
+class TaskFields(TypedDict, total=False):
+    """A task: what it names, and its times in seconds (`timeout` of one step, `deadline` of all).
+
+    `limits` are those of its run, such as `{"max_steps": 20}`, where they are to be lower than the agent's.
+    `after` is the id of a task whose end it waits for.
+    """
+
+    capability: str | None
+    agent_id: str | None
+    payload: dict[str, Any]
+    priority: int
+    timeout: float | None
+    deadline: float | None
+    thread_id: str | None
+    task_id: str | None
+    limits: dict[str, Any] | None
+    after: str | None
+    budget_usd: Decimal | str | None
+    on_empty: OnEmpty
+    idempotency_key: str | None
+
+
+class EventFields(TypedDict, total=False):
+    """The fields by which events are filtered."""
+
+    task_id: str | None
+    agent_id: str | None
+    event_type: str | None
+    trace_id: str | None
+    aggregate_id: str | None
+    idempotency_key: str | None
+    topic: str | None
+
+
+class Completion(Plain):
+    """The answer of a model."""
+
+    content: str
+    model: str
+    usage: Usage
 
 
 class Client(Administration):
@@ -92,6 +150,10 @@ class Client(Administration):
         """Call any route of the HTTP API; returns the JSON of its answer, or None where it has none."""
         return await self._connection.call(method, path, body=body, params=params)
 
+    async def items(self, path: str, **params: Any) -> list[dict[str, Any]]:
+        """All items that a route of the HTTP API lists, page by page."""
+        return [item async for item in self._connection.items(path, params)]
+
     async def submit(self, text: str | None = None, **fields: Unpack[TaskFields]) -> Receipt:
         """Submit a task to an agent (`agent_id`), or to the best one for a `capability`.
 
@@ -144,21 +206,14 @@ class Client(Administration):
     ) -> list[TaskSummary]:
         """The newest tasks first. `task_id` is the beginning or the end of their ids."""
         fields = {"status": status, "capability": capability, "task_id": task_id}
-        found, cursor = list[TaskSummary](), None
-        while len(found) < limit:
-            page = {"limit": min(limit - len(found), MAX_TASKS), "cursor": cursor}
-            answer = await self._connection.call("GET", "/tasks", params={**fields, **page})
-            found += map(TaskSummary.model_validate, answer["items"])
-            if (cursor := answer.get("cursor")) is None:
-                break
-        return found
+        return await self._connection.get_list(TaskSummary, "/tasks", fields, limit=limit, page=MAX_TASKS)
 
     async def steps(self, task_id: str, *, attempt: int | None = None) -> list[StepSummary]:
-        """What an agent did for a task, step by step: those of one attempt, or of all. Raises NotFound."""
+        """The steps of an agent for a task: those of one attempt, or of all. Raises NotFound."""
         from meshwright.work.steps import StepSummary
 
-        pages = self._step_pages(task_id, {"attempt": attempt, "limit": MAX_TASKS})
-        return [StepSummary.model_validate(item) async for item in pages]
+        path = f"{_task_path(task_id)}/steps"
+        return await self._connection.get_list(StepSummary, path, {"attempt": attempt}, page=MAX_TASKS)
 
     async def step(
         self, task_id: str, path: str, *, attempt: int | None = None, max_chars: int | None = None
@@ -183,18 +238,10 @@ class Client(Administration):
         """
         from meshwright.work.steps import StepView
 
-        params = {"attempt": attempt, "max_chars": max_chars, "contents": "true", "limit": _STEPS_A_PAGE}
-        async for item in self._step_pages(task_id, params):
+        params = {"attempt": attempt, "max_chars": max_chars, "contents": "true"}
+        path = f"{_task_path(task_id)}/steps"
+        async for item in self._connection.items(path, params, page=_STEPS_A_PAGE):
             yield StepView.model_validate(item)
-
-    async def _step_pages(self, task_id: str, params: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any]]:
-        path, cursor = f"{_task_path(task_id)}/steps", None
-        while True:
-            answer = await self._connection.call("GET", path, params={**params, "cursor": cursor})
-            for item in answer["items"]:
-                yield item
-            if (cursor := answer.get("cursor")) is None:
-                return
 
     async def cancel(self, task_id: str) -> TaskView:
         """Ask for the end of a task; its outcome follows when its agent has let go. Raises NotFound."""
@@ -214,20 +261,14 @@ class Client(Administration):
         return await self._connection.get(TaskView, f"{_task_path(task_id)}/answer", "POST", body=body)
 
     async def inbox(self, *, id: str | None = None, ended: bool = False, limit: int = 50) -> list[Question]:
-        """What waits for people, the oldest first; also what has `ended`, where asked for.
+        """Questions that wait for people, the oldest first; with `ended` also the others.
 
         `id` is the beginning or the end of an id, or of the id of a task.
         """
         from meshwright.events.inbox import Question
 
-        found, cursor = list[Question](), None
-        while len(found) < limit:
-            page = {"limit": min(limit - len(found), MAX_TASKS), "cursor": cursor}
-            answer = await self._connection.call("GET", "/inbox", params={"id": id, "ended": ended, **page})
-            found += map(Question.model_validate, answer["items"])
-            if (cursor := answer.get("cursor")) is None:
-                break
-        return found
+        fields = {"id": id, "ended": ended}
+        return await self._connection.get_list(Question, "/inbox", fields, limit=limit, page=MAX_TASKS)
 
     async def follow(self, task_id: str, *, after_seq: int = 0) -> AsyncGenerator[Event]:
         """The events of a task as they happen, from its first to its last. Raises NotFound.
@@ -265,9 +306,9 @@ class Client(Administration):
         found, before = list[Event](), None
         while len(found) < limit:
             page = {"limit": min(limit - len(found), MAX_EVENTS), "before_seq": before}
-            answer = await self._connection.call("GET", "/events", params={**wanted, **page})
+            answer = await self._connection.page("/events", {**wanted, **page})
             found += map(Event.model_validate, answer["items"])
-            if (before := answer["next_seq"]) is None:
+            if (before := answer.get("next_seq")) is None:
                 break
         return found[::-1]
 
@@ -286,9 +327,9 @@ class Client(Administration):
         body = {"topic": topic, "event_type": event_type, "payload": dict(payload or {})}
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         repeats = idempotency_key is not None
-        return (await self._connection.call("POST", "/events", body=body, headers=headers, repeats=repeats))[
-            "id"
-        ]
+        return await self._connection.field(
+            "id", "POST", "/events", body=body, headers=headers, repeats=repeats
+        )
 
     async def last_seq(self) -> int:
         """The `seq` of the newest event, or 0."""
@@ -311,7 +352,7 @@ class Client(Administration):
 
     async def models(self) -> list[str]:
         """The models that callers may name."""
-        return [model["id"] for model in (await self._connection.call("GET", "/v1/models"))["data"]]
+        return [model["id"] for model in await self._connection.field("data", "GET", "/v1/models")]
 
     async def complete(
         self, messages: str | Sequence[Mapping[str, Any]], *, model: str = "quality", **options: Any

@@ -1,1 +1,1 @@
-"""What an agent gets in addition to its task: history, memories and rules, within a budget of tokens."""
+"""The context of an agent beside its task: history, memories and rules, within a budget of tokens."""

@@ -134,7 +134,7 @@ class Memory:
             return await self._database.write(_erase, tenant_id, task_ids)
 
     async def _known_owners(self) -> set[str]:
-        """Who has memories, read once: most tasks recall nothing, and need no query to find that out."""
+        """The owners of memories, read once: most tasks recall nothing, and need no query."""
         if self._owners is None or not self._database.exclusive:
             owners = await self._read_owners.ask(None)
             # Another call may have read them meanwhile, and added to them.
@@ -175,7 +175,6 @@ def within_budget(items: Iterable[MemoryItem], max_tokens: int) -> Iterator[Memo
 
 @contextmanager
 def _unavailable_if_failing(what: str) -> Iterator[None]:
-    """Turn a failure of the database into MemoryUnavailable."""
     try:
         yield
     except HostError as error:

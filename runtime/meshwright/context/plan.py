@@ -1,4 +1,4 @@
-"""What the context-service is asked, the rules between a sender and a receiver, and the plan they make."""
+"""Requests to the context-service, the rules between a sender and a receiver, and the plan of a context."""
 
 from __future__ import annotations
 
@@ -85,14 +85,14 @@ def _sizes(value: object, depth: int) -> Iterator[int]:
         yield sum(map(len, value))
         value = list(value.values())
     if isinstance(value, list):
-        for each in value:
-            yield from _sizes(each, depth + 1)
+        for part in value:
+            yield from _sizes(part, depth + 1)
     else:
         yield len(str(value))
 
 
 class ContextRequest(Struct):
-    """What `CompressRequest` has, made by a run of checked parts, and without a summary of its task."""
+    """A `CompressRequest` that a run makes of checked parts, without a summary of its task."""
 
     sender: str
     receiver: str
@@ -108,7 +108,7 @@ class ContextRequest(Struct):
 
 
 class Plan(Struct):
-    """What the rules make of a request.
+    """The context that the rules make of a request.
 
     `text` is the deterministic text, whole. `input_tokens` is what the request would have been without
     rules. `verbatim` are the texts that a shorter version must hold word for word; empty under the ceiling.
@@ -128,7 +128,7 @@ class Plan(Struct):
 
 
 class CompressStats(Struct):
-    """What compression came to: tokens before and after, their ratio, and how long it took."""
+    """The result of a compression: tokens before and after, their ratio, and how long it took."""
 
     input_tokens: int
     output_tokens: int
@@ -189,7 +189,7 @@ _IDS = ("id", *(f"{name}_id" for name in _OWNERS))
 _SCORES = ("score", "relevance", "similarity", "distance", "rank", "embedding")
 _TIMES = ("timestamp", "time", "ts", "created_at", "updated_at", "accessed_at", "expires_at")
 _INTERNAL = tuple(f"{_ANY}.{key}" for key in (*_IDS, *_SCORES, *_TIMES))
-"""What the machinery adds to items, and no receiver needs: ids, scores and times."""
+"""Fields that the mesh adds to items, and no receiver needs: ids, scores and times."""
 
 _VERDICT = None  # the key, in a tree of paths, of whether what stands there is kept: no JSON has it
 _Tree = Mapping[str | None, Any]
@@ -257,14 +257,14 @@ DEFAULT_RULES = Rules(
 
 
 def _strip(value: Any, tree: _Tree, dropped: list[str], *, keep: bool = True) -> Any:
-    """What the tree keeps of a value, None for nothing; the texts left out are added to `dropped`."""
+    """The parts of a value that the tree keeps, or None; the texts left out are added to `dropped`."""
     keep = tree.get(_VERDICT, keep)
     if isinstance(value, dict):
-        inner = {key: _strip(each, tree.get(key, {}), dropped, keep=keep) for key, each in value.items()}
-        return {key: each for key, each in inner.items() if each is not None} or None
+        inner = {key: _strip(part, tree.get(key, {}), dropped, keep=keep) for key, part in value.items()}
+        return {key: part for key, part in inner.items() if part is not None} or None
     if isinstance(value, list):
-        items = [_strip(each, tree, dropped, keep=keep) for each in value]
-        return [each for each in items if each is not None] or None
+        items = [_strip(item, tree, dropped, keep=keep) for item in value]
+        return [item for item in items if item is not None] or None
     if not keep and value is not None:
         dropped.append(str(value))
     return value if keep else None
@@ -288,7 +288,7 @@ _TEXT_KEYS = ("text", "content", "memory", "summary", "message", "question", "de
 
 
 class _Draft:
-    """What a rule makes of a request: the entries of each section, and every text that it left out."""
+    """The entries of each section by a rule, and every text that it left out."""
 
     def __init__(self, request: CompressRequest | ContextRequest, rule: Rule) -> None:
         self.rule = rule
@@ -369,7 +369,9 @@ def _entry(item: Any) -> str:
 def _described(item: Mapping[str, Any]) -> str:
     speaker = next((key for key in _SPEAKER_KEYS if key in item), "")
     main = next((key for key in _TEXT_KEYS if isinstance(item.get(key), str)), "")
-    others = ", ".join(f"{key}: {_line(each)}" for key, each in item.items() if key not in (speaker, main))
+    others = ", ".join(
+        f"{key}: {_line(field_value)}" for key, field_value in item.items() if key not in (speaker, main)
+    )
     if not main:
         return f"{item[speaker]}: {others}" if speaker else others
     text = f"{item[speaker]}: {item[main]}" if speaker else item[main]
@@ -391,12 +393,12 @@ def _leaves(value: Any, path: str) -> Iterator[str]:
 
 def _texts_at(value: Any, path: list[str]) -> Iterator[str]:
     if isinstance(value, list):
-        for each in value:
-            yield from _texts_at(each, path)
+        for item in value:
+            yield from _texts_at(item, path)
     elif isinstance(value, dict):
         below = [value[path[0]]] if path and path[0] in value else [] if path else value.values()
-        for each in below:
-            yield from _texts_at(each, path[1:])
+        for part in below:
+            yield from _texts_at(part, path[1:])
     elif not path:
         yield str(value)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from pydantic import BaseModel
 
@@ -23,17 +23,19 @@ from meshwright.context.plan import (
     Rules,
     plan,
 )
-from meshwright.context.text import common_forms, count_tokens, forms, is_form_of
+from meshwright.context.text import clip, common_forms, count_tokens, forms, is_form_of
 from meshwright.core.errors import MailboxFull, MeshError
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.models.port import CallContext, ChatMessage, Model, ModelRequest
 from meshwright.prompts import Prompts
+from meshwright.work.conversation import ThreadMessage
 
 CONTEXT_SERVICE = "context-service"
 _COMPRESSION_TIMEOUT_SECONDS = 30.0
 _BUSY_SECONDS = 0.01
+_MESSAGE_SHARE = 4  # one message of a conversation takes at most a quarter of all
 _SUMMARISE = """\
 You summarise the earlier part of an agent's work on a task. The agent goes on from your summary alone and no
 longer sees that part, so keep what it needs: what was asked and decided, what was done and with what result,
@@ -128,10 +130,12 @@ class ContextClient:
         if self._model is None:
             return _response(made, started, "deterministic-fallback", error="there is no compression model")
         known_by = context() if context is not None else CallContext(tenant_id=tenant_id)
-        known_by = known_by.model_copy(update={"purpose": "compression"})
+        prompt = self._prompts.get(CONTEXT_SERVICE)
+        system = prompt.render_from({"sender": request.sender, "receiver": request.receiver})
+        asked = self._model_request(system, made.text, known_by, max_tokens=prompt.max_tokens)
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                reply = await self._model.complete(self._model_request(made, request, known_by))
+                reply = await self._model.complete(asked)
         except Exception as failure:  # noqa: BLE001 an adapter's own mistake must not cost the task its context
             error = f"no model could shorten it{self._reason(failure)}"
         else:
@@ -148,22 +152,8 @@ class ContextClient:
         """Have the compression model summarise an agent's earlier work: the summary, or why there is none."""
         if self._model is None:
             return None, "there is no compression model"
-        prompt = self._prompts.get(CONTEXT_SERVICE)
-        request = ModelRequest(
-            model=prompt.model,
-            messages=(
-                ChatMessage(role="system", content=_SUMMARISE.format(max_tokens=max_tokens)),
-                ChatMessage(role="user", content=text),
-            ),
-            tags=prompt.tags,
-            user=CONTEXT_SERVICE,
-            context=context().model_copy(update={"purpose": "compression"}),
-            temperature=prompt.temperature,
-            max_tokens=2 * max_tokens,
-            params=dict(prompt.params),
-            timeout_seconds=self._timeout_seconds,
-            cache=prompt.cache,
-        )
+        system = _SUMMARISE.format(max_tokens=max_tokens)
+        request = self._model_request(system, text, context(), max_tokens=2 * max_tokens)
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 reply = await self._model.complete(request)
@@ -194,21 +184,18 @@ class ContextClient:
         return f": {type(failure).__name__}"  # its message may hold a key
 
     def _model_request(
-        self, made: Plan, request: CompressRequest | ContextRequest, context: CallContext
+        self, system: str, text: str, context: CallContext, *, max_tokens: int
     ) -> ModelRequest:
         prompt = self._prompts.get(CONTEXT_SERVICE)
-        values = {"sender": request.sender, "receiver": request.receiver}
+        messages = (ChatMessage(role="system", content=system), ChatMessage(role="user", content=text))
         return ModelRequest(
             model=prompt.model,
-            messages=(
-                ChatMessage(role="system", content=prompt.render_from(values)),
-                ChatMessage(role="user", content=made.text),
-            ),
+            messages=messages,
             tags=prompt.tags,
             user=CONTEXT_SERVICE,
-            context=context,
+            context=context.model_copy(update={"purpose": "compression"}),
             temperature=prompt.temperature,
-            max_tokens=prompt.max_tokens,
+            max_tokens=max_tokens,
             params=dict(prompt.params),
             timeout_seconds=self._timeout_seconds,
             cache=prompt.cache,
@@ -239,6 +226,28 @@ def _response(
     )
 
 
+# A conversation
+
+
+def chat_messages(said: Sequence[ThreadMessage], max_tokens: int) -> tuple[ChatMessage, ...]:
+    """The latest messages that have at most so many tokens together, oldest first; a long one is cut short.
+
+    The first is a user's, as providers want it.
+    """
+    chosen: list[ChatMessage] = []
+    left, longest = max_tokens, max(1, max_tokens // _MESSAGE_SHARE)
+    for message in reversed(said):
+        content = clip(message.content, longest)
+        left -= count_tokens(content)
+        if left < 0:
+            break
+        if content.strip():
+            chosen.append(ChatMessage(role=message.role, content=content))
+    while chosen and chosen[-1].role != "user":
+        chosen.pop()
+    return tuple(reversed(chosen))
+
+
 # Whether a model's text may stand for the deterministic one
 
 
@@ -260,7 +269,6 @@ def problem(text: str, plan: Plan) -> str | None:
 
 
 def _split_sections(text: str) -> dict[str, str]:
-    """The sections of a text, by name, without their headers."""
     _, *parts = _HEADER.split(text)
     sections: dict[str, str] = {}
     for name, body in zip(parts[::2], parts[1::2], strict=True):

@@ -1,4 +1,4 @@
-"""Roles: what a caller may do within its tenant."""
+"""Roles: the rights of a caller within its tenant."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import lru_cache
 
 
 class Role(StrEnum):
-    """What a caller may do within its tenant.
+    """The rights of a caller within its tenant.
 
     `viewer` sees facts: states of tasks, agents, costs, status, events without their contents. `contents`
     sees payloads, outcomes, prompts, transcripts and memories too. `submitter` makes tasks, calls models, and
@@ -27,7 +27,7 @@ class Role(StrEnum):
 
 ALL_ROLES = frozenset(Role)
 KEY_ROLES = (Role.SUBMITTER, Role.VIEWER, Role.CONTENTS)
-"""The roles of a key that names none, as one that an earlier version made."""
+"""The roles of a key that names none."""
 _IMPLIED = {
     Role.CONTENTS: {Role.VIEWER},
     Role.OPERATOR: {Role.VIEWER},

@@ -1,4 +1,4 @@
-"""What agents can do, and how they make themselves known to the mesh."""
+"""Capabilities of agents, and how agents make themselves known to the mesh."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pydantic.dataclasses import dataclass
 
 from meshwright.core.messages import Identifier, Plain
 
+LLM_SERVICE = "llm-service"
+"""Offers models to callers from outside; calls without a key are made in its name."""
 AgentStatus = Literal["online", "degraded", "offline"]
 _AgentKind = Literal["agent", "system"]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]

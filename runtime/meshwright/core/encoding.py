@@ -1,4 +1,4 @@
-"""What the mesh makes, stores and sends: structs, and JSON that never fails.
+"""Data that the mesh makes, stores and sends: structs, and JSON that never fails.
 
 People's input is read with pydantic. A `Struct` is what the mesh makes of it: its constructor takes values as
 they are, and reading one from JSON or plain data checks them.
@@ -26,12 +26,12 @@ MAX_DEPTH = 100  # of a payload that has to be mended
 
 
 _AS_THEY_ARE = (datetime, Decimal)
-"""What `model_dump` leaves as it is where it does not have to be JSON."""
+"""Types that `model_dump` leaves as they are where they do not have to be JSON."""
 _ANY_DIGIT = bytes.maketrans(b"23456789", b"1" * 8)
 """To find numbers of 1e16 and more, which pydantic writes as 1e+16."""
 _TEXT = frozenset({str})
 _PLAIN: set[type] = {str, int, float, bool, type(None), datetime}
-"""What both encoders write alike; all structs that write themselves as they are belong to it."""
+"""Types that both encoders write alike; all structs that write themselves as they are belong to it."""
 
 
 class Json(bytes):
@@ -41,7 +41,7 @@ class Json(bytes):
 
 
 def _foreign(value: Any) -> Any:
-    """What stands in JSON for a value of a type that msgspec does not know."""
+    """The JSON of a value of a type that msgspec does not know."""
     if value is ZERO:
         return "0"
     if type(value) is Json:
@@ -78,9 +78,9 @@ class _StructType(msgspec.StructMeta):
         return kind
 
 
-def kept(*, default: Any, name: str | None = None) -> Any:
+def kept(*, default: Any) -> Any:
     """A default that JSON has too, in a struct that leaves out its other defaults (`omit_defaults`)."""
-    return msgspec.field(default_factory=repeat(default).__next__, name=name)
+    return msgspec.field(default_factory=repeat(default).__next__)
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field, kept))
@@ -145,7 +145,6 @@ def _plain_default(default: Any) -> Any:
 
 @lru_cache(maxsize=512)
 def _model_of(kind: type[Struct]) -> type[BaseModel]:
-    """A pydantic model with the fields of a struct."""
     fields: dict[str, Any] = {}
     for field in msgspec.structs.fields(kind):
         default: Any = ...
@@ -273,9 +272,9 @@ def _mended(value: Any, above: tuple[int, ...]) -> Any:
     if isinstance(value, Struct):
         value = msgspec.structs.asdict(value)
     if isinstance(value, Mapping):
-        return {_mended(str(key), ()): _mended(each, inside) for key, each in value.items()}
+        return {_mended(str(key), ()): _mended(item, inside) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
-        return [_mended(each, inside) for each in value]
+        return [_mended(item, inside) for item in value]
     return _leaf(value)
 
 

@@ -5,9 +5,9 @@
     │   └── TooLarge              ... because it is over a size or depth limit
     ├── NotFound                  a task or an agent that is not known
     ├── NoAgentAvailable          no agent can do it: unknown capability, or all are offline
+    ├── Forbidden                 the caller may not do what was asked
     ├── Conflict                  it contradicts what is stored
-    │   ├── IdempotencyConflict   a repeated key with another body
-    │   └── StaleFence            a commit by work that no longer owns its task
+    │   └── IdempotencyConflict   a repeated key with another body
     ├── ConfigError               a file or setting that cannot be used (file, line, what was expected)
     │   └── PromptError           ... a prompt file
     ├── Overloaded                as many tasks are open as may be
@@ -104,17 +104,19 @@ class NoAgentAvailable(MeshError):
 
 
 class Conflict(MeshError):
-    """What was asked contradicts what is stored."""
+    """A request that contradicts the stored state."""
 
     status = 409
 
 
+class Forbidden(MeshError):
+    """A caller who may not do what was asked."""
+
+    status = 403
+
+
 class IdempotencyConflict(Conflict):
     """The idempotency key was used before, with another body."""
-
-
-class _StaleFence(Conflict):
-    """Work that no longer owns its task tried to commit."""
 
 
 class ConfigError(MeshError):

@@ -67,7 +67,7 @@ class File(Struct, omit_defaults=True):
 
     @property
     def facts(self) -> dict[str, str | int | None]:
-        """What is said of it without its content: `name`, `media_type`, `size`."""
+        """Its description without the content: `name`, `media_type`, `size`."""
         return {"name": self.name, "media_type": self.media_type, "size": self.size}
 
     def __str__(self) -> str:

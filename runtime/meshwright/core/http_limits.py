@@ -24,7 +24,7 @@ UNREAD_SECONDS = 60.0  # that a client may read nothing of an answer that is rea
 _LINGER_SECONDS = 1.0  # so long a refused client may read why before the connection is reset
 MAX_CONNECTIONS = 2_000
 PEER_UID = "meshwright.peer_uid"
-"""Where the state of a request over a Unix socket has the user at the other end, as the system says."""
+"""The key in the state of a request over a Unix socket: the user at the other end, as the system says."""
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 TOO_LARGE = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
@@ -41,7 +41,7 @@ REFUSALS = {
     ),
     HTTPStatus.SERVICE_UNAVAILABLE: ("The mesh has too many connections.", "try again in a moment"),
 }
-"""What a refused client reads: the reason, and what to do."""
+"""The answer to a refused client: the reason, and the remedy."""
 
 
 def max_connections() -> int:

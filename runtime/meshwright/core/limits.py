@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from meshwright.core.money import Dollars
@@ -39,3 +42,27 @@ class Limits(BaseModel):
     max_tokens: int | None = Field(default=None, ge=1)
     max_usd: Dollars | None = None
     max_seconds: float | None = Field(default=None, gt=0)
+
+
+_FIELDS = frozenset(
+    {"model", "messages", "tools", "tool_choice", "temperature", "max_tokens", "max_completion_tokens"}
+    | {"stream", "stream_options", "response_format", "user", "tags", "metadata", "cache", "input"}
+    | {"n", "logprobs", "top_logprobs", "functions", "function_call"}
+)
+"""Parameters that a request has a field of its own for, or that its reply has no place for."""
+_OPERATOR = re.compile(
+    r"(api|aws|azure|vertex|oci|litellm|mock|langfuse|langsmith|client)_.*|.*_(key|token|secret|url|headers?)"
+    r"|base_url|headers|client|organization|timeout|.*_timeout|num_retries|max_retries|.*fallbacks?|caching"
+    r"|custom_llm_provider|model_(list|info)|guardrails|no-log|extra_(body|query)|drop_params|deployment_id"
+)
+"""Parameters that only the operator sets: where calls go, with which credentials, how errors are handled."""
+_PROVIDERS = frozenset({"prompt_cache_key"})
+
+
+def reserved_param(names: Iterable[str]) -> str | None:
+    """The first of the names that no caller may pass to a provider; None where all may be."""
+    return next((name for name in names if name in _FIELDS or _is_for_operators(name)), None)
+
+
+def _is_for_operators(name: str) -> bool:
+    return name not in _PROVIDERS and _OPERATOR.fullmatch(name) is not None

@@ -82,7 +82,7 @@ class Plain(BaseModel):
 
 
 class TaskRequest(BaseModel):
-    """What a client asks for: a capability or one agent by name, and a payload.
+    """The request of a client: a capability or one agent by name, and a payload.
 
     `payload.text` is the request. `thread_id` joins a conversation: every agent of it gets what
     was said before, and runs its tasks one at a time, in order. Tenant and requester are not fields: they
@@ -134,7 +134,7 @@ class TaskRequest(BaseModel):
 
 
 class Caller(Struct):
-    """Who asks, as the credentials say, and from where (`source` separates idempotency keys).
+    """The caller, as the credentials say, and where it calls from (`source` separates idempotency keys).
 
     `budgets` are those of the credentials: what is done for the caller is charged to them. `key_id` is its
     virtual key, if it has one. `roles` are what it may do (`meshwright.core.access.Role`) in its tenant;
@@ -235,7 +235,7 @@ class TaskCarrier(Struct, dict=True):
 
     @classmethod
     def of(cls, task: Task | Raw, **fields: Any) -> Self:
-        """What carries a task that was just made, or is carried on."""
+        """Wrap a task that was just made, or is carried on."""
         made = cls(task_json=task if isinstance(task, Raw) else task.encode(), **fields)
         if isinstance(task, Task):
             made.__dict__["task"] = task
@@ -422,7 +422,7 @@ class Event(Struct):
 
     @property
     def title(self) -> str:
-        """What it is called where it is refused."""
+        """Its name in a refusal."""
         return f"the event {self.event_type!r}"
 
     @property

@@ -26,7 +26,7 @@ MAX_COST = Decimal(1_000_000)  # of one call of a model
 
 
 OnEmpty = Literal["fail", "wait", "ask", "cheaper"]
-"""What a call does for which a hard budget has no money left: fail, wait until it renews, wait until a person
+"""The reaction of a call to a hard budget without money: fail, wait until it renews, wait until a person
 raises it, or go on with a cheaper tag."""
 
 
@@ -96,12 +96,12 @@ def pico(amount: Decimal) -> int:
 
 
 def from_pico(amount: int) -> Decimal:
-    """What `pico` counts, in dollars."""
+    """The dollars of so many picodollars."""
     return (amount * PICO).normalize() + 0
 
 
 class Price(BaseModel):
-    """What a model's tokens cost, in dollars per million.
+    """The price of a model's tokens, in dollars per million.
 
     Input from the provider's cache, and input that it writes there, costs as other input unless set.
     """

@@ -19,7 +19,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from meshwright.core.errors import ConfigError, HostError, in_one_line
-from meshwright.core.extras import install_command
+from meshwright.core.plugins import install_command
 
 _SERVICE_NAME = "service.name"
 _FLAGS = TraceFlags(TraceFlags.SAMPLED)
@@ -49,7 +49,7 @@ def check_collector(endpoint: str) -> str:
 
 
 def otlp_exporter(endpoint: str) -> ReportingExporter:
-    """What sends spans over OTLP/HTTP to a full URL. Raises ConfigError without the extra."""
+    """An exporter of spans over OTLP/HTTP to a full URL. Raises ConfigError without the extra."""
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     except ImportError as error:
@@ -117,7 +117,7 @@ class ReportingExporter(SpanExporter):
 
 
 def _reason_of(record: logging.LogRecord) -> str:
-    """What a line of the exporter says of the failure, in few words; nothing where it says nothing of it."""
+    """The reason of a failure in few words, from a line of the exporter; "" where it gives none."""
     for value in record.args if isinstance(record.args, tuple) else ():
         if isinstance(value, int):
             return f"it answers {value}"

@@ -1,4 +1,4 @@
-"""The entry points of other packages.
+"""Plugins: the parts that other packages bring to a mesh, by entry points.
 
 [project.entry-points."meshwright.components"]
 pager = "acme.mesh:Pager"
@@ -7,13 +7,16 @@ pager = "acme.mesh:Pager"
 from __future__ import annotations
 
 import glob
+import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, distribution
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote, urlsplit
 
 from meshwright.core.errors import ConfigError, nearest
 
@@ -40,17 +43,14 @@ class _Plugin(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name that it is registered under."""
         return self.entry.name
 
     @property
     def value(self) -> str:
-        """The module, and the object in it."""
         return self.entry.value
 
     @property
     def package(self) -> str:
-        """The distribution that brings it."""
         return self.entry.dist.name if self.entry.dist else "its package"
 
     def load(self) -> Any:
@@ -96,7 +96,7 @@ def _listings(path: tuple[str, ...]) -> Iterator[bytes]:
 
 
 def installed(group: str) -> list[_Plugin]:
-    """The entry points of a group, by name. Raises ConfigError where two share a name."""
+    """The plugins of a group that are installed, by name. Raises ConfigError where two share a name."""
     found = _entry_points(tuple(sys.path))
     entries: Iterable[EntryPoint] = () if found is None else found.select(group=group)
     plugins = sorted(map(_Plugin, entries), key=lambda plugin: plugin.name)
@@ -107,3 +107,15 @@ def installed(group: str) -> list[_Plugin]:
                 remedy="Uninstall one of them",
             )
     return plugins
+
+
+def install_command(extra: str) -> str:
+    """The command that installs an extra: from the checkout, the archive or the index that this came from."""
+    origin: dict[str, Any] = {}
+    with suppress(PackageNotFoundError):  # the source without an installation
+        origin = json.loads(distribution("meshwright").read_text("direct_url.json") or "{}")
+    url = origin.get("url", "")
+    if url.startswith("file:") and "dir_info" in origin:
+        editable = "-e " if origin["dir_info"].get("editable") else ""
+        return f"pip install {editable}'{unquote(urlsplit(url).path)}[{extra}]'"
+    return f"pip install 'meshwright[{extra}]{f' @ {url}' if url else ''}'"

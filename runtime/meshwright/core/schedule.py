@@ -1,7 +1,7 @@
 """When a schedule is due: by cron, at an interval, or once. Plain functions of time, in UTC.
 
-Cron means what Debian's means, read in a time zone. Where clocks go forward, a job at a fixed time in the
-gap is due at the first minute behind it; where they go back, it is due once, the first time. A job whose
+Cron expressions are Debian's, read in a time zone. When clocks go forward, a job at a fixed time in the
+gap is due at the first minute behind it; when they go back, it is due once, the first time. A job whose
 minute or hour begins with `*` is due in each hour that there is. Intervals are elapsed time.
 """
 
@@ -28,9 +28,9 @@ _WINDOW = timedelta(hours=1)
 class ScheduleSpec(BaseModel):
     """When a task is due, and which: exactly one of `cron`, `every_seconds` and `at`.
 
-    `cron` is read in the time zone `zone`, and so are `at` and `until` where they have no offset. `catch_up`
-    says what happens to due times that were missed, `overlap` what happens where the task before is still
-    open. Each run is late by up to `jitter_seconds`, by as much again where it is repeated. It ends after
+    `cron` is read in the time zone `zone`, and so are `at` and `until` without an offset. `catch_up` decides
+    about due times that were missed, `overlap` about those at which the task before is still open. A run is
+    late by up to `jitter_seconds`, and by the same time when it is repeated. The schedule ends after
     `until`, and after `max_runs` tasks.
     """
 
@@ -52,7 +52,7 @@ class ScheduleSpec(BaseModel):
 
     @property
     def when(self) -> tuple[str | None, float | None, datetime | None, str]:
-        """What decides its due times: a change of it begins them again."""
+        """The fields that decide its due times: a change of it begins them again."""
         return self.cron, self.every_seconds, self.at, self.zone
 
     def checked(self, now: datetime | None = None) -> ScheduleSpec:
@@ -60,7 +60,7 @@ class ScheduleSpec(BaseModel):
 
         With the time `now` also for one that would never be due from now on.
         """
-        if sum(each is not None for each in (self.cron, self.every_seconds, self.at)) != 1:
+        if sum(field is not None for field in (self.cron, self.every_seconds, self.at)) != 1:
             raise InvalidInput(
                 "A schedule has exactly one of cron, every_seconds and at",
                 remedy='Say one, as "cron": "0 7 * * 1-5"',
@@ -95,7 +95,7 @@ class ScheduleSpec(BaseModel):
 
 
 def next_due(spec: ScheduleSpec, anchor: datetime, after: datetime) -> datetime | None:
-    """The first due time after a time; None where there is none. Intervals count from `anchor`."""
+    """The first due time after a time, or None. Intervals count from `anchor`."""
     return next(due_times(spec, anchor, after), None)
 
 
@@ -164,7 +164,7 @@ def _cron_times(spec: ScheduleSpec, after: datetime) -> Iterator[datetime]:
 
     for found in CronSim(spec.cron or "", after.astimezone(_zone_of(spec.zone))):
         due = found.astimezone(UTC)
-        if due > after:  # where clocks change, cronsim repeats itself
+        if due > after:  # when clocks change, cronsim repeats itself
             after = due
             yield due
 
@@ -189,7 +189,6 @@ def _check_cron(cron: str, zone: ZoneInfo) -> None:
 
 
 def _zone_of(name: str) -> ZoneInfo:
-    """A time zone by its name. Raises InvalidInput."""
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):  # not found; a path that leads out; a folder of zones

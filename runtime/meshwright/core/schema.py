@@ -27,14 +27,14 @@ Schema = Mapping[str, Any]
 
 
 class SchemaFault(NamedTuple):
-    """What is wrong with one part of a value: its dotted path, empty for the whole, and a clause."""
+    """A fault of one part of a value: its dotted path, empty for the whole, and a clause."""
 
     path: str
     message: str
 
 
 def faults(schema: Any, value: Any) -> list[SchemaFault]:
-    """What is wrong with a value of plain JSON data; nothing where it fits the schema."""
+    """The faults of a value of plain JSON data; none where it fits the schema."""
     root = schema if isinstance(schema, Mapping) else {}
     return list(_faults(root, root, value, "", 0))
 
@@ -87,7 +87,6 @@ def _described(schema: Any, root: Schema, depth: int) -> str:
 
 
 def _range_of(schema: Schema, kind: str) -> str:
-    """The bounds of a number as text."""
     least, most = schema.get("minimum"), schema.get("maximum")
     if kind not in ("integer", "number") or (least is None and most is None):
         return ""
@@ -119,7 +118,6 @@ def _faults(schema: Any, root: Schema, value: Any, path: str, depth: int) -> Ite
 def _faults_of_parts(
     schema: Schema, root: Schema, value: Any, path: str, depth: int
 ) -> Iterator[SchemaFault]:
-    """What is wrong by the schemas that one refers to."""
     if "$ref" in schema:
         yield from _faults(_target(schema, root), root, value, path, depth + 1)
     for part in _list(schema.get("allOf")):

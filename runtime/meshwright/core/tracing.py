@@ -69,7 +69,7 @@ class GenAI:
 
 
 class Context(NamedTuple):
-    """What a traceparent says: the trace, the span in it, and the flags, each in hexadecimal."""
+    """The parts of a traceparent: the trace, the span in it, and the flags, each in hexadecimal."""
 
     trace_id: str
     span_id: str
@@ -93,7 +93,7 @@ class Span:
 
     @property
     def traceparent(self) -> str | None:
-        """What the spans below it are given as their parent."""
+        """The parent of the spans below it."""
         return self._parent
 
     def set(self, attributes: Mapping[str, Any]) -> None:
@@ -125,11 +125,9 @@ class _RecordedSpan(Span):
         self._end = end
 
     def set(self, attributes: Mapping[str, Any]) -> None:
-        """Add attributes."""
         self._record["attributes"].update(attributes)
 
     def fail(self, error: BaseException | str) -> None:
-        """Mark it as failed."""
         name, message = error if isinstance(error, str) else type(error).__name__, ""
         if isinstance(error, MeshError):
             name, message = error.code, str(error)[:_MAX_MESSAGE_CHARS]
@@ -139,7 +137,7 @@ class _RecordedSpan(Span):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """End it. What only unwinds a run (a cancellation, a wait for an answer) is no failure."""
+        """End it. An exception that only unwinds a run (a cancellation, a wait) is no failure."""
         if isinstance(error, Exception):
             self.fail(error)
         elif error is not None:

@@ -1,1 +1,1 @@
-"""Edges: how clients reach a mesh. What edges share is here; each protocol has a package of its own."""
+"""Edges: how clients reach a mesh. Shared modules are here; each protocol has a package of its own."""

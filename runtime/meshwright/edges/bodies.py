@@ -1,9 +1,10 @@
-"""What every edge reads and writes: JSON within the mesh's limits, and problem documents (RFC 9457)."""
+"""The bodies of all edges: JSON within the mesh's limits, and problem documents (RFC 9457)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from http import HTTPStatus
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -14,6 +15,10 @@ from meshwright.core.errors import InvalidInput, MeshError, TooLarge, nearest, s
 from meshwright.settings import Settings
 
 PROBLEM_TYPE = "application/problem+json"
+BodyLimit = int | tuple[str, ...]
+"""How many bytes a body may have: a number, or the settings of which the largest counts."""
+PAYLOAD = ("max_payload_bytes",)
+"""The limit of bodies that hold the payload of a task or an event."""
 _TYPE_PREFIX = "urn:meshwright:problem:"
 _SOURCES = frozenset({"body", "query", "path", "header"})  # where FastAPI says that it found a field
 _ENVELOPE_BYTES = 4096  # what a request may hold around its payload
@@ -21,10 +26,14 @@ _ENVELOPE_DEPTH = 1
 _ModelT = TypeVar("_ModelT", bound=BaseModel)
 
 
-class AnswerRequest(BaseModel):
-    """A person's answer to what a task waits for; `key` is the `wait_id` of the question."""
+class Strict(BaseModel):
+    """Base of bodies and queries: unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid")
+
+
+class AnswerRequest(Strict):
+    """A person's answer to what a task waits for; `key` is the `wait_id` of the question."""
 
     key: str = Field(min_length=1, max_length=512)
     value: Any
@@ -36,22 +45,20 @@ class MalformedJson(InvalidInput):
     status = 400
 
 
-def check_size(size: int, settings: Settings, *, of_model_call: bool = False) -> None:
-    """Raises TooLarge for a body of so many bytes; a model call is not stored, and may be larger."""
-    setting, limit = "max_payload_bytes", settings.max_payload_bytes + _ENVELOPE_BYTES
-    if of_model_call:
-        setting, limit = "models.max_request_bytes", max(limit, settings.models.max_request_bytes)
-    if size > limit:
-        raise TooLarge(
-            f"The body is larger than {limit} bytes",
-            remedy=f"Send less, or raise {setting} in mesh.toml",
-            field="body",
-        )
+def check_size(size: int, settings: Settings, limit: BodyLimit = PAYLOAD) -> None:
+    """Raises TooLarge for a body of more bytes than a limit allows."""
+    if limit is PAYLOAD:
+        most = settings.max_payload_bytes + _ENVELOPE_BYTES
+    else:
+        most = limit if isinstance(limit, int) else max([attrgetter(name)(settings) for name in limit])
+    if size > most:
+        remedy = "Send less" + ("" if isinstance(limit, int) else f", or raise {limit[-1]} in mesh.toml")
+        raise TooLarge(f"The body is larger than {most:,} bytes", remedy=remedy, field="body")
 
 
-def read_json(body: bytes, settings: Settings, *, of_model_call: bool = False) -> Any:
+def read_json(body: bytes, settings: Settings, limit: BodyLimit = PAYLOAD) -> Any:
     """Returns a body as plain data. Raises TooLarge, also where it is nested too deep, or MalformedJson."""
-    check_size(len(body), settings, of_model_call=of_model_call)
+    check_size(len(body), settings, limit)
     max_depth = settings.max_payload_depth + _ENVELOPE_DEPTH
     document: Any = None
     try:
@@ -101,9 +108,9 @@ class FieldError(BaseModel):
 
 
 class Problem(BaseModel):
-    """What went wrong, as RFC 9457 has it, with what Meshwright adds.
+    """A problem, as RFC 9457 has it, with the fields that Meshwright adds.
 
-    `code` is the error's stable name, `field` the first field that was wrong, `remedy` what to do, and
+    `code` is the error's stable name, `field` the first wrong field, `remedy` the thing to do, and
     `errors` every wrong field where there may be several. `retry_after_seconds` is as in `Retry-After`;
     `budget` names the budget that has no room for a call.
     """

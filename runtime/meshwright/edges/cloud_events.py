@@ -1,5 +1,7 @@
 """Tasks as CloudEvents 1.0: a program publishes one, and gets its receipt and its outcome as others.
 
+They come over MQTT, or on a mesh on Dapr from the bus, at the topics of [dapr.publishers].
+
     {"specversion": "1.0", "id": "42", "source": "/orders", "type": "...", "data": {the body of POST /tasks}}
 
 The event's `source` and `id` are the idempotency key. Answers name them as `requestsource` and `requestid`.
@@ -7,25 +9,34 @@ The event's `source` and `id` are the idempotency key. Answers name them as `req
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import from_json
 
+from meshwright.component import Component
+from meshwright.core.access import Role
 from meshwright.core.encoding import encode
-from meshwright.core.errors import InvalidInput, MeshError
-from meshwright.core.messages import TaskRequest, derived_id
+from meshwright.core.errors import Draining, InvalidInput, MeshError
+from meshwright.core.messages import Caller, TaskRequest, derived_id
 from meshwright.core.tracing import parse
 from meshwright.edges.bodies import PROBLEM_TYPE, InvalidFields, problem_of, read_json, read_model
-from meshwright.edges.replies import Address, Courier
+from meshwright.edges.replies import Address, Courier, until_answered
+from meshwright.edges.settings import Publisher
 from meshwright.identity.operations import Operations
+from meshwright.mesh import Mesh
 from meshwright.settings import Settings
 from meshwright.work.protocol import TaskKey
 
+_logger = logging.getLogger("meshwright.edges.bus")
 CONTENT_TYPE = "application/cloudevents+json"
 _ACCEPTED, _REFUSED, _ENDED = "meshwright.task.accepted", "meshwright.task.refused", "meshwright.task.ended"
 _MAX_CHARS = 256
@@ -158,3 +169,88 @@ def _origin(body: bytes) -> dict[str, str]:
     except ValueError:
         pass
     return {}
+
+
+# Tasks from the bus of a mesh on Dapr
+
+
+class BusSender:
+    """Publishes outcomes as CloudEvents."""
+
+    scheme = scope = "bus"
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+
+    def typed(self, address: Address) -> EventAddress:
+        """Returns a stored address as one of a topic."""
+        return EventAddress.model_validate(address.model_dump(mode="json"))
+
+    def standing(self, task: TaskKey) -> Sequence[Address]:
+        """Returns nothing: only who published a task gets its outcome."""
+        return ()
+
+    async def send(self, address: Address, document: bytes) -> None:
+        """Publish an outcome. Raises StoreUnavailable while the broker is away."""
+        typed = self.typed(address)
+        await self._mesh.host.publish_raw(typed.topic, envelope(typed.attributes, document))
+
+
+class PublishersComponent(Component):
+    """Takes the tasks of [dapr.publishers] at the front of a mesh on Dapr."""
+
+    name = "publishers"
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        self._stopping = asyncio.Event()
+        self._publishers = mesh.settings.dapr.publishers
+        if self._publishers and mesh.host.has_broker and mesh.role.is_front:
+            mesh.component(Courier).register(BusSender(mesh))
+            for name, publisher in self._publishers.items():
+                mesh.host.take_topic(publisher.topic, partial(self._take, name, publisher))
+
+    def warnings(self) -> Iterable[str]:
+        """Publishers that nobody listens to."""
+        if self._publishers and not self.mesh.host.has_broker:
+            yield "[dapr.publishers] has no effect: this mesh is not on Dapr; publish over MQTT instead"
+
+    async def start(self) -> None:
+        """Take events."""
+        self._stopping.clear()
+
+    async def stop(self) -> None:
+        """Leave events that cannot be taken now to the broker."""
+        self._stopping.set()
+
+    async def _take(self, name: str, publisher: Publisher, body: bytes) -> bool:
+        """Take an event, answer it, and have it acknowledged. Raises HostError for one to come again."""
+        by, tenant_id = f"bus:{name}", publisher.tenant
+        caller = Caller(
+            tenant_id=tenant_id, requested_by=by, source=by, roles=frozenset({Role.SUBMITTER.value})
+        )
+        outcome_to = partial(EventAddress, client=by, topic=publisher.results)
+        try:
+            event = TaskEvent.read(body, self.mesh.settings)
+            operations = Operations(self.mesh, caller)
+            answer = await accept(operations, event, BusSender.scheme, outcome_to, self._asked)
+        except Draining:
+            raise
+        except Exception as error:  # the sender gets every error, and the event does not come for ever
+            if not isinstance(error, MeshError):
+                _logger.exception("an event on %s failed", publisher.topic)
+                what = f"An unexpected {type(error).__name__}"
+                error = MeshError(what, remedy="The log of the mesh says more")
+            answer = refusal(body, error, tenant_id)
+            known = {"topic": publisher.topic, "publisher": name, "bytes": len(body), "error": str(error)}
+            self.mesh.tell("bus.refused", known, tenant_id=tenant_id)
+        await self.mesh.host.publish_raw(publisher.receipts, answer)
+        return True
+
+    def _asked(self, ask: Callable[[], Awaitable[Any]]) -> Awaitable[Any]:
+        return until_answered(ask, self._sleep)
+
+    async def _sleep(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+            raise Draining("the mesh is stopping")

@@ -26,7 +26,7 @@ class Lines:
         self._tell()
 
     async def comes_first(self, line: str, seq: int, *, patient: bool = False) -> bool:
-        """Wait until no earlier reply of the line is left. False, unless `patient`, where one has to wait."""
+        """Wait until no earlier reply is left; unless `patient`, False if one of them waits for a retry."""
         while True:
             earlier = [waits for number, waits in self._open.get(line, {}).items() if number < seq]
             if not earlier:

@@ -1,52 +1,41 @@
-"""Replies: the outcome of a task goes back to where the task came from, at least once, through a crash.
+"""Replies: the outcome of a task goes back to the source of the task, at least once, through a crash.
 
 An edge registers a `Sender` for its scheme, and asks the courier to send the outcome of a task to an address.
-The courier reads outcomes from the event log, behind the last one that a sender has dealt with. So none is
+The courier reads outcomes from the event log, behind the last one that a sender has finished. So none is
 lost while the receiver is away or the process is down, and none waits in memory. An outcome that cannot be
-sent now is kept with its address, and sent again with growing pauses. After a crash some arrive twice.
+sent now is stored with its address, and sent again with growing pauses. After a crash some arrive twice.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
 from datetime import timedelta
 from functools import partial
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from pydantic import BaseModel
-
-from meshwright.component import Actors, Component
+from meshwright.component import Component
 from meshwright.core.clock import Backoff
 from meshwright.core.encoding import encode
 from meshwright.core.errors import HostError, MeshError, NotFound
 from meshwright.core.messages import ENDED, Event
 from meshwright.core.topics import TASK_PROGRESS
+from meshwright.edges import reply_table
 from meshwright.edges.lines import Lines
-from meshwright.edges.reply_actors import (
-    Address,
-    FailedReply,
-    Ownership,
-    Position,
-    Progress,
-    ReplyAddresses,
-    SenderProgress,
-    TaskReplies,
-)
+from meshwright.edges.reply_table import Address, Progress, SenderKey, UnsentReply
 from meshwright.events.filter import EventFilter
-from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import FINAL, Mesh
-from meshwright.roles import FRONT
-from meshwright.work.protocol import TaskKey, tenant_scoped
-from meshwright.work.reading import read_task
+from meshwright.work.protocol import TaskKey
+from meshwright.work.record import read_task
 
 __all__ = ["Address", "Courier", "LineSender", "Sender", "Undeliverable", "until_answered"]
 
 _logger = logging.getLogger("meshwright.edges.replies")
-_MAX_AGE = timedelta(days=1)  # of an outcome that is still sent
+_MAX_AGE = timedelta(days=1)  # of an outcome that may still be sent
 _MAX_PENDING = 64  # outcomes on their way to their receivers
 _SLOW_SECONDS = 2.0  # that an outcome on its way holds up those behind it
 _FIRST_RETRY_SECONDS = 1.0
@@ -79,7 +68,7 @@ class Sender(Protocol):
     async def send(self, address: Address, document: bytes) -> None:
         """Returns when the receiver has an outcome, as JSON.
 
-        Raises Undeliverable where it will never take it. Any other error is a reason to try again later; one
+        Raises Undeliverable if it will never take it. Any other error is a reason to retry later; a sender
         that waits for its receiver instead holds up the outcomes behind it, and loses none.
         """
         ...
@@ -87,7 +76,7 @@ class Sender(Protocol):
 
 @runtime_checkable
 class LineSender(Sender, Protocol):
-    """Sends other events of its tasks too, and of those they delegated; what is in one line is in order."""
+    """Sends other events of its tasks too, and of tasks that they delegate, in order within each line."""
 
     def wants(self, event: Event) -> bool:
         """Whether an event is one of those."""
@@ -103,7 +92,7 @@ class LineSender(Sender, Protocol):
 
 
 class Courier(Component):
-    """Sends the outcomes of tasks to where they were asked for, over the schemes that edges register."""
+    """Sends the outcomes of tasks to the addresses that asked for them, over the schemes of the edges."""
 
     name = "replies"
 
@@ -112,43 +101,40 @@ class Courier(Component):
         self._lanes: dict[str, _SenderLane] = {}
 
     def register(self, sender: Sender, *, everywhere: bool = False) -> None:
-        """Take a sender, before the mesh starts.
+        """Add a sender, before the mesh starts.
 
         Of several processes on one database one sends, and another takes over when it is gone. A sender that
-        is connected in one of them alone is at work `everywhere`, and waits for its connection.
+        only one of them connects works `everywhere`, and waits for its connection.
         """
         self._lanes[sender.scheme] = _SenderLane(self.mesh, sender, everywhere=everywhere)
 
-    def actors(self) -> Iterable[Actors]:
-        """Its actors, two of each scheme."""
-        for lane in self._lanes.values():
-            yield Actors(ActorKind.of(TaskReplies, type=lane.replies_type), FRONT)
-            yield Actors(ActorKind.of(SenderProgress, type=lane.here.type), FRONT)
+    def migrations(self) -> Traversable:
+        """The tables of replies, beside the event log."""
+        return files("meshwright.edges") / "tables"
 
     async def ask(
         self, scheme: str, task: TaskKey, address: Address, *, may_have_ended: bool = False
     ) -> None:
         """Have the outcome of a task sent to an address too; durable when this returns.
 
-        A task that has ended already may have been dealt with: look at its outcome after this, or say that
-        it `may_have_ended`; then its outcome is sent all the same.
+        The outcome of a task that ended before may be sent already: read it after this, or say that the task
+        `may_have_ended`; then its outcome is sent to this address all the same.
         """
-        lane = self._lanes[scheme]
-        await self.mesh.host.call(lane.replies(task), "ask", _plain(address))
+        await self.mesh.database.write(reply_table.add_address, scheme, task, _plain(address))
         if may_have_ended:
-            await lane.catch_up(task, address)
+            await self._lanes[scheme].catch_up(task, address)
 
     async def asked(self, scheme: str, task: TaskKey) -> Sequence[Address]:
         """Returns the addresses that were asked for, of one task."""
         return await self._lanes[scheme].asked(task)
 
     async def start(self) -> None:
-        """Go on where each sender has come to; the first time, behind all that has ended before."""
+        """Go on at the position of each sender; the first time, behind all earlier outcomes."""
         for lane in self._lanes.values():
             await lane.start()
 
     async def stop(self) -> None:
-        """Send no more, and note how far each sender has come. Idempotent."""
+        """Send no more, and store the position of each sender. Idempotent."""
         for lane in self._lanes.values():
             await lane.stop()
 
@@ -160,8 +146,7 @@ class _SenderLane:
         self._mesh = mesh
         self._sender = sender
         self._everywhere = everywhere
-        self.replies_type = f"{sender.scheme.title()}Replies"
-        self.here = ActorRef(f"{sender.scheme.title()}Outcomes", sender.scope)
+        self._key = SenderKey(sender.scheme, sender.scope)
         self._position = 0
         self._followed = 0
         self._pending: asyncio.Queue[tuple[int, list[asyncio.Task[None]]]] = asyncio.Queue(_MAX_PENDING)
@@ -170,9 +155,6 @@ class _SenderLane:
         self._retries: dict[tuple[int, str], asyncio.Task[None]] = {}
         self._lines = Lines()
         self._ordered = sender if isinstance(sender, LineSender) else None
-
-    def replies(self, task: TaskKey) -> ActorRef:
-        return ActorRef(self.replies_type, tenant_scoped(*task))
 
     async def start(self) -> None:
         if self._everywhere:
@@ -188,33 +170,31 @@ class _SenderLane:
 
     async def _look(self) -> None:
         """Send while no other process does."""
-        state, own = await self._state(), self._mesh.host.incarnation
-        owns = state.owner == own
-        if not owns and (not state.owner or await self._mesh.host.has_expired(state.owner)):
-            owns = await self._call("own", Ownership(owner=own, former=state.owner))
+        progress, own = await self._progress(), self._mesh.host.incarnation
+        owns = progress.owner == own
+        if not owns and (not progress.owner or await self._mesh.host.has_expired(progress.owner)):
+            owns = await self._write(reply_table.own, own, progress.owner)
         if not owns:
             await self._close()
         elif not self._sending:
             await self._open()
         else:
-            for reply in state.failed:  # another process may have left one to this
-                if reply.key not in self._retries:
-                    self._retry_later(reply)
+            await self._retry_unsent()  # another process may have left one to this
 
-    async def _state(self) -> Progress:
-        state = await self._mesh.host.read(self.here)
-        if state is None:
-            await self._call("begin", Position(seq=await self._mesh.log.last_seq()))
-            state = await self._mesh.host.read(self.here)
-        assert isinstance(state, Progress)
-        return state
+    async def _progress(self) -> Progress:
+        found = await self._read(reply_table.progress, self._key)
+        return found or await self._write(reply_table.begin, await self._mesh.log.last_seq())
 
     async def _open(self) -> None:
-        state = await self._state()
-        self._position = self._followed = state.seq
-        for reply in state.failed:
-            self._retry_later(reply)
+        self._position = self._followed = (await self._progress()).seq
+        await self._retry_unsent()
         self._sending = [*map(self._begin, map(self._keep_on, (self._follow, self._confirm)))]
+
+    async def _retry_unsent(self) -> None:
+        under_way = {*self._retries}  # one of them may arrive while the rows are read
+        for reply in await self._read(reply_table.unsent, self._key):
+            if reply.key not in under_way and reply.key not in self._retries:
+                self._retry_later(reply)
 
     async def _close(self) -> None:
         """Leave the outcomes to the process that sends now."""
@@ -232,20 +212,18 @@ class _SenderLane:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         try:
             if self._sending:
-                await self._mesh.host.call(self.here, "reach", Position(seq=self._position))
-        except HostError:  # it says itself why it ended; some outcomes arrive twice then
-            _logger.info("how far %s replies have come is not stored", self._sender.scheme)
+                await self._mesh.database.write(reply_table.reach, self._key, self._position)
+        except HostError:  # the host reports its end itself; some outcomes arrive twice then
+            _logger.info("The position of %s replies is not stored", self._sender.scheme)
 
     async def asked(self, task: TaskKey) -> list[Address]:
-        known = await until_answered(partial(self._mesh.host.read, self.replies(task)))
-        return [*map(self._sender.typed, known.replies)] if isinstance(known, ReplyAddresses) else []
+        return [*map(self._sender.typed, await self._read(reply_table.addresses, self._key.scheme, task))]
 
     async def catch_up(self, task: TaskKey, address: Address) -> None:
-        """Send the outcome of a task that has been dealt with to an address that came after it."""
+        """Send the outcome of a task that ended before the address was known."""
         ended = await self._end_of(task)
         if ended is not None and ((ended.seq or 0) <= self._followed or not self._sending):
-            now, seq = self._mesh.host.clock.now(), ended.seq or 0
-            late = FailedReply(seq=seq, **task._asdict(), address=_plain(address), failures=0, retry_at=now)
+            late = self._unsent(ended, task, address)
             await self._postpone(late)
             if self._sending:
                 self._retry_later(late)
@@ -274,11 +252,14 @@ class _SenderLane:
             try:
                 return await work()
             except Exception:  # whatever it is, the outcomes behind it must still be sent
-                _logger.exception("sending %s replies failed, and starts again", self._sender.scheme)
+                _logger.exception("Sending %s replies failed, restarting", self._sender.scheme)
                 await asyncio.sleep(backoff.next())
 
-    async def _call(self, method: str, message: BaseModel) -> Any:
-        return await until_answered(partial(self._mesh.host.call, self.here, method, message))
+    async def _read(self, function: Callable[..., _ResultT], *values: Any) -> _ResultT:
+        return await until_answered(partial(self._mesh.database.read, function, *values))
+
+    async def _write(self, function: Callable[..., _ResultT], value: Any, *values: Any) -> _ResultT:
+        return await until_answered(partial(self._mesh.database.write, function, self._key, value, *values))
 
     async def _follow(self) -> None:
         """Start the delivery of each outcome, in order."""
@@ -288,7 +269,7 @@ class _SenderLane:
             async for event in events:
                 if event.task_id is not None and self._is_wanted(event):
                     seq = self._followed = event.seq or 0
-                    await asyncio.sleep(0)  # so that views show the end first, where all is quiet
+                    await asyncio.sleep(0)  # so that views of an idle mesh show the end first
                     task = TaskKey(event.tenant_id, event.task_id)
                     addresses = [*self._sender.standing(task), *await self.asked(task)]
                     if event.event_type not in FINAL and not addresses:
@@ -324,7 +305,7 @@ class _SenderLane:
         return "" if self._ordered is None else self._ordered.line(self._sender.typed(address))
 
     async def _confirm(self) -> None:
-        """Wait for each delivery, in order, and note how far they are."""
+        """Wait for the deliveries in order, and store the position."""
         loop = asyncio.get_running_loop()
         saved_at = 0.0
         while True:
@@ -332,7 +313,7 @@ class _SenderLane:
             await asyncio.gather(*deliveries)
             self._position = seq
             if self._pending.empty() or loop.time() - saved_at >= _SAVE_SECONDS:
-                await self._call("reach", Position(seq=seq))
+                await self._write(reply_table.reach, seq)
                 saved_at = loop.time()
 
     async def _deliver(self, event: Event, task: TaskKey, address: Address) -> None:
@@ -348,18 +329,17 @@ class _SenderLane:
                     self._lines.leave(line, seq)
                 return
         # It is still on its way, or an earlier one of its line waits for another try.
-        now = self._mesh.host.clock.now()
-        late = FailedReply(seq=seq, **task._asdict(), address=_plain(address), failures=0, retry_at=now)
+        late = self._unsent(event, task, address)
         await self._postpone(late)
         self._retry_later(late, attempt)
 
     def _retry_later(
-        self, reply: FailedReply, attempt: asyncio.Task[FailedReply | None] | None = None
+        self, reply: UnsentReply, attempt: asyncio.Task[UnsentReply | None] | None = None
     ) -> None:
         line = self._line(reply.address)
         if self._ordered is not None:
             self._lines.join(line, reply.seq, waits=True)
-        work = self._keep_on(partial(self._retry, reply)) if attempt is None else self._end(attempt, reply)
+        work = self._keep_on(partial(self._retry, reply, attempt))
         retry = self._retries[reply.key] = self._begin(work)
 
         def ended(_: asyncio.Task[None]) -> None:
@@ -368,23 +348,19 @@ class _SenderLane:
 
         retry.add_done_callback(ended)
 
-    async def _end(self, attempt: asyncio.Task[FailedReply | None], reply: FailedReply) -> None:
-        """Wait for an attempt that takes long; where it fails, try again."""
-        if (failed := await attempt) is not None:
-            await self._keep_on(partial(self._retry, failed))
+    async def _retry(self, reply: UnsentReply, attempt: asyncio.Task[UnsentReply | None] | None) -> None:
+        """Send a reply whenever it is due, until it has arrived or is dropped; an `attempt` is on its way."""
+        failed: UnsentReply | None = reply
+        if attempt is None:
+            await self._lines.comes_first(self._line(reply.address), reply.seq, patient=True)
         else:
-            await self._call("settle", reply)
-
-    async def _retry(self, reply: FailedReply) -> None:
-        """Send what failed before, when it is due, until it has arrived or is dropped."""
+            failed = await attempt
         task = TaskKey(reply.tenant_id, reply.task_id)
         wanted = EventFilter(topic=TASK_PROGRESS, after_seq=reply.seq - 1, before_seq=reply.seq + 1)
-        failed: FailedReply | None = reply
-        await self._lines.comes_first(self._line(reply.address), reply.seq, patient=True)
         while failed is not None:
             pause = failed.retry_at - self._mesh.host.clock.now()
             await asyncio.sleep(max(0.0, pause.total_seconds()))
-            if reply.seq > await self._mesh.log.last_seq():  # another process knows more of the log
+            if reply.seq > await self._mesh.log.last_seq():  # another process has read more of the log
                 await asyncio.sleep(_LOG_SECONDS)
                 continue
             events = await until_answered(partial(self._mesh.log.query, wanted))
@@ -393,12 +369,12 @@ class _SenderLane:
                 break
             address = self._sender.typed(reply.address)
             failed = await self._send(events[0], task, address, failed.failures)
-        await self._call("settle", reply)
+        await self._write(reply_table.settle, reply)
 
     async def _send(
         self, event: Event, task: TaskKey, address: Address, failures: int = 0
-    ) -> FailedReply | None:
-        """Send an outcome. Returns what is stored for another try where that fails."""
+    ) -> UnsentReply | None:
+        """Send an outcome. If that fails, returns the reply that is stored for another try."""
         try:
             if self._ordered is not None and event.event_type not in FINAL:
                 await self._ordered.tell(address, event)
@@ -407,17 +383,10 @@ class _SenderLane:
         except Undeliverable as error:
             self._drop(task, str(error))
         except Exception as error:  # noqa: BLE001 a sender's errors are its own: any is a reason to try again
-            _logger.info("a reply of task %s cannot be sent now: %s", task.task_id, error)
+            _logger.info("A reply of task %s cannot be sent now: %s", task.task_id, error)
             pause = Backoff(_FIRST_RETRY_SECONDS, _MAX_RETRY_SECONDS, failures=failures).next()
-            least = getattr(error, "retry_after_seconds", None) or 0.0  # what the receiver asks for
-            failed = FailedReply(
-                seq=event.seq or 0,
-                tenant_id=task.tenant_id,
-                task_id=task.task_id,
-                address=_plain(address),
-                failures=failures + 1,
-                retry_at=self._mesh.host.clock.now() + timedelta(seconds=max(pause, least)),
-            )
+            least = getattr(error, "retry_after_seconds", None) or 0.0  # the receiver's own demand
+            failed = self._unsent(event, task, address, failures + 1, max(pause, least))
             await self._postpone(failed)
             if not failures:
                 delayed = {"scheme": self._sender.scheme, "reason": str(error), "retry_at": failed.retry_at}
@@ -425,9 +394,16 @@ class _SenderLane:
             return failed
         return None
 
-    async def _postpone(self, failed: FailedReply) -> None:
-        """Keep a reply for another try, in place of the oldest where there are too many."""
-        dropped = await self._call("postpone", failed)
+    def _unsent(
+        self, event: Event, task: TaskKey, address: Address, failures: int = 0, pause: float = 0.0
+    ) -> UnsentReply:
+        retry_at = self._mesh.host.clock.now() + timedelta(seconds=pause)
+        known = {"address": _plain(address), "failures": failures, "retry_at": retry_at}
+        return UnsentReply(seq=event.seq or 0, **task._asdict(), **known)
+
+    async def _postpone(self, failed: UnsentReply) -> None:
+        """Store a reply for another try, in place of the oldest if there are too many."""
+        dropped = await self._write(reply_table.postpone, failed)
         if dropped is not None:
             if dropped.key in self._retries:
                 self._retries[dropped.key].cancel()
@@ -441,7 +417,7 @@ class _SenderLane:
 
 
 def _plain(address: Address) -> Address:
-    """An address without its scheme's type, as it is stored: all of its fields survive."""
+    """A stored address: without its scheme's type, with all of its fields."""
     return Address.model_validate(address.model_dump(mode="json"))
 
 

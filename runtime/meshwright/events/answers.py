@@ -6,13 +6,12 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from meshwright.core.errors import Conflict, InvalidInput, MeshError, NotFound
+from meshwright.core.errors import Conflict, Forbidden, InvalidInput, MeshError, NotFound
 from meshwright.core.messages import Caller
 from meshwright.core.schema import described, faults
 from meshwright.events.inbox import Question
-from meshwright.ledger.keys import Forbidden
 from meshwright.tools.approval import Decision
-from meshwright.work.people import APPROVAL, APPROVED_BY, REQUESTER_MAY, is_decision
+from meshwright.work.people import APPROVAL, APPROVED_BY, REQUESTER_MAY, WAITED_FOR, is_decision
 from meshwright.work.protocol import Wait
 
 _MAX_ERRORS = 5
@@ -37,7 +36,7 @@ def checked_answer(
     """
     if wait.kind != "person":
         raise InvalidInput(
-            f"The task waits for {_WAITED_FOR.get(wait.kind, wait.kind)} there, which no person answers",
+            f"The task waits for {WAITED_FOR[wait.kind]} there, which no person answers",
             remedy=_REMEDIES.get(wait.kind, "GET /inbox, or mesh inbox, lists what waits for people"),
             field="key",
         )
@@ -77,7 +76,7 @@ def denied_money(wait: Wait, value: Any, caller: Caller, agents: Sequence[str]) 
 
 
 def decided(wait: Wait, value: Any) -> str:
-    """What an answer does to a task, as the audit trail calls it."""
+    """The action of an answer, as the audit trail calls it."""
     if not is_decision(wait):
         return "task.answered"
     return "task.approved" if value.get("approve") else "task.denied"
@@ -96,15 +95,6 @@ def not_waiting(task_id: str, key: str, question: Question | None) -> MeshError:
         "closed": "The task does not wait for that any more",
     }
     return Conflict(f"{what[question.status]}: {question.question}", remedy=remedy, field="key")
-
-
-_WAITED_FOR = {
-    "task": "another task",
-    "timer": "a time",
-    "event": "an event",
-    "provider": "a provider",
-    "money": "money",
-}
 
 
 def _check_caller(wait: Wait, caller: Caller, agents: Sequence[str]) -> None:

@@ -48,8 +48,8 @@ class Audit:
     ) -> None:
         """Record that a caller does something; durable when this returns. Call it before doing it.
 
-        `action` is like `key.created`, `subject` like `keys/01K..`. What is a content goes into `details` as
-        its `hashed`. Raises HostError where it cannot be recorded: then the change must not happen.
+        `action` is like `key.created`, `subject` like `keys/01K..`. A content goes into `details` as its
+        `hashed`. Raises HostError where it cannot be recorded: then the change must not happen.
         """
         await self._host.emit([self._event(caller, action, subject, details or {})])
 
@@ -152,10 +152,10 @@ def _who(caller: Caller) -> dict[str, Any]:
 
 
 def aggregate_of(subject: str) -> str:
-    """What the events about a subject are known by."""
+    """The aggregate id of the events about a subject."""
     return f"audit/{subject}"
 
 
 def hashed(content: Any) -> str:
-    """What the trail says of a content instead of the content itself: the SHA-256 of its JSON."""
+    """The SHA-256 of a content's JSON, which the trail has in the place of the content."""
     return f"sha256:{hashlib.sha256(encode(content)).hexdigest()}"

@@ -38,7 +38,7 @@ _UNSIGNED = "No head of the event log could be signed: %s"
 
 
 class Head(Struct):
-    """A signed head: `hash` is that of row `seq`, in hexadecimal; the chain begins with row `chained_from`.
+    """A signed head: `hash` is that of row `seq`, in hexadecimal.
 
     `key` is the public key (Ed25519) and `signature` what it signed, in base64.
     """
@@ -46,15 +46,13 @@ class Head(Struct):
     seq: int
     hash: str
     time: datetime
-    chained_from: int = 1
     key: str = ""
     signature: str = ""
 
     @property
     def signed(self) -> bytes:
-        """What the signature is of."""
-        facts = self.chained_from, self.seq, self.hash, self.time.isoformat()
-        return "\n".join(("meshwright head 1", *map(str, facts))).encode()
+        """The bytes that are signed."""
+        return f"meshwright head 1\n{self.seq}\n{self.hash}\n{self.time.isoformat()}".encode()
 
     def is_signed_by(self, key: str) -> bool:
         """Whether a key, in base64, has signed this head."""
@@ -154,8 +152,8 @@ class HeadKeeper:
                 _logger.warning(_UNSIGNED, error)
 
     async def _sign(self) -> Head:
-        seq, last_hash, chained_from = await self._database.read(_state)
-        head = Head(seq=seq, hash=last_hash.hex(), time=self._clock.now(), chained_from=chained_from)
+        seq, last_hash = await self._database.read(_state)
+        head = Head(seq=seq, hash=last_hash.hex(), time=self._clock.now())
         head = await asyncio.to_thread(self._signer.sign, head)
         await asyncio.to_thread(_append, self._path, head.model_dump_json())
         self._signed_seq, self._signed_at = seq, time.monotonic()
@@ -194,8 +192,8 @@ def _append(path: Path, line: str) -> None:
         os.fsync(file.fileno())
 
 
-def _state(session: Session) -> tuple[int, bytes, int]:
-    return session.execute("SELECT seq, hash, chained_from FROM event_log").fetchall()[0]
+def _state(session: Session) -> tuple[int, bytes]:
+    return session.execute("SELECT seq, hash FROM event_log").fetchall()[0]
 
 
 def _new_key() -> str:

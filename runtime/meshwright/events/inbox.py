@@ -201,7 +201,6 @@ def _is_for_money(subject: Any) -> bool:
 
 
 def _begun(row_id: str, key: str, event: Event) -> dict[str, Any]:
-    """A question that is new with this event."""
     return {
         "id": row_id,
         "seq": event.seq or 0,
@@ -213,7 +212,6 @@ def _begun(row_id: str, key: str, event: Event) -> dict[str, Any]:
 
 
 def _change(event: Event) -> dict[str, Any]:
-    """What an event says of its question."""
     fields = event.fields
     if event.event_type == _REFUSED:
         return _refusal(fields)
@@ -233,7 +231,6 @@ def _change(event: Event) -> dict[str, Any]:
 
 
 def _refusal(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What a refused key is in the inbox."""
     error = fields.get("error")
     message = error.get("message") if isinstance(error, dict) else ""
     refused = _REFUSED_PARTS.get(str(fields.get("status")), "Key")

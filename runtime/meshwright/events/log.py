@@ -84,8 +84,6 @@ class EventLog:
 
     async def start(self) -> None:
         """Find the end of the log. The database is open already, and nothing has been inserted."""
-        while await self._database.write(table.summarize_some):
-            pass
         self._tails.announced = await self._database.write(self._resume)
         await self._fold()
         if self._keep_seconds is not None:

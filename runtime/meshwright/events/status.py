@@ -1,6 +1,6 @@
 """How a mesh is doing: open tasks by status, what they wait for, and the deployments that are left alone.
 
-What tasks wait for is a projection of the log, the table `waits`. No actor is asked.
+The waits of tasks are a projection of the log, the table `waits`. No actor is asked.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _OF_TENANT = "AND tenant_id = :tenant_id"
 
 
 class WaitSummary(Plain):
-    """What some tasks wait for: the `kind`, how many waits, since when the oldest, and when the next is due.
+    """Waits of one kind: the `kind`, how many waits, since when the oldest, and when the next is due.
 
     `reason` is that of the newest.
     """
@@ -69,7 +69,7 @@ class DeploymentStatus(Plain):
 
 
 class TenantUse(Plain):
-    """What a tenant has open and stores, the latter in bytes; without a limit, that is None."""
+    """The open tasks of a tenant, and its storage in bytes; without a limit, that is None."""
 
     tenant_id: str
     open_tasks: int
@@ -157,8 +157,7 @@ def status_of(session: Session, tenant_id: str | None) -> MeshStatus:
 
 def _row_of(event: Event, key: str) -> Row:
     fields = event.fields
-    kind = fields.get("kind") or ("task" if fields.get("child_task_id") else "person")
-    reason = fields.get("asked")
+    kind, reason = fields.get("kind", "person"), fields.get("asked")
     ends = [at for name in ("due_at", "expires_at") if (at := _time(fields.get(name))) is not None]
     return (
         event.tenant_id,
@@ -181,7 +180,6 @@ def account_of(fields: dict[str, Any]) -> str | None:
 
 
 def _time(value: Any) -> float | None:
-    """A time of an event as unix seconds; None for anything else."""
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)

@@ -3,6 +3,10 @@
 An index would cost an event an entry for each of its keys, and each random key a page of its own. A summary
 is written once, at the end of its table: 4 bytes of hash for each distinct key. A search reads the summaries,
 then the few blocks that can hold what it looks for, and the last block, which has no summary yet.
+
+Tenants are charged for the bytes that their events take: the payload, and `_ROW_BYTES` for the rest of a row.
+The table `tenant_storage` has the sums of the full blocks, and changes with them in the same transaction. The
+rows of the last block are added at each reading, so that writing an event costs nothing more.
 """
 
 from __future__ import annotations
@@ -18,7 +22,6 @@ from msgspec import UNSET
 from meshwright.core.encoding import decode, encode
 from meshwright.core.messages import Event
 from meshwright.core.topics import MESH
-from meshwright.events import storage
 from meshwright.events.chain import ERASED, erased_link, link
 from meshwright.events.filter import KEYED, EventFilter, seconds
 from meshwright.sql.database import Row, Session
@@ -69,7 +72,7 @@ _MAX_ERROR_CHARS = 200
 _same = attrgetter(*SAME)
 
 IS_OF_TYPE = "(event_type = :event_type AND (event_type LIKE 'app.%' OR topic NOT LIKE 'app.%'))"
-"""A condition: rows of a caller's topic may have a type of the mesh where an earlier version wrote them."""
+"""A condition: no row of a caller's topic counts as an event of the mesh, whatever its type says."""
 
 
 class Found(NamedTuple):
@@ -130,7 +133,7 @@ def insert(session: Session, rows: Sequence[Row], now: float) -> Written:
             gathered = _gathered(session, rows[low - first : high - first + 1], low)
             if high == _last_of(block):
                 _write_summary(session, block, gathered, now, hashes[high - first])
-                storage.count(session, _first_of(block), high)
+                _count_stored(session, block, high, 1)
         session.notify(f"e{last}")
     return first, dropped
 
@@ -188,19 +191,8 @@ def skip_to(session: Session, seq: int, now: float) -> None:
         if _block_of(last) < _block_of(seq + 1):
             [(head,)] = session.execute("SELECT hash FROM event_log").fetchall()
             summarize(session, _block_of(last), now, head)
-            storage.count(session, _first_of(_block_of(last)), last)
+            _count_stored(session, _block_of(last), last, 1)
         session.execute("UPDATE event_log SET seq = ?", (seq,))
-
-
-def summarize_some(session: Session) -> bool:
-    """Summarize some blocks that an earlier version wrote. False when none is left."""
-    rows = session.execute(
-        "SELECT block, written_at FROM event_blocks WHERE keys IS NULL ORDER BY block LIMIT 16"
-    ).fetchall()
-    for block, written_at in rows:
-        summarize(session, block, written_at)
-        session.execute("UPDATE event_blocks SET keys = coalesce(keys, ?) WHERE block = ?", (b"", block))
-    return bool(rows)
 
 
 def _hash_of(kind: str, key: str | None) -> bytes:
@@ -345,7 +337,8 @@ def erase_payload(session: Session, seq: int) -> None:
     for payload, own in session.execute("SELECT payload, link FROM events WHERE seq = ?", (seq,)).fetchall():
         values = (ERASED, None if own is None else erased_link(payload, own), seq)
         session.execute("UPDATE events SET payload = ?, link = ? WHERE seq = ?", values)
-        storage.free(session, seq, _block_of(seq), len(payload) - len(ERASED))
+        freed = len(payload) - len(ERASED)
+        session.execute(_FREE, {"seq": seq, "block": _block_of(seq), "freed": freed})
 
 
 def old_blocks(session: Session, end: int, written_before: float) -> list[int]:
@@ -362,7 +355,7 @@ def old_blocks(session: Session, end: int, written_before: float) -> list[int]:
 def delete_block(session: Session, block: int) -> int:
     """Delete a block with its events; returns how many those were. The chain begins behind it then."""
     session.execute(_NOTE_PRUNED, {"seq": _last_of(block), "block": block})
-    storage.discount(session, _first_of(block), _last_of(block))
+    _count_stored(session, block, _last_of(block), -1)
     session.execute("DELETE FROM event_blocks WHERE block = ?", (block,))
     return session.execute(
         "DELETE FROM events WHERE seq BETWEEN ? AND ?", (_first_of(block), _last_of(block))
@@ -371,9 +364,38 @@ def delete_block(session: Session, block: int) -> int:
 
 def stored_bytes(session: Session) -> dict[str, int]:
     """How many bytes the events of each tenant take."""
-    return storage.stored(session, _BLOCK_BITS)
+    rows = session.execute(_STORED, {"block_bits": _BLOCK_BITS}).fetchall()
+    return {name: int(size) for name, size in rows}
 
 
 def end_of(block: int) -> int:
     """The `seq` that follows a block."""
     return _first_of(block + 1)
+
+
+_ROW_BYTES = 256
+_SUM = f"""
+    SELECT tenant_id, :sign * sum(length(payload) + {_ROW_BYTES}) FROM events
+    WHERE seq BETWEEN :first AND :last AND tenant_id IS NOT NULL GROUP BY tenant_id
+"""  # noqa: S608 code
+_COUNT = f"""
+    INSERT INTO tenant_storage {_SUM}
+    ON CONFLICT (tenant_id) DO UPDATE SET bytes = tenant_storage.bytes + excluded.bytes
+"""
+_FREE = """
+    UPDATE tenant_storage SET bytes = bytes - :freed
+    WHERE tenant_id = (SELECT tenant_id FROM events WHERE seq = :seq)
+    AND EXISTS (SELECT 1 FROM event_blocks WHERE block = :block)
+"""
+_STORED = f"""
+    SELECT tenant_id, sum(bytes) FROM (
+        SELECT tenant_id, bytes FROM tenant_storage
+        UNION ALL
+        SELECT tenant_id, length(payload) + {_ROW_BYTES} FROM events
+        WHERE seq >= (SELECT coalesce(max(block) + 1, 0) << :block_bits FROM event_blocks)
+    ) AS parts WHERE tenant_id IS NOT NULL GROUP BY tenant_id
+"""  # noqa: S608 code
+
+
+def _count_stored(session: Session, block: int, last: int, sign: int) -> None:
+    session.execute(_COUNT, {"sign": sign, "first": _first_of(block), "last": last})

@@ -53,7 +53,6 @@ class _Tail:
             self.fall_behind()
 
     def fall_behind(self) -> None:
-        """Go back to reading the table, from the first event that was not given out."""
         logged = next((event.seq for event, _ in self.buffer if event.seq is not None), None)
         if logged is not None:
             self.position = logged - 1
@@ -69,7 +68,6 @@ class _Tail:
             self._wake_later(self)
 
     def take(self) -> list[Event]:
-        """All events of the buffer."""
         events = [event for event, _ in self.buffer]
         self.buffer.clear()
         self._buffered_bytes = 0
@@ -77,12 +75,10 @@ class _Tail:
         return events
 
     def wake(self) -> None:
-        """Let the reader look again."""
         if self._news is not None and not self._news.done():
             self._news.set_result(None)
 
     async def news(self) -> None:
-        """Wait until there is something to look at."""
         self._news = asyncio.get_running_loop().create_future()
         await self._news
 

@@ -270,7 +270,6 @@ class _TaskRow:
 
     @classmethod
     def of(cls, event: Event, task_id: str) -> _TaskRow:
-        """The row of a task that is new with this event."""
         return cls(
             seq=event.seq,
             task_id=task_id,
@@ -280,7 +279,6 @@ class _TaskRow:
         )
 
     def take(self, events: Sequence[Event]) -> None:
-        """Go on by the events that came next."""
         for event in events:
             _CHANGES[event.event_type](self, event)
         self.last_seq = events[-1].seq or 0
@@ -288,11 +286,9 @@ class _TaskRow:
 
     @property
     def ended(self) -> bool:
-        """Whether there is an outcome."""
         return self.completed_at is not None
 
     def describe(self, task: Task) -> None:
-        """Fill in what never changes."""
         self.capability = task.capability
         self.priority = task.priority
         self.requested_by = task.requested_by
@@ -311,7 +307,6 @@ _columns_of = attrgetter(*_COLUMNS)
 
 
 def _accept(row: _TaskRow, event: Event) -> None:
-    """task.accepted. What else there is to know of the task comes with its dispatch."""
     fields = event.fields
     row.capability = row.capability or _text(fields, "capability") or ""
     row.agent_id = row.agent_id or _text(fields, "dispatched_to")
@@ -344,8 +339,6 @@ def _dispatch(row: _TaskRow, event: Event) -> None:
 
 
 def _work(status: str) -> Callable[[_TaskRow, Event], None]:
-    """task.started, task.waiting or task.resumed."""
-
     def change(row: _TaskRow, event: Event) -> None:
         fields = event.fields
         attempt = _whole(fields, "attempt") or row.attempts
@@ -361,15 +354,12 @@ def _work(status: str) -> Callable[[_TaskRow, Event], None]:
 
 
 def _fail(row: _TaskRow, event: Event) -> None:
-    """attempt.failed: another may follow."""
     fields = event.fields
     if not row.ended and (_whole(fields, "attempt") or row.attempts) >= row.attempts:
         row.reason = _reason(fields.get("error"))
 
 
 def _end(status: str) -> Callable[[_TaskRow, Event], None]:
-    """The outcome of a task."""
-
     def change(row: _TaskRow, event: Event) -> None:
         outcome = outcome_of(event)
         generation = row.generation if outcome is None else outcome.generation
@@ -404,7 +394,7 @@ _CHANGES: dict[str, Callable[[_TaskRow, Event], None]] = {
     "task.cancelled": _end("cancelled"),
     "task.timed_out": _end("timed_out"),
 }
-"""What each type of event changes; all other events change nothing."""
+"""The change that each type of event makes; all other events make none."""
 
 
 def outcome_of(event: Event) -> Outcome | None:
@@ -427,7 +417,6 @@ def _sane(figure: float) -> bool:
 
 
 def _shaped(model: type[ModelT], event: Event) -> ModelT | None:
-    """An event's payload as a model; None if it does not fit."""
     payload = event.payload
     if type(payload) is model:
         return payload
@@ -440,19 +429,16 @@ def _shaped(model: type[ModelT], event: Event) -> ModelT | None:
 
 
 def _text(fields: dict[str, Any], name: str) -> str | None:
-    """A field that holds text."""
     value = fields.get(name)
     return value if isinstance(value, str) else None
 
 
 def _whole(fields: dict[str, Any], name: str) -> int | None:
-    """A field that holds a whole number, not negative."""
     value = fields.get(name)
     return value if type(value) is int and 0 <= value < _MAX_FIGURE else None
 
 
 def _reason(error: Any) -> str | None:
-    """An error in one line."""
     if isinstance(error, (BaseModel, Struct)):
         error = error.model_dump()
     if not isinstance(error, dict):

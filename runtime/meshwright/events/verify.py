@@ -18,7 +18,7 @@ from meshwright.sql.mark import marked_seq
 
 _AT_ONCE = 2_000  # rows
 _SELECT = f"SELECT {', '.join(COLUMNS)}, link FROM events WHERE seq > ? ORDER BY seq LIMIT ?"  # noqa: S608 code
-_SELECT_STATE = "SELECT seq, hash, chained_from, pruned_seq, pruned_hash FROM event_log"
+_SELECT_STATE = "SELECT seq, hash, pruned_seq, pruned_hash FROM event_log"
 _TYPE, _TOPIC = COLUMNS.index("event_type"), COLUMNS.index("topic")
 _LOSS_ACCEPTED = "store.loss_accepted"
 Progress = Callable[[int, int], None]
@@ -27,10 +27,10 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class Verified:
-    """What a verification has found: rows `first` to `last` are as they were written, unless `faults` say.
+    """The findings of a verification: rows `first` to `last` are as they were written, unless `faults` say.
 
     `heads` counts the signed heads that vouch for rows, `signed_seq` is the last row that one vouches for.
-    `unchained`: rows of an earlier version, before `first`; those up to `pruned_seq` were deleted by age.
+    Those up to `pruned_seq` were deleted by age.
     """
 
     rows: int = 0
@@ -39,14 +39,13 @@ class Verified:
     heads: int = 0
     signed_seq: int = 0
     erased: int = 0
-    unchained: int = 0
     pruned_seq: int = 0
     key: str = ""
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def sentence(self) -> str:
-        """What was proved."""
+        """The proved facts as a sentence."""
         if self.rows:
             proved = f"{self.rows:,} rows from {self.first:,} to {self.last:,} unaltered"
         else:
@@ -92,25 +91,21 @@ class _Walk:
         for number, head in enumerate(stored_heads(folder), start=1):
             self._take_head(head, f"head {number} of audit.heads")
 
-    def _read_state(self) -> tuple[int, bytes, int, int, bytes | None]:
+    def _read_state(self) -> tuple[int, bytes, int, bytes | None]:
         rows = self._session.execute(_SELECT_STATE).fetchall()
-        if len(rows) != 1 or None in rows[0][:3]:
+        if len(rows) != 1 or None in rows[0][:2]:
             self.found.faults.append("The log has lost its count: the table event_log is not as it was")
-            return 0, b"", 1, 0, None
-        last, last_hash, chained_from, pruned_seq, pruned_hash = rows[0]
-        return last, bytes(last_hash), chained_from, pruned_seq or 0, pruned_hash
+            return 0, b"", 0, None
+        last, last_hash, pruned_seq, pruned_hash = rows[0]
+        return last, bytes(last_hash), pruned_seq or 0, pruned_hash
 
     def was_overtaken(self) -> bool:
-        """Whether rows were pruned while they were read."""
-        return bool(self.found.faults) and self._read_state()[3] != self.found.pruned_seq
+        return bool(self.found.faults) and self._read_state()[2] != self.found.pruned_seq
 
     def run(self, progress: Progress) -> None:
-        """Walk to the row that was the last at the start."""
         found = self.found
-        last, last_hash, chained_from, pruned_seq, pruned_hash = self._state
-        found.pruned_seq, found.first = pruned_seq, max(chained_from, pruned_seq + 1)
-        found.unchained = self._count_before(chained_from)
-        self._check_start(chained_from)
+        last, last_hash, pruned_seq, pruned_hash = self._state
+        found.pruned_seq, found.first = pruned_seq, pruned_seq + 1
         head, before = bytes(pruned_hash or bytes(HASH_BYTES)), found.first - 1
         for row, following in self._rows(found.first - 1, last):
             if found.faults:
@@ -193,18 +188,6 @@ class _Walk:
 
     # Checks
 
-    def _count_before(self, chained_from: int) -> int:
-        query = "SELECT count(*) FROM events WHERE seq < ?"
-        return self._session.execute(query, (chained_from,)).fetchall()[0][0]
-
-    def _check_start(self, chained_from: int) -> None:
-        begins = {head.chained_from for heads in self._heads.values() for head in heads}
-        if begins - {chained_from}:
-            self.found.faults.append(
-                f"The log says that its chain begins with row {chained_from:,}; signed heads say "
-                f"{', '.join(f'{begin:,}' for begin in sorted(begins - {chained_from}))}"
-            )
-
     def _check_block(self, seq: int, head: bytes) -> None:
         if end_of(seq >> 11) - 1 != seq:
             return
@@ -268,7 +251,6 @@ _NOTED = frozenset({ERASED_EVENT, PRUNED_EVENT, _LOSS_ACCEPTED, SIGNED})
 
 
 def _diagnosis(row: Row, following: Row | None, head: bytes, before: int) -> str:
-    """What is wrong with the first row whose hash does not follow from the one before it."""
     seq = row[0]
     if seq > before + 1:
         missing = f"Row {before + 1:,} is" if seq == before + 2 else f"Rows {before + 1:,} to {seq - 1:,} are"

@@ -19,8 +19,11 @@ from meshwright.core.errors import HostError, NotFound
 from meshwright.core.messages import Event
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
-from meshwright.events.status import NO_MORE, WAIT_ENDED, WAITING, waits_for_events
+from meshwright.events.status import NO_MORE, WAIT_ENDED, WAITING, waits_for, waits_for_events
 from meshwright.kernel.runtime import Runtime
+from meshwright.work import Answer
+from meshwright.work.protocol import WaitKind
+from meshwright.work.record import read_task, thread_ref
 
 _logger = logging.getLogger("meshwright.events")
 _Key = tuple[str, str]
@@ -30,8 +33,6 @@ Resume = Callable[[str, str, str, Any], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class _EventWait:
-    """What one task waits for, from a place in the log on."""
-
     tenant_id: str
     task_id: str
     key: str
@@ -41,7 +42,6 @@ class _EventWait:
 
     @classmethod
     def of(cls, event: Event) -> _EventWait | None:
-        """The wait that a `task.waiting` event begins; None where it is for none that fits."""
         fields = event.fields
         subject, key = fields.get("subject"), fields.get("key")
         if fields.get("kind") != "event" or not isinstance(subject, dict) or not isinstance(key, str):
@@ -56,7 +56,6 @@ class _EventWait:
         return cls(event.tenant_id, event.task_id or "", key, event.seq or 0, has_topic, match)
 
     def fits(self, event: Event) -> bool:
-        """Whether an event answers it."""
         if event.tenant_id != self.tenant_id or (event.seq or 0) <= self.seq:
             return False
         if not self.has_topic(event.topic):
@@ -66,7 +65,6 @@ class _EventWait:
 
 
 def _at(document: Any, path: str) -> Any:
-    """A field by its dotted path; None where there is none."""
     for name in path.split("."):
         document = document.get(name) if isinstance(document, dict) else None
     return document
@@ -117,7 +115,6 @@ class EventWaits:
                 await asyncio.sleep(pauses.next())
 
     async def _read(self) -> None:
-        """Read the log from the oldest open wait on, for as long as there is one."""
         places = await self._log.view(waits_for_events)
         if not places:
             return
@@ -146,3 +143,20 @@ class EventWaits:
                 with suppress(NotFound):  # it has ended meanwhile
                     await self._resume(wait.tenant_id, wait.task_id, wait.key, event.model_dump(mode="json"))
                 del self._open[key]
+
+
+_AT_ONCE = 100  # their turns share commits
+
+
+async def wake_waiting(host: Runtime, log: EventLog, kind: WaitKind) -> None:
+    """Wake each task that waits for such: the most urgent first, then the longest waiting."""
+
+    async def wake(tenant_id: str, task_id: str, key: str) -> None:
+        with suppress(NotFound):  # a task of long ago
+            record, task = await read_task(host, task_id, tenant_id)
+            if (thread := thread_ref(record, task)) is not None:
+                await host.call(thread, "resume", Answer(task_id=task_id, key=key, value=None))
+
+    waits = await log.view(waits_for, kind)
+    for start in range(0, len(waits), _AT_ONCE):
+        await asyncio.gather(*[wake(*wait) for wait in waits[start : start + _AT_ONCE]])

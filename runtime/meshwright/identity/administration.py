@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from meshwright.core.access import KEY_ROLES
+from meshwright.core.capability import LLM_SERVICE
 from meshwright.core.errors import InvalidInput
 from meshwright.core.messages import Caller, new_id
 from meshwright.core.money import Budget, OnEmpty
@@ -17,14 +18,14 @@ from meshwright.identity.auth import ADMINISTRATOR
 from meshwright.identity.operations import Acting
 from meshwright.identity.rules import require_all_tenants, tenant_of, visible_tenant
 from meshwright.ledger.budgets import BudgetView
-from meshwright.ledger.estimate import TaskEstimate
-from meshwright.ledger.keys import LLM_SERVICE, NewKey
+from meshwright.ledger.costs import TaskEstimate
+from meshwright.ledger.keys import NewKey
 from meshwright.ledger.virtual_keys import Key, unknown_key
 from meshwright.run.erasure import Erased
 
 
 class Administration(Acting):
-    """What operators and administrators do. Each raises what the operations of `Operations` raise.
+    """The operations of operators and administrators. Each raises what the operations of `Operations` raise.
 
     A change is recorded in the audit trail before it is made, and refused where it cannot be recorded.
     """

@@ -10,18 +10,19 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from meshwright.core.access import ALL_ROLES, Role
+from meshwright.core.errors import Forbidden
 from meshwright.core.messages import Caller
 from meshwright.identity.oidc import OidcTokens
 from meshwright.identity.rules import ADMIN_REMEDY
 from meshwright.identity.settings import ADMIN_PREFIX
-from meshwright.ledger.keys import PREFIX, Forbidden, Keys, Unauthenticated, keys_required
+from meshwright.ledger.keys import PREFIX, Keys, Unauthenticated, keys_required
 from meshwright.ledger.virtual_keys import EVERY_TENANT
 from meshwright.settings import Settings
 
 __all__ = ["Authenticator", "Credentials", "Forbidden", "KeyAuthenticator", "Role", "Unauthenticated"]
 
 ADMINISTRATOR = "admin"
-"""Who requests the tasks of the mesh's administrator."""
+"""The requester of the administrator's tasks."""
 _KEY_REMEDY = "mesh keys create makes one"
 _REMEDY = "Send Authorization: Bearer with a key that `mesh keys create` has made"
 _TOKEN_REMEDY = f"{_REMEDY}, or with a token of the issuer that [oidc] of mesh.toml names"
@@ -29,7 +30,7 @@ _TOKEN_REMEDY = f"{_REMEDY}, or with a token of the issuer that [oidc] of mesh.t
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a request shows of its sender.
+    """The credentials of a request.
 
     `token` is a key or the admin token. `is_local` says that the request began on the mesh's machine, as far
     as the address tells, which is no credential. `client` is the sender's name at a broker, which has

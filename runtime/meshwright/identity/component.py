@@ -20,7 +20,7 @@ class KeysComponent(Component):
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        mesh.keys = Keys(mesh.host, mesh.log, mesh.database, has_log=mesh.has_log)
+        mesh.keys = Keys(mesh.host, mesh.log, has_log=mesh.has_log)
 
     def projections(self) -> Iterable[Projection]:
         """The list of keys."""
@@ -36,11 +36,6 @@ class KeysComponent(Component):
         settings = self.mesh.settings.oidc
         assert settings.issuer is not None
         return await OidcTokens(settings.issuer, settings).check()
-
-    async def start(self) -> None:
-        """List the keys of an earlier version."""
-        if self.mesh.role.is_front:
-            await self.mesh.keys.start()
 
     def actors(self) -> Iterable[Actors]:
         """Each key, and whether callers need one."""

@@ -1,4 +1,4 @@
-"""What a caller sees who may see facts and no contents: states, names, counts, times and costs.
+"""The facts that a caller without the right to contents sees: states, names, counts, times and costs.
 
 Of an event's payload only fields that are known to be facts are shown, and only short ones: a field that a
 new kind of event brings is hidden until it is named.

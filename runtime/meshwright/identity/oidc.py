@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 from pydantic_core import from_json
 
 from meshwright.core.errors import ConfigError, HostError
-from meshwright.core.extras import install_command
 from meshwright.core.messages import ID_PATTERN, Caller
+from meshwright.core.plugins import install_command
 from meshwright.identity.settings import OidcSettings
 from meshwright.ledger.keys import Unauthenticated
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import jwt
 
 _ALGORITHMS = {"RS256": ("RSA", None), "ES256": ("EC", "P-256"), "EdDSA": ("OKP", "Ed25519")}
-"""What tokens may be signed by, and the key that each takes: nothing symmetric, and not `none`."""
+"""The algorithms of tokens with their keys: nothing symmetric, and not `none`."""
 _MIN_RSA_BITS = 2048
 _MAX_TOKEN_CHARS = 16_384
 _MAX_BYTES = 262_144
@@ -153,9 +153,7 @@ class OidcTokens:
                 listed = (await _document(session, address)).get("keys")
             if not isinstance(listed, list):
                 raise ValueError("its key set has no keys")
-            keys = {
-                str(each.get("kid", "")): key for each in listed[:_MAX_KEYS] if (key := self._usable(each))
-            }
+            keys = {str(jwk.get("kid", "")): key for jwk in listed[:_MAX_KEYS] if (key := self._usable(jwk))}
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             self._problem = f"{issuer} does not answer as an issuer does ({error or type(error).__name__})"
             return

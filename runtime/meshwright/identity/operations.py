@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from meshwright.context.plan import CompressRequest, CompressResponse
 from meshwright.core.access import Role
 from meshwright.core.capability import AgentInfo
-from meshwright.core.errors import HostError, MeshError, NotFound
+from meshwright.core.errors import Forbidden, HostError, MeshError, NotFound
 from meshwright.core.files import File, task_file_of
 from meshwright.core.messages import (
     ENDED,
@@ -36,13 +36,12 @@ from meshwright.events.tasks import TaskPage
 from meshwright.identity.facts import event_facts, page_facts, sees_contents, shown, status_facts
 from meshwright.identity.rules import RULES, call_context, check_answer, has_role, is_own, visible_tenant
 from meshwright.ledger.costs import By, Costs, since_of
-from meshwright.ledger.keys import Forbidden, Unauthenticated
+from meshwright.ledger.keys import Unauthenticated
 from meshwright.mesh import Mesh
 from meshwright.models.port import CallContext
 from meshwright.run.files import referred_in
 from meshwright.run.transcript import Transcript
-from meshwright.work.reading import read_task, unknown_task
-from meshwright.work.record import TaskView
+from meshwright.work.record import TaskView, read_task, unknown_task
 
 
 class Feed(NamedTuple):

@@ -1,13 +1,14 @@
-"""Who may use which operation: the roles of each as data, and the checks that go by them."""
+"""Rules: the roles that operations take, as data, and the checks that go by them."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 from meshwright.core.access import Role, granted, in_order
-from meshwright.core.errors import MeshError
+from meshwright.core.capability import LLM_SERVICE
+from meshwright.core.errors import Forbidden, MeshError
 from meshwright.core.messages import Caller
-from meshwright.ledger.keys import LLM_SERVICE, Forbidden, Unauthenticated
+from meshwright.ledger.keys import Unauthenticated
 from meshwright.models.port import CallContext
 from meshwright.orchestration.settings import TenantLimit
 from meshwright.work.people import is_decision
@@ -109,7 +110,7 @@ RULES = {
     "verify": Rule("verifies the event log", _ADMIN, all_tenants=True),
     "rotate_secrets": Rule("rotates keys", _ADMIN, all_tenants=True),
 }
-"""Who may use each operation, by its name."""
+"""The rules of operations, by their names."""
 
 
 def has_role(caller: Caller, role: Role) -> bool:

@@ -73,7 +73,7 @@ class Turn:
         return f"{self._name}/{self.sent}"
 
     def _as_json(self, value: Any) -> Json:
-        """What an effect holds as JSON; `size` bounds what all effects have together, in bytes."""
+        """The content of an effect as JSON; `size` bounds what all effects have together, in bytes."""
         data = as_json(self.ref, value)
         self.size += len(data) + _ITEM_BYTES
         return data
@@ -170,7 +170,7 @@ class Actor(Generic[StateT]):
         """The worker has restarted: ask again for what only this process knew."""
 
     def redrive(self, turn: Turn) -> None:
-        """What this actor sent may have been lost on the bus: ask again for what has not come."""
+        """Messages of this actor may have been lost on the bus: ask again for answers that have not come."""
 
 
 TurnT = TypeVar("TurnT", bound=Callable[..., Any])

@@ -210,7 +210,6 @@ class AheadExecutor:
             delivery.is_taken = True
 
     def _spread(self, events: Sequence[Event]) -> None:
-        """Put events into the log, and to the actors that subscribe to their topics."""
         if events:
             spread, messages = self._around.bus.spread(events)
             self._filling.batch.events += spread

@@ -1,4 +1,4 @@
-"""What travels between actors and what is kept of them: addresses, messages, records and actor records."""
+"""Data of actors on the wire and in stores: addresses, messages, records and actor records."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 import msgspec
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 
 from meshwright.core.encoding import encode
 
@@ -64,7 +64,7 @@ class Message(msgspec.Struct):
 
     @property
     def title(self) -> str:
-        """What it is called where it is refused."""
+        """Its name in a refusal."""
         return f"the message {self.method!r} to {self.to}"
 
     @classmethod
@@ -100,16 +100,16 @@ class Record(msgspec.Struct):
 
     @property
     def title(self) -> str:
-        """What it is called where it is refused."""
+        """Its name in a refusal."""
         return f"the record {self.stream}/{self.n}"
 
 
 class ActorRecord(msgspec.Struct):
-    """What a store keeps of an actor, replaced as a whole by every turn (compare-and-swap on `revision`).
+    """The stored record of an actor, replaced as a whole by every turn (compare-and-swap on `revision`).
 
     `sent` counts what the actor ever sent; `processed_ids` holds the ids of messages that may arrive again,
     with the unix time until which they are remembered; an actor that `has_pending_work` must be woken after
-    a crash. In its JSON the last two are called `seen` and `obliged`.
+    a crash.
     """
 
     revision: int = 0
@@ -122,29 +122,9 @@ class ActorRecord(msgspec.Struct):
 
     def encode(self) -> bytes:
         """The record as one JSON document, for stores that keep it as one value."""
-        document = {
-            "v": 1,
-            "revision": self.revision,
-            "last_turn": self.last_turn,
-            "sent": self.sent,
-            "wake_at": self.wake_at,
-            "obliged": self.has_pending_work,
-            "seen": self.processed_ids,
-            "state": from_json(self.state) if self.state else None,
-        }
-        return to_json(document)
+        return msgspec.json.encode(self)
 
     @classmethod
     def decode(cls, data: bytes) -> ActorRecord:
         """Read `encode` back."""
-        document = from_json(data)
-        wake_at = document["wake_at"]
-        return cls(
-            revision=document["revision"],
-            last_turn=document["last_turn"],
-            sent=document["sent"],
-            wake_at=datetime.fromisoformat(wake_at) if wake_at else None,
-            has_pending_work=document["obliged"],
-            processed_ids=document["seen"],
-            state=to_json(document["state"]) if document["state"] is not None else b"",
-        )
+        return msgspec.json.decode(data, type=cls)

@@ -14,9 +14,9 @@ from meshwright.core.clock import Clock
 from meshwright.core.encoding import as_json
 from meshwright.core.errors import StoreFailed
 from meshwright.core.tracing import NoTracing, Tracing
-from meshwright.kernel.bus import Bus
 from meshwright.kernel.cells import Cell, Cells
 from meshwright.kernel.envelope import ActorRecord, ActorRef, Message
+from meshwright.kernel.host import Bus
 from meshwright.kernel.store import Delivery
 from meshwright.kernel.timers import Timers
 from meshwright.kernel.turns import Commit, take_turn
@@ -24,7 +24,7 @@ from meshwright.kernel.turns import Commit, take_turn
 
 @dataclass(slots=True, eq=False)
 class Surroundings:
-    """What turns run in: the parts of a runtime that an executor uses.
+    """The surroundings of turns: the parts of a runtime that an executor uses.
 
     `strict`: replies go through JSON, as they do between processes.
     """

@@ -1,6 +1,6 @@
 """The runtime: runs actors on a store, the same on every store.
 
-What it promises is in `meshwright.kernel.host`; tests/contract holds it to that on each store.
+Its promises are in `meshwright.kernel.host`; tests/contract holds it to them on each store.
 """
 
 from __future__ import annotations
@@ -19,11 +19,10 @@ from meshwright.core.errors import Draining, HostError, MailboxFull, NotFound, S
 from meshwright.core.messages import Event, new_id
 from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.kernel.ahead import AheadExecutor
-from meshwright.kernel.bus import Bus
 from meshwright.kernel.cells import IDLE_SECONDS, Cell, Cells
 from meshwright.kernel.envelope import ActorRef, Message, Record
 from meshwright.kernel.execution import Surroundings
-from meshwright.kernel.host import Listener, Signals, Subscription
+from meshwright.kernel.host import Bus, Listener, Signals, Subscription
 from meshwright.kernel.shared import SharedExecutor
 from meshwright.kernel.store import Delivery, ExclusiveStore, SharedStore, Store, TopicTaker
 from meshwright.kernel.timers import Timers
@@ -210,7 +209,6 @@ class Runtime:
         await self._store.close(abrupt=abrupt)
 
     async def _begin(self) -> None:
-        """Take up what the store has for this incarnation."""
         takeover = await self._store.begin(self.incarnation)
         if isinstance(self._executor, AheadExecutor):
             self._executor.number_from(takeover.last_number)
@@ -277,7 +275,7 @@ class Runtime:
     ) -> Any:
         """Run a turn and return its reply, once all that it rests on is durable.
 
-        Not deduped: the turn itself must know a repeat. What the turn raises is raised here, with the
+        Not deduped: the turn itself must know a repeat. An error of the turn is raised here, with the
         actor unchanged; MailboxFull, Draining and StoreFailed may come instead.
         """
         if not self.is_ready:
@@ -339,7 +337,7 @@ class Runtime:
     def append(self, record: Record, events: Sequence[Event] = ()) -> Awaitable[None]:
         """Write a record outside a turn, and events with it; await the result to know them durable.
 
-        It is queued at once, ordered before the commit of any turn of its actor that runs later. Where that
+        It is queued at once, ordered before the commit of any turn of its actor that runs later. If that
         number is written already, the first value stands, and the events are dropped with the second.
         """
         self._check_open()

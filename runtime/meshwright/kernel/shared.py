@@ -1,7 +1,7 @@
 """Turns on a store that others write too: nothing runs ahead of a commit.
 
 An actor takes what waits for it in one go: the turns run one after another on its record, and one
-compare-and-swap commits them all. Where another worker's commit came first, the record is loaded again and
+compare-and-swap commits them all. If another worker's commit came first, the record is loaded again and
 the turns run again: they are plain functions.
 """
 
@@ -32,8 +32,6 @@ DRAIN_SECONDS = 10.0
 
 @dataclass(slots=True, eq=False)
 class _Visit:
-    """What the turns of one go came to."""
-
     record: ActorRecord
     batch: Batch = field(default_factory=Batch)
     ends: list[tuple[Delivery, Commit | Exception]] = field(default_factory=list)
@@ -146,7 +144,6 @@ class SharedExecutor:
     # Turns
 
     async def _work(self, cell: Cell) -> None:
-        """Take what waits for an actor until nothing does."""
         conflicts = 0
         try:
             while cell.mailbox:
@@ -267,7 +264,6 @@ class SharedExecutor:
     # Commits
 
     def _commit(self, batch: Batch) -> asyncio.Task[None]:
-        """Commit what no turn asked for."""
         self._spread(batch)
         return self._begin(self._committed(batch), "commit")
 

@@ -30,8 +30,8 @@ import msgspec
 
 from meshwright.core.errors import Conflict, NotFound, StoreFailed
 from meshwright.core.messages import Event
-from meshwright.kernel.bus import Bus
 from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
+from meshwright.kernel.host import Bus
 from meshwright.kernel.turns import ActorKind
 
 TopicTaker = Callable[[bytes], Awaitable[bool]]
@@ -58,7 +58,7 @@ class Delivery(msgspec.Struct, eq=False):
 
 @dataclass(slots=True)
 class Batch:
-    """What one commit writes, all or nothing; bodies, payloads and values in it are `Json`.
+    """The writes of one commit, all or nothing; bodies, payloads and values in it are `Json`.
 
     `actors`: the new record of each actor that changed. `expected`: the revision at which each actor must
     still be, also of those that were only read, since replies rest on it; 0 for one that has no record.
@@ -97,7 +97,7 @@ class AlreadyTaken(Conflict):
 
 @dataclass(slots=True)
 class Takeover:
-    """What an incarnation takes up as it begins.
+    """The work that an incarnation takes up as it begins.
 
     `messages` that were not taken yet, in order of sending, and `pending`: the actors with pending work,
     which get a `recover` turn. `last_number` is the highest number that a message ever had; only exclusive
@@ -110,7 +110,7 @@ class Takeover:
 
 
 class Receiver(Protocol):
-    """What a store may ask of the runtime, on the event loop, between `open` and `close`."""
+    """The runtime as a store sees it, on the event loop, between `open` and `close`."""
 
     incarnation: str
     bus: Bus
@@ -120,7 +120,7 @@ class Receiver(Protocol):
     remote_kinds: Mapping[str, ActorKind]
     """Those that run in other processes, by type: they can be called and read."""
     topic_takers: Mapping[str, TopicTaker]
-    """What takes the messages that other programs publish, by the topic as the broker names it."""
+    """Takes the messages that other programs publish, by the topic as the broker names it."""
 
     def admit(self, ref: ActorRef) -> None:
         """Raise NotFound or MailboxFull where a message to this actor should be held back."""

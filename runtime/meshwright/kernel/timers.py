@@ -74,7 +74,6 @@ class Timers:
                 heapq.heappush(self._heap, (wake_at, ref))
 
     async def _wait(self) -> None:
-        """Until the next alarm, the next sweep, or news of an earlier alarm."""
         assert self._sweep_at is not None
         next_at = min(self._heap[0][0], self._sweep_at) if self._heap else self._sweep_at
         self._earlier.clear()

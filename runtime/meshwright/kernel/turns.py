@@ -129,7 +129,7 @@ def _read_checked(kind: TypeAdapter[Any], body: Any) -> Any:
 
 
 class Commit(msgspec.Struct):
-    """What a turn came to: the next record, and the effects to commit with it.
+    """The result of a turn: the next record, and the effects to commit with it.
 
     `duplicate`: the message had been taken before; nothing changes and `reply` is None.
     `changed` is false when the turn only read: there is nothing to commit.
@@ -212,7 +212,6 @@ def take_turn(
 
 
 def _encode_state(actor: Actor[Any]) -> bytes:
-    """The actor's state as JSON. Raises InvalidInput where it holds something that JSON cannot."""
     state = actor.state
     try:
         if isinstance(state, Struct):

@@ -50,7 +50,7 @@ class Account(Struct, omit_defaults=True, dict=True):
     """One budget of one of its scope: `key` names the agent, tenant, tag, thread or task.
 
     An `inline` budget is declared by no setting: calls of `tenant_id` bring it, as those of a task do that
-    has one. Stored data calls it `brought`.
+    has one.
     """
 
     budget: str
@@ -60,7 +60,7 @@ class Account(Struct, omit_defaults=True, dict=True):
     window: Window = kept(default="total")
     hard: bool = kept(default=True)
     cheaper_tag: str | None = kept(default=None)
-    inline: bool = kept(default=False, name="brought")
+    inline: bool = kept(default=False)
     tenant_id: str | None = None
     on_empty: OnEmpty = "fail"
 
@@ -124,7 +124,7 @@ class LedgerEntry(Struct, omit_defaults=True):
 
     @property
     def need(self) -> Decimal:
-        """What it will do with."""
+        """The least that it needs."""
         return self.amount if self.least is None else min(self.least, self.amount)
 
     @property
@@ -284,13 +284,13 @@ class BudgetAccount(Actor[Balance]):
         return "refused", ZERO
 
     def _before(self, rank: _Rank) -> Decimal:
-        """What the calls before one in the queue need, as far as they can ever have it."""
+        """The needs of the calls before one in the queue, as far as they can ever be met."""
         left = self._limit - self.state.spent
         return sum((need for other, need, _ in self._in_order() if other < rank and need <= left), ZERO)
 
     def _in_order(self) -> list[tuple[_Rank, Decimal, str]]:
         queue = self.state.queue
-        return sorted(((-each.priority, each.since, op), each.need, op) for op, each in queue.items())
+        return sorted(((-call.priority, call.since, op), call.need, op) for op, call in queue.items())
 
     def _ready(self) -> list[str]:
         """The calls of the queue that are to ask again: those in front that have room, and those that

@@ -85,7 +85,7 @@ class AccountClient:
                 self._leave(entry.op)
 
     def settle(self, settled: Settlement) -> None:
-        """Settle soon; no caller has to wait. What cannot be booked counts as spent when its time is over."""
+        """Settle soon; no caller has to wait. Unbooked, it counts as spent when its time is over."""
         known = {"op": settled.op, "call": settled.call, "amount": settled.amount}
         self._put(_Pending(LedgerEntry(kind="settle", estimated=settled.estimated, **known)))
 

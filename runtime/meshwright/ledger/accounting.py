@@ -37,6 +37,7 @@ from meshwright.models.port import (
     OnDelta,
     PriceList,
     Settlement,
+    Wrapper,
 )
 
 logger = logging.getLogger("meshwright.ledger")
@@ -47,7 +48,7 @@ _Lost = tuple[Decimal | None, Usage, CostSource]
 _NOTHING: _Lost = (ZERO, Usage(), "priced")
 
 
-class Accounted:
+class Accounted(Wrapper):
     """A model whose calls stay within the budgets, and are all in the ledger.
 
     It reserves the most that a call may cost and settles what it did cost. Only it says that a call was
@@ -62,8 +63,7 @@ class Accounted:
         publish: OnCall,
         past: PastCalls | None = None,
     ) -> None:
-        self.name = model.name
-        self.model = model
+        super().__init__(model)
         self.budgets = budgets
         self._prices = prices
         self._publish = publish
@@ -76,45 +76,45 @@ class Accounted:
         that is cut off by this is made again, with room for all of it, if the budgets allow that.
         Raises BudgetExceeded or PriceUnknown where one does not, and what the model raises.
         """
-        reply, limited = await self._make(request, on_delta, self._estimates)
-        if not limited or reply.finish_reason != "length":
-            return reply
-        if on_delta is not None:
-            on_delta(STREAM_RESTART)
-        reply, _ = await self._make(request, on_delta, None)
-        return reply
+        limiter: Estimates | None = self._estimates
+        while True:
+            started = time.perf_counter()
+            meter = _StreamMeter(on_delta)
+            hold = await self.budgets.hold(request, self._estimates.upper_bound, limiter)
+            try:
+                reply = await self.model.complete(hold.request, meter.on_delta)
+            except BaseException as error:  # also cancelled: it may have cost something all the same
+                if not (isinstance(error, ModelError) and error.retryable):  # else the step is run again
+                    self._record_cut(hold, request)
+                if call := self._failed(hold, meter, error, _ms_since(started)):
+                    self._record(call, request)
+                raise
+            reply = self._booked(hold, request, reply, meter, started)
+            if not hold.is_limited or reply.finish_reason != "length":
+                return reply
+            limiter = None
+            if on_delta is not None:
+                on_delta(STREAM_RESTART)
 
-    async def _make(
-        self, request: ModelRequest, on_delta: OnDelta | None, limiter: Estimates | None
-    ) -> tuple[ModelReply, bool]:
-        """Make the call; returns also whether the length of the answer was limited."""
-        started = time.perf_counter()
-        meter = _StreamMeter(on_delta)
-        hold = await self.budgets.hold(request, self._estimates.upper_bound, limiter)
-        try:
-            reply = await self.model.complete(hold.request, meter.on_delta)
-        except BaseException as error:  # also cancelled: it may have cost something all the same
-            if not (isinstance(error, ModelError) and error.retryable):  # else the step is run again
-                self._record_cut(hold, request)
-            if call := self._failed(hold, meter, error, _ms_since(started)):
-                self._record(call, request)
-            raise
+    def _booked(
+        self, hold: Hold, request: ModelRequest, reply: ModelReply, meter: _StreamMeter, started: float
+    ) -> ModelReply:
+        """Settle and record a call that was answered; returns the reply with what it cost."""
         reply = self._priced(reply, hold.request, latency_ms=_ms_since(started))
         self._record_cut(hold, request, reply)
         if not reply.cache_hit:
             self._estimates.note_cost(hold.request, reply.cost_usd)
-        if hold.accounts and not reply.cache_hit:
-            self._estimates.learn(hold.request, reply.usage, reply.cost_usd)
-        if not reply.cache_hit:
+            if hold.accounts:
+                self._estimates.learn(hold.request, reply.usage, reply.cost_usd)
             reply = self._with_lost(reply, hold.request, (*reply.lost, *meter.lost(reply)))
         settled = self.budgets.settle(hold, reply.cost_usd, estimated=reply.cost_source == "estimated")
         self._record(_answered(hold, reply, settled), request)
-        return reply, hold.is_limited
+        return reply
 
     async def close(self) -> None:
         """Book what is still to be booked, and close the model."""
         await self.budgets.settled()
-        await self.model.close()
+        await super().close()
 
     def _record(self, call: Call, request: ModelRequest) -> None:
         record = request.context.record or self._publish
@@ -175,9 +175,9 @@ class Accounted:
     ) -> ModelReply:
         """The reply with the tokens and cost of answers before it that were lost, where we know a price."""
         read = reply.usage.prompt_tokens
-        for each in lost_before:
-            usage = each.usage.model_copy(update={"prompt_tokens": each.usage.prompt_tokens or read})
-            lost = self._priced(each.model_copy(update={"usage": usage}), request)
+        for answer in lost_before:
+            usage = answer.usage.model_copy(update={"prompt_tokens": answer.usage.prompt_tokens or read})
+            lost = self._priced(answer.model_copy(update={"usage": usage}), request)
             if reply.cost_usd is None or lost.cost_usd is None:
                 continue
             is_estimated = "estimated" in (reply.cost_source, lost.cost_source)
@@ -209,15 +209,15 @@ class Accounted:
         )
 
     def _lost(self, hold: Hold, meter: _StreamMeter, error: BaseException) -> _Lost:
-        """What a call that ended without a reply may have cost, and used.
+        """The likely cost and usage of a call that ended without a reply.
 
-        Answers that were held back say it, where the provider counted. What was streamed is counted; where
-        nothing was and the provider may have worked, it is the estimate of such calls, else the most.
+        Answers that were held back say it, where the provider counted. Streamed text is counted; without any,
+        if the provider may have worked, it is the estimate of such calls, else the most.
         """
         lost: tuple[ModelReply, ...] = error.lost if isinstance(error, ModelError) else ()
         harmless = isinstance(error, ModelError | InvalidInput) and not isinstance(error, MAY_COST)
         is_known = (harmless or isinstance(error, ContentRefused)) and meter.streams <= len(lost)
-        is_counted = all(each.cost_source != "estimated" for each in lost)
+        is_counted = all(answer.cost_source != "estimated" for answer in lost)
         if lost and is_known and (is_counted or (harmless and not meter.bytes)):
             *before, last = lost
             reply = self._with_lost(self._priced(last, hold.request), hold.request, before)
@@ -303,17 +303,14 @@ class _StreamMeter:
 
     @property
     def bytes(self) -> int:
-        """What all attempts have written."""
         return sum(self._attempts)
 
     @property
     def streams(self) -> int:
-        """How many attempts have written something."""
         return sum(size > 0 for size in self._attempts)
 
     @property
     def on_delta(self) -> OnDelta | None:
-        """Takes the pieces, where somebody wants them."""
         return self._take if self._pass_on is not None else None
 
     def usage(self, request: ModelRequest) -> Usage:

@@ -33,7 +33,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 class AllowanceList(BaseModel):
-    """What the actor keeps."""
+    """The state of the actor."""
 
     items: dict[str, Budget] = {}
 
@@ -128,7 +128,7 @@ class Allowances:
         """
         scope, of = _scope_of(whose)
         names = [_name_of(scope, of, tenant_id, window) for window in get_args(Window)]
-        removed = [Budget.model_validate(each) for each in await self._host.call(REF, "remove", names)]
+        removed = [Budget.model_validate(budget) for budget in await self._host.call(REF, "remove", names)]
         self._known_until = None
         if not removed:
             raise NotFound(

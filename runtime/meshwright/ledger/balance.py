@@ -67,8 +67,8 @@ class Queued:
 
 
 class Balance(BaseModel):
-    """What an account keeps of the window that began at `since`: what is spent, what is held, who waits for
-    room, and which events it has published.
+    """The state of an account in the window that began at `since`: money spent and held, calls that wait for
+    room, and the events that it has published.
 
     `estimated` is the part of what is spent that is estimated; `raised` is added to the limit. `held` are the
     tries of each op that are not settled, the last of them the one that may be under way.
@@ -87,7 +87,7 @@ class Balance(BaseModel):
     denied: str = ""
 
     def at(self, now: datetime, window: Window) -> Balance:
-        """What an account would keep, were it asked now."""
+        """The state that an account would have, were it asked now."""
         changing = {name: dict(getattr(self, name)) for name in ("held", "queue", "expired")}
         copy = self.model_copy(update=changing)
         copy.renew(window, now)
@@ -99,7 +99,7 @@ class Balance(BaseModel):
         return sum((held.amount for tries in self.held.values() for held in tries), ZERO)
 
     def renew(self, window: Window, now: datetime) -> list[Reservation]:
-        """Begin a new window where its time has come. What is held goes over into it.
+        """Begin a new window where its time has come. Reservations go over into it.
 
         Returns what was not settled in time: it counts as spent, in the window in which its time ran out.
         """
@@ -139,7 +139,7 @@ class Balance(BaseModel):
         return [held for _, held in over if held.call in self.expired]
 
     def try_of(self, op: str, call: str) -> Reservation | None:
-        """What is held for one try of an op."""
+        """The reservation of one try of an op."""
         return next((held for held in self.held.get(op, ()) if held.call == call), None)
 
     def release(self, op: str, held: Reservation) -> None:

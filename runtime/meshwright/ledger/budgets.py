@@ -64,7 +64,7 @@ class Limiter(Protocol):
         """Get ready; it is awaited before each call."""
 
     def least(self, request: ModelRequest) -> Decimal | None:
-        """What such a call will do with; None where it is unknown."""
+        """The least that such a call needs; None where it is unknown."""
         ...
 
     def likely(self, request: ModelRequest) -> Decimal | None:
@@ -137,7 +137,7 @@ class Budgets:
         """Reserve the most that a call may cost with every budget that it is charged to, before it is made.
 
         Where that has no room, it is what the `limiter` says that such a call will do with, and the request
-        is limited to it. Where calls under way hold the money, it waits for them: by priority, then by
+        is limited to it. While calls under way hold the money, it waits for them: by priority, then by
         arrival, for half of the request's `timeout_seconds`, of a task for 20 s; the call has the rest.
         Earlier tries of the same step that a crash cut off stay reserved beside it, see `Hold.cut`. Where a
         soft budget has no room the call goes on with its cheaper tag. Raises BudgetExceeded or PriceUnknown,
@@ -166,7 +166,6 @@ class Budgets:
         return await self._reserve(Hold(cheaper, op, call), budgets, upper_bound, limiter)
 
     async def _current(self) -> tuple[Budget, ...]:
-        """The budgets of the mesh, those that are allowed by now included."""
         allowed = () if self._allowances is None else await self._allowances.current()
         return (*self._declared, *allowed) if allowed else self._declared
 
@@ -247,12 +246,12 @@ class Budgets:
                 accounts.setdefault(account.id, account_of(budget, account.key))
             elif account.inline:
                 accounts.setdefault(account.id, account)
-        return [each for each in accounts.values() if tenant_id is None or is_seen_by(each, tenant_id)]
+        return [own for own in accounts.values() if tenant_id is None or is_seen_by(own, tenant_id)]
 
     async def reserved(
         self, opened: Iterable[Account], tenant_id: str | None
     ) -> dict[str, dict[str, Decimal]]:
-        """What is held for calls under way: by scope, then by whose it is. A call may be in several."""
+        """The money held for calls under way: by scope, then by key. A call may be in several."""
         held: dict[str, dict[str, Decimal]] = {}
         for account in await self.accounts(opened, tenant_id):
             amount = (await self._view(account)).reserved_usd
@@ -357,7 +356,7 @@ class Budgets:
 
 
 def _op_of(request: ModelRequest) -> str:
-    """What a call is reserved under: of a task's step always the same, else new."""
+    """The id of a reservation: of a task's step always the same, else new."""
     context = request.context
     if context.task_id is None:
         return new_id()
@@ -399,7 +398,6 @@ def _downgraded(request: ModelRequest, cheaper_tag: str | None) -> ModelRequest:
 
 
 def _exceeded(account: Account, entry: LedgerEntry, result: ReservationResult, now: datetime) -> ModelError:
-    """The error of a budget that has no room: which, how far it is, and when it renews."""
     if result.answer == "crowded":
         return ModelUnavailable(
             f"Budget {account.budget} ({account.key}) has too many calls under way",
@@ -439,6 +437,5 @@ def _exceeded(account: Account, entry: LedgerEntry, result: ReservationResult, n
 
 
 def _usd(amount: Decimal) -> str:
-    """Dollars with two digits after the point, or as many as it takes."""
     exponent = amount.normalize().as_tuple().exponent
     return f"${amount:.{max(2, -int(exponent))}f}"

@@ -55,7 +55,7 @@ def check_budgets(declared: Sequence[Budget]) -> None:
 
 
 def _keys_of(scope: str, request: ModelRequest) -> Iterable[str]:
-    """Whom of a scope a call is by: nobody, one, or all its tags. Tenants share no thread and no task."""
+    """The keys of a call in a scope: none, one, or all its tags. Tenants share no thread and no task."""
     context = request.context
     tenant_id, thread_id, task_id = context.tenant_id, context.thread_id, context.task_id
     keys = {
@@ -70,7 +70,7 @@ def _keys_of(scope: str, request: ModelRequest) -> Iterable[str]:
 
 
 def only_key(budget: Budget) -> str | None:
-    """Whose a budget is, where it is of one."""
+    """The key of a budget that has a single one."""
     return "mesh" if budget.scope == "mesh" else None if budget.of == EVERY else budget.of
 
 
@@ -130,7 +130,7 @@ def only_account(accounts: Iterable[Account], budget: str | None, key: str | Non
         )
     if len(found) > 1:
         raise InvalidInput(
-            f"Budget {budget!r} has {len(found)} accounts: {', '.join(each.key for each in found[:5])}",
+            f"Budget {budget!r} has {len(found)} accounts: {', '.join(account.key for account in found[:5])}",
             remedy="Say whose is meant: --of, in JSON key",
             field="key",
         )

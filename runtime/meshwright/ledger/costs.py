@@ -1,11 +1,11 @@
-"""What calls of models have cost: a row for each event `model.called`, and their sums."""
+"""Costs of calls of models: a row for each event `model.called`, and their sums."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
@@ -150,7 +150,7 @@ def _json(tags: tuple[str, ...]) -> str:
 
 
 class Cost(Plain):
-    """What the calls of one agent, tag, model, task or tenant came to; `key` is None where they name none.
+    """The costs of one agent, tag, model, task or tenant; `key` is None where they name none.
 
     `cost_usd` is what is known of it, None where of no call anything is; `estimated_usd` is how much of that
     is of tokens that were estimated; `reserved_usd` is what budgets hold for calls under way; `unpriced`
@@ -261,7 +261,7 @@ async def costs_of(
     since: datetime | None = None,
     limit: int = _MAX_KEYS,
 ) -> Costs:
-    """What a tenant's calls of models have cost, most expensive first, and all of them together.
+    """The costs of a tenant's calls of models, most expensive first, and all of them together.
 
     None sums up those of all tenants.
     """
@@ -337,3 +337,63 @@ def _cost(row: Sequence[Any]) -> Cost:
 
 def _dollars(millions: int, rest: int) -> Decimal:
     return from_pico(int(millions) * _MILLION + int(rest))
+
+
+_MAX_TASKS = 500  # the last ones count
+_SHARE = 0.9
+
+
+class TaskEstimate(Plain):
+    """The costs of the last tasks of an agent or a capability.
+
+    `tasks` are those that succeeded and whose cost is known, `unknown` those whose cost is not. The amounts
+    are None where there is no such task: `median_usd`, what nine of ten did not exceed, and the most.
+    """
+
+    agent_id: str | None = None
+    capability: str | None = None
+    tasks: int
+    unknown: int
+    median_usd: Amount | None = None
+    p90_usd: Amount | None = None
+    max_usd: Amount | None = None
+
+
+async def estimate_of(
+    log: EventLog, *, agent_id: str | None, capability: str | None, tenant_id: str | None
+) -> TaskEstimate:
+    """Estimate a task from the last 500 that succeeded, of a tenant or of all (None).
+
+    Raises InvalidInput where neither an agent nor a capability is named.
+    """
+    if agent_id is None and capability is None:
+        raise InvalidInput("neither a capability nor an agent is named", remedy="name one", field="agent_id")
+    wanted = {"agent_id": agent_id, "capability": capability, "tenant_id": tenant_id}
+    costs = await log.view(_costs_of, {name: value for name, value in wanted.items() if value is not None})
+    known = sorted(cost for cost in costs if cost is not None)
+    found = {"tasks": len(known), "unknown": len(costs) - len(known)}
+    if known:
+        shares = {"median_usd": 0.5, "p90_usd": _SHARE, "max_usd": 1.0}
+        found |= {name: _quantile(known, share) for name, share in shares.items()}
+    return TaskEstimate(agent_id=agent_id, capability=capability, **found)
+
+
+def _quantile(ordered: list[Decimal], share: float) -> Decimal:
+    return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
+
+
+def _costs_of(session: Session, wanted: dict[str, str]) -> list[Decimal | None]:
+    values: dict[str, Any] = {name: session.bindable(value) for name, value in wanted.items()}
+    conditions = ["status = 'succeeded'", *(f"{name} = :{name}" for name in values)]
+    index = "tasks_by_capability" if "capability" in values and "tenant_id" in values else None
+    query = ("SELECT cost_usd FROM", session.by_index("tasks", index), "WHERE", " AND ".join(conditions))
+    order = "ORDER BY seq DESC LIMIT :limit"
+    rows = session.execute(" ".join((*query, order)), {**values, "limit": _MAX_TASKS}).fetchall()
+    return [_amount(cost) for (cost,) in rows]
+
+
+def _amount(text: str | None) -> Decimal | None:
+    try:
+        return None if text is None else Decimal(text)
+    except InvalidOperation:
+        return None

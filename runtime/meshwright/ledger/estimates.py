@@ -1,4 +1,4 @@
-"""What calls of models may cost: the most, and what such calls will do with as a rule, learned from them."""
+"""Estimates of calls of models: the most that they may cost, and the usual cost, learned from calls."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class _Seen:
 
     @property
     def floor(self) -> Decimal:
-        """What to reserve for the next at least: the most of the last, and more the more they differ."""
+        """The least to reserve for the next: the most of the last, and more the more they differ."""
         return fit(max(self.dear) + (max(self.dear) - min(self.dear)) / 2) if self.dear else ZERO
 
 
@@ -91,7 +91,7 @@ class Estimates:
         return None if price is None else max(price.of(tokens, request.output_limit), seen.floor)
 
     def least(self, request: ModelRequest) -> Decimal | None:
-        """What such a call will do with: the longest of its last answers, with a margin.
+        """The least that such a call needs: the longest of its last answers, with a margin.
 
         Never less than calls cost that cost more than their tokens.
         None where it cannot be known yet, or no price is.
@@ -207,7 +207,6 @@ def _letters_of(request: ModelRequest) -> tuple[int, int]:
 
 
 def _parts_of(request: ModelRequest) -> Iterator[bytes]:
-    """Each text of a prompt: what is to be embedded, its messages, the calls in them, tools, and schemas."""
     for given in request.inputs:
         yield _encoded(given) if isinstance(given, str) else b"1" * len(given)
     for message in request.messages:
@@ -224,13 +223,11 @@ def _parts_of(request: ModelRequest) -> Iterator[bytes]:
 
 
 def _media_of(request: ModelRequest) -> list[int]:
-    """About the most tokens of each picture and file in a prompt."""
     media = [_media_tokens(part) for message in request.messages for part in message.parts]
     return [tokens for tokens in media if tokens]
 
 
 def _media_tokens(part: Mapping[str, Any]) -> int:
-    """About the most tokens of a picture or a file in a message; nothing for text, which is counted so."""
     match part:
         case {"type": "text"}:
             return 0

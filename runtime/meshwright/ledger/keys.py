@@ -1,7 +1,7 @@
-"""Keys: callers show them, and are then their holder, in one tenant, with some roles.
+"""Keys: a caller that shows one is its holder, in one tenant, with some roles.
 
-An actor keeps each key, and another one says whether callers need a key: so what one worker creates or
-revokes counts in all of them with the next request, also where the database is the front's alone (Dapr).
+An actor holds each key, and another one whether callers need a key. So a key that one worker creates or
+revokes counts in all of them with the next request, even if only the front has the database (Dapr).
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.allowances import amount_of
 from meshwright.ledger.virtual_keys import (
-    CREATED,
     KEY,
     REFUSED,
     REQUIREMENT,
@@ -39,16 +38,11 @@ from meshwright.ledger.virtual_keys import (
     KeyState,
     Replacement,
     check_current,
-    document_of,
     read_keys,
     unknown_key,
-    write_key,
 )
 from meshwright.settings import Settings
-from meshwright.sql.database import Database
 
-LLM_SERVICE = "llm-service"
-"""Who offers models to callers from outside, and whose calls those are that show no key."""
 PREFIX = "sk-mesh-"
 _WRITTEN = re.compile(rf"{PREFIX}([0-9A-HJKMNP-TV-Z]{{26}})-[A-Za-z0-9_-]{{43}}")
 _SECRET_BYTES = 32
@@ -59,15 +53,9 @@ _MAX_YEARS = timedelta(days=3_650)
 
 
 class Unauthenticated(MeshError):
-    """A caller without a key where one is needed, or with one that does not count."""
+    """A caller without the key that it needs, or with an invalid one."""
 
     status = 401
-
-
-class Forbidden(MeshError):
-    """A caller who may not do what was asked."""
-
-    status = 403
 
 
 class NewKey(Key):
@@ -79,24 +67,15 @@ class NewKey(Key):
 class Keys:
     """The keys of a mesh, the same in each of its processes.
 
-    Every method raises HostError where the store cannot be asked. `list` and `open` need the event log: in a
+    Every method raises HostError if the store does not answer. `list` and `open` need the event log: in a
     process that has none (`has_log`) they raise NotFound.
     """
 
-    def __init__(self, host: Runtime, log: EventLog, database: Database, *, has_log: bool = True) -> None:
+    def __init__(self, host: Runtime, log: EventLog, *, has_log: bool = True) -> None:
         self._host = host
         self._log = log
-        self._database = database
         self._has_log = has_log
         self._recorded_at: dict[tuple[str, str], datetime] = {}
-
-    async def start(self) -> None:
-        """List the keys of an earlier version, whose events may have been pruned."""
-        if ids := (await self._requirement()).ids:
-            for state in await asyncio.gather(*map(self._kept, ids)):
-                if state.key is not None:
-                    await self._database.write(write_key, CREATED, document_of(state))
-            await self._host.call(REQUIREMENT, "forget_ids")
 
     async def create(
         self,
@@ -110,7 +89,7 @@ class Keys:
     ) -> NewKey:
         """Make a key, durable when this returns. Raises InvalidInput.
 
-        `key_id` is a new id, made here where it is not given. `tenant_id` may be `*`: of all tenants.
+        `key_id` is a new id, by default a random one. `tenant_id` may be `*`: of all tenants.
         `expires` is a time from now like `30d`, `budget` is like `5.00/day`.
         """
         key_id, now = key_id or new_id(), self._host.clock.now()
@@ -138,9 +117,9 @@ class Keys:
     async def rotate(self, key_id: str, *, grace: str = "1h", expires: str | None = None) -> NewKey:
         """Make a key that takes another's place, with its agent, tenant, roles and budget.
 
-        Both are good for `grace`, a time like `1h`; then the other one has expired. `expires` is like that of
-        `create`; where it is not given, the new key lives as long as the other was to. Raises NotFound,
-        Conflict where the other was revoked or rotated, InvalidInput.
+        Both are valid for `grace`, a time like `1h`; then the other one expires. `expires` is like that of
+        `create`; by default the new key has the lifetime of the other. Raises NotFound, InvalidInput, and
+        Conflict if the other was revoked or rotated.
         """
         now, pause = self._host.clock.now(), _checked_duration(grace, "grace")
         old = await self.find(key_id)
@@ -170,7 +149,7 @@ class Keys:
         """Every key that was made, the oldest first."""
         if not self._has_log:
             raise NotFound(
-                "This worker has no list of the keys", remedy="Ask the mesh's front, where its event log is"
+                "This worker has no list of the keys", remedy="Ask the mesh's front, which has the event log"
             )
         found = await self._log.view(read_keys)
         requirement = await self._requirement()
@@ -187,7 +166,7 @@ class Keys:
         return await self._host.call(ActorRef(KEY, key_id), "revoke")
 
     async def check(self, text: str) -> Key:
-        """The key that a caller shows. Raises Unauthenticated, without a word of what was shown."""
+        """The key that a caller shows. Raises Unauthenticated, which never quotes the text that was shown."""
         match = _WRITTEN.fullmatch(text)
         kept = await self._kept(match[1]) if match else KeyState()
         # An unknown key is compared too, so that the time it takes reveals nothing.
@@ -208,7 +187,7 @@ class Keys:
         return key
 
     def _tell(self, key: Key, event_type: str, pause: timedelta, payload: dict[str, Any]) -> None:
-        """Record that a key was used or refused, once in a while: what is recorded is the last time."""
+        """Record that a key was used or refused, at most once in each `pause`."""
         name, now = (key.key_id, event_type), self._host.clock.now()
         if name in self._recorded_at and now - self._recorded_at[name] < pause:
             return
@@ -222,12 +201,12 @@ class Keys:
             aggregate_id=f"{KEY}/{key.key_id}",
             payload={"key_id": key.key_id, "agent_id": key.agent_id, **payload},
         )
-        with suppress(HostError):  # the key counts all the same where the log is away
+        with suppress(HostError):  # the key is valid even if the log is away
             self._host.emit([event])
 
     async def required(self) -> bool:
         """Whether callers need a key: from the first that is made until `open`, also when all are revoked."""
-        return (await self._requirement()).is_required
+        return (await self._requirement()).required
 
     async def open(self) -> int:
         """Revoke every key, and require none until another is made; returns how many it has revoked.
@@ -252,7 +231,6 @@ class Keys:
 
 
 def _checked_duration(text: str, field: str) -> timedelta:
-    """Raises InvalidInput for what is no time like `30d`, or is over ten years."""
     try:
         duration = duration_of(text)
     except ValueError as error:
@@ -277,7 +255,7 @@ def budget_of(text: str, key_id: str, agent_id: str) -> Budget:
 
 
 async def keys_required(keys: Keys, settings: Settings) -> bool:
-    """Whether requests need credentials: what the settings say, else where there are keys or an issuer."""
+    """Whether requests need credentials: as the settings say, else if there are keys or an issuer."""
     if settings.keys.required is not None:
         return settings.keys.required
     return settings.oidc.issuer is not None or await keys.required()

@@ -21,7 +21,7 @@ _MAX_REPLY_BYTES = 8 * 1024 * 1024
 _DURATIONS = {"hour": "1h", "day": "1d", "month": "1mo", "total": None}
 """How LiteLLM writes the windows of budgets."""
 _OWN_TAGS = "User-Agent: "
-"""What the tags begin with that the proxy adds to every call itself."""
+"""The prefix of the tags that the proxy adds to every call itself."""
 _ROUNDING = Decimal("0.000001")
 """Dollars; the proxy adds up floating point, so smaller differences mean nothing."""
 FIRST_DAY = date(2023, 1, 1)
@@ -91,13 +91,13 @@ class LiteLLMProxy:
         raise NotFound(f"{self.server} has no such key", remedy="The proxy's own /key/list shows them")
 
     async def spend_by_tag(self) -> dict[str, Decimal]:
-        """What was spent under each tag, ever: the proxy knows no other range (`GET /spend/tags`)."""
+        """The spend under each tag, ever: the proxy knows no other range (`GET /spend/tags`)."""
         rows = await self._call("GET", "/spend/tags")
         spent = self._sums("/spend/tags", "individual_request_tag", rows)
         return {tag: cost for tag, cost in spent.items() if not tag.startswith(_OWN_TAGS)}
 
     async def spend_by_agent(self, since: date, until: date) -> dict[str, Decimal]:
-        """What each agent has spent on some days of UTC, both included (`GET /global/spend/report`).
+        """The spend of each agent on some days of UTC, both included (`GET /global/spend/report`).
 
         The proxy calls the `user` of a call its customer.
         """

@@ -1,4 +1,4 @@
-"""What a mesh has spent and may spend: costs, budgets and allowances, and the tasks that wait for money."""
+"""The spending of a mesh: costs, budgets and allowances, and the tasks that wait for money."""
 
 from __future__ import annotations
 
@@ -6,24 +6,23 @@ from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
 
-from meshwright.core.errors import InvalidInput, NotFound, nearest
+from meshwright.core.errors import Forbidden, InvalidInput, NotFound, nearest
 from meshwright.core.messages import Caller, TaskBudget
 from meshwright.core.money import Budget, OnEmpty
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
-from meshwright.events.waking import wake_waiting
+from meshwright.events.waits import wake_waiting
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.account import Account
 from meshwright.ledger.allowances import Allowances
 from meshwright.ledger.balance import OPENED
 from meshwright.ledger.budgets import Budgets, BudgetView
 from meshwright.ledger.charging import only_account, task_account
-from meshwright.ledger.costs import By, Costs, costs_of, with_reserved
-from meshwright.ledger.estimate import TaskEstimate, estimate_of
-from meshwright.ledger.keys import Forbidden, Keys
+from meshwright.ledger.costs import By, Costs, TaskEstimate, costs_of, estimate_of, with_reserved
+from meshwright.ledger.keys import Keys
 from meshwright.orchestration.registry import Registry
 from meshwright.work.protocol import DEFAULT_TENANT
-from meshwright.work.reading import read_task
+from meshwright.work.record import read_task
 
 _MAX_OPENED = 1_000  # accounts of budgets that are listed
 
@@ -51,13 +50,13 @@ class Spending:
     async def costs(
         self, by: By = "agent", *, since: datetime | None = None, tenant_id: str | None = "default"
     ) -> Costs:
-        """What a tenant's calls of models have cost since then, most expensive first; None: all tenants'."""
+        """The costs of a tenant's calls of models since then, most expensive first; None: all tenants'."""
         costs = await costs_of(self._log, tenant_id=tenant_id, by=by, since=since)
         reserved = await self._budgets.reserved(await self._opened(), tenant_id)
         return with_reserved(costs, reserved) if reserved else costs
 
     async def budget_views(self, tenant_id: str | None = "default") -> list[BudgetView]:
-        """What a tenant's budgets may spend, have spent and hold; None: all tenants'.
+        """The limits, sums and reservations of a tenant's budgets; None: all tenants'.
 
         A budget that each of a scope has for itself is there for the last 1,000 of whom a call was made.
         """
@@ -93,7 +92,7 @@ class Spending:
         else:
             account = only_account(await self._budgets.accounts(await self._opened(), None), budget, key)
         view = await self._budgets.add(account, amount)
-        await self._wake_waiting()
+        await wake_waiting(self._host, self._log, "money")
         return view
 
     async def deny(self, account_id: str, reason: str, caller: Caller) -> None:
@@ -116,7 +115,7 @@ class Spending:
                 field="key",
             )
         await self._budgets.deny(account, reason, caller.requested_by)
-        await self._wake_waiting()
+        await wake_waiting(self._host, self._log, "money")
 
     async def allow(
         self, whose: str, allowance: str, *, tenant_id: str | None = None, on_empty: OnEmpty | None = None
@@ -134,19 +133,19 @@ class Spending:
             remedy = "Name an agent, or that of a key"
             self._registry.check_agent(agent_id, of_keys, field="whose", remedy=remedy)
         budget = await self._allowances.set(whose, allowance, tenant_id=tenant_id, on_empty=on_empty)
-        await self._wake_waiting()
+        await wake_waiting(self._host, self._log, "money")
         return budget
 
     async def disallow(self, whose: str, *, tenant_id: str | None = None) -> list[Budget]:
         """Remove somebody's allowances. Raises NotFound."""
         removed = await self._allowances.remove(whose, tenant_id=tenant_id)
-        await self._wake_waiting()
+        await wake_waiting(self._host, self._log, "money")
         return removed
 
     async def estimate(
         self, *, agent_id: str | None = None, capability: str | None = None, tenant_id: str | None = "default"
     ) -> TaskEstimate:
-        """What a tenant's last such tasks have cost; None: those of all.
+        """The costs of a tenant's last such tasks; None: those of all.
 
         Raises InvalidInput, also for an agent or a capability that the mesh neither has nor had.
         """
@@ -173,7 +172,3 @@ class Spending:
             with suppress(ValueError, ArithmeticError):  # it is none; lists of events show it as it is
                 accounts.append(Account.model_validate(event.payload))
         return accounts
-
-    async def _wake_waiting(self) -> None:
-        """Have each task that waits for money try again: the most urgent first, then the longest waiting."""
-        await wake_waiting(self._host, self._log, "money")

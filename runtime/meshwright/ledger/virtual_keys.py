@@ -1,7 +1,6 @@
-"""What is stored of keys: an actor for each, one that says whether callers need a key, and the table.
+"""Stored keys: an actor for each, one that says whether callers need a key, and the table that lists them.
 
-The table `virtual_keys` lists them; it is made from the actors' events. No message and no event holds a
-key.
+The table `virtual_keys` is made from the actors' events. No message and no event holds a key.
 """
 
 from __future__ import annotations
@@ -9,17 +8,16 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from datetime import datetime
-from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from meshwright.core import topics
 from meshwright.core.access import KEY_ROLES, Role
 from meshwright.core.encoding import decode, encode
 from meshwright.core.errors import Conflict, NotFound
 from meshwright.core.messages import ID_PATTERN, Event, Identifier
-from meshwright.core.money import Budget, fit
+from meshwright.core.money import Budget
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.ledger.costs import fields_of
@@ -38,11 +36,6 @@ _LIST = "SELECT document FROM virtual_keys ORDER BY seq, key_id"
 _FIND = "SELECT document FROM virtual_keys WHERE key_id = ?"
 
 
-def _fitted(budget: Any) -> Any:
-    """Cut the limit that an earlier version stored to the bounds of today."""
-    return {**budget, "limit_usd": fit(Decimal(budget["limit_usd"]))} if isinstance(budget, dict) else budget
-
-
 def _is_tenant(text: str) -> str:
     if text != EVERY_TENANT and not re.fullmatch(ID_PATTERN, text):
         raise ValueError("may use letters, digits, - and _, at most 64; * is all tenants")
@@ -53,7 +46,7 @@ KeyTenant = Annotated[str, AfterValidator(_is_tenant)]
 
 
 class Key(BaseModel):
-    """All that is known of a key, but the key itself. Its holder is `agent_id` of `tenant_id`.
+    """A key without its secret. Its holder is `agent_id` of `tenant_id`.
 
     `tenant_id` is `*` for a key of all tenants. `replaced_by` is the key that it was rotated to. `used_at` is
     when it was last used, to ten minutes; only a list has it.
@@ -65,7 +58,7 @@ class Key(BaseModel):
     agent_id: Identifier
     tenant_id: KeyTenant = "default"
     roles: Annotated[tuple[Role, ...], Field(min_length=1)] = KEY_ROLES
-    budget: Annotated[Budget, BeforeValidator(_fitted)] | None = None
+    budget: Budget | None = None
     created_at: datetime
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
@@ -79,7 +72,7 @@ class Key(BaseModel):
 
 
 class KeyState(BaseModel):
-    """What a key's actor keeps: nothing, until the key is made.
+    """The state of a key's actor; empty until the key is made.
 
     `hash` is the SHA-256 of the whole key in hexadecimal: it cannot be read again. `opening` counts how
     often the mesh had been opened before.
@@ -93,19 +86,11 @@ class KeyState(BaseModel):
 class KeyRequirement(BaseModel):
     """Whether callers need a key: from the first that is made until an operator opens the mesh.
 
-    All keys made before one of the times in `opened_at` are revoked. An earlier version kept the `ids` of all
-    keys here, and `opened`.
+    All keys made before one of the times in `opened_at` are revoked.
     """
 
     required: bool = False
     opened_at: list[datetime] = []
-    ids: list[str] = []
-    opened: bool = False
-
-    @property
-    def is_required(self) -> bool:
-        """Whether callers need a key."""
-        return self.required or (bool(self.ids) and not self.opened)
 
     def applied_to(self, key: Key, opening: int) -> Key:
         """The key, revoked if the mesh was opened since it was made."""
@@ -115,7 +100,7 @@ class KeyRequirement(BaseModel):
 
 
 class Replacement(BaseModel):
-    """The key that takes another's place, and until when the other one is good too."""
+    """The key that takes another's place, and the time until which the other is valid too."""
 
     key_id: str
     until: datetime
@@ -133,7 +118,7 @@ class VirtualKey(Actor[KeyState]):
 
     @turn
     def revoke(self, turn: Turn) -> Key:
-        """End, and stay known; one that has ended stays as it was. Raises NotFound where it was not made."""
+        """End, and stay known; one that has ended stays as it was. Raises NotFound if it was not made."""
         key = self._made()
         if key.revoked_at is None:
             key = self.state.key = key.model_copy(update={"revoked_at": turn.now})
@@ -157,8 +142,9 @@ class VirtualKey(Actor[KeyState]):
         return self.state.key
 
     def _publish(self, turn: Turn, event_type: str) -> None:
-        tenant_id = self._made().events_tenant
-        turn.publish(topics.MESH, event_type, document_of(self.state), tenant_id=tenant_id)
+        key = self._made()
+        document = {**key.model_dump(mode="json", exclude_none=True), "opening": self.state.opening}
+        turn.publish(topics.MESH, event_type, document, tenant_id=key.events_tenant)
 
 
 class VirtualKeys(Actor[KeyRequirement]):
@@ -173,14 +159,9 @@ class VirtualKeys(Actor[KeyRequirement]):
     @turn
     def open(self, turn: Turn, count: int) -> None:
         """Revoke every key that was made or is being made, and require none until another one is."""
-        if self.state.is_required:
+        if self.state.required:
             self.state = KeyRequirement(opened_at=[*self.state.opened_at, turn.now])
             turn.publish(topics.MESH, _OPENED, {"keys": count})
-
-    @turn
-    def forget_ids(self, turn: Turn) -> None:
-        """Drop the ids that an earlier version kept, once they are in the table."""
-        self.state = KeyRequirement(required=self.state.is_required, opened_at=self.state.opened_at)
 
 
 class KeyProjection:
@@ -191,14 +172,12 @@ class KeyProjection:
     event_types: Collection[str] = (CREATED, _ROTATED, _REVOKED, USED)
 
     def fold(self, session: Session, events: Sequence[Event]) -> None:
-        """List keys, their last uses and their ends. Events of an earlier version lack the times."""
+        """List keys, their last uses and their ends."""
         for event in events:
-            times = {"created_at": event.time, "revoked_at": event.time}
-            default = times if event.event_type == _REVOKED else {"created_at": event.time}
-            document = {**default, **fields_of(event.payload)}
+            document = fields_of(event.payload)
             if event.event_type == USED:
                 document = {"key_id": document.get("key_id"), "used_at": event.time.isoformat()}
-            write_key(session, event.event_type, document, event.seq or 0)
+            _write_key(session, event.event_type, document, event.seq or 0)
 
     def clear(self, session: Session, oldest: int) -> None:
         """Delete nothing: to list a key again changes nothing."""
@@ -218,13 +197,7 @@ def check_current(key: Key) -> None:
         raise Conflict(f"Key {key.key_id} {ended}", remedy="mesh keys create makes another", field="key_id")
 
 
-def document_of(state: KeyState) -> dict[str, Any]:
-    """A key as its events and the table have it."""
-    assert state.key is not None
-    return {**state.key.model_dump(mode="json", exclude_none=True), "opening": state.opening}
-
-
-def write_key(session: Session, event_type: str, document: dict[str, Any], seq: int = 0) -> None:
+def _write_key(session: Session, event_type: str, document: dict[str, Any], seq: int) -> None:
     """List a key as an event has it; its last use stays known."""
     rows = session.execute(_FIND, (str(document.get("key_id")),)).fetchall()
     listed = decode(rows[0][0]) if rows else {}

@@ -1,7 +1,7 @@
 """Adapts requests to what a model can do: output modes for answers in a schema, and tools in the prompt.
 
-A model sees plain requests. What it refuses, which costs nothing, is asked for in the next form, and that is
-remembered for its group and tags. The outermost wrapper of a model: every form is a call of its own.
+A model sees plain requests. A request that it refuses, which costs nothing, is made in the next form, and
+that is remembered for its group and tags. The outermost wrapper of a model: every form is a call of its own.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from meshwright.models.port import (
     OutputMode,
     ToolCall,
     ToolSpec,
+    Wrapper,
 )
 from meshwright.models.structure import repaired
 
@@ -49,7 +50,7 @@ class _Form(NamedTuple):
     prompted_tools: bool = False
 
 
-class Adapted:
+class Adapted(Wrapper):
     """A model that takes every request, as far as it can be put in another form.
 
     Of an answer in a schema the reply's content is the JSON, unchecked. A stream is passed on but for
@@ -57,8 +58,7 @@ class Adapted:
     """
 
     def __init__(self, model: Model) -> None:
-        self.name = model.name
-        self.model = model
+        super().__init__(model)
         self._modes: dict[_Key, OutputMode] = {}
         self._without_tools: set[_Key] = set()
 
@@ -84,10 +84,6 @@ class Adapted:
                 if form.mode is not None and form.mode != first:
                     self._modes[key] = form.mode
                 return _read(reply, form, request)
-
-    async def close(self) -> None:
-        """Close the model."""
-        await self.model.close()
 
     def _form(self, request: ModelRequest, mode: OutputMode | None, key: _Key) -> _Form:
         return _Form(mode, key in self._without_tools and _can_prompt(request, mode))
@@ -161,8 +157,6 @@ def _read(reply: ModelReply, form: _Form, request: ModelRequest) -> ModelReply:
 
 
 class _WrittenCall(BaseModel):
-    """A tool call as a model writes it in text."""
-
     model_config = ConfigDict(extra="forbid", strict=True)
 
     name: str
@@ -170,7 +164,7 @@ class _WrittenCall(BaseModel):
 
 
 class _WrittenCalls(BaseModel):
-    """How a model calls tools in text: this object and no other field."""
+    """Tool calls as a model writes them in text: this object and no other field."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -192,7 +186,7 @@ def _as_text(messages: Sequence[ChatMessage]) -> Iterator[ChatMessage]:
         for message in group:
             names |= {call.id: call.name for call in message.tool_calls}
             if message.tool_calls:
-                calls = [{"name": each.name, "arguments": _arguments_of(each)} for each in message.tool_calls]
+                calls = [{"name": call.name, "arguments": _arguments_of(call)} for call in message.tool_calls]
                 lines = [*filter(None, [message.text]), _json({"tool_calls": calls})]
                 message = ChatMessage(role=message.role, content="\n".join(lines))
             yield message
@@ -221,7 +215,6 @@ def _with_calls(reply: ModelReply, step: int | None) -> ModelReply:
 
 
 def _with_system(messages: Sequence[ChatMessage], words: str) -> tuple[ChatMessage, ...]:
-    """Messages with more words at the end of the system message."""
     if messages and messages[0].role == "system":
         first = messages[0].model_copy(update={"content": f"{messages[0].content}\n\n{words}"})
         return (first, *messages[1:])

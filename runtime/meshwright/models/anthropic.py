@@ -10,7 +10,7 @@ from pydantic_core import from_json, to_json
 
 from meshwright.core.messages import Usage
 from meshwright.models.errors import Unsupported
-from meshwright.models.http import Pieces, Wire, header_key, not_a_completion
+from meshwright.models.http import Pieces, Wire, header_key, reading
 from meshwright.models.openai import held_back, is_counted
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall, ToolSpec
 
@@ -117,9 +117,11 @@ class AnthropicMessages(Wire):
         """Write a request. Raises Unsupported for a part of it that the API does not have."""
         if request.inputs:
             raise Unsupported("Anthropic embeds no texts", remedy="Name a model of embeddings")
-        system = [_text(each.text) for each in request.messages if each.role == "system" and each.text]
+        system = [
+            _text(message.text) for message in request.messages if message.role == "system" and message.text
+        ]
         messages = _messages(request.messages)
-        tools = [_tool(each) for each in request.tools]
+        tools = [_tool(tool) for tool in request.tools]
         body: dict[str, Any] = {
             **self._extra,
             **self._params_of(request),
@@ -138,7 +140,7 @@ class AnthropicMessages(Wire):
         body |= {name: value for name, value in parts.items() if value}
         if self._cached is not None:
             self._mark(system, messages, tools)
-        elif request.tools or any(each.role == "assistant" for each in request.messages):
+        elif request.tools or any(message.role == "assistant" for message in request.messages):
             _mark_conversation(system, messages, tools)
         for name in self._without:
             body.pop(name, None)
@@ -146,7 +148,7 @@ class AnthropicMessages(Wire):
 
     def read(self, body: Any, request: ModelRequest, source: str, known: Mapping[str, Any]) -> ModelReply:
         """Read a message. Raises ContentRefused, and ModelUnavailable for anything else."""
-        try:
+        with reading(source):
             reason = body["stop_reason"]
             usage = _usage(body.get("usage") or {})
             if reason == "refusal":
@@ -169,8 +171,6 @@ class AnthropicMessages(Wire):
                 "cost_source": "unknown" if counted else "estimated",
             }
             return ModelReply.model_validate(said).model_copy(update=known)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError):
-            raise not_a_completion(source) from None  # the cause would quote the reply
 
     def adapts_to(self, words: str) -> bool:
         """Leave out the temperature where the model does not take one; let it think as it likes."""
@@ -184,7 +184,6 @@ class AnthropicMessages(Wire):
         return True
 
     def _mark(self, system: list[Any], messages: list[Any], tools: list[Any]) -> None:
-        """Mark where a part of the prompt ends that the provider shall cache."""
         for point in self._cached or ():
             if point.get("location") == "tool_config":
                 blocks = tools[-1:]
@@ -200,7 +199,6 @@ class AnthropicMessages(Wire):
                 block["cache_control"] = point.get("control") or _EPHEMERAL
 
     def _params_of(self, request: ModelRequest) -> dict[str, Any]:
-        """The caller's further parameters in the words of the API."""
         given = request.params
         if refused := next((name for name in _CANNOT if given.get(name)), None):
             raise Unsupported(f"Anthropic has no parameter {refused}", remedy="Leave it out", field=refused)
@@ -312,7 +310,7 @@ def _part(part: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _source(url: str) -> dict[str, Any]:
-    """Where a picture or a file is: in a `data:` URL itself, or elsewhere."""
+    """The source of a picture or a file: a `data:` URL itself, or an address."""
     head, _, data = url.partition(",")
     if not head.startswith("data:"):
         return {"type": "url", "url": url}

@@ -22,8 +22,8 @@ from pydantic_core import to_json
 from meshwright.core.clock import Clock
 from meshwright.core.encoding import Struct, write_struct
 from meshwright.core.errors import CacheUnavailable, ConfigError
-from meshwright.core.extras import install_command
 from meshwright.core.money import ZERO
+from meshwright.core.plugins import install_command
 from meshwright.models.config import names_in, read_text
 from meshwright.models.errors import ModelTimeout
 from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta
@@ -57,7 +57,7 @@ class CacheStore(Protocol):
     """
 
     name: str
-    """Where it keeps them: `memory`, `disk` or `redis`; never an address or a key."""
+    """`memory`, `disk` or `redis`; never an address or a key."""
 
     async def get(self, key: str) -> bytes | None:
         """The value of a key, None where there is none, or its time has passed."""
@@ -92,7 +92,7 @@ class _Flight:
 
 
 class Cached:
-    """A model that answers from a store what it was asked before, for `ttl_seconds`.
+    """A model that answers repeated requests from a store, for `ttl_seconds`.
 
     It looks up only calls at temperature 0 whose `cache` is true, and keeps a reply that is whole: not one
     that was cut off, is empty, or has more than a MB. A hit costs 0, and says in `saved_usd` what the reply

@@ -13,14 +13,16 @@ circuit at once, and so does a key that changes.
 from __future__ import annotations
 
 import copy
+import itertools
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
+from meshwright.core.clock import Clock
 from meshwright.core.errors import ModelError
 from meshwright.models.errors import (
     AllProvidersDown,
@@ -32,7 +34,7 @@ from meshwright.models.errors import (
     is_mendable,
     is_refusal,
 )
-from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta
+from meshwright.models.port import STREAM_RESTART, Model, ModelReply, ModelRequest, OnDelta, Wrapper
 
 COOLED_DOWN = "deployment.cooled_down"
 REFUSED = "deployment.refused"
@@ -93,7 +95,7 @@ class Circuits:
         return max(circuit.until - time.monotonic(), _PROBE_SECONDS if circuit.is_probed else 0.0)
 
     def error(self, deployment: str) -> ModelError | None:
-        """What opened a deployment's circuit."""
+        """The error that opened a deployment's circuit."""
         circuit = self._circuits.get(deployment)
         return None if circuit is None else circuit.error
 
@@ -206,12 +208,11 @@ class Circuits:
             self.on_change(event_type, payload)
 
 
-class Guarded:
+class Guarded(Wrapper):
     """A server whose deployments are not known here: each group, with its tags, has a circuit."""
 
     def __init__(self, model: Model, circuits: Circuits) -> None:
-        self.name = model.name
-        self._model = model
+        super().__init__(model)
         self._circuits = circuits
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
@@ -224,11 +225,7 @@ class Guarded:
             what = f"Model {request.model!r} is left alone for {left:.0f} seconds"
             raise AllProvidersDown(f"{what}, after: {met}" if met else what, retry_after_seconds=left)
         with self._circuits.call(name, given_seconds=request.timeout_seconds):
-            return await self._model.complete(request, on_delta)
-
-    async def close(self) -> None:
-        """Close the model."""
-        await self._model.close()
+            return await self.model.complete(request, on_delta)
 
 
 def recovered(deployment: str, refused: int | None, seconds: float = 0.0) -> dict[str, Any]:
@@ -238,10 +235,92 @@ def recovered(deployment: str, refused: int | None, seconds: float = 0.0) -> dic
 
 
 def _remote_error(payload: Mapping[str, Any]) -> ModelError:
-    """The error that another process met."""
     document = payload["error"]
     kinds = (Unauthorized, ModelRefused, RateLimited, ModelTimeout, AllProvidersDown)
     kind = next((kind for kind in kinds if kind.__name__ == document["type"]), ModelUnavailable)
     error = kind(str(document["message"]))
     error.answered, error.reason = payload.get("status"), str(payload.get("reason", ""))
     return error
+
+
+# Retries
+
+MAX_TRIES = 3
+_BACKOFF_SECONDS = 0.5
+_MAX_BACKOFF_SECONDS = 8.0
+MAX_WAIT_SECONDS = 10.0
+"""A run that can wait without a slot does not wait longer within a call."""
+_OnRetry = Callable[[ModelRequest, ModelError, float], None]
+"""Takes a request that is retried, the error of the last try, and the seconds until the next."""
+
+
+@dataclass(eq=False)
+class Retrying(Wrapper):
+    """A model that tries again after errors that are retryable, at most `max_tries` times in all.
+
+    Waits a random part of a doubling backoff (full jitter), and never less than a provider asked for. All
+    tries and waits together stay within the request's `timeout_seconds`: a wait that would end after it is
+    not begun, the error is raised at once; the same for a wait of more than `max_wait_seconds`. `on_retry` is
+    called before each wait. `tries_of` has the number for some of the agents (a request's `user`).
+    """
+
+    model: Model
+    clock: Clock
+    _: KW_ONLY
+    max_tries: int = MAX_TRIES
+    backoff_seconds: float = _BACKOFF_SECONDS
+    max_backoff_seconds: float = _MAX_BACKOFF_SECONDS
+    max_wait_seconds: float | None = None
+    draw: Callable[[], float] = random.random
+    on_retry: _OnRetry | None = None
+    tries_of: Mapping[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__init__(self.model)
+
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+        """Make up to `max_tries` tries. Raises the last one's ModelError.
+
+        Reply and error count the attempts of all tries, and have the lost answers of all: one of an adapter
+        with fallbacks may be several.
+        """
+        ends = self.clock.now() + timedelta(seconds=request.timeout_seconds)
+        attempt, made = request, 0
+        lost: tuple[ModelReply, ...] = ()
+        for tries in itertools.count(1):
+            try:
+                reply = await self.model.complete(attempt, on_delta)
+            except ModelError as error:
+                made += error.attempts
+                error.lost = lost = (*lost, *error.lost)
+                left_tries = self.tries_of.get(request.user, self.max_tries) - tries
+                wakes = self._wake_after(error, tries, made, ends, is_last=left_tries <= 0)
+                if self.on_retry is not None:
+                    self.on_retry(request, error, (wakes - self.clock.now()).total_seconds())
+            else:
+                if not made:
+                    return reply
+                all_tries = {
+                    "attempts": made + reply.attempts,
+                    "lost": (*lost, *reply.lost),
+                }
+                return reply.model_copy(update=all_tries)
+            await self.clock.sleep_until(wakes)
+            if on_delta is not None:
+                on_delta(STREAM_RESTART)
+            left = (ends - self.clock.now()).total_seconds()
+            attempt = request.model_copy(update={"timeout_seconds": left})
+        raise AssertionError("the count has no end")
+
+    def _wake_after(
+        self, error: ModelError, tries: int, made: int, ends: datetime, *, is_last: bool
+    ) -> datetime:
+        """When to try again; raises the error where another try makes no sense."""
+        ceiling = min(self.max_backoff_seconds, self.backoff_seconds * 2 ** (tries - 1))
+        delay_seconds = max(self.draw() * ceiling, error.retry_after_seconds or 0.0)
+        wakes = self.clock.now() + timedelta(seconds=delay_seconds)
+        is_long = self.max_wait_seconds is not None and delay_seconds > self.max_wait_seconds
+        if is_last or not error.retryable or wakes >= ends or is_long:
+            error.attempts = made
+            raise error
+        return wakes

@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from meshwright.agents.binding import start_warnings
 from meshwright.agents.component import agents_here, tell_task
 from meshwright.agents.loader import project_file
-from meshwright.agents.tags import start_warnings
 from meshwright.component import Check, Component
 from meshwright.context.text import count_tokens
 from meshwright.core import topics
@@ -19,20 +19,34 @@ from meshwright.core.errors import HostError, MeshError, ModelError
 from meshwright.core.messages import Event
 from meshwright.core.plugins import MODELS, installed
 from meshwright.events.status import DeploymentStatus
-from meshwright.events.waking import wake_waiting
+from meshwright.events.waits import wake_waiting
 from meshwright.ledger.accounting import Accounted, call_events
 from meshwright.ledger.costs import last_answered
 from meshwright.mesh import Mesh
 from meshwright.models.adapt import Adapted
 from meshwright.models.cache import Cached, cached, check_redis
-from meshwright.models.circuits import COOLED_DOWN, RECOVERED, REFUSED, Circuits, Guarded, recovered
-from meshwright.models.configured import PREFIX, Configured, ConfiguredModels
+from meshwright.models.circuits import (
+    COOLED_DOWN,
+    MAX_WAIT_SECONDS,
+    RECOVERED,
+    REFUSED,
+    Circuits,
+    Guarded,
+    Retrying,
+    recovered,
+)
 from meshwright.models.overview import Deployments
 from meshwright.models.port import Adapter, Model, ModelRequest, ModelWindow
 from meshwright.models.prices import Prices, prices_of
-from meshwright.models.retry import MAX_WAIT_SECONDS, Retrying
-from meshwright.models.select import adapter_for, choose_model, with_named_models
-from meshwright.services.agent_config.component import AgentConfigComponent
+from meshwright.models.select import (
+    PREFIX,
+    Configured,
+    ConfiguredModels,
+    adapter_for,
+    choose_model,
+    with_named_models,
+)
+from meshwright.services.agent_config.component import AgentConfigs
 
 _logger = logging.getLogger("meshwright.models")
 
@@ -49,7 +63,7 @@ class ModelsComponent(Component):
         self.circuits = Circuits()
         self.chosen = self._choose() if mesh.given_model is None else adapter_for(mesh.given_model)
         self._is_fixed = mesh.given_model is not None or settings.models.adapter == "offline"
-        self._configs = mesh.component(AgentConfigComponent).configs
+        self._configs = mesh.component(AgentConfigs)
         mesh.groups = None if (groups := self.chosen.groups()) is None else tuple(sorted(groups))
         mesh.model = self._chain(path)
         mesh.window_of = self._window_of
@@ -98,7 +112,8 @@ class ModelsComponent(Component):
         is_server = self.chosen.kind == "http"
         guarded = Guarded(self.chosen, self.circuits) if is_server else self.chosen
         price = settings.ledger.default_price
-        models = mesh.prices = ConfiguredModels(guarded, prices_of(self.chosen, price), price, self.circuits)
+        models = ConfiguredModels(guarded, prices_of(self.chosen, price), price, self.circuits)
+        mesh.prices = models.price_list
         self._configs.on_read = partial(self._retain, models)
         max_wait = MAX_WAIT_SECONDS if settings.models.park else None
         agents = [agent for agent in agents_here(mesh) if agent.num_retries is not None]
@@ -107,7 +122,7 @@ class ModelsComponent(Component):
         folder, kind = mesh.database.folder, self.chosen.kind
         cache = self._cache = cached(retrying, settings, folder, path, clock, kind=kind)
         past = partial(mesh.log.view, last_answered) if mesh.has_log else None
-        adapted = Adapted(Accounted(cache, mesh.budgets, models, call_events(mesh.host), past))
+        adapted = Adapted(Accounted(cache, mesh.budgets, mesh.prices, call_events(mesh.host), past))
         return adapted if self._is_fixed else Configured(adapted, self._configs, models)
 
     def checks(self) -> Iterable[Check]:

@@ -1,4 +1,4 @@
-"""litellm_config.yaml, read and checked: what LiteLLM itself would find out late, or never say."""
+"""Reports errors in litellm_config.yaml that LiteLLM reports late or not at all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from meshwright.core.errors import ConfigError, nearest
 from meshwright.core.money import MAX_DOLLARS, MILLION
@@ -58,7 +58,14 @@ class LiteLLMConfig:
     lines: dict[str, int]
     """The line of each of `router_settings`, and under no name that of the section itself."""
     warnings: tuple[ConfigError, ...] = ()
-    """What the file may say, and hardly means."""
+    """Settings of the file that are allowed and improbable."""
+
+    @classmethod
+    def of(cls, deployments: Sequence[dict[str, Any]], **router_settings: Any) -> Self:
+        """Deployments of code, as if a file had them; a provider gets no parameter that it does not know."""
+        return cls(
+            Path("models by name"), with_ids(deployments), router_settings, {"drop_params": True}, lines={}
+        )
 
     @property
     def groups(self) -> frozenset[str]:
@@ -106,12 +113,12 @@ def with_ids(deployments: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...
     Without one LiteLLM makes up a hash, which changes with the key.
     """
     taken: dict[str, dict[str, Any]] = {}
-    for each in deployments:
-        info = each.get("model_info") or {}
-        own = str(info.get("id") or f"{each['model_name']}/{each['litellm_params']['model']}")
+    for deployment in deployments:
+        info = deployment.get("model_info") or {}
+        own = str(info.get("id") or f"{deployment['model_name']}/{deployment['litellm_params']['model']}")
         names = itertools.chain([own], (f"{own}#{number}" for number in itertools.count(2)))
         unique = next(name for name in names if name not in taken)
-        taken[unique] = {**each, "model_info": {**info, "id": unique}}
+        taken[unique] = {**deployment, "model_info": {**info, "id": unique}}
     return tuple(taken.values())
 
 
@@ -149,7 +156,7 @@ def known_names() -> dict[str, frozenset[str]]:
 
 def _groups_of(deployments: Sequence[Mapping[str, Any]], router: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(
-        {each["model_name"] for each in deployments} | {*(router.get("model_group_alias") or ())}
+        {deployment["model_name"] for deployment in deployments} | {*(router.get("model_group_alias") or ())}
     )
 
 
@@ -182,7 +189,7 @@ def _loader_of(text: str) -> Any:
 
 
 class _FileCheck:
-    """Checks what a file says; `warnings` are what it may say, and hardly means."""
+    """Checks a file; `warnings` are of settings that are allowed and improbable."""
 
     def __init__(self, path: Path, root: Node | None) -> None:
         self.path = path
@@ -227,7 +234,14 @@ class _FileCheck:
         for name in map(str, values):
             if name in known[section] or name.startswith("mock_"):
                 continue
-            other = next((each for each in _SETTINGS if section in _SETTINGS and name in known[each]), None)
+            other = next(
+                (
+                    section_name
+                    for section_name in _SETTINGS
+                    if section in _SETTINGS and name in known[section_name]
+                ),
+                None,
+            )
             near = nearest(name, known[section], cutoff=0.8)
             if section == "model_info" and not near:
                 continue  # where owners note what they like
@@ -237,7 +251,6 @@ class _FileCheck:
             self._warn(": we know no such name, " + what, [*where, name], remedy)
 
     def _deployment(self, value: Any, where: _Place) -> None:
-        """Check one deployment: its group, its model, its tags and prices."""
         self._expect(value, dict, "a mapping with model_name and litellm_params", where)
         self._expect(value.get("model_name"), str, "the name of a group", [*where, "model_name"])
         place = [*where, "litellm_params"]
@@ -253,21 +266,20 @@ class _FileCheck:
         for name in _NUMBERS:
             value = params.get(name)
             if value is not None and (isinstance(value, (bool, str, list, dict)) or value < 0):
-                self._fail(f"{_label([*place, name])}: expected a number from 0", [*place, name])
+                self._fail(": expected a number from 0", [*place, name])
 
     def _prices(self, values: Mapping[str, Any], where: _Place) -> None:
-        """Check that every price is a number, and none below zero."""
         for name, value in values.items():
             if not _PRICE.search(str(name)) or value is None or isinstance(value, dict):
                 continue
             place = [*where, name]
             if isinstance(value, bool) or not isinstance(value, (int, float)):
                 remedy = "YAML takes 3e-6 for text: write 3.0e-6" if isinstance(value, str) else ""
-                self._fail(f"{_label(place)}: expected dollars, found {value!r}", place, remedy)
+                self._fail(f": expected dollars, found {value!r}", place, remedy)
             if not 0 <= value <= _MAX_PRICE:
                 shown = value if isinstance(value, float) or value < 0 else "so high"
                 remedy = f"Write 0 to {_MAX_PRICE:,} dollars"
-                self._fail(f"{_label(place)}: a price cannot be {shown}", place, remedy)
+                self._fail(f": a price cannot be {shown}", place, remedy)
 
     def _fallbacks(self, settings: Mapping[str, Any], groups: frozenset[str], where: _Place) -> None:
         """Check that every fallback leads from one group to others that there are, and none in a circle."""
@@ -298,8 +310,8 @@ class _FileCheck:
         router: Mapping[str, Any],
         shared: Mapping[str, Any],
     ) -> None:
-        """Warn of what a file may say and hardly means."""
-        params = [each["litellm_params"] for each in deployments]
+        """Warn of settings that are allowed and improbable."""
+        params = [deployment["litellm_params"] for deployment in deployments]
         places: list[_Place] = [["model_list", number, "litellm_params"] for number in range(len(params))]
         for where, settings in zip(
             [*([name] for name in _SETTINGS), *places], [router, shared, *params], strict=True
@@ -309,7 +321,7 @@ class _FileCheck:
         for name in router.keys() & known_names()["router_settings"] - _FOLLOWED - set(_RETRIES):
             what = " is for a proxy: the mesh does not follow it"
             self._warn(what, ["router_settings", name], "Leave it out")
-        if not router.get("enable_tag_filtering") and any(each.get("tags") for each in params):
+        if not router.get("enable_tag_filtering") and any(own.get("tags") for own in params):
             remedy = "Set enable_tag_filtering: true under router_settings"
             self._warn("deployments have tags, which pick nothing", ["router_settings"], remedy)
         by_usage = str(router.get("routing_strategy", "")).startswith("usage-based")
@@ -317,10 +329,10 @@ class _FileCheck:
         weighed = {
             group["model_name"] for group in deployments if group["litellm_params"].get("weight") is not None
         }
-        for where, each, deployment in zip(places, params, deployments, strict=True):
-            self._doubts_of_deployment(where, each, limited)
+        for where, own, deployment in zip(places, params, deployments, strict=True):
+            self._doubts_of_deployment(where, own, limited)
             group = deployment["model_name"]
-            if group in weighed and each.get("weight") is None:
+            if group in weighed and own.get("weight") is None:
                 weighed.remove(group)
                 what = f"some deployments of group {group!r} have a weight, and this one has none"
                 remedy = "a missing one is 0, and where the first has none no weight counts"
@@ -349,20 +361,19 @@ class _FileCheck:
         """Return the value if it is of the kind; else say what was expected, and where."""
         if not isinstance(value, kind) or value == "":
             found = "nothing" if value is None or value == "" else type(value).__name__
-            self._fail(f"{_label(where)}: expected {what}, found {found}", where)
+            self._fail(f": expected {what}, found {found}", where)
         return value
 
     def _fail(self, message: str, where: _Place, remedy: str = "") -> NoReturn:
         raise self._problem(message, where, remedy)
 
     def _warn(self, message: str, where: _Place, remedy: str) -> None:
-        """Warn; a message that begins with a blank or a colon goes on behind its place."""
-        self.warnings.append(
-            self._problem(f"{_label(where)}{message}" if message[0] in " :" else message, where, remedy)
-        )
+        self.warnings.append(self._problem(message, where, remedy))
 
     def _problem(self, message: str, where: _Place, remedy: str) -> ConfigError:
+        """The error of a place; a message that begins with a blank or a colon continues its name."""
         line, field = self.line_of(where), _label(where)
+        message = f"{field}{message}" if message[0] in " :" else message
         return ConfigError(message, path=str(self.path), line=line, remedy=remedy, field=field)
 
 
@@ -388,7 +399,6 @@ def _circle_from(group: str, onward: Mapping[str, list[str]]) -> list[str] | Non
 
 
 def _child(node: Node | None, step: Any) -> tuple[int, Node] | None:
-    """The line and the node of one step down in a file."""
     import yaml
 
     if isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):

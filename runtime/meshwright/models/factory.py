@@ -13,10 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from meshwright.core.capability import Capability
 from meshwright.core.errors import ConfigError
+from meshwright.core.limits import reserved_param
 from meshwright.core.money import Budget, is_amount
-from meshwright.core.params import reserved_param
 from meshwright.models.config import known_names
-from meshwright.models.spec import CONNECTION, ModelSpec, checked
+from meshwright.models.named import CONNECTION, ModelSpec, checked
 
 _AgentT = TypeVar("_AgentT")
 _DEFAULT_INSTRUCTIONS = """\
@@ -27,12 +27,12 @@ _CONTEXT = "{{context}}"
 VARIABLES = ("agent_name", "task", "context")
 _VARIABLE = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 _MARK = "__meshwright_tool__"
-"""What `@tool` leaves on a function; `tools` has it, which models know nothing of."""
+"""The attribute that `@tool` sets on a function; models do not import `tools`, which has it."""
 _OPENING = re.compile(r"\{[{%#]")
 
 
 class AgentOptions(BaseModel):
-    """What may be said of an agent besides its model.
+    """The options of an agent besides its model.
 
     `tools` are functions marked by `@tool` and toolsets; `max_budget` is what it may spend in all, in
     dollars; `cache=False` lets no cache answer it; `params` go to its provider as they are. `instructions`
@@ -134,7 +134,6 @@ def _method_of(function: Any) -> tuple[str, staticmethod[..., Any]]:
 
 
 def _budgets_of(agent_id: str, max_budget: Any) -> tuple[Budget, ...]:
-    """The hard budget of one agent, over all time. Raises ConfigError for what is no exact amount."""
     if max_budget is None:
         return ()
     try:

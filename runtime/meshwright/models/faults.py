@@ -1,4 +1,4 @@
-"""What a provider's error means to us, and what of its words may be shown: they may quote a prompt or key."""
+"""Classifies the errors of providers, and masks their words, which may quote a prompt or a key."""
 
 from __future__ import annotations
 
@@ -91,6 +91,7 @@ class ProviderFault(NamedTuple):
         return self.status >= 500 or self.status in _OVERLOADED
 
 
+_TOO_LONG = (ContextTooLong, ": the messages are too long", "Shorten the context")
 _KINDS: tuple[tuple[Callable[[ProviderFault], bool], type[ModelError], str, str], ...] = (
     (
         lambda fault: (fault.status in (408, 429) or fault.status >= 500) and fault.says(_DOWN_SIGNS),
@@ -108,12 +109,8 @@ _KINDS: tuple[tuple[Callable[[ProviderFault], bool], type[ModelError], str, str]
         ": it refused the credentials",
         "Check the key that is set for it",
     ),
-    (
-        lambda fault: fault.status == 429 and fault.says(_LARGE_SIGNS),  # over the limit of a whole minute
-        ContextTooLong,
-        ": the messages are too long",
-        "Shorten the context",
-    ),
+    # Over the limit of a whole minute.
+    (lambda fault: fault.status == 429 and fault.says(_LARGE_SIGNS), *_TOO_LONG),
     (lambda fault: fault.status == 429 and not fault.says(_CREDIT_SIGNS), RateLimited, ": rate limit", ""),
     (lambda fault: fault.status == 408, ModelTimeout, "", ""),
     (
@@ -123,12 +120,7 @@ _KINDS: tuple[tuple[Callable[[ProviderFault], bool], type[ModelError], str, str]
         "Check the address (api_base) that it calls",
     ),
     (ProviderFault.is_of_server, ModelUnavailable, ": the server is at fault or overloaded", ""),
-    (
-        lambda fault: fault.says(_CONTEXT_SIGNS) or fault.status == 413,
-        ContextTooLong,
-        ": the messages are too long",
-        "Shorten the context",
-    ),
+    (lambda fault: fault.says(_CONTEXT_SIGNS) or fault.status == 413, *_TOO_LONG),
     (
         lambda fault: fault.says(_POLICY_SIGNS),
         ContentRefused,
@@ -157,7 +149,7 @@ _KINDS: tuple[tuple[Callable[[ProviderFault], bool], type[ModelError], str, str]
         "Look into the log of that server",
     ),
 )
-"""What each fault is to us, and what to do; the first that fits counts."""
+"""The error of each fault, and its remedy; the first that fits counts."""
 
 
 def error_for(fault: ProviderFault, *, source: str, model: str) -> ModelError:
@@ -180,7 +172,7 @@ def error_for(fault: ProviderFault, *, source: str, model: str) -> ModelError:
 def _part_not_taken(fault: ProviderFault) -> Part | None:
     """The part of the request that the model does not take; None where the words do not say so.
 
-    Where they name both it may be that the two are not taken together.
+    If they name both, it may not take the two together.
     """
     if fault.status not in _MAY_NOT_TAKE or not _NOT_TAKEN.search(fault.words):
         return None
@@ -207,7 +199,7 @@ def fault_in(body: Mapping[str, Any], shown: str = "") -> ProviderFault:
     """The fault that a body of status 200 tells of: an error within a stream, or instead of a reply."""
     error = body["error"]
     said = [str(error.get(name)) for name in ("code", "status", "type")] if isinstance(error, Mapping) else []
-    known = (int(each) if re.fullmatch("[0-9]{3}", each) else _STATUS_OF.get(each, 0) for each in said)
+    known = (int(word) if re.fullmatch("[0-9]{3}", word) else _STATUS_OF.get(word, 0) for word in said)
     return ProviderFault(
         next((status for status in known if 400 <= status < 600), 502), words_of(body), shown=shown
     )
@@ -265,13 +257,15 @@ _TELLING = re.compile(r"(?=\S*\d)\w[\w@.+-]{2,}\w")  # an address, an id, a pass
 
 
 class Discretion:
-    """What errors of calls may not show: these secrets, and what each request says."""
+    """Masks secrets and the texts of requests in the errors of calls."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        self._secrets = sorted({each for each in secrets if len(each) >= _MIN_SECRET}, key=len, reverse=True)
+        self._secrets = sorted(
+            {secret for secret in secrets if len(secret) >= _MIN_SECRET}, key=len, reverse=True
+        )
 
     def shown(self, said: Any, request: ModelRequest | None = None) -> str:
-        """What a provider said, as one line of at most 300 characters; "" where that is nothing."""
+        """The words of a provider as one line of at most 300 characters; "" where there are none."""
         text = unquote(_ESCAPE.sub(_unescaped, _words(said)[:_MAX_READ]))
         text = _UNPRINTED.sub(" ", _TAGS.sub(" ", text)).encode(errors="replace").decode()
         for secret in self._secrets:  # whole ones first: they may have an end in common
@@ -325,7 +319,7 @@ def _without(text: str, source: str, mark: str, overlap: int) -> str:
     size = min(overlap, len(squeezed))
     if size < _MIN_MESSAGE:
         return text
-    places = [(place, low) for place, each in enumerate(text) for low in each.casefold() if low.isalnum()]
+    places = [(place, low) for place, letter in enumerate(text) for low in letter.casefold() if low.isalnum()]
     hidden: list[tuple[int, int]] = []
     for start in _common("".join(low for _, low in places), squeezed, size):
         first, last = places[start][0], places[start + size - 1][0] + 1
@@ -339,7 +333,7 @@ def _without(text: str, source: str, mark: str, overlap: int) -> str:
 
 
 def _common(letters: str, source: str, size: int) -> Iterator[int]:
-    """Where a run of that size begins that the source has too; the source may be a megabyte."""
+    """The beginnings of the runs of that size that the source has too; it may be a megabyte."""
     half = size // 2  # of the source's parts of half the size, every run has one whole
     parts = {source[place : place + half] for place in range(0, len(source), half)}
     near = {place for place in range(len(letters)) if letters[place : place + half] in parts}

@@ -6,9 +6,9 @@ import asyncio
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from pydantic_core import from_json, to_json
 
 from meshwright.core.addresses import open_model_socket
-from meshwright.core.errors import ConfigError, ModelError
+from meshwright.core.errors import ConfigError, InvalidInput, ModelError
 from meshwright.core.messages import Usage
 from meshwright.models.errors import ModelRefused, ModelTimeout, ModelUnavailable
 from meshwright.models.faults import (
@@ -100,7 +100,7 @@ class Wire(ABC):
         """Read a whole reply; `known` is what the headers say of it. Raises ModelError."""
 
     def headers_say(self, headers: Mapping[str, str], *, streamed: bool) -> dict[str, Any]:
-        """What a reply's headers say of it, as fields of ModelReply."""
+        """Read the headers of a reply, as fields of ModelReply."""
         return {}
 
     @abstractmethod
@@ -109,19 +109,22 @@ class Wire(ABC):
 
 
 @dataclass(slots=True)
-class _Arrival:
-    """How much of an answer has come to a call made at `since`; `pieces` are those of a stream."""
+class _Call:
+    """A call made at `since`, and how much of its answer has come; `pieces` are those of a stream."""
 
-    since: float
+    request: ModelRequest
+    on_delta: OnDelta | None
+    since: float = field(default_factory=time.perf_counter)
     has_begun: bool = False
     pieces: Pieces | None = None
 
-    def lost(self, request: ModelRequest) -> tuple[ModelReply, ...]:
-        """What the provider may bill of a stream that broke off: nothing, where nothing came of it."""
+    def lost(self) -> tuple[ModelReply, ...]:
+        """The answer that the provider may bill of a stream that broke off, where some of it came."""
         if self.pieces is None:
             return ()
         used = Usage(completion_tokens=-(-self.pieces.chars // _CHARS_PER_TOKEN))
-        return (ModelReply(model=request.model, usage=used, cost_source="estimated", finish_reason="error"),)
+        model = self.request.model
+        return (ModelReply(model=model, usage=used, cost_source="estimated", finish_reason="error"),)
 
 
 class ApiModel:
@@ -155,36 +158,26 @@ class ApiModel:
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Make one attempt; cancelling it closes its connection. Raises ModelError."""
-        arrival = _Arrival(time.perf_counter())
-        try:
-            return await self._within_time(request, on_delta, arrival)
-        except ModelError as error:
-            error.lost = error.lost or arrival.lost(request)
-            raise
-
-    async def _within_time(
-        self, request: ModelRequest, on_delta: OnDelta | None, arrival: _Arrival
-    ) -> ModelReply:
-        import aiohttp
-
-        try:
+        call = _Call(request, on_delta)
+        session = self._session or self._open()
+        target = self._targets.get(bool(request.inputs))
+        if target is None:
+            raise ModelRefused(f"{self.server} embeds no texts", remedy="Name a model of embeddings")
+        with self._model_errors(call):
             async with asyncio.timeout(request.timeout_seconds):
-                return await self._call(request, on_delta, arrival)
-        except aiohttp.ClientConnectionError as error:
-            raise self._unreachable(error) from None
-        except TimeoutError:
-            seconds = request.timeout_seconds
-            timeout = ModelTimeout(
-                f"{self.server} did not answer model {self.wire.model_of(request)!r} in {seconds:g} seconds"
-            )
-            timeout.is_silent = on_delta is not None and seconds >= _SILENT_SECONDS and not arrival.has_begun
-            raise timeout from None
-        except aiohttp.ClientError as error:  # its text may quote the reply
-            raise self._broken_off(type(error).__name__) from None
-        except TooMuch:
-            raise ModelError(
-                f"{self.server} sent a reply of more than {self.max_reply_bytes:,} bytes"
-            ) from None
+                for is_last in (False,) * _MAX_ADAPTATIONS + (True,):
+                    # A file, since aiohttp warns of larger bodies that are bytes.
+                    data = BytesIO(to_json(self.wire.body(request, stream=on_delta is not None)))
+                    headers = self._headers_of(request)
+                    async with session.post(
+                        target, data=data, headers=headers, allow_redirects=False
+                    ) as response:
+                        call.has_begun = True
+                        if response.status == 200:
+                            return self._reply(await self._read(response, call), response, call)
+                        body = await _read_error(response)
+                    self._adapt(body, response, request, is_last=is_last)
+        raise AssertionError("the last refusal is raised")
 
     async def close(self) -> None:
         """Close the pooled connections."""
@@ -192,44 +185,56 @@ class ApiModel:
             await self._session.close()
             self._session = None
 
-    async def _call(
-        self,
-        request: ModelRequest,
-        on_delta: OnDelta | None,
-        arrival: _Arrival,
-        adaptations: int = 0,
-    ) -> ModelReply:
-        session = self._session or self._open()
-        known: dict[str, Any] = {}
-        target = self._targets.get(bool(request.inputs))
-        if target is None:
-            raise ModelRefused(f"{self.server} embeds no texts", remedy="Name a model of embeddings")
-        # A file, since aiohttp warns of larger bodies that are bytes.
-        data = BytesIO(to_json(self.wire.body(request, stream=on_delta is not None)))
-        headers = self._headers_of(request)
-        async with session.post(target, data=data, headers=headers, allow_redirects=False) as response:
-            arrival.has_begun = True
-            if response.status == 200:
-                body = await self._read(response, request, on_delta, arrival)
-                streamed = on_delta is not None and _is_a_stream(response)
-                known = self.wire.headers_say(response.headers, streamed=streamed)
-            else:
-                body = await _read_error(response)
-        if response.status != 200:
-            words = "" if isinstance(body, str) else words_of(body)  # a page has none that can be relied on
-            adapts = response.status in (400, 422) and adaptations < _MAX_ADAPTATIONS
-            if adapts and self.wire.adapts_to(words):
-                return await self._call(request, on_delta, arrival, adaptations + 1)
-            wait, shown = read_retry_after(response.headers), self._discretion.shown(body, request)
-            fault = ProviderFault(response.status, words, wait, shown)
-            raise error_for(fault, source=self.server, model=self.wire.model_of(request))
+    @contextmanager
+    def _model_errors(self, call: _Call) -> Iterator[None]:
+        """Raise the errors of a call as ModelErrors, with the answers that the provider may bill."""
+        import aiohttp
+
+        try:
+            yield
+        except (ModelError, aiohttp.ClientError, TimeoutError, TooMuch) as error:
+            made = self._model_error(error, call)
+            made.lost = made.lost or call.lost()
+            raise made from None  # the text of another error may quote the reply
+
+    def _model_error(self, error: Exception, call: _Call) -> ModelError:
+        import aiohttp
+
+        if isinstance(error, ModelError):
+            return error
+        if isinstance(error, aiohttp.ClientConnectionError):
+            return self._unreachable(error)
+        if isinstance(error, TimeoutError):
+            model, seconds = self.wire.model_of(call.request), call.request.timeout_seconds
+            timeout = ModelTimeout(f"{self.server} did not answer model {model!r} in {seconds:g} seconds")
+            is_stream = call.on_delta is not None
+            timeout.is_silent = is_stream and seconds >= _SILENT_SECONDS and not call.has_begun
+            return timeout
+        if isinstance(error, TooMuch):
+            return ModelError(f"{self.server} sent a reply of more than {self.max_reply_bytes:,} bytes")
+        return self._broken_off(type(error).__name__)
+
+    def _reply(self, body: Any, response: aiohttp.ClientResponse, call: _Call) -> ModelReply:
         if isinstance(body, dict) and body.get("error"):
-            raise self._error_in(body, request)
-        known["latency_ms"] = (time.perf_counter() - arrival.since) * 1000
-        return self.wire.read(body, request, self.server, known)
+            raise self._error_in(body, call.request)
+        streamed = call.on_delta is not None and _is_a_stream(response)
+        known = self.wire.headers_say(response.headers, streamed=streamed)
+        known["latency_ms"] = (time.perf_counter() - call.since) * 1000
+        return self.wire.read(body, call.request, self.server, known)
+
+    def _adapt(
+        self, body: Any, response: aiohttp.ClientResponse, request: ModelRequest, *, is_last: bool
+    ) -> None:
+        """Have the wire leave out the field that the server refuses, or raise the error of the refusal."""
+        words = "" if isinstance(body, str) else words_of(body)  # a page has none that can be relied on
+        if response.status in (400, 422) and not is_last and self.wire.adapts_to(words):
+            return
+        wait, shown = read_retry_after(response.headers), self._discretion.shown(body, request)
+        fault = ProviderFault(response.status, words, wait, shown)
+        raise error_for(fault, source=self.server, model=self.wire.model_of(request))
 
     def _headers_of(self, request: ModelRequest) -> Mapping[str, str] | None:
-        """What one request has in place of the headers of every one."""
+        """The headers of one request, in place of those of every one."""
         return None
 
     def _open(self) -> aiohttp.ClientSession:
@@ -248,22 +253,16 @@ class ApiModel:
         )
         return self._session
 
-    async def _read(
-        self,
-        response: aiohttp.ClientResponse,
-        request: ModelRequest,
-        on_delta: OnDelta | None,
-        arrival: _Arrival,
-    ) -> Any:
+    async def _read(self, response: aiohttp.ClientResponse, call: _Call) -> Any:
         """The body of a reply; a server that does not stream sends it in one piece."""
-        if on_delta is None:
+        if call.on_delta is None:
             return await self._whole(response)
-        pieces = self.wire.pieces(on_delta, self.max_reply_bytes)
+        pieces = self.wire.pieces(call.on_delta, self.max_reply_bytes)
         if _is_a_stream(response):
-            return await self._stream(response, request, pieces, arrival)
+            return await self._stream(response, call, pieces)
         body = await self._whole(response)
         with suppress(AttributeError, KeyError, LookupError, TypeError):  # it is said when it is read
-            on_delta(body["choices"][0]["message"]["content"] or "")
+            call.on_delta(body["choices"][0]["message"]["content"] or "")
         return body
 
     async def _whole(self, response: aiohttp.ClientResponse) -> Any:
@@ -274,9 +273,7 @@ class ApiModel:
             raise TooMuch
         return self._parsed(data)
 
-    async def _stream(
-        self, response: aiohttp.ClientResponse, request: ModelRequest, pieces: Pieces, arrival: _Arrival
-    ) -> Any:
+    async def _stream(self, response: aiohttp.ClientResponse, call: _Call, pieces: Pieces) -> Any:
         """Read a stream until it says that it is done; one that merely stops was cut off."""
         async for data in _events(response.content.iter_any(), self.max_reply_bytes):
             if data == b"[DONE]":
@@ -284,12 +281,10 @@ class ApiModel:
             else:
                 chunk = self._parsed(data)
                 if isinstance(chunk, dict) and chunk.get("error"):
-                    raise self._error_in(chunk, request)
-                try:
+                    raise self._error_in(chunk, call.request)
+                with reading(self.server):
                     pieces.add(chunk)
-                    arrival.pieces = pieces
-                except (AttributeError, KeyError, TypeError, ValueError):
-                    raise not_a_completion(self.server) from None  # the cause would quote the reply
+                    call.pieces = pieces
             if pieces.done:
                 await _drain(response)
                 break
@@ -299,16 +294,13 @@ class ApiModel:
         return body
 
     def _parsed(self, data: bytes) -> Any:
-        try:
+        with reading(self.server):
             return from_json(data)
-        except ValueError:
-            raise not_a_completion(self.server) from None
 
     def _broken_off(self, how: str) -> ModelUnavailable:
         return ModelUnavailable(f"{self.server} broke off its reply ({how})")
 
     def _error_in(self, body: dict[str, Any], request: ModelRequest) -> ModelError:
-        """The error that a body of status 200 holds."""
         fault = fault_in(body, self._discretion.shown(body, request))
         return error_for(fault, source=self.server, model=self.wire.model_of(request))
 
@@ -330,6 +322,15 @@ def not_a_completion(source: str) -> ModelUnavailable:
         f"{source} answered with something that is not a chat completion",
         remedy="Check that the address is the base URL of a model server",
     )
+
+
+@contextmanager
+def reading(source: str) -> Iterator[None]:
+    """Raise ModelUnavailable for a reply in another form; the error itself would quote the reply."""
+    try:
+        yield
+    except (AttributeError, InvalidInput, LookupError, TypeError, ValueError):
+        raise not_a_completion(source) from None
 
 
 def completions_url(base_url: str) -> str:
@@ -378,7 +379,6 @@ def _is_a_stream(response: aiohttp.ClientResponse) -> bool:
 
 
 async def _read_error(response: aiohttp.ClientResponse) -> Any:
-    """An error reply's body, of JSON or text, where it is of a reasonable size."""
     data = await read_limited(response, _MAX_ERROR_BYTES) or b""
     try:
         return from_json(data)

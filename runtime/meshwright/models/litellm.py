@@ -18,7 +18,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from meshwright.core.errors import ConfigError, ModelError
-from meshwright.core.extras import install_command
+from meshwright.core.plugins import install_command
 from meshwright.models.errors import (
     ContentRefused,
     ContextTooLong,
@@ -35,7 +35,7 @@ from meshwright.models.faults import (
     reason_of,
     words_of,
 )
-from meshwright.models.http import MAX_REPLY_BYTES, TooMuch, not_a_completion
+from meshwright.models.http import MAX_REPLY_BYTES, TooMuch, reading
 from meshwright.models.openai import ChatCompletions, ChunkPieces, read_embeddings
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
 
@@ -202,7 +202,7 @@ def _load() -> Any:
 def silence_loggers() -> None:
     """Let no record of LiteLLM's, or of the client that it calls by, reach a handler: they quote requests.
 
-    What went wrong is said by the error alone.
+    The error alone says what went wrong.
     """
     for name in (*_LOGGERS, *_CLIENT_LOGGERS):
         logging.getLogger(name).addFilter(_reject)
@@ -222,8 +222,8 @@ def _is_ours(record: logging.LogRecord) -> bool:
 
 
 def _body_of(response: Any) -> dict[str, Any]:
-    """The body of a reply; LiteLLM's objects are slow to write out, so only what is used."""
-    try:
+    """The parts of a reply that are used; LiteLLM's objects are slow to write out."""
+    with reading(_SOURCE):
         choice, usage = response.choices[0], response.usage
         message = choice.message
         calls = [
@@ -240,8 +240,6 @@ def _body_of(response: Any) -> dict[str, Any]:
             "choices": [{"message": said, "finish_reason": choice.finish_reason}],
             "usage": usage.model_dump() if usage else None,
         }
-    except (IndexError, AttributeError, TypeError):
-        raise not_a_completion(_SOURCE) from None
 
 
 def _translated(error: Exception, request: ModelRequest, discretion: Discretion) -> ModelError:
@@ -249,11 +247,11 @@ def _translated(error: Exception, request: ModelRequest, discretion: Discretion)
     causes = list(_causes_of(error))
     body = _provider_body(causes)
     # The fault of a program, of LiteLLM's or ours, that no provider's answer and no connection led to.
-    foreign = body is not None or any(_is_of_a_connection(each) for each in causes)
+    foreign = body is not None or any(_is_of_a_connection(cause) for cause in causes)
     own = (
         None
         if foreign
-        else next((each for each in reversed(causes) if isinstance(each, _OWN_FAILURES)), None)
+        else next((cause for cause in reversed(causes) if isinstance(cause, _OWN_FAILURES)), None)
     )
     shown = discretion.shown(_litellm_words(causes) if body is None and own is None else body, request)
     made = _kind_of_error(error, causes, request.model, shown)
@@ -267,9 +265,9 @@ def _translated(error: Exception, request: ModelRequest, discretion: Discretion)
         remedy = "Install what this provider needs in addition to LiteLLM" if lacks else ""
         made = kind(f"{what}: {said}" if said else what, remedy=remedy)
     described = ", caused by ".join(
-        f"{type(each).__module__}.{type(each).__qualname__} "
-        f"({discretion.shown(_ADDED.split(str(each))[0], request)})"
-        for each in causes
+        f"{type(cause).__module__}.{type(cause).__qualname__} "
+        f"({discretion.shown(_ADDED.split(str(cause))[0], request)})"
+        for cause in causes
     )
     _logger.log(level, "LiteLLM failed for model %r: %s", request.model, described)
     return made
@@ -287,12 +285,12 @@ def _kind_of_error(error: Exception, causes: Sequence[BaseException], model: str
         return error_for(ProviderFault(400, words, shown=shown), source=_SOURCE, model=model)
     if "Timeout" in kinds:
         return ModelTimeout(f"No reply from model {model!r} in time")
-    if unreachable := next((each for each in causes if _is_of_a_connection(each)), None):
+    if unreachable := next((cause for cause in causes if _is_of_a_connection(cause)), None):
         return ModelUnavailable(
             f"No connection to the provider of model {model!r}: {reason_of(unreachable)}",
             remedy="Check the address (api_base) of its deployments",
         )
-    statuses = [getattr(each, "status_code", None) for each in causes]
+    statuses = [getattr(cause, "status_code", None) for cause in causes]
     known = [status for status in statuses if isinstance(status, int) and status >= 400]
     if not known:
         return ModelRefused(f"{_SOURCE} raised {type(error).__name__} for a call of model {model!r}")
@@ -316,13 +314,13 @@ def _is_of_a_connection(error: BaseException) -> bool:
 
 
 def _provider_body(causes: Sequence[BaseException]) -> Mapping[str, Any] | None:
-    """What the provider said, of the first error that still has its reply."""
-    for each in causes:
-        body: Any = getattr(each, "body", None)
+    """The provider's words, of the first error that still has its reply."""
+    for cause in causes:
+        body: Any = getattr(cause, "body", None)
         if isinstance(body, Mapping):
             return {"error": body.get("error", body)}
         try:
-            text = from_json(str(getattr(each, "message", "")))
+            text = from_json(str(getattr(cause, "message", "")))
         except ValueError:
             continue
         if isinstance(text, Mapping):
@@ -331,6 +329,6 @@ def _provider_body(causes: Sequence[BaseException]) -> Mapping[str, Any] | None:
 
 
 def _litellm_words(causes: Sequence[BaseException]) -> str:
-    """What LiteLLM says of an error by itself, without its traceback."""
-    messages = [str(getattr(each, "message", each)) for each in causes if hasattr(each, "status_code")]
+    """LiteLLM's own words of an error, without its traceback."""
+    messages = [str(getattr(cause, "message", cause)) for cause in causes if hasattr(cause, "status_code")]
     return _ADDED.split((messages or [str(causes[0])])[-1])[0]

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from itertools import islice
 from typing import Any, NamedTuple
@@ -14,14 +14,11 @@ from typing import Any, NamedTuple
 from meshwright.core.messages import Usage
 from meshwright.core.money import Price
 from meshwright.models.offline_text import (
-    NUMBER,
     Passage,
     SchemaFiller,
-    nearest,
     passages_in,
     passages_of,
     quote,
-    record_line,
     relevance,
     shorten,
     terms,
@@ -37,12 +34,9 @@ _MAX_INLINE_CHARACTERS = 16_000  # of a request; a larger one is read in a threa
 _MAX_ASKED_CHARACTERS = 2_000  # of a question that decide what is done about it
 _MIN_MATERIAL_CHARACTERS = 160  # of a text that comes with a question, to be worked on
 _MAX_PASSAGES = 2_000
-_MAX_LINES = 5  # of an answer
+_MAX_LINES = 3  # of an answer
 _SAME_CHARACTERS = 40  # with which passages begin that are the same, whole or cut
 _LEAST_SHARE = 0.5  # of the best passage's score
-_MAX_RECORDS = 10
-_MAX_CALLS = 4
-_MAX_NESTING = 16  # of a tool's result
 _HONEST = (
     "This is the built-in offline model: it quotes what it is given and knows nothing itself. "
     "Set LITELLM_BASE_URL or a provider's key for a model that does."
@@ -50,47 +44,37 @@ _HONEST = (
 _TOKEN = re.compile(r"\w{1,6}|[^\w\s]")
 _STREAMED = re.compile(r"\S+\s*|\s+")
 _LIMIT = re.compile(r"\b(?:under|below|at most|no more than|within)\s([\d,]{1,12})\stokens", re.I)
-_COUNTS = {"one": 1, "two": 2, "three": 3, "four": 4}
-_COUNT = re.compile(r"\b(one|two|three|four)\s(?:short\s)?(?:sentence|point|bullet|line)", re.I)
-_AGENT = re.compile(r"\b[a-z]+(?:-[a-z]+)*-(?:agent|coder|tester|manager|monitor|tracker|deployer)\b")
-_FOLDER = re.compile(r"\b(?:in|under|below|of)\s(?:the\s)?([\w.-]+(?:/[\w.-]+)*)")
 _REMEMBER = re.compile(r"\W*(?:please\s)?(?:remember|keep in mind|note)(?:\sthat|:)?\s+(\S.*)", re.I | re.S)
+_AGENT = re.compile(r"\b[a-z]+(?:-[a-z]+)*-(?:agent|coder|tester|manager|monitor|tracker|deployer)\b")
 _URL = re.compile(r"https?://[^\s<>\"'`)\]]+[^\s<>\"'`)\].,;:!?]")
 _PATH = re.compile(r"[\w./@-]+")
 _FILE = re.compile(r"[\w.-]*(?:\w\.[A-Za-z]\w{0,4}|README|LICENSE|Makefile|Dockerfile)")
 _BLANK_LINES = re.compile(r"\n[ \t]+(?=\n)")
-_SECTION = re.compile(r"([A-Z][A-Z_]{3,}):[ \t]*$")
-_NOT_KNOWN = frozenset({"", "METADATA", "DOMAIN_CONTEXT", "OPEN_QUESTIONS"})
-_SPEAKER = re.compile(r"^(?:- )?(?:(?:user|assistant|system|tool|[a-z]+-agent): )?")
+_KNOWN = re.compile(
+    r"^(?:RELEVANT_MEMORIES|CONVERSATION_CONTEXT|CONSTRAINTS|KNOWN_FAILURES):((?:\n[-* ].*)+)", re.M
+)
 _LESS_TELLING = re.compile(r"(?:^|/)tests?/|test_|\.(?:lock|svg|css|csv)$|(?:^|/)(?:LICENSE|NOTICE|\.\w)")
-_TRIGGERS = {
-    "log": re.compile(r"\bcommits?\b|\bgit log\b|\bwhat (?:has )?changed\b|\bwhat is new\b", re.I),
-    "diff": re.compile(r"\b(?:diff|uncommitted)\b", re.I),
-    "delegate": re.compile(r"\b(?:research|compare|investigate|find out|look into|delegate)\b", re.I),
-    "list": re.compile(r"\b(?:list|show|which|what)\b.{0,30}\b(?:files|folders|documents)\b", re.I),
-}
+_COMMITS = re.compile(r"\bcommits?\b|\bgit log\b|\bwhat (?:has )?changed\b|\bwhat is new\b", re.I)
+_RESEARCH = re.compile(r"\b(?:research|compare|investigate|find out|look into|delegate)\b", re.I)
 _PURPOSES = {
-    "delegate": ("delegate", "handoff", "assign"),
-    "remember": ("remember", "memorize", "note"),
-    "fetch": ("fetch", "browse", "url", "page", "http"),
-    "log": ("log", "commits", "history"),
-    "diff": ("diff", "changes"),
-    "search": ("search", "grep", "find", "query", "lookup"),
-    "read": ("read", "open", "cat"),
-    "list": ("list", "ls", "dir"),
+    "delegate": {"delegate", "handoff", "assign"},
+    "remember": {"remember", "memorize", "note"},
+    "fetch": {"fetch", "browse", "url", "page", "http"},
+    "log": {"log", "commits", "history"},
+    "search": {"search", "grep", "find", "query", "lookup"},
+    "read": {"read", "open", "cat"},
 }
-"""What a tool is for, by a word of its name."""
+"""The purpose of a tool, by a word of its name."""
 _QUOTED = ("search", "read", "fetch")  # purposes of tools whose results are material
 _WANTS = {
-    "url": ("url", "uri", "link", "address"),
+    "url": ("url", "uri", "link"),
     "agent": ("agent_id", "agent", "assignee"),
     "path": ("path", "file", "filename", "file_path"),
     "query": ("query", "q", "search", "keywords", "term"),
-    "folder": ("folder", "directory", "dir"),
     "start": ("start_line", "first_line", "offset"),
     "text": ("text", "task", "question", "message", "prompt", "content", "fact", "input"),
 }
-"""What a parameter wants, by its name."""
+"""The argument that a parameter takes, by the parameter's name."""
 
 
 def estimate_tokens(text: str) -> int:
@@ -139,14 +123,14 @@ class OfflineModel(Adapter):
         if "compression" in request.tags and not request.tools and request.response_schema is None:
             return self._made(request, self._shortened(request))
         talk = _Talk(request.messages)
-        if (found := next(_calls(talk, request.tools), None)) is not None:
+        if (found := _next_call(talk, request.tools)) is not None:
             text = json.dumps(found[1], ensure_ascii=False)
             call = ToolCall(id=f"call_{len(talk.results)}", name=found[0].name, arguments=text)
             made = self._made(request, text, "tool_calls")
             return made.model_copy(update={"content": "", "tool_calls": (call,)})
         if request.response_schema is not None:
             check_schema(request.response_schema, "response_format")
-            texts = [passage.text for passage in (*talk.background, *talk.found)]
+            texts = [passage.text for passage in talk.material]
             value = SchemaFiller(request.response_schema, texts, talk.question).value()
             return self._made(request, json.dumps(value, ensure_ascii=False))
         content = _answer(talk)
@@ -191,13 +175,14 @@ class _Result(NamedTuple):
     """A tool call that was made, and its result."""
 
     name: str
+    purpose: str
     arguments: dict[str, Any]
     value: Any
     error: str = ""
 
 
 class _Talk:
-    """A request, read: the question, the results of its tools, and what an answer may quote."""
+    """A request, read: the question, the results of its tools, and the material that an answer may quote."""
 
     def __init__(self, messages: Sequence[ChatMessage]) -> None:
         asked = [
@@ -212,13 +197,12 @@ class _Talk:
         prompt = "\n".join(message.text for message in messages if message.role == "system")
         self.prompt = prompt[:_MAX_ASKED_CHARACTERS]
         said = [message.text for message in messages[:place] if message.role in ("user", "assistant")]
-        known = (passage for text in [_known(prompt), *said] for passage in passages_of(text))
-        known = (passage for passage in known if not passage.text.endswith("?"))
-        self.background = [
-            passage for passage in islice(known, _MAX_PASSAGES) if passage.text != self.question
-        ]
+        known = (passage for text in [*_KNOWN.findall(prompt), *said] for passage in passages_of(text))
+        known = (one for one in known if not one.text.endswith("?") and one.text != self.question)
+        background = list(islice(known, _MAX_PASSAGES))
         found = (passage for one in self.results if not one.error for passage in passages_in(one.value))
         self.found = [*given, *islice(found, _MAX_PASSAGES)]
+        self.material = [*background, *self.found]
         self.pages = list(dict.fromkeys(_URL.findall(self.asked)))
         words = (word.rstrip(".-/") for word in _PATH.findall(_URL.sub(" ", self.asked)))
         self.files = [word for word in words if word[:1] != "/" and _FILE.fullmatch(word.rpartition("/")[2])]
@@ -227,11 +211,11 @@ class _Talk:
             subject = subject.replace(file, " ")
         self.words = words_of(subject)
         self.wanted = terms(subject)
-        self.is_known = bool(given) or any(self.wanted <= terms(one.text) for one in self.background)
+        self.is_known = bool(given) or any(self.wanted <= terms(one.text) for one in background)
 
 
 def _split(text: str) -> tuple[str, list[Passage]]:
-    """Part what is asked from the text that it is asked about, where a request brings one."""
+    """Part a question from the text that it is about, where a request brings one."""
     for separator in ("\n\n", "\n", ": "):
         asked, _, rest = _BLANK_LINES.sub("\n\n", text).partition(separator)
         is_long = len(rest) >= _MIN_MATERIAL_CHARACTERS and (separator != ": " or "\n" not in text)
@@ -239,19 +223,6 @@ def _split(text: str) -> tuple[str, list[Passage]]:
         if given and (is_long or (separator == "\n\n" and terms(asked))):
             return asked.strip(), given[:_MAX_PASSAGES]
     return text, []
-
-
-def _known(prompt: str) -> str:
-    """The sections of a context that say what is known; a line that is no entry ends one."""
-    kept, section = list[str](), ""
-    for line in prompt.splitlines():
-        if header := _SECTION.match(line):
-            section = header[1]
-        elif line and not line.startswith(("- ", "* ", " ")) and section != "METADATA":
-            section = ""
-        elif section not in _NOT_KNOWN:
-            kept.append(_SPEAKER.sub("", line) + "\n")
-    return "\n".join(kept)
 
 
 def _results(messages: Sequence[ChatMessage]) -> Iterator[_Result]:
@@ -262,109 +233,84 @@ def _results(messages: Sequence[ChatMessage]) -> Iterator[_Result]:
             arguments, value = _parsed(call.arguments), _parsed(message.text)
             fault = value.get("error") if isinstance(value, dict) and len(value) == 1 else None
             known = arguments if isinstance(arguments, dict) else {}
-            yield _Result(call.name, known, value, str(fault or ""))
+            yield _Result(call.name, _purpose(call.name), known, value, str(fault or ""))
 
 
 def _parsed(text: str) -> Any:
-    """JSON data, or the text itself where it is none or is nested too deep."""
+    """JSON data, or the text itself where it is none."""
     try:
-        value = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError):
         return text
-    return text if _is_deep(value, _MAX_NESTING) else value
-
-
-def _is_deep(value: Any, left: int) -> bool:
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return any(left == 0 or _is_deep(part, left - 1) for part in parts)
 
 
 # Tools
 
 
-def _calls(talk: _Talk, tools: Sequence[ToolSpec]) -> Iterator[tuple[ToolSpec, dict[str, Any]]]:
-    """The calls to make now, the best first; none twice, few in all, none after one that settles it."""
-    settled = any(not one.error and _purpose(one.name) not in _QUOTED for one in talk.results)
-    if not talk.question or settled or len(talk.results) >= _MAX_CALLS:
-        return
-    made = [(result.name, result.arguments) for result in talk.results]
-    for purpose, known in _wishes(talk, tools):
+def _next_call(talk: _Talk, tools: Sequence[ToolSpec]) -> tuple[ToolSpec, dict[str, Any]] | None:
+    """The call to make now: of no tool twice, and none after one that settles the question."""
+    settled = any(not result.error and result.purpose not in _QUOTED for result in talk.results)
+    if not talk.question or settled:
+        return None
+    used = {result.name for result in talk.results}
+    for purpose, known in _wishes(talk):
         for tool in tools:
-            fits = _purpose(tool.name) == purpose and (
-                purpose or not talk.wanted.isdisjoint(terms(tool.name))
-            )
-            arguments = _arguments(tool, known, talk) if fits else None
-            if arguments is not None and (tool.name, arguments) not in made:
-                yield tool, arguments
+            named = purpose or not talk.wanted.isdisjoint(terms(tool.name))
+            if named and _purpose(tool.name) == purpose and tool.name not in used:
+                arguments = _arguments(tool, known, talk)
+                if arguments is not None:
+                    return tool, arguments
+    return None
 
 
-def _wishes(talk: _Talk, tools: Sequence[ToolSpec]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What the question asks for: a tool's purpose, and what is known of its arguments."""
-    purposes = [_purpose(result.name) for result in talk.results]
-    asks_for = {purpose for purpose, trigger in _TRIGGERS.items() if trigger.search(talk.asked)}
-    file, folder = next(iter(talk.files), None), _FOLDER.search(talk.asked)
-    agent = next(iter(_AGENT.findall(talk.asked)), None)
+def _wishes(talk: _Talk) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The purposes of tools that the question asks for, the best first, and the arguments that it gives."""
+    purposes = {result.purpose for result in talk.results}
+    agent = next(iter(_AGENT.findall(talk.asked) or _AGENT.findall(talk.prompt)), None)
     if match := _REMEMBER.match(talk.question):
-        scope = next((name for name in ("project", "global") if name in talk.asked.lower()), None)
-        yield "remember", {"text": match[1].strip(), "scope": scope}
-    yield from (("fetch", {"url": page}) for page in talk.pages[:2])
-    yield from ((purpose, {"path": file}) for purpose in ("log", "diff") if purpose in asks_for)
-    if (agent or "delegate" in asks_for) and not purposes:
+        yield "remember", {"text": match[1].strip()}
+    yield from (("fetch", {"url": page}) for page in talk.pages[:1])
+    if _COMMITS.search(talk.asked):
+        yield "log", {}
+    if not purposes and (_AGENT.search(talk.asked) or _RESEARCH.search(talk.asked)):
         yield "delegate", {"text": talk.question, "agent": agent}
-    yield from (("read", {"path": path}) for path in talk.files[:2])
-    if "list" in asks_for and not purposes:
-        yield "list", {"folder": folder and folder[1]}
+    yield from (("read", {"path": path}) for path in talk.files[:1])
     yield "", {}
-    if talk.is_known or not talk.words or not {"read", "fetch"}.isdisjoint(purposes):
+    if talk.is_known or not talk.words or purposes & {"read", "fetch"}:
         return
     best = next(iter(_fitting([passage for passage in talk.found if passage.line], talk.wanted)), None)
-    if best is None:
-        yield "search", {"query": max(talk.words, key=len) if purposes else " ".join(talk.words)}
-    else:
+    if best is not None:
         yield "read", {"path": best.source, "start": max(1, (best.line or 1) - 20)}
-    if not purposes and not any(_purpose(tool.name) in _QUOTED for tool in tools):
-        yield "delegate", {"text": talk.question}
+    elif not purposes:
+        yield "search", {"query": " ".join(talk.words)}
+        yield "delegate", {"text": talk.question, "agent": agent}
 
 
-def _arguments(tool: ToolSpec, known: Mapping[str, Any], talk: _Talk) -> dict[str, Any] | None:
+def _arguments(tool: ToolSpec, known: dict[str, Any], talk: _Talk) -> dict[str, Any] | None:
     """The arguments of a call; None where a parameter that is required cannot be filled."""
     arguments: dict[str, Any] = {}
     for name, schema in tool.parameters.get("properties", {}).items():
         want = next((want for want, names in _WANTS.items() if name.lower() in names), "")
-        value = schema.get("const", known.get(want, known.get(name)))
+        value = schema.get("const", known.get(want))
+        if "enum" in schema and value not in schema["enum"]:
+            named = [choice for choice in schema["enum"] if str(choice) in talk.asked]
+            value = max(named, key=lambda choice: talk.asked.rfind(str(choice)), default=None)
         if value is None and name in tool.parameters.get("required", ()):
-            value = _guess(want, schema, talk)
+            usual = {"integer": 1, "number": 1, "boolean": False, "string": talk.question}
+            if "enum" in schema:
+                value = next(iter(schema["enum"]), None)
+            elif want not in ("url", "path", "agent"):
+                value = usual.get(schema.get("type", "string"))
             if value is None:
                 return None
-        if value is not None and ("enum" not in schema or value in schema["enum"]):
+        if value is not None:
             arguments[name] = value
     return arguments
 
 
-def _guess(want: str, schema: Mapping[str, Any], talk: _Talk) -> Any:
-    """A value for a required parameter, out of the question."""
-    kind = schema.get("type", "string")
-    if "enum" in schema:
-        return nearest(schema["enum"], talk.asked)
-    if kind in ("integer", "number"):
-        found = NUMBER.search(talk.asked)
-        value = float(found[0]) if found else schema.get("default", schema.get("minimum", 1))
-        return int(value) if kind == "integer" else value
-    if kind != "string":
-        return False if kind == "boolean" else None
-    if want in ("text", "query"):
-        return talk.question
-    named = {"agent": [*_AGENT.findall(talk.asked), *_AGENT.findall(talk.prompt)]}
-    named |= {"url": talk.pages, "path": talk.files}
-    if want in named:
-        return next(iter(named[want]), None)
-    names = re.findall(r"(?<=[\w,] )[A-Z][\w-]*", talk.asked) or re.findall(r"[\w-]+", talk.asked)
-    return next(reversed(names), None)
-
-
 def _purpose(name: str) -> str:
     words = set(re.split(r"[_\W]+", name.lower()))
-    return next((purpose for purpose, names in _PURPOSES.items() if words.intersection(names)), "")
+    return next((purpose for purpose, names in _PURPOSES.items() if words & names), "")
 
 
 # Answers
@@ -372,12 +318,14 @@ def _purpose(name: str) -> str:
 
 def _answer(talk: _Talk) -> str:
     """Answer from the material; says so where there is nothing to answer from."""
-    parts = [part for result in talk.results if not result.error and (part := _quoted_whole(result))]
-    if not parts and (lines := _lines(talk)):
-        parts = ["\n".join(f"- {line}" for line in lines) if len(lines) > 1 else lines[0]]
-    parts = parts or [f"{one.name} failed: {quote(one.error)}" for one in talk.results if one.error]
-    if parts:
+    results = [result for result in talk.results if not result.error]
+    if parts := [_quoted_whole(result) for result in results if result.purpose not in _QUOTED]:
         return "\n\n".join(parts)
+    material = talk.material if talk.wanted else talk.found
+    if lines := [passage.cited() for passage in _fitting(material, talk.wanted)[:_MAX_LINES]]:
+        return "\n".join(f"- {line}" for line in lines) if len(lines) > 1 else lines[0]
+    if failed := [f"{result.name} failed: {quote(result.error)}" for result in talk.results if result.error]:
+        return "\n\n".join(failed)
     if not talk.wanted and not talk.results:
         return f"Hello. {_HONEST}"
     about = f" about {quote(' '.join(words_of(talk.asked)), 80)!r}" if talk.wanted else ""
@@ -385,30 +333,14 @@ def _answer(talk: _Talk) -> str:
 
 
 def _quoted_whole(result: _Result) -> str:
-    """A result as it is quoted whole; empty for texts, whose lines are quoted."""
-    purpose, value = _purpose(result.name), result.value
-    if purpose in _QUOTED:
-        return ""
-    if purpose == "delegate":
+    """The result of a tool that answers by itself."""
+    if result.purpose == "delegate":
         agent = next((str(value) for name, value in result.arguments.items() if "agent" in name), "the agent")
-        return f"{agent} answers:\n\n{str(value).strip()}"
-    if purpose == "remember":
-        return f"{quote(str(value))} ({quote(str(result.arguments.get('text', '')))})"
-    lists = [part for part in value.values() if isinstance(part, list)] if isinstance(value, dict) else []
-    value = lists[0] if len(lists) == 1 else value
-    if not isinstance(value, list):
-        return f"{result.name} gives: {quote(record_line(value), 2_000)}"
-    lines = [quote(record_line(record)) for record in value[:_MAX_RECORDS]] or ["nothing"]
-    more = [f"and {len(value) - _MAX_RECORDS} more"] if len(value) > _MAX_RECORDS else []
-    return "\n- ".join([f"{result.name} gives:", *lines, *more])
-
-
-def _lines(talk: _Talk) -> list[str]:
-    """The passages to quote, the best first; without a subject the central ones of what was given."""
-    count = _COUNT.search(talk.asked)
-    most = _COUNTS[count[1].lower()] if count else _MAX_LINES
-    material = [*talk.background, *talk.found] if talk.wanted else talk.found
-    return [passage.cited() for passage in _fitting(material, talk.wanted)[:most]]
+        return f"{agent} answers:\n\n{str(result.value).strip()}"
+    if result.purpose == "remember":
+        return f"{quote(str(result.value))} ({quote(str(result.arguments.get('text', '')))})"
+    lines = [quote(passage.text) for passage in islice(passages_in(result.value), _MAX_PASSAGES)]
+    return "\n- ".join([f"{result.name} gives:", *(lines[:10] or ["nothing"])])
 
 
 def _fitting(passages: Sequence[Passage], wanted: set[str]) -> list[Passage]:

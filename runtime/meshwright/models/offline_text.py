@@ -82,6 +82,7 @@ def quote(text: str, max_characters: int = 320) -> str:
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[\"'`(\[*]*[A-Z0-9])")
 _BEGINS = re.compile(r"[ \t]*(?:#{1,6}\s|[-*+•]\s|\d{1,3}[.)]\s|>|\||```|@|//|<|\{|\}|\"\"\")")
 _MARKS = re.compile(r"^[\s#>*+•│├└─-]+|^\d{1,3}[.)]\s+|^\W{0,9}\"\"\"|\"\"\"$")
+_MAX_DEPTH = 32  # of a tool's result, and of a schema
 _PROSE_FILES = ("", "md", "markdown", "txt", "rst", "adoc")
 _SOURCE_KEYS = ("file", "path", "url", "source", "title", "name")
 _TEXT_KEYS = ("text", "content", "body", "snippet", "summary", "message", "answer", "output", "description")
@@ -117,13 +118,15 @@ def passages_of(text: str, source: str = "", first_line: int | None = None) -> I
             held.append(bare)
 
 
-def passages_in(value: Any, source: str = "", line: int | None = None) -> Iterator[Passage]:
+def passages_in(value: Any, source: str = "", line: int | None = None, depth: int = 0) -> Iterator[Passage]:
     """Cut a tool's result, JSON data or text, into passages, each with the place that its record names."""
     if isinstance(value, str):
         yield from passages_of(value, source, line)
+    elif isinstance(value, (list, dict)) and depth == _MAX_DEPTH:
+        yield Passage("...", source, line)
     elif isinstance(value, list):
         for part in value:
-            yield from passages_in(part, source, line)
+            yield from passages_in(part, source, line, depth + 1)
     elif isinstance(value, dict):
         names = (value[key] for key in _SOURCE_KEYS if isinstance(value.get(key), str) and value[key])
         lines = (value[key] for key in ("line", "start_line") if isinstance(value.get(key), int))
@@ -131,15 +134,11 @@ def passages_in(value: Any, source: str = "", line: int | None = None) -> Iterat
         texts = [value[key] for key in _TEXT_KEYS if isinstance(value.get(key), str)]
         parts = [*texts, *(part for part in value.values() if isinstance(part, (dict, list)))]
         for part in parts:
-            yield from passages_in(part, source, line)
+            yield from passages_in(part, source, line, depth + 1)
         if value and not parts:
-            yield Passage(record_line(value))
-
-
-def record_line(record: Any) -> str:
-    """A flat record as a line: its values, in their order."""
-    values = record.values() if isinstance(record, dict) else [record]
-    return "  ".join(str(value) for value in values if value not in (None, ""))
+            yield Passage("  ".join(str(part) for part in value.values() if part not in (None, "")))
+    elif value is not None:
+        yield Passage(str(value))
 
 
 # Filling a schema
@@ -148,10 +147,7 @@ MAX_STEPS = 4_000
 """Parts of a schema and pieces of the value, all together, that one fill may take."""
 _PIECE_CHARACTERS = 64  # of text that are one step
 _MAX_TEXTS = 50  # that fields are filled from
-_MAX_ABOUT = 300  # characters that say what a field is for
-_MAX_DEPTH = 32
 _OPTIONAL_DEPTH = 6  # below it only what is required
-_MAX_ITEMS = 3
 _MAX_NUMBER = 10**15
 _FORMATS = {
     "date-time": "1970-01-01T00:00:00Z",
@@ -167,54 +163,54 @@ _Schema = Mapping[str, Any]
 class SchemaFiller:
     """Fills one schema that `check_schema` has accepted, in at most MAX_STEPS steps.
 
-    Each text is the passage that fits its field's name and description best. Knows types, enum, const,
-    references within the schema, anyOf, oneOf, allOf, formats and limits of length and size; not `pattern`.
+    Each text is the passage that fits the question best, in a list the one after the other. Knows types,
+    enum, const, references within the schema, anyOf, oneOf, allOf, formats and limits of length and size;
+    not `pattern`.
     """
 
     def __init__(self, schema: _Schema, texts: Sequence[str], question: str) -> None:
         self.question = quote(question)
         scores = relevance(map(terms, texts), terms(self.question) or {"-"})
         best = nlargest(_MAX_TEXTS, range(len(texts)), key=lambda place: (scores[place], -place))
-        self.texts = [quote(texts[place]) for place in sorted(best)] or [self.question]
+        self.texts = [quote(texts[place]) for place in best] or [self.question]
         self.steps = 0
         self._schema = schema
-        self._terms = [terms(text) for text in self.texts]
 
     def value(self) -> Any:
         """The value for the whole schema. Raises InvalidSchema where it is too large."""
-        return self._fill(self._schema, self.question, 0)
+        return self._fill(self._schema, 0)
 
-    def _fill(self, schema: _Schema | bool, about: str, depth: int, nth: int = 0) -> Any:
-        """A value for a part of the schema; `about` says what it is for, `nth` which item of a list it is."""
+    def _fill(self, schema: _Schema | bool, depth: int, nth: int = 0) -> Any:
+        """A value for a part of the schema, the `nth` item of a list."""
         self._spend(1)
         if isinstance(schema, bool):
             return None
         schema = self._resolved(schema, depth)
-        about = f"{about} {schema.get('description', '')[:_MAX_ABOUT]}"[:_MAX_ABOUT]
         for name in ("const", "default", "enum"):
             if name in schema and (name != "default" or depth > 0):
                 self._spend(1 + len(json.dumps(schema[name])) // _PIECE_CHARACTERS)
-                fitting = f"{self.question} {self._text(about)}"
-                return nearest(schema["enum"], fitting) if name == "enum" else schema[name]
+                return nearest(schema["enum"], self.question) if name == "enum" else schema[name]
         if choices := schema.get("anyOf") or schema.get("oneOf"):
             self._spend(len(choices))
-            nulls = [each for each in choices if isinstance(each, dict) and each.get("type") == "null"]
-            others = [each for each in choices if each not in nulls]
+            nulls = [
+                choice for choice in choices if isinstance(choice, dict) and choice.get("type") == "null"
+            ]
+            others = [choice for choice in choices if choice not in nulls]
             first = ((nulls or others) if depth > _OPTIONAL_DEPTH or not others else others)[0]
-            return self._fill(first, about, depth + 1)
+            return self._fill(first, depth + 1)
         match _type_of(schema):
             case "object":
                 return self._object(schema, depth)
             case "array":
-                return self._array(schema, about, depth)
+                return self._array(schema, depth)
             case "integer" | "number" as kind:
-                return _number(schema, self._text(about), whole=kind == "integer")
+                return _number(schema, self.texts[0], whole=kind == "integer")
             case "boolean":
                 return False
             case "null":
                 return None
         least, most = int(schema.get("minLength", 0)), schema.get("maxLength")
-        text = _FORMATS.get(schema.get("format", "")) or self._text(about, nth)
+        text = _FORMATS.get(schema.get("format", "")) or self.texts[nth % len(self.texts)]
         self._spend(max(len(text), least) // _PIECE_CHARACTERS)
         return text[: None if most is None else int(most)].ljust(least, ".")
 
@@ -228,26 +224,17 @@ class SchemaFiller:
             if name in required or (depth < _OPTIONAL_DEPTH and self.steps < MAX_STEPS // 2):
                 self._spend(len(name) // _PIECE_CHARACTERS)
                 part = properties.get(name, {"type": "string"})
-                made[name] = self._fill(part, name[:_MAX_ABOUT], depth + 1)
+                made[name] = self._fill(part, depth + 1)
         return made
 
-    def _array(self, schema: _Schema, about: str, depth: int) -> list[Any]:
-        """A list: of texts the best passages, of anything else as few as there may be."""
+    def _array(self, schema: _Schema, depth: int) -> list[Any]:
+        """A list with as few items as there may be, or one."""
         least = int(schema.get("minItems", 0))
-        most = int(schema.get("maxItems", max(least, _MAX_ITEMS)))
+        most = int(schema.get("maxItems", max(least, 1)))
         items = schema.get("items", {"type": "string"})
         items = (items[0] if items else {}) if isinstance(items, list) else items
         self._spend(least)
-        part = self._resolved(items, depth) if isinstance(items, Mapping) else {}
-        is_text = _type_of(part) == "string" and part.keys().isdisjoint(("enum", "const", "format"))
-        usual = min(_MAX_ITEMS, len(self.texts)) if is_text else int(depth < 3)
-        return [self._fill(items, about, depth + 1, nth) for nth in range(min(max(least, usual), most))]
-
-    def _text(self, about: str, nth: int = 0) -> str:
-        """The passage that fits a field best, or the one that is nth among them."""
-        scores = relevance(self._terms, terms(about) or {"-"})
-        ranked = sorted(range(len(scores)), key=lambda place: -scores[place])
-        return self.texts[ranked[nth]] if nth < len(ranked) else "none"
+        return [self._fill(items, depth + 1, nth) for nth in range(min(max(least, int(depth < 3)), most))]
 
     def _resolved(self, schema: _Schema, depth: int) -> dict[str, Any]:
         """The schema with its reference and its `allOf` merged in."""
@@ -313,7 +300,6 @@ def _number(schema: _Schema, text: str, *, whole: bool) -> float | int:
 # Shortening
 
 _HEADER = re.compile(r"([A-Z][A-Z_]{3,}):[ \t]*(.*)$")
-_SENTENCE = re.compile(r"(?<=[.!?])(?=\s+[\"'`(\[*]*[A-Z0-9])")
 # Times, ids and scores that a context must not carry on.
 _LEAK = re.compile(
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d|\b1[5-9]\d{8}(?:\d{3})?\b"
@@ -322,37 +308,39 @@ _LEAK = re.compile(
     r"|\b(?:score|relevance|similarity|distance|confidence)\s*[:=]|\b\w+_(?:id|at)\s*[:=]",
     re.I,
 )
-_KEPT_WHOLE = frozenset({"METADATA", "CONSTRAINTS", "KNOWN_FAILURES", "OPEN_QUESTIONS"})
+_NEEDED = frozenset({"", "METADATA", "DOMAIN_CONTEXT", "CONSTRAINTS", "KNOWN_FAILURES", "OPEN_QUESTIONS"})
 _OPTIONAL = frozenset({"RELEVANT_MEMORIES", "CONVERSATION_CONTEXT"})
 _HEADER_TOKENS = 16  # of the sections that are not needed
 
 
-_Unit = tuple[str, int, str]
-"""A section, the number of an entry in it, and the entry or one of its sentences with the space before it."""
+_Entry = tuple[str, str]
+"""A section, and an entry of it."""
 
 
 def shorten(text: str, max_tokens: int, count_tokens: Callable[[str], int]) -> str:
-    """Shorten a context to a number of tokens by leaving out, as far as its needed parts allow.
+    """Shorten a context to a number of tokens by leaving out entries, as far as its needed parts allow.
 
-    METADATA, constraints, failures and questions stay whole, and the task keeps its first sentence. What
-    else fits is kept by how much it has to do with the task, in the order of the original; of memories and
-    conversation only what says no time, id or score.
+    METADATA, task, constraints, failures and questions stay. What else fits is kept by how much it has to do
+    with the task, in the order of the original; of memories and conversation only what says no time, id or
+    score.
     """
-    units, kept = _units_of(text)
-    task = terms(" ".join(unit for section, _, unit in units if section == "DOMAIN_CONTEXT"))
-    scores = relevance((terms(unit) for _, _, unit in units), task)
-    left = max_tokens - count_tokens(_written(units, kept)) - _HEADER_TOKENS
-    for place in sorted(set(range(len(units))) - kept, key=lambda place: (-scores[place], place)):
-        cost = count_tokens(units[place][2]) + 1
+    entries = [
+        entry for entry in _entries_of(text) if entry[0] not in _OPTIONAL or not _LEAK.search(entry[1])
+    ]
+    kept = {place for place, (section, _) in enumerate(entries) if section in _NEEDED}
+    task = terms(" ".join(entry for section, entry in entries if section == "DOMAIN_CONTEXT"))
+    scores = relevance((terms(entry) for _, entry in entries), task)
+    left = max_tokens - count_tokens(_written(entries, kept)) - _HEADER_TOKENS
+    for place in sorted(set(range(len(entries))) - kept, key=lambda place: (-scores[place], place)):
+        cost = count_tokens(entries[place][1]) + 1
         if cost <= left:
             kept.add(place)
             left -= cost
-    return _written(units, kept)
+    return _written(entries, kept)
 
 
-def _units_of(text: str) -> tuple[list[_Unit], set[int]]:
-    """The units of a text, and the places of those that are needed."""
-    entries: list[tuple[str, str]] = []
+def _entries_of(text: str) -> list[_Entry]:
+    entries: list[_Entry] = []
     section, begins = "", True
     for line in text.splitlines():
         header = _HEADER.match(line)
@@ -363,27 +351,13 @@ def _units_of(text: str) -> tuple[list[_Unit], set[int]]:
         elif content:
             entries.append((section, content))
             begins = False
-    units: list[_Unit] = []
-    needed, seen = set[int](), set[str]()
-    for number, (section, entry) in enumerate(entries):
-        if section in _OPTIONAL and _LEAK.search(entry):
-            continue
-        whole = section in _KEPT_WHOLE or (number == 0 and not section)
-        for sentence in [entry] if whole else _SENTENCE.split(entry):
-            if whole or not (section in _OPTIONAL or section in seen):
-                needed.add(len(units))
-            units.append((section, number, sentence))
-            seen.add(section)
-    return units, needed
+    return entries
 
 
-def _written(units: Sequence[_Unit], kept: set[int]) -> str:
+def _written(entries: Sequence[_Entry], kept: set[int]) -> str:
     lines: list[str] = []
-    before, last = "", -1
-    for section, entry, text in (units[place] for place in sorted(kept)):
-        lines += [f"\n{section}:"] if section != before else []
-        # The end of an entry that lost its beginning is an entry.
-        lost = entry != last and section and text[:1].isspace()
-        lines.append(text if entry == last else f"\n- {text.lstrip()}" if lost else f"\n{text}")
-        before, last = section, entry
-    return "".join(lines).removeprefix("\n")
+    before = ""
+    for section, entry in (entries[place] for place in sorted(kept)):
+        lines += [f"{section}:", entry] if section != before else [entry]
+        before = section
+    return "\n".join(lines)

@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 from mimetypes import guess_extension
 from typing import Any
 
-from meshwright.core.errors import InvalidInput
 from meshwright.core.files import File
 from meshwright.core.messages import Usage
 from meshwright.core.money import ZERO, reported_cost
 from meshwright.models.errors import ContentRefused
-from meshwright.models.http import Pieces, Wire, header_key, not_a_completion
+from meshwright.models.http import Pieces, Wire, header_key, not_a_completion, reading
 from meshwright.models.port import ChatMessage, CostSource, ModelReply, ModelRequest, OnDelta, ToolCall
 
 _REFUSED = "content_filter"
@@ -35,7 +34,7 @@ _NOT_STRICT = frozenset(
     | {"patternProperties", "propertyNames", "minProperties", "maxProperties", "unevaluatedProperties"}
     | {"prefixItems", "contains", "uniqueItems", "unevaluatedItems"}
 )
-"""What no schema may hold in OpenAI's strict mode."""
+"""Keywords that no schema may have in OpenAI's strict mode."""
 
 
 @dataclass
@@ -176,12 +175,34 @@ class ChatCompletions(Wire):
         return body
 
     def read(self, body: Any, request: ModelRequest, source: str, known: Mapping[str, Any]) -> ModelReply:
-        """Read a completion, or embeddings."""
+        """Read a completion, or embeddings; arguments of tool calls are passed on as they came.
+
+        Raises ContentRefused for an answer that was held back, and ModelUnavailable, naming `source`, for
+        anything that is neither.
+        """
         if request.inputs:
             return read_embeddings(body, request, source=source, **known)
-        audio = request.params.get("audio")
-        wanted = audio.get("format") if isinstance(audio, Mapping) else None
-        return read_completion(body, model=request.model, source=source, sound=str(wanted or "wav"), **known)
+        audio, model = request.params.get("audio"), request.model
+        sound = audio.get("format") if isinstance(audio, Mapping) else None  # servers seldom repeat it
+        with reading(source):
+            choice = body["choices"][0]
+            message = choice["message"]
+            reason = choice.get("finish_reason") or "stop"
+            usage, known = body.get("usage") or {}, dict(known)
+            if "cost" in usage and "cost_usd" not in known:  # so a LiteLLM proxy says it of a stream
+                cost = None if usage["cost"] is None else reported_cost(usage["cost"])
+                known |= {} if cost is None else {"cost_usd": cost, "cost_source": "reported"}
+            counted = _read_usage(usage)
+            if reason == _REFUSED or message.get("refusal"):
+                raise held_back(source, model, body.get("model"), counted, known)
+            content = _read_content(message.get("content")) or (message.get("audio") or {}).get("transcript")
+            files = tuple(_read_files(message, str(sound or "wav")))
+            calls = tuple(_read_call(n, call) for n, call in enumerate(message.get("tool_calls") or ()))
+            if not is_counted(counted, wrote=bool(content or calls or files)):
+                known.setdefault("cost_source", "estimated")
+            said = {"content": content or "", "tool_calls": calls, "model": body.get("model") or model}
+            reply = ModelReply.model_validate({**said, "usage": counted, "finish_reason": reason})
+            return reply.model_copy(update={**known, "files": files} if files else known)
 
     def adapts_to(self, words: str) -> bool:
         """Leave out a field that the model does not take, or rename the limit of tokens."""
@@ -208,7 +229,7 @@ class ProxyCompletions(ChatCompletions):
         return {**super().body(request, stream=stream), **own}
 
     def headers_say(self, headers: Mapping[str, str], *, streamed: bool) -> dict[str, Any]:
-        """What a call cost and who answered it.
+        """Read the cost of a call, and its deployment.
 
         An answer from its cache cost nothing, though it still says the full price. The header of a stream is
         written before its cost is known.
@@ -227,43 +248,10 @@ class ProxyCompletions(ChatCompletions):
         return known if cost is None else {**known, "cost_usd": cost, "cost_source": "reported"}
 
 
-def read_completion(body: Any, *, model: str, source: str, sound: str = "wav", **known: Any) -> ModelReply:
-    """Read a reply's body; `model` stands in where the server does not say which model answered.
-
-    `sound` is the format of sound that was asked for, which servers seldom repeat.
-    Arguments of tool calls are passed on as they came; `known` is what else is known of the reply. Raises
-    ContentRefused for an answer that was held back, and ModelUnavailable, naming `source`, for anything that
-    is not a chat completion.
-    """
-    try:
-        choice = body["choices"][0]
-        message = choice["message"]
-        reason = choice.get("finish_reason") or "stop"
-        usage = body.get("usage") or {}
-        if "cost" in usage and "cost_usd" not in known:  # so a LiteLLM proxy says it of a stream
-            cost = None if usage["cost"] is None else reported_cost(usage["cost"])
-            known |= {} if cost is None else {"cost_usd": cost, "cost_source": "reported"}
-        counted = _read_usage(usage)
-        if reason == _REFUSED or message.get("refusal"):
-            raise held_back(source, model, body.get("model"), counted, known)
-        content = (
-            _read_content(message.get("content")) or (message.get("audio") or {}).get("transcript") or ""
-        )
-        files = tuple(_read_files(message, sound))
-        calls = tuple(_read_call(n, call) for n, call in enumerate(message.get("tool_calls") or ()))
-        if not is_counted(counted, wrote=bool(content or calls or files)):
-            known.setdefault("cost_source", "estimated")
-        said = {"content": content, "tool_calls": calls, "model": body.get("model") or model}
-        reply = ModelReply.model_validate({**said, "usage": counted, "finish_reason": reason})
-        return reply.model_copy(update={**known, "files": files} if files else known)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, InvalidInput):
-        raise not_a_completion(source) from None  # the cause would quote the reply
-
-
 def read_embeddings(body: Any, request: ModelRequest, *, source: str, **known: Any) -> ModelReply:
     """Read the vectors of a request's inputs. Raises ModelUnavailable for anything else."""
-    try:
-        vectors = [each["embedding"] for each in sorted(body["data"], key=lambda each: each["index"])]
+    with reading(source):
+        vectors = [row["embedding"] for row in sorted(body["data"], key=lambda row: row["index"])]
         if len(vectors) != len(request.inputs):
             raise not_a_completion(source)
         counted = _read_usage(body.get("usage") or {})
@@ -271,14 +259,12 @@ def read_embeddings(body: Any, request: ModelRequest, *, source: str, **known: A
             known.setdefault("cost_source", "estimated")
         said = {"model": body.get("model") or request.model, "usage": counted, "embeddings": vectors}
         return ModelReply.model_validate(said).model_copy(update=known)
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
-        raise not_a_completion(source) from None  # the cause would quote the reply
 
 
 def held_back(
     source: str, model: str, answered: str | None, usage: Usage, known: Mapping[str, Any]
 ) -> ContentRefused:
-    """The error for an answer that the provider's policy cut off; see `read_completion` for what is known."""
+    """The error for an answer that the provider's policy cut off; `known` are fields of its reply."""
     error = ContentRefused(f"{source} held back the answer of model {model!r}: its policy forbids it")
     counted: CostSource = "unknown" if is_counted(usage, wrote=False) else "estimated"
     reply = ModelReply(model=answered or model, usage=usage, finish_reason=_REFUSED, cost_source=counted)
@@ -291,15 +277,8 @@ def is_counted(usage: Usage, *, wrote: bool) -> bool:
     return usage.prompt_tokens > 0 and (usage.completion_tokens > 0 or not wrote)
 
 
-def _is_for_strict_mode(schema: Mapping[str, Any]) -> bool:
-    """Whether OpenAI takes a schema in strict mode, where it then lets the model write nothing else.
-
-    So are those of shapes, but for free dictionaries and sets. A schema that is not goes without `strict`.
-    """
-    return schema.get("type") == "object" and _is_strict(schema)
-
-
 def _is_strict(schema: Any) -> bool:
+    """Whether OpenAI takes a schema in strict mode: those of shapes, but for free dictionaries and sets."""
     if not isinstance(schema, Mapping) or schema.keys() & _NOT_STRICT:
         return False
     fields = schema.get("properties") or {}
@@ -312,9 +291,8 @@ def _is_strict(schema: Any) -> bool:
 
 
 def _format_of(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema as `response_format`, strict where it can be."""
     named: dict[str, Any] = {"name": "answer", "schema": schema}
-    if _is_for_strict_mode(schema):
+    if schema.get("type") == "object" and _is_strict(schema):
         named["strict"] = True
     return {"type": "json_schema", "json_schema": named}
 
@@ -337,13 +315,12 @@ def _messages_body(messages: Sequence[ChatMessage]) -> Iterator[dict[str, Any]]:
 
 
 def _message_body(message: ChatMessage) -> dict[str, Any]:
-    """Write one message; an assistant that only calls tools has no content."""
     body: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.parts:
         words = [{"type": "text", "text": message.content}] if message.content else []
         body["content"] = [*words, *message.parts]
     if message.tool_calls:
-        body["content"] = body["content"] or None
+        body["content"] = body["content"] or None  # an assistant that only calls tools has none
         body["tool_calls"] = [
             {
                 "id": call.id,
@@ -358,7 +335,6 @@ def _message_body(message: ChatMessage) -> dict[str, Any]:
 
 
 def _read_content(content: str | Sequence[Mapping[str, Any]] | None) -> str:
-    """Read text that came whole, in parts, or not at all."""
     if content is None or isinstance(content, str):
         return content or ""
     return "".join(part.get("text") or "" for part in content)
@@ -380,7 +356,6 @@ def _url_of(image: Mapping[str, Any]) -> str:
 
 
 def _read_files(message: Mapping[str, Any], sound: str) -> Iterator[File]:
-    """The pictures and the sound of a message. Raises ValueError, and others, for what is neither."""
     for number, image in enumerate(_images_of(message), start=1):
         file = File(name=f"image-{number}", media_type="", url=_url_of(image))
         media_type = file.media_type if file.media_type.startswith("image/") else "image/png"

@@ -43,7 +43,7 @@ class Deployments:
         self._circuits = circuits or Circuits()
 
     async def overview(self) -> Document:
-        """Who answers, the groups with their deployments, and what each of these misses.
+        """The model that answers, and the groups with their deployments and missing variables.
 
         Asks the server where there is one. Raises ConfigError, ModelUnavailable, and Unauthorized.
         """
@@ -52,12 +52,12 @@ class Deployments:
         groups: list[Document] = []
         if config is not None:
             prices = Prices(config, self._default_price, os.environ)
-            groups = groups_document(config, prices, None if server else os.environ)
+            groups = _groups(config, prices, None if server else os.environ)
         file = None if server or config is None else str(config.path)
         return {"answers": self._model.name, "file": file, "groups": groups}
 
     def route(self, group: str, tags: Sequence[str]) -> Document:
-        """Where a call goes. Raises ModelRefused for a group or a tag that the file does not have."""
+        """The route of a call. Raises ModelRefused for a group or a tag that the file does not have."""
         config = self._model.config or self._file()
         if config is None:
             raise ConfigError("there is no such file", path=str(self._path))
@@ -71,12 +71,8 @@ class Deployments:
         Raises ConfigError where there is nothing to call.
         """
         server = await self._server()
-        probed, names = self._model.alone(group, server.groups if server else ())
-        try:
-            found = await _probe_all(probed, names, prices_of(self._model, self._default_price))
-        finally:
-            if probed is not self._model:
-                await probed.close()
+        models = self._model.alone(group, server.groups if server else ())
+        found = await _probe_all(models, prices_of(self._model, self._default_price))
         answering = tuple(result["deployment"] for result in found if result["ok"])
         self._circuits.close(lambda circuit: any(_is_of(circuit, deployment) for deployment in answering))
         return found
@@ -85,7 +81,7 @@ class Deployments:
         return read_config(self._path) if self._path.is_file() else None
 
     async def _server(self) -> LiteLLMConfig | None:
-        """What the server behind the model is made of, where there is one."""
+        """The deployments of the server behind the model, where there is one."""
         found = await self._model.listed()
         if found is None:
             return None
@@ -97,11 +93,7 @@ def _is_of(circuit: str, deployment: str) -> bool:
     return circuit == deployment or circuit.startswith((f"{deployment}:", f"{deployment} #"))
 
 
-def groups_document(
-    config: LiteLLMConfig,
-    prices: Prices,
-    environment: Mapping[str, str] | None,
-) -> list[Document]:
+def _groups(config: LiteLLMConfig, prices: Prices, environment: Mapping[str, str] | None) -> list[Document]:
     """Every group: its deployments, and which groups follow it after which error."""
     names = sorted(config.groups, key=lambda name: (name != "default", name))
     return [
@@ -109,16 +101,16 @@ def groups_document(
             "group": name,
             "deployments": [
                 {
-                    "deployment": deployment_id(each),
-                    "model": each["litellm_params"]["model"],
-                    "tags": list(tags_of(each)),
-                    "weight": each["litellm_params"].get("weight"),
-                    "order": each["litellm_params"].get("order"),
-                    "price": _price(prices.of_deployment(each)),
-                    "missing": list(missing_of(each, environment)),
+                    "deployment": deployment_id(deployment),
+                    "model": deployment["litellm_params"]["model"],
+                    "tags": list(tags_of(deployment)),
+                    "weight": deployment["litellm_params"].get("weight"),
+                    "order": deployment["litellm_params"].get("order"),
+                    "price": _price(prices.of_deployment(deployment)),
+                    "missing": list(missing_of(deployment, environment)),
                 }
-                for each in config.deployments
-                if each["model_name"] == name
+                for deployment in config.deployments
+                if deployment["model_name"] == name
             ],
             "fallbacks": {kind: list(fallbacks_of(config, name, kind)) for kind in WHEN},
         }
@@ -126,15 +118,14 @@ def groups_document(
     ]
 
 
-async def _probe_all(model: Model, groups: Sequence[str], prices: PriceList) -> list[Document]:
-    """Probe each group, some at a time, and return the results in the order of the groups."""
+async def _probe_all(models: Mapping[str, Model], prices: PriceList) -> list[Document]:
     places = asyncio.Semaphore(_AT_ONCE)
 
     async def one(group: str) -> Document:
         async with places:
-            return await _probe(model, group, prices)
+            return await _probe(models[group], group, prices)
 
-    return list(await asyncio.gather(*map(one, groups)))
+    return list(await asyncio.gather(*map(one, models)))
 
 
 async def _probe(model: Model, group: str, prices: PriceList) -> Document:
@@ -183,7 +174,7 @@ def _milliseconds_since(begun: float) -> float:
 
 
 def _cost(replies: Sequence[ModelReply], request: ModelRequest, prices: PriceList) -> str | None:
-    """What the calls cost, in dollars: as was reported, else by our prices; None if unknown."""
+    """The cost of the calls in dollars: as reported, else by our prices; None if unknown."""
     costs = [
         prices.of_reply(reply, request)
         if reply.cost_usd is None and reply.cost_source != "estimated"

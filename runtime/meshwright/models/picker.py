@@ -8,7 +8,6 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 from meshwright.core.errors import ConfigError, ModelError
 from meshwright.core.money import Price
 from meshwright.models.circuits import Circuits, Policy
-from meshwright.models.config import FALLBACKS, LiteLLMConfig, read_config, resolved
+from meshwright.models.config import LiteLLMConfig, read_config, resolved
 from meshwright.models.errors import (
     AllProvidersDown,
     ContentRefused,
@@ -119,7 +118,10 @@ class Picker(Adapter):
                 except ModelError as failed:
                     error = failed
                     tries = len(errors) + 1
-                    lost += tuple(self._priced(each, request, target, attempts=tries) for each in failed.lost)
+                    lost += tuple(
+                        self._priced(lost_reply, request, target, attempts=tries)
+                        for lost_reply in failed.lost
+                    )
                     errors.append(failed)
                 if not is_mendable(error) or time.monotonic() >= ends:
                     break
@@ -145,38 +147,39 @@ class Picker(Adapter):
         return self._config.groups
 
     def prices(self, default: Price | None) -> Prices:
-        """What calls cost."""
+        """The prices of the deployments."""
         return Prices(self._config, default, self.environment)
 
-    def alone(self, group: str | None, names: Collection[str]) -> tuple[Model, list[str]]:
-        """A picker in which each usable deployment is a group."""
+    def alone(self, group: str | None, names: Collection[str]) -> dict[str, Model]:
+        """Its usable deployments by their ids."""
         members = self._config.deployments if group is None else deployments_of(self._config, group)
         if members is None:
             what, remedy = no_group(self._config, str(group))
             raise ConfigError(what, remedy=remedy)
-        usable = [each for each in members if deployment_id(each) in self._targets]
+        usable = [name for name in map(deployment_id, members) if name in self._targets]
         if not usable:
             raise ConfigError("no deployment can be called", remedy=self._what_to_set(members))
-        picker = Picker(_each_alone(self._config, usable), environment=self.environment)
-        return picker, [deployment_id(each) for each in usable]
+        return {name: _Alone(self._targets[name], self._priced) for name in usable}
 
     def _make_targets(self) -> dict[str, _Target]:
         usable = {
-            deployment_id(each): _completed(each, self.environment)
-            for each in self._config.deployments
-            if not missing_of(each, self.environment)
+            deployment_id(deployment): _completed(deployment, self.environment)
+            for deployment in self._config.deployments
+            if not missing_of(deployment, self.environment)
         }
-        if any(needs_litellm(each["litellm_params"]) for each in usable.values()):
+        if any(needs_litellm(deployment["litellm_params"]) for deployment in usable.values()):
             require_tested_release()
         if not usable:
             what, remedy = "the key or address of every deployment is missing", self._what_to_set()
             raise ConfigError(what, path=str(self._config.path), remedy=remedy)
         discretion = Discretion([*secrets_in(list(usable.values())), *secrets_in(self.environment)])
-        return {name: _Target(name, each, self._config, discretion) for name, each in usable.items()}
+        return {
+            name: _Target(name, deployment, self._config, discretion) for name, deployment in usable.items()
+        }
 
     def _what_to_set(self, deployments: Iterable[Mapping[str, Any]] = ()) -> str:
         known = deployments or self._config.deployments
-        names = {name for each in known for name in missing_of(each, self.environment)}
+        names = {name for deployment in known for name in missing_of(deployment, self.environment)}
         return f"Set one of {', '.join(sorted(names))}"
 
     def _make_plan(self, group: str, tags: tuple[str, ...]) -> _Plan:
@@ -184,7 +187,9 @@ class Picker(Adapter):
         tiers: dict[int | None, list[_Target]] = {}
         for candidate in found.asked:
             tiers.setdefault(order_of(candidate.settings), []).append(self._targets[candidate.deployment])
-        return _Plan(list(tiers.values()), [self._targets[each.deployment] for each in found.instead])
+        return _Plan(
+            list(tiers.values()), [self._targets[candidate.deployment] for candidate in found.instead]
+        )
 
     def _in_turn(self, group: str, tags: tuple[str, ...]) -> Iterator[_Target]:
         """Those to ask, each once: by order, then those that stand in where all others cool down."""
@@ -245,7 +250,7 @@ class Picker(Adapter):
         targets = [target for tier in self._plan(group, tags).tiers for target in tier]
         if not targets:
             members = deployments_of(self._config, group) or ()
-            if not any(deployment_id(each) in self._targets for each in members):
+            if not any(deployment_id(deployment) in self._targets for deployment in members):
                 return Unauthorized(f"The key or address of every deployment of model {group!r} is missing")
             return ModelRefused(
                 f"no deployment of model {group!r} is for tags {list(tags)}",
@@ -308,7 +313,7 @@ class _Target:
 
     @property
     def model(self) -> Model:
-        """What calls it, made at the first call."""
+        """The client that calls it, made at the first call."""
         if self._model is None:
             drop_params = bool(self._config.litellm_settings.get("drop_params", False))
             params = self.deployment["litellm_params"]
@@ -360,6 +365,25 @@ class _Target:
         self.in_flight -= 1
 
 
+class _Alone:
+    """One deployment of a picker, called without fallbacks, limits and circuits."""
+
+    def __init__(self, target: _Target, priced: Callable[..., ModelReply]) -> None:
+        self.name = target.name
+        self._target = target
+        self._priced = priced
+
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+        target = self._target
+        seconds = min(request.timeout_seconds, target.timeout_seconds)
+        asked = {"model": target.model_of(target.deployment["model_name"]), "timeout_seconds": seconds}
+        reply = await target.model.complete(request.model_copy(update=asked), on_delta)
+        return self._priced(reply, request, target, attempts=1)
+
+    async def close(self) -> None:
+        """Nothing: the connections are the picker's."""
+
+
 def _by_chance(ready: Sequence[_Target], prices: Prices) -> _Target:
     return random.choices(ready, shares_of([target.deployment for target in ready]))[0]
 
@@ -368,7 +392,9 @@ def _by_least(measure: Callable[[_Target, Prices], float]) -> Callable[[Sequence
     def pick(ready: Sequence[_Target], prices: Prices) -> _Target:
         measured = [measure(target, prices) for target in ready]
         least = min(measured)
-        return random.choice([each for each, value in zip(ready, measured, strict=True) if value == least])
+        return random.choice(
+            [target for target, value in zip(ready, measured, strict=True) if value == least]
+        )
 
     return pick
 
@@ -401,26 +427,16 @@ def _completed(deployment: Mapping[str, Any], environment: Mapping[str, str]) ->
     return known
 
 
-def _each_alone(config: LiteLLMConfig, deployments: Iterable[dict[str, Any]]) -> LiteLLMConfig:
-    """A configuration in which each deployment is a group of its own, named by its id, without fallbacks."""
-    alone = []
-    for each in deployments:
-        params = {name: value for name, value in each["litellm_params"].items() if name != "tags"}
-        alone.append({**each, "model_name": deployment_id(each), "litellm_params": params})
-    shared = {name: value for name, value in config.litellm_settings.items() if name not in FALLBACKS}
-    return replace(config, deployments=tuple(alone), router_settings={}, litellm_settings=shared, lines={})
-
-
 def _ended(errors: Sequence[ModelError], request: ModelRequest) -> ModelError:
     """The error of a call without an answer: the only one, or those of every deployment that was called."""
-    if len(errors) == 1 or not any(each.retryable for each in errors):
+    if len(errors) == 1 or not any(error.retryable for error in errors):
         return errors[0]
-    pauses = [each.retry_after_seconds for each in errors if each.retry_after_seconds is not None]
+    pauses = [error.retry_after_seconds for error in errors if error.retry_after_seconds is not None]
     said = "; ".join(dict.fromkeys(map(str, errors)))
     down = AllProvidersDown(
         f"Neither model {request.model!r} nor its fallbacks answered: {said}",
         retry_after_seconds=min(pauses, default=None) if len(pauses) == len(errors) else None,
     )
-    down.attempts = sum(each.attempts for each in errors)
-    down.reason = "; ".join(dict.fromkeys(each.reason for each in errors if each.reason))
+    down.attempts = sum(error.attempts for error in errors)
+    down.reason = "; ".join(dict.fromkeys(error.reason for error in errors if error.reason))
     return down

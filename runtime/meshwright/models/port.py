@@ -6,7 +6,7 @@ Adapters make exactly one attempt: retries and the deadline belong to the caller
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, get_args
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from meshwright.models.config import LiteLLMConfig
 
 _LEFT_OUT = ("finish_reason", "step", "attempt")
-"""What the JSON of a call does not have where it is not set."""
+"""Fields that the JSON of a call leaves out where they are not set."""
 _UNSET_LEFT_OUT = ("response_format", "params", "inputs")
-"""What the JSON of a request does not have where it is not set: older journals know no such field."""
+"""Fields that the JSON of a request leaves out where they are not set."""
 
 UNSTATED_MAX_TOKENS = 4096
 """The tokens of a reply that budgets allow for where the caller names no limit."""
@@ -33,8 +33,8 @@ UNSTATED_MAX_TOKENS = 4096
 MODEL_CALLED = "model.called"
 """The event of a call; a `Call` is its payload."""
 CostSource = Literal["priced", "reported", "estimated", "unknown"]
-"""Where a cost comes from: our price list for counted tokens, the server's report, our price list for
-estimated tokens, or nowhere."""
+"""The source of a cost: our price list for counted tokens, the server's report, our price list for estimated
+tokens, or nothing."""
 
 OutputMode = Literal["native", "tool", "prompted"]
 """How a model is asked for an answer in a schema: by `response_format`, by a tool that it must call, or in
@@ -91,7 +91,7 @@ class ToolSpec(Struct, omit_defaults=True):
 
 
 class Settlement(Struct, omit_defaults=True):
-    """What budgets book of a call: `amount`, and whether it is estimated.
+    """The booking of a call in its budgets: `amount`, and whether it is estimated.
 
     `op` and `call` name the reservation, and `tags` are those of the call, since accounts go by them.
     """
@@ -171,7 +171,7 @@ _OF_THE_RUN: dict[str, Any] = {
 
 
 class CallContext(Struct, omit_defaults=True):
-    """Who makes a call and what for: budgets, ledger and cache go by it. What is not set is left out of JSON.
+    """The caller and the purpose of a call, for budgets, ledger and cache. Unset fields are left out of JSON.
 
     `budget_usd` is what the task itself may cost, and `on_empty` what it does then, `budgets_above` are those
     of the tasks that it works for, and `budgets` those of the caller's key, `key_id`. `record` takes each
@@ -214,7 +214,7 @@ class CallContext(Struct, omit_defaults=True):
         return Struct.model_dump(replace(self, **_OF_THE_RUN), mode=mode)
 
     def metadata(self) -> dict[str, Any]:
-        """What a provider gets of a call: its ids, and no budget."""
+        """The ids of a call for its provider, without budgets."""
         return replace(self, budget_usd=None, budgets_above=(), budgets=()).model_dump()
 
 
@@ -276,7 +276,7 @@ class ModelRequest(Struct):
 
 
 class ModelReply(Struct, omit_defaults=True):
-    """What a model answered: text, files, or tools that it wants called. `model` is the one that answered.
+    """The answer of a model: text, files, or tools that it wants called. `model` is the one that answered.
 
     `thinking` are the provider's own blocks of thinking, which it wants back with the calls of tools.
     `embeddings` are the vectors of a request's `inputs`, in their order.
@@ -329,7 +329,7 @@ class Model(Protocol):
     """Answers requests. Cancelling `complete` closes its connection."""
 
     name: str
-    """What answers: `offline`, `http http://...`, `router litellm_config.yaml`; never holds a key."""
+    """`offline`, `http http://...`, `router litellm_config.yaml`; never holds a key."""
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Make one attempt; with `on_delta` its text is streamed, and the reply is still the whole of it.
@@ -362,48 +362,54 @@ class PriceList(Protocol):
         ...
 
     def of_reply(self, reply: ModelReply, request: ModelRequest) -> Decimal | None:
-        """What a reply cost."""
+        """The cost of a reply."""
         ...
 
 
-class Adapter:
-    """A model that can say what it is made of: what a mesh is built on, below all wrappers.
-
-    Here it is a model that says nothing of itself, and answers any name.
-    """
-
-    kind = "model"
-    """What the setting `model` calls it: `offline`, `http`, `router`."""
-    config: LiteLLMConfig | None = None
-    """The file behind it, if it calls what a file says."""
+class Wrapper:
+    """A model around another."""
 
     def __init__(self, model: Model) -> None:
         self.name = model.name
-        self._model = model
-
-    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
-        """Make one attempt. Raises ModelError."""
-        return await self._model.complete(request, on_delta)
+        self.model = model
 
     async def close(self) -> None:
-        """Give back connections."""
-        await self._model.close()
+        """Close the model."""
+        await self.model.close()
+
+
+class Adapter(Wrapper):
+    """A model that knows its deployments: the base of a mesh's model, below all wrappers.
+
+    This one is around a model that says nothing of itself, and answers any name.
+    """
+
+    kind = "model"
+    """Its name in the setting `models.adapter`: `offline`, `http`, `router`."""
+    config: LiteLLMConfig | None = None
+    """The file behind it, if it calls what a file says."""
+
+    def complete(
+        self, request: ModelRequest, on_delta: OnDelta | None = None
+    ) -> Coroutine[Any, Any, ModelReply]:
+        """Make one attempt. Raises ModelError."""
+        return self.model.complete(request, on_delta)
 
     def groups(self) -> frozenset[str] | None:
         """The names that callers may give as `model`; None where only its server knows."""
         return frozenset({"default", "quality", "fast"})
 
     def prices(self, default: Price | None) -> PriceList | None:
-        """What its calls cost, `default` if unknown; None: by the names of the models that answer."""
+        """The prices of its calls, `default` if unknown; None: by the names of the models that answer."""
         return None
 
     async def listed(self) -> list[dict[str, Any]] | None:
         """The deployments that its server has, as litellm_config.yaml has them; None without a server."""
         return None
 
-    def alone(self, group: str | None, names: Collection[str]) -> tuple[Model, list[str]]:
-        """A model, and the names by which all that it has can be tried one by one, of a group or in all.
+    def alone(self, group: str | None, names: Collection[str]) -> dict[str, Model]:
+        """Its deployments by name, of a group or all, for calls without fallbacks; they need no closing.
 
-        `names` are those of its server's groups. Raises ConfigError where there is nothing to try.
+        `names` are those of its server's groups. Raises ConfigError where there is nothing to call.
         """
-        return self, [group or "default"]
+        return {group or "default": self}

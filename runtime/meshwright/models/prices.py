@@ -1,4 +1,4 @@
-"""What tokens cost: the deployment's own price, LiteLLM's price list, or the declared default."""
+"""The prices of tokens: the deployment's own price, LiteLLM's price list, or the declared default."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from meshwright.models.providers import bare_name, writes_cache
 from meshwright.models.routing import concrete_model, deployment_id, route
 
 Source = Literal["file", "list", "local", "default"]
-"""Where a price comes from: litellm_config.yaml, LiteLLM's list, free since it runs here, or the setting."""
+"""The source of a price: litellm_config.yaml, LiteLLM's list, free since it runs here, or the setting."""
 
 _LIST = "model_prices_and_context_window_backup.json"
 _FREE_PROVIDERS = frozenset({"ollama", "ollama_chat"})
@@ -67,7 +67,9 @@ class Prices:
         self._environment = environment
         self._listed = lru_cache(maxsize=1)(listed or read_list)
         self._free = Rates(_FREE, "local") if free else None
-        self._by_id = {deployment_id(each): each for each in config.deployments} if config else {}
+        self._by_id = (
+            {deployment_id(deployment): deployment for deployment in config.deployments} if config else {}
+        )
         # Each call of a model asks, and a call has 0.1 ms for all of its accounts.
         self._reachable = lru_cache(maxsize=_CACHED)(self._rates_of_request)
         self._answered = lru_cache(maxsize=_CACHED)(self._rates_of_answer)
@@ -77,14 +79,14 @@ class Prices:
     def upper_bound(self, request: ModelRequest, prompt_tokens: int | None = None) -> Price | None:
         """The highest price of all deployments that could answer, fallbacks included; None if one has none.
 
-        Input and output may be of different deployments. Where the size of the prompt is not given it may be
-        any.
+        Input and output may be of different deployments. A prompt of unknown size may be of
+        any size.
         """
         rates = self._reachable(request.model, request.tags)
         return None if rates is None else rates.at(prompt_tokens)
 
     def of_reply(self, reply: ModelReply, request: ModelRequest) -> Decimal | None:
-        """What a reply cost by our prices; None if unknown, and 0 from a cache."""
+        """The cost of a reply by our prices; None if unknown, and 0 from a cache."""
         if reply.cache_hit:
             return ZERO
         rates = self._answered(reply.deployment, reply.model, request.model, request.tags)
@@ -104,8 +106,8 @@ class Prices:
         if self._config is None:
             return _window_from(self._entry(self._model or model) or {})
         found = route(self._config, self._environment, model, tags)
-        windows = [self._window_of(each.settings, model) for each in (found.asked or found.instead)]
-        reads, writes = [each.input for each in windows], [each.output for each in windows]
+        windows = [self._window_of(candidate.settings, model) for candidate in (found.asked or found.instead)]
+        reads, writes = [window.input for window in windows], [window.output for window in windows]
         return ModelWindow(_least(reads), _least(writes))
 
     def _window_of(self, deployment: Mapping[str, Any], name: str) -> ModelWindow:
@@ -114,7 +116,7 @@ class Prices:
         return _window_from({**(listed or {}), **own})
 
     def of_deployment(self, deployment: Mapping[str, Any], name: str = "") -> Rates | None:
-        """What one deployment of the configuration costs; one for many models, the one that is called."""
+        """The rates of a deployment; of one for many models those of the model that is called."""
         own = {**(deployment.get("model_info") or {}), **deployment["litellm_params"]}
         model = str(own.get("base_model") or concrete_model(deployment, name))
         listed = self._entry(model)
@@ -129,12 +131,12 @@ class Prices:
         if self._config is None:
             return self._named(self._model or group)
         candidates = route(self._config, self._environment, group, tags).candidates()
-        rates = [self._bound(each.settings, group) for each in candidates] or [self._default]
-        known = tuple(each for each in rates if each is not None)
+        rates = [self._bound(candidate.settings, group) for candidate in candidates] or [self._default]
+        known = tuple(rate for rate in rates if rate is not None)
         return _together(known) if len(known) == len(rates) else None
 
     def _bound(self, deployment: Mapping[str, Any], name: str) -> Rates | None:
-        """What a deployment may cost: where it writes to the provider's cache, all input at that price."""
+        """The highest rates of a deployment: if it writes to a provider's cache, all input at that price."""
         rates = self.of_deployment(deployment, name)
         if rates is None or not writes_cache(deployment["litellm_params"]):
             return rates
@@ -155,9 +157,9 @@ class Prices:
         if self._config is None:
             return None
         names = {model, bare_name(model), _undated(model)}
-        for each in route(self._config, self._environment, group, tags).candidates():
-            if each.model in names or bare_name(each.model) in names:
-                return self.of_deployment(each.settings, group)
+        for candidate in route(self._config, self._environment, group, tags).candidates():
+            if candidate.model in names or bare_name(candidate.model) in names:
+                return self.of_deployment(candidate.settings, group)
         return None
 
     def _rates_of_model(self, model: str) -> Rates | None:
@@ -185,7 +187,7 @@ _PRICED = {
     "cached_input": "cache_read_input_token_cost",
     "cache_write": "cache_creation_input_token_cost",
 }
-"""What a deployment may say of its price, in dollars per token."""
+"""The fields of a deployment's price, in dollars per token."""
 
 
 def prices_of(model: Adapter, default: Price | None) -> PriceList:
@@ -195,21 +197,20 @@ def prices_of(model: Adapter, default: Price | None) -> PriceList:
 
 
 def _writing(price: Price) -> Price:
-    """A price whose input all goes to the provider's cache."""
     return price.model_copy(update={"input": max(price.input, price.cache_write or ZERO)})
 
 
 def _together(every: Sequence[Rates]) -> Rates:
     """The rates that none of these exceeds, for a prompt of any size."""
-    limits = sorted({limit for each in every for limit, _ in each.above})
-    above = tuple((limit, dearest(each.at(limit + 1) for each in every)) for limit in limits)
-    return Rates(dearest(each.base for each in every), every[0].source, above)
+    limits = sorted({limit for rates in every for limit, _ in rates.above})
+    above = tuple((limit, dearest(rates.at(limit + 1) for rates in every)) for limit in limits)
+    return Rates(dearest(rates.base for rates in every), every[0].source, above)
 
 
 def dearest(prices: Iterable[Price]) -> Price:
     """The price that none of these exceeds."""
     every = list(prices)
-    return Price(input=max(each.input for each in every), output=max(each.output for each in every))
+    return Price(input=max(price.input for price in every), output=max(price.output for price in every))
 
 
 def read_list() -> Mapping[str, _Entry]:
@@ -253,13 +254,12 @@ def price_at(entry: _Entry, suffix: str = "") -> Price | None:
 
 
 def _window_from(entry: _Entry) -> ModelWindow:
-    """The window that an entry tells; nothing of what is no number."""
     counts = [entry.get("max_input_tokens"), entry.get("max_output_tokens")]
     return ModelWindow(*(tokens if isinstance(tokens, int) and tokens > 0 else None for tokens in counts))
 
 
 def _least(tokens: Sequence[int | None]) -> int | None:
-    return min((each for each in tokens if each is not None), default=None)
+    return min((count for count in tokens if count is not None), default=None)
 
 
 def _provider_of(model: str) -> str:

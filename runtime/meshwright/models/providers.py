@@ -50,7 +50,7 @@ class _Param:
     optional: bool = False
 
     def value(self, environment: Mapping[str, str]) -> str | None:
-        """Where the value is to be found (`os.environ/NAME`), so that nothing here ever holds a key."""
+        """The reference to its value (`os.environ/NAME`), so that nothing here ever holds a key."""
         found = next((name for name in self.variables if environment.get(name)), None)
         return f"os.environ/{found}" if found else self.default
 
@@ -61,7 +61,7 @@ class _Param:
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """Who offers models. `families` are how names begin that need no `provider/` before them.
+    """A provider. `families` are prefixes of names that need no `provider/` before them.
 
     `console` is where to get credentials; `package` must be importable, in addition to LiteLLM.
     """
@@ -81,7 +81,7 @@ class Provider:
 
 def _provider(data: dict[str, Any]) -> Provider:
     said: list[dict[str, Any]] = data["params"]
-    params = [_Param(**(each | {"variables": tuple(each["variables"])})) for each in said]
+    params = [_Param(**(param | {"variables": tuple(param["variables"])})) for param in said]
     known: dict[str, Any] = {"params": tuple(params), "families": tuple(data.get("families", ()))}
     return Provider(**(data | known))
 
@@ -90,7 +90,7 @@ PROVIDERS: tuple[Provider, ...] = tuple(map(_provider, _DATA["providers"]))
 
 
 def current(name: str) -> str:
-    """What a name stands for: itself, or for a legacy one its successor, which Python warns of once.
+    """The model that a name stands for: itself, or the successor of a legacy one, with a warning once.
 
     A name with its provider (`openai/gpt-4-turbo`) is meant as it stands.
     """
@@ -105,42 +105,42 @@ def current(name: str) -> str:
 
 
 def provider_of(model: str) -> tuple[Provider, str]:
-    """Who offers a model, and its whole name (`gpt-5.4` is `openai/gpt-5.4`).
+    """The provider of a model, and its whole name (`gpt-5.4` is `openai/gpt-5.4`).
 
     Legacy names lead to their successors. Raises ConfigError for an unknown provider, with near ones.
     """
     name = current(model)
     prefix, slash, _ = name.partition("/")
     if not slash:
-        provider = next((each for each in PROVIDERS if name.startswith(each.families)), None)
+        provider = next((provider for provider in PROVIDERS if name.startswith(provider.families)), None)
         if provider is None:
-            examples = [each.example.partition("/")[2] for each in PROVIDERS]
+            examples = [provider.example.partition("/")[2] for provider in PROVIDERS]
             raise _unknown(f"model {model!r} does not say who offers it", name, [*examples, *ALIASES])
         return provider, f"{provider.name}/{name}"
-    provider = next((each for each in PROVIDERS if each.name == _SAME.get(prefix, prefix)), None)
+    provider = next((provider for provider in PROVIDERS if provider.name == _SAME.get(prefix, prefix)), None)
     if provider is None and prefix in _litellms_providers():
         key, base = (Provider(prefix, prefix, "").variable(name) for name in ("API_KEY", "API_BASE"))
         params = (_Param("api_key", (key,), optional=True), _Param("api_base", (base,), optional=True))
         provider = Provider(prefix, prefix, f"{prefix}/MODEL", params)
     if provider is None:
-        names = [each.name for each in PROVIDERS] + sorted(_litellms_providers())
+        names = [provider.name for provider in PROVIDERS] + sorted(_litellms_providers())
         raise _unknown(f"model {model!r}: there is no provider {prefix!r}", prefix, names)
     return provider, name
 
 
 def _provider_name(model: str) -> str:
-    """Whose model a deployment's is, as LiteLLM names providers; "" where its name does not say it."""
+    """The provider of a deployment's model, as LiteLLM names it; "" where its name does not say it."""
     prefix, slash, _ = model.partition("/")
     if slash:
         return prefix
-    return next((each.name for each in PROVIDERS if model.startswith(each.families)), "")
+    return next((provider.name for provider in PROVIDERS if model.startswith(provider.families)), "")
 
 
 def provider_params(model: str) -> tuple[_Param, ...]:
-    """What gives the credentials and the address of a model's provider; nothing where it is not known."""
+    """The parameters of a model's provider for credentials and address; none where it is not known."""
     prefix = _provider_name(model)
     name = _SAME.get(prefix, prefix)
-    return next((each.params for each in PROVIDERS if each.name == name), ())
+    return next((provider.params for provider in PROVIDERS if provider.name == name), ())
 
 
 def bare_name(model: str) -> str:
@@ -151,7 +151,7 @@ def bare_name(model: str) -> str:
 def missing(
     provider: Provider, model: str, environment: Mapping[str, str], given: Collection[str] = ()
 ) -> ConfigError | None:
-    """What is missing to call a model of the provider, with where to get it; None if all is there.
+    """The error of a missing credential or package of a provider's model; None if all is there.
 
     `given` are the parameters that need no variable.
     """
@@ -189,13 +189,14 @@ def _litellms_providers() -> frozenset[str]:
     if path is None or not path.is_file():
         return frozenset()
     listed = json.loads(path.read_text("utf-8"))["providers"]
-    return frozenset(name for name, each in listed.items() if each["endpoints"].get("chat_completions"))
+    return frozenset(
+        name for name, provider in listed.items() if provider["endpoints"].get("chat_completions")
+    )
 
 
 def _unknown(message: str, name: str, known: list[str]) -> ConfigError:
-    """The error for a name that leads to no provider."""
     near = get_close_matches(name, list(dict.fromkeys(known)), n=3, cutoff=0.5)
-    titles = ", ".join(each.name for each in PROVIDERS)
+    titles = ", ".join(provider.name for provider in PROVIDERS)
     hint = (
         f"Did you mean {' or '.join(near)}?" if near else f"Providers are {titles}, and others of LiteLLM's."
     )
@@ -228,7 +229,7 @@ _ROUTING = frozenset(
     | {"num_retries", "cooldown_time", "max_parallel_requests", "drop_params", "additional_drop_params"}
     | {"base_model"}
 )
-"""What the mesh reads of a deployment and no provider is sent."""
+"""Parameters of a deployment that the mesh reads and no provider is sent."""
 _CALLING = frozenset({"model", "api_key", "api_base", "base_url", "extra_headers", "headers", "organization"})
 _OURS = frozenset({"temperature", "max_tokens", "user"})  # every request has its own
 _COMPLETIONS = frozenset(
@@ -284,7 +285,6 @@ def _is_price(name: str) -> bool:
 
 
 def _passed_on(params: _Params) -> dict[str, Any]:
-    """The fields that go into every request as they are."""
     apart = _ROUTING | _CALLING | _OURS | {"extra_body", "cache_control_injection_points"}
     known = {name: value for name, value in params.items() if name not in apart and not _is_price(name)}
     return {**known, **(params.get("extra_body") or {})}

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from meshwright.core.errors import ConfigError
-from meshwright.core.extras import install_command
+from meshwright.core.plugins import install_command
 from meshwright.models.config import LiteLLMConfig, missing_names
 from meshwright.models.errors import ModelRefused
 from meshwright.models.litellm import installed_release
@@ -22,7 +22,7 @@ _DEFAULT_TAG = _DEFAULT_GROUP = "default"
 _SHIPPED_GROUPS = (_DEFAULT_GROUP, "quality", "fast")
 _MISSPELT = 0.8  # of two tags, from 0 to 1: so alike that one is taken for the other
 _WEIGHTS = ("weight", "rpm", "tpm")
-"""What LiteLLM draws by, the first that its first deployment has."""
+"""The weights that LiteLLM draws by, the first that its first deployment has."""
 _Deployment = Mapping[str, Any]
 _Environment = Mapping[str, str] | None
 CallerTags = tuple[str, Sequence[str]]
@@ -66,7 +66,7 @@ class _Candidate:
 
 @dataclass(frozen=True)
 class ModelRoute:
-    """Where a call of a group goes: who is asked, who would be with a credential, and what follows.
+    """The route of a group's calls: deployments that are asked, those without a credential, and fallbacks.
 
     `instead` are those tagged default, which are asked where all that are asked cool down. `fallbacks` are
     in the order in which they are tried, each group once a kind; `when` says after what. `problem` is why
@@ -93,7 +93,7 @@ class ModelRoute:
         lists = ("asked", "instead", "left_out", "fallbacks")
         return {
             **{name: getattr(self, name) for name in ("group", "when", "why", "problem")},
-            **{name: [each.document() for each in getattr(self, name)] for name in lists},
+            **{name: [part.document() for part in getattr(self, name)] for name in lists},
         }
 
 
@@ -126,7 +126,7 @@ def check(config: LiteLLMConfig, request: ModelRequest) -> None:
 
 
 def no_group(config: LiteLLMConfig, group: str) -> tuple[str, str]:
-    """What to say of a group that the file does not have, and what to do."""
+    """The problem and the remedy of a group that the file does not have."""
     remedy = _did_you_mean(group, config.groups, "Groups")
     return f"{config.path.name} has no model group {group!r}", remedy
 
@@ -162,11 +162,11 @@ def _route(
     deployments = deployments_of(config, group)
     if deployments is None:
         return ModelRoute(group, when, problem=f"there is no group {group!r}")
-    missing = {deployment_id(each): missing_of(each, environment) for each in deployments}
-    ready = [each for each in deployments if not missing[deployment_id(each)]]
+    missing = {deployment_id(deployment): missing_of(deployment, environment) for deployment in deployments}
+    ready = [deployment for deployment in deployments if not missing[deployment_id(deployment)]]
     chosen, why = _fitting(config, ready, tags)
     meant, why_meant = _fitting(config, deployments, tags)
-    absent = [each for each in meant if each not in ready]
+    absent = [deployment for deployment in meant if deployment not in ready]
     if why != why_meant:
         why = f"{why_meant} cannot be called: those tagged default instead"
     problem = None
@@ -175,9 +175,9 @@ def _route(
             why_meant,
             f"no deployment of {group!r} is tagged {' and '.join(tags)}, and none default",
         )
-        if names := sorted({name for each in absent for name in missing[deployment_id(each)]}):
+        if names := sorted({name for deployment in absent for name in missing[deployment_id(deployment)]}):
             problem = f"set one of {', '.join(names)}"
-    default = [each for each in _for_all(ready) if each not in chosen]
+    default = [deployment for deployment in _for_all(ready) if deployment not in chosen]
     stand_in = default if tags and config.router_settings.get("enable_tag_filtering") else []
     return ModelRoute(
         group,
@@ -185,10 +185,10 @@ def _route(
         why,
         asked=_asked(config, chosen),
         left_out=tuple(
-            _Candidate(each, "its credential is missing", missing=missing[deployment_id(each)])
-            for each in absent
+            _Candidate(deployment, "its credential is missing", missing=missing[deployment_id(deployment)])
+            for deployment in absent
         ),
-        instead=tuple(_Candidate(each, "where all of those cool down") for each in stand_in),
+        instead=tuple(_Candidate(deployment, "where all of those cool down") for deployment in stand_in),
         problem=problem,
     )
 
@@ -200,52 +200,52 @@ def _fitting(
     if not config.router_settings.get("enable_tag_filtering"):
         return list(deployments), "all, since enable_tag_filtering is not set"
     default = _for_all(deployments)
-    if not tags and any(tags_of(each) for each in default):
+    if not tags and any(tags_of(deployment) for deployment in default):
         return default, "those tagged default, since the call has no tags"
     if not tags:
         return list(deployments), "all, since the call has no tags and none is tagged default"
     joined = (" or " if _any_tag_fits(config) else " and ").join(tags)
     if fit := matching(config, deployments, tags):
         return fit, f"those tagged {joined}"
-    named = any(tags_of(each) for each in default)
+    named = any(tags_of(deployment) for deployment in default)
     return default, f"those {'tagged default' if named else 'without tags'}, since none is tagged {joined}"
 
 
 def _for_all(deployments: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Those that answer where no other fits a call's tags: tagged default, else without any tag."""
-    default = [each for each in deployments if _DEFAULT_TAG in tags_of(each)]
-    return default or [each for each in deployments if not tags_of(each)]
+    default = [deployment for deployment in deployments if _DEFAULT_TAG in tags_of(deployment)]
+    return default or [deployment for deployment in deployments if not tags_of(deployment)]
 
 
 def _asked(config: LiteLLMConfig, chosen: Sequence[_Deployment]) -> tuple[_Candidate, ...]:
     """The chosen in the order in which they are asked, each with its share of the calls."""
-    orders = sorted({order for each in chosen if (order := order_of(each)) is not None})
-    first = [each for each in chosen if not orders or order_of(each) == orders[0]]
+    orders = sorted({order for deployment in chosen if (order := order_of(deployment)) is not None})
+    first = [deployment for deployment in chosen if not orders or order_of(deployment) == orders[0]]
     strategy = config.router_settings.get("routing_strategy", BY_CHANCE)
     shares = shares_of(first) if strategy == BY_CHANCE else [None] * len(first)
     asked = []
-    for each, share in zip(first, shares, strict=True):
+    for deployment, share in zip(first, shares, strict=True):
         if len(first) == 1:
             why = "the only one" if len(chosen) == 1 else "first"
         elif share is None:
             why = f"by {strategy}"
         else:
             why = f"{share:.0%} of the calls" if share else "where the others cool down"
-        asked.append(_Candidate(each, why, share))
+        asked.append(_Candidate(deployment, why, share))
     follow = [
-        _Candidate(each, f"after order {before} failed")
+        _Candidate(deployment, f"after order {before} failed")
         for before, order in pairwise(orders)
-        for each in chosen
-        if order_of(each) == order
+        for deployment in chosen
+        if order_of(deployment) == order
     ]
-    return (*sorted(asked, key=lambda each: -(each.share or 0)), *follow)
+    return (*sorted(asked, key=lambda candidate: -(candidate.share or 0)), *follow)
 
 
 def shares_of(deployments: Sequence[_Deployment]) -> list[float]:
     """How LiteLLM draws: by weight, requests or tokens a minute, what the first has; else all alike."""
-    params = [each["litellm_params"] for each in deployments]
+    params = [deployment["litellm_params"] for deployment in deployments]
     for name in _WEIGHTS:
-        weights = [float(each.get(name) or 0) for each in params]
+        weights = [float(values.get(name) or 0) for values in params]
         if params and params[0].get(name) is not None and sum(weights) > 0:
             return [weight / sum(weights) for weight in weights]
     return [1 / len(params) for _ in params]
@@ -265,7 +265,7 @@ def _is_foreign(tag: str, config: LiteLLMConfig) -> bool:
 
 
 def _known_tags(config: LiteLLMConfig) -> frozenset[str]:
-    return frozenset(tag for each in config.deployments for tag in tags_of(each))
+    return frozenset(tag for deployment in config.deployments for tag in tags_of(deployment))
 
 
 def tags_of(deployment: _Deployment) -> tuple[str, ...]:
@@ -286,17 +286,17 @@ def deployments_of(config: LiteLLMConfig, group: str) -> list[dict[str, Any]] | 
     """
     alias = (config.router_settings.get("model_group_alias") or {}).get(group, group)
     name = alias["model"] if isinstance(alias, dict) else alias
-    own = [each for each in config.deployments if each["model_name"] == name]
-    patterns = (each for each in config.deployments if "*" in each["model_name"])
-    found = own or [each for each in patterns if fnmatchcase(name, each["model_name"])]
+    own = [deployment for deployment in config.deployments if deployment["model_name"] == name]
+    patterns = (deployment for deployment in config.deployments if "*" in deployment["model_name"])
+    found = own or [deployment for deployment in patterns if fnmatchcase(name, deployment["model_name"])]
     if not found and (other := _stand_in(config, name)) is not None:
-        found = [each for each in config.deployments if each["model_name"] == other]
+        found = [deployment for deployment in config.deployments if deployment["model_name"] == other]
     return found or None
 
 
 def _stand_in(config: LiteLLMConfig, group: str) -> str | None:
-    """What answers for a group of the shipped prompts that a file does not have: default, or its only one."""
-    names = {each["model_name"] for each in config.deployments}
+    """The group in place of a shipped prompt's that a file does not have: default, or its only one."""
+    names = {deployment["model_name"] for deployment in config.deployments}
     if group not in _SHIPPED_GROUPS or group in config.groups:
         return None
     return _DEFAULT_GROUP if _DEFAULT_GROUP in names else next(iter(names)) if len(names) == 1 else None
@@ -310,10 +310,10 @@ def fallbacks_of(config: LiteLLMConfig, group: str, kind: str) -> tuple[str, ...
     seen = [group]
 
     def follow(name: str) -> None:
-        for each in next_groups(config, name, kind):
-            if each not in seen:
-                seen.append(each)
-                follow(each)
+        for other in next_groups(config, name, kind):
+            if other not in seen:
+                seen.append(other)
+                follow(other)
 
     follow(group)
     return tuple(seen[1:])
@@ -338,7 +338,7 @@ def matching(
     if not config.router_settings.get("enable_tag_filtering"):
         return list(deployments)
     fits = any if _any_tag_fits(config) else all
-    return [each for each in deployments if fits(tag in tags_of(each) for tag in tags)]
+    return [deployment for deployment in deployments if fits(tag in tags_of(deployment) for tag in tags)]
 
 
 def _any_tag_fits(config: LiteLLMConfig) -> bool:

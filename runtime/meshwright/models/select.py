@@ -1,27 +1,39 @@
-"""Which model answers: what the settings say or the environment offers, and models that are named outright.
+"""The model behind each call: chosen by the settings, named by an agent, or configured while the mesh runs.
 
-    model = open_model(with_fallbacks("openai/gpt-5.4", ["anthropic/claude-sonnet-4-6"]))
+    models = ConfiguredModels(others, prices, default_price, circuits)   # below cache, ledger and retries
+    model = Configured(chain_over(models), configs, models)              # above them
 
-needs no file of deployments: the environment has the credentials. For each name a deployment is made, and a
-Picker calls them.
+`Configured` finds the configuration of an agent and puts its name into the request; `ConfiguredModels` calls
+the model of that name. Between the two a call is retried, cached, paid for and recorded as any other, and a
+journal above knows the request as the agent made it: a configuration that changes meanwhile is no other step.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping
+from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-
-from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.errors import ConfigError
 from meshwright.core.money import Price
 from meshwright.models.circuits import Circuits
-from meshwright.models.config import FALLBACKS, LiteLLMConfig, names_in, read_config, read_text, with_ids
+from meshwright.models.config import LiteLLMConfig, names_in, read_config, read_text
+from meshwright.models.errors import ModelRefused, Unauthorized
+from meshwright.models.named import (
+    AgentModel,
+    Chain,
+    ModelChoice,
+    ModelSettings,
+    named_models,
+    specs_of,
+    with_fallbacks,
+)
 from meshwright.models.offline import OfflineModel, estimate_tokens
 from meshwright.models.picker import Picker
 from meshwright.models.port import (
@@ -32,15 +44,16 @@ from meshwright.models.port import (
     ModelWindow,
     OnDelta,
     PriceList,
+    Wrapper,
 )
 from meshwright.models.prices import prices_of
-from meshwright.models.providers import OFFLINE, missing, provider_of
-from meshwright.models.retry import Retrying
+from meshwright.models.providers import OFFLINE
 from meshwright.models.routing import missing_of
 from meshwright.models.server import AgentKeys, HttpModel
-from meshwright.models.spec import ModelChoice, ModelSpec, beside_server, require_plain, specs_of
 from meshwright.settings import Settings
 
+PREFIX = "agents/"
+"""The prefix of the names of configured models; no caller may ask for one."""
 _WELL_KNOWN_KEYS = tuple(
     f"{provider}_API_KEY"
     for provider in ("ANTHROPIC", "OPENAI", "GEMINI", "MISTRAL", "GROQ", "DEEPSEEK", "OPENROUTER", "AZURE")
@@ -48,7 +61,7 @@ _WELL_KNOWN_KEYS = tuple(
 _OWN_VALUE = re.compile(
     r"""^[^#\n]*\bapi_(?:key|base)["']?\s*:\s*["']?(?!os\.environ/)[^\s"'#]""", re.MULTILINE
 )
-"""What makes a file usable without any variable: a key or an address in itself."""
+"""A key or an address in a file, which needs no variable then."""
 _NO_KEY = "neither LITELLM_BASE_URL nor a provider's key is set"
 _EVERY = "*"
 _KINDS = ("auto", "offline", "http", "router")
@@ -115,7 +128,7 @@ def _offered(settings: Settings, config_path: Path, environment: Mapping[str, st
     needs_none = "ollama" in text and "OLLAMA_API_BASE" not in text
     if not (keys or unused or needs_none or _OWN_VALUE.search(text)):
         return "offline", _NO_KEY
-    missing = [missing_of(each, environment) for each in read_config(config_path).deployments]
+    missing = [missing_of(deployment, environment) for deployment in read_config(config_path).deployments]
     if not all(missing):
         return "router", f"{keys[0]} is set" if keys else f"{config_path.name} has what it needs"
     if keys:
@@ -138,178 +151,12 @@ def _one_model(name: str, environment: Mapping[str, str], circuits: Circuits | N
     deployment = {**model.deployment(_EVERY), "model_info": {"id": name}}
     if "timeout_seconds" not in model.model_fields_set:
         del deployment["litellm_params"]["timeout"]  # a call's own holds: a local model may be slow
-    config = LiteLLMConfig(
-        path=_WHERE,
-        deployments=with_ids([deployment]),
-        router_settings={"model_group_alias": dict.fromkeys(("default", "quality", "fast", name), _EVERY)},
-        litellm_settings={"drop_params": True},
-        lines={},
-    )
+    aliases = dict.fromkeys(("default", "quality", "fast", name), _EVERY)
+    config = LiteLLMConfig.of([deployment], model_group_alias=aliases)
     return Picker(config, environment=environment, circuits=circuits, name=f"model {name}")
 
 
 # By name
-
-_WHERE = Path("models by name")
-"""What stands for the file in errors: there is none."""
-_NUMBERS = ("temperature", "max_tokens", "timeout_seconds", "max_retries")
-_DEFAULT_GROUP = "default"
-
-
-class ModelSettings(BaseModel):
-    """What it takes to call a model, found by its name alone.
-
-    `name` is as it was asked for, `model` LiteLLM's whole name. `params` are credentials and address: the
-    variables that hold them (`os.environ/NAME`), or what code gave, which no representation shows.
-    `timeout_seconds` bounds one attempt; `max_retries` are those after the first.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    model: str
-    provider: str
-    params: dict[str, str | SecretStr]
-    temperature: float = Field(default=0.0, ge=0, le=2)
-    max_tokens: int = Field(default=1024, ge=1)
-    timeout_seconds: float = Field(default=30.0, gt=0)
-    max_retries: int = Field(default=3, ge=0, le=10)
-
-    @classmethod
-    def from_env(cls, model: str | ModelSpec, environment: Mapping[str, str] | None = None) -> Self:
-        """Find provider, credentials, address and numbers (`OPENAI_TIMEOUT_SECONDS=60`) in the environment.
-
-        A spec's own parameters come first. Raises ConfigError for a provider that is unknown, a credential
-        that is missing, or a number that is none.
-        """
-        known = os.environ if environment is None else environment
-        spec = ModelSpec.of(model)
-        model = spec.name
-        provider, whole = provider_of(model)
-        if problem := missing(provider, model, known, spec.params):
-            raise problem
-        found = {param.name: value for param in provider.params if (value := param.value(known))}
-        params = {**found, **spec.params}
-        variables = {name: provider.variable(name.upper()) for name in _NUMBERS}
-        numbers: dict[str, Any] = {
-            name: text for name, variable in variables.items() if (text := known.get(variable))
-        }
-        said = {"timeout_seconds": spec.timeout, "max_retries": spec.num_retries}
-        numbers |= {name: number for name, number in said.items() if number is not None}
-        try:
-            return cls(name=model, model=whole, provider=provider.name, params=params, **numbers)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            raise ConfigError(f"{variables[str(first['loc'][0])]}: {first['msg']}", field="model") from None
-
-    def deployment(self, group: str) -> dict[str, Any]:
-        """Its deployment in a group, as litellm_config.yaml would have it."""
-        plain = {name: _plain(value) for name, value in self.params.items()}
-        params = {"model": self.model, **plain, "timeout": self.timeout_seconds}
-        return {"model_name": group, "litellm_params": params}
-
-
-def _plain(value: str | SecretStr) -> str:
-    return value.get_secret_value() if isinstance(value, SecretStr) else value
-
-
-class Chain(NamedTuple):
-    """A model, and those that answer in its place where it cannot, in this order."""
-
-    primary: ModelSettings
-    fallbacks: tuple[ModelSettings, ...] = ()
-
-    @property
-    def groups(self) -> dict[str, ModelSettings]:
-        """The members by the group that each is called as: the primary's own name, then `primary > other`."""
-        groups = {self.primary.name: self.primary}
-        for number, other in enumerate(self.fallbacks, 2):
-            group = f"{self.primary.name} > {other.name}"
-            groups[f"{group} ({number})" if group in groups else group] = other
-        return groups
-
-
-def with_fallbacks(
-    primary: str | Mapping[str, Any] | ModelSpec,
-    others: Sequence[str | Mapping[str, Any] | ModelSpec] = (),
-    *,
-    environment: Mapping[str, str] | None = None,
-) -> Chain:
-    """A model with fallbacks, each by its name or as `{"model": ..., "api_key": ...}`.
-
-    The environment has all else. Raises ConfigError as `from_env` does, and for a model that stands twice
-    with the same connection.
-    """
-    if isinstance(others, str) or not isinstance(others, Sequence):
-        raise ConfigError("fallbacks must be a list", remedy='Write ["gpt-5.4"]', field="fallbacks")
-    specs = [ModelSpec.of(primary), *map(ModelSpec.of, others)]
-    twice = next((spec.name for n, spec in enumerate(specs) if spec in specs[:n]), None)
-    if twice is not None:
-        raise ConfigError(
-            f"model {twice!r} stands twice among those of {specs[0].name!r}",
-            remedy="name each once: a model that failed is not asked again by a fallback",
-            field="fallbacks",
-        )
-    settings = [ModelSettings.from_env(spec, environment) for spec in specs]
-    return Chain(settings[0], tuple(settings[1:]))
-
-
-def litellm_config(chains: Iterable[Chain]) -> LiteLLMConfig:
-    """The chains as if a litellm_config.yaml said so: a group for each member. Holds no key."""
-    members = [chain.groups for chain in chains]
-    deployments = [each.deployment(group) for groups in members for group, each in groups.items()]
-    rules = [{first: others} for first, *others in members if others]
-    return LiteLLMConfig(
-        path=_WHERE,
-        deployments=with_ids(deployments),
-        router_settings=dict.fromkeys(FALLBACKS, rules),  # after whatever another model can mend
-        litellm_settings={"drop_params": True},  # what a provider does not know is left out
-        lines={},
-    )
-
-
-def named_models(
-    chains: Iterable[Chain],
-    *,
-    environment: Mapping[str, str] | None = None,
-    circuits: Circuits | None = None,
-) -> Picker:
-    """Calls models by their own names, each for at most its `timeout_seconds`. Raises ConfigError.
-
-    A chain's fallbacks are part of an attempt, and of that chain alone.
-    """
-    chains = list(chains)
-    names = ", ".join(chain.primary.name for chain in chains)
-    config = litellm_config(chains)
-    return Picker(config, environment=environment, circuits=circuits, name=f"direct {names}")
-
-
-def open_model(
-    *models: str | Mapping[str, Any] | Chain | ModelSettings, clock: Clock | None = None, **options: Any
-) -> Model:
-    """A model to be called without a mesh: `open_model("gpt-5.4", timeout=30)`, with retries.
-
-    Each is a name, a dictionary as `with_fallbacks` takes it, or a chain; several are called by their names.
-    `options` are of all names: LiteLLM's `timeout`, `num_retries`, `api_key`, `api_base`, ... Where models
-    say different numbers of retries the greatest counts. Raises ConfigError.
-    """
-    if not models:
-        raise ConfigError("open_model names no model", remedy='Write open_model("gpt-5.4")', field="models")
-    whole = [_whole_chain(model, options) for model in models]
-    tries = 1 + max((chain.primary.max_retries for chain in whole), default=0)
-    return Retrying(named_models(whole), clock or SystemClock(), max_tries=tries)
-
-
-def _whole_chain(model: object, options: Mapping[str, Any]) -> Chain:
-    if not isinstance(model, (Chain, ModelSettings)):
-        return Chain(ModelSettings.from_env(ModelSpec.of(model, **options)))
-    if options:
-        raise ConfigError(
-            f"open_model: {next(iter(options))} goes with the name of a model",
-            remedy='Write it where the model is named: with_fallbacks({"model": ..., "timeout": 30})',
-            field=next(iter(options)),
-        )
-    return model if isinstance(model, Chain) else Chain(model)
 
 
 class NamedModels(Adapter):
@@ -330,39 +177,42 @@ class NamedModels(Adapter):
         """Make one attempt. Raises ModelError."""
         return self._named.get(request.model, self._others).complete(request, on_delta)
 
-    def alone(self, group: str | None, names: Collection[str]) -> tuple[Model, list[str]]:
+    def alone(self, group: str | None, names: Collection[str]) -> dict[str, Model]:
         """Those of all adapters, and of the one that has the group."""
         if group is not None:
             return self._named.get(group, self._others).alone(group, names)
-        others, found = self._others.alone(None, names)
-        named: dict[str, Adapter] = {}
-        for adapter in {id(adapter): adapter for adapter in self._named.values()}.values():
-            model, own = adapter.alone(None, ())
-            named |= dict.fromkeys(own, adapter_for(model))
-        return NamedModels(named, adapter_for(others)), [*found, *named]
+        models = dict(self._others.alone(None, names))
+        for adapter in dict.fromkeys(self._named.values()):
+            models |= adapter.alone(None, ())
+        return models
 
     async def close(self) -> None:
         """Close each adapter once."""
-        for model in {id(each): each for each in (*self._named.values(), self._others)}.values():
-            await model.close()
+        for adapter in dict.fromkeys((*self._named.values(), self._others)):
+            await adapter.close()
 
     def prices(self, default: Price | None) -> PriceList:
         """Each adapter's own."""
-        named = {name: prices_of(model, default) for name, model in self._named.items()}
-        return _NamedPrices(named, prices_of(self._others, default))
+        named = {name: prices_of(adapter, default) for name, adapter in self._named.items()}
+        return NamedPrices(named, prices_of(self._others, default))
 
 
-class _NamedPrices(NamedTuple):
-    named: Mapping[str, PriceList]
+class NamedPrices(NamedTuple):
+    """The price list of each name, and that of all others."""
+
+    named: dict[str, PriceList]
     others: PriceList
 
     def window(self, model: str, tags: tuple[str, ...]) -> ModelWindow:
+        """The smallest window of the deployments that a call is for."""
         return self.named.get(model, self.others).window(model, tags)
 
     def upper_bound(self, request: ModelRequest, prompt_tokens: int | None = None) -> Price | None:
+        """The highest price of all that could answer a request."""
         return self.named.get(request.model, self.others).upper_bound(request, prompt_tokens)
 
     def of_reply(self, reply: ModelReply, request: ModelRequest) -> Decimal | None:
+        """The cost of a reply."""
         return self.named.get(request.model, self.others).of_reply(reply, request)
 
 
@@ -381,20 +231,35 @@ def with_named_models(
 ) -> Adapter:
     """The mesh's adapter, and beside it the models that agents name and that are no groups of its file.
 
-    A server gets every name as it stands: which there are is its own business. The file need not exist.
-    Raises ConfigError, naming the agent, where a model cannot be called.
+    A server gets every name as it stands, but for models that agents bring a connection for. The file need
+    not exist. Raises ConfigError, naming the agent, where a model cannot be called.
     """
     own = others.groups()
-    agents = [agent for agent in agents if agent.model]
+    wanted = _wanted(agents)
     if own is None:
-        agents, own = beside_server(agents), frozenset()
+        wanted, own = {name: agent for name, agent in wanted.items() if _is_beside_server(agent)}, frozenset()
     elif others.config is None:  # the built-in model answers for the groups of a file whose keys are not set
         read = config_path is not None and config_path.is_file()
-        own = read_config(config_path).groups if read and config_path else frozenset({_DEFAULT_GROUP})
-    wanted: dict[str, ModelChoice] = {}
+        own = read_config(config_path).groups if read and config_path else frozenset({"default"})
     named: dict[str, Adapter] = {}
     chains: list[Chain] = []
-    for agent in agents:
+    for name, agent in wanted.items():
+        if name not in own and name != OFFLINE:
+            chains.append(_chain_of(agent, environment))
+            continue
+        if name not in own:
+            named[OFFLINE] = OfflineModel()
+        _require_plain(agent)
+    if chains:
+        picker = named_models(chains, environment=environment, circuits=circuits)
+        named |= {chain.primary.name: picker for chain in chains}
+    return NamedModels(named, others) if named else others
+
+
+def _wanted(agents: Iterable[ModelChoice]) -> dict[str, ModelChoice]:
+    """The first agent of each model; all others must give it the same connection and fallbacks."""
+    wanted: dict[str, ModelChoice] = {}
+    for agent in (agent for agent in agents if agent.model):
         other = wanted.setdefault(agent.model, agent)
         if specs_of(other) != specs_of(agent):
             raise ConfigError(
@@ -403,17 +268,38 @@ def with_named_models(
                 remedy="Give both the same, or make a group of each in litellm_config.yaml",
                 field="fallbacks",
             )
-    for agent in wanted.values():
-        if agent.model == OFFLINE and OFFLINE not in own:
-            named[OFFLINE] = OfflineModel()
-        elif agent.model not in own:
-            chains.append(_chain_of(agent, environment))
-            continue
-        require_plain(agent)
-    if chains:
-        picker = named_models(chains, environment=environment, circuits=circuits)
-        named |= {chain.primary.name: picker for chain in chains}
-    return NamedModels(named, others) if named else others
+    return wanted
+
+
+def _is_beside_server(agent: ModelChoice) -> bool:
+    """Whether an agent brings a connection of its own for a model."""
+    specs = specs_of(agent)
+    if any(spec.params for spec in specs):
+        return True
+    if specs[0].timeout is not None:
+        raise ConfigError(
+            f"agent {agent.agent_id} gives a timeout to {agent.model!r}, which LITELLM_BASE_URL answers",
+            remedy="Set the timeout at that server, and leave it out here",
+            field="timeout",
+        )
+    return False
+
+
+def _require_plain(agent: ModelChoice) -> None:
+    """Raise ConfigError for an agent that gives a group what belongs into its file."""
+    spec = specs_of(agent)[0]
+    if agent.fallbacks:
+        field, given, place = "fallbacks", "fallbacks", "router_settings.fallbacks"
+    elif spec.params or spec.timeout is not None:
+        field, given = "model", "a key, an address or a timeout"
+        place = "the litellm_params of its deployments"
+    else:
+        return
+    raise ConfigError(
+        f"agent {agent.agent_id} gives {given} to {agent.model!r}, which is a group",
+        remedy=f"Write that under {place} in litellm_config.yaml",
+        field=field,
+    )
 
 
 def _chain_of(agent: ModelChoice, environment: Mapping[str, str] | None) -> Chain:
@@ -424,3 +310,114 @@ def _chain_of(agent: ModelChoice, environment: Mapping[str, str] | None) -> Chai
         raise ConfigError(
             f"agent {agent.agent_id}: {error.message}", remedy=error.remedy, field=error.field
         ) from None
+
+
+# By configuration
+
+
+class _Configs(Protocol):
+    """The configurations of agents; `is_fresh` is whether those read last still count.
+
+    `refresh` raises ModelUnavailable, `model_for` Unauthorized for a key that cannot be read.
+    """
+
+    @property
+    def is_fresh(self) -> bool: ...
+
+    async def refresh(self) -> None: ...
+
+    def model_for(self, request: ModelRequest) -> AgentModel | None: ...
+
+
+class ConfiguredModels(NamedModels):
+    """Calls configured models by their names while there are such, and gives all other calls to `others`.
+
+    `price_list` is that of both.
+    """
+
+    def __init__(
+        self, others: Model, prices: PriceList, default_price: Price | None, circuits: Circuits
+    ) -> None:
+        super().__init__({}, adapter_for(others))
+        self.name = others.name
+        self.price_list = NamedPrices({}, prices)
+        self._default_price = default_price
+        self._circuits = circuits
+        self._current: set[str] = set()
+        self._calls: Counter[str] = Counter()
+        self._closing: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def using(self, agent: AgentModel) -> AsyncIterator[None]:
+        """Have a configured model for a call. Raises Unauthorized where it cannot be called at all."""
+        name = agent.name
+        if name not in self._named:
+            try:
+                picker = agent.picker(self._circuits)
+            except ConfigError as error:
+                raise Unauthorized(error.message, remedy=error.remedy) from None
+            self._named[name], self.price_list.named[name] = picker, picker.prices(self._default_price)
+            self._current.add(name)
+        self._calls[name] += 1
+        try:
+            yield
+        finally:
+            self._calls[name] -= 1
+            self._tidy()
+
+    def retain(self, names: Collection[str]) -> None:
+        """Close all others once their calls have ended: they have changed, or are deleted."""
+        self._current = {name for name in self._named if name in names}
+        self._tidy()
+
+    async def close(self) -> None:
+        """Give back connections."""
+        self.retain(())
+        await asyncio.gather(*self._closing)
+        await super().close()
+
+    def _tidy(self) -> None:
+        for name in [name for name in self._named if not (self._calls[name] or name in self._current)]:
+            del self.price_list.named[name], self._calls[name]
+            task = asyncio.get_running_loop().create_task(self._named.pop(name).close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+
+class Configured(Wrapper):
+    """A model for the mesh's callers: a configuration decides the calls of its agent."""
+
+    def __init__(self, model: Model, configs: _Configs, models: ConfiguredModels) -> None:
+        super().__init__(model)
+        self._configs = configs
+        self._models = models
+
+    def complete(
+        self, request: ModelRequest, on_delta: OnDelta | None = None
+    ) -> Coroutine[Any, Any, ModelReply]:
+        """Make the call. Raises ModelError."""
+        if self._configs.is_fresh and self._configs.model_for(request) is None:
+            return self._as_named(request, on_delta)  # no frame of ours lies between most calls and the wire
+        return self._configured(request, on_delta)
+
+    def _as_named(self, request: ModelRequest, on_delta: OnDelta | None) -> Coroutine[Any, Any, ModelReply]:
+        if request.model.startswith(PREFIX):
+            raise ModelRefused(f"There is no model {request.model!r}", field="model")
+        return self.model.complete(request, on_delta)
+
+    async def _configured(self, request: ModelRequest, on_delta: OnDelta | None) -> ModelReply:
+        await self._configs.refresh()
+        agent = self._configs.model_for(request)
+        if agent is None:
+            return await self._as_named(request, on_delta)
+        async with self._models.using(agent):
+            return await self.model.complete(_as_configured(request, agent), on_delta)
+
+
+def _as_configured(request: ModelRequest, agent: AgentModel) -> ModelRequest:
+    changes: dict[str, Any] = {"model": agent.name}
+    if request.context.purpose is None:  # compressing a context has numbers of its own
+        changes["temperature"] = agent.temperature
+        if agent.max_tokens is not None:
+            changes["max_tokens"] = agent.max_tokens
+    return request.model_copy(update=changes)

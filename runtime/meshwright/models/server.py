@@ -48,7 +48,7 @@ class AgentKeys:
 
     def forget(self, token: str) -> None:
         """Use a key no longer."""
-        self._write({name: each for name, each in self._read().items() if each.get("token") != token})
+        self._write({name: entry for name, entry in self._read().items() if entry.get("token") != token})
 
     def _read(self) -> dict[str, dict[str, str]]:
         try:
@@ -105,16 +105,15 @@ class HttpModel(ApiModel, Adapter):
         file = self._prices_file
         return Prices(read_config(file) if file is not None and file.is_file() else None, default)
 
-    def alone(self, group: str | None, names: Collection[str]) -> tuple[Model, list[str]]:
-        """Itself, and its groups."""
-        if self.model_name is not None:
-            return self, [self.model_name]
-        return self, [group] if group else sorted(names) or ["default"]
+    def alone(self, group: str | None, names: Collection[str]) -> dict[str, Model]:
+        """Itself, for each of its groups."""
+        groups = [group] if group else sorted(names) or ["default"]
+        return dict.fromkeys(groups if self.model_name is None else [self.model_name], self)
 
     async def listed(self) -> list[dict[str, Any]]:
         """The deployments that the server has, in the shape of litellm_config.yaml, by `GET /v1/models`.
 
-        Where it is a LiteLLM proxy, and the key may ask, `/model/info` says what each group is made of.
+        Of a LiteLLM proxy, if the key may ask, `/model/info` says what each group is made of.
         Raises ModelUnavailable, and Unauthorized.
         """
         import aiohttp

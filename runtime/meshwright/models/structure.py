@@ -155,7 +155,7 @@ def _needed(node: Mapping[str, Any], root: Any) -> Iterator[Any]:
 
 
 def target(root: Any, reference: str) -> Any:
-    """What a reference within a schema (`#`, `#/$defs/Name`) points to; None where it leads nowhere."""
+    """The target of a reference within a schema (`#`, `#/$defs/Name`); None where there is none."""
     head, *steps = reference.split("/")
     if head != "#":
         return None
@@ -323,7 +323,7 @@ def _is_json(text: str) -> bool:
 
 
 def _only_object(text: str) -> tuple[int, int] | None:
-    """Where the one object of a text begins and ends; None where there is none, or more, or half of one."""
+    """The span of the one object of a text; None where there is none, or more, or half of one."""
     begin = text.find("{")
     before = text[: max(begin, 0)].rstrip()
     if begin < 0 or "}" in before or _BEGINS_WITHIN.search(before):

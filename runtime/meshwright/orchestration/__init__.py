@@ -1,1 +1,1 @@
-"""Who is in the mesh, who is best for a task, and the lifecycle of a task from acceptance to outcome."""
+"""The agents of a mesh, the choice of one for a task, and the task from acceptance to outcome."""

@@ -1,7 +1,8 @@
-"""What every edge makes of a request before it is a task, and how many tasks may be open at a time."""
+"""Makes tasks of requests, counts how many are open, and gives outcomes to those who wait for them."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
@@ -12,14 +13,25 @@ from typing import Any, TypeVar
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
 from meshwright.core import topics
-from meshwright.core.encoding import is_deeper
-from meshwright.core.errors import InvalidInput, Overloaded, TooLarge
+from meshwright.core.encoding import Struct, encode, is_deeper
+from meshwright.core.errors import HostError, InvalidInput, Overloaded, TooLarge
 from meshwright.core.limits import DEADLINE_SECONDS
-from meshwright.core.messages import ENDED, Caller, Event, Receipt, Task, TaskRequest, derived_id, new_id
+from meshwright.core.messages import (
+    ENDED,
+    Caller,
+    Event,
+    Outcome,
+    Receipt,
+    Task,
+    TaskRequest,
+    derived_id,
+    new_id,
+)
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
 from meshwright.orchestration.tenants import Tenants
 from meshwright.work.protocol import TaskKey
+from meshwright.work.record import unknown_task
 
 _KeyT = TypeVar("_KeyT")
 _MAX_KEY_CHARS = 255
@@ -83,8 +95,8 @@ def make_task(
 def _checked_payload(payload: dict[str, Any], limits: PayloadLimits) -> dict[str, Any]:
     """A copy of a payload, as plain data: what its sender does with its own changes no task.
 
-    Raises TooLarge for one that is over a limit, InvalidInput for one that is not JSON. What agents take for
-    the request, `text`, has to be text if it is set.
+    Raises TooLarge for one that is over a limit, InvalidInput for one that is not JSON, or has a
+    `text` (the request) that is no text.
     """
     if not isinstance(payload.get("text", ""), str):
         raise InvalidInput(
@@ -115,7 +127,6 @@ def _checked_payload(payload: dict[str, Any], limits: PayloadLimits) -> dict[str
 
 
 def _check_key(key: str | None) -> None:
-    """Raise InvalidInput for an idempotency key that is empty, too long, or not printable."""
     if key is not None and not (1 <= len(key) <= _MAX_KEY_CHARS and key.isprintable()):
         raise InvalidInput(
             "the idempotency key cannot be used",
@@ -133,7 +144,7 @@ def _task_id(request: TaskRequest, caller: Caller, key: str | None) -> str:
 
 
 def hash_of(request: TaskRequest, caller: Caller, idempotency_key: str | None = None) -> str:
-    """What tells a repeat from another request of the same task id; nothing where that was made up."""
+    """Returns the hash that tells a repeat from another request of a task id; "" where that was made up."""
     if request.task_id is None and idempotency_key is None:
         return ""
     body = {"request": request, "tenant": caller.tenant_id, "source": caller.source}
@@ -268,7 +279,6 @@ class Admission:
             _count_down(self._threads, thread)
 
     def _withdraw(self, key: TaskKey) -> None:
-        """Take back what was counted ahead, unless an event has confirmed it."""
         if key in self._unconfirmed:
             self._unconfirmed.discard(key)
             self._remove(key)
@@ -278,3 +288,54 @@ def _count_down(counter: Counter[_KeyT], key: _KeyT) -> None:
     counter[key] -= 1
     if not counter[key]:
         del counter[key]
+
+
+class _Owner(Struct):
+    tenant_id: str = "default"
+
+
+class _Ending(Struct):
+    """The fields of a task record that outcome waiters read."""
+
+    task: _Owner | None = None
+    outcome: Outcome | None = None
+
+
+class OutcomeWaiters:
+    """The waiters of this process, task by task."""
+
+    def __init__(self, host: Runtime) -> None:
+        self._host = host
+        self._waiting: dict[TaskKey, set[asyncio.Future[Outcome]]] = {}
+
+    async def wait(self, task_id: str, tenant_id: str) -> Outcome:
+        """Wait for the outcome of a task. Raises NotFound, and the error by which the wait is ended."""
+        key = TaskKey(tenant_id, task_id)
+        waiters = self._waiting.setdefault(key, set())
+        waiter = asyncio.get_running_loop().create_future()
+        waiters.add(waiter)
+        try:
+            ending = await self._host.read(key.ref, _Ending)
+            if ending is None or ending.task is None or ending.task.tenant_id != tenant_id:
+                raise unknown_task(task_id)
+            return ending.outcome or await waiter
+        finally:
+            waiters.discard(waiter)
+            if not waiters:
+                self._waiting.pop(key, None)
+
+    def end(self, error: HostError) -> None:
+        """End every wait by an error."""
+        for waiter in [waiter for waiters in self._waiting.values() for waiter in waiters]:
+            if not waiter.done():
+                waiter.set_exception(error)
+                waiter.exception()  # seen: what it waits for may have been read meanwhile
+
+    def tell(self, event: Event) -> None:
+        """Give the outcome of a task to those who wait for it; `event` is the task's last."""
+        waiters = self._waiting.get(TaskKey(event.tenant_id, event.task_id or ""))
+        if waiters:
+            outcome = Outcome.model_validate_json(encode(event.payload))
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(outcome)

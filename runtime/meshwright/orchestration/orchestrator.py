@@ -10,8 +10,8 @@ from meshwright.core.errors import Conflict, IdempotencyConflict, MeshError, NoA
 from meshwright.core.messages import ENDED, Dispatch, Event, Fault, Outcome, Receipt, ScoreCard, Task
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
-from meshwright.orchestration.faults import class_of, may_retry, rules_out
 from meshwright.orchestration.registry import Registry
+from meshwright.orchestration.scoring import class_of, may_retry, rules_out
 from meshwright.work.protocol import ORCHESTRATOR, Accept, Answer, Cancel, Follow, Pause, TaskKey
 from meshwright.work.record import NO_TASK, Attempt, TaskRecord
 
@@ -239,7 +239,6 @@ class Orchestrator(Actor[TaskRecord]):
         )
 
     def _next_choice(self, turn: Turn) -> ScoreCard | None:
-        """Another agent for the task, unless it had its attempts, its time, or every agent."""
         if len(self.state.attempts) >= self._max_attempts or turn.now >= self.task.deadline_at:
             return None
         failed = frozenset(attempt.agent_id for attempt in self.state.attempts if rules_out(attempt.error))
@@ -283,7 +282,6 @@ class Orchestrator(Actor[TaskRecord]):
         self.state.followers = []
 
     def _follow(self, turn: Turn, task_id: str) -> None:
-        """Have the task before this one say when it has ended."""
         turn.send(TaskKey(self.task.tenant_id, task_id).ref, "follow", Follow(task_id=self._task_id))
 
     def _begin(self, turn: Turn, task_id: str) -> None:
@@ -341,7 +339,7 @@ class Orchestrator(Actor[TaskRecord]):
 
 
 def _erased(error: Fault | None) -> Fault | None:
-    """What stays of an error whose message may quote contents."""
+    """The error without its message, which may quote contents."""
     return None if error is None else Fault(type=error.type, message="[erased]")
 
 

@@ -18,9 +18,8 @@ from meshwright.core.errors import HostError, NotFound
 from meshwright.core.messages import Event, Outcome, new_id
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
-from meshwright.orchestration.faults import counts
 from meshwright.orchestration.registry import Registry, StatusChange
-from meshwright.orchestration.scoring import recent_outcomes
+from meshwright.orchestration.scoring import counts, recent_outcomes
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -71,7 +70,6 @@ class HealthProbes:
             await self._session.close()
 
     async def _problem(self, url: str) -> str | None:
-        """What is wrong with a URL, or None."""
         kept_until, problem = self._answers.get(url, (0.0, None))
         if time.monotonic() < kept_until:
             return problem
@@ -130,7 +128,7 @@ class Presence:
         for agent_id, capability, success in await self._log.view(recent_outcomes):
             self._registry.record(agent_id, capability, success)
         await self._host.emit(
-            [self._event("agent.registered", each.agent_id, each) for each in self._registrations]
+            [self._event("agent.registered", own.agent_id, own) for own in self._registrations]
         )
         self._host.broadcast(self._event(_ROLL_CALL, "", {}))
         clock = self._host.clock
@@ -157,7 +155,7 @@ class Presence:
         changes = [*self._registry.refresh(), *await self._probes.probe_all()]
         if changes:
             await self._host.emit(
-                [self._event(each.event_type, each.agent_id, each.payload) for each in changes]
+                [self._event(change.event_type, change.agent_id, change.payload) for change in changes]
             )
 
     def _answer(self) -> None:
@@ -186,7 +184,6 @@ class Presence:
             self._registry.record(outcome.agent_id, outcome.capability, outcome.success)
 
     def _hear(self, event: Event) -> None:
-        """Another process's agents make themselves known by the same events."""
         if self._host.incarnation in event.id:
             return
         if event.event_type == _ROLL_CALL:
@@ -196,7 +193,7 @@ class Presence:
         elif event.event_type == "agent.heartbeat" and event.agent_id is not None:
             try:
                 self._registry.heartbeat(event.agent_id, event.time)
-            except NotFound:  # it was there before this process; an older version does not say who it is
+            except NotFound:  # it was there before this process
                 if event.payload:
                     self._register(event.payload)
 

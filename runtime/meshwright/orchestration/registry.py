@@ -1,4 +1,4 @@
-"""Who is in the mesh, how each is doing, and who is best for a task.
+"""The agents of a mesh: how each is doing, and which is best for a task.
 
 All in memory: agents register when they start, and the success of the past is read back from the event
 log. Scores are kept until something they rest on changes, so that asking for them in a turn costs little.
@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from meshwright.core.capability import AgentInfo, AgentStatus, Registration
+from meshwright.core.capability import LLM_SERVICE, AgentInfo, AgentStatus, Registration
 from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.errors import InvalidInput, NoAgentAvailable, NotFound, nearest
 from meshwright.core.messages import ScoreCard
-from meshwright.ledger.keys import LLM_SERVICE
 from meshwright.orchestration.scoring import History, score_card
 
 _DEGRADED_AFTER_SECONDS = 60.0
@@ -98,7 +97,7 @@ class Registry:
         return [_info(self._members[agent_id]) for agent_id in sorted(self._members)]
 
     def find(self, agent_id: str) -> Registration:
-        """What an agent registered. Raises NotFound."""
+        """The registration of an agent. Raises NotFound."""
         return self._member(agent_id).registration
 
     def check_agent(
@@ -195,7 +194,6 @@ class Registry:
         return score_card(agent_id, capability, healthy=member.problem is None, history=history)
 
     def _capability_of(self, agent_id: str, name: str | None) -> str:
-        """The capability to score a named agent for. Raises what `best` raises."""
         member = self._member(agent_id)
         if not _takes_tasks(member):
             raise NotFound(

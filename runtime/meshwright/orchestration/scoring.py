@@ -8,7 +8,7 @@
 - streak     1.1 if the last three all succeeded (there must have been three)
 - preferred  1.05 if the agent declares the capability as preferred
 
-No history counts as a success of 1. `orchestration.faults` says which attempts count.
+No history counts as a success of 1. `counts` says which attempts do.
 """
 
 from __future__ import annotations
@@ -16,12 +16,75 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from itertools import accumulate
+from typing import Literal, NamedTuple
 
 from meshwright.core.capability import Capability
-from meshwright.core.messages import Event, ScoreCard
+from meshwright.core.messages import Event, Fault, Outcome, ScoreCard
 from meshwright.events.tasks import outcome_of
-from meshwright.orchestration.faults import counts
 from meshwright.sql.database import Session
+
+FaultClass = Literal["agent", "caller", "provider", "mesh"]
+_Retry = Literal["another agent", "any agent", "none"]
+
+
+class _Rule(NamedTuple):
+    """`any agent` includes the one that failed: its new attempt starts with an empty journal."""
+
+    fault_class: FaultClass
+    retry: _Retry
+    errors: tuple[str, ...] = ()
+
+
+_AGENTS = _Rule("agent", "another agent")
+"""The rule of all errors that the table does not name."""
+_TABLE = (
+    _Rule("caller", "none", ("BudgetExceeded", "PriceUnknown", "TaskLimitReached")),
+    _Rule("caller", "none", ("Cancelled", "DeadlineExceeded", "RestartDenied", "WaitExpired")),
+    _Rule("caller", "another agent", ("ContentRefused", "ContextTooLong", "InvalidInput", "TooLarge")),
+    _Rule("caller", "another agent", ("TaskTimeout",)),
+    _Rule("provider", "another agent", ("AllProvidersDown", "ModelTimeout", "ModelUnavailable")),
+    _Rule("provider", "another agent", ("RateLimited", "Unauthorized", "ModelRefused", "Unsupported")),
+    _Rule("provider", "another agent", ("ModelError",)),
+    _Rule("mesh", "another agent", ("DelegationFailed", "MemoryUnavailable")),
+    _Rule("mesh", "none", ("BrokeOff",)),
+    _Rule("mesh", "another agent", ("CacheUnavailable", "Conflict")),
+    _Rule("mesh", "another agent", ("NoAgentAvailable", "NotFound", "Overloaded", "MailboxFull")),
+    _Rule("mesh", "another agent", ("Draining", "HostError", "ServiceFailed", "StoreTooOld")),
+    _Rule(
+        "mesh",
+        "another agent",
+        ("StoreFailed", "StoreLocked", "StoreTooNew", "StoreTooOld", "StoreUnavailable"),
+    ),
+    _Rule("mesh", "any agent", ("ReplayMismatch",)),
+)
+_RULES = {error: rule for rule in _TABLE for error in rule.errors}
+
+
+def class_of(outcome: Outcome) -> FaultClass:
+    """Returns who is at fault for the failed end of an attempt."""
+    return _rule_of(outcome).fault_class
+
+
+def counts(outcome: Outcome) -> bool:
+    """Whether the end of an attempt says something about its agent."""
+    return outcome.success or (outcome.status != "cancelled" and class_of(outcome) == "agent")
+
+
+def may_retry(outcome: Outcome) -> bool:
+    """Whether another attempt may succeed where this one failed."""
+    return _rule_of(outcome).retry != "none"
+
+
+def rules_out(error: Fault | None) -> bool:
+    """Whether the agent whose attempt ended so is not asked again."""
+    return error is None or _RULES.get(error.type, _AGENTS).retry != "any agent"
+
+
+def _rule_of(outcome: Outcome) -> _Rule:
+    if outcome.error is None:
+        return _AGENTS
+    return _RULES.get(outcome.error.type, _AGENTS)
+
 
 MAX_OUTCOMES = 20  # kept of each agent and capability
 _STREAK_LENGTH = 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
@@ -94,45 +93,3 @@ class PeopleSettings(Table):
 
     patience_days: float = Field(default=7.0, gt=0, le=3_650)
     """How many days a task waits for an answer, where it does not say itself."""
-
-
-class ApprovalRule(Table):
-    """One of [[approvals.rules]]: which calls of tools a person approves before they run.
-
-    A rule is for the calls that fit all that it names; patterns are those of file names (`deploy_*`).
-    """
-
-    tool: str = Field(default="*", min_length=1)
-    """Pattern of the tool's name."""
-    arguments: Mapping[str, str] = {}
-    """Patterns of arguments by their names: of a text as it is, of anything else as JSON. A call that has no
-    such argument does not fit."""
-    agent: str = Field(default="*", min_length=1)
-    """Pattern of the id of the agent that calls it."""
-    tenant: str = Field(default="*", min_length=1)
-    """Pattern of the task's tenant."""
-    ask: Literal["always", "never", "once"] = "always"
-    """`always`: each call needs an approval; `once`: the first of the tool in a task; `never`: none does."""
-    approvers: tuple[str, ...] = ()
-    """The approvers: each a caller as its tasks are `requested_by` (the agent of its key, its name at the
-    broker, `admin`). None named: every caller of the tenant, but never the agent that asks."""
-    not_requester: bool = True
-    """Whether the caller that requested the task may not approve its calls. It counts as soon as callers need
-    credentials; before that the local user is everybody."""
-    count: int = Field(default=1, ge=1, le=10)
-    """How many callers have to approve. One denial is enough."""
-    expires_days: float | None = Field(default=None, gt=0, le=3_650)
-    """After how many days without an answer the call counts as denied; by default people.patience_days."""
-
-    @model_validator(mode="after")
-    def _enough_approvers(self) -> Self:
-        if self.approvers and len(set(self.approvers)) < self.count:
-            raise ValueError(f"count = {self.count} takes as many approvers, and names {len(self.approvers)}")
-        return self
-
-
-class ApprovalsSettings(Table):
-    """[approvals]: which calls of tools wait for a person."""
-
-    rules: tuple[ApprovalRule, ...] = ()
-    """The first rule that fits a call counts. If none does, only tools with `needs_approval` ask."""

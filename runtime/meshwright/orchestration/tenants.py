@@ -1,4 +1,4 @@
-"""What each tenant may ask of this process: tasks and calls of models a minute, open tasks, and storage."""
+"""Limits of each tenant in this process: tasks and calls of models a minute, open tasks, and storage."""
 
 from __future__ import annotations
 
@@ -38,7 +38,6 @@ class _Bucket:
 
     @property
     def wait_seconds(self) -> float:
-        """How long until there is a token."""
         return max(0.0, 1 - self.tokens) * 60 / self.per_minute
 
 
@@ -121,7 +120,7 @@ class Tenants:
             )
 
     async def uses(self, tenant_id: str | None, open_tasks: Mapping[str, int]) -> list[TenantUse]:
-        """What a tenant has open and stores; None: the 100 that store most."""
+        """The open tasks and stored bytes of a tenant; None: of the 100 that store most."""
         stored = await self._read_stored()
         every = sorted({*stored, *open_tasks}, key=lambda name: (-stored.get(name, 0), name))
         names = every[:_MAX_SHOWN] if tenant_id is None else [tenant_id]
@@ -152,7 +151,6 @@ class Tenants:
     def _refusal(
         self, tenant_id: str, setting: str, message: str, remedy: str, *, wait_seconds: float | None = None
     ) -> Overloaded:
-        """The error for a tenant that has come to a limit; it is recorded."""
         self._record(tenant_id, setting)
         error = Overloaded(
             message, remedy=f"{remedy}, or have {setting} of [tenants] raised", field="tenant_id"

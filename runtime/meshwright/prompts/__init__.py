@@ -16,7 +16,7 @@ A `{{name}}` is replaced by a value, once, and what the value says is never look
 nothing else: no blocks, no expressions, no roles.
 """
 
-from meshwright.prompts.folder import Brought, PromptProblem, Prompts
+from meshwright.prompts.folder import Brought, Prompts
 from meshwright.prompts.prompt import RUN_VARIABLES, Prompt, parse_prompt
 
-__all__ = ["RUN_VARIABLES", "Brought", "Prompt", "PromptProblem", "Prompts", "parse_prompt"]
+__all__ = ["RUN_VARIABLES", "Brought", "Prompt", "Prompts", "parse_prompt"]

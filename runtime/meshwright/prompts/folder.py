@@ -48,19 +48,6 @@ BUILT_IN: Mapping[str, str] = {"context-service": CONTEXT_SERVICE}
 
 
 @dataclass(frozen=True, slots=True)
-class PromptProblem:
-    """What is wrong with a prompt file, on which line of it, and what to do."""
-
-    path: str
-    line: int | None
-    message: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{self.message}. {self.remedy}" if self.remedy else self.message
-
-
-@dataclass(frozen=True, slots=True)
 class Brought:
     """A prompt in the code of an agent: `where` names its class, `path` the file of that.
 
@@ -143,8 +130,8 @@ class Prompts:
         files = [path.stem for path in self.directory.glob(f"*{_SUFFIX}")]
         return sorted({*files, *self._brought})
 
-    def check(self, needed: Mapping[str, str] = MappingProxyType({})) -> list[PromptProblem]:
-        """Say what is wrong with the prompts: at most one thing of each, and nothing if all is well.
+    def check(self, needed: Mapping[str, str] = MappingProxyType({})) -> list[PromptError]:
+        """The faults of the prompts, at most one of each.
 
         `needed` maps the name of a prompt to the agent that has to have it.
         """
@@ -155,21 +142,19 @@ class Prompts:
             remedy += ", or name another folder in mesh.toml (prompts.dir) or PROMPT_DIR"
         for name in sorted(needed.keys() - set(names)):
             path = str(self.directory / f"{name}{_SUFFIX}")
-            problems.append(PromptProblem(path, None, f"{path}: {needed[name]} has no prompt", remedy))
+            problems.append(PromptError(f"{needed[name]} has no prompt", path=path, remedy=remedy))
         return problems
 
-    def _problem(self, name: str) -> PromptProblem | None:
+    def _problem(self, name: str) -> PromptError | None:
         try:
             prompt = self._read(name)
         except PromptError as error:
-            return PromptProblem(error.path, error.line, error.message, error.remedy)
+            return error
         if prompt.source == "file" and "context" in offered_to(name) and "context" not in prompt.variables:
-            path = str(self._path(name))
-            return PromptProblem(
-                path,
-                None,
-                f"{path}: the text has no {{{{context}}}}: memories and conversation are put after its end",
-                "write {{context}} where they go, and context into the list of variables",
+            return PromptError(
+                "the text has no {{context}}: memories and conversation are put after its end",
+                path=str(self._path(name)),
+                remedy="write {{context}} where they go, and context into the list of variables",
             )
         return None
 
@@ -195,7 +180,6 @@ class Prompts:
         return _Loaded(stand_in, version, rejected=kept is not None)
 
     def _read(self, name: str) -> Prompt:
-        """The prompt as it stands. Raises PromptError, whatever is wrong with it."""
         path = self._path(name)
         try:
             with path.open("rb") as file:

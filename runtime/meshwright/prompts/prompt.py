@@ -11,18 +11,18 @@ from typing import Annotated, Any, Literal
 import frontmatter
 import yaml
 from frontmatter.default_handlers import YAMLHandler
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from yaml.events import Event
 from yaml.nodes import MappingNode, Node, ScalarNode
 
 from meshwright.core.errors import PromptError, nearest
-from meshwright.core.params import reserved_param
+from meshwright.core.limits import reserved_param
 
 MAX_PROMPT_BYTES = 65_536
 RUN_VARIABLES = ("agent_name", "task", "context")
 """The values for the prompt of a run: the agent's id, the request's text, and the compressed context."""
 _OTHER_VARIABLES = {"context-service": ("sender", "receiver")}
-"""What those prompts get that no agent's run fills in."""
+"""The values for prompts that are of no agent."""
 _BOUNDARY = re.compile(r"^---[ \t]*$", re.MULTILINE)
 _FIRST_LINE = 2  # of the front matter, below the first boundary
 _MAX_DEPTH = 4  # of lists in lists; no field needs more than one
@@ -50,17 +50,12 @@ def offered_to(name: str) -> tuple[str, ...]:
     return _OTHER_VARIABLES.get(name, RUN_VARIABLES)
 
 
-def _renamed(structure: object) -> object:
-    return "prompted" if structure == "instruction" else structure  # as earlier versions called it
-
-
 class _FrontMatter(BaseModel):
     """The front matter of a prompt file.
 
     `model` is a group of deployments and `tags` pick one of it; `params` go to the provider as they are;
-    `cache` is whether an answer may come from a
-    cache; `structure` is how an answer in a shape is asked for first; `variables` are the names that stand in
-    the text as `{{name}}`.
+    `cache` is whether an answer may come from a cache; `structure` is the first output mode for an answer in
+    a shape; `variables` are the names that stand in the text as `{{name}}`.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
@@ -72,7 +67,7 @@ class _FrontMatter(BaseModel):
     params: dict[_ParamName, Any] = Field(default_factory=dict, max_length=32)
     tags: list[_Tag] = Field(min_length=1, max_length=32)
     cache: bool = True
-    structure: Annotated[Literal["native", "tool", "prompted"], BeforeValidator(_renamed)] = "native"
+    structure: Literal["native", "tool", "prompted"] = "native"
     variables: list[_VariableName] = Field(default_factory=list, max_length=32)
 
 
@@ -169,7 +164,7 @@ def _decode(data: bytes, path: str) -> str:
 
 
 def _not_offered(variable: str, offered: Sequence[str]) -> tuple[str, str]:
-    """What is wrong with a variable that no run fills in, and what to do."""
+    """The problem of a variable that no run fills in, and its remedy."""
     close = nearest(variable, offered)
     use = f"did you mean {close!r}? There are" if close else "there are"
     return (
@@ -197,13 +192,7 @@ def _pieces(
             remedy = f"add it to the list: variables: [{', '.join((*variables, mark[1]))}]"
             if offered is not None and mark[1] not in offered:
                 problem, remedy = _not_offered(mark[1], offered)
-            raise PromptError(
-                problem,
-                path=path,
-                line=line,
-                remedy=remedy,
-                field="variables",
-            )
+            raise PromptError(problem, path=path, line=line, remedy=remedy, field="variables")
         pieces += [body[end : mark.start()], mark[1]]
         end = mark.end()
     return (*pieces, body[end:])
@@ -255,7 +244,7 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 _UNPLANNED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-"""What PyYAML raises in addition to its own errors."""
+"""Errors that PyYAML raises in addition to its own."""
 
 
 def _refused(problem: str, at: Event | Node) -> yaml.MarkedYAMLError:
@@ -283,7 +272,6 @@ class _Handler(YAMLHandler):
 
 
 def _front_matter(text: str, path: str) -> tuple[_FrontMatter, Mapping[str, int], str]:
-    """The fields of a prompt file, their lines, and its text. Raises PromptError."""
     if len(_BOUNDARY.findall(text)) < 2 or not _BOUNDARY.match(text):
         raise PromptError(
             "it does not begin with front matter between two lines `---`",

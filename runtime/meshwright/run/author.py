@@ -1,4 +1,4 @@
-"""What the author of an agent got wrong: found in the run, and named with file and line."""
+"""Mistakes in an agent's code: found in the run, and named with file and line."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 from meshwright.agent import Agent
 from meshwright.core.errors import AgentError, MeshError
 from meshwright.core.messages import Fault
-from meshwright.tools.places import author_place, is_of_an_author
+from meshwright.tools.limited import author_place, is_of_an_author
 
 _MAX_FAULTS_NAMED = 3  # of a group
 
 
-class Calls:
+class Unawaited:
     """The calls that an agent's code made of its run, to find those that it forgot to await."""
 
     def __init__(self) -> None:
@@ -49,13 +49,13 @@ MethodT = TypeVar("MethodT", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 
 def noted(method: MethodT) -> MethodT:
-    """Note each call of an async method, with the line that makes it, in the `calls` of its object."""
+    """Note each call of an async method, with the line that makes it, in the `_unawaited` of its object."""
 
     @wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
         made = method(self, *args, **kwargs)
         caller = sys._getframe(1)  # kept in no variable of a coroutine: that would be a circle
-        self.calls.note(made, f"{caller.f_code.co_filename}:{caller.f_lineno}")
+        self._unawaited.note(made, f"{caller.f_code.co_filename}:{caller.f_lineno}")
         return made
 
     return cast("MethodT", call)
@@ -73,7 +73,6 @@ def result_of(answer: Any) -> dict[str, Any] | None:
 
 
 def _plain_data(value: Any, what: str) -> Any:
-    """A value as plain JSON data. Raises AgentError where JSON cannot hold it."""
     try:
         return from_json(to_json(value))
     except (PydanticSerializationError, ValueError) as error:
@@ -84,7 +83,7 @@ def _plain_data(value: Any, what: str) -> Any:
 
 
 async def awaited(run: Callable[[], Any], name: str) -> Any:
-    """What a step's function gives, as plain JSON data. Raises AgentError where it is no async function."""
+    """The result of a step's function as JSON data. Raises AgentError where it is no async function."""
     if not callable(run):
         if inspect.iscoroutine(run):
             run.close()
@@ -148,6 +147,6 @@ def _leaves(group: BaseExceptionGroup) -> Iterator[BaseException]:
 
 
 def _a(value: Any) -> str:
-    """What a value is: `a list`, `an int`."""
+    """The type of a value in words: `a list`, `an int`."""
     name = type(value).__name__
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"

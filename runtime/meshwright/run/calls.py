@@ -32,13 +32,13 @@ from meshwright.models.port import (
     ToolSpec,
 )
 from meshwright.models.structure import read_answer, response_schema
-from meshwright.run.attached import Attached, check_size
 from meshwright.run.context import RunContext
-from meshwright.run.deltas import Deltas
+from meshwright.run.files import Attached, check_size
 from meshwright.run.limits import Totals, limits_of
-from meshwright.run.money_waits import tries_again_at
+from meshwright.run.parking import tries_again_at
 from meshwright.run.prepared import PreparedPrompt
-from meshwright.run.sent import SentMessages
+from meshwright.run.recorded import SentMessages
+from meshwright.run.replies import Deltas
 from meshwright.tools.limited import cut
 from meshwright.work.paths import OpenStep, ProgressEvent
 from meshwright.work.protocol import WaitKind
@@ -51,7 +51,7 @@ _COUNTED = ("model", "usage", "cost_usd", "latency_ms", "finish_reason")
 
 @dataclass(slots=True)
 class RunUsage:
-    """What calls of models have cost so far, with those that failed, and delegated tasks.
+    """The cost of calls of models so far, with those that failed, and of delegated tasks.
 
     The cost is None once that of one call is unknown.
     """
@@ -121,6 +121,8 @@ class ModelCalls:
         self.attached = Attached(attempt.journal.earlier)
         self.limit: str | None = None
         """The limit that was reached: only an answer would do then."""
+        self.last_answer = ""
+        """The last answer that a model gave in a shape, as JSON."""
         self._attempt = attempt
         self._settled: set[str] = set()
         for value in attempt.journal.earlier:
@@ -150,12 +152,11 @@ class ModelCalls:
             await budgets.booked(self._settled)
 
     def context(self, step: OpenStep | None) -> CallContext:
-        """Whose the calls of a step are, and where they are recorded."""
+        """The context of a step's calls: who pays for them, and where they are recorded."""
         number = None if step is None else step.number
         return self._attempt.call_context(number, partial(self._record, step), step)
 
     def _record(self, step: OpenStep | None, call: Call) -> None:
-        """Count a call that has ended, and journal it with the step that made it."""
         self.usage.add(call)
         self.totals.add_call(call)
         payload = call.payload()
@@ -240,7 +241,6 @@ class ModelCalls:
         )
 
     def _check_totals(self, step: OpenStep) -> None:
-        """Raise LimitReached where the tokens, money or time of the run are used up."""
         if (limit := self.totals.spent()) is not None:
             event_id = f"limit/{self._attempt.work.steps}/{step.key.path}"
             step.events.append(limit.event("calls", event_id))
@@ -249,7 +249,6 @@ class ModelCalls:
     def _finish(
         self, step: OpenStep, request: ModelRequest, result: StepResult, events: list[ProgressEvent]
     ) -> None:
-        """End a step with its result, and with what its record holds besides."""
         if isinstance(result, ModelReply):
             self.totals.add_reply(result)
         step.sent = self.sent.record_of(request)
@@ -301,7 +300,6 @@ class ModelCalls:
         return tracing.span(f"chat {request.model}", parent=parent, attributes=attributes, kind="client")
 
     def _describe(self, span: Span, request: ModelRequest, reply: ModelReply) -> None:
-        """Record the result of a call in its span."""
         services = self._attempt.services
         if not services.tracing.enabled:
             return
@@ -319,7 +317,6 @@ class ModelCalls:
             span.set({GenAI.INPUT_MESSAGES: text, GenAI.OUTPUT_MESSAGES: reply.content})
 
     def _show(self, step: int, payload: dict[str, Any]) -> None:
-        """Show a piece of an answer to those who follow the task."""
         attempt = self._attempt
         task, dispatch = attempt.task, attempt.work.dispatch
         attempt.services.host.broadcast(
@@ -339,7 +336,6 @@ class ModelCalls:
 
 
 def _replayed(value: dict[str, Any]) -> StepResult:
-    """The result of a step, from its record."""
     return (RecordedError if "failed" in value else ModelReply).model_validate(value)
 
 
@@ -347,25 +343,19 @@ def _ended_in(record: Any) -> list[Call | Outcome]:
     """The calls, or the delegated task, that a record of the journal is of."""
     match record:
         case {"calls": calls}:
-            pass
+            return [
+                Call.model_validate({key: call[key] for key in _COUNTED if key in call}) for call in calls
+            ]
         case {"kind": "delegate", "kept": _}:  # it counts in the attempt that asked
             return []
         case {"kind": "delegate", "result": {"task_id": _, "status": _, "completed_at": _} as outcome}:
             return [Outcome.model_validate(outcome)]
-        # Journals from before steps had `calls`:
-        case {"kind": "model", "result": {"usage": _} as call}:
-            calls = [call]
-        case {"kind": "model", "result": {"call": dict(call)}}:
-            calls = [call]
-        case {"kind": "context", "result": {"compression": dict(call)}}:
-            calls = [call]
         case _:
             return []
-    return [Call.model_validate({name: call[name] for name in _COUNTED if name in call}) for call in calls]
 
 
 def _events_of(reply: StepResult, shape: type[BaseModel] | None) -> list[ProgressEvent]:
-    """What is wrong with a reply, and its text, so that nothing that was paid for is lost."""
+    """The faults of a reply with its text, so that nothing that was paid for is lost."""
     events: list[ProgressEvent] = []
     if isinstance(reply, RecordedError):
         return events
@@ -385,7 +375,6 @@ def _events_of(reply: StepResult, shape: type[BaseModel] | None) -> list[Progres
 
 
 def _kinds_of(kind: type[ModelError]) -> Iterator[type[ModelError]]:
-    """A class of errors and all below it."""
     yield kind
     for below in kind.__subclasses__():
         yield from _kinds_of(below)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from meshwright.component import Component
 from meshwright.mesh import Mesh
-from meshwright.run.contents import Contents
+from meshwright.run.erasure import Contents
 
 
 class ContentsComponent(Component):
@@ -27,7 +27,7 @@ class ContentsComponent(Component):
         """Have the Redis of a mesh on Dapr take from its disk what was erased. Raises ServiceFailed."""
         dapr = self.mesh.settings.dapr
         if self.mesh.settings.store == "dapr" and dapr.redis_host is not None:
-            from meshwright.stack.redis_log import rewrite_redis_log
+            from meshwright.stack.checks import rewrite_redis_log
 
             password = "" if dapr.redis_password is None else dapr.redis_password.get_secret_value()
             await rewrite_redis_log(dapr.redis_host.split(",")[0], password)

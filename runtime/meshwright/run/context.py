@@ -1,32 +1,121 @@
-"""What every run of a mesh uses, and what one run is of."""
+"""The services of all runs of a mesh, the context of one run, and its requests to other agents."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
 
 from meshwright.agent import Agent
 from meshwright.context.memory import Memory
 from meshwright.context.service import ContextClient
 from meshwright.core.clock import Clock
-from meshwright.core.errors import ToolFailed
+from meshwright.core.errors import AgentError, DelegationFailed, ToolFailed
 from meshwright.core.limits import MAX_REPEATS, MAX_STEPS, TIMEOUT_SECONDS, Limits
-from meshwright.core.messages import MemoryScope, Parent, Task, TaskBudget, derived_id
+from meshwright.core.messages import MemoryScope, Outcome, Parent, Task, TaskBudget, derived_id
+from meshwright.core.money import is_amount
 from meshwright.core.tracing import NoTracing, Span, Tracing
-from meshwright.events.activity import Activity
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
+from meshwright.ledger.activity import Activity
 from meshwright.ledger.budgets import Budgets
 from meshwright.models.port import CallContext, Model, ModelWindow, OnCall
-from meshwright.orchestration.settings import ApprovalRule
 from meshwright.prompts import Prompts
-from meshwright.run.delegation import Delegation
+from meshwright.run.limits import StepTime
 from meshwright.run.parking import Parking
-from meshwright.run.step_time import StepTime
+from meshwright.tools.settings import ApprovalRule
 from meshwright.tools.tool import Tool
 from meshwright.work import Journal, Work
 from meshwright.work.paths import OpenStep
+
+
+@dataclass(frozen=True, slots=True)
+class Delegation:
+    """A task for another agent, named or chosen by `capability`.
+
+    `payload` goes beside the `text`; `shape` is the pydantic model of the answer, `dict` for the result as it
+    is, `Outcome` for all of the outcome with its files, None for text; `timeout` is how many
+    seconds a step of it may take, `deadline` all of it; `budget_usd` what it may cost of the budgets above
+    it.
+    """
+
+    agent_id: str = ""
+    text: str = ""
+    shape: type[BaseModel] | type[dict[str, Any]] | type[Outcome] | None = None
+    capability: str = ""
+    payload: Mapping[str, Any] = field(default_factory=dict)
+    timeout: float | None = None
+    deadline: float | None = None
+    budget_usd: Decimal | str | None = None
+
+    def __post_init__(self) -> None:
+        if bool(self.agent_id) == bool(self.capability):
+            raise AgentError(
+                "a delegation names no agent"
+                if not self.agent_id
+                else "a delegation names agent and capability",
+                remedy="Give either agent_id or capability",
+            )
+        for name, seconds in (("timeout", self.timeout), ("deadline", self.deadline)):
+            if seconds is not None and seconds <= 0:
+                raise AgentError(
+                    f"the {name} of a delegation is not positive", remedy="Give seconds, or none"
+                )
+
+    @property
+    def whom(self) -> str:
+        """The agent, or the capability, that is asked."""
+        return self.agent_id or self.capability
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """The payload of its task."""
+        return {"text": self.text, **self.payload} if self.text or not self.payload else dict(self.payload)
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """The request of its step, as the journal has it."""
+        extra = {"capability": self.capability, "payload": self.payload}
+        extra |= {"timeout": self.timeout, "deadline": self.deadline}
+        extra["budget_usd"] = None if self.budget_usd is None else str(self.budget_usd)
+        wanted = {name: value for name, value in extra.items() if value}
+        return {"agent_id": self.agent_id, "text": self.text, **wanted}
+
+    @property
+    def budget(self) -> Decimal | None:
+        """Its share of the budgets above it; None for as much as they have."""
+        if self.budget_usd is None:
+            return None
+        try:
+            wanted = Decimal(self.budget_usd)
+        except InvalidOperation:
+            wanted = Decimal(-1)
+        if not is_amount(wanted):
+            raise AgentError(f"the budget_usd of a delegation is {self.budget_usd!r}", remedy='Write "0.50"')
+        return wanted
+
+    def answer_of(self, outcome: Outcome) -> Any:
+        """The answer. Raises DelegationFailed where there is none, or one of another shape."""
+        if not outcome.success:
+            reason = outcome.error.message if outcome.error is not None else outcome.status
+            raise DelegationFailed(f"{outcome.agent_id or self.whom} did not succeed: {reason}")
+        result = outcome.result or {}
+        if self.shape is None:
+            return outcome.answer
+        if self.shape is Outcome:
+            return outcome
+        if not issubclass(self.shape, BaseModel):
+            return dict(result)
+        try:
+            return self.shape.model_validate(result)
+        except ValidationError as error:
+            raise DelegationFailed(
+                f"{outcome.agent_id} answered in another shape than {self.shape.__name__}: {error}"
+            ) from error
 
 
 def _unknown_window(model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str) -> ModelWindow:
@@ -38,7 +127,7 @@ _LIMITS = Limits(max_steps=MAX_STEPS, max_repeats=MAX_REPEATS)
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What every run of a mesh uses."""
+    """The services that every run of a mesh uses."""
 
     host: Runtime
     model: Model
@@ -80,14 +169,14 @@ class RunContext:
 
     @property
     def scopes(self) -> dict[MemoryScope, str]:
-        """Whose memories the run may use: scopes, each with what it is the scope of."""
+        """The scopes whose memories the run may use, each with its id."""
         agent_id, project_id = self.agent.agent_id, self.services.project_id
         return {"task": self.task.task_id, "agent": agent_id, "project": project_id, "global": "global"}
 
     def call_context(
         self, number: int | None, record: OnCall | None, step: OpenStep | None = None
     ) -> CallContext:
-        """Whose a call of a model is: what budgets, ledger and cache know it by."""
+        """Returns who pays for a model call: tenant, task, agent, budgets."""
         task = self.task
         return CallContext(
             budget_usd=task.budget_usd,

@@ -15,14 +15,27 @@ from meshwright.core.tracing import TENANT, GenAI
 from meshwright.models.errors import ContentRefused, ContextTooLong, ModelRefused
 from meshwright.models.port import ChatMessage, ModelReply, ToolCall
 from meshwright.models.structure import ShapeT, parse_or_repair
-from meshwright.run import replies
-from meshwright.run.attached import DELEGATE_TOOL, check_size, files_in, fitting
 from meshwright.run.calls import ModelCalls
 from meshwright.run.context import RunContext
-from meshwright.run.files import parts_of_result
+from meshwright.run.files import DELEGATE_TOOL, check_size, files_in, fitting, parts_of_result
 from meshwright.run.limits import Limit, Repeats, reached
 from meshwright.run.people import Approvals
 from meshwright.run.prepared import PreparedPrompt
+from meshwright.run.replies import (
+    ANSWER_NOW,
+    CONTINUE,
+    MAX_EMPTY,
+    MAX_PARTS,
+    MAX_ROOM,
+    MAX_TRIES,
+    REPLY_WAS_EMPTY,
+    is_cut_off,
+    is_empty,
+    joined,
+    must_be_whole,
+    unusable,
+    write_less,
+)
 from meshwright.run.tool_calls import FailedCall, content_of, failed_call, seconds_of, tool_events
 from meshwright.run.window import ContextWindow
 from meshwright.tools.approval import Decision
@@ -34,13 +47,10 @@ class Dialogues:
     """The dialogues of one run; `run` is the context that tools get."""
 
     def __init__(self, attempt: RunContext, calls: ModelCalls, run: Any) -> None:
-        self.last_answer = ""
-        """The last answer that a model gave in a shape, as JSON."""
         self._attempt = attempt
         self._calls = calls
-        self._run: Callable[[], Any] = ref(
-            run
-        )  # which has this: a circle would wait for the garbage collector
+        # A weak reference, since the run has this: a circle would wait for the garbage collector.
+        self._run: Callable[[], Any] = ref(run)
         self._approvals = Approvals(attempt)
 
     async def answer(
@@ -59,11 +69,10 @@ class Dialogues:
         if shape is None:
             return reply.content
         answer = await parse_or_repair(shape, reply, talk.messages, talk.repair)
-        self.last_answer = answer.model_dump_json(by_alias=True)
+        self._calls.last_answer = answer.model_dump_json(by_alias=True)
         return answer
 
     async def _call_tools(self, reply: ModelReply, talk: _Dialogue) -> None:
-        """Call the tools of a reply, side by side where they may, and add their results in order."""
         results: list[Any] = []
         for calls in self._together(reply.tool_calls):
             if len(calls) == 1:  # in the run's own asyncio task, so that its path stays flat
@@ -107,7 +116,6 @@ class Dialogues:
         )
 
     async def _refuse(self, call: ToolCall) -> Any:
-        """The result of a call of a tool that does not exist: a step, as that of any tool that fails."""
         names = ", ".join(self._attempt.tools) or "none"
         result = {"value": None, "error": f"there is no tool {call.name!r}; there are {names}"}
         request = {"arguments": call.arguments}
@@ -118,7 +126,6 @@ class Dialogues:
 
     @property
     def _has_waited(self) -> bool:
-        """Whether the tool that is being called has waited."""
         step = self._attempt.journal.inside
         return step is not None and step.has_waited
 
@@ -167,7 +174,7 @@ class Dialogues:
 
 
 class _Dialogue:
-    """What a run says to the model for one answer: messages, and the tools that it may still call.
+    """One answer of the model: the messages sent for it, and the tools that it may still call.
 
     All that it decides by is in the journal, so that a resumed run says the same.
     """
@@ -201,7 +208,7 @@ class _Dialogue:
         self._begins = True
         self._events: tuple[ProgressEvent, ...] = ()
         self._room = prepared.max_tokens
-        self._most_room = max(self._room, prepared.max_output or replies.MAX_ROOM * self._room)
+        self._most_room = max(self._room, prepared.max_output or MAX_ROOM * self._room)
         if prepared.window is not None:
             self._most_room = max(self._room, min(self._most_room, prepared.window // 4))
         self._window = ContextWindow(attempt, calls, prepared, len(self.messages), self._specs)
@@ -212,7 +219,6 @@ class _Dialogue:
 
     @property
     def may_call_tools(self) -> bool:
-        """Whether the tools that a reply asks for are called."""
         return self._has_tools and self.limit is None
 
     async def reply(self) -> ModelReply:
@@ -235,31 +241,30 @@ class _Dialogue:
                 continue
             if self._shape is not None and not reply.tool_calls:
                 return reply
-            if replies.is_empty(reply):
+            if is_empty(reply):
                 empty += 1
-                if empty > replies.MAX_EMPTY:
-                    raise replies.unusable(reply, self._prepared, self._room, text)
-                more.append(replies.REPLY_WAS_EMPTY)
+                if empty > MAX_EMPTY:
+                    raise unusable(reply, self._prepared, self._room, text)
+                more.append(REPLY_WAS_EMPTY)
                 continue
-            if not replies.is_cut_off(reply) or replies.must_be_whole(reply, self._shape):
-                whole = {"content": replies.joined(text, reply.content)}
+            if not is_cut_off(reply) or must_be_whole(reply, self._shape):
+                whole = {"content": joined(text, reply.content)}
                 return reply.model_copy(update=whole) if text else reply
             parts += 1
-            if parts > replies.MAX_PARTS:
-                raise replies.unusable(reply, self._prepared, self._room, text)
-            text = replies.joined(text, reply.content)
-            more += [reply.message(), replies.CONTINUE]
+            if parts > MAX_PARTS:
+                raise unusable(reply, self._prepared, self._room, text)
+            text = joined(text, reply.content)
+            more += [reply.message(), CONTINUE]
 
     async def repair(self, messages: Sequence[ChatMessage]) -> ModelReply:
-        """Ask for an answer in the shape again, without tools."""
         self._specs = ()
         return await self.ask(messages)
 
     async def ask(self, messages: Sequence[ChatMessage]) -> ModelReply:
         """Ask, and where the reply has to be whole and is cut off, ask again with more room for it.
 
-        At the most the model is asked to write less. Raises ReplyCutOff where that does not help. What a
-        policy held back is asked for once more, since chance often decides that.
+        At the most the model is asked to write less. Raises ReplyCutOff where that does not help. A reply
+        that a policy held back is asked for once more, since chance often decides that.
         """
         note: tuple[ChatMessage, ...] = ()
         tries, is_again = 0, False
@@ -281,14 +286,14 @@ class _Dialogue:
                     raise
                 # More than the model may write, as far as can be known.
                 self._room = self._most_room = self._prepared.max_tokens
-                note, is_again = (replies.write_less(self._room),), False
+                note, is_again = (write_less(self._room),), False
                 continue
             self._window.learn(reply)
             is_again = False
-            if not (replies.is_cut_off(reply) and replies.must_be_whole(reply, self._shape)):
+            if not (is_cut_off(reply) and must_be_whole(reply, self._shape)):
                 return reply
-            if tries >= replies.MAX_TRIES:
-                raise replies.unusable(reply, self._prepared, self._room)
+            if tries >= MAX_TRIES:
+                raise unusable(reply, self._prepared, self._room)
             if (more := self._more_room(reply)) is None:
                 return reply
             note = more
@@ -300,10 +305,10 @@ class _Dialogue:
             return ()
         if self._shape is not None and not reply.tool_calls:
             return None
-        return (replies.write_less(self._room),)
+        return (write_less(self._room),)
 
     def _next(self, messages: Sequence[ChatMessage]) -> dict[str, Any]:
-        """What the next call has besides the messages; events and the begin are of one call."""
+        """The arguments of the next call besides the messages; events and the begin are of one call."""
         known = {"events": self._events, "begins": self._begins, "max_tokens": self._room}
         self._events, self._begins = (), False
         self._window.ask(messages)
@@ -326,9 +331,8 @@ class _Dialogue:
         self._stop_at(reached(self._calls.limits, counted))
 
     def _stop_at(self, limit: Limit | None) -> None:
-        """Let the model only answer from now on, where a limit is reached."""
         if limit is not None:
             self.limit, self._calls.limit = limit, limit.name
             self._events = (limit.event("tools"),)
             self._specs = ()
-            self.messages.append(replies.ANSWER_NOW)
+            self.messages.append(ANSWER_NOW)

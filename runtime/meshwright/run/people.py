@@ -1,4 +1,4 @@
-"""What a run waits for from outside: answers and approvals of people, and events."""
+"""Waits of a run for the outside: answers and approvals of people, and events."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from meshwright.core import topics
 from meshwright.core.errors import AgentError, InvalidInput, ToolFailed, WaitExpired, sentence
 from meshwright.core.redaction import redact, redact_data
 from meshwright.models.structure import ShapeT
-from meshwright.orchestration.settings import ApprovalRule
 from meshwright.run.context import RunContext
 from meshwright.run.prepared import summary_of
 from meshwright.tools.approval import ApprovalCall, Decision, may_need_approval, rule_for
+from meshwright.tools.settings import ApprovalRule
 from meshwright.tools.tool import Tool
-from meshwright.work.people import Approval
-from meshwright.work.protocol import Wait, WaitKind
+from meshwright.work.people import WAITED_FOR, Approval
+from meshwright.work.protocol import Wait
 
 _APPROVED = "approved"  # the step that looks whether a tool was
 _TEXT = {"type": "string", "minLength": 1}
@@ -89,19 +89,9 @@ async def wait_event(
     )
 
 
-_WAITED_FOR: dict[WaitKind, str] = {
-    "person": "a person",
-    "task": "another task",
-    "timer": "a time",
-    "event": "an event",
-    "provider": "the provider of its model",
-    "money": "money",
-}
-
-
 def waits_for(wait: Wait) -> str:
     """Says as a clause for the conversation of a thread why a request is still open."""
-    return f"waits for {_WAITED_FOR[wait.kind]}{f': {wait.reason}' if wait.kind == 'person' else ''}"
+    return f"waits for {WAITED_FOR[wait.kind]}{f': {wait.reason}' if wait.kind == 'person' else ''}"
 
 
 class Approvals:
@@ -179,8 +169,6 @@ class Approvals:
         return call, rule_for(rules, call, **whose)
 
     async def _was_given(self, tool: str) -> bool:
-        """Whether the tool was approved in this task before: a step, so that a resumed run does the same."""
-
         async def look() -> bool:
             return tool in self._given
 
@@ -220,7 +208,6 @@ def _not_approved(call: ApprovalCall) -> ToolFailed:
 
 
 def _check(question: object, shape: object) -> None:
-    """Raise AgentError for what cannot be asked."""
     if not isinstance(question, str) or not 0 < len(question.strip()) <= _MAX_QUESTION_CHARS:
         raise AgentError(
             "run.ask_person needs a question as text",

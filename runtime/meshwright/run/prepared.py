@@ -1,17 +1,17 @@
-"""What a run begins with: its question, its prompt with a context of memories, and the conversation."""
+"""Prepares a run: its question, its prompt with a context of memories, and the conversation."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any
 
 from msgspec import field
 
 from meshwright.agent import Agent
-from meshwright.context.history import chat_messages
 from meshwright.context.memory import MemoryItem
 from meshwright.context.plan import context_request
+from meshwright.context.service import chat_messages
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import InvalidInput, MemoryUnavailable
 from meshwright.core.messages import Task
@@ -19,17 +19,15 @@ from meshwright.models.port import CallContext, ChatMessage, OutputMode
 from meshwright.run.context import RunContext
 from meshwright.run.files import files_of
 from meshwright.tools.limited import cut
-from meshwright.work.conversation import Recent, ThreadMessage, conversation_of
+from meshwright.work.conversation import Recent, conversation_of
 from meshwright.work.paths import ProgressEvent
-from meshwright.work.thread import HISTORY
 
-_MAX_HISTORY = 20  # entries of an agent's own conversation that a run looks back on
 _MAX_FIELD_CHARS = 32_000  # of one field of a payload, beside the words
 _MAX_QUESTION_CHARS = 100_000  # of all of them
 
 
 class PreparedPrompt(Struct):
-    """What a run was begun with, and keeps when it is resumed: prompt, context and model settings."""
+    """Prompt, context and model settings of a run, which keeps them when it is resumed."""
 
     system: str
     model: str
@@ -51,19 +49,10 @@ class PreparedPrompt(Struct):
     window: int | None = None
     max_output: int | None = None
     totals: dict[str, Any] = field(default_factory=dict)
-    """What the run had come to, of each limit that holds."""
-
-    @classmethod
-    def model_validate(cls, value: Any) -> Self:
-        """Read plain data. Raises ValueError where it does not fit."""
-        if (
-            isinstance(value, dict) and value.get("structure") == "instruction"
-        ):  # as earlier versions called it
-            value = {**value, "structure": "prompted"}
-        return super().model_validate(value)
+    """The totals of the run by then, for each limit that holds."""
 
     def events(self) -> list[ProgressEvent]:
-        """What was recalled, and how the context was made."""
+        """The events that memories were recalled, and that the context was compressed."""
         events: list[ProgressEvent] = []
         if self.memories:
             recalled = {"count": self.memories, "tokens": self.memory_tokens}
@@ -155,15 +144,12 @@ async def _recall(attempt: RunContext) -> list[MemoryItem]:
 
 
 async def _conversation(attempt: RunContext, window: int | None) -> tuple[ChatMessage, ...]:
-    """What was said in the thread before, in half of the context's tokens and a quarter of the window."""
+    """The thread's messages so far, in half of the context's tokens and a quarter of the window."""
     task, host = attempt.task, attempt.services.host
     if task.thread_id == task.task_id:
         return ()
     answer = await host.call(conversation_of(attempt.ref), "recent", None)
     said = Recent.model_validate(answer).messages
-    if last := attempt.work.history:  # of a version whose agents had a conversation each
-        records = await host.records(attempt.ref, HISTORY, first=max(1, last - _MAX_HISTORY + 1), last=last)
-        said = (*(ThreadMessage.model_validate(record.value) for record in records), *said)
     most = attempt.services.max_context_tokens // 2
     return chat_messages(said, most if window is None else min(most, window // 4))
 
@@ -208,12 +194,11 @@ def question_of(agent: Agent, task: Task) -> str:
 
 
 def summary_of(task: Task) -> str:
-    """What a task asks in short: its words, or else its payload as JSON."""
+    """The request of a task in short: its words, or else its payload as JSON."""
     return task.text or json.dumps(_without_files(task), ensure_ascii=False)
 
 
 def _without_files(task: Task) -> dict[str, Any]:
-    """The payload without what goes to the model as parts of a message."""
     return {
         name: value
         for name, value in task.payload.items()

@@ -16,26 +16,20 @@ from meshwright.context.memory import MemoryItem
 from meshwright.core.errors import AgentError, InvalidInput, ToolFailed
 from meshwright.core.files import File, TaskFile, task_file_of
 from meshwright.core.messages import MemoryScope, Outcome, derived_id
-from meshwright.events.activity import Activity
+from meshwright.ledger.activity import Activity
 from meshwright.models.port import ChatMessage
 from meshwright.models.structure import ShapeT
-from meshwright.run.attached import ATTACH, check_size, files_in, read_file
-from meshwright.run.author import Calls, awaited, noted
+from meshwright.run.author import Unawaited, awaited, noted
 from meshwright.run.calls import ModelCalls, RunUsage
-from meshwright.run.context import RunContext
-from meshwright.run.delegation import Delegation
+from meshwright.run.context import Delegation, RunContext
 from meshwright.run.dialogue import Dialogues
-from meshwright.run.files import parts_of, referred_in
-from meshwright.run.people import ask_person, wait_event, waits_for
+from meshwright.run.files import ATTACH, check_size, files_in, parts_of, read_file, referred_in
+from meshwright.run.people import ask_person, wait_event
 from meshwright.run.prepared import PreparedPrompt, prepare_run, question_of
 from meshwright.tools.limited import cut
-from meshwright.work import Suspended
-from meshwright.work.conversation import Said, ThreadMessage, conversation_of
 from meshwright.work.paths import ProgressEvent
-from meshwright.work.protocol import Wait
 
 _MAX_PROGRESS_CHARS = 1_000
-_MAX_SAID_CHARS = 32_000  # of a request, and of an answer, in a conversation
 ResultT = TypeVar("ResultT")
 DataT = TypeVar("DataT", bound=BaseModel | dict[str, Any] | Outcome)
 
@@ -43,44 +37,27 @@ DataT = TypeVar("DataT", bound=BaseModel | dict[str, Any] | Outcome)
 class Run:
     """The work of one agent on one task. Tools get it as their context."""
 
-    def __init__(self, attempt: RunContext) -> None:
+    def __init__(self, attempt: RunContext, calls: ModelCalls, unawaited: Unawaited) -> None:
         self.agent = attempt.agent
         self.task = attempt.task
         """The task being worked on."""
         self.tools = attempt.tools
-        self.calls = Calls()
         self._attempt = attempt
         self._journal = attempt.journal
-        self._calls = ModelCalls(attempt)
-        self._dialogues = Dialogues(attempt, self._calls, self)
+        self._calls = calls
+        self._unawaited = unawaited
+        self._dialogues = Dialogues(attempt, calls, self)
         self._prepared: PreparedPrompt | None = None
 
     @property
     def usage(self) -> RunUsage:
-        """What its calls of models and its delegated tasks have cost so far, earlier claims included."""
+        """The cost of its calls of models and of delegated tasks so far, earlier claims included."""
         return self._calls.usage
 
     @property
     def limit(self) -> str | None:
         """The limit that the run has reached, by name."""
         return self._calls.limit
-
-    def outcome_files(self) -> tuple[TaskFile, ...]:
-        """The files that the outcome has, and where they are."""
-        return self._calls.attached.of_task(self.task.task_id)
-
-    async def recover(self) -> None:
-        """Have budgets book what earlier claims paid for, where those ended before they had."""
-        await self._calls.recover()
-
-    async def booked(self) -> None:
-        """Return once budgets have booked what its calls cost."""
-        await self._calls.booked()
-
-    @property
-    def suspended(self) -> Suspended | None:
-        """What unwinds the run, once it has to wait."""
-        return self._journal.suspended
 
     @property
     def agent_id(self) -> str:
@@ -106,7 +83,6 @@ class Run:
         return await self._dialogues.answer(question, await self.prepare(), shape, self.tools)
 
     async def _referred(self) -> dict[str, File]:
-        """The files of other tasks that the task names, by their url."""
         urls = referred_in(self.task.payload)
         if not urls:
             return {}
@@ -285,13 +261,13 @@ class Run:
 
         Raises AgentError for what is no Delegation, before any of them starts.
         """
-        for number, each in enumerate(delegations):
-            if not isinstance(each, Delegation):
+        for number, wanted in enumerate(delegations):
+            if not isinstance(wanted, Delegation):
                 raise AgentError(
-                    f"run.delegate_all got a {type(each).__name__} as its item {number}",
+                    f"run.delegate_all got a {type(wanted).__name__} as its item {number}",
                     remedy='Write Delegation("researcher-agent", "What is a turn?") for each',
                 )
-        work = [self._delegate(each) for each in delegations]
+        work = [self._delegate(wanted) for wanted in delegations]
         return await self.gather(*work, return_exceptions=return_exceptions)  # type: ignore[call-overload]
 
     async def _delegate(self, wanted: Delegation) -> Any:
@@ -399,7 +375,7 @@ class Run:
 
     @noted
     async def activity(self, since: datetime) -> Activity:
-        """What happened in the task's tenant since a time, as the event log has it now.
+        """The activity in the task's tenant since a time, as the event log has it now.
 
         Call it in a `run.step`: read again, it differs. Raises ToolFailed where this worker has no log.
         """
@@ -410,49 +386,3 @@ class Run:
                 remedy="Set reads_log = True in the class of the agent, whose tasks run at the front then",
             )
         return await read(self.task.tenant_id, since)
-
-    def check_followed(self) -> None:
-        """Raise why its journal can't be followed, where the agent's code has caught that."""
-        if self._journal.ended is not None:
-            raise self._journal.ended
-
-    def let_go(self) -> bool:
-        """Take back that the journal cancelled the run's asyncio task, if it did; whether only it had."""
-        return self._journal.let_go()
-
-    async def close(self) -> None:
-        """End what the run has left behind."""
-        await self._journal.close()
-
-    async def confirm(self) -> None:
-        """Return once all that the run has journaled is durable."""
-        await self._journal.confirm()
-
-    async def tell_thread(self, answer: str) -> None:
-        """Add what was asked and answered to the conversation of the thread, where the task has one.
-
-        It is durable before the outcome is known, so that readers of the outcome find it. An answer
-        without words is the last that a model gave in a shape.
-        """
-        answered = answer or self._dialogues.last_answer
-        await self._tell("\n".join(filter(None, [answered, *map(str, self.files)])), is_open=False)
-
-    async def tell_open(self, waits: Sequence[Wait]) -> None:
-        """Add what was asked, and what it waits for, for the runs that come before its answer."""
-        people_first = sorted(waits, key=lambda wait: wait.kind != "person")
-        await self._tell(f"Still open: this request {waits_for(people_first[0])}", is_open=True)
-
-    async def _tell(self, answered: str, *, is_open: bool) -> None:
-        task = self.task
-        if task.thread_id == task.task_id:
-            return
-        asked = cut(question_of(self.agent, task), _MAX_SAID_CHARS)
-        known = {"task_id": task.task_id, "agent_id": self.agent_id, "is_open": is_open}
-        messages = (
-            ThreadMessage(role="user", content=asked, **known),
-            ThreadMessage(role="assistant", content=cut(answered, _MAX_SAID_CHARS), **known),
-        )
-        conversation = conversation_of(self._attempt.ref)
-        await self._attempt.services.host.call(
-            conversation, "add", Said(task_id=task.task_id, messages=messages)
-        )

@@ -5,42 +5,47 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from meshwright.agent import Agent
 from meshwright.core.errors import AgentError, HostError, MailboxFull, MeshError
 from meshwright.core.messages import Fault, Outcome, OutcomeStatus
-from meshwright.core.tracing import TENANT, GenAI, Span
+from meshwright.core.tracing import TENANT, GenAI
 from meshwright.kernel.envelope import ActorRef
-from meshwright.run.author import fault_of, result_of
+from meshwright.run.author import Unawaited, fault_of, result_of
+from meshwright.run.calls import ModelCalls
 from meshwright.run.context import RunContext, Services
+from meshwright.run.limits import StepTime, step_timeout
+from meshwright.run.people import waits_for
+from meshwright.run.prepared import question_of
 from meshwright.run.run import Run
-from meshwright.run.step_time import StepTime, step_timeout
+from meshwright.tools.limited import cut
 from meshwright.tools.tool import Tool
 from meshwright.work import Completed, Journal, Suspended, Work
+from meshwright.work.conversation import Said, ThreadMessage, conversation_of
+from meshwright.work.protocol import Wait
 from meshwright.work.worker import Stopped, until_stopped
 
 logger = logging.getLogger("meshwright.runner")
+_MAX_SAID_CHARS = 32_000  # of a request, and of an answer, in a conversation
 
 
-class _ToolUser(Protocol):
-    """An agent with its tools, by name."""
-
+class _BoundAgent(Protocol):
     agent: Agent
     tools: dict[str, Tool]
 
 
 class Runner:
-    """What a worker runs: the agent that the task was dispatched to."""
+    """Runs attempts for a worker: each by the agent that its task was dispatched to."""
 
-    def __init__(self, services: Services, agents: Mapping[str, _ToolUser]) -> None:
+    def __init__(self, services: Services, agents: Mapping[str, _BoundAgent]) -> None:
         self._services = services
         self._agents = agents
 
     async def __call__(self, ref: ActorRef, work: Work, journal: Journal) -> Completed:
         """Run an attempt to its end. Raises Suspended where it has to wait, HostError where the host ends."""
-        task = work.task
+        services, task, bound = self._services, work.task, self._agents[ref.type]
         attributes = {
             GenAI.OPERATION_NAME: GenAI.INVOKE_AGENT,
             GenAI.AGENT_ID: ref.type,
@@ -49,33 +54,43 @@ class Runner:
             "meshwright.task.id": task.task_id,
             TENANT: task.tenant_id,
         }
-        with self._services.tracing.span(
+        with services.tracing.span(
             f"invoke_agent {ref.type}", parent=task.traceparent, attributes=attributes
         ) as span:
-            bound = self._agents[ref.type]
-            timeout = step_timeout(self._services.timeout_seconds, bound.agent, task.timeout)
+            timeout = step_timeout(services.timeout_seconds, bound.agent, task.timeout)
             spent = StepTime(timeout, work.seconds)
-            attempt = RunContext(
-                self._services, bound.agent, bound.tools, ref, work, task, journal, span, spent
-            )
-            run = Run(attempt)
-            await run.recover()
-            try:
-                completed = await self._finish(run, work, span, spent)
-            except Suspended as suspended:
-                await run.booked()
-                await run.tell_open(suspended.waits)
-                raise
-            await run.booked()
-            return completed
+            attempt = RunContext(services, bound.agent, bound.tools, ref, work, task, journal, span, spent)
+            return await _Execution(attempt).complete()
 
-    async def _finish(self, run: Run, work: Work, span: Span, spent: StepTime) -> Completed:
-        task = work.task
+
+class _Execution:
+    """One attempt under way: the run that its agent sees, and the parts that it does not."""
+
+    def __init__(self, attempt: RunContext) -> None:
+        self._attempt = attempt
+        self._journal = attempt.journal
+        self._calls = ModelCalls(attempt)
+        self._unawaited = Unawaited()
+        self._run = Run(attempt, self._calls, self._unawaited)
+
+    async def complete(self) -> Completed:
+        await self._calls.recover()
+        try:
+            completed = await self._finish()
+        except Suspended as suspended:
+            await self._calls.booked()
+            await self._tell_open(suspended.waits)
+            raise
+        await self._calls.booked()
+        return completed
+
+    async def _finish(self) -> Completed:
+        attempt, task, spent = self._attempt, self._attempt.task, self._attempt.time
         result: dict[str, Any] | None = None
         status: OutcomeStatus = "succeeded"
         fault: Fault | None = None
         try:
-            result = await until_stopped(self._within_timeout(run, spent))
+            result = await until_stopped(self._within_timeout())
         except Stopped:
             status, fault = "cancelled", Fault(type="Cancelled", message="cancelled on request")
         except _OutOfTime:
@@ -86,77 +101,112 @@ class Runner:
                 raise
             if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
                 try:  # the next attempt pays for the call that is broken off
-                    await run.confirm()
+                    await self._journal.confirm()
                 except HostError as lost:  # the work is no longer this worker's: that matters more
                     logger.warning("task %s does not pay for a call broken off: %s", task.task_id, lost)
                 raise
             if isinstance(error, AgentError) or not isinstance(error, MeshError):
-                logger.exception("agent %s failed on task %s", run.agent_id, task.task_id)
-            status, fault = "failed", fault_of(run.agent, error)
+                logger.exception("agent %s failed on task %s", attempt.agent.agent_id, task.task_id)
+            status, fault = "failed", fault_of(attempt.agent, error)
         if fault is not None:
             result = None
-            span.fail(fault.type)
-        usage = run.usage
-        outcome = Outcome(
+            attempt.span.fail(fault.type)
+        outcome = self._outcome(status, result, fault)
+        if outcome.success:
+            await self._tell_answer(outcome.text)
+        return Completed(task_id=task.task_id, fence=attempt.work.fence, outcome=outcome)
+
+    def _outcome(self, status: OutcomeStatus, result: dict[str, Any] | None, fault: Fault | None) -> Outcome:
+        attempt, task, usage = self._attempt, self._attempt.task, self._calls.usage
+        return Outcome(
             task_id=task.task_id,
-            agent_id=work.dispatch.agent_id,
+            agent_id=attempt.work.dispatch.agent_id,
             capability=task.capability,
             status=status,
             success=status == "succeeded",
             result=result,
-            files=run.outcome_files(),
+            files=self._calls.attached.of_task(task.task_id),
             error=fault,
-            duration_ms=round(spent.worked * 1000, 3),
+            duration_ms=round(attempt.time.worked * 1000, 3),
             model=usage.model,
             finish_reason=usage.finish_reason,
-            limit=run.limit,
+            limit=self._calls.limit,
             usage=usage.usage,
             cost_usd=usage.cost_usd,
-            completed_at=self._services.clock.now(),
+            completed_at=attempt.services.clock.now(),
             generation=task.generation,
-            attempt=work.dispatch.attempt,
+            attempt=attempt.work.dispatch.attempt,
         )
-        if outcome.success:
-            await run.tell_thread(outcome.text)
-        return Completed(task_id=task.task_id, fence=work.fence, outcome=outcome)
 
-    async def _within_timeout(self, run: Run, spent: StepTime) -> dict[str, Any] | None:
+    async def _within_timeout(self) -> dict[str, Any] | None:
         """Run while the agent's code begins and ends steps."""
+        journal, spent = self._journal, self._attempt.time
         limit = spent.limit()
         result = None
         try:
             async with limit:
-                result = await self._result(run)
+                result = await self._result()
         except BaseException as error:  # whatever the agent's code makes of a Suspended that it catches
-            is_ours = run.let_go()
+            is_ours = journal.let_go()
             if isinstance(error, (TimeoutError, asyncio.CancelledError)) and limit.expired():
                 raise _OutOfTime from error
-            if run.suspended is None or (isinstance(error, asyncio.CancelledError) and not is_ours):
+            if journal.suspended is None or (isinstance(error, asyncio.CancelledError) and not is_ours):
                 raise
         finally:
             spent.over()
-            await run.close()
-        if run.suspended is None:
+            await journal.close()
+        if (suspended := journal.suspended) is None:
             return result
-        run.let_go()
-        known = {"seconds": spent.worked, "usage": run.usage.usage, "cost_usd": run.usage.cost_usd}
-        raise Suspended(run.suspended.suspend.model_copy(update=known), run.suspended.waits)
+        journal.let_go()
+        usage = self._calls.usage
+        known = {"seconds": spent.worked, "usage": usage.usage, "cost_usd": usage.cost_usd}
+        raise Suspended(suspended.suspend.model_copy(update=known), suspended.waits)
 
-    async def _result(self, run: Run) -> dict[str, Any] | None:
-        """The agent's answer. Raises AgentError where its code does what it may not."""
+    async def _result(self) -> dict[str, Any] | None:
         try:
-            answer: Any = run.agent.run(run)
+            answer: Any = self._attempt.agent.run(self._run)
             if not inspect.isawaitable(answer):
                 raise AgentError("run is not async", remedy="Write `async def run(self, run)`")
             answer = await answer
         except Exception as error:
-            run.check_followed()
+            self._check_followed()
             if not isinstance(error, MeshError):
-                run.calls.check(error)
+                self._unawaited.check(error)
             raise
-        run.check_followed()
-        run.calls.check()
+        self._check_followed()
+        self._unawaited.check()
         return result_of(answer)
+
+    def _check_followed(self) -> None:
+        """Raise why the journal can't be followed, where the agent's code has caught that."""
+        if self._journal.ended is not None:
+            raise self._journal.ended
+
+    async def _tell_answer(self, text: str) -> None:
+        """Add question and answer to the thread's conversation, durably before the outcome is known.
+
+        An answer without words is the last that a model gave in a shape.
+        """
+        said = [text or self._calls.last_answer, *map(str, self._calls.attached.files)]
+        await self._tell("\n".join(filter(None, said)), is_open=False)
+
+    async def _tell_open(self, waits: Sequence[Wait]) -> None:
+        """Add the question, and what the run waits for, for the runs that come before its answer."""
+        people_first = sorted(waits, key=lambda wait: wait.kind != "person")
+        await self._tell(f"Still open: this request {waits_for(people_first[0])}", is_open=True)
+
+    async def _tell(self, answered: str, *, is_open: bool) -> None:
+        attempt, task = self._attempt, self._attempt.task
+        if task.thread_id == task.task_id:
+            return
+        asked = cut(question_of(attempt.agent, task), _MAX_SAID_CHARS)
+        known = {"task_id": task.task_id, "agent_id": attempt.agent.agent_id, "is_open": is_open}
+        messages = (
+            ThreadMessage(role="user", content=asked, **known),
+            ThreadMessage(role="assistant", content=cut(answered, _MAX_SAID_CHARS), **known),
+        )
+        said = Said(task_id=task.task_id, messages=messages)
+        await attempt.services.host.call(conversation_of(attempt.ref), "add", said)
 
 
 class _OutOfTime(Exception):
@@ -170,6 +220,5 @@ def _is_no_outcome(error: BaseException) -> bool:
 
 
 def _is_being_cancelled() -> bool:
-    """Whether the worker has cancelled the run, rather than the agent something of its own."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

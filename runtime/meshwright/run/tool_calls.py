@@ -26,7 +26,7 @@ class FailedCall(NamedTuple):
 
 
 def content_of(result: Any) -> str:
-    """What a model gets of the result of a tool."""
+    """The result of a tool as text for the model."""
     if not is_journaled(result):
         result = {"value": result, "error": None}  # what a person says came of it
     if result["error"] is not None:
@@ -92,7 +92,7 @@ def tool_events(call: ToolCall, result: dict[str, Any], started: float | None) -
 
 
 def result_summary(value: Any) -> str | None:
-    """What a tool gave, without its content: how much of what. A single line of text is given, cut short."""
+    """A result without its content: how much of it there is. A single line of text is given, cut short."""
     match value:
         case None:
             return None
@@ -108,7 +108,6 @@ def result_summary(value: Any) -> str | None:
 
 
 def _size(value: Any) -> int | str | None:
-    """How large a field is that holds a list or a longer text."""
     if isinstance(value, list):
         return len(value)
     return f"{_lines(value)} lines" if isinstance(value, str) and _lines(value) > 1 else None

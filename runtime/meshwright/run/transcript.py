@@ -1,4 +1,4 @@
-"""What happened at each step of a task: read from its journal, with the figures of its events.
+"""Shows each step of a task: read from its journal, with the figures of its events.
 
 The journal has the contents: messages and replies of the model, arguments and results of tools. The event
 log has the facts: when, how long, how many tokens, what it cost. They are deleted apart, so either may be
@@ -21,10 +21,11 @@ from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.runtime import Runtime
-from meshwright.run.attached import ATTACH, files_in, without_data
+from meshwright.run.files import ATTACH, files_in, without_data
 from meshwright.run.recorded import (
     TOOL,
     RecordedStep,
+    digest_of,
     error_of,
     figures_of,
     joined_steps,
@@ -32,7 +33,6 @@ from meshwright.run.recorded import (
     value_of,
     was_answered,
 )
-from meshwright.run.sent import digest_of
 from meshwright.run.tool_calls import content_of, result_summary
 from meshwright.tools.limited import cut
 from meshwright.work.earlier import read_steps
@@ -45,7 +45,6 @@ from meshwright.work.steps import StepStatus, StepSummary, StepView
 _MAX_SUMMARY_CHARS = 200
 _READ_CHARS = 4_000  # of a text, for its summary
 _NOT_STORED = "What was said at this step is not stored: the step never ended, or its contents were deleted."
-_OLD = "The messages of this step were not stored by the version that ran it."
 
 
 class Transcript:
@@ -136,7 +135,6 @@ class Transcript:
         return "done" if is_known or was_answered(step) else "unfinished"
 
     def _text(self, step: RecordedStep, kind: str) -> str:
-        """A step in one line."""
         result = step.result
         if kind == "model" and isinstance(result, dict):
             calls = [f"{call['name']}({_read(call['arguments'])})" for call in result.get("tool_calls", ())]
@@ -182,14 +180,13 @@ class Transcript:
         return contents
 
     def _dialogue(self, step: RecordedStep, *, whole: bool) -> dict[str, Any]:
-        """Messages and reply of the model."""
         assert step.record is not None
-        sent, reply = step.record.get("told"), step.result
+        sent, reply = step.record.get("sent"), step.result
         contents: dict[str, Any] = {"notes": ()}
         if isinstance(reply, dict) and "failed" not in reply:
             contents["reply"] = _said(reply)
-        if not isinstance(sent, dict):
-            return {**contents, "notes": (_OLD,)}
+        if sent is None:  # a step of the author's, called like ours
+            return contents
         messages, notes = self._messages(step.path)
         same = sent.get("same", 0)
         contents["new_messages"] = len(messages) - same
@@ -204,7 +201,7 @@ class Transcript:
         chain = []
         while path not in self._messages_at:  # not by recursion: a run may have thousands of steps
             step = self._steps.get(path)
-            sent = step.record.get("told") if step is not None and step.record is not None else None
+            sent = step.record.get("sent") if step is not None and step.record is not None else None
             if not isinstance(sent, dict):
                 self._messages_at[path] = [], (f"What was said before, at step {path}, is not stored.",)
                 break
@@ -221,7 +218,6 @@ class Transcript:
         return self._messages_at[chain[0][0] if chain else path]
 
     def _message(self, message: dict[str, Any], since: str) -> dict[str, Any]:
-        """A message in full, from what a step has kept of it."""
         if message.get("reply"):
             reply = self._steps[since].result if since in self._steps else None
             reply = reply if isinstance(reply, dict) else {}
@@ -233,10 +229,10 @@ class Transcript:
         return {"role": "tool", "tool_call_id": message.get("tool_call_id"), "content": content}
 
     def _request(self, step: RecordedStep) -> dict[str, Any]:
-        """What a call was asked with beside its messages: as at the last step that said so."""
+        """The settings of a call beside its messages: those of the last step that recorded them."""
         record = step.record
         while record is not None:
-            sent = record.get("told") or {}
+            sent = record.get("sent") or {}
             if "request" in sent:
                 return dict(sent["request"])
             before = self._steps.get(sent.get("since", ""))
@@ -245,13 +241,12 @@ class Transcript:
 
     @cached_property
     def _results(self) -> dict[str, str]:
-        """The results of tools as the model gets them, by hash."""
         results = (step.result for step in self._steps.values() if step.kind.startswith(TOOL))
         return {digest_of(content): content for content in map(content_of, results)}
 
     @cached_property
     def _arguments(self) -> dict[tuple[str, str], str]:
-        """What tools were called with, by name and hash of the request: journals have the hash alone."""
+        """The arguments of tools, by name and hash of the request: journals have the hash alone."""
         replies = (step.result for step in self._steps.values() if isinstance(step.result, dict))
         calls = (call for reply in replies for call in reply.get("tool_calls") or () if _is_call(call))
         return {
@@ -281,7 +276,6 @@ async def transcripts(
 
 
 async def _events(log: EventLog, record: TaskRecord, task: Task) -> dict[int, list[Event]]:
-    """What the log has of the steps of each attempt of this generation."""
     by_attempt: defaultdict[int, list[Event]] = defaultdict(list)
     since = record.attempts[0].started_at if record.attempts else None
     wanted = EventFilter(task_id=task.task_id, tenant_id=task.tenant_id, since=since)
@@ -296,17 +290,11 @@ def _is_call(call: Any) -> bool:
     return isinstance(call, dict) and isinstance(call.get("name"), str) and "arguments" in call
 
 
-def _hash_of_call(call: Mapping[str, Any]) -> str:
-    """The hash of the request of the step that makes a call."""
-    return hash_of({"arguments": call["arguments"]})
-
-
 def _call_key(step: RecordedStep) -> tuple[str, str]:
     return step.kind.removeprefix(TOOL), str((step.record or {}).get("hash", ""))
 
 
 def _said(reply: Mapping[str, Any]) -> dict[str, Any]:
-    """What a model said."""
     others = {name: reply[name] for name in ("thinking", "tool_calls") if reply.get(name)}
     if files := files_in(reply):
         others["files"] = [file.facts for file in files]
@@ -314,7 +302,6 @@ def _said(reply: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shown(value: Any, max_chars: int) -> Any:
-    """A content as people see it: without secrets, its long texts cut."""
     return _cut(redact_data(list(value) if isinstance(value, tuple) else value), max_chars)
 
 
@@ -331,13 +318,11 @@ def _cut(value: Any, max_chars: int) -> Any:
 
 
 def _short(text: str) -> str:
-    """A text on one line, without secrets."""
     line = " ".join(redact(text[:_READ_CHARS]).split())
     return line if len(line) <= _MAX_SUMMARY_CHARS else f"{line[: _MAX_SUMMARY_CHARS - 1]}…"
 
 
 def _read(arguments: Any) -> str:
-    """A tool's arguments as a person writes them, where they are an object of JSON."""
     text = arguments if isinstance(arguments, str) else _json(arguments)
     with suppress(ValueError, AttributeError):
         return ", ".join(f"{name}={_json(value)}" for name, value in json.loads(text).items())

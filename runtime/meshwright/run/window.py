@@ -1,6 +1,6 @@
 """Keeps a conversation within its model's window: old results of tools are shortened, older turns summarised.
 
-What is decided goes by the journal alone (the window as it was when the run began, what providers counted,
+Decisions go by the journal alone (the window as it was when the run began, what providers counted,
 which calls they refused), and the decision is journaled, so that a resumed run says the same.
 """
 
@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from meshwright.context.text import clip, count_tokens
 from meshwright.core.encoding import Struct
 from meshwright.models.port import ChatMessage, ModelReply, ToolCall, ToolSpec, texts_of
 from meshwright.run.calls import ModelCalls
 from meshwright.run.context import RunContext
-from meshwright.run.prefix import Prefix
 from meshwright.run.prepared import PreparedPrompt
 from meshwright.work.paths import ProgressEvent
 
@@ -53,7 +52,7 @@ class Shortened(Struct):
     tokens_after: int = 0
 
     def events(self, messages: int) -> list[ProgressEvent]:
-        """What went, as an event."""
+        """The event of it."""
         payload = {
             "how": list(self.how),
             "messages": messages,
@@ -145,25 +144,23 @@ class ContextWindow:
         return made.model_copy(update={"tokens_after": self._size(shorter)})
 
     def _old(self, messages: Sequence[ChatMessage]) -> int:
-        """Where the last results begin, or the last turn, which stay whole."""
+        """The index at which the last results begin, or the last turn: they stay whole."""
         results = [n for n, message in enumerate(messages) if message.role == "tool"]
         turns = self._turns(messages)
         ends = [*results[-_KEPT_RESULTS:][:1], *turns[-1:]]
         return min(ends, default=self._head)
 
     def _turns(self, messages: Sequence[ChatMessage]) -> list[int]:
-        """Where the model's replies begin."""
         return [n for n, message in enumerate(messages) if n >= self._head and message.role == "assistant"]
 
     def _through(self, messages: Sequence[ChatMessage], made: Shortened, limit: int) -> int:
-        """Where the turns begin that stay as they are: those that fit into their share, and the last."""
+        """The index of the first turn that stays: those that fit into their share, and the last."""
         shorter = self._apply(messages, made)
         turns = self._turns(messages)
         fitting = [n for n in turns if self._size(shorter[n:]) <= _TAIL * limit]
         return min(fitting, default=turns[-1] if turns else self._head)
 
     def _longest(self, messages: Sequence[ChatMessage], limit: int) -> int:
-        """How many tokens a result may have so that all fits."""
         results = [message for message in messages if message.role == "tool"]
         others = self._size([message for message in messages if message.role != "tool"])
         left = max(0.0, limit * _ENOUGH - others) / self._scale
@@ -192,16 +189,15 @@ class ContextWindow:
             context=partial(self._calls.context, attempt.journal.inside),
         )
         text = _listed(messages, max_tokens) if text is None else text
-        return f"Earlier messages of this conversation were left out. What happened in them:\n{text}", error
+        return f"Earlier messages of this conversation were left out. This happened in them:\n{text}", error
 
     @cached_property
     def _fixed(self) -> int:
-        """The tokens of the tools."""
         return sum(count_tokens(spec.model_dump_json()) for spec in self._specs)
 
     @property
     def _scale(self) -> float:
-        """What the provider counted for each token that we estimate."""
+        """The provider's count for each token that we estimate."""
         if self._counted is None:
             return 1.0
         messages, counted = self._counted
@@ -211,7 +207,6 @@ class ContextWindow:
         return int((self._fixed + sum(map(_tokens_of, messages))) * self._scale)
 
     def _estimate(self, messages: Sequence[ChatMessage]) -> int:
-        """The tokens of the conversation as it grows."""
         return self._fixed + self._tokens.of(messages)
 
 
@@ -259,7 +254,6 @@ def _beginning(text: str) -> str:
 
 
 def _without_files(message: ChatMessage) -> ChatMessage:
-    """A result of a tool without its files, which its words describe."""
     if message.role != "tool" or not message.parts:
         return message
     return message.model_copy(update={"content": f"{message.content} [files left out]", "parts": ()})
@@ -277,7 +271,6 @@ def _cut(message: ChatMessage, max_tokens: int) -> ChatMessage:
 
 
 def _material(messages: Sequence[ChatMessage], max_tokens: int) -> str:
-    """Messages as a text for a summary, each cut so that all fit."""
     each = max(40, max_tokens // max(1, len(messages)))
     lines: list[str] = []
     for message in messages:
@@ -288,7 +281,6 @@ def _material(messages: Sequence[ChatMessage], max_tokens: int) -> str:
 
 
 def _listed(messages: Sequence[ChatMessage], max_tokens: int) -> str:
-    """Which tools were called, how often, and the latest calls with their results."""
     calls = {call.id: call for message in messages for call in message.tool_calls}
     counted = Counter(call.name for call in calls.values())
     results = [
@@ -311,3 +303,33 @@ def _listed(messages: Sequence[ChatMessage], max_tokens: int) -> str:
 
 def _line(text: str, max_chars: int = _SHORT_CHARS // 2) -> str:
     return " ".join(text.split())[:max_chars]
+
+
+ValueT = TypeVar("ValueT")
+
+
+class Prefix(Generic[ValueT]):
+    """Adds up messages: what a conversation began with before is not looked at again.
+
+    A message is known by its identity, so code that changes one within the conversation must call `forget`.
+    """
+
+    def __init__(self, start: ValueT, add: Callable[[ValueT, ChatMessage], ValueT]) -> None:
+        self._add = add
+        self._messages: list[ChatMessage] = []
+        self._values = [start]
+
+    def forget(self) -> None:
+        """Begin again."""
+        del self._messages[:], self._values[1:]
+
+    def of(self, messages: Sequence[ChatMessage]) -> ValueT:
+        """The sum of all messages."""
+        known = min(len(self._messages), len(messages))
+        while known and self._messages[known - 1] is not messages[known - 1]:
+            known -= 1
+        del self._messages[known:], self._values[known + 1 :]
+        for message in messages[known:]:
+            self._messages.append(message)
+            self._values.append(self._add(self._values[-1], message))
+        return self._values[-1]

@@ -1,25 +1,31 @@
-"""The data folder: for its owner alone, and without links."""
+"""The data folder: for its owner alone, without links, and locked by one mesh."""
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import secrets
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
-from meshwright.core.errors import ConfigError, StoreFailed
+from meshwright.core.errors import ConfigError, StoreFailed, StoreLocked
 
 logger = logging.getLogger(__name__)
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+LOCK_NAME = "mesh.lock"
+_LOCK_SECONDS, _ENDING_SECONDS = 1.0, 10.0  # the second for programs of a process that is gone
+_LOCK_PAUSE_SECONDS = 0.02
 LAST_ERROR = "last-error.txt"
 """The last traceback."""
 MARKS = (
-    "mesh.lock",
+    LOCK_NAME,
     "mesh.db",
     "mesh.json",
     "admin.token",
@@ -100,6 +106,46 @@ def read_private(path: Path) -> str:
     """The text of a file of a data folder. Follows no link. Raises OSError, ValueError."""
     with os.fdopen(open_private(path, os.O_RDONLY), encoding="utf-8") as file:
         return file.read()
+
+
+def lock_folder(folder: Path) -> IO[str]:
+    """Lock a data folder until the file is closed, also in the processes that inherit it.
+
+    Waits for a mesh that ends, and longer for what a killed one left. Raises StoreLocked, OSError.
+    """
+    lock = os.fdopen(open_private(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT), "r+")
+    began = time.monotonic()
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            lock.seek(0)
+            owner = lock.read().strip() or "unknown"
+            if time.monotonic() - began < (_LOCK_SECONDS if _is_running(owner) else _ENDING_SECONDS):
+                time.sleep(_LOCK_PAUSE_SECONDS)
+                continue
+            lock.close()
+            raise StoreLocked(
+                f"{folder} is in use by process {owner}",
+                remedy="use that mesh, stop it, or choose another folder with --data DIR",
+            ) from None
+    lock.seek(0)
+    lock.truncate()
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
+
+
+def _is_running(pid: str) -> bool:
+    """Whether there is such a process, as far as this user can see."""
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except (ValueError, PermissionError):
+        pass
+    return True
 
 
 class KeyFile:

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from meshwright.core.errors import ConfigError, StoreFailed
-from meshwright.core.extras import install_command
-from meshwright.sql.apart import ApartDatabase
+from meshwright.core.plugins import install_command
 from meshwright.sql.database import Cursor, Job, Row, Session, Values
-from meshwright.sql.writer import WriterProcess
+from meshwright.sql.writer import ApartDatabase, WriterProcess
 
 try:
     import psycopg
@@ -34,7 +33,7 @@ _PAUSE_SECONDS = 0.5
 _AWAY = (None, "57P01", "57P02", "57P03")  # not reached; it stops, crashes or starts
 _MAX_INTEGER = 2**63 - 1
 _MAX_TRIES = 5  # of a transaction that another one was in the way of
-_CONNECT_SECONDS = 10
+CONNECT_SECONDS = 10
 _MIGRATION_LOCK = 0x6D657368  # "mesh"
 _COLUMN_TYPES = """
     SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
@@ -200,7 +199,7 @@ class PostgresDatabase(ApartDatabase):
         return PostgresSession(self.connect())
 
     def _settings(self) -> dict[str, Any]:
-        known: dict[str, Any] = {"connect_timeout": _CONNECT_SECONDS, "application_name": "meshwright"}
+        known: dict[str, Any] = {"connect_timeout": CONNECT_SECONDS, "application_name": "meshwright"}
         return {**known, **self._parameters}
 
     def _connect_writer(self) -> PostgresSession:
@@ -214,7 +213,8 @@ class PostgresDatabase(ApartDatabase):
 
     def _writer_ended(self, process: WriterProcess, jobs: Sequence[Job]) -> None:
         """The group may be durable or not, as where a connection ends: its batches are tried again."""
-        process.kill()
+        if self._thread is not None:
+            self._thread.submit(process.kill)
         if jobs:
             failure = StoreFailed(f"The process that writes to {self.location} has ended")
             self._written(jobs, (), failure)

@@ -7,26 +7,23 @@ kill -9).
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import marshal
 import os
 import shutil
 import sqlite3
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from meshwright.core.errors import StoreFailed, StoreLocked
+from meshwright.core.errors import StoreFailed
 from meshwright.core.messages import new_id
-from meshwright.sql.apart import ApartDatabase
 from meshwright.sql.database import Cursor, Job, Row, Session, Values
-from meshwright.sql.folder import make_private, open_private
+from meshwright.sql.folder import lock_folder, make_private, open_private
 from meshwright.sql.mark import Marker, refusal
-from meshwright.sql.writer import WriterProcess
+from meshwright.sql.writer import ApartDatabase, WriterProcess
 
 Durability = Literal["full", "normal", "off"]
 FILE_NAME = "mesh.db"
@@ -47,8 +44,6 @@ _CACHED_STATEMENTS = 1024  # multi-row statements are one per number of rows
 _CHECKPOINT_PAGES = 4000  # about 16 MB of WAL between checkpoints
 MAX_INTEGER = 2**63 - 1
 _MARK_SECONDS = 1.0  # that the mark may be behind
-_LOCK_SECONDS, _ENDING_SECONDS = 1.0, 10.0  # the second for the writer of a process that is gone
-_LOCK_PAUSE_SECONDS = 0.02
 
 
 class SqliteSession(Session):
@@ -149,7 +144,7 @@ class SqliteDatabase(ApartDatabase):
 
     def _connect_writer(self) -> SqliteSession:
         make_private(self.folder)
-        self._lock = self._take_lock()
+        self._lock = lock_folder(self.folder)
         self._look_for_loss()
         if not self.path.exists():  # SQLite gives its other files the mode of this one
             os.close(open_private(self.path, os.O_RDWR | os.O_CREAT))
@@ -165,30 +160,6 @@ class SqliteDatabase(ApartDatabase):
         if loss is not None and not self._accept_loss:
             raise refusal(self.path, loss)
         self.accepted_loss = loss
-
-    def _take_lock(self) -> IO[str]:
-        lock = os.fdopen(open_private(self.folder / "mesh.lock", os.O_RDWR | os.O_CREAT), "r+")
-        began = time.monotonic()
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                lock.seek(0)
-                owner = lock.read().strip() or "unknown"
-                if time.monotonic() - began < (_LOCK_SECONDS if _is_running(owner) else _ENDING_SECONDS):
-                    time.sleep(_LOCK_PAUSE_SECONDS)
-                    continue
-                lock.close()
-                raise StoreLocked(
-                    f"{self.folder} is in use by process {owner}",
-                    remedy="use that mesh, stop it, or choose another folder with --data DIR",
-                ) from None
-        lock.seek(0)
-        lock.truncate()
-        lock.write(str(os.getpid()))
-        lock.flush()
-        return lock
 
     def _release(self) -> None:
         if self._lock is not None:
@@ -211,12 +182,14 @@ class SqliteDatabase(ApartDatabase):
         return not any(job.function is _compact for job in jobs)
 
     def _writer_ended(self, process: WriterProcess, jobs: Sequence[Job]) -> None:
-        self._ended = process
         if jobs:
+            self._ended = process
             self._write(jobs)
+        elif self._thread is not None:
+            self._thread.submit(process.kill)
 
     def _write_group(self, session: Session, jobs: Sequence[Job]) -> Sequence[Any]:
-        """Write a group in the thread; the first one after a process has ended may be that process's last."""
+        """Write a group in the thread; it may be the last one of a process that has ended."""
         ended, self._ended = self._ended, None
         if ended is not None:
             session.close()
@@ -299,14 +272,3 @@ def _is_refused(error: sqlite3.Error) -> bool:
     """Whether the system refused SQLite the disk. Our statements are right, so all else is in the file."""
     # Python's own errors, as for text that is no UTF-8, have no code; extended codes keep it in the low byte.
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF in REFUSED
-
-
-def _is_running(pid: str) -> bool:
-    """Whether there is such a process, as far as this user can see."""
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except (ValueError, PermissionError):
-        pass
-    return True

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import gc
+import logging
 import marshal
 import os
 import pickle
@@ -18,17 +19,22 @@ import signal
 import struct
 import subprocess
 import sys
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-from meshwright.sql.database import Job, Session, guarded
+from meshwright.core.clock import Backoff
+from meshwright.sql.database import Database, Job, Session, guarded
 
+logger = logging.getLogger("meshwright.store")
 _SIZE = struct.Struct("<Q")
 _PIPE_BYTES = 1024 * 1024  # as much as a user may have: most groups go over in one go
 _YOUNG_OBJECTS = 50_000
+_FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 1.0, 300.0  # before another process is started
 _FORMAT = 2  # of marshal: without references, which take time to find
 
 
@@ -39,6 +45,8 @@ class WriterProcess:
     """
 
     def __init__(self, answered: Callable[[Sequence[Any], Exception | None], None]) -> None:
+        self.is_ready = False
+        """Whether its session is open."""
         self._answered = answered
         self._loop = asyncio.get_running_loop()
         self._to_send = memoryview(b"")
@@ -55,27 +63,36 @@ class WriterProcess:
         `connect` and what is `preloaded` can be pickled: they go through the pipe, so that no password stands
         among the arguments of a program.
         """
-        theirs, self._calls = os.pipe()
-        self._answers, answers = os.pipe()
-        if hasattr(fcntl, "F_SETPIPE_SZ"):
-            with suppress(OSError):  # there is a limit for all pipes of a user
-                fcntl.fcntl(self._calls, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-        arguments = (str(theirs), str(answers))
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", __name__, *arguments],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            stdin=subprocess.DEVNULL,
-            stdout=sys.__stderr__,
-            pass_fds=(theirs, answers, *held),
-            start_new_session=True,  # Ctrl-C in a terminal is the mesh's to handle
-        )
+        opened: list[int] = []
+        try:
+            opened += os.pipe()
+            opened += os.pipe()
+            theirs, self._calls, self._answers, answers = opened
+            self._process = self._popen(theirs, answers, held)
+        except OSError:
+            for descriptor in opened:
+                os.close(descriptor)
+            raise
         self.pid = self._process.pid
         os.close(theirs)
         os.close(answers)
+        if hasattr(fcntl, "F_SETPIPE_SZ"):
+            with suppress(OSError):  # there is a limit for all pipes of a user
+                fcntl.fcntl(self._calls, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         for descriptor in (self._calls, self._answers):
             os.set_blocking(descriptor, False)
         self._loop.add_reader(self._answers, self._receive)
         self._send(pickle.dumps((connect, list(preloaded))))
+
+    def _popen(self, calls: int, answers: int, held: Sequence[int]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", __name__, str(calls), str(answers)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            stdin=subprocess.DEVNULL,
+            stdout=sys.__stderr__,
+            pass_fds=(calls, answers, *held),
+            start_new_session=True,  # Ctrl-C in a terminal is the mesh's to handle
+        )
 
     def write(self, jobs: Iterable[Job]) -> None:
         """Have a group written. The one before it was answered."""
@@ -127,13 +144,121 @@ class WriterProcess:
             self._answered((), EOFError())
         elif len(self._received) >= _SIZE.size + int.from_bytes(self._received[: _SIZE.size], "little"):
             results, problem = marshal.loads(memoryview(self._received)[_SIZE.size :])
-            self._received, self._group_id = bytearray(), b""
+            self._received, self._group_id, self.is_ready = bytearray(), b"", True
             self._answered(results, None if problem is None else pickle.loads(problem))  # noqa: S301 our own process
+
+
+class ApartDatabase(Database):
+    """Writes in a thread, and from `write_apart` on in a process. Where that ends, another is started."""
+
+    def __init__(self, location: str, folder: Path) -> None:
+        super().__init__(location, folder)
+        self._process: WriterProcess | None = None
+        self._ready: asyncio.Future[None] | None = None
+        self._sent: Sequence[Job] = ()
+        self._pauses = Backoff(_FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS, jitter=0.0)
+        self._restart: asyncio.TimerHandle | None = None
+
+    def write_apart(self) -> asyncio.Future[None]:
+        """Begin to write in a process of its own; until the result is there, the thread writes."""
+        self._ready = asyncio.get_running_loop().create_future()
+        self._start_apart()
+        return self._ready
+
+    @property
+    def writer_pid(self) -> int:
+        """The process that writes."""
+        return self._process.pid if self._process and self._process.is_ready else os.getpid()
+
+    @abstractmethod
+    def _writer(self) -> Callable[[], Session]:
+        """What opens the session that writes, in another process: it can be pickled."""
+
+    @abstractmethod
+    def _writer_ended(self, process: WriterProcess, jobs: Sequence[Job]) -> None:
+        """Settle the group that a process had when it ended by itself."""
+
+    def _held(self) -> Sequence[int]:
+        """The descriptors that the process holds too."""
+        return ()
+
+    def _may_write_apart(self, jobs: Sequence[Job]) -> bool:
+        """Whether a process may write a group."""
+        return True
+
+    def _write(self, jobs: Sequence[Job]) -> None:
+        if self._process is None or not self._process.is_ready or not self._may_write_apart(jobs):
+            super()._write(jobs)
+            return
+        self._sent = jobs
+        try:
+            self._process.write([_packed(job) for job in jobs])  # some may have waited for the thread
+        except Exception as error:  # noqa: BLE001 whatever cannot be sent, those who wait for it must learn it
+            self._sent = ()
+            asyncio.get_running_loop().call_soon(self._written, jobs, [], self._failed(error))
+
+    def _answered(self, results: Sequence[Any], error: Exception | None) -> None:
+        """The process is ready, has written a group, or (an EOFError) has ended."""
+        jobs, self._sent = self._sent, ()
+        ended = self._process
+        if isinstance(error, EOFError) and ended is not None:
+            self._process = None
+            self._start_another("has ended")
+            self._writer_ended(ended, jobs)
+        elif jobs:
+            self._written(jobs, results, None if error is None else self._failed(error))
+        elif self._ready is not None and not self._ready.done():
+            self._ready.set_result(None)
+
+    def _start_another(self, problem: str) -> None:
+        """Start another process to write, a moment later."""
+        assert self._loop is not None
+        pause = self._pauses.next()
+        said = "The process that writes %s %s: the mesh writes by itself, and starts another in %g s"
+        logger.warning(said, self.location, problem, pause)
+        self._restart = self._loop.call_later(pause, self._start_apart)
+
+    def _start_apart(self) -> None:
+        assert self._process is None
+        process = WriterProcess(self._answered)
+        try:
+            process.start(self._writer(), self.preloaded, self._held())
+        except OSError as error:
+            self._start_another(f"cannot be started ({error})")
+        else:
+            self._process = process
+
+    async def _end_writing(self) -> None:
+        if self._restart is not None:
+            self._restart.cancel()
+        if self._ready is not None:
+            self._ready.cancel()
+        process, self._process = self._process, None
+        if process is not None:
+            process.forget()
+            await asyncio.to_thread(process.end if process.is_ready else process.kill)
+        await super()._end_writing()
+
+
+def _packed(job: Job) -> Job:
+    """A job whose arguments are plain data."""
+    if job.function is not guarded:
+        return job
+    return Job(guarded_apart, (pickle.dumps(job.args),), job.done)
 
 
 def guarded_apart(session: Session, call: bytes) -> bytes:
     """`guarded` for a call that is more than plain data."""
-    return pickle.dumps(guarded(session, *pickle.loads(call)))  # noqa: S301 our own process
+    result, problem = guarded(session, *pickle.loads(call))  # noqa: S301 our own process
+    return pickle.dumps((result, None)) if problem is None else pickle.dumps((None, _sendable(problem)))
+
+
+def _sendable(error: Exception) -> Exception:
+    """An error that the other process can read: a class may refuse what its instances are pickled as."""
+    try:
+        return pickle.loads(pickle.dumps(error))  # noqa: S301 just pickled
+    except Exception:  # noqa: BLE001 whatever the class raises
+        return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def main(calls: int, answers: int) -> None:
@@ -168,7 +293,7 @@ def _answer(session: Session, data: bytes) -> bytes:
         [results] = session.write_group([(_write_noted, (group_id, calls))])
         return marshal.dumps((results, None), _FORMAT)
     except Exception as error:  # noqa: BLE001 passed on: nothing of the group is durable
-        return marshal.dumps(((), pickle.dumps(error)))
+        return marshal.dumps(((), pickle.dumps(_sendable(error))))
 
 
 def _write_noted(session: Session, group_id: bytes, calls: Iterable[Any]) -> list[Any]:

@@ -1,4 +1,4 @@
-"""What is checked before workers start, and why a program ended. A finding is a promise that does not hold.
+"""Checks before workers start, and why a program ended. A finding is a guarantee that does not hold.
 
 What daprd checks itself (logins, component files) is left to it: `reason_of` reads why it ended.
 """
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -23,6 +25,7 @@ _CHECK_SECONDS = 5.0
 _REDIS_SETTINGS = ("appendonly", "appendfsync", "maxmemory", "maxmemory-policy")
 _MOSQUITTO_SETTINGS = {"persistence": "true", "autosave_interval": "1"}
 """What a Mosquitto needs to lose no more than a second's messages when it is killed."""
+_REWRITE_PAUSE_SECONDS = 0.1
 _MAX_TEXT = 300
 _IS_ERROR = re.compile(r"level=(error|fatal)|\b(error|fatal)\b", re.IGNORECASE)
 _MESSAGE = re.compile(r'msg="((?:[^"\\]|\\.)*)"')
@@ -34,6 +37,9 @@ _REMEDIES = {
     "connecting to redis": "see whether the Redis of MESH_REDIS_HOST runs and takes MESH_REDIS_PASSWORD",
     "actor state store": "one state store has to have actorStateStore set to true",
 }
+
+
+_Ask = Callable[..., Awaitable[list[str]]]
 
 
 class _Reason(NamedTuple):
@@ -116,18 +122,61 @@ async def check_redis(address: str, password: str) -> Sequence[str]:
     return [f"Redis at {address} {line}" for line in _redis_findings(found)]
 
 
-async def _redis_configuration(address: str, password: str) -> dict[str, str] | None:
-    """The settings that matter; None where Redis does not tell them."""
+async def rewrite_redis_log(address: str, password: str) -> None:
+    """Have a Redis rewrite its append-only log, without what was overwritten or deleted.
+
+    Returns when that is done, seconds for a gigabyte; at once where Redis keeps no such log. Raises
+    ServiceFailed.
+    """
+    try:
+        async with _redis(address, password) as ask:
+            failed = await _rewrite(ask)
+    except (OSError, EOFError, ValueError) as error:  # RedisRefused is a ValueError
+        failed = str(error) or type(error).__name__
+    if failed:
+        raise ServiceFailed(
+            f"The append-only log of Redis at {address} may still hold what was erased: {failed}",
+            remedy="Repeat the command, or have Redis rewrite its log: redis-cli BGREWRITEAOF",
+        )
+
+
+async def _rewrite(ask: _Ask) -> str:
+    """Why it did not work; empty where it did."""
+    begun = False
+    while True:
+        [text] = await ask("INFO", "persistence")
+        state = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+        if state.get("aof_enabled") != "1":
+            return ""
+        if "1" in (state.get("aof_rewrite_in_progress"), state.get("aof_rewrite_scheduled")):
+            await asyncio.sleep(_REWRITE_PAUSE_SECONDS)
+        elif begun:
+            status = state.get("aof_last_bgrewrite_status", "")
+            return "" if status == "ok" else f"the rewrite ended with {status!r}"
+        else:
+            await ask("BGREWRITEAOF")
+            begun = True
+
+
+@asynccontextmanager
+async def _redis(address: str, password: str) -> AsyncIterator[_Ask]:
+    """Log in at a Redis; gives what sends it a command and returns the reply."""
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
         await ask_redis(reader, writer, password, "PING")
-        try:
-            replies = [await ask_redis(reader, writer, "", "CONFIG", "GET", name) for name in _REDIS_SETTINGS]
-        except RedisRefused:  # renamed, or not for this user: managed services have it so
-            return None
+        yield partial(ask_redis, reader, writer, "")
     finally:
         writer.close()
+
+
+async def _redis_configuration(address: str, password: str) -> dict[str, str] | None:
+    """The settings that matter; None where Redis does not tell them."""
+    async with _redis(address, password) as ask:
+        try:
+            replies = [await ask("CONFIG", "GET", name) for name in _REDIS_SETTINGS]
+        except RedisRefused:  # renamed, or not for this user: managed services have it so
+            return None
     return {pair[0]: pair[1] for pair in replies if len(pair) == 2}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import re
@@ -11,19 +10,17 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO
 from urllib.parse import urlsplit
 
 from meshwright.agents.loader import PACKAGED, project_file
-from meshwright.core.errors import ConfigError, ServiceFailed, StoreFailed, StoreLocked
-from meshwright.core.extras import install_command
-from meshwright.sql.folder import make_private, open_private
+from meshwright.core.errors import ConfigError, ServiceFailed, StoreFailed
+from meshwright.core.plugins import install_command
+from meshwright.sql.folder import lock_folder, make_private
 
 LOOPBACK = "127.0.0.1"
 PROBE_SECONDS = 2.0
@@ -32,9 +29,6 @@ _SETTLE_SECONDS = 0.1
 """A daprd with a component that it refuses answers for a moment, and then ends."""
 _REQUEST_SECONDS = 5.0
 _MAX_REQUEST_BYTES = 8_192
-LOCK_NAME = "mesh.lock"  # the embedded mesh's too: a folder is of one of them
-_ENDING_SECONDS = 5.0
-_LOOK_SECONDS = 0.05
 _BUILD = Path(__file__).parents[3] / "tools" / "dapr" / "build"
 _SYSTEM_FOLDERS = ("/usr/sbin", "/usr/local/sbin", "/opt/homebrew/sbin")  # where brokers are, off most PATHs
 _DAPR = (
@@ -269,42 +263,10 @@ def locked(folder: Path) -> Iterator[int]:
     """
     try:
         make_private(folder)
-        lock = os.fdopen(open_private(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT), "r+")
+        lock = lock_folder(folder)
     except OSError as error:
         raise StoreFailed(
             f"{folder} cannot be used: {error.strerror or error}", remedy="choose another with --data DIR"
         ) from error
     with lock:
-        _take(lock, folder)
-        lock.seek(0)
-        lock.truncate()
-        lock.write(str(os.getpid()))
-        lock.flush()
         yield lock.fileno()
-
-
-def _take(lock: IO[str], folder: Path) -> None:
-    latest = time.monotonic() + _ENDING_SECONDS
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            lock.seek(0)
-            owner = lock.read().strip()
-            if _lives(owner) or time.monotonic() > latest:
-                raise StoreLocked(
-                    f"{folder} is in use by process {owner or 'unknown'}",
-                    remedy="use that mesh, stop it, or choose another folder with --data DIR",
-                ) from None
-        time.sleep(_LOOK_SECONDS)  # its owner has gone, and what it had started is about to end
-
-
-def _lives(process: str) -> bool:
-    try:
-        os.kill(int(process), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        pass
-    return True

@@ -1,4 +1,4 @@
-"""What agents can do in the world: the `@tool` decorator, and toolsets for files, web pages and git."""
+"""Tools of agents: the `@tool` decorator, and toolsets for files, web pages and git."""
 
 from meshwright.tools.files import FileTools
 from meshwright.tools.functions import FunctionTool, delegate_tool, remember_tool, tools_of

@@ -20,7 +20,7 @@ from meshwright.core.encoding import Struct
 from meshwright.core.errors import ToolFailed
 from meshwright.core.redaction import redact, redact_data
 from meshwright.models.structure import repaired
-from meshwright.orchestration.settings import ApprovalRule
+from meshwright.tools.settings import ApprovalRule
 from meshwright.tools.tool import Tool
 from meshwright.work.people import APPROVAL, NEEDED, REQUESTER_MAY
 
@@ -80,7 +80,7 @@ class ApprovalCall:
         return len(json.dumps(self.arguments, ensure_ascii=False)) > _MAX_SHOWN_CHARS
 
     def subject(self, agent_id: str, rule: ApprovalRule) -> dict[str, Any]:
-        """What the question is about, as data, with all of its arguments."""
+        """The subject of the question, as data, with all of its arguments."""
         needs = {} if rule.count == 1 else {NEEDED: rule.count}
         return {
             "kind": APPROVAL,

@@ -99,7 +99,6 @@ class FileTools(Toolset):
         return {"matches": found} | _left_out(len(files) - len(affordable), listing.complete)
 
     def _affordable(self, files: Sequence[WorkspaceFile]) -> list[str]:
-        """The files that are not too large to be searched, and not too many."""
         left = self.settings.max_search_bytes
         paths = []
         for file in files:
@@ -165,7 +164,6 @@ def _matches(path: str, text: str, phrase: str, terms: Sequence[str]) -> Iterato
 
 
 def _left_out(files: int, complete: bool) -> dict[str, str]:
-    """What to tell a model that did not get everything."""
     if not complete:
         return {"note": "there are too many files to see them all: name a folder"}
     return {"note": f"{files} more files were left out: narrow the pattern"} if files else {}

@@ -17,7 +17,7 @@ from meshwright.core.errors import InvalidInput, TooLarge
 from meshwright.core.files import TaskFile
 from meshwright.core.messages import MemoryScope, Outcome
 from meshwright.models.structure import WithoutTitles, repaired
-from meshwright.tools.threads import ToolThreads
+from meshwright.tools.limited import ToolThreads
 from meshwright.tools.tool import (
     MARK,
     MAX_ERRORS,
@@ -97,8 +97,8 @@ class FunctionTool(Tool):
             values = self._model.model_validate_json(repaired(text), strict=True)
         except ValidationError as error:
             errors = error.errors(include_input=False, include_url=False)
-            places = [".".join(map(str, each["loc"])) or "arguments" for each in errors]
-            messages = [f"{place}: {each['msg']}" for place, each in zip(places, errors, strict=True)]
+            places = [".".join(map(str, fault["loc"])) or "arguments" for fault in errors]
+            messages = [f"{place}: {fault['msg']}" for place, fault in zip(places, errors, strict=True)]
             raise InvalidInput(
                 f"{self.name} was not run: {'; '.join(messages[:MAX_ERRORS])}",
                 remedy=f"send one JSON object with: {', '.join(self._names) or 'nothing in it'}",

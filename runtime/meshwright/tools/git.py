@@ -106,13 +106,12 @@ class GitTools(Toolset):
         return f"{text}\n[cut: there is more; ask for one path]" if is_cut else text
 
     async def _filters(self) -> dict[str, str]:
-        """What turns off every filter of the repository: comparing a changed file would run it."""
+        """Settings that turn off all filters of the repository: comparing a changed file would run it."""
         finished = await self._git("config", "-z", "--name-only", "--get-regexp", _FILTERS, accepted=(0, 1))
         names = finished.output.split("\0")[:-1]
         return {name: "false" if name.endswith(".required") else "" for name in names}
 
     async def _commits(self, revisions: str) -> str:
-        """The ids of the commits that are named, in the form that compares them as asked."""
         first, dots, last = [*re.split(r"(\.\.\.?)", revisions, maxsplit=1), "", ""][:3]
         names = [f"{name}{COMMIT}" for name in (first, last) if name]
         try:
@@ -158,7 +157,6 @@ def _git_dir(root: Path) -> Path:
 
 
 def _git_paths(git_dir: Path) -> Iterator[Path]:
-    """Whatever decides which commits a repository shows."""
     for folder in (git_dir, git_dir / "objects", git_dir / "objects" / "pack", git_dir / "objects" / "info"):
         with suppress(OSError):
             yield from folder.iterdir()
@@ -196,7 +194,6 @@ class _Finished(NamedTuple):
 
     @property
     def is_killed(self) -> bool:
-        """Whether it was stopped because it wrote too much, rather than ended by itself."""
         return self.is_cut and self.status == -signal.SIGKILL
 
 

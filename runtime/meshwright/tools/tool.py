@@ -9,8 +9,8 @@
                 city: a city's name, in English
             '''
 
-The type hints become the JSON schema that the model sees, the docstring its description. What the model
-writes is checked against them before anything runs.
+The type hints become the JSON schema that the model sees, the docstring its description. The model's
+arguments are checked against them before anything runs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from meshwright.models.port import ToolSpec
 from meshwright.models.structure import repaired
 
 if TYPE_CHECKING:
-    from meshwright.events.activity import Activity
+    from meshwright.ledger.activity import Activity
 
 MAX_ERRORS = 5
 MARK = "__meshwright_tool__"
@@ -43,7 +43,7 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
 class ToolContext(Protocol):
-    """What a tool may know of the run that calls it, and ask of the mesh.
+    """The run that calls a tool, as the tool sees it.
 
     A parameter of this type is filled in by the runtime; the model does not see it.
     """
@@ -76,13 +76,13 @@ class ToolContext(Protocol):
         ...
 
     async def activity(self, since: datetime) -> Activity:
-        """What happened in the task's tenant since a time: tasks that ended, what waits, what it cost."""
+        """The activity in the task's tenant since a time: tasks that ended, waits, costs."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """What `@tool` says of a function beyond its signature and docstring."""
+    """The options of `@tool` for a function."""
 
     name: str
     idempotent: bool
@@ -143,7 +143,7 @@ def tool(
 
 
 class ToolResult(NamedTuple):
-    """What a tool gave that gave files: plain JSON data in which each file is described, and the files."""
+    """A result with files: plain JSON data in which each file is described, and the files."""
 
     value: Any
     files: tuple[File, ...]

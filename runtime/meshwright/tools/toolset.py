@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from meshwright.core.errors import ConfigError, InvalidInput, TooLarge
 from meshwright.tools.functions import tools_of
-from meshwright.tools.threads import ToolThreads
+from meshwright.tools.limited import ToolThreads
 from meshwright.tools.tool import Tool
 
 _SKIPPED = frozenset({".venv", "venv", "node_modules", "__pycache__", ".tox", ".hypothesis", ".eggs"})
@@ -33,7 +33,7 @@ _NO_LINK = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 
 _REPOSITORIES = ".git .hg .svn"
 _OWN = ".mesh mesh.db* mesh.lock mesh.json last-error.txt admin.token redis.conf appendonlydir"
-"""What a data folder holds, wherever one lies and whatever it is called."""
+"""The files of a data folder, wherever one lies and whatever it is called."""
 _ENVIRONMENTS = ".env .env.* *.env .envrc"
 _LOGINS = """
     .netrc _netrc .git-credentials .npmrc .yarnrc.yml .pypirc .pgpass .my.cnf .htpasswd .aws .azure .boto
@@ -81,7 +81,7 @@ class Workspace:
         self.hidden = tuple(
             path.relative_to(self.root).as_posix() for path in resolved if path.is_relative_to(self.root)
         )
-        """What is hidden of it, from the root on."""
+        """The hidden paths, from the root on."""
 
     def read(self, path: str, max_bytes: int) -> str:
         """The text of a file, undecodable bytes replaced.
@@ -121,7 +121,7 @@ class Workspace:
         return _Listing(files, complete=True)
 
     def locate(self, path: str) -> PurePath:
-        """Where a path really leads, links included, from the root on; it need not exist.
+        """The target of a path, links included, from the root on; it need not exist.
 
         Raises InvalidInput for one that leads out of the workspace, or to what is private.
         """
@@ -170,7 +170,6 @@ class Workspace:
 
 
 def _size(name: str, folder_fd: int) -> int | None:
-    """The size of a regular file, or None for anything else."""
     with suppress(OSError):  # it was removed since the folder was listed
         found = os.stat(name, dir_fd=folder_fd, follow_symlinks=False)
         return found.st_size if stat.S_ISREG(found.st_mode) else None
@@ -183,7 +182,7 @@ def _joined(folder: str, name: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ToolSettings:
-    """What the tools may touch, and their limits. Sizes are in bytes or characters, times in seconds.
+    """The workspace of the tools, and their limits. Sizes are in bytes or characters, times in seconds.
 
     `files` gives access to what lies in the folder `workspace`, but for what is private: the `hidden` paths,
     and files with names that commonly hold secrets.
@@ -243,7 +242,7 @@ class Toolset:
             ) from None
 
     async def start(self) -> None:
-        """Connect. What it raises stops the start of the mesh."""
+        """Connect. An error stops the start of the mesh."""
 
     async def tools(self) -> Sequence[Tool]:
         """The tools of the set: its `@tool` methods. Override it to offer others, or to wrap them."""

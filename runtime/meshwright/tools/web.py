@@ -205,7 +205,7 @@ def _past(html: str, mark: str, start: int) -> int:
 
 
 def _tag_end(html: str, start: int) -> int:
-    """Where a tag ends, or -1; a > in a quoted value does not end it."""
+    """The index at which a tag ends, or -1; a > in a quoted value does not end it."""
     while match := _TAG_END.search(html, start):
         if not match["quote"]:
             return match.end()
@@ -224,6 +224,5 @@ def _codec(name: str) -> str:
 
 
 def _tidy(text: str) -> str:
-    """One space between words, at most one empty line between paragraphs."""
     lines = [" ".join(line.split()) for line in text.split("\n")]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()

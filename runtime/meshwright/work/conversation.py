@@ -35,7 +35,7 @@ class ThreadMessage(Struct):
 
 
 class Said(Struct):
-    """What was said in a task."""
+    """The messages of a task."""
 
     task_id: str
     messages: tuple[ThreadMessage, ...]

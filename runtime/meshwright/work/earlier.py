@@ -1,4 +1,4 @@
-"""What earlier claims of an attempt left in its journal."""
+"""The records that earlier claims of an attempt left in its journal."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ async def has_steps(host: Runtime, ref: ActorRef, stream: str) -> bool:
 async def read_steps(
     host: Runtime, ref: ActorRef, steps: str, claims: int = 0
 ) -> tuple[list[Record], list[Record]]:
-    """What the claims of an attempt wrote, at least so many, and the answers to what it waited for."""
+    """The records of an attempt's claims, at least so many of them, and the answers to its waits."""
     records: list[Record] = []
     claim = 0
     while (found := await host.records(ref, claim_stream(steps, claim))) or claim < claims:

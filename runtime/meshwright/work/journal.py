@@ -6,7 +6,7 @@ asyncio task of their own, as gather and TaskGroup make them, belong to a branch
 the second. A branch that is resumed is found by its first step, whatever the order in which they start.
 
 The hash is of the request of the run's code alone: what a model or a tool gave stands, whatever prompts and
-tools say now. Where the code asks for something else, the journal cannot be followed: the attempt ends, and
+tools say now. If the code asks for something else, the journal cannot be followed: the attempt ends, and
 the next one gets the answers of this one. A person decides before a step is repeated that may not be.
 """
 
@@ -26,10 +26,9 @@ from meshwright.core.messages import Task
 from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.runtime import Runtime
 from meshwright.work.earlier import CutSteps, Earlier, read_steps
-from meshwright.work.paths import OpenStep, Paths, ProgressEvent, Scope, hash_of
+from meshwright.work.paths import OpenStep, Paths, ProgressEvent, Records, Scope, hash_of
 from meshwright.work.people import QUESTIONS, RESTART, Approval, Repetition, repeat_key
 from meshwright.work.protocol import StepKey, Wait, WaitKind, Work, answers_stream, claim_stream, steps_stream
-from meshwright.work.records import Records
 from meshwright.work.waits import Suspended, Waits
 
 _LETTING_GO_SECONDS = 1.0  # for branches that a run has left behind
@@ -83,7 +82,7 @@ class Journal:
 
     @property
     def suspended(self) -> Suspended | None:
-        """What unwinds the run, once all that is left of it is waiting."""
+        """The exception that unwinds the run, once it has only waits left."""
         return self._waits.suspended
 
     @property
@@ -188,7 +187,7 @@ class Journal:
                 if opened.calls:
                     value["calls"] = opened.calls
                 if opened.sent is not None:
-                    value["told"] = opened.sent
+                    value["sent"] = opened.sent
                 if opened.totals:
                     value["totals"] = opened.totals
                 costly = opened.costly or bool(opened.calls)
@@ -256,8 +255,8 @@ class Journal:
         elif (kept := self._earlier.take_kept(key)) is not None:
             return self._keep(key, *kept)
         task = None if child is None else child(key.path)
-        wait = Wait(
-            wait_id=f"{self._work.steps}/{key.path}",
+        wait = self._wait_of(
+            key,
             kind=kind,
             reason=reason,
             subject=subject or {},
@@ -265,8 +264,6 @@ class Journal:
             binds=binds,
             may_answer=may_answer,
             child_task_id=None if task is None else task.task_id,
-            step=key,
-            since=self._host.clock.now(),
             due_at=due_at,
             expires_at=expires_at,
         )
@@ -290,17 +287,8 @@ class Journal:
             raise ValueError("a run is parked within a step")
         if opened.runs_once:
             raise ToolFailed("only a tool that is declared idempotent may wait for something")
-        wait = Wait(
-            wait_id=f"{self._work.steps}/{opened.key.path}",
-            kind=kind,
-            reason=reason,
-            subject=subject or {},
-            step=opened.key,
-            since=self._host.clock.now(),
-            due_at=due_at,
-            again=True,
-        )
-        await self._waits.wait(scope, wait)
+        known = {"kind": kind, "reason": reason, "subject": subject or {}, "due_at": due_at}
+        await self._waits.wait(scope, self._wait_of(opened.key, **known, again=True))
 
     async def confirm(self) -> None:
         """Return once every step so far is durable."""
@@ -321,7 +309,6 @@ class Journal:
             await asyncio.wait(left, timeout=_LETTING_GO_SECONDS)
 
     def _next(self, kind: str, request: Any) -> tuple[Scope, StepKey]:
-        """Where the code is, and what its next step is found by."""
         if self.suspended is not None:  # the agent's code has caught it
             raise self.suspended
         if self.ended is not None:  # and that
@@ -358,7 +345,6 @@ class Journal:
         raise self.ended
 
     async def _ask_restart(self, scope: Scope, steps: Sequence[str]) -> None:
-        """Wait until a person lets the run begin again. Raises RestartDenied."""
         key = StepKey(path=f"{QUESTIONS}.{len(steps)}", number=0, kind=RESTART, hash="")
         answered = self._earlier.results.get(key.path)
         if answered is None:
@@ -393,14 +379,12 @@ class Journal:
         await self._waits.wait(opened.scope, self._question(asked, reason, subject, Repetition))
 
     def _question(self, key: StepKey, reason: str, subject: dict[str, Any], answer: type[Approval]) -> Wait:
-        return Wait(
-            wait_id=f"{self._work.steps}/{key.path}",
-            reason=reason,
-            subject=subject,
-            answer_schema=answer.model_json_schema(),
-            step=key,
-            since=self._host.clock.now(),
-        )
+        schema = answer.model_json_schema()
+        return self._wait_of(key, reason=reason, subject=subject, answer_schema=schema)
+
+    def _wait_of(self, key: StepKey, **fields: Any) -> Wait:
+        wait_id = f"{self._work.steps}/{key.path}"
+        return Wait(wait_id=wait_id, step=key, since=self._host.clock.now(), **fields)
 
 
 def _result_of(key: StepKey, answer: Mapping[str, Any]) -> Any:

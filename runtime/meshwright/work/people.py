@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from meshwright.work.protocol import StepKey, Wait
+from meshwright.work.protocol import StepKey, Wait, WaitKind
 
 APPROVAL = "approval"
 """The `kind` of the subject of a wait for an approval."""
@@ -14,6 +14,15 @@ NEEDED, APPROVED_BY = "approvals_needed", "approved_by"
 """Fields of the subject: how many callers have to approve, if more than one, and who has."""
 REQUESTER_MAY = "requester_may_approve"
 """The field of the subject that lets the requester of the task approve."""
+WAITED_FOR: dict[WaitKind, str] = {
+    "person": "a person",
+    "task": "another task",
+    "timer": "a time",
+    "event": "an event",
+    "provider": "the provider of its model",
+    "money": "money",
+}
+"""The kinds of waits in words."""
 
 
 class Approval(BaseModel):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
@@ -16,7 +15,7 @@ from meshwright.kernel.envelope import ActorRef
 
 
 class StepKey(Struct):
-    """What a step is found by: its path, its kind and a hash of its request. `number` is for people."""
+    """The key of a step: its path, its kind and a hash of its request. `number` is for people."""
 
     path: str
     number: int
@@ -53,25 +52,6 @@ class Wait(Struct):
     expires_at: datetime | None = None
     again: bool = False
 
-    @classmethod
-    def of_stored(cls, suspend: Mapping[str, Any]) -> Wait:
-        """Read what 0.1's first data folders hold of a run that waits."""
-        wait = dict(suspend.get("wait") or {})
-        if not wait:
-            subject = dict(suspend.get("known") or {})
-            reason, child = subject.pop("asked", ""), subject.pop("child_task_id", None)
-            kind = "task" if child else "person"
-            wait = {"wait_id": suspend["key"], "kind": kind, "reason": reason, "child_task_id": child}
-            wait["subject"] = subject
-        number = suspend["step"]
-        step = {
-            "path": str(number),
-            "number": number,
-            "kind": suspend["kind"],
-            "hash": suspend["request_hash"],
-        }
-        return cls.model_validate({**wait, "step": step})
-
     @property
     def ends_at(self) -> datetime | None:
         """When it ends by itself, answered or not."""
@@ -96,7 +76,7 @@ DEFAULT_TENANT = Caller().tenant_id
 
 
 class TaskKey(NamedTuple):
-    """What names a task: ids are unique within a tenant, so that tenants never learn of one another's."""
+    """The key of a task: ids are unique within a tenant, so that tenants never learn of one another's."""
 
     tenant_id: str
     task_id: str
@@ -144,9 +124,8 @@ class Grant(Struct):
     `journaled` says that an earlier claim may have left steps; `claim` how many there were; `stalled_claims`
     how many in a row finished no step, this one included; `waits` are the steps that it waits for; `was_cut`
     says that the claim before this one ended with its process; `pauses` how often in a row it was parked.
-    `history` says how many entries the thread has, `seconds` what the run has worked before it waited;
-    `usage` and `cost_usd` what its calls of models had come to by then, None where a worker that is gone may
-    have made more.
+    `seconds` is how long the run had worked before it waited, `usage` and `cost_usd` what its calls of
+    models had come to by then, None where a worker that is gone may have made more.
     """
 
     task_id: str
@@ -156,7 +135,6 @@ class Grant(Struct):
     fence: int
     owner: str
     journaled: bool
-    history: int
     claim: int = 0
     stalled_claims: int = 1
     waits: tuple[StepKey, ...] = ()
@@ -191,7 +169,7 @@ class Work(Grant):
 
     @property
     def steps(self) -> str:
-        """What names the attempt's steps: the stream of those that its first claim made."""
+        """The name of the attempt's steps: the stream of those that its first claim made."""
         return steps_stream(self.task_id, self.generation, self.attempt)
 
     @property
@@ -240,7 +218,7 @@ class Suspend(Waiting):
 
 
 class Answer(Struct):
-    """What a suspended run was waiting for, and who says so; the event of it has the `idempotency_key`."""
+    """The answer to a wait of a run, and who gave it; its event has the `idempotency_key`."""
 
     task_id: str
     key: str

@@ -1,4 +1,4 @@
-"""What is stored of a task: the record of its orchestrator, and its entry in the inbox of a thread.
+"""Stored tasks: the record of the orchestrator, the entry in the inbox of a thread, and ended attempts.
 
 A worker that has claimed an attempt reads its task in the record.
 """
@@ -10,10 +10,11 @@ from decimal import Decimal
 from functools import cached_property
 from typing import Any, Literal
 
-from msgspec import UNSET, Raw, UnsetType, field
+from msgspec import Raw, field
 from pydantic_core import from_json, to_json
 
-from meshwright.core.encoding import Struct
+from meshwright.core.encoding import Struct, encode
+from meshwright.core.errors import NotFound
 from meshwright.core.messages import (
     ENDED,
     Dispatch,
@@ -26,7 +27,9 @@ from meshwright.core.messages import (
     Usage,
 )
 from meshwright.core.money import ZERO, Amount, exact
-from meshwright.work.protocol import Wait, WaitKind, steps_stream
+from meshwright.kernel.envelope import ActorRef
+from meshwright.kernel.runtime import Runtime
+from meshwright.work.protocol import Grant, TaskKey, Wait, WaitKind, steps_stream
 
 NO_TASK = Raw(b"null")
 
@@ -99,7 +102,7 @@ class TaskRecord(Struct, frozen=False, dict=True, omit_defaults=True):
         return attempt if outcome.attempt == attempt.attempt else None
 
     def spent(self) -> dict[str, object]:
-        """What all attempts have cost; None if the cost of one is unknown."""
+        """The cost of all attempts; None if that of one is unknown."""
         if len(self.attempts) == 1:
             return {"usage": self.attempts[0].usage, "cost_usd": self.attempts[0].cost_usd}
         costs = [attempt.cost_usd for attempt in self.attempts]
@@ -117,7 +120,7 @@ class _Dispatched(Struct):
 
 
 class DispatchedTask(Struct):
-    """What of a task's record a worker reads that has claimed an attempt."""
+    """The fields of a task's record that a worker reads once it has claimed an attempt."""
 
     task_json: Raw = field(name="task", default=NO_TASK)
     attempts: list[_Dispatched] = field(default_factory=list)
@@ -211,26 +214,9 @@ class Entry(Struct, frozen=False, omit_defaults=True):
     usage: Usage = Usage()
     cost_usd: Amount | None = ZERO
     cancelled: str | None = None
-    dispatch: dict[str, Any] | UnsetType = UNSET
-    """In the place of what names the task, in an entry of the first versions."""
-    suspended: dict[str, Any] | UnsetType | None = UNSET
-    """In the place of `waits`, in an entry of the first versions."""
 
     def __post_init__(self) -> None:
         exact(self, "cost_usd", self.cost_usd)
-        if self.fence and not self.claims:
-            self.claims = 1
-        if self.suspended is not UNSET:
-            self.waits = [Wait.of_stored(self.suspended)] if self.suspended else []
-            self.suspended = UNSET
-        if self.dispatch is not UNSET:
-            dispatch = Dispatch.model_validate(self.dispatch)
-            task, self.attempt = dispatch.task, dispatch.attempt
-            self.task_id, self.generation = task.task_id, task.generation
-            self.capability, self.priority = task.capability, task.priority
-            self.traceparent = task.traceparent
-            self.queued_at = task.created_at if self.queued_at is _UNKNOWN_TIME else self.queued_at
-            self.dispatch = UNSET
 
     @classmethod
     def of(cls, dispatch: Dispatch, queued_at: datetime, *, redriven: bool = False) -> Entry:
@@ -260,7 +246,7 @@ class Entry(Struct, frozen=False, omit_defaults=True):
 
     @property
     def identity(self) -> tuple[str, int, int]:
-        """What tells this attempt from every other of the thread."""
+        """The key of this attempt within the thread."""
         return self.task_id, self.generation, self.attempt
 
     @property
@@ -269,7 +255,7 @@ class Entry(Struct, frozen=False, omit_defaults=True):
         return steps_stream(*self.identity)
 
     def wait(self, wait_id: str) -> Wait | None:
-        """What it waits for under that name, if it does."""
+        """The wait of that name, if there is one."""
         return next((wait for wait in self.waits if wait.wait_id == wait_id), None)
 
     @property
@@ -288,6 +274,93 @@ class ThreadState(Struct, frozen=False, omit_defaults=True):
 
     version: int = 1
     fence: int = 0
-    history: int = 0
     inbox: list[Entry] = field(default_factory=list)
     ended: list[Outcome] = field(default_factory=list)
+
+
+def unknown_task(task_id: str) -> NotFound:
+    """The error for a task that the mesh does not have."""
+    return NotFound(
+        f"There is no task {task_id!r}", remedy="mesh tasks lists those there are", field="task_id"
+    )
+
+
+async def read_task(host: Runtime, task_id: str, tenant_id: str) -> tuple[TaskRecord, Task]:
+    """The record of a tenant's task. Raises NotFound."""
+    record = await host.read(TaskKey(tenant_id, task_id).ref)
+    if not isinstance(record, TaskRecord) or record.task is None or record.task.tenant_id != tenant_id:
+        raise unknown_task(task_id)
+    return record, record.task
+
+
+async def read_entry(host: Runtime, record: TaskRecord, task: Task) -> Entry | None:
+    """The task in its agent's thread, which knows best between dispatch and outcome."""
+    thread = thread_ref(record, task)
+    try:
+        state = await host.read(thread) if thread and record.status not in ENDED else None
+    except NotFound:  # no agent of that id is known here
+        return None
+    inbox = state.inbox if isinstance(state, ThreadState) else ()
+    return next((entry for entry in inbox if entry.task_id == task.task_id), None)
+
+
+def thread_ref(record: TaskRecord, task: Task) -> ActorRef | None:
+    """The thread of the last attempt; None before the first."""
+    if not record.attempts:
+        return None
+    return ActorRef(record.attempts[-1].agent_id, f"{task.tenant_id}:{task.thread_id}")
+
+
+MAX_STALLED_CLAIMS = 3  # in a row; then the task is a dead letter
+PROCESS_ENDED = "its process ended (a crash in native code, too little memory, os._exit, a kill)"
+MAX_REMEMBERED_ENDS = 8  # attempts whose outcome a repeated dispatch gets again
+_MAX_REMEMBERED_BYTES = 32 * 1024  # of their results: the state is written with every turn
+
+
+def unsuccessful(
+    status: Literal["cancelled", "failed"],
+    attempt: Entry | Grant,
+    agent_id: str,
+    fault: Fault,
+    now: datetime,
+) -> Outcome:
+    """The outcome of an attempt that its agent did not end itself, with what its calls of models cost."""
+    return Outcome(
+        task_id=attempt.task_id,
+        agent_id=agent_id,
+        capability=attempt.capability,
+        status=status,
+        success=False,
+        error=fault,
+        usage=attempt.usage,
+        cost_usd=attempt.cost_usd,
+        completed_at=now,
+        generation=attempt.generation,
+        attempt=attempt.attempt,
+    )
+
+
+def broke_off(entry: Entry, agent_id: str, reason: str, now: datetime) -> Outcome:
+    """The outcome of an attempt whose claims ended one after another without another step."""
+    message = (
+        f"The work broke off {entry.stalled_claims} times in a row without finishing another step, "
+        f"the last time because of this: {reason or PROCESS_ENDED}. The log of the mesh says more. "
+        "Repair the cause, then submit the task again"
+    )
+    return unsuccessful("failed", entry, agent_id, Fault(type="BrokeOff", message=message), now)
+
+
+def last_ends(ends: list[Outcome]) -> list[Outcome]:
+    """The last ends, as many as may be remembered, and the very last however large it is."""
+    kept = ends[-MAX_REMEMBERED_ENDS:]
+    if len(kept) == 1:
+        return kept
+    sizes = [len(encode(end.result)) for end in kept]
+    while len(kept) > 1 and sum(sizes) > _MAX_REMEMBERED_BYTES:
+        del kept[0], sizes[0]
+    return kept
+
+
+def attempt_ended(outcome: Outcome) -> tuple[str, int, int]:
+    """The key of the attempt that ended within its thread."""
+    return outcome.task_id, outcome.generation, outcome.attempt

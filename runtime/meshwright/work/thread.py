@@ -18,14 +18,6 @@ from meshwright.core.messages import Dispatch, Event, Fault, Identifier, Outcome
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.work.conversation import conversation_of
-from meshwright.work.ends import (
-    MAX_STALLED_CLAIMS,
-    PROCESS_ENDED,
-    attempt_ended,
-    broke_off,
-    last_ends,
-    unsuccessful,
-)
 from meshwright.work.people import approval_ended, approval_requested, counted
 from meshwright.work.protocol import (
     Accept,
@@ -45,11 +37,18 @@ from meshwright.work.protocol import (
     claim_stream,
     tenant_of,
 )
-from meshwright.work.record import Entry, ThreadState
+from meshwright.work.record import (
+    MAX_STALLED_CLAIMS,
+    PROCESS_ENDED,
+    Entry,
+    ThreadState,
+    attempt_ended,
+    broke_off,
+    last_ends,
+    unsuccessful,
+)
 from meshwright.work.slots import Offer, Watch, Withdraw
 
-HISTORY = "history"
-"""The stream in which threads of earlier versions keep their own conversation."""
 MAX_TASKS = 1_000  # in the inbox, which every turn writes whole
 _STOPS_DEADLINE = ("person", "money")
 
@@ -76,8 +75,8 @@ class AgentThread(Actor[ThreadState]):
     def enqueue_again(self, turn: Turn, dispatch: Dispatch) -> None:
         """Take a dispatch from a task that got no reply to the first: one of both may be lost.
 
-        An attempt that is not known here may have ended so long ago that it is forgotten. What it did is
-        in its journal.
+        An attempt that is not known here may have ended so long ago that it is forgotten. Its steps
+        are in its journal.
         """
         self._take(turn, Entry.of(dispatch, turn.now, redriven=True))
 
@@ -116,7 +115,6 @@ class AgentThread(Actor[ThreadState]):
             fence=entry.fence,
             owner=claim.owner,
             journaled=again or entry.redriven,
-            history=self.state.history,
             claim=entry.claims - 1,
             stalled_claims=entry.stalled_claims,
             waits=tuple(wait.step for wait in entry.waits),
@@ -260,7 +258,6 @@ class AgentThread(Actor[ThreadState]):
                 turn.send(self._task(child), "redrive")
 
     def _task(self, task_id: str) -> ActorRef:
-        """The actor of a task of the thread's tenant."""
         return TaskKey(self._tenant, task_id).ref
 
     def _entry(self, task_id: str) -> Entry | None:
@@ -355,7 +352,6 @@ class AgentThread(Actor[ThreadState]):
     def _answer(
         self, turn: Turn, entry: Entry, wait: Wait, answer: dict[str, Any], given: Answer | None = None
     ) -> None:
-        """End a wait, and let its task go on."""
         answered_by = None if given is None else given.answered_by
         entry.waits.remove(wait)
         if not wait.again:
@@ -387,7 +383,6 @@ class AgentThread(Actor[ThreadState]):
             turn.send(self._task(entry.task_id), "pause", Pause(key=str(self.ref), on=stops))
 
     def _set_alarm(self, turn: Turn) -> None:
-        """Have the thread woken when the next wait comes to its time."""
         times = [wait.ends_at for entry in self.state.inbox for wait in entry.waits]
         turn.wake_at(min((at for at in times if at is not None), default=None))
 
@@ -398,7 +393,6 @@ class AgentThread(Actor[ThreadState]):
         self._end_cancelled(turn, entry)
 
     def _end_cancelled(self, turn: Turn, entry: Entry) -> None:
-        """End a cancelled task once it waits for no task of its own."""
         if entry.children:
             entry.status, entry.owner = "waiting", None
             self._offer_next(turn)
@@ -475,14 +469,12 @@ class AgentThread(Actor[ThreadState]):
 
 
 class _Thread(Struct):
-    """What names the thread of a task."""
-
     tenant_id: Identifier = "default"
     thread_id: Identifier
 
 
 class _Address(Struct):
-    """What of a dispatch says where it goes; its thread checks the rest."""
+    """The fields of a dispatch that route it; its thread checks the rest."""
 
     agent_id: Identifier
     task: _Thread

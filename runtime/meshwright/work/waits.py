@@ -1,4 +1,4 @@
-"""What a run waits for, and when all that is left of it is waiting."""
+"""Tracks the waits of a run; a run with only waits left gives up its slot."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from meshwright.core.messages import Task
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.work.earlier import Earlier
-from meshwright.work.paths import OpenStep, Paths, Scope
+from meshwright.work.paths import OpenStep, Paths, Records, Scope
 from meshwright.work.protocol import Suspend, Wait, Waiting, Work
-from meshwright.work.records import Records
 
 logger = logging.getLogger("meshwright.work")
 
@@ -106,7 +105,6 @@ class Waits:
         return set() if self._sending is None else {self._sending}
 
     def _check_soon(self) -> None:
-        """Look soon whether all that is left of the run is waiting."""
         if self._check is None and self.suspended is None:
             self._check = asyncio.get_running_loop().call_later(_SETTLING_SECONDS, self._look, self._begun)
 
@@ -142,7 +140,6 @@ class Waits:
         )
 
     async def _send(self) -> None:
-        """Let the thread know what the run waits for, while another branch of it works."""
         waiting = self._waiting()
         try:
             await self._records.confirm()

@@ -18,12 +18,10 @@ from meshwright.core.messages import Event, Fault, Outcome, new_id
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.work.earlier import has_steps
-from meshwright.work.ends import MAX_STALLED_CLAIMS, unsuccessful
 from meshwright.work.journal import Journal
 from meshwright.work.protocol import Claim, Completed, Grant, Release, Stop, Suspend, TaskKey, Work, tenant_of
-from meshwright.work.record import DispatchedTask, ThreadState
-from meshwright.work.slots import Offer, SlotTable, Watch, Withdraw
-from meshwright.work.suspects import SUSPECT_CLAIMS, Suspects
+from meshwright.work.record import MAX_STALLED_CLAIMS, DispatchedTask, ThreadState, unsuccessful
+from meshwright.work.slots import SUSPECT_CLAIMS, Offer, SlotTable, Suspects, Watch, Withdraw
 from meshwright.work.waits import Suspended
 
 logger = logging.getLogger("meshwright.work")
@@ -162,7 +160,6 @@ class Worker:
             adopting.cancel()
 
     async def _leave_behind(self, cancelled: set[asyncio.Task[None]]) -> None:
-        """Wait for cancelled work to let go, and no longer for what does not."""
         if cancelled:
             _, stubborn = await asyncio.wait(cancelled, timeout=_LETTING_GO_SECONDS)
             for task in stubborn:

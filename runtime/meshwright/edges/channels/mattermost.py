@@ -17,23 +17,21 @@ from pydantic_core import from_json
 
 from meshwright.core.clock import Backoff
 from meshwright.core.errors import InvalidInput, NotFound, TooLarge
-from meshwright.edges.channels.messages import MAX_CONTENT_CHARS, ChannelMessage, message_of, time_of
-from meshwright.edges.channels.settings import ChannelSettings
-from meshwright.edges.replies import Undeliverable
-from meshwright.edges.webhooks.kinds import Kind
-from meshwright.edges.webhooks.outgoing import (
-    MAX_ANSWER_BYTES,
-    USER_AGENT,
-    TryLater,
-    asked_pause,
-    harmless,
-    request,
+from meshwright.edges.channels.messages import (
+    MAX_CONTENT_CHARS,
+    ChannelMessage,
+    ChatChannel,
+    message_of,
+    time_of,
 )
+from meshwright.edges.channels.receiver import ChannelReceiver
+from meshwright.edges.channels.settings import ChannelSettings
+from meshwright.edges.deliveries import Signed
+from meshwright.edges.outgoing import HttpPool, TryLater, asked_pause, harmless
+from meshwright.edges.replies import Undeliverable
 
 if TYPE_CHECKING:
-    from aiohttp import ClientSession, ClientWebSocketResponse
-
-    from meshwright.edges.channels.receiver import ChannelReceiver, ChatChannel
+    from aiohttp import ClientWebSocketResponse
 
 _logger = logging.getLogger("meshwright.edges.channels")
 _MAX_POST_CHARS = 16_000
@@ -46,7 +44,7 @@ _REPLY = "meshwright_reply"
 class MattermostChat:
     """One bot's account."""
 
-    signed = Kind()
+    signed = Signed()
     typing_seconds, has_status = 5.0, False
 
     def __init__(self, name: str, settings: ChannelSettings) -> None:
@@ -54,6 +52,7 @@ class MattermostChat:
         self._name = name
         self.token = settings.token.get_secret_value()
         self.api = f"{settings.url.rstrip('/')}/api/v4"
+        self.http = HttpPool()
         self.user_id = self.username = ""
 
     def read(self, document: dict[str, Any]) -> Iterator[ChannelMessage]:
@@ -92,45 +91,43 @@ class MattermostChat:
             _logger.warning("channel %s: a message is not taken: %s", self._name, error)
             return None
 
-    async def missed(self, session: ClientSession) -> list[ChannelMessage]:
+    async def missed(self) -> list[ChannelMessage]:
         """Returns what was said in the last hour, the oldest first."""
         since = int((time.time() - _CAUGHT_UP_SECONDS) * 1000)
         found: list[ChannelMessage] = []
-        for channel in await self.call(session, "GET", f"/users/{self.user_id}/channels"):
+        for channel in await self.call("GET", f"/users/{self.user_id}/channels"):
             if channel.get("last_post_at", 0) >= since:
-                page = await self.call(session, "GET", f"/channels/{channel['id']}/posts?since={since}")
+                page = await self.call("GET", f"/channels/{channel['id']}/posts?since={since}")
                 posts = (self._message(post, channel.get("type")) for post in page["posts"].values())
                 found += [message for message in posts if message is not None]
         return sorted(found, key=lambda message: message.timestamp)
 
-    async def who_am_i(self, session: ClientSession) -> None:
+    async def who_am_i(self) -> None:
         """Learn the bot's name. Raises Undeliverable, TryLater."""
-        me = await self.call(session, "GET", "/users/me")
+        me = await self.call("GET", "/users/me")
         self.user_id, self.username = me["id"], me["username"]
 
-    async def post(self, session: ClientSession, message: ChannelMessage, *, again: bool) -> None:
+    async def post(self, message: ChannelMessage, *, again: bool) -> None:
         """Post it into the thread, unless one with its id in the props is there."""
         where = message.channel_metadata
         if again:
-            thread = await self.call(session, "GET", f"/posts/{where['root_id']}/thread")
+            thread = await self.call("GET", f"/posts/{where['root_id']}/thread")
             if any((post.get("props") or {}).get(_REPLY) == message.id for post in thread["posts"].values()):
                 return
         props = {_REPLY: message.id}
         text = harmless(message.content[:_MAX_POST_CHARS])
-        await self.call(session, "POST", "/posts", json={**where, "message": text, "props": props})
+        await self.call("POST", "/posts", json={**where, "message": text, "props": props})
 
-    async def show_typing(self, session: ClientSession, message: ChannelMessage, status: str) -> None:
+    async def show_typing(self, message: ChannelMessage, status: str) -> None:
         """Show that the bot is typing in the thread."""
         where = message.channel_metadata
         typing = {"channel_id": where["channel_id"], "parent_id": where["root_id"]}
-        await self.call(session, "POST", f"/users/{self.user_id}/typing", json=typing)
+        await self.call("POST", f"/users/{self.user_id}/typing", json=typing)
 
-    async def call(self, session: ClientSession, method: str, path: str, **options: Any) -> Any:
+    async def call(self, method: str, path: str, **options: Any) -> Any:
         """Call the API. Raises Undeliverable, TryLater."""
         headers = {"Authorization": f"Bearer {self.token}"}
-        answer = await request(
-            session, method, self.api + path, headers=headers, max_bytes=MAX_ANSWER_BYTES, **options
-        )
+        answer = await self.http.request(method, self.api + path, headers=headers, **options)
         if answer.status < 300:
             return from_json(answer.body)
         said = f"Mattermost answered {answer.status} to {method} {path.partition('?')[0]}"
@@ -164,22 +161,19 @@ class MattermostSocket:
                 await listening
 
     async def _listen(self) -> None:
-        import aiohttp
-
         backoff, name = Backoff(0.5, 60.0), self._channel.name
         while True:
             try:
-                async with aiohttp.ClientSession(headers={"User-Agent": USER_AGENT}) as session:
-                    await self._chat.who_am_i(session)
-                    url = re.sub("^http", "ws", self._chat.api) + "/websocket"
-                    async with session.ws_connect(url, heartbeat=_HEARTBEAT_SECONDS) as socket:
-                        await self._serve(session, socket)
+                await self._chat.who_am_i()
+                session, url = self._chat.http.session(self._chat.api), f"{self._chat.api}/websocket"
+                async with session.ws_connect(url, heartbeat=_HEARTBEAT_SECONDS) as socket:
+                    await self._serve(socket)
                 backoff = Backoff(0.5, 60.0)
             except Exception as error:  # noqa: BLE001 whatever it is, messages must still be taken
                 _logger.warning("channel %s is not connected: %s", name, type(error).__name__)
             await asyncio.sleep(backoff.next())
 
-    async def _serve(self, session: ClientSession, socket: ClientWebSocketResponse) -> None:
+    async def _serve(self, socket: ClientWebSocketResponse) -> None:
         challenge = {"token": self._chat.token}
         await socket.send_json({"seq": 1, "action": "authentication_challenge", "data": challenge})
         reply: dict[str, Any] = {}
@@ -187,14 +181,14 @@ class MattermostSocket:
             reply = await socket.receive_json()
         if reply.get("status") != "OK":
             raise Undeliverable("Mattermost does not accept the token")
-        for message in await self._chat.missed(session):
+        for message in await self._chat.missed():
             await self._take(message)
         async for received in socket:
             for message in self._chat.read(_object(received.data)):
                 await self._take(message)
 
     async def _take(self, message: ChannelMessage) -> None:
-        """Make its task. What the mesh cannot take now is raised, and looked for at the next connection."""
+        """Make its task. Errors of the moment are raised: it is looked for at the next connection."""
         try:
             await self._receiver.accept(self._channel, [message])
         except (InvalidInput, NotFound, TooLarge) as error:

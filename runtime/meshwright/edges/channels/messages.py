@@ -1,15 +1,19 @@
-"""The message of a channel, the same for all kinds, and the address that a reply to it goes to."""
+"""Channels: their services, their messages, and the addresses of replies; the same for all kinds."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints, ValidationError
 
 from meshwright.core.errors import InvalidInput, sentence
 from meshwright.core.messages import ID_PATTERN, derived_id
-from meshwright.edges.channels.settings import ChannelKind
+from meshwright.edges.bodies import Strict
+from meshwright.edges.channels.settings import ChannelKind, ChannelSettings
+from meshwright.edges.deliveries import Signed
+from meshwright.edges.outgoing import HttpPool
 from meshwright.edges.replies import Address
 
 SCHEME = "channel"
@@ -17,14 +21,12 @@ MAX_CONTENT_CHARS = 40_000
 _Id = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
-class ChannelMessage(BaseModel):
+class ChannelMessage(Strict):
     """A message that somebody sent in a chat, or that is sent there.
 
     `id` is the service's own, which stays the same when it is delivered again; `thread_id` names the
-    conversation there. `channel_metadata` is what only that service knows, `context` what only the sender.
+    conversation there. `channel_metadata` is for that service alone, `context` is the sender's.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     id: _Id
     tenant_id: str = Field(default="", pattern=ID_PATTERN.replace("{1,", "{0,"))
@@ -36,6 +38,37 @@ class ChannelMessage(BaseModel):
     thread_id: _Id
     reply_to: _Id | None = None
     context: dict[str, Any] = Field(default_factory=dict)
+
+
+class Chat(Protocol):
+    """One channel's service. Both requests raise TryLater, and Undeliverable for what it will never take."""
+
+    signed: Signed
+    typing_seconds: float
+    """How long it shows that somebody is typing."""
+    has_status: bool
+    """Whether it shows the progress of the work."""
+    http: HttpPool
+
+    def read(self, document: dict[str, Any]) -> Iterator[ChannelMessage]:
+        """Returns the messages of people in a delivery. Raises InvalidInput."""
+        ...
+
+    async def show_typing(self, message: ChannelMessage, status: str) -> None:
+        """Shows that a message is being worked on."""
+        ...
+
+    async def post(self, message: ChannelMessage, *, again: bool) -> None:
+        """Returns once the service has a message; `again` says that it may have it already."""
+        ...
+
+
+class ChatChannel(NamedTuple):
+    """A channel of the settings with its service."""
+
+    name: str
+    settings: ChannelSettings
+    chat: Chat
 
 
 def message_of(**fields: Any) -> ChannelMessage:
@@ -58,7 +91,7 @@ def time_of(value: Any, unit: float = 1.0) -> datetime:
 
 
 class ChannelAddress(Address):
-    """Where a reply goes: a conversation in a channel, and the message that it answers."""
+    """The address of a reply: a conversation in a channel, and the message that it answers."""
 
     channel: str
     thread_id: str

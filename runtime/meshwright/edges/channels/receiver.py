@@ -4,66 +4,48 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
-from typing import Any, NamedTuple
+from contextlib import aclosing, suppress
+from typing import Any
 
 from msgspec.structs import replace
 from pydantic import BaseModel
 from pydantic_core import from_json
 
-from meshwright.core.errors import Conflict, IdempotencyConflict, InvalidInput, NotFound
+from meshwright.core.errors import Conflict, Forbidden, IdempotencyConflict, InvalidInput, NotFound
 from meshwright.core.messages import Caller, TaskRequest
 from meshwright.core.schema import takes_approval
-from meshwright.edges.channels.chats import CHATS, Chat
 from meshwright.edges.channels.messages import (
     SCHEME,
     ChannelAddress,
     ChannelMessage,
+    ChatChannel,
     requester_of,
     task_of,
     thread_of,
 )
-from meshwright.edges.channels.settings import ChannelSettings
-from meshwright.edges.channels.typing_indicator import Typing
+from meshwright.edges.channels.sender import Typing
+from meshwright.edges.deliveries import Gate, Proof
 from meshwright.edges.replies import Courier
-from meshwright.edges.webhooks.gate import Gate, Proof
 from meshwright.events.filter import EventFilter
 from meshwright.events.inbox import Question
 from meshwright.identity.operations import Operations
-from meshwright.ledger.keys import Forbidden
 from meshwright.mesh import Mesh
 from meshwright.work.protocol import TaskKey
-from meshwright.work.reading import read_task
+from meshwright.work.record import read_task
 
 _ANSWERED = "wait.ended"
 _APPROVE = frozenset({"approve", "approved", "yes", "ok", "okay"})
 _DENY = frozenset({"deny", "denied", "no", "reject"})
-_LOOKS, _LOOK_SECONDS = 50, 0.1  # for the log to have that a question was answered
-
-
-class ChatChannel(NamedTuple):
-    """A channel of the settings with its service."""
-
-    name: str
-    settings: ChannelSettings
-    chat: Chat
+_MAX_TRIES = 20  # for a message to answer a question before another does
+_LOG_SECONDS = 5.0  # for the log to have that a question was answered
 
 
 class Accepted(BaseModel):
-    """What became of a message: its task, or the task whose question it answered."""
+    """The result of a message: its task, or the task whose question it answered."""
 
     id: str
     task_id: str
     thread_id: str
-
-
-def channels_of(settings: Mapping[str, ChannelSettings]) -> dict[str, ChatChannel]:
-    """Returns the active channels of the settings. Raises ConfigError."""
-    return {
-        name: ChatChannel(name, channel, CHATS[channel.kind](name, channel))
-        for name, channel in settings.items()
-        if channel.active
-    }
 
 
 class ChannelReceiver:
@@ -154,7 +136,7 @@ class ChannelReceiver:
             await read_task(self._mesh.host, task_of(tenant_id, channel.name, message.id), tenant_id)
             return None
         answering = Operations(self._mesh, replace(caller, roles=frozenset({"approver"})))
-        for _ in range(_LOOKS):
+        for _ in range(_MAX_TRIES):
             question = await self._mesh.inbox.next_of(tenant_id, thread_id)
             if came_before := await self._mesh.log.query(given):  # after the inbox, which knows no more
                 return came_before[0].task_id
@@ -166,10 +148,23 @@ class ChannelReceiver:
             except (Forbidden, InvalidInput):
                 return None
             except (NotFound, Conflict):  # it was answered a moment ago, maybe with this very message
-                await asyncio.sleep(_LOOK_SECONDS)
+                if not await self._has_ended(question, tenant_id):
+                    return None
             else:
                 return question.task_id
         return None
+
+    async def _has_ended(self, question: Question, tenant_id: str) -> bool:
+        """Wait until the log has the end of a question. False where it has none in time."""
+        ends = EventFilter(
+            tenant_id=tenant_id, task_id=question.task_id, event_type=_ANSWERED, after_seq=question.seq
+        )
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LOG_SECONDS), aclosing(self._mesh.log.tail(ends)) as events:
+                async for event in events:
+                    if event.fields.get("key") == question.wait_id:
+                        return True
+        return False
 
 
 def answer_of(question: Question, text: str) -> Any:

@@ -1,13 +1,16 @@
-"""Says in the chat what became of a message: the reply, what the task asks, and that no model answers."""
+"""Posts into chats: replies, questions of tasks, that no model answers, and that an agent is at work."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
-from meshwright.core.messages import Event, Outcome, derived_id
+from meshwright.core.errors import MeshError
+from meshwright.core.messages import ENDED, Event, Outcome, derived_id
 from meshwright.core.redaction import redact
 from meshwright.core.schema import takes_approval
 from meshwright.edges.channels.messages import (
@@ -15,24 +18,30 @@ from meshwright.edges.channels.messages import (
     SCHEME,
     ChannelAddress,
     ChannelMessage,
+    ChatChannel,
     requester_of,
     task_of,
     thread_of,
 )
-from meshwright.edges.channels.receiver import ChatChannel
+from meshwright.edges.outgoing import Receivers, TryLater
 from meshwright.edges.replies import Address, Undeliverable
-from meshwright.edges.webhooks.outgoing import USER_AGENT, InFlight, Pauses, TryLater
 from meshwright.events.filter import EventFilter
 from meshwright.mesh import Mesh
 from meshwright.work.protocol import TaskKey
+from meshwright.work.record import TaskView
+
+_logger = logging.getLogger("meshwright.edges.channels")
 
 _WAITING, _PERSON, _PROVIDER = "task.waiting", "person", "provider"
-_TIMEOUT_SECONDS = 30.0
 _AT_ONCE = timedelta(seconds=0.5)  # within which the process that posts first does so
 _CUT = " [cut]"
-_LOOKS, _LOOK_SECONDS = 50, 0.1
 _TO_APPROVE = "Reply approve or deny, and why if you like."
 _TO_ANSWER = "Reply here to answer."
+_SHOW_SECONDS = 1.0  # between two looks at a task; a reply that comes sooner is not announced
+_MAX_SECONDS = 900.0  # that it is shown for one message
+_MAX_SHOWN = 50  # messages of a channel that it is shown for at a time
+_MAX_STATUS_CHARS = 100
+_STATUS = "is typing..."
 _NOT_NEXT = " The first reply is to the question before this one, which is still open."
 
 
@@ -45,8 +54,7 @@ class ChannelSender:
     def __init__(self, mesh: Mesh, channels: Mapping[str, ChatChannel]) -> None:
         self._mesh = mesh
         self._channels = channels
-        self._pauses = Pauses()
-        self._in_flight = InFlight()
+        self._receivers = Receivers()
         self._began: datetime | None = None  # to send; until then another process may have done so
         self._tried: set[str] = set()
 
@@ -59,7 +67,7 @@ class ChannelSender:
         return ()
 
     def wants(self, event: Event) -> bool:
-        """What a task asks a person, and that it waits for a model."""
+        """Whether a task asks a person, or waits for a model."""
         return event.event_type == _WAITING and event.fields.get("kind") in (_PERSON, _PROVIDER)
 
     def line(self, address: Address) -> str:
@@ -78,7 +86,7 @@ class ChannelSender:
         await self._post(channel, message)
 
     async def tell(self, address: Address, event: Event) -> None:
-        """Post what a task waits for, where that is a person or a model. Raises Undeliverable, TryLater."""
+        """Post the question of a task, or that no model answers. Raises Undeliverable, TryLater."""
         channel, where = self._where(address)
         if event.fields["kind"] == _PERSON:
             was_asked = event.fields.get("repeated", False)
@@ -123,10 +131,6 @@ class ChannelSender:
     async def _is_next(self, channel: ChatChannel, where: ChannelAddress, event: Event) -> bool:
         """Whether a question is the one that the next message of the conversation answers."""
         tenant_id, inbox = channel.settings.tenant, self._mesh.inbox
-        for _ in range(_LOOKS):  # until the inbox has come as far
-            if await inbox.find(tenant_id, event.fields["key"]) is not None:
-                break
-            await asyncio.sleep(_LOOK_SECONDS)
         first = await inbox.next_of(tenant_id, thread_of(tenant_id, channel.name, where.thread_id))
         return first is None or first.seq >= (event.seq or 0)
 
@@ -161,27 +165,79 @@ class ChannelSender:
         return is_late or message.timestamp < self._began or message.id in self._tried
 
     async def _post(self, channel: ChatChannel, message: ChannelMessage) -> None:
-        import aiohttp
-
-        self._pauses.check(channel.name)
-        with self._in_flight.one_of(f"channel {channel.name}"):
+        receivers, name = self._receivers, channel.name
+        with receivers.sending(name), receivers.bounded(f"channel {name}"):
             again = self._may_be_there(message)
             self._tried.add(message.id)
-            timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
-            async with aiohttp.ClientSession(timeout=timeout, headers={"User-Agent": USER_AGENT}) as session:
-                try:
-                    await channel.chat.post(session, message, again=again)
-                except TryLater as error:
-                    self._pauses.failed(channel.name, error.retry_after_seconds)
-                    raise
-                except Undeliverable:
-                    self._tried.discard(message.id)
-                    raise
+            try:
+                await channel.chat.post(message, again=again)
+            except Undeliverable:
+                self._tried.discard(message.id)
+                raise
         self._tried.discard(message.id)
-        self._pauses.succeeded(channel.name)
+
+
+class Typing:
+    """Shows that an agent is at work on a message, and its progress, in the process that took it.
+
+    It is never repeated after a crash, and no reply waits for it or fails with it.
+    """
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+        self._receivers = Receivers()
+        self._shown: dict[str, dict[str, asyncio.Task[None]]] = {}
+
+    async def start(self) -> None:
+        """Nothing is shown before a message is taken."""
+
+    async def stop(self) -> None:
+        """Show no more. Idempotent."""
+        tasks = [task for shown in self._shown.values() for task in shown.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def begin(self, channel: ChatChannel, message: ChannelMessage, task_id: str) -> None:
+        """Show that until the task of a message has ended; does not wait for it."""
+        shown = self._shown.setdefault(channel.name, {})
+        if channel.settings.typing and task_id not in shown and len(shown) < _MAX_SHOWN:
+            shown[task_id] = asyncio.create_task(self._show(channel, message, task_id))
+            shown[task_id].add_done_callback(lambda _: shown.pop(task_id, None))
+
+    async def _show(self, channel: ChatChannel, message: ChannelMessage, task_id: str) -> None:
+        loop, chat, last = asyncio.get_running_loop(), channel.chat, ("", float("-inf"))
+        try:
+            async with asyncio.timeout(_MAX_SECONDS):
+                while True:
+                    await asyncio.sleep(_SHOW_SECONDS)
+                    task = await self._mesh.task(task_id, channel.settings.tenant)
+                    if task.status in ENDED:
+                        return
+                    status = await self._status(task)
+                    is_due = loop.time() - last[1] >= chat.typing_seconds
+                    if not status or not (is_due or (chat.has_status and status != last[0])):
+                        continue
+                    last = status, loop.time()
+                    with suppress(TryLater), self._receivers.sending(channel.name):
+                        await chat.show_typing(message, status)
+        except (MeshError, TimeoutError) as error:  # the chat does not allow it, or the mesh is stopping
+            _logger.info("channel %s shows no typing: %s", channel.name, error)
+
+    async def _status(self, task: TaskView) -> str:
+        """Returns the progress of an agent; nothing while a person, a model or a time is waited for."""
+        if any(wait.kind != "task" for wait in task.waits):
+            return ""
+        if await self._mesh.inbox.next_of(task.tenant_id, task.thread_id) is not None:
+            return ""
+        of_tree: dict[str, Any] = {"tenant_id": task.tenant_id, "event_type": "run.progress"}
+        of_tree |= {"trace_id": task.trace_id} if task.trace_id else {"task_id": task.task_id}
+        said = await self._mesh.log.query(EventFilter(order="desc", limit=1, **of_tree))
+        text = " ".join(redact(str(said[0].fields.get("text", ""))).split()) if said else ""
+        return text[:_MAX_STATUS_CHARS] or _STATUS
 
 
 def _end_of(waited: Event) -> datetime:
-    """When a task that waits for a model tries again."""
+    """Returns when a task that waits for a model tries again."""
     due_at = waited.fields.get("due_at")
     return waited.time if due_at is None else datetime.fromisoformat(due_at)

@@ -1,17 +1,19 @@
-"""The application: the routes of the API and of components, behind what every request passes first."""
+"""The application: the routes of the API and of components, behind a gate that all requests pass."""
 
 from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import lru_cache, partial
 from importlib.resources import files
 from ipaddress import ip_address
+from operator import itemgetter
 from typing import Any
 from urllib.parse import urlsplit
 
-from fastapi import FastAPI, Request, Response
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -20,31 +22,18 @@ from meshwright.component import Component
 from meshwright.core.errors import InvalidInput, MeshError
 from meshwright.core.http_limits import PEER_UID
 from meshwright.core.messages import ID_PATTERN
-from meshwright.edges.http import (
-    administration,
-    budgets,
-    deployments,
-    events,
-    inbox,
-    mesh_routes,
-    models,
-    publish,
-    steps,
-    task_files,
-    tasks,
-)
-from meshwright.edges.http.brake import Brake
-from meshwright.edges.http.events import Streams
-from meshwright.edges.http.routing import (
-    ANY_PROBLEM,
+from meshwright.edges.http import administration, events, mesh_routes, models, tasks
+from meshwright.edges.http.errors import (
     CALLER,
-    JsonLine,
+    KIND,
+    Brake,
     answer_error,
-    complete_document,
     error_response,
     handle_errors,
     record_misuse,
 )
+from meshwright.edges.http.events import Streams
+from meshwright.edges.http.routing import ANY_PROBLEM, RouterKinds, complete_document, make_router
 from meshwright.edges.http.sessions import CREDENTIALS, Sessions
 from meshwright.identity.auth import Authenticator, Credentials, KeyAuthenticator, bearer_of
 from meshwright.mesh import Mesh
@@ -55,30 +44,24 @@ Give tasks to a mesh of agents, follow them, and read what happened.
 A task is durable once it was answered with 202. Every error is a problem document (RFC 9457) that names the
 `field` that was wrong and the `remedy`. Streams are server-sent events and resume by `Last-Event-ID`.
 """
-_MODEL_ROUTERS = (models.router, mesh_routes.keys, mesh_routes.probes)
+_MODEL_ROUTERS = (models.openai_router, models.router, administration.keys, mesh_routes.probes)
 _ROUTERS = (
     tasks.router,
-    steps.router,
-    task_files.router,
-    inbox.router,
     events.router,
-    publish.router,
     mesh_routes.router,
-    budgets.router,
-    deployments.router,
+    administration.budgets,
+    administration.deployments,
     administration.router,
     *_MODEL_ROUTERS,
 )
 _Bare = Callable[[Mesh, Request], Awaitable[Response]]
 _BARE: dict[tuple[str, str], _Bare] = {("POST", "/tasks"): tasks.answer_submit}
-"""What is answered without the framework, at a third of its cost: the route that is called most."""
+"""Routes that are answered without the framework, at a third of its cost: the one that is called most."""
 _PAGES = {
     "/docs": ("docs.html", "text/html"),
     "/docs/docs.css": ("docs.css", "text/css"),
     "/docs/docs.js": ("docs.js", "text/javascript"),
 }
-OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/health", "/openapi.json", *_PAGES})
-"""What needs no caller: health, and documentation."""
 _SINGLE = frozenset({b"host", b"origin", b"authorization", b"mesh-tenant"})
 _FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip", b"via"})
 
@@ -114,17 +97,19 @@ def create_app(
             route for router in routers for route in router.routes
         ],  # an included router is matched twice
         redirect_slashes=False,
+        openapi_url=None,  # one of _pages, as it needs no key
         docs_url=None,  # FastAPI's pages load their scripts from other sites
         redoc_url=None,
     )
     app.state.mesh, app.state.streams, app.state.groups = mesh, streams or Streams(), groups
     app.state.brake = Brake()
-    for component in () if only_models else mesh.components:
-        if isinstance(component, Component) and (router := component.routes()) is not None:
-            app.include_router(router)
-    app.add_api_route("/", _welcome, include_in_schema=False, response_class=JsonLine)
-    for path, (name, media_type) in _PAGES.items():
-        app.add_api_route(path, _page(name, media_type), include_in_schema=False)
+    components = [part for part in mesh.components if isinstance(part, Component) and not only_models]
+    others = [router for part in components for router in _routers_of(part)]
+    for router in others:
+        app.include_router(router)
+    pages = _pages()
+    app.router.routes.extend(pages.routes)
+    kinds = RouterKinds(route for router in (*routers, *others, pages) for route in router.routes)
     handle_errors(app)
     authenticator = authenticator or KeyAuthenticator(mesh.keys, mesh.settings)
     app.state.sessions = Sessions(
@@ -133,15 +118,34 @@ def create_app(
         tenants=mesh.tenants,
         max_streams=mesh.settings.http.max_streams,
     )
-    app.add_middleware(_Gate, mesh=mesh, authenticator=authenticator, bare={} if only_models else _BARE)
+    bare = {} if only_models else _BARE
+    app.add_middleware(_Gate, mesh=mesh, authenticator=authenticator, kinds=kinds, bare=bare)
     return app
 
 
 create_llm_app = partial(create_app, only_models=True)
 
 
-async def _welcome() -> dict[str, str]:
-    return {"name": "meshwright", "version": __version__, "docs": "/docs", "openapi": "/openapi.json"}
+def _routers_of(component: Component) -> Sequence[APIRouter]:
+    found = component.routes()
+    return [found] if isinstance(found, APIRouter) else found or ()
+
+
+def _pages() -> APIRouter:
+    """The documentation."""
+    router = make_router(is_open=True)
+
+    @router.get("/", include_in_schema=False)
+    async def welcome() -> dict[str, str]:
+        return {"name": "meshwright", "version": __version__, "docs": "/docs", "openapi": "/openapi.json"}
+
+    @router.get("/openapi.json", include_in_schema=False)
+    async def document(request: Request) -> Response:
+        return JSONResponse(request.app.openapi())
+
+    for path, (name, media_type) in _PAGES.items():
+        router.add_api_route(path, _page(name, media_type), include_in_schema=False)
+    return router
 
 
 def _page(name: str, media_type: str) -> Callable[[], Coroutine[Any, Any, Response]]:
@@ -153,7 +157,7 @@ def _page(name: str, media_type: str) -> Callable[[], Coroutine[Any, Any, Respon
     return show
 
 
-# What every request passes first
+# The gate
 
 
 class _BadHeader(InvalidInput):
@@ -180,11 +184,16 @@ class _Gate:
     The Host header must be one of this mesh's names (DNS rebinding): those of loopback, `allowed_hosts` and,
     where the mesh listens off loopback, IP addresses and the machine's own name. Where a browser names an
     Origin, that must be the host which is asked, or an allowed one (cross-site requests). WebSockets are
-    looked at too. Credentials are checked before a body is read; health and documentation need none.
+    looked at too. Credentials are checked before a body is read; open routers need none.
     """
 
     def __init__(
-        self, app: ASGIApp, mesh: Mesh, authenticator: Authenticator, bare: dict[tuple[str, str], _Bare]
+        self,
+        app: ASGIApp,
+        mesh: Mesh,
+        authenticator: Authenticator,
+        kinds: RouterKinds,
+        bare: dict[tuple[str, str], _Bare],
     ) -> None:
         self._app = app
         self._mesh = mesh
@@ -193,19 +202,18 @@ class _Gate:
         self._names = frozenset(mesh.settings.http.allowed_hosts)
         self._exposed_names = self._names | {socket.gethostname().lower()}
         self._is_exposed = not is_loopback(mesh.settings.http.host)
-        self._signed = tuple(
-            path for part in mesh.components if isinstance(part, Component) for path in part.signed_paths
-        )
+        self._kinds = kinds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on with its caller, or answer it."""
         kind, app = scope["type"], self._app
         if kind in ("http", "websocket"):
             headers = [header for header in scope["headers"] if header[0] in _SINGLE]
-            if objection := self._objection(scope, headers):
-                app = error_response("", objection)
-            elif not (scope["path"] in OPEN_PATHS or scope["path"].startswith(self._signed)):
-                app = await self._authenticated(scope, receive, dict(headers))
+            named = dict(headers)
+            if objection := self._objection(scope, named, is_twice=len(named) != len(headers)):
+                app = error_response(objection)
+            elif not scope.setdefault(KIND, self._kinds.of(scope)).is_open:
+                app = await self._authenticated(scope, receive, named)
         await app(scope, receive, send)
 
     async def _authenticated(self, scope: Scope, receive: Receive, headers: dict[bytes, bytes]) -> ASGIApp:
@@ -223,12 +231,12 @@ class _Gate:
             return await answer_error(Request(scope), error)
         return self._app
 
-    def _objection(self, scope: Scope, headers: list[tuple[bytes, bytes]]) -> MeshError | None:
-        named = {name: value.decode("latin-1") for name, value in headers}
-        if len(named) != len(headers):
+    def _objection(self, scope: Scope, headers: dict[bytes, bytes], *, is_twice: bool) -> MeshError | None:
+        if is_twice:
             what = "The request has two Host, Origin, Authorization or Mesh-Tenant headers"
             return _BadHeader(what, remedy="Send one of each", field="Host")
-        host, origin = named.get(b"host"), named.get(b"origin")
+        host = headers[b"host"].decode("latin-1") if b"host" in headers else None
+        origin = headers[b"origin"].decode("latin-1") if b"origin" in headers else None
         try:
             name = None if host is None else _name(host)
         except ValueError:
@@ -253,7 +261,7 @@ class _Gate:
 
 
 def _credentials(scope: Scope, headers: dict[bytes, bytes]) -> Credentials:
-    """What a request shows of its sender. Raises InvalidInput."""
+    """Returns the credentials of a request. Raises InvalidInput."""
     tenant = headers.get(b"mesh-tenant", b"").decode("latin-1").strip() or None
     if tenant is not None and not re.fullmatch(ID_PATTERN, tenant):
         raise InvalidInput(
@@ -275,7 +283,7 @@ def is_local(scope: Scope) -> bool:
     It grants nothing that keys protect: a proxy that says nothing is local too.
     """
     is_here = is_loopback(_address(scope, "client")) and is_loopback(_address(scope, "server"))
-    return is_here and not any(name in _FORWARDED for name, _ in scope["headers"])
+    return is_here and _FORWARDED.isdisjoint(map(itemgetter(0), scope["headers"]))
 
 
 def _address(scope: Scope, end: str) -> str:

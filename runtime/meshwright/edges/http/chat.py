@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic_core import to_json
 
+from meshwright.core.capability import LLM_SERVICE
 from meshwright.core.errors import InvalidInput, MeshError
+from meshwright.core.limits import reserved_param
 from meshwright.core.messages import Identifier, Usage, new_id
-from meshwright.core.params import reserved_param
-from meshwright.edges.http.routing import openai_error
-from meshwright.ledger.keys import LLM_SERVICE
+from meshwright.edges.http.errors import openai_error
 from meshwright.models.errors import ModelUnavailable
 from meshwright.models.port import (
     STREAM_RESTART,
@@ -61,7 +61,7 @@ class ChatPart(BaseModel):
 
 
 class CalledFunction(BaseModel):
-    """What a tool call calls: `arguments` is JSON text."""
+    """The function of a tool call: `arguments` is JSON text."""
 
     name: _Name
     arguments: str = "{}"
@@ -122,13 +122,13 @@ class ResponseFormat(BaseModel):
 
 
 class StreamOptions(BaseModel):
-    """What a stream carries beside the answer."""
+    """Additions to a streamed answer."""
 
     include_usage: bool = False
 
 
 class CallMetadata(BaseModel):
-    """What the mesh reads of a call's metadata."""
+    """The metadata of a call that the mesh reads."""
 
     tags: _Tags | None = None
 
@@ -180,7 +180,7 @@ def model_request(asked: ChatRequest, context: CallContext) -> ModelRequest:
 
 
 def params_of(others: Mapping[str, Any]) -> dict[str, Any]:
-    """What goes to the provider as it is, of the fields that have no place here.
+    """Returns the fields that go to the provider as they are.
 
     Raises UnsupportedParameter for one that would have no effect, and for one that is the operator's.
     """
@@ -313,7 +313,7 @@ class ChatAnswer:
         return self._chunk([choice])
 
     def last(self, reply: ModelReply, *, with_usage: bool) -> Iterator[dict[str, Any]]:
-        """What ends a streamed answer: the tools that it calls, why it ended, and its tokens."""
+        """Yields the end of a streamed answer: the tools that it calls, why it ended, and its tokens."""
         calls = [{"index": index, **_call_body(call)} for index, call in enumerate(reply.tool_calls)]
         if calls:
             yield self.piece({"tool_calls": calls})

@@ -1,4 +1,4 @@
-"""Events: query the log by each of its fields and by range, or follow it as server-sent events.
+"""Events: query the log by each of its fields and by range, follow it as server-sent events, publish one.
 
 In a stream `id` is the event's seq, if any, `event` its type, `data` the event as JSON. All events that are
 ready go out in one write. A client that reads slowly holds up its own stream alone.
@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from fastapi import Query, Request, Response
+from fastapi import Header, Query, Request, Response
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, Field
 from starlette.responses import StreamingResponse
 
 from meshwright.core.errors import InvalidInput
 from meshwright.core.messages import Event
+from meshwright.core.topics import type_on
+from meshwright.edges.bodies import Strict
+from meshwright.edges.http.errors import JsonLine
 from meshwright.edges.http.routing import (
     EVENTS,
-    JsonLine,
+    ReadyMesh,
     make_router,
     may,
+    problems,
 )
 from meshwright.edges.http.sessions import ServerSentEvents
 from meshwright.events.filter import EventFilter
@@ -39,10 +43,8 @@ _Seq = Annotated[int, Field(ge=0, le=_MAX_SEQ)]
 _Text = Annotated[str, Field(min_length=1, max_length=512)]
 
 
-class Start(BaseModel):
-    """Where to begin: behind the event of this `seq`."""
-
-    model_config = ConfigDict(extra="forbid")
+class Start(Strict):
+    """The beginning: behind the event of this `seq`."""
 
     after_seq: _Seq | None = None
 
@@ -58,7 +60,7 @@ class Range(Start):
 
 
 class Fields(BaseModel):
-    """What the events have to have in common."""
+    """The fields that the events have in common."""
 
     trace_id: _Text | None = None
     task_id: _Text | None = None
@@ -238,3 +240,49 @@ def _pieces(frames: Iterable[bytes]) -> Iterator[bytes]:
 def _frame_of(event: Event) -> bytes:
     number = None if event.seq is None else str(event.seq)
     return format_sse_event(id=number, event=event.event_type, data_str=event.encode().decode())
+
+
+_NAME = r"[A-Za-z0-9_-]{1,64}"
+
+
+class EventRequest(Strict):
+    """An event from outside. Its topic begins with `app.`, and so does the type that the log has for it."""
+
+    topic: str = Field(max_length=256, pattern=rf"^app(\.{_NAME})+$")
+    event_type: str = Field(max_length=128, pattern=rf"^{_NAME}(\.{_NAME})*$")
+    payload: dict[str, Any] = Field(default_factory=dict)
+
+
+class PublishedEvent(BaseModel):
+    """The id and the type under which the log has an event."""
+
+    id: str
+    event_type: str
+
+
+@router.post(
+    "/events",
+    status_code=202,
+    summary="Publish an event",
+    response_description="Durable.",
+    responses=problems({507: "The tenant stores as much as it may."}),
+)
+async def publish(
+    mesh: ReadyMesh,
+    operations: Annotated[Operations, may("publish")],
+    event: EventRequest,
+    idempotency_key: Annotated[
+        str | None,
+        Header(
+            alias="Idempotency-Key",
+            min_length=1,
+            max_length=255,
+            description="An event with a key that was used before is not published again.",
+        ),
+    ] = None,
+) -> PublishedEvent:
+    """Publish an event of your own: it is in the log when this answers, and answers runs that wait for it."""
+    event_id = await operations.publish(
+        event.topic, event.event_type, event.payload, idempotency_key=idempotency_key
+    )
+    return PublishedEvent(id=event_id, event_type=type_on(event.topic, event.event_type))

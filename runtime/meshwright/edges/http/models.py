@@ -1,8 +1,10 @@
-"""The mesh's models: OpenAI's chat completions, whole or streamed, and the llm-service's /complete."""
+"""The mesh's models: OpenAI's chat completions, responses and embeddings, and the llm-service's /complete."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
+from array import array
 from collections.abc import Coroutine
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, TypeVar
@@ -11,9 +13,10 @@ from fastapi import Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import ClientDisconnect
 
+from meshwright.core.capability import LLM_SERVICE
 from meshwright.core.errors import NotFound
 from meshwright.core.messages import Identifier
-from meshwright.edges.bodies import PROBLEM_TYPE, InvalidFields
+from meshwright.edges.bodies import PROBLEM_TYPE, InvalidFields, Strict
 from meshwright.edges.http.chat import (
     ChatAnswer,
     ChatRequest,
@@ -21,31 +24,23 @@ from meshwright.edges.http.chat import (
     StreamedCall,
     messages_of,
     model_request,
+    params_of,
 )
-from meshwright.edges.http.embeddings import (
-    EmbeddingList,
-    EmbeddingRequest,
-    embedding_document,
-    embedding_request,
-)
+from meshwright.edges.http.errors import ALL_DOWN, JsonLine, retry_after
 from meshwright.edges.http.responses import ResponseAnswer, ResponseDocument, ResponsesRequest, chat_request
 from meshwright.edges.http.routing import (
-    ALL_DOWN,
     PROBLEM,
     STREAM,
-    JsonLine,
     ReadyMesh,
     make_router,
     may,
     problems,
-    retry_after,
 )
 from meshwright.edges.http.sessions import ServerSentEvents
 from meshwright.identity.operations import Operations
-from meshwright.ledger.keys import LLM_SERVICE
 from meshwright.mesh import Mesh
 from meshwright.models.errors import ModelTimeout, ModelUnavailable
-from meshwright.models.port import ModelReply, ModelRequest
+from meshwright.models.port import CallContext, ModelReply, ModelRequest
 
 GROUPS = ("default", "quality", "fast")
 _COST_HEADER = "x-litellm-response-cost"
@@ -56,12 +51,12 @@ _CallerDep = Annotated[Operations, may("call_model")]
 
 
 router = make_router("models")
-
-
-class ChatErrorBody(BaseModel):
-    """An error as OpenAI's API answers it."""
-
-    error: dict[str, str | None]
+openai_router = make_router(
+    "models",
+    errors="openai",
+    max_body=("max_payload_bytes", "models.max_request_bytes"),
+    counts_streams=False,  # calls_per_minute and budgets limit calls of models
+)
 
 
 class ChatCompletion(BaseModel):
@@ -91,10 +86,8 @@ class ModelList(BaseModel):
     data: list[ModelEntry]
 
 
-class CompleteRequest(BaseModel):
+class CompleteRequest(Strict):
     """Messages to be answered, by how good or how fast the model has to be."""
-
-    model_config = ConfigDict(extra="forbid")
 
     model: Literal["quality", "fast"]
     messages: list[RequestMessage] = Field(min_length=1)
@@ -111,16 +104,32 @@ class CompleteResponse(BaseModel):
     usage: dict[Literal["prompt_tokens", "completion_tokens"], int]
 
 
-_OPENAI_ERRORS: dict[int | str, Any] = {
-    "default": {
-        "model": ChatErrorBody,
-        "description": "An error, as OpenAI's API has it; a problem where the framework refuses.",
-        "content": {PROBLEM_TYPE: {"schema": {"type": "object"}}},
-    }
-}
+_Tokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+_Texts = Annotated[list[str], Field(min_length=1, max_length=2048)]
 
 
-@router.get("/v1/models", summary="List the models, as OpenAI's API does", responses=_OPENAI_ERRORS)
+class EmbeddingRequest(BaseModel):
+    """Texts, or their tokens, to be made vectors."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str = Field(min_length=1, max_length=128)
+    input: str | _Texts | _Tokens | Annotated[list[_Tokens], Field(min_length=1, max_length=2048)]
+    encoding_format: Literal["float", "base64"] | None = None
+    user: Identifier | None = None
+    tenant_id: Identifier | None = None
+
+
+class EmbeddingList(BaseModel):
+    """The vectors, in the order of the texts."""
+
+    object: Literal["list"]
+    data: list[dict[str, Any]]
+    model: str
+    usage: dict[Literal["prompt_tokens", "total_tokens"], int]
+
+
+@openai_router.get("/v1/models", summary="List the models, as OpenAI's API does")
 async def list_models(request: Request, operations: Annotated[Operations, may("models")]) -> ModelList:
     """List the groups that may be named as `model`."""
     return ModelList(
@@ -128,9 +137,7 @@ async def list_models(request: Request, operations: Annotated[Operations, may("m
     )
 
 
-@router.get(
-    "/v1/models/{model_id:path}", summary="Describe a model, as OpenAI's API does", responses=_OPENAI_ERRORS
-)
+@openai_router.get("/v1/models/{model_id:path}", summary="Describe a model, as OpenAI's API does")
 async def describe_model(
     request: Request,
     operations: Annotated[Operations, may("models")],
@@ -141,11 +148,11 @@ async def describe_model(
     return ModelEntry(id=model_id)
 
 
-@router.post(
+@openai_router.post(
     "/v1/chat/completions",
     summary="Complete a chat, as OpenAI's API does",
     response_model=ChatCompletion,
-    responses={200: {"content": STREAM}, **_OPENAI_ERRORS},
+    responses={200: {"content": STREAM}},
 )
 async def complete_chat(
     request: Request, mesh: ReadyMesh, operations: _CallerDep, asked: ChatRequest
@@ -162,16 +169,16 @@ async def complete_chat(
     return JsonLine(answer.whole(reply), headers=_cost_of(reply))
 
 
-@router.post(
+@openai_router.post(
     "/v1/responses",
     summary="Make a response, as OpenAI's API does",
     response_model=ResponseDocument,
-    responses={200: {"content": STREAM}, **_OPENAI_ERRORS},
+    responses={200: {"content": STREAM}},
 )
 async def respond(
     request: Request, mesh: ReadyMesh, operations: _CallerDep, asked: ResponsesRequest
 ) -> Response:
-    """Have a model answer, in the words of the Responses API. Nothing of it is stored."""
+    """Have a model answer, in the shape of the Responses API. Nothing of it is stored."""
     _check_group(request, operations, asked.model)
     try:
         chat = chat_request(asked)
@@ -186,20 +193,21 @@ async def respond(
     return JsonLine(answer.whole(reply), headers=_cost_of(reply))
 
 
-@router.post(
+@openai_router.post(
     "/v1/embeddings",
     summary="Embed texts, as OpenAI's API does",
     response_model=EmbeddingList,
-    responses=_OPENAI_ERRORS,
 )
 async def embed(
     request: Request, mesh: ReadyMesh, operations: _CallerDep, asked: EmbeddingRequest
 ) -> Response:
     """Make texts vectors. A client that goes away ends the call, and closes its connection."""
     _check_group(request, operations, asked.model)
-    wanted = embedding_request(asked, await operations.call_model(tenant_id=asked.tenant_id, user=asked.user))
+    wanted = _embedding_request(
+        asked, await operations.call_model(tenant_id=asked.tenant_id, user=asked.user)
+    )
     reply = await _unless_gone(request, mesh.model.complete(wanted))
-    return JsonLine(embedding_document(asked, reply), headers=_cost_of(reply))
+    return JsonLine(_embedding_document(asked, reply), headers=_cost_of(reply))
 
 
 @router.post(
@@ -290,3 +298,38 @@ async def _gone(request: Request) -> None:
     """Wait until the client has closed its connection; its body was read before."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
+
+
+def _embedding_request(asked: EmbeddingRequest, context: CallContext) -> ModelRequest:
+    """Make the request that the mesh's model takes. Raises InvalidInput for what it cannot do."""
+    wanted = asked.input
+    several: list[Any] = wanted if isinstance(wanted, list) and not isinstance(wanted[0], int) else [wanted]
+    return ModelRequest(
+        model=asked.model,
+        messages=(),
+        user=context.agent_id or LLM_SERVICE,
+        context=context,
+        inputs=tuple(tuple(text) if isinstance(text, list) else text for text in several),
+        params=params_of(asked.model_extra or {}),
+        cache=False,
+    )
+
+
+def _embedding_document(asked: EmbeddingRequest, reply: ModelReply) -> dict[str, Any]:
+    """The vectors as OpenAI writes them."""
+    used = reply.usage.prompt_tokens
+    return {
+        "object": "list",
+        "data": [
+            {"object": "embedding", "index": index, "embedding": _written(vector, asked.encoding_format)}
+            for index, vector in enumerate(reply.embeddings)
+        ],
+        "model": reply.model,
+        "usage": {"prompt_tokens": used, "total_tokens": used},
+    }
+
+
+def _written(vector: tuple[float, ...], encoding: str | None) -> Any:
+    if encoding != "base64":
+        return vector
+    return base64.b64encode(array("f", vector).tobytes()).decode()  # little-endian on all that we run on

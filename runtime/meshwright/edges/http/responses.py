@@ -14,13 +14,13 @@ from pydantic_core import to_json
 from meshwright.core.errors import InvalidInput, MeshError
 from meshwright.core.messages import Identifier, new_id
 from meshwright.edges.http.chat import ChatRequest, StreamedCall, UnsupportedParameter
-from meshwright.edges.http.routing import openai_error
+from meshwright.edges.http.errors import openai_error
 from meshwright.models.port import ModelReply, ToolCall
 
 _PASSED_OVER = frozenset(
     {"store", "truncation", "include", "metadata", "background", "conversation", "prompt"}
 )
-"""What has no effect here; those of _STORED must not ask for one."""
+"""Parameters without an effect here; those of _STORED must not ask for one."""
 _STORED = ("previous_response_id", "conversation", "prompt", "background")
 _REMEDY = "Send the whole conversation as `input`: responses are not stored here"
 _PARTS = {"input_text": "text", "output_text": "text", "text": "text", "refusal": "text"}

@@ -1,62 +1,45 @@
-"""What routes share: who asks which mesh, bodies within limits, answers, errors, documentation."""
+"""Routers and their routes: the mesh and the caller of a request, bodies within limits, documentation."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine
-from http import HTTPStatus
+from collections.abc import Callable, Coroutine, Iterable
 from importlib.resources import files
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, ClassVar, get_type_hints
 
-from fastapi import APIRouter, Depends, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
-from starlette.routing import Match
+from starlette.routing import BaseRoute
 from starlette.types import Scope
 
 from meshwright.core.access import Role
-from meshwright.core.encoding import encode
-from meshwright.core.errors import (
-    Draining,
-    HostError,
-    InvalidInput,
-    MeshError,
-    ModelError,
-    NotFound,
-    Overloaded,
-    StorageExceeded,
-    TooLarge,
-)
+from meshwright.core.errors import Draining
 from meshwright.core.messages import Caller
 from meshwright.core.tracing import parse
-from meshwright.edges.bodies import PROBLEM_TYPE, InvalidFields, Problem, check_size, problem_of, read_json
-from meshwright.identity.operations import Acting, Operations, record_refusal
-from meshwright.identity.rules import RULES, Rule
-from meshwright.ledger.keys import Forbidden, Unauthenticated
-from meshwright.mesh import Mesh
-from meshwright.models.errors import (
-    BudgetExceeded,
-    ContentRefused,
-    ContextTooLong,
-    ModelRefused,
-    ModelTimeout,
-    ModelUnavailable,
-    RateLimited,
-    Unauthorized,
+from meshwright.edges.bodies import (
+    PAYLOAD,
+    PROBLEM_TYPE,
+    BodyLimit,
+    InvalidFields,
+    Problem,
+    check_size,
+    read_json,
 )
+from meshwright.edges.http.errors import (
+    CALLER,
+    ErrorShape,
+    JsonLine,
+    OpenAIErrorBody,
+    RouterKind,
+    kind_of,
+)
+from meshwright.edges.http.errors import record_misuse as record_misuse  # for WebSockets of components
+from meshwright.identity.operations import Acting, Operations
+from meshwright.identity.rules import RULES, Rule
+from meshwright.mesh import Mesh
 from meshwright.settings import Settings
 
-ALL_DOWN = "All providers unavailable"
-_METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
-_GONE = 499  # for a client that is not there any more
-_MAX_PATH_CHARS = 200  # of a request that was refused
-_RETRY_AFTER_SECONDS = 1  # what a busy or a stopping host asks for
-CALLER = "meshwright.caller"
-"""Where a request's scope has its caller."""
 _JSON = (b"content-type", b"application/json")
 EVENT_STREAM = "text/event-stream"
 """The content type of server-sent events."""
@@ -81,7 +64,7 @@ async def _ready_mesh(request: Request) -> Mesh:
 MeshDep = Annotated[Mesh, Depends(_mesh_of)]
 ReadyMesh = Annotated[Mesh, Depends(_ready_mesh)]
 CallerDep = Annotated[Caller, Depends(_caller_of)]
-"""Who calls, for a dependency of a route whose role another parameter states."""
+"""The caller, for a dependency of a route whose role another parameter states."""
 
 
 class Needs:
@@ -138,7 +121,7 @@ def needs(*roles: Role) -> Any:
 
 
 def needs_of(endpoint: Callable[..., Any]) -> Needs | None:
-    """What an endpoint asks of its caller, as its signature says."""
+    """Returns the rule of an endpoint, as its signature has it."""
     hints = get_type_hints(endpoint, include_extras=True).values()
     dependencies = (
         getattr(part, "dependency", None) for hint in hints for part in getattr(hint, "__metadata__", ())
@@ -158,20 +141,13 @@ def valid_trace(traceparent: str | None) -> str | None:
     return traceparent if traceparent and parse(traceparent) else None
 
 
-class JsonLine(JSONResponse):
-    """A document as JSON, with the end of line that a shell wants."""
-
-    def render(self, content: Any) -> bytes:
-        """Returns the document as it goes over the wire."""
-        text = content.model_dump_json().encode() if isinstance(content, BaseModel) else encode(content)
-        return b"%b\n" % text
-
-
 class _JsonRoute(APIRoute):
     """A route whose body is JSON within the limits of the mesh, whatever content type it claims to be.
 
     Its description ends with the roles that it takes.
     """
+
+    kind: ClassVar = RouterKind()
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, endpoint, **options)
@@ -184,15 +160,14 @@ class _JsonRoute(APIRoute):
         if self.body_field is None:
             return handle
         model: Any = self.body_field.field_info.annotation
-        calls_model = self.path.startswith("/v1/")
         needed = needs_of(self.endpoint)
 
         async def read_and_handle(request: Request) -> Response:
             if needed is not None:  # before anything of the body is read
                 await needed.check_early(request)
             settings = (await _mesh_of(request)).settings
-            body = await read_body(request, settings, of_model_call=calls_model)
-            document = read_json(body, settings, of_model_call=calls_model)
+            body = await read_body(request, settings)
+            document = read_json(body, settings, kind_of(request.scope).max_body)
             try:
                 return await handle(_ReadRequest(request, document))
             except RequestValidationError as error:
@@ -216,164 +191,33 @@ class _ReadRequest(Request):
         return self._document
 
 
-async def read_body(request: Request, settings: Settings, *, of_model_call: bool = False) -> bytes:
-    """Reads no more of a body than its limit. Raises TooLarge."""
-    announced = request.headers.get("content-length", "")
-    check_size(int(announced) if announced.isdecimal() else 0, settings, of_model_call=of_model_call)
-    chunks: list[bytes] = []
-    size = 0
+async def read_body(request: Request, settings: Settings) -> bytes:
+    """Reads no more of a body than its router's limit. Raises TooLarge."""
+    limit = kind_of(request.scope).max_body
+    announced, body = request.headers.get("content-length", ""), bytearray()
+    check_size(int(announced) if announced.isdecimal() else 0, settings, limit)
     async for chunk in request.stream():
-        size += len(chunk)
-        check_size(size, settings, of_model_call=of_model_call)
-        chunks.append(chunk)
-    return b"".join(chunks)
+        body += chunk
+        check_size(len(body), settings, limit)
+    return bytes(body)
 
 
-# Errors: a problem document, or below /v1 what OpenAI's API answers
+class RouterKinds:
+    """Finds the kind of the router that a request goes to."""
 
+    def __init__(self, routes: Iterable[BaseRoute]) -> None:
+        known = [route for route in routes if isinstance(route, APIRoute)]
+        self._routes = [(r.path_regex, r.methods or (), getattr(r, "kind", RouterKind())) for r in known]
 
-def handle_errors(app: FastAPI) -> None:
-    """Makes an application answer every error."""
-    for kind in (MeshError, RequestValidationError, HTTPException, ClientDisconnect, Exception):
-        app.add_exception_handler(kind, answer_error)
-
-
-async def answer_error(request: Request, error: Exception) -> Response:
-    """Answers with any error."""
-    if isinstance(error, RequestValidationError):
-        error = InvalidFields.of(error.errors())
-    if isinstance(error, MeshError):
-        if CALLER in request.scope:
-            record_misuse(request.app.state.mesh, request.scope, error)
-        if _is_tenants_limit(error) and (caller := request.scope.get(CALLER)) is not None:
-            await request.app.state.brake.hold(caller)
-        return error_response(request.scope["path"], error)
-    if isinstance(error, HTTPException):
-        return _framework_error(request, error)
-    if isinstance(error, ClientDisconnect):
-        return Response(status_code=_GONE)  # the client has left
-    # The server logs the traceback; the client learns nothing of it, since it may hold a task's content.
-    return _response(
-        Problem(
-            title=HTTPStatus.INTERNAL_SERVER_ERROR.phrase,
-            status=HTTPStatus.INTERNAL_SERVER_ERROR,
-            detail=f"An unexpected {type(error).__name__} in {request.method} {request.url.path}",
-            code="InternalError",
-            remedy="The log of the mesh says more",
-        )
-    )
-
-
-def record_misuse(mesh: Mesh, scope: Scope, error: MeshError) -> None:
-    """Have a refusal in the audit trail with the request that it refuses."""
-    caller: Caller | None = scope.get(CALLER)
-    path = scope["path"][:_MAX_PATH_CHARS]
-    if caller is None:  # its tenant is unknown, so its record names nothing of any
-        path = "/".join(path.split("/")[:2])
-    request, address = f"{scope.get('method', 'GET')} {path}", (scope.get("client") or ("",))[0]
-    record_refusal(mesh, error, caller=caller, request=request, address=address)
-
-
-def retry_after(wait_seconds: float | None) -> dict[str, str]:
-    """The header that says when to try again, where that is known."""
-    return {} if wait_seconds is None else {"Retry-After": str(max(1, round(wait_seconds)))}
-
-
-def _is_tenants_limit(error: MeshError) -> bool:
-    return isinstance(error, (Overloaded, StorageExceeded)) and error.field == "tenant_id"
-
-
-def error_response(path: str, error: MeshError) -> Response:
-    """Answers with an error that was raised on purpose, in the shape that clients of a path know."""
-    wait_seconds = getattr(error, "retry_after_seconds", None)
-    if wait_seconds is None and isinstance(error, HostError):
-        wait_seconds = _RETRY_AFTER_SECONDS
-    headers = retry_after(wait_seconds)
-    if error.status == HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = "Bearer"
-    if not path.startswith("/v1/"):
-        return _response(problem_of(error), headers)
-    if isinstance(error, (BudgetExceeded, StorageExceeded)) or (
-        isinstance(error, ModelError) and wait_seconds is None
-    ):
-        headers["x-should-retry"] = "false"  # a client is not to repeat by itself what was tried here
-    return JsonLine(openai_error(error), _refusal_of(error).status, headers)
-
-
-def _response(problem: Problem, headers: dict[str, str] | None = None) -> Response:
-    body = problem.model_dump_json(exclude_none=True)
-    return Response(f"{body}\n", problem.status, headers, media_type=PROBLEM_TYPE)
-
-
-def _framework_error(request: Request, error: HTTPException) -> Response:
-    status = HTTPStatus(error.status_code)
-    headers = dict(error.headers or {})
-    remedy = "GET /docs shows what there is"
-    if "Allow" in headers:  # of one route alone
-        headers["Allow"] = ", ".join(
-            method
-            for method in _METHODS
-            for route in request.app.routes
-            if route.matches({**request.scope, "method": method})[0] is Match.FULL
-        )
-        remedy = f"Use {headers['Allow']}"
-    problem = Problem(
-        title=status.phrase,
-        status=status,
-        detail=f"{request.method} {request.url.path}: {str(error.detail).lower()}",
-        code="".join(word.title() for word in status.phrase.split()),
-        remedy=remedy,
-    )
-    return _response(problem, headers)
-
-
-# Errors below /v1, in OpenAI's shape
-
-
-class _Refusal(NamedTuple):
-    """How OpenAI's API answers an error; without a code it is the error's own name."""
-
-    status: int
-    type: str
-    code: str | None = None
-
-
-_REFUSALS: tuple[tuple[type[MeshError], _Refusal], ...] = (
-    (Unauthenticated, _Refusal(401, "authentication_error", "invalid_api_key")),
-    (Forbidden, _Refusal(403, "permission_error", "forbidden")),
-    (NotFound, _Refusal(404, "invalid_request_error", "model_not_found")),
-    (TooLarge, _Refusal(413, "invalid_request_error", "request_too_large")),
-    (InvalidInput, _Refusal(400, "invalid_request_error")),
-    (BudgetExceeded, _Refusal(429, "insufficient_quota", "insufficient_quota")),
-    (Overloaded, _Refusal(429, "requests", "rate_limit_exceeded")),
-    (StorageExceeded, _Refusal(429, "insufficient_quota", "insufficient_quota")),
-    (RateLimited, _Refusal(429, "requests", "rate_limit_exceeded")),
-    (ContextTooLong, _Refusal(400, "invalid_request_error", "context_length_exceeded")),
-    (ContentRefused, _Refusal(400, "invalid_request_error", "content_filter")),
-    (ModelRefused, _Refusal(400, "invalid_request_error")),
-    (ModelTimeout, _Refusal(504, "server_error", "timeout")),
-    (ModelUnavailable, _Refusal(503, "server_error", "providers_unavailable")),
-    (Unauthorized, _Refusal(502, "server_error", "provider_unauthorized")),
-    (ModelError, _Refusal(502, "server_error")),
-    (HostError, _Refusal(503, "server_error")),
-    (MeshError, _Refusal(500, "server_error")),
-)
-"""The first that fits counts."""
-
-
-def openai_error(error: MeshError) -> dict[str, Any]:
-    """Returns an error's document in OpenAI's shape. It also ends a stream that began well."""
-    refusal = _refusal_of(error)
-    # Of providers that are down no more is said, since who they are is ours.
-    message = ALL_DOWN if isinstance(error, ModelUnavailable) else str(error)
-    if isinstance(error, ContextTooLong):  # words that clients look for
-        message = f"This model's maximum context length is exceeded. {message}"
-    known = {"type": refusal.type, "param": error.field or None, "code": refusal.code or error.code}
-    return {"error": {"message": message, **known}}
-
-
-def _refusal_of(error: MeshError) -> _Refusal:
-    return next(refusal for kind, refusal in _REFUSALS if isinstance(error, kind))
+    def of(self, scope: Scope) -> RouterKind:
+        """Returns the kind of the first route that takes a request, else of the first that has its path."""
+        of_path = None
+        for regex, methods, kind in self._routes:
+            if regex.match(scope["path"]):
+                if scope.get("method") in methods:
+                    return kind
+                of_path = of_path or kind
+        return of_path or RouterKind()
 
 
 # OpenAPI
@@ -395,6 +239,13 @@ ANY_PROBLEM: dict[int | str, Any] = {
     "default": {"model": Problem, "description": "A problem, as RFC 9457 has it."}
 }
 """Documents what every operation may answer instead."""
+_ANY_OPENAI_ERROR: dict[int | str, Any] = {
+    "default": {
+        "model": OpenAIErrorBody,
+        "description": "An error, as OpenAI's API has it; a problem where the framework refuses.",
+        "content": {PROBLEM_TYPE: {"schema": {"type": "object"}}},
+    }
+}
 STREAM: dict[str, Any] = {
     EVENT_STREAM: {
         "schema": {
@@ -417,10 +268,29 @@ def problems(reasons: dict[int, str]) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": reason} for status, reason in reasons.items()}
 
 
-def make_router(*tags: str) -> APIRouter:
-    """Makes a router whose routes read and answer JSON as all of the mesh do."""
+def make_router(
+    *tags: str,
+    errors: ErrorShape = "problem",
+    max_body: BodyLimit = PAYLOAD,
+    is_open: bool = False,
+    counts_streams: bool = True,
+) -> APIRouter:
+    """Makes a router whose routes read and answer JSON as all of the mesh do.
+
+    `errors` are problem documents (RFC 9457), or have the shape of OpenAI's API. A body may have `max_body`
+    bytes: a number, or the names of settings of which the largest counts. Requests to a router that
+    `is_open` need no key, and have no caller: its routes show public facts, or check signatures. Streams
+    that it does not count are not limited by `http.max_streams`.
+    """
+
+    class Route(_JsonRoute):
+        kind = RouterKind(errors, max_body, is_open, counts_streams)
+
     return APIRouter(
-        tags=[*tags], default_response_class=JsonLine, route_class=_JsonRoute, responses=ANY_PROBLEM
+        tags=[*tags],
+        default_response_class=JsonLine,
+        route_class=Route,
+        responses=ANY_PROBLEM if errors == "problem" else _ANY_OPENAI_ERROR,
     )
 
 

@@ -18,7 +18,7 @@ from meshwright.core.errors import ConfigError
 from meshwright.core.http_limits import LimitedServer
 from meshwright.edges.http.app import create_app, is_loopback
 from meshwright.edges.http.events import Streams
-from meshwright.edges.http.tls import Certificate
+from meshwright.edges.tls import Certificate
 from meshwright.ledger.keys import keys_required
 from meshwright.mesh import Mesh
 from meshwright.sql.folder import SOCKET_NAME
@@ -38,11 +38,11 @@ _SECURITY_HEADERS = [
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     ),
 ]
-"""What every answer tells browsers: to load nothing from elsewhere, and to show no page in a frame."""
+"""Headers of all answers: browsers load nothing from elsewhere, and show no page in a frame."""
 _UPGRADE_WARNING = "Unsupported upgrade request"
 
 _MakeApp = Callable[[Mesh, Streams], FastAPI]
-"""What makes the application that is served."""
+"""Makes the application that is served."""
 
 
 async def serve(

@@ -1,4 +1,4 @@
-"""Streams and WebSockets last longer than their requests: each ends when its credentials stop counting."""
+"""Ends streams and WebSockets when the credentials that opened them expire or are revoked."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from meshwright.core.encoding import encode
 from meshwright.core.errors import HostError, MeshError, Overloaded
 from meshwright.core.messages import Caller
 from meshwright.edges.bodies import problem_of
-from meshwright.edges.http.routing import CALLER, EVENT_STREAM, openai_error
+from meshwright.edges.http.errors import CALLER, kind_of, openai_error
+from meshwright.edges.http.routing import EVENT_STREAM
 from meshwright.identity.auth import Authenticator, Credentials, Unauthenticated
 from meshwright.orchestration.tenants import Tenants
 
 CREDENTIALS = "meshwright.credentials"
-"""Where a request's scope has what it showed of its sender, if it had to."""
+"""The key of a request's credentials in its scope, if it had to show some."""
 STREAM_ENDED = "stream.ended"
 """The name of the last event of a stream whose credentials have ended; its data is the problem."""
 _CHECK_SECONDS = 1.0
@@ -75,10 +76,10 @@ class Sessions:
 
     @contextmanager
     def _counting(self, scope: Scope) -> Iterator[None]:
-        """Count an event stream or a WebSocket; answers below /v1 have the limits of model calls."""
+        """Count an event stream or a WebSocket, where its router does."""
         caller: Caller = scope[CALLER]
         counted: list[tuple[str, str | None]] = []
-        if not caller.all_tenants and not scope["path"].startswith("/v1/"):
+        if not caller.all_tenants and kind_of(scope).counts_streams:
             counted.append((caller.tenant_id, None))
             self._tenants.require_streams(caller.tenant_id, self._open_streams[counted[0]])
             if not caller.is_proxy:  # others connect through it
@@ -154,7 +155,7 @@ def _changed(before: Caller, now: Caller) -> MeshError | None:
 
     if shown(before) == shown(now):
         return None
-    return Unauthenticated("The credentials have other rights now", remedy="Connect again")
+    return Unauthenticated("The roles of these credentials have changed", remedy="Connect again")
 
 
 class ServerSentEvents(StreamingResponse):
@@ -194,7 +195,7 @@ class ServerSentEvents(StreamingResponse):
                 await self._end()
 
     async def _send_last(self, scope: Scope, send: Send, problem: MeshError) -> None:
-        if scope["path"].startswith("/v1/"):
+        if kind_of(scope).errors == "openai":
             frame = format_sse_event(data_str=encode(openai_error(problem)).decode())
         else:
             text = problem_of(problem).model_dump_json(exclude_none=True)

@@ -1,11 +1,13 @@
-"""Tasks: give one, look at it, list them, end one, answer one, follow its events."""
+"""Tasks: give one, follow, end and answer it; its steps and files; the questions of the inbox."""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
+from urllib.parse import quote
 
 from fastapi import Header, Path, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from meshwright.core.messages import (
     ENDED,
@@ -15,7 +17,8 @@ from meshwright.core.messages import (
     Receipt,
     TaskStatus,
 )
-from meshwright.edges.bodies import AnswerRequest, read_model
+from meshwright.edges.bodies import AnswerRequest, Strict, read_model
+from meshwright.edges.http.errors import CALLER, JsonLine
 from meshwright.edges.http.events import (
     EventPage,
     Range,
@@ -25,9 +28,7 @@ from meshwright.edges.http.events import (
     streams_of,
 )
 from meshwright.edges.http.routing import (
-    CALLER,
     EVENTS,
-    JsonLine,
     make_router,
     may,
     problems,
@@ -35,22 +36,23 @@ from meshwright.edges.http.routing import (
     valid_trace,
 )
 from meshwright.edges.webhooks.push import NotifyingRequest, check_notify, notify_of
+from meshwright.events.inbox import InboxPage
 from meshwright.events.tasks import TaskPage
 from meshwright.identity.operations import Operations
 from meshwright.mesh import FINAL, Mesh, TaskView
+from meshwright.run.transcript import attempt_of
+from meshwright.work.steps import StepContentsPage, StepPage, StepView
 
 router = make_router("tasks")
 _TaskId = Annotated[str, Path(pattern=ID_PATTERN)]
 _NO_TASK = problems({404: "There is no such task."})
 
 
-class TaskQuery(BaseModel):
+class TaskQuery(Strict):
     """Which tasks to list. `task_id` is the beginning or the end of their ids.
 
     `cursor` is the `cursor` of the page before.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     status: TaskStatus | None = None
     capability: Identifier | None = None
@@ -196,3 +198,142 @@ async def follow_task(
 
 def _is_final(event: Event) -> bool:
     return event.event_type in FINAL
+
+
+# The inbox
+
+
+class InboxQuery(Strict):
+    """Which questions to list. `id` is the beginning or the end of their ids, or of those of their tasks.
+
+    `ended` adds those that were answered, have expired, or whose task no longer waits. `cursor` is the
+    `cursor` of the page before.
+    """
+
+    id: str | None = Field(default=None, min_length=1, max_length=128)
+    ended: bool = False
+    limit: int = Field(default=50, ge=1, le=500)
+    cursor: str | None = Field(default=None, pattern=r"^[0-9]{1,18}$")
+
+
+@router.get("/inbox", summary="List what waits for people", response_model=InboxPage)
+async def list_inbox(
+    operations: Annotated[Operations, may("inbox")], query: Annotated[InboxQuery, Query()]
+) -> Response:
+    """List the questions that tasks have for people, the oldest first.
+
+    To answer one, send its `wait_id` as the `key`, and a value that fits its `answer_schema`, to
+    `POST /tasks/{task_id}/answer`.
+    """
+    return JsonLine(await operations.inbox(**dict(query)))
+
+
+# Steps and files
+
+
+_StepPath = Annotated[str, Path(pattern=r"^[A-Za-z0-9.]{1,64}$", description="As `path` of a step has it.")]
+_ReaderDep = Annotated[Operations, may("transcripts")]
+_MAX_CHARS = 100_000
+_MOST_CHARS = 4_194_304
+
+
+class _Contents(Strict):
+    attempt: int | None = Field(default=None, ge=1)
+    max_chars: int = Field(default=_MAX_CHARS, ge=100, le=_MOST_CHARS)
+
+
+class StepQuery(_Contents):
+    """Which steps to list, by default those of all attempts.
+
+    With `contents` each has what was said, each text up to `max_chars` characters. `cursor` is that of the
+    page before.
+    """
+
+    contents: bool = False
+    limit: int = Field(default=100, ge=1, le=500)
+    cursor: str | None = Field(default=None, pattern=r"^[0-9]{1,9}$")
+
+
+class StepContentsQuery(_Contents):
+    """The attempt of the step, by default the last; each text has up to `max_chars` characters."""
+
+
+@router.get(
+    "/tasks/{task_id}/steps",
+    summary="List the steps of a task",
+    response_model=StepPage | StepContentsPage,
+    responses=problems({404: "There is no such task, or it has no attempt yet."}),
+)
+async def list_steps(
+    operations: _ReaderDep, task_id: _TaskId, query: Annotated[StepQuery, Query()]
+) -> Response:
+    """List what an agent did for a task, step by step, with tokens, cost and duration.
+
+    With `contents` the messages of a step are those that no step before it had: `request.since` names the
+    step that it continues, and `request.same` how many of the messages are the same.
+    """
+    found = await operations.transcripts(task_id, contents=query.contents)
+    if query.attempt is not None:
+        found = [attempt_of(found, query.attempt)]
+    steps = [(transcript, path) for transcript in found for path in transcript.paths]
+    first = int(query.cursor or 0)
+    last = first + query.limit
+    cursor = str(last) if last < len(steps) else None
+
+    def page() -> Response:
+        if not query.contents:
+            items = tuple(transcript.summary(path) for transcript, path in steps[first:last])
+            return JsonLine(StepPage(items=items, cursor=cursor))
+        views = tuple(
+            transcript.view(path, max_chars=query.max_chars, whole=False)
+            for transcript, path in steps[first:last]
+        )
+        return JsonLine(StepContentsPage(items=views, cursor=cursor))
+
+    return await asyncio.to_thread(page)  # to find secrets in megabytes takes a while
+
+
+@router.get(
+    "/tasks/{task_id}/steps/{path}",
+    summary="Look at a step",
+    responses=problems({404: "There is no such task, or no such step."}),
+)
+async def show_step(
+    operations: _ReaderDep,
+    task_id: _TaskId,
+    path: _StepPath,
+    query: Annotated[StepContentsQuery, Query()],
+) -> StepView:
+    """Show a step in full: the model's messages and reply, or a tool's arguments and result.
+
+    Secrets are redacted, and a text over `max_chars` is cut and says so.
+    """
+    transcript = attempt_of(await operations.transcripts(task_id), query.attempt)
+    return await asyncio.to_thread(transcript.view, path, max_chars=query.max_chars)
+
+
+_Number = Annotated[int, Path(ge=1, le=999_999, description="As the `url` of a file has it.")]
+
+
+@router.get(
+    "/tasks/{task_id}/files/{number}",
+    summary="Read a file of a task's outcome",
+    response_description="The file as it is.",
+    response_class=Response,
+    responses={
+        **problems({404: "There is no such task or file, or its contents were deleted."}),
+        200: {"content": {"*/*": {}, "application/json": {}}},
+    },
+)
+async def read_file(
+    request: Request, operations: Annotated[Operations, may("file")], task_id: _TaskId, number: _Number
+) -> Response:
+    """Read a file that an outcome lists, as it is; with `Accept: application/json` as JSON, `data` in base64.
+
+    One that is elsewhere has a `url` in place of `data`, and is always JSON.
+    """
+    file = await operations.file(task_id, number)
+    if file.url or request.headers.get("accept") == "application/json":
+        return JsonLine(file)
+    name = f"attachment; filename*=UTF-8''{quote(file.name, safe='')}"
+    return Response(file.data, media_type=file.media_type, headers={"Content-Disposition": name})

@@ -1,4 +1,4 @@
-"""What clients ask for: each message is carried out, answered, and only then acknowledged.
+"""Commands of clients: each message is carried out, answered, and only then acknowledged.
 
 So the broker delivers a message without an answer again, and that makes no second task: its sender's
 `idempotency-key` or `task_id` names it, else the number of its packet, which stays the same.
@@ -131,7 +131,7 @@ class Commands:
         return reply_to.publication(answer, content_type, delivery.qos)
 
     def _reply_to(self, delivery: MqttMessage) -> MqttAddress | None:
-        """Where the answer goes. Raises InvalidInput where it may not go there, TooLarge."""
+        """Returns the address of the answer. Raises InvalidInput for one that it may not go to, TooLarge."""
         topic, correlation = delivery.response_topic, delivery.correlation or b""
         client = self._topics.client_of(delivery.topic)
         below = self._topics.replies_to(delivery.topic)
@@ -159,7 +159,7 @@ class Commands:
     ) -> Any:
         """Do what a message asks for, and return the document of the answer; None if that comes later.
 
-        What the host cannot answer now is asked again until the connection ends.
+        The host is asked again until it can answer, or the connection ends.
         """
 
         def asked(ask: Callable[[], Awaitable[_ResultT]]) -> Awaitable[_ResultT]:
@@ -211,7 +211,7 @@ class Commands:
         return await asked(lambda: operations.answer(task_id, answer.key, answer.value))
 
     def _credentials(self, delivery: MqttMessage) -> Credentials:
-        """What a message shows of its sender: the user in its topic, or a token. Raises InvalidInput."""
+        """Returns the credentials of a sender: the user in the topic, or a token. Raises InvalidInput."""
         client = self._topics.client_of(delivery.topic)
         shown = delivery.properties.get("authorization")
         if shown is None:

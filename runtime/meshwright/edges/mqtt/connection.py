@@ -115,7 +115,7 @@ class Publication:
     expiry_seconds: int | None = None
 
     def properties(self) -> Properties | None:
-        """What goes with it, as paho wants it; None is cheaper than no properties."""
+        """Returns the properties as paho wants them; None is cheaper than none of them."""
         properties = None
         for name, value in (
             ("ContentType", self.content_type),
@@ -212,7 +212,7 @@ class BrokerConnection:
         await asyncio.wait([self._ended], timeout=seconds)
         self._check()
 
-    # What comes
+    # Incoming
 
     def release(self) -> None:
         """A delivery is handled: it holds up the reading of others no more."""
@@ -229,13 +229,13 @@ class BrokerConnection:
                 self._socket.flush()
                 self._end(BrokerOverrun("it sent more than it was asked for, and gives the rest once more"))
 
-    # What goes
+    # Outgoing
 
     async def send(self, publication: Publication) -> asyncio.Future[str]:
         """Publish at qos 1, when it is its turn. Raises BrokerAway.
 
         The result is nothing once the broker has it, else why it does not take it; BrokerAway if it never
-        said. What is published or acknowledged later goes out later.
+        said. Later publications and acknowledgements go out later.
         """
         await self._window.acquire()
         answer: asyncio.Future[str] = self._loop.create_future()
@@ -263,7 +263,7 @@ class BrokerConnection:
         self._check()
 
     async def close(self) -> None:
-        """Disconnect, so that our will is not sent, and end. What was published before goes out before."""
+        """Disconnect, so that our will is not sent, and end. Earlier publications go out before."""
         if not self.is_over:
             self._client.disconnect()
             await asyncio.wait([self._ended], timeout=_ANSWER_SECONDS)
@@ -286,7 +286,7 @@ class BrokerConnection:
             raise self._ended.result()
 
     async def _in_time(self, answer: asyncio.Future[Any]) -> Any:
-        """What the broker answers. Raises BrokerAway if it does not."""
+        """Returns the broker's answer. Raises BrokerAway if there is none."""
         await asyncio.wait(
             [answer, self._ended], timeout=_ANSWER_SECONDS, return_when=asyncio.FIRST_COMPLETED
         )
@@ -307,7 +307,7 @@ class BrokerConnection:
                 answer.exception()  # seen: not everybody waits for it
         self._unanswered.clear()
 
-    # What paho calls
+    # Callbacks of paho
 
     def _on_connect(self, client: Client, data: Any, flags: Any, reason: Any, properties: Any) -> None:
         if reason.is_failure:
@@ -344,7 +344,7 @@ class BrokerConnection:
 
 
 def _refusal(reason: ReasonCode) -> BrokerAway:
-    """What a reason of the broker's means."""
+    """Returns the error for a reason of the broker's."""
     name = reason.getName()
     kind = BrokerRefuses if name in _REMEDIES else BrokerAway
     return kind(f"it says: {name.lower()}", remedy=_REMEDIES.get(name, ""))
@@ -421,7 +421,7 @@ class _LoopSocket:
             self._loop.remove_writer(self._sock)
         self.is_reading = False
 
-    # What paho calls, with itself and what we gave it first
+    # Callbacks of paho, which gets itself and our data first
 
     def _on_close(self, *known: Any) -> None:
         self._forget()

@@ -34,8 +34,8 @@ from meshwright.edges.mqtt.outgoing import (
     Views,
     will,
 )
-from meshwright.edges.mqtt.tls import BrokerTls, CertificatesChanged
 from meshwright.edges.replies import Courier
+from meshwright.edges.tls import CHECK_SECONDS, BrokerTls
 from meshwright.identity.auth import Authenticator, KeyAuthenticator
 from meshwright.mesh import Mesh
 
@@ -50,6 +50,10 @@ _DIAL_SECONDS = 5.0  # for TCP and TLS
 _SESSION_SECONDS = 86_400  # that the broker keeps our subscription, and what is sent to it, while we are away
 _MAX_UNACKNOWLEDGED = 64  # that the broker is asked to send at a time; some send more
 _HEADROOM = 4  # a message up to so many times its limit is read, so that its sender gets an error
+
+
+class CertificatesChanged(BrokerAway):
+    """The connection was made with certificates that others have replaced."""
 
 
 class MqttEdge:
@@ -156,7 +160,7 @@ class MqttEdge:
         """Serve one connection from its beginning to its end. Raises BrokerAway."""
         connection = await self._open()
         try:
-            # What clients publish, unless the broker still has that.
+            # The topics of clients, unless the broker still has our subscription.
             if not (connection.session_present and self._subscribed):
                 self._subscribed = False
                 await connection.subscribe(self._topics.everything)
@@ -185,7 +189,7 @@ class MqttEdge:
                 group.create_task(self._presence.show(connection))
                 group.create_task(self._inbox.show(connection))
                 if self._tls is not None:
-                    group.create_task(self._tls.watch(connection))
+                    group.create_task(self._watch_certificates(self._tls, connection))
                 raise await connection.ended()
         except ExceptionGroup as failures:
             _, defects = failures.split(BrokerAway)
@@ -194,6 +198,13 @@ class MqttEdge:
             if not connection.is_over:
                 raise CertificatesChanged("its certificates are others now") from None
             raise await connection.ended() from None
+
+    async def _watch_certificates(self, tls: BrokerTls, connection: BrokerConnection) -> NoReturn:
+        """Look at the files while a connection stands. Raises CertificatesChanged, or BrokerAway."""
+        while True:
+            await connection.sleep(CHECK_SECONDS)
+            if tls.reload():
+                raise CertificatesChanged("its certificates are others now")
 
     async def _leave(self, connection: BrokerConnection) -> None:
         """Announce the end and disconnect, within some seconds."""

@@ -51,7 +51,7 @@ _GATHER_SECONDS = 0.1  # in which changes of an inbox become one message
 _OF_QUESTIONS = ("task.waiting", "wait.ended")
 _OF_DEPLOYMENTS = ("deployment.refused", "deployment.recovered")
 TASK_VERBS = ("cancel", "answer")
-"""What can be asked of a task that there is."""
+"""The commands for a task that exists."""
 _NOT_OF_A_LEVEL = re.compile(r"[^!-~]|[#+/]")
 
 
@@ -102,24 +102,24 @@ class Topics:
         return parts[1:] == ["tasks"] or (parts[1:2] == ["clients"] and parts[3:] == ["tasks"])
 
     def of_task(self, tenant_id: str, task_id: str, what: str) -> str:
-        """Where the progress or the outcome of a task goes: below its tenant."""
+        """Returns the topic of the progress or the outcome of a task."""
         return f"{self.prefix}/{_level(tenant_id)}/tasks/{_level(task_id)}/{what}"
 
     def event(self, event: Event, what: str = "events") -> str:
-        """Where an event of the bus goes, whole or its `facts`: below its tenant."""
+        """Returns the topic of an event of the bus, or of its `facts`."""
         levels = "/".join(map(_level, (*event.topic.split("."), event.event_type)))
         return f"{self.prefix}/{_level(event.tenant_id)}/{what}/{levels}"
 
     def agent(self, agent_id: str) -> str:
-        """Where an agent's presence is kept."""
+        """Returns the topic of an agent's presence."""
         return f"{self._base}/agents/{_level(agent_id)}"
 
     def inbox(self, tenant_id: str) -> str:
-        """Where what waits for a tenant's people is kept."""
+        """Returns the topic of a tenant's inbox."""
         return f"{self.prefix}/{_level(tenant_id)}/inbox"
 
     def parse(self, topic: str, tenant_id: str) -> tuple[str, str]:
-        """What a caller of a tenant asks for at a topic: the verb, and its task, if it is not a new one.
+        """Returns the command of a topic for a tenant's caller: the verb, and the task if it is no new one.
 
         Raises ForeignTenant, or NotFound for no command.
         """
@@ -150,7 +150,7 @@ def _level(name: str) -> str:
     return _NOT_OF_A_LEVEL.sub("_", name[:_MAX_LEVEL_CHARS]) or "_"
 
 
-# What is published
+# Publications
 
 
 class Notices:
@@ -271,7 +271,7 @@ class Views:
 
 
 def will(topics: Topics) -> Publication:
-    """What the broker publishes when the connection ends without a goodbye."""
+    """Returns the message that the broker publishes when the connection ends without a goodbye."""
     return Publication(topics.status, encode({"status": "offline", "reason": "connection lost"}), retain=True)
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from meshwright.component import Check, Component
 from meshwright.core.errors import ConfigError
 from meshwright.edges.replies import Courier
-from meshwright.edges.webhooks.receiver import Source, WebhookReceiver
-from meshwright.edges.webhooks.rules import rules_of
+from meshwright.edges.webhooks.forge import ForgeSender
+from meshwright.edges.webhooks.push import PushSender
+from meshwright.edges.webhooks.receiver import Source, WebhookReceiver, rules_of
 from meshwright.edges.webhooks.settings import WebhooksSettings
 from meshwright.mesh import Mesh
 
@@ -29,7 +30,6 @@ class WebhooksComponent(Component):
     """Deliveries of other services become tasks and events; outcomes go back to them, and to URLs."""
 
     name = "webhooks"
-    signed_paths = ("/webhooks/",)
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
@@ -49,20 +49,20 @@ class WebhooksComponent(Component):
 
     def _register_senders(self) -> None:
         courier = self.mesh.component(Courier)
+        senders: list[ForgeSender | PushSender] = []
         if any(rule.reply != "none" for rule in self.config.rules):
-            from meshwright.edges.webhooks.forge import ForgeSender
-
-            courier.register(ForgeSender(self.config.sources))
+            senders.append(ForgeSender(self.config.sources))
         if self.config.push or self.config.notify:
-            from meshwright.edges.webhooks.push import PushSender
-
-            courier.register(PushSender(self.mesh, self.config))
+            senders.append(PushSender(self.mesh, self.config))
+        for sender in senders:
+            courier.register(sender)
+            self.parts.append(sender.http)
 
     def routes(self) -> APIRouter | None:
         """The route of deliveries."""
-        from meshwright.edges.webhooks.routes import make_routes
+        from meshwright.edges.delivery_routes import webhook_routes
 
-        return make_routes(WebhookReceiver(self.mesh, self.sources), self.config.max_body_bytes)
+        return webhook_routes(WebhookReceiver(self.mesh, self.sources))
 
     def warnings(self) -> Iterable[str]:
         """Sources that take deliveries of any program on this machine."""
@@ -85,7 +85,7 @@ class WebhooksComponent(Component):
         ]
         if missing:
             remedy = "Correct [[webhooks.rules]] of mesh.toml; mesh agents lists what there is"
-            raise ConfigError(f"{', '.join(missing)}, and the mesh has no such thing", remedy=remedy)
+            raise ConfigError(f"{', '.join(missing)}, which the mesh does not have", remedy=remedy)
         counts = (
             (len(self.sources), "source"),
             (len(self.config.rules), "rule"),

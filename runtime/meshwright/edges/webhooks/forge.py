@@ -16,31 +16,18 @@ import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
 from pydantic_core import from_json
 
 from meshwright.core.messages import Outcome
 from meshwright.core.redaction import redact
+from meshwright.edges.outgoing import HttpPool, HttpReply, Receivers, TryLater, asked_pause, harmless
 from meshwright.edges.replies import Address, Undeliverable
 from meshwright.edges.webhooks.kinds import MARKER, Item, field_of
-from meshwright.edges.webhooks.outgoing import (
-    MAX_ANSWER_BYTES,
-    USER_AGENT,
-    HttpReply,
-    InFlight,
-    Pauses,
-    TryLater,
-    asked_pause,
-    harmless,
-    request,
-)
 from meshwright.edges.webhooks.settings import WebhookRule, WebhookSource
 from meshwright.work.protocol import TaskKey
-
-if TYPE_CHECKING:
-    from aiohttp import ClientSession
 
 SCHEME = "forge"
 _API_URLS = {"github": "https://api.github.com", "gitlab": "https://gitlab.com/api/v4"}
@@ -51,7 +38,6 @@ _MAX_DESCRIPTION_CHARS = 140
 _PAGE, _MAX_PAGES = 100, 20
 _SKEW = timedelta(minutes=10)  # between our clock and theirs
 _MAX_REDIRECTS = 3
-_TIMEOUT_SECONDS = 30.0
 _PERMANENT = (404, 410, 422)
 _STATES = {
     "github": {"succeeded": "success", "failed": "failure", "cancelled": "error", "timed_out": "error"},
@@ -64,7 +50,7 @@ _SHAS = {
 
 
 class ForgeAddress(Address):
-    """Where an outcome goes: of a source, the path of its API to which comments or statuses are posted."""
+    """The address of an outcome: of a source, the path of its API that takes comments or statuses."""
 
     source: str
     path: str
@@ -128,9 +114,10 @@ class ForgeSender:
     scope = "webhooks"
 
     def __init__(self, sources: Mapping[str, WebhookSource]) -> None:
-        self._in_flight = InFlight()
+        self._receivers = Receivers()
+        self.http = HttpPool()
         self._forges = {
-            name: _Forge(source)
+            name: _Forge(source, self.http)
             for name, source in sources.items()
             if source.kind in _API_URLS and source.token is not None
         }
@@ -145,54 +132,49 @@ class ForgeSender:
 
     async def send(self, address: Address, document: bytes) -> None:
         """Post an outcome, unless it is there. Raises Undeliverable, TryLater."""
-        import aiohttp
-
         assert isinstance(address, ForgeAddress)
         forge = self._forges.get(address.source)
         if forge is None:
             raise Undeliverable(f"source {address.source!r} has no token any more")
-        timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
-        with self._in_flight.one_of(f"source {address.source}"):
-            async with aiohttp.ClientSession(timeout=timeout, headers={"User-Agent": USER_AGENT}) as session:
-                await forge.post(session, address, Outcome.model_validate_json(document))
+        with self._receivers.bounded(f"source {address.source}"):
+            await forge.post(address, Outcome.model_validate_json(document))
 
 
 class _Forge:
     """The API of one source."""
 
-    def __init__(self, source: WebhookSource) -> None:
+    def __init__(self, source: WebhookSource, http: HttpPool) -> None:
         assert source.token is not None
         token = source.token.get_secret_value()
         self._kind = source.kind
         self._api = (source.api_url or _API_URLS[source.kind]).rstrip("/")
-        self._pauses = Pauses()
+        self._http = http
+        self._receivers = Receivers()
         self._turn = asyncio.Lock()  # one request at a time, as GitHub advises
         self._headers = {"PRIVATE-TOKEN": token}
         if source.kind == "github":
             accept = {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"}
             self._headers = {"Authorization": f"Bearer {token}", **accept}
 
-    async def post(self, session: ClientSession, address: ForgeAddress, outcome: Outcome) -> None:
+    async def post(self, address: ForgeAddress, outcome: Outcome) -> None:
         """Post an outcome, after those that came before."""
         async with self._turn:
-            await (self._comment if address.what == "comment" else self._status)(
-                session, address.path, outcome
-            )
+            await (self._comment if address.what == "comment" else self._status)(address.path, outcome)
 
-    async def _comment(self, session: ClientSession, path: str, outcome: Outcome) -> None:
+    async def _comment(self, path: str, outcome: Outcome) -> None:
         """Post a comment, unless one with its marker is there."""
         generation = f".{outcome.generation}" if outcome.generation > 1 else ""
         marker = f"{MARKER}task {outcome.task_id}{generation} -->"
-        if not await self._has_comment(session, path, marker, outcome.completed_at - _SKEW):
-            await self._call(session, "POST", path, {"body": f"{_comment_text(outcome)}\n\n{marker}"})
+        if not await self._has_comment(path, marker, outcome.completed_at - _SKEW):
+            await self._call("POST", path, {"body": f"{_comment_text(outcome)}\n\n{marker}"})
 
-    async def _has_comment(self, session: ClientSession, path: str, marker: str, since: datetime) -> bool:
+    async def _has_comment(self, path: str, marker: str, since: datetime) -> bool:
         """Whether a comment with a marker was made since then, among the last 2,000."""
         first = (
             f"since={since:%Y-%m-%dT%H:%M:%SZ}" if self._kind == "github" else "sort=desc&order_by=created_at"
         )
         for page in range(1, _MAX_PAGES + 1):
-            answer = await self._call(session, "GET", f"{path}?{first}&per_page={_PAGE}&page={page}")
+            answer = await self._call("GET", f"{path}?{first}&per_page={_PAGE}&page={page}")
             comments = from_json(answer.body)
             if any(marker in (comment.get("body") or "") for comment in comments):
                 return True
@@ -201,7 +183,7 @@ class _Forge:
                 return False
         return False
 
-    async def _status(self, session: ClientSession, path: str, outcome: Outcome) -> None:
+    async def _status(self, path: str, outcome: Outcome) -> None:
         """Set the status of a commit; the last one counts, so that a repeat changes nothing."""
         name = "context" if self._kind == "github" else "name"
         text = " ".join(_comment_text(outcome).split())
@@ -212,35 +194,30 @@ class _Forge:
             if len(text) <= _MAX_DESCRIPTION_CHARS
             else f"{text[: _MAX_DESCRIPTION_CHARS - 3]}...",
         }
-        await self._call(session, "POST", path, body)
+        await self._call("POST", path, body)
 
-    async def _call(self, session: ClientSession, method: str, path: str, body: Any = None) -> HttpReply:
+    async def _call(self, method: str, path: str, body: Any = None) -> HttpReply:
         """Call the API. Raises Undeliverable for what will never work, TryLater for all else."""
-        self._pauses.check(self._api)
-        answer, url = None, self._api + path
-        for _ in range(_MAX_REDIRECTS + 1):
-            try:
-                answer = await request(
-                    session, method, url, json=body, headers=self._headers, max_bytes=MAX_ANSWER_BYTES
-                )
-            except TryLater:
-                self._pauses.failed(self._api)
-                raise
+        with self._receivers.sending(self._api):
+            answer = await self._answer(method, self._api + path, body)
+            # GitLab refuses a state that the commit has already.
+            if answer.status < 300 or (answer.status == 400 and b"Cannot transition" in answer.body):
+                return answer
+            said = f"{self._kind} answered {answer.status} to {method} {path.partition('?')[0]}"
+            if answer.status in _PERMANENT:
+                raise Undeliverable(said)
+            pause = asked_pause(answer)
+            raise TryLater(said, pause or 0.0, this_alone=pause is None and answer.status < 500)
+
+    async def _answer(self, method: str, url: str, body: Any) -> HttpReply:
+        """Send a request, and follow a few redirects within the API: repositories are renamed."""
+        for _ in range(_MAX_REDIRECTS):
+            answer = await self._http.request(method, url, json=body, headers=self._headers)
             target = urljoin(url, answer.headers.get("Location", ""))
             if answer.status not in (301, 302, 307, 308) or urlsplit(target)[:2] != urlsplit(self._api)[:2]:
-                break
-            url = target  # of a repository that was renamed
-        assert answer is not None
-        if answer.status < 300 or (answer.status == 400 and b"Cannot transition" in answer.body):
-            self._pauses.succeeded(self._api)  # GitLab refuses a state that the commit has already
-            return answer
-        said = f"{self._kind} answered {answer.status} to {method} {path.partition('?')[0]}"
-        if answer.status in _PERMANENT:
-            raise Undeliverable(said)
-        pause = asked_pause(answer)
-        if pause is not None or answer.status >= 500:
-            self._pauses.failed(self._api, pause or 0.0)
-        raise TryLater(said, pause or 0.0)
+                return answer
+            url = target
+        return await self._http.request(method, url, json=body, headers=self._headers)
 
 
 def _comment_text(outcome: Outcome) -> str:

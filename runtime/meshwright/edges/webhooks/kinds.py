@@ -1,4 +1,4 @@
-"""The kinds of sources, as data: where each has its signature, the id of a delivery and the event's name.
+"""The kinds of sources, as data: the places of the signature, the id of a delivery and the event's name.
 
 GitHub's and GitLab's headers are in their documentation of deliveries. Alertmanager (version 4) and Grafana
 send alerts in groups, again and again while they fire: each alert is an event of its own, and is known by its
@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from meshwright.core.encoding import encode
+from meshwright.edges.deliveries import STANDARD_PREFIX, Signed
 from meshwright.edges.webhooks.settings import WebhookSource
-from meshwright.edges.webhooks.signatures import STANDARD_PREFIX
 
 MARKER = "<!-- meshwright:"
 """How the hidden line of our own comments begins."""
@@ -25,15 +25,9 @@ _ALERT_FIELDS = ("fingerprint", "startsAt", "status")
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """Where a source's deliveries have what. `headers` are tried in order, as are `id_headers`."""
+class Kind(Signed):
+    """The places of a source's deliveries: signature, id, event. `id_headers` are tried in order."""
 
-    scheme: str = "hmac"
-    headers: tuple[str, ...] = ()
-    prefix: str = ""
-    timestamp_header: str = ""
-    version: str = ""
-    """What stands before the timestamp in what is signed."""
     id_headers: tuple[str, ...] = ()
     id_fields: tuple[str, ...] = ()
     event_header: str = ""
@@ -42,7 +36,7 @@ class Kind:
     """The field with a list of events; then each of them is one, under the name `item`."""
     item: str = ""
     comments: tuple[str, ...] = ()
-    """Where a comment's text is: our own are no events."""
+    """The places of a comment's text: our own are no events."""
 
 
 _KINDS: Mapping[str, Kind] = {
@@ -152,3 +146,83 @@ def field_of(fields: Any, path: str) -> Any:
         else:
             return None
     return fields
+
+
+# Board events: the changes of issues, pull requests and cards, the same for every forge
+
+_MAX_CHARS = 500  # of a field
+_ISSUE, _PULL = "issue", "pull_request"
+
+# (event, action): what happened, and to which field of the delivery.
+_GITHUB: Mapping[tuple[str, str], tuple[str, str]] = {
+    **{
+        ("issues", action): (f"board.issue_{action}", _ISSUE)
+        for action in (
+            "opened",
+            "edited",
+            "closed",
+            "reopened",
+            "assigned",
+            "unassigned",
+            "labeled",
+            "unlabeled",
+        )
+    },
+    ("issues", "transferred"): ("board.issue_moved", _ISSUE),
+    **{
+        ("pull_request", action): (f"board.pull_request_{action}", _PULL)
+        for action in ("opened", "edited", "closed", "reopened", "assigned", "labeled", "review_requested")
+    },
+    ("pull_request", "ready_for_review"): ("board.pull_request_ready", _PULL),
+    ("pull_request", "synchronize"): ("board.pull_request_updated", _PULL),
+    ("pull_request_review", "submitted"): ("board.pull_request_reviewed", _PULL),
+    ("issue_comment", "created"): ("board.commented", _ISSUE),
+    ("project_card", "moved"): ("board.card_moved", "project_card"),
+    ("projects_v2_item", "created"): ("board.card_added", "projects_v2_item"),
+    ("projects_v2_item", "edited"): ("board.card_moved", "projects_v2_item"),
+    ("projects_v2_item", "reordered"): ("board.card_moved", "projects_v2_item"),
+    ("projects_v2_item", "archived"): ("board.card_archived", "projects_v2_item"),
+}
+_ATTRIBUTES = "object_attributes"
+_GITLAB: Mapping[tuple[str, str], tuple[str, str]] = {
+    (event, action): (f"board.{what}_{done}", _ATTRIBUTES)
+    for event, what in (("Issue Hook", "issue"), ("Merge Request Hook", "pull_request"))
+    for action, done in (
+        ("open", "opened"),
+        ("update", "edited"),
+        ("close", "closed"),
+        ("reopen", "reopened"),
+        ("merge", "merged"),
+        ("approved", "reviewed"),
+    )
+}
+
+
+def board_event(kind: str, item: Item) -> tuple[str, dict[str, Any]] | None:
+    """Returns the type and the payload of the event that a delivery is for a board; None where it is none."""
+    if kind == "github":
+        found = _GITHUB.get((item.event, _text(item, "action")))
+        places = ("repository.full_name", "number", "sender.login", "html_url")
+    elif kind == "gitlab":
+        found = _GITLAB.get((item.event, _text(item, "object_attributes.action")))
+        places = ("project.path_with_namespace", "iid", "user.username", "url")
+    else:
+        return None
+    if found is None:
+        return None
+    event_type, subject = found
+    if event_type == "board.pull_request_closed" and field_of(item.fields, "pull_request.merged") is True:
+        event_type = "board.pull_request_merged"
+    repository, number, actor, url = places
+    return event_type, {
+        "repository": _text(item, repository),
+        "number": field_of(item.fields, f"{subject}.{number}"),
+        "title": _text(item, f"{subject}.title"),
+        "actor": _text(item, actor),
+        "url": _text(item, f"{subject}.{url}"),
+    }
+
+
+def _text(item: Item, path: str) -> str:
+    value = field_of(item.fields, path)
+    return value[:_MAX_CHARS] if isinstance(value, str) else ""

@@ -9,24 +9,20 @@ https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-w
 
 from __future__ import annotations
 
-import errno
-import time
 from collections.abc import Sequence
-from functools import partial
-from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 
-from meshwright.core.addresses import is_public, open_public_socket
 from meshwright.core.encoding import encode
 from meshwright.core.errors import ConfigError, InvalidInput
 from meshwright.core.messages import Caller, Outcome, TaskRequest, derived_id
+from meshwright.edges.bodies import Strict
+from meshwright.edges.deliveries import standard_key
+from meshwright.edges.outgoing import HttpPool, Receivers
 from meshwright.edges.replies import Address, Courier, Undeliverable
-from meshwright.edges.webhooks.outgoing import USER_AGENT, InFlight, Pauses, TryLater, asked_pause, request
 from meshwright.edges.webhooks.settings import PushTarget, WebhooksSettings
-from meshwright.edges.webhooks.signatures import standard_key, standard_signature
 from meshwright.mesh import Mesh
 from meshwright.work.protocol import TaskKey
 
@@ -34,7 +30,6 @@ SCHEME = "push"
 _TIMEOUT_SECONDS = 20.0
 _MAX_URL_CHARS = 2_000
 _ALL = "*"
-_GONE = 410
 
 
 def _usable_url(url: str) -> str:
@@ -51,10 +46,8 @@ def _usable_secret(secret: SecretStr) -> SecretStr:
     return secret
 
 
-class Notify(BaseModel):
-    """Where the outcome of a task is sent, and what it is signed with (`whsec_...`)."""
-
-    model_config = ConfigDict(extra="forbid")
+class Notify(Strict):
+    """The URL that gets the outcome of a task, and the secret that signs it (`whsec_...`)."""
 
     url: Annotated[str, Field(max_length=_MAX_URL_CHARS), AfterValidator(_usable_url)]
     secret: Annotated[SecretStr, AfterValidator(_usable_secret)]
@@ -118,9 +111,8 @@ class PushSender:
             _check(target)
         self._mesh = mesh
         self._targets = {(target.tenant, target.url): target for target in settings.push}
-        self._networks = settings.push_networks
-        self._pauses = Pauses()
-        self._in_flight = InFlight()
+        self._receivers = Receivers()
+        self.http = HttpPool(timeout_seconds=_TIMEOUT_SECONDS, networks=settings.push_networks)
 
     def typed(self, address: Address) -> PushAddress:
         """A stored address as a URL's."""
@@ -150,65 +142,12 @@ class PushSender:
             secrets = target.secrets
         parts = (address.tenant_id, outcome.task_id, str(outcome.generation), address.url)
         body = encode({"type": event_type, "timestamp": outcome.completed_at, "data": outcome})
-        receiver = f"{address.tenant_id} {address.url}"
-        self._pauses.check(receiver)
-        with self._in_flight.one_of(f"tenant {address.tenant_id}"):
-            try:
-                keys, message_id = [*map(standard_key, secrets)], f"msg_{derived_id(*parts)}"
-                await post_signed(address.url, keys, message_id, body, self._networks)
-            except TryLater as error:
-                self._pauses.failed(receiver, error.retry_after_seconds)
-                raise
-        self._pauses.succeeded(receiver)
-
-
-async def post_signed(
-    url: str,
-    keys: Sequence[bytes],
-    message_id: str,
-    body: bytes,
-    networks: Sequence[IPv4Network | IPv6Network],
-) -> None:
-    """POST a message, signed with each key, to a public address by https or to one of these networks.
-
-    Raises Undeliverable, TryLater.
-    """
-    import aiohttp
-
-    server, now = urlsplit(url).netloc, int(time.time())
-    headers = {
-        "Content-Type": "application/json",
-        "User-Agent": USER_AGENT,
-        "webhook-id": message_id,
-        "webhook-timestamp": str(now),
-        "webhook-signature": " ".join(standard_signature(key, message_id, now, body) for key in keys),
-    }
-    guard = partial(
-        open_public_socket, allowed=partial(_may_reach, networks, is_https=url.startswith("https:"))
-    )
-    connector = aiohttp.TCPConnector(socket_factory=guard, force_close=True)
-    timeout = aiohttp.ClientTimeout(total=_TIMEOUT_SECONDS)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-        try:
-            answer = await request(session, "POST", url, max_bytes=0, data=body, headers=headers)
-        except TryLater as error:
-            cause = error.__cause__
-            if isinstance(cause, aiohttp.ClientConnectorError) and cause.errno == errno.EACCES:
-                raise Undeliverable(
-                    f"{server} leads to an address that push_networks does not allow"
-                ) from None
-            raise
-    if answer.status == _GONE:
-        raise Undeliverable(f"{server} answered 410: it wants no more")
-    if not 200 <= answer.status < 300:
-        raise TryLater(f"{server} answered {answer.status}", asked_pause(answer) or 0.0)
-
-
-def _may_reach(networks: Sequence[IPv4Network | IPv6Network], address: str, *, is_https: bool) -> bool:
-    """Whether a connection may go to an IP address: plain http only where the settings allow it."""
-    if is_https and is_public(address):
-        return True
-    return any(ip_address(address) in network for network in networks)
+        receivers, keys = self._receivers, [*map(standard_key, secrets)]
+        with (
+            receivers.sending(f"{address.tenant_id} {address.url}"),
+            receivers.bounded(f"tenant {address.tenant_id}"),
+        ):
+            await self.http.post_signed(address.url, keys, f"msg_{derived_id(*parts)}", body)
 
 
 def _check(target: PushTarget) -> None:

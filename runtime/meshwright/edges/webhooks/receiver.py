@@ -1,37 +1,117 @@
-"""Takes deliveries: proves who sent them, makes their tasks, and answers once those are durable."""
+"""Takes deliveries: proves who sent them, makes their tasks by rules, and answers once those are durable.
+
+A delivery holds the text of strangers. It is put into `payload.text` and nowhere else, once and as it is:
+nothing in it is looked up or run.
+"""
 
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
-from pydantic_core import from_json
-
-from meshwright.core.encoding import is_deeper
-from meshwright.core.errors import IdempotencyConflict, InvalidInput, MeshError, TooLarge
-from meshwright.core.messages import Caller, Event
+from meshwright.core.encoding import encode
+from meshwright.core.errors import ConfigError, IdempotencyConflict, MeshError
+from meshwright.core.messages import ID_PATTERN, Caller, Event, TaskRequest, derived_id
 from meshwright.core.topics import BOARD, MESH
-from meshwright.edges.bodies import MalformedJson
+from meshwright.edges.deliveries import Gate, json_object, proof_of
 from meshwright.edges.replies import Courier
-from meshwright.edges.webhooks.board import board_event
 from meshwright.edges.webhooks.forge import SCHEME as FORGE
 from meshwright.edges.webhooks.forge import forge_address
-from meshwright.edges.webhooks.gate import Gate, proof_of
-from meshwright.edges.webhooks.kinds import Item, is_own, items_of, kind_of
-from meshwright.edges.webhooks.rules import TaskRule
-from meshwright.edges.webhooks.settings import WebhookSource
+from meshwright.edges.webhooks.kinds import Item, board_event, field_of, is_own, items_of, kind_of
+from meshwright.edges.webhooks.settings import WebhookRule, WebhookSource, WebhooksSettings
 from meshwright.identity.operations import Operations
 from meshwright.mesh import Mesh
 from meshwright.work.protocol import TaskKey
 
+_PLACE = re.compile(r"\{\{\s{0,8}([\w.-]{1,200})\s{0,8}\}\}")
+_MAX_VALUE_CHARS = 20_000
+_MAX_TEXT_CHARS = 40_000
+_JSON_BYTES = 6  # that a character of a text may take
+_MAX_SLUG_CHARS = 40
+_HASH_CHARS = 12
+_CUT = " [cut]"
+
+
+class TaskRule:
+    """One rule of the settings, ready for use."""
+
+    def __init__(self, settings: WebhookRule) -> None:
+        self.settings = settings
+        match = {path: list(patterns) for path, patterns in sorted(settings.match.items())}
+        parts = (settings.source, encode(match).decode(), settings.agent or "", settings.capability or "")
+        self.rule_id = settings.name or derived_id(*parts)[:_HASH_CHARS].lower()
+
+    def fits(self, item: Item) -> bool:
+        """Whether an event becomes a task by this rule."""
+        return all(_fits(_text_at(item, path), patterns) for path, patterns in self.settings.match.items())
+
+    def request(self, item: Item, tenant_id: str, max_payload_bytes: int) -> TaskRequest:
+        """Returns the task of an event: the same event of a tenant's source is always the same task."""
+        settings = self.settings
+        limit = min(_MAX_TEXT_CHARS, max_payload_bytes // _JSON_BYTES - len('{"text":""}'))
+        return TaskRequest(
+            task_id=derived_id(tenant_id, f"webhook:{settings.source}", item.delivery_id, self.rule_id),
+            agent_id=settings.agent,
+            capability=settings.capability,
+            payload={"text": _cut(render(settings.text, item), limit)},
+            thread_id=self._thread(item),
+            budget_usd=settings.budget_usd,
+            timeout=settings.timeout,
+            deadline=settings.deadline,
+        )
+
+    def _thread(self, item: Item) -> str | None:
+        """Returns an id for a thread. One with fields in it is apart from those that people name."""
+        if self.settings.thread is None:
+            return None
+        named = render(self.settings.thread, item)
+        if not named.strip():
+            return None
+        if named == self.settings.thread and re.fullmatch(ID_PATTERN, named):
+            return named
+        slug = re.sub(r"[^A-Za-z0-9]+", "-", named)[:_MAX_SLUG_CHARS].strip("-")
+        return f"{slug}-{derived_id(self.settings.source, named)[:_HASH_CHARS].lower()}".lstrip("-")
+
+
+def rules_of(settings: WebhooksSettings) -> Mapping[str, tuple[TaskRule, ...]]:
+    """Returns the rules of each source. Raises ConfigError for two that nothing distinguishes."""
+    found: dict[str, dict[str, TaskRule]] = {name: {} for name in settings.sources}
+    for number, rule in enumerate(map(TaskRule, settings.rules), start=1):
+        of_source = found[rule.settings.source]
+        if rule.rule_id in of_source:
+            raise ConfigError(
+                f"[[webhooks.rules]] number {number} is the same as an earlier one, or has its name",
+                remedy="Give each a name of its own",
+                field="webhooks",
+            )
+        of_source[rule.rule_id] = rule
+    return {name: tuple(rules.values()) for name, rules in found.items()}
+
+
+def render(template: str, item: Item) -> str:
+    """Returns a template with the fields of an event in their places, each at most 20,000 characters long."""
+    return _PLACE.sub(lambda place: _cut(_text_at(item, place[1]) or "", _MAX_VALUE_CHARS), template)
+
+
+def _fits(text: str | None, patterns: Iterable[str]) -> bool:
+    return text is not None and any(fnmatchcase(text, pattern) for pattern in patterns)
+
+
+def _text_at(item: Item, path: str) -> str | None:
+    value: Any = item.event if path == "event" else field_of(item.fields, path)
+    if value is None or isinstance(value, str):
+        return value
+    return encode(value).decode()
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: max(0, limit - len(_CUT))] + _CUT
+
+
 _logger = logging.getLogger("meshwright.edges.webhooks")
-
-
-class UnsupportedType(InvalidInput):
-    """A delivery that is not sent as JSON."""
-
-    status = 415
 
 
 class Source:
@@ -45,7 +125,7 @@ class Source:
             proof_of(f"webhooks.sources.{name}", kind_of(settings, secret), secret)
             for secret in settings.secrets
         ]
-        self.kind = self.proofs[0].kind if self.proofs else kind_of(settings)
+        self.kind = kind_of(settings)
         by = f"webhook:{name}"
         self.caller = Caller(
             tenant_id=settings.tenant, requested_by=by, source=by, roles=frozenset({"submitter"})
@@ -58,36 +138,6 @@ class Source:
     def fitting(self, item: Item) -> list[TaskRule]:
         """Returns the rules that make a task of an event."""
         return [] if is_own(self.kind, item) else [rule for rule in self.rules if rule.fits(item)]
-
-
-def json_object(headers: Mapping[str, str], body: bytes, max_depth: int) -> dict[str, Any]:
-    """Returns the body of a delivery. Raises UnsupportedType, MalformedJson, TooLarge."""
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json" and not media_type.endswith("+json"):
-        raise UnsupportedType(
-            f"The delivery is {media_type or 'of no type'}, not application/json",
-            remedy="Choose application/json as the content type of the webhook, where it is set up",
-            field="Content-Type",
-        )
-    try:
-        document = from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        if "recursion limit" in str(error):
-            raise _too_deep(max_depth) from None
-        raise MalformedJson("The body is not JSON", remedy="Send one JSON object", field="body") from None
-    if not isinstance(document, dict):
-        raise MalformedJson("The body is no JSON object", remedy="Send one", field="body")
-    if is_deeper([document], max_depth):
-        raise _too_deep(max_depth)
-    return document
-
-
-def _too_deep(max_depth: int) -> TooLarge:
-    return TooLarge(
-        f"The body is nested deeper than {max_depth} levels",
-        remedy="Raise max_payload_depth in mesh.toml",
-        field="body",
-    )
 
 
 class WebhookReceiver:
@@ -158,7 +208,7 @@ class WebhookReceiver:
         found = [(MESH, "webhook.received", {"event": item.event, "tasks": tasks})]
         if (board := board_event(source.settings.kind, item)) is not None:
             found.append((BOARD, *board))
-        events = [self._event(source, item, *each) for each in found]
+        events = [self._event(source, item, *event) for event in found]
         await self._mesh.host.emit([event for event in events if not await self._mesh.log.knows(event.id)])
 
     def _event(

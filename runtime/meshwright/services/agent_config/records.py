@@ -1,4 +1,4 @@
-"""Configurations of agents: as they are stored, shown and sent, and what is checked of them."""
+"""Configurations of agents as callers send them and are shown them."""
 
 from __future__ import annotations
 
@@ -10,58 +10,14 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 from meshwright.core.addresses import is_metadata
-from meshwright.core.encoding import Struct
 from meshwright.core.errors import ConfigError
 from meshwright.core.messages import Identifier
 from meshwright.models.providers import PROVIDERS, provider_of
+from meshwright.services.agent_config.table import AgentRow
 
-DEFAULT = "default"
-"""What names the tenant's default agent, whatever its id."""
 _MAX_SECONDS, _MAX_TOKENS = 3_600, 10_000_000
 _REFERENCE = "os.environ/"
 """How LiteLLM refers to a variable of the environment. No configuration may read the mesh's."""
-
-
-class AgentRow(Struct):
-    """A configuration as the table `agents` has it; `llm_api_key_encrypted` is of the mesh's cipher.
-
-    `updated_at` is None while a row is as it was seeded.
-    """
-
-    tenant_id: str
-    agent_id: str
-    name: str
-    description: str
-    llm_provider: str
-    llm_endpoint: str | None
-    llm_model: str
-    llm_api_key_encrypted: str | None
-    llm_timeout: float
-    llm_temperature: float
-    llm_max_tokens: int | None
-    is_default: bool
-    is_active: bool
-    created_at: float
-    updated_at: float | None
-
-    @property
-    def model(self) -> str:
-        """LiteLLM's whole name of its model."""
-        return f"{self.llm_provider}/{self.llm_model}"
-
-
-class AgentRows(Struct):
-    """All configurations of a mesh."""
-
-    rows: tuple[AgentRow, ...] = ()
-
-    def index(self) -> dict[tuple[str, str], AgentRow]:
-        """The rows by tenant and agent; those that are defaults also by `default`."""
-        found = {(row.tenant_id, row.agent_id): row for row in self.rows}
-        return found | {(row.tenant_id, DEFAULT): row for row in self.rows if row.is_default}
-
-
-# What callers send
 
 
 def _endpoint(url: str) -> str:
@@ -118,29 +74,10 @@ Name = Annotated[str, Field(max_length=200)]
 Description = Annotated[str, Field(max_length=2_000)]
 
 
-class AgentConfigRequest(BaseModel):
-    """A new configuration. `is_default` makes it the tenant's default in place of another."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    agent_id: Identifier
-    name: Name = ""
-    description: Description = ""
-    llm_provider: Provider
-    llm_endpoint: Endpoint | None = None
-    llm_model: ModelName
-    llm_api_key: ApiKey | None = None
-    llm_timeout: Timeout = 30.0
-    llm_temperature: Temperature = 0.7
-    llm_max_tokens: MaxTokens | None = None
-    is_default: bool = False
-    is_active: bool = True
-
-
 class AgentConfigUpdate(BaseModel):
-    """What changes of a configuration: a field that is left out stays. `null` clears endpoint, key and limit.
+    """The fields to change: one that is left out stays. `null` clears endpoint, key and limit.
 
-    Where provider or address change, a stored key must be sent again, or cleared.
+    If provider or address change, a stored key must be sent again, or cleared.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -162,13 +99,18 @@ class AgentConfigUpdate(BaseModel):
         return {name: getattr(self, name) for name in self.model_fields_set}
 
 
-# What callers are shown
+class AgentConfigRequest(AgentConfigUpdate):
+    """A new configuration. `is_default` makes it the tenant's default in place of another."""
+
+    agent_id: Identifier
+    llm_provider: Provider
+    llm_model: ModelName
 
 
 class AgentConfig(BaseModel):
     """A configuration without its key; `has_api_key` says whether there is one.
 
-    `problem` is what keeps this process from calling the model, where that was looked at: on a change.
+    `problem` says why this process cannot call the model; only a change looks for one.
     """
 
     agent_id: str
@@ -189,7 +131,7 @@ class AgentConfig(BaseModel):
 
     @classmethod
     def of(cls, row: AgentRow, problem: str | None = None) -> AgentConfig:
-        """What may be shown of a row."""
+        """A row without its secret."""
         known = {name: getattr(row, name) for name in cls.model_fields if hasattr(row, name)}
         return cls.model_validate(
             {**known, "has_api_key": row.llm_api_key_encrypted is not None, "problem": problem}
@@ -206,9 +148,9 @@ Source = Literal["agent", "default", "environment", "built-in"]
 
 
 class AgentLLM(BaseModel):
-    """What it takes to call an agent's model, its key included. For a backend alone.
+    """Provider, address, model and key of an agent, for a backend that calls the model itself.
 
-    `source` says where it is from: the agent's own configuration, or what stands in for one.
+    `source` is the agent's own configuration, or the one that stands in for it.
     """
 
     agent_id: str

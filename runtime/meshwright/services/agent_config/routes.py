@@ -1,19 +1,42 @@
-"""The HTTP API of agent configurations, below /api/agents; tenant and role are the caller's."""
+"""The API of agent configurations: HTTP below /api/agents, and a WebSocket at /ws that announces changes.
+
+Tenant and roles are the caller's. The messages of the WebSocket, none with a key:
+
+-> {"subscribe": "agent_config"}                  or {"type": "subscribe", "channel": "agent_config"}
+<- {"type": "subscribed", "channel": "agent_config"}
+<- {"type": "agent_config_changed", "channel": "agent_config", "agent_id": "helper", "config": {...}, ...}
+"""
 
 from __future__ import annotations
 
-from typing import Annotated
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Annotated, Any
 
-from fastapi import Depends, Path, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
+from pydantic_core import from_json
 from starlette.types import Scope
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
+from meshwright.core import topics
+from meshwright.core.encoding import encode
+from meshwright.core.errors import Forbidden, MeshError, Overloaded
 from meshwright.core.http_limits import PEER_UID
-from meshwright.core.messages import ID_PATTERN, Caller
+from meshwright.core.messages import ID_PATTERN, Caller, Event
 from meshwright.edges.http.app import is_local
-from meshwright.edges.http.routing import MeshDep, by_rule, make_router, problems
-from meshwright.ledger.keys import Forbidden
-from meshwright.services.agent_config.component import AgentConfigComponent
-from meshwright.services.agent_config.configs import CHANGE, READ_KEY, SEE, AgentConfigs
+from meshwright.edges.http.routing import CALLER, MeshDep, by_rule, make_router, problems, record_misuse
+from meshwright.edges.http.sessions import Sessions
+from meshwright.mesh import Mesh
+from meshwright.services.agent_config.component import (
+    CHANGE,
+    CHANGED,
+    CREATED,
+    DELETED,
+    READ_KEY,
+    SEE,
+    AgentConfigs,
+)
 from meshwright.services.agent_config.records import (
     AgentConfig,
     AgentConfigList,
@@ -25,10 +48,18 @@ from meshwright.services.agent_config.records import (
 router = make_router("agent configuration")
 _MISSING = {404: "The agent has no configuration."}
 _NOT_ADMIN = {403: "Only an administrator of the tenant may."}
+CHANNEL = "agent_config"
+_TYPES = {CHANGED: "agent_config_changed", CREATED: "agent_created", DELETED: "agent_deleted"}
+_MAX_WAITING = 64  # messages that a subscriber has not read
+_SEND_SECONDS = 10.0  # that one message may take
+_POLICY, _TRY_LATER = 1008, 1013  # codes of RFC 6455
+_UNAUTHENTICATED = 4401  # of ours: the credentials have ended
+_MAX_REASON_CHARS = 120
+_TOO_SLOW = "messages are not read in time: connect again, and read the configurations again"
 
 
 async def _configs_of(mesh: MeshDep) -> AgentConfigs:
-    return mesh.component(AgentConfigComponent).configs
+    return mesh.component(AgentConfigs)
 
 
 _Configs = Annotated[AgentConfigs, Depends(_configs_of)]
@@ -85,7 +116,7 @@ async def delete_config(configs: _Configs, caller: _AdminDep, agent_id: _AgentId
 
 @router.get(
     "/api/agents/{agent_id}/llm",
-    summary="Get what it takes to call an agent's model",
+    summary="Get an agent's model with its address and key",
     response_description="With the key in plain text.",
     responses=problems({**_MISSING, 403: "The caller is no backend, or the connection is open to others."}),
 )
@@ -106,5 +137,151 @@ async def show_llm(
 
 
 def _is_private(scope: Scope) -> bool:
-    """Whether only the caller can read an answer."""
     return scope["scheme"] == "https" or PEER_UID in scope.get("state", {}) or is_local(scope)
+
+
+class Subscribers:
+    """The WebSocket clients of this process; each gets the messages of its own tenant."""
+
+    def __init__(self, mesh: Mesh, max_subscribers: int) -> None:
+        self._mesh = mesh
+        self._max = max_subscribers
+        self._open: set[_Subscriber] = set()
+        mesh.host.listen(topics.MESH, self._tell, tuple(_TYPES))
+
+    async def serve(self, socket: WebSocket) -> None:
+        """Serve one client until either side ends the connection."""
+        caller: Caller = socket.scope[CALLER]
+        refusal = self._refusal(caller, socket.scope)
+        await socket.accept()
+        if refusal is not None:
+            return await socket.close(*refusal)
+        subscriber = _Subscriber(socket, caller.tenant_id, self._dropped)
+        self._open.add(subscriber)
+        sessions: Sessions = socket.app.state.sessions
+        try:
+            with sessions.watch(socket.scope) as ended:
+                ended.add_done_callback(subscriber.refuse)
+                await subscriber.serve()
+        except Overloaded as error:
+            await socket.close(_TRY_LATER, error.message[:_MAX_REASON_CHARS])
+        finally:
+            self._open.discard(subscriber)
+
+    def _refusal(self, caller: Caller, scope: Scope) -> tuple[int, str] | None:
+        try:
+            SEE.check(caller)
+        except MeshError as error:
+            record_misuse(self._mesh, scope, error)
+            return _POLICY, error.message[:_MAX_REASON_CHARS]
+        if len(self._open) >= self._max:
+            return _TRY_LATER, f"the mesh has {self._max} subscribers, and takes no more"
+        return None
+
+    def _tell(self, event: Event) -> None:
+        message = {
+            "type": _TYPES[event.event_type],
+            "channel": CHANNEL,
+            "agent_id": event.agent_id,
+            "is_default": event.payload.get("is_default", False),
+            "changed": event.payload.get("changed", []),
+            "config": event.payload.get("config"),
+            "timestamp": event.time.isoformat(),
+        }
+        for subscriber in self._open:
+            if subscriber.tenant_id == event.tenant_id and subscriber.is_subscribed:
+                subscriber.put(message)
+
+    def _dropped(self, tenant_id: str, reason: str) -> None:
+        self._mesh.tell("subscriber.dropped", {"channel": CHANNEL, "reason": reason}, tenant_id=tenant_id)
+
+
+class _Subscriber:
+    def __init__(self, socket: WebSocket, tenant_id: str, dropped: Callable[[str, str], None]) -> None:
+        self.tenant_id = tenant_id
+        self.is_subscribed = False
+        self._socket = socket
+        self._dropped = dropped
+        self._waiting: asyncio.Queue[dict[str, Any]] = asyncio.Queue(_MAX_WAITING)
+        self._sending = asyncio.Lock()
+        self._end: asyncio.Future[tuple[int, str]] = asyncio.get_running_loop().create_future()
+
+    async def serve(self) -> None:
+        """Read and write until either side ends the connection."""
+        tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._write())]
+        try:
+            await asyncio.wait([*tasks, self._end], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        if self._end.done() and self._socket.application_state is WebSocketState.CONNECTED:
+            with suppress(RuntimeError, TimeoutError):  # it is gone, or reads nothing: the server cuts it off
+                async with asyncio.timeout(_SEND_SECONDS):
+                    await self._socket.close(*self._end.result())
+
+    def drop(self, code: int, reason: str) -> None:
+        """End the connection."""
+        if not self._end.done():
+            self._end.set_result((code, reason))
+
+    def refuse(self, ended: asyncio.Future[MeshError]) -> None:
+        """End the connection: its credentials have expired or are revoked."""
+        self.drop(_UNAUTHENTICATED, ended.result().message[:_MAX_REASON_CHARS])
+
+    def put(self, message: dict[str, Any]) -> None:
+        """Send a message after those before it; a client that does not read is dropped."""
+        try:
+            self._waiting.put_nowait(message)
+        except asyncio.QueueFull:
+            self._drop_slow()
+
+    def _drop_slow(self) -> None:
+        if not self._end.done():
+            self._dropped(self.tenant_id, _TOO_SLOW)
+            self.drop(_TRY_LATER, _TOO_SLOW)
+
+    async def _read(self) -> None:
+        with suppress(WebSocketDisconnect, RuntimeError):  # the client has gone
+            while True:
+                message = await self._socket.receive()
+                if message["type"] == "websocket.disconnect":
+                    return
+                await self._send(self._answer(message.get("text")))
+
+    def _answer(self, text: str | None) -> dict[str, Any]:
+        try:
+            wanted = from_json(text or "")
+            [(kind, channel)] = wanted.items() if len(wanted) == 1 else [(wanted["type"], wanted["channel"])]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return _error(f'expected {{"subscribe": "{CHANNEL}"}} as text')
+        if kind not in ("subscribe", "unsubscribe"):
+            return _error(f"there is no type {str(kind)[:80]!r}: known are subscribe and unsubscribe")
+        if channel != CHANNEL:
+            return _error(f"there is no channel {str(channel)[:80]!r}: known is {CHANNEL}")
+        self.is_subscribed = kind == "subscribe"
+        return {"type": f"{kind}d", "channel": CHANNEL}
+
+    async def _write(self) -> None:
+        with suppress(WebSocketDisconnect, RuntimeError):
+            while True:
+                await self._send(await self._waiting.get())
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        try:
+            async with asyncio.timeout(_SEND_SECONDS), self._sending:
+                await self._socket.send_text(encode(message).decode())
+        except TimeoutError:
+            self._drop_slow()
+
+
+def _error(message: str) -> dict[str, Any]:
+    return {"type": "error", "message": message}
+
+
+def make_routes(mesh: Mesh, max_subscribers: int) -> APIRouter:
+    """Makes the routes, and the WebSocket with the subscribers of this process."""
+    made = APIRouter()
+    made.include_router(router)
+    made.add_api_websocket_route("/ws", Subscribers(mesh, max_subscribers).serve)
+    return made

@@ -6,9 +6,52 @@ from typing import Any
 
 import msgspec
 
+from meshwright.core.encoding import Struct
 from meshwright.core.errors import Conflict, NotFound, Overloaded
-from meshwright.services.agent_config.records import DEFAULT, AgentRow, AgentRows
 from meshwright.sql.database import Session, marks
+
+DEFAULT = "default"
+"""The id that stands for the tenant's default agent, whatever that is called."""
+
+
+class AgentRow(Struct):
+    """A row of the table `agents`; the mesh's cipher has encrypted `llm_api_key_encrypted`.
+
+    `updated_at` is None until the first change of the seeded row.
+    """
+
+    tenant_id: str
+    agent_id: str
+    name: str
+    description: str
+    llm_provider: str
+    llm_endpoint: str | None
+    llm_model: str
+    llm_api_key_encrypted: str | None
+    llm_timeout: float
+    llm_temperature: float
+    llm_max_tokens: int | None
+    is_default: bool
+    is_active: bool
+    created_at: float
+    updated_at: float | None
+
+    @property
+    def model(self) -> str:
+        """LiteLLM's full name of its model."""
+        return f"{self.llm_provider}/{self.llm_model}"
+
+
+class AgentRows(Struct):
+    """All configurations of a mesh."""
+
+    rows: tuple[AgentRow, ...] = ()
+
+    def index(self) -> dict[tuple[str, str], AgentRow]:
+        """The rows by tenant and agent; those that are defaults also by `default`."""
+        found = {(row.tenant_id, row.agent_id): row for row in self.rows}
+        return found | {(row.tenant_id, DEFAULT): row for row in self.rows if row.is_default}
+
 
 _COLUMNS = tuple(field.name for field in msgspec.structs.fields(AgentRow))
 _FLAGS = ("is_default", "is_active")
@@ -26,7 +69,7 @@ def read_all(session: Session) -> AgentRows:
 
 def find(session: Session, tenant_id: str, agent_id: str) -> AgentRow:
     """The row of an agent, or of the tenant's default. Raises NotFound."""
-    where, values = (_WHERE, (tenant_id, agent_id))
+    where, values = _WHERE, (tenant_id, agent_id)
     if agent_id == DEFAULT:
         where, values = "WHERE tenant_id = ? AND is_default = 1", (tenant_id,)
     found = session.execute(f"{_SELECT} {where}", values).fetchone()
@@ -36,7 +79,7 @@ def find(session: Session, tenant_id: str, agent_id: str) -> AgentRow:
 
 
 def insert(session: Session, row: AgentRow, most: int) -> None:
-    """Add a row. Raises Conflict where there is one, Overloaded where the tenant has `most` already."""
+    """Add a row. Raises Conflict if the agent has one, Overloaded if the tenant has `most`."""
     counted = "SELECT COUNT(*), COALESCE(SUM(CASE WHEN agent_id = ? THEN 1 ELSE 0 END), 0) FROM agents"
     values = (row.agent_id, row.tenant_id)
     [count, same] = session.execute(f"{counted} WHERE tenant_id = ?", values).fetchone()
@@ -55,7 +98,7 @@ def insert(session: Session, row: AgentRow, most: int) -> None:
 
 
 def replace(session: Session, before: AgentRow, row: AgentRow) -> None:
-    """Write a row in place of what it was before. Raises Conflict where that has changed meanwhile."""
+    """Replace a row. Raises Conflict if it is no longer as it was `before`."""
     statement = f"DELETE FROM agents {_WHERE} AND COALESCE(updated_at, 0) = ?"  # noqa: S608 names in code
     values = (row.tenant_id, row.agent_id, before.updated_at or 0.0)
     if session.execute(statement, values).rowcount != 1:

@@ -1,7 +1,7 @@
-"""The actor of a schedule: decides at each due time what runs, and keeps what has come of it.
+"""The actor of a schedule: decides at each due time which tasks start, and records their results.
 
-It only decides. A run that it decides on is pending until its task is submitted and reported to the actor, so
-that after a crash it is submitted again, under the same idempotency key: that is the same task.
+It submits nothing itself. A run is pending until its task is submitted and reported to the actor; after a
+crash it is submitted again under the same idempotency key, which is the same task.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from meshwright.kernel.envelope import ActorRef
 SCHEDULE = "Schedule"
 """The type of the actors that are schedules."""
 SOURCE = "schedule"
-"""What keeps the idempotency keys of schedules apart from those of others, and how they begin."""
+"""The source of the idempotency keys of schedules, and how they begin."""
 DELETED = "schedule.deleted"
 CHANGES = (
     *("schedule.created", "schedule.changed", "schedule.paused", "schedule.resumed", DELETED),
     *("schedule.started", "schedule.failed", "schedule.skipped", "schedule.missed", "schedule.queued"),
 )
-"""The events of a schedule; each has the schedule as it is then."""
+"""The events of a schedule; their payload has the schedule as it is then."""
 GRACE = timedelta(seconds=60)  # by which a run may be late without having been missed
 _MAX_HISTORY = 20
 _MAX_PENDING = 100  # runs that wait for the one before them
@@ -39,7 +39,7 @@ RunStatus = Literal["started", "failed", "skipped", "missed", "queued"]
 
 
 class ScheduleKey(NamedTuple):
-    """What names a schedule: ids are unique within a tenant."""
+    """The name of a schedule: ids are unique within a tenant."""
 
     tenant_id: str
     schedule_id: str
@@ -51,16 +51,14 @@ class ScheduleKey(NamedTuple):
 
     @classmethod
     def of(cls, ref: ActorRef) -> ScheduleKey:
-        """Read `ref` back."""
+        """The key of a schedule's actor."""
         tenant_id, _, schedule_id = ref.id.partition(":")
         return cls(tenant_id, schedule_id)
 
 
 class PendingRun(BaseModel):
-    """A run whose task is not known to be submitted. It `starts` once that is decided, and cancels others;
-    it is `queued` where another is open.
-
-    `by` is who asked for it; None for one that is due.
+    """A run whose task is not known to be submitted. Once it is decided that it `starts`, it cancels others;
+    it is `queued` while another is open. `by` is the caller who requested it; None for one that is due.
     """
 
     due_at: datetime
@@ -73,10 +71,10 @@ class PendingRun(BaseModel):
 
 
 class RunRecord(BaseModel):
-    """What came of a due time; of several that were missed in a row (`count`, at least) of the last.
+    """The result of a due time; of several that were missed in a row (`count`, at least) of the last.
 
-    `by` is who asked for a run that was not due; `task_id` is the id of its task, which there is where it has
-    `started`; `reason` says why there is none.
+    `by` is the caller who requested a run that was not due. The task `task_id` exists if the run has
+    `started`; `reason` says why it does not.
     """
 
     due_at: datetime
@@ -109,11 +107,10 @@ class ScheduleSummary(BaseModel):
 
 
 class ScheduleState(BaseModel):
-    """What the actor keeps; without a `spec` there is no schedule.
+    """The state of the actor; without a `spec` there is no schedule.
 
-    All due times up to `position` are dealt with. Intervals count from `anchor`. `budgets` are those of the
-    credentials of the last who changed it: its tasks are charged to them. `open` are started tasks that are
-    not known to have ended.
+    All due times up to `position` are done. Intervals count from `anchor`. Its tasks are charged to
+    `budgets`, those of the caller who changed it last. `open` are started tasks that may not have ended.
     """
 
     spec: ScheduleSpec | None = None
@@ -132,7 +129,7 @@ class ScheduleState(BaseModel):
     history: list[RunRecord] = []
 
     def summary(self, schedule_id: str) -> ScheduleSummary:
-        """What lists show."""
+        """The schedule as lists show it."""
         spec, created_at = self.spec, self.created_at
         assert spec is not None and created_at is not None
         status = "paused" if self.paused else "active" if self.next_due_at or self.pending else "ended"
@@ -149,7 +146,7 @@ class ScheduleState(BaseModel):
 
 
 class Put(BaseModel):
-    """Make or change a schedule. `is_new`: refused where there is one."""
+    """Create or change a schedule. `is_new`: refused if it exists."""
 
     spec: ScheduleSpec
     by: str
@@ -160,16 +157,10 @@ class Put(BaseModel):
 
 
 class RunNow(BaseModel):
-    """Run once, under a name that tells a repeat."""
+    """Run once; a repeat has the same `name`."""
 
     by: str
     name: str
-
-
-class Ended(BaseModel):
-    """Tasks that have ended."""
-
-    task_ids: list[str] = []
 
 
 class Report(BaseModel):
@@ -190,9 +181,9 @@ class Schedule(Actor[ScheduleState]):
 
     @turn
     def put(self, turn: Turn, put: Put) -> bool:
-        """Make or change it; whether it is new. Where its due times stay as they were, so does its position.
+        """Create or change it; returns whether it is new. It keeps its position while its due times stay.
 
-        Raises Conflict where there is one already, or it comes from mesh.toml.
+        Raises Conflict if it is to be new and exists, or comes from mesh.toml.
         """
         state, is_new = self.state, self.state.spec is None
         if put.is_new and not is_new:
@@ -214,7 +205,7 @@ class Schedule(Actor[ScheduleState]):
 
     @turn
     def remove(self, turn: Turn, declared: bool) -> None:
-        """Delete it; tasks that it has started go on. Raises NotFound; Conflict where it is of mesh.toml."""
+        """Delete it; tasks that it has started go on. Raises NotFound, Conflict if declared."""
         self._require()
         self._require_changeable(declared)
         self._publish(turn, DELETED)
@@ -222,27 +213,21 @@ class Schedule(Actor[ScheduleState]):
         turn.wake_at(None)
 
     @turn
-    def pause(self, turn: Turn) -> None:
-        """Run nothing until it is resumed. Due times that pass are missed. Raises NotFound."""
-        self._require()
-        if not self.state.paused:
-            self.state.paused = True
-            self._arm(turn)
-            self._publish(turn, "schedule.paused")
+    def pause(self, turn: Turn, paused: bool) -> None:
+        """Run nothing while it is paused; then make up for missed due times as `catch_up` says.
 
-    @turn
-    def resume(self, turn: Turn) -> None:
-        """Go on, and make up for what was missed as `catch_up` says. Raises NotFound."""
+        Raises NotFound.
+        """
         self._require()
-        if self.state.paused:
-            self.state.paused = False
+        if self.state.paused != paused:
+            self.state.paused = paused
             self._arm(turn)
-            self._publish(turn, "schedule.resumed")
+            self._publish(turn, "schedule.paused" if paused else "schedule.resumed")
             self._signal(turn)
 
     @turn
     def run_now(self, turn: Turn, wanted: RunNow) -> str:
-        """Run once more, whatever is open; due times stay as they are. Returns the task's id.
+        """Run once more, even if a task is open; due times stay as they are. Returns the task's id.
 
         Raises NotFound.
         """
@@ -253,12 +238,12 @@ class Schedule(Actor[ScheduleState]):
         return run.task_id
 
     @turn
-    def decide(self, turn: Turn, ended: Ended) -> list[PendingRun]:
-        """Say which runs start, given which tasks have ended. Each is returned until it is reported."""
+    def decide(self, turn: Turn, ended: list[str]) -> list[PendingRun]:
+        """Decide which runs start now that these tasks have ended. Returns those that are not reported."""
         state, spec = self.state, self.state.spec
         if spec is None:
             return []
-        state.open = [task_id for task_id in state.open if task_id not in ended.task_ids]
+        state.open = [task_id for task_id in state.open if task_id not in ended]
         undecided = [run for run in state.pending if not run.starts and not state.paused]
         for run in undecided:
             before = [*state.open, *(other.task_id for other in state.pending if other.starts)]
@@ -277,7 +262,7 @@ class Schedule(Actor[ScheduleState]):
 
     @turn
     def report(self, turn: Turn, report: Report) -> None:
-        """Take the result of a run; a repeat changes nothing."""
+        """Record the result of a run; a repeat changes nothing."""
         state = self.state
         run = next((run for run in state.pending if run.idempotency_key == report.idempotency_key), None)
         if run is None:
@@ -291,7 +276,7 @@ class Schedule(Actor[ScheduleState]):
         self._settle(turn, report.status, run, report.reason)
 
     def wake(self, turn: Turn) -> None:
-        """A due time has come, or some passed while nothing ran: choose those that are run."""
+        """Choose the runs of the due times that have come, or passed while nothing ran."""
         state = self.state
         spec, anchor, position = state.spec, state.anchor, state.position
         if spec is None or anchor is None or position is None or state.paused:
@@ -312,11 +297,11 @@ class Schedule(Actor[ScheduleState]):
         self._arm(turn)
 
     def recover(self, turn: Turn) -> None:
-        """Submit what was not reported before the crash."""
+        """Submit the runs that were not reported before the crash."""
         self._signal(turn)
 
     def redrive(self, turn: Turn) -> None:
-        """Look again whether the run before has ended."""
+        """Check again whether the run before has ended."""
         self._signal(turn)
 
     @property
@@ -336,7 +321,6 @@ class Schedule(Actor[ScheduleState]):
             )
 
     def _left(self, wanted: int) -> int:
-        """How many of some runs `max_runs` allows."""
         spec = self.state.spec
         if spec is None or spec.max_runs is None:
             return wanted
@@ -344,7 +328,6 @@ class Schedule(Actor[ScheduleState]):
         return max(0, min(wanted, spec.max_runs - self.state.runs - planned))
 
     def _arm(self, turn: Turn) -> None:
-        """Set the alarm to the next due time."""
         state, spec = self.state, self.state.spec
         due = None
         if spec is not None and not state.paused and self._left(1) and state.anchor and state.position:

@@ -1,12 +1,13 @@
-"""The component of schedules: what clients ask of them, those of mesh.toml, and what makes them run."""
+"""The component of schedules: their operations, the jobs of mesh.toml, and the runner of their tasks."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from itertools import islice
@@ -15,19 +16,34 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, Field
 
 from meshwright.component import Actors, Component
+from meshwright.core import topics
 from meshwright.core.access import Role
-from meshwright.core.errors import ConfigError, InvalidInput, MeshError, NotFound
-from meshwright.core.messages import Caller, TaskRequest, new_id
+from meshwright.core.clock import Backoff
+from meshwright.core.errors import (
+    ConfigError,
+    HostError,
+    IdempotencyConflict,
+    InvalidInput,
+    MeshError,
+    NoAgentAvailable,
+    NotFound,
+)
+from meshwright.core.messages import ENDED, Caller, Event, TaskRequest, new_id
 from meshwright.core.schedule import ScheduleSpec, due_times, fires_at, local
 from meshwright.events.projections import Projection
+from meshwright.identity.operations import Operations
 from meshwright.identity.rules import Rule, has_role
+from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.turns import ActorKind
-from meshwright.mesh import Mesh
+from meshwright.mesh import FINAL, Mesh
 from meshwright.orchestration.acceptance import make_task
 from meshwright.roles import FRONT
 from meshwright.services.schedules.actor import (
     SCHEDULE,
+    SOURCE,
+    PendingRun,
     Put,
+    Report,
     RunNow,
     Schedule,
     ScheduleKey,
@@ -35,7 +51,6 @@ from meshwright.services.schedules.actor import (
     ScheduleSummary,
     unknown_schedule,
 )
-from meshwright.services.schedules.runner import ScheduleRunner
 from meshwright.services.schedules.table import (
     ScheduledRun,
     SchedulePage,
@@ -45,6 +60,7 @@ from meshwright.services.schedules.table import (
     list_schedules,
     with_outcomes,
 )
+from meshwright.work.record import read_task
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -52,10 +68,12 @@ if TYPE_CHECKING:
 SEE = Rule("sees schedules", (Role.VIEWER,))
 CHANGE = Rule("changes schedules", (Role.OPERATOR,))
 _FILE = Caller(requested_by="mesh.toml", source="settings")
+_AGENT_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds: after a start, agents elsewhere are not known yet
+_logger = logging.getLogger("meshwright.schedules")
 
 
 class ScheduleView(ScheduleSummary):
-    """A schedule, whole. `task` is what it submits, for callers who may see contents.
+    """A whole schedule. `task` is the request that it submits, for callers who may see contents.
 
     `history` has its last 20 runs, the last one first; `pending` counts those that wait for the one before.
     """
@@ -82,7 +100,7 @@ class DueTime(BaseModel):
 class Schedules(Component):
     """The schedules of a mesh. Each operation raises NotFound for a schedule that the tenant does not have.
 
-    It also raises what `SEE` or `CHANGE` raises for a caller who may not see or change schedules.
+    It raises the errors of `SEE` or `CHANGE` for a caller who may not see or change schedules.
     """
 
     name = "schedules"
@@ -99,11 +117,11 @@ class Schedules(Component):
         return [Actors(ActorKind.of(Schedule, type=SCHEDULE), FRONT)]
 
     def projections(self) -> Iterable[Projection]:
-        """The list."""
+        """The list of schedules."""
         return [ScheduleProjection()]
 
     def migrations(self) -> Traversable:
-        """The list's table."""
+        """The table of the list."""
         return files("meshwright.services.schedules") / "tables"
 
     def routes(self) -> APIRouter:
@@ -113,7 +131,7 @@ class Schedules(Component):
         return router
 
     async def start(self) -> None:
-        """Take the schedules of the settings, then begin."""
+        """Apply the schedules of the settings, then begin."""
         if self.mesh.role.is_front:
             await self._declare()
         await super().start()
@@ -150,10 +168,10 @@ class Schedules(Component):
         paused: bool | None,
         is_new: bool = False,
     ) -> tuple[ScheduleView, bool]:
-        """Make or change a schedule; returns it, and whether it was made. Durable when this returns.
+        """Create or change a schedule; returns it, and whether it is new. Durable when this returns.
 
-        Raises InvalidInput, and NotFound for an agent that the mesh does not have; Conflict where it is to be
-        new and is not, or comes from mesh.toml.
+        Raises InvalidInput, NotFound for an agent that the mesh does not have, and Conflict if it is to be
+        new and exists, or comes from mesh.toml.
         """
         CHANGE.check(caller)
         spec = spec.checked(self._host.clock.now())
@@ -171,24 +189,24 @@ class Schedules(Component):
         return await self._view(key, with_task=True), is_new
 
     async def remove(self, key: ScheduleKey, caller: Caller) -> None:
-        """Delete a schedule; tasks that it has started go on. Raises Conflict for one of mesh.toml."""
+        """Delete a schedule; tasks that it has started go on. Raises Conflict if it comes from mesh.toml."""
         CHANGE.check(caller)
         await self._change(caller, "deleted", key, "remove", False)
 
     async def pause(self, key: ScheduleKey, caller: Caller) -> ScheduleView:
         """Run nothing until it is resumed."""
         CHANGE.check(caller)
-        await self._change(caller, "paused", key, "pause")
+        await self._change(caller, "paused", key, "pause", True)
         return await self.show(key, caller)
 
     async def resume(self, key: ScheduleKey, caller: Caller) -> ScheduleView:
-        """Go on."""
+        """Go on, and make up for due times that have passed as `catch_up` says."""
         CHANGE.check(caller)
-        await self._change(caller, "resumed", key, "resume")
+        await self._change(caller, "resumed", key, "pause", False)
         return await self.show(key, caller)
 
     async def run_now(self, key: ScheduleKey, caller: Caller) -> ScheduledRun:
-        """Run once now, whatever is open; the due times stay as they are. Returns the result."""
+        """Run once now, even if a task is open; the due times stay as they are. Returns the result."""
         CHANGE.check(caller)
         wanted = RunNow(by=caller.requested_by, name=new_id())
         task_id = await self._change(caller, "run", key, "run_now", wanted)
@@ -221,7 +239,7 @@ class Schedules(Component):
         return state, state.spec
 
     def _check_task(self, task: TaskRequest, caller: Caller) -> None:
-        """Raise what submitting the task would raise at once, naming its field."""
+        """Raises the errors of submitting the task, naming its field."""
         try:
             make_task(task, caller, now=self._host.clock.now(), limits=self.mesh.payload_limits)
             known = self.mesh.registry.capabilities()
@@ -247,13 +265,13 @@ class Schedules(Component):
     async def _change(
         self, caller: Caller, action: str, key: ScheduleKey, turn: str, body: Any = None
     ) -> Any:
-        """Record a change of a schedule that there is, and carry it out."""
+        """Audit a change of a schedule that exists, and make it."""
         await self._state(key)
         async with self.mesh.audit.change(caller, f"schedule.{action}", f"schedules/{key.schedule_id}"):
             return await self._host.call(key.ref, turn, body)
 
     async def _declare(self) -> None:
-        """Make the schedules of the settings what these say. Raises ConfigError."""
+        """Bring the declared schedules in line with the settings. Raises ConfigError."""
         declared = await self.mesh.log.view(declared_schedules)
         for job in self.config.jobs:
             key = ScheduleKey(job.tenant_id, job.id)
@@ -268,6 +286,127 @@ class Schedules(Component):
             state = await self._host.read(key.ref)
             if not (isinstance(state, ScheduleState) and state.declared and state.spec == spec):
                 await self._put(_FILE, key, Put(spec=spec, by=_FILE.requested_by, declared=True))
-        for tenant_id, schedule_id in declared:  # it is no more in the file
+        for tenant_id, schedule_id in declared:  # the file has it no longer
             with suppress(NotFound):
                 await self._change(_FILE, "deleted", ScheduleKey(tenant_id, schedule_id), "remove", True)
+
+
+class ScheduleRunner:
+    """Submits the tasks of the runs that schedules decide on, and reports the results to their actors.
+
+    It works for the schedules that signal in this process. Every step may be repeated, here or in another
+    process: a task is known by its idempotency key.
+    """
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+        self._working: dict[ActorRef, asyncio.Task[None]] = {}
+        self._again: set[ActorRef] = set()
+        self._is_running = False
+        mesh.host.attach(self, SCHEDULE)
+        mesh.host.listen(topics.TASK_PROGRESS, self._ended, FINAL, sealed=True)
+
+    async def start(self) -> None:
+        """Begin, with the schedules that have signalled before."""
+        self._is_running = True
+        for ref in list(self._again):
+            self.signal(ref, None)
+
+    async def stop(self) -> None:
+        """End; open runs go on at the next start."""
+        self._is_running = False
+        working = list(self._working.values())
+        for task in working:
+            task.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
+
+    def signal(self, ref: ActorRef, signal: object) -> None:
+        """Carry out the runs of a schedule."""
+        self._again.add(ref)
+        if self._is_running and ref not in self._working:
+            self._working[ref] = asyncio.create_task(self._work(ref), name=f"runs of {ref}")
+
+    def lease_lost(self) -> None:
+        """Nothing: the schedules are asked to recover."""
+
+    async def done(self, ref: ActorRef) -> None:
+        """Return once the signals of a schedule are handled."""
+        if (working := self._working.get(ref)) is not None:
+            await asyncio.shield(working)
+
+    def _ended(self, event: Event) -> None:
+        """A run that is queued may start when the one before it has ended."""
+        source, _, rest = (event.idempotency_key or "").partition(":")
+        if source == SOURCE:
+            self.signal(ScheduleKey(event.tenant_id, rest.partition(":")[0]).ref, None)
+
+    async def _work(self, ref: ActorRef) -> None:
+        pauses = Backoff(0.25, 30.0)
+        try:
+            while ref in self._again:
+                self._again.discard(ref)
+                try:
+                    await self._advance(ref)
+                    pauses.reset()
+                except Exception as error:  # whatever it was, the schedule must go on
+                    level = logging.INFO if isinstance(error, HostError) else logging.ERROR
+                    is_defect = level == logging.ERROR
+                    _logger.log(level, "Retrying the runs of %s: %s", ref, error, exc_info=is_defect)
+                    self._again.add(ref)
+                    await asyncio.sleep(pauses.next())
+        finally:
+            del self._working[ref]
+
+    async def _advance(self, ref: ActorRef) -> None:
+        state, host = await self._mesh.host.read(ref), self._mesh.host
+        if not isinstance(state, ScheduleState) or not state.pending:
+            return
+        key = ScheduleKey.of(ref)
+        ended = [task_id for task_id in state.open if await self._has_ended(key.tenant_id, task_id)]
+        for run in await host.call(ref, "decide", ended):
+            report = await self._carry_out(key, state, PendingRun.model_validate(run, from_attributes=True))
+            await host.call(ref, "report", report)
+            self._again.add(ref)  # a run that is queued behind it may start now
+
+    async def _has_ended(self, tenant_id: str, task_id: str) -> bool:
+        try:
+            record, _ = await read_task(self._mesh.host, task_id, tenant_id)
+        except NotFound:
+            return True
+        return record.status in ENDED
+
+    async def _carry_out(self, key: ScheduleKey, state: ScheduleState, run: PendingRun) -> Report:
+        """Submit the task of a run, and return the result. Raises HostError while that is unknown."""
+        assert state.spec is not None
+        caller = Caller(
+            tenant_id=key.tenant_id,
+            requested_by=f"{SOURCE}:{key.schedule_id}",
+            source=SOURCE,
+            budgets=state.budgets,
+            roles=frozenset({Role.SUBMITTER}),
+        )
+        operations = Operations(self._mesh, caller)
+        for task_id in run.cancels:
+            with suppress(NotFound):
+                await operations.cancel(task_id)
+        failure = None
+        try:
+            await self._submit(operations, state.spec.task, run)
+        except HostError:
+            raise
+        except IdempotencyConflict:  # it was submitted before the schedule was changed
+            pass
+        except MeshError as error:
+            failure = f"{error.code}: {error}"
+        status = "failed" if failure else "started"
+        return Report(idempotency_key=run.idempotency_key, status=status, reason=failure)
+
+    async def _submit(self, operations: Operations, request: TaskRequest, run: PendingRun) -> None:
+        clock = self._mesh.host.clock
+        for pause in () if run.by else _AGENT_PAUSES:
+            try:
+                await operations.submit(request, idempotency_key=run.idempotency_key)
+                return
+            except NoAgentAvailable:
+                await clock.sleep_until(clock.now() + timedelta(seconds=pause))
+        await operations.submit(request, idempotency_key=run.idempotency_key)

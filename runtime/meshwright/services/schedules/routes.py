@@ -27,7 +27,7 @@ _DECLARED = {409: "It is declared in mesh.toml."}
 
 
 class ScheduleChange(ScheduleSpec):
-    """A schedule as it is to be. `paused` left out keeps what it is."""
+    """A schedule as it is to be. Without `paused` it stays paused or active."""
 
     paused: bool | None = None
 
@@ -121,7 +121,7 @@ async def show_schedule(schedules: _Service, caller: _ViewerDep, key: _Key) -> S
 async def put_schedule(
     schedules: _Service, caller: _OperatorDep, key: _Key, wanted: ScheduleChange, response: Response
 ) -> ScheduleView:
-    """Make a schedule, or change it to be just so. Due times begin again where what decides them changes."""
+    """Create a schedule, or replace its fields. A change of `cron`, interval, `at` or `zone` restarts it."""
     put, is_new = await schedules.put(key, _spec_of(wanted), caller, paused=wanted.paused)
     response.status_code = 201 if is_new else 200
     return put

@@ -1,4 +1,4 @@
-"""The list of schedules: a table made from their events; and the results of the tasks of one."""
+"""The list of schedules, a table made from their events, and the outcomes of a schedule's tasks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TASKS = "SELECT tenant_id, task_id, status, cost_usd FROM tasks WHERE task_id"
 
 
 class ScheduledRun(RunRecord):
-    """What came of a due time, and of its task: its `outcome` so far, and what it has cost."""
+    """The result of a due time with the `outcome` of its task so far, and its cost."""
 
     outcome: TaskStatus | None = None
     cost_usd: Amount | None = None
@@ -44,7 +44,7 @@ class ScheduleProjection:
     event_types: Collection[str] = CHANGES
 
     def fold(self, session: Session, events: Sequence[Event]) -> None:
-        """Write each schedule as its last event has it; events of others that look like ours are left out."""
+        """Write each schedule as its last event has it; skip events of other programs."""
         for event in events:
             found = event.fields.get("schedule") if event.topic == topics.MESH else None
             try:
@@ -75,14 +75,14 @@ def count_others(session: Session, tenant_id: str, schedule_id: str) -> int:
 
 
 def declared_schedules(session: Session) -> set[tuple[str, str]]:
-    """Tenant and id of each schedule that mesh.toml had declared."""
+    """Tenant and id of the schedules that mesh.toml had declared."""
     rows = session.execute(_ALL).fetchall()
     found = [(tenant_id, ScheduleSummary.model_validate_json(document)) for tenant_id, document in rows]
     return {(tenant_id, schedule.id) for tenant_id, schedule in found if schedule.declared}
 
 
 def with_outcomes(session: Session, tenant_id: str, runs: Sequence[RunRecord]) -> list[ScheduledRun]:
-    """Runs, the last one first, with what the list of tasks says of theirs."""
+    """Runs, the last one first, with the outcomes and costs of their tasks."""
     rows = session.select_in(_TASKS, [run.task_id for run in runs if run.task_id])
     known = {task_id: rest for tenant, task_id, *rest in rows if tenant == tenant_id}
     return [

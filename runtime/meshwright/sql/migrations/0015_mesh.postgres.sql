@@ -2,11 +2,10 @@
 CREATE TABLE event_log (
     seq BIGINT NOT NULL,
     hash BYTEA,
-    chained_from BIGINT,
     pruned_seq BIGINT,
     pruned_hash BYTEA
 );
-INSERT INTO event_log VALUES (0, decode(repeat('00', 32), 'hex'), 1, NULL, NULL);
+INSERT INTO event_log VALUES (0, decode(repeat('00', 32), 'hex'), NULL, NULL);
 
 CREATE TABLE events (
     seq BIGINT PRIMARY KEY,     -- the log's own number, in the order of commit, never used twice

@@ -44,11 +44,10 @@ CREATE TABLE records (
 CREATE TABLE event_log (
     seq INTEGER NOT NULL,
     hash BLOB,                  -- of the last row
-    chained_from INTEGER,
     pruned_seq INTEGER,         -- the last chained row that was pruned, and its hash
     pruned_hash BLOB
 );
-INSERT INTO event_log VALUES (0, zeroblob(32), 1, NULL, NULL);
+INSERT INTO event_log VALUES (0, zeroblob(32), NULL, NULL);
 
 CREATE TABLE events (
     seq INTEGER PRIMARY KEY,    -- the log's own number, in the order of commit, never used twice

@@ -27,7 +27,7 @@ from meshwright.core import topics
 from meshwright.core.errors import ConfigError, HostError, StoreUnavailable
 from meshwright.core.messages import Event, new_id
 from meshwright.events.log import EventLog
-from meshwright.kernel.bus import Bus
+from meshwright.kernel.host import Bus
 from meshwright.stores.dapr.documents import OutboxEntry
 from meshwright.stores.dapr.sidecar import BUS, OWN_DATA, Options, Sidecar
 from meshwright.stores.dapr.state import Grouping

@@ -113,10 +113,6 @@ class Commits:
             _settle(waiting, _problem(state, detail))
 
 
-def _stands(result: BatchResult) -> bool:
-    return result[0] == "written"
-
-
 def _unless(batch: Batch) -> tuple[Unless, str]:
     if isinstance(batch.unless, Record):
         return "record", ""

@@ -21,7 +21,7 @@ NUMBERS = "SELECT nextval('message_numbers') FROM generate_series(1, ?)"
 _SET_HEADS = f"{REPLACE_HEAD}, owner=excluded.owner"
 _NEW_HEADS = """
     INSERT INTO heads SELECT type, id, 0, '', 0, NULL, 0, NULL, '', '' FROM
-    unnest(?::text[], ?::text[]) AS new (type, id) ORDER BY type, id ON CONFLICT DO NOTHING RETURNING type, id
+    unnest(?::text[], ?::text[]) AS new (type, id) ORDER BY type, id ON CONFLICT DO NOTHING
 """
 _LOCK_HEADS = """
     SELECT type, id, revision FROM heads
@@ -108,15 +108,15 @@ def _judge(session: Session, group: Sequence[_Judged]) -> None:
     taken = [n for judged in group for n in judged.batch.taken]
     receivers = {message[:2] for judged in group for message in judged.batch.messages}
     count = sum(len(judged.batch.messages) for judged in group)
-    made = session.execute(_NEW_HEADS, _columns(new)) if new else None
+    if new:
+        session.execute(_NEW_HEADS, _columns(new))
     locked = session.execute(_LOCK_HEADS, _columns(expected)) if expected else None
     there = session.execute(_LOCK_MESSAGES, (taken,)) if taken else None
     owned = session.execute(_OWNERS, _columns(receivers)) if receivers else None
     numbered = session.execute(NUMBERS, (count,)) if count else None
 
-    mine = set(made.fetchall()) if made else set()
     found = {(kind, name): revision for kind, name, revision in (locked.fetchall() if locked else ())}
-    _check_actors(group, found, set(new) - mine)
+    _check_actors(group, found)
     if there:
         _check_messages(group, {n for (n,) in there.fetchall()})
     owners = {(kind, name): owner for kind, name, owner in (owned.fetchall() if owned else ())}
@@ -128,19 +128,20 @@ def _judge(session: Session, group: Sequence[_Judged]) -> None:
         judged.owners = [owners.get(message[:2], message[2]) for message in messages]
 
 
-def _check_actors(group: Sequence[_Judged], found: dict[Any, int], made_elsewhere: set[Any]) -> None:
+def _check_actors(group: Sequence[_Judged], found: dict[Any, int]) -> None:
+    """Turn down batches whose actors have moved on; revision 0 also has what a refused batch left behind."""
     for judged in group:
         for kind, name, revision in judged.batch.expected:
-            ref = kind, name
-            if ref in made_elsewhere or found.get(ref, 0) != revision:
-                judged.end("moved", ref)
+            if found.get((kind, name), 0) != revision:
+                judged.end("moved", (kind, name))
 
 
 def _check_messages(group: Sequence[_Judged], there: set[int]) -> None:
     for judged in _standing(group):
         if gone := [n for n in judged.batch.taken if n not in there]:
             judged.end("taken", gone)
-        there.difference_update(judged.batch.taken)
+        else:
+            there.difference_update(judged.batch.taken)
 
 
 def _write_records(session: Session, group: Sequence[_Judged]) -> None:

@@ -55,19 +55,15 @@ class Pager(Component):
         """What is made from events."""
         return [Pages()]
 
-    def routes(self) -> APIRouter:
-        """GET /pager."""
-        from fastapi import APIRouter
+    def routes(self) -> list[APIRouter]:
+        """Their kinds decide on errors, limits and keys, wherever their paths are."""
+        from acme.routes import make_routes
 
-        router = APIRouter()
+        return make_routes(self._calls)
 
-        @router.get("/pager")
-        async def pages() -> dict[str, Any]:
-            """How often which tool was called."""
-            rows = await self.mesh.log.view(_counted)
-            return {"url": self.config.url, "calls": dict(rows)}
-
-        return router
+    async def _calls(self) -> dict[str, Any]:
+        """How often which tool was called."""
+        return {"url": self.config.url, "calls": dict(await self.mesh.log.view(_counted))}
 
     @classmethod
     def commands(cls) -> Iterable[click.Command]:

@@ -1,0 +1,123 @@
+"""Counts the instructions that a task costs the event loop and the writer of an embedded mesh.
+
+python -m benchmarks.instructions            # fails if the loop costs 2 % more than the stored figure
+python -m benchmarks.instructions --store    # stores today's figures
+
+On a quiet machine times differ by tens of percent from run to run, instructions by half a percent; other
+programs beside it cost up to four percent. A figure is the difference of two runs under valgrind, and each
+build of Python has its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import uvloop
+
+from benchmarks.sides import ROOT, clean_environment
+from benchmarks.stand import build_stand
+
+FIGURES = ROOT / "benchmarks" / "instructions.json"
+FEW, MANY = 192, 704  # tasks of the two runs
+IN_FLIGHT = 128
+MAX_GROWTH = 0.02
+MAX_REPEATS = 2
+NOT_RUN = 75  # `tests/run.py` reports the last line as the reason
+
+
+async def run_tasks(count: int) -> None:
+    remaining = iter(range(count))
+
+    with tempfile.TemporaryDirectory(prefix="mesh-instructions-") as folder:
+        stand = build_stand(folder)
+
+        async def client() -> None:
+            for _ in remaining:
+                await stand.task()
+
+        async with stand.running():
+            await asyncio.gather(*(client() for _ in range(IN_FLIGHT)))
+
+
+def start(count: int, logs: Path) -> subprocess.Popen[bytes]:
+    """Run so many tasks under cachegrind, which writes a log for each process."""
+    command = ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--trace-children=yes"]
+    command += ["--cachegrind-out-file=/dev/null", f"--log-file={logs}/{count}.%p"]
+    command += [sys.executable, "-m", "benchmarks.instructions", "--tasks", str(count)]
+    return subprocess.Popen(command, cwd=ROOT, env=clean_environment() | {"PYTHONHASHSEED": "0"})
+
+
+def counted(count: int, logs: Path) -> Counter[str]:
+    """The instructions of each process of a run."""
+    instructions = Counter[str]()
+    for log in logs.glob(f"{count}.*"):
+        text = log.read_text()
+        found = re.search(r"I\s*refs:\s*([\d,]+)", text)
+        process = next((name for key, name in PROCESSES.items() if key in text), None)
+        if found and process:
+            instructions[process] += int(found[1].replace(",", ""))
+    return instructions
+
+
+PROCESSES = {"meshwright.sql.writer": "writer", "benchmarks.instructions": "loop"}
+"""By what their commands contain."""
+
+
+def measure() -> dict[str, int]:
+    """Instructions a task, for the loop and for the writer."""
+    with tempfile.TemporaryDirectory(prefix="mesh-instructions-") as folder:
+        runs = [start(count, Path(folder)) for count in (FEW, MANY)]
+        statuses = [run.wait() for run in runs]
+        if any(statuses):
+            sys.exit("The tasks failed under valgrind: see above")
+        few, many = counted(FEW, Path(folder)), counted(MANY, Path(folder))
+    return {name: (many[name] - few[name]) // (MANY - FEW) for name in PROCESSES.values()}
+
+
+def build_of_python() -> str:
+    """The version of Python, with a hash of its compiler and options."""
+    built = f"{platform.python_compiler()} {sysconfig.get_config_var('CONFIG_ARGS')} {platform.machine()}"
+    return f"{platform.python_version()}-{hashlib.sha256(built.encode()).hexdigest()[:8]}"
+
+
+def main(arguments: list[str]) -> int:
+    if arguments[:1] == ["--tasks"]:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(run_tasks(int(arguments[1])))
+        return 0
+    stored: dict[str, dict[str, int]] = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}
+    build = build_of_python()
+    if not shutil.which("valgrind"):
+        print("needs valgrind on PATH")
+        return NOT_RUN
+    if arguments != ["--store"] and build not in stored:
+        print(f"no figure is stored for Python {build}: python -m benchmarks.instructions --store")
+        return NOT_RUN
+    figures = measure()
+    print(", ".join(f"{name} {count:,} instructions a task" for name, count in figures.items()))
+    if arguments == ["--store"]:
+        FIGURES.write_text(json.dumps(stored | {build: figures}, indent=2) + "\n")
+        return 0
+    loop, before = figures["loop"], stored[build]["loop"]
+    for _ in range(MAX_REPEATS):  # on a busy machine commits are grouped differently, for a percent or two
+        loop = min(loop, measure()["loop"]) if loop / before - 1 > MAX_GROWTH else loop
+    growth = loop / before - 1
+    print(f"The loop costs {growth:+.1%} against the stored {before:,}; the limit is {MAX_GROWTH:+.0%}")
+    if growth > MAX_GROWTH:
+        print("Store the new figure if the change is worth it: python -m benchmarks.instructions --store")
+    return 1 if growth > MAX_GROWTH else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

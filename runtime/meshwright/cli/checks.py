@@ -1,0 +1,370 @@
+"""The commands that look at the project: its agents, prompts, webhooks, broker rights, and `mesh doctor`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from meshwright.cli.connect import Connection, running_mesh, talk
+from meshwright.cli.event_lines import code_changed
+from meshwright.cli.options import Target, data_option, json_option, mesh_options
+from meshwright.cli.output import Column, Document, document, echo_json, printable, show, styled
+from meshwright.cli.project import Declared, declared_agents, require_trust, trust_option
+from meshwright.cli.resources import AGENTS, group_of
+from meshwright.core.errors import ConfigError, MeshError, NotFound, in_one_line, nearest
+
+if TYPE_CHECKING:
+    from meshwright.component import Check
+    from meshwright.core.messages import TaskStatus
+    from meshwright.edges.webhooks.kinds import Item
+    from meshwright.edges.webhooks.receiver import Source, TaskRule
+    from meshwright.events.tasks import TaskSummary
+    from meshwright.settings import Settings
+
+_CHECK_SECONDS = 10.0
+_BEGUN: tuple[TaskStatus, ...] = ("running", "waiting")
+_MAX_TASKS = 10_000
+_VERDICTS = {"ok": "green", "warn": "yellow", "FAIL": "red"}
+
+
+def _settings(data: Path | None = None) -> Settings:
+    from meshwright.settings import load_settings
+
+    return load_settings(Path(), data_dir=data)
+
+
+def _all_agents(target: Target) -> list[Document]:
+    """The agents of the mesh that runs, else those that the project declares."""
+
+    async def find() -> list[Document]:
+        chosen = target.url or _settings(target.data)
+        async with running_mesh(chosen, tenant=target.tenant) as mesh:
+            if mesh is not None:
+                return await mesh.client.items(AGENTS.path)
+        assert not isinstance(chosen, str)
+        unseen = {"status": "not running", "last_seen": None}
+        return [{**document(agent), **unseen} for agent in _declared(chosen).agents]
+
+    return asyncio.run(find())
+
+
+agents = group_of(AGENTS, _all_agents)
+
+
+@agents.command("check")
+@mesh_options
+def check_code(target: Target) -> int:
+    """Check whether open tasks began with other code than the agents of this folder have.
+
+    Loads the agents and starts none. Exit status 1 if there are such tasks: they go on with the new code
+    where it asks for the same steps.
+    """
+    from meshwright.agents.binding import code_of
+    from meshwright.agents.loader import load_agents, project_file
+
+    settings = _settings()
+    require_trust(settings)
+    loaded = load_agents(project_file(Path.cwd(), settings.agents.dir), Path.cwd())
+    now = {agent.agent_id: code_of(agent) for agent in loaded}
+
+    async def find(mesh: Connection) -> list[TaskSummary]:
+        lists = [await mesh.client.tasks(status=status, limit=_MAX_TASKS) for status in _BEGUN]
+        return [task for tasks in lists for task in tasks]
+
+    changed = [task for task in talk(target, find) if task.code not in (None, now.get(task.agent_id or ""))]
+    counts = Counter(task.agent_id or "" for task in changed)
+    once = Counter(task.agent_id or "" for task in changed if task.once)
+    lines = [code_changed(agent_id, count, once[agent_id]) for agent_id, count in counts.items()]
+    click.echo("\n".join(lines) or "No open task began with other code.")
+    return 1 if changed else 0
+
+
+@click.group()
+def prompts() -> None:
+    """Check the prompt files."""
+
+
+@prompts.command()
+@json_option
+def check(as_json: bool) -> int:
+    """Check the prompt files: what cannot be read, or would fail when an agent runs.
+
+    Also names each agent whose prompt file is missing. Exit status 1 if anything is wrong.
+    """
+    from meshwright.agents.loader import prompts_folder
+    from meshwright.prompts import Prompts
+
+    settings = _settings()
+    declared = _declared(settings)
+    literal = {name: brought for name, brought in declared.brought.items() if brought.text}
+    known = Prompts(prompts_folder(Path.cwd(), settings), brought=literal)
+    names = {*known.names(), *declared.brought}
+    needed = {agent.metadata["prompt"]: agent.agent_id for agent in declared.agents}
+    problems = known.check({name: agent for name, agent in needed.items() if name not in declared.brought})
+    counted = "1 prompt" if len(names) == 1 else f"{len(names)} prompts"
+    if as_json:
+        fields = ("path", "line", "message", "remedy")
+        rows = [{name: getattr(problem, name) for name in fields} for problem in problems]
+        click.echo(json.dumps(rows, indent=2))
+    else:
+        click.echo("\n".join(map(str, problems)) or f"{counted} checked, no problems.")
+    return 1 if problems else 0
+
+
+@click.command()
+@data_option
+@trust_option
+def doctor(data: Path | None) -> int:
+    """Check the project and what its components depend on.
+
+    Reads the settings, loads the agents and starts nothing. Exit status 1 if anything is wrong.
+    """
+    settings = _settings(data)
+    require_trust(settings)
+    failed = asyncio.run(_run_checks(settings))
+    click.echo("No problems." if not failed else f"{failed} of the checks failed.")
+    return 1 if failed else 0
+
+
+async def _run_checks(settings: Settings) -> int:
+    """Show what each check finds; returns how many failed."""
+    from meshwright.app import build_mesh
+    from meshwright.component import Component
+
+    mesh = build_mesh(settings)
+    running = await _running_models(settings)
+    components = [component for component in mesh.components if isinstance(component, Component)]
+    checks = [check for component in components for check in component.checks()]
+    if running is not None:  # it may have been started with other settings than this shell has
+        checks = [running if check.name == running.name else check for check in checks]
+    results = await asyncio.gather(*map(_run_check, checks))
+    for check, (verdict, sentence) in zip(checks, results, strict=True):
+        _show(verdict, check.name, sentence)
+    for warning in mesh.warnings:
+        _show("warn", "mesh", warning)
+    await mesh.stop(drain_seconds=0)
+    return sum(verdict == "FAIL" for verdict, _ in results)
+
+
+async def _running_models(settings: Settings) -> Check | None:
+    """A check of the model of the mesh that runs on the data; None without one, or where it names none."""
+    from meshwright.component import Check
+
+    async with running_mesh(settings) as running:
+        if running is None:
+            return None
+        try:
+            status = await running.client.status()
+        except MeshError:  # its keys are not ours
+            return None
+    refused = [deployment for deployment in status.deployments if deployment.status is not None]
+
+    async def ask() -> str:
+        if refused:
+            why = "; ".join(f"{one.deployment} is refused with {one.status}: {one.reason}" for one in refused)
+            raise ConfigError(why, remedy="Mend the key, the credit or the model's name: mesh models test")
+        return f"{status.model}, in the mesh that runs at {running.where}; mesh models test calls it"
+
+    return None if status.model is None else Check("models", ask)
+
+
+async def _run_check(check: Check) -> tuple[str, str]:
+    limit = asyncio.timeout(_CHECK_SECONDS)
+    try:
+        async with limit:
+            return "ok", await check.ask()
+    except MeshError as error:
+        return "FAIL", in_one_line(error.message, error.remedy)
+    except Exception as error:  # noqa: BLE001 - a component's own code may raise anything
+        if limit.expired():
+            return "FAIL", f"No answer within {_CHECK_SECONDS:g} s; see whether what it depends on runs"
+        return "FAIL", f"{type(error).__name__}: {error}"
+
+
+def _show(verdict: str, name: str, sentence: str) -> None:
+    word = styled(f"{verdict:<4}", fg=_VERDICTS[verdict])
+    click.echo(f"{word}  {name:<10}  {' '.join(sentence.split())}")
+
+
+def _declared(settings: Settings) -> Declared:
+    declared = declared_agents(settings)
+    if declared.unknown:
+        what = "what these declare is known only once they run, and a reading command runs nothing"
+        click.echo(f"mesh: note: {what}: {', '.join(map(str, declared.unknown))}", err=True)
+    return declared
+
+
+def _matching(rule: Document) -> str:
+    return " and ".join(f"{path}={'|'.join(patterns)}" for path, patterns in rule["match"].items()) or "(all)"
+
+
+_SOURCES = (
+    Column("source", "source"),
+    Column("kind", "kind"),
+    Column("tenant", "tenant"),
+    Column("path", "path"),
+    Column("proved by", "scheme"),
+    Column("rules", "rules"),
+)
+_RULES = (
+    Column("rule", "rule"),
+    Column("source", "source"),
+    Column("match", write=_matching),
+    Column("for", "agent"),
+    Column("budget", "budget_usd"),
+    Column("reply", "reply"),
+)
+
+
+@click.group()
+def webhooks() -> None:
+    """List webhook sources and rules; try a delivery."""
+
+
+@webhooks.command(name="list")
+@json_option
+def list_sources(as_json: bool) -> None:
+    """List the sources and the rules of mesh.toml. No secret is shown."""
+    sources = _sources()
+    found = [_described(source) for source in sources.values()]
+    rules = [_rule(rule) for source in sources.values() for rule in source.rules]
+    if as_json:
+        echo_json({"sources": found, "rules": rules})
+        return
+    show(found, _SOURCES, as_json=False, empty="no sources; [webhooks.sources.NAME] in mesh.toml adds one")
+    if rules:
+        click.echo()
+        show(rules, _RULES, as_json=False, empty="")
+
+
+@webhooks.command(name="test")
+@click.argument("source")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
+@click.option("--event", help="The event's name, where it is in a header: issues, 'Merge Request Hook'.")
+@json_option
+def try_delivery(source: str, file: Path, event: str | None, as_json: bool) -> int:
+    """Say which rules a delivery matches, and which tasks it would be. Sends and changes nothing.
+
+    FILE holds the body, as JSON; - reads it from stdin. Exit status 1 where no rule matches.
+    """
+    settings = _settings()
+    chosen = _named(source, _sources())
+    with click.open_file(str(file), "rb") as opened:
+        body = opened.read()
+    headers = {"content-type": "application/json"}
+    if event is not None:
+        if not chosen.kind.event_header:
+            raise click.UsageError(f"source {source} has the event's name in its body; leave --event out")
+        headers[chosen.kind.event_header] = event
+    elif chosen.kind.event_header:
+        click.echo(
+            f"mesh: note: {chosen.settings.kind} names the event in a header: add --event NAME", err=True
+        )
+    items = chosen.read(headers, body, settings.max_payload_depth)
+    found = [_tried(chosen, item, settings.max_payload_bytes) for item in items]
+    if as_json:
+        echo_json({"events": found})
+    else:
+        for one in found:
+            _show_delivery(chosen, one)
+    return 0 if any(one["tasks"] for one in found) else 1
+
+
+def _sources() -> dict[str, Source]:
+    from meshwright.edges.webhooks.component import sources_of
+
+    return dict(sources_of(_settings().webhooks))
+
+
+def _named(name: str, sources: dict[str, Source]) -> Source:
+    if name not in sources:
+        near = nearest(name, sources)
+        remedy = f"Did you mean {near!r}?" if near else f"mesh.toml has {', '.join(sources) or 'none'}"
+        raise NotFound(f"There is no source {name!r}", remedy=remedy, field="source")
+    return sources[name]
+
+
+def _described(source: Source) -> Document:
+    settings = source.settings
+    return {
+        "source": source.name,
+        "kind": settings.kind,
+        "tenant": settings.tenant,
+        "path": f"/webhooks/{source.name}",
+        "scheme": "nothing" if settings.secret is None else source.kind.scheme,
+        "rules": len(source.rules),
+    }
+
+
+def _rule(rule: TaskRule) -> Document:
+    settings = rule.settings
+    return {
+        "rule": rule.rule_id,
+        "source": settings.source,
+        "match": {path: list(patterns) for path, patterns in settings.match.items()},
+        "agent": settings.agent or f"best for {settings.capability}",
+        "budget_usd": None if settings.budget_usd is None else f"{settings.budget_usd:f}",
+        "reply": settings.reply,
+    }
+
+
+def _tried(source: Source, item: Item, max_payload_bytes: int) -> Document:
+    from meshwright.edges.webhooks.forge import forge_address
+    from meshwright.edges.webhooks.kinds import board_event
+
+    board = board_event(source.settings.kind, item)
+    tasks: list[Any] = []
+    for rule in source.fitting(item):
+        request = rule.request(item, source.settings.tenant, max_payload_bytes)
+        address = forge_address(source.settings.kind, rule.settings, item)
+        task = request.model_dump(mode="json", exclude_defaults=True)
+        tasks.append({"rule": rule.rule_id, "task": task, "reply_to": address.path if address else None})
+    return {"event": item.event, "delivery": item.delivery_id, "board": board and board[0], "tasks": tasks}
+
+
+def _show_delivery(source: Source, found: Document) -> None:
+    board = f", {found['board']} on the board" if found["board"] else ""
+    named, fit = found["event"] or "(no name)", len(found["tasks"])
+    click.echo(f"event {printable(named)}{board}: {fit} of {len(source.rules)} rules match")
+    for made in found["tasks"]:
+        task = made["task"]
+        for name, value in (
+            ("rule", made["rule"]),
+            ("task", task["task_id"]),
+            ("for", task.get("agent_id") or f"best for {task['capability']}"),
+            ("thread", task.get("thread_id", "its own")),
+            ("budget", task.get("budget_usd", "none")),
+            ("reply", made["reply_to"] or "none"),
+        ):
+            click.echo(f"  {name:<8}{printable(value)}")
+        for line in task["payload"]["text"].splitlines():
+            click.echo(f"  | {printable(line)}")
+
+
+@click.group()
+def mqtt() -> None:
+    """Print the rights of clients for the MQTT broker."""
+
+
+@mqtt.command()
+def acl() -> None:
+    """Print the acl_file of Mosquitto for [mqtt] and [[mqtt.clients]].
+
+    Each client publishes below its own name, and reads its own replies and what its roles let it see of its
+    tenant. All else at the broker is closed to clients and to the mesh's own user.
+    """
+    from meshwright.identity.broker_rights import broker_acl, lets_anybody_in
+
+    settings = _settings()
+    if lets_anybody_in(settings):
+        click.echo(
+            "mesh: warning: mqtt.clients is empty: clients that do not log in may do everything; "
+            "use this on loopback alone",
+            err=True,
+        )
+    click.echo("\n".join(broker_acl(settings, settings.mqtt.username or "mesh")))

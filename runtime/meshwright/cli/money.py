@@ -1,0 +1,295 @@
+"""The commands for money: `mesh budgets`, `mesh allow` and `mesh costs`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, time
+from decimal import Decimal
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from meshwright.cli.connect import Connection, talk, whole_id
+from meshwright.cli.options import AMOUNT, ON_EMPTY, Target, json_option, mesh_options
+from meshwright.cli.output import Column, Document, document, dollars, echo_json, show, table
+from meshwright.cli.resources import ALLOWANCES, BUDGETS, group_of
+from meshwright.core.errors import InvalidInput, NotFound
+
+if TYPE_CHECKING:
+    from meshwright.ledger.proxy import LiteLLMProxy
+
+TASK_BUDGET = "budget_usd"
+"""The name of the budget that a task brings."""
+_KEYS = ["agent", "tag", "model", "task", "tenant"]
+_WHERE_ANY = ("cached_tokens", "estimated_usd", "reserved_usd", "saved_usd")  # columns without zeros alone
+_NOBODY = {"tag": "(no tag)", "task": "(no task)", "model": "(no answer)"}
+budgets = group_of(BUDGETS)
+
+
+def estimated(found: Document) -> str:
+    """The likely cost of a task, in a sentence."""
+    whose = found["agent_id"] or found["capability"]
+    unknown = f"; the cost of {found['unknown']:,} more is unknown" if found["unknown"] else ""
+    if not found["tasks"]:
+        return f"no estimate: no task of {whose} has succeeded with a known cost yet{unknown}"
+    median, p90, most = (dollars(found[name]) for name in ("median_usd", "p90_usd", "max_usd"))
+    count = "1 task" if found["tasks"] == 1 else f"{found['tasks']:,} tasks"
+    return f"{median} (median), {p90} (90 %), {most} at most: the last {count} of {whose}{unknown}"
+
+
+@budgets.command("raise")
+@click.argument("name")
+@click.argument("amount", type=AMOUNT)
+@click.option("--of", "key", metavar="KEY", help="Whose, where each of a scope has a budget of its own.")
+@json_option
+@mesh_options
+def raise_budget(target: Target, name: str, amount: str, key: str | None, as_json: bool) -> None:
+    """Add AMOUNT dollars to a budget; tasks that wait for money go on.
+
+    NAME is a budget's name, or the id of a task with a budget of its own. The dollars count until the budget
+    renews, and for good where it never does.
+    """
+
+    async def add(mesh: Connection) -> Document:
+        names = {view.budget for view in await mesh.client.budgets()}
+        if name in names and (key is not None or name != TASK_BUDGET):
+            return document(await mesh.client.raise_budget(amount, budget=name, key=key))
+        task_id = await whole_id(mesh, name)
+        try:
+            return document(await mesh.client.raise_budget(amount, task_id=task_id))
+        except NotFound:
+            remedy = "mesh budgets lists the budgets, mesh tasks the tasks"
+            raise NotFound(f"There is no budget and no task {name!r}", remedy=remedy) from None
+
+    show([talk(target, add, need="change")], BUDGETS.columns, as_json=as_json, empty="")
+
+
+@click.command()
+@click.argument("whose", required=False)
+@click.argument("allowance", required=False, metavar="USD/WINDOW")
+@click.option("--tenant", "tenant_id", metavar="ID", help="Only for calls of this tenant.")
+@click.option(
+    "--on-empty", type=click.Choice(ON_EMPTY), help="Without money: as it was before, fail for a new one."
+)
+@click.option("--remove", is_flag=True, help="End what WHOSE may spend.")
+@json_option
+@mesh_options
+def allow(
+    target: Target,
+    whose: str | None,
+    allowance: str | None,
+    tenant_id: str | None,
+    on_empty: Any,
+    remove: bool,
+    as_json: bool,
+) -> None:
+    """Allow an agent, a tenant or a tag an amount a day.
+
+    As in: mesh allow researcher-agent 5/day
+
+    WHOSE is an agent's id, or agent:ID, tenant:ID, tag:NAME or mesh; the window hour, day, month or total, a
+    day if it is left out. It counts at once, and replaces what was allowed in such a window before. Without
+    arguments it lists what is allowed.
+    """
+    if remove and whose is None:
+        raise click.UsageError("say WHOSE allowance to remove; mesh allow lists them")
+    if remove == (allowance is not None) and whose is not None:
+        raise click.UsageError("say what WHOSE may spend, like 5/day, or --remove")
+
+    async def change(mesh: Connection) -> list[Document]:
+        if whose is not None and remove:
+            await mesh.client.disallow(whose, tenant_id=tenant_id)
+        elif whose is not None and allowance is not None:
+            allowed = await mesh.client.allow(whose, allowance, tenant_id=tenant_id, on_empty=on_empty)
+            return [document(allowed)]
+        return await mesh.client.items(ALLOWANCES.path)
+
+    found = talk(target, change, need="state" if whose is None else "change")
+    show(found, ALLOWANCES.columns, as_json=as_json, empty=ALLOWANCES.empty)
+    if allowance is not None and not as_json:
+        tenant = f" --tenant {tenant_id}" if tenant_id else ""
+        click.echo(f"mesh allow {whose}{tenant} --remove ends it", err=True)
+
+
+def _time(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is None:
+        return None
+    from meshwright.ledger.costs import since_of
+
+    try:
+        return since_of(value, datetime.now(UTC)).isoformat()
+    except InvalidInput as error:
+        raise click.BadParameter(f"{error.message}; {error.remedy}", ctx, parameter) from None
+
+
+@click.command()
+@click.option(
+    "--by",
+    type=click.Choice(_KEYS),
+    metavar="KEY",
+    default="agent",
+    show_default=True,
+    help=f"What to sum by: {', '.join(_KEYS)}.",
+)
+@click.option(
+    "--since", metavar="TIME", callback=_time, help="From when: 24h, 7d, 2026-01-01T00:00Z (default: ever)."
+)
+@click.option("--proxy", is_flag=True, help="Experimental: compare with the proxy at LITELLM_BASE_URL.")
+@json_option
+@mesh_options
+def costs(target: Target, by: Any, since: str | None, proxy: bool, as_json: bool) -> None:
+    """Sum up what model calls cost.
+
+    With --proxy: the proxy reports per agent from a given UTC day, and per tag for all time only.
+    """
+    if proxy:
+        since = _day_of(by, since)
+
+    async def sum_up(mesh: Connection) -> Document:
+        return document(await mesh.client.costs(by, since=since))
+
+    found = talk(target, sum_up)
+    if proxy:
+        _show_beside(found, _of_proxy(by, since), as_json=as_json)
+    elif as_json:
+        echo_json(found)
+    elif found["items"]:
+        click.echo(costs_table(found))
+    else:
+        click.echo('no model was called; mesh ask AGENT "..." calls one', err=True)
+
+
+def costs_table(found: Document) -> str:
+    """The cost of calls, a line for each key, and their total."""
+    by = found["by"]
+    total = found["total"]
+    columns = (
+        Column(by, "key", partial(_key, by), cut=4, least=16),
+        Column("calls", "calls", _count),
+        Column("prompt", "prompt_tokens", _count, cut=3, least=12),
+        Column("cached", "cached_tokens", _count, cut=1),
+        Column("completion", "completion_tokens", _count, cut=3, least=12),
+        Column("known", write=_counted),
+        Column("estimated", "estimated_usd", _dollars),
+        Column("reserved", "reserved_usd", _dollars),
+        Column("saved by cache", "saved_usd", _dollars, cut=2),
+        Column("failed", "failed", _count),
+    )
+    shown = [
+        column
+        for column in columns
+        if column.field not in _WHERE_ANY or Decimal(total.get(column.field) or 0)
+    ]
+    omitted = [{"key": f"({found['omitted']:,} more)"}] if found["omitted"] else []
+    return table(shown, [*found["items"], *omitted, {**total, "key": "total"}])
+
+
+def _key(by: str, key: str | None) -> str:
+    return key or _NOBODY.get(by, "(none)")
+
+
+def _count(number: int | None) -> str:
+    return "" if number is None else f"{number:,}"
+
+
+def _dollars(amount: str | None) -> str:
+    return "" if amount is None else dollars(amount)
+
+
+def _counted(cost: Document) -> str:
+    """The known part of a cost without estimates, and how many calls have an unknown cost."""
+    if cost.get("cost_usd") is None:
+        return _known(cost)
+    counted = Decimal(cost["cost_usd"]) - Decimal(cost.get("estimated_usd", 0))
+    return _known({**cost, "cost_usd": str(counted), "estimated_usd": "0"})
+
+
+def _known(cost: Document) -> str:
+    """The known part of a cost, and how many calls have an unknown cost: `$0.0120 + 3 unknown`.
+
+    A `~` before it says that a part of it is estimated.
+    """
+    if "cost_usd" not in cost:  # those left out
+        return ""
+    known = f"{'~' if _is_estimated(cost) else ''}{dollars(cost['cost_usd'])}"
+    if cost["cost_usd"] is None or not cost["unpriced"]:
+        return known
+    return f"{known} + {cost['unpriced']:,} unknown"
+
+
+def _is_estimated(cost: Document) -> bool:
+    return Decimal(cost.get("estimated_usd", 0)) > 0  # an older mesh does not say
+
+
+def _day_of(by: str, since: str | None) -> str | None:
+    """From when the proxy can sum up by that key: the beginning of the day."""
+    if by not in ("agent", "tag"):
+        raise click.UsageError(f"a proxy does not sum up by {by}; say --by agent or --by tag")
+    if by == "tag" and since is not None:
+        raise click.UsageError("a proxy reports by tag for all time; leave out --since, or say --by agent")
+    return None if since is None else _begin_of_day(since).isoformat()
+
+
+def _begin_of_day(since: str) -> datetime:
+    return datetime.combine(datetime.fromisoformat(since).astimezone(UTC).date(), time(), UTC)
+
+
+def _of_proxy(by: str, since: str | None) -> dict[str, Decimal]:
+    from meshwright.cli.administration import on_proxy
+    from meshwright.ledger.proxy import FIRST_DAY
+
+    first = FIRST_DAY if since is None else _begin_of_day(since).date()
+
+    async def ask(there: LiteLLMProxy) -> dict[str, Decimal]:
+        if by == "tag":
+            return await there.spend_by_tag()
+        return await there.spend_by_agent(first, datetime.now(UTC).date())
+
+    return on_proxy(ask)
+
+
+def _show_beside(found: Document, theirs: dict[str, Decimal], *, as_json: bool) -> None:
+    """Show the ledger's costs beside the proxy's; where they differ most comes first."""
+    from meshwright.ledger.proxy import reconcile
+
+    known = {cost["key"]: cost for cost in found["items"] if cost["key"] is not None}
+    ours = {key: cost["cost_usd"] and Decimal(cost["cost_usd"]) for key, cost in known.items()}
+    differences = reconcile(ours, theirs)
+    items = [
+        {
+            "key": difference.name,
+            "cost_usd": _plain(difference.ours),
+            "unpriced": known[difference.name]["unpriced"] if difference.name in known else 0,
+            "proxy_usd": _plain(difference.theirs),
+            "difference_usd": _plain(difference.amount),
+            "differs": difference.differs,
+        }
+        for difference in differences
+    ]
+    if as_json:
+        echo_json({**{name: found[name] for name in ("by", "since", "omitted")}, "items": items})
+        return
+
+    def ledger(key: str) -> str:
+        return _known(known[key]) if key in known else ""
+
+    columns = (
+        Column(found["by"], "key", partial(_key, found["by"])),
+        Column("ledger", "key", ledger),
+        Column("proxy", "proxy_usd", _dollars),
+        Column("difference", write=_difference),
+    )
+    click.echo(table(columns, items))
+    differing = sum(difference.differs for difference in differences)
+    click.echo(f"{differing} of {len(differences)} differ", err=True)
+    if found["omitted"]:
+        click.echo(f"{found['omitted']:,} more of the ledger were not compared", err=True)
+
+
+def _difference(item: Document) -> str:
+    amount = Decimal(item["difference_usd"])
+    return f"{'+' if amount > 0 else '-'}{dollars(abs(amount))}" if item["differs"] else ""
+
+
+def _plain(amount: Decimal | None) -> str | None:
+    return None if amount is None else format(amount, "f")

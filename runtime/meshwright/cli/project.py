@@ -1,0 +1,213 @@
+"""The project in the present folder: whether its code may be used, and the agents that its files declare.
+
+Running a mesh in a folder runs its agents, as `make` runs its Makefile. A person at a terminal is asked once
+for each folder. Without a terminal (scripts, services, containers, CI) there is no question.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+import click
+
+if TYPE_CHECKING:
+    from meshwright.core.capability import Capability, Registration
+    from meshwright.prompts import Brought
+    from meshwright.settings import Settings
+
+_TRUST_KEY = "meshwright.trust"
+_TRUST_FILE = "trusted"
+_YES = ("1", "true", "yes", "on")
+_MAX_NAMED = 6
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+
+def trust_option(command: CommandT) -> CommandT:
+    """`--trust`: use what is in the folder without a question."""
+
+    def remember(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+        ctx.meta[_TRUST_KEY] = value
+
+    return click.option(
+        "--trust",
+        is_flag=True,
+        expose_value=False,
+        callback=remember,
+        help="Run the agents of this folder without asking (or set MESH_TRUST=1).",
+    )(command)
+
+
+def require_trust(settings: Settings) -> None:
+    """Ask whether to use the code and settings of the present folder. Raises ClickException for a no.
+
+    A yes is remembered in the user's config folder. The agents that come with Meshwright need none, and
+    neither does the checkout that it was installed from.
+    """
+    folder = Path.cwd().resolve()
+    risks = _risks(folder, settings)
+    if not risks or _is_trusted(folder) or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return
+    listed = "\n".join(f"  {risk}" for risk in risks)
+    question = f"Running a mesh in {folder} uses:\n{listed}\nThe code runs with your rights. Do you trust it?"
+    if not click.confirm(question, err=True):
+        raise click.ClickException(f"nothing of {folder} was run; --trust answers yes beforehand")
+    _remember_trust(folder)
+
+
+def _risks(folder: Path, settings: Settings) -> list[str]:
+    from meshwright.agents.loader import CHECKOUT, PACKAGED, project_file
+
+    if folder in (CHECKOUT.resolve(), PACKAGED.resolve()):
+        return []
+    risks = []
+    actors = project_file(Path(), settings.agents.dir)
+    if actors.is_dir() and actors.resolve() not in (PACKAGED / "actors", CHECKOUT / "actors"):
+        names = sorted(path.name for path in actors.iterdir() if path.suffix == ".py" or path.is_dir())
+        more = f", and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+        risks.append(f"{settings.agents.dir}/: its Python code ({', '.join(names[:_MAX_NAMED])}{more})")
+    if text := _text_of(Path("mesh.toml")):
+        url = settings.models.base_url
+        sends = url and url in text
+        sent = f": sends your LITELLM_API_KEY and every prompt to {urlsplit(url).netloc}" if sends else ""
+        risks.append(f"mesh.toml{sent}")
+    if text := _text_of(settings.models.config):
+        names = sorted(set(re.findall(r"os\.environ/(\w+)", text)))
+        sent = f": may send {', '.join(names)} of your environment to the servers it names" if names else ""
+        risks.append(f"{settings.models.config}{sent}")
+    return risks
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", errors="replace")
+    except OSError:  # there is none; one that cannot be read is refused where it is used
+        return ""
+
+
+def _is_trusted(folder: Path) -> bool:
+    context = click.get_current_context(silent=True)
+    if context is not None and context.meta.get(_TRUST_KEY):
+        return True
+    return os.environ.get("MESH_TRUST", "").lower() in _YES or str(folder) in _trusted().splitlines()
+
+
+def _trusted() -> str:
+    from meshwright.sql.folder import read_private
+
+    try:
+        return read_private(_config_folder() / _TRUST_FILE)
+    except (OSError, ValueError):  # nothing was trusted yet
+        return ""
+
+
+def _remember_trust(folder: Path) -> None:
+    from meshwright.sql.folder import write_private
+
+    try:
+        _config_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_private(_config_folder() / _TRUST_FILE, f"{_trusted()}{folder}\n")
+    except OSError as error:
+        click.echo(f"mesh: warning: the answer cannot be remembered: {error}", err=True)
+
+
+def _config_folder() -> Path:
+    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "meshwright"
+
+
+@dataclass
+class Declared:
+    """The declarations of a folder's files, and the files that say more only when they run."""
+
+    agents: list[Registration] = field(default_factory=list)
+    brought: dict[str, Brought] = field(default_factory=dict)
+    unknown: list[Path] = field(default_factory=list)
+
+
+def declared_agents(settings: Settings) -> Declared:
+    """Read the agents of a project's files and packages, by file name. Runs and imports nothing of them.
+
+    What a file computes stays unknown: agents made by a call, or with attributes that are no literals.
+    """
+    from meshwright.agents.loader import installed_agents, project_file
+    from meshwright.prompts import Brought
+
+    folder = project_file(Path(), settings.agents.dir)
+    found = Declared()
+    for path in sorted(folder.rglob("*.py")) if folder.is_dir() else ():
+        if not any(part.startswith(("_", ".")) for part in path.relative_to(folder).parts[:-1]):
+            _read_file(path, found)
+    for agent in installed_agents():  # their packages are trusted: somebody installed them
+        found.agents.append(agent.registration())
+        if agent.prompt_text:
+            found.brought[agent.prompt] = Brought(agent.prompt_text, agent.__name__, agent.__module__)
+    found.agents.sort(key=lambda agent: agent.agent_id)
+    return found
+
+
+def _read_file(path: Path, found: Declared) -> None:
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        found.unknown.append(path)
+        return
+    classes = [(node, _attributes(node)) for node in tree.body if isinstance(node, ast.ClassDef)]
+    known = [_read_agent(path, node, has, found) for node, has in classes if "agent_id" in has]
+    is_helper = path.name.startswith("_")
+    if not all(known) or not (known or is_helper):
+        found.unknown.append(path)
+
+
+def _read_agent(path: Path, node: ast.ClassDef, attributes: dict[str, ast.expr], found: Declared) -> bool:
+    """Take in what a class declares; whether all of it that matters here is literal."""
+    from meshwright.core.capability import Registration
+    from meshwright.prompts import Brought
+
+    try:
+        agent_id = ast.literal_eval(attributes["agent_id"])
+        prompt = ast.literal_eval(attributes["prompt"]) if "prompt" in attributes else agent_id
+        capabilities = tuple(_capabilities(attributes.get("capabilities")))
+        described = {"description": (ast.get_docstring(node) or "").partition("\n")[0], "prompt": prompt}
+        agent = Registration(agent_id=agent_id, name=node.name, capabilities=capabilities, metadata=described)
+    except (ValueError, TypeError):
+        return False
+    found.agents.append(agent)
+    if "prompt_text" not in attributes:
+        return True
+    try:
+        text = ast.literal_eval(attributes["prompt_text"])
+    except ValueError:
+        text = None
+    found.brought[prompt] = Brought(text if isinstance(text, str) else "", node.name, str(path))
+    return isinstance(text, str)
+
+
+def _attributes(node: ast.ClassDef) -> dict[str, ast.expr]:
+    assigned: dict[str, ast.expr] = {}
+    for statement in node.body:
+        if isinstance(statement, ast.Assign):
+            names = [target.id for target in statement.targets if isinstance(target, ast.Name)]
+            assigned.update(dict.fromkeys(names, statement.value))
+        elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            assigned |= {statement.target.id: statement.value} if statement.value else {}
+    return assigned
+
+
+def _capabilities(node: ast.expr | None) -> Iterator[Capability]:
+    """The capabilities that a literal names. Raises ValueError for anything else."""
+    from meshwright.core.capability import Capability
+
+    if node is not None and not isinstance(node, ast.Tuple | ast.List):
+        raise ValueError("no literal")
+    for call in node.elts if node else ():
+        if not isinstance(call, ast.Call) or ast.unparse(call.func) != "Capability":
+            raise ValueError("no literal")
+        named: dict[str, Any] = {word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg}
+        yield Capability(*map(ast.literal_eval, call.args), **named)

@@ -1,0 +1,267 @@
+"""Errors of the API: a problem document, or what OpenAI's API answers; and refusals that are held back."""
+
+from __future__ import annotations
+
+import time
+from asyncio import sleep
+from http import HTTPStatus
+from typing import Any, Literal, NamedTuple
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import Match
+from starlette.types import Scope
+
+from meshwright.core.encoding import encode
+from meshwright.core.errors import (
+    Forbidden,
+    HostError,
+    InvalidInput,
+    MeshError,
+    ModelError,
+    NotFound,
+    Overloaded,
+    StorageExceeded,
+    TooLarge,
+)
+from meshwright.core.http_limits import max_connections
+from meshwright.core.messages import Caller
+from meshwright.edges.bodies import PAYLOAD, PROBLEM_TYPE, BodyLimit, InvalidFields, Problem, problem_of
+from meshwright.identity.operations import record_refusal
+from meshwright.ledger.keys import Unauthenticated
+from meshwright.mesh import Mesh
+from meshwright.models.errors import (
+    BudgetExceeded,
+    ContentRefused,
+    ContextTooLong,
+    ModelRefused,
+    ModelTimeout,
+    ModelUnavailable,
+    RateLimited,
+    Unauthorized,
+)
+
+ALL_DOWN = "All providers unavailable"
+CALLER, KIND = "meshwright.caller", "meshwright.kind"
+"""The keys of a request's caller and of its router's kind in its scope."""
+_METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
+_GONE = 499  # for a client that is not there any more
+_MAX_PATH_CHARS = 200  # of a request that was refused
+_RETRY_AFTER_SECONDS = 1  # what a busy or a stopping host asks for
+_PATIENCE = 10  # refusals in a second that are answered at once
+_SPREAD = 16  # held answers are not let go at the same time
+_MAX_TENANTS = 10_000
+
+ErrorShape = Literal["problem", "openai"]
+
+
+class RouterKind(NamedTuple):
+    """How the routes of a router treat requests; `make_router` documents the fields."""
+
+    errors: ErrorShape = "problem"
+    max_body: BodyLimit = PAYLOAD
+    is_open: bool = False
+    counts_streams: bool = True
+
+
+def kind_of(scope: Scope) -> RouterKind:
+    """Returns the kind of the router that a request goes to; the usual one where there is none."""
+    return scope.get(KIND) or RouterKind()
+
+
+class JsonLine(JSONResponse):
+    """A document as JSON, with the end of line that a shell wants."""
+
+    def render(self, content: Any) -> bytes:
+        """Returns the document as it goes over the wire."""
+        text = content.model_dump_json().encode() if isinstance(content, BaseModel) else encode(content)
+        return b"%b\n" % text
+
+
+def handle_errors(app: FastAPI) -> None:
+    """Makes an application answer every error."""
+    for kind in (MeshError, RequestValidationError, HTTPException, ClientDisconnect, Exception):
+        app.add_exception_handler(kind, answer_error)
+
+
+async def answer_error(request: Request, error: Exception) -> Response:
+    """Answers with any error."""
+    if isinstance(error, RequestValidationError):
+        error = InvalidFields.of(error.errors())
+    if isinstance(error, MeshError):
+        if CALLER in request.scope:
+            record_misuse(request.app.state.mesh, request.scope, error)
+        if _is_tenants_limit(error) and (caller := request.scope.get(CALLER)) is not None:
+            await request.app.state.brake.hold(caller)
+        return error_response(error, kind_of(request.scope).errors)
+    if isinstance(error, HTTPException):
+        return _framework_error(request, error)
+    if isinstance(error, ClientDisconnect):
+        return Response(status_code=_GONE)  # the client has left
+    # The server logs the traceback; the client learns nothing of it, since it may hold a task's content.
+    return _response(
+        Problem(
+            title=HTTPStatus.INTERNAL_SERVER_ERROR.phrase,
+            status=HTTPStatus.INTERNAL_SERVER_ERROR,
+            detail=f"An unexpected {type(error).__name__} in {request.method} {request.url.path}",
+            code="InternalError",
+            remedy="The log of the mesh says more",
+        )
+    )
+
+
+def record_misuse(mesh: Mesh, scope: Scope, error: MeshError) -> None:
+    """Records a refusal in the audit trail, with the request that it refuses."""
+    caller: Caller | None = scope.get(CALLER)
+    path = scope["path"][:_MAX_PATH_CHARS]
+    if caller is None:  # its tenant is unknown, so its record names nothing of any
+        path = "/".join(path.split("/")[:2])
+    request, address = f"{scope.get('method', 'GET')} {path}", (scope.get("client") or ("",))[0]
+    record_refusal(mesh, error, caller=caller, request=request, address=address)
+
+
+def retry_after(wait_seconds: float | None) -> dict[str, str]:
+    """The header that says when to try again, where that is known."""
+    return {} if wait_seconds is None else {"Retry-After": str(max(1, round(wait_seconds)))}
+
+
+def _is_tenants_limit(error: MeshError) -> bool:
+    return isinstance(error, (Overloaded, StorageExceeded)) and error.field == "tenant_id"
+
+
+def error_response(error: MeshError, shape: ErrorShape = "problem") -> Response:
+    """Answers with an error that was raised on purpose, in the shape that the clients of a router know."""
+    wait_seconds = getattr(error, "retry_after_seconds", None)
+    if wait_seconds is None and isinstance(error, HostError):
+        wait_seconds = _RETRY_AFTER_SECONDS
+    headers = retry_after(wait_seconds)
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    if shape == "problem":
+        return _response(problem_of(error), headers)
+    if isinstance(error, (BudgetExceeded, StorageExceeded)) or (
+        isinstance(error, ModelError) and wait_seconds is None
+    ):
+        headers["x-should-retry"] = "false"  # a client is not to repeat by itself what was tried here
+    return JsonLine(openai_error(error), _refusal_of(error).status, headers)
+
+
+def _response(problem: Problem, headers: dict[str, str] | None = None) -> Response:
+    body = problem.model_dump_json(exclude_none=True)
+    return Response(f"{body}\n", problem.status, headers, media_type=PROBLEM_TYPE)
+
+
+def _framework_error(request: Request, error: HTTPException) -> Response:
+    status = HTTPStatus(error.status_code)
+    headers = dict(error.headers or {})
+    remedy = "GET /docs shows what there is"
+    if "Allow" in headers:  # of one route alone
+        headers["Allow"] = ", ".join(
+            method
+            for method in _METHODS
+            for route in request.app.routes
+            if route.matches({**request.scope, "method": method})[0] is Match.FULL
+        )
+        remedy = f"Use {headers['Allow']}"
+    problem = Problem(
+        title=status.phrase,
+        status=status,
+        detail=f"{request.method} {request.url.path}: {str(error.detail).lower()}",
+        code="".join(word.title() for word in status.phrase.split()),
+        remedy=remedy,
+    )
+    return _response(problem, headers)
+
+
+# Errors in OpenAI's shape
+
+
+class _Refusal(NamedTuple):
+    """How OpenAI's API answers an error; without a code it is the error's own name."""
+
+    status: int
+    type: str
+    code: str | None = None
+
+
+_REFUSALS: tuple[tuple[type[MeshError], _Refusal], ...] = (
+    (Unauthenticated, _Refusal(401, "authentication_error", "invalid_api_key")),
+    (Forbidden, _Refusal(403, "permission_error", "forbidden")),
+    (NotFound, _Refusal(404, "invalid_request_error", "model_not_found")),
+    (TooLarge, _Refusal(413, "invalid_request_error", "request_too_large")),
+    (InvalidInput, _Refusal(400, "invalid_request_error")),
+    (BudgetExceeded, _Refusal(429, "insufficient_quota", "insufficient_quota")),
+    (Overloaded, _Refusal(429, "requests", "rate_limit_exceeded")),
+    (StorageExceeded, _Refusal(429, "insufficient_quota", "insufficient_quota")),
+    (RateLimited, _Refusal(429, "requests", "rate_limit_exceeded")),
+    (ContextTooLong, _Refusal(400, "invalid_request_error", "context_length_exceeded")),
+    (ContentRefused, _Refusal(400, "invalid_request_error", "content_filter")),
+    (ModelRefused, _Refusal(400, "invalid_request_error")),
+    (ModelTimeout, _Refusal(504, "server_error", "timeout")),
+    (ModelUnavailable, _Refusal(503, "server_error", "providers_unavailable")),
+    (Unauthorized, _Refusal(502, "server_error", "provider_unauthorized")),
+    (ModelError, _Refusal(502, "server_error")),
+    (HostError, _Refusal(503, "server_error")),
+    (MeshError, _Refusal(500, "server_error")),
+)
+"""The first that fits counts."""
+
+
+class OpenAIErrorBody(BaseModel):
+    """An error as OpenAI's API answers it."""
+
+    error: dict[str, str | None]
+
+
+def openai_error(error: MeshError) -> dict[str, Any]:
+    """Returns an error's document in OpenAI's shape. It also ends a stream that began well."""
+    refusal = _refusal_of(error)
+    # Of providers that are down no more is said, since who they are is ours.
+    message = ALL_DOWN if isinstance(error, ModelUnavailable) else str(error)
+    if isinstance(error, ContextTooLong):  # words that clients look for
+        message = f"This model's maximum context length is exceeded. {message}"
+    known = {"type": refusal.type, "param": error.field or None, "code": refusal.code or error.code}
+    return {"error": {"message": message, **known}}
+
+
+def _refusal_of(error: MeshError) -> _Refusal:
+    return next(refusal for kind, refusal in _REFUSALS if isinstance(error, kind))
+
+
+# Floods
+
+
+class Brake:
+    """Counts the refusals of each tenant in the current second, and holds back those over ten.
+
+    They wait for one to three seconds, and a client with them, on each of its connections. At most half of
+    the server's connections wait; what is refused beyond them is answered at once.
+    """
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._refused: dict[str, int] = {}
+        self._held = 0
+
+    async def hold(self, caller: Caller) -> None:
+        """Wait where a caller floods. A caller of all tenants never waits: others send through it too."""
+        if caller.all_tenants or caller.is_proxy:
+            return
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second = second
+            self._refused.clear()
+        count = self._refused.get(caller.tenant_id, 0) + 1
+        if len(self._refused) < _MAX_TENANTS:
+            self._refused[caller.tenant_id] = count
+        if count <= _PATIENCE or self._held >= max_connections() // 2:
+            return
+        self._held += 1
+        try:
+            await sleep(1 + 2 * (self._held % _SPREAD) / _SPREAD)
+        finally:
+            self._held -= 1

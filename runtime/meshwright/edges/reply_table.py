@@ -1,0 +1,141 @@
+"""The tables of replies: the addresses of each task, the position of each sender, and the replies to retry.
+
+Statements that SQLite and PostgreSQL both take.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import NamedTuple
+
+from meshwright.core.errors import TooLarge
+from meshwright.core.messages import Caller, Plain
+from meshwright.sql.database import Session
+from meshwright.work.protocol import TaskKey
+
+_MAX_REPLIES = 8  # of one client that a task's outcome is sent to, the last
+MAX_CLIENTS = 32
+"""Clients that a task's outcome is sent to."""
+_MAX_UNSENT = 1000  # replies of one sender that wait for another try; above that one is dropped
+_OF_TASK = "WHERE scheme = ? AND tenant_id = ? AND task_id = ?"
+_OF_SENDER = "WHERE scheme = ? AND scope = ?"
+_ADDRESSES = f"SELECT place, address FROM reply_addresses {_OF_TASK} ORDER BY place"  # noqa: S608 code
+_UNSENT = f"SELECT document FROM unsent_replies {_OF_SENDER}"  # noqa: S608 code
+
+
+class Address(Plain):
+    """The destination of an outcome: the fields of its scheme, and the client that asked for it."""
+
+    client: str = Caller().requested_by
+
+
+class SenderKey(NamedTuple):
+    """The name of a sender."""
+
+    scheme: str
+    scope: str
+
+
+class Progress(NamedTuple):
+    """The `seq` up to which a sender has finished all outcomes, and the incarnation that sends."""
+
+    seq: int
+    owner: str
+
+
+class UnsentReply(Plain):
+    """An outcome that could not be sent, by the number of its event, and the time of the next try."""
+
+    seq: int
+    tenant_id: str
+    task_id: str
+    address: Address
+    failures: int = 0
+    retry_at: datetime
+
+    @property
+    def key(self) -> tuple[int, str]:
+        """Identifies the reply in all of its tries."""
+        return self.seq, self.address.model_dump_json()
+
+
+def add_address(session: Session, scheme: str, task: TaskKey, address: Address) -> None:
+    """Send the outcome of a task there too: no client displaces another. Raises TooLarge for too many."""
+    rows = session.execute(_ADDRESSES, (scheme, *task)).fetchall()
+    known = [(place, Address.model_validate_json(text)) for place, text in rows]
+    if len({other.client for _, other in known if other.client != address.client}) >= MAX_CLIENTS:
+        raise TooLarge(
+            f"{MAX_CLIENTS} clients wait for the outcome of task {task.task_id} already",
+            remedy="Follow the task's events instead",
+            field="reply",
+        )
+    same = [place for place, other in known if other == address]
+    own = [place for place, other in known if other.client == address.client and place not in same]
+    for place in (*same, *own[: 1 - _MAX_REPLIES]):
+        session.execute(f"DELETE FROM reply_addresses {_OF_TASK} AND place = ?", (scheme, *task, place))  # noqa: S608 code
+    place = known[-1][0] + 1 if known else 1
+    row = (scheme, *task, place, address.model_dump_json())
+    session.insert("reply_addresses (scheme, tenant_id, task_id, place, address)", [row])
+
+
+def addresses(session: Session, scheme: str, task: TaskKey) -> list[Address]:
+    """The addresses that get the outcome of a task, in the order in which they were asked for."""
+    rows = session.execute(_ADDRESSES, (scheme, *task)).fetchall()
+    return [Address.model_validate_json(text) for _, text in rows]
+
+
+def progress(session: Session, sender: SenderKey) -> Progress | None:
+    """The progress of a sender; None before it began."""
+    row = session.execute(f"SELECT seq, owner FROM reply_senders {_OF_SENDER}", sender).fetchone()  # noqa: S608 code
+    return None if row is None else Progress(*row)
+
+
+def begin(session: Session, sender: SenderKey, seq: int) -> Progress:
+    """Start behind the outcomes from before there was a sender; only the first call counts."""
+    session.insert(
+        "reply_senders (scheme, scope, seq, owner)", [(*sender, seq, "")], then="ON CONFLICT DO NOTHING"
+    )
+    found = progress(session, sender)
+    assert found is not None
+    return found
+
+
+def reach(session: Session, sender: SenderKey, seq: int) -> None:
+    """Store the position of a sender."""
+    session.execute(f"UPDATE reply_senders SET seq = ? {_OF_SENDER}", (seq, *sender))  # noqa: S608 code
+
+
+def own(session: Session, sender: SenderKey, owner: str, former: str) -> bool:
+    """Make an incarnation the one that sends, in place of one that is gone; False if another was quicker."""
+    values = (owner, *sender, former)
+    changed = session.execute(f"UPDATE reply_senders SET owner = ? {_OF_SENDER} AND owner = ?", values)  # noqa: S608 code
+    return changed.rowcount == 1
+
+
+def unsent(session: Session, sender: SenderKey) -> list[UnsentReply]:
+    """The replies that wait for another try, in the order of their events."""
+    rows = session.execute(f"{_UNSENT} ORDER BY seq", sender).fetchall()
+    return [UnsentReply.model_validate_json(document) for (document,) in rows]
+
+
+def postpone(session: Session, sender: SenderKey, reply: UnsentReply) -> UnsentReply | None:
+    """Store a reply for another try. Returns the one that is dropped for it, if there are too many."""
+    settle(session, sender, reply)
+    row = (*sender, *reply.key, reply.tenant_id, reply.model_dump_json())
+    session.insert("unsent_replies (scheme, scope, seq, address, tenant_id, document)", [row])
+    [count] = session.execute(f"SELECT COUNT(*) FROM unsent_replies {_OF_SENDER}", sender).fetchone()  # noqa: S608 code
+    if count <= _MAX_UNSENT:
+        return None
+    tenants = f"SELECT tenant_id FROM unsent_replies {_OF_SENDER} GROUP BY tenant_id"  # noqa: S608 code
+    most = f"{tenants} ORDER BY COUNT(*) DESC LIMIT 1"  # no other tenant loses a reply for it
+    oldest = f"{_UNSENT} AND tenant_id = ({most}) ORDER BY seq LIMIT 1"
+    [document] = session.execute(oldest, (*sender, *sender)).fetchone()
+    dropped = UnsentReply.model_validate_json(document)
+    settle(session, sender, dropped)
+    return dropped
+
+
+def settle(session: Session, sender: SenderKey, reply: UnsentReply) -> None:
+    """Delete a reply that has arrived or is dropped."""
+    statement = f"DELETE FROM unsent_replies {_OF_SENDER} AND seq = ? AND address = ?"  # noqa: S608 code
+    session.execute(statement, (*sender, *reply.key))

@@ -1,0 +1,337 @@
+"""Models that code names: by name alone, with LiteLLM's own parameters beside it, or with fallbacks.
+
+    model = open_model(with_fallbacks("openai/gpt-5.4", ["anthropic/claude-sonnet-4-6"]))
+
+needs no file of deployments: the environment has the credentials. Each name becomes a deployment of a group
+of its own, and a Picker calls it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, NamedTuple, Protocol, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from meshwright.core.clock import Clock, SystemClock
+from meshwright.core.errors import ConfigError, nearest, sentence
+from meshwright.models.circuits import Circuits, Retrying
+from meshwright.models.config import FALLBACKS, LiteLLMConfig
+from meshwright.models.picker import Picker
+from meshwright.models.port import Model
+from meshwright.models.providers import PROVIDERS, current, missing, provider_of, provider_params
+from meshwright.models.routing import missing_of
+
+CONNECTION = frozenset(
+    {"api_key", "api_base", "api_version", "organization"}
+    | {param.name for provider in PROVIDERS for param in provider.params}
+)
+"""LiteLLM's parameters of a model's connection: its address and credentials."""
+_OptionsT = TypeVar("_OptionsT", bound=BaseModel)
+_EXAMPLE = '"openai/gpt-5.4", or {"model": "openai/gpt-5.4", "api_key": ...}'
+_NOT_SECRET = ("api_version",)
+"""The parameters of providers that go to any address."""
+_NUMBERS = ("temperature", "max_tokens", "timeout_seconds", "max_retries")
+
+
+class CallOptions(BaseModel):
+    """The options of a model's calls besides its connection."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    timeout: Annotated[float, Field(gt=0, le=86_400)] | None = None
+    num_retries: Annotated[int, Field(ge=0, le=10)] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model as code names it; the environment has all else.
+
+    `timeout` bounds one attempt, in seconds; `num_retries` are those after the first; `params` are of
+    `CONNECTION`, and hold a key as a SecretStr.
+    """
+
+    name: str
+    timeout: float | None = None
+    num_retries: int | None = None
+    params: Mapping[str, str | SecretStr] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, given: object, **shared: Any) -> Self:
+        """Read a name, or a dictionary with `model`; `shared` are defaults for its options.
+
+        Raises ConfigError, with the field: also for a connection of a model whose provider is unknown.
+        """
+        if isinstance(given, cls):
+            return given
+        if isinstance(given, str):
+            given = {"model": given}
+        if not isinstance(given, Mapping) or not isinstance(given.get("model"), str):
+            kind = "a dictionary without a model" if isinstance(given, Mapping) else f"{type(given).__name__}"
+            raise ConfigError(f"a model is named by {kind}", remedy=f"Write {_EXAMPLE}", field="model")
+        options = {**shared, **given}
+        name = options.pop("model")
+        if not name or "/" in current(name):  # a bare name may be a group, which a mesh alone can know
+            provider_of(name)
+        if "base_url" in options:
+            options["api_base"] = options.pop("base_url")
+        params = {key: options.pop(key) for key in [*options] if key in CONNECTION}
+        call = checked(CallOptions, options, f"model {name!r}", CONNECTION)
+        if params:
+            _check_connection(name, params)
+        return cls(name, call.timeout, call.num_retries, {key: _hidden(v) for key, v in params.items()})
+
+
+def _check_connection(name: str, params: Mapping[str, Any]) -> None:
+    provider, _ = provider_of(name)
+    known = {param.name for param in provider.params} | {"api_key", "api_base"}
+    known |= {"organization"} if provider.name == "openai" else set()
+    for key, value in params.items():
+        if key not in known:
+            raise _unknown(key, f"{provider.title}'s model {name!r}", known)
+        if not isinstance(value, str) or not value:
+            raise ConfigError(
+                f"model {name!r}: {key} must be text that is not empty",
+                remedy="Leave it out to have it read from the environment",
+                field=key,
+            )
+
+
+def checked(
+    kind: type[_OptionsT], options: Mapping[str, Any], owner: str, others: Collection[str] = ()
+) -> _OptionsT:
+    """Returns options as their model. Raises ConfigError that names the field, and a near one's name.
+
+    `others` are names that are known too.
+    """
+    try:
+        return kind.model_validate(dict(options))
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        name = ".".join(map(str, problem["loc"]))
+        if problem["type"] == "extra_forbidden":
+            raise _unknown(name, owner, {*kind.model_fields, *others}) from None
+        remedy = f"Correct {name}, or leave it out"
+        raise ConfigError(f"{owner}: {name} {sentence(problem)}", remedy=remedy, field=name) from None
+
+
+def _unknown(name: str, owner: str, known: Collection[str]) -> ConfigError:
+    near = nearest(name, known)
+    remedy = f"Did you mean {near!r}?" if near else f"Known are {', '.join(sorted(known))}"
+    return ConfigError(f"{owner} has no option {name!r}", remedy=remedy, field=name)
+
+
+def _hidden(value: str) -> str | SecretStr:
+    """A value that no representation shows, unless it is a reference to the environment."""
+    return value if value.startswith("os.environ/") else SecretStr(value)
+
+
+class ModelSettings(BaseModel):
+    """A model that can be called, found by its name alone.
+
+    `name` is as code gave it, `model` LiteLLM's whole name. `params` are credentials and address: the
+    variables that hold them (`os.environ/NAME`), or values from code, which no representation shows.
+    `timeout_seconds` bounds one attempt; `max_retries` are those after the first.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    model: str
+    provider: str
+    params: dict[str, str | SecretStr]
+    temperature: float = Field(default=0.0, ge=0, le=2)
+    max_tokens: int = Field(default=1024, ge=1)
+    timeout_seconds: float = Field(default=30.0, gt=0)
+    max_retries: int = Field(default=3, ge=0, le=10)
+
+    @classmethod
+    def from_env(cls, model: str | ModelSpec, environment: Mapping[str, str] | None = None) -> Self:
+        """Find provider, credentials, address and numbers (`OPENAI_TIMEOUT_SECONDS=60`) in the environment.
+
+        A spec's own parameters come first. Raises ConfigError for a provider that is unknown, a credential
+        that is missing, or a number that is none.
+        """
+        known = os.environ if environment is None else environment
+        spec = ModelSpec.of(model)
+        provider, whole = provider_of(spec.name)
+        if problem := missing(provider, spec.name, known, spec.params):
+            raise problem
+        found = {param.name: value for param in provider.params if (value := param.value(known))}
+        variables = {name: provider.variable(name.upper()) for name in _NUMBERS}
+        given = {"timeout_seconds": spec.timeout, "max_retries": spec.num_retries}
+        numbers: dict[str, Any] = {
+            name: value
+            for name, variable in variables.items()
+            if (value := known.get(variable) or None if given.get(name) is None else given[name]) is not None
+        }
+        params = {**found, **spec.params}
+        try:
+            return cls(name=spec.name, model=whole, provider=provider.name, params=params, **numbers)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            raise ConfigError(f"{variables[str(first['loc'][0])]}: {first['msg']}", field="model") from None
+
+    def deployment(self, group: str) -> dict[str, Any]:
+        """Its deployment in a group, as litellm_config.yaml would have it."""
+        plain = {
+            name: value.get_secret_value() if isinstance(value, SecretStr) else value
+            for name, value in self.params.items()
+        }
+        params = {"model": self.model, **plain, "timeout": self.timeout_seconds}
+        return {"model_name": group, "litellm_params": params}
+
+
+class Chain(NamedTuple):
+    """A model, and those that answer in its place where it cannot, in this order."""
+
+    primary: ModelSettings
+    fallbacks: tuple[ModelSettings, ...] = ()
+
+    @property
+    def groups(self) -> dict[str, ModelSettings]:
+        """The members by the group that each is called as: the primary's own name, then `primary > other`."""
+        groups = {self.primary.name: self.primary}
+        for number, other in enumerate(self.fallbacks, 2):
+            group = f"{self.primary.name} > {other.name}"
+            groups[f"{group} ({number})" if group in groups else group] = other
+        return groups
+
+
+def with_fallbacks(
+    primary: str | Mapping[str, Any] | ModelSpec,
+    others: Sequence[str | Mapping[str, Any] | ModelSpec] = (),
+    *,
+    environment: Mapping[str, str] | None = None,
+) -> Chain:
+    """A model with fallbacks, each by its name or as `{"model": ..., "api_key": ...}`.
+
+    The environment has all else. Raises ConfigError as `from_env` does, and for a model that stands twice
+    with the same connection.
+    """
+    if isinstance(others, str) or not isinstance(others, Sequence):
+        raise ConfigError("fallbacks must be a list", remedy='Write ["gpt-5.4"]', field="fallbacks")
+    specs = [ModelSpec.of(primary), *map(ModelSpec.of, others)]
+    twice = next((spec.name for n, spec in enumerate(specs) if spec in specs[:n]), None)
+    if twice is not None:
+        raise ConfigError(
+            f"model {twice!r} stands twice among those of {specs[0].name!r}",
+            remedy="name each once: a model that failed is not asked again by a fallback",
+            field="fallbacks",
+        )
+    settings = [ModelSettings.from_env(spec, environment) for spec in specs]
+    return Chain(settings[0], tuple(settings[1:]))
+
+
+def litellm_config(chains: Iterable[Chain]) -> LiteLLMConfig:
+    """The chains as if a litellm_config.yaml had them: a group for each member. Holds no key."""
+    members = [chain.groups for chain in chains]
+    deployments = [settings.deployment(group) for groups in members for group, settings in groups.items()]
+    rules = [{first: others} for first, *others in members if others]
+    return LiteLLMConfig.of(deployments, **dict.fromkeys(FALLBACKS, rules))
+
+
+def named_models(
+    chains: Iterable[Chain],
+    *,
+    environment: Mapping[str, str] | None = None,
+    circuits: Circuits | None = None,
+) -> Picker:
+    """Calls models by their own names, each for at most its `timeout_seconds`. Raises ConfigError.
+
+    A chain's fallbacks are part of an attempt, and of that chain alone.
+    """
+    chains = list(chains)
+    name = f"direct {', '.join(chain.primary.name for chain in chains)}"
+    return Picker(litellm_config(chains), environment=environment, circuits=circuits, name=name)
+
+
+@dataclass(frozen=True, slots=True)
+class AgentModel:
+    """The model that a configuration gives an agent's calls.
+
+    `name` is its own and changes with it: a cache has no answer of an earlier one. `model` is LiteLLM's whole
+    name. Without an `endpoint` the provider's usual address counts; with one, no secret of the environment
+    does, so that no key of the mesh goes to an address that a tenant has chosen. `timeout_seconds` bounds one
+    attempt.
+    """
+
+    name: str
+    model: str
+    endpoint: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    timeout_seconds: float = 30.0
+    temperature: float = 0.7
+    max_tokens: int | None = None
+
+    def picker(self, circuits: Circuits | None = None) -> Picker:
+        """Make its picker. Raises ConfigError where a key, an address or a package is missing."""
+        given = {"api_base": self.endpoint, "api_key": self.api_key}
+        params = {name: value for name, value in given.items() if value is not None}
+        deployment = {
+            "model_name": self.name,
+            "litellm_params": {"model": self.model, "timeout": self.timeout_seconds, **params},
+            "model_info": {"id": self.name},
+        }
+        environment = self._environment()
+        if names := missing_of(deployment, environment):
+            what = f"Model {self.model!r} needs {', '.join(names)}"
+            if "LiteLLM" in what:
+                raise ConfigError(what, field="llm_provider")
+            elsewhere = "" if self.endpoint else ", or set it in the environment"
+            raise ConfigError(what, remedy=f"Give the configuration a key{elsewhere}", field="llm_api_key")
+        config = LiteLLMConfig.of([deployment])
+        return Picker(config, environment=environment, circuits=circuits, name=self.name)
+
+    def _environment(self) -> Mapping[str, str]:
+        """The environment; for an address of its own without secrets."""
+        if self.endpoint is None:
+            return os.environ
+        params = [param for param in provider_params(self.model) if param.name in _NOT_SECRET]
+        names = {name for param in params for name in param.variables}
+        return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def open_model(
+    *models: str | Mapping[str, Any] | Chain | ModelSettings, clock: Clock | None = None, **options: Any
+) -> Model:
+    """A model to be called without a mesh: `open_model("gpt-5.4", timeout=30)`, with retries.
+
+    Each is a name, a dictionary as `with_fallbacks` takes it, or a chain; several are called by their names.
+    `options` are of all names: LiteLLM's `timeout`, `num_retries`, `api_key`, `api_base`, ... Of different
+    numbers of retries the greatest counts. Raises ConfigError.
+    """
+    if not models:
+        raise ConfigError("open_model names no model", remedy='Write open_model("gpt-5.4")', field="models")
+    chains = [_chain(model, options) for model in models]
+    tries = 1 + max(chain.primary.max_retries for chain in chains)
+    return Retrying(named_models(chains), clock or SystemClock(), max_tries=tries)
+
+
+def _chain(model: object, options: Mapping[str, Any]) -> Chain:
+    if not isinstance(model, (Chain, ModelSettings)):
+        return Chain(ModelSettings.from_env(ModelSpec.of(model, **options)))
+    if options:
+        raise ConfigError(
+            f"open_model: {next(iter(options))} goes with the name of a model",
+            remedy='Write it where the model is named: with_fallbacks({"model": ..., "timeout": 30})',
+            field=next(iter(options)),
+        )
+    return model if isinstance(model, Chain) else Chain(model)
+
+
+class ModelChoice(Protocol):
+    """An agent class, which may name its model. No `model` leaves it to the prompt."""
+
+    agent_id: str
+    model: str
+    fallbacks: Sequence[str]
+    model_specs: Sequence[ModelSpec]
+
+
+def specs_of(agent: ModelChoice) -> list[ModelSpec]:
+    """Returns an agent's model and its fallbacks."""
+    specs = [ModelSpec.of(spec) for spec in agent.model_specs]
+    return specs or [ModelSpec(name) for name in (agent.model, *agent.fallbacks)]

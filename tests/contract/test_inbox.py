@@ -1,0 +1,130 @@
+"""The inbox: what waits for people, made from the log alone."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from meshwright.core.errors import InvalidInput
+from meshwright.core.messages import Event
+from meshwright.events.inbox import Inbox, Question, question_id
+from tests.support.event_logs import START, LogOnFile
+from tests.support.task_events import about, accepted, dispatched, ended
+
+SCHEMA = {"type": "object", "properties": {"approve": {"type": "boolean"}}}
+
+
+def key(task_id: str, path: str = "1", attempt: int = 1, generation: int = 1) -> str:
+    return f"steps/{task_id}/{generation}/{attempt}/{path}"
+
+
+def waiting(task_id: str, path: str = "1", attempt: int = 1, **fields: Any) -> Event:
+    told = {"kind": "person", "asked": f"May {path}?", "attempt": attempt, **fields}
+    return about(task_id, "task.waiting", {"key": key(task_id, path, attempt), **told})
+
+
+def wait_ended(task_id: str, path: str = "1", attempt: int = 1, how: str = "answered") -> Event:
+    told = {"kind": "person", "how": how, "answered_by": "ann" if how == "answered" else None}
+    return about(task_id, "wait.ended", {"key": key(task_id, path, attempt), **told})
+
+
+def begun(task_id: str, attempt: int = 1) -> list[Event]:
+    return [accepted(task_id), dispatched(task_id, attempt)]
+
+
+async def questions(store: LogOnFile, **wanted: Any) -> list[Question]:
+    return list((await Inbox(store.log).page("default", **wanted)).items)
+
+
+async def test_a_question_holds_all_that_an_answer_needs(store: LogOnFile) -> None:
+    fields = {
+        "subject": {"kind": "approval", "tool": "deploy"},
+        "answer_schema": SCHEMA,
+        "may_answer": ["ann"],
+        "expires_at": START + timedelta(days=7),
+    }
+    await store.write([*begun("t-1"), waiting("t-1", **fields)])
+    [question] = await questions(store)
+    assert question.id == question_id("default", key("t-1"))
+    assert (question.wait_id, question.task_id, question.agent_id) == (key("t-1"), "t-1", "writer")
+    assert (question.question, question.status, question.since.year) == ("May 1?", "open", 2030)
+    assert question.subject == fields["subject"] and question.answer_schema == SCHEMA
+    assert question.may_answer == ("ann",) and question.expires_at == fields["expires_at"]
+
+
+async def test_what_was_answered_or_has_expired_leaves_the_list_and_says_how(store: LogOnFile) -> None:
+    paths = {"1": "answered", "2": "expired", "b1.1": "open"}
+    await store.write([*begun("t-1"), *(waiting("t-1", path) for path in paths)])
+    await store.write([wait_ended("t-1", path, how=how) for path, how in paths.items() if how != "open"])
+    assert [question.question for question in await questions(store)] == ["May b1.1?"]
+    everything = await questions(store, ended=True)
+    assert {question.wait_id: question.status for question in everything} == {
+        key("t-1", path): how for path, how in paths.items()
+    }
+    assert everything[0].answered_by == "ann" and everything[0].ended_at is not None
+
+
+@pytest.mark.parametrize(
+    "end",
+    [[ended("t-1", "cancelled")], [about("t-1", "attempt.failed", {"attempt": 1}), dispatched("t-1", 2)]],
+)
+async def test_what_its_task_no_longer_needs_is_closed(store: LogOnFile, end: list[Event]) -> None:
+    await store.write([*begun("t-1"), waiting("t-1"), *end])
+    assert await questions(store) == []
+    assert [question.status for question in await questions(store, ended=True)] == ["closed"]
+
+
+async def test_the_next_attempt_asks_for_itself(store: LogOnFile) -> None:
+    await store.write([*begun("t-1"), waiting("t-1"), dispatched("t-1", 2), waiting("t-1", attempt=2)])
+    assert [question.wait_id for question in await questions(store)] == [key("t-1", attempt=2)]
+
+
+async def test_an_end_that_arrives_before_its_question_counts(store: LogOnFile) -> None:
+    await store.write([*begun("t-1"), wait_ended("t-1"), waiting("t-1")])
+    assert await questions(store) == []
+    [question] = await questions(store, ended=True)
+    assert (question.status, question.question) == ("answered", "May 1?")
+
+
+async def test_only_questions_for_people_of_the_tenant_are_listed(store: LogOnFile) -> None:
+    other = waiting("t-2").model_copy(update={"tenant_id": "acme"})
+    foreign = [about("t-1", "task.waiting", payload) for payload in ({}, "x", {"kind": "person", "key": 7})]
+    odd = about("t-1", "task.waiting", {"kind": "person", "key": "k", "expires_at": "soon", "subject": 3})
+    await store.write([*begun("t-1"), waiting("t-1", kind="task"), other, *foreign, odd])
+    assert await questions(store) == []
+    assert sorted(await Inbox(store.log).tenants()) == ["acme", "default"]
+
+
+async def test_questions_are_found_by_an_end_of_their_ids_or_of_their_tasks(store: LogOnFile) -> None:
+    await store.write([event for n in range(5) for event in (*begun(f"t-{n}"), waiting(f"t-{n}"))])
+    wanted = question_id("default", key("t-3"))
+    for part in (wanted, wanted[-6:], wanted[:8], "t-3", "-3"):
+        assert [question.task_id for question in await questions(store, id=part)] == ["t-3"], part
+    assert await questions(store, id="%") == []
+    pages = [await Inbox(store.log).page("default", limit=2)]
+    while pages[-1].cursor:
+        pages.append(await Inbox(store.log).page("default", limit=2, cursor=pages[-1].cursor))
+    assert [question.task_id for page in pages for question in page.items] == [f"t-{n}" for n in range(5)]
+    with pytest.raises(InvalidInput):
+        await Inbox(store.log).page("default", cursor="x")
+
+
+async def test_next_question_of_a_thread_may_be_of_a_delegated_task(store: LogOnFile) -> None:
+    inbox = Inbox(store.log)
+    for_money = waiting("above", "0", kind="money", subject={"on_empty": "ask"})
+    await store.write(
+        [*begun("above"), for_money, *begun("t-1"), *begun("t-2"), waiting("t-2"), waiting("t-1")]
+    )
+    found = [await inbox.next_of("default", f"thread-{name}") for name in ("above", "t-1", "ghost")]
+    assert [question and question.task_id for question in found] == ["t-2", "t-1", None]
+    assert await inbox.next_of("acme", "thread-above") is None
+    await store.write([wait_ended("t-2")])
+    following = await inbox.next_of("default", "thread-above")
+    assert following is not None and following.task_id == "t-1"
+
+
+async def test_a_rebuild_makes_the_same_inbox(store: LogOnFile) -> None:
+    await store.write([*begun("t-1"), waiting("t-1"), waiting("t-1", "2"), wait_ended("t-1")])
+    before = await questions(store, ended=True)
+    await store.log.rebuild()
+    assert await questions(store, ended=True) == before and len(before) == 2
