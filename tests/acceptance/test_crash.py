@@ -153,11 +153,11 @@ async def test_what_may_have_happened_before_the_kill_is_asked_of_a_person(tmp_p
     async with mesh_up(tmp_path / "data", **actors) as second:
         await second.until(lambda event: event["event_type"] == "task.waiting")
         page = (await mesh("task", task_id, *where)).out
-        [command] = re.findall(r"^answer +mesh (answer .*)$", page, flags=re.M)
+        [command] = re.findall(r"^deny +mesh (deny .*)$", page, flags=re.M)
         assert re.search(
-            r"^asked +The mesh stopped while deploy was running\. .* with its result\.$", page, flags=re.M
+            r"^asked +The mesh stopped while deploy was running\. .* May it run again\?", page, re.M
         )
-        wrong = await mesh("answer", "another", "yes", *where)
+        wrong = await mesh("deny", "another", "--reason", "no", *where)
         assert (wrong.status, wrong.err.count("\n")) == (1, 1) and "No task has a question" in wrong.err
         done = await mesh(*shlex.split(command.replace("...", "version 7 is out")))
         assert done.status == 0 and f"task {task_id} goes on" in done.out, done.err

@@ -142,7 +142,9 @@ async def test_a_task_that_waits_for_a_person_is_answered_and_another_cancelled(
     ):
         waiting = await looker.until(f"{task}/progress", event_type="task.waiting")
         key = waiting["payload"]["key"]
-        view = await ask(broker, f"{task}/answer", {"key": key, "value": "version 7 is out"})
+        view = await ask(
+            broker, f"{task}/answer", {"key": key, "value": {"approve": False, "result": "version 7 is out"}}
+        )
         assert view["task_id"] == "deploy-1"
         outcome = await looker.until(f"{task}/outcome")
         assert outcome["result"]["text"] == "deployed: version 7 is out"

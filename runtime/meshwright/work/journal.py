@@ -388,8 +388,10 @@ class Journal:
 
 
 def _result_of(key: StepKey, answer: Mapping[str, Any]) -> Any:
-    """The result of a step that a person does not let run again; a model gets words where there is none."""
+    """The result of a step that a person does not let run again, else the reason; a model gets words."""
     result, tool = answer.get("result"), key.kind.removeprefix("tool ")
-    if result is not None or tool == key.kind:
+    if result is not None:
         return result
-    return answer.get("reason") or f"{tool} was interrupted, may have taken effect, and is not run again."
+    is_tool = tool != key.kind
+    words = f"{tool} was interrupted, may have taken effect, and is not run again." if is_tool else None
+    return answer.get("reason") or words
