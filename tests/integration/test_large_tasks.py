@@ -14,6 +14,7 @@ import pytest
 from fastapi import FastAPI
 
 from meshwright import Client
+from meshwright.core.clock import SystemClock
 from meshwright.core.messages import Caller, Event
 from meshwright.edges.http.errors import CALLER
 from meshwright.edges.http.events import Streams
@@ -21,9 +22,12 @@ from meshwright.edges.http.sessions import CREDENTIALS, Sessions
 from meshwright.edges.mqtt.outgoing import Notices, Topics, Views
 from meshwright.events.filter import EventFilter
 from meshwright.identity.auth import Credentials
+from meshwright.identity.operations import Feed
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind
+from meshwright.orchestration.settings import TenantsSettings
+from meshwright.orchestration.tenants import Tenants
 from meshwright.stores.sqlite import SqliteStore
 from tests.support.event_logs import LogOnFile, event, open_log
 from tests.support.http_mesh import Api, http_mesh
@@ -106,6 +110,10 @@ class Anyone:
         return Caller()
 
 
+async def nothing_stored() -> dict[str, int]:
+    return {}
+
+
 async def test_a_stream_that_nobody_reads_takes_no_more_events() -> None:
     taken, stuck = 0, asyncio.Event()
 
@@ -124,10 +132,11 @@ async def test_a_stream_that_nobody_reads_takes_no_more_events() -> None:
             await asyncio.Event().wait()  # a client that reads no more
 
     app = FastAPI()
-    app.state.sessions = Sessions(Anyone(), lambda: datetime.now(UTC))
+    tenants = Tenants(TenantsSettings(), SystemClock(), lambda *told, **known: None, nothing_stored)
+    app.state.sessions = Sessions(Anyone(), lambda: datetime.now(UTC), tenants=tenants, max_streams=1)
     shown = {CREDENTIALS: Credentials(), CALLER: Caller(), "app": app, "path": "/events/stream"}
     scope = {"type": "http", "asgi": {"spec_version": "2.4"}, **shown}
-    serving = asyncio.create_task(Streams().respond(events(), whole=True)(scope, receive, send))
+    serving = asyncio.create_task(Streams().respond(Feed(events(), is_whole=True))(scope, receive, send))
     async with asyncio.timeout(60):
         await stuck.wait()
     for _ in range(2000):
