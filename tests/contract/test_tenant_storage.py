@@ -3,7 +3,6 @@
 import random
 
 from meshwright.events import table
-from meshwright.sql.database import Session
 from tests.support.event_logs import LogOnFile, event, open_log
 from tests.support.postgres import Location
 
@@ -36,19 +35,3 @@ async def test_every_tenants_bytes_are_those_of_its_rows(location: Location) -> 
         assert await store.log.stored_bytes() == await counted(store)
     async with open_log(location) as store:
         assert await store.log.stored_bytes() == await counted(store)
-
-
-async def test_a_database_from_before_is_counted_when_it_is_opened(location: Location) -> None:
-    async with open_log(location) as store:
-        await store.write([event(number, tenant_id="acme") for number in range(BLOCK + 10)])
-        expected = await counted(store)
-        await store.database.write(_forget)
-    async with open_log(location) as store:
-        assert await store.log.stored_bytes() == expected == await counted(store)
-
-
-def _forget(session: Session) -> None:
-    session.execute("DROP TABLE tenant_storage")
-    session.execute("UPDATE component_versions SET version = 13 WHERE component = 'mesh'")
-    if session.dialect == "sqlite":
-        session.execute("PRAGMA user_version = 13")

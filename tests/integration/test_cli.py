@@ -141,10 +141,10 @@ def test_a_mesh_that_does_not_answer_is_one_line() -> None:
 
 
 def test_a_broken_setting_is_one_line_with_its_place(tmp_path: Path) -> None:
-    (tmp_path / "mesh.toml").write_text("\nlisten_prt = 1\n")
+    (tmp_path / "mesh.toml").write_text("\ndata_dri = 1\n")
     done = run("tasks", cwd=tmp_path)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert "mesh.toml:2: there is no setting 'listen_prt'; did you mean 'listen_port'?" in done.stderr
+    assert "mesh.toml:2: there is no setting 'data_dri'; did you mean 'data_dir'?" in done.stderr
 
 
 def test_a_data_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:

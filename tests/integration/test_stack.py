@@ -107,7 +107,7 @@ async def test_it_goes_on_where_nobody_reads_what_it_says(tmp_path: Path) -> Non
 
 async def test_a_second_one_on_the_same_folder_is_told_so(tmp_path: Path) -> None:
     async with stack_up(tmp_path) as stack:
-        for host in ("dapr", "embedded"):
+        for host in ("dapr", "sqlite"):
             done = await mesh("up", "--host", host, "--port", "0", "--data", str(tmp_path))
             assert (done.status, done.err.count("\n")) == (1, 1)
             assert f"is in use by process {stack.process.pid}" in done.err

@@ -57,7 +57,7 @@ _ROW_STYLES: list[dict[str, Any]] = [{"bold": True}, {"fg": "cyan"}, {"dim": Tru
     "--store",
     "--host",
     "store",
-    type=click.Choice(["sqlite", "memory", "dapr", "embedded"]),
+    type=click.Choice(["sqlite", "memory", "dapr"]),
     metavar="[sqlite|memory|dapr]",
     help="Where actors and events are stored (default: sqlite); --host is the same.",
 )
@@ -92,6 +92,9 @@ def up(
     data: Path | None,
     per_agent: bool,
     replicas: int,
+    bus: str | None,
+    insecure: bool | None,
+    model: str | None,
     **given: Any,
 ) -> None:
     """Run a mesh and its HTTP API until Ctrl-C.
@@ -99,7 +102,13 @@ def up(
     Prints `ready URL` on stdout when it takes tasks. Stopped by Ctrl-C or SIGTERM, it gives running work ten
     seconds to end. Unfinished tasks resume at the next start, also after a kill.
     """
-    settings = _settings(data_dir=data, http={"port": port, "host": listen}, mqtt={"url": mqtt}, **given)
+    tables: dict[str, Any] = {
+        "http": {"port": port, "host": listen, "insecure": insecure},
+        "mqtt": {"url": mqtt},
+        "dapr": {"bus": bus},
+        "models": {"adapter": model},
+    }
+    settings = _settings(data_dir=data, **tables, **given)
     if settings.store == "dapr":
         _run_stack(settings, per_agent=per_agent, replicas=replicas)
         return

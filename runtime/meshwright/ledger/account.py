@@ -216,6 +216,8 @@ class BudgetAccount(Actor[Balance]):
                 results.append(self._reserve(entry, account, turn.now.timestamp()))
             else:
                 self._settle(entry)
+        if not self.state.held:
+            turn.wake_at(None)  # no call is left that may have been cut off
         self._notify(turn, account, results)
         return LedgerReply(results=tuple(results), ready=tuple(self._ready()))
 

@@ -116,15 +116,15 @@ def was_a_message(number: int, events: Mapping[int, Event]) -> bool:
     """Whether a number without an event went to a message to another actor: the events beside it say so.
 
     A thread sends a delegated task before it says that it waits, and takes it back before it ends as
-    cancelled. It sends what was said to its conversation before it ends with success, and stops a deadline,
-    or lets it go on, after a wait for a person begins or ends. A task has its thread cancelled after it says
+    cancelled. Before it ends it sends what was said to its conversation, or takes back what stands open
+    there, and it stops a deadline, or lets it go on, after a wait for a person begins or ends. A task has its thread cancelled after it says
     so, or before it gives up at its deadline, and answers its parent once it has ended.
     """
     before, after = events.get(number - 1), events.get(number + 1)
     if after is not None and after.event_type == "task.waiting":
         return "child_task_id" in after.payload
     if after is not None and after.event_type == "attempt.ended":
-        return outcome_of(after).status in ("cancelled", "succeeded")
+        return True
     if before is not None and before.event_type in ("task.waiting", "wait.ended"):
         return before.payload["kind"] in ("person", "money")
     if after is not None and after.event_type == "task.dead_lettered":
