@@ -117,8 +117,9 @@ def was_a_message(number: int, events: Mapping[int, Event]) -> bool:
 
     A thread sends a delegated task before it says that it waits, and takes it back before it ends as
     cancelled. Before it ends it sends what was said to its conversation, or takes back what stands open
-    there, and it stops a deadline, or lets it go on, after a wait for a person begins or ends. A task has its thread cancelled after it says
-    so, or before it gives up at its deadline, and answers its parent once it has ended.
+    there, and it stops a deadline, or lets it go on, after a wait for a person begins or ends. A task has
+    its thread cancelled after it says so, or before it gives up at its deadline, and answers its parent once
+    it has ended.
     """
     before, after = events.get(number - 1), events.get(number + 1)
     if after is not None and after.event_type == "task.waiting":
