@@ -95,6 +95,7 @@ async def test_no_more_is_spent_than_a_purse_has_and_all_end_once_it_is_filled(t
     data = tmp_path / "data"
     async with FakeProvider(usage=USAGE) as provider:
         environment = {
+            "MESH_AGENTS__TIMEOUT_SECONDS": "10",  # so long a cut call is held, and ten seconds more
             "MESH_AGENTS__DIR": str(tmp_path / "actors"),
             "MESH_MODELS__ADAPTER": "http",
             "MESH_MODELS__BASE_URL": provider.url,
