@@ -24,6 +24,7 @@ import signal
 import sys
 import sysconfig
 import threading
+import time
 import traceback
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -201,6 +202,7 @@ class _Watchdog:
         self._turned = threading.Event()
         self._turned.set()
         self._alarms = 0
+        self._cpu_at_turn = time.process_time()
         self._holder: _Holder | None = None
         self._stalled_claims = 1
         self.stopping = threading.Event()
@@ -212,6 +214,7 @@ class _Watchdog:
             self._alarms = 0
             self.set_timers(_LOOKS_TO_ALARM * self._pause, 2 * self._settings.watchdog.restart_seconds)
             if self._turned.is_set():
+                self._cpu_at_turn = time.process_time()
                 if self._holder is not None:
                     self._went_on(self._holder, looks * self._pause)
                 looks = 0
@@ -232,7 +235,9 @@ class _Watchdog:
     def alarm(self, number: int, frame: FrameType | None) -> None:
         """Do the thread's work while the main thread keeps the interpreter lock."""
         self._alarms += 1
-        looks = self._alarms + _LOOKS_TO_ALARM
+        # The thread may run for a moment and count anew: the CPU time since the loop turned goes on.
+        used = int((time.process_time() - self._cpu_at_turn) / self._pause)
+        looks = max(self._alarms + _LOOKS_TO_ALARM, used)
         if looks >= _LOOKS and self._holder is None:
             self._held()
         self._restart_after(looks)
