@@ -77,7 +77,7 @@ async def test_a_task_given_at_one_front_is_followed_at_the_other(fronts: list[F
     for receipt in receipts:
         followed = [event async for event in other.client.follow(receipt.task_id)]
         types = [event.event_type for event in followed]
-        assert {"task.accepted", "task.started"} <= set(types) and types[-1] == "task.succeeded"
+        assert "task.started" in types and types[-1] == "task.succeeded"
         assert [event.seq for event in followed] == sorted({event.seq or 0 for event in followed})
         assert (await other.client.outcome(receipt.task_id)).status == "succeeded"
         assert (await other.client.task(receipt.task_id)).outcome == await one.client.outcome(receipt.task_id)
@@ -87,6 +87,9 @@ async def test_a_task_given_at_one_front_is_followed_at_the_other(fronts: list[F
     async with asyncio.timeout(60):  # each learns of what the other wrote a moment later
         while await one.client.last_seq() != await other.client.last_seq():
             await asyncio.sleep(0.1)
+        for receipt in receipts:  # events of an actor that two workers had may arrive out of order
+            while not await other.client.events(task_id=receipt.task_id, event_type="task.accepted"):
+                await asyncio.sleep(0.1)
 
 
 async def test_the_other_front_goes_on_where_one_is_gone(fronts: list[Front]) -> None:
