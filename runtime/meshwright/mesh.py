@@ -75,6 +75,7 @@ from meshwright.work.record import TaskView, read_entry, read_task, thread_ref
 
 _logger = logging.getLogger("meshwright.mesh")
 _PartT = TypeVar("_PartT")
+_ResultT = TypeVar("_ResultT")
 _SHOWN = {*TaskView.__struct_fields__} & {*Task.__struct_fields__} - {"limits", "timeout"}
 """The fields of a task that its view shows as they are."""
 
@@ -219,6 +220,23 @@ class Mesh:
             self.host.emit([event])
         except (HostError, TooLarge) as error:
             _logger.warning("%s is not recorded: %s", event_type, error)
+
+    async def write(
+        self, function: Callable[..., tuple[_ResultT, Sequence[Event]]], *args: Any, **kwargs: Any
+    ) -> _ResultT:
+        """Write rows and the events that tell of them in one transaction; durable when this returns.
+
+        Calls `function(session, ...)`, which writes the rows and returns a result and the events, perhaps in
+        another process: it is a function of a module, and what it takes and returns can be pickled. Raises
+        StoreFailed, and what the function raises; then nothing is written.
+        """
+
+        async def write() -> _ResultT:
+            result, events = await self.log.write(function, *args, **kwargs)
+            self.host.show(events)
+            return result
+
+        return await asyncio.shield(write())  # the events of what is written are shown, come what may
 
     async def failure(self) -> StoreFailed:
         """Wait until the store fails, and return why: what was accepted goes on at the next start."""

@@ -29,8 +29,8 @@ from meshwright.ledger.keys import Unauthenticated
 from meshwright.mesh import Mesh
 from meshwright.services.agent_config.component import AgentConfigs
 from meshwright.services.agent_config.records import AgentConfigRequest, AgentConfigUpdate
-from meshwright.services.schedules.actor import ScheduleKey
 from meshwright.services.schedules.component import Schedules
+from meshwright.services.schedules.schedule import ScheduleKey
 from meshwright.testing import MeshUnderTest, mesh_for
 from meshwright.work.protocol import Wait
 

@@ -322,6 +322,10 @@ class Runtime:
         """Show an event to the listeners of every process, at most once; it is not kept."""
         self._store.broadcast(event)
 
+    def show(self, events: Sequence[Event]) -> None:
+        """Show events that `EventLog.write` has logged to the listeners of every process, at most once."""
+        self._store.show(events)
+
     async def read(self, ref: ActorRef, shape: type[Struct] | None = None) -> Any:
         """The actor's committed state, or None if it never had a turn. Do not change it.
 

@@ -16,8 +16,8 @@ from meshwright.edges.http.routing import (
     make_router,
     problems,
 )
-from meshwright.services.schedules.actor import ScheduleKey
 from meshwright.services.schedules.component import CHANGE, SEE, DueTime, Schedules, ScheduleView
+from meshwright.services.schedules.schedule import ScheduleKey
 from meshwright.services.schedules.table import ScheduledRun, SchedulePage
 
 router = make_router("schedules")

@@ -237,6 +237,10 @@ class PostgresStore(SharedStore):
             payloads = [f"b{self._incarnation} {label} {len(parts)} {part}" for part in parts]
             self._run(self._database.write(_notify, payloads))
 
+    def show(self, events: Iterable[Event]) -> None:
+        """Show events of this worker here; the other workers see them in the log."""
+        self._tell(list(events))
+
     # News
 
     async def _listen(self, incarnation: str) -> None:
