@@ -13,7 +13,6 @@ import pytest
 from meshwright.core.capability import Capability, Registration
 from meshwright.core.errors import StoreFailed
 from meshwright.core.messages import Caller, Event, Receipt, TaskRequest
-from meshwright.core.schedule import ScheduleSpec
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind
@@ -24,6 +23,7 @@ from meshwright.orchestration.registry import Registry
 from meshwright.services.schedules import table
 from meshwright.services.schedules.runner import ScheduleRunner
 from meshwright.services.schedules.schedule import LEASE, Put, Schedule, ScheduleKey, ScheduleState
+from meshwright.services.schedules.spec import ScheduleSpec
 from meshwright.sql.database import Database
 from meshwright.sql.sqlite import SqliteDatabase
 from meshwright.testing import ManualClock

@@ -17,7 +17,6 @@ from meshwright.component import Component
 from meshwright.core.access import Role
 from meshwright.core.errors import ConfigError, InvalidInput, MeshError, NotFound
 from meshwright.core.messages import Caller, TaskRequest, new_id
-from meshwright.core.schedule import ScheduleSpec, due_times, fires_at, local
 from meshwright.identity.rules import Rule, has_role
 from meshwright.mesh import Mesh
 from meshwright.orchestration.acceptance import make_task
@@ -31,6 +30,7 @@ from meshwright.services.schedules.schedule import (
     ScheduleState,
     ScheduleSummary,
 )
+from meshwright.services.schedules.spec import ScheduleSpec, due_times, fires_at, local
 from meshwright.services.schedules.table import ScheduledRun, SchedulePage
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from meshwright.core import topics
 from meshwright.core.errors import Conflict, NotFound
 from meshwright.core.messages import Event, derived_id, new_id
 from meshwright.core.money import Budget
-from meshwright.core.schedule import ScheduleSpec, fires_at, last_due, next_due
+from meshwright.services.schedules.spec import ScheduleSpec, fires_at, last_due, next_due
 
 SOURCE = "schedule"
 """The source of the idempotency keys of schedules, and how they begin."""
