@@ -105,8 +105,8 @@ class ScheduleRunner:
             now, self._wake_at = self._clock.now(), _NEVER
             try:
                 keys, wake_at = await self._mesh.database.write(table.claim, now)
-            except HostError as error:
-                _logger.info("Looking for due schedules again: %s", error)
+            except Exception as error:  # noqa: BLE001 whatever it was, schedules must be looked for again
+                _report("Schedules that are due are looked for again", error)
                 await asyncio.sleep(pauses.next())
                 continue
             pauses.reset()
@@ -128,10 +128,8 @@ class ScheduleRunner:
             while (now := self._again.pop(key, None)) is not None:
                 with suppress(NotFound):  # it is deleted
                     await self._advance(key, now)
-        except HostError as error:
-            _logger.info("Retrying the runs of %s when their lease ends: %s", key.name, error)
-        except Exception:  # whatever it was, the schedule must go on
-            _logger.exception("Retrying the runs of %s when their lease ends", key.name)
+        except Exception as error:  # noqa: BLE001 whatever it was, the schedule goes on when its lease ends
+            _report(f"The runs of {key.name} go on when their lease ends", error)
         finally:
             del self._working[key]
 
@@ -175,3 +173,8 @@ class ScheduleRunner:
         except MeshError as error:
             return Schedule.report, run, "failed", f"{error.code}: {error}"
         return Schedule.report, run, "started", None
+
+
+def _report(text: str, error: Exception) -> None:
+    is_defect = not isinstance(error, HostError)
+    _logger.log(logging.ERROR if is_defect else logging.INFO, "%s: %s", text, error, exc_info=is_defect)
