@@ -199,15 +199,12 @@ class Mesh:
         """The aggregate of the events of this process."""
         return f"mesh/{self.host.incarnation}"
 
-    def tell(
+    def event(
         self, event_type: str, payload: Mapping[str, Any] | Json, *, topic: str = topics.MESH, **known: Any
-    ) -> None:
-        """Put an event of this process into the log; `known` are further fields of it.
-
-        Called where no caller could handle an error: an event that cannot be recorded becomes a warning.
-        """
+    ) -> Event:
+        """An event of this process, of now; `known` are further fields of it."""
         aggregate_id = self.aggregate_id
-        event = Event(
+        return Event(
             id=f"{aggregate_id}/{new_id()}",
             event_type=event_type,
             topic=topic,
@@ -216,8 +213,16 @@ class Mesh:
             payload=payload if isinstance(payload, Json) else dict(payload),
             **known,
         )
+
+    def tell(
+        self, event_type: str, payload: Mapping[str, Any] | Json, *, topic: str = topics.MESH, **known: Any
+    ) -> None:
+        """Put an event of this process into the log, made as `event` makes it.
+
+        Called where no caller could handle an error: an event that cannot be recorded becomes a warning.
+        """
         try:
-            self.host.emit([event])
+            self.host.emit([self.event(event_type, payload, topic=topic, **known)])
         except (HostError, TooLarge) as error:
             _logger.warning("%s is not recorded: %s", event_type, error)
 
@@ -227,8 +232,9 @@ class Mesh:
         """Write rows and the events that tell of them in one transaction; durable when this returns.
 
         Calls `function(session, ...)`, which writes the rows and returns a result and the events, perhaps in
-        another process: it is a function of a module, and what it takes and returns can be pickled. Raises
-        StoreFailed, and what the function raises; then nothing is written.
+        another process: it is a function of a module, and what it takes and returns can be pickled. The
+        process has the event log (`has_log`). Raises StoreFailed, and what the function raises; then nothing
+        is written.
         """
 
         async def write() -> _ResultT:
