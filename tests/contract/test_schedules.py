@@ -215,3 +215,21 @@ async def test_a_database_whose_schedules_are_actors_elsewhere_is_refused(
     for _ in range(2):  # nothing is changed
         with pytest.raises(StoreFailed, match="schedules_of_an_earlier_version_are_actors_in_dapr"):
             await reopened(location)
+
+
+async def test_a_run_cancels_another_only_once_that_has_its_task(log: EventLog) -> None:
+    async def change(minutes: int, *change: Any) -> Any:
+        changed, _ = await log.write(table.change, KEY, NOW + timedelta(minutes=minutes), *change)
+        return changed[0]
+
+    spec = MINUTELY.spec.model_copy(update={"overlap": "cancel_other"})
+    await log.write(table.put, KEY, NOW, MINUTELY.model_copy(update={"spec": spec}), 1)
+    [first] = await change(1, Schedule.advance, [])
+    await change(1, Schedule.report, first, "started", None)
+    [second] = await change(2, Schedule.advance, [])  # another process is about to submit it
+    assert second.cancels == [first.task_id]
+    again = await change(3, Schedule.advance, [first.task_id])
+    assert [run.task_id for run in again] == [second.task_id]  # its lease has ended; the third waits
+    await change(3, Schedule.report, again[0], "started", None)
+    [third] = await change(3, Schedule.advance, [])
+    assert third.cancels == [second.task_id]

@@ -274,10 +274,13 @@ class Schedule:
     def _decide(self) -> None:
         state, spec = self.state, self.state.spec
         for run in [run for run in state.pending if not run.starts]:
-            before = [*state.open, *(other.task_id for other in state.pending if other.starts)]
-            if not before or spec.overlap in ("allow", "cancel_other"):
+            starting = [other.task_id for other in state.pending if other.starts]
+            before = [*state.open, *starting]
+            if not before or spec.overlap == "allow":
                 run.starts = True
-                run.cancels = before if spec.overlap == "cancel_other" else []
+            elif spec.overlap == "cancel_other":
+                run.starts = not starting  # else there may be no task to cancel yet
+                run.cancels = before
             elif spec.overlap == "skip":
                 self._drop(run, f"task {before[-1]} of the run before is still open")
             elif state.pending.index(run) >= _MAX_PENDING:
