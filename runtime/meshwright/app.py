@@ -159,6 +159,8 @@ def _added(mesh: Mesh, component: type[Component]) -> Component:
 
 def _join(mesh: Mesh, components: Sequence[Component]) -> None:
     """Make the actors of all components known to the host, with their topics where they live here."""
+    for component in components:
+        component.assemble()
     mesh.host.attach(mesh.worker)
     for component in components:
         mesh.log.add(*component.projections())

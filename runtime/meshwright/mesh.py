@@ -11,13 +11,13 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from msgspec.structs import replace
 
 from meshwright.agent import Agent
 from meshwright.agents.binding import BoundAgent
-from meshwright.context.memory import Memory
+from meshwright.context.memory import MemoryStore
 from meshwright.context.service import ContextClient
 from meshwright.core import topics
 from meshwright.core.capability import Registration
@@ -59,7 +59,7 @@ from meshwright.orchestration.acceptance import (
 )
 from meshwright.orchestration.registry import Registry
 from meshwright.orchestration.tenants import Tenants
-from meshwright.prompts import Prompts
+from meshwright.prompts import PromptSources
 from meshwright.roles import Part, ProcessRole
 from meshwright.run.erasure import Erased, Eraser
 from meshwright.run.files import read_file
@@ -72,6 +72,9 @@ from meshwright.sql.folder import SECRET_KEY, KeyFile
 from meshwright.work import Answer, Cancel, Worker
 from meshwright.work.protocol import Accept, TaskKey
 from meshwright.work.record import TaskView, read_entry, read_task, thread_ref
+
+if TYPE_CHECKING:
+    from meshwright.identity.auth import Authenticators
 
 _logger = logging.getLogger("meshwright.mesh")
 _PartT = TypeVar("_PartT")
@@ -114,10 +117,11 @@ class Mesh:
     allowances: Allowances = field(init=False)
     spending: Spending = field(init=False)
     inbox: Inbox = field(init=False)
-    prompts: Prompts = field(init=False)
+    prompts: PromptSources = field(init=False)
     context: ContextClient = field(init=False)
-    memory: Memory = field(init=False)
+    memory: MemoryStore = field(init=False)
     keys: Keys = field(init=False)
+    authenticator: Authenticators = field(init=False)
     worker: Worker = field(init=False)
     agents: Mapping[str, BoundAgent] = field(init=False)
 

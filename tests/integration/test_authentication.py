@@ -12,11 +12,10 @@ import pytest
 from meshwright import Client, Mesh, build_mesh
 from meshwright.core.access import KEY_ROLES, Role
 from meshwright.core.messages import Caller
-from meshwright.edges.http.app import create_app
 from meshwright.edges.http.server import serving
 from meshwright.edges.mqtt.edge import MqttEdge
 from meshwright.edges.replies import Courier
-from meshwright.identity.auth import Credentials
+from meshwright.identity.auth import Authenticators, Credentials
 from meshwright.ledger.keys import Unauthenticated
 from tests.support.http_mesh import Api, Echo
 from tests.support.mqtt_broker import Mosquitto, ask, mosquitto
@@ -25,6 +24,8 @@ from tests.support.settings import load_settings
 
 class Badges:
     """Lets in whoever shows a badge: `TENANT/NAME`, over HTTP as the token, over MQTT as the client."""
+
+    headers = ()
 
     async def authenticate(self, credentials: Credentials) -> Caller:
         if credentials.client is not None:
@@ -41,10 +42,10 @@ class Badges:
 async def badge_mesh(folder: Path) -> AsyncIterator[Api]:
     settings = load_settings(folder, model="offline", durability="normal")
     mesh = build_mesh(settings, project=folder, agents=[Echo])
-    make_app = partial(create_app, authenticator=Badges())
+    mesh.authenticator = Authenticators([Badges()], mesh.keys, settings)
     async with (
         mesh,
-        serving(mesh, "127.0.0.1", 0, make_app) as server,
+        serving(mesh, "127.0.0.1", 0) as server,
         aiohttp.ClientSession(server.url, timeout=aiohttp.ClientTimeout(total=20)) as session,
         Client(server.url) as client,
     ):
@@ -110,7 +111,8 @@ async def badge_edge(folder: Path, broker: Mosquitto) -> AsyncIterator[Mesh]:
     settings = partial(load_settings, folder, model="offline", durability="normal")
     mesh = build_mesh(settings(), project=folder, agents=[Echo])
     mesh.settings = settings(mqtt_url=broker.url)
-    edge = MqttEdge(mesh, Badges())
+    mesh.authenticator = Authenticators([Badges()], mesh.keys, mesh.settings)
+    edge = MqttEdge(mesh)
     for kind, *_ in mesh.component(Courier).actors():
         mesh.host.register(kind)
     async with mesh:

@@ -97,7 +97,7 @@ async def test_a_mesh_whose_disk_fails_says_so_to_those_who_wait_and_still_stops
         with pytest.raises(StoreFailed):
             await running.submit("echo")
         for name in ("one", "two", "three"):  # there is none of them, which the mesh would like to tell
-            running.mesh.prompts.get(name)
+            running.mesh.prompts.resolve(name)
             await passes_of_the_loop(100)
         assert not running.mesh.ready
         with pytest.raises(StoreFailed):

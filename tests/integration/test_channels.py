@@ -109,7 +109,7 @@ async def test_persona_has_its_prompt_and_is_of_its_tenant_alone(tmp_path: Path)
         async with channels(tmp_path, chat=given) as api:
             await say(api, "chat", "m-1", "hello")
             [reply] = await chats.until(1)
-            prompt = api.mesh.prompts.get("channel-chat")
+            prompt = api.mesh.prompts.resolve("channel-chat")
             other = await api.submit(agent_id="channel-chat", text="hello")
             outcome = await api.mesh.outcome(other)
     system = prompt.render_from({"agent_name": "channel-chat", "task": "", "context": "memories"})

@@ -12,7 +12,7 @@ from typing import Any
 from meshwright.agent import Agent
 from meshwright.agents.binding import bind_agents, check_tables, code_of
 from meshwright.agents.loader import prompts_brought, prompts_folder
-from meshwright.component import Actors, Check, Component
+from meshwright.component import Actors, Check, Component, offered
 from meshwright.core import topics
 from meshwright.core.errors import PromptError
 from meshwright.core.messages import Task
@@ -23,7 +23,7 @@ from meshwright.ledger.activity import Activity, activity_of
 from meshwright.mesh import Mesh
 from meshwright.models.port import CallContext, ModelWindow
 from meshwright.orchestration.presence import every
-from meshwright.prompts import Prompts
+from meshwright.prompts import Prompts, PromptSource, PromptSources
 from meshwright.roles import FRONT
 from meshwright.run import Runner, Services
 from meshwright.run.parking import Parking
@@ -44,29 +44,39 @@ class PromptsComponent(Component):
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         folder = prompts_folder(mesh.project, mesh.settings)
-        mesh.prompts = Prompts(folder, brought=prompts_brought(mesh.agent_types), on_event=mesh.tell)
+        self._folder = Prompts(folder, brought=prompts_brought(mesh.agent_types), on_event=mesh.tell)
         self._reloading: asyncio.Task[None] | None = None
+
+    def prompt_source(self) -> PromptSource:
+        """The prompts folder. It is asked last, and has a prompt for every name."""
+        return self._folder
+
+    def assemble(self) -> None:
+        """Take the prompt sources of all components."""
+        self.mesh.prompts = PromptSources(offered(self.mesh, lambda component: component.prompt_source()))
 
     def checks(self) -> Iterable[Check]:
         """Whether every agent has a prompt, and every prompt file can be used."""
         return [Check("prompts", self._check)]
 
     async def _check(self) -> str:
-        prompts = self.mesh.prompts
-        problems = prompts.check({agent.prompt: agent.agent_id for agent in self.mesh.agent_types})
+        known = {*self.mesh.prompts.names()} - {*self._folder.names()}
+        needed = {agent.prompt: agent.agent_id for agent in self.mesh.agent_types}
+        problems = self._folder.check({name: needed[name] for name in needed.keys() - known})
         if problems:
             more = f" (and {len(problems) - 1} more: mesh prompts check)" if len(problems) > 1 else ""
             raise PromptError(f"{problems[0]}{more}")
-        return f"{len(prompts.names())} in {prompts.directory}"
+        elsewhere = f", {len(known)} of components" if known else ""
+        return f"{len(self._folder.names())} in {self._folder.directory}{elsewhere}"
 
     async def start(self) -> None:
         """Look for changed files every few seconds."""
 
-        async def refresh() -> None:
-            self.mesh.prompts.refresh()
+        async def reload() -> None:
+            self.mesh.prompts.reload()
 
         seconds = self.mesh.settings.prompts.reload_seconds
-        self._reloading = asyncio.create_task(every(self.mesh.host.clock, seconds, refresh))
+        self._reloading = asyncio.create_task(every(self.mesh.host.clock, seconds, reload))
 
     async def stop(self) -> None:
         """Look no more."""
@@ -89,6 +99,10 @@ class AgentsComponent(Component):
         self._agents = mesh.agents = bind_agents(agents_here(mesh), settings, self._overran)
         self.parts += self._agents.values()
         self._codes = {agent.agent_id: code_of(agent) for agent in mesh.agent_types}
+
+    def assemble(self) -> None:
+        """Make the worker, over the model, the prompts and the memories of the mesh."""
+        mesh = self.mesh
         mesh.worker = Worker(mesh.host, Runner(self._services(), mesh.agents), self._slots, self._codes)
 
     async def start(self) -> None:

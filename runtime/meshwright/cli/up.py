@@ -218,7 +218,7 @@ async def _serve(
     report_problems(mesh)
     with watched:
         async with mesh:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, mesh.prompts.refresh)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, mesh.prompts.reload)
             if writes_apart(mesh.settings):
                 mesh.database.write_apart()
             async with collecting(lambda: not mesh.worker.running):
