@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from meshwright.agent import Agent
     from meshwright.app import build_mesh
     from meshwright.client import AgentConfigClient, BlockingClient, Client
-    from meshwright.component import Actors, Check, Component
+    from meshwright.component import Actors, Check, Component, Pages
     from meshwright.core.capability import Capability
     from meshwright.core.errors import LimitReached, MeshError, ToolFailed, WaitExpired
     from meshwright.core.files import File
@@ -53,6 +53,7 @@ HOMES = {
     "MeshError": "core.errors",
     "ModelSettings": "models.named",
     "Outcome": "core.messages",
+    "Pages": "component",
     "Receipt": "core.messages",
     "Run": "run",
     "Settings": "settings",
@@ -93,6 +94,7 @@ __all__ = [
     "MeshError",
     "ModelSettings",
     "Outcome",
+    "Pages",
     "Receipt",
     "Run",
     "Settings",
