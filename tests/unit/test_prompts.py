@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshwright.core.errors import PromptError
-from meshwright.prompts import Brought, Prompts, parse_prompt
+from meshwright.prompts import Brought, Prompt, PromptContext, Prompts, PromptSources, parse_prompt
 from meshwright.prompts.folder import BUILT_IN, GENERIC
 from meshwright.prompts.prompt import MAX_PROMPT_BYTES, RUN_VARIABLES
 
@@ -335,3 +335,35 @@ def test_the_context_service_is_told_never_to_invent_and_to_be_short(text: str) 
 @pytest.mark.parametrize("text", [GENERIC, *BUILT_IN.values()])
 def test_the_built_in_prompts_are_whole_themselves(text: str) -> None:
     assert parse_prompt("x", text.encode(), source="built-in").source == "built-in"
+
+
+class Tenants:
+    """A source that knows one prompt, for one tenant, and cannot reload."""
+
+    def resolve(self, name: str, context: PromptContext) -> Prompt | None:
+        known = (name, context.tenant_id) == ("greeter", "acme")
+        return parse_prompt(name, f"{HEAD}Theirs {{{{context}}}}".encode()) if known else None
+
+    def names(self) -> list[str]:
+        return ["greeter"]
+
+    def reload(self) -> list[str]:
+        raise OSError("away")
+
+
+def test_the_first_source_that_knows_a_prompt_for_a_run_decides(prompts: Prompts) -> None:
+    write(prompts, HEAD + "Ours {{context}}")
+    write(prompts, HEAD + "Other {{context}}", "other")
+    sources = PromptSources([Tenants(), prompts])
+    assert sources.resolve("greeter", PromptContext("acme")).body == "Theirs {{context}}"
+    assert sources.resolve("greeter", PromptContext("other")).body == "Ours {{context}}"
+    assert sources.names() == ["greeter", "other"]
+
+
+def test_a_source_that_cannot_reload_does_not_keep_the_others_from_it(prompts: Prompts) -> None:
+    write(prompts, HEAD + "Old {{context}}")
+    sources = PromptSources([Tenants(), prompts])
+    sources.resolve("greeter")
+    write(prompts, HEAD + "New {{context}}")
+    assert sources.reload() == ["greeter"]
+    assert sources.resolve("greeter").body == "New {{context}}"
