@@ -70,7 +70,7 @@ HOMES = {
     "turn": "kernel.actor",
     "with_fallbacks": "models.named",
 }
-"""Where each public name lives."""
+"""The module of each public name."""
 
 __all__ = [
     "Actor",
