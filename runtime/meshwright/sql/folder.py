@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 LOCK_NAME = "mesh.lock"
-_LOCK_SECONDS, _ENDING_SECONDS = 1.0, 10.0  # the second for programs of a process that is gone
+_LOCK_SECONDS, _ENDING_SECONDS = 3.0, 10.0  # for a command that reads; for what a gone process left
 _LOCK_PAUSE_SECONDS = 0.02
 LAST_ERROR = "last-error.txt"
 """The last traceback."""
