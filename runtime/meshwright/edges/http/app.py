@@ -36,7 +36,9 @@ from meshwright.edges.http.events import Streams
 from meshwright.edges.http.routing import ANY_PROBLEM, RouterKinds, complete_document, make_router
 from meshwright.edges.http.sessions import CREDENTIALS, Sessions
 from meshwright.identity.auth import Authenticator, Credentials, KeyAuthenticator, bearer_of
+from meshwright.ledger.keys import Keys
 from meshwright.mesh import Mesh
+from meshwright.orchestration.tenants import Tenants
 
 _DESCRIPTION = """
 Give tasks to a mesh of agents, follow them, and read what happened.
@@ -111,11 +113,11 @@ def create_app(
     app.router.routes.extend(pages.routes)
     kinds = RouterKinds(route for router in (*routers, *others, pages) for route in router.routes)
     handle_errors(app)
-    authenticator = authenticator or KeyAuthenticator(mesh.keys, mesh.settings)
+    authenticator = authenticator or KeyAuthenticator(mesh.get(Keys), mesh.settings)
     app.state.sessions = Sessions(
         authenticator,
         mesh.host.clock.now,
-        tenants=mesh.tenants,
+        tenants=mesh.get(Tenants),
         max_streams=mesh.settings.http.max_streams,
     )
     bare = {} if only_models else _BARE
