@@ -40,12 +40,12 @@ BUILTIN = (
     BuiltIn("models", "models.component:ModelsComponent", "models.settings:ModelsSettings"),
     BuiltIn("context", "context.component:ContextComponent", "context.settings:ContextSettings"),
     BuiltIn("agents", "agents.component:AgentsComponent", "agents.settings:AgentsSettings"),
+    BuiltIn("people", "events.component:PeopleComponent", "orchestration.settings:PeopleSettings"),
     BuiltIn(
         "orchestration",
         "orchestration.component:OrchestrationComponent",
         "orchestration.settings:OrchestrationSettings",
     ),
-    BuiltIn("people", "events.component:PeopleComponent", "orchestration.settings:PeopleSettings"),
     BuiltIn("contents", "run.component:ContentsComponent"),
     BuiltIn("replies", "edges.replies:Courier"),
     BuiltIn("mqtt", "edges.mqtt.component:MqttComponent", "edges.mqtt.settings:MqttSettings"),

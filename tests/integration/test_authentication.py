@@ -9,14 +9,16 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from meshwright import Client, Mesh, build_mesh
+from meshwright import Client, Component, Mesh, Tasks, build_mesh
+from meshwright.app import component_types
 from meshwright.core.access import KEY_ROLES, Role
 from meshwright.core.messages import Caller
 from meshwright.edges.http.server import serving
 from meshwright.edges.mqtt.edge import MqttEdge
 from meshwright.edges.replies import Courier
-from meshwright.identity.auth import Authenticators, Credentials
+from meshwright.identity.auth import Credentials
 from meshwright.ledger.keys import Unauthenticated
+from meshwright.ledger.spending import Spending
 from tests.support.http_mesh import Api, Echo
 from tests.support.mqtt_broker import Mosquitto, ask, mosquitto
 from tests.support.settings import load_settings
@@ -38,11 +40,24 @@ class Badges:
         return Caller(tenant_id=tenant_id, requested_by=name, roles=roles)
 
 
+class BadgeComponent(Component):
+    """The component of another package."""
+
+    name = "badges"
+
+    def authenticator(self) -> Badges:
+        return Badges()
+
+
+@pytest.fixture(autouse=True)
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meshwright.app.component_types", lambda: [*component_types(), BadgeComponent])
+
+
 @asynccontextmanager
 async def badge_mesh(folder: Path) -> AsyncIterator[Api]:
     settings = load_settings(folder, model="offline", durability="normal")
     mesh = build_mesh(settings, project=folder, agents=[Echo])
-    mesh.authenticator = Authenticators([Badges()], mesh.keys, settings)
     async with (
         mesh,
         serving(mesh, "127.0.0.1", 0) as server,
@@ -84,7 +99,7 @@ async def test_a_caller_without_the_role_names_no_other_tenant_for_a_model_call(
         )
         assert (status, problem["field"]) == (403, "tenant_id")
         assert (await api.call("POST", "/complete", json=call, headers=shows("acme/ada")))[0] == 200
-        while not (costs := await api.mesh.costs("agent", tenant_id="acme")).items:
+        while not (costs := await api.mesh.get(Spending).costs("agent", tenant_id="acme")).items:
             await asyncio.sleep(0.01)  # a call is logged while its answer is on its way
     assert [line.key for line in costs.items] == ["ada"]
 
@@ -102,7 +117,7 @@ async def test_mqtt_takes_tenant_and_requester_from_the_authenticator(tmp_path: 
             reply="outcome",
         )
         assert outcome["success"]
-        assert (await mesh.task("t1", "factory")).requested_by == "device ada"
+        assert (await mesh.get(Tasks).task("t1", "factory")).requested_by == "device ada"
 
 
 @asynccontextmanager
@@ -111,9 +126,8 @@ async def badge_edge(folder: Path, broker: Mosquitto) -> AsyncIterator[Mesh]:
     settings = partial(load_settings, folder, model="offline", durability="normal")
     mesh = build_mesh(settings(), project=folder, agents=[Echo])
     mesh.settings = settings(mqtt_url=broker.url)
-    mesh.authenticator = Authenticators([Badges()], mesh.keys, mesh.settings)
     edge = MqttEdge(mesh)
-    for kind, *_ in mesh.component(Courier).actors():
+    for kind, *_ in mesh.get(Courier).actors():
         mesh.host.register(kind)
     async with mesh:
         await edge.start()

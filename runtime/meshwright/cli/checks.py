@@ -124,8 +124,9 @@ def _prompts_of_packages(settings: Settings) -> list[str]:
     if not installed(COMPONENTS):
         return []
     from meshwright.app import build_mesh
+    from meshwright.prompts import PromptSources
 
-    return build_mesh(settings, agents=()).prompts.names()
+    return build_mesh(settings, agents=()).get(PromptSources).names()
 
 
 @click.command()

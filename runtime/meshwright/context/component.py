@@ -10,6 +10,8 @@ from meshwright.context.plan import DEFAULT_RULES
 from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextService
 from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import Mesh
+from meshwright.models.port import Model
+from meshwright.prompts import PromptSources
 
 
 class ContextComponent(Component):
@@ -31,11 +33,10 @@ class ContextComponent(Component):
         """Take the memory store of the last component that has one."""
         mesh = self.mesh
         self._stores = offered(mesh, lambda component: component.memory_store())
-        mesh.memory = self._stores[0]
+        mesh.provide(self._stores[0], MemoryStore)
         here = mesh.role.runs(CONTEXT_SERVICE)
-        mesh.context = ContextClient(
-            mesh.host, mesh.model, mesh.prompts, rules=DEFAULT_RULES if here else None
-        )
+        rules = DEFAULT_RULES if here else None
+        mesh.provide(ContextClient(mesh.host, mesh.get(Model), mesh.get(PromptSources), rules=rules))
 
     async def erase(self, tenant_id: str, task_ids: Sequence[str]) -> None:
         """Delete what the tasks have remembered, also in stores that are no longer used."""

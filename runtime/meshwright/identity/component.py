@@ -12,7 +12,7 @@ from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.keys import Keys
 from meshwright.ledger.virtual_keys import KEY, KEYS, KeyProjection, VirtualKey, VirtualKeys
 from meshwright.mesh import Mesh
-from meshwright.orchestration.component import ORCHESTRATION
+from meshwright.roles import ORCHESTRATION
 
 if TYPE_CHECKING:
     from meshwright.identity.oidc import OidcTokens
@@ -48,7 +48,7 @@ class KeysComponent(Component):
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        mesh.keys = Keys(mesh.host, mesh.log, has_log=mesh.has_log)
+        mesh.provide(Keys(mesh.host, mesh.log, has_log=mesh.has_log))
 
     def projections(self) -> Iterable[Projection]:
         """The list of keys."""
@@ -56,13 +56,13 @@ class KeysComponent(Component):
 
     def authenticator(self) -> Authenticator:
         """Keys and the admin token."""
-        return KeyAuthenticator(self.mesh.keys, self.mesh.settings)
+        return KeyAuthenticator(self.mesh.get(Keys), self.mesh.settings)
 
     def assemble(self) -> None:
         """Take the authenticators of all components."""
         mesh = self.mesh
         known = offered(mesh, lambda component: component.authenticator())
-        mesh.authenticator = Authenticators(known, mesh.keys, mesh.settings)
+        mesh.provide(Authenticators(known, mesh.get(Keys), mesh.settings))
 
     def actors(self) -> Iterable[Actors]:
         """Each key, and whether callers need one."""

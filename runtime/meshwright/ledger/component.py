@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 
+from meshwright.agent import AgentTypes
 from meshwright.component import Actors, Component
 from meshwright.events.projections import Projection
 from meshwright.kernel.turns import ActorKind
@@ -14,8 +15,8 @@ from meshwright.ledger.allowances import ALLOWANCES, AllowanceKeeper, Allowances
 from meshwright.ledger.budgets import Budgets
 from meshwright.ledger.costs import CallProjection, last_answered
 from meshwright.mesh import Mesh
-from meshwright.models.port import Model, ModelWrapper
-from meshwright.orchestration.component import ORCHESTRATION
+from meshwright.models.port import Model, ModelWrapper, PriceList
+from meshwright.roles import ORCHESTRATION
 
 
 class LedgerComponent(Component):
@@ -25,10 +26,10 @@ class LedgerComponent(Component):
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        of_agents = (budget for agent in mesh.agent_types for budget in agent.budgets)
-        mesh.allowances = Allowances(mesh.host)
+        of_agents = (budget for agent in mesh.get(AgentTypes) for budget in agent.budgets)
+        allowances = mesh.provide(Allowances(mesh.host))
         declared = [*mesh.settings.ledger.budgets, *of_agents]
-        mesh.budgets = Budgets(declared, mesh.host, mesh.allowances)
+        mesh.provide(Budgets(declared, mesh.host, allowances))
 
     def model_wrappers(self) -> Iterable[ModelWrapper]:
         """Keeps calls within the budgets, and records each.
@@ -40,7 +41,7 @@ class LedgerComponent(Component):
     def _accounted(self, model: Model) -> Model:
         mesh = self.mesh
         past = partial(mesh.log.view, last_answered) if mesh.has_log else None
-        return Accounted(model, mesh.budgets, mesh.prices, call_events(mesh.host), past)
+        return Accounted(model, mesh.get(Budgets), mesh.get(PriceList), call_events(mesh.host), past)
 
     def projections(self) -> Iterable[Projection]:
         """The calls of models and their costs."""

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from typing import Any
 
+from meshwright.agent import AgentTypes
 from meshwright.agents.binding import start_warnings
 from meshwright.agents.component import agents_here, tell_task
 from meshwright.agents.loader import project_file
@@ -17,7 +18,7 @@ from meshwright.core import topics
 from meshwright.core.errors import HostError, MeshError, ModelError
 from meshwright.core.messages import Event
 from meshwright.core.plugins import MODELS, installed
-from meshwright.events.status import DeploymentStatus
+from meshwright.events.inbox import Inbox
 from meshwright.events.waits import wake_waiting
 from meshwright.mesh import Mesh
 from meshwright.models.adapt import Adapted
@@ -33,7 +34,17 @@ from meshwright.models.circuits import (
     recovered,
 )
 from meshwright.models.overview import Deployments
-from meshwright.models.port import Adapter, Model, ModelRequest, ModelWindow, ModelWrapper, wrapped
+from meshwright.models.port import (
+    Adapter,
+    GivenModel,
+    Model,
+    ModelRequest,
+    ModelWindow,
+    ModelWindows,
+    ModelWrapper,
+    PriceList,
+    wrapped,
+)
 from meshwright.models.prices import Prices, prices_of
 from meshwright.models.select import (
     PREFIX,
@@ -43,6 +54,7 @@ from meshwright.models.select import (
     choose_model,
     with_named_models,
 )
+from meshwright.prompts import PromptSources
 from meshwright.services.agent_config.component import AgentConfigs
 
 _logger = logging.getLogger("meshwright.models")
@@ -57,16 +69,15 @@ class ModelsComponent(Component):
         super().__init__(mesh)
         settings = mesh.settings
         path = self._path = project_file(mesh.project, settings.models.config)
-        self.circuits = Circuits()
-        self.chosen = self._choose() if mesh.given_model is None else adapter_for(mesh.given_model)
-        self._is_fixed = mesh.given_model is not None or settings.models.adapter == "offline"
-        self._configs = mesh.component(AgentConfigs)
-        mesh.groups = None if (groups := self.chosen.groups()) is None else tuple(sorted(groups))
+        self.circuits, given = Circuits(), mesh.get(GivenModel).model
+        self.chosen = self._choose() if given is None else adapter_for(given)
+        self._is_fixed = given is not None or settings.models.adapter == "offline"
+        self._configs = mesh.get(AgentConfigs)
         self._models = self._base()
-        mesh.window_of = self._window_of
+        mesh.provide(self._models.price_list, PriceList)
+        mesh.provide(self, ModelWindows)
         self.circuits.on_change = self._tell
-        mesh.deployments_left_alone = self._left_alone
-        mesh.deployments = Deployments(self.chosen, path, settings.ledger.default_price, self.circuits)
+        mesh.provide(Deployments(self.chosen, path, settings.ledger.default_price, self.circuits))
         mesh.host.listen(topics.MESH, self._learn, (COOLED_DOWN, REFUSED, RECOVERED))
         self._waking: asyncio.Task[None] | None = None
 
@@ -84,12 +95,13 @@ class ModelsComponent(Component):
     def assemble(self) -> None:
         """Make the one chain for every caller: the wrappers of all components, around what was chosen."""
         offers = reversed(offered(self.mesh, lambda component: component.model_wrappers()))
-        self.mesh.model = wrapped(self._models, (wrapper for offer in offers for wrapper in offer))
+        model = wrapped(self._models, (wrapper for offer in offers for wrapper in offer))
+        self._model = self.mesh.provide(model, Model)
 
     async def start(self) -> None:
         """Try again what was refused before: this process may have been started with another key."""
         if self._is_front:
-            for deployment, status in await self.mesh.inbox.refused():
+            for deployment, status in await self.mesh.get(Inbox).refused():
                 self._tell(RECOVERED, recovered(deployment, status or 401))
 
     async def erase(self, tenant_id: str, task_ids: Sequence[str]) -> None:
@@ -102,25 +114,24 @@ class ModelsComponent(Component):
         if self._waking is not None:
             self._waking.cancel()
             await asyncio.gather(self._waking, return_exceptions=True)
-        await self.mesh.model.close()
+        await self._model.close()
 
     def warnings(self) -> Iterable[str]:
         """Warns about improbable settings in litellm_config.yaml and about tags without a deployment."""
-        return start_warnings(self.chosen, self.mesh.prompts, self.mesh.agent_types)
+        return start_warnings(self.chosen, self.mesh.get(PromptSources), self.mesh.get(AgentTypes))
 
-    def _window_of(self, model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str) -> ModelWindow:
+    def window_of(self, model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str) -> ModelWindow:
         """The window of an agent's model: that of its configuration, else of the one named."""
         configured = None if self._is_fixed else self._configs.last_read(tenant_id, agent_id)
         if configured is not None:
             return _listed_window(configured.model)
-        return self.mesh.prices.window(model, tags)
+        return self._models.price_list.window(model, tags)
 
     def _base(self) -> ConfiguredModels:
         """The model below all wrappers: what was chosen, and the models of configurations."""
         price = self.mesh.settings.ledger.default_price
         guarded = Guarded(self.chosen, self.circuits) if self.chosen.kind == "http" else self.chosen
         models = ConfiguredModels(guarded, prices_of(self.chosen, price), price, self.circuits)
-        self.mesh.prices = models.price_list
         self._configs.on_read = partial(self._retain, models)
         return models
 
@@ -161,18 +172,6 @@ class ModelsComponent(Component):
         if mesh.settings.models.adapter == "offline":
             return chosen
         return with_named_models(chosen, agents_here(mesh), path, circuits=shared)
-
-    def _left_alone(self) -> list[DeploymentStatus]:
-        return [
-            DeploymentStatus(
-                deployment=circuit.deployment,
-                since=circuit.since,
-                until=circuit.until,
-                status=None if circuit.error.retryable else circuit.error.answered,
-                reason=circuit.error.reason or str(circuit.error),
-            )
-            for circuit in self.circuits.open()
-        ]
 
     @property
     def _is_front(self) -> bool:

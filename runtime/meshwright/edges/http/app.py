@@ -35,8 +35,9 @@ from meshwright.edges.http.events import Streams
 from meshwright.edges.http.pages import page_routers
 from meshwright.edges.http.routing import ANY_PROBLEM, RouterKinds, complete_document, make_router
 from meshwright.edges.http.sessions import CREDENTIALS, Sessions
-from meshwright.identity.auth import Credentials, bearer_of
+from meshwright.identity.auth import Authenticators, Credentials, bearer_of
 from meshwright.mesh import Mesh
+from meshwright.orchestration.tenants import Tenants
 
 _DESCRIPTION = """
 Give tasks to a mesh of agents, follow them, and read what happened.
@@ -106,9 +107,9 @@ def create_app(
     kinds = RouterKinds(route for router in (*routers, *others, *pages) for route in router.routes)
     handle_errors(app)
     app.state.sessions = Sessions(
-        mesh.authenticator,
+        mesh.get(Authenticators),
         mesh.host.clock.now,
-        tenants=mesh.tenants,
+        tenants=mesh.get(Tenants),
         max_streams=mesh.settings.http.max_streams,
     )
     bare = {} if only_models else _BARE
@@ -164,9 +165,9 @@ class _Gate:
     """Refuses what no honest client sends, and asks the authenticator for the caller of every request.
 
     The Host header must be one of this mesh's names (DNS rebinding): those of loopback, `allowed_hosts` and,
-    where the mesh listens off loopback, IP addresses and the machine's own name. Where a browser names an
-    Origin, that must be the host which is asked, or an allowed one (cross-site requests). WebSockets are
-    looked at too. Credentials are checked before a body is read; open routers need none.
+    where the mesh listens off loopback, IP addresses and the machine's own name. If a browser names an
+    Origin, it must be the requested host, or an allowed one (cross-site requests). WebSockets are looked at
+    too. Credentials are checked before a body is read; open routers need none.
     """
 
     def __init__(
@@ -178,8 +179,8 @@ class _Gate:
     ) -> None:
         self._app = app
         self._mesh = mesh
-        self._authenticator = mesh.authenticator
-        self._single = _SINGLE | {name.encode() for name in mesh.authenticator.headers}
+        self._authenticator = mesh.get(Authenticators)
+        self._single = _SINGLE | {name.encode() for name in self._authenticator.headers}
         self._bare = bare
         self._names = frozenset(mesh.settings.http.allowed_hosts)
         self._exposed_names = self._names | {socket.gethostname().lower()}

@@ -71,7 +71,7 @@ class MqttEdge:
         self._notices = Notices(mesh.tell)
         self._views = Views(topics, self._notices, facts=bool(settings.mqtt.clients))
         self._outcomes = OutcomeSender(topics, self._notices)
-        mesh.component(Courier).register(self._outcomes, everywhere=True)
+        mesh.get(Courier).register(self._outcomes, everywhere=True)
         self._commands = Commands(mesh, topics, self._notices, self._client_id)
         self._presence = RetainedPresence(mesh, topics, self._notices)
         self._inbox = RetainedInbox(mesh, topics, self._notices)
