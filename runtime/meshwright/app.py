@@ -14,7 +14,6 @@ from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.errors import ConfigError
 from meshwright.core.plugins import COMPONENTS, STORES, did_you_mean, installed
 from meshwright.core.tracing import NoTracing, Tracing
-from meshwright.edges.channels.component import persona_agents
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
@@ -49,7 +48,7 @@ def build_mesh(
     project = project or Path.cwd()
     if agents is None:
         agents = load_agents(project_file(project, settings.agents.dir), project)
-    agents = [*agents, *persona_agents(settings)]
+    agents = [*agents, *described_agents(settings)]
     make_runtime = _store(_store_of(settings))  # also where another is given: a wrong name is refused
     role, tracing = role or ProcessRole(), _tracing(settings)
     database = database_of(settings, project)
@@ -68,6 +67,7 @@ def build_mesh(
     )
     kinds = component_types()
     mesh.apps = tuple(app for kind in kinds for app in kind.apps)
+    mesh.facts = _facts(kinds)
     _join(mesh, [_added(mesh, kind) for kind in kinds])
     return mesh
 
@@ -93,6 +93,11 @@ def component_types() -> list[type[Component]]:
     return found
 
 
+def described_agents(settings: Settings) -> list[type[Agent]]:
+    """The agents that the settings of components describe."""
+    return [agent for component in component_types() for agent in component.agents(settings)]
+
+
 def build_worker(settings: Settings, *, app_id: str, replica: bool = False) -> Mesh:
     """Build one worker of a mesh on Dapr, which runs one app.
 
@@ -100,7 +105,7 @@ def build_worker(settings: Settings, *, app_id: str, replica: bool = False) -> M
     and settings that cannot be used, and for an app that is unknown.
     """
     agents = load_agents(project_file(Path.cwd(), settings.agents.dir), Path.cwd())
-    ids = [agent.agent_id for agent in (*agents, *persona_agents(settings))]
+    ids = [agent.agent_id for agent in (*agents, *described_agents(settings))]
     role = role_of(app_id, ids, replica=replica)
     return build_mesh(settings, agents=agents, role=role)
 
@@ -179,6 +184,21 @@ def _join(mesh: Mesh, components: Sequence[Component]) -> None:
     mesh.eraser.hooks = tuple(component.erase for component in components)
     mesh.encrypted = tuple(column for component in components for column in component.encrypted())
     mesh.warnings = tuple(warning for component in components for warning in component.warnings())
+
+
+def _facts(components: Sequence[type[Component]]) -> dict[str, frozenset[str]]:
+    """The fields that are facts, by type of event. Raises ConfigError where a component names another's."""
+    facts: dict[str, frozenset[str]] = {}
+    owners: dict[str, str] = {}
+    for component in components:
+        for kind in component.facts:
+            family = f"{kind.partition('.')[0]}.*"
+            owner = owners.get(kind) or owners.get(family)
+            if owner is not None and owner != component.name:
+                raise ConfigError(f"Components {owner} and {component.name} both name facts of events {kind}")
+        owners |= dict.fromkeys(component.facts, component.name)
+        facts |= {kind: frozenset(fields.split()) for kind, fields in component.facts.items()}
+    return facts
 
 
 def _taken(mesh: Mesh, name: str, owner: str, other: str) -> ConfigError:

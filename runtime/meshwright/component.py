@@ -13,17 +13,21 @@ Ours are listed in `meshwright.parts`; a package registers its own under the ent
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel
 
+from meshwright.agent import Agent
+from meshwright.core.display import EventWords
+from meshwright.core.resources import Resource
 from meshwright.events.projections import Projection
 from meshwright.kernel.host import Subscription
 from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import Mesh
 from meshwright.roles import EVERYWHERE, Part
+from meshwright.settings import Settings
 from meshwright.sql.encrypted import EncryptedColumn
 
 if TYPE_CHECKING:
@@ -58,6 +62,16 @@ class Component:
     name: ClassVar[str]
     settings: ClassVar[type[BaseModel] | None] = None
     apps: ClassVar[tuple[str, ...]] = ()
+    facts: ClassVar[Mapping[str, str]] = {}
+    """The fields of its events that a viewer without contents sees, by type: `{"pager.*": "number minutes"}`.
+
+    `family.*` stands for the other types of a family. The names of what an event is about, such as `task_id`
+    and `agent_id`, and the type of an `error` are always seen, texts over 128 characters never.
+    """
+    event_words: ClassVar[Mapping[str, EventWords]] = {}
+    """How its events read in `mesh events` and in the timeline of a task, by type or `family.*`."""
+    resources: ClassVar[Sequence[Resource]] = ()
+    """The things that it keeps: `mesh NAME` and `client.resource(NAME)` follow from their description."""
 
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
@@ -94,6 +108,11 @@ class Component:
         that is included in another counts as a usual one.
         """
         return None
+
+    @classmethod
+    def agents(cls, settings: Settings) -> Iterable[type[Agent]]:
+        """The agents that its settings describe, beside those of the project."""
+        return ()
 
     @classmethod
     def commands(cls) -> Iterable[click.Command]:

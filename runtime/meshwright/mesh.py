@@ -126,6 +126,7 @@ class Mesh:
         self.components: list[Part] = []
         self.warnings: tuple[str, ...] = ()
         self.encrypted: tuple[EncryptedColumn, ...] = ()
+        self.facts: Mapping[str, frozenset[str]] = {}
         self.audit = Audit(self.host, self.log)
         self.eraser = Eraser(self.host, self.log, self.database, self.audit, self.tracing)
         self._secret_keys = KeyFile(self.settings.secrets.file or self.database.folder / SECRET_KEY, new_key)

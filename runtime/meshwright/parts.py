@@ -5,16 +5,29 @@ They are named, not imported: a table is imported with the settings, a component
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, NamedTuple
 
 
 class BuiltIn(NamedTuple):
-    """A part: its name, and where its component and the table of its settings are, as `module:name`."""
+    """A part: its name, and where its component and the table of its settings are, as `module:name`.
+
+    Read without a mesh: the `words` of its events, the `resources` that it keeps, and its `commands` with
+    their lines in `mesh --help`, which are in the module `commands` of its package.
+    """
 
     name: str
     component: str = ""
     table: str = ""
+    words: str = ""
+    resources: str = ""
+    commands: Mapping[str, str] = {}
+
+    @property
+    def package(self) -> str:
+        """The package of its component."""
+        return self.component.partition(":")[0].rpartition(".")[0]
 
 
 BUILTIN = (
@@ -27,7 +40,12 @@ BUILTIN = (
     BuiltIn("tenants", table="orchestration.settings:TenantsSettings"),
     BuiltIn("presence", table="orchestration.settings:PresenceSettings"),
     BuiltIn("approvals", table="tools.settings:ApprovalsSettings"),
-    BuiltIn("audit", "events.component:AuditComponent", "events.settings:AuditSettings"),
+    BuiltIn(
+        "audit",
+        "events.component:AuditComponent",
+        "events.settings:AuditSettings",
+        words="events.event_words:WORDS",
+    ),
     BuiltIn("tracing", "events.component:TracingComponent", "events.settings:TracingSettings"),
     BuiltIn("prompts", "agents.component:PromptsComponent", "agents.settings:PromptsSettings"),
     BuiltIn("ledger", "ledger.component:LedgerComponent", "ledger.settings:LedgerSettings"),
@@ -36,25 +54,50 @@ BUILTIN = (
         "agent_config",
         "services.agent_config.component:AgentConfigs",
         "services.agent_config.settings:AgentConfigSettings",
+        resources="services.agent_config.resources:RESOURCES",
+        commands={"config": "Change what a mesh does while it runs."},
     ),
-    BuiltIn("models", "models.component:ModelsComponent", "models.settings:ModelsSettings"),
-    BuiltIn("context", "context.component:ContextComponent", "context.settings:ContextSettings"),
-    BuiltIn("agents", "agents.component:AgentsComponent", "agents.settings:AgentsSettings"),
+    BuiltIn(
+        "models",
+        "models.component:ModelsComponent",
+        "models.settings:ModelsSettings",
+        words="models.event_words:WORDS",
+    ),
+    BuiltIn(
+        "context",
+        "context.component:ContextComponent",
+        "context.settings:ContextSettings",
+        words="context.event_words:WORDS",
+    ),
+    BuiltIn(
+        "agents",
+        "agents.component:AgentsComponent",
+        "agents.settings:AgentsSettings",
+        words="agents.event_words:WORDS",
+    ),
     BuiltIn(
         "orchestration",
         "orchestration.component:OrchestrationComponent",
         "orchestration.settings:OrchestrationSettings",
+        words="orchestration.event_words:WORDS",
     ),
     BuiltIn("people", "events.component:PeopleComponent", "orchestration.settings:PeopleSettings"),
-    BuiltIn("contents", "run.component:ContentsComponent"),
+    BuiltIn("contents", "run.component:ContentsComponent", words="run.event_words:WORDS"),
     BuiltIn("replies", "edges.replies:Courier"),
     BuiltIn("mqtt", "edges.mqtt.component:MqttComponent", "edges.mqtt.settings:MqttSettings"),
     BuiltIn("publishers", "edges.cloud_events:PublishersComponent"),
     BuiltIn(
-        "schedules", "services.schedules.component:Schedules", "services.schedules.settings:SchedulesSettings"
+        "schedules",
+        "services.schedules.component:Schedules",
+        "services.schedules.settings:SchedulesSettings",
+        resources="services.schedules.resources:RESOURCES",
+        commands={"schedules": "List schedules, make them, pause, resume and run them."},
     ),
     BuiltIn(
-        "webhooks", "edges.webhooks.component:WebhooksComponent", "edges.webhooks.settings:WebhooksSettings"
+        "webhooks",
+        "edges.webhooks.component:WebhooksComponent",
+        "edges.webhooks.settings:WebhooksSettings",
+        commands={"webhooks": "List webhook sources and rules; try a delivery."},
     ),
     BuiltIn("channels", "edges.channels.component:Channels", "edges.channels.settings:ChannelsSettings"),
 )

@@ -14,9 +14,10 @@ import click
 
 from meshwright.cli.connect import Connection, one_of, talk
 from meshwright.cli.options import Target, confirm, json_option, mesh_options, yes_option
-from meshwright.cli.output import Document, document, echo_json
+from meshwright.cli.output import document, echo_json
 from meshwright.cli.resources import KEYS, group_of
 from meshwright.core.access import ALL_ROLES, KEY_ROLES, Role
+from meshwright.core.display import Document
 from meshwright.core.errors import nearest
 
 if TYPE_CHECKING:

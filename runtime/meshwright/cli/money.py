@@ -11,9 +11,11 @@ import click
 
 from meshwright.cli.connect import Connection, talk, whole_id
 from meshwright.cli.options import AMOUNT, ON_EMPTY, Target, json_option, mesh_options
-from meshwright.cli.output import Column, Document, document, dollars, echo_json, show, table
+from meshwright.cli.output import document, echo_json, show, table
 from meshwright.cli.resources import ALLOWANCES, BUDGETS, group_of
+from meshwright.core.display import Document, dollars
 from meshwright.core.errors import InvalidInput, NotFound
+from meshwright.core.resources import Column
 
 if TYPE_CHECKING:
     from meshwright.ledger.proxy import LiteLLMProxy

@@ -18,9 +18,11 @@ import click
 
 from meshwright.cli.connect import announced, report_problems, with_admin_token
 from meshwright.cli.options import WholeNumber, data_option, database_option
-from meshwright.cli.output import Column, Document, styled, table
+from meshwright.cli.output import styled, table
 from meshwright.cli.project import require_trust, trust_option
 from meshwright.core.clock import unless
+from meshwright.core.display import Document
+from meshwright.core.resources import Column
 
 if TYPE_CHECKING:
     from socket import socket
@@ -315,10 +317,10 @@ def _apps(settings: Settings, *, per_agent: bool, replicas: int) -> list[AppSpec
     if not per_agent:
         return one_app(replicas)
     from meshwright.agents.loader import load_agents, project_file
-    from meshwright.edges.channels.component import persona_agents
+    from meshwright.app import described_agents
 
     agents = load_agents(project_file(Path(), settings.agents.dir), Path())
-    agents += persona_agents(settings)
+    agents += described_agents(settings)
     return app_per_agent([agent.agent_id for agent in agents if not agent.reads_log], replicas)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from meshwright.component import Actors, Component
+from meshwright.context.event_words import FACTS
 from meshwright.context.memory import Memory
 from meshwright.context.plan import DEFAULT_RULES
 from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextService
@@ -16,6 +17,7 @@ class ContextComponent(Component):
     """The context of agents: planned by rules, compressed by a model, with memories."""
 
     name = "context"
+    facts = FACTS
     apps = (CONTEXT_SERVICE,)
 
     def __init__(self, mesh: Mesh) -> None:

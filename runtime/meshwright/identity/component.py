@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 from meshwright.component import Actors, Check, Component
 from meshwright.events.projections import Projection
@@ -17,6 +18,10 @@ class KeysComponent(Component):
     """Virtual keys of callers."""
 
     name = "keys"
+    facts: ClassVar[Mapping[str, str]] = {
+        "key.*": "key_id key roles budget created_at expires_at revoked_at",
+        "keys.*": "keys",
+    }
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 from meshwright.component import Actors, Component
 from meshwright.events.projections import Projection
@@ -19,6 +20,10 @@ class LedgerComponent(Component):
     """Budgets, of the settings and of agents, each with its account."""
 
     name = "ledger"
+    facts: ClassVar[Mapping[str, str]] = {
+        "budget.*": "budget scope key limit limit_usd spent window amount_usd",
+        "allowance.*": "name scope of limit_usd window on_empty",
+    }
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

@@ -35,18 +35,19 @@ from meshwright.models.circuits import (
     Retrying,
     recovered,
 )
+from meshwright.models.event_words import FACTS
 from meshwright.models.overview import Deployments
 from meshwright.models.port import Adapter, Model, ModelRequest, ModelWindow
 from meshwright.models.prices import Prices, prices_of
 from meshwright.models.select import (
     PREFIX,
+    AgentModels,
     Configured,
     ConfiguredModels,
     adapter_for,
     choose_model,
     with_named_models,
 )
-from meshwright.services.agent_config.component import AgentConfigs
 
 _logger = logging.getLogger("meshwright.models")
 
@@ -55,6 +56,7 @@ class ModelsComponent(Component):
     """The model that answers: chosen by the settings, with retries, a cache and the ledger around it."""
 
     name = "models"
+    facts = FACTS
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
@@ -62,8 +64,8 @@ class ModelsComponent(Component):
         path = project_file(mesh.project, settings.models.config)
         self.circuits = Circuits()
         self.chosen = self._choose() if mesh.given_model is None else adapter_for(mesh.given_model)
-        self._is_fixed = mesh.given_model is not None or settings.models.adapter == "offline"
-        self._configs = mesh.component(AgentConfigs)
+        is_fixed = mesh.given_model is not None or settings.models.adapter == "offline"
+        self._configs = None if is_fixed else _configured_by(mesh)
         mesh.groups = None if (groups := self.chosen.groups()) is None else tuple(sorted(groups))
         mesh.model = self._chain(path)
         mesh.window_of = self._window_of
@@ -97,7 +99,7 @@ class ModelsComponent(Component):
 
     def _window_of(self, model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str) -> ModelWindow:
         """The window of an agent's model: that of its configuration, else of the one named."""
-        configured = None if self._is_fixed else self._configs.last_read(tenant_id, agent_id)
+        configured = None if self._configs is None else self._configs.last_read(tenant_id, agent_id)
         if configured is not None:
             return _listed_window(configured.model)
         return self.mesh.prices.window(model, tags)
@@ -114,7 +116,6 @@ class ModelsComponent(Component):
         price = settings.ledger.default_price
         models = ConfiguredModels(guarded, prices_of(self.chosen, price), price, self.circuits)
         mesh.prices = models.price_list
-        self._configs.on_read = partial(self._retain, models)
         max_wait = MAX_WAIT_SECONDS if settings.models.park else None
         agents = [agent for agent in agents_here(mesh) if agent.num_retries is not None]
         tries = {agent.agent_id: 1 + (agent.num_retries or 0) for agent in agents}
@@ -123,7 +124,10 @@ class ModelsComponent(Component):
         cache = self._cache = cached(retrying, settings, folder, path, clock, kind=kind)
         past = partial(mesh.log.view, last_answered) if mesh.has_log else None
         adapted = Adapted(Accounted(cache, mesh.budgets, mesh.prices, call_events(mesh.host), past))
-        return adapted if self._is_fixed else Configured(adapted, self._configs, models)
+        if self._configs is None:
+            return adapted
+        self._configs.on_read = partial(self._retain, models)
+        return Configured(adapted, self._configs, models)
 
     def checks(self) -> Iterable[Check]:
         """Which model answers, and whether a cache in Redis can be reached."""
@@ -198,6 +202,11 @@ class ModelsComponent(Component):
         context, delay = request.context, round(delay_seconds, 3)
         payload = {"error": _fault(error), "delay_seconds": delay, "step": context.step}
         tell_task(self.mesh, "model.retried", payload, context, request.user)
+
+
+def _configured_by(mesh: Mesh) -> AgentModels | None:
+    """The component that configures the models of agents, if the mesh has one."""
+    return next((part for part in mesh.components if isinstance(part, AgentModels)), None)
 
 
 def _fault(error: MeshError) -> dict[str, str]:

@@ -13,6 +13,7 @@ from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.spending import Spending
 from meshwright.mesh import Mesh
 from meshwright.orchestration.acceptance import Admission
+from meshwright.orchestration.event_words import FACTS
 from meshwright.orchestration.orchestrator import Orchestrator, task_of
 from meshwright.orchestration.presence import Presence
 from meshwright.orchestration.registry import Registry
@@ -30,6 +31,7 @@ class OrchestrationComponent(Component):
     """Which agents are there, which of them gets a task, and how many tasks may be open."""
 
     name = "orchestration"
+    facts = FACTS
     apps = (ORCHESTRATION, FRONT)
 
     def __init__(self, mesh: Mesh) -> None:

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from meshwright.component import Component
 from meshwright.mesh import Mesh
 from meshwright.run.erasure import Contents
+from meshwright.run.event_words import FACTS
 
 
 class ContentsComponent(Component):
     """Deletes what was said at the steps of old tasks, where the settings say after how many days."""
 
     name = "contents"
+    facts = FACTS
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
