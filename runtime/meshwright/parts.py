@@ -48,8 +48,29 @@ BUILTIN = (
     ),
     BuiltIn("tracing", "events.component:TracingComponent", "events.settings:TracingSettings"),
     BuiltIn("prompts", "agents.component:PromptsComponent", "agents.settings:PromptsSettings"),
-    BuiltIn("ledger", "ledger.component:LedgerComponent", "ledger.settings:LedgerSettings"),
-    BuiltIn("keys", "identity.component:KeysComponent", "identity.settings:KeysSettings"),
+    BuiltIn(
+        "ledger",
+        "ledger.component:LedgerComponent",
+        "ledger.settings:LedgerSettings",
+        resources="ledger.resources:RESOURCES",
+        commands={
+            "costs": "Sum up what model calls cost.",
+            "budgets": "Show budgets and spend, and raise them.",
+            "allow": "Allow an agent, a tenant or a tag an amount a day.",
+        },
+    ),
+    BuiltIn(
+        "keys",
+        "identity.component:KeysComponent",
+        "identity.settings:KeysSettings",
+        resources="identity.resources:RESOURCES",
+        commands={
+            "keys": "Manage virtual API keys.",
+            "erase": "Erase the contents of tasks for good.",
+            "verify": "Verify that the event log is as it was written.",
+            "secrets": "Manage the keys that encrypt stored secrets.",
+        },
+    ),
     BuiltIn(
         "agent_config",
         "services.agent_config.component:AgentConfigs",
@@ -62,6 +83,7 @@ BUILTIN = (
         "models.component:ModelsComponent",
         "models.settings:ModelsSettings",
         words="models.event_words:WORDS",
+        commands={"models": "Show groups, deployments, tags and prices; say where a call goes."},
     ),
     BuiltIn(
         "context",
@@ -74,6 +96,7 @@ BUILTIN = (
         "agents.component:AgentsComponent",
         "agents.settings:AgentsSettings",
         words="agents.event_words:WORDS",
+        resources="agents.resources:RESOURCES",
     ),
     BuiltIn(
         "orchestration",

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 import click
 
 from meshwright.agents.event_words import code_changed
+from meshwright.agents.resources import AGENTS
 from meshwright.cli.connect import Connection, running_mesh, talk
 from meshwright.cli.options import Target, data_option, json_option, mesh_options
 from meshwright.cli.output import document, styled
 from meshwright.cli.project import Declared, declared_agents, require_trust, trust_option
-from meshwright.cli.resources import AGENTS, group_of
+from meshwright.cli.resources import group_of
 from meshwright.core.display import Document
 from meshwright.core.errors import ConfigError, MeshError, in_one_line
 

@@ -12,7 +12,6 @@ import click
 
 from meshwright.cli import output
 from meshwright.cli.connect import Connection, listed, talk, whole_id
-from meshwright.cli.money import TASK_BUDGET, estimated
 from meshwright.cli.options import (
     FILE,
     JSON_OBJECT,
@@ -28,12 +27,12 @@ from meshwright.cli.options import (
 )
 from meshwright.cli.output import document
 from meshwright.cli.project import trust_option
-from meshwright.cli.resources import spent_of
 from meshwright.cli.steps import file_rows, save_files, show_steps, step_path
 from meshwright.core import display
 from meshwright.core.display import Document, dollars, fault, finish, join, local_time, score, short
 from meshwright.core.errors import NotFound
 from meshwright.core.resources import Column
+from meshwright.ledger.resources import TASK_BUDGET, estimated, spent_of
 
 if TYPE_CHECKING:
     from meshwright.work.protocol import Wait

@@ -1,4 +1,4 @@
-"""`mesh models`, and `mesh config agents`, which says which model each agent calls."""
+"""`mesh models`: groups, deployments and prices, where a call goes, and tests."""
 
 from __future__ import annotations
 
