@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from meshwright.kernel.envelope import ActorRef
     from meshwright.mesh import Mesh
     from meshwright.models.named import ModelSettings, open_model, with_fallbacks
+    from meshwright.orchestration.tasks import Tasks
     from meshwright.run import Run
     from meshwright.run.context import Delegation
     from meshwright.settings import Settings, load_settings
@@ -61,6 +62,7 @@ HOMES = {
     "Run": "run",
     "Settings": "settings",
     "Task": "core.messages",
+    "Tasks": "orchestration.tasks",
     "TaskRequest": "core.messages",
     "ToolContext": "tools.tool",
     "ToolFailed": "core.errors",
@@ -75,7 +77,7 @@ HOMES = {
     "turn": "kernel.actor",
     "with_fallbacks": "models.named",
 }
-"""Where each public name lives."""
+"""The module of each public name."""
 
 __all__ = [
     "Actor",
@@ -105,6 +107,7 @@ __all__ = [
     "Settings",
     "Task",
     "TaskRequest",
+    "Tasks",
     "ToolContext",
     "ToolFailed",
     "Toolset",

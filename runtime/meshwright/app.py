@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from meshwright.agent import Agent
+from meshwright.agent import Agent, AgentTypes
 from meshwright.agents.loader import load_agents, project_file
 from meshwright.component import Component
 from meshwright.core.capability import LLM_SERVICE
@@ -17,12 +17,14 @@ from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
-from meshwright.models.port import Model
+from meshwright.models.port import GivenModel, Model
 from meshwright.parts import BUILTIN, imported
 from meshwright.roles import FRONT, ProcessRole
 from meshwright.runtimes import RUNTIMES, StoreDeps
 from meshwright.settings import Settings
 from meshwright.sql.database import Database
+from meshwright.sql.encrypted import Secrets
+from meshwright.sql.folder import SECRET_KEY
 from meshwright.sql.sqlite import SqliteDatabase
 
 WHOLE_MESH = "mesh"
@@ -53,6 +55,8 @@ def build_mesh(
     role, tracing = role or ProcessRole(), _tracing(settings)
     database = database_of(settings, project)
     log = EventLog(database, keep_days=settings.keep_events_days)
+    keys = [key.get_secret_value() for key in settings.secrets.keys]
+    secrets = Secrets(database, keys, settings.secrets.file or database.folder / SECRET_KEY)
     deps = StoreDeps(settings, role, database, log, clock or SystemClock(), tracing)
     mesh = Mesh(
         settings,
@@ -62,9 +66,11 @@ def build_mesh(
         database=database,
         log=log,
         tracing=tracing,
-        agent_types=agents,
-        given_model=model,
+        cipher=secrets.cipher,
     )
+    mesh.provide(secrets)
+    mesh.provide(AgentTypes(agents))
+    mesh.provide(GivenModel(model))
     kinds = component_types()
     mesh.apps = tuple(app for kind in kinds for app in kind.apps)
     mesh.facts = _facts(kinds)
@@ -157,14 +163,13 @@ def _store(name: str) -> Callable[[StoreDeps], Runtime]:
 
 
 def _added(mesh: Mesh, component: type[Component]) -> Component:
-    joined = component(mesh)
+    joined = mesh.provide(component(mesh))
     mesh.components.append(joined)
     return joined
 
 
 def _join(mesh: Mesh, components: Sequence[Component]) -> None:
     """Make the actors of all components known to the host, with their topics where they live here."""
-    mesh.host.attach(mesh.worker)
     for component in components:
         mesh.log.add(*component.projections())
         if (folder := component.migrations()) is not None:
@@ -181,8 +186,8 @@ def _join(mesh: Mesh, components: Sequence[Component]) -> None:
                     mesh.host.subscribe(subscription)
             else:
                 mesh.host.know(kind)
-    mesh.eraser.hooks = tuple(component.erase for component in components)
-    mesh.encrypted = tuple(column for component in components for column in component.encrypted())
+    columns = (column for component in components for column in component.encrypted())
+    mesh.get(Secrets).columns = tuple(columns)
     mesh.warnings = tuple(warning for component in components for warning in component.warnings())
 
 
@@ -202,7 +207,7 @@ def _facts(components: Sequence[type[Component]]) -> dict[str, frozenset[str]]:
 
 
 def _taken(mesh: Mesh, name: str, owner: str, other: str) -> ConfigError:
-    agent = next((agent for agent in mesh.agent_types if agent.agent_id == name), None)
+    agent = next((agent for agent in mesh.get(AgentTypes) if agent.agent_id == name), None)
     if agent is None:
         return ConfigError(f"Components {owner} and {other} both have actors of the type {name!r}")
     what = f"agent_id {name!r} of {agent.__name__} is the name of a part of the mesh"

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel
 
-from meshwright.agent import Agent
 from meshwright.core.display import EventWords
 from meshwright.core.resources import Resource
 from meshwright.events.projections import Projection
@@ -33,6 +32,8 @@ from meshwright.sql.encrypted import EncryptedColumn
 if TYPE_CHECKING:
     import click
     from fastapi import APIRouter
+
+    from meshwright.agent import Agent
 
 
 class Actors(NamedTuple):
@@ -56,7 +57,8 @@ class Check(NamedTuple):
 class Component:
     """A part of a mesh. It is made with the mesh, after the components that are listed before it.
 
-    `config` holds its settings, `apps` names the apps of a mesh on Dapr that consist of it.
+    It gets what those provide by `mesh.get(Registry)`, and provides its own by `mesh.provide(thing)`; it is
+    provided itself. `config` holds its settings, `apps` names the apps of a mesh on Dapr that consist of it.
     """
 
     name: ClassVar[str]
@@ -126,6 +128,9 @@ class Component:
     def warnings(self) -> Iterable[str]:
         """Lines that are printed at the start of the mesh."""
         return ()
+
+    async def drain(self, seconds: float) -> None:
+        """Take nothing new, and let what runs end; after that time leave the rest for the next start."""
 
     async def start(self) -> None:
         """Begin; the mesh takes messages already. Starts the `parts` of the component."""

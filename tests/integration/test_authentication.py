@@ -9,7 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from meshwright import Client, Mesh, build_mesh
+from meshwright import Client, Mesh, Tasks, build_mesh
 from meshwright.core.access import KEY_ROLES, Role
 from meshwright.core.messages import Caller
 from meshwright.edges.http.app import create_app
@@ -18,6 +18,7 @@ from meshwright.edges.mqtt.edge import MqttEdge
 from meshwright.edges.replies import Courier
 from meshwright.identity.auth import Credentials
 from meshwright.ledger.keys import Unauthenticated
+from meshwright.ledger.spending import Spending
 from tests.support.http_mesh import Api, Echo
 from tests.support.mqtt_broker import Mosquitto, ask, mosquitto
 from tests.support.settings import load_settings
@@ -83,7 +84,7 @@ async def test_a_caller_without_the_role_names_no_other_tenant_for_a_model_call(
         )
         assert (status, problem["field"]) == (403, "tenant_id")
         assert (await api.call("POST", "/complete", json=call, headers=shows("acme/ada")))[0] == 200
-        while not (costs := await api.mesh.costs("agent", tenant_id="acme")).items:
+        while not (costs := await api.mesh.get(Spending).costs("agent", tenant_id="acme")).items:
             await asyncio.sleep(0.01)  # a call is logged while its answer is on its way
     assert [line.key for line in costs.items] == ["ada"]
 
@@ -101,7 +102,7 @@ async def test_mqtt_takes_tenant_and_requester_from_the_authenticator(tmp_path: 
             reply="outcome",
         )
         assert outcome["success"]
-        assert (await mesh.task("t1", "factory")).requested_by == "device ada"
+        assert (await mesh.get(Tasks).task("t1", "factory")).requested_by == "device ada"
 
 
 @asynccontextmanager
@@ -111,7 +112,7 @@ async def badge_edge(folder: Path, broker: Mosquitto) -> AsyncIterator[Mesh]:
     mesh = build_mesh(settings(), project=folder, agents=[Echo])
     mesh.settings = settings(mqtt_url=broker.url)
     edge = MqttEdge(mesh, Badges())
-    for kind, *_ in mesh.component(Courier).actors():
+    for kind, *_ in mesh.get(Courier).actors():
         mesh.host.register(kind)
     async with mesh:
         await edge.start()

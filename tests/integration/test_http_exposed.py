@@ -22,6 +22,7 @@ from meshwright.core.errors import ConfigError
 from meshwright.edges.http.server import listen, local_socket, serve
 from meshwright.edges.tls import RELOADED, Certificate
 from meshwright.identity.auth import Credentials, KeyAuthenticator, Unauthenticated
+from meshwright.ledger.keys import Keys
 from meshwright.sql.folder import SOCKET_NAME, write_private
 from tests.support.http_mesh import http_mesh
 from tests.support.running_mesh import MESH, mesh, mesh_up
@@ -201,7 +202,7 @@ async def test_the_socket_lets_its_own_user_in_and_no_key_is_needed(tmp_path: Pa
 
 async def test_another_user_at_the_socket_is_no_administrator(tmp_path: Path) -> None:
     async with http_mesh(tmp_path, require_keys=True) as api:
-        authenticator = KeyAuthenticator(api.mesh.keys, api.mesh.settings)
+        authenticator = KeyAuthenticator(api.mesh.get(Keys), api.mesh.settings)
         for uid in (os.geteuid(), 0):
             assert (await authenticator.authenticate(Credentials(peer_uid=uid))).all_tenants
         with pytest.raises(Unauthenticated):

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import build_mesh
+from meshwright import Tasks, build_mesh
 from meshwright.core.messages import Usage
 from meshwright.events.filter import EventFilter
 from meshwright.models.errors import Unsupported
 from meshwright.models.http import ApiModel
-from meshwright.models.port import ModelReply, ModelRequest, OnDelta
+from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta
 from meshwright.testing import mesh_for
 from tests.support.interrupted_mesh import keeper
 from tests.support.settings import load_settings
@@ -49,7 +49,7 @@ async def test_few_frames_lie_between_a_run_and_the_wire(
     (tmp_path / "litellm_config.yaml").write_text(CONFIG)
     settings = load_settings(tmp_path, store="memory", model="router")
     async with build_mesh(settings, project=tmp_path, agents=[keeper(model=named)]) as mesh:
-        assert (await mesh.ask("keeper", "Do it.")).success
+        assert (await mesh.get(Tasks).ask("keeper", "Do it.")).success
     frames = [*stacks[-1], "http.complete"]
     assert frames[0] == "run.converse"
     assert len(frames) <= MAX_FRAMES, " ".join(frames)
@@ -76,7 +76,7 @@ async def test_each_form_of_a_request_is_a_call_with_an_event_of_its_own() -> No
     asked = ModelRequest(messages=(), user="keeper", response_schema={"type": "object"})
     model = NoSchemas()
     async with mesh_for(keeper(), model=model) as mesh:
-        assert (await mesh.mesh.model.complete(asked)).content == "{}"
+        assert (await mesh.mesh.get(Model).complete(asked)).content == "{}"
         tail = mesh.mesh.log.tail(EventFilter(event_type="model.called", after_seq=0))
         events = [await anext(tail), await anext(tail)]
     assert [event.payload["outcome"] for event in events] == ["failed", "ok"]

@@ -71,13 +71,17 @@ class BoundAgent:
         self.tools = {tool.name: LimitedTool(tool, self._timeout_seconds) for tool in tools}
 
 
+class BoundAgents(dict[str, BoundAgent]):
+    """The agents of a process, by agent id."""
+
+
 def bind_agents(
     classes: Sequence[type[Agent]],
     settings: ToolSettings,
     on_overrun: Callable[[Overrun], None] = lambda overrun: None,
-) -> dict[str, BoundAgent]:
+) -> BoundAgents:
     """Make each agent with its tools, by agent id. Raises ConfigError."""
-    return {cls.agent_id: BoundAgent(cls(), settings, on_overrun) for cls in classes}
+    return BoundAgents({cls.agent_id: BoundAgent(cls(), settings, on_overrun) for cls in classes})
 
 
 def toolsets_of(agent: type[Agent]) -> list[type[Toolset]]:

@@ -69,9 +69,9 @@ class _Unexpected(click.ClickException):
 
 def _commands_of_packages() -> dict[str, click.Command]:
     """The commands that installed packages bring; where one has the name of ours, ours counts."""
-    from meshwright.core.plugins import COMPONENTS, installed
+    from meshwright.outline import brought
 
-    components = [plugin.load() for plugin in installed(COMPONENTS)]
+    components = [*brought()]
     commands = [command for component in components for command in component.commands()]
     if resources := [kept for component in components for kept in component.resources]:
         from meshwright.cli.resources import group_of

@@ -18,20 +18,14 @@ from meshwright.core.display import Document
 from meshwright.core.resources import Resource, Verb
 
 
-def items_of(resource: Resource, target: Target) -> list[Document]:
-    """All things of a resource, as the chosen mesh lists them."""
-
-    async def find(mesh: Connection) -> list[Document]:
-        return await mesh.client.items(resource.path)
-
-    return talk(target, find, need=resource.need)
-
-
 def group_of(resource: Resource, find: Callable[[Target], list[Document]] | None = None) -> click.Group:
     """The commands of a resource: alone and as `list` it lists them, with `find` where its route does not."""
 
+    def listed(target: Target) -> list[Document]:
+        return talk(target, lambda mesh: mesh.client.items(resource.path), need=resource.need)
+
     def show_all(target: Target, *, as_json: bool) -> None:
-        found = find(target) if find else items_of(resource, target)
+        found = (find or listed)(target)
         show(found, resource.columns, as_json=as_json, empty=resource.empty)
 
     @click.group(resource.command or resource.name, help=resource.help, invoke_without_command=True)

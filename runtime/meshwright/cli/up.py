@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from meshwright.settings import Settings
     from meshwright.stack.stack import AppSpec
     from meshwright.stack.supervisor import Supervisor
+    from meshwright.work import Worker
 
 WHOLE_MESH = "mesh"
 MODELS_APP, MODELS_PORT = "llm-service", 8002
@@ -216,16 +217,19 @@ async def _serve(
     Raises Abort where it was asked to stop once more before that.
     """
     from meshwright.cli.serving import collecting, writes_apart
+    from meshwright.prompts import Prompts
+    from meshwright.work import Worker
 
+    worker = mesh.get(Worker)
     report_problems(mesh)
     with watched:
         async with mesh:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, mesh.prompts.refresh)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, mesh.get(Prompts).refresh)
             if writes_apart(mesh.settings):
                 mesh.database.write_apart()
-            async with collecting(lambda: not mesh.worker.running):
+            async with collecting(lambda: not worker.running):
                 await serving(mesh, listener)
-            has_drained = await _drain(mesh)
+            has_drained = await _drain(worker)
     if not has_drained:
         raise click.Abort
 
@@ -256,14 +260,17 @@ async def _answer_probes(mesh: Mesh, listener: socket) -> None:
 
 
 def _greet(mesh: Mesh, url: str) -> None:
+    from meshwright.agents.binding import BoundAgents
+    from meshwright.models.port import Model
+
     click.echo(f"ready {url}")
-    click.echo(f"model: {mesh.model.name}", err=True)
+    click.echo(f"model: {mesh.get(Model).name}", err=True)
     for warning in mesh.warnings:
         click.echo(f"mesh: warning: {warning}", err=True)
     if mesh.settings.mqtt.url:
         click.echo(f"MQTT: {mesh.settings.mqtt.url}, topics below {mesh.settings.mqtt.prefix}/", err=True)
-    agents = f"agents: {', '.join(mesh.agents)}; " if mesh.agents else ""
-    click.echo(f"{agents}API: {url}/docs; Ctrl-C stops", err=True)
+    agents = ", ".join(mesh.get(BoundAgents))
+    click.echo(f"{f'agents: {agents}; ' if agents else ''}API: {url}/docs; Ctrl-C stops", err=True)
 
 
 def _on_stop_signals(stop: Callable[[], object]) -> None:
@@ -271,19 +278,19 @@ def _on_stop_signals(stop: Callable[[], object]) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop)
 
 
-async def _drain(mesh: Mesh) -> bool:
+async def _drain(worker: Worker) -> bool:
     """Let running work end for some seconds; asked to stop once more, leave it for the next start.
 
     Returns False where it was asked to.
     """
-    if not mesh.worker.running:
+    if not worker.running:
         return True
     hurry = asyncio.Event()
     _on_stop_signals(hurry.set)
-    running = f"{mesh.worker.running} running, with {_DRAIN_SECONDS} s to end"
+    running = f"{worker.running} running, with {_DRAIN_SECONDS} s to end"
     click.echo(f"{running}; Ctrl-C leaves them for the next start", err=True)
-    await unless(hurry, mesh.worker.drain(_DRAIN_SECONDS))
-    await mesh.worker.drain(0)
+    await unless(hurry, worker.drain(_DRAIN_SECONDS))
+    await worker.drain(0)
     for number in _STOP_SIGNALS:
         asyncio.get_running_loop().remove_signal_handler(number)
     return not hurry.is_set()

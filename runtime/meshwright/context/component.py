@@ -11,6 +11,8 @@ from meshwright.context.plan import DEFAULT_RULES
 from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextService
 from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import Mesh
+from meshwright.models.port import Model
+from meshwright.prompts import Prompts
 
 
 class ContextComponent(Component):
@@ -22,15 +24,14 @@ class ContextComponent(Component):
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        mesh.memory = Memory(mesh.database, mesh.host.clock)
+        self._memory = mesh.provide(Memory(mesh.database, mesh.host.clock))
         here = mesh.role.runs(CONTEXT_SERVICE)
-        mesh.context = ContextClient(
-            mesh.host, mesh.model, mesh.prompts, rules=DEFAULT_RULES if here else None
-        )
+        rules = DEFAULT_RULES if here else None
+        mesh.provide(ContextClient(mesh.host, mesh.get(Model), mesh.get(Prompts), rules=rules))
 
     async def erase(self, tenant_id: str, task_ids: Sequence[str]) -> None:
         """Delete what the tasks have remembered."""
-        await self.mesh.memory.erase(tenant_id, task_ids)
+        await self._memory.erase(tenant_id, task_ids)
 
     def actors(self) -> Iterable[Actors]:
         """The context-service."""

@@ -62,7 +62,7 @@ class Notifier(ABC):
 def notifier_of(mesh: Mesh) -> Notifier:
     """The notifier of a mesh. Raises InvalidInput where it has none."""
     try:
-        return mesh.component(Notifier)
+        return mesh.get(Notifier)
     except LookupError:
         raise not_allowed() from None
 

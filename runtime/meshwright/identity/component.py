@@ -11,7 +11,7 @@ from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.keys import Keys
 from meshwright.ledger.virtual_keys import KEY, KEYS, KeyProjection, VirtualKey, VirtualKeys
 from meshwright.mesh import Mesh
-from meshwright.orchestration.component import ORCHESTRATION
+from meshwright.roles import ORCHESTRATION
 
 
 class KeysComponent(Component):
@@ -25,7 +25,7 @@ class KeysComponent(Component):
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        mesh.keys = Keys(mesh.host, mesh.log, has_log=mesh.has_log)
+        mesh.provide(Keys(mesh.host, mesh.log, has_log=mesh.has_log))
 
     def projections(self) -> Iterable[Projection]:
         """The list of keys."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
+from meshwright.agent import AgentTypes
 from meshwright.component import Actors, Component
 from meshwright.events.projections import Projection
 from meshwright.kernel.turns import ActorKind
@@ -13,7 +14,7 @@ from meshwright.ledger.allowances import ALLOWANCES, AllowanceKeeper, Allowances
 from meshwright.ledger.budgets import Budgets
 from meshwright.ledger.costs import CallProjection
 from meshwright.mesh import Mesh
-from meshwright.orchestration.component import ORCHESTRATION
+from meshwright.roles import ORCHESTRATION
 
 
 class LedgerComponent(Component):
@@ -27,10 +28,10 @@ class LedgerComponent(Component):
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        of_agents = (budget for agent in mesh.agent_types for budget in agent.budgets)
-        mesh.allowances = Allowances(mesh.host)
+        of_agents = (budget for agent in mesh.get(AgentTypes) for budget in agent.budgets)
+        allowances = mesh.provide(Allowances(mesh.host))
         declared = [*mesh.settings.ledger.budgets, *of_agents]
-        mesh.budgets = Budgets(declared, mesh.host, mesh.allowances)
+        mesh.provide(Budgets(declared, mesh.host, allowances))
 
     def projections(self) -> Iterable[Projection]:
         """The calls of models and their costs."""

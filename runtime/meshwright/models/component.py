@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from meshwright.agent import AgentTypes
 from meshwright.agents.binding import start_warnings
 from meshwright.agents.component import agents_here, tell_task
 from meshwright.agents.loader import project_file
@@ -18,9 +19,10 @@ from meshwright.core import topics
 from meshwright.core.errors import HostError, MeshError, ModelError
 from meshwright.core.messages import Event
 from meshwright.core.plugins import MODELS, installed
-from meshwright.events.status import DeploymentStatus
+from meshwright.events.inbox import Inbox
 from meshwright.events.waits import wake_waiting
 from meshwright.ledger.accounting import Accounted, call_events
+from meshwright.ledger.budgets import Budgets
 from meshwright.ledger.costs import last_answered
 from meshwright.mesh import Mesh
 from meshwright.models.adapt import Adapted
@@ -37,7 +39,7 @@ from meshwright.models.circuits import (
 )
 from meshwright.models.event_words import FACTS
 from meshwright.models.overview import Deployments
-from meshwright.models.port import Adapter, Model, ModelRequest, ModelWindow
+from meshwright.models.port import Adapter, GivenModel, Model, ModelRequest, ModelWindow, ModelWindows
 from meshwright.models.prices import Prices, prices_of
 from meshwright.models.select import (
     PREFIX,
@@ -48,6 +50,7 @@ from meshwright.models.select import (
     choose_model,
     with_named_models,
 )
+from meshwright.prompts import Prompts
 
 _logger = logging.getLogger("meshwright.models")
 
@@ -62,23 +65,21 @@ class ModelsComponent(Component):
         super().__init__(mesh)
         settings = mesh.settings
         path = project_file(mesh.project, settings.models.config)
-        self.circuits = Circuits()
-        self.chosen = self._choose() if mesh.given_model is None else adapter_for(mesh.given_model)
-        is_fixed = mesh.given_model is not None or settings.models.adapter == "offline"
+        self.circuits, given = Circuits(), mesh.get(GivenModel).model
+        self.chosen = self._choose() if given is None else adapter_for(given)
+        is_fixed = given is not None or settings.models.adapter == "offline"
         self._configs = None if is_fixed else _configured_by(mesh)
-        mesh.groups = None if (groups := self.chosen.groups()) is None else tuple(sorted(groups))
-        mesh.model = self._chain(path)
-        mesh.window_of = self._window_of
+        self._model = mesh.provide(self._chain(path), Model)
+        mesh.provide(self, ModelWindows)
         self.circuits.on_change = self._tell
-        mesh.deployments_left_alone = self._left_alone
-        mesh.deployments = Deployments(self.chosen, path, settings.ledger.default_price, self.circuits)
+        mesh.provide(Deployments(self.chosen, path, settings.ledger.default_price, self.circuits))
         mesh.host.listen(topics.MESH, self._learn, (COOLED_DOWN, REFUSED, RECOVERED))
         self._waking: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Try again what was refused before: this process may have been started with another key."""
         if self._is_front:
-            for deployment, status in await self.mesh.inbox.refused():
+            for deployment, status in await self.mesh.get(Inbox).refused():
                 self._tell(RECOVERED, recovered(deployment, status or 401))
 
     async def erase(self, tenant_id: str, task_ids: Sequence[str]) -> None:
@@ -91,18 +92,18 @@ class ModelsComponent(Component):
         if self._waking is not None:
             self._waking.cancel()
             await asyncio.gather(self._waking, return_exceptions=True)
-        await self.mesh.model.close()
+        await self._model.close()
 
     def warnings(self) -> Iterable[str]:
         """Warns about improbable settings in litellm_config.yaml and about tags without a deployment."""
-        return start_warnings(self.chosen, self.mesh.prompts, self.mesh.agent_types)
+        return start_warnings(self.chosen, self.mesh.get(Prompts), self.mesh.get(AgentTypes))
 
-    def _window_of(self, model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str) -> ModelWindow:
+    def window_of(self, model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str) -> ModelWindow:
         """The window of an agent's model: that of its configuration, else of the one named."""
         configured = None if self._configs is None else self._configs.last_read(tenant_id, agent_id)
         if configured is not None:
             return _listed_window(configured.model)
-        return self.mesh.prices.window(model, tags)
+        return self._prices.window(model, tags)
 
     def _chain(self, path: Path) -> Model:
         """The one chain for every caller: adapt, account, cache, retry, then what was chosen.
@@ -115,7 +116,7 @@ class ModelsComponent(Component):
         guarded = Guarded(self.chosen, self.circuits) if is_server else self.chosen
         price = settings.ledger.default_price
         models = ConfiguredModels(guarded, prices_of(self.chosen, price), price, self.circuits)
-        mesh.prices = models.price_list
+        self._prices = models.price_list
         max_wait = MAX_WAIT_SECONDS if settings.models.park else None
         agents = [agent for agent in agents_here(mesh) if agent.num_retries is not None]
         tries = {agent.agent_id: 1 + (agent.num_retries or 0) for agent in agents}
@@ -123,7 +124,7 @@ class ModelsComponent(Component):
         folder, kind = mesh.database.folder, self.chosen.kind
         cache = self._cache = cached(retrying, settings, folder, path, clock, kind=kind)
         past = partial(mesh.log.view, last_answered) if mesh.has_log else None
-        adapted = Adapted(Accounted(cache, mesh.budgets, mesh.prices, call_events(mesh.host), past))
+        adapted = Adapted(Accounted(cache, mesh.get(Budgets), self._prices, call_events(mesh.host), past))
         if self._configs is None:
             return adapted
         self._configs.on_read = partial(self._retain, models)
@@ -154,18 +155,6 @@ class ModelsComponent(Component):
         if mesh.settings.models.adapter == "offline":
             return chosen
         return with_named_models(chosen, agents_here(mesh), path, circuits=shared)
-
-    def _left_alone(self) -> list[DeploymentStatus]:
-        return [
-            DeploymentStatus(
-                deployment=circuit.deployment,
-                since=circuit.since,
-                until=circuit.until,
-                status=None if circuit.error.retryable else circuit.error.answered,
-                reason=circuit.error.reason or str(circuit.error),
-            )
-            for circuit in self.circuits.open()
-        ]
 
     @property
     def _is_front(self) -> bool:
@@ -206,7 +195,10 @@ class ModelsComponent(Component):
 
 def _configured_by(mesh: Mesh) -> AgentModels | None:
     """The component that configures the models of agents, if the mesh has one."""
-    return next((part for part in mesh.components if isinstance(part, AgentModels)), None)
+    try:
+        return mesh.get(AgentModels)
+    except LookupError:
+        return None
 
 
 def _fault(error: MeshError) -> dict[str, str]:

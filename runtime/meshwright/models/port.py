@@ -350,6 +350,20 @@ class ModelWindow(NamedTuple):
     output: int | None = None
 
 
+class GivenModel(NamedTuple):
+    """The model that takes the place of the one that the settings choose, where there is one."""
+
+    model: Model | None
+
+
+class ModelWindows(Protocol):
+    """Knows the window of each agent's model, which may be configured for a tenant."""
+
+    def window_of(self, model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str) -> ModelWindow:
+        """The window of a model with some tags, for an agent of a tenant."""
+        ...
+
+
 class PriceList(Protocol):
     """Says what calls cost; None where it does not know."""
 

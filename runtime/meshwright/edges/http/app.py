@@ -36,7 +36,9 @@ from meshwright.edges.http.events import Streams
 from meshwright.edges.http.routing import ANY_PROBLEM, RouterKinds, complete_document, make_router
 from meshwright.edges.http.sessions import CREDENTIALS, Sessions
 from meshwright.identity.auth import Authenticator, Credentials, KeyAuthenticator, bearer_of
+from meshwright.ledger.keys import Keys
 from meshwright.mesh import Mesh
+from meshwright.orchestration.tenants import Tenants
 
 _DESCRIPTION = """
 Give tasks to a mesh of agents, follow them, and read what happened.
@@ -111,11 +113,11 @@ def create_app(
     app.router.routes.extend(pages.routes)
     kinds = RouterKinds(route for router in (*routers, *others, pages) for route in router.routes)
     handle_errors(app)
-    authenticator = authenticator or KeyAuthenticator(mesh.keys, mesh.settings)
+    authenticator = authenticator or KeyAuthenticator(mesh.get(Keys), mesh.settings)
     app.state.sessions = Sessions(
         authenticator,
         mesh.host.clock.now,
-        tenants=mesh.tenants,
+        tenants=mesh.get(Tenants),
         max_streams=mesh.settings.http.max_streams,
     )
     bare = {} if only_models else _BARE
@@ -182,9 +184,9 @@ class _Gate:
     """Refuses what no honest client sends, and asks the authenticator for the caller of every request.
 
     The Host header must be one of this mesh's names (DNS rebinding): those of loopback, `allowed_hosts` and,
-    where the mesh listens off loopback, IP addresses and the machine's own name. Where a browser names an
-    Origin, that must be the host which is asked, or an allowed one (cross-site requests). WebSockets are
-    looked at too. Credentials are checked before a body is read; open routers need none.
+    where the mesh listens off loopback, IP addresses and the machine's own name. If a browser names an
+    Origin, it must be the requested host, or an allowed one (cross-site requests). WebSockets are looked at
+    too. Credentials are checked before a body is read; open routers need none.
     """
 
     def __init__(

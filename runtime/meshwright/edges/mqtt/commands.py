@@ -59,7 +59,7 @@ class Commands:
         self, mesh: Mesh, topics: Topics, notices: Notices, client_id: str, authenticator: Authenticator
     ) -> None:
         self._mesh = mesh
-        self._courier = mesh.component(Courier)
+        self._courier = mesh.get(Courier)
         self._topics = topics
         self._notices = notices
         self._client_id = client_id

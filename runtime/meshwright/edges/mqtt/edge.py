@@ -37,6 +37,7 @@ from meshwright.edges.mqtt.outgoing import (
 from meshwright.edges.replies import Courier
 from meshwright.edges.tls import CHECK_SECONDS, BrokerTls
 from meshwright.identity.auth import Authenticator, KeyAuthenticator
+from meshwright.ledger.keys import Keys
 from meshwright.mesh import Mesh
 
 _logger = logging.getLogger("meshwright.edges.mqtt")
@@ -72,8 +73,8 @@ class MqttEdge:
         self._notices = Notices(mesh.tell)
         self._views = Views(topics, self._notices, mesh.facts if settings.mqtt.clients else None)
         self._outcomes = OutcomeSender(topics, self._notices)
-        mesh.component(Courier).register(self._outcomes, everywhere=True)
-        authenticator = authenticator or KeyAuthenticator(mesh.keys, settings)
+        mesh.get(Courier).register(self._outcomes, everywhere=True)
+        authenticator = authenticator or KeyAuthenticator(mesh.get(Keys), settings)
         self._commands = Commands(mesh, topics, self._notices, self._client_id, authenticator)
         self._presence = RetainedPresence(mesh, topics, self._notices)
         self._inbox = RetainedInbox(mesh, topics, self._notices)
