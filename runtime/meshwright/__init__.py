@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from meshwright.agent import Agent
     from meshwright.app import build_mesh
     from meshwright.client import BlockingClient, Client
-    from meshwright.component import Actors, Check, Component
+    from meshwright.component import Actors, Check, Component, Pages
     from meshwright.core.capability import Capability
     from meshwright.core.display import EventWords
     from meshwright.core.errors import LimitReached, MeshError, ToolFailed, WaitExpired
@@ -57,6 +57,7 @@ HOMES = {
     "MeshError": "core.errors",
     "ModelSettings": "models.named",
     "Outcome": "core.messages",
+    "Pages": "component",
     "Receipt": "core.messages",
     "Resource": "core.resources",
     "Run": "run",
@@ -101,6 +102,7 @@ __all__ = [
     "MeshError",
     "ModelSettings",
     "Outcome",
+    "Pages",
     "Receipt",
     "Resource",
     "Run",

@@ -40,12 +40,13 @@ def build_mesh(
     clock: Clock | None = None,
     host: Callable[[StoreDeps], Runtime] | None = None,
     role: ProcessRole | None = None,
+    components: Sequence[type[Component]] = (),
 ) -> Mesh:
     """Build a mesh from its settings; nothing runs before `start`.
 
     `agents` replaces the project's `actors` folder, `model` the one that the settings choose, `host` what
-    the settings name; `role` says which apps of the mesh this process runs, by default all. Raises
-    ConfigError for files and settings that cannot be used.
+    the settings name; `role` says which apps of the mesh this process runs, by default all; `components` join
+    after those of installed packages. Raises ConfigError for files and settings that cannot be used.
     """
     project = project or Path.cwd()
     if agents is None:
@@ -71,7 +72,7 @@ def build_mesh(
     mesh.provide(secrets)
     mesh.provide(AgentTypes(agents))
     mesh.provide(GivenModel(model))
-    kinds = component_types()
+    kinds = [*component_types(), *components]
     mesh.apps = tuple(app for kind in kinds for app in kind.apps)
     mesh.facts = _facts(kinds)
     _join(mesh, [_added(mesh, kind) for kind in kinds])
@@ -170,6 +171,8 @@ def _added(mesh: Mesh, component: type[Component]) -> Component:
 
 def _join(mesh: Mesh, components: Sequence[Component]) -> None:
     """Make the actors of all components known to the host, with their topics where they live here."""
+    for component in components:
+        component.assemble()
     for component in components:
         mesh.log.add(*component.projections())
         if (folder := component.migrations()) is not None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from importlib.resources.abc import Traversable
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
@@ -34,6 +34,12 @@ if TYPE_CHECKING:
     from fastapi import APIRouter
 
     from meshwright.agent import Agent
+    from meshwright.context.memory import MemoryStore
+    from meshwright.identity.auth import Authenticator
+    from meshwright.models.port import ModelWrapper
+    from meshwright.prompts import PromptSource
+
+_OfferT = TypeVar("_OfferT")
 
 
 class Actors(NamedTuple):
@@ -52,6 +58,18 @@ class Check(NamedTuple):
 
     name: str
     ask: Callable[[], Awaitable[str]]
+
+
+class Pages(NamedTuple):
+    """Static files below a path: `index.html` is the page at the path itself.
+
+    They are read once, when the API is made. Files whose names begin with `.` or `__` are left out. Pages
+    that are not open take a caller with the role viewer.
+    """
+
+    path: str
+    folder: Traversable
+    is_open: bool = False
 
 
 class Component:
@@ -111,6 +129,32 @@ class Component:
         """
         return None
 
+    def pages(self) -> Iterable[Pages]:
+        """Its folders of static files for browsers."""
+        return ()
+
+    def authenticator(self) -> Authenticator | None:
+        """Its way to know callers, over HTTP and MQTT: by a cookie, a header or a token."""
+        return None
+
+    def prompt_source(self) -> PromptSource | None:
+        """Its prompts for agents. It is asked before the sources of components that joined earlier."""
+        return None
+
+    def memory_store(self) -> MemoryStore | None:
+        """Its store for the memories of agents, in place of those of components that joined earlier."""
+        return None
+
+    def model_wrappers(self) -> Iterable[ModelWrapper]:
+        """Its wrappers around the model, each at a position of the chain that every call passes."""
+        return ()
+
+    def assemble(self) -> None:
+        """Build what consists of the offers of several components.
+
+        Called once, in the order of the components, when all of them are made and before the mesh starts.
+        """
+
     @classmethod
     def agents(cls, settings: Settings) -> Iterable[type[Agent]]:
         """The agents that its settings describe, beside those of the project."""
@@ -141,3 +185,9 @@ class Component:
         """End. Idempotent, and called also where the start failed."""
         for part in reversed(self.parts):
             await part.stop()
+
+
+def offered(mesh: Mesh, hook: Callable[[Component], _OfferT | None]) -> list[_OfferT]:
+    """Returns what the components of a mesh offer by one of their hooks, that of the last one first."""
+    components = [part for part in reversed(mesh.components) if isinstance(part, Component)]
+    return [offer for component in components if (offer := hook(component)) is not None]

@@ -34,7 +34,7 @@ BUILTIN = (
     BuiltIn("http", table="edges.http.settings:HttpSettings"),
     BuiltIn("watchdog", table="edges.http.settings:WatchdogSettings"),
     BuiltIn("secrets", table="identity.settings:SecretsSettings"),
-    BuiltIn("oidc", table="identity.settings:OidcSettings"),
+    BuiltIn("oidc", "identity.component:OidcComponent", "identity.settings:OidcSettings"),
     BuiltIn("dapr", table="edges.settings:DaprSettings"),
     BuiltIn("tools", table="agents.settings:ToolsSettings"),
     BuiltIn("tenants", table="orchestration.settings:TenantsSettings"),

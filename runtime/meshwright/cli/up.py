@@ -217,14 +217,14 @@ async def _serve(
     Raises Abort where it was asked to stop once more before that.
     """
     from meshwright.cli.serving import collecting, writes_apart
-    from meshwright.prompts import Prompts
+    from meshwright.prompts import PromptSources
     from meshwright.work import Worker
 
     worker = mesh.get(Worker)
     report_problems(mesh)
     with watched:
         async with mesh:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, mesh.get(Prompts).refresh)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, mesh.get(PromptSources).reload)
             if writes_apart(mesh.settings):
                 mesh.database.write_apart()
             async with collecting(lambda: not worker.running):
