@@ -18,9 +18,11 @@ import click
 
 from meshwright.cli.connect import announced, report_problems, with_admin_token
 from meshwright.cli.options import WholeNumber, data_option, database_option
-from meshwright.cli.output import Column, Document, styled, table
+from meshwright.cli.output import styled, table
 from meshwright.cli.project import require_trust, trust_option
 from meshwright.core.clock import unless
+from meshwright.core.display import Document
+from meshwright.core.resources import Column
 
 if TYPE_CHECKING:
     from socket import socket
