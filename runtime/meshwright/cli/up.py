@@ -217,12 +217,11 @@ async def _serve(
 
     report_problems(mesh)
     with watched:
-        async with mesh:
+        async with collecting(lambda: not mesh.worker.running), mesh:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, mesh.prompts.refresh)
             if writes_apart(mesh.settings):
                 mesh.database.write_apart()
-            async with collecting(lambda: not mesh.worker.running):
-                await serving(mesh, listener)
+            await serving(mesh, listener)
             has_drained = await _drain(mesh)
     if not has_drained:
         raise click.Abort
