@@ -223,12 +223,11 @@ async def _serve(
     worker = mesh.get(Worker)
     report_problems(mesh)
     with watched:
-        async with mesh:
+        async with collecting(lambda: not worker.running), mesh:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, mesh.get(PromptSources).reload)
             if writes_apart(mesh.settings):
                 mesh.database.write_apart()
-            async with collecting(lambda: not worker.running):
-                await serving(mesh, listener)
+            await serving(mesh, listener)
             has_drained = await _drain(worker)
     if not has_drained:
         raise click.Abort
