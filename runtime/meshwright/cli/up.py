@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import re
 import signal
@@ -163,6 +164,7 @@ def _settings(**given: object) -> Settings:
 
 
 def _run(serving: Coroutine[Any, Any, None]) -> None:
+    gc.disable()  # until `collecting`: almost all that a start makes stays
     from meshwright.cli.serving import loop_factory
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
