@@ -51,6 +51,9 @@ class TaskDesk:
         self.log = log
         self._show = show
 
+    def get(self, kind: type[Any]) -> Any:
+        return self
+
     async def write(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         async def write() -> Any:
             result, events = await self.log.write(function, *args, **kwargs)

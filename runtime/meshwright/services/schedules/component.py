@@ -17,9 +17,12 @@ from meshwright.component import Component
 from meshwright.core.access import Role
 from meshwright.core.errors import ConfigError, InvalidInput, MeshError, NotFound
 from meshwright.core.messages import Caller, TaskRequest, new_id
+from meshwright.events.audit import Audit
 from meshwright.identity.rules import Rule, has_role
 from meshwright.mesh import Mesh
 from meshwright.orchestration.acceptance import make_task
+from meshwright.orchestration.registry import Registry
+from meshwright.orchestration.tasks import Tasks
 from meshwright.services.schedules import table
 from meshwright.services.schedules.runner import ScheduleRunner
 from meshwright.services.schedules.schedule import (
@@ -192,10 +195,10 @@ class Schedules(Component):
     def _check_task(self, task: TaskRequest, caller: Caller) -> None:
         """Raises the errors of submitting the task, naming its field."""
         try:
-            make_task(task, caller, now=self._clock.now(), limits=self.mesh.payload_limits)
-            known = self.mesh.registry.capabilities()
+            make_task(task, caller, now=self._clock.now(), limits=self.mesh.get(Tasks).payload_limits)
+            known = self.mesh.get(Registry).capabilities()
             if task.agent_id is not None:
-                self.mesh.registry.find(task.agent_id)
+                self.mesh.get(Registry).find(task.agent_id)
             elif task.capability not in known:
                 raise InvalidInput(
                     f"No agent has the capability {task.capability!r}",
@@ -210,13 +213,13 @@ class Schedules(Component):
         when = {"cron", "every_seconds", "at", "zone"}
         details = put.spec.model_dump(mode="json", include=when, exclude_none=True)
         subject = f"schedules/{key.schedule_id}"
-        async with self.mesh.audit.change(caller, "schedule.changed", subject, details):
+        async with self.mesh.get(Audit).change(caller, "schedule.changed", subject, details):
             return await self._runner.put(key, put, self.config.max_per_tenant)
 
     async def _change(self, caller: Caller, action: str, key: ScheduleKey, method: Callable[..., Any]) -> Any:
         """Audit a change of a schedule that exists, and make it."""
         await self._state(key)
-        async with self.mesh.audit.change(caller, f"schedule.{action}", f"schedules/{key.schedule_id}"):
+        async with self.mesh.get(Audit).change(caller, f"schedule.{action}", f"schedules/{key.schedule_id}"):
             return await self._runner.change(key, method)
 
     async def _declare(self) -> None:

@@ -17,7 +17,8 @@ from meshwright.core.errors import HostError, IdempotencyConflict, MeshError, No
 from meshwright.core.messages import ENDED, Caller, Event
 from meshwright.edges.replies import until_answered
 from meshwright.identity.operations import Operations
-from meshwright.mesh import FINAL, Mesh
+from meshwright.mesh import Mesh
+from meshwright.orchestration.acceptance import FINAL
 from meshwright.services.schedules import table
 from meshwright.services.schedules.schedule import (
     SOURCE,
