@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from meshwright.settings import Settings
 from meshwright.sql.database import Database
 
 _logger = logging.getLogger("meshwright.mesh")
+_ResultT = TypeVar("_ResultT")
 _ThingT = TypeVar("_ThingT")
 
 
@@ -124,15 +125,12 @@ class Mesh:
         """The aggregate of the events of this process."""
         return f"mesh/{self.host.incarnation}"
 
-    def tell(
+    def event(
         self, event_type: str, payload: Mapping[str, Any] | Json, *, topic: str = topics.MESH, **known: Any
-    ) -> None:
-        """Put an event of this process into the log; `known` are further fields of it.
-
-        Called where no caller could handle an error: an event that cannot be recorded becomes a warning.
-        """
+    ) -> Event:
+        """An event of this process, of now; `known` are further fields of it."""
         aggregate_id = self.aggregate_id
-        event = Event(
+        return Event(
             id=f"{aggregate_id}/{new_id()}",
             event_type=event_type,
             topic=topic,
@@ -141,10 +139,36 @@ class Mesh:
             payload=payload if isinstance(payload, Json) else dict(payload),
             **known,
         )
+
+    def tell(
+        self, event_type: str, payload: Mapping[str, Any] | Json, *, topic: str = topics.MESH, **known: Any
+    ) -> None:
+        """Put an event of this process into the log, made as `event` makes it.
+
+        Called where no caller could handle an error: an event that cannot be recorded becomes a warning.
+        """
         try:
-            self.host.emit([event])
+            self.host.emit([self.event(event_type, payload, topic=topic, **known)])
         except (HostError, TooLarge) as error:
             _logger.warning("%s is not recorded: %s", event_type, error)
+
+    async def write(
+        self, function: Callable[..., tuple[_ResultT, Sequence[Event]]], *args: Any, **kwargs: Any
+    ) -> _ResultT:
+        """Write rows and the events that tell of them in one transaction; durable when this returns.
+
+        Calls `function(session, ...)`, which writes the rows and returns a result and the events, perhaps in
+        another process: it is a function of a module, and what it takes and returns can be pickled. The
+        process has the event log (`has_log`). Raises StoreFailed, and what the function raises; then nothing
+        is written.
+        """
+
+        async def write() -> _ResultT:
+            result, events = await self.log.write(function, *args, **kwargs)
+            self.host.show(events)
+            return result
+
+        return await asyncio.shield(write())  # the events of what is written are shown, come what may
 
     async def failure(self) -> StoreFailed:
         """Wait until the store fails, and return why: what was accepted goes on at the next start."""

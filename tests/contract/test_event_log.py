@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from meshwright.core.errors import Conflict
 from meshwright.core.messages import Event, new_id
 from meshwright.events.filter import EventFilter, Matcher
+from meshwright.sql.database import Session
 from meshwright.sql.sqlite import SqliteDatabase
 from tests.support.event_logs import START, LogOnFile, event, open_log, seqs
 from tests.support.postgres import Location
@@ -296,3 +298,24 @@ async def test_a_random_key_is_found_among_many(store: LogOnFile, rng: random.Ra
     await store.write(events)
     for wanted in rng.sample(events, 20):
         assert await store.log.query(EventFilter(trace_id=wanted.trace_id)) == [wanted]
+
+
+def note(session: Session, name: str, is_wrong: bool = False) -> tuple[list[str], list[Event]]:
+    session.execute("CREATE TABLE IF NOT EXISTS notes (name TEXT)")
+    session.insert("notes (name)", [(name,)])
+    if is_wrong:
+        raise Conflict("There is another note", field="name")
+    names = [row[0] for row in session.execute("SELECT name FROM notes ORDER BY name").fetchall()]
+    return names, [event(0, id=name, event_type="note.made", payload={"name": name})]
+
+
+async def test_rows_and_the_events_that_tell_of_them_are_written_together(store: LogOnFile) -> None:
+    [before] = await store.write([event(1)])
+    names, [made] = await store.log.write(note, "a")
+    assert (names, made.seq, made.fields) == (["a"], (before.seq or 0) + 1, {"name": "a"})
+    with pytest.raises(Conflict, match="There is another note"):
+        await store.log.write(note, "b", is_wrong=True)
+    names, _ = await store.log.write(note, "c")
+    assert names == ["a", "c"]
+    logged = await store.log.query(EventFilter(event_type="note.made"))
+    assert [found.payload for found in logged] == [{"name": "a"}, {"name": "c"}]

@@ -18,7 +18,6 @@ from meshwright.core.access import Role
 from meshwright.core.encoding import encode
 from meshwright.core.errors import Forbidden, MeshError, NotFound, StoreUnavailable
 from meshwright.core.messages import Caller, Event
-from meshwright.core.schedule import ScheduleSpec
 from meshwright.events.audit import RECORDED, Audit
 from meshwright.events.filter import EventFilter
 from meshwright.events.tasks import TaskSubject
@@ -29,8 +28,9 @@ from meshwright.ledger.keys import Keys, Unauthenticated
 from meshwright.mesh import Mesh
 from meshwright.services.agent_config.component import AgentConfigs
 from meshwright.services.agent_config.records import AgentConfigRequest, AgentConfigUpdate
-from meshwright.services.schedules.actor import ScheduleKey
 from meshwright.services.schedules.component import Schedules
+from meshwright.services.schedules.schedule import ScheduleKey
+from meshwright.services.schedules.spec import ScheduleSpec
 from meshwright.testing import MeshUnderTest, mesh_for
 from meshwright.work.protocol import Wait
 

@@ -16,8 +16,8 @@ from meshwright.core.access import Role
 from meshwright.core.errors import NotFound
 from meshwright.core.messages import Caller
 from meshwright.orchestration.registry import Registry
-from meshwright.services.schedules.actor import ScheduleKey
 from meshwright.services.schedules.component import Schedules
+from meshwright.services.schedules.schedule import ScheduleKey
 from meshwright.testing import Faults, ManualClock, ScriptedModel, mesh_for
 from meshwright.work import Worker
 from tests.support.observer import PATIENCE_SECONDS, Watch
@@ -165,6 +165,7 @@ async def test_a_mesh_that_was_down_for_three_days_makes_up_as_it_is_told(
         await before.advance(60, until={"schedule.started": 0})
     await clock.advance(3 * DAY - 120)
     async with office(clock, tmp_path) as after:
+        await after.watch.until(lambda: bool(after.watch.of("schedule.missed")))
         await after.watch.until(lambda: len(after.watch.of("schedule.started")) == len(made_up))
         told = [event.payload["run"]["count"] for event in after.watch.of("schedule.missed")]
         await after.advance(60, until={"schedule.started": len(made_up) + 1})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import Any, NamedTuple, TypeVar
 
@@ -135,6 +135,18 @@ class EventLog:
         """
         rows = [table.row_of(event, None if repeats else table.own_id(event)) for event in events]
         return rows, self._now().timestamp()
+
+    async def write(
+        self, function: Callable[..., tuple[ResultT, Sequence[Event]]], *args: Any, **kwargs: Any
+    ) -> tuple[ResultT, list[Event]]:
+        """Call `function(session, ...)`, which writes rows, and log the events that it returns too.
+
+        That is one transaction, in which no other process logs events. Returns the result, and the events
+        with their `seq` once all is durable. Raises StoreFailed, and what the function raises.
+        """
+        now = self._now().timestamp()
+        result, events, written = await self._database.write(_write_with, function, args, kwargs, now)
+        return result, self.tell(events, written)
 
     def insert(self, session: Session, events: Sequence[Event]) -> Written:
         """Number and write events within a transaction of the writer's thread."""
@@ -388,3 +400,20 @@ def _prune_block(session: Session, block: int, rows: Sequence[Row], now: float) 
     deleted = table.delete_block(session, block)
     delete_ended_tasks(session, table.end_of(block))
     return deleted, table.insert(session, rows, now)
+
+
+def _write_with(
+    session: Session,
+    function: Callable[..., tuple[Any, Sequence[Event]]],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    now: float,
+) -> tuple[Any, list[Event], Written]:
+    table.lock(session)
+    result, found = function(session, *args, **kwargs)
+    events = [event.sealed(mend=True) for event in found]
+    return (
+        result,
+        events,
+        table.insert(session, [table.row_of(event, table.own_id(event)) for event in events], now),
+    )

@@ -109,9 +109,15 @@ def own_id(event: Event) -> str | None:
 # Writing
 
 
+def lock(session: Session) -> tuple[int, bytes]:
+    """Keep other processes from writing until the transaction ends; returns the last `seq` and its hash."""
+    [(last, head)] = session.execute(_LOCK_END[session.dialect]).fetchall()
+    return last, head
+
+
 def insert(session: Session, rows: Sequence[Row], now: float) -> Written:
     """Number and write rows of `row_of`. Those whose whole id is known are dropped."""
-    [(last, head)] = session.execute(_LOCK_END[session.dialect]).fetchall()
+    last, head = lock(session)
     first = last + 1  # no other writer takes numbers before this transaction ends
     dropped: list[int] = []
     if others := [row[_OTHER_ID] for row in rows if row[_OTHER_ID] is not None]:

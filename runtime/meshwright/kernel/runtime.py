@@ -76,7 +76,6 @@ class Runtime:
         self.kinds: Mapping[str, ActorKind] = self._cells.kinds
         self._timers = Timers(self.clock, self._load_alarms, self._ring)
         self._worker: Signals | None = None
-        self._attached: dict[str, Signals] = {}
         self._calls = itertools.count(1)
         self._former: set[str] = set()
         self._refusal: HostError | None = Draining("the mesh is not running", remedy=_TRY_AGAIN)
@@ -148,11 +147,9 @@ class Runtime:
         """
         return self.bus.listen(pattern, listener, types, sealed=sealed)
 
-    def attach(self, worker: Signals, *types: str) -> None:
-        """Give the signals of turns to this worker: those of some types of actors, or of all others."""
-        self._attached.update(dict.fromkeys(types, worker))
-        if not types:
-            self._worker = worker
+    def attach(self, worker: Signals) -> None:
+        """Give the signals of turns to this worker."""
+        self._worker = worker
 
     # Lifetime
 
@@ -322,6 +319,10 @@ class Runtime:
         """Show an event to the listeners of every process, at most once; it is not kept."""
         self._store.broadcast(event)
 
+    def show(self, events: Sequence[Event]) -> None:
+        """Show events that `EventLog.write` has logged to the listeners of every process, at most once."""
+        self._store.show(events)
+
     async def read(self, ref: ActorRef, shape: type[Struct] | None = None) -> Any:
         """The actor's committed state, or None if it never had a turn. Do not change it.
 
@@ -434,10 +435,9 @@ class Runtime:
         self.wake([ref], "wake")
 
     def _signal(self, ref: ActorRef, signals: Sequence[Any]) -> None:
-        worker = self._attached.get(ref.type, self._worker)
-        if worker is not None:
+        if self._worker is not None:
             for signal in signals:
-                worker.signal(ref, signal)
+                self._worker.signal(ref, signal)
 
     async def _trim_idle(self) -> None:
         while True:

@@ -211,6 +211,11 @@ class Store(ABC):
     def broadcast(self, event: Event) -> None:
         """Show an event to the listeners of every process, at most once. It is not kept."""
 
+    def show(self, events: Iterable[Event]) -> None:
+        """Show events that were logged with rows, and not by a batch, to the listeners of every process."""
+        for event in events:
+            self.broadcast(event)
+
     async def publish_raw(self, topic: str, body: bytes) -> None:
         """Publish a message for other programs. Raises StoreUnavailable while the broker is away."""
         raise NotFound(f"The store {self.name} has no broker", field="topic")

@@ -287,8 +287,7 @@ class AgentConfigs(Component, AgentModels):
         )
         changed = sorted(wanted.model_fields_set - {"agent_id"})
         async with self.mesh.get(Audit).change(caller, CREATED, _subject(row), {"changed": changed}):
-            await self.mesh.database.write(table.insert, row, self.config.max_agents)
-        return await self._changed(CREATED, row, changed)
+            return await self._write(CREATED, row, changed, table.insert, row, self.config.max_agents)
 
     async def update(self, caller: Caller, agent_id: str, wanted: AgentConfigUpdate) -> AgentConfig:
         """Change a configuration, in the same way. Raises NotFound, InvalidInput and Conflict."""
@@ -310,16 +309,14 @@ class AgentConfigs(Component, AgentModels):
             )
         changed = sorted(wanted.model_fields_set)
         async with self.mesh.get(Audit).change(caller, CHANGED, _subject(row), {"changed": changed}):
-            await self.mesh.database.write(table.replace, before, row)
-        return await self._changed(CHANGED, row, changed)
+            return await self._write(CHANGED, row, changed, table.replace, before, row)
 
     async def delete(self, caller: Caller, agent_id: str) -> AgentConfig:
         """Delete a configuration, in the same way. Raises NotFound."""
         CHANGE.check(caller)
         row = await self._find(caller.tenant_id, agent_id)
         async with self.mesh.get(Audit).change(caller, DELETED, _subject(row)):
-            await self.mesh.database.write(table.delete, row.tenant_id, row.agent_id)
-        return await self._changed(DELETED, row, [])
+            return await self._write(DELETED, row, [], table.delete, row.tenant_id, row.agent_id)
 
     async def _find(self, tenant_id: str, agent_id: str) -> AgentRow:
         if not self._has_table:
@@ -334,10 +331,10 @@ class AgentConfigs(Component, AgentModels):
             fields["llm_api_key_encrypted"] = encrypted
         return fields
 
-    async def _changed(self, event_type: str, row: AgentRow, changed: Sequence[str]) -> AgentConfig:
-        """Announce a change to every process; the event holds the configuration without its key."""
-        self._version += 1
-        await self.refresh()
+    async def _write(
+        self, event_type: str, row: AgentRow, changed: Sequence[str], write: Callable[..., None], *args: Any
+    ) -> AgentConfig:
+        """Make a change with the event that tells of it, which has the configuration without its key."""
         shown = AgentConfig.of(row)
         payload: dict[str, Any] = {
             "agent_id": row.agent_id,
@@ -346,8 +343,13 @@ class AgentConfigs(Component, AgentModels):
         }
         if event_type != DELETED:
             payload["config"] = shown.model_dump(mode="json", exclude={"problem"})
+        event = self.mesh.event(event_type, payload, tenant_id=row.tenant_id, agent_id=row.agent_id)
+        await self.mesh.write(table.write_with, event, write, *args)
+        self._version += 1
+        with suppress(ModelUnavailable):  # the next call tries again
+            await self.refresh()
+        if event_type != DELETED:
             shown.problem = self._problem(row)
-        self.mesh.tell(event_type, payload, tenant_id=row.tenant_id, agent_id=row.agent_id)
         return shown
 
     def _problem(self, row: AgentRow) -> str | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import Conflict, NotFound, Overloaded
+from meshwright.core.messages import Event
 from meshwright.sql.database import Session, marks
 
 DEFAULT = "default"
@@ -112,6 +114,14 @@ def replace(session: Session, before: AgentRow, row: AgentRow) -> None:
 def delete(session: Session, tenant_id: str, agent_id: str) -> None:
     """Delete a row."""
     session.execute(f"DELETE FROM agents {_WHERE}", (tenant_id, agent_id))  # noqa: S608 code
+
+
+def write_with(
+    session: Session, event: Event, write: Callable[..., None], *args: Any
+) -> tuple[None, list[Event]]:
+    """Make a change by a function of this module, and log the event that tells of it."""
+    write(session, *args)
+    return None, [event]
 
 
 def _write(session: Session, row: AgentRow) -> None:

@@ -8,7 +8,6 @@ from fastapi import Depends, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from meshwright.core.messages import ID_PATTERN, Caller, Identifier, new_id
-from meshwright.core.schedule import ScheduleSpec
 from meshwright.edges.http.routing import (
     CallerDep,
     MeshDep,
@@ -16,8 +15,9 @@ from meshwright.edges.http.routing import (
     make_router,
     problems,
 )
-from meshwright.services.schedules.actor import ScheduleKey
 from meshwright.services.schedules.component import CHANGE, SEE, DueTime, Schedules, ScheduleView
+from meshwright.services.schedules.schedule import ScheduleKey
+from meshwright.services.schedules.spec import ScheduleSpec
 from meshwright.services.schedules.table import ScheduledRun, SchedulePage
 
 router = make_router("schedules")

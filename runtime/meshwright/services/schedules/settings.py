@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from meshwright.core.messages import Identifier
-from meshwright.core.schedule import ScheduleSpec
+from meshwright.services.schedules.spec import ScheduleSpec
 from meshwright.settings.forms import Table
 
 

@@ -110,7 +110,7 @@ def last_due(
 ) -> tuple[list[datetime], int]:
     """The last `count` due times after one time and up to another, and how many come before them.
 
-    Where cron makes many, not all are counted: there are at least so many.
+    If cron makes many, not all are counted: there are at least so many.
     """
     if spec.every_seconds is not None:
         first, last = _number(spec, anchor, after) + 1, _number(spec, anchor, min(until, spec.until or until))
