@@ -95,8 +95,6 @@ async def test_an_upgrade_that_cannot_be_is_answered_without_a_warning(
 
 
 class Shelf(Component):
-    """A component with one folder of pages."""
-
     name = "shelf"
     path: ClassVar[str]
     folder: ClassVar[Path]
