@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
+from meshwright.agent import Agent
 from meshwright.events.projections import Projection
 from meshwright.kernel.host import Subscription
 from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import Mesh
 from meshwright.roles import EVERYWHERE, Part
+from meshwright.settings import Settings
 from meshwright.sql.encrypted import EncryptedColumn
 
 if TYPE_CHECKING:
@@ -84,6 +86,11 @@ class Component:
         self.parts: list[Part] = []
         made = getattr(mesh.settings, self.name, None)
         self.config: Any = self.settings() if made is None and self.settings else made
+
+    @classmethod
+    def agents(cls, settings: Settings) -> Iterable[type[Agent]]:
+        """The agents that it makes of the settings; the mesh has them beside those of the project."""
+        return ()
 
     def actors(self) -> Iterable[Actors]:
         """Its actors. Called once, before the mesh starts."""
