@@ -33,6 +33,8 @@ class Badges:
         tenant_id, slash, name = credentials.token.partition("/")
         if not slash:
             raise Unauthenticated("Show your badge")
+        if tenant_id == "torn":
+            raise KeyError(name)
         roles = frozenset({Role.ADMIN} if name == "boss" else KEY_ROLES)
         return Caller(tenant_id=tenant_id, requested_by=name, roles=roles)
 
@@ -73,6 +75,12 @@ async def test_http_takes_tenant_and_requester_from_the_authenticator(tmp_path: 
             body = {"agent_id": "echo", name: "other"}
             status, problem = await api.call("POST", "/tasks", json=body, headers=shows("acme/ada"))
             assert (status, problem["field"]) == (422, name)
+
+
+async def test_an_authenticator_that_breaks_lets_nobody_in(tmp_path: Path) -> None:
+    async with badge_mesh(tmp_path) as api:
+        status, problem = await api.call("GET", "/tasks", headers=shows("torn/ada"))
+        assert (status, problem["detail"]) == (503, "Badges cannot say who the caller is: KeyError")
 
 
 async def test_only_the_role_of_an_administrator_manages_keys(tmp_path: Path) -> None:

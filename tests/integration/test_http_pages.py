@@ -95,8 +95,6 @@ async def test_an_upgrade_that_cannot_be_is_answered_without_a_warning(
 
 
 class Shelf(Component):
-    """A component with one folder of pages."""
-
     name = "shelf"
     path: ClassVar[str]
     folder: ClassVar[Path]
@@ -105,8 +103,9 @@ class Shelf(Component):
         return [Pages(self.path, self.folder, is_open=True)]
 
 
+@pytest.mark.parametrize("base", ["/shelf", "/"])
 async def test_pages_of_a_component_are_at_their_own_paths_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, base: str
 ) -> None:
     folder = tmp_path / "static"
     for name in ("index.html", "deep/data.bin", ".secret", "__init__.py"):
@@ -114,13 +113,15 @@ async def test_pages_of_a_component_are_at_their_own_paths_alone(
         (folder / name).write_text(name)
     (tmp_path / "outside.txt").write_text("outside")
     monkeypatch.setattr(Shelf, "folder", folder, raising=False)
-    monkeypatch.setattr(Shelf, "path", "/shelf", raising=False)
+    monkeypatch.setattr(Shelf, "path", base, raising=False)
     async with http_mesh(tmp_path) as api:
         api.mesh.components.append(Shelf(api.mesh))
         async with serving(api.mesh, "127.0.0.1", 0) as server, aiohttp.ClientSession(server.url) as session:
             found = {}
             for path in ("", "/deep/data.bin", "/.secret", "/__init__.py", "/..%2foutside.txt", "/deep"):
-                async with session.get(URL(f"{server.url}/shelf{path}", encoded=True)) as response:
+                async with session.get(
+                    URL(f"{server.url}{base.rstrip('/')}{path}", encoded=True)
+                ) as response:
                     found[path] = (response.status, response.content_type)
         for path in ("/docs", "shelf", "/she{lf}"):
             monkeypatch.setattr(Shelf, "path", path)

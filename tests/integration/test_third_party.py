@@ -219,9 +219,14 @@ def test_an_installed_component_brings_prompts_and_memories(project: Project) ->
         assert "You watch at night." in first.out and "on fire" in first.out, first
         second = project.mesh("ask", "night-shift", "Anything else?")
         assert "The printer is on fire" in second.out, second
+        for task in answer_of(f"{url}/tasks")[1]["items"]:
+            assert project.mesh("erase", "--task", task["task_id"], "-y").status == 0
+        assert "on fire" not in project.mesh("ask", "night-shift", "What is left?").out
         assert answer_of(f"{url}/events?event_type=prompt.fallback")[1]["items"] == []
     third = project.mesh("ask", "night-shift", "After a restart?")
-    assert "on fire" not in third.out and "After a restart" in third.out, third  # no store of ours has it
+    assert "What is left?" not in third.out and "After a restart" in third.out, (
+        third
+    )  # no store of ours has it
     checked = project.mesh("prompts", "check")
     assert checked.status == 0, checked
     assert "1 of components" in project.mesh("doctor").out
@@ -242,8 +247,7 @@ def test_an_installed_authenticator_lets_a_browser_in_by_its_cookie(project: Pro
         with browser.get("/night/inside") as page:
             assert "door code" in page.read().decode()
         assert browser.post("/tasks", {"agent_id": "night-shift", "task_id": "t1"}) == 202
-        with browser.get("/tasks/t1") as view:
-            found = json.load(view)
+        found = json.load(browser.get("/tasks/t1"))
         assert (found["tenant_id"], found["requested_by"]) == ("acme", "ada")
         assert browser.status("/keys") == 403
         assert browser.status("/tasks", Authorization=f"Bearer {TOKEN}-wrong") == 401  # a token counts

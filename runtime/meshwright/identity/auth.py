@@ -6,6 +6,7 @@ Components bring authenticators: ours for keys, ours for an issuer's tokens, and
 from __future__ import annotations
 
 import hmac
+import logging
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from meshwright.core.access import ALL_ROLES, Role
-from meshwright.core.errors import Forbidden
+from meshwright.core.errors import Forbidden, HostError, MeshError
 from meshwright.core.messages import Caller
 from meshwright.identity.rules import ADMIN_REMEDY
 from meshwright.identity.settings import ADMIN_PREFIX
@@ -31,6 +32,8 @@ __all__ = [
     "Role",
     "Unauthenticated",
 ]
+
+_logger = logging.getLogger("meshwright.identity")
 
 ADMINISTRATOR = "admin"
 """The requester of the administrator's tasks."""
@@ -153,7 +156,15 @@ class Authenticators:
 
     async def _identify(self, credentials: Credentials) -> Caller:
         for authenticator in self._authenticators:
-            if (caller := await authenticator.authenticate(credentials)) is not None:
+            try:
+                caller = await authenticator.authenticate(credentials)
+            except MeshError:
+                raise
+            except Exception as error:  # other code's mistake lets nobody in, and ends no check of streams
+                name = type(authenticator).__name__
+                _logger.exception("%s cannot say who a caller is", name)
+                raise HostError(f"{name} cannot say who the caller is: {type(error).__name__}") from error
+            if caller is not None:
                 return caller
         if credentials.client is not None:
             return await self._user(credentials.client, credentials.token)
