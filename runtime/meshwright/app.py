@@ -49,9 +49,7 @@ def build_mesh(
     after those of installed packages. Raises ConfigError for files and settings that cannot be used.
     """
     project = project or Path.cwd()
-    if agents is None:
-        agents = load_agents(project_file(project, settings.agents.dir), project)
-    agents = [*agents, *described_agents(settings)]
+    agents = agents_of(settings, project, agents)
     make_runtime = _store(_store_of(settings))  # also where another is given: a wrong name is refused
     role, tracing = role or ProcessRole(), _tracing(settings)
     database = database_of(settings, project)
@@ -72,19 +70,30 @@ def build_mesh(
     mesh.provide(secrets)
     mesh.provide(AgentTypes(agents))
     mesh.provide(GivenModel(model))
-    kinds = [*component_types(), *components]
+    kinds = [*component_types(settings), *components]
     mesh.apps = tuple(app for kind in kinds for app in kind.apps)
     mesh.facts = _facts(kinds)
     _join(mesh, [_added(mesh, kind) for kind in kinds])
     return mesh
 
 
-def component_types() -> list[type[Component]]:
+def agents_of(
+    settings: Settings, project: Path, agents: Sequence[type[Agent]] | None = None
+) -> list[type[Agent]]:
+    """Agents, by default those of the project, and those that components make. Raises ConfigError."""
+    if agents is None:
+        agents = load_agents(project_file(project, settings.agents.dir), project)
+    return [*agents, *(agent for kind in component_types(settings) for agent in kind.agents(settings))]
+
+
+def component_types(settings: Settings) -> list[type[Component]]:
     """The components of a mesh in the order in which they join: ours, then those of installed packages.
 
     Raises ConfigError for one that cannot be loaded, or that takes another's name.
     """
-    found: list[type[Component]] = [imported(part.component) for part in BUILTIN if part.component]
+    parts = [part for part in BUILTIN if part.component]
+    found: list[type[Component]] = [imported(part.component) for part in parts if part.is_needed(settings)]
+    names = {part.name for part in parts}
     for plugin in installed(COMPONENTS):
         component = plugin.load()
         if not (isinstance(component, type) and issubclass(component, Component)):
@@ -94,15 +103,11 @@ def component_types() -> list[type[Component]]:
                 f"The component {plugin.value} of {plugin.package} has the name {component.name!r}",
                 remedy="A name has lower-case letters, digits and _, like pager",
             )
-        if component.name in {other.name for other in found}:
+        if component.name in names:
             raise plugin.taken(component.name)
+        names.add(component.name)
         found.append(component)
     return found
-
-
-def described_agents(settings: Settings) -> list[type[Agent]]:
-    """The agents that the settings of components describe."""
-    return [agent for component in component_types() for agent in component.agents(settings)]
 
 
 def build_worker(settings: Settings, *, app_id: str, replica: bool = False) -> Mesh:
@@ -112,14 +117,15 @@ def build_worker(settings: Settings, *, app_id: str, replica: bool = False) -> M
     and settings that cannot be used, and for an app that is unknown.
     """
     agents = load_agents(project_file(Path.cwd(), settings.agents.dir), Path.cwd())
-    ids = [agent.agent_id for agent in (*agents, *described_agents(settings))]
-    role = role_of(app_id, ids, replica=replica)
-    return build_mesh(settings, agents=agents, role=role)
+    ids = [agent.agent_id for agent in agents_of(settings, Path.cwd(), agents)]
+    return build_mesh(settings, agents=agents, role=role_of(settings, app_id, ids, replica=replica))
 
 
-def role_of(app_id: str, agent_ids: Sequence[str], *, replica: bool = False) -> ProcessRole:
+def role_of(
+    settings: Settings, app_id: str, agent_ids: Sequence[str], *, replica: bool = False
+) -> ProcessRole:
     """The role of the worker of an app. Raises ConfigError for an app that the mesh does not have."""
-    of_components = [app for component in component_types() for app in component.apps]
+    of_components = [app for component in component_types(settings) for app in component.apps]
     apps = dict.fromkeys([WHOLE_MESH, *of_components, *agent_ids, LLM_SERVICE])
     if app_id not in apps:
         remedy = f"There are {', '.join(apps)}"

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
+from meshwright.agent import Agent
 from meshwright.core.display import EventWords
 from meshwright.core.resources import Resource
 from meshwright.events.projections import Projection
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     import click
     from fastapi import APIRouter
 
-    from meshwright.agent import Agent
     from meshwright.context.memory import MemoryStore
     from meshwright.identity.auth import Authenticator
     from meshwright.models.port import ModelWrapper
@@ -99,6 +99,11 @@ class Component:
         made = getattr(mesh.settings, self.name, None)
         self.config: Any = self.settings() if made is None and self.settings else made
 
+    @classmethod
+    def agents(cls, settings: Settings) -> Iterable[type[Agent]]:
+        """The agents that it makes of the settings; the mesh has them beside those of the project."""
+        return ()
+
     def actors(self) -> Iterable[Actors]:
         """Its actors. Called once, before the mesh starts."""
         return ()
@@ -154,11 +159,6 @@ class Component:
 
         Called once, in the order of the components, when all of them are made and before the mesh starts.
         """
-
-    @classmethod
-    def agents(cls, settings: Settings) -> Iterable[type[Agent]]:
-        """The agents that its settings describe, beside those of the project."""
-        return ()
 
     @classmethod
     def commands(cls) -> Iterable[click.Command]:

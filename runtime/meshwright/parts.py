@@ -1,17 +1,21 @@
 """The parts that every mesh has, in the order in which they join: one line for each.
 
-They are named, not imported: a table is imported with the settings, a component where a mesh is built.
+They are named, not imported: a table is imported with the settings, a component where a mesh is built and,
+if it says `needs`, one of these settings is set.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 
 class BuiltIn(NamedTuple):
     """A part: its name, and where its component and the table of its settings are, as `module:name`.
+
+    `needs` names settings, such as `mqtt.url`: without one of them the component has nothing to do.
 
     Read without a mesh: the `words` of its events, the `resources` that it keeps, and its `commands` with
     their lines in `mesh --help`, which are in the module `commands` of its package.
@@ -20,6 +24,7 @@ class BuiltIn(NamedTuple):
     name: str
     component: str = ""
     table: str = ""
+    needs: tuple[str, ...] = ()
     words: str = ""
     resources: str = ""
     commands: Mapping[str, str] = {}
@@ -28,6 +33,10 @@ class BuiltIn(NamedTuple):
     def package(self) -> str:
         """The package of its component."""
         return self.component.partition(":")[0].rpartition(".")[0]
+
+    def is_needed(self, settings: Any) -> bool:
+        """Whether its component joins a mesh with these settings."""
+        return not self.needs or any(attrgetter(place)(settings) for place in self.needs)
 
 
 BUILTIN = (
@@ -107,8 +116,8 @@ BUILTIN = (
     ),
     BuiltIn("contents", "run.component:ContentsComponent", words="run.event_words:WORDS"),
     BuiltIn("replies", "edges.replies:Courier"),
-    BuiltIn("mqtt", "edges.mqtt.component:MqttComponent", "edges.mqtt.settings:MqttSettings"),
-    BuiltIn("publishers", "edges.cloud_events:PublishersComponent"),
+    BuiltIn("mqtt", "edges.mqtt.component:MqttComponent", "edges.mqtt.settings:MqttSettings", ("mqtt.url",)),
+    BuiltIn("publishers", "edges.cloud_events:PublishersComponent", needs=("dapr.publishers",)),
     BuiltIn(
         "schedules",
         "services.schedules.component:Schedules",
@@ -120,9 +129,15 @@ BUILTIN = (
         "webhooks",
         "edges.webhooks.component:WebhooksComponent",
         "edges.webhooks.settings:WebhooksSettings",
+        needs=("webhooks.sources", "webhooks.rules", "webhooks.push", "webhooks.notify"),
         commands={"webhooks": "List webhook sources and rules; try a delivery."},
     ),
-    BuiltIn("channels", "edges.channels.component:Channels", "edges.channels.settings:ChannelsSettings"),
+    BuiltIn(
+        "channels",
+        "edges.channels.component:Channels",
+        "edges.channels.settings:ChannelsSettings",
+        needs=("channels",),
+    ),
 )
 
 

@@ -30,6 +30,7 @@ from meshwright.models.port import ModelReply
 from meshwright.testing import ScriptedModel, mesh_for
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.model_api import HELLO, Failing, Service, service
+from tests.support.settings import Settings
 
 PRICE = {"input": 1, "output": 30}  # dollars per million tokens: a call may cost three cents
 ROOT = Path(__file__).parents[2]
@@ -207,7 +208,7 @@ async def test_the_worker_of_the_llm_service_serves_models_and_nothing_else(tmp_
 
 
 def test_the_app_llm_service_has_its_agent_and_no_other_part() -> None:
-    role = role_of("llm-service", ["simple-agent", "llm-service"])
+    role = role_of(Settings(), "llm-service", ["simple-agent", "llm-service"])
     assert (role.apps, role.is_front) == ({"llm-service"}, False)
 
 

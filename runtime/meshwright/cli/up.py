@@ -323,11 +323,9 @@ def _apps(settings: Settings, *, per_agent: bool, replicas: int) -> list[AppSpec
 
     if not per_agent:
         return one_app(replicas)
-    from meshwright.agents.loader import load_agents, project_file
-    from meshwright.app import described_agents
+    from meshwright.app import agents_of
 
-    agents = load_agents(project_file(Path(), settings.agents.dir), Path())
-    agents += described_agents(settings)
+    agents = agents_of(settings, Path())
     return app_per_agent([agent.agent_id for agent in agents if not agent.reads_log], replicas)
 
 

@@ -107,13 +107,14 @@ def mesh_of(post: Post) -> Mesh:
         )
         return Runtime(store, clock=deps.clock, tracing=deps.tracing)
 
+    settings = Settings(data_dir=Path(post.data), host="dapr", namespace=post.namespace, **job.settings)
     return build_mesh(
-        Settings(data_dir=Path(post.data), host="dapr", namespace=post.namespace, **job.settings),
+        settings,
         project=ROOT,
         agents=fleet,
         model=CountingModel(books, unharmed.passes, max_seconds=job.max_model_seconds),
         host=make,
-        role=role_of(WHOLE_MESH, [each.agent_id for each in fleet], replica=not post.is_front),
+        role=role_of(settings, WHOLE_MESH, [each.agent_id for each in fleet], replica=not post.is_front),
     )
 
 

@@ -62,11 +62,13 @@ class Channels(Component):
                     self.parts.append(MattermostSocket(self._receiver, channel, channel.chat))
 
     @classmethod
-    def agents(cls, settings: Settings) -> Iterable[type[Agent]]:
+    def agents(cls, settings: Settings) -> list[type[Agent]]:
         """The agents of the channels that have a persona."""
-        for name, channel in settings.channels.items():
-            if channel.persona is not None:
-                yield _made(name, channel, channel.persona)
+        return [
+            _made(name, channel, channel.persona)
+            for name, channel in settings.channels.items()
+            if channel.persona is not None
+        ]
 
     def routes(self) -> APIRouter | None:
         """The route of deliveries."""
