@@ -16,7 +16,6 @@ class BuiltIn(NamedTuple):
     """A part: its name, and where its component and the table of its settings are, as `module:name`.
 
     `needs` names settings, such as `mqtt.url`: without one of them the component has nothing to do.
-
     Read without a mesh: the `words` of its events, the `resources` that it keeps, and its `commands` with
     their lines in `mesh --help`, which are in the module `commands` of its package.
     """
