@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     import click
     from fastapi import APIRouter
 
-    from meshwright.agent import Agent
     from meshwright.context.memory import MemoryStore
     from meshwright.identity.auth import Authenticator
     from meshwright.models.port import ModelWrapper

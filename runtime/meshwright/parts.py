@@ -113,7 +113,7 @@ BUILTIN = (
         "orchestration.settings:OrchestrationSettings",
         words="orchestration.event_words:WORDS",
     ),
-    BuiltIn("contents", "run.component:ContentsComponent", words="run.event_words:WORDS"),
+    BuiltIn("contents", "run.component:ContentsComponent"),
     BuiltIn("replies", "edges.replies:Courier"),
     BuiltIn("mqtt", "edges.mqtt.component:MqttComponent", "edges.mqtt.settings:MqttSettings", ("mqtt.url",)),
     BuiltIn("publishers", "edges.cloud_events:PublishersComponent", needs=("dapr.publishers",)),

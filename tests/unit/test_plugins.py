@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -89,9 +90,22 @@ def test_a_component_may_not_name_facts_of_our_events(site: Path) -> None:
     body = f"from meshwright import Component\nclass Pager(Component):\n    {fields}\n"
     install(site, "nosy", "components", "nosy", "plugin_nosy:Pager", body)
     with pytest.raises(
-        ConfigError, match=r"Components contents and nosy both name facts of events tool\.called"
+        ConfigError, match=r"Components agents and nosy both name facts of events tool\.called"
     ):
         build_mesh(load_settings(site, store="memory"))
+
+
+def test_words_and_resources_of_our_parts_import_no_component() -> None:
+    script = """
+import sys
+from meshwright.outline import event_words, resource
+
+assert event_words() and resource("schedules")
+heavy = ("meshwright.mesh", "meshwright.run", "meshwright.work", "meshwright.settings", "fastapi")
+print([name for name in sys.modules if name in heavy or name.endswith(".component")])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_a_table_of_a_component_may_not_be_one_of_ours(site: Path) -> None:

@@ -184,7 +184,7 @@ async def in_process(
 @asynccontextmanager
 async def _started(settings: Settings, *, works: bool) -> AsyncIterator[Mesh]:
     from meshwright.app import build_mesh
-    from meshwright.cli.app import log_to_stderr
+    from meshwright.cli.tracebacks import log_to_stderr
     from meshwright.work import Worker
 
     log_to_stderr(settings.data_dir)
