@@ -105,11 +105,7 @@ class EventAddress(Address):
 
 
 async def accept(
-    operations: Operations,
-    event: TaskEvent,
-    scheme: str,
-    outcome_to: Callable[..., Address],
-    asked: _Asked,
+    operations: Operations, event: TaskEvent, scheme: str, outcome_to: Callable[..., Address], asked: _Asked
 ) -> bytes:
     """Make the task of an event, and return its receipt as a CloudEvent; both are durable then.
 

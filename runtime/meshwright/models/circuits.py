@@ -300,10 +300,7 @@ class Retrying(Wrapper):
             else:
                 if not made:
                     return reply
-                all_tries = {
-                    "attempts": made + reply.attempts,
-                    "lost": (*lost, *reply.lost),
-                }
+                all_tries = {"attempts": made + reply.attempts, "lost": (*lost, *reply.lost)}
                 return reply.model_copy(update=all_tries)
             await self.clock.sleep_until(wakes)
             if on_delta is not None:

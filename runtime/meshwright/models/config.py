@@ -305,10 +305,7 @@ class _FileCheck:
                 self._fail(f"{where[-1]}: there is no group {name!r}; groups are {there_are}", where)
 
     def _doubts(
-        self,
-        deployments: Sequence[Mapping[str, Any]],
-        router: Mapping[str, Any],
-        shared: Mapping[str, Any],
+        self, deployments: Sequence[Mapping[str, Any]], router: Mapping[str, Any], shared: Mapping[str, Any]
     ) -> None:
         """Warn of settings that are allowed and improbable."""
         params = [deployment["litellm_params"] for deployment in deployments]

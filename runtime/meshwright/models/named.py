@@ -234,10 +234,7 @@ def litellm_config(chains: Iterable[Chain]) -> LiteLLMConfig:
 
 
 def named_models(
-    chains: Iterable[Chain],
-    *,
-    environment: Mapping[str, str] | None = None,
-    circuits: Circuits | None = None,
+    chains: Iterable[Chain], *, environment: Mapping[str, str] | None = None, circuits: Circuits | None = None
 ) -> Picker:
     """Calls models by their own names, each for at most its `timeout_seconds`. Raises ConfigError.
 

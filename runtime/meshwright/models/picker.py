@@ -266,8 +266,7 @@ class Picker(Adapter):
             fit = f" that fit tags {list(tags)}" if tags else ""
             what = f"All deployments of model {group!r}{fit} are cooling down"
             down = AllProvidersDown(
-                f"{what}, after: {met[0]}" if met else what,
-                retry_after_seconds=min(waits.values()),
+                f"{what}, after: {met[0]}" if met else what, retry_after_seconds=min(waits.values())
             )
             down.reason = met[0].reason if met else ""
             return down

@@ -39,12 +39,7 @@ class Limit:
     def fields(self) -> dict[str, Any]:
         """It as plain data."""
         most = str(self.most) if isinstance(self.most, Decimal) else self.most
-        return {
-            "limit": self.name,
-            "most": most,
-            "setting": self.setting,
-            "event": LIMIT_EVENTS[self.name],
-        }
+        return {"limit": self.name, "most": most, "setting": self.setting, "event": LIMIT_EVENTS[self.name]}
 
     def event(self, ends: Literal["tools", "calls"], event_id: str | None = None) -> ProgressEvent:
         """The event that it is reached, and what that ends: calls of tools, or also those of the model."""
@@ -172,10 +167,7 @@ class Repeats:
 
 def reached(limits: Iterable[Limit], counted: Mapping[str, Any]) -> Limit | None:
     """The first limit that is reached, if any."""
-    return next(
-        (limit for limit in limits if Decimal(str(counted.get(limit.name, 0))) >= limit.most),
-        None,
-    )
+    return next((limit for limit in limits if Decimal(str(counted.get(limit.name, 0))) >= limit.most), None)
 
 
 def _called(call: ToolCall) -> tuple[str, str]:

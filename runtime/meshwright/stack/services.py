@@ -166,12 +166,7 @@ class EdgeRights:
 
 
 def mosquitto(
-    program: Path,
-    ports: Ports,
-    components: Path,
-    folder: Path,
-    password: str,
-    edge: EdgeRights | None = None,
+    program: Path, ports: Ports, components: Path, folder: Path, password: str, edge: EdgeRights | None = None
 ) -> Service:
     """The broker: Mosquitto with `components/mosquitto/mosquitto.conf`, and its data in a folder.
 

@@ -348,10 +348,7 @@ class Supervisor:
         self._logs = logs
         self._on_line = on_line
         self._manage = partial(
-            _ManagedProcess,
-            warn=warn,
-            patience=patience or Patience(),
-            descriptors=descriptors,
+            _ManagedProcess, warn=warn, patience=patience or Patience(), descriptors=descriptors
         )
         self._processes: list[_ManagedProcess] = []
         self._keeping: list[asyncio.Task[None]] = []

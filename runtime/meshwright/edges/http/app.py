@@ -113,10 +113,7 @@ def create_app(
     handle_errors(app)
     authenticator = authenticator or KeyAuthenticator(mesh.keys, mesh.settings)
     app.state.sessions = Sessions(
-        authenticator,
-        mesh.host.clock.now,
-        tenants=mesh.tenants,
-        max_streams=mesh.settings.http.max_streams,
+        authenticator, mesh.host.clock.now, tenants=mesh.tenants, max_streams=mesh.settings.http.max_streams
     )
     bare = {} if only_models else _BARE
     app.add_middleware(_Gate, mesh=mesh, authenticator=authenticator, kinds=kinds, bare=bare)

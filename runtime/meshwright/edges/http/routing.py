@@ -26,14 +26,7 @@ from meshwright.edges.bodies import (
     check_size,
     read_json,
 )
-from meshwright.edges.http.errors import (
-    CALLER,
-    ErrorShape,
-    JsonLine,
-    OpenAIErrorBody,
-    RouterKind,
-    kind_of,
-)
+from meshwright.edges.http.errors import CALLER, ErrorShape, JsonLine, OpenAIErrorBody, RouterKind, kind_of
 from meshwright.edges.http.errors import record_misuse as record_misuse  # for WebSockets of components
 from meshwright.identity.operations import Acting, Operations
 from meshwright.identity.rules import RULES, Rule

@@ -50,12 +50,7 @@ class Sessions:
     """
 
     def __init__(
-        self,
-        authenticator: Authenticator,
-        now: Callable[[], datetime],
-        *,
-        tenants: Tenants,
-        max_streams: int,
+        self, authenticator: Authenticator, now: Callable[[], datetime], *, tenants: Tenants, max_streams: int
     ) -> None:
         self._authenticator = authenticator
         self._now = now

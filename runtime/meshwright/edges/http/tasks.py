@@ -9,14 +9,7 @@ from urllib.parse import quote
 from fastapi import Header, Path, Query, Request, Response
 from pydantic import Field
 
-from meshwright.core.messages import (
-    ENDED,
-    ID_PATTERN,
-    Event,
-    Identifier,
-    Receipt,
-    TaskStatus,
-)
+from meshwright.core.messages import ENDED, ID_PATTERN, Event, Identifier, Receipt, TaskStatus
 from meshwright.edges.bodies import AnswerRequest, Strict, read_model
 from meshwright.edges.http.errors import CALLER, JsonLine
 from meshwright.edges.http.events import (
@@ -27,14 +20,7 @@ from meshwright.edges.http.events import (
     resume_after,
     streams_of,
 )
-from meshwright.edges.http.routing import (
-    EVENTS,
-    make_router,
-    may,
-    problems,
-    read_body,
-    valid_trace,
-)
+from meshwright.edges.http.routing import EVENTS, make_router, may, problems, read_body, valid_trace
 from meshwright.edges.webhooks.push import NotifyingRequest, check_notify, notify_of
 from meshwright.events.inbox import InboxPage
 from meshwright.events.tasks import TaskPage
@@ -299,10 +285,7 @@ async def list_steps(
     responses=problems({404: "There is no such task, or no such step."}),
 )
 async def show_step(
-    operations: _ReaderDep,
-    task_id: _TaskId,
-    path: _StepPath,
-    query: Annotated[StepContentsQuery, Query()],
+    operations: _ReaderDep, task_id: _TaskId, path: _StepPath, query: Annotated[StepContentsQuery, Query()]
 ) -> StepView:
     """Show a step in full: the model's messages and reply, or a tool's arguments and result.
 

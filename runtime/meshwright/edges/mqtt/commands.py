@@ -20,21 +20,10 @@ from meshwright.core.messages import Caller, TaskRequest, derived_id, new_id
 from meshwright.core.tracing import parse
 from meshwright.edges.bodies import PROBLEM_TYPE, AnswerRequest, problem_of, read_model
 from meshwright.edges.cloud_events import CONTENT_TYPE, TaskEvent, accept, refusal
-from meshwright.edges.mqtt.connection import (
-    JSON,
-    BrokerAway,
-    BrokerConnection,
-    MqttMessage,
-    Publication,
-)
+from meshwright.edges.mqtt.connection import JSON, BrokerAway, BrokerConnection, MqttMessage, Publication
 from meshwright.edges.mqtt.outgoing import ANONYMOUS, MqttAddress, Notices, Topics
 from meshwright.edges.replies import Courier, until_answered
-from meshwright.identity.auth import (
-    Authenticator,
-    Credentials,
-    Unauthenticated,
-    bearer_of,
-)
+from meshwright.identity.auth import Authenticator, Credentials, Unauthenticated, bearer_of
 from meshwright.identity.operations import Operations, record_refusal
 from meshwright.mesh import Mesh
 from meshwright.work.protocol import TaskKey

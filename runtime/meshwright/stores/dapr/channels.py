@@ -34,12 +34,7 @@ from meshwright.core.clock import Backoff
 from meshwright.core.errors import ConfigError, MeshError, StoreUnavailable
 from meshwright.kernel.envelope import ActorRef
 from meshwright.stores.dapr.callbacks import SEND_BYTES, STOP_SECONDS, Callbacks
-from meshwright.stores.dapr.sidecar import (
-    NEVER,
-    RAW,
-    RECONNECT_OPTIONS,
-    TOKEN_HEADER,
-)
+from meshwright.stores.dapr.sidecar import NEVER, RAW, RECONNECT_OPTIONS, TOKEN_HEADER
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send

@@ -271,13 +271,7 @@ class Lease:
     `lost` is called where it was not renewed in time.
     """
 
-    def __init__(
-        self,
-        options: Options,
-        state: State,
-        sidecar: Sidecar,
-        lost: Callable[[], None],
-    ) -> None:
+    def __init__(self, options: Options, state: State, sidecar: Sidecar, lost: Callable[[], None]) -> None:
         self._state = state
         self._sidecar = sidecar
         self._lost = lost
