@@ -170,7 +170,7 @@ def _origin(body: bytes) -> dict[str, str]:
 # Tasks from the bus of a mesh on Dapr
 
 
-class BusSender:
+class _BusSender:
     """Publishes outcomes as CloudEvents."""
 
     scheme = scope = "bus"
@@ -202,7 +202,7 @@ class PublishersComponent(Component):
         self._stopping = asyncio.Event()
         self._publishers = mesh.settings.dapr.publishers
         if self._publishers and mesh.host.has_broker and mesh.role.is_front:
-            mesh.component(Courier).register(BusSender(mesh))
+            mesh.component(Courier).register(_BusSender(mesh))
             for name, publisher in self._publishers.items():
                 mesh.host.take_topic(publisher.topic, partial(self._take, name, publisher))
 
@@ -229,7 +229,7 @@ class PublishersComponent(Component):
         try:
             event = TaskEvent.read(body, self.mesh.settings)
             operations = Operations(self.mesh, caller)
-            answer = await accept(operations, event, BusSender.scheme, outcome_to, self._asked)
+            answer = await accept(operations, event, _BusSender.scheme, outcome_to, self._asked)
         except Draining:
             raise
         except Exception as error:  # the sender gets every error, and the event does not come for ever

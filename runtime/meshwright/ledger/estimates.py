@@ -18,7 +18,7 @@ from meshwright.core.money import MILLION, ZERO, fit
 from meshwright.ledger.costs import AnsweredCall
 from meshwright.models.port import ModelReply, ModelRequest, PriceList
 
-logger = logging.getLogger("meshwright.budgets")
+_logger = logging.getLogger("meshwright.budgets")
 
 PastCalls = Callable[[], Awaitable[Iterable[AnsweredCall]]]
 _BYTES_PER_TOKEN = 3  # English text has four and more: rather too many tokens than too few
@@ -78,7 +78,7 @@ class Estimates:
                     self.learn(request, call.usage, call.cost_usd)
                     self.note_cost(request, call.cost_usd)
             except HostError as error:
-                logger.warning(
+                _logger.warning(
                     "Budgets reserve the most that calls may cost, until they learn more: %s", error
                 )
             self._past = None

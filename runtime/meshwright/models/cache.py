@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("meshwright.cache")
 
-ResultT = TypeVar("ResultT")
+_ResultT = TypeVar("_ResultT")
 MAX_VALUE_BYTES = 1024 * 1024
-TIMEOUT_SECONDS = 0.05  # of a request to Redis, connecting included: a slower cache is of no use
+_TIMEOUT_SECONDS = 0.05  # of a request to Redis, connecting included: a slower cache is of no use
 _CHECK_SECONDS = 5.0
 _CACHED_FINISH_REASONS = ("stop", "tool_calls")
 _PAUSE = timedelta(seconds=1)  # a store that failed is not asked at once: each call would wait for it
@@ -176,7 +176,7 @@ class Cached:
         if len(value) <= MAX_VALUE_BYTES:
             await self._try(lambda: self._store.put(key, value, self._ttl_seconds))
 
-    async def _try(self, work: Callable[[], Awaitable[ResultT]]) -> ResultT | None:
+    async def _try(self, work: Callable[[], Awaitable[_ResultT]]) -> _ResultT | None:
         """Ask the store; None while it fails, with one warning a minute."""
         if self._clock.now() < self._ask_from:
             return None
@@ -334,7 +334,7 @@ class RedisCache:
 
     name = "redis"
 
-    def __init__(self, url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+    def __init__(self, url: str, *, timeout_seconds: float = _TIMEOUT_SECONDS) -> None:
         if find_spec("redis") is None:
             problem = 'cache = "redis" needs the package redis'
             raise ConfigError(problem, remedy=install_command("redis"), field="cache")
@@ -373,7 +373,7 @@ class RedisCache:
             client, self._client = self._client, None
             await client.aclose()
 
-    async def _ask(self, command: Callable[[Redis], Awaitable[ResultT]]) -> ResultT:
+    async def _ask(self, command: Callable[[Redis], Awaitable[_ResultT]]) -> _ResultT:
         async with self._opening:
             if self._client is None:
                 self._client = await asyncio.to_thread(_client, self._url)

@@ -28,7 +28,7 @@ _STOP_WORDS = frozenset(
     """.split()  # noqa: SIM905 - a list would be 150 lines
 )
 _DIMENSIONS, _MAX_DIMENSIONS = 256, 4096
-NUMBER = re.compile(r"(?<![\w.])-?\d{1,15}(?:\.\d{1,15})?\b")
+_NUMBER = re.compile(r"(?<![\w.])-?\d{1,15}(?:\.\d{1,15})?\b")
 
 
 def words_of(text: str) -> list[str]:
@@ -65,7 +65,7 @@ def relevance(texts: Iterable[Collection[str]], wanted: Collection[str]) -> list
     ]
 
 
-def nearest(values: Sequence[Any], text: str) -> Any:
+def _nearest(values: Sequence[Any], text: str) -> Any:
     """The value that shares most words with a text, else the first."""
     words = terms(text)
     return max(values, key=lambda value: len(words.intersection(terms(str(value)))), default=None)
@@ -189,7 +189,7 @@ class SchemaFiller:
         for name in ("const", "default", "enum"):
             if name in schema and (name != "default" or depth > 0):
                 self._spend(1 + len(json.dumps(schema[name])) // _PIECE_CHARACTERS)
-                return nearest(schema["enum"], self.question) if name == "enum" else schema[name]
+                return _nearest(schema["enum"], self.question) if name == "enum" else schema[name]
         if choices := schema.get("anyOf") or schema.get("oneOf"):
             self._spend(len(choices))
             nulls = [
@@ -287,7 +287,7 @@ def _number(schema: _Schema, text: str, *, whole: bool) -> float | int:
     margin = step or Fraction(1, 10**6)
     least = max(limit("minimum", -_MAX_NUMBER), limit("exclusiveMinimum", -2 * _MAX_NUMBER) + margin)
     most = min(limit("maximum", _MAX_NUMBER), limit("exclusiveMaximum", 2 * _MAX_NUMBER) - margin)
-    found = NUMBER.search(text)
+    found = _NUMBER.search(text)
     value = min(max(Fraction(found[0]) if found else Fraction(0), least), most)
     if step:
         value = math.ceil(value / step) * step

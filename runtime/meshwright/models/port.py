@@ -27,7 +27,7 @@ _LEFT_OUT = ("finish_reason", "step", "attempt")
 _UNSET_LEFT_OUT = ("response_format", "params", "inputs")
 """Fields that the JSON of a request leaves out where they are not set."""
 
-UNSTATED_MAX_TOKENS = 4096
+_UNSTATED_MAX_TOKENS = 4096
 """The tokens of a reply that budgets allow for where the caller names no limit."""
 
 MODEL_CALLED = "model.called"
@@ -259,7 +259,7 @@ class ModelRequest(Struct):
         """The tokens that the reply may have, as far as was said: what budgets reserve."""
         if self.inputs:
             return 0
-        return UNSTATED_MAX_TOKENS if self.max_tokens is None else self.max_tokens
+        return _UNSTATED_MAX_TOKENS if self.max_tokens is None else self.max_tokens
 
     def model_dump(self, *, mode: Literal["json", "python"] = "python") -> dict[str, Any]:
         """Its fields as plain data, without those that change no answer."""

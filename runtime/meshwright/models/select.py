@@ -194,10 +194,10 @@ class NamedModels(Adapter):
     def prices(self, default: Price | None) -> PriceList:
         """Each adapter's own."""
         named = {name: prices_of(adapter, default) for name, adapter in self._named.items()}
-        return NamedPrices(named, prices_of(self._others, default))
+        return _NamedPrices(named, prices_of(self._others, default))
 
 
-class NamedPrices(NamedTuple):
+class _NamedPrices(NamedTuple):
     """The price list of each name, and that of all others."""
 
     named: dict[str, PriceList]
@@ -340,7 +340,7 @@ class ConfiguredModels(NamedModels):
     ) -> None:
         super().__init__({}, adapter_for(others))
         self.name = others.name
-        self.price_list = NamedPrices({}, prices)
+        self.price_list = _NamedPrices({}, prices)
         self._default_price = default_price
         self._circuits = circuits
         self._current: set[str] = set()

@@ -102,7 +102,7 @@ class RecordedError(Struct):
         return error
 
 
-StepResult = RecordedError | ModelReply
+_StepResult = RecordedError | ModelReply
 """How a call of a model ended: the result of its step, so that a resumed run gets the same again."""
 
 
@@ -247,7 +247,7 @@ class ModelCalls:
             raise limit.error(self._attempt.agent.agent_id, is_begun=False)
 
     def _finish(
-        self, step: OpenStep, request: ModelRequest, result: StepResult, events: list[ProgressEvent]
+        self, step: OpenStep, request: ModelRequest, result: _StepResult, events: list[ProgressEvent]
     ) -> None:
         if isinstance(result, ModelReply):
             self.totals.add_reply(result)
@@ -255,7 +255,7 @@ class ModelCalls:
         step.totals = self.totals.now()
         step.finish(result, events)
 
-    def _note(self, step: OpenStep, request: ModelRequest, result: StepResult) -> ModelReply:
+    def _note(self, step: OpenStep, request: ModelRequest, result: _StepResult) -> ModelReply:
         """Note what a step, run or replayed, adds to the run. Raises the error that it recorded."""
         reply = result if isinstance(result, ModelReply) else None
         self.attached.add(step.key.path, () if reply is None else reply.files)
@@ -335,7 +335,7 @@ class ModelCalls:
         )
 
 
-def _replayed(value: dict[str, Any]) -> StepResult:
+def _replayed(value: dict[str, Any]) -> _StepResult:
     return (RecordedError if "failed" in value else ModelReply).model_validate(value)
 
 
@@ -354,7 +354,7 @@ def _ended_in(record: Any) -> list[Call | Outcome]:
             return []
 
 
-def _events_of(reply: StepResult, shape: type[BaseModel] | None) -> list[ProgressEvent]:
+def _events_of(reply: _StepResult, shape: type[BaseModel] | None) -> list[ProgressEvent]:
     """The faults of a reply with its text, so that nothing that was paid for is lost."""
     events: list[ProgressEvent] = []
     if isinstance(reply, RecordedError):

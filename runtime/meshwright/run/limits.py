@@ -178,7 +178,7 @@ def _called(call: ToolCall) -> tuple[str, str]:
     return call.name, arguments
 
 
-class StepTimeout(NamedTuple):
+class _StepTimeout(NamedTuple):
     """The seconds that a step of a run may take, where that is set, and whether the task's caller did."""
 
     seconds: float
@@ -186,14 +186,14 @@ class StepTimeout(NamedTuple):
     of_task: bool = False
 
 
-def step_timeout(of_mesh: float, agent: Agent | type[Agent] | None, of_task: float | None) -> StepTimeout:
+def step_timeout(of_mesh: float, agent: Agent | type[Agent] | None, of_task: float | None) -> _StepTimeout:
     """The timeout of a task's steps: its own, else that of its agent, else that of the settings."""
     if of_task is not None:
-        return StepTimeout(of_task, "the timeout of the task", of_task=True)
+        return _StepTimeout(of_task, "the timeout of the task", of_task=True)
     if agent is not None and agent.timeout is not None:
         kind = agent if isinstance(agent, type) else type(agent)
-        return StepTimeout(agent.timeout, f"the timeout of {kind.__name__}")
-    return StepTimeout(of_mesh, "timeout_seconds in [agents] of mesh.toml")
+        return _StepTimeout(agent.timeout, f"the timeout of {kind.__name__}")
+    return _StepTimeout(of_mesh, "timeout_seconds in [agents] of mesh.toml")
 
 
 class StepTime:
@@ -204,7 +204,7 @@ class StepTime:
     time stands still. `worked` is how long the run has worked before it waited.
     """
 
-    def __init__(self, timeout: StepTimeout, worked: float) -> None:
+    def __init__(self, timeout: _StepTimeout, worked: float) -> None:
         self.timeout = timeout
         self._step: str | None = None
         self._worked = worked

@@ -26,7 +26,7 @@ from meshwright.stack.supervisor import Supervisor
 
 MESH = "mesh"
 """The app that holds everything, where agents are not apart."""
-LLM_SERVICE = "llm-service"
+_LLM_SERVICE = "llm-service"
 _LOOK_SECONDS = 1.0
 _INVOCATION = "invocation"
 """The folder of the HTTPEndpoint by which clients of Dapr on this machine reach the llm-service. daprd calls
@@ -96,7 +96,7 @@ class Stack:
         self._missing = self._missing_backends()
         self._channel, findings = channel_of(settings, version_of(self._daprd))
         front = next(app for app in apps if app.front)
-        self._models = next((app for app in apps if app.app_id == LLM_SERVICE), front)
+        self._models = next((app for app in apps if app.app_id == _LLM_SERVICE), front)
         [self._models_port] = ports.take(1)
         self._plain = {app.app_id: (LOOPBACK, ports.take(1)[0]) for app in (front, self._models)}
         if settings.http.tls_cert is None:
@@ -251,13 +251,13 @@ class Stack:
         endpoint = {
             "apiVersion": "dapr.io/v1alpha1",
             "kind": "HTTPEndpoint",
-            "metadata": {"name": LLM_SERVICE},
+            "metadata": {"name": _LLM_SERVICE},
             "spec": {"baseUrl": url_of(models)},
         }
         return replace(
             sidecar,
             argv=(*sidecar.argv, f"--resources-path={folder}"),
-            files={**sidecar.files, folder / f"{LLM_SERVICE}.yaml": json.dumps(endpoint, indent=2) + "\n"},
+            files={**sidecar.files, folder / f"{_LLM_SERVICE}.yaml": json.dumps(endpoint, indent=2) + "\n"},
         )
 
     def _edge_options(self) -> dict[str, str]:

@@ -26,7 +26,7 @@ from meshwright.edges.webhooks.settings import PushTarget, WebhooksSettings
 from meshwright.mesh import Mesh
 from meshwright.work.protocol import TaskKey
 
-SCHEME = "push"
+_SCHEME = "push"
 _TIMEOUT_SECONDS = 20.0
 _MAX_URL_CHARS = 2_000
 _ALL = "*"
@@ -81,7 +81,7 @@ async def notify_of(mesh: Mesh, caller: Caller, task_id: str, notify: Notify) ->
     """Have the outcome of a task sent to a URL, also of one that has ended; durable when this returns."""
     courier, task = mesh.component(Courier), TaskKey(caller.tenant_id, task_id)
     secret = notify.secret.get_secret_value()
-    for known in await courier.asked(SCHEME, task):
+    for known in await courier.asked(_SCHEME, task):
         assert isinstance(known, PushAddress)
         if known.url == notify.url and mesh.cipher.decrypt(known.secret) == secret:
             address = known
@@ -89,7 +89,7 @@ async def notify_of(mesh: Mesh, caller: Caller, task_id: str, notify: Notify) ->
     else:
         of_tenant = {"tenant_id": caller.tenant_id, "client": caller.requested_by}
         address = PushAddress(url=notify.url, secret=mesh.cipher.encrypt(secret), **of_tenant)
-    await courier.ask(SCHEME, task, address, may_have_ended=True)
+    await courier.ask(_SCHEME, task, address, may_have_ended=True)
 
 
 class PushAddress(Address):
@@ -103,7 +103,7 @@ class PushAddress(Address):
 class PushSender:
     """POSTs outcomes to URLs."""
 
-    scheme = SCHEME
+    scheme = _SCHEME
     scope = "webhooks"
 
     def __init__(self, mesh: Mesh, settings: WebhooksSettings) -> None:

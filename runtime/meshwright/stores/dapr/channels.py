@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from meshwright.core.http_limits import LimitedServer
 
-logger = logging.getLogger("meshwright.dapr")
+_logger = logging.getLogger("meshwright.dapr")
 
 _STREAMS_SINCE = (1, 18)  # the first daprd that serves actors over a gRPC stream
 _LOOPBACK = "127.0.0.1"
@@ -276,7 +276,7 @@ class _ActorStream:
                 if self._is_closing:
                     return
                 pause = self._backoff.next()
-                logger.warning("the stream of actor calls has ended, again in %g s: %s", pause, _said(error))
+                _logger.warning("the stream of actor calls has ended, again in %g s: %s", pause, _said(error))
                 await asyncio.sleep(pause)
                 await channel.channel_ready()
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from meshwright.kernel.store import Delivery
 
-ChoiceT = TypeVar("ChoiceT")
+_ChoiceT = TypeVar("_ChoiceT")
 
 
 class Faults:
@@ -79,7 +79,7 @@ class Faults:
         """For how many passes of the event loop to hold this message back."""
         return self._chance.randint(1, self._max_delay_passes) if self._strikes(self._delay) else 0
 
-    def next_of(self, waiting: Iterator[ChoiceT]) -> ChoiceT | None:
+    def next_of(self, waiting: Iterator[_ChoiceT]) -> _ChoiceT | None:
         """Which of those that may come next does: the first, or any. None if there is none."""
         if not self._strikes(self._reorder):
             return next(waiting, None)

@@ -20,7 +20,7 @@ from meshwright.kernel.store import AlreadyTaken, Batch, Delivery, Receiver, Sha
 from meshwright.sql.database import Database
 from meshwright.stores.memory.faults import DisturbedMail, Faults
 
-Stream = tuple[ActorRef, str]
+_Stream = tuple[ActorRef, str]
 
 
 class MemoryData:
@@ -30,7 +30,7 @@ class MemoryData:
         self.running: dict[str, Receiver] = {}
         self.actors: dict[ActorRef, bytes] = {}
         self.mail: dict[int, tuple[bytes, bool]] = {}
-        self.records: dict[Stream, dict[int, bytes]] = {}
+        self.records: dict[_Stream, dict[int, bytes]] = {}
         self.events: dict[str, bytes] = {}
         self.unlogged: list[str] = []
         self.last_number = 0
