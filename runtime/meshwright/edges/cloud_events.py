@@ -13,7 +13,7 @@ import asyncio
 import base64
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +29,7 @@ from meshwright.core.errors import Draining, InvalidInput, MeshError
 from meshwright.core.messages import Caller, TaskRequest, derived_id
 from meshwright.core.tracing import parse
 from meshwright.edges.bodies import PROBLEM_TYPE, InvalidFields, problem_of, read_json, read_model
-from meshwright.edges.replies import Address, Courier, until_answered
+from meshwright.edges.replies import Address, Courier, Sender, until_answered
 from meshwright.edges.settings import Publisher
 from meshwright.identity.operations import Operations
 from meshwright.mesh import Mesh
@@ -170,26 +170,18 @@ def _origin(body: bytes) -> dict[str, str]:
 # Tasks from the bus of a mesh on Dapr
 
 
-class _BusSender:
+class _BusSender(Sender[EventAddress]):
     """Publishes outcomes as CloudEvents."""
 
     scheme = scope = "bus"
+    kind = EventAddress
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
 
-    def typed(self, address: Address) -> EventAddress:
-        """Returns a stored address as one of a topic."""
-        return EventAddress.model_validate(address.model_dump(mode="json"))
-
-    def standing(self, task: TaskKey) -> Sequence[Address]:
-        """Returns nothing: only who published a task gets its outcome."""
-        return ()
-
-    async def send(self, address: Address, document: bytes) -> None:
+    async def send(self, address: EventAddress, document: bytes) -> None:
         """Publish an outcome. Raises StoreUnavailable while the broker is away."""
-        typed = self.typed(address)
-        await self._mesh.host.publish_raw(typed.topic, envelope(typed.attributes, document))
+        await self._mesh.host.publish_raw(address.topic, envelope(address.attributes, document))
 
 
 class PublishersComponent(Component):

@@ -21,7 +21,7 @@ from meshwright.core.messages import Caller, Outcome, TaskRequest, derived_id
 from meshwright.edges.bodies import Strict
 from meshwright.edges.deliveries import standard_key
 from meshwright.edges.outgoing import HttpPool, Receivers
-from meshwright.edges.replies import Address, Courier, Undeliverable
+from meshwright.edges.replies import Address, Courier, Sender, Undeliverable
 from meshwright.edges.webhooks.settings import PushTarget, WebhooksSettings
 from meshwright.mesh import Mesh
 from meshwright.work.protocol import TaskKey
@@ -100,10 +100,11 @@ class PushAddress(Address):
     secret: str = ""
 
 
-class PushSender:
+class PushSender(Sender[PushAddress]):
     """POSTs outcomes to URLs."""
 
     scheme = _SCHEME
+    kind = PushAddress
     scope = "webhooks"
 
     def __init__(self, mesh: Mesh, settings: WebhooksSettings) -> None:
@@ -114,11 +115,7 @@ class PushSender:
         self._receivers = Receivers()
         self.http = HttpPool(timeout_seconds=_TIMEOUT_SECONDS, networks=settings.push_networks)
 
-    def typed(self, address: Address) -> PushAddress:
-        """A stored address as a URL's."""
-        return PushAddress.model_validate(address.model_dump())
-
-    def standing(self, task: TaskKey) -> Sequence[Address]:
+    def standing(self, task: TaskKey) -> Sequence[PushAddress]:
         """The URLs that the settings have for a tenant."""
         return [
             PushAddress(url=url, tenant_id=tenant_id)
@@ -126,9 +123,8 @@ class PushSender:
             if tenant_id == task.tenant_id
         ]
 
-    async def send(self, address: Address, document: bytes) -> None:
+    async def send(self, address: PushAddress, document: bytes) -> None:
         """POST an outcome. Raises Undeliverable, TryLater."""
-        assert isinstance(address, PushAddress)
         outcome = Outcome.model_validate_json(document)
         event_type = f"task.{outcome.status}"
         if address.secret:
