@@ -28,7 +28,14 @@ from meshwright.core.encoding import encode
 from meshwright.core.errors import Draining, InvalidInput, MeshError
 from meshwright.core.messages import Caller, TaskRequest, derived_id
 from meshwright.core.tracing import parse
-from meshwright.edges.bodies import PROBLEM_TYPE, InvalidFields, problem_of, read_json, read_model
+from meshwright.edges.bodies import (
+    PROBLEM_TYPE,
+    InternalError,
+    InvalidFields,
+    problem_of,
+    read_json,
+    read_model,
+)
 from meshwright.edges.replies import Address, Courier, Sender, until_answered
 from meshwright.edges.settings import Publisher
 from meshwright.identity.operations import Operations
@@ -227,9 +234,7 @@ class PublishersComponent(Component):
         except Exception as error:  # the sender gets every error, and the event does not come for ever
             if not isinstance(error, MeshError):
                 _logger.exception("an event on %s failed", publisher.topic)
-                what = f"An unexpected {type(error).__name__}"
-                error = MeshError(what, remedy="The log of the mesh says more")
-            answer = refusal(body, error, tenant_id)
+            answer = refusal(body, InternalError.of(error), tenant_id)
             known = {"topic": publisher.topic, "publisher": name, "bytes": len(body), "error": str(error)}
             self.mesh.tell("bus.refused", known, tenant_id=tenant_id)
         await self.mesh.host.publish_raw(publisher.receipts, answer)
