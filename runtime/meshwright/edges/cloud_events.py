@@ -53,8 +53,6 @@ _Asked = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 
 
 class _CloudEvent(BaseModel):
-    """The attributes that are read."""
-
     specversion: Literal["1.0"]
     id: str = Field(min_length=1, max_length=_MAX_CHARS)
     source: str = Field(min_length=1, max_length=_MAX_CHARS)

@@ -181,7 +181,6 @@ def _name_of(scope: str, of: str, tenant_id: str | None, window: str) -> str:
 
 
 def _tenant_of(budget: Budget) -> str:
-    """The tenant that events of an allowance are of."""
     return budget.of if budget.scope == "tenant" else budget.tenant_id or DEFAULT_TENANT
 
 

@@ -172,8 +172,6 @@ async def stream_words(text: str, on_delta: OnDelta) -> None:
 
 
 class _Result(NamedTuple):
-    """A tool call that was made, and its result."""
-
     name: str
     purpose: str
     arguments: dict[str, Any]

@@ -39,8 +39,6 @@ _NOT_STRICT = frozenset(
 
 @dataclass
 class _OpenCall:
-    """A tool call that is still coming."""
-
     id: str = ""
     name: str = ""
     arguments: list[str] = field(default_factory=list)

@@ -81,7 +81,6 @@ class Deployments:
         return read_config(self._path) if self._path.is_file() else None
 
     async def _server(self) -> LiteLLMConfig | None:
-        """The deployments of the server behind the model, where there is one."""
         found = await self._model.listed()
         if found is None:
             return None

@@ -286,7 +286,6 @@ def _is_beside_server(agent: ModelChoice) -> bool:
 
 
 def _require_plain(agent: ModelChoice) -> None:
-    """Raise ConfigError for an agent that gives a group what belongs into its file."""
     spec = specs_of(agent)[0]
     if agent.fallbacks:
         field, given, place = "fallbacks", "fallbacks", "router_settings.fallbacks"

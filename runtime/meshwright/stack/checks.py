@@ -43,8 +43,6 @@ _Ask = Callable[..., Awaitable[list[str]]]
 
 
 class _Reason(NamedTuple):
-    """What went wrong, and what to do where that is known."""
-
     text: str
     remedy: str = ""
 

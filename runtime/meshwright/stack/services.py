@@ -124,7 +124,6 @@ def new_secret() -> str:
 
 
 def _basics() -> dict[str, str]:
-    """The environment that every service starts from."""
     return {name: os.environ[name] for name in _BASICS if name in os.environ}
 
 
@@ -366,7 +365,6 @@ def _written(lines: Sequence[str]) -> str:
 
 
 def _quoted(path: Path) -> str:
-    """A path as Redis reads it in its configuration."""
     text = str(path).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{text}"'
 

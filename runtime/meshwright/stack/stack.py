@@ -199,7 +199,6 @@ class Stack:
             self.url, self.local_url = worker.address, worker.alive.removesuffix("/healthz")
 
     def _pair(self, spec: AppSpec, number: int) -> tuple[Service, Service]:
-        """A sidecar and its worker, on ports of their own."""
         settings, name = self._settings, f"{spec.app_id}-{number}"
         port, grpc_port, http_port = self._ports.take(3)
         front = spec.front and number == 0
@@ -294,6 +293,5 @@ def _text(secret: SecretStr | None) -> str:
 
 
 def _shown(address: str) -> str:
-    """An address without its password."""
     where = urlsplit(address)
     return f"{where.scheme}://{where.netloc.rpartition('@')[2]}" if "@" in where.netloc else address

@@ -254,7 +254,6 @@ class _ManagedProcess:
         self._descriptors = descriptors
 
     async def start(self) -> None:
-        """The first run, ready. Raises ServiceFailed with its last words."""
         if not await self._run():
             raise self._failed(f"{self.service.name} {self._how()}")
 
@@ -277,7 +276,6 @@ class _ManagedProcess:
                 self._warn(f"{self.service.name} works again")
 
     async def stop(self) -> None:
-        """End it."""
         if self.child is not None:
             await self.child.stop()
         self._log.close()
@@ -318,7 +316,6 @@ class _ManagedProcess:
         return False
 
     def _how(self) -> str:
-        """How the last run ended, and its last words."""
         assert self.child is not None
         reason = reason_of(self._log.tail)
         return f"{self.child.ended}: {reason.text}" if reason.text else self.child.ended

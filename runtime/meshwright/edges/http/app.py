@@ -129,7 +129,6 @@ def _routers_of(component: Component) -> Sequence[APIRouter]:
 
 
 def _pages() -> APIRouter:
-    """The documentation."""
     router = make_router(is_open=True)
 
     @router.get("/", include_in_schema=False)
@@ -284,7 +283,6 @@ def is_local(scope: Scope) -> bool:
 
 
 def _address(scope: Scope, end: str) -> str:
-    """The address of one end of the connection."""
     return (scope.get(end) or ("",))[0]
 
 

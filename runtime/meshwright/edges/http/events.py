@@ -217,7 +217,6 @@ class _Frames:
 
 
 def _pieces(frames: Iterable[bytes]) -> Iterator[bytes]:
-    """Join frames to pieces that are written together."""
     piece = bytearray()
     for frame in frames:
         piece += frame

@@ -292,7 +292,6 @@ async def _gone(request: Request) -> None:
 
 
 def _embedding_request(asked: EmbeddingRequest, context: CallContext) -> ModelRequest:
-    """Make the request that the mesh's model takes. Raises InvalidInput for what it cannot do."""
     wanted = asked.input
     several: list[Any] = wanted if isinstance(wanted, list) and not isinstance(wanted[0], int) else [wanted]
     return ModelRequest(
@@ -307,7 +306,6 @@ def _embedding_request(asked: EmbeddingRequest, context: CallContext) -> ModelRe
 
 
 def _embedding_document(asked: EmbeddingRequest, reply: ModelReply) -> dict[str, Any]:
-    """The vectors as OpenAI writes them."""
     used = reply.usage.prompt_tokens
     return {
         "object": "list",

@@ -90,7 +90,6 @@ class _Operation(Needs):
         await acting.check_early(self._name, _asked(request))
 
     async def acting(self, request: Request) -> Acting:
-        """Returns the operations of a request's caller."""
         return self._kind(await _mesh_of(request), await self.caller(request))
 
 

@@ -132,8 +132,6 @@ class ForgeSender(Sender[ForgeAddress]):
 
 
 class _Forge:
-    """The API of one source."""
-
     def __init__(self, source: WebhookSource, http: HttpPool) -> None:
         assert source.token is not None
         token = source.token.get_secret_value()
@@ -148,7 +146,6 @@ class _Forge:
             self._headers = {"Authorization": f"Bearer {token}", **accept}
 
     async def post(self, address: ForgeAddress, outcome: Outcome) -> None:
-        """Post an outcome, after those that came before."""
         async with self._turn:
             await (self._comment if address.what == "comment" else self._status)(address.path, outcome)
 

@@ -173,7 +173,6 @@ class _GrpcChannel(Channel):
         await self._server.start()
 
     async def serve_actors(self) -> None:
-        """Open the stream."""
         self._callbacks.served.set()
         self._stream = _ActorStream(self._sidecar, self._api_token, self._callbacks)
         await self._stream.open()

@@ -150,8 +150,6 @@ class _StoredDocument(Struct):
 
 
 class _StoredEntry(Struct):
-    """An entry of an outbox as it is written."""
-
     by: str
     message: Raw = Raw()
     event: Raw = Raw()
