@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from meshwright.core.errors import ServiceFailed
 from meshwright.settings import Settings
-from meshwright.stack.machine import RedisRefused, answers, ask_redis
+from meshwright.stack.machine import AskRedis, RedisRefused, answers, redis_at
 from meshwright.stack.services import Backends
 
 _GRPC_ACTORS = (1, 18)
@@ -37,9 +35,6 @@ _REMEDIES = {
     "connecting to redis": "see whether the Redis of MESH_REDIS_HOST runs and takes MESH_REDIS_PASSWORD",
     "actor state store": "one state store has to have actorStateStore set to true",
 }
-
-
-_Ask = Callable[..., Awaitable[list[str]]]
 
 
 class _Reason(NamedTuple):
@@ -127,7 +122,7 @@ async def rewrite_redis_log(address: str, password: str) -> None:
     ServiceFailed.
     """
     try:
-        async with _redis(address, password) as ask:
+        async with redis_at(address, password) as ask:
             failed = await _rewrite(ask)
     except (OSError, EOFError, ValueError) as error:  # RedisRefused is a ValueError
         failed = str(error) or type(error).__name__
@@ -138,7 +133,7 @@ async def rewrite_redis_log(address: str, password: str) -> None:
         )
 
 
-async def _rewrite(ask: _Ask) -> str:
+async def _rewrite(ask: AskRedis) -> str:
     """Why it did not work; empty where it did."""
     begun = False
     while True:
@@ -156,21 +151,9 @@ async def _rewrite(ask: _Ask) -> str:
             begun = True
 
 
-@asynccontextmanager
-async def _redis(address: str, password: str) -> AsyncIterator[_Ask]:
-    """Log in at a Redis; gives what sends it a command and returns the reply."""
-    host, _, port = address.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    try:
-        await ask_redis(reader, writer, password, "PING")
-        yield partial(ask_redis, reader, writer, "")
-    finally:
-        writer.close()
-
-
 async def _redis_configuration(address: str, password: str) -> dict[str, str] | None:
     """The settings that matter; None where Redis does not tell them."""
-    async with _redis(address, password) as ask:
+    async with redis_at(address, password) as ask:
         try:
             replies = [await ask("CONFIG", "GET", name) for name in _REDIS_SETTINGS]
         except RedisRefused:  # renamed, or not for this user: managed services have it so

@@ -223,46 +223,33 @@ def _anybody(let_in: bool) -> str:
 
 def placement(program: Path, ports: Ports) -> Service:
     """Dapr's placement: which sidecar holds which actor. It stores nothing: sidecars report to it again."""
-    port, health, metrics, raft = ports.take(4)
-    return Service(
-        name="placement",
-        layer=Layer.CONTROL,
-        argv=(
-            str(program),
-            f"--port={port}",
-            f"--healthz-port={health}",
-            f"--metrics-port={metrics}",
-            f"--initial-cluster=dapr-placement-0={LOOPBACK}:{raft}",
-            *_on_loopback("--listen-address", "--healthz-listen-address", "--metrics-listen-address"),
-        ),
-        address=f"{LOOPBACK}:{port}",
-        ready=f"http://{LOOPBACK}:{health}/healthz",
-        environment=_basics(),
+    port, raft = ports.take(2)
+    return _control(
+        "placement", program, ports, port, f"--initial-cluster=dapr-placement-0={LOOPBACK}:{raft}"
     )
 
 
 def scheduler(program: Path, ports: Ports, folder: Path) -> Service:
     """Dapr's scheduler: the reminders, kept in an etcd of its own in a folder."""
-    port, health, metrics, client, peer = ports.take(5)
+    port, client, peer = ports.take(3)
+    flags = (
+        f"--etcd-data-dir={folder}",
+        f"--etcd-client-port={client}",
+        f"--etcd-initial-cluster=dapr-scheduler-server-0=http://{LOOPBACK}:{peer}",
+        f"--override-broadcast-host-port={LOOPBACK}:{port}",
+        *_on_loopback("--etcd-client-listen-address"),
+    )
+    return _control("scheduler", program, ports, port, *flags)
+
+
+def _control(name: str, program: Path, ports: Ports, port: int, *flags: str) -> Service:
+    health, metrics = ports.take(2)
+    own = (f"--port={port}", f"--healthz-port={health}", f"--metrics-port={metrics}")
+    listen = _on_loopback("--listen-address", "--healthz-listen-address", "--metrics-listen-address")
     return Service(
-        name="scheduler",
+        name=name,
         layer=Layer.CONTROL,
-        argv=(
-            str(program),
-            f"--port={port}",
-            f"--healthz-port={health}",
-            f"--metrics-port={metrics}",
-            f"--etcd-data-dir={folder}",
-            f"--etcd-client-port={client}",
-            f"--etcd-initial-cluster=dapr-scheduler-server-0=http://{LOOPBACK}:{peer}",
-            f"--override-broadcast-host-port={LOOPBACK}:{port}",
-            *_on_loopback(
-                "--listen-address",
-                "--healthz-listen-address",
-                "--metrics-listen-address",
-                "--etcd-client-listen-address",
-            ),
-        ),
+        argv=(str(program), *own, *flags, *listen),
         address=f"{LOOPBACK}:{port}",
         ready=f"http://{LOOPBACK}:{health}/healthz",
         environment=_basics(),
