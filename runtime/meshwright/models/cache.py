@@ -99,7 +99,7 @@ class Cached:
     had cost; its text goes to `on_delta` in one piece.
 
     Identical calls at the same time are made once (in this process): the others wait, each within its own
-    `timeout_seconds`, and get a hit. Where the call fails or is cancelled, only its caller learns of it, and
+    `timeout_seconds`, and get a hit. If the call fails or is cancelled, only its caller learns of it, and
     the next makes its own. `identity` says what answers: an answer of something else is none.
     """
 

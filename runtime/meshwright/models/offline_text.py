@@ -320,7 +320,7 @@ _Entry = tuple[str, str]
 def shorten(text: str, max_tokens: int, count_tokens: Callable[[str], int]) -> str:
     """Shorten a context to a number of tokens by leaving out entries, as far as its needed parts allow.
 
-    METADATA, task, constraints, failures and questions stay. What else fits is kept by how much it has to do
+    METADATA, task, constraints, failures and questions stay. Others are kept by how much they have to do
     with the task, in the order of the original; of memories and conversation only what says no time, id or
     score.
     """

@@ -175,7 +175,7 @@ class CallContext(Struct, omit_defaults=True):
 
     `budget_usd` is what the task itself may cost, and `on_empty` what it does then, `budgets_above` are those
     of the tasks that it works for, and `budgets` those of the caller's key, `key_id`. `record` takes each
-    call that is made, however it ends, once; without it the ledger publishes the call by itself. Where calls
+    call that is made, however it ends, once; without it the ledger publishes the call by itself. If calls
     wait for money, one of a higher `priority` goes first, then the one that came first (`since`). `path` is
     that of the step in its journal; `take_cut` says once how many of its calls earlier processes made and
     did not live to record.

@@ -1,6 +1,6 @@
 """Checks before workers start, and why a program ended. A finding is a guarantee that does not hold.
 
-What daprd checks itself (logins, component files) is left to it: `reason_of` reads why it ended.
+Logins and component files are left to daprd, which checks them: `reason_of` reads why it ended.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _GRPC_ACTORS = (1, 18)
 _CHECK_SECONDS = 5.0
 _REDIS_SETTINGS = ("appendonly", "appendfsync", "maxmemory", "maxmemory-policy")
 _MOSQUITTO_SETTINGS = {"persistence": "true", "autosave_interval": "1"}
-"""What a Mosquitto needs to lose no more than a second's messages when it is killed."""
+"""The settings with which a killed Mosquitto loses no more than a second's messages."""
 _REWRITE_PAUSE_SECONDS = 0.1
 _MAX_TEXT = 300
 _IS_ERROR = re.compile(r"level=(error|fatal)|\b(error|fatal)\b", re.IGNORECASE)
@@ -43,9 +43,9 @@ class _Reason(NamedTuple):
 
 
 async def check_backends(settings: Settings, components: Path, backends: Backends) -> Sequence[str]:
-    """What does not hold of store and broker, a line each.
+    """Returns the guarantees that store and broker do not hold, a line each.
 
-    Raises ServiceFailed where one of them, or the control plane, does not answer.
+    Raises ServiceFailed if one of them, or the control plane, does not answer.
     """
     lines = list(await check_redis(backends.redis_host.split(",")[0], backends.redis_password))
     if settings.dapr.bus == "mqtt" and settings.dapr.broker_url is None:
@@ -87,7 +87,7 @@ def channel_of(settings: Settings, version: tuple[int, ...]) -> tuple[str, list[
 
 
 def check_mosquitto(configuration: Path) -> Sequence[str]:
-    """What of the file that our Mosquitto is run with breaks a promise, a line each."""
+    """Returns the settings of our Mosquitto's file that break a guarantee, a line each."""
     lines = [line.split(None, 1) for line in configuration.read_text("utf-8").splitlines()]
     found = {words[0]: words[1].strip() for words in lines if len(words) == 2 and words[0] != "#"}
     return [
@@ -99,7 +99,7 @@ def check_mosquitto(configuration: Path) -> Sequence[str]:
 
 
 async def check_redis(address: str, password: str) -> Sequence[str]:
-    """What of its configuration breaks a promise, a line each. Raises ServiceFailed where it is closed."""
+    """Returns the settings of a Redis that break a guarantee, a line each. Raises ServiceFailed."""
     try:
         async with asyncio.timeout(_CHECK_SECONDS):
             found = await _redis_configuration(address, password)

@@ -1,4 +1,4 @@
-"""What a stack finds on this machine: free ports, programs, component files, a data folder, who answers."""
+"""Finds free ports, programs, component files and the data folder, and asks who answers."""
 
 from __future__ import annotations
 

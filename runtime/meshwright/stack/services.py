@@ -31,13 +31,13 @@ _READING_SECONDS = 120.0
 _MAX_BODY = "16Mi"
 """Of one request to a sidecar: several documents of actors travel together."""
 _BASICS = ("HOME", "LANG", "LC_ALL", "PATH", "TMPDIR", "TZ")
-"""What a service gets of this process's environment: the key of a model is no business of a broker."""
+"""The variables of this process that a service gets: a broker needs no key of a model."""
 _PROBES = ("--app-health-probe-interval=2", "--app-health-probe-timeout=2000")
 """An app that died counts as gone after 5 s, where daprd's own figures make it 12."""
 
 
 class Layer(IntEnum):
-    """What rests on what: a layer is started after those before it, and stopped before them."""
+    """The order of services: a layer is started after those before it, and stopped before them."""
 
     STORES = 0
     CONTROL = 1
@@ -69,7 +69,7 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Backends:
-    """Where the services are that sidecars use. An empty `placement` or `scheduler`: actors are not used."""
+    """The addresses of what sidecars use. An empty `placement` or `scheduler`: actors are not used."""
 
     broker_url: str = field(default="", repr=False)
     redis_host: str = ""
@@ -78,7 +78,7 @@ class Backends:
     scheduler: str = ""
 
     def environment(self) -> dict[str, str]:
-        """What the files of `components/` read."""
+        """The variables that the files of `components/` read."""
         return {
             "MESH_BROKER_URL": self.broker_url,
             "MESH_REDIS_HOST": self.redis_host,
@@ -303,7 +303,7 @@ def worker(
 ) -> Service:
     """A worker of an app: `mesh worker`, with this process's environment and the settings in `options`.
 
-    `listen` is where it answers probes, and serves the API where it is the one that does. Where that is by
+    `listen` is where it answers probes, and serves the API where it is the one that does. If that is by
     TLS, `plain` is where it answers this machine without. A `replica` leaves event log, API and MQTT edge to
     the app's first worker.
     """

@@ -54,7 +54,7 @@ def app_per_agent(agents: Sequence[str], workers: int) -> list[AppSpec]:
 
 
 class Row(NamedTuple):
-    """What runs where. `process` is empty for a service that was given by its address."""
+    """A service and its address. `process` is empty for one that was given by its address."""
 
     name: str
     address: str
@@ -159,7 +159,7 @@ class Stack:
             self._supervisor.reconfigure(changed)
 
     def rows(self) -> list[Row]:
-        """What runs where, each after what it rests on."""
+        """The services, each after those that it rests on."""
         given = self._given
         addresses = (given.broker_url, given.redis_host, given.placement, given.scheduler)
         names = ("broker", "redis", "placement", "scheduler")
@@ -260,7 +260,7 @@ class Stack:
         )
 
     def _edge_options(self) -> dict[str, str]:
-        """Where the MQTT edge finds its clients: at the broker of the bus, unless the settings name another.
+        """The MQTT edge's login at the broker of the bus, unless the settings name another.
 
         At a broker that was started here it has a user of its own, which the bus is closed to.
         """
@@ -280,7 +280,7 @@ class Stack:
         }
 
     def _listen(self, app: AppSpec, number: int) -> tuple[str, int]:
-        """Where a worker serves HTTP. Where models are offered is known before any worker starts."""
+        """The address at which a worker serves HTTP. That of the models is known before any worker starts."""
         offers_models = app is self._models and number == 0
         port = self._models_port if offers_models else self._ports.take(1)[0]
         if app.front and number == 0:

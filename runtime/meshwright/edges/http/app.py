@@ -178,7 +178,7 @@ class _Gate:
     """Refuses what no honest client sends, and asks the authenticator for the caller of every request.
 
     The Host header must be one of this mesh's names (DNS rebinding): those of loopback, `allowed_hosts` and,
-    where the mesh listens off loopback, IP addresses and the machine's own name. Where a browser names an
+    where the mesh listens off loopback, IP addresses and the machine's own name. If a browser names an
     Origin, that must be the host which is asked, or an allowed one (cross-site requests). WebSockets are
     looked at too. Credentials are checked before a body is read; open routers need none.
     """
