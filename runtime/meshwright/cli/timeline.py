@@ -32,7 +32,7 @@ from meshwright.cli.output import (
     terminal_width,
 )
 from meshwright.client import ENDINGS, Client
-from meshwright.core.errors import Conflict, MeshError, NotFound, error_codes
+from meshwright.core.errors import Conflict, MeshError, NotFound, error_of_code
 from meshwright.core.schema import takes_approval
 
 if TYPE_CHECKING:
@@ -375,7 +375,7 @@ def _why(error: Document) -> str:
     import meshwright.models.errors  # noqa: F401 - so that their codes are known
 
     kind, message = str(error.get("type", "")), str(error.get("message", ""))
-    is_ours = kind in _OWN_TYPES or kind in error_codes()
+    is_ours = kind in _OWN_TYPES or error_of_code(kind, MeshError) is not None
     return message if is_ours or message.startswith(kind) else f"{kind}: {message}".removesuffix(": ")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from meshwright.core import topics
 from meshwright.core.encoding import Struct
-from meshwright.core.errors import ModelError, ToolFailed
+from meshwright.core.errors import ModelError, ToolFailed, error_of_code
 from meshwright.core.messages import Event, Outcome, Usage, new_id, trace_id_of
 from meshwright.core.tracing import TENANT, GenAI, Span
 from meshwright.models.errors import BudgetExceeded, StructureInvalid
@@ -96,7 +96,7 @@ class RecordedError(Struct):
     @property
     def error(self) -> ModelError:
         """The error again, so that it can be caught by its class; a plain ModelError where that is gone."""
-        kind = next((kind for kind in _kinds_of(ModelError) if kind.__name__ == self.failed), ModelError)
+        kind = error_of_code(self.failed, ModelError) or ModelError
         error = kind.__new__(kind, self.message)
         vars(error).update(self.known, message=self.message)
         return error
@@ -372,9 +372,3 @@ def _events_of(reply: _StepResult, shape: type[BaseModel] | None) -> list[Progre
         text = cut(reply.content, _MAX_CUT_CHARS)
         events.append(ProgressEvent("reply.cut_off", {"text": text, "tool_calls": calls}))
     return events
-
-
-def _kinds_of(kind: type[ModelError]) -> Iterator[type[ModelError]]:
-    yield kind
-    for below in kind.__subclasses__():
-        yield from _kinds_of(below)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -17,7 +17,7 @@ from dapr.proto import api_service_v1, api_v1, common_v1
 from grpc import ChannelConnectivity, StatusCode
 
 from meshwright.core.encoding import decode, encode
-from meshwright.core.errors import ConfigError, MeshError, StoreUnavailable
+from meshwright.core.errors import ConfigError, MeshError, StoreUnavailable, error_of_code
 from meshwright.kernel.envelope import ActorRef
 
 STATE, BUS, VIEWS = "state", "bus", "views"  # the names of the components
@@ -290,15 +290,9 @@ def decode_reply(data: bytes) -> Any:
         case {"result": result}:
             return result
         case {"error": {"type": str(name), "message": str(message), **details}}:
-            known = next((error for error in _errors(MeshError) if error.__name__ == name), None)
+            known = error_of_code(name, MeshError)
             error = known(message) if known is not None else MeshError(f"{name}: {message}")
             for detail in {"remedy", "field", "status"} & details.keys():
                 setattr(error, detail, details[detail])
             raise error
     raise StoreUnavailable(f"the worker that was called sent no reply, but {data[:200]!r}")
-
-
-def _errors(base: type[MeshError]) -> Iterator[type[MeshError]]:
-    yield base
-    for error in base.__subclasses__():
-        yield from _errors(error)
