@@ -26,7 +26,7 @@ from meshwright.orchestration.presence import every
 from meshwright.prompts import Prompts
 from meshwright.roles import FRONT
 from meshwright.run import Runner, Services
-from meshwright.run.parking import Parking
+from meshwright.run.limits import Parking
 from meshwright.settings import Settings
 from meshwright.settings.loading import FILE_NAME
 from meshwright.sql.folder import LOCK_NAME

@@ -34,8 +34,7 @@ from meshwright.models.port import (
 from meshwright.models.structure import read_answer, response_schema
 from meshwright.run.context import RunContext
 from meshwright.run.files import Attached, check_size
-from meshwright.run.limits import Totals, limits_of
-from meshwright.run.parking import tries_again_at
+from meshwright.run.limits import Totals, limits_of, tries_again_at
 from meshwright.run.prepared import PreparedPrompt
 from meshwright.run.recorded import SentMessages
 from meshwright.run.replies import Deltas
