@@ -26,7 +26,7 @@ from meshwright.core.money import ZERO
 from meshwright.core.plugins import install_command
 from meshwright.models.config import names_in, read_text
 from meshwright.models.errors import ModelTimeout
-from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta
+from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta, Wrapper
 from meshwright.settings import Settings
 from meshwright.sql.cache import SqliteCache
 
@@ -91,7 +91,7 @@ class _Flight:
     reply: ModelReply | None = None
 
 
-class Cached:
+class Cached(Wrapper):
     """A model that answers repeated requests from a store, for `ttl_seconds`.
 
     It looks up only calls at temperature 0 whose `cache` is true, and keeps a reply that is whole: not one
@@ -106,8 +106,7 @@ class Cached:
     def __init__(
         self, model: Model, store: CacheStore, *, ttl_seconds: float, clock: Clock, identity: str
     ) -> None:
-        self.name = model.name
-        self._model = model
+        super().__init__(model)
         self._store = store
         self._ttl_seconds = ttl_seconds
         self._clock = clock
@@ -124,7 +123,7 @@ class Cached:
         cached = request.cache and request.temperature == 0 and not request.inputs
         key = key_of(request, self._identity) if cached else None
         if key is None:
-            return await self._model.complete(request, on_delta)
+            return await self.model.complete(request, on_delta)
         started = time.perf_counter()
         ends = self._clock.now() + timedelta(seconds=request.timeout_seconds)
         flight = self._flights.setdefault(key, _Flight())
@@ -137,7 +136,7 @@ class Cached:
                 if left <= 0:
                     raise _too_late()
                 asked = request.model_copy(update={"timeout_seconds": left})
-                flight.reply = await self._model.complete(asked, on_delta)
+                flight.reply = await self.model.complete(asked, on_delta)
                 await self._write(key, flight.reply)
                 return flight.reply
         finally:
@@ -154,7 +153,7 @@ class Cached:
     async def close(self) -> None:
         """Close the store and the model."""
         await self._store.close()
-        await self._model.close()
+        await super().close()
 
     async def _read(self, key: str) -> ModelReply | None:
         value = await self._try(lambda: self._store.get(key))

@@ -12,7 +12,8 @@ from heapq import nlargest
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from meshwright.models.structure import InvalidSchema, target
+from meshwright.core.schema import target
+from meshwright.models.structure import InvalidSchema
 
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W\d_A-Za-z]+")
 _INFLECTION = re.compile(r"(?<=...)(?:ations?|ings?|ions?|ments?|ies|ied|ed|es|s|ly|e|y)$")
