@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from meshwright.agent import Agent
     from meshwright.app import build_mesh
     from meshwright.client import AgentConfigClient, BlockingClient, Client
-    from meshwright.component import Actors, Check, Component
+    from meshwright.component import Actors, Check, Component, Pages
     from meshwright.core.capability import Capability
     from meshwright.core.errors import LimitReached, MeshError, ToolFailed, WaitExpired
     from meshwright.core.files import File
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from meshwright.kernel.envelope import ActorRef
     from meshwright.mesh import Mesh
     from meshwright.models.named import ModelSettings, open_model, with_fallbacks
+    from meshwright.orchestration.tasks import Tasks
     from meshwright.run import Run
     from meshwright.run.context import Delegation
     from meshwright.settings import Settings, load_settings
@@ -53,10 +54,12 @@ HOMES = {
     "MeshError": "core.errors",
     "ModelSettings": "models.named",
     "Outcome": "core.messages",
+    "Pages": "component",
     "Receipt": "core.messages",
     "Run": "run",
     "Settings": "settings",
     "Task": "core.messages",
+    "Tasks": "orchestration.tasks",
     "TaskRequest": "core.messages",
     "ToolContext": "tools.tool",
     "ToolFailed": "core.errors",
@@ -70,7 +73,7 @@ HOMES = {
     "turn": "kernel.actor",
     "with_fallbacks": "models.named",
 }
-"""Where each public name lives."""
+"""The module of each public name."""
 
 __all__ = [
     "Actor",
@@ -93,11 +96,13 @@ __all__ = [
     "MeshError",
     "ModelSettings",
     "Outcome",
+    "Pages",
     "Receipt",
     "Run",
     "Settings",
     "Task",
     "TaskRequest",
+    "Tasks",
     "ToolContext",
     "ToolFailed",
     "Toolset",

@@ -103,9 +103,10 @@ def check(as_json: bool) -> int:
     declared = _declared(settings)
     literal = {name: brought for name, brought in declared.brought.items() if brought.text}
     known = Prompts(prompts_folder(Path.cwd(), settings), brought=literal)
-    names = {*known.names(), *declared.brought}
+    elsewhere = {*declared.brought, *_prompts_of_packages(settings)}
+    names = {*known.names(), *elsewhere}
     needed = {agent.metadata["prompt"]: agent.agent_id for agent in declared.agents}
-    problems = known.check({name: agent for name, agent in needed.items() if name not in declared.brought})
+    problems = known.check({name: agent for name, agent in needed.items() if name not in elsewhere})
     counted = "1 prompt" if len(names) == 1 else f"{len(names)} prompts"
     if as_json:
         fields = ("path", "line", "message", "remedy")
@@ -114,6 +115,18 @@ def check(as_json: bool) -> int:
     else:
         click.echo("\n".join(map(str, problems)) or f"{counted} checked, no problems.")
     return 1 if problems else 0
+
+
+def _prompts_of_packages(settings: Settings) -> list[str]:
+    """The names of prompts that installed components bring, asked without the project's own code."""
+    from meshwright.core.plugins import COMPONENTS, installed
+
+    if not installed(COMPONENTS):
+        return []
+    from meshwright.app import build_mesh
+    from meshwright.prompts import PromptSources
+
+    return build_mesh(settings, agents=()).get(PromptSources).names()
 
 
 @click.command()

@@ -175,10 +175,12 @@ async def in_process(
             remedy="start it with mesh up, or name one that runs: --url",
             field="store",
         )
+    from meshwright.models.port import Model
+
     settings = with_admin_token(settings, temporary=True)
     reads = need in ("log", "state")
     async with _readable(settings) if reads else _started(settings, works=need == "work") as mesh:
-        about = f"An embedded mesh on {settings.data_dir}, model: {mesh.model.name}"
+        about = f"An embedded mesh on {settings.data_dir}, model: {mesh.get(Model).name}"
         async with Client.local(mesh, tenant=tenant) as client:
             yield Connection(client, str(settings.data_dir), options, is_running=False, about=about)
 
@@ -187,12 +189,13 @@ async def in_process(
 async def _started(settings: Settings, *, works: bool) -> AsyncIterator[Mesh]:
     from meshwright.app import build_mesh
     from meshwright.cli.app import log_to_stderr
+    from meshwright.work import Worker
 
     log_to_stderr(settings.data_dir)
     require_trust(settings)
     mesh = build_mesh(settings)
     if not works:
-        await mesh.worker.drain(0)
+        await mesh.get(Worker).drain(0)
     report_problems(mesh)
     async with mesh:
         yield mesh
@@ -203,8 +206,7 @@ async def _readable(settings: Settings) -> AsyncIterator[Mesh]:
     """A mesh that is open to be read; if there is no data, an empty one. No turn runs."""
     from meshwright.agent import Agent
     from meshwright.app import build_mesh
-    from meshwright.orchestration.component import ORCHESTRATION
-    from meshwright.roles import ProcessRole
+    from meshwright.roles import ORCHESTRATION, ProcessRole
     from meshwright.runtimes import sqlite_runtime
     from meshwright.sql.sqlite import FILE_NAME
 

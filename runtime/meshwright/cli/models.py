@@ -187,12 +187,12 @@ def _warnings(settings: Settings) -> list[str]:
     from meshwright.agents.binding import warnings_of
     from meshwright.agents.loader import load_agents, project_file, prompts_folder
     from meshwright.models.config import read_config
-    from meshwright.prompts import Prompts
+    from meshwright.prompts import Prompts, PromptSources
 
     path = _file_of(settings)
     if settings.models.base_url or not path.is_file():
         return []
-    prompts = Prompts(prompts_folder(Path(), settings))
+    prompts = PromptSources([Prompts(prompts_folder(Path(), settings))])
     agents = load_agents(project_file(Path(), settings.agents.dir), Path())
     return list(map(str, warnings_of(read_config(path), prompts, agents)))
 

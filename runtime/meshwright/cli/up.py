@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from meshwright.settings import Settings
     from meshwright.stack.stack import AppSpec
     from meshwright.stack.supervisor import Supervisor
+    from meshwright.work import Worker
 
 WHOLE_MESH = "mesh"
 MODELS_APP, MODELS_PORT = "llm-service", 8002
@@ -214,16 +215,19 @@ async def _serve(
     Raises Abort where it was asked to stop once more before that.
     """
     from meshwright.cli.serving import collecting, writes_apart
+    from meshwright.prompts import PromptSources
+    from meshwright.work import Worker
 
+    worker = mesh.get(Worker)
     report_problems(mesh)
     with watched:
         async with mesh:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, mesh.prompts.refresh)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, mesh.get(PromptSources).reload)
             if writes_apart(mesh.settings):
                 mesh.database.write_apart()
-            async with collecting(lambda: not mesh.worker.running):
+            async with collecting(lambda: not worker.running):
                 await serving(mesh, listener)
-            has_drained = await _drain(mesh)
+            has_drained = await _drain(worker)
     if not has_drained:
         raise click.Abort
 
@@ -254,14 +258,17 @@ async def _answer_probes(mesh: Mesh, listener: socket) -> None:
 
 
 def _greet(mesh: Mesh, url: str) -> None:
+    from meshwright.agents.binding import BoundAgents
+    from meshwright.models.port import Model
+
     click.echo(f"ready {url}")
-    click.echo(f"model: {mesh.model.name}", err=True)
+    click.echo(f"model: {mesh.get(Model).name}", err=True)
     for warning in mesh.warnings:
         click.echo(f"mesh: warning: {warning}", err=True)
     if mesh.settings.mqtt.url:
         click.echo(f"MQTT: {mesh.settings.mqtt.url}, topics below {mesh.settings.mqtt.prefix}/", err=True)
-    agents = f"agents: {', '.join(mesh.agents)}; " if mesh.agents else ""
-    click.echo(f"{agents}API: {url}/docs; Ctrl-C stops", err=True)
+    agents = ", ".join(mesh.get(BoundAgents))
+    click.echo(f"{f'agents: {agents}; ' if agents else ''}API: {url}/docs; Ctrl-C stops", err=True)
 
 
 def _on_stop_signals(stop: Callable[[], object]) -> None:
@@ -269,19 +276,19 @@ def _on_stop_signals(stop: Callable[[], object]) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop)
 
 
-async def _drain(mesh: Mesh) -> bool:
+async def _drain(worker: Worker) -> bool:
     """Let running work end for some seconds; asked to stop once more, leave it for the next start.
 
     Returns False where it was asked to.
     """
-    if not mesh.worker.running:
+    if not worker.running:
         return True
     hurry = asyncio.Event()
     _on_stop_signals(hurry.set)
-    running = f"{mesh.worker.running} running, with {_DRAIN_SECONDS} s to end"
+    running = f"{worker.running} running, with {_DRAIN_SECONDS} s to end"
     click.echo(f"{running}; Ctrl-C leaves them for the next start", err=True)
-    await unless(hurry, mesh.worker.drain(_DRAIN_SECONDS))
-    await mesh.worker.drain(0)
+    await unless(hurry, worker.drain(_DRAIN_SECONDS))
+    await worker.drain(0)
     for number in _STOP_SIGNALS:
         asyncio.get_running_loop().remove_signal_handler(number)
     return not hurry.is_set()
@@ -314,11 +321,9 @@ def _apps(settings: Settings, *, per_agent: bool, replicas: int) -> list[AppSpec
 
     if not per_agent:
         return one_app(replicas)
-    from meshwright.agents.loader import load_agents, project_file
-    from meshwright.edges.channels.component import persona_agents
+    from meshwright.app import agents_of
 
-    agents = load_agents(project_file(Path(), settings.agents.dir), Path())
-    agents += persona_agents(settings)
+    agents = agents_of(settings, Path())
     return app_per_agent([agent.agent_id for agent in agents if not agent.reads_log], replicas)
 
 

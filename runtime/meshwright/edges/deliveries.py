@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol
 
 from meshwright.core.errors import ConfigError, InvalidInput
 from meshwright.edges.bodies import MalformedJson, parse_json
+from meshwright.events.audit import Audit
 from meshwright.ledger.keys import Unauthenticated
 from meshwright.mesh import Mesh
 
@@ -75,7 +76,7 @@ class Gate:
 
     def refused(self, name: str, address: str, reason: str) -> Unauthenticated:
         """Returns the error for a delivery that is not to be trusted."""
-        self._mesh.audit.record_misuse(reason, address=address, edge=f"{self._edge}:{name}")
+        self._mesh.get(Audit).record_misuse(reason, address=address, edge=f"{self._edge}:{name}")
         return Unauthenticated(
             f"The delivery to {name!r} is not signed as the mesh expects",
             remedy=f"Set the same secret at the sender and in [{self._table}]; the audit trail says why",

@@ -29,7 +29,9 @@ from meshwright.edges import reply_table
 from meshwright.edges.lines import Lines
 from meshwright.edges.reply_table import Address, Progress, SenderKey, UnsentReply
 from meshwright.events.filter import EventFilter
-from meshwright.mesh import FINAL, Mesh
+from meshwright.mesh import Mesh
+from meshwright.orchestration.acceptance import FINAL
+from meshwright.orchestration.tasks import Tasks
 from meshwright.work.protocol import TaskKey
 from meshwright.work.record import read_task
 
@@ -237,7 +239,7 @@ class _SenderLane:
             found = await self._mesh.log.query(newest)
             if ended := next((event for event in found if event.event_type in FINAL), None):
                 return ended
-            if (await self._mesh.task(task.task_id, task.tenant_id)).status not in ENDED:
+            if (await self._mesh.get(Tasks).task(task.task_id, task.tenant_id)).status not in ENDED:
                 return None
             await asyncio.sleep(_LOG_SECONDS)
         return None  # it ended long ago: the log has it no more

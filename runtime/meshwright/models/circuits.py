@@ -55,7 +55,7 @@ class Policy(NamedTuple):
 _USUAL = Policy()
 
 
-class _OpenCircuit(NamedTuple):
+class OpenCircuit(NamedTuple):
     """A deployment that is left alone, and why."""
 
     deployment: str
@@ -110,11 +110,11 @@ class Circuits:
         error.attempts, error.lost, error.retry_after_seconds = 0, (), self.left_seconds(deployment)
         return error
 
-    def open(self) -> list[_OpenCircuit]:
+    def open(self) -> list[OpenCircuit]:
         """The deployments that are left alone, or probed, by id."""
         now, clock = datetime.now(UTC), time.monotonic()
         return [
-            _OpenCircuit(name, circuit.since, now + timedelta(seconds=circuit.until - clock), circuit.error)
+            OpenCircuit(name, circuit.since, now + timedelta(seconds=circuit.until - clock), circuit.error)
             for name, circuit in sorted(self._circuits.items())
             if circuit.until is not None and circuit.error is not None
         ]

@@ -168,7 +168,7 @@ class MemoryData:
         self.last_number = 0
 
     def copy(self) -> MemoryData:
-        """A copy of the data committed so far, without a running process."""
+        """Returns the data committed at this moment, without a running process."""
         twin = MemoryData()
         twin.__dict__.update(copy.deepcopy({**self.__dict__, "running": {}}))
         return twin

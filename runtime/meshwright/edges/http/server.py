@@ -19,7 +19,7 @@ from meshwright.core.http_limits import LimitedServer
 from meshwright.edges.http.app import create_app, is_loopback
 from meshwright.edges.http.events import Streams
 from meshwright.edges.tls import Certificate
-from meshwright.ledger.keys import keys_required
+from meshwright.ledger.keys import Keys, keys_required
 from meshwright.mesh import Mesh
 from meshwright.sql.folder import SOCKET_NAME
 
@@ -85,7 +85,7 @@ async def _check_exposed(mesh: Mesh, host: str) -> None:
     if is_loopback(host):
         return
     missing = []
-    if not await keys_required(mesh.keys, settings):
+    if not await keys_required(mesh.get(Keys), settings):
         missing.append(("requires no key", "create one with mesh keys create, or set keys.required = true"))
     if settings.http.tls_cert is None:
         missing.append(("speaks no TLS", "set http.tls_cert and http.tls_key"))

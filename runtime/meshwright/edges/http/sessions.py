@@ -19,7 +19,7 @@ from meshwright.core.messages import Caller
 from meshwright.edges.bodies import problem_of
 from meshwright.edges.http.errors import CALLER, kind_of, openai_error
 from meshwright.edges.http.routing import EVENT_STREAM
-from meshwright.identity.auth import Authenticator, Credentials, Unauthenticated
+from meshwright.identity.auth import Authenticators, Credentials, Unauthenticated
 from meshwright.orchestration.tenants import Tenants
 
 CREDENTIALS = "meshwright.credentials"
@@ -50,7 +50,12 @@ class Sessions:
     """
 
     def __init__(
-        self, authenticator: Authenticator, now: Callable[[], datetime], *, tenants: Tenants, max_streams: int
+        self,
+        authenticator: Authenticators,
+        now: Callable[[], datetime],
+        *,
+        tenants: Tenants,
+        max_streams: int,
     ) -> None:
         self._authenticator = authenticator
         self._now = now

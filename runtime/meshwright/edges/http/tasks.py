@@ -25,8 +25,10 @@ from meshwright.edges.webhooks.push import NotifyingRequest, check_notify, notif
 from meshwright.events.inbox import InboxPage
 from meshwright.events.tasks import TaskPage
 from meshwright.identity.operations import Operations
-from meshwright.mesh import FINAL, Mesh, TaskView
+from meshwright.mesh import Mesh
+from meshwright.orchestration.acceptance import FINAL
 from meshwright.run.transcript import attempt_of
+from meshwright.work.record import TaskView
 from meshwright.work.steps import StepContentsPage, StepPage, StepView
 
 router = make_router("tasks")

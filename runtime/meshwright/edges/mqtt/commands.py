@@ -23,7 +23,7 @@ from meshwright.edges.cloud_events import CONTENT_TYPE, TaskEvent, accept, refus
 from meshwright.edges.mqtt.connection import JSON, BrokerAway, BrokerConnection, MqttMessage, Publication
 from meshwright.edges.mqtt.outgoing import ANONYMOUS, MqttAddress, Notices, Topics
 from meshwright.edges.replies import Courier, until_answered
-from meshwright.identity.auth import Authenticator, Credentials, Unauthenticated, bearer_of
+from meshwright.identity.auth import Authenticators, Credentials, Unauthenticated, bearer_of
 from meshwright.identity.operations import Operations, record_refusal
 from meshwright.mesh import Mesh
 from meshwright.work.protocol import TaskKey
@@ -40,15 +40,12 @@ _RECEIPTS, _RESULTS = "task-receipts", "task-results"
 class Commands:
     """Carries out what is published to our topics."""
 
-    def __init__(
-        self, mesh: Mesh, topics: Topics, notices: Notices, client_id: str, authenticator: Authenticator
-    ) -> None:
+    def __init__(self, mesh: Mesh, topics: Topics, notices: Notices, client_id: str) -> None:
         self._mesh = mesh
-        self._courier = mesh.component(Courier)
+        self._courier = mesh.get(Courier)
         self._topics = topics
         self._notices = notices
         self._client_id = client_id
-        self._authenticator = authenticator
         self._under_way: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -151,7 +148,7 @@ class Commands:
 
         mesh, credentials = self._mesh, self._credentials(delivery)
         try:
-            caller = await asked(lambda: self._authenticator.authenticate(credentials))
+            caller = await asked(lambda: mesh.get(Authenticators).authenticate(credentials))
         except Unauthenticated as error:
             if credentials.token or credentials.client != ANONYMOUS:
                 record_refusal(mesh, error, caller=None, edge="mqtt")

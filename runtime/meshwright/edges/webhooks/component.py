@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from meshwright.agent import AgentTypes
 from meshwright.component import Check, Component
 from meshwright.core.errors import ConfigError
 from meshwright.edges.replies import Courier
@@ -48,7 +49,7 @@ class WebhooksComponent(Component):
             )
 
     def _register_senders(self) -> None:
-        courier = self.mesh.component(Courier)
+        courier = self.mesh.get(Courier)
         senders: list[ForgeSender | PushSender] = []
         if any(rule.reply != "none" for rule in self.config.rules):
             senders.append(ForgeSender(self.config.sources))
@@ -75,8 +76,8 @@ class WebhooksComponent(Component):
         return [Check("webhooks", self._check)] if self.sources else []
 
     async def _check(self) -> str:
-        agents = {agent.agent_id for agent in self.mesh.agent_types}
-        able = {capability.name for agent in self.mesh.agent_types for capability in agent.capabilities}
+        agents = {agent.agent_id for agent in self.mesh.get(AgentTypes)}
+        able = {capability.name for agent in self.mesh.get(AgentTypes) for capability in agent.capabilities}
         missing = [
             f"rule {number} names {what} {name!r}"
             for number, rule in enumerate(self.config.rules, start=1)

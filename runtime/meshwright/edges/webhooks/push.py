@@ -79,7 +79,7 @@ def check_notify(settings: WebhooksSettings, notify: Notify) -> None:
 
 async def notify_of(mesh: Mesh, caller: Caller, task_id: str, notify: Notify) -> None:
     """Have the outcome of a task sent to a URL, also of one that has ended; durable when this returns."""
-    courier, task = mesh.component(Courier), TaskKey(caller.tenant_id, task_id)
+    courier, task = mesh.get(Courier), TaskKey(caller.tenant_id, task_id)
     secret = notify.secret.get_secret_value()
     for known in await courier.asked(_SCHEME, task):
         assert isinstance(known, PushAddress)

@@ -21,6 +21,7 @@ from meshwright.core.access import Role
 from meshwright.core.capability import LLM_SERVICE
 from meshwright.core.errors import ConfigError, HostError, InvalidInput, NotFound
 from meshwright.core.messages import Caller, Event
+from meshwright.events.audit import Audit
 from meshwright.identity.rules import Rule
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
@@ -262,7 +263,7 @@ class AgentConfigs(Component):
         READ_KEY.check(caller)
         row = await self._find(caller.tenant_id, agent_id)
         if row.llm_api_key_encrypted is not None:
-            await self.mesh.audit.record(caller, "agent_config.key_read", _subject(row))
+            await self.mesh.get(Audit).record(caller, "agent_config.key_read", _subject(row))
         known = {name: getattr(row, name) for name in AgentLLM.model_fields if hasattr(row, name)}
         source = "default" if agent_id == DEFAULT else "agent"
         return AgentLLM(**known, llm_api_key=self._key_of(row), source=source)
@@ -284,7 +285,7 @@ class AgentConfigs(Component):
             **self._stored(dict(wanted)), tenant_id=caller.tenant_id, created_at=now, updated_at=now
         )
         changed = sorted(wanted.model_fields_set - {"agent_id"})
-        async with self.mesh.audit.change(caller, CREATED, _subject(row), {"changed": changed}):
+        async with self.mesh.get(Audit).change(caller, CREATED, _subject(row), {"changed": changed}):
             await self.mesh.database.write(table.insert, row, self.config.max_agents)
         return await self._changed(CREATED, row, changed)
 
@@ -307,7 +308,7 @@ class AgentConfigs(Component):
                 field="llm_api_key",
             )
         changed = sorted(wanted.model_fields_set)
-        async with self.mesh.audit.change(caller, CHANGED, _subject(row), {"changed": changed}):
+        async with self.mesh.get(Audit).change(caller, CHANGED, _subject(row), {"changed": changed}):
             await self.mesh.database.write(table.replace, before, row)
         return await self._changed(CHANGED, row, changed)
 
@@ -315,7 +316,7 @@ class AgentConfigs(Component):
         """Delete a configuration, in the same way. Raises NotFound."""
         CHANGE.check(caller)
         row = await self._find(caller.tenant_id, agent_id)
-        async with self.mesh.audit.change(caller, DELETED, _subject(row)):
+        async with self.mesh.get(Audit).change(caller, DELETED, _subject(row)):
             await self.mesh.database.write(table.delete, row.tenant_id, row.agent_id)
         return await self._changed(DELETED, row, [])
 

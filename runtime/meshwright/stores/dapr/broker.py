@@ -95,7 +95,7 @@ class Broker:
         return self.topic(pattern)
 
     def shared(self, pattern: str, group: str) -> str:
-        """The subscription by which one member of the group gets a copy of each message."""
+        """The subscription by which one member of the group gets each message."""
         return f"$share/{group}/{self.everything(pattern)}" if self.is_mqtt else self.everything(pattern)
 
     # Events

@@ -49,7 +49,7 @@ _RECEIVE_BYTES = 32 * 1024 * 1024
 """Of what daprd sends to us. A longer call would end the stream of calls, a longer message never be taken:
 the limits of daprd and of the broker have to be well below."""
 _ANSWER_SECONDS = 1
-"""The time in which answers of callbacks that have ended must leave."""
+"""The time that the answers of ended callbacks have to leave."""
 _LEAVE_SECONDS = 0.2  # what daprd has to read our last answers on a stream
 _HANDSHAKE_SECONDS = 10.0
 _MAX_ATTEMPTS = 20  # to learn why daprd refuses our actors
@@ -426,7 +426,7 @@ async def _body(receive: Receive) -> bytes | None:
 
 
 async def _answer(callbacks: Callbacks, method: str, path: list[str], body: bytes) -> tuple[int, bytes]:
-    """Answers daprd: health, the types, the topics, a path for each topic, and actors."""
+    """Serves what daprd asks for: health, the types, the topics, a path for each topic, and actors."""
     match method, path:
         case "GET", ["healthz"]:
             return 200, b'{"status":"ok"}'

@@ -1,12 +1,15 @@
 """Acme's routes."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
 from meshwright.edges.http.routing import SubmitterDep, ViewerDep, make_router
+
+if TYPE_CHECKING:
+    from acme.night import Night
 
 
 class WantedPage(BaseModel):
@@ -34,3 +37,28 @@ def make_routes(calls: Callable[[], Awaitable[dict[str, Any]]]) -> list[APIRoute
         return {"status": "ok"}
 
     return [router, public, openai]
+
+
+class SignIn(BaseModel):
+    """A name; a real sign-in asks for more."""
+
+    name: str
+
+
+def night_routes(night: "Night") -> list[APIRouter]:
+    """Returns an open router with the sign-in, and a usual one."""
+    public, router = make_router("night", is_open=True), make_router("night")
+
+    @public.post("/night/session")
+    async def sign_in(response: Response, wanted: SignIn) -> None:
+        response.set_cookie("night", night.cookies.open(wanted.name), httponly=True, samesite="strict")
+
+    @router.delete("/night/session")
+    async def sign_out(caller: ViewerDep, request: Request) -> None:
+        del night.cookies.callers[request.cookies["night"]]
+
+    @router.get("/night/passed")
+    async def passed(caller: ViewerDep) -> dict[str, int]:
+        return dict(night.passed)
+
+    return [public, router]
