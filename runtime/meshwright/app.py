@@ -72,6 +72,7 @@ def build_mesh(
     mesh.provide(GivenModel(model))
     kinds = [*component_types(settings), *components]
     mesh.apps = tuple(app for kind in kinds for app in kind.apps)
+    mesh.facts = _facts(kinds)
     _join(mesh, [_added(mesh, kind) for kind in kinds])
     return mesh
 
@@ -197,6 +198,21 @@ def _join(mesh: Mesh, components: Sequence[Component]) -> None:
     columns = (column for component in components for column in component.encrypted())
     mesh.get(Secrets).columns = tuple(columns)
     mesh.warnings = tuple(warning for component in components for warning in component.warnings())
+
+
+def _facts(components: Sequence[type[Component]]) -> dict[str, frozenset[str]]:
+    """The fields that are facts, by type of event. Raises ConfigError where a component names another's."""
+    facts: dict[str, frozenset[str]] = {}
+    owners: dict[str, str] = {}
+    for component in components:
+        for kind in component.facts:
+            family = f"{kind.partition('.')[0]}.*"
+            owner = owners.get(kind) or owners.get(family)
+            if owner is not None and owner != component.name:
+                raise ConfigError(f"Components {owner} and {component.name} both name facts of events {kind}")
+        owners |= dict.fromkeys(component.facts, component.name)
+        facts |= {kind: frozenset(fields.split()) for kind, fields in component.facts.items()}
+    return facts
 
 
 def _taken(mesh: Mesh, name: str, owner: str, other: str) -> ConfigError:

@@ -13,13 +13,15 @@ Ours are listed in `meshwright.parts`; a package registers its own under the ent
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
 from meshwright.agent import Agent
+from meshwright.core.display import EventWords
+from meshwright.core.resources import Resource
 from meshwright.events.projections import Projection
 from meshwright.kernel.host import Subscription
 from meshwright.kernel.turns import ActorKind
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     import click
     from fastapi import APIRouter
 
+    from meshwright.agent import Agent
     from meshwright.context.memory import MemoryStore
     from meshwright.identity.auth import Authenticator
     from meshwright.models.port import ModelWrapper
@@ -80,6 +83,16 @@ class Component:
     name: ClassVar[str]
     settings: ClassVar[type[BaseModel] | None] = None
     apps: ClassVar[tuple[str, ...]] = ()
+    facts: ClassVar[Mapping[str, str]] = {}
+    """The fields of its events that a viewer without contents sees, by type: `{"pager.*": "number minutes"}`.
+
+    `family.*` stands for the other types of a family. The names of what an event is about, such as `task_id`
+    and `agent_id`, and the type of an `error` are always seen, texts over 128 characters never.
+    """
+    event_words: ClassVar[Mapping[str, EventWords]] = {}
+    """How its events read in `mesh events` and in the timeline of a task, by type or `family.*`."""
+    resources: ClassVar[Sequence[Resource]] = ()
+    """The things that it keeps: `mesh NAME` and `client.resource(NAME)` follow from their description."""
 
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh

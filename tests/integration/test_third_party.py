@@ -67,6 +67,11 @@ class Project:
         )
         return Done(done.returncode, done.stdout, done.stderr)
 
+    def python(self, script: str, *arguments: str) -> str:
+        """Returns the output of a script of the installed Python."""
+        command = [self.command[0], "-c", script, *arguments]
+        return subprocess.run(command, cwd=self.folder, check=True, capture_output=True, text=True).stdout
+
     @contextmanager
     def up(self, **settings: str) -> Iterator[str]:
         """A running mesh, and its URL."""
@@ -168,6 +173,29 @@ def test_an_installed_component_serves_its_projection(project: Project) -> None:
         assert project.mesh("ask", "on-call", "Help!").status == 0
         with urlopen(f"{url}/pager") as response:
             assert json.load(response) == {"url": "https://pager.acme.example", "calls": {"page": 1}}
+
+
+def test_what_an_installed_component_keeps_has_commands_a_client_and_words(project: Project) -> None:
+    script = """
+import sys
+from meshwright import BlockingClient
+
+with BlockingClient(sys.argv[1]) as mesh:
+    rota = mesh.resource("rota")
+    rota.create(person="ada", hours=8, note="her birthday")
+    print(rota.list()[0]["hours"], rota.get("ada")["person"])
+"""
+    assert "Show who is on call, and take people off." in project.mesh("--help").out
+    with project.up() as url:
+        assert project.mesh("rota") == (0, "", "nobody is on call\n")
+        assert project.python(script, url) == "8 ada\n"
+        assert "ada" in project.mesh("rota", "list").out
+        assert json.loads(project.mesh("rota", "show", "ada").out) == {"person": "ada", "hours": 8}
+        assert "ada for 8 hours  her birthday" in project.mesh("events").out
+        assert project.mesh("rota", "leave", "ada").out == "ada is off the rota, after 8 hours\n"
+        key = project.mesh("keys", "create", "--name", "bob", "--role", "viewer", "--yes").out.strip()
+        [seen] = answer_of(f"{url}/events?event_type=rota.joined", token=key)[1]["items"]
+        assert seen["payload"] == {"person": "ada", "hours": 8}
 
 
 def test_a_router_decides_on_errors_limits_and_keys_wherever_its_paths_are(project: Project) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from meshwright.agent import Agent, AgentTypes
 from meshwright.agents.binding import bind_agents, check_tables, code_of
+from meshwright.agents.event_words import FACTS
 from meshwright.agents.loader import prompts_brought, prompts_folder
 from meshwright.component import Actors, Check, Component, offered
 from meshwright.context.memory import MemoryStore
@@ -95,6 +96,7 @@ class AgentsComponent(Component):
     """The agents of this process with their tools, and the worker that runs their tasks."""
 
     name = "agents"
+    facts = FACTS
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

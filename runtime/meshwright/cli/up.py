@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import re
 import signal
@@ -18,9 +19,11 @@ import click
 
 from meshwright.cli.connect import announced, report_problems, with_admin_token
 from meshwright.cli.options import WholeNumber, data_option, database_option
-from meshwright.cli.output import Column, Document, styled, table
+from meshwright.cli.output import styled, table
 from meshwright.cli.project import require_trust, trust_option
 from meshwright.core.clock import unless
+from meshwright.core.display import Document
+from meshwright.core.resources import Column
 
 if TYPE_CHECKING:
     from socket import socket
@@ -161,6 +164,7 @@ def _settings(**given: object) -> Settings:
 
 
 def _run(serving: Coroutine[Any, Any, None]) -> None:
+    gc.disable()  # until `collecting`: almost all that a start makes stays
     from meshwright.cli.serving import loop_factory
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
@@ -221,12 +225,11 @@ async def _serve(
     worker = mesh.get(Worker)
     report_problems(mesh)
     with watched:
-        async with mesh:
+        async with collecting(lambda: not worker.running), mesh:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, mesh.get(PromptSources).reload)
             if writes_apart(mesh.settings):
                 mesh.database.write_apart()
-            async with collecting(lambda: not worker.running):
-                await serving(mesh, listener)
+            await serving(mesh, listener)
             has_drained = await _drain(worker)
     if not has_drained:
         raise click.Abort

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from meshwright.component import Actors, Component, offered
+from meshwright.context.event_words import FACTS
 from meshwright.context.memory import Memory, MemoryStore
 from meshwright.context.plan import DEFAULT_RULES
 from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextService
@@ -18,6 +19,7 @@ class ContextComponent(Component):
     """The context of agents: planned by rules, compressed by a model, with memories."""
 
     name = "context"
+    facts = FACTS
     apps = (CONTEXT_SERVICE,)
 
     def __init__(self, mesh: Mesh) -> None:

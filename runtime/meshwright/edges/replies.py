@@ -17,7 +17,7 @@ from datetime import timedelta
 from functools import partial
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from meshwright.component import Component
 from meshwright.core.clock import Backoff
@@ -96,6 +96,7 @@ class Courier(Component):
     """Sends the outcomes of tasks to the addresses that asked for them, over the schemes of the edges."""
 
     name = "replies"
+    facts: ClassVar[Mapping[str, str]] = {"reply.*": "scheme"}
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

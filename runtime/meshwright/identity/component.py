@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, ClassVar
 
 from meshwright.component import Actors, Check, Component, offered
 from meshwright.events.projections import Projection
@@ -45,6 +45,10 @@ class KeysComponent(Component):
     """Virtual keys of callers."""
 
     name = "keys"
+    facts: ClassVar[Mapping[str, str]] = {
+        "key.*": "key_id key roles budget created_at expires_at revoked_at",
+        "keys.*": "keys",
+    }
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
+from typing import ClassVar
 
 from meshwright.agent import AgentTypes
 from meshwright.component import Actors, Component
@@ -23,6 +24,10 @@ class LedgerComponent(Component):
     """Budgets, of the settings and of agents, each with its account."""
 
     name = "ledger"
+    facts: ClassVar[Mapping[str, str]] = {
+        "budget.*": "budget scope key limit limit_usd spent window amount_usd",
+        "allowance.*": "name scope of limit_usd window on_empty",
+    }
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

@@ -33,6 +33,7 @@ from meshwright.models.circuits import (
     Retrying,
     recovered,
 )
+from meshwright.models.event_words import FACTS
 from meshwright.models.overview import Deployments
 from meshwright.models.port import (
     Adapter,
@@ -48,6 +49,7 @@ from meshwright.models.port import (
 from meshwright.models.prices import Prices, prices_of
 from meshwright.models.select import (
     PREFIX,
+    AgentModels,
     Configured,
     ConfiguredModels,
     adapter_for,
@@ -55,7 +57,6 @@ from meshwright.models.select import (
     with_named_models,
 )
 from meshwright.prompts import PromptSources
-from meshwright.services.agent_config.component import AgentConfigs
 
 _logger = logging.getLogger("meshwright.models")
 
@@ -64,6 +65,7 @@ class ModelsComponent(Component):
     """The model that answers: chosen by the settings, with retries, a cache and the ledger around it."""
 
     name = "models"
+    facts = FACTS
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
@@ -71,8 +73,8 @@ class ModelsComponent(Component):
         path = self._path = project_file(mesh.project, settings.models.config)
         self.circuits, given = Circuits(), mesh.get(GivenModel).model
         self.chosen = self._choose() if given is None else adapter_for(given)
-        self._is_fixed = given is not None or settings.models.adapter == "offline"
-        self._configs = mesh.get(AgentConfigs)
+        is_fixed = given is not None or settings.models.adapter == "offline"
+        self._configs = None if is_fixed else _configured_by(mesh)
         self._models = self._base()
         mesh.provide(self._models.price_list, PriceList)
         mesh.provide(self, ModelWindows)
@@ -87,7 +89,7 @@ class ModelsComponent(Component):
         Retries and fallbacks are part of one call of the ledger.
         """
         yield ModelWrapper("request", Adapted)
-        if not self._is_fixed:
+        if self._configs is not None:
             yield ModelWrapper("request", partial(Configured, configs=self._configs, models=self._models))
         yield ModelWrapper("cache", self._cached)
         yield ModelWrapper("retry", self._retrying)
@@ -122,7 +124,7 @@ class ModelsComponent(Component):
 
     def window_of(self, model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str) -> ModelWindow:
         """The window of an agent's model: that of its configuration, else of the one named."""
-        configured = None if self._is_fixed else self._configs.last_read(tenant_id, agent_id)
+        configured = None if self._configs is None else self._configs.last_read(tenant_id, agent_id)
         if configured is not None:
             return _listed_window(configured.model)
         return self._models.price_list.window(model, tags)
@@ -132,7 +134,8 @@ class ModelsComponent(Component):
         price = self.mesh.settings.ledger.default_price
         guarded = Guarded(self.chosen, self.circuits) if self.chosen.kind == "http" else self.chosen
         models = ConfiguredModels(guarded, prices_of(self.chosen, price), price, self.circuits)
-        self._configs.on_read = partial(self._retain, models)
+        if self._configs is not None:
+            self._configs.on_read = partial(self._retain, models)
         return models
 
     def _retrying(self, model: Model) -> Model:
@@ -207,6 +210,14 @@ class ModelsComponent(Component):
         context, delay = request.context, round(delay_seconds, 3)
         payload = {"error": _fault(error), "delay_seconds": delay, "step": context.step}
         tell_task(self.mesh, "model.retried", payload, context, request.user)
+
+
+def _configured_by(mesh: Mesh) -> AgentModels | None:
+    """The component that configures the models of agents, if the mesh has one."""
+    try:
+        return mesh.get(AgentModels)
+    except LookupError:
+        return None
 
 
 def _fault(error: MeshError) -> dict[str, str]:

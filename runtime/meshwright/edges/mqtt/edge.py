@@ -69,7 +69,7 @@ class MqttEdge:
         self._client_id = f"{settings.mqtt.prefix}-edge"  # always the same, so that our session goes on
         self._tell = mesh.tell
         self._notices = Notices(mesh.tell)
-        self._views = Views(topics, self._notices, facts=bool(settings.mqtt.clients))
+        self._views = Views(topics, self._notices, mesh.facts if settings.mqtt.clients else None)
         self._outcomes = OutcomeSender(topics, self._notices)
         mesh.get(Courier).register(self._outcomes, everywhere=True)
         self._commands = Commands(mesh, topics, self._notices, self._client_id)
