@@ -4,7 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 from meshwright import Agent, Capability, Mesh, Run, TaskRequest, Tasks, build_mesh
 from meshwright.core.errors import TooLarge
 from meshwright.edges import reply_table
-from meshwright.edges.replies import Address, Courier, Undeliverable
+from meshwright.edges.replies import Address, Courier, Sender, Undeliverable
 from meshwright.edges.reply_table import MAX_CLIENTS, SenderKey
 from meshwright.events.filter import EventFilter
 from meshwright.work.protocol import TaskKey
@@ -41,10 +41,11 @@ class Mailbox(Address):
     box: str
 
 
-class MailSender:
+class MailSender(Sender[Mailbox]):
     """Puts outcomes into a list; fails as often as it is told to."""
 
     scheme = "mail"
+    kind = Mailbox
     scope = "tests"
 
     def __init__(self, failures: int = 0, error: type[Exception] = ConnectionError) -> None:
@@ -53,14 +54,7 @@ class MailSender:
         self._failures = failures
         self._error = error
 
-    def typed(self, address: Address) -> Mailbox:
-        return Mailbox.model_validate(address.model_dump())
-
-    def standing(self, task: TaskKey) -> Sequence[Address]:
-        return ()
-
-    async def send(self, address: Address, document: bytes) -> None:
-        assert isinstance(address, Mailbox)
+    async def send(self, address: Mailbox, document: bytes) -> None:
         self.tries.put_nowait(address.box)
         if self._failures:
             self._failures -= 1

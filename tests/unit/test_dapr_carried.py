@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from meshwright.core.errors import HostError, StoreTooNew, StoreTooOld
 from meshwright.core.messages import Event
 from meshwright.kernel.envelope import ActorRecord, ActorRef
 from meshwright.kernel.runtime import Runtime
@@ -83,3 +84,11 @@ async def test_an_actor_that_only_carries_stays_watched() -> None:
     stored.document.outbox.pop()
     actor = await stored.load()
     assert actor.only_carries and actor.is_owed
+
+
+@pytest.mark.parametrize(("version", "error"), [(1, StoreTooOld), (3, StoreTooNew)])
+def test_a_document_of_another_version_is_refused(version: int, error: type[HostError]) -> None:
+    known = Document(by=("commit",)).encode()
+    assert Document.decode(known).by == ("commit",)
+    with pytest.raises(error, match=f"version {version}"):
+        Document.decode(known.replace(b'{"v":2', b'{"v":%d' % version))

@@ -14,7 +14,7 @@ from meshwright.models.errors import (
     RateLimited,
     Unauthorized,
 )
-from meshwright.run.parking import Parking, tries_again_at
+from meshwright.run.limits import Parking, tries_again_at
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 TOMORROW = NOW + timedelta(days=1)

@@ -81,6 +81,12 @@ def test_a_schema_within_itself_ends() -> None:
     assert described({"$ref": "#"}) == "any JSON"
 
 
+def test_a_part_that_refers_to_the_whole_schema_is_checked() -> None:
+    tree = {"type": "object", "properties": {"child": {"$ref": "#"}}}
+    assert faults(tree, {"child": {"child": {}}}) == []
+    assert faults(tree, {"child": {"child": 3}}) == [("child.child", "must be an object")]
+
+
 def test_the_form_of_an_answer_is_said_in_words() -> None:
     assert described({"type": "string"}) == "text"
     assert described(None) == "any JSON"

@@ -30,7 +30,7 @@ from meshwright.models.port import CallContext, Model, ModelWindow, ModelWindows
 from meshwright.prompts import Prompts, PromptSource, PromptSources
 from meshwright.roles import FRONT
 from meshwright.run import Runner, Services
-from meshwright.run.parking import Parking
+from meshwright.run.limits import Parking
 from meshwright.settings import Settings
 from meshwright.settings.loading import FILE_NAME
 from meshwright.sql.folder import LOCK_NAME

@@ -15,7 +15,7 @@ from meshwright.bridge.sender import SETTINGS, BridgeSettings
 from meshwright.core.errors import ConfigError
 from meshwright.sql.folder import write_private
 
-EVENTS = (
+_EVENTS = (
     "SessionStart",
     "UserPromptSubmit",
     "PreToolUse",
@@ -49,7 +49,7 @@ def install(file: Path, folder: Path, settings: BridgeSettings) -> None:
     command = shlex.join([sys.executable, "-I", "-S", str(Path(hook.__file__).resolve()), str(folder)])
     entry = {"matcher": "*", "hooks": [{"type": "command", "command": command, "timeout": _TIMEOUT_SECONDS}]}
     hooks = content.setdefault("hooks", {})
-    for event in EVENTS:
+    for event in _EVENTS:
         hooks.setdefault(event, []).append(entry)
     _write(file, content)
 

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from meshwright.bridge.hook import LOCK, TABLE, UNPUBLISHED
 
 STORE, SETTINGS = "events.db", "bridge.json"
-PREFIX = "claude/progress"
+_PREFIX = "claude/progress"
 _MAX_PAUSE_SECONDS = 60.0
 _LOOK_SECONDS = 0.5
 _PATIENCE_SECONDS = 24 * 3600.0
@@ -47,7 +47,7 @@ class BridgeSettings(NamedTuple):
     username: str = ""
     password: str = ""
     ca_file: str = ""
-    prefix: str = PREFIX
+    prefix: str = _PREFIX
 
 
 def read_settings(folder: Path) -> BridgeSettings:

@@ -25,7 +25,7 @@ from meshwright.cli.options import Target, WholeNumber, json_option, mesh_option
 from meshwright.cli.output import document, for_terminal, styled, terminal_width
 from meshwright.client import ENDINGS, Client
 from meshwright.core.display import Document, file_line, printable
-from meshwright.core.errors import Conflict, MeshError, NotFound, error_codes
+from meshwright.core.errors import Conflict, MeshError, NotFound, error_of_code
 from meshwright.core.schema import takes_approval
 
 if TYPE_CHECKING:
@@ -368,7 +368,7 @@ def _why(error: Document) -> str:
     import meshwright.models.errors  # noqa: F401 - so that their codes are known
 
     kind, message = str(error.get("type", "")), str(error.get("message", ""))
-    is_ours = kind in _OWN_TYPES or kind in error_codes()
+    is_ours = kind in _OWN_TYPES or error_of_code(kind, MeshError) is not None
     return message if is_ours or message.startswith(kind) else f"{kind}: {message}".removesuffix(": ")
 
 

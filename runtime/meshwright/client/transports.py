@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from meshwright.core.clock import Backoff
 from meshwright.core.encoding import Struct
-from meshwright.core.errors import Draining, HostError, MeshError, StoreUnavailable
+from meshwright.core.errors import Draining, HostError, MeshError, StoreUnavailable, error_of_code
 from meshwright.core.messages import Event
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def error_of(url: str, status: int, text: bytes) -> MeshError:
         message = problem.get("detail") or problem["title"]
     except (ValueError, AttributeError, KeyError):
         return no_mesh(url, status)
-    kind = _kinds().get(problem.get("code"), MeshError)
+    kind = error_of_code(problem.get("code"), MeshError) or MeshError
     error = _made(kind, str(message), {name: problem.get(name) or "" for name in ("remedy", "field")})
     error.status = status
     for name in ("retry_after_seconds", "budget"):
@@ -231,14 +231,6 @@ def no_mesh(url: str, status: int) -> MeshError:
         f"{url} answered {status} in no way that a mesh does",
         remedy="Check that --url or MESH_URL is the address of a mesh",
     )
-
-
-def _kinds(base: type[MeshError] = MeshError) -> dict[str, type[MeshError]]:
-    """The errors that this process knows, by their name on the wire."""
-    kinds = {base.__name__: base}
-    for kind in base.__subclasses__():
-        kinds |= _kinds(kind)
-    return kinds
 
 
 def _made(kind: type[MeshError], message: str, advice: Mapping[str, str]) -> MeshError:

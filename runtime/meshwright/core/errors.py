@@ -39,8 +39,8 @@ Each names what happened, and where it can what to do (`remedy`) and which field
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 _CAPITAL_WORD = re.compile(r"[A-Z][a-z]+[ ,:]")
 
@@ -72,11 +72,14 @@ class MeshError(Exception):
         return f"{self.message}. {self.remedy}" if self.remedy else self.message
 
 
-def error_codes(kind: type[MeshError] = MeshError) -> Iterator[str]:
-    """The codes of a class of errors and of all below it, as far as they are imported."""
-    yield kind.__name__.lstrip("_")
-    for below in kind.__subclasses__():
-        yield from error_codes(below)
+ErrorT = TypeVar("ErrorT", bound=MeshError)
+
+
+def error_of_code(code: Any, kind: type[ErrorT]) -> type[ErrorT] | None:
+    """The class of errors with a code: `kind` or one below it, as far as they are imported."""
+    if kind.__name__.lstrip("_") == code:
+        return kind
+    return next(filter(None, (error_of_code(code, below) for below in kind.__subclasses__())), None)
 
 
 class InvalidInput(MeshError):

@@ -119,7 +119,7 @@ def _faults_of_parts(
     schema: Schema, root: Schema, value: Any, path: str, depth: int
 ) -> Iterator[SchemaFault]:
     if "$ref" in schema:
-        yield from _faults(_target(schema, root), root, value, path, depth + 1)
+        yield from _faults(target(root, str(schema["$ref"])), root, value, path, depth + 1)
     for part in _list(schema.get("allOf")):
         yield from _faults(part, root, value, path, depth + 1)
     for parts in (_list(schema.get("anyOf")), _list(schema.get("oneOf"))):
@@ -225,15 +225,25 @@ def _resolved(schema: Any, root: Schema) -> Schema:
     for _ in range(_MAX_DEPTH):
         if not (isinstance(schema, Mapping) and "$ref" in schema):
             break
-        schema = _target(schema, root)
+        schema = target(root, str(schema["$ref"]))
     return schema if isinstance(schema, Mapping) else {}
 
 
-def _target(schema: Schema, root: Schema) -> Any:
-    found: Any = root
-    for part in str(schema["$ref"]).removeprefix("#").strip("/").split("/"):
-        found = found.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(found, Mapping) else None
-    return found
+def target(root: Any, reference: str) -> Any:
+    """The target of a reference within a schema (`#`, `#/$defs/Name`); None where there is none."""
+    head, *steps = reference.split("/")
+    if head != "#":
+        return None
+    node = root
+    for step in steps[: _MAX_DEPTH * 2]:
+        name = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(node, dict):
+            node = node.get(name)
+        elif isinstance(node, list) and name.isdecimal() and len(name) < 6 and int(name) < len(node):
+            node = node[int(name)]
+        else:
+            return None
+    return node
 
 
 def _same(one: Any, other: Any) -> bool:

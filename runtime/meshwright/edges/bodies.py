@@ -39,6 +39,17 @@ class AnswerRequest(Strict):
     value: Any
 
 
+class InternalError(MeshError):
+    """A fault of ours."""
+
+    @classmethod
+    def of(cls, error: Exception) -> MeshError:
+        """Returns an error that was raised on purpose as it is; of any other its name alone."""
+        if isinstance(error, MeshError):
+            return error
+        return cls(f"An unexpected {type(error).__name__}", remedy="The log of the mesh says more")
+
+
 class MalformedJson(InvalidInput):
     """A body that is not JSON."""
 
@@ -59,7 +70,11 @@ def check_size(size: int, settings: Settings, limit: BodyLimit = PAYLOAD) -> Non
 def read_json(body: bytes, settings: Settings, limit: BodyLimit = PAYLOAD) -> Any:
     """Returns a body as plain data. Raises TooLarge, also where it is nested too deep, or MalformedJson."""
     check_size(len(body), settings, limit)
-    max_depth = settings.max_payload_depth + _ENVELOPE_DEPTH
+    return parse_json(body, settings.max_payload_depth + _ENVELOPE_DEPTH)
+
+
+def parse_json(body: bytes, max_depth: int) -> Any:
+    """Returns a body of any size as plain data. Raises TooLarge for one nested deeper, or MalformedJson."""
     document: Any = None
     try:
         document = from_json(body, allow_inf_nan=False)

@@ -13,7 +13,7 @@ import asyncio
 import base64
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -28,8 +28,15 @@ from meshwright.core.encoding import encode
 from meshwright.core.errors import Draining, InvalidInput, MeshError
 from meshwright.core.messages import Caller, TaskRequest, derived_id
 from meshwright.core.tracing import parse
-from meshwright.edges.bodies import PROBLEM_TYPE, InvalidFields, problem_of, read_json, read_model
-from meshwright.edges.replies import Address, Courier, until_answered
+from meshwright.edges.bodies import (
+    PROBLEM_TYPE,
+    InternalError,
+    InvalidFields,
+    problem_of,
+    read_json,
+    read_model,
+)
+from meshwright.edges.replies import Address, Courier, Sender, until_answered
 from meshwright.edges.settings import Publisher
 from meshwright.identity.operations import Operations
 from meshwright.mesh import Mesh
@@ -46,8 +53,6 @@ _Asked = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 
 
 class _CloudEvent(BaseModel):
-    """The attributes that are read."""
-
     specversion: Literal["1.0"]
     id: str = Field(min_length=1, max_length=_MAX_CHARS)
     source: str = Field(min_length=1, max_length=_MAX_CHARS)
@@ -105,11 +110,7 @@ class EventAddress(Address):
 
 
 async def accept(
-    operations: Operations,
-    event: TaskEvent,
-    scheme: str,
-    outcome_to: Callable[..., Address],
-    asked: _Asked,
+    operations: Operations, event: TaskEvent, scheme: str, outcome_to: Callable[..., Address], asked: _Asked
 ) -> bytes:
     """Make the task of an event, and return its receipt as a CloudEvent; both are durable then.
 
@@ -174,26 +175,18 @@ def _origin(body: bytes) -> dict[str, str]:
 # Tasks from the bus of a mesh on Dapr
 
 
-class BusSender:
+class _BusSender(Sender[EventAddress]):
     """Publishes outcomes as CloudEvents."""
 
     scheme = scope = "bus"
+    kind = EventAddress
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
 
-    def typed(self, address: Address) -> EventAddress:
-        """Returns a stored address as one of a topic."""
-        return EventAddress.model_validate(address.model_dump(mode="json"))
-
-    def standing(self, task: TaskKey) -> Sequence[Address]:
-        """Returns nothing: only who published a task gets its outcome."""
-        return ()
-
-    async def send(self, address: Address, document: bytes) -> None:
+    async def send(self, address: EventAddress, document: bytes) -> None:
         """Publish an outcome. Raises StoreUnavailable while the broker is away."""
-        typed = self.typed(address)
-        await self._mesh.host.publish_raw(typed.topic, envelope(typed.attributes, document))
+        await self._mesh.host.publish_raw(address.topic, envelope(address.attributes, document))
 
 
 class PublishersComponent(Component):
@@ -206,7 +199,7 @@ class PublishersComponent(Component):
         self._stopping = asyncio.Event()
         self._publishers = mesh.settings.dapr.publishers
         if self._publishers and mesh.host.has_broker and mesh.role.is_front:
-            mesh.get(Courier).register(BusSender(mesh))
+            mesh.get(Courier).register(_BusSender(mesh))
             for name, publisher in self._publishers.items():
                 mesh.host.take_topic(publisher.topic, partial(self._take, name, publisher))
 
@@ -233,15 +226,13 @@ class PublishersComponent(Component):
         try:
             event = TaskEvent.read(body, self.mesh.settings)
             operations = Operations(self.mesh, caller)
-            answer = await accept(operations, event, BusSender.scheme, outcome_to, self._asked)
+            answer = await accept(operations, event, _BusSender.scheme, outcome_to, self._asked)
         except Draining:
             raise
         except Exception as error:  # the sender gets every error, and the event does not come for ever
             if not isinstance(error, MeshError):
                 _logger.exception("an event on %s failed", publisher.topic)
-                what = f"An unexpected {type(error).__name__}"
-                error = MeshError(what, remedy="The log of the mesh says more")
-            answer = refusal(body, error, tenant_id)
+            answer = refusal(body, InternalError.of(error), tenant_id)
             known = {"topic": publisher.topic, "publisher": name, "bytes": len(body), "error": str(error)}
             self.mesh.tell("bus.refused", known, tenant_id=tenant_id)
         await self.mesh.host.publish_raw(publisher.receipts, answer)

@@ -18,11 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from pydantic_core import from_json
-
-from meshwright.core.encoding import is_deeper
-from meshwright.core.errors import ConfigError, InvalidInput, TooLarge
-from meshwright.edges.bodies import MalformedJson
+from meshwright.core.errors import ConfigError, InvalidInput
+from meshwright.edges.bodies import MalformedJson, parse_json
 from meshwright.events.audit import Audit
 from meshwright.ledger.keys import Unauthenticated
 from meshwright.mesh import Mesh
@@ -101,25 +98,10 @@ def json_object(headers: Mapping[str, str], body: bytes, max_depth: int) -> dict
             remedy="Choose application/json as the content type of the webhook, where it is set up",
             field="Content-Type",
         )
-    try:
-        document = from_json(body, allow_inf_nan=False)
-    except ValueError as error:
-        if "recursion limit" in str(error):
-            raise _too_deep(max_depth) from None
-        raise MalformedJson("The body is not JSON", remedy="Send one JSON object", field="body") from None
+    document = parse_json(body, max_depth)
     if not isinstance(document, dict):
         raise MalformedJson("The body is no JSON object", remedy="Send one", field="body")
-    if is_deeper([document], max_depth):
-        raise _too_deep(max_depth)
     return document
-
-
-def _too_deep(max_depth: int) -> TooLarge:
-    return TooLarge(
-        f"The body is nested deeper than {max_depth} levels",
-        remedy="Raise max_payload_depth in mesh.toml",
-        field="body",
-    )
 
 
 # Signatures

@@ -25,7 +25,7 @@ from meshwright.edges.replies import Undeliverable
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession
 
-Networks = Sequence[IPv4Network | IPv6Network]
+_Networks = Sequence[IPv4Network | IPv6Network]
 _MAX_ANSWER_BYTES = 16 * 1024 * 1024
 _CHUNK_BYTES = 65_536
 _FIRST_PAUSE_SECONDS = 1.0
@@ -120,7 +120,7 @@ class HttpPool:
     a connection is opened, so that no name can lead elsewhere.
     """
 
-    def __init__(self, *, timeout_seconds: float = 30.0, networks: Networks | None = None) -> None:
+    def __init__(self, *, timeout_seconds: float = 30.0, networks: _Networks | None = None) -> None:
         self._timeout_seconds = timeout_seconds
         self._networks = networks
         self._sessions: dict[bool, ClientSession] | None = {}
@@ -198,7 +198,7 @@ class HttpPool:
             raise TryLater(f"{server} answered {answer.status}", asked_pause(answer) or 0.0)
 
 
-def _may_reach(networks: Networks, address: str, *, is_https: bool) -> bool:
+def _may_reach(networks: _Networks, address: str, *, is_https: bool) -> bool:
     """Whether a connection may go to an IP address: plain http only to the networks."""
     if is_https and is_public(address):
         return True

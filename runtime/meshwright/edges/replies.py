@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing, suppress
 from datetime import timedelta
 from functools import partial
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Generic, TypeVar
 
 from meshwright.component import Component
 from meshwright.core.clock import Backoff
@@ -46,6 +47,7 @@ _MAX_AFTER_END = 50  # events of a task that may follow the one that ends it
 _LOG_LOOKS, _LOG_SECONDS = 50, 0.1  # for the end of a task that the log is about to have
 _LOOK_SECONDS = 2.0  # between two looks at which process sends
 _SAVE_SECONDS = 1.0  # between two notes of how far a sender is, while there are more
+AddressT = TypeVar("AddressT", bound=Address)
 _ResultT = TypeVar("_ResultT")
 
 
@@ -53,44 +55,41 @@ class Undeliverable(MeshError):
     """The receiver will never take a reply."""
 
 
-class Sender(Protocol):
+class Sender(ABC, Generic[AddressT]):
     """Sends outcomes to the addresses of one scheme. `scope` keeps those of two meshes at one place apart."""
 
     scheme: str
     scope: str
+    kind: type[AddressT]
+    """The type of its addresses."""
 
-    def typed(self, address: Address) -> Address:
-        """Returns a stored address as the scheme's own type."""
-        ...
+    def standing(self, task: TaskKey) -> Sequence[AddressT]:
+        """Returns the addresses that get every outcome: none."""
+        return ()
 
-    def standing(self, task: TaskKey) -> Sequence[Address]:
-        """Returns the addresses that get every outcome."""
-        ...
-
-    async def send(self, address: Address, document: bytes) -> None:
+    @abstractmethod
+    async def send(self, address: AddressT, document: bytes) -> None:
         """Returns when the receiver has an outcome, as JSON.
 
         Raises Undeliverable if it will never take it. Any other error is a reason to retry later; a sender
         that waits for its receiver instead holds up the outcomes behind it, and loses none.
         """
-        ...
 
 
-@runtime_checkable
-class LineSender(Sender, Protocol):
+class LineSender(Sender[AddressT]):
     """Sends other events of its tasks too, and of tasks that they delegate, in order within each line."""
 
+    @abstractmethod
     def wants(self, event: Event) -> bool:
         """Whether an event is one of those."""
-        ...
 
-    def line(self, address: Address) -> str:
+    @abstractmethod
+    def line(self, address: AddressT) -> str:
         """Returns the line that an address stands in, such as a conversation."""
-        ...
 
-    async def tell(self, address: Address, event: Event) -> None:
+    @abstractmethod
+    async def tell(self, address: AddressT, event: Event) -> None:
         """Returns when the receiver knows of an event; errors are those of `send`."""
-        ...
 
 
 class Courier(Component):
@@ -103,7 +102,7 @@ class Courier(Component):
         super().__init__(mesh)
         self._lanes: dict[str, _SenderLane] = {}
 
-    def register(self, sender: Sender, *, everywhere: bool = False) -> None:
+    def register(self, sender: Sender[Any], *, everywhere: bool = False) -> None:
         """Add a sender, before the mesh starts.
 
         Of several processes on one database one sends, and another takes over when it is gone. A sender that
@@ -145,7 +144,7 @@ class Courier(Component):
 class _SenderLane:
     """The outcomes on their way over one scheme."""
 
-    def __init__(self, mesh: Mesh, sender: Sender, *, everywhere: bool) -> None:
+    def __init__(self, mesh: Mesh, sender: Sender[Any], *, everywhere: bool) -> None:
         self._mesh = mesh
         self._sender = sender
         self._everywhere = everywhere
@@ -220,7 +219,10 @@ class _SenderLane:
             _logger.info("The position of %s replies is not stored", self._sender.scheme)
 
     async def asked(self, task: TaskKey) -> list[Address]:
-        return [*map(self._sender.typed, await self._read(reply_table.addresses, self._key.scheme, task))]
+        return [*map(self._typed, await self._read(reply_table.addresses, self._key.scheme, task))]
+
+    def _typed(self, stored: Address) -> Address:
+        return self._sender.kind.model_validate(stored.model_dump(mode="json"))
 
     async def catch_up(self, task: TaskKey, address: Address) -> None:
         """Send the outcome of a task that ended before the address was known."""
@@ -305,7 +307,7 @@ class _SenderLane:
         return True
 
     def _line(self, address: Address) -> str:
-        return "" if self._ordered is None else self._ordered.line(self._sender.typed(address))
+        return "" if self._ordered is None else self._ordered.line(self._typed(address))
 
     async def _confirm(self) -> None:
         """Wait for the deliveries in order, and store the position."""
@@ -370,8 +372,7 @@ class _SenderLane:
             if not events or events[0].time < self._mesh.host.clock.now() - _MAX_AGE:
                 self._drop(task, "it could not be sent in time")
                 break
-            address = self._sender.typed(reply.address)
-            failed = await self._send(events[0], task, address, failed.failures)
+            failed = await self._send(events[0], task, self._typed(reply.address), failed.failures)
         await self._write(reply_table.settle, reply)
 
     async def _send(

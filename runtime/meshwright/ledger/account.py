@@ -29,11 +29,11 @@ from meshwright.models.port import MODEL_CALLED, Call
 ACCOUNT = "budget-account"
 """The type of the actors that are accounts."""
 WARNED, EXCEEDED = "budget.warned", "budget.exceeded"
-RAISED = "budget.raised"
-DENIED = "budget.denied"
+_RAISED = "budget.raised"
+_DENIED = "budget.denied"
 FREED = "budget.freed"
 """Names calls that have room now, to the workers where they wait. No log has it."""
-WARNED_AT = Decimal("0.8")
+_WARNED_AT = Decimal("0.8")
 MAX_HELD = 1_000  # reservations of one account: its state stays small
 _MAX_QUEUE = 100  # calls that an account knows of; the last ones ask again
 BEAT_SECONDS = 5.0  # after which a worker asks again for its calls in the queue, whatever has happened
@@ -41,8 +41,8 @@ _QUEUED_SECONDS = 3 * BEAT_SECONDS  # after which a call that is not asked for a
 _OF_ORIGIN = ("user", "tenant_id", "group", "tags", "thread_id", "step", "attempt")
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
-Scope = Literal["mesh", "tenant", "agent", "tag", "thread", "task"]
-Answer = Literal["held", "over", "wait", "busy", "refused", "crowded"]
+_Scope = Literal["mesh", "tenant", "agent", "tag", "thread", "task"]
+_Answer = Literal["held", "over", "wait", "busy", "refused", "crowded"]
 _Rank = tuple[int, float, str]
 
 
@@ -54,7 +54,7 @@ class Account(Struct, omit_defaults=True, dict=True):
     """
 
     budget: str
-    scope: Scope
+    scope: _Scope
     key: str
     limit_usd: Amount
     window: Window = kept(default="total")
@@ -149,7 +149,7 @@ class ReservationResult(Struct):
     too many are held. The sums are those found, without what was asked for.
     """
 
-    answer: Answer
+    answer: _Answer
     limit_usd: Amount = ZERO
     spent_usd: Amount
     reserved_usd: Amount
@@ -228,7 +228,7 @@ class BudgetAccount(Actor[Balance]):
         self.state.raised, self.state.denied = self.state.raised + more.amount, ""
         self._limit += more.amount
         self.state.notify_again()
-        self._publish(turn, more.account, RAISED, amount_usd=f"{more.amount:f}")
+        self._publish(turn, more.account, _RAISED, amount_usd=f"{more.amount:f}")
         return LedgerReply(results=(), ready=tuple(self._ready()))
 
     @turn
@@ -236,7 +236,7 @@ class BudgetAccount(Actor[Balance]):
         """Refuse calls that have no room, also those that would wait for it."""
         self._begin(turn, denial.account)
         self.state.denied = f"{denial.denied_by}: {denial.reason}"
-        self._publish(turn, denial.account, DENIED, reason=denial.reason, denied_by=denial.denied_by)
+        self._publish(turn, denial.account, _DENIED, reason=denial.reason, denied_by=denial.denied_by)
 
     def _begin(self, turn: Turn, account: Account) -> None:
         self._record(turn, self.state.renew(account.window, turn.now))
@@ -268,7 +268,7 @@ class BudgetAccount(Actor[Balance]):
                 del state.queue[self._in_order()[-1][2]]
         return result
 
-    def _decide(self, entry: LedgerEntry, account: Account) -> tuple[Answer, Decimal]:
+    def _decide(self, entry: LedgerEntry, account: Account) -> tuple[_Answer, Decimal]:
         """The answer to a reservation, and how much of it is granted.
 
         If there is room for the least but not for the whole, half of what is free stays for the next.
@@ -342,7 +342,7 @@ class BudgetAccount(Actor[Balance]):
             topic = topics.MESH if origin.task_id is None else topics.TASK_PROGRESS
             turn.publish(topic, MODEL_CALLED, cut.payload(), **ids)
 
-    def _result(self, answer: Answer, granted: Decimal, cut: tuple[str, ...]) -> ReservationResult:
+    def _result(self, answer: _Answer, granted: Decimal, cut: tuple[str, ...]) -> ReservationResult:
         return ReservationResult(
             answer=answer,
             limit_usd=self._limit,
@@ -357,7 +357,7 @@ class BudgetAccount(Actor[Balance]):
         """Publish once that the account is open, and once a window how far it is."""
         happened = {
             OPENED: True,
-            WARNED: bool(account.limit_usd) and self.state.spent >= WARNED_AT * account.limit_usd,
+            WARNED: bool(account.limit_usd) and self.state.spent >= _WARNED_AT * account.limit_usd,
             EXCEEDED: any(result.answer in ("refused", "over") for result in results),
         }
         for event_type in [name for name, has in happened.items() if has and name not in self.state.notified]:

@@ -26,7 +26,7 @@ from meshwright.ledger.account import (
 )
 from meshwright.models.port import Settlement
 
-logger = logging.getLogger("meshwright.budgets")
+_logger = logging.getLogger("meshwright.budgets")
 
 _MAX_ENTRIES = 500  # of one turn
 _MAX_QUEUED = 20  # calls that one worker keeps in an account's queue; its others wait behind them
@@ -204,7 +204,7 @@ class AccountClient:
                 pending.result.set_exception(error)
         if lost:
             level = logging.WARNING if isinstance(error, HostError) else logging.ERROR
-            logger.log(level, "%d calls stay reserved in %s: %s", lost, self.account.id, error)
+            _logger.log(level, "%d calls stay reserved in %s: %s", lost, self.account.id, error)
 
     def _deliver(self, pending: _Pending, result: ReservationResult) -> None:
         if pending.result is None or pending.result.done():

@@ -40,8 +40,8 @@ from meshwright.models.port import (
     Wrapper,
 )
 
-logger = logging.getLogger("meshwright.ledger")
-MAY_COST = (ModelTimeout, ContentRefused)
+_logger = logging.getLogger("meshwright.ledger")
+_MAY_COST = (ModelTimeout, ContentRefused)
 """Failures after which the provider may have worked, and bill for it; the others cost nothing."""
 
 _Lost = tuple[Decimal | None, Usage, CostSource]
@@ -215,7 +215,7 @@ class Accounted(Wrapper):
         if the provider may have worked, it is the estimate of such calls, else the most.
         """
         lost: tuple[ModelReply, ...] = error.lost if isinstance(error, ModelError) else ()
-        harmless = isinstance(error, ModelError | InvalidInput) and not isinstance(error, MAY_COST)
+        harmless = isinstance(error, ModelError | InvalidInput) and not isinstance(error, _MAY_COST)
         is_known = (harmless or isinstance(error, ContentRefused)) and meter.streams <= len(lost)
         is_counted = all(answer.cost_source != "estimated" for answer in lost)
         if lost and is_known and (is_counted or (harmless and not meter.bytes)):
@@ -252,7 +252,7 @@ def call_events(host: Runtime) -> OnCall:
         try:
             host.emit([event])
         except (HostError, TooLarge) as error:  # the call was made: its reply must not be lost with its row
-            logger.warning("A call of %s is not in the ledger: %s", call.user, error)
+            _logger.warning("A call of %s is not in the ledger: %s", call.user, error)
 
     return publish
 

@@ -24,7 +24,7 @@ from meshwright.work.protocol import DEFAULT_TENANT
 
 ALLOWANCES = "allowances"
 """The type of the actor that keeps them."""
-REF = ActorRef(ALLOWANCES, "mesh")
+_REF = ActorRef(ALLOWANCES, "mesh")
 SET, REMOVED = "allowance.set", "allowance.removed"
 _MAX_ALLOWANCES = 500
 _FRESH = timedelta(seconds=1)
@@ -73,7 +73,7 @@ class Allowances:
         """All of them, as they were a second ago or later. Raises HostError."""
         now = self._host.clock.now()
         if self._known_until is None or now >= self._known_until:
-            state = await self._host.read(REF)
+            state = await self._host.read(_REF)
             self._known = tuple(state.items.values()) if isinstance(state, AllowanceList) else ()
             self._known_until = now + _FRESH
         return self._known
@@ -117,7 +117,7 @@ class Allowances:
                 remedy="Write it like 5/day, or say ask",
                 field="on_empty",
             )
-        await self._host.call(REF, "put", budget)
+        await self._host.call(_REF, "put", budget)
         self._known_until = None
         return budget
 
@@ -128,7 +128,7 @@ class Allowances:
         """
         scope, of = _scope_of(whose)
         names = [_name_of(scope, of, tenant_id, window) for window in get_args(Window)]
-        removed = [Budget.model_validate(budget) for budget in await self._host.call(REF, "remove", names)]
+        removed = [Budget.model_validate(budget) for budget in await self._host.call(_REF, "remove", names)]
         self._known_until = None
         if not removed:
             raise NotFound(
@@ -181,7 +181,6 @@ def _name_of(scope: str, of: str, tenant_id: str | None, window: str) -> str:
 
 
 def _tenant_of(budget: Budget) -> str:
-    """The tenant that events of an allowance are of."""
     return budget.of if budget.scope == "tenant" else budget.tenant_id or DEFAULT_TENANT
 
 

@@ -43,7 +43,7 @@ from meshwright.models.errors import BudgetExceeded, ModelUnavailable, PriceUnkn
 from meshwright.models.port import CallContext, ModelRequest, Settlement
 from meshwright.work.protocol import DEFAULT_TENANT
 
-logger = logging.getLogger("meshwright.budgets")
+_logger = logging.getLogger("meshwright.budgets")
 
 _WAITING_SHARE = 0.5  # of a call's time that it may wait for money
 _TASK_SECONDS = 20.0  # and at most, of a task
@@ -57,7 +57,7 @@ _UpperBound = Callable[[ModelRequest], Decimal | None]
 """The most that a call may cost; None where it is unknown."""
 
 
-class Limiter(Protocol):
+class _Limiter(Protocol):
     """Makes do with less than the most that a call may cost."""
 
     async def prepare(self) -> None:
@@ -132,7 +132,7 @@ class Budgets:
         host.listen(topics.SPEND, self._wake, (FREED,))
 
     async def hold(
-        self, request: ModelRequest, upper_bound: _UpperBound, limiter: Limiter | None = None
+        self, request: ModelRequest, upper_bound: _UpperBound, limiter: _Limiter | None = None
     ) -> Hold:
         """Reserve the most that a call may cost with every budget that it is charged to, before it is made.
 
@@ -205,7 +205,7 @@ class Budgets:
             try:
                 state = await self._host.read(account.ref)
             except HostError as error:
-                logger.warning("Calls may stay reserved in %s: %s", account.id, error)
+                _logger.warning("Calls may stay reserved in %s: %s", account.id, error)
                 continue
             for settled in of_account:
                 if isinstance(state, Balance) and state.knows(settled.op, settled.call):
@@ -277,7 +277,7 @@ class Budgets:
         )
 
     async def _reserve(
-        self, hold: Hold, budgets: Iterable[Budget], upper_bound: _UpperBound, limiter: Limiter | None
+        self, hold: Hold, budgets: Iterable[Budget], upper_bound: _UpperBound, limiter: _Limiter | None
     ) -> Hold:
         accounts = accounts_of(hold.request, budgets)
         if not accounts:

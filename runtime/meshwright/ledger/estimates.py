@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -18,7 +18,7 @@ from meshwright.core.money import MILLION, ZERO, fit
 from meshwright.ledger.costs import AnsweredCall
 from meshwright.models.port import ModelReply, ModelRequest, PriceList
 
-logger = logging.getLogger("meshwright.budgets")
+_logger = logging.getLogger("meshwright.budgets")
 
 PastCalls = Callable[[], Awaitable[Iterable[AnsweredCall]]]
 _BYTES_PER_TOKEN = 3  # English text has four and more: rather too many tokens than too few
@@ -39,12 +39,13 @@ _Kind = tuple[str, str, tuple[str, ...]]
 class _Seen:
     """The last calls of one kind: the tokens that each wrote, and the most that a letter of a prompt took.
 
-    `dear` is what each cost, 0 where its tokens explain that: a provider may count none, or ask more.
+    `costs` are theirs; `dear` has 0 for each that its tokens explain: a provider may count none, or ask more.
     """
 
-    written: list[int]
+    written: list[int] = field(default_factory=list)
     tokens_per_letter: float = _TOKENS_PER_LETTER
     dear: list[Decimal] = field(default_factory=list)
+    costs: list[Decimal] = field(default_factory=list)
 
     @property
     def floor(self) -> Decimal:
@@ -61,7 +62,6 @@ class Estimates:
     def __init__(self, prices: PriceList, past: PastCalls | None = None) -> None:
         self._prices = prices
         self._seen: OrderedDict[_Kind, _Seen] = OrderedDict()
-        self._costs: OrderedDict[_Kind, deque[Decimal]] = OrderedDict()
         self._past = past
         self._reading = asyncio.Lock()
 
@@ -78,7 +78,7 @@ class Estimates:
                     self.learn(request, call.usage, call.cost_usd)
                     self.note_cost(request, call.cost_usd)
             except HostError as error:
-                logger.warning(
+                _logger.warning(
                     "Budgets reserve the most that calls may cost, until they learn more: %s", error
                 )
             self._past = None
@@ -87,7 +87,7 @@ class Estimates:
         """The most that a call may cost; None where it is unknown."""
         tokens = max_prompt_tokens(request)
         price = self._prices.upper_bound(request, tokens)
-        seen = self._seen.get(_kind_of(request), _Seen([]))
+        seen = self._seen.get(_kind_of(request), _Seen())
         return None if price is None else max(price.of(tokens, request.output_limit), seen.floor)
 
     def least(self, request: ModelRequest) -> Decimal | None:
@@ -108,7 +108,7 @@ class Estimates:
 
     def usual(self, request: ModelRequest) -> Decimal | None:
         """The mean cost of the last such calls; None where none was answered yet."""
-        costs = self._costs.get(_kind_of(request))
+        costs = self._seen.get(_kind_of(request), _Seen()).costs
         return fit(sum(costs, ZERO) / len(costs)) if costs else None
 
     def likely(self, request: ModelRequest) -> Decimal | None:
@@ -121,7 +121,7 @@ class Estimates:
 
     def limited(self, request: ModelRequest, amount: Decimal) -> ModelRequest:
         """The request with as many `max_tokens` as an amount pays for; the same one where it pays for all."""
-        prompt = _prompt_tokens(request, self._seen.get(_kind_of(request)) or _Seen([]))
+        prompt = _prompt_tokens(request, self._seen.get(_kind_of(request), _Seen()))
         price = self._prices.upper_bound(request, prompt)
         if price is None or not price.output:
             return request
@@ -130,22 +130,13 @@ class Estimates:
 
     def note_cost(self, request: ModelRequest, cost: Decimal | None) -> None:
         """Note what a call cost that was answered."""
-        if cost is None:
-            return
-        kind = _kind_of(request)
-        costs = self._costs.setdefault(kind, deque(maxlen=_MAX_SEEN))
-        costs.append(cost)
-        self._costs.move_to_end(kind)
-        if len(self._costs) > _MAX_KINDS:
-            self._costs.popitem(last=False)
+        if cost is not None:
+            seen = self._last(request)
+            seen.costs = [*seen.costs[1 - _MAX_SEEN :], cost]
 
     def learn(self, request: ModelRequest, usage: Usage, cost: Decimal | None) -> None:
         """Learn from a call that was answered, and what it cost, where that is known."""
-        kind = _kind_of(request)
-        seen = self._seen.setdefault(kind, _Seen([]))
-        self._seen.move_to_end(kind)
-        if len(self._seen) > _MAX_KINDS:
-            self._seen.popitem(last=False)
+        seen = self._last(request)
         seen.written = [*seen.written[1 - _MAX_SEEN :], usage.completion_tokens]
         price = self._prices.upper_bound(request, usage.prompt_tokens)
         if cost is not None and price is not None:
@@ -156,6 +147,14 @@ class Estimates:
         if letters:
             taken = (usage.prompt_tokens - others) / letters
             seen.tokens_per_letter = min(1.0, max(seen.tokens_per_letter, taken))
+
+    def _last(self, request: ModelRequest) -> _Seen:
+        kind = _kind_of(request)
+        seen = self._seen.setdefault(kind, _Seen())
+        self._seen.move_to_end(kind)
+        if len(self._seen) > _MAX_KINDS:
+            self._seen.popitem(last=False)
+        return seen
 
 
 def max_prompt_tokens(request: ModelRequest) -> int:

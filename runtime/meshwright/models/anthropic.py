@@ -51,7 +51,6 @@ class _BlockPieces(Pieces):
         self._grown: dict[tuple[int, str], list[str]] = {}
 
     def add(self, chunk: Mapping[str, Any]) -> None:
-        """Take the next event."""
         match chunk["type"]:
             case "message_start":
                 self._message = dict(chunk["message"])

@@ -26,7 +26,7 @@ from meshwright.core.money import ZERO
 from meshwright.core.plugins import install_command
 from meshwright.models.config import names_in, read_text
 from meshwright.models.errors import ModelTimeout
-from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta
+from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta, Wrapper
 from meshwright.settings import Settings
 from meshwright.sql.cache import SqliteCache
 
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("meshwright.cache")
 
-ResultT = TypeVar("ResultT")
+_ResultT = TypeVar("_ResultT")
 MAX_VALUE_BYTES = 1024 * 1024
-TIMEOUT_SECONDS = 0.05  # of a request to Redis, connecting included: a slower cache is of no use
+_TIMEOUT_SECONDS = 0.05  # of a request to Redis, connecting included: a slower cache is of no use
 _CHECK_SECONDS = 5.0
 _CACHED_FINISH_REASONS = ("stop", "tool_calls")
 _PAUSE = timedelta(seconds=1)  # a store that failed is not asked at once: each call would wait for it
@@ -91,7 +91,7 @@ class _Flight:
     reply: ModelReply | None = None
 
 
-class Cached:
+class Cached(Wrapper):
     """A model that answers repeated requests from a store, for `ttl_seconds`.
 
     It looks up only calls at temperature 0 whose `cache` is true, and keeps a reply that is whole: not one
@@ -99,15 +99,14 @@ class Cached:
     had cost; its text goes to `on_delta` in one piece.
 
     Identical calls at the same time are made once (in this process): the others wait, each within its own
-    `timeout_seconds`, and get a hit. Where the call fails or is cancelled, only its caller learns of it, and
+    `timeout_seconds`, and get a hit. If the call fails or is cancelled, only its caller learns of it, and
     the next makes its own. `identity` says what answers: an answer of something else is none.
     """
 
     def __init__(
         self, model: Model, store: CacheStore, *, ttl_seconds: float, clock: Clock, identity: str
     ) -> None:
-        self.name = model.name
-        self._model = model
+        super().__init__(model)
         self._store = store
         self._ttl_seconds = ttl_seconds
         self._clock = clock
@@ -124,7 +123,7 @@ class Cached:
         cached = request.cache and request.temperature == 0 and not request.inputs
         key = key_of(request, self._identity) if cached else None
         if key is None:
-            return await self._model.complete(request, on_delta)
+            return await self.model.complete(request, on_delta)
         started = time.perf_counter()
         ends = self._clock.now() + timedelta(seconds=request.timeout_seconds)
         flight = self._flights.setdefault(key, _Flight())
@@ -137,7 +136,7 @@ class Cached:
                 if left <= 0:
                     raise _too_late()
                 asked = request.model_copy(update={"timeout_seconds": left})
-                flight.reply = await self._model.complete(asked, on_delta)
+                flight.reply = await self.model.complete(asked, on_delta)
                 await self._write(key, flight.reply)
                 return flight.reply
         finally:
@@ -154,7 +153,7 @@ class Cached:
     async def close(self) -> None:
         """Close the store and the model."""
         await self._store.close()
-        await self._model.close()
+        await super().close()
 
     async def _read(self, key: str) -> ModelReply | None:
         value = await self._try(lambda: self._store.get(key))
@@ -176,7 +175,7 @@ class Cached:
         if len(value) <= MAX_VALUE_BYTES:
             await self._try(lambda: self._store.put(key, value, self._ttl_seconds))
 
-    async def _try(self, work: Callable[[], Awaitable[ResultT]]) -> ResultT | None:
+    async def _try(self, work: Callable[[], Awaitable[_ResultT]]) -> _ResultT | None:
         """Ask the store; None while it fails, with one warning a minute."""
         if self._clock.now() < self._ask_from:
             return None
@@ -334,7 +333,7 @@ class RedisCache:
 
     name = "redis"
 
-    def __init__(self, url: str, *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+    def __init__(self, url: str, *, timeout_seconds: float = _TIMEOUT_SECONDS) -> None:
         if find_spec("redis") is None:
             problem = 'cache = "redis" needs the package redis'
             raise ConfigError(problem, remedy=install_command("redis"), field="cache")
@@ -373,7 +372,7 @@ class RedisCache:
             client, self._client = self._client, None
             await client.aclose()
 
-    async def _ask(self, command: Callable[[Redis], Awaitable[ResultT]]) -> ResultT:
+    async def _ask(self, command: Callable[[Redis], Awaitable[_ResultT]]) -> _ResultT:
         async with self._opening:
             if self._client is None:
                 self._client = await asyncio.to_thread(_client, self._url)

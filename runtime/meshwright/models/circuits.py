@@ -23,14 +23,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from meshwright.core.clock import Clock
-from meshwright.core.errors import ModelError
+from meshwright.core.errors import ModelError, error_of_code
 from meshwright.models.errors import (
     AllProvidersDown,
-    ModelRefused,
     ModelTimeout,
     ModelUnavailable,
     RateLimited,
-    Unauthorized,
     is_mendable,
     is_refusal,
 )
@@ -236,9 +234,7 @@ def recovered(deployment: str, refused: int | None, seconds: float = 0.0) -> dic
 
 def _remote_error(payload: Mapping[str, Any]) -> ModelError:
     document = payload["error"]
-    kinds = (Unauthorized, ModelRefused, RateLimited, ModelTimeout, AllProvidersDown)
-    kind = next((kind for kind in kinds if kind.__name__ == document["type"]), ModelUnavailable)
-    error = kind(str(document["message"]))
+    error = (error_of_code(document["type"], ModelError) or ModelUnavailable)(str(document["message"]))
     error.answered, error.reason = payload.get("status"), str(payload.get("reason", ""))
     return error
 
@@ -300,10 +296,7 @@ class Retrying(Wrapper):
             else:
                 if not made:
                     return reply
-                all_tries = {
-                    "attempts": made + reply.attempts,
-                    "lost": (*lost, *reply.lost),
-                }
+                all_tries = {"attempts": made + reply.attempts, "lost": (*lost, *reply.lost)}
                 return reply.model_copy(update=all_tries)
             await self.clock.sleep_until(wakes)
             if on_delta is not None:

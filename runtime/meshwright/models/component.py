@@ -201,7 +201,6 @@ class ModelsComponent(Component):
             self.circuits.learn(event.event_type, event.payload, age)
 
     async def _wake(self) -> None:
-        """Have the tasks that wait for a provider go on."""
         try:
             await wake_waiting(self.mesh.host, self.mesh.log, "provider")
         except HostError as error:  # they go on at the end of their pauses

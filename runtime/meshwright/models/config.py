@@ -64,7 +64,7 @@ class LiteLLMConfig:
     def of(cls, deployments: Sequence[dict[str, Any]], **router_settings: Any) -> Self:
         """Deployments of code, as if a file had them; a provider gets no parameter that it does not know."""
         return cls(
-            Path("models by name"), with_ids(deployments), router_settings, {"drop_params": True}, lines={}
+            Path("models by name"), _with_ids(deployments), router_settings, {"drop_params": True}, lines={}
         )
 
     @property
@@ -92,7 +92,7 @@ def read_config(path: Path) -> LiteLLMConfig:
     content = check.file(value)
     router, shared = (content.get(name) or {} for name in _SETTINGS)
     lines = {name: check.line_of(["router_settings", name]) for name in ("", *router)}
-    deployments = with_ids(content["model_list"])
+    deployments = _with_ids(content["model_list"])
     return LiteLLMConfig(path, deployments, router, shared, lines, tuple(check.warnings))
 
 
@@ -107,7 +107,7 @@ def read_text(path: Path) -> str:
         raise ConfigError(f"cannot be read: {type(error).__name__}", path=str(path)) from error
 
 
-def with_ids(deployments: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+def _with_ids(deployments: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
     """The deployments, each with an id that replies name it by: `default/openai/gpt-5.4-mini`, `...#2`.
 
     Without one LiteLLM makes up a hash, which changes with the key.
@@ -305,10 +305,7 @@ class _FileCheck:
                 self._fail(f"{where[-1]}: there is no group {name!r}; groups are {there_are}", where)
 
     def _doubts(
-        self,
-        deployments: Sequence[Mapping[str, Any]],
-        router: Mapping[str, Any],
-        shared: Mapping[str, Any],
+        self, deployments: Sequence[Mapping[str, Any]], router: Mapping[str, Any], shared: Mapping[str, Any]
     ) -> None:
         """Warn of settings that are allowed and improbable."""
         params = [deployment["litellm_params"] for deployment in deployments]

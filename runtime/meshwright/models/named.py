@@ -36,7 +36,7 @@ _NOT_SECRET = ("api_version",)
 _NUMBERS = ("temperature", "max_tokens", "timeout_seconds", "max_retries")
 
 
-class CallOptions(BaseModel):
+class _CallOptions(BaseModel):
     """The options of a model's calls besides its connection."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -78,7 +78,7 @@ class ModelSpec:
         if "base_url" in options:
             options["api_base"] = options.pop("base_url")
         params = {key: options.pop(key) for key in [*options] if key in CONNECTION}
-        call = checked(CallOptions, options, f"model {name!r}", CONNECTION)
+        call = checked(_CallOptions, options, f"model {name!r}", CONNECTION)
         if params:
             _check_connection(name, params)
         return cls(name, call.timeout, call.num_retries, {key: _hidden(v) for key, v in params.items()})
@@ -234,10 +234,7 @@ def litellm_config(chains: Iterable[Chain]) -> LiteLLMConfig:
 
 
 def named_models(
-    chains: Iterable[Chain],
-    *,
-    environment: Mapping[str, str] | None = None,
-    circuits: Circuits | None = None,
+    chains: Iterable[Chain], *, environment: Mapping[str, str] | None = None, circuits: Circuits | None = None
 ) -> Picker:
     """Calls models by their own names, each for at most its `timeout_seconds`. Raises ConfigError.
 

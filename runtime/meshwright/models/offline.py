@@ -29,7 +29,7 @@ from meshwright.models.port import Adapter, ChatMessage, ModelReply, ModelReques
 from meshwright.models.prices import Prices
 from meshwright.models.structure import check_schema
 
-NAME = "offline"
+_NAME = "offline"
 _MAX_INLINE_CHARACTERS = 16_000  # of a request; a larger one is read in a thread, beside the event loop
 _MAX_ASKED_CHARACTERS = 2_000  # of a question that decide what is done about it
 _MIN_MATERIAL_CHARACTERS = 160  # of a text that comes with a question, to be worked on
@@ -89,10 +89,10 @@ class OfflineModel(Adapter):
     shortens the last message, keeping its sections. Its answers cost nothing and say `model: offline`.
     """
 
-    kind = NAME
+    kind = _NAME
 
     def __init__(self, *, count_tokens: Callable[[str], int] = estimate_tokens, why: str = "") -> None:
-        self.name = f"{NAME} ({why})" if why else NAME
+        self.name = f"{_NAME} ({why})" if why else _NAME
         self.count_tokens = count_tokens
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
@@ -152,7 +152,7 @@ class OfflineModel(Adapter):
         prompt = sum(self.count_tokens(message.text) for message in request.messages)
         return ModelReply(
             content=content,
-            model=NAME,
+            model=_NAME,
             usage=Usage(prompt_tokens=prompt, completion_tokens=self.count_tokens(content)),
             cost_usd=Decimal(0),
             cost_source="priced",
@@ -172,8 +172,6 @@ async def stream_words(text: str, on_delta: OnDelta) -> None:
 
 
 class _Result(NamedTuple):
-    """A tool call that was made, and its result."""
-
     name: str
     purpose: str
     arguments: dict[str, Any]

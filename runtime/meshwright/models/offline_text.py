@@ -12,7 +12,8 @@ from heapq import nlargest
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from meshwright.models.structure import InvalidSchema, target
+from meshwright.core.schema import target
+from meshwright.models.structure import InvalidSchema
 
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W\d_A-Za-z]+")
 _INFLECTION = re.compile(r"(?<=...)(?:ations?|ings?|ions?|ments?|ies|ied|ed|es|s|ly|e|y)$")
@@ -28,7 +29,7 @@ _STOP_WORDS = frozenset(
     """.split()  # noqa: SIM905 - a list would be 150 lines
 )
 _DIMENSIONS, _MAX_DIMENSIONS = 256, 4096
-NUMBER = re.compile(r"(?<![\w.])-?\d{1,15}(?:\.\d{1,15})?\b")
+_NUMBER = re.compile(r"(?<![\w.])-?\d{1,15}(?:\.\d{1,15})?\b")
 
 
 def words_of(text: str) -> list[str]:
@@ -65,7 +66,7 @@ def relevance(texts: Iterable[Collection[str]], wanted: Collection[str]) -> list
     ]
 
 
-def nearest(values: Sequence[Any], text: str) -> Any:
+def _nearest(values: Sequence[Any], text: str) -> Any:
     """The value that shares most words with a text, else the first."""
     words = terms(text)
     return max(values, key=lambda value: len(words.intersection(terms(str(value)))), default=None)
@@ -189,7 +190,7 @@ class SchemaFiller:
         for name in ("const", "default", "enum"):
             if name in schema and (name != "default" or depth > 0):
                 self._spend(1 + len(json.dumps(schema[name])) // _PIECE_CHARACTERS)
-                return nearest(schema["enum"], self.question) if name == "enum" else schema[name]
+                return _nearest(schema["enum"], self.question) if name == "enum" else schema[name]
         if choices := schema.get("anyOf") or schema.get("oneOf"):
             self._spend(len(choices))
             nulls = [
@@ -287,7 +288,7 @@ def _number(schema: _Schema, text: str, *, whole: bool) -> float | int:
     margin = step or Fraction(1, 10**6)
     least = max(limit("minimum", -_MAX_NUMBER), limit("exclusiveMinimum", -2 * _MAX_NUMBER) + margin)
     most = min(limit("maximum", _MAX_NUMBER), limit("exclusiveMaximum", 2 * _MAX_NUMBER) - margin)
-    found = NUMBER.search(text)
+    found = _NUMBER.search(text)
     value = min(max(Fraction(found[0]) if found else Fraction(0), least), most)
     if step:
         value = math.ceil(value / step) * step
@@ -320,7 +321,7 @@ _Entry = tuple[str, str]
 def shorten(text: str, max_tokens: int, count_tokens: Callable[[str], int]) -> str:
     """Shorten a context to a number of tokens by leaving out entries, as far as its needed parts allow.
 
-    METADATA, task, constraints, failures and questions stay. What else fits is kept by how much it has to do
+    METADATA, task, constraints, failures and questions stay. Others are kept by how much they have to do
     with the task, in the order of the original; of memories and conversation only what says no time, id or
     score.
     """

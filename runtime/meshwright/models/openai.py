@@ -39,8 +39,6 @@ _NOT_STRICT = frozenset(
 
 @dataclass
 class _OpenCall:
-    """A tool call that is still coming."""
-
     id: str = ""
     name: str = ""
     arguments: list[str] = field(default_factory=list)
@@ -322,11 +320,7 @@ def _message_body(message: ChatMessage) -> dict[str, Any]:
     if message.tool_calls:
         body["content"] = body["content"] or None  # an assistant that only calls tools has none
         body["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": call.arguments},
-            }
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
             for call in message.tool_calls
         ]
     if message.tool_call_id is not None:

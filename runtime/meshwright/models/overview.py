@@ -19,7 +19,7 @@ from meshwright.models.port import Adapter, ChatMessage, Model, ModelReply, Mode
 from meshwright.models.prices import Prices, Rates, prices_of
 from meshwright.models.routing import WHEN, check, deployment_id, fallbacks_of, missing_of, route, tags_of
 
-Document = dict[str, Any]
+_Document = dict[str, Any]
 _AT_ONCE = 4
 _TOOL = ToolSpec(name="ok", description="Does nothing.", parameters={"type": "object", "properties": {}})
 _PROBE = ModelRequest(
@@ -51,21 +51,21 @@ class Deployments:
         """The circuits of deployments that get no call now."""
         return self._circuits.open()
 
-    async def overview(self) -> Document:
+    async def overview(self) -> _Document:
         """The model that answers, and the groups with their deployments and missing variables.
 
         Asks the server where there is one. Raises ConfigError, ModelUnavailable, and Unauthorized.
         """
         server = await self._server()
         config = server or self._model.config or self._file()
-        groups: list[Document] = []
+        groups: list[_Document] = []
         if config is not None:
             prices = Prices(config, self._default_price, os.environ)
             groups = _groups(config, prices, None if server else os.environ)
         file = None if server or config is None else str(config.path)
         return {"answers": self._model.name, "file": file, "groups": groups}
 
-    def route(self, group: str, tags: Sequence[str]) -> Document:
+    def route(self, group: str, tags: Sequence[str]) -> _Document:
         """The route of a call. Raises ModelRefused for a group or a tag that the file does not have."""
         config = self._model.config or self._file()
         if config is None:
@@ -74,7 +74,7 @@ class Deployments:
         found = route(config, os.environ, group, tags).document()
         return {"file": str(config.path), "tags": list(tags), **found}
 
-    async def test(self, group: str | None) -> list[Document]:
+    async def test(self, group: str | None) -> list[_Document]:
         """Call each deployment as agents do, of a group or all; one that answers gets calls again.
 
         Raises ConfigError where there is nothing to call.
@@ -90,7 +90,6 @@ class Deployments:
         return read_config(self._path) if self._path.is_file() else None
 
     async def _server(self) -> LiteLLMConfig | None:
-        """The deployments of the server behind the model, where there is one."""
         found = await self._model.listed()
         if found is None:
             return None
@@ -102,7 +101,7 @@ def _is_of(circuit: str, deployment: str) -> bool:
     return circuit == deployment or circuit.startswith((f"{deployment}:", f"{deployment} #"))
 
 
-def _groups(config: LiteLLMConfig, prices: Prices, environment: Mapping[str, str] | None) -> list[Document]:
+def _groups(config: LiteLLMConfig, prices: Prices, environment: Mapping[str, str] | None) -> list[_Document]:
     """Every group: its deployments, and which groups follow it after which error."""
     names = sorted(config.groups, key=lambda name: (name != "default", name))
     return [
@@ -127,17 +126,17 @@ def _groups(config: LiteLLMConfig, prices: Prices, environment: Mapping[str, str
     ]
 
 
-async def _probe_all(models: Mapping[str, Model], prices: PriceList) -> list[Document]:
+async def _probe_all(models: Mapping[str, Model], prices: PriceList) -> list[_Document]:
     places = asyncio.Semaphore(_AT_ONCE)
 
-    async def one(group: str) -> Document:
+    async def one(group: str) -> _Document:
         async with places:
             return await _probe(models[group], group, prices)
 
     return list(await asyncio.gather(*map(one, models)))
 
 
-async def _probe(model: Model, group: str, prices: PriceList) -> Document:
+async def _probe(model: Model, group: str, prices: PriceList) -> _Document:
     """Call a group as agents do: plainly, streamed, and with a tool, for a few tokens each.
 
     `usage` and `cost_usd` are of all three, `latency_ms` is the first one's. An error has our name for
@@ -194,7 +193,7 @@ def _cost(replies: Sequence[ModelReply], request: ModelRequest, prices: PriceLis
     return f"{sum(known, ZERO):f}" if len(known) == len(costs) else None
 
 
-def _price(rates: Rates | None) -> Document | None:
+def _price(rates: Rates | None) -> _Document | None:
     """A price in dollars per million tokens, as text; `above` holds for prompts of more tokens than that."""
     if rates is None:
         return None

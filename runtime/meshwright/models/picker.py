@@ -246,7 +246,6 @@ class Picker(Adapter):
         return following
 
     def _nobody(self, group: str, tags: tuple[str, ...]) -> ModelError:
-        """Why no deployment of a group was asked."""
         targets = [target for tier in self._plan(group, tags).tiers for target in tier]
         if not targets:
             members = deployments_of(self._config, group) or ()
@@ -266,8 +265,7 @@ class Picker(Adapter):
             fit = f" that fit tags {list(tags)}" if tags else ""
             what = f"All deployments of model {group!r}{fit} are cooling down"
             down = AllProvidersDown(
-                f"{what}, after: {met[0]}" if met else what,
-                retry_after_seconds=min(waits.values()),
+                f"{what}, after: {met[0]}" if met else what, retry_after_seconds=min(waits.values())
             )
             down.reason = met[0].reason if met else ""
             return down
@@ -321,7 +319,6 @@ class _Target:
         return self._model
 
     async def close(self) -> None:
-        """Close its connections."""
         if self._model is not None:
             await self._model.close()
 
@@ -353,7 +350,6 @@ class _Target:
         places.callback(self._leave)
 
     def answered(self, reply: ModelReply, seconds: float) -> None:
-        """Count an answer."""
         self.tokens += reply.usage.prompt_tokens + reply.usage.completion_tokens
         self.latency_seconds += (seconds - self.latency_seconds) * (_NEWER if self.latency_seconds else 1)
 

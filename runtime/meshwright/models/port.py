@@ -28,7 +28,7 @@ _LEFT_OUT = ("finish_reason", "step", "attempt")
 _UNSET_LEFT_OUT = ("response_format", "params", "inputs")
 """Fields that the JSON of a request leaves out where they are not set."""
 
-UNSTATED_MAX_TOKENS = 4096
+_UNSTATED_MAX_TOKENS = 4096
 """The tokens of a reply that budgets allow for where the caller names no limit."""
 
 MODEL_CALLED = "model.called"
@@ -176,7 +176,7 @@ class CallContext(Struct, omit_defaults=True):
 
     `budget_usd` is what the task itself may cost, and `on_empty` what it does then, `budgets_above` are those
     of the tasks that it works for, and `budgets` those of the caller's key, `key_id`. `record` takes each
-    call that is made, however it ends, once; without it the ledger publishes the call by itself. Where calls
+    call that is made, however it ends, once; without it the ledger publishes the call by itself. If calls
     wait for money, one of a higher `priority` goes first, then the one that came first (`since`). `path` is
     that of the step in its journal; `take_cut` says once how many of its calls earlier processes made and
     did not live to record.
@@ -260,7 +260,7 @@ class ModelRequest(Struct):
         """The tokens that the reply may have, as far as was said: what budgets reserve."""
         if self.inputs:
             return 0
-        return UNSTATED_MAX_TOKENS if self.max_tokens is None else self.max_tokens
+        return _UNSTATED_MAX_TOKENS if self.max_tokens is None else self.max_tokens
 
     def model_dump(self, *, mode: Literal["json", "python"] = "python") -> dict[str, Any]:
         """Its fields as plain data, without those that change no answer."""

@@ -18,7 +18,7 @@ from meshwright.models.port import Adapter, ModelReply, ModelRequest, ModelWindo
 from meshwright.models.providers import bare_name, writes_cache
 from meshwright.models.routing import concrete_model, deployment_id, route
 
-Source = Literal["file", "list", "local", "default"]
+_Source = Literal["file", "list", "local", "default"]
 """The source of a price: litellm_config.yaml, LiteLLM's list, free since it runs here, or the setting."""
 
 _LIST = "model_prices_and_context_window_backup.json"
@@ -35,7 +35,7 @@ class Rates:
     """The price of a model, and that of prompts of more tokens than a limit, the lowest limit first."""
 
     base: Price
-    source: Source
+    source: _Source
     above: tuple[tuple[int, Price], ...] = ()
 
     def at(self, prompt_tokens: int | None) -> Price:
@@ -231,7 +231,7 @@ def read_list() -> Mapping[str, _Entry]:
     return content
 
 
-def _rates_from(entry: _Entry, source: Source) -> Rates | None:
+def _rates_from(entry: _Entry, source: _Source) -> Rates | None:
     """The price that an entry gives in dollars per token; None where it lacks that of input or output."""
     base = price_at(entry)
     limits = sorted(int(match[1]) for name in entry if (match := _ABOVE.fullmatch(name)))

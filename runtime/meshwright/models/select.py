@@ -195,10 +195,10 @@ class NamedModels(Adapter):
     def prices(self, default: Price | None) -> PriceList:
         """Each adapter's own."""
         named = {name: prices_of(adapter, default) for name, adapter in self._named.items()}
-        return NamedPrices(named, prices_of(self._others, default))
+        return _NamedPrices(named, prices_of(self._others, default))
 
 
-class NamedPrices(NamedTuple):
+class _NamedPrices(NamedTuple):
     """The price list of each name, and that of all others."""
 
     named: dict[str, PriceList]
@@ -287,7 +287,6 @@ def _is_beside_server(agent: ModelChoice) -> bool:
 
 
 def _require_plain(agent: ModelChoice) -> None:
-    """Raise ConfigError for an agent that gives a group what belongs into its file."""
     spec = specs_of(agent)[0]
     if agent.fallbacks:
         field, given, place = "fallbacks", "fallbacks", "router_settings.fallbacks"
@@ -353,7 +352,7 @@ class ConfiguredModels(NamedModels):
     ) -> None:
         super().__init__({}, adapter_for(others))
         self.name = others.name
-        self.price_list = NamedPrices({}, prices)
+        self.price_list = _NamedPrices({}, prices)
         self._default_price = default_price
         self._circuits = circuits
         self._current: set[str] = set()

@@ -13,6 +13,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import from_json, to_json
 
 from meshwright.core.errors import InvalidInput
+from meshwright.core.schema import target
 from meshwright.models.errors import StructureInvalid
 from meshwright.models.port import ChatMessage, ModelReply
 
@@ -152,23 +153,6 @@ def _needed(node: Mapping[str, Any], root: Any) -> Iterator[Any]:
         yield from (properties[name] for name in node.get("required", ()) if name in properties)
     if node.get("type") == "array" and node.get("minItems", 0) and isinstance(node.get("items"), dict):
         yield node["items"]
-
-
-def target(root: Any, reference: str) -> Any:
-    """The target of a reference within a schema (`#`, `#/$defs/Name`); None where there is none."""
-    head, *steps = reference.split("/")
-    if head != "#":
-        return None
-    node = root
-    for step in steps[: _MAX_DEPTH * 2]:
-        name = step.replace("~1", "/").replace("~0", "~")
-        if isinstance(node, dict):
-            node = node.get(name)
-        elif isinstance(node, list) and name.isdecimal() and len(name) < 6 and int(name) < len(node):
-            node = node[int(name)]
-        else:
-            return None
-    return node
 
 
 # The schema of a shape

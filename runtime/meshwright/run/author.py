@@ -45,10 +45,10 @@ class Unawaited:
             ) from cause
 
 
-MethodT = TypeVar("MethodT", bound=Callable[..., Coroutine[Any, Any, Any]])
+_MethodT = TypeVar("_MethodT", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 
-def noted(method: MethodT) -> MethodT:
+def noted(method: _MethodT) -> _MethodT:
     """Note each call of an async method, with the line that makes it, in the `_unawaited` of its object."""
 
     @wraps(method)
@@ -58,7 +58,7 @@ def noted(method: MethodT) -> MethodT:
         self._unawaited.note(made, f"{caller.f_code.co_filename}:{caller.f_lineno}")
         return made
 
-    return cast("MethodT", call)
+    return cast("_MethodT", call)
 
 
 def result_of(answer: Any) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,7 +17,7 @@ from pydantic import BaseModel
 
 from meshwright.core import topics
 from meshwright.core.encoding import Struct
-from meshwright.core.errors import ModelError, ToolFailed
+from meshwright.core.errors import ModelError, ToolFailed, error_of_code
 from meshwright.core.messages import Event, Outcome, Usage, new_id, trace_id_of
 from meshwright.core.tracing import TENANT, GenAI, Span
 from meshwright.models.errors import BudgetExceeded, StructureInvalid
@@ -34,8 +34,7 @@ from meshwright.models.port import (
 from meshwright.models.structure import read_answer, response_schema
 from meshwright.run.context import RunContext
 from meshwright.run.files import Attached, check_size
-from meshwright.run.limits import Totals, limits_of
-from meshwright.run.parking import tries_again_at
+from meshwright.run.limits import Totals, limits_of, tries_again_at
 from meshwright.run.prepared import PreparedPrompt
 from meshwright.run.recorded import SentMessages
 from meshwright.run.replies import Deltas
@@ -96,13 +95,13 @@ class RecordedError(Struct):
     @property
     def error(self) -> ModelError:
         """The error again, so that it can be caught by its class; a plain ModelError where that is gone."""
-        kind = next((kind for kind in _kinds_of(ModelError) if kind.__name__ == self.failed), ModelError)
+        kind = error_of_code(self.failed, ModelError) or ModelError
         error = kind.__new__(kind, self.message)
         vars(error).update(self.known, message=self.message)
         return error
 
 
-StepResult = RecordedError | ModelReply
+_StepResult = RecordedError | ModelReply
 """How a call of a model ended: the result of its step, so that a resumed run gets the same again."""
 
 
@@ -247,7 +246,7 @@ class ModelCalls:
             raise limit.error(self._attempt.agent.agent_id, is_begun=False)
 
     def _finish(
-        self, step: OpenStep, request: ModelRequest, result: StepResult, events: list[ProgressEvent]
+        self, step: OpenStep, request: ModelRequest, result: _StepResult, events: list[ProgressEvent]
     ) -> None:
         if isinstance(result, ModelReply):
             self.totals.add_reply(result)
@@ -255,7 +254,7 @@ class ModelCalls:
         step.totals = self.totals.now()
         step.finish(result, events)
 
-    def _note(self, step: OpenStep, request: ModelRequest, result: StepResult) -> ModelReply:
+    def _note(self, step: OpenStep, request: ModelRequest, result: _StepResult) -> ModelReply:
         """Note what a step, run or replayed, adds to the run. Raises the error that it recorded."""
         reply = result if isinstance(result, ModelReply) else None
         self.attached.add(step.key.path, () if reply is None else reply.files)
@@ -335,7 +334,7 @@ class ModelCalls:
         )
 
 
-def _replayed(value: dict[str, Any]) -> StepResult:
+def _replayed(value: dict[str, Any]) -> _StepResult:
     return (RecordedError if "failed" in value else ModelReply).model_validate(value)
 
 
@@ -354,7 +353,7 @@ def _ended_in(record: Any) -> list[Call | Outcome]:
             return []
 
 
-def _events_of(reply: StepResult, shape: type[BaseModel] | None) -> list[ProgressEvent]:
+def _events_of(reply: _StepResult, shape: type[BaseModel] | None) -> list[ProgressEvent]:
     """The faults of a reply with its text, so that nothing that was paid for is lost."""
     events: list[ProgressEvent] = []
     if isinstance(reply, RecordedError):
@@ -372,9 +371,3 @@ def _events_of(reply: StepResult, shape: type[BaseModel] | None) -> list[Progres
         text = cut(reply.content, _MAX_CUT_CHARS)
         events.append(ProgressEvent("reply.cut_off", {"text": text, "tool_calls": calls}))
     return events
-
-
-def _kinds_of(kind: type[ModelError]) -> Iterator[type[ModelError]]:
-    yield kind
-    for below in kind.__subclasses__():
-        yield from _kinds_of(below)

@@ -25,8 +25,7 @@ from meshwright.ledger.activity import Activity
 from meshwright.ledger.budgets import Budgets
 from meshwright.models.port import CallContext, Model, ModelWindow, OnCall
 from meshwright.prompts import PromptSources
-from meshwright.run.limits import StepTime
-from meshwright.run.parking import Parking
+from meshwright.run.limits import Parking, StepTime
 from meshwright.tools.settings import ApprovalRule
 from meshwright.tools.tool import Tool
 from meshwright.work import Journal, Work

@@ -35,7 +35,7 @@ from meshwright.work.earlier import streams_of
 from meshwright.work.protocol import TaskKey, steps_stream
 from meshwright.work.record import TaskRecord, read_task
 
-PRUNED = "contents.pruned"
+_PRUNED = "contents.pruned"
 """The event of contents that were deleted: of how many tasks, and up to which end (`ended_before`)."""
 _TASKS_AT_ONCE = 100
 _PAUSE_SECONDS = 3600.0
@@ -76,21 +76,21 @@ class Contents:
                 ended_tasks, since.timestamp(), before.timestamp(), _TASKS_AT_ONCE
             ):
                 for tenant_id, task_id, ended_at in tasks:
-                    await delete_steps(self._host, self._log, TaskKey(tenant_id, task_id))
+                    await _delete_steps(self._host, self._log, TaskKey(tenant_id, task_id))
                     since = datetime.fromtimestamp(ended_at, UTC)
                 deleted += len(tasks)
                 await asyncio.sleep(0)
             if deleted:
-                self._tell(PRUNED, {"tasks": deleted, "ended_before": since.isoformat()})
+                self._tell(_PRUNED, {"tasks": deleted, "ended_before": since.isoformat()})
 
     async def _pruned_before(self) -> datetime:
-        newest = EventFilter(event_type=PRUNED, order="desc", limit=1)
+        newest = EventFilter(event_type=_PRUNED, order="desc", limit=1)
         with suppress(LookupError, TypeError, ValueError):
             return datetime.fromisoformat((await self._log.query(newest))[0].fields["ended_before"])
         return datetime.fromtimestamp(0, UTC)
 
 
-async def delete_steps(host: Runtime, log: EventLog, key: TaskKey) -> None:
+async def _delete_steps(host: Runtime, log: EventLog, key: TaskKey) -> None:
     """Delete what was said at the steps of a task that has ended, in every attempt and generation."""
     record = await host.read(key.ref)
     task = record.task if isinstance(record, TaskRecord) else None
@@ -197,7 +197,7 @@ async def _erase_task(host: Runtime, log: EventLog, database: Database, key: Tas
     record, task = await read_task(host, key.task_id, key.tenant_id)
     thread_id = f"{task.tenant_id}:{task.thread_id}"
     threads = {ActorRef(attempt.agent_id, thread_id) for attempt in record.attempts}
-    await delete_steps(host, log, key)
+    await _delete_steps(host, log, key)
     for thread in threads:
         await host.call(thread, "forget", key.task_id)
         conversation = conversation_of(thread)
@@ -219,7 +219,7 @@ async def _erase_task(host: Runtime, log: EventLog, database: Database, key: Tas
 async def _erase_copies(host: Runtime, log: EventLog, database: Database, key: TaskKey) -> int:
     """Erase what a task got of the conversation of its thread; what was asked and answered stays."""
     _, task = await read_task(host, key.task_id, key.tenant_id)
-    await delete_steps(host, log, key)
+    await _delete_steps(host, log, key)
     return await _erase_rows(host, log, database, key, _spans(task))
 
 

@@ -23,7 +23,7 @@ from meshwright.work.earlier import read_steps
 from meshwright.work.protocol import steps_stream
 from meshwright.work.record import read_task
 
-MAX_FILES = 16
+_MAX_FILES = 16
 _MAX_TEXT_CHARS = 100_000
 _PARTS = ("text", "image_url", "file", "input_audio")
 _SOUND = {"audio/wav": "wav", "audio/x-wav": "wav", "audio/mpeg": "mp3"}
@@ -52,9 +52,9 @@ def parts_of(task: Task, referred: Mapping[str, File] | None = None) -> tuple[di
     has it. Text is put in as text. Raises InvalidInput for anything else.
     """
     files = [_resolved(file, referred or {}) for file in files_of(task.payload)]
-    if len(files) > MAX_FILES:
+    if len(files) > _MAX_FILES:
         raise InvalidInput(
-            f"payload.files has {len(files)} files, and {MAX_FILES} are allowed",
+            f"payload.files has {len(files)} files, and {_MAX_FILES} are allowed",
             remedy="Send fewer, or several tasks",
             field="payload.files",
         )
@@ -70,7 +70,7 @@ def parts_of_result(files: Sequence[File]) -> tuple[dict[str, Any], ...]:
 
 
 def _parts_of_result(files: Sequence[File]) -> Iterator[dict[str, Any]]:
-    for file in [file for file in files if task_file_of(file.url) is None][:MAX_FILES]:
+    for file in [file for file in files if task_file_of(file.url) is None][:_MAX_FILES]:
         if file.media_type in _PICTURES:
             yield {"type": "image_url", "image_url": {"url": file.data_url}}
         elif file.data and file.media_type == "application/pdf":

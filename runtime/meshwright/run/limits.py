@@ -1,20 +1,24 @@
-"""How far a run may go: its limits, what it has come to, and how long a step of it may take."""
+"""How far a run may go: its limits, its totals, how long a step of it may take, and when it tries again."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import random
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 from meshwright.agent import Agent
-from meshwright.core.errors import LimitReached, TaskLimitReached
+from meshwright.core.clock import Backoff
+from meshwright.core.errors import LimitReached, ModelError, TaskLimitReached
 from meshwright.core.limits import LIMIT_EVENTS, Limits
+from meshwright.models.errors import BudgetExceeded, ModelTimeout, is_refusal
 from meshwright.models.port import Call, ModelReply, ToolCall
 from meshwright.models.structure import repaired
 from meshwright.run.tool_calls import FailedCall, seconds_of
@@ -39,12 +43,7 @@ class Limit:
     def fields(self) -> dict[str, Any]:
         """It as plain data."""
         most = str(self.most) if isinstance(self.most, Decimal) else self.most
-        return {
-            "limit": self.name,
-            "most": most,
-            "setting": self.setting,
-            "event": LIMIT_EVENTS[self.name],
-        }
+        return {"limit": self.name, "most": most, "setting": self.setting, "event": LIMIT_EVENTS[self.name]}
 
     def event(self, ends: Literal["tools", "calls"], event_id: str | None = None) -> ProgressEvent:
         """The event that it is reached, and what that ends: calls of tools, or also those of the model."""
@@ -172,10 +171,7 @@ class Repeats:
 
 def reached(limits: Iterable[Limit], counted: Mapping[str, Any]) -> Limit | None:
     """The first limit that is reached, if any."""
-    return next(
-        (limit for limit in limits if Decimal(str(counted.get(limit.name, 0))) >= limit.most),
-        None,
-    )
+    return next((limit for limit in limits if Decimal(str(counted.get(limit.name, 0))) >= limit.most), None)
 
 
 def _called(call: ToolCall) -> tuple[str, str]:
@@ -186,7 +182,7 @@ def _called(call: ToolCall) -> tuple[str, str]:
     return call.name, arguments
 
 
-class StepTimeout(NamedTuple):
+class _StepTimeout(NamedTuple):
     """The seconds that a step of a run may take, where that is set, and whether the task's caller did."""
 
     seconds: float
@@ -194,14 +190,14 @@ class StepTimeout(NamedTuple):
     of_task: bool = False
 
 
-def step_timeout(of_mesh: float, agent: Agent | type[Agent] | None, of_task: float | None) -> StepTimeout:
+def step_timeout(of_mesh: float, agent: Agent | type[Agent] | None, of_task: float | None) -> _StepTimeout:
     """The timeout of a task's steps: its own, else that of its agent, else that of the settings."""
     if of_task is not None:
-        return StepTimeout(of_task, "the timeout of the task", of_task=True)
+        return _StepTimeout(of_task, "the timeout of the task", of_task=True)
     if agent is not None and agent.timeout is not None:
         kind = agent if isinstance(agent, type) else type(agent)
-        return StepTimeout(agent.timeout, f"the timeout of {kind.__name__}")
-    return StepTimeout(of_mesh, "timeout_seconds in [agents] of mesh.toml")
+        return _StepTimeout(agent.timeout, f"the timeout of {kind.__name__}")
+    return _StepTimeout(of_mesh, "timeout_seconds in [agents] of mesh.toml")
 
 
 class StepTime:
@@ -212,7 +208,7 @@ class StepTime:
     time stands still. `worked` is how long the run has worked before it waited.
     """
 
-    def __init__(self, timeout: StepTimeout, worked: float) -> None:
+    def __init__(self, timeout: _StepTimeout, worked: float) -> None:
         self.timeout = timeout
         self._step: str | None = None
         self._worked = worked
@@ -297,3 +293,51 @@ class StepTime:
         now = time.perf_counter()
         self._still += now - max(since, self._counted_to)
         self._counted_to = now
+
+
+_MAX_SLOW_PAUSES = 5
+"""In a row, for a model that does not answer in time: it may just be slow, and its answers cost."""
+_SECONDS_A_PRIORITY = 0.5  # that tasks of the next lower priority come later when a budget renews
+_MAX_PRIORITY = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Parking:
+    """Pauses between two tries of a run whose provider is away: the first, and the longest, in seconds.
+
+    A part of each is random, so that runs which were parked together come back one after another.
+    """
+
+    first_seconds: float = 5.0
+    max_seconds: float = 120.0
+    jitter: float = 0.5
+
+    def due_at(self, error: ModelError, now: datetime, pauses: int, deadline: datetime) -> datetime | None:
+        """When a run that paused so often in a row tries again, never before its provider wants it to.
+
+        None where that is after the deadline, or another try would change nothing.
+        """
+        is_slow = isinstance(error, ModelTimeout) and not error.is_silent and pauses >= _MAX_SLOW_PAUSES
+        if is_slow or not (error.retryable or is_refusal(error)):
+            return None
+        pause = Backoff(self.first_seconds, self.max_seconds, self.jitter, pauses).next()
+        pause += error.retry_after_seconds or 0.0
+        return None if pause >= (deadline - now).total_seconds() else now + timedelta(seconds=pause)
+
+
+def tries_again_at(error: BudgetExceeded, now: datetime, pauses: int, priority: int) -> datetime | None:
+    """When a run that paused so often in a row for money tries again; None where its budget says to fail.
+
+    Runs that wait for the same budget to renew come back one after another, the most urgent first. One that
+    is raised before wakes them.
+    """
+    if error.is_busy:  # calls under way hold the money
+        seconds = Backoff(5.0, 120.0, jitter=0.5, failures=pauses).next()
+    elif error.on_empty not in ("wait", "ask"):
+        return None
+    else:  # the limit may have been raised before the run has parked
+        seconds = Backoff(15.0, 3600.0, jitter=0.25, failures=pauses).next()
+        renews = error.retry_after_seconds
+        if renews is not None and seconds >= renews:
+            seconds = renews + (_MAX_PRIORITY - priority + random.random()) * _SECONDS_A_PRIORITY
+    return now + timedelta(seconds=seconds)

@@ -65,10 +65,7 @@ async def ask_person(
 
 
 async def wait_event(
-    attempt: RunContext,
-    topic: str,
-    match: Mapping[str, Any] | None,
-    expires: timedelta | datetime | None,
+    attempt: RunContext, topic: str, match: Mapping[str, Any] | None, expires: timedelta | datetime | None
 ) -> dict[str, Any]:
     """Wait for an event; see `Run.wait_event`."""
     try:

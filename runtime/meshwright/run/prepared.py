@@ -111,10 +111,7 @@ async def prepare_run(attempt: RunContext, context_of_calls: Callable[[], CallCo
             memories=memories,
         )
         context = await services.context.compress(
-            request,
-            tenant_id=task.tenant_id,
-            traceparent=attempt.span.traceparent,
-            context=context_of_calls,
+            request, tenant_id=task.tenant_id, traceparent=attempt.span.traceparent, context=context_of_calls
         )
         text = f"{context.compressed_context}\n\n{_NO_ORDERS}"
         known = {

@@ -30,8 +30,8 @@ from meshwright.tools.limited import cut
 from meshwright.work.paths import ProgressEvent
 
 _MAX_PROGRESS_CHARS = 1_000
-ResultT = TypeVar("ResultT")
-DataT = TypeVar("DataT", bound=BaseModel | dict[str, Any] | Outcome)
+_ResultT = TypeVar("_ResultT")
+_DataT = TypeVar("_DataT", bound=BaseModel | dict[str, Any] | Outcome)
 
 
 class Run:
@@ -170,8 +170,8 @@ class Run:
 
     @noted
     async def step(
-        self, name: str, run: Callable[[], Awaitable[ResultT]], *, repeatable: bool = True
-    ) -> ResultT:
+        self, name: str, run: Callable[[], Awaitable[_ResultT]], *, repeatable: bool = True
+    ) -> _ResultT:
         """Run an async function once, however often the work is resumed; the result is plain JSON data.
 
         With `repeatable=False` it is never run a second time where it may have happened already. Steps may
@@ -187,18 +187,18 @@ class Run:
             name, {}, lambda: self._timed(name, run), repeatable=repeatable, tell=tell
         )
 
-    async def _timed(self, name: str, run: Callable[[], Awaitable[ResultT]]) -> ResultT:
+    async def _timed(self, name: str, run: Callable[[], Awaitable[_ResultT]]) -> _ResultT:
         with self._attempt.time.of_step(name):
             return await awaited(run, name)
 
     @overload
     async def gather(
-        self, *work: Awaitable[ResultT], return_exceptions: Literal[False] = False
-    ) -> list[ResultT]: ...
+        self, *work: Awaitable[_ResultT], return_exceptions: Literal[False] = False
+    ) -> list[_ResultT]: ...
     @overload
     async def gather(
-        self, *work: Awaitable[ResultT], return_exceptions: Literal[True]
-    ) -> list[ResultT | BaseException]: ...
+        self, *work: Awaitable[_ResultT], return_exceptions: Literal[True]
+    ) -> list[_ResultT | BaseException]: ...
 
     @noted
     async def gather(self, *work: Awaitable[Any], return_exceptions: bool = False) -> list[Any]:
@@ -232,13 +232,13 @@ class Run:
         agent_id: str = "",
         text: str = "",
         *,
-        shape: type[DataT],
+        shape: type[_DataT],
         capability: str = "",
         payload: Mapping[str, Any] | None = None,
         timeout: float | None = None,
         deadline: float | None = None,
         budget_usd: Decimal | str | None = None,
-    ) -> DataT: ...
+    ) -> _DataT: ...
 
     @noted
     async def delegate(self, agent_id: str = "", text: str = "", **wishes: Any) -> Any:

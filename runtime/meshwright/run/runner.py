@@ -27,7 +27,7 @@ from meshwright.work.conversation import Said, ThreadMessage, conversation_of
 from meshwright.work.protocol import Wait
 from meshwright.work.worker import Stopped, until_stopped
 
-logger = logging.getLogger("meshwright.runner")
+_logger = logging.getLogger("meshwright.runner")
 _MAX_SAID_CHARS = 32_000  # of a request, and of an answer, in a conversation
 
 
@@ -103,10 +103,10 @@ class _Execution:
                 try:  # the next attempt pays for the call that is broken off
                     await self._journal.confirm()
                 except HostError as lost:  # the work is no longer this worker's: that matters more
-                    logger.warning("task %s does not pay for a call broken off: %s", task.task_id, lost)
+                    _logger.warning("task %s does not pay for a call broken off: %s", task.task_id, lost)
                 raise
             if isinstance(error, AgentError) or not isinstance(error, MeshError):
-                logger.exception("agent %s failed on task %s", attempt.agent.agent_id, task.task_id)
+                _logger.exception("agent %s failed on task %s", attempt.agent.agent_id, task.task_id)
             status, fault = "failed", fault_of(attempt.agent, error)
         if fault is not None:
             result = None

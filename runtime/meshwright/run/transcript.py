@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from meshwright.core.errors import InvalidInput, NotFound
 from meshwright.core.messages import Event, Task
@@ -47,6 +47,17 @@ _READ_CHARS = 4_000  # of a text, for its summary
 _NOT_STORED = "What was said at this step is not stored: the step never ended, or its contents were deleted."
 
 
+class _Messages(NamedTuple):
+    """All messages of the model at a step, what is missing of them, and the settings of the call."""
+
+    messages: list[dict[str, Any]]
+    notes: tuple[str, ...]
+    request: Mapping[str, Any]
+
+
+_NO_MESSAGES = _Messages([], (), {})
+
+
 class Transcript:
     """The steps of one attempt, in order."""
 
@@ -66,7 +77,7 @@ class Transcript:
         self._waits = {asked_about(wait.step): wait for wait in waits if wait.step.path}
         for path, wait in self._waits.items():
             self._steps.setdefault(path, RecordedStep(path, wait.step.number, wait.step.model_dump(), ()))
-        self._messages_at: dict[str, tuple[list[dict[str, Any]], tuple[str, ...]]] = {}
+        self._messages_at: dict[str, _Messages] = {}
 
     @property
     def paths(self) -> list[str]:
@@ -187,34 +198,34 @@ class Transcript:
             contents["reply"] = _said(reply)
         if sent is None:  # a step of the author's, called like ours
             return contents
-        messages, notes = self._messages(step.path)
+        messages, notes, request = self._messages(step.path)
         same = sent.get("same", 0)
         contents["new_messages"] = len(messages) - same
         contents["messages"] = tuple(messages if whole else messages[same:])
-        contents["request"] = self._request(step)
+        contents["request"] = dict(request)
         if not whole and same:
             contents["request"] |= {"since": sent["since"], "same": same}
         return {**contents, "notes": notes}
 
-    def _messages(self, path: str) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
-        """All messages of the model at a step, and what is missing of them."""
+    def _messages(self, path: str) -> _Messages:
         chain = []
         while path not in self._messages_at:  # not by recursion: a run may have thousands of steps
             step = self._steps.get(path)
             sent = step.record.get("sent") if step is not None and step.record is not None else None
             if not isinstance(sent, dict):
-                self._messages_at[path] = [], (f"What was said before, at step {path}, is not stored.",)
+                note = f"What was said before, at step {path}, is not stored."
+                self._messages_at[path] = _Messages([], (note,), {})
                 break
             chain.append((path, sent))
             if "since" not in sent:
                 break
             path = sent["since"]
         for path, sent in reversed(chain):
-            before, notes = self._messages_at.get(sent.get("since", ""), ([], ()))
+            before, notes, request = self._messages_at.get(sent.get("since", ""), _NO_MESSAGES)
             messages = before[: sent.get("same", 0)]
             for message in sent.get("messages", ()):
                 messages.append(self._message(message, sent.get("since", "")))
-            self._messages_at[path] = messages, notes
+            self._messages_at[path] = _Messages(messages, notes, sent.get("request", request))
         return self._messages_at[chain[0][0] if chain else path]
 
     def _message(self, message: dict[str, Any], since: str) -> dict[str, Any]:
@@ -227,17 +238,6 @@ class Transcript:
             return message
         content = self._results.get(digest, "[not stored]")
         return {"role": "tool", "tool_call_id": message.get("tool_call_id"), "content": content}
-
-    def _request(self, step: RecordedStep) -> dict[str, Any]:
-        """The settings of a call beside its messages: those of the last step that recorded them."""
-        record = step.record
-        while record is not None:
-            sent = record.get("sent") or {}
-            if "request" in sent:
-                return dict(sent["request"])
-            before = self._steps.get(sent.get("since", ""))
-            record = before.record if before is not None else None
-        return {}
 
     @cached_property
     def _results(self) -> dict[str, str]:

@@ -81,7 +81,7 @@ class ContextWindow:
         self._limit = _room_for_input(prepared)
         self._asked: tuple[ChatMessage, ...] = ()
         self._counted: tuple[tuple[ChatMessage, ...], int] | None = None
-        self._tokens = Prefix(0, lambda tokens, message: tokens + _tokens_of(message))
+        self._tokens = _Prefix(0, lambda tokens, message: tokens + _tokens_of(message))
 
     def ask(self, messages: Sequence[ChatMessage]) -> None:
         """Note what a call is made with, whose size is estimated only where it matters."""
@@ -305,16 +305,16 @@ def _line(text: str, max_chars: int = _SHORT_CHARS // 2) -> str:
     return " ".join(text.split())[:max_chars]
 
 
-ValueT = TypeVar("ValueT")
+_ValueT = TypeVar("_ValueT")
 
 
-class Prefix(Generic[ValueT]):
+class _Prefix(Generic[_ValueT]):
     """Adds up messages: what a conversation began with before is not looked at again.
 
     A message is known by its identity, so code that changes one within the conversation must call `forget`.
     """
 
-    def __init__(self, start: ValueT, add: Callable[[ValueT, ChatMessage], ValueT]) -> None:
+    def __init__(self, start: _ValueT, add: Callable[[_ValueT, ChatMessage], _ValueT]) -> None:
         self._add = add
         self._messages: list[ChatMessage] = []
         self._values = [start]
@@ -323,7 +323,7 @@ class Prefix(Generic[ValueT]):
         """Begin again."""
         del self._messages[:], self._values[1:]
 
-    def of(self, messages: Sequence[ChatMessage]) -> ValueT:
+    def of(self, messages: Sequence[ChatMessage]) -> _ValueT:
         """The sum of all messages."""
         known = min(len(self._messages), len(messages))
         while known and self._messages[known - 1] is not messages[known - 1]:

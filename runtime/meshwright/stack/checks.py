@@ -1,22 +1,20 @@
 """Checks before workers start, and why a program ended. A finding is a guarantee that does not hold.
 
-What daprd checks itself (logins, component files) is left to it: `reason_of` reads why it ended.
+Logins and component files are left to daprd, which checks them: `reason_of` reads why it ended.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from meshwright.core.errors import ServiceFailed
 from meshwright.settings import Settings
-from meshwright.stack.machine import RedisRefused, answers, ask_redis
+from meshwright.stack.machine import AskRedis, RedisRefused, answers, redis_at
 from meshwright.stack.services import Backends
 
 _GRPC_ACTORS = (1, 18)
@@ -24,7 +22,7 @@ _GRPC_ACTORS = (1, 18)
 _CHECK_SECONDS = 5.0
 _REDIS_SETTINGS = ("appendonly", "appendfsync", "maxmemory", "maxmemory-policy")
 _MOSQUITTO_SETTINGS = {"persistence": "true", "autosave_interval": "1"}
-"""What a Mosquitto needs to lose no more than a second's messages when it is killed."""
+"""The settings with which a killed Mosquitto loses no more than a second's messages."""
 _REWRITE_PAUSE_SECONDS = 0.1
 _MAX_TEXT = 300
 _IS_ERROR = re.compile(r"level=(error|fatal)|\b(error|fatal)\b", re.IGNORECASE)
@@ -39,20 +37,15 @@ _REMEDIES = {
 }
 
 
-_Ask = Callable[..., Awaitable[list[str]]]
-
-
 class _Reason(NamedTuple):
-    """What went wrong, and what to do where that is known."""
-
     text: str
     remedy: str = ""
 
 
 async def check_backends(settings: Settings, components: Path, backends: Backends) -> Sequence[str]:
-    """What does not hold of store and broker, a line each.
+    """Returns the guarantees that store and broker do not hold, a line each.
 
-    Raises ServiceFailed where one of them, or the control plane, does not answer.
+    Raises ServiceFailed if one of them, or the control plane, does not answer.
     """
     lines = list(await check_redis(backends.redis_host.split(",")[0], backends.redis_password))
     if settings.dapr.bus == "mqtt" and settings.dapr.broker_url is None:
@@ -94,7 +87,7 @@ def channel_of(settings: Settings, version: tuple[int, ...]) -> tuple[str, list[
 
 
 def check_mosquitto(configuration: Path) -> Sequence[str]:
-    """What of the file that our Mosquitto is run with breaks a promise, a line each."""
+    """Returns the settings of our Mosquitto's file that break a guarantee, a line each."""
     lines = [line.split(None, 1) for line in configuration.read_text("utf-8").splitlines()]
     found = {words[0]: words[1].strip() for words in lines if len(words) == 2 and words[0] != "#"}
     return [
@@ -106,7 +99,7 @@ def check_mosquitto(configuration: Path) -> Sequence[str]:
 
 
 async def check_redis(address: str, password: str) -> Sequence[str]:
-    """What of its configuration breaks a promise, a line each. Raises ServiceFailed where it is closed."""
+    """Returns the settings of a Redis that break a guarantee, a line each. Raises ServiceFailed."""
     try:
         async with asyncio.timeout(_CHECK_SECONDS):
             found = await _redis_configuration(address, password)
@@ -129,7 +122,7 @@ async def rewrite_redis_log(address: str, password: str) -> None:
     ServiceFailed.
     """
     try:
-        async with _redis(address, password) as ask:
+        async with redis_at(address, password) as ask:
             failed = await _rewrite(ask)
     except (OSError, EOFError, ValueError) as error:  # RedisRefused is a ValueError
         failed = str(error) or type(error).__name__
@@ -140,7 +133,7 @@ async def rewrite_redis_log(address: str, password: str) -> None:
         )
 
 
-async def _rewrite(ask: _Ask) -> str:
+async def _rewrite(ask: AskRedis) -> str:
     """Why it did not work; empty where it did."""
     begun = False
     while True:
@@ -158,21 +151,9 @@ async def _rewrite(ask: _Ask) -> str:
             begun = True
 
 
-@asynccontextmanager
-async def _redis(address: str, password: str) -> AsyncIterator[_Ask]:
-    """Log in at a Redis; gives what sends it a command and returns the reply."""
-    host, _, port = address.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    try:
-        await ask_redis(reader, writer, password, "PING")
-        yield partial(ask_redis, reader, writer, "")
-    finally:
-        writer.close()
-
-
 async def _redis_configuration(address: str, password: str) -> dict[str, str] | None:
     """The settings that matter; None where Redis does not tell them."""
-    async with _redis(address, password) as ask:
+    async with redis_at(address, password) as ask:
         try:
             replies = [await ask("CONFIG", "GET", name) for name in _REDIS_SETTINGS]
         except RedisRefused:  # renamed, or not for this user: managed services have it so

@@ -1,4 +1,4 @@
-"""What a stack finds on this machine: free ports, programs, component files, a data folder, who answers."""
+"""Finds free ports, programs, component files and the data folder, and asks who answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 from asyncio import StreamReader, StreamWriter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -117,13 +117,14 @@ async def answers(url: str) -> bool:
     where = urlsplit(url)
     try:
         async with asyncio.timeout(PROBE_SECONDS):
+            if where.scheme == "redis":  # refused while Redis still reads its data
+                async with redis_at(where.netloc.rpartition("@")[2], where.password or ""):
+                    return True
             reader, writer = await asyncio.open_connection(where.hostname, where.port)
             try:
                 if where.scheme == "http":
                     writer.write(f"GET {where.path} HTTP/1.0\r\nHost: localhost\r\n\r\n".encode())
                     return int((await reader.readline()).split()[1]) < 300
-                if where.scheme == "redis":  # refused while Redis still reads its data
-                    return await ask_redis(reader, writer, where.password or "", "PING") == ["PONG"]
                 return True
             finally:
                 writer.close()
@@ -131,28 +132,41 @@ async def answers(url: str) -> bool:
         return False
 
 
+AskRedis = Callable[..., Awaitable[list[str]]]
+"""Sends a command; returns the reply as texts. Raises RedisRefused."""
+
+
 class RedisRefused(ValueError):
     """Redis answered with an error."""
 
 
-async def ask_redis(reader: StreamReader, writer: StreamWriter, password: str, *words: str) -> list[str]:
-    """Log in where there is a password, and send a command; its reply as texts. Raises RedisRefused."""
-    if password:
-        await ask_redis(reader, writer, "", "AUTH", password)
-    parts = [f"${len(word.encode())}\r\n{word}\r\n" for word in words]
-    writer.write(f"*{len(words)}\r\n{''.join(parts)}".encode())
-    head = (await reader.readuntil(b"\r\n")).decode().strip()
-    if head.startswith("-"):
-        raise RedisRefused(head[1:])
-    if head.startswith("$"):
-        return [(await reader.readexactly(int(head[1:]) + 2))[:-2].decode()]
-    if not head.startswith("*"):
-        return [head[1:]]
-    texts = []
-    for _ in range(int(head[1:])):
-        size = int((await reader.readuntil(b"\r\n"))[1:])
-        texts.append((await reader.readexactly(size + 2))[:-2].decode())
-    return texts
+@asynccontextmanager
+async def redis_at(address: str, password: str) -> AsyncIterator[AskRedis]:
+    """Log in at a Redis that works. Raises RedisRefused, OSError, EOFError."""
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+
+    async def text_of(head: str) -> str:
+        return (await reader.readexactly(int(head[1:]) + 2))[:-2].decode()
+
+    async def ask(*words: str) -> list[str]:
+        parts = [f"${len(word.encode())}\r\n{word}\r\n" for word in words]
+        writer.write(f"*{len(words)}\r\n{''.join(parts)}".encode())
+        head = (await reader.readuntil(b"\r\n")).decode().strip()
+        if head.startswith("-"):
+            raise RedisRefused(head[1:])
+        if head.startswith("*"):
+            return [await text_of((await reader.readuntil(b"\r\n")).decode()) for _ in range(int(head[1:]))]
+        return [await text_of(head) if head.startswith("$") else head[1:]]
+
+    try:
+        if password:
+            await ask("AUTH", password)
+        if await ask("PING") != ["PONG"]:
+            raise RedisRefused("it is no Redis")
+        yield ask
+    finally:
+        writer.close()
 
 
 @asynccontextmanager

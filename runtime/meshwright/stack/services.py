@@ -28,16 +28,16 @@ BROKER_USER, EDGE_USER = "mesh", "edge"
 _ANYBODY = re.compile(r"^allow_anonymous (true|false)$", re.MULTILINE)
 _READING_SECONDS = 120.0
 """How long a store may read what it has kept, before it is ready."""
-MAX_BODY = "16Mi"
+_MAX_BODY = "16Mi"
 """Of one request to a sidecar: several documents of actors travel together."""
 _BASICS = ("HOME", "LANG", "LC_ALL", "PATH", "TMPDIR", "TZ")
-"""What a service gets of this process's environment: the key of a model is no business of a broker."""
+"""The variables of this process that a service gets: a broker needs no key of a model."""
 _PROBES = ("--app-health-probe-interval=2", "--app-health-probe-timeout=2000")
 """An app that died counts as gone after 5 s, where daprd's own figures make it 12."""
 
 
 class Layer(IntEnum):
-    """What rests on what: a layer is started after those before it, and stopped before them."""
+    """The order of services: a layer is started after those before it, and stopped before them."""
 
     STORES = 0
     CONTROL = 1
@@ -69,7 +69,7 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Backends:
-    """Where the services are that sidecars use. An empty `placement` or `scheduler`: actors are not used."""
+    """The addresses of what sidecars use. An empty `placement` or `scheduler`: actors are not used."""
 
     broker_url: str = field(default="", repr=False)
     redis_host: str = ""
@@ -78,7 +78,7 @@ class Backends:
     scheduler: str = ""
 
     def environment(self) -> dict[str, str]:
-        """What the files of `components/` read."""
+        """The variables that the files of `components/` read."""
         return {
             "MESH_BROKER_URL": self.broker_url,
             "MESH_REDIS_HOST": self.redis_host,
@@ -124,7 +124,6 @@ def new_secret() -> str:
 
 
 def _basics() -> dict[str, str]:
-    """The environment that every service starts from."""
     return {name: os.environ[name] for name in _BASICS if name in os.environ}
 
 
@@ -166,12 +165,7 @@ class EdgeRights:
 
 
 def mosquitto(
-    program: Path,
-    ports: Ports,
-    components: Path,
-    folder: Path,
-    password: str,
-    edge: EdgeRights | None = None,
+    program: Path, ports: Ports, components: Path, folder: Path, password: str, edge: EdgeRights | None = None
 ) -> Service:
     """The broker: Mosquitto with `components/mosquitto/mosquitto.conf`, and its data in a folder.
 
@@ -229,46 +223,33 @@ def _anybody(let_in: bool) -> str:
 
 def placement(program: Path, ports: Ports) -> Service:
     """Dapr's placement: which sidecar holds which actor. It stores nothing: sidecars report to it again."""
-    port, health, metrics, raft = ports.take(4)
-    return Service(
-        name="placement",
-        layer=Layer.CONTROL,
-        argv=(
-            str(program),
-            f"--port={port}",
-            f"--healthz-port={health}",
-            f"--metrics-port={metrics}",
-            f"--initial-cluster=dapr-placement-0={LOOPBACK}:{raft}",
-            *_on_loopback("--listen-address", "--healthz-listen-address", "--metrics-listen-address"),
-        ),
-        address=f"{LOOPBACK}:{port}",
-        ready=f"http://{LOOPBACK}:{health}/healthz",
-        environment=_basics(),
+    port, raft = ports.take(2)
+    return _control(
+        "placement", program, ports, port, f"--initial-cluster=dapr-placement-0={LOOPBACK}:{raft}"
     )
 
 
 def scheduler(program: Path, ports: Ports, folder: Path) -> Service:
     """Dapr's scheduler: the reminders, kept in an etcd of its own in a folder."""
-    port, health, metrics, client, peer = ports.take(5)
+    port, client, peer = ports.take(3)
+    flags = (
+        f"--etcd-data-dir={folder}",
+        f"--etcd-client-port={client}",
+        f"--etcd-initial-cluster=dapr-scheduler-server-0=http://{LOOPBACK}:{peer}",
+        f"--override-broadcast-host-port={LOOPBACK}:{port}",
+        *_on_loopback("--etcd-client-listen-address"),
+    )
+    return _control("scheduler", program, ports, port, *flags)
+
+
+def _control(name: str, program: Path, ports: Ports, port: int, *flags: str) -> Service:
+    health, metrics = ports.take(2)
+    own = (f"--port={port}", f"--healthz-port={health}", f"--metrics-port={metrics}")
+    listen = _on_loopback("--listen-address", "--healthz-listen-address", "--metrics-listen-address")
     return Service(
-        name="scheduler",
+        name=name,
         layer=Layer.CONTROL,
-        argv=(
-            str(program),
-            f"--port={port}",
-            f"--healthz-port={health}",
-            f"--metrics-port={metrics}",
-            f"--etcd-data-dir={folder}",
-            f"--etcd-client-port={client}",
-            f"--etcd-initial-cluster=dapr-scheduler-server-0=http://{LOOPBACK}:{peer}",
-            f"--override-broadcast-host-port={LOOPBACK}:{port}",
-            *_on_loopback(
-                "--listen-address",
-                "--healthz-listen-address",
-                "--metrics-listen-address",
-                "--etcd-client-listen-address",
-            ),
-        ),
+        argv=(str(program), *own, *flags, *listen),
         address=f"{LOOPBACK}:{port}",
         ready=f"http://{LOOPBACK}:{health}/healthz",
         environment=_basics(),
@@ -291,7 +272,7 @@ def daprd(program: Path, ports: Ports, components: Path, bus: str, app: App, bac
             f"--dapr-grpc-port={app.grpc_port}",
             f"--dapr-internal-grpc-port={internal}",
             f"--metrics-port={metrics}",
-            f"--max-body-size={MAX_BODY}",
+            f"--max-body-size={_MAX_BODY}",
             f"--resources-path={components}",
             f"--resources-path={components / f'{bus}-bus'}",
             f"--config={components / 'config.yaml'}",
@@ -322,7 +303,7 @@ def worker(
 ) -> Service:
     """A worker of an app: `mesh worker`, with this process's environment and the settings in `options`.
 
-    `listen` is where it answers probes, and serves the API where it is the one that does. Where that is by
+    `listen` is where it answers probes, and serves the API where it is the one that does. If that is by
     TLS, `plain` is where it answers this machine without. A `replica` leaves event log, API and MQTT edge to
     the app's first worker.
     """
@@ -371,7 +352,6 @@ def _written(lines: Sequence[str]) -> str:
 
 
 def _quoted(path: Path) -> str:
-    """A path as Redis reads it in its configuration."""
     text = str(path).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{text}"'
 

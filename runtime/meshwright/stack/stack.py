@@ -26,7 +26,7 @@ from meshwright.stack.supervisor import Supervisor
 
 MESH = "mesh"
 """The app that holds everything, where agents are not apart."""
-LLM_SERVICE = "llm-service"
+_LLM_SERVICE = "llm-service"
 _LOOK_SECONDS = 1.0
 _INVOCATION = "invocation"
 """The folder of the HTTPEndpoint by which clients of Dapr on this machine reach the llm-service. daprd calls
@@ -54,7 +54,7 @@ def app_per_agent(agents: Sequence[str], workers: int) -> list[AppSpec]:
 
 
 class Row(NamedTuple):
-    """What runs where. `process` is empty for a service that was given by its address."""
+    """A service and its address. `process` is empty for one that was given by its address."""
 
     name: str
     address: str
@@ -96,7 +96,7 @@ class Stack:
         self._missing = self._missing_backends()
         self._channel, findings = channel_of(settings, version_of(self._daprd))
         front = next(app for app in apps if app.front)
-        self._models = next((app for app in apps if app.app_id == LLM_SERVICE), front)
+        self._models = next((app for app in apps if app.app_id == _LLM_SERVICE), front)
         [self._models_port] = ports.take(1)
         self._plain = {app.app_id: (LOOPBACK, ports.take(1)[0]) for app in (front, self._models)}
         if settings.http.tls_cert is None:
@@ -159,7 +159,7 @@ class Stack:
             self._supervisor.reconfigure(changed)
 
     def rows(self) -> list[Row]:
-        """What runs where, each after what it rests on."""
+        """The services, each after those that it rests on."""
         given = self._given
         addresses = (given.broker_url, given.redis_host, given.placement, given.scheduler)
         names = ("broker", "redis", "placement", "scheduler")
@@ -199,7 +199,6 @@ class Stack:
             self.url, self.local_url = worker.address, worker.alive.removesuffix("/healthz")
 
     def _pair(self, spec: AppSpec, number: int) -> tuple[Service, Service]:
-        """A sidecar and its worker, on ports of their own."""
         settings, name = self._settings, f"{spec.app_id}-{number}"
         port, grpc_port, http_port = self._ports.take(3)
         front = spec.front and number == 0
@@ -251,17 +250,17 @@ class Stack:
         endpoint = {
             "apiVersion": "dapr.io/v1alpha1",
             "kind": "HTTPEndpoint",
-            "metadata": {"name": LLM_SERVICE},
+            "metadata": {"name": _LLM_SERVICE},
             "spec": {"baseUrl": url_of(models)},
         }
         return replace(
             sidecar,
             argv=(*sidecar.argv, f"--resources-path={folder}"),
-            files={**sidecar.files, folder / f"{LLM_SERVICE}.yaml": json.dumps(endpoint, indent=2) + "\n"},
+            files={**sidecar.files, folder / f"{_LLM_SERVICE}.yaml": json.dumps(endpoint, indent=2) + "\n"},
         )
 
     def _edge_options(self) -> dict[str, str]:
-        """Where the MQTT edge finds its clients: at the broker of the bus, unless the settings name another.
+        """The MQTT edge's login at the broker of the bus, unless the settings name another.
 
         At a broker that was started here it has a user of its own, which the bus is closed to.
         """
@@ -281,7 +280,7 @@ class Stack:
         }
 
     def _listen(self, app: AppSpec, number: int) -> tuple[str, int]:
-        """Where a worker serves HTTP. Where models are offered is known before any worker starts."""
+        """The address at which a worker serves HTTP. That of the models is known before any worker starts."""
         offers_models = app is self._models and number == 0
         port = self._models_port if offers_models else self._ports.take(1)[0]
         if app.front and number == 0:
@@ -294,6 +293,5 @@ def _text(secret: SecretStr | None) -> str:
 
 
 def _shown(address: str) -> str:
-    """An address without its password."""
     where = urlsplit(address)
     return f"{where.scheme}://{where.netloc.rpartition('@')[2]}" if "@" in where.netloc else address

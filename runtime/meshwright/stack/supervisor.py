@@ -17,6 +17,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Self
 
+from meshwright.core.clock import Backoff
 from meshwright.core.errors import ServiceFailed
 from meshwright.sql.folder import open_private, write_private
 from meshwright.stack.checks import reason_of
@@ -229,10 +230,6 @@ class Patience:
     max_pause_seconds: float = 10.0
     steady_seconds: float = 5.0
 
-    def pause(self, restarts: int) -> float:
-        """Before the restart of that number, from 1."""
-        return min(self.first_pause_seconds * 2 ** (restarts - 1), self.max_pause_seconds)
-
 
 class _ManagedProcess:
     """A service that is kept alive: its runs, one after the other."""
@@ -254,22 +251,22 @@ class _ManagedProcess:
         self._descriptors = descriptors
 
     async def start(self) -> None:
-        """The first run, ready. Raises ServiceFailed with its last words."""
         if not await self._run():
             raise self._failed(f"{self.service.name} {self._how()}")
 
     async def keep(self) -> None:
         """Restart it whenever it ends. Raises ServiceFailed once that is of no use."""
-        restarts, limit = 0, self._patience.max_restarts
-        loop = asyncio.get_running_loop()
+        patience, loop = self._patience, asyncio.get_running_loop()
+        limit = patience.max_restarts
+        backoff = Backoff(patience.first_pause_seconds, patience.max_pause_seconds, jitter=0.0)
         while self.child is not None:
             since = loop.time()
             await self._until_it_ends(self.child)
-            works_long = loop.time() - since >= self._patience.steady_seconds
-            restarts = 1 if works_long else restarts + 1
+            if loop.time() - since >= patience.steady_seconds:
+                backoff.reset()
+            pause, restarts = backoff.next(), backoff.failures
             if restarts > limit:
                 raise self._failed(f"{self.service.name} died {restarts} times in a row; it {self._how()}")
-            pause = self._patience.pause(restarts)
             count = f"{restarts} of {limit}"
             self._warn(f"{self.service.name} {self._how()}; starting it again in {pause:g} s ({count})")
             await asyncio.sleep(pause)
@@ -277,7 +274,6 @@ class _ManagedProcess:
                 self._warn(f"{self.service.name} works again")
 
     async def stop(self) -> None:
-        """End it."""
         if self.child is not None:
             await self.child.stop()
         self._log.close()
@@ -318,7 +314,6 @@ class _ManagedProcess:
         return False
 
     def _how(self) -> str:
-        """How the last run ended, and its last words."""
         assert self.child is not None
         reason = reason_of(self._log.tail)
         return f"{self.child.ended}: {reason.text}" if reason.text else self.child.ended
@@ -348,10 +343,7 @@ class Supervisor:
         self._logs = logs
         self._on_line = on_line
         self._manage = partial(
-            _ManagedProcess,
-            warn=warn,
-            patience=patience or Patience(),
-            descriptors=descriptors,
+            _ManagedProcess, warn=warn, patience=patience or Patience(), descriptors=descriptors
         )
         self._processes: list[_ManagedProcess] = []
         self._keeping: list[asyncio.Task[None]] = []

@@ -196,7 +196,6 @@ class MattermostSocket:
 
 
 def _object(text: Any) -> dict[str, Any]:
-    """A JSON object; an empty one in place of anything else."""
     try:
         document = from_json(text)
     except (TypeError, ValueError):

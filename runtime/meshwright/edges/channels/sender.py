@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
@@ -24,12 +24,11 @@ from meshwright.edges.channels.messages import (
     thread_of,
 )
 from meshwright.edges.outgoing import Receivers, TryLater
-from meshwright.edges.replies import Address, Undeliverable
+from meshwright.edges.replies import LineSender, Undeliverable
 from meshwright.events.filter import EventFilter
 from meshwright.events.inbox import Inbox
 from meshwright.mesh import Mesh
 from meshwright.orchestration.tasks import Tasks
-from meshwright.work.protocol import TaskKey
 from meshwright.work.record import TaskView
 
 _logger = logging.getLogger("meshwright.edges.channels")
@@ -47,10 +46,11 @@ _STATUS = "is typing..."
 _NOT_NEXT = " The first reply is to the question before this one, which is still open."
 
 
-class ChannelSender:
+class ChannelSender(LineSender[ChannelAddress]):
     """Posts into the chats of channels, in order in each conversation."""
 
     scheme = SCHEME
+    kind = ChannelAddress
     scope = "channels"
 
     def __init__(self, mesh: Mesh, channels: Mapping[str, ChatChannel]) -> None:
@@ -60,52 +60,42 @@ class ChannelSender:
         self._began: datetime | None = None  # to send; until then another process may have done so
         self._tried: set[str] = set()
 
-    def typed(self, address: Address) -> ChannelAddress:
-        """A stored address as a channel's."""
-        return ChannelAddress.model_validate(address.model_dump())
-
-    def standing(self, task: TaskKey) -> Sequence[Address]:
-        """No address gets every outcome."""
-        return ()
-
     def wants(self, event: Event) -> bool:
         """Whether a task asks a person, or waits for a model."""
         return event.event_type == _WAITING and event.fields.get("kind") in (_PERSON, _PROVIDER)
 
-    def line(self, address: Address) -> str:
+    def line(self, address: ChannelAddress) -> str:
         """A conversation."""
-        assert isinstance(address, ChannelAddress)
         return f"{address.channel} {address.thread_id}"
 
-    async def send(self, address: Address, document: bytes) -> None:
+    async def send(self, address: ChannelAddress, document: bytes) -> None:
         """Post the reply. Raises Undeliverable, TryLater."""
         outcome = Outcome.model_validate_json(document)
-        channel, where = self._where(address)
+        channel = self._channel(address)
         message_id = derived_id(channel.settings.tenant, outcome.task_id, str(outcome.generation))
         text = redact(outcome.answer) if outcome.success else channel.settings.apology
-        message = self._message(channel, where, message_id, text, "reply")
+        message = self._message(channel, address, message_id, text, "reply")
         message.timestamp = outcome.completed_at
         await self._post(channel, message)
 
-    async def tell(self, address: Address, event: Event) -> None:
+    async def tell(self, address: ChannelAddress, event: Event) -> None:
         """Post the question of a task, or that no model answers. Raises Undeliverable, TryLater."""
-        channel, where = self._where(address)
+        channel = self._channel(address)
         if event.fields["kind"] == _PERSON:
             was_asked = event.fields.get("repeated", False)
-            said, text = "question", "" if was_asked else await self._question(channel, where, event)
+            said, text = "question", "" if was_asked else await self._question(channel, address, event)
         else:
             is_time = await self._is_time(event, channel.settings.fallback_after)
             said, text = "fallback", channel.settings.fallback if is_time else ""
         if text:
-            message = self._message(channel, where, derived_id(event.tenant_id, event.id), text, said)
+            message = self._message(channel, address, derived_id(event.tenant_id, event.id), text, said)
             message.timestamp = event.time
             await self._post(channel, message)
 
-    def _where(self, address: Address) -> tuple[ChatChannel, ChannelAddress]:
-        assert isinstance(address, ChannelAddress)
+    def _channel(self, address: ChannelAddress) -> ChatChannel:
         if address.channel not in self._channels:
             raise Undeliverable(f"the settings have no active channel {address.channel!r} any more")
-        return self._channels[address.channel], address
+        return self._channels[address.channel]
 
     async def _is_time(self, event: Event, after: float) -> bool:
         """Whether with this event it is first certain that no model answers within `after` seconds.

@@ -156,9 +156,7 @@ class Opened(BaseModel):
     responses=problems(_NOT_ADMIN),
 )
 async def create_key(
-    acting: Annotated[Administration, by("create_key")],
-    wanted: KeyRequest,
-    response: Response,
+    acting: Annotated[Administration, by("create_key")], wanted: KeyRequest, response: Response
 ) -> NewKey:
     """Create a key for a person, a program or an agent. From the first one on, every caller needs a key.
 
@@ -191,8 +189,7 @@ async def open_mesh(acting: Annotated[Administration, by("open_keys")]) -> Opene
     responses=problems({404: "There is no such key.", **_NOT_ADMIN}),
 )
 async def revoke_key(
-    acting: Annotated[Administration, by("revoke_key")],
-    key_id: Annotated[str, Path(pattern=ID_PATTERN)],
+    acting: Annotated[Administration, by("revoke_key")], key_id: Annotated[str, Path(pattern=ID_PATTERN)]
 ) -> Key:
     """Revoke a key immediately. This cannot be undone, and callers still need a key."""
     return await acting.revoke_key(key_id)
@@ -244,7 +241,7 @@ class AllowanceRequest(Strict):
     on_empty: OnEmpty | None = None
 
 
-class AllowanceQuery(Strict):
+class _AllowanceQuery(Strict):
     """The spender of allowances."""
 
     whose: str = Field(min_length=1, max_length=128)
@@ -257,7 +254,7 @@ class AllowanceItems(BaseModel):
     items: list[Budget]
 
 
-class EstimateQuery(Strict):
+class _EstimateQuery(Strict):
     """Which tasks."""
 
     agent_id: Identifier | None = None
@@ -305,13 +302,10 @@ async def set_allowance(acting: Annotated[Administration, by("allow")], wanted: 
 
 
 @budgets.delete(
-    "/allowances",
-    summary="Remove allowances",
-    responses=problems({404: "There are none.", **_NO_OPERATOR}),
+    "/allowances", summary="Remove allowances", responses=problems({404: "There are none.", **_NO_OPERATOR})
 )
 async def remove_allowances(
-    acting: Annotated[Administration, by("disallow")],
-    query: Annotated[AllowanceQuery, Query()],
+    acting: Annotated[Administration, by("disallow")], query: Annotated[_AllowanceQuery, Query()]
 ) -> AllowanceItems:
     """End the allowances of somebody, of every window, and show them."""
     return AllowanceItems(items=await acting.disallow(query.whose, tenant_id=query.tenant_id))
@@ -323,8 +317,7 @@ async def remove_allowances(
     responses=problems({422: "Neither an agent nor a capability is named."}),
 )
 async def estimate_task(
-    acting: Annotated[Administration, by("estimate")],
-    query: Annotated[EstimateQuery, Query()],
+    acting: Annotated[Administration, by("estimate")], query: Annotated[_EstimateQuery, Query()]
 ) -> TaskEstimate:
     """Show what the last such tasks have cost, with all that they delegated: median and 90 %."""
     return await acting.estimate(agent_id=query.agent_id, capability=query.capability)
@@ -334,7 +327,7 @@ _NOT_OPERATOR = {403: "The caller is no operator of all tenants."}
 _NO_GROUP = {400: "There is no such group, or nothing of it can be called."}
 
 
-class RouteQuery(Strict):
+class _RouteQuery(Strict):
     """Which call: its group, and its tags, with commas between them."""
 
     model: str = Field(default="default", min_length=1, max_length=128)
@@ -363,8 +356,7 @@ async def list_deployments(acting: Annotated[Administration, by("deployments")])
     "/deployments/route", summary="Explain where a call goes", responses=problems(_NOT_OPERATOR | _NO_GROUP)
 )
 async def explain_route(
-    acting: Annotated[Administration, by("explain_route")],
-    query: Annotated[RouteQuery, Query()],
+    acting: Annotated[Administration, by("explain_route")], query: Annotated[_RouteQuery, Query()]
 ) -> dict[str, Any]:
     """Say which deployments a call of a group with tags would reach, what follows, and why."""
     return acting.explain_route(query.model, [tag for tag in query.tags.split(",") if tag])

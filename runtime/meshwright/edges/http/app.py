@@ -171,11 +171,7 @@ class _Gate:
     """
 
     def __init__(
-        self,
-        app: ASGIApp,
-        mesh: Mesh,
-        kinds: RouterKinds,
-        bare: dict[tuple[str, str], _Bare],
+        self, app: ASGIApp, mesh: Mesh, kinds: RouterKinds, bare: dict[tuple[str, str], _Bare]
     ) -> None:
         self._app = app
         self._mesh = mesh
@@ -274,7 +270,6 @@ def is_local(scope: Scope) -> bool:
 
 
 def _address(scope: Scope, end: str) -> str:
-    """The address of one end of the connection."""
     return (scope.get(end) or ("",))[0]
 
 

@@ -20,13 +20,7 @@ from meshwright.core.messages import Event
 from meshwright.core.topics import type_on
 from meshwright.edges.bodies import Strict
 from meshwright.edges.http.errors import JsonLine
-from meshwright.edges.http.routing import (
-    EVENTS,
-    ReadyMesh,
-    make_router,
-    may,
-    problems,
-)
+from meshwright.edges.http.routing import EVENTS, ReadyMesh, make_router, may, problems
 from meshwright.edges.http.sessions import ServerSentEvents
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import Page
@@ -123,10 +117,7 @@ async def query_events(
 
 
 @router.get(
-    "/events/stream",
-    summary="Follow the event log",
-    responses=EVENTS,
-    response_class=StreamingResponse,
+    "/events/stream", summary="Follow the event log", responses=EVENTS, response_class=StreamingResponse
 )
 async def stream_events(
     request: Request, operations: Annotated[Operations, may("tail")], tail: Annotated[_EventTail, Query()]
@@ -226,7 +217,6 @@ class _Frames:
 
 
 def _pieces(frames: Iterable[bytes]) -> Iterator[bytes]:
-    """Join frames to pieces that are written together."""
     piece = bytearray()
     for frame in frames:
         piece += frame

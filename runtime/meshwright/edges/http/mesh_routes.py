@@ -34,7 +34,7 @@ class ScoreList(BaseModel):
     items: list[ScoreCard]
 
 
-class CostQuery(Strict):
+class _CostQuery(Strict):
     """The field to sum by, and the time to begin at: `24h` ago (s, m, h, d or w), or RFC 3339."""
 
     by: By = "agent"
@@ -67,7 +67,7 @@ async def score_agents(
     responses=problems({422: "`since` is not a time, or `by` nothing."}),
 )
 async def sum_costs(
-    operations: Annotated[Operations, may("costs")], query: Annotated[CostQuery, Query()]
+    operations: Annotated[Operations, may("costs")], query: Annotated[_CostQuery, Query()]
 ) -> Costs:
     """Sum up what calls of models have cost, most expensive first, and all of them together.
 

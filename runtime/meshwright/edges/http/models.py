@@ -28,14 +28,7 @@ from meshwright.edges.http.chat import (
 )
 from meshwright.edges.http.errors import ALL_DOWN, JsonLine, retry_after
 from meshwright.edges.http.responses import ResponseAnswer, ResponseDocument, ResponsesRequest, chat_request
-from meshwright.edges.http.routing import (
-    PROBLEM,
-    STREAM,
-    ReadyMesh,
-    make_router,
-    may,
-    problems,
-)
+from meshwright.edges.http.routing import PROBLEM, STREAM, ReadyMesh, make_router, may, problems
 from meshwright.edges.http.sessions import ServerSentEvents
 from meshwright.identity.operations import Operations
 from meshwright.mesh import Mesh
@@ -194,9 +187,7 @@ async def respond(
 
 
 @openai_router.post(
-    "/v1/embeddings",
-    summary="Embed texts, as OpenAI's API does",
-    response_model=EmbeddingList,
+    "/v1/embeddings", summary="Embed texts, as OpenAI's API does", response_model=EmbeddingList
 )
 async def embed(
     request: Request, mesh: ReadyMesh, operations: _CallerDep, asked: EmbeddingRequest
@@ -301,7 +292,6 @@ async def _gone(request: Request) -> None:
 
 
 def _embedding_request(asked: EmbeddingRequest, context: CallContext) -> ModelRequest:
-    """Make the request that the mesh's model takes. Raises InvalidInput for what it cannot do."""
     wanted = asked.input
     several: list[Any] = wanted if isinstance(wanted, list) and not isinstance(wanted[0], int) else [wanted]
     return ModelRequest(
@@ -316,7 +306,6 @@ def _embedding_request(asked: EmbeddingRequest, context: CallContext) -> ModelRe
 
 
 def _embedding_document(asked: EmbeddingRequest, reply: ModelReply) -> dict[str, Any]:
-    """The vectors as OpenAI writes them."""
     used = reply.usage.prompt_tokens
     return {
         "object": "list",

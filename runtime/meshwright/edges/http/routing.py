@@ -26,14 +26,7 @@ from meshwright.edges.bodies import (
     check_size,
     read_json,
 )
-from meshwright.edges.http.errors import (
-    CALLER,
-    ErrorShape,
-    JsonLine,
-    OpenAIErrorBody,
-    RouterKind,
-    kind_of,
-)
+from meshwright.edges.http.errors import CALLER, ErrorShape, JsonLine, OpenAIErrorBody, RouterKind, kind_of
 from meshwright.edges.http.errors import record_misuse as record_misuse  # for WebSockets of components
 from meshwright.identity.operations import Acting, Operations
 from meshwright.identity.rules import RULES, Rule
@@ -97,7 +90,6 @@ class _Operation(Needs):
         await acting.check_early(self._name, _asked(request))
 
     async def acting(self, request: Request) -> Acting:
-        """Returns the operations of a request's caller."""
         return self._kind(await _mesh_of(request), await self.caller(request))
 
 

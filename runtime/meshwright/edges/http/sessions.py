@@ -24,7 +24,7 @@ from meshwright.orchestration.tenants import Tenants
 
 CREDENTIALS = "meshwright.credentials"
 """The key of a request's credentials in its scope, if it had to show some."""
-STREAM_ENDED = "stream.ended"
+_STREAM_ENDED = "stream.ended"
 """The name of the last event of a stream whose credentials have ended; its data is the problem."""
 _CHECK_SECONDS = 1.0
 _ASK_SECONDS = 10.0  # that a store has to say who a caller is
@@ -199,7 +199,7 @@ class ServerSentEvents(StreamingResponse):
             frame = format_sse_event(data_str=encode(openai_error(problem)).decode())
         else:
             text = problem_of(problem).model_dump_json(exclude_none=True)
-            frame = format_sse_event(event=STREAM_ENDED, data_str=text)
+            frame = format_sse_event(event=_STREAM_ENDED, data_str=text)
         with suppress(TimeoutError):  # it reads nothing: the server cuts it off
             async with asyncio.timeout(_LAST_SECONDS):
                 await send({"type": "http.response.body", "body": frame, "more_body": False})

@@ -9,14 +9,7 @@ from urllib.parse import quote
 from fastapi import Header, Path, Query, Request, Response
 from pydantic import Field
 
-from meshwright.core.messages import (
-    ENDED,
-    ID_PATTERN,
-    Event,
-    Identifier,
-    Receipt,
-    TaskStatus,
-)
+from meshwright.core.messages import ENDED, ID_PATTERN, Event, Identifier, Receipt, TaskStatus
 from meshwright.edges.bodies import AnswerRequest, Strict, read_model
 from meshwright.edges.http.errors import CALLER, JsonLine
 from meshwright.edges.http.events import (
@@ -27,14 +20,7 @@ from meshwright.edges.http.events import (
     resume_after,
     streams_of,
 )
-from meshwright.edges.http.routing import (
-    EVENTS,
-    make_router,
-    may,
-    problems,
-    read_body,
-    valid_trace,
-)
+from meshwright.edges.http.routing import EVENTS, make_router, may, problems, read_body, valid_trace
 from meshwright.edges.notify import NotifyingRequest, notifier_of
 from meshwright.events.inbox import InboxPage
 from meshwright.events.tasks import TaskPage
@@ -50,7 +36,7 @@ _TaskId = Annotated[str, Path(pattern=ID_PATTERN)]
 _NO_TASK = problems({404: "There is no such task."})
 
 
-class TaskQuery(Strict):
+class _TaskQuery(Strict):
     """Which tasks to list. `task_id` is the beginning or the end of their ids.
 
     `cursor` is the `cursor` of the page before.
@@ -121,7 +107,7 @@ async def answer_submit(mesh: Mesh, request: Request) -> Response:
 
 @router.get("/tasks", summary="List tasks", response_model=TaskPage)
 async def list_tasks(
-    operations: Annotated[Operations, may("tasks")], query: Annotated[TaskQuery, Query()]
+    operations: Annotated[Operations, may("tasks")], query: Annotated[_TaskQuery, Query()]
 ) -> Response:
     """List tasks, the newest first."""
     return JsonLine(await operations.tasks(**dict(query)))
@@ -205,7 +191,7 @@ def _is_final(event: Event) -> bool:
 # The inbox
 
 
-class InboxQuery(Strict):
+class _InboxQuery(Strict):
     """Which questions to list. `id` is the beginning or the end of their ids, or of those of their tasks.
 
     `ended` adds those that were answered, have expired, or whose task no longer waits. `cursor` is the
@@ -220,7 +206,7 @@ class InboxQuery(Strict):
 
 @router.get("/inbox", summary="List what waits for people", response_model=InboxPage)
 async def list_inbox(
-    operations: Annotated[Operations, may("inbox")], query: Annotated[InboxQuery, Query()]
+    operations: Annotated[Operations, may("inbox")], query: Annotated[_InboxQuery, Query()]
 ) -> Response:
     """List the questions that tasks have for people, the oldest first.
 
@@ -244,7 +230,7 @@ class _Contents(Strict):
     max_chars: int = Field(default=_MAX_CHARS, ge=100, le=_MOST_CHARS)
 
 
-class StepQuery(_Contents):
+class _StepQuery(_Contents):
     """Which steps to list, by default those of all attempts.
 
     With `contents` each has what was said, each text up to `max_chars` characters. `cursor` is that of the
@@ -256,7 +242,7 @@ class StepQuery(_Contents):
     cursor: str | None = Field(default=None, pattern=r"^[0-9]{1,9}$")
 
 
-class StepContentsQuery(_Contents):
+class _StepContentsQuery(_Contents):
     """The attempt of the step, by default the last; each text has up to `max_chars` characters."""
 
 
@@ -267,7 +253,7 @@ class StepContentsQuery(_Contents):
     responses=problems({404: "There is no such task, or it has no attempt yet."}),
 )
 async def list_steps(
-    operations: _ReaderDep, task_id: _TaskId, query: Annotated[StepQuery, Query()]
+    operations: _ReaderDep, task_id: _TaskId, query: Annotated[_StepQuery, Query()]
 ) -> Response:
     """List what an agent did for a task, step by step, with tokens, cost and duration.
 
@@ -301,10 +287,7 @@ async def list_steps(
     responses=problems({404: "There is no such task, or no such step."}),
 )
 async def show_step(
-    operations: _ReaderDep,
-    task_id: _TaskId,
-    path: _StepPath,
-    query: Annotated[StepContentsQuery, Query()],
+    operations: _ReaderDep, task_id: _TaskId, path: _StepPath, query: Annotated[_StepContentsQuery, Query()]
 ) -> StepView:
     """Show a step in full: the model's messages and reply, or a tool's arguments and result.
 

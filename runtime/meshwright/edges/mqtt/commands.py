@@ -18,23 +18,12 @@ from meshwright.core.encoding import encode
 from meshwright.core.errors import InvalidInput, MeshError, TooLarge
 from meshwright.core.messages import Caller, TaskRequest, derived_id, new_id
 from meshwright.core.tracing import parse
-from meshwright.edges.bodies import PROBLEM_TYPE, AnswerRequest, problem_of, read_model
+from meshwright.edges.bodies import PROBLEM_TYPE, AnswerRequest, InternalError, problem_of, read_model
 from meshwright.edges.cloud_events import CONTENT_TYPE, TaskEvent, accept, refusal
-from meshwright.edges.mqtt.connection import (
-    JSON,
-    BrokerAway,
-    BrokerConnection,
-    MqttMessage,
-    Publication,
-)
+from meshwright.edges.mqtt.connection import JSON, BrokerAway, BrokerConnection, MqttMessage, Publication
 from meshwright.edges.mqtt.outgoing import ANONYMOUS, MqttAddress, Notices, Topics
 from meshwright.edges.replies import Courier, until_answered
-from meshwright.identity.auth import (
-    Authenticators,
-    Credentials,
-    Unauthenticated,
-    bearer_of,
-)
+from meshwright.identity.auth import Authenticators, Credentials, Unauthenticated, bearer_of
 from meshwright.identity.operations import Operations, record_refusal
 from meshwright.mesh import Mesh
 from meshwright.work.protocol import TaskKey
@@ -46,10 +35,6 @@ _MAX_TOPIC_CHARS = 512
 _MAX_CORRELATION_BYTES = 1024
 _REPLIES = ("receipt", "outcome")
 _RECEIPTS, _RESULTS = "task-receipts", "task-results"
-
-
-class InternalError(MeshError):
-    """A fault of ours."""
 
 
 class Commands:
@@ -113,13 +98,12 @@ class Commands:
         except Exception as error:  # the sender gets every error, and the next message is served
             if not isinstance(error, MeshError):
                 _logger.exception("a message to %r failed", delivery.topic[:_MAX_TOPIC_CHARS])
-                what = f"An unexpected {type(error).__name__}"
-                error = InternalError(what, remedy="The log of the mesh says more")
-            document = problem_of(error).model_dump(mode="json", exclude_none=True)
+            known = InternalError.of(error)
+            document = problem_of(known).model_dump(mode="json", exclude_none=True)
             self._notices.refused(document, delivery.topic, answered=reply_to is not None)
             if is_event:
                 tenant_id = self._topics.tenant_of(delivery.topic) or Caller().tenant_id
-                document = refusal(delivery.payload, error, tenant_id)
+                document = refusal(delivery.payload, known, tenant_id)
             else:
                 content_type = PROBLEM_TYPE
         if reply_to is None or document is None:

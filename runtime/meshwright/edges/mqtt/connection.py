@@ -274,7 +274,6 @@ class BrokerConnection:
         self._end(BrokerAway(why))
 
     def _is_too_large(self, publication: Publication) -> bool:
-        """Whether the broker would rather break the connection off."""
         return len(publication.topic) + len(publication.payload) + _FRAME_BYTES > self._max_bytes
 
     def _put(self, publication: Publication) -> int:
@@ -344,7 +343,6 @@ class BrokerConnection:
 
 
 def _refusal(reason: ReasonCode) -> BrokerAway:
-    """Returns the error for a reason of the broker's."""
     name = reason.getName()
     kind = BrokerRefuses if name in _REMEDIES else BrokerAway
     return kind(f"it says: {name.lower()}", remedy=_REMEDIES.get(name, ""))

@@ -150,8 +150,7 @@ class MqttEdge:
         if self._cut_off < _CUT_OFF_TIMES:
             return error
         return BrokerRefuses(
-            "the broker keeps disconnecting us; another mesh may use the same client id",
-            remedy=ELSEWHERE,
+            "the broker keeps disconnecting us; another mesh may use the same client id", remedy=ELSEWHERE
         )
 
     async def _connect(self) -> NoReturn:

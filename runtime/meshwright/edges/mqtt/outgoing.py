@@ -30,7 +30,7 @@ from meshwright.edges.mqtt.connection import (
     BrokerConnection,
     Publication,
 )
-from meshwright.edges.replies import Address
+from meshwright.edges.replies import Address, Sender
 from meshwright.events.inbox import Inbox
 from meshwright.identity.auth import Forbidden
 from meshwright.identity.facts import event_facts
@@ -392,13 +392,14 @@ class MqttAddress(Address):
         return Publication(self.topic, document, qos, content_type=content_type, correlation=correlation)
 
 
-class OutcomeSender:
+class OutcomeSender(Sender[MqttAddress]):
     """Publishes outcomes, each to its task's topic and to those that asked for it.
 
     While the broker is away it waits, and the courier with it.
     """
 
     scheme = "mqtt"
+    kind = MqttAddress
 
     def __init__(self, topics: Topics, notices: Notices) -> None:
         self.scope = topics.prefix
@@ -412,17 +413,13 @@ class OutcomeSender:
         self._connection = connection
         self._connected.set()
 
-    def typed(self, address: Address) -> MqttAddress:
-        """Returns a stored address as one of MQTT's."""
-        return MqttAddress.model_validate(address.model_dump(mode="json"))
-
-    def standing(self, task: TaskKey) -> Sequence[Address]:
+    def standing(self, task: TaskKey) -> Sequence[MqttAddress]:
         """Returns the task's own topic."""
         return [MqttAddress(topic=self._topics.of_task(*task, "outcome"))]
 
-    async def send(self, address: Address, document: bytes) -> None:
+    async def send(self, address: MqttAddress, document: bytes) -> None:
         """Publish an outcome until the broker has it. One that it will never take is reported."""
-        publication = self.typed(address).publication(document)
+        publication = address.publication(document)
         while True:
             await self._connected.wait()
             connection = self._connection

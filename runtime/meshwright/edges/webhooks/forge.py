@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
@@ -24,10 +24,9 @@ from pydantic_core import from_json
 from meshwright.core.messages import Outcome
 from meshwright.core.redaction import redact
 from meshwright.edges.outgoing import HttpPool, HttpReply, Receivers, TryLater, asked_pause, harmless
-from meshwright.edges.replies import Address, Undeliverable
+from meshwright.edges.replies import Address, Sender, Undeliverable
 from meshwright.edges.webhooks.kinds import MARKER, Item, field_of
 from meshwright.edges.webhooks.settings import WebhookRule, WebhookSource
-from meshwright.work.protocol import TaskKey
 
 SCHEME = "forge"
 _API_URLS = {"github": "https://api.github.com", "gitlab": "https://gitlab.com/api/v4"}
@@ -107,10 +106,11 @@ def _sha(item: Item, kind: str) -> str | None:
     return next((sha for sha in found if isinstance(sha, str) and _SHA.fullmatch(sha)), None)
 
 
-class ForgeSender:
+class ForgeSender(Sender[ForgeAddress]):
     """Posts outcomes by the API of each source's forge, with its token."""
 
     scheme = SCHEME
+    kind = ForgeAddress
     scope = "webhooks"
 
     def __init__(self, sources: Mapping[str, WebhookSource]) -> None:
@@ -122,17 +122,8 @@ class ForgeSender:
             if source.kind in _API_URLS and source.token is not None
         }
 
-    def typed(self, address: Address) -> ForgeAddress:
-        """A stored address as one of a forge."""
-        return ForgeAddress.model_validate(address.model_dump())
-
-    def standing(self, task: TaskKey) -> Sequence[Address]:
-        """No address gets every outcome."""
-        return ()
-
-    async def send(self, address: Address, document: bytes) -> None:
+    async def send(self, address: ForgeAddress, document: bytes) -> None:
         """Post an outcome, unless it is there. Raises Undeliverable, TryLater."""
-        assert isinstance(address, ForgeAddress)
         forge = self._forges.get(address.source)
         if forge is None:
             raise Undeliverable(f"source {address.source!r} has no token any more")
@@ -141,8 +132,6 @@ class ForgeSender:
 
 
 class _Forge:
-    """The API of one source."""
-
     def __init__(self, source: WebhookSource, http: HttpPool) -> None:
         assert source.token is not None
         token = source.token.get_secret_value()
@@ -157,7 +146,6 @@ class _Forge:
             self._headers = {"Authorization": f"Bearer {token}", **accept}
 
     async def post(self, address: ForgeAddress, outcome: Outcome) -> None:
-        """Post an outcome, after those that came before."""
         async with self._turn:
             await (self._comment if address.what == "comment" else self._status)(address.path, outcome)
 

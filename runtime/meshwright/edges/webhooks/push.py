@@ -17,12 +17,12 @@ from meshwright.core.messages import Caller, Outcome, derived_id
 from meshwright.edges.deliveries import standard_key
 from meshwright.edges.notify import Notify, not_allowed, usable_url
 from meshwright.edges.outgoing import HttpPool, Receivers
-from meshwright.edges.replies import Address, Courier, Undeliverable
+from meshwright.edges.replies import Address, Courier, Sender, Undeliverable
 from meshwright.edges.webhooks.settings import PushTarget, WebhooksSettings
 from meshwright.mesh import Mesh
 from meshwright.work.protocol import TaskKey
 
-SCHEME = "push"
+_SCHEME = "push"
 _TIMEOUT_SECONDS = 20.0
 _ALL = "*"
 
@@ -43,7 +43,7 @@ async def notify_of(mesh: Mesh, caller: Caller, task_id: str, notify: Notify) ->
     """Have the outcome of a task sent to a URL, also of one that has ended; durable when this returns."""
     courier, task = mesh.get(Courier), TaskKey(caller.tenant_id, task_id)
     secret = notify.secret.get_secret_value()
-    for known in await courier.asked(SCHEME, task):
+    for known in await courier.asked(_SCHEME, task):
         assert isinstance(known, PushAddress)
         if known.url == notify.url and mesh.cipher.decrypt(known.secret) == secret:
             address = known
@@ -51,7 +51,7 @@ async def notify_of(mesh: Mesh, caller: Caller, task_id: str, notify: Notify) ->
     else:
         of_tenant = {"tenant_id": caller.tenant_id, "client": caller.requested_by}
         address = PushAddress(url=notify.url, secret=mesh.cipher.encrypt(secret), **of_tenant)
-    await courier.ask(SCHEME, task, address, may_have_ended=True)
+    await courier.ask(_SCHEME, task, address, may_have_ended=True)
 
 
 class PushAddress(Address):
@@ -62,10 +62,11 @@ class PushAddress(Address):
     secret: str = ""
 
 
-class PushSender:
+class PushSender(Sender[PushAddress]):
     """POSTs outcomes to URLs."""
 
-    scheme = SCHEME
+    scheme = _SCHEME
+    kind = PushAddress
     scope = "webhooks"
 
     def __init__(self, mesh: Mesh, settings: WebhooksSettings) -> None:
@@ -76,11 +77,7 @@ class PushSender:
         self._receivers = Receivers()
         self.http = HttpPool(timeout_seconds=_TIMEOUT_SECONDS, networks=settings.push_networks)
 
-    def typed(self, address: Address) -> PushAddress:
-        """A stored address as a URL's."""
-        return PushAddress.model_validate(address.model_dump())
-
-    def standing(self, task: TaskKey) -> Sequence[Address]:
+    def standing(self, task: TaskKey) -> Sequence[PushAddress]:
         """The URLs that the settings have for a tenant."""
         return [
             PushAddress(url=url, tenant_id=tenant_id)
@@ -88,9 +85,8 @@ class PushSender:
             if tenant_id == task.tenant_id
         ]
 
-    async def send(self, address: Address, document: bytes) -> None:
+    async def send(self, address: PushAddress, document: bytes) -> None:
         """POST an outcome. Raises Undeliverable, TryLater."""
-        assert isinstance(address, PushAddress)
         outcome = Outcome.model_validate_json(document)
         event_type = f"task.{outcome.status}"
         if address.secret:

@@ -12,8 +12,8 @@ from meshwright.core.money import Dollars
 from meshwright.settings.forms import Network, Signed, Table, http_url
 from meshwright.settings.references import Secret
 
-SourceKind = Literal["github", "gitlab", "alertmanager", "grafana", "generic"]
-Scheme = Literal["hmac", "standard", "token", "bearer", "basic"]
+_SourceKind = Literal["github", "gitlab", "alertmanager", "grafana", "generic"]
+_Scheme = Literal["hmac", "standard", "token", "bearer", "basic"]
 _FORGES = ("github", "gitlab")
 _HeaderName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9-]{1,64}$", to_lower=True)]
 _FieldPath = Annotated[str, StringConstraints(pattern=r"^[\w-]+(\.[\w-]+)*$", max_length=200)]
@@ -29,13 +29,13 @@ class WebhookSource(Signed):
     `secret` is what the sender knows too; for `basic`, `user:password`.
     """
 
-    kind: SourceKind = "generic"
+    kind: _SourceKind = "generic"
     """The service that sends: it defines where the signature, the delivery's id and the event's name are."""
     tenant: Identifier = "default"
     """The tenant that its tasks and events belong to."""
     insecure: bool = False
     """Whether it needs no secret: on loopback only, for trying things out."""
-    scheme: Scheme | None = None
+    scheme: _Scheme | None = None
     """How a delivery proves who sent it: `hmac` (SHA-256 of the raw body, in hex or base64), `standard`
     (Standard Webhooks), `token` (the secret in a header), `bearer`, `basic`."""
     header: _HeaderName | None = None

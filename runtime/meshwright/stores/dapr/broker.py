@@ -32,7 +32,7 @@ from meshwright.stores.dapr.documents import OutboxEntry
 from meshwright.stores.dapr.sidecar import BUS, OWN_DATA, Options, Sidecar
 from meshwright.stores.dapr.state import Grouping
 
-logger = logging.getLogger("meshwright.dapr")
+_logger = logging.getLogger("meshwright.dapr")
 
 EVENTS = "events"
 """The topic of batches of events on their way to the log."""
@@ -171,7 +171,7 @@ class Broker:
             async with asyncio.timeout(_CONNECT_SECONDS + _KICK_SECONDS):
                 await asyncio.to_thread(_connect_for_a_moment, self._options.broker_url, client_id)
         except (OSError, TimeoutError, ValueError) as error:
-            logger.warning("what the broker kept may come late: it does not let %s in: %s", client_id, error)
+            _logger.warning("what the broker kept may come late: it does not let %s in: %s", client_id, error)
 
 
 class EventShipper:
@@ -292,7 +292,7 @@ class EventShipper:
                 try:
                     new = await self._log.append(events) if events else []
                 except HostError as error:
-                    logger.warning("%d events are not in the log yet: %s", len(events), error)
+                    _logger.warning("%d events are not in the log yet: %s", len(events), error)
                     return False
             if events:
                 self._confirmations.add((sender, number))

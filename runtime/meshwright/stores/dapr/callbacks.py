@@ -34,7 +34,7 @@ from meshwright.stores.dapr.sidecar import (
     encode_result,
 )
 
-logger = logging.getLogger("meshwright.dapr")
+_logger = logging.getLogger("meshwright.dapr")
 
 SEND_BYTES = 4 * 1024 * 1024
 """Of what we send to daprd: its own limit, where it is started without `--max-body-size`."""
@@ -111,7 +111,7 @@ class Callbacks(ABC):
                 return await self.on_topic(pubsub, topic, data)
             except Exception as error:  # whatever it was, the message was not taken
                 defect = None if isinstance(error, MeshError) else error
-                logger.warning("a message on %s has to come again: %r", topic, error, exc_info=defect)
+                _logger.warning("a message on %s has to come again: %r", topic, error, exc_info=defect)
                 return False
 
     async def actor(self, ref: ActorRef, method: str, body: bytes) -> bytes:
@@ -124,7 +124,7 @@ class Callbacks(ABC):
             reply = await self._turn(ref, method, body)
         except Exception as error:
             if not isinstance(error, MeshError):
-                logger.warning("%s.%s has a defect", ref, method, exc_info=error)
+                _logger.warning("%s.%s has a defect", ref, method, exc_info=error)
             if not is_between_workers:
                 raise
             return encode_error(error)
@@ -277,13 +277,13 @@ class AppCallbacks(Callbacks):
             if len(spread) > 1:  # what a route could not read
                 await self._outbox.emit(spread[1:])
         except HostError as error:
-            logger.warning("event %s is asked for again: %s", event.id, error)
+            _logger.warning("event %s is asked for again: %s", event.id, error)
             return False
         return True
 
     async def _refuse(self, topic: str, data: bytes, error: Exception) -> bool:
         reason = " ".join(str(error).split())[:_MAX_QUOTED]
-        logger.warning("a message on %s is no event, and is dropped: %s", topic, reason)
+        _logger.warning("a message on %s is no event, and is dropped: %s", topic, reason)
         payload = {
             "topic": topic,
             "bytes": len(data),

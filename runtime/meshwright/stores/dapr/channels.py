@@ -34,19 +34,14 @@ from meshwright.core.clock import Backoff
 from meshwright.core.errors import ConfigError, MeshError, StoreUnavailable
 from meshwright.kernel.envelope import ActorRef
 from meshwright.stores.dapr.callbacks import SEND_BYTES, STOP_SECONDS, Callbacks
-from meshwright.stores.dapr.sidecar import (
-    NEVER,
-    RAW,
-    RECONNECT_OPTIONS,
-    TOKEN_HEADER,
-)
+from meshwright.stores.dapr.sidecar import NEVER, RAW, RECONNECT_OPTIONS, TOKEN_HEADER
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from meshwright.core.http_limits import LimitedServer
 
-logger = logging.getLogger("meshwright.dapr")
+_logger = logging.getLogger("meshwright.dapr")
 
 _STREAMS_SINCE = (1, 18)  # the first daprd that serves actors over a gRPC stream
 _LOOPBACK = "127.0.0.1"
@@ -178,7 +173,6 @@ class _GrpcChannel(Channel):
         await self._server.start()
 
     async def serve_actors(self) -> None:
-        """Open the stream."""
         self._callbacks.served.set()
         self._stream = _ActorStream(self._sidecar, self._api_token, self._callbacks)
         await self._stream.open()
@@ -281,7 +275,7 @@ class _ActorStream:
                 if self._is_closing:
                     return
                 pause = self._backoff.next()
-                logger.warning("the stream of actor calls has ended, again in %g s: %s", pause, _said(error))
+                _logger.warning("the stream of actor calls has ended, again in %g s: %s", pause, _said(error))
                 await asyncio.sleep(pause)
                 await channel.channel_ready()
 

@@ -1,6 +1,6 @@
 """Stored documents: that of an actor (its record and its outbox), and records of streams.
 
-    actor/{type}/{id}                {"v": 1, "by": [commit, ...], "head": ..., "state": ..., "outbox": [...]}
+    actor/{type}/{id}                {"v": 2, "by": [commit, ...], "head": ..., "state": ..., "outbox": [...]}
     record/{type}/{id}/{stream}/{n}  {"v": 1, "by": commit, "turn": true, "value": ..., "events": [...]}
     value/{sha256}                   a value of more than 32 KiB within a document
 
@@ -22,7 +22,6 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, NamedTuple
 
 from msgspec import Raw, Struct
@@ -31,14 +30,14 @@ from msgspec.structs import replace
 from pydantic_core import from_json, to_json
 
 from meshwright.core.encoding import encode
-from meshwright.core.errors import Conflict, StoreTooNew, StoreUnavailable
+from meshwright.core.errors import Conflict, StoreTooNew, StoreTooOld, StoreUnavailable
 from meshwright.core.messages import Event
 from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.kernel.host import RECORD_GAP
 from meshwright.stores.dapr.sidecar import Stored, Write
 from meshwright.stores.dapr.state import State
 
-_VERSION = 1
+_VERSION = 2  # of documents
 _LARGE_BYTES = 32 * 1024
 _REFERENCE = "$value"
 VALUES = "values"
@@ -88,19 +87,11 @@ class Document:
 
     def encode(self) -> bytes:
         """The document as JSON. Parts that are JSON already are not parsed again."""
-        record = self.record
-        envelope = {
-            "revision": record.revision,
-            "last_turn": record.last_turn,
-            "sent": record.sent,
-            "wake_at": record.wake_at,
-            "obliged": record.has_pending_work,
-            "seen": record.processed_ids,
-        }
-        return b'{"v":1,"by":%b,"head":%b,"state":%b,"outbox":[%b]}' % (
+        return b'{"v":%d,"by":%b,"head":%b,"state":%b,"outbox":[%b]}' % (
+            _VERSION,
             to_json(self.by),
-            to_json(envelope),
-            record.state or b"null",
+            replace(self.record, state=b"").encode(),
+            self.record.state or b"null",
             b",".join([_encode_entry(entry) for entry in self.outbox]),
         )
 
@@ -110,39 +101,20 @@ class Document:
         return _decode(data).document
 
 
-class _StoredHead(Struct):
-    """An actor record as it is written, but for its state."""
-
-    revision: int
-    last_turn: str
-    sent: int
-    wake_at: datetime | None
-    obliged: bool
-    seen: dict[str, float]
-
-
 class _StoredDocument(Struct):
     """A document as it is written; state and outbox are read where they are wanted."""
 
     by: tuple[str, ...]
-    head: _StoredHead
+    head: ActorRecord
     state: Raw
     outbox: list[Raw]
+    v: int
     values: list[str] = []
-    v: int = _VERSION
 
     @property
     def record(self) -> ActorRecord:
-        head, state = self.head, bytes(self.state)
-        return ActorRecord(
-            revision=head.revision,
-            last_turn=head.last_turn,
-            sent=head.sent,
-            wake_at=head.wake_at,
-            has_pending_work=head.obliged,
-            processed_ids=head.seen,
-            state=state if state != b"null" else b"",
-        )
+        state = bytes(self.state)
+        return replace(self.head, state=state if state != b"null" else b"")
 
     @property
     def document(self) -> Document:
@@ -150,8 +122,6 @@ class _StoredDocument(Struct):
 
 
 class _StoredEntry(Struct):
-    """An entry of an outbox as it is written."""
-
     by: str
     message: Raw = Raw()
     event: Raw = Raw()
@@ -163,6 +133,11 @@ def _decode(data: bytes) -> _StoredDocument:
         raise StoreTooNew(
             f"an actor's document is of version {stored.v}, and known is {_VERSION}",
             remedy="run the newer version of Meshwright that wrote it",
+        )
+    if stored.v < _VERSION:
+        raise StoreTooOld(
+            f"an actor's document is of version {stored.v}, from before 0.1",
+            remedy="empty the state store, or set another dapr.namespace",
         )
     return stored
 

@@ -26,7 +26,7 @@ from meshwright.stores.dapr.state import growing_pause
 if TYPE_CHECKING:
     from meshwright.stores.dapr.watches import WatchList
 
-logger = logging.getLogger("meshwright.dapr")
+_logger = logging.getLogger("meshwright.dapr")
 
 _MAX_WAITING = 20_000
 _MAX_ENDED = 64
@@ -242,7 +242,7 @@ class Outbox:
             return
         if (error := delivery.exception()) is not None:  # whatever it was, what is committed has to be sent
             pause = growing_pause(failures + 1)
-            logger.warning("what %s sent is tried again in %.1f s: %s", actor.ref, pause, error)
+            _logger.warning("what %s sent is tried again in %.1f s: %s", actor.ref, pause, error)
             asyncio.get_running_loop().call_later(pause, self._deliver_next, actor, failures + 1)
             return
         entry = actor.to_deliver.popleft()

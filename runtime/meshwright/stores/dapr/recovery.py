@@ -24,7 +24,7 @@ from meshwright.stores.dapr.sidecar import Options
 from meshwright.stores.dapr.state import KNOWN_ALIVE_SECONDS, Lease
 from meshwright.stores.dapr.watches import Watches, WatchList
 
-logger = logging.getLogger("meshwright.dapr")
+_logger = logging.getLogger("meshwright.dapr")
 
 _REVIEW_SECONDS = 1.0  # how often the open actors are gone through for those whose time has come
 _MAX_PAUSE_SECONDS = 60.0
@@ -101,7 +101,7 @@ class Recovery:
             await self._watches.leave(others)
         await self._watches.remove(incarnation)
         if refs:
-            logger.info("%d open actors of worker %s are taken up", len(refs), incarnation)
+            _logger.info("%d open actors of worker %s are taken up", len(refs), incarnation)
         at_once = asyncio.Semaphore(_WOKEN_AT_ONCE)
 
         async def wake(ref: ActorRef) -> None:
@@ -117,7 +117,7 @@ class Recovery:
         if incarnation not in self._passed_over:
             self._passed_over.add(incarnation)
             types = ", ".join(sorted({ref.type for ref in refs}))
-            logger.warning(
+            _logger.warning(
                 "%d open actors of worker %s wait for a worker that has %s", len(refs), incarnation, types
             )
 
@@ -174,7 +174,7 @@ class Recovery:
     async def _owed(self, ref: ActorRef, *, adopted: bool) -> StoredActor | None:
         """The actor as the store has it, if it is owed anything; else it is let go."""
         if not self._lives_here(ref):
-            logger.warning("%s is open, and no such actor lives here", ref)
+            _logger.warning("%s is open, and no such actor lives here", ref)
             return None
         actor = self._actors.active(ref)
         if actor is None:  # until the runtime loads it, it is looked at and dropped again
@@ -255,4 +255,4 @@ async def _or_later(what: str, look: Callable[[], Awaitable[None]]) -> None:
     try:
         await look()
     except MeshError as error:
-        logger.warning("%s: looked at again later: %s", what, error)
+        _logger.warning("%s: looked at again later: %s", what, error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
@@ -17,15 +17,15 @@ from dapr.proto import api_service_v1, api_v1, common_v1
 from grpc import ChannelConnectivity, StatusCode
 
 from meshwright.core.encoding import decode, encode
-from meshwright.core.errors import ConfigError, MeshError, StoreUnavailable
+from meshwright.core.errors import ConfigError, MeshError, StoreUnavailable, error_of_code
 from meshwright.kernel.envelope import ActorRef
 
 STATE, BUS, VIEWS = "state", "bus", "views"  # the names of the components
 _MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # of one gRPC message, either way; daprd has to allow as much
-CALL_SECONDS = 10.0
+_CALL_SECONDS = 10.0
 _INVOKE_SECONDS = 60.0
 _READY_RETRY_SECONDS = 0.05
-POLL_SECONDS = 0.2
+_POLL_SECONDS = 0.2
 JSON = "application/json"
 RAW = {"rawPayload": "true"}
 TOKEN_HEADER = "dapr-api-token"
@@ -174,7 +174,7 @@ class Sidecar:
         lost = False
         while not lost or self._channel.get_state() is not ChannelConnectivity.READY:
             lost = lost or self._channel.get_state() is ChannelConnectivity.TRANSIENT_FAILURE
-            await asyncio.sleep(POLL_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def wait_until_ready(self, seconds: float) -> Facts:
         """Return once the sidecar answers. Raises StoreUnavailable after that time, ConfigError at once."""
@@ -243,7 +243,7 @@ class Sidecar:
         request = api_v1.InvokeActorRequest(actor_type=ref.type, actor_id=ref.id, method=method, data=body)
         return (await self._call(self._stub.InvokeActor, request, _INVOKE_SECONDS)).data
 
-    async def _call(self, method: Any, request: Any, seconds: float = CALL_SECONDS) -> Any:
+    async def _call(self, method: Any, request: Any, seconds: float = _CALL_SECONDS) -> Any:
         try:
             return await method(request, timeout=seconds, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
@@ -290,15 +290,9 @@ def decode_reply(data: bytes) -> Any:
         case {"result": result}:
             return result
         case {"error": {"type": str(name), "message": str(message), **details}}:
-            known = next((error for error in _errors(MeshError) if error.__name__ == name), None)
+            known = error_of_code(name, MeshError)
             error = known(message) if known is not None else MeshError(f"{name}: {message}")
             for detail in {"remedy", "field", "status"} & details.keys():
                 setattr(error, detail, details[detail])
             raise error
     raise StoreUnavailable(f"the worker that was called sent no reply, but {data[:200]!r}")
-
-
-def _errors(base: type[MeshError]) -> Iterator[type[MeshError]]:
-    yield base
-    for error in base.__subclasses__():
-        yield from _errors(error)

@@ -27,13 +27,13 @@ from meshwright.core.errors import Conflict, HostError, StoreUnavailable
 from meshwright.core.messages import new_id
 from meshwright.stores.dapr.sidecar import Options, Sidecar, Stored, Write
 
-logger = logging.getLogger("meshwright.dapr")
+_logger = logging.getLogger("meshwright.dapr")
 
 _PROBE_TTL_SECONDS = 60
 KNOWN_ALIVE_SECONDS = 1.0  # how long an answer is believed
-ItemT = TypeVar("ItemT")
-ResultT = TypeVar("ResultT")
-_Queued: TypeAlias = tuple[ItemT, asyncio.Future[ResultT], int]
+_ItemT = TypeVar("_ItemT")
+_ResultT = TypeVar("_ResultT")
+_Queued: TypeAlias = tuple[_ItemT, asyncio.Future[_ResultT], int]
 """An item, its result, and how often it has failed."""
 
 
@@ -42,7 +42,7 @@ def growing_pause(failures: int) -> float:
     return Backoff(0.1, 5.0, 0.5, failures - 1).next()
 
 
-class Grouping(Generic[ItemT, ResultT]):
+class Grouping(Generic[_ItemT, _ResultT]):
     """Hands items to `perform` in groups of up to `size`, `width` groups at a time, in order.
 
     Items that wait behind a call under way go together in the next one. `perform` gives each item its
@@ -53,7 +53,7 @@ class Grouping(Generic[ItemT, ResultT]):
 
     def __init__(
         self,
-        perform: Callable[[list[ItemT]], Awaitable[Sequence[ResultT | BaseException]]],
+        perform: Callable[[list[_ItemT]], Awaitable[Sequence[_ResultT | BaseException]]],
         *,
         size: int = 64,
         width: int = 2,
@@ -65,14 +65,14 @@ class Grouping(Generic[ItemT, ResultT]):
         self._width = width
         self._delay_seconds = delay_seconds
         self._retries = retries
-        self._waiting: deque[_Queued[ItemT, ResultT]] = deque()
+        self._waiting: deque[_Queued[_ItemT, _ResultT]] = deque()
         self._calls: set[asyncio.Task[None]] = set()
         self._scheduled = self._is_cancelled = False
         self._reason: Exception | None = None
 
-    def add(self, item: ItemT) -> asyncio.Future[ResultT]:
+    def add(self, item: _ItemT) -> asyncio.Future[_ResultT]:
         """Queue an item; the result comes with its group."""
-        future: asyncio.Future[ResultT] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[_ResultT] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future, 0))
         if self._is_cancelled:
             self._end_all(self._waiting)
@@ -87,7 +87,7 @@ class Grouping(Generic[ItemT, ResultT]):
             call.cancel()
         self._end_all(self._waiting)
 
-    def _end_all(self, items: deque[_Queued[ItemT, ResultT]]) -> None:
+    def _end_all(self, items: deque[_Queued[_ItemT, _ResultT]]) -> None:
         while items:
             _, future, _ = items.popleft()
             if self._reason is None:
@@ -112,19 +112,19 @@ class Grouping(Generic[ItemT, ResultT]):
             self._calls.add(call)
             call.add_done_callback(partial(self._ended, group))
 
-    def _ended(self, group: list[_Queued[ItemT, ResultT]], call: asyncio.Task[None]) -> None:
+    def _ended(self, group: list[_Queued[_ItemT, _ResultT]], call: asyncio.Task[None]) -> None:
         self._calls.discard(call)
         if call.cancelled():  # perhaps before its first step, where it cannot end its callers itself
             self._end_all(deque(group))
         if self._waiting:
             self._schedule()
 
-    async def _call(self, group: list[_Queued[ItemT, ResultT]]) -> None:
+    async def _call(self, group: list[_Queued[_ItemT, _ResultT]]) -> None:
         try:
             results = await self._perform([item for item, _, _ in group])
         except Exception as error:  # noqa: BLE001 waiting callers get every error
             results = [error] * len(group)
-        failed: list[_Queued[ItemT, ResultT]] = []
+        failed: list[_Queued[_ItemT, _ResultT]] = []
         for (item, future, failures), result in zip(group, results, strict=True):
             if isinstance(result, BaseException) and self._retries:
                 failed.append((item, future, failures + 1))
@@ -137,10 +137,10 @@ class Grouping(Generic[ItemT, ResultT]):
         if failed:
             pause = growing_pause(max(failures for _, _, failures in failed))
             errors = [result for result in results if isinstance(result, BaseException)]
-            logger.warning("%d items are tried again in %.1f s: %s", len(failed), pause, errors[0])
+            _logger.warning("%d items are tried again in %.1f s: %s", len(failed), pause, errors[0])
             asyncio.get_running_loop().call_later(pause, self._again, failed)
 
-    def _again(self, failed: list[_Queued[ItemT, ResultT]]) -> None:
+    def _again(self, failed: list[_Queued[_ItemT, _ResultT]]) -> None:
         self._waiting.extendleft(reversed(failed))
         if self._is_cancelled:
             self._end_all(self._waiting)
@@ -251,7 +251,7 @@ class State:
             return None
         return "1" if etag is None else str(int(etag) + 1)
 
-    async def _patiently(self, call: Callable[[], Awaitable[ResultT]]) -> ResultT:
+    async def _patiently(self, call: Callable[[], Awaitable[_ResultT]]) -> _ResultT:
         """Repeat a call that fails, with growing pauses, until patience ends."""
         clock = asyncio.get_running_loop().time
         until, backoff = clock() + self._patience_seconds, Backoff(0.05, 1.0, 0.5)
@@ -271,13 +271,7 @@ class Lease:
     `lost` is called where it was not renewed in time.
     """
 
-    def __init__(
-        self,
-        options: Options,
-        state: State,
-        sidecar: Sidecar,
-        lost: Callable[[], None],
-    ) -> None:
+    def __init__(self, options: Options, state: State, sidecar: Sidecar, lost: Callable[[], None]) -> None:
         self._state = state
         self._sidecar = sidecar
         self._lost = lost
@@ -321,7 +315,7 @@ class Lease:
         try:
             has_expired = await self._state.read(self._key(incarnation)) is None
         except HostError as error:
-            logger.warning("whether worker %s has expired is not known: %s", incarnation, error)
+            _logger.warning("whether worker %s has expired is not known: %s", incarnation, error)
             return False
         self._alive_until.pop(incarnation, None)
         if not has_expired:
@@ -339,7 +333,7 @@ class Lease:
             try:
                 await self._sidecar.delete(self._key(self._incarnation))
             except StoreUnavailable as error:
-                logger.warning("the lease is not given back, and runs out by itself: %s", error)
+                _logger.warning("the lease is not given back, and runs out by itself: %s", error)
 
     async def _renew_on(self) -> None:
         loop = asyncio.get_running_loop()
@@ -349,8 +343,8 @@ class Lease:
                 if self.is_held:
                     await self._renew()
             except StoreUnavailable as error:
-                logger.warning("the lease is not renewed yet: %s", error)
-        logger.warning("worker %s could not renew its lease in time", self._incarnation)
+                _logger.warning("the lease is not renewed yet: %s", error)
+        _logger.warning("worker %s could not renew its lease in time", self._incarnation)
         self._lost()
 
     async def _renew(self) -> None:

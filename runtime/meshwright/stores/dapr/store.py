@@ -35,11 +35,11 @@ from meshwright.stores.dapr.sidecar import BUS, STATE, VIEWS, Options, Sidecar
 from meshwright.stores.dapr.state import Lease, State
 from meshwright.stores.dapr.watches import Watches, WatchList
 
-logger = logging.getLogger("meshwright.dapr")
+_logger = logging.getLogger("meshwright.dapr")
 
-DRAIN_SECONDS = 10.0
+_DRAIN_SECONDS = 10.0
 _LOG_SECONDS = 2.0  # that a stop waits for a log that is away
-POLL_SECONDS = 0.005
+_POLL_SECONDS = 0.005
 _LOG_LOOK_SECONDS = 1.0
 _ACTORS_POLL_SECONDS = 0.02
 
@@ -167,7 +167,7 @@ class DaprStore(SharedStore):
         if self._has_predecessor:  # for whom the broker may have kept something
             await self.broker.kick()
         if not await self.broker.prove(self.callbacks.examples):
-            logger.warning("the broker does not deliver yet: what is sent meanwhile is sent again later")
+            _logger.warning("the broker does not deliver yet: what is sent meanwhile is sent again later")
         self._is_serving = True
         self.recovery.start()
         self._following = [asyncio.create_task(self._follow_sidecar(), name="sidecar")]
@@ -177,7 +177,7 @@ class DaprStore(SharedStore):
     async def drain(self) -> None:
         """Let nothing new in, and send what is on its way."""
         await self._stop_serving()
-        await _until(lambda: not self.outbox.is_sending, DRAIN_SECONDS)
+        await _until(lambda: not self.outbox.is_sending, _DRAIN_SECONDS)
 
     async def close(self, *, abrupt: bool = False) -> None:
         """Release the lease. Open work stays on the list for the next worker."""
@@ -194,7 +194,7 @@ class DaprStore(SharedStore):
             try:
                 await self.watches.remove(watch.incarnation)
             except HostError as error:
-                logger.warning("the watch list stays open until the next worker closes it: %s", error)
+                _logger.warning("the watch list stays open until the next worker closes it: %s", error)
         await self._end_list(StoreUnavailable("the worker has stopped"), give_back=not abrupt)
         self.state.cancel(StoreUnavailable("the mesh is not running"))
         await self.sidecar.close()
@@ -224,13 +224,13 @@ class DaprStore(SharedStore):
         """A sidecar that was away has missed what the broker kept for it."""
         while True:
             await self.sidecar.has_come_back()
-            logger.info("the sidecar is back")
+            _logger.info("the sidecar is back")
             try:
                 await self.sidecar.wait_until_ready(self.options.ready_seconds)
                 await self.broker.prove(self.callbacks.examples)  # it has subscribed again
                 await self.broker.kick()
             except HostError as error:
-                logger.warning("what the broker kept may come late: %s", error)
+                _logger.warning("what the broker kept may come late: %s", error)
 
     # Reads
 
@@ -458,19 +458,18 @@ def _in_order(batch: Batch, by: str) -> list[OutboxEntry]:
     entries = [OutboxEntry(item, by) for item in (*(sent.message for sent in batch.messages), *batch.events)]
     if not batch.messages:
         return entries
-    last = len(entries)
 
     def number(entry: OutboxEntry) -> int:
         digits = entry.item.id.rpartition("/")[2]
         return int(digits) if digits.isdecimal() else 1 << 62
 
-    return sorted(entries, key=number) if last > 1 else entries
+    return sorted(entries, key=number)
 
 
 async def _until(holds: Callable[[], bool], seconds: float) -> None:
     try:
         async with asyncio.timeout(seconds):
             while not holds():  # noqa: ASYNC110 only a stop waits
-                await asyncio.sleep(POLL_SECONDS)
+                await asyncio.sleep(_POLL_SECONDS)
     except TimeoutError:
-        logger.warning("what is under way after %g s goes on at the next start", seconds)
+        _logger.warning("what is under way after %g s goes on at the next start", seconds)
