@@ -61,12 +61,13 @@ class Component:
     name: ClassVar[str]
     settings: ClassVar[type[BaseModel] | None] = None
     apps: ClassVar[tuple[str, ...]] = ()
+    config: Any
 
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
         self.parts: list[Part] = []
         made = getattr(mesh.settings, self.name, None)
-        self.config: Any = self.settings() if made is None and self.settings else made
+        self.config = self.settings() if made is None and self.settings else made
 
     @classmethod
     def agents(cls, settings: Settings) -> Iterable[type[Agent]]:

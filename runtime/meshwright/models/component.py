@@ -48,6 +48,7 @@ from meshwright.models.select import (
     choose_model,
     with_named_models,
 )
+from meshwright.models.settings import ModelsSettings
 from meshwright.prompts import Prompts
 from meshwright.services.agent_config.component import AgentConfigs
 
@@ -58,6 +59,7 @@ class ModelsComponent(Component):
     """The model that answers: chosen by the settings, with retries, a cache and the ledger around it."""
 
     name = "models"
+    config: ModelsSettings
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

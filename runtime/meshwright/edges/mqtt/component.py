@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from meshwright.component import Check, Component
+from meshwright.edges.mqtt.settings import MqttSettings
 from meshwright.mesh import Mesh
 
 
@@ -12,6 +13,7 @@ class MqttComponent(Component):
     """Lets MQTT clients in, where a broker is set and this process is the front."""
 
     name = "mqtt"
+    config: MqttSettings
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

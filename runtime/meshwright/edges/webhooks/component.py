@@ -31,6 +31,7 @@ class WebhooksComponent(Component):
     """Deliveries of other services become tasks and events; outcomes go back to them, and to URLs."""
 
     name = "webhooks"
+    config: WebhooksSettings
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

@@ -54,6 +54,7 @@ from meshwright.services.schedules.actor import (
     ScheduleSummary,
     unknown_schedule,
 )
+from meshwright.services.schedules.settings import SchedulesSettings
 from meshwright.services.schedules.table import (
     ScheduledRun,
     SchedulePage,
@@ -107,6 +108,7 @@ class Schedules(Component):
     """
 
     name = "schedules"
+    config: SchedulesSettings
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
