@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 import click
 
-from meshwright import __version__
 from meshwright.cli.options import DATA_KEY, DEFAULT_DATA
+from meshwright.core import __version__
 from meshwright.core.errors import MeshError, in_one_line
 
 _FAILED, _WRONG_USE, _INTERRUPTED = 1, 2, 130
