@@ -14,13 +14,15 @@ from meshwright.core import __version__
 if TYPE_CHECKING:
     from meshwright.agent import Agent
     from meshwright.app import build_mesh
-    from meshwright.client import AgentConfigClient, BlockingClient, Client
-    from meshwright.component import Actors, Check, Component
+    from meshwright.client import BlockingClient, Client
+    from meshwright.component import Actors, Check, Component, Pages
     from meshwright.core.capability import Capability
+    from meshwright.core.display import EventWords
     from meshwright.core.errors import LimitReached, MeshError, ToolFailed, WaitExpired
     from meshwright.core.files import File
     from meshwright.core.limits import Limits
     from meshwright.core.messages import Event, Outcome, Receipt, Task, TaskRequest
+    from meshwright.core.resources import Column, Resource, Verb
     from meshwright.kernel.actor import Actor, Turn, turn
     from meshwright.kernel.envelope import ActorRef
     from meshwright.mesh import Mesh
@@ -38,15 +40,16 @@ HOMES = {
     "ActorRef": "kernel.envelope",
     "Actors": "component",
     "Agent": "agent",
-    "AgentConfigClient": "client",
     "Approval": "work.people",
     "BlockingClient": "client",
     "Capability": "core.capability",
     "Check": "component",
     "Client": "client",
+    "Column": "core.resources",
     "Component": "component",
     "Delegation": "run.context",
     "Event": "core.messages",
+    "EventWords": "core.display",
     "File": "core.files",
     "LimitReached": "core.errors",
     "Limits": "core.limits",
@@ -54,7 +57,9 @@ HOMES = {
     "MeshError": "core.errors",
     "ModelSettings": "models.named",
     "Outcome": "core.messages",
+    "Pages": "component",
     "Receipt": "core.messages",
+    "Resource": "core.resources",
     "Run": "run",
     "Settings": "settings",
     "Task": "core.messages",
@@ -64,6 +69,7 @@ HOMES = {
     "ToolFailed": "core.errors",
     "Toolset": "tools.toolset",
     "Turn": "kernel.actor",
+    "Verb": "core.resources",
     "WaitExpired": "core.errors",
     "build_mesh": "app",
     "load_settings": "settings",
@@ -72,22 +78,23 @@ HOMES = {
     "turn": "kernel.actor",
     "with_fallbacks": "models.named",
 }
-"""Where each public name lives."""
+"""The module of each public name."""
 
 __all__ = [
     "Actor",
     "ActorRef",
     "Actors",
     "Agent",
-    "AgentConfigClient",
     "Approval",
     "BlockingClient",
     "Capability",
     "Check",
     "Client",
+    "Column",
     "Component",
     "Delegation",
     "Event",
+    "EventWords",
     "File",
     "LimitReached",
     "Limits",
@@ -95,7 +102,9 @@ __all__ = [
     "MeshError",
     "ModelSettings",
     "Outcome",
+    "Pages",
     "Receipt",
+    "Resource",
     "Run",
     "Settings",
     "Task",
@@ -105,6 +114,7 @@ __all__ = [
     "ToolFailed",
     "Toolset",
     "Turn",
+    "Verb",
     "WaitExpired",
     "__version__",
     "build_mesh",

@@ -40,12 +40,13 @@ def build_mesh(
     clock: Clock | None = None,
     host: Callable[[StoreDeps], Runtime] | None = None,
     role: ProcessRole | None = None,
+    components: Sequence[type[Component]] = (),
 ) -> Mesh:
     """Build a mesh from its settings; nothing runs before `start`.
 
     `agents` replaces the project's `actors` folder, `model` the one that the settings choose, `host` what
-    the settings name; `role` says which apps of the mesh this process runs, by default all. Raises
-    ConfigError for files and settings that cannot be used.
+    the settings name; `role` says which apps of the mesh this process runs, by default all; `components` join
+    after those of installed packages. Raises ConfigError for files and settings that cannot be used.
     """
     project = project or Path.cwd()
     agents = agents_of(settings, project, agents)
@@ -69,8 +70,9 @@ def build_mesh(
     mesh.provide(secrets)
     mesh.provide(AgentTypes(agents))
     mesh.provide(GivenModel(model))
-    kinds = component_types(settings)
+    kinds = [*component_types(settings), *components]
     mesh.apps = tuple(app for kind in kinds for app in kind.apps)
+    mesh.facts = _facts(kinds)
     _join(mesh, [_added(mesh, kind) for kind in kinds])
     return mesh
 
@@ -176,6 +178,8 @@ def _added(mesh: Mesh, component: type[Component]) -> Component:
 def _join(mesh: Mesh, components: Sequence[Component]) -> None:
     """Make the actors of all components known to the host, with their topics where they live here."""
     for component in components:
+        component.assemble()
+    for component in components:
         mesh.log.add(*component.projections())
         if (folder := component.migrations()) is not None:
             mesh.database.migrate(component.name, folder)
@@ -194,6 +198,21 @@ def _join(mesh: Mesh, components: Sequence[Component]) -> None:
     columns = (column for component in components for column in component.encrypted())
     mesh.get(Secrets).columns = tuple(columns)
     mesh.warnings = tuple(warning for component in components for warning in component.warnings())
+
+
+def _facts(components: Sequence[type[Component]]) -> dict[str, frozenset[str]]:
+    """The fields that are facts, by type of event. Raises ConfigError where a component names another's."""
+    facts: dict[str, frozenset[str]] = {}
+    owners: dict[str, str] = {}
+    for component in components:
+        for kind in component.facts:
+            family = f"{kind.partition('.')[0]}.*"
+            owner = owners.get(kind) or owners.get(family)
+            if owner is not None and owner != component.name:
+                raise ConfigError(f"Components {owner} and {component.name} both name facts of events {kind}")
+        owners |= dict.fromkeys(component.facts, component.name)
+        facts |= {kind: frozenset(fields.split()) for kind, fields in component.facts.items()}
+    return facts
 
 
 def _taken(mesh: Mesh, name: str, owner: str, other: str) -> ConfigError:

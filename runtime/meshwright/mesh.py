@@ -50,6 +50,7 @@ class Mesh:
         self.apps: tuple[str, ...] = ()
         self.components: list[Member] = []
         self.warnings: tuple[str, ...] = ()
+        self.facts: Mapping[str, frozenset[str]] = {}
         self.ready = False
         self.on_end: list[Callable[[HostError], None]] = []
         """Called when the mesh ends, with the error for those who wait for something of it."""

@@ -10,11 +10,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from meshwright import AgentConfigClient, MeshError, Tasks
+from meshwright import MeshError, Tasks
 from meshwright.core.cipher import new_key
 from meshwright.ledger.keys import Keys
 from meshwright.models.port import Model
 from meshwright.services.agent_config import table
+from meshwright.services.agent_config.client import AgentConfigClient
 from tests.support.configured_agents import ADMIN, AS_ADMIN, KEY, Asker, called, config
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.http_mesh import Api, http_mesh

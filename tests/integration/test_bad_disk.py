@@ -21,7 +21,7 @@ import pytest
 from meshwright.core.errors import HostError, StoreFailed, StoreLocked, StoreTooNew, StoreTooOld
 from meshwright.core.messages import TaskRequest
 from meshwright.orchestration.tasks import Tasks
-from meshwright.prompts import Prompts
+from meshwright.prompts import PromptSources
 from meshwright.sql.database import Session
 from meshwright.sql.sqlite import FILE_NAME, SqliteDatabase
 from tests.support.faults.fleet import Books
@@ -99,7 +99,7 @@ async def test_a_mesh_whose_disk_fails_says_so_to_those_who_wait_and_still_stops
         with pytest.raises(StoreFailed):
             await running.submit("echo")
         for name in ("one", "two", "three"):  # there is none of them, which the mesh would like to tell
-            running.mesh.get(Prompts).get(name)
+            running.mesh.get(PromptSources).resolve(name)
             await passes_of_the_loop(100)
         assert not running.mesh.ready
         with pytest.raises(StoreFailed):

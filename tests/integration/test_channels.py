@@ -16,7 +16,7 @@ from meshwright.edges.channels.component import channels_of
 from meshwright.edges.channels.sender import ChannelSender
 from meshwright.edges.replies import Courier
 from meshwright.events.filter import EventFilter
-from meshwright.prompts import Prompts
+from meshwright.prompts import PromptSources
 from meshwright.work.protocol import TaskKey
 from tests.support.chat_mesh import (
     PERSONA,
@@ -110,7 +110,7 @@ async def test_persona_has_its_prompt_and_is_of_its_tenant_alone(tmp_path: Path)
         async with channels(tmp_path, chat=given) as api:
             await say(api, "chat", "m-1", "hello")
             [reply] = await chats.until(1)
-            prompt = api.mesh.get(Prompts).get("channel-chat")
+            prompt = api.mesh.get(PromptSources).resolve("channel-chat")
             other = await api.submit(agent_id="channel-chat", text="hello")
             outcome = await api.mesh.get(Tasks).outcome(other)
     system = prompt.render_from({"agent_name": "channel-chat", "task": "", "context": "memories"})

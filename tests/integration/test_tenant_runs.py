@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from meshwright import Agent, Capability, File, Run, Tasks
-from meshwright.context.memory import Memory, MemoryItem
+from meshwright.context.memory import MemoryItem, MemoryStore
 from meshwright.core.errors import MeshError
 from meshwright.core.files import TaskFile
 from meshwright.core.messages import Caller, MemoryScope, TaskRequest
@@ -148,7 +148,7 @@ async def test_no_run_sees_anything_of_another_tenant(tmp_path: Path) -> None:
             of = {"agent": "spy"}.get(scope, "")
             text = f"The word of the owner, to be kept: {SECRET} ({scope})"
             item = MemoryItem(memory_id=scope, tenant_id="acme", scope=scope, scope_id=of, text=text)
-            await api.mesh.get(Memory).remember(item)
+            await api.mesh.get(MemoryStore).remember(item)
         for name, text in (await spied(api, "other", given)).items():
             assert not any(mark in text for mark in (SECRET, owned.waiting, owned.finished)), (name, text)
         for name, text in (await spied(api, "acme", given)).items():  # which finds it by each of them

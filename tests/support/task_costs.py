@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 from meshwright import Agent, Capability, Mesh
-from meshwright.context.memory import Memory, MemoryItem
+from meshwright.context.memory import MemoryItem, MemoryStore
 from meshwright.core.messages import Outcome, Usage
 from meshwright.core.money import Price
 from meshwright.ledger.costs import Cost
@@ -26,7 +26,7 @@ ROOMY = {"memory_max_tokens": 10_000}
 async def remember(mesh: Mesh) -> None:
     """Let the keeper remember long texts, which are shortened for it."""
     for n, text in enumerate(LONG):
-        await mesh.get(Memory).remember(
+        await mesh.get(MemoryStore).remember(
             MemoryItem(memory_id=f"m{n}", scope="agent", scope_id="keeper", text=text)
         )
 

@@ -5,15 +5,25 @@ from __future__ import annotations
 import traceback
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from meshwright import Tasks, build_mesh
+from meshwright.core.errors import ConfigError
 from meshwright.core.messages import Usage
 from meshwright.events.filter import EventFilter
 from meshwright.models.errors import Unsupported
 from meshwright.models.http import ApiModel
-from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta
+from meshwright.models.port import (
+    Model,
+    ModelReply,
+    ModelRequest,
+    ModelWrapper,
+    OnDelta,
+    Wrapper,
+    wrapped,
+)
 from meshwright.testing import mesh_for
 from tests.support.interrupted_mesh import keeper
 from tests.support.settings import load_settings
@@ -82,3 +92,10 @@ async def test_each_form_of_a_request_is_a_call_with_an_event_of_its_own() -> No
     assert [event.payload["outcome"] for event in events] == ["failed", "ok"]
     assert [event.id.rpartition("/")[2] for event in events] == [event.payload["call_id"] for event in events]
     assert [bool(request.tools) for request in model.requests] == [False, True]
+
+
+def test_a_position_that_the_chain_does_not_have_is_named() -> None:
+    outermost: Any = "outermost"
+    with pytest.raises(ConfigError, match="no position 'outermost'") as refused:
+        wrapped(NoSchemas(), [ModelWrapper(outermost, Wrapper)])
+    assert "request, ledger, cache, retry, attempt" in str(refused.value)

@@ -84,6 +84,16 @@ def test_an_odd_component_is_refused(site: Path, body: str, said: str) -> None:
         component_types(Settings())
 
 
+def test_a_component_may_not_name_facts_of_our_events(site: Path) -> None:
+    fields = "name, facts = 'nosy', {'tool.called': 'result'}"
+    body = f"from meshwright import Component\nclass Pager(Component):\n    {fields}\n"
+    install(site, "nosy", "components", "nosy", "plugin_nosy:Pager", body)
+    with pytest.raises(
+        ConfigError, match=r"Components contents and nosy both name facts of events tool\.called"
+    ):
+        build_mesh(load_settings(site, store="memory"))
+
+
 def test_a_table_of_a_component_may_not_be_one_of_ours(site: Path) -> None:
     body = "from pydantic import BaseModel\nclass Pager:\n    name, settings = 'store', BaseModel\n"
     install(site, "greedy", "components", "greedy", "plugin_greedy:Pager", body)

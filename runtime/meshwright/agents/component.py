@@ -11,9 +11,10 @@ from typing import Any
 
 from meshwright.agent import Agent, AgentTypes
 from meshwright.agents.binding import bind_agents, check_tables, code_of
+from meshwright.agents.event_words import FACTS
 from meshwright.agents.loader import prompts_brought, prompts_folder
-from meshwright.component import Actors, Check, Component
-from meshwright.context.memory import Memory
+from meshwright.component import Actors, Check, Component, offered
+from meshwright.context.memory import MemoryStore
 from meshwright.context.service import ContextClient
 from meshwright.core import topics
 from meshwright.core.errors import PromptError
@@ -26,7 +27,7 @@ from meshwright.ledger.activity import Activity, activity_of
 from meshwright.ledger.budgets import Budgets
 from meshwright.mesh import Mesh
 from meshwright.models.port import CallContext, Model, ModelWindow, ModelWindows
-from meshwright.prompts import Prompts
+from meshwright.prompts import Prompts, PromptSource, PromptSources
 from meshwright.roles import FRONT
 from meshwright.run import Runner, Services
 from meshwright.run.parking import Parking
@@ -48,29 +49,39 @@ class PromptsComponent(Component):
         super().__init__(mesh)
         folder = prompts_folder(mesh.project, mesh.settings)
         brought = prompts_brought(mesh.get(AgentTypes))
-        self._prompts = mesh.provide(Prompts(folder, brought=brought, on_event=mesh.tell))
+        self._folder = Prompts(folder, brought=brought, on_event=mesh.tell)
         self._reloading: asyncio.Task[None] | None = None
+
+    def prompt_source(self) -> PromptSource:
+        """The prompts folder. It is asked last, and has a prompt for every name."""
+        return self._folder
+
+    def assemble(self) -> None:
+        """Take the prompt sources of all components."""
+        self.mesh.provide(PromptSources(offered(self.mesh, lambda component: component.prompt_source())))
 
     def checks(self) -> Iterable[Check]:
         """Whether every agent has a prompt, and every prompt file can be used."""
         return [Check("prompts", self._check)]
 
     async def _check(self) -> str:
-        prompts = self._prompts
-        problems = prompts.check({agent.prompt: agent.agent_id for agent in self.mesh.get(AgentTypes)})
+        known = {*self.mesh.get(PromptSources).names()} - {*self._folder.names()}
+        needed = {agent.prompt: agent.agent_id for agent in self.mesh.get(AgentTypes)}
+        problems = self._folder.check({name: needed[name] for name in needed.keys() - known})
         if problems:
             more = f" (and {len(problems) - 1} more: mesh prompts check)" if len(problems) > 1 else ""
             raise PromptError(f"{problems[0]}{more}")
-        return f"{len(prompts.names())} in {prompts.directory}"
+        elsewhere = f", {len(known)} of components" if known else ""
+        return f"{len(self._folder.names())} in {self._folder.directory}{elsewhere}"
 
     async def start(self) -> None:
         """Look for changed files every few seconds."""
 
-        async def refresh() -> None:
-            self._prompts.refresh()
+        async def reload() -> None:
+            self.mesh.get(PromptSources).reload()
 
         seconds = self.mesh.settings.prompts.reload_seconds
-        self._reloading = asyncio.create_task(every(self.mesh.host.clock, seconds, refresh))
+        self._reloading = asyncio.create_task(every(self.mesh.host.clock, seconds, reload))
 
     async def stop(self) -> None:
         """Look no more."""
@@ -85,6 +96,7 @@ class AgentsComponent(Component):
     """The agents of this process with their tools, and the worker that runs their tasks."""
 
     name = "agents"
+    facts = FACTS
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
@@ -93,9 +105,12 @@ class AgentsComponent(Component):
         self._agents = mesh.provide(bind_agents(agents_here(mesh), settings, self._overran))
         self.parts += self._agents.values()
         self._codes = {agent.agent_id: code_of(agent) for agent in mesh.get(AgentTypes)}
-        runner = Runner(self._services(), self._agents)
-        self._worker = mesh.provide(Worker(mesh.host, runner, self._slots, self._codes))
-        mesh.host.attach(self._worker)
+
+    def assemble(self) -> None:
+        """Make the worker, over the model, the prompts and the memories of the mesh."""
+        runner, host = Runner(self._services(), self._agents), self.mesh.host
+        self._worker = self.mesh.provide(Worker(host, runner, self._slots, self._codes))
+        host.attach(self._worker)
 
     async def start(self) -> None:
         """Start the agents, and say which have open tasks that began with other code."""
@@ -133,8 +148,8 @@ class AgentsComponent(Component):
             host=mesh.host,
             model=mesh.get(Model),
             context=mesh.get(ContextClient),
-            memory=mesh.get(Memory),
-            prompts=mesh.get(Prompts),
+            memory=mesh.get(MemoryStore),
+            prompts=mesh.get(PromptSources),
             tracing=mesh.tracing,
             clock=mesh.host.clock,
             timeout_seconds=settings.agents.timeout_seconds,

@@ -16,16 +16,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 import click
 
 from meshwright.cli.event_lines import line_of
 from meshwright.cli.options import Target
-from meshwright.cli.output import Document, document
+from meshwright.cli.output import document
 from meshwright.cli.project import declared_agents, require_trust
+from meshwright.core.display import Document
 from meshwright.core.errors import ConfigError, InvalidInput
+from meshwright.core.resources import Need
 from meshwright.sql.folder import SOCKET_NAME, make_private, open_private, read_private, write_private
 
 if TYPE_CHECKING:
@@ -37,12 +39,6 @@ if TYPE_CHECKING:
     from meshwright.settings import Settings
 
 ResultT = TypeVar("ResultT")
-Need = Literal["log", "state", "change", "work"]
-"""The need of a command for a mesh that does not run.
-
-To read its `log`, or also the `state` of tasks, budgets and keys: no code of the folder runs. To `change`
-something: the agents are loaded, and what waits for them stays untouched. That they `work`.
-"""
 _REPORTED_EVENTS = {
     "agent.code_changed": "warning: ",
     "prompt.fallback": "warning: ",

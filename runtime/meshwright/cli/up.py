@@ -18,9 +18,11 @@ import click
 
 from meshwright.cli.connect import announced, report_problems, with_admin_token
 from meshwright.cli.options import WholeNumber, data_option, database_option
-from meshwright.cli.output import Column, Document, styled, table
+from meshwright.cli.output import styled, table
 from meshwright.cli.project import require_trust, trust_option
 from meshwright.core.clock import unless
+from meshwright.core.display import Document
+from meshwright.core.resources import Column
 
 if TYPE_CHECKING:
     from socket import socket
@@ -215,14 +217,14 @@ async def _serve(
     Raises Abort where it was asked to stop once more before that.
     """
     from meshwright.cli.serving import collecting, writes_apart
-    from meshwright.prompts import Prompts
+    from meshwright.prompts import PromptSources
     from meshwright.work import Worker
 
     worker = mesh.get(Worker)
     report_problems(mesh)
     with watched:
         async with mesh:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, mesh.get(Prompts).refresh)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, mesh.get(PromptSources).reload)
             if writes_apart(mesh.settings):
                 mesh.database.write_apart()
             async with collecting(lambda: not worker.running):

@@ -16,7 +16,7 @@ from datetime import timedelta
 from functools import partial
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from meshwright.component import Component
 from meshwright.core.clock import Backoff
@@ -97,6 +97,7 @@ class Courier(Component):
     """Sends the outcomes of tasks to the addresses that asked for them, over the schemes of the edges."""
 
     name = "replies"
+    facts: ClassVar[Mapping[str, str]] = {"reply.*": "scheme"}
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

@@ -324,21 +324,20 @@ class Operations(Acting):
 
     async def _page(self, wanted: EventFilter, *, is_whole: bool) -> Page:
         page = await self.mesh.log.page(wanted)
-        return page if is_whole else page._replace(events=_facts_of(page.events))
+        return page if is_whole else page._replace(events=self._facts_of(page.events))
 
     def _feed(self, wanted: EventFilter, *, is_whole: bool) -> Feed:
         batches = self.mesh.log.follow(wanted, live=True)
-        return Feed(batches if is_whole else _without_contents(batches), is_whole)
+        return Feed(batches if is_whole else self._without_contents(batches), is_whole)
 
+    async def _without_contents(self, batches: AsyncGenerator[list[Event]]) -> AsyncGenerator[list[Event]]:
+        async with aclosing(batches):
+            async for batch in batches:
+                yield self._facts_of(batch)
 
-async def _without_contents(batches: AsyncGenerator[list[Event]]) -> AsyncGenerator[list[Event]]:
-    async with aclosing(batches):
-        async for batch in batches:
-            yield _facts_of(batch)
-
-
-def _facts_of(events: list[Event]) -> list[Event]:
-    return [facts for facts in map(event_facts, events) if facts is not None]
+    def _facts_of(self, events: list[Event]) -> list[Event]:
+        found = (event_facts(event, self.mesh.facts) for event in events)
+        return [facts for facts in found if facts is not None]
 
 
 def record_refusal(

@@ -14,10 +14,10 @@ class StatusReader:
     """Reads how the open tasks of a mesh are doing."""
 
     def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
         self._log = mesh.log
         self._tenants = mesh.get(Tenants)
         self._admission = mesh.get(Admission)
-        self._model = mesh.get(Model)
         self._deployments = mesh.get(Deployments)
 
     async def status(self, tenant_id: str | None = "default") -> MeshStatus:
@@ -28,7 +28,7 @@ class StatusReader:
         if tenant_id is not None:
             return found
         seen = {"deployments": self._left_alone(), "projections": tuple(self._log.stalled())}
-        return found.model_copy(update={"model": self._model.name, **seen})
+        return found.model_copy(update={"model": self._mesh.get(Model).name, **seen})
 
     def _left_alone(self) -> tuple[DeploymentStatus, ...]:
         """The deployments that get no call now, and why."""

@@ -8,12 +8,14 @@ from meshwright.component import Component
 from meshwright.events.audit import Audit
 from meshwright.mesh import Mesh
 from meshwright.run.erasure import Contents, Eraser
+from meshwright.run.event_words import FACTS
 
 
 class ContentsComponent(Component):
     """Erases contents of tasks, and what was said at the steps of old ones after the days of the settings."""
 
     name = "contents"
+    facts = FACTS
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

@@ -144,7 +144,7 @@ class Events(list[Event]):
 
     @property
     def payloads(self) -> list[Any]:
-        """What each event says, as plain data."""
+        """The payload of each event, as plain data."""
         return [event.payload for event in self]
 
 
@@ -202,7 +202,7 @@ class MeshUnderTest:
                 )
 
     def events(self, event_type: str | None = None, *, task_id: str | None = None) -> Events:
-        """What has happened so far, or what of a type or a task."""
+        """The events so far, or those of a type or a task."""
         return Events(
             event
             for event in self._events

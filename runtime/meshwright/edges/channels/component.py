@@ -63,17 +63,15 @@ class Channels(Component):
                     self.parts.append(MattermostSocket(self._receiver, channel, channel.chat))
 
     @classmethod
-    def agents(cls, settings: Settings) -> list[type[Agent]]:
+    def agents(cls, settings: Settings) -> Iterable[type[Agent]]:
         """The agents of the channels that have a persona."""
-        return [
-            _made(name, channel, channel.persona)
-            for name, channel in settings.channels.items()
-            if channel.persona is not None
-        ]
+        for name, channel in settings.channels.items():
+            if channel.persona is not None:
+                yield _made(name, channel, channel.persona)
 
     def routes(self) -> APIRouter | None:
         """The route of deliveries."""
-        from meshwright.edges.delivery_routes import channel_routes
+        from meshwright.edges.channels.routes import channel_routes
 
         return channel_routes(self._receiver)
 

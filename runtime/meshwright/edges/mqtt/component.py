@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 from meshwright.component import Check, Component
 from meshwright.edges.mqtt.settings import MqttSettings
@@ -14,6 +15,7 @@ class MqttComponent(Component):
 
     name = "mqtt"
     config: MqttSettings
+    facts: ClassVar[Mapping[str, str]] = {"edge.*": "count"}
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

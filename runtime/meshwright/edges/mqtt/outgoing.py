@@ -12,7 +12,7 @@ import base64
 import math
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from meshwright.core import __version__
@@ -216,10 +216,10 @@ class Notices:
 class Views:
     """Shows events at the broker, as the HTTP API streams them. `idle` is set while none waits.
 
-    With `facts` each is shown without its contents too, for those who may not see them.
+    With `facts`, the fields that a caller without contents sees, each is shown without its contents too.
     """
 
-    def __init__(self, topics: Topics, notices: Notices, *, facts: bool) -> None:
+    def __init__(self, topics: Topics, notices: Notices, facts: Mapping[str, Set[str]] | None) -> None:
         self._topics = topics
         self._notices = notices
         self._facts = facts
@@ -266,7 +266,8 @@ class Views:
             encode(event)
         ).tobytes()  # a copy: an encoder's bytes hold up to half as many more
         yield Publication(self._topics.event(event), payload, qos=0)
-        if self._facts and (facts := event_facts(event)) is not None:
+        facts = None if self._facts is None else event_facts(event, self._facts)
+        if facts is not None:
             yield Publication(self._topics.event(event, "facts"), encode(facts), qos=0)
         if event.topic == TASK_PROGRESS and event.task_id is not None:
             yield Publication(self._topics.of_task(event.tenant_id, event.task_id, "progress"), payload, 0)

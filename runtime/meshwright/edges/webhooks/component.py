@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from meshwright.agent import AgentTypes
 from meshwright.component import Check, Component
 from meshwright.core.errors import ConfigError
+from meshwright.core.messages import Caller
+from meshwright.edges.notify import Notifier, Notify
 from meshwright.edges.replies import Courier
 from meshwright.edges.webhooks.forge import ForgeSender
-from meshwright.edges.webhooks.push import PushSender
+from meshwright.edges.webhooks.push import PushSender, check_notify, notify_of
 from meshwright.edges.webhooks.receiver import Source, WebhookReceiver, rules_of
 from meshwright.edges.webhooks.settings import WebhooksSettings
 from meshwright.mesh import Mesh
@@ -27,14 +29,16 @@ def sources_of(settings: WebhooksSettings) -> Mapping[str, Source]:
     return {name: Source(name, source, rules[name]) for name, source in settings.sources.items()}
 
 
-class WebhooksComponent(Component):
+class WebhooksComponent(Component, Notifier):
     """Deliveries of other services become tasks and events; outcomes go back to them, and to URLs."""
 
     name = "webhooks"
     config: WebhooksSettings
+    facts: ClassVar[Mapping[str, str]] = {"webhook.*": "tasks"}
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
+        mesh.provide(self, Notifier)
         self.sources = sources_of(self.config)
         self._check_loopback()
         if mesh.role.is_front:
@@ -60,9 +64,17 @@ class WebhooksComponent(Component):
             courier.register(sender)
             self.parts.append(sender.http)
 
+    def check_notify(self, notify: Notify) -> None:
+        """Raises InvalidInput where the settings let no task name such a URL."""
+        check_notify(self.config, notify)
+
+    async def notify(self, caller: Caller, task_id: str, notify: Notify) -> None:
+        """Have the outcome of a task sent to a URL."""
+        await notify_of(self.mesh, caller, task_id, notify)
+
     def routes(self) -> APIRouter | None:
         """The route of deliveries."""
-        from meshwright.edges.delivery_routes import webhook_routes
+        from meshwright.edges.webhooks.routes import webhook_routes
 
         return webhook_routes(WebhookReceiver(self.mesh, self.sources))
 

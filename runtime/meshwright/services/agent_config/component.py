@@ -30,7 +30,7 @@ from meshwright.mesh import Mesh
 from meshwright.models.errors import ModelUnavailable, Unauthorized
 from meshwright.models.named import AgentModel
 from meshwright.models.port import ModelRequest
-from meshwright.models.select import PREFIX
+from meshwright.models.select import PREFIX, AgentModels
 from meshwright.roles import FRONT
 from meshwright.services.agent_config import migrations, table
 from meshwright.services.agent_config.records import (
@@ -74,7 +74,7 @@ class AgentConfigReader(Actor[_NoState]):
         return self._known()
 
 
-class AgentConfigs(Component):
+class AgentConfigs(Component, AgentModels):
     """The configurations of all agents, as this process knows them: changed at fronts, known everywhere.
 
     They are read at the start, after each event that says that one changed, and again after `ttl_seconds`. A
@@ -87,6 +87,7 @@ class AgentConfigs(Component):
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
+        mesh.provide(self, AgentModels)
         self.on_read: Callable[[Collection[str]], None] = lambda names: None
         """Called after each read with the names of all configured models."""
         self._has_table = mesh.has_log
