@@ -47,8 +47,8 @@ class Stand:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Mesh]:
         """The mesh at work, with the garbage collector set as `mesh up` sets it."""
+        collect_young()
         async with self.mesh:
-            collect_young()
             if writes_apart(self.mesh.settings) and (ready := self.database.write_apart()):
                 await ready
             yield self.mesh

@@ -177,7 +177,7 @@ async def test_commits_go_on_between_parts_of_what_is_folded_behind_the_log() ->
         async with asyncio.timeout(60):
             while sum(folds.sizes) < 1200:
                 await database.write(lambda session: None)
-        assert max(folds.sizes) == 100
+        assert max(folds.sizes) == 250
     finally:
         log.close()
         await database.close()

@@ -112,6 +112,7 @@ def collect_young() -> None:
     """Let the collector walk new objects alone, some thousands at a time, and each object once."""
     _collect_all()
     gc.set_threshold(YOUNG_OBJECTS, _NEVER, _NEVER)
+    gc.enable()
     if _set_aside not in gc.callbacks:
         gc.callbacks.append(_set_aside)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import re
 import signal
@@ -163,6 +164,7 @@ def _settings(**given: object) -> Settings:
 
 
 def _run(serving: Coroutine[Any, Any, None]) -> None:
+    gc.disable()  # until `collecting`: almost all that a start makes stays
     from meshwright.cli.serving import loop_factory
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
@@ -223,12 +225,11 @@ async def _serve(
     worker = mesh.get(Worker)
     report_problems(mesh)
     with watched:
-        async with mesh:
+        async with collecting(lambda: not worker.running), mesh:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, mesh.get(PromptSources).reload)
             if writes_apart(mesh.settings):
                 mesh.database.write_apart()
-            async with collecting(lambda: not worker.running):
-                await serving(mesh, listener)
+            await serving(mesh, listener)
             has_drained = await _drain(worker)
     if not has_drained:
         raise click.Abort

@@ -22,7 +22,7 @@ from meshwright.sql.database import Session, guarded, marks
 FAILED = "projection.failed"
 """The event of a projection that has raised."""
 FOLDED_AT_ONCE = 1000  # events
-FOLDED_BETWEEN_COMMITS = 100  # where others wait for the writer meanwhile
+FOLDED_BETWEEN_COMMITS = 250  # where others wait for the writer meanwhile
 _PAUSES = 0.25, 300.0  # seconds before a projection that raised is tried again: the first and the longest
 _MAX_ERROR_CHARS = 300
 

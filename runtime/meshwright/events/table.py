@@ -265,12 +265,25 @@ def event_of(row: Row, payload: Callable[[bytes], Any] = decode) -> Event:
 
 
 def _event_of(row: Row, payload: Callable[[bytes], Any]) -> Event:
-    fields = dict(zip(COLUMNS, row, strict=True))
-    own, other, extra = fields.pop("own_id"), fields.pop("other_id"), fields.pop("extra")
-    fields["id"] = f"{fields['aggregate_id']}/{own}" if other is None else other
-    fields["time"] = datetime.fromtimestamp(fields["time"], UTC)
-    fields["payload"] = payload(fields["payload"])
-    return Event(**fields, unknown=UNSET if extra is None else decode(extra))
+    seq, time, event_type, event_version, topic, tenant_id, task_id, agent_id, *others = row
+    trace_id, traceparent, aggregate_id, own, other, idempotency_key, extra, data = others
+    return Event(
+        id=f"{aggregate_id}/{own}" if other is None else other,
+        event_type=event_type,
+        event_version=event_version,
+        topic=topic,
+        time=datetime.fromtimestamp(time, UTC),
+        tenant_id=tenant_id,
+        task_id=task_id,
+        agent_id=agent_id,
+        trace_id=trace_id,
+        traceparent=traceparent,
+        aggregate_id=aggregate_id,
+        idempotency_key=idempotency_key,
+        payload=payload(data),
+        seq=seq,
+        unknown=UNSET if extra is None else decode(extra),
+    )
 
 
 def knows(session: Session, event_id: str) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from contextlib import suppress
@@ -27,7 +28,9 @@ from meshwright.kernel.turns import Commit
 
 logger = logging.getLogger("meshwright.kernel")
 
-MAX_TURNS_A_ROUND = 64  # of the event loop, so that nothing else waits longer than some milliseconds
+MAX_TURNS_A_ROUND = 64  # of the event loop
+_ROUND_SECONDS = 0.005  # after which a round begins no more turns, so that nothing else waits longer
+_LOADED_AT_ONCE = 16  # actors
 _MAX_CALLBACKS_A_ROUND = 8  # replies and started work wake others: a whole batch at once stalls the loop
 _TRIM_EVERY_TURNS = 1000
 
@@ -256,9 +259,10 @@ class AheadExecutor:
         self._in_place = 0
         for _ in range(min(_MAX_CALLBACKS_A_ROUND, len(self._callbacks))):
             self._callbacks.popleft()(self.failure)
-        turns = 0
-        while self._ready and turns < MAX_TURNS_A_ROUND:
-            cells = [self._ready.popleft() for _ in range(min(len(self._ready), MAX_TURNS_A_ROUND - turns))]
+        turns, ends_at = 0, time.perf_counter() + _ROUND_SECONDS
+        while self._ready and turns < MAX_TURNS_A_ROUND and time.perf_counter() < ends_at:
+            count = min(len(self._ready), MAX_TURNS_A_ROUND - turns, _LOADED_AT_ONCE)
+            cells = [self._ready.popleft() for _ in range(count)]
             with suppress(StoreFailed):  # the runtime has failed, and tells all who wait
                 self._load([cell for cell in cells if cell.record is None])
             for cell in cells:

@@ -220,6 +220,8 @@ class StepTime:
         self._still = 0.0
         self._others = 0
         self._limit: asyncio.Timeout | None = None
+        self._due = 0.0
+        self._alarm: asyncio.TimerHandle | None = None
 
     @property
     def worked(self) -> float:
@@ -238,18 +240,34 @@ class StepTime:
         )
 
     def limit(self) -> asyncio.Timeout:
-        """A block that ends once the agent's code has had its time."""
-        self._limit = asyncio.timeout(self.timeout.seconds)
+        """A block that ends once the agent's code has had its time. Call `over` after it."""
+        self._limit = asyncio.timeout(None)
+        self._begin_anew()
+        self._look_at(self._due)
         return self._limit
 
     def _begin_anew(self) -> None:
-        at = None if self._others else asyncio.get_running_loop().time() + self.timeout.seconds
-        if self._limit is not None and not self._limit.expired():
-            self._limit.reschedule(at)
+        if self._limit is not None:
+            self._due = asyncio.get_running_loop().time() + self.timeout.seconds
+
+    def _look_at(self, at: float) -> None:
+        self._alarm = asyncio.get_running_loop().call_at(at, self._look)
+
+    def _look(self) -> None:
+        """End the block if its time is over, else look again later: steps begin and end more often."""
+        now = asyncio.get_running_loop().time()
+        if self._others:
+            self._look_at(now + self.timeout.seconds)
+        elif self._due > now:
+            self._look_at(self._due)
+        elif self._limit is not None:
+            self._limit.reschedule(now)
 
     def over(self) -> None:
         """Bound nothing more: the run has ended."""
         self._limit = None
+        if self._alarm is not None:
+            self._alarm.cancel()
 
     @contextmanager
     def of_step(self, name: str) -> Iterator[None]:

@@ -103,18 +103,13 @@ class Session(ABC):
         """Close the connection."""
         self.connection.close()
 
-    def insert(self, into: str, rows: Sequence[Row], *, then: str = "") -> int:
-        """Insert rows, many to a statement, and return how many were written.
+    @abstractmethod
+    def insert(self, into: str, rows: Sequence[Row], *, then: str = "") -> None:
+        """Insert rows by a statement of fixed shape, which is prepared once.
 
         `into` (table and columns) and `then` (a conflict clause) are code, never input. A value that the
         database cannot take is replaced by one that it can.
         """
-        written = 0
-        for chunk in _chunks(rows):
-            row = f"({marks(len(chunk[0]))})"
-            statement = f"INSERT INTO {into} VALUES {','.join([row] * len(chunk))} {then}"  # noqa: S608 code
-            written += self._execute_bound(statement, [value for row in chunk for value in row]).rowcount
-        return written
 
     def select_in(self, select: str, keys: Iterable[Any]) -> list[Row]:
         """The rows of `select`, code that ends with a column, where that column holds one of the keys."""

@@ -64,13 +64,13 @@ class PostgresSession(Session):
             return self.connection.execute(statement.encode())
         return self.connection.execute(_converted(statement), self._bound(values))
 
-    def insert(self, into: str, rows: Sequence[Row], *, then: str = "") -> int:
-        """Insert rows by one statement of fixed shape, which takes a list for each column."""
+    def insert(self, into: str, rows: Sequence[Row], *, then: str = "") -> None:
+        """Insert rows by one statement, which takes a list for each column."""
         if not rows:
-            return 0
+            return
         columns = [[self.bindable(value) for value in column] for column in zip(*rows, strict=True)]
         statement = self._inserts.get((into, then)) or self._insert_statement(into, then)
-        return self.connection.execute(statement, columns).rowcount
+        self.connection.execute(statement, columns)
 
     def pipeline(self) -> AbstractContextManager[Any]:
         """Send statements without waiting for the results of those before; a fetch waits for all so far."""

@@ -15,12 +15,13 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from operator import length_hint
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from meshwright.core.errors import StoreFailed
 from meshwright.core.messages import new_id
-from meshwright.sql.database import Cursor, Job, Row, Session, Values
+from meshwright.sql.database import Cursor, Job, Row, Session, Values, marks
 from meshwright.sql.folder import lock_folder, make_private, open_private
 from meshwright.sql.mark import Marker, refusal
 from meshwright.sql.writer import ApartDatabase, WriterProcess
@@ -40,10 +41,20 @@ REFUSED = (
     sqlite3.SQLITE_CANTOPEN,
 )
 BUSY_TIMEOUT_SECONDS = 5.0
-_CACHED_STATEMENTS = 1024  # multi-row statements are one per number of rows
+_CACHED_STATEMENTS = 1024  # those that name keys are one per number of keys
 _CHECKPOINT_PAGES = 4000  # about 16 MB of WAL between checkpoints
 MAX_INTEGER = 2**63 - 1
 _MARK_SECONDS = 1.0  # that the mark may be behind
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+# The driver looks for an adapter of each None and bytes, and without one for two methods, which costs more
+# than to bind the value.
+sqlite3.register_adapter(type(None), _as_it_is)
+sqlite3.register_adapter(bytes, _as_it_is)
 
 
 class SqliteSession(Session):
@@ -65,6 +76,19 @@ class SqliteSession(Session):
     def stream(self, statement: str, values: Values = ()) -> Iterator[Row]:
         """The rows of a statement one by one."""
         yield from self.connection.execute(statement, values)
+
+    def insert(self, into: str, rows: Sequence[Row], *, then: str = "") -> None:
+        """Insert rows, one after another: a statement for many would be parsed for each number of rows."""
+        if not rows:
+            return
+        statement = f"INSERT INTO {into} VALUES ({marks(len(rows[0]))}) {then}"  # noqa: S608 code
+        rest = iter(rows)
+        while length_hint(rest):
+            try:
+                self.connection.executemany(statement, rest)
+            except self.unbindable:  # the rows before the one that it took last are written
+                refused = rows[len(rows) - length_hint(rest) - 1]
+                self.connection.execute(statement, tuple(map(self.bindable, refused)))
 
     def script(self, text: str) -> None:
         """Run several statements, all or nothing."""

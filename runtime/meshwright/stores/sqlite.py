@@ -73,14 +73,11 @@ class SqliteStore(ExclusiveStore):
     async def begin(self, incarnation: str) -> Takeover:
         """Deliver the messages that were not taken, and recover the actors with pending work."""
         self._incarnation = incarnation
-        rows = self._read("SELECT n, outside, message FROM mailbox ORDER BY n")
         try:
-            messages = [Delivery(Message.decode(data), n, bool(outside)) for n, outside, data in rows]
+            return await self._database.read(_takeover)
         except (ValueError, KeyError, TypeError) as error:
             what = f"{self._database.location} is damaged: a message in its mailbox cannot be read"
             raise StoreFailed(what, remedy=RESTORE) from error
-        pending = [ActorRef(*row) for row in self._read("SELECT type, id FROM heads WHERE obliged")]
-        return Takeover(messages, pending, rows[-1][0] if rows else 0)
 
     async def close(self, *, abrupt: bool = False) -> None:
         """Write what waits and close the file."""
@@ -175,6 +172,15 @@ class SqliteStore(ExclusiveStore):
             return self._reader.execute(query, values).fetchall()
         except SqliteSession.errors as error:
             raise StoreFailed(f"cannot read {self._database.location}: {error}", remedy=RESTORE) from error
+
+
+def _takeover(session: Session) -> Takeover:
+    rows = session.execute("SELECT n, outside, message FROM mailbox ORDER BY n").fetchall()
+    messages = [Delivery(Message.decode(data), n, bool(outside)) for n, outside, data in rows]
+    pending = [
+        ActorRef(*row) for row in session.execute("SELECT type, id FROM heads WHERE obliged").fetchall()
+    ]
+    return Takeover(messages, pending, rows[-1][0] if rows else 0)
 
 
 def write_batch(

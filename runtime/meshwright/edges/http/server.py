@@ -10,6 +10,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -173,7 +174,7 @@ class Server(LimitedServer):
             headers=_SECURITY_HEADERS,
             backlog=_BACKLOG,
             timeout_graceful_shutdown=_STOP_SECONDS,
-            ws="wsproto",
+            ws=_speak_websocket,
             ws_max_size=_MAX_MESSAGE_BYTES,
             ws_per_message_deflate=False,
         )
@@ -231,6 +232,13 @@ def _no_address(host: str, port: int, error: OSError) -> ConfigError:
         ),
     )
     return ConfigError(message, remedy=remedy, field=field)
+
+
+def _speak_websocket(**connection: Any) -> asyncio.Protocol:
+    """Take over a connection whose client asked for WebSocket; its libraries are imported for the first."""
+    from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
+
+    return WSProtocol(**connection)
 
 
 def _is_no_upgrade_warning(record: logging.LogRecord) -> bool:
