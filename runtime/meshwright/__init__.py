@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from meshwright.core import __version__
+
 if TYPE_CHECKING:
     from meshwright.agent import Agent
     from meshwright.app import build_mesh
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
     from meshwright.tools.tool import ToolContext, tool
     from meshwright.tools.toolset import Toolset
     from meshwright.work.people import Approval
-
-__version__ = "0.1.0"
 
 HOMES = {
     "Actor": "kernel.actor",

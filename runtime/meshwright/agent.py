@@ -27,7 +27,6 @@ from meshwright.tools.toolset import Toolset
 
 if TYPE_CHECKING:
     from meshwright.models.named import ModelSpec
-    from meshwright.run import Run
 
 _SIMILAR = 0.8  # of names, from 0 to 1: so alike that one is taken for a misspelling of the other
 
@@ -107,8 +106,8 @@ class Agent:
         """The tags of the task's model calls, which pick the deployment; None for those of the prompt."""
         return None
 
-    async def run(self, run: Run) -> str | dict[str, Any]:
-        """Work on a task and return the answer: text, or a result of its own shape.
+    async def run(self, run: Any) -> str | dict[str, Any]:  # a Protocol would refuse overrides that say Run
+        """Work on a task, whose `Run` this gets, and return the answer: text, or a result of its own shape.
 
         The default prepares the context and lets the model and its tools converse. It may be run again
         after a crash, up to where it was: what must not be repeated goes through `run.step`.

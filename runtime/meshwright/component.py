@@ -82,6 +82,7 @@ class Component:
     name: ClassVar[str]
     settings: ClassVar[type[BaseModel] | None] = None
     apps: ClassVar[tuple[str, ...]] = ()
+    config: Any
     facts: ClassVar[Mapping[str, str]] = {}
     """The fields of its events that a viewer without contents sees, by type: `{"pager.*": "number minutes"}`.
 
@@ -97,7 +98,7 @@ class Component:
         self.mesh = mesh
         self.parts: list[Part] = []
         made = getattr(mesh.settings, self.name, None)
-        self.config: Any = self.settings() if made is None and self.settings else made
+        self.config = self.settings() if made is None and self.settings else made
 
     @classmethod
     def agents(cls, settings: Settings) -> Iterable[type[Agent]]:

@@ -188,7 +188,9 @@ class Mesh:
 
 
 def _provider_of(kind: type) -> str:
-    """The end of the sentence that something is missing: which components are to provide it."""
-    package = kind.__module__.removeprefix("meshwright.").partition(".")[0]
-    names = [part.name for part in BUILTIN if part.component.startswith(f"{package}.")]
-    return f"; the component {' or '.join(names)} provides it, and has to join before" if names else ""
+    """The end of the sentence that something is missing: the components of its package."""
+    package = kind.__module__.removeprefix("meshwright.").rpartition(".")[0]
+    modules = {part.name: part.component.partition(":")[0] for part in BUILTIN if part.component}
+    parts = [name for name, module in modules.items() if module.rpartition(".")[0] == package]
+    names = " or ".join(parts)
+    return f": the component {names} of its package has not joined, or does not provide it" if parts else ""

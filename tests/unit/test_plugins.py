@@ -12,6 +12,7 @@ from meshwright.agents.binding import check_tables, toolsets_of
 from meshwright.agents.loader import installed_agents, load_agents
 from meshwright.app import build_mesh, component_types
 from meshwright.core.errors import ConfigError
+from meshwright.edges.channels.component import Channels
 from meshwright.settings import Settings, load_settings
 
 ACTORS = """\
@@ -138,6 +139,30 @@ def test_an_agent_that_names_a_toolset_of_no_package_is_told(tmp_path: Path) -> 
 def test_a_table_for_a_toolset_that_nobody_has_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"\[tools.pager\]: no toolset has that name"):
         check_tables(["pager"], [])
+
+
+def test_a_mesh_says_which_component_would_provide_what_it_lacks(tmp_path: Path) -> None:
+    mesh = build_mesh(Settings(), project=tmp_path, agents=[])
+    with pytest.raises(LookupError, match="has no Channels: the component channels of its package"):
+        mesh.get(Channels)
+    with pytest.raises(LookupError, match=r"has no Path$"):
+        mesh.get(Path)
+    assert mesh.provide(tmp_path, Path) is mesh.get(Path)
+    with pytest.raises(ValueError, match="has a Path already"):
+        mesh.provide(tmp_path / "other", Path)
+
+
+def test_a_part_is_imported_where_a_setting_that_it_needs_is_set(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from meshwright import build_mesh, load_settings;"
+        "build_mesh(load_settings(Path(), webhooks=eval(sys.argv[1])), project=Path(), agents=[]);"
+        "print(*(f'meshwright.edges.{name}.component' in sys.modules for name in ('channels', 'webhooks')))"
+    )
+    for webhooks, imported in (("{}", "False False"), ("{'notify': True}", "False True")):
+        command = [sys.executable, "-c", code, webhooks]
+        assert (
+            subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout.strip() == imported
+        )
 
 
 def test_an_unknown_store_is_refused_with_the_nearest(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Settings come from four places, in order, and a mistake in one is named with its place."""
 
+import ast
 import re
 import tomllib
 from pathlib import Path
@@ -9,7 +10,8 @@ import pytest
 
 from meshwright.core.errors import ConfigError
 from meshwright.identity.broker_rights import broker_acl
-from meshwright.settings import Settings, load_settings
+from meshwright.parts import BUILTIN
+from meshwright.settings import Settings, load_settings, model
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
 
@@ -363,3 +365,10 @@ def test_replies_lie_outside_of_the_topics_where_the_mesh_listens(tmp_path, pref
     write(tmp_path, f'[mqtt]\nreply_prefix = "{prefix}"')
     with pytest.raises(ConfigError, match="reply_prefix must lie outside of prefix"):
         load_settings(tmp_path)
+
+
+def test_type_checkers_know_the_tables_of_our_parts():
+    declared = ast.walk(ast.parse(Path(model.__file__).read_text()))
+    fields = {ast.unparse(field.target): field for field in declared if isinstance(field, ast.AnnAssign)}
+    tables = {part.name: part.table.partition(":")[2] for part in BUILTIN if part.table}
+    assert {name: ast.unparse(fields[name].annotation) for name in tables if name in fields} == tables

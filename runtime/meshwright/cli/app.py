@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import click
 
-from meshwright import __version__
 from meshwright.cli.options import DATA_KEY, DEFAULT_DATA
 from meshwright.cli.tracebacks import keep_traceback, log_to_stderr
+from meshwright.core import __version__
 from meshwright.core.errors import MeshError, in_one_line
 from meshwright.parts import BUILTIN
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from pydantic_core import from_json
 
-from meshwright import __version__
+from meshwright.core import __version__
 from meshwright.core.addresses import is_public, open_public_socket
 from meshwright.core.clock import Backoff
 from meshwright.core.errors import MeshError

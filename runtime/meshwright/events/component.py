@@ -23,6 +23,7 @@ from meshwright.events.filter import EventFilter
 from meshwright.events.heads import SIGNED, Head, HeadKeeper
 from meshwright.events.inbox import Inbox, InboxProjection
 from meshwright.events.projections import Projection
+from meshwright.events.settings import AuditSettings, TracingSettings
 from meshwright.mesh import Mesh
 from meshwright.work.protocol import DEFAULT_TENANT
 
@@ -36,6 +37,7 @@ class AuditComponent(Component):
     """
 
     name = "audit"
+    config: AuditSettings
     facts = FACTS
 
     def __init__(self, mesh: Mesh) -> None:
@@ -121,6 +123,7 @@ class TracingComponent(Component):
     """Spans of runs and turns, kept in the event log."""
 
     name = "tracing"
+    config: TracingSettings
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

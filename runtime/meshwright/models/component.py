@@ -56,6 +56,7 @@ from meshwright.models.select import (
     choose_model,
     with_named_models,
 )
+from meshwright.models.settings import ModelsSettings
 from meshwright.prompts import PromptSources
 
 _logger = logging.getLogger("meshwright.models")
@@ -65,6 +66,7 @@ class ModelsComponent(Component):
     """The model that answers: chosen by the settings, with retries, a cache and the ledger around it."""
 
     name = "models"
+    config: ModelsSettings
     facts = FACTS
 
     def __init__(self, mesh: Mesh) -> None:

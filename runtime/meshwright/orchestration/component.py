@@ -24,6 +24,7 @@ from meshwright.orchestration.orchestrator import Orchestrator, task_of
 from meshwright.orchestration.presence import Presence
 from meshwright.orchestration.registry import Registry
 from meshwright.orchestration.scoring import OutcomeProjection
+from meshwright.orchestration.settings import OrchestrationSettings
 from meshwright.orchestration.status import StatusReader
 from meshwright.orchestration.tasks import Tasks
 from meshwright.orchestration.tenants import Tenants
@@ -35,6 +36,7 @@ class OrchestrationComponent(Component):
     """Which agents are there, which of them gets a task, how many may be open, and the operations on them."""
 
     name = "orchestration"
+    config: OrchestrationSettings
     facts = FACTS
     apps = (ORCHESTRATION, FRONT)
 

@@ -14,6 +14,28 @@ from meshwright.parts import BUILTIN, imported
 from meshwright.settings.forms import Table
 from meshwright.settings.references import Secret
 
+if TYPE_CHECKING:
+    from meshwright.agents.settings import AgentsSettings, PromptsSettings, ToolsSettings
+    from meshwright.context.settings import ContextSettings
+    from meshwright.edges.channels.settings import ChannelsSettings
+    from meshwright.edges.http.settings import HttpSettings, WatchdogSettings
+    from meshwright.edges.mqtt.settings import MqttSettings
+    from meshwright.edges.settings import DaprSettings
+    from meshwright.edges.webhooks.settings import WebhooksSettings
+    from meshwright.events.settings import AuditSettings, TracingSettings
+    from meshwright.identity.settings import KeysSettings, OidcSettings, SecretsSettings
+    from meshwright.ledger.settings import LedgerSettings
+    from meshwright.models.settings import ModelsSettings
+    from meshwright.orchestration.settings import (
+        OrchestrationSettings,
+        PeopleSettings,
+        PresenceSettings,
+        TenantsSettings,
+    )
+    from meshwright.services.agent_config.settings import AgentConfigSettings
+    from meshwright.services.schedules.settings import SchedulesSettings
+    from meshwright.tools.settings import ApprovalsSettings
+
 _RECORD_PAYLOADS = 4  # a task's record holds its payload, its result, and the results of its attempts
 
 
@@ -55,10 +77,31 @@ class Settings(BaseModel):
     """Largest record that is stored, in bytes of JSON: an actor's state, a message, an event, a step. The
     outcome of a task may have half of it. At least four times `max_payload_bytes`."""
 
-    if TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            """The table of a part."""
+    if TYPE_CHECKING:  # the tables of `meshwright.parts`, which are joined by `built_in`
+        http: HttpSettings
+        watchdog: WatchdogSettings
+        secrets: SecretsSettings
+        oidc: OidcSettings
+        dapr: DaprSettings
+        tools: ToolsSettings
+        tenants: TenantsSettings
+        presence: PresenceSettings
+        approvals: ApprovalsSettings
+        audit: AuditSettings
+        tracing: TracingSettings
+        prompts: PromptsSettings
+        ledger: LedgerSettings
+        keys: KeysSettings
+        agent_config: AgentConfigSettings
+        models: ModelsSettings
+        context: ContextSettings
+        agents: AgentsSettings
+        people: PeopleSettings
+        orchestration: OrchestrationSettings
+        mqtt: MqttSettings
+        schedules: SchedulesSettings
+        webhooks: WebhooksSettings
+        channels: ChannelsSettings
 
     def having(self, **values: Any) -> Self:
         """A copy with some values: of settings without a table, or whole fields of one, as `http={...}`."""

@@ -11,16 +11,14 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from pydantic_core import from_json, to_json
 
 from meshwright.core.errors import StoreFailed
 from meshwright.core.messages import new_id
 from meshwright.sql.folder import read_private, write_private
-
-if TYPE_CHECKING:
-    from meshwright.sql.database import Session
+from meshwright.sql.migrations import Connection
 
 FILE_NAME = "mesh.mark"
 _UNKNOWN = (
@@ -66,7 +64,7 @@ class Marker:
         self._sync = sync
         self._mark: _Mark | None = None
 
-    def loss(self, connect: Callable[[], Session] | None) -> Loss | None:
+    def loss(self, connect: Callable[[], Connection] | None) -> Loss | None:
         """Returns the events and tasks that the database lacks (None: there is no database). Changes nothing
         in the folder.
 
@@ -83,7 +81,7 @@ class Marker:
             return None
         return Loss(seq, self._mark.seq, tasks, self._mark.tasks, replaced)
 
-    def start(self, session: Session) -> None:
+    def start(self, session: Connection) -> None:
         """Take up the counts of an open database, and give it an id where it has none."""
         session.execute("INSERT OR IGNORE INTO meta VALUES ('store', ?)", (new_id(),))
         [(store,)] = session.execute("SELECT value FROM meta WHERE name = 'store'").fetchall()
@@ -94,7 +92,7 @@ class Marker:
         else:
             self._mark = _Mark(store, self._mark.seq, self.tasks)
 
-    def write(self, session: Session) -> None:
+    def write(self, session: Connection) -> None:
         """Mark what a session that reads can see."""
         assert self._mark is not None
         tasks = self.tasks  # first: a later one may not be durable yet
@@ -134,7 +132,7 @@ def _read(path: Path) -> _Mark | None:
         return None
 
 
-def _state_of(connect: Callable[[], Session]) -> tuple[str, int, int]:
+def _state_of(connect: Callable[[], Connection]) -> tuple[str, int, int]:
     """The id of a database, its last `seq` and how many tasks it has; nothing where it is empty."""
     session = connect()
     try:
@@ -146,7 +144,7 @@ def _state_of(connect: Callable[[], Session]) -> tuple[str, int, int]:
         session.close()
 
 
-def _last_seq(session: Session) -> int:
+def _last_seq(session: Connection) -> int:
     return session.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0]
 
 

@@ -14,7 +14,7 @@ from meshwright.edges.channels.mattermost import MattermostChat, MattermostSocke
 from meshwright.edges.channels.messages import ChatChannel
 from meshwright.edges.channels.receiver import ChannelReceiver
 from meshwright.edges.channels.sender import ChannelSender, Typing
-from meshwright.edges.channels.settings import ChannelSettings, PersonaSettings
+from meshwright.edges.channels.settings import ChannelSettings, ChannelsSettings, PersonaSettings
 from meshwright.edges.channels.slack import SlackChat, SlackSocket
 from meshwright.edges.replies import Courier
 from meshwright.mesh import Mesh
@@ -46,6 +46,7 @@ class Channels(Component):
     """Messages of chats become tasks of an agent, which replies there."""
 
     name = "channels"
+    config: ChannelsSettings
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

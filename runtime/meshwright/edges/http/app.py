@@ -16,8 +16,8 @@ from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from meshwright import __version__
 from meshwright.component import Component
+from meshwright.core import __version__
 from meshwright.core.errors import InvalidInput, MeshError
 from meshwright.core.http_limits import PEER_UID
 from meshwright.core.messages import ID_PATTERN

@@ -7,8 +7,8 @@ from typing import Annotated
 from fastapi import Path, Query, Request
 from pydantic import BaseModel, Field
 
-from meshwright import __version__
 from meshwright.context.plan import CompressRequest, CompressResponse
+from meshwright.core import __version__
 from meshwright.core.capability import AgentInfo
 from meshwright.core.errors import Draining
 from meshwright.core.messages import ID_PATTERN, ScoreCard

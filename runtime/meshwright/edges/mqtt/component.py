@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 from meshwright.component import Check, Component
+from meshwright.edges.mqtt.settings import MqttSettings
 from meshwright.mesh import Mesh
 
 
@@ -13,6 +14,7 @@ class MqttComponent(Component):
     """Lets MQTT clients in, where a broker is set and this process is the front."""
 
     name = "mqtt"
+    config: MqttSettings
     facts: ClassVar[Mapping[str, str]] = {"edge.*": "count"}
 
     def __init__(self, mesh: Mesh) -> None:

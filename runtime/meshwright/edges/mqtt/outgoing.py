@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
-from meshwright import __version__
+from meshwright.core import __version__
 from meshwright.core.capability import AgentInfo
 from meshwright.core.encoding import encode
 from meshwright.core.errors import NotFound

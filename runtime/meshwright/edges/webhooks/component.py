@@ -33,6 +33,7 @@ class WebhooksComponent(Component, Notifier):
     """Deliveries of other services become tasks and events; outcomes go back to them, and to URLs."""
 
     name = "webhooks"
+    config: WebhooksSettings
     facts: ClassVar[Mapping[str, str]] = {"webhook.*": "tasks"}
 
     def __init__(self, mesh: Mesh) -> None:

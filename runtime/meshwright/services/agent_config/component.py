@@ -39,6 +39,7 @@ from meshwright.services.agent_config.records import (
     AgentConfigUpdate,
     AgentLLM,
 )
+from meshwright.services.agent_config.settings import AgentConfigSettings
 from meshwright.services.agent_config.table import DEFAULT, AgentRow, AgentRows
 from meshwright.sql.encrypted import EncryptedColumn
 
@@ -82,6 +83,7 @@ class AgentConfigs(Component, AgentModels):
     """
 
     name = "agent_config"
+    config: AgentConfigSettings
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

@@ -33,6 +33,7 @@ from meshwright.services.schedules.schedule import (
     ScheduleState,
     ScheduleSummary,
 )
+from meshwright.services.schedules.settings import SchedulesSettings
 from meshwright.services.schedules.spec import ScheduleSpec, due_times, fires_at, local
 from meshwright.services.schedules.table import ScheduledRun, SchedulePage
 
@@ -76,6 +77,7 @@ class Schedules(Component):
     """
 
     name = "schedules"
+    config: SchedulesSettings
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

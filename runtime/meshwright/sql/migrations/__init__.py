@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.resources.abc import Traversable
-from typing import TYPE_CHECKING
+from typing import Any, ClassVar, Protocol
 
 from meshwright.core.errors import StoreTooNew, StoreTooOld
-
-if TYPE_CHECKING:
-    from meshwright.sql.database import Session
 
 MESH = "mesh"
 """The component whose tables are the mesh's own."""
@@ -18,7 +16,25 @@ _CREATE_VERSIONS = (
 _SELECT_VERSION = "SELECT version FROM component_versions WHERE component = ?"
 
 
-def upgrade(session: Session, component: str, folder: Traversable, location: str) -> None:
+class Connection(Protocol):
+    """A session of the database, as what looks after its tables needs it."""
+
+    dialect: ClassVar[Any]
+
+    def execute(self, statement: str, values: Sequence[Any] = ()) -> Any:
+        """Run one statement."""
+        ...
+
+    def script(self, text: str) -> None:
+        """Run several statements, all or nothing."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection."""
+        ...
+
+
+def upgrade(session: Connection, component: str, folder: Traversable, location: str) -> None:
     """Apply the steps of a component that the database has not seen.
 
     Raises StoreTooNew for a version above the last step. A component may drop the steps of versions that
@@ -54,7 +70,7 @@ def migration_steps(folder: Traversable, dialect: str) -> dict[int, str]:
     return steps
 
 
-def _version(session: Session, component: str) -> int:
+def _version(session: Connection, component: str) -> int:
     session.execute(_CREATE_VERSIONS)
     row = session.execute(_SELECT_VERSION, (component,)).fetchone()
     return row[0] if row else 0
