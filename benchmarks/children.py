@@ -8,7 +8,7 @@ from benchmarks.bench import Bench
 from benchmarks.figures import Row, column
 from benchmarks.instant import InstantModel
 from benchmarks.stand import build_stand
-from meshwright import Agent, Capability, Delegation, Run
+from meshwright import Agent, Capability, Delegation, Run, Tasks
 from meshwright.core.messages import TaskRequest
 
 CHILDREN = 50
@@ -68,8 +68,8 @@ async def ours(folder: str) -> dict[str, float]:
     stand = build_stand(folder, model=InstantModel(MODEL_SECONDS), agents=(Parent, Child))
     async with stand.running() as mesh:
         started = time.perf_counter()
-        receipt = await mesh.submit(TaskRequest(capability="bench", payload={"text": "Ask all."}))
-        outcome = await mesh.outcome(receipt.task_id)
+        receipt = await mesh.get(Tasks).submit(TaskRequest(capability="bench", payload={"text": "Ask all."}))
+        outcome = await mesh.get(Tasks).outcome(receipt.task_id)
         seconds = time.perf_counter() - started
     assert outcome.success, outcome
     assert outcome.result is not None

@@ -16,6 +16,7 @@ from meshwright.agent import Agent
 from meshwright.core.capability import Capability
 from meshwright.core.messages import TaskRequest, Usage
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta, ToolCall
+from meshwright.orchestration.tasks import Tasks
 from meshwright.sql.database import Session
 from meshwright.tools.tool import tool
 
@@ -125,7 +126,7 @@ async def work(folder: str, steps: int) -> AsyncGenerator[dict[str, Any]]:
     model = Caller(steps)
     stand = _stand(folder, model)
     async with stand.running() as mesh:
-        await mesh.submit(TaskRequest(capability="bench", payload={"text": "Work."}, timeout=3600))
+        await mesh.get(Tasks).submit(TaskRequest(capability="bench", payload={"text": "Work."}, timeout=3600))
         await model.done.wait()
         yield {
             "journal_bytes": await stand.database.read(_journal_bytes),

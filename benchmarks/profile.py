@@ -50,8 +50,8 @@ HOPS = (
     ("kernel/ahead.py", "_settled"),
     ("tracing", ""),
     ("announcements.py", "_emit"),
-    ("mesh.py", "submit"),
-    ("mesh.py", "outcome"),
+    ("orchestration/tasks.py", "submit"),
+    ("orchestration/tasks.py", "outcome"),
 )
 
 

@@ -17,6 +17,7 @@ from benchmarks.load import watching_stalls
 from benchmarks.sides import kill, side
 from benchmarks.stand import BenchAgent, build_stand
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
+from meshwright.orchestration.tasks import Tasks
 
 TASKS = 10_000
 IN_FLIGHT = 256
@@ -92,7 +93,7 @@ async def accept(folder: str, tasks: int) -> AsyncGenerator[dict[str, Any]]:
 
     async def submit() -> None:
         async with slots:
-            await stand.mesh.submit(request())
+            await stand.mesh.get(Tasks).submit(request())
 
     await asyncio.gather(*(submit() for _ in range(tasks)))
     yield {"open": tasks}

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from benchmarks.stand import Stand, build_stand
+from meshwright.orchestration.tasks import Tasks
 from meshwright.sql.sqlite import SqliteSession
 
 ALONE, TOGETHER, IN_FLIGHT = 50, 1280, 128
@@ -49,7 +50,9 @@ async def take(folder: str) -> dict[str, Any]:
         await asyncio.gather(*(stand.task() for _ in range(IN_FLIGHT)))
         alone = await watched(stand, ALONE, 1)
         together = await watched(stand, TOGETHER, IN_FLIGHT)
-        receipt = await stand.mesh.ask("bench-agent", "What changed between the last two releases?")
+        receipt = await stand.mesh.get(Tasks).ask(
+            "bench-agent", "What changed between the last two releases?"
+        )
     content = read_rows(stand.database.path, receipt.task_id) if stand.database.path.exists() else {}
     return {
         "commits": alone.commits / ALONE,

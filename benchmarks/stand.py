@@ -18,6 +18,7 @@ from meshwright.core.capability import Capability
 from meshwright.core.clock import Clock
 from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
+from meshwright.orchestration.tasks import Tasks
 from meshwright.runtimes import StoreDeps, sqlite_runtime
 from meshwright.sql.database import Database, Session
 from meshwright.sql.sqlite import SqliteSession
@@ -59,8 +60,8 @@ class Stand:
 
     async def task(self) -> None:
         """Run one task through its lifecycle."""
-        receipt = await self.mesh.submit(request())
-        outcome = await self.mesh.outcome(receipt.task_id)
+        receipt = await self.mesh.get(Tasks).submit(request())
+        outcome = await self.mesh.get(Tasks).outcome(receipt.task_id)
         assert outcome.success, outcome
 
     async def written(self) -> dict[str, float]:

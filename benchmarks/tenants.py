@@ -15,6 +15,7 @@ from benchmarks.instant import request
 from benchmarks.sides import run_side, side
 from benchmarks.stand import build_stand
 from meshwright.edges.http.server import serving
+from meshwright.ledger.keys import Keys
 
 TASKS_PER_MINUTE = 600
 RATE = TASKS_PER_MINUTE / 60
@@ -62,7 +63,7 @@ async def serve(folder: str, **settings: Any) -> AsyncGenerator[dict[str, Any]]:
     stand = build_stand(folder, **settings)
     async with stand.running() as mesh, serving(mesh, "127.0.0.1", 0) as server:
         names = ("quiet", "loud")
-        keys = {name: (await mesh.keys.create(name, tenant_id=name)).key for name in names}
+        keys = {name: (await mesh.get(Keys).create(name, tenant_id=name)).key for name in names}
         yield {"url": server.url, **keys}
 
 

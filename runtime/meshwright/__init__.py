@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from meshwright.agent import Agent
     from meshwright.app import build_mesh
-    from meshwright.client import AgentConfigClient, BlockingClient, Client
-    from meshwright.component import Actors, Check, Component
+    from meshwright.client import BlockingClient, Client
+    from meshwright.component import Actors, Check, Component, Pages
     from meshwright.core.capability import Capability
+    from meshwright.core.display import EventWords
     from meshwright.core.errors import LimitReached, MeshError, ToolFailed, WaitExpired
     from meshwright.core.files import File
     from meshwright.core.limits import Limits
     from meshwright.core.messages import Event, Outcome, Receipt, Task, TaskRequest
+    from meshwright.core.resources import Column, Resource, Verb
     from meshwright.kernel.actor import Actor, Turn, turn
     from meshwright.kernel.envelope import ActorRef
     from meshwright.mesh import Mesh
     from meshwright.models.named import ModelSettings, open_model, with_fallbacks
+    from meshwright.orchestration.tasks import Tasks
     from meshwright.run import Run
     from meshwright.run.context import Delegation
     from meshwright.settings import Settings, load_settings
@@ -37,15 +40,16 @@ HOMES = {
     "ActorRef": "kernel.envelope",
     "Actors": "component",
     "Agent": "agent",
-    "AgentConfigClient": "client",
     "Approval": "work.people",
     "BlockingClient": "client",
     "Capability": "core.capability",
     "Check": "component",
     "Client": "client",
+    "Column": "core.resources",
     "Component": "component",
     "Delegation": "run.context",
     "Event": "core.messages",
+    "EventWords": "core.display",
     "File": "core.files",
     "LimitReached": "core.errors",
     "Limits": "core.limits",
@@ -53,15 +57,19 @@ HOMES = {
     "MeshError": "core.errors",
     "ModelSettings": "models.named",
     "Outcome": "core.messages",
+    "Pages": "component",
     "Receipt": "core.messages",
+    "Resource": "core.resources",
     "Run": "run",
     "Settings": "settings",
     "Task": "core.messages",
+    "Tasks": "orchestration.tasks",
     "TaskRequest": "core.messages",
     "ToolContext": "tools.tool",
     "ToolFailed": "core.errors",
     "Toolset": "tools.toolset",
     "Turn": "kernel.actor",
+    "Verb": "core.resources",
     "WaitExpired": "core.errors",
     "build_mesh": "app",
     "load_settings": "settings",
@@ -70,22 +78,23 @@ HOMES = {
     "turn": "kernel.actor",
     "with_fallbacks": "models.named",
 }
-"""Where each public name lives."""
+"""The module of each public name."""
 
 __all__ = [
     "Actor",
     "ActorRef",
     "Actors",
     "Agent",
-    "AgentConfigClient",
     "Approval",
     "BlockingClient",
     "Capability",
     "Check",
     "Client",
+    "Column",
     "Component",
     "Delegation",
     "Event",
+    "EventWords",
     "File",
     "LimitReached",
     "Limits",
@@ -93,15 +102,19 @@ __all__ = [
     "MeshError",
     "ModelSettings",
     "Outcome",
+    "Pages",
     "Receipt",
+    "Resource",
     "Run",
     "Settings",
     "Task",
     "TaskRequest",
+    "Tasks",
     "ToolContext",
     "ToolFailed",
     "Toolset",
     "Turn",
+    "Verb",
     "WaitExpired",
     "__version__",
     "build_mesh",

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 _SIMILAR = 0.8  # of names, from 0 to 1: so alike that one is taken for a misspelling of the other
 
 
+class AgentTypes(tuple["type[Agent]", ...]):
+    """The agents of a mesh, in this process or another."""
+
+
 class Agent:
     """One kind of agent. The mesh makes one instance, which works on many tasks at once: keep no state here.
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from meshwright.agent import Agent
+from meshwright.agent import Agent, AgentTypes
 from meshwright.agents.loader import load_agents, project_file
 from meshwright.component import Component
 from meshwright.core.capability import LLM_SERVICE
@@ -14,16 +14,17 @@ from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.errors import ConfigError
 from meshwright.core.plugins import COMPONENTS, STORES, did_you_mean, installed
 from meshwright.core.tracing import NoTracing, Tracing
-from meshwright.edges.channels.component import persona_agents
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
-from meshwright.models.port import Model
+from meshwright.models.port import GivenModel, Model
 from meshwright.parts import BUILTIN, imported
 from meshwright.roles import FRONT, ProcessRole
 from meshwright.runtimes import RUNTIMES, StoreDeps
 from meshwright.settings import Settings
 from meshwright.sql.database import Database
+from meshwright.sql.encrypted import Secrets
+from meshwright.sql.folder import SECRET_KEY
 from meshwright.sql.sqlite import SqliteDatabase
 
 WHOLE_MESH = "mesh"
@@ -39,21 +40,22 @@ def build_mesh(
     clock: Clock | None = None,
     host: Callable[[StoreDeps], Runtime] | None = None,
     role: ProcessRole | None = None,
+    components: Sequence[type[Component]] = (),
 ) -> Mesh:
     """Build a mesh from its settings; nothing runs before `start`.
 
     `agents` replaces the project's `actors` folder, `model` the one that the settings choose, `host` what
-    the settings name; `role` says which apps of the mesh this process runs, by default all. Raises
-    ConfigError for files and settings that cannot be used.
+    the settings name; `role` says which apps of the mesh this process runs, by default all; `components` join
+    after those of installed packages. Raises ConfigError for files and settings that cannot be used.
     """
     project = project or Path.cwd()
-    if agents is None:
-        agents = load_agents(project_file(project, settings.agents.dir), project)
-    agents = [*agents, *persona_agents(settings)]
+    agents = agents_of(settings, project, agents)
     make_runtime = _store(_store_of(settings))  # also where another is given: a wrong name is refused
     role, tracing = role or ProcessRole(), _tracing(settings)
     database = database_of(settings, project)
     log = EventLog(database, keep_days=settings.keep_events_days)
+    keys = [key.get_secret_value() for key in settings.secrets.keys]
+    secrets = Secrets(database, keys, settings.secrets.file or database.folder / SECRET_KEY)
     deps = StoreDeps(settings, role, database, log, clock or SystemClock(), tracing)
     mesh = Mesh(
         settings,
@@ -63,21 +65,35 @@ def build_mesh(
         database=database,
         log=log,
         tracing=tracing,
-        agent_types=agents,
-        given_model=model,
+        cipher=secrets.cipher,
     )
-    kinds = component_types()
+    mesh.provide(secrets)
+    mesh.provide(AgentTypes(agents))
+    mesh.provide(GivenModel(model))
+    kinds = [*component_types(settings), *components]
     mesh.apps = tuple(app for kind in kinds for app in kind.apps)
+    mesh.facts = _facts(kinds)
     _join(mesh, [_added(mesh, kind) for kind in kinds])
     return mesh
 
 
-def component_types() -> list[type[Component]]:
+def agents_of(
+    settings: Settings, project: Path, agents: Sequence[type[Agent]] | None = None
+) -> list[type[Agent]]:
+    """Agents, by default those of the project, and those that components make. Raises ConfigError."""
+    if agents is None:
+        agents = load_agents(project_file(project, settings.agents.dir), project)
+    return [*agents, *(agent for kind in component_types(settings) for agent in kind.agents(settings))]
+
+
+def component_types(settings: Settings) -> list[type[Component]]:
     """The components of a mesh in the order in which they join: ours, then those of installed packages.
 
     Raises ConfigError for one that cannot be loaded, or that takes another's name.
     """
-    found: list[type[Component]] = [imported(part.component) for part in BUILTIN if part.component]
+    parts = [part for part in BUILTIN if part.component]
+    found: list[type[Component]] = [imported(part.component) for part in parts if part.is_needed(settings)]
+    names = {part.name for part in parts}
     for plugin in installed(COMPONENTS):
         component = plugin.load()
         if not (isinstance(component, type) and issubclass(component, Component)):
@@ -87,8 +103,9 @@ def component_types() -> list[type[Component]]:
                 f"The component {plugin.value} of {plugin.package} has the name {component.name!r}",
                 remedy="A name has lower-case letters, digits and _, like pager",
             )
-        if component.name in {other.name for other in found}:
+        if component.name in names:
             raise plugin.taken(component.name)
+        names.add(component.name)
         found.append(component)
     return found
 
@@ -100,14 +117,15 @@ def build_worker(settings: Settings, *, app_id: str, replica: bool = False) -> M
     and settings that cannot be used, and for an app that is unknown.
     """
     agents = load_agents(project_file(Path.cwd(), settings.agents.dir), Path.cwd())
-    ids = [agent.agent_id for agent in (*agents, *persona_agents(settings))]
-    role = role_of(app_id, ids, replica=replica)
-    return build_mesh(settings, agents=agents, role=role)
+    ids = [agent.agent_id for agent in agents_of(settings, Path.cwd(), agents)]
+    return build_mesh(settings, agents=agents, role=role_of(settings, app_id, ids, replica=replica))
 
 
-def role_of(app_id: str, agent_ids: Sequence[str], *, replica: bool = False) -> ProcessRole:
+def role_of(
+    settings: Settings, app_id: str, agent_ids: Sequence[str], *, replica: bool = False
+) -> ProcessRole:
     """The role of the worker of an app. Raises ConfigError for an app that the mesh does not have."""
-    of_components = [app for component in component_types() for app in component.apps]
+    of_components = [app for component in component_types(settings) for app in component.apps]
     apps = dict.fromkeys([WHOLE_MESH, *of_components, *agent_ids, LLM_SERVICE])
     if app_id not in apps:
         remedy = f"There are {', '.join(apps)}"
@@ -152,14 +170,15 @@ def _store(name: str) -> Callable[[StoreDeps], Runtime]:
 
 
 def _added(mesh: Mesh, component: type[Component]) -> Component:
-    joined = component(mesh)
+    joined = mesh.provide(component(mesh))
     mesh.components.append(joined)
     return joined
 
 
 def _join(mesh: Mesh, components: Sequence[Component]) -> None:
     """Make the actors of all components known to the host, with their topics where they live here."""
-    mesh.host.attach(mesh.worker)
+    for component in components:
+        component.assemble()
     for component in components:
         mesh.log.add(*component.projections())
         if (folder := component.migrations()) is not None:
@@ -176,13 +195,28 @@ def _join(mesh: Mesh, components: Sequence[Component]) -> None:
                     mesh.host.subscribe(subscription)
             else:
                 mesh.host.know(kind)
-    mesh.eraser.hooks = tuple(component.erase for component in components)
-    mesh.encrypted = tuple(column for component in components for column in component.encrypted())
+    columns = (column for component in components for column in component.encrypted())
+    mesh.get(Secrets).columns = tuple(columns)
     mesh.warnings = tuple(warning for component in components for warning in component.warnings())
 
 
+def _facts(components: Sequence[type[Component]]) -> dict[str, frozenset[str]]:
+    """The fields that are facts, by type of event. Raises ConfigError where a component names another's."""
+    facts: dict[str, frozenset[str]] = {}
+    owners: dict[str, str] = {}
+    for component in components:
+        for kind in component.facts:
+            family = f"{kind.partition('.')[0]}.*"
+            owner = owners.get(kind) or owners.get(family)
+            if owner is not None and owner != component.name:
+                raise ConfigError(f"Components {owner} and {component.name} both name facts of events {kind}")
+        owners |= dict.fromkeys(component.facts, component.name)
+        facts |= {kind: frozenset(fields.split()) for kind, fields in component.facts.items()}
+    return facts
+
+
 def _taken(mesh: Mesh, name: str, owner: str, other: str) -> ConfigError:
-    agent = next((agent for agent in mesh.agent_types if agent.agent_id == name), None)
+    agent = next((agent for agent in mesh.get(AgentTypes) if agent.agent_id == name), None)
     if agent is None:
         return ConfigError(f"Components {owner} and {other} both have actors of the type {name!r}")
     what = f"agent_id {name!r} of {agent.__name__} is the name of a part of the mesh"

@@ -13,22 +13,34 @@ Ours are listed in `meshwright.parts`; a package registers its own under the ent
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from importlib.resources.abc import Traversable
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
+from meshwright.agent import Agent
+from meshwright.core.display import EventWords
+from meshwright.core.resources import Resource
 from meshwright.events.projections import Projection
 from meshwright.kernel.host import Subscription
 from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import Mesh
 from meshwright.roles import EVERYWHERE, Part
+from meshwright.settings import Settings
 from meshwright.sql.encrypted import EncryptedColumn
 
 if TYPE_CHECKING:
     import click
     from fastapi import APIRouter
+
+    from meshwright.agent import Agent
+    from meshwright.context.memory import MemoryStore
+    from meshwright.identity.auth import Authenticator
+    from meshwright.models.port import ModelWrapper
+    from meshwright.prompts import PromptSource
+
+_OfferT = TypeVar("_OfferT")
 
 
 class Actors(NamedTuple):
@@ -49,21 +61,49 @@ class Check(NamedTuple):
     ask: Callable[[], Awaitable[str]]
 
 
+class Pages(NamedTuple):
+    """Static files below a path: `index.html` is the page at the path itself.
+
+    They are read once, when the API is made. Files whose names begin with `.` or `__` are left out. Pages
+    that are not open take a caller with the role viewer.
+    """
+
+    path: str
+    folder: Traversable
+    is_open: bool = False
+
+
 class Component:
     """A part of a mesh. It is made with the mesh, after the components that are listed before it.
 
-    `config` holds its settings, `apps` names the apps of a mesh on Dapr that consist of it.
+    It gets what those provide by `mesh.get(Registry)`, and provides its own by `mesh.provide(thing)`; it is
+    provided itself. `config` holds its settings, `apps` names the apps of a mesh on Dapr that consist of it.
     """
 
     name: ClassVar[str]
     settings: ClassVar[type[BaseModel] | None] = None
     apps: ClassVar[tuple[str, ...]] = ()
+    facts: ClassVar[Mapping[str, str]] = {}
+    """The fields of its events that a viewer without contents sees, by type: `{"pager.*": "number minutes"}`.
+
+    `family.*` stands for the other types of a family. The names of what an event is about, such as `task_id`
+    and `agent_id`, and the type of an `error` are always seen, texts over 128 characters never.
+    """
+    event_words: ClassVar[Mapping[str, EventWords]] = {}
+    """How its events read in `mesh events` and in the timeline of a task, by type or `family.*`."""
+    resources: ClassVar[Sequence[Resource]] = ()
+    """The things that it keeps: `mesh NAME` and `client.resource(NAME)` follow from their description."""
 
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
         self.parts: list[Part] = []
         made = getattr(mesh.settings, self.name, None)
         self.config: Any = self.settings() if made is None and self.settings else made
+
+    @classmethod
+    def agents(cls, settings: Settings) -> Iterable[type[Agent]]:
+        """The agents that it makes of the settings; the mesh has them beside those of the project."""
+        return ()
 
     def actors(self) -> Iterable[Actors]:
         """Its actors. Called once, before the mesh starts."""
@@ -95,6 +135,32 @@ class Component:
         """
         return None
 
+    def pages(self) -> Iterable[Pages]:
+        """Its folders of static files for browsers."""
+        return ()
+
+    def authenticator(self) -> Authenticator | None:
+        """Its way to know callers, over HTTP and MQTT: by a cookie, a header or a token."""
+        return None
+
+    def prompt_source(self) -> PromptSource | None:
+        """Its prompts for agents. It is asked before the sources of components that joined earlier."""
+        return None
+
+    def memory_store(self) -> MemoryStore | None:
+        """Its store for the memories of agents, in place of those of components that joined earlier."""
+        return None
+
+    def model_wrappers(self) -> Iterable[ModelWrapper]:
+        """Its wrappers around the model, each at a position of the chain that every call passes."""
+        return ()
+
+    def assemble(self) -> None:
+        """Build what consists of the offers of several components.
+
+        Called once, in the order of the components, when all of them are made and before the mesh starts.
+        """
+
     @classmethod
     def commands(cls) -> Iterable[click.Command]:
         """Its commands of `mesh`; they are shown in its help."""
@@ -108,6 +174,9 @@ class Component:
         """Lines that are printed at the start of the mesh."""
         return ()
 
+    async def drain(self, seconds: float) -> None:
+        """Take nothing new, and let what runs end; after that time leave the rest for the next start."""
+
     async def start(self) -> None:
         """Begin; the mesh takes messages already. Starts the `parts` of the component."""
         for part in self.parts:
@@ -117,3 +186,9 @@ class Component:
         """End. Idempotent, and called also where the start failed."""
         for part in reversed(self.parts):
             await part.stop()
+
+
+def offered(mesh: Mesh, hook: Callable[[Component], _OfferT | None]) -> list[_OfferT]:
+    """Returns what the components of a mesh offer by one of their hooks, that of the last one first."""
+    components = [part for part in reversed(mesh.components) if isinstance(part, Component)]
+    return [offer for component in components if (offer := hook(component)) is not None]

@@ -1,62 +1,142 @@
 """The parts that every mesh has, in the order in which they join: one line for each.
 
-They are named, not imported: a table is imported with the settings, a component where a mesh is built.
+They are named, not imported: a table is imported with the settings, a component where a mesh is built and,
+if it says `needs`, one of these settings is set.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 
 class BuiltIn(NamedTuple):
-    """A part: its name, and where its component and the table of its settings are, as `module:name`."""
+    """A part: its name, and where its component and the table of its settings are, as `module:name`.
+
+    `needs` names settings, such as `mqtt.url`: without one of them the component has nothing to do.
+    Read without a mesh: the `words` of its events, the `resources` that it keeps, and its `commands` with
+    their lines in `mesh --help`, which are in the module `commands` of its package.
+    """
 
     name: str
     component: str = ""
     table: str = ""
+    needs: tuple[str, ...] = ()
+    words: str = ""
+    resources: str = ""
+    commands: Mapping[str, str] = {}
+
+    @property
+    def package(self) -> str:
+        """The package of its component."""
+        return self.component.partition(":")[0].rpartition(".")[0]
+
+    def is_needed(self, settings: Any) -> bool:
+        """Whether its component joins a mesh with these settings."""
+        return not self.needs or any(attrgetter(place)(settings) for place in self.needs)
 
 
 BUILTIN = (
     BuiltIn("http", table="edges.http.settings:HttpSettings"),
     BuiltIn("watchdog", table="edges.http.settings:WatchdogSettings"),
     BuiltIn("secrets", table="identity.settings:SecretsSettings"),
-    BuiltIn("oidc", table="identity.settings:OidcSettings"),
+    BuiltIn("oidc", "identity.component:OidcComponent", "identity.settings:OidcSettings"),
     BuiltIn("dapr", table="edges.settings:DaprSettings"),
     BuiltIn("tools", table="agents.settings:ToolsSettings"),
     BuiltIn("tenants", table="orchestration.settings:TenantsSettings"),
     BuiltIn("presence", table="orchestration.settings:PresenceSettings"),
     BuiltIn("approvals", table="tools.settings:ApprovalsSettings"),
-    BuiltIn("audit", "events.component:AuditComponent", "events.settings:AuditSettings"),
+    BuiltIn(
+        "audit",
+        "events.component:AuditComponent",
+        "events.settings:AuditSettings",
+        words="events.event_words:WORDS",
+    ),
     BuiltIn("tracing", "events.component:TracingComponent", "events.settings:TracingSettings"),
     BuiltIn("prompts", "agents.component:PromptsComponent", "agents.settings:PromptsSettings"),
-    BuiltIn("ledger", "ledger.component:LedgerComponent", "ledger.settings:LedgerSettings"),
-    BuiltIn("keys", "identity.component:KeysComponent", "identity.settings:KeysSettings"),
+    BuiltIn(
+        "ledger",
+        "ledger.component:LedgerComponent",
+        "ledger.settings:LedgerSettings",
+        resources="ledger.resources:RESOURCES",
+        commands={
+            "costs": "Sum up what model calls cost.",
+            "budgets": "Show budgets and spend, and raise them.",
+            "allow": "Allow an agent, a tenant or a tag an amount a day.",
+        },
+    ),
+    BuiltIn(
+        "keys",
+        "identity.component:KeysComponent",
+        "identity.settings:KeysSettings",
+        resources="identity.resources:RESOURCES",
+        commands={
+            "keys": "Manage virtual API keys.",
+            "erase": "Erase the contents of tasks for good.",
+            "verify": "Verify that the event log is as it was written.",
+            "secrets": "Manage the keys that encrypt stored secrets.",
+        },
+    ),
     BuiltIn(
         "agent_config",
         "services.agent_config.component:AgentConfigs",
         "services.agent_config.settings:AgentConfigSettings",
+        resources="services.agent_config.resources:RESOURCES",
+        commands={"config": "Change what a mesh does while it runs."},
     ),
-    BuiltIn("models", "models.component:ModelsComponent", "models.settings:ModelsSettings"),
-    BuiltIn("context", "context.component:ContextComponent", "context.settings:ContextSettings"),
-    BuiltIn("agents", "agents.component:AgentsComponent", "agents.settings:AgentsSettings"),
+    BuiltIn(
+        "models",
+        "models.component:ModelsComponent",
+        "models.settings:ModelsSettings",
+        words="models.event_words:WORDS",
+        commands={"models": "Show groups, deployments, tags and prices; say where a call goes."},
+    ),
+    BuiltIn(
+        "context",
+        "context.component:ContextComponent",
+        "context.settings:ContextSettings",
+        words="context.event_words:WORDS",
+    ),
+    BuiltIn(
+        "agents",
+        "agents.component:AgentsComponent",
+        "agents.settings:AgentsSettings",
+        words="agents.event_words:WORDS",
+        resources="agents.resources:RESOURCES",
+    ),
+    BuiltIn("people", "events.component:PeopleComponent", "orchestration.settings:PeopleSettings"),
     BuiltIn(
         "orchestration",
         "orchestration.component:OrchestrationComponent",
         "orchestration.settings:OrchestrationSettings",
+        words="orchestration.event_words:WORDS",
     ),
-    BuiltIn("people", "events.component:PeopleComponent", "orchestration.settings:PeopleSettings"),
-    BuiltIn("contents", "run.component:ContentsComponent"),
+    BuiltIn("contents", "run.component:ContentsComponent", words="run.event_words:WORDS"),
     BuiltIn("replies", "edges.replies:Courier"),
-    BuiltIn("mqtt", "edges.mqtt.component:MqttComponent", "edges.mqtt.settings:MqttSettings"),
-    BuiltIn("publishers", "edges.cloud_events:PublishersComponent"),
+    BuiltIn("mqtt", "edges.mqtt.component:MqttComponent", "edges.mqtt.settings:MqttSettings", ("mqtt.url",)),
+    BuiltIn("publishers", "edges.cloud_events:PublishersComponent", needs=("dapr.publishers",)),
     BuiltIn(
-        "schedules", "services.schedules.component:Schedules", "services.schedules.settings:SchedulesSettings"
+        "schedules",
+        "services.schedules.component:Schedules",
+        "services.schedules.settings:SchedulesSettings",
+        resources="services.schedules.resources:RESOURCES",
+        commands={"schedules": "List schedules, make them, pause, resume and run them."},
     ),
     BuiltIn(
-        "webhooks", "edges.webhooks.component:WebhooksComponent", "edges.webhooks.settings:WebhooksSettings"
+        "webhooks",
+        "edges.webhooks.component:WebhooksComponent",
+        "edges.webhooks.settings:WebhooksSettings",
+        needs=("webhooks.sources", "webhooks.rules", "webhooks.push", "webhooks.notify"),
+        commands={"webhooks": "List webhook sources and rules; try a delivery."},
     ),
-    BuiltIn("channels", "edges.channels.component:Channels", "edges.channels.settings:ChannelsSettings"),
+    BuiltIn(
+        "channels",
+        "edges.channels.component:Channels",
+        "edges.channels.settings:ChannelsSettings",
+        needs=("channels",),
+    ),
 )
 
 

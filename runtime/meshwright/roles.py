@@ -7,6 +7,8 @@ from typing import Protocol
 
 EVERYWHERE = "*"
 """The place of actors that live in each process of the mesh."""
+ORCHESTRATION = "orchestrator"
+"""The app in which tasks are orchestrated, and what the whole mesh asks lives."""
 FRONT = "event-logger"
 """The app that keeps the event log and serves clients."""
 
@@ -20,6 +22,14 @@ class Part(Protocol):
 
     async def stop(self) -> None:
         """End. Idempotent, and called also where the start failed."""
+        ...
+
+
+class Member(Part, Protocol):
+    """A component, as the mesh knows it."""
+
+    async def drain(self, seconds: float) -> None:
+        """Take nothing new, and let what runs end; after that time leave the rest for the next start."""
         ...
 
 

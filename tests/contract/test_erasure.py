@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, Client, Run, ToolFailed, build_mesh
+from meshwright import Agent, Capability, Client, Run, Tasks, ToolFailed, build_mesh
 from meshwright.core.errors import Conflict, MeshError, NotFound
 from meshwright.core.messages import Caller, TaskRequest
 from meshwright.events.filter import EventFilter
@@ -14,6 +14,7 @@ from meshwright.events.tasks import TaskSubject
 from meshwright.events.verify import verify
 from meshwright.mesh import Mesh
 from meshwright.models.offline import OfflineModel
+from meshwright.run.erasure import Eraser
 from tests.support.postgres import Address
 from tests.support.settings import load_settings
 
@@ -67,15 +68,17 @@ async def mesh(tmp_path: Path) -> AsyncIterator[Mesh]:
 async def finished(mesh: Mesh, caller: Caller, text: str, **fields: Any) -> str:
     """Have a task done, and its question answered."""
     request = TaskRequest(agent_id="writer", payload={"text": text}, **fields)
-    receipt = await mesh.submit(request, caller)
+    receipt = await mesh.get(Tasks).submit(request, caller)
     asked = mesh.log.tail(EventFilter(event_type="task.waiting", agent_id="helper", after_seq=0))
     async for event in asked:
-        waits = (await mesh.task(event.task_id or "")).waits
+        waits = (await mesh.get(Tasks).task(event.task_id or "")).waits
         if waits and text in waits[0].reason:
-            await mesh.answer(event.task_id or "", waits[0].wait_id, f"an answer about {text}", ADMIN)
+            await mesh.get(Tasks).answer(
+                event.task_id or "", waits[0].wait_id, f"an answer about {text}", ADMIN
+            )
             break
     await asked.aclose()
-    await mesh.outcome(receipt.task_id)
+    await mesh.get(Tasks).outcome(receipt.task_id)
     return receipt.task_id
 
 
@@ -94,16 +97,16 @@ async def test_nothing_of_a_requester_is_left_in_any_file(mesh: Mesh) -> None:
     other = await finished(mesh, BOB, f"{OTHER} two", thread_id="t1")
     assert "mesh.db" in "".join(holding(folder, SECRET))
 
-    erased = await mesh.erase(ADMIN, TaskSubject(requested_by="ann"))
+    erased = await mesh.get(Eraser).erase(ADMIN, TaskSubject(requested_by="ann"))
     assert erased.tasks == 4 and erased.events > 8
     assert holding(folder, SECRET) == []
     assert verify(mesh.database).faults == []
     for task_id in mine:
-        view = await mesh.task(task_id)
+        view = await mesh.get(Tasks).task(task_id)
         assert view.payload == {} and view.outcome is not None and view.outcome.result is None
-        assert SECRET not in str(await mesh.transcripts(task_id))
-    assert (await mesh.task(other)).payload == {"text": f"{OTHER} two"}
-    assert OTHER in (await mesh.outcome(other)).text
+        assert SECRET not in str(await mesh.get(Tasks).transcripts(task_id))
+    assert (await mesh.get(Tasks).task(other)).payload == {"text": f"{OTHER} two"}
+    assert OTHER in (await mesh.get(Tasks).outcome(other)).text
 
     before = await mesh.log.tasks(tenant_id="default")
     await mesh.log.rebuild()
@@ -111,7 +114,7 @@ async def test_nothing_of_a_requester_is_left_in_any_file(mesh: Mesh) -> None:
     assert [(task.task_id, task.requested_by, task.status) for task in after.items] == [
         (task.task_id, task.requested_by, task.status) for task in before.items
     ]
-    assert await mesh.erase(ADMIN, TaskSubject(requested_by="ann")) is not None  # safe to repeat
+    assert await mesh.get(Eraser).erase(ADMIN, TaskSubject(requested_by="ann")) is not None  # safe to repeat
     await mesh.stop()
     assert holding(folder, SECRET) == [] and holding(folder, OTHER) != []
     found = verify(mesh.database)
@@ -124,7 +127,7 @@ async def test_nothing_of_a_requester_is_left_in_postgres(tmp_path: Path, postgr
     settings = load_settings(tmp_path, data_dir=tmp_path / "data", database=str(postgres_url))
     async with build_mesh(settings, project=tmp_path, agents=[Writer, Helper], model=OfflineModel()) as mesh:
         await finished(mesh, ANN, f"{SECRET} one")
-        await mesh.erase(ADMIN, TaskSubject(requested_by="ann"))
+        await mesh.get(Eraser).erase(ADMIN, TaskSubject(requested_by="ann"))
         assert verify(mesh.database).faults == []
     query = "SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema()"
     with psycopg.connect(postgres_url) as connection:
@@ -135,23 +138,23 @@ async def test_nothing_of_a_requester_is_left_in_postgres(tmp_path: Path, postgr
 
 
 async def test_an_erasure_is_on_record_and_needs_ended_tasks(mesh: Mesh) -> None:
-    receipt = await mesh.submit(TaskRequest(agent_id="helper", payload={"text": SECRET}), ANN)
+    receipt = await mesh.get(Tasks).submit(TaskRequest(agent_id="helper", payload={"text": SECRET}), ANN)
     with pytest.raises(Conflict, match=r"1 tasks of id '.*', or of the same threads, are still open"):
-        await mesh.erase(ADMIN, TaskSubject(task_id=receipt.task_id))
-    await mesh.cancel(receipt.task_id)
-    await mesh.outcome(receipt.task_id)
+        await mesh.get(Eraser).erase(ADMIN, TaskSubject(task_id=receipt.task_id))
+    await mesh.get(Tasks).cancel(receipt.task_id)
+    await mesh.get(Tasks).outcome(receipt.task_id)
     with pytest.raises(NotFound, match="There is no task of thread 'nope'"):
-        await mesh.erase(ADMIN, TaskSubject(thread_id="nope"))
+        await mesh.get(Eraser).erase(ADMIN, TaskSubject(thread_id="nope"))
     with pytest.raises(NotFound):
-        await mesh.erase(Caller(tenant_id="acme"), TaskSubject(task_id=receipt.task_id))
-    await mesh.erase(ADMIN, TaskSubject(task_id=receipt.task_id))
+        await mesh.get(Eraser).erase(Caller(tenant_id="acme"), TaskSubject(task_id=receipt.task_id))
+    await mesh.get(Eraser).erase(ADMIN, TaskSubject(task_id=receipt.task_id))
     [event] = await mesh.log.query(EventFilter(aggregate_id=f"audit/tasks of id {receipt.task_id!r}"))
     assert event.fields["action"] == "contents.erased" and event.fields["details"] == {"tasks": 1}
 
 
 async def test_a_payload_that_was_erased_by_other_means_is_found(mesh: Mesh) -> None:
     task_id = await finished(mesh, ANN, SECRET)
-    await mesh.erase(ADMIN, TaskSubject(task_id=task_id))
+    await mesh.get(Eraser).erase(ADMIN, TaskSubject(task_id=task_id))
     await mesh.stop()
     import sqlite3
 

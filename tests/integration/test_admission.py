@@ -13,6 +13,7 @@ from meshwright.core.errors import IdempotencyConflict, NotFound, Overloaded
 from meshwright.core.messages import Caller, TaskRequest
 from meshwright.orchestration.acceptance import PayloadLimits, make_task
 from meshwright.orchestration.scoring import recent_outcomes
+from meshwright.orchestration.tasks import Tasks
 from meshwright.work.protocol import Accept, TaskKey
 from tests.support.http_mesh import http_mesh
 from tests.support.mqtt_broker import SUBMIT, Mosquitto, client, mosquitto
@@ -43,7 +44,7 @@ async def test_http_refuses_tasks_over_the_limit_and_says_when_to_return(tmp_pat
         assert len((await api.get("/tasks"))["items"]) == 2
         api.gate.set()
         for task_id in first:
-            await api.mesh.outcome(task_id)
+            await api.mesh.get(Tasks).outcome(task_id)
         await api.finished(agent_id="echo")
 
 
@@ -71,7 +72,7 @@ async def test_a_full_thread_is_refused_and_others_are_not(tmp_path: Path) -> No
         assert (error.field, error.status, error.retry_after_seconds) == ("thread_id", 429, 5)
         await running.submit("gate", thread_id="two")
         other = TaskRequest(agent_id="gate", thread_id="one")
-        await running.mesh.submit(other, Caller(tenant_id="acme"))
+        await running.mesh.get(Tasks).submit(other, Caller(tenant_id="acme"))
         running.gate.set()
         for task_id in first:
             await running.outcome(task_id)
@@ -120,7 +121,7 @@ async def test_the_count_does_not_drift(tmp_path: Path) -> None:
         for _ in range(3):
             await running.ask("echo")
         cancelled = await running.submit("gate")
-        await running.mesh.cancel(cancelled)
+        await running.mesh.get(Tasks).cancel(cancelled)
         await running.outcome(cancelled)
         timed_out = await running.ask("gate", timeout=0.01)
         assert timed_out.status == "timed_out"
@@ -175,7 +176,7 @@ async def test_the_count_is_right_after_a_restart(tmp_path: Path, drain_seconds:
         open_tasks = [await running.submit("gate", thread_id="one") for _ in range(3)]
         await running.ask("echo")
         if drain_seconds:
-            await running.mesh.cancel(open_tasks.pop())
+            await running.mesh.get(Tasks).cancel(open_tasks.pop())
     async with up(tmp_path, max_open_tasks=len(open_tasks) + 1, max_thread_tasks=len(open_tasks)) as running:
         assert (await refusal(running, thread_id="one")).field == "thread_id"
         await running.submit("gate")

@@ -10,9 +10,12 @@ from typing import Any
 import aiohttp
 import pytest
 
-from meshwright import AgentConfigClient, MeshError
+from meshwright import MeshError, Tasks
 from meshwright.core.cipher import new_key
+from meshwright.ledger.keys import Keys
+from meshwright.models.port import Model
 from meshwright.services.agent_config import table
+from meshwright.services.agent_config.client import AgentConfigClient
 from tests.support.configured_agents import ADMIN, AS_ADMIN, KEY, Asker, called, config
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.http_mesh import Api, http_mesh
@@ -50,7 +53,7 @@ async def test_the_next_call_goes_to_what_was_configured_meanwhile(
         await called(fake, "west", 3)
         assert {call.of for call in fake.calls[before + 1 :]} == {"west"}  # one may have been under way
         fake.replies.append({"content": "stop"})
-        assert (await api.mesh.outcome(task_id)).text == "stop"
+        assert (await api.mesh.get(Tasks).outcome(task_id)).text == "stop"
         await change(api, "DELETE", "/asker")
         calls = len(fake.calls)
         offline = await api.client.ask("What is 2 + 2?", agent_id="echo")
@@ -69,7 +72,7 @@ async def test_a_changed_key_lets_tasks_go_on_that_wait_for_it(tmp_path: Path, f
         assert item["subject"]["deployment"].startswith("agents/default/asker@")
         fake.replies.append({"content": "stop"})
         assert (await change(api, "PUT", "/asker", {"llm_api_key": f"{KEY}-new"}))[0] == 200
-        assert (await api.mesh.outcome(task_id)).text == "stop"
+        assert (await api.mesh.get(Tasks).outcome(task_id)).text == "stop"
         assert (await api.get("/inbox"))["items"] == []
         assert len(fake.calls) == 2
 
@@ -86,7 +89,7 @@ async def test_a_change_that_no_event_told_of_counts_after_the_ttl(
         await api.mesh.database.write(table.replace, row, moved)
         await called(fake, "west")
         fake.replies.append({"content": "stop"})
-        await api.mesh.outcome(task_id)
+        await api.mesh.get(Tasks).outcome(task_id)
 
 
 async def test_without_an_active_configuration_the_built_in_model_answers(tmp_path: Path) -> None:
@@ -97,7 +100,7 @@ async def test_without_an_active_configuration_the_built_in_model_answers(tmp_pa
             "mistral:7b-instruct",
             False,
         )
-        assert api.mesh.model.name.startswith("offline")
+        assert api.mesh.get(Model).name.startswith("offline")
 
 
 async def test_the_default_decides_for_agents_without_their_own(tmp_path: Path, fake: FakeProvider) -> None:
@@ -113,7 +116,7 @@ async def test_the_default_decides_for_agents_without_their_own(tmp_path: Path, 
         assert (await change(api, "PUT", "/asker", {"is_active": False}))[0] == 200
         await called(fake, "default", len(fake.calls_of("default")) + 2)
         fake.replies.append({"content": "stop"})
-        await api.mesh.outcome(task_id)
+        await api.mesh.get(Tasks).outcome(task_id)
         assert all(
             "Authorization" not in c.headers or KEY not in str(c.headers) for c in fake.calls_of("default")
         )
@@ -168,7 +171,7 @@ async def test_a_key_leaves_by_llm_alone(
         task_id = await api.submit(agent_id="asker", text="Begin.")
         await called(fake, "east")
         fake.replies.append({"content": "stop"})
-        await api.mesh.outcome(task_id)
+        await api.mesh.get(Tasks).outcome(task_id)
         shown += [await change(api, "GET", ""), await change(api, "GET", "/asker")]
         status, llm = await change(api, "GET", "/asker/llm")
         assert (status, llm["llm_api_key"], llm["source"]) == (200, KEY, "agent")
@@ -193,7 +196,7 @@ async def test_a_key_leaves_by_llm_alone(
 
 async def test_tenants_have_their_own_configurations(tmp_path: Path, fake: FakeProvider) -> None:
     async with mesh_of(tmp_path) as api:
-        key = (await api.mesh.keys.create("asker", tenant_id="acme")).key
+        key = (await api.mesh.get(Keys).create("asker", tenant_id="acme")).key
         as_acme = {"Authorization": f"Bearer {key}"}
         assert (await change(api, "POST", "", config(fake.at("default"))))[0] == 201
         for method, path in [("POST", ""), ("PUT", "/asker"), ("DELETE", "/asker"), ("GET", "/asker/llm")]:
@@ -206,7 +209,7 @@ async def test_tenants_have_their_own_configurations(tmp_path: Path, fake: FakeP
         body = {"agent_id": "asker", "payload": {"text": "Begin."}}
         status, receipt = await api.call("POST", "/tasks", json=body, headers=as_acme)
         assert status == 202
-        assert (await api.mesh.outcome(receipt["task_id"], "acme")).status == "succeeded"
+        assert (await api.mesh.get(Tasks).outcome(receipt["task_id"], "acme")).status == "succeeded"
         assert not fake.calls
 
 
@@ -240,7 +243,7 @@ async def test_subscribers_get_each_configuration_without_its_key(tmp_path: Path
         assert heard[1]["config"] == {name: shown[1][name] for name in shown[1].keys() - {"problem"}}
         assert (heard[1]["config"]["llm_model"], heard[2]["config"]) == ("larger", None)
         assert KEY not in json.dumps(heard)
-        key = (await api.mesh.keys.create("boss", tenant_id="acme", roles=("admin",))).key
+        key = (await api.mesh.get(Keys).create("boss", tenant_id="acme", roles=("admin",))).key
         as_acme = {"Authorization": f"Bearer {key}"}
         async with api.session.ws_connect("/ws", headers=as_acme) as other:
             await other.send_json(SUBSCRIBE)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from meshwright import Agent
+from meshwright import Agent, Tasks
 from meshwright.core.access import Role
 from meshwright.core.errors import StoreFailed
 from meshwright.core.messages import Caller, Event, TaskRequest
@@ -23,6 +23,7 @@ from meshwright.edges.mqtt.outgoing import TASK_VERBS
 from meshwright.events.audit import RECORDED
 from meshwright.events.filter import EventFilter
 from meshwright.events.verify import verify
+from meshwright.ledger.keys import Keys
 from tests.integration.test_http_roles import PUBLIC, Asker, Giver, all_routes
 from tests.support.fake_chats import WHSEC, standard_headers
 from tests.support.http_mesh import Api, http_mesh
@@ -142,14 +143,14 @@ async def audited(folder: Path, *agents: type[Agent], **settings: Any) -> AsyncI
     async with http_mesh(
         folder, Asker, *agents, admin_token=TOKEN, data_dir=folder / "data", **options
     ) as api:
-        made = await api.mesh.keys.create("ada", tenant_id="*", roles=tuple(Role))
+        made = await api.mesh.get(Keys).create("ada", tenant_id="*", roles=tuple(Role))
         world = World(token=made.key, ada=made.key_id, job="job", echo="echo")
         for number in (1, 2):
-            world[f"key_{number}"] = (await api.mesh.keys.create("echo")).key_id
+            world[f"key_{number}"] = (await api.mesh.get(Keys).create("echo")).key_id
             await asked(api, world, number)
         world["ended"] = await asked(api, world, 3)
-        await api.mesh.answer(world["ended"], world["wait_3"], "yes")
-        await api.mesh.outcome(world["ended"])
+        await api.mesh.get(Tasks).answer(world["ended"], world["wait_3"], "yes")
+        await api.mesh.get(Tasks).outcome(world["ended"])
         schedule = {"id": "job", "cron": "0 7 * * *", "task": TASK}
         config = {
             "agent_id": "echo",
@@ -179,7 +180,7 @@ async def waiting(api: Api, task_id: str, tenant_id: str = "default") -> str:
         wanted = EventFilter(event_type="task.waiting", task_id=task_id, after_seq=0)
         async for _ in api.mesh.log.tail(wanted):
             break
-    return (await api.mesh.task(task_id, tenant_id)).waits[0].wait_id
+    return (await api.mesh.get(Tasks).task(task_id, tenant_id)).waits[0].wait_id
 
 
 async def send(api: Api, world: World, name: str, change: Change) -> tuple[int, dict[str, Any]]:
@@ -257,10 +258,10 @@ async def test_every_change_is_recorded_and_refused_where_it_cannot_be(tmp_path:
 
 async def test_who_reads_contents_is_recorded_and_refused_where_it_cannot_be(tmp_path: Path) -> None:
     async with audited(tmp_path, Giver) as (api, world):
-        reader = await api.mesh.keys.create("reader", roles=tuple(Role))
+        reader = await api.mesh.get(Keys).create("reader", roles=tuple(Role))
         names = {"path": "1", "number": "1", "agent_id": "echo"}
-        world["given"] = (await api.mesh.submit(TaskRequest(agent_id="giver"))).task_id
-        await api.mesh.outcome(world["given"])
+        world["given"] = (await api.mesh.get(Tasks).submit(TaskRequest(agent_id="giver"))).task_id
+        await api.mesh.get(Tasks).outcome(world["given"])
         for path, subject in READS.items():
             headers, last = {"Authorization": f"Bearer {reader.key}"}, await api.mesh.log.last_seq()
             below = {"params": {"contents": "true"}} if path.endswith("/steps") else {}
@@ -276,13 +277,13 @@ async def test_who_reads_contents_is_recorded_and_refused_where_it_cannot_be(tmp
                 found = await trail(api, last)
                 assert len(found) == (not refused), path
             assert recorded(found)[0][::2] == ("reader", world.fill(subject)), path
-            reader = await api.mesh.keys.create("reader", roles=tuple(Role))  # who has read nothing yet
+            reader = await api.mesh.get(Keys).create("reader", roles=tuple(Role))  # who has read nothing yet
 
 
 async def test_roles_and_keys_that_are_misused_are_recorded(tmp_path: Path) -> None:
     async with audited(tmp_path) as (api, world):
-        viewer = await api.mesh.keys.create("viewer", roles=(Role.VIEWER,))
-        await api.mesh.keys.revoke(world["key_1"])
+        viewer = await api.mesh.get(Keys).create("viewer", roles=(Role.VIEWER,))
+        await api.mesh.get(Keys).revoke(world["key_1"])
         last = await api.mesh.log.last_seq()
         headers = {"Authorization": f"Bearer {viewer.key}"}
         for method, path in (
@@ -315,7 +316,7 @@ async def test_a_chat_answers_and_is_refused_like_every_caller(tmp_path: Path) -
             refuse_audit(api, patch)
             assert (await say(api, "m-2", "green", "boss"))[0] == 503
         task_id = first[1]["accepted"][0]["task_id"]
-        assert (await api.mesh.task(task_id)).status == "waiting"
+        assert (await api.mesh.get(Tasks).task(task_id)).status == "waiting"
         last = await api.mesh.log.last_seq()
         assert (await say(api, "m-2", "green", "boss"))[1]["accepted"][0]["task_id"] == task_id
         assert recorded(await trail(api, last)) == [
@@ -367,7 +368,7 @@ async def test_every_command_over_mqtt_is_recorded_or_refused(tmp_path: Path) ->
     ):
         await payloads_of(api.mesh, "edge.connected")
         for verb, (action, message) in {verb: told for verb, told in MQTT.items() if told}.items():
-            receipt = await api.mesh.submit(TaskRequest(agent_id="asker"), own)
+            receipt = await api.mesh.get(Tasks).submit(TaskRequest(agent_id="asker"), own)
             wait = await waiting(api, receipt.task_id, "acme")
             topic = f"mesh/acme/clients/{{}}/tasks/{receipt.task_id}/{verb}"
             last = await api.mesh.log.last_seq()
@@ -402,5 +403,5 @@ async def test_what_a_disk_does_not_take_of_the_audit_trail_does_not_happen(tmp_
     with closing(sqlite3.connect(tmp_path / "data" / "mesh.db")) as database, database:
         database.execute("DROP TRIGGER refuse")
     async with http_mesh(tmp_path, **options) as api:
-        assert await api.mesh.keys.list() == []
+        assert await api.mesh.get(Keys).list() == []
         assert verify(api.mesh.database).faults == []

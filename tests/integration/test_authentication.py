@@ -3,21 +3,19 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 
 import aiohttp
 import pytest
 
-from meshwright import Client, Mesh, build_mesh
+from meshwright import Client, Mesh, Tasks, build_mesh
+from meshwright.component import Component
 from meshwright.core.access import KEY_ROLES, Role
 from meshwright.core.messages import Caller
-from meshwright.edges.http.app import create_app
 from meshwright.edges.http.server import serving
-from meshwright.edges.mqtt.edge import MqttEdge
-from meshwright.edges.replies import Courier
 from meshwright.identity.auth import Credentials
 from meshwright.ledger.keys import Unauthenticated
+from meshwright.ledger.spending import Spending
 from tests.support.http_mesh import Api, Echo
 from tests.support.mqtt_broker import Mosquitto, ask, mosquitto
 from tests.support.settings import load_settings
@@ -25,6 +23,8 @@ from tests.support.settings import load_settings
 
 class Badges:
     """Lets in whoever shows a badge: `TENANT/NAME`, over HTTP as the token, over MQTT as the client."""
+
+    headers = ()
 
     async def authenticate(self, credentials: Credentials) -> Caller:
         if credentials.client is not None:
@@ -37,14 +37,20 @@ class Badges:
         return Caller(tenant_id=tenant_id, requested_by=name, roles=roles)
 
 
+class BadgesComponent(Component):
+    name = "badges"
+
+    def authenticator(self) -> Badges:
+        return Badges()
+
+
 @asynccontextmanager
 async def badge_mesh(folder: Path) -> AsyncIterator[Api]:
     settings = load_settings(folder, model="offline", durability="normal")
-    mesh = build_mesh(settings, project=folder, agents=[Echo])
-    make_app = partial(create_app, authenticator=Badges())
+    mesh = build_mesh(settings, project=folder, agents=[Echo], components=[BadgesComponent])
     async with (
         mesh,
-        serving(mesh, "127.0.0.1", 0, make_app) as server,
+        serving(mesh, "127.0.0.1", 0) as server,
         aiohttp.ClientSession(server.url, timeout=aiohttp.ClientTimeout(total=20)) as session,
         Client(server.url) as client,
     ):
@@ -83,7 +89,7 @@ async def test_a_caller_without_the_role_names_no_other_tenant_for_a_model_call(
         )
         assert (status, problem["field"]) == (403, "tenant_id")
         assert (await api.call("POST", "/complete", json=call, headers=shows("acme/ada")))[0] == 200
-        while not (costs := await api.mesh.costs("agent", tenant_id="acme")).items:
+        while not (costs := await api.mesh.get(Spending).costs("agent", tenant_id="acme")).items:
             await asyncio.sleep(0.01)  # a call is logged while its answer is on its way
     assert [line.key for line in costs.items] == ["ada"]
 
@@ -101,21 +107,12 @@ async def test_mqtt_takes_tenant_and_requester_from_the_authenticator(tmp_path: 
             reply="outcome",
         )
         assert outcome["success"]
-        assert (await mesh.task("t1", "factory")).requested_by == "device ada"
+        assert (await mesh.get(Tasks).task("t1", "factory")).requested_by == "device ada"
 
 
 @asynccontextmanager
 async def badge_edge(folder: Path, broker: Mosquitto) -> AsyncIterator[Mesh]:
-    """A mesh whose MQTT edge has an authenticator of its own."""
-    settings = partial(load_settings, folder, model="offline", durability="normal")
-    mesh = build_mesh(settings(), project=folder, agents=[Echo])
-    mesh.settings = settings(mqtt_url=broker.url)
-    edge = MqttEdge(mesh, Badges())
-    for kind, *_ in mesh.component(Courier).actors():
-        mesh.host.register(kind)
-    async with mesh:
-        await edge.start()
-        try:
-            yield mesh
-        finally:
-            await edge.stop()
+    """A mesh on MQTT with an authenticator of its own."""
+    settings = load_settings(folder, model="offline", durability="normal", mqtt_url=broker.url)
+    async with build_mesh(settings, project=folder, agents=[Echo], components=[BadgesComponent]) as mesh:
+        yield mesh

@@ -20,6 +20,8 @@ import pytest
 
 from meshwright.core.errors import HostError, StoreFailed, StoreLocked, StoreTooNew, StoreTooOld
 from meshwright.core.messages import TaskRequest
+from meshwright.orchestration.tasks import Tasks
+from meshwright.prompts import PromptSources
 from meshwright.sql.database import Session
 from meshwright.sql.sqlite import FILE_NAME, SqliteDatabase
 from tests.support.faults.fleet import Books
@@ -97,7 +99,7 @@ async def test_a_mesh_whose_disk_fails_says_so_to_those_who_wait_and_still_stops
         with pytest.raises(StoreFailed):
             await running.submit("echo")
         for name in ("one", "two", "three"):  # there is none of them, which the mesh would like to tell
-            running.mesh.prompts.get(name)
+            running.mesh.get(PromptSources).resolve(name)
             await passes_of_the_loop(100)
         assert not running.mesh.ready
         with pytest.raises(StoreFailed):
@@ -190,16 +192,16 @@ async def test_a_file_that_is_cut_short_under_a_running_mesh_makes_nobody_wait_f
     request = TaskRequest(agent_id="echo", payload={"text": "Hello"})
     async with up(tmp_path) as running:
         for number in range(100):
-            await running.mesh.submit(request, idempotency_key=str(number))
-        task_id = (await running.mesh.submit(request, idempotency_key="old")).task_id
+            await running.mesh.get(Tasks).submit(request, idempotency_key=str(number))
+        task_id = (await running.mesh.get(Tasks).submit(request, idempotency_key="old")).task_id
         await running.outcome(task_id)
     async with up(tmp_path) as running:
         os.truncate(tmp_path / "data" / FILE_NAME, 8192)
         with pytest.raises(StoreFailed, match=FILE_NAME):
-            await running.mesh.task(task_id)
+            await running.mesh.get(Tasks).task(task_id)
         with pytest.raises(StoreFailed, match=FILE_NAME):
             async with asyncio.timeout(PATIENCE_SECONDS):
-                await running.mesh.submit(request, idempotency_key="old")
+                await running.mesh.get(Tasks).submit(request, idempotency_key="old")
         assert not running.mesh.ready
 
 

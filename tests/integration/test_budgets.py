@@ -14,9 +14,11 @@ from typing import Any
 
 import aiohttp
 
-from meshwright import Agent, Capability, Mesh, build_mesh
+from meshwright import Agent, Capability, Mesh, Tasks, build_mesh
 from meshwright.core.messages import Usage
 from meshwright.edges.http.server import serving
+from meshwright.ledger.budgets import Budgets
+from meshwright.ledger.spending import Spending
 from meshwright.models.port import ModelReply
 from meshwright.testing import ScriptedModel
 from tests.support.fake_provider import FakeProvider
@@ -59,9 +61,9 @@ async def budgets(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 async def test_a_task_that_there_is_no_money_for_fails_and_says_so(tmp_path: Path) -> None:
     async with limited(tmp_path) as mesh:
-        first = await mesh.ask("clerk", "Do it.")
-        second = await mesh.ask("clerk", "Do it again.")
-        costs = await mesh.costs("agent")
+        first = await mesh.get(Tasks).ask("clerk", "Do it.")
+        second = await mesh.get(Tasks).ask("clerk", "Do it again.")
+        costs = await mesh.get(Spending).costs("agent")
     assert (first.success, first.cost_usd) == (True, Decimal("0.015"))
     assert second.error is not None
     assert (second.success, second.error.type, second.cost_usd) == (False, "BudgetExceeded", 0)
@@ -75,8 +77,8 @@ async def test_budgets_are_the_same_over_http_and_on_the_command_line(tmp_path: 
         serving(mesh, "127.0.0.1", 0) as server,
         aiohttp.ClientSession(server.url) as session,
     ):
-        await mesh.ask("clerk", "Do it.")
-        await mesh.budgets.settled()
+        await mesh.get(Tasks).ask("clerk", "Do it.")
+        await mesh.get(Budgets).settled()
         async with session.get("/budgets") as response:
             assert response.status == 200
             found = (await response.json())["items"]
@@ -95,9 +97,9 @@ async def test_budgets_are_the_same_over_http_and_on_the_command_line(tmp_path: 
 
 async def test_what_was_spent_is_remembered_by_a_mesh_that_starts_again(tmp_path: Path) -> None:
     async with limited(tmp_path) as mesh:
-        await mesh.ask("clerk", "Do it.")
+        await mesh.get(Tasks).ask("clerk", "Do it.")
     async with limited(tmp_path) as mesh:
-        views = await mesh.budget_views()
+        views = await mesh.get(Spending).budget_views()
         assert [(view.budget, view.spent_usd, view.reserved_usd) for view in views] == [
             ("all", Decimal("0.015"), 0),
             ("each", Decimal("0.015"), 0),
@@ -106,7 +108,7 @@ async def test_what_was_spent_is_remembered_by_a_mesh_that_starts_again(tmp_path
 
 async def test_without_a_budget_there_is_nothing_to_show(tmp_path: Path) -> None:
     async with limited(tmp_path, budgets=[]) as mesh:
-        await mesh.ask("clerk", "Do it.")
+        await mesh.get(Tasks).ask("clerk", "Do it.")
     told = await budgets("--data", str(tmp_path / ".mesh"))
     assert (told.stdout, told.returncode) == ("", 0)
     assert "mesh.toml declares them as [[ledger.budgets]]" in told.stderr
@@ -128,10 +130,12 @@ async def test_after_a_restart_fifty_small_calls_fit_a_budget_that_pays_for_them
         settings = load_settings(tmp_path, **known)
         async with build_mesh(settings, project=tmp_path, agents=[Crowd]) as mesh:
             for n in range(3):
-                assert (await mesh.ask("crowd", f"Small task {n}.")).success
+                assert (await mesh.get(Tasks).ask("crowd", f"Small task {n}.")).success
         fake.gate = asyncio.Barrier(50)  # none is answered before all are made
         async with build_mesh(settings, project=tmp_path, agents=[Crowd]) as mesh, asyncio.timeout(60):
-            outcomes = await asyncio.gather(*[mesh.ask("crowd", f"Small task {n}.") for n in range(50)])
-            [view] = await mesh.budget_views(None)
+            outcomes = await asyncio.gather(
+                *[mesh.get(Tasks).ask("crowd", f"Small task {n}.") for n in range(50)]
+            )
+            [view] = await mesh.get(Spending).budget_views(None)
     assert all(outcome.success for outcome in outcomes)
     assert (view.spent_usd, view.reserved_usd) == (53 * Decimal("0.0011"), 0)

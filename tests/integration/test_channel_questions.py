@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, Run, tool
+from meshwright import Agent, Capability, Run, Tasks, tool
 from meshwright.core import topics
 from meshwright.events.filter import EventFilter
+from meshwright.events.inbox import Inbox
 from meshwright.testing import ScriptedModel, tool_call
 from tests.support.chat_mesh import (
     PERSONA,
@@ -102,7 +103,7 @@ async def test_question_of_a_delegated_task_is_asked_and_answered_in_the_chat(tm
             [question] = await chats.until(1)
             _, answered = await say(api, "chat", "m-2", "green", sender="boss")
             posts = await chats.until(2)
-            asking = await api.mesh.task(answered["accepted"][0]["task_id"])
+            asking = await api.mesh.get(Tasks).task(answered["accepted"][0]["task_id"])
     root = accepted["accepted"][0]["task_id"]
     assert question["content"].startswith("Which colour?") and question["reply_to"] == "m-1"
     assert question["context"]["task_id"] == root == asking.parent_task_id
@@ -156,7 +157,7 @@ async def test_what_was_said_before_a_question_is_no_answer_when_it_comes_again(
             early = await say(api, "chat", "m-0", "yes, paint it", sender="boss")
             await chats.until(1)
             assert await say(api, "chat", "m-0", "yes, paint it", sender="boss") == early
-            questions = (await api.mesh.inbox.page("default")).items
+            questions = (await api.mesh.get(Inbox).page("default")).items
     assert [question.task_id for question in questions] == [early[1]["accepted"][0]["task_id"]]
 
 
@@ -167,8 +168,8 @@ async def test_chat_is_told_that_a_person_was_asked_who_is_not_there(tmp_path: P
     ):
         _, accepted = await say(api, "chat", "m-1", "paint it")
         await chats.until(1)
-        [question] = (await api.mesh.inbox.page("default")).items
-        await api.mesh.answer(accepted["accepted"][0]["task_id"], question.wait_id, "blue")
+        [question] = (await api.mesh.get(Inbox).page("default")).items
+        await api.mesh.get(Tasks).answer(accepted["accepted"][0]["task_id"], question.wait_id, "blue")
         posts = await chats.until(2)
     assert [post["content"] for post in posts] == [
         "I have asked a colleague. The answer comes here.",

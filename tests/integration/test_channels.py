@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from meshwright import build_mesh, load_settings
+from meshwright import Tasks, build_mesh, load_settings
 from meshwright.core.encoding import encode
 from meshwright.core.errors import ConfigError
 from meshwright.edges.channels.component import channels_of
 from meshwright.edges.channels.sender import ChannelSender
 from meshwright.edges.replies import Courier
 from meshwright.events.filter import EventFilter
+from meshwright.prompts import PromptSources
 from meshwright.work.protocol import TaskKey
 from tests.support.chat_mesh import (
     PERSONA,
@@ -46,9 +47,9 @@ async def test_message_is_answered_once_where_it_came_from(tmp_path: Path) -> No
             accepted["thread_id"]
         )
         reply, second = await chats.until(2)
-        task = await api.mesh.task(accepted["task_id"], "acme")
+        task = await api.mesh.get(Tasks).task(accepted["task_id"], "acme")
         with pytest.raises(Exception, match="no task"):
-            await api.mesh.task(accepted["task_id"])
+            await api.mesh.get(Tasks).task(accepted["task_id"])
     shape = {"id", "tenant_id", "channel", "channel_metadata", "sender", "content", "timestamp", "thread_id"}
     assert reply.keys() == shape | {"reply_to", "context"}
     known = {"tenant_id": "acme", "channel": "http", "sender": "echo", "content": "you said: hello"}
@@ -109,9 +110,9 @@ async def test_persona_has_its_prompt_and_is_of_its_tenant_alone(tmp_path: Path)
         async with channels(tmp_path, chat=given) as api:
             await say(api, "chat", "m-1", "hello")
             [reply] = await chats.until(1)
-            prompt = api.mesh.prompts.get("channel-chat")
+            prompt = api.mesh.get(PromptSources).resolve("channel-chat")
             other = await api.submit(agent_id="channel-chat", text="hello")
-            outcome = await api.mesh.outcome(other)
+            outcome = await api.mesh.get(Tasks).outcome(other)
     system = prompt.render_from({"agent_name": "channel-chat", "task": "", "context": "memories"})
     assert system.startswith("You know Acme's catalogue.\n\nYour name is Mira. Your role is support at Acme.")
     for part in ("professional and warm", "whether you are an AI, you say so honestly", "- money back"):
@@ -190,10 +191,10 @@ async def test_process_that_takes_over_posts_no_reply_again(tmp_path: Path) -> N
         others = channels_of(api.mesh.settings.channels)
         other = ChannelSender(api.mesh, others)
         [accepted] = (await slack(api, mention()))[1]["accepted"]
-        outcome = await api.mesh.outcome(accepted["task_id"])
+        outcome = await api.mesh.get(Tasks).outcome(accepted["task_id"])
         await chats.until(1)
         task = TaskKey("default", accepted["task_id"])
-        [address] = await api.mesh.component(Courier).asked(other.scheme, task)
+        [address] = await api.mesh.get(Courier).asked(other.scheme, task)
         await other.send(address, encode(outcome))
         await others["chat"].chat.http.stop()
     assert len(chats.posts) == 1

@@ -12,6 +12,7 @@ import pytest
 from meshwright.cli.app import COMMANDS, mesh
 
 HEAVY = {
+    "importlib.metadata",
     "pydantic",
     "fastapi",
     "uvicorn",

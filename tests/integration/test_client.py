@@ -131,6 +131,25 @@ async def test_keys_are_managed_with_the_admin_token(mesh: Ready) -> None:
     assert await client.open_keys() == 0 and not await client.keys_required()
 
 
+async def test_what_parts_keep_is_changed_by_their_verbs(mesh: Ready) -> None:
+    client, _ = mesh
+    schedules = client.resource("schedules")
+    task = {"agent_id": "echo", "payload": {"text": "hi"}}
+    assert (await schedules.create(id="tick", every_seconds=3600, task=task))["status"] == "active"
+    assert (await schedules.put("tick", every_seconds=60, task=task))["every_seconds"] == 60
+    paused = await schedules.do("pause", "tick")
+    assert paused is not None and paused["status"] == "paused"
+    assert [found["id"] for found in await schedules.list()] == ["tick"]
+    with pytest.raises(InvalidInput, match="schedules have no verb 'stop'"):
+        await schedules.do("stop", "tick")
+    await schedules.delete("tick")
+    with pytest.raises(NotFound):
+        await schedules.get("tick")
+    with pytest.raises(NotFound, match="No part of the mesh keeps 'pages'") as error:
+        client.resource("pages")
+    assert "agent_configs" in (error.value.remedy or "")
+
+
 async def test_long_lists_are_read_page_by_page(mesh: Ready, monkeypatch: pytest.MonkeyPatch) -> None:
     client, _ = mesh
     task_ids = [(await client.ask(str(number), agent_id="echo")).task_id for number in range(3)]

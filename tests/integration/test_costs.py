@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from meshwright import Agent, Capability, Mesh, build_mesh
+from meshwright import Agent, Capability, Mesh, Tasks, build_mesh
 from meshwright.core.messages import Task, Usage
 from meshwright.edges.http.server import serving
 from meshwright.models.port import ModelReply
@@ -52,7 +52,7 @@ async def spent(folder: Path, tags: tuple[str, ...] = ()) -> AsyncIterator[Mesh]
     mesh = build_mesh(settings, project=folder, agents=[Tagged], model=ScriptedModel(*replies))
     async with mesh:
         for _ in replies:
-            await mesh.ask("clerk", "Do it.")
+            await mesh.get(Tasks).ask("clerk", "Do it.")
         yield mesh
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from meshwright import build_mesh
+from meshwright import Tasks, build_mesh
 from meshwright.cli.app import mesh as cli
 from meshwright.events.filter import EventFilter
 from meshwright.events.tasks import TaskSubject
 from meshwright.events.verify import verify
 from meshwright.mesh import Mesh
 from meshwright.models.offline import OfflineModel
+from meshwright.run.erasure import Eraser
 from meshwright.stack.machine import Ports
 from meshwright.stack.services import Backends
 from tests.contract.test_erasure import ADMIN, ANN, BOB, OTHER, SECRET, Helper, Writer, finished, holding
@@ -65,14 +66,14 @@ async def test_nothing_of_a_requester_is_left_in_store_and_database(
     other = await finished(mesh, BOB, f"{OTHER} two", thread_id="t1")
     assert holding(own_services.folder, SECRET), "Redis has it"
 
-    erased = await mesh.erase(ADMIN, TaskSubject(requested_by="ann"))
+    erased = await mesh.get(Eraser).erase(ADMIN, TaskSubject(requested_by="ann"))
     assert erased.tasks == 2 and erased.events > 4
-    view = await mesh.task(mine)
+    view = await mesh.get(Tasks).task(mine)
     assert view.payload == {} and view.outcome is not None and view.outcome.result is None
-    assert SECRET not in str(await mesh.transcripts(mine))
+    assert SECRET not in str(await mesh.get(Tasks).transcripts(mine))
     events = await mesh.log.query(EventFilter(limit=1000))
     assert SECRET not in str([event.encode() for event in events])
-    assert (await mesh.task(other)).payload == {"text": f"{OTHER} two"}
+    assert (await mesh.get(Tasks).task(other)).payload == {"text": f"{OTHER} two"}
     found = verify(mesh.database)
     assert found.faults == [] and found.erased == erased.events
     if database is None:  # the log of a mesh on Dapr is in a folder of its front

@@ -20,6 +20,7 @@ from meshwright.core.messages import Event
 from meshwright.events.filter import EventFilter
 from meshwright.kernel.envelope import ActorRef
 from meshwright.ledger.balance import Balance
+from meshwright.orchestration.tasks import Tasks
 from tests.support.faults import controls
 from tests.support.faults.evidence import gather
 from tests.support.faults.failpoints import Failpoints
@@ -178,10 +179,10 @@ async def test_a_tool_that_may_have_run_waits_for_a_person_who_says_what_came_of
         )
         assert waiting.payload["subject"]["kind"] == "tool charge"
         assert waiting.payload["subject"]["request"] == {"arguments": '{"word": "charge 1"}'}
-        assert (await mesh.task(task_id)).status == "waiting"
+        assert (await mesh.get(Tasks).task(task_id)).status == "waiting"
         answer = {"approve": False, "reason": "it was charged: receipt 17"}
-        await mesh.answer(task_id, waiting.payload["key"], answer)
-        outcome = await mesh.outcome(task_id)
+        await mesh.get(Tasks).answer(task_id, waiting.payload["key"], answer)
+        outcome = await mesh.get(Tasks).outcome(task_id)
     assert (outcome.status, outcome.text) == ("succeeded", "answered: it was charged: receipt 17")
     assert len(Books(tmp_path).effects.read()) == effects
     assert complaints(await gather(tmp_path, kills=1)) == []

@@ -10,6 +10,8 @@ import pytest
 
 from meshwright import Agent, Capability, Client, Run
 from meshwright.core.errors import Forbidden, InvalidInput, NotFound
+from meshwright.ledger.budgets import Budgets
+from meshwright.ledger.keys import Keys
 from tests.support.fake_provider import FakeProvider
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.running_mesh import mesh
@@ -119,7 +121,7 @@ async def test_all_children_of_a_tree_go_on_once_its_root_is_raised(
     await admin.raise_budget("5", task_id=task_id)
     outcome = await api.client.outcome(task_id)
     assert (outcome.success, outcome.cost_usd, len(fake.calls)) == (True, 12 * EARNED, 12)
-    await api.mesh.budgets.settled()
+    await api.mesh.get(Budgets).settled()
     [account] = [view for view in await api.client.budgets() if view.key == task_id]
     assert (account.spent_usd, account.reserved_usd) == (12 * EARNED, 0)
 
@@ -276,7 +278,7 @@ async def test_what_is_not_there_cannot_be_raised_or_removed(api: Api, admin: Cl
 
 
 async def test_a_key_sets_no_allowance_and_raises_no_budget(api: Api, admin: Client) -> None:
-    key = await api.mesh.keys.create("clerk")
+    key = await api.mesh.get(Keys).create("clerk")
     async with Client(api.url, api_key=key.key) as holder:
         with pytest.raises(Forbidden, match="role operator may PUT /allowances"):
             await holder.allow("clerk", "5/day")

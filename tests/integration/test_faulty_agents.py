@@ -12,6 +12,7 @@ from meshwright.core.capability import Capability
 from meshwright.core.errors import DelegationFailed, HostError, MailboxFull
 from meshwright.core.messages import Event, TaskRequest, new_id
 from meshwright.events.filter import EventFilter
+from meshwright.orchestration.tasks import Tasks
 from meshwright.run import Run
 from tests.support.faults.oracle import complaints
 from tests.support.sqlite_mesh import evidence_of, up
@@ -75,10 +76,10 @@ class Sleeper(Agent):
 async def test_an_agent_that_hangs_runs_into_its_timeout_and_another_takes_over(tmp_path: Path) -> None:
     async with up(tmp_path, Sleeper) as running:
         request = TaskRequest(capability="echoing", payload={"text": "Hello"}, timeout=1.5)
-        task_id = (await running.mesh.submit(request)).task_id
+        task_id = (await running.mesh.get(Tasks).submit(request)).task_id
         outcome = await running.outcome(task_id)
         assert (outcome.status, outcome.text) == ("succeeded", "you said: Hello")
-        first, second = (await running.mesh.task(task_id)).attempts
+        first, second = (await running.mesh.get(Tasks).task(task_id)).attempts
         assert (first.agent_id, second.agent_id) == ("sleeper", "echo")
         assert first.error is not None and first.error.type == "TaskTimeout"
         assert (await running.ask("sleeper", "wake up")).success, "its slot was not given back"
@@ -231,13 +232,13 @@ async def test_queued_running_and_waiting_tasks_can_be_cancelled(tmp_path: Path)
         child = (await running.event("task.waiting", waits)).payload["child_task_id"]
 
         for task_id in (queued, waits, works):
-            await running.mesh.cancel(task_id)
+            await running.mesh.get(Tasks).cancel(task_id)
             assert (await running.outcome(task_id)).status == "cancelled"
         assert (await running.outcome(child)).status == "cancelled"
         running.gate.set()
         assert (await running.outcome(behind)).status == "succeeded"
         assert "task.started" not in await running.types(queued)
-        await running.mesh.cancel(behind)
+        await running.mesh.get(Tasks).cancel(behind)
         assert (await running.outcome(behind)).status == "succeeded", "an end is an end"
     assert complaints(await evidence_of(tmp_path)) == []
 
@@ -250,7 +251,7 @@ async def test_a_full_mailbox_refuses_clearly_and_keeps_what_it_took(tmp_path: P
     async with up(tmp_path) as running:
 
         async def submit() -> str:
-            return (await running.mesh.submit(request, idempotency_key="once")).task_id
+            return (await running.mesh.get(Tasks).submit(request, idempotency_key="once")).task_id
 
         # Some run at once, and take no place in the mailbox.
         answers = await asyncio.gather(*(submit() for _ in range(1200)), return_exceptions=True)

@@ -16,6 +16,7 @@ from meshwright.core.messages import Event, new_id
 from meshwright.core.topics import MESH, TASK_PROGRESS
 from meshwright.events.filter import EventFilter
 from meshwright.identity.facts import event_facts
+from meshwright.orchestration.tasks import Tasks
 from tests.support.event_logs import event, forge
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.running_mesh import mesh
@@ -151,10 +152,10 @@ async def test_malformed_events_break_no_reader(tmp_path: Path) -> None:
             status, answer = await api.call("GET", path)
             assert status == 200, (path, answer)
         assert api.mesh.log.stalled() == []
-        assert (await api.mesh.outcome(await finished_task(api, ADMIN, "echo", "again"))).success
+        assert (await api.mesh.get(Tasks).outcome(await finished_task(api, ADMIN, "echo", "again"))).success
         async for found in api.mesh.log.replay(EventFilter()):
             assert event_line(document(found))
-            event_facts(found)
+            event_facts(found, api.mesh.facts)
     data = str(tmp_path / ".mesh")
     for options in (["events", "--limit", "1000"], ["events", "--task", task_id], ["models"], ["status"]):
         done = await mesh(*options, "--data", data)

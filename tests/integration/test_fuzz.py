@@ -22,6 +22,8 @@ from paho.mqtt.properties import Properties
 from meshwright.core.access import ALL_ROLES
 from meshwright.core.messages import Caller, Event, TaskRequest
 from meshwright.kernel.runtime import Runtime
+from meshwright.ledger.keys import Keys
+from meshwright.orchestration.tasks import Tasks
 from meshwright.stores.dapr import DaprStore, Options
 from meshwright.stores.dapr.channels import make_channel
 from tests.support.event_logs import START, open_log
@@ -69,12 +71,12 @@ def request_of(
 
 async def test_http(tmp_path: Path, chance: random.Random, no_errors: None) -> None:
     async with http_mesh(tmp_path, require_keys=True) as api:
-        made = await api.mesh.keys.create("caller", roles=ALL_ROLES)
-        await api.mesh.keys.create(CANARY, tenant_id="acme")
+        made = await api.mesh.get(Keys).create("caller", roles=ALL_ROLES)
+        await api.mesh.get(Keys).create(CANARY, tenant_id="acme")
         of_others = Caller(tenant_id="acme", requested_by=CANARY)
         request = TaskRequest(agent_id="echo", task_id="t-1", payload={"text": CANARY}, thread_id="t-1")
-        await api.mesh.submit(request, of_others)
-        await api.mesh.outcome("t-1", "acme")
+        await api.mesh.get(Tasks).submit(request, of_others)
+        await api.mesh.get(Tasks).outcome("t-1", "acme")
         known, auth = made.key.encode(), {"Authorization": f"Bearer {made.key}"}
         _, document = await api.call("GET", "/openapi.json")
         operations = [
@@ -178,7 +180,7 @@ async def still_works(api: Api, headers: dict[str, str], number: int = 0) -> Non
     task = {"agent_id": "echo", "payload": {"text": f"still there, {number}?"}}
     status, receipt = await api.call("POST", "/tasks", json=task, headers=headers)
     assert status == 202
-    assert (await api.mesh.outcome(receipt["task_id"])).text == f"you said: still there, {number}?"
+    assert (await api.mesh.get(Tasks).outcome(receipt["task_id"])).text == f"you said: still there, {number}?"
 
 
 # MQTT

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from meshwright.orchestration.tasks import Tasks
 from tests.support.fake_chats import (
     SLACK_SECRET,
     WHATSAPP_SECRET,
@@ -160,7 +161,7 @@ async def test_signed_messages(tmp_path: Path, chance: random.Random, no_errors:
             received = await api.get("/events", event_type="webhook.received")
             assert received["items"], "none was taken at all"
             task_id = await api.submit(agent_id="echo", payload={"text": "still there?"})
-            assert (await api.mesh.outcome(task_id)).text == "you said: still there?"
+            assert (await api.mesh.get(Tasks).outcome(task_id)).text == "you said: still there?"
 
 
 def mattermost_of(chance: random.Random) -> str:

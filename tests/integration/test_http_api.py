@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from meshwright.context.service import ContextClient
+from meshwright.orchestration.tasks import Tasks
 from tests.support.http_mesh import TRACE_ID, Api, http_mesh
 
 
@@ -19,7 +21,7 @@ async def api(tmp_path: Path) -> AsyncIterator[Api]:
 async def test_events_are_found_by_each_of_their_fields(api):
     headers = {"traceparent": f"00-{TRACE_ID}-00f067aa0ba902b7-01", "Idempotency-Key": "key-1"}
     _, receipt = await api.call("POST", "/tasks", json={"agent_id": "echo"}, headers=headers)
-    await api.mesh.outcome(receipt["task_id"])
+    await api.mesh.get(Tasks).outcome(receipt["task_id"])
     api.gate.set()
     await api.finished(agent_id="gate")
     [accepted] = (await api.get("/events", task_id=receipt["task_id"], event_type="task.accepted"))["items"]
@@ -163,8 +165,8 @@ async def test_an_unknown_path_is_a_problem_too(api):
     assert (status, problem["detail"]) == (404, "GET /nowhere: not found")
 
 
-async def test_an_unexpected_error_tells_the_client_nothing_of_its_content(api, caplog):
-    api.mesh.context = None
+async def test_an_unexpected_error_tells_the_client_nothing_of_its_content(api, caplog, monkeypatch):
+    monkeypatch.setattr(api.mesh.get(ContextClient), "compress", None)
     request = {"sender": "pm", "receiver": "a", "project_id": "p", "task_summary": "a secret"}
     status, problem = await api.call("POST", "/compress", json=request)
     assert (status, problem["code"]) == (500, "InternalError")

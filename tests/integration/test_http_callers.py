@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, Run
+from meshwright import Agent, Capability, Run, Tasks
 from meshwright.core.topics import MESH
 from meshwright.edges.http.app import create_app
-from meshwright.ledger.keys import NewKey
+from meshwright.ledger.keys import Keys, NewKey
 from meshwright.models.port import ModelReply
 from meshwright.testing import ScriptedModel
 from tests.support.http_mesh import Api, http_mesh
@@ -52,8 +52,8 @@ def routes(api: Api) -> list[tuple[str, str]]:
 
 
 async def test_every_route_but_health_needs_a_key_once_there_is_one(api: Api, tmp_path: Path) -> None:
-    key = await api.mesh.keys.create("helper")
-    await api.mesh.keys.revoke(key.key_id)
+    key = await api.mesh.get(Keys).create("helper")
+    await api.mesh.get(Keys).revoke(key.key_id)
     wrong = {"Authorization": "Bearer mesh-admin-" + "x" * 43}
     for method, path in routes(api):
         for headers in ({}, shows(key), wrong, {"X-Forwarded-For": "1.1.1.1"}):
@@ -69,11 +69,11 @@ async def test_the_address_of_a_caller_grants_no_administration(api: Api) -> Non
         for headers in ({}, {"Host": "127.0.0.1"}, {"Authorization": "Bearer guess"}):
             assert (await api.call(method, path, json=wanted, headers=headers))[0] == 401
     assert (await api.call("POST", "/keys", data="{nope"))[0] == 401
-    key = await api.mesh.keys.create("echo")
+    key = await api.mesh.get(Keys).create("echo")
     assert (await api.call("POST", "/keys", json=wanted, headers=shows(key)))[0] == 403
     assert (await api.call("POST", "/keys", data="{nope", headers=shows(key)))[0] == 403
     assert (await api.call("POST", "/keys/open", headers=shows(key)))[0] == 403
-    assert [each.key_id for each in await api.mesh.keys.list()] == [key.key_id]
+    assert [each.key_id for each in await api.mesh.get(Keys).list()] == [key.key_id]
 
 
 async def test_the_admin_token_manages_keys_and_opens_the_mesh_again(api: Api) -> None:
@@ -118,18 +118,18 @@ async def test_the_admin_token_manages_keys_and_opens_the_mesh_again(api: Api) -
 async def test_the_settings_decide_over_the_data(tmp_path: Path) -> None:
     async with http_mesh(tmp_path, admin_token=TOKEN, require_keys=True) as api:
         assert (await api.call("GET", "/tasks"))[0] == 401
-        await api.mesh.keys.create("echo")
-        await api.mesh.keys.open()
+        await api.mesh.get(Keys).create("echo")
+        await api.mesh.get(Keys).open()
         assert (await api.call("GET", "/tasks"))[0] == 401
         assert (await api.call("GET", "/tasks", headers=ADMIN))[0] == 200
-        await api.mesh.keys.create("echo")
+        await api.mesh.get(Keys).create("echo")
     async with http_mesh(tmp_path, require_keys=False) as api:
         assert (await api.call("GET", "/tasks", headers={"Via": "proxy"}))[0] == 200
 
 
 async def test_a_keys_holder_acts_for_the_keys_tenant_on_every_route(api: Api) -> None:
-    ours = await api.mesh.keys.create("helper", tenant_id="acme")
-    theirs = await api.mesh.keys.create("helper", tenant_id="other")
+    ours = await api.mesh.get(Keys).create("helper", tenant_id="acme")
+    theirs = await api.mesh.get(Keys).create("helper", tenant_id="other")
     status, receipt = await api.call("POST", "/tasks", json={"agent_id": "gate"}, headers=shows(ours))
     assert status == 202
     path = f"/tasks/{receipt['task_id']}"
@@ -150,7 +150,7 @@ async def test_a_keys_holder_acts_for_the_keys_tenant_on_every_route(api: Api) -
 
 async def test_the_admin_acts_for_the_default_tenant(api: Api) -> None:
     _, receipt = await api.call("POST", "/tasks", json={"agent_id": "echo"}, headers=ADMIN)
-    view = await api.mesh.task(receipt["task_id"])
+    view = await api.mesh.get(Tasks).task(receipt["task_id"])
     assert (view.tenant_id, view.requested_by) == ("default", "admin")
 
 
@@ -158,12 +158,12 @@ async def test_a_task_is_charged_to_the_budget_of_its_callers_key(tmp_path: Path
     replies = [ModelReply(content="Hello!", model="m", cost_usd=Decimal("0.08")) for _ in range(9)]
     model = ScriptedModel(*replies)
     async with service(tmp_path, answering=model, agents=[Asker], default_price=PRICE) as there:
-        made = await there.mesh.keys.create("somebody", tenant_id="acme", budget="0.10/day")
+        made = await there.mesh.get(Keys).create("somebody", tenant_id="acme", budget="0.10/day")
         wanted = {"model": "fast", "messages": HELLO}
         assert (await there.post("/tasks", {"agent_id": "asker"}))[0] == 401
         status, receipt = await there.post("/tasks", {"agent_id": "asker"}, **shows(made))
         assert status == 202
-        assert (await there.mesh.outcome(receipt["task_id"], "acme")).success
+        assert (await there.mesh.get(Tasks).outcome(receipt["task_id"], "acme")).success
         status, problem = await there.post("/complete", wanted, **shows(made))
         assert (status, problem["code"]) == (402, "BudgetExceeded")
         assert problem["budget"] == f"key-{made.key_id.lower()}"
@@ -176,8 +176,8 @@ async def test_costs_and_budgets_are_a_tenants_own_and_the_admin_sees_all(tmp_pa
     ) as there:
         wanted = {"model": "fast", "messages": HELLO}
         await there.post("/complete", wanted)
-        ours = await there.mesh.keys.create("helper", tenant_id="acme", budget="1/day")
-        theirs = await there.mesh.keys.create("helper", tenant_id="other", budget="1/day")
+        ours = await there.mesh.get(Keys).create("helper", tenant_id="acme", budget="1/day")
+        theirs = await there.mesh.get(Keys).create("helper", tenant_id="other", budget="1/day")
         for key, calls in ((ours, 3), (theirs, 2)):
             for _ in range(calls):
                 assert (await there.post("/complete", wanted, **shows(key)))[0] == 200

@@ -21,7 +21,7 @@ from meshwright.client.transports import MeshUnreachable
 from meshwright.core.errors import ConfigError
 from meshwright.edges.http.server import listen, local_socket, serve
 from meshwright.edges.tls import RELOADED, Certificate
-from meshwright.identity.auth import Credentials, KeyAuthenticator, Unauthenticated
+from meshwright.identity.auth import Authenticators, Credentials, Unauthenticated
 from meshwright.sql.folder import SOCKET_NAME, write_private
 from tests.support.http_mesh import http_mesh
 from tests.support.running_mesh import MESH, mesh, mesh_up
@@ -201,11 +201,11 @@ async def test_the_socket_lets_its_own_user_in_and_no_key_is_needed(tmp_path: Pa
 
 async def test_another_user_at_the_socket_is_no_administrator(tmp_path: Path) -> None:
     async with http_mesh(tmp_path, require_keys=True) as api:
-        authenticator = KeyAuthenticator(api.mesh.keys, api.mesh.settings)
+        authenticators = api.mesh.get(Authenticators)
         for uid in (os.geteuid(), 0):
-            assert (await authenticator.authenticate(Credentials(peer_uid=uid))).all_tenants
+            assert (await authenticators.authenticate(Credentials(peer_uid=uid))).all_tenants
         with pytest.raises(Unauthenticated):
-            await authenticator.authenticate(Credentials(peer_uid=65_534, is_local=True))
+            await authenticators.authenticate(Credentials(peer_uid=65_534, is_local=True))
 
 
 def test_a_socket_of_a_killed_mesh_is_replaced_and_a_file_is_not(tmp_path: Path) -> None:

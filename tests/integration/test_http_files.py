@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from meshwright import Agent, Capability, File, Run
+from meshwright import Agent, Capability, File, Run, Tasks
 from tests.support.http_mesh import http_mesh
 
 SCRIPT = b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'><script>alert(1)</script></svg>"
@@ -30,7 +30,7 @@ class Maker(Agent):
 async def test_files_are_saved_and_not_shown(tmp_path: Path) -> None:
     async with http_mesh(tmp_path, Maker) as api:
         task_id = await api.submit(agent_id="maker", payload={"text": "x"})
-        await api.mesh.outcome(task_id)
+        await api.mesh.get(Tasks).outcome(task_id)
         for number in range(1, len(FILES) + 1):
             async with api.session.get(f"/tasks/{task_id}/files/{number}") as response:
                 headers = response.headers

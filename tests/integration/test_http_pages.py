@@ -3,10 +3,17 @@
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import ClassVar
 from urllib.parse import urljoin, urlsplit
 
+import aiohttp
 import pytest
+from yarl import URL
 
+from meshwright import Component, Pages
+from meshwright.core.errors import ConfigError
+from meshwright.edges.http.app import create_app
+from meshwright.edges.http.server import serving
 from tests.support.http_mesh import http_mesh
 
 SHIELDS = {
@@ -85,3 +92,41 @@ async def test_an_upgrade_that_cannot_be_is_answered_without_a_warning(
     async with http_mesh(tmp_path) as api, api.session.get("/healthz", headers=upgrade) as response:
         assert response.status == status
     assert not [record for record in caplog.records if record.name.startswith("uvicorn")]
+
+
+class Shelf(Component):
+    """A component with one folder of pages."""
+
+    name = "shelf"
+    path: ClassVar[str]
+    folder: ClassVar[Path]
+
+    def pages(self) -> list[Pages]:
+        return [Pages(self.path, self.folder, is_open=True)]
+
+
+async def test_pages_of_a_component_are_at_their_own_paths_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "static"
+    for name in ("index.html", "deep/data.bin", ".secret", "__init__.py"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    (tmp_path / "outside.txt").write_text("outside")
+    monkeypatch.setattr(Shelf, "folder", folder, raising=False)
+    monkeypatch.setattr(Shelf, "path", "/shelf", raising=False)
+    async with http_mesh(tmp_path) as api:
+        api.mesh.components.append(Shelf(api.mesh))
+        async with serving(api.mesh, "127.0.0.1", 0) as server, aiohttp.ClientSession(server.url) as session:
+            found = {}
+            for path in ("", "/deep/data.bin", "/.secret", "/__init__.py", "/..%2foutside.txt", "/deep"):
+                async with session.get(URL(f"{server.url}/shelf{path}", encoded=True)) as response:
+                    found[path] = (response.status, response.content_type)
+        for path in ("/docs", "shelf", "/she{lf}"):
+            monkeypatch.setattr(Shelf, "path", path)
+            with pytest.raises(ConfigError, match="pages"):
+                create_app(api.mesh)
+        api.mesh.components.pop()
+    assert found.pop("") == (200, "text/html")
+    assert found.pop("/deep/data.bin") == (200, "application/octet-stream")
+    assert {status for status, _ in found.values()} == {404}

@@ -18,6 +18,7 @@ from meshwright.edges.http.errors import RouterKind
 from meshwright.edges.http.routing import needs_of
 from meshwright.identity.auth import Forbidden, Unauthenticated
 from meshwright.identity.rules import require
+from meshwright.ledger.keys import Keys
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.tenants import SECRET, Asker, check_untouched, fill, finished_task, holder
 
@@ -122,7 +123,7 @@ async def test_no_route_shows_a_tenant_anything_of_another(api: Api, owner: str,
     described = list(operations(api))  # seconds of work: later, idle connections would reach their timeout
     owned = await fill(api, owner)
     ids, marks = owned.ids[:2], owned.marks
-    mine = await api.mesh.keys.create("spy", tenant_id=other, roles=(Role.ADMIN,))
+    mine = await api.mesh.get(Keys).create("spy", tenant_id=other, roles=(Role.ADMIN,))
     spy = {"Authorization": f"Bearer {mine.key}"}
     tried = 0
     for route, method, example in described:
@@ -168,7 +169,7 @@ async def test_a_caller_of_all_tenants_acts_for_the_tenant_that_it_names(api: Ap
 
 async def test_the_administrator_of_a_tenant_manages_its_keys_alone(api: Api) -> None:
     admin = await holder(api, "acme", Role.ADMIN)
-    other = await api.mesh.keys.create("echo", tenant_id="other")
+    other = await api.mesh.get(Keys).create("echo", tenant_id="other")
     status, made = await api.call("POST", "/keys", json={"agent_id": "echo"}, headers=admin)
     assert (status, made["tenant_id"], made["roles"]) == (201, "acme", ["submitter", "viewer", "contents"])
     for tenant_id in ("other", "*"):

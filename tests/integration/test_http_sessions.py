@@ -13,6 +13,7 @@ import pytest
 
 from meshwright import Client
 from meshwright.identity.auth import Unauthenticated
+from meshwright.ledger.keys import Keys
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
 from meshwright.sql.folder import SOCKET_NAME
 from tests.support.fake_issuer import AUDIENCE, fake_issuer
@@ -76,7 +77,7 @@ async def connected(
 
 async def test_what_a_revoked_key_has_opened_ends_and_no_more(tmp_path: Path) -> None:
     async with http_mesh(tmp_path, admin_token=TOKEN) as api, AsyncExitStack() as stack:
-        ada, ben = [await api.mesh.keys.create(name, roles=["viewer"]) for name in ("ada", "ben")]
+        ada, ben = [await api.mesh.get(Keys).create(name, roles=["viewer"]) for name in ("ada", "ben")]
         of_ada, of_ben = [await stack.enter_async_context(connected(api.url, key.key)) for key in (ada, ben)]
         follower = await stack.enter_async_context(Client(api.url, ada.key))
         events = follower.stream(after_seq=0)
@@ -87,14 +88,16 @@ async def test_what_a_revoked_key_has_opened_ends_and_no_more(tmp_path: Path) ->
             async for _ in events:
                 pass
         assert await of_ben.is_open()
-        await api.mesh.keys.rotate(ben.key_id, grace="1s")  # the grace ends, and with it the old key
+        await api.mesh.get(Keys).rotate(ben.key_id, grace="1s")  # the grace ends, and with it the old key
         assert "expired at" in await of_ben.reason()
 
 
 async def test_event_streams_and_websockets_of_a_caller_and_a_tenant_are_limited(tmp_path: Path) -> None:
     limits = {"http": {"max_streams": 2}, "tenants": {"max_streams": 3}}
     async with http_mesh(tmp_path, admin_token=TOKEN, **limits) as api, AsyncExitStack() as stack:
-        ada, ben, eve = [await api.mesh.keys.create(name, roles=["viewer"]) for name in ("ada", "ben", "eve")]
+        ada, ben, eve = [
+            await api.mesh.get(Keys).create(name, roles=["viewer"]) for name in ("ada", "ben", "eve")
+        ]
 
         async def refused(token: str) -> str:
             async with api.session.get("/events/stream", headers=shows(token)) as response:
@@ -133,12 +136,12 @@ class Unending:
 
 async def test_a_running_answer_of_a_model_ends_with_its_key(tmp_path: Path) -> None:
     async with service(tmp_path, answering=Unending()) as api:
-        key = await api.mesh.keys.create("ada", roles=["submitter"])
+        key = await api.mesh.get(Keys).create("ada", roles=["submitter"])
         stream = await api.client(key.key).chat.completions.create(
             model="default", messages=HELLO, stream=True
         )
         await anext(stream)
-        await api.mesh.keys.revoke(key.key_id)
+        await api.mesh.get(Keys).revoke(key.key_id)
         with pytest.raises(openai.APIError, match="was revoked"):
             async for _ in stream:
                 pass
@@ -155,9 +158,9 @@ async def test_a_key_that_another_worker_revokes_ends_its_connections(
         http_mesh(folders[0], database=postgres_url) as here,
         http_mesh(folders[1], database=postgres_url) as there,
     ):
-        key = await there.mesh.keys.create("simple-agent", roles=["viewer"])
+        key = await there.mesh.get(Keys).create("simple-agent", roles=["viewer"])
         async with connected(here.url, key.key) as connections:
-            await there.mesh.keys.revoke(key.key_id)
+            await there.mesh.get(Keys).revoke(key.key_id)
             assert await connections.reason() == f"Key {key.key_id} was revoked"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from meshwright import Client, build_mesh
+from meshwright import Client, Tasks, build_mesh
 from meshwright.edges.http.server import serving
 from meshwright.events.filter import EventFilter
 from tests.support.http_mesh import Api, http_mesh
@@ -201,7 +201,7 @@ async def test_a_client_that_goes_away_costs_the_answer_nothing(tmp_path):
         left.set()
         await no_more_readers(api, readers)
         opened.set()
-        outcome = await api.mesh.outcome(task_id)
+        outcome = await api.mesh.get(Tasks).outcome(task_id)
     assert outcome.text == BEGINNING + "more " * 100 + "end."
 
 

@@ -164,7 +164,7 @@ async def test_off_loopback_a_mesh_without_keys_does_not_start(tmp_path: Path) -
 async def test_where_keys_cannot_be_looked_up_nobody_is_let_in(tmp_path: Path) -> None:
     model = ScriptedModel("one")
     async with service(tmp_path, answering=model) as there:
-        made = await there.mesh.keys.create("helper")
+        made = await there.mesh.get(Keys).create("helper")
         await there.mesh.host.stop()
         for path in ("/complete", "/v1/chat/completions"):
             status, document = await there.post(path, ASKED, Authorization=f"Bearer {made.key}")

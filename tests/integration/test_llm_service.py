@@ -16,6 +16,8 @@ from meshwright.app import role_of
 from meshwright.core.errors import Draining, ModelError
 from meshwright.core.messages import Usage
 from meshwright.edges.http.app import create_llm_app
+from meshwright.ledger.keys import Keys
+from meshwright.ledger.spending import Spending
 from meshwright.models.errors import (
     AllProvidersDown,
     BudgetExceeded,
@@ -28,6 +30,7 @@ from meshwright.models.port import ModelReply
 from meshwright.testing import ScriptedModel, mesh_for
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.model_api import HELLO, Failing, Service, service
+from tests.support.settings import Settings
 
 PRICE = {"input": 1, "output": 30}  # dollars per million tokens: a call may cost three cents
 ROOT = Path(__file__).parents[2]
@@ -103,14 +106,14 @@ async def test_without_a_key_only_this_machine_is_let_in_and_only_while_there_is
         assert (await there.post("/complete", asked))[0] == 200
         for name in ("X-Forwarded-For", "Forwarded", "Via"):
             assert (await there.post("/complete", asked, **{name: "1.1.1.1"}))[0] == 401
-        made = await there.mesh.keys.create("helper")
+        made = await there.mesh.get(Keys).create("helper")
         assert (await there.post("/complete", asked))[0] == 401
         with pytest.raises(openai.AuthenticationError) as raised:
             async with there.client("none") as client:
                 await client.models.list()
         assert raised.value.code == "invalid_api_key"
         assert (await there.post("/complete", asked, Authorization=f"Bearer {made.key}"))[0] == 200
-        await there.mesh.keys.revoke(made.key_id)
+        await there.mesh.get(Keys).revoke(made.key_id)
         for shown in ({}, {"Authorization": f"Bearer {made.key}"}):
             assert (await there.post("/complete", asked, **shown))[0] == 401
 
@@ -118,7 +121,7 @@ async def test_without_a_key_only_this_machine_is_let_in_and_only_while_there_is
 async def test_a_key_says_whose_call_it_is(tmp_path: Path) -> None:
     model = ScriptedModel("one", "two")
     async with service(tmp_path, answering=model, default_price=PRICE) as there:
-        made = await there.mesh.keys.create("helper", tenant_id="acme", budget="5.00/day")
+        made = await there.mesh.get(Keys).create("helper", tenant_id="acme", budget="5.00/day")
         async with there.client(made.key) as client:
             create = partial(client.chat.completions.create, model="fast", messages=HELLO)
             await create(user="somebody-else")
@@ -142,8 +145,8 @@ async def test_a_key_spends_no_more_than_its_budget(tmp_path: Path) -> None:
     reply = ModelReply(content="Hello!", model="m", usage=used, cost_usd=Decimal("0.02"))
     model = ScriptedModel(*[reply] * 20)
     async with service(tmp_path, answering=model, default_price=PRICE) as there:
-        made = await there.mesh.keys.create("helper", budget="0.10/day")
-        free = await there.mesh.keys.create("helper")
+        made = await there.mesh.get(Keys).create("helper", budget="0.10/day")
+        free = await there.mesh.get(Keys).create("helper")
         async with there.client(made.key) as client:
             create = partial(client.chat.completions.create, model="fast", messages=HELLO, max_tokens=1024)
             calls = [create() for _ in range(10)]
@@ -159,7 +162,7 @@ async def test_a_key_spends_no_more_than_its_budget(tmp_path: Path) -> None:
 async def test_every_call_is_in_the_ledger_of_its_tenant_also_one_that_was_left(
     there: Service, fake: FakeProvider
 ) -> None:
-    made = await there.mesh.keys.create("helper", tenant_id="acme")
+    made = await there.mesh.get(Keys).create("helper", tenant_id="acme")
     fake.faults.append(Fault(kind="stall"))
     async with there.client(made.key) as client:
         stream = await client.chat.completions.create(model="fast", messages=HELLO, stream=True)
@@ -167,10 +170,10 @@ async def test_every_call_is_in_the_ledger_of_its_tenant_also_one_that_was_left(
         await stream.close()
         await fake.abandoned.wait()
         await client.chat.completions.create(model="fast", messages=HELLO)
-    while (costs := await there.mesh.costs("agent", tenant_id="acme")).total.calls < 2:
+    while (costs := await there.mesh.get(Spending).costs("agent", tenant_id="acme")).total.calls < 2:
         await asyncio.sleep(0.01)  # a call is logged while its answer is on its way
     assert [(cost.key, cost.calls, cost.failed) for cost in costs.items] == [("helper", 2, 1)]
-    assert (await there.mesh.costs("agent")).total.calls == 0
+    assert (await there.mesh.get(Spending).costs("agent")).total.calls == 0
 
 
 async def test_keys_are_made_listed_and_revoked_over_http(tmp_path: Path) -> None:
@@ -180,7 +183,7 @@ async def test_keys_are_made_listed_and_revoked_over_http(tmp_path: Path) -> Non
         wanted = {"agent_id": "llm-service", "tenant_id": "acme", "budget": "1/hour"}
         status, made = await there.post("/keys", wanted, **admin)
         assert (status, made["budget"]["limit_usd"], made["budget"]["window"]) == (201, "1", "hour")
-        assert (await there.mesh.keys.check(made["key"])).agent_id == "llm-service"
+        assert (await there.mesh.get(Keys).check(made["key"])).agent_id == "llm-service"
         async with there.session.get("/keys", headers=admin) as response:
             text = await response.text()
         assert made["key_id"] in text
@@ -205,7 +208,7 @@ async def test_the_worker_of_the_llm_service_serves_models_and_nothing_else(tmp_
 
 
 def test_the_app_llm_service_has_its_agent_and_no_other_part() -> None:
-    role = role_of("llm-service", ["simple-agent", "llm-service"])
+    role = role_of(Settings(), "llm-service", ["simple-agent", "llm-service"])
     assert (role.apps, role.is_front) == ({"llm-service"}, False)
 
 

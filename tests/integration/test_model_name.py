@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 
 from meshwright.app import build_mesh
+from meshwright.ledger.spending import Spending
+from meshwright.models.port import Model
+from meshwright.orchestration.tasks import Tasks
 from tests.support.fake_provider import FakeProvider, tool_call
 from tests.support.running_mesh import mesh
 from tests.support.settings import load_settings
@@ -30,9 +33,9 @@ async def test_shipped_agents_work_with_a_strict_server(
     settings |= {"default_price": {"input": 1, "output": 2}, "data_dir": tmp_path}
     strict.replies.extend([tool_call("glob", '{"pattern": "*.md"}'), {"content": "There is README.md."}])
     async with build_mesh(load_settings(ROOT, **settings), project=ROOT) as running:
-        assert running.model.name == f"http {strict.url} (every call is of {MODEL})"
-        outcome = await running.ask("researcher-agent", "Which files are there?")
-        costs = await running.costs("model")
+        assert running.get(Model).name == f"http {strict.url} (every call is of {MODEL})"
+        outcome = await running.get(Tasks).ask("researcher-agent", "Which files are there?")
+        costs = await running.get(Spending).costs("model")
     assert (outcome.text, outcome.error) == ("There is README.md.", None)
     assert {call.body["model"] for call in strict.calls} == {MODEL}
     assert {call.body["user"] for call in strict.calls} == {"researcher-agent"}
@@ -47,9 +50,9 @@ async def test_one_name_of_a_model_is_enough_for_every_agent(
         monkeypatch.setenv(variable, strict.url)
     strict.replies.extend([tool_call("glob", '{"pattern": "*.md"}'), {"content": "There is README.md."}])
     async with build_mesh(load_settings(ROOT, model=named, data_dir=tmp_path), project=ROOT) as running:
-        assert running.model.name == f"model {named}"
-        outcome = await running.ask("researcher-agent", "Which files are there?")
-        assert (await running.ask("simple-agent", "Hello")).error is None
+        assert running.get(Model).name == f"model {named}"
+        outcome = await running.get(Tasks).ask("researcher-agent", "Which files are there?")
+        assert (await running.get(Tasks).ask("simple-agent", "Hello")).error is None
     assert (outcome.text, outcome.error) == ("There is README.md.", None)
     assert {call.body["model"] for call in strict.calls} == {MODEL}
 
@@ -68,7 +71,7 @@ async def test_without_the_name_the_server_says_which_field_it_refuses(
 ) -> None:
     settings = load_settings(ROOT, litellm_base_url=strict.url, data_dir=tmp_path)
     async with build_mesh(settings, project=ROOT) as running:
-        outcome = await running.ask("simple-agent", "Hello")
+        outcome = await running.get(Tasks).ask("simple-agent", "Hello")
     assert outcome.error is not None
     assert "it said: fake_error: Unknown parameter: 'cache'" in outcome.error.message
 

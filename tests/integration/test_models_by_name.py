@@ -14,7 +14,7 @@ from meshwright.core.money import Price
 from meshwright.models.offline import OfflineModel
 from meshwright.models.overview import Deployments
 from meshwright.models.picker import Picker
-from meshwright.models.port import ModelReply
+from meshwright.models.port import Model, ModelReply
 from meshwright.models.select import NamedModels, adapter_for, with_named_models
 from meshwright.models.server import HttpModel
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for
@@ -167,7 +167,7 @@ async def outcome_of(project: Path, agent: type[Agent], text: str) -> Outcome:
     """What a mesh of that one agent makes of a task."""
     settings = load_settings(project, host="memory")
     async with build_mesh(settings, project=project, agents=[agent]) as mesh:
-        return await MeshUnderTest(mesh, mesh.model, None, [agent]).ask(agent.agent_id, text)
+        return await MeshUnderTest(mesh, mesh.get(Model), None, [agent]).ask(agent.agent_id, text)
 
 
 @pytest.mark.usefixtures("surroundings")
@@ -226,7 +226,7 @@ async def test_a_failed_call_is_retried_as_often_as_its_agent_says(
     )
     settings = load_settings(tmp_path, host="memory", models={"park": False})
     async with build_mesh(settings, project=tmp_path, agents=[agent]) as mesh:
-        outcome = await MeshUnderTest(mesh, mesh.model, None, [agent]).ask(agent.agent_id, "Sing.")
+        outcome = await MeshUnderTest(mesh, mesh.get(Model), None, [agent]).ask(agent.agent_id, "Sing.")
     assert (outcome.success, len(fake.calls)) == (False, calls)
 
 
@@ -266,7 +266,9 @@ async def test_where_the_settings_say_offline_nobody_else_is_asked(
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     settings = load_settings(tmp_path, host="memory", model="offline")
     async with build_mesh(settings, project=tmp_path, agents=[Poet]) as mesh:
-        assert (await MeshUnderTest(mesh, mesh.model, None, [Poet]).ask("poet", "Sing.")).model == "offline"
+        assert (
+            await MeshUnderTest(mesh, mesh.get(Model), None, [Poet]).ask("poet", "Sing.")
+        ).model == "offline"
 
 
 async def test_an_agent_may_name_a_group_where_no_key_is_set(

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from meshwright.cli.app import mesh as cli
+from meshwright.ledger.keys import Keys
 from tests.support.fake_issuer import AUDIENCE, fake_issuer
 from tests.support.http_mesh import http_mesh
 from tests.support.mqtt_broker import HELLO, Client, Mosquitto, ask, client, mosquitto, payloads_of
@@ -182,7 +183,7 @@ async def test_a_shared_user_of_the_broker_is_whose_key_or_token_its_messages_sh
         claims = {"tenant_claim": "org", "default_roles": ["submitter"]}
         oidc = {"issuer": issuer.url, "audience": AUDIENCE, **claims}
         async with http_mesh(tmp_path, oidc=oidc, **settings(broker)) as api:
-            keys = api.mesh.keys
+            keys = api.mesh.get(Keys)
             ada = await keys.create("ada", tenant_id="acme", roles=["submitter"])
             vera = await keys.create("vera", tenant_id="acme", roles=["viewer"])
             bob = await keys.create("bob", tenant_id="other", roles=["admin"])

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from meshwright.core.messages import Caller, TaskRequest
+from meshwright.ledger.keys import Keys
+from meshwright.orchestration.tasks import Tasks
 from tests.support.http_mesh import TRACE_ID, WRONG_TASKS, Api, http_mesh
 from tests.support.mqtt_broker import (
     HELLO,
@@ -50,7 +52,7 @@ async def test_mosquitto_rr_gets_the_receipt(api: Api, broker: Mosquitto) -> Non
     receipt = await ask(broker, SUBMIT, HELLO)
     assert set(receipt) == {"task_id", "status", "dispatched_to", "score"}
     assert (receipt["dispatched_to"], receipt["score"]) == ("echo", 1.05)
-    outcome = await api.mesh.outcome(receipt["task_id"])
+    outcome = await api.mesh.get(Tasks).outcome(receipt["task_id"])
     assert outcome.text == "you said: hello"
 
 
@@ -302,7 +304,7 @@ async def test_a_user_named_anonymous_ends_no_tasks_of_others(api: Api, broker: 
 
 
 async def test_the_first_key_closes_the_topics_without_a_client(api: Api, broker: Mosquitto) -> None:
-    await api.mesh.keys.create("echo")
+    await api.mesh.get(Keys).create("echo")
     assert (await ask(broker, SUBMIT, HELLO))["status"] == 401
     assert (await ask(broker, OF_ADA, HELLO, reply="outcome"))["success"]
 
@@ -399,7 +401,7 @@ async def test_what_is_of_another_tenant_appears_below_that_tenant_alone(api: Ap
     acme = Caller(tenant_id="acme")
     await caller.subscribe("mesh/#")
     request = TaskRequest(agent_id="echo", task_id="shared", payload={"text": "of acme"})
-    await api.mesh.submit(request, acme)
+    await api.mesh.get(Tasks).submit(request, acme)
     caller.publish(SUBMIT, {**HELLO, "task_id": "shared"})
     outcomes: dict[str, str] = {}
     seen: list[tuple[str, bytes]] = []

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from meshwright.orchestration.tasks import Tasks
 from tests.support.http_mesh import http_mesh
 from tests.support.mqtt_broker import (
     DURABLE,
@@ -98,7 +99,7 @@ async def test_an_event_of_a_user_is_answered_below_its_own_replies(
     async with http_mesh(tmp_path, **settings) as api, client(broker, "mesh/acme/clients/#") as caller:
         await publish(broker, f"{own}/tasks", event())
         outcome = await caller.document(f"{own}/replies/task-results")
-        shown = await api.mesh.task(outcome["subject"], "acme")
+        shown = await api.mesh.get(Tasks).task(outcome["subject"], "acme")
         assert (shown.requested_by, outcome["source"]) == ("ada", "/meshwright/acme")
         for sender in ("mesh/acme/clients/vera", "mesh/acme/clients/eve"):
             await publish(broker, f"{sender}/tasks", event(event_id="43"))

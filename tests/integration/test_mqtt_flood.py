@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from meshwright.orchestration.tasks import Tasks
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.mqtt_broker import HELLO, SECONDS, SUBMIT, Mosquitto, client, mosquitto
 
@@ -38,8 +39,8 @@ class Dam:
         self.most_before = 0
         self.most = 0
         self.opened = asyncio.Event()
-        self._submit = api.mesh.submit
-        monkeypatch.setattr(api.mesh, "submit", self.submit)
+        self._submit = api.mesh.get(Tasks).submit
+        monkeypatch.setattr(api.mesh.get(Tasks), "submit", self.submit)
 
     async def settled(self) -> None:
         """Wait until no more come."""

@@ -14,6 +14,7 @@ from meshwright.core.messages import Receipt
 from meshwright.edges.mqtt import connection, edge
 from meshwright.events.filter import EventFilter
 from meshwright.mesh import Mesh
+from meshwright.orchestration.tasks import Tasks
 from tests.support.http_mesh import http_mesh
 from tests.support.mqtt_broker import (
     DURABLE,
@@ -120,7 +121,7 @@ async def test_a_broker_that_is_killed_in_the_middle_loses_nothing_that_was_acce
         await broker.kill()
         api.gate.set()
         for task_id in asked:
-            await api.mesh.outcome(task_id)
+            await api.mesh.get(Tasks).outcome(task_id)
         await payloads_of(api.mesh, "edge.disconnected")
         await broker.start()
         outcomes = await caller.documents(
@@ -144,7 +145,7 @@ async def test_an_outcome_of_while_both_were_away_is_sent_when_both_are_back(
         await caller.request(SUBMIT, task)
         await broker.stop()
         first.gate.set()
-        await first.mesh.outcome("mine")
+        await first.mesh.get(Tasks).outcome("mine")
     await broker.start()
     async with (
         client(broker, OUTCOMES, "replies/anonymous/outcome") as caller,
@@ -182,7 +183,7 @@ async def test_a_message_is_the_brokers_until_its_task_is_durable(
 
     begun = asyncio.Event()
     async with http_mesh(tmp_path, mqtt_url=broker.url) as api:
-        monkeypatch.setattr(api.mesh, "submit", never)
+        monkeypatch.setattr(api.mesh.get(Tasks), "submit", never)
         await publish(broker, SUBMIT, HELLO)
         await begun.wait()
     async with client(broker, OUTCOMES) as caller, http_mesh(tmp_path, mqtt_url=broker.url):
@@ -193,14 +194,14 @@ async def test_what_cannot_be_taken_now_is_taken_when_it_can(
     tmp_path: Path, broker: Mosquitto, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with http_mesh(tmp_path, mqtt_url=broker.url) as api:
-        submit, busy = api.mesh.submit, [MailboxFull("full"), StoreUnavailable("away")]
+        submit, busy = api.mesh.get(Tasks).submit, [MailboxFull("full"), StoreUnavailable("away")]
 
         async def at_last(*args: Any, **options: Any) -> Receipt:
             if busy:
                 raise busy.pop()
             return await submit(*args, **options)
 
-        monkeypatch.setattr(api.mesh, "submit", at_last)
+        monkeypatch.setattr(api.mesh.get(Tasks), "submit", at_last)
         assert (await ask(broker, SUBMIT, HELLO))["status"] == "dispatched"
         assert not busy
 
@@ -213,7 +214,7 @@ async def test_a_fault_of_ours_is_said_and_the_next_message_served(
 
     async with http_mesh(tmp_path, mqtt_url=broker.url) as api:
         with monkeypatch.context() as patch:
-            patch.setattr(api.mesh, "submit", broken)
+            patch.setattr(api.mesh.get(Tasks), "submit", broken)
             problem = await ask(broker, SUBMIT, HELLO)
         assert (problem["status"], problem["detail"]) == (500, "An unexpected RuntimeError")
         assert (await ask(broker, SUBMIT, HELLO))["status"] == "dispatched"

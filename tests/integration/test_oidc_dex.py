@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from meshwright.identity import oidc
+from meshwright.orchestration.tasks import Tasks
 from tests.support.dex_issuer import DexIssuer, dex_issuer
 from tests.support.http_mesh import Api, http_mesh
 
@@ -40,7 +41,7 @@ async def test_people_that_log_in_have_their_tenant_and_roles(tmp_path: Path) ->
         assert await status(api, tokens["mallory"]) == 403
         seen = {name: await status(api, tokens[name], path="/tasks/t-1") for name in ("ada", "vera", "eve")}
         assert seen == {"ada": 200, "vera": 200, "eve": 404}
-        view = await api.mesh.task("t-1", "acme")
+        view = await api.mesh.get(Tasks).task("t-1", "acme")
         assert view.requested_by.startswith("oidc:")
 
 

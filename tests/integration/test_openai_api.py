@@ -15,6 +15,8 @@ from meshwright import MeshError
 from meshwright.core.errors import ModelError
 from meshwright.core.messages import Usage
 from meshwright.edges.http.models import GROUPS
+from meshwright.ledger.keys import Keys
+from meshwright.ledger.spending import Spending
 from meshwright.models.circuits import MAX_TRIES
 from meshwright.models.errors import (
     AllProvidersDown,
@@ -148,7 +150,7 @@ async def test_texts_are_embedded_by_the_provider_and_priced(there: Service, fak
     assert [call.path for call in fake.calls] == ["/v1/embeddings"] * 3
     assert fake.calls[0].body["dimensions"] == 3
     assert [call.body["input"] for call in fake.calls[1:]] == [["a", "b"], [[1, 2, 3]]]
-    costs = await there.mesh.costs("agent")
+    costs = await there.mesh.get(Spending).costs("agent")
     assert (costs.total.calls, costs.total.prompt_tokens) == (3, 12)
 
 
@@ -230,7 +232,7 @@ async def test_a_mesh_may_have_another_mesh_for_its_model(tmp_path: Path) -> Non
     busy = RateLimited("slow down", retry_after_seconds=LONG_SECONDS)
     model = ScriptedModel(reply, reply, busy, ContextTooLong("long"))
     async with service(tmp_path, answering=model) as there:
-        made = await there.mesh.keys.create("other-mesh", tenant_id="acme")
+        made = await there.mesh.get(Keys).create("other-mesh", tenant_id="acme")
         outer = HttpModel(there.url, made.key)
         request = ModelRequest(
             model="fast",

@@ -12,20 +12,20 @@ from typing import Any, NamedTuple
 import pytest
 from msgspec.structs import replace
 
-from meshwright import Agent, Capability, File, Run, TaskRequest
+from meshwright import Agent, Capability, File, Run, TaskRequest, Tasks
 from meshwright.context.plan import CompressRequest
 from meshwright.core.access import Role
 from meshwright.core.encoding import encode
 from meshwright.core.errors import Forbidden, MeshError, NotFound, StoreUnavailable
 from meshwright.core.messages import Caller, Event
 from meshwright.core.schedule import ScheduleSpec
-from meshwright.events.audit import RECORDED
+from meshwright.events.audit import RECORDED, Audit
 from meshwright.events.filter import EventFilter
 from meshwright.events.tasks import TaskSubject
 from meshwright.identity.administration import Administration
 from meshwright.identity.operations import Feed, Operations
 from meshwright.identity.rules import RULES, check_answer
-from meshwright.ledger.keys import Unauthenticated
+from meshwright.ledger.keys import Keys, Unauthenticated
 from meshwright.mesh import Mesh
 from meshwright.services.agent_config.component import AgentConfigs
 from meshwright.services.agent_config.records import AgentConfigRequest, AgentConfigUpdate
@@ -143,16 +143,18 @@ async def made(mesh: Mesh, owner: Caller) -> Target:
     """Make the tasks of an owner, whatever its roles, and a key of its tenant."""
     ended, waiting = [
         (
-            await mesh.submit(TaskRequest(agent_id="asker", payload={"text": SECRET, "ask": ask}), owner)
+            await mesh.get(Tasks).submit(
+                TaskRequest(agent_id="asker", payload={"text": SECRET, "ask": ask}), owner
+            )
         ).task_id
         for ask in (False, True)
     ]
-    await mesh.outcome(ended, owner.tenant_id)
+    await mesh.get(Tasks).outcome(ended, owner.tenant_id)
     wanted = EventFilter(event_type="task.waiting", task_id=waiting, after_seq=0)
     async for _ in mesh.log.tail(wanted):
         break
-    question = (await mesh.task(waiting, owner.tenant_id)).waits[0].wait_id
-    key = await mesh.keys.create("eve", tenant_id=owner.tenant_id)
+    question = (await mesh.get(Tasks).task(waiting, owner.tenant_id)).waits[0].wait_id
+    key = await mesh.get(Keys).create("eve", tenant_id=owner.tenant_id)
     return Target(waiting, question, ended, key.key_id)
 
 
@@ -240,7 +242,7 @@ def lines(table: str) -> list[list[str]]:
 @pytest.fixture
 async def meshed() -> AsyncIterator[MeshUnderTest]:
     async with mesh_for(Asker) as under_test:
-        under_test.mesh.audit.records_reads = True
+        under_test.mesh.get(Audit).records_reads = True
         yield under_test
 
 
@@ -269,7 +271,7 @@ async def test_each_role_uses_operations_on_own_and_others_tasks(
             assert await use(mesh, name, by, task) == expected, (name, letter, owner)
         with pytest.raises((NotFound, Forbidden)):
             await USES[name](Operations(mesh, by), Administration(mesh, by), foreign)
-    assert (await mesh.task(foreign.waiting, "globex")).status == "waiting"
+    assert (await mesh.get(Tasks).task(foreign.waiting, "globex")).status == "waiting"
 
 
 @pytest.mark.parametrize("line", lines(OF_TENANTS), ids=lambda line: line[0])
@@ -343,7 +345,7 @@ async def test_approvals_take_an_approver_or_the_caller_whom_they_name(
         Wait(wait_id="w", subject={"kind": kind}, may_answer=may_answer),
     )
     task = await made(mesh, by)
-    view = replace(await mesh.task(task.ended, "acme"), waits=(wait,))
+    view = replace(await mesh.get(Tasks).task(task.ended, "acme"), waits=(wait,))
     try:
         RULES["answer"].check(by)
         check_answer(by, view, "w")
@@ -357,18 +359,18 @@ async def test_an_answer_that_is_durable_is_no_error_when_the_store_goes_away(
     meshed: MeshUnderTest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mesh = meshed.mesh
-    task, answer = await made(mesh, caller()), mesh.answer
+    task, answer = await made(mesh, caller()), mesh.get(Tasks).answer
 
     async def answer_and_lose_the_store(*given: Any, **known: Any) -> None:
         await answer(*given, **known)
-        monkeypatch.setattr(mesh, "task", lose)
+        monkeypatch.setattr(mesh.get(Tasks), "task", lose)
 
     async def lose(*_: Any) -> None:
         raise StoreUnavailable("the store is away")
 
-    monkeypatch.setattr(mesh, "answer", answer_and_lose_the_store)
+    monkeypatch.setattr(mesh.get(Tasks), "answer", answer_and_lose_the_store)
     view = await Operations(mesh, caller("s")).answer(task.waiting, task.question, "yes")
-    assert view.task_id == task.waiting and (await mesh.outcome(task.waiting, "acme")).success
+    assert view.task_id == task.waiting and (await mesh.get(Tasks).outcome(task.waiting, "acme")).success
 
 
 OF_COMPONENTS: dict[type, dict[str, str]] = {
@@ -390,7 +392,7 @@ async def test_each_role_uses_operations_of_components(meshed: MeshUnderTest, ki
     found = inspect.getmembers(kind, inspect.isfunction)
     takes = {name: inspect.signature(method).parameters for name, method in found if name[0] != "_"}
     assert {name for name, parameters in takes.items() if "caller" in parameters} == table.keys()
-    part = mesh.component(kind)
+    part = mesh.get(kind)
     task = TaskRequest(agent_id="asker")
     values = {
         "key": ScheduleKey("acme", "none"),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from meshwright import Agent, Capability, Run, build_mesh
+from meshwright import Agent, Capability, Run, Tasks, build_mesh
 from meshwright.core.errors import ConfigError
 from meshwright.core.otel import CollectorUnavailable, check_collector, otlp_exporter
 from meshwright.core.plugins import install_command
@@ -66,7 +66,7 @@ async def test_the_spans_of_a_task_have_reached_the_collector_when_the_mesh_has_
 ) -> None:
     settings = load_settings(tmp_path, host="memory", model="offline", otlp_endpoint=collector.endpoint)
     async with build_mesh(settings, project=tmp_path, agents=[Greeter]) as mesh:
-        await mesh.ask("greeter", "Hello")
+        await mesh.get(Tasks).ask("greeter", "Hello")
     assert {path for path, _ in collector.received} == {"/v1/traces"}
     requests = [ExportTraceServiceRequest.FromString(body) for _, body in collector.received]
     [resource] = [each for request in requests for each in request.resource_spans]
@@ -92,7 +92,7 @@ async def test_a_collector_that_is_away_is_one_line_with_a_remedy(
     endpoint = "http://mesh:hidden@127.0.0.1:1/v1/traces"
     settings = load_settings(tmp_path, host="memory", model="offline", otlp_endpoint=endpoint)
     async with build_mesh(settings, project=tmp_path, agents=[Greeter]) as mesh:
-        await mesh.ask("greeter", "Hello")
+        await mesh.get(Tasks).ask("greeter", "Hello")
     [line] = [record.getMessage() for record in caplog.records if record.levelname != "DEBUG"]
     assert line == (
         "Spans cannot be sent to http://127.0.0.1:1/v1/traces (Connection refused); start the collector, or "

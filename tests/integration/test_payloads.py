@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability
+from meshwright import Agent, Capability, Tasks
 from tests.support.fake_provider import FakeProvider
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.mqtt_broker import SUBMIT, ask, mosquitto
@@ -84,4 +84,4 @@ async def submitted(api: Api, *arguments: str) -> None:
     output, _ = await process.communicate()
     assert process.returncode == 0, output
     [task] = (await api.get("/tasks"))["items"]
-    await api.mesh.outcome(task["task_id"])
+    await api.mesh.get(Tasks).outcome(task["task_id"])

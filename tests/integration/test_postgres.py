@@ -112,6 +112,52 @@ async def test_a_worker_shows_an_event_that_another_process_appends_at_once(
     await worker.stop()
 
 
+async def test_a_listener_that_comes_later_is_shown_events_that_had_none(
+    postgres_url: Address, tmp_path: Path
+) -> None:
+    database = PostgresDatabase(postgres_url, tmp_path, durable=False)
+    worker = Runtime(PostgresStore(database, EventLog(database)))
+    shown: asyncio.Queue[int | None] = asyncio.Queue()
+    worker.listen("#", lambda told: shown.put_nowait(told.seq), ("line.heard",))
+    await worker.start()
+    async with open_log(postgres_url) as other:
+        for seq in (1, 2, 3):
+            await other.log.append([event(10 + seq), event(seq, "line.heard")])
+            assert await asyncio.wait_for(shown.get(), PATIENCE_SECONDS) == 2 * seq
+        worker.listen("#", lambda told: shown.put_nowait(told.seq), ("line.written",))
+        await other.log.append([event(14), event(4, "line.heard")])
+        assert [await asyncio.wait_for(shown.get(), PATIENCE_SECONDS) for _ in range(2)] == [7, 8]
+    await worker.stop()
+
+
+async def test_messages_land_where_their_actor_has_committed_last(
+    postgres_url: Address, tmp_path: Path
+) -> None:
+    workers: list[Runtime] = []
+    for _ in range(2):
+        database = PostgresDatabase(postgres_url, tmp_path, durable=False)
+        worker = Runtime(PostgresStore(database, EventLog(database)))
+        worker.register(DIARY)
+        await worker.start()
+        workers.append(worker)
+    one, other = workers
+    names = [f"page-{number}" for number in range(12)]
+    for name in names:
+        await one.call(diary(name), "write", Line(text="by one"))
+    for name in names:
+        await other.send(Message(id=name, to=diary(name), method="write", body=Line(text="by the other")))
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while any([len(await lines_of(one, name)) < 2 for name in names]):
+            await asyncio.sleep(0.01)
+    async with open_log(postgres_url) as log:
+        owners = await log.database.read(
+            lambda session: session.execute("SELECT owner FROM heads").fetchall()
+        )
+    assert set(owners) == {(one.incarnation,)}
+    for worker in workers:
+        await worker.stop()
+
+
 async def test_several_processes_may_make_the_tables_at_once(postgres_url: Address) -> None:
     databases = [PostgresDatabase(postgres_url, Path()) for _ in range(5)]
     await asyncio.gather(*(database.open() for database in databases))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, Mesh, Run, TaskRequest, build_mesh
+from meshwright import Agent, Capability, Mesh, Run, TaskRequest, Tasks, build_mesh
 from meshwright.core.errors import TooLarge
 from meshwright.edges import reply_table
 from meshwright.edges.replies import Address, Courier, Undeliverable
@@ -75,7 +75,7 @@ class MailSender:
 async def mailing(folder: Path, sender: MailSender, **given: Any) -> AsyncIterator[Mesh]:
     settings = load_settings(folder, model="offline", durability="normal", **given)
     mesh = build_mesh(settings, project=folder, agents=[Echo])
-    mesh.component(Courier).register(sender)
+    mesh.get(Courier).register(sender)
     async with mesh:
         yield mesh
 
@@ -83,8 +83,10 @@ async def mailing(folder: Path, sender: MailSender, **given: Any) -> AsyncIterat
 async def submit(mesh: Mesh, *boxes: str) -> None:
     """Give the mesh TASK, with an address for each box."""
     for box in boxes:
-        await mesh.component(Courier).ask("mail", TASK, Mailbox(box=box, client=box))
-    await mesh.submit(TaskRequest(agent_id="echo", task_id=TASK.task_id, payload={"text": "hello"}))
+        await mesh.get(Courier).ask("mail", TASK, Mailbox(box=box, client=box))
+    await mesh.get(Tasks).submit(
+        TaskRequest(agent_id="echo", task_id=TASK.task_id, payload={"text": "hello"})
+    )
 
 
 async def test_a_second_scheme_gets_outcomes_at_its_addresses(tmp_path: Path) -> None:
@@ -140,8 +142,8 @@ async def test_a_failed_reply_outlives_a_restart_and_holds_nobody_up(tmp_path: P
     async with mailing(tmp_path, away) as mesh:
         await submit(mesh, "ada")
         await asyncio.wait_for(away.tries.get(), 60)
-        await mesh.component(Courier).ask("mail", TaskKey("default", "t2"), Mailbox(box="bob"))
-        await mesh.submit(TaskRequest(agent_id="echo", task_id="t2"))
+        await mesh.get(Courier).ask("mail", TaskKey("default", "t2"), Mailbox(box="bob"))
+        await mesh.get(Tasks).submit(TaskRequest(agent_id="echo", task_id="t2"))
         while await asyncio.wait_for(away.tries.get(), 60) != "bob":
             pass
     back = MailSender()
@@ -152,8 +154,8 @@ async def test_a_failed_reply_outlives_a_restart_and_holds_nobody_up(tmp_path: P
         await settled(mesh)
     again = MailSender()
     async with mailing(tmp_path, again) as mesh:
-        await mesh.component(Courier).ask("mail", TaskKey("default", "t3"), Mailbox(box="eve"))
-        await mesh.submit(TaskRequest(agent_id="echo", task_id="t3"))
+        await mesh.get(Courier).ask("mail", TaskKey("default", "t3"), Mailbox(box="eve"))
+        await mesh.get(Tasks).submit(TaskRequest(agent_id="echo", task_id="t3"))
         assert (await again.next())[0] == "eve", "what was delivered is not sent again"
 
 
@@ -181,7 +183,7 @@ async def test_a_reply_that_nobody_will_take_is_reported(tmp_path: Path) -> None
 
 async def test_too_many_clients_of_a_task_are_refused(tmp_path: Path) -> None:
     async with mailing(tmp_path, MailSender()) as mesh:
-        courier = mesh.component(Courier)
+        courier = mesh.get(Courier)
         for number in range(MAX_CLIENTS):
             await courier.ask("mail", TASK, Mailbox(box="b", client=f"c{number}"))
         with pytest.raises(TooLarge):
@@ -198,11 +200,11 @@ async def test_one_of_two_fronts_sends_and_the_other_takes_over(tmp_path: Path, 
         assert (await second.next())[0] == "ada", "the front that came first sends"
         await settled(other)
         assert first.tries.empty()
-        await mesh.component(Courier).ask("mail", TASK, Mailbox(box="late"), may_have_ended=True)
+        await mesh.get(Courier).ask("mail", TASK, Mailbox(box="late"), may_have_ended=True)
         assert (await second.next())[0] == "late"
         await other.stop()
-        await mesh.component(Courier).ask("mail", TaskKey("default", "t2"), Mailbox(box="bob"))
-        await mesh.submit(TaskRequest(agent_id="echo", task_id="t2"))
+        await mesh.get(Courier).ask("mail", TaskKey("default", "t2"), Mailbox(box="bob"))
+        await mesh.get(Tasks).submit(TaskRequest(agent_id="echo", task_id="t2"))
         assert (await first.next())[0] == "bob"
     assert second.tries.qsize() == 2
 
@@ -213,7 +215,7 @@ async def test_outcome_of_a_task_that_has_ended_is_sent_to_a_late_address(tmp_pa
         await submit(mesh, "ada")
         await sender.next()
         await settled(mesh)
-        await mesh.component(Courier).ask("mail", TASK, Mailbox(box="bob"), may_have_ended=True)
+        await mesh.get(Courier).ask("mail", TASK, Mailbox(box="bob"), may_have_ended=True)
         assert (await sender.next())[0] == "bob"
         await settled(mesh)
     assert sender.tries.qsize() == 2

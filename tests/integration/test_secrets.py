@@ -26,7 +26,7 @@ from aiohttp import web
 
 from meshwright.client import Client
 from meshwright.core.errors import ModelError
-from meshwright.models.port import ChatMessage, ModelRequest
+from meshwright.models.port import ChatMessage, Model, ModelRequest
 from meshwright.sql.sqlite import FILE_NAME
 from tests.support.leaky_providers import (
     FAILING,
@@ -399,7 +399,7 @@ async def fail_by(there: Service, group: str, tell: Callable[[str], None]) -> No
     messages = (ChatMessage(role="user", content=PROMPT),)
     for on_delta in (None, pass_over):
         with pytest.raises(ModelError) as failed:
-            await there.mesh.model.complete(
+            await there.mesh.get(Model).complete(
                 ModelRequest(model=group, messages=messages, user="helper"), on_delta
             )
         tell("".join(traceback.format_exception(failed.value)))

@@ -7,10 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from meshwright import Mesh, build_mesh, create_agent
+from meshwright import Mesh, Tasks, build_mesh, create_agent
 from meshwright.core.errors import ModelError
 from meshwright.core.messages import TaskRequest
-from meshwright.models.port import ChatMessage, ModelRequest
+from meshwright.events.inbox import Inbox
+from meshwright.models.overview import Deployments
+from meshwright.models.port import ChatMessage, Model, ModelRequest
+from meshwright.orchestration.status import StatusReader
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.postgres import Address
 from tests.support.settings import load_settings
@@ -47,18 +50,18 @@ async def test_a_test_on_one_worker_lets_tasks_go_on_that_wait_on_another(
     async with one, other:
         fake.faults.extend([Fault(status=401)] * 20)
         task = TaskRequest(agent_id="poet", payload={"text": "Sing."})
-        receipts = [await one.submit(task) for _ in range(20)]
-        await until(lambda: bool(one.deployments_left_alone() and other.deployments_left_alone()))
+        receipts = [await one.get(Tasks).submit(task) for _ in range(20)]
+        await until(lambda: bool(one.get(Deployments).left_alone() and other.get(Deployments).left_alone()))
         async with asyncio.timeout(60):
-            while (await other.status()).tasks != {"waiting": 20}:
+            while (await other.get(StatusReader).status()).tasks != {"waiting": 20}:
                 await asyncio.sleep(0.02)
-        assert [item.subject["status"] for item in (await one.inbox.page("default")).items] == [401]
+        assert [item.subject["status"] for item in (await one.get(Inbox).page("default")).items] == [401]
         fake.faults.clear()
         calls = len(fake.calls)
-        assert [result["ok"] for result in await other.deployments.test(None)] == [True]
-        outcomes = await asyncio.gather(*[one.outcome(receipt.task_id) for receipt in receipts])
+        assert [result["ok"] for result in await other.get(Deployments).test(None)] == [True]
+        outcomes = await asyncio.gather(*[one.get(Tasks).outcome(receipt.task_id) for receipt in receipts])
         assert {outcome.status for outcome in outcomes} == {"succeeded"}
-        assert (await one.inbox.page("default")).items == ()
+        assert (await one.get(Inbox).page("default")).items == ()
         assert len(fake.calls) == calls + 3 + 20
 
 
@@ -69,13 +72,13 @@ async def test_workers_share_outages_and_recoveries_on_postgres(
     async with one, other:
         fake.faults.append(Fault(status=503))
         with pytest.raises(ModelError):
-            await one.model.complete(REQUEST.model_copy(update={"timeout_seconds": 3}))
-        await until(lambda: bool(other.deployments_left_alone()))
-        [left_alone] = other.deployments_left_alone()
-        assert "a fault on command" in left_alone.reason
+            await one.get(Model).complete(REQUEST.model_copy(update={"timeout_seconds": 3}))
+        await until(lambda: bool(other.get(Deployments).left_alone()))
+        [left_alone] = other.get(Deployments).left_alone()
+        assert "a fault on command" in str(left_alone.error)
         calls = len(fake.calls)
         with pytest.raises(ModelError, match="cooling down"):
-            await other.model.complete(REQUEST.model_copy(update={"timeout_seconds": 3}))
+            await other.get(Model).complete(REQUEST.model_copy(update={"timeout_seconds": 3}))
         assert len(fake.calls) == calls
-        assert (await one.model.complete(REQUEST)).content
-        await until(lambda: not other.deployments_left_alone())
+        assert (await one.get(Model).complete(REQUEST)).content
+        await until(lambda: not other.get(Deployments).left_alone())

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, Run
+from meshwright import Agent, Capability, Run, Tasks
 from meshwright.core.errors import Overloaded, StorageExceeded
 from meshwright.core.messages import Caller, TaskRequest
 from meshwright.events.filter import EventFilter
@@ -105,7 +105,7 @@ async def test_a_tenant_over_a_limit_is_refused_at_every_edge(
         headers = {"Mesh-Tenant": "acme" if limit != "max_storage" else "other"}
         assert (await api.call("POST", "/events", json=go_on, headers=headers))[0] == 202
         if limit != "max_storage":  # what is open goes on, and delegates
-            outcome = await asyncio.wait_for(api.mesh.outcome(lead, "acme"), 60)
+            outcome = await asyncio.wait_for(api.mesh.get(Tasks).outcome(lead, "acme"), 60)
             assert outcome.text == "you said: on behalf of others"
             assert await accepted_tasks(api) == accepted + 1
 
@@ -113,12 +113,12 @@ async def test_a_tenant_over_a_limit_is_refused_at_every_edge(
 async def used_up(api: Api) -> str:
     """Have tenant acme use up what it may have; returns its first task, which waits."""
     caller = Caller(tenant_id="acme")
-    receipt = await api.mesh.submit(TaskRequest(agent_id="lead"), caller)
+    receipt = await api.mesh.get(Tasks).submit(TaskRequest(agent_id="lead"), caller)
     large = TaskRequest(agent_id="gate", payload={"text": "please", "more": "x" * 200_000})
     with pytest.raises((Overloaded, StorageExceeded)):
         async with asyncio.timeout(60):
             while True:
-                await api.mesh.submit(large, caller)
+                await api.mesh.get(Tasks).submit(large, caller)
     return receipt.task_id
 
 

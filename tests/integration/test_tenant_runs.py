@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from meshwright import Agent, Capability, File, Run
-from meshwright.context.memory import MemoryItem
+from meshwright import Agent, Capability, File, Run, Tasks
+from meshwright.context.memory import MemoryItem, MemoryStore
 from meshwright.core.errors import MeshError
 from meshwright.core.files import TaskFile
 from meshwright.core.messages import Caller, MemoryScope, TaskRequest
@@ -116,7 +116,7 @@ async def spied(api: Api, tenant_id: str, file_of: str) -> dict[str, str]:
     caller = Caller(tenant_id=tenant_id, roles=frozenset({"contents"}))
     payload = {"text": QUESTION, "file_of": file_of}
     request = TaskRequest(agent_id="spy", payload=payload, thread_id=THREAD)
-    task_id = (await api.mesh.submit(request, caller)).task_id
+    task_id = (await api.mesh.get(Tasks).submit(request, caller)).task_id
     waits = EventFilter(tenant_id=tenant_id, task_id=task_id, event_type="task.waiting", after_seq=0)
     async with asyncio.timeout(60):
         async for event in api.mesh.log.tail(waits):
@@ -126,7 +126,7 @@ async def spied(api: Api, tenant_id: str, file_of: str) -> dict[str, str]:
             headers = await holder(api, name)
             body = {"topic": "app.x", "event_type": "x.more", "payload": {"what": said}}
             assert (await api.call("POST", "/events", json=body, headers=headers))[0] == 202
-        outcome = await api.mesh.outcome(task_id, tenant_id)
+        outcome = await api.mesh.get(Tasks).outcome(task_id, tenant_id)
     assert outcome.success, outcome
     return json.loads(outcome.text or "")
 
@@ -148,7 +148,7 @@ async def test_no_run_sees_anything_of_another_tenant(tmp_path: Path) -> None:
             of = {"agent": "spy"}.get(scope, "")
             text = f"The word of the owner, to be kept: {SECRET} ({scope})"
             item = MemoryItem(memory_id=scope, tenant_id="acme", scope=scope, scope_id=of, text=text)
-            await api.mesh.memory.remember(item)
+            await api.mesh.get(MemoryStore).remember(item)
         for name, text in (await spied(api, "other", given)).items():
             assert not any(mark in text for mark in (SECRET, owned.waiting, owned.finished)), (name, text)
         for name, text in (await spied(api, "acme", given)).items():  # which finds it by each of them

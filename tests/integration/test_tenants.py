@@ -13,8 +13,11 @@ from meshwright.core.errors import Overloaded
 from meshwright.core.messages import Caller, TaskRequest
 from meshwright.edges.http import errors
 from meshwright.events.tasks import TaskSubject
+from meshwright.ledger.keys import Keys
 from meshwright.orchestration.settings import TenantsSettings
+from meshwright.orchestration.tasks import Tasks
 from meshwright.orchestration.tenants import Tenants
+from meshwright.run.erasure import Eraser
 from tests.support.http_mesh import Api, http_mesh
 
 TASK = {"agent_id": "echo", "payload": {"text": "hi"}}
@@ -52,12 +55,12 @@ async def test_edges_that_read_first_are_refused_by_the_mesh(tmp_path: Path) -> 
     """MQTT, webhooks and schedules submit by the same call."""
     async with http_mesh(tmp_path, tenants={"tasks_per_minute": 1, "roomy": {"tasks_per_minute": 2}}) as api:
         request = TaskRequest(**TASK)
-        await api.mesh.submit(request, Caller(tenant_id="acme"))
+        await api.mesh.get(Tasks).submit(request, Caller(tenant_id="acme"))
         with pytest.raises(Overloaded) as refused:
-            await api.mesh.submit(request, Caller(tenant_id="acme"))
+            await api.mesh.get(Tasks).submit(request, Caller(tenant_id="acme"))
         assert refused.value.retry_after_seconds > 50
         for _ in range(2):
-            await api.mesh.submit(request, Caller(tenant_id="roomy"))
+            await api.mesh.get(Tasks).submit(request, Caller(tenant_id="roomy"))
 
 
 async def test_a_tenant_has_so_many_open_tasks_of_its_own(tmp_path: Path) -> None:
@@ -69,7 +72,7 @@ async def test_a_tenant_has_so_many_open_tasks_of_its_own(tmp_path: Path) -> Non
         assert problem["detail"] == "Tenant acme has 1 open tasks, and may have 1"
         assert (await post(api, "/tasks", OTHER, json=waiting))[0] == 202
         api.gate.set()
-        await api.mesh.outcome(receipt["task_id"], "acme")
+        await api.mesh.get(Tasks).outcome(receipt["task_id"], "acme")
         assert (await post(api, "/tasks", ACME, json=waiting))[0] == 202
 
 
@@ -103,7 +106,7 @@ async def test_a_tenant_that_stores_what_it_may_is_refused_until_it_erases(tmp_p
     limits = {"acme": {"max_storage": "1MB", "max_open_tasks": 7}}
     async with http_mesh(tmp_path, tenants=limits) as api:
         while (sent := await post(api, "/tasks", ACME, json=large))[0] == 202:
-            await api.mesh.outcome(sent[1]["task_id"], "acme")
+            await api.mesh.get(Tasks).outcome(sent[1]["task_id"], "acme")
         status, problem, again = sent
         assert (status, problem["code"], problem["field"], again) == (507, "StorageExceeded", "tenant_id", "")
         assert "and may store 1,000,000" in problem["detail"] and "mesh erase" in problem["remedy"]
@@ -123,7 +126,7 @@ async def test_a_tenant_that_stores_what_it_may_is_refused_until_it_erases(tmp_p
         assert (use["tenant_id"], use["open_tasks"], use["max_open_tasks"]) == ("acme", 0, 7)
         assert {use["tenant_id"] for use in (await api.get("/status"))["tenants"]} >= {"acme", "other"}
 
-        await api.mesh.erase(Caller(tenant_id="acme"), TaskSubject(thread_id="one"))
+        await api.mesh.get(Eraser).erase(Caller(tenant_id="acme"), TaskSubject(thread_id="one"))
         async with asyncio.timeout(60):  # the size that is known may be a second old
             while (await post(api, "/tasks", ACME, json=TASK))[0] != 202:
                 await asyncio.sleep(0.1)
@@ -141,7 +144,9 @@ async def test_refusals_of_a_flood_are_held_back_and_others_are_served(
     monkeypatch.setattr(errors, "sleep", hold)
     limits = {"acme": {"tasks_per_minute": 1, "calls_per_minute": 1}}
     async with http_mesh(tmp_path, tenants=limits) as api:
-        made = {name: await api.mesh.keys.create("ada", tenant_id=name) for name in ("acme", "other", "*")}
+        made = {
+            name: await api.mesh.get(Keys).create("ada", tenant_id=name) for name in ("acme", "other", "*")
+        }
         ours, other, every = ({"Authorization": f"Bearer {key.key}"} for key in made.values())
         for path, body in (("/tasks", TASK), ("/complete", {**CHAT, "model": "fast"})):
             held.clear()

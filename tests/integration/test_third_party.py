@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import ANY
 from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+from urllib.request import HTTPCookieProcessor, Request, build_opener, urlopen
 
 import pytest
 
@@ -66,6 +67,11 @@ class Project:
         )
         return Done(done.returncode, done.stdout, done.stderr)
 
+    def python(self, script: str, *arguments: str) -> str:
+        """Returns the output of a script of the installed Python."""
+        command = [self.command[0], "-c", script, *arguments]
+        return subprocess.run(command, cwd=self.folder, check=True, capture_output=True, text=True).stdout
+
     @contextmanager
     def up(self, **settings: str) -> Iterator[str]:
         """A running mesh, and its URL."""
@@ -82,6 +88,27 @@ class Project:
         finally:
             process.terminate()
             process.communicate()
+
+
+class Browser:
+    """Keeps cookies, and sends the Origin of its pages with what changes something."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.opener = build_opener(HTTPCookieProcessor())
+
+    def get(self, path: str) -> Any:
+        return self.opener.open(self.url + path, timeout=30)
+
+    def post(self, path: str, body: object) -> int:
+        data, headers = json.dumps(body).encode(), {"Origin": self.url, "Content-Type": "application/json"}
+        return self.opener.open(Request(self.url + path, data, headers)).status
+
+    def status(self, path: str, method: str = "GET", **headers: str) -> int:
+        try:
+            return self.opener.open(Request(self.url + path, headers=headers, method=method)).status
+        except HTTPError as error:
+            return error.code
 
 
 def answer_of(url: str, body: object = None, token: str = "") -> tuple[int, Any]:
@@ -148,6 +175,29 @@ def test_an_installed_component_serves_its_projection(project: Project) -> None:
             assert json.load(response) == {"url": "https://pager.acme.example", "calls": {"page": 1}}
 
 
+def test_what_an_installed_component_keeps_has_commands_a_client_and_words(project: Project) -> None:
+    script = """
+import sys
+from meshwright import BlockingClient
+
+with BlockingClient(sys.argv[1]) as mesh:
+    rota = mesh.resource("rota")
+    rota.create(person="ada", hours=8, note="her birthday")
+    print(rota.list()[0]["hours"], rota.get("ada")["person"])
+"""
+    assert "Show who is on call, and take people off." in project.mesh("--help").out
+    with project.up() as url:
+        assert project.mesh("rota") == (0, "", "nobody is on call\n")
+        assert project.python(script, url) == "8 ada\n"
+        assert "ada" in project.mesh("rota", "list").out
+        assert json.loads(project.mesh("rota", "show", "ada").out) == {"person": "ada", "hours": 8}
+        assert "ada for 8 hours  her birthday" in project.mesh("events").out
+        assert project.mesh("rota", "leave", "ada").out == "ada is off the rota, after 8 hours\n"
+        key = project.mesh("keys", "create", "--name", "bob", "--role", "viewer", "--yes").out.strip()
+        [seen] = answer_of(f"{url}/events?event_type=rota.joined", token=key)[1]["items"]
+        assert seen["payload"] == {"person": "ada", "hours": 8}
+
+
 def test_a_router_decides_on_errors_limits_and_keys_wherever_its_paths_are(project: Project) -> None:
     with project.up(MESH_KEYS__REQUIRED="true", MESH_ADMIN_TOKEN=TOKEN) as url:
         assert answer_of(f"{url}/pager/status") == (200, {"status": "ok"})
@@ -161,6 +211,73 @@ def test_a_router_decides_on_errors_limits_and_keys_wherever_its_paths_are(proje
             assert wrong | refusals == wrong
         assert answer_of(f"{url}/v1/pages", large, TOKEN)[0] == 200
         assert answer_of(f"{url}/pager/chat", large, TOKEN)[0] == 413
+
+
+def test_an_installed_component_brings_prompts_and_memories(project: Project) -> None:
+    with project.up() as url:
+        first = project.mesh("ask", "night-shift", "The printer is on fire")
+        assert "You watch at night." in first.out and "on fire" in first.out, first
+        second = project.mesh("ask", "night-shift", "Anything else?")
+        assert "The printer is on fire" in second.out, second
+        assert answer_of(f"{url}/events?event_type=prompt.fallback")[1]["items"] == []
+    third = project.mesh("ask", "night-shift", "After a restart?")
+    assert "on fire" not in third.out and "After a restart" in third.out, third  # no store of ours has it
+    checked = project.mesh("prompts", "check")
+    assert checked.status == 0, checked
+    assert "1 of components" in project.mesh("doctor").out
+
+
+def test_an_installed_component_wraps_the_model_at_positions_of_its_chain(project: Project) -> None:
+    with project.up() as url:
+        assert project.mesh("ask", "night-shift", "This is flaky").status == 0
+        assert answer_of(f"{url}/night/passed") == (200, {"request": 1, "attempt": 2})
+
+
+def test_an_installed_authenticator_lets_a_browser_in_by_its_cookie(project: Project) -> None:
+    with project.up(MESH_KEYS__REQUIRED="true", MESH_ADMIN_TOKEN=TOKEN) as url:
+        browser = Browser(url)
+        assert browser.status("/night/inside") == browser.status("/tasks") == 401
+        browser.post("/night/session", {"name": "ada"})
+        assert browser.status("/tasks") == 200
+        with browser.get("/night/inside") as page:
+            assert "door code" in page.read().decode()
+        assert browser.post("/tasks", {"agent_id": "night-shift", "task_id": "t1"}) == 202
+        with browser.get("/tasks/t1") as view:
+            found = json.load(view)
+        assert (found["tenant_id"], found["requested_by"]) == ("acme", "ada")
+        assert browser.status("/keys") == 403
+        assert browser.status("/tasks", Authorization=f"Bearer {TOKEN}-wrong") == 401  # a token counts
+        with browser.get("/events/stream") as events:
+            assert browser.status("/night/session", "DELETE") == 200
+            assert any(line.startswith(b"event: stream.ended") for line in events)
+        assert browser.status("/tasks") == 401
+
+
+def test_pages_of_an_installed_component_are_files_of_one_folder(project: Project) -> None:
+    with project.up(MESH_KEYS__REQUIRED="true") as url:
+        browser = Browser(url)
+        for path, media_type in (("/night", "text/html"), ("/night/app.js", "text/javascript")):
+            with browser.get(path) as page:
+                assert page.headers.get_content_type() == media_type
+                assert page.headers["X-Content-Type-Options"] == "nosniff"
+                assert page.headers["Content-Security-Policy"].startswith("default-src 'none'")
+        for path in (
+            "/night/../routes.py",
+            "/night/%2e%2e/routes.py",
+            "/night/..%2froutes.py",
+            "/night//app.js",
+        ):
+            assert browser.status(path) in (401, 404), path
+
+
+def test_the_page_of_components_shows_lines_of_the_package() -> None:
+    lines = {line for path in ACME.rglob("*.py") for line in path.read_text().splitlines()}
+    page = (
+        (ROOT / "docs/components.md").read_text().partition("## Prompts, memories")[2].partition("\n## ")[0]
+    )
+    blocks = re.findall(r"^```python\n(.*?)^```", page, flags=re.M | re.S)
+    assert len(blocks) == 5
+    assert {line for block in blocks for line in block.splitlines()} <= lines
 
 
 def test_doctor_asks_what_an_installed_component_depends_on(project: Project) -> None:

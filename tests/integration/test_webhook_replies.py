@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from meshwright import Agent, Capability, Run, ToolFailed
+from meshwright import Agent, Capability, Run, Tasks, ToolFailed
 from meshwright.edges.webhooks.kinds import MARKER
 from tests.support.fake_forge import FakeForge
 from tests.support.http_mesh import Api, http_mesh
@@ -153,7 +153,7 @@ async def test_status_that_a_commit_has_already_is_enough(tmp_path: Path) -> Non
         said = {"message": "Cannot transition status via :succeed from :success"}
         forge.answers = [web.json_response(said, status=400)]
         [task_id] = (await deliver(api, pushed, **headers))[1]["tasks"]
-        await api.mesh.outcome(task_id)
+        await api.mesh.get(Tasks).outcome(task_id)
         await until(lambda: forge.calls)
         assert (await deliver(api, pushed, **headers | {"Idempotency_Key": "k-2"}))[0] == 202
         call = await forge.posted()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, Run, build_mesh
+from meshwright import Agent, Capability, Run, Tasks, build_mesh
 from meshwright.core.errors import ConfigError
 from meshwright.edges.webhooks.kinds import MARKER
 from tests.support.http_mesh import http_mesh
@@ -18,7 +18,7 @@ async def test_delivery_that_is_sent_again_is_the_same_task(tmp_path: Path) -> N
     async with receiving(tmp_path) as api:
         first = await deliver(api, issue())
         [task_id] = first[1]["tasks"]
-        outcome = await api.mesh.outcome(task_id)
+        outcome = await api.mesh.get(Tasks).outcome(task_id)
         assert first[0] == 202 and outcome.text == "you said: Fix #7: It is broken"
         assert await deliver(api, issue()) == first
         changed = issue(issue={"number": 7, "title": "Edited"})
@@ -61,7 +61,7 @@ async def test_each_rule_that_fits_makes_a_task_for_its_tenant(tmp_path: Path) -
     rules = (RULE, RULE | {"name": "second", "agent": None, "capability": "echoing"})
     async with receiving(tmp_path, *rules, source={"tenant": "acme"}) as api:
         status, answer = await deliver(api, issue())
-        ended = [await api.mesh.outcome(task_id, "acme") for task_id in answer["tasks"]]
+        ended = [await api.mesh.get(Tasks).outcome(task_id, "acme") for task_id in answer["tasks"]]
         received = await events(api, event_type="webhook.received", tenant_id="acme")
     assert status == 202 and len(ended) == 2 and all(outcome.success for outcome in ended)
     assert len(received) == 1
@@ -88,7 +88,7 @@ async def test_run_goes_on_with_an_event_of_the_board(tmp_path: Path) -> None:
         for number in (6, 7):
             merged = issue(action="closed", pull_request={"number": number, "merged": True})
             assert (await deliver(api, merged, f"d-{number}", "pull_request"))[0] == 200
-        assert (await api.mesh.outcome(task_id)).text == "ada merged it"
+        assert (await api.mesh.get(Tasks).outcome(task_id)).text == "ada merged it"
 
 
 async def test_alert_that_still_fires_is_the_task_that_it_was(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ async def test_alert_that_still_fires_is_the_task_that_it_was(tmp_path: Path) ->
         resolved = group("disk")
         resolved["alerts"][0]["status"] = "resolved"
         assert await send(resolved) == []
-        texts = [(await api.mesh.outcome(task_id)).text for task_id in again]
+        texts = [(await api.mesh.get(Tasks).outcome(task_id)).text for task_id in again]
         accepted = await events(api, event_type="task.accepted")
     assert again[:1] == first and texts == ["you said: disk", "you said: cpu"]
     assert len(accepted) == 2

@@ -94,6 +94,6 @@ def test_the_wheel_puts_nothing_beside_the_package(names: set[str]) -> None:
 
 
 def test_the_pages_of_the_api_are_in_the_wheel(names: set[str]) -> None:
-    pages = {path.name for path in (ROOT / "runtime/meshwright/edges/http/pages").iterdir() if path.is_file()}
-    assert pages >= {"docs.html", "docs.css", "docs.js"}
-    assert {f"meshwright/edges/http/pages/{name}" for name in pages} <= names
+    pages = {path.name for path in (ROOT / "runtime/meshwright/edges/http/docs").iterdir() if path.is_file()}
+    assert pages >= {"index.html", "docs.css", "docs.js"}
+    assert {f"meshwright/edges/http/docs/{name}" for name in pages} <= names

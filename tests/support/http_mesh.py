@@ -9,7 +9,7 @@ from typing import Any
 
 import aiohttp
 
-from meshwright import Agent, Capability, Client, Mesh, Run, ToolFailed, build_mesh
+from meshwright import Agent, Capability, Client, Mesh, Run, Tasks, ToolFailed, build_mesh
 from meshwright.edges.http.server import serving
 from meshwright.testing import ScriptedModel
 from tests.support.settings import load_settings
@@ -106,7 +106,7 @@ class Api:
     async def finished(self, **request: Any) -> str:
         """Submit a task and wait for its end; returns its id."""
         task_id = await self.submit(**request)
-        await self.mesh.outcome(task_id)
+        await self.mesh.get(Tasks).outcome(task_id)
         return task_id
 
     @asynccontextmanager

@@ -18,6 +18,7 @@ from meshwright.events.filter import EventFilter
 from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
 from meshwright.models.offline import OfflineModel
+from meshwright.orchestration.tasks import Tasks
 from meshwright.run import Run
 from meshwright.runtimes import StoreDeps, sqlite_runtime
 from meshwright.sql.database import Database
@@ -72,7 +73,7 @@ class Running:
 
     async def submit(self, agent_id: str, text: str = "Hello", **fields: Any) -> str:
         request = TaskRequest(agent_id=agent_id, payload={"text": text}, **fields)
-        return (await self.mesh.submit(request)).task_id
+        return (await self.mesh.get(Tasks).submit(request)).task_id
 
     async def ask(self, agent_id: str, text: str = "Hello", **fields: Any) -> Outcome:
         return await self.outcome(await self.submit(agent_id, text, **fields))
@@ -80,10 +81,10 @@ class Running:
     async def outcome(self, task_id: str) -> Outcome:
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
-                return await self.mesh.outcome(task_id)
+                return await self.mesh.get(Tasks).outcome(task_id)
         except TimeoutError:
             waiting = [f"{task.get_name()}: {task.get_stack(limit=1)}" for task in asyncio.all_tasks()]
-            known = f"{await self.mesh.task(task_id)}, {await self.types(task_id)}"
+            known = f"{await self.mesh.get(Tasks).task(task_id)}, {await self.types(task_id)}"
             raise AssertionError("\n".join([f"no outcome: {known}", *waiting])) from None
 
     async def event(self, event_type: str, task_id: str | None = None) -> Event:

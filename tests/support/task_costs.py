@@ -6,10 +6,11 @@ from decimal import Decimal
 from typing import Any
 
 from meshwright import Agent, Capability, Mesh
-from meshwright.context.memory import MemoryItem
+from meshwright.context.memory import MemoryItem, MemoryStore
 from meshwright.core.messages import Outcome, Usage
 from meshwright.core.money import Price
 from meshwright.ledger.costs import Cost
+from meshwright.ledger.spending import Spending
 from meshwright.models.port import ModelReply, ToolCall
 
 PRICE = Price(input=Decimal(3), output=Decimal(15))
@@ -25,7 +26,9 @@ ROOMY = {"memory_max_tokens": 10_000}
 async def remember(mesh: Mesh) -> None:
     """Let the keeper remember long texts, which are shortened for it."""
     for n, text in enumerate(LONG):
-        await mesh.memory.remember(MemoryItem(memory_id=f"m{n}", scope="agent", scope_id="keeper", text=text))
+        await mesh.get(MemoryStore).remember(
+            MemoryItem(memory_id=f"m{n}", scope="agent", scope_id="keeper", text=text)
+        )
 
 
 def reply(cost: str | None, content: str = "Done.", **fields: Any) -> ModelReply:
@@ -48,13 +51,13 @@ class Other(Agent):
 async def ledger_of(mesh: Mesh, outcome: Outcome) -> Cost:
     """What the ledger says of a task that called a model, which must be what its outcome says."""
     await check_ledger(mesh, outcome)
-    [cost] = [cost for cost in (await mesh.costs("task")).items if cost.key == outcome.task_id]
+    [cost] = [cost for cost in (await mesh.get(Spending).costs("task")).items if cost.key == outcome.task_id]
     return cost
 
 
 async def check_ledger(mesh: Mesh, outcome: Outcome) -> None:
     """A task's outcome must say what the ledger says of it and of the tasks below it."""
-    costs = {cost.key: cost for cost in (await mesh.costs("task")).items}
+    costs = {cost.key: cost for cost in (await mesh.get(Spending).costs("task")).items}
     listed = (await mesh.log.tasks(tenant_id="default")).items
     family = [outcome.task_id]
     for task_id in family:

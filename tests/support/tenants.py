@@ -5,6 +5,7 @@ from typing import Any
 
 from meshwright import Agent, Capability, Run
 from meshwright.core.access import KEY_ROLES, Role
+from meshwright.ledger.keys import Keys
 from tests.support.http_mesh import Api
 
 SECRET = "acme-secret"
@@ -51,7 +52,7 @@ class Owned:
 
 async def holder(api: Api, tenant_id: str, *roles: str) -> dict[str, str]:
     """The headers of a new key of a tenant."""
-    made = await api.mesh.keys.create(
+    made = await api.mesh.get(Keys).create(
         f"{tenant_id.strip('*')}-agent", tenant_id=tenant_id, roles=roles or KEY_ROLES
     )
     return {"Authorization": f"Bearer {made.key}"}
@@ -60,7 +61,7 @@ async def holder(api: Api, tenant_id: str, *roles: str) -> dict[str, str]:
 async def fill(api: Api, tenant_id: str) -> Owned:
     """Give a tenant a task that has ended, one that waits, an event, a cost, an allowance, a schedule, a
     configuration and a key. The mesh has the agent `Asker`."""
-    made = await api.mesh.keys.create(f"{tenant_id}-agent", tenant_id=tenant_id, roles=[Role.ADMIN])
+    made = await api.mesh.get(Keys).create(f"{tenant_id}-agent", tenant_id=tenant_id, roles=[Role.ADMIN])
     headers = {"Authorization": f"Bearer {made.key}"}
     finished, waiting = await finished_task(api, headers, "echo", SECRET), await asked_task(api, headers)
     task = {"agent_id": "echo", "payload": {"text": SECRET}}
@@ -85,7 +86,7 @@ async def fill(api: Api, tenant_id: str) -> Owned:
 
 async def check_untouched(api: Api, owned: Owned) -> None:
     """Assert that nobody has changed what the tenant has."""
-    [key] = [key for key in await api.mesh.keys.list() if key.key_id == owned.key_id]
+    [key] = [key for key in await api.mesh.get(Keys).list() if key.key_id == owned.key_id]
     assert key.revoked_at is None and key.replaced_by is None
     views: list[Any] = []
     for path in (

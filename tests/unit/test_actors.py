@@ -81,7 +81,7 @@ def test_the_architect_may_ask_the_researcher_and_nobody_else(agents: Mapping[st
 def test_each_agent_has_a_prompt_of_its_own(classes: Mapping[str, type[Agent]]) -> None:
     told: list[str] = []
     prompts = Prompts(ROOT / "prompts", on_event=lambda event_type, payload: told.append(event_type))
-    assert {prompts.get(each.prompt).source for each in classes.values()} == {"file"}
+    assert {prompts.resolve(each.prompt).source for each in classes.values()} == {"file"}
     assert told == []
 
 

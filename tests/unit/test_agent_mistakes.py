@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, TaskRequest, tool
+from meshwright import Agent, Capability, TaskRequest, Tasks, tool
 from meshwright.core.errors import StoreUnavailable
 from meshwright.core.messages import Outcome
 from meshwright.models.errors import ModelRefused
@@ -243,7 +243,7 @@ async def test_a_task_that_is_cancelled_within_a_group_ends_and_frees_its_slot()
     async with mesh_for(agent_with(run, max_concurrency=1)) as mesh:
         receipt = await mesh.submit(agent_id="author", payload={"text": "Hold."})
         await began.wait()
-        await mesh.mesh.cancel(receipt.task_id)
+        await mesh.mesh.get(Tasks).cancel(receipt.task_id)
         outcome = await mesh.outcome(receipt.task_id)
         assert outcome.status == "cancelled"
         assert (await mesh.ask("author", "Are you free?")).text == "Yes."
@@ -269,12 +269,14 @@ async def test_a_person_is_asked_about_a_step_also_within_a_group(tmp_path: Path
 
     async with kept(tmp_path, author(hangs)) as mesh:
         request = TaskRequest(agent_id="author", payload={"text": "Pay."})
-        task_id = (await mesh.submit(request)).task_id
+        task_id = (await mesh.get(Tasks).submit(request)).task_id
         await began.wait()
     async with kept(tmp_path, author(never)) as mesh:
         waiting = await told_of(mesh, "task.waiting")
-        await mesh.answer(task_id, waiting.payload["key"], {"approve": False, "result": "7 dollars"})
-        assert (await mesh.outcome(task_id)).text == "paid: 7 dollars"
+        await mesh.get(Tasks).answer(
+            task_id, waiting.payload["key"], {"approve": False, "result": "7 dollars"}
+        )
+        assert (await mesh.get(Tasks).outcome(task_id)).text == "paid: 7 dollars"
 
 
 async def test_an_unexpected_error_of_a_tool_is_in_the_log_with_its_line(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability
+from meshwright import Agent, Capability, Tasks
 from meshwright.run import Run
 from meshwright.testing import mesh_for
 
@@ -34,7 +34,7 @@ async def test_a_cancelled_run_is_stopped_and_its_thread_goes_on() -> None:
     async with mesh_for(holder) as mesh:
         receipt = await mesh.submit(agent_id="holder", payload={"text": "Hold."}, thread_id="one")
         await began.wait()
-        await mesh.mesh.cancel(receipt.task_id)
+        await mesh.mesh.get(Tasks).cancel(receipt.task_id)
         outcome = await mesh.outcome(receipt.task_id)
         assert stopped.is_set()
         began.clear()

@@ -10,7 +10,7 @@ import pytest
 from meshwright import Client, build_mesh
 from meshwright.core.errors import MeshError, StoreFailed
 from meshwright.core.messages import Caller, Event
-from meshwright.events.audit import RECORDED, hashed
+from meshwright.events.audit import RECORDED, Audit, hashed
 from meshwright.events.filter import EventFilter
 from meshwright.events.verify import verify
 from meshwright.mesh import Mesh
@@ -49,7 +49,7 @@ async def actions(mesh: Mesh) -> list[tuple[str, str]]:
 
 async def test_a_record_says_who_did_what_from_where(mesh: Mesh) -> None:
     details = {"answer": hashed({"text": "yes"}), "password": "hunter2-is-it", "rule": "5/day"}
-    await mesh.audit.record(ANN, "schedule.paused", "schedules/digest", details)
+    await mesh.get(Audit).record(ANN, "schedule.paused", "schedules/digest", details)
     [event] = await trail(mesh)
     assert event.tenant_id == "acme" and event.aggregate_id == "audit/schedules/digest"
     assert event.fields == {

@@ -8,7 +8,7 @@ import pytest
 from meshwright.core.cipher import Cipher, new_key
 from meshwright.core.errors import ConfigError
 from meshwright.core.redaction import redact
-from meshwright.sql.encrypted import EncryptedColumn, renew_all
+from meshwright.sql.encrypted import EncryptedColumn, Secrets
 from meshwright.sql.folder import KeyFile
 from meshwright.sql.sqlite import SqliteDatabase
 
@@ -74,13 +74,13 @@ def test_something_that_is_no_key_is_refused_without_being_shown() -> None:
 
 
 async def test_stored_secrets_are_encrypted_again_with_the_newest_key(tmp_path: Path) -> None:
-    keys = key_file(tmp_path)
-    cipher, database = Cipher(keys.keys, "here"), SqliteDatabase(tmp_path)
+    keys, database = key_file(tmp_path), SqliteDatabase(tmp_path)
+    secrets = Secrets(database, (), keys.path)
+    secrets.columns = [EncryptedColumn("secrets_of_a_test", "secret")]
     await database.open()
     try:
-        await database.write(_make, [cipher.encrypt(f"{TEXT} {n}") for n in range(3)])
-        keys.add()
-        assert await renew_all(database, cipher, [EncryptedColumn("secrets_of_a_test", "secret")]) == 3
+        await database.write(_make, [secrets.cipher.encrypt(f"{TEXT} {n}") for n in range(3)])
+        assert await secrets.rotate() == 3
         newest_alone = Cipher(lambda: keys.keys()[:1], "the newest key")
         stored = await database.read(_stored)
         assert [value and newest_alone.decrypt(value) for value in stored] == [

@@ -3,7 +3,7 @@
 import gc
 from pathlib import Path
 
-from meshwright import Agent, Capability, TaskRequest, build_mesh
+from meshwright import Agent, Capability, TaskRequest, Tasks, build_mesh
 from meshwright.mesh import Mesh
 from meshwright.models.offline import OfflineModel
 from meshwright.tools import tool
@@ -27,8 +27,10 @@ class Asking(Agent):
 
 async def run_tasks(mesh: Mesh, count: int) -> None:
     for n in range(count):
-        receipt = await mesh.submit(TaskRequest(agent_id="asking", payload={"text": f"Look at {n}."}))
-        assert (await mesh.outcome(receipt.task_id)).success
+        receipt = await mesh.get(Tasks).submit(
+            TaskRequest(agent_id="asking", payload={"text": f"Look at {n}."})
+        )
+        assert (await mesh.get(Tasks).outcome(receipt.task_id)).success
 
 
 async def test_a_task_leaves_no_circles(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from meshwright.cli.demo import quoted
 from meshwright.cli.event_lines import Line, line_of
-from meshwright.cli.output import local_time
 from meshwright.cli.timeline import Drawing, draw, drawing, print_answer, timeline
+from meshwright.core.display import local_time
 from meshwright.core.messages import Event
 
 CARD = {

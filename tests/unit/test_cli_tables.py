@@ -2,14 +2,15 @@
 
 import pytest
 
+from meshwright.agents.resources import AGENTS
 from meshwright.cli.connect import one_of
 from meshwright.cli.event_lines import event_line
-from meshwright.cli.models import overview_text
-from meshwright.cli.money import costs_table
-from meshwright.cli.output import Column, table
-from meshwright.cli.resources import AGENTS
+from meshwright.cli.output import table
 from meshwright.cli.tasks import REASON, TASKS
 from meshwright.core.errors import InvalidInput
+from meshwright.core.resources import Column
+from meshwright.ledger.commands import costs_table
+from meshwright.models.commands import overview_text
 
 WIDTHS = [80, 100]
 TASK = {

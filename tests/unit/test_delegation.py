@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshwright import Agent, Capability
+from meshwright import Agent, Capability, Tasks
 from meshwright.models.errors import ModelRefused
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
@@ -28,7 +28,7 @@ async def test_a_delegated_answer_comes_back_and_the_child_knows_its_parent() ->
     async with mesh_for(delegating("a", "b"), delegating("b"), model=ScriptedModel("From b.")) as mesh:
         outcome = await mesh.ask("a", "to b: What do you say?")
         [waiting] = mesh.events("task.waiting").payloads
-        child = await mesh.mesh.task(waiting["child_task_id"])
+        child = await mesh.mesh.get(Tasks).task(waiting["child_task_id"])
     assert outcome.text == "From b."
     assert (child.parent_task_id, child.requested_by, child.chain) == (outcome.task_id, "a", ("a",))
     assert child.payload == {"text": "What do you say?"}
@@ -76,8 +76,8 @@ async def test_a_delegated_task_inherits_priority_timeout_and_deadline() -> None
             agent_id="a", payload={"text": "Have it done."}, priority=9, timeout=33, deadline=444
         )
         assert (await mesh.outcome(receipt.task_id)).success
-        parent = await mesh.mesh.task(receipt.task_id)
+        parent = await mesh.mesh.get(Tasks).task(receipt.task_id)
         [waiting] = mesh.events("task.waiting").payloads
-        child = await mesh.mesh.task(waiting["child_task_id"])
+        child = await mesh.mesh.get(Tasks).task(waiting["child_task_id"])
     assert (child.priority, child.timeout, child.deadline_at) == (9, 33, parent.deadline_at)
     assert (parent.deadline_at - parent.created_at).total_seconds() == pytest.approx(444)

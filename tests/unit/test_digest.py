@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from meshwright import Agent, Capability, Run, ToolFailed
+from meshwright import Agent, Capability, Run, Tasks, ToolFailed
 from meshwright.core.messages import Caller, TaskRequest
 from meshwright.models.offline import OfflineModel
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
@@ -34,8 +34,8 @@ async def happen(mesh: MeshUnderTest) -> None:
     other = Caller(tenant_id="acme")
     for text in ("work", "fail"):
         task = TaskRequest(agent_id="worker", payload={"text": text})
-        receipt = await mesh.mesh.submit(task, other)
-        await mesh.mesh.outcome(receipt.task_id, "acme")
+        receipt = await mesh.mesh.get(Tasks).submit(task, other)
+        await mesh.mesh.get(Tasks).outcome(receipt.task_id, "acme")
     await mesh.submit(agent_id="worker", payload={"text": "ask"})
     await mesh.questions()
 

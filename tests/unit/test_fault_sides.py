@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, TaskRequest
+from meshwright import Agent, Capability, TaskRequest, Tasks
 from meshwright.core.errors import MeshError, TaskLimitReached, ToolFailed
 from meshwright.core.messages import Fault, Outcome
 from meshwright.models.errors import BudgetExceeded, ModelRefused, ModelUnavailable, RateLimited
 from meshwright.models.port import ModelReply
+from meshwright.orchestration.registry import Registry
 from meshwright.orchestration.scoring import class_of, counts
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, mesh_for
@@ -51,12 +52,12 @@ async def test_faults_of_others_lower_no_score(tmp_path: Path, error: MeshError)
     model = ScriptedModel(*[error] * 6)
     async with kept(tmp_path, Asker, model=model) as mesh:
         request = TaskRequest(agent_id="asker", payload={"text": "Ask."})
-        outcome = await mesh.outcome((await mesh.submit(request)).task_id)
+        outcome = await mesh.get(Tasks).outcome((await mesh.get(Tasks).submit(request)).task_id)
         assert outcome.error is not None
         assert outcome.error.type == error.code
-        assert [card.success for card in mesh.registry.scores("asking")] == [1.0]
+        assert [card.success for card in mesh.get(Registry).scores("asking")] == [1.0]
     async with kept(tmp_path, Asker) as mesh:
-        assert [card.success for card in mesh.registry.scores("asking")] == [1.0]
+        assert [card.success for card in mesh.get(Registry).scores("asking")] == [1.0]
 
 
 def ended(error: str) -> Outcome:
@@ -107,10 +108,10 @@ async def test_faults_of_its_own_lower_an_agents_score(tmp_path: Path, reply: st
     model = ScriptedModel(*[ModelReply(model="m")] * 3)
     async with kept(tmp_path, Asker, model=model) as mesh:
         request = TaskRequest(agent_id="asker", payload={"text": reply})
-        assert not (await mesh.outcome((await mesh.submit(request)).task_id)).success
-        assert [card.success for card in mesh.registry.scores("asking")] == [0.0]
+        assert not (await mesh.get(Tasks).outcome((await mesh.get(Tasks).submit(request)).task_id)).success
+        assert [card.success for card in mesh.get(Registry).scores("asking")] == [0.0]
     async with kept(tmp_path, Asker) as mesh:
-        assert [card.success for card in mesh.registry.scores("asking")] == [0.0]
+        assert [card.success for card in mesh.get(Registry).scores("asking")] == [0.0]
 
 
 async def test_a_timeout_that_its_caller_chose_lowers_no_score() -> None:
@@ -118,20 +119,20 @@ async def test_a_timeout_that_its_caller_chose_lowers_no_score() -> None:
     async with mesh_for(holder) as mesh:
         receipt = await mesh.submit(agent_id="holder", payload={"text": "Hold."}, timeout=0.01, deadline=60)
         assert (await mesh.outcome(receipt.task_id)).status == "timed_out"
-        assert [card.success for card in mesh.mesh.registry.scores("holding")] == [1.0]
+        assert [card.success for card in mesh.mesh.get(Registry).scores("holding")] == [1.0]
 
 
 async def test_a_cancelled_task_lowers_no_score(tmp_path: Path) -> None:
     holder, began, _ = holding()
     async with kept(tmp_path, holder) as mesh:
         request = TaskRequest(agent_id="holder", payload={"text": "Hold."})
-        task_id = (await mesh.submit(request)).task_id
+        task_id = (await mesh.get(Tasks).submit(request)).task_id
         await began.wait()
-        await mesh.cancel(task_id)
-        assert (await mesh.outcome(task_id)).status == "cancelled"
-        assert [card.success for card in mesh.registry.scores("holding")] == [1.0]
+        await mesh.get(Tasks).cancel(task_id)
+        assert (await mesh.get(Tasks).outcome(task_id)).status == "cancelled"
+        assert [card.success for card in mesh.get(Registry).scores("holding")] == [1.0]
     async with kept(tmp_path, holder) as mesh:
-        assert [card.success for card in mesh.registry.scores("holding")] == [1.0]
+        assert [card.success for card in mesh.get(Registry).scores("holding")] == [1.0]
 
 
 @pytest.mark.parametrize(
@@ -171,6 +172,6 @@ async def test_a_delegated_task_that_fails_counts_against_its_own_agent_alone() 
 
     async with mesh_for(Boss, Asker) as mesh:
         outcome = await mesh.ask("boss", "fail")
-        scores = [mesh.mesh.registry.scores(name)[0].success for name in ("leading", "asking")]
+        scores = [mesh.mesh.get(Registry).scores(name)[0].success for name in ("leading", "asking")]
     assert outcome.error is not None
     assert (outcome.error.type, scores) == ("DelegationFailed", [1.0, 0.0])

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, TaskRequest, build_mesh
+from meshwright import Agent, Capability, TaskRequest, Tasks, build_mesh
 from meshwright.core.errors import (
     ConfigError,
     Draining,
@@ -80,7 +80,7 @@ def agents(gate: type[Gate]) -> list[type[Agent]]:
 async def submit(mesh: MeshUnderTest, caller: Caller | None = None, **fields: Any) -> Receipt:
     key = fields.pop("key", None)
     request = TaskRequest(**({"agent_id": "echo", "payload": {"text": "Hello"}} | fields))
-    return await mesh.mesh.submit(request, caller, idempotency_key=key)
+    return await mesh.mesh.get(Tasks).submit(request, caller, idempotency_key=key)
 
 
 # Submitting
@@ -113,7 +113,7 @@ async def test_what_cannot_be_done_is_refused_and_leaves_nothing(
     assert refused.value.field == field
     assert refused.value.remedy
     with pytest.raises(NotFound):
-        await mesh.mesh.task("t1")
+        await mesh.mesh.get(Tasks).task("t1")
     assert not mesh.events("task.accepted")
 
 
@@ -150,9 +150,9 @@ async def test_a_repeat_after_a_restart_is_the_same_task(tmp_path: Path) -> None
     for _ in range(2):
         settings = load_settings(tmp_path)
         async with build_mesh(settings, project=tmp_path, agents=[Echo], model=ScriptedModel()) as mesh:
-            receipts.append(await mesh.submit(request, idempotency_key="order-1"))
-            await mesh.outcome(receipts[0].task_id)
-            assert len((await mesh.task(receipts[0].task_id)).attempts) == 1
+            receipts.append(await mesh.get(Tasks).submit(request, idempotency_key="order-1"))
+            await mesh.get(Tasks).outcome(receipts[0].task_id)
+            assert len((await mesh.get(Tasks).task(receipts[0].task_id)).attempts) == 1
     assert receipts[0].task_id == receipts[1].task_id
     assert receipts[1].status == "succeeded"
 
@@ -167,20 +167,20 @@ async def test_a_task_is_seen_as_it_is_at_each_moment(mesh: MeshUnderTest, gate:
     boss = await submit(mesh, agent_id="boss")
     while not mesh.events("task.waiting"):
         await asyncio.sleep(0)
-    seen = [await mesh.mesh.task(receipt.task_id) for receipt in (first, second, boss)]
+    seen = [await mesh.mesh.get(Tasks).task(receipt.task_id) for receipt in (first, second, boss)]
     assert [view.status for view in seen] == ["running", "dispatched", "waiting"]
     gate.opened.set()
     for receipt in (first, second, boss):
         outcome = await mesh.outcome(receipt.task_id)
-        view = await mesh.mesh.task(receipt.task_id)
+        view = await mesh.mesh.get(Tasks).task(receipt.task_id)
         assert (view.status, view.outcome) == ("succeeded", outcome)
 
 
 async def test_a_view_tells_all_that_was_asked_and_tried(mesh: MeshUnderTest) -> None:
     fields = {"capability": "echoing", "agent_id": None, "priority": 7, "timeout": 60.0, "thread_id": "talk"}
     receipt = await submit(mesh, ANN, **fields)
-    await mesh.mesh.outcome(receipt.task_id, "acme")
-    view = await mesh.mesh.task(receipt.task_id, "acme")
+    await mesh.mesh.get(Tasks).outcome(receipt.task_id, "acme")
+    view = await mesh.mesh.get(Tasks).task(receipt.task_id, "acme")
     assert (view.capability, view.payload, view.priority, view.timeout) == (
         "echoing",
         {"text": "Hello"},
@@ -199,7 +199,7 @@ async def test_a_view_tells_all_that_was_asked_and_tried(mesh: MeshUnderTest) ->
 
 async def test_a_task_for_an_agent_by_name_gets_its_first_capability(mesh: MeshUnderTest) -> None:
     receipt = await submit(mesh)
-    assert (await mesh.mesh.task(receipt.task_id)).capability == "echoing"
+    assert (await mesh.mesh.get(Tasks).task(receipt.task_id)).capability == "echoing"
 
 
 # Waiting for the outcome
@@ -207,18 +207,18 @@ async def test_a_task_for_an_agent_by_name_gets_its_first_capability(mesh: MeshU
 
 async def test_everybody_who_waits_gets_the_same_outcome(mesh: MeshUnderTest, gate: type[Gate]) -> None:
     receipt = await submit(mesh, agent_id="gate")
-    waits = [asyncio.create_task(mesh.mesh.outcome(receipt.task_id)) for _ in range(3)]
+    waits = [asyncio.create_task(mesh.mesh.get(Tasks).outcome(receipt.task_id)) for _ in range(3)]
     await gate.began.wait()
     waits[0].cancel()
     gate.opened.set()
     first, second = await asyncio.gather(*waits[1:])
-    assert first == second == await mesh.mesh.outcome(receipt.task_id)
+    assert first == second == await mesh.mesh.get(Tasks).outcome(receipt.task_id)
     assert first.text == "opened"
 
 
 async def test_whoever_waits_when_the_mesh_stops_is_told(mesh: MeshUnderTest, gate: type[Gate]) -> None:
     receipt = await submit(mesh, agent_id="gate")
-    waiting = asyncio.create_task(mesh.mesh.outcome(receipt.task_id))
+    waiting = asyncio.create_task(mesh.mesh.get(Tasks).outcome(receipt.task_id))
     await gate.began.wait()
     await mesh.mesh.stop(drain_seconds=0)
     with pytest.raises(Draining, match="goes on at the next start"):
@@ -227,7 +227,7 @@ async def test_whoever_waits_when_the_mesh_stops_is_told(mesh: MeshUnderTest, ga
 
 async def test_a_mesh_that_stops_lets_work_end_first(mesh: MeshUnderTest, gate: type[Gate]) -> None:
     receipt = await submit(mesh, agent_id="gate")
-    waiting = asyncio.create_task(mesh.mesh.outcome(receipt.task_id))
+    waiting = asyncio.create_task(mesh.mesh.get(Tasks).outcome(receipt.task_id))
     await gate.began.wait()
     stopping = asyncio.create_task(mesh.mesh.stop())
     for _ in range(200):
@@ -252,29 +252,29 @@ async def test_what_a_stopped_mesh_is_asked_it_refuses(mesh: MeshUnderTest) -> N
 async def test_cancelling_ends_a_task_once_and_for_all(mesh: MeshUnderTest, gate: type[Gate]) -> None:
     receipt = await submit(mesh, agent_id="gate")
     await gate.began.wait()
-    view = await mesh.mesh.cancel(receipt.task_id)
+    view = await mesh.mesh.get(Tasks).cancel(receipt.task_id)
     assert view.task_id == receipt.task_id
     assert (await mesh.outcome(receipt.task_id)).status == "cancelled"
-    assert (await mesh.mesh.cancel(receipt.task_id)).status == "cancelled"
+    assert (await mesh.mesh.get(Tasks).cancel(receipt.task_id)).status == "cancelled"
     assert len(mesh.events("task.cancelled")) == 1
 
 
 async def test_an_end_cannot_be_cancelled(mesh: MeshUnderTest) -> None:
     receipt = await submit(mesh)
     await mesh.outcome(receipt.task_id)
-    assert (await mesh.mesh.cancel(receipt.task_id)).status == "succeeded"
+    assert (await mesh.mesh.get(Tasks).cancel(receipt.task_id)).status == "succeeded"
 
 
 async def test_an_answer_that_nobody_waits_for_is_not_found(mesh: MeshUnderTest, gate: type[Gate]) -> None:
     receipt = await submit(mesh, agent_id="gate")
     await gate.began.wait()
     with pytest.raises(NotFound, match="does not wait for 'k'") as refused:
-        await mesh.mesh.answer(receipt.task_id, "k", "yes")
+        await mesh.mesh.get(Tasks).answer(receipt.task_id, "k", "yes")
     assert (refused.value.field, "mesh inbox" in refused.value.remedy) == ("key", True)
     gate.opened.set()
     await mesh.outcome(receipt.task_id)
     with pytest.raises(NotFound):
-        await mesh.mesh.answer(receipt.task_id, "k", "yes")
+        await mesh.mesh.get(Tasks).answer(receipt.task_id, "k", "yes")
 
 
 # Tenants
@@ -282,12 +282,12 @@ async def test_an_answer_that_nobody_waits_for_is_not_found(mesh: MeshUnderTest,
 
 async def test_what_is_not_there_and_what_is_anothers_look_the_same(mesh: MeshUnderTest) -> None:
     receipt = await submit(mesh, ANN, task_id="anns")
-    await mesh.mesh.outcome(receipt.task_id, "acme")
+    await mesh.mesh.get(Tasks).outcome(receipt.task_id, "acme")
     asks = [
-        lambda task_id: mesh.mesh.task(task_id, "bobs"),
-        lambda task_id: mesh.mesh.outcome(task_id, "bobs"),
-        lambda task_id: mesh.mesh.cancel(task_id, "bobs"),
-        lambda task_id: mesh.mesh.answer(task_id, "k", "v", Caller(tenant_id="bobs")),
+        lambda task_id: mesh.mesh.get(Tasks).task(task_id, "bobs"),
+        lambda task_id: mesh.mesh.get(Tasks).outcome(task_id, "bobs"),
+        lambda task_id: mesh.mesh.get(Tasks).cancel(task_id, "bobs"),
+        lambda task_id: mesh.mesh.get(Tasks).answer(task_id, "k", "v", Caller(tenant_id="bobs")),
     ]
     for ask in asks:
         for task_id in ("anns", "none"):
@@ -300,16 +300,16 @@ async def test_a_tenant_cannot_cancel_what_is_anothers(mesh: MeshUnderTest, gate
     receipt = await submit(mesh, ANN, agent_id="gate")
     await gate.began.wait()
     with pytest.raises(NotFound):
-        await mesh.mesh.cancel(receipt.task_id, "bobs")
+        await mesh.mesh.get(Tasks).cancel(receipt.task_id, "bobs")
     gate.opened.set()
-    assert (await mesh.mesh.outcome(receipt.task_id, "acme")).status == "succeeded"
+    assert (await mesh.mesh.get(Tasks).outcome(receipt.task_id, "acme")).status == "succeeded"
 
 
 async def test_the_same_key_and_the_same_thread_of_two_tenants_are_two(mesh: MeshUnderTest) -> None:
     receipts = [await submit(mesh, caller, key="k", thread_id="one") for caller in (ANN, BOB)]
     assert receipts[0].task_id != receipts[1].task_id
     for caller, receipt in zip((ANN, BOB), receipts, strict=True):
-        await mesh.mesh.outcome(receipt.task_id, caller.tenant_id)
+        await mesh.mesh.get(Tasks).outcome(receipt.task_id, caller.tenant_id)
     threads = {event.aggregate_id for event in mesh.events("task.started")}
     assert threads == {"echo/acme:one", "echo/bobs:one"}
     assert [event.tenant_id for event in mesh.events("task.accepted")] == ["acme", "bobs"]
@@ -321,8 +321,8 @@ async def test_two_tenants_use_one_task_id_and_never_meet(mesh: MeshUnderTest) -
         await submit(mesh, caller, task_id="t1", payload={"text": text})
     for caller, text in callers.items():
         tenant = caller.tenant_id
-        assert (await mesh.mesh.outcome("t1", tenant)).text == f"you said: {text}"
-        view = await mesh.mesh.task("t1", tenant)
+        assert (await mesh.mesh.get(Tasks).outcome("t1", tenant)).text == f"you said: {text}"
+        view = await mesh.mesh.get(Tasks).task("t1", tenant)
         assert (view.tenant_id, view.payload["text"]) == (tenant, text)
         [listed] = (await mesh.mesh.log.tasks(tenant_id=tenant)).items
         assert (listed.task_id, listed.requested_by) == ("t1", caller.requested_by)
@@ -341,11 +341,11 @@ async def test_an_outcome_of_one_tenant_wakes_no_waiter_of_another(
     mesh: MeshUnderTest, gate: type[Gate]
 ) -> None:
     await submit(mesh, BOB, agent_id="gate", task_id="t1")
-    waiting = asyncio.create_task(mesh.mesh.outcome("t1", BOB.tenant_id))
+    waiting = asyncio.create_task(mesh.mesh.get(Tasks).outcome("t1", BOB.tenant_id))
     await gate.began.wait()
     await submit(mesh, ANN, task_id="t1", payload={"text": "of ann"})
-    assert (await mesh.mesh.outcome("t1", ANN.tenant_id)).text == "you said: of ann"
-    await mesh.mesh.cancel("t1", ANN.tenant_id)
+    assert (await mesh.mesh.get(Tasks).outcome("t1", ANN.tenant_id)).text == "you said: of ann"
+    await mesh.mesh.get(Tasks).cancel("t1", ANN.tenant_id)
     assert not waiting.done()
     gate.opened.set()
     assert (await waiting).text == "opened"
@@ -355,7 +355,7 @@ async def test_a_child_keeps_the_tenant_of_its_parent(mesh: MeshUnderTest, gate:
     gate.opened.set()
     for caller in (ANN, BOB):
         await submit(mesh, caller, agent_id="boss", task_id="t1")
-        assert (await mesh.mesh.outcome("t1", caller.tenant_id)).text == "opened"
+        assert (await mesh.mesh.get(Tasks).outcome("t1", caller.tenant_id)).text == "opened"
         tasks = (await mesh.mesh.log.tasks(tenant_id=caller.tenant_id)).items
         assert sorted((task.agent_id, task.parent_task_id) for task in tasks) == [
             ("boss", None),
@@ -385,7 +385,7 @@ async def test_two_meshes_of_one_process_know_nothing_of_each_other(two: list[Me
     await one.outcome("t2")
     assert not other.events(task_id="t2")
     with pytest.raises(NotFound):
-        await other.mesh.task("t2")
+        await other.mesh.get(Tasks).task("t2")
     await one.mesh.stop()
     assert (await other.ask("echo", "Still there?")).success
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, build_mesh, tool
+from meshwright import Agent, Capability, Tasks, build_mesh, tool
 from meshwright.core.errors import PromptError
 from meshwright.models.port import ModelReply
 from meshwright.testing import (
@@ -110,7 +110,7 @@ async def test_a_mesh_may_be_set_to_run_in_memory(tmp_path: Path) -> None:
     async with build_mesh(
         settings, project=tmp_path, agents=[Greeter], model=ScriptedModel("Hello!")
     ) as mesh:
-        outcome = await mesh.ask("greeter", "Greet Bob.")
+        outcome = await mesh.get(Tasks).ask("greeter", "Greet Bob.")
     assert outcome.text == "Hello!"
     assert list(tmp_path.iterdir()) == []
 

@@ -5,15 +5,25 @@ from __future__ import annotations
 import traceback
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from meshwright import build_mesh
+from meshwright import Tasks, build_mesh
+from meshwright.core.errors import ConfigError
 from meshwright.core.messages import Usage
 from meshwright.events.filter import EventFilter
 from meshwright.models.errors import Unsupported
 from meshwright.models.http import ApiModel
-from meshwright.models.port import ModelReply, ModelRequest, OnDelta
+from meshwright.models.port import (
+    Model,
+    ModelReply,
+    ModelRequest,
+    ModelWrapper,
+    OnDelta,
+    Wrapper,
+    wrapped,
+)
 from meshwright.testing import mesh_for
 from tests.support.interrupted_mesh import keeper
 from tests.support.settings import load_settings
@@ -49,7 +59,7 @@ async def test_few_frames_lie_between_a_run_and_the_wire(
     (tmp_path / "litellm_config.yaml").write_text(CONFIG)
     settings = load_settings(tmp_path, store="memory", model="router")
     async with build_mesh(settings, project=tmp_path, agents=[keeper(model=named)]) as mesh:
-        assert (await mesh.ask("keeper", "Do it.")).success
+        assert (await mesh.get(Tasks).ask("keeper", "Do it.")).success
     frames = [*stacks[-1], "http.complete"]
     assert frames[0] == "run.converse"
     assert len(frames) <= MAX_FRAMES, " ".join(frames)
@@ -76,9 +86,16 @@ async def test_each_form_of_a_request_is_a_call_with_an_event_of_its_own() -> No
     asked = ModelRequest(messages=(), user="keeper", response_schema={"type": "object"})
     model = NoSchemas()
     async with mesh_for(keeper(), model=model) as mesh:
-        assert (await mesh.mesh.model.complete(asked)).content == "{}"
+        assert (await mesh.mesh.get(Model).complete(asked)).content == "{}"
         tail = mesh.mesh.log.tail(EventFilter(event_type="model.called", after_seq=0))
         events = [await anext(tail), await anext(tail)]
     assert [event.payload["outcome"] for event in events] == ["failed", "ok"]
     assert [event.id.rpartition("/")[2] for event in events] == [event.payload["call_id"] for event in events]
     assert [bool(request.tools) for request in model.requests] == [False, True]
+
+
+def test_a_position_that_the_chain_does_not_have_is_named() -> None:
+    outermost: Any = "outermost"
+    with pytest.raises(ConfigError, match="no position 'outermost'") as refused:
+        wrapped(NoSchemas(), [ModelWrapper(outermost, Wrapper)])
+    assert "request, ledger, cache, retry, attempt" in str(refused.value)

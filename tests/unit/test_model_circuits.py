@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from meshwright import build_mesh, create_agent
+from meshwright import Tasks, build_mesh, create_agent
 from meshwright.core import topics
 from meshwright.core.errors import ModelError
 from meshwright.core.messages import Event, TaskRequest
@@ -24,7 +24,7 @@ from meshwright.models.errors import (
     Unauthorized,
 )
 from meshwright.models.picker import Picker
-from meshwright.models.port import ChatMessage, ModelRequest
+from meshwright.models.port import ChatMessage, Model, ModelRequest
 from meshwright.models.server import HttpModel
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.settings import load_settings
@@ -259,7 +259,7 @@ async def test_a_refusal_is_an_event_and_other_workers_take_it(
         seen: asyncio.Future[Event] = asyncio.get_running_loop().create_future()
         mesh.host.listen(topics.MESH, seen.set_result, ("deployment.refused",))
         fake.faults.append(Fault(status=401))
-        await mesh.submit(TaskRequest(agent_id="poet", payload={"text": "Sing."}))
+        await mesh.get(Tasks).submit(TaskRequest(agent_id="poet", payload={"text": "Sing."}))
         event = await asyncio.wait_for(seen, 60)
         assert event.payload["deployment"] == "gpt-5.4/openai/gpt-5.4"
         assert (event.payload["seconds"], event.payload["status"]) == (5, 401)
@@ -285,8 +285,8 @@ async def test_a_worker_leaves_alone_what_another_was_refused_by(
         )
         mesh.host.emit([event])
         async with asyncio.timeout(60):
-            while not mesh.component(ModelsComponent).circuits.open():
+            while not mesh.get(ModelsComponent).circuits.open():
                 await asyncio.sleep(0)
         with pytest.raises(Unauthorized, match="No call was made"):
-            await mesh.model.complete(request().model_copy(update={"model": "gpt-5.4"}))
+            await mesh.get(Model).complete(request().model_copy(update={"model": "gpt-5.4"}))
         assert not fake.calls

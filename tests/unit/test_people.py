@@ -7,11 +7,13 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, Field, model_validator
 
-from meshwright import Agent, Approval, Capability, Run, WaitExpired, tool
+from meshwright import Agent, Approval, Capability, Run, Tasks, WaitExpired, tool
+from meshwright.agents.binding import BoundAgents
 from meshwright.client import Client
 from meshwright.core.errors import Conflict, Forbidden, InvalidInput, MeshError, NotFound
 from meshwright.core.messages import Caller, TaskRequest
-from meshwright.events.inbox import Question
+from meshwright.events.inbox import Inbox, Question
+from meshwright.ledger.keys import Keys
 from meshwright.testing import ManualClock, MeshUnderTest, ScriptedModel, mesh_for, tool_call
 
 ANN = Caller(requested_by="ann")
@@ -86,13 +88,13 @@ class Deployer(Agent):
 
 
 def deployed(mesh: MeshUnderTest) -> list[str]:
-    agent = mesh.mesh.agents["deployer"].agent
+    agent = mesh.mesh.get(BoundAgents)["deployer"].agent
     assert isinstance(agent, Deployer)
     return agent.deployed
 
 
 async def answer(mesh: MeshUnderTest, question: Question, value: Any, caller: Caller = ANN) -> None:
-    await mesh.mesh.answer(question.task_id, question.wait_id, value, caller)
+    await mesh.mesh.get(Tasks).answer(question.task_id, question.wait_id, value, caller)
 
 
 async def began(mesh: MeshUnderTest, agent_id: str, text: str, **payload: Any) -> str:
@@ -112,7 +114,7 @@ async def test_an_answer_in_words_comes_back_into_the_run() -> None:
         assert (await mesh.outcome(task_id)).text == "Iris"
         [ended] = mesh.events("wait.ended").payloads
         assert (ended["how"], ended["answered_by"]) == ("answered", "ann")
-        assert await mesh.mesh.inbox.page("default") == await mesh.mesh.inbox.page("nobody")
+        assert await mesh.mesh.get(Inbox).page("default") == await mesh.mesh.get(Inbox).page("nobody")
 
 
 async def test_an_answer_is_checked_where_it_comes_in_and_read_into_its_shape() -> None:
@@ -171,7 +173,7 @@ async def test_who_may_answer_is_checked() -> None:
         with pytest.raises(NotFound):
             await answer(mesh, question, "yes", Caller(tenant_id="acme", requested_by="ann"))
         with pytest.raises(NotFound, match="does not wait for"):
-            await mesh.mesh.answer(task_id, "steps/x", "yes", ANN)
+            await mesh.mesh.get(Tasks).answer(task_id, "steps/x", "yes", ANN)
         await answer(mesh, question, "yes")
         assert (await mesh.outcome(task_id)).text == "yes"
 
@@ -180,9 +182,9 @@ async def test_a_cancelled_task_leaves_the_inbox() -> None:
     async with mesh_for(Asker) as mesh:
         task_id = await began(mesh, "asker", "several")
         [question, *_] = await mesh.questions(3)
-        await mesh.mesh.cancel(task_id)
+        await mesh.mesh.get(Tasks).cancel(task_id)
         assert (await mesh.outcome(task_id)).status == "cancelled"
-        assert (await mesh.mesh.inbox.page("default")).items == ()
+        assert (await mesh.mesh.get(Inbox).page("default")).items == ()
         with pytest.raises(Conflict, match="does not wait for that any more"):
             await answer(mesh, question, "yes")
 
@@ -230,10 +232,10 @@ async def test_the_requester_of_a_task_does_not_approve_its_calls_where_there_ar
     async with mesh_for(Deployer, model=model) as mesh:
         for by in (admin, ANN):
             request = TaskRequest(agent_id="deployer", payload={"text": "Ship"})
-            task_id = (await mesh.mesh.submit(request, by)).task_id
+            task_id = (await mesh.mesh.get(Tasks).submit(request, by)).task_id
             [question] = await mesh.questions()
             if by is ANN:
-                await mesh.mesh.keys.create("ann")
+                await mesh.mesh.get(Keys).create("ann")
                 with pytest.raises(Forbidden, match="ann requested this task, and may not approve"):
                     await answer(mesh, question, {"approve": True})
             await answer(mesh, question, {"approve": True}, admin)
@@ -246,14 +248,14 @@ async def test_a_rule_may_take_two_approvers_of_whom_one_made_the_task() -> None
     model = ScriptedModel(tool_call("deploy", version="1.4"), "done")
     async with mesh_for(Deployer, model=model, **settings) as mesh:
         request = TaskRequest(agent_id="deployer", payload={"text": "Ship"})
-        task_id = (await mesh.mesh.submit(request, ANN)).task_id
+        task_id = (await mesh.mesh.get(Tasks).submit(request, ANN)).task_id
         [question] = await mesh.questions()
         await answer(mesh, question, {"approve": True})
         with pytest.raises(Conflict, match="ann has approved this, and it takes another"):
             await answer(mesh, question, {"approve": True})
-        assert deployed(mesh) == [] and (await mesh.mesh.task(task_id)).waits[0].subject["approved_by"] == [
-            "ann"
-        ]
+        assert deployed(mesh) == [] and (await mesh.mesh.get(Tasks).task(task_id)).waits[0].subject[
+            "approved_by"
+        ] == ["ann"]
         await answer(mesh, question, {"approve": True}, Caller(requested_by="bob"))
         assert (await mesh.outcome(task_id)).text == "done"
         given = mesh.events("approval.given").payloads
@@ -303,7 +305,7 @@ async def test_calls_side_by_side_are_approved_one_by_one() -> None:
             version = question.subject["arguments"]["version"]
             await answer(mesh, question, {"approve": version != "1", "reason": f"no {version}"})
             async with asyncio.timeout(60):
-                while question.id in {one.id for one in (await mesh.mesh.inbox.page("default")).items}:
+                while question.id in {one.id for one in (await mesh.mesh.get(Inbox).page("default")).items}:
                     await asyncio.sleep(0.01)
         assert (await mesh.outcome(task_id)).text == "done"
         told = [str(message.content) for message in model.requests[-1].messages[-3:]]
@@ -358,7 +360,7 @@ async def test_an_approval_of_other_arguments_is_asked_for_again(monkeypatch: py
     async with mesh_for(Deployer, model=model) as mesh:
         task_id = await began(mesh, "deployer", "Ship 1.4")
         [question] = await mesh.questions()
-        wanted: Any = mesh.mesh.agents["deployer"].tools["deploy"]
+        wanted: Any = mesh.mesh.get(BoundAgents)["deployer"].tools["deploy"]
         while hasattr(wanted, "inner"):
             wanted = wanted.inner
         read = wanted._read

@@ -66,7 +66,7 @@ def test_one_name_brought_by_two_packages_names_both(site: Path) -> None:
     install(site, "first", "components", "pager", "plugin_pager:Pager", "Pager = 1\n")
     install(site, "second", "components", "pager", "plugin_pager:Pager")
     with pytest.raises(ConfigError, match=r"'pager' is brought by (first and by second|second and by first)"):
-        component_types()
+        component_types(Settings())
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,17 @@ def test_an_odd_component_is_refused(site: Path, body: str, said: str) -> None:
     sys.modules.pop("plugin_odd", None)
     install(site, "odd", "components", "odd", "plugin_odd:Pager", body + "\n")
     with pytest.raises(ConfigError, match=said):
-        component_types()
+        component_types(Settings())
+
+
+def test_a_component_may_not_name_facts_of_our_events(site: Path) -> None:
+    fields = "name, facts = 'nosy', {'tool.called': 'result'}"
+    body = f"from meshwright import Component\nclass Pager(Component):\n    {fields}\n"
+    install(site, "nosy", "components", "nosy", "plugin_nosy:Pager", body)
+    with pytest.raises(
+        ConfigError, match=r"Components contents and nosy both name facts of events tool\.called"
+    ):
+        build_mesh(load_settings(site, store="memory"))
 
 
 def test_a_table_of_a_component_may_not_be_one_of_ours(site: Path) -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, build_mesh
+from meshwright import Agent, Capability, Tasks, build_mesh
 from meshwright.core import topics
 from meshwright.core.capability import AgentStatus, Registration
 from meshwright.core.errors import MailboxFull, NoAgentAvailable, ToolFailed
 from meshwright.core.messages import Event
-from meshwright.orchestration.presence import every
+from meshwright.kernel.timers import every
+from meshwright.orchestration.registry import Registry
 from meshwright.run import Run
 from meshwright.testing import ManualClock, MeshUnderTest, ScriptedModel, mesh_for
 from tests.support.settings import load_settings
@@ -76,7 +77,7 @@ async def register_far(mesh: MeshUnderTest) -> None:
 
 
 def status_of(mesh: MeshUnderTest, agent_id: str) -> AgentStatus:
-    return next(agent.status for agent in mesh.mesh.registry.agents() if agent.agent_id == agent_id)
+    return next(agent.status for agent in mesh.mesh.get(Registry).agents() if agent.agent_id == agent_id)
 
 
 async def told(mesh: MeshUnderTest, event_type: str, agent_id: str, count: int = 1) -> Event:
@@ -94,7 +95,7 @@ async def test_every_agent_and_part_of_a_mesh_registers_when_it_starts(mesh: Mes
     assert set(registered) == {"here", "orchestrator", "event-logger", "context-service"}
     assert registered["here"]["capabilities"][0]["name"] == "being"
     assert registered["here"]["metadata"]["description"] == "Is in this process."
-    assert {agent.agent_id: agent.kind for agent in mesh.mesh.registry.agents()} == {
+    assert {agent.agent_id: agent.kind for agent in mesh.mesh.get(Registry).agents()} == {
         "here": "agent",
         "orchestrator": "system",
         "event-logger": "system",
@@ -115,24 +116,24 @@ async def test_an_agent_of_another_process_is_degraded_then_offline_and_then_rec
     mesh: MeshUnderTest,
 ) -> None:
     await register_far(mesh)
-    assert mesh.mesh.registry.best("being").agent_id == "far"
+    assert mesh.mesh.get(Registry).best("being").agent_id == "far"
     await mesh.advance(60)
     assert status_of(mesh, "far") == "online"
     await mesh.advance(5)
     event = await told(mesh, "agent.degraded", "far")
     assert (event.payload["was"], event.payload["silent_seconds"]) == ("online", 65)
-    assert mesh.mesh.registry.best("being").agent_id == "far"
+    assert mesh.mesh.get(Registry).best("being").agent_id == "far"
     await mesh.advance(60)
     event = await told(mesh, "agent.offline", "far")
     assert event.payload["was"] == "degraded"
-    assert mesh.mesh.registry.best("being").agent_id == "here"
+    assert mesh.mesh.get(Registry).best("being").agent_id == "here"
     with pytest.raises(NoAgentAvailable, match="far is offline"):
         await mesh.submit(agent_id="far")
     mesh.mesh.host.broadcast(from_afar(mesh, "agent.heartbeat"))
     await mesh.advance(5)
     event = await told(mesh, "agent.recovered", "far")
     assert event.payload["was"] == "offline"
-    assert mesh.mesh.registry.best("being").agent_id == "far"
+    assert mesh.mesh.get(Registry).best("being").agent_id == "far"
 
 
 async def test_a_change_is_told_once(mesh: MeshUnderTest) -> None:
@@ -158,7 +159,7 @@ async def test_a_heartbeat_of_an_agent_that_never_registered_is_passed_over(
 ) -> None:
     mesh.mesh.host.broadcast(from_afar(mesh, "agent.heartbeat"))
     await mesh.advance(5)
-    assert "far" not in {agent.agent_id for agent in mesh.mesh.registry.agents()}
+    assert "far" not in {agent.agent_id for agent in mesh.mesh.get(Registry).agents()}
     assert caplog.text == ""
 
 
@@ -166,8 +167,8 @@ async def test_nobody_can_pass_for_an_agent_of_this_process(mesh: MeshUnderTest)
     impostor = Registration(agent_id="here", name="Impostor", capabilities=(Capability("flying"),))
     event = from_afar(mesh, "agent.registered", impostor).model_copy(update={"agent_id": "here"})
     await mesh.mesh.host.publish(event)
-    assert mesh.mesh.registry.find("here").name == "Here"
-    assert mesh.mesh.registry.capabilities() == ["being"]
+    assert mesh.mesh.get(Registry).find("here").name == "Here"
+    assert mesh.mesh.get(Registry).capabilities() == ["being"]
 
 
 async def test_a_machine_that_slept_finds_its_own_agents_online(
@@ -186,9 +187,9 @@ async def test_what_an_agent_failed_at_counts_after_a_restart_too(tmp_path: Path
     for text in ("fail", "go on"):
         mesh = build_mesh(load_settings(tmp_path), project=tmp_path, agents=[Here], model=ScriptedModel())
         async with mesh:
-            scores.append(mesh.registry.best("being").score)
-            await mesh.ask("here", text)
-            scores.append(mesh.registry.best("being").score)
+            scores.append(mesh.get(Registry).best("being").score)
+            await mesh.get(Tasks).ask("here", text)
+            scores.append(mesh.get(Registry).best("being").score)
     assert scores[:3] == [1.0, 0.0, 0.0]
     assert 0 < scores[3] < 1
 

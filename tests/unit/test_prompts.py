@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshwright.core.errors import PromptError
-from meshwright.prompts import Brought, Prompts, parse_prompt
+from meshwright.prompts import Brought, Prompt, PromptContext, Prompts, PromptSources, parse_prompt
 from meshwright.prompts.folder import BUILT_IN, GENERIC
 from meshwright.prompts.prompt import MAX_PROMPT_BYTES, RUN_VARIABLES
 
@@ -56,7 +56,7 @@ def test_a_prompt_file_is_read_with_its_settings(prompts: Prompts) -> None:
         "---\ndescription: Greets.\nmodel: small\ntemperature: 1\nmax_tokens: 64\ntags: [cheap, b]\n"
         "variables: [context]\n---\n\nHello.\n{{ context }}\n",
     )
-    prompt = prompts.get("greeter")
+    prompt = prompts.resolve("greeter")
     assert (prompt.name, prompt.description, prompt.model) == ("greeter", "Greets.", "small")
     assert (prompt.temperature, prompt.max_tokens, prompt.tags) == (1.0, 64, ("cheap", "b"))
     assert (prompt.variables, prompt.body, prompt.source) == (("context",), "Hello.\n{{ context }}", "file")
@@ -164,7 +164,7 @@ def test_a_file_over_the_limit_of_size_is_refused() -> None:
 
 def test_a_prompt_is_read_once(prompts: Prompts) -> None:
     write(prompts, HEAD + "{{context}}")
-    assert prompts.get("greeter") is prompts.get("greeter")
+    assert prompts.resolve("greeter") is prompts.resolve("greeter")
 
 
 @pytest.mark.parametrize("text", [None, "broken"], ids=["missing", "broken"])
@@ -174,8 +174,8 @@ def test_instead_of_a_missing_or_broken_file_there_is_a_built_in_prompt_and_one_
     if text:
         write(prompts, text)
     for _ in range(2):
-        prompt = prompts.get("greeter")
-        prompts.refresh()
+        prompt = prompts.resolve("greeter")
+        prompts.reload()
     assert prompt.source == "built-in"
     assert "You are greeter" in prompt.render_from({"agent_name": "greeter", "context": ""})
     ((event_type, payload),) = told
@@ -188,12 +188,12 @@ def test_instead_of_a_missing_or_broken_file_there_is_a_built_in_prompt_and_one_
 
 def test_a_changed_file_is_read_again_and_told(prompts: Prompts, told: Told) -> None:
     write(prompts, HEAD + "Old {{context}}")
-    old = prompts.get("greeter")
-    assert prompts.refresh() == []
+    old = prompts.resolve("greeter")
+    assert prompts.reload() == []
     path = write(prompts, HEAD + "New {{context}}")
-    assert prompts.get("greeter") is old
-    assert prompts.refresh() == ["greeter"]
-    new = prompts.get("greeter")
+    assert prompts.resolve("greeter") is old
+    assert prompts.reload() == ["greeter"]
+    new = prompts.resolve("greeter")
     assert new.body == "New {{context}}"
     assert told == [("prompt.reloaded", {"name": "greeter", "path": str(path), "digest": new.digest})]
 
@@ -203,37 +203,37 @@ def test_a_bad_edit_keeps_the_last_good_prompt_until_the_next(
     prompts: Prompts, told: Told, broken: str | None
 ) -> None:
     good = write(prompts, HEAD + "Good {{context}}")
-    prompts.get("greeter")
+    prompts.resolve("greeter")
     if broken is None:
         good.unlink()
     else:
         write(prompts, broken)
-    prompts.refresh()
-    prompts.refresh()
-    assert prompts.get("greeter").body == "Good {{context}}"
+    prompts.reload()
+    prompts.reload()
+    assert prompts.resolve("greeter").body == "Good {{context}}"
     ((event_type, payload),) = told
     assert event_type == "prompt.rejected"
     assert payload["path"].endswith("greeter.prompt") and payload["error"] and payload["remedy"]
     assert (payload["line"] is None) == (broken is None)
     write(prompts, HEAD + "Mended {{context}}")
-    prompts.refresh()
-    assert prompts.get("greeter").body == "Mended {{context}}"
+    prompts.reload()
+    assert prompts.resolve("greeter").body == "Mended {{context}}"
     assert [event_type for event_type, _ in told] == ["prompt.rejected", "prompt.reloaded"]
 
 
 def test_one_bad_file_does_not_stop_the_others_from_being_read(prompts: Prompts) -> None:
     write(prompts, HEAD + "A {{context}}", "aaa")
     write(prompts, HEAD + "Z {{context}}", "zzz")
-    prompts.get("aaa"), prompts.get("zzz")
+    prompts.resolve("aaa"), prompts.resolve("zzz")
     write(prompts, "---\ntags: [a]\nmax_tokens: !!timestamp x\n---\nHello", "aaa")
     write(prompts, HEAD + "New {{context}}", "zzz")
-    prompts.refresh()
-    assert prompts.get("zzz").body == "New {{context}}"
+    prompts.reload()
+    assert prompts.resolve("zzz").body == "New {{context}}"
 
 
 def test_a_date_in_front_matter_is_text(prompts: Prompts) -> None:
     write(prompts, "---\ntags: [a]\ndescription: 2001-99-99\n---\nHello")
-    assert prompts.get("greeter").description == "2001-99-99"
+    assert prompts.resolve("greeter").description == "2001-99-99"
 
 
 SCALARS = st.one_of(
@@ -278,7 +278,7 @@ def test_check_takes_the_text_of_an_agent_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["../secret", "a/b", "", "a.b", "a\n", "x" * 65])
 def test_a_name_that_could_lead_elsewhere_is_refused(prompts: Prompts, name: str) -> None:
     with pytest.raises(PromptError, match="cannot be a prompt's name"):
-        prompts.get(name)
+        prompts.resolve(name)
 
 
 def test_check_names_each_broken_file_with_its_line(prompts: Prompts) -> None:
@@ -302,10 +302,10 @@ def test_check_names_the_file_that_an_agent_lacks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_a_prompt_that_is_built_in_needs_no_file(prompts: Prompts, told: Told, name: str) -> None:
-    assert (prompts.get(name).source, told) == ("built-in", [])
+    assert (prompts.resolve(name).source, told) == ("built-in", [])
     write(prompts, "broken", name)
-    prompts.refresh()
-    assert (prompts.get(name).source, len(told)) == ("built-in", 1)
+    prompts.reload()
+    assert (prompts.resolve(name).source, len(told)) == ("built-in", 1)
 
 
 def test_the_prompts_are_all_whole() -> None:
@@ -314,7 +314,7 @@ def test_the_prompts_are_all_whole() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_prompt_of_the_fleet_says_what_it_is_for_and_can_be_filled_in_by_a_run(name: str) -> None:
-    prompt = Prompts(FOLDER).get(name)
+    prompt = Prompts(FOLDER).resolve(name)
     assert prompt.source == "file"
     assert prompt.tags
     assert prompt.description
@@ -335,3 +335,35 @@ def test_the_context_service_is_told_never_to_invent_and_to_be_short(text: str) 
 @pytest.mark.parametrize("text", [GENERIC, *BUILT_IN.values()])
 def test_the_built_in_prompts_are_whole_themselves(text: str) -> None:
     assert parse_prompt("x", text.encode(), source="built-in").source == "built-in"
+
+
+class Tenants:
+    """A source that knows one prompt, for one tenant, and cannot reload."""
+
+    def resolve(self, name: str, context: PromptContext) -> Prompt | None:
+        known = (name, context.tenant_id) == ("greeter", "acme")
+        return parse_prompt(name, f"{HEAD}Theirs {{{{context}}}}".encode()) if known else None
+
+    def names(self) -> list[str]:
+        return ["greeter"]
+
+    def reload(self) -> list[str]:
+        raise OSError("away")
+
+
+def test_the_first_source_that_knows_a_prompt_for_a_run_decides(prompts: Prompts) -> None:
+    write(prompts, HEAD + "Ours {{context}}")
+    write(prompts, HEAD + "Other {{context}}", "other")
+    sources = PromptSources([Tenants(), prompts])
+    assert sources.resolve("greeter", PromptContext("acme")).body == "Theirs {{context}}"
+    assert sources.resolve("greeter", PromptContext("other")).body == "Ours {{context}}"
+    assert sources.names() == ["greeter", "other"]
+
+
+def test_a_source_that_cannot_reload_does_not_keep_the_others_from_it(prompts: Prompts) -> None:
+    write(prompts, HEAD + "Old {{context}}")
+    sources = PromptSources([Tenants(), prompts])
+    sources.resolve("greeter")
+    write(prompts, HEAD + "New {{context}}")
+    assert sources.reload() == ["greeter"]
+    assert sources.resolve("greeter").body == "New {{context}}"

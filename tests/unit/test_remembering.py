@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshwright import Agent, Capability, TaskRequest
+from meshwright import Agent, Capability, TaskRequest, Tasks
 from meshwright.core.messages import Caller
 from meshwright.kernel.envelope import ActorRef
 from meshwright.models.errors import ModelRefused
@@ -75,8 +75,8 @@ async def test_a_memory_stays_with_its_tenant(clerk: type[Clerk]) -> None:
     async with mesh_for(clerk, model=model) as mesh:
         for tenant in ("one", "two"):
             request = TaskRequest(agent_id="clerk", payload={"text": "What is the password hint?"})
-            receipt = await mesh.mesh.submit(request, Caller(tenant_id=tenant))
-            await mesh.mesh.outcome(receipt.task_id, tenant)
+            receipt = await mesh.mesh.get(Tasks).submit(request, Caller(tenant_id=tenant))
+            await mesh.mesh.get(Tasks).outcome(receipt.task_id, tenant)
         assert not mesh.events("memory.recalled")
     assert "trains" not in system_of(model.requests[-1])
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, TaskRequest
+from meshwright import Agent, Capability, TaskRequest, Tasks
 from meshwright.core.messages import Caller, MemoryScope
 from meshwright.models.port import ModelReply, ModelRequest
 from meshwright.run import Run
@@ -80,8 +80,8 @@ async def test_conversations_of_threads_and_tenants_are_apart() -> None:
         await mesh.ask("talker", "Do you know me?", thread_id="other")
         await mesh.ask("talker", "Do you know me?")
         request = TaskRequest(agent_id="talker", payload={"text": "Do you know me?"}, thread_id="talk")
-        receipt = await mesh.mesh.submit(request, Caller(tenant_id="acme"))
-        await mesh.mesh.outcome(receipt.task_id, tenant_id="acme")
+        receipt = await mesh.mesh.get(Tasks).submit(request, Caller(tenant_id="acme"))
+        await mesh.mesh.get(Tasks).outcome(receipt.task_id, tenant_id="acme")
     assert [told(request) for request in model.requests[1:]] == [[("user", "Do you know me?")]] * 3
 
 

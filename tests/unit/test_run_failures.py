@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, TaskRequest
+from meshwright import Agent, Capability, TaskRequest, Tasks
 from meshwright.core.errors import ModelError
 from meshwright.models.errors import (
     AllProvidersDown,
@@ -58,12 +58,12 @@ async def test_a_resumed_run_hears_the_same_failure_and_asks_nobody_again(tmp_pa
     refusal = RateLimited("the provider wants us to wait", remedy="wait", retry_after_seconds=900)
     async with kept(tmp_path, first, model=ScriptedModel(refusal)) as mesh:
         request = TaskRequest(agent_id="careful", payload={"text": "Do it."})
-        task_id = (await mesh.submit(request)).task_id
+        task_id = (await mesh.get(Tasks).submit(request)).task_id
         await first.began.wait()
     second.opened.set()
     model = ScriptedModel("All is well.")
     async with kept(tmp_path, second, model=model) as mesh:
-        outcome = await mesh.outcome(task_id)
+        outcome = await mesh.get(Tasks).outcome(task_id)
     assert (outcome.attempt, outcome.text) == (1, "nobody knows; All is well.")
     assert len(model.requests) == 1
     [before], [after] = first.caught, second.caught

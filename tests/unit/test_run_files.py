@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, File, Outcome, Run, TaskRequest, tool
+from meshwright import Agent, Capability, File, Outcome, Run, TaskRequest, Tasks, tool
 from meshwright.core.encoding import encode
 from meshwright.core.errors import InvalidInput, NotFound
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest
@@ -65,7 +65,7 @@ async def test_a_picture_of_a_tool_is_shown_beside_its_words(result: Any, words:
         outcome = await mesh.ask("viewer", "Look.")
         [called] = mesh.events("tool.called").payloads
         assert DATA not in contents(mesh)
-        [transcript] = await mesh.mesh.transcripts(outcome.task_id)
+        [transcript] = await mesh.mesh.get(Tasks).transcripts(outcome.task_id)
         tool_step, model_step = (repr(transcript.view(path, max_chars=10**6)) for path in ("3", "4"))
     assert (told(model.requests[1]).content, told(model.requests[1]).parts) == (words, (PART,))
     assert outcome.files == (), "what a tool shows the model is no answer"
@@ -141,11 +141,11 @@ async def test_what_a_model_gives_is_in_the_outcome_and_its_bytes_beside_it() ->
     model = ScriptedModel(painted("", SHOT, File(name="far.png", url="https://example.org/far.png")))
     async with mesh_for(a_viewer(""), model=model) as mesh:
         outcome = await mesh.ask("viewer", "Paint.")
-        files = [await mesh.mesh.file(outcome.task_id, number) for number in (1, 2)]
+        files = [await mesh.mesh.get(Tasks).file(outcome.task_id, number) for number in (1, 2)]
         with pytest.raises(NotFound, match=r"no file 3 of task .* which has 2"):
-            await mesh.mesh.file(outcome.task_id, 3)
+            await mesh.mesh.get(Tasks).file(outcome.task_id, 3)
         with pytest.raises(NotFound, match="no task"):
-            await mesh.mesh.file(outcome.task_id, 1, "another")
+            await mesh.mesh.get(Tasks).file(outcome.task_id, 1, "another")
         assert DATA not in contents(mesh)
         [ended] = mesh.events("task.succeeded").payloads
     assert outcome.success, "an answer that is a picture alone is one"
@@ -178,7 +178,7 @@ async def test_an_agent_attaches_files() -> None:
     async with mesh_for(Maker, model=model) as mesh:
         outcome = await mesh.ask("maker", "Make.")
         large, wrong = await mesh.ask("maker", "large"), await mesh.ask("maker", "wrong")
-        file = await mesh.mesh.file(outcome.task_id, 1)
+        file = await mesh.mesh.get(Tasks).file(outcome.task_id, 1)
         [attached] = [event.payload for event in mesh.events("file.attached", task_id=outcome.task_id)]
     assert (outcome.text, [known.name for known in outcome.files]) == ("2 files", ["own.txt", "shot.png"])
     assert file == File(name="own.txt", data=b"own")
@@ -215,12 +215,14 @@ async def test_a_resumed_run_has_the_files_of_what_was_done(tmp_path: Path) -> N
 
     first, model = keeper(run=run, look=look), ScriptedModel(painted(), tool_call("look"), tool_call("hold"))
     async with kept(tmp_path, first, model=model) as mesh:
-        task_id = (await mesh.submit(TaskRequest(agent_id="keeper", payload={"text": "Go."}))).task_id
+        task_id = (
+            await mesh.get(Tasks).submit(TaskRequest(agent_id="keeper", payload={"text": "Go."}))
+        ).task_id
         await first.began.wait()
     model = ScriptedModel(painted("Done.", File(name="last.png", data=b"last")))
     async with kept(tmp_path, keeper(opened=True, run=run, look=look), model=model) as mesh:
-        outcome = await mesh.outcome(task_id)
-        datas = [(await mesh.file(task_id, number)).data for number in (1, 2, 3, 4)]
+        outcome = await mesh.get(Tasks).outcome(task_id)
+        datas = [(await mesh.get(Tasks).file(task_id, number)).data for number in (1, 2, 3, 4)]
     assert outcome.text == "Done."
     assert [file.name for file in outcome.files] == ["own.txt", "within.txt", "shot.png", "last.png"]
     assert datas == [b"own", b"within", PNG, b"last"]
@@ -248,7 +250,7 @@ async def test_a_parent_passes_on_the_files_of_its_children() -> None:
     model = ScriptedModel(painted(), "A picture.")
     async with mesh_for(Lead, Maker, a_viewer(""), model=model) as mesh:
         outcome = await mesh.ask("lead", "Go.")
-        file = await mesh.mesh.file(outcome.task_id, 1)
+        file = await mesh.mesh.get(Tasks).file(outcome.task_id, 1)
     assert (outcome.text, [known.name for known in outcome.files]) == ("A picture.", ["shot.png"])
     assert file == SHOT
     assert model.requests[-1].messages[-1].parts == (PART,)
@@ -260,7 +262,7 @@ async def test_a_model_that_delegates_sees_the_files_and_its_outcome_has_them() 
     model.replies(painted(), to="maker")
     async with mesh_for(Lead, Maker, a_viewer(""), model=model) as mesh:
         outcome = await mesh.ask("lead", "by model")
-        file = await mesh.mesh.file(outcome.task_id, 2)
+        file = await mesh.mesh.get(Tasks).file(outcome.task_id, 2)
     [_, last] = [request for request in model.requests if request.user == "lead"]
     assert PART in told(last).parts
     assert told(last).content.splitlines()[0] == "2 files"
@@ -283,7 +285,7 @@ async def test_files_of_children_that_no_record_holds_are_named_and_read_where_t
     viewer.run = run
     async with mesh_for(Lead, Maker, viewer, model=model) as mesh:
         outcome = await mesh.ask("lead", "by model")
-        found = [await mesh.mesh.file(outcome.task_id, number) for number in (1, 2, 3)]
+        found = [await mesh.mesh.get(Tasks).file(outcome.task_id, number) for number in (1, 2, 3)]
         again = File(name="again.png", url=outcome.files[1].url)
     assert outcome.text == "There they are."
     assert {file.name: file.data for file in found} == {file.name: file.data for file in large}
@@ -298,7 +300,7 @@ async def test_a_task_may_name_a_file_of_another_task_of_its_tenant() -> None:
         payload = {"text": "Look.", "files": [{"url": url}, {"name": "a.txt", "data": "aGk="}]}
         receipt = await mesh.submit(agent_id="viewer", payload=payload)
         assert (await mesh.outcome(receipt.task_id)).success
-        [transcript] = await mesh.mesh.transcripts(receipt.task_id)
+        [transcript] = await mesh.mesh.get(Tasks).transcripts(receipt.task_id)
         assert "shot.png" in transcript.summary("1").summary and DATA not in transcript.summary("1").summary
         lost = [{"url": url.replace("files/1", "files/9")}]
         receipt = await mesh.submit(agent_id="viewer", payload={"text": "Look.", "files": lost})
@@ -314,4 +316,4 @@ async def test_the_contents_of_files_go_with_those_of_steps() -> None:
         outcome = await mesh.ask("viewer", "Paint.")
         await mesh.advance(7_300)
         with pytest.raises(NotFound, match="deleted with what was said"):
-            await mesh.mesh.file(outcome.task_id, 1)
+            await mesh.mesh.get(Tasks).file(outcome.task_id, 1)

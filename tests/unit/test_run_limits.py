@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, LimitReached, Limits, Run, TaskRequest, tool
+from meshwright import Agent, Capability, LimitReached, Limits, Run, TaskRequest, Tasks, tool
 from meshwright.core.errors import ConfigError
 from meshwright.core.messages import Usage
 from meshwright.models.port import ModelReply, ToolCall
@@ -210,7 +210,7 @@ async def test_a_resumed_run_decides_as_before_when_conversations_went_on_side_b
         assert limit_events(mesh) == [f"limit.{name.removeprefix('max_')}"]
         await mesh.advance(3_600)
         outcome = await mesh.outcome(receipt.task_id)
-        assert len((await mesh.mesh.task(receipt.task_id)).attempts) == 1
+        assert len((await mesh.mesh.get(Tasks).task(receipt.task_id)).attempts) == 1
     assert outcome.success, outcome.error
     assert outcome.text == ("one, two, three" if name == "max_steps" else "one, two, no more")
     assert (sorted(Both.looked_up), [bool(request.tools) for request in model.requests[4:6]]) == (

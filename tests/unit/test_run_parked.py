@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, TaskRequest
+from meshwright import Agent, Capability, TaskRequest, Tasks
 from meshwright.core.messages import Event, Usage
 from meshwright.models.circuits import MAX_TRIES
 from meshwright.models.errors import ModelRefused, ModelUnavailable, RateLimited
 from meshwright.models.port import ModelReply
 from meshwright.models.server import HttpModel
+from meshwright.orchestration.status import StatusReader
 from meshwright.run import Run
 from meshwright.testing import ManualClock, MeshUnderTest, ScriptedModel, mesh_for
 from tests.support.fake_provider import FakeProvider, Fault
@@ -65,9 +66,9 @@ async def test_a_run_waits_for_its_provider_and_repeats_no_step(asker: type[Aske
         receipt = await mesh.submit(agent_id="asker", payload={"text": "Ask."})
         waiting = await event_of(mesh, "task.waiting")
         assert (waiting.payload["kind"], waiting.payload["asked"]) == ("provider", AWAY.message)
-        view = await mesh.mesh.task(receipt.task_id)
+        view = await mesh.mesh.get(Tasks).task(receipt.task_id)
         assert (view.status, [wait.kind for wait in view.waits]) == ("waiting", ["provider"])
-        status = await mesh.mesh.status()
+        status = await mesh.mesh.get(StatusReader).status()
         assert [(wait.kind, wait.count, wait.reason) for wait in status.waits] == [
             ("provider", 1, AWAY.message)
         ]
@@ -76,7 +77,7 @@ async def test_a_run_waits_for_its_provider_and_repeats_no_step(asker: type[Aske
         assert again.payload["due_at"] > waiting.payload["due_at"]
         await mesh.advance(60 + 11)
         outcome = await mesh.outcome(receipt.task_id)
-        assert (await mesh.mesh.status()).waits == ()
+        assert (await mesh.mesh.get(StatusReader).status()).waits == ()
     assert (outcome.text, asker.steps, model.unsaid) == ("one two", 1, 0)
 
 
@@ -126,10 +127,10 @@ async def test_calls_side_by_side_that_hang_cost_no_time_of_the_attempt(fake: Fa
 async def test_a_run_that_waits_outlives_its_process(tmp_path: Path, asker: type[Asker]) -> None:
     down = [ModelUnavailable("It is away")] * MAX_TRIES
     async with kept(tmp_path, asker, model=ScriptedModel("one", *down), **SOON) as mesh:
-        receipt = await mesh.submit(TaskRequest(agent_id="asker", payload={"text": "Ask."}))
+        receipt = await mesh.get(Tasks).submit(TaskRequest(agent_id="asker", payload={"text": "Ask."}))
         await told_of(mesh, "task.waiting")
     async with kept(tmp_path, asker, model=ScriptedModel("two"), **SOON) as mesh:
-        outcome = await mesh.outcome(receipt.task_id)
+        outcome = await mesh.get(Tasks).outcome(receipt.task_id)
     assert (outcome.text, asker.steps) == ("one two", 1)
 
 
@@ -150,7 +151,7 @@ HOURLY = {"name": "pot", "limit_usd": "10", "window": "hour", "on_empty": "wait"
 
 async def all_wait(mesh: MeshUnderTest) -> None:
     async with asyncio.timeout(60):
-        while (await mesh.mesh.status()).tasks.keys() != {"waiting"}:
+        while (await mesh.mesh.get(StatusReader).status()).tasks.keys() != {"waiting"}:
             await asyncio.sleep(0)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, TaskRequest
+from meshwright import Agent, Capability, TaskRequest, Tasks
 from meshwright.core.messages import Usage
 from meshwright.models.errors import ContentRefused, ModelRefused, ReplyCutOff
 from meshwright.models.port import ModelReply, ToolCall
@@ -152,12 +152,14 @@ async def test_an_answer_in_a_shape_that_is_cut_off_is_repaired_as_before() -> N
 async def test_a_resumed_run_asks_again_for_what_was_empty_once(tmp_path: Path) -> None:
     first = keeper()
     async with kept(tmp_path, first, model=ScriptedModel(reply(), tool_call("hold"))) as mesh:
-        task_id = (await mesh.submit(TaskRequest(agent_id="keeper", payload={"text": "Do it."}))).task_id
+        task_id = (
+            await mesh.get(Tasks).submit(TaskRequest(agent_id="keeper", payload={"text": "Do it."}))
+        ).task_id
         await first.began.wait()
         await told_of(mesh, "model.called")
     model = ScriptedModel("Done.")
     async with kept(tmp_path, keeper(opened=True), model=model) as mesh:
-        outcome = await mesh.outcome(task_id)
+        outcome = await mesh.get(Tasks).outcome(task_id)
     assert (outcome.text, outcome.attempt) == ("Done.", 1)
     assert tool_answers(model) == ["held"]
     assert len(model.requests) == 1

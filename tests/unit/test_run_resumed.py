@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from meshwright import Agent, Capability, Mesh, TaskRequest, tool
+from meshwright import Agent, Capability, Mesh, TaskRequest, Tasks, tool
 from meshwright.client import Client
 from meshwright.core.messages import Usage
 from meshwright.events.filter import EventFilter
@@ -33,7 +33,7 @@ def system_of(request: ModelRequest) -> str:
 
 async def submitted(mesh: Mesh, agent_id: str, text: str = "Do it.") -> str:
     request = TaskRequest(agent_id=agent_id, payload={"text": text})
-    return (await mesh.submit(request)).task_id
+    return (await mesh.get(Tasks).submit(request)).task_id
 
 
 async def test_a_resumed_run_keeps_its_prompt_and_repeats_no_call(tmp_path: Path) -> None:
@@ -49,10 +49,10 @@ async def test_a_resumed_run_keeps_its_prompt_and_repeats_no_call(tmp_path: Path
     second, second_model = keeper(), ScriptedModel("Done.")
     second.opened.set()
     async with kept(tmp_path, second, model=second_model) as mesh:
-        outcome = await mesh.outcome(task_id)
+        outcome = await mesh.get(Tasks).outcome(task_id)
         assert outcome.text == "Done."
         second_model.replies("As you like.")
-        await mesh.outcome(await submitted(mesh, "keeper"))
+        await mesh.get(Tasks).outcome(await submitted(mesh, "keeper"))
     [before], [after, anew] = first_model.requests, second_model.requests
     assert system_of(after) == system_of(before)
     assert after.tags == before.tags == ("first",)
@@ -73,7 +73,7 @@ async def test_a_resumed_run_counts_what_its_first_calls_cost(tmp_path: Path) ->
     second.opened.set()
     answers = ModelReply(content="Done.", model="big", usage=usage, cost_usd=0.25)
     async with kept(tmp_path, second, model=ScriptedModel(answers)) as mesh:
-        outcome = await mesh.outcome(task_id)
+        outcome = await mesh.get(Tasks).outcome(task_id)
     assert (outcome.usage.prompt_tokens, outcome.cost_usd) == (200, 0.5)
 
 
@@ -108,7 +108,7 @@ async def test_an_agents_own_steps_are_done_once_each(tmp_path: Path) -> None:
         await began.wait()
     opened.set()
     async with kept(tmp_path, stepper) as mesh:
-        outcome = await mesh.outcome(task_id)
+        outcome = await mesh.get(Tasks).outcome(task_id)
     assert outcome.result == {"first": "first", "second": "second", "third": "third"}
     assert done == ["first", "second", "second", "third"]
 
@@ -120,10 +120,12 @@ async def test_a_step_that_may_not_be_repeated_waits_for_a_person(tmp_path: Path
         await began.wait()
     async with kept(tmp_path, stepper) as mesh:
         waiting = await told_of(mesh, "task.waiting")
-        assert (await mesh.task(task_id)).status == "waiting"
+        assert (await mesh.get(Tasks).task(task_id)).status == "waiting"
         assert (waiting.payload["subject"]["kind"], waiting.task_id) == ("second", task_id)
-        await mesh.answer(task_id, waiting.payload["key"], {"approve": False, "result": "it went well"})
-        outcome = await mesh.outcome(task_id)
+        await mesh.get(Tasks).answer(
+            task_id, waiting.payload["key"], {"approve": False, "result": "it went well"}
+        )
+        outcome = await mesh.get(Tasks).outcome(task_id)
     assert outcome.result == {"first": "first", "second": "it went well", "third": "third"}
     assert done == ["first", "second", "third"]
 
@@ -151,10 +153,10 @@ async def test_a_tool_that_may_not_be_repeated_is_asked_about_and_its_model_is_t
     async with kept(tmp_path, Deployer, model=model) as mesh:
         waiting = await told_of(mesh, "task.waiting")
         assert "prod" in str(waiting.payload["subject"]["request"])
-        await mesh.answer(
+        await mesh.get(Tasks).answer(
             task_id, waiting.payload["key"], {"approve": False, "reason": "I looked: it is there."}
         )
-        assert (await mesh.outcome(task_id)).text == "It is deployed."
+        assert (await mesh.get(Tasks).outcome(task_id)).text == "It is deployed."
         [step] = [step for step in await Client.local(mesh).steps(task_id) if step.kind == "tool"]
     assert (step.status, step.summary) == ("done", "to=prod -> I looked: it is there.")
     assert deployed == ["prod"]
@@ -186,14 +188,14 @@ async def test_approvals_side_by_side_stand_where_the_tool_asks_for_none_any_mor
     calls = [tool_call("ship", order=order) for order in ("a", "b", "a")]
     async with kept(tmp_path, Shipper, model=ScriptedModel(calls)) as mesh:
         task_id = await submitted(mesh, "shipper")
-        while len((await mesh.task(task_id)).waits) < len(calls):
+        while len((await mesh.get(Tasks).task(task_id)).waits) < len(calls):
             await asyncio.sleep(0.01)
     model = ScriptedModel("Done.")
     async with kept(tmp_path, FreeShipper, model=model) as mesh:
-        for wait in sorted((await mesh.task(task_id)).waits, key=lambda wait: wait.step.path):
+        for wait in sorted((await mesh.get(Tasks).task(task_id)).waits, key=lambda wait: wait.step.path):
             approve = wait.subject["arguments"]["order"] == "a"
-            await mesh.answer(task_id, wait.wait_id, {"approve": approve})
-        assert (await mesh.outcome(task_id)).attempt == 1
+            await mesh.get(Tasks).answer(task_id, wait.wait_id, {"approve": approve})
+        assert (await mesh.get(Tasks).outcome(task_id)).attempt == 1
     assert told(model) == [
         "shipped a by post",
         '{"error": "ship was not run: anonymous denied it"}',
@@ -210,13 +212,13 @@ class Talker(Agent):
 
 async def test_the_history_of_a_thread_outlives_a_restart(tmp_path: Path) -> None:
     async with kept(tmp_path, Talker, model=ScriptedModel("The capital is Lima.")) as mesh:
-        await mesh.ask("talker", "What is Peru's capital?", thread_id="talk")
+        await mesh.get(Tasks).ask("talker", "What is Peru's capital?", thread_id="talk")
         ref = ActorRef("Conversation", "default:talk")
         records = await mesh.host.records(ref, "messages")
         assert [record.value["role"] for record in records] == ["user", "assistant"]
     model = ScriptedModel("Lima.")
     async with kept(tmp_path, Talker, model=model) as mesh:
-        await mesh.ask("talker", "Say it again.", thread_id="talk")
+        await mesh.get(Tasks).ask("talker", "Say it again.", thread_id="talk")
     assert [message.content for message in model.requests[0].messages[1:]] == [
         "What is Peru's capital?",
         "The capital is Lima.",
@@ -270,7 +272,7 @@ async def test_a_repair_goes_on_where_it_was_and_in_the_way_that_the_model_takes
         await first.hanging.wait()
     second = Forced('{"guilty": false}')
     async with kept(tmp_path, Judge, model=second) as mesh:
-        outcome = await mesh.outcome(task_id)
+        outcome = await mesh.get(Tasks).outcome(task_id)
         told = await mesh.log.query(EventFilter(task_id=task_id, event_type="structure.invalid"))
         called = await mesh.log.query(EventFilter(task_id=task_id, event_type="model.called"))
     assert outcome.result == {"guilty": False}
@@ -295,7 +297,7 @@ async def test_a_resumed_run_repeats_no_event_of_a_tool_that_does_not_exist(tmp_
         task_id = await submitted(mesh, "keeper")
         await first.began.wait()
     async with kept(tmp_path, second, model=ScriptedModel("Done.")) as mesh:
-        assert (await mesh.outcome(task_id)).text == "Done."
+        assert (await mesh.get(Tasks).outcome(task_id)).text == "Done."
         called = await mesh.log.query(EventFilter(task_id=task_id, event_type="tool.called"))
         steps = await Client.local(mesh).steps(task_id)
     assert [event.fields["tool"] for event in called] == ["stauts"] * 3 + ["hold"]

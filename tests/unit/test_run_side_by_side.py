@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from meshwright import Agent, Capability, TaskRequest, ToolFailed, tool
+from meshwright import Agent, Capability, TaskRequest, Tasks, ToolFailed, tool
 from meshwright.events.filter import EventFilter
 from meshwright.models.port import ModelReply, ModelRequest
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
@@ -102,7 +102,9 @@ async def test_only_what_was_unfinished_is_repeated_after_a_stop(tmp_path: Path)
     second = type("Second", (Stays,), {"log": [], "all_there": asyncio.Event()})
     second.all_there.set()
     async with kept(tmp_path, first, model=ScriptedModel(calls)) as mesh:
-        task_id = (await mesh.submit(TaskRequest(agent_id="party", payload={"text": "Go."}))).task_id
+        task_id = (
+            await mesh.get(Tasks).submit(TaskRequest(agent_id="party", payload={"text": "Go."}))
+        ).task_id
         while (
             len(
                 [
@@ -115,7 +117,7 @@ async def test_only_what_was_unfinished_is_repeated_after_a_stop(tmp_path: Path)
             await asyncio.sleep(0)
     model = ScriptedModel("Done.")
     async with kept(tmp_path, second, model=model) as mesh:
-        assert (await mesh.outcome(task_id)).text == "Done."
+        assert (await mesh.get(Tasks).outcome(task_id)).text == "Done."
     assert sorted(first.log) == ["a", "b", "c"]
     assert second.log == ["b"]
     assert tool_answers(model) == ["a was there", "b was there", "c was there"]

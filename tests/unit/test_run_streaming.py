@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from meshwright import Agent, Capability, Mesh, TaskRequest, build_mesh, tool
+from meshwright import Agent, Capability, Mesh, TaskRequest, Tasks, build_mesh, tool
 from meshwright.core.messages import Event
 from meshwright.events.filter import EventFilter
 from meshwright.events.tails import MAX_UNLOGGED
@@ -192,14 +192,14 @@ async def test_a_replayed_step_streams_nothing(tmp_path: Path) -> None:
     async with asyncio.timeout(PATIENCE_SECONDS):
         mesh, seen = built(FirstTalks(["I look it up."]))
         await mesh.start()
-        receipt = await mesh.submit(TaskRequest(agent_id="writer", payload={"text": "Write."}))
+        receipt = await mesh.get(Tasks).submit(TaskRequest(agent_id="writer", payload={"text": "Write."}))
         await held.wait()
         await mesh.stop(drain_seconds=0)
         assert [event.payload["text"] for event in seen] == ["I look it up."]
         opened.set()
         mesh, seen = built(Typist(["It is found."]))
         async with mesh:
-            assert (await mesh.outcome(receipt.task_id)).text == "It is found."
+            assert (await mesh.get(Tasks).outcome(receipt.task_id)).text == "It is found."
         assert [event.payload["text"] for event in seen] == ["It is found."]
 
 

@@ -7,7 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from meshwright import Agent, Capability, TaskRequest, tool
+from meshwright import Agent, Capability, TaskRequest, Tasks, tool
 from meshwright.context.text import count_tokens
 from meshwright.models.errors import ContextTooLong
 from meshwright.models.port import ModelReply, ModelRequest, ToolCall
@@ -166,11 +166,13 @@ async def test_a_resumed_run_shortens_as_before(tmp_path: Path) -> None:
     window = {"context": {"window_tokens": 8_000}}
     model = ScriptedModel(*reads(range(30)), tool_call("hold"))
     async with kept(tmp_path, first, model=model, **window) as mesh:
-        task_id = (await mesh.submit(TaskRequest(agent_id="reader", payload={"text": "Read it."}))).task_id
+        task_id = (
+            await mesh.get(Tasks).submit(TaskRequest(agent_id="reader", payload={"text": "Read it."}))
+        ).task_id
         await first.began.wait()
     again = ScriptedModel("It is about the sea.")
     async with kept(tmp_path, second, model=again, context={"window_tokens": 100_000}) as mesh:
-        outcome = await mesh.outcome(task_id)
+        outcome = await mesh.get(Tasks).outcome(task_id)
     assert (outcome.text, outcome.attempt) == ("It is about the sea.", 1)
     [request] = again.requests
     assert request.messages[:-2] == model.requests[-1].messages

@@ -15,9 +15,11 @@ from meshwright import Agent, Capability, Client, Mesh, MeshError, Run, build_me
 from meshwright.core.access import Role
 from meshwright.core.errors import NotFound
 from meshwright.core.messages import Caller
+from meshwright.orchestration.registry import Registry
 from meshwright.services.schedules.actor import ScheduleKey
 from meshwright.services.schedules.component import Schedules
 from meshwright.testing import Faults, ManualClock, ScriptedModel, mesh_for
+from meshwright.work import Worker
 from tests.support.observer import PATIENCE_SECONDS, Watch
 from tests.support.settings import load_settings
 
@@ -180,7 +182,7 @@ async def test_a_run_that_was_decided_before_a_stop_is_submitted_once_after_it(
         await before.put(overlap="queue")
         await before.advance(60, until={"schedule.started": 1, "task.started": 1})
         await before.advance(60, until={"schedule.queued": 1})
-        await before.mesh.worker.drain(0)
+        await before.mesh.get(Worker).drain(0)
     gate.set()
     async with office(clock, tmp_path) as after:
         await after.watch.until(lambda: len(after.watch.of("task.succeeded")) == 2)
@@ -245,7 +247,7 @@ async def test_an_agent_that_is_away_gets_the_task_when_it_is_back_soon(
     await here.put("a", every_seconds=61, max_runs=1)
     await here.put("b", every_seconds=61, max_runs=1, task={"agent_id": "clerk", "capability": "painting"})
     await here.clock.advance(60.5)
-    here.mesh.registry.set_problem("clerk", "its printer is off")  # until presence looks, each 5 seconds
+    here.mesh.get(Registry).set_problem("clerk", "its printer is off")  # until presence looks, each 5 seconds
     await here.advance(0.5, until={"schedule.started": 0, "schedule.failed": 0})
     async with asyncio.timeout(PATIENCE_SECONDS):
         while not (here.watch.of("schedule.failed") and here.watch.of("schedule.started")):
@@ -353,7 +355,7 @@ async def test_at_most_one_task_of_each_due_time_through_faults(
 
 async def test_other_tenants_see_none_of_it_and_a_viewer_no_contents(here: Office) -> None:
     await here.put()
-    schedules = here.mesh.component(Schedules)
+    schedules = here.mesh.get(Schedules)
     others = Caller(tenant_id="acme", requested_by="spy", roles=frozenset({Role.OPERATOR}))
     assert (await schedules.page(others)).items == ()
     for look in (schedules.show, partial(schedules.preview, count=1)):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from meshwright import Agent, Capability, Delegation, tool
+from meshwright import Agent, Capability, Delegation, Tasks, tool
 from meshwright.core.errors import DelegationFailed
 from meshwright.run import Run
 from meshwright.testing import ManualClock, ScriptedModel, mesh_for, tool_call
@@ -126,7 +126,7 @@ async def test_a_delegation_carries_data_both_ways() -> None:
 
     async with mesh_for(author(run), Helper) as mesh:
         outcome = await mesh.ask("author", "Do it.")
-        child = await mesh.mesh.task(mesh.events("task.waiting").payloads[0]["child_task_id"])
+        child = await mesh.mesh.get(Tasks).task(mesh.events("task.waiting").payloads[0]["child_task_id"])
     assert outcome.result == {"n": 7, "text": "did count", "data": {"text": "did count", "n": 8}}
     assert (child.timeout, (child.deadline_at - child.created_at).total_seconds()) == (5, 60)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, tool
+from meshwright import Agent, Capability, Tasks, tool
 from meshwright.core.errors import ConfigError
 from meshwright.models.port import ModelReply, ToolCall
 from meshwright.run import Run
@@ -52,7 +52,7 @@ async def test_a_run_that_hangs_times_out_and_keeps_its_finished_steps(text: str
     async with mesh_for(Worker) as mesh:
         receipt = await mesh.submit(agent_id="worker", payload={"text": text}, timeout=2 * LONG_SECONDS)
         outcome = await mesh.outcome(receipt.task_id)
-        [transcript] = await mesh.mesh.transcripts(receipt.task_id)
+        [transcript] = await mesh.mesh.get(Tasks).transcripts(receipt.task_id)
     assert outcome.error is not None
     assert (outcome.status, outcome.error.type) == ("timed_out", "TaskTimeout")
     assert outcome.error.message.startswith(f"{said} within 0.5 seconds. Raise the timeout of the task")
@@ -76,7 +76,7 @@ async def test_agent_and_settings_say_how_long_a_step_may_take(of_agent: float |
     async with mesh_for(Own, agents={"timeout_seconds": 0.2}) as mesh:
         receipt = await mesh.submit(agent_id="own", payload={"text": "Hang."})
         outcome = await mesh.outcome(receipt.task_id)
-        assert (await mesh.mesh.task(receipt.task_id)).timeout == (of_agent or 0.2)
+        assert (await mesh.mesh.get(Tasks).task(receipt.task_id)).timeout == (of_agent or 0.2)
     assert outcome.error is not None
     assert (outcome.status, outcome.error.type) == ("timed_out", "Timeout")
     assert f"Raise {setting}" in outcome.error.message
@@ -117,7 +117,7 @@ async def test_settings_agent_and_task_say_how_long_a_task_may_take(
 
     async with mesh_for(Own, agents={"deadline_seconds": 50}) as mesh:
         receipt = await mesh.submit(agent_id="own", payload={"text": "Work."}, deadline=of_task)
-        task = await mesh.mesh.task(receipt.task_id)
+        task = await mesh.mesh.get(Tasks).task(receipt.task_id)
     assert (task.deadline_at - task.created_at).total_seconds() == seconds
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, TaskRequest
+from meshwright import Agent, Capability, TaskRequest, Tasks
 from meshwright.core.errors import NotFound
 from meshwright.core.messages import Caller
 from meshwright.run import Run
@@ -39,7 +39,7 @@ async def test_a_task_begins_when_the_one_before_it_has_ended_and_sees_its_answe
         await Finder.began.wait()
         second = await mesh.submit(request("writer", "Write.", thread_id="book", after=first.task_id))
         assert (second.status, second.dispatched_to) == ("accepted", "")
-        view = await mesh.mesh.task(second.task_id)
+        view = await mesh.mesh.get(Tasks).task(second.task_id)
         assert (view.status, view.after, view.attempts) == ("accepted", first.task_id, ())
         Finder.opened.set()
         assert (await mesh.outcome(second.task_id)).text == "Written."
@@ -62,7 +62,7 @@ async def test_a_task_begins_also_when_the_one_before_it_did_not_succeed(end: st
         await Failing.began.wait()
         second = await mesh.submit(request("writer", after=first.task_id))
         if end == "cancelled":
-            await mesh.mesh.cancel(first.task_id)
+            await mesh.mesh.get(Tasks).cancel(first.task_id)
         else:
             Failing.opened.set()
         assert (await mesh.outcome(first.task_id)).status == end
@@ -79,11 +79,11 @@ async def test_a_task_that_has_not_begun_is_cancelled_at_once() -> None:
         first = await mesh.submit(request("keeper"))
         second = await mesh.submit(request("writer", after=first.task_id))
         third = await mesh.submit(request("writer", after=second.task_id))
-        assert (await mesh.mesh.cancel(second.task_id)).status == "cancelled"
+        assert (await mesh.mesh.get(Tasks).cancel(second.task_id)).status == "cancelled"
         assert (await mesh.outcome(third.task_id)).text == "Written."
         Held.opened.set()
         assert (await mesh.outcome(first.task_id)).success
-        assert (await mesh.mesh.task(second.task_id)).attempts == ()
+        assert (await mesh.mesh.get(Tasks).task(second.task_id)).attempts == ()
     assert len(model.requests) == 1
 
 
@@ -93,7 +93,7 @@ async def test_an_unknown_task_before_it_is_refused(tenant: str, after: str | No
         known = await mesh.submit(request("writer"))
         caller = Caller(tenant_id=tenant)
         with pytest.raises(NotFound) as refused:
-            await mesh.mesh.submit(request("writer", after=after or known.task_id), caller)
+            await mesh.mesh.get(Tasks).submit(request("writer", after=after or known.task_id), caller)
     assert refused.value.field == "after"
 
 
@@ -134,9 +134,9 @@ async def test_what_waits_for_another_task_outlives_its_process(tmp_path: Path) 
             return await self.hold()
 
     async with kept(tmp_path, Held, Writer) as mesh:
-        first = await mesh.submit(request("keeper"))
+        first = await mesh.get(Tasks).submit(request("keeper"))
         await Held.began.wait()
-        second = await mesh.submit(request("writer", after=first.task_id))
+        second = await mesh.get(Tasks).submit(request("writer", after=first.task_id))
     Held.opened.set()
     async with kept(tmp_path, Held, Writer, model=ScriptedModel("Written.")) as mesh, asyncio.timeout(60):
-        assert (await mesh.outcome(second.task_id)).text == "Written."
+        assert (await mesh.get(Tasks).outcome(second.task_id)).text == "Written."

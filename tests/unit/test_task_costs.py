@@ -8,12 +8,13 @@ from decimal import Decimal
 
 import pytest
 
-from meshwright import Agent
+from meshwright import Agent, Tasks
 from meshwright.core.money import Price
 from meshwright.events.filter import EventFilter
 from meshwright.kernel.turns import ActorKind
+from meshwright.ledger.spending import Spending
 from meshwright.models.errors import ModelRefused, ModelTimeout
-from meshwright.models.port import ModelReply, ModelRequest, OnDelta
+from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta
 from meshwright.run import Run
 from meshwright.testing import ManualClock, ScriptedModel, mesh_for
 from meshwright.testing.mesh import ScriptEnded
@@ -50,7 +51,7 @@ async def test_a_task_costs_what_all_its_attempts_have_cost() -> None:
         outcome = await mesh.outcome(receipt.task_id)
         assert (outcome.agent_id, outcome.attempt, outcome.cost_usd) == ("other", 2, Decimal("0.75"))
         await ledger_of(mesh.mesh, outcome)
-        view = await mesh.mesh.task(outcome.task_id)
+        view = await mesh.mesh.get(Tasks).task(outcome.task_id)
         [listed] = (await mesh.mesh.log.tasks(tenant_id="default")).items
     assert [attempt.cost_usd for attempt in view.attempts] == [Decimal("0.25"), Decimal("0.5")]
     assert (listed.cost_usd, listed.usage.prompt_tokens) == (Decimal("0.75"), 200)
@@ -80,7 +81,7 @@ async def test_a_task_that_did_not_succeed_has_cost_something_all_the_same(statu
         receipt = await mesh.submit(agent_id="keeper", payload={"text": "Do it."})
         await agent.began.wait()
         if status == "cancelled":
-            await mesh.mesh.cancel(receipt.task_id)
+            await mesh.mesh.get(Tasks).cancel(receipt.task_id)
         outcome = await mesh.outcome(receipt.task_id)
         assert (outcome.status, outcome.cost_usd) == (status, Decimal("0.25"))
         await ledger_of(mesh.mesh, outcome)
@@ -106,7 +107,7 @@ async def test_a_task_cancelled_while_it_waits_pays_for_what_it_delegated() -> N
     async with mesh_for(asking, Other, model=child, ledger={"default_price": PRICE}) as mesh:
         receipt = await mesh.submit(agent_id="keeper", payload={"text": "Have it done."})
         await child.hangs.wait()
-        await mesh.mesh.cancel(receipt.task_id)
+        await mesh.mesh.get(Tasks).cancel(receipt.task_id)
         outcome = await mesh.outcome(receipt.task_id)
         [waiting] = mesh.events("task.waiting").payloads
         below = await mesh.outcome(waiting["child_task_id"])
@@ -129,7 +130,7 @@ async def test_what_a_run_cost_before_it_waited_counts_where_it_is_cancelled_aft
     async with mesh_for(asking, Other, model=model, ledger={"default_price": PRICE}) as mesh:
         receipt = await mesh.submit(agent_id="keeper", payload={"text": "Have it done."})
         await model.hangs.wait()
-        await mesh.mesh.cancel(receipt.task_id)
+        await mesh.mesh.get(Tasks).cancel(receipt.task_id)
         outcome = await mesh.outcome(receipt.task_id)
         assert outcome.status == "cancelled"
         assert (await ledger_of(mesh.mesh, outcome)).calls == 2
@@ -157,7 +158,7 @@ async def test_a_task_pays_for_the_compression_of_its_context(answer: str) -> No
         assert outcome.cost_usd == Decimal("0.625")
         assert (await ledger_of(mesh.mesh, outcome)).calls == 2
         first, second = mesh.events("model.called").payloads
-        by_agent = {item.key: item.cost_usd for item in (await mesh.mesh.costs("agent")).items}
+        by_agent = {item.key: item.cost_usd for item in (await mesh.mesh.get(Spending).costs("agent")).items}
     assert (first["user"], first["attempt"], first["step"]) == ("context-service", 1, 1)
     assert (second["user"], second["thread_id"]) == ("keeper", outcome.task_id)
     assert by_agent == {"keeper": Decimal("0.5"), "context-service": Decimal("0.125")}
@@ -191,7 +192,7 @@ async def test_a_task_costs_what_it_and_the_tasks_below_it_cost() -> None:
         assert outcome.usage.prompt_tokens == 2 * child.usage.prompt_tokens
         await ledger_of(mesh.mesh, outcome)
         await ledger_of(mesh.mesh, child)
-        assert (await mesh.mesh.costs()).total.cost_usd == Decimal("0.75")
+        assert (await mesh.mesh.get(Spending).costs()).total.cost_usd == Decimal("0.75")
 
 
 @pytest.mark.parametrize("price", [PRICE, None])
@@ -200,7 +201,7 @@ async def test_a_call_that_is_broken_off_is_a_row_and_its_task_pays_for_it(price
     async with mesh_for(keeper(opened=True), model=model, ledger={"default_price": price}) as mesh:
         receipt = await mesh.submit(agent_id="keeper", payload={"text": "Do it."})
         await model.hangs.wait()
-        await mesh.mesh.cancel(receipt.task_id)
+        await mesh.mesh.get(Tasks).cancel(receipt.task_id)
         outcome = await mesh.outcome(receipt.task_id)
         cost = await ledger_of(mesh.mesh, outcome)
     assert (cost.calls, cost.failed) == (2, 1)
@@ -220,8 +221,8 @@ async def test_a_call_that_failed_for_nothing_is_a_row_that_costs_nothing() -> N
 
 async def test_a_call_of_no_task_is_a_row_too() -> None:
     async with mesh_for(keeper(), model=ScriptedModel(reply("0.25"))) as mesh:
-        await mesh.mesh.model.complete(ModelRequest(messages=(), user="llm-service"))
+        await mesh.mesh.get(Model).complete(ModelRequest(messages=(), user="llm-service"))
         async for _ in mesh.mesh.log.tail(EventFilter(event_type="model.called", after_seq=0)):
             break
-        [cost] = (await mesh.mesh.costs("task")).items
+        [cost] = (await mesh.mesh.get(Spending).costs("task")).items
     assert (cost.key, cost.calls, cost.cost_usd) == (None, 1, Decimal("0.25"))

@@ -13,9 +13,10 @@ from typing import Any
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from meshwright import Agent, Capability, Mesh, TaskRequest
+from meshwright import Agent, Capability, Mesh, TaskRequest, Tasks
 from meshwright.core.errors import ModelError
 from meshwright.core.money import Price
+from meshwright.ledger.spending import Spending
 from meshwright.models.errors import ContentRefused, ModelRefused, RateLimited
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
 from meshwright.run import Run
@@ -132,15 +133,17 @@ async def walk(folder: Path, path: tuple[str, ...], price: Price | None) -> None
         async with kept(folder, walker, Follower, model=model, default_price=price, cache="memory") as mesh:
             if task_id is None:
                 request = TaskRequest(capability="walking", payload={"text": "Walk."})
-                task_id = (await mesh.submit(request)).task_id
-            await first_of(mesh.outcome(task_id), stops.wait(), model.stops.wait(), model.hangs.wait())
+                task_id = (await mesh.get(Tasks).submit(request)).task_id
+            await first_of(
+                mesh.get(Tasks).outcome(task_id), stops.wait(), model.stops.wait(), model.hangs.wait()
+            )
             if stops.is_set() or model.stops.is_set():
                 passed += stops.is_set()
                 model.stops.clear()
                 continue
             if model.hangs.is_set():
-                await mesh.cancel(task_id)
-            await mesh.outcome(task_id)
+                await mesh.get(Tasks).cancel(task_id)
+            await mesh.get(Tasks).outcome(task_id)
             return await check_all(mesh)
 
 
@@ -155,8 +158,8 @@ async def first_of(*waits: Coroutine[Any, Any, Any]) -> None:
 async def check_all(mesh: Mesh) -> None:
     """Each task's outcome is what the ledger says, and the uppermost is all of it."""
     tasks = (await mesh.log.tasks(tenant_id="default")).items
-    outcomes = [await mesh.outcome(each.task_id) for each in tasks]
-    found = await mesh.costs("task")
+    outcomes = [await mesh.get(Tasks).outcome(each.task_id) for each in tasks]
+    found = await mesh.get(Spending).costs("task")
     for outcome in outcomes:
         await check_ledger(mesh, outcome)
     if not found.total.unpriced:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, TaskRequest
+from meshwright import Agent, TaskRequest, Tasks
 from meshwright.ledger.account_client import AccountClient
+from meshwright.ledger.budgets import Budgets
+from meshwright.ledger.spending import Spending
 from meshwright.models.errors import ModelRefused
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel
@@ -26,7 +28,7 @@ async def begun(folder: Path, model: ScriptedModel, remembers: bool = False) -> 
         if remembers:
             await remember(mesh)
         request = TaskRequest(agent_id="keeper", payload={"text": "Do it, with the event log."})
-        task_id = (await mesh.submit(request)).task_id
+        task_id = (await mesh.get(Tasks).submit(request)).task_id
         await agent.began.wait()
     return task_id
 
@@ -36,7 +38,7 @@ async def test_calls_from_before_a_crash_count_once(tmp_path: Path) -> None:
     first.replies(reply("0.125", "nonsense"), to="context-service")
     task_id = await begun(tmp_path, first, remembers=True)
     async with kept(tmp_path, keeper(opened=True), model=ScriptedModel(reply("0.5"))) as mesh:
-        outcome = await mesh.outcome(task_id)
+        outcome = await mesh.get(Tasks).outcome(task_id)
         assert outcome.cost_usd == Decimal("0.875")
         assert (await ledger_of(mesh, outcome)).calls == 3
 
@@ -48,7 +50,7 @@ async def test_calls_that_a_resumed_run_does_not_come_to_again_count_too(tmp_pat
 
     task_id = await begun(tmp_path, ScriptedModel(asks("0.25")))
     async with kept(tmp_path, keeper(run=runs_away), model=ScriptedModel()) as mesh:
-        outcome = await mesh.outcome(task_id)
+        outcome = await mesh.get(Tasks).outcome(task_id)
         assert (outcome.status, outcome.cost_usd) == ("failed", Decimal("0.25"))
         await ledger_of(mesh, outcome)
 
@@ -56,7 +58,7 @@ async def test_calls_that_a_resumed_run_does_not_come_to_again_count_too(tmp_pat
 async def test_calls_that_a_resumed_run_came_to_again_count_once_where_it_fails(tmp_path: Path) -> None:
     task_id = await begun(tmp_path, ScriptedModel(asks("0.25")))
     async with kept(tmp_path, keeper(opened=True), model=ScriptedModel(ModelRefused("no"))) as mesh:
-        outcome = await mesh.outcome(task_id)
+        outcome = await mesh.get(Tasks).outcome(task_id)
         assert (outcome.status, outcome.cost_usd) == ("failed", Decimal("0.25"))
         await ledger_of(mesh, outcome)
 
@@ -72,7 +74,7 @@ async def test_an_attempt_that_begins_anew_after_a_crash_adds_to_the_one_before(
 
     task_id = await begun(tmp_path, ScriptedModel(asks("0.25")))
     async with kept(tmp_path, keeper(opened=True, run=other_road), model=ScriptedModel(reply("0.5"))) as mesh:
-        outcome = await mesh.outcome(task_id)
+        outcome = await mesh.get(Tasks).outcome(task_id)
         assert (outcome.status, outcome.attempt, outcome.cost_usd) == ("succeeded", 2, Decimal("0.75"))
         await ledger_of(mesh, outcome)
 
@@ -88,11 +90,13 @@ async def test_a_step_inside_a_tool_that_is_not_run_again_counts_once(tmp_path: 
 
     agent = keeper(run=run)
     async with kept(tmp_path, agent, model=ScriptedModel(reply("0.25"))) as mesh:
-        task_id = (await mesh.submit(TaskRequest(agent_id="keeper", payload={"text": "Do it."}))).task_id
+        task_id = (
+            await mesh.get(Tasks).submit(TaskRequest(agent_id="keeper", payload={"text": "Do it."}))
+        ).task_id
         await agent.began.wait()
     agent = keeper(opened=True, run=run)
     async with kept(tmp_path, agent, model=ScriptedModel(reply("0.5"))) as mesh:
-        outcome = await mesh.outcome(task_id)
+        outcome = await mesh.get(Tasks).outcome(task_id)
         assert (outcome.status, outcome.cost_usd) == ("succeeded", Decimal("0.75"))
         await ledger_of(mesh, outcome)
 
@@ -104,12 +108,14 @@ async def test_a_task_that_is_taken_up_again_books_what_was_reserved_for_it(
     with monkeypatch.context() as patch:  # as where its process is killed
         patch.setattr(AccountClient, "settle", lambda client, settled: None)
         async with kept(tmp_path, agent, model=ScriptedModel(asks("0.25")), ledger=_BUDGET) as mesh:
-            task_id = (await mesh.submit(TaskRequest(agent_id="keeper", payload={"text": "Do it."}))).task_id
+            task_id = (
+                await mesh.get(Tasks).submit(TaskRequest(agent_id="keeper", payload={"text": "Do it."}))
+            ).task_id
             await agent.began.wait()
-            [view] = await mesh.budget_views()
+            [view] = await mesh.get(Spending).budget_views()
             assert view.reserved_usd > 0
     async with kept(tmp_path, keeper(opened=True), model=ScriptedModel(reply("0.5")), ledger=_BUDGET) as mesh:
-        await mesh.outcome(task_id)
-        await mesh.budgets.settled()
-        [view] = await mesh.budget_views()
+        await mesh.get(Tasks).outcome(task_id)
+        await mesh.get(Budgets).settled()
+        [view] = await mesh.get(Spending).budget_views()
         assert (view.spent_usd, view.reserved_usd, view.estimated_usd) == (Decimal("0.75"), 0, 0)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, Run, build_mesh
+from meshwright import Agent, Capability, Run, Tasks, build_mesh
 from meshwright.core.messages import TaskRequest
 from meshwright.testing import ScriptedModel
 from tests.support.settings import load_settings
@@ -34,17 +34,17 @@ async def test_nobody_changes_the_record_of_a_task(tmp_path: Path, host: str) ->
     settings = load_settings(tmp_path, host=host, data_dir=tmp_path / "data")
     async with build_mesh(settings, project=tmp_path, agents=[Vandal], model=ScriptedModel()) as mesh:
         request = TaskRequest(agent_id="vandal", payload={"text": "given", "parts": [1, 2]})
-        receipt = await mesh.submit(request)
+        receipt = await mesh.get(Tasks).submit(request)
         request.payload["parts"].append(4)  # type: ignore[union-attr]
-        outcome = await mesh.outcome(receipt.task_id)
+        outcome = await mesh.get(Tasks).outcome(receipt.task_id)
         assert outcome.text == "changed"
-        seen = await mesh.task(receipt.task_id)
+        seen = await mesh.get(Tasks).task(receipt.task_id)
         assert seen.payload == GIVEN
         seen.payload["parts"].append(5)
         assert seen.outcome is not None
         assert seen.outcome.result is not None
         seen.outcome.result["text"] = "changed again"
-        seen_again = await mesh.task(receipt.task_id)
+        seen_again = await mesh.get(Tasks).task(receipt.task_id)
         assert seen_again.payload == GIVEN
         assert seen_again.outcome is not None
         assert seen_again.outcome.text == "changed"
@@ -53,7 +53,7 @@ async def test_nobody_changes_the_record_of_a_task(tmp_path: Path, host: str) ->
 async def test_the_record_is_what_was_given_also_after_a_restart(tmp_path: Path) -> None:
     settings = load_settings(tmp_path, data_dir=tmp_path / "data")
     async with build_mesh(settings, project=tmp_path, agents=[Vandal], model=ScriptedModel()) as mesh:
-        receipt = await mesh.submit(TaskRequest(agent_id="vandal", payload=dict(GIVEN)))
-        await mesh.outcome(receipt.task_id)
+        receipt = await mesh.get(Tasks).submit(TaskRequest(agent_id="vandal", payload=dict(GIVEN)))
+        await mesh.get(Tasks).outcome(receipt.task_id)
     async with build_mesh(settings, project=tmp_path, agents=[Vandal], model=ScriptedModel()) as mesh:
-        assert (await mesh.task(receipt.task_id)).payload == GIVEN
+        assert (await mesh.get(Tasks).task(receipt.task_id)).payload == GIVEN

@@ -7,7 +7,7 @@ from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
-from meshwright import TaskRequest, build_mesh
+from meshwright import TaskRequest, Tasks, build_mesh
 from meshwright.core.encoding import encode
 from meshwright.core.errors import Overloaded
 from meshwright.kernel.store import Batch
@@ -59,12 +59,12 @@ class Client:
         request = TaskRequest(agent_id="gate", payload={"text": TEXT}, thread_id="one")
         for _ in range(count):
             while (task_id := await self._try(request)) is None:
-                await self._mesh.outcome(self._given.popleft())
+                await self._mesh.get(Tasks).outcome(self._given.popleft())
             self._given.append(task_id)
 
     async def _try(self, request: TaskRequest) -> str | None:
         with suppress(Overloaded):
-            return (await self._mesh.submit(request)).task_id
+            return (await self._mesh.get(Tasks).submit(request)).task_id
         return None
 
 

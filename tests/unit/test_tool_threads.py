@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, tool
+from meshwright import Agent, Capability, Tasks, tool
 from meshwright.core.errors import ConfigError
 from meshwright.core.messages import Event, Outcome
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
@@ -162,7 +162,7 @@ async def test_a_thread_that_outlives_its_task_is_reported() -> None:
             async with asyncio.timeout(60):
                 while not agent.names:
                     await asyncio.sleep(0.01)
-            await mesh.mesh.cancel(receipt.task_id)
+            await mesh.mesh.get(Tasks).cancel(receipt.task_id)
             assert (await mesh.outcome(receipt.task_id)).status == "cancelled"
             event = await until(mesh, overran(ended=False))
             assert event.task_id == receipt.task_id

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, Client, TaskRequest, tool
+from meshwright import Agent, Capability, Client, TaskRequest, Tasks, tool
 from meshwright.core.errors import InvalidInput, NotFound
 from meshwright.core.messages import Caller
 from meshwright.kernel.envelope import ActorRef
@@ -118,7 +118,7 @@ async def test_failed_call_of_a_model_shows_the_reason() -> None:
     refusal = ModelUnavailable("openai answered 404: the model gpt-9 does not exist")
     async with mesh_for(Reader, model=ScriptedModel(*[refusal] * 9)) as mesh:
         receipt = await mesh.submit(agent_id="reader", payload={"text": "x"})
-        outcome = await mesh.mesh.outcome(receipt.task_id)
+        outcome = await mesh.mesh.get(Tasks).outcome(receipt.task_id)
         client = Client.local(mesh.mesh)
         last = (await client.steps(receipt.task_id))[-1]
         view = await client.step(receipt.task_id, last.path)
@@ -131,13 +131,13 @@ async def test_failed_call_of_a_model_shows_the_reason() -> None:
 async def test_resumed_run_has_one_transcript(tmp_path: Path) -> None:
     first, first_model = keeper(), ScriptedModel(tool_call("hold"))
     async with kept(tmp_path, first, model=first_model) as mesh:
-        receipt = await mesh.submit(TaskRequest(agent_id="keeper", payload={"text": "Do it."}))
+        receipt = await mesh.get(Tasks).submit(TaskRequest(agent_id="keeper", payload={"text": "Do it."}))
         await first.began.wait()
         listed = await Client.local(mesh).steps(receipt.task_id)
         assert [step.kind for step in listed] == ["context", "model"]
     second = keeper(opened=True)
     async with kept(tmp_path, second, model=ScriptedModel("Done.")) as mesh:
-        await mesh.outcome(receipt.task_id)
+        await mesh.get(Tasks).outcome(receipt.task_id)
         views = [step async for step in Client.local(mesh).transcript(receipt.task_id)]
         last = await Client.local(mesh).step(receipt.task_id, "4")
     assert [step.kind for step in views] == ["context", "model", "tool", "model"]
@@ -209,9 +209,9 @@ async def test_unknown_steps_attempts_and_tasks_are_refused_with_what_there_is()
 async def test_another_tenants_steps_are_not_shown() -> None:
     async with mesh_for(Reader, model=ScriptedModel("Done.")) as mesh:
         request = TaskRequest(agent_id="reader", payload={"text": "x"})
-        receipt = await mesh.mesh.submit(request, Caller(tenant_id="acme", requested_by="ada"))
-        await mesh.mesh.outcome(receipt.task_id, "acme")
-        assert len((await mesh.mesh.transcripts(receipt.task_id, "acme"))[0].paths) == 2
+        receipt = await mesh.mesh.get(Tasks).submit(request, Caller(tenant_id="acme", requested_by="ada"))
+        await mesh.mesh.get(Tasks).outcome(receipt.task_id, "acme")
+        assert len((await mesh.mesh.get(Tasks).transcripts(receipt.task_id, "acme"))[0].paths) == 2
         with pytest.raises(NotFound):
             await Client.local(mesh.mesh).steps(receipt.task_id)
 
@@ -232,7 +232,7 @@ async def test_waiting_step_shows_the_question(tmp_path: Path) -> None:
 
     model = ScriptedModel(tool_call("deploy", to="production"))
     async with kept(tmp_path, Deployer, model=model) as mesh:
-        receipt = await mesh.submit(TaskRequest(agent_id="deployer", payload={"text": "Go."}))
+        receipt = await mesh.get(Tasks).submit(TaskRequest(agent_id="deployer", payload={"text": "Go."}))
         await began.wait()
     async with kept(tmp_path, Deployer, model=ScriptedModel()) as mesh:
         await told_of(mesh, "task.waiting")

@@ -16,7 +16,7 @@ from meshwright.core.plugins import TOOLSETS, did_you_mean, installed
 from meshwright.models.config import LiteLLMConfig
 from meshwright.models.port import Adapter
 from meshwright.models.routing import CallerTags, tags_nobody_answers
-from meshwright.prompts import Prompts
+from meshwright.prompts import PromptSources
 from meshwright.tools.functions import delegate_tool, remember_tool, tools_of
 from meshwright.tools.limited import LimitedTool, Overrun, ToolThreads
 from meshwright.tools.tool import Tool
@@ -71,13 +71,17 @@ class BoundAgent:
         self.tools = {tool.name: LimitedTool(tool, self._timeout_seconds) for tool in tools}
 
 
+class BoundAgents(dict[str, BoundAgent]):
+    """The agents of a process, by agent id."""
+
+
 def bind_agents(
     classes: Sequence[type[Agent]],
     settings: ToolSettings,
     on_overrun: Callable[[Overrun], None] = lambda overrun: None,
-) -> dict[str, BoundAgent]:
+) -> BoundAgents:
     """Make each agent with its tools, by agent id. Raises ConfigError."""
-    return {cls.agent_id: BoundAgent(cls(), settings, on_overrun) for cls in classes}
+    return BoundAgents({cls.agent_id: BoundAgent(cls(), settings, on_overrun) for cls in classes})
 
 
 def toolsets_of(agent: type[Agent]) -> list[type[Toolset]]:
@@ -148,19 +152,21 @@ _SAMPLES = ("What is this?", "Compare these, weigh the trade-offs and recommend 
 """A simple request and a complex one: agents choose tags by such."""
 
 
-def start_warnings(model: Adapter, prompts: Prompts, agents: Sequence[type[Agent]]) -> tuple[str, ...]:
+def start_warnings(model: Adapter, prompts: PromptSources, agents: Sequence[type[Agent]]) -> tuple[str, ...]:
     """Warnings for the start of a mesh: about the file behind its model, and its fleet's tags."""
     if model.config is None:
         return ()
     return tuple(str(warning) for warning in warnings_of(model.config, prompts, agents))
 
 
-def warnings_of(config: LiteLLMConfig, prompts: Prompts, agents: Sequence[type[Agent]]) -> list[ConfigError]:
+def warnings_of(
+    config: LiteLLMConfig, prompts: PromptSources, agents: Sequence[type[Agent]]
+) -> list[ConfigError]:
     """Warnings about improbable settings, and about prompts and agents whose tags no deployment has."""
     callers: dict[str, CallerTags] = {}
     groups: dict[str, str] = {}
     for name in prompts.names():
-        prompt = prompts.get(name)
+        prompt = prompts.resolve(name)
         groups[name] = prompt.model
         callers[f"prompt {name}"] = (prompt.model, prompt.tags)
     for agent in agents:

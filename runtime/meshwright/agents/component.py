@@ -9,21 +9,25 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from meshwright.agent import Agent
+from meshwright.agent import Agent, AgentTypes
 from meshwright.agents.binding import bind_agents, check_tables, code_of
+from meshwright.agents.event_words import FACTS
 from meshwright.agents.loader import prompts_brought, prompts_folder
-from meshwright.component import Actors, Check, Component
+from meshwright.component import Actors, Check, Component, offered
+from meshwright.context.memory import MemoryStore
+from meshwright.context.service import ContextClient
 from meshwright.core import topics
 from meshwright.core.errors import PromptError
 from meshwright.core.messages import Task
 from meshwright.events.tasks import open_code
 from meshwright.kernel.host import Subscription
+from meshwright.kernel.timers import every
 from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.activity import Activity, activity_of
+from meshwright.ledger.budgets import Budgets
 from meshwright.mesh import Mesh
-from meshwright.models.port import CallContext, ModelWindow
-from meshwright.orchestration.presence import every
-from meshwright.prompts import Prompts
+from meshwright.models.port import CallContext, Model, ModelWindow, ModelWindows
+from meshwright.prompts import Prompts, PromptSource, PromptSources
 from meshwright.roles import FRONT
 from meshwright.run import Runner, Services
 from meshwright.run.parking import Parking
@@ -44,29 +48,40 @@ class PromptsComponent(Component):
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         folder = prompts_folder(mesh.project, mesh.settings)
-        mesh.prompts = Prompts(folder, brought=prompts_brought(mesh.agent_types), on_event=mesh.tell)
+        brought = prompts_brought(mesh.get(AgentTypes))
+        self._folder = Prompts(folder, brought=brought, on_event=mesh.tell)
         self._reloading: asyncio.Task[None] | None = None
+
+    def prompt_source(self) -> PromptSource:
+        """The prompts folder. It is asked last, and has a prompt for every name."""
+        return self._folder
+
+    def assemble(self) -> None:
+        """Take the prompt sources of all components."""
+        self.mesh.provide(PromptSources(offered(self.mesh, lambda component: component.prompt_source())))
 
     def checks(self) -> Iterable[Check]:
         """Whether every agent has a prompt, and every prompt file can be used."""
         return [Check("prompts", self._check)]
 
     async def _check(self) -> str:
-        prompts = self.mesh.prompts
-        problems = prompts.check({agent.prompt: agent.agent_id for agent in self.mesh.agent_types})
+        known = {*self.mesh.get(PromptSources).names()} - {*self._folder.names()}
+        needed = {agent.prompt: agent.agent_id for agent in self.mesh.get(AgentTypes)}
+        problems = self._folder.check({name: needed[name] for name in needed.keys() - known})
         if problems:
             more = f" (and {len(problems) - 1} more: mesh prompts check)" if len(problems) > 1 else ""
             raise PromptError(f"{problems[0]}{more}")
-        return f"{len(prompts.names())} in {prompts.directory}"
+        elsewhere = f", {len(known)} of components" if known else ""
+        return f"{len(self._folder.names())} in {self._folder.directory}{elsewhere}"
 
     async def start(self) -> None:
         """Look for changed files every few seconds."""
 
-        async def refresh() -> None:
-            self.mesh.prompts.refresh()
+        async def reload() -> None:
+            self.mesh.get(PromptSources).reload()
 
         seconds = self.mesh.settings.prompts.reload_seconds
-        self._reloading = asyncio.create_task(every(self.mesh.host.clock, seconds, refresh))
+        self._reloading = asyncio.create_task(every(self.mesh.host.clock, seconds, reload))
 
     async def stop(self) -> None:
         """Look no more."""
@@ -81,15 +96,21 @@ class AgentsComponent(Component):
     """The agents of this process with their tools, and the worker that runs their tasks."""
 
     name = "agents"
+    facts = FACTS
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         settings = tool_settings(mesh.settings, mesh.project)
-        check_tables(settings.tables, mesh.agent_types)
-        self._agents = mesh.agents = bind_agents(agents_here(mesh), settings, self._overran)
+        check_tables(settings.tables, mesh.get(AgentTypes))
+        self._agents = mesh.provide(bind_agents(agents_here(mesh), settings, self._overran))
         self.parts += self._agents.values()
-        self._codes = {agent.agent_id: code_of(agent) for agent in mesh.agent_types}
-        mesh.worker = Worker(mesh.host, Runner(self._services(), mesh.agents), self._slots, self._codes)
+        self._codes = {agent.agent_id: code_of(agent) for agent in mesh.get(AgentTypes)}
+
+    def assemble(self) -> None:
+        """Make the worker, over the model, the prompts and the memories of the mesh."""
+        runner, host = Runner(self._services(), self._agents), self.mesh.host
+        self._worker = self.mesh.provide(Worker(host, runner, self._slots, self._codes))
+        host.attach(self._worker)
 
     async def start(self) -> None:
         """Start the agents, and say which have open tasks that began with other code."""
@@ -101,10 +122,14 @@ class AgentsComponent(Component):
                 changed = {"code": now, "before": code, "tasks": tasks, "once": once}
                 self.mesh.tell("agent.code_changed", {"agent_id": agent_id, **changed})
 
+    async def drain(self, seconds: float) -> None:
+        """Start no more tasks, and let those that run end."""
+        await self._worker.drain(seconds)
+
     def actors(self) -> Iterable[Actors]:
         """The threads of each agent."""
         max_tasks = self.mesh.settings.orchestration.max_thread_tasks
-        for agent in self.mesh.agent_types:
+        for agent in self.mesh.get(AgentTypes):
             kind = ActorKind.of(AgentThread, type=agent.agent_id, max_tasks=max_tasks)
             tasks = Subscription(topics.tasks(agent.agent_id), thread_of, "enqueue", sealed=True)
             yield Actors(kind, _app_of(agent), (tasks,))
@@ -121,10 +146,10 @@ class AgentsComponent(Component):
         parking = Parking(models.park_seconds, models.max_park_seconds) if models.park else None
         return Services(
             host=mesh.host,
-            model=mesh.model,
-            context=mesh.context,
-            memory=mesh.memory,
-            prompts=mesh.prompts,
+            model=mesh.get(Model),
+            context=mesh.get(ContextClient),
+            memory=mesh.get(MemoryStore),
+            prompts=mesh.get(PromptSources),
             tracing=mesh.tracing,
             clock=mesh.host.clock,
             timeout_seconds=settings.agents.timeout_seconds,
@@ -138,7 +163,7 @@ class AgentsComponent(Component):
             trace_content=settings.tracing.content,
             stream=settings.models.stream,
             parking=parking,
-            budgets=mesh.budgets,
+            budgets=mesh.get(Budgets),
             activity=self._activity if mesh.has_log else None,
         )
 
@@ -146,7 +171,7 @@ class AgentsComponent(Component):
         return await activity_of(self.mesh.log, tenant_id, since, self.mesh.host.clock.now())
 
     def _window(self, model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str) -> ModelWindow:
-        known = self.mesh.window_of(model, tags, tenant_id, agent_id)
+        known = self.mesh.get(ModelWindows).window_of(model, tags, tenant_id, agent_id)
         return ModelWindow(known.input or self.mesh.settings.context.window_tokens, known.output)
 
     def _slots(self, agent_id: str) -> int:
@@ -160,7 +185,7 @@ class AgentsComponent(Component):
 
 def agents_here(mesh: Mesh) -> list[type[Agent]]:
     """The agents whose tasks this process runs."""
-    return [agent for agent in mesh.agent_types if mesh.role.runs(_app_of(agent))]
+    return [agent for agent in mesh.get(AgentTypes) if mesh.role.runs(_app_of(agent))]
 
 
 def _app_of(agent: type[Agent]) -> str:

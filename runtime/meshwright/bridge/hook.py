@@ -71,7 +71,7 @@ def main(folder: str) -> None:
 
 
 def _read(seconds: float) -> tuple[bytes, bool]:
-    """What stdin has within some time, and whether that is all."""
+    """Reads stdin for some time; returns the text and whether that is all."""
     data, ends = b"", time.monotonic() + seconds
     while len(data) < _MAX_BYTES:
         left = ends - time.monotonic()
@@ -150,7 +150,7 @@ def _text(value: object) -> str:
 
 
 def _kept(details: dict[str, object]) -> object:
-    """What else the event says, without secrets, each text cut."""
+    """The other fields of the event, without secrets, each text cut."""
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     sys.path.insert(0, root)
     from meshwright.core.redaction import redact_data

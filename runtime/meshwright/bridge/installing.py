@@ -32,7 +32,7 @@ _REMEDY = "Correct the file, then try again"
 
 
 def default_folder() -> Path:
-    """Where events are stored: one folder for each user of the machine."""
+    """The folder of stored events: one for each user of the machine."""
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(state) / "meshwright" / "claude"
 

@@ -33,7 +33,7 @@ _PAGE = 100
 _PORTS = {"mqtt": 1883, "mqtts": 8883}
 _KEEP_SECONDS = 30 * 24 * 3600.0  # published events
 _FORBIDDEN = re.compile(r"[+#/\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
-"""What no level of a topic may have; a broker ends the connection that sends it."""
+"""The characters that no level of a topic may have; a broker ends the connection that sends them."""
 
 
 class BrokerUnreachable(Exception):
@@ -41,7 +41,7 @@ class BrokerUnreachable(Exception):
 
 
 class BridgeSettings(NamedTuple):
-    """Where events go: `password` may be a reference, like env:NAME or file:/path."""
+    """The broker that events go to: `password` may be a reference, like env:NAME or file:/path."""
 
     url: str = ""
     username: str = ""

@@ -22,6 +22,7 @@ import click
 from meshwright import __version__
 from meshwright.cli.options import DATA_KEY, DEFAULT_DATA
 from meshwright.core.errors import MeshError, in_one_line
+from meshwright.parts import BUILTIN
 
 _FAILED, _WRONG_USE, _INTERRUPTED = 1, 2, 130
 _MAX_QUOTED = 500  # characters of a message: it may quote what a client sent
@@ -34,37 +35,31 @@ class _Listed(NamedTuple):
     help: str
 
 
-COMMANDS = {
-    "demo": _Listed("demo", "Show agents at work; needs no key and no network."),
-    "up": _Listed("up", "Run a mesh and its HTTP API until Ctrl-C."),
-    "worker": _Listed("up", "Run one worker, on a PostgreSQL database or beside a Dapr sidecar."),
-    "ask": _Listed("tasks", "Ask an agent, follow its progress, print the answer."),
-    "submit": _Listed("tasks", "Submit a task; the best agent for it gets it."),
-    "tasks": _Listed("tasks", "List tasks, newest first."),
-    "task": _Listed("tasks", "Show one task with its attempts and outcome."),
-    "inbox": _Listed("inbox", "List what waits for a person."),
-    "approve": _Listed("inbox", "Approve what a task waits for."),
-    "deny": _Listed("inbox", "Deny what a task asks approval for."),
-    "answer": _Listed("inbox", "Answer what a task waits for."),
-    "cancel": _Listed("tasks", "Cancel a task."),
-    "schedules": _Listed("schedules", "List schedules, make them, pause, resume and run them."),
-    "events": _Listed("timeline", "Show events, oldest first."),
-    "costs": _Listed("money", "Sum up what model calls cost."),
-    "budgets": _Listed("money", "Show budgets and spend, and raise them."),
-    "allow": _Listed("money", "Allow an agent, a tenant or a tag an amount a day."),
-    "status": _Listed("inbox", "Show what is open, what waits, and which models are away."),
-    "agents": _Listed("checks", "List agents with their capabilities and status."),
-    "models": _Listed("models", "Show groups, deployments, tags and prices; say where a call goes."),
-    "config": _Listed("models", "Change what a mesh does while it runs."),
-    "keys": _Listed("administration", "Manage virtual API keys."),
-    "erase": _Listed("administration", "Erase the contents of tasks for good."),
-    "verify": _Listed("administration", "Verify that the event log is as it was written."),
-    "secrets": _Listed("administration", "Manage the keys that encrypt stored secrets."),
-    "webhooks": _Listed("checks", "List webhook sources and rules; try a delivery."),
-    "mqtt": _Listed("checks", "Print the rights of clients for the MQTT broker."),
-    "bridge": _Listed("bridge", "Report what Claude Code does to SQLite and MQTT."),
-    "doctor": _Listed("checks", "Check the project and what its components depend on."),
-    "prompts": _Listed("checks", "Check the prompt files."),
+_OWN = {
+    "demo": _Listed("cli.demo", "Show agents at work; needs no key and no network."),
+    "up": _Listed("cli.up", "Run a mesh and its HTTP API until Ctrl-C."),
+    "worker": _Listed("cli.up", "Run one worker, on a PostgreSQL database or beside a Dapr sidecar."),
+    "ask": _Listed("cli.tasks", "Ask an agent, follow its progress, print the answer."),
+    "submit": _Listed("cli.tasks", "Submit a task; the best agent for it gets it."),
+    "tasks": _Listed("cli.tasks", "List tasks, newest first."),
+    "task": _Listed("cli.tasks", "Show one task with its attempts and outcome."),
+    "inbox": _Listed("cli.inbox", "List what waits for a person."),
+    "approve": _Listed("cli.inbox", "Approve what a task waits for."),
+    "deny": _Listed("cli.inbox", "Deny what a task asks approval for."),
+    "answer": _Listed("cli.inbox", "Answer what a task waits for."),
+    "cancel": _Listed("cli.tasks", "Cancel a task."),
+    "events": _Listed("cli.timeline", "Show events, oldest first."),
+    "status": _Listed("cli.inbox", "Show what is open, what waits, and which models are away."),
+    "agents": _Listed("cli.checks", "List agents with their capabilities and status."),
+    "mqtt": _Listed("cli.checks", "Print the rights of clients for the MQTT broker."),
+    "bridge": _Listed("cli.bridge", "Report what Claude Code does to SQLite and MQTT."),
+    "doctor": _Listed("cli.checks", "Check the project and what its components depend on."),
+    "prompts": _Listed("cli.checks", "Check the prompt files."),
+}
+COMMANDS = _OWN | {
+    name: _Listed(f"{part.package}.commands", text)
+    for part in BUILTIN
+    for name, text in part.commands.items()
 }
 
 
@@ -74,9 +69,14 @@ class _Unexpected(click.ClickException):
 
 def _commands_of_packages() -> dict[str, click.Command]:
     """The commands that installed packages bring; where one has the name of ours, ours counts."""
-    from meshwright.core.plugins import COMPONENTS, installed
+    from meshwright.outline import brought
 
-    commands = [command for plugin in installed(COMPONENTS) for command in plugin.load().commands()]
+    components = [*brought()]
+    commands = [command for component in components for command in component.commands()]
+    if resources := [kept for component in components for kept in component.resources]:
+        from meshwright.cli.resources import group_of
+
+        commands = [*map(group_of, resources), *commands]
     for command in commands:
         if command.name in COMMANDS:
             click.echo(f"mesh: warning: a package brings a command {command.name}, which is ours", err=True)
@@ -94,7 +94,7 @@ class _LazyGroup(click.Group):
         """Import the command of that name, if there is one."""
         if cmd_name not in COMMANDS:
             return _commands_of_packages().get(cmd_name)
-        return getattr(import_module(f"meshwright.cli.{COMMANDS[cmd_name].module}"), cmd_name)
+        return getattr(import_module(f"meshwright.{COMMANDS[cmd_name].module}"), cmd_name)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

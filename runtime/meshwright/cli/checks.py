@@ -6,23 +6,23 @@ import asyncio
 import json
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from meshwright.agents.event_words import code_changed
+from meshwright.agents.resources import AGENTS
 from meshwright.cli.connect import Connection, running_mesh, talk
-from meshwright.cli.event_lines import code_changed
 from meshwright.cli.options import Target, data_option, json_option, mesh_options
-from meshwright.cli.output import Column, Document, document, echo_json, printable, show, styled
+from meshwright.cli.output import document, styled
 from meshwright.cli.project import Declared, declared_agents, require_trust, trust_option
-from meshwright.cli.resources import AGENTS, group_of
-from meshwright.core.errors import ConfigError, MeshError, NotFound, in_one_line, nearest
+from meshwright.cli.resources import group_of
+from meshwright.core.display import Document
+from meshwright.core.errors import ConfigError, MeshError, in_one_line
 
 if TYPE_CHECKING:
     from meshwright.component import Check
     from meshwright.core.messages import TaskStatus
-    from meshwright.edges.webhooks.kinds import Item
-    from meshwright.edges.webhooks.receiver import Source, TaskRule
     from meshwright.events.tasks import TaskSummary
     from meshwright.settings import Settings
 
@@ -103,9 +103,10 @@ def check(as_json: bool) -> int:
     declared = _declared(settings)
     literal = {name: brought for name, brought in declared.brought.items() if brought.text}
     known = Prompts(prompts_folder(Path.cwd(), settings), brought=literal)
-    names = {*known.names(), *declared.brought}
+    elsewhere = {*declared.brought, *_prompts_of_packages(settings)}
+    names = {*known.names(), *elsewhere}
     needed = {agent.metadata["prompt"]: agent.agent_id for agent in declared.agents}
-    problems = known.check({name: agent for name, agent in needed.items() if name not in declared.brought})
+    problems = known.check({name: agent for name, agent in needed.items() if name not in elsewhere})
     counted = "1 prompt" if len(names) == 1 else f"{len(names)} prompts"
     if as_json:
         fields = ("path", "line", "message", "remedy")
@@ -114,6 +115,18 @@ def check(as_json: bool) -> int:
     else:
         click.echo("\n".join(map(str, problems)) or f"{counted} checked, no problems.")
     return 1 if problems else 0
+
+
+def _prompts_of_packages(settings: Settings) -> list[str]:
+    """The names of prompts that installed components bring, asked without the project's own code."""
+    from meshwright.core.plugins import COMPONENTS, installed
+
+    if not installed(COMPONENTS):
+        return []
+    from meshwright.app import build_mesh
+    from meshwright.prompts import PromptSources
+
+    return build_mesh(settings, agents=()).get(PromptSources).names()
 
 
 @click.command()
@@ -197,153 +210,6 @@ def _declared(settings: Settings) -> Declared:
         what = "what these declare is known only once they run, and a reading command runs nothing"
         click.echo(f"mesh: note: {what}: {', '.join(map(str, declared.unknown))}", err=True)
     return declared
-
-
-def _matching(rule: Document) -> str:
-    return " and ".join(f"{path}={'|'.join(patterns)}" for path, patterns in rule["match"].items()) or "(all)"
-
-
-_SOURCES = (
-    Column("source", "source"),
-    Column("kind", "kind"),
-    Column("tenant", "tenant"),
-    Column("path", "path"),
-    Column("proved by", "scheme"),
-    Column("rules", "rules"),
-)
-_RULES = (
-    Column("rule", "rule"),
-    Column("source", "source"),
-    Column("match", write=_matching),
-    Column("for", "agent"),
-    Column("budget", "budget_usd"),
-    Column("reply", "reply"),
-)
-
-
-@click.group()
-def webhooks() -> None:
-    """List webhook sources and rules; try a delivery."""
-
-
-@webhooks.command(name="list")
-@json_option
-def list_sources(as_json: bool) -> None:
-    """List the sources and the rules of mesh.toml. No secret is shown."""
-    sources = _sources()
-    found = [_described(source) for source in sources.values()]
-    rules = [_rule(rule) for source in sources.values() for rule in source.rules]
-    if as_json:
-        echo_json({"sources": found, "rules": rules})
-        return
-    show(found, _SOURCES, as_json=False, empty="no sources; [webhooks.sources.NAME] in mesh.toml adds one")
-    if rules:
-        click.echo()
-        show(rules, _RULES, as_json=False, empty="")
-
-
-@webhooks.command(name="test")
-@click.argument("source")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
-@click.option("--event", help="The event's name, where it is in a header: issues, 'Merge Request Hook'.")
-@json_option
-def try_delivery(source: str, file: Path, event: str | None, as_json: bool) -> int:
-    """Say which rules a delivery matches, and which tasks it would be. Sends and changes nothing.
-
-    FILE holds the body, as JSON; - reads it from stdin. Exit status 1 where no rule matches.
-    """
-    settings = _settings()
-    chosen = _named(source, _sources())
-    with click.open_file(str(file), "rb") as opened:
-        body = opened.read()
-    headers = {"content-type": "application/json"}
-    if event is not None:
-        if not chosen.kind.event_header:
-            raise click.UsageError(f"source {source} has the event's name in its body; leave --event out")
-        headers[chosen.kind.event_header] = event
-    elif chosen.kind.event_header:
-        click.echo(
-            f"mesh: note: {chosen.settings.kind} names the event in a header: add --event NAME", err=True
-        )
-    items = chosen.read(headers, body, settings.max_payload_depth)
-    found = [_tried(chosen, item, settings.max_payload_bytes) for item in items]
-    if as_json:
-        echo_json({"events": found})
-    else:
-        for one in found:
-            _show_delivery(chosen, one)
-    return 0 if any(one["tasks"] for one in found) else 1
-
-
-def _sources() -> dict[str, Source]:
-    from meshwright.edges.webhooks.component import sources_of
-
-    return dict(sources_of(_settings().webhooks))
-
-
-def _named(name: str, sources: dict[str, Source]) -> Source:
-    if name not in sources:
-        near = nearest(name, sources)
-        remedy = f"Did you mean {near!r}?" if near else f"mesh.toml has {', '.join(sources) or 'none'}"
-        raise NotFound(f"There is no source {name!r}", remedy=remedy, field="source")
-    return sources[name]
-
-
-def _described(source: Source) -> Document:
-    settings = source.settings
-    return {
-        "source": source.name,
-        "kind": settings.kind,
-        "tenant": settings.tenant,
-        "path": f"/webhooks/{source.name}",
-        "scheme": "nothing" if settings.secret is None else source.kind.scheme,
-        "rules": len(source.rules),
-    }
-
-
-def _rule(rule: TaskRule) -> Document:
-    settings = rule.settings
-    return {
-        "rule": rule.rule_id,
-        "source": settings.source,
-        "match": {path: list(patterns) for path, patterns in settings.match.items()},
-        "agent": settings.agent or f"best for {settings.capability}",
-        "budget_usd": None if settings.budget_usd is None else f"{settings.budget_usd:f}",
-        "reply": settings.reply,
-    }
-
-
-def _tried(source: Source, item: Item, max_payload_bytes: int) -> Document:
-    from meshwright.edges.webhooks.forge import forge_address
-    from meshwright.edges.webhooks.kinds import board_event
-
-    board = board_event(source.settings.kind, item)
-    tasks: list[Any] = []
-    for rule in source.fitting(item):
-        request = rule.request(item, source.settings.tenant, max_payload_bytes)
-        address = forge_address(source.settings.kind, rule.settings, item)
-        task = request.model_dump(mode="json", exclude_defaults=True)
-        tasks.append({"rule": rule.rule_id, "task": task, "reply_to": address.path if address else None})
-    return {"event": item.event, "delivery": item.delivery_id, "board": board and board[0], "tasks": tasks}
-
-
-def _show_delivery(source: Source, found: Document) -> None:
-    board = f", {found['board']} on the board" if found["board"] else ""
-    named, fit = found["event"] or "(no name)", len(found["tasks"])
-    click.echo(f"event {printable(named)}{board}: {fit} of {len(source.rules)} rules match")
-    for made in found["tasks"]:
-        task = made["task"]
-        for name, value in (
-            ("rule", made["rule"]),
-            ("task", task["task_id"]),
-            ("for", task.get("agent_id") or f"best for {task['capability']}"),
-            ("thread", task.get("thread_id", "its own")),
-            ("budget", task.get("budget_usd", "none")),
-            ("reply", made["reply_to"] or "none"),
-        ):
-            click.echo(f"  {name:<8}{printable(value)}")
-        for line in task["payload"]["text"].splitlines():
-            click.echo(f"  | {printable(line)}")
 
 
 @click.group()

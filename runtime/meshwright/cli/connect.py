@@ -16,16 +16,18 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
 import click
 
 from meshwright.cli.event_lines import line_of
 from meshwright.cli.options import Target
-from meshwright.cli.output import Document, document
+from meshwright.cli.output import document
 from meshwright.cli.project import declared_agents, require_trust
+from meshwright.core.display import Document
 from meshwright.core.errors import ConfigError, InvalidInput
+from meshwright.core.resources import Need
 from meshwright.sql.folder import SOCKET_NAME, make_private, open_private, read_private, write_private
 
 if TYPE_CHECKING:
@@ -37,12 +39,6 @@ if TYPE_CHECKING:
     from meshwright.settings import Settings
 
 ResultT = TypeVar("ResultT")
-Need = Literal["log", "state", "change", "work"]
-"""The need of a command for a mesh that does not run.
-
-To read its `log`, or also the `state` of tasks, budgets and keys: no code of the folder runs. To `change`
-something: the agents are loaded, and what waits for them stays untouched. That they `work`.
-"""
 _REPORTED_EVENTS = {
     "agent.code_changed": "warning: ",
     "prompt.fallback": "warning: ",
@@ -175,10 +171,12 @@ async def in_process(
             remedy="start it with mesh up, or name one that runs: --url",
             field="store",
         )
+    from meshwright.models.port import Model
+
     settings = with_admin_token(settings, temporary=True)
     reads = need in ("log", "state")
     async with _readable(settings) if reads else _started(settings, works=need == "work") as mesh:
-        about = f"An embedded mesh on {settings.data_dir}, model: {mesh.model.name}"
+        about = f"An embedded mesh on {settings.data_dir}, model: {mesh.get(Model).name}"
         async with Client.local(mesh, tenant=tenant) as client:
             yield Connection(client, str(settings.data_dir), options, is_running=False, about=about)
 
@@ -187,12 +185,13 @@ async def in_process(
 async def _started(settings: Settings, *, works: bool) -> AsyncIterator[Mesh]:
     from meshwright.app import build_mesh
     from meshwright.cli.app import log_to_stderr
+    from meshwright.work import Worker
 
     log_to_stderr(settings.data_dir)
     require_trust(settings)
     mesh = build_mesh(settings)
     if not works:
-        await mesh.worker.drain(0)
+        await mesh.get(Worker).drain(0)
     report_problems(mesh)
     async with mesh:
         yield mesh
@@ -203,8 +202,7 @@ async def _readable(settings: Settings) -> AsyncIterator[Mesh]:
     """A mesh that is open to be read; if there is no data, an empty one. No turn runs."""
     from meshwright.agent import Agent
     from meshwright.app import build_mesh
-    from meshwright.orchestration.component import ORCHESTRATION
-    from meshwright.roles import ProcessRole
+    from meshwright.roles import ORCHESTRATION, ProcessRole
     from meshwright.runtimes import sqlite_runtime
     from meshwright.sql.sqlite import FILE_NAME
 

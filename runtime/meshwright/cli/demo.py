@@ -18,7 +18,7 @@ from meshwright.cli.options import data_option
 from meshwright.cli.project import trust_option
 
 if TYPE_CHECKING:
-    from meshwright.cli.output import Document
+    from meshwright.core.display import Document
 
 _FOLDER = Path(".mesh", "demo")
 _MAX_KEPT = 3  # demos whose data stays
@@ -160,7 +160,7 @@ def _wrapped(line: str, width: int) -> list[str]:
 
 
 async def _sum_up(mesh: Connection, outcomes: list[Document]) -> None:
-    from meshwright.cli.output import dollars
+    from meshwright.core.display import dollars
 
     program, delegated = _program(), outcomes[_DELEGATED]["task_id"]
     tasks = await mesh.client.tasks(limit=100)

@@ -23,19 +23,10 @@ from meshwright.cli.options import (
     mesh_options,
     utf8,
 )
-from meshwright.cli.output import (
-    Column,
-    Document,
-    document,
-    echo_json,
-    labelled,
-    local_time,
-    redraw,
-    short,
-    short_id,
-    table,
-)
+from meshwright.cli.output import document, echo_json, labelled, redraw, table
+from meshwright.core.display import Document, local_time, short, short_id
 from meshwright.core.errors import Conflict, InvalidInput, NotFound
+from meshwright.core.resources import Column
 from meshwright.core.schema import described, faults, takes_approval
 
 if TYPE_CHECKING:

@@ -112,6 +112,7 @@ def collect_young() -> None:
     """Let the collector walk new objects alone, some thousands at a time, and each object once."""
     _collect_all()
     gc.set_threshold(YOUNG_OBJECTS, _NEVER, _NEVER)
+    gc.enable()
     if _set_aside not in gc.callbacks:
         gc.callbacks.append(_set_aside)
 
@@ -171,9 +172,9 @@ def watching(mesh: Mesh, restart: Callable[[], None] | None = None) -> Iterator[
     else does, and SIGUSR2 dumps the stacks of all threads to stderr.
     """
     faulthandler.register(signal.SIGUSR2, all_threads=True)
-    for ref, task_id, where in _held_before(mesh.settings.data_dir / _HELD_FILE):
-        mesh.worker.held_before(ActorRef.parse(ref), task_id, where)
     watchdog = _Watchdog(mesh, restart)
+    for ref, task_id, where in _held_before(mesh.settings.data_dir / _HELD_FILE):
+        watchdog.worker.held_before(ActorRef.parse(ref), task_id, where)
     before = signal.signal(signal.SIGALRM, watchdog.alarm)
     faulthandler.register(
         signal.SIGPROF, all_threads=True, chain=True
@@ -192,6 +193,11 @@ class _Watchdog:
     """The thread and what it knows. Looks are counted, not time: a stopped process holds nothing."""
 
     def __init__(self, mesh: Mesh, restart: Callable[[], None] | None) -> None:
+        from meshwright.agents.binding import BoundAgents
+        from meshwright.work import Worker
+
+        self.worker = mesh.get(Worker)
+        self._agents = mesh.get(BoundAgents)
         self._mesh = mesh
         self._loop = asyncio.get_running_loop()
         self._restart = restart
@@ -269,13 +275,13 @@ class _Watchdog:
 
     def _find_holder(self, stack: traceback.StackSummary, tool: str | None) -> _Holder:
         """The place, and the work whose asyncio task is running; else all work of the agent of that file."""
-        where, worker = _place(stack), self._mesh.worker
+        where, worker = _place(stack), self.worker
         if work := worker.at_work(asyncio.current_task(self._loop)):
             return _Holder(where, [work], tool)
         agents = {
             agent_id
-            for agent_id, employed in self._mesh.agents.items()
-            if inspect.getfile(type(employed.agent)) == where.rpartition(":")[0]
+            for agent_id, bound in self._agents.items()
+            if inspect.getfile(type(bound.agent)) == where.rpartition(":")[0]
         }
         return _Holder(where, [work for work in worker.works() if work[0].type in agents], tool)
 
@@ -293,7 +299,7 @@ class _Watchdog:
 
     def _note(self, holder: _Holder) -> None:
         """Note the line for the error of the task; work that ended a process before has less time."""
-        self._stalled_claims = max([1, *map(self._mesh.worker.stalled_claims, holder.works)])
+        self._stalled_claims = max([1, *map(self.worker.stalled_claims, holder.works)])
         held = [(str(ref), task_id, holder.where) for ref, task_id in holder.works]
         with suppress(OSError, StoreFailed):  # a full disk: the mesh says so itself
             write_private(make_private(self._path.parent) / _HELD_FILE, to_json(held).decode())

@@ -14,17 +14,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshwright.cli import output
-from meshwright.cli.output import (
-    Column,
-    Document,
-    document,
-    dollars,
-    file_line,
-    for_terminal,
-    labelled,
-    printable,
-)
+from meshwright.cli.output import document, for_terminal, labelled
+from meshwright.core import display
+from meshwright.core.display import Document, dollars, file_line, printable
 from meshwright.core.errors import ConfigError, InvalidInput
+from meshwright.core.resources import Column
 
 if TYPE_CHECKING:
     from meshwright.cli.connect import Connection
@@ -137,7 +131,7 @@ def _page(step: Document, options: str) -> Iterator[str]:
         ("error", step["error"] or ""),
         ("model", _listed([step["model"] or "", *_settings(step["request"] or {})])),
         ("spent", _listed(_spent(step))),
-        ("ended", output.local_time(step["ended_at"])),
+        ("ended", display.local_time(step["ended_at"])),
         ("task", f"mesh task {step['child_task_id']} --steps{options}" if step["child_task_id"] else ""),
     ]
     rows += [("note", note) for note in step["notes"]]
@@ -164,20 +158,20 @@ def _settings(request: Document) -> Iterator[str]:
     if "max_tokens" in request:
         yield f"max_tokens {request['max_tokens']}"
     if "temperature" in request:
-        yield f"temperature {output.number(request['temperature'])}"
+        yield f"temperature {display.number(request['temperature'])}"
     if tools := request.get("tools"):
         yield f"tools {', '.join(tool.get('name', '') for tool in tools)}"
 
 
 def _spent(step: Document) -> Iterator[str]:
     if step["calls"]:
-        yield output.tokens(step["usage"])
+        yield display.tokens(step["usage"])
         if cached := _cached(step):
             yield f"{cached} of it cached"
         yield _cost(step)
         yield step["finish_reason"] or ""
     if step["duration_ms"] is not None:
-        yield output.seconds(step["duration_ms"])
+        yield display.seconds(step["duration_ms"])
 
 
 def _message(title: str, message: Document) -> Iterator[str]:

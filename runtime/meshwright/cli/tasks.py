@@ -12,8 +12,6 @@ import click
 
 from meshwright.cli import output
 from meshwright.cli.connect import Connection, listed, talk, whole_id
-from meshwright.cli.event_lines import fault, finish, join, score
-from meshwright.cli.money import TASK_BUDGET, estimated
 from meshwright.cli.options import (
     FILE,
     JSON_OBJECT,
@@ -27,11 +25,14 @@ from meshwright.cli.options import (
     task_budget_options,
     time_options,
 )
-from meshwright.cli.output import Column, Document, document, dollars, local_time, short
+from meshwright.cli.output import document
 from meshwright.cli.project import trust_option
-from meshwright.cli.resources import spent_of
 from meshwright.cli.steps import file_rows, save_files, show_steps, step_path
+from meshwright.core import display
+from meshwright.core.display import Document, dollars, fault, finish, join, local_time, score, short
 from meshwright.core.errors import NotFound
+from meshwright.core.resources import Column
+from meshwright.ledger.resources import TASK_BUDGET, estimated, spent_of
 
 if TYPE_CHECKING:
     from meshwright.work.protocol import Wait
@@ -193,7 +194,7 @@ def submit(
         receipt = await mesh.client.submit(text, **fields)
         if wait:
             return await watch(mesh, receipt.task_id, quiet=quiet)
-        chosen = f"{receipt.dispatched_to} (score {output.number(receipt.score)})"
+        chosen = f"{receipt.dispatched_to} (score {display.number(receipt.score)})"
         if not receipt.dispatched_to:
             chosen = f"begins once task {fields['after']} has ended"
         shown = f"mesh task {receipt.task_id}{mesh.options} shows it"
@@ -360,9 +361,9 @@ def _rows(view: Document) -> Iterator[tuple[str, str]]:
     if outcome := view["outcome"]:
         parts = [
             outcome["status"],
-            output.seconds(outcome.get("duration_ms")),
+            display.seconds(outcome.get("duration_ms")),
             outcome.get("model"),
-            output.tokens(outcome.get("usage")),
+            display.tokens(outcome.get("usage")),
             dollars(outcome.get("cost_usd")),
             finish(outcome.get("finish_reason")),
             f"{limit} reached" if (limit := outcome.get("limit")) else "",

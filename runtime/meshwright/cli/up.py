@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import re
 import signal
@@ -18,9 +19,11 @@ import click
 
 from meshwright.cli.connect import announced, report_problems, with_admin_token
 from meshwright.cli.options import WholeNumber, data_option, database_option
-from meshwright.cli.output import Column, Document, styled, table
+from meshwright.cli.output import styled, table
 from meshwright.cli.project import require_trust, trust_option
 from meshwright.core.clock import unless
+from meshwright.core.display import Document
+from meshwright.core.resources import Column
 
 if TYPE_CHECKING:
     from socket import socket
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from meshwright.settings import Settings
     from meshwright.stack.stack import AppSpec
     from meshwright.stack.supervisor import Supervisor
+    from meshwright.work import Worker
 
 WHOLE_MESH = "mesh"
 MODELS_APP, MODELS_PORT = "llm-service", 8002
@@ -160,6 +164,7 @@ def _settings(**given: object) -> Settings:
 
 
 def _run(serving: Coroutine[Any, Any, None]) -> None:
+    gc.disable()  # until `collecting`: almost all that a start makes stays
     from meshwright.cli.serving import loop_factory
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
@@ -214,15 +219,18 @@ async def _serve(
     Raises Abort where it was asked to stop once more before that.
     """
     from meshwright.cli.serving import collecting, writes_apart
+    from meshwright.prompts import PromptSources
+    from meshwright.work import Worker
 
+    worker = mesh.get(Worker)
     report_problems(mesh)
     with watched:
-        async with collecting(lambda: not mesh.worker.running), mesh:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, mesh.prompts.refresh)
+        async with collecting(lambda: not worker.running), mesh:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, mesh.get(PromptSources).reload)
             if writes_apart(mesh.settings):
                 mesh.database.write_apart()
             await serving(mesh, listener)
-            has_drained = await _drain(mesh)
+            has_drained = await _drain(worker)
     if not has_drained:
         raise click.Abort
 
@@ -253,14 +261,17 @@ async def _answer_probes(mesh: Mesh, listener: socket) -> None:
 
 
 def _greet(mesh: Mesh, url: str) -> None:
+    from meshwright.agents.binding import BoundAgents
+    from meshwright.models.port import Model
+
     click.echo(f"ready {url}")
-    click.echo(f"model: {mesh.model.name}", err=True)
+    click.echo(f"model: {mesh.get(Model).name}", err=True)
     for warning in mesh.warnings:
         click.echo(f"mesh: warning: {warning}", err=True)
     if mesh.settings.mqtt.url:
         click.echo(f"MQTT: {mesh.settings.mqtt.url}, topics below {mesh.settings.mqtt.prefix}/", err=True)
-    agents = f"agents: {', '.join(mesh.agents)}; " if mesh.agents else ""
-    click.echo(f"{agents}API: {url}/docs; Ctrl-C stops", err=True)
+    agents = ", ".join(mesh.get(BoundAgents))
+    click.echo(f"{f'agents: {agents}; ' if agents else ''}API: {url}/docs; Ctrl-C stops", err=True)
 
 
 def _on_stop_signals(stop: Callable[[], object]) -> None:
@@ -268,19 +279,19 @@ def _on_stop_signals(stop: Callable[[], object]) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop)
 
 
-async def _drain(mesh: Mesh) -> bool:
+async def _drain(worker: Worker) -> bool:
     """Let running work end for some seconds; asked to stop once more, leave it for the next start.
 
     Returns False where it was asked to.
     """
-    if not mesh.worker.running:
+    if not worker.running:
         return True
     hurry = asyncio.Event()
     _on_stop_signals(hurry.set)
-    running = f"{mesh.worker.running} running, with {_DRAIN_SECONDS} s to end"
+    running = f"{worker.running} running, with {_DRAIN_SECONDS} s to end"
     click.echo(f"{running}; Ctrl-C leaves them for the next start", err=True)
-    await unless(hurry, mesh.worker.drain(_DRAIN_SECONDS))
-    await mesh.worker.drain(0)
+    await unless(hurry, worker.drain(_DRAIN_SECONDS))
+    await worker.drain(0)
     for number in _STOP_SIGNALS:
         asyncio.get_running_loop().remove_signal_handler(number)
     return not hurry.is_set()
@@ -313,11 +324,9 @@ def _apps(settings: Settings, *, per_agent: bool, replicas: int) -> list[AppSpec
 
     if not per_agent:
         return one_app(replicas)
-    from meshwright.agents.loader import load_agents, project_file
-    from meshwright.edges.channels.component import persona_agents
+    from meshwright.app import agents_of
 
-    agents = load_agents(project_file(Path(), settings.agents.dir), Path())
-    agents += persona_agents(settings)
+    agents = agents_of(settings, Path())
     return app_per_agent([agent.agent_id for agent in agents if not agent.reads_log], replicas)
 
 

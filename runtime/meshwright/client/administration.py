@@ -1,15 +1,16 @@
-"""The calls of a client that manage a mesh: what it spends, which models agents call, keys, and audits."""
+"""The calls of a client that manage a mesh: what it spends, what its parts keep, keys, and audits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from meshwright.client.resources import ResourceCalls
 from meshwright.client.transports import RequestSender
-from meshwright.core.errors import NotFound
+from meshwright.outline import resource
 
 if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh hangs on these modules
     from meshwright.core.money import Budget, OnEmpty
@@ -18,25 +19,8 @@ if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh han
     from meshwright.ledger.costs import By, Costs, TaskEstimate
     from meshwright.ledger.keys import NewKey
     from meshwright.ledger.virtual_keys import Key
-    from meshwright.services.agent_config.records import AgentConfig
 
 _TEST_SECONDS = 600.0
-
-
-class AgentConfigFields(TypedDict, total=False):
-    """Changes of an agent's configuration; None clears endpoint, key and `llm_max_tokens`."""
-
-    name: str
-    description: str
-    llm_provider: str
-    llm_endpoint: str | None
-    llm_model: str
-    llm_api_key: str | None
-    llm_timeout: float
-    llm_temperature: float
-    llm_max_tokens: int | None
-    is_default: bool
-    is_active: bool
 
 
 class Administration:
@@ -44,6 +28,10 @@ class Administration:
 
     def __init__(self, connection: RequestSender) -> None:
         self._connection = connection
+
+    def resource(self, name: str) -> ResourceCalls:
+        """The things of a name that a part of the mesh keeps, such as `schedules`. Raises NotFound."""
+        return ResourceCalls(resource(name), self._connection)
 
     async def deployments(self) -> dict[str, Any]:
         """The groups of models with their deployments, prices and fallbacks. Needs the admin token."""
@@ -129,40 +117,6 @@ class Administration:
 
         return await self._connection.get(Costs, "/costs", params={"by": by, "since": since})
 
-    async def agent_configs(self) -> list[AgentConfig]:
-        """Which models the tenant's agents are configured to call, without keys."""
-        from meshwright.services.agent_config.records import AgentConfig
-
-        return await self._connection.get_list(AgentConfig, "/api/agents")
-
-    async def agent_config(self, agent_id: str) -> AgentConfig:
-        """An agent's configuration; `default` is that of the tenant's default agent. Raises NotFound."""
-        from meshwright.services.agent_config.records import AgentConfig
-
-        return await self._connection.get(AgentConfig, _config_path(agent_id))
-
-    async def configure_agent(self, agent_id: str, **fields: Unpack[AgentConfigFields]) -> AgentConfig:
-        """Change fields of an agent's configuration, or make it: that needs `llm_provider` and `llm_model`.
-
-        It decides the agent's next model call, on every worker. Needs an administrator.
-        """
-        from meshwright.services.agent_config.records import AgentConfig
-
-        path = _config_path(agent_id)
-        try:
-            return await self._connection.get(AgentConfig, path, "PUT", body=fields)
-        except NotFound:
-            if agent_id == "default":
-                raise
-        body = {"agent_id": agent_id, **fields}
-        return await self._connection.get(AgentConfig, "/api/agents", "POST", body=body)
-
-    async def delete_agent_config(self, agent_id: str) -> AgentConfig:
-        """Delete an agent's configuration, with its key. Raises NotFound. Needs an administrator."""
-        from meshwright.services.agent_config.records import AgentConfig
-
-        return await self._connection.get(AgentConfig, _config_path(agent_id), "DELETE")
-
     async def keys(self) -> list[Key]:
         """Keys, oldest first, without their secrets. Managing keys needs the admin token."""
         from meshwright.ledger.virtual_keys import Key
@@ -238,7 +192,3 @@ class Administration:
     async def rotate_secrets(self) -> int:
         """Encrypt all stored secrets with a new key. Returns how many there are. Needs the admin token."""
         return await self._connection.field("renewed", "POST", "/secrets/rotate")
-
-
-def _config_path(agent_id: str) -> str:
-    return f"/api/agents/{quote(agent_id, safe='')}"

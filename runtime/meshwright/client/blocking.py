@@ -7,9 +7,10 @@ from contextlib import ExitStack
 from functools import partial, wraps
 from os import PathLike
 from types import TracebackType
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 from meshwright.client.client import Client
+from meshwright.client.resources import ResourceCalls
 from meshwright.client.transports import CALL_SECONDS, DEFAULT_URL
 
 if TYPE_CHECKING:
@@ -22,20 +23,20 @@ ResultT = TypeVar("ResultT")
 
 
 def _blocking(
-    method: Callable[Concatenate[Client, P], Awaitable[ResultT]],
-) -> Callable[Concatenate[BlockingClient, P], ResultT]:
+    method: Callable[Concatenate[Any, P], Awaitable[ResultT]],
+) -> Callable[Concatenate[Any, P], ResultT]:
     @wraps(method)
-    def call(self: BlockingClient, *args: P.args, **kwargs: P.kwargs) -> ResultT:
+    def call(self: Any, *args: P.args, **kwargs: P.kwargs) -> ResultT:
         return self._portal.call(partial(method, self._client, *args, **kwargs))
 
     return call
 
 
 def _iterating(
-    method: Callable[Concatenate[Client, P], AsyncGenerator[ResultT]],
-) -> Callable[Concatenate[BlockingClient, P], Generator[ResultT]]:
+    method: Callable[Concatenate[Any, P], AsyncGenerator[ResultT]],
+) -> Callable[Concatenate[Any, P], Generator[ResultT]]:
     @wraps(method)
-    def iterate(self: BlockingClient, *args: P.args, **kwargs: P.kwargs) -> Generator[ResultT]:
+    def iterate(self: Any, *args: P.args, **kwargs: P.kwargs) -> Generator[ResultT]:
         items = method(self._client, *args, **kwargs)
         try:
             while (item := self._portal.call(anext, items, None)) is not None:
@@ -44,6 +45,21 @@ def _iterating(
             self._portal.call(items.aclose)
 
     return iterate
+
+
+class BlockingResourceCalls:
+    """`ResourceCalls` without `await`."""
+
+    def __init__(self, calls: ResourceCalls, portal: BlockingPortal) -> None:
+        self._client = calls
+        self._portal = portal
+
+    list = _blocking(ResourceCalls.list)
+    get = _blocking(ResourceCalls.get)
+    create = _blocking(ResourceCalls.create)
+    put = _blocking(ResourceCalls.put)
+    delete = _blocking(ResourceCalls.delete)
+    do = _blocking(ResourceCalls.do)
 
 
 class BlockingClient:
@@ -90,6 +106,10 @@ class BlockingClient:
     ) -> None:
         self._stack.close()
 
+    def resource(self, name: str) -> BlockingResourceCalls:
+        """The things of a name that a part of the mesh keeps, such as `schedules`. Raises NotFound."""
+        return BlockingResourceCalls(self._client.resource(name), self._portal)
+
     is_alive = _blocking(Client.is_alive)
     call = _blocking(Client.call)
     items = _blocking(Client.items)
@@ -125,10 +145,6 @@ class BlockingClient:
     costs = _blocking(Client.costs)
     models = _blocking(Client.models)
     complete = _blocking(Client.complete)
-    agent_configs = _blocking(Client.agent_configs)
-    agent_config = _blocking(Client.agent_config)
-    configure_agent = _blocking(Client.configure_agent)
-    delete_agent_config = _blocking(Client.delete_agent_config)
     keys = _blocking(Client.keys)
     keys_required = _blocking(Client.keys_required)
     rotate_key = _blocking(Client.rotate_key)

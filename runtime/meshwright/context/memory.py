@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 from meshwright.context.text import count_tokens, function_words
 from meshwright.core.clock import Clock
@@ -76,8 +76,42 @@ class MemoryItem(Plain):
         return count_tokens(self.text)
 
 
+class MemoryStore(Protocol):
+    """Keeps the memories of a mesh. Its methods raise MemoryUnavailable where the store fails."""
+
+    async def remember(self, item: MemoryItem) -> bool:
+        """Write a memory, durable when this returns. False if the tenant has one of its id: that one stands.
+
+        Raises InvalidInput, TooLarge for a text that it does not take.
+        """
+        ...
+
+    async def recall(
+        self,
+        query: str,
+        *,
+        tenant_id: str,
+        scopes: Sequence[tuple[str, str]],
+        max_tokens: int,
+        limit: int = 20,
+    ) -> list[MemoryItem]:
+        """The tenant's memories of these scopes that suit a query, most relevant first.
+
+        Together they have at most `max_tokens`.
+        """
+        ...
+
+    async def forget(self, memory_id: str, tenant_id: str) -> bool:
+        """Delete a tenant's memory, for good when this returns. False if it has none of that id."""
+        ...
+
+    async def erase(self, tenant_id: str, task_ids: Sequence[str]) -> int:
+        """Delete all that a tenant's tasks remembered, for good; returns how many memories."""
+        ...
+
+
 class Memory:
-    """The memories of a mesh, in its database. Every method raises MemoryUnavailable if that fails."""
+    """The memories of a mesh in its database. Every method raises MemoryUnavailable if that fails."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database

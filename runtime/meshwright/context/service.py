@@ -29,7 +29,7 @@ from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.models.port import CallContext, ChatMessage, Model, ModelRequest
-from meshwright.prompts import Prompts
+from meshwright.prompts import Prompt, PromptContext, PromptSources
 from meshwright.work.conversation import ThreadMessage
 
 CONTEXT_SERVICE = "context-service"
@@ -96,7 +96,7 @@ class ContextClient:
         self,
         host: Runtime,
         model: Model | None,
-        prompts: Prompts,
+        prompts: PromptSources,
         *,
         rules: Rules | None = None,
         timeout_seconds: float = _COMPRESSION_TIMEOUT_SECONDS,
@@ -130,9 +130,9 @@ class ContextClient:
         if self._model is None:
             return _response(made, started, "deterministic-fallback", error="there is no compression model")
         known_by = context() if context is not None else CallContext(tenant_id=tenant_id)
-        prompt = self._prompts.get(CONTEXT_SERVICE)
+        prompt = self._prompt(known_by)
         system = prompt.render_from({"sender": request.sender, "receiver": request.receiver})
-        asked = self._model_request(system, made.text, known_by, max_tokens=prompt.max_tokens)
+        asked = self._model_request(prompt, system, made.text, known_by, max_tokens=prompt.max_tokens)
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 reply = await self._model.complete(asked)
@@ -153,7 +153,10 @@ class ContextClient:
         if self._model is None:
             return None, "there is no compression model"
         system = _SUMMARISE.format(max_tokens=max_tokens)
-        request = self._model_request(system, text, context(), max_tokens=2 * max_tokens)
+        known_by = context()
+        request = self._model_request(
+            self._prompt(known_by), system, text, known_by, max_tokens=2 * max_tokens
+        )
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 reply = await self._model.complete(request)
@@ -183,10 +186,13 @@ class ContextClient:
             return f": {failure.code}: {failure.message}"
         return f": {type(failure).__name__}"  # its message may hold a key
 
+    def _prompt(self, known_by: CallContext) -> Prompt:
+        run = PromptContext(known_by.tenant_id, known_by.agent_id, known_by.task_id, known_by.thread_id)
+        return self._prompts.resolve(CONTEXT_SERVICE, run)
+
     def _model_request(
-        self, system: str, text: str, context: CallContext, *, max_tokens: int
+        self, prompt: Prompt, system: str, text: str, context: CallContext, *, max_tokens: int
     ) -> ModelRequest:
-        prompt = self._prompts.get(CONTEXT_SERVICE)
         messages = (ChatMessage(role="system", content=system), ChatMessage(role="user", content=text))
         return ModelRequest(
             model=prompt.model,

@@ -228,7 +228,7 @@ class LimitedServer(uvicorn.Server):
 
     _running: asyncio.Task[None] | None = None
 
-    def __init__(self, app: ASGIApp, *, ws: str = "none", **options: Any) -> None:
+    def __init__(self, app: ASGIApp, *, ws: Any = "none", **options: Any) -> None:
         super().__init__(
             uvicorn.Config(
                 app,

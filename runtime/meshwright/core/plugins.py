@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
-from importlib.metadata import PackageNotFoundError, distribution
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -111,6 +110,8 @@ def installed(group: str) -> list[_Plugin]:
 
 def install_command(extra: str) -> str:
     """The command that installs an extra: from the checkout, the archive or the index that this came from."""
+    from importlib.metadata import PackageNotFoundError, distribution  # 10 ms, which `mesh --help` spares
+
     origin: dict[str, Any] = {}
     with suppress(PackageNotFoundError):  # the source without an installation
         origin = json.loads(distribution("meshwright").read_text("direct_url.json") or "{}")

@@ -43,8 +43,8 @@ class GenAI:
     """The names of OpenTelemetry's GenAI conventions that we use.
 
     Their Python package is deprecated without a successor. Spans are named by operation and object:
-    `invoke_agent {agent}`, `chat {model}`, `execute_tool {tool}`. What messages, arguments and results say is
-    recorded only where settings allow.
+    `invoke_agent {agent}`, `chat {model}`, `execute_tool {tool}`. The contents of messages, arguments and
+    results are recorded only if settings allow it.
     """
 
     OPERATION_NAME = "gen_ai.operation.name"
@@ -102,7 +102,7 @@ class Span:
     def fail(self, error: BaseException | str) -> None:
         """Mark it as failed, with an error or the name of one.
 
-        What our own errors say is kept. Others may quote a prompt or a key: only their type is kept.
+        The text of our own errors is kept. Others may quote a prompt or a key: only their type is kept.
         """
 
     def __enter__(self) -> Self:

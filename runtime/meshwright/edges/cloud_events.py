@@ -123,7 +123,7 @@ async def accept(
     task = TaskKey(operations.caller.tenant_id, receipt.task_id)
     origin = {"requestid": event.event_id, "requestsource": event.source}
     address = outcome_to(attributes=_attributes(_ENDED, task, origin))
-    await asked(lambda: operations.mesh.component(Courier).ask(scheme, task, address, may_have_ended=True))
+    await asked(lambda: operations.mesh.get(Courier).ask(scheme, task, address, may_have_ended=True))
     return envelope(_attributes(_ACCEPTED, task, origin), encode(receipt))
 
 
@@ -206,7 +206,7 @@ class PublishersComponent(Component):
         self._stopping = asyncio.Event()
         self._publishers = mesh.settings.dapr.publishers
         if self._publishers and mesh.host.has_broker and mesh.role.is_front:
-            mesh.component(Courier).register(BusSender(mesh))
+            mesh.get(Courier).register(BusSender(mesh))
             for name, publisher in self._publishers.items():
                 mesh.host.take_topic(publisher.topic, partial(self._take, name, publisher))
 

@@ -23,6 +23,7 @@ from pydantic_core import from_json
 from meshwright.core.encoding import is_deeper
 from meshwright.core.errors import ConfigError, InvalidInput, TooLarge
 from meshwright.edges.bodies import MalformedJson
+from meshwright.events.audit import Audit
 from meshwright.ledger.keys import Unauthenticated
 from meshwright.mesh import Mesh
 
@@ -78,7 +79,7 @@ class Gate:
 
     def refused(self, name: str, address: str, reason: str) -> Unauthenticated:
         """Returns the error for a delivery that is not to be trusted."""
-        self._mesh.audit.record_misuse(reason, address=address, edge=f"{self._edge}:{name}")
+        self._mesh.get(Audit).record_misuse(reason, address=address, edge=f"{self._edge}:{name}")
         return Unauthenticated(
             f"The delivery to {name!r} is not signed as the mesh expects",
             remedy=f"Set the same secret at the sender and in [{self._table}]; the audit trail says why",

@@ -16,7 +16,7 @@ from datetime import timedelta
 from functools import partial
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from meshwright.component import Component
 from meshwright.core.clock import Backoff
@@ -28,7 +28,9 @@ from meshwright.edges import reply_table
 from meshwright.edges.lines import Lines
 from meshwright.edges.reply_table import Address, Progress, SenderKey, UnsentReply
 from meshwright.events.filter import EventFilter
-from meshwright.mesh import FINAL, Mesh
+from meshwright.mesh import Mesh
+from meshwright.orchestration.acceptance import FINAL
+from meshwright.orchestration.tasks import Tasks
 from meshwright.work.protocol import TaskKey
 from meshwright.work.record import read_task
 
@@ -95,6 +97,7 @@ class Courier(Component):
     """Sends the outcomes of tasks to the addresses that asked for them, over the schemes of the edges."""
 
     name = "replies"
+    facts: ClassVar[Mapping[str, str]] = {"reply.*": "scheme"}
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
@@ -235,7 +238,7 @@ class _SenderLane:
             found = await self._mesh.log.query(newest)
             if ended := next((event for event in found if event.event_type in FINAL), None):
                 return ended
-            if (await self._mesh.task(task.task_id, task.tenant_id)).status not in ENDED:
+            if (await self._mesh.get(Tasks).task(task.task_id, task.tenant_id)).status not in ENDED:
                 return None
             await asyncio.sleep(_LOG_SECONDS)
         return None  # it ended long ago: the log has it no more

@@ -17,12 +17,12 @@ from meshwright.core.errors import HostError
 from meshwright.core.messages import Caller, Event, new_id
 from meshwright.core.redaction import redact_data
 from meshwright.core.tracing import TENANT, Tracing
-from meshwright.events.audit import aggregate_of
+from meshwright.events.audit import Audit, aggregate_of
+from meshwright.events.event_words import FACTS
 from meshwright.events.filter import EventFilter
 from meshwright.events.heads import SIGNED, Head, HeadKeeper
 from meshwright.events.inbox import Inbox, InboxProjection
 from meshwright.events.projections import Projection
-from meshwright.events.waits import EventWaits
 from meshwright.mesh import Mesh
 from meshwright.work.protocol import DEFAULT_TENANT
 
@@ -36,9 +36,11 @@ class AuditComponent(Component):
     """
 
     name = "audit"
+    facts = FACTS
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
+        self._audit = mesh.provide(Audit(mesh.host, mesh.log))
         self._keeps_heads = mesh.role.is_front and mesh.settings.store != "memory"
         if self._keeps_heads:
             rows, seconds = self.config.head_rows, self.config.head_seconds
@@ -60,7 +62,7 @@ class AuditComponent(Component):
     async def start(self) -> None:
         """Begin to sign, and say which settings are others than at the last start."""
         await super().start()
-        self.mesh.audit.records_reads = True
+        self._audit.records_reads = True
         if self._keeps_heads:
             await self._record_settings()
 
@@ -91,7 +93,7 @@ class AuditComponent(Component):
         if changed:
             caller = Caller(requested_by="mesh", source="settings")
             details = {"changed": changed, "settings": now}
-            await self.mesh.audit.record(caller, "configuration.changed", _SUBJECT, details)
+            await self._audit.record(caller, "configuration.changed", _SUBJECT, details)
 
 
 def _set(settings: BaseModel, within: str = "") -> dict[str, Any]:
@@ -154,15 +156,13 @@ class TracingComponent(Component):
 
 
 class PeopleComponent(Component):
-    """The questions of tasks to people, and the events that tasks wait for."""
+    """The questions of tasks to people."""
 
     name = "people"
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        mesh.inbox = Inbox(mesh.log)
-        if mesh.role.is_front:
-            self.parts.append(EventWaits(mesh.host, mesh.log, mesh.resume))
+        mesh.provide(Inbox(mesh.log))
 
     def projections(self) -> Iterable[Projection]:
         """The list of questions."""

@@ -163,9 +163,13 @@ class EventLog:
         self.committed(new)
         return new
 
+    def reach(self, seq: int) -> None:
+        """Have the tails read the table up to an event of another process. Call it on the event loop."""
+        self._tails.reach(seq)
+
     async def catch_up(self) -> None:
         """Have the tails read what other processes have written, in a database that several write."""
-        self._tails.reach(await self._database.read(table.newest))
+        self.reach(await self._database.read(table.newest))
 
     async def append(self, events: Sequence[Event]) -> list[Event]:
         """Write events that did not come from a turn; those whose id is known are dropped.

@@ -10,12 +10,19 @@ from itertools import islice
 from meshwright.core.encoding import decode, encode
 from meshwright.core.messages import Event
 from meshwright.events.filter import EventFilter, Matcher
-from meshwright.events.table import Found
+from meshwright.events.table import COLUMN_LIST, MAX_BYTES_READ, PAYLOAD, Found, event_of
+from meshwright.sql.database import Session
 
 MAX_BUFFERED = 1000  # events that one tail keeps; further behind it reads the table
 _MAX_BUFFERED_BYTES = 4 * 1024 * 1024  # of their payloads
 MAX_UNLOGGED = 256  # buffered events above which one that no log has is dropped
 _WOKEN_AT_ONCE = 32  # tails, in one turn of the loop
+_SELECT_NEWS = f"""
+    SELECT {COLUMN_LIST} FROM (
+        SELECT *, sum(length(payload)) OVER (ORDER BY seq) - length(payload) AS bytes_before FROM events
+        WHERE seq BETWEEN ? AND ? AND (topic, event_type) NOT IN (SELECT * FROM unnest(?::text[], ?::text[]))
+    ) AS heard WHERE bytes_before < {MAX_BYTES_READ} ORDER BY seq
+"""  # noqa: S608 code
 
 Search = Callable[[EventFilter, int, int], Awaitable[Found]]
 
@@ -183,3 +190,11 @@ class Tails:
         tails.discard(tail)
         if not tails:
             del self._by_task[tail.wanted.task_id]
+
+
+def read_news(session: Session, first: int, last: int, unheard: Sequence[tuple[str, str]]) -> Found:
+    """Read a part of the log on PostgreSQL, without the events of some topics and types."""
+    topics, types = [topic for topic, _ in unheard], [event_type for _, event_type in unheard]
+    rows = session.execute(_SELECT_NEWS, (first, last, topics, types)).fetchall()
+    size = sum(len(row[PAYLOAD]) for row in rows)
+    return Found([event_of(row) for row in rows], rows[-1][0] if size >= MAX_BYTES_READ else last, size)

@@ -12,16 +12,22 @@ from meshwright.core.capability import LLM_SERVICE
 from meshwright.core.errors import InvalidInput
 from meshwright.core.messages import Caller, new_id
 from meshwright.core.money import Budget, OnEmpty
+from meshwright.events.audit import Audit
 from meshwright.events.tasks import TaskSubject
 from meshwright.events.verify import Verified, verify
 from meshwright.identity.auth import ADMINISTRATOR
 from meshwright.identity.operations import Acting
 from meshwright.identity.rules import require_all_tenants, tenant_of, visible_tenant
+from meshwright.ledger.allowances import Allowances
 from meshwright.ledger.budgets import BudgetView
 from meshwright.ledger.costs import TaskEstimate
-from meshwright.ledger.keys import NewKey
+from meshwright.ledger.keys import Keys, NewKey
+from meshwright.ledger.spending import Spending
 from meshwright.ledger.virtual_keys import Key, unknown_key
-from meshwright.run.erasure import Erased
+from meshwright.models.overview import Deployments
+from meshwright.orchestration.registry import Registry
+from meshwright.run.erasure import Erased, Eraser
+from meshwright.sql.encrypted import Secrets
 
 
 class Administration(Acting):
@@ -35,13 +41,13 @@ class Administration(Acting):
     async def budgets(self) -> list[BudgetView]:
         """The budgets that the caller sees, with what each has spent and holds."""
         self.check("budgets")
-        return await self.mesh.budget_views(visible_tenant(self.caller))
+        return await self.mesh.get(Spending).budget_views(visible_tenant(self.caller))
 
     async def estimate(self, *, agent_id: str | None = None, capability: str | None = None) -> TaskEstimate:
         """The cost of the last such tasks: median and 90 %. Raises InvalidInput."""
         self.check("estimate")
         tenant_id = visible_tenant(self.caller)
-        return await self.mesh.spending.estimate(
+        return await self.mesh.get(Spending).estimate(
             agent_id=agent_id, capability=capability, tenant_id=tenant_id
         )
 
@@ -63,8 +69,8 @@ class Administration(Acting):
             require_all_tenants(self.caller, "raises a budget that is not a task's own")
         subject = f"budgets/{budget}" if task_id is None else f"tasks/{task_id}"
         details = {"of": key, "amount_usd": amount_usd, "tenant_id": tenant_id}
-        async with self.mesh.audit.change(self.caller, "budget.raised", subject, details):
-            return await self.mesh.spending.raise_budget(
+        async with self.mesh.get(Audit).change(self.caller, "budget.raised", subject, details):
+            return await self.mesh.get(Spending).raise_budget(
                 amount_usd,
                 budget=budget,
                 key=key,
@@ -76,7 +82,7 @@ class Administration(Acting):
         """The budgets that were set while the mesh runs."""
         self.check("allowances")
         tenant_id = visible_tenant(self.caller)
-        items = await self.mesh.allowances.items()
+        items = await self.mesh.get(Allowances).items()
         return [item for item in items if tenant_id in (None, item.tenant_id)]
 
     async def allow(
@@ -86,34 +92,38 @@ class Administration(Acting):
         self.check("allow")
         tenant_id = tenant_of(self.caller, tenant_id)
         details = {"allowance": allowance, "tenant_id": tenant_id, "on_empty": on_empty}
-        async with self.mesh.audit.change(self.caller, "allowance.set", f"allowances/{whose}", details):
-            return await self.mesh.spending.allow(whose, allowance, tenant_id=tenant_id, on_empty=on_empty)
+        async with self.mesh.get(Audit).change(self.caller, "allowance.set", f"allowances/{whose}", details):
+            return await self.mesh.get(Spending).allow(
+                whose, allowance, tenant_id=tenant_id, on_empty=on_empty
+            )
 
     async def disallow(self, whose: str, *, tenant_id: str | None = None) -> list[Budget]:
         """Remove somebody's allowances, of every window, and return them. Raises NotFound."""
         self.check("disallow")
         tenant_id = tenant_of(self.caller, tenant_id)
         subject, details = f"allowances/{whose}", {"tenant_id": tenant_id}
-        async with self.mesh.audit.change(self.caller, "allowance.removed", subject, details):
-            return await self.mesh.spending.disallow(whose, tenant_id=tenant_id)
+        async with self.mesh.get(Audit).change(self.caller, "allowance.removed", subject, details):
+            return await self.mesh.get(Spending).disallow(whose, tenant_id=tenant_id)
 
     # Deployments of models
 
     async def deployments(self) -> dict[str, Any]:
         """The groups of models with their deployments, prices, fallbacks, and missing variables."""
         self.check("deployments")
-        return {**await self.mesh.deployments.overview(), "warnings": list(self.mesh.warnings)}
+        return {**await self.mesh.get(Deployments).overview(), "warnings": list(self.mesh.warnings)}
 
     def explain_route(self, model: str, tags: Sequence[str]) -> dict[str, Any]:
         """Which deployments a call of a group with tags would reach, what follows, and why."""
         self.check("explain_route")
-        return self.mesh.deployments.route(model, tags)
+        return self.mesh.get(Deployments).route(model, tags)
 
     async def test_deployments(self, model: str | None = None) -> list[dict[str, Any]]:
         """Call each usable deployment of a group, or of all. One that answers gets calls again."""
         self.check("test_deployments")
-        async with self.mesh.audit.change(self.caller, "deployments.tested", "deployments", {"model": model}):
-            return await self.mesh.deployments.test(model)
+        async with self.mesh.get(Audit).change(
+            self.caller, "deployments.tested", "deployments", {"model": model}
+        ):
+            return await self.mesh.get(Deployments).test(model)
 
     # Keys
 
@@ -138,8 +148,8 @@ class Administration(Acting):
         holder, key_id = self._holder(name, agent_id), new_id()
         known = {"tenant_id": tenant_id, "roles": roles, "expires": expires, "budget": budget}
         recorded = {"holder": holder, **known}
-        async with self.mesh.audit.change(self.caller, "key.created", f"keys/{key_id}", recorded):
-            return await self.mesh.keys.create(
+        async with self.mesh.get(Audit).change(self.caller, "key.created", f"keys/{key_id}", recorded):
+            return await self.mesh.get(Keys).create(
                 holder, key_id=key_id, tenant_id=tenant_id, roles=roles, expires=expires, budget=budget
             )
 
@@ -147,28 +157,28 @@ class Administration(Acting):
         """The keys of the caller's tenant, or of all where it sees those; never a key itself."""
         self.check("list_keys")
         tenant_id = visible_tenant(self.caller)
-        return [key for key in await self.mesh.keys.list() if tenant_id in (None, key.tenant_id)]
+        return [key for key in await self.mesh.get(Keys).list() if tenant_id in (None, key.tenant_id)]
 
     async def open_keys(self) -> int:
         """Revoke every key, and require none until another is created; returns how many were revoked."""
         self.check("open_keys")
-        async with self.mesh.audit.change(self.caller, "keys.opened", "keys"):
-            return await self.mesh.keys.open()
+        async with self.mesh.get(Audit).change(self.caller, "keys.opened", "keys"):
+            return await self.mesh.get(Keys).open()
 
     async def revoke_key(self, key_id: str) -> Key:
         """Revoke a key immediately, for good. Raises NotFound."""
         self.check("revoke_key")
         await self._check_key(key_id)
-        async with self.mesh.audit.change(self.caller, "key.revoked", f"keys/{key_id}"):
-            return await self.mesh.keys.revoke(key_id)
+        async with self.mesh.get(Audit).change(self.caller, "key.revoked", f"keys/{key_id}"):
+            return await self.mesh.get(Keys).revoke(key_id)
 
     async def rotate_key(self, key_id: str, *, grace: str, expires: str | None = None) -> NewKey:
         """Create a key in another's place; both work for `grace`. Raises NotFound, Conflict."""
         self.check("rotate_key")
         await self._check_key(key_id)
         details = {"grace": grace, "expires": expires}
-        async with self.mesh.audit.change(self.caller, "key.rotated", f"keys/{key_id}", details):
-            return await self.mesh.keys.rotate(key_id, grace=grace, expires=expires)
+        async with self.mesh.get(Audit).change(self.caller, "key.rotated", f"keys/{key_id}", details):
+            return await self.mesh.get(Keys).rotate(key_id, grace=grace, expires=expires)
 
     # Contents
 
@@ -178,7 +188,7 @@ class Administration(Acting):
         Raises NotFound, and Conflict where one is still open.
         """
         self.check("erase")
-        return await self.mesh.erase(self.caller, subject)
+        return await self.mesh.get(Eraser).erase(self.caller, subject)
 
     async def verify(self) -> Verified:
         """Walk the hash chain of the event log, and check its signed heads."""
@@ -188,12 +198,12 @@ class Administration(Acting):
     async def rotate_secrets(self) -> int:
         """Encrypt all stored secrets with a new key, where the data folder has the keys; returns how many."""
         self.check("rotate_secrets")
-        async with self.mesh.audit.change(self.caller, "secrets.rotated", "secrets"):
-            return await self.mesh.rotate_secrets()
+        async with self.mesh.get(Audit).change(self.caller, "secrets.rotated", "secrets"):
+            return await self.mesh.get(Secrets).rotate()
 
     def _holder(self, name: str | None, agent_id: str | None) -> str:
         """Raises InvalidInput for an unknown agent, and for a name that means another."""
-        registry = self.mesh.registry
+        registry = self.mesh.get(Registry)
         if (name is None) == (agent_id is None):
             remedy = "Name a person or a program by name, or an agent of the mesh by agent_id"
             raise InvalidInput("A key is of one name or of one agent", remedy=remedy, field="name")
@@ -213,5 +223,5 @@ class Administration(Acting):
 
     async def _check_key(self, key_id: str) -> None:
         """Raises NotFound for a key that the caller does not see."""
-        if visible_tenant(self.caller) not in (None, (await self.mesh.keys.find(key_id)).tenant_id):
+        if visible_tenant(self.caller) not in (None, (await self.mesh.get(Keys).find(key_id)).tenant_id):
             raise unknown_key(key_id)

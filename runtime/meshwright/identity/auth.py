@@ -1,9 +1,13 @@
-"""Authentication: every edge turns what a request shows of its sender into a Caller, by one port."""
+"""Authentication: every edge turns what a request shows of its sender into a Caller, by one port.
+
+Components bring authenticators: ours for keys, ours for an issuer's tokens, and those of other packages.
+"""
 
 from __future__ import annotations
 
 import hmac
 import os
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -12,17 +16,26 @@ from msgspec.structs import replace
 from meshwright.core.access import ALL_ROLES, Role
 from meshwright.core.errors import Forbidden
 from meshwright.core.messages import Caller
-from meshwright.identity.oidc import OidcTokens
 from meshwright.identity.rules import ADMIN_REMEDY
 from meshwright.identity.settings import ADMIN_PREFIX
 from meshwright.ledger.keys import PREFIX, Keys, Unauthenticated, keys_required
 from meshwright.ledger.virtual_keys import EVERY_TENANT
 from meshwright.settings import Settings
 
-__all__ = ["Authenticator", "Credentials", "Forbidden", "KeyAuthenticator", "Role", "Unauthenticated"]
+__all__ = [
+    "Authenticator",
+    "Authenticators",
+    "Credentials",
+    "Forbidden",
+    "KeyAuthenticator",
+    "Role",
+    "Unauthenticated",
+]
 
 ADMINISTRATOR = "admin"
 """The requester of the administrator's tasks."""
+_LOCAL = Caller(roles=ALL_ROLES, all_tenants=True)
+_ADMIN = replace(_LOCAL, requested_by=ADMINISTRATOR)
 _KEY_REMEDY = "mesh keys create makes one"
 _REMEDY = "Send Authorization: Bearer with a key that `mesh keys create` has made"
 _TOKEN_REMEDY = f"{_REMEDY}, or with a token of the issuer that [oidc] of mesh.toml names"
@@ -35,7 +48,8 @@ class Credentials:
     `token` is a key or the admin token. `is_local` says that the request began on the mesh's machine, as far
     as the address tells, which is no credential. `client` is the sender's name at a broker, which has
     authenticated it; a token counts in its place. `peer_uid` is the user at the other end of a Unix socket,
-    as the system says. `tenant` is the tenant that a caller of all tenants acts for.
+    as the system says. `tenant` is the tenant that a caller of all tenants acts for. `headers` are those of
+    an HTTP request that an authenticator of the mesh names, each once.
     """
 
     token: str = field(default="", repr=False)
@@ -43,56 +57,108 @@ class Credentials:
     client: str | None = None
     peer_uid: int | None = None
     tenant: str | None = None
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+
+    def header(self, name: str) -> str:
+        """Returns the text of a header, by its name in lower case; empty where the request has none."""
+        return next((text for known, text in self.headers if known == name), "")
+
+    def cookie(self, name: str) -> str:
+        """Returns the value of a cookie; empty where the request has none."""
+        pairs = (pair.strip().partition("=") for pair in self.header("cookie").split(";"))
+        return next((value for known, _, value in pairs if known == name), "")
 
 
 class Authenticator(Protocol):
-    """Says who a caller is: tenant, requester, budgets and roles come from credentials alone."""
+    """Says who a caller is: tenant, requester, budgets and roles come from credentials alone.
 
-    async def authenticate(self, credentials: Credentials) -> Caller:
-        """Returns the caller. Raises Unauthenticated, or HostError where the store cannot be asked."""
+    It is asked at each request, and once a second for each open stream.
+    """
+
+    headers: Collection[str]
+    """The HTTP headers that it reads beside Authorization, in lower case, like `cookie`."""
+
+    async def authenticate(self, credentials: Credentials) -> Caller | None:
+        """Returns the caller, or None where the request shows no credentials of its kind.
+
+        Raises Unauthenticated for wrong ones of its kind, HostError where the store cannot be asked.
+        """
         ...
 
 
 class KeyAuthenticator:
-    """Accepts keys, the admin token, an issuer's tokens, this machine's own user, and a broker's word.
+    """Accepts keys and the admin token."""
 
-    While no credentials are required, local callers need none.
-    """
+    headers: Collection[str] = ()
 
     def __init__(self, keys: Keys, settings: Settings) -> None:
         self._keys = keys
         self._settings = settings
-        self._tokens = OidcTokens(settings.oidc.issuer, settings.oidc) if settings.oidc.issuer else None
-        self._credentials = "a key" if self._tokens is None else "a key or a token of its issuer"
-        self._remedy = _REMEDY if self._tokens is None else _TOKEN_REMEDY
-        self._local = Caller(roles=ALL_ROLES, all_tenants=True)
-        self._admin = replace(self._local, requested_by=ADMINISTRATOR)
+
+    async def authenticate(self, credentials: Credentials) -> Caller | None:
+        """Returns the holder of a key, or the administrator. Raises Unauthenticated for a wrong key."""
+        token = credentials.token
+        if token.startswith(PREFIX):
+            return await self._holder(token)
+        if self._is_admin(token):
+            return _ADMIN
+        if token.startswith(ADMIN_PREFIX):
+            raise Unauthenticated("The admin token is not this mesh's", remedy=ADMIN_REMEDY)
+        return None
+
+    async def _holder(self, token: str) -> Caller:
+        key = await self._keys.check(token)
+        all_tenants = key.tenant_id == EVERY_TENANT
+        return Caller(
+            tenant_id=Caller().tenant_id if all_tenants else key.tenant_id,
+            all_tenants=all_tenants,
+            requested_by=key.agent_id,
+            budgets=() if key.budget is None else (key.budget,),
+            key_id=key.key_id,
+            roles=frozenset(key.roles),
+            expires_at=key.expires_at,
+        )
+
+    def _is_admin(self, token: str) -> bool:
+        expected = self._settings.keys.admin_token
+        return expected is not None and hmac.compare_digest(
+            token.encode(), expected.get_secret_value().encode()
+        )
+
+
+class Authenticators:
+    """The authenticators of a mesh, asked in order; the first that knows a caller decides.
+
+    If none does, it goes by what an edge knows itself: the user of a broker, the user at a Unix socket,
+    and this machine. While no credentials are required, local callers need none.
+    """
+
+    def __init__(self, authenticators: Sequence[Authenticator], keys: Keys, settings: Settings) -> None:
+        self.headers = tuple(sorted({name for known in authenticators for name in known.headers}))
+        self._authenticators = tuple(authenticators)
+        self._keys = keys
+        self._settings = settings
+        has_issuer = settings.oidc.issuer is not None
+        self._credentials = "a key or a token of its issuer" if has_issuer else "a key"
+        self._remedy = _TOKEN_REMEDY if has_issuer else _REMEDY
 
     async def authenticate(self, credentials: Credentials) -> Caller:
-        """Returns the caller. Raises Unauthenticated for a wrong key, and for a missing one if required."""
+        """Returns the caller.
+
+        Raises Unauthenticated for wrong credentials, and for missing ones if they are required, Forbidden for
+        a tenant that is not the caller's, HostError where the store cannot be asked.
+        """
         caller = await self._identify(credentials)
         return caller if credentials.tenant is None else _acting_for(caller, credentials.tenant)
 
     async def _identify(self, credentials: Credentials) -> Caller:
-        token = credentials.token
-        if credentials.client is not None and not token:
-            return await self._user(credentials.client)
-        if token.startswith(PREFIX):
-            return await self._holder(token)
-        if self._is_admin(token):
-            return self._admin
-        if token.startswith(ADMIN_PREFIX):
-            raise Unauthenticated("The admin token is not this mesh's", remedy=ADMIN_REMEDY)
-        if self._tokens is not None and token.count(".") == 2:
-            return await self._tokens.authenticate(token)
+        for authenticator in self._authenticators:
+            if (caller := await authenticator.authenticate(credentials)) is not None:
+                return caller
         if credentials.client is not None:
-            raise Unauthenticated(
-                "The user property authorization has no key or token of this mesh",
-                remedy=f"Send it as Bearer and a key: {_KEY_REMEDY}",
-                field="authorization",
-            )
+            return await self._user(credentials.client, credentials.token)
         if credentials.peer_uid in (os.geteuid(), 0):
-            return self._admin
+            return _ADMIN
         if await keys_required(self._keys, self._settings):
             raise Unauthenticated(
                 f"This mesh requires {self._credentials}, and the request has none", remedy=self._remedy
@@ -103,10 +169,16 @@ class KeyAuthenticator:
             raise Unauthenticated(
                 f"Callers that are not on the mesh's machine need {self._credentials}", remedy=self._remedy
             )
-        return self._local
+        return _LOCAL
 
-    async def _user(self, name: str) -> Caller:
+    async def _user(self, name: str, token: str) -> Caller:
         """The user of a broker, which is none of ours where `mqtt.clients` has others alone."""
+        if token:
+            raise Unauthenticated(
+                "The user property authorization has no key or token of this mesh",
+                remedy=f"Send it as Bearer and a key: {_KEY_REMEDY}",
+                field="authorization",
+            )
         clients = self._settings.mqtt.clients
         for client in clients:
             if client.user == name and client.tokens:
@@ -133,25 +205,6 @@ class KeyAuthenticator:
                 field="topic",
             )
         return Caller(roles=ALL_ROLES)
-
-    async def _holder(self, token: str) -> Caller:
-        key = await self._keys.check(token)
-        all_tenants = key.tenant_id == EVERY_TENANT
-        return Caller(
-            tenant_id=Caller().tenant_id if all_tenants else key.tenant_id,
-            all_tenants=all_tenants,
-            requested_by=key.agent_id,
-            budgets=() if key.budget is None else (key.budget,),
-            key_id=key.key_id,
-            roles=frozenset(key.roles),
-            expires_at=key.expires_at,
-        )
-
-    def _is_admin(self, token: str) -> bool:
-        expected = self._settings.keys.admin_token
-        return expected is not None and hmac.compare_digest(
-            token.encode(), expected.get_secret_value().encode()
-        )
 
 
 def bearer_of(authorization: str) -> str:

@@ -2,40 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, ClassVar
 
-from meshwright.component import Actors, Check, Component
+from meshwright.component import Actors, Check, Component, offered
 from meshwright.events.projections import Projection
+from meshwright.identity.auth import Authenticator, Authenticators, KeyAuthenticator
 from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.keys import Keys
 from meshwright.ledger.virtual_keys import KEY, KEYS, KeyProjection, VirtualKey, VirtualKeys
 from meshwright.mesh import Mesh
-from meshwright.orchestration.component import ORCHESTRATION
+from meshwright.roles import ORCHESTRATION
+
+if TYPE_CHECKING:
+    from meshwright.identity.oidc import OidcTokens
+
+
+class OidcComponent(Component):
+    """The tokens of an issuer, where the settings name one."""
+
+    name = "oidc"
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        settings = mesh.settings.oidc
+        self._tokens: OidcTokens | None = None
+        if settings.issuer:
+            from meshwright.identity.oidc import OidcTokens
+
+            self._tokens = OidcTokens(settings.issuer, settings)
+
+    def authenticator(self) -> Authenticator | None:
+        """The issuer's tokens."""
+        return self._tokens
+
+    def checks(self) -> Iterable[Check]:
+        """Whether the issuer has keys."""
+        return [Check("oidc", self._tokens.check)] if self._tokens else []
 
 
 class KeysComponent(Component):
     """Virtual keys of callers."""
 
     name = "keys"
+    facts: ClassVar[Mapping[str, str]] = {
+        "key.*": "key_id key roles budget created_at expires_at revoked_at",
+        "keys.*": "keys",
+    }
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        mesh.keys = Keys(mesh.host, mesh.log, has_log=mesh.has_log)
+        mesh.provide(Keys(mesh.host, mesh.log, has_log=mesh.has_log))
 
     def projections(self) -> Iterable[Projection]:
         """The list of keys."""
         return [KeyProjection()]
 
-    def checks(self) -> Iterable[Check]:
-        """Whether the issuer has keys, where the settings name one."""
-        return [Check("oidc", self._check_issuer)] if self.mesh.settings.oidc.issuer else []
+    def authenticator(self) -> Authenticator:
+        """Keys and the admin token."""
+        return KeyAuthenticator(self.mesh.get(Keys), self.mesh.settings)
 
-    async def _check_issuer(self) -> str:
-        from meshwright.identity.oidc import OidcTokens
-
-        settings = self.mesh.settings.oidc
-        assert settings.issuer is not None
-        return await OidcTokens(settings.issuer, settings).check()
+    def assemble(self) -> None:
+        """Take the authenticators of all components."""
+        mesh = self.mesh
+        known = offered(mesh, lambda component: component.authenticator())
+        mesh.provide(Authenticators(known, mesh.get(Keys), mesh.settings))
 
     def actors(self) -> Iterable[Actors]:
         """Each key, and whether callers need one."""

@@ -1,7 +1,7 @@
 """The facts that a caller without the right to contents sees: states, names, counts, times and costs.
 
-Of an event's payload only fields that are known to be facts are shown, and only short ones: a field that a
-new kind of event brings is hidden until it is named.
+Of an event's payload only fields that its part names as facts are shown, and only short ones: a field that
+a new kind of event brings is hidden until it is named.
 """
 
 from __future__ import annotations
@@ -19,30 +19,22 @@ from meshwright.events.tasks import TaskPage
 from meshwright.identity.rules import has_role, is_own
 from meshwright.work.record import TaskView
 
-_NAMES = """
-agent_id allowance amount_usd answered_by attempt attempts budget cache_hit call_id capability child_task_id
-completed_at completion_tokens cost_source cost_usd count created_at current decided_by delay_seconds
-deployment digest dispatched_to due_at duration_ms ended ended_at ended_before estimated_usd expires_at
-failures fault fence finish_reason group how input_tokens key key_id keys kind last_seq latency_ms limit
-limit_usd lost_events lost_tasks lost_until_seq may_answer method model most name of ok on_empty outcome
-output_tokens owner parent_task_id priority prompt_tokens refused requested_by revoked_at roles saved_usd
-scheme scope score score_card seconds setting spent status step steps success tags task_id tasks tenant_id
-text_chars thread_id tokens tokens_after tokens_before tool type usage user validation_passed version window
-"""
-FACTS = frozenset(_NAMES.split())
-"""The fields of the mesh's own events that are facts."""
+_ALWAYS = frozenset(["agent_id", "attempt", "fence", "step", "task_id", "tenant_id", "thread_id", "version"])
+"""The fields that name what an event is about, in the events of every part."""
 _MAX_CHARS = 128
 _MAX_ITEMS = 64
 
 
-def event_facts(event: Event, names: Set[str] = FACTS) -> Event | None:
+def event_facts(event: Event, known: Mapping[str, Set[str]]) -> Event | None:
     """An event without its contents; None for a piece of an answer, which is nothing else.
 
-    `names` are the fields of payloads that are facts.
+    `known` has the fields of payloads that are facts, by type of event or `family.*`.
     """
-    if event.event_type == topics.MODEL_DELTA:
+    kind = event.event_type
+    if kind == topics.MODEL_DELTA:
         return None
     fields: Mapping[str, Any] = {} if event.topic.startswith(topics.APPLICATION) else event.fields
+    names = _ALWAYS | (known.get(kind) or known.get(f"{kind.partition('.')[0]}.*") or frozenset())
     facts = {name: value for name, value in fields.items() if name in names and _is_fact(value)}
     error = fields.get("error")
     if isinstance(error, dict) and isinstance(error.get("type"), str):

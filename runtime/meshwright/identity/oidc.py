@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -15,6 +15,7 @@ from pydantic_core import from_json
 from meshwright.core.errors import ConfigError, HostError
 from meshwright.core.messages import ID_PATTERN, Caller
 from meshwright.core.plugins import install_command
+from meshwright.identity.auth import Credentials
 from meshwright.identity.settings import OidcSettings
 from meshwright.ledger.keys import Unauthenticated
 
@@ -40,6 +41,8 @@ class IssuerUnavailable(HostError):
 
 class OidcTokens:
     """Checks the tokens of one issuer. Raises ConfigError where the extra `oidc` is not installed."""
+
+    headers: Collection[str] = ()
 
     def __init__(self, issuer: str, settings: OidcSettings) -> None:
         try:
@@ -67,9 +70,14 @@ class OidcTokens:
             raise IssuerUnavailable(self._problem, remedy=remedy)
         return f"{self._issuer} has {len(self._keys)} usable key{'s' * (len(self._keys) != 1)}"
 
-    async def authenticate(self, token: str) -> Caller:
-        """The caller that a token names. Raises Unauthenticated, and IssuerUnavailable without keys."""
-        jwt, settings = self._jwt, self._settings
+    async def authenticate(self, credentials: Credentials) -> Caller | None:
+        """The caller that a token names; None for what is no token of an issuer.
+
+        Raises Unauthenticated for a wrong token, and IssuerUnavailable without keys.
+        """
+        jwt, settings, token = self._jwt, self._settings, credentials.token
+        if token.count(".") != 2:
+            return None
         try:
             if len(token) > _MAX_TOKEN_CHARS:
                 raise jwt.InvalidTokenError("it is too long")

@@ -13,6 +13,7 @@ from contextlib import aclosing, suppress
 from typing import Any, NamedTuple
 
 from meshwright.context.plan import CompressRequest, CompressResponse
+from meshwright.context.service import ContextClient
 from meshwright.core.access import Role
 from meshwright.core.capability import AgentInfo
 from meshwright.core.errors import Forbidden, HostError, MeshError, NotFound
@@ -28,8 +29,9 @@ from meshwright.core.messages import (
     derived_id,
     new_id,
 )
+from meshwright.events.audit import Audit
 from meshwright.events.filter import EventFilter
-from meshwright.events.inbox import InboxPage
+from meshwright.events.inbox import Inbox, InboxPage
 from meshwright.events.log import Page
 from meshwright.events.status import MeshStatus
 from meshwright.events.tasks import TaskPage
@@ -37,8 +39,14 @@ from meshwright.identity.facts import event_facts, page_facts, sees_contents, sh
 from meshwright.identity.rules import RULES, call_context, check_answer, has_role, is_own, visible_tenant
 from meshwright.ledger.costs import By, Costs, since_of
 from meshwright.ledger.keys import Unauthenticated
+from meshwright.ledger.spending import Spending
 from meshwright.mesh import Mesh
+from meshwright.models.overview import Deployments
 from meshwright.models.port import CallContext
+from meshwright.orchestration.registry import Registry
+from meshwright.orchestration.status import StatusReader
+from meshwright.orchestration.tasks import Tasks
+from meshwright.orchestration.tenants import Tenants
 from meshwright.run.files import referred_in
 from meshwright.run.transcript import Transcript
 from meshwright.work.record import TaskView, read_task, unknown_task
@@ -72,7 +80,7 @@ class Acting:
         rule.check(caller, does)
         names_tenant = caller.all_tenants and rule.limit == "calls_per_minute"  # in what is not read yet
         if rule.limit is not None and not names_tenant:
-            await self.mesh.tenants.check(caller.tenant_id, rule.limit)
+            await self.mesh.get(Tenants).check(caller.tenant_id, rule.limit)
 
 
 class Operations(Acting):
@@ -88,11 +96,11 @@ class Operations(Acting):
     async def submit(
         self, request: TaskRequest, *, idempotency_key: str | None = None, traceparent: str | None = None
     ) -> Receipt:
-        """Take a task: durable when this returns. Raises what `Mesh.submit` raises."""
+        """Take a task: durable when this returns. Raises what `Tasks.submit` raises."""
         self.check("submit")
         for url in referred_in(request.payload):
             await self._check_may_read(url)
-        return await self.mesh.submit(
+        return await self.mesh.get(Tasks).submit(
             request, self.caller, idempotency_key=idempotency_key, traceparent=traceparent
         )
 
@@ -129,30 +137,30 @@ class Operations(Acting):
         """The steps of a task, attempt by attempt; without `contents` the door shows none."""
         self.check("transcripts")
         await self._check_task("transcripts", task_id)
-        found = await self.mesh.transcripts(task_id, self.caller.tenant_id)
+        found = await self.mesh.get(Tasks).transcripts(task_id, self.caller.tenant_id)
         if contents:
-            await self.mesh.audit.record_read(self.caller, f"tasks/{task_id}")
+            await self.mesh.get(Audit).record_read(self.caller, f"tasks/{task_id}")
         return found
 
     async def file(self, task_id: str, number: int) -> File:
         """A file of a task's outcome with its bytes, counted from 1."""
         self.check("file")
         await self._check_task("file", task_id)
-        file = await self.mesh.file(task_id, number, self.caller.tenant_id)
-        await self.mesh.audit.record_read(self.caller, f"tasks/{task_id}")
+        file = await self.mesh.get(Tasks).file(task_id, number, self.caller.tenant_id)
+        await self.mesh.get(Audit).record_read(self.caller, f"tasks/{task_id}")
         return file
 
     async def outcome(self, task_id: str) -> Outcome | None:
         """The outcome of a task with its contents, or None so far: for a door that is to send it."""
         self.check("outcome")
         await self._check_task("outcome", task_id)
-        return (await self.mesh.task(task_id, self.caller.tenant_id)).outcome
+        return (await self.mesh.get(Tasks).task(task_id, self.caller.tenant_id)).outcome
 
     async def cancel(self, task_id: str) -> TaskView:
         """Ask for the end of a task; its outcome follows when its agent has let go."""
         self.check("cancel")
         await self._check_task("cancel", task_id)
-        view = await self.mesh.cancel(task_id, self.caller.tenant_id, caller=self.caller)
+        view = await self.mesh.get(Tasks).cancel(task_id, self.caller.tenant_id, caller=self.caller)
         return shown(view, self.caller)
 
     async def answer(
@@ -160,21 +168,21 @@ class Operations(Acting):
     ) -> TaskView:
         """Give a task the answer of a person; `key` is the `wait_id` of a question of the inbox.
 
-        Durable when this returns. Raises what `Mesh.answer` raises.
+        Durable when this returns. Raises what `Tasks.answer` raises.
         """
         self.check("answer")
-        view = await self.mesh.task(task_id, self.caller.tenant_id)
+        view = await self.mesh.get(Tasks).task(task_id, self.caller.tenant_id)
         check_answer(self.caller, view, key)
-        await self.mesh.answer(task_id, key, value, self.caller, idempotency_key=idempotency_key)
+        await self.mesh.get(Tasks).answer(task_id, key, value, self.caller, idempotency_key=idempotency_key)
         with suppress(HostError):  # a caller that tries again would find its question answered
-            view = await self.mesh.task(task_id, self.caller.tenant_id)
+            view = await self.mesh.get(Tasks).task(task_id, self.caller.tenant_id)
         return shown(view, self.caller)
 
     async def inbox(self, **wanted: Any) -> InboxPage:
         """A page of the questions that the tenant's tasks have for people. Takes what `Inbox.page` takes."""
         self.check("inbox")
-        await self.mesh.audit.record_read(self.caller, "inbox")
-        return await self.mesh.inbox.page(self.caller.tenant_id, **wanted)
+        await self.mesh.get(Audit).record_read(self.caller, "inbox")
+        return await self.mesh.get(Inbox).page(self.caller.tenant_id, **wanted)
 
     # Events
 
@@ -202,7 +210,7 @@ class Operations(Acting):
         name = new_id() if idempotency_key is None else derived_id(caller.requested_by, idempotency_key)
         event_id = f"app/{caller.tenant_id}/{name}"
         if idempotency_key is None or not await self.mesh.log.knows(event_id):
-            await self.mesh.tenants.require_storage(caller.tenant_id)
+            await self.mesh.get(Tenants).require_storage(caller.tenant_id)
             event = Event(
                 id=event_id,
                 event_type=event_type,
@@ -221,37 +229,37 @@ class Operations(Acting):
     def agents(self) -> list[AgentInfo]:
         """Every agent that is registered, and how it is doing."""
         self.check("agents")
-        return self.mesh.registry.agents()
+        return self.mesh.get(Registry).agents()
 
     def scores(self, capability: str) -> list[ScoreCard]:
         """How the agents that are not offline score for a capability, the best first. Raises NotFound."""
         self.check("scores")
-        known = self.mesh.registry.capabilities()
+        known = self.mesh.get(Registry).capabilities()
         if capability not in known:
             raise NotFound(
                 f"No agent has the capability {capability!r}",
                 remedy=f"Known are {', '.join(known) or 'none: no agent is registered'}",
                 field="capability",
             )
-        return self.mesh.registry.scores(capability)
+        return self.mesh.get(Registry).scores(capability)
 
     async def costs(self, by: By = "agent", *, since: str | None = None) -> Costs:
         """The costs of calls of models since a time, like `24h` ago or RFC 3339; the most expensive first."""
         self.check("costs")
         start = None if since is None else since_of(since, self.mesh.host.clock.now())
-        return await self.mesh.costs(by, since=start, tenant_id=visible_tenant(self.caller))
+        return await self.mesh.get(Spending).costs(by, since=start, tenant_id=visible_tenant(self.caller))
 
     async def status(self) -> MeshStatus:
         """How the open tasks are doing."""
         self.check("status")
-        status = await self.mesh.status(visible_tenant(self.caller))
+        status = await self.mesh.get(StatusReader).status(visible_tenant(self.caller))
         return status if has_role(self.caller, Role.CONTENTS) else status_facts(status)
 
     async def compress(self, wanted: CompressRequest, *, traceparent: str | None = None) -> CompressResponse:
         """Make the context that a receiver needs: by rules, and by a model where those are not enough."""
         self.check("compress")
         caller = self.caller
-        return await self.mesh.context.compress(
+        return await self.mesh.get(ContextClient).compress(
             wanted,
             tenant_id=caller.tenant_id,
             traceparent=traceparent,
@@ -261,7 +269,7 @@ class Operations(Acting):
     def models(self) -> tuple[str, ...] | None:
         """The models that may be named; None where only their server knows."""
         self.check("models")
-        return self.mesh.groups
+        return self.mesh.get(Deployments).groups
 
     async def call_model(self, *, tenant_id: str | None = None, user: str | None = None) -> CallContext:
         """Says who pays for a call of a model, which counts from now on.
@@ -270,17 +278,17 @@ class Operations(Acting):
         """
         self.check("call_model")
         context = call_context(self.caller, tenant_id=tenant_id, user=user)
-        await self.mesh.tenants.take(context.tenant_id, "calls_per_minute")
+        await self.mesh.get(Tenants).take(context.tenant_id, "calls_per_minute")
         return context
 
     async def _shown(self, operation: str, task_id: str) -> TaskView:
         """A task as the caller may see it. It is recorded that it sees the contents of another's."""
-        view = await self.mesh.task(task_id, self.caller.tenant_id)
+        view = await self.mesh.get(Tasks).task(task_id, self.caller.tenant_id)
         RULES[operation].check_task(self.caller, view.requested_by)
         if not sees_contents(view, self.caller):
             return shown(view, self.caller)
         if view.requested_by != self.caller.requested_by:
-            await self.mesh.audit.record_read(self.caller, f"tasks/{task_id}")
+            await self.mesh.get(Audit).record_read(self.caller, f"tasks/{task_id}")
         return view
 
     async def _check_task(self, operation: str, task_id: str) -> None:
@@ -306,7 +314,7 @@ class Operations(Acting):
     async def _reads_events(self) -> bool:
         """Whether the caller sees the contents of events, which is recorded then."""
         if is_whole := has_role(self.caller, Role.CONTENTS):
-            await self.mesh.audit.record_read(self.caller, "events")
+            await self.mesh.get(Audit).record_read(self.caller, "events")
         return is_whole
 
     def _own(self, wanted: EventFilter, task_id: str | None = None) -> EventFilter:
@@ -316,21 +324,20 @@ class Operations(Acting):
 
     async def _page(self, wanted: EventFilter, *, is_whole: bool) -> Page:
         page = await self.mesh.log.page(wanted)
-        return page if is_whole else page._replace(events=_facts_of(page.events))
+        return page if is_whole else page._replace(events=self._facts_of(page.events))
 
     def _feed(self, wanted: EventFilter, *, is_whole: bool) -> Feed:
         batches = self.mesh.log.follow(wanted, live=True)
-        return Feed(batches if is_whole else _without_contents(batches), is_whole)
+        return Feed(batches if is_whole else self._without_contents(batches), is_whole)
 
+    async def _without_contents(self, batches: AsyncGenerator[list[Event]]) -> AsyncGenerator[list[Event]]:
+        async with aclosing(batches):
+            async for batch in batches:
+                yield self._facts_of(batch)
 
-async def _without_contents(batches: AsyncGenerator[list[Event]]) -> AsyncGenerator[list[Event]]:
-    async with aclosing(batches):
-        async for batch in batches:
-            yield _facts_of(batch)
-
-
-def _facts_of(events: list[Event]) -> list[Event]:
-    return [facts for facts in map(event_facts, events) if facts is not None]
+    def _facts_of(self, events: list[Event]) -> list[Event]:
+        found = (event_facts(event, self.mesh.facts) for event in events)
+        return [facts for facts in found if facts is not None]
 
 
 def record_refusal(
@@ -348,4 +355,6 @@ def record_refusal(
     it has to name nothing of a tenant.
     """
     if isinstance(error, Forbidden) or (isinstance(error, Unauthenticated) and caller is None):
-        mesh.audit.record_misuse(error.message, request=request, address=address, edge=edge, caller=caller)
+        mesh.get(Audit).record_misuse(
+            error.message, request=request, address=address, edge=edge, caller=caller
+        )

@@ -98,6 +98,7 @@ def dead_letter(message: Message, error: Exception, at: datetime) -> Event:
 logger = logging.getLogger(__name__)
 NOBODY = ActorRef("", "")
 _MAX_TOPICS = 10_000  # whose subscriptions are remembered
+_MAX_UNHEARD = 200  # kinds of events that are known to have no listener
 _TWICE_DEAD = DEAD + DEAD  # the dead letter of a dead letter: to send it round again would go on for ever
 
 
@@ -109,6 +110,8 @@ class Bus:
         self._listeners: list[tuple[Callable[[str], bool], Listener, Collection[str], bool]] = []
         self._by_topic: dict[str, list[Subscription]] = {}
         self._listening: dict[str, list[tuple[Listener, Collection[str], bool]]] = {}
+        self.unheard: set[tuple[str, str]] = set()
+        """Topics and types of events that were told, and that no listener takes: need not be told."""
 
     def subscribe(self, subscription: Subscription) -> None:
         """Send the events of a pattern to actors."""
@@ -125,6 +128,7 @@ class Bus:
         entry = (topics.matcher(pattern), listener, types, sealed)
         self._listeners.append(entry)
         self._listening.clear()
+        self.unheard.clear()
 
         def end() -> None:
             if entry in self._listeners:
@@ -153,13 +157,17 @@ class Bus:
             ]
             if len(self._listening) < _MAX_TOPICS:
                 self._listening[event.topic] = found
+        is_heard = False
         for listener, types, sealed in found:
             if types and event.event_type not in types:
                 continue
+            is_heard = True
             try:
                 listener(event if sealed else event.plain())
             except Exception:  # a view must not harm the host that it looks at
                 logger.exception("a listener failed on event %s", event.id)
+        if not is_heard and len(self.unheard) < _MAX_UNHEARD:
+            self.unheard.add((event.topic, event.event_type))
 
     def spread(self, events: Sequence[Event]) -> tuple[list[Event], list[Message]]:
         """The events, and the messages that they become for actors.

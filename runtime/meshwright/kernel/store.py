@@ -167,7 +167,8 @@ class Store(ABC):
     async def begin(self, incarnation: str) -> Takeover:
         """Take up the work of this worker under a name: its lease begins. Again after each lease lost.
 
-        What is adopted later, as from a worker that died, goes to `Receiver.deliver` and `Receiver.wake`.
+        Work that is adopted later, as from a worker that died, goes to `Receiver.deliver` and
+        `Receiver.wake`.
         """
 
     async def ready(self) -> None:  # noqa: B027 most have nothing to do

@@ -1,16 +1,19 @@
-"""Timers: alarms of actors, kept in their records; only those due soon are kept in memory."""
+"""Timers: alarms of actors, kept in their records with only those due soon in memory, and regular duties."""
 
 from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from datetime import datetime, timedelta
 
 from meshwright.core.clock import Clock
+from meshwright.core.errors import HostError
 from meshwright.kernel.envelope import ActorRef
 
+_logger = logging.getLogger(__name__)
 _HORIZON = timedelta(seconds=60)  # alarms further off are left to the store
 _SWEEP = timedelta(seconds=30)  # how often the store is asked for those that came within the horizon
 
@@ -86,3 +89,15 @@ class Timers:
         finally:
             for wait in waits:
                 wait.cancel()
+
+
+async def every(clock: Clock, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
+    """Do something now and then every so many seconds, until cancelled."""
+    while True:
+        try:
+            await work()
+        except HostError as error:
+            _logger.warning("a regular duty is put off: %s", error)
+        except Exception:  # whatever it was, the duty does not end for good
+            _logger.exception("a regular duty failed, and is tried again in %g s", seconds)
+        await clock.sleep_until(clock.now() + timedelta(seconds=seconds))

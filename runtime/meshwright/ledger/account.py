@@ -271,7 +271,7 @@ class BudgetAccount(Actor[Balance]):
     def _decide(self, entry: LedgerEntry, account: Account) -> tuple[Answer, Decimal]:
         """The answer to a reservation, and how much of it is granted.
 
-        Where the whole has no room but the least has, half of what is free stays for the next.
+        If there is room for the least but not for the whole, half of what is free stays for the next.
         """
         left = self._limit - self.state.spent
         if not account.hard:

@@ -72,9 +72,9 @@ class Accounted(Wrapper):
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Make the call, if the budgets allow it; the reply says what it cost, where that is known.
 
-        Where the money left pays for an answer of the usual length alone, the answer may have no more; one
-        that is cut off by this is made again, with room for all of it, if the budgets allow that.
-        Raises BudgetExceeded or PriceUnknown where one does not, and what the model raises.
+        If the money left pays only for an answer of the usual length, the answer may have no more; one that
+        is cut off by this is made again, with room for all of it, if the budgets allow that. Raises
+        BudgetExceeded or PriceUnknown where one does not, and what the model raises.
         """
         limiter: Estimates | None = self._estimates
         while True:

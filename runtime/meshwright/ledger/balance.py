@@ -122,7 +122,7 @@ class Balance(BaseModel):
     def expire(self, now: float) -> list[Reservation]:
         """Count what was not settled in time as spent, and return it: what it did cost is unknown.
 
-        Where its step has asked again, what such calls cost as a rule stays reserved for some time more.
+        If its step has asked again, the usual cost of such calls stays reserved for some time more.
         """
         over = [(op, held) for op, tries in self.held.items() for held in tries if held.until <= now]
         for op, held in over:

@@ -136,13 +136,13 @@ class Budgets:
     ) -> Hold:
         """Reserve the most that a call may cost with every budget that it is charged to, before it is made.
 
-        Where that has no room, it is what the `limiter` says that such a call will do with, and the request
-        is limited to it. While calls under way hold the money, it waits for them: by priority, then by
-        arrival, for half of the request's `timeout_seconds`, of a task for 20 s; the call has the rest.
-        Earlier tries of the same step that a crash cut off stay reserved beside it, see `Hold.cut`. Where a
-        soft budget has no room the call goes on with its cheaper tag. Raises BudgetExceeded or PriceUnknown,
-        naming the hard budget that has none, and HostError where an account cannot be asked; nothing is
-        reserved then.
+        Without room for that, it is the amount that such a call will do with according to the `limiter`, and
+        the request is limited to it. While calls under way hold the money, it waits for them: by priority,
+        then by arrival, for half of the request's `timeout_seconds`, of a task for 20 s; the call has the
+        rest. Earlier tries of the same step that a crash cut off stay reserved beside it, see `Hold.cut`.
+        If a soft budget has no room the call goes on with its cheaper tag. Raises BudgetExceeded or
+        PriceUnknown, naming the hard budget that has none, and HostError where an account cannot be asked;
+        nothing is reserved then.
         """
         budgets = await self._current()
         if not budgets and not request.context.has_budgets:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
+from typing import Protocol
 
+from meshwright.core.capability import AgentInfo
 from meshwright.core.errors import Forbidden, InvalidInput, NotFound, nearest
 from meshwright.core.messages import Caller, TaskBudget
 from meshwright.core.money import Budget, OnEmpty
@@ -20,11 +23,28 @@ from meshwright.ledger.budgets import Budgets, BudgetView
 from meshwright.ledger.charging import only_account, task_account
 from meshwright.ledger.costs import By, Costs, TaskEstimate, costs_of, estimate_of, with_reserved
 from meshwright.ledger.keys import Keys
-from meshwright.orchestration.registry import Registry
 from meshwright.work.protocol import DEFAULT_TENANT
 from meshwright.work.record import read_task
 
 _MAX_OPENED = 1_000  # accounts of budgets that are listed
+
+
+class AgentRegistry(Protocol):
+    """The agents of a mesh, as `orchestration.registry` has them."""
+
+    def agents(self) -> list[AgentInfo]:
+        """Every registered agent."""
+        ...
+
+    def capabilities(self) -> list[str]:
+        """The names of all that some agent can do."""
+        ...
+
+    def check_agent(
+        self, agent_id: str, others: Collection[str] = (), *, field: str = "agent_id", remedy: str
+    ) -> None:
+        """Raise InvalidInput for an agent that is neither registered nor one of `others`."""
+        ...
 
 
 class Spending:
@@ -37,7 +57,7 @@ class Spending:
         *,
         budgets: Budgets,
         allowances: Allowances,
-        registry: Registry,
+        registry: AgentRegistry,
         keys: Keys,
     ) -> None:
         self._host = host

@@ -6,22 +6,20 @@ import asyncio
 import logging
 from collections.abc import Collection, Iterable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+from meshwright.agent import AgentTypes
 from meshwright.agents.binding import start_warnings
 from meshwright.agents.component import agents_here, tell_task
 from meshwright.agents.loader import project_file
-from meshwright.component import Check, Component
+from meshwright.component import Check, Component, offered
 from meshwright.context.text import count_tokens
 from meshwright.core import topics
 from meshwright.core.errors import HostError, MeshError, ModelError
 from meshwright.core.messages import Event
 from meshwright.core.plugins import MODELS, installed
-from meshwright.events.status import DeploymentStatus
+from meshwright.events.inbox import Inbox
 from meshwright.events.waits import wake_waiting
-from meshwright.ledger.accounting import Accounted, call_events
-from meshwright.ledger.costs import last_answered
 from meshwright.mesh import Mesh
 from meshwright.models.adapt import Adapted
 from meshwright.models.cache import Cached, cached, check_redis
@@ -35,18 +33,30 @@ from meshwright.models.circuits import (
     Retrying,
     recovered,
 )
+from meshwright.models.event_words import FACTS
 from meshwright.models.overview import Deployments
-from meshwright.models.port import Adapter, Model, ModelRequest, ModelWindow
+from meshwright.models.port import (
+    Adapter,
+    GivenModel,
+    Model,
+    ModelRequest,
+    ModelWindow,
+    ModelWindows,
+    ModelWrapper,
+    PriceList,
+    wrapped,
+)
 from meshwright.models.prices import Prices, prices_of
 from meshwright.models.select import (
     PREFIX,
+    AgentModels,
     Configured,
     ConfiguredModels,
     adapter_for,
     choose_model,
     with_named_models,
 )
-from meshwright.services.agent_config.component import AgentConfigs
+from meshwright.prompts import PromptSources
 
 _logger = logging.getLogger("meshwright.models")
 
@@ -55,28 +65,45 @@ class ModelsComponent(Component):
     """The model that answers: chosen by the settings, with retries, a cache and the ledger around it."""
 
     name = "models"
+    facts = FACTS
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         settings = mesh.settings
-        path = project_file(mesh.project, settings.models.config)
-        self.circuits = Circuits()
-        self.chosen = self._choose() if mesh.given_model is None else adapter_for(mesh.given_model)
-        self._is_fixed = mesh.given_model is not None or settings.models.adapter == "offline"
-        self._configs = mesh.component(AgentConfigs)
-        mesh.groups = None if (groups := self.chosen.groups()) is None else tuple(sorted(groups))
-        mesh.model = self._chain(path)
-        mesh.window_of = self._window_of
+        path = self._path = project_file(mesh.project, settings.models.config)
+        self.circuits, given = Circuits(), mesh.get(GivenModel).model
+        self.chosen = self._choose() if given is None else adapter_for(given)
+        is_fixed = given is not None or settings.models.adapter == "offline"
+        self._configs = None if is_fixed else _configured_by(mesh)
+        self._models = self._base()
+        mesh.provide(self._models.price_list, PriceList)
+        mesh.provide(self, ModelWindows)
         self.circuits.on_change = self._tell
-        mesh.deployments_left_alone = self._left_alone
-        mesh.deployments = Deployments(self.chosen, path, settings.ledger.default_price, self.circuits)
+        mesh.provide(Deployments(self.chosen, path, settings.ledger.default_price, self.circuits))
         mesh.host.listen(topics.MESH, self._learn, (COOLED_DOWN, REFUSED, RECOVERED))
         self._waking: asyncio.Task[None] | None = None
+
+    def model_wrappers(self) -> Iterable[ModelWrapper]:
+        """Adapts requests to what models take, answers them from the cache, and retries them.
+
+        Retries and fallbacks are part of one call of the ledger.
+        """
+        yield ModelWrapper("request", Adapted)
+        if self._configs is not None:
+            yield ModelWrapper("request", partial(Configured, configs=self._configs, models=self._models))
+        yield ModelWrapper("cache", self._cached)
+        yield ModelWrapper("retry", self._retrying)
+
+    def assemble(self) -> None:
+        """Make the one chain for every caller: the wrappers of all components, around what was chosen."""
+        offers = reversed(offered(self.mesh, lambda component: component.model_wrappers()))
+        model = wrapped(self._models, (wrapper for offer in offers for wrapper in offer))
+        self._model = self.mesh.provide(model, Model)
 
     async def start(self) -> None:
         """Try again what was refused before: this process may have been started with another key."""
         if self._is_front:
-            for deployment, status in await self.mesh.inbox.refused():
+            for deployment, status in await self.mesh.get(Inbox).refused():
                 self._tell(RECOVERED, recovered(deployment, status or 401))
 
     async def erase(self, tenant_id: str, task_ids: Sequence[str]) -> None:
@@ -89,41 +116,39 @@ class ModelsComponent(Component):
         if self._waking is not None:
             self._waking.cancel()
             await asyncio.gather(self._waking, return_exceptions=True)
-        await self.mesh.model.close()
+        await self._model.close()
 
     def warnings(self) -> Iterable[str]:
         """Warns about improbable settings in litellm_config.yaml and about tags without a deployment."""
-        return start_warnings(self.chosen, self.mesh.prompts, self.mesh.agent_types)
+        return start_warnings(self.chosen, self.mesh.get(PromptSources), self.mesh.get(AgentTypes))
 
-    def _window_of(self, model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str) -> ModelWindow:
+    def window_of(self, model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str) -> ModelWindow:
         """The window of an agent's model: that of its configuration, else of the one named."""
-        configured = None if self._is_fixed else self._configs.last_read(tenant_id, agent_id)
+        configured = None if self._configs is None else self._configs.last_read(tenant_id, agent_id)
         if configured is not None:
             return _listed_window(configured.model)
-        return self.mesh.prices.window(model, tags)
+        return self._models.price_list.window(model, tags)
 
-    def _chain(self, path: Path) -> Model:
-        """The one chain for every caller: adapt, account, cache, retry, then what was chosen.
-
-        Each form that a request is adapted to is a call with a row of its own; an answer from the cache is
-        a row that costs nothing; retries and fallbacks are part of one call.
-        """
-        mesh, settings, clock = self.mesh, self.mesh.settings, self.mesh.host.clock
-        is_server = self.chosen.kind == "http"
-        guarded = Guarded(self.chosen, self.circuits) if is_server else self.chosen
-        price = settings.ledger.default_price
+    def _base(self) -> ConfiguredModels:
+        """The model below all wrappers: what was chosen, and the models of configurations."""
+        price = self.mesh.settings.ledger.default_price
+        guarded = Guarded(self.chosen, self.circuits) if self.chosen.kind == "http" else self.chosen
         models = ConfiguredModels(guarded, prices_of(self.chosen, price), price, self.circuits)
-        mesh.prices = models.price_list
-        self._configs.on_read = partial(self._retain, models)
-        max_wait = MAX_WAIT_SECONDS if settings.models.park else None
-        agents = [agent for agent in agents_here(mesh) if agent.num_retries is not None]
+        if self._configs is not None:
+            self._configs.on_read = partial(self._retain, models)
+        return models
+
+    def _retrying(self, model: Model) -> Model:
+        agents = [agent for agent in agents_here(self.mesh) if agent.num_retries is not None]
         tries = {agent.agent_id: 1 + (agent.num_retries or 0) for agent in agents}
-        retrying = Retrying(models, clock, on_retry=self._retried, max_wait_seconds=max_wait, tries_of=tries)
-        folder, kind = mesh.database.folder, self.chosen.kind
-        cache = self._cache = cached(retrying, settings, folder, path, clock, kind=kind)
-        past = partial(mesh.log.view, last_answered) if mesh.has_log else None
-        adapted = Adapted(Accounted(cache, mesh.budgets, mesh.prices, call_events(mesh.host), past))
-        return adapted if self._is_fixed else Configured(adapted, self._configs, models)
+        max_wait = MAX_WAIT_SECONDS if self.mesh.settings.models.park else None
+        clock = self.mesh.host.clock
+        return Retrying(model, clock, on_retry=self._retried, max_wait_seconds=max_wait, tries_of=tries)
+
+    def _cached(self, model: Model) -> Model:
+        mesh, folder = self.mesh, self.mesh.database.folder
+        self._cache = cached(model, mesh.settings, folder, self._path, mesh.host.clock, kind=self.chosen.kind)
+        return self._cache
 
     def checks(self) -> Iterable[Check]:
         """Which model answers, and whether a cache in Redis can be reached."""
@@ -150,18 +175,6 @@ class ModelsComponent(Component):
         if mesh.settings.models.adapter == "offline":
             return chosen
         return with_named_models(chosen, agents_here(mesh), path, circuits=shared)
-
-    def _left_alone(self) -> list[DeploymentStatus]:
-        return [
-            DeploymentStatus(
-                deployment=circuit.deployment,
-                since=circuit.since,
-                until=circuit.until,
-                status=None if circuit.error.retryable else circuit.error.answered,
-                reason=circuit.error.reason or str(circuit.error),
-            )
-            for circuit in self.circuits.open()
-        ]
 
     @property
     def _is_front(self) -> bool:
@@ -198,6 +211,14 @@ class ModelsComponent(Component):
         context, delay = request.context, round(delay_seconds, 3)
         payload = {"error": _fault(error), "delay_seconds": delay, "step": context.step}
         tell_task(self.mesh, "model.retried", payload, context, request.user)
+
+
+def _configured_by(mesh: Mesh) -> AgentModels | None:
+    """The component that configures the models of agents, if the mesh has one."""
+    try:
+        return mesh.get(AgentModels)
+    except LookupError:
+        return None
 
 
 def _fault(error: MeshError) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import Any
 from meshwright.core.errors import ConfigError, MeshError
 from meshwright.core.messages import Usage
 from meshwright.core.money import ZERO, Price
-from meshwright.models.circuits import Circuits
+from meshwright.models.circuits import Circuits, OpenCircuit
 from meshwright.models.config import LiteLLMConfig, read_config
 from meshwright.models.errors import Unsupported
 from meshwright.models.port import Adapter, ChatMessage, Model, ModelReply, ModelRequest, PriceList, ToolSpec
@@ -41,6 +41,15 @@ class Deployments:
         self._path = path
         self._default_price = default_price
         self._circuits = circuits or Circuits()
+
+    @property
+    def groups(self) -> tuple[str, ...] | None:
+        """The models that callers may name; None where only a server knows."""
+        return None if (groups := self._model.groups()) is None else tuple(sorted(groups))
+
+    def left_alone(self) -> list[OpenCircuit]:
+        """The circuits of deployments that get no call now."""
+        return self._circuits.open()
 
     async def overview(self) -> Document:
         """The model that answers, and the groups with their deployments and missing variables.

@@ -15,6 +15,7 @@ from msgspec import UNSET, field
 from msgspec.structs import force_setattr, replace
 
 from meshwright.core.encoding import Struct, kept
+from meshwright.core.errors import ConfigError
 from meshwright.core.files import File
 from meshwright.core.messages import TaskBudget, Usage
 from meshwright.core.money import Amount, Budget, OnEmpty, Price, exact
@@ -350,6 +351,20 @@ class ModelWindow(NamedTuple):
     output: int | None = None
 
 
+class GivenModel(NamedTuple):
+    """The model that takes the place of the one that the settings choose, where there is one."""
+
+    model: Model | None
+
+
+class ModelWindows(Protocol):
+    """Knows the window of each agent's model, which may be configured for a tenant."""
+
+    def window_of(self, model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str) -> ModelWindow:
+        """The window of a model with some tags, for an agent of a tenant."""
+        ...
+
+
 class PriceList(Protocol):
     """Says what calls cost; None where it does not know."""
 
@@ -376,6 +391,35 @@ class Wrapper:
     async def close(self) -> None:
         """Close the model."""
         await self.model.close()
+
+
+ModelPosition = Literal["request", "ledger", "cache", "retry", "attempt"]
+"""A position in the chain that every call passes, from the outermost to the one next to the provider."""
+POSITIONS: tuple[ModelPosition, ...] = get_args(ModelPosition)
+
+
+class ModelWrapper(NamedTuple):
+    """Wraps the model at a position, around the mesh's own part of that name.
+
+    At `request` it gets each request of an agent or a client once; at `ledger` each form that a request is
+    adapted to, at `cache` each that the ledger books, at `retry` each that the cache does not answer; at
+    `attempt` each attempt. `wrap` is called once, and its result is closed with the mesh.
+    """
+
+    position: ModelPosition
+    wrap: Callable[[Model], Model]
+
+
+def wrapped(model: Model, wrappers: Iterable[ModelWrapper]) -> Model:
+    """Returns a model in its wrappers; of those at one position, the first is next to the model."""
+    offers = [*wrappers]
+    for wrapper in offers:
+        if wrapper.position not in POSITIONS:
+            what = f"The chain of models has no position {wrapper.position!r}"
+            raise ConfigError(what, remedy=f"Known are {', '.join(POSITIONS)}", field="position")
+    for wrapper in sorted(offers, key=lambda wrapper: POSITIONS.index(wrapper.position), reverse=True):
+        model = wrapper.wrap(model)
+    return model
 
 
 class Adapter(Wrapper):

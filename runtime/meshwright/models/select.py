@@ -13,12 +13,13 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from meshwright.core.errors import ConfigError
 from meshwright.core.money import Price
@@ -315,18 +316,30 @@ def _chain_of(agent: ModelChoice, environment: Mapping[str, str] | None) -> Chai
 # By configuration
 
 
-class _Configs(Protocol):
-    """The configurations of agents; `is_fresh` is whether those read last still count.
+class AgentModels(ABC):
+    """The component that says which models agents are configured to call.
 
-    `refresh` raises ModelUnavailable, `model_for` Unauthorized for a key that cannot be read.
+    `on_read` is called after each read with the names of all configured models.
     """
 
+    on_read: Callable[[Collection[str]], None]
+
     @property
-    def is_fresh(self) -> bool: ...
+    @abstractmethod
+    def is_fresh(self) -> bool:
+        """Whether the last read is still valid."""
 
-    async def refresh(self) -> None: ...
+    @abstractmethod
+    async def refresh(self) -> None:
+        """Read them again if they may have changed. Raises ModelUnavailable."""
 
-    def model_for(self, request: ModelRequest) -> AgentModel | None: ...
+    @abstractmethod
+    def model_for(self, request: ModelRequest) -> AgentModel | None:
+        """The model of a call, by the last read. Raises Unauthorized for a key that cannot be read."""
+
+    @abstractmethod
+    def last_read(self, tenant_id: str, agent_id: str) -> AgentModel | None:
+        """The model of an agent, by the last read. Raises Unauthorized."""
 
 
 class ConfiguredModels(NamedModels):
@@ -387,7 +400,7 @@ class ConfiguredModels(NamedModels):
 class Configured(Wrapper):
     """A model for the mesh's callers: a configuration decides the calls of its agent."""
 
-    def __init__(self, model: Model, configs: _Configs, models: ConfiguredModels) -> None:
+    def __init__(self, model: Model, configs: AgentModels, models: ConfiguredModels) -> None:
         super().__init__(model)
         self._configs = configs
         self._models = models

@@ -4,61 +4,79 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from meshwright.agents.binding import BoundAgents
 from meshwright.component import Actors, Component
 from meshwright.core import topics
+from meshwright.core.capability import Registration
 from meshwright.events.projections import Projection
 from meshwright.events.status import WaitProjection
+from meshwright.events.waits import EventWaits
 from meshwright.kernel.host import Subscription
 from meshwright.kernel.turns import ActorKind
+from meshwright.ledger.allowances import Allowances
+from meshwright.ledger.budgets import Budgets
+from meshwright.ledger.keys import Keys
 from meshwright.ledger.spending import Spending
 from meshwright.mesh import Mesh
 from meshwright.orchestration.acceptance import Admission
+from meshwright.orchestration.event_words import FACTS
 from meshwright.orchestration.orchestrator import Orchestrator, task_of
 from meshwright.orchestration.presence import Presence
 from meshwright.orchestration.registry import Registry
 from meshwright.orchestration.scoring import OutcomeProjection
+from meshwright.orchestration.status import StatusReader
+from meshwright.orchestration.tasks import Tasks
 from meshwright.orchestration.tenants import Tenants
-from meshwright.roles import FRONT
+from meshwright.roles import FRONT, ORCHESTRATION
 from meshwright.work.conversation import CONVERSATION, Conversation
-from meshwright.work.protocol import ORCHESTRATOR
-
-ORCHESTRATION = ORCHESTRATOR.lower()
-"""The app in which tasks are orchestrated, and what the whole mesh asks lives."""
 
 
 class OrchestrationComponent(Component):
-    """Which agents are there, which of them gets a task, and how many tasks may be open."""
+    """Which agents are there, which of them gets a task, how many may be open, and the operations on them."""
 
     name = "orchestration"
+    facts = FACTS
     apps = (ORCHESTRATION, FRONT)
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         presence, host = mesh.settings.presence, mesh.host
-        mesh.registry = Registry(
+        self._registry = Registry(
             host.clock,
             degraded_after_seconds=presence.degraded_after_seconds,
             offline_after_seconds=presence.offline_after_seconds,
         )
-        mesh.spending = Spending(
+        spending = Spending(
             host,
             mesh.log,
-            budgets=mesh.budgets,
-            allowances=mesh.allowances,
-            registry=mesh.registry,
-            keys=mesh.keys,
+            budgets=mesh.get(Budgets),
+            allowances=mesh.get(Allowances),
+            registry=self._registry,
+            keys=mesh.get(Keys),
         )
-        mesh.tenants = Tenants(mesh.settings.tenants, host.clock, mesh.tell, mesh.log.stored_bytes)
-        mesh.admission = Admission(
+        tenants = Tenants(mesh.settings.tenants, host.clock, mesh.tell, mesh.log.stored_bytes)
+        admission = Admission(
             host,
             mesh.log,
-            mesh.tenants,
+            tenants,
             max_open_tasks=self.config.max_open_tasks,
             max_thread_tasks=self.config.max_thread_tasks,
         )
         seconds = presence.heartbeat_seconds
-        own = Presence(host, mesh.log, mesh.registry, mesh.registrations(), heartbeat_seconds=seconds)
-        self.parts += [mesh.admission, own] if mesh.role.is_front else [own]
+        own = Presence(host, mesh.log, self._registry, self._registrations(), heartbeat_seconds=seconds)
+        for thing in (self._registry, spending, tenants, admission, own):
+            mesh.provide(thing)
+        tasks = mesh.provide(Tasks(mesh))
+        mesh.provide(StatusReader(mesh))
+        waits = EventWaits(host, mesh.log, tasks.resume)
+        self.parts += [admission, own, waits] if mesh.role.is_front else [own]
+
+    def _registrations(self) -> list[Registration]:
+        """How the agents and apps of this process make themselves known; the latter take no tasks."""
+        mesh = self.mesh
+        agents = [bound.agent.registration() for bound in mesh.get(BoundAgents).values()]
+        own = [app for app in mesh.apps if mesh.role.runs(app)]
+        return [*agents, *(Registration(agent_id=app, name=app, kind="system") for app in own)]
 
     def projections(self) -> Iterable[Projection]:
         """How the last attempts of agents ended, and what tasks wait for."""
@@ -67,7 +85,7 @@ class OrchestrationComponent(Component):
     def actors(self) -> Iterable[Actors]:
         """One actor for each task, and one for the conversation of each thread."""
         attempts = self.config.max_attempts
-        kind = ActorKind.of(Orchestrator, registry=self.mesh.registry, max_attempts=attempts)
+        kind = ActorKind.of(Orchestrator, registry=self._registry, max_attempts=attempts)
         results = Subscription(topics.TASK_RESULTS, task_of, "settle", sealed=True)
         return [
             Actors(kind, ORCHESTRATION, (results,)),

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from meshwright.core import topics
 from meshwright.core.capability import Registration
-from meshwright.core.clock import Clock
 from meshwright.core.encoding import encode
-from meshwright.core.errors import HostError, NotFound
+from meshwright.core.errors import NotFound
 from meshwright.core.messages import Event, Outcome, new_id
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
+from meshwright.kernel.timers import every
 from meshwright.orchestration.registry import Registry, StatusChange
 from meshwright.orchestration.scoring import counts, recent_outcomes
 
@@ -92,15 +90,16 @@ class HealthProbes:
             return f"{url} cannot be reached: {error or type(error).__name__}"
 
 
-logger = logging.getLogger("meshwright.presence")
-
 _ROLL_CALL = "agent.roll_call"
 """A process has come, and asks who is there."""
 CHECK_SECONDS = 5.0  # between looks at who has gone silent, and probes of what agents depend on
 
 
 class Presence:
-    """Keeps the registry true: who is here, who is silent, whose dependencies answer, who succeeded."""
+    """Keeps the registry true: who is here, who is silent, whose dependencies answer, who succeeded.
+
+    `registrations` are those of this process.
+    """
 
     def __init__(
         self,
@@ -114,7 +113,7 @@ class Presence:
         self._host = host
         self._log = log
         self._registry = registry
-        self._registrations = registrations
+        self.registrations = registrations
         self._heartbeat_seconds = heartbeat_seconds
         self._probes = HealthProbes(registry)
         self._tasks: list[asyncio.Task[None]] = []
@@ -128,7 +127,7 @@ class Presence:
         for agent_id, capability, success in await self._log.view(recent_outcomes):
             self._registry.record(agent_id, capability, success)
         await self._host.emit(
-            [self._event("agent.registered", own.agent_id, own) for own in self._registrations]
+            [self._event("agent.registered", own.agent_id, own) for own in self.registrations]
         )
         self._host.broadcast(self._event(_ROLL_CALL, "", {}))
         clock = self._host.clock
@@ -160,11 +159,11 @@ class Presence:
 
     def _answer(self) -> None:
         """Publish all agents of this process in full, for processes that joined since."""
-        for registration in self._registrations:
+        for registration in self.registrations:
             self._host.broadcast(self._event("agent.heartbeat", registration.agent_id, registration))
 
     def _see_own(self) -> None:
-        for registration in self._registrations:
+        for registration in self.registrations:
             self._registry.heartbeat(registration.agent_id)
 
     def _event(self, event_type: str, agent_id: str, payload: Any) -> Event:
@@ -199,17 +198,5 @@ class Presence:
 
     def _register(self, payload: Any) -> None:
         registration = payload if isinstance(payload, Registration) else Registration.model_validate(payload)
-        if registration.agent_id not in {own.agent_id for own in self._registrations}:
+        if registration.agent_id not in {own.agent_id for own in self.registrations}:
             self._registry.register(registration)
-
-
-async def every(clock: Clock, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
-    """Do something now and then every so many seconds, until cancelled."""
-    while True:
-        try:
-            await work()
-        except HostError as error:
-            logger.warning("a regular duty is put off: %s", error)
-        except Exception:  # whatever it was, the duty does not end for good
-            logger.exception("a regular duty failed, and is tried again in %g s", seconds)
-        await clock.sleep_until(clock.now() + timedelta(seconds=seconds))

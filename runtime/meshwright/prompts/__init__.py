@@ -18,5 +18,15 @@ nothing else: no blocks, no expressions, no roles.
 
 from meshwright.prompts.folder import Brought, Prompts
 from meshwright.prompts.prompt import RUN_VARIABLES, Prompt, parse_prompt
+from meshwright.prompts.sources import PromptContext, PromptSource, PromptSources
 
-__all__ = ["RUN_VARIABLES", "Brought", "Prompt", "Prompts", "parse_prompt"]
+__all__ = [
+    "RUN_VARIABLES",
+    "Brought",
+    "Prompt",
+    "PromptContext",
+    "PromptSource",
+    "PromptSources",
+    "Prompts",
+    "parse_prompt",
+]

@@ -13,6 +13,7 @@ from typing import Any
 from meshwright.core.errors import PromptError
 from meshwright.core.messages import ID_PATTERN
 from meshwright.prompts.prompt import MAX_PROMPT_BYTES, Prompt, offered_to, parse_prompt
+from meshwright.prompts.sources import NO_RUN, PromptContext
 
 _SUFFIX = ".prompt"
 _Version = tuple[int, int]  # a file's time of change in nanoseconds, and its size
@@ -103,14 +104,17 @@ class Prompts:
         self._tell = on_event or (lambda event_type, payload: None)
         self._loaded: dict[str, _Loaded] = {}
 
-    def get(self, name: str) -> Prompt:
-        """The prompt of that name, parsed once. Raises PromptError only where that can be no file's name."""
+    def resolve(self, name: str, context: PromptContext = NO_RUN) -> Prompt:
+        """Returns the prompt of that name, the same for every run, parsed once.
+
+        Raises PromptError only for what can be no file's name.
+        """
         loaded = self._loaded.get(name)
         if loaded is None:
             loaded = self._loaded[name] = self._load(name)
         return loaded.prompt
 
-    def refresh(self) -> list[str]:
+    def reload(self) -> list[str]:
         """Read again what has changed on disk since it was read, and return the names.
 
         Each usable one leaves an event `prompt.reloaded {name, path, digest}`.
@@ -159,7 +163,7 @@ class Prompts:
         return None
 
     def _load(self, name: str, last: Prompt | None = None) -> _Loaded:
-        version = self._version(name)  # before the content: a change in between is seen by the next refresh
+        version = self._version(name)  # before the content: a change in between is seen by the next reload
         if version is None and name in BUILT_IN and name not in self._brought:  # no project has to have it
             return _Loaded(parse_prompt(name, BUILT_IN[name].encode(), source="built-in"), version)
         try:

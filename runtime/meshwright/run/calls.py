@@ -188,9 +188,9 @@ class ModelCalls:
         `asked`: a reply in the journal stands, whatever prompt, tools and model are now. `max_tokens` is
         instead of the prompt's; `events` are published with the step.
 
-        Raises LimitReached for a conversation that `begins` where tokens, money or time are used up. Where
-        the provider is away the run waits, and asks again. Raises ModelError, and the same again when the run
-        is resumed, so that an agent which went on without an answer does so again.
+        Raises LimitReached for a conversation that `begins` where tokens, money or time are used up. If the
+        provider is away the run waits, and asks again. Raises ModelError, and the same again when the run is
+        resumed, so that an agent which went on without an answer does so again.
         """
         attempt = self._attempt
         request = self._request(prepared, messages, specs, shape, max_tokens)

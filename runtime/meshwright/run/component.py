@@ -1,27 +1,36 @@
-"""The component that deletes the contents of old tasks."""
+"""The component that erases contents of tasks: on request, and those of old ones."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from meshwright.component import Component
+from meshwright.events.audit import Audit
 from meshwright.mesh import Mesh
-from meshwright.run.erasure import Contents
+from meshwright.run.erasure import Contents, Eraser
+from meshwright.run.event_words import FACTS
 
 
 class ContentsComponent(Component):
-    """Deletes what was said at the steps of old tasks, where the settings say after how many days."""
+    """Erases contents of tasks, and what was said at the steps of old ones after the days of the settings."""
 
     name = "contents"
+    facts = FACTS
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         settings = mesh.settings
+        mesh.provide(
+            Eraser(mesh.host, mesh.log, mesh.database, mesh.get(Audit), mesh.tracing, self._erase_hooks)
+        )
         limits = [
             days for days in (settings.keep_contents_days, settings.keep_events_days) if days is not None
         ]
         if limits and mesh.role.is_front:
             self.parts.append(Contents(mesh.host, mesh.log, mesh.tell, keep_days=min(limits)))
+
+    def _erase_hooks(self) -> Iterable[Callable[[str, Sequence[str]], Awaitable[None]]]:
+        return [component.erase for component in self.mesh.components if isinstance(component, Component)]
 
     async def erase(self, tenant_id: str, task_ids: Sequence[str]) -> None:
         """Have the Redis of a mesh on Dapr take from its disk what was erased. Raises ServiceFailed."""

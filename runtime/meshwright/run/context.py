@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from meshwright.agent import Agent
-from meshwright.context.memory import Memory
+from meshwright.context.memory import MemoryStore
 from meshwright.context.service import ContextClient
 from meshwright.core.clock import Clock
 from meshwright.core.errors import AgentError, DelegationFailed, ToolFailed
@@ -24,7 +24,7 @@ from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.activity import Activity
 from meshwright.ledger.budgets import Budgets
 from meshwright.models.port import CallContext, Model, ModelWindow, OnCall
-from meshwright.prompts import Prompts
+from meshwright.prompts import PromptSources
 from meshwright.run.limits import StepTime
 from meshwright.run.parking import Parking
 from meshwright.tools.settings import ApprovalRule
@@ -132,8 +132,8 @@ class Services:
     host: Runtime
     model: Model
     context: ContextClient
-    memory: Memory
-    prompts: Prompts
+    memory: MemoryStore
+    prompts: PromptSources
     tracing: Tracing | NoTracing
     clock: Clock
     project_id: str = "default"

@@ -8,7 +8,7 @@ each person, which would have to be found for each read and kept as safe as the 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -27,7 +27,7 @@ from meshwright.events.log import EventLog
 from meshwright.events.tasks import SubjectTask, TaskSubject, ended_tasks, erase_task_rows, tasks_of
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
-from meshwright.orchestration.presence import every
+from meshwright.kernel.timers import every
 from meshwright.sql.database import Database, Row, Session
 from meshwright.sql.folder import LAST_ERROR
 from meshwright.work.conversation import MESSAGES, conversation_of
@@ -130,12 +130,18 @@ class Erased(NamedTuple):
 
 
 class Eraser:
-    """Erases the contents of tasks everywhere; `hooks` erase what components have of them."""
+    """Erases the contents of tasks everywhere; `hooks` returns what erases those that components have."""
 
     def __init__(
-        self, host: Runtime, log: EventLog, database: Database, audit: Audit, tracing: Tracing | NoTracing
+        self,
+        host: Runtime,
+        log: EventLog,
+        database: Database,
+        audit: Audit,
+        tracing: Tracing | NoTracing,
+        hooks: Callable[[], Iterable[Callable[[str, Sequence[str]], Awaitable[None]]]],
     ) -> None:
-        self.hooks: tuple[Callable[[str, Sequence[str]], Awaitable[None]], ...] = ()
+        self._hooks = hooks
         self._host = host
         self._log = log
         self._database = database
@@ -162,7 +168,7 @@ class Eraser:
                 erase_one = _erase_copies if task.is_witness else _erase_task
                 key = TaskKey(tenant_id, task.task_id)
                 events += await erase_one(self._host, self._log, self._database, key)
-            for erase in self.hooks:
+            for erase in self._hooks():
                 await erase(tenant_id, task_ids)
             (self._database.folder / LAST_ERROR).unlink(missing_ok=True)
             await self._database.compact()

@@ -109,9 +109,9 @@ class Run:
     async def attach(self, file: File | TaskFile) -> File:
         """Give the outcome a file; one of another task's outcome is copied. Returns it with its bytes.
 
-        What models give in the run, pictures and sound, is attached by itself, and so is what an agent gave
-        that the model asked. Raises TooLarge over six tenths of `max_record_bytes`, NotFound for a file of
-        another task that is not there any more.
+        Pictures and sound that models give in the run are attached automatically, as are the files of an
+        agent that the model asked. Raises TooLarge over six tenths of `max_record_bytes`, NotFound for a file
+        of another task that is not there any more.
         """
         if not isinstance(file, File | TaskFile):
             raise AgentError(

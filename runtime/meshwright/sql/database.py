@@ -55,10 +55,10 @@ class Session(ABC):
 
     dialect: ClassVar[_Dialect]
     unbindable: ClassVar[tuple[type[Exception], ...]] = ()
-    """What the driver raises for a value that it cannot send, before anything is written."""
+    """The errors of the driver for a value that it cannot send, raised before anything is written."""
     connection: Any
     gathered: Any = None
-    """What the event log has gathered of the rows that it wrote here."""
+    """The values that the event log has gathered from the rows that it wrote here."""
 
     @abstractmethod
     def execute(self, statement: str, values: Values = ()) -> Cursor:
@@ -166,7 +166,7 @@ class Database(ABC):
 
     def __init__(self, location: str, folder: Path) -> None:
         self.location = location
-        """Where it is, for people: never a password."""
+        """The address of the database, for people: never with a password."""
         self.folder = folder
         """The data folder of this process."""
         self.accepted_loss: Loss | None = None
@@ -174,7 +174,7 @@ class Database(ABC):
         self.on_failure: Callable[[StoreFailed], None] = lambda error: None
         """Called when writing has failed for good and no caller waits for the write."""
         self.preloaded: list[Any] = []
-        """What a process that writes imports before it is asked for anything."""
+        """The objects that a writing process imports before its first request."""
         self._migrations: dict[str, Traversable] = {MESH: resources.files(migrations)}
         self._waiting: deque[Job] = deque()
         self._is_writing = False
@@ -293,7 +293,7 @@ class Database(ABC):
     ) -> None:
         """Have the writer call `function(session, *args)`; `done(result, error)` follows the commit.
 
-        What the function raises fails the whole transaction. Where a process writes, it is a module's
+        An error of the function fails the whole transaction. If a process of its own writes, it is a module's
         function, and arguments and result are plain data or can be pickled.
         """
         self._waiting.append(Job(function, args, done))
@@ -302,7 +302,7 @@ class Database(ABC):
     async def write(self, function: Callable[..., ResultT], *args: Any, **kwargs: Any) -> ResultT:
         """Call `function(session, ...)` in a write transaction; returns its result once that is durable.
 
-        What the function raises is raised here, and undoes only what the function did. Raises StoreFailed.
+        An error of the function is raised here, and undoes only what the function did. Raises StoreFailed.
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 

@@ -1,12 +1,14 @@
-"""Columns that hold encrypted secrets, and their encryption with a newer key."""
+"""Stored secrets: their keys, the columns that hold them encrypted, and the encryption with a newer key."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
-from meshwright.core.cipher import Cipher
+from meshwright.core.cipher import Cipher, new_key
 from meshwright.sql.database import Database, Session
+from meshwright.sql.folder import KeyFile
 
 
 class EncryptedColumn(NamedTuple):
@@ -16,18 +18,37 @@ class EncryptedColumn(NamedTuple):
     column: str
 
 
-async def renew_all(database: Database, cipher: Cipher, columns: Sequence[EncryptedColumn]) -> int:
-    """Encrypt all values of columns with the newest key; returns how many there are.
+class Secrets:
+    """The stored secrets of a mesh, encrypted with the keys of the settings, or else of a file.
 
-    A value that changes meanwhile is encrypted with that key already. Raises ConfigError for one that no key
-    fits; what came before it is done.
+    `columns` are those of all components. Raises ConfigError for a key that cannot be used.
     """
-    renewed = 0
-    for column in columns:
-        for value in await database.read(_values, column):
-            await database.write(_replace, column, value, cipher.renew(value))
-            renewed += 1
-    return renewed
+
+    def __init__(self, database: Database, keys: Sequence[str], file: Path) -> None:
+        self.columns: Sequence[EncryptedColumn] = ()
+        self._database = database
+        self._file = None if keys else KeyFile(file, new_key)
+        if self._file is None:
+            self.cipher = Cipher(lambda: keys, "the setting secrets.keys")
+            self.cipher.encrypt("")  # so that an unusable key stops the start
+        else:
+            self.cipher = Cipher(self._file.keys, str(file))
+
+    async def rotate(self) -> int:
+        """Encrypt all secrets with the newest key, and return how many there are.
+
+        Keys of a file get a new one for that; the older ones stay, for copies of the data. A value that
+        changes meanwhile is encrypted with that key already. Raises ConfigError for a secret that no key
+        fits; what came before it is done.
+        """
+        if self._file is not None:
+            self._file.add()
+        renewed = 0
+        for column in self.columns:
+            for value in await self._database.read(_values, column):
+                await self._database.write(_replace, column, value, self.cipher.renew(value))
+                renewed += 1
+        return renewed
 
 
 def _values(session: Session, of: EncryptedColumn) -> list[str]:

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 LOCK_NAME = "mesh.lock"
-_LOCK_SECONDS, _ENDING_SECONDS = 1.0, 10.0  # the second for programs of a process that is gone
+_LOCK_SECONDS, _ENDING_SECONDS = 3.0, 10.0  # for a command that reads; for what a gone process left
 _LOCK_PAUSE_SECONDS = 0.02
 LAST_ERROR = "last-error.txt"
 """The last traceback."""
@@ -35,7 +35,7 @@ MARKS = (
     "cache.db",
     "demo",
 )
-"""What says that a folder holds the data of a mesh: one of them is in each."""
+"""Names of files by which a folder of data is recognised: each has one of them."""
 SOCKET_NAME = "mesh.sock"
 """The Unix socket at which this machine's own user finds the mesh."""
 SECRET_KEY = "secret.key"
@@ -48,7 +48,7 @@ IGNORE = ".gitignore"
 def make_private(folder: Path) -> Path:
     """Make a data folder, or one that exists private: 0700, its files 0600. Returns the folder.
 
-    Call it before anything is written there. What was open to other users' eyes is tightened, with a warning.
+    Call it before anything is written there. Files that other users could read are tightened, with a warning.
     Raises StoreFailed for a folder that others own or can write, for one that others can read and that holds
     something else than a mesh's data, for one with links in it, and for one that cannot be made; OSError
     where the disk refuses later.

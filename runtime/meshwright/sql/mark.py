@@ -40,7 +40,7 @@ class _Mark(NamedTuple):
 
 
 class Loss(NamedTuple):
-    """What a store has lost: its events after one `seq` up to another, and about so many tasks."""
+    """The loss of a store: its events after one `seq` up to another, and about so many tasks."""
 
     seq: int
     marked_seq: int
@@ -67,7 +67,8 @@ class Marker:
         self._mark: _Mark | None = None
 
     def loss(self, connect: Callable[[], Session] | None) -> Loss | None:
-        """What the database that this opens (None: there is none) lacks. Changes nothing in the folder.
+        """Returns the events and tasks that the database lacks (None: there is no database). Changes nothing
+        in the folder.
 
         Without a mark that is not known; a log with events then gets a warning.
         """
@@ -107,7 +108,7 @@ class Marker:
         self._mark = mark
 
     def _make_durable(self) -> None:
-        """Where commits are not synced, a power cut could leave the mark and take what it speaks of."""
+        """If commits are not synced, a power cut could leave the mark and take the events that it counts."""
         if self._sync is not None and self._sync.exists():
             wal = os.open(self._sync, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:

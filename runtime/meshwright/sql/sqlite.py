@@ -64,7 +64,7 @@ class SqliteSession(Session):
     unbindable = (UnicodeEncodeError, OverflowError, sqlite3.InterfaceError, sqlite3.ProgrammingError)
 
     errors = (sqlite3.Error, UnicodeDecodeError)
-    """What `execute` raises where the file cannot be read."""
+    """The errors of `execute` for a file that cannot be read."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
@@ -256,7 +256,8 @@ class SqliteDatabase(ApartDatabase):
 
 
 def _compact(session: Session) -> str | None:
-    """Rewrite the file; returns why that failed. What came before in the group is committed by then."""
+    """Rewrite the file; returns why that failed. The requests before it in the group are committed by
+    then."""
     session.execute("COMMIT")
     try:
         session.execute("VACUUM")

@@ -1,9 +1,9 @@
 """The writer of a database as a process of its own, so that commits do not wait for the interpreter.
 
-A group of jobs goes over as names of functions with their arguments, and comes back as their results once
-it is durable. Of a SQLite file the process holds the folder's lock too. It ends when its pipe does, with
-whatever ended the mesh, once it has written the groups that came whole. Where it ends first, a SQLite file
-says whether the group under way was written: its id and results are part of its transaction.
+A group of jobs goes over as names of functions with their arguments, and comes back as their results once it
+is durable. Of a SQLite file the process holds the folder's lock too. It ends when its pipe does, with
+whatever ended the mesh, once it has written the groups that came whole. If it ends first, a SQLite file tells
+whether the group under way was written: its id and results are part of its transaction.
 """
 
 from __future__ import annotations
@@ -149,7 +149,8 @@ class WriterProcess:
 
 
 class ApartDatabase(Database):
-    """Writes in a thread, and from `write_apart` on in a process. Where that ends, another is started."""
+    """Writes in a thread, and from `write_apart` on in a process. If that process ends, another is
+    started."""
 
     def __init__(self, location: str, folder: Path) -> None:
         super().__init__(location, folder)
@@ -172,7 +173,7 @@ class ApartDatabase(Database):
 
     @abstractmethod
     def _writer(self) -> Callable[[], Session]:
-        """What opens the session that writes, in another process: it can be pickled."""
+        """Opens the session that writes, in another process: it can be pickled."""
 
     @abstractmethod
     def _writer_ended(self, process: WriterProcess, jobs: Sequence[Job]) -> None:

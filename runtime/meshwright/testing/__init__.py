@@ -1,4 +1,4 @@
-"""What an agent's author tests with: a mesh in memory, a scripted model, and a clock to move by hand.
+"""Test tools for authors of agents: a mesh in memory, a scripted model, and a clock to move by hand.
 
 Each name is imported when it is first used, so that pytest starts no slower for them.
 """

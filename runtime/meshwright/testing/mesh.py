@@ -18,12 +18,13 @@ from meshwright.core import topics
 from meshwright.core.clock import Clock
 from meshwright.core.errors import MeshError, ModelError, PromptError
 from meshwright.core.messages import Caller, Event, Outcome, Receipt, TaskRequest
-from meshwright.events.inbox import Question
+from meshwright.events.inbox import Inbox, Question
 from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
 from meshwright.models.errors import ModelRefused
 from meshwright.models.offline import stream_words
 from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta, ToolCall
+from meshwright.orchestration.tasks import Tasks
 from meshwright.prompts.folder import BUILT_IN
 from meshwright.runtimes import StoreDeps
 from meshwright.settings import load_settings
@@ -143,7 +144,7 @@ class Events(list[Event]):
 
     @property
     def payloads(self) -> list[Any]:
-        """What each event says, as plain data."""
+        """The payload of each event, as plain data."""
         return [event.payload for event in self]
 
 
@@ -172,13 +173,13 @@ class MeshUnderTest:
 
     async def submit(self, request: TaskRequest | None = None, **fields: Any) -> Receipt:
         """Take a task, given whole or by its fields, and return at once."""
-        return await self.mesh.submit(request or TaskRequest(**fields))
+        return await self.mesh.get(Tasks).submit(request or TaskRequest(**fields))
 
     async def outcome(self, task_id: str) -> Outcome:
         """Wait for the outcome of a task. Raises what `ask` does, and MeshError after 30 seconds."""
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
-                outcome = await self.mesh.outcome(task_id)
+                outcome = await self.mesh.get(Tasks).outcome(task_id)
         except TimeoutError:
             last = ", ".join(self.events(task_id=task_id).names[-_SHOWN_EVENTS:])
             raise MeshError(
@@ -201,7 +202,7 @@ class MeshUnderTest:
                 )
 
     def events(self, event_type: str | None = None, *, task_id: str | None = None) -> Events:
-        """What has happened so far, or what of a type or a task."""
+        """The events so far, or those of a type or a task."""
         return Events(
             event
             for event in self._events
@@ -217,7 +218,7 @@ class MeshUnderTest:
         stop = self.mesh.host.listen(topics.TASK_PROGRESS, lambda event: news.set(), ("task.waiting",))
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
-                while len(found := (await self.mesh.inbox.page(Caller().tenant_id)).items) < count:
+                while len(found := (await self.mesh.get(Inbox).page(Caller().tenant_id)).items) < count:
                     await news.wait()
                     news.clear()
         except TimeoutError:
@@ -227,9 +228,9 @@ class MeshUnderTest:
         return list(found)
 
     async def answer(self, question: Question, value: Any, *, by: str = "tester") -> None:
-        """Answer a question, as the caller `by`. Raises what `Mesh.answer` does."""
+        """Answer a question, as the caller `by`. Raises what `Tasks.answer` does."""
         caller = Caller(requested_by=by)
-        await self.mesh.answer(question.task_id, question.wait_id, value, caller)
+        await self.mesh.get(Tasks).answer(question.task_id, question.wait_id, value, caller)
 
     async def advance(self, seconds: float) -> None:
         """Move the clock, and let run what is due. Only for a mesh with a ManualClock."""

@@ -46,8 +46,8 @@ class ManualClock:
     async def advance(self, seconds: float) -> None:
         """Move ahead by that much, stopping wherever somebody sleeps until, so that what is due can run.
 
-        What a turn starts in another thread or process may still be under way on return: wait for the event
-        that tells its end.
+        Work that a turn starts in another thread or process may still be under way on return: wait for the
+        event that tells its end.
         """
         end = self._now + timedelta(seconds=seconds)
         await self._settle()

@@ -59,7 +59,7 @@ class Decision(Struct):
 class ApprovalCall:
     """A call of a tool that may need an approval: its validated arguments, and the hash that binds them.
 
-    What is shown of the arguments is redacted; the hash is of the arguments themselves.
+    The shown arguments are redacted; the hash is of the arguments themselves.
     """
 
     tool: Tool

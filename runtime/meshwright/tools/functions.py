@@ -82,7 +82,7 @@ class FunctionTool(Tool):
     def _read(self, text: str) -> dict[str, Any]:
         """Check JSON text strictly, and return the value of each parameter, defaults included.
 
-        What is nearly JSON and can mean one thing alone is read as that: see `repaired`.
+        Text that is nearly JSON and can mean only one thing is read as that: see `repaired`.
         """
         if len(text) > _MAX_ARGUMENTS_CHARS:
             raise TooLarge(

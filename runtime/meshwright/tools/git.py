@@ -65,7 +65,7 @@ _OWN_REPOSITORY = "Set as workspace the folder that holds the repository's .git 
 class GitTools(Toolset):
     """Reads the git repository whose root is the workspace, and changes nothing.
 
-    What is private in the workspace is private in its history.
+    Files that are private in the workspace are private in its history.
     """
 
     @tool(idempotent=True)

@@ -67,10 +67,10 @@ MAX_RESULT_CHARS = 32_000
 class LimitedTool(ToolWrapper):
     """A tool within the limits of its agent: time, size, and what of its errors and results is shown.
 
-    What a tool raises on purpose (any MeshError) passes as it is, every other exception becomes ToolFailed,
-    and so does a call that takes longer than the tool's own timeout or `timeout_seconds`. The result is plain
-    JSON data; one over 32,000 characters is text that says where it was cut. Secrets are redacted. One
-    with files in it is a ToolResult.
+    A MeshError of a tool passes as it is, every other exception becomes ToolFailed, and so does a call that
+    takes longer than the tool's own timeout or `timeout_seconds`. The result is plain JSON data; one over
+    32,000 characters is text that says where it was cut. Secrets are redacted. One with files in it is a
+    ToolResult.
     """
 
     def __init__(self, inner: Tool, timeout_seconds: float) -> None:

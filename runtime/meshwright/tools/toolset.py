@@ -70,8 +70,8 @@ class _Listing(NamedTuple):
 class Workspace:
     """The files under `root`; a path or a link that leads anywhere else is refused.
 
-    What is private is refused too: files with names that commonly hold secrets, and whatever lies at or below
-    one of the `hidden` paths, such as the mesh's own data.
+    Private files are refused too: those with names that commonly hold secrets, and all at or below one of the
+    `hidden` paths, such as the mesh's own data.
     """
 
     def __init__(self, root: Path, hidden: Sequence[Path] = ()) -> None:
@@ -213,8 +213,8 @@ class Toolset:
     """Base of a set of tools. Name the class in an agent's `toolsets`; its `@tool` methods become tools.
 
     Each agent has an instance of its own. `start` and `close` are called once, as the mesh starts and stops;
-    `tools` after `start`, so that it may ask another system which tools there are. Where it has settings of
-    its own, `config_type` is their shape, and `config` what the table [tools.NAME] of mesh.toml says.
+    `tools` after `start`, so that it may ask another system which tools there are. If it has settings of its
+    own, `config_type` is their shape, and `config` has the values of the table [tools.NAME] of mesh.toml.
     """
 
     name: ClassVar[str] = ""

@@ -138,11 +138,11 @@ class Journal:
         """Begin a step: one that was journaled before has its result, another gets it by `finish`.
 
         A step that is not `repeatable` journals its intent first. Found with an intent and no result it is
-        not run again, since it may have happened: the run waits for a person to say whether it is.
-        One that is not `costly` need not be durable before the next starts: it is run again for nothing.
-        One that is `paid` calls a model: it counts the calls that earlier claims did not live to record.
-        Where the block raises, the error and the calls that were made in it are recorded, for people: a
-        resumed run runs the step again.
+        not run again, since it may have happened: the run waits for a person to say whether it is. One that
+        is not `costly` need not be durable before the next starts: it is run again for nothing. One that is
+        `paid` calls a model: it counts the calls that earlier claims did not live to record. If the block
+        raises, the error and the calls that were made in it are recorded, for people: a resumed run runs the
+        step again.
         """
         scope, key = self._next(kind, request)
         return OpenStep(self, scope, key, request, repeatable=repeatable, costly=costly, paid=paid)

@@ -25,6 +25,7 @@ from meshwright.core.errors import HostError
 from meshwright.core.messages import Outcome, Receipt, TaskRequest
 from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
+from meshwright.orchestration.tasks import Tasks
 from meshwright.runtimes import StoreDeps
 from meshwright.stores.dapr import DaprStore, Options
 from tests.support.faults import dapr_controls
@@ -62,16 +63,17 @@ class Patient:
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
-        self.log = mesh.log
 
     async def submit(self, request: TaskRequest, *, idempotency_key: str) -> Receipt:
-        return await self._again(lambda: self._mesh.submit(request, idempotency_key=idempotency_key))
+        return await self._again(
+            lambda: self._mesh.get(Tasks).submit(request, idempotency_key=idempotency_key)
+        )
 
     async def outcome(self, task_id: str) -> Outcome:
-        return await self._again(lambda: self._mesh.outcome(task_id))
+        return await self._again(lambda: self._mesh.get(Tasks).outcome(task_id))
 
     async def cancel(self, task_id: str) -> Any:
-        return await self._again(lambda: self._mesh.cancel(task_id))
+        return await self._again(lambda: self._mesh.get(Tasks).cancel(task_id))
 
     async def _again(self, ask: Callable[[], Awaitable[ResultT]]) -> ResultT:
         while True:
@@ -105,13 +107,14 @@ def mesh_of(post: Post) -> Mesh:
         )
         return Runtime(store, clock=deps.clock, tracing=deps.tracing)
 
+    settings = Settings(data_dir=Path(post.data), host="dapr", namespace=post.namespace, **job.settings)
     return build_mesh(
-        Settings(data_dir=Path(post.data), host="dapr", namespace=post.namespace, **job.settings),
+        settings,
         project=ROOT,
         agents=fleet,
         model=CountingModel(books, unharmed.passes, max_seconds=job.max_model_seconds),
         host=make,
-        role=role_of(WHOLE_MESH, [each.agent_id for each in fleet], replica=not post.is_front),
+        role=role_of(settings, WHOLE_MESH, [each.agent_id for each in fleet], replica=not post.is_front),
     )
 
 
@@ -134,7 +137,7 @@ async def work(post: Post) -> None:
 async def be_client(mesh: Mesh, job: Job, begin: asyncio.Event) -> None:
     """Have the plan's tasks done, once told to begin."""
     await begin.wait()
-    await Client(Patient(mesh), job, Failpoints()).run()
+    await Client(Patient(mesh), mesh.log, job, Failpoints()).run()
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.kernel import ahead
 from meshwright.mesh import Mesh
+from meshwright.orchestration.tasks import Tasks
 from meshwright.runtimes import StoreDeps
 from meshwright.sql.sqlite import SqliteDatabase
 from tests.support.faults import controls
@@ -96,9 +97,7 @@ def mesh_of(job: Job, failpoints: Failpoints) -> Mesh:
 
 
 class Asked(Protocol):
-    """What a client has to do with: a mesh."""
-
-    log: EventLog
+    """What a client has to do with: the tasks of a mesh."""
 
     async def submit(self, request: TaskRequest, *, idempotency_key: str) -> Receipt: ...
 
@@ -110,8 +109,9 @@ class Asked(Protocol):
 class Client:
     """Has a plan's tasks done: sends each until it is accepted, writes that down, waits for its outcome."""
 
-    def __init__(self, mesh: Asked, job: Job, failpoints: Failpoints) -> None:
-        self._mesh = mesh
+    def __init__(self, tasks: Asked, log: EventLog, job: Job, failpoints: Failpoints) -> None:
+        self._tasks = tasks
+        self._log = log
         self._job = job
         self._failpoints = failpoints
         self._books = Books(Path(job.folder))
@@ -130,7 +130,7 @@ class Client:
             task_id = self._accepted.get(item.key) or await self._submit(item)
             if item.cancel and task_id not in self._cancelled:
                 await self._cancel(task_id)
-            outcome = await self._mesh.outcome(task_id)
+            outcome = await self._tasks.outcome(task_id)
             self._books.told.write([task_id, outcome.status, outcome.text])
             self._failpoints.passes("client.told")
             say("ended", task_id)
@@ -144,7 +144,7 @@ class Client:
         )
         if self._job.control == controls.ACK_ON_RECEIPT:
             self._books.accepted.write([item.key, controls.task_id_of(item.key)], durable=True)
-        receipt = await self._mesh.submit(request, idempotency_key=item.key)
+        receipt = await self._tasks.submit(request, idempotency_key=item.key)
         if self._job.control != controls.ACK_ON_RECEIPT:
             self._books.accepted.write([item.key, receipt.task_id], durable=True)
         self._failpoints.passes("client.accepted")
@@ -152,9 +152,9 @@ class Client:
 
     async def _cancel(self, task_id: str) -> None:
         started = EventFilter(task_id=task_id, event_type="task.started", after_seq=0)
-        async for _ in self._mesh.log.tail(started):
+        async for _ in self._log.tail(started):
             break
-        await self._mesh.cancel(task_id)
+        await self._tasks.cancel(task_id)
         self._books.cancelled.write(task_id)
         self._failpoints.passes("client.cancelled")
 
@@ -170,7 +170,7 @@ async def work(job: Job) -> None:
             await mesh.database.write_apart()
             say("writer", str(mesh.database.writer_pid))
         say("ready")
-        await Client(mesh, job, failpoints).run()
+        await Client(mesh.get(Tasks), mesh.log, job, failpoints).run()
     say("passed", json.dumps(failpoints.passed))
 
 

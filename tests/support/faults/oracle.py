@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from meshwright.core.messages import Event, Outcome
 from meshwright.events.tasks import TaskSummary
 from meshwright.kernel.envelope import ActorRecord, ActorRef
-from meshwright.mesh import FINAL
+from meshwright.orchestration.acceptance import FINAL
 from meshwright.work.protocol import ORCHESTRATOR, TaskKey
 from meshwright.work.record import TaskRecord
 

@@ -27,7 +27,7 @@ from meshwright.edges.channels.sender import Typing
 from meshwright.edges.deliveries import Gate, Proof
 from meshwright.edges.replies import Courier
 from meshwright.events.filter import EventFilter
-from meshwright.events.inbox import Question
+from meshwright.events.inbox import Inbox, Question
 from meshwright.identity.operations import Operations
 from meshwright.mesh import Mesh
 from meshwright.work.protocol import TaskKey
@@ -114,7 +114,7 @@ class ChannelReceiver:
             deadline=settings.deadline,
             budget_usd=settings.budget_usd,
         )
-        await self._mesh.component(Courier).ask(SCHEME, TaskKey(settings.tenant, task_id), address)
+        await self._mesh.get(Courier).ask(SCHEME, TaskKey(settings.tenant, task_id), address)
         with suppress(IdempotencyConflict):  # the same message, in other words since it was edited
             await Operations(self._mesh, caller).submit(request)
         self._typing.begin(channel, message, task_id)
@@ -137,7 +137,7 @@ class ChannelReceiver:
             return None
         answering = Operations(self._mesh, replace(caller, roles=frozenset({"approver"})))
         for _ in range(_MAX_TRIES):
-            question = await self._mesh.inbox.next_of(tenant_id, thread_id)
+            question = await self._mesh.get(Inbox).next_of(tenant_id, thread_id)
             if came_before := await self._mesh.log.query(given):  # after the inbox, which knows no more
                 return came_before[0].task_id
             value = None if question is None else answer_of(question, message.content)

@@ -26,7 +26,9 @@ from meshwright.edges.channels.messages import (
 from meshwright.edges.outgoing import Receivers, TryLater
 from meshwright.edges.replies import Address, Undeliverable
 from meshwright.events.filter import EventFilter
+from meshwright.events.inbox import Inbox
 from meshwright.mesh import Mesh
+from meshwright.orchestration.tasks import Tasks
 from meshwright.work.protocol import TaskKey
 from meshwright.work.record import TaskView
 
@@ -130,7 +132,7 @@ class ChannelSender:
 
     async def _is_next(self, channel: ChatChannel, where: ChannelAddress, event: Event) -> bool:
         """Whether a question is the one that the next message of the conversation answers."""
-        tenant_id, inbox = channel.settings.tenant, self._mesh.inbox
+        tenant_id, inbox = channel.settings.tenant, self._mesh.get(Inbox)
         first = await inbox.next_of(tenant_id, thread_of(tenant_id, channel.name, where.thread_id))
         return first is None or first.seq >= (event.seq or 0)
 
@@ -211,7 +213,7 @@ class Typing:
             async with asyncio.timeout(_MAX_SECONDS):
                 while True:
                     await asyncio.sleep(_SHOW_SECONDS)
-                    task = await self._mesh.task(task_id, channel.settings.tenant)
+                    task = await self._mesh.get(Tasks).task(task_id, channel.settings.tenant)
                     if task.status in ENDED:
                         return
                     status = await self._status(task)
@@ -228,7 +230,7 @@ class Typing:
         """Returns the progress of an agent; nothing while a person, a model or a time is waited for."""
         if any(wait.kind != "task" for wait in task.waits):
             return ""
-        if await self._mesh.inbox.next_of(task.tenant_id, task.thread_id) is not None:
+        if await self._mesh.get(Inbox).next_of(task.tenant_id, task.thread_id) is not None:
             return ""
         of_tree: dict[str, Any] = {"tenant_id": task.tenant_id, "event_type": "run.progress"}
         of_tree |= {"trace_id": task.trace_id} if task.trace_id else {"task_id": task.task_id}

@@ -19,7 +19,7 @@ from meshwright.events.tasks import TaskSubject
 from meshwright.identity.administration import Administration
 from meshwright.ledger.budgets import BudgetView
 from meshwright.ledger.costs import TaskEstimate
-from meshwright.ledger.keys import NewKey, keys_required
+from meshwright.ledger.keys import Keys, NewKey, keys_required
 from meshwright.ledger.virtual_keys import Key, KeyTenant
 
 router = make_router("administration")
@@ -175,7 +175,7 @@ async def list_keys(acting: Annotated[Administration, by("list_keys")]) -> KeyLi
     The administrator of the mesh sees those of all tenants.
     """
     mesh = acting.mesh
-    required = await keys_required(mesh.keys, mesh.settings)
+    required = await keys_required(mesh.get(Keys), mesh.settings)
     return KeyList(items=await acting.list_keys(), required=required)
 
 

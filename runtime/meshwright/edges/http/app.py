@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import lru_cache, partial
-from importlib.resources import files
 from ipaddress import ip_address
 from operator import itemgetter
 from typing import Any
@@ -33,10 +32,12 @@ from meshwright.edges.http.errors import (
     record_misuse,
 )
 from meshwright.edges.http.events import Streams
+from meshwright.edges.http.pages import page_routers
 from meshwright.edges.http.routing import ANY_PROBLEM, RouterKinds, complete_document, make_router
 from meshwright.edges.http.sessions import CREDENTIALS, Sessions
-from meshwright.identity.auth import Authenticator, Credentials, KeyAuthenticator, bearer_of
+from meshwright.identity.auth import Authenticators, Credentials, bearer_of
 from meshwright.mesh import Mesh
+from meshwright.orchestration.tenants import Tenants
 
 _DESCRIPTION = """
 Give tasks to a mesh of agents, follow them, and read what happened.
@@ -57,11 +58,6 @@ _ROUTERS = (
 _Bare = Callable[[Mesh, Request], Awaitable[Response]]
 _BARE: dict[tuple[str, str], _Bare] = {("POST", "/tasks"): tasks.answer_submit}
 """Routes that are answered without the framework, at a third of its cost: the one that is called most."""
-_PAGES = {
-    "/docs": ("docs.html", "text/html"),
-    "/docs/docs.css": ("docs.css", "text/css"),
-    "/docs/docs.js": ("docs.js", "text/javascript"),
-}
 _SINGLE = frozenset({b"host", b"origin", b"authorization", b"mesh-tenant"})
 _FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip", b"via"})
 
@@ -78,7 +74,6 @@ def create_app(
     streams: Streams | None = None,
     *,
     groups: tuple[str, ...] | None = None,
-    authenticator: Authenticator | None = None,
     only_models: bool = False,
 ) -> FastAPI:
     """Makes the HTTP API of a mesh with the routes of its components; the caller starts and stops the mesh.
@@ -97,7 +92,7 @@ def create_app(
             route for router in routers for route in router.routes
         ],  # an included router is matched twice
         redirect_slashes=False,
-        openapi_url=None,  # one of _pages, as it needs no key
+        openapi_url=None,  # one of _entry, as it needs no key
         docs_url=None,  # FastAPI's pages load their scripts from other sites
         redoc_url=None,
     )
@@ -107,19 +102,18 @@ def create_app(
     others = [router for part in components for router in _routers_of(part)]
     for router in others:
         app.include_router(router)
-    pages = _pages()
-    app.router.routes.extend(pages.routes)
-    kinds = RouterKinds(route for router in (*routers, *others, pages) for route in router.routes)
+    pages = [*page_routers(components), _entry()]
+    app.router.routes += [route for router in pages for route in router.routes]
+    kinds = RouterKinds(route for router in (*routers, *others, *pages) for route in router.routes)
     handle_errors(app)
-    authenticator = authenticator or KeyAuthenticator(mesh.keys, mesh.settings)
     app.state.sessions = Sessions(
-        authenticator,
+        mesh.get(Authenticators),
         mesh.host.clock.now,
-        tenants=mesh.tenants,
+        tenants=mesh.get(Tenants),
         max_streams=mesh.settings.http.max_streams,
     )
     bare = {} if only_models else _BARE
-    app.add_middleware(_Gate, mesh=mesh, authenticator=authenticator, kinds=kinds, bare=bare)
+    app.add_middleware(_Gate, mesh=mesh, kinds=kinds, bare=bare)
     return app
 
 
@@ -131,8 +125,8 @@ def _routers_of(component: Component) -> Sequence[APIRouter]:
     return [found] if isinstance(found, APIRouter) else found or ()
 
 
-def _pages() -> APIRouter:
-    """The documentation."""
+def _entry() -> APIRouter:
+    """The way in: the mesh's name, and the document of the API."""
     router = make_router(is_open=True)
 
     @router.get("/", include_in_schema=False)
@@ -143,18 +137,7 @@ def _pages() -> APIRouter:
     async def document(request: Request) -> Response:
         return JSONResponse(request.app.openapi())
 
-    for path, (name, media_type) in _PAGES.items():
-        router.add_api_route(path, _page(name, media_type), include_in_schema=False)
     return router
-
-
-def _page(name: str, media_type: str) -> Callable[[], Coroutine[Any, Any, Response]]:
-    content = files("meshwright.edges.http").joinpath("pages", name).read_bytes()
-
-    async def show() -> Response:
-        return Response(content, media_type=media_type, headers={"Cache-Control": "no-cache"})
-
-    return show
 
 
 # The gate
@@ -182,22 +165,22 @@ class _Gate:
     """Refuses what no honest client sends, and asks the authenticator for the caller of every request.
 
     The Host header must be one of this mesh's names (DNS rebinding): those of loopback, `allowed_hosts` and,
-    where the mesh listens off loopback, IP addresses and the machine's own name. Where a browser names an
-    Origin, that must be the host which is asked, or an allowed one (cross-site requests). WebSockets are
-    looked at too. Credentials are checked before a body is read; open routers need none.
+    where the mesh listens off loopback, IP addresses and the machine's own name. If a browser names an
+    Origin, it must be the requested host, or an allowed one (cross-site requests). WebSockets are looked at
+    too. Credentials are checked before a body is read; open routers need none.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         mesh: Mesh,
-        authenticator: Authenticator,
         kinds: RouterKinds,
         bare: dict[tuple[str, str], _Bare],
     ) -> None:
         self._app = app
         self._mesh = mesh
-        self._authenticator = authenticator
+        self._authenticator = mesh.get(Authenticators)
+        self._single = _SINGLE | {name.encode() for name in self._authenticator.headers}
         self._bare = bare
         self._names = frozenset(mesh.settings.http.allowed_hosts)
         self._exposed_names = self._names | {socket.gethostname().lower()}
@@ -208,7 +191,7 @@ class _Gate:
         """Pass a request on with its caller, or answer it."""
         kind, app = scope["type"], self._app
         if kind in ("http", "websocket"):
-            headers = [header for header in scope["headers"] if header[0] in _SINGLE]
+            headers = [header for header in scope["headers"] if header[0] in self._single]
             named = dict(headers)
             if objection := self._objection(scope, named, is_twice=len(named) != len(headers)):
                 app = error_response(objection)
@@ -219,7 +202,7 @@ class _Gate:
     async def _authenticated(self, scope: Scope, receive: Receive, headers: dict[bytes, bytes]) -> ASGIApp:
         """Returns what answers a request, once its caller is known."""
         try:
-            credentials = scope[CREDENTIALS] = _credentials(scope, headers)
+            credentials = scope[CREDENTIALS] = _credentials(scope, headers, self._authenticator.headers)
             scope[CALLER] = await self._authenticator.authenticate(credentials)
             if bare := self._bare.get((scope.get("method", ""), scope["path"])):
                 return await bare(self._mesh, Request(scope, receive))
@@ -233,7 +216,8 @@ class _Gate:
 
     def _objection(self, scope: Scope, headers: dict[bytes, bytes], *, is_twice: bool) -> MeshError | None:
         if is_twice:
-            what = "The request has two Host, Origin, Authorization or Mesh-Tenant headers"
+            names = ", ".join(sorted(name.decode().title() for name in self._single))
+            what = f"The request has two headers of one of these names: {names}"
             return _BadHeader(what, remedy="Send one of each", field="Host")
         host = headers[b"host"].decode("latin-1") if b"host" in headers else None
         origin = headers[b"origin"].decode("latin-1") if b"origin" in headers else None
@@ -260,7 +244,7 @@ class _Gate:
         return name in self._names
 
 
-def _credentials(scope: Scope, headers: dict[bytes, bytes]) -> Credentials:
+def _credentials(scope: Scope, headers: dict[bytes, bytes], wanted: Collection[str]) -> Credentials:
     """Returns the credentials of a request. Raises InvalidInput."""
     tenant = headers.get(b"mesh-tenant", b"").decode("latin-1").strip() or None
     if tenant is not None and not re.fullmatch(ID_PATTERN, tenant):
@@ -274,6 +258,9 @@ def _credentials(scope: Scope, headers: dict[bytes, bytes]) -> Credentials:
         is_local=is_local(scope),
         peer_uid=scope.get("state", {}).get(PEER_UID),
         tenant=tenant,
+        headers=tuple(
+            (name, headers[name.encode()].decode("latin-1")) for name in wanted if name.encode() in headers
+        ),
     )
 
 

@@ -40,7 +40,7 @@ from meshwright.edges.http.sessions import ServerSentEvents
 from meshwright.identity.operations import Operations
 from meshwright.mesh import Mesh
 from meshwright.models.errors import ModelTimeout, ModelUnavailable
-from meshwright.models.port import CallContext, ModelReply, ModelRequest
+from meshwright.models.port import CallContext, Model, ModelReply, ModelRequest
 
 GROUPS = ("default", "quality", "fast")
 _COST_HEADER = "x-litellm-response-cost"
@@ -165,7 +165,7 @@ async def complete_chat(
         with_usage = asked.stream_options is not None and asked.stream_options.include_usage
         call = await _begun(request, mesh, wanted)
         return ServerSentEvents(call.frames(answer, with_usage=with_usage), call.end)
-    reply = await _unless_gone(request, mesh.model.complete(wanted))
+    reply = await _unless_gone(request, mesh.get(Model).complete(wanted))
     return JsonLine(answer.whole(reply), headers=_cost_of(reply))
 
 
@@ -189,7 +189,7 @@ async def respond(
     if asked.stream:
         call = await _begun(request, mesh, wanted)
         return ServerSentEvents(answer.frames(call), call.end)
-    reply = await _unless_gone(request, mesh.model.complete(wanted))
+    reply = await _unless_gone(request, mesh.get(Model).complete(wanted))
     return JsonLine(answer.whole(reply), headers=_cost_of(reply))
 
 
@@ -206,7 +206,7 @@ async def embed(
     wanted = _embedding_request(
         asked, await operations.call_model(tenant_id=asked.tenant_id, user=asked.user)
     )
-    reply = await _unless_gone(request, mesh.model.complete(wanted))
+    reply = await _unless_gone(request, mesh.get(Model).complete(wanted))
     return JsonLine(_embedding_document(asked, reply), headers=_cost_of(reply))
 
 
@@ -243,7 +243,7 @@ async def complete(
         temperature=asked.temperature,
     )
     try:
-        reply = await _unless_gone(request, mesh.model.complete(wanted))
+        reply = await _unless_gone(request, mesh.get(Model).complete(wanted))
     except (ModelUnavailable, ModelTimeout) as error:
         return JsonLine(_UNAVAILABLE, 503, retry_after(error.retry_after_seconds))
     used = reply.usage
@@ -270,7 +270,7 @@ def _cost_of(reply: ModelReply) -> dict[str, str]:
 
 async def _begun(request: Request, mesh: Mesh, wanted: ModelRequest) -> StreamedCall:
     """A call whose answer has begun to stream: what fails before has the status of its error."""
-    call = StreamedCall(mesh.model, wanted)
+    call = StreamedCall(mesh.get(Model), wanted)
     try:
         await _unless_gone(request, call.begun())
     except BaseException:  # also where the server ends: nothing else would end the call

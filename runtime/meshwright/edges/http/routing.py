@@ -223,9 +223,7 @@ class RouterKinds:
 # OpenAPI
 
 
-_EXAMPLES: dict[str, Any] = json.loads(
-    files("meshwright.edges.http").joinpath("pages", "examples.json").read_text()
-)
+_EXAMPLES: dict[str, Any] = json.loads(files("meshwright.edges.http").joinpath("examples.json").read_text())
 """An example of every request and answer, by the name of its model."""
 PROBLEM = {"schema": {"$ref": "#/components/schemas/Problem"}}
 """The content of an answer that is a problem."""

@@ -10,6 +10,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -19,7 +20,7 @@ from meshwright.core.http_limits import LimitedServer
 from meshwright.edges.http.app import create_app, is_loopback
 from meshwright.edges.http.events import Streams
 from meshwright.edges.tls import Certificate
-from meshwright.ledger.keys import keys_required
+from meshwright.ledger.keys import Keys, keys_required
 from meshwright.mesh import Mesh
 from meshwright.sql.folder import SOCKET_NAME
 
@@ -85,7 +86,7 @@ async def _check_exposed(mesh: Mesh, host: str) -> None:
     if is_loopback(host):
         return
     missing = []
-    if not await keys_required(mesh.keys, settings):
+    if not await keys_required(mesh.get(Keys), settings):
         missing.append(("requires no key", "create one with mesh keys create, or set keys.required = true"))
     if settings.http.tls_cert is None:
         missing.append(("speaks no TLS", "set http.tls_cert and http.tls_key"))
@@ -173,7 +174,7 @@ class Server(LimitedServer):
             headers=_SECURITY_HEADERS,
             backlog=_BACKLOG,
             timeout_graceful_shutdown=_STOP_SECONDS,
-            ws="wsproto",
+            ws=_speak_websocket,
             ws_max_size=_MAX_MESSAGE_BYTES,
             ws_per_message_deflate=False,
         )
@@ -231,6 +232,13 @@ def _no_address(host: str, port: int, error: OSError) -> ConfigError:
         ),
     )
     return ConfigError(message, remedy=remedy, field=field)
+
+
+def _speak_websocket(**connection: Any) -> asyncio.Protocol:
+    """Take over a connection whose client asked for WebSocket; its libraries are imported for the first."""
+    from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
+
+    return WSProtocol(**connection)
 
 
 def _is_no_upgrade_warning(record: logging.LogRecord) -> bool:

@@ -19,7 +19,7 @@ from meshwright.core.messages import Caller
 from meshwright.edges.bodies import problem_of
 from meshwright.edges.http.errors import CALLER, kind_of, openai_error
 from meshwright.edges.http.routing import EVENT_STREAM
-from meshwright.identity.auth import Authenticator, Credentials, Unauthenticated
+from meshwright.identity.auth import Authenticators, Credentials, Unauthenticated
 from meshwright.orchestration.tenants import Tenants
 
 CREDENTIALS = "meshwright.credentials"
@@ -51,7 +51,7 @@ class Sessions:
 
     def __init__(
         self,
-        authenticator: Authenticator,
+        authenticator: Authenticators,
         now: Callable[[], datetime],
         *,
         tenants: Tenants,

@@ -35,12 +35,14 @@ from meshwright.edges.http.routing import (
     read_body,
     valid_trace,
 )
-from meshwright.edges.webhooks.push import NotifyingRequest, check_notify, notify_of
+from meshwright.edges.notify import NotifyingRequest, notifier_of
 from meshwright.events.inbox import InboxPage
 from meshwright.events.tasks import TaskPage
 from meshwright.identity.operations import Operations
-from meshwright.mesh import FINAL, Mesh, TaskView
+from meshwright.mesh import Mesh
+from meshwright.orchestration.acceptance import FINAL
 from meshwright.run.transcript import attempt_of
+from meshwright.work.record import TaskView
 from meshwright.work.steps import StepContentsPage, StepPage, StepView
 
 router = make_router("tasks")
@@ -99,11 +101,11 @@ async def submit(
     """
     trace = valid_trace(traceparent)
     if task.notify is not None:
-        check_notify(operations.mesh.settings.webhooks, task.notify)
+        notifier_of(operations.mesh).check_notify(task.notify)
     receipt = await operations.submit(task, idempotency_key=idempotency_key, traceparent=trace)
     if task.notify is not None:
         await operations.outcome(receipt.task_id)  # raises where the caller may not have it sent
-        await notify_of(operations.mesh, operations.caller, receipt.task_id, task.notify)
+        await notifier_of(operations.mesh).notify(operations.caller, receipt.task_id, task.notify)
     return receipt
 
 

@@ -30,7 +30,7 @@ from meshwright.edges.mqtt.connection import (
 from meshwright.edges.mqtt.outgoing import ANONYMOUS, MqttAddress, Notices, Topics
 from meshwright.edges.replies import Courier, until_answered
 from meshwright.identity.auth import (
-    Authenticator,
+    Authenticators,
     Credentials,
     Unauthenticated,
     bearer_of,
@@ -55,15 +55,12 @@ class InternalError(MeshError):
 class Commands:
     """Carries out what is published to our topics."""
 
-    def __init__(
-        self, mesh: Mesh, topics: Topics, notices: Notices, client_id: str, authenticator: Authenticator
-    ) -> None:
+    def __init__(self, mesh: Mesh, topics: Topics, notices: Notices, client_id: str) -> None:
         self._mesh = mesh
-        self._courier = mesh.component(Courier)
+        self._courier = mesh.get(Courier)
         self._topics = topics
         self._notices = notices
         self._client_id = client_id
-        self._authenticator = authenticator
         self._under_way: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -167,7 +164,7 @@ class Commands:
 
         mesh, credentials = self._mesh, self._credentials(delivery)
         try:
-            caller = await asked(lambda: self._authenticator.authenticate(credentials))
+            caller = await asked(lambda: mesh.get(Authenticators).authenticate(credentials))
         except Unauthenticated as error:
             if credentials.token or credentials.client != ANONYMOUS:
                 record_refusal(mesh, error, caller=None, edge="mqtt")

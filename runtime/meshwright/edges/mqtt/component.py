@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 from meshwright.component import Check, Component
 from meshwright.mesh import Mesh
@@ -12,6 +13,7 @@ class MqttComponent(Component):
     """Lets MQTT clients in, where a broker is set and this process is the front."""
 
     name = "mqtt"
+    facts: ClassVar[Mapping[str, str]] = {"edge.*": "count"}
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

@@ -36,7 +36,6 @@ from meshwright.edges.mqtt.outgoing import (
 )
 from meshwright.edges.replies import Courier
 from meshwright.edges.tls import CHECK_SECONDS, BrokerTls
-from meshwright.identity.auth import Authenticator, KeyAuthenticator
 from meshwright.mesh import Mesh
 
 _logger = logging.getLogger("meshwright.edges.mqtt")
@@ -59,7 +58,7 @@ class CertificatesChanged(BrokerAway):
 class MqttEdge:
     """Makes any MQTT client of a broker a caller of the mesh. Make it after the courier, before the start."""
 
-    def __init__(self, mesh: Mesh, authenticator: Authenticator | None = None) -> None:
+    def __init__(self, mesh: Mesh) -> None:
         settings = mesh.settings
         assert settings.mqtt.url is not None
         topics = self._topics = Topics(settings.mqtt.prefix, settings.mqtt.reply_prefix)
@@ -70,11 +69,10 @@ class MqttEdge:
         self._client_id = f"{settings.mqtt.prefix}-edge"  # always the same, so that our session goes on
         self._tell = mesh.tell
         self._notices = Notices(mesh.tell)
-        self._views = Views(topics, self._notices, facts=bool(settings.mqtt.clients))
+        self._views = Views(topics, self._notices, mesh.facts if settings.mqtt.clients else None)
         self._outcomes = OutcomeSender(topics, self._notices)
-        mesh.component(Courier).register(self._outcomes, everywhere=True)
-        authenticator = authenticator or KeyAuthenticator(mesh.keys, settings)
-        self._commands = Commands(mesh, topics, self._notices, self._client_id, authenticator)
+        mesh.get(Courier).register(self._outcomes, everywhere=True)
+        self._commands = Commands(mesh, topics, self._notices, self._client_id)
         self._presence = RetainedPresence(mesh, topics, self._notices)
         self._inbox = RetainedInbox(mesh, topics, self._notices)
         self._away = Backoff(0.25, 30.0)

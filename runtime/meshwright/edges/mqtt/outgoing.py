@@ -12,7 +12,7 @@ import base64
 import math
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any
 
 from meshwright import __version__
@@ -31,9 +31,13 @@ from meshwright.edges.mqtt.connection import (
     Publication,
 )
 from meshwright.edges.replies import Address
+from meshwright.events.inbox import Inbox
 from meshwright.identity.auth import Forbidden
 from meshwright.identity.facts import event_facts
-from meshwright.mesh import FINAL, Mesh
+from meshwright.mesh import Mesh
+from meshwright.orchestration.acceptance import FINAL
+from meshwright.orchestration.presence import Presence
+from meshwright.orchestration.registry import Registry
 from meshwright.work.protocol import TaskKey
 
 _MAX_WAITING = 4096  # events; more, and the oldest are dropped
@@ -212,10 +216,10 @@ class Notices:
 class Views:
     """Shows events at the broker, as the HTTP API streams them. `idle` is set while none waits.
 
-    With `facts` each is shown without its contents too, for those who may not see them.
+    With `facts`, the fields that a caller without contents sees, each is shown without its contents too.
     """
 
-    def __init__(self, topics: Topics, notices: Notices, *, facts: bool) -> None:
+    def __init__(self, topics: Topics, notices: Notices, facts: Mapping[str, Set[str]] | None) -> None:
         self._topics = topics
         self._notices = notices
         self._facts = facts
@@ -262,7 +266,8 @@ class Views:
             encode(event)
         ).tobytes()  # a copy: an encoder's bytes hold up to half as many more
         yield Publication(self._topics.event(event), payload, qos=0)
-        if self._facts and (facts := event_facts(event)) is not None:
+        facts = None if self._facts is None else event_facts(event, self._facts)
+        if facts is not None:
             yield Publication(self._topics.event(event, "facts"), encode(facts), qos=0)
         if event.topic == TASK_PROGRESS and event.task_id is not None:
             yield Publication(self._topics.of_task(event.tenant_id, event.task_id, "progress"), payload, 0)
@@ -282,7 +287,7 @@ class RetainedPresence:
         self._mesh = mesh
         self._topics = topics
         self._notices = notices
-        self._own = frozenset(registration.agent_id for registration in mesh.registrations())
+        self._own = frozenset(registration.agent_id for registration in mesh.get(Presence).registrations)
         self._changed: set[str] = set()
         self._news = asyncio.Event()
 
@@ -296,11 +301,11 @@ class RetainedPresence:
         """Publish who is there, then each change. Raises BrokerAway."""
         await self._notices.publish(connection, self._status("online"))
         expiry_seconds = math.ceil(self._mesh.settings.presence.offline_after_seconds)
-        self._changed = {info.agent_id for info in self._mesh.registry.agents()}
+        self._changed = {info.agent_id for info in self._mesh.get(Registry).agents()}
         while True:
             changed, self._changed = self._changed, set()
             self._news.clear()
-            for info in self._mesh.registry.agents():
+            for info in self._mesh.get(Registry).agents():
                 if info.agent_id in changed:
                     await self._notices.publish(connection, self._document(info, expiry_seconds))
             await self._news.wait()
@@ -310,7 +315,7 @@ class RetainedPresence:
 
         The broker has it all when this returns.
         """
-        gone = [info for info in self._mesh.registry.agents() if info.agent_id in self._own]
+        gone = [info for info in self._mesh.get(Registry).agents() if info.agent_id in self._own]
         documents = [self._document(info.model_copy(update={"status": "offline"})) for info in gone]
         documents.append(self._status("offline", reason="stopped"))
         await asyncio.gather(*[await self._notices.publish(connection, document) for document in documents])
@@ -346,12 +351,12 @@ class RetainedInbox:
 
     async def show(self, connection: BrokerConnection) -> None:
         """Publish what waits, then each change. Raises BrokerAway."""
-        self._changed |= {Caller().tenant_id, *await self._mesh.inbox.tenants()}
+        self._changed |= {Caller().tenant_id, *await self._mesh.get(Inbox).tenants()}
         while True:
             changed, self._changed = self._changed, set()
             self._news.clear()
             for tenant_id in sorted(changed):
-                page = await self._mesh.inbox.page(tenant_id, limit=_MAX_QUESTIONS)
+                page = await self._mesh.get(Inbox).page(tenant_id, limit=_MAX_QUESTIONS)
                 self._shown[tenant_id] = {question.task_id for question in page.items}
                 document = {"items": page.items, "more": page.cursor is not None}
                 topic = self._topics.inbox(tenant_id)

@@ -35,8 +35,8 @@ class MqttSettings(Table):
     """[mqtt]: the broker at which MQTT clients find the mesh."""
 
     url: MqttUrl = None
-    """The broker at which MQTT clients find the mesh, like mqtt://127.0.0.1:1883, or mqtts:// for TLS. Where
-    unset it is not on MQTT, but for `dapr`, which has it on its own broker."""
+    """The broker at which MQTT clients find the mesh, like mqtt://127.0.0.1:1883, or mqtts:// for TLS. If
+    unset the mesh is not on MQTT, but for `dapr`, which has it on its own broker."""
     username: str | None = None
     """The mesh's user at that broker."""
     password: Secret | None = None

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from meshwright.agent import AgentTypes
 from meshwright.component import Check, Component
 from meshwright.core.errors import ConfigError
+from meshwright.core.messages import Caller
+from meshwright.edges.notify import Notifier, Notify
 from meshwright.edges.replies import Courier
 from meshwright.edges.webhooks.forge import ForgeSender
-from meshwright.edges.webhooks.push import PushSender
+from meshwright.edges.webhooks.push import PushSender, check_notify, notify_of
 from meshwright.edges.webhooks.receiver import Source, WebhookReceiver, rules_of
 from meshwright.edges.webhooks.settings import WebhooksSettings
 from meshwright.mesh import Mesh
@@ -26,13 +29,15 @@ def sources_of(settings: WebhooksSettings) -> Mapping[str, Source]:
     return {name: Source(name, source, rules[name]) for name, source in settings.sources.items()}
 
 
-class WebhooksComponent(Component):
+class WebhooksComponent(Component, Notifier):
     """Deliveries of other services become tasks and events; outcomes go back to them, and to URLs."""
 
     name = "webhooks"
+    facts: ClassVar[Mapping[str, str]] = {"webhook.*": "tasks"}
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
+        mesh.provide(self, Notifier)
         self.sources = sources_of(self.config)
         self._check_loopback()
         if mesh.role.is_front:
@@ -48,7 +53,7 @@ class WebhooksComponent(Component):
             )
 
     def _register_senders(self) -> None:
-        courier = self.mesh.component(Courier)
+        courier = self.mesh.get(Courier)
         senders: list[ForgeSender | PushSender] = []
         if any(rule.reply != "none" for rule in self.config.rules):
             senders.append(ForgeSender(self.config.sources))
@@ -58,9 +63,17 @@ class WebhooksComponent(Component):
             courier.register(sender)
             self.parts.append(sender.http)
 
+    def check_notify(self, notify: Notify) -> None:
+        """Raises InvalidInput where the settings let no task name such a URL."""
+        check_notify(self.config, notify)
+
+    async def notify(self, caller: Caller, task_id: str, notify: Notify) -> None:
+        """Have the outcome of a task sent to a URL."""
+        await notify_of(self.mesh, caller, task_id, notify)
+
     def routes(self) -> APIRouter | None:
         """The route of deliveries."""
-        from meshwright.edges.delivery_routes import webhook_routes
+        from meshwright.edges.webhooks.routes import webhook_routes
 
         return webhook_routes(WebhookReceiver(self.mesh, self.sources))
 
@@ -75,8 +88,8 @@ class WebhooksComponent(Component):
         return [Check("webhooks", self._check)] if self.sources else []
 
     async def _check(self) -> str:
-        agents = {agent.agent_id for agent in self.mesh.agent_types}
-        able = {capability.name for agent in self.mesh.agent_types for capability in agent.capabilities}
+        agents = {agent.agent_id for agent in self.mesh.get(AgentTypes)}
+        able = {capability.name for agent in self.mesh.get(AgentTypes) for capability in agent.capabilities}
         missing = [
             f"rule {number} names {what} {name!r}"
             for number, rule in enumerate(self.config.rules, start=1)

@@ -10,16 +10,12 @@ https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-w
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
-from urllib.parse import urlsplit
-
-from pydantic import AfterValidator, Field, SecretStr
 
 from meshwright.core.encoding import encode
 from meshwright.core.errors import ConfigError, InvalidInput
-from meshwright.core.messages import Caller, Outcome, TaskRequest, derived_id
-from meshwright.edges.bodies import Strict
+from meshwright.core.messages import Caller, Outcome, derived_id
 from meshwright.edges.deliveries import standard_key
+from meshwright.edges.notify import Notify, not_allowed, usable_url
 from meshwright.edges.outgoing import HttpPool, Receivers
 from meshwright.edges.replies import Address, Courier, Undeliverable
 from meshwright.edges.webhooks.settings import PushTarget, WebhooksSettings
@@ -28,47 +24,13 @@ from meshwright.work.protocol import TaskKey
 
 SCHEME = "push"
 _TIMEOUT_SECONDS = 20.0
-_MAX_URL_CHARS = 2_000
 _ALL = "*"
-
-
-def _usable_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
-        raise ValueError("expected a URL with https://, like https://example.com/hook")
-    if parts.username is not None or parts.fragment or not url.isprintable() or " " in url:
-        raise ValueError("the URL holds credentials, a fragment or spaces: leave them out")
-    return url
-
-
-def _usable_secret(secret: SecretStr) -> SecretStr:
-    standard_key(secret.get_secret_value())
-    return secret
-
-
-class Notify(Strict):
-    """The URL that gets the outcome of a task, and the secret that signs it (`whsec_...`)."""
-
-    url: Annotated[str, Field(max_length=_MAX_URL_CHARS), AfterValidator(_usable_url)]
-    secret: Annotated[SecretStr, AfterValidator(_usable_secret)]
-
-
-class NotifyingRequest(TaskRequest):
-    """A task, and a URL that gets its outcome."""
-
-    notify: Notify | None = Field(
-        default=None, exclude=True, description="A URL that gets the outcome, signed, at least once."
-    )
 
 
 def check_notify(settings: WebhooksSettings, notify: Notify) -> None:
     """Raises InvalidInput where the settings let no task name such a URL."""
     if not settings.notify:
-        raise InvalidInput(
-            "Tasks of this mesh may not name a URL",
-            remedy="Set notify = true in [webhooks] of mesh.toml, or follow the task's events",
-            field="notify",
-        )
+        raise not_allowed()
     if notify.url.startswith("http:") and not settings.push_networks:
         raise InvalidInput(
             "Outcomes are pushed by https",
@@ -79,7 +41,7 @@ def check_notify(settings: WebhooksSettings, notify: Notify) -> None:
 
 async def notify_of(mesh: Mesh, caller: Caller, task_id: str, notify: Notify) -> None:
     """Have the outcome of a task sent to a URL, also of one that has ended; durable when this returns."""
-    courier, task = mesh.component(Courier), TaskKey(caller.tenant_id, task_id)
+    courier, task = mesh.get(Courier), TaskKey(caller.tenant_id, task_id)
     secret = notify.secret.get_secret_value()
     for known in await courier.asked(SCHEME, task):
         assert isinstance(known, PushAddress)
@@ -152,7 +114,7 @@ class PushSender:
 
 def _check(target: PushTarget) -> None:
     try:
-        _usable_url(target.url)
+        usable_url(target.url)
         for secret in target.secrets:
             standard_key(secret)
     except ValueError as error:

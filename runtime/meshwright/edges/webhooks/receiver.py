@@ -183,7 +183,7 @@ class WebhookReceiver:
         request = rule.request(item, tenant_id, self._max_payload_bytes)
         assert request.task_id is not None
         if (address := forge_address(source.settings.kind, rule.settings, item)) is not None:
-            await self._mesh.component(Courier).ask(FORGE, TaskKey(tenant_id, request.task_id), address)
+            await self._mesh.get(Courier).ask(FORGE, TaskKey(tenant_id, request.task_id), address)
         elif rule.settings.reply != "none":
             reason = f"the delivery names nothing that a {rule.settings.reply} could go to"
             dropped = {"scheme": FORGE, "reason": reason}

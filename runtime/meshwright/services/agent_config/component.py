@@ -21,6 +21,7 @@ from meshwright.core.access import Role
 from meshwright.core.capability import LLM_SERVICE
 from meshwright.core.errors import ConfigError, HostError, InvalidInput, NotFound
 from meshwright.core.messages import Caller, Event
+from meshwright.events.audit import Audit
 from meshwright.identity.rules import Rule
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
@@ -29,7 +30,7 @@ from meshwright.mesh import Mesh
 from meshwright.models.errors import ModelUnavailable, Unauthorized
 from meshwright.models.named import AgentModel
 from meshwright.models.port import ModelRequest
-from meshwright.models.select import PREFIX
+from meshwright.models.select import PREFIX, AgentModels
 from meshwright.roles import FRONT
 from meshwright.services.agent_config import migrations, table
 from meshwright.services.agent_config.records import (
@@ -72,7 +73,7 @@ class AgentConfigReader(Actor[_NoState]):
         return self._known()
 
 
-class AgentConfigs(Component):
+class AgentConfigs(Component, AgentModels):
     """The configurations of all agents, as this process knows them: changed at fronts, known everywhere.
 
     They are read at the start, after each event that says that one changed, and again after `ttl_seconds`. A
@@ -84,6 +85,7 @@ class AgentConfigs(Component):
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
+        mesh.provide(self, AgentModels)
         self.on_read: Callable[[Collection[str]], None] = lambda names: None
         """Called after each read with the names of all configured models."""
         self._has_table = mesh.has_log
@@ -262,7 +264,7 @@ class AgentConfigs(Component):
         READ_KEY.check(caller)
         row = await self._find(caller.tenant_id, agent_id)
         if row.llm_api_key_encrypted is not None:
-            await self.mesh.audit.record(caller, "agent_config.key_read", _subject(row))
+            await self.mesh.get(Audit).record(caller, "agent_config.key_read", _subject(row))
         known = {name: getattr(row, name) for name in AgentLLM.model_fields if hasattr(row, name)}
         source = "default" if agent_id == DEFAULT else "agent"
         return AgentLLM(**known, llm_api_key=self._key_of(row), source=source)
@@ -284,7 +286,7 @@ class AgentConfigs(Component):
             **self._stored(dict(wanted)), tenant_id=caller.tenant_id, created_at=now, updated_at=now
         )
         changed = sorted(wanted.model_fields_set - {"agent_id"})
-        async with self.mesh.audit.change(caller, CREATED, _subject(row), {"changed": changed}):
+        async with self.mesh.get(Audit).change(caller, CREATED, _subject(row), {"changed": changed}):
             await self.mesh.database.write(table.insert, row, self.config.max_agents)
         return await self._changed(CREATED, row, changed)
 
@@ -307,7 +309,7 @@ class AgentConfigs(Component):
                 field="llm_api_key",
             )
         changed = sorted(wanted.model_fields_set)
-        async with self.mesh.audit.change(caller, CHANGED, _subject(row), {"changed": changed}):
+        async with self.mesh.get(Audit).change(caller, CHANGED, _subject(row), {"changed": changed}):
             await self.mesh.database.write(table.replace, before, row)
         return await self._changed(CHANGED, row, changed)
 
@@ -315,7 +317,7 @@ class AgentConfigs(Component):
         """Delete a configuration, in the same way. Raises NotFound."""
         CHANGE.check(caller)
         row = await self._find(caller.tenant_id, agent_id)
-        async with self.mesh.audit.change(caller, DELETED, _subject(row)):
+        async with self.mesh.get(Audit).change(caller, DELETED, _subject(row)):
             await self.mesh.database.write(table.delete, row.tenant_id, row.agent_id)
         return await self._changed(DELETED, row, [])
 

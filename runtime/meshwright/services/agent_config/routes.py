@@ -59,7 +59,7 @@ _TOO_SLOW = "messages are not read in time: connect again, and read the configur
 
 
 async def _configs_of(mesh: MeshDep) -> AgentConfigs:
-    return mesh.component(AgentConfigs)
+    return mesh.get(AgentConfigs)
 
 
 _Configs = Annotated[AgentConfigs, Depends(_configs_of)]

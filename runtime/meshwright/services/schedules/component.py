@@ -30,13 +30,16 @@ from meshwright.core.errors import (
 )
 from meshwright.core.messages import ENDED, Caller, Event, TaskRequest, new_id
 from meshwright.core.schedule import ScheduleSpec, due_times, fires_at, local
+from meshwright.events.audit import Audit
 from meshwright.events.projections import Projection
 from meshwright.identity.operations import Operations
 from meshwright.identity.rules import Rule, has_role
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.turns import ActorKind
-from meshwright.mesh import FINAL, Mesh
-from meshwright.orchestration.acceptance import make_task
+from meshwright.mesh import Mesh
+from meshwright.orchestration.acceptance import FINAL, make_task
+from meshwright.orchestration.registry import Registry
+from meshwright.orchestration.tasks import Tasks
 from meshwright.roles import FRONT
 from meshwright.services.schedules.actor import (
     SCHEDULE,
@@ -241,10 +244,10 @@ class Schedules(Component):
     def _check_task(self, task: TaskRequest, caller: Caller) -> None:
         """Raises the errors of submitting the task, naming its field."""
         try:
-            make_task(task, caller, now=self._host.clock.now(), limits=self.mesh.payload_limits)
-            known = self.mesh.registry.capabilities()
+            make_task(task, caller, now=self._host.clock.now(), limits=self.mesh.get(Tasks).payload_limits)
+            known = self.mesh.get(Registry).capabilities()
             if task.agent_id is not None:
-                self.mesh.registry.find(task.agent_id)
+                self.mesh.get(Registry).find(task.agent_id)
             elif task.capability not in known:
                 raise InvalidInput(
                     f"No agent has the capability {task.capability!r}",
@@ -259,7 +262,7 @@ class Schedules(Component):
         when = {"cron", "every_seconds", "at", "zone"}
         details = put.spec.model_dump(mode="json", include=when, exclude_none=True)
         subject = f"schedules/{key.schedule_id}"
-        async with self.mesh.audit.change(caller, "schedule.changed", subject, details):
+        async with self.mesh.get(Audit).change(caller, "schedule.changed", subject, details):
             return await self._host.call(key.ref, "put", put)
 
     async def _change(
@@ -267,7 +270,7 @@ class Schedules(Component):
     ) -> Any:
         """Audit a change of a schedule that exists, and make it."""
         await self._state(key)
-        async with self.mesh.audit.change(caller, f"schedule.{action}", f"schedules/{key.schedule_id}"):
+        async with self.mesh.get(Audit).change(caller, f"schedule.{action}", f"schedules/{key.schedule_id}"):
             return await self._host.call(key.ref, turn, body)
 
     async def _declare(self) -> None:

@@ -62,7 +62,7 @@ class DueTimes(BaseModel):
 
 
 async def _schedules_of(mesh: MeshDep) -> Schedules:
-    return mesh.component(Schedules)
+    return mesh.get(Schedules)
 
 
 async def _key_of(caller: CallerDep, schedule_id: Annotated[str, Path(pattern=ID_PATTERN)]) -> ScheduleKey:

@@ -83,7 +83,7 @@ class Broker:
         return f"bus.{self._options.namespace}.{topic}"
 
     def everything(self, pattern: str) -> str:
-        """What to subscribe to, so that this process gets every message. Raises ConfigError."""
+        """The subscription by which this process gets every message. Raises ConfigError."""
         if self.is_mqtt:
             return self.topic(pattern).replace("*", "+")
         if "*" in pattern or "#" in pattern:
@@ -95,7 +95,7 @@ class Broker:
         return self.topic(pattern)
 
     def shared(self, pattern: str, group: str) -> str:
-        """What to subscribe to, so that of each message one member of the group gets a copy."""
+        """The subscription by which one member of the group gets each message."""
         return f"$share/{group}/{self.everything(pattern)}" if self.is_mqtt else self.everything(pattern)
 
     # Events

@@ -1,4 +1,4 @@
-"""What daprd calls of this worker, whichever channel it uses: topics and actors."""
+"""The calls of daprd to this worker, on either channel: topics and actors."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ SEND_BYTES = 4 * 1024 * 1024
 """Of what we send to daprd: its own limit, where it is started without `--max-body-size`."""
 _MAX_REPLY_BYTES = SEND_BYTES - 64 * 1024  # something is wrapped around it
 STOP_SECONDS = 10.0
-"""What callbacks under way have to end, once a channel stops."""
+"""The time that callbacks under way have to end once a channel stops."""
 _TWIN_SECONDS = 1.0
 _LOG_GROUP = "event-logger"
 _NONSENSE = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
-"""What a document raises that has not the shape it should have; a ValidationError is a ValueError."""
+"""The errors of a document of the wrong shape; a ValidationError is a ValueError."""
 _MAX_PING_BYTES = 100
 _MAX_QUOTED = 200  # characters of a message that is nonsense
 
@@ -64,7 +64,7 @@ class TopicRoute:
 
 
 class Callbacks(ABC):
-    """What daprd calls of a worker: counted, and answered in a way that daprd understands.
+    """Counts the calls of daprd to a worker, and answers them in a way that daprd understands.
 
     `routes` are the topics to deliver, `actor_types` the names of the turns of each type of actor. Actors
     wait until they are `served`; after `close` nothing is taken.

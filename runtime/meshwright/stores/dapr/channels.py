@@ -54,7 +54,7 @@ _RECEIVE_BYTES = 32 * 1024 * 1024
 """Of what daprd sends to us. A longer call would end the stream of calls, a longer message never be taken:
 the limits of daprd and of the broker have to be well below."""
 _ANSWER_SECONDS = 1
-"""What the answers of callbacks that have ended have to leave."""
+"""The time that the answers of ended callbacks have to leave."""
 _LEAVE_SECONDS = 0.2  # what daprd has to read our last answers on a stream
 _HANDSHAKE_SECONDS = 10.0
 _MAX_ATTEMPTS = 20  # to learn why daprd refuses our actors
@@ -361,7 +361,7 @@ def _said(error: Exception) -> str:
 
 
 def _name_of(error: Exception) -> str:
-    """What an error is called on the wire."""
+    """The name of an error on the wire."""
     return error.code if isinstance(error, MeshError) else type(error).__name__
 
 
@@ -432,7 +432,7 @@ async def _body(receive: Receive) -> bytes | None:
 
 
 async def _answer(callbacks: Callbacks, method: str, path: list[str], body: bytes) -> tuple[int, bytes]:
-    """What daprd asks for: health, the types, the topics, a path for each topic, and actors."""
+    """Serves what daprd asks for: health, the types, the topics, a path for each topic, and actors."""
     match method, path:
         case "GET", ["healthz"]:
             return 200, b'{"status":"ok"}'

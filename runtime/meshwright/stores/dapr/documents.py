@@ -1,4 +1,4 @@
-"""What is stored: the document of an actor, which is its record and its outbox, and records of streams.
+"""Stored documents: that of an actor (its record and its outbox), and records of streams.
 
     actor/{type}/{id}                {"v": 1, "by": [commit, ...], "head": ..., "state": ..., "outbox": [...]}
     record/{type}/{id}/{stream}/{n}  {"v": 1, "by": commit, "turn": true, "value": ..., "events": [...]}
@@ -74,7 +74,7 @@ class OutboxEntry:
 
 @dataclass(slots=True)
 class Document:
-    """What is stored of an actor."""
+    """The stored document of an actor."""
 
     record: ActorRecord = field(default_factory=ActorRecord)
     outbox: list[OutboxEntry] = field(default_factory=list)
@@ -210,8 +210,8 @@ class Documents:
     async def swap(self, ref: ActorRef, document: Document, etag: str | None) -> str | None:
         """Write a document over the version of that etag; returns the new one where it is known.
 
-        Where the swap was refused, but the document names our commit, it was made all the same, and another's
-        came on top of it. Raises Conflict, StoreUnavailable.
+        If the swap was refused but the document names our commit, the commit was made, and another came on
+        top of it. Raises Conflict, StoreUnavailable.
         """
         data, values = _take_out(document.encode())
         for name, value in values.items():
@@ -241,8 +241,8 @@ class Documents:
     ) -> asyncio.Future[str | None]:
         """Write a record, with `etag` over that version of it.
 
-        What is awaited raises Conflict where there was one of that number: it stands, unless it is `left_by`
-        a turn that lost its commit.
+        The awaitable raises Conflict if one of that number exists: it stands, unless it is `left_by` a turn
+        that lost its commit.
         """
         value = b'{"v":1,"by":%b,%b"value":%b,"events":[%b]}' % (
             to_json(commit),

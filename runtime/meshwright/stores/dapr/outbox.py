@@ -134,8 +134,8 @@ class StoredActors:
 class Outbox:
     """Sends what actors and this process have to send, until all of it is logged and delivered.
 
-    What an actor sends is delivered in order, one after another. The log goes its own way: while it is away
-    work goes on, and what it lacks stays in the outbox of the actor.
+    The messages of an actor are delivered in order, one after another. The log goes its own way: while it is
+    away work goes on, and what it lacks stays in the outbox of the actor.
     """
 
     def __init__(
@@ -271,8 +271,8 @@ class Outbox:
     async def emit(self, events: Sequence[Event], actor: StoredActor | None = None) -> None:
         """Publish events that no turn made; return when the broker has them, or the log where it is here.
 
-        Those of a record belong to an `actor`: with its next document they outlive this worker. What the
-        broker does not have when this is closed is lost with it. Raises MailboxFull.
+        Those of a record belong to an `actor`: with its next document they outlive this worker. Messages that
+        the broker does not have when this is closed are lost. Raises MailboxFull.
         """
         if self._waiting + len(events) > _MAX_WAITING:
             raise MailboxFull(f"{self._waiting} events wait for the broker", remedy="see that it is up")

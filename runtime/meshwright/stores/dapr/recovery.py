@@ -237,7 +237,7 @@ class Recovery:
             self._go_on_with(actor, document, etag, alive)
 
     def _go_on_with(self, actor: StoredActor, document: Document, etag: str | None, alive: Set[str]) -> None:
-        """Go on with a document. What others that are alive have to send is carried, and left to them."""
+        """Go on with a document. Messages of live workers are carried, and left to them."""
         known = {entry.item.id for entry in actor.outbox} | set(actor.ended)
         found = [entry for entry in document.outbox if entry.item.id not in known]
         carried = [entry for entry in found if entry.by in alive]

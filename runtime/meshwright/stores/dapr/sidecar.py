@@ -1,7 +1,7 @@
 """The sidecar: where it is, and what a worker asks of it over its gRPC API.
 
 Every failure is StoreUnavailable, since nearly none tells whether the request was carried out: see `state`
-for what has to be certain. What daprd can never do is ConfigError.
+for what has to be certain. A request that daprd can never fulfil raises ConfigError.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ DELIVER = "deliver"
 """The same for a message that may arrive again: its actor drops a repeat."""
 _MAX_ERROR_CHARACTERS = 4000
 OWN_DATA = b',"meshwright":"1","data":'
-"""What precedes the data of a CloudEvent of ours, to its end: it is cut out unread."""
+"""The text before the data of a CloudEvent of ours: the data is cut out unread."""
 ChannelName = Literal["auto", "grpc", "http"]
 
 
@@ -134,7 +134,7 @@ class Write:
 
 
 class Facts(NamedTuple):
-    """What a sidecar says of itself: its version, its components by name, and whether actors can run."""
+    """A sidecar's metadata: its version, its components by name, and whether actors can run."""
 
     version: str
     components: dict[str, str]

@@ -45,7 +45,7 @@ def growing_pause(failures: int) -> float:
 class Grouping(Generic[ItemT, ResultT]):
     """Hands items to `perform` in groups of up to `size`, `width` groups at a time, in order.
 
-    What waits behind a call that is under way goes together in the next one. `perform` gives each item its
+    Items that wait behind a call under way go together in the next one. `perform` gives each item its
     result, or an exception as its result; what it raises is every item's. With `retries`, an item that fails
     is performed again after a growing pause, until it succeeds. `delay_seconds` lets more join the first
     item of a group.
@@ -182,7 +182,7 @@ class State:
         self._counts = seen == ["1", "2", "3"]
 
     def read(self, key: str) -> asyncio.Future[Stored | None]:
-        """What the store has under a key. Raises StoreUnavailable."""
+        """The value that the store has under a key. Raises StoreUnavailable."""
         return self._reads.add(key)
 
     def swap(self, write: Write) -> asyncio.Future[str | None]:
@@ -356,8 +356,8 @@ class Lease:
     async def _renew(self) -> None:
         """Write the key only if it still exists: a late write would create it again.
 
-        Redis counts the writes of a key, and forgets the count with it. Where a store does not count, a
-        worker that was taken for expired finds that out by its watch list, which another has closed.
+        Redis counts the writes of a key, and forgets the count with it. If a store does not count, a worker
+        that was taken for expired learns it from its watch list, which another has closed.
         """
         asked_at = asyncio.get_running_loop().time()
         key, ttl = self._key(self._incarnation), math.ceil(self._lease_seconds)

@@ -141,7 +141,7 @@ class DaprStore(SharedStore):
             raise
 
     async def begin(self, incarnation: str) -> Takeover:
-        """Take a lease and open a watch list. What others left behind is found by the first sweep."""
+        """Take a lease and open a watch list. The first sweep finds the work that others left behind."""
         self.callbacks.opened.clear()
         await self.recovery.stop()
         await self._end_list(StoreUnavailable("the worker has started again"))
@@ -251,7 +251,8 @@ class DaprStore(SharedStore):
         return document.record if actor.etag is not None else None
 
     async def records(self, ref: ActorRef, stream: str, first: int, last: int | None) -> list[Record]:
-        """The records of a stream. What another worker had to publish with them is published again."""
+        """The records of a stream. Messages that another worker had to publish with them are published
+        again."""
         found = await self.documents.records(ref, stream, first, last)
         own = self._live.incarnation
         events = [event for stored in found if incarnation_of(stored.by) != own for event in stored.events]
@@ -437,7 +438,8 @@ class DaprStore(SharedStore):
 
 
 async def _follow_log(log: EventLog) -> None:
-    """What another process has written is shown when it says so; its word may get lost."""
+    """Events that another process has written are shown when it announces them; the announcement may get
+    lost."""
     while True:
         await asyncio.sleep(_LOG_LOOK_SECONDS)
         with suppress(HostError):
@@ -452,7 +454,7 @@ async def _watched(ref: ActorRef, armed: asyncio.Future[None]) -> None:
 
 
 def _in_order(batch: Batch, by: str) -> list[OutboxEntry]:
-    """What turns sent, messages and events, in the order in which they did; what refuses a message last."""
+    """Yields messages and events in the order in which turns sent them; refused messages come last."""
     entries = [OutboxEntry(item, by) for item in (*(sent.message for sent in batch.messages), *batch.events)]
     if not batch.messages:
         return entries

@@ -17,8 +17,8 @@ class Faults:
 
     `duplicate`: a message is delivered a second time, later.
     `delay`: a message is held back, for up to `max_delay_passes` passes of the event loop.
-    `reorder`: a message overtakes those of other pairs. What comes from one sender to one receiver keeps
-    its order; a message that names no sender is a pair of its own.
+    `reorder`: a message overtakes those of other pairs. Messages from one sender to one receiver keep their
+    order; a message that names no sender is a pair of its own.
     `conflict`: a commit fails as if another worker's had come first.
     `lose`: what an event is to a subscriber is lost on its way, as by a broker that dies. Once all that it
     has is delivered, actors with pending work get a `redrive` turn. Plain subscribers do not notice.

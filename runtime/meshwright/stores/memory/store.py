@@ -24,7 +24,7 @@ Stream = tuple[ActorRef, str]
 
 
 class MemoryData:
-    """What outlives a crash. `running` has the runtimes that share it, by their incarnations."""
+    """The data that outlives a crash. `running` has the runtimes that share it, by their incarnations."""
 
     def __init__(self) -> None:
         self.running: dict[str, Receiver] = {}
@@ -36,7 +36,7 @@ class MemoryData:
         self.last_number = 0
 
     def copy(self) -> MemoryData:
-        """What is committed at this moment, without a running process."""
+        """Returns the data committed at this moment, without a running process."""
         twin = MemoryData()
         twin.__dict__.update(copy.deepcopy({**self.__dict__, "running": {}}))
         return twin

@@ -1,9 +1,10 @@
-"""Commits on PostgreSQL: the batches that wait share one transaction."""
+"""Commits on PostgreSQL: the batches that wait share one transaction; listeners see those of all workers."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -12,13 +13,16 @@ from meshwright.core.errors import Conflict, StoreFailed, StoreUnavailable
 from meshwright.core.messages import Event
 from meshwright.events.log import EventLog
 from meshwright.events.table import Written
+from meshwright.events.tails import read_news
 from meshwright.kernel.envelope import ActorRef, Record
+from meshwright.kernel.host import Bus
 from meshwright.kernel.rows import record_row, row_of
 from meshwright.kernel.store import AlreadyTaken, Batch, Delivery
 from meshwright.sql.database import Database
 from meshwright.stores.postgres.groups import BatchResult, BatchRows, Unless, write_batches
 
 _MAX_BATCHES = 96  # in a group: the others are prepared while it is written
+_SHOWN_AT_ONCE = 500  # events
 
 
 class _Waiting(NamedTuple):
@@ -128,6 +132,65 @@ def _problem(state: str, detail: Sequence[Any]) -> Exception | None:
 def _settle(waiting: _Waiting, problem: Exception | None) -> None:
     if not waiting.future.done():
         waiting.future.set_result(None) if problem is None else waiting.future.set_exception(problem)
+
+
+class News:
+    """Shows listeners the events of all workers: our own as they are committed, others' as they are read."""
+
+    def __init__(self, database: Database, log: EventLog) -> None:
+        self._database, self._log = database, log
+        self._bus = Bus()
+        self._shown = self._newest = 0  # seqs: shown to listeners, known to exist
+        self._own: set[int] = set()  # shown out of order, since they are this worker's
+        self._is_due = asyncio.Event()
+
+    def begin(self, bus: Bus, newest: int) -> None:
+        """Show the events behind a `seq`."""
+        self._bus, self._shown, self._newest = bus, newest, newest
+
+    def reach(self, seq: int) -> None:
+        """Learn that there are events up to a `seq`."""
+        self._newest = max(self._newest, seq)
+        self._is_due.set()
+
+    def tell(self, events: Sequence[Event]) -> None:
+        """Show events of this worker: durable, and perhaps before earlier ones of others."""
+        self._log.committed(events)
+        for event in events:
+            seq = event.seq or 0
+            if seq > self._shown:  # else the notification of this commit was faster
+                self._own.add(seq)
+                self._bus.tell(event)
+
+    async def show(self) -> None:
+        """Show the events of the other workers, in the order of the log, for ever."""
+        while True:
+            await self._is_due.wait()
+            self._is_due.clear()
+            with suppress(StoreFailed):  # it is away, and news come when it is back
+                while self._newest > self._shown:
+                    await self._show_some()
+
+    async def _show_some(self) -> None:
+        while self._shown + 1 in self._own:
+            self._shown += 1
+            self._own.discard(self._shown)
+        if self._newest <= self._shown:
+            return
+        first, last = self._shown + 1, min(self._newest, self._shown + _SHOWN_AT_ONCE)
+        is_followed = bool(self._log.readers)
+        unheard = [] if is_followed else list(self._bus.unheard)
+        events, reached, _ = await self._database.read(read_news, first, last, unheard)
+        own = self._own.intersection(range(first, reached + 1))
+        self._own -= own
+        self._shown = reached
+        if is_followed:
+            self._log.committed(events)
+        else:
+            self._log.reach(reached)
+        for event in events:
+            if event.seq not in own:
+                self._bus.tell(event)
 
 
 def place(ref: ActorRef, workers: Sequence[str]) -> str:

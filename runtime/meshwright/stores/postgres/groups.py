@@ -30,8 +30,11 @@ _LOCK_HEADS = """
 _LOCK_MESSAGES = "SELECT n FROM messages WHERE n = ANY(?) ORDER BY n FOR UPDATE"
 _DELETE_MESSAGES = "DELETE FROM messages WHERE n = ANY(?)"
 _OWNERS = """
-    SELECT DISTINCT type, id, owner FROM messages
-    WHERE (type, id) IN (SELECT * FROM unnest(?::text[], ?::text[]))
+    SELECT type, id, coalesce(
+        (SELECT owner FROM messages WHERE (messages.type, messages.id) = (to_.type, to_.id) LIMIT 1),
+        (SELECT owner FROM heads JOIN workers ON incarnation = owner AND jsonb_exists(kinds::jsonb, to_.type)
+            WHERE (heads.type, heads.id) = (to_.type, to_.id)))
+    FROM unnest(?::text[], ?::text[]) AS to_ (type, id)
 """
 _LOCK_LOG = "SELECT 1 FROM event_log FOR UPDATE"
 _NEW_RECORDS = """
@@ -124,8 +127,8 @@ def _judge(session: Session, group: Sequence[_Judged]) -> None:
     for judged in group:
         messages = judged.batch.messages
         judged.numbers = [next(numbers) for _ in messages]
-        # Messages for one actor land together, so that they stay in order.
-        judged.owners = [owners.get(message[:2], message[2]) for message in messages]
+        # Messages for one actor land together, so that they stay in order; else where it committed last.
+        judged.owners = [owners[message[:2]] or message[2] for message in messages]
 
 
 def _check_actors(group: Sequence[_Judged], found: dict[Any, int]) -> None:

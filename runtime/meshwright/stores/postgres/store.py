@@ -21,8 +21,6 @@ from pydantic_core import from_json, to_json
 
 from meshwright.core.errors import Conflict, StoreFailed, StoreUnavailable
 from meshwright.core.messages import Event
-from meshwright.events import table
-from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.kernel.rows import MAX_N, SELECT_RECORDS, delete_streams, record_of
@@ -31,14 +29,14 @@ from meshwright.sql.database import Row, Session
 from meshwright.sql.folder import make_private
 from meshwright.sql.postgres import PostgresDatabase, PostgresSession
 from meshwright.sql.together import Together
-from meshwright.stores.postgres.commits import Commits, place
+from meshwright.stores.postgres.commits import Commits, News, place
 from meshwright.stores.postgres.groups import write_batches
 
 LEASE_SECONDS = 10.0
 RENEW_SECONDS = 3.0
 LOOK_SECONDS = 0.25  # between looks at who is alive
+_HEAR_SECONDS = 0.005  # between notifications, so that those of many commits are heard together
 _ALARM_SECONDS = 35.0  # ahead: the runtime asks for alarms every 30 seconds
-_SHOWN_AT_ONCE = 500  # events
 _PART_CHARS = 3900  # of a broadcast: a notification has at most 8,000 bytes
 
 _SELECT_HEADS = """
@@ -60,10 +58,9 @@ _RENEW = """
     WHERE incarnation = %s AND expires_at > clock_timestamp()
 """
 _REMOVE = f"DELETE FROM workers WHERE incarnation = ANY(?) AND NOT ({_ALIVE})"  # noqa: S608 code
-FETCH = """
-    WITH mine AS (
-        UPDATE messages SET fetched = 1 WHERE owner = ? AND fetched = 0 RETURNING n, remember, message)
-    SELECT * FROM mine ORDER BY n
+_SELECT_SENT_HERE = """
+    SELECT n, remember, CASE WHEN n = ANY(?::bigint[]) THEN NULL ELSE message END
+    FROM messages WHERE owner = ? AND fetched = 0 ORDER BY n
 """
 _ADOPT_MESSAGES = """
     WITH mine AS (UPDATE messages SET owner = ?, fetched = 1 WHERE n IN (
@@ -93,10 +90,10 @@ class PostgresStore(SharedStore):
         self._line: psycopg.AsyncConnection[Row] | None = None
         self._reader: PostgresSession | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._news = asyncio.Event()
+        self._news = News(database, log)
         self._parts: dict[str, list[str]] = {}
-        self._shown = self._newest = 0  # seqs: shown to listeners, known to exist
-        self._announced: set[int] = set()  # shown out of order, since they are this worker's
+        self._mail = asyncio.Event()
+        self._fetched: set[int] = set()  # the messages from others that were delivered and are not taken
         self._renewed_at = 0.0
         self._commits: Commits | None = None
         self._heads = Together(self._read_heads)
@@ -112,11 +109,11 @@ class PostgresStore(SharedStore):
         try:
             await self._log.start()
             await self._connect_reader()
-            self._shown = self._newest = await self._log.last_seq()
+            self._news.begin(receiver.bus, await self._log.last_seq())
         except BaseException:  # a cancelled start too must give the connections back
             await self.close(abrupt=True)
             raise
-        self._commits = Commits(self._database, self._log, self._owner_of, receiver.deliver, self._tell)
+        self._commits = Commits(self._database, self._log, self._owner_of, receiver.deliver, self._news.tell)
 
     async def begin(self, incarnation: str) -> Takeover:
         """Join the workers under a name, and adopt what no living worker has."""
@@ -127,12 +124,14 @@ class PostgresStore(SharedStore):
             await self._connect(incarnation, former, sorted(receiver.kinds))
             await self._look()
             self._incarnation = self._commits.incarnation = incarnation
+            self._fetched.clear()
             messages, heads = await self._database.write(_adopt, incarnation)
         except (psycopg.Error, StoreFailed) as error:
             raise StoreUnavailable(f"{self._database.location} cannot be joined: {error}") from error
         self._tasks = [
             asyncio.create_task(self._listen(incarnation), name="postgres: news"),
-            asyncio.create_task(self._show_events(), name="postgres: events"),
+            asyncio.create_task(self._fetch(), name="postgres: messages"),
+            asyncio.create_task(self._news.show(), name="postgres: events"),
         ]
         return Takeover(_deliveries(messages), [ActorRef(*row[:2]) for row in heads if row[2]])
 
@@ -235,7 +234,7 @@ class PostgresStore(SharedStore):
             text, label = event.encode().decode("latin-1"), secrets.token_hex(4)
             parts = [text[start : start + _PART_CHARS] for start in range(0, len(text), _PART_CHARS)]
             payloads = [f"b{self._incarnation} {label} {len(parts)} {part}" for part in parts]
-            self._run(self._database.write(_notify, payloads))
+            self._database.submit(_notify, (payloads,), _sent_at_most_once)
 
     # News
 
@@ -243,8 +242,11 @@ class PostgresStore(SharedStore):
         """Receive notifications, renew the lease, watch the workers, until connection or lease is lost."""
         try:
             while self._line is not None and self._incarnation == incarnation:
-                async for notice in self._line.notifies(timeout=LOOK_SECONDS):
-                    await self._hear(notice.payload)
+                looked_at = time.monotonic()
+                while (left := looked_at + LOOK_SECONDS - time.monotonic()) > 0:
+                    async for notice in self._line.notifies(timeout=left, stop_after=1):
+                        await self._hear(notice.payload)
+                    await asyncio.sleep(_HEAR_SECONDS)
                 gone = await self._look()
                 due = time.monotonic() - self._renewed_at > RENEW_SECONDS
                 if due:
@@ -253,7 +255,7 @@ class PostgresStore(SharedStore):
                     break
                 if gone or due:
                     await self._adopt_orphans(gone)
-                    await self._fetch()
+                    self._mail.set()
         except (psycopg.Error, StoreFailed):
             pass  # the lease is lost with the connection, since others see its lock free
         if self._line is not None:
@@ -264,8 +266,8 @@ class PostgresStore(SharedStore):
     async def _renew(self, incarnation: str) -> bool:
         assert self._line is not None
         self._renewed_at = time.monotonic()
-        [(self._newest,)] = await (await self._line.execute("SELECT seq FROM event_log")).fetchall()
-        self._news.set()
+        [(newest,)] = await (await self._line.execute("SELECT seq FROM event_log")).fetchall()
+        self._news.reach(newest)
         return (await self._line.execute(_RENEW, (LEASE_SECONDS, incarnation))).rowcount == 1
 
     async def _look(self) -> list[str]:
@@ -278,12 +280,11 @@ class PostgresStore(SharedStore):
     async def _hear(self, payload: str) -> None:
         kind, rest = payload[:1], payload[1:]
         if kind == "e":
-            self._newest = max(self._newest, int(rest))
-            self._news.set()
+            self._news.reach(int(rest))
         elif kind == "w":
             await self._adopt_orphans([])
         elif kind == "m" and rest == self._incarnation:
-            await self._fetch()
+            self._mail.set()
         elif kind == "b":
             sender, label, count, part = rest.split(" ", 3)
             parts = self._parts.setdefault(label, [])
@@ -307,8 +308,15 @@ class PostgresStore(SharedStore):
                     loop.call_later(max(0.0, wait), self._receiver.wake, [ActorRef(kind, name)], "wake")
 
     async def _fetch(self) -> None:
-        """Get the messages that other workers left here."""
-        self._deliver(await self._database.write(_rows, FETCH, (self._incarnation,)))
+        """Deliver the messages that other workers leave here."""
+        while True:
+            await self._mail.wait()
+            self._mail.clear()
+            values = (list(self._fetched), self._incarnation)
+            with suppress(StoreFailed):  # it is away, and news come when it is back
+                rows = await self._database.read(_rows, _SELECT_SENT_HERE, values)
+                self._fetched = {row[0] for row in rows}
+                self._deliver([row for row in rows if row[2] is not None])
 
     def _deliver(self, rows: Sequence[Row]) -> None:
         for delivery in _deliveries(rows):
@@ -318,52 +326,6 @@ class PostgresStore(SharedStore):
     def _owner_of(self, ref: ActorRef) -> str:
         able = [name for name, kinds in self._workers.items() if ref.type in kinds]
         return place(ref, able) if able else self._incarnation
-
-    def _tell(self, events: Sequence[Event]) -> None:
-        """Show events of this worker: durable, and perhaps before earlier ones of others."""
-        self._log.committed(events)
-        for event in events:
-            seq = event.seq or 0
-            if seq > self._shown:  # else the notification of this commit was faster
-                self._announced.add(seq)
-                if self._receiver is not None:
-                    self._receiver.bus.tell(event)
-
-    async def _show_events(self) -> None:
-        """Show the events of the other workers, in the order of the log."""
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            with suppress(StoreFailed):  # it is away, and news come when it is back
-                while self._newest > self._shown:
-                    await self._show_some()
-
-    async def _show_some(self) -> None:
-        while self._shown + 1 in self._announced:
-            self._shown += 1
-            self._announced.discard(self._shown)
-        if self._newest <= self._shown:
-            return
-        wanted, first = EventFilter(), self._shown + 1
-        found = await self._database.read(table.search, wanted, first, self._newest, _SHOWN_AT_ONCE)
-        others = [event for event in found.events if event.seq not in self._announced]
-        self._announced.difference_update(range(first, found.reached + 1))
-        self._shown = found.reached
-        self._log.committed(found.events)
-        for event in others:
-            if self._receiver is not None:
-                self._receiver.bus.tell(event)
-
-    def _run(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.append(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        if task in self._tasks:
-            self._tasks.remove(task)
-        if not task.cancelled():
-            task.exception()  # a broadcast is sent at most once
 
 
 def _rows(session: Session, statement: str, values: Sequence[Any]) -> list[Row]:
@@ -383,6 +345,10 @@ def _leave(session: Session, incarnation: str) -> None:
 def _notify(session: Session, payloads: Sequence[str]) -> None:
     for payload in payloads:
         session.notify(payload)
+
+
+def _sent_at_most_once(result: None, error: StoreFailed | None) -> None:
+    """Nobody waits for a broadcast."""
 
 
 def _deliveries(rows: Sequence[Row]) -> list[Delivery]:

@@ -1,5 +1,6 @@
 """A model that calls the pager, and repeats what it says."""
 
+from meshwright.models.errors import ModelUnavailable
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta, ToolCall
 from meshwright.settings import Settings
 
@@ -9,10 +10,16 @@ class Parrot:
 
     def __init__(self, settings: Settings) -> None:
         self.name = "parrot"
+        self.has_failed = False
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
-        """Page first, then say what came of it."""
+        """Page first, then say what came of it; without tools, say what the prompt is."""
         last = request.messages[-1]
+        if "flaky" in last.text and not self.has_failed:
+            self.has_failed = True
+            raise ModelUnavailable("The parrot sleeps")
+        if not request.tools:
+            return ModelReply(content=request.messages[0].text, model=self.name)
         if last.role == "tool":
             return ModelReply(content=f"Squawk: {last.content}", model=self.name)
         call = ToolCall(id="1", name="page", arguments='{"reason": "disk full"}')

@@ -1,12 +1,16 @@
 """Acme's routes."""
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
+from meshwright import Mesh
 from meshwright.edges.http.routing import SubmitterDep, ViewerDep, make_router
+
+if TYPE_CHECKING:
+    from acme.night import Night
 
 
 class WantedPage(BaseModel):
@@ -34,3 +38,62 @@ def make_routes(calls: Callable[[], Awaitable[dict[str, Any]]]) -> list[APIRoute
         return {"status": "ok"}
 
     return [router, public, openai]
+
+
+class Person(BaseModel):
+    """A person on call."""
+
+    person: str
+    hours: int
+    note: str = ""
+
+
+def make_rota_routes(mesh: Mesh) -> APIRouter:
+    """Returns the routes of what `Rota` keeps."""
+    router = make_router("rota")
+    people: dict[str, Person] = {}
+
+    @router.get("/rota")
+    async def listed(caller: ViewerDep) -> dict[str, list[Person]]:
+        return {"items": [*people.values()]}
+
+    @router.post("/rota")
+    async def join(caller: SubmitterDep, person: Person) -> Person:
+        people[person.person] = person
+        mesh.tell("rota.joined", person.model_dump())
+        return person
+
+    @router.get("/rota/{name}")
+    async def show(caller: ViewerDep, name: str) -> Person:
+        return people[name]
+
+    @router.delete("/rota/{name}")
+    async def leave(caller: SubmitterDep, name: str) -> Person:
+        return people.pop(name)
+
+    return router
+
+
+class SignIn(BaseModel):
+    """A name; a real sign-in asks for more."""
+
+    name: str
+
+
+def night_routes(night: "Night") -> list[APIRouter]:
+    """Returns an open router with the sign-in, and a usual one."""
+    public, router = make_router("night", is_open=True), make_router("night")
+
+    @public.post("/night/session")
+    async def sign_in(response: Response, wanted: SignIn) -> None:
+        response.set_cookie("night", night.cookies.open(wanted.name), httponly=True, samesite="strict")
+
+    @router.delete("/night/session")
+    async def sign_out(caller: ViewerDep, request: Request) -> None:
+        del night.cookies.callers[request.cookies["night"]]
+
+    @router.get("/night/passed")
+    async def passed(caller: ViewerDep) -> dict[str, int]:
+        return dict(night.passed)
+
+    return [public, router]

@@ -1,5 +1,6 @@
 """Acme's agents."""
 
+from acme.agents.night import NightShift
 from acme.agents.oncall import OnCall
 
-__all__ = ["OnCall"]
+__all__ = ["NightShift", "OnCall"]

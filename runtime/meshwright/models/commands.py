@@ -1,11 +1,9 @@
-"""`mesh models`, and `mesh config agents`, which says which model each agent calls."""
+"""`mesh models`: groups, deployments and prices, where a call goes, and tests."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -17,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshwright.cli.connect import Connection, running_mesh, talk
-from meshwright.cli.options import Target, data_option, json_option, mesh_options
-from meshwright.cli.output import Column, Document, document, echo_json, local_time, seconds, table
+from meshwright.cli.options import Target, data_option, json_option
+from meshwright.cli.output import echo_json, table
 from meshwright.cli.project import require_trust
-from meshwright.cli.resources import CONFIGS, group_of, model_of, state_of
-from meshwright.core.errors import ConfigError, HostError, InvalidInput, MeshError
+from meshwright.core.display import Document, local_time, seconds
+from meshwright.core.errors import ConfigError, HostError, MeshError
+from meshwright.core.resources import Column
 from meshwright.sql.folder import make_private, read_private, write_private
 
 if TYPE_CHECKING:
@@ -36,7 +35,6 @@ _FALLBACKS = {
     "context_window_fallbacks": "if too long, to",
     "content_policy_fallbacks": "if forbidden, to",
 }
-_CLEARED = ("llm_endpoint", "llm_max_tokens")  # by an empty text, or 0
 _HEALTH_FILE = "models.json"
 _UNKNOWN = {"status": "unknown"}
 _CALLS = 1000  # the last ones, from which health is read
@@ -187,12 +185,12 @@ def _warnings(settings: Settings) -> list[str]:
     from meshwright.agents.binding import warnings_of
     from meshwright.agents.loader import load_agents, project_file, prompts_folder
     from meshwright.models.config import read_config
-    from meshwright.prompts import Prompts
+    from meshwright.prompts import Prompts, PromptSources
 
     path = _file_of(settings)
     if settings.models.base_url or not path.is_file():
         return []
-    prompts = Prompts(prompts_folder(Path(), settings))
+    prompts = PromptSources([Prompts(prompts_folder(Path(), settings))])
     agents = load_agents(project_file(Path(), settings.agents.dir), Path())
     return list(map(str, warnings_of(read_config(path), prompts, agents)))
 
@@ -344,85 +342,3 @@ def _keep_health(settings: Settings, found: list[Document]) -> None:
     }
     path = make_private(settings.data_dir) / _HEALTH_FILE
     write_private(path, json.dumps({**_tested_health(settings), **states}, ensure_ascii=False, indent=2))
-
-
-@click.group()
-def config() -> None:
-    """Change what a mesh does while it runs."""
-
-
-_configs = group_of(CONFIGS)
-config.add_command(_configs)
-
-
-@_configs.command("set")
-@click.argument("agent_id", metavar="AGENT")
-@click.option("--provider", "llm_provider", metavar="NAME", help="Who offers the model: openai, ollama, ...")
-@click.option("--model", "llm_model", metavar="NAME", help="The model, as its provider names it.")
-@click.option("--endpoint", "llm_endpoint", metavar="URL", help='Its address; "" for the usual one.')
-@click.option("--key-env", metavar="VARIABLE", help="Take the key from this variable.")
-@click.option("--key", "asks_key", is_flag=True, help="Ask for the key, or read it from stdin.")
-@click.option("--no-key", is_flag=True, help="Delete the stored key.")
-@click.option("--timeout", "llm_timeout", type=float, metavar="SECONDS", help="What one attempt may take.")
-@click.option("--temperature", "llm_temperature", type=float, metavar="N", help="From 0 to 2.")
-@click.option("--max-tokens", "llm_max_tokens", type=int, metavar="N", help="Tokens of a reply; 0: no limit.")
-@click.option("--name", metavar="TEXT", help="A name for people.")
-@click.option("--description", metavar="TEXT", help="What the agent is for.")
-@click.option("--default", "is_default", is_flag=True, default=None, help="Make it the tenant's default.")
-@click.option("--active/--inactive", "is_active", default=None, help="Whether the configuration counts.")
-@json_option
-@mesh_options
-def set_config(
-    target: Target,
-    agent_id: str,
-    key_env: str | None,
-    asks_key: bool,
-    no_key: bool,
-    as_json: bool,
-    **given: Any,
-) -> None:
-    """Configure an agent, or change what is given of its configuration.
-
-    A key is never an argument, where other users and the shell's history would see it: name the variable that
-    has it, or let --key ask for it.
-    """
-    fields: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    fields |= {name: fields[name] or None for name in _CLEARED if name in fields}
-    if sum((key_env is not None, asks_key, no_key)) > 1:
-        raise click.UsageError("--key-env, --key and --no-key exclude each other")
-    if key_env is not None or asks_key or no_key:
-        fields["llm_api_key"] = None if no_key else _key(key_env)
-    if not fields:
-        raise click.UsageError("nothing to change; mesh config agents set --help lists the options")
-
-    async def change(mesh: Connection) -> tuple[Document, bool]:
-        changed = await mesh.client.configure_agent(agent_id, **fields)
-        known = {agent.agent_id for agent in await mesh.client.agents()}
-        return document(changed), changed.is_default or changed.agent_id in known
-
-    changed, is_known = talk(target, change, need="change")
-    problem = changed.pop("problem")
-    state = f" ({state_of(changed)})" if state_of(changed) else ""
-    if as_json:
-        echo_json(changed)
-    else:
-        click.echo(f"{changed['agent_id']} calls {model_of(changed)}{state}")
-    _warn(changed["agent_id"], problem, is_known=is_known)
-
-
-def _warn(agent_id: str, problem: str | None, *, is_known: bool) -> None:
-    if not is_known:
-        click.echo(f"mesh: warning: the mesh has no agent {agent_id!r} now", err=True)
-    if problem:
-        click.echo(f"mesh: warning: this model cannot be called: {problem}", err=True)
-
-
-def _key(variable: str | None) -> str:
-    if variable is None:
-        key = click.prompt("Key", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
-    else:
-        key = os.environ.get(variable, "")
-    if not (key := key.strip()):
-        where = "the input" if variable is None else f"the variable {variable}"
-        raise InvalidInput(f"There is no key in {where}", field="llm_api_key")
-    return key

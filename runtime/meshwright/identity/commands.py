@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
 from meshwright.cli.connect import Connection, one_of, talk
 from meshwright.cli.options import Target, confirm, json_option, mesh_options, yes_option
-from meshwright.cli.output import Document, document, echo_json
-from meshwright.cli.resources import KEYS, group_of
+from meshwright.cli.output import document, echo_json
+from meshwright.cli.resources import group_of
 from meshwright.core.access import ALL_ROLES, KEY_ROLES, Role
+from meshwright.core.display import Document
 from meshwright.core.errors import nearest
+from meshwright.identity.resources import KEYS
+from meshwright.ledger.commands import on_proxy
 
 if TYPE_CHECKING:
     from meshwright.events.verify import Verified
     from meshwright.ledger.proxy import LiteLLMProxy
     from meshwright.models.server import AgentKeys
 
-ResultT = TypeVar("ResultT")
 _CLOSES = (
     "This is the first key: with it, every request to the HTTP API needs a key or the admin token, "
     "also from this machine; `mesh keys open` undoes that."
@@ -99,7 +100,7 @@ def create(
     mesh keys create --name ada --role approver
     mesh keys create --name ci --tenant acme --role submitter --expires 90d
 
-    What is done with it is done by --name, in --tenant. With --proxy it is the proxy's, and this mesh uses it
+    Calls with it count as those of --name, in --tenant. With --proxy it is the proxy's, and this mesh uses it
     for the agent's calls from now on.
 
     The first key makes keys mandatory for every caller, and so it asks before; `mesh keys open` undoes that.
@@ -212,20 +213,6 @@ def agent_keys() -> AgentKeys:
     return AgentKeys(load_settings(Path()).data_dir)
 
 
-def on_proxy(use: Callable[[LiteLLMProxy], Awaitable[ResultT]]) -> ResultT:
-    """Do something with the proxy that the settings name. Raises InvalidInput where they name none."""
-    from meshwright.ledger.proxy import proxy_of
-    from meshwright.settings import load_settings
-
-    models = load_settings(Path()).models
-    there = proxy_of(models.base_url, models.api_key.get_secret_value() if models.api_key else None)
-
-    async def run() -> ResultT:
-        return await use(there)
-
-    return asyncio.run(run())
-
-
 @click.command()
 @click.option("--audit", is_flag=True, help="The event log: its hash chain and its signed heads.")
 @click.option("--key", default="", metavar="KEY", help="The public key that has to have signed the heads.")
@@ -312,7 +299,7 @@ def _report(found: Verified) -> None:
 def erase(target: Target, requester: str | None, thread: str | None, task: str | None, yes: bool) -> None:
     """Erase the contents of tasks for good.
 
-    What was asked, said and answered in them goes, with all that they delegated. That the tasks ran,
+    Requests, messages and answers in them go, with all that they delegated. That the tasks ran,
     when, for whom and at what cost stays; the event log still verifies.
     """
     chosen = {"requested_by": requester, "thread_id": thread, "task_id": task}

@@ -19,8 +19,11 @@ from meshwright.cli.options import (
     json_option,
     mesh_options,
 )
-from meshwright.cli.output import Column, Document, dollars, echo_json, labelled, local_time, table
-from meshwright.cli.resources import SCHEDULES, addressee, group_of, result_of, when
+from meshwright.cli.output import echo_json, labelled, table
+from meshwright.cli.resources import group_of
+from meshwright.core.display import Document, dollars, local_time
+from meshwright.core.resources import Column
+from meshwright.services.schedules.resources import SCHEDULES, addressee, result_of, when
 
 _PREVIEWED = 3
 

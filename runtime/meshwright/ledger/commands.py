@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, time
 from decimal import Decimal
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from meshwright.cli.connect import Connection, talk, whole_id
 from meshwright.cli.options import AMOUNT, ON_EMPTY, Target, json_option, mesh_options
-from meshwright.cli.output import Column, Document, document, dollars, echo_json, show, table
-from meshwright.cli.resources import ALLOWANCES, BUDGETS, group_of
+from meshwright.cli.output import document, echo_json, show, table
+from meshwright.cli.resources import group_of
+from meshwright.core.display import Document, dollars
 from meshwright.core.errors import InvalidInput, NotFound
+from meshwright.core.resources import Column
+from meshwright.ledger.resources import ALLOWANCES, BUDGETS, TASK_BUDGET
 
 if TYPE_CHECKING:
     from meshwright.ledger.proxy import LiteLLMProxy
 
-TASK_BUDGET = "budget_usd"
-"""The name of the budget that a task brings."""
+ResultT = TypeVar("ResultT")
 _KEYS = ["agent", "tag", "model", "task", "tenant"]
 _WHERE_ANY = ("cached_tokens", "estimated_usd", "reserved_usd", "saved_usd")  # columns without zeros alone
 _NOBODY = {"tag": "(no tag)", "task": "(no task)", "model": "(no answer)"}
 budgets = group_of(BUDGETS)
-
-
-def estimated(found: Document) -> str:
-    """The likely cost of a task, in a sentence."""
-    whose = found["agent_id"] or found["capability"]
-    unknown = f"; the cost of {found['unknown']:,} more is unknown" if found["unknown"] else ""
-    if not found["tasks"]:
-        return f"no estimate: no task of {whose} has succeeded with a known cost yet{unknown}"
-    median, p90, most = (dollars(found[name]) for name in ("median_usd", "p90_usd", "max_usd"))
-    count = "1 task" if found["tasks"] == 1 else f"{found['tasks']:,} tasks"
-    return f"{median} (median), {p90} (90 %), {most} at most: the last {count} of {whose}{unknown}"
 
 
 @budgets.command("raise")
@@ -234,8 +228,21 @@ def _begin_of_day(since: str) -> datetime:
     return datetime.combine(datetime.fromisoformat(since).astimezone(UTC).date(), time(), UTC)
 
 
+def on_proxy(use: Callable[[LiteLLMProxy], Awaitable[ResultT]]) -> ResultT:
+    """Do something with the proxy that the settings name. Raises InvalidInput where they name none."""
+    from meshwright.ledger.proxy import proxy_of
+    from meshwright.settings import load_settings
+
+    models = load_settings(Path()).models
+    there = proxy_of(models.base_url, models.api_key.get_secret_value() if models.api_key else None)
+
+    async def run() -> ResultT:
+        return await use(there)
+
+    return asyncio.run(run())
+
+
 def _of_proxy(by: str, since: str | None) -> dict[str, Decimal]:
-    from meshwright.cli.administration import on_proxy
     from meshwright.ledger.proxy import FIRST_DAY
 
     first = FIRST_DAY if since is None else _begin_of_day(since).date()

@@ -9,16 +9,14 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 from urllib.parse import quote
 
 from meshwright.client.client import Client
 from meshwright.client.transports import DEFAULT_URL, FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS
 from meshwright.core.clock import Backoff
 from meshwright.core.errors import ConfigError, MeshError, NotFound, sentence
-
-if TYPE_CHECKING:
-    from meshwright.services.agent_config.records import AgentLLM
+from meshwright.services.agent_config.records import AgentLLM
 
 TTL_SECONDS = 300.0
 _DEFAULT = "default"
@@ -92,8 +90,6 @@ class AgentConfigClient:
     def _from_environment(self, agent_id: str) -> AgentLLM:
         from pydantic import ValidationError
 
-        from meshwright.services.agent_config.records import AgentLLM
-
         named = {name: self._environment.get(f"LLM_{name.upper()}") for name in _VARIABLES}
         known: dict[str, Any] = {f"llm_{name}": value for name, value in named.items() if value}
         if missing := [name for name in ("llm_provider", "llm_model") if known and name not in known]:
@@ -126,7 +122,6 @@ class AgentConfigClient:
 
     async def _fetch(self) -> dict[str, AgentLLM]:
         from meshwright.models.errors import Unauthorized
-        from meshwright.services.agent_config.records import AgentLLM
 
         found: dict[str, AgentLLM] = {}
         for item in await self._client.items("/api/agents"):

@@ -1,0 +1,117 @@
+"""Texts for people: amounts, times, ids and the errors of others, each on one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+Document = dict[str, Any]
+"""One JSON object, as the HTTP API sends it."""
+MORE = "…"
+"""Stands for text that is cut."""
+MAX_TEXT = 200
+"""The characters that are shown of a text by a model, a tool or a person."""
+_SHORT_ID = 6
+_MAX_DIGITS = 30  # of an amount
+
+
+@dataclass(frozen=True)
+class EventWords:
+    """How an event reads: a word for it in the timeline of its task, and the parts of its line.
+
+    `parts` gets the payload and the whole event; empty parts are left out, and an event that it cannot read
+    is printed field by field. An event without a `word` is not in timelines.
+    """
+
+    word: str
+    parts: Callable[[Document, Document], Sequence[object]]
+
+
+def printable(text: str) -> str:
+    """The text on one line, with spaces for what would steer the terminal."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def short(text: Any) -> str:
+    """The beginning of a text that somebody else wrote, on one line."""
+    line = " ".join(printable(str(text)).split())
+    return line if len(line) <= MAX_TEXT else f"{line[: MAX_TEXT - 1]}{MORE}"
+
+
+def short_id(task_id: Any) -> str:
+    """The end of an id: tasks of the same minutes begin alike."""
+    text = str(task_id)
+    return f"{MORE}{text[-_SHORT_ID:]}" if len(text) > _SHORT_ID + 4 else text
+
+
+def seconds(duration_ms: Any) -> str:
+    """A duration: `0.58 s`."""
+    return f"{(duration_ms or 0) / 1000:.2f} s"
+
+
+def dollars(cost_usd: Any) -> str:
+    """A cost: `$0`, `$0.0012`, or `$?` if the price is unknown."""
+    if cost_usd is None:
+        return "$?"
+    cost = Decimal(str(cost_usd))
+    if not cost.is_finite() or abs(cost.adjusted()) > _MAX_DIGITS:
+        return f"${cost}"  # as it is: written out it could have gigabytes
+    return "$0" if not cost else f"${cost:.4f}" if cost >= Decimal("0.0001") else "<$0.0001"
+
+
+def tokens(usage: Any) -> str:
+    """The tokens that a model read and wrote: `612 + 40 tokens`."""
+    usage = usage or {}
+    return f"{usage.get('prompt_tokens', 0):,} + {usage.get('completion_tokens', 0):,} tokens"
+
+
+def number(value: Any) -> str:
+    """A number without needless digits."""
+    return f"{value:.3g}" if isinstance(value, (int, float)) else str(value)
+
+
+def local_time(text: str | None) -> str:
+    """An RFC 3339 time as `2026-11-20 09:31:02` of this machine's zone."""
+    return f"{datetime.fromisoformat(text).astimezone():%Y-%m-%d %H:%M:%S}" if text else ""
+
+
+def or_never(text: str | None) -> str:
+    """A time of something that may not have happened yet."""
+    return local_time(text) or "never"
+
+
+def file_line(file: Mapping[str, Any]) -> str:
+    """A file in a few words: `chart.png (image/png, 12,345 bytes)`."""
+    size = file.get("size")
+    about = f"{size:,} bytes" if isinstance(size, int) else str(file.get("url") or "elsewhere")
+    return printable(f"{file.get('name')} ({file.get('media_type')}, {about})")
+
+
+def join(parts: Sequence[object]) -> str:
+    """Those parts of a line that say something."""
+    return "  ".join(str(part) for part in parts if part)
+
+
+def score(card: Any) -> str:
+    """A score with its factors: `score 1.05 = weight 1 x health 1 x success 1 x preferred 1.05`."""
+    if not isinstance(card, dict) or "score" not in card:
+        return ""
+    always = [name for name in ("weight", "health", "success") if name in card]
+    boosts = [name for name in ("streak", "preferred") if card.get(name, 1) != 1]
+    factors = " x ".join(f"{name} {number(card[name])}" for name in [*always, *boosts])
+    return f"score {number(card['score'])}" + (f" = {factors}" if factors else "")
+
+
+def finish(reason: Any) -> str:
+    """Why a model's reply ended, if it did not end by itself: `ended by length`."""
+    return f"ended by {short(reason)}" if reason not in (None, "stop") else ""
+
+
+def fault(error: Any) -> str:
+    """An error with its type: `ToolFailed: no such file`."""
+    if isinstance(error, dict):
+        return short(f"{error.get('type', 'error')}: {error.get('message', '')}")
+    return short(error or "")

@@ -1,0 +1,63 @@
+"""How the events of models and deployments read, and their facts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from meshwright.core.display import (
+    Document,
+    EventWords,
+    dollars,
+    fault,
+    finish,
+    number,
+    seconds,
+    short,
+    tokens,
+)
+
+FACTS: Mapping[str, str] = {
+    "model.*": "call_id model deployment group tags user usage cost_usd cost_source cache_hit saved_usd "
+    "attempts outcome finish_reason latency_ms duration_ms delay_seconds",
+    "deployment.*": "deployment seconds status refused",
+}
+
+
+def _model(payload: Document, event: Document) -> Sequence[object]:
+    wanted = payload.get("tool_calls") or []
+    if payload.get("outcome", "ok") != "ok":
+        return payload.get("group", "?"), payload["outcome"], fault(payload.get("error"))
+    return (
+        payload.get("model", "?"),
+        f"[{', '.join(payload.get('tags') or [])}]",
+        f"user={payload.get('user', '')}",
+        tokens(payload.get("usage")),
+        dollars(payload.get("cost_usd")),
+        seconds(payload.get("duration_ms")),
+        f"-> {', '.join(wanted)}" if wanted else finish(payload.get("finish_reason")),
+    )
+
+
+def _delta(payload: Document, event: Document) -> Sequence[object]:
+    return ("starts over" if payload.get("restart") else short(payload.get("text", "")),)
+
+
+def _left_alone(payload: Document, event: Document) -> Sequence[object]:
+    is_refused = event["event_type"] == "deployment.refused"
+    status = f"refused with {payload.get('status')}" if is_refused else "down"
+    why = payload.get("reason") or fault(payload.get("error"))
+    name, pause = payload.get("deployment", "?"), number(payload.get("seconds", "?"))
+    return (f"{name} is {status}, left alone for {pause} s: {short(why)}",)
+
+
+def _recovered(payload: Document, event: Document) -> Sequence[object]:
+    return (f"{payload.get('deployment', '?')} gets calls again",)
+
+
+WORDS: Mapping[str, EventWords] = {
+    "model.delta": EventWords("model", _delta),
+    "model.called": EventWords("model", _model),
+    "deployment.refused": EventWords("model", _left_alone),
+    "deployment.cooled_down": EventWords("model", _left_alone),
+    "deployment.recovered": EventWords("model", _recovered),
+}

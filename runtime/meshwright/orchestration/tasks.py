@@ -1,0 +1,216 @@
+"""The operations on tasks, inside a process that runs the mesh: they ask no roles.
+
+receipt = await mesh.get(Tasks).submit(TaskRequest(agent_id="simple-agent", payload={"text": "Hello"}))
+outcome = await mesh.get(Tasks).outcome(receipt.task_id)
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from msgspec.structs import replace
+
+from meshwright.agent import AgentTypes
+from meshwright.core import topics
+from meshwright.core.errors import NotFound
+from meshwright.core.files import File
+from meshwright.core.messages import Caller, Outcome, Receipt, Task, TaskRequest
+from meshwright.core.tracing import TENANT
+from meshwright.events.answers import checked_answer, decided, denied_money, not_waiting
+from meshwright.events.audit import Audit, hashed
+from meshwright.events.inbox import Inbox
+from meshwright.ledger.keys import Keys, keys_required
+from meshwright.ledger.spending import Spending
+from meshwright.mesh import Mesh
+from meshwright.orchestration.acceptance import (
+    FINAL,
+    Admission,
+    OutcomeWaiters,
+    PayloadLimits,
+    hash_of,
+    make_task,
+)
+from meshwright.run.files import read_file
+from meshwright.run.limits import limits_of, step_timeout
+from meshwright.run.transcript import Transcript, transcripts
+from meshwright.work import Answer, Cancel
+from meshwright.work.protocol import Accept, TaskKey
+from meshwright.work.record import TaskView, read_entry, read_task, thread_ref
+
+_SHOWN = {*TaskView.__struct_fields__} & {*Task.__struct_fields__} - {"limits", "timeout"}
+"""The fields of a task that its view shows as they are."""
+
+
+class Tasks:
+    """The tasks of a mesh: takes, shows, cancels and answers them, and waits for their outcomes."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        settings = mesh.settings
+        self.payload_limits = PayloadLimits(settings.max_payload_bytes, settings.max_payload_depth)
+        self._settings = settings
+        self._host = mesh.host
+        self._log = mesh.log
+        self._tracing = mesh.tracing
+        self._admission = mesh.get(Admission)
+        self._audit = mesh.get(Audit)
+        self._inbox = mesh.get(Inbox)
+        self._keys = mesh.get(Keys)
+        self._spending = mesh.get(Spending)
+        self._agents = mesh.get(AgentTypes)
+        self._waiters = OutcomeWaiters(mesh.host)
+        mesh.on_end.append(self._waiters.end)
+        mesh.host.listen(topics.TASK_PROGRESS, self._waiters.tell, FINAL, sealed=True)
+
+    async def submit(
+        self,
+        request: TaskRequest,
+        caller: Caller | None = None,
+        *,
+        idempotency_key: str | None = None,
+        traceparent: str | None = None,
+    ) -> Receipt:
+        """Take a task: durable, with its first dispatch, when this returns.
+
+        Raises InvalidInput, NoAgentAvailable, NotFound (an unknown agent, or task that it comes after),
+        IdempotencyConflict, Overloaded where the mesh, tenant or thread has what it may, and StorageExceeded.
+        """
+        caller = caller or Caller()
+        if request.after is not None:
+            try:
+                await read_task(self._host, request.after, caller.tenant_id)
+            except NotFound as error:
+                raise NotFound(error.message, remedy=error.remedy, field="after") from None
+        now, key = self._host.clock.now(), idempotency_key
+        day = self._settings.agents.deadline_seconds
+        task = make_task(
+            request, caller, now=now, limits=self.payload_limits, deadline_seconds=day, idempotency_key=key
+        )
+        has_deadline = request.deadline is not None
+        accept = partial(self._accept, task, hash_of(request, caller, key), has_deadline, traceparent)
+        return await self._admission.admit(task, accept)
+
+    async def _accept(
+        self, task: Task, request_hash: str, has_deadline: bool, traceparent: str | None
+    ) -> Receipt:
+        of = {TENANT: task.tenant_id}
+        with self._tracing.span("submit task", parent=traceparent, attributes=of, kind="producer") as span:
+            traced = replace(task, traceparent=span.traceparent)
+            accept = Accept.of(traced, request_hash=request_hash, has_deadline=has_deadline)
+            ref = TaskKey(task.tenant_id, task.task_id).ref
+            return await self._host.call(ref, "accept", accept, traceparent=span.traceparent)
+
+    async def task(self, task_id: str, tenant_id: str = "default") -> TaskView:
+        """A task as it is now. Raises NotFound."""
+        record, task = await read_task(self._host, task_id, tenant_id)
+        entry = await read_entry(self._host, record, task)
+        agent_id = record.attempts[-1].agent_id if record.attempts else task.agent_id
+        agent = next((agent for agent in self._agents if agent.agent_id == agent_id), None)
+        limits = limits_of(self._settings.agents.limits, agent, task.limits)
+        return TaskView(
+            **{name: getattr(task, name) for name in _SHOWN},
+            timeout=step_timeout(self._settings.agents.timeout_seconds, agent, task.timeout).seconds,
+            limits=tuple(limit.fields for limit in limits),
+            status=entry.status if entry is not None and entry.status != "queued" else record.status,
+            attempts=tuple(record.attempts),
+            waits=tuple(entry.waits) if entry is not None else (),
+            code=entry.code if entry is not None else None,
+            outcome=record.outcome,
+            parent_task_id=task.parent.task_id if task.parent else None,
+            trace_id=task.traceparent.split("-")[1] if task.traceparent else None,
+        )
+
+    async def transcripts(self, task_id: str, tenant_id: str = "default") -> list[Transcript]:
+        """The steps of a task, attempt by attempt. Raises NotFound."""
+        record, task = await read_task(self._host, task_id, tenant_id)
+        entry = await read_entry(self._host, record, task)
+        waits = tuple(entry.waits) if entry is not None else ()
+        return await transcripts(self._host, self._log, record, task, waits)
+
+    async def cancel(
+        self, task_id: str, tenant_id: str = "default", *, caller: Caller | None = None
+    ) -> TaskView:
+        """Ask for a task to end; its outcome follows when its agent has let go. Raises NotFound."""
+        await read_task(self._host, task_id, tenant_id)
+        caller = caller or Caller(tenant_id=tenant_id)
+        async with self._audit.change(caller, "task.cancelled", f"tasks/{task_id}"):
+            await self._host.call(TaskKey(tenant_id, task_id).ref, "cancel", Cancel(task_id=task_id))
+        return await self.task(task_id, tenant_id)
+
+    async def answer(
+        self,
+        task_id: str,
+        key: str,
+        value: Any,
+        caller: Caller | None = None,
+        *,
+        idempotency_key: str | None = None,
+    ) -> None:
+        """Answer what a task waits for; `key` is the `wait_id` of a question of the inbox.
+
+        Durable when this returns; an `idempotency_key` is then in the log, on the event `wait.ended`. Raises
+        NotFound where the task does not wait for that, Conflict where that was answered or has expired,
+        InvalidInput for an answer that does not fit, Forbidden for a caller who may not give it.
+        """
+        caller = caller or Caller()
+        record, task = await read_task(self._host, task_id, caller.tenant_id)
+        thread, entry = thread_ref(record, task), await read_entry(self._host, record, task)
+        wait = next((wait for wait in entry.waits if wait.wait_id == key), None) if entry else None
+        if thread is not None and wait is not None:
+            agents, now = (*task.chain, thread.type), self._host.clock.now()
+            if (reason := denied_money(wait, value, caller, agents)) is not None:
+                account_id, details = wait.subject["account"], {"wait_id": key, "reason": reason}
+                async with self._audit.change(caller, "budget.denied", f"budgets/{account_id}", details):
+                    await self._spending.deny(account_id, reason, caller)
+                return
+            requesters = await self._requesters(task, caller)
+            checked = checked_answer(wait, value, caller, agents, now, requesters)
+            answer = Answer(
+                task_id=task_id,
+                key=key,
+                value=checked,
+                answered_by=caller.requested_by,
+                idempotency_key=idempotency_key,
+            )
+            details = {"wait_id": key, "answer": hashed(value)}
+            async with self._audit.change(caller, decided(wait, value), f"tasks/{task_id}", details):
+                if await self._host.call(thread, "resume", answer):
+                    return
+                raise not_waiting(task_id, key, await self._inbox.find(caller.tenant_id, key))
+        raise not_waiting(task_id, key, await self._inbox.find(caller.tenant_id, key))
+
+    async def _requesters(self, task: Task, caller: Caller) -> set[str]:
+        """Those who requested a task and the tasks above it; none where everybody is the local user."""
+        by_broker = caller.source == "mqtt" and caller.requested_by != Caller().requested_by
+        if not by_broker and not await keys_required(self._keys, self._settings):
+            return set()
+        names = {task.requested_by}
+        while task.parent is not None:
+            _, task = await read_task(self._host, task.parent.task_id, task.tenant_id)
+            names.add(task.requested_by)
+        return names
+
+    async def resume(self, tenant_id: str, task_id: str, key: str, value: Any) -> None:
+        """Give a task what it waits for, where no person answers. Raises NotFound for an unknown task."""
+        record, task = await read_task(self._host, task_id, tenant_id)
+        if (thread := thread_ref(record, task)) is not None:
+            await self._host.call(thread, "resume", Answer(task_id=task_id, key=key, value=value))
+
+    async def outcome(self, task_id: str, tenant_id: str = "default") -> Outcome:
+        """Wait for the outcome of a task.
+
+        Raises NotFound, and where the mesh ends by then StoreFailed or Draining.
+        """
+        return await self._waiters.wait(task_id, tenant_id)
+
+    async def file(self, task_id: str, number: int, tenant_id: str = "default") -> File:
+        """A file of a task's outcome with its bytes, counted from 1. Raises NotFound."""
+        return await read_file(self._host, task_id, number, tenant_id)
+
+    async def ask(
+        self, agent_id: str, text: str, *, thread_id: str | None = None, timeout: float | None = None
+    ) -> Outcome:
+        """Give an agent a task as text and wait for its outcome. `timeout` in seconds, of one step."""
+        request = TaskRequest(agent_id=agent_id, payload={"text": text}, thread_id=thread_id, timeout=timeout)
+        receipt = await self.submit(request)
+        return await self.outcome(receipt.task_id)
