@@ -1,6 +1,8 @@
 """After a crash everything accepted goes on; a stop takes nothing new and loses nothing it took."""
 
 import asyncio
+import time
+from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
@@ -8,7 +10,9 @@ from pydantic import BaseModel
 from meshwright.core.errors import Draining, HostError
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef, Message
+from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind
+from meshwright.stores.sqlite import SqliteStore
 from tests.support.host_harness import HostHarness
 from tests.support.observer import Worker
 from tests.support.sample_actors import DIARY, Line, diary, lines_of
@@ -201,3 +205,34 @@ async def test_a_caller_who_gives_up_harms_nobody(harness: HostHarness) -> None:
     assert len(answers) == 10
     page = await host.call(diary(), "write", {"text": "last"})
     assert {"last", *(str(n) for n in range(1, 20, 2))} <= set(page.lines)
+
+
+class Slow(Actor[Site]):
+    """Works for a millisecond in each turn, which it counts in `turns`."""
+
+    def __init__(self, ref: ActorRef, turns: list[str]) -> None:
+        super().__init__(ref)
+        self.turns = turns
+
+    @turn
+    def work(self, turn: Turn) -> None:
+        self.turns.append(self.ref.id)
+        until = time.perf_counter() + 0.001
+        while time.perf_counter() < until:
+            pass
+
+
+async def test_many_slow_turns_let_the_event_loop_go_on(tmp_path: Path) -> None:
+    turns: list[str] = []
+    host = Runtime(SqliteStore.in_folder(tmp_path, durability="off"))
+    host.register(ActorKind.of(Slow, turns=turns))
+    await host.start()
+    refs = [ActorRef("Slow", f"{number}") for number in range(64)]
+    sends = [asyncio.create_task(host.send(Message(f"m/{ref.id}", ref, "work"))) for ref in refs]
+    between = []
+    while not all(send.done() for send in sends) or len(turns) < len(refs):
+        before = len(turns)
+        await asyncio.sleep(0)
+        between.append(len(turns) - before)
+    await host.stop()
+    assert 0 < max(between) <= 16

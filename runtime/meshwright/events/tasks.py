@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from meshwright.core.encoding import Json, Struct
 from meshwright.core.errors import InvalidInput
-from meshwright.core.messages import Dispatch, Event, Outcome, Plain, Task, TaskStatus, Usage
+from meshwright.core.messages import Event, Outcome, Parent, Plain, TaskStatus, Usage
 from meshwright.core.money import Amount
 from meshwright.events.filter import seconds
 from meshwright.sql.database import Row, Session
@@ -288,7 +288,7 @@ class _TaskRow:
     def ended(self) -> bool:
         return self.completed_at is not None
 
-    def describe(self, task: Task) -> None:
+    def describe(self, task: _DispatchedTask) -> None:
         self.capability = task.capability
         self.priority = task.priority
         self.requested_by = task.requested_by
@@ -306,6 +306,24 @@ _REPLACE = "ON CONFLICT (task_id, tenant_id) DO UPDATE SET " + ", ".join(
 _columns_of = attrgetter(*_COLUMNS)
 
 
+class _DispatchedTask(Struct):
+    """The fields of a task that its row has: to check all the others takes as long as to write the row."""
+
+    capability: str = ""
+    priority: int = 5
+    requested_by: str = "anonymous"
+    thread_id: str
+    parent: Parent | None = None
+    generation: int = 1
+    created_at: datetime
+
+
+class _Dispatched(Struct):
+    attempt: int
+    agent_id: str
+    task: _DispatchedTask
+
+
 def _accept(row: _TaskRow, event: Event) -> None:
     fields = event.fields
     row.capability = row.capability or _text(fields, "capability") or ""
@@ -319,13 +337,10 @@ def _accept(row: _TaskRow, event: Event) -> None:
 
 def _dispatch(row: _TaskRow, event: Event) -> None:
     """task.dispatched: a new attempt, or with a later generation a new beginning."""
-    dispatch = _shaped(Dispatch, event)
+    dispatch = _shaped(_Dispatched, event)
     if dispatch is None:
         return
-    try:
-        task = dispatch.task  # read only now
-    except (ValueError, ArithmeticError):
-        return
+    task = dispatch.task
     if not (_sane(dispatch.attempt) and _sane(task.generation) and _sane(task.priority)):
         return
     row.describe(task)
