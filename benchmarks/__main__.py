@@ -30,7 +30,7 @@ BENCHMARKS = {
     "tail": "what ten event streams cost whoever submits",
     "tenants": "what a tenant that floods costs another",
     "log": "the event log beside bare inserts",
-    "postgres": "the whole lifecycle on PostgreSQL, with one worker and with two",
+    "postgres": "the whole lifecycle on PostgreSQL, with one, two and three workers",
     "recovery": "kill -9 with 10,000 open tasks",
     "long_run": "one task of 500 steps: its journal, the store, its replay",
     "starts": "how long until something is there: help, up, ask; memory of an idle mesh",

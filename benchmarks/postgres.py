@@ -1,4 +1,4 @@
-"""A task's whole lifecycle on PostgreSQL, with one worker and with two, beside the same rows by hand."""
+"""A task's whole lifecycle on PostgreSQL, with one, two and three workers, beside the same rows by hand."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from meshwright.runtimes import RUNTIMES
 from tests.support.postgres import Cluster, postgres_programs
 
 DURABLE = {"fsync": "on", "full_page_writes": "on"}
+WORKERS = {"one worker": 1, "two workers": 2, "three workers": 3}
+MIN_SHARE = 0.35
 
 
 async def measure(bench: Bench) -> list[Row]:
@@ -50,17 +52,24 @@ async def _measure(bench: Bench, cluster: Cluster) -> list[Row]:
         arguments = {"url": str(cluster.new_schema()), "sample": sample, "in_flight": IN_FLIGHT}
         return await bench.side("benchmarks.postgres:by_hand", seconds=seconds, **arguments)
 
-    rounds = await bench.in_turns({"1": partial(workers, 1), "2": partial(workers, 2), "floor": floor})
+    sides = {name: partial(workers, count) for name, count in WORKERS.items()}
+    rounds = await bench.in_turns({**sides, "floor": floor})
     by_hand = column(rounds["floor"], "rate", "tasks/s")
+    rates = {name: column(rounds[name], "rate", "tasks/s") for name in WORKERS}
+    one = rates["one worker"]
     return [
         compared(
             f"whole lifecycle on PostgreSQL, {name}, {IN_FLIGHT} in flight",
-            column(rounds[count], "rate", "tasks/s"),
+            rate,
             by_hand,
-            note=f"p50 {column(rounds[count], 'p50_ms', 'ms', 1)}, "
+            target=f">= {MIN_SHARE}" if rate is one else "not slower than one",
+            meets=(lambda share, _: share >= MIN_SHARE)
+            if rate is one
+            else lambda _, rate: rate >= one.median,
+            note=f"p50 {column(rounds[name], 'p50_ms', 'ms', 1)}, "
             f"floor {column(rounds['floor'], 'p50_ms', 'ms', 1)}, 5 commits awaited",
         )
-        for count, name in (("1", "one worker"), ("2", "two workers"))
+        for name, rate in rates.items()
     ]
 
 

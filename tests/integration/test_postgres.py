@@ -158,6 +158,17 @@ async def test_messages_land_where_their_actor_has_committed_last(
         await worker.stop()
 
 
+async def test_a_column_takes_the_nearest_value(postgres_url: Address, tmp_path: Path) -> None:
+    session = PostgresDatabase(postgres_url, tmp_path).connect_reader()
+    session.script("CREATE TABLE odd (a TEXT, b BYTEA, c BIGINT, d SMALLINT, e DOUBLE PRECISION, f INTEGER)")
+    rows = [("a\0\ud83d", b"\0", 2**70, True, 0.5, 1), (None,) * 6, ("\n", b"", -(2**70), 0, 1, 2)]
+    session.insert("odd (a, b, c, d, e, f)", rows)
+    found = session.execute("SELECT * FROM odd").fetchall()
+    session.close()
+    nearest = [("a??", b"\0", 2**63 - 1, 1, 0.5, 1), (None,) * 6, ("\n", b"", -(2**63), 0, 1.0, 2)]
+    assert found == nearest
+
+
 async def test_several_processes_may_make_the_tables_at_once(postgres_url: Address) -> None:
     databases = [PostgresDatabase(postgres_url, Path()) for _ in range(5)]
     await asyncio.gather(*(database.open() for database in databases))

@@ -14,6 +14,7 @@ from meshwright.events import table
 from meshwright.events.table import Written
 from meshwright.kernel.rows import REPLACE_HEAD
 from meshwright.sql.database import Row, Session
+from meshwright.sql.postgres import array
 
 HEADS = "heads (type, id, revision, last_turn, sent, wake_at, obliged, seen, state, owner)"
 MESSAGES = "messages (n, type, id, owner, fetched, remember, message)"
@@ -154,7 +155,8 @@ def _write_records(session: Session, group: Sequence[_Judged]) -> None:
         return
     rows = [[tuple(map(session.bindable, row)) for row in judged.batch.records] for judged in standing]
     columns = zip(*itertools.chain.from_iterable(rows), strict=True)
-    cursor = session.execute(_NEW_RECORDS, [list(column) for column in columns])
+    kinds = ("text", "text", "text", "bigint", "bytea")
+    cursor = session.execute(_NEW_RECORDS, [*map(array, kinds, columns)])
     if not any(judged.batch.unless == "record" for judged in standing):
         return
     written = set(cursor.fetchall())
@@ -188,6 +190,6 @@ def _write_messages(session: Session, group: Sequence[_Judged], incarnation: str
         session.notify(f"m{owner}")
 
 
-def _columns(refs: Iterable[Sequence[str]]) -> tuple[list[str], list[str]]:
+def _columns(refs: Iterable[Sequence[str]]) -> Sequence[Any]:
     refs = list(refs)
-    return [ref[0] for ref in refs], [ref[1] for ref in refs]
+    return array("text", [ref[0] for ref in refs]), array("text", [ref[1] for ref in refs])
