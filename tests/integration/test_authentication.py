@@ -69,25 +69,6 @@ async def test_http_takes_tenant_and_requester_from_the_authenticator(tmp_path: 
             assert (status, problem["field"]) == (422, name)
 
 
-async def test_only_the_role_of_an_administrator_manages_keys(tmp_path: Path) -> None:
-    async with badge_mesh(tmp_path) as api:
-        assert (await api.call("GET", "/keys", headers=shows("acme/ada")))[0] == 403
-        assert (await api.call("GET", "/keys", headers=shows("acme/boss")))[0] == 200
-
-
-async def test_a_caller_without_the_role_names_no_other_tenant_for_a_model_call(tmp_path: Path) -> None:
-    call = {"model": "fast", "messages": [{"role": "user", "content": "Hello?"}]}
-    async with badge_mesh(tmp_path) as api:
-        status, problem = await api.call(
-            "POST", "/complete", json={**call, "tenant_id": "other"}, headers=shows("acme/ada")
-        )
-        assert (status, problem["field"]) == (403, "tenant_id")
-        assert (await api.call("POST", "/complete", json=call, headers=shows("acme/ada")))[0] == 200
-        while not (costs := await api.mesh.costs("agent", tenant_id="acme")).items:
-            await asyncio.sleep(0.01)  # a call is logged while its answer is on its way
-    assert [line.key for line in costs.items] == ["ada"]
-
-
 @pytest.mark.needs("mosquitto", "mosquitto_rr")
 async def test_mqtt_takes_tenant_and_requester_from_the_authenticator(tmp_path: Path) -> None:
     hello = {"agent_id": "echo", "task_id": "t1"}
