@@ -216,7 +216,6 @@ async def test_mesh_ask_asks_at_its_terminal(tmp_path: Path, setup: dict[str, st
 
 
 async def said(terminal: int, until: str) -> str:
-    """What a terminal shows, up to a text."""
     shown = ""
     while until not in shown:
         shown += (await asyncio.to_thread(os.read, terminal, 4096)).decode(errors="replace")

@@ -1,4 +1,4 @@
-"""What models cost, as programs get it over HTTP and people read it on a terminal."""
+"""Costs of models over HTTP and on a terminal."""
 
 from __future__ import annotations
 

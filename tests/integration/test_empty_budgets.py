@@ -1,4 +1,4 @@
-"""What tasks do whose budget is empty: they fail, wait, ask for more, or go on with a cheaper model."""
+"""Tasks whose budget is empty fail, wait, ask for more, or go on with a cheaper model."""
 
 import asyncio
 from collections.abc import AsyncIterator

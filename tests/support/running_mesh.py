@@ -25,8 +25,6 @@ READY_SECONDS = 120.0
 
 
 class Reply(NamedTuple):
-    """What the HTTP API answered."""
-
     status: int
     body: Any
 
@@ -52,8 +50,6 @@ async def start(command: list[str], environment: dict[str, str], **streams: Any)
 
 
 class Errors:
-    """What a process says on stderr."""
-
     def __init__(self, stream: asyncio.StreamReader) -> None:
         self.text = ""
         self._stream = stream

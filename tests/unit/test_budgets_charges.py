@@ -1,4 +1,4 @@
-"""What a call is charged to a budget, however it ends, and what is told of it."""
+"""Charges of calls to budgets, however a call ends."""
 
 import asyncio
 from decimal import Decimal

@@ -57,7 +57,6 @@ async def mesh(clock: ManualClock) -> AsyncIterator[MeshUnderTest]:
 
 
 def from_afar(mesh: MeshUnderTest, event_type: str, payload: object = None) -> Event:
-    """What another process tells of its agent."""
     now = mesh.mesh.host.clock.now()
     return Event(
         id=f"far/{event_type}/{now.timestamp()}",

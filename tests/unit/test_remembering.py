@@ -1,4 +1,4 @@
-"""What a thread remembers of its tasks, and what an agent of its tenant."""
+"""Memory of threads and of agents."""
 
 from __future__ import annotations
 

@@ -49,12 +49,6 @@ class Item:
 
 @dataclass(frozen=True)
 class Job:
-    """What a child is to do; `point` and `nth` say where it dies, `control` what is broken on purpose.
-
-    With few turns a round, messages between actors cross from one transaction to another; with many they are
-    sent and taken in the same one.
-    """
-
     folder: str
     plan: Sequence[Item]
     point: str = ""
@@ -96,8 +90,6 @@ def mesh_of(job: Job, failpoints: Failpoints) -> Mesh:
 
 
 class Asked(Protocol):
-    """What a client has to do with: a mesh."""
-
     log: EventLog
 
     async def submit(self, request: TaskRequest, *, idempotency_key: str) -> Receipt: ...
