@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from meshwright.core.capability import Capability, Registration
-from meshwright.core.messages import Fault
+from meshwright.core.messages import Fault, Parent
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.turns import ActorKind
 from meshwright.orchestration.orchestrator import Orchestrator
@@ -128,3 +128,21 @@ def test_a_redrive_of_a_task_that_has_ended_does_nothing() -> None:
     task.take("accept", Accept.of(a_task()))
     task.take("settle", an_outcome())
     assert not task.take("redrive").changed
+
+
+def test_a_repeated_request_for_a_task_that_has_ended_answers_its_parent_again() -> None:
+    parent = Parent(actor_type="architect", actor_id="default:p", key="k", task_id="p")
+    accept = Accept.of(a_task(parent=parent))
+    task = an_orchestrator("helper")
+    task.take("accept", accept)
+    assert [message.method for message in task.take("settle", an_outcome()).sends] == ["resume"]
+    assert [message.method for message in task.take("accept", accept).sends] == ["resume"]
+
+
+def test_what_the_actor_sends_is_numbered_without_gaps() -> None:
+    task = an_orchestrator("a1", "a2")
+    task.take("accept", Accept.of(a_task()))
+    task.take("settle", failed(1, "a1"))
+    task.take("settle", an_outcome(attempt=2))
+    sent = [sent.id for commit in task.commits for sent in (*commit.events, *commit.sends)]
+    assert sorted(int(id.rsplit("/", 1)[1]) for id in sent) == list(range(1, len(sent) + 1))
