@@ -190,7 +190,8 @@ class Client:
 
     async def close(self) -> None:
         self._client.disconnect()
-        await asyncio.to_thread(self._client.loop_stop)
+        with suppress(AttributeError):  # The thread may end by itself while paho is about to join it.
+            await asyncio.to_thread(self._client.loop_stop)
 
     async def subscribe(self, topic: str, qos: int = 1) -> None:
         self._client.subscribe(topic, qos)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -43,6 +44,21 @@ async def mesh(*arguments: str, stdin: str = "", **environment: str) -> Done:
     out, err = await process.communicate(stdin.encode())
     assert process.returncode is not None
     return Done(process.returncode, out.decode(), err.decode())
+
+
+def run(
+    *arguments: str, stdin: str = "", cwd: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a `mesh` command to its end, without a loop."""
+    return subprocess.run(
+        [*MESH, *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env=os.environ | environment,
+    )
 
 
 async def start(command: list[str], environment: dict[str, str], **streams: Any) -> Process:
