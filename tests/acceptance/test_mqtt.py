@@ -121,19 +121,6 @@ async def test_a_task_that_waits_for_a_person_is_answered_and_another_cancelled(
         assert outcome["status"] == "cancelled"
 
 
-async def test_presence_says_who_is_there_and_when_the_mesh_is_gone(
-    running: RunningMesh, broker: Mosquitto
-) -> None:
-    async with mosquitto_sub(broker, "mesh/default/status") as status:
-        await status.until("mesh/default/status", status="online")
-        async with mosquitto_sub(broker, "mesh/default/agents/+") as agents:
-            shown = await agents.until("mesh/default/agents/researcher-agent", status="online")
-            assert "deep-research" in [capability["name"] for capability in shown["capabilities"]]
-            assert await running.stop() == 0
-            await agents.until("mesh/default/agents/researcher-agent", status="offline")
-        await status.until("mesh/default/status", status="offline", reason="stopped")
-
-
 async def test_a_mesh_whose_broker_is_away_works_and_says_so_once(tmp_path: Path, broker: Mosquitto) -> None:
     await broker.stop()
     async with mesh_up(tmp_path / "data", "--mqtt", broker.url) as running:

@@ -60,22 +60,6 @@ async def test_a_resumed_run_keeps_its_prompt_and_repeats_no_call(tmp_path: Path
     assert anew.tags == ("second",)
 
 
-async def test_a_resumed_run_counts_what_its_first_calls_cost(tmp_path: Path) -> None:
-    usage = Usage(prompt_tokens=100, completion_tokens=10)
-    call = ToolCall(id="c1", name="hold", arguments="{}")
-    first = keeper()
-    asks = ModelReply(tool_calls=(call,), model="big", usage=usage, cost_usd=0.25)
-    async with kept(tmp_path, first, model=ScriptedModel(asks)) as mesh:
-        task_id = await submitted(mesh, "keeper")
-        await first.began.wait()
-    second = keeper()
-    second.opened.set()
-    answers = ModelReply(content="Done.", model="big", usage=usage, cost_usd=0.25)
-    async with kept(tmp_path, second, model=ScriptedModel(answers)) as mesh:
-        outcome = await mesh.outcome(task_id)
-    assert (outcome.usage.prompt_tokens, outcome.cost_usd) == (200, 0.5)
-
-
 def stepping() -> tuple[type[Agent], list[str], asyncio.Event, asyncio.Event]:
     """An agent with a run of its own, in three steps; the second holds until the test lets it go."""
     done: list[str] = []
