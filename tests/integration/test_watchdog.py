@@ -35,12 +35,11 @@ class Spinner(Agent):
         if run.task.text == "a moment in a tool":
             return await run.tools["doze"].call("{}", run)
         if run.task.text == "in a task of its own":
-            await asyncio.create_task(self.spin())
+            await asyncio.create_task(self.spin())  # the mesh finds it by its file
         if run.task.text == "a regular expression in a thread":
             return await run.tools["match"].call("{}", run)
         if run.task.text == "a regular expression":
             re.match(r"(a+)+$", "a" * 40 + "b")  # keeps the interpreter lock
-        await self.spin()
         return "never"
 
     @tool
@@ -124,13 +123,12 @@ def environment() -> dict[str, str]:
     return os.environ | LIMITS
 
 
-@pytest.mark.parametrize("text", ["spin", "in a task of its own"])
 async def test_a_task_that_holds_the_loop_for_ever_fails_after_three_restarts(
-    tmp_path: Path, environment: dict[str, str], text: str
+    tmp_path: Path, environment: dict[str, str]
 ) -> None:
     async with up(tmp_path, environment) as mesh:
         pid = mesh.process.pid
-        outcome = await mesh.outcome(await mesh.submit("spinner", text))
+        outcome = await mesh.outcome(await mesh.submit("spinner", "in a task of its own"))
         line = AGENTS.splitlines().index("            pass  # holds the loop for ever") + 1
         assert (outcome["status"], outcome["error"]["type"]) == ("failed", "BrokeOff")
         place = (
