@@ -1,4 +1,4 @@
-"""What every tier shares: one seed for all chance, a clean environment, and needs that are said aloud."""
+"""Shared by every tier: one seed for all chance, a clean environment, and needs that are said aloud."""
 
 import asyncio
 import functools

@@ -42,7 +42,7 @@ ALONE = ("instructions",)
 NO_FIGURE = 75
 """The status of a check that this machine cannot make; its last line says why."""
 QUICK = ("lint", "imports", "types", "unit", "contract")
-"""What runs where nothing is asked for: minutes, and useful without any service."""
+"""The parts that run by default: minutes, and useful without any service."""
 MAX_PROCESSES = 8
 DAPR = ("mosquitto", "redis-server", "daprd")
 
@@ -56,7 +56,7 @@ class Tier:
     environment: Mapping[str, str] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     processes_per_core: int = 2
-    """Where tests wait for other programs or for time to pass, more processes than cores use the time."""
+    """More processes than cores use the time that tests wait for other programs."""
 
 
 TIERS = {

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from meshwright.client import ENDINGS
-from tests.support.fake_openai import FakeOpenAI, tool_call
+from tests.support.fake_openai import FakeOpenAI
 from tests.support.running_mesh import RunningMesh, all_of, mesh, mesh_up
 
 TASKS = 30
@@ -86,37 +86,6 @@ async def test_thirty_tasks_survive_kill_9_with_one_outcome_each(tmp_path: Path)
     again = Counter(asked(provider, key) for key in ids)
     assert sum(before.values()) == 8 + IN_FLIGHT
     assert again == {1: TASKS - IN_FLIGHT, 2: IN_FLIGHT}, "another call was repeated than those in flight"
-
-
-class SlowAfterTools(FakeOpenAI):
-    """Asks for a list of files first, and then thinks for as long as it is told to."""
-
-    after_tools_seconds = 0.0
-
-    async def complete(self, request: web.Request) -> web.StreamResponse:
-        last = (await request.json())["messages"][-1]
-        self.seconds = self.after_tools_seconds if last["role"] == "tool" else 0.0
-        return await super().complete(request)
-
-
-async def test_a_step_that_was_done_before_the_kill_is_not_done_again(tmp_path: Path) -> None:
-    data = tmp_path / "data"
-    async with SlowAfterTools() as provider:
-        provider.replies.append(tool_call("list_files", "{}"))
-        provider.after_tools_seconds = 60.0
-        async with mesh_up(data, LITELLM_BASE_URL=provider.url) as first:
-            task_id = await first.submit("question one.", capability="deep-research")
-            await first.until(lambda event: event["event_type"] == "tool.called")
-            await first.kill()
-        provider.after_tools_seconds = 0.0
-        async with mesh_up(data, LITELLM_BASE_URL=provider.url) as second:
-            story = await second.story(task_id)
-    types = Counter(event["event_type"] for event in story)
-    assert story[-1]["event_type"] == "task.succeeded"
-    assert (types["tool.called"], types["task.started"], types["task.resumed"]) == (1, 1, 1)
-    roles = [[message["role"] for message in call.body["messages"]] for call in provider.calls]
-    assert roles.count(["system", "user"]) == 1, "the first call was repeated"
-    assert roles[-1] == ["system", "user", "assistant", "tool"]
 
 
 ASKING = """

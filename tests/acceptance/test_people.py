@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.fake_openai import FakeOpenAI
-from tests.support.fake_provider import tool_call, tool_calls
-from tests.support.running_mesh import MESH, Done, RunningMesh, mesh, mesh_up, start
+from tests.support.fake_provider import tool_call
+from tests.support.running_mesh import MESH, Done, mesh, mesh_up, start
 
 ACTORS = '''
 from pathlib import Path
@@ -106,56 +106,6 @@ async def test_an_approval_outlives_kill_9_and_is_given_while_no_mesh_runs(
     assert (given.payload["decided_by"], given.payload["reason"]) == ("admin", "tests are green")
 
 
-async def test_calls_side_by_side_are_decided_one_by_one_over_http(
-    tmp_path: Path, provider: FakeOpenAI, setup: dict[str, str]
-) -> None:
-    calls = [("deploy", json.dumps({"version": version}), f"call_{version}") for version in "12"]
-    provider.replies += [tool_calls(*calls), {"content": "done"}]
-    async with mesh_up(tmp_path / "data", **setup) as running:
-        task_id = await running.submit("Ship both", agent_id="releaser", capability="releasing")
-        for version in "12":
-            question = await asked_for(running, version)
-            answer = {"approve": version == "1", "reason": f"no {version}"}
-            await refuses_wrong_answers(running, task_id, question["wait_id"])
-            accepted = await running.post(
-                f"/tasks/{task_id}/answer", {"key": question["wait_id"], "value": answer}
-            )
-            assert accepted.status == 202, accepted.body
-            again = await running.post(
-                f"/tasks/{task_id}/answer", {"key": question["wait_id"], "value": answer}
-            )
-            assert (again.status, again.body["code"]) == (409, "Conflict")
-            assert "That was answered by anonymous at" in again.body["detail"]
-        await running.outcome(task_id)
-        ended = (await running.get("/inbox", ended="true")).body["items"]
-        assert [question["status"] for question in ended] == ["answered", "answered"]
-        assert (await running.get("/inbox")).body["items"] == []
-    told = [
-        message["content"] for message in provider.calls[-1].body["messages"] if message["role"] == "tool"
-    ]
-    assert "runs in test" in told[0] and "anonymous denied it: no 2" in told[1]
-    assert deployed(tmp_path) == "1@test\n"
-
-
-async def asked_for(running: RunningMesh, version: str) -> dict[str, object]:
-    """Wait for the question about a version."""
-    async for event in running.stream():
-        subject = event["payload"].get("subject") if is_waiting(event) else None
-        if subject and subject["arguments"]["version"] == version:
-            break
-    items = (await running.get("/inbox")).body["items"]
-    return next(item for item in items if item["subject"]["arguments"]["version"] == version)
-
-
-async def refuses_wrong_answers(running: RunningMesh, task_id: str, key: str) -> None:
-    for value, field in (("yes", "value"), ({}, "value.approve"), ({"approve": 1}, "value.approve")):
-        wrong = await running.post(f"/tasks/{task_id}/answer", {"key": key, "value": value})
-        assert (wrong.status, wrong.body["field"]) == (422, field)
-        assert "true or false" in wrong.body["remedy"]
-    missing = await running.post(f"/tasks/{task_id}/answer", {"key": "steps/x", "value": {"approve": True}})
-    assert (missing.status, missing.body["field"]) == (404, "key")
-
-
 async def test_a_question_is_answered_with_data_and_refuses_what_does_not_fit(
     tmp_path: Path, setup: dict[str, str]
 ) -> None:
@@ -216,7 +166,6 @@ async def test_mesh_ask_asks_at_its_terminal(tmp_path: Path, setup: dict[str, st
 
 
 async def said(terminal: int, until: str) -> str:
-    """What a terminal shows, up to a text."""
     shown = ""
     while until not in shown:
         shown += (await asyncio.to_thread(os.read, terminal, 4096)).decode(errors="replace")

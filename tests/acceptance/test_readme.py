@@ -1,4 +1,4 @@
-"""What the README has its reader type does what it says there."""
+"""The commands of the README do what it says there."""
 
 import asyncio
 import os

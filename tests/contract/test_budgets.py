@@ -228,17 +228,6 @@ async def test_a_journaled_call_is_booked_once_after_a_crash_by_all_workers_that
         assert await balance(host) == (4, 0)
 
 
-async def test_a_soft_budget_tells_once_that_it_is_exceeded(harness: HostHarness, rng: random.Random) -> None:
-    host = await harness.open(KIND)
-    model = accounted(host, Provider(rng), Budget(name="pot", limit_usd=ZERO, hard=False))
-    for _ in range(3):
-        await model.complete(asked(1))
-    await model.budgets.settled()
-    await host.call(POT_ACCOUNT.ref, "book", LedgerBatch(account=POT_ACCOUNT, entries=()))
-    await harness.watch.until(lambda: bool(harness.watch.of("budget.exceeded")))
-    assert len(harness.watch.of("budget.exceeded")) == 1
-
-
 async def test_names_of_any_sort_have_accounts_of_their_own(harness: HostHarness) -> None:
     names = ["a/b", "a||b", "a b", "ü☃", "x" * 500, "../a", "a?b#c%2F"]
     host = await harness.open(KIND)

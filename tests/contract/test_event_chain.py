@@ -39,7 +39,6 @@ class Logs:
                 await sign(store)
 
     def verify(self, **options: Any) -> Verified:
-        """What a verification finds; `mesh verify --audit` says the same."""
         found = verify(self._database(), **options)
         environment = {} if isinstance(self.location, Path) else {"MESH_DATABASE": str(self.location)}
         named = [part for name, value in options.items() for part in (f"--{name}", value)]

@@ -23,12 +23,10 @@ ROWS = "SELECT * FROM calls ORDER BY seq"
 
 
 def asked(*tags: str, user: str = "writer", **fields: Any) -> dict[str, Any]:
-    """What a call says of its request."""
     return {"group": "fast", "tags": tags, "user": user, **fields}
 
 
 def answered(cost: str | None = "0.25", **fields: Any) -> dict[str, Any]:
-    """What a call says of its reply."""
     usage = Usage(prompt_tokens=100, completion_tokens=10, cached_tokens=40, reasoning_tokens=4)
     known: dict[str, Any] = {"model": "big-1", "usage": usage, "cost_source": "priced"}
     return {**known, "cost_usd": None if cost is None else Decimal(cost), **fields}

@@ -1,4 +1,4 @@
-"""What every store of answers holds to, wherever it keeps them: one suite, run on each."""
+"""Every store of answers keeps the same contract: one suite, run on each."""
 
 import asyncio
 import random

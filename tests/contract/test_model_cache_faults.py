@@ -1,4 +1,4 @@
-"""What can go wrong with a store of answers, and that it costs no call."""
+"""A store of answers that fails costs no call."""
 
 import asyncio
 import logging

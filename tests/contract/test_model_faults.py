@@ -1,4 +1,4 @@
-"""What fails at a provider is told in the same way by every adapter that calls one."""
+"""Every adapter reports a fault of its provider in the same way."""
 
 import asyncio
 from pathlib import Path

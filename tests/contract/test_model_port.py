@@ -1,4 +1,4 @@
-"""What every model holds to, whichever adapter it is: one suite, run on each."""
+"""Every model keeps the same contract: one suite, run on each adapter."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What was said stays said: nothing that happens to an object later shows in what was made of it."""
+"""Sent values are copies: a later change of an object does not show in them."""
 
 import asyncio
 from pathlib import Path

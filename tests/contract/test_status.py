@@ -1,4 +1,4 @@
-"""What `mesh status` shows: open tasks, what they wait for, and the deployments that are left alone."""
+"""`mesh status` shows open tasks, what they wait for, and the deployments that are left alone."""
 
 import json
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""What the log says that each tenant stores, against the rows themselves, on both databases."""
+"""The stored bytes of each tenant are those of its rows, on both databases."""
 
 import random
 

@@ -1,12 +1,14 @@
-"""What the integration tests share."""
+"""Fixtures of the integration tests."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.support.fake_provider_fixtures import fake, other
 from tests.support.faults.nodes import Nodes
 from tests.support.fuzz_http import chance, no_errors
+from tests.support.mqtt_broker import DURABLE, PLAIN, Mosquitto, Network, mosquitto, network
 
 __all__ = ["chance", "fake", "no_errors", "nodes", "other"]
 
@@ -16,3 +18,17 @@ def nodes() -> Iterator[Nodes]:
     """Children to kill."""
     with Nodes() as nodes:
         yield nodes
+
+
+@pytest.fixture
+async def broker(tmp_path: Path) -> AsyncIterator[Mosquitto]:
+    """A broker that keeps its messages when it is killed."""
+    async with mosquitto(tmp_path / "broker", *PLAIN, *DURABLE) as broker:
+        yield broker
+
+
+@pytest.fixture
+async def link(broker: Mosquitto) -> AsyncIterator[Network]:
+    """A network before that broker, to be broken."""
+    async with network(broker) as link:
+        yield link

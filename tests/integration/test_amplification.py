@@ -62,7 +62,6 @@ class Meter:
         return status, answer, self.processor_seconds() - began
 
     def processor_seconds(self) -> float:
-        """What the mesh has taken of the processor: unlike time, it does not grow with others' work."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS
 
@@ -179,7 +178,7 @@ SHAPES: dict[str, tuple[dict[str, st.SearchStrategy[str]], dict[str, st.SearchSt
     ),
     "/tasks/none/answer": ({"key": TEXTS, "value": JSON}, {}),
 }
-"""What a body of each route must have and may have."""
+"""The required and optional fields of each body."""
 
 
 def body_of(required: dict[str, Any], optional: dict[str, Any]) -> st.SearchStrategy[bytes]:

@@ -130,8 +130,6 @@ FACTS = """
 
 
 class World(dict[str, str]):
-    """What there is in a mesh, by the names in the tables above."""
-
     def fill(self, value: Any) -> Any:
         return json.loads(re.sub(r"\{(\w+)\}", lambda found: self.get(found[1], found[0]), json.dumps(value)))
 
@@ -207,7 +205,6 @@ async def trail(api: Api, after_seq: int = 0) -> list[Event]:
 
 
 def recorded(events: list[Event]) -> list[tuple[str, str, str]]:
-    """Who did what to which object."""
     return [
         (event.fields["caller"]["requested_by"], event.fields["action"], event.fields["subject"])
         for event in events
@@ -350,7 +347,7 @@ MQTT = {
     "cancel": ("task.cancelled", "{{}}"),
     "answer": ("task.answered", '{{"key": "{wait}", "value": "yes"}}'),
 }
-"""What can be asked for over MQTT, with its action and a message."""
+"""The commands over MQTT, each with its action and a message."""
 
 
 @pytest.mark.needs("mosquitto")

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.core.errors import HostError, StoreFailed, StoreLocked, StoreTooNew, StoreTooOld
+from meshwright.core.errors import HostError, StoreFailed, StoreTooNew, StoreTooOld
 from meshwright.core.messages import TaskRequest
 from meshwright.orchestration.tasks import Tasks
 from meshwright.prompts import PromptSources
@@ -322,13 +322,6 @@ def set_version(folder: Path, version: int) -> int:
     connection.commit()
     connection.close()
     return before
-
-
-async def test_a_second_mesh_on_the_same_folder_is_refused_and_disturbs_nobody(tmp_path: Path) -> None:
-    async with up(tmp_path) as running:
-        with pytest.raises(StoreLocked, match=r"is in use by process \d+"):
-            await build(tmp_path).mesh.start()
-        assert (await running.ask("echo")).success
 
 
 def held_up(session: Session, until: threading.Event) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -22,6 +20,7 @@ from meshwright.ledger.spending import Spending
 from meshwright.models.port import ModelReply
 from meshwright.testing import ScriptedModel
 from tests.support.fake_provider import FakeProvider
+from tests.support.running_mesh import Done, mesh
 from tests.support.settings import load_settings
 
 BUDGETS = [
@@ -49,14 +48,8 @@ async def limited(folder: Path, *, budgets: Any = BUDGETS) -> AsyncIterator[Mesh
         yield mesh
 
 
-async def budgets(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-m", "meshwright.cli", "budgets", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+async def budgets(*arguments: str) -> Done:
+    return await mesh("budgets", *arguments)
 
 
 async def test_a_task_that_there_is_no_money_for_fails_and_says_so(tmp_path: Path) -> None:
@@ -84,34 +77,23 @@ async def test_budgets_are_the_same_over_http_and_on_the_command_line(tmp_path: 
             found = (await response.json())["items"]
         told = await budgets("--json", "--url", server.url)
         drawn = await budgets("--url", server.url)
-    assert json.loads(told.stdout) == found
+    assert json.loads(told.out) == found
     assert [(each["budget"], each["key"], each["spent_usd"], each["reserved_usd"]) for each in found] == [
         ("all", "mesh", "0.015", "0"),
         ("each", "clerk", "0.015", "0"),
     ]
-    heads, everyone, clerk = [line.split() for line in drawn.stdout.splitlines()]
+    heads, everyone, clerk = [line.split() for line in drawn.out.splitlines()]
     assert heads == ["budget", "of", "window", "limit", "known", "estimated", "reserved", "renews"]
     assert everyone == ["all", "the", "mesh", "total", "$0.0400", "$0.0150", "$0", "$0", "never"]
     assert clerk[:9] == ["each", "(soft)", "agent", "clerk", "day", "$1.0000", "$0.0150", "$0", "$0"]
-
-
-async def test_what_was_spent_is_remembered_by_a_mesh_that_starts_again(tmp_path: Path) -> None:
-    async with limited(tmp_path) as mesh:
-        await mesh.get(Tasks).ask("clerk", "Do it.")
-    async with limited(tmp_path) as mesh:
-        views = await mesh.get(Spending).budget_views()
-        assert [(view.budget, view.spent_usd, view.reserved_usd) for view in views] == [
-            ("all", Decimal("0.015"), 0),
-            ("each", Decimal("0.015"), 0),
-        ]
 
 
 async def test_without_a_budget_there_is_nothing_to_show(tmp_path: Path) -> None:
     async with limited(tmp_path, budgets=[]) as mesh:
         await mesh.get(Tasks).ask("clerk", "Do it.")
     told = await budgets("--data", str(tmp_path / ".mesh"))
-    assert (told.stdout, told.returncode) == ("", 0)
-    assert "mesh.toml declares them as [[ledger.budgets]]" in told.stderr
+    assert (told.out, told.status) == ("", 0)
+    assert "mesh.toml declares them as [[ledger.budgets]]" in told.err
 
 
 class Crowd(Clerk):

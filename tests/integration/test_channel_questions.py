@@ -1,4 +1,4 @@
-"""What tasks of a chat ask people is asked and answered there, once."""
+"""Questions of tasks from a chat are asked and answered in that chat, once."""
 
 import asyncio
 from pathlib import Path

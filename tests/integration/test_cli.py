@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from meshwright.cli.app import COMMANDS, mesh
+from tests.support.running_mesh import run
 
 HEAVY = {
     "importlib.metadata",
@@ -23,20 +24,6 @@ HEAVY = {
     "opentelemetry",
     "sqlite3",
 }
-
-
-def run(
-    *arguments: str, stdin: str = "", cwd: Path | None = None, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "meshwright.cli", *arguments],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-        env=os.environ | environment,
-    )
 
 
 def test_help_lists_every_command_and_loads_nothing_heavy() -> None:

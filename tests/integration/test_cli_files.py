@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+
+from tests.support import running_mesh
 
 HOSTILE = [
     "../../evil.txt",
@@ -36,15 +37,7 @@ class Namer(Agent):
 """
 
 
-def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "meshwright.cli", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-        env=os.environ | {"MESH_TRUST": "1", "COLUMNS": "100"},
-    )
+run = partial(running_mesh.run, MESH_TRUST="1", COLUMNS="100")
 
 
 @pytest.fixture(scope="module")

@@ -148,21 +148,6 @@ async def test_a_route_is_plain_data_too(project: Path) -> None:
     assert [each["group"] for each in found["fallbacks"]] == ["backup"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (("--tags", "reserch"), "has no deployment tagged 'reserch'; did you mean 'research'?"),
-        (("--model", "defalt"), "has no model group 'defalt'; did you mean 'default'?"),
-    ],
-)
-async def test_an_unknown_tag_or_group_is_an_error_with_the_near_ones(
-    project: Path, arguments: tuple[str, ...], told: str
-) -> None:
-    done = await mesh(project, "route", *arguments)
-    assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
-    assert told in done.err
-
-
 async def test_each_usable_deployment_is_called_as_agents_do_and_stays_known(
     project: Path, fake: FakeProvider
 ) -> None:
@@ -237,7 +222,6 @@ async def test_another_release_of_litellm_is_refused_with_the_command_to_run(
 
 
 def release(folder: Path, number: str) -> None:
-    """What tells Python that a release of LiteLLM is installed there."""
     info = folder / f"litellm-{number}.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: litellm\nVersion: {number}\n")

@@ -97,14 +97,6 @@ async def test_a_refusal_is_the_meshs_own_error(
     assert raised.value.field == field
 
 
-async def test_answering_what_nobody_asked_names_the_key(mesh: Ready) -> None:
-    client, _ = mesh
-    done = await client.ask("Hello", agent_id="echo")
-    with pytest.raises(NotFound, match="does not wait for 'nothing'") as raised:
-        await client.answer(done.task_id, "nothing", True)
-    assert raised.value.field == "key" and "mesh inbox" in raised.value.remedy
-
-
 async def test_what_else_the_mesh_knows_is_typed(mesh: Ready) -> None:
     client, _ = mesh
     await client.ask("Hello", agent_id="echo")

@@ -1,4 +1,4 @@
-"""Whoever has the answer to one task of a thread finds it in the conversation of the next, on any store."""
+"""The answer to one task of a thread is in the conversation of the next, on any store."""
 
 from __future__ import annotations
 

@@ -1,12 +1,8 @@
-"""What models cost, as programs get it over HTTP and people read it on a terminal."""
+"""Costs of models over HTTP and on a terminal."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -21,6 +17,7 @@ from meshwright.core.messages import Task, Usage
 from meshwright.edges.http.server import serving
 from meshwright.models.port import ModelReply
 from meshwright.testing import ScriptedModel
+from tests.support.running_mesh import Done, mesh
 from tests.support.settings import load_settings
 from tests.unit.test_keys import ANSWERS, MASTER, FakeProxy
 
@@ -56,15 +53,8 @@ async def spent(folder: Path, tags: tuple[str, ...] = ()) -> AsyncIterator[Mesh]
         yield mesh
 
 
-async def costs(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-m", "meshwright.cli", "costs", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | environment,
-    )
+async def costs(*arguments: str, **environment: str) -> Done:
+    return await mesh("costs", *arguments, **environment)
 
 
 async def test_costs_are_the_same_over_http_and_on_the_command_line(tmp_path: Path) -> None:
@@ -78,7 +68,7 @@ async def test_costs_are_the_same_over_http_and_on_the_command_line(tmp_path: Pa
             found = await response.json()
         told = await costs("--by", "model", "--json", "--url", server.url)
     stored = await costs("--by", "model", "--json", "--data", str(tmp_path / ".mesh"))
-    assert json.loads(told.stdout) == json.loads(stored.stdout) == {**found, "since": None}
+    assert json.loads(told.out) == json.loads(stored.out) == {**found, "since": None}
     big, odd = found["items"]
     assert (big["key"], big["calls"], big["cost_usd"], big["saved_usd"]) == ("big", 2, "0.25", "0.25")
     assert (odd["key"], odd["cost_usd"], odd["unpriced"]) == ("odd", None, 1)
@@ -89,15 +79,15 @@ async def test_a_person_reads_a_table_in_which_nothing_unknown_is_free(tmp_path:
     async with spent(tmp_path):
         pass
     told = await costs("--by", "model", "--data", str(tmp_path / ".mesh"))
-    assert told.stdout.splitlines() == [
+    assert told.out.splitlines() == [
         "model  calls  prompt  cached  completion  known                saved by cache  failed",
         "big    2      2,400   2,048   80          $0.2500              $0.2500         0",
         "odd    1      1,200   1,024   40          $?                   $0              0",
         "total  3      3,600   3,072   120         $0.2500 + 1 unknown  $0.2500         0",
     ]
     later = await costs("--since", "2999-01-01", "--data", str(tmp_path / ".mesh"))
-    assert (later.stdout, later.returncode) == ("", 0)
-    assert "no model was called" in later.stderr
+    assert (later.out, later.status) == ("", 0)
+    assert "no model was called" in later.err
 
 
 async def test_what_is_no_time_and_no_key_is_refused_with_what_is(tmp_path: Path) -> None:
@@ -111,8 +101,8 @@ async def test_what_is_no_time_and_no_key_is_refused_with_what_is(tmp_path: Path
                 problem = await response.json(content_type="application/problem+json")
             assert (response.status, problem["field"].rpartition(".")[2]) == (422, field)
     told = await costs("--since", "yesterday")
-    assert told.returncode == 2
-    assert "say 24h, 7d or 2026-01-01T00:00Z" in told.stderr
+    assert told.status == 2
+    assert "say 24h, 7d or 2026-01-01T00:00Z" in told.err
 
 
 async def test_a_proxys_figures_stand_beside_ours_and_where_they_differ_is_told(
@@ -129,18 +119,18 @@ async def test_a_proxys_figures_stand_beside_ours_and_where_they_differ_is_told(
     async with fake.running() as url:
         names = {"LITELLM_BASE_URL": url, "LITELLM_API_KEY": MASTER}
         told = await costs("--by", "tag", *here, **names)
-        assert told.stdout.splitlines() == [
+        assert told.out.splitlines() == [
             "tag       ledger               proxy    difference",
             "letters   $0.2500 + 1 unknown           -$0.2500",
             "research                       $0.0200  +$0.0200",
             "drafts    $0.2500 + 1 unknown  $0.2500",
         ]
-        assert told.stderr == "2 of 3 differ\n"
+        assert told.err == "2 of 3 differ\n"
         listed = await costs("--since", "24h", "--json", *here, **names)
-        [clerk] = json.loads(listed.stdout)["items"]
+        [clerk] = json.loads(listed.out)["items"]
         assert (clerk["cost_usd"], clerk["unpriced"], clerk["differs"]) == ("0.25", 1, True)
         assert Decimal(clerk["proxy_usd"]) - Decimal("0.25") == Decimal(clerk["difference_usd"])
-    since = json.loads(listed.stdout)["since"]
+    since = json.loads(listed.out)["since"]
     assert since.endswith(("T00:00:00Z", "T00:00:00+00:00"))
     assert fake.asked[-1][1]["start_date"] == since[:10]
 
@@ -148,5 +138,5 @@ async def test_a_proxys_figures_stand_beside_ours_and_where_they_differ_is_told(
 @pytest.mark.parametrize("asked", [("--by", "task"), ("--by", "tag", "--since", "24h")])
 async def test_what_a_proxy_does_not_know_is_refused_with_what_it_does(asked: tuple[str, ...]) -> None:
     told = await costs("--proxy", *asked)
-    assert told.returncode == 2
-    assert "say --by agent" in told.stderr
+    assert told.status == 2
+    assert "say --by agent" in told.err

@@ -1,6 +1,6 @@
 """Kill -9 of each part of a mesh on Dapr, under load: every accepted task goes on by itself, and ends once.
 
-What "right" means is the oracle's (tests/support/faults/oracle.py); the last tests show that it sees what is
+The oracle decides: see (tests/support/faults/oracle.py); the last tests show that it sees what is
 wrong on Dapr too. `DAPR_FAULT_TASKS` makes the load larger, `DAPR_FREEZES` freezes parts more often.
 """
 

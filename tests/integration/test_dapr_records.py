@@ -46,7 +46,6 @@ async def history(host: Runtime) -> list[str]:
 
 
 async def leave(host: Runtime, n: int, text: str) -> None:
-    """What a turn of another worker writes before its document is refused."""
     store = host._store
     assert isinstance(store, DaprStore)
     await store.documents.put(Record(ONE, "history", n, text), (), "another/1", of_turn=True)

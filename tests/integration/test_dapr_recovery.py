@@ -1,4 +1,4 @@
-"""Who takes up what a worker left behind, on a real state store."""
+"""Workers adopt the actors of a worker that is gone, on a real state store."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection

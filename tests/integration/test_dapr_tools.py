@@ -60,7 +60,6 @@ def build(module: Path, *arguments: str, **others: str) -> subprocess.CompletedP
 
 
 def folder(module: Path) -> Path:
-    """Where the programs of this module are, or would be."""
     return Path(build(module, "--where").stdout.strip())
 
 

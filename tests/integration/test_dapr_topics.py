@@ -17,7 +17,6 @@ def name(request: pytest.FixtureRequest) -> ChannelName:
 
 @pytest.fixture
 def root() -> str:
-    """Where this test's topics are, on a broker that it shares."""
     return own_root()
 
 

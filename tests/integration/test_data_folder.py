@@ -34,7 +34,6 @@ def mesh_up(data: Path, *, cwd: Path = ROOT) -> Iterator[str]:
 
 
 def open_to_others(folder: Path) -> dict[str, str]:
-    """What other users may do with a folder and what is in it, where they may do anything."""
     modes = {str(path): stat.S_IMODE(path.lstat().st_mode) for path in (folder, *folder.rglob("*"))}
     return {path: f"{mode:o}" for path, mode in modes.items() if mode & 0o077}
 

@@ -1,7 +1,6 @@
 """`mesh doctor` reaches for what the settings name, and says what to do where it is away."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -9,12 +8,12 @@ import pytest
 from meshwright import build_mesh
 from meshwright.cli import checks as cli_checks
 from meshwright.component import Check, Component
-from tests.integration.test_cli import run
 from tests.integration.test_otlp import Collector, collector
 from tests.support.fake_issuer import AUDIENCE, fake_issuer
 from tests.support.http_mesh import http_mesh
-from tests.support.mqtt_broker import Mosquitto, mosquitto, payloads_of
+from tests.support.mqtt_broker import Mosquitto, payloads_of
 from tests.support.postgres import Address
+from tests.support.running_mesh import run
 from tests.support.services import Services
 from tests.support.settings import load_settings
 
@@ -35,12 +34,6 @@ NAMES = {
     "oidc": "MESH_OIDC__ISSUER",
     "tracing": "MESH_TRACING__OTLP_ENDPOINT",
 }
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Mosquitto]:
-    async with mosquitto(tmp_path / "broker") as broker:
-        yield broker
 
 
 def checks(folder: Path, **settings: object) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """Kill -9 at every arrow of the protocol and at random: every accepted task goes on by itself, and ends once.
 
-What "right" means is the oracle's (tests/support/faults/oracle.py); test_fault_oracle.py shows what it sees.
+The oracle decides: see (tests/support/faults/oracle.py); test_fault_oracle.py shows what it sees.
 `FAULT_TASKS` makes the load beside a writer process larger.
 """
 

@@ -1,4 +1,4 @@
-"""What a mesh on one file endures: poison, agents that hang or misbehave, cancels, more than it can take."""
+"""A mesh on one file endures poison, agents that hang or misbehave, cancels, more than it can take."""
 
 import asyncio
 from contextlib import suppress
@@ -9,7 +9,7 @@ import pytest
 
 from meshwright.agent import Agent
 from meshwright.core.capability import Capability
-from meshwright.core.errors import DelegationFailed, HostError, MailboxFull
+from meshwright.core.errors import DelegationFailed, MailboxFull
 from meshwright.core.messages import Event, TaskRequest, new_id
 from meshwright.events.filter import EventFilter
 from meshwright.orchestration.tasks import Tasks
@@ -147,27 +147,6 @@ async def test_an_answer_that_cannot_be_stored_fails_its_task_and_no_other(tmp_p
     assert complaints(await evidence_of(tmp_path)) == []
 
 
-class Early(Agent):
-    """Finds the host not able to do its part at first."""
-
-    agent_id = "early"
-    capabilities = (Capability("patience"),)
-    tries: list[str]
-
-    async def run(self, run: Run) -> str | dict[str, Any]:
-        self.tries.append(run.task.task_id)
-        if len(self.tries) == 1:
-            raise HostError("not yet")
-        return "at last"
-
-
-async def test_work_that_breaks_off_without_an_end_is_taken_up_again(tmp_path: Path) -> None:
-    early = type("TestEarly", (Early,), {"tries": []})
-    async with up(tmp_path, early) as running:
-        assert (await running.ask("early")).text == "at last"
-    assert complaints(await evidence_of(tmp_path)) == []
-
-
 class Fickle(Agent):
     """Takes other steps each time that it runs."""
 
@@ -220,27 +199,6 @@ async def test_a_delegation_that_nobody_can_take_fails_at_once_and_its_parent_he
 
 
 # Cancelling
-
-
-async def test_queued_running_and_waiting_tasks_can_be_cancelled(tmp_path: Path) -> None:
-    async with up(tmp_path) as running:
-        works = await running.submit("gate", thread_id="one")
-        await running.event("task.started", works)
-        behind = await running.submit("gate", thread_id="one")
-        queued = await running.submit("gate")
-        waits = await running.submit("boss", "gate:Hello")
-        child = (await running.event("task.waiting", waits)).payload["child_task_id"]
-
-        for task_id in (queued, waits, works):
-            await running.mesh.get(Tasks).cancel(task_id)
-            assert (await running.outcome(task_id)).status == "cancelled"
-        assert (await running.outcome(child)).status == "cancelled"
-        running.gate.set()
-        assert (await running.outcome(behind)).status == "succeeded"
-        assert "task.started" not in await running.types(queued)
-        await running.mesh.get(Tasks).cancel(behind)
-        assert (await running.outcome(behind)).status == "succeeded", "an end is an end"
-    assert complaints(await evidence_of(tmp_path)) == []
 
 
 # Too much

@@ -112,7 +112,6 @@ async def test_a_picture_reaches_openai_and_one_comes_back_through_a_kill(tmp_pa
 
 
 async def complete(url: str, picture: bytes) -> dict[str, object]:
-    """What `/v1` answers to a picture."""
     image = {
         "type": "image_url",
         "image_url": {"url": f"data:image/png;base64,{base64.b64encode(picture).decode()}"},

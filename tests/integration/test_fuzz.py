@@ -1,7 +1,7 @@
-"""Whatever comes in by each door: an answer in time, an error of ours, nothing of others, and never a crash.
+"""Any input of each edge gets an answer in time, an error of ours, nothing of others, and never a crash.
 
 The time is that of FUZZ_SECONDS for all doors together, or the number that of FUZZ_INPUTS; the chance is that
-of MESH_TEST_SEED. What services sign is in test_fuzz_signed.py, what files hold in test_fuzz_files.py.
+of MESH_TEST_SEED. Signed messages are in test_fuzz_signed.py, files in test_fuzz_files.py.
 """
 
 import asyncio
@@ -149,7 +149,6 @@ def websocket_of(chance: random.Random, known: bytes) -> bytes:
 
 
 def frames_of(chance: random.Random) -> bytes:
-    """What a client sends, and its end."""
     frames = b""
     for _ in range(chance.randint(1, 4)):
         sent = body(chance, chance.choice((SUBSCRIBE, {"type": "unsubscribe", "channel": 1})))
@@ -260,7 +259,6 @@ async def _noted(list_: list[Any], item: Any) -> None:
 
 
 def cloud_event_of(chance: random.Random, document: dict[str, Any], number: int) -> bytes:
-    """What daprd posts for a message of a topic: the bytes of a CloudEvent, or of none."""
     inner = body(chance, document)
     if chance.random() < 0.5:
         cloud = {"specversion": "1.0", "id": f"e-{number}", "source": "x", "type": "y", "data": document}

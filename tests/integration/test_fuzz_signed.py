@@ -165,7 +165,6 @@ async def test_signed_messages(tmp_path: Path, chance: random.Random, no_errors:
 
 
 def mattermost_of(chance: random.Random) -> str:
-    """What a server of Mattermost sends over its WebSocket, or nearly."""
     inner = mutated(chance, {**POST, "create_at": time.time() * 1000, "props": {"from_bot": "false"}})
     data = {"channel_type": chance.choice("OD"), "post": json.dumps(inner)}
     event = {"event": "posted", "data": data, "seq": 5}

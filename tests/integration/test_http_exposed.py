@@ -1,4 +1,4 @@
-"""What a mesh asks before other machines may use it; TLS; and its Unix socket for its own user."""
+"""The conditions for a mesh that other machines use; TLS; and its Unix socket for its own user."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""What a client sends is limited in size and time, and its neighbours are answered meanwhile."""
+"""Requests are limited in size and time, and its neighbours are answered meanwhile."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What each role may do over HTTP, route by route, and that no tenant sees anything of another."""
+"""Each route has its roles, and no tenant sees anything of another."""
 
 import inspect
 import json

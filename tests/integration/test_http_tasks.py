@@ -70,24 +70,15 @@ async def test_a_repeated_idempotency_key_is_the_same_task(api):
     assert len((await api.get("/tasks"))["items"]) == 1
 
 
-async def test_a_task_may_bring_its_own_id(api):
-    assert await api.submit(task_id="mine-1", agent_id="echo") == "mine-1"
-
-
 async def test_a_task_belongs_to_the_trace_of_its_client(api):
     headers = {"traceparent": f"00-{TRACE_ID}-00f067aa0ba902b7-01"}
     _, receipt = await api.call("POST", "/tasks", json={"agent_id": "echo"}, headers=headers)
     assert (await api.get(f"/tasks/{receipt['task_id']}"))["trace_id"] == TRACE_ID
     events = (await api.get("/events", trace_id=TRACE_ID))["items"]
     assert "task.accepted" in [event["event_type"] for event in events]
-
-
-async def test_a_malformed_trace_is_passed_over(api):
-    for value in ("nonsense", f"00-{'0' * 32}-00f067aa0ba902b7-01", f"ff-{TRACE_ID}-00f067aa0ba902b7-01"):
-        _, receipt = await api.call(
-            "POST", "/tasks", json={"agent_id": "echo"}, headers={"traceparent": value}
-        )
-        assert (await api.get(f"/tasks/{receipt['task_id']}"))["trace_id"] != TRACE_ID
+    headers["traceparent"] = f"ff-{TRACE_ID}-00f067aa0ba902b7-01"
+    _, receipt = await api.call("POST", "/tasks", json={"agent_id": "echo"}, headers=headers)
+    assert (await api.get(f"/tasks/{receipt['task_id']}"))["trace_id"] != TRACE_ID
 
 
 @pytest.mark.parametrize(("body", "status", "field", "code"), WRONG_TASKS)
@@ -123,13 +114,6 @@ async def test_a_body_that_does_not_end_is_cut_off_at_the_limit(api):
     assert sent < 32 * 1024 * 1024  # the limit, and the buffers of two sockets
 
 
-async def test_an_impossible_idempotency_key_is_refused(api):
-    for key in ("", "x" * 256):
-        headers = {"Idempotency-Key": key}
-        status, problem = await api.call("POST", "/tasks", json={"agent_id": "echo"}, headers=headers)
-        assert (status, problem["field"]) == (422, "Idempotency-Key")
-
-
 async def test_tasks_are_listed_by_status_and_capability_page_by_page(api):
     waiting = await api.submit(agent_id="gate")
     done = [await api.finished(agent_id="echo") for _ in range(3)]
@@ -156,11 +140,6 @@ async def test_what_is_not_there_is_not_found(api, path):
     assert (status, problem["field"]) == (404, "task_id")
     status, problem = await api.call("GET", path.format("two%20words"))
     assert (status, problem["field"]) == (422, "task_id")
-
-
-async def test_a_task_that_is_not_there_cannot_be_cancelled(api):
-    status, problem = await api.call("POST", "/tasks/nothing/cancel")
-    assert (status, problem["field"]) == (404, "task_id")
 
 
 @pytest.mark.parametrize(

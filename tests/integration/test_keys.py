@@ -70,21 +70,6 @@ async def test_the_first_key_is_created_only_when_confirmed(tmp_path: Path) -> N
     assert (await mesh("keys", "create", "--name", "ada", *where)).status == 0
 
 
-async def test_without_a_key_local_callers_do_all_but_what_an_administrator_does(tmp_path: Path) -> None:
-    async with mesh_up(tmp_path / "data", MESH_MODELS__ADAPTER="offline") as running:
-        assert (await running.post("/complete", ASKED)).status == 200
-        token = (tmp_path / "data" / "admin.token").read_text().strip()
-        for method, path in (
-            ("POST", "/erase"),
-            ("POST", "/secrets/rotate"),
-            ("POST", "/api/agents"),
-            ("GET", "/audit/verify"),
-        ):
-            assert (await running.call(method, path, json={})).status == 401
-            shown = {"Authorization": f"Bearer {token}"}
-            assert (await running.call(method, path, json={}, headers=shown)).status in (200, 422)
-
-
 async def test_commands_on_the_machine_go_on_when_keys_are_required(tmp_path: Path) -> None:
     data = tmp_path / "data"
     where = ("--data", str(data))

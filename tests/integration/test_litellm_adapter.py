@@ -1,4 +1,4 @@
-"""What fails behind LiteLLM is told by its kind, in few words and without key and prompt."""
+"""Faults behind LiteLLM are reported by kind, in few words and without key and prompt."""
 
 import asyncio
 import os
@@ -14,10 +14,7 @@ from meshwright.core.errors import ModelError
 from meshwright.core.files import File
 from meshwright.models.errors import (
     ModelRefused,
-    ModelTimeout,
     ModelUnavailable,
-    RateLimited,
-    Unauthorized,
     Unsupported,
 )
 from meshwright.models.port import ChatMessage, ToolCall, ToolSpec
@@ -33,49 +30,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_:Deprecatio
 async def make(tmp_path: Path) -> AsyncIterator[Make]:
     async with pickers(tmp_path) as make:
         yield make
-
-
-async def test_twenty_faults_at_once_each_meet_their_own_call(make: Make, fake: FakeProvider) -> None:
-    faults: list[tuple[Fault, type[ModelError] | None]] = [
-        (Fault(status=400), ModelRefused),
-        (Fault(status=401), Unauthorized),
-        (Fault(status=403), Unauthorized),
-        (Fault(status=404), ModelRefused),
-        (Fault(status=408), ModelTimeout),
-        (Fault(status=429), RateLimited),
-        (Fault(status=429, headers={"retry-after": "3"}), RateLimited),
-        (Fault(status=500), ModelUnavailable),
-        (Fault(status=503, headers={"retry-after": "3"}), ModelUnavailable),
-        (Fault(status=529), ModelUnavailable),
-        (Fault(kind="hang"), ModelTimeout),
-        (Fault(kind="slow", seconds=60), ModelTimeout),
-        (Fault(kind="slow", seconds=0.2), None),
-        (Fault(kind="drip", seconds=0.6), ModelTimeout),
-        (Fault(kind="drip", seconds=0.001), None),
-        (Fault(kind="drop"), ModelUnavailable),
-        (Fault(kind="stall"), ModelTimeout),
-        (Fault(kind="error", status=529), ModelUnavailable),
-        (Fault(kind="garbage"), ModelUnavailable),
-        (Fault(kind="wrong-type"), ModelUnavailable),
-    ]
-    groups = [f"group{number}" for number in range(len(faults))]
-    deployments = [
-        deployment(fake, group, TIERS["medium"], api_base=f"{fake.at(group)}/v1", **LITELLM)
-        for group in groups
-    ]
-    model = make(deployments, router_settings={"disable_cooldowns": True})
-    await model.complete(request(model="group0"))
-    for group, (fault, _) in zip(groups, faults, strict=True):
-        fake.faults_of[group].append(fault)
-    patience = [5.0 if kind is ModelTimeout else 60.0 for _, kind in faults]
-    calls = [
-        model.complete(request(model=group, timeout_seconds=seconds), [].append)
-        for group, seconds in zip(groups, patience, strict=True)
-    ]
-    results = await asyncio.gather(*calls, return_exceptions=True)
-    met = [type(each) if isinstance(each, Exception) else None for each in results]
-    assert met == [kind for _, kind in faults]
-    assert [len(fake.calls_of(group)) for group in groups] == [2] + [1] * (len(groups) - 1)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """A real LiteLLM proxy, started from the project's own configuration, with fakes where the providers are.
 
 It is installed once, in the release that the project is locked to, into a folder of its own below
-`~/.cache/meshwright`: 650 MB in one to two minutes. Where that cannot be done these tests are skipped.
+`~/.cache/meshwright`: 650 MB in one to two minutes. If that fails, these tests are skipped.
 """
 
 import asyncio

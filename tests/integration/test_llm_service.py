@@ -176,24 +176,6 @@ async def test_every_call_is_in_the_ledger_of_its_tenant_also_one_that_was_left(
     assert (await there.mesh.get(Spending).costs("agent")).total.calls == 0
 
 
-async def test_keys_are_made_listed_and_revoked_over_http(tmp_path: Path) -> None:
-    token = "an-admin-token-for-this-test-alone"
-    admin = {"Authorization": f"Bearer {token}"}
-    async with service(tmp_path, answering=ScriptedModel(), admin_token=token) as there:
-        wanted = {"agent_id": "llm-service", "tenant_id": "acme", "budget": "1/hour"}
-        status, made = await there.post("/keys", wanted, **admin)
-        assert (status, made["budget"]["limit_usd"], made["budget"]["window"]) == (201, "1", "hour")
-        assert (await there.mesh.get(Keys).check(made["key"])).agent_id == "llm-service"
-        async with there.session.get("/keys", headers=admin) as response:
-            text = await response.text()
-        assert made["key_id"] in text
-        assert made["key"] not in text
-        async with there.session.delete(f"/keys/{made['key_id']}", headers=admin) as response:
-            assert (await response.json())["revoked_at"]
-        async with there.session.delete("/keys/none", headers=admin) as response:
-            assert response.status == 404
-
-
 # Its own worker
 
 

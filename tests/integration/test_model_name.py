@@ -74,9 +74,3 @@ async def test_without_the_name_the_server_says_which_field_it_refuses(
         outcome = await running.get(Tasks).ask("simple-agent", "Hello")
     assert outcome.error is not None
     assert "it said: fake_error: Unknown parameter: 'cache'" in outcome.error.message
-
-
-async def test_models_test_calls_the_named_model(strict: FakeProvider, tmp_path: Path) -> None:
-    environment = {"LITELLM_BASE_URL": strict.url, "MESH_MODELS__NAME": MODEL}
-    done = await mesh("models", "test", "--data", str(tmp_path), **environment)
-    assert (done.status, done.out.splitlines()[1].split()[:2]) == (0, [MODEL, "ok"]), done

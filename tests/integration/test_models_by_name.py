@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, Outcome, build_mesh, create_agent, create_router_agent, tool
+from meshwright import Agent, Capability, Outcome, build_mesh, create_agent, create_router_agent
 from meshwright.core.errors import ConfigError
 from meshwright.core.messages import Usage
 from meshwright.core.money import Price
@@ -21,6 +21,7 @@ from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for
 from tests.support.fake_provider import FakeProvider, Fault, tool_call
 from tests.support.named_models import KEY, at_fakes, request
 from tests.support.settings import load_settings
+from tests.unit.test_providers import twice
 
 pytestmark = [
     pytest.mark.skipif(
@@ -57,12 +58,6 @@ async def test_the_mesh_answers_by_name_beside_its_own_groups(
 def test_a_mesh_whose_agents_name_nothing_has_its_model_alone() -> None:
     own = adapter_for(ScriptedModel())
     assert with_named_models(own, []) is own
-
-
-def test_an_agent_whose_model_cannot_be_called_is_named_with_what_is_missing() -> None:
-    agent = create_agent("claude-sonnet-4-6", agent_id="poet")
-    with pytest.raises(ConfigError, match=r"agent poet: .*ANTHROPIC_API_KEY"):
-        with_named_models(OfflineModel(), [agent], environment={})
 
 
 def test_a_server_is_asked_for_every_name_as_it_stands() -> None:
@@ -146,16 +141,6 @@ class Poet(Agent):
     model = "openai/gpt-5.4"
 
 
-@tool(idempotent=True)
-def twice(number: int) -> int:
-    """Tell the double.
-
-    Args:
-        number: what to double
-    """
-    return 2 * number
-
-
 @pytest.fixture
 def surroundings(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment, as a mesh finds it."""
@@ -164,7 +149,6 @@ def surroundings(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -
 
 
 async def outcome_of(project: Path, agent: type[Agent], text: str) -> Outcome:
-    """What a mesh of that one agent makes of a task."""
     settings = load_settings(project, host="memory")
     async with build_mesh(settings, project=project, agents=[agent]) as mesh:
         return await MeshUnderTest(mesh, mesh.get(Model), None, [agent]).ask(agent.agent_id, text)

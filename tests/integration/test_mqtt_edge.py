@@ -102,11 +102,6 @@ async def test_the_whole_bus_can_be_read_by_topic(api: Api, caller: Client) -> N
     assert (await api.get("/events", event_type="edge.refused"))["items"] == [], "it hears itself"
 
 
-async def test_a_failed_task_has_its_outcome_too(api: Api, broker: Mosquitto) -> None:
-    outcome = await ask(broker, SUBMIT, {"agent_id": "echo", "payload": {"fail": True}}, reply="outcome")
-    assert (outcome["status"], outcome["error"]["message"]) == ("failed", "told to fail")
-
-
 # The same message twice
 
 
@@ -189,13 +184,6 @@ async def test_what_cannot_be_done_to_a_task_is_said(
 ) -> None:
     problem = await ask(broker, f"mesh/default/tasks/nothing/{verb}", body)
     assert (problem["status"], problem["field"]) == (status, field)
-
-
-async def test_a_task_that_waits_for_nothing_takes_no_answer(api: Api, broker: Mosquitto) -> None:
-    receipt = await ask(broker, SUBMIT, {"agent_id": "gate"})
-    answer = {"key": "k", "value": 1}
-    problem = await ask(broker, f"mesh/default/tasks/{receipt['task_id']}/answer", answer)
-    assert (problem["status"], problem["field"]) == (404, "key")
 
 
 # What is refused
@@ -282,11 +270,6 @@ async def test_a_named_client_is_answered_below_its_name_alone(api: Api, caller:
         caller.publish(OF_ADA, HELLO, reply_to=topic)
         assert (await caller.document())["problem"]["field"] == "response-topic"
     assert (await api.get("/tasks"))["items"] == []
-
-
-async def test_a_named_client_is_who_requested_the_task(api: Api, broker: Mosquitto) -> None:
-    outcome = await ask(broker, OF_ADA, HELLO, reply="outcome")
-    assert (await api.get(f"/tasks/{outcome['task_id']}"))["requested_by"] == "ada"
 
 
 async def test_a_client_is_not_sent_the_outcome_of_anothers_task(api: Api, broker: Mosquitto) -> None:

@@ -1,7 +1,6 @@
 """Programs publish tasks as CloudEvents over MQTT, and get receipts and outcomes as CloudEvents."""
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,9 @@ import pytest
 from meshwright.orchestration.tasks import Tasks
 from tests.support.http_mesh import http_mesh
 from tests.support.mqtt_broker import (
-    DURABLE,
     HELLO,
-    PLAIN,
     Mosquitto,
     client,
-    mosquitto,
     payloads_of,
     publish,
 )
@@ -24,12 +20,6 @@ from tests.support.running_mesh import mesh_up
 pytestmark = pytest.mark.needs("mosquitto", "mosquitto_pub", "mosquitto_sub")
 TASKS, REPLIES = "mesh/default/tasks", "replies/anonymous"
 RECEIPTS, RESULTS = f"{REPLIES}/task-receipts", f"{REPLIES}/task-results"
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Mosquitto]:
-    async with mosquitto(tmp_path / "broker", *PLAIN, *DURABLE) as broker:
-        yield broker
 
 
 def event(data: Any = HELLO, event_id: str = "42", **attributes: Any) -> dict[str, Any]:

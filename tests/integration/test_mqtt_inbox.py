@@ -8,7 +8,7 @@ import pytest
 
 from meshwright import Agent, Approval, Capability, Run
 from tests.support.http_mesh import Api, http_mesh
-from tests.support.mqtt_broker import Client, Mosquitto, ask, client, mosquitto
+from tests.support.mqtt_broker import Client, Mosquitto, ask, client
 
 pytestmark = pytest.mark.needs("mosquitto", "mosquitto_rr")
 INBOX = "mesh/default/inbox"
@@ -25,12 +25,6 @@ class Asker(Agent):
             run.task.text, shape=Approval, may_answer=run.task.payload.get("of", ())
         )
         return "yes" if decision.approve else f"no: {decision.reason}"
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Mosquitto]:
-    async with mosquitto(tmp_path / "broker") as broker:
-        yield broker
 
 
 @pytest.fixture
@@ -76,14 +70,6 @@ async def test_the_inbox_is_kept_and_a_question_leaves_it_when_answered(api: Api
         view = await api.get(f"/tasks/{task_id}")
         text = (view["outcome"] or await looker.document())["result"]["text"]
     assert text == "no: not now"
-
-
-async def test_a_cancelled_task_leaves_the_inbox(api: Api, broker: Mosquitto) -> None:
-    async with client(broker, INBOX) as looker:
-        first, _ = await asked(broker, "First?"), await asked(broker, "Second?")
-        await listed(looker, "First?", "Second?")
-        await ask(broker, f"mesh/default/tasks/{first}/cancel", "")
-        await listed(looker, "Second?")
 
 
 async def test_a_client_answers_what_names_it_and_nothing_else(api: Api, broker: Mosquitto) -> None:

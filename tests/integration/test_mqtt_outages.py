@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from meshwright.mesh import Mesh
 from meshwright.orchestration.tasks import Tasks
 from tests.support.http_mesh import http_mesh
 from tests.support.mqtt_broker import (
-    DURABLE,
     HELLO,
     OUTCOMES,
     PLAIN,
@@ -30,25 +28,12 @@ from tests.support.mqtt_broker import (
     ask,
     client,
     mosquitto,
-    network,
     not_authorized,
     payloads_of,
     publish,
 )
 
 pytestmark = pytest.mark.needs("mosquitto", "mosquitto_pub", "mosquitto_rr")
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Mosquitto]:
-    async with mosquitto(tmp_path / "broker", *PLAIN, *DURABLE) as broker:
-        yield broker
-
-
-@pytest.fixture
-async def link(broker: Mosquitto) -> AsyncIterator[Network]:
-    async with network(broker) as link:
-        yield link
 
 
 # Away

@@ -1,26 +1,19 @@
 """The broker keeps who is in the mesh, and says by itself when the mesh is gone."""
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.http_mesh import http_mesh
-from tests.support.mqtt_broker import Client, Mosquitto, ask, client, mosquitto
+from tests.support.mqtt_broker import Client, Mosquitto, ask, client
 from tests.support.running_mesh import mesh_up
 
 pytestmark = pytest.mark.needs("mosquitto", "mosquitto_rr")
 STATUS = "mesh/default/status"
 AGENTS = "mesh/default/agents"
 SILENCES = {"heartbeat_seconds": 0.2, "degraded_after_seconds": 1.0, "offline_after_seconds": 2.0}
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Mosquitto]:
-    async with mosquitto(tmp_path / "broker") as broker:
-        yield broker
 
 
 async def retained(broker: Mosquitto, count: int) -> dict[str, Any]:
@@ -73,7 +66,7 @@ async def test_an_agent_is_seen_again_with_each_heartbeat(tmp_path: Path, broker
 async def test_a_mesh_that_is_killed_is_gone_and_its_agents_with_it(
     tmp_path: Path, broker: Mosquitto
 ) -> None:
-    environment = {f"MESH_{name.upper()}": str(value) for name, value in SILENCES.items()}
+    environment = {f"MESH_PRESENCE__{name.upper()}": str(value) for name, value in SILENCES.items()}
     async with (
         client(broker, STATUS) as looker,
         mesh_up(tmp_path / "data", "--mqtt", broker.url, **environment) as running,

@@ -1,6 +1,5 @@
 """Messages that come or go again: after a lost acknowledgement, a kill, or a broker that was full."""
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,6 @@ from tests.support.mqtt_broker import (
     ask,
     client,
     mosquitto,
-    network,
     payloads_of,
     publish,
     quota_exceeded,
@@ -28,18 +26,6 @@ from tests.support.mqtt_broker import (
 from tests.support.running_mesh import mesh_up
 
 pytestmark = pytest.mark.needs("mosquitto", "mosquitto_pub", "mosquitto_rr")
-
-
-@pytest.fixture
-async def broker(tmp_path: Path) -> AsyncIterator[Mosquitto]:
-    async with mosquitto(tmp_path / "broker", *PLAIN, *DURABLE) as broker:
-        yield broker
-
-
-@pytest.fixture
-async def link(broker: Mosquitto) -> AsyncIterator[Network]:
-    async with network(broker) as link:
-        yield link
 
 
 # The same message again

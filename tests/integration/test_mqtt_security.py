@@ -11,7 +11,6 @@ from meshwright.core.errors import ConfigError
 from meshwright.identity.broker_rights import broker_acl
 from tests.support.http_mesh import http_mesh
 from tests.support.mqtt_broker import (
-    HELLO,
     ROOT,
     Mosquitto,
     ask,
@@ -19,8 +18,6 @@ from tests.support.mqtt_broker import (
     mosquitto,
     network,
     payloads_of,
-    publish,
-    run,
 )
 from tests.support.settings import Settings
 
@@ -83,14 +80,6 @@ def settings(broker: Mosquitto, certificates: Path) -> dict[str, object]:
     }
 
 
-async def test_a_caller_gets_its_answer_over_tls_with_a_password(
-    tmp_path: Path, broker: Mosquitto, certificates: Path
-) -> None:
-    async with http_mesh(tmp_path, **settings(broker, certificates)):
-        outcome = await ask(broker, SUBMIT, HELLO, reply="outcome")
-        assert outcome["result"]["text"] == "you said: hello"
-
-
 async def test_a_large_task_comes_whole_over_tls(
     tmp_path: Path, broker: Mosquitto, certificates: Path
 ) -> None:
@@ -119,41 +108,6 @@ async def test_messages_that_came_in_one_piece_are_all_read(tmp_path: Path, cert
         link.holds_what_comes_back = False
         caller.publish("mesh/default/nothing", "", qos=0)
         await caller.documents("#", lambda found: sum(error["count"] for error in found) == 6)
-
-
-async def test_rights_keep_callers_and_viewers_apart(
-    tmp_path: Path, broker: Mosquitto, certificates: Path
-) -> None:
-    async with http_mesh(tmp_path, **settings(broker, certificates)) as api:
-        caller = broker.login
-        broker.login = (*caller[:2], "-u", "viewer", "-P", "viewer's")
-        await publish(broker, SUBMIT, HELLO)
-        broker.login = caller
-        await publish(broker, "mesh/default/events/task-progress/task.succeeded", HELLO)
-        await publish(broker, "mesh/default/agents/echo", HELLO)
-        await ask(broker, SUBMIT, {**HELLO, "task_id": "mine"})
-        assert [task["task_id"] for task in (await api.get("/tasks"))["items"]] == ["mine"]
-        assert (await api.get("/events", event_type="edge.refused"))["items"] == []
-        seen = await run("mosquitto_sub", broker, "-t", "mesh/default/agents/echo", "-C", "1", "-W", "5")
-        assert '"status":"online"' in seen
-
-
-async def test_no_caller_makes_the_mesh_answer_another(
-    tmp_path: Path, broker: Mosquitto, certificates: Path
-) -> None:
-    async with http_mesh(tmp_path, **settings(broker, certificates)) as api:
-        forged = ("-D", "publish", "response-topic", "mesh/default/clients/caller/replies/1")
-        login, broker.login = broker.login, (*broker.login[:2], "-u", "caller2", "-P", "caller2's")
-        await publish(broker, SUBMIT, HELLO, *forged)  # the broker: not the name of this client
-        await publish(broker, "mesh/default/submit", HELLO, *forged)
-        await publish(
-            broker, SUBMIT.replace("caller", "caller2"), HELLO, *forged
-        )  # the mesh: not its replies
-        [refused] = await payloads_of(api.mesh, "edge.refused")
-        assert (refused["problem"]["field"], refused["answered"]) == ("response-topic", False)
-        broker.login = login
-        await ask(broker, SUBMIT, {**HELLO, "task_id": "mine"})
-        assert [task["task_id"] for task in (await api.get("/tasks"))["items"]] == ["mine"]
 
 
 async def test_a_certificate_that_nobody_vouches_for_is_refused(

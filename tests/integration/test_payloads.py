@@ -1,4 +1,4 @@
-"""What a task says reaches the provider, by whichever door it comes, and what says nothing is no answer."""
+"""Payloads reach the provider from every edge, and an empty reply is no answer."""
 
 import asyncio
 import json
@@ -31,7 +31,6 @@ async def fake() -> AsyncIterator[FakeProvider]:
 
 
 def told(fake: FakeProvider) -> str:
-    """What the provider was asked, once."""
     [call] = fake.calls
     [*_, last] = call.body["messages"]
     assert last["role"] == "user"

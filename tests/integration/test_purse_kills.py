@@ -69,6 +69,18 @@ class Root(Leaf):
 '''
 
 
+def environment_of(folder: Path, provider: FakeProvider, purse_usd: Decimal) -> dict[str, str]:
+    return {
+        "MESH_AGENTS__TIMEOUT_SECONDS": "5",  # a cut call is held ten seconds longer
+        "MESH_MODELS__MAX_PARK_SECONDS": "2",
+        "MESH_AGENTS__DIR": str(folder / "actors"),
+        "MESH_MODELS__ADAPTER": "http",
+        "MESH_MODELS__BASE_URL": provider.url,
+        "MESH_LEDGER__DEFAULT_PRICE": '{"input": "10", "output": "20"}',
+        "MESH_LEDGER__BUDGETS": f'[{{"name": "purse", "limit_usd": "{purse_usd}", "on_empty": "ask"}}]',
+    }
+
+
 async def submitted(running: RunningMesh) -> list[str]:
     """A task a tree, each the same as before where it was submitted already."""
     tasks = [
@@ -84,7 +96,6 @@ async def is_parked(running: RunningMesh) -> bool:
 
 
 async def purse(running: RunningMesh) -> tuple[Decimal, Decimal]:
-    """What is spent and reserved of it."""
     [view] = await running.client.budgets()
     return view.spent_usd, view.reserved_usd
 
@@ -94,14 +105,7 @@ async def test_no_more_is_spent_than_a_purse_has_and_all_end_once_it_is_filled(t
     (tmp_path / "actors" / "trees.py").write_text(AGENTS)
     data = tmp_path / "data"
     async with FakeProvider(usage=USAGE) as provider:
-        environment = {
-            "MESH_AGENTS__TIMEOUT_SECONDS": "10",  # so long a cut call is held, and ten seconds more
-            "MESH_AGENTS__DIR": str(tmp_path / "actors"),
-            "MESH_MODELS__ADAPTER": "http",
-            "MESH_MODELS__BASE_URL": provider.url,
-            "MESH_LEDGER__DEFAULT_PRICE": '{"input": "10", "output": "20"}',
-            "MESH_LEDGER__BUDGETS": f'[{{"name": "purse", "limit_usd": "{PURSE}", "on_empty": "ask"}}]',
-        }
+        environment = environment_of(tmp_path, provider, PURSE)
         for _ in range(KILLS):
             async with mesh_up(data, **environment) as running:
                 enough = len(provider.calls) + CALLS
@@ -132,7 +136,6 @@ async def test_no_more_is_spent_than_a_purse_has_and_all_end_once_it_is_filled(t
 async def accounts_agree(
     running: RunningMesh, outcomes: list[Outcome], billed: Decimal, purse_usd: Decimal
 ) -> None:
-    """What is spent, the ledger and the outcomes are the same, and the provider's bill almost."""
     spent, reserved = await purse(running)
     ledger = (await running.client.costs()).total
     of_outcomes = sum((outcome.cost_usd or Decimal(0) for outcome in outcomes), Decimal(0))
@@ -157,21 +160,15 @@ async def test_a_crash_under_a_purse_costs_what_the_provider_bills(tmp_path: Pat
     )
     (tmp_path / "actors" / "trees.py").write_text(wide.replace('delegate("branch"', 'delegate("leaf"'))
     async with FakeProvider(usage=SMALL, seconds=0.3) as provider:
-        environment = {
-            "MESH_AGENTS__DIR": str(tmp_path / "actors"),
-            "MESH_MODELS__ADAPTER": "http",
-            "MESH_MODELS__BASE_URL": provider.url,
-            "MESH_LEDGER__DEFAULT_PRICE": '{"input": "10", "output": "20"}',
-            "MESH_LEDGER__BUDGETS": f'[{{"name": "purse", "limit_usd": "{WIDE_PURSE}", "on_empty": "ask"}}]',
-        }
+        environment = environment_of(tmp_path, provider, WIDE_PURSE)
         for kill in range(KILLS):
             async with mesh_up(tmp_path / "data", **environment) as running:
-                await running.client.submit("Go.", agent_id="root", idempotency_key="tree", timeout=60)
+                await running.client.submit("Go.", agent_id="root", idempotency_key="tree")
                 while len(provider.calls) < WIDE * kill / KILLS + CALLS:
                     await asyncio.sleep(LOOK_SECONDS)
                 await running.kill()
         async with mesh_up(tmp_path / "data", **environment) as running:
-            receipt = await running.client.submit("Go.", agent_id="root", idempotency_key="tree", timeout=60)
+            receipt = await running.client.submit("Go.", agent_id="root", idempotency_key="tree")
             outcome = await running.client.outcome(receipt.task_id)
             assert outcome.text == str(WIDE)
             await accounts_agree(running, [outcome], len(provider.calls) * EARNED_SMALL, WIDE_PURSE)

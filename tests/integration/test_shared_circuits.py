@@ -1,4 +1,4 @@
-"""What one worker learns of a deployment holds for the others, over the store that they share."""
+"""Workers share the state of deployments over their store."""
 
 import asyncio
 from collections.abc import Callable

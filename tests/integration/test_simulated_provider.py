@@ -21,12 +21,9 @@ SCENARIOS = load_scenarios()
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
-        ("poll", {}),
         ("cut-off", {}),
-        ("sloppy", {}),
         ("thinking", {"steps": 30}),
         ("release", {"steps": 100, "tasks": 1}),
-        ("small-window", {"tasks": 1}),
     ],
 )
 async def test_all_tasks_of_a_scenario_are_done(

@@ -21,6 +21,7 @@ DEFAULTS = {"max_steps": 500, "max_repeats": 25}
     ("name", "tasks", "wire"),
     [
         ("poll", 5, "openai"),
+        ("poll", 5, "anthropic"),
         ("sloppy", 5, "openai"),
         ("sloppy", 5, "anthropic"),
         ("fix-tests", 1, "openai"),

@@ -27,7 +27,6 @@ def dapr(dapr_bin: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def status_of(url: str) -> int:
-    """What a URL answers with; 0 where nobody does."""
     try:
         async with aiohttp.ClientSession() as session, session.get(url) as response:
             return response.status

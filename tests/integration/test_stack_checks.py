@@ -1,4 +1,4 @@
-"""What `mesh up --store dapr` looks at before workers start: each promise that is off is said, and why."""
+"""`mesh up --store dapr` names each guarantee that does not hold, before workers start."""
 
 import asyncio
 import os

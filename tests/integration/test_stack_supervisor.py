@@ -85,7 +85,6 @@ QUICK = Patience(max_restarts=10, first_pause_seconds=0.001, max_pause_seconds=0
 
 @pytest.fixture
 def program(ports: Ports) -> Program:
-    """What makes a service of Python code that gets its port as its argument."""
     return partial(service, ports)
 
 
@@ -111,8 +110,6 @@ def service(
 
 
 class Told:
-    """What a person is told."""
-
     def __init__(self) -> None:
         self.lines: list[str] = []
         self._more = asyncio.Condition()

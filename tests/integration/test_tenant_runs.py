@@ -76,9 +76,9 @@ OWN = {
     "sleep",
     "step",
 }
-"""What asks for nothing by a name; `delegate_all` is `delegate`, and `prepare` is asked with `remember`."""
+"""Methods that take no name: `delegate_all` is `delegate`, and `prepare` is asked with `remember`."""
 HARNESS = {"recover", "booked", "close", "confirm", "tell_thread"}
-"""What the runtime calls."""
+"""Methods that the runtime calls."""
 
 
 class Remembering(Agent):
@@ -112,7 +112,6 @@ class Spy(Agent):
 
 
 async def spied(api: Api, tenant_id: str, file_of: str) -> dict[str, str]:
-    """What a spy of a tenant finds, in a thread of the owner's name, by each way to ask."""
     caller = Caller(tenant_id=tenant_id, roles=frozenset({"contents"}))
     payload = {"text": QUESTION, "file_of": file_of}
     request = TaskRequest(agent_id="spy", payload=payload, thread_id=THREAD)

@@ -1,4 +1,4 @@
-"""Whose code runs: commands that read run none of a folder's, others ask once for each folder."""
+"""Commands that read run no code of a folder; others ask once for each folder."""
 
 import os
 import pty

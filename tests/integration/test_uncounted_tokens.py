@@ -55,7 +55,6 @@ async def status_of(there: Service, *, streamed: bool) -> int:
 
 
 async def costs_of(there: Service, calls: int) -> dict[str, Any]:
-    """What the calls came to, once the log has so many that were sent."""
     tail = there.mesh.log.tail(EventFilter(event_type="model.called", after_seq=0))
     async for _ in tail:
         calls -= 1

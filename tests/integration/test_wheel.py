@@ -1,4 +1,4 @@
-"""What is in the wheel: the package, and the project folder that `mesh` falls back to."""
+"""The wheel holds the package, and the project folder that `mesh` falls back to."""
 
 import subprocess
 import sys

@@ -36,7 +36,7 @@ A_DOLLAR_A_TOKEN = Price(input=ZERO, output=Decimal(1_000_000))
 """Of what is written: `max_tokens` is the estimate of a call in dollars."""
 
 STEP = CallContext(task_id="t1", agent_id="clerk", attempt=1, step=1)
-"""Whose call it is: the first step of a task."""
+"""The first step of a task."""
 
 
 class Provider:
@@ -92,7 +92,6 @@ class Spending:
         return await self.model.complete(request(dollars, **fields), on_delta)
 
     async def balance(self, account: str) -> tuple[Decimal, Decimal]:
-        """What is spent and reserved."""
         await self.model.budgets.settled()
         state = await self.state(account)
         return state.spent, state.reserved

@@ -1,4 +1,4 @@
-"""What the suites of the stores of answers share."""
+"""Shared by the suites of the stores of answers."""
 
 from urllib.parse import quote
 

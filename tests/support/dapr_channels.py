@@ -29,7 +29,6 @@ ChannelName = Literal["grpc", "http"]
 
 
 def own_root() -> str:
-    """Where the topics of one test are, on a broker that it shares."""
     return f"bus/{new_secret()[:16]}"
 
 
@@ -135,10 +134,6 @@ class Beside:
             await asyncio.sleep(0.02)
 
     async def next_for_the_bus(self, topic: str) -> bytes:
-        """What the broker gives the client of the bus first: what it never acked, else a message of ours.
-
-        For when the sidecar is gone: this takes its place with the broker.
-        """
         broker = urlsplit(self.services.broker_url)
         app = self.sidecar.app
         client = Client(CallbackAPIVersion.VERSION2, f"{app.app_id}-{app.pod}", clean_session=False)

@@ -1,4 +1,4 @@
-"""What the tests of the event log share: a log on a file, events, and a turn's way of writing them."""
+"""For tests of the event log: a log on a file, events, and a turn's way of writing them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,6 @@ class LogOnFile:
         return self.log.tell(events, written)
 
     async def rows(self, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """What a plain query finds in the file."""
         return await self.database.read(lambda connection: connection.execute(query, parameters).fetchall())
 
 

@@ -92,7 +92,6 @@ class FakeChats:
         await self._runner.cleanup()
 
     async def until(self, count: int) -> list[dict[str, Any]]:
-        """What was posted, once there is so much of it."""
         async with self._news, asyncio.timeout(PATIENCE_SECONDS):
             await self._news.wait_for(lambda: len(self.posts) >= count)
         return self.posts

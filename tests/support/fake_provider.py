@@ -38,15 +38,6 @@ Kind = Literal[
 
 @dataclass
 class Fault:
-    """What goes wrong with one call.
-
-    `status`: an error reply. `hang`: no reply until the client gives up. `slow`: no byte for `seconds`.
-    `drip`: `seconds` between the pieces. `drop`: half a reply, then the connection is cut; `stall`: then
-    silence; `error`: then an error (`body`); `garbage`: no JSON. `raw`: `pieces` as they harness.
-    `wrong-type`: a web page (`pieces`). `oversized`: `size` bytes of JSON. `body`: `body` as it stands, with
-    status 200.
-    """
-
     kind: Kind = "status"
     status: int = 500
     headers: dict[str, str] = field(default_factory=dict)
@@ -148,7 +139,6 @@ class FakeProvider:
         return web.json_response(openai_wire.embeddings(body))
 
     def refusal_of(self, body: dict[str, Any]) -> web.Response | None:
-        """What a server says that has one model, and no field beside OpenAI's."""
         strangers = sorted(body.keys() - openai_wire.FIELDS)
         if self.only is None or (self.only == body["model"] and not strangers):
             return None

@@ -1,4 +1,4 @@
-"""Where a host of each sort stands: how it is opened, crashed and opened again on the same data.
+"""Harnesses that open, crash and open again a host of each sort on the same data.
 
 A new host joins by a `HostHarness` of its own and a line in `HARNESSES`; no test knows which host it runs on.
 """
@@ -33,11 +33,6 @@ SOAKING = bool(os.environ.get("SOAK"))
 
 @dataclass(frozen=True)
 class Setup:
-    """What belongs to the program and not to the data: the same at each opening.
-
-    `worker` gets the signals of every host that is opened; `staff` makes each a worker of its own.
-    """
-
     kinds: Sequence[ActorKind]
     subscriptions: Sequence[Subscription] = ()
     worker: Signals | None = None

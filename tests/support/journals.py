@@ -61,8 +61,6 @@ def work(*, journaled: bool, claim: int = 0) -> Work:
 
 
 class Effects(list[str]):
-    """What has really happened."""
-
     def __call__(self, name: str, result: Any = None) -> Callable[[], Awaitable[Any]]:
         """An effect: what it gives, or raises."""
 

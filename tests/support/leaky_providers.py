@@ -116,7 +116,6 @@ def variable(group: str) -> str:
 
 
 def environment_of(adapter: str, fake: FakeProvider) -> dict[str, str]:
-    """What the model of a mesh needs, in the environment, where keys belong."""
     if adapter == "http":
         return {"MESH_MODELS__ADAPTER": "http", "LITELLM_BASE_URL": fake.url, "LITELLM_API_KEY": SERVER_KEY}
     keys = {variable(group): key for group, key in KEYS.items()}

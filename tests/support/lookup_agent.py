@@ -30,5 +30,4 @@ def a_clerk() -> type[Clerk]:
 
 
 def tool_answers(model: ScriptedModel) -> list[str]:
-    """What the tools answered, as the model last read it."""
     return [message.content for message in model.requests[-1].messages if message.role == "tool"]

@@ -1,4 +1,4 @@
-"""What calls of the HTTP adapter hold: a key, and a prompt that nobody else may read."""
+"""Calls of the HTTP adapter: a key, and a prompt that nobody else may read."""
 
 from typing import Any
 

@@ -148,7 +148,6 @@ async def ask(broker: Mosquitto, topic: str, body: Any, *, reply_to: str = "", *
 
 
 def replies_to(topic: str) -> str:
-    """Where the sender of a request to a topic may be answered."""
     below, named, client = topic.partition("/clients/")
     return f"{below}{named}{client.split('/')[0]}/replies/" if named else "replies/anonymous/"
 
@@ -191,7 +190,8 @@ class Client:
 
     async def close(self) -> None:
         self._client.disconnect()
-        await asyncio.to_thread(self._client.loop_stop)
+        with suppress(AttributeError):  # The thread may end by itself while paho is about to join it.
+            await asyncio.to_thread(self._client.loop_stop)
 
     async def subscribe(self, topic: str, qos: int = 1) -> None:
         self._client.subscribe(topic, qos)
@@ -222,7 +222,6 @@ class Client:
         return await asyncio.wait_for(self._messages.get(), SECONDS)
 
     async def documents(self, topic: str, enough: Callable[[list[Any]], bool]) -> list[Any]:
-        """What comes at a topic, until it is enough."""
         found: list[Any] = []
         while not enough(found):
             message = await self.message()

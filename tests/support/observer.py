@@ -11,8 +11,6 @@ PATIENCE_SECONDS = 60
 
 
 class Watch:
-    """What the listeners of one host after another are told, each event once."""
-
     def __init__(self) -> None:
         self.events: dict[str, Event] = {}
         self._changed = asyncio.Event()

@@ -153,7 +153,6 @@ def postgres_url(postgres: Cluster) -> Address:
 
 @pytest.fixture(params=LOCATIONS)
 def location(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
-    """Where a database is: the test runs once with each kind."""
     return tmp_path if request.param == "sqlite" else request.getfixturevalue("postgres_url")
 
 

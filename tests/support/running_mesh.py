@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -25,8 +26,6 @@ READY_SECONDS = 120.0
 
 
 class Reply(NamedTuple):
-    """What the HTTP API answered."""
-
     status: int
     body: Any
 
@@ -47,13 +46,26 @@ async def mesh(*arguments: str, stdin: str = "", **environment: str) -> Done:
     return Done(process.returncode, out.decode(), err.decode())
 
 
+def run(
+    *arguments: str, stdin: str = "", cwd: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a `mesh` command to its end, without a loop."""
+    return subprocess.run(
+        [*MESH, *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env=os.environ | environment,
+    )
+
+
 async def start(command: list[str], environment: dict[str, str], **streams: Any) -> Process:
     return await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=os.environ | environment, **streams)
 
 
 class Errors:
-    """What a process says on stderr."""
-
     def __init__(self, stream: asyncio.StreamReader) -> None:
         self.text = ""
         self._stream = stream

@@ -59,8 +59,6 @@ class Diary(Actor[Page]):
 
 
 class Round(BaseModel):
-    """What a sender is to send in one turn: `{receiver: lines}` to `method`, and events by topic."""
-
     sends: dict[str, list[str]] = {}
     method: str = "write"
     kind: str = "Diary"

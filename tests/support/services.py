@@ -12,9 +12,9 @@ of its own (`sidecar` makes a namespace up where none is given). `own_services` 
 kill what is in it: `own_services.kill("redis")`, `own_services.start_again("redis")`. Both start a service
 when it is asked for first, as the product would start it, with its data in a folder of the test.
 
-What is used, in this order: an address in the environment (MESH_BROKER_URL, MESH_REDIS_HOST with
+Uses, in this order: an address in the environment (MESH_BROKER_URL, MESH_REDIS_HOST with
 MESH_REDIS_PASSWORD, MESH_PLACEMENT, MESH_SCHEDULER), a program of this machine, a container where Docker
-answers and `testcontainers` is installed. Where there is none the test is skipped with the reason, and under
+answers and `testcontainers` is installed. Without one the test is skipped with the reason, and under
 REQUIRE_TIERS=all it fails. Ask for services from the main thread: programs end with the thread that
 started them.
 """
@@ -103,7 +103,6 @@ class Process:
             )
 
     def failure(self) -> str | None:
-        """What it said last, if it has ended."""
         if self._process is None or self._process.poll() is None:
             return None
         lines = self.log.read_text(errors="replace").splitlines()[-TAIL_LINES:]

@@ -25,15 +25,13 @@ _BUDGET = '[{"name": "all", "limit_usd": "100"}]'
 
 @dataclass(frozen=True)
 class Accounts:
-    """What was spent, by each who counts. Calls cut off by a kill are estimated."""
-
     outcomes: Decimal
     ledger: Decimal
     budget: Decimal
     estimated: Decimal
     reserved: Decimal
     provider: Decimal
-    """What the provider billed, without the answers that a kill kept from being journaled."""
+    """The provider's bill, without the answers that a kill kept from being journaled."""
 
 
 class SimulatedMesh:
@@ -77,11 +75,9 @@ class SimulatedMesh:
         return outcomes
 
     def score(self) -> Score:
-        """What the outcomes are worth."""
         return judge(self.simulator.scenario, self.job, self.simulator.ledger)
 
     async def accounts(self, running: RunningMesh, outcomes: Sequence[Outcome]) -> Accounts:
-        """What was spent, once the mesh is idle: what is reserved then is released by nothing but time."""
         [budget] = await running.client.budgets()
         with suppress(TimeoutError):
             async with asyncio.timeout(_IDLE_SECONDS):

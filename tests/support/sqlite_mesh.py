@@ -136,5 +136,4 @@ async def up(
 
 
 async def evidence_of(folder: Path) -> Any:
-    """What the oracle looks at, but for model calls: these agents make none."""
     return replace(await gather(folder), model_calls=0)

@@ -49,7 +49,6 @@ class Other(Agent):
 
 
 async def ledger_of(mesh: Mesh, outcome: Outcome) -> Cost:
-    """What the ledger says of a task that called a model, which must be what its outcome says."""
     await check_ledger(mesh, outcome)
     [cost] = [cost for cost in (await mesh.get(Spending).costs("task")).items if cost.key == outcome.task_id]
     return cost

@@ -26,8 +26,6 @@ class Asker(Agent):
 
 @dataclass(frozen=True)
 class Owned:
-    """What a tenant has: `key` and `headers` of its administrator, and the ids of the rest."""
-
     tenant_id: str
     key: str
     key_id: str
@@ -46,7 +44,6 @@ class Owned:
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """What no other tenant may see."""
         return SECRET, THREAD, f"{self.tenant_id}-agent", *self.ids
 
 

@@ -16,11 +16,6 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Driven:
-    """One actor: each `take` is a turn on the head that the turn before left, through its encoded form.
-
-    What a turn sends, publishes and writes is given as plain data.
-    """
-
     def __init__(self, kind: ActorKind, actor_id: str) -> None:
         self.kind = kind
         self.ref = ActorRef(kind.type, actor_id)

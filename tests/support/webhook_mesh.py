@@ -27,7 +27,6 @@ RULE: dict[str, Any] = {
 
 
 def issue(**changes: Any) -> dict[str, Any]:
-    """What is delivered of an issue."""
     return {
         "action": "opened",
         "issue": {"number": 7, "title": "It is broken"},

@@ -1,4 +1,4 @@
-"""What a pool does with its tasks."""
+"""Scripts of a pool of workers."""
 
 import asyncio
 from datetime import timedelta

@@ -77,7 +77,6 @@ class WorkerHarness:
         return [event for event in self.events if event.event_type == event_type]
 
     async def inbox(self, ref: ActorRef) -> list[tuple[str, str]]:
-        """What is in a thread's inbox: ids and statuses."""
         state = await self.host.read(ref)
         assert isinstance(state, ThreadState)
         return [(entry.task_id, entry.status) for entry in state.inbox]

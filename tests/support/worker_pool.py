@@ -216,7 +216,6 @@ class WorkerPool:
         return await self.host.call(ref, "resume", Answer(task_id=task_id, key=key, value=value))
 
     async def inbox(self, thread: str) -> list[str]:
-        """What a thread of the helper has in its inbox, in order."""
         state = await self.host.read(ActorRef("helper", f"default:{thread}"))
         return [entry.task_id for entry in state.inbox] if isinstance(state, ThreadState) else []
 
@@ -234,7 +233,6 @@ class WorkerPool:
     # What happens
 
     def events(self, event_type: str, task_id: str | None = None) -> list[Event]:
-        """What the hosts told of a type, and of a task, with payloads as plain data."""
         events = [event for event in self._harness.watch.of(event_type) if task_id in (None, event.task_id)]
         return [Event.model_validate_json(event.model_dump_json()) for event in events]
 

@@ -1,4 +1,4 @@
-"""What a request becomes before it is a task: limits, ids, and what tells a repeat from another request."""
+"""A request before it is a task: limits, ids, and what tells a repeat from another request."""
 
 from __future__ import annotations
 
@@ -33,12 +33,6 @@ def accepted(
 
 
 # Limits
-
-
-def test_a_request_must_name_a_capability_or_an_agent() -> None:
-    with pytest.raises(InvalidInput, match="neither a capability nor an agent") as refused:
-        accepted(TaskRequest(payload={"text": "Do it."}))
-    assert (refused.value.field, refused.value.status) == ("capability", 422)
 
 
 @pytest.mark.parametrize(

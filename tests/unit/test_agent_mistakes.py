@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, TaskRequest, Tasks, tool
+from meshwright import Agent, Capability, TaskRequest
 from meshwright.core.errors import StoreUnavailable
 from meshwright.core.messages import Outcome
 from meshwright.models.errors import ModelRefused
+from meshwright.orchestration.tasks import Tasks
 from meshwright.run import Run
-from meshwright.testing import ScriptedModel, mesh_for, tool_call
+from meshwright.testing import ScriptedModel, mesh_for
 from tests.support.interrupted_mesh import kept, told_of
 
 
@@ -208,19 +208,6 @@ async def test_what_is_no_exception_fails_the_attempt_once(error: BaseException)
     assert type(error).__name__ in outcome.error.message
 
 
-async def test_an_exception_of_the_agent_names_its_line() -> None:
-    async def run(self: Agent, run: Run) -> str:
-        return {}["k"]  # the missing key
-
-    outcome = await failed(agent_with(run))
-    assert outcome.error is not None
-    line = line_of(run, "the missing key").rpartition(":")[0].rpartition(":")[2]
-    assert (outcome.error.type, outcome.error.message) == (
-        "KeyError",
-        f"'k' (unit/test_agent_mistakes.py:{line})",
-    )
-
-
 async def test_a_task_that_is_cancelled_within_a_group_ends_and_frees_its_slot() -> None:
     began = asyncio.Event()
 
@@ -277,25 +264,3 @@ async def test_a_person_is_asked_about_a_step_also_within_a_group(tmp_path: Path
             task_id, waiting.payload["key"], {"approve": False, "result": "7 dollars"}
         )
         assert (await mesh.get(Tasks).outcome(task_id)).text == "paid: 7 dollars"
-
-
-async def test_an_unexpected_error_of_a_tool_is_in_the_log_with_its_line(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    class Author(Agent):
-        agent_id = "author"
-        capabilities = (Capability("writing"),)
-
-        @tool(idempotent=True)
-        async def look_up(self) -> str:
-            """Look it up."""
-            return {}["nokey"]
-
-    model = ScriptedModel(tool_call("look_up"), "It is not there.")
-    with caplog.at_level(logging.ERROR):
-        async with mesh_for(Author, model=model) as mesh:
-            assert (await mesh.ask("author", "Look.")).success
-    [record] = [record for record in caplog.records if record.exc_info]
-    assert "look_up" in record.getMessage()
-    assert record.exc_info is not None and record.exc_info[2] is not None
-    assert 'return {}["nokey"]' in caplog.text

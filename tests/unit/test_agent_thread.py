@@ -9,7 +9,7 @@ import pytest
 from meshwright.core.messages import Dispatch, Outcome, Task
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.turns import ActorKind
-from meshwright.work import AgentThread, Answer, Cancel, Claim, Completed, Offer, Suspend, Wait, Withdraw
+from meshwright.work import AgentThread, Answer, Cancel, Claim, Completed, Suspend, Wait, Withdraw
 from meshwright.work.protocol import Grant, StepKey, Stop, Waiting, WaitKind
 from meshwright.work.record import MAX_REMEMBERED_ENDS
 from meshwright.work.slots import Watch
@@ -58,52 +58,6 @@ def two_waits(work: Grant, *kinds: WaitKind) -> Suspend:
         for n, kind in enumerate(kinds, start=1)
     ]
     return Suspend(task_id=work.task_id, fence=work.fence, waits=tuple(waits), pauses=3)
-
-
-def test_a_queued_task_is_offered_and_a_claim_raises_the_fence() -> None:
-    thread = a_thread("t1")
-    assert thread.commits[0].early == [Offer(thread.ref, "t1", "default", 5, thread.now.timestamp())]
-    work = claim(thread, "t1")
-    assert (work.fence, work.owner, work.journaled) == (1, "w1", False)
-    assert types_of(thread.commits[-1]) == ["task.started"]
-
-
-def test_a_task_that_runs_is_claimed_by_nobody_else() -> None:
-    thread = a_thread("t1")
-    claim(thread, "t1")
-    assert thread.take("claim", Claim(task_id="t1", owner="w2")).reply is None
-    assert thread.take("claim", Claim(task_id="t1", owner="w2", gone="another")).reply is None
-
-
-def test_a_task_whose_owner_is_gone_is_claimed_again_with_its_journal() -> None:
-    thread = a_thread("t1")
-    claim(thread, "t1")
-    work = claim(thread, "t1", owner="w2", gone="w1")
-    assert (work.fence, work.journaled) == (2, True)
-    assert types_of(thread.commits[-1]) == ["work.broke_off", "task.resumed"]
-
-
-def test_an_old_fence_commits_nothing_and_leaves_a_record() -> None:
-    thread = a_thread("t1")
-    old = claim(thread, "t1")
-    claim(thread, "t1", owner="w2", gone="w1")
-    before = thread.state
-    commit = thread.take("complete", Completed(task_id="t1", fence=old.fence, outcome=an_outcome()))
-    assert commit.reply is False
-    assert thread.state == before
-    assert types_of(commit) == ["work.discarded"]
-    assert thread.take("suspend", waiting_for(old)).reply is False
-
-
-def test_tasks_of_a_thread_run_one_at_a_time_in_order_of_arrival() -> None:
-    thread = a_thread("t1", "t2")
-    assert thread.take("claim", Claim(task_id="t2", owner="w1")).reply is None
-    first = claim(thread, "t1")
-    assert thread.take("claim", Claim(task_id="t2", owner="w1")).reply is None
-    ended = thread.take("complete", Completed(task_id="t1", fence=first.fence, outcome=an_outcome()))
-    assert types_of(ended) == ["attempt.ended"]
-    assert [hint.task_id for hint in ended.early] == ["t2"]
-    claim(thread, "t2")
 
 
 @pytest.mark.parametrize("method", ["enqueue", "enqueue_again"])
@@ -168,15 +122,6 @@ def test_what_is_queued_behind_work_whose_worker_died_has_that_work_offered_agai
     assert (hint.task_id, hint.owner) == ("t1", "w1")
 
 
-def test_a_waiting_task_gives_up_its_claim_and_the_thread_goes_on() -> None:
-    thread = a_thread("t1", "t2")
-    work = claim(thread, "t1")
-    commit = thread.take("suspend", waiting_for(work))
-    assert [hint.task_id for hint in commit.early] == ["t2"]
-    assert types_of(commit) == ["task.waiting"]
-    claim(thread, "t2")
-
-
 @pytest.mark.parametrize(
     ("kinds", "goes_on"),
     [
@@ -206,63 +151,12 @@ def test_a_task_that_another_waits_for_passes_one_that_holds_the_thread() -> Non
     claim(thread, "t3")
 
 
-def test_a_child_task_is_sent_in_the_commit_that_suspends_its_parent() -> None:
-    thread = a_thread("t1")
-    commit = thread.take("suspend", waiting_for(claim(thread, "t1"), child=a_task("child")))
-    [message] = commit.sends
-    assert (message.to, message.method) == (ActorRef("Orchestrator", "child"), "accept")
-
-
-def test_an_answer_becomes_the_result_of_the_step_and_the_task_is_offered_again() -> None:
-    thread = a_thread("t1")
-    thread.take("suspend", waiting_for(claim(thread, "t1")))
-    commit = thread.take("resume", Answer(task_id="t1", key="k", value={"text": "yes"}))
-    [record] = commit.records
-    assert (record.stream, record.n) == ("steps/t1/1/1/answers", 1)
-    known = {"path": "2", "number": 2, "kind": "wait", "hash": "h"}
-    assert record.value.items() >= {**known, "result": {"text": "yes"}}.items()
-    assert [hint.task_id for hint in commit.early] == ["t1"]
-    assert claim(thread, "t1").journaled
-
-
-def test_an_answer_to_another_question_changes_nothing() -> None:
-    thread = a_thread("t1")
-    thread.take("suspend", waiting_for(claim(thread, "t1")))
-    assert thread.take("resume", Answer(task_id="t1", key="other")).reply is False
-    assert thread.take("resume", Answer(task_id="t9", key="k")).reply is False
-
-
 def test_a_queued_task_is_cancelled_at_once_and_withdrawn() -> None:
     thread = a_thread("t1")
     commit = thread.take("cancel", Cancel(task_id="t1", reason="no longer needed"))
     assert commit.early == [Withdraw(thread.ref, "t1")]
     assert commit.events[0].payload["status"] == "cancelled"
     assert commit.events[0].payload["error"]["message"] == "no longer needed"
-
-
-def test_running_work_is_told_to_stop_and_a_later_claim_only_ends_it() -> None:
-    thread = a_thread("t1")
-    work = claim(thread, "t1")
-    assert thread.take("cancel", Cancel(task_id="t1")).after_commit == [
-        Stop(task_id="t1", fence=work.fence, owner="w1")
-    ]
-    commit = thread.take("claim", Claim(task_id="t1", owner="w2", gone="w1"))
-    assert commit.reply is None
-    assert types_of(commit) == ["attempt.ended"]
-
-
-def test_cancelling_a_task_that_waits_for_a_child_cancels_the_child() -> None:
-    thread = a_thread("t1")
-    thread.take("suspend", waiting_for(claim(thread, "t1"), child=a_task("child")))
-    [message] = thread.take("cancel", Cancel(task_id="t1")).sends
-    assert (message.to, message.method) == (ActorRef("Orchestrator", "child"), "cancel")
-
-
-def test_after_a_restart_what_was_running_is_offered_with_its_owner() -> None:
-    thread = a_thread("t1", "t2")
-    claim(thread, "t1", owner="w1")
-    [hint] = thread.take("recover").early
-    assert (hint.task_id, hint.owner) == ("t1", "w1")
 
 
 def test_only_a_thread_with_something_in_its_inbox_is_obliged() -> None:

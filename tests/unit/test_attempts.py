@@ -45,18 +45,6 @@ async def test_a_cancelled_run_is_stopped_and_its_thread_goes_on() -> None:
     assert outcome.error is not None
 
 
-async def test_an_attempt_that_takes_too_long_is_stopped_and_timed_out() -> None:
-    holder, _, stopped = holding()
-    async with mesh_for(holder) as mesh:
-        receipt = await mesh.submit(agent_id="holder", payload={"text": "Hold."}, timeout=0.01, deadline=60)
-        outcome = await mesh.outcome(receipt.task_id)
-    assert stopped.is_set()
-    assert (outcome.status, outcome.success) == ("timed_out", False)
-    assert outcome.error is not None
-    assert outcome.error.type == "TaskTimeout"
-    assert "0.01 seconds" in outcome.error.message
-
-
 def raising(error: BaseException) -> type[Agent]:
     class Raising(Agent):
         agent_id = "raising"

@@ -40,14 +40,6 @@ async def test_a_refusal_without_end_says_that_too() -> None:
             await mesh.call()
 
 
-async def test_what_a_call_did_not_use_is_there_for_the_next() -> None:
-    async with spending(budget(10)) as mesh:
-        mesh.provider.tokens = 1
-        for _ in range(3):
-            assert (await mesh.call(8)).cost_usd == 1
-        assert await mesh.balance("pot:mesh") == (3, 0)
-
-
 async def test_while_a_call_is_under_way_the_most_that_it_may_cost_is_reserved() -> None:
     async with spending(budget(10)) as mesh:
         mesh.provider.open.clear()

@@ -1,4 +1,4 @@
-"""What a call is charged to a budget, however it ends, and what is told of it."""
+"""Charges of calls to budgets, however a call ends."""
 
 import asyncio
 from decimal import Decimal
@@ -174,26 +174,12 @@ async def test_each_call_that_is_sent_is_recorded_once_and_no_other() -> None:
     assert journaled[0].call_id != mesh.calls[0].call_id
 
 
-async def test_a_reply_says_what_it_cost_and_who_says_so() -> None:
-    async with spending() as mesh:
-        reply = await mesh.call(3)
-    assert (reply.cost_usd, reply.cost_source) == (3, "priced")
-    assert reply.latency_ms > 0
-
-
 async def test_what_whoever_answered_reports_is_believed() -> None:
     async with spending(budget(10)) as mesh:
         mesh.provider.complete = replying(cost_usd=Decimal("0.25"), cost_source="reported")  # type: ignore[method-assign]
         reply = await mesh.call(3)
         assert (reply.cost_usd, reply.cost_source) == (Decimal("0.25"), "reported")
         assert await mesh.balance("pot:mesh") == (Decimal("0.25"), 0)
-
-
-async def test_an_answer_from_a_cache_costs_nothing() -> None:
-    async with spending(budget(10)) as mesh:
-        mesh.provider.complete = replying(cache_hit=True, cost_usd=Decimal(9))  # type: ignore[method-assign]
-        assert (await mesh.call(3)).cost_usd == 0
-        assert await mesh.balance("pot:mesh") == (0, 0)
 
 
 async def test_an_answer_from_a_cache_says_what_it_saves_at_our_prices() -> None:
@@ -242,11 +228,6 @@ async def test_a_soft_budget_lets_it_pass_and_nobody_says_that_it_was_free() -> 
         with pytest.raises(ModelTimeout):
             await mesh.call()
         assert [call.cost_usd for call in mesh.calls] == [None, None]
-
-
-async def test_a_price_that_is_declared_counts() -> None:
-    async with spending(budget(10), price=Price(input=ZERO, output=Decimal(2_000_000))) as mesh:
-        assert (await mesh.call(2)).cost_usd == 4
 
 
 async def test_the_estimate_is_never_less_than_the_bytes_of_what_is_sent() -> None:

@@ -1,4 +1,4 @@
-"""What the mesh encrypts, and where its keys are."""
+"""Encrypted secrets and their keys."""
 
 import stat
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What fits into an agent's context, and the request that a run makes of it."""
+"""Limits of an agent's context, and the request of a run."""
 
 from typing import Literal
 

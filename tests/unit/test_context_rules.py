@@ -1,4 +1,4 @@
-"""What the rules make of a request, by the text that comes out."""
+"""Rules applied to a request, by the text that comes out."""
 
 from typing import Any
 

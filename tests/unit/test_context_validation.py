@@ -1,4 +1,4 @@
-"""What a model's text must hold, and must not, to stand for the original."""
+"""A model's text replaces the original if it loses and invents nothing."""
 
 import pytest
 from hypothesis import given

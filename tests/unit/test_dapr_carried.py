@@ -1,4 +1,4 @@
-"""What another worker has to send: left to it while it lives, taken over when it is gone."""
+"""Unsent entries of another worker are its own while it lives, and adopted afterwards."""
 
 from datetime import UTC, datetime
 

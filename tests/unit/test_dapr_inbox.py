@@ -1,4 +1,4 @@
-"""What the inbox has put into the log is shown, whatever becomes of the call that brought it."""
+"""Events that the inbox has logged are shown, even if their call breaks off."""
 
 import asyncio
 from collections.abc import Sequence

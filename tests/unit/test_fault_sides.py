@@ -153,14 +153,6 @@ async def test_no_other_agent_tries_again_what_a_budget_or_a_limit_of_the_task_r
     assert (outcome.error.type, outcome.attempt, model.unsaid) == (error.code, 1, 1)
 
 
-async def test_another_agent_tries_again_what_failed_by_itself() -> None:
-    model = ScriptedModel(*[ModelReply(model="m")] * 3, "From the other.")
-    async with mesh_for(Asker, Other, model=model) as mesh:
-        receipt = await mesh.submit(capability="asking", payload={"text": "Ask."})
-        outcome = await mesh.outcome(receipt.task_id)
-    assert (outcome.text, outcome.attempt) == ("From the other.", 2)
-
-
 async def test_a_delegated_task_that_fails_counts_against_its_own_agent_alone() -> None:
     class Boss(Agent):
         agent_id = "boss"

@@ -34,7 +34,6 @@ def write(folder: Path, **files: str) -> Path:
 
 @pytest.fixture(autouse=True)
 def own_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a project adds to the path ends with the test."""
     monkeypatch.setattr(sys, "path", list(sys.path))
 
 

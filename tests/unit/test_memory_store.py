@@ -95,48 +95,10 @@ async def test_a_reply_is_the_callers_own(host: Runtime) -> None:
     assert await lines_of(host) == ["a", "b"]
 
 
-async def test_a_body_belongs_to_its_message(host: Runtime) -> None:
-    body = {"text": "as it was"}
-    call = asyncio.create_task(host.call(ONE, "write", body))
-    await asyncio.sleep(0)
-    body["text"] = "as it became"
-    await call
-    assert await lines_of(host) == ["as it was"]
-
-
 async def test_a_reply_that_is_no_json_undoes_its_turn(host: Runtime) -> None:
     with pytest.raises(InvalidInput, match="a reply"):
         await host.call(ONE, "answer_what_is_no_json")
     assert await host.read(ONE) is None
-
-
-async def test_a_crash_leaves_what_is_committed_and_tells_who_waits() -> None:
-    host = new_host()
-    await host.start()
-    await host.call(ONE, "write", {"text": "a"})
-    call = asyncio.create_task(host.call(ONE, "write", {"text": "b"}))
-    await asyncio.sleep(0)
-    await host.crash()
-    with pytest.raises(HostError, match="crashed"):
-        await call
-    with pytest.raises(HostError, match="crashed"):
-        await host.call(ONE, "write", {"text": "c"})
-    await host.start()
-    assert await lines_of(host) == ["a"]
-    await host.stop()
-
-
-async def test_a_restart_goes_on_under_another_name() -> None:
-    host = new_host()
-    await host.start()
-    first = host.incarnation
-    await host.call(ONE, "write", {"text": "a"})
-    await host.crash()
-    await host.start()
-    assert await host.has_expired(first)
-    text = await host.call(ONE, "write", {"text": "b"})
-    assert (text.lines, text.incarnations) == (["a", "b"], 1)
-    await host.stop()
 
 
 class SlowLog:

@@ -296,15 +296,6 @@ async def test_what_is_not_there_and_what_is_anothers_look_the_same(mesh: MeshUn
             assert str(refused.value).startswith(f"There is no task '{task_id}'")
 
 
-async def test_a_tenant_cannot_cancel_what_is_anothers(mesh: MeshUnderTest, gate: type[Gate]) -> None:
-    receipt = await submit(mesh, ANN, agent_id="gate")
-    await gate.began.wait()
-    with pytest.raises(NotFound):
-        await mesh.mesh.get(Tasks).cancel(receipt.task_id, "bobs")
-    gate.opened.set()
-    assert (await mesh.mesh.get(Tasks).outcome(receipt.task_id, "acme")).status == "succeeded"
-
-
 async def test_the_same_key_and_the_same_thread_of_two_tenants_are_two(mesh: MeshUnderTest) -> None:
     receipts = [await submit(mesh, caller, key="k", thread_id="one") for caller in (ANN, BOB)]
     assert receipts[0].task_id != receipts[1].task_id

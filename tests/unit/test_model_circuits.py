@@ -14,7 +14,6 @@ from meshwright.core import topics
 from meshwright.core.errors import ModelError
 from meshwright.core.messages import Event, TaskRequest
 from meshwright.models.circuits import Circuits, Guarded, Policy
-from meshwright.models.component import ModelsComponent
 from meshwright.models.errors import (
     AllProvidersDown,
     ModelRefused,
@@ -24,7 +23,7 @@ from meshwright.models.errors import (
     Unauthorized,
 )
 from meshwright.models.picker import Picker
-from meshwright.models.port import ChatMessage, Model, ModelRequest
+from meshwright.models.port import ChatMessage, ModelRequest
 from meshwright.models.server import HttpModel
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.settings import load_settings
@@ -264,29 +263,3 @@ async def test_a_refusal_is_an_event_and_other_workers_take_it(
         assert event.payload["deployment"] == "gpt-5.4/openai/gpt-5.4"
         assert (event.payload["seconds"], event.payload["status"]) == (5, 401)
         assert event.payload["error"]["type"] == "Unauthorized"
-
-
-async def test_a_worker_leaves_alone_what_another_was_refused_by(
-    fake: FakeProvider, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "k")
-    monkeypatch.setenv("OPENAI_BASE_URL", f"{fake.url}/v1")
-    agent = create_agent("gpt-5.4", agent_id="poet")
-    settings = load_settings(tmp_path, host="memory", max_attempts=1)
-    async with build_mesh(settings, project=tmp_path, agents=[agent]) as mesh:
-        said = {"type": "Unauthorized", "message": "The key was refused"}
-        event = Event(
-            id="mesh/other/1",
-            event_type="deployment.refused",
-            topic=topics.MESH,
-            time=mesh.host.clock.now(),
-            aggregate_id="mesh/other",
-            payload={"deployment": "gpt-5.4/openai/gpt-5.4", "seconds": 60, "status": 401, "error": said},
-        )
-        mesh.host.emit([event])
-        async with asyncio.timeout(60):
-            while not mesh.get(ModelsComponent).circuits.open():
-                await asyncio.sleep(0)
-        with pytest.raises(Unauthorized, match="No call was made"):
-            await mesh.get(Model).complete(request().model_copy(update={"model": "gpt-5.4"}))
-        assert not fake.calls

@@ -1,4 +1,4 @@
-"""Who is asked by tags, keys, groups and strategies, and what a reply tells."""
+"""The deployment that tags, keys, groups and strategies pick, and its reply."""
 
 import asyncio
 import time

@@ -169,8 +169,6 @@ class Whole(BaseModel):
 
 
 class Loose(BaseModel):
-    """What OpenAI does not take in strict mode."""
-
     names: dict[str, int]
 
 

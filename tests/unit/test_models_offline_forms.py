@@ -1,4 +1,4 @@
-"""What the built-in model makes to a given form: JSON by a schema, and a context made shorter."""
+"""Forms of the built-in model: JSON by a schema, and a context made shorter."""
 
 import json
 from enum import StrEnum

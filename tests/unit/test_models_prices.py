@@ -1,4 +1,4 @@
-"""What calls cost: exact, from the file, the list or the setting, and unknown where nobody knows."""
+"""Costs of calls: exact, from the file, the list or the setting, and unknown where nobody knows."""
 
 import subprocess
 import sys

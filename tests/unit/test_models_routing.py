@@ -1,4 +1,4 @@
-"""Where a call goes: the rules of a file as words and numbers, and what is refused."""
+"""Routes of calls: the rules of a file as words and numbers, and what is refused."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -65,10 +65,6 @@ def test_a_key_that_the_configuration_names_chooses_the_router(path: Path) -> No
     assert model.name == "router litellm_config.yaml (MY_KEY is set; 1 of 2 deployments)"
 
 
-def test_a_key_that_the_configuration_does_not_name_chooses_nothing(path: Path) -> None:
-    assert isinstance(choose(path, {"OPENAI_API_KEY": SECRET}), OfflineModel)
-
-
 def test_a_usual_key_that_the_configuration_does_not_name_is_said(path: Path) -> None:
     model = choose(path, {"OPENAI_API_KEY": SECRET})
     assert model.name == "offline (OPENAI_API_KEY is set, but no model of litellm_config.yaml uses it)"
@@ -147,11 +143,6 @@ def test_a_broken_configuration_is_said_before_any_call(path: Path) -> None:
     path.write_text(CONFIG.replace("model_name", "modelname", 1))
     with pytest.raises(ConfigError, match=r"litellm_config\.yaml:2: .*model_name"):
         choose(path, {"MY_KEY": SECRET})
-
-
-def test_a_broken_configuration_is_no_matter_to_who_does_not_use_it(path: Path) -> None:
-    path.write_text("]")
-    assert isinstance(choose(path), OfflineModel)
 
 
 def test_what_the_settings_name_is_made_whatever_the_environment_offers(path: Path) -> None:

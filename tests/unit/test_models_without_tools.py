@@ -21,7 +21,6 @@ NO_TOOLS = Fault(status=400, body={"error": {"message": "gemma:2b does not suppo
 
 
 def called(*calls: tuple[str, dict[str, Any]]) -> str:
-    """What a model writes to call tools."""
     return json.dumps({"tool_calls": [{"name": name, "arguments": given} for name, given in calls]})
 
 

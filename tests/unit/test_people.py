@@ -7,13 +7,14 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, Field, model_validator
 
-from meshwright import Agent, Approval, Capability, Run, Tasks, WaitExpired, tool
+from meshwright import Agent, Capability, Run, WaitExpired, tool
 from meshwright.agents.binding import BoundAgents
 from meshwright.client import Client
-from meshwright.core.errors import Conflict, Forbidden, InvalidInput, MeshError, NotFound
+from meshwright.core.errors import Conflict, Forbidden, InvalidInput, NotFound
 from meshwright.core.messages import Caller, TaskRequest
 from meshwright.events.inbox import Inbox, Question
 from meshwright.ledger.keys import Keys
+from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import ManualClock, MeshUnderTest, ScriptedModel, mesh_for, tool_call
 
 ANN = Caller(requested_by="ann")
@@ -352,28 +353,3 @@ async def test_a_rule_may_let_a_tool_run_that_asks_by_itself() -> None:
         [question] = await mesh.questions()
         assert question.subject["arguments"]["environment"] == "prod"
         assert deployed(mesh) == ["1@test"]
-
-
-async def test_an_approval_of_other_arguments_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A default that changes while a person decides makes another call of it."""
-    model = ScriptedModel(tool_call("deploy", version="1.4"), "oh")
-    async with mesh_for(Deployer, model=model) as mesh:
-        task_id = await began(mesh, "deployer", "Ship 1.4")
-        [question] = await mesh.questions()
-        wanted: Any = mesh.mesh.get(BoundAgents)["deployer"].tools["deploy"]
-        while hasattr(wanted, "inner"):
-            wanted = wanted.inner
-        read = wanted._read
-        monkeypatch.setattr(wanted, "_read", lambda text: {**read(text), "environment": "prod"})
-        await answer(mesh, question, {"approve": True})
-        [question] = await mesh.questions()
-        assert question.subject["arguments"]["environment"] == "prod"
-        assert deployed(mesh) == []
-        await answer(mesh, question, {"approve": True})
-        await mesh.outcome(task_id)
-        assert deployed(mesh) == ["1.4@prod"]
-
-
-def test_an_approval_is_a_yes_or_a_no_with_a_reason() -> None:
-    assert Approval(approve=True).reason == ""
-    assert issubclass(WaitExpired, MeshError)

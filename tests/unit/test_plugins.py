@@ -1,4 +1,4 @@
-"""What installed packages bring: found by entry points, and refused with the package's name."""
+"""Extensions of installed packages: found by entry points, and refused with the package's name."""
 
 from __future__ import annotations
 

@@ -6,11 +6,10 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, Tasks, build_mesh
+from meshwright import Agent, Capability
 from meshwright.core import topics
 from meshwright.core.capability import AgentStatus, Registration
 from meshwright.core.errors import MailboxFull, NoAgentAvailable, ToolFailed
@@ -18,8 +17,7 @@ from meshwright.core.messages import Event
 from meshwright.kernel.timers import every
 from meshwright.orchestration.registry import Registry
 from meshwright.run import Run
-from meshwright.testing import ManualClock, MeshUnderTest, ScriptedModel, mesh_for
-from tests.support.settings import load_settings
+from meshwright.testing import ManualClock, MeshUnderTest, mesh_for
 
 
 class Here(Agent):
@@ -58,7 +56,6 @@ async def mesh(clock: ManualClock) -> AsyncIterator[MeshUnderTest]:
 
 
 def from_afar(mesh: MeshUnderTest, event_type: str, payload: object = None) -> Event:
-    """What another process tells of its agent."""
     now = mesh.mesh.host.clock.now()
     return Event(
         id=f"far/{event_type}/{now.timestamp()}",
@@ -180,18 +177,6 @@ async def test_a_machine_that_slept_finds_its_own_agents_online(
     assert status_of(mesh, "here") == "online"
     assert (await mesh.ask("here", "Are you there?")).success
     assert not mesh.events("agent.offline")
-
-
-async def test_what_an_agent_failed_at_counts_after_a_restart_too(tmp_path: Path) -> None:
-    scores: list[float] = []
-    for text in ("fail", "go on"):
-        mesh = build_mesh(load_settings(tmp_path), project=tmp_path, agents=[Here], model=ScriptedModel())
-        async with mesh:
-            scores.append(mesh.get(Registry).best("being").score)
-            await mesh.get(Tasks).ask("here", text)
-            scores.append(mesh.get(Registry).best("being").score)
-    assert scores[:3] == [1.0, 0.0, 0.0]
-    assert 0 < scores[3] < 1
 
 
 async def test_a_regular_duty_goes_on_whatever_goes_wrong_once(

@@ -1,4 +1,4 @@
-"""Who says what in a conversation is decided by us: no text that comes in makes a message of its own."""
+"""No text of a user makes a message of another role."""
 
 import pytest
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-import meshwright
 from meshwright import (
     Agent,
     Capability,
@@ -167,7 +166,6 @@ def test_a_model_is_no_fallback_of_itself() -> None:
 
 
 def made(agent: type[Agent]) -> dict[str, Any]:
-    """What an agent class says of itself."""
     return {
         name: getattr(agent, name) for name in ("agent_id", "model", "fallbacks", "prompt_text", "budgets")
     }
@@ -307,9 +305,3 @@ def test_the_page_of_providers_has_each_with_its_variables_and_each_wish() -> No
         assert all(f"`{name}`" in row for param in provider.params for name in param.variables)
         assert all(f"`{family}...`" in row for family in provider.families)
     assert all(any(f"`{option}`" in row for row in rows) for option in AgentOptions.model_fields)
-
-
-def test_the_public_names_are_there() -> None:
-    names = {"ModelSettings", "create_agent", "create_router_agent", "open_model", "with_fallbacks"}
-    assert names <= set(meshwright.__all__)
-    assert all(callable(getattr(meshwright, name)) for name in names)

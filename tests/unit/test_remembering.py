@@ -1,11 +1,10 @@
-"""What a thread remembers of its tasks, and what an agent of its tenant."""
+"""Memory of threads and of agents."""
 
 from __future__ import annotations
 
 import pytest
 
-from meshwright import Agent, Capability, TaskRequest, Tasks
-from meshwright.core.messages import Caller
+from meshwright import Agent, Capability
 from meshwright.kernel.envelope import ActorRef
 from meshwright.models.errors import ModelRefused
 from meshwright.models.port import ModelRequest
@@ -25,19 +24,6 @@ def all_of(request: ModelRequest) -> str:
 
 def system_of(request: ModelRequest) -> str:
     return request.messages[0].content
-
-
-async def test_a_thread_remembers_what_was_said_in_it_and_no_other_does(clerk: type[Clerk]) -> None:
-    model = ScriptedModel("The capital is Lima.", "It is Lima, as I said.", "Which country?", "Which one?")
-    async with mesh_for(clerk, model=model) as mesh:
-        await mesh.ask("clerk", "What is Peru's capital?", thread_id="talk")
-        await mesh.ask("clerk", "Say it again.", thread_id="talk")
-        await mesh.ask("clerk", "Say it again.", thread_id="other")
-        await mesh.ask("clerk", "Say it again.")
-    second, third, fourth = map(all_of, model.requests[1:])
-    assert "What is Peru's capital?" in second
-    assert "The capital is Lima." in second
-    assert "Lima" not in third + fourth
 
 
 async def test_a_failed_task_leaves_nothing_in_its_thread(clerk: type[Clerk]) -> None:
@@ -66,19 +52,6 @@ async def test_what_an_agent_remembers_is_recalled_in_a_later_run(clerk: type[Cl
         [recalled] = mesh.events("memory.recalled").payloads
     assert memory in system_of(model.requests[2])
     assert (recalled["count"], recalled["tokens"] > 0) == (1, True)
-
-
-async def test_a_memory_stays_with_its_tenant(clerk: type[Clerk]) -> None:
-    model = ScriptedModel(
-        tool_call("remember", text="The password hint is trains.", scope="global"), "a", "b"
-    )
-    async with mesh_for(clerk, model=model) as mesh:
-        for tenant in ("one", "two"):
-            request = TaskRequest(agent_id="clerk", payload={"text": "What is the password hint?"})
-            receipt = await mesh.mesh.get(Tasks).submit(request, Caller(tenant_id=tenant))
-            await mesh.mesh.get(Tasks).outcome(receipt.task_id, tenant)
-        assert not mesh.events("memory.recalled")
-    assert "trains" not in system_of(model.requests[-1])
 
 
 async def test_an_agent_may_remember_more_than_one_thing_in_its_own_run() -> None:

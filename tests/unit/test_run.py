@@ -57,16 +57,6 @@ async def test_what_tools_answer_is_told_to_the_model_call_by_call(clerk: type[C
     assert sorted(clerk.looked_up) == ["fence", "slot", "turn"]
 
 
-async def test_a_repeated_call_runs_again_while_results_change() -> None:
-    poller = polling("pending", "pending", "healthy")
-    model = ScriptedModel(*[tool_call("status")] * 3, "It is healthy.")
-    async with mesh_for(poller, model=model) as mesh:
-        assert (await mesh.ask("poller", "Wait until it is healthy.")).text == "It is healthy."
-        assert not any(event.event_type.startswith("limit.") for event in mesh.events())
-    assert tool_answers(model) == ["pending", "pending", "healthy"]
-    assert all(request.tools for request in model.requests)
-
-
 async def test_the_same_calls_after_an_edit_run_again() -> None:
     poller = polling("1 failed", "passed")
     steps = ("status", "edit", "status")

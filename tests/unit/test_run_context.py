@@ -1,4 +1,4 @@
-"""What the model of a run is told besides the request: memories, the conversation, and whose call it is."""
+"""The context of a model call: memories, the conversation, and whose call it is."""
 
 from __future__ import annotations
 

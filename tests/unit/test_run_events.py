@@ -1,4 +1,4 @@
-"""What the events of a run tell of its tools' results: enough to follow it, and none of their content."""
+"""Events of a run summarize the results of tools without their content."""
 
 from typing import Any
 

@@ -20,7 +20,6 @@ class Reviewer(Agent):
 
 
 async def question(payload: dict[str, Any], agent: type[Agent] = Reviewer) -> str:
-    """What the model of an agent is asked."""
     model = ScriptedModel("Reviewed.")
     async with mesh_for(agent, model=model) as mesh:
         receipt = await mesh.submit(agent_id=agent.agent_id, payload=payload)
@@ -130,7 +129,6 @@ async def test_params_of_prompt_and_agent_reach_the_model() -> None:
 
 
 async def requests(payload: dict[str, Any], agent: type[Agent] = Reviewer) -> list[ModelRequest]:
-    """What the model of an agent is asked with, all of it."""
     model = ScriptedModel("Reviewed.")
     async with mesh_for(agent, model=model) as mesh:
         receipt = await mesh.submit(agent_id=agent.agent_id, payload=payload)

@@ -19,11 +19,10 @@ from meshwright.models.errors import Unsupported
 from meshwright.models.port import ModelReply, ModelRequest, ToolCall
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, tool_call
-from tests.support.interrupted_mesh import keeper, kept, told_of
+from tests.support.interrupted_mesh import keeper, kept
 
 
 def told(model: ScriptedModel) -> list[str]:
-    """What the tools answered, as the model was last told."""
     return [message.content for message in model.requests[-1].messages if message.role == "tool"]
 
 
@@ -61,23 +60,7 @@ async def test_a_resumed_run_keeps_its_prompt_and_repeats_no_call(tmp_path: Path
     assert anew.tags == ("second",)
 
 
-async def test_a_resumed_run_counts_what_its_first_calls_cost(tmp_path: Path) -> None:
-    usage = Usage(prompt_tokens=100, completion_tokens=10)
-    call = ToolCall(id="c1", name="hold", arguments="{}")
-    first = keeper()
-    asks = ModelReply(tool_calls=(call,), model="big", usage=usage, cost_usd=0.25)
-    async with kept(tmp_path, first, model=ScriptedModel(asks)) as mesh:
-        task_id = await submitted(mesh, "keeper")
-        await first.began.wait()
-    second = keeper()
-    second.opened.set()
-    answers = ModelReply(content="Done.", model="big", usage=usage, cost_usd=0.25)
-    async with kept(tmp_path, second, model=ScriptedModel(answers)) as mesh:
-        outcome = await mesh.get(Tasks).outcome(task_id)
-    assert (outcome.usage.prompt_tokens, outcome.cost_usd) == (200, 0.5)
-
-
-def stepping(*, repeatable: bool) -> tuple[type[Agent], list[str], asyncio.Event, asyncio.Event]:
+def stepping() -> tuple[type[Agent], list[str], asyncio.Event, asyncio.Event]:
     """An agent with a run of its own, in three steps; the second holds until the test lets it go."""
     done: list[str] = []
     began, opened = asyncio.Event(), asyncio.Event()
@@ -94,7 +77,7 @@ def stepping(*, repeatable: bool) -> tuple[type[Agent], list[str], asyncio.Event
 
     async def run(self: Agent, run: Run) -> dict[str, Any]:
         first = await run.step("first", step("first"))
-        second = await run.step("second", step("second"), repeatable=repeatable)
+        second = await run.step("second", step("second"))
         return {"first": first, "second": second, "third": await run.step("third", step("third"))}
 
     fields = {"agent_id": "stepper", "capabilities": (Capability("stepping"),), "run": run}
@@ -102,7 +85,7 @@ def stepping(*, repeatable: bool) -> tuple[type[Agent], list[str], asyncio.Event
 
 
 async def test_an_agents_own_steps_are_done_once_each(tmp_path: Path) -> None:
-    stepper, done, began, opened = stepping(repeatable=True)
+    stepper, done, began, opened = stepping()
     async with kept(tmp_path, stepper) as mesh:
         task_id = await submitted(mesh, "stepper")
         await began.wait()
@@ -111,56 +94,6 @@ async def test_an_agents_own_steps_are_done_once_each(tmp_path: Path) -> None:
         outcome = await mesh.get(Tasks).outcome(task_id)
     assert outcome.result == {"first": "first", "second": "second", "third": "third"}
     assert done == ["first", "second", "second", "third"]
-
-
-async def test_a_step_that_may_not_be_repeated_waits_for_a_person(tmp_path: Path) -> None:
-    stepper, done, began, _ = stepping(repeatable=False)
-    async with kept(tmp_path, stepper) as mesh:
-        task_id = await submitted(mesh, "stepper")
-        await began.wait()
-    async with kept(tmp_path, stepper) as mesh:
-        waiting = await told_of(mesh, "task.waiting")
-        assert (await mesh.get(Tasks).task(task_id)).status == "waiting"
-        assert (waiting.payload["subject"]["kind"], waiting.task_id) == ("second", task_id)
-        await mesh.get(Tasks).answer(
-            task_id, waiting.payload["key"], {"approve": False, "result": "it went well"}
-        )
-        outcome = await mesh.get(Tasks).outcome(task_id)
-    assert outcome.result == {"first": "first", "second": "it went well", "third": "third"}
-    assert done == ["first", "second", "third"]
-
-
-async def test_a_tool_that_may_not_be_repeated_is_asked_about_and_its_model_is_told(tmp_path: Path) -> None:
-    deployed: list[str] = []
-    began = asyncio.Event()
-
-    class Deployer(Agent):
-        agent_id = "deployer"
-        capabilities = (Capability("deploying"),)
-
-        @tool
-        async def deploy(self, to: str) -> str:
-            """Deploy."""
-            deployed.append(to)
-            began.set()
-            await asyncio.Event().wait()
-            return "never"
-
-    async with kept(tmp_path, Deployer, model=ScriptedModel(tool_call("deploy", to="prod"))) as mesh:
-        task_id = await submitted(mesh, "deployer")
-        await began.wait()
-    model = ScriptedModel("It is deployed.")
-    async with kept(tmp_path, Deployer, model=model) as mesh:
-        waiting = await told_of(mesh, "task.waiting")
-        assert "prod" in str(waiting.payload["subject"]["request"])
-        await mesh.get(Tasks).answer(
-            task_id, waiting.payload["key"], {"approve": False, "reason": "I looked: it is there."}
-        )
-        assert (await mesh.get(Tasks).outcome(task_id)).text == "It is deployed."
-        [step] = [step for step in await Client.local(mesh).steps(task_id) if step.kind == "tool"]
-    assert (step.status, step.summary) == ("done", "to=prod -> I looked: it is there.")
-    assert deployed == ["prod"]
-    assert told(model) == ["I looked: it is there."]
 
 
 class Shipper(Agent):

@@ -207,7 +207,6 @@ async def test_a_replayed_step_streams_nothing(tmp_path: Path) -> None:
 
 
 async def gathered(*pieces: str, pause_seconds: float = 0.0) -> list[tuple[float, dict[str, Any]]]:
-    """What is shown of an answer in these pieces, each with the time."""
     loop = asyncio.get_running_loop()
     shown: list[tuple[float, dict[str, Any]]] = []
     with Deltas(lambda payload: shown.append((loop.time(), payload))) as deltas:

@@ -1,4 +1,4 @@
-"""What a run does side by side: delegations, steps and calls of tools, through waits and failures."""
+"""Concurrent work of a run: delegations, steps and calls of tools, through waits and failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who runs next on a worker."""
+"""The order in which a worker runs tasks."""
 
 from __future__ import annotations
 

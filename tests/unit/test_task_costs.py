@@ -97,45 +97,6 @@ async def test_what_an_attempt_cost_that_has_not_ended_by_the_deadline_is_not_kn
     assert (outcome.status, outcome.cost_usd) == ("timed_out", None)
 
 
-async def test_a_task_cancelled_while_it_waits_pays_for_what_it_delegated() -> None:
-    async def run(self: Agent, run: Run) -> str:
-        await run.converse()
-        return await run.delegate("other", "Do it.")
-
-    child, asking = Hanging(), keeper(run=run, delegates_to=("other",))
-    child.replies(reply("0.25"), to="keeper")
-    async with mesh_for(asking, Other, model=child, ledger={"default_price": PRICE}) as mesh:
-        receipt = await mesh.submit(agent_id="keeper", payload={"text": "Have it done."})
-        await child.hangs.wait()
-        await mesh.mesh.get(Tasks).cancel(receipt.task_id)
-        outcome = await mesh.outcome(receipt.task_id)
-        [waiting] = mesh.events("task.waiting").payloads
-        below = await mesh.outcome(waiting["child_task_id"])
-        assert (outcome.status, below.status) == ("cancelled", "cancelled")
-        assert below.cost_usd is not None
-        assert below.cost_usd > 0
-        assert outcome.cost_usd == Decimal("0.25") + below.cost_usd
-        await ledger_of(mesh.mesh, outcome)
-
-
-async def test_what_a_run_cost_before_it_waited_counts_where_it_is_cancelled_after_its_answer() -> None:
-    async def run(self: Agent, run: Run) -> str:
-        await run.converse()
-        await run.delegate("other", "Do it.")
-        return await run.converse()
-
-    model, asking = Hanging(), keeper(run=run, delegates_to=("other",))
-    model.replies(reply("0.25"), to="keeper")
-    model.replies(reply("0.5"), to="other")
-    async with mesh_for(asking, Other, model=model, ledger={"default_price": PRICE}) as mesh:
-        receipt = await mesh.submit(agent_id="keeper", payload={"text": "Have it done."})
-        await model.hangs.wait()
-        await mesh.mesh.get(Tasks).cancel(receipt.task_id)
-        outcome = await mesh.outcome(receipt.task_id)
-        assert outcome.status == "cancelled"
-        assert (await ledger_of(mesh.mesh, outcome)).calls == 2
-
-
 def test_what_a_cancelled_task_cost_is_not_known_where_its_worker_is_gone() -> None:
     thread = Driven(ActorKind.of(AgentThread, type="helper"), "default:thread")
     thread.take("enqueue", a_dispatch(a_task("t1", thread_id="thread")))
@@ -173,26 +134,6 @@ async def test_a_task_pays_for_a_compression_that_timed_out() -> None:
         cost = await ledger_of(mesh.mesh, outcome)
     assert (cost.calls, cost.failed) == (2, 1)
     assert (outcome.cost_usd or 0) > Decimal("0.5")
-
-
-async def test_a_task_costs_what_it_and_the_tasks_below_it_cost() -> None:
-    async def run(self: Agent, run: Run) -> str:
-        await run.converse()
-        return await run.delegate("other", "Do it.")
-
-    asking = keeper(run=run, delegates_to=("other",))
-    model = ScriptedModel()
-    model.replies(reply("0.25"), to="keeper")
-    model.replies(reply("0.5"), to="other")
-    async with mesh_for(asking, Other, model=model) as mesh:
-        outcome = await mesh.ask("keeper", "Have it done.")
-        [waiting] = mesh.events("task.waiting").payloads
-        child = await mesh.outcome(waiting["child_task_id"])
-        assert (outcome.cost_usd, child.cost_usd) == (Decimal("0.75"), Decimal("0.5"))
-        assert outcome.usage.prompt_tokens == 2 * child.usage.prompt_tokens
-        await ledger_of(mesh.mesh, outcome)
-        await ledger_of(mesh.mesh, child)
-        assert (await mesh.mesh.get(Spending).costs()).total.cost_usd == Decimal("0.75")
 
 
 @pytest.mark.parametrize("price", [PRICE, None])

@@ -115,6 +115,8 @@ PATHS = st.lists(st.sampled_from([move.strip() for move in MOVES.split(";")]), m
 @given(path=PATHS.map(tuple), price=st.sampled_from([PRICE, None]))
 @example(path=("repeat", "nested reported", "restart", "repeat", "delegate hang"), price=PRICE)
 @example(path=("reported", "restart", "delegate reported", "forbidden"), price=PRICE)
+@example(path=("reported", "delegate reported", "hang"), price=PRICE)
+@example(path=("nested reported", "restart", "reported"), price=PRICE)
 @example(path=("reported", "stop", "delegate stop", "nested stop", "priced"), price=PRICE)
 @example(path=("caught forbidden", "delegate reported", "restart", "reported"), price=PRICE)
 def test_whichever_road_tasks_take_their_outcomes_cost_what_the_ledger_says(

@@ -1,4 +1,4 @@
-"""What an agent's author tests with: the clock moved by hand and the scripted model."""
+"""Tools for authors' tests: the clock moved by hand and the scripted model."""
 
 import asyncio
 import subprocess

@@ -1,4 +1,4 @@
-"""What one thread costs does not grow with the tasks that it was given before."""
+"""The cost of a thread does not grow with its earlier tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cannot be a tool fails where it is declared, and tools replace one another by name."""
+"""A wrong tool fails at its declaration, and tools replace one another by name."""
 
 import subprocess
 import sys

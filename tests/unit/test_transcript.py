@@ -10,7 +10,6 @@ import pytest
 
 from meshwright import Agent, Capability, Client, TaskRequest, Tasks, tool
 from meshwright.core.errors import InvalidInput, NotFound
-from meshwright.core.messages import Caller
 from meshwright.kernel.envelope import ActorRef
 from meshwright.models.errors import ModelUnavailable
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest
@@ -204,16 +203,6 @@ async def test_unknown_steps_attempts_and_tasks_are_refused_with_what_there_is()
         assert "1 to 1" in refused.value.remedy
         with pytest.raises(NotFound, match="There is no task 'nope'"):
             await client.steps("nope")
-
-
-async def test_another_tenants_steps_are_not_shown() -> None:
-    async with mesh_for(Reader, model=ScriptedModel("Done.")) as mesh:
-        request = TaskRequest(agent_id="reader", payload={"text": "x"})
-        receipt = await mesh.mesh.get(Tasks).submit(request, Caller(tenant_id="acme", requested_by="ada"))
-        await mesh.mesh.get(Tasks).outcome(receipt.task_id, "acme")
-        assert len((await mesh.mesh.get(Tasks).transcripts(receipt.task_id, "acme"))[0].paths) == 2
-        with pytest.raises(NotFound):
-            await Client.local(mesh.mesh).steps(receipt.task_id)
 
 
 async def test_waiting_step_shows_the_question(tmp_path: Path) -> None:

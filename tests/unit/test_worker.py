@@ -20,26 +20,11 @@ from tests.support.worker_harness import Gate, at_once, worker_harness
 
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is tried again is tried again at once."""
     monkeypatch.setattr(worker_module, "BROKEN_OFF_RETRY_SECONDS", 0.0)
     monkeypatch.setattr(worker_module, "MAILBOX_RETRY_SECONDS", 0.0)
 
 
 # Slots
-
-
-async def test_no_more_is_worked_on_than_there_are_slots_and_each_end_lets_the_next_begin() -> None:
-    gate = Gate()
-    async with worker_harness(gate, slots=2) as here:
-        for n in range(5):
-            await here.queue(f"t{n}")
-        await here.has_begun("t0", "t1")
-        assert (here.worker.running, here.worker.waiting) == (2, 3)
-        gate.opened.set()
-        for n in range(5):
-            await here.ended(f"t{n}")
-        await here.rests()
-    assert here.begun == [f"t{n}" for n in range(5)]
 
 
 async def test_a_claim_that_is_refused_gives_its_slot_back() -> None:

@@ -20,15 +20,6 @@ from tests.support.worker_harness import Gate, at_once, worker_harness
 # Stops
 
 
-async def test_work_that_is_told_to_stop_ends_as_cancelled() -> None:
-    async with worker_harness(Gate()) as here:
-        ref = await here.queue("t1")
-        await here.has_begun("t1")
-        await here.host.call(ref, "cancel", Cancel(task_id="t1"))
-        assert (await here.ended("t1")).status == "cancelled"
-        assert await here.inbox(ref) == []
-
-
 async def test_a_stop_that_comes_before_its_claim_is_known_holds_and_nothing_begins() -> None:
     class SlowToAnswer(Runtime):
         """A worker learns of its claim only after somebody has cancelled the task."""
@@ -122,21 +113,6 @@ async def test_a_stop_that_did_not_reach_the_worker_that_works_is_told_again_by_
 async def test_a_drain_of_a_worker_without_work_ends_at_once() -> None:
     async with worker_harness(at_once) as here:
         await here.worker.drain(60)
-
-
-async def test_a_draining_worker_begins_nothing_and_waits_for_what_runs() -> None:
-    gate = Gate()
-    async with worker_harness(gate, slots=1) as here:
-        await here.queue("t1")
-        await here.has_begun("t1")
-        await here.queue("t2")
-        drain = asyncio.create_task(here.worker.drain(60))
-        await asyncio.sleep(0)
-        await here.queue("t3")
-        gate.opened.set()
-        await drain
-        assert here.ends("t1")
-        assert (here.worker.running, here.begun) == (0, ["t1"])
 
 
 async def test_what_has_not_ended_in_time_is_left_as_it_is() -> None:

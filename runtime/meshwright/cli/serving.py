@@ -179,6 +179,7 @@ def watching(mesh: Mesh, restart: Callable[[], None] | None = None) -> Iterator[
     faulthandler.register(
         signal.SIGPROF, all_threads=True, chain=True
     )  # shows the stacks, then ends the process
+    watchdog.set_alarm()  # work that begins at once may keep the interpreter lock from the thread
     watchdog.thread.start()
     try:
         yield
@@ -218,7 +219,7 @@ class _Watchdog:
         looks = 0
         while not self.stopping.wait(self._pause):
             self._alarms = 0
-            self.set_timers(_LOOKS_TO_ALARM * self._pause, 2 * self._settings.watchdog.restart_seconds)
+            self.set_alarm()
             if self._turned.is_set():
                 self._cpu_at_turn = time.process_time()
                 if self._holder is not None:
@@ -233,8 +234,12 @@ class _Watchdog:
                 self._held()
             self._restart_after(looks)
 
+    def set_alarm(self) -> None:
+        """Have the system act unless this is called again in time."""
+        self.set_timers(_LOOKS_TO_ALARM * self._pause, 2 * self._settings.watchdog.restart_seconds)
+
     def set_timers(self, alarm_seconds: float, cpu_seconds: float) -> None:
-        """Have the system act unless this is called again in time; 0 is never."""
+        """Set both timers; 0 is never."""
         signal.setitimer(signal.ITIMER_REAL, alarm_seconds, self._pause)
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
 

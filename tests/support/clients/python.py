@@ -1,4 +1,4 @@
-"""What clients in Python do with OpenAI's API, by the libraries that they use: each check by its name.
+"""Checks of Python libraries against OpenAI's API, each by its name.
 
 Run by the Python of an environment that has the libraries: `python.py BASE_URL LIBRARY`. Prints one line of
 JSON for each check: its name, and what went wrong, or null.

@@ -1,4 +1,4 @@
-"""What a mesh on Dapr has kept, as evidence for the oracle: heads from Redis, the log from the front."""
+"""The records of a mesh on Dapr, as evidence for the oracle: heads from Redis, the log from the front."""
 
 from __future__ import annotations
 
@@ -88,8 +88,6 @@ def copy(source: Path, target: Path) -> None:
 
 @dataclass(frozen=True)
 class Stored:
-    """What is in the store: the document of every actor, and what records had to tell."""
-
     documents: Mapping[ActorRef, Document]
     told: Sequence[Event]
 

@@ -171,7 +171,6 @@ class DaprMesh:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def gather(self, *, kills: int = 0) -> Evidence:
-        """What there is to see now."""
         return await gather(self.services, NAMESPACE, self.books, Path(self.front.post.data), kills=kills)
 
     async def judge(self, *, kills: int = 0, slept: int = 0) -> Evidence:
@@ -189,10 +188,6 @@ class DaprMesh:
     async def complaints(
         self, *, kills: int = 0, slept: int = 0, seconds: float = REST_SECONDS
     ) -> tuple[Evidence, list[str]]:
-        """What the oracle complains of at last, and what it has seen.
-
-        To gather evidence takes a second of the CPU, so the client has to be told of all outcomes first.
-        """
         clock = asyncio.get_running_loop().time
         until = clock() + seconds
         while len(self.books.told.read()) < len(self.plan) and clock() < until:

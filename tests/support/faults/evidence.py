@@ -1,4 +1,4 @@
-"""What the embedded host leaves behind, as evidence for the oracle."""
+"""The records of the embedded host, as evidence for the oracle."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Agents and a model whose every call and effect is written down before anything comes of it.
 
-What a task is called decides its shape: "plain 1", "find 2" (a tool that may be repeated), "charge 3" (one
+The name of a task decides its shape: "plain 1", "find 2" (a tool that may be repeated), "charge 3" (one
 that may not), "ask 4" (delegates, and waits), "hang 5" (until cancelled).
 """
 
@@ -148,7 +148,6 @@ class CountingModel:
 
 
 def reply_to(request: ModelRequest) -> ModelReply | None:
-    """What the model says; nothing ever where the task is to hang."""
     question = next(message for message in request.messages if message.role == "user")
     shape = question.content.partition(" ")[0]
     last = request.messages[-1]

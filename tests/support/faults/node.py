@@ -50,12 +50,6 @@ class Item:
 
 @dataclass(frozen=True)
 class Job:
-    """What a child is to do; `point` and `nth` say where it dies, `control` what is broken on purpose.
-
-    With few turns a round, messages between actors cross from one transaction to another; with many they are
-    sent and taken in the same one.
-    """
-
     folder: str
     plan: Sequence[Item]
     point: str = ""
@@ -97,8 +91,6 @@ def mesh_of(job: Job, failpoints: Failpoints) -> Mesh:
 
 
 class Asked(Protocol):
-    """What a client has to do with: the tasks of a mesh."""
-
     async def submit(self, request: TaskRequest, *, idempotency_key: str) -> Receipt: ...
 
     async def outcome(self, task_id: str) -> Outcome: ...

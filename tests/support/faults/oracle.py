@@ -22,8 +22,6 @@ CLAIMS = ("task.started", "task.resumed")
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is left of some runs of a mesh."""
-
     accepted: Sequence[str]
     """Ids of the tasks whose acceptance a client saw, as it wrote them down."""
     told: Sequence[tuple[str, str]]
@@ -78,7 +76,6 @@ def outcomes(evidence: Evidence) -> Iterator[str]:
 
 
 def telling(evidence: Evidence) -> Iterator[str]:
-    """What a client was told is what is recorded."""
     recorded = {event.task_id: outcome_of(event).status for event in evidence.of_type(*FINAL)}
     for task_id, status in evidence.told:
         if recorded.get(task_id) != status:

@@ -13,8 +13,6 @@ _Call = tuple[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class ToolResult:
-    """What came of a call that the model asked for."""
-
     name: str
     arguments: dict[str, Any]
     text: str
@@ -26,13 +24,6 @@ class Unasked(ValueError):
 
 @dataclass
 class Conversation:
-    """What a model is told: `texts` of system and user, the results of tools in order, and what it said last.
-
-    `pictures` are those that it is shown, as base64; `partial` is what the assistant said since it last asked
-    for tools, for answers that were cut off; `marked` are the places where the cache is asked for,
-    `pieces` all of it as JSON.
-    """
-
     texts: list[str] = field(default_factory=list)
     results: list[ToolResult] = field(default_factory=list)
     last: list[ToolResult] = field(default_factory=list)
@@ -56,7 +47,6 @@ class Conversation:
 
     @property
     def digest(self) -> str:
-        """What one and the same request has in common."""
         return hashlib.sha256("\x00".join(self.pieces).encode()).hexdigest()[:16]
 
 

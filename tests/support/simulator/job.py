@@ -1,4 +1,4 @@
-"""What a contender is given to work on a scenario, and what it says of each item. Standard library alone."""
+"""The work of a scenario for a contender, and its results. Standard library alone."""
 
 from __future__ import annotations
 
@@ -13,11 +13,6 @@ from tests.support.simulator.world import World
 
 @dataclass(frozen=True)
 class Job:
-    """Work on these items, with the model at `url`, in a folder.
-
-    What a contender keeps is in that folder; it may be killed and started again with the same job.
-    """
-
     url: str
     folder: str
     persona: str
@@ -52,7 +47,6 @@ class Job:
         return World(self.path / "world.db", self.persona, self.steps)
 
     def request(self, item: str) -> str:
-        """What an agent is asked for."""
         return f"Do work item {item}."
 
     def write(self, item: str, text: str | None, error: str | None = None) -> None:
@@ -61,7 +55,6 @@ class Job:
             file.write(json.dumps({"item": item, "text": text, "error": error}) + "\n")
 
     def answers(self) -> dict[str, dict[str, Any]]:
-        """What was written down so far, by item."""
         return {answer["item"]: answer for answer in self._lines()}
 
     def open_items(self) -> list[str]:

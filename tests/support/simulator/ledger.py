@@ -1,4 +1,4 @@
-"""What the provider counted and charged: to this a mesh's ledger must agree."""
+"""The provider's own count and charges, which a mesh's ledger must match."""
 
 from __future__ import annotations
 
@@ -40,7 +40,6 @@ class Ledger:
 
     @property
     def delivered(self) -> Decimal:
-        """What the answers cost that were sent whole; of the others a client cannot know what they cost."""
         return sum((charge.dollars for charge in self.charges if charge.delivered), Decimal(0))
 
     def wasted(self, done: Collection[str]) -> Decimal:

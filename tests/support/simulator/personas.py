@@ -27,8 +27,6 @@ class Ask:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a persona says: a text, with pictures as base64, or tools that it wants."""
-
     text: str = ""
     asks: tuple[Ask, ...] = ()
     pictures: tuple[str, ...] = ()
@@ -124,7 +122,6 @@ PERSONAS: dict[str, Persona] = {
 
 
 def decide(persona: str, told: Conversation) -> Reply:
-    """What a persona says; where it may not call what it wants, as when it is told to sum up, its notes."""
     reply = PERSONAS[persona](told)
     if all(ask.name in told.tools for ask in reply.asks):
         return reply
@@ -153,7 +150,6 @@ def item_of(told: Conversation) -> str:
 
 
 def picture_id(picture: str) -> str:
-    """What tells a picture, given as base64, from others."""
     return hashlib.sha256(base64.b64decode(picture)).hexdigest()[:12]
 
 

@@ -117,10 +117,6 @@ def write_project(job: Job, *, actor: bool = False) -> Path:
 
 
 async def work(job: Job, timeout: float | None = None, **settings: Any) -> Decimal:
-    """Have a mesh in this process work on the open items of a job; returns what it has booked.
-
-    What was begun goes on where it is begun again with the same job. `timeout` is that of a step.
-    """
     folder, world = write_project(job), job.world()
     limits = {"max_steps": min(1000, job.max_steps), "max_repeats": 1000}
     chosen = load_settings(folder, **{"data_dir": folder / ".mesh", "model": "router", **limits, **settings})

@@ -17,14 +17,6 @@ Kind = Literal[
 
 @dataclass(frozen=True)
 class Weather:
-    """What goes wrong for a while: from `start` to `end`, seconds after the first call.
-
-    `share` of the calls are hit; that of an `overload` falls to nothing until `end`. `status` is that of the
-    error, `retry_after` its header in seconds, without which there is none. `seconds` is how long `slow`
-    waits for the first byte. `tries` bounds how often one and the same request is hit. With `item` only calls
-    for that work item are hit.
-    """
-
     kind: Kind
     start: float = 0.0
     end: float = 1e9

@@ -123,7 +123,6 @@ class Simulator:
         return None
 
     def _weather(self, told: Conversation) -> Weather | None:
-        """What hits this call, if anything."""
         now = self._clock() * self._speed
         if self._began is None:
             self._began = now

@@ -1,1 +1,1 @@
-"""What Acme adds to a mesh."""
+"""The extensions of Acme."""

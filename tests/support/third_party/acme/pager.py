@@ -52,7 +52,6 @@ class Pager(Component):
         return files("acme.tables")
 
     def projections(self) -> Iterable[Pages]:
-        """What is made from events."""
         return [Pages()]
 
     def routes(self) -> list[APIRouter]:

@@ -1,4 +1,4 @@
-"""Who is on call, and pages them."""
+"""Finds the person on call, and pages them."""
 
 from meshwright import Agent, Capability
 
