@@ -260,7 +260,7 @@ class PostgresStore(SharedStore):
                 looked_at = time.monotonic()
                 while (left := looked_at + LOOK_SECONDS - time.monotonic()) > 0:
                     async for notice in self._line.notifies(timeout=left, stop_after=1):
-                        await self._hear(notice.payload)
+                        await self._hear(notice.payload.split("\n"))
                     await asyncio.sleep(_HEAR_SECONDS)
                 gone = await self._look()
                 due = time.monotonic() - self._renewed_at > RENEW_SECONDS
@@ -290,24 +290,30 @@ class PostgresStore(SharedStore):
         assert self._line is not None
         rows = await (await self._line.execute(_SELECT_WORKERS.encode())).fetchall()
         self._workers = {name: frozenset(from_json(kinds)) for name, kinds, alive in rows if alive}
+        if self._commits is not None:
+            self._commits.is_alone = len(self._workers) < 2
         return [name for name, _, alive in rows if not alive]
 
-    async def _hear(self, payload: str) -> None:
-        kind, rest = payload[:1], payload[1:]
-        if kind == "e":
-            self._news.reach(int(rest))
-        elif kind == "w":
-            await self._adopt_orphans([])
-        elif kind == "m" and rest == self._incarnation:
-            self._mail.set()
-        elif kind == "b":
-            sender, label, count, part = rest.split(" ", 3)
-            parts = self._parts.setdefault(label, [])
-            parts.append(part)
-            if len(parts) == int(count):
-                del self._parts[label]
-                if sender != self._incarnation and self._receiver is not None:
-                    self._receiver.bus.tell(Event.model_validate_json("".join(parts).encode("latin-1")))
+    async def _hear(self, news: Sequence[str]) -> None:
+        for line in news:
+            kind, rest = line[:1], line[1:]
+            if kind == "e":
+                self._news.reach(int(rest))
+            elif kind == "w":
+                await self._adopt_orphans([])
+            elif kind == "m" and rest == self._incarnation:
+                self._mail.set()
+            elif kind == "b":
+                self._hear_part(*rest.split(" ", 3))
+
+    def _hear_part(self, sender: str, label: str, count: str, part: str) -> None:
+        """Hear a part of an event that another worker shows."""
+        parts = self._parts.setdefault(label, [])
+        parts.append(part)
+        if len(parts) == int(count):
+            del self._parts[label]
+            if sender != self._incarnation and self._receiver is not None:
+                self._receiver.bus.tell(Event.model_validate_json("".join(parts).encode("latin-1")))
 
     async def _adopt_orphans(self, gone: Sequence[str]) -> None:
         """Take over what no living worker has."""
