@@ -185,5 +185,8 @@ async def test_changed_code_is_told_of_before_work_goes_on(tmp_path: Path) -> No
         shop.deploy()
         types: list[str] = []
         async with mesh_up(shop.data, **shop.environment) as running:
-            await running.until(lambda event: types.append(event["event_type"]) or types[-1] == "task.resumed")
+            async for event in running.stream():
+                types.append(event["event_type"])
+                if types[-1] == "task.resumed":
+                    break
     assert "agent.code_changed" in types
