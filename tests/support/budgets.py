@@ -30,7 +30,7 @@ from meshwright.models.port import (
 from meshwright.models.prices import Prices
 from meshwright.sql.sqlite import SqliteDatabase
 from meshwright.stores.sqlite import SqliteStore
-from meshwright.testing.runtime import BEGINNING, ManualClock
+from meshwright.testing.mesh import BEGINNING, ManualClock
 
 A_DOLLAR_A_TOKEN = Price(input=ZERO, output=Decimal(1_000_000))
 """Of what is written: `max_tokens` is the estimate of a call in dollars."""

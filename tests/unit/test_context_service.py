@@ -18,7 +18,7 @@ from meshwright.kernel.turns import ActorKind
 from meshwright.models.errors import ModelUnavailable
 from meshwright.models.port import CallContext, ModelReply, ModelRequest, OnDelta
 from meshwright.prompts import Prompts
-from meshwright.testing.runtime import memory_runtime
+from meshwright.testing.mesh import memory_runtime
 
 PROMPTS = Path(__file__).resolve().parents[2] / "prompts"
 SHORT = CompressRequest(

@@ -11,7 +11,7 @@ from typing import Any
 
 from meshwright.agent import Agent, AgentTypes
 from meshwright.agents.binding import bind_agents, check_tables, code_of
-from meshwright.agents.event_words import FACTS
+from meshwright.agents.display import FACTS
 from meshwright.agents.loader import prompts_brought, prompts_folder
 from meshwright.component import Actors, Check, Component, offered
 from meshwright.context.memory import MemoryStore
@@ -23,8 +23,8 @@ from meshwright.events.tasks import open_code
 from meshwright.kernel.host import Subscription
 from meshwright.kernel.timers import every
 from meshwright.kernel.turns import ActorKind
-from meshwright.ledger.activity import Activity, activity_of
 from meshwright.ledger.budgets import Budgets
+from meshwright.ledger.spending import Activity, activity_of
 from meshwright.mesh import Mesh
 from meshwright.models.port import CallContext, Model, ModelWindow, ModelWindows
 from meshwright.prompts import Prompts, PromptSource, PromptSources

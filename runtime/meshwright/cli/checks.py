@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from meshwright.agents.event_words import code_changed
-from meshwright.agents.resources import AGENTS
+from meshwright.agents.display import AGENTS, code_changed
 from meshwright.cli.connect import Connection, running_mesh, talk
 from meshwright.cli.options import Target, data_option, json_option, mesh_options
 from meshwright.cli.output import document, styled

@@ -26,19 +26,20 @@ from meshwright.ledger.account import (
     Raise,
     ReservationResult,
 )
-from meshwright.ledger.account_client import AccountClient, announce
 from meshwright.ledger.allowances import Allowances
 from meshwright.ledger.balance import Balance, CallOrigin, Window, renews_at
 from meshwright.ledger.charging import (
     EVERY,
-    TASK_BUDGET,
+    AccountClient,
     account_of,
     accounts_of,
+    announce,
     check_budgets,
     is_seen_by,
     only_key,
     words_for,
 )
+from meshwright.ledger.resources import TASK_BUDGET
 from meshwright.models.errors import BudgetExceeded, ModelUnavailable, PriceUnknown
 from meshwright.models.port import CallContext, ModelRequest, Settlement
 from meshwright.work.protocol import DEFAULT_TENANT

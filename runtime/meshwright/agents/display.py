@@ -1,4 +1,4 @@
-"""How the events of agents, their prompts and their runs read, and their facts.
+"""How agents are shown, and how the events of agents, their prompts and their runs read, with their facts.
 
 Those of runs are here, since the package `run` imports all that a run needs.
 """
@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from meshwright.core.display import Document, EventWords, fault, file_line, seconds, short
+from meshwright.core.display import Document, EventWords, fault, file_line, local_time, seconds, short
+from meshwright.core.resources import Column, Resource
 
 FACTS: Mapping[str, str] = {
     "agent.*": "name kind status tasks",
@@ -117,3 +118,37 @@ WORDS: Mapping[str, EventWords] = {
     "tool.overran": EventWords("tool", _overran),
     "limit.*": EventWords("limit", _limit_reached),
 }
+
+
+def _abilities(agent: Document) -> str:
+    if agent.get("problem"):
+        return agent["problem"]
+    if agent.get("kind") == "system":
+        return "(part of the mesh)"
+    return ", ".join(map(_ability, agent.get("capabilities", [])))
+
+
+def _ability(capability: Document) -> str:
+    weight = capability.get("weight", 1)
+    marks = ["preferred"] * bool(capability.get("preferred")) + [f"{weight:g}"] * (weight != 1)
+    return f"{capability['name']} ({', '.join(marks)})" if marks else capability["name"]
+
+
+def _agent_status(agent: Document) -> str:
+    return agent["status"] if agent.get("healthy", True) else "unhealthy"
+
+
+AGENTS = Resource(
+    "agents",
+    "/agents",
+    (
+        Column("agent", "agent_id"),
+        Column("status", write=_agent_status),
+        Column("last seen", "last_seen", local_time),
+        Column("can do", write=_abilities),
+    ),
+    help="List agents with their capabilities and status.",
+    empty="there are no agents; mesh doctor says more",
+    need="log",
+)
+RESOURCES = (AGENTS,)
