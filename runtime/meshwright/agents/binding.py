@@ -91,11 +91,9 @@ def toolsets_of(agent: type[Agent]) -> list[type[Toolset]]:
     plugins = {plugin.name: plugin for plugin in installed(TOOLSETS)} if names else {}
     for name in names:
         if name not in plugins:
-            raise ConfigError(
-                f"agent {agent.agent_id} has the toolset {name!r}, which no installed package brings",
-                remedy=did_you_mean(name, plugins) or f"Install its package, or name a class of {name!r}",
-                field="toolsets",
-            )
+            problem = f"agent {agent.agent_id} has the toolset {name!r}, which no installed package brings"
+            remedy = did_you_mean(name, plugins) or f"Install its package, or name a class of {name!r}"
+            raise ConfigError(problem, remedy=remedy, field="toolsets")
         found.append(plugins[name].load())
     return found
 
@@ -114,11 +112,8 @@ def _check_names(agent: Agent, tools: Sequence[Tool]) -> None:
     names = [tool.name for tool in tools]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ConfigError(
-            f"agent {agent.agent_id} has two tools named {twice[0]!r}",
-            remedy='give one another name: @tool(name="...")',
-            field="toolsets",
-        )
+        problem = f"agent {agent.agent_id} has two tools named {twice[0]!r}"
+        raise ConfigError(problem, remedy='give one another name: @tool(name="...")', field="toolsets")
 
 
 _DIGEST_CHARS = 12

@@ -127,11 +127,9 @@ def _sources(folder: Path) -> list[Path]:
     folders = [path for path in paths if path.is_dir() and any(path.glob("*.py"))]
     for path in folders:
         if not (path / "__init__.py").exists() and path.name not in _imported_names(folder):
-            raise ConfigError(
-                "this folder holds Python files and no __init__.py, and no agent imports it",
-                path=str(path),
-                remedy="Import its agents in an __init__.py, or put an underscore before its name",
-            )
+            problem = "this folder holds Python files and no __init__.py, and no agent imports it"
+            remedy = "Import its agents in an __init__.py, or put an underscore before its name"
+            raise ConfigError(problem, remedy=remedy, path=str(path))
     packages = [path for path in folders if (path / "__init__.py").exists()]
     return [path for path in paths if path.suffix == ".py" or path in packages]
 
@@ -168,11 +166,9 @@ def _check_use(folder: Path, offered: Mapping[Path, Sequence[type[Agent]]]) -> N
     imported = _imported_names(folder) if unused else set()
     for path in unused:
         if path.stem not in imported:
-            raise ConfigError(
-                "there is no agent here, and no agent imports it",
-                path=str(path),
-                remedy="Define a class with Agent as its base, or put an underscore before the name",
-            )
+            problem = "there is no agent here, and no agent imports it"
+            remedy = "Define a class with Agent as its base, or put an underscore before the name"
+            raise ConfigError(problem, remedy=remedy, path=str(path))
 
 
 def _imported_names(folder: Path) -> set[str]:
@@ -198,12 +194,9 @@ def _load(package: str, path: Path) -> ModuleType:
         ) from error
     except (Exception, SystemExit) as error:  # the file is the author's: any error is reported with its place
         where, line = _place(path, error)
-        raise ConfigError(
-            f"this agent cannot be loaded: {_in_a_line(error)}",
-            path=where,
-            line=line,
-            remedy=f"Fix the file, or move it out of {path.parent.name}/",
-        ) from error
+        problem = f"this agent cannot be loaded: {_in_a_line(error)}"
+        remedy = f"Fix the file, or move it out of {path.parent.name}/"
+        raise ConfigError(problem, remedy=remedy, path=where, line=line) from error
 
 
 def _in_a_line(error: BaseException) -> str:

@@ -165,11 +165,8 @@ def _scope_of(whose: str) -> tuple[str, str]:
     if not separator:
         scope, of = "agent", whose
     if scope not in _SCOPES[:3] or not of:
-        raise InvalidInput(
-            f"{whose[:80]!r} cannot have an allowance",
-            remedy="Say an agent's id, agent:ID, tenant:ID, tag:NAME or mesh",
-            field="whose",
-        )
+        remedy = "Say an agent's id, agent:ID, tenant:ID, tag:NAME or mesh"
+        raise InvalidInput(f"{whose[:80]!r} cannot have an allowance", remedy=remedy, field="whose")
     return scope, of
 
 

@@ -287,11 +287,9 @@ class Budgets:
         amount = upper_bound(request)
         hard = next((account for account in accounts if account.hard), None)
         if amount is None and hard is not None:
-            raise PriceUnknown(
-                f"The price of model {request.model!r} is unknown, and budget {hard.budget} is hard",
-                remedy="Set default_price in mesh.toml, or the deployment's price in litellm_config.yaml",
-                budget=hard.budget,
-            )
+            problem = f"The price of model {request.model!r} is unknown, and budget {hard.budget} is hard"
+            remedy = "Set default_price in mesh.toml, or the deployment's price in litellm_config.yaml"
+            raise PriceUnknown(problem, remedy=remedy, budget=hard.budget)
         least = None if limiter is None else partial(limiter.least, request)
         now, seconds = self._host.clock.now(), request.timeout_seconds
         entry = _reservation(hold, amount or ZERO, None if limiter is None else limiter.likely(request), now)
@@ -400,10 +398,8 @@ def _downgraded(request: ModelRequest, cheaper_tag: str | None) -> ModelRequest:
 
 def _exceeded(account: Account, entry: LedgerEntry, result: ReservationResult, now: datetime) -> ModelError:
     if result.answer == "crowded":
-        return ModelUnavailable(
-            f"Budget {account.budget} ({account.key}) has too many calls under way",
-            remedy="Try again when some have ended",
-        )
+        problem = f"Budget {account.budget} ({account.key}) has too many calls under way"
+        return ModelUnavailable(problem, remedy="Try again when some have ended")
     renews = renews_at(account.window, now)
     owner = "the mesh" if account.scope == "mesh" else f"{account.scope} {account.key}"
     spent = (

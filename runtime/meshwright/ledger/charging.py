@@ -151,11 +151,8 @@ def only_account(accounts: Iterable[Account], budget: str | None, key: str | Non
     named = [account for account in accounts if account.budget == budget]
     found = [account for account in named if key is None or key in (account.key, account.owner_key)]
     if not found:
-        raise NotFound(
-            f"There is no budget {budget!r}{'' if key is None else f' of {key}'}",
-            remedy="mesh budgets lists those there are",
-            field="budget",
-        )
+        problem = f"There is no budget {budget!r}{'' if key is None else f' of {key}'}"
+        raise NotFound(problem, remedy="mesh budgets lists those there are", field="budget")
     if len(found) > 1:
         raise InvalidInput(
             f"Budget {budget!r} has {len(found)} accounts: {', '.join(account.key for account in found[:5])}",

@@ -107,11 +107,8 @@ class Spending:
         if task_id is not None:
             _, task = await read_task(self._host, task_id, tenant_id)
             if task.budget_usd is None:
-                raise InvalidInput(
-                    f"Task {task_id} has no budget of its own",
-                    remedy="Raise that of the task which delegated it, or name a budget",
-                    field="task_id",
-                )
+                remedy = "Raise that of the task which delegated it, or name a budget"
+                raise InvalidInput(f"Task {task_id} has no budget of its own", remedy=remedy, field="task_id")
             own = TaskBudget(task_id=task_id, limit_usd=task.budget_usd, on_empty=task.on_empty)
             account = task_account(tenant_id, own)
         else:
@@ -134,11 +131,8 @@ class Spending:
             )
         owner = account.key if account.scope == "tenant" else account.tenant_id
         if caller.tenant_id not in (owner, DEFAULT_TENANT):
-            raise Forbidden(
-                f"Budget {account.budget} is of all tenants, and {caller.requested_by} is of one",
-                remedy="An operator of the default tenant may deny it",
-                field="key",
-            )
+            problem = f"Budget {account.budget} is of all tenants, and {caller.requested_by} is of one"
+            raise Forbidden(problem, remedy="An operator of the default tenant may deny it", field="key")
         await self._budgets.deny(account, reason, caller.requested_by)
         await wake_waiting(self._host, self._log, "money")
 
@@ -183,11 +177,8 @@ class Spending:
             known = self._registry.capabilities()
             if capability is not None and capability not in known:
                 likely = nearest(capability, known)
-                raise InvalidInput(
-                    f"No agent can do {capability!r}",
-                    remedy=f"Did you mean {likely!r}?" if likely else "mesh agents lists what they can do",
-                    field="capability",
-                )
+                remedy = f"Did you mean {likely!r}?" if likely else "mesh agents lists what they can do"
+                raise InvalidInput(f"No agent can do {capability!r}", remedy=remedy, field="capability")
         return found
 
     async def _opened(self) -> list[Account]:

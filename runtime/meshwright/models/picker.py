@@ -251,10 +251,8 @@ class Picker(Adapter):
             members = deployments_of(self._config, group) or ()
             if not any(deployment_id(deployment) in self._targets for deployment in members):
                 return Unauthorized(f"The key or address of every deployment of model {group!r} is missing")
-            return ModelRefused(
-                f"no deployment of model {group!r} is for tags {list(tags)}",
-                remedy="Tag one deployment of the group with default",
-            )
+            remedy = "Tag one deployment of the group with default"
+            return ModelRefused(f"no deployment of model {group!r} is for tags {list(tags)}", remedy=remedy)
         names = [target.circuit(group) for target in targets]
         waits = {name: left for name in names if (left := self._circuits.left_seconds(name))}
         if waits:

@@ -160,17 +160,13 @@ def missing(
         names = ", ".join(" or ".join(param.variables) for param in wanted)
         console = f"; credentials are had at {provider.console}" if provider.console else ""
         verb = "is" if len(wanted) == 1 else "are"
-        return ConfigError(
-            f"model {model!r} is offered by {provider.title}, and {names} {verb} not set",
-            remedy=f"Set {'it' if len(wanted) == 1 else 'them'} in the environment{console}",
-            field="model",
-        )
+        problem = f"model {model!r} is offered by {provider.title}, and {names} {verb} not set"
+        remedy = f"Set {'it' if len(wanted) == 1 else 'them'} in the environment{console}"
+        return ConfigError(problem, remedy=remedy, field="model")
     if provider.package and not is_importable(provider.package):
-        return ConfigError(
-            f"model {model!r} is offered by {provider.title}, which LiteLLM calls by {provider.package}",
-            remedy=f"Install it: pip install {provider.package.replace('.', '-')}",
-            field="model",
-        )
+        problem = f"model {model!r} is offered by {provider.title}, which LiteLLM calls by {provider.package}"
+        remedy = f"Install it: pip install {provider.package.replace('.', '-')}"
+        return ConfigError(problem, remedy=remedy, field="model")
     return None
 
 

@@ -99,11 +99,9 @@ def choose_model(
     if kind == "router":
         return Picker(config_path, environment=known, circuits=circuits, why=why)
     if not settings.models.base_url:
-        raise ConfigError(
-            'model = "http" needs the address of a server',
-            remedy="Set LITELLM_BASE_URL, like http://127.0.0.1:4000",
-            field="litellm_base_url",
-        )
+        problem = 'model = "http" needs the address of a server'
+        remedy = "Set LITELLM_BASE_URL, like http://127.0.0.1:4000"
+        raise ConfigError(problem, remedy=remedy, field="litellm_base_url")
     key = settings.models.api_key
     return HttpModel(
         settings.models.base_url,
@@ -278,11 +276,9 @@ def _is_beside_server(agent: ModelChoice) -> bool:
     if any(spec.params for spec in specs):
         return True
     if specs[0].timeout is not None:
-        raise ConfigError(
-            f"agent {agent.agent_id} gives a timeout to {agent.model!r}, which LITELLM_BASE_URL answers",
-            remedy="Set the timeout at that server, and leave it out here",
-            field="timeout",
-        )
+        problem = f"agent {agent.agent_id} gives a timeout to {agent.model!r}, which LITELLM_BASE_URL answers"
+        remedy = "Set the timeout at that server, and leave it out here"
+        raise ConfigError(problem, remedy=remedy, field="timeout")
     return False
 
 
@@ -295,11 +291,8 @@ def _require_plain(agent: ModelChoice) -> None:
         place = "the litellm_params of its deployments"
     else:
         return
-    raise ConfigError(
-        f"agent {agent.agent_id} gives {given} to {agent.model!r}, which is a group",
-        remedy=f"Write that under {place} in litellm_config.yaml",
-        field=field,
-    )
+    problem = f"agent {agent.agent_id} gives {given} to {agent.model!r}, which is a group"
+    raise ConfigError(problem, remedy=f"Write that under {place} in litellm_config.yaml", field=field)
 
 
 def _chain_of(agent: ModelChoice, environment: Mapping[str, str] | None) -> Chain:

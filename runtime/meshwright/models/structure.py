@@ -95,11 +95,8 @@ def check_schema(schema: Any, field: str) -> None:
         place, node, depth = waiting.pop()
         count += 1
         if count > _MAX_NODES or depth > _MAX_DEPTH:
-            raise InvalidSchema(
-                f"{field}: the schema is too large",
-                remedy=f"it may have {_MAX_NODES:,} parts, {_MAX_DEPTH} deep",
-                field=field,
-            )
+            remedy = f"it may have {_MAX_NODES:,} parts, {_MAX_DEPTH} deep"
+            raise InvalidSchema(f"{field}: the schema is too large", remedy=remedy, field=field)
         if isinstance(node, bool):
             continue
         problem = _problem(node, schema)
@@ -263,11 +260,9 @@ async def parse_or_repair(
     try:
         return read_answer(shape, reply)
     except StructureInvalid as error:
-        raise StructureInvalid(
-            f"the model did not answer as {shape.__name__}, even after two corrections: {error.message}",
-            remedy="what it answered is in the task's structure.invalid events",
-            raw=error.raw,
-        ) from None
+        problem = f"the model did not answer as {shape.__name__}, even after two corrections: {error.message}"
+        remedy = "what it answered is in the task's structure.invalid events"
+        raise StructureInvalid(problem, remedy=remedy, raw=error.raw) from None
 
 
 def _complaint(error: StructureInvalid, schema: Mapping[str, Any]) -> list[ChatMessage]:

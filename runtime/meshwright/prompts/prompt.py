@@ -100,11 +100,9 @@ class Prompt:
         """
         missing = [name for name in self.variables if name not in values]
         if missing:
-            raise PromptError(
-                f"prompt {self.name} needs a value for {', '.join(missing)}",
-                remedy=f"there are values for {', '.join(values) or 'nothing'}: use those in the prompt",
-                field=missing[0],
-            )
+            problem = f"prompt {self.name} needs a value for {', '.join(missing)}"
+            remedy = f"there are values for {', '.join(values) or 'nothing'}: use those in the prompt"
+            raise PromptError(problem, remedy=remedy, field=missing[0])
         return "".join([values[piece] if n % 2 else piece for n, piece in enumerate(self.pieces)])
 
 
@@ -148,11 +146,8 @@ def parse_prompt(
 
 def _decode(data: bytes, path: str) -> str:
     if len(data) > MAX_PROMPT_BYTES:
-        raise PromptError(
-            f"the file is larger than {MAX_PROMPT_BYTES:,} bytes",
-            path=path,
-            remedy="shorten it: what changes from task to task belongs into the context",
-        )
+        remedy = "shorten it: what changes from task to task belongs into the context"
+        raise PromptError(f"the file is larger than {MAX_PROMPT_BYTES:,} bytes", remedy=remedy, path=path)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -222,11 +222,9 @@ class Prompts:
         except PromptError as error:
             return error
         if prompt.source == "file" and "context" in offered_to(name) and "context" not in prompt.variables:
-            return PromptError(
-                "the text has no {{context}}: memories and conversation are put after its end",
-                path=str(self._path(name)),
-                remedy="write {{context}} where they go, and context into the list of variables",
-            )
+            problem = "the text has no {{context}}: memories and conversation are put after its end"
+            remedy = "write {{context}} where they go, and context into the list of variables"
+            return PromptError(problem, remedy=remedy, path=str(self._path(name)))
         return None
 
     def _load(self, name: str, last: Prompt | None = None) -> _Loaded:
@@ -276,10 +274,7 @@ class Prompts:
 
     def _path(self, name: str) -> Path:
         if not re.fullmatch(ID_PATTERN, name):
-            raise PromptError(
-                f"{name!r} cannot be a prompt's name",
-                path=str(self.directory),
-                remedy='use 1 to 64 letters, digits, "_" and "-"',
-                field="prompt",
-            )
+            problem = f"{name!r} cannot be a prompt's name"
+            remedy = 'use 1 to 64 letters, digits, "_" and "-"'
+            raise PromptError(problem, remedy=remedy, path=str(self.directory), field="prompt")
         return self.directory / f"{name}{_SUFFIX}"

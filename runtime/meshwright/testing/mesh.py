@@ -200,10 +200,8 @@ class MeshUnderTest:
             missing = not Path(event.payload["path"]).exists()
             name = event.payload["name"]
             if name not in BUILT_IN and not (missing and name in self._without_prompt):
-                raise PromptError(
-                    f"an agent ran without its own prompt: {event.payload['error']}",
-                    remedy=event.payload["remedy"],
-                )
+                problem = f"an agent ran without its own prompt: {event.payload['error']}"
+                raise PromptError(problem, remedy=event.payload["remedy"])
 
     def events(self, event_type: str | None = None, *, task_id: str | None = None) -> Events:
         """The events so far, or those of a type or a task."""

@@ -235,11 +235,9 @@ class Toolset:
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             place = ".".join(map(str, first["loc"]))
-            raise ConfigError(
-                f"[tools.{self.name}] {place}: {first['msg']}",
-                remedy=f"Correct it in mesh.toml, or set MESH_TOOLS__{self.name.upper()}__{place.upper()}",
-                field=place,
-            ) from None
+            problem = f"[tools.{self.name}] {place}: {first['msg']}"
+            remedy = f"Correct it in mesh.toml, or set MESH_TOOLS__{self.name.upper()}__{place.upper()}"
+            raise ConfigError(problem, remedy=remedy, field=place) from None
 
     async def start(self) -> None:
         """Connect. An error stops the start of the mesh."""

@@ -99,11 +99,9 @@ def _failure(url: HttpUrl, error: ClientError) -> MeshError:
     import aiohttp
 
     if isinstance(error, aiohttp.ClientConnectorError) and error.errno == errno.EACCES:
-        return InvalidInput(
-            f"{url} was not fetched: {error.host} leads to a private address ({error.strerror})",
-            remedy="only the setting allow_private_addresses permits that",
-            field="url",
-        )
+        problem = f"{url} was not fetched: {error.host} leads to a private address ({error.strerror})"
+        remedy = "only the setting allow_private_addresses permits that"
+        return InvalidInput(problem, remedy=remedy, field="url")
     if isinstance(error, aiohttp.TooManyRedirects):
         return ToolFailed(f"{url} redirects too often")
     return ToolFailed(f"{url} cannot be fetched: {type(error).__name__}: {error}")
