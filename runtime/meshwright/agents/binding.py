@@ -6,7 +6,8 @@ import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from meshwright.agent import Agent
@@ -14,7 +15,6 @@ from meshwright.core.errors import ConfigError
 from meshwright.core.messages import Task
 from meshwright.core.plugins import TOOLSETS, did_you_mean, installed
 from meshwright.models.config import LiteLLMConfig
-from meshwright.models.port import Adapter
 from meshwright.models.routing import CallerTags, tags_nobody_answers
 from meshwright.prompts import PromptSources
 from meshwright.tools.functions import delegate_tool, remember_tool, tools_of
@@ -147,17 +147,12 @@ _SAMPLES = ("What is this?", "Compare these, weigh the trade-offs and recommend 
 """A simple request and a complex one: agents choose tags by such."""
 
 
-def start_warnings(model: Adapter, prompts: PromptSources, agents: Sequence[type[Agent]]) -> tuple[str, ...]:
-    """Warnings for the start of a mesh: about the file behind its model, and its fleet's tags."""
-    if model.config is None:
-        return ()
-    return tuple(str(warning) for warning in warnings_of(model.config, prompts, agents))
-
-
 def warnings_of(
-    config: LiteLLMConfig, prompts: PromptSources, agents: Sequence[type[Agent]]
+    config: LiteLLMConfig | None, prompts: PromptSources, agents: Sequence[type[Agent]]
 ) -> list[ConfigError]:
     """Warnings about improbable settings, and about prompts and agents whose tags no deployment has."""
+    if config is None:
+        return []
     callers: dict[str, CallerTags] = {}
     groups: dict[str, str] = {}
     for name in prompts.names():
@@ -166,25 +161,16 @@ def warnings_of(
         callers[f"prompt {name}"] = (prompt.model, prompt.tags)
     for agent in agents:
         for tags in _tags_by_agent(agent):
-            callers[f"agent {agent.agent_id} [{', '.join(tags)}]"] = (
-                groups.get(agent.prompt, "default"),
-                tags,
-            )
+            name = f"agent {agent.agent_id} [{', '.join(tags)}]"
+            callers[name] = (groups.get(agent.prompt, "default"), tags)
     return [*config.warnings, *tags_nobody_answers(config, callers)]
 
 
 def _tags_by_agent(agent: type[Agent]) -> list[list[str]]:
     """The tags that an agent chooses for a simple request and a complex one, and those it allows."""
     allowed = [(tag,) for tag in sorted(agent.task_tags)]
-    chosen: list[tuple[str, ...]] = []
+    chosen, now = list[tuple[str, ...]](), datetime.now(UTC)
     with suppress(Exception):  # the author's code, on tasks that it was not written for
-        chosen = [tuple(agent().tags(_sample_task(text)) or ()) for text in _SAMPLES]
+        task = partial(Task, task_id="sample", thread_id="sample", deadline_at=now, created_at=now)
+        chosen = [tuple(agent().tags(task(payload={"text": text})) or ()) for text in _SAMPLES]
     return [list(tags) for tags in dict.fromkeys([*chosen, *allowed]) if tags]
-
-
-def _sample_task(text: str) -> Task:
-    now = datetime.now(UTC)
-    ends = now + timedelta(minutes=1)
-    return Task(
-        task_id="sample", payload={"text": text}, deadline_at=ends, thread_id="sample", created_at=now
-    )

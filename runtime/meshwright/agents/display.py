@@ -32,10 +32,6 @@ def code_changed(agent_id: str, tasks: int, once: int) -> str:
     return f"{open_tasks} of {agent_id} began with other code{steps}"
 
 
-def _code_changed(payload: Document, event: Document) -> Sequence[object]:
-    return (code_changed(payload.get("agent_id", "?"), payload.get("tasks", 0), payload.get("once", 0)),)
-
-
 def _registered(payload: Document, event: Document) -> Sequence[object]:
     names = ", ".join(str(capability["name"]) for capability in payload["capabilities"])
     return (names or payload.get("kind"),)
@@ -90,13 +86,12 @@ def _limit_reached(payload: Document, event: Document) -> Sequence[object]:
     return (f"{limit} ({most}) is reached: {then}",)
 
 
-def _misfit(payload: Document, event: Document) -> Sequence[object]:
-    return (f"does not fit {payload.get('shape', '?')}: {short(payload.get('error', ''))}",)
-
-
 WORDS: Mapping[str, EventWords] = {
     "agent.*": EventWords("", _registered),
-    "agent.code_changed": EventWords("code changed", _code_changed),
+    "agent.code_changed": EventWords(
+        "code changed",
+        lambda it, _: (code_changed(it.get("agent_id", "?"), it.get("tasks", 0), it.get("once", 0)),),
+    ),
     "prompt.fallback": EventWords("prompt", partial(_prompt_problem, "a built-in prompt takes its place")),
     "prompt.rejected": EventWords("prompt", partial(_prompt_problem, "the last good prompt stays in use")),
     "prompt.reloaded": EventWords("prompt", lambda said, _: (f"{said.get('path', '?')} was read again",)),
@@ -112,7 +107,9 @@ WORDS: Mapping[str, EventWords] = {
     "approval.given": EventWords("approved", _decided),
     "approval.denied": EventWords("denied", _decided),
     "approval.expired": EventWords("expired", _decided),
-    "structure.invalid": EventWords("model", _misfit),
+    "structure.invalid": EventWords(
+        "model", lambda it, _: (f"does not fit {it.get('shape', '?')}: {short(it.get('error', ''))}",)
+    ),
     "reply.cut_off": EventWords("model", _cut_off),
     "tool.called": EventWords("tool", _tool),
     "tool.overran": EventWords("tool", _overran),

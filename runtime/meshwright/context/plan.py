@@ -33,15 +33,12 @@ CompressionMethod = Literal["deterministic", "model", "deterministic-fallback"]
 _Item = str | dict[str, Any]
 
 
-def _one_or_many(value: object) -> object:
-    return [value] if isinstance(value, (str, dict)) else value
-
-
 def _lines_or_many(value: object) -> object:
     return [line for line in value.splitlines() if line.strip()] if isinstance(value, str) else value
 
 
-_Items = Annotated[list[_Item], BeforeValidator(_one_or_many), Field(max_length=_MAX_ITEMS)]
+_OneOrMany = BeforeValidator(lambda value: [value] if isinstance(value, (str, dict)) else value)
+_Items = Annotated[list[_Item], _OneOrMany, Field(max_length=_MAX_ITEMS)]
 _Conversation = Annotated[list[_Item], BeforeValidator(_lines_or_many), Field(max_length=_MAX_ITEMS)]
 _Priority = Annotated[int, Field(ge=0, le=10)] | Annotated[str, StringConstraints(max_length=32)]
 
@@ -338,11 +335,8 @@ class _Draft:
     def _chosen(self, name: str, items: list[Any]) -> list[Any]:
         """All of a field's items, or of memories the most relevant, of messages the latest."""
         rule = self.rule
-        limits = {
-            "sender_memories": rule.max_memories,
-            "conversation_snippet": rule.max_conversation_messages,
-        }
-        limit = limits.get(name, len(items))
+        messages = rule.max_conversation_messages
+        limit = {"sender_memories": rule.max_memories, "conversation_snippet": messages}.get(name, len(items))
         if len(items) <= limit or name in rule.preserve_fields:
             return items
         if name == "sender_memories":

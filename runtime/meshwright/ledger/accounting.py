@@ -15,6 +15,7 @@ from meshwright.core.errors import HostError, InvalidInput, MeshError, ModelErro
 from meshwright.core.messages import Event, Usage, new_id
 from meshwright.core.money import ZERO, reported_cost
 from meshwright.kernel.runtime import Runtime
+from meshwright.ledger.balance import CallOrigin
 from meshwright.ledger.budgets import Budgets, Hold
 from meshwright.ledger.estimates import (
     Estimates,
@@ -271,17 +272,7 @@ def _answered(hold: Hold, reply: ModelReply, settled: Settlement | None) -> Call
 
 
 def _known_of(request: ModelRequest, call_id: str = "") -> dict[str, Any]:
-    context = request.context
-    return {
-        "call_id": call_id or new_id(),
-        "group": request.model,
-        "tags": request.tags,
-        "user": request.user,
-        "thread_id": context.thread_id,
-        "tenant_id": context.tenant_id,
-        "step": context.step,
-        "attempt": context.attempt,
-    }
+    return {"call_id": call_id or new_id(), **CallOrigin.of(request).of_call()}
 
 
 def _attempts_of(error: BaseException) -> int:

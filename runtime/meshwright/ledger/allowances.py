@@ -108,9 +108,7 @@ class Allowances:
         try:
             budget = Budget.model_validate({"name": name, "scope": scope, "of": of, **fields})
         except ValidationError as error:
-            [problem, *_] = error.errors()
-            field = str(problem["loc"][0])
-            raise InvalidInput(f"{field} {sentence(problem)}", field=field) from None
+            raise invalid_field(error) from None
         if on_empty == "wait" and window == "total":
             raise InvalidInput(
                 "An allowance of window total never renews, so a task would wait for ever",
@@ -156,6 +154,13 @@ def amount_of(text: str, *, field: str = "budget", default: Window = "total") ->
             field=field,
         )
     return limit, cast("Window", window)
+
+
+def invalid_field(error: ValidationError) -> InvalidInput:
+    """The error for the first field of an argument that does not fit."""
+    [problem, *_] = error.errors()
+    field = str(problem["loc"][0])
+    return InvalidInput(f"{field} {sentence(problem)}", field=field)
 
 
 def _scope_of(whose: str) -> tuple[str, str]:

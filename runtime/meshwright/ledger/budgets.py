@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from typing import Protocol
 
 from msgspec.structs import replace as replace_fields
 
@@ -39,6 +38,7 @@ from meshwright.ledger.charging import (
     only_key,
     words_for,
 )
+from meshwright.ledger.estimates import Estimates
 from meshwright.ledger.resources import TASK_BUDGET
 from meshwright.models.errors import BudgetExceeded, ModelUnavailable, PriceUnknown
 from meshwright.models.port import CallContext, ModelRequest, Settlement
@@ -56,25 +56,6 @@ _SHOWN = ("budget", "scope", "key", "window", "hard")
 
 _UpperBound = Callable[[ModelRequest], Decimal | None]
 """The most that a call may cost; None where it is unknown."""
-
-
-class _Limiter(Protocol):
-    """Makes do with less than the most that a call may cost."""
-
-    async def prepare(self) -> None:
-        """Get ready; it is awaited before each call."""
-
-    def least(self, request: ModelRequest) -> Decimal | None:
-        """The least that such a call needs; None where it is unknown."""
-        ...
-
-    def likely(self, request: ModelRequest) -> Decimal | None:
-        """The likely cost of such a call; None where it is unknown."""
-        ...
-
-    def limited(self, request: ModelRequest, amount: Decimal) -> ModelRequest:
-        """The request, such that it cannot cost more than this amount."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +114,7 @@ class Budgets:
         host.listen(topics.SPEND, self._wake, (FREED,))
 
     async def hold(
-        self, request: ModelRequest, upper_bound: _UpperBound, limiter: _Limiter | None = None
+        self, request: ModelRequest, upper_bound: _UpperBound, limiter: Estimates | None = None
     ) -> Hold:
         """Reserve the most that a call may cost with every budget that it is charged to, before it is made.
 
@@ -278,7 +259,7 @@ class Budgets:
         )
 
     async def _reserve(
-        self, hold: Hold, budgets: Iterable[Budget], upper_bound: _UpperBound, limiter: _Limiter | None
+        self, hold: Hold, budgets: Iterable[Budget], upper_bound: _UpperBound, limiter: Estimates | None
     ) -> Hold:
         accounts = accounts_of(hold.request, budgets)
         if not accounts:
@@ -364,27 +345,16 @@ def _op_of(request: ModelRequest) -> str:
 
 
 def _reservation(hold: Hold, amount: Decimal, estimate: Decimal | None, now: datetime) -> LedgerEntry:
-    request = hold.request
-    context = request.context
-    origin = CallOrigin(
-        user=request.user,
-        tenant_id=context.tenant_id,
-        group=request.model,
-        tags=request.tags,
-        task_id=context.task_id,
-        thread_id=context.thread_id,
-        step=context.step,
-        attempt=context.attempt,
-    )
+    context, ends = hold.request.context, now + timedelta(seconds=hold.request.timeout_seconds)
     return LedgerEntry(
         op=hold.op,
         call=hold.call,
         amount=amount,
         priority=context.priority,
         since=(context.since or now).timestamp(),
-        until=(now + timedelta(seconds=request.timeout_seconds + _MARGIN_SECONDS)).timestamp(),
+        until=ends.timestamp() + _MARGIN_SECONDS,
         estimate=estimate,
-        origin=origin,
+        origin=CallOrigin.of(hold.request),
     )
 
 

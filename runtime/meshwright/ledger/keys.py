@@ -21,13 +21,13 @@ from pydantic import ValidationError
 from meshwright.core import topics
 from meshwright.core.access import KEY_ROLES
 from meshwright.core.clock import duration_of
-from meshwright.core.errors import HostError, InvalidInput, MeshError, NotFound, sentence
+from meshwright.core.errors import HostError, InvalidInput, MeshError, NotFound
 from meshwright.core.messages import Event, new_id
 from meshwright.core.money import Budget
 from meshwright.events.log import EventLog
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
-from meshwright.ledger.allowances import amount_of
+from meshwright.ledger.allowances import amount_of, invalid_field
 from meshwright.ledger.virtual_keys import (
     KEY,
     REFUSED,
@@ -100,9 +100,7 @@ class Keys:
                 {**fields, "key_id": key_id, "created_at": now, "expires_at": expires_at}
             )
         except ValidationError as error:
-            [problem, *_] = error.errors()
-            field = str(problem["loc"][0])
-            raise InvalidInput(f"{field} {sentence(problem)}", field=field) from None
+            raise invalid_field(error) from None
         if budget is not None:
             key = key.model_copy(update={"budget": budget_of(budget, key_id, agent_id)})
         return await self._make(key)

@@ -234,14 +234,8 @@ class _FileCheck:
         for name in map(str, values):
             if name in known[section] or name.startswith("mock_"):
                 continue
-            other = next(
-                (
-                    section_name
-                    for section_name in _SETTINGS
-                    if section in _SETTINGS and name in known[section_name]
-                ),
-                None,
-            )
+            others = _SETTINGS if section in _SETTINGS else ()
+            other = next((other for other in others if name in known[other]), None)
             near = nearest(name, known[section], cutoff=0.8)
             if section == "model_info" and not near:
                 continue  # where owners note what they like

@@ -202,15 +202,11 @@ def silence_loggers() -> None:
     The error alone says what went wrong.
     """
     for name in (*_LOGGERS, *_CLIENT_LOGGERS):
-        logging.getLogger(name).addFilter(_reject)
+        logging.getLogger(name).addFilter(lambda record: False)
     logging.getLogger("asyncio").addFilter(_is_ours)  # reports tasks that LiteLLM starts and leaves alone
     package = logging.getLogger("litellm")
     package.propagate = False
     package.addHandler(logging.NullHandler())  # with no handler at all, Python prints to stderr
-
-
-def _reject(record: logging.LogRecord) -> bool:
-    return False
 
 
 def _is_ours(record: logging.LogRecord) -> bool:

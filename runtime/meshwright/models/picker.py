@@ -118,10 +118,7 @@ class Picker(Adapter):
                 except ModelError as failed:
                     error = failed
                     tries = len(errors) + 1
-                    lost += tuple(
-                        self._priced(lost_reply, request, target, attempts=tries)
-                        for lost_reply in failed.lost
-                    )
+                    lost += tuple(self._priced(cut, request, target, attempts=tries) for cut in failed.lost)
                     errors.append(failed)
                 if not is_mendable(error) or time.monotonic() >= ends:
                     break
@@ -378,10 +375,6 @@ class _Alone:
         """Nothing: the connections are the picker's."""
 
 
-def _by_chance(ready: Sequence[_Target], prices: Prices) -> _Target:
-    return random.choices(ready, shares_of([target.deployment for target in ready]))[0]
-
-
 def _by_least(measure: Callable[[_Target, Prices], float]) -> Callable[[Sequence[_Target], Prices], _Target]:
     def pick(ready: Sequence[_Target], prices: Prices) -> _Target:
         measured = [measure(target, prices) for target in ready]
@@ -398,13 +391,13 @@ def _price(target: _Target, prices: Prices) -> float:
     return float("inf") if rates is None else float(rates.base.input + rates.base.output)
 
 
-_by_tokens = _by_least(lambda target, prices: target.tokens)
 _STRATEGIES: dict[str, Callable[[Sequence[_Target], Prices], _Target]] = {
-    BY_CHANCE: _by_chance,
+    BY_CHANCE: lambda ready, _: random.choices(ready, shares_of([it.deployment for it in ready]))[0],
     "latency-based-routing": _by_least(lambda target, prices: target.latency_seconds),
     "least-busy": _by_least(lambda target, prices: target.in_flight),
-    "usage-based-routing": _by_tokens,
-    "usage-based-routing-v2": _by_tokens,
+    **dict.fromkeys(
+        ("usage-based-routing", "usage-based-routing-v2"), _by_least(lambda target, prices: target.tokens)
+    ),
     "cost-based-routing": _by_least(_price),
 }
 

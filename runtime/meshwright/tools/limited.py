@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
@@ -26,9 +26,6 @@ from meshwright.core.files import File, TaskFile
 from meshwright.core.messages import Task
 from meshwright.core.redaction import redact, redact_data
 from meshwright.tools.tool import Tool, ToolContext, ToolResult, ToolWrapper
-
-if TYPE_CHECKING:
-    from meshwright.tools.tool import ToolContext
 
 _PACKAGE = str(Path(__file__).parents[1])
 _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
