@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.agents.binding import check_tables, toolsets_of
-from meshwright.agents.loader import installed_agents, load_agents
+from meshwright.agents.loader import check_tables, installed_agents, load_agents, toolsets_of
 from meshwright.app import build_mesh, component_types
 from meshwright.core.errors import ConfigError
 from meshwright.edges.channels.component import Channels

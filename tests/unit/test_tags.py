@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshwright import Agent, Capability, Task
-from meshwright.agents.binding import warnings_of
-from meshwright.agents.loader import load_agents
+from meshwright.agents.loader import load_agents, warnings_of
 from meshwright.core.messages import Outcome
 from meshwright.models.config import read_config
 from meshwright.models.routing import matching

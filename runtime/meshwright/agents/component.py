@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from meshwright.agent import Agent, AgentTypes
-from meshwright.agents.binding import bind_agents, check_tables, code_of
 from meshwright.agents.display import FACTS
-from meshwright.agents.loader import prompts_brought, prompts_folder
+from meshwright.agents.loader import bind_agents, check_tables, code_of, prompts_brought, prompts_folder
 from meshwright.component import Actors, Check, Component, offered
 from meshwright.context.memory import MemoryStore
 from meshwright.context.service import ContextClient

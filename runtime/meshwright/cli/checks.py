@@ -63,8 +63,7 @@ def check_code(target: Target) -> int:
     Loads the agents and starts none. Exit status 1 if there are such tasks: they go on with the new code
     where it asks for the same steps.
     """
-    from meshwright.agents.binding import code_of
-    from meshwright.agents.loader import load_agents, project_file
+    from meshwright.agents.loader import code_of, load_agents, project_file
 
     settings = _settings()
     require_trust(settings)

@@ -32,13 +32,13 @@ _SCOPES = ("agent", "tenant", "tag", "mesh")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
-class AllowanceList(BaseModel):
+class _AllowanceList(BaseModel):
     """The state of the actor."""
 
     items: dict[str, Budget] = {}
 
 
-class AllowanceKeeper(Actor[AllowanceList]):
+class AllowanceKeeper(Actor[_AllowanceList]):
     """All allowances of a mesh, by name."""
 
     @turn
@@ -74,7 +74,7 @@ class Allowances:
         now = self._host.clock.now()
         if self._known_until is None or now >= self._known_until:
             state = await self._host.read(_REF)
-            self._known = tuple(state.items.values()) if isinstance(state, AllowanceList) else ()
+            self._known = tuple(state.items.values()) if isinstance(state, _AllowanceList) else ()
             self._known_until = now + _FRESH
         return self._known
 

@@ -170,8 +170,7 @@ def _of_file(settings: Settings) -> Deployments:
 
 
 def _warnings(settings: Settings) -> list[str]:
-    from meshwright.agents.binding import warnings_of
-    from meshwright.agents.loader import load_agents, project_file, prompts_folder
+    from meshwright.agents.loader import load_agents, project_file, prompts_folder, warnings_of
     from meshwright.models.config import read_config
     from meshwright.prompts import Prompts, PromptSources
 

@@ -48,7 +48,7 @@ _NAMES = "|".join("[^/]*".join(map(re.escape, name.split("*"))) for name in PRIV
 _PATH = re.compile(rf"(?:^|/)(?:{_NAMES})(?:/|$)")
 
 
-def is_private(path: str) -> bool:
+def _is_private(path: str) -> bool:
     """Whether a path, relative to the workspace, names a private file or leads through a private folder."""
     return _PATH.search(path.casefold()) is not None
 
@@ -138,7 +138,7 @@ class Workspace:
         return inside
 
     def _is_private(self, inside: str) -> bool:
-        return is_private(inside) or any(
+        return _is_private(inside) or any(
             inside == path or inside.startswith(f"{path}/") for path in self.hidden
         )
 
