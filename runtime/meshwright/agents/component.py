@@ -188,7 +188,6 @@ def agents_here(mesh: Mesh) -> list[type[Agent]]:
 
 
 def _app_of(agent: type[Agent]) -> str:
-    """The app that runs an agent's tasks."""
     return FRONT if agent.reads_log else agent.agent_id
 
 

@@ -171,7 +171,6 @@ def context_request(
 
 
 def _said(item: MemoryItem, receiver: str) -> str:
-    """A memory, and which other agent it is of."""
     return item.text if item.agent_id in (None, receiver) else f"{item.text} (noted by {item.agent_id})"
 
 
@@ -302,7 +301,6 @@ class _Draft:
                 self.sections[section] = entries
 
     def render(self) -> str:
-        """The sections as one text."""
         lines: list[str] = []
         for name, entries in self.sections.items():
             lines.append(f"{name}:")
@@ -310,7 +308,6 @@ class _Draft:
         return "\n".join(lines)
 
     def verbatim(self) -> list[str]:
-        """The texts at the rule's preserved paths."""
         paths = (path.split(".") for path in self.rule.preserve_fields)
         return [
             text

@@ -275,7 +275,6 @@ _TESTED = (
 
 
 def _health(settings: Settings, data: Path | None) -> dict[str, Document]:
-    """The last known health of each deployment, by its id: of a test, or of a call since."""
     states = [*_tested_health(settings).items(), *_called_health(settings, data).items()]
     return dict(sorted(states, key=lambda state: datetime.fromisoformat(state[1]["at"])))
 
@@ -303,7 +302,6 @@ def _called_health(settings: Settings, data: Path | None) -> dict[str, Document]
 
 
 def _health_from(event: Event) -> Document:
-    """The health of a deployment by an event of a call or a circuit."""
     at, error = event.time.isoformat(), event.fields.get("error")
     if not isinstance(error, dict):
         return {"status": error or "ok", "at": at}

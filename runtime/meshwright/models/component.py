@@ -135,7 +135,6 @@ class ModelsComponent(Component):
         return self._models.price_list.window(model, tags)
 
     def _base(self) -> ConfiguredModels:
-        """The model below all wrappers: what was chosen, and the models of configurations."""
         price = self.mesh.settings.ledger.default_price
         guarded = Guarded(self.chosen, self.circuits) if self.chosen.kind == "http" else self.chosen
         models = ConfiguredModels(guarded, prices_of(self.chosen, price), price, self.circuits)

@@ -301,7 +301,6 @@ class _FileCheck:
     def _doubts(
         self, deployments: Sequence[Mapping[str, Any]], router: Mapping[str, Any], shared: Mapping[str, Any]
     ) -> None:
-        """Warn of settings that are allowed and improbable."""
         params = [deployment["litellm_params"] for deployment in deployments]
         places: list[_Place] = [["model_list", number, "litellm_params"] for number in range(len(params))]
         for where, settings in zip(
@@ -349,7 +348,6 @@ class _FileCheck:
                 self._warn(what, [*where, name], remedy)
 
     def _expect(self, value: Any, kind: type, what: str, where: _Place) -> Any:
-        """Return the value if it is of the kind; else say what was expected, and where."""
         if not isinstance(value, kind) or value == "":
             found = "nothing" if value is None or value == "" else type(value).__name__
             self._fail(f": expected {what}, found {found}", where)

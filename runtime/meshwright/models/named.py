@@ -37,8 +37,6 @@ _NUMBERS = ("temperature", "max_tokens", "timeout_seconds", "max_retries")
 
 
 class _CallOptions(BaseModel):
-    """The options of a model's calls besides its connection."""
-
     model_config = ConfigDict(extra="forbid", strict=True)
 
     timeout: Annotated[float, Field(gt=0, le=86_400)] | None = None

@@ -102,7 +102,6 @@ def _is_of(circuit: str, deployment: str) -> bool:
 
 
 def _groups(config: LiteLLMConfig, prices: Prices, environment: Mapping[str, str] | None) -> list[_Document]:
-    """Every group: its deployments, and which groups follow it after which error."""
     names = sorted(config.groups, key=lambda name: (name != "default", name))
     return [
         {

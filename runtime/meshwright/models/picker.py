@@ -230,7 +230,6 @@ class Picker(Adapter):
         return reply.model_copy(update=known)
 
     def _after(self, group: str, error: ModelError, seen: set[str]) -> list[str]:
-        """The groups that are asked after an error, each once in a call."""
         kind = "fallbacks"
         if isinstance(error, ContextTooLong):
             kind = "context_window_fallbacks"
@@ -306,7 +305,6 @@ class _Target:
 
     @property
     def model(self) -> Model:
-        """The client that calls it, made at the first call."""
         if self._model is None:
             drop_params = bool(self._config.litellm_settings.get("drop_params", False))
             params = self.deployment["litellm_params"]
@@ -331,7 +329,6 @@ class _Target:
         return all(params.get(name) is None or used < params[name] for name, used in limits.items())
 
     async def enter(self, places: AsyncExitStack, ends: float, request: ModelRequest) -> None:
-        """Wait for one of its places. Raises ModelTimeout."""
         if self._places is not None:
             try:
                 async with asyncio.timeout(ends - time.monotonic()):

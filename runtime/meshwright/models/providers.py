@@ -55,7 +55,6 @@ class _Param:
         return f"os.environ/{found}" if found else self.default
 
     def misses(self, environment: Mapping[str, str]) -> bool:
-        """Whether a call is impossible, since nothing gives it."""
         return not self.optional and self.value(environment) is None
 
 
@@ -163,14 +162,14 @@ def missing(
         problem = f"model {model!r} is offered by {provider.title}, and {names} {verb} not set"
         remedy = f"Set {'it' if len(wanted) == 1 else 'them'} in the environment{console}"
         return ConfigError(problem, remedy=remedy, field="model")
-    if provider.package and not is_importable(provider.package):
+    if provider.package and not _is_importable(provider.package):
         problem = f"model {model!r} is offered by {provider.title}, which LiteLLM calls by {provider.package}"
         remedy = f"Install it: pip install {provider.package.replace('.', '-')}"
         return ConfigError(problem, remedy=remedy, field="model")
     return None
 
 
-def is_importable(package: str) -> bool:
+def _is_importable(package: str) -> bool:
     """Whether a package is there; asks without importing it."""
     try:
         return importlib.util.find_spec(package) is not None

@@ -139,7 +139,6 @@ def _offered(settings: Settings, config_path: Path, environment: Mapping[str, st
 
 
 def _one_model(name: str, environment: Mapping[str, str], circuits: Circuits | None) -> Picker:
-    """Answers every call, whatever its group and tags, by one model. Raises ConfigError."""
     try:
         model = ModelSettings.from_env(name, environment)
     except ConfigError as error:
@@ -203,15 +202,12 @@ class _NamedPrices(NamedTuple):
     others: PriceList
 
     def window(self, model: str, tags: tuple[str, ...]) -> ModelWindow:
-        """The smallest window of the deployments that a call is for."""
         return self.named.get(model, self.others).window(model, tags)
 
     def upper_bound(self, request: ModelRequest, prompt_tokens: int | None = None) -> Price | None:
-        """The highest price of all that could answer a request."""
         return self.named.get(request.model, self.others).upper_bound(request, prompt_tokens)
 
     def of_reply(self, reply: ModelReply, request: ModelRequest) -> Decimal | None:
-        """The cost of a reply."""
         return self.named.get(request.model, self.others).of_reply(reply, request)
 
 

@@ -159,7 +159,6 @@ def _decode(data: bytes, path: str) -> str:
 
 
 def _not_offered(variable: str, offered: Sequence[str]) -> tuple[str, str]:
-    """The problem of a variable that no run fills in, and its remedy."""
     close = nearest(variable, offered)
     use = f"did you mean {close!r}? There are" if close else "there are"
     return (

@@ -31,7 +31,7 @@ _PACKAGE = str(Path(__file__).parents[1])
 _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
-class Place(NamedTuple):
+class _Place(NamedTuple):
     """A line of a file."""
 
     path: str
@@ -46,10 +46,10 @@ class Place(NamedTuple):
         return f"{'/'.join(Path(self.path).parts[-2:])}:{self.line}"
 
 
-def author_place(error: BaseException) -> Place | None:
+def author_place(error: BaseException) -> _Place | None:
     """The last line of the author's code that an error passed through, if it passed through any."""
     frames = reversed(traceback.extract_tb(error.__traceback__))
-    return next((Place(path, line) for path, line, _, _ in frames if line and is_of_an_author(path)), None)
+    return next((_Place(path, line) for path, line, _, _ in frames if line and is_of_an_author(path)), None)
 
 
 def is_of_an_author(filename: str) -> bool:
