@@ -15,9 +15,9 @@ from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.account import ACCOUNT, Account, BudgetAccount
-from meshwright.ledger.accounting import Accounted
 from meshwright.ledger.balance import OPENED, Balance
 from meshwright.ledger.budgets import Budgets, BudgetView
+from meshwright.ledger.component import Accounted
 from meshwright.models.port import (
     MODEL_CALLED,
     Call,
