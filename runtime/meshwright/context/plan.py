@@ -88,20 +88,10 @@ def _sizes(value: object, depth: int) -> Iterator[int]:
         yield len(str(value))
 
 
-class ContextRequest(Struct):
-    """A `CompressRequest` that a run makes of checked parts, without a summary of its task."""
+class ContextRequest(CompressRequest):
+    """A request that may have no summary of its task, as a run makes it, whose model has the task itself."""
 
-    sender: str
-    receiver: str
-    project_id: str
-    task_summary: str = ""
-    priority: int | str = 5
-    workflow_state: str | dict[str, Any] = ""
-    sender_memories: list[_Item] = field(default_factory=list)
-    sender_questions: list[_Item] = field(default_factory=list)
-    conversation_snippet: list[_Item] = field(default_factory=list)
-    constraints: list[_Item] = field(default_factory=list)
-    known_failures: list[_Item] = field(default_factory=list)
+    task_summary: Annotated[str, StringConstraints(max_length=_MAX_SUMMARY_CHARS)] = ""
 
 
 class Plan(Struct):
@@ -162,7 +152,7 @@ def context_request(
     The request that it works on and the conversation reach its model by themselves, as messages. `sender` is
     who asks the agent: the one that delegated to it, or the orchestrator.
     """
-    return ContextRequest(
+    return ContextRequest.model_construct(  # of parts that are checked
         sender=sender,
         receiver=receiver,
         project_id=project_id,
@@ -286,7 +276,7 @@ _TEXT_KEYS = ("text", "content", "memory", "summary", "message", "question", "de
 class _Draft:
     """The entries of each section by a rule, and every text that it left out."""
 
-    def __init__(self, request: CompressRequest | ContextRequest, rule: Rule) -> None:
+    def __init__(self, request: CompressRequest, rule: Rule) -> None:
         self.rule = rule
         self.kept: dict[str, Any] = {}
         self.dropped: list[str] = []
@@ -321,7 +311,7 @@ class _Draft:
         self.kept[name] = kept = _strip(value, self.rule.paths.get(name, {}), self.dropped)
         return kept
 
-    def _metadata(self, request: CompressRequest | ContextRequest) -> Iterator[str]:
+    def _metadata(self, request: CompressRequest) -> Iterator[str]:
         yield f"sender: {request.sender}"
         yield f"receiver: {request.receiver}"
         yield f"project_id: {request.project_id}"
@@ -394,7 +384,7 @@ def _texts_at(value: Any, path: list[str]) -> Iterator[str]:
         yield str(value)
 
 
-def plan(request: CompressRequest | ContextRequest, rules: Rules) -> Plan:
+def plan(request: CompressRequest, rules: Rules) -> Plan:
     """Apply the rule of a request's sender and receiver to it, and count the result."""
     rule = rules.find(request.sender, request.receiver)
     made = _Draft(request, rule)

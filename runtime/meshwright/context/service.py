@@ -79,7 +79,7 @@ class ContextService(Actor[NoState]):
         self._rules = rules
 
     @turn
-    def plan(self, turn: Turn, request: CompressRequest) -> Plan:
+    def plan(self, turn: Turn, request: ContextRequest) -> Plan:
         """Apply the rules to a request. Changes nothing, so there is nothing to commit."""
         return plan(request, self._rules)
 
@@ -109,7 +109,7 @@ class ContextClient:
 
     async def compress(
         self,
-        request: CompressRequest | ContextRequest,
+        request: CompressRequest,
         *,
         tenant_id: str = "default",
         traceparent: str | None = None,
@@ -160,9 +160,7 @@ class ContextClient:
             return None, "the summary is empty" if not summary else "the summary was cut off"
         return summary, None
 
-    async def _plan(
-        self, request: CompressRequest | ContextRequest, tenant_id: str, traceparent: str | None
-    ) -> Plan:
+    async def _plan(self, request: CompressRequest, tenant_id: str, traceparent: str | None) -> Plan:
         ref = ActorRef(CONTEXT_SERVICE, tenant_id)
         while True:
             try:
@@ -220,7 +218,7 @@ def _response(
         stats=CompressStats(
             input_tokens=made.input_tokens,
             output_tokens=output_tokens,
-            ratio=round(output_tokens / made.input_tokens, 4),
+            ratio=round(output_tokens / max(made.input_tokens, 1), 4),
             duration_ms=round((time.perf_counter() - started) * 1000, 3),
         ),
         validation_passed=method != "deterministic-fallback",
