@@ -274,7 +274,7 @@ class BoundAgent:
         size = agent.max_concurrency or settings.max_concurrency
         self.threads = ToolThreads(agent.agent_id, size, on_overrun)
         self._timeout_seconds = settings.tool_timeout_seconds
-        self._toolsets = [toolset(settings) for toolset in toolsets_of(type(agent))]
+        self._toolsets = [toolset(settings) for toolset in _toolsets_of(type(agent))]
         for toolset in self._toolsets:
             toolset.threads = self.threads
         self._own = tools_of(agent, threads=self.threads)
@@ -317,7 +317,7 @@ def bind_agents(
     return BoundAgents({cls.agent_id: BoundAgent(cls(), settings, on_overrun) for cls in classes})
 
 
-def toolsets_of(agent: type[Agent]) -> list[type[Toolset]]:
+def _toolsets_of(agent: type[Agent]) -> list[type[Toolset]]:
     """The toolsets of an agent, also those it names. Raises ConfigError for one that is not installed."""
     found = [toolset for toolset in agent.toolsets if not isinstance(toolset, str)]
     names = [toolset for toolset in agent.toolsets if isinstance(toolset, str)]
@@ -333,7 +333,7 @@ def toolsets_of(agent: type[Agent]) -> list[type[Toolset]]:
 
 def check_tables(tables: Iterable[str], agents: Iterable[type[Agent]]) -> None:
     """Raise ConfigError for a table [tools.NAME] whose toolset no agent has and no package brings."""
-    known = {toolset.name for agent in agents for toolset in toolsets_of(agent)}
+    known = {toolset.name for agent in agents for toolset in _toolsets_of(agent)}
     known |= {plugin.name for plugin in installed(TOOLSETS)} if tables else set()
     for name in tables:
         if name not in known:
@@ -358,7 +358,7 @@ def code_of(agent: type[Agent]) -> str:
     Prompts are not in it, nor is what those files import from elsewhere: a run follows its journal with any.
     """
     digest = hashlib.sha256()
-    classes = [cls for owner in (agent, *toolsets_of(agent)) for cls in owner.__mro__]
+    classes = [cls for owner in (agent, *_toolsets_of(agent)) for cls in owner.__mro__]
     files = {file for cls in classes if cls not in (Agent, Toolset, object) for file in _files_of(cls)}
     for file in sorted(files):
         digest.update(file.read_bytes())

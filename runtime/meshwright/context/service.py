@@ -67,11 +67,11 @@ _LEAKS = {
 }
 
 
-class NoState(BaseModel):
+class _NoState(BaseModel):
     """The context-service remembers nothing between requests."""
 
 
-class ContextService(Actor[NoState]):
+class ContextService(Actor[_NoState]):
     """Plans the context of a receiver. Its type is `context-service`, its id the tenant's."""
 
     def __init__(self, ref: ActorRef, rules: Rules = DEFAULT_RULES) -> None:

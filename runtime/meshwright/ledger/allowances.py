@@ -95,11 +95,8 @@ class Allowances:
         limit_usd, window = amount_of(allowance, field="allowance", default="day")
         scope, of = _scope_of(whose)
         if scope == "tenant" and tenant_id not in (None, of):
-            raise InvalidInput(
-                f"{whose} is an allowance of tenant {of}, and {tenant_id} is another",
-                remedy="Leave the tenant out",
-                field="tenant_id",
-            )
+            problem = f"{whose} is an allowance of tenant {of}, and {tenant_id} is another"
+            raise InvalidInput(problem, remedy="Leave the tenant out", field="tenant_id")
         name = _name_of(scope, of, tenant_id, window)
         if on_empty is None:
             before = [budget.on_empty for budget in await self.items() if budget.name == name]
@@ -110,11 +107,8 @@ class Allowances:
         except ValidationError as error:
             raise invalid_field(error) from None
         if on_empty == "wait" and window == "total":
-            raise InvalidInput(
-                "An allowance of window total never renews, so a task would wait for ever",
-                remedy="Write it like 5/day, or say ask",
-                field="on_empty",
-            )
+            problem = "An allowance of window total never renews, so a task would wait for ever"
+            raise InvalidInput(problem, remedy="Write it like 5/day, or say ask", field="on_empty")
         await self._host.call(_REF, "put", budget)
         self._known_until = None
         return budget

@@ -116,7 +116,7 @@ def provider_of(model: str) -> tuple[Provider, str]:
             examples = [provider.example.partition("/")[2] for provider in PROVIDERS]
             raise _unknown(f"model {model!r} does not say who offers it", name, [*examples, *ALIASES])
         return provider, f"{provider.name}/{name}"
-    provider = next((provider for provider in PROVIDERS if provider.name == _SAME.get(prefix, prefix)), None)
+    provider = _known(prefix)
     if provider is None and prefix in _litellms_providers():
         key, base = (Provider(prefix, prefix, "").variable(name) for name in ("API_KEY", "API_BASE"))
         params = (_Param("api_key", (key,), optional=True), _Param("api_base", (base,), optional=True))
@@ -125,6 +125,10 @@ def provider_of(model: str) -> tuple[Provider, str]:
         names = [provider.name for provider in PROVIDERS] + sorted(_litellms_providers())
         raise _unknown(f"model {model!r}: there is no provider {prefix!r}", prefix, names)
     return provider, name
+
+
+def _known(name: str) -> Provider | None:
+    return next((provider for provider in PROVIDERS if provider.name == _SAME.get(name, name)), None)
 
 
 def _provider_name(model: str) -> str:
@@ -137,9 +141,8 @@ def _provider_name(model: str) -> str:
 
 def provider_params(model: str) -> tuple[_Param, ...]:
     """The parameters of a model's provider for credentials and address; none where it is not known."""
-    prefix = _provider_name(model)
-    name = _SAME.get(prefix, prefix)
-    return next((provider.params for provider in PROVIDERS if provider.name == name), ())
+    provider = _known(_provider_name(model))
+    return () if provider is None else provider.params
 
 
 def bare_name(model: str) -> str:

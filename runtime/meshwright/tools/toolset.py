@@ -153,9 +153,8 @@ class Workspace:
         try:
             fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
-            raise ConfigError(
-                f"the workspace cannot be opened: {error.strerror}", path=str(self.root), field="workspace"
-            ) from error
+            problem = f"the workspace cannot be opened: {error.strerror}"
+            raise ConfigError(problem, path=str(self.root), field="workspace") from error
         try:
             for part in inside.parts:
                 parent, fd = fd, os.open(part, _NO_LINK, dir_fd=fd)
