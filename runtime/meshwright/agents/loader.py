@@ -227,17 +227,17 @@ def _check_unique(agents: Sequence[type[Agent]]) -> None:
     for agent in agents:
         other = seen.setdefault(agent.agent_id, agent)
         if other is not agent:
-            raise ConfigError(
-                f"two agents are called {agent.agent_id!r}",
-                path=inspect.getfile(agent),
-                line=_line_of(agent),
-                remedy=f"rename this one; the other is {inspect.getfile(other)}:{_line_of(other)}",
-                field="agent_id",
-            )
+            remedy = f"rename this one; the other is {':'.join(map(str, _place_of(other)))}"
+            raise _wrong(agent, f"two agents are called {agent.agent_id!r}", remedy, "agent_id")
 
 
-def _line_of(agent: type[Agent]) -> int:
-    return inspect.getsourcelines(agent)[1]
+def _place_of(agent: type[Agent]) -> tuple[str, int]:
+    return inspect.getfile(agent), inspect.getsourcelines(agent)[1]
+
+
+def _wrong(agent: type[Agent], problem: str, remedy: str, field: str) -> ConfigError:
+    path, line = _place_of(agent)
+    return ConfigError(problem, path=path, line=line, remedy=remedy, field=field)
 
 
 def _check_delegation(agents: Sequence[type[Agent]]) -> None:
@@ -246,14 +246,9 @@ def _check_delegation(agents: Sequence[type[Agent]]) -> None:
         for name in agent.delegates_to:
             if name not in known:
                 close = nearest(name, known)
-                there_are = f"There are {', '.join(sorted(known))}"
-                raise ConfigError(
-                    f"agent {agent.agent_id} delegates to {name!r}, which is no agent here",
-                    path=inspect.getfile(agent),
-                    line=_line_of(agent),
-                    remedy=f"Did you mean {close!r}?" if close else there_are,
-                    field="delegates_to",
-                )
+                remedy = f"Did you mean {close!r}?" if close else f"There are {', '.join(sorted(known))}"
+                problem = f"agent {agent.agent_id} delegates to {name!r}, which is no agent here"
+                raise _wrong(agent, problem, remedy, "delegates_to")
 
 
 class BoundAgent:
@@ -300,7 +295,10 @@ class BoundAgent:
 
     def _take(self, offered: Iterable[Tool]) -> None:
         tools = [*self._own, *offered]
-        _check_names(self.agent, tools)
+        names = [tool.name for tool in tools]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            problem = f"agent {self.agent.agent_id} has two tools named {twice[0]!r}"
+            raise ConfigError(problem, remedy='give one another name: @tool(name="...")', field="toolsets")
         self.tools = {tool.name: LimitedTool(tool, self._timeout_seconds) for tool in tools}
 
 
@@ -339,14 +337,6 @@ def check_tables(tables: Iterable[str], agents: Iterable[type[Agent]]) -> None:
         if name not in known:
             remedy = did_you_mean(name, known) or "Install the package that brings it, or take the table out"
             raise ConfigError(f"[tools.{name}]: no toolset has that name", remedy=remedy, field="tools")
-
-
-def _check_names(agent: Agent, tools: Sequence[Tool]) -> None:
-    names = [tool.name for tool in tools]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        problem = f"agent {agent.agent_id} has two tools named {twice[0]!r}"
-        raise ConfigError(problem, remedy='give one another name: @tool(name="...")', field="toolsets")
 
 
 _DIGEST_CHARS = 12
