@@ -86,10 +86,9 @@ def installed_agents() -> list[type[Agent]]:
         values = vars(brought).values() if inspect.ismodule(brought) else brought
         agents = [cls for cls in (values if isinstance(values, Iterable) else [values]) if _is_agent(cls)]
         if not agents:
-            raise ConfigError(
-                f"{plugin.package} registers {plugin.value} as an agent, and it is none",
-                remedy="Register a class with Agent as its base, or a module or list of such",
-            )
+            problem = f"{plugin.package} registers {plugin.value} as an agent, and it is none"
+            remedy = "Register a class with Agent as its base, or a module or list of such"
+            raise ConfigError(problem, remedy=remedy)
         found += agents
     return found
 

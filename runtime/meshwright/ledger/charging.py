@@ -154,11 +154,9 @@ def only_account(accounts: Iterable[Account], budget: str | None, key: str | Non
         problem = f"There is no budget {budget!r}{'' if key is None else f' of {key}'}"
         raise NotFound(problem, remedy="mesh budgets lists those there are", field="budget")
     if len(found) > 1:
-        raise InvalidInput(
-            f"Budget {budget!r} has {len(found)} accounts: {', '.join(account.key for account in found[:5])}",
-            remedy="Say whose is meant: --of, in JSON key",
-            field="key",
-        )
+        keys = ", ".join(account.key for account in found[:5])
+        problem = f"Budget {budget!r} has {len(found)} accounts: {keys}"
+        raise InvalidInput(problem, remedy="Say whose is meant: --of, in JSON key", field="key")
     return found[0]
 
 

@@ -108,11 +108,9 @@ def check_schema(schema: Any, field: str) -> None:
     try:
         TopologicalSorter(must).prepare()
     except CycleError:
-        raise InvalidSchema(
-            f"{field}: no value fits, since the schema requires itself without an end",
-            remedy="make the field that closes the circle optional, or let it be null",
-            field=field,
-        ) from None
+        what = f"{field}: no value fits, since the schema requires itself without an end"
+        remedy = "make the field that closes the circle optional, or let it be null"
+        raise InvalidSchema(what, remedy=remedy, field=field) from None
 
 
 def _problem(node: Any, root: Any) -> str:

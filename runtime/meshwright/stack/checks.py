@@ -104,10 +104,9 @@ async def check_redis(address: str, password: str) -> Sequence[str]:
             f"Redis at {address} refuses us: {error}", remedy="set MESH_REDIS_PASSWORD to its password"
         ) from None
     except (OSError, EOFError, ValueError) as error:
-        raise ServiceFailed(
-            f"Redis at {address} does not answer: {error or type(error).__name__}",
-            remedy="start it, or unset MESH_REDIS_HOST: mesh up starts one then",
-        ) from None
+        problem = f"Redis at {address} does not answer: {error or type(error).__name__}"
+        remedy = "start it, or unset MESH_REDIS_HOST: mesh up starts one then"
+        raise ServiceFailed(problem, remedy=remedy) from None
     return [f"Redis at {address} {line}" for line in _redis_findings(found)]
 
 

@@ -104,12 +104,9 @@ class LimitedTool(ToolWrapper):
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            raise ToolFailed(
-                f"{self.name} did not end within {seconds:g} seconds and was given up",
-                remedy=""
-                if self.idempotent
-                else "It may still take effect: find out before you call it again",
-            ) from error
+            problem = f"{self.name} did not end within {seconds:g} seconds and was given up"
+            remedy = "It may still take effect: find out before you call it again"
+            raise ToolFailed(problem, remedy="" if self.idempotent else remedy) from error
 
 
 def cut(text: str, max_chars: int) -> str:
