@@ -59,7 +59,7 @@ BUILTIN = (
     BuiltIn(
         "ledger",
         "ledger.component:LedgerComponent",
-        "ledger.settings:LedgerSettings",
+        "models.settings:LedgerSettings",
         resources="ledger.resources:RESOURCES",
         commands={
             "costs": "Sum up what model calls cost.",
@@ -93,18 +93,13 @@ BUILTIN = (
         words="models.event_words:WORDS",
         commands={"models": "Show groups, deployments, tags and prices; say where a call goes."},
     ),
-    BuiltIn(
-        "context",
-        "context.component:ContextComponent",
-        "context.settings:ContextSettings",
-        words="context.event_words:WORDS",
-    ),
+    BuiltIn("context", "context.component:ContextComponent", "agents.settings:ContextSettings"),
     BuiltIn(
         "agents",
         "agents.component:AgentsComponent",
         "agents.settings:AgentsSettings",
-        words="agents.event_words:WORDS",
-        resources="agents.resources:RESOURCES",
+        words="agents.display:WORDS",
+        resources="agents.display:RESOURCES",
     ),
     BuiltIn("people", "events.component:PeopleComponent", "orchestration.settings:PeopleSettings"),
     BuiltIn(
