@@ -59,7 +59,7 @@ BUILTIN = (
     BuiltIn(
         "ledger",
         "ledger.component:LedgerComponent",
-        "models.settings:LedgerSettings",
+        "ledger.settings:LedgerSettings",
         resources="ledger.resources:RESOURCES",
         commands={
             "costs": "Sum up what model calls cost.",
@@ -93,7 +93,12 @@ BUILTIN = (
         words="models.event_words:WORDS",
         commands={"models": "Show groups, deployments, tags and prices; say where a call goes."},
     ),
-    BuiltIn("context", "context.component:ContextComponent", "agents.settings:ContextSettings"),
+    BuiltIn(
+        "context",
+        "context.component:ContextComponent",
+        "context.settings:ContextSettings",
+        words="context.event_words:WORDS",
+    ),
     BuiltIn(
         "agents",
         "agents.component:AgentsComponent",

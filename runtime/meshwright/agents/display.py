@@ -1,4 +1,4 @@
-"""How agents are shown, and how the events of agents, their prompts, contexts and runs read.
+"""How agents are shown, and how the events of agents, their prompts and their runs read, with their facts.
 
 Those of runs are here, since the package `run` imports all that a run needs.
 """
@@ -86,25 +86,6 @@ def _limit_reached(payload: Document, event: Document) -> Sequence[object]:
     return (f"{limit} ({most}) is reached: {then}",)
 
 
-def _recalled(payload: Document, event: Document) -> Sequence[object]:
-    count = payload.get("count", 0)
-    return (f"{count} recalled", f"{payload.get('tokens', 0):,} tokens") if count else ("nothing to recall",)
-
-
-def _stored(payload: Document, event: Document) -> Sequence[object]:
-    return "stored", "scope" in payload and f"scope {payload['scope']}", short(payload.get("text", ""))
-
-
-def _compressed(payload: Document, event: Document) -> Sequence[object]:
-    before, after = payload.get("input_tokens", 0), payload.get("output_tokens", 0)
-    return (f"{before:,} -> {after:,} tokens ({payload.get('method', '?')})",)
-
-
-def _shortened(payload: Document, event: Document) -> Sequence[object]:
-    before, after = payload.get("tokens_before", 0), payload.get("tokens_after", 0)
-    return (f"shortened, {before:,} -> {after:,} tokens ({', '.join(payload.get('how') or [])})",)
-
-
 WORDS: Mapping[str, EventWords] = {
     "agent.*": EventWords("", _registered),
     "agent.code_changed": EventWords(
@@ -126,10 +107,6 @@ WORDS: Mapping[str, EventWords] = {
     "approval.given": EventWords("approved", _decided),
     "approval.denied": EventWords("denied", _decided),
     "approval.expired": EventWords("expired", _decided),
-    "memory.recalled": EventWords("memory", _recalled),
-    "memory.stored": EventWords("memory", _stored),
-    "context.compressed": EventWords("context", _compressed),
-    "context.shortened": EventWords("context", _shortened),
     "structure.invalid": EventWords(
         "model", lambda it, _: (f"does not fit {it.get('shape', '?')}: {short(it.get('error', ''))}",)
     ),

@@ -1,4 +1,4 @@
-"""[models] and [ledger]: what answers the agents, the cache of its answers, and how much may be spent."""
+"""[models]: what answers the agents, and the cache of its answers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from meshwright.core.money import Budget, Price
 from meshwright.settings.forms import Table, http_url
 from meshwright.settings.references import Secret
 
@@ -52,13 +51,3 @@ class ModelsSettings(Table):
     """The size of a cache in memory or on disk; the answers used last stay."""
     cache_redis_url: Secret | None = None
     """The Redis of `cache = "redis"`, like redis://:password@127.0.0.1:6379/0."""
-
-
-class LedgerSettings(Table):
-    """[ledger]: how much may be spent."""
-
-    budgets: tuple[Budget, ...] = ()
-    """How much may be spent: tables with name, scope, of, limit_usd, window, hard, on_empty, cheaper_tag."""
-    default_price: Price | None = None
-    """Dollars per million tokens of a model whose price is unknown, like { input = 3, output = 15 }. If
-    unset, a hard budget refuses its calls."""

@@ -15,7 +15,8 @@ from meshwright.settings.forms import Table
 from meshwright.settings.references import Secret
 
 if TYPE_CHECKING:
-    from meshwright.agents.settings import AgentsSettings, ContextSettings, PromptsSettings, ToolsSettings
+    from meshwright.agents.settings import AgentsSettings, PromptsSettings, ToolsSettings
+    from meshwright.context.settings import ContextSettings
     from meshwright.edges.channels.settings import ChannelsSettings
     from meshwright.edges.http.settings import HttpSettings, WatchdogSettings
     from meshwright.edges.mqtt.settings import MqttSettings
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from meshwright.edges.webhooks.settings import WebhooksSettings
     from meshwright.events.settings import AuditSettings, TracingSettings
     from meshwright.identity.settings import KeysSettings, OidcSettings, SecretsSettings
-    from meshwright.models.settings import LedgerSettings, ModelsSettings
+    from meshwright.ledger.settings import LedgerSettings
+    from meshwright.models.settings import ModelsSettings
     from meshwright.orchestration.settings import (
         OrchestrationSettings,
         PeopleSettings,
