@@ -4,7 +4,6 @@ A new host joins by a `HostHarness` of its own and a line in `HARNESSES`; no tes
 """
 
 import itertools
-import os
 import random
 import sqlite3
 from abc import ABC, abstractmethod
@@ -25,10 +24,8 @@ from meshwright.sql.sqlite import FILE_NAME
 from meshwright.stores.memory import Faults, MemoryData
 from meshwright.stores.sqlite import SqliteStore
 from meshwright.testing.runtime import memory_runtime
+from tests.run import SOAKING
 from tests.support.observer import Watch
-
-SOAKING = bool(os.environ.get("SOAK"))
-"""Whether chance is tried with more seeds, and kills in every combination (`make soak`)."""
 
 
 @dataclass(frozen=True)
@@ -230,8 +227,12 @@ HARNESSES: dict[str, tuple[type[HostHarness], int]] = {
 LOSSY: dict[str, tuple[type[HostHarness], int]] = {f"lossy-{n}": (LossyHarness, n) for n in range(1, 6)}
 """Those whose bus may lose an event on its way to a subscriber, by name, likewise."""
 
-PARTLY = {"dapr-http": ("test_claims", "test_messages", "test_missing_apps")}
-"""Those that are tried on some modules alone: the rest is the same as on another."""
+SEVERAL = ("test_claims", "test_messages", "test_turns", "test_recovery", "test_alarms", "test_broken_off")
+PARTLY = {
+    "dapr-http": ("test_messages", "test_missing_apps", *(["test_claims"] if SOAKING else ())),
+    **({} if SOAKING else {"postgres-3": (*SEVERAL, "test_approvals", "test_schedules")}),
+}
+"""Those that are tried on some modules alone: the rest is the same as on another, and left to `make soak`."""
 
 OF_ONE_WORKER = {
     "postgres-3": (
