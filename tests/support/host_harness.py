@@ -64,8 +64,8 @@ class HostHarness(ABC):
         pytest.skip(f"the data of {host.name} cannot be copied while it runs")
 
     async def end(self, host: Runtime) -> None:
-        """Be done with a host, its data still wanted."""
-        await host.stop()
+        """Be done with a host as kill -9 is, its data still wanted."""
+        await host.crash()
 
     async def open(self, *kinds: ActorKind, **options: Any) -> Runtime:
         """A started host on data of its own; the options are those of `Setup`."""
@@ -102,7 +102,9 @@ class HostHarness(ABC):
 
     async def lose_lease(self, host: Runtime) -> None:
         """Have a host find that it did not renew its lease in time."""
-        pytest.skip(f"a host on {host.name} has no lease to lose")
+        if not self.shares_data:
+            pytest.skip(f"a host on {host.name} has no lease to lose")
+        host.lease_lost()
 
     async def reopen(self, host: Runtime) -> Runtime:
         """Stop a host, and open another on its data."""
@@ -146,14 +148,6 @@ class MemoryHarness(HostHarness):
     def snapshot(self, host: Runtime) -> MemoryData:
         _, data = self._open[host]
         return data.copy()
-
-    async def end(self, host: Runtime) -> None:
-        assert isinstance(host, Runtime)
-        await host.crash()
-
-    async def lose_lease(self, host: Runtime) -> None:
-        assert isinstance(host, Runtime)
-        host.lease_lost()
 
 
 class MishapHarness(MemoryHarness):
@@ -208,6 +202,9 @@ class SqliteHarness(HostHarness):
         source.close()
         target.close()
         return snapshot
+
+    async def end(self, host: Runtime) -> None:
+        await host.stop()
 
 
 from tests.support.dapr_harness import DaprHarness, DaprHttpHarness  # noqa: E402 built on what is above
