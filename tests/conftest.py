@@ -17,6 +17,7 @@ import pytest
 from xdist.scheduler import LoadFileScheduling
 
 from meshwright.stack.machine import Ports
+from meshwright.testing import ManualClock
 from tests.run import SOAKING, compile_once, is_there
 
 pytest_plugins = ["tests.support.postgres", "tests.support.services"]
@@ -203,6 +204,11 @@ def ports() -> Generator[Ports]:
     held = Ports()
     yield held
     held.close()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
 
 
 @pytest.fixture(scope="session")
