@@ -22,7 +22,7 @@ from tests.support.faults.node import Item
 from tests.support.services import Services
 
 pytestmark = pytest.mark.needs("mosquitto", "redis-server", "redis-cli")
-TASKS = int(os.environ.get("DAPR_FAULT_TASKS", "60"))
+TASKS = int(os.environ.get("DAPR_FAULT_TASKS", "36"))
 SOME = TASKS // 4  # outcomes after which harm is done: the load is under way, and most of it to come
 DOWN_SECONDS = 2.0  # how long a service stays away: the outage is what is tested
 LOSS_SECONDS = 8.0  # after which nothing comes any more that nobody asks for again
