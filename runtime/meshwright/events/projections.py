@@ -141,13 +141,13 @@ def fold_next(session: Session, projections: Sequence[Projection], limit: int = 
     if not positions:
         return Folded(False, failed)
     types = {name for projection, _ in positions for name in projection.event_types}
-    first = min(position for _, position in positions)
-    rows = unfolded(session, first, last, types, limit)
+    rows = unfolded(session, min(position for _, position in positions), last, types, limit)
     if is_full := len(rows) == limit:
         last = rows[-1][0]
     events = [event_of(row, Json) for row in rows]
+    found = {event.event_type for event in events}
     for projection, done in positions:
-        own, reached = projection.event_types, max(last, done)
+        own, reached = found.intersection(projection.event_types), max(last, done)
         new = [event for event in events if event.event_type in own and (event.seq or 0) > done]
         if new and (problem := _fold(session, projection, new)) is not None:
             failed.append(problem)
