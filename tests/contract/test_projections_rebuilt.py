@@ -99,12 +99,11 @@ async def test_what_a_crash_left_unfolded_is_folded_at_the_next_start(
         assert await tables(store) == expected
 
 
-async def test_contents_erased_before_the_fold_are_in_no_list(location: Location) -> None:
-    async with open_log(location) as store:
-        failure = progress("t", "attempt.failed", error=Fault(type="Timeout", message="a secret"))
-        [*_, failed] = await store.write([accepted("t"), dispatched("t"), failure])
-        await store.database.write(table.erase_payload, failed.seq)
-        assert (await store.log.tasks(tenant_id="default")).items[0].reason is None
+async def test_contents_erased_before_the_fold_are_in_no_list(store: LogOnFile) -> None:
+    failure = progress("t", "attempt.failed", error=Fault(type="Timeout", message="a secret"))
+    [*_, failed] = await store.write([accepted("t"), dispatched("t"), failure])
+    await store.database.write(table.erase_payload, failed.seq)
+    assert (await store.log.tasks(tenant_id="default")).items[0].reason is None
 
 
 def _insert_and_fail(session: Session, log: EventLog, events: Sequence[Event]) -> None:
@@ -112,16 +111,15 @@ def _insert_and_fail(session: Session, log: EventLog, events: Sequence[Event]) -
     raise ValueError("no")
 
 
-async def test_events_of_a_write_that_failed_are_in_no_list(location: Location) -> None:
-    async with open_log(location) as store:
-        await store.write([accepted("first")])
-        with pytest.raises(ValueError):
-            await store.database.write(_insert_and_fail, store.log, [accepted("failed"), ended("first")])
-        await store.write([accepted("second")])
-        assert await names(store) == ["second", "first"]
-        expected = await tables(store)
-        await store.log.rebuild()
-        assert await tables(store) == expected
+async def test_events_of_a_write_that_failed_are_in_no_list(store: LogOnFile) -> None:
+    await store.write([accepted("first")])
+    with pytest.raises(ValueError):
+        await store.database.write(_insert_and_fail, store.log, [accepted("failed"), ended("first")])
+    await store.write([accepted("second")])
+    assert await names(store) == ["second", "first"]
+    expected = await tables(store)
+    await store.log.rebuild()
+    assert await tables(store) == expected
 
 
 async def test_tables_of_another_version_are_made_anew(location: Location) -> None:
