@@ -54,8 +54,8 @@ def _as_it_is(value: Any) -> Any:
 
 
 # The driver looks for an adapter of each None and bytes, and without one for two methods, which costs more
-# than to bind the value.
-sqlite3.register_adapter(type(None), _as_it_is)
+# than to bind the value. That of None is no call of Python.
+sqlite3.register_adapter(type(None), {None: None}.get)
 sqlite3.register_adapter(bytes, _as_it_is)
 
 
