@@ -24,7 +24,7 @@ from meshwright.kernel.turns import ActorKind
 from meshwright.sql.sqlite import FILE_NAME
 from meshwright.stores.memory import Faults, MemoryData
 from meshwright.stores.sqlite import SqliteStore
-from meshwright.testing.runtime import memory_runtime
+from meshwright.testing.mesh import memory_runtime
 from tests.support.observer import Watch
 
 SOAKING = bool(os.environ.get("SOAK"))

@@ -20,7 +20,7 @@ from meshwright.kernel.store import Batch, Delivery
 from meshwright.kernel.turns import ActorKind
 from meshwright.sql.sqlite import SqliteDatabase
 from meshwright.stores.memory import DisturbedMail, Faults, MemoryData, MemoryStore
-from meshwright.testing.runtime import memory_runtime
+from meshwright.testing.mesh import memory_runtime
 
 ONE = ActorRef("Book", "one")
 

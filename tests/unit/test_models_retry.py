@@ -9,7 +9,7 @@ from meshwright.core.errors import ModelError
 from meshwright.models.circuits import Retrying
 from meshwright.models.errors import ModelRefused, ModelUnavailable, RateLimited
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta
-from meshwright.testing.runtime import ManualClock
+from meshwright.testing.mesh import ManualClock
 
 DOWN = ModelUnavailable("down")
 
