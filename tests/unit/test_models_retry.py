@@ -46,11 +46,6 @@ def request(timeout_seconds: float = 60.0) -> ModelRequest:
     return ModelRequest(messages=messages, user="tester", timeout_seconds=timeout_seconds)
 
 
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
 def retrying(model: Flaky, draw: Callable[[], float] = lambda: 1.0) -> Retrying:
     return Retrying(model, model.clock, backoff_seconds=1.0, max_backoff_seconds=8.0, draw=draw)
 
