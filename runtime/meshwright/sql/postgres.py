@@ -148,9 +148,8 @@ class PostgresSession(Session):
             with self.connection.pipeline():
                 yield
                 for start in range(0, len(self._news), _NEWS_AT_ONCE):
-                    self.execute(
-                        _NOTIFY, (self.channel, "\n".join(self._news[start : start + _NEWS_AT_ONCE]))
-                    )
+                    news = "\n".join(self._news[start : start + _NEWS_AT_ONCE])
+                    self.execute(_NOTIFY, (self.channel, news))
         finally:
             self._news = None
 
