@@ -1,16 +1,14 @@
 """Unsent entries of another worker are its own while it lives, and adopted afterwards."""
 
-from datetime import UTC, datetime
-
 import pytest
 
 from meshwright.core.errors import HostError, StoreTooNew, StoreTooOld
-from meshwright.core.messages import Event
 from meshwright.kernel.envelope import ActorRecord, ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.stores.dapr import DaprStore, Options
 from meshwright.stores.dapr.documents import Document, OutboxEntry
 from meshwright.stores.dapr.outbox import MAX_CARRIED, StoredActor
+from tests.support.event_logs import event
 
 REF = ActorRef("Diary", "one")
 
@@ -40,16 +38,6 @@ class Stored:
     async def _is_expired(self, incarnation: str) -> bool:
         assert incarnation == "other"
         return self.expired
-
-
-def event(n: int) -> Event:
-    return Event(
-        id=f"{REF}/{n}",
-        event_type="line.written",
-        topic="diary",
-        time=datetime.now(UTC),
-        aggregate_id=str(REF),
-    )
 
 
 def ids(entries: list[OutboxEntry]) -> list[str]:

@@ -43,3 +43,16 @@ async def test_what_comes_too_late_is_told_so() -> None:
     grouping.cancel(GIVEN_UP)
     with pytest.raises(StoreUnavailable, match="started again"):
         await grouping.add(1)
+
+
+async def test_what_nobody_waits_for_is_performed_in_its_place_and_again() -> None:
+    groups = list[list[int]]()
+
+    async def fail_at_first(group: list[int]) -> list[int | BaseException]:
+        groups.append(group)
+        return [*group] if groups[1:] else [GIVEN_UP] * len(group)
+
+    grouping: Grouping[int, int] = Grouping(fail_at_first, retries=True)
+    grouping.put([1, 2])
+    assert await asyncio.wait_for(grouping.add(3), 5) == 3
+    assert groups == [[1, 2, 3]] * 2

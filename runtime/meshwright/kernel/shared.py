@@ -46,6 +46,7 @@ class SharedExecutor:
         self._cells = around.cells
         self._tasks: set[asyncio.Task[Any]] = set()
         self._appends: dict[ActorRef, set[asyncio.Task[None]]] = {}
+        self._emitted: tuple[list[Event], asyncio.Task[None]] | None = None
         self._ending: Exception | None = None
 
     # From outside
@@ -88,8 +89,16 @@ class SharedExecutor:
         await _Waited(self._commit(Batch(events=[event], unless=event.id)))
 
     def emit(self, events: Sequence[Event]) -> Awaitable[None]:
-        """Take events that this process makes, in order; await it to know them durable."""
-        return _Waited(self._commit(Batch(events=list(events))))
+        """Take events that this process makes, in order; await it to know them durable.
+
+        Those of one turn of the loop are one commit, unless another commit was begun in between.
+        """
+        if self._emitted is None:
+            batch = Batch()
+            self._emitted = batch.events, self._commit(batch)
+        gathered, commit = self._emitted
+        gathered += events
+        return _Waited(commit)
 
     def append(self, record: Record, events: Sequence[Event]) -> Awaitable[None]:
         """Write a record with its events, before any later turn of its actor, unless it is written."""
@@ -121,7 +130,7 @@ class SharedExecutor:
 
     async def abandon(self, error: Exception) -> None:
         """Stop at once, and tell all who wait."""
-        self._ending = error
+        self._ending, self._emitted = error, None
         for task in self._tasks:
             task.cancel()
         while self._tasks:
@@ -136,7 +145,7 @@ class SharedExecutor:
             _refuse_mailbox(cell, error)
 
     def _begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        task = asyncio.create_task(work, name=name)
+        task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -264,10 +273,12 @@ class SharedExecutor:
     # Commits
 
     def _commit(self, batch: Batch) -> asyncio.Task[None]:
-        self._spread(batch)
+        self._emitted = None
         return self._begin(self._committed(batch), "commit")
 
     async def _committed(self, batch: Batch) -> None:
+        self._emitted = None
+        self._spread(batch)
         if self._ending is not None:
             raise self._ending
         try:

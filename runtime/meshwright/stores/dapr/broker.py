@@ -18,6 +18,7 @@ import time
 from collections import OrderedDict, defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import lru_cache, partial
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -53,6 +54,7 @@ Longer than the pause after which daprd offers again what was not taken: a log t
 waited for it in one heap.
 """
 _MAX_SENDERS = 1000
+_MAX_TOPICS = 10_000
 
 
 class Broker:
@@ -69,7 +71,8 @@ class Broker:
         self._sidecar = sidecar
         self._options = options
         self._bus = bus
-        self._taken_elsewhere = [topics.matcher(pattern) for pattern in taken_elsewhere]
+        patterns = [topics.matcher(pattern) for pattern in taken_elsewhere]
+        self._is_taken_elsewhere = lru_cache(_MAX_TOPICS)(partial(_matches_any, patterns))
         self._messages: Grouping[OutboxEntry, None] = Grouping(self._publish_group, retries=True)
         self._awaited: set[int] = set()
         self._arrived = asyncio.Event()
@@ -102,7 +105,7 @@ class Broker:
 
     def takes(self, event: Event) -> bool:
         """Whether any app takes messages from the event's topic."""
-        return self._bus.takes(event.topic) or any(matches(event.topic) for matches in self._taken_elsewhere)
+        return self._bus.takes(event.topic) or self._is_taken_elsewhere(event.topic)
 
     def publish(self, entry: OutboxEntry) -> asyncio.Future[None]:
         """Publish an event on its topic, again and again until the broker has it."""
@@ -206,13 +209,20 @@ class EventShipper:
         self._writes: Grouping[OutboxEntry, None] = Grouping(self._write, size=512, width=1, retries=True)
         self._confirmations: Grouping[tuple[str, int], None] = Grouping(self._confirm, size=256, width=1)
 
-    def ship(self, entry: OutboxEntry) -> asyncio.Future[None]:
-        """Send an event until the log has it; done when the broker has it, or the log where it is here."""
+    def ship(self, entries: Sequence[OutboxEntry]) -> None:
+        """Send events until the log has them."""
+        if self._log is not None:
+            self._writes.put(entries)
+        else:
+            self._batches.put([(entry, True) for entry in entries])
+
+    def shipped(self, entry: OutboxEntry) -> asyncio.Future[None]:
+        """Send an event so; done when the broker has it, or the log where it is here."""
         return self._writes.add(entry) if self._log is not None else self._batches.add((entry, True))
 
     def show(self, entry: OutboxEntry) -> None:
         """Show an event to the listeners of other processes, at most once."""
-        self._batches.add((entry, False))
+        self._batches.put([(entry, False)])
 
     async def take_batch(self, sender: str, number: int, events: list[Event], passing: list[Event]) -> bool:
         """Take a batch of another process; whether it may be acknowledged."""
@@ -239,11 +249,13 @@ class EventShipper:
         assert self._log is not None
         events = [entry.item for entry in group if isinstance(entry.item, Event)]
         new = {id(event) for event in await self._log.append(events)}
+        shown: list[tuple[OutboxEntry, bool]] = []
         for entry in group:
             self._on_logged(entry)
             if isinstance(entry.item, Event) and id(entry.item) in new:
                 self._bus.tell(entry.item)
-                self._batches.add((entry, True))
+                shown.append((entry, True))
+        self._batches.put(shown)
         return [None] * len(group)
 
     async def _publish(self, group: list[tuple[OutboxEntry, bool]]) -> list[BaseException | None]:
@@ -278,8 +290,7 @@ class EventShipper:
                 self._bus.tell(entry.item)
 
     def _send_again(self, number: int) -> None:
-        for entry in self._unconfirmed.pop(number, ()):
-            self._batches.add((entry, True))
+        self._batches.put([(entry, True) for entry in self._unconfirmed.pop(number, ())])
 
     async def _take(self, sender: str, number: int, events: list[Event], passing: list[Event]) -> bool:
         """Write a batch into the log, if it is here, and show what is new."""
@@ -295,7 +306,7 @@ class EventShipper:
                     _logger.warning("%d events are not in the log yet: %s", len(events), error)
                     return False
             if events:
-                self._confirmations.add((sender, number))
+                self._confirmations.put([(sender, number)])
         for event in (*new, *passing):
             self._bus.tell(event)
         return True
@@ -356,12 +367,17 @@ def _parts(group: list[tuple[OutboxEntry, bool]]) -> list[list[tuple[OutboxEntry
     parts: list[list[tuple[OutboxEntry, bool]]] = [[]]
     size = 0
     for item in group:
-        if parts[-1] and size + len(item[0].data) > _MAX_BATCH_BYTES:
+        length = len(item[0].data)
+        if parts[-1] and size + length > _MAX_BATCH_BYTES:
             parts.append([])
             size = 0
         parts[-1].append(item)
-        size += len(item[0].data)
+        size += length
     return parts
+
+
+def _matches_any(patterns: Sequence[Callable[[str], bool]], topic: str) -> bool:
+    return any(matches(topic) for matches in patterns)
 
 
 def _as_cloud_event(event: Event, data: bytes) -> bytes:

@@ -183,6 +183,7 @@ class Outbox:
         if not actor.outbox:
             self._actors.settled(actor)
             return
+        events: list[OutboxEntry] = []
         for entry in actor.outbox:
             if entry.is_started:
                 continue
@@ -190,10 +191,11 @@ class Outbox:
             if isinstance(entry.item, Message):
                 entry.is_logged = True
             else:
-                self.shipper.ship(entry)
+                events.append(entry)
                 entry.is_delivered = not self._broker.takes(entry.item)
             if not entry.is_delivered:
                 actor.to_deliver.append(entry)
+        self.shipper.ship(events)
         if actor.to_deliver and not actor.is_relaying:
             actor.is_relaying = True
             self._deliver_next(actor, 0)
@@ -288,7 +290,7 @@ class Outbox:
         ]
         self._waiting += len(entries)
         try:
-            sending = [*map(self.shipper.ship, entries), *map(self._broker.publish, taken)]
+            sending = [*map(self.shipper.shipped, entries), *map(self._broker.publish, taken)]
             await asyncio.wait(sending)
         finally:
             self._waiting -= len(entries)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import grpc.aio
+import msgspec
 from dapr.proto import api_service_v1, api_v1, common_v1
 from grpc import ChannelConnectivity, StatusCode
 
@@ -34,8 +35,8 @@ RECONNECT_OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.use_local_subchannel_pool", 1),  # workers of one process do not share a broken connection
 ]
-_FIRST_WRITE = common_v1.StateOptions(concurrency=common_v1.StateOptions.CONCURRENCY_FIRST_WRITE)
-_LAST_WRITE = common_v1.StateOptions(concurrency=common_v1.StateOptions.CONCURRENCY_LAST_WRITE)
+_FIRST_WRITE = common_v1.StateOptions.CONCURRENCY_FIRST_WRITE
+_LAST_WRITE = common_v1.StateOptions.CONCURRENCY_LAST_WRITE
 NEVER = {
     StatusCode.UNAUTHENTICATED: "give the worker and its sidecar the same DAPR_API_TOKEN",
     StatusCode.PERMISSION_DENIED: "give the worker and its sidecar the same DAPR_API_TOKEN",
@@ -119,8 +120,7 @@ class Stored(NamedTuple):
     etag: str
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(msgspec.Struct, frozen=True):
     """One key to write: with `etag` only over that version, without only where the key is new.
 
     `blind` writes over whatever is there. `ttl_seconds` lets the store forget it.
@@ -204,17 +204,15 @@ class Sidecar:
 
     async def save(self, writes: Sequence[Write]) -> None:
         """Write several keys, each for itself: an error leaves open which of them are written."""
-        items = [
-            common_v1.StateItem(
-                key=write.key,
-                value=write.value,
-                etag=None if write.etag is None else common_v1.Etag(value=write.etag),
-                metadata={} if write.ttl_seconds is None else {"ttlInSeconds": str(write.ttl_seconds)},
-                options=_LAST_WRITE if write.blind else _FIRST_WRITE,
-            )
-            for write in writes
-        ]
-        await self._call(self._stub.SaveState, api_v1.SaveStateRequest(store_name=STATE, states=items))
+        request = api_v1.SaveStateRequest(store_name=STATE)
+        for write in writes:
+            item = request.states.add(key=write.key, value=write.value)
+            item.options.concurrency = _LAST_WRITE if write.blind else _FIRST_WRITE
+            if write.etag is not None:
+                item.etag.value = write.etag
+            if write.ttl_seconds is not None:
+                item.metadata["ttlInSeconds"] = str(write.ttl_seconds)
+        await self._call(self._stub.SaveState, request)
 
     async def delete(self, key: str) -> None:
         """Forget a key. Only for keys that no commit is guarded by."""

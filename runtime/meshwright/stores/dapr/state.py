@@ -16,7 +16,7 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -33,8 +33,8 @@ _PROBE_TTL_SECONDS = 60
 KNOWN_ALIVE_SECONDS = 1.0  # how long an answer is believed
 _ItemT = TypeVar("_ItemT")
 _ResultT = TypeVar("_ResultT")
-_Queued: TypeAlias = tuple[_ItemT, asyncio.Future[_ResultT], int]
-"""An item, its result, and how often it has failed."""
+_Queued: TypeAlias = tuple[_ItemT, asyncio.Future[_ResultT] | None, int]
+"""An item, its result where somebody waits for it, and how often it has failed."""
 
 
 def growing_pause(failures: int) -> float:
@@ -74,11 +74,13 @@ class Grouping(Generic[_ItemT, _ResultT]):
         """Queue an item; the result comes with its group."""
         future: asyncio.Future[_ResultT] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, future, 0))
-        if self._is_cancelled:
-            self._end_all(self._waiting)
-        else:
-            self._schedule()
+        self._go_on()
         return future
+
+    def put(self, items: Iterable[_ItemT]) -> None:
+        """Queue items whose results nobody waits for."""
+        self._waiting.extend([(item, None, 0) for item in items])
+        self._go_on()
 
     def cancel(self, reason: Exception | None = None) -> None:
         """Give up for good, as a crash would. Those who wait are cancelled, or get the reason."""
@@ -90,13 +92,17 @@ class Grouping(Generic[_ItemT, _ResultT]):
     def _end_all(self, items: deque[_Queued[_ItemT, _ResultT]]) -> None:
         while items:
             _, future, _ = items.popleft()
+            if future is None:
+                continue
             if self._reason is None:
                 future.cancel()
             elif not future.done():
                 _fail(future, self._reason)
 
-    def _schedule(self) -> None:
-        if not self._scheduled and len(self._calls) < self._width:
+    def _go_on(self) -> None:
+        if self._is_cancelled:
+            self._end_all(self._waiting)
+        elif self._waiting and not self._scheduled and len(self._calls) < self._width:
             self._scheduled = True
             loop = asyncio.get_running_loop()
             if self._delay_seconds:
@@ -116,8 +122,7 @@ class Grouping(Generic[_ItemT, _ResultT]):
         self._calls.discard(call)
         if call.cancelled():  # perhaps before its first step, where it cannot end its callers itself
             self._end_all(deque(group))
-        if self._waiting:
-            self._schedule()
+        self._go_on()
 
     async def _call(self, group: list[_Queued[_ItemT, _ResultT]]) -> None:
         try:
@@ -126,11 +131,12 @@ class Grouping(Generic[_ItemT, _ResultT]):
             results = [error] * len(group)
         failed: list[_Queued[_ItemT, _ResultT]] = []
         for (item, future, failures), result in zip(group, results, strict=True):
-            if isinstance(result, BaseException) and self._retries:
+            has_failed = isinstance(result, BaseException)
+            if has_failed and self._retries:
                 failed.append((item, future, failures + 1))
-            elif future.done():
+            elif future is None or future.done():
                 continue
-            elif isinstance(result, BaseException):
+            elif has_failed:
                 _fail(future, result)
             else:
                 future.set_result(result)
@@ -142,10 +148,7 @@ class Grouping(Generic[_ItemT, _ResultT]):
 
     def _again(self, failed: list[_Queued[_ItemT, _ResultT]]) -> None:
         self._waiting.extendleft(reversed(failed))
-        if self._is_cancelled:
-            self._end_all(self._waiting)
-        else:
-            self._schedule()
+        self._go_on()
 
 
 def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
