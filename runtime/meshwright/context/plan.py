@@ -107,7 +107,7 @@ class ContextRequest(Struct):
     known_failures: list[_Item] = field(default_factory=list)
 
 
-class Plan(Struct):
+class Plan(Struct, kw_only=True):
     """The context that the rules make of a request.
 
     `text` is the deterministic text, whole. `input_tokens` is what the request would have been without

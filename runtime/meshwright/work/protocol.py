@@ -148,7 +148,7 @@ class Grant(Struct):
         exact(self, "cost_usd", self.cost_usd)
 
 
-class Work(Grant):
+class Work(Grant, kw_only=True):
     """A granted attempt with its task, which the worker has read from the task's own actor.
 
     `replaced` are the attempts before it that could not follow their journals: it gets their answers.

@@ -144,7 +144,7 @@ class DispatchedTask(Struct):
         return tuple(range(found, number))
 
 
-class TaskView(Struct):
+class TaskView(Struct, kw_only=True):
     """A task, its attempts and its outcome, as clients see them. `waits`: what its run waits for now.
 
     `limits` are those that hold for its run: each has the `limit`, its value (`most`), the `setting` that

@@ -468,7 +468,7 @@ class AgentThread(Actor[ThreadState]):
         )
 
 
-class _Thread(Struct):
+class _Thread(Struct, kw_only=True):
     tenant_id: Identifier = "default"
     thread_id: Identifier
 
