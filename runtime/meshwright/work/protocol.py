@@ -9,7 +9,7 @@ from msgspec import field
 from msgspec.structs import asdict
 
 from meshwright.core.encoding import Struct
-from meshwright.core.messages import Caller, Dispatch, Outcome, Task, TaskCarrier, Usage
+from meshwright.core.messages import Caller, Dispatch, Identifier, Outcome, Task, TaskCarrier, Usage
 from meshwright.core.money import ZERO, Amount, exact
 from meshwright.kernel.envelope import ActorRef
 
@@ -101,6 +101,21 @@ def tenant_of(thread: ActorRef) -> str:
 def tenant_scoped(tenant_id: str, name: str) -> str:
     """A name that only its tenant uses; that of the default tenant stays plain, as stored data has it."""
     return name if tenant_id == DEFAULT_TENANT else f"{tenant_id}:{name}"
+
+
+class _QueuedTask(Struct):
+    task_id: Identifier
+    generation: int = 1
+    capability: str = ""
+    priority: int = 5
+    traceparent: str | None = None
+
+
+class Enqueue(Struct):
+    """The fields of a dispatch that its thread keeps. A worker reads the task in its record."""
+
+    attempt: int
+    task: _QueuedTask
 
 
 class Claim(Struct):
