@@ -24,6 +24,7 @@ class Driven:
         self.commits: list[Commit] = []
 
     def take(self, method: str, body: Any = None) -> Commit:
+        body = encode(body) if isinstance(body, Dispatch) else body  # it comes by the bus, as JSON
         message = Message(f"m{len(self.commits)}", self.ref, method, body)
         head = ActorRecord.decode(self.head.encode())
         commit = take_turn(

@@ -47,7 +47,7 @@ class WorkerHarness:
         ref = ActorRef("helper", f"default:{thread or task_id}")
         task = a_task(task_id, thread_id=thread or task_id, deadline_at=NEVER)
         await self.host.call(TaskKey(task.tenant_id, task_id).ref, "accept", Accept.of(task))
-        await self.host.call(ref, "enqueue", a_dispatch(task))
+        await self.host.call(ref, "enqueue", a_dispatch(task).model_dump_json().encode())
         return ref
 
     async def ended(self, task_id: str) -> Outcome:

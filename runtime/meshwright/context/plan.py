@@ -94,7 +94,7 @@ class ContextRequest(CompressRequest):
     task_summary: Annotated[str, StringConstraints(max_length=_MAX_SUMMARY_CHARS)] = ""
 
 
-class Plan(Struct):
+class Plan(Struct, kw_only=True):
     """The context that the rules make of a request.
 
     `text` is the deterministic text, whole. `input_tokens` is what the request would have been without

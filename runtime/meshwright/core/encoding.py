@@ -68,24 +68,25 @@ def struct_reader(kind: Any) -> Any:
     return msgspec.json.Decoder(kind, strict=False, dec_hook=_own).decode
 
 
-class _StructType(msgspec.StructMeta):
-    def __new__(mcls, name: str, bases: tuple[type, ...], fields: dict[str, Any], **options: Any) -> Any:
-        """Fields are given by name, and do not change."""
-        options = {"kw_only": True, "frozen": True, **options}
-        kind = super().__new__(mcls, name, bases, fields, **options)
-        if all("model_dump" not in vars(base) for base in kind.__mro__ if base.__name__ != "Struct"):
-            _PLAIN.add(kind)
-        return kind
-
-
 def kept(*, default: Any) -> Any:
     """A default that JSON has too, in a struct that leaves out its other defaults (`omit_defaults`)."""
     return msgspec.field(default_factory=repeat(default).__next__)
 
 
+_OPTIONS = {"frozen": True}
+"""Named apart: a type checker lets no state be `frozen=False` below a base that it sees frozen."""
+
+
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(msgspec.field, kept))
-class Struct(msgspec.Struct, metaclass=_StructType):
-    """Base of what the mesh makes, stores and sends. It reads and writes as pydantic's models do."""
+class Struct(msgspec.Struct, **_OPTIONS):
+    """Base of what the mesh makes, stores and sends. It reads and writes as pydantic's models do.
+
+    Fields are given by name, and do not change. One that has no default needs `kw_only` behind one that has.
+    """
+
+    def __init_subclass__(cls) -> None:
+        if all("model_dump" not in vars(base) for base in cls.__mro__ if base is not Struct):
+            _PLAIN.add(cls)
 
     @classmethod
     def model_validate(cls, value: Any) -> Self:

@@ -77,7 +77,7 @@ class File(Struct, omit_defaults=True):
         return f"[file {self.name}: {self.media_type}, {len(self.data):,} bytes, sha256 {digest}]"
 
 
-class TaskFile(Struct, omit_defaults=True):
+class TaskFile(Struct, omit_defaults=True, kw_only=True):
     """A file of an outcome. `url` is where it is: `/tasks/{id}/files/{n}` of the mesh, or elsewhere.
 
     `step` is the path of the step whose record has its bytes, `place` which of that step's files it is.

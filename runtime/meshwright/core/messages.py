@@ -173,7 +173,7 @@ class TaskBudget(Struct, omit_defaults=True):
         exact(self, "limit_usd", self.limit_usd)
 
 
-class Task(Struct):
+class Task(Struct, kw_only=True):
     """One task as the mesh carries it. `chain` names the agents above it, for limits on delegation.
 
     `budgets_above` are those of the tasks above it, `budgets` those of the credentials that it came with: its
@@ -320,7 +320,7 @@ class Fault(Struct):
         force_setattr(self, "message", _cut(self.message))
 
 
-class Outcome(Struct):
+class Outcome(Struct, kw_only=True):
     """How a task, or one attempt at it, ended. `result.text` is the answer as text, `files` come with it.
 
     `usage` and `cost_usd` are those of its calls of models and of the tasks that it delegated; the cost is
@@ -365,7 +365,7 @@ class Outcome(Struct):
         return self.text if has_words else json.dumps(result, ensure_ascii=False)
 
 
-class Event(Struct):
+class Event(Struct, kw_only=True):
     """Something that happened, in the past tense (`task.accepted`), on a topic of the bus.
 
     Callers publish on topics that begin with `app.`, and the types of such events begin so too. An event of

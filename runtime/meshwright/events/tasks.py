@@ -306,7 +306,7 @@ _REPLACE = "ON CONFLICT (task_id, tenant_id) DO UPDATE SET " + ", ".join(
 _columns_of = attrgetter(*_COLUMNS)
 
 
-class _DispatchedTask(Struct):
+class _DispatchedTask(Struct, kw_only=True):
     """The fields of a task that its row has: to check all the others takes as long as to write the row."""
 
     capability: str = ""

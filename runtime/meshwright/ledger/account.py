@@ -94,7 +94,7 @@ class Account(Struct, omit_defaults=True, dict=True):
         return {name: value for name, value in fields.items() if name and value is not None}
 
 
-class LedgerEntry(Struct, omit_defaults=True):
+class LedgerEntry(Struct, omit_defaults=True, kw_only=True):
     """One entry. `op` is the same when a call is repeated, also after a crash; `call` names the one try.
 
     To reserve, `amount` is the most that the call may cost, `least` what it will do with where that has no
@@ -139,7 +139,7 @@ class LedgerBatch(Struct):
     entries: tuple[LedgerEntry, ...]
 
 
-class ReservationResult(Struct):
+class ReservationResult(Struct, kw_only=True):
     """The answer to a reservation, of which `granted_usd` is reserved. `cut` are earlier tries of its step
     whose end is not known, since their processes ended before. `denied` says who denied more money, and why.
 

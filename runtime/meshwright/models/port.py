@@ -219,7 +219,7 @@ class CallContext(Struct, omit_defaults=True):
         return replace(self, budget_usd=None, budgets_above=(), budgets=()).model_dump()
 
 
-class ModelRequest(Struct):
+class ModelRequest(Struct, kw_only=True):
     """One call to a model.
 
     `output_mode` is how the model is asked first for an answer in the `response_schema`. `timeout_seconds`
@@ -276,7 +276,7 @@ class ModelRequest(Struct):
         return replace(self, context=context, output_mode=UNSET, **left_out, **changes)
 
 
-class ModelReply(Struct, omit_defaults=True):
+class ModelReply(Struct, omit_defaults=True, kw_only=True):
     """The answer of a model: text, files, or tools that it wants called. `model` is the one that answered.
 
     `thinking` are the provider's own blocks of thinking, which it wants back with the calls of tools.

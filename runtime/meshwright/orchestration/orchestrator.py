@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from meshwright.core import topics
+from meshwright.core.encoding import own_json
 from meshwright.core.errors import Conflict, IdempotencyConflict, MeshError, NoAgentAvailable
 from meshwright.core.messages import ENDED, Dispatch, Event, Fault, Outcome, Receipt, ScoreCard, Task
 from meshwright.kernel.actor import Actor, Turn, turn
@@ -330,7 +331,7 @@ class Orchestrator(Actor[TaskRecord]):
         turn.publish(
             topics.TASK_PROGRESS,
             event_type,
-            payload,
+            own_json(self.ref, payload),
             task_id=self._task_id,
             agent_id=agent_id or (attempt.agent_id if attempt else None),
             tenant_id=self.task.tenant_id,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 from meshwright.agent import Agent
 from meshwright.core.clock import Backoff
@@ -277,16 +277,17 @@ class StepTime:
                 self._step = None
                 self._begin_anew()
 
-    @contextmanager
-    def apart(self) -> Iterator[None]:
+    def apart(self) -> Self:
         """A block whose time is not that of the agent's code: a model or a tool works."""
+        return self
+
+    def __enter__(self) -> None:
         self._others += 1
         self._begin_anew()
-        try:
-            yield
-        finally:
-            self._others -= 1
-            self._begin_anew()
+
+    def __exit__(self, *error: object) -> None:
+        self._others -= 1
+        self._begin_anew()
 
     def stand_still(self, since: float) -> None:
         """Do not count the time since then, by `perf_counter`; what calls waited together counts once."""

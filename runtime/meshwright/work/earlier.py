@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -40,11 +39,11 @@ class Earlier:
         self.intents: dict[str, dict[str, Any]] = {}
         self.steps = 0
         """The highest number of a step."""
-        self.answers = max((record.n for record in answers), default=0)
-        self.last_record = max((record.n for record in records if record.stream == stream), default=0)
+        self.answers = answers[-1].n if answers else 0
+        self.last_record = 0
         self.cut: dict[str, CutSteps] = {}
         """Steps that called a model and have no result, by path."""
-        self.begun: Counter[str] = Counter()
+        self.begun: dict[str, int] = {}
         """How often each step began that has an intent, by path."""
         self.waits = {key.path: key for key in waits}
         """The steps that the attempt waits for, by path."""
@@ -52,10 +51,13 @@ class Earlier:
         self._branches: dict[str, dict[int, tuple[str, str] | None]] = {}
         for record in (*records, *answers):
             self._index(record)
+            if record.stream == stream:
+                self.last_record = record.n
         for key in waits:
             self._index_branch(key.path, (key.kind, key.hash))
-        used = {value["kept"] for value in self.results.values() if "kept" in value}
-        self._kept = {name: record.value for record in kept if (name := _name_of(record)) not in used}
+        self._kept = {_name_of(record): record.value for record in kept}
+        for value in self.results.values():
+            self._kept.pop(value.get("kept", ""), None)
 
     def branches(self, prefix: str) -> dict[int, tuple[str, str] | None]:
         """The branches of a scope, with kind and hash of the first step; None where that never ended."""
@@ -87,7 +89,8 @@ class Earlier:
             return  # calls whose step was never journaled, or the beginning of a claim
         known = self.intents if "intent" in value else self.results
         known[value["path"]] = value
-        self.begun[value["path"]] += "intent" in value
+        if "intent" in value:
+            self.begun[value["path"]] = self.begun.get(value["path"], 0) + 1
         self.steps = max(self.steps, value["number"])
         self._index_branch(value["path"], (value["kind"], value["hash"]))
 

@@ -367,7 +367,7 @@ class Journal:
 
     async def _may_repeat(self, opened: OpenStep) -> dict[str, Any]:
         """The answer of a person, who is asked each time that a step began and did not end."""
-        asked = repeat_key(opened.key, self._earlier.begun[opened.key.path])
+        asked = repeat_key(opened.key, self._earlier.begun.get(opened.key.path, 0))
         if asked.path in self._earlier.results:
             return self._earlier.results[asked.path]["result"]
         what = opened.key.kind.removeprefix("tool ")

@@ -9,7 +9,7 @@ from msgspec import field
 from msgspec.structs import asdict
 
 from meshwright.core.encoding import Struct
-from meshwright.core.messages import Caller, Dispatch, Outcome, Task, TaskCarrier, Usage
+from meshwright.core.messages import Caller, Dispatch, Identifier, Outcome, Task, TaskCarrier, Usage
 from meshwright.core.money import ZERO, Amount, exact
 from meshwright.kernel.envelope import ActorRef
 
@@ -103,6 +103,21 @@ def tenant_scoped(tenant_id: str, name: str) -> str:
     return name if tenant_id == DEFAULT_TENANT else f"{tenant_id}:{name}"
 
 
+class _QueuedTask(Struct):
+    task_id: Identifier
+    generation: int = 1
+    capability: str = ""
+    priority: int = 5
+    traceparent: str | None = None
+
+
+class Enqueue(Struct):
+    """The fields of a dispatch that its thread keeps. A worker reads the task in its record."""
+
+    attempt: int
+    task: _QueuedTask
+
+
 class Claim(Struct):
     """A worker with a free slot asks for a task. `gone` names an owner that it knows to have ended.
 
@@ -148,7 +163,7 @@ class Grant(Struct):
         exact(self, "cost_usd", self.cost_usd)
 
 
-class Work(Grant):
+class Work(Grant, kw_only=True):
     """A granted attempt with its task, which the worker has read from the task's own actor.
 
     `replaced` are the attempts before it that could not follow their journals: it gets their answers.

@@ -29,7 +29,7 @@ from meshwright.core.messages import (
 from meshwright.core.money import ZERO, Amount, exact
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
-from meshwright.work.protocol import Grant, TaskKey, Wait, WaitKind, steps_stream
+from meshwright.work.protocol import Enqueue, Grant, TaskKey, Wait, WaitKind, steps_stream
 
 NO_TASK = Raw(b"null")
 
@@ -144,7 +144,7 @@ class DispatchedTask(Struct):
         return tuple(range(found, number))
 
 
-class TaskView(Struct):
+class TaskView(Struct, kw_only=True):
     """A task, its attempts and its outcome, as clients see them. `waits`: what its run waits for now.
 
     `limits` are those that hold for its run: each has the `limit`, its value (`most`), the `setting` that
@@ -219,7 +219,7 @@ class Entry(Struct, frozen=False, omit_defaults=True):
         exact(self, "cost_usd", self.cost_usd)
 
     @classmethod
-    def of(cls, dispatch: Dispatch, queued_at: datetime, *, redriven: bool = False) -> Entry:
+    def of(cls, dispatch: Enqueue, queued_at: datetime, *, redriven: bool = False) -> Entry:
         """The entry of an attempt that has just been dispatched."""
         task = dispatch.task
         return cls(

@@ -47,7 +47,7 @@ class StepSummary(Struct):
         exact(self, "cost_usd", self.cost_usd)
 
 
-class StepView(StepSummary):
+class StepView(StepSummary, kw_only=True):
     """One step with what was said. Secrets are redacted.
 
     Of a call of a model: `request` (model, tags, tools, limits), all `messages` that it was sent, the last

@@ -12,9 +12,9 @@ from datetime import datetime
 from typing import Any
 
 from meshwright.core import topics
-from meshwright.core.encoding import Struct, encode
+from meshwright.core.encoding import Struct, encode, own_json
 from meshwright.core.errors import Overloaded
-from meshwright.core.messages import Dispatch, Event, Fault, Identifier, Outcome
+from meshwright.core.messages import Event, Fault, Identifier, Outcome
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.work.conversation import conversation_of
@@ -25,6 +25,7 @@ from meshwright.work.protocol import (
     Cancel,
     Claim,
     Completed,
+    Enqueue,
     Grant,
     Pause,
     Release,
@@ -67,12 +68,12 @@ class AgentThread(Actor[ThreadState]):
         return bool(self.state.inbox)
 
     @turn
-    def enqueue(self, turn: Turn, dispatch: Dispatch) -> None:
+    def enqueue(self, turn: Turn, dispatch: Enqueue) -> None:
         """Take a task from the agent's topic. A repeat is driven on, or its task gets the outcome."""
         self._take(turn, Entry.of(dispatch, turn.now))
 
     @turn
-    def enqueue_again(self, turn: Turn, dispatch: Dispatch) -> None:
+    def enqueue_again(self, turn: Turn, dispatch: Enqueue) -> None:
         """Take a dispatch from a task that got no reply to the first: one of both may be lost.
 
         An attempt that is not known here may have ended so long ago that it is forgotten. Its steps
@@ -460,7 +461,7 @@ class AgentThread(Actor[ThreadState]):
         turn.publish(
             topics.TASK_PROGRESS,
             event_type,
-            {"attempt": entry.attempt, "fence": entry.fence, **payload},
+            own_json(self.ref, {"attempt": entry.attempt, "fence": entry.fence, **payload}),
             task_id=entry.task_id,
             agent_id=self.ref.type,
             tenant_id=self._tenant,
@@ -468,7 +469,7 @@ class AgentThread(Actor[ThreadState]):
         )
 
 
-class _Thread(Struct):
+class _Thread(Struct, kw_only=True):
     tenant_id: Identifier = "default"
     thread_id: Identifier
 
