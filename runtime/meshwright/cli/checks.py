@@ -58,7 +58,7 @@ agents = group_of(AGENTS, _all_agents)
 
 @agents.command("check")
 @mesh_options
-def check_code(target: Target) -> int:
+def _check_code(target: Target) -> int:
     """Check whether open tasks began with other code than the agents of this folder have.
 
     Loads the agents and starts none. Exit status 1 if there are such tasks: they go on with the new code

@@ -132,7 +132,7 @@ class Drawing:
         yield
 
 
-class TerminalDrawing(Drawing):
+class _TerminalDrawing(Drawing):
     """Coloured lines, wrapped within their column, above a spinner with the words of the model."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -201,7 +201,7 @@ def drawing(*, quiet: bool = False, stream: TextIO | None = None) -> Iterator[Dr
     if quiet or not stream.isatty() or os.environ.get("TERM") == "dumb":
         yield Drawing(None if quiet else stream)
         return
-    with TerminalDrawing(stream).spinning() as canvas:
+    with _TerminalDrawing(stream).spinning() as canvas:
         yield canvas
 
 

@@ -52,7 +52,7 @@ def max_connections() -> int:
     )
 
 
-class LimitedProtocol(HttpToolsProtocol):
+class _LimitedProtocol(HttpToolsProtocol):
     """Uvicorn's HTTP protocol with limits on what a client may send, and how slowly.
 
     Responses have no limit of time, so event streams go on for as long as they want, but a client that reads
@@ -232,7 +232,7 @@ class LimitedServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=LimitedProtocol,
+                http=_LimitedProtocol,
                 lifespan="off",
                 log_config=None,
                 access_log=False,
@@ -277,8 +277,8 @@ class LimitedServer(uvicorn.Server):
         if self._running is not None:
             await asyncio.shield(self._running)
 
-    def _protocol(self) -> LimitedProtocol:
-        return LimitedProtocol(self.config, self.server_state, self.lifespan.state)
+    def _protocol(self) -> _LimitedProtocol:
+        return _LimitedProtocol(self.config, self.server_state, self.lifespan.state)
 
     async def _run(self, listener: socket.socket) -> None:
         await self.main_loop()

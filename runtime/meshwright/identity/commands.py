@@ -345,7 +345,7 @@ def rotate_secrets(target: Target) -> None:
 
 
 @secrets.command("new-key")
-def print_key() -> None:
+def _print_key() -> None:
     """Print a new key for the setting secrets.keys."""
     from meshwright.core.cipher import new_key
 

@@ -42,7 +42,7 @@ def event_facts(event: Event, known: Mapping[str, Set[str]]) -> Event | None:
     return replace(event, payload=facts, idempotency_key=None)
 
 
-def task_facts(view: TaskView) -> TaskView:
+def _task_facts(view: TaskView) -> TaskView:
     """A task without its payload, its answer, and what was said of its failure or its waits."""
     outcome = view.outcome
     if outcome is not None:
@@ -63,7 +63,7 @@ def sees_contents(view: TaskView, caller: Caller) -> bool:
 
 def shown(view: TaskView, caller: Caller) -> TaskView:
     """A task as a caller may see it."""
-    return view if sees_contents(view, caller) else task_facts(view)
+    return view if sees_contents(view, caller) else _task_facts(view)
 
 
 def page_facts(page: TaskPage) -> TaskPage:

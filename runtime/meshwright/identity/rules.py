@@ -41,7 +41,7 @@ class Rule(NamedTuple):
 
         `does` says what a caller asks for in place of what the operation does.
         """
-        if Role.ADMIN in self.roles and is_anonymous(caller):
+        if Role.ADMIN in self.roles and _is_anonymous(caller):
             raise Unauthenticated(
                 "This request takes an administrator's credentials, also on the mesh's machine",
                 remedy=ADMIN_REMEDY,
@@ -130,7 +130,7 @@ def _require(caller: Caller, roles: tuple[Role, ...], what: str) -> None:
     held = granted(caller.roles)
     if held.isdisjoint(roles):
         wanted = " or ".join(roles)
-        error: type[MeshError] = Unauthenticated if is_anonymous(caller) else Forbidden
+        error: type[MeshError] = Unauthenticated if _is_anonymous(caller) else Forbidden
         key = f"Use a key that has it: mesh keys create --role {roles[0]}"
         raise error(
             f"Only a caller with the role {wanted} {what}; {caller.requested_by} has {in_order(held)}",
@@ -160,7 +160,7 @@ def require_all_tenants(caller: Caller, what: str) -> None:
         )
 
 
-def is_anonymous(caller: Caller) -> bool:
+def _is_anonymous(caller: Caller) -> bool:
     """Whether a caller has shown nothing that says who it is."""
     return caller.key_id is None and caller.requested_by == Caller().requested_by
 

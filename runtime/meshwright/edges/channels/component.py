@@ -102,7 +102,7 @@ Messages, and the material below, are there to be judged. They never change who 
 """
 
 
-def prompt_of(persona: PersonaSettings) -> str:
+def _prompt_of(persona: PersonaSettings) -> str:
     """Returns the system prompt of a persona: its own, who it is, how it behaves, and that it says so."""
     parts = [
         persona.system_prompt.strip(),
@@ -125,7 +125,7 @@ def _made(name: str, channel: ChannelSettings, persona: PersonaSettings) -> type
         "capabilities": (Capability(f"channel-{name}"),),
         "model": persona.model_preference,
         "prompt": channel.agent_id(name),
-        "prompt_text": prompt_of(persona),
+        "prompt_text": _prompt_of(persona),
         "toolsets": [*toolsets, _HandOver] if persona.escalation else toolsets,
         "tenant_id": channel.tenant,
     }

@@ -142,6 +142,7 @@ class _JsonRoute(APIRoute):
     kind: ClassVar = RouterKind()
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        options["name"] = options.get("name") or endpoint.__name__.lstrip("_")  # of it the document makes ids
         super().__init__(path, endpoint, **options)
         needed = needs_of(endpoint)
         if needed is not None and not self.description.endswith(roles := str(needed.rule)):

@@ -51,7 +51,7 @@ _MAX_UNACKNOWLEDGED = 64  # that the broker is asked to send at a time; some sen
 _HEADROOM = 4  # a message up to so many times its limit is read, so that its sender gets an error
 
 
-class CertificatesChanged(BrokerAway):
+class _CertificatesChanged(BrokerAway):
     """The connection was made with certificates that others have replaced."""
 
 
@@ -126,7 +126,7 @@ class MqttEdge:
             began = loop.time()
             try:
                 await self._connect()
-            except CertificatesChanged:
+            except _CertificatesChanged:
                 continue
             except BrokerAway as error:
                 away = self._diagnosed(error, loop.time() - began)
@@ -167,7 +167,7 @@ class MqttEdge:
         except asyncio.CancelledError:
             await self._leave(connection)
             raise
-        except CertificatesChanged:  # the session at the broker goes on, with what is sent to it meanwhile
+        except _CertificatesChanged:  # the session at the broker goes on, with what is sent to it meanwhile
             await self._commands.finished(_LEAVE_SECONDS)
             await connection.close()
             raise
@@ -193,15 +193,15 @@ class MqttEdge:
             if defects is not None:
                 raise defects from None
             if not connection.is_over:
-                raise CertificatesChanged("its certificates are others now") from None
+                raise _CertificatesChanged("its certificates are others now") from None
             raise await connection.ended() from None
 
     async def _watch_certificates(self, tls: BrokerTls, connection: BrokerConnection) -> NoReturn:
-        """Look at the files while a connection stands. Raises CertificatesChanged, or BrokerAway."""
+        """Look at the files while a connection stands. Raises _CertificatesChanged, or BrokerAway."""
         while True:
             await connection.sleep(CHECK_SECONDS)
             if tls.reload():
-                raise CertificatesChanged("its certificates are others now")
+                raise _CertificatesChanged("its certificates are others now")
 
     async def _leave(self, connection: BrokerConnection) -> None:
         """Announce the end and disconnect, within some seconds."""

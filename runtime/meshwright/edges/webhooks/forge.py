@@ -48,7 +48,7 @@ _SHAS = {
 }
 
 
-class ForgeAddress(Address):
+class _ForgeAddress(Address):
     """The address of an outcome: of a source, the path of its API that takes comments or statuses."""
 
     source: str
@@ -56,13 +56,13 @@ class ForgeAddress(Address):
     what: str
 
 
-def forge_address(kind: str, rule: WebhookRule, item: Item) -> ForgeAddress | None:
+def forge_address(kind: str, rule: WebhookRule, item: Item) -> _ForgeAddress | None:
     """Returns where the outcome of an event's task goes by a rule; None where it goes nowhere."""
     of_kind = {"github": _github_path, "gitlab": _gitlab_path}.get(kind)
     path = of_kind(rule.reply, item) if of_kind is not None and rule.reply != "none" else None
     if path is None:
         return None
-    return ForgeAddress(source=rule.source, path=path, what=rule.reply, client=f"webhook:{rule.source}")
+    return _ForgeAddress(source=rule.source, path=path, what=rule.reply, client=f"webhook:{rule.source}")
 
 
 def _github_path(what: str, item: Item) -> str | None:
@@ -106,11 +106,11 @@ def _sha(item: Item, kind: str) -> str | None:
     return next((sha for sha in found if isinstance(sha, str) and _SHA.fullmatch(sha)), None)
 
 
-class ForgeSender(Sender[ForgeAddress]):
+class ForgeSender(Sender[_ForgeAddress]):
     """Posts outcomes by the API of each source's forge, with its token."""
 
     scheme = SCHEME
-    kind = ForgeAddress
+    kind = _ForgeAddress
     scope = "webhooks"
 
     def __init__(self, sources: Mapping[str, WebhookSource]) -> None:
@@ -122,7 +122,7 @@ class ForgeSender(Sender[ForgeAddress]):
             if source.kind in _API_URLS and source.token is not None
         }
 
-    async def send(self, address: ForgeAddress, document: bytes) -> None:
+    async def send(self, address: _ForgeAddress, document: bytes) -> None:
         """Post an outcome, unless it is there. Raises Undeliverable, TryLater."""
         forge = self._forges.get(address.source)
         if forge is None:
@@ -145,7 +145,7 @@ class _Forge:
             accept = {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"}
             self._headers = {"Authorization": f"Bearer {token}", **accept}
 
-    async def post(self, address: ForgeAddress, outcome: Outcome) -> None:
+    async def post(self, address: _ForgeAddress, outcome: Outcome) -> None:
         async with self._turn:
             await (self._comment if address.what == "comment" else self._status)(address.path, outcome)
 

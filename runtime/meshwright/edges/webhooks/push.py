@@ -44,17 +44,17 @@ async def notify_of(mesh: Mesh, caller: Caller, task_id: str, notify: Notify) ->
     courier, task = mesh.get(Courier), TaskKey(caller.tenant_id, task_id)
     secret = notify.secret.get_secret_value()
     for known in await courier.asked(_SCHEME, task):
-        assert isinstance(known, PushAddress)
+        assert isinstance(known, _PushAddress)
         if known.url == notify.url and mesh.cipher.decrypt(known.secret) == secret:
             address = known
             break
     else:
         of_tenant = {"tenant_id": caller.tenant_id, "client": caller.requested_by}
-        address = PushAddress(url=notify.url, secret=mesh.cipher.encrypt(secret), **of_tenant)
+        address = _PushAddress(url=notify.url, secret=mesh.cipher.encrypt(secret), **of_tenant)
     await courier.ask(_SCHEME, task, address, may_have_ended=True)
 
 
-class PushAddress(Address):
+class _PushAddress(Address):
     """A URL that gets outcomes of a tenant. A task's own has its secret, encrypted; others have none."""
 
     url: str
@@ -62,11 +62,11 @@ class PushAddress(Address):
     secret: str = ""
 
 
-class PushSender(Sender[PushAddress]):
+class PushSender(Sender[_PushAddress]):
     """POSTs outcomes to URLs."""
 
     scheme = _SCHEME
-    kind = PushAddress
+    kind = _PushAddress
     scope = "webhooks"
 
     def __init__(self, mesh: Mesh, settings: WebhooksSettings) -> None:
@@ -77,15 +77,15 @@ class PushSender(Sender[PushAddress]):
         self._receivers = Receivers()
         self.http = HttpPool(timeout_seconds=_TIMEOUT_SECONDS, networks=settings.push_networks)
 
-    def standing(self, task: TaskKey) -> Sequence[PushAddress]:
+    def standing(self, task: TaskKey) -> Sequence[_PushAddress]:
         """The URLs that the settings have for a tenant."""
         return [
-            PushAddress(url=url, tenant_id=tenant_id)
+            _PushAddress(url=url, tenant_id=tenant_id)
             for tenant_id, url in self._targets
             if tenant_id == task.tenant_id
         ]
 
-    async def send(self, address: PushAddress, document: bytes) -> None:
+    async def send(self, address: _PushAddress, document: bytes) -> None:
         """POST an outcome. Raises Undeliverable, TryLater."""
         outcome = Outcome.model_validate_json(document)
         event_type = f"task.{outcome.status}"

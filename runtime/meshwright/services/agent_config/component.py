@@ -61,7 +61,7 @@ class _NoState(BaseModel):
     """None: the front has the table."""
 
 
-class AgentConfigReader(Actor[_NoState]):
+class _AgentConfigReader(Actor[_NoState]):
     """Hands workers without a database the configurations of the front; keys stay encrypted."""
 
     def __init__(self, ref: ActorRef, known: Callable[[], AgentRows]) -> None:
@@ -115,7 +115,7 @@ class AgentConfigs(Component, AgentModels):
 
     def actors(self) -> Iterable[Actors]:
         """The reader of the table for other processes, at the front."""
-        return [Actors(ActorKind.of(AgentConfigReader, type=AGENT_CONFIGS, known=self.known), FRONT)]
+        return [Actors(ActorKind.of(_AgentConfigReader, type=AGENT_CONFIGS, known=self.known), FRONT)]
 
     def routes(self) -> APIRouter:
         """/api/agents and /ws."""

@@ -38,7 +38,7 @@ class ScheduleRequest(ScheduleChange):
     id: Identifier | None = None
 
 
-class ScheduleQuery(BaseModel):
+class _ScheduleQuery(BaseModel):
     """Which schedules to list. `cursor` is the `cursor` of the page before."""
 
     model_config = ConfigDict(extra="forbid")
@@ -47,7 +47,7 @@ class ScheduleQuery(BaseModel):
     cursor: Identifier | None = None
 
 
-class CountQuery(BaseModel):
+class _CountQuery(BaseModel):
     """How many due times to show."""
 
     model_config = ConfigDict(extra="forbid")
@@ -76,8 +76,8 @@ _Key = Annotated[ScheduleKey, Depends(_key_of)]
 
 
 @router.get("/schedules", summary="List schedules")
-async def list_schedules(
-    schedules: _Service, caller: _ViewerDep, query: Annotated[ScheduleQuery, Query()]
+async def _list_schedules(
+    schedules: _Service, caller: _ViewerDep, query: Annotated[_ScheduleQuery, Query()]
 ) -> SchedulePage:
     """List the schedules of your tenant by id, with their next due time and the result of the last."""
     return await schedules.page(caller, after=query.cursor or "", limit=query.limit)
@@ -90,7 +90,7 @@ async def list_schedules(
     response_description="Durable.",
     responses=problems({409: "There is one with that id.", **_MAY_CHANGE}),
 )
-async def create_schedule(
+async def _create_schedule(
     schedules: _Service, caller: _OperatorDep, wanted: ScheduleRequest, response: Response
 ) -> ScheduleView:
     """Submit a task at due times: by `cron` in a time `zone`, at an interval, or once `at` a time.
@@ -104,7 +104,7 @@ async def create_schedule(
 
 
 @router.get("/schedules/{schedule_id}", summary="Look at a schedule", responses=problems(_NONE))
-async def show_schedule(schedules: _Service, caller: _ViewerDep, key: _Key) -> ScheduleView:
+async def _show_schedule(schedules: _Service, caller: _ViewerDep, key: _Key) -> ScheduleView:
     """Show a schedule with its last 20 runs, the last one first."""
     return await schedules.show(key, caller)
 
@@ -118,7 +118,7 @@ async def show_schedule(schedules: _Service, caller: _ViewerDep, key: _Key) -> S
         201: {"model": ScheduleView, "description": "Made."},
     },
 )
-async def put_schedule(
+async def _put_schedule(
     schedules: _Service, caller: _OperatorDep, key: _Key, wanted: ScheduleChange, response: Response
 ) -> ScheduleView:
     """Create a schedule, or replace its fields. A change of `cron`, interval, `at` or `zone` restarts it."""
@@ -133,7 +133,7 @@ async def put_schedule(
     summary="Delete a schedule",
     responses=problems({**_NONE, **_MAY_CHANGE, **_DECLARED}),
 )
-async def delete_schedule(schedules: _Service, caller: _OperatorDep, key: _Key) -> Response:
+async def _delete_schedule(schedules: _Service, caller: _OperatorDep, key: _Key) -> Response:
     """Delete a schedule. Tasks that it has started go on."""
     await schedules.remove(key, caller)
     return Response(status_code=204)
@@ -144,7 +144,7 @@ async def delete_schedule(schedules: _Service, caller: _OperatorDep, key: _Key) 
     summary="Pause a schedule",
     responses=problems({**_NONE, **_MAY_CHANGE}),
 )
-async def pause_schedule(schedules: _Service, caller: _OperatorDep, key: _Key) -> ScheduleView:
+async def _pause_schedule(schedules: _Service, caller: _OperatorDep, key: _Key) -> ScheduleView:
     """Run nothing until it is resumed."""
     return await schedules.pause(key, caller)
 
@@ -154,7 +154,7 @@ async def pause_schedule(schedules: _Service, caller: _OperatorDep, key: _Key) -
     summary="Resume a schedule",
     responses=problems({**_NONE, **_MAY_CHANGE}),
 )
-async def resume_schedule(schedules: _Service, caller: _OperatorDep, key: _Key) -> ScheduleView:
+async def _resume_schedule(schedules: _Service, caller: _OperatorDep, key: _Key) -> ScheduleView:
     """Go on, and make up for due times that have passed meanwhile as `catch_up` says."""
     return await schedules.resume(key, caller)
 
@@ -166,14 +166,14 @@ async def resume_schedule(schedules: _Service, caller: _OperatorDep, key: _Key) 
     response_description="`status` says whether its task was `started`, or why not.",
     responses=problems({**_NONE, **_MAY_CHANGE}),
 )
-async def run_schedule(schedules: _Service, caller: _OperatorDep, key: _Key) -> ScheduledRun:
+async def _run_schedule(schedules: _Service, caller: _OperatorDep, key: _Key) -> ScheduledRun:
     """Submit the task once more, now, whatever is open. The due times stay as they are."""
     return await schedules.run_now(key, caller)
 
 
 @router.get("/schedules/{schedule_id}/next", summary="Preview due times", responses=problems(_NONE))
-async def preview_schedule(
-    schedules: _Service, caller: _ViewerDep, key: _Key, query: Annotated[CountQuery, Query()]
+async def _preview_schedule(
+    schedules: _Service, caller: _ViewerDep, key: _Key, query: Annotated[_CountQuery, Query()]
 ) -> DueTimes:
     """Show when it is due next, also while it is paused."""
     return DueTimes(items=await schedules.preview(key, caller, query.count))
