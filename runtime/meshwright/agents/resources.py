@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from meshwright.core.display import Document, local_time
-from meshwright.core.resources import Column, Resource
+from meshwright.core.display import Column, Document, Resource, local_time
 
 
 def _abilities(agent: Document) -> str:

@@ -65,7 +65,7 @@ class _Unexpected(click.ClickException):
 
 def _commands_of_packages() -> dict[str, click.Command]:
     """The commands that installed packages bring; where one has the name of ours, ours counts."""
-    from meshwright.outline import brought
+    from meshwright.parts import brought
 
     components = [*brought()]
     commands = [command for component in components for command in component.commands()]

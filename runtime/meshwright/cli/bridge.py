@@ -12,9 +12,8 @@ import click
 
 from meshwright.cli.options import WholeNumber, json_option
 from meshwright.cli.output import show
-from meshwright.core.display import Document, local_time
+from meshwright.core.display import Column, Document, local_time
 from meshwright.core.errors import ConfigError
-from meshwright.core.resources import Column
 
 _FILE = Path(".claude") / "settings.json"
 _COLUMNS = (

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from meshwright.cli.output import clipped, fitted
 from meshwright.core.display import Document, EventWords, join, local_time, printable, short, short_id
-from meshwright.outline import event_words
+from meshwright.parts import event_words
 
 _NARROW, _VERY_NARROW = 120, 80  # columns of a terminal
 _DATE, _NARROW_AGENT = 11, 10  # characters

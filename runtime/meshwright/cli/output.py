@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwright.core.display import MORE, Document, printable
-from meshwright.core.resources import Column
+from meshwright.core.display import MORE, Column, Document, printable
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

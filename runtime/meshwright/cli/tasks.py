@@ -29,9 +29,8 @@ from meshwright.cli.output import document
 from meshwright.cli.project import trust_option
 from meshwright.cli.steps import file_rows, save_files, show_steps, step_path
 from meshwright.core import display
-from meshwright.core.display import Document, dollars, fault, finish, join, local_time, score, short
+from meshwright.core.display import Column, Document, dollars, fault, finish, join, local_time, score, short
 from meshwright.core.errors import NotFound
-from meshwright.core.resources import Column
 from meshwright.ledger.resources import TASK_BUDGET, estimated, spent_of
 
 if TYPE_CHECKING:

@@ -22,8 +22,7 @@ from meshwright.cli.options import WholeNumber, data_option, database_option
 from meshwright.cli.output import styled, table
 from meshwright.cli.project import require_trust, trust_option
 from meshwright.core.clock import unless
-from meshwright.core.display import Document
-from meshwright.core.resources import Column
+from meshwright.core.display import Column, Document
 
 if TYPE_CHECKING:
     from socket import socket

@@ -9,8 +9,8 @@ from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
+from meshwright.client.administration import ResourceCalls
 from meshwright.client.client import Client
-from meshwright.client.resources import ResourceCalls
 from meshwright.client.transports import CALL_SECONDS, DEFAULT_URL
 
 if TYPE_CHECKING:

@@ -11,8 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from meshwright.core.errors import ConfigError
 from meshwright.core.plugins import COMPONENTS, installed
 from meshwright.parts import BUILTIN, imported
-from meshwright.settings.forms import Table
-from meshwright.settings.references import Secret
+from meshwright.settings.forms import Secret, Table
 
 if TYPE_CHECKING:
     from meshwright.agents.settings import AgentsSettings, PromptsSettings, ToolsSettings

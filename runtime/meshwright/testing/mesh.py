@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from meshwright.agent import Agent
-from meshwright.app import build_mesh
+from meshwright.app import StoreDeps, build_mesh
 from meshwright.core import topics
 from meshwright.core.clock import Clock
 from meshwright.core.errors import MeshError, ModelError, PromptError
@@ -26,7 +26,6 @@ from meshwright.models.offline import stream_words
 from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta, ToolCall
 from meshwright.orchestration.tasks import Tasks
 from meshwright.prompts.folder import BUILT_IN
-from meshwright.runtimes import StoreDeps
 from meshwright.settings import load_settings
 from meshwright.stores.memory import Faults
 from meshwright.testing.runtime import ManualClock, memory_runtime

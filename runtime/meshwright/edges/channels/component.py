@@ -9,9 +9,8 @@ from meshwright.agent import Agent, AgentTypes
 from meshwright.component import Check, Component
 from meshwright.core.capability import Capability
 from meshwright.core.errors import ConfigError, ToolFailed
-from meshwright.edges.channels.chats import HttpChat, WhatsAppChat
+from meshwright.edges.channels.chats import ChatChannel, HttpChat, WhatsAppChat
 from meshwright.edges.channels.mattermost import MattermostChat, MattermostSocket
-from meshwright.edges.channels.messages import ChatChannel
 from meshwright.edges.channels.receiver import ChannelReceiver
 from meshwright.edges.channels.sender import ChannelSender, Typing
 from meshwright.edges.channels.settings import ChannelSettings, ChannelsSettings, PersonaSettings

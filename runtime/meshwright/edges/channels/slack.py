@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 
 from meshwright.core.errors import ConfigError, MeshError
 from meshwright.core.plugins import install_command
-from meshwright.edges.channels.messages import (
+from meshwright.edges.channels.chats import (
     MAX_CONTENT_CHARS,
     ChannelMessage,
     ChatChannel,

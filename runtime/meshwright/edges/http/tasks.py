@@ -21,7 +21,7 @@ from meshwright.edges.http.events import (
     streams_of,
 )
 from meshwright.edges.http.routing import EVENTS, make_router, may, problems, read_body, valid_trace
-from meshwright.edges.notify import NotifyingRequest, notifier_of
+from meshwright.edges.outgoing import NotifyingRequest, notifier_of
 from meshwright.events.inbox import InboxPage
 from meshwright.events.tasks import TaskPage
 from meshwright.identity.operations import Operations

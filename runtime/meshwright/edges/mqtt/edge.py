@@ -1,4 +1,4 @@
-"""The edge as a part of the mesh: it keeps a connection to the broker, and all that lives on it."""
+"""The component of the MQTT edge: it keeps a connection to the broker, and all that lives on it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import asyncio
 import logging
 import ssl
 import threading
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 from urllib.parse import urlsplit
 
 from paho.mqtt.client import CallbackAPIVersion, Client, MQTTv5
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from meshwright.component import Check, Component
 from meshwright.core.clock import Backoff
 from meshwright.core.messages import Event
 from meshwright.edges.mqtt.commands import Commands
@@ -34,6 +36,7 @@ from meshwright.edges.mqtt.outgoing import (
     Views,
     will,
 )
+from meshwright.edges.mqtt.settings import MqttSettings
 from meshwright.edges.replies import Courier
 from meshwright.edges.tls import CHECK_SECONDS, BrokerTls
 from meshwright.mesh import Mesh
@@ -307,3 +310,21 @@ class MqttEdge:
 
         threading.Thread(target=dial, name="mqtt-dial", daemon=True).start()
         await dialled
+
+
+class MqttComponent(Component):
+    """Lets MQTT clients in, where a broker is set and this process is the front."""
+
+    name = "mqtt"
+    config: MqttSettings
+    facts: ClassVar[Mapping[str, str]] = {"edge.*": "count"}
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        if self.config.url and mesh.role.is_front:
+            self._edge = MqttEdge(mesh)
+            self.parts.append(self._edge)
+
+    def checks(self) -> Iterable[Check]:
+        """Whether the broker lets the mesh in."""
+        return [Check("mqtt", self._edge.check)] if self.parts else []

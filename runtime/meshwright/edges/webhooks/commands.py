@@ -9,13 +9,12 @@ import click
 
 from meshwright.cli.options import json_option
 from meshwright.cli.output import echo_json, show
-from meshwright.core.display import Document, printable
+from meshwright.core.display import Column, Document, printable
 from meshwright.core.errors import NotFound, nearest
-from meshwright.core.resources import Column
 from meshwright.edges.webhooks.component import Source, sources_of
-from meshwright.edges.webhooks.forge import forge_address
 from meshwright.edges.webhooks.kinds import Item, board_event
 from meshwright.edges.webhooks.receiver import TaskRule
+from meshwright.edges.webhooks.senders import forge_address
 from meshwright.settings import load_settings
 
 

@@ -9,11 +9,10 @@ from meshwright.agent import AgentTypes
 from meshwright.component import Check, Component
 from meshwright.core.errors import ConfigError
 from meshwright.core.messages import Caller
-from meshwright.edges.notify import Notifier, Notify
+from meshwright.edges.outgoing import Notifier, Notify
 from meshwright.edges.replies import Courier
-from meshwright.edges.webhooks.forge import ForgeSender
-from meshwright.edges.webhooks.push import PushSender, check_notify, notify_of
 from meshwright.edges.webhooks.receiver import Source, WebhookReceiver, rules_of
+from meshwright.edges.webhooks.senders import ForgeSender, PushSender, check_notify, notify_of
 from meshwright.edges.webhooks.settings import WebhooksSettings
 from meshwright.mesh import Mesh
 
