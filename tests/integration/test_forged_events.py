@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from meshwright.cli.event_lines import event_line
-from meshwright.cli.output import document
+from meshwright.cli.output import document, event_line
 from meshwright.core.access import Role
 from meshwright.core.messages import Event, new_id
 from meshwright.core.topics import MESH, TASK_PROGRESS

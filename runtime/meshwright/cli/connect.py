@@ -21,9 +21,8 @@ from urllib.parse import urlsplit
 
 import click
 
-from meshwright.cli.event_lines import line_of
 from meshwright.cli.options import Target
-from meshwright.cli.output import document
+from meshwright.cli.output import document, line_of
 from meshwright.cli.project import declared_agents, require_trust
 from meshwright.core.display import Document, Need
 from meshwright.core.errors import ConfigError, InvalidInput
@@ -183,7 +182,7 @@ async def in_process(
 @asynccontextmanager
 async def _started(settings: Settings, *, works: bool) -> AsyncIterator[Mesh]:
     from meshwright.app import build_mesh
-    from meshwright.cli.tracebacks import log_to_stderr
+    from meshwright.cli.app import log_to_stderr
     from meshwright.work import Worker
 
     log_to_stderr(settings.data_dir)

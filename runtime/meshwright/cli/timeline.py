@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 import click
 
 from meshwright.cli.connect import Connection, talk, whole_id
-from meshwright.cli.event_lines import Line, event_line, line_of
 from meshwright.cli.inbox import answer_of, question_lines
 from meshwright.cli.options import Target, WholeNumber, json_option, mesh_options
-from meshwright.cli.output import document, for_terminal, styled, terminal_width
+from meshwright.cli.output import Line, document, event_line, for_terminal, line_of, styled, terminal_width
 from meshwright.client import ENDINGS, Client
 from meshwright.core.display import Document, file_line, printable
 from meshwright.core.errors import Conflict, MeshError, NotFound, error_of_code

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from importlib.resources import files
 from typing import Annotated, Any, ClassVar, get_type_hints
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
@@ -15,7 +15,7 @@ from starlette.types import Scope
 
 from meshwright.core.access import Role
 from meshwright.core.errors import Draining
-from meshwright.core.messages import Caller
+from meshwright.core.messages import ID_PATTERN, Caller
 from meshwright.core.tracing import parse
 from meshwright.edges.bodies import (
     PAYLOAD,
@@ -302,3 +302,25 @@ def complete_document(document: dict[str, Any]) -> dict[str, Any]:
             if status >= "4":
                 response.setdefault("content", {PROBLEM_TYPE: PROBLEM})
     return document
+
+
+# Deliveries, which need no key: signatures say who sends
+
+DeliveryName = Annotated[str, Path(pattern=ID_PATTERN)]
+DELIVERY_PROBLEMS = {
+    400: "The body is no JSON object.",
+    413: "The body is too large, or nested too deep.",
+    415: "The body is not sent as application/json.",
+    429: "The mesh has as many open tasks as it may: `Retry-After` says when to try again.",
+}
+
+
+def address_of(request: Request) -> str:
+    """The address of the sender; empty where the connection has none."""
+    return request.client.host if request.client is not None else ""
+
+
+def body_like(example: dict[str, str]) -> dict[str, Any]:
+    """Documents a body that is read as it was sent."""
+    content = {"application/json": {"schema": {"type": "object"}, "example": example}}
+    return {"requestBody": {"content": content, "required": True}}

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from importlib import resources
+from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -32,7 +32,7 @@ from meshwright.models.named import AgentModel
 from meshwright.models.port import ModelRequest
 from meshwright.models.select import PREFIX, AgentModels
 from meshwright.roles import FRONT
-from meshwright.services.agent_config import migrations, table
+from meshwright.services.agent_config import table
 from meshwright.services.agent_config.records import (
     AgentConfig,
     AgentConfigRequest,
@@ -107,7 +107,7 @@ class AgentConfigs(Component, AgentModels):
 
     def migrations(self) -> Traversable:
         """The table `agents`, with a default that is not active."""
-        return resources.files(migrations)
+        return files("meshwright.services.agent_config") / "migrations"
 
     def encrypted(self) -> Iterable[EncryptedColumn]:
         """The keys of providers."""
