@@ -57,14 +57,15 @@ class Rule(NamedTuple):
                 "This request takes an administrator's credentials, also on the mesh's machine",
                 remedy=ADMIN_REMEDY,
             )
-        _require(caller, self.roles, does or self.does)
+        if granted(caller.roles).isdisjoint(self.roles):
+            raise _lacking(caller, self.roles, does or self.does)
         if self.all_tenants and not caller.all_tenants:
             require_all_tenants(caller, self.does)
 
     def check_task(self, caller: Caller, requested_by: str) -> None:
         """Raises what `check` raises for a task of another that takes a further role."""
         if self.others is not None and not is_own(caller, requested_by):
-            _require(caller, (self.others,), self.of_others)
+            require(caller, self.others, self.of_others)
 
     def __str__(self) -> str:
         words = f"Takes the role {' or '.join(self.roles)}"
@@ -134,19 +135,18 @@ def require(caller: Caller, role: Role, what: str) -> None:
 
     `what` ends the sentence `Only a caller with the role ... `, like `pauses schedules`.
     """
-    _require(caller, (role,), what)
+    if not has_role(caller, role):
+        raise _lacking(caller, (role,), what)
 
 
-def _require(caller: Caller, roles: tuple[Role, ...], what: str) -> None:
-    held = granted(caller.roles)
-    if held.isdisjoint(roles):
-        wanted = " or ".join(roles)
-        error: type[MeshError] = Unauthenticated if _is_anonymous(caller) else Forbidden
-        key = f"Use a key that has it: mesh keys create --role {roles[0]}"
-        raise error(
-            f"Only a caller with the role {wanted} {what}; {caller.requested_by} has {in_order(held)}",
-            remedy="Add the role to the client in mqtt.clients" if caller.source == "mqtt" else key,
-        )
+def _lacking(caller: Caller, roles: tuple[Role, ...], what: str) -> MeshError:
+    wanted, held = " or ".join(roles), in_order(granted(caller.roles))
+    error: type[MeshError] = Unauthenticated if _is_anonymous(caller) else Forbidden
+    key = f"Use a key that has it: mesh keys create --role {roles[0]}"
+    return error(
+        f"Only a caller with the role {wanted} {what}; {caller.requested_by} has {held}",
+        remedy="Add the role to the client in mqtt.clients" if caller.source == "mqtt" else key,
+    )
 
 
 def check_answer(caller: Caller, view: TaskView, key: str) -> None:

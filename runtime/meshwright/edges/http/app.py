@@ -237,7 +237,7 @@ class _Gate:
     def _is_ours(self, name: str, scope: Scope) -> bool:
         if is_loopback(name):
             return True
-        if self._is_exposed or not is_loopback(_address(scope, "server")):
+        if self._is_exposed or not is_loopback((scope.get("server") or ("",))[0]):
             return name in self._exposed_names or _is_address(name)
         return name in self._names
 
@@ -267,12 +267,12 @@ def is_local(scope: Scope) -> bool:
 
     It grants nothing that keys protect: a proxy that says nothing is local too.
     """
-    is_here = is_loopback(_address(scope, "client")) and is_loopback(_address(scope, "server"))
-    return is_here and _FORWARDED.isdisjoint(map(itemgetter(0), scope["headers"]))
-
-
-def _address(scope: Scope, end: str) -> str:
-    return (scope.get(end) or ("",))[0]
+    client, server = scope.get("client") or ("",), scope.get("server") or ("",)
+    return (
+        is_loopback(client[0])
+        and is_loopback(server[0])
+        and _FORWARDED.isdisjoint(map(itemgetter(0), scope["headers"]))
+    )
 
 
 @lru_cache(maxsize=64)

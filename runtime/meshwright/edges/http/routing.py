@@ -23,8 +23,9 @@ from meshwright.edges.bodies import (
     BodyLimit,
     InvalidFields,
     Problem,
-    check_size,
+    max_size,
     read_json,
+    too_large,
 )
 from meshwright.edges.http.errors import CALLER, ErrorShape, JsonLine, OpenAIErrorBody, RouterKind, kind_of
 from meshwright.edges.http.errors import record_misuse as record_misuse  # for WebSockets of components
@@ -187,11 +188,13 @@ class _ReadRequest(Request):
 async def read_body(request: Request, settings: Settings) -> bytes:
     """Reads no more of a body than its router's limit. Raises TooLarge."""
     limit = kind_of(request.scope).max_body
-    announced, body = request.headers.get("content-length", ""), bytearray()
-    check_size(int(announced) if announced.isdecimal() else 0, settings, limit)
+    announced, body, most = request.headers.get("content-length", ""), bytearray(), max_size(settings, limit)
+    if announced.isdecimal() and int(announced) > most:
+        raise too_large(settings, limit)
     async for chunk in request.stream():
         body += chunk
-        check_size(len(body), settings, limit)
+        if len(body) > most:
+            raise too_large(settings, limit)
     return bytes(body)
 
 
