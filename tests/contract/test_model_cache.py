@@ -20,7 +20,7 @@ KINDS = ["memory", "disk", pytest.param("redis", marks=pytest.mark.needs("redis-
 
 
 @dataclass
-class Place:
+class OpenCache:
     """A store under test, and how its time is made to pass."""
 
     store: CacheStore
@@ -31,28 +31,28 @@ class Place:
     """Until what is kept for `ttl_seconds` is no more."""
 
 
-def place_of(kind: str, folder: Path, request: pytest.FixtureRequest) -> Place:
+def cache_of(kind: str, folder: Path, request: pytest.FixtureRequest) -> OpenCache:
     clock = ManualClock()
     if kind == "redis":
         services = request.getfixturevalue("services")
-        return Place(redis(services), lambda: redis(services), 0.02, lambda: asyncio.sleep(0.025))
+        return OpenCache(redis(services), lambda: redis(services), 0.02, lambda: asyncio.sleep(0.025))
 
     def make() -> CacheStore:
         return MemoryCache(clock, ROOM) if kind == "memory" else SqliteCache(folder, clock, ROOM)
 
-    return Place(make(), make, 60.0, lambda: clock.advance(60))
+    return OpenCache(make(), make, 60.0, lambda: clock.advance(60))
 
 
 @pytest.fixture(params=KINDS)
-async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
-    place = place_of(request.param, tmp_path, request)
-    yield place
-    await place.store.close()
+async def cache(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[OpenCache]:
+    cache = cache_of(request.param, tmp_path, request)
+    yield cache
+    await cache.store.close()
 
 
 @pytest.fixture
-def store(place: Place) -> CacheStore:
-    return place.store
+def store(cache: OpenCache) -> CacheStore:
+    return cache.store
 
 
 async def test_what_is_put_is_found_by_its_key_alone(store: CacheStore) -> None:
@@ -77,21 +77,21 @@ async def test_any_bytes_come_back_as_they_were(store: CacheStore, value: bytes)
     assert await store.get(key) == value
 
 
-async def test_what_is_kept_for_a_while_is_gone_after_it(place: Place) -> None:
+async def test_what_is_kept_for_a_while_is_gone_after_it(cache: OpenCache) -> None:
     key, other = new_id(), new_id()
-    await place.store.put(key, b"short", place.ttl_seconds)
-    await place.store.put(other, b"long", 3600)
-    await place.pass_time()
-    assert await place.store.get(key) is None
-    assert await place.store.get(other) == b"long"
+    await cache.store.put(key, b"short", cache.ttl_seconds)
+    await cache.store.put(other, b"long", 3600)
+    await cache.pass_time()
+    assert await cache.store.get(key) is None
+    assert await cache.store.get(other) == b"long"
 
 
-async def test_what_is_put_again_is_kept_from_then_on(place: Place) -> None:
+async def test_what_is_put_again_is_kept_from_then_on(cache: OpenCache) -> None:
     key = new_id()
-    await place.store.put(key, b"short", place.ttl_seconds)
-    await place.store.put(key, b"long", 3600)
-    await place.pass_time()
-    assert await place.store.get(key) == b"long"
+    await cache.store.put(key, b"short", cache.ttl_seconds)
+    await cache.store.put(key, b"long", 3600)
+    await cache.pass_time()
+    assert await cache.store.get(key) == b"long"
 
 
 async def test_it_opens_anew_after_it_was_closed(store: CacheStore) -> None:
@@ -119,7 +119,7 @@ async def test_questions_side_by_side_get_their_own_answers_also_where_some_are_
     assert [await store.get(key) for key in keys] == [key.encode() for key in keys]
 
 
-async def test_a_reply_comes_back_as_it_was_but_for_what_it_costs(place: Place) -> None:
+async def test_a_reply_comes_back_as_it_was_but_for_what_it_costs(cache: OpenCache) -> None:
     reply = ModelReply(
         content="Käse \U0001f9c0\x00",
         tool_calls=(ToolCall(id="c1", name="look", arguments='{"at": '),),
@@ -130,7 +130,7 @@ async def test_a_reply_comes_back_as_it_was_but_for_what_it_costs(place: Place) 
         cost_source="reported",
         finish_reason="tool_calls",
     )
-    model = caching(Once(reply), place.store)
+    model = caching(Once(reply), cache.store)
     text = new_id()
     assert await model.complete(ask(text)) == reply
     hit = await model.complete(ask(text))
@@ -145,10 +145,10 @@ async def test_a_reply_comes_back_as_it_was_but_for_what_it_costs(place: Place) 
 async def shared(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> AsyncIterator[tuple[CacheStore, CacheStore]]:
-    place = place_of(request.param, tmp_path, request)
-    other = place.again()
-    yield place.store, other
-    await place.store.close()
+    cache = cache_of(request.param, tmp_path, request)
+    other = cache.again()
+    yield cache.store, other
+    await cache.store.close()
     await other.close()
 
 
@@ -179,14 +179,14 @@ async def test_workers_write_side_by_side(shared: tuple[CacheStore, CacheStore])
 
 
 @pytest.fixture(params=["memory", "disk"])
-async def limited(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Place]:
-    place = place_of(request.param, tmp_path, request)
-    yield place
-    await place.store.close()
+async def limited(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[OpenCache]:
+    cache = cache_of(request.param, tmp_path, request)
+    yield cache
+    await cache.store.close()
 
 
 async def test_what_was_used_last_stays_and_there_is_never_more_than_there_may_be(
-    limited: Place, tmp_path: Path
+    limited: OpenCache, tmp_path: Path
 ) -> None:
     store = limited.store
     await store.put("used", b"u" * 5_000, 3600)
@@ -199,7 +199,7 @@ async def test_what_was_used_last_stays_and_there_is_never_more_than_there_may_b
     assert not (file := tmp_path / "cache.db").exists() or file.stat().st_size < ROOM * 1.1
 
 
-async def test_what_has_ended_makes_room_before_what_is_good(limited: Place) -> None:
+async def test_what_has_ended_makes_room_before_what_is_good(limited: OpenCache) -> None:
     store = limited.store
     for number in range(20):
         await store.put(f"old {number}", b"x" * 10_000, 3600)
@@ -212,7 +212,7 @@ async def test_what_has_ended_makes_room_before_what_is_good(limited: Place) -> 
     assert sum(kept) >= (20 if isinstance(store, SqliteCache) else 15)
 
 
-async def test_what_is_larger_than_all_there_may_be_takes_no_place(limited: Place) -> None:
+async def test_what_is_larger_than_all_there_may_be_takes_no_place(limited: OpenCache) -> None:
     await limited.store.put("small", b"x", 60)
     await limited.store.put("large", b"x" * (ROOM + 1), 60)
     assert (await limited.store.get("large"), await limited.store.get("small")) == (None, b"x")

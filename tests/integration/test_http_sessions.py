@@ -120,6 +120,14 @@ async def test_event_streams_and_websockets_of_a_caller_and_a_tenant_are_limited
                     break
 
 
+async def test_a_caller_may_wait_for_more_outcomes_than_it_may_have_streams(tmp_path: Path) -> None:
+    async with http_mesh(tmp_path, admin_token=TOKEN, http={"max_streams": 2}) as api:
+        ada = await api.mesh.get(Keys).create("ada", roles=["submitter", "viewer"])
+        async with Client(api.url, ada.key) as client:
+            outcomes = await asyncio.gather(*[client.ask("Hello", agent_id="echo") for _ in range(12)])
+    assert [outcome.status for outcome in outcomes] == ["succeeded"] * 12
+
+
 class Unending:
     """A model that begins its answer and never ends it."""
 

@@ -172,3 +172,21 @@ async def test_a_run_of_idempotent_steps_starts_over_with_the_answers_it_had(tmp
         waits = await running.client.events(task_id=task_id, event_type="task.waiting")
     assert (outcome.text, outcome.attempt) == (f"Done: {ITEM} is shipped by post.", 2)
     assert len(waits) == 1, "a person is asked again"
+
+
+async def test_changed_code_is_told_of_before_work_goes_on(tmp_path: Path) -> None:
+    async with Simulator(Scenario("deploys", "a deploy in the middle of a step", "buyer")) as simulator:
+        shop = Shop(simulator, tmp_path)
+        shop.deploy(("# first", 'await run.step("look", lambda: __import__("asyncio").sleep(3_600))'))
+        async with mesh_up(shop.data, **shop.environment) as running:
+            await shop.submit(running)
+            await running.until(lambda event: event["event_type"] == "task.started")
+            await running.kill()
+        shop.deploy()
+        types: list[str] = []
+        async with mesh_up(shop.data, **shop.environment) as running:
+            async for event in running.stream():
+                types.append(event["event_type"])
+                if types[-1] == "task.resumed":
+                    break
+    assert "agent.code_changed" in types

@@ -109,7 +109,7 @@ def service(
     )
 
 
-class Told:
+class Warnings:
     def __init__(self) -> None:
         self.lines: list[str] = []
         self._more = asyncio.Condition()
@@ -128,13 +128,13 @@ class Told:
 
 
 @pytest.fixture
-async def told() -> Told:
-    return Told()
+async def warnings() -> Warnings:
+    return Warnings()
 
 
 @asynccontextmanager
-async def supervisor(folder: Path, told: Callable[[str], None], **options) -> AsyncIterator[Supervisor]:
-    supervisor = Supervisor(folder, warn=told, **({"patience": QUICK} | options))
+async def supervisor(folder: Path, warnings: Callable[[str], None], **options) -> AsyncIterator[Supervisor]:
+    supervisor = Supervisor(folder, warn=warnings, **({"patience": QUICK} | options))
     try:
         yield supervisor
     finally:
@@ -142,100 +142,106 @@ async def supervisor(folder: Path, told: Callable[[str], None], **options) -> As
 
 
 async def test_a_dead_program_is_started_again_on_its_port(
-    tmp_path: Path, told: Told, program: Program
+    tmp_path: Path, warnings: Warnings, program: Program
 ) -> None:
-    async with supervisor(tmp_path, told) as kept:
-        [service] = await kept.start([program(LISTEN)])
-        [(_, first)] = kept.running
+    async with supervisor(tmp_path, warnings) as supervised:
+        [service] = await supervised.start([program(LISTEN)])
+        [(_, first)] = supervised.running
         kill(first)
-        await told.until("it works again")
-        assert told.lines[0] == "it was killed by SIGKILL; starting it again in 0.001 s (1 of 10)"
-        [(again, second)] = kept.running
+        await warnings.until("it works again")
+        assert warnings.lines[0] == "it was killed by SIGKILL; starting it again in 0.001 s (1 of 10)"
+        [(again, second)] = supervised.running
         assert again == service and second != first and lives(second)
 
 
 async def test_ten_deaths_in_a_row_end_with_the_reason_and_its_log(
-    tmp_path: Path, told: Told, program: Program
+    tmp_path: Path, warnings: Warnings, program: Program
 ) -> None:
-    async with supervisor(tmp_path, told) as kept:
+    async with supervisor(tmp_path, warnings) as supervised:
         full = tmp_path / "full"
-        await kept.start([program(BRIEF.format(full=str(full)))])
+        await supervised.start([program(BRIEF.format(full=str(full)))])
         full.touch()
-        error = await kept.failure()
+        error = await supervised.failure()
         assert isinstance(error, ServiceFailed)
         assert error.message == "it died 11 times in a row; it ended with status 1: Error: the disk is full"
         assert str(tmp_path / "it.log") in error.remedy
-    assert len([line for line in told.lines if "starting it again" in line]) == 10
+    assert len([line for line in warnings.lines if "starting it again" in line]) == 10
     assert (tmp_path / "it.log").read_text().count("the disk is full") == 11
 
 
-async def test_deaths_far_apart_are_never_too_many(tmp_path: Path, told: Told, program: Program) -> None:
+async def test_deaths_far_apart_are_never_too_many(
+    tmp_path: Path, warnings: Warnings, program: Program
+) -> None:
     patience = Patience(max_restarts=1, first_pause_seconds=0.001, steady_seconds=0.0)
-    async with supervisor(tmp_path, told, patience=patience) as kept:
-        await kept.start([program(LISTEN)])
+    async with supervisor(tmp_path, warnings, patience=patience) as supervised:
+        await supervised.start([program(LISTEN)])
         for _ in range(3):
-            told.lines.clear()
-            kill(kept.running[0][1])
-            await told.until("works again")
+            warnings.lines.clear()
+            kill(supervised.running[0][1])
+            await warnings.until("works again")
 
 
 async def test_a_program_that_never_works_fails_the_start_and_stops_what_started_beside_it(
-    tmp_path: Path, told: Told, program: Program
+    tmp_path: Path, warnings: Warnings, program: Program
 ) -> None:
-    async with supervisor(tmp_path, told) as kept:
+    async with supervisor(tmp_path, warnings) as supervised:
         broken = "raise SystemExit('Error: no such option')"
         with pytest.raises(ServiceFailed, match="other ended with status 1: Error: no such option"):
-            await kept.start([program(LISTEN), program(broken, name="other")])
-        assert kept.running == []
+            await supervised.start([program(LISTEN), program(broken, name="other")])
+        assert supervised.running == []
         assert (tmp_path / "it.log").exists()
 
 
 async def test_a_program_that_is_late_is_killed_and_said_to_be(
-    tmp_path: Path, told: Told, program: Program
+    tmp_path: Path, warnings: Warnings, program: Program
 ) -> None:
-    async with supervisor(tmp_path, told) as kept:
+    async with supervisor(tmp_path, warnings) as supervised:
         sleeper = program("import signal; print('warming up', flush=True); signal.pause()", ready_seconds=5)
         with pytest.raises(ServiceFailed, match=r"it was not ready within 5 s: warming up"):
-            await kept.start([sleeper])
+            await supervised.start([sleeper])
 
 
 async def test_a_port_is_ours_until_its_program_takes_it_and_after_it_has_died(
-    tmp_path: Path, told: Told, program: Program, ports: Ports
+    tmp_path: Path, warnings: Warnings, program: Program, ports: Ports
 ) -> None:
     [port] = ports.take(1)
-    async with supervisor(tmp_path, told, patience=Patience(first_pause_seconds=60)) as kept:
-        await kept.start([program(LISTEN, port=port)])
-        kill(kept.running[0][1])
-        await told.until("starting it again")
+    async with supervisor(tmp_path, warnings, patience=Patience(first_pause_seconds=60)) as supervised:
+        await supervised.start([program(LISTEN, port=port)])
+        kill(supervised.running[0][1])
+        await warnings.until("starting it again")
         with socket.socket() as other, pytest.raises(OSError, match="in use"):
             other.bind(("127.0.0.1", port))
 
 
 async def test_what_a_dead_program_had_started_ends_with_it(
-    tmp_path: Path, told: Told, program: Program
+    tmp_path: Path, warnings: Warnings, program: Program
 ) -> None:
     said: list[str] = []
     code = f"import subprocess; print(subprocess.Popen(['sleep', '1000']).pid, flush=True)\n{LISTEN}"
-    async with supervisor(tmp_path, told, on_line=lambda name, stream, line: said.append(line)) as kept:
-        await kept.start([program(code, layer=Layer.WORKERS)])
+    async with supervisor(
+        tmp_path, warnings, on_line=lambda name, stream, line: said.append(line)
+    ) as supervised:
+        await supervised.start([program(code, layer=Layer.WORKERS)])
         assert lives(int(said[0]))
-        kill(kept.running[0][1])
-        await told.until("it works again")
+        kill(supervised.running[0][1])
+        await warnings.until("it works again")
         await gone([int(said[0])])
         assert lives(int(said[1]))
     await gone([int(said[1])])
 
 
 async def test_layers_are_stopped_from_the_top_and_what_does_not_end_is_killed(
-    tmp_path: Path, told: Told, program: Program
+    tmp_path: Path, warnings: Warnings, program: Program
 ) -> None:
     said: list[str] = []
-    async with supervisor(tmp_path, told, on_line=lambda name, stream, line: said.append(line)) as kept:
-        [below] = await kept.start([program(LISTEN)])
+    async with supervisor(
+        tmp_path, warnings, on_line=lambda name, stream, line: said.append(line)
+    ) as supervised:
+        [below] = await supervised.start([program(LISTEN)])
         code = SAYS_WHETHER.format(port=below.address.rpartition(":")[2])
-        await kept.start([program(code, name="above", layer=Layer.WORKERS)])
-        await kept.start([program(STUBBORN, name="stubborn", stop_seconds=0.2)])
-        pids = [pid for _, pid in kept.running]
+        await supervised.start([program(code, name="above", layer=Layer.WORKERS)])
+        await supervised.start([program(STUBBORN, name="stubborn", stop_seconds=0.2)])
+        pids = [pid for _, pid in supervised.running]
     assert said == ["what is below still answers"]
     assert not any(map(lives, pids))
 
@@ -264,14 +270,14 @@ def test_a_program_whose_parent_has_gone_already_does_not_begin(tmp_path: Path) 
 async def test_a_program_that_hangs_dumps_its_stacks_and_starts_again(
     tmp_path: Path, program: Program
 ) -> None:
-    told = Told()
-    supervisor = Supervisor(tmp_path, warn=told, patience=QUICK)
+    warnings = Warnings()
+    supervisor = Supervisor(tmp_path, warn=warnings, patience=QUICK)
     hangs = program(HANGS, scheme="http")
     await supervisor.start([replace(hangs, alive=hangs.ready, silent_seconds=0.5)])
     try:
-        await told.until("it hangs: no answer for 0.5 s; its stacks are in")
-        await told.until("it was killed by SIGKILL")
-        await told.until("it works again")
+        await warnings.until("it hangs: no answer for 0.5 s; its stacks are in")
+        await warnings.until("it was killed by SIGKILL")
+        await warnings.until("it works again")
     finally:
         await supervisor.stop()
     assert "in spin_for_ever" in (tmp_path / "it.log").read_text()

@@ -21,17 +21,17 @@ NAMES = (
     *("researcher-agent", "simple-agent", "ui-agent"),
 )
 HEAD = "---\ntags: [a]\nvariables: [context]\n---\n"
-Told = list[tuple[str, dict[str, Any]]]
+Notices = list[tuple[str, dict[str, Any]]]
 
 
 @pytest.fixture
-def told() -> Told:
+def notices() -> Notices:
     return []
 
 
 @pytest.fixture
-def prompts(tmp_path: Path, told: Told) -> Prompts:
-    return Prompts(tmp_path, on_event=lambda event_type, payload: told.append((event_type, payload)))
+def prompts(tmp_path: Path, notices: Notices) -> Prompts:
+    return Prompts(tmp_path, on_event=lambda event_type, payload: notices.append((event_type, payload)))
 
 
 def write(prompts: Prompts, text: str, name: str = "greeter") -> Path:
@@ -169,7 +169,7 @@ def test_a_prompt_is_read_once(prompts: Prompts) -> None:
 
 @pytest.mark.parametrize("text", [None, "broken"], ids=["missing", "broken"])
 def test_instead_of_a_missing_or_broken_file_there_is_a_built_in_prompt_and_one_warning(
-    prompts: Prompts, told: Told, text: str | None
+    prompts: Prompts, notices: Notices, text: str | None
 ) -> None:
     if text:
         write(prompts, text)
@@ -178,7 +178,7 @@ def test_instead_of_a_missing_or_broken_file_there_is_a_built_in_prompt_and_one_
         prompts.reload()
     assert prompt.source == "built-in"
     assert "You are greeter" in prompt.render_from({"agent_name": "greeter", "context": ""})
-    ((event_type, payload),) = told
+    ((event_type, payload),) = notices
     assert event_type == "prompt.fallback"
     assert payload["name"] == "greeter"
     assert payload["path"].endswith("greeter.prompt")
@@ -186,7 +186,7 @@ def test_instead_of_a_missing_or_broken_file_there_is_a_built_in_prompt_and_one_
     assert payload["remedy"]
 
 
-def test_a_changed_file_is_read_again_and_told(prompts: Prompts, told: Told) -> None:
+def test_a_changed_file_is_read_again_and_told(prompts: Prompts, notices: Notices) -> None:
     write(prompts, HEAD + "Old {{context}}")
     old = prompts.resolve("greeter")
     assert prompts.reload() == []
@@ -195,12 +195,12 @@ def test_a_changed_file_is_read_again_and_told(prompts: Prompts, told: Told) -> 
     assert prompts.reload() == ["greeter"]
     new = prompts.resolve("greeter")
     assert new.body == "New {{context}}"
-    assert told == [("prompt.reloaded", {"name": "greeter", "path": str(path), "digest": new.digest})]
+    assert notices == [("prompt.reloaded", {"name": "greeter", "path": str(path), "digest": new.digest})]
 
 
 @pytest.mark.parametrize("broken", ["broken", HEAD.replace("context", "name") + "Hello {{name}}", None])
 def test_a_bad_edit_keeps_the_last_good_prompt_until_the_next(
-    prompts: Prompts, told: Told, broken: str | None
+    prompts: Prompts, notices: Notices, broken: str | None
 ) -> None:
     good = write(prompts, HEAD + "Good {{context}}")
     prompts.resolve("greeter")
@@ -211,14 +211,14 @@ def test_a_bad_edit_keeps_the_last_good_prompt_until_the_next(
     prompts.reload()
     prompts.reload()
     assert prompts.resolve("greeter").body == "Good {{context}}"
-    ((event_type, payload),) = told
+    ((event_type, payload),) = notices
     assert event_type == "prompt.rejected"
     assert payload["path"].endswith("greeter.prompt") and payload["error"] and payload["remedy"]
     assert (payload["line"] is None) == (broken is None)
     write(prompts, HEAD + "Mended {{context}}")
     prompts.reload()
     assert prompts.resolve("greeter").body == "Mended {{context}}"
-    assert [event_type for event_type, _ in told] == ["prompt.rejected", "prompt.reloaded"]
+    assert [event_type for event_type, _ in notices] == ["prompt.rejected", "prompt.reloaded"]
 
 
 def test_one_bad_file_does_not_stop_the_others_from_being_read(prompts: Prompts) -> None:
@@ -301,11 +301,11 @@ def test_check_names_the_file_that_an_agent_lacks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
-def test_a_prompt_that_is_built_in_needs_no_file(prompts: Prompts, told: Told, name: str) -> None:
-    assert (prompts.resolve(name).source, told) == ("built-in", [])
+def test_a_prompt_that_is_built_in_needs_no_file(prompts: Prompts, notices: Notices, name: str) -> None:
+    assert (prompts.resolve(name).source, notices) == ("built-in", [])
     write(prompts, "broken", name)
     prompts.reload()
-    assert (prompts.resolve(name).source, len(told)) == ("built-in", 1)
+    assert (prompts.resolve(name).source, len(notices)) == ("built-in", 1)
 
 
 def test_the_prompts_are_all_whole() -> None:

@@ -111,12 +111,16 @@ class AgentsComponent(Component):
         runner, host = Runner(self._services(), self._agents), self.mesh.host
         self._worker = self.mesh.provide(Worker(host, runner, self._slots, self._codes))
         host.attach(self._worker)
+        self._worker.hold()
 
     async def start(self) -> None:
-        """Start the agents, and say which have open tasks that began with other code."""
+        """Start the agents, say which have open tasks that began with other code, and begin to work."""
         await super().start()
-        if not self.mesh.role.is_front:
-            return
+        if self.mesh.role.is_front:
+            await self._tell_changed_code()
+        self._worker.begin()
+
+    async def _tell_changed_code(self) -> None:
         for agent_id, code, tasks, once in await self.mesh.log.view(open_code):
             if code != (now := self._codes.get(agent_id)):
                 changed = {"code": now, "before": code, "tasks": tasks, "once": once}

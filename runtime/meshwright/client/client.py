@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import datetime
 from decimal import Decimal
 from os import PathLike
@@ -20,7 +21,8 @@ from meshwright.client.transports import (
     RequestSender,
 )
 from meshwright.core.capability import AgentInfo
-from meshwright.core.errors import MeshError
+from meshwright.core.clock import Backoff
+from meshwright.core.errors import MeshError, Overloaded
 from meshwright.core.files import File
 from meshwright.core.messages import (
     ENDED,
@@ -46,6 +48,8 @@ if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh han
 MODEL_SECONDS = 600.0
 MAX_TASKS, MAX_EVENTS = 500, 1000  # of one page
 _STEPS_A_PAGE = 50  # with what was said
+_MAX_FOLLOWED = 8  # tasks by a stream each; of more the outcome is asked for, since a mesh limits streams
+_PAUSES = 0.1, 5.0  # between two questions: the first, and the longest
 ENDINGS = frozenset(f"task.{status}" for status in ENDED)
 """The types of a task's last event, whose payload is its outcome."""
 
@@ -107,6 +111,8 @@ class Client(Administration):
 
     Raises the mesh's own errors (MeshError) with their remedies, and MeshUnreachable if none answers.
     """
+
+    _followed = 0
 
     def __init__(
         self,
@@ -173,13 +179,25 @@ class Client(Administration):
         return await self.outcome((await self.submit(text, **fields)).task_id)
 
     async def outcome(self, task_id: str) -> Outcome:
-        """Wait for the outcome of a task. Raises NotFound."""
-        if outcome := (await self.task(task_id)).outcome:
-            return outcome
-        async with aclosing(self.follow(task_id)) as events:
-            async for event in events:
-                if event.event_type in ENDINGS:
-                    return Outcome.model_validate(event.payload)
+        """Wait for the outcome of a task, of any number at once. Raises NotFound."""
+        pauses = Backoff(*_PAUSES, jitter=0.5)
+        while True:
+            if outcome := (await self.task(task_id)).outcome:
+                return outcome
+            if self._followed < _MAX_FOLLOWED:
+                with suppress(Overloaded):  # other programs of the same caller have streams too
+                    return await self._ending(task_id)
+            await asyncio.sleep(pauses.next())
+
+    async def _ending(self, task_id: str) -> Outcome:
+        self._followed += 1
+        try:
+            async with aclosing(self.follow(task_id)) as events:
+                async for event in events:
+                    if event.event_type in ENDINGS:
+                        return Outcome.model_validate(event.payload)
+        finally:
+            self._followed -= 1
         raise MeshError(f"the events of task {task_id} end without its outcome")
 
     async def task(self, task_id: str) -> TaskView:

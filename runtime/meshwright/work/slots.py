@@ -82,6 +82,11 @@ class SlotTable:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    @property
+    def agents(self) -> tuple[str, ...]:
+        """The agents that were offered a task."""
+        return tuple(self._lanes)
+
     def offer(self, offer: Offer) -> None:
         """Queue a task; an offer of the same task replaces the one before."""
         if self._waiting.get((offer.ref, offer.task_id)) == offer:

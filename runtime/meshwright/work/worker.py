@@ -86,7 +86,7 @@ class Worker:
         self._adopting: dict[Offer, asyncio.Task[None]] = {}
         self._held: dict[tuple[ActorRef, str], str] = {}
         self._watched: dict[tuple[ActorRef, str], asyncio.Task[None]] = {}
-        self._draining = False
+        self._draining = self._holding = False
         self._listen_no_more = host.listen(topics.MESH, self._on_event, (_STOPPING,))
 
     @property
@@ -112,6 +112,16 @@ class Worker:
         """How many claims in a row, the present one included, finished no step of work. For any thread."""
         running = self._running.get(key)
         return 0 if running is None else running.stalled_claims
+
+    def hold(self) -> None:
+        """Begin no work until `begin`: what is offered meanwhile waits."""
+        self._holding = True
+
+    def begin(self) -> None:
+        """Begin the work that has been offered, as far as there are slots."""
+        self._holding = False
+        for agent_id in self._slots.agents:
+            self._grant(agent_id)
 
     def held_before(self, ref: ActorRef, task_id: str, where: str) -> None:
         """Note why the process before ended: work held its event loop."""
@@ -199,7 +209,7 @@ class Worker:
         self._grant(offer.ref.type)
 
     def _grant(self, agent_id: str) -> None:
-        while not self._draining:
+        while not (self._draining or self._holding):
             offer = self._slots.grant(agent_id)
             if offer is None:
                 return
