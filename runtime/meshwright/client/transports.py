@@ -226,7 +226,6 @@ def error_of(url: str, status: int, text: bytes) -> MeshError:
 
 
 def _no_mesh(url: str, status: int) -> MeshError:
-    """The error of an answer that is no mesh's."""
     return MeshError(
         f"{url} answered {status} in no way that a mesh does",
         remedy="Check that --url or MESH_URL is the address of a mesh",

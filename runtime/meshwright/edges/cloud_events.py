@@ -27,7 +27,7 @@ from meshwright.core.access import Role
 from meshwright.core.encoding import encode
 from meshwright.core.errors import Draining, InvalidInput, MeshError
 from meshwright.core.messages import Caller, TaskRequest, derived_id
-from meshwright.core.tracing import parse
+from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import (
     PROBLEM_TYPE,
     InternalError,
@@ -93,8 +93,8 @@ class TaskEvent:
             remedy = "Encode the request, or send it as data"
             raise InvalidInput("data_base64 is no base64", remedy=remedy, field="data_base64") from None
         text = data if isinstance(data, bytes) else data.encode() if isinstance(data, str) else encode(data)
-        traceparent = event.traceparent if event.traceparent and parse(event.traceparent) else None
-        return cls(event.id, event.source, read_model(text, TaskRequest, settings), traceparent)
+        task = read_model(text, TaskRequest, settings)
+        return cls(event.id, event.source, task, valid_trace(event.traceparent))
 
     @property
     def key(self) -> str:

@@ -141,8 +141,6 @@ class Courier(Component):
 
 
 class _SenderLane:
-    """The outcomes on their way over one scheme."""
-
     def __init__(self, mesh: Mesh, sender: Sender[Any], *, everywhere: bool) -> None:
         self._mesh = mesh
         self._sender = sender

@@ -242,8 +242,6 @@ class AllowanceRequest(Strict):
 
 
 class _AllowanceQuery(Strict):
-    """The spender of allowances."""
-
     whose: str = Field(min_length=1, max_length=128)
     tenant_id: Identifier | None = None
 
@@ -255,8 +253,6 @@ class AllowanceItems(BaseModel):
 
 
 class _EstimateQuery(Strict):
-    """Which tasks."""
-
     agent_id: Identifier | None = None
     capability: Identifier | None = None
 

@@ -65,8 +65,6 @@ _FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b
 
 
 class _Api(FastAPI):
-    """FastAPI whose document shows examples and problems."""
-
     def openapi(self) -> dict[str, Any]:
         return self.openapi_schema or complete_document(super().openapi())
 
@@ -146,8 +144,6 @@ def _entry() -> APIRouter:
 
 
 class _BadHeader(InvalidInput):
-    """A header that cannot be read."""
-
     status = 400
 
 
@@ -198,7 +194,6 @@ class _Gate:
         await app(scope, receive, send)
 
     async def _authenticated(self, scope: Scope, receive: Receive, headers: dict[bytes, bytes]) -> ASGIApp:
-        """Returns what answers a request, once its caller is known."""
         try:
             credentials = scope[CREDENTIALS] = _credentials(scope, headers, self._authenticator.headers)
             scope[CALLER] = await self._authenticator.authenticate(credentials)
@@ -345,7 +340,6 @@ def _router(pages: Pages) -> APIRouter:
 
 
 def _files(folder: Traversable, inside: str = "") -> Iterator[tuple[str, bytes]]:
-    """Each file below a folder, by its path there."""
     for entry in folder.iterdir():
         if entry.name.startswith((".", "__")):
             continue

@@ -12,8 +12,9 @@ from meshwright.core import __version__
 from meshwright.core.capability import AgentInfo
 from meshwright.core.errors import Draining
 from meshwright.core.messages import ID_PATTERN, ScoreCard
+from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import Strict
-from meshwright.edges.http.routing import ReadyMesh, make_router, may, problems, valid_trace
+from meshwright.edges.http.routing import ReadyMesh, make_router, may, problems
 from meshwright.events.status import MeshStatus
 from meshwright.identity.operations import Operations
 from meshwright.ledger.costs import By, Costs

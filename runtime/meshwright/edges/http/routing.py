@@ -16,7 +16,6 @@ from starlette.types import Scope
 from meshwright.core.access import Role
 from meshwright.core.errors import Draining
 from meshwright.core.messages import ID_PATTERN, Caller
-from meshwright.core.tracing import parse
 from meshwright.edges.bodies import (
     PAYLOAD,
     PROBLEM_TYPE,
@@ -79,8 +78,6 @@ class Needs:
 
 
 class _Operation(Needs):
-    """The rule of one of the mesh's operations."""
-
     def __init__(self, name: str, kind: type[Acting]) -> None:
         super().__init__(RULES[name])
         self._name = name
@@ -129,11 +126,6 @@ SubmitterDep = Annotated[Caller, needs(Role.SUBMITTER)]
 OperatorDep = Annotated[Caller, needs(Role.OPERATOR)]
 
 
-def valid_trace(traceparent: str | None) -> str | None:
-    """Returns a W3C traceparent; a malformed one counts as none."""
-    return traceparent if traceparent and parse(traceparent) else None
-
-
 class _JsonRoute(APIRoute):
     """A route whose body is JSON within the limits of the mesh, whatever content type it claims to be.
 
@@ -171,8 +163,6 @@ class _JsonRoute(APIRoute):
 
 
 class _ReadRequest(Request):
-    """A request whose body has been read."""
-
     def __init__(self, request: Request, document: Any) -> None:
         headers = [header for header in request.scope["headers"] if header[0] != _JSON[0]]
         super().__init__({**request.scope, "headers": [*headers, _JSON]}, request.receive)

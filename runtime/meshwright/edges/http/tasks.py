@@ -10,6 +10,7 @@ from fastapi import Header, Path, Query, Request, Response
 from pydantic import Field
 
 from meshwright.core.messages import ENDED, ID_PATTERN, Event, Identifier, Receipt, TaskStatus
+from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import AnswerRequest, Strict, read_model
 from meshwright.edges.http.errors import CALLER, JsonLine
 from meshwright.edges.http.events import (
@@ -20,7 +21,7 @@ from meshwright.edges.http.events import (
     resume_after,
     streams_of,
 )
-from meshwright.edges.http.routing import EVENTS, make_router, may, problems, read_body, valid_trace
+from meshwright.edges.http.routing import EVENTS, make_router, may, problems, read_body
 from meshwright.edges.outgoing import NotifyingRequest, notifier_of
 from meshwright.events.inbox import InboxPage
 from meshwright.events.tasks import TaskPage

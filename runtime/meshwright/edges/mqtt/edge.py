@@ -207,7 +207,6 @@ class MqttEdge:
                 raise _CertificatesChanged("its certificates are others now")
 
     async def _leave(self, connection: BrokerConnection) -> None:
-        """Announce the end and disconnect, within some seconds."""
         await self._commands.finished(_LEAVE_SECONDS)
         with suppress(TimeoutError, BrokerAway):
             async with asyncio.timeout(_LEAVE_SECONDS):

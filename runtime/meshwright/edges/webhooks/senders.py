@@ -24,22 +24,20 @@ from urllib.parse import quote, urljoin, urlsplit
 from pydantic_core import from_json
 
 from meshwright.core.encoding import encode
-from meshwright.core.errors import ConfigError, InvalidInput
-from meshwright.core.messages import Caller, Outcome, derived_id
+from meshwright.core.errors import ConfigError
+from meshwright.core.messages import Outcome, derived_id
 from meshwright.core.redaction import redact
 from meshwright.edges.deliveries import standard_key
 from meshwright.edges.outgoing import (
     HttpPool,
     HttpReply,
-    Notify,
     Receivers,
     TryLater,
     asked_pause,
     harmless,
-    not_allowed,
     usable_url,
 )
-from meshwright.edges.replies import Address, Courier, Sender, Undeliverable
+from meshwright.edges.replies import Address, Sender, Undeliverable
 from meshwright.edges.webhooks.kinds import MARKER, Item, field_of
 from meshwright.edges.webhooks.settings import PushTarget, WebhookRule, WebhookSource, WebhooksSettings
 from meshwright.mesh import Mesh
@@ -167,7 +165,6 @@ class _Forge:
             await (self._comment if address.what == "comment" else self._status)(address.path, outcome)
 
     async def _comment(self, path: str, outcome: Outcome) -> None:
-        """Post a comment, unless one with its marker is there."""
         generation = f".{outcome.generation}" if outcome.generation > 1 else ""
         marker = f"{MARKER}task {outcome.task_id}{generation} -->"
         if not await self._has_comment(path, marker, outcome.completed_at - _SKEW):
@@ -236,39 +233,12 @@ def _comment_text(outcome: Outcome) -> str:
     return text if len(text) <= _MAX_COMMENT_CHARS else f"{text[:_MAX_COMMENT_CHARS]}\n\n[cut]"
 
 
-_PUSH = "push"
+PUSH = "push"
 _TIMEOUT_SECONDS = 20.0
 _ALL = "*"
 
 
-def check_notify(settings: WebhooksSettings, notify: Notify) -> None:
-    """Raises InvalidInput where the settings let no task name such a URL."""
-    if not settings.notify:
-        raise not_allowed()
-    if notify.url.startswith("http:") and not settings.push_networks:
-        raise InvalidInput(
-            "Outcomes are pushed by https",
-            remedy="Use https, or allow a private network with push_networks in [webhooks] of mesh.toml",
-            field="notify.url",
-        )
-
-
-async def notify_of(mesh: Mesh, caller: Caller, task_id: str, notify: Notify) -> None:
-    """Have the outcome of a task sent to a URL, also of one that has ended; durable when this returns."""
-    courier, task = mesh.get(Courier), TaskKey(caller.tenant_id, task_id)
-    secret = notify.secret.get_secret_value()
-    for known in await courier.asked(_PUSH, task):
-        assert isinstance(known, _PushAddress)
-        if known.url == notify.url and mesh.cipher.decrypt(known.secret) == secret:
-            address = known
-            break
-    else:
-        of_tenant = {"tenant_id": caller.tenant_id, "client": caller.requested_by}
-        address = _PushAddress(url=notify.url, secret=mesh.cipher.encrypt(secret), **of_tenant)
-    await courier.ask(_PUSH, task, address, may_have_ended=True)
-
-
-class _PushAddress(Address):
+class PushAddress(Address):
     """A URL that gets outcomes of a tenant. A task's own has its secret, encrypted; others have none."""
 
     url: str
@@ -276,11 +246,11 @@ class _PushAddress(Address):
     secret: str = ""
 
 
-class PushSender(Sender[_PushAddress]):
+class PushSender(Sender[PushAddress]):
     """POSTs outcomes to URLs."""
 
-    scheme = _PUSH
-    kind = _PushAddress
+    scheme = PUSH
+    kind = PushAddress
     scope = "webhooks"
 
     def __init__(self, mesh: Mesh, settings: WebhooksSettings) -> None:
@@ -291,15 +261,15 @@ class PushSender(Sender[_PushAddress]):
         self._receivers = Receivers()
         self.http = HttpPool(timeout_seconds=_TIMEOUT_SECONDS, networks=settings.push_networks)
 
-    def standing(self, task: TaskKey) -> Sequence[_PushAddress]:
+    def standing(self, task: TaskKey) -> Sequence[PushAddress]:
         """The URLs that the settings have for a tenant."""
         return [
-            _PushAddress(url=url, tenant_id=tenant_id)
+            PushAddress(url=url, tenant_id=tenant_id)
             for tenant_id, url in self._targets
             if tenant_id == task.tenant_id
         ]
 
-    async def send(self, address: _PushAddress, document: bytes) -> None:
+    async def send(self, address: PushAddress, document: bytes) -> None:
         """POST an outcome. Raises Undeliverable, TryLater."""
         outcome = Outcome.model_validate_json(document)
         event_type = f"task.{outcome.status}"

@@ -5,16 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Depends, Path, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from meshwright.core.messages import ID_PATTERN, Caller, Identifier, new_id
-from meshwright.edges.http.routing import (
-    CallerDep,
-    MeshDep,
-    by_rule,
-    make_router,
-    problems,
-)
+from meshwright.edges.bodies import Strict
+from meshwright.edges.http.routing import CallerDep, MeshDep, by_rule, make_router, problems
 from meshwright.services.schedules.component import CHANGE, SEE, DueTime, Schedules, ScheduleView
 from meshwright.services.schedules.schedule import ScheduleKey
 from meshwright.services.schedules.spec import ScheduleSpec
@@ -38,20 +33,14 @@ class ScheduleRequest(ScheduleChange):
     id: Identifier | None = None
 
 
-class _ScheduleQuery(BaseModel):
+class _ScheduleQuery(Strict):
     """Which schedules to list. `cursor` is the `cursor` of the page before."""
-
-    model_config = ConfigDict(extra="forbid")
 
     limit: int = Field(default=100, ge=1, le=500)
     cursor: Identifier | None = None
 
 
-class _CountQuery(BaseModel):
-    """How many due times to show."""
-
-    model_config = ConfigDict(extra="forbid")
-
+class _CountQuery(Strict):
     count: int = Field(default=5, ge=1, le=100)
 
 
