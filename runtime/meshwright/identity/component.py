@@ -12,7 +12,7 @@ from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.keys import Keys
 from meshwright.ledger.virtual_keys import KEY, KEYS, KeyProjection, VirtualKey, VirtualKeys
 from meshwright.mesh import Mesh
-from meshwright.roles import ORCHESTRATION
+from meshwright.parts import ORCHESTRATION
 
 if TYPE_CHECKING:
     from meshwright.identity.oidc import OidcTokens

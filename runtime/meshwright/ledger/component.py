@@ -17,7 +17,7 @@ from meshwright.ledger.budgets import Budgets
 from meshwright.ledger.costs import CallProjection, last_answered
 from meshwright.mesh import Mesh
 from meshwright.models.port import Model, ModelWrapper, PriceList
-from meshwright.roles import ORCHESTRATION
+from meshwright.parts import ORCHESTRATION
 
 
 class LedgerComponent(Component):

@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from meshwright.agents.settings import AgentsSettings, PromptsSettings, ToolsSettings
     from meshwright.context.settings import ContextSettings
     from meshwright.edges.channels.settings import ChannelsSettings
-    from meshwright.edges.http.settings import HttpSettings, WatchdogSettings
-    from meshwright.edges.mqtt.settings import MqttSettings
-    from meshwright.edges.settings import DaprSettings
+    from meshwright.edges.settings import DaprSettings, HttpSettings, MqttSettings, WatchdogSettings
     from meshwright.edges.webhooks.settings import WebhooksSettings
     from meshwright.events.settings import AuditSettings, TracingSettings
     from meshwright.identity.settings import KeysSettings, OidcSettings, SecretsSettings
@@ -32,7 +30,7 @@ if TYPE_CHECKING:
         TenantsSettings,
     )
     from meshwright.services.agent_config.settings import AgentConfigSettings
-    from meshwright.services.schedules.settings import SchedulesSettings
+    from meshwright.services.schedules.spec import SchedulesSettings
     from meshwright.tools.settings import ApprovalsSettings
 
 _RECORD_PAYLOADS = 4  # a task's record holds its payload, its result, and the results of its attempts
