@@ -89,9 +89,9 @@ def prompts() -> None:
     """Check the prompt files."""
 
 
-@prompts.command()
+@prompts.command("check")
 @json_option
-def check(as_json: bool) -> int:
+def _check(as_json: bool) -> int:
     """Check the prompt files: what cannot be read, or would fail when an agent runs.
 
     Also names each agent whose prompt file is missing. Exit status 1 if anything is wrong.
@@ -217,8 +217,8 @@ def mqtt() -> None:
     """Print the rights of clients for the MQTT broker."""
 
 
-@mqtt.command()
-def acl() -> None:
+@mqtt.command("acl")
+def _acl() -> None:
     """Print the acl_file of Mosquitto for [mqtt] and [[mqtt.clients]].
 
     Each client publishes below its own name, and reads its own replies and what its roles let it see of its
