@@ -82,18 +82,15 @@ class _LimitedProtocol(HttpToolsProtocol):
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the deadlines."""
         self._allow(None)
         self._stop_waiting()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Wait until the client reads, and cut it off if it does not."""
         super().pause_writing()
         self._wait_for_reader()
 
     def resume_writing(self) -> None:
-        """Go on: the client has read."""
         super().resume_writing()
         self._stop_waiting()
 
@@ -115,7 +112,6 @@ class _LimitedProtocol(HttpToolsProtocol):
             self._stop_parsing()
 
     def on_headers_complete(self) -> None:
-        """Begin with the body."""
         if self._unparsed > MAX_HEADER_BYTES and self._header_bytes() > MAX_HEADER_BYTES:
             self._stop_parsing()
         self._unparsed, self._in_body = 0, True
@@ -123,12 +119,10 @@ class _LimitedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Pass on a part of the body."""
         self._unparsed = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """End the deadline: the request is here."""
         self._unparsed, self._in_body = 0, False
         self._allow(None)
         super().on_message_complete()
