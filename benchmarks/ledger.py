@@ -19,8 +19,8 @@ from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.account import ACCOUNT, BudgetAccount
-from meshwright.ledger.accounting import Accounted, call_events
 from meshwright.ledger.budgets import Budgets
+from meshwright.ledger.component import Accounted, call_events
 from meshwright.models.port import CallContext, ChatMessage, Model, ModelReply, ModelRequest, OnDelta
 from meshwright.models.prices import Prices
 from meshwright.sql.sqlite import SqliteDatabase

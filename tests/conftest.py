@@ -17,7 +17,8 @@ import pytest
 from xdist.scheduler import LoadFileScheduling
 
 from meshwright.stack.machine import Ports
-from tests.run import compile_once, is_there
+from meshwright.testing import ManualClock
+from tests.run import SOAKING, compile_once, is_there
 
 pytest_plugins = ["tests.support.postgres", "tests.support.services"]
 DEFAULT_SEED = 20_260_101
@@ -29,7 +30,6 @@ LONG = (
     "test_litellm_proxy.py",
     "test_extras.py",
     "test_dapr.py",
-    "test_benchmark_rows_dapr.py",
     "test_real_clients.py",
     "test_simulated_kills_dapr.py",
     "test_outages_dapr.py",
@@ -117,8 +117,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Start the long files first, and mix the tiers after them: some wait, and some compute."""
+    if not SOAKING:
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("soak")])
+        items[:] = [item for item in items if not item.get_closest_marker("soak")]
     totals, passed = Counter(map(tier_of, items)), Counter[str]()
     share: dict[Path, float] = {}
     for item in items:
@@ -201,6 +204,11 @@ def ports() -> Generator[Ports]:
     held = Ports()
     yield held
     held.close()
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
 
 
 @pytest.fixture(scope="session")

@@ -44,6 +44,8 @@ NO_FIGURE = 75
 QUICK = ("lint", "imports", "types", "unit", "contract")
 """The parts that run by default: minutes, and useful without any service."""
 MAX_PROCESSES = 8
+SOAKING = bool(os.environ.get("SOAK"))
+"""Whether tests with the mark `soak` run, chance is tried with more seeds, and kills in every combination."""
 DAPR = ("mosquitto", "redis-server", "daprd")
 
 
@@ -73,8 +75,7 @@ SOAKED = {
     ),
     "benchmarks": Tier(
         "integration",
-        ("test_benchmark_rows.py", "test_benchmark_rows_dapr.py"),
-        {"BENCHMARK_ROWS": "all"},
+        ("test_benchmark_rows.py",),
         needs=DAPR,
     ),
 }

@@ -112,8 +112,8 @@ BUILTIN = (
         "agents",
         "agents.component:AgentsComponent",
         "agents.settings:AgentsSettings",
-        words="agents.event_words:WORDS",
-        resources="agents.resources:RESOURCES",
+        words="agents.display:WORDS",
+        resources="agents.display:RESOURCES",
     ),
     BuiltIn("people", "events.component:PeopleComponent", "orchestration.settings:PeopleSettings"),
     BuiltIn(

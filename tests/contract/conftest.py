@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from meshwright.testing import ManualClock
+from meshwright.work import slots, worker
 from tests.support.event_logs import LogOnFile, open_log
 from tests.support.fake_provider_fixtures import fake
 from tests.support.host_harness import HARNESSES, OF_ONE_WORKER, PARTLY, DaprHarness, HostHarness
@@ -60,8 +61,10 @@ async def store(location: Location) -> AsyncIterator[LogOnFile]:
 
 
 @pytest.fixture
-async def start_workers(harness: HostHarness) -> AsyncIterator[StartWorkers]:
-    """Opens a host with a pool that works by a script."""
+async def start_workers(harness: HostHarness, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[StartWorkers]:
+    """Opens a host with a pool that works by a script, and starts again soon what ended with its process."""
+    monkeypatch.setattr(slots, "PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(worker, "ADOPTION_PAUSE_SECONDS", 0.05)
     pools: list[WorkerPool] = []
 
     async def start_workers(

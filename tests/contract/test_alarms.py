@@ -59,11 +59,6 @@ class Sleeper(Actor[Night]):
 SLEEPER = ActorKind.of(Sleeper)
 
 
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
 async def test_an_alarm_fires_at_its_time_and_once(harness: HostHarness, clock: ManualClock) -> None:
     host = await harness.open(SLEEPER, clock=clock)
     await host.call(ONE, "set", Set(seconds=60))

@@ -2,7 +2,6 @@
 
 import pytest
 
-from meshwright.work import slots
 from tests.support.host_harness import STEADY
 from tests.support.work_scripts import one_step, three_steps
 from tests.support.worker_pool import StartWorkers
@@ -11,9 +10,8 @@ pytestmark = pytest.mark.parametrize("harness", STEADY, indirect=True)  # no fau
 
 
 async def test_a_task_that_ends_its_process_three_times_fails_and_its_bystander_succeeds(
-    start_workers: StartWorkers, monkeypatch: pytest.MonkeyPatch
+    start_workers: StartWorkers,
 ) -> None:
-    monkeypatch.setattr(slots, "PAUSE_SECONDS", 0.05)
     pool = await start_workers(one_step, agents=("helper", "other"))
     for name in ("poison", "bystander"):
         pool.hold(f"{name} work")

@@ -18,9 +18,9 @@ from meshwright.ledger.account import (
     LedgerBatch,
     LedgerEntry,
 )
-from meshwright.ledger.accounting import Accounted
 from meshwright.ledger.balance import Balance
 from meshwright.ledger.budgets import Budgets
+from meshwright.ledger.component import Accounted
 from meshwright.models.errors import BudgetExceeded, ModelUnavailable
 from meshwright.models.port import (
     Call,

@@ -9,24 +9,22 @@ from meshwright.core.messages import new_id
 from meshwright.events.log import EventLog
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
-from meshwright.kernel.turns import ActorKind
-from meshwright.ledger.keys import Keys, Unauthenticated, digest
-from meshwright.ledger.virtual_keys import (
+from meshwright.ledger.keys import (
     KEY,
-    KEYS,
+    KINDS,
     REQUIREMENT,
     Key,
     KeyProjection,
+    Keys,
     KeyState,
-    VirtualKey,
-    VirtualKeys,
+    Unauthenticated,
+    digest,
 )
 from meshwright.sql.postgres import PostgresDatabase
 from meshwright.sql.sqlite import SqliteDatabase
 from tests.support.host_harness import SHARED, HostHarness, Setup
 from tests.support.postgres_harness import PostgresHarness
 
-KINDS = (ActorKind.of(VirtualKey, type=KEY), ActorKind.of(VirtualKeys, type=KEYS))
 shared = pytest.mark.parametrize("harness", SHARED, indirect=True)
 
 

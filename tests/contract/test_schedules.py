@@ -72,11 +72,6 @@ class TaskDesk:
         return await self.host.call(TaskKey(task.tenant_id, task.task_id).ref, "accept", accept)
 
 
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
 def tasks_by(clock: ManualClock) -> ActorKind:
     week = timedelta(days=7).total_seconds()
     registry = Registry(clock, degraded_after_seconds=week, offline_after_seconds=2 * week)

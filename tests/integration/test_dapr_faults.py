@@ -22,11 +22,13 @@ from tests.support.faults.node import Item
 from tests.support.services import Services
 
 pytestmark = pytest.mark.needs("mosquitto", "redis-server", "redis-cli")
-TASKS = int(os.environ.get("DAPR_FAULT_TASKS", "60"))
+TASKS = int(os.environ.get("DAPR_FAULT_TASKS", "36"))
 SOME = TASKS // 4  # outcomes after which harm is done: the load is under way, and most of it to come
 DOWN_SECONDS = 2.0  # how long a service stays away: the outage is what is tested
 LOSS_SECONDS = 8.0  # after which nothing comes any more that nobody asks for again
 NEVER = 3600.0
+SAME = pytest.mark.soak("the two workers of an app differ in that one has the log")
+SHOWN = pytest.mark.soak("test_fault_oracle.py shows what the oracle sees")
 FREEZES = int(os.environ.get("DAPR_FREEZES", "1"))
 
 MakeMesh = Callable[..., DaprMesh]
@@ -61,7 +63,7 @@ def load(number: int, rng: random.Random, *, cancelled: bool) -> Item:
 # A worker, a sidecar, or both
 
 
-@pytest.mark.parametrize("name", ["front", "replica"])
+@pytest.mark.parametrize("name", ["front", pytest.param("replica", marks=SAME)])
 async def test_a_worker_is_killed_and_restarted(mesh: DaprMesh, name: str) -> None:
     worker = getattr(mesh, name)
     async with mesh:
@@ -88,7 +90,7 @@ async def test_a_worker_never_comes_back_and_its_sidecar_stays(mesh: DaprMesh) -
         await mesh.judge(kills=1)
 
 
-@pytest.mark.parametrize("name", ["front", "replica"])
+@pytest.mark.parametrize("name", [pytest.param("front", marks=SAME), "replica"])
 async def test_a_sidecar_is_killed_and_restarted(mesh: DaprMesh, name: str) -> None:
     worker = getattr(mesh, name)
     async with mesh:
@@ -206,7 +208,7 @@ async def freeze(pid: int, seconds: float) -> None:
     os.kill(pid, signal.SIGCONT)
 
 
-@pytest.mark.parametrize("name", ["front", "replica"])
+@pytest.mark.parametrize("name", ["front", pytest.param("replica", marks=SAME)])
 async def test_a_worker_that_is_restarted_as_it_should_repeats_no_call(
     make_mesh: MakeMesh, name: str
 ) -> None:
@@ -242,6 +244,7 @@ async def test_a_fence_keeps_out_the_second_end_of_a_worker_thought_dead(make_me
     assert len(evidence.of_type("work.discarded")) >= TASKS
 
 
+@SHOWN
 async def test_the_oracle_reports_ends_that_no_fence_kept_out(make_mesh: MakeMesh) -> None:
     async with make_mesh(control=controls.NO_FENCE) as mesh:
         await mesh.outcomes(TASKS)
@@ -249,6 +252,7 @@ async def test_the_oracle_reports_ends_that_no_fence_kept_out(make_mesh: MakeMes
     assert sum("ended 2 times" in complaint for complaint in found) >= TASKS // 2
 
 
+@SHOWN
 async def test_the_oracle_reports_loss_where_the_broker_keeps_nothing_and_nobody_asks_again(
     make_mesh: MakeMesh,
 ) -> None:
@@ -258,6 +262,7 @@ async def test_the_oracle_reports_loss_where_the_broker_keeps_nothing_and_nobody
     assert any(complaint.startswith("lost: ") for complaint in found)
 
 
+@SHOWN
 async def test_the_oracle_reports_loss_where_a_message_is_acknowledged_before_it_is_durable(
     make_mesh: MakeMesh,
 ) -> None:

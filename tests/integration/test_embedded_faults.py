@@ -21,6 +21,7 @@ from meshwright.events.filter import EventFilter
 from meshwright.kernel.envelope import ActorRef
 from meshwright.ledger.balance import Balance
 from meshwright.orchestration.tasks import Tasks
+from tests.run import SOAKING
 from tests.support.faults import controls
 from tests.support.faults.evidence import gather
 from tests.support.faults.failpoints import Failpoints
@@ -29,7 +30,6 @@ from tests.support.faults.node import Item, Job, mesh_of
 from tests.support.faults.nodes import KILLED, Nodes
 from tests.support.faults.oracle import complaints
 from tests.support.faults.plan import PLAN, judge
-from tests.support.host_harness import SOAKING
 
 TASKS = 1000
 KILLS = 20
@@ -64,6 +64,7 @@ RECOVERY = (
 )
 
 
+NOTHING_DONE = pytest.mark.soak("a kill before a turn leaves what the kill after the turn before it leaves")
 TURNS_A_ROUND = {"in one commit": 64, "in many commits": 1}
 
 
@@ -82,11 +83,11 @@ def passages(nodes: Nodes, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 
 def kills() -> Iterator[tuple[str, str, str]]:
-    """Every pair of a point, a passage and a size of commits; all combinations when soaking."""
+    """Every point with a passage and a size of commits in turn; all combinations when soaking."""
     for number, point in enumerate(ARROWS):
         for place, which in enumerate(("first", "any")):
             for size, turns in enumerate(TURNS_A_ROUND):
-                if SOAKING or (number + place + size) % 2 == 0:
+                if SOAKING or number % 4 == 2 * place + size:
                     yield point, which, turns
 
 
@@ -257,7 +258,7 @@ def test_hundreds_of_tasks_survive_kills_of_the_mesh_and_of_its_writer(
     assert evidence.of_type("task.resumed"), "no kill met work under way"
 
 
-@pytest.mark.parametrize("stage", ["before", "after", "committed"])
+@pytest.mark.parametrize("stage", [pytest.param("before", marks=NOTHING_DONE), "after", "committed"])
 @pytest.mark.parametrize("turn", TURNS)
 def test_a_kill_on_an_arrow_beside_a_writer_process_loses_nothing(
     nodes: Nodes, tmp_path: Path, turn: str, stage: str

@@ -10,9 +10,7 @@ from aiohttp import web
 from meshwright.core.errors import StoreUnavailable
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
-from meshwright.kernel.turns import ActorKind
-from meshwright.ledger.keys import Keys
-from meshwright.ledger.virtual_keys import KEY, KEYS, VirtualKey, VirtualKeys
+from meshwright.ledger.keys import KINDS, Keys
 from meshwright.sql.sqlite import SqliteDatabase
 from meshwright.stack.machine import Ports
 from meshwright.stores.dapr import DaprStore, Options
@@ -181,8 +179,8 @@ async def test_where_the_store_does_not_answer_nobody_is_let_in_until_it_does_ag
                 )
             )
         )
-        host.register(ActorKind.of(VirtualKey, type=KEY))
-        host.register(ActorKind.of(VirtualKeys, type=KEYS))
+        for kind in KINDS:
+            host.register(kind)
         await host.start()
         database = SqliteDatabase(None)
         keys = Keys(host, EventLog(database))

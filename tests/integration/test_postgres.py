@@ -16,7 +16,7 @@ from meshwright.events.log import EventLog
 from meshwright.kernel.envelope import ActorRecord, Message
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.store import AlreadyTaken, Batch
-from meshwright.ledger.activity import activity_of
+from meshwright.ledger.spending import activity_of
 from meshwright.sql import postgres
 from meshwright.sql.postgres import PostgresDatabase
 from meshwright.stores.postgres import PostgresStore, store

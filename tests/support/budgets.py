@@ -15,9 +15,9 @@ from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.account import ACCOUNT, Account, BudgetAccount
-from meshwright.ledger.accounting import Accounted
 from meshwright.ledger.balance import OPENED, Balance
 from meshwright.ledger.budgets import Budgets, BudgetView
+from meshwright.ledger.component import Accounted
 from meshwright.models.port import (
     MODEL_CALLED,
     Call,
@@ -30,7 +30,7 @@ from meshwright.models.port import (
 from meshwright.models.prices import Prices
 from meshwright.sql.sqlite import SqliteDatabase
 from meshwright.stores.sqlite import SqliteStore
-from meshwright.testing.runtime import BEGINNING, ManualClock
+from meshwright.testing.mesh import BEGINNING, ManualClock
 
 A_DOLLAR_A_TOKEN = Price(input=ZERO, output=Decimal(1_000_000))
 """Of what is written: `max_tokens` is the estimate of a call in dollars."""

@@ -171,19 +171,14 @@ class DaprHarness(HostHarness):
         return Data(copy.namespace, copy.folder, self._broker.taken(data.namespace))
 
     async def end(self, host: Runtime) -> None:
-        assert isinstance(host, Runtime)
         self._sidecars[host].kill()
-        await host.crash()
+        await super().end(host)
 
     async def reopen(self, host: Runtime) -> Runtime:
         setup, data = self._open.pop(host)
         await host.stop()
         self._sidecars[host].stop()
         return await self.open_on(data, setup)
-
-    async def lose_lease(self, host: Runtime) -> None:
-        assert isinstance(host, Runtime)
-        host.lease_lost()
 
     async def close(self) -> None:
         await super().close()

@@ -4,7 +4,6 @@ A new host joins by a `HostHarness` of its own and a line in `HARNESSES`; no tes
 """
 
 import itertools
-import os
 import random
 import sqlite3
 from abc import ABC, abstractmethod
@@ -24,11 +23,9 @@ from meshwright.kernel.turns import ActorKind
 from meshwright.sql.sqlite import FILE_NAME
 from meshwright.stores.memory import Faults, MemoryData
 from meshwright.stores.sqlite import SqliteStore
-from meshwright.testing.runtime import memory_runtime
+from meshwright.testing.mesh import memory_runtime
+from tests.run import SOAKING
 from tests.support.observer import Watch
-
-SOAKING = bool(os.environ.get("SOAK"))
-"""Whether chance is tried with more seeds, and kills in every combination (`make soak`)."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +64,8 @@ class HostHarness(ABC):
         pytest.skip(f"the data of {host.name} cannot be copied while it runs")
 
     async def end(self, host: Runtime) -> None:
-        """Be done with a host, its data still wanted."""
-        await host.stop()
+        """Be done with a host as kill -9 is, its data still wanted."""
+        await host.crash()
 
     async def open(self, *kinds: ActorKind, **options: Any) -> Runtime:
         """A started host on data of its own; the options are those of `Setup`."""
@@ -105,7 +102,9 @@ class HostHarness(ABC):
 
     async def lose_lease(self, host: Runtime) -> None:
         """Have a host find that it did not renew its lease in time."""
-        pytest.skip(f"a host on {host.name} has no lease to lose")
+        if not self.shares_data:
+            pytest.skip(f"a host on {host.name} has no lease to lose")
+        host.lease_lost()
 
     async def reopen(self, host: Runtime) -> Runtime:
         """Stop a host, and open another on its data."""
@@ -149,14 +148,6 @@ class MemoryHarness(HostHarness):
     def snapshot(self, host: Runtime) -> MemoryData:
         _, data = self._open[host]
         return data.copy()
-
-    async def end(self, host: Runtime) -> None:
-        assert isinstance(host, Runtime)
-        await host.crash()
-
-    async def lose_lease(self, host: Runtime) -> None:
-        assert isinstance(host, Runtime)
-        host.lease_lost()
 
 
 class MishapHarness(MemoryHarness):
@@ -212,6 +203,9 @@ class SqliteHarness(HostHarness):
         target.close()
         return snapshot
 
+    async def end(self, host: Runtime) -> None:
+        await host.stop()
+
 
 from tests.support.dapr_harness import DaprHarness, DaprHttpHarness  # noqa: E402 built on what is above
 from tests.support.postgres_harness import PostgresHarness, PostgresTrioHarness  # noqa: E402 as above
@@ -230,8 +224,12 @@ HARNESSES: dict[str, tuple[type[HostHarness], int]] = {
 LOSSY: dict[str, tuple[type[HostHarness], int]] = {f"lossy-{n}": (LossyHarness, n) for n in range(1, 6)}
 """Those whose bus may lose an event on its way to a subscriber, by name, likewise."""
 
-PARTLY = {"dapr-http": ("test_claims", "test_messages", "test_missing_apps")}
-"""Those that are tried on some modules alone: the rest is the same as on another."""
+SEVERAL = ("test_claims", "test_messages", "test_turns", "test_recovery", "test_alarms", "test_broken_off")
+PARTLY = {
+    "dapr-http": ("test_messages", "test_missing_apps", *(["test_claims"] if SOAKING else ())),
+    **({} if SOAKING else {"postgres-3": (*SEVERAL, "test_approvals", "test_schedules")}),
+}
+"""Those that are tried on some modules alone: the rest is the same as on another, and left to `make soak`."""
 
 OF_ONE_WORKER = {
     "postgres-3": (

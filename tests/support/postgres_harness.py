@@ -51,14 +51,6 @@ class PostgresHarness(HostHarness):
         session.close()
         return copy
 
-    async def end(self, host: Runtime) -> None:
-        assert isinstance(host, Runtime)
-        await host.crash()
-
-    async def lose_lease(self, host: Runtime) -> None:
-        assert isinstance(host, Runtime)
-        host.lease_lost()
-
 
 class PostgresTrioHarness(PostgresHarness):
     """Three workers: messages land on each of them, and a crash ends them all."""

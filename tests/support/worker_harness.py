@@ -15,7 +15,7 @@ from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind
 from meshwright.orchestration.orchestrator import Orchestrator
 from meshwright.orchestration.registry import Registry
-from meshwright.testing.runtime import memory_runtime
+from meshwright.testing.mesh import memory_runtime
 from meshwright.work import AgentThread, Completed, Journal, ThreadState, Work, Worker
 from meshwright.work.protocol import Accept, TaskKey
 from tests.support.turn_driver import a_dispatch, a_task, an_outcome

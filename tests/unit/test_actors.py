@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, Task
-from meshwright.agents.binding import BoundAgent, bind_agents
-from meshwright.agents.loader import load_agents
+from meshwright.agents.loader import BoundAgent, bind_agents, load_agents
 from meshwright.prompts import Prompts
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from meshwright.tools import ToolSettings

@@ -16,7 +16,7 @@ from meshwright.ledger.balance import Balance
 from meshwright.ledger.budgets import Budgets
 from meshwright.models.errors import BudgetExceeded
 from meshwright.models.port import CallContext
-from meshwright.testing.runtime import BEGINNING
+from meshwright.testing.mesh import BEGINNING
 from tests.support.budgets import STEP, budget, spending, until
 
 # Hard budgets

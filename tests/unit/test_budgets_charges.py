@@ -132,7 +132,7 @@ async def test_an_account_that_cannot_be_asked_allows_no_call(monkeypatch: pytes
         raise StoreUnavailable("the store is away")
 
     async with spending(budget(10)) as mesh:
-        monkeypatch.setattr("meshwright.ledger.account_client.PAUSES_SECONDS", (0.0, 0.0))
+        monkeypatch.setattr("meshwright.ledger.charging.PAUSES_SECONDS", (0.0, 0.0))
         with monkeypatch.context() as patch:
             patch.setattr(mesh.host, "call", away)
             with pytest.raises(StoreUnavailable):
@@ -144,7 +144,7 @@ async def test_an_account_that_cannot_be_asked_allows_no_call(monkeypatch: pytes
 
 async def test_an_account_that_is_away_for_a_moment_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     async with spending(budget(10)) as mesh:
-        monkeypatch.setattr("meshwright.ledger.account_client.PAUSES_SECONDS", (0.0, 0.0))
+        monkeypatch.setattr("meshwright.ledger.charging.PAUSES_SECONDS", (0.0, 0.0))
         honest, answers = mesh.host.call, iter([True, False])
 
         async def lose_the_first_answer(*args: Any, **kwargs: Any) -> Any:

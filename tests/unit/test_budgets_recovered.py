@@ -22,11 +22,11 @@ from meshwright.ledger.account import (
     LedgerReply,
     Raise,
 )
-from meshwright.ledger.account_client import AccountClient
 from meshwright.ledger.balance import Balance
+from meshwright.ledger.charging import AccountClient
 from meshwright.models.errors import BudgetExceeded, ModelUnavailable
 from meshwright.models.port import Call
-from meshwright.testing.runtime import BEGINNING
+from meshwright.testing.mesh import BEGINNING
 from tests.support.budgets import STEP, Spending, budget, request, spending, until
 from tests.support.turn_driver import Driven
 

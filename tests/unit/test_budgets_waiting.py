@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from meshwright.core.messages import Usage
 from meshwright.models.errors import BudgetExceeded
 from meshwright.models.port import CallContext, ModelReply, ModelRequest
-from meshwright.testing.runtime import BEGINNING
+from meshwright.testing.mesh import BEGINNING
 from tests.support.budgets import Spending, budget, replying, spending, until
 from tests.unit.test_budgets_recovered import Booked, settlement
 

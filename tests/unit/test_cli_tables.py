@@ -2,7 +2,7 @@
 
 import pytest
 
-from meshwright.agents.resources import AGENTS
+from meshwright.agents.display import AGENTS
 from meshwright.cli.connect import one_of
 from meshwright.cli.output import event_line, table
 from meshwright.cli.tasks import REASON, TASKS

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from meshwright.context import service
-from meshwright.context.plan import CompressRequest, CompressResponse, Rule, Rules
+from meshwright.context.memory import MemoryItem
+from meshwright.context.plan import CompressRequest, CompressResponse, Rule, Rules, context_request
 from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextService
 from meshwright.context.text import count_tokens
 from meshwright.core.messages import Usage
@@ -18,7 +18,7 @@ from meshwright.kernel.turns import ActorKind
 from meshwright.models.errors import ModelUnavailable
 from meshwright.models.port import CallContext, ModelReply, ModelRequest, OnDelta
 from meshwright.prompts import Prompts
-from meshwright.testing.runtime import memory_runtime
+from meshwright.testing.mesh import memory_runtime
 
 PROMPTS = Path(__file__).resolve().parents[2] / "prompts"
 SHORT = CompressRequest(
@@ -193,10 +193,17 @@ async def test_a_cancelled_caller_is_not_answered(host: Runtime) -> None:
 
 async def test_planning_leaves_nothing_behind(host: Runtime) -> None:
     await compress(host, None, SHORT)
-    assert await host.read(ActorRef(CONTEXT_SERVICE, "default")) in (None, service.NoState())
+    state = await host.read(ActorRef(CONTEXT_SERVICE, "default"))
+    assert state is None or state.model_dump() == {}
 
 
-@pytest.mark.parametrize("request_", [SHORT, LONG], ids=["short", "long"])
+RECALLED = context_request(
+    sender="client", receiver="b", memories=[MemoryItem(memory_id="m1", scope="agent", text="Use WAL.")]
+)
+NOTHING = context_request(sender="client", receiver="b", memories=[])
+
+
+@pytest.mark.parametrize("request_", [SHORT, LONG, RECALLED, NOTHING], ids=["short", "long", "run", "empty"])
 async def test_rules_in_this_process_give_what_the_actor_gives(
     host: Runtime, request_: CompressRequest
 ) -> None:

@@ -298,7 +298,7 @@ PROJECT = {
     "actors/words.py": "from mylib import GREETING\n",
     "actors/greeter.py": greeter("from words import GREETING"),
     "tests/test_greeter.py": "from greeter import Greeter\nfrom mylib import GREETING\n"
-    "from meshwright.agents.binding import BoundAgents\n\n"
+    "from meshwright.agents.loader import BoundAgents\n\n"
     "async def test_greeting(mesh):\n    assert list(mesh.mesh.get(BoundAgents)) == ['greeter']\n"
     "    assert Greeter.greeting == GREETING\n",
     "pytest.toml": '[pytest]\nanyio_mode = "auto"\n',

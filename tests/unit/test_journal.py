@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from meshwright.core.errors import MeshError, ReplayMismatch, RestartDenied, ToolFailed
 from meshwright.kernel.runtime import Runtime
-from meshwright.testing.runtime import memory_runtime
+from meshwright.testing.mesh import memory_runtime
 from meshwright.work import Journal, Suspended
 from tests.support.journals import REF, STREAM, Effects, answer, begun, resumed, started
 

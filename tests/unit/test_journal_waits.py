@@ -13,7 +13,7 @@ from meshwright.core.messages import Event
 from meshwright.kernel.envelope import Record
 from meshwright.kernel.runtime import Runtime
 from meshwright.stores.memory import MemoryStore
-from meshwright.testing.runtime import memory_runtime
+from meshwright.testing.mesh import memory_runtime
 from meshwright.work import Journal, Suspended
 from meshwright.work.paths import ProgressEvent
 from tests.support.journals import REF, STREAM, Effects, SlowDisk, answer, begun, resumed, started

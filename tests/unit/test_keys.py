@@ -23,10 +23,8 @@ from meshwright.core.errors import Conflict, InvalidInput, NotFound, StoreUnavai
 from meshwright.events.log import EventLog
 from meshwright.kernel.envelope import ActorRef, Message
 from meshwright.kernel.runtime import Runtime
-from meshwright.kernel.turns import ActorKind
-from meshwright.ledger.keys import PREFIX, Keys, Unauthenticated, budget_of
+from meshwright.ledger.keys import KINDS, PREFIX, KeyProjection, Keys, Unauthenticated, budget_of
 from meshwright.ledger.proxy import Difference, LiteLLMProxy, ProxyFailed, proxy_of, reconcile
-from meshwright.ledger.virtual_keys import KEY, KEYS, KeyProjection, VirtualKey, VirtualKeys
 from meshwright.sql.sqlite import SqliteDatabase
 from meshwright.stores.sqlite import SqliteStore
 from meshwright.testing import ManualClock
@@ -40,8 +38,8 @@ async def opened_host(folder: Path) -> AsyncIterator[tuple[Runtime, Keys]]:
     database = SqliteDatabase(folder, durability="normal")
     log = EventLog(database, projections=[KeyProjection()])
     host = Runtime(SqliteStore(database, log), clock=ManualClock(NOW))
-    host.register(ActorKind.of(VirtualKey, type=KEY))
-    host.register(ActorKind.of(VirtualKeys, type=KEYS))
+    for kind in KINDS:
+        host.register(kind)
     await host.start()
     try:
         yield host, Keys(host, log)

@@ -20,7 +20,7 @@ from meshwright.kernel.store import Batch, Delivery
 from meshwright.kernel.turns import ActorKind
 from meshwright.sql.sqlite import SqliteDatabase
 from meshwright.stores.memory import DisturbedMail, Faults, MemoryData, MemoryStore
-from meshwright.testing.runtime import memory_runtime
+from meshwright.testing.mesh import memory_runtime
 
 ONE = ActorRef("Book", "one")
 
@@ -320,15 +320,3 @@ async def test_what_a_store_could_not_commit_is_tried_again_and_callers_are_told
     await written.wait()
     assert await lines_of(host) == ["b"]
     await host.stop()
-
-
-async def test_a_lost_lease_tells_the_worker_and_goes_on_under_another_name(host: Runtime) -> None:
-    signals = Signals()
-    host.attach(signals)
-    first = host.incarnation
-    await host.call(ONE, "write", {"text": "a"})
-    host.lease_lost()
-    assert await host.has_expired(first)
-    text = await host.call(ONE, "write", {"text": "b"})
-    assert (text.lines, text.incarnations) == (["a", "b"], 1)
-    assert signals.taken == ["a", "lease_lost", "b"]

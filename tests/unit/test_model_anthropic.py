@@ -1,8 +1,6 @@
 """Anthropic's API natively: what is sent, what is kept of an answer, and what it counts."""
 
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,18 +9,12 @@ from meshwright.models.errors import Unsupported
 from meshwright.models.picker import Picker
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, ToolCall, ToolSpec
 from tests.support.fake_provider import FakeProvider, Fault, tool_call
-from tests.support.pickers import KEY, LITELLM, Make, deployment, pickers
+from tests.support.pickers import KEY, LITELLM, Make, deployment
 
 LOOK = ToolSpec(name="look", description="Look.", parameters={"type": "object", "properties": {}})
 SCHEMA = {"type": "object", "properties": {"answer": {"type": "string"}}, "required": ["answer"]}
 THINKING = {"type": "thinking", "thinking": "Let me see.", "signature": "c2lnbmVk"}
 HIDDEN = {"type": "redacted_thinking", "data": "b3BhcXVl"}
-
-
-@pytest.fixture
-async def make(tmp_path: Path) -> AsyncIterator[Make]:
-    async with pickers(tmp_path) as make:
-        yield make
 
 
 @pytest.fixture

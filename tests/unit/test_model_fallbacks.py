@@ -1,8 +1,6 @@
 """Fallbacks: who answers when a deployment cannot, and who is not asked."""
 
-from collections.abc import AsyncIterator
 from decimal import Decimal
-from pathlib import Path
 
 import pytest
 
@@ -12,16 +10,10 @@ from meshwright.models.circuits import Retrying
 from meshwright.models.errors import AllProvidersDown, ContentRefused, ModelRefused, ModelUnavailable
 from meshwright.models.port import STREAM_RESTART
 from tests.support.fake_provider import FakeProvider, Fault
-from tests.support.pickers import TIERS, Make, asked, deployment, pickers, request, three
+from tests.support.pickers import TIERS, Make, asked, deployment, request, three
 
 # LiteLLM reads its streams by an attribute that pydantic deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_:DeprecationWarning")
-
-
-@pytest.fixture
-async def make(tmp_path: Path) -> AsyncIterator[Make]:
-    async with pickers(tmp_path) as make:
-        yield make
 
 
 async def test_a_group_that_fails_is_answered_by_its_fallback(make: Make, fake: FakeProvider) -> None:

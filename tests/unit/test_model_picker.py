@@ -16,7 +16,7 @@ from meshwright.models.errors import AllProvidersDown, ModelRefused, ModelTimeou
 from meshwright.models.picker import Picker
 from meshwright.models.port import CallContext, ToolSpec
 from tests.support.fake_provider import TOKENS, FakeProvider, Fault
-from tests.support.pickers import KEY, TIERS, Make, asked, deployment, own_picker, pickers, request
+from tests.support.pickers import KEY, TIERS, Make, asked, deployment, own_picker, request
 
 # LiteLLM reads its streams by an attribute that pydantic deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_:DeprecationWarning")
@@ -35,12 +35,6 @@ class _NoMinuteTurns:
 @pytest.fixture(autouse=True)
 def _no_minute_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(picker, "time", _NoMinuteTurns)
-
-
-@pytest.fixture
-async def make(tmp_path: Path) -> AsyncIterator[Make]:
-    async with pickers(tmp_path) as make:
-        yield make
 
 
 @pytest.fixture

@@ -16,11 +16,6 @@ from tests.support.cached_provider import COST, TTL_SECONDS, USAGE, Provider, ca
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
 def provider() -> Provider:
     return Provider()
 

@@ -18,11 +18,6 @@ from tests.support.cached_provider import COST, USAGE, Provider, request
 from tests.support.settings import Settings
 
 
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
 def settings(**given: Any) -> Settings:
     return Settings(**given)
 

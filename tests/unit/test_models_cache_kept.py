@@ -14,11 +14,6 @@ from tests.support.cached_provider import TTL_SECONDS, Provider, caching, reques
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
 def provider() -> Provider:
     return Provider()
 

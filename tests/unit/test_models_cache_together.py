@@ -13,11 +13,6 @@ from tests.support.cached_provider import COST, TTL_SECONDS, Provider, caching, 
 
 
 @pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
-
-
-@pytest.fixture
 async def provider() -> Provider:
     return Provider()
 

@@ -9,7 +9,7 @@ from meshwright.core.errors import ModelError
 from meshwright.models.circuits import Retrying
 from meshwright.models.errors import ModelRefused, ModelUnavailable, RateLimited
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta
-from meshwright.testing.runtime import ManualClock
+from meshwright.testing.mesh import ManualClock
 
 DOWN = ModelUnavailable("down")
 
@@ -44,11 +44,6 @@ class Flaky:
 def request(timeout_seconds: float = 60.0) -> ModelRequest:
     messages = (ChatMessage(role="user", content="Hello"),)
     return ModelRequest(messages=messages, user="tester", timeout_seconds=timeout_seconds)
-
-
-@pytest.fixture
-def clock() -> ManualClock:
-    return ManualClock()
 
 
 def retrying(model: Flaky, draw: Callable[[], float] = lambda: 1.0) -> Retrying:

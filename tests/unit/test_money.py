@@ -13,7 +13,7 @@ from meshwright.core.errors import ConfigError
 from meshwright.core.messages import Outcome, Task
 from meshwright.core.money import MAX_DOLLARS, PICO, Budget, Price, fit, is_amount
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
-from meshwright.models.prices import price_at
+from meshwright.models.prices import Prices
 from meshwright.testing import mesh_for
 from tests.support.settings import load_settings
 
@@ -76,7 +76,9 @@ def test_a_calculated_amount_fits_the_bounds(amount: Decimal) -> None:
 
 
 def test_a_price_list_with_floating_point_noise_can_be_used() -> None:
-    price = price_at({"input_cost_per_token": 3.3333333333333335e-05, "output_cost_per_token": 0}, "")
+    entry = {"input_cost_per_token": 3.3333333333333335e-05, "output_cost_per_token": 0}
+    prices = Prices(listed=lambda: {"noise": entry})
+    price = prices.upper_bound(ModelRequest(model="noise", messages=(), user="a"))
     assert price is not None
     assert price.input == Decimal("33.333333333334")
     assert is_amount(price.of(10**30, 0))

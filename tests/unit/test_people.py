@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, Field, model_validator
 
 from meshwright import Agent, Capability, Run, WaitExpired, tool
-from meshwright.agents.binding import BoundAgents
+from meshwright.agents.loader import BoundAgents
 from meshwright.client import Client
 from meshwright.core.errors import Conflict, Forbidden, InvalidInput, NotFound
 from meshwright.core.messages import Caller, TaskRequest

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.agents.binding import check_tables, toolsets_of
-from meshwright.agents.loader import installed_agents, load_agents
+from meshwright.agents.loader import bind_agents, check_tables, installed_agents, load_agents
 from meshwright.app import build_mesh, component_types
 from meshwright.core.errors import ConfigError
 from meshwright.edges.channels.component import Channels
 from meshwright.settings import Settings, load_settings
+from meshwright.tools import ToolSettings
 
 ACTORS = """\
 from meshwright import Agent, Capability, Component
@@ -133,7 +133,7 @@ def test_an_agent_that_names_a_toolset_of_no_package_is_told(tmp_path: Path) -> 
     (tmp_path / "pages.py").write_text(text)
     [agent] = load_agents(tmp_path)
     with pytest.raises(ConfigError, match="toolset 'pager', which no installed package brings"):
-        toolsets_of(agent)
+        bind_agents([agent], ToolSettings())
 
 
 def test_a_table_for_a_toolset_that_nobody_has_is_refused() -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from meshwright.core.errors import PromptError
 from meshwright.prompts import Brought, Prompt, PromptContext, Prompts, PromptSources, parse_prompt
-from meshwright.prompts.folder import BUILT_IN, GENERIC
 from meshwright.prompts.prompt import MAX_PROMPT_BYTES, RUN_VARIABLES
+from meshwright.prompts.sources import BUILT_IN, GENERIC
 
 FOLDER = Path(__file__).resolve().parents[2] / "prompts"
 NAMES = (

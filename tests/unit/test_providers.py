@@ -69,7 +69,7 @@ def test_a_name_decides_who_offers_the_model(name: str, whole: str) -> None:
 def test_each_provider_is_opened_by_its_variables_and_says_which_one_is_missing(
     provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("meshwright.models.providers.is_importable", bool)
+    monkeypatch.setattr("meshwright.models.providers._is_importable", bool)
     environment = environment_of(provider)
     settings = ModelSettings.from_env(provider.example, environment)
     assert settings.provider == provider.name

@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from meshwright import Agent, Capability, Task
-from meshwright.agents.binding import start_warnings, warnings_of
-from meshwright.agents.loader import load_agents
+from meshwright.agents.loader import load_agents, warnings_of
 from meshwright.core.messages import Outcome
 from meshwright.models.config import read_config
 from meshwright.models.routing import matching
@@ -137,7 +136,7 @@ def test_the_fleet_that_comes_with_the_mesh_has_a_deployment_for_all_its_tags() 
 
 
 def test_only_the_router_has_a_file_to_be_warned_of(tmp_path: Path) -> None:
-    assert start_warnings(adapter_for(ScriptedModel()), Prompts(tmp_path), (Slipping,)) == ()
+    assert warnings_of(adapter_for(ScriptedModel()).config, Prompts(tmp_path), (Slipping,)) == []
 
 
 def chosen(text: str, sample: Task) -> list[str]:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from meshwright import Agent, TaskRequest, Tasks
-from meshwright.ledger.account_client import AccountClient
 from meshwright.ledger.budgets import Budgets
+from meshwright.ledger.charging import AccountClient
 from meshwright.ledger.spending import Spending
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel

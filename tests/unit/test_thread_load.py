@@ -14,7 +14,7 @@ from meshwright.kernel.store import Batch
 from meshwright.mesh import Mesh
 from meshwright.models.offline import OfflineModel
 from meshwright.stores.memory import MemoryData
-from meshwright.testing.runtime import memory_runtime
+from meshwright.testing.mesh import memory_runtime
 from tests.support.settings import load_settings
 from tests.unit.test_mesh import Echo, Gate
 

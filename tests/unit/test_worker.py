@@ -12,7 +12,7 @@ from meshwright.core.errors import Draining, HostError, MailboxFull, StoreFailed
 from meshwright.kernel.envelope import ActorRef, Message
 from meshwright.kernel.runtime import Runtime
 from meshwright.stores.memory import MemoryData
-from meshwright.testing.runtime import memory_runtime
+from meshwright.testing.mesh import memory_runtime
 from meshwright.work import Answer, Journal, Offer, Withdraw, Work
 from meshwright.work import worker as worker_module
 from tests.support.worker_harness import Gate, at_once, worker_harness

@@ -11,7 +11,7 @@ from meshwright.core.messages import Event
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.stores.memory import MemoryData
-from meshwright.testing.runtime import memory_runtime
+from meshwright.testing.mesh import memory_runtime
 from meshwright.work import Cancel
 from meshwright.work.protocol import Stop
 from meshwright.work.worker import until_stopped

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from meshwright.agent import Agent, AgentTypes
-from meshwright.agents.binding import bind_agents, check_tables, code_of
-from meshwright.agents.event_words import FACTS
-from meshwright.agents.loader import prompts_brought, prompts_folder
+from meshwright.agents.display import FACTS
+from meshwright.agents.loader import bind_agents, check_tables, code_of, prompts_brought, prompts_folder
 from meshwright.component import Actors, Check, Component, offered
 from meshwright.context.memory import MemoryStore
 from meshwright.context.service import ContextClient
@@ -23,8 +22,8 @@ from meshwright.events.tasks import open_code
 from meshwright.kernel.host import Subscription
 from meshwright.kernel.timers import every
 from meshwright.kernel.turns import ActorKind
-from meshwright.ledger.activity import Activity, activity_of
 from meshwright.ledger.budgets import Budgets
+from meshwright.ledger.spending import Activity, activity_of
 from meshwright.mesh import Mesh
 from meshwright.models.port import CallContext, Model, ModelWindow, ModelWindows
 from meshwright.parts import FRONT
@@ -193,7 +192,6 @@ def agents_here(mesh: Mesh) -> list[type[Agent]]:
 
 
 def _app_of(agent: type[Agent]) -> str:
-    """The app that runs an agent's tasks."""
     return FRONT if agent.reads_log else agent.agent_id
 
 

@@ -1,14 +1,17 @@
-"""Agents are found in the files and packages of a project's `actors` folder, and in installed packages."""
+"""Finds agents in the project's `actors` folder and in installed packages, and binds each to its tools."""
 
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib
 import inspect
 import logging
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,10 +21,16 @@ from pydantic import ValidationError
 
 from meshwright.agent import Agent
 from meshwright.core.errors import ConfigError, MeshError, nearest
-from meshwright.core.plugins import AGENTS, installed
-from meshwright.prompts import Brought
+from meshwright.core.messages import Task
+from meshwright.core.plugins import AGENTS, TOOLSETS, did_you_mean, installed
+from meshwright.models.config import LiteLLMConfig
+from meshwright.models.routing import CallerTags, tags_nobody_answers
+from meshwright.prompts import Brought, PromptSources
 from meshwright.settings import Settings
-from meshwright.tools.limited import author_place
+from meshwright.tools.functions import delegate_tool, remember_tool, tools_of
+from meshwright.tools.limited import LimitedTool, Overrun, ToolThreads, author_place
+from meshwright.tools.tool import Tool
+from meshwright.tools.toolset import Toolset, ToolSettings
 
 logger = logging.getLogger("meshwright.agents")
 PACKAGED = Path(__file__).parents[1] / "_project"
@@ -77,10 +86,9 @@ def installed_agents() -> list[type[Agent]]:
         values = vars(brought).values() if inspect.ismodule(brought) else brought
         agents = [cls for cls in (values if isinstance(values, Iterable) else [values]) if _is_agent(cls)]
         if not agents:
-            raise ConfigError(
-                f"{plugin.package} registers {plugin.value} as an agent, and it is none",
-                remedy="Register a class with Agent as its base, or a module or list of such",
-            )
+            problem = f"{plugin.package} registers {plugin.value} as an agent, and it is none"
+            remedy = "Register a class with Agent as its base, or a module or list of such"
+            raise ConfigError(problem, remedy=remedy)
         found += agents
     return found
 
@@ -127,11 +135,9 @@ def _sources(folder: Path) -> list[Path]:
     folders = [path for path in paths if path.is_dir() and any(path.glob("*.py"))]
     for path in folders:
         if not (path / "__init__.py").exists() and path.name not in _imported_names(folder):
-            raise ConfigError(
-                "this folder holds Python files and no __init__.py, and no agent imports it",
-                path=str(path),
-                remedy="Import its agents in an __init__.py, or put an underscore before its name",
-            )
+            problem = "this folder holds Python files and no __init__.py, and no agent imports it"
+            remedy = "Import its agents in an __init__.py, or put an underscore before its name"
+            raise ConfigError(problem, remedy=remedy, path=str(path))
     packages = [path for path in folders if (path / "__init__.py").exists()]
     return [path for path in paths if path.suffix == ".py" or path in packages]
 
@@ -168,11 +174,9 @@ def _check_use(folder: Path, offered: Mapping[Path, Sequence[type[Agent]]]) -> N
     imported = _imported_names(folder) if unused else set()
     for path in unused:
         if path.stem not in imported:
-            raise ConfigError(
-                "there is no agent here, and no agent imports it",
-                path=str(path),
-                remedy="Define a class with Agent as its base, or put an underscore before the name",
-            )
+            problem = "there is no agent here, and no agent imports it"
+            remedy = "Define a class with Agent as its base, or put an underscore before the name"
+            raise ConfigError(problem, remedy=remedy, path=str(path))
 
 
 def _imported_names(folder: Path) -> set[str]:
@@ -198,12 +202,9 @@ def _load(package: str, path: Path) -> ModuleType:
         ) from error
     except (Exception, SystemExit) as error:  # the file is the author's: any error is reported with its place
         where, line = _place(path, error)
-        raise ConfigError(
-            f"this agent cannot be loaded: {_in_a_line(error)}",
-            path=where,
-            line=line,
-            remedy=f"Fix the file, or move it out of {path.parent.name}/",
-        ) from error
+        problem = f"this agent cannot be loaded: {_in_a_line(error)}"
+        remedy = f"Fix the file, or move it out of {path.parent.name}/"
+        raise ConfigError(problem, remedy=remedy, path=where, line=line) from error
 
 
 def _in_a_line(error: BaseException) -> str:
@@ -225,17 +226,17 @@ def _check_unique(agents: Sequence[type[Agent]]) -> None:
     for agent in agents:
         other = seen.setdefault(agent.agent_id, agent)
         if other is not agent:
-            raise ConfigError(
-                f"two agents are called {agent.agent_id!r}",
-                path=inspect.getfile(agent),
-                line=_line_of(agent),
-                remedy=f"rename this one; the other is {inspect.getfile(other)}:{_line_of(other)}",
-                field="agent_id",
-            )
+            remedy = f"rename this one; the other is {':'.join(map(str, _place_of(other)))}"
+            raise _wrong(agent, f"two agents are called {agent.agent_id!r}", remedy, "agent_id")
 
 
-def _line_of(agent: type[Agent]) -> int:
-    return inspect.getsourcelines(agent)[1]
+def _place_of(agent: type[Agent]) -> tuple[str, int]:
+    return inspect.getfile(agent), inspect.getsourcelines(agent)[1]
+
+
+def _wrong(agent: type[Agent], problem: str, remedy: str, field: str) -> ConfigError:
+    path, line = _place_of(agent)
+    return ConfigError(problem, path=path, line=line, remedy=remedy, field=field)
 
 
 def _check_delegation(agents: Sequence[type[Agent]]) -> None:
@@ -244,11 +245,154 @@ def _check_delegation(agents: Sequence[type[Agent]]) -> None:
         for name in agent.delegates_to:
             if name not in known:
                 close = nearest(name, known)
-                there_are = f"There are {', '.join(sorted(known))}"
-                raise ConfigError(
-                    f"agent {agent.agent_id} delegates to {name!r}, which is no agent here",
-                    path=inspect.getfile(agent),
-                    line=_line_of(agent),
-                    remedy=f"Did you mean {close!r}?" if close else there_are,
-                    field="delegates_to",
-                )
+                remedy = f"Did you mean {close!r}?" if close else f"There are {', '.join(sorted(known))}"
+                problem = f"agent {agent.agent_id} delegates to {name!r}, which is no agent here"
+                raise _wrong(agent, problem, remedy, "delegates_to")
+
+
+class BoundAgent:
+    """An agent with its tools, ready to work once it was started.
+
+    `on_overrun` is called for threads of tools that do not end. Raises ConfigError where a tool cannot be
+    described, or two share a name.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        settings: ToolSettings,
+        on_overrun: Callable[[Overrun], None] = lambda overrun: None,
+    ) -> None:
+        self.agent = agent
+        self.tools: dict[str, Tool] = {}
+        size = agent.max_concurrency or settings.max_concurrency
+        self.threads = ToolThreads(agent.agent_id, size, on_overrun)
+        self._timeout_seconds = settings.tool_timeout_seconds
+        self._toolsets = [toolset(settings) for toolset in _toolsets_of(type(agent))]
+        for toolset in self._toolsets:
+            toolset.threads = self.threads
+        self._own = tools_of(agent, threads=self.threads)
+        if agent.delegates_to:
+            self._own.append(delegate_tool(agent.delegates_to))
+        if agent.remembers:
+            self._own.append(remember_tool())
+        self._take(tool for toolset in self._toolsets for tool in tools_of(toolset))  # a slip shows at once
+
+    async def start(self) -> None:
+        """Start the toolsets, and ask them for their tools."""
+        offered: list[Tool] = []
+        for toolset in self._toolsets:
+            await toolset.start()
+            offered += await toolset.tools()
+        self._take(offered)
+
+    async def stop(self) -> None:
+        """Give back what the tools hold."""
+        self.threads.close()
+        for toolset in self._toolsets:
+            await toolset.close()
+
+    def _take(self, offered: Iterable[Tool]) -> None:
+        tools = [*self._own, *offered]
+        names = [tool.name for tool in tools]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            problem = f"agent {self.agent.agent_id} has two tools named {twice[0]!r}"
+            raise ConfigError(problem, remedy='give one another name: @tool(name="...")', field="toolsets")
+        self.tools = {tool.name: LimitedTool(tool, self._timeout_seconds) for tool in tools}
+
+
+class BoundAgents(dict[str, BoundAgent]):
+    """The agents of a process, by agent id."""
+
+
+def bind_agents(
+    classes: Sequence[type[Agent]],
+    settings: ToolSettings,
+    on_overrun: Callable[[Overrun], None] = lambda overrun: None,
+) -> BoundAgents:
+    """Make each agent with its tools, by agent id. Raises ConfigError."""
+    return BoundAgents({cls.agent_id: BoundAgent(cls(), settings, on_overrun) for cls in classes})
+
+
+def _toolsets_of(agent: type[Agent]) -> list[type[Toolset]]:
+    """The toolsets of an agent, also those it names. Raises ConfigError for one that is not installed."""
+    found = [toolset for toolset in agent.toolsets if not isinstance(toolset, str)]
+    names = [toolset for toolset in agent.toolsets if isinstance(toolset, str)]
+    plugins = {plugin.name: plugin for plugin in installed(TOOLSETS)} if names else {}
+    for name in names:
+        if name not in plugins:
+            problem = f"agent {agent.agent_id} has the toolset {name!r}, which no installed package brings"
+            remedy = did_you_mean(name, plugins) or f"Install its package, or name a class of {name!r}"
+            raise ConfigError(problem, remedy=remedy, field="toolsets")
+        found.append(plugins[name].load())
+    return found
+
+
+def check_tables(tables: Iterable[str], agents: Iterable[type[Agent]]) -> None:
+    """Raise ConfigError for a table [tools.NAME] whose toolset no agent has and no package brings."""
+    known = {toolset.name for agent in agents for toolset in _toolsets_of(agent)}
+    known |= {plugin.name for plugin in installed(TOOLSETS)} if tables else set()
+    for name in tables:
+        if name not in known:
+            remedy = did_you_mean(name, known) or "Install the package that brings it, or take the table out"
+            raise ConfigError(f"[tools.{name}]: no toolset has that name", remedy=remedy, field="tools")
+
+
+_DIGEST_CHARS = 12
+
+
+def code_of(agent: type[Agent]) -> str:
+    """A hash of the files of an agent, its bases and its toolsets; of a package all files in its folder.
+
+    Prompts are not in it, nor is what those files import from elsewhere: a run follows its journal with any.
+    """
+    digest = hashlib.sha256()
+    classes = [cls for owner in (agent, *_toolsets_of(agent)) for cls in owner.__mro__]
+    files = {file for cls in classes if cls not in (Agent, Toolset, object) for file in _files_of(cls)}
+    for file in sorted(files):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:_DIGEST_CHARS]
+
+
+def _files_of(cls: type) -> Iterator[Path]:
+    try:
+        file = Path(inspect.getsourcefile(cls) or "")
+    except (OSError, TypeError):  # made in an interactive session, or in C
+        return
+    if (file.parent / "__init__.py").is_file():
+        yield from file.parent.glob("*.py")
+    elif file.is_file():
+        yield file
+
+
+_SAMPLES = ("What is this?", "Compare these, weigh the trade-offs and recommend one: why? " * 20)
+"""A simple request and a complex one: agents choose tags by such."""
+
+
+def warnings_of(
+    config: LiteLLMConfig | None, prompts: PromptSources, agents: Sequence[type[Agent]]
+) -> list[ConfigError]:
+    """Warnings about improbable settings, and about prompts and agents whose tags no deployment has."""
+    if config is None:
+        return []
+    callers: dict[str, CallerTags] = {}
+    groups: dict[str, str] = {}
+    for name in prompts.names():
+        prompt = prompts.resolve(name)
+        groups[name] = prompt.model
+        callers[f"prompt {name}"] = (prompt.model, prompt.tags)
+    for agent in agents:
+        for tags in _tags_by_agent(agent):
+            name = f"agent {agent.agent_id} [{', '.join(tags)}]"
+            callers[name] = (groups.get(agent.prompt, "default"), tags)
+    return [*config.warnings, *tags_nobody_answers(config, callers)]
+
+
+def _tags_by_agent(agent: type[Agent]) -> list[list[str]]:
+    """The tags that an agent chooses for a simple request and a complex one, and those it allows."""
+    allowed = [(tag,) for tag in sorted(agent.task_tags)]
+    chosen, now = list[tuple[str, ...]](), datetime.now(UTC)
+    with suppress(Exception):  # the author's code, on tasks that it was not written for
+        task = partial(Task, task_id="sample", thread_id="sample", deadline_at=now, created_at=now)
+        chosen = [tuple(agent().tags(task(payload={"text": text})) or ()) for text in _SAMPLES]
+    return [list(tags) for tags in dict.fromkeys([*chosen, *allowed]) if tags]

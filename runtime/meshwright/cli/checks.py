@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from meshwright.agents.event_words import code_changed
-from meshwright.agents.resources import AGENTS
+from meshwright.agents.display import AGENTS, code_changed
 from meshwright.cli.connect import Connection, running_mesh, talk
 from meshwright.cli.options import Target, data_option, json_option, mesh_options
 from meshwright.cli.output import document, styled
@@ -64,8 +63,7 @@ def _check_code(target: Target) -> int:
     Loads the agents and starts none. Exit status 1 if there are such tasks: they go on with the new code
     where it asks for the same steps.
     """
-    from meshwright.agents.binding import code_of
-    from meshwright.agents.loader import load_agents, project_file
+    from meshwright.agents.loader import code_of, load_agents, project_file
 
     settings = _settings()
     require_trust(settings)

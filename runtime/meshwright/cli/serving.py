@@ -194,7 +194,7 @@ class _Watchdog:
     """The thread and what it knows. Looks are counted, not time: a stopped process holds nothing."""
 
     def __init__(self, mesh: Mesh, restart: Callable[[], None] | None) -> None:
-        from meshwright.agents.binding import BoundAgents
+        from meshwright.agents.loader import BoundAgents
         from meshwright.work import Worker
 
         self.worker = mesh.get(Worker)

@@ -260,7 +260,7 @@ async def _answer_probes(mesh: Mesh, listener: socket) -> None:
 
 
 def _greet(mesh: Mesh, url: str) -> None:
-    from meshwright.agents.binding import BoundAgents
+    from meshwright.agents.loader import BoundAgents
     from meshwright.models.port import Model
 
     click.echo(f"ready {url}")

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from meshwright.events.verify import Verified
     from meshwright.ledger.budgets import BudgetView
     from meshwright.ledger.costs import By, Costs, TaskEstimate
-    from meshwright.ledger.keys import NewKey
-    from meshwright.ledger.virtual_keys import Key
+    from meshwright.ledger.keys import Key, NewKey
 
 
 class ResourceCalls:
@@ -161,7 +160,7 @@ class Administration:
 
     async def keys(self) -> list[Key]:
         """Keys, oldest first, without their secrets. Managing keys needs the admin token."""
-        from meshwright.ledger.virtual_keys import Key
+        from meshwright.ledger.keys import Key
 
         return await self._connection.get_list(Key, "/keys")
 
@@ -204,7 +203,7 @@ class Administration:
 
     async def revoke_key(self, key_id: str) -> Key:
         """Revoke a key. Raises NotFound."""
-        from meshwright.ledger.virtual_keys import Key
+        from meshwright.ledger.keys import Key
 
         return await self._connection.get(Key, f"/keys/{quote(key_id, safe='')}", "DELETE", repeats=True)
 

@@ -221,11 +221,8 @@ def _check(item: MemoryItem) -> None:
     if not item.text.strip():
         raise InvalidInput("a memory needs a text", remedy="say what is to be remembered", field="text")
     if len(item.text) > _MAX_MEMORY_CHARS:
-        raise TooLarge(
-            f"a memory has {len(item.text):,} characters, and may have {_MAX_MEMORY_CHARS:,}",
-            remedy="remember what matters of it, in a few sentences",
-            field="text",
-        )
+        problem = f"a memory has {len(item.text):,} characters, and may have {_MAX_MEMORY_CHARS:,}"
+        raise TooLarge(problem, remedy="remember what matters of it, in a few sentences", field="text")
     try:
         item.text.encode()
     except UnicodeEncodeError as error:

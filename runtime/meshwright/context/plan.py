@@ -33,15 +33,12 @@ CompressionMethod = Literal["deterministic", "model", "deterministic-fallback"]
 _Item = str | dict[str, Any]
 
 
-def _one_or_many(value: object) -> object:
-    return [value] if isinstance(value, (str, dict)) else value
-
-
 def _lines_or_many(value: object) -> object:
     return [line for line in value.splitlines() if line.strip()] if isinstance(value, str) else value
 
 
-_Items = Annotated[list[_Item], BeforeValidator(_one_or_many), Field(max_length=_MAX_ITEMS)]
+_OneOrMany = BeforeValidator(lambda value: [value] if isinstance(value, (str, dict)) else value)
+_Items = Annotated[list[_Item], _OneOrMany, Field(max_length=_MAX_ITEMS)]
 _Conversation = Annotated[list[_Item], BeforeValidator(_lines_or_many), Field(max_length=_MAX_ITEMS)]
 _Priority = Annotated[int, Field(ge=0, le=10)] | Annotated[str, StringConstraints(max_length=32)]
 
@@ -91,20 +88,10 @@ def _sizes(value: object, depth: int) -> Iterator[int]:
         yield len(str(value))
 
 
-class ContextRequest(Struct):
-    """A `CompressRequest` that a run makes of checked parts, without a summary of its task."""
+class ContextRequest(CompressRequest):
+    """A request that may have no summary of its task, as a run makes it, whose model has the task itself."""
 
-    sender: str
-    receiver: str
-    project_id: str
-    task_summary: str = ""
-    priority: int | str = 5
-    workflow_state: str | dict[str, Any] = ""
-    sender_memories: list[_Item] = field(default_factory=list)
-    sender_questions: list[_Item] = field(default_factory=list)
-    conversation_snippet: list[_Item] = field(default_factory=list)
-    constraints: list[_Item] = field(default_factory=list)
-    known_failures: list[_Item] = field(default_factory=list)
+    task_summary: Annotated[str, StringConstraints(max_length=_MAX_SUMMARY_CHARS)] = ""
 
 
 class Plan(Struct):
@@ -165,7 +152,7 @@ def context_request(
     The request that it works on and the conversation reach its model by themselves, as messages. `sender` is
     who asks the agent: the one that delegated to it, or the orchestrator.
     """
-    return ContextRequest(
+    return ContextRequest.model_construct(  # of parts that are checked
         sender=sender,
         receiver=receiver,
         project_id=project_id,
@@ -174,7 +161,6 @@ def context_request(
 
 
 def _said(item: MemoryItem, receiver: str) -> str:
-    """A memory, and which other agent it is of."""
     return item.text if item.agent_id in (None, receiver) else f"{item.text} (noted by {item.agent_id})"
 
 
@@ -290,7 +276,7 @@ _TEXT_KEYS = ("text", "content", "memory", "summary", "message", "question", "de
 class _Draft:
     """The entries of each section by a rule, and every text that it left out."""
 
-    def __init__(self, request: CompressRequest | ContextRequest, rule: Rule) -> None:
+    def __init__(self, request: CompressRequest, rule: Rule) -> None:
         self.rule = rule
         self.kept: dict[str, Any] = {}
         self.dropped: list[str] = []
@@ -305,7 +291,6 @@ class _Draft:
                 self.sections[section] = entries
 
     def render(self) -> str:
-        """The sections as one text."""
         lines: list[str] = []
         for name, entries in self.sections.items():
             lines.append(f"{name}:")
@@ -313,7 +298,6 @@ class _Draft:
         return "\n".join(lines)
 
     def verbatim(self) -> list[str]:
-        """The texts at the rule's preserved paths."""
         paths = (path.split(".") for path in self.rule.preserve_fields)
         return [
             text
@@ -327,7 +311,7 @@ class _Draft:
         self.kept[name] = kept = _strip(value, self.rule.paths.get(name, {}), self.dropped)
         return kept
 
-    def _metadata(self, request: CompressRequest | ContextRequest) -> Iterator[str]:
+    def _metadata(self, request: CompressRequest) -> Iterator[str]:
         yield f"sender: {request.sender}"
         yield f"receiver: {request.receiver}"
         yield f"project_id: {request.project_id}"
@@ -338,11 +322,8 @@ class _Draft:
     def _chosen(self, name: str, items: list[Any]) -> list[Any]:
         """All of a field's items, or of memories the most relevant, of messages the latest."""
         rule = self.rule
-        limits = {
-            "sender_memories": rule.max_memories,
-            "conversation_snippet": rule.max_conversation_messages,
-        }
-        limit = limits.get(name, len(items))
+        messages = rule.max_conversation_messages
+        limit = {"sender_memories": rule.max_memories, "conversation_snippet": messages}.get(name, len(items))
         if len(items) <= limit or name in rule.preserve_fields:
             return items
         if name == "sender_memories":
@@ -403,7 +384,7 @@ def _texts_at(value: Any, path: list[str]) -> Iterator[str]:
         yield str(value)
 
 
-def plan(request: CompressRequest | ContextRequest, rules: Rules) -> Plan:
+def plan(request: CompressRequest, rules: Rules) -> Plan:
     """Apply the rule of a request's sender and receiver to it, and count the result."""
     rule = rules.find(request.sender, request.receiver)
     made = _Draft(request, rule)

@@ -28,7 +28,7 @@ from meshwright.core.errors import MailboxFull, MeshError
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
-from meshwright.models.port import CallContext, ChatMessage, Model, ModelRequest
+from meshwright.models.port import CallContext, ChatMessage, Model, ModelReply, ModelRequest
 from meshwright.prompts import Prompt, PromptContext, PromptSources
 from meshwright.work.conversation import ThreadMessage
 
@@ -67,11 +67,11 @@ _LEAKS = {
 }
 
 
-class NoState(BaseModel):
+class _NoState(BaseModel):
     """The context-service remembers nothing between requests."""
 
 
-class ContextService(Actor[NoState]):
+class ContextService(Actor[_NoState]):
     """Plans the context of a receiver. Its type is `context-service`, its id the tenant's."""
 
     def __init__(self, ref: ActorRef, rules: Rules = DEFAULT_RULES) -> None:
@@ -79,7 +79,7 @@ class ContextService(Actor[NoState]):
         self._rules = rules
 
     @turn
-    def plan(self, turn: Turn, request: CompressRequest) -> Plan:
+    def plan(self, turn: Turn, request: ContextRequest) -> Plan:
         """Apply the rules to a request. Changes nothing, so there is nothing to commit."""
         return plan(request, self._rules)
 
@@ -109,7 +109,7 @@ class ContextClient:
 
     async def compress(
         self,
-        request: CompressRequest | ContextRequest,
+        request: CompressRequest,
         *,
         tenant_id: str = "default",
         traceparent: str | None = None,
@@ -132,12 +132,9 @@ class ContextClient:
         known_by = context() if context is not None else CallContext(tenant_id=tenant_id)
         prompt = self._prompt(known_by)
         system = prompt.render_from({"sender": request.sender, "receiver": request.receiver})
-        asked = self._model_request(prompt, system, made.text, known_by, max_tokens=prompt.max_tokens)
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                reply = await self._model.complete(asked)
-        except Exception as failure:  # noqa: BLE001 an adapter's own mistake must not cost the task its context
-            error = f"no model could shorten it{self._reason(failure)}"
+        reply = await self._ask(self._model, prompt, system, made.text, known_by, prompt.max_tokens)
+        if isinstance(reply, str):
+            error = f"no model could shorten it{reply}"
         else:
             text = reply.content.strip()
             wrong = "it was cut off" if reply.finish_reason == "length" else problem(text, made)
@@ -154,22 +151,16 @@ class ContextClient:
             return None, "there is no compression model"
         system = _SUMMARISE.format(max_tokens=max_tokens)
         known_by = context()
-        request = self._model_request(
-            self._prompt(known_by), system, text, known_by, max_tokens=2 * max_tokens
-        )
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                reply = await self._model.complete(request)
-        except Exception as failure:  # noqa: BLE001 an adapter's own mistake must not cost the task its work
-            return None, f"no model could summarise it{self._reason(failure)}"
+        prompt = self._prompt(known_by)
+        reply = await self._ask(self._model, prompt, system, text, known_by, 2 * max_tokens)
+        if isinstance(reply, str):
+            return None, f"no model could summarise it{reply}"
         summary = reply.content.strip()
         if not summary or reply.finish_reason == "length":
             return None, "the summary is empty" if not summary else "the summary was cut off"
         return summary, None
 
-    async def _plan(
-        self, request: CompressRequest | ContextRequest, tenant_id: str, traceparent: str | None
-    ) -> Plan:
+    async def _plan(self, request: CompressRequest, tenant_id: str, traceparent: str | None) -> Plan:
         ref = ActorRef(CONTEXT_SERVICE, tenant_id)
         while True:
             try:
@@ -179,22 +170,16 @@ class ContextClient:
             else:
                 return Plan.model_validate(reply)
 
-    def _reason(self, failure: Exception) -> str:
-        if isinstance(failure, TimeoutError):
-            return f" within {self._timeout_seconds:g} seconds"
-        if isinstance(failure, MeshError):
-            return f": {failure.code}: {failure.message}"
-        return f": {type(failure).__name__}"  # its message may hold a key
-
     def _prompt(self, known_by: CallContext) -> Prompt:
         run = PromptContext(known_by.tenant_id, known_by.agent_id, known_by.task_id, known_by.thread_id)
         return self._prompts.resolve(CONTEXT_SERVICE, run)
 
-    def _model_request(
-        self, prompt: Prompt, system: str, text: str, context: CallContext, *, max_tokens: int
-    ) -> ModelRequest:
+    async def _ask(
+        self, model: Model, prompt: Prompt, system: str, text: str, context: CallContext, max_tokens: int
+    ) -> ModelReply | str:
+        """The reply of the model, or why there is none, as the end of a sentence."""
         messages = (ChatMessage(role="system", content=system), ChatMessage(role="user", content=text))
-        return ModelRequest(
+        request = ModelRequest(
             model=prompt.model,
             messages=messages,
             tags=prompt.tags,
@@ -206,6 +191,15 @@ class ContextClient:
             timeout_seconds=self._timeout_seconds,
             cache=prompt.cache,
         )
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                return await model.complete(request)
+        except TimeoutError:
+            return f" within {self._timeout_seconds:g} seconds"
+        except MeshError as error:
+            return f": {error.code}: {error.message}"
+        except Exception as error:  # noqa: BLE001 an adapter's own mistake must not cost the task its work
+            return f": {type(error).__name__}"  # its message may hold a key
 
 
 def _response(
@@ -224,7 +218,7 @@ def _response(
         stats=CompressStats(
             input_tokens=made.input_tokens,
             output_tokens=output_tokens,
-            ratio=round(output_tokens / made.input_tokens, 4),
+            ratio=round(output_tokens / max(made.input_tokens, 1), 4),
             duration_ms=round((time.perf_counter() - started) * 1000, 3),
         ),
         validation_passed=method != "deterministic-fallback",

@@ -19,8 +19,7 @@ from meshwright.core.errors import Forbidden, HostError, MeshError
 from meshwright.core.messages import Caller
 from meshwright.identity.rules import ADMIN_REMEDY
 from meshwright.identity.settings import ADMIN_PREFIX
-from meshwright.ledger.keys import PREFIX, Keys, Unauthenticated, keys_required
-from meshwright.ledger.virtual_keys import EVERY_TENANT
+from meshwright.ledger.keys import EVERY_TENANT, PREFIX, Keys, Unauthenticated, keys_required
 from meshwright.settings import Settings
 
 __all__ = [

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from meshwright.component import Actors, Check, Component, offered
 from meshwright.events.projections import Projection
 from meshwright.identity.auth import Authenticator, Authenticators, KeyAuthenticator
-from meshwright.kernel.turns import ActorKind
-from meshwright.ledger.keys import Keys
-from meshwright.ledger.virtual_keys import KEY, KEYS, KeyProjection, VirtualKey, VirtualKeys
+from meshwright.ledger.keys import KINDS, KeyProjection, Keys
 from meshwright.mesh import Mesh
 from meshwright.parts import ORCHESTRATION
 
@@ -70,7 +68,4 @@ class KeysComponent(Component):
 
     def actors(self) -> Iterable[Actors]:
         """Each key, and whether callers need one."""
-        return [
-            Actors(ActorKind.of(VirtualKey, type=KEY), ORCHESTRATION),
-            Actors(ActorKind.of(VirtualKeys, type=KEYS), ORCHESTRATION),
-        ]
+        return [Actors(kind, ORCHESTRATION) for kind in KINDS]

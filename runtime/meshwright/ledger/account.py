@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import ROUND_DOWN, Decimal
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from meshwright.core import topics
 from meshwright.core.encoding import Struct, kept
@@ -38,7 +38,6 @@ MAX_HELD = 1_000  # reservations of one account: its state stays small
 _MAX_QUEUE = 100  # calls that an account knows of; the last ones ask again
 BEAT_SECONDS = 5.0  # after which a worker asks again for its calls in the queue, whatever has happened
 _QUEUED_SECONDS = 3 * BEAT_SECONDS  # after which a call that is not asked for again has left the queue
-_OF_ORIGIN = ("user", "tenant_id", "group", "tags", "thread_id", "step", "attempt")
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 _Scope = Literal["mesh", "tenant", "agent", "tag", "thread", "task"]
@@ -331,13 +330,8 @@ class BudgetAccount(Actor[Balance]):
         for held in expired:
             if (origin := held.origin) is None:
                 continue
-            cut = Call(
-                call_id=held.call,
-                cost_usd=held.booked,
-                cost_source="estimated",
-                outcome="cut",
-                **{name: getattr(origin, name) for name in _OF_ORIGIN},
-            )
+            known: dict[str, Any] = {"cost_usd": held.booked, "cost_source": "estimated", "outcome": "cut"}
+            cut = Call(call_id=held.call, **known, **origin.of_call())
             ids = {"task_id": origin.task_id, "agent_id": origin.user, "tenant_id": origin.tenant_id}
             topic = topics.MESH if origin.task_id is None else topics.TASK_PROGRESS
             turn.publish(topic, MODEL_CALLED, cut.payload(), **ids)

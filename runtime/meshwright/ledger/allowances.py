@@ -32,13 +32,13 @@ _SCOPES = ("agent", "tenant", "tag", "mesh")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
-class AllowanceList(BaseModel):
+class _AllowanceList(BaseModel):
     """The state of the actor."""
 
     items: dict[str, Budget] = {}
 
 
-class AllowanceKeeper(Actor[AllowanceList]):
+class AllowanceKeeper(Actor[_AllowanceList]):
     """All allowances of a mesh, by name."""
 
     @turn
@@ -74,7 +74,7 @@ class Allowances:
         now = self._host.clock.now()
         if self._known_until is None or now >= self._known_until:
             state = await self._host.read(_REF)
-            self._known = tuple(state.items.values()) if isinstance(state, AllowanceList) else ()
+            self._known = tuple(state.items.values()) if isinstance(state, _AllowanceList) else ()
             self._known_until = now + _FRESH
         return self._known
 
@@ -95,11 +95,8 @@ class Allowances:
         limit_usd, window = amount_of(allowance, field="allowance", default="day")
         scope, of = _scope_of(whose)
         if scope == "tenant" and tenant_id not in (None, of):
-            raise InvalidInput(
-                f"{whose} is an allowance of tenant {of}, and {tenant_id} is another",
-                remedy="Leave the tenant out",
-                field="tenant_id",
-            )
+            problem = f"{whose} is an allowance of tenant {of}, and {tenant_id} is another"
+            raise InvalidInput(problem, remedy="Leave the tenant out", field="tenant_id")
         name = _name_of(scope, of, tenant_id, window)
         if on_empty is None:
             before = [budget.on_empty for budget in await self.items() if budget.name == name]
@@ -108,15 +105,10 @@ class Allowances:
         try:
             budget = Budget.model_validate({"name": name, "scope": scope, "of": of, **fields})
         except ValidationError as error:
-            [problem, *_] = error.errors()
-            field = str(problem["loc"][0])
-            raise InvalidInput(f"{field} {sentence(problem)}", field=field) from None
+            raise invalid_field(error) from None
         if on_empty == "wait" and window == "total":
-            raise InvalidInput(
-                "An allowance of window total never renews, so a task would wait for ever",
-                remedy="Write it like 5/day, or say ask",
-                field="on_empty",
-            )
+            problem = "An allowance of window total never renews, so a task would wait for ever"
+            raise InvalidInput(problem, remedy="Write it like 5/day, or say ask", field="on_empty")
         await self._host.call(_REF, "put", budget)
         self._known_until = None
         return budget
@@ -158,6 +150,13 @@ def amount_of(text: str, *, field: str = "budget", default: Window = "total") ->
     return limit, cast("Window", window)
 
 
+def invalid_field(error: ValidationError) -> InvalidInput:
+    """The error for the first field of an argument that does not fit."""
+    [problem, *_] = error.errors()
+    field = str(problem["loc"][0])
+    return InvalidInput(f"{field} {sentence(problem)}", field=field)
+
+
 def _scope_of(whose: str) -> tuple[str, str]:
     scope, separator, of = whose.partition(":")
     if whose == "mesh":
@@ -165,11 +164,8 @@ def _scope_of(whose: str) -> tuple[str, str]:
     if not separator:
         scope, of = "agent", whose
     if scope not in _SCOPES[:3] or not of:
-        raise InvalidInput(
-            f"{whose[:80]!r} cannot have an allowance",
-            remedy="Say an agent's id, agent:ID, tenant:ID, tag:NAME or mesh",
-            field="whose",
-        )
+        remedy = "Say an agent's id, agent:ID, tenant:ID, tag:NAME or mesh"
+        raise InvalidInput(f"{whose[:80]!r} cannot have an allowance", remedy=remedy, field="whose")
     return scope, of
 
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from typing import Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel
 
 from meshwright.core.encoding import Struct, kept
 from meshwright.core.money import ZERO, Amount
+from meshwright.models.port import ModelRequest
 
 OPENED = "budget.opened"
 _MAX_EXPIRED = 100  # reservations whose time is over, and whose cost may still become known
 _CLAIMED_SECONDS = 600.0  # that a call stays reserved whose time is over, for the step that makes it again
+
+_OF_CONTEXT = ("tenant_id", "task_id", "thread_id", "step", "attempt")
+_OF_CALL = ("user", "tenant_id", "group", "tags", "thread_id", "step", "attempt")
 
 Window = Literal["hour", "day", "month", "total"]
 
@@ -30,6 +34,16 @@ class CallOrigin(Struct, omit_defaults=True):
     thread_id: str | None = None
     step: int | None = None
     attempt: int | None = None
+
+    @classmethod
+    def of(cls, request: ModelRequest) -> Self:
+        """The origin of a request."""
+        fields = {name: getattr(request.context, name) for name in _OF_CONTEXT}
+        return cls(user=request.user, group=request.model, tags=request.tags, **fields)
+
+    def of_call(self) -> dict[str, Any]:
+        """Its fields of a `Call`."""
+        return {name: getattr(self, name) for name in _OF_CALL}
 
 
 @dataclass(frozen=True, slots=True)

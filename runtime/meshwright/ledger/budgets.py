@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from typing import Protocol
 
 from msgspec.structs import replace as replace_fields
 
@@ -26,19 +25,21 @@ from meshwright.ledger.account import (
     Raise,
     ReservationResult,
 )
-from meshwright.ledger.account_client import AccountClient, announce
 from meshwright.ledger.allowances import Allowances
 from meshwright.ledger.balance import Balance, CallOrigin, Window, renews_at
 from meshwright.ledger.charging import (
     EVERY,
-    TASK_BUDGET,
+    AccountClient,
     account_of,
     accounts_of,
+    announce,
     check_budgets,
     is_seen_by,
     only_key,
     words_for,
 )
+from meshwright.ledger.estimates import Estimates
+from meshwright.ledger.resources import TASK_BUDGET
 from meshwright.models.errors import BudgetExceeded, ModelUnavailable, PriceUnknown
 from meshwright.models.port import CallContext, ModelRequest, Settlement
 from meshwright.work.protocol import DEFAULT_TENANT
@@ -55,25 +56,6 @@ _SHOWN = ("budget", "scope", "key", "window", "hard")
 
 _UpperBound = Callable[[ModelRequest], Decimal | None]
 """The most that a call may cost; None where it is unknown."""
-
-
-class _Limiter(Protocol):
-    """Makes do with less than the most that a call may cost."""
-
-    async def prepare(self) -> None:
-        """Get ready; it is awaited before each call."""
-
-    def least(self, request: ModelRequest) -> Decimal | None:
-        """The least that such a call needs; None where it is unknown."""
-        ...
-
-    def likely(self, request: ModelRequest) -> Decimal | None:
-        """The likely cost of such a call; None where it is unknown."""
-        ...
-
-    def limited(self, request: ModelRequest, amount: Decimal) -> ModelRequest:
-        """The request, such that it cannot cost more than this amount."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +114,7 @@ class Budgets:
         host.listen(topics.SPEND, self._wake, (FREED,))
 
     async def hold(
-        self, request: ModelRequest, upper_bound: _UpperBound, limiter: _Limiter | None = None
+        self, request: ModelRequest, upper_bound: _UpperBound, limiter: Estimates | None = None
     ) -> Hold:
         """Reserve the most that a call may cost with every budget that it is charged to, before it is made.
 
@@ -277,7 +259,7 @@ class Budgets:
         )
 
     async def _reserve(
-        self, hold: Hold, budgets: Iterable[Budget], upper_bound: _UpperBound, limiter: _Limiter | None
+        self, hold: Hold, budgets: Iterable[Budget], upper_bound: _UpperBound, limiter: Estimates | None
     ) -> Hold:
         accounts = accounts_of(hold.request, budgets)
         if not accounts:
@@ -286,11 +268,9 @@ class Budgets:
         amount = upper_bound(request)
         hard = next((account for account in accounts if account.hard), None)
         if amount is None and hard is not None:
-            raise PriceUnknown(
-                f"The price of model {request.model!r} is unknown, and budget {hard.budget} is hard",
-                remedy="Set default_price in mesh.toml, or the deployment's price in litellm_config.yaml",
-                budget=hard.budget,
-            )
+            problem = f"The price of model {request.model!r} is unknown, and budget {hard.budget} is hard"
+            remedy = "Set default_price in mesh.toml, or the deployment's price in litellm_config.yaml"
+            raise PriceUnknown(problem, remedy=remedy, budget=hard.budget)
         least = None if limiter is None else partial(limiter.least, request)
         now, seconds = self._host.clock.now(), request.timeout_seconds
         entry = _reservation(hold, amount or ZERO, None if limiter is None else limiter.likely(request), now)
@@ -365,27 +345,16 @@ def _op_of(request: ModelRequest) -> str:
 
 
 def _reservation(hold: Hold, amount: Decimal, estimate: Decimal | None, now: datetime) -> LedgerEntry:
-    request = hold.request
-    context = request.context
-    origin = CallOrigin(
-        user=request.user,
-        tenant_id=context.tenant_id,
-        group=request.model,
-        tags=request.tags,
-        task_id=context.task_id,
-        thread_id=context.thread_id,
-        step=context.step,
-        attempt=context.attempt,
-    )
+    context, ends = hold.request.context, now + timedelta(seconds=hold.request.timeout_seconds)
     return LedgerEntry(
         op=hold.op,
         call=hold.call,
         amount=amount,
         priority=context.priority,
         since=(context.since or now).timestamp(),
-        until=(now + timedelta(seconds=request.timeout_seconds + _MARGIN_SECONDS)).timestamp(),
+        until=ends.timestamp() + _MARGIN_SECONDS,
         estimate=estimate,
-        origin=origin,
+        origin=CallOrigin.of(hold.request),
     )
 
 
@@ -399,10 +368,8 @@ def _downgraded(request: ModelRequest, cheaper_tag: str | None) -> ModelRequest:
 
 def _exceeded(account: Account, entry: LedgerEntry, result: ReservationResult, now: datetime) -> ModelError:
     if result.answer == "crowded":
-        return ModelUnavailable(
-            f"Budget {account.budget} ({account.key}) has too many calls under way",
-            remedy="Try again when some have ended",
-        )
+        problem = f"Budget {account.budget} ({account.key}) has too many calls under way"
+        return ModelUnavailable(problem, remedy="Try again when some have ended")
     renews = renews_at(account.window, now)
     owner = "the mesh" if account.scope == "mesh" else f"{account.scope} {account.key}"
     spent = (

@@ -1,20 +1,48 @@
-"""Which accounts a call is charged to: those of declared budgets and allowances, and those that it brings."""
+"""Charges calls to accounts: finds those of a call, and books with each, where calls wait for room."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from decimal import Decimal
 from functools import lru_cache
 
-from meshwright.core.errors import ConfigError, InvalidInput, NotFound
-from meshwright.core.messages import TaskBudget
+from msgspec.structs import replace
+
+from meshwright.core import topics
+from meshwright.core.errors import (
+    ConfigError,
+    HostError,
+    InvalidInput,
+    MailboxFull,
+    NotFound,
+    StoreUnavailable,
+)
+from meshwright.core.messages import Event, TaskBudget, new_id
 from meshwright.core.money import Budget
-from meshwright.ledger.account import Account
-from meshwright.models.port import ModelRequest
+from meshwright.kernel.runtime import Runtime
+from meshwright.ledger.account import (
+    BEAT_SECONDS,
+    FREED,
+    Account,
+    LedgerBatch,
+    LedgerEntry,
+    LedgerReply,
+    ReservationResult,
+)
+from meshwright.ledger.resources import TASK_BUDGET
+from meshwright.models.port import ModelRequest, Settlement
 from meshwright.work.protocol import DEFAULT_TENANT, tenant_scoped
 
-TASK_BUDGET = "budget_usd"
-"""The name of the budget that a task brings itself."""
+_logger = logging.getLogger("meshwright.budgets")
+
 EVERY = "*"
+_MAX_ENTRIES = 500  # of one turn
+_MAX_QUEUED = 20  # calls that one worker keeps in an account's queue; its others wait behind them
+PAUSES_SECONDS = (0.1, 0.4, 1.6)  # before an account that cannot be reached is asked again
 
 
 def accounts_of(request: ModelRequest, budgets: Iterable[Budget]) -> tuple[Account, ...]:
@@ -123,17 +151,12 @@ def only_account(accounts: Iterable[Account], budget: str | None, key: str | Non
     named = [account for account in accounts if account.budget == budget]
     found = [account for account in named if key is None or key in (account.key, account.owner_key)]
     if not found:
-        raise NotFound(
-            f"There is no budget {budget!r}{'' if key is None else f' of {key}'}",
-            remedy="mesh budgets lists those there are",
-            field="budget",
-        )
+        problem = f"There is no budget {budget!r}{'' if key is None else f' of {key}'}"
+        raise NotFound(problem, remedy="mesh budgets lists those there are", field="budget")
     if len(found) > 1:
-        raise InvalidInput(
-            f"Budget {budget!r} has {len(found)} accounts: {', '.join(account.key for account in found[:5])}",
-            remedy="Say whose is meant: --of, in JSON key",
-            field="key",
-        )
+        keys = ", ".join(account.key for account in found[:5])
+        problem = f"Budget {budget!r} has {len(found)} accounts: {keys}"
+        raise InvalidInput(problem, remedy="Say whose is meant: --of, in JSON key", field="key")
     return found[0]
 
 
@@ -151,3 +174,216 @@ def is_seen_by(account: Account, tenant_id: str) -> bool:
         return (owner if separator else DEFAULT_TENANT) == tenant_id
     owner = account.key if account.scope == "tenant" else account.tenant_id
     return owner is None or owner == tenant_id
+
+
+# Booking: entries share turns
+
+
+@dataclass(slots=True)
+class _Pending:
+    """An entry to be booked, and who waits for its `result`, or for a settlement to be `booked`."""
+
+    entry: LedgerEntry
+    result: asyncio.Future[ReservationResult] | None = None
+    give_up_at: datetime | None = None
+    least: Callable[[], Decimal | None] | None = None
+    was_asked: bool = False
+    booked: asyncio.Future[None] | None = None
+
+
+class AccountClient:
+    """Books with one account, in the order of asking; `on_idle` is called when nothing is left to book."""
+
+    def __init__(self, host: Runtime, account: Account, on_idle: Callable[[AccountClient], None]) -> None:
+        self.account = account
+        self._host = host
+        self._on_idle = on_idle
+        self._pending: list[_Pending] = []
+        self._booking: list[_Pending] = []
+        self._queue: dict[str, _Pending] = {}
+        self._work: asyncio.Task[None] | None = None
+        self._beat: asyncio.Task[None] | None = None
+        self._next_beat: datetime | None = None
+
+    async def reserve(
+        self,
+        entry: LedgerEntry,
+        give_up_at: datetime | None = None,
+        least: Callable[[], Decimal | None] | None = None,
+    ) -> ReservationResult:
+        """Reserve, and return the result, which is durable. Raises HostError where it is not known.
+
+        With `give_up_at` the entry may wait until then for money that others hold. `least` says what it will
+        do with, as far as that is known by now.
+        """
+        entry = replace(entry, may_wait=give_up_at is not None)
+        result: asyncio.Future[ReservationResult] = asyncio.get_running_loop().create_future()
+        pending = _Pending(entry, result, give_up_at, least)
+        front = self._front()
+        if entry.may_wait and len(front) == _MAX_QUEUED and front[-1].entry.rank < entry.rank:
+            self._enqueue(pending)
+        else:
+            self._put(pending)
+        try:
+            return await result
+        finally:
+            if self._queue.get(entry.op) is pending:
+                self._leave(entry.op)
+
+    def settle(self, settled: Settlement) -> None:
+        """Settle soon; no caller has to wait. Unbooked, it counts as spent when its time is over."""
+        known = {"op": settled.op, "call": settled.call, "amount": settled.amount}
+        self._put(_Pending(LedgerEntry(kind="settle", estimated=settled.estimated, **known)))
+
+    def wake(self, ops: Iterable[str]) -> list[str]:
+        """Ask again for those calls that wait here, and return the others."""
+        elsewhere = []
+        for op in ops:
+            if op in self._queue:
+                self._put(self._queue[op])
+            else:
+                elsewhere.append(op)
+        return elsewhere
+
+    async def booked(self, calls: Collection[str]) -> None:
+        """Return once the settlements of these calls are booked, or cannot be."""
+        waits: list[asyncio.Future[None]] = []
+        for pending in (*self._booking, *self._pending):
+            if pending.entry.kind == "settle" and pending.entry.call in calls:
+                pending.booked = pending.booked or asyncio.get_running_loop().create_future()
+                waits.append(pending.booked)
+        if waits:
+            await asyncio.wait(waits)
+
+    async def settled(self) -> None:
+        """Return once everything is booked."""
+        if self._work is not None:
+            await asyncio.shield(self._work)
+
+    # The calls of this worker that wait: those in front are in the account's queue as well
+
+    def _front(self) -> list[_Pending]:
+        return sorted(self._queue.values(), key=lambda pending: pending.entry.rank)[:_MAX_QUEUED]
+
+    def _ask_front(self) -> None:
+        """Ask for those that have come to the front; the account may have forgotten the others."""
+        front = {pending.entry.op: pending for pending in self._front()}
+        for op, pending in self._queue.items():
+            pending.was_asked = pending.was_asked and op in front
+        for pending in front.values():
+            if not pending.was_asked:
+                self._put(pending)
+
+    def _enqueue(self, pending: _Pending) -> None:
+        assert pending.give_up_at is not None
+        self._queue[pending.entry.op] = pending
+        if self._next_beat is None or pending.give_up_at < self._next_beat:
+            self._stop_beat()
+            self._beat = asyncio.create_task(self._keep_queue(), name=f"queue {self.account.id}")
+
+    def _leave(self, op: str) -> None:
+        del self._queue[op]
+        if not self._queue:
+            self._stop_beat()
+            if self._work is None:
+                self._on_idle(self)
+
+    def _stop_beat(self) -> None:
+        if self._beat is not None:
+            self._beat.cancel()
+        self._beat = self._next_beat = None
+
+    async def _keep_queue(self) -> None:
+        """Ask again in time, since an account forgets those that do not; for the last time for those whose
+        time is over.
+        """
+        clock = self._host.clock
+        while True:
+            ends = [pending.give_up_at for pending in self._queue.values() if pending.give_up_at is not None]
+            self._next_beat = min([clock.now() + timedelta(seconds=BEAT_SECONDS), *ends])
+            await clock.sleep_until(self._next_beat)
+            now = clock.now()
+            for pending in self._queue.values():
+                if pending.give_up_at is not None and pending.give_up_at <= now:
+                    pending.entry = replace(pending.entry, may_wait=False)
+                    pending.give_up_at = None
+                    self._put(pending)
+            for pending in self._front():
+                self._put(pending)
+
+    def _put(self, pending: _Pending) -> None:
+        if pending.result is not None and pending in self._pending:
+            return
+        pending.was_asked = True
+        if pending.least is not None:
+            pending.entry = replace(pending.entry, least=pending.least())
+        self._pending.append(pending)
+        if self._work is None:
+            self._work = asyncio.create_task(self._book_all(), name=f"budget {self.account.id}")
+
+    async def _book_all(self) -> None:
+        while self._pending:
+            batch, self._pending = self._pending[:_MAX_ENTRIES], self._pending[_MAX_ENTRIES:]
+            self._booking = batch
+            reservations = [pending for pending in batch if pending.entry.kind == "reserve"]
+            try:
+                reply = await self._book(tuple([pending.entry for pending in batch]))
+            except Exception as error:  # noqa: BLE001 the caller that waits for a result gets it, whatever it is
+                self._fail(reservations, len(batch) - len(reservations), error)
+                continue
+            finally:
+                self._booking = []
+                for pending in batch:
+                    if pending.booked is not None:
+                        pending.booked.set_result(None)
+            for pending, result in zip(reservations, reply.results, strict=True):
+                self._deliver(pending, result)
+            announce(self._host, self.account, self.wake(reply.ready))
+            self._ask_front()
+        self._work = None
+        if not self._queue:
+            self._on_idle(self)
+
+    def _fail(self, reservations: Sequence[_Pending], lost: int, error: Exception) -> None:
+        for pending in reservations:
+            if pending.result is not None and not pending.result.done():
+                pending.result.set_exception(error)
+        if lost:
+            level = logging.WARNING if isinstance(error, HostError) else logging.ERROR
+            _logger.log(level, "%d calls stay reserved in %s: %s", lost, self.account.id, error)
+
+    def _deliver(self, pending: _Pending, result: ReservationResult) -> None:
+        if pending.result is None or pending.result.done():
+            return
+        if result.answer != "wait":
+            pending.result.set_result(result)
+        elif pending.entry.op not in self._queue and pending.give_up_at is not None:
+            self._enqueue(pending)
+
+    async def _book(self, entries: tuple[LedgerEntry, ...]) -> LedgerReply:
+        """Make the turn, again where it may not have been made: a repeat changes nothing."""
+        batch = LedgerBatch(account=self.account, entries=entries)
+        pauses = iter(PAUSES_SECONDS)
+        while True:
+            try:
+                return LedgerReply.model_validate(await self._host.call(self.account.ref, "book", batch))
+            except (StoreUnavailable, MailboxFull):
+                if (pause := next(pauses, None)) is None:
+                    raise
+                await asyncio.sleep(pause)
+
+
+def announce(host: Runtime, account: Account, ops: Sequence[str]) -> None:
+    """Tell the other workers that these calls have room now."""
+    if ops:
+        aggregate = f"mesh/{host.incarnation}"
+        host.broadcast(
+            Event(
+                id=f"{aggregate}/{new_id()}",
+                event_type=FREED,
+                topic=topics.SPEND,
+                time=host.clock.now(),
+                aggregate_id=aggregate,
+                payload={"account": account.id, "calls": list(ops)},
+            )
+        )

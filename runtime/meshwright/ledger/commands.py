@@ -204,14 +204,10 @@ def _known(cost: Document) -> str:
     """
     if "cost_usd" not in cost:  # those left out
         return ""
-    known = f"{'~' if _is_estimated(cost) else ''}{dollars(cost['cost_usd'])}"
+    known = f"{'~' if Decimal(cost['estimated_usd']) else ''}{dollars(cost['cost_usd'])}"
     if cost["cost_usd"] is None or not cost["unpriced"]:
         return known
     return f"{known} + {cost['unpriced']:,} unknown"
-
-
-def _is_estimated(cost: Document) -> bool:
-    return Decimal(cost.get("estimated_usd", 0)) > 0  # an older mesh does not say
 
 
 def _day_of(by: str, since: str | None) -> str | None:

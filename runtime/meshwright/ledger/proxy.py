@@ -132,10 +132,8 @@ class LiteLLMProxy:
                     if len(data) > _MAX_REPLY_BYTES:
                         break
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise ProxyFailed(
-                f"{self.server} does not answer {path} ({type(error).__name__})",
-                remedy="Start the proxy, or correct LITELLM_BASE_URL",
-            ) from None
+            problem = f"{self.server} does not answer {path} ({type(error).__name__})"
+            raise ProxyFailed(problem, remedy="Start the proxy, or correct LITELLM_BASE_URL") from None
         text = data[:_MAX_REPLY_BYTES].decode(errors="replace")
         if response.status == 200:
             try:
@@ -160,11 +158,8 @@ class LiteLLMProxy:
 def proxy_of(base_url: str | None, master_key: str | None) -> LiteLLMProxy:
     """The proxy that the settings name. Raises InvalidInput where they name none, or no key for it."""
     if not base_url or not master_key:
-        raise InvalidInput(
-            "No LiteLLM proxy is set",
-            remedy="Set LITELLM_BASE_URL, and LITELLM_API_KEY to its master key",
-            field="litellm_base_url",
-        )
+        remedy = "Set LITELLM_BASE_URL, and LITELLM_API_KEY to its master key"
+        raise InvalidInput("No LiteLLM proxy is set", remedy=remedy, field="litellm_base_url")
     return LiteLLMProxy(base_url, master_key)
 
 

@@ -1,4 +1,4 @@
-"""The spending of a mesh: costs, budgets and allowances, and the tasks that wait for money."""
+"""The spending of a mesh: costs, budgets and allowances, the tasks that wait for money; and its activity."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ from collections.abc import Collection
 from contextlib import suppress
 from datetime import datetime
 from decimal import Decimal
+from itertools import groupby
+from operator import itemgetter
 from typing import Protocol
 
 from meshwright.core.capability import AgentInfo
 from meshwright.core.errors import Forbidden, InvalidInput, NotFound, nearest
-from meshwright.core.messages import Caller, TaskBudget
+from meshwright.core.messages import Caller, Plain, TaskBudget
 from meshwright.core.money import Budget, OnEmpty
-from meshwright.events.filter import EventFilter
+from meshwright.events.filter import EventFilter, seconds
+from meshwright.events.inbox import Inbox, InboxPage
 from meshwright.events.log import EventLog
+from meshwright.events.tasks import TaskSummary
 from meshwright.events.waits import wake_waiting
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.account import Account
@@ -23,6 +27,7 @@ from meshwright.ledger.budgets import Budgets, BudgetView
 from meshwright.ledger.charging import only_account, task_account
 from meshwright.ledger.costs import By, Costs, TaskEstimate, costs_of, estimate_of, with_reserved
 from meshwright.ledger.keys import Keys
+from meshwright.sql.database import Session
 from meshwright.work.protocol import DEFAULT_TENANT
 from meshwright.work.record import read_task
 
@@ -102,11 +107,8 @@ class Spending:
         if task_id is not None:
             _, task = await read_task(self._host, task_id, tenant_id)
             if task.budget_usd is None:
-                raise InvalidInput(
-                    f"Task {task_id} has no budget of its own",
-                    remedy="Raise that of the task which delegated it, or name a budget",
-                    field="task_id",
-                )
+                remedy = "Raise that of the task which delegated it, or name a budget"
+                raise InvalidInput(f"Task {task_id} has no budget of its own", remedy=remedy, field="task_id")
             own = TaskBudget(task_id=task_id, limit_usd=task.budget_usd, on_empty=task.on_empty)
             account = task_account(tenant_id, own)
         else:
@@ -129,11 +131,8 @@ class Spending:
             )
         owner = account.key if account.scope == "tenant" else account.tenant_id
         if caller.tenant_id not in (owner, DEFAULT_TENANT):
-            raise Forbidden(
-                f"Budget {account.budget} is of all tenants, and {caller.requested_by} is of one",
-                remedy="An operator of the default tenant may deny it",
-                field="key",
-            )
+            problem = f"Budget {account.budget} is of all tenants, and {caller.requested_by} is of one"
+            raise Forbidden(problem, remedy="An operator of the default tenant may deny it", field="key")
         await self._budgets.deny(account, reason, caller.requested_by)
         await wake_waiting(self._host, self._log, "money")
 
@@ -178,11 +177,8 @@ class Spending:
             known = self._registry.capabilities()
             if capability is not None and capability not in known:
                 likely = nearest(capability, known)
-                raise InvalidInput(
-                    f"No agent can do {capability!r}",
-                    remedy=f"Did you mean {likely!r}?" if likely else "mesh agents lists what they can do",
-                    field="capability",
-                )
+                remedy = f"Did you mean {likely!r}?" if likely else "mesh agents lists what they can do"
+                raise InvalidInput(f"No agent can do {capability!r}", remedy=remedy, field="capability")
         return found
 
     async def _opened(self) -> list[Account]:
@@ -192,3 +188,64 @@ class Spending:
             with suppress(ValueError, ArithmeticError):  # it is none; lists of events show it as it is
                 accounts.append(Account.model_validate(event.payload))
         return accounts
+
+
+_MAX_LISTED = 20
+_MAX_COUNTED = 1_000
+_ENDED = (
+    "SELECT coalesce(agent_id, 'none'), status, count(*) FROM tasks WHERE tenant_id = ? AND completed_at > ? "
+    "GROUP BY 1, 2 ORDER BY 1, 2"
+)
+_OPEN = "SELECT count(*) FROM tasks WHERE tenant_id = ? AND completed_at IS NULL"
+
+
+class Activity(Plain):
+    """The activity in a tenant since a time. Of each list there are 20 entries at most, the last ones.
+
+    `ended` counts tasks by agent and outcome; `failed` has those that failed or timed out; `open` counts
+    those without an outcome, `dead_letters` those that no agent could do, up to 1,000. `waiting` is what
+    waits for people.
+    """
+
+    since: datetime
+    until: datetime
+    ended: dict[str, dict[str, int]]
+    failed: tuple[TaskSummary, ...]
+    open: int
+    dead_letters: int
+    waiting: InboxPage
+    costs: Costs
+
+
+async def activity_of(log: EventLog, tenant_id: str, since: datetime, until: datetime) -> Activity:
+    """The activity in a tenant from one time to another, which is now."""
+    ended, count = await log.view_apart(_counts, tenant_id, seconds(since))
+    pages = [
+        await log.tasks(tenant_id=tenant_id, status=status, limit=_MAX_LISTED)
+        for status in ("failed", "timed_out")
+    ]
+    failed = [
+        task for page in pages for task in page.items if task.completed_at and task.completed_at > since
+    ]
+    dead = EventFilter(event_type="task.dead_lettered", tenant_id=tenant_id, since=since, limit=_MAX_COUNTED)
+    return Activity(
+        since=since,
+        until=until,
+        ended=ended,
+        failed=tuple(sorted(failed, key=lambda task: task.updated_at, reverse=True)[:_MAX_LISTED]),
+        open=count,
+        dead_letters=len(await log.query(dead)),
+        waiting=await Inbox(log).page(tenant_id, limit=_MAX_LISTED),
+        costs=await costs_of(log, tenant_id=tenant_id, since=since, limit=_MAX_LISTED),
+    )
+
+
+def _counts(session: Session, tenant_id: str, since: float) -> tuple[dict[str, dict[str, int]], int]:
+    tenant_id = session.bindable(tenant_id)
+    rows = session.execute(_ENDED, (tenant_id, since)).fetchall()
+    ended = {
+        agent_id: {status: count for _, status, count in of_agent}
+        for agent_id, of_agent in groupby(rows, key=itemgetter(0))
+    }
+    [(count,)] = session.execute(_OPEN, (tenant_id,)).fetchall()
+    return ended, count

@@ -164,8 +164,6 @@ class _WrittenCall(BaseModel):
 
 
 class _WrittenCalls(BaseModel):
-    """Tool calls as a model writes them in text: this object and no other field."""
-
     model_config = ConfigDict(extra="forbid", strict=True)
 
     tool_calls: tuple[_WrittenCall, ...] = Field(min_length=1)
@@ -193,7 +191,6 @@ def _as_text(messages: Sequence[ChatMessage]) -> Iterator[ChatMessage]:
 
 
 def _arguments_of(call: ToolCall) -> Any:
-    """The arguments of a call; their text where they are no JSON."""
     try:
         return from_json(repaired(call.arguments))
     except ValueError:

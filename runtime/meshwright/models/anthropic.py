@@ -41,8 +41,6 @@ _EPHEMERAL = {"type": "ephemeral"}
 
 
 class _BlockPieces(Pieces):
-    """Puts the events of a streamed message together into the body of a whole one."""
-
     def __init__(self, on_delta: OnDelta, max_chars: int) -> None:
         super().__init__(on_delta, max_chars)
         self._message: dict[str, Any] = {}
@@ -69,7 +67,6 @@ class _BlockPieces(Pieces):
                 self.done = True
 
     def body(self) -> dict[str, Any] | None:
-        """The whole message; None where it was cut off."""
         if not self.done or "content" not in self._message:
             return None
         for (index, name), pieces in self._grown.items():
@@ -272,7 +269,6 @@ def _blocks(message: ChatMessage) -> list[dict[str, Any]]:
 
 
 def _arguments(call: ToolCall) -> dict[str, Any]:
-    """The arguments of an earlier call: an object, also where the model wrote none."""
     try:
         arguments = from_json(call.arguments)
     except ValueError:

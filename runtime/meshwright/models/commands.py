@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
@@ -57,11 +57,9 @@ def models(ctx: click.Context, as_json: bool, data: Path | None) -> None:
         found = asyncio.run(_overview(settings))
         health = _health(settings, data)
         for group in found["groups"]:
+            of_server = health.get("" if found["file"] else group["group"])
             for row in group["deployments"]:
-                known = health.get(row["deployment"]) or health.get(
-                    group["group"] if not found["file"] else ""
-                )
-                row["health"] = known or _UNKNOWN
+                row["health"] = health.get(row["deployment"]) or of_server or _UNKNOWN
         echo_json(found) if as_json else click.echo(overview_text(found))
 
 
@@ -79,7 +77,7 @@ def route(group: str, tags: str, as_json: bool, data: Path | None) -> None:
         async with _running(settings) as client:
             if client is not None:
                 return await client.deployment_route(group, wanted)
-        return _explained_here(settings, group, wanted)
+        return _of_file(settings).route(group, wanted)
 
     found = asyncio.run(ask())
     echo_json(found) if as_json else click.echo("\n".join(_explained(found)))
@@ -121,18 +119,12 @@ def _settings(data: Path | None) -> Settings:
 async def _running(settings: Settings) -> AsyncIterator[Client | None]:
     """The mesh that runs on the data folder; None if there is none, or its keys are not ours."""
     async with running_mesh(settings) as mesh:
-        if mesh is None or not await _is_ours(mesh.client):
-            yield None
-            return
-        click.echo(f"mesh: as the mesh at {mesh.where} has it", err=True)
-        yield mesh.client
-
-
-async def _is_ours(client: Client) -> bool:
-    try:
-        return (await client.status()).model is not None
-    except MeshError:
-        return False
+        client = None
+        with suppress(MeshError):
+            if mesh is not None and (await mesh.client.status()).model is not None:
+                click.echo(f"mesh: as the mesh at {mesh.where} has it", err=True)
+                client = mesh.client
+        yield client
 
 
 @asynccontextmanager
@@ -169,10 +161,6 @@ async def _overview(settings: Settings) -> Document:
         return {**await _of_file(settings).overview(), "answers": f"none: {problem}", "warnings": []}
 
 
-def _explained_here(settings: Settings, group: str, tags: list[str]) -> Document:
-    return _of_file(settings).route(group, tags)
-
-
 def _of_file(settings: Settings) -> Deployments:
     from meshwright.models.offline import OfflineModel
     from meshwright.models.overview import Deployments
@@ -181,8 +169,7 @@ def _of_file(settings: Settings) -> Deployments:
 
 
 def _warnings(settings: Settings) -> list[str]:
-    from meshwright.agents.binding import warnings_of
-    from meshwright.agents.loader import load_agents, project_file, prompts_folder
+    from meshwright.agents.loader import load_agents, project_file, prompts_folder, warnings_of
     from meshwright.models.config import read_config
     from meshwright.prompts import Prompts, PromptSources
 
@@ -287,7 +274,6 @@ _TESTED = (
 
 
 def _health(settings: Settings, data: Path | None) -> dict[str, Document]:
-    """The last known health of each deployment, by its id: of a test, or of a call since."""
     states = [*_tested_health(settings).items(), *_called_health(settings, data).items()]
     return dict(sorted(states, key=lambda state: datetime.fromisoformat(state[1]["at"])))
 
@@ -315,7 +301,6 @@ def _called_health(settings: Settings, data: Path | None) -> dict[str, Document]
 
 
 def _health_from(event: Event) -> Document:
-    """The health of a deployment by an event of a call or a circuit."""
     at, error = event.time.isoformat(), event.fields.get("error")
     if not isinstance(error, dict):
         return {"status": error or "ok", "at": at}

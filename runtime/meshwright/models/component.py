@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from meshwright.agent import AgentTypes
-from meshwright.agents.binding import start_warnings
 from meshwright.agents.component import agents_here, tell_task
-from meshwright.agents.loader import project_file
+from meshwright.agents.loader import project_file, warnings_of
 from meshwright.component import Check, Component, offered
 from meshwright.context.text import count_tokens
 from meshwright.core import topics
-from meshwright.core.errors import HostError, MeshError, ModelError
+from meshwright.core.errors import HostError, ModelError
 from meshwright.core.messages import Event
 from meshwright.core.plugins import MODELS, installed
 from meshwright.events.inbox import Inbox
@@ -76,7 +76,9 @@ class ModelsComponent(Component):
         self.circuits, given = Circuits(), mesh.get(GivenModel).model
         self.chosen = self._choose() if given is None else adapter_for(given)
         is_fixed = given is not None or settings.models.adapter == "offline"
-        self._configs = None if is_fixed else _configured_by(mesh)
+        self._configs: AgentModels | None = None
+        with suppress(LookupError):  # no component configures the models of agents
+            self._configs = None if is_fixed else mesh.get(AgentModels)
         self._models = self._base()
         mesh.provide(self._models.price_list, PriceList)
         mesh.provide(self, ModelWindows)
@@ -122,17 +124,17 @@ class ModelsComponent(Component):
 
     def warnings(self) -> Iterable[str]:
         """Warns about improbable settings in litellm_config.yaml and about tags without a deployment."""
-        return start_warnings(self.chosen, self.mesh.get(PromptSources), self.mesh.get(AgentTypes))
+        found = warnings_of(self.chosen.config, self.mesh.get(PromptSources), self.mesh.get(AgentTypes))
+        return map(str, found)
 
     def window_of(self, model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str) -> ModelWindow:
         """The window of an agent's model: that of its configuration, else of the one named."""
         configured = None if self._configs is None else self._configs.last_read(tenant_id, agent_id)
         if configured is not None:
-            return _listed_window(configured.model)
+            return Prices(model=configured.model).window(configured.model, ())
         return self._models.price_list.window(model, tags)
 
     def _base(self) -> ConfiguredModels:
-        """The model below all wrappers: what was chosen, and the models of configurations."""
         price = self.mesh.settings.ledger.default_price
         guarded = Guarded(self.chosen, self.circuits) if self.chosen.kind == "http" else self.chosen
         models = ConfiguredModels(guarded, prices_of(self.chosen, price), price, self.circuits)
@@ -210,22 +212,6 @@ class ModelsComponent(Component):
 
     def _retried(self, request: ModelRequest, error: ModelError, delay_seconds: float) -> None:
         context, delay = request.context, round(delay_seconds, 3)
-        payload = {"error": _fault(error), "delay_seconds": delay, "step": context.step}
+        fault = {"type": error.code, "message": str(error)}
+        payload = {"error": fault, "delay_seconds": delay, "step": context.step}
         tell_task(self.mesh, "model.retried", payload, context, request.user)
-
-
-def _configured_by(mesh: Mesh) -> AgentModels | None:
-    """The component that configures the models of agents, if the mesh has one."""
-    try:
-        return mesh.get(AgentModels)
-    except LookupError:
-        return None
-
-
-def _fault(error: MeshError) -> dict[str, str]:
-    return {"type": error.code, "message": str(error)}
-
-
-def _listed_window(model: str) -> ModelWindow:
-    """The window of a model of the price list, which takes 10 ms to read."""
-    return Prices(model=model).window(model, ())

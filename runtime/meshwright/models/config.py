@@ -234,14 +234,8 @@ class _FileCheck:
         for name in map(str, values):
             if name in known[section] or name.startswith("mock_"):
                 continue
-            other = next(
-                (
-                    section_name
-                    for section_name in _SETTINGS
-                    if section in _SETTINGS and name in known[section_name]
-                ),
-                None,
-            )
+            others = _SETTINGS if section in _SETTINGS else ()
+            other = next((other for other in others if name in known[other]), None)
             near = nearest(name, known[section], cutoff=0.8)
             if section == "model_info" and not near:
                 continue  # where owners note what they like
@@ -307,7 +301,6 @@ class _FileCheck:
     def _doubts(
         self, deployments: Sequence[Mapping[str, Any]], router: Mapping[str, Any], shared: Mapping[str, Any]
     ) -> None:
-        """Warn of settings that are allowed and improbable."""
         params = [deployment["litellm_params"] for deployment in deployments]
         places: list[_Place] = [["model_list", number, "litellm_params"] for number in range(len(params))]
         for where, settings in zip(
@@ -355,7 +348,6 @@ class _FileCheck:
                 self._warn(what, [*where, name], remedy)
 
     def _expect(self, value: Any, kind: type, what: str, where: _Place) -> Any:
-        """Return the value if it is of the kind; else say what was expected, and where."""
         if not isinstance(value, kind) or value == "":
             found = "nothing" if value is None or value == "" else type(value).__name__
             self._fail(f": expected {what}, found {found}", where)

@@ -38,10 +38,6 @@ def _model(payload: Document, event: Document) -> Sequence[object]:
     )
 
 
-def _delta(payload: Document, event: Document) -> Sequence[object]:
-    return ("starts over" if payload.get("restart") else short(payload.get("text", "")),)
-
-
 def _left_alone(payload: Document, event: Document) -> Sequence[object]:
     is_refused = event["event_type"] == "deployment.refused"
     status = f"refused with {payload.get('status')}" if is_refused else "down"
@@ -50,14 +46,14 @@ def _left_alone(payload: Document, event: Document) -> Sequence[object]:
     return (f"{name} is {status}, left alone for {pause} s: {short(why)}",)
 
 
-def _recovered(payload: Document, event: Document) -> Sequence[object]:
-    return (f"{payload.get('deployment', '?')} gets calls again",)
-
-
 WORDS: Mapping[str, EventWords] = {
-    "model.delta": EventWords("model", _delta),
+    "model.delta": EventWords(
+        "model", lambda it, _: ("starts over" if it.get("restart") else short(it.get("text", "")),)
+    ),
     "model.called": EventWords("model", _model),
     "deployment.refused": EventWords("model", _left_alone),
     "deployment.cooled_down": EventWords("model", _left_alone),
-    "deployment.recovered": EventWords("model", _recovered),
+    "deployment.recovered": EventWords(
+        "model", lambda it, _: (f"{it.get('deployment', '?')} gets calls again",)
+    ),
 }

@@ -65,11 +65,8 @@ def router_class(base: type[_AgentT], models: object, **options: Any) -> type[_A
         )
     shared = next((name for name in options if name in CONNECTION), None)
     if shared is not None:
-        raise ConfigError(
-            f"{shared} does not say which of the models it is for",
-            remedy=f'Write it beside its model: {{"model": ..., "{shared}": ...}}',
-            field=shared,
-        )
+        remedy = f'Write it beside its model: {{"model": ..., "{shared}": ...}}'
+        raise ConfigError(f"{shared} does not say which of the models it is for", remedy=remedy, field=shared)
     return agent_class(base, models[0] if models else "", **{"fallbacks": models[1:], **options})
 
 
@@ -123,11 +120,8 @@ def _is_of_requests(name: str) -> bool:
 def _method_of(function: Any) -> tuple[str, staticmethod[..., Any]]:
     """A tool that is a function, as an agent's method. Raises ConfigError for one that is no tool."""
     if not hasattr(function, _MARK):
-        raise ConfigError(
-            f"{getattr(function, '__name__', repr(function))} is no tool",
-            remedy="put @tool above its definition",
-            field="tools",
-        )
+        problem = f"{getattr(function, '__name__', repr(function))} is no tool"
+        raise ConfigError(problem, remedy="put @tool above its definition", field="tools")
     method = staticmethod(function)
     setattr(method, _MARK, getattr(function, _MARK))
     return function.__name__, method
@@ -141,11 +135,8 @@ def _budgets_of(agent_id: str, max_budget: Any) -> tuple[Budget, ...]:
     except (InvalidOperation, TypeError, ValueError):
         limit = None
     if limit is None or not is_amount(limit):
-        raise ConfigError(
-            f"max_budget: {max_budget!r} is no exact amount of dollars",
-            remedy='write it as text: max_budget="2.50"',
-            field="max_budget",
-        )
+        problem = f"max_budget: {max_budget!r} is no exact amount of dollars"
+        raise ConfigError(problem, remedy='write it as text: max_budget="2.50"', field="max_budget")
     name = re.sub(r"[^a-z0-9]+", "-", f"agent-{agent_id.lower()}")[:63].rstrip("-")
     return (Budget(name=name, scope="agent", of=agent_id, limit_usd=limit, window="total"),)
 
@@ -157,11 +148,9 @@ def prompt_text(instructions: str, settings: dict[str, Any]) -> str:
     """
     found = _OPENING.search(_VARIABLE.sub(lambda mark: "" if mark[1] in VARIABLES else mark[0], instructions))
     if found:
-        raise ConfigError(
-            f"the instructions hold {found[0]!r}, which begins a variable or a block",
-            remedy=f"use only {', '.join('{{' + name + '}}' for name in VARIABLES)}",
-            field="instructions",
-        )
+        problem = f"the instructions hold {found[0]!r}, which begins a variable or a block"
+        remedy = f"use only {', '.join('{{' + name + '}}' for name in VARIABLES)}"
+        raise ConfigError(problem, remedy=remedy, field="instructions")
     used = set(_VARIABLE.findall(instructions))
     text = instructions if "context" in used else f"{instructions.rstrip()}\n\n{_CONTEXT}"
     variables = [name for name in VARIABLES if name in used | {"context"}]

@@ -318,10 +318,8 @@ class ApiModel:
 
 def not_a_completion(source: str) -> ModelUnavailable:
     """The error for a reply that cannot be read."""
-    return ModelUnavailable(
-        f"{source} answered with something that is not a chat completion",
-        remedy="Check that the address is the base URL of a model server",
-    )
+    remedy = "Check that the address is the base URL of a model server"
+    return ModelUnavailable(f"{source} answered with something that is not a chat completion", remedy=remedy)
 
 
 @contextmanager
@@ -352,11 +350,9 @@ def header_key(api_key: str | None) -> str:
     """A key as a header may hold it, or nothing. Raises ConfigError without quoting it."""
     key = (api_key or "").strip()
     if key and not (key.isascii() and key.isprintable()):
-        raise ConfigError(
-            "The model server's key holds characters that no header may hold",
-            remedy="Set its variable (of a server LITELLM_API_KEY) to the key alone",
-            field="litellm_api_key",
-        )
+        problem = "The model server's key holds characters that no header may hold"
+        remedy = "Set its variable (of a server LITELLM_API_KEY) to the key alone"
+        raise ConfigError(problem, remedy=remedy, field="litellm_api_key")
     return key
 
 

@@ -70,11 +70,8 @@ def require_tested_release() -> None:
     """Raises ConfigError where another release of LiteLLM is installed than the one that was tested."""
     found = installed_release()
     if found not in (None, RELEASE):
-        raise ConfigError(
-            f"LiteLLM {found} is installed, and Meshwright works with {RELEASE} only",
-            remedy=f"Run: pip install litellm=={RELEASE}",
-            field="model",
-        )
+        problem = f"LiteLLM {found} is installed, and Meshwright works with {RELEASE} only"
+        raise ConfigError(problem, remedy=f"Run: pip install litellm=={RELEASE}", field="model")
 
 
 class LiteLLMModel:
@@ -205,15 +202,11 @@ def silence_loggers() -> None:
     The error alone says what went wrong.
     """
     for name in (*_LOGGERS, *_CLIENT_LOGGERS):
-        logging.getLogger(name).addFilter(_reject)
+        logging.getLogger(name).addFilter(lambda record: False)
     logging.getLogger("asyncio").addFilter(_is_ours)  # reports tasks that LiteLLM starts and leaves alone
     package = logging.getLogger("litellm")
     package.propagate = False
     package.addHandler(logging.NullHandler())  # with no handler at all, Python prints to stderr
-
-
-def _reject(record: logging.LogRecord) -> bool:
-    return False
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
@@ -286,10 +279,8 @@ def _kind_of_error(error: Exception, causes: Sequence[BaseException], model: str
     if "Timeout" in kinds:
         return ModelTimeout(f"No reply from model {model!r} in time")
     if unreachable := next((cause for cause in causes if _is_of_a_connection(cause)), None):
-        return ModelUnavailable(
-            f"No connection to the provider of model {model!r}: {reason_of(unreachable)}",
-            remedy="Check the address (api_base) of its deployments",
-        )
+        problem = f"No connection to the provider of model {model!r}: {reason_of(unreachable)}"
+        return ModelUnavailable(problem, remedy="Check the address (api_base) of its deployments")
     statuses = [getattr(cause, "status_code", None) for cause in causes]
     known = [status for status in statuses if isinstance(status, int) and status >= 400]
     if not known:

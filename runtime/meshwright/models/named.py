@@ -37,8 +37,6 @@ _NUMBERS = ("temperature", "max_tokens", "timeout_seconds", "max_retries")
 
 
 class _CallOptions(BaseModel):
-    """The options of a model's calls besides its connection."""
-
     model_config = ConfigDict(extra="forbid", strict=True)
 
     timeout: Annotated[float, Field(gt=0, le=86_400)] | None = None
@@ -92,11 +90,8 @@ def _check_connection(name: str, params: Mapping[str, Any]) -> None:
         if key not in known:
             raise _unknown(key, f"{provider.title}'s model {name!r}", known)
         if not isinstance(value, str) or not value:
-            raise ConfigError(
-                f"model {name!r}: {key} must be text that is not empty",
-                remedy="Leave it out to have it read from the environment",
-                field=key,
-            )
+            problem = f"model {name!r}: {key} must be text that is not empty"
+            raise ConfigError(problem, remedy="Leave it out to have it read from the environment", field=key)
 
 
 def checked(
@@ -216,11 +211,9 @@ def with_fallbacks(
     specs = [ModelSpec.of(primary), *map(ModelSpec.of, others)]
     twice = next((spec.name for n, spec in enumerate(specs) if spec in specs[:n]), None)
     if twice is not None:
-        raise ConfigError(
-            f"model {twice!r} stands twice among those of {specs[0].name!r}",
-            remedy="name each once: a model that failed is not asked again by a fallback",
-            field="fallbacks",
-        )
+        problem = f"model {twice!r} stands twice among those of {specs[0].name!r}"
+        remedy = "name each once: a model that failed is not asked again by a fallback"
+        raise ConfigError(problem, remedy=remedy, field="fallbacks")
     settings = [ModelSettings.from_env(spec, environment) for spec in specs]
     return Chain(settings[0], tuple(settings[1:]))
 
@@ -311,11 +304,9 @@ def _chain(model: object, options: Mapping[str, Any]) -> Chain:
     if not isinstance(model, (Chain, ModelSettings)):
         return Chain(ModelSettings.from_env(ModelSpec.of(model, **options)))
     if options:
-        raise ConfigError(
-            f"open_model: {next(iter(options))} goes with the name of a model",
-            remedy='Write it where the model is named: with_fallbacks({"model": ..., "timeout": 30})',
-            field=next(iter(options)),
-        )
+        problem = f"open_model: {next(iter(options))} goes with the name of a model"
+        remedy = 'Write it where the model is named: with_fallbacks({"model": ..., "timeout": 30})'
+        raise ConfigError(problem, remedy=remedy, field=next(iter(options)))
     return model if isinstance(model, Chain) else Chain(model)
 
 

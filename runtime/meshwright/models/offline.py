@@ -235,7 +235,6 @@ def _results(messages: Sequence[ChatMessage]) -> Iterator[_Result]:
 
 
 def _parsed(text: str) -> Any:
-    """JSON data, or the text itself where it is none."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -315,7 +314,6 @@ def _purpose(name: str) -> str:
 
 
 def _answer(talk: _Talk) -> str:
-    """Answer from the material; says so where there is nothing to answer from."""
     results = [result for result in talk.results if not result.error]
     if parts := [_quoted_whole(result) for result in results if result.purpose not in _QUOTED]:
         return "\n\n".join(parts)
@@ -331,7 +329,6 @@ def _answer(talk: _Talk) -> str:
 
 
 def _quoted_whole(result: _Result) -> str:
-    """The result of a tool that answers by itself."""
     if result.purpose == "delegate":
         agent = next((str(value) for name, value in result.arguments.items() if "agent" in name), "the agent")
         return f"{agent} answers:\n\n{str(result.value).strip()}"

@@ -102,7 +102,6 @@ def _is_of(circuit: str, deployment: str) -> bool:
 
 
 def _groups(config: LiteLLMConfig, prices: Prices, environment: Mapping[str, str] | None) -> list[_Document]:
-    """Every group: its deployments, and which groups follow it after which error."""
     names = sorted(config.groups, key=lambda name: (name != "default", name))
     return [
         {
@@ -150,7 +149,7 @@ async def _probe(model: Model, group: str, prices: PriceList) -> _Document:
         replies.append(await model.complete(plain))
         took = _milliseconds_since(begun)
         kind = "streamed: "
-        replies.append(await model.complete(plain, _pass_over))
+        replies.append(await model.complete(plain, lambda text: None))
         kind = "with a tool: "
         try:
             replies.append(await model.complete(plain.model_copy(update={"tools": (_TOOL,)})))
@@ -172,9 +171,6 @@ async def _probe(model: Model, group: str, prices: PriceList) -> _Document:
         "cost_usd": _cost(replies, plain, prices),
         "tools": tools,
     }
-
-
-def _pass_over(text: str) -> None: ...
 
 
 def _milliseconds_since(begun: float) -> float:

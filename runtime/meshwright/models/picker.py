@@ -118,10 +118,7 @@ class Picker(Adapter):
                 except ModelError as failed:
                     error = failed
                     tries = len(errors) + 1
-                    lost += tuple(
-                        self._priced(lost_reply, request, target, attempts=tries)
-                        for lost_reply in failed.lost
-                    )
+                    lost += tuple(self._priced(cut, request, target, attempts=tries) for cut in failed.lost)
                     errors.append(failed)
                 if not is_mendable(error) or time.monotonic() >= ends:
                     break
@@ -233,7 +230,6 @@ class Picker(Adapter):
         return reply.model_copy(update=known)
 
     def _after(self, group: str, error: ModelError, seen: set[str]) -> list[str]:
-        """The groups that are asked after an error, each once in a call."""
         kind = "fallbacks"
         if isinstance(error, ContextTooLong):
             kind = "context_window_fallbacks"
@@ -251,10 +247,8 @@ class Picker(Adapter):
             members = deployments_of(self._config, group) or ()
             if not any(deployment_id(deployment) in self._targets for deployment in members):
                 return Unauthorized(f"The key or address of every deployment of model {group!r} is missing")
-            return ModelRefused(
-                f"no deployment of model {group!r} is for tags {list(tags)}",
-                remedy="Tag one deployment of the group with default",
-            )
+            remedy = "Tag one deployment of the group with default"
+            return ModelRefused(f"no deployment of model {group!r} is for tags {list(tags)}", remedy=remedy)
         names = [target.circuit(group) for target in targets]
         waits = {name: left for name in names if (left := self._circuits.left_seconds(name))}
         if waits:
@@ -311,7 +305,6 @@ class _Target:
 
     @property
     def model(self) -> Model:
-        """The client that calls it, made at the first call."""
         if self._model is None:
             drop_params = bool(self._config.litellm_settings.get("drop_params", False))
             params = self.deployment["litellm_params"]
@@ -336,7 +329,6 @@ class _Target:
         return all(params.get(name) is None or used < params[name] for name, used in limits.items())
 
     async def enter(self, places: AsyncExitStack, ends: float, request: ModelRequest) -> None:
-        """Wait for one of its places. Raises ModelTimeout."""
         if self._places is not None:
             try:
                 async with asyncio.timeout(ends - time.monotonic()):
@@ -380,10 +372,6 @@ class _Alone:
         """Nothing: the connections are the picker's."""
 
 
-def _by_chance(ready: Sequence[_Target], prices: Prices) -> _Target:
-    return random.choices(ready, shares_of([target.deployment for target in ready]))[0]
-
-
 def _by_least(measure: Callable[[_Target, Prices], float]) -> Callable[[Sequence[_Target], Prices], _Target]:
     def pick(ready: Sequence[_Target], prices: Prices) -> _Target:
         measured = [measure(target, prices) for target in ready]
@@ -400,13 +388,13 @@ def _price(target: _Target, prices: Prices) -> float:
     return float("inf") if rates is None else float(rates.base.input + rates.base.output)
 
 
-_by_tokens = _by_least(lambda target, prices: target.tokens)
 _STRATEGIES: dict[str, Callable[[Sequence[_Target], Prices], _Target]] = {
-    BY_CHANCE: _by_chance,
+    BY_CHANCE: lambda ready, _: random.choices(ready, shares_of([it.deployment for it in ready]))[0],
     "latency-based-routing": _by_least(lambda target, prices: target.latency_seconds),
     "least-busy": _by_least(lambda target, prices: target.in_flight),
-    "usage-based-routing": _by_tokens,
-    "usage-based-routing-v2": _by_tokens,
+    **dict.fromkeys(
+        ("usage-based-routing", "usage-based-routing-v2"), _by_least(lambda target, prices: target.tokens)
+    ),
     "cost-based-routing": _by_least(_price),
 }
 

@@ -233,14 +233,14 @@ def read_list() -> Mapping[str, _Entry]:
 
 def _rates_from(entry: _Entry, source: _Source) -> Rates | None:
     """The price that an entry gives in dollars per token; None where it lacks that of input or output."""
-    base = price_at(entry)
+    base = _price_at(entry)
     limits = sorted(int(match[1]) for name in entry if (match := _ABOVE.fullmatch(name)))
-    tiers = [(limit * 1000, price_at(entry, f"_above_{limit}k_tokens")) for limit in limits]
+    tiers = [(limit * 1000, _price_at(entry, f"_above_{limit}k_tokens")) for limit in limits]
     above = tuple((limit, price) for limit, price in tiers if price is not None)
     return None if base is None else Rates(base, source, above)
 
 
-def price_at(entry: _Entry, suffix: str = "") -> Price | None:
+def _price_at(entry: _Entry, suffix: str = "") -> Price | None:
     """The price of one size of prompts; what it does not say is as for all sizes."""
     given = {field: entry.get(f"{name}{suffix}", entry.get(name)) for field, name in _PRICED.items()}
     if given["input"] is None or given["output"] is None:

@@ -55,7 +55,6 @@ class _Param:
         return f"os.environ/{found}" if found else self.default
 
     def misses(self, environment: Mapping[str, str]) -> bool:
-        """Whether a call is impossible, since nothing gives it."""
         return not self.optional and self.value(environment) is None
 
 
@@ -117,7 +116,7 @@ def provider_of(model: str) -> tuple[Provider, str]:
             examples = [provider.example.partition("/")[2] for provider in PROVIDERS]
             raise _unknown(f"model {model!r} does not say who offers it", name, [*examples, *ALIASES])
         return provider, f"{provider.name}/{name}"
-    provider = next((provider for provider in PROVIDERS if provider.name == _SAME.get(prefix, prefix)), None)
+    provider = _known(prefix)
     if provider is None and prefix in _litellms_providers():
         key, base = (Provider(prefix, prefix, "").variable(name) for name in ("API_KEY", "API_BASE"))
         params = (_Param("api_key", (key,), optional=True), _Param("api_base", (base,), optional=True))
@@ -126,6 +125,10 @@ def provider_of(model: str) -> tuple[Provider, str]:
         names = [provider.name for provider in PROVIDERS] + sorted(_litellms_providers())
         raise _unknown(f"model {model!r}: there is no provider {prefix!r}", prefix, names)
     return provider, name
+
+
+def _known(name: str) -> Provider | None:
+    return next((provider for provider in PROVIDERS if provider.name == _SAME.get(name, name)), None)
 
 
 def _provider_name(model: str) -> str:
@@ -138,9 +141,8 @@ def _provider_name(model: str) -> str:
 
 def provider_params(model: str) -> tuple[_Param, ...]:
     """The parameters of a model's provider for credentials and address; none where it is not known."""
-    prefix = _provider_name(model)
-    name = _SAME.get(prefix, prefix)
-    return next((provider.params for provider in PROVIDERS if provider.name == name), ())
+    provider = _known(_provider_name(model))
+    return () if provider is None else provider.params
 
 
 def bare_name(model: str) -> str:
@@ -160,21 +162,17 @@ def missing(
         names = ", ".join(" or ".join(param.variables) for param in wanted)
         console = f"; credentials are had at {provider.console}" if provider.console else ""
         verb = "is" if len(wanted) == 1 else "are"
-        return ConfigError(
-            f"model {model!r} is offered by {provider.title}, and {names} {verb} not set",
-            remedy=f"Set {'it' if len(wanted) == 1 else 'them'} in the environment{console}",
-            field="model",
-        )
-    if provider.package and not is_importable(provider.package):
-        return ConfigError(
-            f"model {model!r} is offered by {provider.title}, which LiteLLM calls by {provider.package}",
-            remedy=f"Install it: pip install {provider.package.replace('.', '-')}",
-            field="model",
-        )
+        problem = f"model {model!r} is offered by {provider.title}, and {names} {verb} not set"
+        remedy = f"Set {'it' if len(wanted) == 1 else 'them'} in the environment{console}"
+        return ConfigError(problem, remedy=remedy, field="model")
+    if provider.package and not _is_importable(provider.package):
+        problem = f"model {model!r} is offered by {provider.title}, which LiteLLM calls by {provider.package}"
+        remedy = f"Install it: pip install {provider.package.replace('.', '-')}"
+        return ConfigError(problem, remedy=remedy, field="model")
     return None
 
 
-def is_importable(package: str) -> bool:
+def _is_importable(package: str) -> bool:
     """Whether a package is there; asks without importing it."""
     try:
         return importlib.util.find_spec(package) is not None

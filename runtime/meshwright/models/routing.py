@@ -65,7 +65,7 @@ class _Candidate:
 
 
 @dataclass(frozen=True)
-class ModelRoute:
+class _ModelRoute:
     """The route of a group's calls: deployments that are asked, those without a credential, and fallbacks.
 
     `instead` are those tagged default, which are asked where all that are asked cool down. `fallbacks` are
@@ -79,7 +79,7 @@ class ModelRoute:
     asked: tuple[_Candidate, ...] = ()
     left_out: tuple[_Candidate, ...] = ()
     instead: tuple[_Candidate, ...] = ()
-    fallbacks: tuple[ModelRoute, ...] = ()
+    fallbacks: tuple[_ModelRoute, ...] = ()
     problem: str | None = None
 
     def candidates(self) -> Iterator[_Candidate]:
@@ -97,7 +97,7 @@ class ModelRoute:
         }
 
 
-def route(config: LiteLLMConfig, environment: _Environment, group: str, tags: Sequence[str]) -> ModelRoute:
+def route(config: LiteLLMConfig, environment: _Environment, group: str, tags: Sequence[str]) -> _ModelRoute:
     """Say where a call goes. Without an `environment` (a proxy has its own) no credential is missing."""
     follow = [
         _route(config, environment, name, tags, when)
@@ -158,10 +158,10 @@ def tags_nobody_answers(config: LiteLLMConfig, callers: Mapping[str, CallerTags]
 
 def _route(
     config: LiteLLMConfig, environment: _Environment, group: str, tags: Sequence[str], when: str
-) -> ModelRoute:
+) -> _ModelRoute:
     deployments = deployments_of(config, group)
     if deployments is None:
-        return ModelRoute(group, when, problem=f"there is no group {group!r}")
+        return _ModelRoute(group, when, problem=f"there is no group {group!r}")
     missing = {deployment_id(deployment): missing_of(deployment, environment) for deployment in deployments}
     ready = [deployment for deployment in deployments if not missing[deployment_id(deployment)]]
     chosen, why = _fitting(config, ready, tags)
@@ -179,7 +179,7 @@ def _route(
             problem = f"set one of {', '.join(names)}"
     default = [deployment for deployment in _for_all(ready) if deployment not in chosen]
     stand_in = default if tags and config.router_settings.get("enable_tag_filtering") else []
-    return ModelRoute(
+    return _ModelRoute(
         group,
         when,
         why,

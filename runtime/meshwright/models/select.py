@@ -99,11 +99,9 @@ def choose_model(
     if kind == "router":
         return Picker(config_path, environment=known, circuits=circuits, why=why)
     if not settings.models.base_url:
-        raise ConfigError(
-            'model = "http" needs the address of a server',
-            remedy="Set LITELLM_BASE_URL, like http://127.0.0.1:4000",
-            field="litellm_base_url",
-        )
+        problem = 'model = "http" needs the address of a server'
+        remedy = "Set LITELLM_BASE_URL, like http://127.0.0.1:4000"
+        raise ConfigError(problem, remedy=remedy, field="litellm_base_url")
     key = settings.models.api_key
     return HttpModel(
         settings.models.base_url,
@@ -141,7 +139,6 @@ def _offered(settings: Settings, config_path: Path, environment: Mapping[str, st
 
 
 def _one_model(name: str, environment: Mapping[str, str], circuits: Circuits | None) -> Picker:
-    """Answers every call, whatever its group and tags, by one model. Raises ConfigError."""
     try:
         model = ModelSettings.from_env(name, environment)
     except ConfigError as error:
@@ -205,15 +202,12 @@ class _NamedPrices(NamedTuple):
     others: PriceList
 
     def window(self, model: str, tags: tuple[str, ...]) -> ModelWindow:
-        """The smallest window of the deployments that a call is for."""
         return self.named.get(model, self.others).window(model, tags)
 
     def upper_bound(self, request: ModelRequest, prompt_tokens: int | None = None) -> Price | None:
-        """The highest price of all that could answer a request."""
         return self.named.get(request.model, self.others).upper_bound(request, prompt_tokens)
 
     def of_reply(self, reply: ModelReply, request: ModelRequest) -> Decimal | None:
-        """The cost of a reply."""
         return self.named.get(request.model, self.others).of_reply(reply, request)
 
 
@@ -278,11 +272,9 @@ def _is_beside_server(agent: ModelChoice) -> bool:
     if any(spec.params for spec in specs):
         return True
     if specs[0].timeout is not None:
-        raise ConfigError(
-            f"agent {agent.agent_id} gives a timeout to {agent.model!r}, which LITELLM_BASE_URL answers",
-            remedy="Set the timeout at that server, and leave it out here",
-            field="timeout",
-        )
+        problem = f"agent {agent.agent_id} gives a timeout to {agent.model!r}, which LITELLM_BASE_URL answers"
+        remedy = "Set the timeout at that server, and leave it out here"
+        raise ConfigError(problem, remedy=remedy, field="timeout")
     return False
 
 
@@ -295,11 +287,8 @@ def _require_plain(agent: ModelChoice) -> None:
         place = "the litellm_params of its deployments"
     else:
         return
-    raise ConfigError(
-        f"agent {agent.agent_id} gives {given} to {agent.model!r}, which is a group",
-        remedy=f"Write that under {place} in litellm_config.yaml",
-        field=field,
-    )
+    problem = f"agent {agent.agent_id} gives {given} to {agent.model!r}, which is a group"
+    raise ConfigError(problem, remedy=f"Write that under {place} in litellm_config.yaml", field=field)
 
 
 def _chain_of(agent: ModelChoice, environment: Mapping[str, str] | None) -> Chain:

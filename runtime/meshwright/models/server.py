@@ -128,10 +128,8 @@ class HttpModel(ApiModel, Adapter):
                 except (ModelUnavailable, Unauthorized):
                     entries = list[dict[str, Any]]()
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise ModelUnavailable(
-                f"Cannot ask {self.server} for its models ({type(error).__name__})",
-                remedy="Start the server, or correct LITELLM_BASE_URL",
-            ) from None
+            problem = f"Cannot ask {self.server} for its models ({type(error).__name__})"
+            raise ModelUnavailable(problem, remedy="Start the server, or correct LITELLM_BASE_URL") from None
         deployments = [_deployment_of(entry) for entry in entries if entry.get("model_name") in names]
         described = {entry["model_name"] for entry in deployments}
         others = [{"model_name": name, "model_info": {"id": name}} for name in names if name not in described]

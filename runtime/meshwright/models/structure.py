@@ -95,11 +95,8 @@ def check_schema(schema: Any, field: str) -> None:
         place, node, depth = waiting.pop()
         count += 1
         if count > _MAX_NODES or depth > _MAX_DEPTH:
-            raise InvalidSchema(
-                f"{field}: the schema is too large",
-                remedy=f"it may have {_MAX_NODES:,} parts, {_MAX_DEPTH} deep",
-                field=field,
-            )
+            remedy = f"it may have {_MAX_NODES:,} parts, {_MAX_DEPTH} deep"
+            raise InvalidSchema(f"{field}: the schema is too large", remedy=remedy, field=field)
         if isinstance(node, bool):
             continue
         problem = _problem(node, schema)
@@ -111,11 +108,9 @@ def check_schema(schema: Any, field: str) -> None:
     try:
         TopologicalSorter(must).prepare()
     except CycleError:
-        raise InvalidSchema(
-            f"{field}: no value fits, since the schema requires itself without an end",
-            remedy="make the field that closes the circle optional, or let it be null",
-            field=field,
-        ) from None
+        what = f"{field}: no value fits, since the schema requires itself without an end"
+        remedy = "make the field that closes the circle optional, or let it be null"
+        raise InvalidSchema(what, remedy=remedy, field=field) from None
 
 
 def _problem(node: Any, root: Any) -> str:
@@ -263,11 +258,9 @@ async def parse_or_repair(
     try:
         return read_answer(shape, reply)
     except StructureInvalid as error:
-        raise StructureInvalid(
-            f"the model did not answer as {shape.__name__}, even after two corrections: {error.message}",
-            remedy="what it answered is in the task's structure.invalid events",
-            raw=error.raw,
-        ) from None
+        problem = f"the model did not answer as {shape.__name__}, even after two corrections: {error.message}"
+        remedy = "what it answered is in the task's structure.invalid events"
+        raise StructureInvalid(problem, remedy=remedy, raw=error.raw) from None
 
 
 def _complaint(error: StructureInvalid, schema: Mapping[str, Any]) -> list[ChatMessage]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from meshwright.agents.binding import BoundAgents
+from meshwright.agents.loader import BoundAgents
 from meshwright.component import Actors, Component
 from meshwright.core import topics
 from meshwright.core.capability import Registration

@@ -100,11 +100,9 @@ class Prompt:
         """
         missing = [name for name in self.variables if name not in values]
         if missing:
-            raise PromptError(
-                f"prompt {self.name} needs a value for {', '.join(missing)}",
-                remedy=f"there are values for {', '.join(values) or 'nothing'}: use those in the prompt",
-                field=missing[0],
-            )
+            problem = f"prompt {self.name} needs a value for {', '.join(missing)}"
+            remedy = f"there are values for {', '.join(values) or 'nothing'}: use those in the prompt"
+            raise PromptError(problem, remedy=remedy, field=missing[0])
         return "".join([values[piece] if n % 2 else piece for n, piece in enumerate(self.pieces)])
 
 
@@ -148,11 +146,8 @@ def parse_prompt(
 
 def _decode(data: bytes, path: str) -> str:
     if len(data) > MAX_PROMPT_BYTES:
-        raise PromptError(
-            f"the file is larger than {MAX_PROMPT_BYTES:,} bytes",
-            path=path,
-            remedy="shorten it: what changes from task to task belongs into the context",
-        )
+        remedy = "shorten it: what changes from task to task belongs into the context"
+        raise PromptError(f"the file is larger than {MAX_PROMPT_BYTES:,} bytes", remedy=remedy, path=path)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -164,7 +159,6 @@ def _decode(data: bytes, path: str) -> str:
 
 
 def _not_offered(variable: str, offered: Sequence[str]) -> tuple[str, str]:
-    """The problem of a variable that no run fills in, and its remedy."""
     close = nearest(variable, offered)
     use = f"did you mean {close!r}? There are" if close else "there are"
     return (
@@ -181,12 +175,9 @@ def _pieces(
     for mark in _MARK.finditer(body):
         line = first_line + body.count("\n", 0, mark.start())
         if mark[1] is None:
-            raise PromptError(
-                f"{mark[0].strip()!r} is not a variable",
-                path=path,
-                line=line,
-                remedy="write {{name}} with a lower-case name; there are no blocks, expressions or roles",
-            )
+            problem = f"{mark[0].strip()!r} is not a variable"
+            remedy = "write {{name}} with a lower-case name; there are no blocks, expressions or roles"
+            raise PromptError(problem, path=path, line=line, remedy=remedy)
         if mark[1] not in variables:
             problem = f"variable {mark[1]!r} is not declared"
             remedy = f"add it to the list: variables: [{', '.join((*variables, mark[1]))}]"
@@ -273,12 +264,9 @@ class _Handler(YAMLHandler):
 
 def _front_matter(text: str, path: str) -> tuple[_FrontMatter, Mapping[str, int], str]:
     if len(_BOUNDARY.findall(text)) < 2 or not _BOUNDARY.match(text):
-        raise PromptError(
-            "it does not begin with front matter between two lines `---`",
-            path=path,
-            line=1,
-            remedy="begin it with a line `---`, the fields (tags: [default]), and another line `---`",
-        )
+        problem = "it does not begin with front matter between two lines `---`"
+        remedy = "begin it with a line `---`, the fields (tags: [default]), and another line `---`"
+        raise PromptError(problem, path=path, line=1, remedy=remedy)
     handler = _Handler()
     lines = handler.lines
     try:
@@ -287,12 +275,12 @@ def _front_matter(text: str, path: str) -> tuple[_FrontMatter, Mapping[str, int]
         mark, problem = None, str(error).partition("\n")[0]
         if isinstance(error, yaml.MarkedYAMLError):
             mark, problem = error.problem_mark, error.problem
-        raise PromptError(
+        problem, line = (
             f"the front matter cannot be read: {problem}",
-            path=path,
-            line=_FIRST_LINE + (mark.line if mark else 0),
-            remedy="write plain YAML there: `name: value` lines, texts with a `:` in quotes",
-        ) from error
+            _FIRST_LINE + (mark.line if mark else 0),
+        )
+        remedy = "write plain YAML there: `name: value` lines, texts with a `:` in quotes"
+        raise PromptError(problem, path=path, line=line, remedy=remedy) from error
     for name, line in lines.items():
         if name not in _EXPECTED:
             near = nearest(name, _EXPECTED)

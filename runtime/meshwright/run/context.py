@@ -21,8 +21,8 @@ from meshwright.core.money import is_amount
 from meshwright.core.tracing import NoTracing, Span, Tracing
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
-from meshwright.ledger.activity import Activity
 from meshwright.ledger.budgets import Budgets
+from meshwright.ledger.spending import Activity
 from meshwright.models.port import CallContext, Model, ModelWindow, OnCall
 from meshwright.prompts import PromptSources
 from meshwright.run.limits import Parking, StepTime

@@ -16,7 +16,7 @@ from meshwright.context.memory import MemoryItem
 from meshwright.core.errors import AgentError, InvalidInput, ToolFailed
 from meshwright.core.files import File, TaskFile, task_file_of
 from meshwright.core.messages import MemoryScope, Outcome, derived_id
-from meshwright.ledger.activity import Activity
+from meshwright.ledger.spending import Activity
 from meshwright.models.port import ChatMessage
 from meshwright.models.structure import ShapeT
 from meshwright.run.author import Unawaited, awaited, noted

@@ -61,10 +61,8 @@ async def check_backends(settings: Settings, components: Path, backends: Backend
 async def _check_reachable(name: str, variable: str, given: str | None) -> None:
     addresses = given.split(",") if given else []
     if addresses and not any([await answers(f"tcp://{address}") for address in addresses]):
-        raise ServiceFailed(
-            f"{name} does not answer on {given}",
-            remedy=f"start it, or unset MESH_{variable}: mesh up starts one then",
-        )
+        remedy = f"start it, or unset MESH_{variable}: mesh up starts one then"
+        raise ServiceFailed(f"{name} does not answer on {given}", remedy=remedy)
 
 
 def channel_of(settings: Settings, version: tuple[int, ...]) -> tuple[str, list[str]]:
@@ -76,10 +74,8 @@ def channel_of(settings: Settings, version: tuple[int, ...]) -> tuple[str, list[
     if version >= _GRPC_ACTORS:
         return ("http" if settings.dapr.channel == "http" else "grpc"), []
     if settings.dapr.channel == "grpc":
-        raise ServiceFailed(
-            f"daprd {number} cannot call actors over gRPC (SubscribeActorEventsAlpha1 came with 1.18)",
-            remedy='set dapr.channel = "auto", or run daprd 1.18',
-        )
+        problem = f"daprd {number} cannot call actors over gRPC (SubscribeActorEventsAlpha1 came with 1.18)"
+        raise ServiceFailed(problem, remedy='set dapr.channel = "auto", or run daprd 1.18')
     return "http", [
         f"daprd {number} cannot call actors over gRPC, so the http channel is used: half the rate, and up to "
         "15 s until the actors of a dead worker answer elsewhere; run daprd 1.18"
@@ -108,10 +104,9 @@ async def check_redis(address: str, password: str) -> Sequence[str]:
             f"Redis at {address} refuses us: {error}", remedy="set MESH_REDIS_PASSWORD to its password"
         ) from None
     except (OSError, EOFError, ValueError) as error:
-        raise ServiceFailed(
-            f"Redis at {address} does not answer: {error or type(error).__name__}",
-            remedy="start it, or unset MESH_REDIS_HOST: mesh up starts one then",
-        ) from None
+        problem = f"Redis at {address} does not answer: {error or type(error).__name__}"
+        remedy = "start it, or unset MESH_REDIS_HOST: mesh up starts one then"
+        raise ServiceFailed(problem, remedy=remedy) from None
     return [f"Redis at {address} {line}" for line in _redis_findings(found)]
 
 

@@ -205,11 +205,8 @@ def _reply(path: bytes, ready: bool) -> bytes:
 def require_sdk() -> None:
     """Raise ConfigError where the Dapr SDK is not installed, without importing it."""
     if find_spec("dapr") is None or find_spec("grpc") is None:
-        raise ConfigError(
-            "a mesh on Dapr needs the Dapr SDK, which is not installed",
-            remedy=install_command("dapr"),
-            field="host",
-        )
+        problem = "a mesh on Dapr needs the Dapr SDK, which is not installed"
+        raise ConfigError(problem, remedy=install_command("dapr"), field="host")
 
 
 def find_program(name: str, dapr_bin: Path | None) -> Path:
@@ -257,11 +254,8 @@ def components_of(project: Path) -> Path:
     folder = (own if (own / _MARK).exists() else project_file(PACKAGED, _COMPONENTS)).absolute()
     missing = [name for name in _NEEDED if not (folder / name).exists()]
     if missing:
-        raise ConfigError(
-            f"{missing[0]} is missing",
-            path=str(folder),
-            remedy="a project's components folder has to hold all files of Meshwright's",
-        )
+        remedy = "a project's components folder has to hold all files of Meshwright's"
+        raise ConfigError(f"{missing[0]} is missing", remedy=remedy, path=str(folder))
     return folder
 
 

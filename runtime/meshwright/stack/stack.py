@@ -168,7 +168,6 @@ class Stack:
         return rows + [Row(service.name, _shown(service.address), str(pid)) for service, pid in running]
 
     def _missing_backends(self) -> Mapping[str, Callable[[], Service]]:
-        """How to make each service that is not given, by its field of Backends."""
         settings, ports, components = self._settings, self._ports, self._components
         folder = settings.data_dir.absolute()
         edge = EdgeRights(self._edge_password, settings)
@@ -244,7 +243,6 @@ class Stack:
         )
 
     def _reaching_models(self, sidecar: Service) -> Service:
-        """A sidecar whose clients may invoke the llm-service."""
         folder = self._settings.data_dir.absolute() / _INVOCATION
         models = self._plain.get(self._models.app_id) or self._listen(self._models, 0)
         endpoint = {

@@ -123,7 +123,6 @@ class _Output:
         self._reading = asyncio.create_task(self._read(), name=f"{self._name}-{self._log.path.stem}")
 
     async def ended(self) -> None:
-        """Wait until all is read, for a bounded time."""
         if self._reading is not None:
             await asyncio.wait([self._reading], timeout=_OUTPUT_SECONDS)
             self._reading.cancel()

@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from meshwright.stores.memory import Faults
     from meshwright.testing.mesh import (
         Events,
+        ManualClock,
         MeshUnderTest,
         ScriptedModel,
         ScriptEnded,
+        memory_runtime,
         mesh_for,
         tool_call,
     )
-    from meshwright.testing.runtime import ManualClock, memory_runtime
 
 __all__ = [
     "Events",
@@ -36,8 +37,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'meshwright.testing' has no attribute {name!r}")
-    home = "runtime" if name in ("Faults", "ManualClock", "memory_runtime") else "mesh"
-    return getattr(import_module(f"meshwright.testing.{home}"), name)
+    return getattr(import_module("meshwright.testing.mesh"), name)
 
 
 def __dir__() -> list[str]:

@@ -99,7 +99,9 @@ class ApprovalCall:
         listed = redact(listed)
         if len(listed) > _MAX_ARGUMENTS_CHARS:
             listed = f"{len(listed):,} characters of {', '.join(shown)}: the inbox shows them whole"
-        request = _cut(" ".join(redact(request).split()), _MAX_REQUEST_CHARS)
+        request = " ".join(redact(request).split())
+        if len(request) > _MAX_REQUEST_CHARS:
+            request = f"{request[: _MAX_REQUEST_CHARS - 3]}..."
         purpose = f', to do this task: "{request}"' if request else ""
         return f"{agent_id} wants to run {self.tool.name}({listed}){purpose}. May it?"
 
@@ -109,41 +111,29 @@ def rule_for(
 ) -> ApprovalRule | None:
     """The rule that counts for a call, or None if it needs no approval: the first that matches."""
     for rule in rules:
-        if (
-            fnmatchcase(call.tool.name, rule.tool)
-            and fnmatchcase(agent_id, rule.agent)
-            and fnmatchcase(tenant_id, rule.tenant)
-            and _fit(rule.arguments, call.arguments)
-        ):
+        if _is_for(rule, call.tool, agent_id, tenant_id) and _fit(rule.arguments, call.arguments):
             return rule if rule.ask != "never" else None
     return ApprovalRule() if call.tool.needs_approval else None
 
 
 def may_need_approval(rules: Iterable[ApprovalRule], tool: Tool, *, agent_id: str, tenant_id: str) -> bool:
     """Whether a call of a tool can need an approval, whatever its arguments."""
-    return tool.needs_approval or any(
-        rule.ask != "never"
-        and fnmatchcase(tool.name, rule.tool)
-        and fnmatchcase(agent_id, rule.agent)
-        and fnmatchcase(tenant_id, rule.tenant)
-        for rule in rules
-    )
+    asking = (rule for rule in rules if rule.ask != "never")
+    return tool.needs_approval or any(_is_for(rule, tool, agent_id, tenant_id) for rule in asking)
+
+
+def _is_for(rule: ApprovalRule, tool: Tool, agent_id: str, tenant_id: str) -> bool:
+    named = (tool.name, rule.tool), (agent_id, rule.agent), (tenant_id, rule.tenant)
+    return all(fnmatchcase(name, pattern) for name, pattern in named)
 
 
 def _fit(patterns: Mapping[str, str], arguments: Mapping[str, Any]) -> bool:
-    return all(
-        name in arguments and fnmatchcase(_text(arguments[name]), pattern)
-        for name, pattern in patterns.items()
-    )
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    texts = {
+        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for name, value in arguments.items()
+    }
+    return all(name in texts and fnmatchcase(texts[name], pattern) for name, pattern in patterns.items())
 
 
 def _sorted(value: Any) -> Any:
     return json.dumps(value, sort_keys=True)
-
-
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 3]}..."

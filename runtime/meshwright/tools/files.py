@@ -63,7 +63,7 @@ class FileTools(Toolset):
             start_line: the first line wanted, from 1 on
             max_lines: how many lines are wanted
         """
-        lines = lines_of(self._workspace.read(path, self.settings.max_file_bytes))
+        lines = _lines_of(self._workspace.read(path, self.settings.max_file_bytes))
         wanted = lines[start_line - 1 : start_line - 1 + max_lines]
         text = cut("\n".join(wanted), self.settings.max_text_chars)
         return {"file": path, "start_line": start_line, "total_lines": len(lines), "text": text}
@@ -126,12 +126,13 @@ def path_matches(path: str, pattern: str) -> bool:
     reached = _past_folders({0}, wanted)
     for part in path.split("/"):
         staying = {place for place in reached if wanted[place : place + 1] == ["**"]}
-        going = {place + 1 for place in reached - staying if _part_matches(part, wanted[place : place + 1])}
+        fitting = (place for place in reached - staying if place < len(wanted))
+        going = {place + 1 for place in fitting if fnmatchcase(part, wanted[place])}
         reached = _past_folders(staying | going, wanted)
     return len(wanted) in reached
 
 
-def lines_of(text: str) -> list[str]:
+def _lines_of(text: str) -> list[str]:
     """The lines of a text as editors and git count them (`splitlines` would also split at a form feed)."""
     return [line.rstrip("\n") for line in io.StringIO(text, newline=None)]
 
@@ -151,12 +152,8 @@ def _past_folders(places: set[int], wanted: Sequence[str]) -> set[int]:
     return reached
 
 
-def _part_matches(part: str, wanted: Sequence[str]) -> bool:
-    return bool(wanted) and fnmatchcase(part, wanted[0])
-
-
 def _matches(path: str, text: str, phrase: str, terms: Sequence[str]) -> Iterator[Match]:
-    for number, line in enumerate(lines_of(text), 1):
+    for number, line in enumerate(_lines_of(text), 1):
         folded = line.casefold()
         count = sum(term in folded for term in terms)
         if count:

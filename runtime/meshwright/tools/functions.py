@@ -85,11 +85,8 @@ class FunctionTool(Tool):
         Text that is nearly JSON and can mean only one thing is read as that: see `repaired`.
         """
         if len(text) > _MAX_ARGUMENTS_CHARS:
-            raise TooLarge(
-                f"{self.name} was not run: its arguments have {len(text):,} characters",
-                remedy=f"stay below {_MAX_ARGUMENTS_CHARS:,}",
-                field="arguments",
-            )
+            problem = f"{self.name} was not run: its arguments have {len(text):,} characters"
+            raise TooLarge(problem, remedy=f"stay below {_MAX_ARGUMENTS_CHARS:,}", field="arguments")
         # Some servers send an empty text for a tool that takes nothing.
         if not text and not self._names:
             return {}
@@ -99,11 +96,9 @@ class FunctionTool(Tool):
             errors = error.errors(include_input=False, include_url=False)
             places = [".".join(map(str, fault["loc"])) or "arguments" for fault in errors]
             messages = [f"{place}: {fault['msg']}" for place, fault in zip(places, errors, strict=True)]
-            raise InvalidInput(
-                f"{self.name} was not run: {'; '.join(messages[:MAX_ERRORS])}",
-                remedy=f"send one JSON object with: {', '.join(self._names) or 'nothing in it'}",
-                field=places[0],
-            ) from error
+            problem = f"{self.name} was not run: {'; '.join(messages[:MAX_ERRORS])}"
+            remedy = f"send one JSON object with: {', '.join(self._names) or 'nothing in it'}"
+            raise InvalidInput(problem, remedy=remedy, field=places[0]) from error
         return {name: getattr(values, f"argument_{number}") for number, name in enumerate(self._names)}
 
 

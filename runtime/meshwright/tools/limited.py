@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
@@ -27,14 +27,11 @@ from meshwright.core.messages import Task
 from meshwright.core.redaction import redact, redact_data
 from meshwright.tools.tool import Tool, ToolContext, ToolResult, ToolWrapper
 
-if TYPE_CHECKING:
-    from meshwright.tools.tool import ToolContext
-
 _PACKAGE = str(Path(__file__).parents[1])
 _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 
-class Place(NamedTuple):
+class _Place(NamedTuple):
     """A line of a file."""
 
     path: str
@@ -49,10 +46,10 @@ class Place(NamedTuple):
         return f"{'/'.join(Path(self.path).parts[-2:])}:{self.line}"
 
 
-def author_place(error: BaseException) -> Place | None:
+def author_place(error: BaseException) -> _Place | None:
     """The last line of the author's code that an error passed through, if it passed through any."""
     frames = reversed(traceback.extract_tb(error.__traceback__))
-    return next((Place(path, line) for path, line, _, _ in frames if line and is_of_an_author(path)), None)
+    return next((_Place(path, line) for path, line, _, _ in frames if line and is_of_an_author(path)), None)
 
 
 def is_of_an_author(filename: str) -> bool:
@@ -107,12 +104,9 @@ class LimitedTool(ToolWrapper):
         except TimeoutError as error:
             if not limit.expired():
                 raise
-            raise ToolFailed(
-                f"{self.name} did not end within {seconds:g} seconds and was given up",
-                remedy=""
-                if self.idempotent
-                else "It may still take effect: find out before you call it again",
-            ) from error
+            problem = f"{self.name} did not end within {seconds:g} seconds and was given up"
+            remedy = "It may still take effect: find out before you call it again"
+            raise ToolFailed(problem, remedy="" if self.idempotent else remedy) from error
 
 
 def cut(text: str, max_chars: int) -> str:

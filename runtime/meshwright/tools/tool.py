@@ -34,7 +34,7 @@ from meshwright.models.port import ToolSpec
 from meshwright.models.structure import repaired
 
 if TYPE_CHECKING:
-    from meshwright.ledger.activity import Activity
+    from meshwright.ledger.spending import Activity
 
 MAX_ERRORS = 5
 MARK = "__meshwright_tool__"

@@ -48,7 +48,7 @@ _NAMES = "|".join("[^/]*".join(map(re.escape, name.split("*"))) for name in PRIV
 _PATH = re.compile(rf"(?:^|/)(?:{_NAMES})(?:/|$)")
 
 
-def is_private(path: str) -> bool:
+def _is_private(path: str) -> bool:
     """Whether a path, relative to the workspace, names a private file or leads through a private folder."""
     return _PATH.search(path.casefold()) is not None
 
@@ -138,7 +138,7 @@ class Workspace:
         return inside
 
     def _is_private(self, inside: str) -> bool:
-        return is_private(inside) or any(
+        return _is_private(inside) or any(
             inside == path or inside.startswith(f"{path}/") for path in self.hidden
         )
 
@@ -153,9 +153,8 @@ class Workspace:
         try:
             fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
-            raise ConfigError(
-                f"the workspace cannot be opened: {error.strerror}", path=str(self.root), field="workspace"
-            ) from error
+            problem = f"the workspace cannot be opened: {error.strerror}"
+            raise ConfigError(problem, path=str(self.root), field="workspace") from error
         try:
             for part in inside.parts:
                 parent, fd = fd, os.open(part, _NO_LINK, dir_fd=fd)
@@ -235,11 +234,9 @@ class Toolset:
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             place = ".".join(map(str, first["loc"]))
-            raise ConfigError(
-                f"[tools.{self.name}] {place}: {first['msg']}",
-                remedy=f"Correct it in mesh.toml, or set MESH_TOOLS__{self.name.upper()}__{place.upper()}",
-                field=place,
-            ) from None
+            problem = f"[tools.{self.name}] {place}: {first['msg']}"
+            remedy = f"Correct it in mesh.toml, or set MESH_TOOLS__{self.name.upper()}__{place.upper()}"
+            raise ConfigError(problem, remedy=remedy, field=place) from None
 
     async def start(self) -> None:
         """Connect. An error stops the start of the mesh."""

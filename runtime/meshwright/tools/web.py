@@ -90,20 +90,18 @@ class WebTools(Toolset):
         return bytes(data), True
 
 
-def _page(data: bytes, content_type: str, charset: str | None) -> WebPage:
+def _page(data: bytes, content_type: str, charset: str | None) -> _WebPage:
     text = decode(data, charset)
-    return read_html(text) if content_type in HTML else WebPage("", text)
+    return read_html(text) if content_type in HTML else _WebPage("", text)
 
 
 def _failure(url: HttpUrl, error: ClientError) -> MeshError:
     import aiohttp
 
     if isinstance(error, aiohttp.ClientConnectorError) and error.errno == errno.EACCES:
-        return InvalidInput(
-            f"{url} was not fetched: {error.host} leads to a private address ({error.strerror})",
-            remedy="only the setting allow_private_addresses permits that",
-            field="url",
-        )
+        problem = f"{url} was not fetched: {error.host} leads to a private address ({error.strerror})"
+        remedy = "only the setting allow_private_addresses permits that"
+        return InvalidInput(problem, remedy=remedy, field="url")
     if isinstance(error, aiohttp.TooManyRedirects):
         return ToolFailed(f"{url} redirects too often")
     return ToolFailed(f"{url} cannot be fetched: {type(error).__name__}: {error}")
@@ -125,21 +123,21 @@ _MARKUP = re.compile(r"<(?:(?P<comment>!--)|[!?]|(?P<end>/)?(?P<tag>[A-Za-z][^\s
 _TAG_END = re.compile(r"=\s{0,20}(?P<quote>[\"'])|>")
 
 
-class WebPage(NamedTuple):
+class _WebPage(NamedTuple):
     """A page as text, with its title."""
 
     title: str
     text: str
 
 
-def read_html(html: str) -> WebPage:
+def read_html(html: str) -> _WebPage:
     """Take title and readable text out of HTML, however broken. Its cost is in proportion to the length.
 
     Attributes are skipped, not read: what a page puts into a single tag cannot hold up other threads.
     """
     reader = _Reader()
     reader.read(html)
-    return WebPage(_tidy("".join(reader.title)).replace("\n", " "), _tidy("".join(reader.text)))
+    return _WebPage(_tidy("".join(reader.title)).replace("\n", " "), _tidy("".join(reader.text)))
 
 
 def decode(data: bytes, charset: str | None) -> str:

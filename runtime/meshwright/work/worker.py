@@ -30,7 +30,7 @@ MAILBOX_RETRY_SECONDS = 0.05
 BROKEN_OFF_RETRY_SECONDS = 1.0
 _OUTCOMES_A_RECORD = 2  # an outcome is stored beside its task, so it may have half of a record
 _LETTING_GO_SECONDS = 1.0  # for work that was cancelled by a stop
-_ADOPTION_PAUSE_SECONDS = 2.0  # before work of another process that ended, which may have ended it
+ADOPTION_PAUSE_SECONDS = 2.0  # before work of another process that ended, which may have ended it
 _LOOK_SECONDS = 2.0  # between two looks whether the worker is gone that has a task
 _STOPPING = "work.stopping"  # shown to all processes, since the turn that stops work runs in any of them
 
@@ -199,7 +199,7 @@ class Worker:
             elif offer.stalled_claims == SUSPECT_CLAIMS:
                 self._suspects.add(offer)
             else:
-                await asyncio.sleep(_ADOPTION_PAUSE_SECONDS if self._host.is_shared else 0)
+                await asyncio.sleep(ADOPTION_PAUSE_SECONDS if self._host.is_shared else 0)
                 self._queue(offer)
         except HostError:  # its claim meets the same, and is tried again
             self._queue(offer)

@@ -9,7 +9,7 @@ from meshwright.core.messages import Caller, derived_id
 from meshwright.kernel.actor import Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.ledger.account import LedgerEntry, LedgerReply
-from meshwright.ledger.account_client import AccountClient
+from meshwright.ledger.charging import AccountClient
 from meshwright.work.protocol import Claim, Completed, Work
 from meshwright.work.thread import AgentThread
 from meshwright.work.worker import Running, Worker

@@ -19,8 +19,7 @@ from meshwright.events.tasks import TaskSubject
 from meshwright.identity.administration import Administration
 from meshwright.ledger.budgets import BudgetView
 from meshwright.ledger.costs import TaskEstimate
-from meshwright.ledger.keys import Keys, NewKey, keys_required
-from meshwright.ledger.virtual_keys import Key, KeyTenant
+from meshwright.ledger.keys import Key, Keys, KeyTenant, NewKey, keys_required
 
 router = make_router("administration")
 keys = make_router("keys")

@@ -1,4 +1,4 @@
-"""How the events of agents, their prompts and their runs read, and their facts.
+"""How agents are shown, and how the events of agents, their prompts and their runs read, with their facts.
 
 Those of runs are here, since the package `run` imports all that a run needs.
 """
@@ -10,7 +10,17 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from meshwright.core.display import Document, EventWords, fault, file_line, seconds, short
+from meshwright.core.display import (
+    Column,
+    Document,
+    EventWords,
+    Resource,
+    fault,
+    file_line,
+    local_time,
+    seconds,
+    short,
+)
 
 FACTS: Mapping[str, str] = {
     "agent.*": "name kind status tasks",
@@ -29,10 +39,6 @@ def code_changed(agent_id: str, tasks: int, once: int) -> str:
     open_tasks = "1 open task" if tasks == 1 else f"{tasks} open tasks"
     steps = f"; {once} with steps that are not idempotent" if once else ""
     return f"{open_tasks} of {agent_id} began with other code{steps}"
-
-
-def _code_changed(payload: Document, event: Document) -> Sequence[object]:
-    return (code_changed(payload.get("agent_id", "?"), payload.get("tasks", 0), payload.get("once", 0)),)
 
 
 def _registered(payload: Document, event: Document) -> Sequence[object]:
@@ -89,13 +95,12 @@ def _limit_reached(payload: Document, event: Document) -> Sequence[object]:
     return (f"{limit} ({most}) is reached: {then}",)
 
 
-def _misfit(payload: Document, event: Document) -> Sequence[object]:
-    return (f"does not fit {payload.get('shape', '?')}: {short(payload.get('error', ''))}",)
-
-
 WORDS: Mapping[str, EventWords] = {
     "agent.*": EventWords("", _registered),
-    "agent.code_changed": EventWords("code changed", _code_changed),
+    "agent.code_changed": EventWords(
+        "code changed",
+        lambda it, _: (code_changed(it.get("agent_id", "?"), it.get("tasks", 0), it.get("once", 0)),),
+    ),
     "prompt.fallback": EventWords("prompt", partial(_prompt_problem, "a built-in prompt takes its place")),
     "prompt.rejected": EventWords("prompt", partial(_prompt_problem, "the last good prompt stays in use")),
     "prompt.reloaded": EventWords("prompt", lambda said, _: (f"{said.get('path', '?')} was read again",)),
@@ -111,9 +116,45 @@ WORDS: Mapping[str, EventWords] = {
     "approval.given": EventWords("approved", _decided),
     "approval.denied": EventWords("denied", _decided),
     "approval.expired": EventWords("expired", _decided),
-    "structure.invalid": EventWords("model", _misfit),
+    "structure.invalid": EventWords(
+        "model", lambda it, _: (f"does not fit {it.get('shape', '?')}: {short(it.get('error', ''))}",)
+    ),
     "reply.cut_off": EventWords("model", _cut_off),
     "tool.called": EventWords("tool", _tool),
     "tool.overran": EventWords("tool", _overran),
     "limit.*": EventWords("limit", _limit_reached),
 }
+
+
+def _abilities(agent: Document) -> str:
+    if agent.get("problem"):
+        return agent["problem"]
+    if agent.get("kind") == "system":
+        return "(part of the mesh)"
+    return ", ".join(map(_ability, agent.get("capabilities", [])))
+
+
+def _ability(capability: Document) -> str:
+    weight = capability.get("weight", 1)
+    marks = ["preferred"] * bool(capability.get("preferred")) + [f"{weight:g}"] * (weight != 1)
+    return f"{capability['name']} ({', '.join(marks)})" if marks else capability["name"]
+
+
+def _agent_status(agent: Document) -> str:
+    return agent["status"] if agent.get("healthy", True) else "unhealthy"
+
+
+AGENTS = Resource(
+    "agents",
+    "/agents",
+    (
+        Column("agent", "agent_id"),
+        Column("status", write=_agent_status),
+        Column("last seen", "last_seen", local_time),
+        Column("can do", write=_abilities),
+    ),
+    help="List agents with their capabilities and status.",
+    empty="there are no agents; mesh doctor says more",
+    need="log",
+)
+RESOURCES = (AGENTS,)
