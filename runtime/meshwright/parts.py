@@ -48,8 +48,8 @@ class BuiltIn(NamedTuple):
 
 
 BUILTIN = (
-    BuiltIn("http", table="edges.settings:HttpSettings"),
-    BuiltIn("watchdog", table="edges.settings:WatchdogSettings"),
+    BuiltIn("http", table="edges.http.settings:HttpSettings"),
+    BuiltIn("watchdog", table="edges.http.settings:WatchdogSettings"),
     BuiltIn("secrets", table="identity.settings:SecretsSettings"),
     BuiltIn("oidc", "identity.component:OidcComponent", "identity.settings:OidcSettings"),
     BuiltIn("dapr", table="edges.settings:DaprSettings"),
@@ -124,7 +124,7 @@ BUILTIN = (
     ),
     BuiltIn("contents", "run.component:ContentsComponent"),
     BuiltIn("replies", "edges.replies:Courier"),
-    BuiltIn("mqtt", "edges.mqtt.edge:MqttComponent", "edges.settings:MqttSettings", ("mqtt.url",)),
+    BuiltIn("mqtt", "edges.mqtt.edge:MqttComponent", "edges.mqtt.settings:MqttSettings", ("mqtt.url",)),
     BuiltIn("publishers", "edges.cloud_events:PublishersComponent", needs=("dapr.publishers",)),
     BuiltIn(
         "schedules",

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from meshwright.agents.settings import AgentsSettings, PromptsSettings, ToolsSettings
     from meshwright.context.settings import ContextSettings
     from meshwright.edges.channels.settings import ChannelsSettings
-    from meshwright.edges.settings import DaprSettings, HttpSettings, MqttSettings, WatchdogSettings
+    from meshwright.edges.http.settings import HttpSettings, WatchdogSettings
+    from meshwright.edges.mqtt.settings import MqttSettings
+    from meshwright.edges.settings import DaprSettings
     from meshwright.edges.webhooks.settings import WebhooksSettings
     from meshwright.events.settings import AuditSettings, TracingSettings
     from meshwright.identity.settings import KeysSettings, OidcSettings, SecretsSettings

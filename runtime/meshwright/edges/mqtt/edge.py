@@ -36,8 +36,8 @@ from meshwright.edges.mqtt.outgoing import (
     Views,
     will,
 )
+from meshwright.edges.mqtt.settings import MqttSettings
 from meshwright.edges.replies import Courier
-from meshwright.edges.settings import MqttSettings
 from meshwright.edges.tls import CHECK_SECONDS, BrokerTls
 from meshwright.mesh import Mesh
 
