@@ -264,7 +264,7 @@ def _blob(data: bytes, logs: Logs) -> str:
 async def _rewind(logs: Logs, last: int, *, relink: bool = False) -> None:
     """Make the rest of the log consistent with itself, as somebody can who has read our code."""
     from meshwright.events.chain import _TAG_BYTES, next_hash
-    from meshwright.events.table import COLUMN_LIST
+    from meshwright.events.rows import COLUMN_LIST
 
     head = bytes(32)
     with closing(logs._database().connect_reader()) as session:

@@ -319,3 +319,16 @@ async def test_rows_and_the_events_that_tell_of_them_are_written_together(store:
     assert names == ["a", "c"]
     logged = await store.log.query(EventFilter(event_type="note.made"))
     assert [found.payload for found in logged] == [{"name": "a"}, {"name": "c"}]
+
+
+def _list_numbered(session: Session, names: list[str]) -> list[str]:
+    session.execute("CREATE TABLE IF NOT EXISTS numbered (n INTEGER, name TEXT)")
+    session.insert("numbered (n, name)", list(enumerate(names)))
+    return [name for (name,) in session.execute("SELECT name FROM numbered ORDER BY n").fetchall()]
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 21])
+async def test_each_row_of_a_list_is_inserted_once(store: LogOnFile, count: int) -> None:
+    names = [f"half \ud800 of {n}" if n % 5 == 2 else f"name {n}" for n in range(count)]
+    mended = [name.replace("\ud800", "?") for name in names]
+    assert await store.database.write(_list_numbered, names) == mended

@@ -6,10 +6,12 @@ from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 from pydantic import BaseModel
 
 from meshwright.core.encoding import decode, encode
 from meshwright.core.messages import Event, Fault
+from meshwright.events import table
 from meshwright.events.log import EventLog
 from meshwright.sql.database import Session
 from meshwright.sql.sqlite import SqliteDatabase
@@ -95,6 +97,29 @@ async def test_what_a_crash_left_unfolded_is_folded_at_the_next_start(
             await store.write(events[start : start + 50])  # and nobody asks for the list before the end
     async with open_log(location / "broken") as store:
         assert await tables(store) == expected
+
+
+async def test_contents_erased_before_the_fold_are_in_no_list(store: LogOnFile) -> None:
+    failure = progress("t", "attempt.failed", error=Fault(type="Timeout", message="a secret"))
+    [*_, failed] = await store.write([accepted("t"), dispatched("t"), failure])
+    await store.database.write(table.erase_payload, failed.seq)
+    assert (await store.log.tasks(tenant_id="default")).items[0].reason is None
+
+
+def _insert_and_fail(session: Session, log: EventLog, events: Sequence[Event]) -> None:
+    log.insert(session, events)
+    raise ValueError("no")
+
+
+async def test_events_of_a_write_that_failed_are_in_no_list(store: LogOnFile) -> None:
+    await store.write([accepted("first")])
+    with pytest.raises(ValueError):
+        await store.database.write(_insert_and_fail, store.log, [accepted("failed"), ended("first")])
+    await store.write([accepted("second")])
+    assert await names(store) == ["second", "first"]
+    expected = await tables(store)
+    await store.log.rebuild()
+    assert await tables(store) == expected
 
 
 async def test_tables_of_another_version_are_made_anew(location: Location) -> None:

@@ -12,10 +12,11 @@ from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef, Message
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind
+from meshwright.stores.postgres import store
 from meshwright.stores.sqlite import SqliteStore
-from tests.support.host_harness import HostHarness
+from tests.support.host_harness import HostHarness, Setup
 from tests.support.observer import Worker
-from tests.support.sample_actors import DIARY, Line, diary, lines_of
+from tests.support.sample_actors import DIARY, SENDER, Line, Round, diary, lines_of
 
 ONE = ActorRef("Builder", "one")
 
@@ -102,6 +103,28 @@ async def test_a_redrive_that_another_actor_asks_for_needs_no_pending_work(harne
     host = await harness.open(BUILDER, FOREMAN)
     await host.call(ActorRef("Foreman", "one"), "ask_again")
     await harness.watch.until(lambda: "one" in harness.watch.texts("builder.redriven"))
+
+
+@pytest.mark.parametrize("harness", ["postgres"], indirect=True)
+async def test_work_of_a_gone_worker_is_left_to_one_that_has_its_type(
+    harness: HostHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(store, "LOOK_SECONDS", 1e6)  # messages still go to the worker that is gone
+    data, front_kinds = harness.new_data(), Setup((FOREMAN, SENDER, DIARY))
+    gone = await harness.open_on(data, Setup((BUILDER, DIARY)))
+    front = await harness.open_on(data, front_kinds)
+    await gone.call(ONE, "accept", Job(name="bridge"))
+    await harness.kill(gone)
+    await front.call(ActorRef("Foreman", "one"), "ask_again")
+    lines = {f"line {number}": [f"line {number}"] for number in range(40)}  # for both workers
+    await front.call(ActorRef("Sender", "one"), "send", Round(sends=lines))
+    monkeypatch.setattr(store, "LOOK_SECONDS", 0.01)
+    await harness.open_on(data, front_kinds)  # it joins, so that the other looks
+    await harness.watch.written(*lines)
+    await harness.open_on(data, Setup((BUILDER,)))
+    for event_type in ("builder.recovered", "builder.redriven"):
+        await harness.watch.until(lambda event_type=event_type: harness.watch.texts(event_type) == ["one"])
+    assert "Open work waits for a worker that has Builder" in caplog.messages
 
 
 async def test_every_one_of_many_actors_with_pending_work_recovers(harness: HostHarness) -> None:

@@ -44,6 +44,7 @@ async def test_a_wait_is_gone_when_it_ends_or_its_task_does(store: LogOnFile) ->
     over = progress("a", "wait.ended", key="steps/a/1/1/3", kind="provider", how="due")
     found = await status(store, [*waiting("a"), over, *waiting("bb"), *waiting("ccc"), ended("bb")])
     assert [(wait.kind, wait.count) for wait in found.waits] == [("provider", 1)]
+    assert (await status(store, [ended("ccc")])).waits == ()
 
 
 async def test_a_tenant_sees_its_own_tasks_alone(store: LogOnFile) -> None:

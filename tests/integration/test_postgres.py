@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +25,26 @@ from tests.support.event_logs import event, open_log, seqs
 from tests.support.observer import PATIENCE_SECONDS
 from tests.support.postgres import PASSWORD, Address, Cluster
 from tests.support.sample_actors import DIARY, Line, diary, lines_of
+
+Start = Callable[[], Awaitable[tuple[Runtime, PostgresStore, PostgresDatabase]]]
+
+
+@pytest.fixture
+async def start(postgres_url: Address, tmp_path: Path) -> AsyncIterator[Start]:
+    """Starts one more worker; it stops with the test."""
+    workers: list[Runtime] = []
+
+    async def start() -> tuple[Runtime, PostgresStore, PostgresDatabase]:
+        database = PostgresDatabase(postgres_url, tmp_path, durable=False)
+        shared = PostgresStore(database, EventLog(database))
+        workers.append(Runtime(shared))
+        workers[-1].register(DIARY)
+        await workers[-1].start()
+        return workers[-1], shared, database
+
+    yield start
+    for worker in workers:
+        await worker.stop()
 
 
 async def test_writers_number_events_together_without_gaps(postgres_url: Address) -> None:
@@ -69,13 +90,8 @@ async def test_what_happened_is_summed_up(postgres_url: Address) -> None:
     assert (nobodys.open, nobodys.ended, nobodys.failed) == (0, {}, ())
 
 
-async def test_a_worker_goes_on_when_the_process_that_writes_dies(
-    postgres_url: Address, tmp_path: Path
-) -> None:
-    database = PostgresDatabase(postgres_url, tmp_path, durable=False)
-    worker = Runtime(PostgresStore(database, EventLog(database)))
-    worker.register(DIARY)
-    await worker.start()
+async def test_a_worker_goes_on_when_the_process_that_writes_dies(start: Start) -> None:
+    worker, _, database = await start()
     await database.write_apart()
 
     async def send(number: int) -> None:
@@ -93,33 +109,27 @@ async def test_a_worker_goes_on_when_the_process_that_writes_dies(
             await asyncio.sleep(0.01)
     assert sorted(map(int, await lines_of(worker))) == [*range(len(sending))]
     await send(len(sending))  # by the process that has taken its location
-    await worker.stop()
 
 
 async def test_a_worker_shows_an_event_that_another_process_appends_at_once(
-    postgres_url: Address, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    postgres_url: Address, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "RENEW_SECONDS", 1e6)  # no look at the log shows it
-    database = PostgresDatabase(postgres_url, tmp_path, durable=False)
-    worker = Runtime(PostgresStore(database, EventLog(database)))
+    worker, _, _ = await start()
     shown: asyncio.Queue[int | None] = asyncio.Queue()
     worker.listen("#", lambda told: shown.put_nowait(told.seq))
-    await worker.start()
     async with open_log(postgres_url) as other:
         for seq in range(1, 4):
             await other.log.append([event(seq)])
             assert await asyncio.wait_for(shown.get(), 60) == seq
-    await worker.stop()
 
 
 async def test_a_listener_that_comes_later_is_shown_events_that_had_none(
-    postgres_url: Address, tmp_path: Path
+    postgres_url: Address, start: Start
 ) -> None:
-    database = PostgresDatabase(postgres_url, tmp_path, durable=False)
-    worker = Runtime(PostgresStore(database, EventLog(database)))
+    worker, _, _ = await start()
     shown: asyncio.Queue[int | None] = asyncio.Queue()
     worker.listen("#", lambda told: shown.put_nowait(told.seq), ("line.heard",))
-    await worker.start()
     async with open_log(postgres_url) as other:
         for seq in (1, 2, 3):
             await other.log.append([event(10 + seq), event(seq, "line.heard")])
@@ -127,20 +137,12 @@ async def test_a_listener_that_comes_later_is_shown_events_that_had_none(
         worker.listen("#", lambda told: shown.put_nowait(told.seq), ("line.written",))
         await other.log.append([event(14), event(4, "line.heard")])
         assert [await asyncio.wait_for(shown.get(), PATIENCE_SECONDS) for _ in range(2)] == [7, 8]
-    await worker.stop()
 
 
 async def test_messages_land_where_their_actor_has_committed_last(
-    postgres_url: Address, tmp_path: Path
+    postgres_url: Address, start: Start
 ) -> None:
-    workers: list[Runtime] = []
-    for _ in range(2):
-        database = PostgresDatabase(postgres_url, tmp_path, durable=False)
-        worker = Runtime(PostgresStore(database, EventLog(database)))
-        worker.register(DIARY)
-        await worker.start()
-        workers.append(worker)
-    one, other = workers
+    (one, *_), (other, *_) = await start(), await start()
     names = [f"page-{number}" for number in range(12)]
     for name in names:
         await one.call(diary(name), "write", Line(text="by one"))
@@ -154,8 +156,6 @@ async def test_messages_land_where_their_actor_has_committed_last(
             lambda session: session.execute("SELECT owner FROM heads").fetchall()
         )
     assert set(owners) == {(one.incarnation,)}
-    for worker in workers:
-        await worker.stop()
 
 
 async def test_a_column_takes_the_nearest_value(postgres_url: Address, tmp_path: Path) -> None:
@@ -232,19 +232,12 @@ def test_address_that_is_none_is_refused_without_its_text(url: str) -> None:
     assert "s3cret" not in str(refused.value)
 
 
-async def test_refused_batch_leaves_a_new_actor_without_a_record(
-    postgres_url: Address, tmp_path: Path
-) -> None:
-    database = PostgresDatabase(postgres_url, tmp_path, durable=False)
-    shared = PostgresStore(database, EventLog(database))
-    worker = Runtime(shared)
-    worker.register(DIARY)
-    await worker.start()
+async def test_refused_batch_leaves_a_new_actor_without_a_record(start: Start) -> None:
+    _, shared, _ = await start()
     refused = Batch(actors={diary(): ActorRecord(revision=1)}, expected={diary(): 0}, taken=[7])
     with pytest.raises(AlreadyTaken):
         await shared.commit(refused)
     await shared.commit(Batch(actors={diary(): ActorRecord(revision=1)}, expected={diary(): 0}))
-    await worker.stop()
 
 
 async def test_stop_ends_a_writer_that_has_not_connected_yet(

@@ -13,6 +13,7 @@ from meshwright.core.messages import Event, new_id
 from meshwright.events import table
 from meshwright.events.inbox import InboxProjection
 from meshwright.events.log import EventLog
+from meshwright.events.rows import COLUMNS
 from meshwright.events.status import WaitProjection
 from meshwright.ledger.costs import CallProjection
 from meshwright.orchestration.scoring import OutcomeProjection
@@ -45,7 +46,7 @@ async def forge(
     """Write a row of a type that no caller can give to an event of its topic, chained as all are."""
     made = event(0, topic=topic, id=f"app/rival/{new_id()}", tenant_id="rival", payload=payload)
     [row], now = log.rows([made])
-    at = table.COLUMNS.index("event_type") - 1  # a row to write has no number yet
+    at = COLUMNS.index("event_type") - 1  # a row to write has no number yet
     await database.write(table.insert, [(*row[:at], event_type, *row[at + 1 :])], now)
     await log.catch_up()
 

@@ -37,7 +37,7 @@ _pack = msgspec.msgpack.Encoder().encode
 
 
 def link(session: Session, rows: Sequence[Row], first: int, head: bytes) -> tuple[list[Row], list[bytes]]:
-    """Rows with their numbers and links, and the hash of each; `head` is the hash of the row before.
+    """Rows as the database will have them, and the hash of each; `head` is the hash of the row before.
 
     It is in the way of every commit: a row costs two hashes and two microseconds.
     """
@@ -51,7 +51,9 @@ def link(session: Session, rows: Sequence[Row], first: int, head: bytes) -> tupl
             packed = _pack(facts) if session.dialect == "sqlite" and -_MAX < facts[_VERSION] < _MAX else None
         except _UNPACKABLE:
             packed = None
-        packed = packed or _pack([session.bindable(value) for value in facts])  # as the database has it
+        if packed is None:
+            row = (*map(session.bindable, facts), row[-1])
+            packed = _pack(row[:-1])
         head = _sha256(head + _sha256(salt + row[-1]).digest() + _number(seq) + packed).digest()
         linked.append((seq, *row, salt + head[:_TAG_BYTES]))
         hashes.append(head)

@@ -26,6 +26,7 @@ from meshwright.events.projections import (
     clear,
     fold_next,
 )
+from meshwright.events.rows import own_id, row_of
 from meshwright.events.table import MAX_BYTES_READ, Found, Written
 from meshwright.events.tails import Tails
 from meshwright.events.tasks import (
@@ -133,7 +134,7 @@ class EventLog:
         An event whose id is known is dropped. An id that begins with the actor the event is of is not looked
         up, since an actor counts what it sends; with `repeats` every id is.
         """
-        rows = [table.row_of(event, None if repeats else table.own_id(event)) for event in events]
+        rows = [row_of(event, None if repeats else own_id(event)) for event in events]
         return rows, self._now().timestamp()
 
     async def write(
@@ -415,5 +416,5 @@ def _write_with(
     return (
         result,
         events,
-        table.insert(session, [table.row_of(event, table.own_id(event)) for event in events], now),
+        table.insert(session, [row_of(event, own_id(event)) for event in events], now),
     )

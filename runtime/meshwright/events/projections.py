@@ -16,8 +16,9 @@ from meshwright.core.encoding import Json
 from meshwright.core.messages import Event, Plain, derived_id
 from meshwright.core.redaction import redact
 from meshwright.core.topics import MESH
-from meshwright.events.table import COLUMN_LIST, event_of, newest
-from meshwright.sql.database import Session, guarded, marks
+from meshwright.events.rows import event_of, forget_rows, unfolded
+from meshwright.events.table import newest
+from meshwright.sql.database import Session, guarded
 
 FAILED = "projection.failed"
 """The event of a projection that has raised."""
@@ -26,9 +27,6 @@ FOLDED_BETWEEN_COMMITS = 250  # where others wait for the writer meanwhile
 _PAUSES = 0.25, 300.0  # seconds before a projection that raised is tried again: the first and the longest
 _MAX_ERROR_CHARS = 300
 
-_SELECT_EVENTS = (
-    "SELECT {} FROM events WHERE seq > ? AND seq <= ? AND event_type IN ({}) ORDER BY seq LIMIT ?"
-)
 _SELECT_POSITIONS = "SELECT name, version, position FROM projection_positions"
 _LOCK_POSITION = (
     "UPDATE projection_positions SET position = position WHERE name = ? RETURNING version, position"
@@ -142,15 +140,14 @@ def fold_next(session: Session, projections: Sequence[Projection], limit: int = 
             failed.append(_stalled(projection, 0, error))
     if not positions:
         return Folded(False, failed)
-    types = sorted({name for projection, _ in positions for name in projection.event_types})
-    query = _SELECT_EVENTS.format(COLUMN_LIST, marks(len(types)))
-    first = min(position for _, position in positions)
-    rows = session.execute(query, (first, last, *types, limit)).fetchall()
+    types = {name for projection, _ in positions for name in projection.event_types}
+    rows = unfolded(session, min(position for _, position in positions), last, types, limit)
     if is_full := len(rows) == limit:
         last = rows[-1][0]
     events = [event_of(row, Json) for row in rows]
+    found = {event.event_type for event in events}
     for projection, done in positions:
-        own, reached = projection.event_types, max(last, done)
+        own, reached = found.intersection(projection.event_types), max(last, done)
         new = [event for event in events if event.event_type in own and (event.seq or 0) > done]
         if new and (problem := _fold(session, projection, new)) is not None:
             failed.append(problem)
@@ -178,6 +175,7 @@ def _stalled(projection: Projection, seq: int, error: Exception) -> StalledProje
 
 def clear(session: Session, projections: Iterable[Projection]) -> None:
     """Empty the tables, to be made again. A row whose first event has been pruned stays as it is."""
+    forget_rows(session)
     for projection in projections:
         _clear(session, projection)
 

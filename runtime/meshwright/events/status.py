@@ -27,6 +27,7 @@ _REPLACE = "ON CONFLICT (tenant_id, wait_key) DO UPDATE SET " + ", ".join(
     f"{name} = excluded.{name}" for name in _COLUMNS[2:]
 )
 _END = "DELETE FROM waits WHERE tenant_id = ? AND wait_key = ?"
+_OF_TASK = "SELECT task_id FROM waits WHERE task_id"
 _END_ALL = "DELETE FROM waits WHERE tenant_id = ? AND task_id = ?"
 _COUNT_TASKS = "SELECT status, count(*) FROM tasks WHERE completed_at IS NULL {} GROUP BY status"
 _COUNT_WAITS = (
@@ -103,17 +104,16 @@ class WaitProjection:
     def fold(self, session: Session, events: Sequence[Event]) -> None:
         """Add waits, and forget those that have ended."""
         begun: dict[tuple[str, str], Row] = {}
-        for event in events:
-            if not event.task_id:
-                continue
+        ended = {event.task_id for event in events if event.event_type in NO_MORE}
+        stored = {task_id for (task_id,) in session.select_in(_OF_TASK, ended)}
+        for event in [event for event in events if event.task_id]:
             if event.event_type in NO_MORE:
                 begun = {key: row for key, row in begun.items() if row[2] != event.task_id}
-                session.execute(_END_ALL, (event.tenant_id, event.task_id))
+                if event.task_id in stored:
+                    session.execute(_END_ALL, (event.tenant_id, event.task_id))
+            elif not isinstance(key := event.fields.get("key"), str):
                 continue
-            key = event.fields.get("key")
-            if not isinstance(key, str):
-                continue
-            if event.event_type == WAITING:
+            elif event.event_type == WAITING:
                 begun[event.tenant_id, key] = _row_of(event, key)
             else:
                 begun.pop((event.tenant_id, key), None)

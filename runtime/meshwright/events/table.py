@@ -4,45 +4,34 @@ An index would cost an event an entry for each of its keys, and each random key 
 is written once, at the end of its table: 4 bytes of hash for each distinct key. A search reads the summaries,
 then the few blocks that can hold what it looks for, and the last block, which has no summary yet.
 
-Tenants are charged for the bytes that their events take: the payload, and `_ROW_BYTES` for the rest of a row.
+Tenants are charged for the bytes that their events take: the payload, and `ROW_BYTES` for the rest of a row.
 The table `tenant_storage` has the sums of the full blocks, and changes with them in the same transaction. The
 rows of the last block are added at each reading, so that writing an event costs nothing more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
-from operator import attrgetter, itemgetter
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from msgspec import UNSET
-
-from meshwright.core.encoding import decode, encode
 from meshwright.core.messages import Event
-from meshwright.core.topics import MESH
 from meshwright.events.chain import ERASED, erased_link, link
-from meshwright.events.filter import KEYED, EventFilter, seconds
+from meshwright.events.filter import KEYED, EventFilter
+from meshwright.events.rows import (
+    COLUMN_LIST,
+    COLUMNS,
+    PAYLOAD,
+    ROW_BYTES,
+    RecentRows,
+    event_of,
+    forget_rows,
+    recent_rows,
+)
 from meshwright.sql.database import Row, Session
 
-SAME = (
-    "event_type",
-    "event_version",
-    "topic",
-    "tenant_id",
-    "task_id",
-    "agent_id",
-    "trace_id",
-    "traceparent",
-    "aggregate_id",
-)
-COLUMNS = ("seq", "time", *SAME, "own_id", "other_id", "idempotency_key", "extra", "payload")
-COLUMN_LIST = ", ".join(COLUMNS)
-_keys_of = itemgetter(*(COLUMNS.index(name) - 1 for name in ("time", *KEYED)))  # of a row without its number
 _OTHER_ID = COLUMNS.index("other_id") - 1  # of a row without its number
 _INTO = f"events ({COLUMN_LIST}, link)"
-PAYLOAD = COLUMNS.index("payload")
 
 _BLOCK_BITS = 11
 _BLOCK_EVENTS = 1 << _BLOCK_BITS
@@ -66,11 +55,6 @@ _SELECT_OPEN = "SELECT (SELECT max(block) + 1 FROM event_blocks), (SELECT min(se
 _INTO_BLOCKS = "event_blocks (block, min_time, max_time, written_at, keys, hash)"
 _REPLACE_KEYS = "ON CONFLICT (block) DO UPDATE SET keys = excluded.keys"
 
-_UNREADABLE = "row.unreadable"
-_MAX_ERROR_CHARS = 200
-
-_same = attrgetter(*SAME)
-
 IS_OF_TYPE = "(event_type = :event_type AND (event_type LIKE 'app.%' OR topic NOT LIKE 'app.%'))"
 """A condition: no row of a caller's topic counts as an event of the mesh, whatever its type says."""
 
@@ -93,17 +77,6 @@ Written = tuple[int, Sequence[int]]
 def newest(session: Session) -> int:
     """The last `seq` of the log, 0 if it is empty."""
     return session.execute("SELECT seq FROM event_log").fetchall()[0][0]
-
-
-def own_id(event: Event) -> str | None:
-    """The end of an id of the form `{type}/{id}/{own id}`, the event being of actor `{type}/{id}`.
-
-    None for any other id.
-    """
-    actor = event.aggregate_id
-    if "/" not in actor or not event.id.startswith(f"{actor}/"):
-        return None
-    return event.id[len(actor) + 1 :]
 
 
 # Writing
@@ -136,58 +109,29 @@ def insert(session: Session, rows: Sequence[Row], now: float) -> Written:
         session.execute(_SET_END, (last, hashes[-1]))
         for block in range(_block_of(first), _block_of(last) + 1):
             low, high = max(first, _first_of(block)), min(last, _last_of(block))
-            gathered = _gathered(session, rows[low - first : high - first + 1], low)
+            recent = recent_rows(session, low, opens_block=low == _first_of(block))
+            recent.add(linked[low - first : high - first + 1])
             if high == _last_of(block):
-                _write_summary(session, block, gathered, now, hashes[high - first])
-                _count_stored(session, block, high, 1)
+                _fill(session, block, recent, now, hashes[high - first])
         session.notify(f"e{last}")
     return first, dropped
 
 
-def row_of(event: Event, own: str | None) -> Row:
-    """An event as the columns of its row, without its number."""
-    time = event.time
-    return (
-        time.timestamp() if time.tzinfo is UTC else seconds(time),
-        *_same(event),
-        own,
-        event.id if own is None else None,
-        event.idempotency_key,
-        encode(event.unknown) if event.unknown else None,
-        bytes(encode(event.payload)),
-    )
-
-
-def _gathered(session: Session, rows: Sequence[Row], first: int) -> Sequence[set[Any]]:
-    """The times and keys of a block up to these rows; nothing where some of it was not written here."""
-    expected, columns = session.gathered or (0, ())
-    if first == _first_of(_block_of(first)):
-        columns = tuple(set[Any]() for _ in range(len(KEYED) + 1))
-    elif first != expected or session.dialect != "sqlite":  # else other workers may have written in between
-        return ()
-    for column, values in zip(columns, zip(*map(_keys_of, rows), strict=True), strict=False):
-        column.update(values)
-    session.gathered = first + len(rows), columns
-    return columns
-
-
-def summarize(session: Session, block: int, now: float, end_hash: bytes | None = None) -> None:
-    """Write the summary of a block that is full, from its rows; `end_hash` is that of its last row."""
-    rows = session.execute(_SELECT_KEYS, (_first_of(block), _last_of(block))).fetchall()
-    if rows:
-        _write_summary(session, block, [set(column) for column in zip(*rows, strict=True)], now, end_hash)
-
-
-def _write_summary(
-    session: Session, block: int, gathered: Sequence[set[Any]], now: float, end_hash: bytes | None
-) -> None:
-    if not gathered:
-        summarize(session, block, now, end_hash)
-        return
-    times, *columns = gathered
-    keys = (_hash_of(kind, key) for kind, column in zip(KEYED, columns, strict=True) for key in column)
-    row = block, min(times), max(times), now, b"".join(keys), end_hash
-    session.insert(_INTO_BLOCKS, [row], then=_REPLACE_KEYS)
+def _fill(session: Session, block: int, recent: RecentRows, now: float, end_hash: bytes) -> None:
+    """Write the summary of a full block, and the bytes of its tenants; `end_hash` is of its last row."""
+    columns = recent.keys
+    if columns:
+        stored = [(tenant, size) for tenant, size in recent.stored.items() if tenant is not None]
+        session.insert("tenant_storage (tenant_id, bytes)", stored, then=_ADD_BYTES)
+    else:
+        rows = session.execute(_SELECT_KEYS, (_first_of(block), _last_of(block))).fetchall()
+        columns = [set(column) for column in zip(*rows, strict=True)]
+        _count_stored(session, block, 1)
+    if columns:
+        times, *keyed = columns
+        keys = (_hash_of(kind, key) for kind, column in zip(KEYED, keyed, strict=True) for key in column)
+        row = block, min(times), max(times), now, b"".join(keys), end_hash
+        session.insert(_INTO_BLOCKS, [row], then=_REPLACE_KEYS)
 
 
 def skip_to(session: Session, seq: int, now: float) -> None:
@@ -196,8 +140,7 @@ def skip_to(session: Session, seq: int, now: float) -> None:
     if seq > last:
         if _block_of(last) < _block_of(seq + 1):
             [(head,)] = session.execute("SELECT hash FROM event_log").fetchall()
-            summarize(session, _block_of(last), now, head)
-            _count_stored(session, _block_of(last), last, 1)
+            _fill(session, _block_of(last), RecentRows(last), now, head)
         session.execute("UPDATE event_log SET seq = ?", (seq,))
 
 
@@ -250,46 +193,6 @@ def search(
         return Found(events, first if down else last, size)
     reached = blocks[_MAX_BLOCKS_READ - 1]
     return Found(events, _first_of(reached) if down else _last_of(reached), size)
-
-
-def event_of(row: Row, payload: Callable[[bytes], Any] = decode) -> Event:
-    """A row as an event again; its payload is plain data, or what `payload` makes of its JSON.
-
-    A row that was altered so that it is no event any more is shown as one that says so.
-    """
-    try:
-        return _event_of(row, payload)
-    except (ValueError, TypeError, OverflowError, OSError) as error:
-        return Event(
-            id=f"row/{row[0]}",
-            event_type=_UNREADABLE,
-            topic=MESH,
-            time=datetime.fromtimestamp(0, UTC),
-            payload={"error": f"{type(error).__name__}: {error}"[:_MAX_ERROR_CHARS]},
-            seq=row[0],
-        )
-
-
-def _event_of(row: Row, payload: Callable[[bytes], Any]) -> Event:
-    seq, time, event_type, event_version, topic, tenant_id, task_id, agent_id, *others = row
-    trace_id, traceparent, aggregate_id, own, other, idempotency_key, extra, data = others
-    return Event(
-        id=f"{aggregate_id}/{own}" if other is None else other,
-        event_type=event_type,
-        event_version=event_version,
-        topic=topic,
-        time=datetime.fromtimestamp(time, UTC),
-        tenant_id=tenant_id,
-        task_id=task_id,
-        agent_id=agent_id,
-        trace_id=trace_id,
-        traceparent=traceparent,
-        aggregate_id=aggregate_id,
-        idempotency_key=idempotency_key,
-        payload=payload(data),
-        seq=seq,
-        unknown=UNSET if extra is None else decode(extra),
-    )
 
 
 def knows(session: Session, event_id: str) -> bool:
@@ -358,6 +261,7 @@ def erase_payload(session: Session, seq: int) -> None:
         session.execute("UPDATE events SET payload = ?, link = ? WHERE seq = ?", values)
         freed = len(payload) - len(ERASED)
         session.execute(_FREE, {"seq": seq, "block": _block_of(seq), "freed": freed})
+    forget_rows(session)
 
 
 def old_blocks(session: Session, end: int, written_before: float) -> list[int]:
@@ -374,8 +278,9 @@ def old_blocks(session: Session, end: int, written_before: float) -> list[int]:
 def delete_block(session: Session, block: int) -> int:
     """Delete a block with its events; returns how many those were. The chain begins behind it then."""
     session.execute(_NOTE_PRUNED, {"seq": _last_of(block), "block": block})
-    _count_stored(session, block, _last_of(block), -1)
+    _count_stored(session, block, -1)
     session.execute("DELETE FROM event_blocks WHERE block = ?", (block,))
+    forget_rows(session)
     return session.execute(
         "DELETE FROM events WHERE seq BETWEEN ? AND ?", (_first_of(block), _last_of(block))
     ).rowcount
@@ -392,15 +297,12 @@ def end_of(block: int) -> int:
     return _first_of(block + 1)
 
 
-_ROW_BYTES = 256
 _SUM = f"""
-    SELECT tenant_id, :sign * sum(length(payload) + {_ROW_BYTES}) FROM events
+    SELECT tenant_id, :sign * sum(length(payload) + {ROW_BYTES}) FROM events
     WHERE seq BETWEEN :first AND :last AND tenant_id IS NOT NULL GROUP BY tenant_id
 """  # noqa: S608 code
-_COUNT = f"""
-    INSERT INTO tenant_storage {_SUM}
-    ON CONFLICT (tenant_id) DO UPDATE SET bytes = tenant_storage.bytes + excluded.bytes
-"""
+_ADD_BYTES = "ON CONFLICT (tenant_id) DO UPDATE SET bytes = tenant_storage.bytes + excluded.bytes"
+_COUNT = f"INSERT INTO tenant_storage {_SUM} {_ADD_BYTES}"
 _FREE = """
     UPDATE tenant_storage SET bytes = bytes - :freed
     WHERE tenant_id = (SELECT tenant_id FROM events WHERE seq = :seq)
@@ -410,11 +312,11 @@ _STORED = f"""
     SELECT tenant_id, sum(bytes) FROM (
         SELECT tenant_id, bytes FROM tenant_storage
         UNION ALL
-        SELECT tenant_id, length(payload) + {_ROW_BYTES} FROM events
+        SELECT tenant_id, length(payload) + {ROW_BYTES} FROM events
         WHERE seq >= (SELECT coalesce(max(block) + 1, 0) << :block_bits FROM event_blocks)
     ) AS parts WHERE tenant_id IS NOT NULL GROUP BY tenant_id
 """  # noqa: S608 code
 
 
-def _count_stored(session: Session, block: int, last: int, sign: int) -> None:
-    session.execute(_COUNT, {"sign": sign, "first": _first_of(block), "last": last})
+def _count_stored(session: Session, block: int, sign: int) -> None:
+    session.execute(_COUNT, {"sign": sign, "first": _first_of(block), "last": _last_of(block)})

@@ -10,7 +10,8 @@ from itertools import islice
 from meshwright.core.encoding import decode, encode
 from meshwright.core.messages import Event
 from meshwright.events.filter import EventFilter, Matcher
-from meshwright.events.table import COLUMN_LIST, MAX_BYTES_READ, PAYLOAD, Found, event_of
+from meshwright.events.rows import COLUMN_LIST, PAYLOAD, event_of
+from meshwright.events.table import MAX_BYTES_READ, Found
 from meshwright.sql.database import Session
 
 MAX_BUFFERED = 1000  # events that one tail keeps; further behind it reads the table

@@ -12,7 +12,8 @@ from meshwright.core.encoding import decode
 from meshwright.core.topics import type_on
 from meshwright.events.chain import ERASED, ERASED_EVENT, HASH_BYTES, PRUNED_EVENT, fits, is_erased, next_hash
 from meshwright.events.heads import SIGNED, Head, Signer, fingerprint, stored_heads
-from meshwright.events.table import COLUMNS, IS_OF_TYPE, PAYLOAD, end_of
+from meshwright.events.rows import COLUMNS, PAYLOAD
+from meshwright.events.table import IS_OF_TYPE, end_of
 from meshwright.sql.database import Database, Row, Session
 from meshwright.sql.mark import marked_seq
 

@@ -57,8 +57,8 @@ class Session(ABC):
     unbindable: ClassVar[tuple[type[Exception], ...]] = ()
     """The errors of the driver for a value that it cannot send, raised before anything is written."""
     connection: Any
-    gathered: Any = None
-    """The values that the event log has gathered from the rows that it wrote here."""
+    recent: Any = None
+    """The rows that the event log wrote here last."""
 
     @abstractmethod
     def execute(self, statement: str, values: Values = ()) -> Cursor:

@@ -9,7 +9,7 @@ import re
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +37,8 @@ _MAX_INTEGER = 2**63 - 1
 _MAX_TRIES = 5  # of a transaction that another one was in the way of
 CONNECT_SECONDS = 10
 _MIGRATION_LOCK = 0x6D657368  # "mesh"
+_NOTIFY = "SELECT pg_notify(?, ?)"
+_NEWS_AT_ONCE = 200  # lines: PostgreSQL takes 8,000 bytes
 _COLUMN_TYPES = """
     SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
     WHERE attrelid = ?::regclass AND attnum > 0 AND NOT attisdropped
@@ -118,6 +120,7 @@ class PostgresSession(Session):
         self.connection = connection
         self._reconnect = reconnect
         self._channel = ""
+        self._news: list[str] | None = None  # of the pipeline that is open
         self._inserts: dict[tuple[str, str], tuple[bytes, Sequence[str]]] = {}
 
     def execute(self, statement: str, values: Values = ()) -> Cursor:
@@ -134,9 +137,21 @@ class PostgresSession(Session):
         columns = [array(kind, column) for kind, column in zip(kinds, zip(*rows, strict=True), strict=True)]
         self.connection.execute(statement, columns)
 
-    def pipeline(self) -> AbstractContextManager[Any]:
-        """Send statements without waiting for the results of those before; a fetch waits for all so far."""
-        return self.connection.pipeline()
+    @contextmanager
+    def pipeline(self) -> Iterator[None]:
+        """Send statements without waiting for the results of those before; a fetch waits for all so far.
+
+        Its news are one notification, if they fit into it: each wakes every worker.
+        """
+        self._news = []
+        try:
+            with self.connection.pipeline():
+                yield
+                for start in range(0, len(self._news), _NEWS_AT_ONCE):
+                    news = "\n".join(self._news[start : start + _NEWS_AT_ONCE])
+                    self.execute(_NOTIFY, (self.channel, news))
+        finally:
+            self._news = None
 
     def write_group(self, calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> list[Any]:
         """Call functions in one transaction: again if another was in its way, and on a new connection."""
@@ -193,7 +208,10 @@ class PostgresSession(Session):
 
     def notify(self, news: str) -> None:
         """Tell all workers, once the transaction has committed."""
-        self.execute("SELECT pg_notify(?, ?)", (self.channel, news))
+        if self._news is None:
+            self.execute(_NOTIFY, (self.channel, news))
+        else:
+            self._news.append(news)
 
     def _bound(self, values: Values) -> Values:
         if isinstance(values, Mapping):

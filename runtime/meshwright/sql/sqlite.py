@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import chain
 from operator import length_hint
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -44,6 +45,7 @@ BUSY_TIMEOUT_SECONDS = 5.0
 _CACHED_STATEMENTS = 1024  # those that name keys are one per number of keys
 _CHECKPOINT_PAGES = 4000  # about 16 MB of WAL between checkpoints
 MAX_INTEGER = 2**63 - 1
+_ROWS_TOGETHER = 8  # each statement lets go of the interpreter's lock
 _MARK_SECONDS = 1.0  # that the mark may be behind
 
 
@@ -52,8 +54,8 @@ def _as_it_is(value: Any) -> Any:
 
 
 # The driver looks for an adapter of each None and bytes, and without one for two methods, which costs more
-# than to bind the value.
-sqlite3.register_adapter(type(None), _as_it_is)
+# than to bind the value. That of None is no call of Python.
+sqlite3.register_adapter(type(None), {None: None}.get)
 sqlite3.register_adapter(bytes, _as_it_is)
 
 
@@ -78,10 +80,16 @@ class SqliteSession(Session):
         yield from self.connection.execute(statement, values)
 
     def insert(self, into: str, rows: Sequence[Row], *, then: str = "") -> None:
-        """Insert rows, one after another: a statement for many would be parsed for each number of rows."""
-        if not rows:
-            return
-        statement = f"INSERT INTO {into} VALUES ({marks(len(rows[0]))}) {then}"  # noqa: S608 code
+        """Insert rows, eight to a statement and the rest one by one: two statements are prepared."""
+        whole = len(rows) - len(rows) % _ROWS_TOGETHER
+        together = [tuple(chain(*rows[at : at + _ROWS_TOGETHER])) for at in range(0, whole, _ROWS_TOGETHER)]
+        for count, values in ((_ROWS_TOGETHER, together), (1, rows[whole:])):
+            if values:
+                places = ",".join([f"({marks(len(rows[0]))})"] * count)
+                self._insert(f"INTO {into} VALUES {places} {then}", values)
+
+    def _insert(self, places: str, rows: Sequence[Row]) -> None:
+        statement = f"INSERT {places}"
         rest = iter(rows)
         while length_hint(rest):
             try:

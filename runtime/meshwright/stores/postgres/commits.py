@@ -22,6 +22,7 @@ from meshwright.sql.database import Database
 from meshwright.stores.postgres.groups import BatchResult, BatchRows, Unless, write_batches
 
 _MAX_BATCHES = 96  # in a group: the others are prepared while it is written
+_GATHERING_TURNS = 8  # of the event loop: a turn of an actor leads to its commit in about that many
 _SHOWN_AT_ONCE = 500  # events
 
 
@@ -46,6 +47,8 @@ class Commits:
         self._filling: list[_Waiting] = []
         self._writing = False
         self.incarnation = ""
+        self.is_alone = True
+        """Whether no other worker lives."""
 
     async def commit(self, batch: Batch) -> None:
         """Write a batch; durable when this returns. Raises Conflict, AlreadyTaken and StoreUnavailable."""
@@ -91,11 +94,12 @@ class Commits:
         outcome: tuple[Sequence[BatchResult], Written | None] | None,
         error: StoreFailed | None,
     ) -> None:
-        """Go on with the next group, then tell those who wait for this one. On the event loop."""
-        self._writing = False
-        if self._filling:
-            self._writing = True
-            self._flush()
+        """Go on with the next group, and tell those who wait for this one. On the event loop.
+
+        A worker that is alone writes the next group meanwhile. Others wait for the batches that these lead
+        to: a group wakes every worker and locks the log, so that fewer and larger ones are cheaper for all.
+        """
+        self._go_on(0 if len(group) == 1 or self.is_alone else _GATHERING_TURNS)
         if outcome is None:
             problem = StoreUnavailable(str(error))
             for waiting in group:
@@ -115,6 +119,15 @@ class Commits:
                     if owner == incarnation:
                         self._deliver(Delivery(item.message, item.number, item.remember))
             _settle(waiting, _problem(state, detail))
+
+    def _go_on(self, turns: int) -> None:
+        """Write the batches that wait, after so many turns of the event loop."""
+        if turns:
+            asyncio.get_running_loop().call_soon(self._go_on, turns - 1)
+            return
+        self._writing = bool(self._filling)
+        if self._filling:
+            self._flush()
 
 
 def _unless(batch: Batch) -> tuple[Unless, str]:

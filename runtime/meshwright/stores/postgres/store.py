@@ -1,14 +1,15 @@
 """PostgreSQL as the store of several workers, each a whole mesh or its agents alone.
 
 Messages land on the worker that their actor is placed on. Each worker holds an advisory lock and a lease;
-where the lock is free or the lease has run out, another worker adopts what is left: its messages, its actors
-with pending work and its alarms. Notifications tell of messages, events and workers; they may be lost, so
-that every few seconds a worker looks for itself.
+where the lock is free or the lease has run out, others adopt what is left: messages, actors with pending work
+and alarms, each worker those of the types that it runs. Notifications tell of messages, events and workers;
+they may be lost, so that every few seconds a worker looks for itself.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import Iterable, Sequence
@@ -27,10 +28,12 @@ from meshwright.kernel.rows import MAX_N, SELECT_RECORDS, delete_streams, record
 from meshwright.kernel.store import Batch, Delivery, Receiver, SharedStore, Takeover
 from meshwright.sql.database import Row, Session
 from meshwright.sql.folder import make_private
-from meshwright.sql.postgres import PostgresDatabase, PostgresSession
+from meshwright.sql.postgres import PostgresDatabase, PostgresSession, array
 from meshwright.sql.together import Together
 from meshwright.stores.postgres.commits import Commits, News, place
 from meshwright.stores.postgres.groups import write_batches
+
+_logger = logging.getLogger("meshwright.store")
 
 LEASE_SECONDS = 10.0
 RENEW_SECONDS = 3.0
@@ -64,15 +67,22 @@ _SELECT_SENT_HERE = """
 """
 _ADOPT_MESSAGES = """
     WITH mine AS (UPDATE messages SET owner = ?, fetched = 1 WHERE n IN (
-        SELECT n FROM messages WHERE NOT EXISTS (SELECT 1 FROM workers WHERE incarnation = owner)
+        SELECT n FROM messages WHERE type = ANY(?::text[])
+        AND NOT EXISTS (SELECT 1 FROM workers WHERE incarnation = owner)
         FOR UPDATE SKIP LOCKED) RETURNING n, remember, message)
     SELECT * FROM mine ORDER BY n
 """
 _ADOPT_HEADS = """
     UPDATE heads SET owner = ? WHERE (type, id) IN (
-        SELECT type, id FROM heads WHERE (obliged = 1 OR wake_at IS NOT NULL)
+        SELECT type, id FROM heads WHERE (obliged = 1 OR wake_at IS NOT NULL) AND type = ANY(?::text[])
         AND NOT EXISTS (SELECT 1 FROM workers WHERE incarnation = owner) FOR UPDATE SKIP LOCKED)
     RETURNING type, id, obliged, wake_at
+"""
+_SELECT_PASSED_OVER = """
+    SELECT DISTINCT type FROM (
+        SELECT type, owner FROM messages
+        UNION ALL SELECT type, owner FROM heads WHERE obliged = 1 OR wake_at IS NOT NULL) AS left_open
+    WHERE NOT EXISTS (SELECT 1 FROM workers WHERE incarnation = owner) AND type <> ALL(?::text[])
 """
 _SELECT_ALARMS = "SELECT type, id, wake_at FROM heads WHERE owner = ? AND wake_at <= ?"
 
@@ -93,6 +103,7 @@ class PostgresStore(SharedStore):
         self._news = News(database, log)
         self._parts: dict[str, list[str]] = {}
         self._mail = asyncio.Event()
+        self._passed_over: set[str] = set()  # the types of work that waits for another worker
         self._fetched: set[int] = set()  # the messages from others that were delivered and are not taken
         self._renewed_at = 0.0
         self._commits: Commits | None = None
@@ -125,7 +136,7 @@ class PostgresStore(SharedStore):
             await self._look()
             self._incarnation = self._commits.incarnation = incarnation
             self._fetched.clear()
-            messages, heads = await self._database.write(_adopt, incarnation)
+            messages, heads = await self._adopt(receiver)
         except (psycopg.Error, StoreFailed) as error:
             raise StoreUnavailable(f"{self._database.location} cannot be joined: {error}") from error
         self._tasks = [
@@ -249,7 +260,7 @@ class PostgresStore(SharedStore):
                 looked_at = time.monotonic()
                 while (left := looked_at + LOOK_SECONDS - time.monotonic()) > 0:
                     async for notice in self._line.notifies(timeout=left, stop_after=1):
-                        await self._hear(notice.payload)
+                        await self._hear(notice.payload.split("\n"))
                     await asyncio.sleep(_HEAR_SECONDS)
                 gone = await self._look()
                 due = time.monotonic() - self._renewed_at > RENEW_SECONDS
@@ -279,37 +290,53 @@ class PostgresStore(SharedStore):
         assert self._line is not None
         rows = await (await self._line.execute(_SELECT_WORKERS.encode())).fetchall()
         self._workers = {name: frozenset(from_json(kinds)) for name, kinds, alive in rows if alive}
+        if self._commits is not None:
+            self._commits.is_alone = len(self._workers) < 2
         return [name for name, _, alive in rows if not alive]
 
-    async def _hear(self, payload: str) -> None:
-        kind, rest = payload[:1], payload[1:]
-        if kind == "e":
-            self._news.reach(int(rest))
-        elif kind == "w":
-            await self._adopt_orphans([])
-        elif kind == "m" and rest == self._incarnation:
-            self._mail.set()
-        elif kind == "b":
-            sender, label, count, part = rest.split(" ", 3)
-            parts = self._parts.setdefault(label, [])
-            parts.append(part)
-            if len(parts) == int(count):
-                del self._parts[label]
-                if sender != self._incarnation and self._receiver is not None:
-                    self._receiver.bus.tell(Event.model_validate_json("".join(parts).encode("latin-1")))
+    async def _hear(self, news: Sequence[str]) -> None:
+        for line in news:
+            kind, rest = line[:1], line[1:]
+            if kind == "e":
+                self._news.reach(int(rest))
+            elif kind == "w":
+                await self._adopt_orphans([])
+            elif kind == "m" and rest == self._incarnation:
+                self._mail.set()
+            elif kind == "b":
+                self._hear_part(*rest.split(" ", 3))
+
+    def _hear_part(self, sender: str, label: str, count: str, part: str) -> None:
+        """Hear a part of an event that another worker shows."""
+        parts = self._parts.setdefault(label, [])
+        parts.append(part)
+        if len(parts) == int(count):
+            del self._parts[label]
+            if sender != self._incarnation and self._receiver is not None:
+                self._receiver.bus.tell(Event.model_validate_json("".join(parts).encode("latin-1")))
 
     async def _adopt_orphans(self, gone: Sequence[str]) -> None:
         """Take over what no living worker has."""
         if gone:
             await self._database.write(_rows, f"{_REMOVE} RETURNING 1", (list(gone),))
-        messages, heads = await self._database.write(_adopt, self._incarnation)
-        self._deliver(messages)
         if self._receiver is not None:
+            messages, heads = await self._adopt(self._receiver)
+            self._deliver(messages)
             self._receiver.wake([ActorRef(*row[:2]) for row in heads if row[2]], "recover")
             for kind, name, _, wake_at in heads:
                 if wake_at is not None and (wait := wake_at - time.time()) < _ALARM_SECONDS:
                     loop = asyncio.get_running_loop()
                     loop.call_later(max(0.0, wait), self._receiver.wake, [ActorRef(kind, name)], "wake")
+
+    async def _adopt(self, receiver: Receiver) -> tuple[list[Row], list[Row]]:
+        """Make messages and actors without a living worker this worker's; other types wait for others."""
+        kinds = sorted(receiver.kinds)
+        messages, heads, others = await self._database.write(_adopt, self._incarnation, kinds)
+        passed_over = {kind for (kind,) in others}
+        if new := passed_over - self._passed_over:
+            _logger.warning("Open work waits for a worker that has %s", ", ".join(sorted(new)))
+        self._passed_over = passed_over
+        return messages, heads
 
     async def _fetch(self) -> None:
         """Deliver the messages that other workers leave here."""
@@ -336,9 +363,13 @@ def _rows(session: Session, statement: str, values: Sequence[Any]) -> list[Row]:
     return session.execute(statement, values).fetchall()
 
 
-def _adopt(session: Session, incarnation: str) -> tuple[list[Row], list[Row]]:
-    messages = session.execute(_ADOPT_MESSAGES, (incarnation,)).fetchall()
-    return messages, session.execute(_ADOPT_HEADS, (incarnation,)).fetchall()
+def _adopt(session: Session, incarnation: str, kinds: Sequence[str]) -> tuple[list[Row], ...]:
+    values = array("text", kinds)
+    return (
+        session.execute(_ADOPT_MESSAGES, (incarnation, values)).fetchall(),
+        session.execute(_ADOPT_HEADS, (incarnation, values)).fetchall(),
+        session.execute(_SELECT_PASSED_OVER, (values,)).fetchall(),
+    )
 
 
 def _leave(session: Session, incarnation: str) -> None:
