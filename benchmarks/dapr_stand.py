@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.stand import Stand, build_stand
+from meshwright.app import StoreDeps
 from meshwright.core import topics
 from meshwright.kernel.runtime import Runtime
-from meshwright.runtimes import StoreDeps
 from meshwright.stores.dapr import DaprStore, Options
 
 

@@ -18,8 +18,8 @@ from benchmarks.instant import InstantModel, request
 from benchmarks.lifecycle import IN_FLIGHT, SECONDS, warm_up
 from benchmarks.load import drive
 from benchmarks.stand import build_stand
+from meshwright.app import RUNTIMES
 from meshwright.cli.serving import collect_young
-from meshwright.runtimes import RUNTIMES
 from tests.support.postgres import Cluster, postgres_programs
 
 DURABLE = {"fsync": "on", "full_page_writes": "on"}

@@ -12,14 +12,13 @@ from benchmarks.instant import InstantModel, request
 from benchmarks.sides import ROOT
 from benchmarks.written import written
 from meshwright.agent import Agent
-from meshwright.app import build_mesh
+from meshwright.app import StoreDeps, build_mesh, sqlite_runtime
 from meshwright.cli.serving import collect_young, writes_apart
 from meshwright.core.capability import Capability
 from meshwright.core.clock import Clock
 from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
 from meshwright.orchestration.tasks import Tasks
-from meshwright.runtimes import StoreDeps, sqlite_runtime
 from meshwright.sql.database import Database, Session
 from meshwright.sql.sqlite import SqliteSession
 from meshwright.sql.writer import ApartDatabase

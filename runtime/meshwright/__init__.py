@@ -17,12 +17,11 @@ if TYPE_CHECKING:
     from meshwright.client import BlockingClient, Client
     from meshwright.component import Actors, Check, Component, Pages
     from meshwright.core.capability import Capability
-    from meshwright.core.display import EventWords
+    from meshwright.core.display import Column, EventWords, Resource, Verb
     from meshwright.core.errors import LimitReached, MeshError, ToolFailed, WaitExpired
     from meshwright.core.files import File
     from meshwright.core.limits import Limits
     from meshwright.core.messages import Event, Outcome, Receipt, Task, TaskRequest
-    from meshwright.core.resources import Column, Resource, Verb
     from meshwright.kernel.actor import Actor, Turn, turn
     from meshwright.kernel.envelope import ActorRef
     from meshwright.mesh import Mesh
@@ -45,7 +44,7 @@ HOMES = {
     "Capability": "core.capability",
     "Check": "component",
     "Client": "client",
-    "Column": "core.resources",
+    "Column": "core.display",
     "Component": "component",
     "Delegation": "run.context",
     "Event": "core.messages",
@@ -59,7 +58,7 @@ HOMES = {
     "Outcome": "core.messages",
     "Pages": "component",
     "Receipt": "core.messages",
-    "Resource": "core.resources",
+    "Resource": "core.display",
     "Run": "run",
     "Settings": "settings",
     "Task": "core.messages",
@@ -69,7 +68,7 @@ HOMES = {
     "ToolFailed": "core.errors",
     "Toolset": "tools.toolset",
     "Turn": "kernel.actor",
-    "Verb": "core.resources",
+    "Verb": "core.display",
     "WaitExpired": "core.errors",
     "build_mesh": "app",
     "load_settings": "settings",

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from meshwright.agent import Agent, AgentTypes
 from meshwright.agents.loader import load_agents, project_file
 from meshwright.component import Component
+from meshwright.core import topics
 from meshwright.core.capability import LLM_SERVICE
 from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.errors import ConfigError
@@ -16,16 +18,17 @@ from meshwright.core.plugins import COMPONENTS, STORES, did_you_mean, installed
 from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
+from meshwright.kernel.store import Store
 from meshwright.mesh import Mesh
 from meshwright.models.port import GivenModel, Model
-from meshwright.parts import BUILTIN, imported
-from meshwright.roles import FRONT, ProcessRole
-from meshwright.runtimes import RUNTIMES, StoreDeps
+from meshwright.parts import BUILTIN, FRONT, ProcessRole, imported
 from meshwright.settings import Settings
 from meshwright.sql.database import Database
 from meshwright.sql.encrypted import Secrets
 from meshwright.sql.folder import SECRET_KEY
 from meshwright.sql.sqlite import SqliteDatabase
+from meshwright.stores.memory import MemoryStore
+from meshwright.stores.sqlite import SqliteStore
 
 WHOLE_MESH = "mesh"
 """The app that is all the others."""
@@ -235,3 +238,76 @@ def _tracing(settings: Settings) -> Tracing | NoTracing:
         tracing.publish_to(spans)
         tracing.on_close(spans.close)
     return tracing
+
+
+class StoreDeps(NamedTuple):
+    """The dependencies of a store."""
+
+    settings: Settings
+    role: ProcessRole
+    database: Database
+    log: EventLog
+    clock: Clock
+    tracing: Tracing | NoTracing
+
+    def runtime(self, store: Store) -> Runtime:
+        """The runtime over a store; it records a span of each turn where the settings ask for that."""
+        return Runtime(
+            store,
+            clock=self.clock,
+            tracing=self.tracing if self.settings.tracing.turns else None,
+            max_record_bytes=self.settings.max_record_bytes,
+        )
+
+
+def sqlite_runtime(deps: StoreDeps) -> Runtime:
+    """The default: this process and one SQLite file."""
+    return deps.runtime(SqliteStore(deps.database, deps.log))
+
+
+def _postgres_runtime(deps: StoreDeps) -> Runtime:
+    """One of several workers on a PostgreSQL database. Raises ConfigError."""
+    from meshwright.sql.postgres import PostgresDatabase
+    from meshwright.stores.postgres import PostgresStore
+
+    if not isinstance(deps.database, PostgresDatabase):
+        raise ConfigError(
+            "The store postgres needs a database",
+            remedy="Give its address: mesh up --database postgresql://user@host/name, or MESH_DATABASE",
+            field="database",
+        )
+    return deps.runtime(PostgresStore(deps.database, deps.log))
+
+
+def _memory_runtime(deps: StoreDeps) -> Runtime:
+    """For tests: nothing is kept."""
+    store = MemoryStore(log=deps.log, database=deps.database)
+    return Runtime(store, clock=deps.clock, max_record_bytes=deps.settings.max_record_bytes, strict=True)
+
+
+def _dapr_runtime(deps: StoreDeps) -> Runtime:
+    """A worker beside its sidecar, which Dapr's own variables describe. Raises ConfigError."""
+    from meshwright.stack.machine import require_sdk
+
+    require_sdk()
+    from meshwright.stores.dapr import DaprStore, Options
+
+    settings = deps.settings.dapr
+    return deps.runtime(
+        DaprStore(
+            Options.from_environment(namespace=settings.namespace, channel=settings.channel),
+            clock=deps.clock,
+            log=deps.log,
+            database=deps.database,
+            keeps_log=deps.role.is_front,
+            taken_elsewhere=(topics.tasks("#"), topics.TASK_RESULTS),
+        )
+    )
+
+
+RUNTIMES: Mapping[str, Callable[[StoreDeps], Runtime]] = {
+    "sqlite": sqlite_runtime,
+    "postgres": _postgres_runtime,
+    "memory": _memory_runtime,
+    "dapr": _dapr_runtime,
+}

@@ -20,13 +20,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 from pydantic import BaseModel
 
 from meshwright.agent import Agent
-from meshwright.core.display import EventWords
-from meshwright.core.resources import Resource
+from meshwright.core.display import EventWords, Resource
 from meshwright.events.projections import Projection
 from meshwright.kernel.host import Subscription
 from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import Mesh
-from meshwright.roles import EVERYWHERE, Part
+from meshwright.parts import EVERYWHERE, Part
 from meshwright.settings import Settings
 from meshwright.sql.encrypted import EncryptedColumn
 

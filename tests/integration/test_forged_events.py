@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 
-from meshwright.cli.event_lines import event_line
-from meshwright.cli.output import document
+from meshwright.cli.output import document, event_line
 from meshwright.core.access import Role
 from meshwright.core.messages import Event, new_id
 from meshwright.core.topics import MESH, TASK_PROGRESS
 from meshwright.events.filter import EventFilter
-from meshwright.identity.facts import event_facts
+from meshwright.identity.rules import event_facts
 from meshwright.orchestration.tasks import Tasks
 from tests.support.event_logs import event, forge
 from tests.support.http_mesh import Api, http_mesh

@@ -204,7 +204,9 @@ async def test_the_document_describes_every_operation_with_an_example(api):
         if method in ("get", "post")
     ]
     assert len(operations) > 13
+    assert document["paths"]["/tasks/{task_id}"]["get"]["operationId"] == "show_task_tasks__task_id__get"
     for operation in operations:
+        assert operation["operationId"][0] != "_"
         assert operation["description"]
         assert "application/problem+json" in operation["responses"]["default"]["content"]
         body = operation.get("requestBody")

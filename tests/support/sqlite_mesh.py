@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from meshwright.agent import Agent
-from meshwright.app import build_mesh
+from meshwright.app import StoreDeps, build_mesh, sqlite_runtime
 from meshwright.core.capability import Capability
 from meshwright.core.messages import Event, Outcome, TaskRequest
 from meshwright.events.filter import EventFilter
@@ -20,7 +20,6 @@ from meshwright.mesh import Mesh
 from meshwright.models.offline import OfflineModel
 from meshwright.orchestration.tasks import Tasks
 from meshwright.run import Run
-from meshwright.runtimes import StoreDeps, sqlite_runtime
 from meshwright.sql.database import Database
 from tests.support.faults.evidence import gather
 from tests.support.settings import Settings

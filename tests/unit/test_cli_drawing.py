@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from meshwright.cli.demo import quoted
-from meshwright.cli.event_lines import Line, line_of
+from meshwright.cli.output import Line, line_of
 from meshwright.cli.timeline import Drawing, draw, drawing, print_answer, timeline
 from meshwright.core.display import local_time
 from meshwright.core.messages import Event

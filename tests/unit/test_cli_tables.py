@@ -4,11 +4,10 @@ import pytest
 
 from meshwright.agents.display import AGENTS
 from meshwright.cli.connect import one_of
-from meshwright.cli.event_lines import event_line
-from meshwright.cli.output import table
+from meshwright.cli.output import event_line, table
 from meshwright.cli.tasks import REASON, TASKS
+from meshwright.core.display import Column
 from meshwright.core.errors import InvalidInput
-from meshwright.core.resources import Column
 from meshwright.ledger.commands import costs_table
 from meshwright.models.commands import overview_text
 

@@ -11,9 +11,9 @@ from meshwright.core.errors import ConfigError
 from meshwright.edges.deliveries import is_signed, standard_key, standard_signature
 from meshwright.edges.outgoing import HttpReply, asked_pause
 from meshwright.edges.webhooks.component import sources_of
-from meshwright.edges.webhooks.forge import forge_address
 from meshwright.edges.webhooks.kinds import Item, board_event, items_of, kind_of
 from meshwright.edges.webhooks.receiver import Source, TaskRule, render
+from meshwright.edges.webhooks.senders import forge_address
 from meshwright.edges.webhooks.settings import WebhookRule, WebhookSource, WebhooksSettings
 
 # As GitHub's documentation has them: "Testing the webhook payload validation".

@@ -10,8 +10,17 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from meshwright.core.display import Document, EventWords, fault, file_line, local_time, seconds, short
-from meshwright.core.resources import Column, Resource
+from meshwright.core.display import (
+    Column,
+    Document,
+    EventWords,
+    Resource,
+    fault,
+    file_line,
+    local_time,
+    seconds,
+    short,
+)
 
 FACTS: Mapping[str, str] = {
     "agent.*": "name kind status tasks",

@@ -172,7 +172,7 @@ def topic_of(prefix: str, document: Mapping[str, Any]) -> str:
 
 
 def _password(given: str) -> str:
-    from meshwright.settings.references import resolve
+    from meshwright.settings.forms import resolve
 
     return str(resolve(given))
 

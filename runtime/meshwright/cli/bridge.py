@@ -12,9 +12,8 @@ import click
 
 from meshwright.cli.options import WholeNumber, json_option
 from meshwright.cli.output import show
-from meshwright.core.display import Document, local_time
+from meshwright.core.display import Column, Document, local_time
 from meshwright.core.errors import ConfigError
-from meshwright.core.resources import Column
 
 _FILE = Path(".claude") / "settings.json"
 _COLUMNS = (
@@ -80,7 +79,7 @@ def bridge() -> None:
     """
 
 
-@bridge.command()
+@bridge.command("install")
 @_user_option
 @click.option(
     "--mqtt", "url", default="", metavar="URL", help="The broker, like mqtt://127.0.0.1:1883 or mqtts://..."
@@ -91,7 +90,7 @@ def bridge() -> None:
     "--ca-file", default="", metavar="FILE", help="The authority that signed the broker's certificate."
 )
 @click.option("--prefix", default="claude/progress", show_default=True, help="First part of the topics.")
-def install(user: bool, url: str, username: str, password: str, ca_file: str, prefix: str) -> None:
+def _install(user: bool, url: str, username: str, password: str, ca_file: str, prefix: str) -> None:
     """Write the hook into .claude/settings.json."""
     from meshwright.bridge import installing
     from meshwright.bridge.sender import BridgeSettings
@@ -109,9 +108,9 @@ def install(user: bool, url: str, username: str, password: str, ca_file: str, pr
     click.echo(f"{file} has the hook; events are stored in {folder}, {where}")
 
 
-@bridge.command()
+@bridge.command("uninstall")
 @_user_option
-def uninstall(user: bool) -> None:
+def _uninstall(user: bool) -> None:
     """Take the hook out of .claude/settings.json; stored events stay."""
     from meshwright.bridge import installing
 
@@ -119,8 +118,8 @@ def uninstall(user: bool) -> None:
     click.echo(f"{file} {'has the hook no more' if installing.uninstall(file) else 'had no hook'}")
 
 
-@bridge.command()
-def status() -> None:
+@bridge.command("status")
+def _status() -> None:
     """Show where the hook is installed, and how many events wait for the broker."""
     from meshwright.bridge import installing
     from meshwright.bridge.sender import open_store, read_settings
@@ -140,10 +139,10 @@ def status() -> None:
     click.echo(f"events: {stored} stored in {folder}, {waiting} of them not published")
 
 
-@bridge.command()
+@bridge.command("events")
 @click.option("--limit", default=20, show_default=True, type=WholeNumber(1, 1_000), help="How many.")
 @json_option
-def events(limit: int, as_json: bool) -> None:
+def _events(limit: int, as_json: bool) -> None:
     """Show the last events, oldest first."""
     from meshwright.bridge.installing import default_folder
     from meshwright.bridge.sender import open_store
@@ -157,8 +156,8 @@ def events(limit: int, as_json: bool) -> None:
     show(rows, _COLUMNS, as_json=as_json, empty="no events yet; mesh bridge install writes the hook")
 
 
-@bridge.command()
-def flush() -> None:
+@bridge.command("flush")
+def _flush() -> None:
     """Publish the events that wait for the broker."""
     from meshwright.bridge.installing import default_folder
     from meshwright.bridge.sender import BrokerUnreachable, hurry, read_settings, send_all

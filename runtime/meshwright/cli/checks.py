@@ -57,7 +57,7 @@ agents = group_of(AGENTS, _all_agents)
 
 @agents.command("check")
 @mesh_options
-def check_code(target: Target) -> int:
+def _check_code(target: Target) -> int:
     """Check whether open tasks began with other code than the agents of this folder have.
 
     Loads the agents and starts none. Exit status 1 if there are such tasks: they go on with the new code
@@ -87,9 +87,9 @@ def prompts() -> None:
     """Check the prompt files."""
 
 
-@prompts.command()
+@prompts.command("check")
 @json_option
-def check(as_json: bool) -> int:
+def _check(as_json: bool) -> int:
     """Check the prompt files: what cannot be read, or would fail when an agent runs.
 
     Also names each agent whose prompt file is missing. Exit status 1 if anything is wrong.
@@ -215,8 +215,8 @@ def mqtt() -> None:
     """Print the rights of clients for the MQTT broker."""
 
 
-@mqtt.command()
-def acl() -> None:
+@mqtt.command("acl")
+def _acl() -> None:
     """Print the acl_file of Mosquitto for [mqtt] and [[mqtt.clients]].
 
     Each client publishes below its own name, and reads its own replies and what its roles let it see of its

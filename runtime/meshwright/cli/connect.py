@@ -21,13 +21,11 @@ from urllib.parse import urlsplit
 
 import click
 
-from meshwright.cli.event_lines import line_of
 from meshwright.cli.options import Target
-from meshwright.cli.output import document
+from meshwright.cli.output import document, line_of
 from meshwright.cli.project import declared_agents, require_trust
-from meshwright.core.display import Document
+from meshwright.core.display import Document, Need
 from meshwright.core.errors import ConfigError, InvalidInput
-from meshwright.core.resources import Need
 from meshwright.sql.folder import SOCKET_NAME, make_private, open_private, read_private, write_private
 
 if TYPE_CHECKING:
@@ -184,7 +182,7 @@ async def in_process(
 @asynccontextmanager
 async def _started(settings: Settings, *, works: bool) -> AsyncIterator[Mesh]:
     from meshwright.app import build_mesh
-    from meshwright.cli.tracebacks import log_to_stderr
+    from meshwright.cli.app import log_to_stderr
     from meshwright.work import Worker
 
     log_to_stderr(settings.data_dir)
@@ -201,9 +199,8 @@ async def _started(settings: Settings, *, works: bool) -> AsyncIterator[Mesh]:
 async def _readable(settings: Settings) -> AsyncIterator[Mesh]:
     """A mesh that is open to be read; if there is no data, an empty one. No turn runs."""
     from meshwright.agent import Agent
-    from meshwright.app import build_mesh
-    from meshwright.roles import ORCHESTRATION, ProcessRole
-    from meshwright.runtimes import sqlite_runtime
+    from meshwright.app import build_mesh, sqlite_runtime
+    from meshwright.parts import ORCHESTRATION, ProcessRole
     from meshwright.sql.sqlite import FILE_NAME
 
     if settings.database is None and not (settings.data_dir / FILE_NAME).is_file():

@@ -24,9 +24,8 @@ from meshwright.cli.options import (
     utf8,
 )
 from meshwright.cli.output import document, echo_json, labelled, redraw, table
-from meshwright.core.display import Document, local_time, short, short_id
+from meshwright.core.display import Column, Document, local_time, short, short_id
 from meshwright.core.errors import Conflict, InvalidInput, NotFound
-from meshwright.core.resources import Column
 from meshwright.core.schema import described, faults, takes_approval
 
 if TYPE_CHECKING:

@@ -14,8 +14,7 @@ from click.core import ParameterSource
 from meshwright.cli.connect import Connection, talk
 from meshwright.cli.options import Target, json_option, mesh_options
 from meshwright.cli.output import echo_json, show
-from meshwright.core.display import Document
-from meshwright.core.resources import Resource, Verb
+from meshwright.core.display import Document, Resource, Verb
 
 
 def group_of(resource: Resource, find: Callable[[Target], list[Document]] | None = None) -> click.Group:

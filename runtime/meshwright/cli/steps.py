@@ -16,9 +16,8 @@ import click
 from meshwright.cli import output
 from meshwright.cli.output import document, for_terminal, labelled
 from meshwright.core import display
-from meshwright.core.display import Document, dollars, file_line, printable
+from meshwright.core.display import Column, Document, dollars, file_line, printable
 from meshwright.core.errors import ConfigError, InvalidInput
-from meshwright.core.resources import Column
 
 if TYPE_CHECKING:
     from meshwright.cli.connect import Connection

@@ -29,9 +29,8 @@ from meshwright.cli.output import document
 from meshwright.cli.project import trust_option
 from meshwright.cli.steps import file_rows, save_files, show_steps, step_path
 from meshwright.core import display
-from meshwright.core.display import Document, dollars, fault, finish, join, local_time, score, short
+from meshwright.core.display import Column, Document, dollars, fault, finish, join, local_time, score, short
 from meshwright.core.errors import NotFound
-from meshwright.core.resources import Column
 from meshwright.ledger.resources import TASK_BUDGET, estimated, spent_of
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ TASKS = (
 REASON = Column("reason", "reason", cut=6, least=32)
 
 
-def file_option(command: Callable[..., Any]) -> Callable[..., Any]:
+def _file_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """The option --file, which may be given several times: what the model gets beside the words."""
     option = click.option(
         "--file",
@@ -76,7 +75,7 @@ _after_option = click.option(
 @click.command()
 @click.argument("agent")
 @click.argument("text", callback=from_stdin)
-@file_option
+@_file_option
 @click.option(
     "--thread", "thread_id", metavar="ID", help="Continue this conversation: the agent sees its history."
 )
@@ -146,7 +145,7 @@ async def _with_names(mesh: Connection, wanted: str, error: NotFound) -> NotFoun
 @click.argument("text", required=False, callback=from_stdin)
 @click.option("--agent", "agent_id", metavar="ID", help="Only this agent may do it.")
 @click.option("--payload", type=JSON_OBJECT, default="{}", help="More of the request; TEXT is its `text`.")
-@file_option
+@_file_option
 @click.option("--priority", type=WholeNumber(0, 10), default=5, show_default=True, help="10 goes first.")
 @click.option("--thread", "thread_id", metavar="ID", help="The conversation that the task belongs to.")
 @click.option("--idempotency-key", metavar="KEY", help="A repeat with the same key is the same task.")

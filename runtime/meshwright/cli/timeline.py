@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 import click
 
 from meshwright.cli.connect import Connection, talk, whole_id
-from meshwright.cli.event_lines import Line, event_line, line_of
 from meshwright.cli.inbox import answer_of, question_lines
 from meshwright.cli.options import Target, WholeNumber, json_option, mesh_options
-from meshwright.cli.output import document, for_terminal, styled, terminal_width
+from meshwright.cli.output import Line, document, event_line, for_terminal, line_of, styled, terminal_width
 from meshwright.client import ENDINGS, Client
 from meshwright.core.display import Document, file_line, printable
 from meshwright.core.errors import Conflict, MeshError, NotFound, error_of_code
@@ -132,7 +131,7 @@ class Drawing:
         yield
 
 
-class TerminalDrawing(Drawing):
+class _TerminalDrawing(Drawing):
     """Coloured lines, wrapped within their column, above a spinner with the words of the model."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -201,7 +200,7 @@ def drawing(*, quiet: bool = False, stream: TextIO | None = None) -> Iterator[Dr
     if quiet or not stream.isatty() or os.environ.get("TERM") == "dumb":
         yield Drawing(None if quiet else stream)
         return
-    with TerminalDrawing(stream).spinning() as canvas:
+    with _TerminalDrawing(stream).spinning() as canvas:
         yield canvas
 
 

@@ -22,8 +22,7 @@ from meshwright.cli.options import WholeNumber, data_option, database_option
 from meshwright.cli.output import styled, table
 from meshwright.cli.project import require_trust, trust_option
 from meshwright.core.clock import unless
-from meshwright.core.display import Document
-from meshwright.core.resources import Column
+from meshwright.core.display import Column, Document
 
 if TYPE_CHECKING:
     from socket import socket
@@ -153,7 +152,7 @@ def worker(
 
 
 def _settings(**given: object) -> Settings:
-    from meshwright.cli.tracebacks import log_to_stderr
+    from meshwright.cli.app import log_to_stderr
     from meshwright.settings import load_settings
 
     settings = load_settings(Path(), **given)

@@ -9,8 +9,8 @@ from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
+from meshwright.client.administration import ResourceCalls
 from meshwright.client.client import Client
-from meshwright.client.resources import ResourceCalls
 from meshwright.client.transports import CALL_SECONDS, DEFAULT_URL
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def _iterating(
     return iterate
 
 
-class BlockingResourceCalls:
+class _BlockingResourceCalls:
     """`ResourceCalls` without `await`."""
 
     def __init__(self, calls: ResourceCalls, portal: BlockingPortal) -> None:
@@ -106,9 +106,9 @@ class BlockingClient:
     ) -> None:
         self._stack.close()
 
-    def resource(self, name: str) -> BlockingResourceCalls:
+    def resource(self, name: str) -> _BlockingResourceCalls:
         """The things of a name that a part of the mesh keeps, such as `schedules`. Raises NotFound."""
-        return BlockingResourceCalls(self._client.resource(name), self._portal)
+        return _BlockingResourceCalls(self._client.resource(name), self._portal)
 
     is_alive = _blocking(Client.is_alive)
     call = _blocking(Client.call)

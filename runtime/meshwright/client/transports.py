@@ -215,7 +215,7 @@ def error_of(url: str, status: int, text: bytes) -> MeshError:
         problem = json.loads(text)
         message = problem.get("detail") or problem["title"]
     except (ValueError, AttributeError, KeyError):
-        return no_mesh(url, status)
+        return _no_mesh(url, status)
     kind = error_of_code(problem.get("code"), MeshError) or MeshError
     error = _made(kind, str(message), {name: problem.get(name) or "" for name in ("remedy", "field")})
     error.status = status
@@ -225,8 +225,7 @@ def error_of(url: str, status: int, text: bytes) -> MeshError:
     return error
 
 
-def no_mesh(url: str, status: int) -> MeshError:
-    """The error of an answer that is no mesh's."""
+def _no_mesh(url: str, status: int) -> MeshError:
     return MeshError(
         f"{url} answered {status} in no way that a mesh does",
         remedy="Check that --url or MESH_URL is the address of a mesh",
@@ -304,14 +303,14 @@ class RequestSender:
         """One page of a list: its `items`, and where the next one begins."""
         answer = await self.call("GET", path, params=params)
         if not isinstance(answer, dict) or not isinstance(answer.get("items"), list):
-            raise no_mesh(self._transport.url + path, 200)
+            raise _no_mesh(self._transport.url + path, 200)
         return answer
 
     async def field(self, name: str, method: str, path: str, **options: Any) -> Any:
         """One field of an answer."""
         answer = await self.call(method, path, **options)
         if not isinstance(answer, dict) or name not in answer:
-            raise no_mesh(self._transport.url + path, 200)
+            raise _no_mesh(self._transport.url + path, 200)
         return answer[name]
 
     def read(self, make: Callable[[Any], ResultT], path: str, answer: Any) -> ResultT:
@@ -319,7 +318,7 @@ class RequestSender:
         try:
             return make(answer)
         except (ValueError, TypeError) as error:  # ValueErrors are those of pydantic and msgspec
-            raise no_mesh(self._transport.url + path, 200) from error
+            raise _no_mesh(self._transport.url + path, 200) from error
 
     async def call(self, method: str, path: str, *, repeats: bool = False, **options: Any) -> Any:
         """The JSON of an answer. Reads, and what `repeats` without harm, are sent again after a failure."""
@@ -387,4 +386,4 @@ def _json(text: bytes, url: str, status: int) -> Any:
     try:
         return json.loads(text) if text else None
     except ValueError as error:
-        raise no_mesh(url, status) from error
+        raise _no_mesh(url, status) from error

@@ -63,7 +63,7 @@ write_struct = msgspec.json.Encoder(enc_hook=_foreign).encode
 
 
 @lru_cache(maxsize=512)
-def struct_reader(kind: Any) -> Any:
+def _struct_reader(kind: Any) -> Any:
     """Returns what reads structs of a kind from JSON, raising ValueError where it does not fit."""
     return msgspec.json.Decoder(kind, strict=False, dec_hook=_own).decode
 
@@ -104,7 +104,7 @@ class Struct(msgspec.Struct, **_OPTIONS):
     def model_validate_json(cls, data: bytes | str) -> Self:
         """Read JSON. Raises ValueError where it is none, or does not fit."""
         try:
-            return struct_reader(cls)(data)
+            return _struct_reader(cls)(data)
         except (msgspec.DecodeError, RecursionError) as error:
             raise ValueError(str(error)) from error
 

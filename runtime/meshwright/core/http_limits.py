@@ -52,7 +52,7 @@ def max_connections() -> int:
     )
 
 
-class LimitedProtocol(HttpToolsProtocol):
+class _LimitedProtocol(HttpToolsProtocol):
     """Uvicorn's HTTP protocol with limits on what a client may send, and how slowly.
 
     Responses have no limit of time, so event streams go on for as long as they want, but a client that reads
@@ -82,18 +82,15 @@ class LimitedProtocol(HttpToolsProtocol):
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the deadlines."""
         self._allow(None)
         self._stop_waiting()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Wait until the client reads, and cut it off if it does not."""
         super().pause_writing()
         self._wait_for_reader()
 
     def resume_writing(self) -> None:
-        """Go on: the client has read."""
         super().resume_writing()
         self._stop_waiting()
 
@@ -115,7 +112,6 @@ class LimitedProtocol(HttpToolsProtocol):
             self._stop_parsing()
 
     def on_headers_complete(self) -> None:
-        """Begin with the body."""
         if self._unparsed > MAX_HEADER_BYTES and self._header_bytes() > MAX_HEADER_BYTES:
             self._stop_parsing()
         self._unparsed, self._in_body = 0, True
@@ -123,12 +119,10 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Pass on a part of the body."""
         self._unparsed = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """End the deadline: the request is here."""
         self._unparsed, self._in_body = 0, False
         self._allow(None)
         super().on_message_complete()
@@ -232,7 +226,7 @@ class LimitedServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=LimitedProtocol,
+                http=_LimitedProtocol,
                 lifespan="off",
                 log_config=None,
                 access_log=False,
@@ -277,8 +271,8 @@ class LimitedServer(uvicorn.Server):
         if self._running is not None:
             await asyncio.shield(self._running)
 
-    def _protocol(self) -> LimitedProtocol:
-        return LimitedProtocol(self.config, self.server_state, self.lifespan.state)
+    def _protocol(self) -> _LimitedProtocol:
+        return _LimitedProtocol(self.config, self.server_state, self.lifespan.state)
 
     async def _run(self, listener: socket.socket) -> None:
         await self.main_loop()

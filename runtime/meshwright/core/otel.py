@@ -48,7 +48,7 @@ def check_collector(endpoint: str) -> str:
         exporter.shutdown()
 
 
-def otlp_exporter(endpoint: str) -> ReportingExporter:
+def otlp_exporter(endpoint: str) -> _ReportingExporter:
     """An exporter of spans over OTLP/HTTP to a full URL. Raises ConfigError without the extra."""
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -58,10 +58,10 @@ def otlp_exporter(endpoint: str) -> ReportingExporter:
             remedy=install_command("otlp"),
             field="otlp_endpoint",
         ) from error
-    return ReportingExporter(OTLPSpanExporter(endpoint=endpoint, timeout=_MAX_EXPORT_SECONDS), endpoint)
+    return _ReportingExporter(OTLPSpanExporter(endpoint=endpoint, timeout=_MAX_EXPORT_SECONDS), endpoint)
 
 
-class ReportingExporter(SpanExporter):
+class _ReportingExporter(SpanExporter):
     """An exporter whose failures are one line a minute, in place of the lines that it logs itself."""
 
     def __init__(self, exporter: SpanExporter, endpoint: str) -> None:

@@ -26,14 +26,14 @@ _WORDS = {
 Schema = Mapping[str, Any]
 
 
-class SchemaFault(NamedTuple):
+class _SchemaFault(NamedTuple):
     """A fault of one part of a value: its dotted path, empty for the whole, and a clause."""
 
     path: str
     message: str
 
 
-def faults(schema: Any, value: Any) -> list[SchemaFault]:
+def faults(schema: Any, value: Any) -> list[_SchemaFault]:
     """The faults of a value of plain JSON data; none where it fits the schema."""
     root = schema if isinstance(schema, Mapping) else {}
     return list(_faults(root, root, value, "", 0))
@@ -93,16 +93,16 @@ def _range_of(schema: Schema, kind: str) -> str:
     return f" up to {most}" if least is None else f" from {least}{'' if most is None else f' to {most}'}"
 
 
-def _faults(schema: Any, root: Schema, value: Any, path: str, depth: int) -> Iterator[SchemaFault]:
+def _faults(schema: Any, root: Schema, value: Any, path: str, depth: int) -> Iterator[_SchemaFault]:
     if schema is False:
-        yield SchemaFault(path, "is not allowed")
+        yield _SchemaFault(path, "is not allowed")
     if not isinstance(schema, Mapping) or depth > _MAX_DEPTH:
         return
     yield from _faults_of_parts(schema, root, value, path, depth)
     yield from _faults_of_choice(schema, value, path)
     kinds = _types(schema)
     if kinds and not any(_IS_OF[kind](value) for kind in kinds):
-        yield SchemaFault(path, f"must be {_choice([_WORDS[kind] for kind in kinds])}")
+        yield _SchemaFault(path, f"must be {_choice([_WORDS[kind] for kind in kinds])}")
         return
     match value:
         case dict():
@@ -117,7 +117,7 @@ def _faults(schema: Any, root: Schema, value: Any, path: str, depth: int) -> Ite
 
 def _faults_of_parts(
     schema: Schema, root: Schema, value: Any, path: str, depth: int
-) -> Iterator[SchemaFault]:
+) -> Iterator[_SchemaFault]:
     if "$ref" in schema:
         yield from _faults(target(root, str(schema["$ref"])), root, value, path, depth + 1)
     for part in _list(schema.get("allOf")):
@@ -128,33 +128,33 @@ def _faults_of_parts(
             yield from _closest(schema, root, found, path)
 
 
-def _faults_of_choice(schema: Schema, value: Any, path: str) -> Iterator[SchemaFault]:
+def _faults_of_choice(schema: Schema, value: Any, path: str) -> Iterator[_SchemaFault]:
     choice = [schema["const"]] if "const" in schema else schema.get("enum")
     if isinstance(choice, list) and not any(_same(one, value) for one in choice):
-        yield SchemaFault(path, f"must be {_choice([_json(one) for one in choice])}")
+        yield _SchemaFault(path, f"must be {_choice([_json(one) for one in choice])}")
 
 
 def _faults_of_object(
     schema: Schema, root: Schema, value: dict[str, Any], path: str, depth: int
-) -> Iterator[SchemaFault]:
+) -> Iterator[_SchemaFault]:
     properties = _object(schema.get("properties"))
     for name in _list(schema.get("required")):
         if name not in value:
-            yield SchemaFault(_below(path, name), "is required")
+            yield _SchemaFault(_below(path, name), "is required")
     others = schema.get("additionalProperties", True)
     for name, field in value.items():
         if name in properties:
             yield from _faults(properties[name], root, field, _below(path, name), depth + 1)
         elif others is False:
             known = ", ".join([*properties][:_MAX_LISTED]) or "no fields"
-            yield SchemaFault(_below(path, name), f"is not a field of it; there are {known}")
+            yield _SchemaFault(_below(path, name), f"is not a field of it; there are {known}")
         else:
             yield from _faults(others, root, field, _below(path, name), depth + 1)
 
 
 def _faults_of_list(
     schema: Schema, root: Schema, value: list[Any], path: str, depth: int
-) -> Iterator[SchemaFault]:
+) -> Iterator[_SchemaFault]:
     yield from _bounds(schema, len(value), path, ("minItems", "maxItems"), "items")
     first = _list(schema.get("prefixItems"))
     for index, item in enumerate(value):
@@ -162,38 +162,40 @@ def _faults_of_list(
         yield from _faults(part, root, item, _below(path, str(index)), depth + 1)
 
 
-def _faults_of_text(schema: Schema, value: str, path: str) -> Iterator[SchemaFault]:
+def _faults_of_text(schema: Schema, value: str, path: str) -> Iterator[_SchemaFault]:
     yield from _bounds(schema, len(value), path, ("minLength", "maxLength"), "characters")
     pattern = schema.get("pattern")
     with suppress(re.error, TypeError):  # the dialects of patterns differ
         if pattern is not None and not re.search(pattern, value):
-            yield SchemaFault(path, f"must match {pattern}")
+            yield _SchemaFault(path, f"must match {pattern}")
 
 
-def _faults_of_number(schema: Schema, value: float, path: str) -> Iterator[SchemaFault]:
+def _faults_of_number(schema: Schema, value: float, path: str) -> Iterator[_SchemaFault]:
     for name, fits, words in _NUMBER_BOUNDS:
         bound = schema.get(name)
         if isinstance(bound, int | float) and not fits(value, bound):
-            yield SchemaFault(path, f"must be {words} {bound:g}")
+            yield _SchemaFault(path, f"must be {words} {bound:g}")
 
 
-def _bounds(schema: Schema, size: int, path: str, names: tuple[str, str], what: str) -> Iterator[SchemaFault]:
+def _bounds(
+    schema: Schema, size: int, path: str, names: tuple[str, str], what: str
+) -> Iterator[_SchemaFault]:
     least, most = (schema.get(name) for name in names)
     if isinstance(least, int) and size < least:
-        yield SchemaFault(path, "must not be empty" if least == 1 else f"must have at least {least} {what}")
+        yield _SchemaFault(path, "must not be empty" if least == 1 else f"must have at least {least} {what}")
     if isinstance(most, int) and size > most:
-        yield SchemaFault(path, f"must have at most {most} {what}")
+        yield _SchemaFault(path, f"must have at most {most} {what}")
 
 
 def _closest(
-    schema: Schema, root: Schema, found: Sequence[list[SchemaFault]], path: str
-) -> Iterator[SchemaFault]:
+    schema: Schema, root: Schema, found: Sequence[list[_SchemaFault]], path: str
+) -> Iterator[_SchemaFault]:
     """The faults of the one choice that the value may be meant as; where none is, what may be chosen."""
     within = [those for those in found if all(fault.path != path for fault in those)]
     if len(within) == 1:
         yield from within[0]
     else:
-        yield SchemaFault(path, f"must be {_described(schema, root, 1)}")
+        yield _SchemaFault(path, f"must be {_described(schema, root, 1)}")
 
 
 _IS_OF: dict[str, Callable[[Any], bool]] = {

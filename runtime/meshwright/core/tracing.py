@@ -83,6 +83,11 @@ def parse(traceparent: str) -> Context | None:
     return Context(*match.groups()) if match else None
 
 
+def valid_trace(traceparent: str | None) -> str | None:
+    """Returns a W3C traceparent; a malformed one counts as none."""
+    return traceparent if traceparent and parse(traceparent) else None
+
+
 class Span:
     """One span under way, ended by its `with` block. This kind records nothing, and passes its parent on."""
 

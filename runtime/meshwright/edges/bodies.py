@@ -56,20 +56,24 @@ class MalformedJson(InvalidInput):
     status = 400
 
 
-def check_size(size: int, settings: Settings, limit: BodyLimit = PAYLOAD) -> None:
-    """Raises TooLarge for a body of more bytes than a limit allows."""
+def max_size(settings: Settings, limit: BodyLimit = PAYLOAD) -> int:
+    """Returns how many bytes a body may have."""
     if limit is PAYLOAD:
-        most = settings.max_payload_bytes + _ENVELOPE_BYTES
-    else:
-        most = limit if isinstance(limit, int) else max([attrgetter(name)(settings) for name in limit])
-    if size > most:
-        remedy = "Send less" + ("" if isinstance(limit, int) else f", or raise {limit[-1]} in mesh.toml")
-        raise TooLarge(f"The body is larger than {most:,} bytes", remedy=remedy, field="body")
+        return settings.max_payload_bytes + _ENVELOPE_BYTES
+    return limit if isinstance(limit, int) else max([attrgetter(name)(settings) for name in limit])
+
+
+def too_large(settings: Settings, limit: BodyLimit = PAYLOAD) -> TooLarge:
+    """The error for a body of more bytes."""
+    remedy = "Send less" + ("" if isinstance(limit, int) else f", or raise {limit[-1]} in mesh.toml")
+    message = f"The body is larger than {max_size(settings, limit):,} bytes"
+    return TooLarge(message, remedy=remedy, field="body")
 
 
 def read_json(body: bytes, settings: Settings, limit: BodyLimit = PAYLOAD) -> Any:
     """Returns a body as plain data. Raises TooLarge, also where it is nested too deep, or MalformedJson."""
-    check_size(len(body), settings, limit)
+    if len(body) > max_size(settings, limit):
+        raise too_large(settings, limit)
     return parse_json(body, settings.max_payload_depth + _ENVELOPE_DEPTH)
 
 
@@ -94,7 +98,8 @@ def parse_json(body: bytes, max_depth: int) -> Any:
 
 def read_model(body: bytes, model: type[_ModelT], settings: Settings) -> _ModelT:
     """Reads a body into a model. Raises what `read_json` raises, or InvalidFields with every wrong field."""
-    check_size(len(body), settings)
+    if len(body) > max_size(settings):
+        raise too_large(settings)
     max_depth = settings.max_payload_depth + _ENVELOPE_DEPTH
     # Most bodies can neither be nested too deep nor hold numbers that JSON does not have.
     if body.count(b"{") + body.count(b"[") > max_depth or b"NaN" in body or b"Infinity" in body:

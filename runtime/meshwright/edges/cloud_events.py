@@ -27,7 +27,7 @@ from meshwright.core.access import Role
 from meshwright.core.encoding import encode
 from meshwright.core.errors import Draining, InvalidInput, MeshError
 from meshwright.core.messages import Caller, TaskRequest, derived_id
-from meshwright.core.tracing import parse
+from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import (
     PROBLEM_TYPE,
     InternalError,
@@ -93,8 +93,8 @@ class TaskEvent:
             remedy = "Encode the request, or send it as data"
             raise InvalidInput("data_base64 is no base64", remedy=remedy, field="data_base64") from None
         text = data if isinstance(data, bytes) else data.encode() if isinstance(data, str) else encode(data)
-        traceparent = event.traceparent if event.traceparent and parse(event.traceparent) else None
-        return cls(event.id, event.source, read_model(text, TaskRequest, settings), traceparent)
+        task = read_model(text, TaskRequest, settings)
+        return cls(event.id, event.source, task, valid_trace(event.traceparent))
 
     @property
     def key(self) -> str:
@@ -102,7 +102,7 @@ class TaskEvent:
         return f"cloudevent:{derived_id(self.source, self.event_id)}"
 
 
-class EventAddress(Address):
+class _EventAddress(Address):
     """A topic to which an outcome goes as a CloudEvent with these attributes."""
 
     topic: str
@@ -175,16 +175,16 @@ def _origin(body: bytes) -> dict[str, str]:
 # Tasks from the bus of a mesh on Dapr
 
 
-class _BusSender(Sender[EventAddress]):
+class _BusSender(Sender[_EventAddress]):
     """Publishes outcomes as CloudEvents."""
 
     scheme = scope = "bus"
-    kind = EventAddress
+    kind = _EventAddress
 
     def __init__(self, mesh: Mesh) -> None:
         self._mesh = mesh
 
-    async def send(self, address: EventAddress, document: bytes) -> None:
+    async def send(self, address: _EventAddress, document: bytes) -> None:
         """Publish an outcome. Raises StoreUnavailable while the broker is away."""
         await self._mesh.host.publish_raw(address.topic, envelope(address.attributes, document))
 
@@ -222,7 +222,7 @@ class PublishersComponent(Component):
         caller = Caller(
             tenant_id=tenant_id, requested_by=by, source=by, roles=frozenset({Role.SUBMITTER.value})
         )
-        outcome_to = partial(EventAddress, client=by, topic=publisher.results)
+        outcome_to = partial(_EventAddress, client=by, topic=publisher.results)
         try:
             event = TaskEvent.read(body, self.mesh.settings)
             operations = Operations(self.mesh, caller)

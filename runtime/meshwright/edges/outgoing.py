@@ -1,29 +1,35 @@
-"""Requests to other services: a pool of connections for a sender, bounds, and pauses that servers ask for."""
+"""Requests to other services: the URLs that tasks name, pooled connections, bounds, and pauses."""
 
 from __future__ import annotations
 
 import errno
 import re
 import time
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from urllib.parse import urlsplit
 
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_core import from_json
 
 from meshwright.core import __version__
 from meshwright.core.addresses import is_public, open_public_socket
 from meshwright.core.clock import Backoff
-from meshwright.core.errors import MeshError
-from meshwright.edges.deliveries import standard_signature
+from meshwright.core.errors import InvalidInput, MeshError
+from meshwright.core.messages import Caller, TaskRequest
+from meshwright.edges.bodies import Strict
+from meshwright.edges.deliveries import standard_key, standard_signature
 from meshwright.edges.replies import Undeliverable
+from meshwright.mesh import Mesh
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse, ClientSession
+
 
 _Networks = Sequence[IPv4Network | IPv6Network]
 _MAX_ANSWER_BYTES = 16 * 1024 * 1024
@@ -242,3 +248,65 @@ def json_of(answer: HttpReply) -> dict[str, Any]:
     except ValueError:
         return {}
     return document if isinstance(document, dict) else {}
+
+
+_MAX_URL_CHARS = 2_000
+
+
+def usable_url(url: str) -> str:
+    """A URL that outcomes can be sent to. Raises ValueError."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+        raise ValueError("expected a URL with https://, like https://example.com/hook")
+    if parts.username is not None or parts.fragment or not url.isprintable() or " " in url:
+        raise ValueError("the URL holds credentials, a fragment or spaces: leave them out")
+    return url
+
+
+def _usable_secret(secret: SecretStr) -> SecretStr:
+    standard_key(secret.get_secret_value())
+    return secret
+
+
+class Notify(Strict):
+    """The URL that gets the outcome of a task, and the secret that signs it (`whsec_...`)."""
+
+    url: Annotated[str, Field(max_length=_MAX_URL_CHARS), AfterValidator(usable_url)]
+    secret: Annotated[SecretStr, AfterValidator(_usable_secret)]
+
+
+class NotifyingRequest(TaskRequest):
+    """A task, and a URL that gets its outcome."""
+
+    notify: Notify | None = Field(
+        default=None, exclude=True, description="A URL that gets the outcome, signed, at least once."
+    )
+
+
+class Notifier(ABC):
+    """The component that sends outcomes to the URLs that tasks name."""
+
+    @abstractmethod
+    def check_notify(self, notify: Notify) -> None:
+        """Raises InvalidInput where the settings do not allow it."""
+
+    @abstractmethod
+    async def notify(self, caller: Caller, task_id: str, notify: Notify) -> None:
+        """Have the outcome of a task sent, also of one that has ended; durable when this returns."""
+
+
+def notifier_of(mesh: Mesh) -> Notifier:
+    """The notifier of a mesh. Raises InvalidInput where it has none."""
+    try:
+        return mesh.get(Notifier)
+    except LookupError:
+        raise not_allowed() from None
+
+
+def not_allowed() -> InvalidInput:
+    """The error that tasks may name no URL."""
+    return InvalidInput(
+        "Tasks of this mesh may not name a URL",
+        remedy="Set notify = true in [webhooks] of mesh.toml, or follow the task's events",
+        field="notify",
+    )

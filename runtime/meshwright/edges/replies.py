@@ -26,8 +26,7 @@ from meshwright.core.errors import HostError, MeshError, NotFound
 from meshwright.core.messages import ENDED, Event
 from meshwright.core.topics import TASK_PROGRESS
 from meshwright.edges import reply_table
-from meshwright.edges.lines import Lines
-from meshwright.edges.reply_table import Address, Progress, SenderKey, UnsentReply
+from meshwright.edges.reply_table import Address, Lines, Progress, SenderKey, UnsentReply
 from meshwright.events.filter import EventFilter
 from meshwright.mesh import Mesh
 from meshwright.orchestration.acceptance import FINAL
@@ -142,8 +141,6 @@ class Courier(Component):
 
 
 class _SenderLane:
-    """The outcomes on their way over one scheme."""
-
     def __init__(self, mesh: Mesh, sender: Sender[Any], *, everywhere: bool) -> None:
         self._mesh = mesh
         self._sender = sender

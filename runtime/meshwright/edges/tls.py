@@ -19,8 +19,6 @@ _Tell = Callable[[str, dict[str, Any]], object]
 
 
 class _Files:
-    """Files that may be replaced."""
-
     def __init__(self, *paths: Path) -> None:
         self.paths = paths
         self._seen = self._stamps()

@@ -57,7 +57,7 @@ def _chosen_roles(context: click.Context, option: click.Parameter, values: Seque
     return roles
 
 
-@keys.command()
+@keys.command("create")
 @click.option("--name", metavar="ID", help="The person or program that will use it.")
 @click.option("--agent", "agent_id", metavar="ID", help="The agent of the mesh that it is for instead.")
 @click.option("--tenant", "tenant_id", default="default", metavar="ID", help="Its tenant; * is all tenants.")
@@ -82,7 +82,7 @@ def _chosen_roles(context: click.Context, option: click.Parameter, values: Seque
 @yes_option
 @json_option
 @mesh_options
-def create(
+def _create(
     target: Target,
     name: str | None,
     agent_id: str | None,
@@ -134,13 +134,13 @@ def create(
     click.echo(f"key {made['key_id']} of {made['agent_id']}, tenant {tenant_id}. {_ONCE}", err=True)
 
 
-@keys.command()
+@keys.command("rotate")
 @click.argument("key_id", metavar="ID")
 @click.option("--grace", default="1h", show_default=True, metavar="TIME", help="How long both keys work.")
 @click.option("--expires", metavar="TIME", help="After how long the new one is refused, like 30d.")
 @json_option
 @mesh_options
-def rotate(target: Target, key_id: str, grace: str, expires: str | None, as_json: bool) -> None:
+def _rotate(target: Target, key_id: str, grace: str, expires: str | None, as_json: bool) -> None:
     """Create a key in another's place, and print it on stdout, this once.
 
     It is of the same name, tenant, roles and budget. Both keys work for the time of --grace; then the old
@@ -161,11 +161,11 @@ def rotate(target: Target, key_id: str, grace: str, expires: str | None, as_json
     )
 
 
-@keys.command()
+@keys.command("revoke")
 @click.argument("key_id", metavar="ID")
 @click.option("--proxy", is_flag=True, help="Experimental: a key of the LiteLLM proxy, by its token.")
 @mesh_options
-def revoke(target: Target, key_id: str, proxy: bool) -> None:
+def _revoke(target: Target, key_id: str, proxy: bool) -> None:
     """Revoke a key immediately. This cannot be undone.
 
     Callers still need a key when the last one is revoked: see `mesh keys open`.
@@ -188,7 +188,7 @@ def revoke(target: Target, key_id: str, proxy: bool) -> None:
 @keys.command("open")
 @yes_option
 @mesh_options
-def open_mesh(target: Target, yes: bool) -> None:
+def _open_mesh(target: Target, yes: bool) -> None:
     """Revoke every key, and require none until you create another.
 
     Callers on the mesh's own machine then need no key. With `keys.required = true` in the settings, keys stay
@@ -328,7 +328,7 @@ def secrets() -> None:
 
 @secrets.command("rotate")
 @mesh_options
-def rotate_secrets(target: Target) -> None:
+def _rotate_secrets(target: Target) -> None:
     """Make a new key and encrypt all stored secrets with it.
 
     Older keys stay in secret.key, for copies of the data; you may remove their lines. With the setting
@@ -345,7 +345,7 @@ def rotate_secrets(target: Target) -> None:
 
 
 @secrets.command("new-key")
-def print_key() -> None:
+def _print_key() -> None:
     """Print a new key for the setting secrets.keys."""
     from meshwright.core.cipher import new_key
 

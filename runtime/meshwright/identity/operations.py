@@ -35,8 +35,19 @@ from meshwright.events.inbox import Inbox, InboxPage
 from meshwright.events.log import Page
 from meshwright.events.status import MeshStatus
 from meshwright.events.tasks import TaskPage
-from meshwright.identity.facts import event_facts, page_facts, sees_contents, shown, status_facts
-from meshwright.identity.rules import RULES, call_context, check_answer, has_role, is_own, visible_tenant
+from meshwright.identity.rules import (
+    RULES,
+    call_context,
+    check_answer,
+    event_facts,
+    has_role,
+    is_own,
+    page_facts,
+    sees_contents,
+    shown,
+    status_facts,
+    visible_tenant,
+)
 from meshwright.ledger.costs import By, Costs, since_of
 from meshwright.ledger.keys import Unauthenticated
 from meshwright.ledger.spending import Spending

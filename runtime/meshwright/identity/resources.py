@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from meshwright.core.display import Document, local_time, or_never
-from meshwright.core.resources import Column, Resource
+from meshwright.core.display import Column, Document, Resource, local_time, or_never
 
 
 def _key_budget(key: Document) -> str:

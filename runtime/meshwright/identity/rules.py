@@ -1,13 +1,24 @@
-"""Rules: the roles that operations take, as data, and the checks that go by them."""
+"""Rules: the roles that operations take, as data, the checks that go by them, and the facts that viewers see.
+
+A caller without the right to contents sees states, names, counts, times and costs. Of an event's payload
+only fields that its part names as facts are shown, and only short ones: a field that a new kind of event
+brings is hidden until it is named.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping, Set
+from typing import Any, NamedTuple
 
+from msgspec.structs import replace
+
+from meshwright.core import topics
 from meshwright.core.access import Role, granted, in_order
 from meshwright.core.capability import LLM_SERVICE
 from meshwright.core.errors import Forbidden, MeshError
-from meshwright.core.messages import Caller
+from meshwright.core.messages import Caller, Event, Fault
+from meshwright.events.status import MeshStatus
+from meshwright.events.tasks import TaskPage
 from meshwright.ledger.keys import Unauthenticated
 from meshwright.models.port import CallContext
 from meshwright.orchestration.settings import TenantLimit
@@ -41,19 +52,20 @@ class Rule(NamedTuple):
 
         `does` says what a caller asks for in place of what the operation does.
         """
-        if Role.ADMIN in self.roles and is_anonymous(caller):
+        if Role.ADMIN in self.roles and _is_anonymous(caller):
             raise Unauthenticated(
                 "This request takes an administrator's credentials, also on the mesh's machine",
                 remedy=ADMIN_REMEDY,
             )
-        _require(caller, self.roles, does or self.does)
+        if granted(caller.roles).isdisjoint(self.roles):
+            raise _lacking(caller, self.roles, does or self.does)
         if self.all_tenants and not caller.all_tenants:
             require_all_tenants(caller, self.does)
 
     def check_task(self, caller: Caller, requested_by: str) -> None:
         """Raises what `check` raises for a task of another that takes a further role."""
         if self.others is not None and not is_own(caller, requested_by):
-            _require(caller, (self.others,), self.of_others)
+            require(caller, self.others, self.of_others)
 
     def __str__(self) -> str:
         words = f"Takes the role {' or '.join(self.roles)}"
@@ -123,19 +135,18 @@ def require(caller: Caller, role: Role, what: str) -> None:
 
     `what` ends the sentence `Only a caller with the role ... `, like `pauses schedules`.
     """
-    _require(caller, (role,), what)
+    if not has_role(caller, role):
+        raise _lacking(caller, (role,), what)
 
 
-def _require(caller: Caller, roles: tuple[Role, ...], what: str) -> None:
-    held = granted(caller.roles)
-    if held.isdisjoint(roles):
-        wanted = " or ".join(roles)
-        error: type[MeshError] = Unauthenticated if is_anonymous(caller) else Forbidden
-        key = f"Use a key that has it: mesh keys create --role {roles[0]}"
-        raise error(
-            f"Only a caller with the role {wanted} {what}; {caller.requested_by} has {in_order(held)}",
-            remedy="Add the role to the client in mqtt.clients" if caller.source == "mqtt" else key,
-        )
+def _lacking(caller: Caller, roles: tuple[Role, ...], what: str) -> MeshError:
+    wanted, held = " or ".join(roles), in_order(granted(caller.roles))
+    error: type[MeshError] = Unauthenticated if _is_anonymous(caller) else Forbidden
+    key = f"Use a key that has it: mesh keys create --role {roles[0]}"
+    return error(
+        f"Only a caller with the role {wanted} {what}; {caller.requested_by} has {held}",
+        remedy="Add the role to the client in mqtt.clients" if caller.source == "mqtt" else key,
+    )
 
 
 def check_answer(caller: Caller, view: TaskView, key: str) -> None:
@@ -160,7 +171,7 @@ def require_all_tenants(caller: Caller, what: str) -> None:
         )
 
 
-def is_anonymous(caller: Caller) -> bool:
+def _is_anonymous(caller: Caller) -> bool:
     """Whether a caller has shown nothing that says who it is."""
     return caller.key_id is None and caller.requested_by == Caller().requested_by
 
@@ -204,4 +215,86 @@ def call_context(caller: Caller, *, tenant_id: str | None = None, user: str | No
         agent_id=user,
         key_id=caller.key_id,
         budgets=caller.budgets,
+    )
+
+
+_ALWAYS = frozenset(["agent_id", "attempt", "fence", "step", "task_id", "tenant_id", "thread_id", "version"])
+"""The fields that name what an event is about, in the events of every part."""
+_MAX_CHARS = 128
+_MAX_ITEMS = 64
+
+
+def event_facts(event: Event, known: Mapping[str, Set[str]]) -> Event | None:
+    """An event without its contents; None for a piece of an answer, which is nothing else.
+
+    `known` has the fields of payloads that are facts, by type of event or `family.*`.
+    """
+    kind = event.event_type
+    if kind == topics.MODEL_DELTA:
+        return None
+    fields: Mapping[str, Any] = {} if event.topic.startswith(topics.APPLICATION) else event.fields
+    names = _ALWAYS | (known.get(kind) or known.get(f"{kind.partition('.')[0]}.*") or frozenset())
+    facts = {name: value for name, value in fields.items() if name in names and _is_fact(value)}
+    error = fields.get("error")
+    if isinstance(error, dict) and isinstance(error.get("type"), str):
+        facts["error"] = {"type": error["type"]}
+    return replace(event, payload=facts, idempotency_key=None)
+
+
+def _task_facts(view: TaskView) -> TaskView:
+    """A task without its payload, its answer, and what was said of its failure or its waits."""
+    outcome = view.outcome
+    if outcome is not None:
+        outcome = replace(outcome, result=None, files=(), error=_named(outcome.error))
+    return replace(
+        view,
+        payload={},
+        outcome=outcome,
+        attempts=tuple(replace(attempt, error=_named(attempt.error)) for attempt in view.attempts),
+        waits=tuple(replace(wait, reason="", subject={}, answer_schema=None) for wait in view.waits),
+    )
+
+
+def sees_contents(view: TaskView, caller: Caller) -> bool:
+    """Whether a caller may see what a task says and was sent."""
+    return has_role(caller, Role.CONTENTS) or is_own(caller, view.requested_by)
+
+
+def shown(view: TaskView, caller: Caller) -> TaskView:
+    """A task as a caller may see it."""
+    return view if sees_contents(view, caller) else _task_facts(view)
+
+
+def page_facts(page: TaskPage) -> TaskPage:
+    """Tasks without the reasons of their failures and waits."""
+    return page.model_copy(
+        update={"items": tuple(item.model_copy(update={"reason": None}) for item in page.items)}
+    )
+
+
+def status_facts(status: MeshStatus) -> MeshStatus:
+    """A status without the reasons of waits."""
+    return status.model_copy(
+        update={"waits": tuple(wait.model_copy(update={"reason": ""}) for wait in status.waits)}
+    )
+
+
+def _named(error: Fault | None) -> Fault | None:
+    return None if error is None else Fault(type=error.type, message="")
+
+
+def _is_fact(value: Any) -> bool:
+    """Whether a value is too small and too plain to hold contents."""
+    if isinstance(value, dict):
+        return len(value) <= _MAX_ITEMS and all(map(_is_scalar, [*value, *value.values()]))
+    if isinstance(value, list):
+        return len(value) <= _MAX_ITEMS and all(map(_is_scalar, value))
+    return _is_scalar(value)
+
+
+def _is_scalar(value: Any) -> bool:
+    return (
+        value is None
+        or isinstance(value, int | float)
+        or (isinstance(value, str) and len(value) <= _MAX_CHARS)
     )

@@ -11,8 +11,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from meshwright.core.access import Role
 from meshwright.core.messages import ID_PATTERN
-from meshwright.settings.forms import Table
-from meshwright.settings.references import Secret
+from meshwright.settings.forms import Secret, Table
 
 ADMIN_PREFIX = "mesh-admin-"
 """How an admin token begins that `mesh up` has made."""

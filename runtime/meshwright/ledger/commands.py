@@ -16,9 +16,8 @@ from meshwright.cli.connect import Connection, talk, whole_id
 from meshwright.cli.options import AMOUNT, ON_EMPTY, Target, json_option, mesh_options
 from meshwright.cli.output import document, echo_json, show, table
 from meshwright.cli.resources import group_of
-from meshwright.core.display import Document, dollars
+from meshwright.core.display import Column, Document, dollars
 from meshwright.core.errors import InvalidInput, NotFound
-from meshwright.core.resources import Column
 from meshwright.ledger.resources import ALLOWANCES, BUDGETS, TASK_BUDGET
 
 if TYPE_CHECKING:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from meshwright.core.display import Document, dollars, or_never
-from meshwright.core.resources import Column, Resource
+from meshwright.core.display import Column, Document, Resource, dollars, or_never
 
 TASK_BUDGET = "budget_usd"
 """The name of the budget that a task brings."""

@@ -18,9 +18,8 @@ from meshwright.cli.connect import Connection, running_mesh, talk
 from meshwright.cli.options import Target, data_option, json_option
 from meshwright.cli.output import echo_json, table
 from meshwright.cli.project import require_trust
-from meshwright.core.display import Document, local_time, seconds
+from meshwright.core.display import Column, Document, local_time, seconds
 from meshwright.core.errors import ConfigError, HostError, MeshError
-from meshwright.core.resources import Column
 from meshwright.sql.folder import make_private, read_private, write_private
 
 if TYPE_CHECKING:

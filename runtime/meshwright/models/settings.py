@@ -7,8 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from meshwright.settings.forms import Table, http_url
-from meshwright.settings.references import Secret
+from meshwright.settings.forms import Secret, Table, http_url
 
 
 class ModelsSettings(Table):

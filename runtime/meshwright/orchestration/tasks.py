@@ -95,10 +95,11 @@ class Tasks:
     ) -> Receipt:
         of = {TENANT: task.tenant_id}
         with self._tracing.span("submit task", parent=traceparent, attributes=of, kind="producer") as span:
-            traced = replace(task, traceparent=span.traceparent)
+            traceparent = span.traceparent
+            traced = replace(task, traceparent=traceparent)
             accept = Accept.of(traced, request_hash=request_hash, has_deadline=has_deadline)
             ref = TaskKey(task.tenant_id, task.task_id).ref
-            return await self._host.call(ref, "accept", accept, traceparent=span.traceparent)
+            return await self._host.call(ref, "accept", accept, traceparent=traceparent)
 
     async def task(self, task_id: str, tenant_id: str = "default") -> TaskView:
         """A task as it is now. Raises NotFound."""

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 
 from meshwright.core.clock import Clock
@@ -55,7 +56,7 @@ class Tenants:
         tell: Callable[..., None],
         read_stored: Callable[[], Awaitable[Mapping[str, int]]],
     ) -> None:
-        self._settings = settings
+        self._limit = lru_cache(_MAX_BUCKETS)(settings.limit)
         self._clock = clock
         self._tell = tell
         self._read_stored = read_stored
@@ -83,7 +84,7 @@ class Tenants:
 
     def require_room(self, tenant_id: str, open_tasks: int) -> None:
         """Raise Overloaded where a tenant has as many open tasks as it may."""
-        most = self._settings.limit(tenant_id, "max_open_tasks")
+        most = self._limit(tenant_id, "max_open_tasks")
         if most is not None and open_tasks >= most:
             raise self._refusal(
                 tenant_id,
@@ -94,7 +95,7 @@ class Tenants:
 
     def require_streams(self, tenant_id: str, open_streams: int) -> None:
         """Raise Overloaded where a tenant has as many open event streams and WebSockets as it may."""
-        most = self._settings.limit(tenant_id, "max_streams")
+        most = self._limit(tenant_id, "max_streams")
         if most is not None and open_streams >= most:
             raise self._refusal(
                 tenant_id,
@@ -106,7 +107,7 @@ class Tenants:
 
     async def require_storage(self, tenant_id: str) -> None:
         """Raise StorageExceeded where a tenant stores as much as it may, as of a second ago."""
-        most = self._settings.limit(tenant_id, "max_storage")
+        most = self._limit(tenant_id, "max_storage")
         if most is None:
             return
         stored = (await self._sizes()).get(tenant_id, 0)
@@ -126,7 +127,7 @@ class Tenants:
         names = every[:_MAX_SHOWN] if tenant_id is None else [tenant_id]
 
         def most(name: str, setting: TenantLimit) -> int | None:
-            limit = self._settings.limit(name, setting)
+            limit = self._limit(name, setting)
             return None if limit is None else int(limit)
 
         return [
@@ -160,8 +161,11 @@ class Tenants:
         return error
 
     def _within(self, tenant_id: str, rate: TenantLimit) -> _Bucket | None:
-        bucket = self._bucket(tenant_id, rate)
-        if bucket is not None and bucket.tokens < 1:
+        per_minute = self._limit(tenant_id, rate)
+        if per_minute is None:
+            return None
+        bucket = self._bucket(tenant_id, rate, per_minute)
+        if bucket.tokens < 1:
             raise self._refusal(
                 tenant_id,
                 rate,
@@ -171,10 +175,7 @@ class Tenants:
             )
         return bucket
 
-    def _bucket(self, tenant_id: str, rate: TenantLimit) -> _Bucket | None:
-        per_minute = self._settings.limit(tenant_id, rate)
-        if per_minute is None:
-            return None
+    def _bucket(self, tenant_id: str, rate: TenantLimit, per_minute: float) -> _Bucket:
         now, key = self._clock.now().timestamp(), (tenant_id, rate)
         bucket = self._buckets.get(key)
         if bucket is None:

@@ -40,6 +40,8 @@ def files_of(payload: Mapping[str, Any]) -> list[Any]:
 
 def referred_in(payload: Mapping[str, Any]) -> list[str]:
     """The files of other tasks that a task names, by their `url`."""
+    if "files" not in payload:
+        return []
     urls = [str(file.get("url")) for file in files_of(payload) if isinstance(file, Mapping)]
     return [url for url in dict.fromkeys(urls) if task_file_of(url) is not None]
 

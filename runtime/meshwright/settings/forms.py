@@ -1,12 +1,21 @@
-"""Forms of settings: host names, addresses, topics and URLs, each refused with what was expected."""
+"""Forms of settings: host names, addresses, topics and URLs, each refused with what was expected; secrets.
+
+A setting that holds a secret may say where the secret is: `env:NAME`, `file:/path`, `systemd:NAME` (a file of
+$CREDENTIALS_DIRECTORY), `kubernetes:/path` (a mounted secret), `dapr:STORE/NAME` (by the sidecar, with /KEY
+where the secret has several). Anything else is the secret itself.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -21,7 +30,106 @@ from pydantic import (
     model_validator,
 )
 
-from meshwright.settings.references import Secret
+_MAX_BYTES = 64 * 1024
+_SIDECAR_SECONDS = 20.0  # that a sidecar which starts beside us may take
+_PAUSE_SECONDS = 0.2
+
+
+def resolve(value: Any) -> Any:
+    """The secret that a setting refers to. Raises ValueError, which names the reference alone."""
+    if not isinstance(value, str):
+        return value
+    scheme, colon, place = value.partition(":")
+    if not colon or scheme not in _READERS:
+        return value
+    try:
+        found = _READERS[scheme](place)
+    except OSError as error:
+        raise ValueError(f"{value} cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{value} is no text") from None
+    except LookupError as error:
+        raise ValueError(f"{value}: {error.args[0]}") from None
+    if not found:
+        raise ValueError(f"{value} is empty")
+    return found
+
+
+Secret = Annotated[SecretStr, BeforeValidator(resolve)]
+"""The type of a setting that holds a secret, or a reference to it."""
+
+
+def _environment(name: str) -> str:
+    if name not in os.environ:
+        raise LookupError(f"the environment has no {name}")
+    return os.environ[name]
+
+
+def _file(path: str) -> str:
+    if not path.startswith("/"):
+        raise LookupError("the path has to be absolute, like file:/etc/mesh/token")
+    with Path(path).open("rb") as file:
+        content = file.read(_MAX_BYTES + 1)
+    if len(content) > _MAX_BYTES:
+        raise LookupError(f"it has over {_MAX_BYTES:,} bytes")
+    return content.decode().strip("\r\n")
+
+
+def _systemd(name: str) -> str:
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    if not folder:
+        raise LookupError("systemd gave no credentials: set LoadCredential= in the unit")
+    if "/" in name or name in ("", ".", ".."):
+        raise LookupError("name a credential, not a path")
+    return _file(f"{folder}/{name}")
+
+
+def _dapr(place: str) -> str:
+    """A secret of a Dapr secret store. The sidecar may still be starting."""
+    store, slash, name = place.partition("/")
+    name, _, key = name.partition("/")
+    if not slash or not store or not name:
+        raise LookupError("expected dapr:STORE/NAME, or dapr:STORE/NAME/KEY")
+    values = _asked_sidecar(f"/v1.0/secrets/{quote(store, safe='')}/{quote(name, safe='')}")
+    key = key or (name if name in values or len(values) != 1 else next(iter(values)))
+    if key not in values:
+        raise LookupError("the secret has several values: name one, as dapr:STORE/NAME/KEY")
+    return str(values[key])
+
+
+def _asked_sidecar(path: str) -> Mapping[str, Any]:
+    import http.client
+
+    port = os.environ.get("DAPR_HTTP_PORT", "3500")
+    if not port.isdecimal():
+        raise LookupError(f"DAPR_HTTP_PORT is no port: {port!r}")
+    headers = {"dapr-api-token": token} if (token := os.environ.get("DAPR_API_TOKEN")) else {}
+    ends = time.monotonic() + _SIDECAR_SECONDS
+    while True:
+        connection = http.client.HTTPConnection("127.0.0.1", int(port), timeout=_SIDECAR_SECONDS)
+        try:
+            connection.request("GET", path, headers=headers)
+            answer = connection.getresponse()
+            body = answer.read()
+        except (OSError, http.client.HTTPException):
+            if time.monotonic() > ends:
+                raise LookupError(f"no sidecar answers at 127.0.0.1:{port} (DAPR_HTTP_PORT)") from None
+            time.sleep(_PAUSE_SECONDS)
+            continue
+        finally:
+            connection.close()
+        if answer.status != 200:
+            raise LookupError(f"the sidecar answered {answer.status}: is there such a store and secret?")
+        return json.loads(body)
+
+
+_READERS: Mapping[str, Callable[[str], str]] = {
+    "env": _environment,
+    "file": _file,
+    "kubernetes": _file,
+    "systemd": _systemd,
+    "dapr": _dapr,
+}
 
 
 class Table(BaseModel):

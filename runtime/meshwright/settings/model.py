@@ -11,8 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
 from meshwright.core.errors import ConfigError
 from meshwright.core.plugins import COMPONENTS, installed
 from meshwright.parts import BUILTIN, imported
-from meshwright.settings.forms import Table
-from meshwright.settings.references import Secret
+from meshwright.settings.forms import Secret, Table
 
 if TYPE_CHECKING:
     from meshwright.agents.settings import AgentsSettings, PromptsSettings, ToolsSettings
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
         TenantsSettings,
     )
     from meshwright.services.agent_config.settings import AgentConfigSettings
-    from meshwright.services.schedules.settings import SchedulesSettings
+    from meshwright.services.schedules.spec import SchedulesSettings
     from meshwright.tools.settings import ApprovalsSettings
 
 _RECORD_PAYLOADS = 4  # a task's record holds its payload, its result, and the results of its attempts

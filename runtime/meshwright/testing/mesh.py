@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from meshwright.agent import Agent
-from meshwright.app import build_mesh
+from meshwright.app import StoreDeps, build_mesh
 from meshwright.core import topics
 from meshwright.core.clock import Clock
 from meshwright.core.errors import MeshError, ModelError, PromptError
@@ -30,7 +30,6 @@ from meshwright.models.offline import stream_words
 from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta, ToolCall
 from meshwright.orchestration.tasks import Tasks
 from meshwright.prompts.sources import BUILT_IN
-from meshwright.runtimes import StoreDeps
 from meshwright.settings import load_settings
 from meshwright.sql.database import Database
 from meshwright.stores.memory import Faults, MemoryData, MemoryStore

@@ -19,14 +19,13 @@ from typing import Any, TypeVar
 import uvloop
 from pydantic import TypeAdapter
 
-from meshwright.app import WHOLE_MESH, build_mesh, role_of
+from meshwright.app import WHOLE_MESH, StoreDeps, build_mesh, role_of
 from meshwright.core import topics
 from meshwright.core.errors import HostError
 from meshwright.core.messages import Outcome, Receipt, TaskRequest
 from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
 from meshwright.orchestration.tasks import Tasks
-from meshwright.runtimes import StoreDeps
 from meshwright.stores.dapr import DaprStore, Options
 from tests.support.faults import dapr_controls
 from tests.support.faults.failpoints import Failpoints

@@ -20,14 +20,13 @@ from typing import Any, Protocol
 import uvloop
 from pydantic import TypeAdapter
 
-from meshwright.app import build_mesh
+from meshwright.app import StoreDeps, build_mesh
 from meshwright.core.messages import Outcome, Receipt, TaskRequest
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.kernel import ahead
 from meshwright.mesh import Mesh
 from meshwright.orchestration.tasks import Tasks
-from meshwright.runtimes import StoreDeps
 from meshwright.sql.sqlite import SqliteDatabase
 from tests.support.faults import controls
 from tests.support.faults.failpoints import FailingHost, Failpoints

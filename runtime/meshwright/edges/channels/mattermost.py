@@ -17,7 +17,7 @@ from pydantic_core import from_json
 
 from meshwright.core.clock import Backoff
 from meshwright.core.errors import InvalidInput, NotFound, TooLarge
-from meshwright.edges.channels.messages import (
+from meshwright.edges.channels.chats import (
     MAX_CONTENT_CHARS,
     ChannelMessage,
     ChatChannel,

@@ -14,7 +14,7 @@ from pydantic_core import from_json
 from meshwright.core.errors import Conflict, Forbidden, IdempotencyConflict, InvalidInput, NotFound
 from meshwright.core.messages import Caller, TaskRequest
 from meshwright.core.schema import takes_approval
-from meshwright.edges.channels.messages import (
+from meshwright.edges.channels.chats import (
     SCHEME,
     ChannelAddress,
     ChannelMessage,

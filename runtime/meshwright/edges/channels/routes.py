@@ -11,8 +11,16 @@ from pydantic import BaseModel
 
 from meshwright.edges.channels.receiver import Accepted, ChannelReceiver
 from meshwright.edges.deliveries import json_object
-from meshwright.edges.delivery_routes import PROBLEMS, Name, address_of, body_like
-from meshwright.edges.http.routing import ReadyMesh, make_router, problems, read_body
+from meshwright.edges.http.routing import (
+    DELIVERY_PROBLEMS,
+    DeliveryName,
+    ReadyMesh,
+    address_of,
+    body_like,
+    make_router,
+    problems,
+    read_body,
+)
 
 _MAX_MESSAGE_BYTES = 3 * 1024 * 1024  # of a delivery of WhatsApp
 _NO_CHANNEL = {401: "There is no such channel, or the signature or token is wrong."}
@@ -33,10 +41,10 @@ def channel_routes(receiver: ChannelReceiver) -> APIRouter:
         "/channels/{channel}",
         summary="Deliver messages of a chat",
         response_model_exclude_none=True,
-        responses=problems({**PROBLEMS, **_NO_CHANNEL, 422: "It is no message."}),
+        responses=problems({**DELIVERY_PROBLEMS, **_NO_CHANNEL, 422: "It is no message."}),
         openapi_extra=body_like({"type": "event_callback"}),
     )
-    async def deliver(request: Request, mesh: ReadyMesh, channel: Name) -> Messages:
+    async def deliver(request: Request, mesh: ReadyMesh, channel: DeliveryName) -> Messages:
         """Take the messages of a channel of the settings. Replies are sent later, where they came from.
 
         A signature over the body as it was sent decides who may. A message that is sent again is the same
@@ -62,7 +70,7 @@ def channel_routes(receiver: ChannelReceiver) -> APIRouter:
     )
     async def verify(
         request: Request,
-        channel: Name,
+        channel: DeliveryName,
         mode: Annotated[str, Query(alias="hub.mode")] = "",
         token: Annotated[str, Query(alias="hub.verify_token")] = "",
         challenge: Annotated[str, Query(alias="hub.challenge", max_length=1000)] = "",

@@ -13,7 +13,7 @@ from meshwright.core.errors import MeshError
 from meshwright.core.messages import ENDED, Event, Outcome, derived_id
 from meshwright.core.redaction import redact
 from meshwright.core.schema import takes_approval
-from meshwright.edges.channels.messages import (
+from meshwright.edges.channels.chats import (
     MAX_CONTENT_CHARS,
     SCHEME,
     ChannelAddress,

@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 
 from meshwright.core.errors import ConfigError, MeshError
 from meshwright.core.plugins import install_command
-from meshwright.edges.channels.messages import (
+from meshwright.edges.channels.chats import (
     MAX_CONTENT_CHARS,
     ChannelMessage,
     ChatChannel,
@@ -44,14 +44,7 @@ _MENTION = re.compile(r"^\s*<@[A-Z0-9]+>\s*")
 
 
 class SlackChat:
-    """Slack's Events API, and chat.postMessage.
-
-    https://docs.slack.dev/authentication/verifying-requests-from-slack
-    https://docs.slack.dev/apis/events-api
-    https://docs.slack.dev/reference/methods/chat.postMessage
-    https://docs.slack.dev/reference/methods/conversations.replies
-    https://docs.slack.dev/reference/methods/assistant.threads.setStatus
-    """
+    """Slack's Events API, and its methods for messages."""
 
     typing_seconds, has_status = 60.0, True  # Slack's own limit is two minutes
 

@@ -81,7 +81,7 @@ class Erasure(BaseModel):
     summary="Erase contents",
     responses=problems({404: "There is no such task.", 409: "A task is still open.", **_NOT_ADMIN}),
 )
-async def erase(acting: Annotated[Administration, by("erase")], wanted: EraseRequest) -> Erasure:
+async def _erase(acting: Annotated[Administration, by("erase")], wanted: EraseRequest) -> Erasure:
     """Erase what was asked, said and answered in tasks of the caller's tenant, with all that they delegated.
 
     This cannot be undone. That the tasks ran, when, for whom and at what cost stays, and the event log
@@ -92,13 +92,13 @@ async def erase(acting: Annotated[Administration, by("erase")], wanted: EraseReq
 
 
 @router.get("/audit/verify", summary="Verify the event log", responses=problems(_NOT_ADMIN))
-async def verify_log(acting: Annotated[Administration, by("verify")]) -> Verification:
+async def _verify_log(acting: Annotated[Administration, by("verify")]) -> Verification:
     """Walk the hash chain of the event log, and check the signed heads: seconds for a million rows."""
     return Verification(**asdict(await acting.verify()))
 
 
 @router.post("/secrets/rotate", summary="Encrypt secrets with a new key", responses=problems(_NOT_ADMIN))
-async def rotate_secrets(acting: Annotated[Administration, by("rotate_secrets")]) -> Rotation:
+async def _rotate_secrets(acting: Annotated[Administration, by("rotate_secrets")]) -> Rotation:
     """Make a new key, where the data folder has the keys, and encrypt all stored secrets with it."""
     return Rotation(renewed=await acting.rotate_secrets())
 
@@ -154,7 +154,7 @@ class Opened(BaseModel):
     response_description="`key` is shown this once.",
     responses=problems(_NOT_ADMIN),
 )
-async def create_key(
+async def _create_key(
     acting: Annotated[Administration, by("create_key")], wanted: KeyRequest, response: Response
 ) -> NewKey:
     """Create a key for a person, a program or an agent. From the first one on, every caller needs a key.
@@ -166,7 +166,7 @@ async def create_key(
 
 
 @keys.get("/keys", summary="List virtual keys", responses=problems(_NOT_ADMIN))
-async def list_keys(acting: Annotated[Administration, by("list_keys")]) -> KeyList:
+async def _list_keys(acting: Annotated[Administration, by("list_keys")]) -> KeyList:
     """List the keys of the caller's tenant, and whose each is; never the key itself.
 
     The administrator of the mesh sees those of all tenants.
@@ -177,7 +177,7 @@ async def list_keys(acting: Annotated[Administration, by("list_keys")]) -> KeyLi
 
 
 @keys.post("/keys/open", summary="Require no key any more", responses=problems(_NOT_ADMIN))
-async def open_mesh(acting: Annotated[Administration, by("open_keys")]) -> Opened:
+async def _open_mesh(acting: Annotated[Administration, by("open_keys")]) -> Opened:
     """Revoke every key, and require none until another is created. `keys.required = true` still holds."""
     return Opened(revoked=await acting.open_keys())
 
@@ -187,7 +187,7 @@ async def open_mesh(acting: Annotated[Administration, by("open_keys")]) -> Opene
     summary="Revoke a virtual key",
     responses=problems({404: "There is no such key.", **_NOT_ADMIN}),
 )
-async def revoke_key(
+async def _revoke_key(
     acting: Annotated[Administration, by("revoke_key")], key_id: Annotated[str, Path(pattern=ID_PATTERN)]
 ) -> Key:
     """Revoke a key immediately. This cannot be undone, and callers still need a key."""
@@ -201,7 +201,7 @@ async def revoke_key(
     response_description="`key` is shown this once.",
     responses=problems({404: "There is no such key.", 409: "It was revoked or rotated.", **_NOT_ADMIN}),
 )
-async def rotate_key(
+async def _rotate_key(
     acting: Annotated[Administration, by("rotate_key")],
     key_id: Annotated[str, Path(pattern=ID_PATTERN)],
     wanted: RotateRequest,
@@ -241,8 +241,6 @@ class AllowanceRequest(Strict):
 
 
 class _AllowanceQuery(Strict):
-    """The spender of allowances."""
-
     whose: str = Field(min_length=1, max_length=128)
     tenant_id: Identifier | None = None
 
@@ -254,14 +252,12 @@ class AllowanceItems(BaseModel):
 
 
 class _EstimateQuery(Strict):
-    """Which tasks."""
-
     agent_id: Identifier | None = None
     capability: Identifier | None = None
 
 
 @budgets.get("/budgets", summary="List budgets")
-async def list_budgets(acting: Annotated[Administration, by("budgets")]) -> BudgetList:
+async def _list_budgets(acting: Annotated[Administration, by("budgets")]) -> BudgetList:
     """Show what each budget may spend, has spent and holds for calls under way, and when it renews.
 
     `estimated_usd` is the part of what is spent that no provider counted.
@@ -275,7 +271,7 @@ async def list_budgets(acting: Annotated[Administration, by("budgets")]) -> Budg
     summary="Raise a budget",
     responses=problems({404: "There is no such budget.", **_NO_OPERATOR}),
 )
-async def raise_budget(
+async def _raise_budget(
     acting: Annotated[Administration, by("raise_budget")], wanted: RaiseRequest
 ) -> BudgetView:
     """Add dollars to a budget: for the rest of its window, or for good where that has no end.
@@ -286,13 +282,13 @@ async def raise_budget(
 
 
 @budgets.get("/allowances", summary="List allowances", responses=problems(_NO_OPERATOR))
-async def list_allowances(acting: Annotated[Administration, by("allowances")]) -> AllowanceItems:
+async def _list_allowances(acting: Annotated[Administration, by("allowances")]) -> AllowanceItems:
     """Show the budgets that were set while the mesh runs."""
     return AllowanceItems(items=await acting.allowances())
 
 
 @budgets.put("/allowances", summary="Set an allowance", responses=problems(_NO_OPERATOR))
-async def set_allowance(acting: Annotated[Administration, by("allow")], wanted: AllowanceRequest) -> Budget:
+async def _set_allowance(acting: Annotated[Administration, by("allow")], wanted: AllowanceRequest) -> Budget:
     """Allow somebody an amount in a window, in place of what was allowed in such a window before.
 
     It counts with the next call of a model, on every worker within a second.
@@ -303,7 +299,7 @@ async def set_allowance(acting: Annotated[Administration, by("allow")], wanted: 
 @budgets.delete(
     "/allowances", summary="Remove allowances", responses=problems({404: "There are none.", **_NO_OPERATOR})
 )
-async def remove_allowances(
+async def _remove_allowances(
     acting: Annotated[Administration, by("disallow")], query: Annotated[_AllowanceQuery, Query()]
 ) -> AllowanceItems:
     """End the allowances of somebody, of every window, and show them."""
@@ -315,7 +311,7 @@ async def remove_allowances(
     summary="Estimate a task",
     responses=problems({422: "Neither an agent nor a capability is named."}),
 )
-async def estimate_task(
+async def _estimate_task(
     acting: Annotated[Administration, by("estimate")], query: Annotated[_EstimateQuery, Query()]
 ) -> TaskEstimate:
     """Show what the last such tasks have cost, with all that they delegated: median and 90 %."""
@@ -346,7 +342,7 @@ class DeploymentTests(BaseModel):
 
 
 @deployments.get("/deployments", summary="List deployments of models", responses=problems(_NOT_OPERATOR))
-async def list_deployments(acting: Annotated[Administration, by("deployments")]) -> dict[str, Any]:
+async def _list_deployments(acting: Annotated[Administration, by("deployments")]) -> dict[str, Any]:
     """List the groups of models with their deployments, prices, fallbacks, and missing variables."""
     return await acting.deployments()
 
@@ -354,7 +350,7 @@ async def list_deployments(acting: Annotated[Administration, by("deployments")])
 @deployments.get(
     "/deployments/route", summary="Explain where a call goes", responses=problems(_NOT_OPERATOR | _NO_GROUP)
 )
-async def explain_route(
+async def _explain_route(
     acting: Annotated[Administration, by("explain_route")], query: Annotated[_RouteQuery, Query()]
 ) -> dict[str, Any]:
     """Say which deployments a call of a group with tags would reach, what follows, and why."""
@@ -364,7 +360,7 @@ async def explain_route(
 @deployments.post(
     "/deployments/test", summary="Test deployments", responses=problems(_NOT_OPERATOR | _NO_GROUP)
 )
-async def test_deployments(
+async def _test_deployments(
     acting: Annotated[Administration, by("test_deployments")], wanted: TestRequest
 ) -> DeploymentTests:
     """Call each usable deployment plainly, streamed and with a tool, for a few tokens each.

@@ -1,11 +1,14 @@
-"""The application: the routes of the API and of components, behind a gate that all requests pass."""
+"""The application: the routes of the API and of components, static pages, and the gate for all requests."""
 
 from __future__ import annotations
 
+import mimetypes
 import re
 import socket
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
 from functools import lru_cache, partial
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from ipaddress import ip_address
 from operator import itemgetter
 from typing import Any
@@ -16,9 +19,9 @@ from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from meshwright.component import Component
+from meshwright.component import Component, Pages
 from meshwright.core import __version__
-from meshwright.core.errors import InvalidInput, MeshError
+from meshwright.core.errors import ConfigError, InvalidInput, MeshError
 from meshwright.core.http_limits import PEER_UID
 from meshwright.core.messages import ID_PATTERN
 from meshwright.edges.http import administration, events, mesh_routes, models, tasks
@@ -32,8 +35,7 @@ from meshwright.edges.http.errors import (
     record_misuse,
 )
 from meshwright.edges.http.events import Streams
-from meshwright.edges.http.pages import page_routers
-from meshwright.edges.http.routing import ANY_PROBLEM, RouterKinds, complete_document, make_router
+from meshwright.edges.http.routing import ANY_PROBLEM, RouterKinds, ViewerDep, complete_document, make_router
 from meshwright.edges.http.sessions import CREDENTIALS, Sessions
 from meshwright.identity.auth import Authenticators, Credentials, bearer_of
 from meshwright.mesh import Mesh
@@ -63,8 +65,6 @@ _FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b
 
 
 class _Api(FastAPI):
-    """FastAPI whose document shows examples and problems."""
-
     def openapi(self) -> dict[str, Any]:
         return self.openapi_schema or complete_document(super().openapi())
 
@@ -144,8 +144,6 @@ def _entry() -> APIRouter:
 
 
 class _BadHeader(InvalidInput):
-    """A header that cannot be read."""
-
     status = 400
 
 
@@ -196,7 +194,6 @@ class _Gate:
         await app(scope, receive, send)
 
     async def _authenticated(self, scope: Scope, receive: Receive, headers: dict[bytes, bytes]) -> ASGIApp:
-        """Returns what answers a request, once its caller is known."""
         try:
             credentials = scope[CREDENTIALS] = _credentials(scope, headers, self._authenticator.headers)
             scope[CALLER] = await self._authenticator.authenticate(credentials)
@@ -235,7 +232,7 @@ class _Gate:
     def _is_ours(self, name: str, scope: Scope) -> bool:
         if is_loopback(name):
             return True
-        if self._is_exposed or not is_loopback(_address(scope, "server")):
+        if self._is_exposed or not is_loopback((scope.get("server") or ("",))[0]):
             return name in self._exposed_names or _is_address(name)
         return name in self._names
 
@@ -265,12 +262,12 @@ def is_local(scope: Scope) -> bool:
 
     It grants nothing that keys protect: a proxy that says nothing is local too.
     """
-    is_here = is_loopback(_address(scope, "client")) and is_loopback(_address(scope, "server"))
-    return is_here and _FORWARDED.isdisjoint(map(itemgetter(0), scope["headers"]))
-
-
-def _address(scope: Scope, end: str) -> str:
-    return (scope.get(end) or ("",))[0]
+    client, server = scope.get("client") or ("",), scope.get("server") or ("",)
+    return (
+        is_loopback(client[0])
+        and is_loopback(server[0])
+        and _FORWARDED.isdisjoint(map(itemgetter(0), scope["headers"]))
+    )
 
 
 @lru_cache(maxsize=64)
@@ -304,3 +301,63 @@ def _is_address(name: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+_INDEX = "index.html"
+_PATH = re.compile(r"/|(/[A-Za-z0-9_.-]+)+")
+_HEADERS = {"Cache-Control": "no-cache"}
+_DOCUMENTATION = Pages("/docs", files("meshwright.edges.http").joinpath("docs"), is_open=True)
+
+
+def page_routers(components: Sequence[Component]) -> list[APIRouter]:
+    """Makes a router of the pages of each component, and of the documentation.
+
+    Each file has a route, so that no path leads out of its folder. Raises ConfigError for a path that cannot
+    be one, or that two have.
+    """
+    owners = {_DOCUMENTATION.path: "http"}
+    found = []
+    for component in components:
+        for pages in component.pages():
+            remedy = f"Give the pages of {component.name} a path like /{component.name}"
+            if not _PATH.fullmatch(pages.path):
+                raise ConfigError(f"{pages.path!r} cannot be the path of pages", remedy=remedy, field="path")
+            if (owner := owners.setdefault(pages.path, component.name)) != component.name:
+                what = f"Components {owner} and {component.name} both have pages at {pages.path}"
+                raise ConfigError(what, remedy=remedy, field="path")
+            found.append(pages)
+    return [_router(pages) for pages in (*found, _DOCUMENTATION)]
+
+
+def _router(pages: Pages) -> APIRouter:
+    router = make_router(is_open=pages.is_open)
+    base = pages.path.rstrip("/")
+    for name, content in _files(pages.folder):
+        path = pages.path if name == _INDEX else f"{base}/{name}"
+        show = _showing(content, mimetypes.guess_type(name)[0], is_open=pages.is_open)
+        router.add_api_route(path, show, include_in_schema=False)
+    return router
+
+
+def _files(folder: Traversable, inside: str = "") -> Iterator[tuple[str, bytes]]:
+    for entry in folder.iterdir():
+        if entry.name.startswith((".", "__")):
+            continue
+        if entry.is_dir():
+            yield from _files(entry, f"{inside}{entry.name}/")
+        else:
+            yield f"{inside}{entry.name}", entry.read_bytes()
+
+
+def _showing(
+    content: bytes, media_type: str | None, *, is_open: bool
+) -> Callable[..., Coroutine[Any, Any, Response]]:
+    """The endpoint of a file. A browser asks each time whether it has changed."""
+
+    async def show() -> Response:
+        return Response(content, media_type=media_type or "application/octet-stream", headers=_HEADERS)
+
+    async def show_to_viewers(caller: ViewerDep) -> Response:
+        return await show()
+
+    return show if is_open else show_to_viewers

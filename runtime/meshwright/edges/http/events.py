@@ -109,7 +109,7 @@ def resume_after(request: Request, start: Start) -> int | None:
 
 
 @router.get("/events", summary="Query the event log", response_model=EventPage)
-async def query_events(
+async def _query_events(
     operations: Annotated[Operations, may("events")], query: Annotated[_EventQuery, Query()]
 ) -> Response:
     """Look up events by their fields, by range of `seq`, or by time."""
@@ -119,7 +119,7 @@ async def query_events(
 @router.get(
     "/events/stream", summary="Follow the event log", responses=EVENTS, response_class=StreamingResponse
 )
-async def stream_events(
+async def _stream_events(
     request: Request, operations: Annotated[Operations, may("tail")], tail: Annotated[_EventTail, Query()]
 ) -> Response:
     """Follow events as they are committed, from now on or behind `Last-Event-ID`.
@@ -257,7 +257,7 @@ class PublishedEvent(BaseModel):
     response_description="Durable.",
     responses=problems({507: "The tenant stores as much as it may."}),
 )
-async def publish(
+async def _publish(
     mesh: ReadyMesh,
     operations: Annotated[Operations, may("publish")],
     event: EventRequest,

@@ -12,8 +12,9 @@ from meshwright.core import __version__
 from meshwright.core.capability import AgentInfo
 from meshwright.core.errors import Draining
 from meshwright.core.messages import ID_PATTERN, ScoreCard
+from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import Strict
-from meshwright.edges.http.routing import ReadyMesh, make_router, may, problems, valid_trace
+from meshwright.edges.http.routing import ReadyMesh, make_router, may, problems
 from meshwright.events.status import MeshStatus
 from meshwright.identity.operations import Operations
 from meshwright.ledger.costs import By, Costs
@@ -42,7 +43,7 @@ class _CostQuery(Strict):
 
 
 @router.get("/agents", summary="List agents", tags=["agents"])
-async def list_agents(operations: Annotated[Operations, may("agents")]) -> AgentList:
+async def _list_agents(operations: Annotated[Operations, may("agents")]) -> AgentList:
     """Show every agent that is registered, and how it is doing."""
     return AgentList(items=operations.agents())
 
@@ -53,7 +54,7 @@ async def list_agents(operations: Annotated[Operations, may("agents")]) -> Agent
     tags=["agents"],
     responses=problems({404: "No agent has that capability."}),
 )
-async def score_agents(
+async def _score_agents(
     operations: Annotated[Operations, may("scores")], capability: Annotated[str, Path(pattern=ID_PATTERN)]
 ) -> ScoreList:
     """Show how the agents that are not offline score for a capability, factor by factor, best first."""
@@ -66,7 +67,7 @@ async def score_agents(
     tags=["costs"],
     responses=problems({422: "`since` is not a time, or `by` nothing."}),
 )
-async def sum_costs(
+async def _sum_costs(
     operations: Annotated[Operations, may("costs")], query: Annotated[_CostQuery, Query()]
 ) -> Costs:
     """Sum up what calls of models have cost, most expensive first, and all of them together.
@@ -79,7 +80,7 @@ async def sum_costs(
 
 
 @router.get("/status", summary="How is the mesh doing?", tags=["tasks"])
-async def show_status(operations: Annotated[Operations, may("status")]) -> MeshStatus:
+async def _show_status(operations: Annotated[Operations, may("status")]) -> MeshStatus:
     """Count open tasks by status and by what they wait for, and show which deployments are left alone.
 
     The holder of a key sees the tasks of the key's tenant, the administrator all of it.
@@ -88,7 +89,7 @@ async def show_status(operations: Annotated[Operations, may("status")]) -> MeshS
 
 
 @router.post("/compress", summary="Compress a context", tags=["context"])
-async def compress(
+async def _compress(
     request: Request, operations: Annotated[Operations, may("compress")], wanted: CompressRequest
 ) -> CompressResponse:
     """Make the context that the receiver needs: by rules, and by a model where those are not enough."""
@@ -99,7 +100,7 @@ async def compress(
 
 
 @probes.get("/healthz", summary="Is it alive?")
-async def alive() -> dict[str, str]:
+async def _alive() -> dict[str, str]:
     """Answer while the process can."""
     return {"status": "ok", "version": __version__}
 
@@ -109,7 +110,7 @@ async def alive() -> dict[str, str]:
     summary="Does it take tasks?",
     responses=problems({503: "It is starting or stopping, or its store is away."}),
 )
-async def ready(mesh: ReadyMesh) -> dict[str, str]:
+async def _ready(mesh: ReadyMesh) -> dict[str, str]:
     """Answer with 200 while the mesh takes tasks."""
     if not mesh.takes_tasks:
         raise Draining(
@@ -119,6 +120,6 @@ async def ready(mesh: ReadyMesh) -> dict[str, str]:
 
 
 @probes.get("/health", summary="Is the llm-service there?")
-async def llm_alive() -> dict[str, str]:
+async def _llm_alive() -> dict[str, str]:
     """Answer while the process can."""
     return {"status": "ok"}

@@ -123,7 +123,7 @@ class EmbeddingList(BaseModel):
 
 
 @openai_router.get("/v1/models", summary="List the models, as OpenAI's API does")
-async def list_models(request: Request, operations: Annotated[Operations, may("models")]) -> ModelList:
+async def _list_models(request: Request, operations: Annotated[Operations, may("models")]) -> ModelList:
     """List the groups that may be named as `model`."""
     return ModelList(
         object="list", data=[ModelEntry(id=name) for name in _groups(request, operations) or GROUPS]
@@ -131,7 +131,7 @@ async def list_models(request: Request, operations: Annotated[Operations, may("m
 
 
 @openai_router.get("/v1/models/{model_id:path}", summary="Describe a model, as OpenAI's API does")
-async def describe_model(
+async def _describe_model(
     request: Request,
     operations: Annotated[Operations, may("models")],
     model_id: Annotated[str, Path(min_length=1, max_length=128)],
@@ -147,7 +147,7 @@ async def describe_model(
     response_model=ChatCompletion,
     responses={200: {"content": STREAM}},
 )
-async def complete_chat(
+async def _complete_chat(
     request: Request, mesh: ReadyMesh, operations: _CallerDep, asked: ChatRequest
 ) -> Response:
     """Have a model answer. A client that goes away ends the call, and closes its connection."""
@@ -168,7 +168,7 @@ async def complete_chat(
     response_model=ResponseDocument,
     responses={200: {"content": STREAM}},
 )
-async def respond(
+async def _respond(
     request: Request, mesh: ReadyMesh, operations: _CallerDep, asked: ResponsesRequest
 ) -> Response:
     """Have a model answer, in the shape of the Responses API. Nothing of it is stored."""
@@ -189,7 +189,7 @@ async def respond(
 @openai_router.post(
     "/v1/embeddings", summary="Embed texts, as OpenAI's API does", response_model=EmbeddingList
 )
-async def embed(
+async def _embed(
     request: Request, mesh: ReadyMesh, operations: _CallerDep, asked: EmbeddingRequest
 ) -> Response:
     """Make texts vectors. A client that goes away ends the call, and closes its connection."""
@@ -220,7 +220,7 @@ async def embed(
         }
     },
 )
-async def complete(
+async def _complete(
     request: Request, mesh: ReadyMesh, operations: _CallerDep, asked: CompleteRequest
 ) -> Response:
     """Have the best or the fastest model answer some messages. A client that goes away ends the call."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from importlib.resources import files
 from typing import Annotated, Any, ClassVar, get_type_hints
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
@@ -15,16 +15,16 @@ from starlette.types import Scope
 
 from meshwright.core.access import Role
 from meshwright.core.errors import Draining
-from meshwright.core.messages import Caller
-from meshwright.core.tracing import parse
+from meshwright.core.messages import ID_PATTERN, Caller
 from meshwright.edges.bodies import (
     PAYLOAD,
     PROBLEM_TYPE,
     BodyLimit,
     InvalidFields,
     Problem,
-    check_size,
+    max_size,
     read_json,
+    too_large,
 )
 from meshwright.edges.http.errors import CALLER, ErrorShape, JsonLine, OpenAIErrorBody, RouterKind, kind_of
 from meshwright.edges.http.errors import record_misuse as record_misuse  # for WebSockets of components
@@ -78,8 +78,6 @@ class Needs:
 
 
 class _Operation(Needs):
-    """The rule of one of the mesh's operations."""
-
     def __init__(self, name: str, kind: type[Acting]) -> None:
         super().__init__(RULES[name])
         self._name = name
@@ -128,11 +126,6 @@ SubmitterDep = Annotated[Caller, needs(Role.SUBMITTER)]
 OperatorDep = Annotated[Caller, needs(Role.OPERATOR)]
 
 
-def valid_trace(traceparent: str | None) -> str | None:
-    """Returns a W3C traceparent; a malformed one counts as none."""
-    return traceparent if traceparent and parse(traceparent) else None
-
-
 class _JsonRoute(APIRoute):
     """A route whose body is JSON within the limits of the mesh, whatever content type it claims to be.
 
@@ -142,6 +135,7 @@ class _JsonRoute(APIRoute):
     kind: ClassVar = RouterKind()
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        options["name"] = options.get("name") or endpoint.__name__.lstrip("_")  # of it the document makes ids
         super().__init__(path, endpoint, **options)
         needed = needs_of(endpoint)
         if needed is not None and not self.description.endswith(roles := str(needed.rule)):
@@ -169,8 +163,6 @@ class _JsonRoute(APIRoute):
 
 
 class _ReadRequest(Request):
-    """A request whose body has been read."""
-
     def __init__(self, request: Request, document: Any) -> None:
         headers = [header for header in request.scope["headers"] if header[0] != _JSON[0]]
         super().__init__({**request.scope, "headers": [*headers, _JSON]}, request.receive)
@@ -186,11 +178,13 @@ class _ReadRequest(Request):
 async def read_body(request: Request, settings: Settings) -> bytes:
     """Reads no more of a body than its router's limit. Raises TooLarge."""
     limit = kind_of(request.scope).max_body
-    announced, body = request.headers.get("content-length", ""), bytearray()
-    check_size(int(announced) if announced.isdecimal() else 0, settings, limit)
+    announced, body, most = request.headers.get("content-length", ""), bytearray(), max_size(settings, limit)
+    if announced.isdecimal() and int(announced) > most:
+        raise too_large(settings, limit)
     async for chunk in request.stream():
         body += chunk
-        check_size(len(body), settings, limit)
+        if len(body) > most:
+            raise too_large(settings, limit)
     return bytes(body)
 
 
@@ -301,3 +295,25 @@ def complete_document(document: dict[str, Any]) -> dict[str, Any]:
             if status >= "4":
                 response.setdefault("content", {PROBLEM_TYPE: PROBLEM})
     return document
+
+
+# Deliveries, which need no key: signatures say who sends
+
+DeliveryName = Annotated[str, Path(pattern=ID_PATTERN)]
+DELIVERY_PROBLEMS = {
+    400: "The body is no JSON object.",
+    413: "The body is too large, or nested too deep.",
+    415: "The body is not sent as application/json.",
+    429: "The mesh has as many open tasks as it may: `Retry-After` says when to try again.",
+}
+
+
+def address_of(request: Request) -> str:
+    """The address of the sender; empty where the connection has none."""
+    return request.client.host if request.client is not None else ""
+
+
+def body_like(example: dict[str, str]) -> dict[str, Any]:
+    """Documents a body that is read as it was sent."""
+    content = {"application/json": {"schema": {"type": "object"}, "example": example}}
+    return {"requestBody": {"content": content, "required": True}}

@@ -10,6 +10,7 @@ from fastapi import Header, Path, Query, Request, Response
 from pydantic import Field
 
 from meshwright.core.messages import ENDED, ID_PATTERN, Event, Identifier, Receipt, TaskStatus
+from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import AnswerRequest, Strict, read_model
 from meshwright.edges.http.errors import CALLER, JsonLine
 from meshwright.edges.http.events import (
@@ -20,8 +21,8 @@ from meshwright.edges.http.events import (
     resume_after,
     streams_of,
 )
-from meshwright.edges.http.routing import EVENTS, make_router, may, problems, read_body, valid_trace
-from meshwright.edges.notify import NotifyingRequest, notifier_of
+from meshwright.edges.http.routing import EVENTS, make_router, may, problems, read_body
+from meshwright.edges.outgoing import NotifyingRequest, notifier_of
 from meshwright.events.inbox import InboxPage
 from meshwright.events.tasks import TaskPage
 from meshwright.identity.operations import Operations
@@ -65,7 +66,7 @@ class _TaskQuery(Strict):
         }
     ),
 )
-async def submit(
+async def _submit(
     operations: Annotated[Operations, may("submit")],
     task: NotifyingRequest,
     idempotency_key: Annotated[
@@ -101,12 +102,12 @@ async def answer_submit(mesh: Mesh, request: Request) -> Response:
     await operations.check_early("submit", "makes tasks")
     task = read_model(await read_body(request, mesh.settings), NotifyingRequest, mesh.settings)
     key, traceparent = request.headers.get("idempotency-key"), request.headers.get("traceparent")
-    receipt = await submit(operations, task, key, traceparent)
+    receipt = await _submit(operations, task, key, traceparent)
     return JsonLine(receipt, 202, {"Location": f"/tasks/{receipt.task_id}"})
 
 
 @router.get("/tasks", summary="List tasks", response_model=TaskPage)
-async def list_tasks(
+async def _list_tasks(
     operations: Annotated[Operations, may("tasks")], query: Annotated[_TaskQuery, Query()]
 ) -> Response:
     """List tasks, the newest first."""
@@ -114,7 +115,7 @@ async def list_tasks(
 
 
 @router.get("/tasks/{task_id}", summary="Look at a task", responses=_NO_TASK)
-async def show_task(operations: Annotated[Operations, may("see")], task_id: _TaskId) -> TaskView:
+async def _show_task(operations: Annotated[Operations, may("see")], task_id: _TaskId) -> TaskView:
     """Show a task: its request, its attempts with the score of each choice, and its outcome."""
     return await operations.see(task_id)
 
@@ -125,7 +126,7 @@ async def show_task(operations: Annotated[Operations, may("see")], task_id: _Tas
     response_description="It has ended.",
     responses={**_NO_TASK, 202: {"model": TaskView, "description": "It is going to end."}},
 )
-async def cancel_task(
+async def _cancel_task(
     operations: Annotated[Operations, may("cancel")], task_id: _TaskId, response: Response
 ) -> TaskView:
     """Ask for the end of a task. Its outcome follows when its agent has let go; an ended one stays so."""
@@ -148,7 +149,7 @@ async def cancel_task(
         }
     ),
 )
-async def answer_task(
+async def _answer_task(
     operations: Annotated[Operations, may("answer")], task_id: _TaskId, answer: AnswerRequest
 ) -> TaskView:
     """Give a task the answer of a person; `key` is the `wait_id` of a question of `GET /inbox`.
@@ -165,7 +166,7 @@ async def answer_task(
     response_model=EventPage,
     responses={**EVENTS, **_NO_TASK, 204: {"description": "All seen."}},
 )
-async def follow_task(
+async def _follow_task(
     request: Request,
     operations: Annotated[Operations, may("follow")],
     task_id: _TaskId,
@@ -205,7 +206,7 @@ class _InboxQuery(Strict):
 
 
 @router.get("/inbox", summary="List what waits for people", response_model=InboxPage)
-async def list_inbox(
+async def _list_inbox(
     operations: Annotated[Operations, may("inbox")], query: Annotated[_InboxQuery, Query()]
 ) -> Response:
     """List the questions that tasks have for people, the oldest first.
@@ -252,7 +253,7 @@ class _StepContentsQuery(_Contents):
     response_model=StepPage | StepContentsPage,
     responses=problems({404: "There is no such task, or it has no attempt yet."}),
 )
-async def list_steps(
+async def _list_steps(
     operations: _ReaderDep, task_id: _TaskId, query: Annotated[_StepQuery, Query()]
 ) -> Response:
     """List what an agent did for a task, step by step, with tokens, cost and duration.
@@ -286,7 +287,7 @@ async def list_steps(
     summary="Look at a step",
     responses=problems({404: "There is no such task, or no such step."}),
 )
-async def show_step(
+async def _show_step(
     operations: _ReaderDep, task_id: _TaskId, path: _StepPath, query: Annotated[_StepContentsQuery, Query()]
 ) -> StepView:
     """Show a step in full: the model's messages and reply, or a tool's arguments and result.
@@ -310,7 +311,7 @@ _Number = Annotated[int, Path(ge=1, le=999_999, description="As the `url` of a f
         200: {"content": {"*/*": {}, "application/json": {}}},
     },
 )
-async def read_file(
+async def _read_file(
     request: Request, operations: Annotated[Operations, may("file")], task_id: _TaskId, number: _Number
 ) -> Response:
     """Read a file that an outcome lists, as it is; with `Accept: application/json` as JSON, `data` in base64.

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from meshwright.core.encoding import encode
 from meshwright.core.errors import InvalidInput, MeshError, TooLarge
 from meshwright.core.messages import Caller, TaskRequest, derived_id, new_id
-from meshwright.core.tracing import parse
+from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import PROBLEM_TYPE, AnswerRequest, InternalError, problem_of, read_model
 from meshwright.edges.cloud_events import CONTENT_TYPE, TaskEvent, accept, refusal
 from meshwright.edges.mqtt.connection import JSON, BrokerAway, BrokerConnection, MqttMessage, Publication
@@ -216,12 +216,13 @@ class Commands:
                 f"There is no reply {wanted[:40]!r}", remedy="Known are receipt, outcome", field="reply"
             )
         request = read_model(delivery.payload, TaskRequest, self._mesh.settings)
-        key, traceparent = delivery.properties.get("idempotency-key"), delivery.properties.get("traceparent")
+        key, trace = delivery.properties.get("idempotency-key"), delivery.properties.get("traceparent")
         if key is None and request.task_id is None:
             task_id = await asked(lambda: self._task_id(delivery, tenant_id))
             request = request.model_copy(update={"task_id": task_id})
-        trace = traceparent if traceparent and parse(traceparent) else None
-        receipt = await asked(lambda: operations.submit(request, idempotency_key=key, traceparent=trace))
+        receipt = await asked(
+            lambda: operations.submit(request, idempotency_key=key, traceparent=valid_trace(trace))
+        )
         if reply_to is None or wanted == "receipt":
             return receipt
         task_id = receipt.task_id

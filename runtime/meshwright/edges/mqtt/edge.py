@@ -1,4 +1,4 @@
-"""The edge as a part of the mesh: it keeps a connection to the broker, and all that lives on it."""
+"""The component of the MQTT edge: it keeps a connection to the broker, and all that lives on it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import asyncio
 import logging
 import ssl
 import threading
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 from urllib.parse import urlsplit
 
 from paho.mqtt.client import CallbackAPIVersion, Client, MQTTv5
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from meshwright.component import Check, Component
 from meshwright.core.clock import Backoff
 from meshwright.core.messages import Event
 from meshwright.edges.mqtt.commands import Commands
@@ -34,6 +36,7 @@ from meshwright.edges.mqtt.outgoing import (
     Views,
     will,
 )
+from meshwright.edges.mqtt.settings import MqttSettings
 from meshwright.edges.replies import Courier
 from meshwright.edges.tls import CHECK_SECONDS, BrokerTls
 from meshwright.mesh import Mesh
@@ -51,7 +54,7 @@ _MAX_UNACKNOWLEDGED = 64  # that the broker is asked to send at a time; some sen
 _HEADROOM = 4  # a message up to so many times its limit is read, so that its sender gets an error
 
 
-class CertificatesChanged(BrokerAway):
+class _CertificatesChanged(BrokerAway):
     """The connection was made with certificates that others have replaced."""
 
 
@@ -126,7 +129,7 @@ class MqttEdge:
             began = loop.time()
             try:
                 await self._connect()
-            except CertificatesChanged:
+            except _CertificatesChanged:
                 continue
             except BrokerAway as error:
                 away = self._diagnosed(error, loop.time() - began)
@@ -167,7 +170,7 @@ class MqttEdge:
         except asyncio.CancelledError:
             await self._leave(connection)
             raise
-        except CertificatesChanged:  # the session at the broker goes on, with what is sent to it meanwhile
+        except _CertificatesChanged:  # the session at the broker goes on, with what is sent to it meanwhile
             await self._commands.finished(_LEAVE_SECONDS)
             await connection.close()
             raise
@@ -193,18 +196,17 @@ class MqttEdge:
             if defects is not None:
                 raise defects from None
             if not connection.is_over:
-                raise CertificatesChanged("its certificates are others now") from None
+                raise _CertificatesChanged("its certificates are others now") from None
             raise await connection.ended() from None
 
     async def _watch_certificates(self, tls: BrokerTls, connection: BrokerConnection) -> NoReturn:
-        """Look at the files while a connection stands. Raises CertificatesChanged, or BrokerAway."""
+        """Look at the files while a connection stands. Raises _CertificatesChanged, or BrokerAway."""
         while True:
             await connection.sleep(CHECK_SECONDS)
             if tls.reload():
-                raise CertificatesChanged("its certificates are others now")
+                raise _CertificatesChanged("its certificates are others now")
 
     async def _leave(self, connection: BrokerConnection) -> None:
-        """Announce the end and disconnect, within some seconds."""
         await self._commands.finished(_LEAVE_SECONDS)
         with suppress(TimeoutError, BrokerAway):
             async with asyncio.timeout(_LEAVE_SECONDS):
@@ -307,3 +309,21 @@ class MqttEdge:
 
         threading.Thread(target=dial, name="mqtt-dial", daemon=True).start()
         await dialled
+
+
+class MqttComponent(Component):
+    """Lets MQTT clients in, where a broker is set and this process is the front."""
+
+    name = "mqtt"
+    config: MqttSettings
+    facts: ClassVar[Mapping[str, str]] = {"edge.*": "count"}
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        if self.config.url and mesh.role.is_front:
+            self._edge = MqttEdge(mesh)
+            self.parts.append(self._edge)
+
+    def checks(self) -> Iterable[Check]:
+        """Whether the broker lets the mesh in."""
+        return [Check("mqtt", self._edge.check)] if self.parts else []

@@ -33,7 +33,7 @@ from meshwright.edges.mqtt.connection import (
 from meshwright.edges.replies import Address, Sender
 from meshwright.events.inbox import Inbox
 from meshwright.identity.auth import Forbidden
-from meshwright.identity.facts import event_facts
+from meshwright.identity.rules import event_facts
 from meshwright.mesh import Mesh
 from meshwright.orchestration.acceptance import FINAL
 from meshwright.orchestration.presence import Presence

@@ -9,13 +9,12 @@ import click
 
 from meshwright.cli.options import json_option
 from meshwright.cli.output import echo_json, show
-from meshwright.core.display import Document, printable
+from meshwright.core.display import Column, Document, printable
 from meshwright.core.errors import NotFound, nearest
-from meshwright.core.resources import Column
 from meshwright.edges.webhooks.component import Source, sources_of
-from meshwright.edges.webhooks.forge import forge_address
 from meshwright.edges.webhooks.kinds import Item, board_event
 from meshwright.edges.webhooks.receiver import TaskRule
+from meshwright.edges.webhooks.senders import forge_address
 from meshwright.settings import load_settings
 
 
@@ -48,7 +47,7 @@ def webhooks() -> None:
 
 @webhooks.command(name="list")
 @json_option
-def list_sources(as_json: bool) -> None:
+def _list_sources(as_json: bool) -> None:
     """List the sources and the rules of mesh.toml. No secret is shown."""
     sources = _sources()
     found = [_described(source) for source in sources.values()]
@@ -67,7 +66,7 @@ def list_sources(as_json: bool) -> None:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
 @click.option("--event", help="The event's name, where it is in a header: issues, 'Merge Request Hook'.")
 @json_option
-def try_delivery(source: str, file: Path, event: str | None, as_json: bool) -> int:
+def _try_delivery(source: str, file: Path, event: str | None, as_json: bool) -> int:
     """Say which rules a delivery matches, and which tasks it would be. Sends and changes nothing.
 
     FILE holds the body, as JSON; - reads it from stdin. Exit status 1 where no rule matches.

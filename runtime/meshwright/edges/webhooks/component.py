@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, ClassVar
 
 from meshwright.agent import AgentTypes
 from meshwright.component import Check, Component
-from meshwright.core.errors import ConfigError
+from meshwright.core.errors import ConfigError, InvalidInput
 from meshwright.core.messages import Caller
-from meshwright.edges.notify import Notifier, Notify
+from meshwright.edges.outgoing import Notifier, Notify, not_allowed
 from meshwright.edges.replies import Courier
-from meshwright.edges.webhooks.forge import ForgeSender
-from meshwright.edges.webhooks.push import PushSender, check_notify, notify_of
 from meshwright.edges.webhooks.receiver import Source, WebhookReceiver, rules_of
+from meshwright.edges.webhooks.senders import PUSH, ForgeSender, PushAddress, PushSender
 from meshwright.edges.webhooks.settings import WebhooksSettings
 from meshwright.mesh import Mesh
+from meshwright.work.protocol import TaskKey
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -66,11 +66,28 @@ class WebhooksComponent(Component, Notifier):
 
     def check_notify(self, notify: Notify) -> None:
         """Raises InvalidInput where the settings let no task name such a URL."""
-        check_notify(self.config, notify)
+        if not self.config.notify:
+            raise not_allowed()
+        if notify.url.startswith("http:") and not self.config.push_networks:
+            raise InvalidInput(
+                "Outcomes are pushed by https",
+                remedy="Use https, or allow a private network with push_networks in [webhooks] of mesh.toml",
+                field="notify.url",
+            )
 
     async def notify(self, caller: Caller, task_id: str, notify: Notify) -> None:
-        """Have the outcome of a task sent to a URL."""
-        await notify_of(self.mesh, caller, task_id, notify)
+        """Have the outcome of a task sent to a URL, also of one that has ended."""
+        courier, task = self.mesh.get(Courier), TaskKey(caller.tenant_id, task_id)
+        cipher, secret = self.mesh.cipher, notify.secret.get_secret_value()
+        for known in await courier.asked(PUSH, task):
+            assert isinstance(known, PushAddress)
+            if known.url == notify.url and cipher.decrypt(known.secret) == secret:
+                address = known
+                break
+        else:
+            of_tenant = {"tenant_id": caller.tenant_id, "client": caller.requested_by}
+            address = PushAddress(url=notify.url, secret=cipher.encrypt(secret), **of_tenant)
+        await courier.ask(PUSH, task, address, may_have_ended=True)
 
     def routes(self) -> APIRouter | None:
         """The route of deliveries."""

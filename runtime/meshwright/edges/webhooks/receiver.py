@@ -18,9 +18,8 @@ from meshwright.core.messages import ID_PATTERN, Caller, Event, TaskRequest, der
 from meshwright.core.topics import BOARD, MESH
 from meshwright.edges.deliveries import Gate, json_object, proof_of
 from meshwright.edges.replies import Courier
-from meshwright.edges.webhooks.forge import SCHEME as FORGE
-from meshwright.edges.webhooks.forge import forge_address
 from meshwright.edges.webhooks.kinds import Item, board_event, field_of, is_own, items_of, kind_of
+from meshwright.edges.webhooks.senders import FORGE, forge_address
 from meshwright.edges.webhooks.settings import WebhookRule, WebhookSource, WebhooksSettings
 from meshwright.identity.operations import Operations
 from meshwright.mesh import Mesh

@@ -5,8 +5,16 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
-from meshwright.edges.delivery_routes import PROBLEMS, Name, address_of, body_like
-from meshwright.edges.http.routing import ReadyMesh, make_router, problems, read_body
+from meshwright.edges.http.routing import (
+    DELIVERY_PROBLEMS,
+    DeliveryName,
+    ReadyMesh,
+    address_of,
+    body_like,
+    make_router,
+    problems,
+    read_body,
+)
 from meshwright.edges.webhooks.receiver import WebhookReceiver
 
 
@@ -26,11 +34,15 @@ def webhook_routes(receiver: WebhookReceiver) -> APIRouter:
         response_description="It matches no rule; an event says that it came.",
         responses={
             202: {"model": Delivered, "description": "Its tasks are durable."},
-            **problems({**PROBLEMS, 401: "There is no such source, or its signature or token is wrong."}),
+            **problems(
+                {**DELIVERY_PROBLEMS, 401: "There is no such source, or its signature or token is wrong."}
+            ),
         },
         openapi_extra=body_like({"action": "opened"}),
     )
-    async def deliver(request: Request, response: Response, mesh: ReadyMesh, source: Name) -> Delivered:
+    async def deliver(
+        request: Request, response: Response, mesh: ReadyMesh, source: DeliveryName
+    ) -> Delivered:
         """Take a delivery of a source of the settings: each rule that fits makes a task.
 
         The signature of the source's kind, over the body as it was sent, decides who may. A delivery that is

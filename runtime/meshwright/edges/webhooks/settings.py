@@ -9,8 +9,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from meshwright.core.messages import Identifier
 from meshwright.core.money import Dollars
-from meshwright.settings.forms import Network, Signed, Table, http_url
-from meshwright.settings.references import Secret
+from meshwright.settings.forms import Network, Secret, Signed, Table, http_url
 
 _SourceKind = Literal["github", "gitlab", "alertmanager", "grafana", "generic"]
 _Scheme = Literal["hmac", "standard", "token", "bearer", "basic"]

@@ -45,7 +45,7 @@ config.add_command(_configs)
 @click.option("--active/--inactive", "is_active", default=None, help="Whether the configuration counts.")
 @json_option
 @mesh_options
-def set_config(
+def _set_config(
     target: Target,
     agent_id: str,
     key_env: str | None,

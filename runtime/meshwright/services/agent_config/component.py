@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from importlib import resources
+from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -31,8 +31,8 @@ from meshwright.models.errors import ModelUnavailable, Unauthorized
 from meshwright.models.named import AgentModel
 from meshwright.models.port import ModelRequest
 from meshwright.models.select import PREFIX, AgentModels
-from meshwright.roles import FRONT
-from meshwright.services.agent_config import migrations, table
+from meshwright.parts import FRONT
+from meshwright.services.agent_config import table
 from meshwright.services.agent_config.records import (
     AgentConfig,
     AgentConfigRequest,
@@ -61,7 +61,7 @@ class _NoState(BaseModel):
     """None: the front has the table."""
 
 
-class AgentConfigReader(Actor[_NoState]):
+class _AgentConfigReader(Actor[_NoState]):
     """Hands workers without a database the configurations of the front; keys stay encrypted."""
 
     def __init__(self, ref: ActorRef, known: Callable[[], AgentRows]) -> None:
@@ -107,7 +107,7 @@ class AgentConfigs(Component, AgentModels):
 
     def migrations(self) -> Traversable:
         """The table `agents`, with a default that is not active."""
-        return resources.files(migrations)
+        return files("meshwright.services.agent_config") / "migrations"
 
     def encrypted(self) -> Iterable[EncryptedColumn]:
         """The keys of providers."""
@@ -115,7 +115,7 @@ class AgentConfigs(Component, AgentModels):
 
     def actors(self) -> Iterable[Actors]:
         """The reader of the table for other processes, at the front."""
-        return [Actors(ActorKind.of(AgentConfigReader, type=AGENT_CONFIGS, known=self.known), FRONT)]
+        return [Actors(ActorKind.of(_AgentConfigReader, type=AGENT_CONFIGS, known=self.known), FRONT)]
 
     def routes(self) -> APIRouter:
         """/api/agents and /ws."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from meshwright.core.display import Document, or_never
-from meshwright.core.resources import Column, Resource, Verb
+from meshwright.core.display import Column, Document, Resource, Verb, or_never
 
 
 def model_of(config: Document) -> str:

@@ -70,7 +70,7 @@ _AgentId = Annotated[str, Path(pattern=ID_PATTERN, description="`default` is the
 
 
 @router.get("/api/agents", summary="List agent configurations")
-async def list_configs(configs: _Configs, caller: _ViewerDep) -> AgentConfigList:
+async def _list_configs(configs: _Configs, caller: _ViewerDep) -> AgentConfigList:
     """List the tenant's configurations; never a key."""
     return AgentConfigList(items=await configs.list(caller))
 
@@ -81,13 +81,13 @@ async def list_configs(configs: _Configs, caller: _ViewerDep) -> AgentConfigList
     summary="Configure an agent",
     responses=problems({409: "The agent has a configuration already.", **_NOT_ADMIN}),
 )
-async def create_config(configs: _Configs, caller: _AdminDep, wanted: AgentConfigRequest) -> AgentConfig:
+async def _create_config(configs: _Configs, caller: _AdminDep, wanted: AgentConfigRequest) -> AgentConfig:
     """Say which model an agent calls. It decides the agent's next call, on every worker."""
     return await configs.create(caller, wanted)
 
 
 @router.get("/api/agents/{agent_id}", summary="Show an agent's configuration", responses=problems(_MISSING))
-async def show_config(configs: _Configs, caller: _ViewerDep, agent_id: _AgentId) -> AgentConfig:
+async def _show_config(configs: _Configs, caller: _ViewerDep, agent_id: _AgentId) -> AgentConfig:
     """Show one configuration, without its key."""
     return await configs.get(caller, agent_id)
 
@@ -97,7 +97,7 @@ async def show_config(configs: _Configs, caller: _ViewerDep, agent_id: _AgentId)
     summary="Change an agent's configuration",
     responses=problems({409: "Another caller has just changed it.", **_MISSING, **_NOT_ADMIN}),
 )
-async def change_config(
+async def _change_config(
     configs: _Configs, caller: _AdminDep, agent_id: _AgentId, wanted: AgentConfigUpdate
 ) -> AgentConfig:
     """Change the fields that are sent. It decides the agent's next call, on every worker."""
@@ -109,7 +109,7 @@ async def change_config(
     summary="Delete an agent's configuration",
     responses=problems({**_MISSING, **_NOT_ADMIN}),
 )
-async def delete_config(configs: _Configs, caller: _AdminDep, agent_id: _AgentId) -> AgentConfig:
+async def _delete_config(configs: _Configs, caller: _AdminDep, agent_id: _AgentId) -> AgentConfig:
     """Delete a configuration with its key. The next call is as without one."""
     return await configs.delete(caller, agent_id)
 
@@ -120,7 +120,7 @@ async def delete_config(configs: _Configs, caller: _AdminDep, agent_id: _AgentId
     response_description="With the key in plain text.",
     responses=problems({**_MISSING, 403: "The caller is no backend, or the connection is open to others."}),
 )
-async def show_llm(
+async def _show_llm(
     configs: _Configs, request: Request, caller: _KeyReaderDep, agent_id: _AgentId, response: Response
 ) -> AgentLLM:
     """Get provider, address, model and key, for a backend that calls the model itself.
@@ -140,7 +140,7 @@ def _is_private(scope: Scope) -> bool:
     return scope["scheme"] == "https" or PEER_UID in scope.get("state", {}) or is_local(scope)
 
 
-class Subscribers:
+class _Subscribers:
     """The WebSocket clients of this process; each gets the messages of its own tenant."""
 
     def __init__(self, mesh: Mesh, max_subscribers: int) -> None:
@@ -283,5 +283,5 @@ def make_routes(mesh: Mesh, max_subscribers: int) -> APIRouter:
     """Makes the routes, and the WebSocket with the subscribers of this process."""
     made = APIRouter()
     made.include_router(router)
-    made.add_api_websocket_route("/ws", Subscribers(mesh, max_subscribers).serve)
+    made.add_api_websocket_route("/ws", _Subscribers(mesh, max_subscribers).serve)
     return made

@@ -21,8 +21,7 @@ from meshwright.cli.options import (
 )
 from meshwright.cli.output import echo_json, labelled, table
 from meshwright.cli.resources import group_of
-from meshwright.core.display import Document, dollars, local_time
-from meshwright.core.resources import Column
+from meshwright.core.display import Column, Document, dollars, local_time
 from meshwright.services.schedules.resources import SCHEDULES, addressee, result_of, when
 
 _PREVIEWED = 3
@@ -47,7 +46,7 @@ schedules = group_of(SCHEDULES)
 @click.option("--next", "count", type=WholeNumber(1, 100), default=_PREVIEWED, help="How many due times.")
 @json_option
 @mesh_options
-def show_schedule(target: Target, schedule_id: str, count: int, as_json: bool) -> None:
+def _show_schedule(target: Target, schedule_id: str, count: int, as_json: bool) -> None:
     """Show a schedule, when it is due next, and its last 20 runs."""
 
     async def find(mesh: Connection) -> tuple[Document, list[Document]]:
@@ -63,7 +62,7 @@ def show_schedule(target: Target, schedule_id: str, count: int, as_json: bool) -
         click.echo(f"\n{table(_RUNS, found['history'])}")
 
 
-@schedules.command()
+@schedules.command("create")
 @click.argument("schedule_id", metavar="ID")
 @click.option("--cron", metavar="EXPRESSION", help='Five fields, as "0 7 * * 1-5".')
 @click.option("--every", "every_seconds", type=DURATION, help="An interval, as 15m or 1h30m.")
@@ -95,7 +94,7 @@ def show_schedule(target: Target, schedule_id: str, count: int, as_json: bool) -
 @click.option("--replace", is_flag=True, help="Change the schedule where there is one.")
 @json_option
 @mesh_options
-def create(target: Target, schedule_id: str, replace: bool, as_json: bool, **given: Any) -> None:
+def _create(target: Target, schedule_id: str, replace: bool, as_json: bool, **given: Any) -> None:
     """Make a schedule, or change it with --replace.
 
     As in: mesh schedules create digest --cron "0 7 * * 1-5" --zone Europe/Berlin --agent digest-agent

@@ -33,8 +33,7 @@ from meshwright.services.schedules.schedule import (
     ScheduleState,
     ScheduleSummary,
 )
-from meshwright.services.schedules.settings import SchedulesSettings
-from meshwright.services.schedules.spec import ScheduleSpec, due_times, fires_at, local
+from meshwright.services.schedules.spec import ScheduleSpec, SchedulesSettings, due_times, fires_at, local
 from meshwright.services.schedules.table import ScheduledRun, SchedulePage
 
 if TYPE_CHECKING:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from meshwright.core.display import Document, local_time, printable
-from meshwright.core.resources import Column, Resource, Verb
+from meshwright.core.display import Column, Document, Resource, Verb, local_time, printable
 
 _UNITS = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
 

@@ -5,16 +5,11 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Depends, Path, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from meshwright.core.messages import ID_PATTERN, Caller, Identifier, new_id
-from meshwright.edges.http.routing import (
-    CallerDep,
-    MeshDep,
-    by_rule,
-    make_router,
-    problems,
-)
+from meshwright.edges.bodies import Strict
+from meshwright.edges.http.routing import CallerDep, MeshDep, by_rule, make_router, problems
 from meshwright.services.schedules.component import CHANGE, SEE, DueTime, Schedules, ScheduleView
 from meshwright.services.schedules.schedule import ScheduleKey
 from meshwright.services.schedules.spec import ScheduleSpec
@@ -38,20 +33,14 @@ class ScheduleRequest(ScheduleChange):
     id: Identifier | None = None
 
 
-class ScheduleQuery(BaseModel):
+class _ScheduleQuery(Strict):
     """Which schedules to list. `cursor` is the `cursor` of the page before."""
-
-    model_config = ConfigDict(extra="forbid")
 
     limit: int = Field(default=100, ge=1, le=500)
     cursor: Identifier | None = None
 
 
-class CountQuery(BaseModel):
-    """How many due times to show."""
-
-    model_config = ConfigDict(extra="forbid")
-
+class _CountQuery(Strict):
     count: int = Field(default=5, ge=1, le=100)
 
 
@@ -76,8 +65,8 @@ _Key = Annotated[ScheduleKey, Depends(_key_of)]
 
 
 @router.get("/schedules", summary="List schedules")
-async def list_schedules(
-    schedules: _Service, caller: _ViewerDep, query: Annotated[ScheduleQuery, Query()]
+async def _list_schedules(
+    schedules: _Service, caller: _ViewerDep, query: Annotated[_ScheduleQuery, Query()]
 ) -> SchedulePage:
     """List the schedules of your tenant by id, with their next due time and the result of the last."""
     return await schedules.page(caller, after=query.cursor or "", limit=query.limit)
@@ -90,7 +79,7 @@ async def list_schedules(
     response_description="Durable.",
     responses=problems({409: "There is one with that id.", **_MAY_CHANGE}),
 )
-async def create_schedule(
+async def _create_schedule(
     schedules: _Service, caller: _OperatorDep, wanted: ScheduleRequest, response: Response
 ) -> ScheduleView:
     """Submit a task at due times: by `cron` in a time `zone`, at an interval, or once `at` a time.
@@ -104,7 +93,7 @@ async def create_schedule(
 
 
 @router.get("/schedules/{schedule_id}", summary="Look at a schedule", responses=problems(_NONE))
-async def show_schedule(schedules: _Service, caller: _ViewerDep, key: _Key) -> ScheduleView:
+async def _show_schedule(schedules: _Service, caller: _ViewerDep, key: _Key) -> ScheduleView:
     """Show a schedule with its last 20 runs, the last one first."""
     return await schedules.show(key, caller)
 
@@ -118,7 +107,7 @@ async def show_schedule(schedules: _Service, caller: _ViewerDep, key: _Key) -> S
         201: {"model": ScheduleView, "description": "Made."},
     },
 )
-async def put_schedule(
+async def _put_schedule(
     schedules: _Service, caller: _OperatorDep, key: _Key, wanted: ScheduleChange, response: Response
 ) -> ScheduleView:
     """Create a schedule, or replace its fields. A change of `cron`, interval, `at` or `zone` restarts it."""
@@ -133,7 +122,7 @@ async def put_schedule(
     summary="Delete a schedule",
     responses=problems({**_NONE, **_MAY_CHANGE, **_DECLARED}),
 )
-async def delete_schedule(schedules: _Service, caller: _OperatorDep, key: _Key) -> Response:
+async def _delete_schedule(schedules: _Service, caller: _OperatorDep, key: _Key) -> Response:
     """Delete a schedule. Tasks that it has started go on."""
     await schedules.remove(key, caller)
     return Response(status_code=204)
@@ -144,7 +133,7 @@ async def delete_schedule(schedules: _Service, caller: _OperatorDep, key: _Key) 
     summary="Pause a schedule",
     responses=problems({**_NONE, **_MAY_CHANGE}),
 )
-async def pause_schedule(schedules: _Service, caller: _OperatorDep, key: _Key) -> ScheduleView:
+async def _pause_schedule(schedules: _Service, caller: _OperatorDep, key: _Key) -> ScheduleView:
     """Run nothing until it is resumed."""
     return await schedules.pause(key, caller)
 
@@ -154,7 +143,7 @@ async def pause_schedule(schedules: _Service, caller: _OperatorDep, key: _Key) -
     summary="Resume a schedule",
     responses=problems({**_NONE, **_MAY_CHANGE}),
 )
-async def resume_schedule(schedules: _Service, caller: _OperatorDep, key: _Key) -> ScheduleView:
+async def _resume_schedule(schedules: _Service, caller: _OperatorDep, key: _Key) -> ScheduleView:
     """Go on, and make up for due times that have passed meanwhile as `catch_up` says."""
     return await schedules.resume(key, caller)
 
@@ -166,14 +155,14 @@ async def resume_schedule(schedules: _Service, caller: _OperatorDep, key: _Key) 
     response_description="`status` says whether its task was `started`, or why not.",
     responses=problems({**_NONE, **_MAY_CHANGE}),
 )
-async def run_schedule(schedules: _Service, caller: _OperatorDep, key: _Key) -> ScheduledRun:
+async def _run_schedule(schedules: _Service, caller: _OperatorDep, key: _Key) -> ScheduledRun:
     """Submit the task once more, now, whatever is open. The due times stay as they are."""
     return await schedules.run_now(key, caller)
 
 
 @router.get("/schedules/{schedule_id}/next", summary="Preview due times", responses=problems(_NONE))
-async def preview_schedule(
-    schedules: _Service, caller: _ViewerDep, key: _Key, query: Annotated[CountQuery, Query()]
+async def _preview_schedule(
+    schedules: _Service, caller: _ViewerDep, key: _Key, query: Annotated[_CountQuery, Query()]
 ) -> DueTimes:
     """Show when it is due next, also while it is paused."""
     return DueTimes(items=await schedules.preview(key, caller, query.count))

@@ -1,4 +1,4 @@
-"""When a schedule is due: by cron, at an interval, or once. Plain functions of time, in UTC.
+"""When a schedule is due: by cron, at an interval, or once. Plain functions of time, in UTC; and [schedules].
 
 Cron expressions are Debian's, read in a time zone. When clocks go forward, a job at a fixed time in the
 gap is due at the first minute behind it; when they go back, it is due once, the first time. A job whose
@@ -17,7 +17,8 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import BaseModel, ConfigDict, Field
 
 from meshwright.core.errors import InvalidInput, nearest
-from meshwright.core.messages import TaskRequest
+from meshwright.core.messages import Identifier, TaskRequest
+from meshwright.settings.forms import Table
 
 _MAX_SECONDS = 366 * 86_400.0
 _CRON_FIELDS = 5
@@ -210,3 +211,20 @@ def _in_utc(time: datetime | None, zone: ZoneInfo, field: str) -> datetime | Non
         raise InvalidInput(
             f"The year {time.year} is out of range", remedy="Name another", field=field
         ) from None
+
+
+class ScheduleJob(ScheduleSpec):
+    """One of [[schedules.jobs]]: a schedule with its id and its tenant."""
+
+    id: Identifier
+    tenant_id: Identifier = "default"
+
+
+class SchedulesSettings(Table):
+    """[schedules]: tasks that are submitted by themselves, at due times."""
+
+    max_per_tenant: int = Field(default=1_000, ge=1, le=100_000)
+    """Schedules that a tenant may have."""
+    jobs: tuple[ScheduleJob, ...] = ()
+    """Schedules that the file declares: tables with id, tenant_id and what `PUT /schedules/{id}` takes. They
+    are made, changed and deleted at the start, and by nothing else."""

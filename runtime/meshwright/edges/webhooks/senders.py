@@ -1,34 +1,49 @@
-"""Outcomes on GitHub and GitLab: a comment on the issue or pull request, or a status of the commit.
+"""Senders of outcomes: to GitHub and GitLab as a comment or the status of a commit, and to URLs by POST.
 
 A comment ends with a hidden line that names the task. It is looked for first, so that an outcome which is
-sent again after a crash is not posted twice.
+sent again after a crash is not posted twice. A URL comes from a task (`notify`) or from the settings; what it
+gets is signed as Standard Webhooks has it.
 
 https://docs.github.com/rest/issues/comments
 https://docs.github.com/rest/commits/statuses
 https://docs.github.com/rest/using-the-rest-api/rate-limits-for-the-rest-api
 https://docs.gitlab.com/api/notes
 https://docs.gitlab.com/api/commits
+https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
 from pydantic_core import from_json
 
-from meshwright.core.messages import Outcome
+from meshwright.core.encoding import encode
+from meshwright.core.errors import ConfigError
+from meshwright.core.messages import Outcome, derived_id
 from meshwright.core.redaction import redact
-from meshwright.edges.outgoing import HttpPool, HttpReply, Receivers, TryLater, asked_pause, harmless
+from meshwright.edges.deliveries import standard_key
+from meshwright.edges.outgoing import (
+    HttpPool,
+    HttpReply,
+    Receivers,
+    TryLater,
+    asked_pause,
+    harmless,
+    usable_url,
+)
 from meshwright.edges.replies import Address, Sender, Undeliverable
 from meshwright.edges.webhooks.kinds import MARKER, Item, field_of
-from meshwright.edges.webhooks.settings import WebhookRule, WebhookSource
+from meshwright.edges.webhooks.settings import PushTarget, WebhookRule, WebhookSource, WebhooksSettings
+from meshwright.mesh import Mesh
+from meshwright.work.protocol import TaskKey
 
-SCHEME = "forge"
+FORGE = "forge"
 _API_URLS = {"github": "https://api.github.com", "gitlab": "https://gitlab.com/api/v4"}
 _REPOSITORY = re.compile(r"(?!.*(?:^|/)\.{1,2}(?:/|$))[\w.-]{1,200}(?:/[\w.-]{1,200}){1,20}")
 _SHA = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -48,7 +63,7 @@ _SHAS = {
 }
 
 
-class ForgeAddress(Address):
+class _ForgeAddress(Address):
     """The address of an outcome: of a source, the path of its API that takes comments or statuses."""
 
     source: str
@@ -56,13 +71,13 @@ class ForgeAddress(Address):
     what: str
 
 
-def forge_address(kind: str, rule: WebhookRule, item: Item) -> ForgeAddress | None:
+def forge_address(kind: str, rule: WebhookRule, item: Item) -> _ForgeAddress | None:
     """Returns where the outcome of an event's task goes by a rule; None where it goes nowhere."""
     of_kind = {"github": _github_path, "gitlab": _gitlab_path}.get(kind)
     path = of_kind(rule.reply, item) if of_kind is not None and rule.reply != "none" else None
     if path is None:
         return None
-    return ForgeAddress(source=rule.source, path=path, what=rule.reply, client=f"webhook:{rule.source}")
+    return _ForgeAddress(source=rule.source, path=path, what=rule.reply, client=f"webhook:{rule.source}")
 
 
 def _github_path(what: str, item: Item) -> str | None:
@@ -106,11 +121,11 @@ def _sha(item: Item, kind: str) -> str | None:
     return next((sha for sha in found if isinstance(sha, str) and _SHA.fullmatch(sha)), None)
 
 
-class ForgeSender(Sender[ForgeAddress]):
+class ForgeSender(Sender[_ForgeAddress]):
     """Posts outcomes by the API of each source's forge, with its token."""
 
-    scheme = SCHEME
-    kind = ForgeAddress
+    scheme = FORGE
+    kind = _ForgeAddress
     scope = "webhooks"
 
     def __init__(self, sources: Mapping[str, WebhookSource]) -> None:
@@ -122,7 +137,7 @@ class ForgeSender(Sender[ForgeAddress]):
             if source.kind in _API_URLS and source.token is not None
         }
 
-    async def send(self, address: ForgeAddress, document: bytes) -> None:
+    async def send(self, address: _ForgeAddress, document: bytes) -> None:
         """Post an outcome, unless it is there. Raises Undeliverable, TryLater."""
         forge = self._forges.get(address.source)
         if forge is None:
@@ -145,12 +160,11 @@ class _Forge:
             accept = {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": "2022-11-28"}
             self._headers = {"Authorization": f"Bearer {token}", **accept}
 
-    async def post(self, address: ForgeAddress, outcome: Outcome) -> None:
+    async def post(self, address: _ForgeAddress, outcome: Outcome) -> None:
         async with self._turn:
             await (self._comment if address.what == "comment" else self._status)(address.path, outcome)
 
     async def _comment(self, path: str, outcome: Outcome) -> None:
-        """Post a comment, unless one with its marker is there."""
         generation = f".{outcome.generation}" if outcome.generation > 1 else ""
         marker = f"{MARKER}task {outcome.task_id}{generation} -->"
         if not await self._has_comment(path, marker, outcome.completed_at - _SKEW):
@@ -217,3 +231,71 @@ def _comment_text(outcome: Outcome) -> str:
         text = f"The task {outcome.status.replace('_', ' ')}{reason}."
     text = harmless(text.replace(MARKER, "<!-- "))
     return text if len(text) <= _MAX_COMMENT_CHARS else f"{text[:_MAX_COMMENT_CHARS]}\n\n[cut]"
+
+
+PUSH = "push"
+_TIMEOUT_SECONDS = 20.0
+_ALL = "*"
+
+
+class PushAddress(Address):
+    """A URL that gets outcomes of a tenant. A task's own has its secret, encrypted; others have none."""
+
+    url: str
+    tenant_id: str
+    secret: str = ""
+
+
+class PushSender(Sender[PushAddress]):
+    """POSTs outcomes to URLs."""
+
+    scheme = PUSH
+    kind = PushAddress
+    scope = "webhooks"
+
+    def __init__(self, mesh: Mesh, settings: WebhooksSettings) -> None:
+        for target in settings.push:
+            _check(target)
+        self._mesh = mesh
+        self._targets = {(target.tenant, target.url): target for target in settings.push}
+        self._receivers = Receivers()
+        self.http = HttpPool(timeout_seconds=_TIMEOUT_SECONDS, networks=settings.push_networks)
+
+    def standing(self, task: TaskKey) -> Sequence[PushAddress]:
+        """The URLs that the settings have for a tenant."""
+        return [
+            PushAddress(url=url, tenant_id=tenant_id)
+            for tenant_id, url in self._targets
+            if tenant_id == task.tenant_id
+        ]
+
+    async def send(self, address: PushAddress, document: bytes) -> None:
+        """POST an outcome. Raises Undeliverable, TryLater."""
+        outcome = Outcome.model_validate_json(document)
+        event_type = f"task.{outcome.status}"
+        if address.secret:
+            secrets: Sequence[str] = [self._mesh.cipher.decrypt(address.secret)]
+        else:
+            target = self._targets.get((address.tenant_id, address.url))
+            if target is None:
+                raise Undeliverable("the settings do not have that URL any more")
+            if {_ALL, event_type}.isdisjoint(target.events):
+                return
+            secrets = target.secrets
+        parts = (address.tenant_id, outcome.task_id, str(outcome.generation), address.url)
+        body = encode({"type": event_type, "timestamp": outcome.completed_at, "data": outcome})
+        receivers, keys = self._receivers, [*map(standard_key, secrets)]
+        with (
+            receivers.sending(f"{address.tenant_id} {address.url}"),
+            receivers.bounded(f"tenant {address.tenant_id}"),
+        ):
+            await self.http.post_signed(address.url, keys, f"msg_{derived_id(*parts)}", body)
+
+
+def _check(target: PushTarget) -> None:
+    try:
+        usable_url(target.url)
+        for secret in target.secrets:
+            standard_key(secret)
+    except ValueError as error:
+        raise ConfigError(f"[[webhooks.push]] {target.url}: {error}", field="webhooks") from None
