@@ -21,7 +21,8 @@ from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.store import Store
 from meshwright.mesh import Mesh
 from meshwright.models.port import GivenModel, Model
-from meshwright.parts import BUILTIN, FRONT, ProcessRole, imported
+from meshwright.parts import BUILTIN, imported
+from meshwright.roles import FRONT, ProcessRole
 from meshwright.settings import Settings
 from meshwright.sql.database import Database
 from meshwright.sql.encrypted import Secrets

@@ -25,7 +25,7 @@ from meshwright.events.projections import Projection
 from meshwright.kernel.host import Subscription
 from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import Mesh
-from meshwright.parts import EVERYWHERE, Part
+from meshwright.roles import EVERYWHERE, Part
 from meshwright.settings import Settings
 from meshwright.sql.encrypted import EncryptedColumn
 

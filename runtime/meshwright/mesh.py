@@ -19,7 +19,8 @@ from meshwright.core.messages import Event, new_id
 from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
-from meshwright.parts import BUILTIN, Member, ProcessRole
+from meshwright.parts import BUILTIN
+from meshwright.roles import Member, ProcessRole
 from meshwright.settings import Settings
 from meshwright.sql.database import Database
 

@@ -1,24 +1,15 @@
-"""The parts that every mesh has, in the order in which they join: one line for each; and roles of processes.
+"""The parts that every mesh has, in the order in which they join: one line for each.
 
 They are named, not imported: a table is imported with the settings, a component where a mesh is built and,
-if it says `needs`, one of these settings is set. Commands, words of events and the things that parts keep are
-known without a mesh: ours are imported when asked for, components of installed packages are asked themselves.
+if it says `needs`, one of these settings is set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib import import_module
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
-
-from meshwright.core.display import EventWords, Resource
-from meshwright.core.errors import NotFound
-from meshwright.core.plugins import COMPONENTS, installed
-
-if TYPE_CHECKING:
-    from meshwright.component import Component
+from typing import Any, NamedTuple
 
 
 class BuiltIn(NamedTuple):
@@ -153,74 +144,3 @@ def imported(name: str) -> Any:
     """The object of a name like `models.settings:ModelsSettings`."""
     module, _, attribute = name.partition(":")
     return getattr(import_module(f"meshwright.{module}"), attribute)
-
-
-def brought() -> Iterator[type[Component]]:
-    """The components of installed packages. Raises ConfigError for one that cannot be loaded."""
-    for plugin in installed(COMPONENTS):
-        yield plugin.load()
-
-
-def event_words() -> Mapping[str, EventWords]:
-    """How the events of all parts read, by type; `family.*` stands for the other types of a family."""
-    words: dict[str, EventWords] = {}
-    for component in brought():
-        words |= component.event_words
-    for part in BUILTIN:
-        words |= imported(part.words) if part.words else {}
-    return words
-
-
-def resource(name: str) -> Resource:
-    """The things of a name that some part keeps. Raises NotFound."""
-    found: list[Resource] = []
-    for component in brought():
-        found += component.resources
-    for part in BUILTIN:
-        found += imported(part.resources) if part.resources else ()
-    known = {kept.name: kept for kept in found}
-    if name not in known:
-        raise NotFound(f"No part of the mesh keeps {name!r}", remedy=f"There are {', '.join(sorted(known))}")
-    return known[name]
-
-
-EVERYWHERE = "*"
-"""The place of actors that live in each process of the mesh."""
-ORCHESTRATION = "orchestrator"
-"""The app in which tasks are orchestrated, and what the whole mesh asks lives."""
-FRONT = "event-logger"
-"""The app that keeps the event log and serves clients."""
-
-
-class Part(Protocol):
-    """Something that lives as long as the mesh: started after the host, stopped before it."""
-
-    async def start(self) -> None:
-        """Begin."""
-        ...
-
-    async def stop(self) -> None:
-        """End. Idempotent, and called also where the start failed."""
-        ...
-
-
-class Member(Part, Protocol):
-    """A component, as the mesh knows it."""
-
-    async def drain(self, seconds: float) -> None:
-        """Take nothing new, and let what runs end; after that time leave the rest for the next start."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessRole:
-    """Which apps of the mesh this process runs, None for all of them, and whether it is the front."""
-
-    apps: frozenset[str] | None = None
-    is_front: bool = True
-
-    def runs(self, app: str) -> bool:
-        """Whether what lives in an app lives in this process."""
-        if app == FRONT:
-            return self.is_front
-        return app == EVERYWHERE or self.apps is None or app in self.apps

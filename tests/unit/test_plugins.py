@@ -99,7 +99,7 @@ def test_a_component_may_not_name_facts_of_our_events(site: Path) -> None:
 def test_words_and_resources_of_our_parts_import_no_component() -> None:
     script = """
 import sys
-from meshwright.parts import event_words, resource
+from meshwright.outline import event_words, resource
 
 assert event_words() and resource("schedules")
 heavy = ("meshwright.mesh", "meshwright.run", "meshwright.work", "meshwright.settings", "fastapi")

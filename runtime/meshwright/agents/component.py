@@ -26,8 +26,8 @@ from meshwright.ledger.budgets import Budgets
 from meshwright.ledger.spending import Activity, activity_of
 from meshwright.mesh import Mesh
 from meshwright.models.port import CallContext, Model, ModelWindow, ModelWindows
-from meshwright.parts import FRONT
 from meshwright.prompts import Prompts, PromptSource, PromptSources
+from meshwright.roles import FRONT
 from meshwright.run import Runner, Services
 from meshwright.run.limits import Parking
 from meshwright.settings import Settings

@@ -182,7 +182,7 @@ async def in_process(
 @asynccontextmanager
 async def _started(settings: Settings, *, works: bool) -> AsyncIterator[Mesh]:
     from meshwright.app import build_mesh
-    from meshwright.cli.app import log_to_stderr
+    from meshwright.cli.tracebacks import log_to_stderr
     from meshwright.work import Worker
 
     log_to_stderr(settings.data_dir)
@@ -200,7 +200,7 @@ async def _readable(settings: Settings) -> AsyncIterator[Mesh]:
     """A mesh that is open to be read; if there is no data, an empty one. No turn runs."""
     from meshwright.agent import Agent
     from meshwright.app import build_mesh, sqlite_runtime
-    from meshwright.parts import ORCHESTRATION, ProcessRole
+    from meshwright.roles import ORCHESTRATION, ProcessRole
     from meshwright.sql.sqlite import FILE_NAME
 
     if settings.database is None and not (settings.data_dir / FILE_NAME).is_file():

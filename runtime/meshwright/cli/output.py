@@ -23,7 +23,7 @@ from meshwright.core.display import (
     short,
     short_id,
 )
-from meshwright.parts import event_words
+from meshwright.outline import event_words
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

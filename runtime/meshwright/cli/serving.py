@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic_core import from_json, to_json
 
-from meshwright.cli.app import keep_text
+from meshwright.cli.tracebacks import keep_text
 from meshwright.core.errors import StoreFailed
 from meshwright.kernel.envelope import ActorRef
 from meshwright.sql.folder import make_private, read_private, write_private

@@ -152,7 +152,7 @@ def worker(
 
 
 def _settings(**given: object) -> Settings:
-    from meshwright.cli.app import log_to_stderr
+    from meshwright.cli.tracebacks import log_to_stderr
     from meshwright.settings import load_settings
 
     settings = load_settings(Path(), **given)

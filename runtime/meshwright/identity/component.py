@@ -10,7 +10,7 @@ from meshwright.events.projections import Projection
 from meshwright.identity.auth import Authenticator, Authenticators, KeyAuthenticator
 from meshwright.ledger.keys import KINDS, KeyProjection, Keys
 from meshwright.mesh import Mesh
-from meshwright.parts import ORCHESTRATION
+from meshwright.roles import ORCHESTRATION
 
 if TYPE_CHECKING:
     from meshwright.identity.oidc import OidcTokens

@@ -53,7 +53,7 @@ from meshwright.models.port import (
     Settlement,
     Wrapper,
 )
-from meshwright.parts import ORCHESTRATION
+from meshwright.roles import ORCHESTRATION
 
 _logger = logging.getLogger("meshwright.ledger")
 _MAY_COST = (ModelTimeout, ContentRefused)

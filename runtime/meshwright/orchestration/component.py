@@ -28,7 +28,7 @@ from meshwright.orchestration.settings import OrchestrationSettings
 from meshwright.orchestration.status import StatusReader
 from meshwright.orchestration.tasks import Tasks
 from meshwright.orchestration.tenants import Tenants
-from meshwright.parts import FRONT, ORCHESTRATION
+from meshwright.roles import FRONT, ORCHESTRATION
 from meshwright.work.conversation import CONVERSATION, Conversation
 
 

@@ -31,7 +31,7 @@ from meshwright.models.errors import ModelUnavailable, Unauthorized
 from meshwright.models.named import AgentModel
 from meshwright.models.port import ModelRequest
 from meshwright.models.select import PREFIX, AgentModels
-from meshwright.parts import FRONT
+from meshwright.roles import FRONT
 from meshwright.services.agent_config import table
 from meshwright.services.agent_config.records import (
     AgentConfig,
