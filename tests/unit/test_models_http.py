@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,13 @@ from meshwright.models.server import AgentKeys, HttpModel
 from meshwright.models.structure import response_schema
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.model_requests import KEY, request
+
+
+@pytest.fixture
+async def model(fake: FakeProvider) -> AsyncIterator[HttpModel]:
+    model = HttpModel(fake.url, KEY)
+    yield model
+    await model.close()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ The kinds of plain faults, on every adapter, are in `tests/contract/test_model_f
 """
 
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
 
@@ -24,6 +25,13 @@ from meshwright.models.port import ChatMessage
 from meshwright.models.server import HttpModel
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.model_requests import KEY, PROMPT, request
+
+
+@pytest.fixture
+async def model(fake: FakeProvider) -> AsyncIterator[HttpModel]:
+    model = HttpModel(fake.url, KEY)
+    yield model
+    await model.close()
 
 
 @pytest.mark.parametrize(

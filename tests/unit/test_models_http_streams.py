@@ -1,6 +1,7 @@
 """Streams of the HTTP adapter, however they are cut and wherever they break."""
 
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -10,6 +11,13 @@ from meshwright.models.errors import ContentRefused, ModelUnavailable, RateLimit
 from meshwright.models.server import HttpModel
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.model_requests import KEY, PROMPT, request
+
+
+@pytest.fixture
+async def model(fake: FakeProvider) -> AsyncIterator[HttpModel]:
+    model = HttpModel(fake.url, KEY)
+    yield model
+    await model.close()
 
 
 def chunk(**delta: Any) -> dict[str, Any]:
