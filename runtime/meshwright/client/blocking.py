@@ -123,6 +123,7 @@ class BlockingClient:
     step = _blocking(Client.step)
     transcript = _iterating(Client.transcript)
     cancel = _blocking(Client.cancel)
+    retry = _blocking(Client.retry)
     answer = _blocking(Client.answer)
     inbox = _blocking(Client.inbox)
     publish = _blocking(Client.publish)

@@ -42,6 +42,8 @@ if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh han
     from meshwright.events.inbox import Question
     from meshwright.events.status import MeshStatus
     from meshwright.mesh import Mesh
+    from meshwright.orchestration.again import Again
+    from meshwright.work.protocol import Begin
     from meshwright.work.record import TaskView
     from meshwright.work.steps import StepSummary, StepView
 
@@ -266,6 +268,25 @@ class Client(Administration):
         from meshwright.work.record import TaskView
 
         return await self._connection.get(TaskView, f"{_task_path(task_id)}/cancel", "POST", repeats=True)
+
+    async def retry(
+        self,
+        task_id: str,
+        *,
+        begin: Begin | None = None,
+        deadline: float | None = None,
+        dry_run: bool = False,
+    ) -> Again:
+        """Work again on a task that failed, timed out or was cancelled, under the same id.
+
+        From the `journal` finished steps stay, and cost nothing again; from the `start` none do. Without
+        `begin` the fault says which. `deadline` is in seconds from now, by default as long as before. A
+        `dry_run` changes nothing. Raises NotFound, Conflict, NoAgentAvailable, Overloaded.
+        """
+        from meshwright.orchestration.again import Again
+
+        body = {"begin": begin, "deadline": deadline, "dry_run": dry_run}
+        return await self._connection.get(Again, f"{_task_path(task_id)}/retry", "POST", body=body)
 
     async def answer(self, task_id: str, key: str, value: Any) -> TaskView:
         """Answer what a task waits for: `key` is the `wait_id` of a question of the inbox.

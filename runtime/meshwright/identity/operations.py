@@ -12,6 +12,8 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from typing import Any, NamedTuple
 
+from msgspec.structs import replace
+
 from meshwright.context.plan import CompressRequest, CompressResponse
 from meshwright.context.service import ContextClient
 from meshwright.core.access import Role
@@ -42,6 +44,7 @@ from meshwright.identity.rules import (
     event_facts,
     has_role,
     is_own,
+    named,
     page_facts,
     sees_contents,
     shown,
@@ -54,6 +57,8 @@ from meshwright.ledger.spending import Spending
 from meshwright.mesh import Mesh
 from meshwright.models.overview import Deployments
 from meshwright.models.port import CallContext
+from meshwright.orchestration.acceptance import FINAL
+from meshwright.orchestration.again import Again
 from meshwright.orchestration.registry import Registry
 from meshwright.orchestration.status import StatusReader
 from meshwright.orchestration.tasks import Tasks
@@ -64,10 +69,20 @@ from meshwright.work.record import TaskView, read_task, unknown_task
 
 
 class Feed(NamedTuple):
-    """Events as they come, as their reader may see them; `is_whole` where that is with all contents."""
+    """Events as they come, as their reader may see them; `is_whole` where that is with all contents.
+
+    Those of a task end with the outcome of its `generation`: what was worked on again has earlier ones.
+    """
 
     batches: AsyncGenerator[list[Event]]
     is_whole: bool
+    generation: int | None = None
+
+    def is_last(self, event: Event) -> bool:
+        """Whether an event ends the task that is followed."""
+        if self.generation is None or event.event_type not in FINAL:
+            return False
+        return event.fields.get("generation", 1) >= self.generation
 
 
 class Acting:
@@ -142,7 +157,8 @@ class Operations(Acting):
         if view.status in ENDED and await self._has_seen_the_end(view, after_seq):
             return None
         wanted = self._own(EventFilter(after_seq=after_seq), task_id)
-        return self._feed(wanted, is_whole=sees_contents(view, self.caller))
+        feed = self._feed(wanted, is_whole=sees_contents(view, self.caller))
+        return feed._replace(generation=view.generation)
 
     async def transcripts(self, task_id: str, *, contents: bool = True) -> list[Transcript]:
         """The steps of a task, attempt by attempt; without `contents` the door shows none."""
@@ -173,6 +189,13 @@ class Operations(Acting):
         await self._check_task("cancel", task_id)
         view = await self.mesh.get(Tasks).cancel(task_id, self.caller.tenant_id, caller=self.caller)
         return shown(view, self.caller)
+
+    async def retry(self, task_id: str, **wanted: Any) -> Again:
+        """Work again on a task that failed, timed out or was cancelled. Takes what `Tasks.retry` takes."""
+        self.check("retry")
+        await self._check_task("retry", task_id)
+        again = await self.mesh.get(Tasks).retry(task_id, self.caller, **wanted)
+        return again if has_role(self.caller, Role.CONTENTS) else replace(again, error=named(again.error))
 
     async def answer(
         self, task_id: str, key: str, value: Any, *, idempotency_key: str | None = None

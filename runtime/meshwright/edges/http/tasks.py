@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import quote
 
 from fastapi import Header, Path, Query, Request, Response
 from pydantic import Field
 
-from meshwright.core.messages import ENDED, ID_PATTERN, Event, Identifier, Receipt, TaskStatus
+from meshwright.core.limits import MAX_DEADLINE_SECONDS
+from meshwright.core.messages import ENDED, ID_PATTERN, Identifier, Receipt, TaskStatus
 from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import AnswerRequest, Strict, read_model
 from meshwright.edges.http.errors import CALLER, JsonLine
@@ -27,7 +28,7 @@ from meshwright.events.inbox import InboxPage
 from meshwright.events.tasks import TaskPage
 from meshwright.identity.operations import Operations
 from meshwright.mesh import Mesh
-from meshwright.orchestration.acceptance import FINAL
+from meshwright.orchestration.again import Again
 from meshwright.run.transcript import attempt_of
 from meshwright.work.record import TaskView
 from meshwright.work.steps import StepContentsPage, StepPage, StepView
@@ -135,6 +136,45 @@ async def _cancel_task(
     return view
 
 
+class RetryRequest(Strict):
+    """How a task is worked on again.
+
+    `begin` is `journal` (finished steps stay, and cost nothing again) or `start`; without it the fault says
+    which: the start where the agent was at fault, else the journal. `deadline` is in seconds from now, by
+    default as long as before. With `dry_run` nothing is changed.
+    """
+
+    begin: Literal["journal", "start"] | None = None
+    deadline: float | None = Field(default=None, gt=0, le=MAX_DEADLINE_SECONDS)
+    dry_run: bool = False
+
+
+@router.post(
+    "/tasks/{task_id}/retry",
+    status_code=202,
+    summary="Work again on a task that failed",
+    response_description="It is worked on again, durably; or it would be, by a dry run.",
+    responses=problems(
+        {
+            404: "There is no such task.",
+            409: "It is open, or has succeeded; or its steps or contents were deleted.",
+            429: "The mesh, the tenant or the thread has as many tasks as it may: "
+            "`Retry-After` says when to try again.",
+            503: "No agent has the capability, or those that have it are offline; or the mesh is stopping.",
+        }
+    ),
+)
+async def _retry_task(
+    operations: Annotated[Operations, may("retry")], task_id: _TaskId, wanted: RetryRequest
+) -> Again:
+    """Work again on a task that failed, timed out or was cancelled, under the same id.
+
+    It gets another outcome, of its next generation. Of what it delegated that failed as well, each is worked
+    on again as its own fault says.
+    """
+    return await operations.retry(task_id, **dict(wanted))
+
+
 @router.post(
     "/tasks/{task_id}/answer",
     status_code=202,
@@ -182,11 +222,7 @@ async def _follow_task(
     feed = await operations.follow(task_id, after_seq=resume_after(request, query) or 0)
     if feed is None:
         return Response(status_code=204)  # tells a browser not to come back
-    return streams_of(request).respond(feed, _is_final)
-
-
-def _is_final(event: Event) -> bool:
-    return event.event_type in FINAL
+    return streams_of(request).respond(feed)
 
 
 # The inbox
