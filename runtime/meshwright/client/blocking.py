@@ -124,6 +124,8 @@ class BlockingClient:
     transcript = _iterating(Client.transcript)
     cancel = _blocking(Client.cancel)
     retry = _blocking(Client.retry)
+    retry_all = _blocking(Client.retry_all)
+    dead_letters = _blocking(Client.dead_letters)
     answer = _blocking(Client.answer)
     inbox = _blocking(Client.inbox)
     publish = _blocking(Client.publish)

@@ -41,6 +41,7 @@ if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh han
     from meshwright.core.money import OnEmpty
     from meshwright.events.inbox import Question
     from meshwright.events.status import MeshStatus
+    from meshwright.events.tasks import DeadLetters
     from meshwright.mesh import Mesh
     from meshwright.orchestration.again import Again
     from meshwright.work.protocol import Begin
@@ -48,6 +49,7 @@ if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh han
     from meshwright.work.steps import StepSummary, StepView
 
 MODEL_SECONDS = 600.0
+_RETRIED_AT_ONCE = 50
 MAX_TASKS, MAX_EVENTS = 500, 1000  # of one page
 _STEPS_A_PAGE = 50  # with what was said
 _MAX_FOLLOWED = 8  # tasks by a stream each; of more the outcome is asked for, since a mesh limits streams
@@ -223,9 +225,15 @@ class Client(Administration):
         capability: str | None = None,
         task_id: str | None = None,
         limit: int = 50,
+        **fields: str | None,
     ) -> list[TaskSummary]:
-        """The newest tasks first. `task_id` is the beginning or the end of their ids."""
-        fields = {"status": status, "capability": capability, "task_id": task_id}
+        """The newest tasks first. `task_id` is the beginning or the end of their ids.
+
+        More `fields` are `agent_id`, `thread_id`, `parent_task_id`, `requested_by`, `model`, `error` (the
+        type of the error by which they failed), `since` and `until` (of their last change: `24h` ago, or RFC
+        3339). Raises NotFound for an agent or a capability that there never was.
+        """
+        fields |= {"status": status, "capability": capability, "task_id": task_id}
         return await self._connection.get_list(TaskSummary, "/tasks", fields, limit=limit, page=MAX_TASKS)
 
     async def steps(self, task_id: str, *, attempt: int | None = None) -> list[StepSummary]:
@@ -287,6 +295,40 @@ class Client(Administration):
 
         body = {"begin": begin, "deadline": deadline, "dry_run": dry_run}
         return await self._connection.get(Again, f"{_task_path(task_id)}/retry", "POST", body=body)
+
+    async def retry_all(
+        self,
+        *,
+        begin: Begin | None = None,
+        deadline: float | None = None,
+        dry_run: bool = False,
+        limit: int = 500,
+        **fields: str | None,
+    ) -> list[Again]:
+        """Work again on the newest tasks that agree with every one of the `fields` of `tasks`.
+
+        Without a `status` those are meant that failed or timed out. What can't be worked on again is in the
+        list, and says why (`refused`).
+        """
+        from meshwright.orchestration.again import AgainPage
+
+        body: dict[str, Any] = {"begin": begin, "deadline": deadline, "dry_run": dry_run, **fields}
+        found: list[Again] = []
+        cursor: str | None = None
+        while len(found) < limit:
+            body |= {"cursor": cursor, "limit": min(limit - len(found), _RETRIED_AT_ONCE)}
+            page = await self._connection.get(AgainPage, "/retry", "POST", body=body)
+            found += page.items
+            if (cursor := page.cursor) is None:
+                break
+        return found
+
+    async def dead_letters(self, *, limit: int = 50, **fields: str | None) -> list[DeadLetters]:
+        """The tasks that failed or timed out, by agent and type of error; see `tasks` for the fields."""
+        from meshwright.events.tasks import DeadLetters
+
+        path = "/dead-letters"
+        return await self._connection.get_list(DeadLetters, path, fields, limit=limit, page=MAX_TASKS)
 
     async def answer(self, task_id: str, key: str, value: Any) -> TaskView:
         """Answer what a task waits for: `key` is the `wait_id` of a question of the inbox.

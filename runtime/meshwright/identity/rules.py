@@ -93,6 +93,8 @@ RULES = {
     "retry": Rule(
         "retries tasks", (Role.OPERATOR, Role.SUBMITTER), Role.OPERATOR, "retries the tasks of others"
     ),
+    "retry_all": Rule("retries tasks", _OPERATOR),
+    "dead_letters": Rule("lists dead letters", _VIEWER),
     "answer": Rule(
         "answers questions", (Role.APPROVER, Role.SUBMITTER), Role.APPROVER, "answers the tasks of others"
     ),

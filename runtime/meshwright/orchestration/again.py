@@ -22,7 +22,8 @@ class Again(Struct):
     """A task that is worked on again, or would be: where it `begin`s, and how many finished steps it keeps.
 
     `error` is why it had failed, `agent_id` the agent that goes on with it (None: the best), `generation` the
-    number of the work, `attempt` that of the attempt whose journal it goes on with.
+    number of the work, `attempt` that of the attempt whose journal it goes on with. `refused` is why it isn't
+    worked on again.
     """
 
     task_id: str
@@ -33,6 +34,14 @@ class Again(Struct):
     agent_id: str | None = None
     error: Fault | None = None
     is_dry: bool = False
+    refused: Fault | None = None
+
+
+class AgainPage(Struct):
+    """The tasks of a page that are worked on again, or not; `cursor` asks for those that follow."""
+
+    items: tuple[Again, ...]
+    cursor: str | None = None
 
 
 def check_again(task_id: str, record: TaskRecord) -> Outcome:

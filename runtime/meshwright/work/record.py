@@ -14,7 +14,7 @@ from typing import Any, Literal
 from msgspec import Raw, field
 from pydantic_core import from_json, to_json
 
-from meshwright.core.encoding import Struct, encode
+from meshwright.core.encoding import Struct, encode, plain
 from meshwright.core.errors import NotFound
 from meshwright.core.messages import (
     ENDED,
@@ -91,7 +91,7 @@ class TaskRecord(Struct, frozen=False, dict=True, omit_defaults=True):
         """Change fields of the task, and leave the others as they came, unknown ones too."""
         task = self.task
         if task is not None:
-            self.task_json = Raw(to_json({**from_json(bytes(self.task_json)), **fields}))
+            self.task_json = Raw(to_json({**from_json(bytes(self.task_json)), **fields}, fallback=plain))
             self.__dict__["task"] = task.model_copy(update=fields)
 
     @property
