@@ -186,23 +186,34 @@ class Client(Administration):
         """Wait for the outcome of a task, of any number at once. Raises NotFound."""
         pauses = Backoff(*_PAUSES, jitter=0.5)
         while True:
-            if outcome := (await self.task(task_id)).outcome:
-                return outcome
+            view = await self.task(task_id)
+            if view.outcome:
+                return view.outcome
             if self._followed < _MAX_FOLLOWED:
                 with suppress(Overloaded):  # other programs of the same caller have streams too
-                    return await self._ending(task_id)
+                    return await self._ending(task_id, view.generation)
             await asyncio.sleep(pauses.next())
 
-    async def _ending(self, task_id: str) -> Outcome:
+    async def _ending(self, task_id: str, generation: int) -> Outcome:
         self._followed += 1
+        last: Event | None = None
         try:
-            async with aclosing(self.follow(task_id)) as events:
+            async with aclosing(self._follow(task_id, generation)) as events:
                 async for event in events:
-                    if event.event_type in ENDINGS:
-                        return Outcome.model_validate(event.payload)
+                    last = event
         finally:
             self._followed -= 1
-        raise MeshError(f"the events of task {task_id} end without its outcome")
+        if last is None or last.event_type not in ENDINGS:
+            raise MeshError(f"the events of task {task_id} end without its outcome")
+        return Outcome.model_validate(last.payload)
+
+    async def _follow(self, task_id: str, generation: int, after_seq: int = 0) -> AsyncGenerator[Event]:
+        path = f"{_task_path(task_id)}/events"
+        async with aclosing(self._connection.events(path, {}, after_seq)) as events:
+            async for event in events:
+                yield event
+                if event.event_type in ENDINGS and event.fields.get("generation", 1) >= generation:
+                    return
 
     async def task(self, task_id: str) -> TaskView:
         """A task with its attempts and outcome. Raises NotFound."""
@@ -356,13 +367,10 @@ class Client(Administration):
 
         Pieces of an answer (`model.delta`) have no `seq`, since the log does not have them.
         """
-        async with aclosing(
-            self._connection.events(f"{_task_path(task_id)}/events", {}, after_seq)
-        ) as events:
+        generation = (await self.task(task_id)).generation
+        async with aclosing(self._follow(task_id, generation, after_seq)) as events:
             async for event in events:
                 yield event
-                if event.event_type in ENDINGS:
-                    return
 
     async def stream(
         self, *, after_seq: int | None = None, **fields: Unpack[EventFields]

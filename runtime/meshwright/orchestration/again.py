@@ -109,4 +109,4 @@ async def plan_again(
 async def _finished(host: Runtime, ref: ActorRef, journals: tuple[str, ...]) -> int:
     """How many steps are finished."""
     records = [record.value for steps in journals for record in await read_continued(host, ref, steps)]
-    return len({value["path"] for value in records if "path" in value and "intent" not in value})
+    return len({value["path"] for value in records if "path" in value and "result" in value})

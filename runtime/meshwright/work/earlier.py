@@ -88,6 +88,8 @@ class Earlier:
         if "cut" in value:
             path, count = value["cut"]
             self.cut[path] = CutSteps(count, record.stream if "calls" in value else None)
+        if "again" in value:
+            self._index_branch(value["again"]["path"], (value["again"]["kind"], value["again"]["hash"]))
         if "kind" not in value:
             return  # calls whose step was never journaled, or the beginning of a claim
         known = self.intents if "intent" in value else self.results
@@ -131,23 +133,35 @@ async def read_steps(
 
 
 async def read_continued(host: Runtime, ref: ActorRef, steps: str) -> list[Record]:
-    """The records of an attempt that another goes on with, but for answers that ended it.
+    """The records of an attempt that another goes on with, but for the steps that ended it.
 
-    Those are refused restarts, and failed ends of delegated tasks and questions that no one answered in time,
-    if no step came after them: their steps run again.
+    Those are refused restarts, and, if no step came after them, errors of models, failed ends of delegated
+    tasks and questions that no one answered in time. They run again; the cost of their calls stays.
     """
     records, answers = await read_steps(host, ref, steps, 1)  # the first claim may have left nothing
     begun = [record.value for record in (*records, *answers) if "kind" in record.value]
-    return [*records, *(record for record in answers if not _has_ended_it(record.value, begun))]
+    return [
+        _to_run_again(record) if _has_ended_it(record.value, begun) else record
+        for record in (*records, *answers)
+    ]
 
 
-def _has_ended_it(answer: dict[str, Any], begun: Sequence[dict[str, Any]]) -> bool:
-    result = answer.get("result")
+def _to_run_again(record: Record) -> Record:
+    """A record that says where a step began, and what its calls cost."""
+    key = {name: record.value[name] for name in StepKey.__struct_fields__}
+    return Record(record.ref, record.stream, record.n, {"again": key, "calls": record.value.get("calls", [])})
+
+
+def _has_ended_it(step: dict[str, Any], begun: Sequence[dict[str, Any]]) -> bool:
+    if "kind" not in step:
+        return False
+    result = step.get("result")
     fields = result if isinstance(result, dict) else {}
-    if answer["kind"] == RESTART:
-        return not fields.get("approve")
-    has_failed = "expired" in answer or (answer["kind"] == DELEGATE and not fields.get("success"))
-    return has_failed and not any(_came_after(step, answer) for step in begun)
+    if step["kind"] == RESTART:
+        return "result" in step and not fields.get("approve")
+    has_failed = "is_error" in step or "expired" in step
+    has_failed = has_failed or (step["kind"] == DELEGATE and "result" in step and not fields.get("success"))
+    return has_failed and not any(_came_after(other, step) for other in begun)
 
 
 def _came_after(step: dict[str, Any], answer: dict[str, Any]) -> bool:

@@ -193,6 +193,8 @@ class Journal:
                     value["sent"] = opened.sent
                 if opened.totals:
                     value["totals"] = opened.totals
+                if opened.is_error:
+                    value["is_error"] = True
                 costly = opened.costly or bool(opened.calls)
                 self._records.write(opened.key, value, opened.events, costly=costly)
         except BaseException as lost:
