@@ -3,22 +3,25 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
+from meshwright.core.errors import Conflict, NotFound
 from meshwright.core.messages import Outcome
 from tests.integration.test_simulated_kills_dapr import UP as DAPR_UP
 from tests.run import DAPR
 from tests.support.fake_provider import FakeProvider, Fault
-from tests.support.running_mesh import UP, RunningMesh, mesh, mesh_up
+from tests.support.running_mesh import UP, RunningMesh, all_of, mesh, mesh_up
 
 EARNED = Decimal("0.0006")  # by the provider, for each call
 USAGE = {"prompt_tokens": 20, "completion_tokens": 20, "total_tokens": 40}
 LOOK_SECONDS = 0.05
+CLAIMS = 4  # of work that ends its process: the first, which finished steps, and three that did not
 AGENTS = '''
 """Agents that fail behind their first step as long as there is a file of the fault's name."""
 
@@ -53,11 +56,14 @@ class Worker(Agent):
         if fault == "bug":
             raise ValueError("a bug")
         if fault == "process":
-            os._exit(9)
+            await run.step("die", self.die)
         if fault == "person" and await run.ask_person("Go on?") != "yes":
             raise ValueError("a person said no")
         if fault in ("deadline", "cancel"):
             await run.sleep(60)
+
+    async def die(self) -> None:
+        os._exit(9)
 
 
 class Helper(Agent):
@@ -188,3 +194,52 @@ async def test_work_goes_on_behind_its_finished_steps(
         for fault in OF_ALL_STORES:
             await goes_on(mesh, fault, kept=2)
         await check_accounts(mesh)
+
+
+async def test_a_task_that_ended_its_process_goes_on(tmp_path: Path) -> None:
+    async with FakeProvider(usage=USAGE) as provider:
+        environment = environment_of(tmp_path, provider)
+        (tmp_path / "faults" / "process").touch()
+        body = {"task_id": "poison", "agent_id": "worker", "payload": {"text": "process"}}
+        for _ in range(CLAIMS):
+            async with mesh_up(tmp_path / "data", **environment) as running:
+                with suppress(aiohttp.ClientError):  # it may be quicker than its receipt
+                    await running.post("/tasks", body)
+                await running.process.wait()
+        async with mesh_up(tmp_path / "data", **environment) as running:
+            failed = await running.client.outcome("poison")
+            assert failed.error is not None and failed.error.type == "BrokeOff"
+            (tmp_path / "faults" / "process").unlink()
+            again = await running.client.retry("poison")
+            assert (again.begin, again.steps_kept) == ("journal", 2)
+            assert (await running.client.outcome("poison")).text == "done"
+            assert Failing(running, provider, tmp_path / "faults").asked()["process first"] == 1
+
+
+async def test_what_failed_is_listed_by_cause_and_worked_on_again(tmp_path: Path) -> None:
+    async with failing(tmp_path, UP) as mesh_:
+        running, url = mesh_.running, ("--url", mesh_.running.url)
+        tasks = [await mesh_.failed("bug") for _ in range(3)]
+        [letters] = await running.client.dead_letters()
+        assert (letters.agent_id, letters.error, letters.tasks) == ("worker", "ValueError", 3)
+        with pytest.raises(NotFound, match="workr"):
+            await running.client.retry_all(agent_id="workr")
+        assert await running.client.retry_all(error="Other") == []
+        planned = await mesh("retry", "--agent", "worker", "--error", "ValueError", "--dry-run", *url)
+        assert (planned.status, planned.out.count("would begin anew")) == (0, 3)
+        unconfirmed = await mesh("retry", "--all", *url)
+        assert (unconfirmed.status, "--yes" in unconfirmed.err) == (2, True)
+        (mesh_.faults / "bug").unlink()
+        done = await mesh("retry", "-", *url, stdin="\n".join(tasks[:2]))
+        assert (done.status, done.out.count("begins anew")) == (0, 2), done.err
+        outcomes = await all_of([running.client.outcome(task_id) for task_id in tasks[:2]])
+        assert [outcome.generation for outcome in outcomes] == [2, 2]
+        again = await mesh("retry", tasks[0], *url)
+        assert (again.status, "has succeeded" in again.err) == (1, True)
+        assert (await mesh("retry", "--all", "--yes", *url)).status == 0
+        await running.client.outcome(tasks[2])
+        assert await running.client.dead_letters() == []
+        with pytest.raises(Conflict, match="succeeded"):
+            await running.client.retry(tasks[2])
+        events = [event.event_type async for event in running.client.follow(tasks[0])]
+        assert events.count("task.retried") == 1 and events[-1] == "task.succeeded"

@@ -318,8 +318,8 @@ class Client(Administration):
     ) -> list[Again]:
         """Work again on the newest tasks that agree with every one of the `fields` of `tasks`.
 
-        Without a `status` those are meant that failed or timed out. What can't be worked on again is in the
-        list, and says why (`refused`).
+        Without a `status` those are meant that failed or timed out. A task that can't be worked on again is
+        in the list, and says why (`refused`).
         """
         from meshwright.orchestration.again import AgainPage
 

@@ -159,7 +159,7 @@ async def _cancel_task(
     return view
 
 
-class _Retry(Strict):
+class RetryRequest(Strict):
     """How a task is worked on again.
 
     `begin` is `journal` (finished steps stay, and cost nothing again) or `start`; without it the fault says
@@ -188,7 +188,7 @@ class _Retry(Strict):
     ),
 )
 async def _retry_task(
-    operations: Annotated[Operations, may("retry")], task_id: _TaskId, wanted: _Retry
+    operations: Annotated[Operations, may("retry")], task_id: _TaskId, wanted: RetryRequest
 ) -> Again:
     """Work again on a task that failed, timed out or was cancelled, under the same id.
 
@@ -198,12 +198,14 @@ async def _retry_task(
     return await operations.retry(task_id, **dict(wanted))
 
 
-class _RetryMany(_TaskQuery, _Retry):
+class RetryManyRequest(_TaskQuery, RetryRequest):
     """Which tasks are worked on again, and how; by default those that failed or timed out."""
 
 
 @router.post("/retry", summary="Work again on tasks that failed", response_model=AgainPage)
-async def _retry_tasks(operations: Annotated[Operations, may("retry_all")], wanted: _RetryMany) -> Response:
+async def _retry_tasks(
+    operations: Annotated[Operations, may("retry_all")], wanted: RetryManyRequest
+) -> Response:
     """Work again on each task of a page that agrees with every field given.
 
     Those that can't be worked on again are listed with the reason. The `cursor` asks for the next page.
