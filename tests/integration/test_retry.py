@@ -1,6 +1,7 @@
 """Work that is done again: after each kind of fault it goes on behind the finished steps, on each store."""
 
 import asyncio
+from asyncio.subprocess import DEVNULL
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -16,12 +17,12 @@ from meshwright.core.messages import Outcome
 from tests.integration.test_simulated_kills_dapr import UP as DAPR_UP
 from tests.run import DAPR
 from tests.support.fake_provider import FakeProvider, Fault
-from tests.support.running_mesh import UP, RunningMesh, all_of, mesh, mesh_up
+from tests.support.running_mesh import UP, RunningMesh, all_of, mesh, mesh_up, start
 
 EARNED = Decimal("0.0006")  # by the provider, for each call
 USAGE = {"prompt_tokens": 20, "completion_tokens": 20, "total_tokens": 40}
 LOOK_SECONDS = 0.05
-CLAIMS = 4  # of work that ends its process: the first, which finished steps, and three that did not
+CLAIMS = 3  # that end without a finished step; then the task fails
 AGENTS = '''
 """Agents that fail behind their first step as long as there is a file of the fault's name."""
 
@@ -201,11 +202,14 @@ async def test_a_task_that_ended_its_process_goes_on(tmp_path: Path) -> None:
         environment = environment_of(tmp_path, provider)
         (tmp_path / "faults" / "process").touch()
         body = {"task_id": "poison", "agent_id": "worker", "payload": {"text": "process"}}
+        async with mesh_up(tmp_path / "data", **environment) as running:
+            with suppress(aiohttp.ClientError):  # it may be quicker than its receipt
+                await running.post("/tasks", body)
+            await running.process.wait()
         for _ in range(CLAIMS):
-            async with mesh_up(tmp_path / "data", **environment) as running:
-                with suppress(aiohttp.ClientError):  # it may be quicker than its receipt
-                    await running.post("/tasks", body)
-                await running.process.wait()
+            command = [*UP, "--port", "0", "--data", str(tmp_path / "data")]
+            process = await start(command, environment, stdout=DEVNULL, stderr=DEVNULL)
+            await process.wait()
         async with mesh_up(tmp_path / "data", **environment) as running:
             failed = await running.client.outcome("poison")
             assert failed.error is not None and failed.error.type == "BrokeOff"
