@@ -257,8 +257,7 @@ class Orchestrator(Actor[TaskRecord]):
     @property
     def _began_at(self) -> datetime:
         """When its generation began."""
-        tried = self.state.tried
-        return tried[0].started_at if tried and self.task.generation > 1 else self.task.created_at
+        return self.state.tried[0].started_at if self.task.generation > 1 else self.task.created_at
 
     def _take(self, accept: Accept, capability: str) -> None:
         self.state.take(accept, capability)

@@ -109,6 +109,8 @@ class TaskRecord(Struct, frozen=False, dict=True, omit_defaults=True):
     def tried(self) -> list[Attempt]:
         """The attempts of this generation."""
         generation = 1 if self.task is None else self.task.generation
+        if generation == 1:
+            return self.attempts
         return [attempt for attempt in self.attempts if attempt.generation == generation]
 
     def open_for(self, outcome: Outcome) -> Attempt | None:
