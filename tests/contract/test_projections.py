@@ -43,6 +43,7 @@ async def test_a_task_is_listed_with_what_is_known_of_it(store: LogOnFile) -> No
         generation=1,
         attempts=1,
         reason=None,
+        error=None,
         created_at=START,
         updated_at=START + timedelta(seconds=1),
         completed_at=START + timedelta(minutes=5),

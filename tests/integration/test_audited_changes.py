@@ -57,6 +57,7 @@ class Change(NamedTuple):
 TASK = {"agent_id": "echo", "payload": {"text": "hello"}}
 CHANGES = {
     "POST /tasks/{task_id}/cancel": Change("task.cancelled", "tasks/{asked_1}", at={"task_id": "asked_1"}),
+    "POST /tasks/{task_id}/retry": Change("task.retried", "tasks/{failed}", {}, at={"task_id": "failed"}),
     "POST /tasks/{task_id}/answer": Change(
         "task.answered", "tasks/{asked_2}", {"key": "{wait_2}", "value": "yes"}, at={"task_id": "asked_2"}
     ),
@@ -100,6 +101,7 @@ CHANGES = {
 ACCEPTED = {
     "POST /tasks": "task.accepted says who, in the same commit",
     "POST /events": "the event itself says who has published it",
+    "POST /retry": "each task is recorded, as by POST /tasks/{task_id}/retry",
     "POST /webhooks/{source}": "webhook.received names the delivery, task.accepted the source",
     "POST /channels/{channel}": "task.accepted names the sender; an answer is audited as everywhere",
     "POST /compress": "changes nothing; model.called says who has called a model",
@@ -122,6 +124,7 @@ READS = {
 }
 """Routes that show contents or a key, and what the record names."""
 FACTS = """
+/dead-letters
 /agents /agents/score/{capability} /allowances /api/agents /api/agents/{agent_id} /audit/verify /budgets
 /channels/{channel} /costs /costs/estimate /deployments /deployments/route /keys /schedules
 /schedules/{schedule_id} /schedules/{schedule_id}/next /status /tasks /v1/models /v1/models/{model_id:path}
@@ -149,6 +152,9 @@ async def audited(folder: Path, *agents: type[Agent], **settings: Any) -> AsyncI
         world["ended"] = await asked(api, world, 3)
         await api.mesh.get(Tasks).answer(world["ended"], world["wait_3"], "yes")
         await api.mesh.get(Tasks).outcome(world["ended"])
+        world["failed"] = await asked(api, world, 4)
+        await api.mesh.get(Tasks).cancel(world["failed"])
+        await api.mesh.get(Tasks).outcome(world["failed"])
         schedule = {"id": "job", "cron": "0 7 * * *", "task": TASK}
         config = {
             "agent_id": "echo",

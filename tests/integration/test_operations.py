@@ -52,11 +52,14 @@ file         csaA    caA    csaA  caA
 outcome      csaA    caA    csaA  caA
 answer       saA     aA     saA   aA
 cancel       soA     oA     sA    A
+retry        soA     oA     -     -
 """
 """Roles that may use it on own and on other tasks, and roles that see the contents."""
 OF_TENANTS = """
 submit        sA     -
 tasks         vcoaA  caA
+retry_all     oA     -
+dead_letters  vcoaA  -
 inbox         caA    caA
 events        vcoaA  caA
 tail          vcoaA  caA
@@ -159,6 +162,9 @@ USES: dict[str, _Use] = {
     "outcome": lambda ops, _, task: ops.outcome(task.ended),
     "answer": lambda ops, _, task: ops.answer(task.waiting, task.question, "yes"),
     "cancel": lambda ops, _, task: ops.cancel(task.waiting),
+    "retry": lambda ops, _, task: ops.retry(task.ended),
+    "retry_all": lambda ops, *_: ops.retry_all(dry_run=True),
+    "dead_letters": lambda ops, *_: ops.dead_letters(),
     "submit": lambda ops, *_: ops.submit(TaskRequest(agent_id="asker")),
     "tasks": lambda ops, *_: ops.tasks(),
     "inbox": lambda ops, *_: ops.inbox(),

@@ -44,6 +44,8 @@ _OWN = {
     "deny": _Listed("cli.inbox", "Deny what a task asks approval for."),
     "answer": _Listed("cli.inbox", "Answer what a task waits for."),
     "cancel": _Listed("cli.tasks", "Cancel a task."),
+    "retry": _Listed("cli.again", "Work again on tasks that failed, timed out or were cancelled."),
+    "dead-letters": _Listed("cli.again", "List the tasks that failed or timed out, by agent and cause."),
     "events": _Listed("cli.timeline", "Show events, oldest first."),
     "status": _Listed("cli.inbox", "Show what is open, what waits, and which models are away."),
     "agents": _Listed("cli.checks", "List agents with their capabilities and status."),
@@ -90,7 +92,7 @@ class _LazyGroup(click.Group):
         """Import the command of that name, if there is one."""
         if cmd_name not in COMMANDS:
             return _commands_of_packages().get(cmd_name)
-        return getattr(import_module(f"meshwright.{COMMANDS[cmd_name].module}"), cmd_name)
+        return getattr(import_module(f"meshwright.{COMMANDS[cmd_name].module}"), cmd_name.replace("-", "_"))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -22,7 +22,7 @@ from meshwright.cli.connect import Connection, talk, whole_id
 from meshwright.cli.inbox import answer_of, question_lines
 from meshwright.cli.options import Target, WholeNumber, json_option, mesh_options
 from meshwright.cli.output import Line, document, event_line, for_terminal, line_of, styled, terminal_width
-from meshwright.client import ENDINGS, Client
+from meshwright.client import Client
 from meshwright.core.display import Document, file_line, printable
 from meshwright.core.errors import Conflict, MeshError, NotFound, error_of_code
 from meshwright.core.schema import takes_approval
@@ -74,8 +74,6 @@ async def timeline(client: Client, task_id: str, depth: int = 0) -> AsyncGenerat
             while (event := await following) is not None:
                 shown = document(event)
                 yield depth, shown
-                if event.event_type in ENDINGS:
-                    return
                 following = asyncio.ensure_future(anext(events, None))
                 if child := _awaited_task(shown):
                     async for below in _beside(following, client, child, depth + 1):

@@ -41,11 +41,15 @@ if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh han
     from meshwright.core.money import OnEmpty
     from meshwright.events.inbox import Question
     from meshwright.events.status import MeshStatus
+    from meshwright.events.tasks import DeadLetters
     from meshwright.mesh import Mesh
+    from meshwright.orchestration.again import Again
+    from meshwright.work.protocol import Begin
     from meshwright.work.record import TaskView
     from meshwright.work.steps import StepSummary, StepView
 
 MODEL_SECONDS = 600.0
+_RETRIED_AT_ONCE = 50
 MAX_TASKS, MAX_EVENTS = 500, 1000  # of one page
 _STEPS_A_PAGE = 50  # with what was said
 _MAX_FOLLOWED = 8  # tasks by a stream each; of more the outcome is asked for, since a mesh limits streams
@@ -182,23 +186,34 @@ class Client(Administration):
         """Wait for the outcome of a task, of any number at once. Raises NotFound."""
         pauses = Backoff(*_PAUSES, jitter=0.5)
         while True:
-            if outcome := (await self.task(task_id)).outcome:
-                return outcome
+            view = await self.task(task_id)
+            if view.outcome:
+                return view.outcome
             if self._followed < _MAX_FOLLOWED:
                 with suppress(Overloaded):  # other programs of the same caller have streams too
-                    return await self._ending(task_id)
+                    return await self._ending(task_id, view.generation)
             await asyncio.sleep(pauses.next())
 
-    async def _ending(self, task_id: str) -> Outcome:
+    async def _ending(self, task_id: str, generation: int) -> Outcome:
         self._followed += 1
+        last: Event | None = None
         try:
-            async with aclosing(self.follow(task_id)) as events:
+            async with aclosing(self._follow(task_id, generation)) as events:
                 async for event in events:
-                    if event.event_type in ENDINGS:
-                        return Outcome.model_validate(event.payload)
+                    last = event
         finally:
             self._followed -= 1
-        raise MeshError(f"the events of task {task_id} end without its outcome")
+        if last is None or last.event_type not in ENDINGS:
+            raise MeshError(f"the events of task {task_id} end without its outcome")
+        return Outcome.model_validate(last.payload)
+
+    async def _follow(self, task_id: str, generation: int, after_seq: int = 0) -> AsyncGenerator[Event]:
+        path = f"{_task_path(task_id)}/events"
+        async with aclosing(self._connection.events(path, {}, after_seq)) as events:
+            async for event in events:
+                yield event
+                if event.event_type in ENDINGS and event.fields.get("generation", 1) >= generation:
+                    return
 
     async def task(self, task_id: str) -> TaskView:
         """A task with its attempts and outcome. Raises NotFound."""
@@ -221,9 +236,15 @@ class Client(Administration):
         capability: str | None = None,
         task_id: str | None = None,
         limit: int = 50,
+        **fields: str | None,
     ) -> list[TaskSummary]:
-        """The newest tasks first. `task_id` is the beginning or the end of their ids."""
-        fields = {"status": status, "capability": capability, "task_id": task_id}
+        """The newest tasks first. `task_id` is the beginning or the end of their ids.
+
+        More `fields` are `agent_id`, `thread_id`, `parent_task_id`, `requested_by`, `model`, `error` (the
+        type of the error by which they failed), `since` and `until` (of their last change: `24h` ago, or RFC
+        3339). Raises NotFound for an agent or a capability that there never was.
+        """
+        fields |= {"status": status, "capability": capability, "task_id": task_id}
         return await self._connection.get_list(TaskSummary, "/tasks", fields, limit=limit, page=MAX_TASKS)
 
     async def steps(self, task_id: str, *, attempt: int | None = None) -> list[StepSummary]:
@@ -267,6 +288,59 @@ class Client(Administration):
 
         return await self._connection.get(TaskView, f"{_task_path(task_id)}/cancel", "POST", repeats=True)
 
+    async def retry(
+        self,
+        task_id: str,
+        *,
+        begin: Begin | None = None,
+        deadline: float | None = None,
+        dry_run: bool = False,
+    ) -> Again:
+        """Work again on a task that failed, timed out or was cancelled, under the same id.
+
+        From the `journal` finished steps stay, and cost nothing again; from the `start` none do. Without
+        `begin` the fault says which. `deadline` is in seconds from now, by default as long as before. A
+        `dry_run` changes nothing. Raises NotFound, Conflict, NoAgentAvailable, Overloaded.
+        """
+        from meshwright.orchestration.again import Again
+
+        body = {"begin": begin, "deadline": deadline, "dry_run": dry_run}
+        return await self._connection.get(Again, f"{_task_path(task_id)}/retry", "POST", body=body)
+
+    async def retry_all(
+        self,
+        *,
+        begin: Begin | None = None,
+        deadline: float | None = None,
+        dry_run: bool = False,
+        limit: int = 500,
+        **fields: str | None,
+    ) -> list[Again]:
+        """Work again on the newest tasks that agree with every one of the `fields` of `tasks`.
+
+        Without a `status` those are meant that failed or timed out. A task that can't be worked on again is
+        in the list, and says why (`refused`).
+        """
+        from meshwright.orchestration.again import AgainPage
+
+        body: dict[str, Any] = {"begin": begin, "deadline": deadline, "dry_run": dry_run, **fields}
+        found: list[Again] = []
+        cursor: str | None = None
+        while len(found) < limit:
+            body |= {"cursor": cursor, "limit": min(limit - len(found), _RETRIED_AT_ONCE)}
+            page = await self._connection.get(AgainPage, "/retry", "POST", body=body)
+            found += page.items
+            if (cursor := page.cursor) is None:
+                break
+        return found
+
+    async def dead_letters(self, *, limit: int = 50, **fields: str | None) -> list[DeadLetters]:
+        """The tasks that failed or timed out, by agent and type of error; see `tasks` for the fields."""
+        from meshwright.events.tasks import DeadLetters
+
+        path = "/dead-letters"
+        return await self._connection.get_list(DeadLetters, path, fields, limit=limit, page=MAX_TASKS)
+
     async def answer(self, task_id: str, key: str, value: Any) -> TaskView:
         """Answer what a task waits for: `key` is the `wait_id` of a question of the inbox.
 
@@ -293,13 +367,10 @@ class Client(Administration):
 
         Pieces of an answer (`model.delta`) have no `seq`, since the log does not have them.
         """
-        async with aclosing(
-            self._connection.events(f"{_task_path(task_id)}/events", {}, after_seq)
-        ) as events:
+        generation = (await self.task(task_id)).generation
+        async with aclosing(self._follow(task_id, generation, after_seq)) as events:
             async for event in events:
                 yield event
-                if event.event_type in ENDINGS:
-                    return
 
     async def stream(
         self, *, after_seq: int | None = None, **fields: Unpack[EventFields]

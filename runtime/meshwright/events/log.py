@@ -30,8 +30,11 @@ from meshwright.events.rows import own_id, row_of
 from meshwright.events.table import MAX_BYTES_READ, Found, Written
 from meshwright.events.tails import Tails
 from meshwright.events.tasks import (
+    DeadLetterPage,
+    TaskFilter,
     TaskPage,
     TaskProjection,
+    dead_letters,
     delete_ended_tasks,
     list_tasks,
     open_tasks,
@@ -303,17 +306,19 @@ class EventLog:
         self,
         *,
         tenant_id: str,
-        status: str | None = None,
-        capability: str | None = None,
-        task_id: str | None = None,
         limit: int = 50,
         cursor: str | None = None,
+        **wanted: Any,
     ) -> TaskPage:
-        """A page of a tenant's tasks, newest first, at most 1,000; `task_id` is an end or a beginning of ids.
+        """A page of a tenant's tasks, newest first, at most 1,000. Takes the fields of `TaskFilter`.
 
         Raises InvalidInput for a wrong cursor.
         """
-        return await self.view(list_tasks, tenant_id, status, capability, task_id, limit, position_of(cursor))
+        return await self.view(list_tasks, tenant_id, TaskFilter(**wanted), limit, position_of(cursor))
+
+    async def dead_letters(self, *, tenant_id: str, limit: int = 50, **wanted: Any) -> DeadLetterPage:
+        """A tenant's tasks that failed or timed out, by agent and error. Takes the fields of `TaskFilter`."""
+        return await self.view(dead_letters, tenant_id, TaskFilter(**wanted), limit)
 
     async def open_tasks(self) -> list[tuple[str, str, str | None]]:
         """(tenant_id, task_id, thread_id) of every task that has no outcome."""

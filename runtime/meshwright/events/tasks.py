@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from meshwright.core.encoding import Json, Struct
 from meshwright.core.errors import InvalidInput
@@ -36,6 +36,8 @@ ModelT = TypeVar("ModelT", bound=Struct)
 class TaskSummary(Plain):
     """One task in a list. `reason` says why it waits or how it failed; `seq` is of its first event.
 
+    `error` is the type of the error by which it failed.
+
     `code` is the digest of its agent's code as its attempt began, `once` how many steps that are not
     idempotent had begun when it last waited.
 
@@ -57,6 +59,7 @@ class TaskSummary(Plain):
     generation: int
     attempts: int
     reason: str | None
+    error: str | None
     created_at: datetime
     updated_at: datetime
     completed_at: datetime | None
@@ -104,35 +107,117 @@ class TaskProjection:
         session.execute("DELETE FROM tasks WHERE seq >= ?", (oldest,))
 
 
-def list_tasks(
-    session: Session,
-    tenant_id: str,
-    status: str | None,
-    capability: str | None,
-    task_id: str | None,
-    limit: int,
-    before: int,
-) -> TaskPage:
+class TaskFilter(BaseModel):
+    """Tasks that agree with every field given.
+
+    `task_id` is the beginning or the end of their ids, `error` the type of the error by which they failed;
+    `since` and `until` bound the time of their last change, and include it. `dead` are those that failed or
+    timed out.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    status: TaskStatus | None = None
+    capability: str | None = None
+    agent_id: str | None = None
+    thread_id: str | None = None
+    parent_task_id: str | None = None
+    requested_by: str | None = None
+    model: str | None = None
+    error: str | None = None
+    task_id: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    dead: bool = False
+
+    def conditions(self, session: Session, tenant_id: str) -> tuple[str, dict[str, Any]]:
+        """Returns them in SQL, with their values."""
+        exact = {"tenant_id": tenant_id, **{name: getattr(self, name) for name in _EXACT}}
+        values = {name: session.bindable(value) for name, value in exact.items() if value is not None}
+        found = [f"{name} = :{name}" for name in values]
+        if self.task_id is not None:
+            values["task_id"] = session.bindable(self.task_id)
+            end = "substr(task_id, length(task_id) - length(:task_id) + 1)"
+            found.append(f":task_id IN (substr(task_id, 1, length(:task_id)), {end})")
+        for name, compared in (("since", ">="), ("until", "<=")):
+            if (bound := getattr(self, name)) is not None:
+                values[name] = seconds(bound)
+                found.append(f"updated_at {compared} :{name}")
+        if self.dead:
+            found.append("status IN ('failed', 'timed_out')")
+        if self.dead or self.status not in (None, "succeeded"):
+            found.append("status <> 'succeeded'")
+        return " AND ".join(found), values
+
+    @property
+    def index(self) -> str | None:
+        """The index that finds them; None for the order of the list."""
+        if self.status not in (None, "succeeded"):
+            return "tasks_by_status"
+        return None if self.capability is None else "tasks_by_capability"
+
+
+_EXACT = (
+    "status", "capability", "agent_id", "thread_id", "parent_task_id", "requested_by", "model", "error",
+)  # fmt: skip
+
+
+def list_tasks(session: Session, tenant_id: str, wanted: TaskFilter, limit: int, before: int) -> TaskPage:
     """One page of a tenant's tasks."""
     limit = max(1, min(limit, _MAX_PAGE))
-    exact = {"tenant_id": tenant_id, "status": status, "capability": capability}
-    values: dict[str, Any] = {
-        name: session.bindable(value) for name, value in exact.items() if value is not None
-    }
-    conditions = ["seq < :before", *(f"{name} = :{name}" for name in values)]
-    if task_id is not None:
-        values["task_id"] = session.bindable(task_id)
-        end = "substr(task_id, length(task_id) - length(:task_id) + 1)"
-        conditions.append(f":task_id IN (substr(task_id, 1, length(:task_id)), {end})")
-    index = None if capability is None else "tasks_by_capability"
-    if status is not None and status != "succeeded":
-        index = "tasks_by_status"
-        conditions.append("status <> 'succeeded'")
-    where = ("WHERE", " AND ".join(conditions), "ORDER BY seq DESC LIMIT :limit")
-    query = ("SELECT", ", ".join(_LISTED), "FROM", session.by_index("tasks", index), *where)
+    conditions, values = wanted.conditions(session, tenant_id)
+    where = ("WHERE seq < :before AND", conditions, "ORDER BY seq DESC LIMIT :limit")
+    query = ("SELECT", ", ".join(_LISTED), "FROM", session.by_index("tasks", wanted.index), *where)
     rows = session.execute(" ".join(query), {**values, "before": before, "limit": limit + 1}).fetchall()
     items = tuple(map(_summary, rows[:limit]))
     return TaskPage(items=items, cursor=str(items[-1].seq) if len(rows) > limit else None)
+
+
+class DeadLetters(Plain):
+    """The tasks of one agent that failed or timed out by one type of error, and are not worked on again.
+
+    `reason` is that of the last of them, `task_id` its id.
+    """
+
+    agent_id: str | None
+    error: str | None
+    tasks: int
+    first_at: datetime
+    last_at: datetime
+    task_id: str
+    reason: str | None
+
+
+class DeadLetterPage(Plain):
+    """The largest groups of dead letters."""
+
+    items: tuple[DeadLetters, ...]
+
+
+def dead_letters(session: Session, tenant_id: str, wanted: TaskFilter, limit: int) -> DeadLetterPage:
+    """The groups of a tenant's dead letters, the largest first."""
+    conditions, values = wanted.model_copy(update={"dead": True}).conditions(session, tenant_id)
+    query = (
+        "WITH ended AS (SELECT agent_id, error, task_id, reason, completed_at, ROW_NUMBER() OVER "  # noqa: S608
+        f"(PARTITION BY agent_id, error ORDER BY seq DESC) AS place FROM tasks WHERE {conditions}) "
+        "SELECT agent_id, error, COUNT(*), MIN(completed_at), MAX(completed_at), "
+        "MAX(CASE WHEN place = 1 THEN task_id END), MAX(CASE WHEN place = 1 THEN reason END) "
+        "FROM ended GROUP BY agent_id, error ORDER BY COUNT(*) DESC, agent_id, error LIMIT :limit"
+    )
+    rows = session.execute(query, {**values, "limit": limit}).fetchall()
+    items = tuple(
+        DeadLetters(
+            agent_id=agent_id,
+            error=error,
+            tasks=int(tasks),
+            first_at=datetime.fromtimestamp(first, UTC),
+            last_at=datetime.fromtimestamp(last, UTC),
+            task_id=task_id,
+            reason=reason,
+        )
+        for agent_id, error, tasks, first, last, task_id, reason in rows
+    )
+    return DeadLetterPage(items=items)
 
 
 def position_of(cursor: str | None) -> int:
@@ -254,6 +339,7 @@ class _TaskRow:
     generation: int = 1
     attempts: int = 0
     reason: str | None = None
+    error: str | None = None
     created_at: float
     updated_at: float
     completed_at: float | None = None
@@ -346,7 +432,7 @@ def _dispatch(row: _TaskRow, event: Event) -> None:
     row.describe(task)
     if task.generation > row.generation:
         row.generation, row.attempts = task.generation, 0
-        row.completed_at = row.duration_ms = row.model = None
+        row.completed_at = row.duration_ms = row.model = row.error = None
         row.prompt_tokens, row.completion_tokens, row.cost_usd = 0, 0, "0"
     if task.generation == row.generation and dispatch.attempt > row.attempts and not row.ended:
         row.status, row.attempts, row.reason = "dispatched", dispatch.attempt, None
@@ -387,6 +473,7 @@ def _end(status: str) -> Callable[[_TaskRow, Event], None]:
             row.agent_id = outcome.agent_id
             row.attempts = max(row.attempts, outcome.attempt)
             row.reason = _reason(outcome.error)
+            row.error = None if outcome.error is None else outcome.error.type
             row.completed_at = seconds(outcome.completed_at)
             row.duration_ms = outcome.duration_ms
             row.model = outcome.model

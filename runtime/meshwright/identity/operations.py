@@ -12,16 +12,19 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from typing import Any, NamedTuple
 
+from msgspec.structs import replace
+
 from meshwright.context.plan import CompressRequest, CompressResponse
 from meshwright.context.service import ContextClient
 from meshwright.core.access import Role
 from meshwright.core.capability import AgentInfo
-from meshwright.core.errors import Forbidden, HostError, MeshError, NotFound
+from meshwright.core.errors import Forbidden, HostError, MeshError, NotFound, nearest
 from meshwright.core.files import File, task_file_of
 from meshwright.core.messages import (
     ENDED,
     Caller,
     Event,
+    Fault,
     Outcome,
     Receipt,
     ScoreCard,
@@ -34,7 +37,7 @@ from meshwright.events.filter import EventFilter
 from meshwright.events.inbox import Inbox, InboxPage
 from meshwright.events.log import Page
 from meshwright.events.status import MeshStatus
-from meshwright.events.tasks import TaskPage
+from meshwright.events.tasks import DeadLetterPage, TaskPage, TaskSummary
 from meshwright.identity.rules import (
     RULES,
     call_context,
@@ -42,6 +45,7 @@ from meshwright.identity.rules import (
     event_facts,
     has_role,
     is_own,
+    named,
     page_facts,
     sees_contents,
     shown,
@@ -54,20 +58,33 @@ from meshwright.ledger.spending import Spending
 from meshwright.mesh import Mesh
 from meshwright.models.overview import Deployments
 from meshwright.models.port import CallContext
+from meshwright.orchestration.acceptance import FINAL
+from meshwright.orchestration.again import Again, AgainPage
 from meshwright.orchestration.registry import Registry
 from meshwright.orchestration.status import StatusReader
 from meshwright.orchestration.tasks import Tasks
 from meshwright.orchestration.tenants import Tenants
 from meshwright.run.files import referred_in
 from meshwright.run.transcript import Transcript
+from meshwright.work.protocol import Begin
 from meshwright.work.record import TaskView, read_task, unknown_task
 
 
 class Feed(NamedTuple):
-    """Events as they come, as their reader may see them; `is_whole` where that is with all contents."""
+    """Events as they come, as their reader may see them; `is_whole` where that is with all contents.
+
+    Those of a task end with the outcome of its `generation`: what was worked on again has earlier ones.
+    """
 
     batches: AsyncGenerator[list[Event]]
     is_whole: bool
+    generation: int | None = None
+
+    def is_last(self, event: Event) -> bool:
+        """Whether an event ends the task that is followed."""
+        if self.generation is None or event.event_type not in FINAL:
+            return False
+        return event.fields.get("generation", 1) >= self.generation
 
 
 class Acting:
@@ -123,8 +140,38 @@ class Operations(Acting):
     async def tasks(self, **wanted: Any) -> TaskPage:
         """A page of the tenant's tasks, the newest first. Takes what `EventLog.tasks` takes."""
         self.check("tasks")
-        page = await self.mesh.log.tasks(tenant_id=self.caller.tenant_id, **wanted)
+        page = await self._tasks_of(**wanted)
         return page if has_role(self.caller, Role.CONTENTS) else page_facts(page)
+
+    async def _tasks_of(self, **wanted: Any) -> TaskPage:
+        wanted = await self._checked(wanted)
+        return await self.mesh.log.tasks(tenant_id=self.caller.tenant_id, **wanted)
+
+    async def _checked(self, wanted: dict[str, Any]) -> dict[str, Any]:
+        """A filter, its times read. Raises NotFound for an agent or a capability that there never was."""
+        now = self.mesh.host.clock.now()
+        times = {name: since_of(wanted[name], now) for name in ("since", "until") if wanted.get(name)}
+        registry = self.mesh.get(Registry)
+        known = {
+            "agent_id": [agent.agent_id for agent in registry.agents()],
+            "capability": registry.capabilities(),
+        }
+        for name, names in known.items():
+            value = wanted.get(name)
+            if value is not None and value not in names and not await self._was_known(name, value):
+                close = nearest(value, names)
+                raise NotFound(
+                    f"There is no {name.removesuffix('_id')} {value!r}, and no task ever named it",
+                    remedy=f"Did you mean {close}?"
+                    if close
+                    else f"Known are {', '.join(sorted(names)) or 'none'}",
+                    field=name,
+                )
+        return {**wanted, **times}
+
+    async def _was_known(self, name: str, value: str) -> bool:
+        found = await self.mesh.log.tasks(tenant_id=self.caller.tenant_id, limit=1, **{name: value})
+        return bool(found.items)
 
     async def task_events(self, task_id: str, wanted: EventFilter) -> Page:
         """A page of a task's events."""
@@ -142,7 +189,8 @@ class Operations(Acting):
         if view.status in ENDED and await self._has_seen_the_end(view, after_seq):
             return None
         wanted = self._own(EventFilter(after_seq=after_seq), task_id)
-        return self._feed(wanted, is_whole=sees_contents(view, self.caller))
+        feed = self._feed(wanted, is_whole=sees_contents(view, self.caller))
+        return feed._replace(generation=view.generation)
 
     async def transcripts(self, task_id: str, *, contents: bool = True) -> list[Transcript]:
         """The steps of a task, attempt by attempt; without `contents` the door shows none."""
@@ -173,6 +221,59 @@ class Operations(Acting):
         await self._check_task("cancel", task_id)
         view = await self.mesh.get(Tasks).cancel(task_id, self.caller.tenant_id, caller=self.caller)
         return shown(view, self.caller)
+
+    async def retry(self, task_id: str, **wanted: Any) -> Again:
+        """Work again on a task that failed, timed out or was cancelled. Takes what `Tasks.retry` takes."""
+        self.check("retry")
+        await self._check_task("retry", task_id)
+        again = await self.mesh.get(Tasks).retry(task_id, self.caller, **wanted)
+        if has_role(self.caller, Role.CONTENTS):
+            return again
+        return replace(again, error=named(again.error), refused=named(again.refused))
+
+    async def retry_all(
+        self,
+        *,
+        begin: Begin | None = None,
+        deadline: float | None = None,
+        dry_run: bool = False,
+        **wanted: Any,
+    ) -> AgainPage:
+        """Work again on the tasks of a page. Takes what `tasks` and `retry` take.
+
+        Those that failed or timed out are meant where no status is wanted. One that can't be worked on again
+        is in the page, with the reason; where the mesh has no room for more it ends with that.
+        """
+        self.check("retry_all")
+        page = await self._tasks_of(dead=wanted.get("status") is None, **wanted)
+        items: list[Again] = []
+        for task in page.items:
+            how: dict[str, Any] = {"begin": begin, "deadline": deadline, "dry_run": dry_run}
+            items.append(await self._retry_one(task, how))
+        return AgainPage(items=tuple(items), cursor=page.cursor)
+
+    async def _retry_one(self, task: TaskSummary, how: dict[str, Any]) -> Again:
+        try:
+            return await self.retry(task.task_id, **how)
+        except MeshError as error:
+            fault = Fault(type=error.code, message=str(error))
+            return Again(
+                task_id=task.task_id,
+                begin="journal",
+                generation=task.generation,
+                refused=fault,
+                is_dry=how["dry_run"],
+            )
+
+    async def dead_letters(self, **wanted: Any) -> DeadLetterPage:
+        """The tasks that failed or timed out, by agent and error. Takes a filter as `tasks` does."""
+        self.check("dead_letters")
+        wanted = await self._checked(wanted)
+        page = await self.mesh.log.dead_letters(tenant_id=self.caller.tenant_id, **wanted)
+        if has_role(self.caller, Role.CONTENTS):
+            return page
+        items = tuple(letters.model_copy(update={"reason": None}) for letters in page.items)
+        return page.model_copy(update={"items": items})
 
     async def answer(
         self, task_id: str, key: str, value: Any, *, idempotency_key: str | None = None

@@ -90,6 +90,11 @@ RULES = {
     "cancel": Rule(
         "cancels tasks", (Role.OPERATOR, Role.SUBMITTER), Role.OPERATOR, "cancels the tasks of others"
     ),
+    "retry": Rule(
+        "retries tasks", (Role.OPERATOR, Role.SUBMITTER), Role.OPERATOR, "retries the tasks of others"
+    ),
+    "retry_all": Rule("retries tasks", _OPERATOR),
+    "dead_letters": Rule("lists dead letters", _VIEWER),
     "answer": Rule(
         "answers questions", (Role.APPROVER, Role.SUBMITTER), Role.APPROVER, "answers the tasks of others"
     ),
@@ -245,12 +250,12 @@ def _task_facts(view: TaskView) -> TaskView:
     """A task without its payload, its answer, and what was said of its failure or its waits."""
     outcome = view.outcome
     if outcome is not None:
-        outcome = replace(outcome, result=None, files=(), error=_named(outcome.error))
+        outcome = replace(outcome, result=None, files=(), error=named(outcome.error))
     return replace(
         view,
         payload={},
         outcome=outcome,
-        attempts=tuple(replace(attempt, error=_named(attempt.error)) for attempt in view.attempts),
+        attempts=tuple(replace(attempt, error=named(attempt.error)) for attempt in view.attempts),
         waits=tuple(replace(wait, reason="", subject={}, answer_schema=None) for wait in view.waits),
     )
 
@@ -279,7 +284,8 @@ def status_facts(status: MeshStatus) -> MeshStatus:
     )
 
 
-def _named(error: Fault | None) -> Fault | None:
+def named(error: Fault | None) -> Fault | None:
+    """An error without what it said."""
     return None if error is None else Fault(type=error.type, message="")
 
 

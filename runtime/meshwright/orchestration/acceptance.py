@@ -151,7 +151,7 @@ def hash_of(request: TaskRequest, caller: Caller, idempotency_key: str | None = 
     return hashlib.sha256(to_json(body)).hexdigest()[:32]
 
 
-ACCEPTED = "task.accepted"
+OPENED = frozenset(["task.accepted", "task.retried"])
 FINAL = frozenset(f"task.{status}" for status in ENDED)
 
 Thread = tuple[str, str]
@@ -195,7 +195,7 @@ class Admission:
         """Count what is open, as far as the log knows, and follow what happens from now on."""
         self._ended_meanwhile = set()
         self._unlisten = self._host.listen(
-            topics.TASK_PROGRESS, self._on_event, {ACCEPTED, *FINAL}, sealed=True
+            topics.TASK_PROGRESS, self._on_event, {*OPENED, *FINAL}, sealed=True
         )
         for tenant_id, task_id, thread_id in await self._log.open_tasks():
             key = TaskKey(tenant_id, task_id)
@@ -254,7 +254,7 @@ class Admission:
             return
         key = TaskKey(event.tenant_id, event.task_id)
         self._unconfirmed.discard(key)
-        if event.event_type != ACCEPTED:
+        if event.event_type not in OPENED:
             self._remove(key)
             if self._ended_meanwhile is not None:
                 self._ended_meanwhile.add(key)

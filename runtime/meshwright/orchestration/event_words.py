@@ -20,8 +20,8 @@ from meshwright.core.display import (
 
 _OUTCOME = "model success status capability cost_usd usage duration_ms completed_at finish_reason limit"
 FACTS: Mapping[str, str] = {
-    "task.*": f"{_OUTCOME} priority requested_by created_at dispatched_to score_card parent_task_id owner "
-    "key kind child_task_id may_answer due_at expires_at on_empty",
+    "task.*": f"{_OUTCOME} generation begin priority requested_by created_at dispatched_to score_card owner "
+    "parent_task_id key kind child_task_id may_answer due_at expires_at on_empty",
     "attempt.*": f"{_OUTCOME} fault",
     "wait.*": "key kind how answered_by",
     "work.*": "current owner most",
@@ -44,6 +44,11 @@ def _dispatched(payload: Document, event: Document) -> Sequence[object]:
     attempt = payload.get("attempt", 1)
     agent = payload.get("agent_id") or event["agent_id"]
     return agent, score(payload.get("score_card")), attempt > 1 and f"attempt {attempt}"
+
+
+def _retried(payload: Document, event: Document) -> Sequence[object]:
+    where = "its journal" if payload.get("begin") == "journal" else "the start"
+    return (f"from {where}", f"after {fault(payload.get('error'))}")
 
 
 def _waiting(payload: Document, event: Document) -> Sequence[object]:
@@ -89,6 +94,7 @@ def _ended(payload: Document, event: Document) -> Sequence[object]:
 WORDS: Mapping[str, EventWords] = {
     "task.accepted": EventWords("accepted", _accepted),
     "task.dispatched": EventWords("dispatched", _dispatched),
+    "task.retried": EventWords("retried", _retried),
     "task.waiting": EventWords("waiting", _waiting),
     "wait.ended": EventWords("waited", _wait_ended),
     "attempt.ended": EventWords("", _attempt_ended),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from meshwright.core import topics
@@ -11,9 +11,10 @@ from meshwright.core.errors import Conflict, IdempotencyConflict, MeshError, NoA
 from meshwright.core.messages import ENDED, Dispatch, Event, Fault, Outcome, Receipt, ScoreCard, Task
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
+from meshwright.orchestration.again import ERASED_HASH, begin_of, check_again
 from meshwright.orchestration.registry import Registry
 from meshwright.orchestration.scoring import class_of, may_retry, rules_out
-from meshwright.work.protocol import ORCHESTRATOR, Accept, Answer, Cancel, Follow, Pause, TaskKey
+from meshwright.work.protocol import ORCHESTRATOR, Accept, Answer, Cancel, Follow, Pause, Retry, TaskKey
 from meshwright.work.record import NO_TASK, Attempt, TaskRecord
 
 _BEGIN_RETRY = timedelta(seconds=5)  # where no agent is there for a task that waited for another
@@ -122,6 +123,15 @@ class Orchestrator(Actor[TaskRecord]):
         turn.send(self._thread(attempt), "cancel", cancel)
 
     @turn
+    def retry(self, turn: Turn, retry: Retry) -> Receipt:
+        """Work again on a task that has failed, as its next generation.
+
+        Raises what `check_again` raises, NoAgentAvailable and NotFound as `accept`.
+        """
+        self._work_again(turn, retry)
+        return self._receipt()
+
+    @turn
     def erase(self, turn: Turn) -> None:
         """Drop request and result; when, by whom and at what cost stays.
 
@@ -130,7 +140,7 @@ class Orchestrator(Actor[TaskRecord]):
         if self.state.is_open:
             raise Conflict(f"Task {self._task_id} is still open", remedy="Cancel it, or wait for its end")
         self.state.change(payload={}, idempotency_key=None)
-        self.state.request_hash = "erased"
+        self.state.request_hash = ERASED_HASH
         for attempt in self.state.attempts:
             attempt.error = _erased(attempt.error)
         outcome = self.state.outcome
@@ -200,16 +210,61 @@ class Orchestrator(Actor[TaskRecord]):
                 remedy="repeat a key only with the same body, or use a new Idempotency-Key",
                 field="Idempotency-Key",
             )
-        if accept.task.parent is not None and self.state.outcome is not None:
+        parent = accept.task.parent
+        if parent is not None and parent != self.task.parent:
+            self._join(turn, accept.task)
+        elif parent is not None and self.state.outcome is not None:
             self._answer_parent(turn, self.state.outcome)
         return self._receipt()
+
+    def _join(self, turn: Turn, again: Task) -> None:
+        """Work on what the task above asks for again, as it works again itself."""
+        self.state.change(parent=again.parent)
+        if self.state.outcome is None:
+            self.state.again = self.state.cancelling
+        elif self.state.outcome.success or not self._has_begun_again(turn, again.deadline_at):
+            self._answer_parent(turn, self.state.outcome)
+
+    def _has_begun_again(self, turn: Turn, deadline_at: datetime) -> bool:
+        """Work again for the task above; False where that can't be."""
+        try:
+            self._work_again(turn, Retry(deadline_at=deadline_at))
+        except MeshError:  # the failure that it has stands, and says more
+            return False
+        return True
+
+    def _work_again(self, turn: Turn, retry: Retry) -> None:
+        """Begin the next generation, behind the finished steps or at the start."""
+        state, outcome = self.state, check_again(self._task_id, self.state)
+        begin = begin_of(outcome, retry.begin, state.attempts)
+        continues = state.attempts[-1] if begin == "journal" else None
+        agent_id = self.task.agent_id if continues is None else continues.agent_id
+        card = self._registry.best(self.task.capability or None, agent_id=agent_id)
+        deadline_at = retry.deadline_at or turn.now + (self.task.deadline_at - self._began_at)
+        state.change(generation=self.task.generation + 1, deadline_at=deadline_at)
+        state.outcome, state.cancelling = None, False
+        state.pauses.clear()
+        begun = {
+            "generation": self.task.generation,
+            "begin": begin,
+            "thread_id": self.task.thread_id,
+            "error": outcome.error,
+        }
+        self._publish(turn, "task.retried", begun, agent_id=card.agent_id)
+        self._dispatch(turn, card, continues)
+        turn.wake_at(self.task.deadline_at)
+
+    @property
+    def _began_at(self) -> datetime:
+        """When its generation began."""
+        return self.state.tried[0].started_at if self.task.generation > 1 else self.task.created_at
 
     def _take(self, accept: Accept, capability: str) -> None:
         self.state.take(accept, capability)
         self.state.request_hash = accept.request_hash
 
     def _receipt(self) -> Receipt:
-        first = self.state.attempts[0] if self.state.attempts else None
+        first = next(iter(self.state.tried), None)
         return Receipt(
             task_id=self._task_id,
             status=self.state.status,
@@ -217,9 +272,15 @@ class Orchestrator(Actor[TaskRecord]):
             score=first.score_card.score if first else 0.0,
         )
 
-    def _dispatch(self, turn: Turn, card: ScoreCard) -> None:
-        number = len(self.state.attempts) + 1
-        attempt = Attempt(attempt=number, agent_id=card.agent_id, score_card=card, started_at=turn.now)
+    def _dispatch(self, turn: Turn, card: ScoreCard, continued: Attempt | None = None) -> None:
+        attempt = Attempt(
+            attempt=len(self.state.attempts) + 1,
+            agent_id=card.agent_id,
+            score_card=card,
+            started_at=turn.now,
+            generation=self.task.generation,
+            continues=None if continued is None else continued.attempt,
+        )
         self.state.attempts.append(attempt)
         self.state.status = "dispatched"
         turn.publish(
@@ -240,9 +301,10 @@ class Orchestrator(Actor[TaskRecord]):
         )
 
     def _next_choice(self, turn: Turn) -> ScoreCard | None:
-        if len(self.state.attempts) >= self._max_attempts or turn.now >= self.task.deadline_at:
+        tried = self.state.tried
+        if len(tried) >= self._max_attempts or turn.now >= self.task.deadline_at:
             return None
-        failed = frozenset(attempt.agent_id for attempt in self.state.attempts if rules_out(attempt.error))
+        failed = frozenset(attempt.agent_id for attempt in tried if rules_out(attempt.error))
         if self.task.agent_id in failed:
             return None
         try:
@@ -267,7 +329,7 @@ class Orchestrator(Actor[TaskRecord]):
         )
 
     def _end(self, turn: Turn, outcome: Outcome) -> None:
-        total_ms = (turn.now - self.task.created_at).total_seconds() * 1000
+        total_ms = (turn.now - self._began_at).total_seconds() * 1000
         whole = {"duration_ms": round(total_ms, 3), "completed_at": turn.now, **self.state.spent()}
         outcome = outcome.model_copy(update=whole)
         self.state.status = outcome.status
@@ -277,6 +339,9 @@ class Orchestrator(Actor[TaskRecord]):
         if self.state.pauses:
             self.state.pauses = []
             self._pause_parent(turn, on=False)
+        again, self.state.again = self.state.again, False
+        if again and not outcome.success and self._has_begun_again(turn, self.task.deadline_at):
+            return
         self._answer_parent(turn, outcome)
         for follower in self.state.followers:
             self._begin(turn, follower)
@@ -301,7 +366,7 @@ class Orchestrator(Actor[TaskRecord]):
             turn.send(ActorRef(parent.actor_type, parent.actor_id), "resume", answer)
 
     def _dead_letter(self, turn: Turn, outcome: Outcome) -> None:
-        tried = [attempt.agent_id for attempt in self.state.attempts]
+        tried = [attempt.agent_id for attempt in self.state.tried]
         turn.publish(
             topics.MESH,
             "task.dead_lettered",

@@ -75,6 +75,11 @@ def may_retry(outcome: Outcome) -> bool:
     return _rule_of(outcome).retry != "none"
 
 
+def must_start_over(outcome: Outcome) -> bool:
+    """Whether what its journal has would fail again: its agent was at fault, or could not follow it."""
+    return class_of(outcome) == "agent" or _rule_of(outcome).retry == "any agent"
+
+
 def rules_out(error: Fault | None) -> bool:
     """Whether the agent whose attempt ended so is not asked again."""
     return error is None or _RULES.get(error.type, _AGENTS).retry != "any agent"

@@ -6,6 +6,7 @@ outcome = await mesh.get(Tasks).outcome(receipt.task_id)
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -31,11 +32,12 @@ from meshwright.orchestration.acceptance import (
     hash_of,
     make_task,
 )
+from meshwright.orchestration.again import Again, plan_again
 from meshwright.run.files import read_file
 from meshwright.run.limits import limits_of, step_timeout
 from meshwright.run.transcript import Transcript, transcripts
 from meshwright.work import Answer, Cancel
-from meshwright.work.protocol import Accept, TaskKey
+from meshwright.work.protocol import Accept, Begin, Retry, TaskKey
 from meshwright.work.record import TaskView, read_entry, read_task, thread_ref
 
 _SHOWN = {*TaskView.__struct_fields__} & {*Task.__struct_fields__} - {"limits", "timeout"}
@@ -137,6 +139,36 @@ class Tasks:
         async with self._audit.change(caller, "task.cancelled", f"tasks/{task_id}"):
             await self._host.call(TaskKey(tenant_id, task_id).ref, "cancel", Cancel(task_id=task_id))
         return await self.task(task_id, tenant_id)
+
+    async def retry(
+        self,
+        task_id: str,
+        caller: Caller | None = None,
+        *,
+        begin: Begin | None = None,
+        deadline: float | None = None,
+        dry_run: bool = False,
+    ) -> Again:
+        """Work again on a task that failed, timed out or was cancelled: durable when this returns.
+
+        From its journal finished steps stay, and cost nothing again; without `begin` its fault says whether
+        it begins there or at the start. `deadline` is in seconds from now, by default as long as before.
+        Raises NotFound, Conflict where it can't be worked on again, and what `submit` raises.
+        """
+        caller = caller or Caller()
+        record, task = await read_task(self._host, task_id, caller.tenant_id)
+        days = self._settings.keep_contents_days
+        keep = None if days is None else timedelta(days=days)
+        plan = await plan_again(self._host, task_id, record, begin, keep)
+        if dry_run:
+            return replace(plan, is_dry=True)
+        ends_at = None if deadline is None else self._host.clock.now() + timedelta(seconds=deadline)
+        retry = Retry(begin=plan.begin, deadline_at=ends_at)
+        details = {"begin": plan.begin, "generation": plan.generation}
+        async with self._audit.change(caller, "task.retried", f"tasks/{task_id}", details):
+            ref = TaskKey(task.tenant_id, task_id).ref
+            await self._admission.admit(task, partial(self._host.call, ref, "retry", retry))
+        return plan
 
     async def answer(
         self,

@@ -252,7 +252,7 @@ class ModelCalls:
             self.totals.add_reply(result)
         step.sent = self.sent.record_of(request)
         step.totals = self.totals.now()
-        step.finish(result, events)
+        step.finish(result, events, is_error=isinstance(result, RecordedError))
 
     def _note(self, step: OpenStep, request: ModelRequest, result: _StepResult) -> ModelReply:
         """Note what a step, run or replayed, adds to the run. Raises the error that it recorded."""

@@ -218,7 +218,7 @@ class RunContext:
         if task.budget_usd is not None:
             own = TaskBudget(task_id=task.task_id, limit_usd=task.budget_usd, on_empty=task.on_empty)
             above = (*above, own)
-        task_id, now = derived_id(task.tenant_id, work.steps, path), self.services.clock.now()
+        task_id, now = derived_id(task.tenant_id, work.first_steps, path), self.services.clock.now()
         ends_at = [task.deadline_at]
         if wanted.deadline is not None:
             ends_at.append(now + timedelta(seconds=wanted.deadline))

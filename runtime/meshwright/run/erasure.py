@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from meshwright.core import topics
 from meshwright.core.encoding import decode
 from meshwright.core.errors import Conflict, NotFound
-from meshwright.core.messages import Caller, Dispatch, Event, Task, new_id, trace_id_of
+from meshwright.core.messages import Caller, Event, Task, new_id, trace_id_of
 from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.events import table
 from meshwright.events.audit import Audit
@@ -76,7 +76,7 @@ class Contents:
                 ended_tasks, since.timestamp(), before.timestamp(), _TASKS_AT_ONCE
             ):
                 for tenant_id, task_id, ended_at in tasks:
-                    await _delete_steps(self._host, self._log, TaskKey(tenant_id, task_id))
+                    await _delete_steps(self._host, TaskKey(tenant_id, task_id))
                     since = datetime.fromtimestamp(ended_at, UTC)
                 deleted += len(tasks)
                 await asyncio.sleep(0)
@@ -90,30 +90,16 @@ class Contents:
         return datetime.fromtimestamp(0, UTC)
 
 
-async def _delete_steps(host: Runtime, log: EventLog, key: TaskKey) -> None:
+async def _delete_steps(host: Runtime, key: TaskKey) -> None:
     """Delete what was said at the steps of a task that has ended, in every attempt and generation."""
     record = await host.read(key.ref)
     task = record.task if isinstance(record, TaskRecord) else None
     if task is None or record.is_open:
         return
-    attempts = [(attempt.agent_id, task.generation, attempt.attempt) for attempt in record.attempts]
-    if task.generation > 1:
-        attempts = await _all_attempts(log, key)
-    for agent_id, generation, attempt in attempts:
-        ref = ActorRef(agent_id, f"{task.tenant_id}:{task.thread_id}")
-        streams = await streams_of(host, ref, steps_stream(task.task_id, generation, attempt))
-        await host.delete_records(ref, streams)
-
-
-async def _all_attempts(log: EventLog, key: TaskKey) -> list[tuple[str, int, int]]:
-    """The attempts of each generation: the task itself knows those of its last."""
-    wanted = EventFilter(task_id=key.task_id, tenant_id=key.tenant_id, event_type="task.dispatched")
-    attempts = []
-    async for event in log.replay(wanted):
-        with suppress(ValueError, ArithmeticError):  # erased
-            dispatch = Dispatch.model_validate(event.fields)
-            attempts.append((dispatch.agent_id, dispatch.task.generation, dispatch.attempt))
-    return attempts
+    for attempt in record.attempts:
+        ref = ActorRef(attempt.agent_id, f"{task.tenant_id}:{task.thread_id}")
+        steps = steps_stream(task.task_id, attempt.generation, attempt.attempt)
+        await host.delete_records(ref, await streams_of(host, ref, steps))
 
 
 _FACTS = frozenset({"task.accepted", "task.started", "task.resumed", "model.called"})
@@ -197,7 +183,7 @@ async def _erase_task(host: Runtime, log: EventLog, database: Database, key: Tas
     record, task = await read_task(host, key.task_id, key.tenant_id)
     thread_id = f"{task.tenant_id}:{task.thread_id}"
     threads = {ActorRef(attempt.agent_id, thread_id) for attempt in record.attempts}
-    await _delete_steps(host, log, key)
+    await _delete_steps(host, key)
     for thread in threads:
         await host.call(thread, "forget", key.task_id)
         conversation = conversation_of(thread)
@@ -219,7 +205,7 @@ async def _erase_task(host: Runtime, log: EventLog, database: Database, key: Tas
 async def _erase_copies(host: Runtime, log: EventLog, database: Database, key: TaskKey) -> int:
     """Erase what a task got of the conversation of its thread; what was asked and answered stays."""
     _, task = await read_task(host, key.task_id, key.tenant_id)
-    await _delete_steps(host, log, key)
+    await _delete_steps(host, key)
     return await _erase_rows(host, log, database, key, _spans(task))
 
 

@@ -16,12 +16,11 @@ from meshwright.core.errors import InvalidInput, NotFound, TooLarge
 from meshwright.core.files import File, TaskFile, task_file_of
 from meshwright.core.messages import Task
 from meshwright.core.redaction import redact
-from meshwright.kernel.envelope import ActorRef
+from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.runtime import Runtime
 from meshwright.tools.limited import MAX_RESULT_CHARS, cut
 from meshwright.work.earlier import read_steps
-from meshwright.work.protocol import steps_stream
-from meshwright.work.record import read_task
+from meshwright.work.record import journals_of, read_task
 
 _MAX_FILES = 16
 _MAX_TEXT_CHARS = 100_000
@@ -229,8 +228,9 @@ async def _read_file(host: Runtime, task_id: str, number: int, tenant_id: str) -
         )
     known = outcome.files[number - 1]
     ref = ActorRef(outcome.agent_id, f"{task.tenant_id}:{task.thread_id}")
-    stream = steps_stream(task_id, outcome.generation, outcome.attempt)
-    records, _ = await read_steps(host, ref, stream, 1)  # the first claim may have left nothing
+    records: list[Record] = []
+    for steps in journals_of(task_id, record.attempts, outcome.attempt):
+        records += (await read_steps(host, ref, steps, 1))[0]  # the first claim may have left nothing
     for value in (record.value for record in records):
         if value.get("path") == known.step and known.place < len(files := files_in(value.get("result"))):
             return files[known.place]

@@ -361,7 +361,7 @@ class Run:
         services, inside = self._attempt.services, self._journal.inside
         path = "" if inside is None else inside.key.path
         item = MemoryItem(
-            memory_id=derived_id(self._attempt.work.steps, path, scope, text),
+            memory_id=derived_id(self._attempt.work.first_steps, path, scope, text),
             tenant_id=self.task.tenant_id,
             scope=scope,
             scope_id=self._attempt.scopes[scope],

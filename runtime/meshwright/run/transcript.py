@@ -265,7 +265,7 @@ async def transcripts(
     found: list[Transcript] = []
     for attempt in record.attempts:
         ref = ActorRef(attempt.agent_id, f"{task.tenant_id}:{task.thread_id}")
-        stream = steps_stream(task.task_id, task.generation, attempt.attempt)
+        stream = steps_stream(task.task_id, attempt.generation, attempt.attempt)
         records, answers = await read_steps(host, ref, stream, 1)  # the first claim may have left nothing
         events = by_attempt.get(attempt.attempt, ())
         own = [wait for wait in waits if wait.wait_id.startswith(f"{stream}/")]

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.runtime import Runtime
-from meshwright.work.protocol import StepKey, answers_stream, claim_stream
+from meshwright.work.people import RESTART
+from meshwright.work.protocol import DELEGATE, StepKey, answers_stream, claim_stream
 
 
 class CutSteps(NamedTuple):
@@ -23,7 +24,8 @@ class CutSteps(NamedTuple):
 class Earlier:
     """The steps that are done (`results`, by path), those that may be (`intents`), and how branches began.
 
-    `kept` are answers that attempts before it got, whose journals could not be followed.
+    `kept` are answers that attempts before it got, whose journals could not be followed, `continued` the
+    records of the attempts that it goes on with.
     """
 
     def __init__(
@@ -33,8 +35,9 @@ class Earlier:
         waits: Sequence[StepKey],
         stream: str,
         kept: Sequence[Record] = (),
+        continued: Sequence[Record] = (),
     ) -> None:
-        self.values = [record.value for record in (*records, *answers)]
+        self.values = [record.value for record in (*continued, *records, *answers)]
         self.results: dict[str, dict[str, Any]] = {}
         self.intents: dict[str, dict[str, Any]] = {}
         self.steps = 0
@@ -49,7 +52,7 @@ class Earlier:
         """The steps that the attempt waits for, by path."""
         self._around: set[str] = set()
         self._branches: dict[str, dict[int, tuple[str, str] | None]] = {}
-        for record in (*records, *answers):
+        for record in (*continued, *records, *answers):
             self._index(record)
             if record.stream == stream:
                 self.last_record = record.n
@@ -85,6 +88,8 @@ class Earlier:
         if "cut" in value:
             path, count = value["cut"]
             self.cut[path] = CutSteps(count, record.stream if "calls" in value else None)
+        if "again" in value:
+            self._index_branch(value["again"]["path"], (value["again"]["kind"], value["again"]["hash"]))
         if "kind" not in value:
             return  # calls whose step was never journaled, or the beginning of a claim
         known = self.intents if "intent" in value else self.results
@@ -125,6 +130,49 @@ async def read_steps(
         records += found
         claim += 1
     return records, await host.records(ref, answers_stream(steps))
+
+
+async def read_continued(host: Runtime, ref: ActorRef, steps: str) -> list[Record]:
+    """The records of an attempt that another goes on with, but for the steps that ended it.
+
+    Those are refused restarts, and, if no step came after them, errors of models, failed ends of delegated
+    tasks and questions that no one answered in time. They run again; the cost of their calls stays.
+    """
+    records, answers = await read_steps(host, ref, steps, 1)  # the first claim may have left nothing
+    begun = [record.value for record in (*records, *answers) if "kind" in record.value]
+    return [
+        _to_run_again(record) if _has_ended_it(record.value, begun) else record
+        for record in (*records, *answers)
+    ]
+
+
+def _to_run_again(record: Record) -> Record:
+    """A record that says where a step began, and what its calls cost."""
+    key = {name: record.value[name] for name in StepKey.__struct_fields__}
+    return Record(record.ref, record.stream, record.n, {"again": key, "calls": record.value.get("calls", [])})
+
+
+def _has_ended_it(step: dict[str, Any], begun: Sequence[dict[str, Any]]) -> bool:
+    if "kind" not in step:
+        return False
+    result = step.get("result")
+    fields = result if isinstance(result, dict) else {}
+    if step["kind"] == RESTART:
+        return "result" in step and not fields.get("approve")
+    has_failed = "is_error" in step or "expired" in step
+    has_failed = has_failed or (step["kind"] == DELEGATE and "result" in step and not fields.get("success"))
+    return has_failed and not any(_came_after(other, step) for other in begun)
+
+
+def _came_after(step: dict[str, Any], answer: dict[str, Any]) -> bool:
+    """Whether the run got past an answer to a step; those of branches beside it say nothing about that."""
+    path, own = step["path"].split("."), answer["path"].split(".")
+    pairs = enumerate(zip(path, own, strict=False))
+    place = next((i for i, (one, other) in pairs if one != other), len(path))
+    if place == len(path):  # the step around it ended, or it is the answer itself
+        return len(path) < len(own)
+    is_beside = path[place].startswith("b") and own[place].startswith("b")
+    return step["number"] > answer["number"] and not is_beside
 
 
 async def streams_of(host: Runtime, ref: ActorRef, steps: str) -> list[str]:

@@ -25,10 +25,10 @@ from meshwright.core.errors import MeshError, ReplayMismatch, RestartDenied, Too
 from meshwright.core.messages import Task
 from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.runtime import Runtime
-from meshwright.work.earlier import CutSteps, Earlier, read_steps
+from meshwright.work.earlier import CutSteps, Earlier, read_continued, read_steps
 from meshwright.work.paths import OpenStep, Paths, ProgressEvent, Records, Scope, hash_of
 from meshwright.work.people import QUESTIONS, RESTART, Approval, Repetition, repeat_key
-from meshwright.work.protocol import StepKey, Wait, WaitKind, Work, answers_stream, claim_stream, steps_stream
+from meshwright.work.protocol import DELEGATE, StepKey, Wait, WaitKind, Work, answers_stream, claim_stream
 from meshwright.work.waits import Suspended, Waits
 
 _LETTING_GO_SECONDS = 1.0  # for branches that a run has left behind
@@ -52,12 +52,14 @@ class Journal:
         answers: Sequence[Record] = (),
         kept: Sequence[Record] = (),
         on_step: Callable[[], None] = lambda: None,
+        *,
+        continued: Sequence[Record] = (),
     ) -> None:
         self.ended: MeshError | None = None
         """Why the journal can't be followed: the run ends with that, whatever its code makes of it."""
         self._host = host
         self._work = work
-        self._earlier = Earlier(records, answers, work.waits, work.stream, kept)
+        self._earlier = Earlier(records, answers, work.waits, work.stream, kept, continued)
         self._paths = Paths(self._earlier, was_cut=work.was_cut)
         self._records = Records(host, ref, work, self._earlier.last_record, on_step)
         self._waits = Waits(host, ref, work, self._earlier, self._paths, self._records)
@@ -68,12 +70,13 @@ class Journal:
     ) -> Journal:
         """Read what earlier claims of the attempt left. `on_step` is called once a step is finished."""
         kept: list[Record] = []
-        for attempt in work.replaced:
-            steps = steps_stream(work.task_id, work.generation, attempt)
+        for steps in work.replaced:
             kept += await host.records(ref, answers_stream(steps))
-        if not work.journaled:
-            return cls(host, ref, work, kept=kept, on_step=on_step)
-        return cls(host, ref, work, *await read_steps(host, ref, work.steps, work.claim), kept, on_step)
+        continued: list[Record] = []
+        for steps in work.continued:
+            continued += await read_continued(host, ref, steps)
+        own = await read_steps(host, ref, work.steps, work.claim) if work.journaled else ([], [])
+        return cls(host, ref, work, *own, kept, on_step, continued=continued)
 
     @property
     def earlier(self) -> list[dict[str, Any]]:
@@ -168,7 +171,7 @@ class Journal:
         self._waits.step_begins()
         self._paths.enter(opened)
         try:
-            if opened.paid and self._work.journaled:
+            if opened.paid and self._earlier.values:
                 self._count_cut(opened)
             if not opened.repeatable:
                 self._records.write(key, {"intent": True})
@@ -190,6 +193,8 @@ class Journal:
                     value["sent"] = opened.sent
                 if opened.totals:
                     value["totals"] = opened.totals
+                if opened.is_error:
+                    value["is_error"] = True
                 costly = opened.costly or bool(opened.calls)
                 self._records.write(opened.key, value, opened.events, costly=costly)
         except BaseException as lost:
@@ -334,7 +339,7 @@ class Journal:
         if (known["kind"], known["hash"]) == (key.kind, key.hash):
             return
         once = [intent["kind"] for intent in self._earlier.intents.values()]
-        once += [wait.kind for wait in self._earlier.waits.values() if wait.kind == "delegate"]
+        once += [wait.kind for wait in self._earlier.waits.values() if wait.kind == DELEGATE]
         if once:
             await self._ask_restart(scope, once)
         self.ended = ReplayMismatch(

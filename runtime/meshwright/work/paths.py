@@ -58,6 +58,7 @@ class OpenStep:
         self.result: Any = None
         self.events: list[ProgressEvent] = []
         self.calls: list[dict[str, Any]] = []
+        self.is_error = False
         self.sent: dict[str, Any] | None = None
         """The messages sent to the model, for its record; a replay does without."""
         self.totals: dict[str, Any] = {}
@@ -98,9 +99,9 @@ class OpenStep:
         """Whether it, or a step that it is within, may not be repeated."""
         return not self.repeatable or (self.scope.step is not None and self.scope.step.runs_once)
 
-    def finish(self, result: Any, events: Sequence[ProgressEvent] = ()) -> None:
-        """Set the result, and add events of it."""
-        self.result = result
+    def finish(self, result: Any, events: Sequence[ProgressEvent] = (), *, is_error: bool = False) -> None:
+        """Set the result, which may be an error that the code gets again, and add events of it."""
+        self.result, self.is_error = result, is_error
         self.events += events
 
     def add_call(self, call: dict[str, Any], event: ProgressEvent) -> None:

@@ -24,6 +24,8 @@ class StepKey(Struct):
 
 
 WaitKind = Literal["person", "task", "timer", "event", "provider", "money"]
+DELEGATE = "delegate"
+"""The kind of the step that waits for a delegated task."""
 
 
 class Wait(Struct):
@@ -166,16 +168,24 @@ class Grant(Struct):
 class Work(Grant, kw_only=True):
     """A granted attempt with its task, which the worker has read from the task's own actor.
 
-    `replaced` are the attempts before it that could not follow their journals: it gets their answers.
+    `continued` are the steps of the attempts whose journals it goes on with, the first first, `replaced`
+    those of attempts that could not follow their journals: it gets their answers.
     """
 
     dispatch: Dispatch
-    replaced: tuple[int, ...] = ()
+    continued: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, grant: Grant, dispatch: Dispatch, replaced: tuple[int, ...] = ()) -> Work:
+    def of(
+        cls,
+        grant: Grant,
+        dispatch: Dispatch,
+        continued: tuple[str, ...] = (),
+        replaced: tuple[str, ...] = (),
+    ) -> Work:
         """The work of a grant, once its task has been read."""
-        return cls(**asdict(grant), dispatch=dispatch, replaced=replaced)
+        return cls(**asdict(grant), dispatch=dispatch, continued=continued, replaced=replaced)
 
     @property
     def task(self) -> Task:
@@ -186,6 +196,11 @@ class Work(Grant, kw_only=True):
     def steps(self) -> str:
         """The name of the attempt's steps: the stream of those that its first claim made."""
         return steps_stream(self.task_id, self.generation, self.attempt)
+
+    @property
+    def first_steps(self) -> str:
+        """The name of the steps with which the work began: what is made of a step is the same in all."""
+        return (*self.continued, self.steps)[0]
 
     @property
     def stream(self) -> str:
@@ -247,6 +262,20 @@ class Cancel(Struct):
 
     task_id: str
     reason: str = "cancelled on request"
+
+
+Begin = Literal["journal", "start"]
+"""The place at which work begins that is done again: behind the steps that are finished, or the start."""
+
+
+class Retry(Struct):
+    """Work on a task again that has failed: the next generation. Without `begin` its fault says where.
+
+    Its deadline is as far away as the one before was, or at `deadline_at`.
+    """
+
+    begin: Begin | None = None
+    deadline_at: datetime | None = None
 
 
 class Follow(Struct):

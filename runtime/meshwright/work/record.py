@@ -5,6 +5,7 @@ A worker that has claimed an attempt reads its task in the record.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cached_property
@@ -13,7 +14,7 @@ from typing import Any, Literal
 from msgspec import Raw, field
 from pydantic_core import from_json, to_json
 
-from meshwright.core.encoding import Struct, encode
+from meshwright.core.encoding import Struct, encode, plain
 from meshwright.core.errors import NotFound
 from meshwright.core.messages import (
     ENDED,
@@ -29,18 +30,24 @@ from meshwright.core.messages import (
 from meshwright.core.money import ZERO, Amount, exact
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
-from meshwright.work.protocol import Enqueue, Grant, TaskKey, Wait, WaitKind, steps_stream
+from meshwright.work.protocol import Enqueue, Grant, TaskKey, Wait, WaitKind, Work, steps_stream
 
 NO_TASK = Raw(b"null")
 
 
 class Attempt(Struct, frozen=False):
-    """One try at the task by one agent, and what its model calls cost; None if unknown."""
+    """One try at the task by one agent, and what its model calls cost; None if unknown.
+
+    Attempts are numbered through all generations. `continues` is the attempt whose journal it goes on with:
+    its cost has those of that one in it.
+    """
 
     attempt: int
     agent_id: str
     score_card: ScoreCard
     started_at: datetime
+    generation: int = 1
+    continues: int | None = None
     ended_at: datetime | None = None
     error: Fault | None = None
     usage: Usage = Usage()
@@ -51,7 +58,10 @@ class Attempt(Struct, frozen=False):
 
 
 class TaskRecord(Struct, frozen=False, dict=True, omit_defaults=True):
-    """All that is known of a task. `followers` are those that begin when it has ended."""
+    """All that is known of a task. `followers` are those that begin when it has ended.
+
+    `again` says that the task above waits for it again, though it was about to end.
+    """
 
     version: int = 1
     task_json: Raw = field(name="task", default=NO_TASK)
@@ -63,6 +73,7 @@ class TaskRecord(Struct, frozen=False, dict=True, omit_defaults=True):
     pauses: list[str] = field(default_factory=list)
     paused_at: datetime | None = None
     followers: list[str] = field(default_factory=list)
+    again: bool = False
 
     @cached_property
     def task(self) -> Task | None:
@@ -80,7 +91,7 @@ class TaskRecord(Struct, frozen=False, dict=True, omit_defaults=True):
         """Change fields of the task, and leave the others as they came, unknown ones too."""
         task = self.task
         if task is not None:
-            self.task_json = Raw(to_json({**from_json(bytes(self.task_json)), **fields}))
+            self.task_json = Raw(to_json({**from_json(bytes(self.task_json)), **fields}, fallback=plain))
             self.__dict__["task"] = task.model_copy(update=fields)
 
     @property
@@ -94,6 +105,14 @@ class TaskRecord(Struct, frozen=False, dict=True, omit_defaults=True):
         last = self.attempts[-1] if self.attempts else None
         return last if last is not None and last.ended_at is None else None
 
+    @property
+    def tried(self) -> list[Attempt]:
+        """The attempts of this generation."""
+        generation = 1 if self.task is None else self.task.generation
+        if generation == 1:
+            return self.attempts
+        return [attempt for attempt in self.attempts if attempt.generation == generation]
+
     def open_for(self, outcome: Outcome) -> Attempt | None:
         """The open attempt that an outcome belongs to; a late or foreign one belongs to none."""
         attempt, task = self.open_attempt, self.task
@@ -102,21 +121,33 @@ class TaskRecord(Struct, frozen=False, dict=True, omit_defaults=True):
         return attempt if outcome.attempt == attempt.attempt else None
 
     def spent(self) -> dict[str, object]:
-        """The cost of all attempts; None if that of one is unknown."""
+        """The cost of all attempts, each call counted once; None if that of one is unknown."""
         if len(self.attempts) == 1:
             return {"usage": self.attempts[0].usage, "cost_usd": self.attempts[0].cost_usd}
-        costs = [attempt.cost_usd for attempt in self.attempts]
+        continued = {attempt.continues for attempt in self.attempts}
+        counted = [attempt for attempt in self.attempts if attempt.attempt not in continued]
+        costs = [attempt.cost_usd for attempt in counted]
         known = [cost for cost in costs if cost is not None]
         return {
-            "usage": sum((attempt.usage for attempt in self.attempts), start=Usage()),
+            "usage": sum((attempt.usage for attempt in counted), start=Usage()),
             "cost_usd": sum(known, start=Decimal(0)) if len(known) == len(costs) else None,
         }
 
 
 class _Dispatched(Struct):
+    attempt: int
     agent_id: str
     score_card: ScoreCard
     error: Fault | None = None
+    generation: int = 1
+    continues: int | None = None
+
+
+def journals_of(task_id: str, attempts: Sequence[Attempt | _Dispatched], number: int) -> tuple[str, ...]:
+    """The names of the steps of an attempt, and before it of those whose journals it goes on with."""
+    attempt = attempts[number - 1]
+    before = () if attempt.continues is None else journals_of(task_id, attempts, attempt.continues)
+    return *before, steps_stream(task_id, attempt.generation, number)
 
 
 class DispatchedTask(Struct):
@@ -134,14 +165,23 @@ class DispatchedTask(Struct):
             task_json=self.task_json, attempt=number, agent_id=attempt.agent_id, score_card=attempt.score_card
         )
 
-    def replaced(self, number: int) -> tuple[int, ...]:
-        """The attempts right before one, of the same agent, that could not follow their journals."""
-        agent_id, found = self.attempts[number - 1].agent_id, number
+    def work(self, grant: Grant) -> Work | None:
+        """The work of a granted attempt; None where there is no such attempt."""
+        dispatch = self.dispatch(grant.attempt)
+        if dispatch is None or dispatch.task.generation != grant.generation:
+            return None
+        continued = journals_of(grant.task_id, self.attempts, grant.attempt)[:-1]
+        return Work.of(grant, dispatch, continued, self._replaced(grant.task_id, grant.attempt))
+
+    def _replaced(self, task_id: str, number: int) -> tuple[str, ...]:
+        """The steps of the attempts right before one, of the same agent, that could not follow theirs."""
+        agent_id = self.attempts[number - 1].agent_id
+        found: list[str] = []
         for before in reversed(self.attempts[: number - 1]):
             if before.agent_id != agent_id or before.error is None or before.error.type != "ReplayMismatch":
                 break
-            found -= 1
-        return tuple(range(found, number))
+            found = [*journals_of(task_id, self.attempts, before.attempt), *found]
+        return tuple(dict.fromkeys(found))
 
 
 class TaskView(Struct, kw_only=True):

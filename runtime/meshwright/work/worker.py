@@ -321,9 +321,9 @@ class Worker:
     async def _read_task(self, ref: ActorRef, grant: Grant) -> Work | None:
         """The work of a grant, with a copy of the task of its own; None where there is no such task."""
         record = await self._host.read(TaskKey(tenant_of(ref), grant.task_id).ref, DispatchedTask)
-        dispatch = None if record is None else record.dispatch(grant.attempt)
-        if dispatch is not None and dispatch.task.generation == grant.generation:
-            return Work.of(grant, dispatch, record.replaced(grant.attempt))
+        work = None if record is None else record.work(grant)
+        if work is not None:
+            return work
         message = f"the mesh has no attempt {grant.attempt} of task {grant.task_id}, though it was dispatched"
         fault = Fault(type="NotFound", message=message)
         outcome = unsuccessful("failed", grant, ref.type, fault, self._host.clock.now())

@@ -144,10 +144,10 @@ class Streams:
         self._whole = _Frames(_frame_of)
         self._facts = _Frames(_frame_of)
 
-    def respond(self, feed: Feed, is_last: Callable[[Event], bool] = lambda event: False) -> ServerSentEvents:
+    def respond(self, feed: Feed) -> ServerSentEvents:
         """Answer with events as they come, until one is the last."""
         frame = self._whole.of if feed.is_whole else self._facts.of
-        return ServerSentEvents(self._stream(feed.batches, is_last, frame), feed.batches.aclose)
+        return ServerSentEvents(self._stream(feed.batches, feed.is_last, frame), feed.batches.aclose)
 
     def close(self) -> None:
         """End every stream after what it has ready; a client that resumes by Last-Event-ID loses nothing."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import quote
 
 from fastapi import Header, Path, Query, Request, Response
 from pydantic import Field
 
-from meshwright.core.messages import ENDED, ID_PATTERN, Event, Identifier, Receipt, TaskStatus
+from meshwright.core.limits import MAX_DEADLINE_SECONDS
+from meshwright.core.messages import ENDED, ID_PATTERN, Identifier, Receipt, TaskStatus
 from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import AnswerRequest, Strict, read_model
 from meshwright.edges.http.errors import CALLER, JsonLine
@@ -24,10 +25,10 @@ from meshwright.edges.http.events import (
 from meshwright.edges.http.routing import EVENTS, make_router, may, problems, read_body
 from meshwright.edges.outgoing import NotifyingRequest, notifier_of
 from meshwright.events.inbox import InboxPage
-from meshwright.events.tasks import TaskPage
+from meshwright.events.tasks import DeadLetterPage, TaskPage
 from meshwright.identity.operations import Operations
 from meshwright.mesh import Mesh
-from meshwright.orchestration.acceptance import FINAL
+from meshwright.orchestration.again import Again, AgainPage
 from meshwright.run.transcript import attempt_of
 from meshwright.work.record import TaskView
 from meshwright.work.steps import StepContentsPage, StepPage, StepView
@@ -37,17 +38,40 @@ _TaskId = Annotated[str, Path(pattern=ID_PATTERN)]
 _NO_TASK = problems({404: "There is no such task."})
 
 
-class _TaskQuery(Strict):
-    """Which tasks to list. `task_id` is the beginning or the end of their ids.
+_Text = Annotated[str, Field(min_length=1, max_length=128)]
 
-    `cursor` is the `cursor` of the page before.
+
+class _TaskFilter(Strict):
+    """Tasks that agree with every field given.
+
+    `task_id` is the beginning or the end of their ids, `error` the type of the error by which they failed.
+    `since` and `until` bound the time of their last change: `24h` ago, or RFC 3339.
     """
 
     status: TaskStatus | None = None
     capability: Identifier | None = None
-    task_id: str | None = Field(default=None, min_length=1, max_length=128)
+    agent_id: Identifier | None = None
+    thread_id: Identifier | None = None
+    parent_task_id: Identifier | None = None
+    requested_by: _Text | None = None
+    model: _Text | None = None
+    error: _Text | None = None
+    task_id: _Text | None = None
+    since: _Text | None = None
+    until: _Text | None = None
+
+
+class _TaskQuery(_TaskFilter):
+    """Which tasks to list; `cursor` is the `cursor` of the page before."""
+
     limit: int = Field(default=50, ge=1, le=500)
     cursor: str | None = Field(default=None, pattern=r"^[0-9]{1,18}$")
+
+
+class _DeadQuery(_TaskFilter):
+    """Which tasks to group."""
+
+    limit: int = Field(default=50, ge=1, le=500)
 
 
 @router.post(
@@ -135,6 +159,68 @@ async def _cancel_task(
     return view
 
 
+class RetryRequest(Strict):
+    """How a task is worked on again.
+
+    `begin` is `journal` (finished steps stay, and cost nothing again) or `start`; without it the fault says
+    which: the start where the agent was at fault, else the journal. `deadline` is in seconds from now, by
+    default as long as before. With `dry_run` nothing is changed.
+    """
+
+    begin: Literal["journal", "start"] | None = None
+    deadline: float | None = Field(default=None, gt=0, le=MAX_DEADLINE_SECONDS)
+    dry_run: bool = False
+
+
+@router.post(
+    "/tasks/{task_id}/retry",
+    status_code=202,
+    summary="Work again on a task that failed",
+    response_description="It is worked on again, durably; or it would be, by a dry run.",
+    responses=problems(
+        {
+            404: "There is no such task.",
+            409: "It is open, or has succeeded; or its steps or contents were deleted.",
+            429: "The mesh, the tenant or the thread has as many tasks as it may: "
+            "`Retry-After` says when to try again.",
+            503: "No agent has the capability, or those that have it are offline; or the mesh is stopping.",
+        }
+    ),
+)
+async def _retry_task(
+    operations: Annotated[Operations, may("retry")], task_id: _TaskId, wanted: RetryRequest
+) -> Again:
+    """Work again on a task that failed, timed out or was cancelled, under the same id.
+
+    It gets another outcome, of its next generation. Of what it delegated that failed as well, each is worked
+    on again as its own fault says.
+    """
+    return await operations.retry(task_id, **dict(wanted))
+
+
+class RetryManyRequest(_TaskQuery, RetryRequest):
+    """Which tasks are worked on again, and how; by default those that failed or timed out."""
+
+
+@router.post("/retry", summary="Work again on tasks that failed", response_model=AgainPage)
+async def _retry_tasks(
+    operations: Annotated[Operations, may("retry_all")], wanted: RetryManyRequest
+) -> Response:
+    """Work again on each task of a page that agrees with every field given.
+
+    Those that can't be worked on again are listed with the reason. The `cursor` asks for the next page.
+    """
+    return JsonLine(await operations.retry_all(**dict(wanted)))
+
+
+@router.get("/dead-letters", summary="List what failed, by cause", response_model=DeadLetterPage)
+async def _list_dead_letters(
+    operations: Annotated[Operations, may("dead_letters")], query: Annotated[_DeadQuery, Query()]
+) -> Response:
+    """List the tasks that failed or timed out, by agent and type of error, the largest group first."""
+    return JsonLine(await operations.dead_letters(**dict(query)))
+
+
 @router.post(
     "/tasks/{task_id}/answer",
     status_code=202,
@@ -182,11 +268,7 @@ async def _follow_task(
     feed = await operations.follow(task_id, after_seq=resume_after(request, query) or 0)
     if feed is None:
         return Response(status_code=204)  # tells a browser not to come back
-    return streams_of(request).respond(feed, _is_final)
-
-
-def _is_final(event: Event) -> bool:
-    return event.event_type in FINAL
+    return streams_of(request).respond(feed)
 
 
 # The inbox

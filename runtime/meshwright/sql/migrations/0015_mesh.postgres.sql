@@ -60,6 +60,7 @@ CREATE TABLE tasks (
     generation BIGINT,
     attempts BIGINT,
     reason TEXT,
+    error TEXT,
     created_at DOUBLE PRECISION NOT NULL,
     updated_at DOUBLE PRECISION NOT NULL,
     completed_at DOUBLE PRECISION,

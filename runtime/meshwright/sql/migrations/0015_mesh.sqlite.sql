@@ -103,6 +103,7 @@ CREATE TABLE tasks (
     generation INTEGER,
     attempts INTEGER,
     reason TEXT,                -- why it waits or how it failed
+    error TEXT,                 -- type of the error by which it failed
     created_at REAL NOT NULL,   -- unix seconds, as the next two
     updated_at REAL NOT NULL,
     completed_at REAL,

@@ -1,0 +1,112 @@
+"""Work that is done again: which tasks may be, and where they begin."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from meshwright.core.encoding import Struct
+from meshwright.core.errors import Conflict
+from meshwright.core.messages import Fault, Outcome
+from meshwright.kernel.envelope import ActorRef
+from meshwright.kernel.runtime import Runtime
+from meshwright.orchestration.scoring import must_start_over
+from meshwright.work.earlier import read_continued
+from meshwright.work.protocol import Begin
+from meshwright.work.record import Attempt, TaskRecord, journals_of, thread_ref
+
+ERASED_HASH = "erased"
+_MAX_ATTEMPTS = 100  # of all generations: the record has them all
+
+
+class Again(Struct):
+    """A task that is worked on again, or would be: where it `begin`s, and how many finished steps it keeps.
+
+    `error` is why it had failed, `agent_id` the agent that goes on with it (None: the best), `generation` the
+    number of the work, `attempt` that of the attempt whose journal it goes on with. `refused` is why it isn't
+    worked on again.
+    """
+
+    task_id: str
+    begin: Begin
+    generation: int
+    steps_kept: int = 0
+    attempt: int | None = None
+    agent_id: str | None = None
+    error: Fault | None = None
+    is_dry: bool = False
+    refused: Fault | None = None
+
+
+class AgainPage(Struct):
+    """The tasks of a page that are worked on again, or not; `cursor` asks for those that follow."""
+
+    items: tuple[Again, ...]
+    cursor: str | None = None
+
+
+def check_again(task_id: str, record: TaskRecord) -> Outcome:
+    """Returns how a task ended. Raises Conflict where there is nothing to work on again."""
+    outcome = record.outcome
+    if outcome is None or outcome.success:
+        raise Conflict(
+            f"Task {task_id} {'is still open' if outcome is None else 'has succeeded'}",
+            remedy="Only a task that failed, timed out or was cancelled is worked on again",
+        )
+    if record.request_hash == ERASED_HASH:
+        raise Conflict(f"The contents of task {task_id} were erased", remedy="Submit it as a new task")
+    if len(record.attempts) >= _MAX_ATTEMPTS:
+        raise Conflict(
+            f"Task {task_id} has had {len(record.attempts)} attempts, and may have no more",
+            remedy="Submit it as a new task",
+        )
+    return outcome
+
+
+def begin_of(outcome: Outcome, begin: Begin | None, attempts: list[Attempt]) -> Begin:
+    """Returns where work begins: where it is asked to, else where its fault says, and its steps are."""
+    if not attempts:
+        return "start"
+    return begin or ("start" if must_start_over(outcome) else "journal")
+
+
+async def plan_again(
+    host: Runtime, task_id: str, record: TaskRecord, begin: Begin | None, keep: timedelta | None
+) -> Again:
+    """Returns how a task would be worked on again; its steps were deleted once they are older than `keep`.
+
+    Raises Conflict where it can't be.
+    """
+    outcome, task = check_again(task_id, record), record.task
+    assert task is not None
+    begin, generation = begin_of(outcome, begin, record.attempts), task.generation + 1
+    if begin == "start":
+        return Again(
+            task_id=task_id,
+            begin=begin,
+            generation=generation,
+            agent_id=task.agent_id,
+            error=outcome.error,
+        )
+    if keep is not None and outcome.completed_at < host.clock.now() - keep:
+        raise Conflict(
+            f"The finished steps of task {task_id} were deleted, {keep.days} days after its end",
+            remedy="Let it begin at the start (--from start), or keep them longer (keep_contents_days)",
+        )
+    ref, last = thread_ref(record, task), record.attempts[-1]
+    assert ref is not None
+    kept = await _finished(host, ref, journals_of(task_id, record.attempts, last.attempt))
+    return Again(
+        task_id=task_id,
+        begin=begin,
+        generation=generation,
+        steps_kept=kept,
+        attempt=last.attempt,
+        agent_id=last.agent_id,
+        error=outcome.error,
+    )
+
+
+async def _finished(host: Runtime, ref: ActorRef, journals: tuple[str, ...]) -> int:
+    """How many steps are finished."""
+    records = [record.value for steps in journals for record in await read_continued(host, ref, steps)]
+    return len({value["path"] for value in records if "path" in value and "result" in value})

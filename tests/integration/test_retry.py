@@ -1,0 +1,249 @@
+"""Work that is done again: after each kind of fault it goes on behind the finished steps, on each store."""
+
+import asyncio
+from asyncio.subprocess import DEVNULL
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from meshwright.core.errors import Conflict, NotFound
+from meshwright.core.messages import Outcome
+from tests.integration.test_simulated_kills_dapr import UP as DAPR_UP
+from tests.run import DAPR
+from tests.support.fake_provider import FakeProvider, Fault
+from tests.support.running_mesh import UP, RunningMesh, all_of, mesh, mesh_up, start
+
+EARNED = Decimal("0.0006")  # by the provider, for each call
+USAGE = {"prompt_tokens": 20, "completion_tokens": 20, "total_tokens": 40}
+LOOK_SECONDS = 0.05
+CLAIMS = 3  # that end without a finished step; then the task fails
+AGENTS = '''
+"""Agents that fail behind their first step as long as there is a file of the fault's name."""
+
+import asyncio
+import os
+from pathlib import Path
+
+from meshwright import Agent, Capability, Run
+
+FAULTS = Path({faults!r})
+
+
+class Worker(Agent):
+    """Asks, meets a fault, asks again."""
+
+    agent_id = "worker"
+    capabilities = (Capability("working"),)
+    delegates_to = ("helper",)
+
+    async def run(self, run: Run) -> str:
+        fault = run.task.text
+        await run.ask(f"{{fault}} first")
+        if fault == "tree":
+            helped = [run.delegate("helper", name, timeout=1) for name in ("slow", "quick")]
+            await run.gather(*helped)
+        elif (FAULTS / fault).exists():
+            await self.meet(run, fault)
+        await run.ask(f"{{fault}} second" + " and more" * 2_000 * (fault == "money"))
+        return "done"
+
+    async def meet(self, run: Run, fault: str) -> None:
+        if fault == "bug":
+            raise ValueError("a bug")
+        if fault == "process":
+            await run.step("die", self.die)
+        if fault == "person" and await run.ask_person("Go on?") != "yes":
+            raise ValueError("a person said no")
+        if fault in ("deadline", "cancel"):
+            await run.sleep(60)
+
+    async def die(self) -> None:
+        os._exit(9)
+
+
+class Helper(Agent):
+    """Asks, and is slow."""
+
+    agent_id = "helper"
+    capabilities = (Capability("helping"),)
+
+    async def run(self, run: Run) -> str:
+        first = await run.ask(f"helper {{run.task.text}}")
+        if run.task.text == "slow" and (FAULTS / "tree").exists():
+            await run.step("slow", self.wait)
+        return first
+
+    async def wait(self) -> None:
+        await asyncio.sleep(60)
+'''
+OF_ALL_STORES = ["bug", "money", "deadline", "cancel", "provider", "tree"]
+
+
+class Failing:
+    """A mesh whose agents fail, and its provider."""
+
+    def __init__(self, running: RunningMesh, provider: FakeProvider, faults: Path) -> None:
+        self.running, self.provider, self.faults = running, provider, faults
+
+    async def failed(self, fault: str) -> str:
+        """Have a task fail by a fault."""
+        client, fields = self.running.client, _FIELDS.get(fault, {})
+        (self.faults / fault).touch()
+        if fault == "provider":
+            self.provider.faults.extend([Fault(kind="slow"), Fault(status=400)])
+        receipt = await client.submit(fault, agent_id="worker", **fields)
+        if fault == "cancel":
+            await self._waits(receipt.task_id)
+            await client.cancel(receipt.task_id)
+        outcome = await client.outcome(receipt.task_id)
+        assert not outcome.success, outcome
+        return receipt.task_id
+
+    async def repair(self, fault: str, task_id: str) -> None:
+        (self.faults / fault).unlink()
+        if fault == "money":
+            done = await mesh("budgets", "raise", task_id, "1", "--url", self.running.url)
+            assert done.status == 0, done.err
+
+    async def _waits(self, task_id: str) -> None:
+        while (await self.running.client.task(task_id)).status != "waiting":
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def asked(self) -> Counter[str]:
+        """How often the provider was asked what."""
+        said = (str(call.body["messages"][-1]["content"]) for call in self.provider.calls)
+        return Counter(" ".join(text.split()[:2]) for text in said)
+
+
+_FIELDS: dict[str, dict[str, Any]] = {
+    "deadline": {"deadline": 2},
+    "money": {"budget_usd": "0.02"},
+}
+
+
+def environment_of(folder: Path, provider: FakeProvider) -> dict[str, str]:
+    faults = folder / "faults"
+    (folder / "actors").mkdir()
+    faults.mkdir()
+    (folder / "actors" / "failing.py").write_text(AGENTS.format(faults=str(faults)))
+    return {
+        "MESH_AGENTS__DIR": str(folder / "actors"),
+        "MESH_MODELS__ADAPTER": "http",
+        "MESH_MODELS__BASE_URL": provider.url,
+        "MESH_LEDGER__DEFAULT_PRICE": '{"input": "10", "output": "20"}',
+    }
+
+
+@asynccontextmanager
+async def failing(folder: Path, up: list[str], **environment: str) -> AsyncIterator[Failing]:
+    async with FakeProvider(usage=USAGE) as provider:
+        known = environment_of(folder, provider) | environment
+        async with mesh_up(folder / "data", up=up, **known) as running:
+            yield Failing(running, provider, folder / "faults")
+
+
+async def goes_on(mesh: Failing, fault: str, kept: int) -> Outcome:
+    """Have a task fail, repair its fault, and let it go on behind its finished steps."""
+    task_id = await mesh.failed(fault)
+    client = mesh.running.client
+    planned = await client.retry(task_id, begin="journal", dry_run=True)
+    assert (planned.begin, planned.is_dry) == ("journal", True)
+    assert planned.steps_kept >= kept
+    await mesh.repair(fault, task_id)
+    again = await client.retry(task_id, begin="journal" if fault == "bug" else None)
+    assert (again.begin, again.generation, again.steps_kept) == ("journal", 2, planned.steps_kept)
+    outcome = await client.outcome(task_id)
+    assert (outcome.text, outcome.generation) == ("done", 2), (fault, outcome)
+    assert not [task for task in await client.tasks() if task.status != "succeeded"]
+    return outcome
+
+
+async def check_accounts(mesh: Failing) -> None:
+    """Nothing was asked twice, and provider, ledger and outcomes agree."""
+    client = mesh.running.client
+    refused = {"provider second": 1} if "provider second" in mesh.asked() else {}
+    repeated = mesh.asked() - Counter(refused)
+    assert set(repeated.values()) == {1}, repeated
+    spent = (await client.costs()).total
+    outcomes = [
+        await client.outcome(task.task_id) for task in await client.tasks() if not task.parent_task_id
+    ]
+    assert spent.cost_usd == sum(outcome.cost_usd or 0 for outcome in outcomes) == len(repeated) * EARNED
+
+
+STORES = [
+    "sqlite",
+    "postgres",
+    pytest.param("dapr", marks=pytest.mark.needs(*DAPR)),
+]
+
+
+@pytest.mark.parametrize("store", STORES)
+async def test_work_goes_on_behind_its_finished_steps(
+    store: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    environment: dict[str, str] = {}
+    if store == "postgres":
+        environment["MESH_DATABASE"] = str(request.getfixturevalue("postgres_url"))
+    async with failing(tmp_path, DAPR_UP if store == "dapr" else UP, **environment) as mesh:
+        for fault in OF_ALL_STORES:
+            await goes_on(mesh, fault, kept=2)
+        await check_accounts(mesh)
+
+
+async def test_a_task_that_ended_its_process_goes_on(tmp_path: Path) -> None:
+    async with FakeProvider(usage=USAGE) as provider:
+        environment = environment_of(tmp_path, provider)
+        (tmp_path / "faults" / "process").touch()
+        body = {"task_id": "poison", "agent_id": "worker", "payload": {"text": "process"}}
+        async with mesh_up(tmp_path / "data", **environment) as running:
+            with suppress(aiohttp.ClientError):  # it may be quicker than its receipt
+                await running.post("/tasks", body)
+            await running.process.wait()
+        for _ in range(CLAIMS):
+            command = [*UP, "--port", "0", "--data", str(tmp_path / "data")]
+            process = await start(command, environment, stdout=DEVNULL, stderr=DEVNULL)
+            await process.wait()
+        async with mesh_up(tmp_path / "data", **environment) as running:
+            failed = await running.client.outcome("poison")
+            assert failed.error is not None and failed.error.type == "BrokeOff"
+            (tmp_path / "faults" / "process").unlink()
+            again = await running.client.retry("poison")
+            assert (again.begin, again.steps_kept) == ("journal", 2)
+            assert (await running.client.outcome("poison")).text == "done"
+            assert Failing(running, provider, tmp_path / "faults").asked()["process first"] == 1
+
+
+async def test_what_failed_is_listed_by_cause_and_worked_on_again(tmp_path: Path) -> None:
+    async with failing(tmp_path, UP) as mesh_:
+        running, url = mesh_.running, ("--url", mesh_.running.url)
+        tasks = [await mesh_.failed("bug") for _ in range(3)]
+        [letters] = await running.client.dead_letters()
+        assert (letters.agent_id, letters.error, letters.tasks) == ("worker", "ValueError", 3)
+        with pytest.raises(NotFound, match="workr"):
+            await running.client.retry_all(agent_id="workr")
+        assert await running.client.retry_all(error="Other") == []
+        planned = await mesh("retry", "--agent", "worker", "--error", "ValueError", "--dry-run", *url)
+        assert (planned.status, planned.out.count("would begin anew")) == (0, 3)
+        unconfirmed = await mesh("retry", "--all", *url)
+        assert (unconfirmed.status, "--yes" in unconfirmed.err) == (2, True)
+        (mesh_.faults / "bug").unlink()
+        done = await mesh("retry", "-", *url, stdin="\n".join(tasks[:2]))
+        assert (done.status, done.out.count("begins anew")) == (0, 2), done.err
+        outcomes = await all_of([running.client.outcome(task_id) for task_id in tasks[:2]])
+        assert [outcome.generation for outcome in outcomes] == [2, 2]
+        again = await mesh("retry", tasks[0], *url)
+        assert (again.status, "has succeeded" in again.err) == (1, True)
+        assert (await mesh("retry", "--all", "--yes", *url)).status == 0
+        await running.client.outcome(tasks[2])
+        assert await running.client.dead_letters() == []
+        with pytest.raises(Conflict, match="succeeded"):
+            await running.client.retry(tasks[2])
+        events = [event.event_type async for event in running.client.follow(tasks[0])]
+        assert events.count("task.retried") == 1 and events[-1] == "task.succeeded"
