@@ -1,6 +1,6 @@
 # `make` lists the targets. All that is installed goes into .venv, from locks with hashes.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak lint format types bench dapr dex kube image lock clean
+.PHONY: help install demo test soak lint format types bench dapr dex kube image lock sbom audit clean
 
 BIN := .venv/bin
 # The first interpreter that really runs and is new enough (a shim may exist for a version that does not).
@@ -49,9 +49,9 @@ kube: .venv/.dev  ## build the API server of Kubernetes with Go, once, and apply
 	@SOAK=1 $(BIN)/python -m pytest tests/integration/test_k8s_cluster.py -q
 
 image:  ## build the image of Dockerfile.agent with docker, podman or buildah (ARGS="--build-arg BASE=...")
-	@tool=$$(command -v docker || command -v podman || command -v buildah) || { \
-		echo "docker, podman or buildah builds the image: install one of them" >&2; exit 1; }; \
-	case $$tool in *docker) ;; *) format="--format docker" ;; esac; \
+	@for tool in docker podman buildah none; do $$tool info >/dev/null 2>&1 && break; done; \
+	[ $$tool != none ] || { echo "docker, podman or buildah builds the image, and none works here" >&2; exit 1; }; \
+	case $$tool in docker) ;; *) format="--format docker" ;; esac; \
 	$$tool build $$format $(ARGS) -f Dockerfile.agent -t meshwright-agent:$(VERSION) .
 
 COMPILE = $(BIN)/uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes \
@@ -63,6 +63,12 @@ lock: .venv/.dev  ## renew the locks (ARGS="--upgrade" or ARGS="--upgrade-packag
 	@$(COMPILE) -c requirements/dev.txt -o requirements/default.txt
 	@$(COMPILE) --extra dapr --extra oidc --extra otlp --extra postgres -c requirements/dev.txt -o requirements/image.txt
 	@echo hatchling | $(subst pyproject.toml,-,$(COMPILE)) -c requirements/dev.txt -o requirements/build.txt
+
+sbom: .venv/.dev  ## build the wheel into dist/, and beside it the list of all that it rests on, as CycloneDX
+	@rm -rf dist && $(BIN)/python -m hatchling build -t wheel -d dist && $(BIN)/python tools/sbom.py dist/*.whl
+
+audit: .venv/.dev  ## ask pip-audit and govulncheck for known weaknesses; what cannot be checked is said (status 75)
+	@$(BIN)/python tools/audit.py
 
 clean:  ## remove .venv and every cache
 	rm -rf .venv .hypothesis .pytest_cache .ruff_cache .import_linter_cache dist build
