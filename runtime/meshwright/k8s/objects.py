@@ -19,6 +19,7 @@ SECRET = "mesh"
 """The Secret whose entries are variables of every container: addresses of stores, tokens, keys of models."""
 _USER = 10001
 _GRACE_SECONDS = 60
+_DRAIN = ("timeout", "45", "mesh", "drain", "--wait")  # the rest of the grace is for the stop
 _PROMPTS, _DATA = "/prompts", "/data"
 _RESTRICTED: Document = {
     "allowPrivilegeEscalation": False,
@@ -77,6 +78,8 @@ class App:
     needs_secret: bool = True
     replicas: int | None = None
     """None: as many as there are, so that what scales them is not undone."""
+    serves_api: bool = False
+    """Whether it can be asked to drain before it is stopped; a worker drains when it is."""
     variables: Sequence[Document] = ()
     annotations: Mapping[str, str] = field(default_factory=dict)
 
@@ -148,7 +151,7 @@ class App:
             "MESH_DATA_DIR": f"{_DATA}/mesh",
             "PROMPT_DIR": _PROMPTS,
         }
-        return {
+        container = {
             "name": "mesh",
             "image": self.image,
             "args": list(self.args),
@@ -161,7 +164,6 @@ class App:
             "startupProbe": _probe("/healthz", every=1, failures=120),
             "readinessProbe": _probe("/readyz", every=5, failures=2),
             "livenessProbe": _probe("/healthz", every=10, failures=3),
-            "lifecycle": {"preStop": {"exec": {"command": ["mesh", "drain", "--wait"]}}},
             "resources": {
                 "requests": {"cpu": self.cpu, "memory": self.memory},
                 "limits": {"memory": self.memory},
@@ -173,6 +175,9 @@ class App:
                 {"name": "tmp", "mountPath": "/tmp"},
             ],
         }
+        if self.serves_api:
+            container["lifecycle"] = {"preStop": {"exec": {"command": list(_DRAIN)}}}
+        return container
 
     def _claim(self) -> Document:
         return {
@@ -255,11 +260,11 @@ def network_policies(front: str) -> list[Document]:
     ]
 
 
-def scaled(app: App, url: str, *, waiting: int, most: int) -> Document:
-    """KEDA's object that gives an app as many replicas as its waiting tasks need."""
+def scaled(app: App, url: str, *, each: int, most: int) -> Document:
+    """KEDA's object that gives an app a replica for every `each` of its tasks, `most` at most."""
     trigger = {
         "type": "metrics-api",
-        "metadata": {"url": url, "valueLocation": "value", "targetValue": str(waiting), "authMode": "bearer"},
+        "metadata": {"url": url, "valueLocation": "value", "targetValue": str(each), "authMode": "bearer"},
         "authenticationRef": {"name": "mesh-scale"},
     }
     spec = {

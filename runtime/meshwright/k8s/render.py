@@ -78,12 +78,13 @@ def rendered(project: Project) -> dict[PurePosixPath, str]:
 
 def _one(project: Project, prompts: Sequence[Prompt]) -> App:
     """The whole mesh in one pod, on SQLite."""
-    return _app(project, _FRONT, "up", prompts=prompts, replicas=1, needs_secret=False)
+    return _app(project, _FRONT, "up", prompts=prompts, replicas=1, needs_secret=False, serves_api=True)
 
 
 def _several(project: Project, prompts: Sequence[Prompt]) -> tuple[App, App]:
     """Fronts and workers that share a PostgreSQL database, of which each runs every agent."""
-    front = _app(project, _FRONT, "up", prompts=prompts, replicas=2, keeps_data=False)
+    fronts = 1 if project.settings.mqtt.url else 2  # one process alone may serve MQTT clients
+    front = _app(project, _FRONT, "up", prompts=prompts, replicas=fronts, keeps_data=False, serves_api=True)
     serving = ("worker", "--port", str(objects.PORT))
     return front, _app(project, _WORKER, *serving, prompts=prompts, keeps_data=False)
 
@@ -111,6 +112,7 @@ def _on_dapr(project: Project, prompts: Sequence[Prompt]) -> list[App]:
                 annotations=_sidecar(project, spec.app_id),
                 variables=_dapr_variables(project, spec.app_id),
                 replicas=1 if spec.front else None,
+                serves_api=spec.front,
             )
         )
     return apps
@@ -193,7 +195,7 @@ def _scaling(project: Project, overlay: str, apps: Mapping[str, App]) -> dict[Pu
     config = project.settings.k8s
     url = f"http://{_FRONT}.{config.namespace}.svc.cluster.local/scale"
     scaled = [
-        objects.scaled(app, f"{url}/{name}", waiting=config.waiting, most=config.max_replicas)
+        objects.scaled(app, f"{url}/{name}", each=config.per_replica, most=config.max_replicas)
         for name, app in sorted(apps.items())
     ]
     documents = {"scaling.yaml": [objects.scale_key(), *scaled]}

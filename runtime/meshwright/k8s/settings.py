@@ -30,7 +30,7 @@ class K8sSettings(Table):
     """Memory that each container requests, and may use at most."""
     storage: _Quantity = "1Gi"
     """Size of the volume of each pod that keeps data."""
-    waiting: int = Field(default=8, ge=1)
-    """How many tasks may wait for one replica until KEDA adds another."""
+    per_replica: int = Field(default=8, ge=1)
+    """How many tasks, waiting or running, one replica is for: KEDA makes as many as all of them need."""
     max_replicas: int = Field(default=10, ge=1)
     """How many replicas of a deployment KEDA makes at most."""
