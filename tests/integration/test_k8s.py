@@ -114,6 +114,11 @@ def test_each_agent_on_dapr_has_a_sidecar_and_its_own_prompt(rendered: Path) -> 
     (source,) = pod["spec"]["volumes"][0]["projected"]["sources"]
     assert source["configMap"]["name"].startswith("prompt-researcher-agent-")
     scoped = [document for _, document in documents(path.parent) if document["kind"] == "Component"]
+    listed = yaml.safe_load((path.parent / "kustomization.yaml").read_text())
+    (patch,) = yaml.safe_load(listed["patches"][0]["patch"])
+    namespace = yaml.safe_load((rendered / "base" / "namespace.yaml").read_text())
+    label = patch["path"].rpartition("/")[2].replace("~1", "/")
+    assert (namespace["metadata"]["labels"][label], patch["value"]) == ("restricted", "baseline")
     assert scoped and all("researcher-agent" in document["scopes"] for document in scoped)
 
 

@@ -30,6 +30,13 @@ _BACKENDS = {
     "redis": ("MESH_REDIS_HOST", "MESH_REDIS_PASSWORD"),
 }
 """The variables by which the components of Dapr find their store and their bus."""
+# Dapr's sidecar keeps capabilities by default: pods with it do not meet the restricted standard.
+_FOR_SIDECARS = {
+    "target": {"kind": "Namespace"},
+    "patch": "- op: replace\n"
+    "  path: /metadata/labels/pod-security.kubernetes.io~1enforce\n"
+    "  value: baseline\n",
+}
 _COMPONENTS = ("config.yaml", "env.yaml", "resiliency.yaml", "state.yaml")
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,50}[a-z0-9])?")
 
@@ -70,7 +77,8 @@ def rendered(project: Project) -> dict[PurePosixPath, str]:
     texts |= _overlay(project, "postgres", {f"{app.name}.yaml": app.documents() for app in several})
     of_dapr = {f"{app.name}.yaml": app.documents() for app in apps}
     of_dapr |= {"components.yaml": _components(project, apps), "models.yaml": _models(apps)}
-    texts |= _overlay(project, "dapr", {name: found for name, found in of_dapr.items() if found})
+    present = {name: found for name, found in of_dapr.items() if found}
+    texts |= _overlay(project, "dapr", present, patches=[_FOR_SIDECARS])
     texts |= _scaling(project, "postgres", {"mesh": several[1]})
     texts |= _scaling(project, "dapr", {app.name: app for app in apps if app.name in project.agents})
     return texts
@@ -203,10 +211,14 @@ def _scaling(project: Project, overlay: str, apps: Mapping[str, App]) -> dict[Pu
 
 
 def _overlay(
-    project: Project, name: str, documents: Mapping[str, Sequence[Document]], on: str = "../../base"
+    project: Project,
+    name: str,
+    documents: Mapping[str, Sequence[Document]],
+    on: str = "../../base",
+    **rest: Any,
 ) -> dict[PurePosixPath, str]:
-    namespace = {"namespace": project.settings.k8s.namespace}
-    return dict(_folder(f"overlays/{name}", documents, resources=[on], **namespace))
+    namespace = project.settings.k8s.namespace
+    return dict(_folder(f"overlays/{name}", documents, resources=[on], namespace=namespace, **rest))
 
 
 def _folder(
