@@ -1,11 +1,12 @@
 # `make` lists the targets. All that is installed goes into .venv, from locks with hashes.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak lint format types bench dapr dex lock clean
+.PHONY: help install demo test soak lint format types bench dapr dex kube image lock sbom audit clean
 
 BIN := .venv/bin
 # The first interpreter that really runs and is new enough (a shim may exist for a version that does not).
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 # uv is three times faster; where it has no wheel, pip installs the same locks.
 INSTALL = $$(test -x $(BIN)/uv && echo "$(BIN)/uv pip install --python $(BIN)/python" || echo "$(BIN)/python -m pip install") -q
 
@@ -41,7 +42,17 @@ dapr:  ## build daprd, placement and scheduler with Go, once, and print where th
 	@"$(PYTHON)" tools/dapr/build
 
 dex:  ## build Dex, an OpenID Connect issuer for the tests, with Go, once
-	@"$(PYTHON)" tests/support/dex/build
+	@"$(PYTHON)" tests/support/build dex
+
+kube: .venv/.dev  ## build the API server of Kubernetes with Go, once, and apply all of k8s/ to it (needs etcd, kubectl)
+	@"$(PYTHON)" tests/support/build kube
+	@SOAK=1 $(BIN)/python -m pytest tests/integration/test_k8s_cluster.py -q
+
+image:  ## build the image of Dockerfile.agent with docker, podman or buildah (ARGS="--build-arg BASE=...")
+	@for tool in docker podman buildah none; do $$tool info >/dev/null 2>&1 && break; done; \
+	[ $$tool != none ] || { echo "docker, podman or buildah builds the image, and none works here" >&2; exit 1; }; \
+	case $$tool in docker) ;; *) format="--format docker" ;; esac; \
+	$$tool build $$format $(ARGS) -f Dockerfile.agent -t meshwright-agent:$(VERSION) .
 
 COMPILE = $(BIN)/uv pip compile -q pyproject.toml --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-emit-index-url --no-emit-find-links $(ARGS)
@@ -50,6 +61,14 @@ lock: .venv/.dev  ## renew the locks (ARGS="--upgrade" or ARGS="--upgrade-packag
 	@$(COMPILE) --all-extras --group dev -o requirements/dev.txt
 	@$(COMPILE) --extra all -c requirements/dev.txt -o requirements/all.txt
 	@$(COMPILE) -c requirements/dev.txt -o requirements/default.txt
+	@$(COMPILE) --extra dapr --extra oidc --extra otlp --extra postgres -c requirements/dev.txt -o requirements/image.txt
+	@echo hatchling | $(subst pyproject.toml,-,$(COMPILE)) -c requirements/dev.txt -o requirements/build.txt
+
+sbom: .venv/.dev  ## build the wheel into dist/, and beside it the list of all that it rests on, as CycloneDX
+	@rm -rf dist && $(BIN)/python -m hatchling build -t wheel -d dist && $(BIN)/python tools/sbom.py dist/*.whl
+
+audit: .venv/.dev  ## ask pip-audit and govulncheck for known weaknesses; what cannot be checked is said (status 75)
+	@$(BIN)/python tools/audit.py
 
 clean:  ## remove .venv and every cache
 	rm -rf .venv .hypothesis .pytest_cache .ruff_cache .import_linter_cache dist build

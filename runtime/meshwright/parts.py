@@ -30,8 +30,8 @@ class BuiltIn(NamedTuple):
 
     @property
     def package(self) -> str:
-        """The package of its component."""
-        return self.component.partition(":")[0].rpartition(".")[0]
+        """The package of its component, or of its table where it has none."""
+        return (self.component or self.table).partition(":")[0].rpartition(".")[0]
 
     def is_needed(self, settings: Any) -> bool:
         """Whether its component joins a mesh with these settings."""
@@ -136,6 +136,14 @@ BUILTIN = (
         "edges.channels.component:Channels",
         "edges.channels.settings:ChannelsSettings",
         needs=("channels",),
+    ),
+    BuiltIn(
+        "k8s",
+        table="k8s.settings:K8sSettings",
+        commands={
+            "k8s": "Write the manifests of a mesh on Kubernetes.",
+            "probe": "Ask whether the mesh or worker of this machine is ready.",
+        },
     ),
 )
 

@@ -1,6 +1,7 @@
 """The conditions for a mesh that other machines use; TLS; and its Unix socket for its own user."""
 
 import asyncio
+import json
 import os
 import socket
 import ssl
@@ -144,12 +145,26 @@ async def test_listening_off_loopback_needs_keys_and_tls(tmp_path: Path) -> None
         ({}, "requires no key and speaks no TLS. create one .*--insecure"),
         ({"require_keys": True}, "this mesh speaks no TLS. set http.tls_cert"),
         ({"http": tls}, "this mesh requires no key. create one"),
+        ({"http": {"behind_tls": True}, "require_keys": False}, "this mesh requires no key. create one"),
     ):
         async with http_mesh(tmp_path, **settings) as api:
             with listen("0.0.0.0", 0) as listener, pytest.raises(ConfigError, match=said):
                 await serve(api.mesh, listener, lambda url: None)
     with pytest.raises(ConfigError, match="tls_cert and tls_key belong together"):
         load_settings(tmp_path, http={"tls_cert": "cert.pem"})
+
+
+async def test_behind_tls_a_mesh_listens_without_it_and_requires_a_key_of_everybody(tmp_path: Path) -> None:
+    where = {"MESH_HTTP__HOST": "0.0.0.0", "MESH_HTTP__ALLOWED_HOSTS": '["mesh.example"]'}
+    async with mesh_up(tmp_path / "data", "--behind-tls", up=UP, **where, **OFFLINE) as running:
+        assert running.url.startswith("http://0.0.0.0:")
+        assert "lets other machines in" not in running.errors.text
+        by_name = {"Host": "mesh.example"}
+        assert (await running.call("GET", "/tasks", headers=by_name)).status == 401  # although no key exists
+        assert (await running.call("GET", "/readyz", headers=by_name)).status == 200
+        made = await mesh("keys", "create", "--name", "ada", "--json", "--data", str(tmp_path / "data"))
+        headers = by_name | {"Authorization": f"Bearer {json.loads(made.out)['key']}"}
+        assert (await running.call("GET", "/tasks", headers=headers)).status == 200
 
 
 async def test_a_mesh_with_tls_is_used_over_it_and_by_its_socket(tmp_path: Path) -> None:

@@ -1,9 +1,15 @@
 """The wheel holds the package, and the project folder that `mesh` falls back to."""
 
+import hashlib
+import json
+import os
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
 from importlib import import_module
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
@@ -56,6 +62,51 @@ def test_a_type_checker_takes_the_types_of_the_installed_wheel(wheel: Path, tmp_
     command = [pyrefly, "check", consumer, "--site-package-path", site, "--summary=none"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_another_checkout_at_another_time_gives_the_same_bytes(wheel: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "elsewhere"
+    leave_out = shutil.ignore_patterns("__pycache__")
+    for name in ("runtime", "actors", "prompts", "components"):
+        shutil.copytree(ROOT / name, copy / name, copy_function=shutil.copy, ignore=leave_out)
+    for name in (
+        "pyproject.toml",
+        "hatch_build.py",
+        "README.md",
+        "LICENSE",
+        "litellm_config.yaml",
+        ".gitignore",
+    ):
+        shutil.copy(ROOT / name, copy)
+    for path in copy.rglob("*.py"):
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    (copy / "actors" / "__pycache__").mkdir()
+    (copy / "actors" / "__pycache__" / "digest.cpython-311.pyc").write_bytes(b"stale")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=copy, check=True, capture_output=True, env=os.environ | {"TZ": "Asia/Tokyo"})
+    assert (tmp_path / wheel.name).read_bytes() == wheel.read_bytes()
+
+
+def test_the_list_beside_the_wheel_has_all_that_it_rests_on(wheel: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copy(wheel, tmp_path))
+    texts = []
+    for _ in range(2):
+        command = [sys.executable, str(ROOT / "tools" / "sbom.py"), str(copy)]
+        written = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        texts.append(Path(written).read_text())
+    assert texts[0] == texts[1]
+    bill = json.loads(texts[0])
+    ours = bill["metadata"]["component"]
+    assert ours["hashes"][0]["content"] == hashlib.sha256(wheel.read_bytes()).hexdigest()
+    scopes = {found["name"]: found["scope"] for found in bill["components"]}
+    assert (scopes["msgspec"], scopes["litellm"]) == ("required", "optional")
+    assert len(scopes) == len(bill["components"])  # one release of each
+    rests_on = {entry["ref"]: entry["dependsOn"] for entry in bill["dependencies"]}
+    assert rests_on.keys() == {ours["bom-ref"]} | {found["bom-ref"] for found in bill["components"]}
+    known = metadata("meshwright").get_all("Requires-Dist", [])
+    always = {re.split(r"[^A-Za-z0-9._-]", name)[0] for name in known if "extra ==" not in name}
+    direct = {ref.removeprefix("pkg:pypi/").partition("@")[0] for ref in rests_on[ours["bom-ref"]]}
+    assert always <= direct
 
 
 def test_python_m_meshwright_is_mesh() -> None:

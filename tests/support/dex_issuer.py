@@ -14,7 +14,7 @@ from meshwright.stack.machine import Ports
 from meshwright.stack.services import Layer, Service
 from tests.support.services import Process
 
-BUILD = Path(__file__).parent / "dex" / "build"
+BUILD = Path(__file__).parent / "build"
 PASSWORD = "password"
 _HASH = "$2a$10$2b2cU8CPhOTaGrs1HRQuAueS7JTT5ZHsHSzYiFPm1leZck7Mc8T4W"  # bcrypt of PASSWORD
 _SECRET = "of-the-clients"
@@ -58,7 +58,9 @@ async def dex_issuer(
 
     Skips the test where Dex is not built.
     """
-    found = subprocess.run([sys.executable, BUILD, "--where"], capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        [sys.executable, BUILD, "dex", "--where"], capture_output=True, text=True, check=False
+    )
     if found.returncode:
         pytest.skip("Dex is not built: make dex")
     ports = Ports()

@@ -71,6 +71,12 @@ _ROW_STYLES: list[dict[str, Any]] = [{"bold": True}, {"fg": "cyan"}, {"dim": Tru
 )
 @click.option("--bus", type=click.Choice(["mqtt", "redis"]), help="On dapr: what carries messages (mqtt).")
 @click.option(
+    "--behind-tls",
+    is_flag=True,
+    default=None,
+    help="TLS ends at an ingress or a proxy before it: listen off loopback without; keys are required.",
+)
+@click.option(
     "--insecure",
     is_flag=True,
     default=None,
@@ -96,6 +102,7 @@ def up(
     per_agent: bool,
     replicas: int,
     bus: str | None,
+    behind_tls: bool | None,
     insecure: bool | None,
     model: str | None,
     **given: Any,
@@ -106,7 +113,7 @@ def up(
     seconds to end. Unfinished tasks resume at the next start, also after a kill.
     """
     tables: dict[str, Any] = {
-        "http": {"port": port, "host": listen, "insecure": insecure},
+        "http": {"port": port, "host": listen, "behind_tls": behind_tls, "insecure": insecure},
         "mqtt": {"url": mqtt},
         "dapr": {"bus": bus},
         "models": {"adapter": model},

@@ -444,7 +444,7 @@ def budget_of(text: str, key_id: str, agent_id: str) -> Budget:
 
 
 async def keys_required(keys: Keys, settings: Settings) -> bool:
-    """Whether requests need credentials: as the settings say, else if there are keys or an issuer."""
+    """Whether requests need credentials: as the settings say, else behind TLS, with keys or an issuer."""
     if settings.keys.required is not None:
         return settings.keys.required
-    return settings.oidc.issuer is not None or await keys.required()
+    return settings.http.behind_tls or settings.oidc.issuer is not None or await keys.required()

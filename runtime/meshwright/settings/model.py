@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from meshwright.edges.webhooks.settings import WebhooksSettings
     from meshwright.events.settings import AuditSettings, TracingSettings
     from meshwright.identity.settings import KeysSettings, OidcSettings, SecretsSettings
+    from meshwright.k8s.settings import K8sSettings
     from meshwright.ledger.settings import LedgerSettings
     from meshwright.models.settings import ModelsSettings
     from meshwright.orchestration.settings import (
@@ -101,6 +102,7 @@ class Settings(BaseModel):
         schedules: SchedulesSettings
         webhooks: WebhooksSettings
         channels: ChannelsSettings
+        k8s: K8sSettings
 
     def having(self, **values: Any) -> Self:
         """A copy with some values: of settings without a table, or whole fields of one, as `http={...}`."""

@@ -28,7 +28,7 @@ BROKER_USER, EDGE_USER = "mesh", "edge"
 _ANYBODY = re.compile(r"^allow_anonymous (true|false)$", re.MULTILINE)
 _READING_SECONDS = 120.0
 """How long a store may read what it has kept, before it is ready."""
-_MAX_BODY = "16Mi"
+MAX_BODY = "16Mi"
 """Of one request to a sidecar: several documents of actors travel together."""
 _BASICS = ("HOME", "LANG", "LC_ALL", "PATH", "TMPDIR", "TZ")
 """The variables of this process that a service gets: a broker needs no key of a model."""
@@ -272,7 +272,7 @@ def daprd(program: Path, ports: Ports, components: Path, bus: str, app: App, bac
             f"--dapr-grpc-port={app.grpc_port}",
             f"--dapr-internal-grpc-port={internal}",
             f"--metrics-port={metrics}",
-            f"--max-body-size={_MAX_BODY}",
+            f"--max-body-size={MAX_BODY}",
             f"--resources-path={components}",
             f"--resources-path={components / f'{bus}-bus'}",
             f"--config={components / 'config.yaml'}",

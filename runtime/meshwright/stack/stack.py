@@ -225,6 +225,7 @@ class Stack:
         if settings.database is not None:
             options["MESH_DATABASE"] = settings.database.get_secret_value()
         if front or (spec is self._models and number == 0):
+            options["MESH_HTTP__BEHIND_TLS"] = str(settings.http.behind_tls).lower()
             options["MESH_HTTP__INSECURE"] = str(settings.http.insecure).lower()
             if settings.keys.admin_token is not None:
                 options["MESH_ADMIN_TOKEN"] = settings.keys.admin_token.get_secret_value()

@@ -88,8 +88,11 @@ async def _check_exposed(mesh: Mesh, host: str) -> None:
     missing = []
     if not await keys_required(mesh.get(Keys), settings):
         missing.append(("requires no key", "create one with mesh keys create, or set keys.required = true"))
-    if settings.http.tls_cert is None:
-        missing.append(("speaks no TLS", "set http.tls_cert and http.tls_key"))
+    if settings.http.tls_cert is None and not settings.http.behind_tls:
+        remedy = (
+            "set http.tls_cert and http.tls_key, or give --behind-tls where TLS ends at a proxy before it"
+        )
+        missing.append(("speaks no TLS", remedy))
     if missing:
         faults, remedies = zip(*missing, strict=True)
         if settings.http.insecure:
@@ -100,8 +103,7 @@ async def _check_exposed(mesh: Mesh, host: str) -> None:
             return
         raise ConfigError(
             f"http.host {host} lets other machines in, and this mesh {' and '.join(faults)}",
-            remedy=f"{'; '.join(remedies)}. Or keep it on loopback behind a proxy with TLS; "
-            "--insecure starts it all the same",
+            remedy=f"{'; '.join(remedies)}. Or keep it on loopback; --insecure starts it all the same",
             field="listen_host",
         )
 

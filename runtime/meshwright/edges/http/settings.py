@@ -14,12 +14,16 @@ class HttpSettings(Table):
     """[http]: where the API listens, and for whom."""
 
     host: str = "127.0.0.1"
-    """Address that the HTTP API listens on. Off loopback keys must be required, or `insecure` be set."""
+    """Address that the HTTP API listens on. Off loopback it needs keys, and TLS of its own or
+    `behind_tls`; or `insecure`."""
     port: int = Field(default=8000, ge=0, le=65_535)
     """Port of the HTTP API; 0 takes any free one."""
     allowed_hosts: tuple[HostName, ...] = ()
     """Host names under which clients may call the API, such as that of a proxy in front of it. Off loopback
     IP addresses and this machine's own name are allowed too."""
+    behind_tls: bool = False
+    """Whether TLS ends before the mesh, at an ingress or a proxy. The API may then listen off loopback
+    without TLS of its own, and keys are required, whether one was created or not."""
     insecure: bool = False
     """Whether the API may listen off loopback without TLS, or although it requires no keys: everybody may
     use it then."""
