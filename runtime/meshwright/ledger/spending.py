@@ -25,8 +25,9 @@ from meshwright.ledger.allowances import Allowances
 from meshwright.ledger.balance import OPENED
 from meshwright.ledger.budgets import Budgets, BudgetView
 from meshwright.ledger.charging import only_account, task_account
-from meshwright.ledger.costs import By, Costs, TaskEstimate, costs_of, estimate_of, with_reserved
+from meshwright.ledger.costs import CostQuery, Costs, costs_of, with_reserved
 from meshwright.ledger.keys import Keys
+from meshwright.ledger.task_estimates import TaskEstimate, estimate_of
 from meshwright.sql.database import Session
 from meshwright.work.protocol import DEFAULT_TENANT
 from meshwright.work.record import read_task
@@ -72,12 +73,10 @@ class Spending:
         self._registry = registry
         self._keys = keys
 
-    async def costs(
-        self, by: By = "agent", *, since: datetime | None = None, tenant_id: str | None = "default"
-    ) -> Costs:
-        """The costs of a tenant's calls of models since then, most expensive first; None: all tenants'."""
-        costs = await costs_of(self._log, tenant_id=tenant_id, by=by, since=since)
-        reserved = await self._budgets.reserved(await self._opened(), tenant_id)
+    async def costs(self, wanted: CostQuery) -> Costs:
+        """The costs of calls of models, most expensive first, with what budgets hold. Raises InvalidInput."""
+        costs = await costs_of(self._log, wanted)
+        reserved = await self._budgets.reserved(await self._opened(), wanted.tenant_id)
         return with_reserved(costs, reserved) if reserved else costs
 
     async def budget_views(self, tenant_id: str | None = "default") -> list[BudgetView]:
@@ -236,7 +235,7 @@ async def activity_of(log: EventLog, tenant_id: str, since: datetime, until: dat
         open=count,
         dead_letters=len(await log.query(dead)),
         waiting=await Inbox(log).page(tenant_id, limit=_MAX_LISTED),
-        costs=await costs_of(log, tenant_id=tenant_id, since=since, limit=_MAX_LISTED),
+        costs=await costs_of(log, CostQuery(tenant_id, since=since), limit=_MAX_LISTED),
     )
 
 
