@@ -252,7 +252,7 @@ def _of(session: Session, tenant_id: str | None) -> dict[str, Any]:
 
 def _speed(recent: Sequence[RecentAttempt], now: float | None) -> dict[str, float | None]:
     """The rate, where a time is given, success and durations of an agent's last attempts."""
-    worked = [attempt for attempt in recent if attempt.status != "cancelled"]
+    worked = [attempt for attempt in recent if attempt.status in ("succeeded", "failed", "timed_out")]
     last = worked[-_SUCCESS_OF:]
     durations = [attempt.worked_ms for attempt in worked]
     return {

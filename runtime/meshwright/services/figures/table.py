@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from meshwright.core.encoding import Json, Struct
-from meshwright.core.messages import Event
+from meshwright.core.encoding import Json, Struct, decode, encode
+from meshwright.core.messages import Event, TaskStatus
 from meshwright.events.filter import seconds
 from meshwright.sql.database import Session
 
 MAX_RECENT = 50  # attempts kept of each agent
+_MAX_DURATION_MS = 1e12
 _ATTEMPT_ENDED = "attempt.ended"
 _COUNTED = (
     *("task.accepted", "task.succeeded", "task.failed", "task.cancelled", "task.timed_out"),
@@ -28,11 +28,16 @@ _REPLACE = (
 
 
 class RecentAttempt(NamedTuple):
-    """An attempt that has ended: at which unix time, how, and how many milliseconds its work took."""
+    """An attempt that has ended: at which unix time, how, and how many microseconds its work took."""
 
-    ended_at: float
+    ended_at: int
     status: str
-    worked_ms: float
+    worked_us: int
+
+    @property
+    def worked_ms(self) -> float:
+        """The same in milliseconds."""
+        return self.worked_us / 1000
 
 
 class AgentHistory(NamedTuple):
@@ -45,8 +50,13 @@ class AgentHistory(NamedTuple):
 class _End(Struct):
     """The fields of an outcome that an attempt's row has."""
 
-    status: str = ""
+    status: TaskStatus | None = None
     duration_ms: float = 0.0
+
+    @property
+    def worked_us(self) -> int:
+        """The duration in whole microseconds; 0 for one that makes no sense."""
+        return int(self.duration_ms * 1000) if 0 <= self.duration_ms < _MAX_DURATION_MS else 0
 
 
 class _Row(NamedTuple):
@@ -66,17 +76,17 @@ class AgentProjection:
         agents = {event.agent_id or "" for event in events}
         rows = {name: _Row(Counter(), []) for name in agents}
         for name, counts, recent in session.select_in(_SELECT_SOME, agents):
-            rows[name] = _Row(Counter(json.loads(counts)), json.loads(recent))
+            rows[name] = _Row(Counter(decode(counts.encode())), decode(recent.encode()))
         for event in events:
             row = rows[event.agent_id or ""]
             if event.event_type == _ATTEMPT_ENDED:
                 end = _end_of(event)
-                row.recent.append((round(seconds(event.time), 3), end.status, round(end.duration_ms, 1)))
+                row.recent.append((int(seconds(event.time)), end.status, end.worked_us))
             else:
                 row.counts[event.event_type] += 1
         seq = events[-1].seq or 0
         written = [
-            (name, seq, json.dumps(row.counts), json.dumps(row.recent[-MAX_RECENT:]))
+            (name, seq, encode(row.counts).decode(), encode(row.recent[-MAX_RECENT:]).decode())
             for name, row in rows.items()
         ]
         session.insert(_INTO, written, then=_REPLACE)
@@ -89,7 +99,7 @@ class AgentProjection:
 def histories(session: Session) -> dict[str, AgentHistory]:
     """The history of each agent, by its id; under an empty one that of events which name none."""
     return {
-        name: AgentHistory(json.loads(counts), [RecentAttempt(*end) for end in json.loads(recent)])
+        name: AgentHistory(decode(counts.encode()), [RecentAttempt(*end) for end in decode(recent.encode())])
         for name, counts, recent in session.execute(_SELECT).fetchall()
     }
 
@@ -99,6 +109,6 @@ def _end_of(event: Event) -> _End:
     try:
         if isinstance(payload, Json):
             return _End.model_validate_json(payload)
-        return _End(status=str(payload["status"]), duration_ms=float(payload["duration_ms"]))
-    except (ValueError, LookupError, TypeError, AttributeError):  # a payload of another shape counts as empty
+        return _End.model_validate(payload.model_dump() if isinstance(payload, Struct) else payload)
+    except (ValueError, TypeError):  # a payload of another shape counts as empty
         return _End()

@@ -3,7 +3,7 @@ CREATE TABLE agent_figures (
     agent_id TEXT PRIMARY KEY,  -- '' for events that name none
     last_seq BIGINT NOT NULL,
     counts TEXT NOT NULL,       -- JSON: a number for each type of event
-    recent TEXT NOT NULL        -- JSON: [unix seconds, status, milliseconds worked] of each, oldest first
+    recent TEXT NOT NULL        -- JSON: [unix seconds, status, microseconds worked] of each, oldest first
 );
 
 -- A contract: autoscalers read it. The tasks of each app that wait for a slot or run, over all tenants; `mesh` is all.
