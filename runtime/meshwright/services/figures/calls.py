@@ -23,7 +23,7 @@ TOKEN_BUCKETS = tuple(float(4**power) for power in range(14))
 _MAX_SERIES = 1_000  # of one histogram; calls beyond them count under `other`
 _OTHER = "other"
 _KeyT = TypeVar("_KeyT")
-_AT_ONCE = 5_000
+_AT_ONCE = 1_000  # rows, counted on the event loop
 _COLUMNS = (
     "seq, time, tenant_id, agent_id, model_group, model, coalesce(deployment, ''), outcome, "
     "coalesce(error, outcome), latency_ms, prompt_tokens, completion_tokens, cost_pico, cache_hit"
