@@ -32,7 +32,7 @@ async def workers(api: Api, count: int) -> list[dict[str, Any]]:
 
 
 async def test_fronts_see_each_others_slots_and_leases(postgres_url: Address, tmp_path: Path) -> None:
-    settings = {"database": postgres_url, "presence": {"heartbeat_seconds": 0.2}}
+    settings = {"database": postgres_url, "presence": {"heartbeat_seconds": 5.0}}
     async with http_mesh(tmp_path / "one", **settings) as one:
         async with http_mesh(tmp_path / "two", **settings) as two:
             for api in (one, two):
@@ -41,7 +41,9 @@ async def test_fronts_see_each_others_slots_and_leases(postgres_url: Address, tm
                 assert found[0]["incarnation"] == api.mesh.host.incarnation
             agents = {agent["agent_id"]: agent["slots"] for agent in (await one.get("/figures"))["agents"]}
             assert agents == {"echo": 16, "gate": 16}
-        await workers(one, 1)
+            gone = two.mesh.host.incarnation
+        found = await workers(one, 1)
+        assert [(worker["incarnation"], worker["lease"]) for worker in found[1:]] == [(gone, "expired")]
         assert (await one.get("/figures"))["agents"][0]["slots"] == 8
 
 
