@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from decimal import Decimal
 
 from meshwright.cli.output import table
 from meshwright.core.display import Column, Document, dollars, local_time, short, short_id
@@ -55,7 +56,7 @@ def _count(number: int | None) -> str:
 
 
 def _decimal(number: float | None) -> str:
-    return f"{number:.3g}" if number else ""
+    return "" if not number else f"{number:.2g}" if number < 10 else f"{number:,.0f}"
 
 
 def _percent(share: float | None) -> str:
@@ -80,7 +81,8 @@ def _today(agent: Document) -> str:
     if not agent["calls_today"]:
         return ""
     more = f"+{agent['unpriced_today']:,}?" if agent["unpriced_today"] else ""
-    return f"{dollars(agent['cost_today_usd'])}{more}"
+    cost = Decimal(agent["cost_today_usd"])
+    return f"{f'${cost:,.2f}' if cost >= 1 else dollars(cost)}{more}"
 
 
 def _share_of_calls(field: str) -> Callable[[Document], str]:
@@ -115,9 +117,9 @@ _STUCK = (
 
 def _letters(letters: Document) -> list[str]:
     counts = {
-        "tasks that failed": letters["failed"],
-        "that timed out": letters["timed_out"],
-        "messages that no actor could take": letters["messages"] or 0,
+        "tasks failed": letters["failed"],
+        "timed out": letters["timed_out"],
+        "messages not taken": letters["messages"] or 0,
     }
     known = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
     return [f"dead letters: {known}"] if known else []
