@@ -392,7 +392,7 @@ _TENANTS = (
 @json_option
 @mesh_options
 def status(target: Target, as_json: bool) -> None:
-    """Show what is open, what waits, which models are away, and the figures of agents."""
+    """Show what is open, what waits, which models are away, and figures of agents."""
 
     async def ask(mesh: Connection) -> Document:
         found = document(await mesh.client.status())

@@ -44,7 +44,7 @@ _WORKERS = (
 @json_option
 @mesh_options
 def workers(target: Target, as_json: bool) -> None:
-    """List the processes of a mesh: their store, whether they hold their lease, slots and tasks."""
+    """List workers with their leases, slots and tasks."""
 
     async def ask(mesh: Connection) -> list[Document]:
         return [document(worker) for worker in (await mesh.client.figures()).workers]
