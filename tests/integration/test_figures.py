@@ -21,6 +21,7 @@ from meshwright.core.messages import Usage
 from meshwright.events.filter import EventFilter
 from meshwright.models.errors import ModelRefused
 from meshwright.models.port import ModelReply
+from meshwright.services.figures.calls import CallSums, DaySum
 from meshwright.testing import ScriptedModel
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.running_mesh import mesh
@@ -136,6 +137,9 @@ async def test_costs_of_today_are_those_of_the_ledger(api: Api) -> None:
     assert status == 200
     assert (ledger["calls"], ledger["unpriced"], ledger["cost_usd"]) == (3, 1, "0.25")
     assert [model["deployment"] for model in (await figures(api))["models"]] == ["big"]
+    anew = CallSums(api.mesh.log)
+    await anew.refresh(api.mesh.host.clock.now())
+    assert anew.today["default", "clerk"] == DaySum(calls=3, unpriced=1, cost_pico=250_000_000_000)
 
 
 async def test_metrics_count_tasks_calls_and_tokens(api: Api) -> None:

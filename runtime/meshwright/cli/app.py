@@ -45,7 +45,9 @@ _OWN = {
     "answer": _Listed("cli.inbox", "Answer what a task waits for."),
     "cancel": _Listed("cli.tasks", "Cancel a task."),
     "events": _Listed("cli.timeline", "Show events, oldest first."),
-    "status": _Listed("cli.inbox", "Show what is open, what waits, which models are away, and figures of agents."),
+    "status": _Listed(
+        "cli.inbox", "Show what is open, what waits, which models are away, and figures of agents."
+    ),
     "agents": _Listed("cli.checks", "List agents with their capabilities and status."),
     "mqtt": _Listed("cli.checks", "Print the rights of clients for the MQTT broker."),
     "bridge": _Listed("cli.bridge", "Report what Claude Code does to SQLite and MQTT."),

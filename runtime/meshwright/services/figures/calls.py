@@ -29,10 +29,13 @@ _COLUMNS = (
     "coalesce(error, outcome), latency_ms, prompt_tokens, completion_tokens, cost_pico, cache_hit"
 )
 _SELECT_NEW = f"SELECT {_COLUMNS} FROM calls WHERE seq > ? ORDER BY seq LIMIT {_AT_ONCE}"  # noqa: S608 code
-_SELECT_DAY = (
+_SELECT_DAY = (  # tenant by tenant, since the index begins with it
+    "WITH RECURSIVE tenants (id) AS (SELECT min(tenant_id) FROM calls UNION ALL "
+    "SELECT (SELECT min(tenant_id) FROM calls WHERE tenant_id > tenants.id) FROM tenants "
+    "WHERE tenants.id IS NOT NULL) "
     "SELECT tenant_id, agent_id, count(*), count(*) FILTER (WHERE cost_pico IS NULL), "
     "coalesce(sum(cost_pico / 1000000), 0), coalesce(sum(cost_pico % 1000000), 0) "
-    "FROM calls WHERE time >= ? GROUP BY tenant_id, agent_id"
+    "FROM tenants CROSS JOIN calls WHERE tenant_id = tenants.id AND time >= ? GROUP BY tenant_id, agent_id"
 )
 _NEWEST = "SELECT coalesce(max(seq), 0) FROM calls"
 

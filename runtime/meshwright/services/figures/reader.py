@@ -49,10 +49,10 @@ _IS_PARKED = (
 _OPEN = (
     "SELECT agent_id, state, count(*), min(updated_at) FROM (SELECT agent_id, updated_at, CASE "  # noqa: S608
     f"WHEN status = 'running' THEN 'running' WHEN {_IS_PARKED} THEN 'parked' ELSE 'waiting' END AS state "
-    "FROM tasks WHERE completed_at IS NULL AND agent_id IS NOT NULL {}) AS opened GROUP BY agent_id, state"
+    "FROM {} WHERE completed_at IS NULL AND agent_id IS NOT NULL {}) AS opened GROUP BY agent_id, state"
 )
 _RUNNING = (
-    "SELECT task_id, tenant_id, agent_id, updated_at FROM tasks WHERE completed_at IS NULL "
+    "SELECT task_id, tenant_id, agent_id, updated_at FROM {} WHERE completed_at IS NULL "
     "AND status = 'running' AND updated_at < :before {} ORDER BY updated_at LIMIT :limit"
 )
 _PARKED = (
@@ -234,7 +234,9 @@ def _read(session: Session, tenant_id: str | None, before: float) -> _Stored:
     values = _of(session, tenant_id)
     listed = {**values, "limit": _MAX_LISTED}
     condition = _OF_TENANT if values else ""
-    running = session.execute(_RUNNING.format(condition), {**listed, "before": before}).fetchall()
+    running = session.execute(
+        _RUNNING.format(_open_tasks(session), condition), {**listed, "before": before}
+    ).fetchall()
     parked = session.execute(_PARKED.format(condition), listed).fetchall()
     badly = session.execute(_ENDED_BADLY.format(condition), values).fetchall()
     calls = session.execute(_SELECT_CALLS, {"limit": _LAST_CALLS}).fetchall() if tenant_id is None else ()
@@ -243,7 +245,13 @@ def _read(session: Session, tenant_id: str | None, before: float) -> _Stored:
 
 def _read_open(session: Session, tenant_id: str | None) -> list[tuple[str, str, int, float]]:
     values = _of(session, tenant_id)
-    return session.execute(_OPEN.format(_OF_TENANT if values else ""), values).fetchall()
+    condition = _OF_TENANT if values else ""
+    return session.execute(_OPEN.format(_open_tasks(session), condition), values).fetchall()
+
+
+def _open_tasks(session: Session) -> str:
+    """The table of tasks by its index of those that are open, of which a tenant has fewer than it had."""
+    return session.by_index("tasks", "tasks_open")
 
 
 def _of(session: Session, tenant_id: str | None) -> dict[str, Any]:
