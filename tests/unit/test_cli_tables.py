@@ -60,7 +60,7 @@ FIGURES = {
     ],
     "dead_letters": {"failed": 12_345, "timed_out": 1_234, "messages": 1},
     "disk": {"free_bytes": 52_784_234_496, "total_bytes": 270_553_174_016, "store_bytes": 930_936},
-    "workers": [{"agents": {"researcher-agent": 8}}],
+    "workers": [{"agents": {"a": 8}, "lease": "held"}, {"agents": {"a": 8}, "lease": "expired"}],
 }
 EVENT = {
     "seq": 1234,
@@ -103,6 +103,7 @@ def test_figures_fit_and_keep_what_waits_and_what_it_costs(width: int) -> None:
     assert max(map(len, text.splitlines())) <= width
     for part in ("12,345", "1,024/2,048", "95%", "$1,234.57", "no, until", "12%", "…WXY64T", "3.36 min"):
         assert part in text
+    assert text.endswith("workers: 1 with 8 slots, and 1 whose lease has expired")
 
 
 def test_a_line_of_an_event_fits_and_ends_with_a_whole_word(width: int) -> None:

@@ -133,5 +133,6 @@ def _disk(disk: Document | None) -> list[str]:
 
 
 def _workers(workers: list[Document]) -> list[str]:
-    slots = sum(sum(worker["agents"].values()) for worker in workers)
-    return [f"workers: {len(workers):,} with {slots:,} slots"] if workers else []
+    slots = [sum(worker["agents"].values()) for worker in workers if worker["lease"] != "expired"]
+    gone = f", and {len(workers) - len(slots):,} whose lease has expired" if len(slots) < len(workers) else ""
+    return [f"workers: {len(slots):,} with {sum(slots):,} slots{gone}"] if workers else []
