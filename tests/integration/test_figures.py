@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, Tasks
+from meshwright import Agent, Capability, Run, Tasks
 from meshwright.component import Component, Figure
 from meshwright.core.access import Role
 from meshwright.core.messages import Usage
@@ -107,6 +107,27 @@ async def test_a_parked_task_is_neither_waiting_nor_running(api: Api) -> None:
     await api.client.answer(task_id, question, "yes")
     await api.mesh.get(Tasks).outcome(task_id)
     assert (await agent(api, "asker"))["parked"] == 0 and (await figures(api))["parked"] == []
+
+
+class Chooser(Agent):
+    """Asks one person by name."""
+
+    agent_id = "chooser"
+    capabilities = (Capability("choosing"),)
+    remembers = False
+
+    async def run(self, run: Run) -> str:
+        return str(await run.ask_person("This one?", may_answer=["ada"]))
+
+
+async def test_figures_say_for_whom_tasks_are_parked(tmp_path: Path) -> None:
+    async with http_mesh(tmp_path, Asker, Chooser) as api:
+        for agent_id in ("asker", "chooser", "chooser"):
+            await api.submit(agent_id=agent_id)
+        await until(api, "task.waiting", 3)
+        parked = (await figures(api))["parked"]
+        shown = {item["agent_id"]: (item["kind"], item["may_answer"], item["count"]) for item in parked}
+        assert shown == {"asker": ("person", [], 1), "chooser": ("person", ["ada"], 2)}
 
 
 async def test_an_attempt_over_twice_the_p90_of_its_agent_is_stuck(api: Api) -> None:

@@ -13,8 +13,10 @@ from datetime import UTC, datetime
 from itertools import takewhile
 from typing import Any, NamedTuple
 
+from meshwright.core.encoding import decode
 from meshwright.core.errors import NotFound
 from meshwright.core.money import from_pico
+from meshwright.events.inbox import question_id
 from meshwright.mesh import Mesh
 from meshwright.models.overview import Deployments
 from meshwright.orchestration.registry import Registry
@@ -57,9 +59,15 @@ _RUNNING = (
 )
 _PARKED = (
     "SELECT tasks.agent_id, kind, account, count(*), min(since) FROM waits JOIN tasks "
-    "ON tasks.task_id = waits.task_id AND tasks.tenant_id = waits.tenant_id WHERE 1 = 1 {} "
+    "ON tasks.task_id = waits.task_id AND tasks.tenant_id = waits.tenant_id WHERE kind <> 'person' {} "
     "GROUP BY tasks.agent_id, kind, account ORDER BY count(*) DESC, tasks.agent_id LIMIT :limit"
 )
+_PERSONS = (
+    "SELECT tasks.agent_id, tasks.tenant_id, wait_key, since FROM waits JOIN tasks "
+    "ON tasks.task_id = waits.task_id AND tasks.tenant_id = waits.tenant_id WHERE kind = 'person' {} "
+    "ORDER BY since LIMIT :limit"
+)
+_SELECT_QUESTIONS = "SELECT id, document FROM inbox WHERE id"
 _ENDED_BADLY = (
     "SELECT status, count(*) FROM tasks WHERE status <> 'succeeded' AND status IN ('failed', 'timed_out') {} "
     "GROUP BY status"
@@ -76,7 +84,7 @@ class _Stored(NamedTuple):
 
     open: Sequence[tuple[str, str, int, float]]
     running: Sequence[tuple[str, str, str, float]]
-    parked: Sequence[tuple[str | None, str, str | None, int, float]]
+    parked: Sequence[ParkedFigures]
     ended_badly: Mapping[str, int]
     histories: Mapping[str, AgentHistory]
     calls: Sequence[tuple[str, str, str, float, int]]
@@ -118,10 +126,7 @@ class FiguresReader:
             agents=tuple(self._agents(stored, workers, stuck, tenant_id, now.timestamp())),
             workers=tuple(workers) if is_whole else (),
             models=tuple(self._models(stored.calls)) if is_whole else (),
-            parked=tuple(
-                ParkedFigures(agent_id=agent_id, kind=kind, account=account, count=count, oldest=_time(since))
-                for agent_id, kind, account, count, since in stored.parked
-            ),
+            parked=tuple(stored.parked),
             stuck=tuple(stuck),
             dead_letters=_dead_letters(stored, is_whole=is_whole),
             disk=await asyncio.to_thread(self._disk) if is_whole else None,
@@ -237,10 +242,35 @@ def _read(session: Session, tenant_id: str | None, before: float) -> _Stored:
     running = session.execute(
         _RUNNING.format(_open_tasks(session), condition), {**listed, "before": before}
     ).fetchall()
-    parked = session.execute(_PARKED.format(condition), listed).fetchall()
+    parked = [
+        ParkedFigures(agent_id=agent_id, kind=kind, account=account, count=count, oldest=_time(since))
+        for agent_id, kind, account, count, since in session.execute(
+            _PARKED.format(condition), listed
+        ).fetchall()
+    ]
+    parked += _for_persons(session, session.execute(_PERSONS.format(condition), listed).fetchall())
     badly = session.execute(_ENDED_BADLY.format(condition), values).fetchall()
     calls = session.execute(_SELECT_CALLS, {"limit": _LAST_CALLS}).fetchall() if tenant_id is None else ()
     return _Stored(_read_open(session, tenant_id), running, parked, dict(badly), histories(session), calls)
+
+
+def _for_persons(session: Session, waits: Sequence[Sequence[Any]]) -> list[ParkedFigures]:
+    """Waits for persons, by agent and who may answer."""
+    ids = [question_id(tenant_id, key) for _, tenant_id, key, _ in waits]
+    known = {name: decode(text.encode()) for name, text in session.select_in(_SELECT_QUESTIONS, ids)}
+    found: defaultdict[tuple[str | None, tuple[str, ...]], list[float]] = defaultdict(list)
+    for (agent_id, _, _, since), name in zip(waits, ids, strict=True):
+        found[agent_id, tuple(known.get(name, {}).get("may_answer") or ())].append(since)
+    return [
+        ParkedFigures(
+            agent_id=agent_id,
+            kind="person",
+            may_answer=may_answer,
+            count=len(times),
+            oldest=_time(min(times)),
+        )
+        for (agent_id, may_answer), times in found.items()
+    ]
 
 
 def _read_open(session: Session, tenant_id: str | None) -> list[tuple[str, str, int, float]]:

@@ -84,11 +84,16 @@ class ModelFigures(Plain):
 
 
 class ParkedFigures(Plain):
-    """Waits of an agent's tasks for one kind of thing; those for money are for the `account` of a budget."""
+    """Waits of an agent's tasks for one kind of thing.
+
+    Those for money are for the `account` of a budget, those for a person for the callers who `may_answer`:
+    none named, everybody but the agent.
+    """
 
     agent_id: str | None
     kind: str
     account: str | None = None
+    may_answer: tuple[str, ...] = ()
     count: int
     oldest: datetime
 
