@@ -188,6 +188,7 @@ def costs_table(found: Document) -> str:
         Column("completion", "completion_tokens", _count, cut=3, least=12),
         Column("known", write=_counted),
         Column("estimated", "estimated_usd", _dollars),
+        Column("estimate", "estimate_usd", _dollars),
         Column("reserved", "reserved_usd", _dollars),
         Column("saved by cache", "saved_usd", _dollars, cut=2),
         Column("failed", "failed", _count),
@@ -196,6 +197,7 @@ def costs_table(found: Document) -> str:
         column
         for column in columns
         if column.field not in _WHERE_ANY or Decimal(total.get(column.field) or 0)
+        if column.field != "estimate_usd" or any(item.get("estimate_usd") for item in found["items"])
     ]
     omitted = [{"key": f"({found['omitted']:,} more)", "key2": ""}] if found["omitted"] else []
     return table(shown, [*found["items"], *omitted, {**total, "key": "total", "key2": ""}])

@@ -159,11 +159,12 @@ class Cost(Plain):
     """The costs of one agent, tag, model, task or tenant; `key` is None where they name none.
 
     `key2` is the second key, where costs are summed by two; `time` is when the bucket of a series begins.
+    By task and agent, `estimate_usd` is the median of the agent's last tasks that succeeded.
     `cost_usd` is what is known of it, None where of no call anything is; `estimated_usd` is how much of that
     is of tokens that were estimated; `reserved_usd` is what budgets hold for calls under way; `unpriced`
-    counts the calls whose cost is unknown. `failed` counts
-    those without an answer, the cancelled ones too. `cached_tokens` are those of the prompt that a provider
-    had in its cache; `saved_usd` is what our own cache has saved.
+    counts the calls whose cost is unknown, `failed` those without an answer, the cancelled ones too.
+    `cached_tokens` are those of the prompt that a provider had in its cache; `saved_usd` is what our own
+    cache has saved.
     """
 
     key: str | None
@@ -178,6 +179,7 @@ class Cost(Plain):
     cost_usd: Amount | None
     estimated_usd: Amount = ZERO
     reserved_usd: Amount = ZERO
+    estimate_usd: Amount | None = None
     unpriced: int
     saved_usd: Amount
 
