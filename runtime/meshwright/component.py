@@ -71,6 +71,19 @@ class Pages(NamedTuple):
     is_open: bool = False
 
 
+class Figure(NamedTuple):
+    """A number of `/metrics`, there as the gauge `meshwright_COMPONENT_NAME`.
+
+    `read` is called at each scrape and must not block; it returns the number, or one for each value of
+    `label`, of which there may be a few hundred. `text` is a sentence that explains it.
+    """
+
+    name: str
+    text: str
+    read: Callable[[], float | Mapping[str, float]]
+    label: str = ""
+
+
 class Component:
     """A part of a mesh. It is made with the mesh, after the components that are listed before it.
 
@@ -167,6 +180,10 @@ class Component:
 
     def checks(self) -> Iterable[Check]:
         """The checks of `mesh doctor`, of a mesh that does not run."""
+        return ()
+
+    def figures(self) -> Iterable[Figure]:
+        """Its numbers for monitoring."""
         return ()
 
     def warnings(self) -> Iterable[str]:

@@ -113,6 +113,12 @@ BUILTIN = (
         "orchestration.settings:OrchestrationSettings",
         words="orchestration.event_words:WORDS",
     ),
+    BuiltIn(
+        "figures",
+        "services.figures.component:FiguresComponent",
+        "services.figures.settings:FiguresSettings",
+        commands={"workers": "List workers with their leases, slots and tasks."},
+    ),
     BuiltIn("contents", "run.component:ContentsComponent"),
     BuiltIn("replies", "edges.replies:Courier"),
     BuiltIn("mqtt", "edges.mqtt.edge:MqttComponent", "edges.mqtt.settings:MqttSettings", ("mqtt.url",)),

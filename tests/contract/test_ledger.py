@@ -14,7 +14,7 @@ from pydantic_core import from_json, to_json
 
 from meshwright.core.errors import InvalidInput
 from meshwright.core.messages import Event, Usage
-from meshwright.ledger.costs import COLUMNS, Cost, costs_of, row_of, since_of
+from meshwright.ledger.costs import COLUMNS, Cost, CostQuery, costs_of, row_of, since_of
 from meshwright.models.port import Call
 from tests.support.event_logs import START, LogOnFile, event, open_log
 from tests.support.postgres import Location
@@ -48,7 +48,7 @@ def call(
 
 
 async def sums(store: LogOnFile, by: Any = "agent", **wanted: Any) -> dict[str | None, Cost]:
-    found = await costs_of(store.log, **{"tenant_id": "default", "by": by, **wanted})
+    found = await costs_of(store.log, CostQuery(**{"tenant_id": "default", "by": by, **wanted}))
     return {item.key: item for item in found.items}
 
 
@@ -117,7 +117,7 @@ async def test_nothing_in_an_event_keeps_the_ledger_from_its_sums(store: LogOnFi
     nonsense = [event(n, "model.called", agent_id="odd", payload=payload) for n in range(1, 4)]
     await store.write([*nonsense, call(4)])
     for by in ("agent", "tag", "model", "task", "tenant"):
-        found = await costs_of(store.log, tenant_id="default", by=by)  # type: ignore[arg-type]
+        found = await costs_of(store.log, CostQuery("default", by))
         assert (found.total.calls, found.total.cost_usd) == (4, Decimal("0.25"))
         assert found.total.unpriced == 3
 
@@ -202,7 +202,7 @@ async def test_costs_are_summed_up_by_whatever_they_were_for(store: LogOnFile) -
             key: Decimal(cost) for key, cost in expected.items()
         }
         assert list(found) == list(expected)
-    total = (await costs_of(store.log, tenant_id="default", by="tag")).total
+    total = (await costs_of(store.log, CostQuery("default", "tag"))).total
     assert (total.calls, total.failed, total.cost_usd) == (3, 1, Decimal("0.3"))
     assert (total.prompt_tokens, total.cached_tokens, total.completion_tokens) == (200, 80, 20)
 
@@ -212,12 +212,12 @@ async def test_a_price_that_nobody_knows_is_never_nothing(store: LogOnFile) -> N
     found = await sums(store)
     assert (found["known"].cost_usd, found["known"].unpriced) == (Decimal("0.25"), 0)
     assert (found["unknown"].cost_usd, found["unknown"].unpriced) == (None, 1)
-    total = (await costs_of(store.log, tenant_id="default")).total
+    total = (await costs_of(store.log, CostQuery("default"))).total
     assert (total.cost_usd, total.unpriced) == (Decimal("0.25"), 1)
 
 
 async def test_an_empty_ledger_comes_to_nothing(store: LogOnFile) -> None:
-    found = await costs_of(store.log, tenant_id="default")
+    found = await costs_of(store.log, CostQuery("default"))
     assert (found.items, found.omitted, found.total.calls, found.total.saved_usd) == ((), 0, 0, 0)
 
 
@@ -244,9 +244,49 @@ async def test_a_tenant_sees_its_own_costs_alone(store: LogOnFile) -> None:
 
 async def test_a_long_list_ends_with_the_dearest_and_its_total_is_of_all(store: LogOnFile) -> None:
     await store.write([call(n, task_id=f"t{n}", reply=answered(f"0.{n}")) for n in range(1, 8)])
-    found = await costs_of(store.log, tenant_id="default", by="task", limit=2)
+    found = await costs_of(store.log, CostQuery("default", "task"), limit=2)
     assert ([item.key for item in found.items], found.omitted) == (["t7", "t6"], 5)
     assert (found.total.calls, found.total.cost_usd) == (7, Decimal("2.8"))
+
+
+async def test_a_series_has_a_row_for_each_hour_and_pair_of_keys(store: LogOnFile) -> None:
+    hour = 3600  # calls are a second apart
+    written = [(0, "a"), (1, "b"), (hour, "a"), (hour + 1, "a"), (25 * hour, "b")]
+    await store.write([call(n, asked(user=user), reply=answered("0.5")) for n, user in written])
+    hours = await costs_of(store.log, CostQuery("default", "agent,model", bucket="hour"))
+    shown = [(item.time, item.key, item.key2, item.calls, item.cost_usd) for item in hours.items]
+    first, later = START + timedelta(hours=1), START + timedelta(hours=25)
+    assert shown == [
+        (START, "a", "big-1", 1, Decimal("0.5")),
+        (START, "b", "big-1", 1, Decimal("0.5")),
+        (first, "a", "big-1", 2, Decimal("1.0")),
+        (later, "b", "big-1", 1, Decimal("0.5")),
+    ]
+    assert (hours.by, hours.bucket, hours.omitted, hours.total.calls) == ("agent,model", "hour", 0, 5)
+    days = await costs_of(store.log, CostQuery("default", "model,agent", bucket="day"), limit=2)
+    assert [(item.time, item.key, item.key2, item.calls) for item in days.items] == [
+        (START, "big-1", "a", 3),
+        (START, "big-1", "b", 1),
+    ]
+    assert days.omitted == 1
+
+
+async def test_until_leaves_out_what_ended_then_or_later(store: LogOnFile) -> None:
+    await store.write([call(n) for n in (1, 2, 3)])
+    second = START + timedelta(seconds=2)
+    for known, calls in (
+        ({"until": second}, 1),
+        ({"since": second}, 2),
+        ({"since": second, "until": second}, 0),
+    ):
+        assert (await costs_of(store.log, CostQuery("default", **known))).total.calls == calls
+
+
+@pytest.mark.parametrize("by", ["mood", "agent,mood", "agent,agent", "agent,", "", "agent,tag,model"])
+async def test_costs_are_summed_by_one_or_two_known_keys(store: LogOnFile, by: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        await costs_of(store.log, CostQuery("default", by))
+    assert refused.value.field == "by"
 
 
 AMOUNTS = st.decimals(min_value=0, max_value=1_000_000, places=12, allow_nan=False, allow_infinity=False)

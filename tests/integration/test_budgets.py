@@ -16,6 +16,7 @@ from meshwright import Agent, Capability, Mesh, Tasks, build_mesh
 from meshwright.core.messages import Usage
 from meshwright.edges.http.server import serving
 from meshwright.ledger.budgets import Budgets
+from meshwright.ledger.costs import CostQuery
 from meshwright.ledger.spending import Spending
 from meshwright.models.port import ModelReply
 from meshwright.testing import ScriptedModel
@@ -56,7 +57,7 @@ async def test_a_task_that_there_is_no_money_for_fails_and_says_so(tmp_path: Pat
     async with limited(tmp_path) as mesh:
         first = await mesh.get(Tasks).ask("clerk", "Do it.")
         second = await mesh.get(Tasks).ask("clerk", "Do it again.")
-        costs = await mesh.get(Spending).costs("agent")
+        costs = await mesh.get(Spending).costs(CostQuery("default"))
     assert (first.success, first.cost_usd) == (True, Decimal("0.015"))
     assert second.error is not None
     assert (second.success, second.error.type, second.cost_usd) == (False, "BudgetExceeded", 0)

@@ -57,6 +57,23 @@ async def costs(*arguments: str, **environment: str) -> Done:
     return await mesh("costs", *arguments, **environment)
 
 
+async def test_a_task_stands_beside_the_estimate_of_its_agent(tmp_path: Path) -> None:
+    replies = [reply(cost, cost_source="priced") for cost in ("0.25", "0.5", "4")]
+    settings = load_settings(tmp_path, listen_port=0)
+    mesh_ = build_mesh(settings, project=tmp_path, agents=[Clerk], model=ScriptedModel(*replies))
+    async with mesh_, serving(mesh_, "127.0.0.1", 0) as server:
+        for _ in replies:
+            await mesh_.get(Tasks).ask("clerk", "Do it.")
+        done = await costs("--by", "task,agent", "--json", "--url", server.url)
+        found = [
+            (item["cost_usd"], item["key2"], item["estimate_usd"]) for item in json.loads(done.out)["items"]
+        ]
+        assert found == [("4", "clerk", "0.5"), ("0.5", "clerk", "0.5"), ("0.25", "clerk", "0.5")]
+        shown = await costs("--by", "task,agent", "--url", server.url)
+        assert "estimate" in shown.out.splitlines()[0] and "$4.0000" in shown.out.splitlines()[1]
+        assert "estimate" not in (await costs("--by", "task", "--url", server.url)).out
+
+
 async def test_costs_are_the_same_over_http_and_on_the_command_line(tmp_path: Path) -> None:
     async with (
         spent(tmp_path) as mesh,

@@ -17,8 +17,14 @@ PARTS = {
     "channels": "edges/channels",
     "webhooks": "edges/webhooks",
     "agent_config": "services/agent_config",
+    "figures": "services/figures",
 }
-COMMANDS = {"schedules": "schedules", "webhooks": "webhooks", "agent_config": "config"}
+COMMANDS = {
+    "schedules": "schedules",
+    "webhooks": "webhooks",
+    "agent_config": "config",
+    "figures": "workers",
+}
 IMPORT_ALL = """\
 import sys
 from importlib import import_module
@@ -94,3 +100,4 @@ def test_a_mesh_works_without_a_part_that_was_deleted(part: str, tmp_path: Path)
     assert "tasks" in commands and COMMANDS.get(part) not in commands
     assert "You said: Hello" in run("-m", "meshwright.cli", "ask", "echo", "Hello")
     assert "succeeded" in run("-m", "meshwright.cli", "tasks")
+    assert "no open tasks" in run("-m", "meshwright.cli", "status")

@@ -16,6 +16,7 @@ from meshwright.app import role_of
 from meshwright.core.errors import Draining, ModelError
 from meshwright.core.messages import Usage
 from meshwright.edges.http.app import create_llm_app
+from meshwright.ledger.costs import CostQuery
 from meshwright.ledger.keys import Keys
 from meshwright.ledger.spending import Spending
 from meshwright.models.errors import (
@@ -170,10 +171,10 @@ async def test_every_call_is_in_the_ledger_of_its_tenant_also_one_that_was_left(
         await stream.close()
         await fake.abandoned.wait()
         await client.chat.completions.create(model="fast", messages=HELLO)
-    while (costs := await there.mesh.get(Spending).costs("agent", tenant_id="acme")).total.calls < 2:
+    while (costs := await there.mesh.get(Spending).costs(CostQuery("acme"))).total.calls < 2:
         await asyncio.sleep(0.01)  # a call is logged while its answer is on its way
     assert [(cost.key, cost.calls, cost.failed) for cost in costs.items] == [("helper", 2, 1)]
-    assert (await there.mesh.get(Spending).costs("agent")).total.calls == 0
+    assert (await there.mesh.get(Spending).costs(CostQuery("default"))).total.calls == 0
 
 
 # Its own worker

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from meshwright.app import build_mesh
+from meshwright.ledger.costs import CostQuery
 from meshwright.ledger.spending import Spending
 from meshwright.models.port import Model
 from meshwright.orchestration.tasks import Tasks
@@ -35,7 +36,7 @@ async def test_shipped_agents_work_with_a_strict_server(
     async with build_mesh(load_settings(ROOT, **settings), project=ROOT) as running:
         assert running.get(Model).name == f"http {strict.url} (every call is of {MODEL})"
         outcome = await running.get(Tasks).ask("researcher-agent", "Which files are there?")
-        costs = await running.get(Spending).costs("model")
+        costs = await running.get(Spending).costs(CostQuery("default", "model"))
     assert (outcome.text, outcome.error) == ("There is README.md.", None)
     assert {call.body["model"] for call in strict.calls} == {MODEL}
     assert {call.body["user"] for call in strict.calls} == {"researcher-agent"}

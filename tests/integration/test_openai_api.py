@@ -15,6 +15,7 @@ from meshwright import MeshError
 from meshwright.core.errors import ModelError
 from meshwright.core.messages import Usage
 from meshwright.edges.http.models import GROUPS
+from meshwright.ledger.costs import CostQuery
 from meshwright.ledger.keys import Keys
 from meshwright.ledger.spending import Spending
 from meshwright.models.circuits import MAX_TRIES
@@ -150,7 +151,7 @@ async def test_texts_are_embedded_by_the_provider_and_priced(there: Service, fak
     assert [call.path for call in fake.calls] == ["/v1/embeddings"] * 3
     assert fake.calls[0].body["dimensions"] == 3
     assert [call.body["input"] for call in fake.calls[1:]] == [["a", "b"], [[1, 2, 3]]]
-    costs = await there.mesh.get(Spending).costs("agent")
+    costs = await there.mesh.get(Spending).costs(CostQuery("default"))
     assert (costs.total.calls, costs.total.prompt_tokens) == (3, 12)
 
 

@@ -28,6 +28,7 @@ from meshwright.ledger.keys import Keys, Unauthenticated
 from meshwright.mesh import Mesh
 from meshwright.services.agent_config.component import AgentConfigs
 from meshwright.services.agent_config.records import AgentConfigRequest, AgentConfigUpdate
+from meshwright.services.figures.operations import FiguresOperations
 from meshwright.services.schedules.component import Schedules
 from meshwright.services.schedules.schedule import ScheduleKey
 from meshwright.services.schedules.spec import ScheduleSpec
@@ -359,6 +360,7 @@ OF_COMPONENTS: dict[type, dict[str, str]] = {
         **dict.fromkeys(("list", "get"), "vcoaA"),
         **dict.fromkeys(("create", "update", "delete", "llm"), "A"),
     },
+    FiguresOperations: {**dict.fromkeys(("show", "scale"), "vcoaA"), "metrics": ""},
 }
 """Roles that may use the operations of components."""
 
@@ -374,6 +376,7 @@ async def test_each_role_uses_operations_of_components(meshed: MeshUnderTest, ki
     values = {
         "key": ScheduleKey("acme", "none"),
         "agent_id": "none",
+        "app": "none",
         "count": 1,
         "spec": ScheduleSpec(every_seconds=3600, task=task),
         "paused": True,

@@ -9,7 +9,7 @@ from meshwright import Agent, Capability, Mesh
 from meshwright.context.memory import MemoryItem, MemoryStore
 from meshwright.core.messages import Outcome, Usage
 from meshwright.core.money import Price
-from meshwright.ledger.costs import Cost
+from meshwright.ledger.costs import Cost, CostQuery
 from meshwright.ledger.spending import Spending
 from meshwright.models.port import ModelReply, ToolCall
 
@@ -50,13 +50,17 @@ class Other(Agent):
 
 async def ledger_of(mesh: Mesh, outcome: Outcome) -> Cost:
     await check_ledger(mesh, outcome)
-    [cost] = [cost for cost in (await mesh.get(Spending).costs("task")).items if cost.key == outcome.task_id]
+    [cost] = [
+        cost
+        for cost in (await mesh.get(Spending).costs(CostQuery("default", "task"))).items
+        if cost.key == outcome.task_id
+    ]
     return cost
 
 
 async def check_ledger(mesh: Mesh, outcome: Outcome) -> None:
     """A task's outcome must say what the ledger says of it and of the tasks below it."""
-    costs = {cost.key: cost for cost in (await mesh.get(Spending).costs("task")).items}
+    costs = {cost.key: cost for cost in (await mesh.get(Spending).costs(CostQuery("default", "task"))).items}
     listed = (await mesh.log.tasks(tenant_id="default")).items
     family = [outcome.task_id]
     for task_id in family:

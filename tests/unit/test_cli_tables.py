@@ -4,6 +4,7 @@ import pytest
 
 from meshwright.agents.display import AGENTS
 from meshwright.cli.connect import one_of
+from meshwright.cli.figures import figures_text
 from meshwright.cli.output import event_line, table
 from meshwright.cli.tasks import REASON, TASKS
 from meshwright.core.display import Column
@@ -26,6 +27,40 @@ AGENT = {
     "status": "online",
     "last_seen": "2026-11-20T09:31:02Z",
     "capabilities": [{"name": f"capability-{number}"} for number in range(9)],
+}
+FIGURES = {
+    "at": "2026-11-21T13:47:00Z",
+    "agents": [
+        {
+            **{"agent_id": "researcher-agent-of-the-whole-company", "waiting": 12_345, "running": 1_024},
+            **{
+                "slots": 2_048,
+                "parked": 1_000,
+                "oldest": "2026-11-20T13:47:00Z",
+                "rate": 1_234.5,
+                "stuck": 17,
+            },
+            **{"success": 0.953, "p50_seconds": 123.4, "p90_seconds": 4_000.2},
+            **{"calls_today": 12_345, "unpriced_today": 12, "cost_today_usd": "1234.5678"},
+        }
+    ],
+    "models": [
+        {
+            **{"deployment": "quality/openai/gpt-5.4-with-a-long-name", "well": False},
+            **{"until": "2026-11-21T13:48:00Z", "reason": "Rate limit reached for gpt-5.4 in organization"},
+            **{"calls": 1_000, "failed": 120, "fallbacks": 20, "retried": 31},
+            **{"p50_seconds": 2.1, "p90_seconds": 6.8},
+        }
+    ],
+    "stuck": [
+        {
+            **{"task_id": TASK["task_id"], "agent_id": "researcher-agent-of-the-whole-company"},
+            **{"running_seconds": 201.5, "p90_seconds": 64.0},
+        }
+    ],
+    "dead_letters": {"failed": 12_345, "timed_out": 1_234, "messages": 1},
+    "disk": {"free_bytes": 52_784_234_496, "total_bytes": 270_553_174_016, "store_bytes": 930_936},
+    "workers": [{"agents": {"a": 8}, "lease": "held"}, {"agents": {"a": 8}, "lease": "expired"}],
 }
 EVENT = {
     "seq": 1234,
@@ -61,6 +96,14 @@ def test_the_reason_of_a_failed_task_is_in_its_line(width: int) -> None:
 
 def test_lines_of_agents_fit(width: int) -> None:
     assert max(map(len, table(AGENTS.columns, [AGENT]).splitlines())) <= width
+
+
+def test_figures_fit_and_keep_what_waits_and_what_it_costs(width: int) -> None:
+    text = "\n".join(figures_text(FIGURES))
+    assert max(map(len, text.splitlines())) <= width
+    for part in ("12,345", "1,024/2,048", "95%", "$1,234.57", "no, until", "12%", "…WXY64T", "3.36 min"):
+        assert part in text
+    assert text.endswith("workers: 1 with 8 slots, and 1 whose lease has expired")
 
 
 def test_a_line_of_an_event_fits_and_ends_with_a_whole_word(width: int) -> None:

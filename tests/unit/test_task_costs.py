@@ -12,6 +12,7 @@ from meshwright import Agent, Tasks
 from meshwright.core.money import Price
 from meshwright.events.filter import EventFilter
 from meshwright.kernel.turns import ActorKind
+from meshwright.ledger.costs import CostQuery
 from meshwright.ledger.spending import Spending
 from meshwright.models.errors import ModelRefused, ModelTimeout
 from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta
@@ -119,7 +120,10 @@ async def test_a_task_pays_for_the_compression_of_its_context(answer: str) -> No
         assert outcome.cost_usd == Decimal("0.625")
         assert (await ledger_of(mesh.mesh, outcome)).calls == 2
         first, second = mesh.events("model.called").payloads
-        by_agent = {item.key: item.cost_usd for item in (await mesh.mesh.get(Spending).costs("agent")).items}
+        by_agent = {
+            item.key: item.cost_usd
+            for item in (await mesh.mesh.get(Spending).costs(CostQuery("default"))).items
+        }
     assert (first["user"], first["attempt"], first["step"]) == ("context-service", 1, 1)
     assert (second["user"], second["thread_id"]) == ("keeper", outcome.task_id)
     assert by_agent == {"keeper": Decimal("0.5"), "context-service": Decimal("0.125")}
@@ -165,5 +169,5 @@ async def test_a_call_of_no_task_is_a_row_too() -> None:
         await mesh.mesh.get(Model).complete(ModelRequest(messages=(), user="llm-service"))
         async for _ in mesh.mesh.log.tail(EventFilter(event_type="model.called", after_seq=0)):
             break
-        [cost] = (await mesh.mesh.get(Spending).costs("task")).items
+        [cost] = (await mesh.mesh.get(Spending).costs(CostQuery("default", "task"))).items
     assert (cost.key, cost.calls, cost.cost_usd) == (None, 1, Decimal("0.25"))

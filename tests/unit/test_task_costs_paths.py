@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from meshwright import Agent, Capability, Mesh, TaskRequest, Tasks
 from meshwright.core.errors import ModelError
 from meshwright.core.money import Price
+from meshwright.ledger.costs import CostQuery
 from meshwright.ledger.spending import Spending
 from meshwright.models.errors import ContentRefused, ModelRefused, RateLimited
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
@@ -161,7 +162,7 @@ async def check_all(mesh: Mesh) -> None:
     """Each task's outcome is what the ledger says, and the uppermost is all of it."""
     tasks = (await mesh.log.tasks(tenant_id="default")).items
     outcomes = [await mesh.get(Tasks).outcome(each.task_id) for each in tasks]
-    found = await mesh.get(Spending).costs("task")
+    found = await mesh.get(Spending).costs(CostQuery("default", "task"))
     for outcome in outcomes:
         await check_ledger(mesh, outcome)
     if not found.total.unpriced:

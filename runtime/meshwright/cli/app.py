@@ -47,7 +47,9 @@ _OWN = {
     "retry": _Listed("cli.again", "Work again on tasks that failed, timed out or were cancelled."),
     "dead-letters": _Listed("cli.again", "List the tasks that failed or timed out, by agent and cause."),
     "events": _Listed("cli.timeline", "Show events, oldest first."),
-    "status": _Listed("cli.inbox", "Show what is open, what waits, and which models are away."),
+    "status": _Listed(
+        "cli.inbox", "Show what is open, what waits, which models are away, and figures of agents."
+    ),
     "agents": _Listed("cli.checks", "List agents with their capabilities and status."),
     "mqtt": _Listed("cli.checks", "Print the rights of clients for the MQTT broker."),
     "bridge": _Listed("cli.bridge", "Report what Claude Code does to SQLite and MQTT."),

@@ -7,6 +7,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import click
 
 from meshwright.cli import output
 from meshwright.cli.connect import Connection, talk
+from meshwright.cli.figures import figures_text
 from meshwright.cli.options import (
     JSON_VALUE,
     Target,
@@ -390,10 +392,13 @@ _TENANTS = (
 @json_option
 @mesh_options
 def status(target: Target, as_json: bool) -> None:
-    """Show what is open, what waits, and which models are away."""
+    """Show what is open, what waits, which models are away, and figures of agents."""
 
     async def ask(mesh: Connection) -> Document:
-        return document(await mesh.client.status())
+        found = document(await mesh.client.status())
+        with suppress(NotFound):  # a mesh without the part
+            found["figures"] = await mesh.client.call("GET", "/figures")
+        return found
 
     found = talk(target, ask)
     echo_json(found) if as_json else click.echo(status_text(found))
@@ -412,4 +417,5 @@ def status_text(found: Document) -> str:
     uses = found.get("tenants", ())
     has_limit = any(use.get(limit) is not None for use in uses for limit in ("max_open_tasks", "max_storage"))
     parts += [table(_TENANTS, uses)] if has_limit or len(uses) > 1 else []
+    parts += figures_text(found["figures"]) if "figures" in found else []
     return "\n\n".join(parts)

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from meshwright.core.money import Budget, OnEmpty
     from meshwright.events.verify import Verified
     from meshwright.ledger.budgets import BudgetView
-    from meshwright.ledger.costs import By, Costs, TaskEstimate
+    from meshwright.ledger.costs import Bucket, Costs
     from meshwright.ledger.keys import Key, NewKey
+    from meshwright.ledger.task_estimates import TaskEstimate
 
 
 class ResourceCalls:
@@ -147,16 +148,27 @@ class Administration:
 
     async def estimate(self, *, agent_id: str | None = None, capability: str | None = None) -> TaskEstimate:
         """The cost of the last tasks of an agent or a capability: median, 90 % and the most."""
-        from meshwright.ledger.costs import TaskEstimate
+        from meshwright.ledger.task_estimates import TaskEstimate
 
         params = {"agent_id": agent_id, "capability": capability}
         return await self._connection.get(TaskEstimate, "/costs/estimate", params=params)
 
-    async def costs(self, by: By = "agent", *, since: datetime | str | None = None) -> Costs:
-        """The cost of model calls, most expensive first. `since` is a time, or a duration such as `24h`."""
+    async def costs(
+        self,
+        by: str = "agent",
+        *,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
+        bucket: Bucket | None = None,
+    ) -> Costs:
+        """The cost of model calls by one key or two (`agent,model`), most expensive first.
+
+        Times are times, or durations such as `24h`. With a `bucket` (`hour`, `day`) the costs are a series.
+        """
         from meshwright.ledger.costs import Costs
 
-        return await self._connection.get(Costs, "/costs", params={"by": by, "since": since})
+        params = {"by": by, "since": since, "until": until, "bucket": bucket}
+        return await self._connection.get(Costs, "/costs", params=params)
 
     async def keys(self) -> list[Key]:
         """Keys, oldest first, without their secrets. Managing keys needs the admin token."""

@@ -44,6 +44,7 @@ if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh han
     from meshwright.events.tasks import DeadLetters
     from meshwright.mesh import Mesh
     from meshwright.orchestration.again import Again
+    from meshwright.services.figures.records import Figures
     from meshwright.work.protocol import Begin
     from meshwright.work.record import TaskView
     from meshwright.work.steps import StepSummary, StepView
@@ -438,6 +439,12 @@ class Client(Administration):
         from meshwright.events.status import MeshStatus
 
         return await self._connection.get(MeshStatus, "/status")
+
+    async def figures(self) -> Figures:
+        """Agents, workers, models, what is parked, stuck or dead, and the disk, in numbers."""
+        from meshwright.services.figures.records import Figures
+
+        return await self._connection.get(Figures, "/figures")
 
     async def models(self) -> list[str]:
         """The models that callers may name."""

@@ -20,9 +20,9 @@ from meshwright.identity.operations import Acting
 from meshwright.identity.rules import require_all_tenants, tenant_of, visible_tenant
 from meshwright.ledger.allowances import Allowances
 from meshwright.ledger.budgets import BudgetView
-from meshwright.ledger.costs import TaskEstimate
 from meshwright.ledger.keys import Key, Keys, NewKey, unknown_key
 from meshwright.ledger.spending import Spending
+from meshwright.ledger.task_estimates import TaskEstimate
 from meshwright.models.overview import Deployments
 from meshwright.orchestration.registry import Registry
 from meshwright.run.erasure import Erased, Eraser

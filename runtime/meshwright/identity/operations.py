@@ -52,7 +52,7 @@ from meshwright.identity.rules import (
     status_facts,
     visible_tenant,
 )
-from meshwright.ledger.costs import By, Costs, since_of
+from meshwright.ledger.costs import Bucket, CostQuery, Costs, since_of
 from meshwright.ledger.keys import Unauthenticated
 from meshwright.ledger.spending import Spending
 from meshwright.mesh import Mesh
@@ -355,11 +355,24 @@ class Operations(Acting):
             )
         return self.mesh.get(Registry).scores(capability)
 
-    async def costs(self, by: By = "agent", *, since: str | None = None) -> Costs:
-        """The costs of calls of models since a time, like `24h` ago or RFC 3339; the most expensive first."""
+    async def costs(
+        self,
+        by: str = "agent",
+        *,
+        since: str | None = None,
+        until: str | None = None,
+        bucket: Bucket | None = None,
+    ) -> Costs:
+        """The costs of calls of models by one key or two, the most expensive first, or as a series.
+
+        Times are like `24h` ago or RFC 3339. Raises InvalidInput.
+        """
         self.check("costs")
-        start = None if since is None else since_of(since, self.mesh.host.clock.now())
-        return await self.mesh.get(Spending).costs(by, since=start, tenant_id=visible_tenant(self.caller))
+        now = self.mesh.host.clock.now()
+        start = None if since is None else since_of(since, now)
+        end = None if until is None else since_of(until, now, field="until")
+        wanted = CostQuery(visible_tenant(self.caller), by, start, end, bucket)
+        return await self.mesh.get(Spending).costs(wanted)
 
     async def status(self) -> MeshStatus:
         """How the open tasks are doing."""

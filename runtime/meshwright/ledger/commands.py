@@ -115,31 +115,52 @@ def _time(ctx: click.Context, parameter: click.Parameter, value: str | None) -> 
         raise click.BadParameter(f"{error.message}; {error.remedy}", ctx, parameter) from None
 
 
+def _keys(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    from meshwright.ledger.costs import CostQuery
+
+    try:
+        return value if CostQuery(None, value).keys else ""
+    except InvalidInput as error:
+        raise click.BadParameter(f"{error.message}; {error.remedy}", ctx, parameter) from None
+
+
 @click.command()
 @click.option(
     "--by",
-    type=click.Choice(_KEYS),
-    metavar="KEY",
+    metavar="KEY[,KEY]",
     default="agent",
     show_default=True,
-    help=f"What to sum by: {', '.join(_KEYS)}.",
+    callback=_keys,
+    help=f"What to sum by: {', '.join(_KEYS)}; or by two, as in agent,model.",
 )
 @click.option(
     "--since", metavar="TIME", callback=_time, help="From when: 24h, 7d, 2026-01-01T00:00Z (default: ever)."
 )
+@click.option("--until", metavar="TIME", callback=_time, help="Until before when (default: now).")
+@click.option("--bucket", type=click.Choice(["hour", "day"]), help="A series: for each hour or day of UTC.")
 @click.option("--proxy", is_flag=True, help="Experimental: compare with the proxy at LITELLM_BASE_URL.")
 @json_option
 @mesh_options
-def costs(target: Target, by: Any, since: str | None, proxy: bool, as_json: bool) -> None:
+def costs(
+    target: Target,
+    by: str,
+    since: str | None,
+    until: str | None,
+    bucket: Any,
+    proxy: bool,
+    as_json: bool,
+) -> None:
     """Sum up what model calls cost.
 
     With --proxy: the proxy reports per agent from a given UTC day, and per tag for all time only.
     """
     if proxy:
+        if until is not None or bucket is not None:
+            raise click.UsageError("a proxy reports until now and no series; leave out --until and --bucket")
         since = _day_of(by, since)
 
     async def sum_up(mesh: Connection) -> Document:
-        return document(await mesh.client.costs(by, since=since))
+        return document(await mesh.client.costs(by, since=since, until=until, bucket=bucket))
 
     found = talk(target, sum_up)
     if proxy:
@@ -149,21 +170,25 @@ def costs(target: Target, by: Any, since: str | None, proxy: bool, as_json: bool
     elif found["items"]:
         click.echo(costs_table(found))
     else:
-        click.echo('no model was called; mesh ask AGENT "..." calls one', err=True)
+        when = " then" if since or until else ""
+        click.echo(f'no model was called{when}; mesh ask AGENT "..." calls one', err=True)
 
 
 def costs_table(found: Document) -> str:
     """The cost of calls, a line for each key, and their total."""
-    by = found["by"]
+    by, *others = found["by"].split(",")
     total = found["total"]
     columns = (
+        *([Column(found["bucket"], "time", _bucket)] if found.get("bucket") else ()),
         Column(by, "key", partial(_key, by), cut=4, least=16),
+        *(Column(other, "key2", partial(_key2, other), cut=5, least=16) for other in others),
         Column("calls", "calls", _count),
         Column("prompt", "prompt_tokens", _count, cut=3, least=12),
         Column("cached", "cached_tokens", _count, cut=1),
         Column("completion", "completion_tokens", _count, cut=3, least=12),
         Column("known", write=_counted),
         Column("estimated", "estimated_usd", _dollars),
+        Column("estimate", "estimate_usd", _dollars),
         Column("reserved", "reserved_usd", _dollars),
         Column("saved by cache", "saved_usd", _dollars, cut=2),
         Column("failed", "failed", _count),
@@ -172,9 +197,19 @@ def costs_table(found: Document) -> str:
         column
         for column in columns
         if column.field not in _WHERE_ANY or Decimal(total.get(column.field) or 0)
+        if column.field != "estimate_usd" or any(item.get("estimate_usd") for item in found["items"])
     ]
-    omitted = [{"key": f"({found['omitted']:,} more)"}] if found["omitted"] else []
-    return table(shown, [*found["items"], *omitted, {**total, "key": "total"}])
+    omitted = [{"key": f"({found['omitted']:,} more)", "key2": ""}] if found["omitted"] else []
+    return table(shown, [*found["items"], *omitted, {**total, "key": "total", "key2": ""}])
+
+
+def _bucket(time: str | None) -> str:
+    """When an hour or a day of UTC begins; empty in the total."""
+    return "" if time is None else time[:16].replace("T", " ").removesuffix(" 00:00")
+
+
+def _key2(by: str, key: str | None) -> str:
+    return "" if key == "" else _key(by, key)
 
 
 def _key(by: str, key: str | None) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from functools import lru_cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from msgspec.structs import asdict
 from pydantic import BaseModel
@@ -45,11 +45,17 @@ COLUMNS = (
 
 _CALL_ID, _OUTCOME = COLUMNS.index("call_id"), COLUMNS.index("outcome")
 
-By = Literal["agent", "tag", "model", "task", "tenant"]
+Key = Literal["agent", "tag", "model", "task", "tenant"]
+KEYS: tuple[Key, ...] = get_args(Key)
+BY_PATTERN = "^({0})(,({0}))?$".format("|".join(KEYS))
+"""The form of keys that costs are summed by: one, or two with a comma between."""
+Bucket = Literal["hour", "day"]
+_BUCKET_SECONDS: dict[Bucket, int] = {"hour": 3600, "day": 86_400}
 _MAX_KEYS = 500  # listed of one sum
+_MAX_POINTS = 5_000  # listed of a series
 _MILLION = 1_000_000  # picodollars are added up in two parts, since SQLite's sum of them may not hold
 
-_GROUPS: dict[By, str] = {
+_GROUPS: dict[Key, str] = {
     "agent": "agent_id",
     "model": "nullif(model, '')",
     "task": "task_id",
@@ -152,14 +158,18 @@ def _json(tags: tuple[str, ...]) -> str:
 class Cost(Plain):
     """The costs of one agent, tag, model, task or tenant; `key` is None where they name none.
 
+    `key2` is the second key, where costs are summed by two; `time` is when the bucket of a series begins.
+    By task and agent, `estimate_usd` is the median of the agent's last tasks that succeeded.
     `cost_usd` is what is known of it, None where of no call anything is; `estimated_usd` is how much of that
     is of tokens that were estimated; `reserved_usd` is what budgets hold for calls under way; `unpriced`
-    counts the calls whose cost is unknown. `failed` counts
-    those without an answer, the cancelled ones too. `cached_tokens` are those of the prompt that a provider
-    had in its cache; `saved_usd` is what our own cache has saved.
+    counts the calls whose cost is unknown, `failed` those without an answer, the cancelled ones too.
+    `cached_tokens` are those of the prompt that a provider had in its cache; `saved_usd` is what our own
+    cache has saved.
     """
 
     key: str | None
+    key2: str | None = None
+    time: datetime | None = None
     calls: int
     failed: int
     cache_hits: int
@@ -169,18 +179,22 @@ class Cost(Plain):
     cost_usd: Amount | None
     estimated_usd: Amount = ZERO
     reserved_usd: Amount = ZERO
+    estimate_usd: Amount | None = None
     unpriced: int
     saved_usd: Amount
 
 
 class Costs(Plain):
-    """Costs by key, the dearest first, and of all calls together; `omitted` keys are only in the total.
+    """Costs by key, the dearest first, and of all calls together; `omitted` items are only in the total.
 
-    A call with two tags counts under each, so that costs by tag may come to more than the total.
+    A call with two tags counts under each, so that costs by tag may come to more than the total. A series has
+    an item for each `bucket` of UTC in which calls ended, the earliest first.
     """
 
-    by: By
+    by: str
     since: datetime | None
+    until: datetime | None = None
+    bucket: Bucket | None = None
     items: tuple[Cost, ...]
     omitted: int
     total: Cost
@@ -253,44 +267,88 @@ def last_answered(session: Session) -> list[AnsweredCall]:
     ]
 
 
-async def costs_of(
-    log: EventLog,
-    *,
-    tenant_id: str | None,
-    by: By = "agent",
-    since: datetime | None = None,
-    limit: int = _MAX_KEYS,
-) -> Costs:
-    """The costs of a tenant's calls of models, most expensive first, and all of them together.
+class CostQuery(NamedTuple):
+    """Which costs: by one key or two (`agent,model`), of calls that ended from `since` to before `until`.
 
-    None sums up those of all tenants.
+    With a `bucket` they are a series. A `tenant_id` of None is all tenants.
     """
-    return await log.view_apart(_sum_costs, tenant_id, by, since, limit)
+
+    tenant_id: str | None
+    by: str = "agent"
+    since: datetime | None = None
+    until: datetime | None = None
+    bucket: Bucket | None = None
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """The keys to sum by. Raises InvalidInput."""
+        keys = tuple(key for key in KEYS if key in self.by.split(","))
+        names = sorted(self.by.split(","))
+        if not 1 <= len(keys) <= 2 or sorted(keys) != names:
+            raise InvalidInput(
+                f"{self.by[:40]!r} is nothing to sum costs by",
+                remedy=f"say one of {', '.join(KEYS)}, or two with a comma, such as agent,model",
+                field="by",
+            )
+        return keys if self.by.startswith(keys[0]) else keys[::-1]
 
 
-def _sum_costs(session: Session, tenant_id: str | None, by: By, since: datetime | None, limit: int) -> Costs:
-    key, joined = _tags(session) if by == "tag" else (_GROUPS[by], "")
-    wanted: dict[str, Any] = {}
-    conditions = ["1 = 1"]
-    if tenant_id is not None:
-        conditions.append("tenant_id = :tenant_id")
-        wanted["tenant_id"] = session.bindable(tenant_id)
-    if since is not None:
-        conditions.append("time >= :since")
-        wanted["since"] = since.timestamp()
+async def costs_of(log: EventLog, wanted: CostQuery, *, limit: int | None = None) -> Costs:
+    """The costs of calls of models, most expensive first, and all of them together. Raises InvalidInput.
+
+    At most 500 are listed, and 5,000 of a series.
+    """
+    keys = wanted.keys
+    most = limit or (_MAX_KEYS if wanted.bucket is None else _MAX_POINTS)
+    return await log.view_apart(_sum_costs, wanted, keys, most)
+
+
+def _sum_costs(session: Session, wanted: CostQuery, keys: Sequence[Key], limit: int) -> Costs:
+    """Sum up; a column for each key and the bucket, which are there or not, and then the sums."""
+    tag, joined = _tags(session) if "tag" in keys else ("", "")
+    columns = {f"key{place}": tag if key == "tag" else _GROUPS[key] for place, key in enumerate(keys)}
+    if wanted.bucket is not None:
+        columns["bucket"] = _bucket(session, _BUCKET_SECONDS[wanted.bucket])
+    conditions, values = _conditions(session, wanted)
     # A scan looks nothing up: the index pays where it leaves little.
-    source = session.by_index("calls", "calls_by_time" if len(wanted) == 2 else None)
-    where = f"WHERE {' AND '.join(conditions)}"
-    grouped = ("SELECT count(*) OVER (),", key, "AS whose,", ", ".join(_SUMS), "FROM", source, joined, where)
+    is_narrow = wanted.tenant_id is not None and len(values) > 1
+    source = session.by_index("calls", "calls_by_time" if is_narrow else None)
+    named = [f"{column} AS {name}" for name, column in columns.items()]
+    selected = ("SELECT count(*) OVER (),", ", ".join([*named, *_SUMS]), "FROM", source, joined, conditions)
+    first = "bucket, " if "bucket" in columns else ""
     order = (
-        "GROUP BY whose ORDER BY coalesce(sum(cost_pico * 1.0), 0) DESC, count(*) DESC, whose LIMIT :limit"
+        f"GROUP BY {', '.join(columns)} ORDER BY {first}coalesce(sum(cost_pico * 1.0), 0) DESC, "
+        f"count(*) DESC, {', '.join(columns)} LIMIT :limit"
     )
-    rows = session.execute(" ".join((*grouped, order)), {**wanted, "limit": limit}).fetchall()
-    whole = ("SELECT NULL,", ", ".join(_SUMS), "FROM", source, where)
-    total = session.execute(" ".join(whole), wanted).fetchone()
-    keys = rows[0][0] if rows else 0
-    items = tuple(_cost(row[1:]) for row in rows)
-    return Costs(by=by, since=since, items=items, omitted=keys - len(items), total=_cost(total))
+    rows = session.execute(" ".join((*selected, order)), {**values, "limit": limit}).fetchall()
+    whole = ("SELECT", ", ".join(_SUMS), "FROM", source, conditions)
+    total = session.execute(" ".join(whole), values).fetchone()
+    size, width = _BUCKET_SECONDS.get(wanted.bucket or "day", 0), 1 + len(columns)
+    items = tuple(_cost(dict(zip(columns, row[1:width], strict=True)), row[width:], size) for row in rows)
+    omitted = rows[0][0] - len(items) if rows else 0
+    known = {"by": wanted.by, "since": wanted.since, "until": wanted.until, "bucket": wanted.bucket}
+    return Costs(**known, items=items, omitted=omitted, total=_cost({}, total))
+
+
+def _conditions(session: Session, wanted: CostQuery) -> tuple[str, dict[str, Any]]:
+    """The rows that count: the clause, and its values."""
+    values: dict[str, Any] = {}
+    conditions = ["1 = 1"]
+    if wanted.tenant_id is not None:
+        conditions.append("tenant_id = :tenant_id")
+        values["tenant_id"] = session.bindable(wanted.tenant_id)
+    if wanted.since is not None:
+        conditions.append("time >= :since")
+        values["since"] = wanted.since.timestamp()
+    if wanted.until is not None:
+        conditions.append("time < :until")
+        values["until"] = wanted.until.timestamp()
+    return f"WHERE {' AND '.join(conditions)}", values
+
+
+def _bucket(session: Session, seconds: int) -> str:
+    """The number of the bucket in which a call has ended, counted from 1970."""
+    return f"CAST(time / {seconds} AS INTEGER)" if session.dialect == "sqlite" else f"floor(time / {seconds})"
 
 
 def _tags(session: Session) -> tuple[str, str]:
@@ -302,6 +360,8 @@ def _tags(session: Session) -> tuple[str, str]:
 
 def with_reserved(costs: Costs, reserved: Mapping[str, Mapping[str, Decimal]]) -> Costs:
     """The costs with what budgets hold: by scope, and by whose it is."""
+    if costs.bucket is not None or costs.until is not None:  # they are of the past
+        return costs
     of_keys = reserved.get(costs.by, {})
     total = max((sum(held.values(), ZERO) for held in reserved.values()), default=ZERO)
     items = [
@@ -311,7 +371,7 @@ def with_reserved(costs: Costs, reserved: Mapping[str, Mapping[str, Decimal]]) -
     return costs.model_copy(update={"items": tuple(items), "total": whole})
 
 
-def since_of(text: str, now: datetime) -> datetime:
+def since_of(text: str, now: datetime, *, field: str = "since") -> datetime:
     """A time as people give it: `24h` ago (s, m, h, d or w), or RFC 3339; without a zone it is UTC.
 
     Raises InvalidInput.
@@ -322,78 +382,20 @@ def since_of(text: str, now: datetime) -> datetime:
         time = datetime.fromisoformat(text)
     except (ValueError, OverflowError):
         raise InvalidInput(
-            f"{text[:40]!r} is not a time", remedy="say 24h, 7d or 2026-01-01T00:00Z", field="since"
+            f"{text[:40]!r} is not a time", remedy="say 24h, 7d or 2026-01-01T00:00Z", field=field
         ) from None
     return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
-def _cost(row: Sequence[Any]) -> Cost:
-    key, *counts, cost, cost_rest, estimated, estimated_rest, saved, saved_rest = row
+def _cost(names: Mapping[str, Any], row: Sequence[Any], seconds: int = 0) -> Cost:
+    *counts, cost, cost_rest, estimated, estimated_rest, saved, saved_rest = row
     fields: dict[str, Any] = {name: int(count) for name, count in zip(_COUNTS, counts, strict=True)}
     known = None if cost is None else _dollars(cost, cost_rest)
     fields |= {"estimated_usd": _dollars(estimated, estimated_rest), "saved_usd": _dollars(saved, saved_rest)}
-    return Cost(key=key, cost_usd=known, **fields)
+    if "bucket" in names:
+        fields["time"] = datetime.fromtimestamp(int(names["bucket"]) * seconds, UTC)
+    return Cost(key=names.get("key0"), key2=names.get("key1"), cost_usd=known, **fields)
 
 
 def _dollars(millions: int, rest: int) -> Decimal:
     return from_pico(int(millions) * _MILLION + int(rest))
-
-
-_MAX_TASKS = 500  # the last ones count
-_SHARE = 0.9
-
-
-class TaskEstimate(Plain):
-    """The costs of the last tasks of an agent or a capability.
-
-    `tasks` are those that succeeded and whose cost is known, `unknown` those whose cost is not. The amounts
-    are None where there is no such task: `median_usd`, what nine of ten did not exceed, and the most.
-    """
-
-    agent_id: str | None = None
-    capability: str | None = None
-    tasks: int
-    unknown: int
-    median_usd: Amount | None = None
-    p90_usd: Amount | None = None
-    max_usd: Amount | None = None
-
-
-async def estimate_of(
-    log: EventLog, *, agent_id: str | None, capability: str | None, tenant_id: str | None
-) -> TaskEstimate:
-    """Estimate a task from the last 500 that succeeded, of a tenant or of all (None).
-
-    Raises InvalidInput where neither an agent nor a capability is named.
-    """
-    if agent_id is None and capability is None:
-        raise InvalidInput("neither a capability nor an agent is named", remedy="name one", field="agent_id")
-    wanted = {"agent_id": agent_id, "capability": capability, "tenant_id": tenant_id}
-    costs = await log.view(_costs_of, {name: value for name, value in wanted.items() if value is not None})
-    known = sorted(cost for cost in costs if cost is not None)
-    found = {"tasks": len(known), "unknown": len(costs) - len(known)}
-    if known:
-        shares = {"median_usd": 0.5, "p90_usd": _SHARE, "max_usd": 1.0}
-        found |= {name: _quantile(known, share) for name, share in shares.items()}
-    return TaskEstimate(agent_id=agent_id, capability=capability, **found)
-
-
-def _quantile(ordered: list[Decimal], share: float) -> Decimal:
-    return ordered[max(0, -int(-share * len(ordered) // 1) - 1)]
-
-
-def _costs_of(session: Session, wanted: dict[str, str]) -> list[Decimal | None]:
-    values: dict[str, Any] = {name: session.bindable(value) for name, value in wanted.items()}
-    conditions = ["status = 'succeeded'", *(f"{name} = :{name}" for name in values)]
-    index = "tasks_by_capability" if "capability" in values and "tenant_id" in values else None
-    query = ("SELECT cost_usd FROM", session.by_index("tasks", index), "WHERE", " AND ".join(conditions))
-    order = "ORDER BY seq DESC LIMIT :limit"
-    rows = session.execute(" ".join((*query, order)), {**values, "limit": _MAX_TASKS}).fetchall()
-    return [_amount(cost) for (cost,) in rows]
-
-
-def _amount(text: str | None) -> Decimal | None:
-    try:
-        return None if text is None else Decimal(text)
-    except InvalidOperation:
-        return None

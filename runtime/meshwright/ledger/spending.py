@@ -25,12 +25,14 @@ from meshwright.ledger.allowances import Allowances
 from meshwright.ledger.balance import OPENED
 from meshwright.ledger.budgets import Budgets, BudgetView
 from meshwright.ledger.charging import only_account, task_account
-from meshwright.ledger.costs import By, Costs, TaskEstimate, costs_of, estimate_of, with_reserved
+from meshwright.ledger.costs import CostQuery, Costs, costs_of, with_reserved
 from meshwright.ledger.keys import Keys
+from meshwright.ledger.task_estimates import TaskEstimate, estimate_of
 from meshwright.sql.database import Session
 from meshwright.work.protocol import DEFAULT_TENANT
 from meshwright.work.record import read_task
 
+_MAX_ESTIMATED = 20  # items whose agents are estimated
 _MAX_OPENED = 1_000  # accounts of budgets that are listed
 
 
@@ -72,13 +74,27 @@ class Spending:
         self._registry = registry
         self._keys = keys
 
-    async def costs(
-        self, by: By = "agent", *, since: datetime | None = None, tenant_id: str | None = "default"
-    ) -> Costs:
-        """The costs of a tenant's calls of models since then, most expensive first; None: all tenants'."""
-        costs = await costs_of(self._log, tenant_id=tenant_id, by=by, since=since)
-        reserved = await self._budgets.reserved(await self._opened(), tenant_id)
+    async def costs(self, wanted: CostQuery) -> Costs:
+        """The costs of calls of models, most expensive first, with what budgets hold. Raises InvalidInput."""
+        costs = await self._with_estimates(await costs_of(self._log, wanted), wanted)
+        reserved = await self._budgets.reserved(await self._opened(), wanted.tenant_id)
         return with_reserved(costs, reserved) if reserved else costs
+
+    async def _with_estimates(self, costs: Costs, wanted: CostQuery) -> Costs:
+        """The costs of tasks by agent with the estimate of each, for the agents of the first 20 items."""
+        if {*wanted.keys} != {"task", "agent"} or wanted.bucket is not None:
+            return costs
+        field = "key" if wanted.keys[0] == "agent" else "key2"
+        known: dict[str | None, Decimal | None] = {}
+        for agent_id in {getattr(item, field) for item in costs.items[:_MAX_ESTIMATED]} - {None}:
+            found = await estimate_of(
+                self._log, agent_id=agent_id, capability=None, tenant_id=wanted.tenant_id
+            )
+            known[agent_id] = found.median_usd
+        items = [
+            item.model_copy(update={"estimate_usd": known.get(getattr(item, field))}) for item in costs.items
+        ]
+        return costs.model_copy(update={"items": tuple(items)})
 
     async def budget_views(self, tenant_id: str | None = "default") -> list[BudgetView]:
         """The limits, sums and reservations of a tenant's budgets; None: all tenants'.
@@ -236,7 +252,7 @@ async def activity_of(log: EventLog, tenant_id: str, since: datetime, until: dat
         open=count,
         dead_letters=len(await log.query(dead)),
         waiting=await Inbox(log).page(tenant_id, limit=_MAX_LISTED),
-        costs=await costs_of(log, tenant_id=tenant_id, since=since, limit=_MAX_LISTED),
+        costs=await costs_of(log, CostQuery(tenant_id, since=since), limit=_MAX_LISTED),
     )
 
 

@@ -47,6 +47,14 @@ class Deployments:
         """The models that callers may name; None where only a server knows."""
         return None if (groups := self._model.groups()) is None else tuple(sorted(groups))
 
+    def known(self) -> dict[str, tuple[str, str]]:
+        """The group and the model of each deployment, by its id; none where only a server knows."""
+        deployments = () if self._model.config is None else self._model.config.deployments
+        return {
+            deployment_id(deployment): (deployment["model_name"], deployment["litellm_params"]["model"])
+            for deployment in deployments
+        }
+
     def left_alone(self) -> list[OpenCircuit]:
         """The circuits of deployments that get no call now."""
         return self._circuits.open()

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         TenantsSettings,
     )
     from meshwright.services.agent_config.settings import AgentConfigSettings
+    from meshwright.services.figures.settings import FiguresSettings
     from meshwright.services.schedules.spec import SchedulesSettings
     from meshwright.tools.settings import ApprovalsSettings
 
@@ -97,6 +98,7 @@ class Settings(BaseModel):
         context: ContextSettings
         agents: AgentsSettings
         people: PeopleSettings
+        figures: FiguresSettings
         orchestration: OrchestrationSettings
         mqtt: MqttSettings
         schedules: SchedulesSettings

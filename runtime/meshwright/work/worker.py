@@ -79,6 +79,8 @@ class Worker:
         self._host = host
         self._run = run
         self._codes = codes
+        self.slots_of = slots_of
+        """How many tasks of an agent run here at a time."""
         self._slots = SlotTable(slots_of)
         self._running: dict[tuple[ActorRef, str], Running] = {}
         self._again: dict[tuple[ActorRef, str], Offer] = {}

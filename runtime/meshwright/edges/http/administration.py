@@ -18,8 +18,8 @@ from meshwright.edges.http.routing import make_router, may, problems
 from meshwright.events.tasks import TaskSubject
 from meshwright.identity.administration import Administration
 from meshwright.ledger.budgets import BudgetView
-from meshwright.ledger.costs import TaskEstimate
 from meshwright.ledger.keys import Key, Keys, KeyTenant, NewKey, keys_required
+from meshwright.ledger.task_estimates import TaskEstimate
 
 router = make_router("administration")
 keys = make_router("keys")

@@ -17,7 +17,7 @@ from meshwright.edges.bodies import Strict
 from meshwright.edges.http.routing import ReadyMesh, make_router, may, problems
 from meshwright.events.status import MeshStatus
 from meshwright.identity.operations import Operations
-from meshwright.ledger.costs import By, Costs
+from meshwright.ledger.costs import BY_PATTERN, Bucket, Costs
 
 router = make_router()
 probes = make_router("health", is_open=True)
@@ -36,10 +36,15 @@ class ScoreList(BaseModel):
 
 
 class _CostQuery(Strict):
-    """The field to sum by, and the time to begin at: `24h` ago (s, m, h, d or w), or RFC 3339."""
+    """One key to sum by or two (`agent,model`); times like `24h` ago (s, m, h, d or w), or RFC 3339.
 
-    by: By = "agent"
+    With a `bucket` the costs are a series.
+    """
+
+    by: str = Field(default="agent", pattern=BY_PATTERN)
     since: str | None = Field(default=None, min_length=1, max_length=40)
+    until: str | None = Field(default=None, min_length=1, max_length=40)
+    bucket: Bucket | None = None
 
 
 @router.get("/agents", summary="List agents", tags=["agents"])
@@ -65,18 +70,19 @@ async def _score_agents(
     "/costs",
     summary="Sum up what models cost",
     tags=["costs"],
-    responses=problems({422: "`since` is not a time, or `by` nothing."}),
+    responses=problems({422: "`since` or `until` is not a time, or `by` nothing."}),
 )
 async def _sum_costs(
     operations: Annotated[Operations, may("costs")], query: Annotated[_CostQuery, Query()]
 ) -> Costs:
     """Sum up what calls of models have cost, most expensive first, and all of them together.
 
+    With `bucket` there is an item for each hour or day of UTC in which calls ended, the earliest first.
     `cost_usd` is what is known of it, `estimated_usd` how much of that is of tokens that were estimated;
     `unpriced` counts the calls with an unknown cost.
     The holder of a key sees the calls of the key's tenant, the administrator those of all.
     """
-    return await operations.costs(query.by, since=query.since)
+    return await operations.costs(query.by, since=query.since, until=query.until, bucket=query.bucket)
 
 
 @router.get("/status", summary="How is the mesh doing?", tags=["tasks"])

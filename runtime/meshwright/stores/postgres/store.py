@@ -313,6 +313,7 @@ class PostgresStore(SharedStore):
         if len(parts) == int(count):
             del self._parts[label]
             if sender != self._incarnation and self._receiver is not None:
+                self._workers.setdefault(sender, frozenset())  # its kinds come with the next look
                 self._receiver.bus.tell(Event.model_validate_json("".join(parts).encode("latin-1")))
 
     async def _adopt_orphans(self, gone: Sequence[str]) -> None:

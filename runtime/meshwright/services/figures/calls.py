@@ -1,0 +1,182 @@
+"""Sums of the calls of models, kept up to date from the rows that the ledger has gained since the last look.
+
+Calls cost nothing more for it. The sums of a day are those that `/costs` has since midnight UTC; the counters
+begin at zero with the process, as Prometheus expects of counters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import NamedTuple, TypeVar
+
+from meshwright.events.log import EventLog
+from meshwright.sql.database import Session
+
+DURATION_BUCKETS = tuple(0.01 * 2**power for power in range(14))
+"""Upper bounds in seconds, as the GenAI conventions advise."""
+TOKEN_BUCKETS = tuple(float(4**power) for power in range(14))
+_MAX_SERIES = 1_000  # of one histogram; calls beyond them count under `other`
+_OTHER = "other"
+_KeyT = TypeVar("_KeyT")
+_AT_ONCE = 1_000  # rows, counted on the event loop
+_COLUMNS = (
+    "seq, time, tenant_id, agent_id, model_group, model, coalesce(deployment, ''), outcome, "
+    "coalesce(error, outcome), latency_ms, prompt_tokens, completion_tokens, cost_pico, cache_hit"
+)
+_SELECT_NEW = f"SELECT {_COLUMNS} FROM calls WHERE seq > ? ORDER BY seq LIMIT {_AT_ONCE}"  # noqa: S608 code
+_SELECT_DAY = (  # tenant by tenant, since the index begins with it
+    "WITH RECURSIVE tenants (id) AS (SELECT min(tenant_id) FROM calls UNION ALL "
+    "SELECT (SELECT min(tenant_id) FROM calls WHERE tenant_id > tenants.id) FROM tenants "
+    "WHERE tenants.id IS NOT NULL) "
+    "SELECT tenant_id, agent_id, count(*), count(*) FILTER (WHERE cost_pico IS NULL), "
+    "coalesce(sum(cost_pico / 1000000), 0), coalesce(sum(cost_pico % 1000000), 0) "
+    "FROM tenants CROSS JOIN calls WHERE tenant_id = tenants.id AND time >= ? GROUP BY tenant_id, agent_id"
+)
+_NEWEST = "SELECT coalesce(max(seq), 0) FROM calls"
+
+
+class _CallRow(NamedTuple):
+    """A row of the ledger's table `calls`."""
+
+    seq: int
+    time: float
+    tenant_id: str
+    agent_id: str
+    group: str
+    model: str
+    deployment: str
+    outcome: str
+    error: str
+    latency_ms: float
+    prompt_tokens: int
+    completion_tokens: int
+    cost_pico: int | None
+    cache_hit: int
+
+
+class CallKey(NamedTuple):
+    """The labels of calls: the group that was asked for, the model and deployment that answered, an error."""
+
+    group: str
+    model: str
+    deployment: str
+    error: str = ""
+
+
+@dataclass(slots=True)
+class Histogram:
+    """Counts values by the first bound that they do not exceed; the last count is of those above all."""
+
+    bounds: Sequence[float]
+    counts: list[int] = field(default_factory=list)
+    total: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.counts = [0] * (len(self.bounds) + 1)
+
+    def add(self, value: float) -> None:
+        """Count a value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+
+@dataclass(slots=True)
+class DaySum:
+    """The calls of an agent since midnight UTC; costs are picodollars."""
+
+    calls: int = 0
+    unpriced: int = 0
+    cost_pico: int = 0
+
+
+class CallSums:
+    """The calls of models of a mesh: sums of today by tenant and agent, and counters of this process."""
+
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self._seen = self._summed = -1  # the last seq of the counters, and of the sums of today
+        self._midnight = 0.0
+        self._reading = asyncio.Lock()
+        self.today: defaultdict[tuple[str, str], DaySum] = defaultdict(DaySum)
+        """By tenant and agent."""
+        self.durations: dict[CallKey, Histogram] = {}
+        """Seconds of calls that no cache answered."""
+        self.tokens: dict[tuple[CallKey, str], Histogram] = {}
+        """Tokens of answered calls, `input` and `output`."""
+        self.cost_pico: defaultdict[str, int] = defaultdict(int)
+        """Known costs, by agent."""
+
+    async def begin(self) -> None:
+        """Count from now on, and not from the first look."""
+        self._seen = await self._log.view(_newest)
+
+    async def refresh(self, now: datetime) -> None:
+        """Read what is new. One reader reads for all who ask meanwhile."""
+        midnight = datetime.combine(now.astimezone(UTC).date(), datetime.min.time(), UTC).timestamp()
+        async with self._reading:
+            if self._summed < 0 or midnight != self._midnight:
+                await self._begin_day(midnight)
+            while True:
+                rows = await self._log.view(_read_new, self._seen)
+                if any(row.outcome == "cut" for row in rows):  # it may take the place of an earlier row
+                    await self._begin_day(midnight)
+                for row in rows:
+                    self._count(row)
+                if len(rows) < _AT_ONCE:
+                    return
+
+    async def _begin_day(self, midnight: float) -> None:
+        newest, sums = await self._log.view_apart(_read_day, midnight)
+        self._midnight = midnight
+        self.today.clear()
+        self.today |= sums
+        self._summed = newest
+        self._seen = newest if self._seen < 0 else self._seen
+
+    def _count(self, row: _CallRow) -> None:
+        self._seen = row.seq
+        if row.seq > self._summed and row.time >= self._midnight:
+            day = self.today[row.tenant_id, row.agent_id]
+            day.calls += 1
+            day.unpriced += row.cost_pico is None
+            day.cost_pico += row.cost_pico or 0
+        self.cost_pico[row.agent_id] += row.cost_pico or 0
+        if row.cache_hit:
+            return
+        is_answered = row.outcome == "ok"
+        key = CallKey(row.group, row.model, row.deployment, "" if is_answered else row.error)
+        if key not in self.durations and len(self.durations) >= _MAX_SERIES:
+            key = CallKey(_OTHER, _OTHER, _OTHER, key.error and _OTHER)
+        _histogram(self.durations, key, DURATION_BUCKETS).add(row.latency_ms / 1000)
+        if is_answered:
+            _histogram(self.tokens, (key, "input"), TOKEN_BUCKETS).add(row.prompt_tokens)
+            _histogram(self.tokens, (key, "output"), TOKEN_BUCKETS).add(row.completion_tokens)
+
+
+def _histogram(known: dict[_KeyT, Histogram], key: _KeyT, bounds: Sequence[float]) -> Histogram:
+    if key not in known:
+        known[key] = Histogram(bounds)
+    return known[key]
+
+
+def _read_new(session: Session, seen: int) -> list[_CallRow]:
+    return [_CallRow(*row) for row in session.execute(_SELECT_NEW, (seen,)).fetchall()]
+
+
+def _read_day(session: Session, midnight: float) -> tuple[int, dict[tuple[str, str], DaySum]]:
+    rows = session.execute(_SELECT_DAY, (midnight,)).fetchall()
+    sums = {
+        (tenant_id, agent_id): DaySum(int(calls), int(unpriced), int(millions) * 1_000_000 + int(rest))
+        for tenant_id, agent_id, calls, unpriced, millions, rest in rows
+    }
+    return _newest(session), sums
+
+
+def _newest(session: Session) -> int:
+    [(newest,)] = session.execute(_NEWEST).fetchall()
+    return int(newest)

@@ -1,0 +1,53 @@
+"""The command `mesh workers`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from meshwright.cli.connect import Connection, talk
+from meshwright.cli.options import Target, json_option, mesh_options
+from meshwright.cli.output import document, show
+from meshwright.core.display import Column, Document, local_time
+
+
+def _where(worker: Document) -> str:
+    return f"{worker['host']}:{worker['pid']}"
+
+
+def _apps(worker: Document) -> str:
+    return ", ".join(worker["apps"]) or "all"
+
+
+def _slots(worker: Document) -> str:
+    return f"{sum(worker['agents'].values()):,}"
+
+
+def _number(value: Any) -> str:
+    return f"{value:,}"
+
+
+_WORKERS = (
+    Column("worker", write=_where),
+    Column("store", "store"),
+    Column("lease", "lease"),
+    Column("slots", write=_slots),
+    Column("running", "running", _number),
+    Column("waiting", "waiting", _number),
+    Column("since", "started_at", local_time, cut=1),
+    Column("apps", write=_apps, cut=2),
+)
+
+
+@click.command()
+@json_option
+@mesh_options
+def workers(target: Target, as_json: bool) -> None:
+    """List workers with their leases, slots and tasks."""
+
+    async def ask(mesh: Connection) -> list[Document]:
+        return [document(worker) for worker in (await mesh.client.figures()).workers]
+
+    empty = "no worker runs; mesh up starts one (a key of one tenant sees none)"
+    show(talk(target, ask), _WORKERS, as_json=as_json, empty=empty)

@@ -1,0 +1,345 @@
+"""Reads the figures of a mesh from its lists, its ledger and its processes; no actor is asked."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import takewhile
+from typing import Any, NamedTuple
+
+from meshwright.core.encoding import decode
+from meshwright.core.errors import NotFound
+from meshwright.core.money import from_pico
+from meshwright.events.inbox import question_id
+from meshwright.mesh import Mesh
+from meshwright.models.overview import Deployments
+from meshwright.orchestration.registry import Registry
+from meshwright.services.figures.calls import CallSums, DaySum
+from meshwright.services.figures.records import (
+    AgentFigures,
+    DeadLetters,
+    DiskFigures,
+    Figures,
+    ModelFigures,
+    ParkedFigures,
+    Scale,
+    StuckAttempt,
+    WorkerFigures,
+)
+from meshwright.services.figures.roster import Roster
+from meshwright.services.figures.table import MAX_RECENT, AgentHistory, RecentAttempt, histories
+from meshwright.sql.database import Session
+
+EVERY_APP = "mesh"
+"""The app that stands for all agents."""
+_RATE_SECONDS = 300.0
+_SUCCESS_OF = 20  # attempts
+_LEAST = 5  # attempts, below which none of an agent counts as stuck
+_MAX_LISTED = 1_000
+_LAST_CALLS = 1_000
+_OF_TENANT = "AND tasks.tenant_id = :tenant_id"
+_IS_PARKED = (
+    "status = 'waiting' AND EXISTS (SELECT 1 FROM waits "
+    "WHERE waits.task_id = tasks.task_id AND waits.tenant_id = tasks.tenant_id)"
+)
+_OPEN = (
+    "SELECT agent_id, state, count(*), min(updated_at) FROM (SELECT agent_id, updated_at, CASE "  # noqa: S608
+    f"WHEN status = 'running' THEN 'running' WHEN {_IS_PARKED} THEN 'parked' ELSE 'waiting' END AS state "
+    "FROM {} WHERE completed_at IS NULL AND agent_id IS NOT NULL {}) AS opened GROUP BY agent_id, state"
+)
+_RUNNING = (
+    "SELECT task_id, tenant_id, agent_id, updated_at FROM {} WHERE completed_at IS NULL "
+    "AND status = 'running' AND updated_at < :before {} ORDER BY updated_at LIMIT :limit"
+)
+_PARKED = (
+    "SELECT tasks.agent_id, kind, account, count(*), min(since) FROM waits JOIN tasks "
+    "ON tasks.task_id = waits.task_id AND tasks.tenant_id = waits.tenant_id WHERE kind <> 'person' {} "
+    "GROUP BY tasks.agent_id, kind, account ORDER BY count(*) DESC, tasks.agent_id LIMIT :limit"
+)
+_PERSONS = (
+    "SELECT tasks.agent_id, tasks.tenant_id, wait_key, since FROM waits JOIN tasks "
+    "ON tasks.task_id = waits.task_id AND tasks.tenant_id = waits.tenant_id WHERE kind = 'person' {} "
+    "ORDER BY since LIMIT :limit"
+)
+_SELECT_QUESTIONS = "SELECT id, document FROM inbox WHERE id"
+_ENDED_BADLY = (
+    "SELECT status, count(*) FROM tasks WHERE status <> 'succeeded' AND status IN ('failed', 'timed_out') {} "
+    "GROUP BY status"
+)
+_SELECT_CALLS = (
+    "SELECT coalesce(deployment, model), model_group, outcome, latency_ms, attempts FROM "
+    "(SELECT * FROM calls ORDER BY seq DESC LIMIT :limit) AS last "
+    "WHERE cache_hit = 0 AND coalesce(deployment, model) <> ''"
+)
+
+
+class _Stored(NamedTuple):
+    """The rows that figures are made of, all of one moment."""
+
+    open: Sequence[tuple[str, str, int, float]]
+    running: Sequence[tuple[str, str, str, float]]
+    parked: Sequence[ParkedFigures]
+    ended_badly: Mapping[str, int]
+    histories: Mapping[str, AgentHistory]
+    calls: Sequence[tuple[str, str, str, float, int]]
+
+
+@dataclass
+class _Model:
+    latencies: list[float]
+    calls: int = 0
+    failed: int = 0
+    fallbacks: int = 0
+    retried: int = 0
+
+
+class FiguresReader:
+    """Reads the figures of a mesh, of one tenant or of all."""
+
+    def __init__(self, mesh: Mesh, roster: Roster, stuck_seconds: float) -> None:
+        self._mesh = mesh
+        self._roster = roster
+        self._stuck_seconds = stuck_seconds
+        self.calls = CallSums(mesh.log)
+
+    async def figures(self, tenant_id: str | None) -> Figures:
+        """The figures of a tenant; None: of the whole mesh. Raises StoreFailed."""
+        figures, _ = await self.with_counts(tenant_id)
+        return figures
+
+    async def with_counts(self, tenant_id: str | None) -> tuple[Figures, Mapping[str, Mapping[str, int]]]:
+        """The figures, and how many events of each type there were of each agent, over all tenants."""
+        now, is_whole = self._mesh.host.clock.now(), tenant_id is None
+        await self.calls.refresh(now)
+        before = now.timestamp() - self._stuck_seconds
+        stored = await self._mesh.log.view(_read, tenant_id, before)
+        workers = await self._roster.workers()
+        stuck = list(_stuck(stored, now.timestamp()))
+        found = Figures(
+            at=now,
+            agents=tuple(self._agents(stored, workers, stuck, tenant_id, now.timestamp())),
+            workers=tuple(workers) if is_whole else (),
+            models=tuple(self._models(stored.calls)) if is_whole else (),
+            parked=tuple(stored.parked),
+            stuck=tuple(stuck),
+            dead_letters=_dead_letters(stored, is_whole=is_whole),
+            disk=await asyncio.to_thread(self._disk) if is_whole else None,
+        )
+        return found, {agent_id: history.counts for agent_id, history in stored.histories.items()}
+
+    async def scale(self, app: str, tenant_id: str | None) -> Scale:
+        """The tasks of an agent, or of all (`mesh`), that wait for a slot or run. Raises NotFound."""
+        known = self._agent_ids()
+        if app != EVERY_APP and app not in known:
+            raise NotFound(
+                f"The mesh has no agent {app!r} to scale",
+                remedy=f"There are {', '.join([EVERY_APP, *known])}",
+                field="app",
+            )
+        rows = await self._mesh.log.view(_read_open, tenant_id)
+        counts = {"waiting": 0, "running": 0, "parked": 0}
+        for agent_id, state, count, _ in rows:
+            counts[state] += count if app in (EVERY_APP, agent_id) else 0
+        waiting, running = counts["waiting"], counts["running"]
+        return Scale(app=app, value=waiting + running, waiting=waiting, running=running)
+
+    def _agent_ids(self) -> list[str]:
+        return [info.agent_id for info in self._mesh.get(Registry).agents() if info.kind != "system"]
+
+    def _agents(
+        self,
+        stored: _Stored,
+        workers: Sequence[WorkerFigures],
+        stuck: Sequence[StuckAttempt],
+        tenant_id: str | None,
+        now: float,
+    ) -> Iterable[AgentFigures]:
+        states = {(agent_id, state): (count, since) for agent_id, state, count, since in stored.open}
+        costs: defaultdict[str, DaySum] = defaultdict(DaySum)
+        for (tenant, agent_id), day in self.calls.today.items():
+            if tenant_id in (None, tenant):
+                cost = costs[agent_id]
+                cost.calls, cost.unpriced = cost.calls + day.calls, cost.unpriced + day.unpriced
+                cost.cost_pico += day.cost_pico
+        names = sorted({*self._agent_ids(), *(agent_id for agent_id, _ in states)})
+        for name in names:
+            slots = [worker.agents[name] for worker in workers if _has(worker, name)]
+            history = stored.histories.get(name)
+            waiting, since = states.get((name, "waiting"), (0, None))
+            recent = () if history is None else history.recent
+            yield AgentFigures(
+                agent_id=name,
+                waiting=waiting,
+                running=states.get((name, "running"), (0, None))[0],
+                parked=states.get((name, "parked"), (0, None))[0],
+                slots=sum(slots) if slots else None,
+                oldest=None if since is None else _time(since),
+                stuck=sum(attempt.agent_id == name for attempt in stuck),
+                calls_today=costs[name].calls,
+                unpriced_today=costs[name].unpriced,
+                cost_today_usd=from_pico(costs[name].cost_pico),
+                **_speed(recent, None if tenant_id else now),
+            )
+
+    def _models(self, calls: Sequence[tuple[str, str, str, float, int]]) -> Iterable[ModelFigures]:
+        deployments = self._mesh.get(Deployments)
+        known = deployments.known()
+        groups = {group for group, _ in known.values()}
+        away = {circuit.deployment: circuit for circuit in deployments.left_alone()}
+        found: defaultdict[str, _Model] = defaultdict(lambda: _Model([]))
+        for name, group, outcome, latency_ms, attempts in calls:
+            model = found[name]
+            model.calls += 1
+            model.failed += outcome != "ok"
+            model.retried += attempts > 1
+            model.fallbacks += name in known and group in groups and known[name][0] != group
+            if outcome == "ok":
+                model.latencies.append(latency_ms)
+        for name in sorted({*found, *known, *away}):
+            model, circuit = found[name], away.get(name)
+            yield ModelFigures(
+                deployment=name,
+                well=circuit is None,
+                until=None if circuit is None else circuit.until,
+                reason="" if circuit is None else circuit.error.reason or circuit.error.code,
+                calls=model.calls,
+                failed=model.failed,
+                fallbacks=model.fallbacks,
+                retried=model.retried,
+                p50_seconds=quantile_seconds(model.latencies, 0.5),
+                p90_seconds=quantile_seconds(model.latencies, 0.9),
+            )
+
+    def _disk(self) -> DiskFigures | None:
+        folder = self._mesh.database.folder
+        if not folder.is_dir():
+            return None
+        disk, size = shutil.disk_usage(folder), 0
+        for path in folder.glob("*.db*"):
+            with suppress(OSError):  # a file of the database that has just gone
+                size += os.stat(path).st_size
+        return DiskFigures(free_bytes=disk.free, total_bytes=disk.total, store_bytes=size)
+
+
+def quantile_seconds(milliseconds: Sequence[float], share: float) -> float | None:
+    """The duration in seconds that such a share of some durations does not exceed; None for none."""
+    if not milliseconds:
+        return None
+    ordered = sorted(milliseconds)
+    return round(ordered[max(0, -int(-share * len(ordered) // 1) - 1)] / 1000, 4)
+
+
+def _read(session: Session, tenant_id: str | None, before: float) -> _Stored:
+    values = _of(session, tenant_id)
+    listed = {**values, "limit": _MAX_LISTED}
+    condition = _OF_TENANT if values else ""
+    running = session.execute(
+        _RUNNING.format(_open_tasks(session), condition), {**listed, "before": before}
+    ).fetchall()
+    parked = [
+        ParkedFigures(agent_id=agent_id, kind=kind, account=account, count=count, oldest=_time(since))
+        for agent_id, kind, account, count, since in session.execute(
+            _PARKED.format(condition), listed
+        ).fetchall()
+    ]
+    parked += _for_persons(session, session.execute(_PERSONS.format(condition), listed).fetchall())
+    badly = session.execute(_ENDED_BADLY.format(condition), values).fetchall()
+    calls = session.execute(_SELECT_CALLS, {"limit": _LAST_CALLS}).fetchall() if tenant_id is None else ()
+    return _Stored(_read_open(session, tenant_id), running, parked, dict(badly), histories(session), calls)
+
+
+def _for_persons(session: Session, waits: Sequence[Sequence[Any]]) -> list[ParkedFigures]:
+    """Waits for persons, by agent and who may answer."""
+    ids = [question_id(tenant_id, key) for _, tenant_id, key, _ in waits]
+    known = {name: decode(text.encode()) for name, text in session.select_in(_SELECT_QUESTIONS, ids)}
+    found: defaultdict[tuple[str | None, tuple[str, ...]], list[float]] = defaultdict(list)
+    for (agent_id, _, _, since), name in zip(waits, ids, strict=True):
+        found[agent_id, tuple(known.get(name, {}).get("may_answer") or ())].append(since)
+    return [
+        ParkedFigures(
+            agent_id=agent_id,
+            kind="person",
+            may_answer=may_answer,
+            count=len(times),
+            oldest=_time(min(times)),
+        )
+        for (agent_id, may_answer), times in found.items()
+    ]
+
+
+def _read_open(session: Session, tenant_id: str | None) -> list[tuple[str, str, int, float]]:
+    values = _of(session, tenant_id)
+    condition = _OF_TENANT if values else ""
+    return session.execute(_OPEN.format(_open_tasks(session), condition), values).fetchall()
+
+
+def _open_tasks(session: Session) -> str:
+    """The table of tasks by its index of those that are open, of which a tenant has fewer than it had."""
+    return session.by_index("tasks", "tasks_open")
+
+
+def _of(session: Session, tenant_id: str | None) -> dict[str, Any]:
+    return {} if tenant_id is None else {"tenant_id": session.bindable(tenant_id)}
+
+
+def _speed(recent: Sequence[RecentAttempt], now: float | None) -> dict[str, float | None]:
+    """The rate, where a time is given, success and durations of an agent's last attempts."""
+    worked = [attempt for attempt in recent if attempt.status in ("succeeded", "failed", "timed_out")]
+    last = worked[-_SUCCESS_OF:]
+    durations = [attempt.worked_ms for attempt in worked]
+    return {
+        "rate": None if now is None else _rate(recent, now),
+        "success": sum(attempt.status == "succeeded" for attempt in last) / len(last) if last else None,
+        "p50_seconds": quantile_seconds(durations, 0.5),
+        "p90_seconds": quantile_seconds(durations, 0.9),
+    }
+
+
+def _rate(recent: Sequence[RecentAttempt], now: float) -> float:
+    """Attempts ended a minute: of the last five, or of the shorter time in which all that is kept ended."""
+    ended = [*takewhile(lambda at: at > now - _RATE_SECONDS, (end.ended_at for end in reversed(recent)))]
+    is_cut = len(ended) == MAX_RECENT  # there were more within the window
+    window = max(1.0, now - ended[-1]) if is_cut else _RATE_SECONDS
+    return round(len(ended) * 60 / window, 2)
+
+
+def _stuck(stored: _Stored, now: float) -> Iterable[StuckAttempt]:
+    limits = {
+        agent_id: limit
+        for agent_id, history in stored.histories.items()
+        if len(history.recent) >= _LEAST
+        and (limit := _speed(history.recent, None)["p90_seconds"]) is not None
+    }
+    for task_id, tenant_id, agent_id, since in stored.running:
+        if agent_id in limits and now - since > 2 * limits[agent_id]:
+            yield StuckAttempt(
+                task_id=task_id,
+                tenant_id=tenant_id,
+                agent_id=agent_id,
+                running_seconds=round(now - since, 3),
+                p90_seconds=limits[agent_id],
+            )
+
+
+def _dead_letters(stored: _Stored, *, is_whole: bool) -> DeadLetters:
+    messages = sum(history.counts.get("message.dead_lettered", 0) for history in stored.histories.values())
+    badly = stored.ended_badly
+    return DeadLetters(
+        failed=badly.get("failed", 0),
+        timed_out=badly.get("timed_out", 0),
+        messages=messages if is_whole else None,
+    )
+
+
+def _has(worker: WorkerFigures, agent_id: str) -> bool:
+    return agent_id in worker.agents and worker.lease != "expired"
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

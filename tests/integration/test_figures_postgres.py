@@ -1,0 +1,62 @@
+"""Figures of several workers on PostgreSQL, and the view that an autoscaler reads."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from meshwright.events.filter import EventFilter
+from tests.support.http_mesh import Api, http_mesh
+from tests.support.postgres import Address
+from tests.support.tenants import Asker
+
+
+async def until(api: Api, event_type: str, count: int) -> None:
+    """Wait for so many events of a type since the mesh began."""
+    async for _ in api.mesh.log.tail(EventFilter(event_type=event_type, after_seq=0)):
+        count -= 1
+        if not count:
+            return
+
+
+async def workers(api: Api, count: int) -> list[dict[str, Any]]:
+    """The workers, once a front has heard of so many that hold their lease."""
+    async with asyncio.timeout(30):
+        while True:
+            found = (await api.get("/figures"))["workers"]
+            if sum(worker["lease"] == "held" for worker in found) == count:
+                return found
+
+
+async def test_fronts_see_each_others_slots_and_leases(postgres_url: Address, tmp_path: Path) -> None:
+    settings = {"database": postgres_url, "presence": {"heartbeat_seconds": 5.0}}
+    async with http_mesh(tmp_path / "one", **settings) as one:
+        async with http_mesh(tmp_path / "two", **settings) as two:
+            for api in (one, two):
+                found = await workers(api, 2)
+                assert [worker["store"] for worker in found] == ["postgres", "postgres"]
+                assert found[0]["incarnation"] == api.mesh.host.incarnation
+            agents = {agent["agent_id"]: agent["slots"] for agent in (await one.get("/figures"))["agents"]}
+            assert agents == {"echo": 16, "gate": 16}
+            gone = two.mesh.host.incarnation
+        found = await workers(one, 1)
+        assert [(worker["incarnation"], worker["lease"]) for worker in found[1:]] == [(gone, "expired")]
+        assert (await one.get("/figures"))["agents"][0]["slots"] == 8
+
+
+async def test_the_view_counts_what_the_route_counts(postgres_url: Address, tmp_path: Path) -> None:
+    async with http_mesh(tmp_path, Asker, database=postgres_url) as api:
+        for _ in range(9):
+            await api.submit(agent_id="gate")
+        await api.submit(agent_id="asker")
+        await until(api, "task.started", 9)
+        await until(api, "task.waiting", 1)
+        assert (await api.get("/scale/gate"))["value"] == 9
+        with psycopg.connect(postgres_url) as connection:
+            rows = connection.execute("SELECT app, waiting, running, value FROM meshwright_scale").fetchall()
+        assert sorted(rows) == [("gate", 1, 8, 9), ("mesh", 1, 8, 9)]
+        metrics = await (await api.session.get("/metrics")).text()
+        assert 'meshwright_workers{store="postgres",lease="held"} 1' in metrics
