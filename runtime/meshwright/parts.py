@@ -125,6 +125,18 @@ BUILTIN = (
         commands={"schedules": "List schedules, make them, pause, resume and run them."},
     ),
     BuiltIn(
+        "maintenance",
+        "services.maintenance.component:MaintenanceComponent",
+        "services.maintenance.settings:MaintenanceSettings",
+        words="services.maintenance.event_words:WORDS",
+        commands={
+            "backup": "Copy all that a mesh keeps to one file, while it runs.",
+            "restore": "Make a data folder of a backup.",
+            "release": "Begin the work that a restored or drained mesh holds.",
+            "drain": "Begin no more work, and let what runs end.",
+        },
+    ),
+    BuiltIn(
         "webhooks",
         "edges.webhooks.component:WebhooksComponent",
         "edges.webhooks.settings:WebhooksSettings",

@@ -17,8 +17,14 @@ PARTS = {
     "channels": "edges/channels",
     "webhooks": "edges/webhooks",
     "agent_config": "services/agent_config",
+    "maintenance": "services/maintenance",
 }
-COMMANDS = {"schedules": "schedules", "webhooks": "webhooks", "agent_config": "config"}
+COMMANDS = {
+    "schedules": "schedules",
+    "webhooks": "webhooks",
+    "agent_config": "config",
+    "maintenance": "backup",
+}
 IMPORT_ALL = """\
 import sys
 from importlib import import_module

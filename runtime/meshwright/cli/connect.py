@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 ResultT = TypeVar("ResultT")
 _REPORTED_EVENTS = {
+    "mesh.held": "warning: ",
     "agent.code_changed": "warning: ",
     "prompt.fallback": "warning: ",
     "prompt.rejected": "warning: ",

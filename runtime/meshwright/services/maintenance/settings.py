@@ -1,0 +1,12 @@
+"""[maintenance]."""
+
+from __future__ import annotations
+
+from meshwright.settings.forms import Table
+
+
+class MaintenanceSettings(Table):
+    """[maintenance]: when the work of a mesh begins."""
+
+    hold: bool | None = None
+    """Whether the mesh begins no work before `mesh release`. Unset: only where a backup was restored."""
