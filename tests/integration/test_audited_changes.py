@@ -94,6 +94,8 @@ CHANGES = {
     "DELETE /api/agents/{agent_id}": Change("agent_config.deleted", "agents/echo", at={"agent_id": "echo"}),
     "POST /erase": Change("contents.erased", "tasks of id '{ended}'", {"task_id": "{ended}"}),
     "POST /secrets/rotate": Change("secrets.rotated", "secrets"),
+    "POST /drain": Change("mesh.drained", "mesh"),
+    "POST /release": Change("mesh.released", "mesh"),
     "POST /keys/open": Change("keys.opened", "keys"),
 }
 """In the order in which they are made: the keys are opened last, since the caller's is one of them."""
@@ -124,7 +126,8 @@ READS = {
 FACTS = """
 /agents /agents/score/{capability} /allowances /api/agents /api/agents/{agent_id} /audit/verify /budgets
 /channels/{channel} /costs /costs/estimate /deployments /deployments/route /keys /schedules
-/schedules/{schedule_id} /schedules/{schedule_id}/next /status /tasks /v1/models /v1/models/{model_id:path}
+/schedules/{schedule_id} /schedules/{schedule_id}/next /status /store/verify /tasks /v1/models
+/v1/models/{model_id:path}
 """
 """Routes that show what there is and what happened, and a schedule's own task."""
 

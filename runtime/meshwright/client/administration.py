@@ -246,6 +246,13 @@ class Administration:
         """
         return await self._connection.call("POST", "/release")
 
+    async def verify_store(self) -> Document:
+        """Compare the lists with the events, and the tasks with what is promised of them.
+
+        `faults` has each deviation in a line. Needs the admin token.
+        """
+        return await self._connection.call("GET", "/store/verify", timeout=None)
+
     async def rotate_secrets(self) -> int:
         """Encrypt all stored secrets with a new key. Returns how many there are. Needs the admin token."""
         return await self._connection.field("renewed", "POST", "/secrets/rotate")

@@ -79,6 +79,11 @@ class EventLog:
         self._tails = Tails(self._search)
         self._now = (clock or SystemClock()).now
 
+    @property
+    def projections(self) -> Sequence[Projection]:
+        """The projections that it makes."""
+        return self._projections
+
     def add(self, *projections: Projection) -> None:
         """Make these projections too. Call it before the start."""
         self._projections += projections

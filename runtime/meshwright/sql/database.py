@@ -194,6 +194,11 @@ class Database(ABC):
         """Bring a component's tables up to date when the database is opened."""
         self._migrations[component] = folder
 
+    @property
+    def migrations(self) -> Mapping[str, Traversable]:
+        """The folders with the steps of each component's tables."""
+        return self._migrations
+
     # Lifetime
 
     async def open(self) -> None:

@@ -1,4 +1,4 @@
-"""Operations on a mesh as a whole: let it drain, and release what it holds."""
+"""Operations on a mesh as a whole: let it drain, release what it holds, verify its store."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from meshwright.events.audit import Audit
 from meshwright.identity.rules import Rule
 from meshwright.mesh import Mesh
 from meshwright.services.maintenance import held
+from meshwright.services.maintenance.verify import StoreVerified, verify_store
 from meshwright.work import Worker
 
 DRAIN = Rule("drains the mesh", (Role.OPERATOR,), all_tenants=True)
 RELEASE = Rule("releases the mesh", (Role.OPERATOR,), all_tenants=True)
+VERIFY = Rule("verifies the store", (Role.ADMIN,), all_tenants=True)
 _MESH = "mesh"
 
 
@@ -57,15 +59,27 @@ class Maintenance:
         return self.work()
 
     async def release(self, caller: Caller) -> MeshWork:
-        """Begin the work of a restored store, or of a process that drains; nothing where none is held."""
+        """Begin the work of a restored store, or of a process that drains. Safe to repeat."""
         RELEASE.check(caller)
         mesh = self._mesh
-        if mesh.state != "working":
-            note = await held.read(mesh.database)
-            async with mesh.get(Audit).change(caller, "mesh.released", _MESH, note):
-                await held.forget(mesh.database)
-                await mesh.begin()
+        note = await held.read(mesh.database)
+        async with mesh.get(Audit).change(caller, "mesh.released", _MESH, note):
+            await held.forget(mesh.database)
+            await mesh.begin()
         return self.work()
+
+    async def verify(self, caller: Caller) -> StoreVerified:
+        """Compare the lists with the events, and the tasks with what is promised of them."""
+        VERIFY.check(caller)
+        mesh = self._mesh
+        await mesh.log.flush()
+        return await asyncio.to_thread(
+            verify_store,
+            mesh.database,
+            mesh.log.projections,
+            mesh.database.migrations,
+            has_actors=mesh.settings.store != "dapr",
+        )
 
     def work(self) -> MeshWork:
         """The state of this process."""
