@@ -137,6 +137,12 @@ BUILTIN = (
         },
     ),
     BuiltIn(
+        "retention",
+        "services.retention.component:RetentionComponent",
+        "services.retention.settings:RetentionSettings",
+        commands={"prune": "Have old tasks leave the lists, and erase their contents."},
+    ),
+    BuiltIn(
         "webhooks",
         "edges.webhooks.component:WebhooksComponent",
         "edges.webhooks.settings:WebhooksSettings",

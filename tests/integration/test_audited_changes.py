@@ -94,6 +94,7 @@ CHANGES = {
     "DELETE /api/agents/{agent_id}": Change("agent_config.deleted", "agents/echo", at={"agent_id": "echo"}),
     "POST /erase": Change("contents.erased", "tasks of id '{ended}'", {"task_id": "{ended}"}),
     "POST /secrets/rotate": Change("secrets.rotated", "secrets"),
+    "POST /prune": Change("tasks.pruned", "tasks"),
     "POST /drain": Change("mesh.drained", "mesh"),
     "POST /release": Change("mesh.released", "mesh"),
     "POST /keys/open": Change("keys.opened", "keys"),
@@ -140,7 +141,8 @@ class World(dict[str, str]):
 @asynccontextmanager
 async def audited(folder: Path, *agents: type[Agent], **settings: Any) -> AsyncIterator[tuple[Api, World]]:
     """A mesh in which each of the requests can be made."""
-    options = {"channels": {"chat": CHAT}, "webhooks": FORGE, **settings}
+    kept = {"succeeded_days": 30}
+    options = {"channels": {"chat": CHAT}, "webhooks": FORGE, "retention": kept, **settings}
     async with http_mesh(
         folder, Asker, *agents, admin_token=TOKEN, data_dir=folder / "data", **options
     ) as api:

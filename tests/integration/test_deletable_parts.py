@@ -18,6 +18,7 @@ PARTS = {
     "webhooks": "edges/webhooks",
     "agent_config": "services/agent_config",
     "maintenance": "services/maintenance",
+    "retention": "services/retention",
 }
 COMMANDS = {
     "schedules": "schedules",

@@ -246,6 +246,14 @@ class Administration:
         """
         return await self._connection.call("POST", "/release")
 
+    async def prune(self, *, dry_run: bool = False) -> Document:
+        """Prune the tasks that `[retention]` says are old enough, or count them. Returns `tasks` by status.
+
+        `has_more` says that there are others. Needs the admin token. Raises InvalidInput without an age.
+        """
+        params = {"dry_run": str(dry_run).lower()}
+        return await self._connection.call("POST", "/prune", params=params, timeout=None)
+
     async def verify_store(self) -> Document:
         """Compare the lists with the events, and the tasks with what is promised of them.
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from meshwright.services.agent_config.settings import AgentConfigSettings
     from meshwright.services.maintenance.settings import MaintenanceSettings
+    from meshwright.services.retention.settings import RetentionSettings
     from meshwright.services.schedules.spec import SchedulesSettings
     from meshwright.tools.settings import ApprovalsSettings
 
@@ -104,6 +105,7 @@ class Settings(BaseModel):
         mqtt: MqttSettings
         schedules: SchedulesSettings
         maintenance: MaintenanceSettings
+        retention: RetentionSettings
         webhooks: WebhooksSettings
         channels: ChannelsSettings
 

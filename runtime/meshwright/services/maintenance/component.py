@@ -31,7 +31,7 @@ class MaintenanceComponent(Component):
         mesh.provide(Maintenance(mesh))
 
     def routes(self) -> APIRouter:
-        """`/drain` and `/release`."""
+        """`/drain`, `/release` and `/store/verify`."""
         from meshwright.services.maintenance.routes import router
 
         return router

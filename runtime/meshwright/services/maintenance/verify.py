@@ -18,7 +18,7 @@ from meshwright.core.money import from_pico
 from meshwright.events.chain import ERASED_EVENT
 from meshwright.events.projections import Projection
 from meshwright.events.rows import COLUMN_LIST, event_of
-from meshwright.events.tasks import outcome_of
+from meshwright.events.tasks import PRUNED, outcome_of, pruned_tasks
 from meshwright.kernel.envelope import ActorRef
 from meshwright.orchestration.acceptance import ACCEPTED, FINAL
 from meshwright.services.maintenance.rebuilt import Rebuilt
@@ -28,7 +28,7 @@ from meshwright.work.record import TaskRecord, ThreadState
 
 _CLAIMS = frozenset({"task.started", "task.resumed"})
 _ATTEMPT = "attempt.ended"
-_TYPES = FINAL | _CLAIMS | {ACCEPTED, _ATTEMPT, ERASED_EVENT}
+_TYPES = FINAL | _CLAIMS | {ACCEPTED, _ATTEMPT, ERASED_EVENT, PRUNED}
 _AT_ONCE = 1_000  # events
 _MAX_FAULTS = 1_000
 _MILLION = 1_000_000
@@ -87,6 +87,7 @@ class _Check:
         self.store, self.rebuilt, self._has_actors = store, rebuilt, has_actors
         self.events = self.tasks = self.open_tasks = 0
         self._erased: set[str] = set()
+        self._pruned: set[str] = set()  # from the lists
         self._fences: dict[str, int] = {}
         rows = store.execute("SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) FROM events").fetchall()
         [(self._oldest, self._last)] = rows
@@ -126,6 +127,8 @@ class _Check:
             yield from self._claim(event)
         elif event.event_type == ERASED_EVENT:
             self._erased.add(event.task_id or "")
+        elif event.event_type == PRUNED:
+            self._pruned.update(pruned_tasks(event))
         elif event.event_type == _ATTEMPT or event.event_type in FINAL:
             outcome = outcome_of(event)
             generation, attempt = (outcome.generation, outcome.attempt) if outcome else (0, 0)
@@ -231,7 +234,7 @@ class _Check:
     def _listed(
         self, place: str, key: TaskKey, record: TaskRecord, row: Sequence[object] | None
     ) -> Iterator[str]:
-        if key.task_id in self._erased:
+        if key.task_id in self._erased or key.task_id in self._pruned:
             return
         if row is None:
             if self._oldest == 1:
