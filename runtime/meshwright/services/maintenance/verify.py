@@ -124,7 +124,8 @@ class _Check:
 
     def _take(self, event: Event) -> Iterator[str]:
         if event.event_type in _CLAIMS:
-            yield from self._claim(event)
+            if self._has_actors:  # else the log may have the claims of several workers in another order
+                yield from self._claim(event)
         elif event.event_type == ERASED_EVENT:
             self._erased.add(event.task_id or "")
         elif event.event_type == PRUNED:
