@@ -99,6 +99,11 @@ async def test_files_that_are_there_are_neither_overwritten_nor_mixed(tmp_path: 
         (tmp_path / "damaged").write_bytes(damage)
         with pytest.raises(StoreFailed, match=r"no backup|is damaged"):
             restore(tmp_path / "damaged", tmp_path / "restored")
+    shutil.copy(file, tmp_path / "foreign")
+    with sqlite3.connect(tmp_path / "foreign") as other:
+        other.execute("INSERT INTO backup VALUES ('../escaped', 'text')")
+    restore(tmp_path / "foreign", tmp_path / "of another")
+    assert not (tmp_path / "escaped").exists()
     with sqlite3.connect(tmp_path / "plain") as other:
         other.execute("CREATE TABLE some (value)")
     with pytest.raises(StoreFailed, match="no backup"):

@@ -89,7 +89,7 @@ class TaskProjection:
     @property
     def event_types(self) -> Collection[str]:
         """The events that change a row."""
-        return {*_CHANGES, PRUNED}
+        return _TYPES
 
     def fold(self, session: Session, events: Sequence[Event]) -> None:
         """Go on with the rows of these events' tasks; each row is written once."""
@@ -103,9 +103,9 @@ class TaskProjection:
                 rows[key] = _TaskRow.of(changes[0], key[0])
             rows[key].take(changes)
         session.insert(_INTO, [_columns_of(rows[key]) for key in by_task], then=_REPLACE)
-        for event in events:
-            for task_id in pruned_tasks(event):
-                session.execute(_DELETE, (task_id, event.tenant_id))
+        for pruning in [event for event in events if event.event_type == PRUNED]:
+            for task_id in pruned_tasks(pruning):
+                session.execute(_DELETE, (task_id, pruning.tenant_id))
 
     def clear(self, session: Session, oldest: int) -> None:
         """Forget the tasks whose first event is in the log."""
@@ -424,6 +424,7 @@ _CHANGES: dict[str, Callable[[_TaskRow, Event], None]] = {
     "task.timed_out": _end("timed_out"),
 }
 """The change that each type of event makes; all other events make none."""
+_TYPES = frozenset({*_CHANGES, PRUNED})
 
 
 def outcome_of(event: Event) -> Outcome | None:

@@ -53,7 +53,7 @@ class _TenantLimits(Table):
     """Tasks that a tenant may have open at a time; more from outside are refused with 429. Unset: 95 % of
     those of the mesh."""
     tasks_per_minute: float | None = Field(default=None, ge=1, le=10_000_000)
-    """Tasks that a tenant may submit in a minute, at once or evenly, at each front. Unset: 300,000."""
+    """Tasks that a tenant may submit in a minute, at once or evenly, at each front. Unset: no limit."""
     calls_per_minute: float | None = Field(default=None, ge=1, le=10_000_000)
     """Calls of models below /v1 and to /complete that a tenant may make in a minute. Unset: 60,000."""
     max_storage: Size | None = Field(default=None, ge=1_000_000)
@@ -72,7 +72,6 @@ class TenantsSettings(_TenantLimits):
     """[tenants]: the limits of every tenant, and by a table [tenants.NAME] each those of one."""
 
     model_config = ConfigDict(extra="allow")
-    tasks_per_minute: float | None = Field(default=300_000, ge=1, le=10_000_000)
     calls_per_minute: float | None = Field(default=60_000, ge=1, le=10_000_000)
     max_streams: int | None = Field(default=200, ge=1, le=100_000)
     __pydantic_extra__: dict[str, Annotated[_TenantLimits, BeforeValidator(_is_table)]]  # pyrefly: ignore[bad-override]

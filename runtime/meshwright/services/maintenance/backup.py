@@ -20,6 +20,8 @@ from meshwright.events.heads import FILE_NAME as HEADS
 from meshwright.events.heads import KEY_NAME, Head
 from meshwright.services.maintenance.held import HELD
 from meshwright.sql.folder import (
+    IGNORE,
+    LOCK_NAME,
     SECRET_KEY,
     lock_folder,
     make_private,
@@ -33,7 +35,8 @@ from meshwright.sql.sqlite import FILE_NAME, SqliteDatabase, SqliteSession
 _FILES = (SECRET_KEY, KEY_NAME, HEADS, "admin.token", "proxy-keys.json")
 _PAGES = 2_000  # copied in one go: some 8 MB
 _ABOUT = "about.json"
-_MOUNTED = "lost+found"
+_NOTHING = frozenset({"lost+found", IGNORE, LOCK_NAME})
+"""Files of an empty folder, and of a restore that broke off."""
 _NAME = "name a file that mesh backup has written"
 _COUNT = "SELECT count(*) FROM heads WHERE type = 'Orchestrator'"
 Progress = Callable[[int, int], None]
@@ -120,7 +123,7 @@ def restore(source: Path, folder: Path, progress: Progress | None = None) -> Bac
     The folder is new or empty. Raises StoreFailed where it is not, for a file that is no backup or is
     damaged, and where the disk refuses.
     """
-    if folder.exists() and any(path.name != _MOUNTED for path in folder.iterdir()):
+    if folder.exists() and any(path.name not in _NOTHING for path in folder.iterdir()):
         raise StoreFailed(f"{folder} is not empty", remedy="name a new folder: --data DIR")
     try:
         with closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as copy:
@@ -151,7 +154,19 @@ def _unpack(
     copy: sqlite3.Connection, files: dict[str, str], backup: Backup, folder: Path, progress: Progress | None
 ) -> None:
     draft = folder / f".{FILE_NAME}.{os.getpid()}"
-    os.close(open_private(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+    try:
+        os.close(open_private(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+        _fill(draft, copy, backup, progress)
+        for name in _FILES:  # of a backup that somebody else made no other name counts
+            if name in files:
+                write_private(folder / name, files[name])
+        draft.rename(folder / FILE_NAME)  # last: before that the folder has no store
+        _sync(folder)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _fill(draft: Path, copy: sqlite3.Connection, backup: Backup, progress: Progress | None) -> None:
     with closing(SqliteSession(sqlite3.connect(draft, isolation_level=None))) as session:
         session.execute("PRAGMA synchronous=OFF")
         _copy_pages(copy, session.connection, progress)
@@ -159,12 +174,8 @@ def _unpack(
         session.execute("DROP TABLE backup")
         held = backup.model_dump_json(include={"made_at", "open_tasks", "last_seq"})
         session.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (HELD, held))
-        for name, text in files.items():
-            write_private(folder / name, text)
-        Marker(folder, sync=None).start(session)
+        Marker(draft.parent, sync=None).start(session)
     _sync(draft)
-    draft.rename(folder / FILE_NAME)  # last: before that the folder has no store
-    _sync(folder)
 
 
 def _copy_pages(source: sqlite3.Connection, copy: sqlite3.Connection, progress: Progress | None) -> None:
