@@ -120,6 +120,9 @@ def up(
         tables["maintenance"] = {"hold": hold}
     settings = _settings(data_dir=data, **tables, **given)
     if settings.store == "dapr":
+        if hold is not None:
+            usage = "--hold and --release are not for --store dapr, where each worker begins by itself"
+            raise click.UsageError(usage, click.get_current_context())
         _run_stack(settings, per_agent=per_agent, replicas=replicas)
         return
     if per_agent or replicas > 1:

@@ -39,6 +39,8 @@ class MaintenanceComponent(Component):
     async def start(self) -> None:
         """Hold the work of a restored store, or where the settings say so."""
         mesh = self.mesh
+        if not mesh.role.is_front:
+            return  # no caller could release it
         note = await held.read(mesh.database)
         if self.config.hold or (note is not None and self.config.hold is None):
             mesh.state = "held"

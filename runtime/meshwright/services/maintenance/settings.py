@@ -9,4 +9,5 @@ class MaintenanceSettings(Table):
     """[maintenance]: when the work of a mesh begins."""
 
     hold: bool | None = None
-    """Whether the mesh begins no work before `mesh release`. Unset: only where a backup was restored."""
+    """Whether a process with the API begins no work before `mesh release`. Unset: where a backup was
+    restored."""
