@@ -193,6 +193,12 @@ class Component:
     async def drain(self, seconds: float) -> None:
         """Take nothing new, and let what runs end; after that time leave the rest for the next start."""
 
+    async def begin(self) -> None:
+        """Run what is open, and send what waits: all that has effects outside of the mesh. Idempotent.
+
+        Called once every component has started; of a mesh that is held or drains when it is released.
+        """
+
     async def start(self) -> None:
         """Begin; the mesh takes messages already. Starts the `parts` of the component."""
         for part in self.parts:

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from meshwright.core import topics
 from meshwright.core.cipher import Cipher
@@ -53,6 +53,8 @@ class Mesh:
         self.warnings: tuple[str, ...] = ()
         self.facts: Mapping[str, frozenset[str]] = {}
         self.ready = False
+        self.state: Literal["working", "held", "draining"] = "working"
+        """Whether it begins work: not while it is `held` from its start on, nor while it is `draining`."""
         self.on_end: list[Callable[[HostError], None]] = []
         """Called when the mesh ends, with the error for those who wait for something of it."""
         self._provided: dict[type, Any] = {}
@@ -86,8 +88,8 @@ class Mesh:
 
     @property
     def takes_tasks(self) -> bool:
-        """Whether a task is accepted now: not while it starts or stops, or its store is away."""
-        return self.ready and self.host.is_ready
+        """Whether a task is accepted now: not while it starts, stops or drains, or its store is away."""
+        return self.ready and self.state != "draining" and self.host.is_ready
 
     async def start(self) -> None:
         """Open the host and begin to work. Raises what the host raises; nothing is left running then."""
@@ -95,10 +97,18 @@ class Mesh:
         try:
             for component in self.components:
                 await component.start()
+            if self.state == "working":
+                await self.begin()
         except BaseException:  # a cancelled start too must leave nothing running
             await self.stop()
             raise
         self.ready = True
+
+    async def begin(self) -> None:
+        """Begin to work. A start does it, unless a component has set `state` by then."""
+        self.state = "working"
+        for component in self.components:
+            await component.begin()
 
     async def stop(self, *, drain_seconds: float = 10.0) -> None:
         """Take nothing new, let running work end, and close. Unfinished work goes on at the next start."""

@@ -75,7 +75,6 @@ BUILTIN = (
         commands={
             "keys": "Manage virtual API keys.",
             "erase": "Erase the contents of tasks for good.",
-            "verify": "Verify that the event log is as it was written.",
             "secrets": "Manage the keys that encrypt stored secrets.",
         },
     ),
@@ -129,6 +128,25 @@ BUILTIN = (
         "services.schedules.spec:SchedulesSettings",
         resources="services.schedules.resources:RESOURCES",
         commands={"schedules": "List schedules, make them, pause, resume and run them."},
+    ),
+    BuiltIn(
+        "maintenance",
+        "services.maintenance.component:MaintenanceComponent",
+        "services.maintenance.settings:MaintenanceSettings",
+        words="services.maintenance.event_words:WORDS",
+        commands={
+            "backup": "Copy all that a mesh keeps to one file, while it runs.",
+            "restore": "Make a data folder of a backup.",
+            "verify": "Verify the event log, the lists and the tasks of a store.",
+            "release": "Begin the work that a restored or drained mesh holds.",
+            "drain": "Begin no more work, and let what runs end.",
+        },
+    ),
+    BuiltIn(
+        "retention",
+        "services.retention.component:RetentionComponent",
+        "services.retention.settings:RetentionSettings",
+        commands={"prune": "Have old tasks leave the lists, and erase their contents."},
     ),
     BuiltIn(
         "webhooks",

@@ -28,6 +28,10 @@ class Part(Protocol):
 class Member(Part, Protocol):
     """A component, as the mesh knows it."""
 
+    async def begin(self) -> None:
+        """Run what is open, and send what waits; the mesh has started."""
+        ...
+
     async def drain(self, seconds: float) -> None:
         """Take nothing new, and let what runs end; after that time leave the rest for the next start."""
         ...

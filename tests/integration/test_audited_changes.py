@@ -95,6 +95,9 @@ CHANGES = {
     "DELETE /api/agents/{agent_id}": Change("agent_config.deleted", "agents/echo", at={"agent_id": "echo"}),
     "POST /erase": Change("contents.erased", "tasks of id '{ended}'", {"task_id": "{ended}"}),
     "POST /secrets/rotate": Change("secrets.rotated", "secrets"),
+    "POST /prune": Change("tasks.pruned", "tasks"),
+    "POST /drain": Change("mesh.drained", "mesh"),
+    "POST /release": Change("mesh.released", "mesh"),
     "POST /keys/open": Change("keys.opened", "keys"),
 }
 """In the order in which they are made: the keys are opened last, since the caller's is one of them."""
@@ -127,7 +130,8 @@ FACTS = """
 /dead-letters
 /agents /agents/score/{capability} /allowances /api/agents /api/agents/{agent_id} /audit/verify /budgets
 /channels/{channel} /costs /costs/estimate /deployments /deployments/route /keys /schedules
-/schedules/{schedule_id} /schedules/{schedule_id}/next /status /tasks /v1/models /v1/models/{model_id:path}
+/schedules/{schedule_id} /schedules/{schedule_id}/next /status /store/verify /tasks /v1/models
+/v1/models/{model_id:path}
 """
 """Routes that show what there is and what happened, and a schedule's own task."""
 
@@ -140,7 +144,8 @@ class World(dict[str, str]):
 @asynccontextmanager
 async def audited(folder: Path, *agents: type[Agent], **settings: Any) -> AsyncIterator[tuple[Api, World]]:
     """A mesh in which each of the requests can be made."""
-    options = {"channels": {"chat": CHAT}, "webhooks": FORGE, **settings}
+    kept = {"succeeded_days": 30}
+    options = {"channels": {"chat": CHAT}, "webhooks": FORGE, "retention": kept, **settings}
     async with http_mesh(
         folder, Asker, *agents, admin_token=TOKEN, data_dir=folder / "data", **options
     ) as api:

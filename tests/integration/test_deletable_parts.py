@@ -18,12 +18,15 @@ PARTS = {
     "webhooks": "edges/webhooks",
     "agent_config": "services/agent_config",
     "figures": "services/figures",
+    "maintenance": "services/maintenance",
+    "retention": "services/retention",
 }
 COMMANDS = {
     "schedules": "schedules",
     "webhooks": "webhooks",
     "agent_config": "config",
     "figures": "workers",
+    "maintenance": "backup",
 }
 IMPORT_ALL = """\
 import sys

@@ -132,7 +132,9 @@ async def test_a_stream_that_nobody_reads_takes_no_more_events() -> None:
             await asyncio.Event().wait()  # a client that reads no more
 
     app = FastAPI()
-    tenants = Tenants(TenantsSettings(), SystemClock(), lambda *told, **known: None, nothing_stored)
+    tenants = Tenants(
+        TenantsSettings(), SystemClock(), lambda *told, **known: None, nothing_stored, max_open_tasks=100
+    )
     app.state.sessions = Sessions(Anyone(), lambda: datetime.now(UTC), tenants=tenants, max_streams=1)
     shown = {CREDENTIALS: Credentials(), CALLER: Caller(), "app": app, "path": "/events/stream"}
     scope = {"type": "http", "asgi": {"spec_version": "2.4"}, **shown}

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from meshwright.core.clock import SystemClock
-from meshwright.core.messages import Caller
+from meshwright.core.errors import Overloaded
+from meshwright.core.messages import Caller, TaskRequest
 from meshwright.edges.http import errors
 from meshwright.events.tasks import TaskSubject
 from meshwright.ledger.keys import Keys
@@ -81,7 +82,7 @@ async def test_buckets_of_idle_tenants_do_not_pile_up() -> None:
         return {}
 
     settings = TenantsSettings(tasks_per_minute=1e7)
-    tenants = Tenants(settings, SystemClock(), lambda *_, **__: None, stored)
+    tenants = Tenants(settings, SystemClock(), lambda *_, **__: None, stored, max_open_tasks=100)
     for number in range(30_000):
         await tenants.take(f"tenant-{number}", "tasks_per_minute")
     assert len(tenants._buckets) <= 10_001
@@ -148,3 +149,14 @@ async def test_refusals_of_a_flood_are_held_back_and_others_are_served(
             let_go.set()
             answers = [status for status, _, _ in await asyncio.gather(*flood)]
             assert set(answers[1:]) == {429}
+
+
+async def test_a_tenant_without_limits_leaves_open_tasks_to_others(tmp_path: Path) -> None:
+    async with http_mesh(tmp_path, max_open_tasks=20) as api:
+        tasks, request = api.mesh.get(Tasks), TaskRequest(agent_id="gate", payload={"text": "Hello"})
+        for _ in range(19):
+            await tasks.submit(request, Caller(tenant_id="acme"))
+        with pytest.raises(Overloaded, match="Tenant acme has 19 open tasks, and may have 19"):
+            await tasks.submit(request, Caller(tenant_id="acme"))
+        await tasks.submit(request, Caller(tenant_id="other"))
+        api.gate.set()

@@ -113,10 +113,13 @@ class AgentsComponent(Component):
         self._worker.hold()
 
     async def start(self) -> None:
-        """Start the agents, say which have open tasks that began with other code, and begin to work."""
+        """Start the agents, and say which have open tasks that began with other code."""
         await super().start()
         if self.mesh.role.is_front:
             await self._tell_changed_code()
+
+    async def begin(self) -> None:
+        """Begin the work that has been offered."""
         self._worker.begin()
 
     async def _tell_changed_code(self) -> None:

@@ -25,7 +25,7 @@ from meshwright.cli.options import Target
 from meshwright.cli.output import document, line_of
 from meshwright.cli.project import declared_agents, require_trust
 from meshwright.core.display import Document, Need
-from meshwright.core.errors import ConfigError, InvalidInput
+from meshwright.core.errors import ConfigError, Conflict, InvalidInput
 from meshwright.sql.folder import SOCKET_NAME, make_private, open_private, read_private, write_private
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 ResultT = TypeVar("ResultT")
 _REPORTED_EVENTS = {
+    "mesh.held": "warning: ",
     "agent.code_changed": "warning: ",
     "prompt.fallback": "warning: ",
     "prompt.rejected": "warning: ",
@@ -192,6 +193,8 @@ async def _started(settings: Settings, *, works: bool) -> AsyncIterator[Mesh]:
         await mesh.get(Worker).drain(0)
     report_problems(mesh)
     async with mesh:
+        if works and mesh.state == "held":
+            raise Conflict("This mesh is held and begins no task", remedy="Release it first: mesh release")
         yield mesh
 
 

@@ -410,7 +410,9 @@ def status_text(found: Document) -> str:
     known = [name for name in _ORDER if name in counts] + sorted({*counts} - {*_ORDER})
     by_status = ", ".join(f"{counts[name]:,} {name}" for name in known)
     total = sum(counts.values())
-    parts = [f"open tasks: {total:,} ({by_status})" if total else "no open tasks"]
+    state = found.get("state", "working")
+    parts = [] if state == "working" else [f"{state}: nothing begins before mesh release"]
+    parts += [f"open tasks: {total:,} ({by_status})" if total else "no open tasks"]
     parts += [table(_WAITS, found["waits"])] if found["waits"] else []
     parts += [table(_DEPLOYMENTS, found["deployments"])] if found["deployments"] else []
     parts += [table(_PROJECTIONS, found["projections"])] if found.get("projections") else []

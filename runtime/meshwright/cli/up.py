@@ -37,7 +37,6 @@ WHOLE_MESH = "mesh"
 MODELS_APP, MODELS_PORT = "llm-service", 8002
 _PRIVATE_UMASK = 0o077
 """Files of this process are for its user alone: data, logs, and those that the tools of agents make."""
-_DRAIN_SECONDS = 10
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _ROWS = (
     Column("what", "name"),
@@ -94,6 +93,11 @@ _ROW_STYLES: list[dict[str, Any]] = [{"bold": True}, {"fg": "cyan"}, {"dim": Tru
     default=None,
     help="Start on a store that has lost what was committed to it.",
 )
+@click.option(
+    "--hold/--release",
+    default=None,
+    help="Begin no task before mesh release, as after a restore; or begin those of a restored backup now.",
+)
 def up(
     port: int | None,
     listen: str | None,
@@ -105,12 +109,13 @@ def up(
     behind_tls: bool | None,
     insecure: bool | None,
     model: str | None,
+    hold: bool | None,
     **given: Any,
 ) -> None:
     """Run a mesh and its HTTP API until Ctrl-C.
 
-    Prints `ready URL` on stdout when it takes tasks. Stopped by Ctrl-C or SIGTERM, it gives running work ten
-    seconds to end. Unfinished tasks resume at the next start, also after a kill.
+    Prints `ready URL` on stdout when it takes tasks. Stopped by Ctrl-C or SIGTERM, it gives running work
+    `drain_seconds` (10) to end. Unfinished tasks resume at the next start, also after a kill.
     """
     tables: dict[str, Any] = {
         "http": {"port": port, "host": listen, "behind_tls": behind_tls, "insecure": insecure},
@@ -118,8 +123,13 @@ def up(
         "dapr": {"bus": bus},
         "models": {"adapter": model},
     }
+    if hold is not None:
+        tables["maintenance"] = {"hold": hold}
     settings = _settings(data_dir=data, **tables, **given)
     if settings.store == "dapr":
+        if hold is not None:
+            usage = "--hold and --release are not for --store dapr, where each worker begins by itself"
+            raise click.UsageError(usage, click.get_current_context())
         _run_stack(settings, per_agent=per_agent, replicas=replicas)
         return
     if per_agent or replicas > 1:
@@ -236,7 +246,7 @@ async def _serve(
             if writes_apart(mesh.settings):
                 mesh.database.write_apart()
             await serving(mesh, listener)
-            has_drained = await _drain(worker)
+            has_drained = await _drain(worker, mesh.settings.drain_seconds)
     if not has_drained:
         raise click.Abort
 
@@ -285,7 +295,7 @@ def _on_stop_signals(stop: Callable[[], object]) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop)
 
 
-async def _drain(worker: Worker) -> bool:
+async def _drain(worker: Worker, seconds: float) -> bool:
     """Let running work end for some seconds; asked to stop once more, leave it for the next start.
 
     Returns False where it was asked to.
@@ -294,9 +304,9 @@ async def _drain(worker: Worker) -> bool:
         return True
     hurry = asyncio.Event()
     _on_stop_signals(hurry.set)
-    running = f"{worker.running} running, with {_DRAIN_SECONDS} s to end"
+    running = f"{worker.running} running, with {seconds:g} s to end"
     click.echo(f"{running}; Ctrl-C leaves them for the next start", err=True)
-    await unless(hurry, worker.drain(_DRAIN_SECONDS))
+    await unless(hurry, worker.drain(seconds))
     await worker.drain(0)
     for number in _STOP_SIGNALS:
         asyncio.get_running_loop().remove_signal_handler(number)

@@ -63,6 +63,7 @@ class ResourceCalls:
 
 
 _TEST_SECONDS = 600.0
+_ANSWER_SECONDS = 30.0  # for an answer, once the mesh has waited
 
 
 class Administration:
@@ -241,6 +242,36 @@ class Administration:
 
         found = await self._connection.call("GET", "/audit/verify", timeout=None)
         return self._connection.read(lambda fields: Verified(**fields), "/audit/verify", found)
+
+    async def drain(self, *, wait_seconds: float = 0.0) -> Document:
+        """Let the process that answers begin no more work; returns its `state`, and how many tasks it runs.
+
+        It waits up to that time until nothing runs any more. Needs the role operator of all tenants.
+        """
+        wait, timeout = {"wait": wait_seconds}, wait_seconds + _ANSWER_SECONDS
+        return await self._connection.call("POST", "/drain", params=wait, timeout=timeout)
+
+    async def release(self) -> Document:
+        """Have the process that answers begin the work that it holds; returns what `drain` returns.
+
+        Needs the role operator of all tenants.
+        """
+        return await self._connection.call("POST", "/release")
+
+    async def prune(self, *, dry_run: bool = False) -> Document:
+        """Prune the tasks that `[retention]` says are old enough, or count them. Returns `tasks` by status.
+
+        `has_more` says that there are others. Needs the admin token. Raises InvalidInput without an age.
+        """
+        params = {"dry_run": str(dry_run).lower()}
+        return await self._connection.call("POST", "/prune", params=params, timeout=None)
+
+    async def verify_store(self) -> Document:
+        """Compare the lists with the events, and the tasks with what is promised of them.
+
+        `faults` has each deviation in a line. Needs the admin token.
+        """
+        return await self._connection.call("GET", "/store/verify", timeout=None)
 
     async def rotate_secrets(self) -> int:
         """Encrypt all stored secrets with a new key. Returns how many there are. Needs the admin token."""

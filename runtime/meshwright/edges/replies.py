@@ -130,7 +130,12 @@ class Courier(Component):
         return await self._lanes[scheme].asked(task)
 
     async def start(self) -> None:
-        """Go on at the position of each sender; the first time, behind all earlier outcomes."""
+        """Note the position of each sender: the first time, behind all earlier outcomes."""
+        for lane in self._lanes.values():
+            await lane.progress()
+
+    async def begin(self) -> None:
+        """Go on at the position of each sender."""
         for lane in self._lanes.values():
             await lane.start()
 
@@ -156,6 +161,8 @@ class _SenderLane:
         self._ordered = sender if isinstance(sender, LineSender) else None
 
     async def start(self) -> None:
+        if self._tasks:
+            return
         if self._everywhere:
             await self._open()
         else:
@@ -169,7 +176,7 @@ class _SenderLane:
 
     async def _look(self) -> None:
         """Send while no other process does."""
-        progress, own = await self._progress(), self._mesh.host.incarnation
+        progress, own = await self.progress(), self._mesh.host.incarnation
         owns = progress.owner == own
         if not owns and (not progress.owner or await self._mesh.host.has_expired(progress.owner)):
             owns = await self._write(reply_table.own, own, progress.owner)
@@ -180,12 +187,12 @@ class _SenderLane:
         else:
             await self._retry_unsent()  # another process may have left one to this
 
-    async def _progress(self) -> Progress:
+    async def progress(self) -> Progress:
         found = await self._read(reply_table.progress, self._key)
         return found or await self._write(reply_table.begin, await self._mesh.log.last_seq())
 
     async def _open(self) -> None:
-        self._position = self._followed = (await self._progress()).seq
+        self._position = self._followed = (await self.progress()).seq
         await self._retry_unsent()
         self._sending = [*map(self._begin, map(self._keep_on, (self._follow, self._confirm)))]
 

@@ -82,6 +82,11 @@ class EventLog:
         self._tails = Tails(self._search)
         self._now = (clock or SystemClock()).now
 
+    @property
+    def projections(self) -> Sequence[Projection]:
+        """The projections that it makes."""
+        return self._projections
+
     def add(self, *projections: Projection) -> None:
         """Make these projections too. Call it before the start."""
         self._projections += projections
@@ -100,22 +105,22 @@ class EventLog:
         if loss := self._database.accepted_loss:
             table.skip_to(session, loss.marked_seq, self._now().timestamp())
             self.insert(session, [self._loss_accepted(loss)])
+        if upgrades := self._database.upgrades:
+            self.insert(session, [self._of_store("store.upgraded", {"upgrades": [*map(str, upgrades)]})])
         return table.newest(session)
 
     def _loss_accepted(self, loss: Loss) -> Event:
-        return Event(
-            id=new_id(),
-            event_type="store.loss_accepted",
-            topic=topics.MESH,
-            time=self._now(),
-            payload={
-                "last_seq": loss.seq,
-                "lost_until_seq": loss.marked_seq,
-                "lost_events": max(0, loss.marked_seq - loss.seq),
-                "lost_tasks": max(0, loss.marked_tasks - loss.tasks),
-                "replaced": loss.replaced,
-            },
-        )
+        payload = {
+            "last_seq": loss.seq,
+            "lost_until_seq": loss.marked_seq,
+            "lost_events": max(0, loss.marked_seq - loss.seq),
+            "lost_tasks": max(0, loss.marked_tasks - loss.tasks),
+            "replaced": loss.replaced,
+        }
+        return self._of_store("store.loss_accepted", payload)
+
+    def _of_store(self, event_type: str, payload: dict[str, Any]) -> Event:
+        return Event(id=new_id(), event_type=event_type, topic=topics.MESH, time=self._now(), payload=payload)
 
     def close(self) -> None:
         """End all tails, once each has given out what it holds. Call it before the database is closed."""

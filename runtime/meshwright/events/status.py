@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -82,10 +82,12 @@ class TenantUse(Plain):
 class MeshStatus(Plain):
     """How a mesh is doing: how many tasks are open by their status, what waits, and what cools down.
 
+    `state` is that of the process: one that is `held` or `draining` begins no work before it is released.
     `tenants` are the 100 that store most. Only the administrator sees `model`, which answers the agents,
     `deployments`, and `projections`: the lists that an error has stopped.
     """
 
+    state: Literal["working", "held", "draining"] = "working"
     model: str | None = None
     tasks: dict[str, int] = Field(default_factory=dict)
     waits: tuple[WaitSummary, ...] = ()

@@ -29,6 +29,7 @@ _OPEN_CODE = (
     "WHERE completed_at IS NULL AND code IS NOT NULL GROUP BY agent_id, code ORDER BY agent_id"
 )
 USAGE = ("prompt_tokens", "completion_tokens")
+_DELETE = "DELETE FROM tasks WHERE task_id = ? AND tenant_id = ?"
 _TIMES = ("created_at", "updated_at", "completed_at")
 ModelT = TypeVar("ModelT", bound=Struct)
 
@@ -78,6 +79,10 @@ class TaskPage(Plain):
     cursor: str | None = None
 
 
+PRUNED = "tasks.pruned"
+"""The event of tasks of its tenant that have left the lists by age; its payload has their ids (`tasks`)."""
+
+
 class TaskProjection:
     """The table `tasks`."""
 
@@ -87,13 +92,13 @@ class TaskProjection:
     @property
     def event_types(self) -> Collection[str]:
         """The events that change a row."""
-        return _CHANGES.keys()
+        return _TYPES
 
     def fold(self, session: Session, events: Sequence[Event]) -> None:
         """Go on with the rows of these events' tasks; each row is written once."""
         by_task: dict[tuple[str, str], list[Event]] = {}
         for event in events:
-            if event.task_id:
+            if event.task_id and event.event_type in _CHANGES:
                 by_task.setdefault((event.task_id, event.tenant_id), []).append(event)
         rows = _stored(session, {task_id for task_id, _ in by_task})
         for key, changes in by_task.items():
@@ -101,10 +106,19 @@ class TaskProjection:
                 rows[key] = _TaskRow.of(changes[0], key[0])
             rows[key].take(changes)
         session.insert(_INTO, [_columns_of(rows[key]) for key in by_task], then=_REPLACE)
+        for pruning in [event for event in events if event.event_type == PRUNED]:
+            for task_id in pruned_tasks(pruning):
+                session.execute(_DELETE, (task_id, pruning.tenant_id))
 
     def clear(self, session: Session, oldest: int) -> None:
         """Forget the tasks whose first event is in the log."""
         session.execute("DELETE FROM tasks WHERE seq >= ?", (oldest,))
+
+
+def pruned_tasks(event: Event) -> list[str]:
+    """The ids of the tasks that left the lists with an event; none for any other event."""
+    ids = event.fields.get("tasks") if event.event_type == PRUNED else ()
+    return [task_id for task_id in ids if isinstance(task_id, str)] if isinstance(ids, list) else []
 
 
 class TaskFilter(BaseModel):
@@ -497,6 +511,7 @@ _CHANGES: dict[str, Callable[[_TaskRow, Event], None]] = {
     "task.timed_out": _end("timed_out"),
 }
 """The change that each type of event makes; all other events make none."""
+_TYPES = frozenset({*_CHANGES, PRUNED})
 
 
 def outcome_of(event: Event) -> Outcome | None:

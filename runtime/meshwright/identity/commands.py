@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +19,6 @@ from meshwright.identity.resources import KEYS
 from meshwright.ledger.commands import on_proxy
 
 if TYPE_CHECKING:
-    from meshwright.events.verify import Verified
     from meshwright.ledger.proxy import LiteLLMProxy
     from meshwright.models.server import AgentKeys
 
@@ -34,12 +30,6 @@ _OPENS = "This revokes every key, and callers on the mesh's machine then need no
 _NOT_REQUIRED = "Callers on the mesh's machine need no key until you create one."
 _STILL_REQUIRED = "The settings say keys.required = true: callers still need a key or the admin token."
 _ONCE = "It is shown this once. It goes into `Authorization: Bearer`, or the api_key of a client."
-_PROGRESS_SECONDS = 0.5
-_REMEDY = (
-    "The rows before the first one named are as they were written. Copy the folder as it is now (on "
-    "PostgreSQL dump the database too), before anything changes it, and compare with a backup that verifies: "
-    "mesh verify --audit --data BACKUP"
-)
 keys = group_of(KEYS)
 
 
@@ -211,83 +201,6 @@ def agent_keys() -> AgentKeys:
     from meshwright.settings import load_settings
 
     return AgentKeys(load_settings(Path()).data_dir)
-
-
-@click.command()
-@click.option("--audit", is_flag=True, help="The event log: its hash chain and its signed heads.")
-@click.option("--key", default="", metavar="KEY", help="The public key that has to have signed the heads.")
-@json_option
-@mesh_options
-def verify(target: Target, audit: bool, key: str, as_json: bool) -> None:
-    """Verify that the event log is as it was written.
-
-    Walks the hash chain, checks the signed heads in audit.heads and in the log, and names the first row that
-    was altered, deleted or inserted. The mesh may run meanwhile. Exit status 1 if anything is wrong.
-    """
-    if not audit:
-        raise click.UsageError("Say what to verify: mesh verify --audit", click.get_current_context())
-    found = talk(target, _verify_there) if target.url else _verify_here(target.data, key)
-    if as_json:
-        echo_json(asdict(found))
-    else:
-        _report(found)
-    if found.faults:
-        raise click.exceptions.Exit(1)
-
-
-async def _verify_there(mesh: Connection) -> Verified:
-    return await mesh.client.verify_audit()
-
-
-def _verify_here(data: Path | None, key: str) -> Verified:
-    from meshwright.app import database_of
-    from meshwright.events.heads import FILE_NAME as HEADS
-    from meshwright.events.verify import verify
-    from meshwright.settings import load_settings
-    from meshwright.sql.sqlite import FILE_NAME
-
-    settings = load_settings(Path(), data_dir=data)
-    folders = {path.parent for name in (HEADS, FILE_NAME) for path in settings.data_dir.glob(f"*/{name}")}
-    if len(folders) == 1 and not (settings.data_dir / FILE_NAME).exists():  # the front's, on Dapr
-        settings = settings.having(data_dir=folders.pop())
-    if settings.database is None and not (settings.data_dir / FILE_NAME).is_file():
-        raise click.ClickException(f"{settings.data_dir} has no event log; name its folder: --data DIR")
-    database = database_of(settings, Path())
-    return verify(database, _progress() if sys.stderr.isatty() else None, key=key)
-
-
-def _progress() -> Callable[[int, int], None]:
-    shown = time.monotonic()
-
-    def show(reached: int, last: int) -> None:
-        nonlocal shown
-        if time.monotonic() - shown > _PROGRESS_SECONDS or reached == last:
-            shown = time.monotonic()
-            click.echo(f"\r{reached:,} of {last:,} rows", err=True, nl=reached == last)
-
-    return show
-
-
-def _report(found: Verified) -> None:
-    from meshwright.events.heads import fingerprint
-
-    click.echo(found.sentence())
-    if found.key:
-        click.echo(f"heads signed by key {found.key} ({fingerprint(found.key)})")
-    if unsigned := 0 if found.faults else found.last - found.signed_seq:
-        click.echo(
-            f"{unsigned:,} rows behind row {found.signed_seq:,} are chained, and no head vouches for them yet"
-        )
-    if found.pruned_seq:
-        click.echo(f"rows up to {found.pruned_seq:,} were deleted by age")
-    if found.erased:
-        click.echo(f"{found.erased:,} payloads were erased, on record")
-    for note in found.notes:
-        click.echo(note)
-    for fault in found.faults:
-        click.echo(f"mesh: {fault}", err=True)
-    if found.faults:
-        click.echo(_REMEDY, err=True)
 
 
 @click.command()

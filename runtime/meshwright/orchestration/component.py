@@ -56,7 +56,13 @@ class OrchestrationComponent(Component):
             registry=self._registry,
             keys=mesh.get(Keys),
         )
-        tenants = Tenants(mesh.settings.tenants, host.clock, mesh.tell, mesh.log.stored_bytes)
+        tenants = Tenants(
+            mesh.settings.tenants,
+            host.clock,
+            mesh.tell,
+            mesh.log.stored_bytes,
+            max_open_tasks=self.config.max_open_tasks,
+        )
         admission = Admission(
             host,
             mesh.log,

@@ -50,11 +50,12 @@ class _TenantLimits(Table):
     """[tenants.NAME]: the limits of one tenant; those that are unset are those of [tenants]."""
 
     max_open_tasks: int | None = Field(default=None, ge=1, le=10_000_000)
-    """Tasks that a tenant may have open at a time; more from outside are refused with 429."""
+    """Tasks that a tenant may have open at a time; more from outside are refused with 429. Unset: 95 % of
+    those of the mesh."""
     tasks_per_minute: float | None = Field(default=None, ge=1, le=10_000_000)
     """Tasks that a tenant may submit in a minute, at once or evenly, at each front. Unset: no limit."""
     calls_per_minute: float | None = Field(default=None, ge=1, le=10_000_000)
-    """Calls of models below /v1 and to /complete that a tenant may make in a minute."""
+    """Calls of models below /v1 and to /complete that a tenant may make in a minute. Unset: 60,000."""
     max_storage: Size | None = Field(default=None, ge=1_000_000)
     """The bytes that the events of a tenant may take in the log, like "500MB"; more is refused with 507."""
     max_streams: int | None = Field(default=None, ge=1, le=100_000)
@@ -71,6 +72,7 @@ class TenantsSettings(_TenantLimits):
     """[tenants]: the limits of every tenant, and by a table [tenants.NAME] each those of one."""
 
     model_config = ConfigDict(extra="allow")
+    calls_per_minute: float | None = Field(default=60_000, ge=1, le=10_000_000)
     max_streams: int | None = Field(default=200, ge=1, le=100_000)
     __pydantic_extra__: dict[str, Annotated[_TenantLimits, BeforeValidator(_is_table)]]  # pyrefly: ignore[bad-override]
 

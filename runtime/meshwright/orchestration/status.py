@@ -24,7 +24,7 @@ class StatusReader:
         """How a tenant's open tasks are doing; None: those of all tenants, and the deployments of models."""
         found = await self._log.view(status_of, tenant_id)
         uses = tuple(await self._tenants.uses(tenant_id, self._admission.open_of_tenants))
-        found = found.model_copy(update={"tenants": uses})
+        found = found.model_copy(update={"tenants": uses, "state": self._mesh.state})
         if tenant_id is not None:
             return found
         seen = {"deployments": self._left_alone(), "projections": tuple(self._log.stalled())}

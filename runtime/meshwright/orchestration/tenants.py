@@ -20,6 +20,7 @@ _LIMITED = "tenant.limited"
 _MAX_BUCKETS = 10_000  # above this the full ones are dropped: a new one is full too
 _RECORDED_EVERY = timedelta(minutes=1)
 _MAX_SHOWN = 100
+_LEFT_TO_OTHERS = 20  # one of so many open tasks that the mesh may have
 _READ_EACH_SECONDS = 1.0  # how old the known sizes may be
 _WHAT = {"tasks_per_minute": "tasks", "calls_per_minute": "calls of models"}
 
@@ -46,7 +47,8 @@ class Tenants:
     """The limits of tenants, as the settings have them. Each process counts by itself.
 
     `tell` records that a tenant was refused: at once, then at most once a minute, with how often.
-    `read_stored` returns how many bytes each tenant stores.
+    `read_stored` returns how many bytes each tenant stores. Of `max_open_tasks`, those of the mesh, a tenant
+    without a limit of its own leaves some to others.
     """
 
     def __init__(
@@ -55,8 +57,11 @@ class Tenants:
         clock: Clock,
         tell: Callable[..., None],
         read_stored: Callable[[], Awaitable[Mapping[str, int]]],
+        *,
+        max_open_tasks: int,
     ) -> None:
         self._limit = lru_cache(_MAX_BUCKETS)(settings.limit)
+        self._max_open_tasks = max_open_tasks - max_open_tasks // _LEFT_TO_OTHERS
         self._clock = clock
         self._tell = tell
         self._read_stored = read_stored
@@ -84,8 +89,8 @@ class Tenants:
 
     def require_room(self, tenant_id: str, open_tasks: int) -> None:
         """Raise Overloaded where a tenant has as many open tasks as it may."""
-        most = self._limit(tenant_id, "max_open_tasks")
-        if most is not None and open_tasks >= most:
+        most = self._limit(tenant_id, "max_open_tasks") or self._max_open_tasks
+        if open_tasks >= most:
             raise self._refusal(
                 tenant_id,
                 "max_open_tasks",

@@ -178,8 +178,11 @@ async def _find_tasks(log: EventLog, tenant_id: str, subject: TaskSubject) -> li
     return found
 
 
-async def _erase_task(host: Runtime, log: EventLog, database: Database, key: TaskKey) -> int:
-    """Erase the contents of a task that has ended; returns of how many events. Safe to repeat."""
+async def erase_records(host: Runtime, log: EventLog, key: TaskKey) -> tuple[Task, set[ActorRef]]:
+    """Erase the contents of a task that has ended, but for its events; returns the task and its threads.
+
+    Safe to repeat. Raises NotFound, and Conflict while the task is open.
+    """
     record, task = await read_task(host, key.task_id, key.tenant_id)
     thread_id = f"{task.tenant_id}:{task.thread_id}"
     threads = {ActorRef(attempt.agent_id, thread_id) for attempt in record.attempts}
@@ -190,6 +193,12 @@ async def _erase_task(host: Runtime, log: EventLog, database: Database, key: Tas
         await host.delete_records(conversation, [MESSAGES])  # nothing reads them, but for the latest
         await host.call(conversation, "forget", key.task_id)
     await host.call(key.ref, "erase")
+    return task, threads
+
+
+async def _erase_task(host: Runtime, log: EventLog, database: Database, key: TaskKey) -> int:
+    """Erase the contents of a task that has ended; returns of how many events. Safe to repeat."""
+    task, threads = await erase_records(host, log, key)
     wanted = [
         EventFilter(task_id=key.task_id, tenant_id=key.tenant_id),
         *_spans(task),

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     )
     from meshwright.services.agent_config.settings import AgentConfigSettings
     from meshwright.services.figures.settings import FiguresSettings
+    from meshwright.services.maintenance.settings import MaintenanceSettings
+    from meshwright.services.retention.settings import RetentionSettings
     from meshwright.services.schedules.spec import SchedulesSettings
     from meshwright.tools.settings import ApprovalsSettings
 
@@ -65,6 +67,9 @@ class Settings(BaseModel):
     accept_loss: bool = False
     """Whether to start on a store that lacks what was committed to it: for one start, after a look at what is
     lost. It is recorded as an event."""
+    drain_seconds: float = Field(default=10.0, ge=0, le=86_400)
+    """Seconds that running work has to end when the process is stopped. The rest resumes at the next start,
+    or in another process."""
     keep_events_days: float | None = Field(default=None, gt=0)
     """How many days events are kept, counted from when they were written; without it, for ever."""
     keep_contents_days: float | None = Field(default=None, gt=0)
@@ -102,6 +107,8 @@ class Settings(BaseModel):
         orchestration: OrchestrationSettings
         mqtt: MqttSettings
         schedules: SchedulesSettings
+        maintenance: MaintenanceSettings
+        retention: RetentionSettings
         webhooks: WebhooksSettings
         channels: ChannelsSettings
         k8s: K8sSettings

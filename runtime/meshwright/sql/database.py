@@ -7,6 +7,7 @@ committed data only. A dialect adds connections, errors and types; everything el
 from __future__ import annotations
 
 import asyncio
+import logging
 import pickle
 from abc import ABC, abstractmethod
 from collections import deque
@@ -21,12 +22,13 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 from meshwright.core.errors import StoreFailed
 from meshwright.sql import migrations
 from meshwright.sql.mark import Loss
-from meshwright.sql.migrations import MESH, upgrade
+from meshwright.sql.migrations import MESH, Upgrade, pending_upgrades, upgrade
 
 _Dialect = Literal["sqlite", "postgres"]
 Row = tuple[Any, ...]
 Values = Sequence[Any] | Mapping[str, Any]
 ResultT = TypeVar("ResultT")
+_logger = logging.getLogger("meshwright.store")
 
 _MAX_JOBS = 512  # in one transaction
 MAX_ROWS = 100  # in one statement: its values stay far below the 32,766 that both databases accept
@@ -170,6 +172,8 @@ class Database(ABC):
         self.folder = folder
         """The data folder of this process."""
         self.accepted_loss: Loss | None = None
+        self.upgrades: Sequence[Upgrade] = ()
+        """The upgrades of tables that were made as it was opened."""
         self.failure: StoreFailed | None = None
         self.on_failure: Callable[[StoreFailed], None] = lambda error: None
         """Called when writing has failed for good and no caller waits for the write."""
@@ -193,6 +197,11 @@ class Database(ABC):
     def migrate(self, component: str, folder: Traversable) -> None:
         """Bring a component's tables up to date when the database is opened."""
         self._migrations[component] = folder
+
+    @property
+    def migrations(self) -> Mapping[str, Traversable]:
+        """The folders with the steps of each component's tables."""
+        return self._migrations
 
     # Lifetime
 
@@ -247,6 +256,10 @@ class Database(ABC):
     def _connect_writer(self) -> Session:
         """Open the session that writes."""
 
+    def _keep_copy(self, session: Session) -> Path | None:
+        """Copy the database before it is upgraded, where a dialect can."""
+        return None
+
     @abstractmethod
     def _translated(self, error: Exception) -> Exception:
         """A driver's error as StoreFailed, any other as it is."""
@@ -280,6 +293,13 @@ class Database(ABC):
             return session
 
     def _bring_up_to_date(self, session: Session) -> None:
+        self.upgrades = pending_upgrades(session, self._migrations)
+        if self.upgrades:
+            copy = self._keep_copy(session)
+            kept = f"the database as it was is {copy}" if copy else "no copy is made of it"
+            _logger.warning(
+                "%s is upgraded (%s); %s", self.location, ", ".join(map(str, self.upgrades)), kept
+            )
         for component, folder in self._migrations.items():
             upgrade(session, component, folder, self.location)
 

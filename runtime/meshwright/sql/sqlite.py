@@ -13,7 +13,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from itertools import chain
 from operator import length_hint
@@ -185,6 +185,19 @@ class SqliteDatabase(ApartDatabase):
     def _bring_up_to_date(self, session: Session) -> None:
         super()._bring_up_to_date(session)
         self._marker.start(session)
+
+    def _keep_copy(self, session: Session) -> Path:
+        """Copy the file beside it, once for an upgrade. Raises what a disk that refuses does."""
+        named = "-".join(f"{name}-{after}" for name, _, after in self.upgrades)
+        copy = self.path.with_name(f"{FILE_NAME}.before-{named}")
+        if not copy.exists():  # else of a start that broke off in the upgrade
+            draft = copy.with_name(f".{copy.name}")
+            draft.unlink(missing_ok=True)
+            os.close(open_private(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+            with closing(_connect(draft)) as target:
+                session.connection.backup(target)
+            draft.rename(copy)
+        return copy
 
     def _look_for_loss(self) -> None:
         """Compare with the mark before anything is opened for writing, which would change what is left."""

@@ -116,7 +116,7 @@ class Worker:
         return 0 if running is None else running.stalled_claims
 
     def hold(self) -> None:
-        """Begin no work until `begin`: what is offered meanwhile waits."""
+        """Begin no work until `begin`: what is offered meanwhile waits, and what runs goes on."""
         self._holding = True
 
     def begin(self) -> None:
@@ -124,6 +124,12 @@ class Worker:
         self._holding = False
         for agent_id in self._slots.agents:
             self._grant(agent_id)
+
+    async def until_idle(self) -> None:
+        """Return when nothing runs."""
+        while works := [running.task for running in self._running.values()]:
+            await asyncio.wait(works)
+            await asyncio.sleep(0)  # a slot is given back right after its work has ended
 
     def held_before(self, ref: ActorRef, task_id: str, where: str) -> None:
         """Note why the process before ended: work held its event loop."""

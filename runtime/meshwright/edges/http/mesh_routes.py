@@ -114,10 +114,12 @@ async def _alive() -> dict[str, str]:
 @probes.get(
     "/readyz",
     summary="Does it take tasks?",
-    responses=problems({503: "It is starting or stopping, or its store is away."}),
+    responses=problems({503: "It is starting, stopping or draining, or its store is away."}),
 )
 async def _ready(mesh: ReadyMesh) -> dict[str, str]:
     """Answer with 200 while the mesh takes tasks."""
+    if mesh.state == "draining":
+        raise Draining("This process begins no more work", remedy="Stop it, or release it: mesh release")
     if not mesh.takes_tasks:
         raise Draining(
             "The store of this mesh is away, or its lease was lost", remedy="Ask again in a moment"

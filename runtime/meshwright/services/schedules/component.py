@@ -83,7 +83,6 @@ class Schedules(Component):
         self._clock = mesh.host.clock
         if mesh.role.is_front:
             self._runner = ScheduleRunner(mesh)
-            self.parts.append(self._runner)
 
     def migrations(self) -> Traversable:
         """The table `schedules`."""
@@ -96,10 +95,19 @@ class Schedules(Component):
         return router
 
     async def start(self) -> None:
-        """Apply the schedules of the settings, then begin."""
+        """Apply the schedules of the settings."""
         if self.mesh.role.is_front:
             await self._declare()
-        await super().start()
+
+    async def begin(self) -> None:
+        """Run the schedules that are due."""
+        if self.mesh.role.is_front:
+            await self._runner.start()
+
+    async def stop(self) -> None:
+        """Run nothing more."""
+        if self.mesh.role.is_front:
+            await self._runner.stop()
 
     async def page(self, caller: Caller, *, after: str = "", limit: int = 100) -> SchedulePage:
         """Schedules of the caller's tenant by id, after one."""

@@ -52,7 +52,9 @@ class ScheduleRunner:
         mesh.host.listen(topics.TASK_PROGRESS, self._ended, FINAL, sealed=True)
 
     async def start(self) -> None:
-        """Begin, with the schedules whose tasks have ended before."""
+        """Begin, with the schedules whose tasks have ended before. Idempotent."""
+        if self._polling is not None:
+            return
         self._polling = asyncio.create_task(self._poll(), name="schedules")
         for key in list(self._again):
             self.signal(key)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources.abc import Traversable
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from meshwright.core.errors import StoreTooNew, StoreTooOld
 
@@ -57,6 +57,26 @@ def upgrade(session: Connection, component: str, folder: Traversable, location: 
     for number, script in sorted(steps.items()):
         if number > version:
             session.script(f"{script}\n{_set_version(component, number)}")
+
+
+class Upgrade(NamedTuple):
+    """The tables of a component that a start brings from one version to another."""
+
+    component: str
+    before: int
+    after: int
+
+    def __str__(self) -> str:
+        return f"{self.component} {self.before} to {self.after}"
+
+
+def pending_upgrades(session: Connection, folders: Mapping[str, Traversable]) -> list[Upgrade]:
+    """The upgrades that `upgrade` makes of tables that are there; new tables are none."""
+    latest = {
+        name: max(migration_steps(folder, session.dialect), default=0) for name, folder in folders.items()
+    }
+    found = [Upgrade(name, _version(session, name), version) for name, version in latest.items()]
+    return [upgrade for upgrade in found if 0 < upgrade.before < upgrade.after]
 
 
 def migration_steps(folder: Traversable, dialect: str) -> dict[int, str]:

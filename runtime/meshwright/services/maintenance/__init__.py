@@ -1,0 +1,1 @@
+"""Looks after a mesh: backup and restore, drain and release, verification, retention."""

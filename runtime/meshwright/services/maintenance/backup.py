@@ -1,0 +1,223 @@
+"""Backups: one file with all that an embedded mesh keeps, made while the mesh runs.
+
+The file is a SQLite database: a copy of `mesh.db` at one moment, and a table `backup` with the other files of
+the data folder that the store needs. It is complete, or it is not there.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from meshwright.core.errors import StoreFailed
+from meshwright.core.messages import Plain
+from meshwright.events.heads import FILE_NAME as HEADS
+from meshwright.events.heads import KEY_NAME, Head
+from meshwright.services.maintenance.held import HELD
+from meshwright.sql.folder import (
+    IGNORE,
+    LOCK_NAME,
+    SECRET_KEY,
+    lock_folder,
+    make_private,
+    open_private,
+    read_private,
+    write_private,
+)
+from meshwright.sql.mark import Marker
+from meshwright.sql.sqlite import FILE_NAME, SqliteDatabase, SqliteSession
+
+_FILES = (SECRET_KEY, KEY_NAME, HEADS, "admin.token", "proxy-keys.json")
+_PAGES = 2_000  # copied in one go: some 8 MB
+_ABOUT = "about.json"
+_NOTHING = frozenset({"lost+found", IGNORE, LOCK_NAME})
+"""Files of an empty folder, and of a restore that broke off."""
+_NAME = "name a file that mesh backup has written"
+_COUNT = "SELECT count(*) FROM heads WHERE type = 'Orchestrator'"
+Progress = Callable[[int, int], None]
+"""Called with how many pages are copied, and how many there are."""
+
+
+class Backup(Plain):
+    """The contents of a backup: how many tasks, how many of them open, and the last event of the log."""
+
+    made_at: datetime
+    tasks: int
+    open_tasks: int
+    last_seq: int
+    last_event_at: datetime | None
+
+
+class Written(NamedTuple):
+    """A backup and the bytes of its file."""
+
+    backup: Backup
+    bytes: int
+
+
+def write_backup(folder: Path, target: Path, progress: Progress | None = None) -> Written:
+    """Copy the store of a data folder to a new file, which only its owner may read.
+
+    The mesh may run meanwhile: the copy has everything that was accepted before it began, and nothing of what
+    came later. Raises StoreFailed where there is no store, the file exists, or the disk refuses.
+    """
+    if not (folder / FILE_NAME).is_file():
+        raise StoreFailed(f"{folder} has no {FILE_NAME}", remedy="name the data folder of a mesh: --data DIR")
+    if target.exists():
+        raise _exists(target)
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        os.close(open_private(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+        backup = _copy(folder, draft, progress)
+        _sync(draft)
+        os.link(draft, target)  # fails where somebody has made the file meanwhile
+        _sync(target.parent)
+        return Written(backup, target.stat().st_size)
+    except FileExistsError as error:
+        raise _exists(target) from error
+    except (sqlite3.Error, OSError) as error:
+        problem = getattr(error, "strerror", None) or error
+        raise StoreFailed(f"{target} cannot be written: {problem}", remedy="choose another place") from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _exists(target: Path) -> StoreFailed:
+    return StoreFailed(f"{target} exists, and a backup overwrites nothing", remedy="name a new file")
+
+
+def _copy(folder: Path, draft: Path, progress: Progress | None) -> Backup:
+    with (
+        closing(SqliteDatabase(folder).connect_reader()) as source,
+        closing(sqlite3.connect(draft, isolation_level=None)) as copy,
+    ):
+        source.execute("BEGIN")  # the copy is of this moment: without it each commit would begin it anew
+        last_seq = _last_seq(source)
+        copy.execute("PRAGMA synchronous=OFF")  # it is synced as a whole
+        _copy_pages(source.connection, copy, progress)
+        backup = Backup(
+            made_at=datetime.now(UTC),
+            tasks=source.execute(_COUNT).fetchone()[0],
+            open_tasks=source.execute(f"{_COUNT} AND obliged").fetchone()[0],
+            last_seq=last_seq,
+            last_event_at=_time_of(source, last_seq),
+        )
+        copy.execute("PRAGMA journal_mode=DELETE")  # one file
+        copy.execute("CREATE TABLE backup (name TEXT PRIMARY KEY, content TEXT NOT NULL)")
+        files = {name: text for name in _FILES if (text := _text_of(folder / name)) is not None}
+        if HEADS in files:
+            files[HEADS] = _heads_until(files[HEADS], last_seq)
+        rows = {_ABOUT: backup.model_dump_json(), **files}
+        copy.executemany("INSERT INTO backup VALUES (?, ?)", rows.items())
+    return backup
+
+
+def restore(source: Path, folder: Path, progress: Progress | None = None) -> Backup:
+    """Make a data folder of a backup; the mesh that starts there begins no work before it is released.
+
+    The folder is new or empty. Raises StoreFailed where it is not, for a file that is no backup or is
+    damaged, and where the disk refuses.
+    """
+    if folder.exists() and any(path.name not in _NOTHING for path in folder.iterdir()):
+        raise StoreFailed(f"{folder} is not empty", remedy="name a new folder: --data DIR")
+    try:
+        with closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as copy:
+            files = _files_of(source, copy)
+            backup = Backup.model_validate_json(files.pop(_ABOUT))
+            with lock_folder(make_private(folder)):
+                _unpack(copy, files, backup, folder, progress)
+    except (sqlite3.Error, OSError) as error:
+        raise StoreFailed(
+            f"{source} cannot be restored to {folder}: {error}", remedy="look at the file and the disk"
+        ) from error
+    return backup
+
+
+def _files_of(source: Path, copy: sqlite3.Connection) -> dict[str, str]:
+    """The files of a backup by name. Raises StoreFailed for a file that is none, or is damaged."""
+    try:
+        files: dict[str, str] = dict(copy.execute("SELECT name, content FROM backup").fetchall())
+        [(state,)] = copy.execute("PRAGMA quick_check(1)").fetchall()
+    except (sqlite3.Error, ValueError) as error:
+        raise StoreFailed(f"{source} is no backup of a mesh: {error}", remedy=_NAME) from error
+    if _ABOUT not in files or state != "ok":
+        raise StoreFailed(f"{source} is damaged: {state}", remedy=_NAME)
+    return files
+
+
+def _unpack(
+    copy: sqlite3.Connection, files: dict[str, str], backup: Backup, folder: Path, progress: Progress | None
+) -> None:
+    draft = folder / f".{FILE_NAME}.{os.getpid()}"
+    try:
+        os.close(open_private(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+        _fill(draft, copy, backup, progress)
+        for name in _FILES:  # of a backup that somebody else made no other name counts
+            if name in files:
+                write_private(folder / name, files[name])
+        draft.rename(folder / FILE_NAME)  # last: before that the folder has no store
+        _sync(folder)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _fill(draft: Path, copy: sqlite3.Connection, backup: Backup, progress: Progress | None) -> None:
+    with closing(SqliteSession(sqlite3.connect(draft, isolation_level=None))) as session:
+        session.execute("PRAGMA synchronous=OFF")
+        _copy_pages(copy, session.connection, progress)
+        session.execute("PRAGMA secure_delete=ON")  # the keys have files of their own
+        session.execute("DROP TABLE backup")
+        held = backup.model_dump_json(include={"made_at", "open_tasks", "last_seq"})
+        session.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (HELD, held))
+        Marker(draft.parent, sync=None).start(session)
+    _sync(draft)
+
+
+def _copy_pages(source: sqlite3.Connection, copy: sqlite3.Connection, progress: Progress | None) -> None:
+    def report(_: int, left: int, pages: int) -> None:
+        if progress is not None:
+            progress(pages - left, pages)
+
+    source.backup(copy, pages=_PAGES, sleep=0, progress=report)
+
+
+def _last_seq(session: SqliteSession) -> int:
+    return session.execute("SELECT seq FROM event_log").fetchone()[0]
+
+
+def _time_of(session: SqliteSession, seq: int) -> datetime | None:
+    row = session.execute("SELECT time FROM events WHERE seq = ?", (seq,)).fetchone()
+    return datetime.fromtimestamp(row[0], UTC) if row else None
+
+
+def _text_of(path: Path) -> str | None:
+    try:
+        return read_private(path)
+    except FileNotFoundError:
+        return None
+
+
+def _heads_until(text: str, seq: int) -> str:
+    """The signed heads that vouch for no later row: those behind it are signed after the copy's moment."""
+    lines = text[: text.rfind("\n") + 1].splitlines(keepends=True)
+    return "".join(line for line in lines if not _is_later(line, seq))
+
+
+def _is_later(line: str, seq: int) -> bool:
+    try:
+        return Head.model_validate_json(line).seq > seq
+    except ValueError:  # no head: a verification names it
+        return False
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,253 @@
+"""The commands of operators: `mesh backup`, `restore`, `verify`, `release` and `drain`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from meshwright.cli.connect import Connection, talk
+from meshwright.cli.options import Target, data_option, json_option, mesh_options
+from meshwright.cli.output import document, echo_json
+from meshwright.core.display import Document, local_time
+from meshwright.core.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from meshwright.events.verify import Verified
+    from meshwright.services.maintenance.backup import Backup
+    from meshwright.services.maintenance.verify import StoreVerified
+    from meshwright.settings import Settings
+
+_WAIT_SECONDS = 60.0
+_REMEDY_OF_STORE = (
+    "Make a backup of it as it is now, before anything changes it, and compare with an earlier one: "
+    "mesh verify --data RESTORED. A list that deviates is made anew once its row in projection_positions is "
+    "deleted, while the mesh is stopped"
+)
+_PROGRESS_SECONDS = 0.5
+_REMEDY = (
+    "The rows before the first one named are as they were written. Copy the folder as it is now (on "
+    "PostgreSQL dump the database too), before anything changes it, and compare with a backup that verifies: "
+    "mesh verify --audit --data BACKUP"
+)
+_file = click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+
+
+@click.command()
+@_file
+@data_option
+@json_option
+def backup(file: Path, data: Path | None, as_json: bool) -> None:
+    """Copy all that a mesh keeps to one file, while it runs.
+
+    It need not run. The file has the store and the keys that open it, all of one moment, and is for you alone
+    (0600): with it anybody has the mesh. It overwrites nothing. `mesh restore` makes a data folder of it.
+    """
+    from meshwright.services.maintenance.backup import write_backup
+
+    settings = _embedded(data)
+    written = write_backup(settings.data_dir, file, _progress("pages"))
+    if as_json:
+        echo_json({**document(written.backup), "file": str(file), "bytes": written.bytes})
+        return
+    click.echo(f"{file}: {written.bytes:,} bytes; {_contents(written.backup)}")
+
+
+@click.command()
+@_file
+@data_option
+@json_option
+def restore(file: Path, data: Path | None, as_json: bool) -> None:
+    """Make a data folder of a backup.
+
+    The folder is new or empty. The mesh that you start there begins no task before `mesh release`, or with
+    `mesh up --release`: tasks that were open in the backup may have run since, and would run again.
+    """
+    from meshwright.services.maintenance.backup import restore as unpack
+
+    folder = _embedded(data).data_dir
+    found = unpack(file, folder, _progress("pages"))
+    if as_json:
+        echo_json({**document(found), "data_dir": str(folder)})
+        return
+    click.echo(f"{folder}: {_contents(found)}")
+    option = f" --data {data}" if data else ""
+    begin = f"mesh up{option}, look at mesh tasks{option}, then: mesh release{option}"
+    click.echo(f"its open tasks are held: {begin}", err=True)
+
+
+@click.command()
+@json_option
+@mesh_options
+def release(target: Target, as_json: bool) -> None:
+    """Begin the work that a restored or drained mesh holds."""
+    found = talk(target, _release, need="change")
+    if as_json:
+        echo_json(found)
+        return
+    click.echo(f"the mesh is working: {found['running']:,} running, {found['waiting']:,} waiting for a slot")
+
+
+async def _release(mesh: Connection) -> Document:
+    return await mesh.client.release()
+
+
+@click.command()
+@click.option("--wait", is_flag=True, help="Return when nothing runs any more.")
+@json_option
+@mesh_options
+def drain(target: Target, wait: bool, as_json: bool) -> None:
+    """Begin no more work, and let what runs end.
+
+    The mesh answers 503 at /readyz from then on. Running work goes on; tasks are still accepted, and run at
+    the next start or in another process of the mesh. Stop it then, or go on with `mesh release`. A container
+    runs it with --wait before it is stopped.
+    """
+
+    async def ask(mesh: Connection) -> Document:
+        if not mesh.is_running:
+            raise InvalidInput(f"no mesh runs on {mesh.where}", remedy="name one that runs: --url or --data")
+        found = await mesh.client.drain()
+        while wait and found["running"]:
+            found = await mesh.client.drain(wait_seconds=_WAIT_SECONDS)
+        return found
+
+    found = talk(target, ask)
+    if as_json:
+        echo_json(found)
+        return
+    running, waiting = found["running"], found["waiting"]
+    click.echo(f"the mesh is draining: {running:,} running, {waiting:,} left for the next start")
+
+
+def _embedded(data: Path | None) -> Settings:
+    """The settings of a mesh whose store is a data folder. Raises InvalidInput for any other."""
+    from meshwright.settings import load_settings
+
+    settings = load_settings(Path(), data_dir=data)
+    if settings.database is not None:
+        remedy = "use pg_dump and pg_restore: docs/postgres.md says how"
+        raise InvalidInput("this mesh keeps its data in PostgreSQL", remedy=remedy, field="database")
+    if settings.store != "sqlite":
+        remedy = "back up the services that hold its state"
+        raise InvalidInput(
+            f"this mesh keeps its data in the store {settings.store}", remedy=remedy, field="store"
+        )
+    return settings
+
+
+def _contents(backup: Backup) -> str:
+    at = f" of {local_time(backup.last_event_at.isoformat())}" if backup.last_event_at else ""
+    return f"{backup.tasks:,} tasks, {backup.open_tasks:,} of them open; last event {backup.last_seq:,}{at}"
+
+
+@click.command()
+@click.option("--audit", is_flag=True, help="The event log alone: its hash chain and its signed heads.")
+@click.option("--key", default="", metavar="KEY", help="The public key that has to have signed the heads.")
+@json_option
+@mesh_options
+def verify(target: Target, audit: bool, key: str, as_json: bool) -> None:
+    """Verify the event log, the lists and the tasks of a store.
+
+    Walks the hash chain of the log, checks the signed heads in audit.heads and in the log, and names the
+    first row that was altered, deleted or inserted. Then makes each list anew from the events and compares
+    it, and looks whether every accepted task is open or has its one outcome, whether claims and attempts are
+    single, and whether outcomes cost what their calls cost. Each deviation is one line. It writes nothing,
+    and the mesh may run meanwhile. Exit status 1 if anything is wrong.
+    """
+    log, store = _verified_there(target, audit) if target.url else _verified_here(target.data, key, audit)
+    if as_json:
+        echo_json(asdict(log) if store is None else {"audit": asdict(log), "store": asdict(store)})
+    else:
+        _report(log)
+        if store is not None:
+            _report_store(store)
+    if log.faults or (store is not None and store.faults):
+        raise click.exceptions.Exit(1)
+
+
+def _verified_there(target: Target, audit: bool) -> tuple[Verified, StoreVerified | None]:
+    from meshwright.services.maintenance.verify import StoreVerified
+
+    async def ask(mesh: Connection) -> tuple[Verified, StoreVerified | None]:
+        log = await mesh.client.verify_audit()
+        return log, None if audit else StoreVerified(**await mesh.client.verify_store())
+
+    return talk(target, ask)
+
+
+def _verified_here(data: Path | None, key: str, audit: bool) -> tuple[Verified, StoreVerified | None]:
+    from meshwright.app import build_mesh, database_of, sqlite_runtime
+    from meshwright.events.heads import FILE_NAME as HEADS
+    from meshwright.events.verify import verify
+    from meshwright.services.maintenance.verify import verify_store
+    from meshwright.settings import load_settings
+    from meshwright.sql.sqlite import FILE_NAME
+
+    settings = load_settings(Path(), data_dir=data)
+    folders = {path.parent for name in (HEADS, FILE_NAME) for path in settings.data_dir.glob(f"*/{name}")}
+    if len(folders) == 1 and not (settings.data_dir / FILE_NAME).exists():  # the front's, on Dapr
+        settings = settings.having(data_dir=folders.pop())
+    if settings.database is None and not (settings.data_dir / FILE_NAME).is_file():
+        raise click.ClickException(f"{settings.data_dir} has no event log; name its folder: --data DIR")
+    found = verify(database_of(settings, Path()), _progress("rows"), key=key)
+    if audit:
+        return found, None
+    mesh = build_mesh(settings, agents=[], host=sqlite_runtime)  # it is not started
+    has_actors = settings.store != "dapr"
+    database, progress = mesh.database, _progress("events")
+    return found, verify_store(
+        database, mesh.log.projections, database.migrations, progress, has_actors=has_actors
+    )
+
+
+def _progress(unit: str) -> Callable[[int, int], None] | None:
+    """Shows how far a command has come at a terminal; there alone."""
+    if not sys.stderr.isatty():
+        return None
+    shown = time.monotonic()
+
+    def show(reached: int, last: int) -> None:
+        nonlocal shown
+        if time.monotonic() - shown > _PROGRESS_SECONDS or reached == last:
+            shown = time.monotonic()
+            click.echo(f"\r{reached:,} of {last:,} {unit}", err=True, nl=reached == last)
+
+    return show
+
+
+def _report_store(found: StoreVerified) -> None:
+    click.echo(found.sentence())
+    for note in found.notes:
+        click.echo(note)
+    for fault in found.faults:
+        click.echo(f"mesh: {fault}", err=True)
+    if found.faults:
+        click.echo(_REMEDY_OF_STORE, err=True)
+
+
+def _report(found: Verified) -> None:
+    from meshwright.events.heads import fingerprint
+
+    click.echo(found.sentence())
+    if found.key:
+        click.echo(f"heads signed by key {found.key} ({fingerprint(found.key)})")
+    if unsigned := 0 if found.faults else found.last - found.signed_seq:
+        click.echo(
+            f"{unsigned:,} rows behind row {found.signed_seq:,} are chained, and no head vouches for them yet"
+        )
+    if found.pruned_seq:
+        click.echo(f"rows up to {found.pruned_seq:,} were deleted by age")
+    if found.erased:
+        click.echo(f"{found.erased:,} payloads were erased, on record")
+    for note in found.notes:
+        click.echo(note)
+    for fault in found.faults:
+        click.echo(f"mesh: {fault}", err=True)
+    if found.faults:
+        click.echo(_REMEDY, err=True)

@@ -1,0 +1,87 @@
+"""Operations on a mesh as a whole: let it drain, release what it holds, verify its store."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Literal
+
+from pydantic import BaseModel
+
+from meshwright.core.access import Role
+from meshwright.core.messages import Caller
+from meshwright.events.audit import Audit
+from meshwright.identity.rules import Rule
+from meshwright.mesh import Mesh
+from meshwright.services.maintenance import held
+from meshwright.services.maintenance.verify import StoreVerified, verify_store
+from meshwright.work import Worker
+
+DRAIN = Rule("drains the mesh", (Role.OPERATOR,), all_tenants=True)
+RELEASE = Rule("releases the mesh", (Role.OPERATOR,), all_tenants=True)
+VERIFY = Rule("verifies the store", (Role.ADMIN,), all_tenants=True)
+_MESH = "mesh"
+
+
+class MeshWork(BaseModel):
+    """Whether this process begins work (`working`, `held` or `draining`), and its tasks.
+
+    `running` are worked on, `waiting` wait for a slot here; the mesh may have others that wait for people,
+    time or money.
+    """
+
+    state: Literal["working", "held", "draining"]
+    running: int
+    waiting: int
+
+
+class Maintenance:
+    """The operations. Each raises the errors of its rule for a caller who may not use it."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self._mesh = mesh
+
+    async def drain(self, caller: Caller, *, wait_seconds: float = 0.0) -> MeshWork:
+        """Begin no more work in this process, and be not ready; what runs goes on. Safe to repeat.
+
+        Returns when nothing runs any more, or after that time. Tasks are still accepted, and run elsewhere or
+        at the next start.
+        """
+        DRAIN.check(caller)
+        mesh, worker = self._mesh, self._mesh.get(Worker)
+        if mesh.state != "draining":
+            await mesh.get(Audit).record(caller, "mesh.drained", _MESH)
+            worker.hold()
+            mesh.state = "draining"
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_seconds):
+                await worker.until_idle()
+        return self.work()
+
+    async def release(self, caller: Caller) -> MeshWork:
+        """Begin the work of a restored store, or of a process that drains. Safe to repeat."""
+        RELEASE.check(caller)
+        mesh = self._mesh
+        note = await held.read(mesh.database)
+        async with mesh.get(Audit).change(caller, "mesh.released", _MESH, note):
+            await held.forget(mesh.database)
+            await mesh.begin()
+        return self.work()
+
+    async def verify(self, caller: Caller) -> StoreVerified:
+        """Compare the lists with the events, and the tasks with what is promised of them."""
+        VERIFY.check(caller)
+        mesh = self._mesh
+        await mesh.log.flush()
+        return await asyncio.to_thread(
+            verify_store,
+            mesh.database,
+            mesh.log.projections,
+            mesh.database.migrations,
+            has_actors=mesh.settings.store != "dapr",
+        )
+
+    def work(self) -> MeshWork:
+        """The state of this process."""
+        worker = self._mesh.get(Worker)
+        return MeshWork(state=self._mesh.state, running=worker.running, waiting=worker.waiting)

@@ -1,0 +1,1 @@
+"""Retention: tasks that ended long enough ago leave the lists, and their contents go."""

@@ -1,0 +1,42 @@
+"""`mesh prune`."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import click
+
+from meshwright.cli.connect import Connection, talk
+from meshwright.cli.options import Target, confirm, json_option, mesh_options, yes_option
+from meshwright.cli.output import echo_json
+from meshwright.core.display import Document
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Only say how many tasks would go.")
+@yes_option
+@json_option
+@mesh_options
+def prune(target: Target, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Have old tasks leave the lists, and erase their contents.
+
+    [retention] of mesh.toml says after how many days, by status; a running mesh does it by itself, hourly.
+    Open tasks stay, with all that they belong to. Events stay as long as keep_events_days says.
+    """
+    if not (dry_run or yes):
+        confirm("This erases the contents of the tasks that [retention] says are old enough, for good.")
+
+    async def ask(mesh: Connection) -> Document:
+        found = await mesh.client.prune(dry_run=dry_run)
+        while found["has_more"]:
+            more = await mesh.client.prune()
+            counts = Counter(found["tasks"]) + Counter(more["tasks"])
+            found = {**more, "tasks": dict(counts)}
+        return found
+
+    found = talk(target, ask, need="change")
+    if as_json:
+        echo_json(found)
+        return
+    counts = ", ".join(f"{count:,} {status}" for status, count in sorted(found["tasks"].items()))
+    click.echo(f"{'would prune' if dry_run else 'pruned'}: {counts or 'no task'}")

@@ -1,0 +1,41 @@
+"""The component of retention."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+from meshwright.component import Component
+from meshwright.mesh import Mesh
+from meshwright.services.retention.retention import Retention
+from meshwright.services.retention.settings import RetentionSettings
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
+
+class RetentionComponent(Component):
+    """Prunes old tasks, where the settings say after how many days."""
+
+    name = "retention"
+    config: RetentionSettings
+    facts: ClassVar[Mapping[str, str]] = {"tasks.*": "count"}
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        self._retention = mesh.provide(Retention(mesh, self.config))
+
+    def routes(self) -> APIRouter:
+        """`/prune`."""
+        from meshwright.services.retention.routes import router
+
+        return router
+
+    async def begin(self) -> None:
+        """Begin to prune."""
+        if self.mesh.role.is_front:
+            await self._retention.start()
+
+    async def stop(self) -> None:
+        """Prune no more."""
+        await self._retention.stop()

@@ -1,0 +1,198 @@
+"""Retention: tasks that ended long enough ago leave the lists, and their contents go.
+
+The event log is apart: `keep_events_days` is its age, and the audit trail in it stays; so do the costs of
+calls. A task is pruned after the one that has delegated it, and not while one below it, or one of its thread,
+is open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from typing import NamedTuple
+
+from pydantic import BaseModel
+
+from meshwright.core.access import Role
+from meshwright.core.errors import Conflict, InvalidInput, NotFound
+from meshwright.core.messages import Caller
+from meshwright.core.topics import MESH
+from meshwright.events.audit import Audit
+from meshwright.events.tasks import PRUNED
+from meshwright.identity.rules import Rule
+from meshwright.kernel.timers import every
+from meshwright.mesh import Mesh
+from meshwright.run.erasure import erase_records
+from meshwright.services.retention.settings import RetentionSettings
+from meshwright.sql.database import Session
+from meshwright.work.protocol import TaskKey
+
+PRUNE = Rule("prunes tasks", (Role.ADMIN,), all_tenants=True)
+_PAUSE_SECONDS = 3600.0
+_MOST = 2_000  # for a caller who waits
+_PAGE = 500  # rows of the list that are read in one go
+_AT_ONCE = 20  # tasks, whose commits are grouped
+_OPEN = "SELECT tenant_id, task_id, parent_task_id, thread_id FROM tasks WHERE completed_at IS NULL"
+_PARENT = "SELECT parent_task_id FROM tasks WHERE tenant_id = ? AND task_id = ?"
+
+
+class Pruned(BaseModel):
+    """How many tasks were pruned, by status, or would be (`dry_run`); `has_more` where others are left."""
+
+    dry_run: bool
+    tasks: dict[str, int]
+    has_more: bool = False
+
+
+class _Ended(NamedTuple):
+    seq: int
+    key: TaskKey
+    status: str
+
+
+class Retention:
+    """Prunes the tasks of a mesh, hourly, and on request."""
+
+    def __init__(self, mesh: Mesh, ages: RetentionSettings) -> None:
+        self._mesh, self._ages = mesh, ages
+        self._pruning: asyncio.Task[None] | None = None
+        self._lock = asyncio.Lock()
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the settings name an age."""
+        return any(days is not None for days in self._ages.days.values())
+
+    async def start(self) -> None:
+        """Begin to prune. Idempotent."""
+        if self.is_on and self._pruning is None:
+            self._pruning = asyncio.create_task(every(self._mesh.host.clock, _PAUSE_SECONDS, self._prune_all))
+
+    async def stop(self) -> None:
+        """Prune no more."""
+        pruning, self._pruning = self._pruning, None
+        if pruning is not None:
+            pruning.cancel()
+            with suppress(asyncio.CancelledError):
+                await pruning
+
+    async def count(self, caller: Caller) -> Pruned:
+        """How many tasks the next run prunes. Raises what `prune` raises."""
+        self._check(caller)
+        counts = Counter([ended.status async for page in self._pages() for ended in page])
+        return Pruned(dry_run=True, tasks=dict(counts))
+
+    async def prune(self, caller: Caller) -> Pruned:
+        """Prune the tasks that are old enough, some thousands at most, beside other work.
+
+        Raises the errors of `PRUNE`, and InvalidInput where the settings name no age.
+        """
+        self._check(caller)
+        async with self._mesh.get(Audit).change(caller, "tasks.pruned", "tasks"):
+            return await self._prune(_MOST)
+
+    def _check(self, caller: Caller) -> None:
+        PRUNE.check(caller)
+        if not self.is_on:
+            remedy = "Set succeeded_days, failed_days, ... in [retention] of mesh.toml"
+            raise InvalidInput("The settings say no age of tasks", remedy=remedy, field="retention")
+
+    async def _prune(self, limit: int) -> Pruned:
+        counts = Counter[str]()
+        async with self._lock:
+            async for page in self._pages():
+                for some in (page[at : at + _AT_ONCE] for at in range(0, len(page), _AT_ONCE)):
+                    await asyncio.gather(*(self._erase(ended.key) for ended in some))
+                    await self._tell(some)
+                    counts.update(ended.status for ended in some)
+                if counts.total() >= limit:
+                    return Pruned(dry_run=False, tasks=dict(counts), has_more=True)
+        return Pruned(dry_run=False, tasks=dict(counts))
+
+    async def _prune_all(self) -> None:
+        while (await self._prune(_PAGE)).has_more:
+            pass
+
+    async def _erase(self, key: TaskKey) -> None:
+        with suppress(NotFound, Conflict):  # it was pruned meanwhile, or has begun once more
+            await erase_records(self._mesh.host, self._mesh.log, key)
+
+    async def _tell(self, pruned: Sequence[_Ended]) -> None:
+        """Have tasks leave the lists; durable when this returns."""
+        tenants: dict[str, list[str]] = {}
+        for ended in pruned:
+            tenants.setdefault(ended.key.tenant_id, []).append(ended.key.task_id)
+        events = [
+            self._mesh.event(PRUNED, {"count": len(ids), "tasks": ids}, topic=MESH, tenant_id=tenant_id)
+            for tenant_id, ids in tenants.items()
+        ]
+        await self._mesh.host.emit(events)
+
+    async def _pages(self) -> AsyncGenerator[list[_Ended]]:
+        """The tasks that are old enough, page by page, those that have delegated others before these."""
+        now = self._mesh.host.clock.now()
+        before = {
+            status: (now - timedelta(days=days)).timestamp()
+            for status, days in self._ages.days.items()
+            if days is not None
+        }
+        if not before:
+            return
+        log, reached = self._mesh.log, 0
+        needed = await log.view_apart(_needed)
+        gone: set[TaskKey] = set()
+        while True:
+            last, page = await self._mesh.database.read_apart(_page, reached, before, needed, gone)
+            gone.update(ended.key for ended in page)
+            if page:
+                yield page
+            if last is None:
+                return
+            reached = last
+
+
+class _Needed(NamedTuple):
+    """The tasks and threads that open tasks need."""
+
+    tasks: set[TaskKey]
+    threads: set[tuple[str, str]]
+
+
+def _needed(session: Session) -> _Needed:
+    tasks: set[TaskKey] = set()
+    threads: set[tuple[str, str]] = set()
+    for tenant_id, task_id, parent_id, thread_id in session.execute(_OPEN).fetchall():
+        tasks.add(TaskKey(tenant_id, task_id))
+        threads.add((tenant_id, thread_id))
+        while parent_id is not None and (key := TaskKey(tenant_id, parent_id)) not in tasks:
+            tasks.add(key)
+            row = session.execute(_PARENT, key).fetchone()
+            parent_id = row[0] if row else None
+    return _Needed(tasks, threads)
+
+
+def _page(
+    session: Session, after: int, before: dict[str, float], needed: _Needed, gone: set[TaskKey]
+) -> tuple[int | None, list[_Ended]]:
+    """The next tasks that may go, and the `seq` that was reached; None at the end of the list."""
+    old = " OR ".join(["(status = ? AND completed_at <= ?)"] * len(before))
+    query = (
+        "SELECT seq, tenant_id, task_id, status, parent_task_id, thread_id FROM tasks "  # noqa: S608 code
+        f"WHERE seq > ? AND ({old}) ORDER BY seq LIMIT ?"
+    )
+    values = [value for pair in before.items() for value in pair]
+    rows = session.execute(query, (after, *values, _PAGE)).fetchall()
+    found: list[_Ended] = []
+    here = set(gone)
+    for seq, tenant_id, task_id, status, parent_id, thread_id in rows:
+        key = TaskKey(tenant_id, task_id)
+        if key in needed.tasks or (tenant_id, thread_id) in needed.threads:
+            continue
+        parent = None if parent_id is None else TaskKey(tenant_id, parent_id)
+        if parent is None or parent in here or not session.execute(_PARENT, parent).fetchone():
+            here.add(key)
+            found.append(_Ended(seq, key, status))
+    return (rows[-1][0] if len(rows) == _PAGE else None), found

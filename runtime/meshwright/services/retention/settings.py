@@ -1,0 +1,27 @@
+"""[retention]."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import Field
+
+from meshwright.settings.forms import Table
+
+
+class RetentionSettings(Table):
+    """[retention]: after how many days ended tasks leave the lists, and their contents go. Unset: never."""
+
+    succeeded_days: float | None = Field(default=None, ge=0.01, le=100_000)
+    """Of tasks that succeeded."""
+    failed_days: float | None = Field(default=None, ge=0.01, le=100_000)
+    """Of tasks that failed."""
+    cancelled_days: float | None = Field(default=None, ge=0.01, le=100_000)
+    """Of tasks that were cancelled."""
+    timed_out_days: float | None = Field(default=None, ge=0.01, le=100_000)
+    """Of tasks that ran out of time."""
+
+    @property
+    def days(self) -> Mapping[str, float | None]:
+        """The days of each status."""
+        return {name.removesuffix("_days"): value for name, value in self}
