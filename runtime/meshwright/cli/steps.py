@@ -129,6 +129,7 @@ def _page(step: Document, options: str) -> Iterator[str]:
         ("what", f"{_what(step)}{', ' if _status(step) else ''}{_status(step)}"),
         ("error", step["error"] or ""),
         ("model", _listed([step["model"] or "", *_settings(step["request"] or {})])),
+        ("prompt", display.prompt_line(step["prompt"])),
         ("spent", _listed(_spent(step))),
         ("ended", display.local_time(step["ended_at"])),
         ("task", f"mesh task {step['child_task_id']} --steps{options}" if step["child_task_id"] else ""),

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from meshwright.core import topics
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import ModelError, ToolFailed, error_of_code
-from meshwright.core.messages import Event, Outcome, Usage, new_id, trace_id_of
+from meshwright.core.messages import Event, Outcome, PromptVersion, Usage, new_id, trace_id_of
 from meshwright.core.tracing import TENANT, GenAI, Span
 from meshwright.models.errors import BudgetExceeded, StructureInvalid
 from meshwright.models.port import (
@@ -120,6 +120,8 @@ class ModelCalls:
         self.attached = Attached(attempt.journal.earlier)
         self.limit: str | None = None
         """The limit that was reached: only an answer would do then."""
+        self.prompt: PromptVersion | None = None
+        """The version of the agent's prompt that was used last."""
         self.last_answer = ""
         """The last answer that a model gave in a shape, as JSON."""
         self._attempt = attempt
@@ -191,7 +193,7 @@ class ModelCalls:
         provider is away the run waits, and asks again. Raises ModelError, and the same again when the run is
         resumed, so that an agent which went on without an answer does so again.
         """
-        attempt = self._attempt
+        attempt, self.prompt = self._attempt, prepared.prompt
         request = self._request(prepared, messages, specs, shape, max_tokens)
         streams = shape is None and attempt.services.stream  # JSON is not shown while it is written
         async with attempt.journal.open_step("model", asked, paid=True) as step:
@@ -200,7 +202,8 @@ class ModelCalls:
             else:
                 if begins:
                     self._check_totals(step)
-                request = replace(request, context=self.context(step))
+                context = replace(self.context(step), prompt=prepared.prompt)
+                request = replace(request, context=context)
                 begun = time.perf_counter()
                 try:
                     deltas = Deltas(partial(self._show, step.number)) if streams else nullcontext()

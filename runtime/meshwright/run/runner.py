@@ -131,6 +131,7 @@ class _Execution:
             model=usage.model,
             finish_reason=usage.finish_reason,
             limit=self._calls.limit,
+            prompt=self._calls.prompt,
             usage=usage.usage,
             cost_usd=usage.cost_usd,
             completed_at=attempt.services.clock.now(),

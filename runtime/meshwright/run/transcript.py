@@ -15,12 +15,13 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from meshwright.core.errors import InvalidInput, NotFound
-from meshwright.core.messages import Event, Task
+from meshwright.core.messages import Event, PromptVersion, Task
 from meshwright.core.redaction import redact, redact_data
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.runtime import Runtime
+from meshwright.models.port import MODEL_CALLED
 from meshwright.run.files import ATTACH, files_in, without_data
 from meshwright.run.recorded import (
     TOOL,
@@ -128,6 +129,8 @@ class Transcript:
             "has_contents": step.has_ended,
             **figures_of(step),
         }
+        if kind in ("context", "model"):
+            fields["prompt"] = self._prompt_of(step, kind)
         if kind == "delegate":
             fields["child_task_id"] = wait.child_task_id if wait is not None else result.get("task_id")
         if kind == "model":
@@ -136,6 +139,19 @@ class Transcript:
         text = wait.reason if wait is not None else error or self._text(step, kind)
         fields["summary"] = _short(text)
         return fields
+
+    def _prompt_of(self, step: RecordedStep, kind: str) -> PromptVersion | None:
+        """The prompt of its last call, else that of the context before it."""
+        called = [event.fields for event in step.events if event.event_type == MODEL_CALLED]
+        if kind == "model" and called:
+            return PromptVersion.read(called[-1].get("prompt"))
+        before = [other for other in self._contexts if other.number <= step.number]
+        return PromptVersion.read(before[-1].result.get("prompt")) if before else None
+
+    @cached_property
+    def _contexts(self) -> list[RecordedStep]:
+        steps = map(self._step, self.paths)
+        return [step for step in steps if kind_of(step)[0] == "context"]
 
     def _status(self, step: RecordedStep, wait: Wait | None, error: str | None) -> StepStatus:
         if wait is not None:

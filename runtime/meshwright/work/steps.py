@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from meshwright.core.encoding import Struct
-from meshwright.core.messages import Usage
+from meshwright.core.messages import PromptVersion, Usage
 from meshwright.core.money import Amount, exact
 
 StepStatus = Literal["done", "failed", "waiting", "unfinished"]
@@ -19,6 +19,8 @@ class StepSummary(Struct):
     `tool`, `delegate`, or `step` for one that the agent's own code names; `name` is the model, tool, agent or
     step. `cost_usd` is None if the price is unknown or no model was called; `cache_hit`: the
     answer is from the mesh's cache. `unfinished`: calls were made and the step never ended.
+
+    `prompt` is the version of the prompt that a `context` or a `model` step used.
 
     `has_contents` is False where what was said is not stored, or was deleted (`keep_contents_days`).
     """
@@ -41,6 +43,7 @@ class StepSummary(Struct):
     finish_reason: str | None = None
     error: str | None = None
     child_task_id: str | None = None
+    prompt: PromptVersion | None = None
     has_contents: bool = True
 
     def __post_init__(self) -> None:
