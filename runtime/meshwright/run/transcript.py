@@ -11,6 +11,7 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ from meshwright.run.recorded import (
     figures_of,
     joined_steps,
     kind_of,
+    start_of,
     value_of,
     was_answered,
 )
@@ -77,7 +79,8 @@ class Transcript:
         self._steps = joined_steps(records, events)
         self._waits = {asked_about(wait.step): wait for wait in waits if wait.step.path}
         for path, wait in self._waits.items():
-            self._steps.setdefault(path, RecordedStep(path, wait.step.number, wait.step.model_dump(), ()))
+            record = {**wait.step.model_dump(), "started_at": wait.since}
+            self._steps.setdefault(path, RecordedStep(path, wait.step.number, record, ()))
         self._messages_at: dict[str, _Messages] = {}
 
     @property
@@ -127,7 +130,7 @@ class Transcript:
             "status": self._status(step, wait, error),
             "error": None if error is None else redact(error),
             "has_contents": step.has_ended,
-            **figures_of(step),
+            **figures_of(step, self._first_starts.get(step.path)),
         }
         if kind in ("context", "model"):
             fields["prompt"] = self._prompt_of(step, kind)
@@ -139,6 +142,18 @@ class Transcript:
         text = wait.reason if wait is not None else error or self._text(step, kind)
         fields["summary"] = _short(text)
         return fields
+
+    @cached_property
+    def _first_starts(self) -> dict[str, datetime]:
+        """The start of each step that has steps within it: each run of it records its own, its waits stay."""
+        first: dict[str, datetime] = {}
+        for step in self._steps.values():
+            parts, started = step.path.split("."), start_of(step)
+            above = [".".join(parts[:n]) for n in range(1, len(parts))]
+            for path in above if started is not None else ():
+                own = start_of(self._steps[path]) if path in self._steps else None
+                first[path] = min(filter(None, (started, own, first.get(path))))
+        return first
 
     def _prompt_of(self, step: RecordedStep, kind: str) -> PromptVersion | None:
         """The prompt of its last call, else that of the context before it."""

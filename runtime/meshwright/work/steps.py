@@ -20,7 +20,9 @@ class StepSummary(Struct):
     step. `cost_usd` is None if the price is unknown or no model was called; `cache_hit`: the
     answer is from the mesh's cache. `unfinished`: calls were made and the step never ended.
 
-    `prompt` is the version of the prompt that a `context` or a `model` step used.
+    `started_at` is when it began to run, for a step that was run again the last time, but for one that waited
+    the first; without a journal it is the end less the duration. `duration_ms` is that of the calls made in
+    it, else all of its time. `prompt` is the version of the prompt that a `context` or a `model` step used.
 
     `has_contents` is False where what was said is not stored, or was deleted (`keep_contents_days`).
     """
@@ -33,6 +35,7 @@ class StepSummary(Struct):
     name: str = ""
     status: StepStatus = "done"
     summary: str = ""
+    started_at: datetime | None = None
     ended_at: datetime | None = None
     duration_ms: float | None = None
     calls: int = 0
