@@ -170,6 +170,7 @@ _OF_THE_RUN: dict[str, Any] = {
     "path": None,
     "take_cut": None,
     "prompt": None,
+    "traceparent": None,
 }
 """Fields of a context that change no answer: they stay in the process."""
 
@@ -182,7 +183,8 @@ class CallContext(Struct, omit_defaults=True):
     call that is made, however it ends, once; without it the ledger publishes the call by itself. If calls
     wait for money, one of a higher `priority` goes first, then the one that came first (`since`). `path` is
     that of the step in its journal; `take_cut` says once how many of its calls earlier processes made and
-    did not live to record. `prompt` is the version of the prompt that the request was made of.
+    did not live to record. `prompt` is the version of the prompt that the request was made of,
+    `traceparent` that of the span that the call belongs to.
     """
 
     budget_usd: Amount | None = None
@@ -204,6 +206,7 @@ class CallContext(Struct, omit_defaults=True):
     path: str | None = None
     take_cut: Callable[[], int] | None = None
     prompt: PromptVersion | None = None
+    traceparent: str | None = None
 
     def __post_init__(self) -> None:
         if self.budget_usd is not None:

@@ -144,7 +144,6 @@ class Services:
     max_context_tokens: int = 4000
     max_memory_tokens: int = 400
     window: Callable[[str, tuple[str, ...], str, str], ModelWindow] = _unknown_window
-    trace_content: bool = False
     stream: bool = True
     parking: Parking | None = None
     budgets: Budgets | None = None
@@ -194,6 +193,7 @@ class RunContext:
             priority=task.priority,
             since=task.created_at,
             on_empty=task.on_empty,
+            traceparent=self.span.traceparent,
         )
 
     def check_delegation(self, agent_id: str) -> None:
