@@ -128,7 +128,7 @@ async def use_everything(running: Service) -> None:
 
 def everything() -> ScriptedModel:
     calls = tool_call("look_up", what="it"), tool_call("look_up", what="nothing")
-    return ScriptedModel(*calls, *[REPLY] * 5)
+    return ScriptedModel(*calls, REPLY.model_copy(update={"cache_hit": True}), *[REPLY] * 4)
 
 
 async def test_spans_have_the_attributes_of_the_table(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ spans of these, for exporters, while no task waits.
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import re
 import threading
@@ -23,6 +22,7 @@ from functools import lru_cache
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
+from meshwright.core.encoding import encode
 from meshwright.core.errors import MeshError
 from meshwright.core.messages import PromptVersion
 
@@ -90,7 +90,6 @@ class Viewers:
     LANGFUSE_TYPE = "langfuse.observation.type"
     LANGFUSE_TRACE_NAME = "langfuse.trace.name"
     LANGFUSE_USAGE = "langfuse.observation.usage_details"
-    LANGFUSE_COST = "langfuse.observation.cost_details"
     MLFLOW_COST = "mlflow.llm.cost"
 
 
@@ -109,7 +108,7 @@ def prompt_attributes(prompt: PromptVersion | None) -> dict[str, Any]:
 
 def text_messages(role: str, text: str) -> str:
     """One message of text, in the form of the conventions."""
-    return json.dumps([{"role": role, "parts": [{"type": "text", "content": text}]}], ensure_ascii=False)
+    return encode([{"role": role, "parts": [{"type": "text", "content": text}]}]).decode()
 
 
 class Context(NamedTuple):

@@ -5,12 +5,13 @@ docs/traces.md has the attributes, with the source of each name.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any
 
+from meshwright.core.encoding import encode
 from meshwright.core.errors import ConfigError
+from meshwright.core.messages import Usage
 from meshwright.core.tracing import TENANT, GenAI, Tracing, Viewers, prompt_attributes
 from meshwright.models.port import ChatMessage, Model, ModelReply, ModelRequest, OnDelta, Wrapper
 from meshwright.models.providers import provider_of
@@ -92,32 +93,40 @@ def _asked(request: ModelRequest, operation: str) -> dict[str, Any]:
 
 
 def _answered(reply: ModelReply, provider: str) -> dict[str, Any]:
+    """The attributes of a reply; most have neither cached nor hidden tokens, and say nothing of them."""
     usage = reply.usage
-    details = {
-        "input": max(0, usage.prompt_tokens - usage.cached_tokens),
-        "input_cached_tokens": usage.cached_tokens,
-        "output": max(0, usage.completion_tokens - usage.reasoning_tokens),
-        "output_reasoning_tokens": usage.reasoning_tokens,
-        "total": usage.prompt_tokens + usage.completion_tokens,
-    }
     answered: dict[str, Any] = {
         GenAI.PROVIDER_NAME: provider,
         GenAI.RESPONSE_MODEL: reply.model,
         GenAI.RESPONSE_FINISH_REASONS: (reply.finish_reason,),
         GenAI.USAGE_INPUT_TOKENS: usage.prompt_tokens,
         GenAI.USAGE_OUTPUT_TOKENS: usage.completion_tokens,
-        GenAI.USAGE_CACHED_TOKENS: usage.cached_tokens,
-        GenAI.USAGE_CACHE_WRITE_TOKENS: usage.cache_write_tokens,
-        GenAI.USAGE_REASONING_TOKENS: usage.reasoning_tokens,
-        Viewers.LANGFUSE_USAGE: _json(details),
-        "meshwright.cache_hit": reply.cache_hit,
     }
+    if usage.cached_tokens or usage.cache_write_tokens or usage.reasoning_tokens:
+        answered |= _details_of(usage)
+    if reply.cache_hit:
+        answered["meshwright.cache_hit"] = True
     if reply.cost_usd is not None:
         cost = float(reply.cost_usd)
         answered[Viewers.COST] = cost
-        answered[Viewers.LANGFUSE_COST] = _json({"total": cost})
-        answered[Viewers.MLFLOW_COST] = _json({"total_cost": cost})
+        answered[Viewers.MLFLOW_COST] = f'{{"total_cost":{cost}}}'
     return answered
+
+
+def _details_of(usage: Usage) -> dict[str, Any]:
+    by_kind = {
+        "input": max(0, usage.prompt_tokens - usage.cached_tokens),
+        "input_cached_tokens": usage.cached_tokens,
+        "output": max(0, usage.completion_tokens - usage.reasoning_tokens),
+        "output_reasoning_tokens": usage.reasoning_tokens,
+        "total": usage.prompt_tokens + usage.completion_tokens,
+    }
+    return {
+        GenAI.USAGE_CACHED_TOKENS: usage.cached_tokens,
+        GenAI.USAGE_CACHE_WRITE_TOKENS: usage.cache_write_tokens,
+        GenAI.USAGE_REASONING_TOKENS: usage.reasoning_tokens,
+        Viewers.LANGFUSE_USAGE: _json(by_kind),
+    }
 
 
 # What messages say, as the conventions have it
@@ -165,4 +174,4 @@ def _text(text: str) -> dict[str, Any]:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return encode(value).decode()

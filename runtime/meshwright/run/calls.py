@@ -153,7 +153,7 @@ class ModelCalls:
     def context(self, step: OpenStep | None) -> CallContext:
         """The context of a step's calls: who pays for them, and where they are recorded."""
         number = None if step is None else step.number
-        return self._attempt.call_context(number, partial(self._record, step), step)
+        return self._attempt.call_context(number, partial(self._record, step), step, self.prompt)
 
     def _record(self, step: OpenStep | None, call: Call) -> None:
         self.usage.add(call)
@@ -200,8 +200,7 @@ class ModelCalls:
             else:
                 if begins:
                     self._check_totals(step)
-                context = replace(self.context(step), prompt=prepared.prompt)
-                request = replace(request, context=context)
+                request = replace(request, context=self.context(step))
                 begun = time.perf_counter()
                 try:
                     deltas = Deltas(partial(self._show, step.number)) if streams else nullcontext()
