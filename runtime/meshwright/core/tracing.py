@@ -97,11 +97,12 @@ def prompt_attributes(prompt: PromptVersion | None) -> dict[str, Any]:
     """The attributes of the prompt that a span used."""
     if prompt is None:
         return {}
+    revision = {"meshwright.prompt.revision": prompt.revision} if prompt.revision else {}
     return {
         GenAI.PROMPT_NAME: prompt.name,
         "meshwright.prompt.digest": prompt.digest,
         "meshwright.prompt.source": prompt.source,
-        "meshwright.prompt.revision": prompt.revision,
+        **revision,
         "meshwright.prompt.system_digest": prompt.system_digest,
     }
 

@@ -66,7 +66,7 @@ class Traced(Wrapper):
                 span.set(_contents_of(request))
             reply = await self.model.complete(request, on_delta)
             span.set(_answered(reply, self._provider_of(request, reply)))
-            if self._tracing.content:
+            if self._tracing.content and not request.inputs:
                 span.set({GenAI.OUTPUT_MESSAGES: _json([_reply_message(reply)])})
             return reply
 
