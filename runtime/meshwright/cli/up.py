@@ -414,9 +414,8 @@ def _show(rows: Sequence[Document], logs: Path) -> None:
     if sys.stderr.isatty():
         _show_in_colours(rows)
     else:
-        for line in table(_ROWS, rows).splitlines():
-            say(line)
-    say(f"logs: {logs}; Ctrl-C stops")
+        click.echo(table(_ROWS, rows), err=True)
+    click.echo(f"logs: {logs}; Ctrl-C stops", err=True)
 
 
 def _show_in_colours(rows: Sequence[Document]) -> None:
