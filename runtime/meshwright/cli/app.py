@@ -25,38 +25,45 @@ _FAILED, _WRONG_USE, _INTERRUPTED = 1, 2, 130
 
 
 class _Listed(NamedTuple):
-    """The module of a command, and its line in `mesh --help`, which loads none."""
+    """The module of a command, its heading and line in `mesh --help`, which loads none, and its long form."""
 
     module: str
+    heading: str
     help: str
+    short_for: str = ""
 
 
+_HEADINGS = ("Start", "Work", "Mesh", "Administration")
 _OWN = {
-    "demo": _Listed("cli.demo", "Show agents at work; needs no key and no network."),
-    "up": _Listed("cli.up", "Run a mesh and its HTTP API until Ctrl-C."),
-    "worker": _Listed("cli.up", "Run one worker, on a PostgreSQL database or beside a Dapr sidecar."),
-    "ask": _Listed("cli.tasks", "Ask an agent, follow its progress, print the answer."),
-    "submit": _Listed("cli.tasks", "Submit a task; the best agent for it gets it."),
-    "tasks": _Listed("cli.tasks", "List tasks, newest first."),
-    "task": _Listed("cli.tasks", "Show one task with its attempts and outcome."),
-    "inbox": _Listed("cli.inbox", "List what waits for a person."),
-    "approve": _Listed("cli.inbox", "Approve what a task waits for."),
-    "deny": _Listed("cli.inbox", "Deny what a task asks approval for."),
-    "answer": _Listed("cli.inbox", "Answer what a task waits for."),
-    "cancel": _Listed("cli.tasks", "Cancel a task."),
-    "events": _Listed("cli.timeline", "Show events, oldest first."),
-    "status": _Listed("cli.inbox", "Show what is open, what waits, and which models are away."),
-    "agents": _Listed("cli.checks", "List agents with their capabilities and status."),
-    "mqtt": _Listed("cli.checks", "Print the rights of clients for the MQTT broker."),
-    "bridge": _Listed("cli.bridge", "Report what Claude Code does to SQLite and MQTT."),
-    "doctor": _Listed("cli.checks", "Check the project and what its components depend on."),
-    "prompts": _Listed("cli.checks", "Check the prompt files."),
+    "demo": _Listed("cli.demo", "Start", "Show agents at work; needs no key and no network."),
+    "up": _Listed("cli.up", "Start", "Run a mesh and its HTTP API until Ctrl-C."),
+    "ask": _Listed("cli.tasks", "Start", "Ask an agent, follow its progress, print the answer."),
+    "status": _Listed("cli.inbox", "Start", "Show what is open, what waits, and which models are away."),
+    "task": _Listed("cli.work", "Work", "List tasks, show one with its attempts and outcome, cancel one."),
+    "submit": _Listed("cli.tasks", "Work", "Submit a task; the best agent for it gets it."),
+    "inbox": _Listed("cli.work", "Work", "List what waits for a person, show one, answer it."),
+    "events": _Listed("cli.timeline", "Work", "Show events, oldest first."),
+    "agents": _Listed("cli.checks", "Mesh", "List agents with their capabilities and status."),
+    "worker": _Listed("cli.up", "Mesh", "Run one worker, on a PostgreSQL database or beside a Dapr sidecar."),
+    "check": _Listed("cli.checks", "Administration", "Check the project, its prompts, its agents' code."),
+    "mqtt": _Listed("cli.checks", "Administration", "Print the rights of clients for the MQTT broker."),
+    "bridge": _Listed("cli.bridge", "Administration", "Report what Claude Code does to SQLite and MQTT."),
+    "tasks": _Listed("cli.tasks", "Work", "List tasks, newest first.", "task list"),
+    "cancel": _Listed("cli.tasks", "Work", "Cancel a task.", "task cancel"),
+    "approve": _Listed("cli.inbox", "Work", "Approve what a task waits for.", "inbox approve"),
+    "deny": _Listed("cli.inbox", "Work", "Deny what a task asks approval for.", "inbox deny"),
+    "answer": _Listed("cli.inbox", "Work", "Answer what a task waits for.", "inbox answer"),
+    "doctor": _Listed("cli.checks", "Mesh", "Check the project and what its components depend on.", "check"),
+    "prompts": _Listed("cli.checks", "Mesh", "Check the prompt files.", "check prompts"),
 }
 COMMANDS = _OWN | {
-    name: _Listed(f"{part.package}.commands", text)
+    name: _Listed(f"{part.package}.commands", part.heading, text, part.short_for.get(name, ""))
     for part in BUILTIN
     for name, text in part.commands.items()
 }
+_WIDEST = max(map(len, COMMANDS))
+_ALIASES = {"help": "--help", "version": "--version"}
+"""Words that other programs take for these options of `mesh`."""
 
 
 class _Unexpected(click.ClickException):
@@ -99,17 +106,25 @@ class _LazyGroup(click.Group):
         name = args[0]
         known = COMMANDS if name in COMMANDS or name.startswith("-") else self.list_commands(ctx)
         if name not in known and not ctx.resilient_parsing and not name.startswith("-"):
-            from meshwright.core.errors import nearest
+            from meshwright.cli.nouns import unknown
 
-            likely = nearest(name, known)
-            hint = f"did you mean: mesh {likely}" if likely else "mesh --help lists them"
-            raise click.UsageError(f"there is no command {name!r}; {hint}")
+            raise click.UsageError(unknown(name, known, "mesh"))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands from the table."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+        for heading in _HEADINGS:
+            with formatter.section(heading):
+                listed = [
+                    (name, entry.help)
+                    for name, entry in COMMANDS.items()
+                    if entry.heading == heading and not entry.short_for
+                ]
+                formatter.write_dl(listed, col_spacing=_WIDEST + 2 - max(len(name) for name, _ in listed))
+        with formatter.section("Short forms"):
+            formatter.write_dl(
+                [(name, f"mesh {entry.short_for}") for name, entry in COMMANDS.items() if entry.short_for]
+            )
         if brought := _commands_of_packages():
             with formatter.section("Commands of installed packages"):
                 formatter.write_dl(
@@ -131,7 +146,7 @@ class _LazyGroup(click.Group):
 @click.group(
     cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
-@click.version_option(__version__, prog_name="mesh", message="%(prog)s %(version)s")
+@click.version_option(__version__, "-V", "--version", prog_name="mesh", message="%(prog)s %(version)s")
 def mesh() -> None:
     """A mesh of AI agents: tasks that, once accepted, are never lost.
 
@@ -169,11 +184,16 @@ def _is_project(folder: Path) -> bool:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run `mesh` and return its exit status. Errors are one line on stderr."""
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if given[0] in _ALIASES:
+        given = [*given[1:], _ALIASES[given[0]]]
     try:
         result = mesh.main(given, prog_name="mesh", standalone_mode=False)
         return result if isinstance(result, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:  # of a group of an installed package
+        click.echo(error.format_message())
+        return 0
     except click.UsageError as error:
-        _complain_of_use(error)
+        _complain(_usage_line(error))
         return _WRONG_USE
     except MeshError as error:
         _complain(in_one_line(error.message, error.remedy))
@@ -190,16 +210,14 @@ def _complain(message: str) -> None:
     click.echo(f"mesh: {line}", err=True)
 
 
-def _complain_of_use(error: click.UsageError) -> None:
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):  # a group without a command
-        click.echo(error.format_message(), err=True)
-    else:
-        _complain(_usage_line(error))
-
-
 def _usage_line(error: click.UsageError) -> str:
     message = error.format_message().rstrip(".")
-    if error.ctx is None or isinstance(error.ctx.command, _LazyGroup):
+    if isinstance(error, click.NoSuchOption):
+        from meshwright.core.errors import nearest
+
+        likely = nearest(error.option_name, error.possibilities or ())
+        message = f"No such option {error.option_name!r}{f'. Did you mean {likely!r}?' if likely else ''}"
+    if error.ctx is None or isinstance(error.ctx.command, click.Group):
         return message
     if message.startswith("Got unexpected extra argument") and error.ctx.info_name in _EXAMPLES:
         example = f"{error.ctx.command_path} {_EXAMPLES[error.ctx.info_name]}"

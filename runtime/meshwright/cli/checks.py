@@ -12,12 +12,13 @@ import click
 
 from meshwright.agents.display import AGENTS, code_changed
 from meshwright.cli.connect import Connection, running_mesh, talk
+from meshwright.cli.nouns import Noun
 from meshwright.cli.options import Target, data_option, json_option, mesh_options
-from meshwright.cli.output import document, styled
+from meshwright.cli.output import document, echo_json, labelled, styled
 from meshwright.cli.project import Declared, declared_agents, require_trust, trust_option
 from meshwright.cli.resources import group_of
 from meshwright.core.display import Document
-from meshwright.core.errors import ConfigError, MeshError, in_one_line
+from meshwright.core.errors import ConfigError, MeshError, NotFound, in_one_line, nearest
 
 if TYPE_CHECKING:
     from meshwright.component import Check
@@ -55,6 +56,26 @@ def _all_agents(target: Target) -> list[Document]:
 agents = group_of(AGENTS, _all_agents)
 
 
+@agents.command("show")
+@click.argument("agent_id", metavar="AGENT")
+@json_option
+@mesh_options
+def _show_agent(target: Target, agent_id: str, as_json: bool) -> None:
+    """Show one agent: its status, its prompt and what it can do."""
+    known = {agent["agent_id"]: agent for agent in _all_agents(target)}
+    if agent_id not in known:
+        likely = nearest(agent_id, known)
+        remedy = f"did you mean: mesh agents show {likely}" if likely else "mesh agents lists those there are"
+        raise NotFound(f"No agent {agent_id!r} is registered", remedy=remedy, field="agent_id")
+    agent = known[agent_id]
+    if as_json:
+        echo_json(agent)
+        return
+    rows = [(column.head, column.cell(agent)) for column in AGENTS.columns if column.field != "capabilities"]
+    about = [(name, value) for name, value in (agent.get("metadata") or {}).items() if isinstance(value, str)]
+    click.echo(labelled(row for row in (*rows, *about) if row[1]))
+
+
 @agents.command("check")
 @mesh_options
 def _check_code(target: Target) -> int:
@@ -82,7 +103,7 @@ def _check_code(target: Target) -> int:
     return 1 if changed else 0
 
 
-@click.group()
+@click.group(cls=Noun)
 def prompts() -> None:
     """Check the prompt files."""
 
@@ -210,7 +231,19 @@ def _declared(settings: Settings) -> Declared:
     return declared
 
 
-@click.group()
+@click.group(cls=Noun, bare="project")
+def check() -> None:
+    """Check the project, its prompts, its agents' code.
+
+    `mesh check` is `mesh check project`.
+    """
+
+
+for verb, command in {"project": doctor, "prompts": _check, "code": _check_code}.items():
+    check.add_command(command, verb)
+
+
+@click.group(cls=Noun)
 def mqtt() -> None:
     """Print the rights of clients for the MQTT broker."""
 

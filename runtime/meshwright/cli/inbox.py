@@ -17,9 +17,10 @@ from meshwright.cli.connect import Connection, talk
 from meshwright.cli.options import (
     JSON_VALUE,
     Target,
-    WholeNumber,
+    follow_option,
     from_stdin,
     json_option,
+    limit_option,
     mesh_options,
     utf8,
 )
@@ -35,36 +36,24 @@ if TYPE_CHECKING:
 _SHOWN_IDS = 5
 _ID_CHARS = 6
 _LONG_CHARS = 400
-_LOOK_SECONDS = 1.0  # between two looks of --watch
+_LOOK_SECONDS = 1.0  # between two looks of --follow
+_context = click.get_current_context
 
 
-@click.command()
-@click.argument("question_id", metavar="[ID]", required=False)
+@click.command("list")
 @click.option("--ended", is_flag=True, help="Also those that were answered, or that nothing waits for now.")
-@click.option("--limit", type=WholeNumber(1, 500), default=50, show_default=True, help="How many to show.")
-@click.option("-w", "--watch", is_flag=True, help="Continue with what comes and what ends, until Ctrl-C.")
+@limit_option(50)
+@follow_option
 @json_option
 @mesh_options
-def inbox(
-    target: Target, question_id: str | None, ended: bool, limit: int, watch: bool, as_json: bool
-) -> None:
-    """List what waits for a person.
-
-    The oldest is first. With an ID, show one question whole. ID is the end or the beginning of an id that
-    only one has, or of its task's.
-    """
-    if watch and (ended or question_id is not None):
-        raise click.UsageError(
-            "--watch shows all that is open: leave out ID and --ended", click.get_current_context()
-        )
+def list_questions(target: Target, ended: bool, limit: int, follow: bool, as_json: bool) -> None:
+    """List what waits for a person, the oldest first."""
+    if follow and ended:
+        raise click.UsageError("--follow shows all that is open: leave out --ended", _context())
 
     async def show(mesh: Connection) -> None:
-        if watch:
+        if follow:
             await _watch(mesh, limit, as_json=as_json)
-        if question_id is not None:
-            found = document(await _find(mesh.client, question_id))
-            click.echo(json.dumps(found, indent=2) if as_json else _page(found, mesh.options))
-            return
         listed = await mesh.client.inbox(ended=ended, limit=limit)
         columns = (*_COLUMNS[:1], Column("status", "status"), *_COLUMNS[1:]) if ended else _COLUMNS
         items = [document(question) for question in listed]
@@ -72,6 +61,23 @@ def inbox(
         if items and not as_json:
             hint = f"mesh inbox ID{mesh.options} shows one whole, with the command that answers it"
             click.echo(hint, err=True)
+
+    talk(target, show)
+
+
+@click.command("show")
+@click.argument("question_id", metavar="ID")
+@json_option
+@mesh_options
+def show_question(target: Target, question_id: str, as_json: bool) -> None:
+    """Show one question whole, with the command that answers it.
+
+    ID is the end or the beginning of an id that only one has, or of its task's.
+    """
+
+    async def show(mesh: Connection) -> None:
+        found = document(await _find(mesh.client, question_id))
+        click.echo(json.dumps(found, indent=2) if as_json else _page(found, mesh.options))
 
     talk(target, show)
 
@@ -104,7 +110,7 @@ def deny(target: Target, question_id: str, reason: str) -> None:
 @click.command()
 @click.argument("question_id", metavar="ID")
 @click.argument("text", required=False, callback=from_stdin)
-@click.option("--json", "value", type=JSON_VALUE, metavar="VALUE", help="The answer as JSON, not as text.")
+@click.option("--value", type=JSON_VALUE, metavar="JSON", help="The answer as JSON, not as text.")
 @mesh_options
 def answer(target: Target, question_id: str, text: str | None, value: tuple[Any] | None) -> None:
     """Answer what a task waits for.
@@ -113,9 +119,7 @@ def answer(target: Target, question_id: str, text: str | None, value: tuple[Any]
     reads it from stdin. TEXT may be JSON if the question asks for data.
     """
     if (text is None) == (value is None):
-        raise click.UsageError(
-            "give the answer either as TEXT or with --json VALUE", click.get_current_context()
-        )
+        raise click.UsageError("give the answer either as TEXT or with --value JSON", _context())
 
     async def send(mesh: Connection) -> str:
         question = await _find_open(mesh.client, question_id)

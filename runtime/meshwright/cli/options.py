@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from functools import wraps
 from mimetypes import guess_type
@@ -72,6 +73,19 @@ class _Amount(click.ParamType[str]):
         if not amount.is_finite() or amount <= 0:
             self.fail(f"{value!r} is no amount of dollars, such as 0.50", param, ctx)
         return text
+
+
+class _Since(click.ParamType[str]):
+    name = "TIME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The RFC 3339 time of a time, or of so long ago."""
+        from meshwright.ledger.costs import since_of
+
+        try:
+            return since_of(str(value), datetime.now(UTC)).isoformat()
+        except InvalidInput as error:
+            self.fail(f"{error.message}; {error.remedy}", param, ctx)
 
 
 class _Json(click.ParamType[Any]):
@@ -190,10 +204,14 @@ data_option = click.option(
     help="The folder of the mesh's data (default: data_dir of mesh.toml, else .mesh).",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+since_option = click.option(
+    "--since", type=_Since(), help="From when: 24h, 7d, 2026-01-01T00:00Z (default: ever)."
+)
+follow_option = click.option("-f", "--follow", is_flag=True, help="Continue with what is new, until Ctrl-C.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Do not show the progress of the task.")
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 _tenant_option = click.option(
-    "--as-tenant", metavar="ID", help="Act for this tenant, as the mesh's administrator may."
+    "--tenant", metavar="ID", help="For this tenant, as an administrator of all tenants may."
 )
 _url_option = click.option(
     "--url",
@@ -204,12 +222,20 @@ _url_option = click.option(
 )
 
 
+def limit_option(default: int | None, most: int = 500, *, otherwise: str = "") -> Callable[..., Any]:
+    """`--limit`: how many a list shows; `otherwise` says how many without it, where that is no one number."""
+    text = f"How many to show{f' (default: {otherwise})' if otherwise else ''}."
+    shown = default is not None
+    number = WholeNumber(1, most)
+    return click.option("--limit", type=number, metavar="N", default=default, show_default=shown, help=text)
+
+
 def mesh_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--url`, `--data` and `--as-tenant`; the command gets them as its first argument, a Target."""
+    """`--url`, `--data` and `--tenant`; the command gets them as its first argument, a Target."""
 
     @wraps(command)
-    def call(*, url: str | None, data: Path | None, as_tenant: str | None, **given: Any) -> Any:
-        return command(Target(url, data, as_tenant), **given)
+    def call(*, url: str | None, data: Path | None, tenant: str | None, **given: Any) -> Any:
+        return command(Target(url, data, tenant), **given)
 
     return _url_option(data_option(_tenant_option(call)))
 

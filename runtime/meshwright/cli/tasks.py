@@ -19,6 +19,7 @@ from meshwright.cli.options import (
     WholeNumber,
     from_stdin,
     json_option,
+    limit_option,
     limit_options,
     mesh_options,
     quiet_option,
@@ -215,7 +216,7 @@ def submit(
     "--status", type=click.Choice(_STATUSES), metavar="STATUS", help=f"One of {', '.join(_STATUSES)}."
 )
 @click.option("--capability", metavar="NAME", help="Only tasks that ask for this capability.")
-@click.option("--limit", type=WholeNumber(1, 500), default=20, show_default=True, help="How many to show.")
+@limit_option(20)
 @json_option
 @mesh_options
 def tasks(target: Target, as_json: bool, **filters: Any) -> None:
@@ -223,6 +224,11 @@ def tasks(target: Target, as_json: bool, **filters: Any) -> None:
     found = listed(target, lambda client: client.tasks(**filters))
     columns = (*TASKS, REASON) if any(task["reason"] for task in found) else TASKS
     output.show(found, columns, as_json=as_json, empty='no such tasks; mesh ask AGENT "..." makes one')
+
+
+_attempt_option = click.option(
+    "--attempt", type=WholeNumber(1), metavar="N", help="The attempt whose steps are shown (default: all)."
+)
 
 
 @click.command()
@@ -236,9 +242,7 @@ def tasks(target: Target, as_json: bool, **filters: Any) -> None:
     metavar="[N]",
     help="List its steps; with a number, show all that was said at that step.",
 )
-@click.option(
-    "--attempt", type=WholeNumber(1), metavar="N", help="The attempt whose steps are shown (default: all)."
-)
+@_attempt_option
 @click.option(
     "--save",
     "folder",
@@ -248,7 +252,7 @@ def tasks(target: Target, as_json: bool, **filters: Any) -> None:
 )
 @json_option
 @mesh_options
-def task(
+def show(
     target: Target, task_id: str, step: str | None, attempt: int | None, folder: Path | None, as_json: bool
 ) -> None:
     """Show one task with its attempts and outcome.
@@ -262,7 +266,7 @@ def task(
             "--attempt says whose steps are shown: add --steps", click.get_current_context()
         )
 
-    async def show(mesh: Connection) -> None:
+    async def show_it(mesh: Connection) -> None:
         whole = await whole_id(mesh, task_id)
         if step is not None:
             await show_steps(mesh, whole, step, attempt, as_json=as_json)
@@ -274,7 +278,25 @@ def task(
             more = () if as_json else (*await _limits(mesh, view), *await _budget(mesh, view))
             click.echo(_page(mesh, view, as_json=as_json, more=more))
 
-    talk(target, show, need="state")
+    talk(target, show_it, need="state")
+
+
+@click.command()
+@click.argument("task_id", metavar="ID")
+@click.argument("step", required=False, callback=step_path, metavar="[N]")
+@_attempt_option
+@json_option
+@mesh_options
+def steps(target: Target, task_id: str, step: str | None, attempt: int | None, as_json: bool) -> None:
+    """List what the agent of a task did; with N show all that was said at that step.
+
+    With --json each step is one line.
+    """
+
+    async def show_them(mesh: Connection) -> None:
+        await show_steps(mesh, await whole_id(mesh, task_id), step or "", attempt, as_json=as_json)
+
+    talk(target, show_them, need="state")
 
 
 @click.command()

@@ -20,7 +20,7 @@ import click
 
 from meshwright.cli.connect import Connection, talk, whole_id
 from meshwright.cli.inbox import answer_of, question_lines
-from meshwright.cli.options import Target, WholeNumber, json_option, mesh_options
+from meshwright.cli.options import Target, follow_option, json_option, limit_option, mesh_options
 from meshwright.cli.output import Line, document, event_line, for_terminal, line_of, styled, terminal_width
 from meshwright.client import ENDINGS, Client
 from meshwright.core.display import Document, file_line, printable
@@ -372,11 +372,11 @@ def _why(error: Document) -> str:
 
 
 @click.command()
-@click.option("-f", "--follow", is_flag=True, help="Continue with new events, until Ctrl-C.")
+@follow_option
 @click.option("--task", "task_id", metavar="ID", help="Only events of this task.")
 @click.option("--type", "event_type", metavar="TYPE", help="Only this type, such as task.succeeded.")
 @click.option("--agent", "agent_id", metavar="ID", help="Only events of this agent.")
-@click.option("--limit", type=WholeNumber(1, 1000), help="How many (default: the last 50; all of a task).")
+@limit_option(None, _MAX_EVENTS, otherwise="the last 50; all of a task")
 @json_option
 @mesh_options
 def events(

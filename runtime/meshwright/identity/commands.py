@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from meshwright.cli.connect import Connection, one_of, talk
+from meshwright.cli.nouns import Noun
 from meshwright.cli.options import Target, confirm, json_option, mesh_options, yes_option
 from meshwright.cli.output import document, echo_json
 from meshwright.cli.resources import group_of
@@ -60,7 +61,6 @@ def _chosen_roles(context: click.Context, option: click.Parameter, values: Seque
 @keys.command("create")
 @click.option("--name", metavar="ID", help="The person or program that will use it.")
 @click.option("--agent", "agent_id", metavar="ID", help="The agent of the mesh that it is for instead.")
-@click.option("--tenant", "tenant_id", default="default", metavar="ID", help="Its tenant; * is all tenants.")
 @click.option(
     "--role",
     "--roles",
@@ -86,7 +86,6 @@ def _create(
     target: Target,
     name: str | None,
     agent_id: str | None,
-    tenant_id: str,
     roles: Sequence[str],
     expires: str | None,
     budget: str | None,
@@ -100,13 +99,15 @@ def _create(
     mesh keys create --name ada --role approver
     mesh keys create --name ci --tenant acme --role submitter --expires 90d
 
-    Calls with it count as those of --name, in --tenant. With --proxy it is the proxy's, and this mesh uses it
-    for the agent's calls from now on.
+    Calls with it count as those of --name, in --tenant (* is all tenants). With --proxy it is the proxy's,
+    and this mesh uses it for the agent's calls from now on.
 
     The first key makes keys mandatory for every caller, and so it asks before; `mesh keys open` undoes that.
     """
     if (name is None) == (agent_id is None):
         raise click.UsageError("Name whose key it is: --name ada, or for an agent of the mesh --agent ID.")
+    tenant_id = target.tenant or "default"
+    target = target._replace(tenant=None)  # the mesh's administrator makes keys of all tenants
 
     async def make(mesh: Connection) -> Document:
         if not yes and not await mesh.client.keys_required():
@@ -318,7 +319,7 @@ def erase(target: Target, requester: str | None, thread: str | None, task: str |
     click.echo(f"erased the contents of {tasks:,} {'task' if tasks == 1 else 'tasks'}, of {events:,} events")
 
 
-@click.group()
+@click.group(cls=Noun)
 def secrets() -> None:
     """Manage the keys that encrypt stored secrets.
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from meshwright.cli.connect import Connection, talk
+from meshwright.cli.nouns import Noun
 from meshwright.cli.options import Target, json_option, mesh_options
 from meshwright.cli.output import echo_json
 from meshwright.cli.resources import group_of
@@ -19,7 +20,7 @@ from meshwright.services.agent_config.resources import CONFIGS, model_of, state_
 _CLEARED = ("llm_endpoint", "llm_max_tokens")  # by an empty text, or 0
 
 
-@click.group()
+@click.group(cls=Noun)
 def config() -> None:
     """Change what a mesh does while it runs."""
 
