@@ -7,7 +7,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,7 +25,7 @@ from meshwright.cli.options import (
     utf8,
 )
 from meshwright.cli.output import document, echo_json, labelled, redraw, table
-from meshwright.core.display import Column, Document, local_time, short, short_id
+from meshwright.core.display import Column, Document, age, duration, local_time, short, short_id
 from meshwright.core.errors import Conflict, InvalidInput, NotFound
 from meshwright.core.schema import described, faults, takes_approval
 
@@ -213,19 +213,6 @@ def _short(question_id: str) -> str:
     return question_id[-_ID_CHARS:]
 
 
-def _age(since: str) -> str:
-    return duration(datetime.now(UTC) - datetime.fromisoformat(since))
-
-
-def duration(time: timedelta) -> str:
-    """A length of time in one or two words: `40 s`, `3 min`, `2 h`, `5 d`."""
-    seconds = max(0, int(time.total_seconds()))
-    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds // length} {unit}"
-    return f"{seconds} s"
-
-
 def _asked(question: Document) -> str:
     tasks = question.get("tasks", 1)
     return f"{short(question['question'])}{f' ({tasks:,} tasks wait)' if tasks > 1 else ''}"
@@ -233,7 +220,7 @@ def _asked(question: Document) -> str:
 
 _COLUMNS = (
     Column("id", "id", _short),
-    Column("age", "since", _age),
+    Column("age", "since", age),
     Column("task", "task_id", short_id, cut=1, from_end=True),
     Column("agent", "agent_id", cut=2),
     Column("question", write=_asked),
@@ -332,7 +319,7 @@ _ORDER = ("running", "waiting", "dispatched", "accepted")
 
 
 def _ago(time: str | None) -> str:
-    return "" if time is None else f"{duration(datetime.now(UTC) - datetime.fromisoformat(time))} ago"
+    return "" if time is None else f"{age(time)} ago"
 
 
 def _ahead(time: str | None) -> str:

@@ -131,7 +131,7 @@ def clipped(line: str, width: int | None) -> str:
 
 
 _NARROW, _VERY_NARROW = 120, 80  # columns of a terminal
-_DATE, _NARROW_AGENT = 11, 10  # characters
+_TIME, _NARROW_AGENT = slice(11, 19), 10  # the time of the day within a time; characters
 _TYPE_WIDTH, _TASK_WIDTH, _AGENT_WIDTH = 18, 7, 16
 _SHOWN_APART = frozenset({"version", "task_id", "agent_id", "tenant_id"})
 _all_words = cache(event_words)
@@ -175,7 +175,7 @@ def event_line(event: Document, width: int | None = None) -> str:
     line = line_of(event)
     parts = [
         f"{event.get('seq') or '':>6}",
-        local_time(event["time"])[_DATE if narrow else 0 :],
+        local_time(event["time"])[_TIME if narrow else slice(None)],
         f"{event['event_type']:<{_TYPE_WIDTH}}",
         f"{task:<{_TASK_WIDTH}}",
         fitted(agent, _NARROW_AGENT).ljust(_NARROW_AGENT) if narrow else f"{agent:<{_AGENT_WIDTH}}",

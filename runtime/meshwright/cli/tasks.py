@@ -30,7 +30,18 @@ from meshwright.cli.output import document
 from meshwright.cli.project import trust_option
 from meshwright.cli.steps import file_rows, save_files, show_steps, step_path
 from meshwright.core import display
-from meshwright.core.display import Column, Document, dollars, fault, finish, join, local_time, score, short
+from meshwright.core.display import (
+    Column,
+    Document,
+    age,
+    dollars,
+    fault,
+    finish,
+    join,
+    local_time,
+    score,
+    short,
+)
 from meshwright.core.errors import NotFound
 from meshwright.ledger.resources import TASK_BUDGET, estimated, spent_of
 
@@ -49,9 +60,9 @@ TASKS = (
     Column("status", "status"),
     Column("capability", "capability", cut=4),
     Column("agent", "agent_id", cut=5),
-    Column("created", "created_at", local_time, cut=3, least=19),
+    Column("age", "created_at", age),
     Column("model", "model", cut=2),
-    Column("cost", "cost_usd", dollars),
+    Column("cost", "cost_usd", dollars, cut=3, least=7),
 )
 REASON = Column("reason", "reason", cut=6, least=32)
 

@@ -10,6 +10,7 @@ import shutil
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from functools import partial
@@ -23,7 +24,7 @@ from meshwright.cli.inbox import answer_of, question_lines
 from meshwright.cli.options import Target, follow_option, json_option, limit_option, mesh_options
 from meshwright.cli.output import Line, document, event_line, for_terminal, line_of, styled, terminal_width
 from meshwright.client import ENDINGS, Client
-from meshwright.core.display import Document, file_line, printable
+from meshwright.core.display import Document, file_line, printable, short
 from meshwright.core.errors import Conflict, MeshError, NotFound, error_of_code
 from meshwright.core.schema import takes_approval
 
@@ -59,6 +60,16 @@ _STYLES: dict[str, dict[str, Any]] = {
     for colour, words in _COLOURS.items()
     for word in words.split()
 }
+_DOING = {
+    "task.accepted": "choosing an agent",
+    "task.dispatched": "waiting for a slot",
+    "task.waiting": "waiting",
+    "context.compressed": "calling the model",
+    "tool.called": "calling the model",
+    "wait.ended": "going on",
+}
+"""The words of the spinner after an event; after all others it says that the agent works."""
+_WORKING = "working"
 _FRAMES, _FRAME_SECONDS = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", 0.1
 _ERASE, _NO_WRAP, _WRAP = "\r\x1b[K", "\x1b[?7l", "\x1b[?7h"
 
@@ -114,29 +125,46 @@ async def _beside(
 class Drawing:
     """Draws a timeline as lines of text on a stream, or nowhere."""
 
+    _held: list[str] | None = None  # lines that wait while somebody else has the terminal
+
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
 
     def line(self, depth: int, line: Line) -> None:
-        """Draw one line, further in for each task above it."""
+        """Draw one line, further in for each task above it; while it is paused, after the pause."""
         if self._stream is not None:
-            click.echo(f"{_INDENT * (depth + 1)}{line.word:<{_WORD_WIDTH}} {line.text}", file=self._stream)
+            self._print(f"{_INDENT * (depth + 1)}{line.word:<{_WORD_WIDTH}} {line.text}\n")
+
+    def doing(self, words: str) -> None:
+        """Say what happens now, until the next line."""
 
     def words(self, text: str, *, restart: bool) -> None:
         """Show what a model writes, until the next line; `restart` forgets what it wrote before."""
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the terminal to somebody else."""
-        yield
+        """Leave the terminal to somebody else; lines that come meanwhile are drawn afterwards."""
+        self._held = []
+        try:
+            yield
+        finally:
+            held, self._held = self._held, None
+            self._print("".join(held))
+
+    def _print(self, text: str) -> None:
+        if self._held is not None:
+            self._held.append(text)
+        elif text:
+            click.echo(text, file=self._stream, nl=False)
 
 
 class _TerminalDrawing(Drawing):
     """Coloured lines, wrapped within their column, above a spinner with the words of the model."""
 
     def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
         self._terminal = stream
-        self._words = ""
+        self._words, self._doing, self._since = "", _WORKING, time.monotonic()
         self._is_paused = os.environ.get("TTY_INTERACTIVE") == "0"
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -150,8 +178,14 @@ class _TerminalDrawing(Drawing):
         word = styled(f"{indent}{line.word:<{_WORD_WIDTH}}", **_STYLES.get(line.word, {"dim": True}))
         below = f"\n{' ' * (len(indent) + _WORD_WIDTH + 1)}"
         with self._lock:
-            self._words = ""
-            self._write(f"{_ERASE}{below.join([f'{word} {first}', *more])}\n")
+            self._words, self._since = "", time.monotonic()
+            self._print(f"{_ERASE}{below.join([f'{word} {first}', *more])}\n")
+
+    def doing(self, words: str) -> None:
+        """Show these words and the seconds since then beside the spinner."""
+        with self._lock:
+            self._since = self._since if words == self._doing else time.monotonic()
+            self._doing = words
 
     def words(self, text: str, *, restart: bool) -> None:
         """Show the end of what the model has written, as much as fits beside the spinner."""
@@ -166,7 +200,8 @@ class _TerminalDrawing(Drawing):
         with self._lock:
             self._write(_ERASE)
         try:
-            yield
+            with super().paused():
+                yield
         finally:
             self._is_paused = before
 
@@ -187,7 +222,8 @@ class _TerminalDrawing(Drawing):
                 return
             with self._lock:
                 if not self._is_paused:
-                    self._write(f"{_ERASE}{_NO_WRAP}{frame} {self._words}{_WRAP}\r")
+                    said = self._words or f"{self._doing} {time.monotonic() - self._since:.0f} s"
+                    self._write(f"{_ERASE}{_NO_WRAP}{frame} {said}{_WRAP}\r")
 
     def _write(self, text: str) -> None:
         click.echo(text, file=self._terminal, nl=False)
@@ -338,11 +374,24 @@ async def draw(client: Client, task_id: str, canvas: Drawing, answering: Answeri
             payload = event["payload"]
             if event["event_type"] == _DELTA and isinstance(payload, dict):
                 canvas.words(payload.get("text", ""), restart=payload.get("n", 1) == 1)
-            elif line := line_of(event):
-                canvas.line(depth, line)
+            else:
+                if line := line_of(event):
+                    canvas.line(depth, line)
+                canvas.doing(_doing(event))
             if answering is not None:
                 answering.take(event)
     return payload
+
+
+def _doing(event: Document) -> str:
+    payload = event["payload"]
+    if not isinstance(payload, dict):
+        return _WORKING
+    if event["event_type"] == "model.called" and (tools := payload.get("tool_calls")):
+        return f"running {', '.join(map(short, tools))}"
+    if event["event_type"] == "task.waiting" and (kind := payload.get("kind")):
+        return f"waiting for {'a person' if kind == 'person' else kind}"
+    return _DOING.get(event["event_type"], _WORKING)
 
 
 def print_answer(outcome: Document, *, as_json: bool) -> int:
