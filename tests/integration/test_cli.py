@@ -220,6 +220,16 @@ def test_events_that_nobody_has_seen_are_said_to_be_none(tmp_path: Path) -> None
     assert done.stderr == f"no such events; mesh events --data {tmp_path} shows the last of all\n"
 
 
+def test_events_leave_out_those_that_only_programs_read(tmp_path: Path) -> None:
+    where = ("--data", str(tmp_path))
+    run("ask", "-q", "simple-agent", "Hello", *where)
+    assert "trace.spans" not in run("events", *where).stdout
+    assert "trace.spans" in run("events", "--all", *where).stdout
+    spans = run("events", "--type", "trace.spans", *where).stdout
+    assert "trace.spans" in spans
+    assert len(run("events", "--limit", "3", *where).stdout.splitlines()) == 3
+
+
 def test_events_are_a_table_of_one_order(tmp_path: Path) -> None:
     where = ("--data", str(tmp_path))
     run("ask", "-q", "simple-agent", "Hello", *where)

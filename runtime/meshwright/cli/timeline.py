@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 MAX_LAG_SECONDS = 2.0  # a child's last events may reach us after its parent's next
 _DELTA = "model.delta"
 _SOME_EVENTS, _MAX_EVENTS = 50, 1000
+_NOISE = ("trace.spans", "audit.head")
+"""Events that only programs read; `mesh events` shows them with --all or --type."""
 _ENDED = {"cancelled": "was cancelled", "timed_out": "timed out"}
 _OWN_TYPES = frozenset({"BrokeOff", "Cancelled", "DeadlineExceeded", "TaskTimeout", "Timeout"})
 """The types of faults that no exception led to."""
@@ -425,6 +427,7 @@ def _why(error: Document) -> str:
 @click.option("--task", "task_id", metavar="ID", help="Only events of this task.")
 @click.option("--type", "event_type", metavar="TYPE", help="Only this type, such as task.succeeded.")
 @click.option("--agent", "agent_id", metavar="ID", help="Only events of this agent.")
+@click.option("--all", "also_noise", is_flag=True, help="Also spans of traces and signed heads of the log.")
 @limit_option(None, _MAX_EVENTS, otherwise="the last 50; all of a task")
 @json_option
 @mesh_options
@@ -434,14 +437,17 @@ def events(
     task_id: str | None,
     event_type: str | None,
     agent_id: str | None,
+    also_noise: bool,
     limit: int | None,
     as_json: bool,
 ) -> None:
     """Show events, oldest first.
 
-    With --json each event is one line of JSON.
+    Without --all those that only programs read are left out. With --json each event is one line of JSON.
     """
     line = partial(json.dumps, ensure_ascii=False) if as_json else partial(event_line, width=terminal_width())
+
+    hidden = () if also_noise or event_type else _NOISE
 
     async def show(mesh: Connection) -> None:
         if follow and not mesh.is_running:
@@ -450,23 +456,21 @@ def events(
         task = await whole_id(mesh, task_id) if task_id else None
         fields: EventFields = {"task_id": task, "event_type": event_type, "agent_id": agent_id}
         newest = await mesh.client.last_seq() if follow else 0
-        found = await mesh.client.events(
-            limit=limit or (_MAX_EVENTS if task else _SOME_EVENTS),
-            task_id=task,
-            event_type=event_type,
-            agent_id=agent_id,
-        )
+        most = limit or (_MAX_EVENTS if task else _SOME_EVENTS)
+        asked = most if not hidden else min(_MAX_EVENTS, 2 * most)  # so that enough are left
+        found = await mesh.client.events(limit=asked, task_id=task, event_type=event_type, agent_id=agent_id)
         if task and not found:
             await mesh.client.task(task)  # raises NotFound: it is no task, or has no such events
         if not found and not follow:
             click.echo(f"no such events; mesh events{mesh.options} shows the last of all", err=True)
-        for event in found:
+        newest = max([newest, *(event.seq or 0 for event in found)])
+        for event in [event for event in found if event.event_type not in hidden][-most:]:
             click.echo(line(document(event)))
-            newest = max(newest, event.seq or 0)
         if follow:
             async with aclosing(_new_events(mesh, newest, fields)) as live:
                 async for event in live:
-                    click.echo(line(document(event)))
+                    if event.event_type not in hidden:
+                        click.echo(line(document(event)))
 
     talk(target, show)
 

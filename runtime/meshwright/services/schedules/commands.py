@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 import click
@@ -136,19 +135,22 @@ def _page(schedule: Document, due: Sequence[Document]) -> str:
         ("schedule", schedule["id"] + (" (of mesh.toml)" if schedule["declared"] else "")),
         ("status", schedule["status"]),
         ("when", when(schedule)),
-        ("next", ", ".join(_shown(time) for time in due) if schedule["status"] == "active" else ""),
+        (
+            "next",
+            ", ".join(local_time(time["local"], schedule["zone"]) for time in due)
+            if schedule["status"] == "active"
+            else "",
+        ),
         ("agent", addressee(schedule)),
         ("text", (task.get("payload") or {}).get("text", "")),
         ("catch up", f"all, at most {schedule['max_catch_up']}" if catch_up == "all" else catch_up),
         ("overlap", schedule["overlap"] + (f", {schedule['pending']} wait" if schedule["pending"] else "")),
         ("jitter", f"{schedule['jitter_seconds']:g} s" if schedule["jitter_seconds"] else ""),
         ("ends", local_time(schedule.get("until"))),
-        ("runs", f"{schedule['runs']:,}" + (f" of {most:,}" if (most := schedule.get("max_runs")) else "")),
+        (
+            "due runs",
+            f"{schedule['runs']:,}" + (f" of {most:,}" if (most := schedule.get("max_runs")) else ""),
+        ),
         ("made by", f"{schedule['created_by']}, {local_time(schedule['created_at'])}"),
     ]
     return labelled(row for row in rows if row[1])
-
-
-def _shown(time: Document) -> str:
-    """A due time as clocks in the schedule's zone show it."""
-    return datetime.fromisoformat(time["local"]).isoformat(" ", "seconds")
