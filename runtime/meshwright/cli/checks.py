@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from meshwright.agents.display import AGENTS, code_changed
-from meshwright.cli.connect import Connection, running_mesh, talk
+from meshwright.cli.connect import Connection, running_mesh, say_asked, talk
 from meshwright.cli.nouns import Noun
 from meshwright.cli.options import Target, data_option, json_option, mesh_options
 from meshwright.cli.output import document, echo_json, labelled, styled
@@ -45,6 +45,7 @@ def _all_agents(target: Target) -> list[Document]:
         chosen = target.url or _settings(target.data)
         async with running_mesh(chosen, tenant=target.tenant) as mesh:
             if mesh is not None:
+                say_asked(mesh.where)
                 return await mesh.client.items(AGENTS.path)
         assert not isinstance(chosen, str)
         unseen = {"status": "not running", "last_seen": None}
@@ -169,7 +170,8 @@ async def _run_checks(settings: Settings) -> int:
     from meshwright.component import Component
 
     mesh = build_mesh(settings)
-    running = await _running_models(settings)
+    verdict, sentence, running = await _ask_running(settings)
+    _show(verdict, "running", sentence)
     components = [component for component in mesh.components if isinstance(component, Component)]
     checks = [check for component in components for check in component.checks()]
     if running is not None:  # it may have been started with other settings than this shell has
@@ -183,17 +185,24 @@ async def _run_checks(settings: Settings) -> int:
     return sum(verdict == "FAIL" for verdict, _ in results)
 
 
-async def _running_models(settings: Settings) -> Check | None:
-    """A check of the model of the mesh that runs on the data; None without one, or where it names none."""
+async def _ask_running(settings: Settings) -> tuple[str, str, Check | None]:
+    """Ask the mesh that runs on the data: a verdict and a sentence on it, and a check of its model.
+
+    Without one, or where it names no model, the check is None.
+    """
     from meshwright.component import Check
 
     async with running_mesh(settings) as running:
         if running is None:
-            return None
+            return (
+                "ok",
+                f"no mesh runs on {settings.data_dir}; the rest is what mesh up would start here",
+                None,
+            )
         try:
             status = await running.client.status()
-        except MeshError:  # its keys are not ours
-            return None
+        except MeshError as error:  # its keys are not ours
+            return "warn", f"the mesh at {running.where} answers: {error.message}", None
     refused = [deployment for deployment in status.deployments if deployment.status is not None]
 
     async def ask() -> str:
@@ -202,7 +211,9 @@ async def _running_models(settings: Settings) -> Check | None:
             raise ConfigError(why, remedy="Mend the key, the credit or the model's name: mesh models test")
         return f"{status.model}, in the mesh that runs at {running.where}; mesh models test calls it"
 
-    return None if status.model is None else Check("models", ask)
+    counted = f"{sum(status.tasks.values()):,} open tasks"
+    sentence = f"the mesh at {running.where}, {counted}; settings and agents below are those of this folder"
+    return "ok", sentence, None if status.model is None else Check("models", ask)
 
 
 async def _run_check(check: Check) -> tuple[str, str]:

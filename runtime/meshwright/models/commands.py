@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwright.cli.connect import Connection, running_mesh, talk
+from meshwright.cli.connect import Connection, running_mesh, say_asked, talk
 from meshwright.cli.nouns import Noun
 from meshwright.cli.options import Target, json_option, mesh_options
 from meshwright.cli.output import echo_json, table
@@ -126,11 +127,13 @@ async def _running(target: Target, settings: Settings) -> AsyncIterator[Client |
         client = None
         try:
             if mesh is not None and (await mesh.client.status()).model is not None:
-                click.echo(f"mesh: as the mesh at {mesh.where} has it", err=True)
                 client = mesh.client
+                say_asked(mesh.where, always=True)
         except MeshError:
             if target.url is not None:
                 raise
+        if client is None and sys.stderr.isatty():
+            click.echo(f"mesh: no mesh runs on {settings.data_dir}; as the settings here say", err=True)
         yield client
 
 
