@@ -39,6 +39,9 @@ _OWN = {
     "up": _Listed("cli.up", "Start", "Run a mesh and its HTTP API until Ctrl-C."),
     "ask": _Listed("cli.tasks", "Start", "Ask an agent, follow its progress, print the answer."),
     "status": _Listed("cli.inbox", "Start", "Show what is open, what waits, and which models are away."),
+    "watch": _Listed(
+        "cli.watch", "Start", "Show a live screen of status, agents, open tasks and events, until Ctrl-C."
+    ),
     "task": _Listed("cli.work", "Work", "List tasks, show one with its attempts and outcome, cancel one."),
     "submit": _Listed("cli.tasks", "Work", "Submit a task; the best agent for it gets it."),
     "inbox": _Listed("cli.work", "Work", "List what waits for a person, show one, answer it."),
@@ -48,6 +51,11 @@ _OWN = {
     "check": _Listed("cli.checks", "Administration", "Check the project, its prompts, its agents' code."),
     "mqtt": _Listed("cli.checks", "Administration", "Print the rights of clients for the MQTT broker."),
     "bridge": _Listed("cli.bridge", "Administration", "Report what Claude Code does to SQLite and MQTT."),
+    "completion": _Listed(
+        "cli.completion",
+        "Administration",
+        "Print the script that completes commands, agents and ids in a shell.",
+    ),
     "tasks": _Listed("cli.tasks", "Work", "List tasks, newest first.", "task list"),
     "cancel": _Listed("cli.tasks", "Work", "Cancel a task.", "task cancel"),
     "approve": _Listed("cli.inbox", "Work", "Approve what a task waits for.", "inbox approve"),
@@ -61,6 +69,8 @@ COMMANDS = _OWN | {
     for part in BUILTIN
     for name, text in part.commands.items()
 }
+_COMPLETING = "_MESH_COMPLETE"
+"""The variable by which a shell asks for completions."""
 _WIDEST = max(map(len, COMMANDS))
 _ALIASES = {"help": "--help", "version": "--version"}
 """Words that other programs take for these options of `mesh`."""
@@ -110,6 +120,19 @@ class _LazyGroup(click.Group):
 
             raise click.UsageError(unknown(name, known, "mesh"))
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        """The names that begin so, from the table."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        from click.shell_completion import CompletionItem
+
+        known = {name: entry.help for name, entry in COMMANDS.items()} | dict.fromkeys(
+            _commands_of_packages()
+        )
+        return [
+            CompletionItem(name, help=text) for name, text in known.items() if name.startswith(incomplete)
+        ]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands from the table."""
@@ -163,7 +186,7 @@ def _data_folder() -> Path:
     return Path(os.environ.get("MESH_DATA_DIR", DEFAULT_DATA))
 
 
-def _enter_project() -> None:
+def _enter_project(*, quiet: bool = False) -> None:
     """Work in the nearest folder above that is a project, where the working directory is none.
 
     One of another user is passed over: its agents would run as this one.
@@ -172,7 +195,8 @@ def _enter_project() -> None:
     for folder in (here, *here.parents):
         if _is_project(folder) and folder.stat().st_uid in (os.geteuid(), here.stat().st_uid):
             if folder != here:
-                click.echo(f"mesh: project {folder}", err=True)
+                if not quiet:
+                    click.echo(f"mesh: project {folder}", err=True)
                 os.chdir(folder)
             return
 
@@ -184,6 +208,8 @@ def _is_project(folder: Path) -> bool:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run `mesh` and return its exit status. Errors are one line on stderr."""
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if _COMPLETING in os.environ:
+        _enter_project(quiet=True)
     if given[0] in _ALIASES:
         given = [*given[1:], _ALIASES[given[0]]]
     try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from meshwright.agents.display import AGENTS, code_changed
+from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, running_mesh, say_asked, talk
 from meshwright.cli.nouns import Noun
 from meshwright.cli.options import Target, data_option, json_option, mesh_options
@@ -58,7 +59,7 @@ agents = group_of(AGENTS, _all_agents)
 
 
 @agents.command("show")
-@click.argument("agent_id", metavar="AGENT")
+@click.argument("agent_id", metavar="AGENT", shell_complete=named("agent"))
 @json_option
 @mesh_options
 def _show_agent(target: Target, agent_id: str, as_json: bool) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshwright.cli import output
+from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk
 from meshwright.cli.options import (
     JSON_VALUE,
@@ -66,7 +67,7 @@ def list_questions(target: Target, ended: bool, limit: int, follow: bool, as_jso
 
 
 @click.command("show")
-@click.argument("question_id", metavar="ID")
+@click.argument("question_id", metavar="ID", shell_complete=named("question"))
 @json_option
 @mesh_options
 def show_question(target: Target, question_id: str, as_json: bool) -> None:
@@ -83,7 +84,7 @@ def show_question(target: Target, question_id: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("question_id", metavar="ID")
+@click.argument("question_id", metavar="ID", shell_complete=named("question"))
 @click.option("--reason", metavar="TEXT", callback=utf8, help="Why; it is recorded.")
 @mesh_options
 def approve(target: Target, question_id: str, reason: str | None) -> None:
@@ -95,7 +96,7 @@ def approve(target: Target, question_id: str, reason: str | None) -> None:
 
 
 @click.command()
-@click.argument("question_id", metavar="ID")
+@click.argument("question_id", metavar="ID", shell_complete=named("question"))
 @click.option("--reason", metavar="TEXT", required=True, callback=utf8, help="Why not; the agent gets it.")
 @mesh_options
 def deny(target: Target, question_id: str, reason: str) -> None:
@@ -108,7 +109,7 @@ def deny(target: Target, question_id: str, reason: str) -> None:
 
 
 @click.command()
-@click.argument("question_id", metavar="ID")
+@click.argument("question_id", metavar="ID", shell_complete=named("question"))
 @click.argument("text", required=False, callback=from_stdin)
 @click.option("--value", type=JSON_VALUE, metavar="JSON", help="The answer as JSON, not as text.")
 @mesh_options

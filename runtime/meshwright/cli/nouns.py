@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
@@ -28,9 +29,21 @@ class Noun(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Add the verb where none is given. Raises UsageError for one that is not there."""
-        if not ctx.resilient_parsing and (not args or args[0] not in (*self.commands, *_HELP)):
+        is_verb = bool(args) and args[0] in (*self.commands, *_HELP)
+        if not ctx.resilient_parsing and not is_verb:
             args = [self._verb(ctx, args), *args]
+        elif args and not is_verb:  # in completion nothing is refused
+            with suppress(click.UsageError):
+                args = [self._verb(ctx, args), *args]
         return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        """The verbs that begin so, and the ids that `show` takes."""
+        found = super().shell_complete(ctx, incomplete)
+        if "show" not in self.commands or incomplete.startswith("-"):
+            return found
+        words = (param for param in self.commands["show"].params if isinstance(param, click.Argument))
+        return [*found, *(item for param in words for item in param.shell_complete(ctx, incomplete))]
 
     def _verb(self, ctx: click.Context, args: Sequence[str]) -> str:
         bare = self._bare if self._bare in self.commands else None

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from meshwright.cli.completion import ids_of
 from meshwright.cli.connect import Connection, talk
 from meshwright.cli.nouns import Noun
 from meshwright.cli.options import Target, json_option, mesh_options
@@ -39,7 +40,7 @@ def group_of(resource: Resource, find: Callable[[Target], list[Document]] | None
 
 def _add(group: click.Group, resource: Resource, verb: Verb) -> None:
     @group.command(verb.name, help=verb.help)
-    @click.argument("name", metavar=resource.id)
+    @click.argument("name", metavar=resource.id, shell_complete=ids_of(resource))
     @mesh_options
     def change(target: Target, name: str) -> int:
         async def request(mesh: Connection) -> Any:

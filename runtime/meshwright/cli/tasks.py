@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshwright.cli import output
+from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, listed, talk, whole_id
 from meshwright.cli.options import (
     FILE,
@@ -80,12 +81,15 @@ def _file_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _after_option = click.option(
-    "--after", metavar="ID", help="Begin once this task has ended, however it did; an end of its id will do."
+    "--after",
+    metavar="ID",
+    shell_complete=named("task"),
+    help="Begin once this task has ended, however it did; an end of its id will do.",
 )
 
 
 @click.command()
-@click.argument("agent")
+@click.argument("agent", shell_complete=named("agent"))
 @click.argument("text", callback=from_stdin)
 @_file_option
 @click.option(
@@ -153,9 +157,11 @@ async def _with_names(mesh: Connection, wanted: str, error: NotFound) -> NotFoun
 
 
 @click.command()
-@click.argument("capability")
+@click.argument("capability", shell_complete=named("capability"))
 @click.argument("text", required=False, callback=from_stdin)
-@click.option("--agent", "agent_id", metavar="ID", help="Only this agent may do it.")
+@click.option(
+    "--agent", "agent_id", metavar="ID", shell_complete=named("agent"), help="Only this agent may do it."
+)
 @click.option("--payload", type=JSON_OBJECT, default="{}", help="More of the request; TEXT is its `text`.")
 @_file_option
 @click.option("--priority", type=WholeNumber(0, 10), default=5, show_default=True, help="10 goes first.")
@@ -226,7 +232,12 @@ def submit(
 @click.option(
     "--status", type=click.Choice(_STATUSES), metavar="STATUS", help=f"One of {', '.join(_STATUSES)}."
 )
-@click.option("--capability", metavar="NAME", help="Only tasks that ask for this capability.")
+@click.option(
+    "--capability",
+    metavar="NAME",
+    shell_complete=named("capability"),
+    help="Only tasks that ask for this capability.",
+)
 @limit_option(20)
 @json_option
 @mesh_options
@@ -243,7 +254,7 @@ _attempt_option = click.option(
 
 
 @click.command()
-@click.argument("task_id", metavar="ID")
+@click.argument("task_id", metavar="ID", shell_complete=named("task"))
 @click.option(
     "--steps",
     "step",
@@ -293,7 +304,7 @@ def show(
 
 
 @click.command()
-@click.argument("task_id", metavar="ID")
+@click.argument("task_id", metavar="ID", shell_complete=named("task"))
 @click.argument("step", required=False, callback=step_path, metavar="[N]")
 @_attempt_option
 @json_option
@@ -311,7 +322,7 @@ def steps(target: Target, task_id: str, step: str | None, attempt: int | None, a
 
 
 @click.command()
-@click.argument("task_id", metavar="ID")
+@click.argument("task_id", metavar="ID", shell_complete=named("task"))
 @json_option
 @mesh_options
 def cancel(target: Target, task_id: str, as_json: bool) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import click
 
+from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk, whole_id
 from meshwright.cli.inbox import answer_of, question_lines
 from meshwright.cli.options import Target, follow_option, json_option, limit_option, mesh_options
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 MAX_LAG_SECONDS = 2.0  # a child's last events may reach us after its parent's next
 _DELTA = "model.delta"
 _SOME_EVENTS, _MAX_EVENTS = 50, 1000
-_NOISE = ("trace.spans", "audit.head")
+NOISE = ("trace.spans", "audit.head")
 """Events that only programs read; `mesh events` shows them with --all or --type."""
 _ENDED = {"cancelled": "was cancelled", "timed_out": "timed out"}
 _OWN_TYPES = frozenset({"BrokeOff", "Cancelled", "DeadlineExceeded", "TaskTimeout", "Timeout"})
@@ -424,9 +425,13 @@ def _why(error: Document) -> str:
 
 @click.command()
 @follow_option
-@click.option("--task", "task_id", metavar="ID", help="Only events of this task.")
+@click.option(
+    "--task", "task_id", metavar="ID", shell_complete=named("task"), help="Only events of this task."
+)
 @click.option("--type", "event_type", metavar="TYPE", help="Only this type, such as task.succeeded.")
-@click.option("--agent", "agent_id", metavar="ID", help="Only events of this agent.")
+@click.option(
+    "--agent", "agent_id", metavar="ID", shell_complete=named("agent"), help="Only events of this agent."
+)
 @click.option("--all", "also_noise", is_flag=True, help="Also spans of traces and signed heads of the log.")
 @limit_option(None, _MAX_EVENTS, otherwise="the last 50; all of a task")
 @json_option
@@ -447,7 +452,7 @@ def events(
     """
     line = partial(json.dumps, ensure_ascii=False) if as_json else partial(event_line, width=terminal_width())
 
-    hidden = () if also_noise or event_type else _NOISE
+    hidden = () if also_noise or event_type else NOISE
 
     async def show(mesh: Connection) -> None:
         if follow and not mesh.is_running:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from meshwright.cli.completion import ids_of, named
 from meshwright.cli.connect import Connection, one_of, talk
 from meshwright.cli.nouns import Noun
 from meshwright.cli.options import Target, confirm, json_option, mesh_options, yes_option
@@ -60,7 +61,13 @@ def _chosen_roles(context: click.Context, option: click.Parameter, values: Seque
 
 @keys.command("create")
 @click.option("--name", metavar="ID", help="The person or program that will use it.")
-@click.option("--agent", "agent_id", metavar="ID", help="The agent of the mesh that it is for instead.")
+@click.option(
+    "--agent",
+    "agent_id",
+    metavar="ID",
+    shell_complete=named("agent"),
+    help="The agent of the mesh that it is for instead.",
+)
 @click.option(
     "--role",
     "--roles",
@@ -136,7 +143,7 @@ def _create(
 
 
 @keys.command("rotate")
-@click.argument("key_id", metavar="ID")
+@click.argument("key_id", metavar="ID", shell_complete=ids_of(KEYS))
 @click.option("--grace", default="1h", show_default=True, metavar="TIME", help="How long both keys work.")
 @click.option("--expires", metavar="TIME", help="After how long the new one is refused, like 30d.")
 @json_option
@@ -163,7 +170,7 @@ def _rotate(target: Target, key_id: str, grace: str, expires: str | None, as_jso
 
 
 @keys.command("revoke")
-@click.argument("key_id", metavar="ID")
+@click.argument("key_id", metavar="ID", shell_complete=ids_of(KEYS))
 @click.option("--proxy", is_flag=True, help="Experimental: a key of the LiteLLM proxy, by its token.")
 @mesh_options
 def _revoke(target: Target, key_id: str, proxy: bool) -> None:
@@ -294,7 +301,7 @@ def _report(found: Verified) -> None:
 @click.command()
 @click.option("--requester", metavar="NAME", help="Of the tasks that somebody asked for.")
 @click.option("--thread", metavar="ID", help="Of the tasks of a thread.")
-@click.option("--task", metavar="ID", help="Of one task.")
+@click.option("--task", metavar="ID", shell_complete=named("task"), help="Of one task.")
 @yes_option
 @mesh_options
 def erase(target: Target, requester: str | None, thread: str | None, task: str | None, yes: bool) -> None:

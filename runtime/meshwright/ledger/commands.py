@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk, whole_id
 from meshwright.cli.nouns import Noun
 from meshwright.cli.options import AMOUNT, ON_EMPTY, Target, json_option, mesh_options, since_option
@@ -59,7 +60,7 @@ def raise_budget(target: Target, name: str, amount: str, key: str | None, as_jso
 
 
 @click.command()
-@click.argument("whose", required=False)
+@click.argument("whose", required=False, shell_complete=named("agent"))
 @click.argument("allowance", required=False, metavar="USD/WINDOW")
 @click.option(
     "--on-empty", type=click.Choice(ON_EMPTY), help="Without money: as it was before, fail for a new one."

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk
 from meshwright.cli.nouns import Noun
 from meshwright.cli.options import Target, json_option, mesh_options
@@ -30,7 +31,7 @@ config.add_command(_configs)
 
 
 @_configs.command("set")
-@click.argument("agent_id", metavar="AGENT")
+@click.argument("agent_id", metavar="AGENT", shell_complete=named("agent"))
 @click.option("--provider", "llm_provider", metavar="NAME", help="Who offers the model: openai, ollama, ...")
 @click.option("--model", "llm_model", metavar="NAME", help="The model, as its provider names it.")
 @click.option("--endpoint", "llm_endpoint", metavar="URL", help='Its address; "" for the usual one.')

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from meshwright.cli.completion import ids_of, named
 from meshwright.cli.connect import Connection, talk
 from meshwright.cli.options import (
     AMOUNT,
@@ -41,7 +42,7 @@ schedules = group_of(SCHEDULES)
 
 
 @schedules.command("show")
-@click.argument("schedule_id", metavar="ID")
+@click.argument("schedule_id", metavar="ID", shell_complete=ids_of(SCHEDULES))
 @click.option("--next", "count", type=WholeNumber(1, 100), default=_PREVIEWED, help="How many due times.")
 @json_option
 @mesh_options
@@ -67,8 +68,13 @@ def _show_schedule(target: Target, schedule_id: str, count: int, as_json: bool) 
 @click.option("--every", "every_seconds", type=DURATION, help="An interval, as 15m or 1h30m.")
 @click.option("--at", metavar="TIME", help="Once, as 2026-12-01T09:00.")
 @click.option("--zone", metavar="ZONE", default="UTC", show_default=True, help="As Europe/Berlin.")
-@click.option("--agent", "agent_id", metavar="ID", help="Whose task it is.")
-@click.option("--capability", metavar="NAME", help="Or what the task needs; the best agent for it gets it.")
+@click.option("--agent", "agent_id", metavar="ID", shell_complete=named("agent"), help="Whose task it is.")
+@click.option(
+    "--capability",
+    metavar="NAME",
+    shell_complete=named("capability"),
+    help="Or what the task needs; the best agent for it gets it.",
+)
 @click.option("--text", callback=from_stdin, help="The request; - reads it from stdin.")
 @click.option("--payload", type=JSON_OBJECT, help="The task's payload, in place of --text.")
 @click.option("--thread", "thread_id", metavar="ID", help="The conversation that all runs belong to.")
