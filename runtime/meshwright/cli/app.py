@@ -233,23 +233,36 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _complain(message: str) -> None:
     line = " ".join("".join(character if character.isprintable() else " " for character in message).split())
+    if sys.stderr.isatty():
+        from meshwright.cli.output import wrapped  # which breaks no word, as a terminal does
+
+        line = wrapped(line, indent=len("mesh: "))
     click.echo(f"mesh: {line}", err=True)
 
 
 def _usage_line(error: click.UsageError) -> str:
     message = error.format_message().rstrip(".")
     if isinstance(error, click.NoSuchOption):
-        from meshwright.core.errors import nearest
-
-        likely = nearest(error.option_name, error.possibilities or ())
-        message = f"No such option {error.option_name!r}{f'. Did you mean {likely!r}?' if likely else ''}"
+        return _no_such_option(error)
     if error.ctx is None or isinstance(error.ctx.command, click.Group):
         return message
     if message.startswith("Got unexpected extra argument") and error.ctx.info_name in _EXAMPLES:
         example = f"{error.ctx.command_path} {_EXAMPLES[error.ctx.info_name]}"
         return f"{message}; put the text in quotes, such as: {example}"
     pieces = [error.ctx.command_path, *error.ctx.command.collect_usage_pieces(error.ctx)]
+    options = (param for param in error.ctx.command.params if isinstance(param, click.Option))
+    pieces += [f"{option.opts[-1]} {option.metavar}" for option in options if option.required]
     return f"{message}; type: {' '.join(pieces)}"
+
+
+def _no_such_option(error: click.NoSuchOption) -> str:
+    from meshwright.core.errors import nearest
+
+    path = "mesh" if error.ctx is None else error.ctx.command_path
+    known = {name.lstrip("-"): name for name in error.possibilities or ()}
+    likely = nearest(error.option_name.lstrip("-"), known)
+    hint = f"did you mean {known[likely]}" if likely else f"{path} --help lists them"
+    return f"No such option {error.option_name!r}; {hint}"
 
 
 _EXAMPLES = {

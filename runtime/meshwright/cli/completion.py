@@ -103,7 +103,7 @@ async def _items(ctx: click.Context, wanted: _Kind) -> list[Document]:
 
 
 @click.command()
-@click.argument("shell", type=click.Choice(_SHELLS))
+@click.argument("shell", metavar="SHELL", type=click.Choice(_SHELLS))
 def completion(shell: str) -> None:
     """Print the script that completes commands, agents and ids in a shell.
 

@@ -50,6 +50,19 @@ class WholeNumber(click.IntRange):
             self.fail(f"{str(value)!r} is not a whole number {bounds}", param, ctx)
 
 
+class Number(click.FloatRange):
+    """An option's number, of seconds for example, within bounds; an error says which they are."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number. Raises BadParameter."""
+        try:
+            return float(super().convert(value, param, ctx))
+        except click.BadParameter:
+            above = f"{'above' if self.min_open else 'from'} {self.min:g}"
+            most = f" up to {self.max:g}" if self.max is not None else ""
+            self.fail(f"{str(value)!r} is not a number {above}{most}", param, ctx)
+
+
 class _Duration(click.ParamType[float]):
     name = "DURATION"
 
@@ -244,13 +257,13 @@ def time_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options --timeout and --deadline of a task."""
     timeout = click.option(
         "--timeout",
-        type=click.FloatRange(min=0, min_open=True, max=86_400),
+        type=Number(min=0, min_open=True, max=86_400),
         metavar="SECONDS",
         help="What one step may take: a call of a model or a tool. Default: that of the agent.",
     )
     deadline = click.option(
         "--deadline",
-        type=click.FloatRange(min=0, min_open=True, max=604_800),
+        type=Number(min=0, min_open=True, max=604_800),
         metavar="SECONDS",
         help="What the task may take. Default: that of the agent.",
     )
@@ -262,7 +275,7 @@ _LIMITS: dict[str, tuple[str, click.ParamType[Any], str]] = {
     "max_repeats": ("N", WholeNumber(2, _MOST), "How often in a row the same calls may give the same."),
     "max_tokens": ("N", WholeNumber(1), "Tokens that models may read and write."),
     "max_usd": ("USD", AMOUNT, "What its own model calls may cost before it has to answer."),
-    "max_seconds": ("S", click.FloatRange(0, min_open=True), "Seconds that models and tools may take."),
+    "max_seconds": ("S", Number(0, min_open=True), "Seconds that models and tools may take."),
 }
 
 

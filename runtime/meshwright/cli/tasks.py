@@ -80,6 +80,17 @@ def _file_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return option(command)
 
 
+def _request_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options --payload and --priority of a task."""
+    payload = click.option(
+        "--payload", type=JSON_OBJECT, default="{}", help="More of the request; TEXT is its `text`."
+    )
+    priority = click.option(
+        "--priority", type=WholeNumber(0, 10), default=5, show_default=True, help="10 goes first."
+    )
+    return payload(priority(command))
+
+
 _after_option = click.option(
     "--after",
     metavar="ID",
@@ -91,6 +102,7 @@ _after_option = click.option(
 @click.command()
 @click.argument("agent", shell_complete=named("agent"))
 @click.argument("text", callback=from_stdin)
+@_request_options
 @_file_option
 @click.option(
     "--thread", "thread_id", metavar="ID", help="Continue this conversation: the agent sees its history."
@@ -123,12 +135,12 @@ def ask(
 
     if estimate:
         return _estimate(target, as_json=as_json, agent_id=agent)
+    fields["payload"] |= {"files": [*files]} if files else {}
 
     async def ask_it(mesh: Connection) -> Document:
         try:
-            payload = {"files": [*files]} if files else {}
             fields["after"] = after and await whole_id(mesh, after)
-            receipt = await mesh.client.submit(text, agent_id=agent, payload=payload, **fields)
+            receipt = await mesh.client.submit(text, agent_id=agent, **fields)
         except NotFound as error:
             raise error if error.field == "after" else await _with_names(mesh, agent, error) from None
         return await watch(mesh, receipt.task_id, quiet=quiet)
@@ -162,9 +174,8 @@ async def _with_names(mesh: Connection, wanted: str, error: NotFound) -> NotFoun
 @click.option(
     "--agent", "agent_id", metavar="ID", shell_complete=named("agent"), help="Only this agent may do it."
 )
-@click.option("--payload", type=JSON_OBJECT, default="{}", help="More of the request; TEXT is its `text`.")
+@_request_options
 @_file_option
-@click.option("--priority", type=WholeNumber(0, 10), default=5, show_default=True, help="10 goes first.")
 @click.option("--thread", "thread_id", metavar="ID", help="The conversation that the task belongs to.")
 @click.option("--idempotency-key", metavar="KEY", help="A repeat with the same key is the same task.")
 @click.option("--wait", is_flag=True, help="Follow its progress and print its answer, as mesh ask does.")
@@ -190,7 +201,7 @@ def submit(
     """Submit a task; the best agent for it gets it.
 
     CAPABILITY is what an agent must be able to do (mesh agents lists them), TEXT the request;
-    - reads it from stdin. Prints the task's id.
+    - reads it from stdin. With --agent it may be TEXT alone. Prints the task's id.
     """
     from meshwright.cli.timeline import print_answer, watch
 
@@ -198,8 +209,9 @@ def submit(
         return _estimate(
             target, as_json=as_json, agent_id=fields["agent_id"], capability=fields["capability"]
         )
-    if files:
-        fields["payload"] = {**fields["payload"], "files": [*files]}
+    if fields["agent_id"] and text is None and not fields["payload"]:
+        text = fields.pop("capability")
+    fields["payload"] |= {"files": [*files]} if files else {}
     if not (text or "").strip() and not fields["payload"]:
         raise click.UsageError(
             f'a task needs words: mesh submit {fields["capability"]} "..." (or --payload JSON)',
@@ -215,7 +227,8 @@ def submit(
         if not receipt.dispatched_to:
             chosen = f"begins once task {fields['after']} has ended"
         shown = f"mesh task {receipt.task_id}{mesh.options} shows it"
-        click.echo(f"{receipt.status}: {chosen}; {shown}", err=True)
+        if not quiet:
+            click.echo(f"{receipt.status}: {chosen}; {shown}", err=True)
         if not mesh.is_running:
             until = f"until one does: mesh up{mesh.options}"
             click.echo(f"no mesh is running: the task waits in {mesh.where} {until}", err=True)
