@@ -79,3 +79,15 @@ def test_a_missing_prompt_is_looked_for_in_the_project_alone(project: Path) -> N
     for command in (["prompts", "check"], ["doctor"]):
         done = run(*command, cwd=project, MESH_TRUST="1")
         assert (done.returncode, "site-packages" in done.stdout) == (0, False), (command, done.stdout)
+
+
+@pytest.mark.parametrize(("body", "needed"), [('"pong"', False), ('await run.ask("How far?")', True)])
+def test_an_agent_that_asks_no_model_needs_no_prompt(project: Path, body: str, needed: bool) -> None:
+    (project / "actors/ping.py").write_text(
+        "from meshwright import Agent, Capability, Run\n\n\nclass PingAgent(Agent):\n"
+        '    agent_id = "ping-agent"\n    capabilities = (Capability("ping"),)\n\n'
+        f"    async def run(self, run: Run) -> str:\n        return {body}\n"
+    )
+    for command in (["check", "prompts"], ["check"]):
+        done = run(*command, cwd=project, MESH_TRUST="1")
+        assert (done.returncode == 1) == needed == ("ping-agent has no prompt" in done.stdout), done.stdout

@@ -126,8 +126,8 @@ def _check(as_json: bool) -> int:
     known = Prompts(prompts_folder(Path.cwd(), settings), brought=literal)
     elsewhere = {*declared.brought, *_prompts_of_packages(settings)}
     names = {*known.names(), *elsewhere}
-    needed = {agent.metadata["prompt"]: agent.agent_id for agent in declared.agents}
-    problems = known.check({name: agent for name, agent in needed.items() if name not in elsewhere})
+    needed = {name: agent for name, agent in declared.needed.items() if name not in elsewhere}
+    problems = known.check(needed)
     counted = "1 prompt" if len(names) == 1 else f"{len(names)} prompts"
     if as_json:
         fields = ("path", "line", "message", "remedy")

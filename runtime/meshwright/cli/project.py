@@ -129,6 +129,8 @@ class Declared:
     agents: list[Registration] = field(default_factory=list)
     brought: dict[str, Brought] = field(default_factory=dict)
     unknown: list[Path] = field(default_factory=list)
+    needed: dict[str, str] = field(default_factory=dict)
+    """The prompts that agents read, each with one of them."""
 
 
 def declared_agents(settings: Settings) -> Declared:
@@ -136,7 +138,7 @@ def declared_agents(settings: Settings) -> Declared:
 
     What a file computes stays unknown: agents made by a call, or with attributes that are no literals.
     """
-    from meshwright.agents.loader import installed_agents, project_file
+    from meshwright.agents.loader import installed_agents, needs_prompt, project_file
     from meshwright.prompts import Brought
 
     folder = project_file(Path(), settings.agents.dir)
@@ -146,6 +148,8 @@ def declared_agents(settings: Settings) -> Declared:
             _read_file(path, found)
     for agent in installed_agents():  # their packages are trusted: somebody installed them
         found.agents.append(agent.registration())
+        if needs_prompt(agent):
+            found.needed[agent.prompt] = agent.agent_id
         if agent.prompt_text:
             found.brought[agent.prompt] = Brought(agent.prompt_text, agent.__name__, agent.__module__)
     found.agents.sort(key=lambda agent: agent.agent_id)
@@ -179,6 +183,8 @@ def _read_agent(path: Path, node: ast.ClassDef, attributes: dict[str, ast.expr],
     except (ValueError, TypeError):
         return False
     found.agents.append(agent)
+    if _reads_prompt(node):
+        found.needed[prompt] = agent_id
     if "prompt_text" not in attributes:
         return True
     try:
@@ -187,6 +193,15 @@ def _read_agent(path: Path, node: ast.ClassDef, attributes: dict[str, ast.expr],
         text = None
     found.brought[prompt] = Brought(text if isinstance(text, str) else "", node.name, str(path))
     return isinstance(text, str)
+
+
+def _reads_prompt(node: ast.ClassDef) -> bool:
+    from meshwright.agents.loader import READS_PROMPT
+
+    functions = (part for part in node.body if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef))
+    if all(function.name != "run" for function in functions):
+        return True
+    return any(isinstance(part, ast.Attribute) and part.attr in READS_PROMPT for part in ast.walk(node))
 
 
 def _attributes(node: ast.ClassDef) -> dict[str, ast.expr]:
