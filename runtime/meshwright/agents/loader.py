@@ -54,8 +54,12 @@ def prompts_folder(project: Path, settings: Settings) -> Path:
     return own if has_agents else project_file(project, settings.prompts.dir)
 
 
-def load_agents(folder: Path, project: Path | None = None) -> list[type[Agent]]:
+def load_agents(
+    folder: Path, project: Path | None = None, *, beside: Iterable[type[Agent]] = ()
+) -> list[type[Agent]]:
     """Every agent class of the Python files and packages of a folder, by file name, and the installed ones.
+
+    Those of `beside` join them.
 
     Names that begin with an underscore are left to imports. The files may import one another, by their names
     or relatively, and what lies in the project's folder. A file that defines no agent offers those that it
@@ -73,7 +77,7 @@ def load_agents(folder: Path, project: Path | None = None) -> list[type[Agent]]:
     offered = {path: _agents_in(module, folder) for path, module in modules.items()}
     _check_use(folder, offered)
     found = [agent for agents in offered.values() for agent in agents]
-    found = list(dict.fromkeys([*found, *installed_agents()]))
+    found = list(dict.fromkeys([*found, *beside, *installed_agents()]))
     _check_unique(found)
     _check_delegation(found)
     _warn_of_passed_over(modules, found, folder)

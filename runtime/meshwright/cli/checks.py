@@ -86,11 +86,12 @@ def _check_code(target: Target) -> int:
     Loads the agents and starts none. Exit status 1 if there are such tasks: they go on with the new code
     where it asks for the same steps.
     """
-    from meshwright.agents.loader import code_of, load_agents, project_file
+    from meshwright.agents.loader import code_of
+    from meshwright.agents.shipped import project_agents
 
     settings = _settings()
     require_trust(settings)
-    loaded = load_agents(project_file(Path.cwd(), settings.agents.dir), Path.cwd())
+    loaded = project_agents(settings, Path.cwd())
     now = {agent.agent_id: code_of(agent) for agent in loaded}
 
     async def find(mesh: Connection) -> list[TaskSummary]:

@@ -10,7 +10,7 @@ import ast
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -146,6 +146,8 @@ def declared_agents(settings: Settings) -> Declared:
     for path in sorted(folder.rglob("*.py")) if folder.is_dir() else ():
         if not any(part.startswith(("_", ".")) for part in path.relative_to(folder).parts[:-1]):
             _read_file(path, found)
+    if settings.agents.include:
+        _read_shipped(folder, settings.agents.include, found)
     for agent in installed_agents():  # their packages are trusted: somebody installed them
         found.agents.append(agent.registration())
         if needs_prompt(agent):
@@ -154,6 +156,31 @@ def declared_agents(settings: Settings) -> Declared:
             found.brought[agent.prompt] = Brought(agent.prompt_text, agent.__name__, agent.__module__)
     found.agents.sort(key=lambda agent: agent.agent_id)
     return found
+
+
+def _read_shipped(folder: Path, wanted: Sequence[str], found: Declared) -> None:
+    """Take in the agents that come with Meshwright and are wanted beside those of the folder."""
+    from meshwright.agents.shipped import shipped_folder, shipped_prompt
+    from meshwright.prompts import Brought
+
+    if folder.resolve() == shipped_folder("actors").resolve():
+        return
+    for agent_id, (agent, path) in shipped_agents().items():
+        if agent_id in wanted:
+            found.agents.append(agent)
+            name = agent.metadata["prompt"]
+            found.brought[name] = Brought(shipped_prompt(name), agent.name, str(path))
+
+
+def shipped_agents() -> dict[str, tuple[Registration, Path]]:
+    """The agents that come with Meshwright by id, each with its file; none of them runs."""
+    from meshwright.agents.shipped import shipped_folder
+
+    known: dict[str, tuple[Registration, Path]] = {}
+    for path in sorted(shipped_folder("actors").glob("*.py")):
+        _read_file(path, declared := Declared())
+        known |= {agent.agent_id: (agent, path) for agent in declared.agents}
+    return known
 
 
 def _read_file(path: Path, found: Declared) -> None:

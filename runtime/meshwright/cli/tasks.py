@@ -160,8 +160,12 @@ def _estimate(target: Target, *, as_json: bool, **whose: str | None) -> int:
 
 async def _with_names(mesh: Connection, wanted: str, error: NotFound) -> NotFound:
     """The error that an agent is not known, with the one that was probably meant, or all there are."""
+    from meshwright.cli.project import shipped_agents
     from meshwright.core.errors import nearest
 
+    if wanted in shipped_agents():
+        remedy = f'it comes with Meshwright: include = ["{wanted}"] below [agents] of mesh.toml adds it'
+        return NotFound(error.message, remedy=remedy, field=error.field)
     names = [agent.agent_id for agent in await mesh.client.agents() if agent.kind == "agent"]
     close = nearest(wanted, names)
     remedy = f"did you mean: mesh ask {close}" if close else f"there are {', '.join(names) or 'none'}"

@@ -179,7 +179,8 @@ def _of_file(settings: Settings) -> Deployments:
 
 
 def _warnings(settings: Settings) -> list[str]:
-    from meshwright.agents.loader import load_agents, project_file, prompts_folder, warnings_of
+    from meshwright.agents.loader import prompts_folder, warnings_of
+    from meshwright.agents.shipped import project_agents
     from meshwright.models.config import read_config
     from meshwright.prompts import Prompts, PromptSources
 
@@ -187,7 +188,7 @@ def _warnings(settings: Settings) -> list[str]:
     if settings.models.base_url or not path.is_file():
         return []
     prompts = PromptSources([Prompts(prompts_folder(Path(), settings))])
-    agents = load_agents(project_file(Path(), settings.agents.dir), Path())
+    agents = project_agents(settings, Path())
     return list(map(str, warnings_of(read_config(path), prompts, agents)))
 
 
