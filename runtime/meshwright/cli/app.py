@@ -25,47 +25,47 @@ _FAILED, _WRONG_USE, _INTERRUPTED = 1, 2, 130
 
 
 class _Listed(NamedTuple):
-    """The module of a command, its heading and line in `mesh --help`, which loads none, and its long form."""
+    """The module of a command, its line in `mesh --help`, which loads none, its heading and its long form."""
 
     module: str
-    heading: str
     help: str
+    heading: str = "Mesh"
     short_for: str = ""
 
 
-_HEADINGS = ("Start", "Work", "Mesh", "Administration")
+_START, _WORK, _MESH, _ADMINISTRATION = _HEADINGS = ("Start", "Work", "Mesh", "Administration")
 _OWN = {
-    "demo": _Listed("cli.demo", "Start", "Show agents at work; needs no key and no network."),
-    "up": _Listed("cli.up", "Start", "Run a mesh and its HTTP API until Ctrl-C."),
-    "ask": _Listed("cli.tasks", "Start", "Ask an agent, follow its progress, print the answer."),
-    "status": _Listed("cli.inbox", "Start", "Show what is open, what waits, and which models are away."),
+    "demo": _Listed("cli.demo", "Show agents at work; needs no key and no network.", _START),
+    "up": _Listed("cli.up", "Run a mesh and its HTTP API until Ctrl-C.", _START),
+    "ask": _Listed("cli.tasks", "Ask an agent, follow its progress, print the answer.", _START),
+    "status": _Listed("cli.inbox", "Show what is open, what waits, and which models are away.", _START),
     "watch": _Listed(
-        "cli.watch", "Start", "Show a live screen of status, agents, open tasks and events, until Ctrl-C."
+        "cli.watch", "Show a live screen of status, agents, open tasks and events, until Ctrl-C.", _START
     ),
-    "task": _Listed("cli.work", "Work", "List tasks, show one with its attempts and outcome, cancel one."),
-    "submit": _Listed("cli.tasks", "Work", "Submit a task; the best agent for it gets it."),
-    "inbox": _Listed("cli.work", "Work", "List what waits for a person, show one, answer it."),
-    "events": _Listed("cli.timeline", "Work", "Show events, oldest first."),
-    "agents": _Listed("cli.checks", "Mesh", "List agents with their capabilities and status."),
-    "worker": _Listed("cli.up", "Mesh", "Run one worker, on a PostgreSQL database or beside a Dapr sidecar."),
-    "check": _Listed("cli.checks", "Administration", "Check the project, its prompts, its agents' code."),
-    "mqtt": _Listed("cli.checks", "Administration", "Print the rights of clients for the MQTT broker."),
-    "bridge": _Listed("cli.bridge", "Administration", "Report what Claude Code does to SQLite and MQTT."),
+    "task": _Listed("cli.work", "List tasks, show one with its attempts and outcome, cancel one.", _WORK),
+    "submit": _Listed("cli.tasks", "Submit a task; the best agent for it gets it.", _WORK),
+    "inbox": _Listed("cli.work", "List what waits for a person, show one, answer it.", _WORK),
+    "events": _Listed("cli.timeline", "Show events, oldest first.", _WORK),
+    "agents": _Listed("cli.checks", "List agents with their capabilities and status."),
+    "worker": _Listed("cli.up", "Run one worker, on a PostgreSQL database or beside a Dapr sidecar."),
+    "check": _Listed("cli.checks", "Check the project, its prompts, its agents' code.", _ADMINISTRATION),
+    "mqtt": _Listed("cli.checks", "Print the rights of clients for the MQTT broker.", _ADMINISTRATION),
+    "bridge": _Listed("cli.bridge", "Report what Claude Code does to SQLite and MQTT.", _ADMINISTRATION),
     "completion": _Listed(
         "cli.completion",
-        "Administration",
         "Print the script that completes commands, agents and ids in a shell.",
+        _ADMINISTRATION,
     ),
-    "tasks": _Listed("cli.tasks", "Work", "List tasks, newest first.", "task list"),
-    "cancel": _Listed("cli.tasks", "Work", "Cancel a task.", "task cancel"),
-    "approve": _Listed("cli.inbox", "Work", "Approve what a task waits for.", "inbox approve"),
-    "deny": _Listed("cli.inbox", "Work", "Deny what a task asks approval for.", "inbox deny"),
-    "answer": _Listed("cli.inbox", "Work", "Answer what a task waits for.", "inbox answer"),
-    "doctor": _Listed("cli.checks", "Mesh", "Check the project and what its components depend on.", "check"),
-    "prompts": _Listed("cli.checks", "Mesh", "Check the prompt files.", "check prompts"),
+    "tasks": _Listed("cli.tasks", "List tasks, newest first.", _WORK, "task list"),
+    "cancel": _Listed("cli.tasks", "Cancel a task.", _WORK, "task cancel"),
+    "approve": _Listed("cli.inbox", "Approve what a task waits for.", _WORK, "inbox approve"),
+    "deny": _Listed("cli.inbox", "Deny what a task asks approval for.", _WORK, "inbox deny"),
+    "answer": _Listed("cli.inbox", "Answer what a task waits for.", _WORK, "inbox answer"),
+    "doctor": _Listed("cli.checks", "Check the project and what its components depend on.", _MESH, "check"),
+    "prompts": _Listed("cli.checks", "Check the prompt files.", _MESH, "check prompts"),
 }
 COMMANDS = _OWN | {
-    name: _Listed(f"{part.package}.commands", part.heading, text, part.short_for.get(name, ""))
+    name: _Listed(f"{part.package}.commands", text, part.heading, part.short_for.get(name, ""))
     for part in BUILTIN
     for name, text in part.commands.items()
 }
@@ -107,7 +107,7 @@ class _LazyGroup(click.Group):
         """Import the command of that name, if there is one."""
         if cmd_name not in COMMANDS:
             return _commands_of_packages().get(cmd_name)
-        return getattr(import_module(f"meshwright.{COMMANDS[cmd_name].module}"), cmd_name)
+        return getattr(import_module(f"meshwright.{COMMANDS[cmd_name].module}"), cmd_name.replace("-", "_"))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
