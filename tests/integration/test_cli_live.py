@@ -106,6 +106,21 @@ async def shown(terminal: int, *until: str) -> str:
     return text
 
 
+async def test_a_task_is_followed_to_its_answer(running: RunningMesh) -> None:
+    task_id = await running.submit("Further", agent_id="asker", capability="asking")
+    where = ("--url", running.url)
+    following = await start(
+        [*MESH, "task", task_id, "--follow", *where], {}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert following.stdout is not None and following.stderr is not None
+    while b"for a person: How far shall it go?" not in await following.stderr.readline():
+        pass
+    assert (await mesh("answer", task_id, "to the end", *where)).status == 0
+    assert (await following.stdout.read(), await following.wait()) == (b"to the end\n", 0)
+    again = await mesh("task", task_id, "-f", *where)
+    assert (again.status, again.out) == (0, "to the end\n")
+
+
 async def test_watch_draws_a_screen_that_changes_and_gives_the_terminal_back(running: RunningMesh) -> None:
     with terminal() as (ours, theirs):
         command = [*MESH, "watch", "--url", running.url]

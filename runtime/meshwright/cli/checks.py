@@ -18,6 +18,7 @@ from meshwright.cli.options import Target, data_option, json_option, mesh_option
 from meshwright.cli.output import document, echo_json, labelled, styled
 from meshwright.cli.project import Declared, declared_agents, require_trust, trust_option
 from meshwright.cli.resources import group_of
+from meshwright.cli.timeline import drawing
 from meshwright.core.display import Document
 from meshwright.core.errors import ConfigError, MeshError, NotFound, in_one_line, nearest
 
@@ -178,7 +179,9 @@ async def _run_checks(settings: Settings) -> int:
     checks = [check for component in components for check in component.checks()]
     if running is not None:  # it may have been started with other settings than this shell has
         checks = [running if check.name == running.name else check for check in checks]
-    results = await asyncio.gather(*map(_run_check, checks))
+    with drawing() as canvas:
+        canvas.doing(f"asking {', '.join(check.name for check in checks)}")
+        results = await asyncio.gather(*map(_run_check, checks))
     for check, (verdict, sentence) in zip(checks, results, strict=True):
         _show(verdict, check.name, sentence)
     for warning in mesh.warnings:

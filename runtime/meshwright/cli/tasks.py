@@ -18,6 +18,7 @@ from meshwright.cli.options import (
     JSON_OBJECT,
     Target,
     WholeNumber,
+    follow_option,
     from_stdin,
     json_option,
     limit_option,
@@ -289,21 +290,31 @@ _attempt_option = click.option(
     metavar="DIR",
     help="Write the files of its outcome into this folder; none is overwritten.",
 )
+@follow_option
 @json_option
 @mesh_options
 def show(
-    target: Target, task_id: str, step: str | None, attempt: int | None, folder: Path | None, as_json: bool
-) -> None:
+    target: Target,
+    task_id: str,
+    step: str | None,
+    attempt: int | None,
+    folder: Path | None,
+    follow: bool,
+    as_json: bool,
+) -> int:
     """Show one task with its attempts and outcome.
 
-    The files of its outcome are listed. --steps lists what its agent did, --steps N shows what was said at
-    one step; with --json each step is one line. ID may be the end or the beginning of an id that only one
-    task has.
+    The files of its outcome are listed. --follow shows its progress to its end, and its answer. --steps lists
+    what its agent did, --steps N shows what was said at one step; with --json each step is one line. ID may
+    be the end or the beginning of an id that only one task has.
     """
     if attempt is not None and step is None:
         raise click.UsageError(
             "--attempt says whose steps are shown: add --steps", click.get_current_context()
         )
+
+    if follow:
+        return _follow(target, task_id, as_json=as_json)
 
     async def show_it(mesh: Connection) -> None:
         whole = await whole_id(mesh, task_id)
@@ -318,6 +329,20 @@ def show(
             click.echo(_page(mesh, view, as_json=as_json, more=more))
 
     talk(target, show_it, need="state")
+    return 0
+
+
+def _follow(target: Target, task_id: str, *, as_json: bool) -> int:
+    from meshwright.cli.timeline import print_answer, watch
+
+    async def follow_it(mesh: Connection) -> Document:
+        view = await mesh.client.task(await whole_id(mesh, task_id))
+        if view.outcome is None and not mesh.is_running:
+            message = f"no mesh runs on {mesh.where}: nothing more happens there"
+            raise NotFound(message, remedy=f"start one with: mesh up{mesh.options}")
+        return await watch(mesh, view.task_id, quiet=False)
+
+    return print_answer(talk(target, follow_it, need="state"), as_json=as_json)
 
 
 @click.command()

@@ -20,6 +20,7 @@ from meshwright.cli.nouns import Noun
 from meshwright.cli.options import Target, json_option, mesh_options
 from meshwright.cli.output import echo_json, table
 from meshwright.cli.project import require_trust
+from meshwright.cli.timeline import drawing
 from meshwright.core.display import Column, Document, local_time, seconds
 from meshwright.core.errors import ConfigError, MeshError
 from meshwright.sql.folder import make_private, read_private, write_private
@@ -106,7 +107,9 @@ def test(target: Target, group: str | None, as_json: bool) -> int:
         async with _deployments(settings) as here:
             return await here.test(group)
 
-    found = asyncio.run(ask())
+    with drawing() as canvas:
+        canvas.doing("calling the deployments")
+        found = asyncio.run(ask())
     _keep_health(settings, found)
     echo_json(found) if as_json else click.echo(table(_TESTED, found))
     return 0 if all(result["ok"] for result in found) else 1
