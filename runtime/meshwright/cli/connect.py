@@ -84,7 +84,8 @@ def talk(target: Target, use: Callable[[Connection], Awaitable[ResultT]], *, nee
                 say_asked(running.where)
                 return await use(running)
         assert not isinstance(chosen, str)
-        if target.data is not None and need in ("log", "state") and not target.data.is_dir():
+        is_file = chosen.store == "sqlite" and chosen.database is None
+        if target.data is not None and is_file and need in ("log", "state") and not target.data.is_dir():
             raise NotFound(
                 f"there is no folder {target.data}, and so no mesh in it",
                 remedy=f"name one that has data, or make it with mesh up --data {target.data}",
