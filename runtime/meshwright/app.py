@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from meshwright.agent import Agent, AgentTypes
-from meshwright.agents.loader import load_agents, project_file
+from meshwright.agents.shipped import project_agents
 from meshwright.component import Component
 from meshwright.core import topics
 from meshwright.core.capability import LLM_SERVICE
@@ -86,7 +86,7 @@ def agents_of(
 ) -> list[type[Agent]]:
     """Agents, by default those of the project, and those that components make. Raises ConfigError."""
     if agents is None:
-        agents = load_agents(project_file(project, settings.agents.dir), project)
+        agents = project_agents(settings, project)
     return [*agents, *(agent for kind in component_types(settings) for agent in kind.agents(settings))]
 
 
@@ -120,7 +120,7 @@ def build_worker(settings: Settings, *, app_id: str, replica: bool = False) -> M
     A `replica` of an app that holds event log, API and edge holds none of them. Raises ConfigError for files
     and settings that cannot be used, and for an app that is unknown.
     """
-    agents = load_agents(project_file(Path.cwd(), settings.agents.dir), Path.cwd())
+    agents = project_agents(settings, Path.cwd())
     ids = [agent.agent_id for agent in agents_of(settings, Path.cwd(), agents)]
     return build_mesh(settings, agents=agents, role=role_of(settings, app_id, ids, replica=replica))
 

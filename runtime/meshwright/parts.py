@@ -17,7 +17,8 @@ class BuiltIn(NamedTuple):
 
     `needs` names settings, such as `mqtt.url`: without one of them the component has nothing to do.
     Read without a mesh: the `words` of its events, the `resources` that it keeps, and its `commands` with
-    their lines in `mesh --help`, which are in the module `commands` of its package.
+    their lines in `mesh --help`, which are in the module `commands` of its package. They stand there below
+    `heading`; a command that is short for another one is in `short_for` as well.
     """
 
     name: str
@@ -27,6 +28,8 @@ class BuiltIn(NamedTuple):
     words: str = ""
     resources: str = ""
     commands: Mapping[str, str] = {}
+    heading: str = "Mesh"
+    short_for: Mapping[str, str] = {}
 
     @property
     def package(self) -> str:
@@ -62,10 +65,13 @@ BUILTIN = (
         "ledger.settings:LedgerSettings",
         resources="ledger.resources:RESOURCES",
         commands={
+            "money": "Show costs and budgets, raise budgets, allow agents an amount a day.",
             "costs": "Sum up what model calls cost.",
             "budgets": "Show budgets and spend, and raise them.",
             "allow": "Allow an agent, a tenant or a tag an amount a day.",
         },
+        heading="Work",
+        short_for={"costs": "money costs", "budgets": "money budgets", "allow": "money allow"},
     ),
     BuiltIn(
         "keys",
@@ -77,6 +83,7 @@ BUILTIN = (
             "erase": "Erase the contents of tasks for good.",
             "secrets": "Manage the keys that encrypt stored secrets.",
         },
+        heading="Administration",
     ),
     BuiltIn(
         "agent_config",

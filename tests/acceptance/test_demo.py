@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.support.running_mesh import MESH, mesh
 
+PICTURE = Path(__file__).parents[2] / "docs/images/demo.svg"
 STAGES = {"accepted", "dispatched", "memory", "model", "tool", "waiting", "succeeded"}
 
 
@@ -24,6 +25,8 @@ async def test_the_demo_takes_tasks_of_several_agents_down_their_whole_road(tmp_
     assert "demo.py" not in done.out, "an agent found the questions themselves"
     sources = re.findall(r"\(([\w/.-]+):\d+\)$", done.out, flags=re.M)
     assert len(sources) >= 3 and all(Path(source).is_file() for source in sources)
+    drawn = set(re.findall(r">(?:&#160;){2,4}([a-z]+)(?:&#160;)*<", PICTURE.read_text()))
+    assert STAGES <= drawn <= set(words), "the picture of the README is stale: docs/images/make.py draws it"
 
 
 async def test_the_demo_works_outside_a_checkout(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ async def test_a_question_is_answered_with_data_and_refuses_what_does_not_fit(
         await running.until(is_waiting)
         where = ("--url", running.url)
         short = id_in(await mesh("inbox", *where))
-        watching = await start([*MESH, "inbox", "--watch", *where], setup, stdout=PIPE)
+        watching = await start([*MESH, "inbox", "--follow", *where], setup, stdout=PIPE)
         assert watching.stdout is not None
         assert b"  open  " in (line := await watching.stdout.readline()) and short.encode() in line
         page = (await mesh("inbox", task_id[-8:], *where)).out

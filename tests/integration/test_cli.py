@@ -63,18 +63,18 @@ def test_the_help_of_a_command_begins_with_what_the_list_says(name: str) -> None
         (["akc"], "mesh: there is no command 'akc'; did you mean: mesh ask"),
         (["aks"], "mesh: there is no command 'aks'; did you mean: mesh ask"),
         (["xyzzy"], "mesh: there is no command 'xyzzy'; mesh --help lists them"),
-        (["--jsn"], "mesh: No such option '--jsn'"),
+        (["--jsn"], "mesh: No such option '--jsn'; mesh --help lists them"),
         (["ask", "simple-agent"], "mesh: Missing argument 'TEXT'; type: mesh ask [OPTIONS] AGENT TEXT"),
         (["ask", "a", ""], "mesh: Invalid value for 'TEXT': it is empty; type: mesh ask [OPTIONS] AGENT"),
         (["ask", "a", "-"], "Invalid value for 'TEXT': it is empty"),
         (["submit", "research"], 'a task needs words: mesh submit research "..."'),
         (["submit", "research", " "], "TEXT]': it is empty; type: mesh submit"),
-        (["ask", "a", "b", "--tread", "x"], "Did you mean '--thread'?; type: mesh ask [OPTIONS] AGENT TEXT"),
-        (["ask", "a", "b", "--timeout", "0"], "Invalid value for '--timeout': 0.0 is not in the range"),
+        (["ask", "a", "b", "--tread", "x"], "No such option '--tread'; did you mean --thread\n"),
+        (["ask", "a", "b", "--timeout", "0"], "'--timeout': '0' is not a number above 0 up to 86400; type:"),
         (["ask", "a", "b", "--max-steps", "0"], "'0' is not a whole number from 1 to 100000"),
         (["ask", "a", "b", "--max-tokens", "x"], "'x' is not a whole number of 1 or more"),
         (["submit", "a", "b", "--max-usd", "x"], "'--max-usd': 'x' is no amount of dollars, such as 0.50"),
-        (["inbox", "--watch", "--ended"], "--watch shows all that is open: leave out ID and --ended"),
+        (["inbox", "--follow", "--ended"], "--follow shows all that is open: leave out --ended"),
         (["ask", "a", "b", "--url", "localhost:8000"], "does not start with http:// or https://"),
         (
             ["submit", "research", "--payload", '{"a'],
@@ -82,9 +82,9 @@ def test_the_help_of_a_command_begins_with_what_the_list_says(name: str) -> None
         ),
         (["submit", "research", "--payload", "[]"], "not a JSON object"),
         (["tasks", "--status", "done"], "'done' is not one of 'accepted'"),
-        (["answer", "t"], "give the answer either as TEXT or with --json VALUE; type: mesh answer"),
-        (["answer", "t", "a", "--json", "1"], "give the answer either as TEXT or with --json VALUE"),
-        (["answer", "t", "--json", "{"], "Invalid value for '--json': not JSON"),
+        (["answer", "t"], "give the answer either as TEXT or with --value JSON; type: mesh answer"),
+        (["answer", "t", "a", "--value", "1"], "give the answer either as TEXT or with --value JSON"),
+        (["answer", "t", "--value", "{"], "Invalid value for '--value': not JSON"),
         (["up", "--port", "70000"], "'70000' is not a whole number from 0 to 65535"),
         (["up", "--port", "abc"], "'--port': 'abc' is not a whole number from 0 to 65535"),
     ],
@@ -97,22 +97,25 @@ def test_wrong_use_gets_one_line_that_says_what_to_type(arguments: list[str], to
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status"),
+    ("arguments", "lists"),
     [
-        (["config"], 2),
-        (["prompts"], 2),
-        (["secrets"], 2),
-        (["mqtt"], 2),
-        (["keys"], 0),
-        (["config", "agents"], 0),
+        (["config"], False),
+        (["prompts"], False),
+        (["secrets"], False),
+        (["mqtt"], False),
+        (["keys"], True),
+        (["config", "agents"], True),
+        (["money"], True),
+        (["task"], True),
+        (["inbox"], True),
     ],
 )
 def test_a_group_without_a_command_prints_its_list_or_its_help(
-    arguments: list[str], status: int, tmp_path: Path
+    arguments: list[str], lists: bool, tmp_path: Path
 ) -> None:
-    done = run(*arguments, *(["--data", str(tmp_path)] if status == 0 else []))
-    assert done.returncode == status
-    assert ("\nCommands:\n" in done.stderr) == (status == 2)
+    done = run(*arguments, *(["--data", str(tmp_path)] if lists else []))
+    assert done.returncode == 0
+    assert ("\nCommands:\n" in done.stdout) != lists
 
 
 def test_an_option_of_a_list_is_not_ignored_before_another_command() -> None:
@@ -215,6 +218,16 @@ def test_events_that_nobody_has_seen_are_said_to_be_none(tmp_path: Path) -> None
     done = run("events", "--type", "nonsense", *where)
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr == f"no such events; mesh events --data {tmp_path} shows the last of all\n"
+
+
+def test_events_leave_out_those_that_only_programs_read(tmp_path: Path) -> None:
+    where = ("--data", str(tmp_path))
+    run("ask", "-q", "simple-agent", "Hello", *where)
+    assert "trace.spans" not in run("events", *where).stdout
+    assert "trace.spans" in run("events", "--all", *where).stdout
+    spans = run("events", "--type", "trace.spans", *where).stdout
+    assert "trace.spans" in spans
+    assert len(run("events", "--limit", "3", *where).stdout.splitlines()) == 3
 
 
 def test_events_are_a_table_of_one_order(tmp_path: Path) -> None:
@@ -359,7 +372,7 @@ def test_the_shell_completes_commands() -> None:
         (("submit", "general-query", b"caf\xe9"), "TEXT"),
         (("submit", "general-query", "--payload", b'{"text": "caf\xe9"}'), "--payload"),
         (("answer", "abc", b"caf\xe9"), "TEXT"),
-        (("answer", "abc", "--json", b'"caf\xe9"'), "--json"),
+        (("answer", "abc", "--value", b'"caf\xe9"'), "--value"),
         (("deny", "abc", "--reason", b"caf\xe9"), "--reason"),
         (("schedules", "create", "daily", "--text", b"caf\xe9"), "--text"),
     ],

@@ -79,3 +79,29 @@ def test_a_missing_prompt_is_looked_for_in_the_project_alone(project: Path) -> N
     for command in (["prompts", "check"], ["doctor"]):
         done = run(*command, cwd=project, MESH_TRUST="1")
         assert (done.returncode, "site-packages" in done.stdout) == (0, False), (command, done.stdout)
+
+
+@pytest.mark.parametrize(("body", "needed"), [('"pong"', False), ('await run.ask("How far?")', True)])
+def test_an_agent_that_asks_no_model_needs_no_prompt(project: Path, body: str, needed: bool) -> None:
+    (project / "actors/ping.py").write_text(
+        "from meshwright import Agent, Capability, Run\n\n\nclass PingAgent(Agent):\n"
+        '    agent_id = "ping-agent"\n    capabilities = (Capability("ping"),)\n\n'
+        f"    async def run(self, run: Run) -> str:\n        return {body}\n"
+    )
+    for command in (["check", "prompts"], ["check"]):
+        done = run(*command, cwd=project, MESH_TRUST="1")
+        assert (done.returncode == 1) == needed == ("ping-agent has no prompt" in done.stdout), done.stdout
+
+
+def test_agents_of_meshwright_are_there_beside_own_ones_where_they_are_wanted(project: Path) -> None:
+    asked = run("ask", "digest-agent", "What happened?", cwd=project)
+    assert asked.returncode == 1
+    assert 'include = ["digest-agent"] below [agents] of mesh.toml adds it' in asked.stderr
+    (project / "mesh.toml").write_text('[agents]\ninclude = ["digest-agent"]\n')
+    assert "digest-agent" in run("agents", cwd=project).stdout
+    done = run("ask", "-q", "digest-agent", "What needs attention?", cwd=project, MESH_TRUST="1")
+    assert done.returncode == 0 and done.stdout.startswith("Digest from ")
+    assert "a built-in prompt" not in done.stderr
+    (project / "mesh.toml").write_text('[agents]\ninclude = ["digst-agent"]\n')
+    wrong = run("ask", "lonely-agent", "Hello", cwd=project, MESH_TRUST="1")
+    assert wrong.returncode == 1 and "did you mean 'digest-agent'?" in wrong.stderr

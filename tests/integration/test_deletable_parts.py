@@ -98,7 +98,7 @@ def test_a_mesh_works_without_a_part_that_was_deleted(part: str, tmp_path: Path)
         return done.stdout
 
     run("-c", IMPORT_ALL, str(source))
-    listed = run("-m", "meshwright.cli", "--help").partition("Commands:")[2].splitlines()
+    listed = run("-m", "meshwright.cli", "--help").partition("Start:")[2].splitlines()
     commands = {line.split()[0] for line in listed if line.strip()}
     assert "tasks" in commands and COMMANDS.get(part) not in commands
     assert "You said: Hello" in run("-m", "meshwright.cli", "ask", "echo", "Hello")

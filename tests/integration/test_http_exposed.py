@@ -205,7 +205,7 @@ async def test_the_socket_lets_its_own_user_in_and_no_key_is_needed(tmp_path: Pa
         (data / "admin.token").unlink()
         listed = await mesh("keys", "list", "--data", str(data))
         assert (listed.status, "acme" in listed.out) == (0, True), listed.err
-        others = await mesh("keys", "list", "--as-tenant", "other", "--json", "--data", str(data))
+        others = await mesh("keys", "list", "--tenant", "other", "--json", "--data", str(data))
         assert (others.status, others.out.strip()) == (0, "[]"), others.err
         write_private(data / "admin.token", token)
         path.unlink()

@@ -210,6 +210,7 @@ class Canvas(Drawing):
     """Keeps what is drawn."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.drawn: list[Any] = []
 
     def line(self, depth: int, line: Line) -> None:
@@ -316,6 +317,29 @@ def test_in_a_terminal_the_end_of_a_models_words_runs_beside_the_spinner(
             time.sleep(0.3)
             assert stream.getvalue() == drawn and drawn.endswith("\r\x1b[K")
     assert "three" not in stream.getvalue().rpartition("done")[2]
+
+
+@pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
+def test_a_line_that_comes_during_a_question_is_drawn_after_it(stream: io.StringIO) -> None:
+    with drawing(stream=stream) as canvas:
+        with canvas.paused():
+            canvas.line(0, Line("progress", "step 1"))
+            assert "step 1" not in stream.getvalue()
+        assert "step 1\n" in stream.getvalue()
+
+
+async def test_the_spinner_says_what_happens_and_for_how_long() -> None:
+    stream, shown = Terminal(), "running read_file 0 s"
+    mesh = ScriptedMesh(
+        event("task.accepted", "parent"),
+        event("model.called", "parent", tool_calls=["read_file"]),
+    )
+    with drawing(stream=stream) as canvas, anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+            group.start_soon(draw, mesh, "parent", canvas)
+            while shown not in stream.getvalue():
+                await anyio.lowlevel.checkpoint()
+            group.cancel_scope.cancel()
 
 
 def test_a_quoted_line_that_is_too_long_goes_on_as_quoted() -> None:

@@ -1,5 +1,7 @@
 """Tables and lines of the command line fit the terminal that they are shown in."""
 
+from datetime import UTC, datetime
+
 import pytest
 
 from meshwright.agents.display import AGENTS
@@ -7,7 +9,7 @@ from meshwright.cli.connect import one_of
 from meshwright.cli.figures import figures_text
 from meshwright.cli.output import event_line, table
 from meshwright.cli.tasks import REASON, TASKS
-from meshwright.core.display import Column
+from meshwright.core.display import Column, age, local_time
 from meshwright.core.errors import InvalidInput
 from meshwright.ledger.commands import costs_table
 from meshwright.models.commands import overview_text
@@ -84,7 +86,8 @@ def test_lines_of_tasks_fit_and_keep_the_end_of_the_id(width: int) -> None:
     lines = table(TASKS, [TASK]).splitlines()
     assert max(map(len, lines)) <= width
     assert lines[1].split()[0].endswith("WXY64T")
-    assert "succeeded" in lines[1] and "$0.0123" in lines[1] and ":31:02" in lines[1]
+    assert "succeeded" in lines[1] and "$0.0123" in lines[1]
+    assert lines[0].index(" age ") == lines[1].index(f" {age(TASK['created_at'])} ")
 
 
 def test_the_reason_of_a_failed_task_is_in_its_line(width: int) -> None:
@@ -140,8 +143,21 @@ def test_columns_give_way_in_order() -> None:
 def test_a_table_that_is_too_wide_even_so_leaves_columns_out() -> None:
     lines = table(TASKS, [TASK], width=60).splitlines()
     assert max(map(len, lines)) <= 60
-    assert lines[0].split() == ["task", "status", "capability", "agent", "cost"]
+    assert [head[:7] for head in lines[0].split()] == ["task", "status", "capabil", "agent", "age", "cost"]
     assert lines[1].endswith("$0.0123")
+
+
+def test_at_80_columns_the_reason_is_read_and_columns_give_way_to_it() -> None:
+    reason = "Unauthorized: the server at 127.0.0.1:18911 answered 401"
+    failed = {**TASK, "status": "failed", "reason": reason, "model": None, "cost_usd": "0"}
+    lines = table((*TASKS, REASON), [failed], width=80).splitlines()
+    assert reason[:31] in lines[1] and max(map(len, lines)) <= 80
+    assert lines[0].split()[-2:] == ["age", "reason"] and lines[1].split()[0].endswith("WXY64T")
+
+
+def test_a_time_has_its_zone() -> None:
+    shown = local_time("2026-11-20T09:31:02Z")
+    assert datetime.fromisoformat(shown) == datetime(2026, 11, 20, 9, 31, 2, tzinfo=UTC)
 
 
 KEYS = ["steps/01M7/1/1/6", "steps/01M7/1/1/7", "approval"]

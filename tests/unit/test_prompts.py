@@ -98,6 +98,11 @@ def test_a_missing_variable_is_an_error() -> None:
         prompt.render_from({})
 
 
+@pytest.mark.parametrize("head", ["", "model: cheap\n"])
+def test_a_prompt_without_tags_has_the_tag_default(head: str) -> None:
+    assert parse_prompt("greeter", f"---\n{head}---\nHello".encode()).tags == ("default",)
+
+
 def test_of_the_values_offered_a_prompt_takes_those_it_declares() -> None:
     prompt = parse_prompt("greeter", (HEAD + "{{context}}").encode())
     assert prompt.render_from({"context": "x", "task": "y"}) == "x"
@@ -112,7 +117,6 @@ def test_of_the_values_offered_a_prompt_takes_those_it_declares() -> None:
         ("---\ntags: [a]\nHello", 1, "does not begin with front matter"),
         ("\n---\ntags: [a]\n---\nHello", 1, "does not begin with front matter"),
         ("---\ntags: [a]\n---\n \n", 3, "has no text"),
-        ("---\n---\nHello", 1, "'tags' is missing"),
         ("---\nmodel: x\ntags: []\n---\nHello", 3, "tags: List should have at least 1 item"),
         ("---\ntags: [a]\n\ntemperature: hot\n---\nHello", 4, "temperature as a number from 0 to 2"),
         ("---\ntags: [a]\ntemperature: 3\n---\nHello", 3, "temperature as a number from 0 to 2"),

@@ -11,7 +11,14 @@ from typing import Any
 
 from meshwright.agent import Agent, AgentTypes
 from meshwright.agents.display import FACTS
-from meshwright.agents.loader import bind_agents, check_tables, code_of, prompts_brought, prompts_folder
+from meshwright.agents.loader import (
+    bind_agents,
+    check_tables,
+    code_of,
+    needs_prompt,
+    prompts_brought,
+    prompts_folder,
+)
 from meshwright.component import Actors, Check, Component, offered
 from meshwright.context.memory import MemoryStore
 from meshwright.context.service import ContextClient
@@ -65,7 +72,8 @@ class PromptsComponent(Component):
 
     async def _check(self) -> str:
         known = {*self.mesh.get(PromptSources).names()} - {*self._folder.names()}
-        needed = {agent.prompt: agent.agent_id for agent in self.mesh.get(AgentTypes)}
+        agents = filter(needs_prompt, self.mesh.get(AgentTypes))
+        needed = {agent.prompt: agent.agent_id for agent in agents}
         problems = self._folder.check({name: needed[name] for name in needed.keys() - known})
         if problems:
             more = f" (and {len(problems) - 1} more: mesh prompts check)" if len(problems) > 1 else ""

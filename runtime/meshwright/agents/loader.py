@@ -13,7 +13,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 from zlib import crc32
 
@@ -34,6 +34,8 @@ from meshwright.tools.toolset import Toolset, ToolSettings
 
 logger = logging.getLogger("meshwright.agents")
 PACKAGED = Path(__file__).parents[1] / "_project"
+READS_PROMPT = frozenset({"ask", "converse", "prepare"})
+"""The methods of a `Run` that need the prompt of its agent."""
 CHECKOUT = Path(__file__).parents[3]
 
 
@@ -52,8 +54,12 @@ def prompts_folder(project: Path, settings: Settings) -> Path:
     return own if has_agents else project_file(project, settings.prompts.dir)
 
 
-def load_agents(folder: Path, project: Path | None = None) -> list[type[Agent]]:
+def load_agents(
+    folder: Path, project: Path | None = None, *, beside: Iterable[type[Agent]] = ()
+) -> list[type[Agent]]:
     """Every agent class of the Python files and packages of a folder, by file name, and the installed ones.
+
+    Those of `beside` join them.
 
     Names that begin with an underscore are left to imports. The files may import one another, by their names
     or relatively, and what lies in the project's folder. A file that defines no agent offers those that it
@@ -71,7 +77,7 @@ def load_agents(folder: Path, project: Path | None = None) -> list[type[Agent]]:
     offered = {path: _agents_in(module, folder) for path, module in modules.items()}
     _check_use(folder, offered)
     found = [agent for agents in offered.values() for agent in agents]
-    found = list(dict.fromkeys([*found, *installed_agents()]))
+    found = list(dict.fromkeys([*found, *beside, *installed_agents()]))
     _check_unique(found)
     _check_delegation(found)
     _warn_of_passed_over(modules, found, folder)
@@ -95,6 +101,23 @@ def installed_agents() -> list[type[Agent]]:
 
 def _is_agent(value: Any) -> bool:
     return inspect.isclass(value) and issubclass(value, Agent) and value is not Agent
+
+
+def needs_prompt(agent: type[Agent]) -> bool:
+    """Whether an agent reads its prompt: it runs as `Agent` does, or its code asks a model."""
+    if agent.run is Agent.run:
+        return True
+    classes = agent.__mro__[: agent.__mro__.index(Agent)]
+    values = (getattr(value, "__func__", value) for cls in classes for value in vars(cls).values())
+    codes = (code for value in values if isinstance(code := getattr(value, "__code__", None), CodeType))
+    return any(not READS_PROMPT.isdisjoint(_names_in(code)) for code in codes)
+
+
+def _names_in(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for inner in code.co_consts:
+        if isinstance(inner, CodeType):
+            yield from _names_in(inner)
 
 
 def prompts_brought(agents: Iterable[type[Agent]]) -> dict[str, Brought]:

@@ -18,6 +18,8 @@ class AgentsSettings(Table):
 
     dir: Path = Path("actors")
     """Folder of the agents: a Python file or package each."""
+    include: tuple[str, ...] = ()
+    """Agents that come with Meshwright, to have beside those of a folder of one's own: `digest-agent`, ..."""
     max_concurrency: int = Field(default=8, ge=1, le=1_000)
     """Tasks that one agent works on at a time, where it declares no number itself."""
     max_steps: int = Field(default=MAX_STEPS, ge=1, le=100_000)

@@ -10,7 +10,17 @@ import click
 
 from meshwright.cli import output
 from meshwright.cli.connect import Connection, listed, talk, whole_id
-from meshwright.cli.options import DURATION, Target, WholeNumber, confirm, json_option, mesh_options
+from meshwright.cli.options import (
+    DURATION,
+    Target,
+    confirm,
+    json_option,
+    limit_option,
+    mesh_options,
+    since_option,
+    until_option,
+    yes_option,
+)
 from meshwright.cli.output import document
 from meshwright.core.display import Column, Document, local_time
 from meshwright.core.errors import MeshError
@@ -25,8 +35,8 @@ _FILTERS = (
     click.option("--parent", "parent_task_id", metavar="ID", help="Only tasks that this task delegated."),
     click.option("--requester", "requested_by", metavar="NAME", help="Only tasks of this caller."),
     click.option("--model", metavar="NAME", help="Only tasks that ended with this model."),
-    click.option("--since", metavar="TIME", help="Changed since then: 24h ago, or RFC 3339."),
-    click.option("--until", metavar="TIME", help="Last changed by then."),
+    since_option,
+    until_option,
 )
 _LETTERS = (
     Column("tasks", "tasks"),
@@ -55,8 +65,8 @@ def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--deadline", type=DURATION, help="What the work may take from now on. Default: as before.")
 @click.option("--all", "everything", is_flag=True, help="All that failed or timed out.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
-@click.option("--limit", type=WholeNumber(1, 10_000), default=500, show_default=True, help="At most so many.")
-@click.option("--yes", is_flag=True, help="Do not ask before many tasks are worked on again.")
+@limit_option(500, 10_000)
+@yes_option
 @_filters
 @json_option
 @mesh_options
@@ -143,7 +153,7 @@ def _told(task: Document) -> str:
 
 @click.command("dead-letters")
 @_filters
-@click.option("--limit", type=WholeNumber(1, 500), default=50, show_default=True, help="How many groups.")
+@limit_option(50)
 @json_option
 @mesh_options
 def dead_letters(target: Target, limit: int, as_json: bool, **fields: str | None) -> None:

@@ -26,42 +26,66 @@ _FAILED, _WRONG_USE, _INTERRUPTED = 1, 2, 130
 
 
 class _Listed(NamedTuple):
-    """The module of a command, and its line in `mesh --help`, which loads none."""
+    """The module of a command, its line in `mesh --help`, which loads none, its heading and its long form."""
 
     module: str
     help: str
+    heading: str = "Mesh"
+    short_for: str = ""
 
 
+_START, _WORK, _MESH, _ADMINISTRATION = _HEADINGS = ("Start", "Work", "Mesh", "Administration")
 _OWN = {
-    "demo": _Listed("cli.demo", "Show agents at work; needs no key and no network."),
-    "up": _Listed("cli.up", "Run a mesh and its HTTP API until Ctrl-C."),
-    "worker": _Listed("cli.up", "Run one worker, on a PostgreSQL database or beside a Dapr sidecar."),
-    "ask": _Listed("cli.tasks", "Ask an agent, follow its progress, print the answer."),
-    "submit": _Listed("cli.tasks", "Submit a task; the best agent for it gets it."),
-    "tasks": _Listed("cli.tasks", "List tasks, newest first."),
-    "task": _Listed("cli.tasks", "Show one task with its attempts and outcome."),
-    "inbox": _Listed("cli.inbox", "List what waits for a person."),
-    "approve": _Listed("cli.inbox", "Approve what a task waits for."),
-    "deny": _Listed("cli.inbox", "Deny what a task asks approval for."),
-    "answer": _Listed("cli.inbox", "Answer what a task waits for."),
-    "cancel": _Listed("cli.tasks", "Cancel a task."),
-    "retry": _Listed("cli.again", "Work again on tasks that failed, timed out or were cancelled."),
-    "dead-letters": _Listed("cli.again", "List the tasks that failed or timed out, by agent and cause."),
-    "events": _Listed("cli.timeline", "Show events, oldest first."),
+    "demo": _Listed("cli.demo", "Show agents at work; needs no key and no network.", _START),
+    "up": _Listed("cli.up", "Run a mesh and its HTTP API until Ctrl-C.", _START),
+    "ask": _Listed("cli.tasks", "Ask an agent, follow its progress, print the answer.", _START),
     "status": _Listed(
-        "cli.inbox", "Show what is open, what waits, which models are away, and figures of agents."
+        "cli.inbox", "Show what is open, what waits, which models are away, and figures of agents.", _START
     ),
+    "watch": _Listed(
+        "cli.watch", "Show a live screen of status, agents, open tasks and events, until Ctrl-C.", _START
+    ),
+    "task": _Listed("cli.work", "List tasks, show one with its attempts and outcome, cancel one.", _WORK),
+    "submit": _Listed("cli.tasks", "Submit a task; the best agent for it gets it.", _WORK),
+    "retry": _Listed(
+        "cli.again", "Work again on tasks that failed, timed out or were cancelled.", _WORK, "task retry"
+    ),
+    "dead-letters": _Listed(
+        "cli.again",
+        "List the tasks that failed or timed out, by agent and cause.",
+        _WORK,
+        "task dead-letters",
+    ),
+    "inbox": _Listed("cli.work", "List what waits for a person, show one, answer it.", _WORK),
+    "events": _Listed("cli.timeline", "Show events, oldest first.", _WORK),
     "agents": _Listed("cli.checks", "List agents with their capabilities and status."),
-    "mqtt": _Listed("cli.checks", "Print the rights of clients for the MQTT broker."),
-    "bridge": _Listed("cli.bridge", "Report what Claude Code does to SQLite and MQTT."),
-    "doctor": _Listed("cli.checks", "Check the project and what its components depend on."),
-    "prompts": _Listed("cli.checks", "Check the prompt files."),
+    "worker": _Listed("cli.up", "Run one worker, on a PostgreSQL database or beside a Dapr sidecar."),
+    "check": _Listed("cli.checks", "Check the project, its prompts, its agents' code.", _ADMINISTRATION),
+    "mqtt": _Listed("cli.checks", "Print the rights of clients for the MQTT broker.", _ADMINISTRATION),
+    "bridge": _Listed("cli.bridge", "Report what Claude Code does to SQLite and MQTT.", _ADMINISTRATION),
+    "completion": _Listed(
+        "cli.completion",
+        "Print the script that completes commands, agents and ids in a shell.",
+        _ADMINISTRATION,
+    ),
+    "tasks": _Listed("cli.tasks", "List tasks, newest first.", _WORK, "task list"),
+    "cancel": _Listed("cli.tasks", "Cancel a task.", _WORK, "task cancel"),
+    "approve": _Listed("cli.inbox", "Approve what a task waits for.", _WORK, "inbox approve"),
+    "deny": _Listed("cli.inbox", "Deny what a task asks approval for.", _WORK, "inbox deny"),
+    "answer": _Listed("cli.inbox", "Answer what a task waits for.", _WORK, "inbox answer"),
+    "doctor": _Listed("cli.checks", "Check the project and what its components depend on.", _MESH, "check"),
+    "prompts": _Listed("cli.checks", "Check the prompt files.", _MESH, "check prompts"),
 }
 COMMANDS = _OWN | {
-    name: _Listed(f"{part.package}.commands", text)
+    name: _Listed(f"{part.package}.commands", text, part.heading, part.short_for.get(name, ""))
     for part in BUILTIN
     for name, text in part.commands.items()
 }
+_COMPLETING = "_MESH_COMPLETE"
+"""The variable by which a shell asks for completions."""
+_WIDEST = max(map(len, COMMANDS))
+_ALIASES = {"help": "--help", "version": "--version"}
+"""Words that other programs take for these options of `mesh`."""
 
 
 class _Unexpected(click.ClickException):
@@ -104,17 +128,38 @@ class _LazyGroup(click.Group):
         name = args[0]
         known = COMMANDS if name in COMMANDS or name.startswith("-") else self.list_commands(ctx)
         if name not in known and not ctx.resilient_parsing and not name.startswith("-"):
-            from meshwright.core.errors import nearest
+            from meshwright.cli.nouns import unknown
 
-            likely = nearest(name, known)
-            hint = f"did you mean: mesh {likely}" if likely else "mesh --help lists them"
-            raise click.UsageError(f"there is no command {name!r}; {hint}")
+            raise click.UsageError(unknown(name, known, "mesh"))
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        """The names that begin so, from the table."""
+        if incomplete.startswith("-"):
+            return super().shell_complete(ctx, incomplete)
+        from click.shell_completion import CompletionItem
+
+        known = {name: entry.help for name, entry in COMMANDS.items()} | dict.fromkeys(
+            _commands_of_packages()
+        )
+        return [
+            CompletionItem(name, help=text) for name, text in known.items() if name.startswith(incomplete)
+        ]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands from the table."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
+        for heading in _HEADINGS:
+            with formatter.section(heading):
+                listed = [
+                    (name, entry.help)
+                    for name, entry in COMMANDS.items()
+                    if entry.heading == heading and not entry.short_for
+                ]
+                formatter.write_dl(listed, col_spacing=_WIDEST + 2 - max(len(name) for name, _ in listed))
+        with formatter.section("Short forms"):
+            formatter.write_dl(
+                [(name, f"mesh {entry.short_for}") for name, entry in COMMANDS.items() if entry.short_for]
+            )
         if brought := _commands_of_packages():
             with formatter.section("Commands of installed packages"):
                 formatter.write_dl(
@@ -136,7 +181,7 @@ class _LazyGroup(click.Group):
 @click.group(
     cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
-@click.version_option(__version__, prog_name="mesh", message="%(prog)s %(version)s")
+@click.version_option(__version__, "-V", "--version", prog_name="mesh", message="%(prog)s %(version)s")
 def mesh() -> None:
     """A mesh of AI agents: tasks that, once accepted, are never lost.
 
@@ -153,7 +198,7 @@ def _data_folder() -> Path:
     return Path(os.environ.get("MESH_DATA_DIR", DEFAULT_DATA))
 
 
-def _enter_project() -> None:
+def _enter_project(*, quiet: bool = False) -> None:
     """Work in the nearest folder above that is a project, where the working directory is none.
 
     One of another user is passed over: its agents would run as this one.
@@ -162,7 +207,8 @@ def _enter_project() -> None:
     for folder in (here, *here.parents):
         if _is_project(folder) and folder.stat().st_uid in (os.geteuid(), here.stat().st_uid):
             if folder != here:
-                click.echo(f"mesh: project {folder}", err=True)
+                if not quiet:
+                    click.echo(f"mesh: project {folder}", err=True)
                 os.chdir(folder)
             return
 
@@ -174,11 +220,18 @@ def _is_project(folder: Path) -> bool:
 def run(arguments: Sequence[str] | None = None) -> int:
     """Run `mesh` and return its exit status. Errors are one line on stderr."""
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if _COMPLETING in os.environ:
+        _enter_project(quiet=True)
+    if given[0] in _ALIASES:
+        given = [*given[1:], _ALIASES[given[0]]]
     try:
         result = mesh.main(given, prog_name="mesh", standalone_mode=False)
         return result if isinstance(result, int) else 0
+    except click.exceptions.NoArgsIsHelpError as error:  # of a group of an installed package
+        click.echo(error.format_message())
+        return 0
     except click.UsageError as error:
-        _complain_of_use(error)
+        _complain(_usage_line(error))
         return _WRONG_USE
     except MeshError as error:
         _complain(in_one_line(error.message, error.remedy))
@@ -192,25 +245,36 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _complain(message: str) -> None:
     line = " ".join("".join(character if character.isprintable() else " " for character in message).split())
+    if sys.stderr.isatty():
+        from meshwright.cli.output import wrapped  # which breaks no word, as a terminal does
+
+        line = wrapped(line, indent=len("mesh: "))
     click.echo(f"mesh: {line}", err=True)
-
-
-def _complain_of_use(error: click.UsageError) -> None:
-    if isinstance(error, click.exceptions.NoArgsIsHelpError):  # a group without a command
-        click.echo(error.format_message(), err=True)
-    else:
-        _complain(_usage_line(error))
 
 
 def _usage_line(error: click.UsageError) -> str:
     message = error.format_message().rstrip(".")
-    if error.ctx is None or isinstance(error.ctx.command, _LazyGroup):
+    if isinstance(error, click.NoSuchOption):
+        return _no_such_option(error)
+    if error.ctx is None or isinstance(error.ctx.command, click.Group):
         return message
     if message.startswith("Got unexpected extra argument") and error.ctx.info_name in _EXAMPLES:
         example = f"{error.ctx.command_path} {_EXAMPLES[error.ctx.info_name]}"
         return f"{message}; put the text in quotes, such as: {example}"
     pieces = [error.ctx.command_path, *error.ctx.command.collect_usage_pieces(error.ctx)]
+    options = (param for param in error.ctx.command.params if isinstance(param, click.Option))
+    pieces += [f"{option.opts[-1]} {option.metavar}" for option in options if option.required]
     return f"{message}; type: {' '.join(pieces)}"
+
+
+def _no_such_option(error: click.NoSuchOption) -> str:
+    from meshwright.core.errors import nearest
+
+    path = "mesh" if error.ctx is None else error.ctx.command_path
+    known = {name.lstrip("-"): name for name in error.possibilities or ()}
+    likely = nearest(error.option_name.lstrip("-"), known)
+    hint = f"did you mean {known[likely]}" if likely else f"{path} --help lists them"
+    return f"No such option {error.option_name!r}; {hint}"
 
 
 _EXAMPLES = {

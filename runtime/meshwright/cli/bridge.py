@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 import click
 
-from meshwright.cli.options import WholeNumber, json_option
+from meshwright.cli.nouns import Noun
+from meshwright.cli.options import json_option, limit_option
 from meshwright.cli.output import show
 from meshwright.core.display import Column, Document, local_time
 from meshwright.core.errors import ConfigError
@@ -70,7 +71,7 @@ def _settings_file(user: bool) -> Path:
     return (Path.home() if user else Path()) / _FILE
 
 
-@click.group()
+@click.group(cls=Noun)
 def bridge() -> None:
     """Report what Claude Code does to SQLite and MQTT.
 
@@ -140,7 +141,7 @@ def _status() -> None:
 
 
 @bridge.command("events")
-@click.option("--limit", default=20, show_default=True, type=WholeNumber(1, 1_000), help="How many.")
+@limit_option(20, 1000)
 @json_option
 def _events(limit: int, as_json: bool) -> None:
     """Show the last events, oldest first."""

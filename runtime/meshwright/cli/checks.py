@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING
 import click
 
 from meshwright.agents.display import AGENTS, code_changed
-from meshwright.cli.connect import Connection, running_mesh, talk
+from meshwright.cli.completion import named
+from meshwright.cli.connect import Connection, running_mesh, say_asked, talk
+from meshwright.cli.nouns import Noun
 from meshwright.cli.options import Target, data_option, json_option, mesh_options
-from meshwright.cli.output import document, styled
+from meshwright.cli.output import document, echo_json, labelled, styled
 from meshwright.cli.project import Declared, declared_agents, require_trust, trust_option
 from meshwright.cli.resources import group_of
+from meshwright.cli.timeline import drawing
 from meshwright.core.display import Document
-from meshwright.core.errors import ConfigError, MeshError, in_one_line
+from meshwright.core.errors import ConfigError, MeshError, NotFound, in_one_line, nearest
 
 if TYPE_CHECKING:
     from meshwright.component import Check
@@ -44,6 +47,7 @@ def _all_agents(target: Target) -> list[Document]:
         chosen = target.url or _settings(target.data)
         async with running_mesh(chosen, tenant=target.tenant) as mesh:
             if mesh is not None:
+                say_asked(mesh.where)
                 return await mesh.client.items(AGENTS.path)
         assert not isinstance(chosen, str)
         unseen = {"status": "not running", "last_seen": None}
@@ -55,6 +59,26 @@ def _all_agents(target: Target) -> list[Document]:
 agents = group_of(AGENTS, _all_agents)
 
 
+@agents.command("show")
+@click.argument("agent_id", metavar="AGENT", shell_complete=named("agent"))
+@json_option
+@mesh_options
+def _show_agent(target: Target, agent_id: str, as_json: bool) -> None:
+    """Show one agent: its status, its prompt and what it can do."""
+    known = {agent["agent_id"]: agent for agent in _all_agents(target)}
+    if agent_id not in known:
+        likely = nearest(agent_id, known)
+        remedy = f"did you mean: mesh agents show {likely}" if likely else "mesh agents lists those there are"
+        raise NotFound(f"No agent {agent_id!r} is registered", remedy=remedy, field="agent_id")
+    agent = known[agent_id]
+    if as_json:
+        echo_json(agent)
+        return
+    rows = [(column.head, column.cell(agent)) for column in AGENTS.columns if column.field != "capabilities"]
+    about = [(name, value) for name, value in (agent.get("metadata") or {}).items() if isinstance(value, str)]
+    click.echo(labelled(row for row in (*rows, *about) if row[1]))
+
+
 @agents.command("check")
 @mesh_options
 def _check_code(target: Target) -> int:
@@ -63,11 +87,12 @@ def _check_code(target: Target) -> int:
     Loads the agents and starts none. Exit status 1 if there are such tasks: they go on with the new code
     where it asks for the same steps.
     """
-    from meshwright.agents.loader import code_of, load_agents, project_file
+    from meshwright.agents.loader import code_of
+    from meshwright.agents.shipped import project_agents
 
     settings = _settings()
     require_trust(settings)
-    loaded = load_agents(project_file(Path.cwd(), settings.agents.dir), Path.cwd())
+    loaded = project_agents(settings, Path.cwd())
     now = {agent.agent_id: code_of(agent) for agent in loaded}
 
     async def find(mesh: Connection) -> list[TaskSummary]:
@@ -82,7 +107,7 @@ def _check_code(target: Target) -> int:
     return 1 if changed else 0
 
 
-@click.group()
+@click.group(cls=Noun)
 def prompts() -> None:
     """Check the prompt files."""
 
@@ -103,8 +128,8 @@ def _check(as_json: bool) -> int:
     known = Prompts(prompts_folder(Path.cwd(), settings), brought=literal)
     elsewhere = {*declared.brought, *_prompts_of_packages(settings)}
     names = {*known.names(), *elsewhere}
-    needed = {agent.metadata["prompt"]: agent.agent_id for agent in declared.agents}
-    problems = known.check({name: agent for name, agent in needed.items() if name not in elsewhere})
+    needed = {name: agent for name, agent in declared.needed.items() if name not in elsewhere}
+    problems = known.check(needed)
     counted = "1 prompt" if len(names) == 1 else f"{len(names)} prompts"
     if as_json:
         fields = ("path", "line", "message", "remedy")
@@ -148,12 +173,15 @@ async def _run_checks(settings: Settings) -> int:
     from meshwright.component import Component
 
     mesh = build_mesh(settings)
-    running = await _running_models(settings)
+    verdict, sentence, running = await _ask_running(settings)
+    _show(verdict, "running", sentence)
     components = [component for component in mesh.components if isinstance(component, Component)]
     checks = [check for component in components for check in component.checks()]
     if running is not None:  # it may have been started with other settings than this shell has
         checks = [running if check.name == running.name else check for check in checks]
-    results = await asyncio.gather(*map(_run_check, checks))
+    with drawing() as canvas:
+        canvas.doing(f"asking {', '.join(check.name for check in checks)}")
+        results = await asyncio.gather(*map(_run_check, checks))
     for check, (verdict, sentence) in zip(checks, results, strict=True):
         _show(verdict, check.name, sentence)
     for warning in mesh.warnings:
@@ -162,17 +190,24 @@ async def _run_checks(settings: Settings) -> int:
     return sum(verdict == "FAIL" for verdict, _ in results)
 
 
-async def _running_models(settings: Settings) -> Check | None:
-    """A check of the model of the mesh that runs on the data; None without one, or where it names none."""
+async def _ask_running(settings: Settings) -> tuple[str, str, Check | None]:
+    """Ask the mesh that runs on the data: a verdict and a sentence on it, and a check of its model.
+
+    Without one, or where it names no model, the check is None.
+    """
     from meshwright.component import Check
 
     async with running_mesh(settings) as running:
         if running is None:
-            return None
+            return (
+                "ok",
+                f"no mesh runs on {settings.data_dir}; the rest is what mesh up would start here",
+                None,
+            )
         try:
             status = await running.client.status()
-        except MeshError:  # its keys are not ours
-            return None
+        except MeshError as error:  # its keys are not ours
+            return "warn", f"the mesh at {running.where} answers: {error.message}", None
     refused = [deployment for deployment in status.deployments if deployment.status is not None]
 
     async def ask() -> str:
@@ -181,7 +216,9 @@ async def _running_models(settings: Settings) -> Check | None:
             raise ConfigError(why, remedy="Mend the key, the credit or the model's name: mesh models test")
         return f"{status.model}, in the mesh that runs at {running.where}; mesh models test calls it"
 
-    return None if status.model is None else Check("models", ask)
+    counted = f"{sum(status.tasks.values()):,} open tasks"
+    sentence = f"the mesh at {running.where}, {counted}; settings and agents below are those of this folder"
+    return "ok", sentence, None if status.model is None else Check("models", ask)
 
 
 async def _run_check(check: Check) -> tuple[str, str]:
@@ -210,7 +247,19 @@ def _declared(settings: Settings) -> Declared:
     return declared
 
 
-@click.group()
+@click.group(cls=Noun, bare="project")
+def check() -> None:
+    """Check the project, its prompts, its agents' code.
+
+    `mesh check` is `mesh check project`.
+    """
+
+
+for verb, command in {"project": doctor, "prompts": _check, "code": _check_code}.items():
+    check.add_command(command, verb)
+
+
+@click.group(cls=Noun)
 def mqtt() -> None:
     """Print the rights of clients for the MQTT broker."""
 

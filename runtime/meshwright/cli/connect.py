@@ -13,6 +13,7 @@ import re
 import secrets
 import socket
 import stat
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -20,11 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit
 
+import click
+
 from meshwright.cli.options import Target
-from meshwright.cli.output import document, line_of
+from meshwright.cli.output import document, line_of, styled
 from meshwright.cli.project import declared_agents, require_trust
 from meshwright.core.display import Document, Need
-from meshwright.core.errors import ConfigError, Conflict, InvalidInput
+from meshwright.core.errors import ConfigError, Conflict, InvalidInput, NotFound
 from meshwright.sql.folder import SOCKET_NAME, make_private, open_private, read_private, write_private
 
 if TYPE_CHECKING:
@@ -80,12 +83,31 @@ def talk(target: Target, use: Callable[[Connection], Awaitable[ResultT]], *, nee
         chosen = target.url or load_settings(Path(), data_dir=target.data)
         async with running_mesh(chosen, options, target.tenant) as running:
             if running is not None:
+                say_asked(running.where)
                 return await use(running)
         assert not isinstance(chosen, str)
+        is_file = chosen.store == "sqlite" and chosen.database is None
+        if target.data is not None and is_file and need in ("log", "state") and not target.data.is_dir():
+            raise NotFound(
+                f"there is no folder {target.data}, and so no mesh in it",
+                remedy=f"name one that has data, or make it with mesh up --data {target.data}",
+                field="data",
+            )
         async with in_process(chosen, need, options, target.tenant) as own:
+            say_asked(None, own.where)
             return await use(own)
 
     return asyncio.run(connect_and_use())
+
+
+def say_asked(url: str | None, data: str | Path = "", *, always: bool = False) -> None:
+    """Say on stderr which mesh a command asks: the one at a URL, or with None that none runs on the data.
+
+    A person at a terminal reads it; elsewhere it is left out, unless the answer differs by shell (`always`).
+    """
+    if always or sys.stderr.isatty():
+        where = f"asking the mesh at {url}" if url else f"no mesh runs on {data}; asking its files"
+        click.echo(styled(f"mesh: {where}", dim=sys.stderr.isatty()), err=True)
 
 
 def listed(

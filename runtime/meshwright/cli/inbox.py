@@ -8,25 +8,27 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from meshwright.cli import output
+from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk
 from meshwright.cli.figures import figures_text
 from meshwright.cli.options import (
     JSON_VALUE,
     Target,
-    WholeNumber,
+    follow_option,
     from_stdin,
     json_option,
+    limit_option,
     mesh_options,
     utf8,
 )
 from meshwright.cli.output import document, echo_json, labelled, redraw, table
-from meshwright.core.display import Column, Document, local_time, short, short_id
+from meshwright.core.display import Column, Document, age, duration, local_time, short, short_id
 from meshwright.core.errors import Conflict, InvalidInput, NotFound
 from meshwright.core.schema import described, faults, takes_approval
 
@@ -37,36 +39,24 @@ if TYPE_CHECKING:
 _SHOWN_IDS = 5
 _ID_CHARS = 6
 _LONG_CHARS = 400
-_LOOK_SECONDS = 1.0  # between two looks of --watch
+_LOOK_SECONDS = 1.0  # between two looks of --follow
+_context = click.get_current_context
 
 
-@click.command()
-@click.argument("question_id", metavar="[ID]", required=False)
+@click.command("list")
 @click.option("--ended", is_flag=True, help="Also those that were answered, or that nothing waits for now.")
-@click.option("--limit", type=WholeNumber(1, 500), default=50, show_default=True, help="How many to show.")
-@click.option("-w", "--watch", is_flag=True, help="Continue with what comes and what ends, until Ctrl-C.")
+@limit_option(50)
+@follow_option
 @json_option
 @mesh_options
-def inbox(
-    target: Target, question_id: str | None, ended: bool, limit: int, watch: bool, as_json: bool
-) -> None:
-    """List what waits for a person.
-
-    The oldest is first. With an ID, show one question whole. ID is the end or the beginning of an id that
-    only one has, or of its task's.
-    """
-    if watch and (ended or question_id is not None):
-        raise click.UsageError(
-            "--watch shows all that is open: leave out ID and --ended", click.get_current_context()
-        )
+def list_questions(target: Target, ended: bool, limit: int, follow: bool, as_json: bool) -> None:
+    """List what waits for a person, the oldest first."""
+    if follow and ended:
+        raise click.UsageError("--follow shows all that is open: leave out --ended", _context())
 
     async def show(mesh: Connection) -> None:
-        if watch:
+        if follow:
             await _watch(mesh, limit, as_json=as_json)
-        if question_id is not None:
-            found = document(await _find(mesh.client, question_id))
-            click.echo(json.dumps(found, indent=2) if as_json else _page(found, mesh.options))
-            return
         listed = await mesh.client.inbox(ended=ended, limit=limit)
         columns = (*_COLUMNS[:1], Column("status", "status"), *_COLUMNS[1:]) if ended else _COLUMNS
         items = [document(question) for question in listed]
@@ -78,8 +68,25 @@ def inbox(
     talk(target, show)
 
 
+@click.command("show")
+@click.argument("question_id", metavar="ID", shell_complete=named("question"))
+@json_option
+@mesh_options
+def show_question(target: Target, question_id: str, as_json: bool) -> None:
+    """Show one question whole, with the command that answers it.
+
+    ID is the end or the beginning of an id that only one has, or of its task's.
+    """
+
+    async def show(mesh: Connection) -> None:
+        found = document(await _find(mesh.client, question_id))
+        click.echo(json.dumps(found, indent=2) if as_json else _page(found, mesh.options))
+
+    talk(target, show)
+
+
 @click.command()
-@click.argument("question_id", metavar="ID")
+@click.argument("question_id", metavar="ID", shell_complete=named("question"))
 @click.option("--reason", metavar="TEXT", callback=utf8, help="Why; it is recorded.")
 @mesh_options
 def approve(target: Target, question_id: str, reason: str | None) -> None:
@@ -91,7 +98,7 @@ def approve(target: Target, question_id: str, reason: str | None) -> None:
 
 
 @click.command()
-@click.argument("question_id", metavar="ID")
+@click.argument("question_id", metavar="ID", shell_complete=named("question"))
 @click.option("--reason", metavar="TEXT", required=True, callback=utf8, help="Why not; the agent gets it.")
 @mesh_options
 def deny(target: Target, question_id: str, reason: str) -> None:
@@ -104,9 +111,9 @@ def deny(target: Target, question_id: str, reason: str) -> None:
 
 
 @click.command()
-@click.argument("question_id", metavar="ID")
+@click.argument("question_id", metavar="ID", shell_complete=named("question"))
 @click.argument("text", required=False, callback=from_stdin)
-@click.option("--json", "value", type=JSON_VALUE, metavar="VALUE", help="The answer as JSON, not as text.")
+@click.option("--value", type=JSON_VALUE, metavar="JSON", help="The answer as JSON, not as text.")
 @mesh_options
 def answer(target: Target, question_id: str, text: str | None, value: tuple[Any] | None) -> None:
     """Answer what a task waits for.
@@ -115,9 +122,7 @@ def answer(target: Target, question_id: str, text: str | None, value: tuple[Any]
     reads it from stdin. TEXT may be JSON if the question asks for data.
     """
     if (text is None) == (value is None):
-        raise click.UsageError(
-            "give the answer either as TEXT or with --json VALUE", click.get_current_context()
-        )
+        raise click.UsageError("give the answer either as TEXT or with --value JSON", _context())
 
     async def send(mesh: Connection) -> str:
         question = await _find_open(mesh.client, question_id)
@@ -211,19 +216,6 @@ def _short(question_id: str) -> str:
     return question_id[-_ID_CHARS:]
 
 
-def _age(since: str) -> str:
-    return duration(datetime.now(UTC) - datetime.fromisoformat(since))
-
-
-def duration(time: timedelta) -> str:
-    """A length of time in one or two words: `40 s`, `3 min`, `2 h`, `5 d`."""
-    seconds = max(0, int(time.total_seconds()))
-    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds // length} {unit}"
-    return f"{seconds} s"
-
-
 def _asked(question: Document) -> str:
     tasks = question.get("tasks", 1)
     return f"{short(question['question'])}{f' ({tasks:,} tasks wait)' if tasks > 1 else ''}"
@@ -231,7 +223,7 @@ def _asked(question: Document) -> str:
 
 _COLUMNS = (
     Column("id", "id", _short),
-    Column("age", "since", _age),
+    Column("age", "since", age),
     Column("task", "task_id", short_id, cut=1, from_end=True),
     Column("agent", "agent_id", cut=2),
     Column("question", write=_asked),
@@ -330,7 +322,7 @@ _ORDER = ("running", "waiting", "dispatched", "accepted")
 
 
 def _ago(time: str | None) -> str:
-    return "" if time is None else f"{duration(datetime.now(UTC) - datetime.fromisoformat(time))} ago"
+    return "" if time is None else f"{age(time)} ago"
 
 
 def _ahead(time: str | None) -> str:

@@ -7,6 +7,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from functools import wraps
 from mimetypes import guess_type
@@ -49,6 +50,19 @@ class WholeNumber(click.IntRange):
             self.fail(f"{str(value)!r} is not a whole number {bounds}", param, ctx)
 
 
+class Number(click.FloatRange):
+    """An option's number, of seconds for example, within bounds; an error says which they are."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number. Raises BadParameter."""
+        try:
+            return float(super().convert(value, param, ctx))
+        except click.BadParameter:
+            above = f"{'above' if self.min_open else 'from'} {self.min:g}"
+            most = f" up to {self.max:g}" if self.max is not None else ""
+            self.fail(f"{str(value)!r} is not a number {above}{most}", param, ctx)
+
+
 class _Duration(click.ParamType[float]):
     name = "DURATION"
 
@@ -72,6 +86,19 @@ class _Amount(click.ParamType[str]):
         if not amount.is_finite() or amount <= 0:
             self.fail(f"{value!r} is no amount of dollars, such as 0.50", param, ctx)
         return text
+
+
+class _Since(click.ParamType[str]):
+    name = "TIME"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The RFC 3339 time of a time, or of so long ago."""
+        from meshwright.ledger.costs import since_of
+
+        try:
+            return since_of(str(value), datetime.now(UTC)).isoformat()
+        except InvalidInput as error:
+            self.fail(f"{error.message}; {error.remedy}", param, ctx)
 
 
 class _Json(click.ParamType[Any]):
@@ -196,10 +223,15 @@ data_option = click.option(
     help="The folder of the mesh's data (default: data_dir of mesh.toml, else .mesh).",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+since_option = click.option(
+    "--since", type=_Since(), help="From when: 24h, 7d, 2026-01-01T00:00Z (default: ever)."
+)
+until_option = click.option("--until", type=_Since(), help="Until when, said in the same way (default: now).")
+follow_option = click.option("-f", "--follow", is_flag=True, help="Continue with what is new, until Ctrl-C.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="Do not show the progress of the task.")
 yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 _tenant_option = click.option(
-    "--as-tenant", metavar="ID", help="Act for this tenant, as the mesh's administrator may."
+    "--tenant", metavar="ID", help="For this tenant, as an administrator of all tenants may."
 )
 _url_option = click.option(
     "--url",
@@ -210,12 +242,20 @@ _url_option = click.option(
 )
 
 
+def limit_option(default: int | None, most: int = 500, *, otherwise: str = "") -> Callable[..., Any]:
+    """`--limit`: how many a list shows; `otherwise` says how many without it, where that is no one number."""
+    text = f"How many to show{f' (default: {otherwise})' if otherwise else ''}."
+    shown = default is not None
+    number = WholeNumber(1, most)
+    return click.option("--limit", type=number, metavar="N", default=default, show_default=shown, help=text)
+
+
 def mesh_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--url`, `--data` and `--as-tenant`; the command gets them as its first argument, a Target."""
+    """`--url`, `--data` and `--tenant`; the command gets them as its first argument, a Target."""
 
     @wraps(command)
-    def call(*, url: str | None, data: Path | None, as_tenant: str | None, **given: Any) -> Any:
-        return command(Target(url, data, as_tenant), **given)
+    def call(*, url: str | None, data: Path | None, tenant: str | None, **given: Any) -> Any:
+        return command(Target(url, data, tenant), **given)
 
     return _url_option(data_option(_tenant_option(call)))
 
@@ -224,13 +264,13 @@ def time_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options --timeout and --deadline of a task."""
     timeout = click.option(
         "--timeout",
-        type=click.FloatRange(min=0, min_open=True, max=86_400),
+        type=Number(min=0, min_open=True, max=86_400),
         metavar="SECONDS",
         help="What one step may take: a call of a model or a tool. Default: that of the agent.",
     )
     deadline = click.option(
         "--deadline",
-        type=click.FloatRange(min=0, min_open=True, max=604_800),
+        type=Number(min=0, min_open=True, max=604_800),
         metavar="SECONDS",
         help="What the task may take. Default: that of the agent.",
     )
@@ -242,7 +282,7 @@ _LIMITS: dict[str, tuple[str, click.ParamType[Any], str]] = {
     "max_repeats": ("N", WholeNumber(2, _MOST), "How often in a row the same calls may give the same."),
     "max_tokens": ("N", WholeNumber(1), "Tokens that models may read and write."),
     "max_usd": ("USD", AMOUNT, "What its own model calls may cost before it has to answer."),
-    "max_seconds": ("S", click.FloatRange(0, min_open=True), "Seconds that models and tools may take."),
+    "max_seconds": ("S", Number(0, min_open=True), "Seconds that models and tools may take."),
 }
 
 

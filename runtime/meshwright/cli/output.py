@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _GAP = "  "
 _LABEL_WIDTH = 11
+_MIN_ROOM = 20
 
 
 def document(model: BaseModel | Struct) -> Document:
@@ -69,9 +71,25 @@ def terminal_width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
+def wrapped(text: str, *, indent: int) -> str:
+    """A text that fits the terminal behind `indent` characters, broken between words alone."""
+    room = max(shutil.get_terminal_size().columns - indent, _MIN_ROOM)
+    lines = textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False)
+    return f"\n{' ' * indent}".join(lines)
+
+
 def labelled(rows: Iterable[tuple[str, object]]) -> str:
-    """A line for each row, with its label before it."""
-    return "\n".join(f"{label:<{_LABEL_WIDTH}} {printable(str(text))}".rstrip() for label, text in rows)
+    """A line for each row, with its label before it; on a terminal text goes on below itself.
+
+    A command stays on one line, so that it can be copied.
+    """
+    return "\n".join(f"{label:<{_LABEL_WIDTH}} {_beside_label(str(text))}".rstrip() for label, text in rows)
+
+
+def _beside_label(text: str) -> str:
+    line = printable(text)
+    is_whole = terminal_width() is None or line.startswith("mesh ")
+    return line if is_whole else wrapped(line, indent=_LABEL_WIDTH + 1)
 
 
 def show(found: Sequence[Document], columns: Sequence[Column], *, as_json: bool, empty: str) -> None:
@@ -131,7 +149,7 @@ def clipped(line: str, width: int | None) -> str:
 
 
 _NARROW, _VERY_NARROW = 120, 80  # columns of a terminal
-_DATE, _NARROW_AGENT = 11, 10  # characters
+_TIME, _NARROW_AGENT = slice(11, 19), 10  # the time of the day within a time; characters
 _TYPE_WIDTH, _TASK_WIDTH, _AGENT_WIDTH = 18, 7, 16
 _SHOWN_APART = frozenset({"version", "task_id", "agent_id", "tenant_id"})
 _all_words = cache(event_words)
@@ -175,7 +193,7 @@ def event_line(event: Document, width: int | None = None) -> str:
     line = line_of(event)
     parts = [
         f"{event.get('seq') or '':>6}",
-        local_time(event["time"])[_DATE if narrow else 0 :],
+        local_time(event["time"])[_TIME if narrow else slice(None)],
         f"{event['event_type']:<{_TYPE_WIDTH}}",
         f"{task:<{_TASK_WIDTH}}",
         fitted(agent, _NARROW_AGENT).ljust(_NARROW_AGENT) if narrow else f"{agent:<{_AGENT_WIDTH}}",

@@ -10,7 +10,7 @@ import ast
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -129,6 +129,8 @@ class Declared:
     agents: list[Registration] = field(default_factory=list)
     brought: dict[str, Brought] = field(default_factory=dict)
     unknown: list[Path] = field(default_factory=list)
+    needed: dict[str, str] = field(default_factory=dict)
+    """The prompts that agents read, each with one of them."""
 
 
 def declared_agents(settings: Settings) -> Declared:
@@ -136,7 +138,7 @@ def declared_agents(settings: Settings) -> Declared:
 
     What a file computes stays unknown: agents made by a call, or with attributes that are no literals.
     """
-    from meshwright.agents.loader import installed_agents, project_file
+    from meshwright.agents.loader import installed_agents, needs_prompt, project_file
     from meshwright.prompts import Brought
 
     folder = project_file(Path(), settings.agents.dir)
@@ -144,12 +146,41 @@ def declared_agents(settings: Settings) -> Declared:
     for path in sorted(folder.rglob("*.py")) if folder.is_dir() else ():
         if not any(part.startswith(("_", ".")) for part in path.relative_to(folder).parts[:-1]):
             _read_file(path, found)
+    if settings.agents.include:
+        _read_shipped(folder, settings.agents.include, found)
     for agent in installed_agents():  # their packages are trusted: somebody installed them
         found.agents.append(agent.registration())
+        if needs_prompt(agent):
+            found.needed[agent.prompt] = agent.agent_id
         if agent.prompt_text:
             found.brought[agent.prompt] = Brought(agent.prompt_text, agent.__name__, agent.__module__)
     found.agents.sort(key=lambda agent: agent.agent_id)
     return found
+
+
+def _read_shipped(folder: Path, wanted: Sequence[str], found: Declared) -> None:
+    """Take in the agents that come with Meshwright and are wanted beside those of the folder."""
+    from meshwright.agents.shipped import shipped_folder, shipped_prompt
+    from meshwright.prompts import Brought
+
+    if folder.resolve() == shipped_folder("actors").resolve():
+        return
+    for agent_id, (agent, path) in shipped_agents().items():
+        if agent_id in wanted:
+            found.agents.append(agent)
+            name = agent.metadata["prompt"]
+            found.brought[name] = Brought(shipped_prompt(name), agent.name, str(path))
+
+
+def shipped_agents() -> dict[str, tuple[Registration, Path]]:
+    """The agents that come with Meshwright by id, each with its file; none of them runs."""
+    from meshwright.agents.shipped import shipped_folder
+
+    known: dict[str, tuple[Registration, Path]] = {}
+    for path in sorted(shipped_folder("actors").glob("*.py")):
+        _read_file(path, declared := Declared())
+        known |= {agent.agent_id: (agent, path) for agent in declared.agents}
+    return known
 
 
 def _read_file(path: Path, found: Declared) -> None:
@@ -179,6 +210,8 @@ def _read_agent(path: Path, node: ast.ClassDef, attributes: dict[str, ast.expr],
     except (ValueError, TypeError):
         return False
     found.agents.append(agent)
+    if _reads_prompt(node):
+        found.needed[prompt] = agent_id
     if "prompt_text" not in attributes:
         return True
     try:
@@ -187,6 +220,15 @@ def _read_agent(path: Path, node: ast.ClassDef, attributes: dict[str, ast.expr],
         text = None
     found.brought[prompt] = Brought(text if isinstance(text, str) else "", node.name, str(path))
     return isinstance(text, str)
+
+
+def _reads_prompt(node: ast.ClassDef) -> bool:
+    from meshwright.agents.loader import READS_PROMPT
+
+    functions = (part for part in node.body if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef))
+    if all(function.name != "run" for function in functions):
+        return True
+    return any(isinstance(part, ast.Attribute) and part.attr in READS_PROMPT for part in ast.walk(node))
 
 
 def _attributes(node: ast.ClassDef) -> dict[str, ast.expr]:

@@ -9,43 +9,29 @@ from collections.abc import Callable
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
+from meshwright.cli.completion import ids_of
 from meshwright.cli.connect import Connection, talk
+from meshwright.cli.nouns import Noun
 from meshwright.cli.options import Target, json_option, mesh_options
 from meshwright.cli.output import echo_json, show
 from meshwright.core.display import Document, Resource, Verb
 
 
 def group_of(resource: Resource, find: Callable[[Target], list[Document]] | None = None) -> click.Group:
-    """The commands of a resource: alone and as `list` it lists them, with `find` where its route does not."""
+    """The commands of a resource: `list`, with `find` where its route does not list them, and its verbs."""
 
     def listed(target: Target) -> list[Document]:
         return talk(target, lambda mesh: mesh.client.items(resource.path), need=resource.need)
 
-    def show_all(target: Target, *, as_json: bool) -> None:
-        found = (find or listed)(target)
-        show(found, resource.columns, as_json=as_json, empty=resource.empty)
-
-    @click.group(resource.command or resource.name, help=resource.help, invoke_without_command=True)
-    @json_option
-    @mesh_options
-    @click.pass_context
-    def group(ctx: click.Context, target: Target, as_json: bool) -> None:
-        if ctx.invoked_subcommand is None:
-            show_all(target, as_json=as_json)
-            return
-        misplaced = [
-            name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        ]
-        if misplaced:
-            raise click.UsageError(f"Give its options after {ctx.command_path} {ctx.invoked_subcommand}")
+    group = Noun(resource.command or resource.name, help=resource.help)
 
     @group.command("list", help=resource.lists or resource.help)
     @json_option
     @mesh_options
     def list_all(target: Target, as_json: bool) -> None:
-        show_all(target, as_json=as_json)
+        found = (find or listed)(target)
+        show(found, resource.columns, as_json=as_json, empty=resource.empty)
 
     for verb in resource.verbs:
         _add(group, resource, verb)
@@ -54,7 +40,7 @@ def group_of(resource: Resource, find: Callable[[Target], list[Document]] | None
 
 def _add(group: click.Group, resource: Resource, verb: Verb) -> None:
     @group.command(verb.name, help=verb.help)
-    @click.argument("name", metavar=resource.id)
+    @click.argument("name", metavar=resource.id, shell_complete=ids_of(resource))
     @mesh_options
     def change(target: Target, name: str) -> int:
         async def request(mesh: Connection) -> Any:

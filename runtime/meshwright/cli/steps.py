@@ -16,7 +16,7 @@ import click
 from meshwright.cli import output
 from meshwright.cli.output import document, for_terminal, labelled
 from meshwright.core import display
-from meshwright.core.display import Column, Document, dollars, file_line, local_time, printable
+from meshwright.core.display import Column, Document, dollars, file_line, local_time, printable, short_id
 from meshwright.core.errors import ConfigError, InvalidInput
 
 if TYPE_CHECKING:
@@ -103,7 +103,8 @@ def _status(step: Document) -> str:
 
 def _summary(step: Document) -> str:
     is_known = step["has_contents"] or step["summary"] or step["status"] in ("waiting", "unfinished")
-    name = f"{step['name']}: " if step["kind"] == "delegate" else ""
+    child = short_id(step["child_task_id"]) if step.get("child_task_id") else ""
+    name = f"{step['name']} {child}: " if step["kind"] == "delegate" else ""
     return f"{name}{step['summary']}" if is_known else "(what was said is not stored any more)"
 
 

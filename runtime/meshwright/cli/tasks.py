@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshwright.cli import output
+from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, listed, talk, whole_id
 from meshwright.cli.options import (
     FILE,
     JSON_OBJECT,
     Target,
     WholeNumber,
+    follow_option,
     from_stdin,
     json_option,
+    limit_option,
     limit_options,
     mesh_options,
     quiet_option,
@@ -29,7 +32,18 @@ from meshwright.cli.output import document
 from meshwright.cli.project import trust_option
 from meshwright.cli.steps import file_rows, save_files, show_steps, step_path
 from meshwright.core import display
-from meshwright.core.display import Column, Document, dollars, fault, finish, join, local_time, score, short
+from meshwright.core.display import (
+    Column,
+    Document,
+    age,
+    dollars,
+    fault,
+    finish,
+    join,
+    local_time,
+    score,
+    short,
+)
 from meshwright.core.errors import NotFound
 from meshwright.ledger.resources import TASK_BUDGET, estimated, spent_of
 
@@ -48,9 +62,9 @@ TASKS = (
     Column("status", "status"),
     Column("capability", "capability", cut=4),
     Column("agent", "agent_id", cut=5),
-    Column("created", "created_at", local_time, cut=3, least=19),
+    Column("age", "created_at", age),
     Column("model", "model", cut=2),
-    Column("cost", "cost_usd", dollars),
+    Column("cost", "cost_usd", dollars, cut=3, least=7),
 )
 REASON = Column("reason", "reason", cut=6, least=32)
 
@@ -67,14 +81,29 @@ def _file_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return option(command)
 
 
+def _request_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options --payload and --priority of a task."""
+    payload = click.option(
+        "--payload", type=JSON_OBJECT, default="{}", help="More of the request; TEXT is its `text`."
+    )
+    priority = click.option(
+        "--priority", type=WholeNumber(0, 10), default=5, show_default=True, help="10 goes first."
+    )
+    return payload(priority(command))
+
+
 _after_option = click.option(
-    "--after", metavar="ID", help="Begin once this task has ended, however it did; an end of its id will do."
+    "--after",
+    metavar="ID",
+    shell_complete=named("task"),
+    help="Begin once this task has ended, however it did; an end of its id will do.",
 )
 
 
 @click.command()
-@click.argument("agent")
+@click.argument("agent", shell_complete=named("agent"))
 @click.argument("text", callback=from_stdin)
+@_request_options
 @_file_option
 @click.option(
     "--thread", "thread_id", metavar="ID", help="Continue this conversation: the agent sees its history."
@@ -107,12 +136,12 @@ def ask(
 
     if estimate:
         return _estimate(target, as_json=as_json, agent_id=agent)
+    fields["payload"] |= {"files": [*files]} if files else {}
 
     async def ask_it(mesh: Connection) -> Document:
         try:
-            payload = {"files": [*files]} if files else {}
             fields["after"] = after and await whole_id(mesh, after)
-            receipt = await mesh.client.submit(text, agent_id=agent, payload=payload, **fields)
+            receipt = await mesh.client.submit(text, agent_id=agent, **fields)
         except NotFound as error:
             raise error if error.field == "after" else await _with_names(mesh, agent, error) from None
         return await watch(mesh, receipt.task_id, quiet=quiet)
@@ -132,8 +161,12 @@ def _estimate(target: Target, *, as_json: bool, **whose: str | None) -> int:
 
 async def _with_names(mesh: Connection, wanted: str, error: NotFound) -> NotFound:
     """The error that an agent is not known, with the one that was probably meant, or all there are."""
+    from meshwright.cli.project import shipped_agents
     from meshwright.core.errors import nearest
 
+    if wanted in shipped_agents():
+        remedy = f'it comes with Meshwright: include = ["{wanted}"] below [agents] of mesh.toml adds it'
+        return NotFound(error.message, remedy=remedy, field=error.field)
     names = [agent.agent_id for agent in await mesh.client.agents() if agent.kind == "agent"]
     close = nearest(wanted, names)
     remedy = f"did you mean: mesh ask {close}" if close else f"there are {', '.join(names) or 'none'}"
@@ -141,12 +174,13 @@ async def _with_names(mesh: Connection, wanted: str, error: NotFound) -> NotFoun
 
 
 @click.command()
-@click.argument("capability")
+@click.argument("capability", shell_complete=named("capability"))
 @click.argument("text", required=False, callback=from_stdin)
-@click.option("--agent", "agent_id", metavar="ID", help="Only this agent may do it.")
-@click.option("--payload", type=JSON_OBJECT, default="{}", help="More of the request; TEXT is its `text`.")
+@click.option(
+    "--agent", "agent_id", metavar="ID", shell_complete=named("agent"), help="Only this agent may do it."
+)
+@_request_options
 @_file_option
-@click.option("--priority", type=WholeNumber(0, 10), default=5, show_default=True, help="10 goes first.")
 @click.option("--thread", "thread_id", metavar="ID", help="The conversation that the task belongs to.")
 @click.option("--idempotency-key", metavar="KEY", help="A repeat with the same key is the same task.")
 @click.option("--wait", is_flag=True, help="Follow its progress and print its answer, as mesh ask does.")
@@ -172,7 +206,7 @@ def submit(
     """Submit a task; the best agent for it gets it.
 
     CAPABILITY is what an agent must be able to do (mesh agents lists them), TEXT the request;
-    - reads it from stdin. Prints the task's id.
+    - reads it from stdin. With --agent it may be TEXT alone. Prints the task's id.
     """
     from meshwright.cli.timeline import print_answer, watch
 
@@ -180,8 +214,9 @@ def submit(
         return _estimate(
             target, as_json=as_json, agent_id=fields["agent_id"], capability=fields["capability"]
         )
-    if files:
-        fields["payload"] = {**fields["payload"], "files": [*files]}
+    if fields["agent_id"] and text is None and not fields["payload"]:
+        text = fields.pop("capability")
+    fields["payload"] |= {"files": [*files]} if files else {}
     if not (text or "").strip() and not fields["payload"]:
         raise click.UsageError(
             f'a task needs words: mesh submit {fields["capability"]} "..." (or --payload JSON)',
@@ -197,7 +232,8 @@ def submit(
         if not receipt.dispatched_to:
             chosen = f"begins once task {fields['after']} has ended"
         shown = f"mesh task {receipt.task_id}{mesh.options} shows it"
-        click.echo(f"{receipt.status}: {chosen}; {shown}", err=True)
+        if not quiet:
+            click.echo(f"{receipt.status}: {chosen}; {shown}", err=True)
         if not mesh.is_running:
             until = f"until one does: mesh up{mesh.options}"
             click.echo(f"no mesh is running: the task waits in {mesh.where} {until}", err=True)
@@ -214,8 +250,13 @@ def submit(
 @click.option(
     "--status", type=click.Choice(_STATUSES), metavar="STATUS", help=f"One of {', '.join(_STATUSES)}."
 )
-@click.option("--capability", metavar="NAME", help="Only tasks that ask for this capability.")
-@click.option("--limit", type=WholeNumber(1, 500), default=20, show_default=True, help="How many to show.")
+@click.option(
+    "--capability",
+    metavar="NAME",
+    shell_complete=named("capability"),
+    help="Only tasks that ask for this capability.",
+)
+@limit_option(20)
 @json_option
 @mesh_options
 def tasks(target: Target, as_json: bool, **filters: Any) -> None:
@@ -225,8 +266,13 @@ def tasks(target: Target, as_json: bool, **filters: Any) -> None:
     output.show(found, columns, as_json=as_json, empty='no such tasks; mesh ask AGENT "..." makes one')
 
 
+_attempt_option = click.option(
+    "--attempt", type=WholeNumber(1), metavar="N", help="The attempt whose steps are shown (default: all)."
+)
+
+
 @click.command()
-@click.argument("task_id", metavar="ID")
+@click.argument("task_id", metavar="ID", shell_complete=named("task"))
 @click.option(
     "--steps",
     "step",
@@ -236,9 +282,7 @@ def tasks(target: Target, as_json: bool, **filters: Any) -> None:
     metavar="[N]",
     help="List its steps; with a number, show all that was said at that step.",
 )
-@click.option(
-    "--attempt", type=WholeNumber(1), metavar="N", help="The attempt whose steps are shown (default: all)."
-)
+@_attempt_option
 @click.option(
     "--save",
     "folder",
@@ -246,23 +290,33 @@ def tasks(target: Target, as_json: bool, **filters: Any) -> None:
     metavar="DIR",
     help="Write the files of its outcome into this folder; none is overwritten.",
 )
+@follow_option
 @json_option
 @mesh_options
-def task(
-    target: Target, task_id: str, step: str | None, attempt: int | None, folder: Path | None, as_json: bool
-) -> None:
+def show(
+    target: Target,
+    task_id: str,
+    step: str | None,
+    attempt: int | None,
+    folder: Path | None,
+    follow: bool,
+    as_json: bool,
+) -> int:
     """Show one task with its attempts and outcome.
 
-    The files of its outcome are listed. --steps lists what its agent did, --steps N shows what was said at
-    one step; with --json each step is one line. ID may be the end or the beginning of an id that only one
-    task has.
+    The files of its outcome are listed. --follow shows its progress to its end, and its answer. --steps lists
+    what its agent did, --steps N shows what was said at one step; with --json each step is one line. ID may
+    be the end or the beginning of an id that only one task has.
     """
     if attempt is not None and step is None:
         raise click.UsageError(
             "--attempt says whose steps are shown: add --steps", click.get_current_context()
         )
 
-    async def show(mesh: Connection) -> None:
+    if follow:
+        return _follow(target, task_id, as_json=as_json)
+
+    async def show_it(mesh: Connection) -> None:
         whole = await whole_id(mesh, task_id)
         if step is not None:
             await show_steps(mesh, whole, step, attempt, as_json=as_json)
@@ -274,11 +328,43 @@ def task(
             more = () if as_json else (*await _limits(mesh, view), *await _budget(mesh, view))
             click.echo(_page(mesh, view, as_json=as_json, more=more))
 
-    talk(target, show, need="state")
+    talk(target, show_it, need="state")
+    return 0
+
+
+def _follow(target: Target, task_id: str, *, as_json: bool) -> int:
+    from meshwright.cli.timeline import print_answer, watch
+
+    async def follow_it(mesh: Connection) -> Document:
+        view = await mesh.client.task(await whole_id(mesh, task_id))
+        if view.outcome is None and not mesh.is_running:
+            message = f"no mesh runs on {mesh.where}: nothing more happens there"
+            raise NotFound(message, remedy=f"start one with: mesh up{mesh.options}")
+        return await watch(mesh, view.task_id, quiet=False)
+
+    return print_answer(talk(target, follow_it, need="state"), as_json=as_json)
 
 
 @click.command()
-@click.argument("task_id", metavar="ID")
+@click.argument("task_id", metavar="ID", shell_complete=named("task"))
+@click.argument("step", required=False, callback=step_path, metavar="[N]")
+@_attempt_option
+@json_option
+@mesh_options
+def steps(target: Target, task_id: str, step: str | None, attempt: int | None, as_json: bool) -> None:
+    """List what the agent of a task did; with N show all that was said at that step.
+
+    With --json each step is one line.
+    """
+
+    async def show_them(mesh: Connection) -> None:
+        await show_steps(mesh, await whole_id(mesh, task_id), step or "", attempt, as_json=as_json)
+
+    talk(target, show_them, need="state")
+
+
+@click.command()
+@click.argument("task_id", metavar="ID", shell_complete=named("task"))
 @json_option
 @mesh_options
 def cancel(target: Target, task_id: str, as_json: bool) -> None:

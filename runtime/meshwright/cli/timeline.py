@@ -10,6 +10,7 @@ import shutil
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from functools import partial
@@ -18,12 +19,13 @@ from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import click
 
+from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk, whole_id
 from meshwright.cli.inbox import answer_of, question_lines
-from meshwright.cli.options import Target, WholeNumber, json_option, mesh_options
+from meshwright.cli.options import Target, follow_option, json_option, limit_option, mesh_options
 from meshwright.cli.output import Line, document, event_line, for_terminal, line_of, styled, terminal_width
 from meshwright.client import Client
-from meshwright.core.display import Document, file_line, printable
+from meshwright.core.display import Document, file_line, printable, short
 from meshwright.core.errors import Conflict, MeshError, NotFound, error_of_code
 from meshwright.core.schema import takes_approval
 
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 MAX_LAG_SECONDS = 2.0  # a child's last events may reach us after its parent's next
 _DELTA = "model.delta"
 _SOME_EVENTS, _MAX_EVENTS = 50, 1000
+NOISE = ("trace.spans", "audit.head")
+"""Events that only programs read; `mesh events` shows them with --all or --type."""
 _ENDED = {"cancelled": "was cancelled", "timed_out": "timed out"}
 _OWN_TYPES = frozenset({"BrokeOff", "Cancelled", "DeadlineExceeded", "TaskTimeout", "Timeout"})
 """The types of faults that no exception led to."""
@@ -59,6 +63,16 @@ _STYLES: dict[str, dict[str, Any]] = {
     for colour, words in _COLOURS.items()
     for word in words.split()
 }
+_DOING = {
+    "task.accepted": "choosing an agent",
+    "task.dispatched": "waiting for a slot",
+    "task.waiting": "waiting",
+    "context.compressed": "calling the model",
+    "tool.called": "calling the model",
+    "wait.ended": "going on",
+}
+"""The words of the spinner after an event; after all others it says that the agent works."""
+_WORKING = "working"
 _FRAMES, _FRAME_SECONDS = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", 0.1
 _ERASE, _NO_WRAP, _WRAP = "\r\x1b[K", "\x1b[?7l", "\x1b[?7h"
 
@@ -112,29 +126,46 @@ async def _beside(
 class Drawing:
     """Draws a timeline as lines of text on a stream, or nowhere."""
 
+    _held: list[str] | None = None  # lines that wait while somebody else has the terminal
+
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
 
     def line(self, depth: int, line: Line) -> None:
-        """Draw one line, further in for each task above it."""
+        """Draw one line, further in for each task above it; while it is paused, after the pause."""
         if self._stream is not None:
-            click.echo(f"{_INDENT * (depth + 1)}{line.word:<{_WORD_WIDTH}} {line.text}", file=self._stream)
+            self._print(f"{_INDENT * (depth + 1)}{line.word:<{_WORD_WIDTH}} {line.text}\n")
+
+    def doing(self, words: str) -> None:
+        """Say what happens now, until the next line."""
 
     def words(self, text: str, *, restart: bool) -> None:
         """Show what a model writes, until the next line; `restart` forgets what it wrote before."""
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the terminal to somebody else."""
-        yield
+        """Leave the terminal to somebody else; lines that come meanwhile are drawn afterwards."""
+        self._held = []
+        try:
+            yield
+        finally:
+            held, self._held = self._held, None
+            self._print("".join(held))
+
+    def _print(self, text: str) -> None:
+        if self._held is not None:
+            self._held.append(text)
+        elif text:
+            click.echo(text, file=self._stream, nl=False)
 
 
 class _TerminalDrawing(Drawing):
     """Coloured lines, wrapped within their column, above a spinner with the words of the model."""
 
     def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
         self._terminal = stream
-        self._words = ""
+        self._words, self._doing, self._since = "", _WORKING, time.monotonic()
         self._is_paused = os.environ.get("TTY_INTERACTIVE") == "0"
         self._lock = threading.Lock()
         self._stopping = threading.Event()
@@ -148,8 +179,14 @@ class _TerminalDrawing(Drawing):
         word = styled(f"{indent}{line.word:<{_WORD_WIDTH}}", **_STYLES.get(line.word, {"dim": True}))
         below = f"\n{' ' * (len(indent) + _WORD_WIDTH + 1)}"
         with self._lock:
-            self._words = ""
-            self._write(f"{_ERASE}{below.join([f'{word} {first}', *more])}\n")
+            self._words, self._since = "", time.monotonic()
+            self._print(f"{_ERASE}{below.join([f'{word} {first}', *more])}\n")
+
+    def doing(self, words: str) -> None:
+        """Show these words and the seconds since then beside the spinner."""
+        with self._lock:
+            self._since = self._since if words == self._doing else time.monotonic()
+            self._doing = words
 
     def words(self, text: str, *, restart: bool) -> None:
         """Show the end of what the model has written, as much as fits beside the spinner."""
@@ -164,7 +201,8 @@ class _TerminalDrawing(Drawing):
         with self._lock:
             self._write(_ERASE)
         try:
-            yield
+            with super().paused():
+                yield
         finally:
             self._is_paused = before
 
@@ -185,7 +223,8 @@ class _TerminalDrawing(Drawing):
                 return
             with self._lock:
                 if not self._is_paused:
-                    self._write(f"{_ERASE}{_NO_WRAP}{frame} {self._words}{_WRAP}\r")
+                    said = self._words or f"{self._doing} {time.monotonic() - self._since:.0f} s"
+                    self._write(f"{_ERASE}{_NO_WRAP}{frame} {said}{_WRAP}\r")
 
     def _write(self, text: str) -> None:
         click.echo(text, file=self._terminal, nl=False)
@@ -336,11 +375,24 @@ async def draw(client: Client, task_id: str, canvas: Drawing, answering: Answeri
             payload = event["payload"]
             if event["event_type"] == _DELTA and isinstance(payload, dict):
                 canvas.words(payload.get("text", ""), restart=payload.get("n", 1) == 1)
-            elif line := line_of(event):
-                canvas.line(depth, line)
+            else:
+                if line := line_of(event):
+                    canvas.line(depth, line)
+                canvas.doing(_doing(event))
             if answering is not None:
                 answering.take(event)
     return payload
+
+
+def _doing(event: Document) -> str:
+    payload = event["payload"]
+    if not isinstance(payload, dict):
+        return _WORKING
+    if event["event_type"] == "model.called" and (tools := payload.get("tool_calls")):
+        return f"running {', '.join(map(short, tools))}"
+    if event["event_type"] == "task.waiting" and (kind := payload.get("kind")):
+        return f"waiting for {'a person' if kind == 'person' else kind}"
+    return _DOING.get(event["event_type"], _WORKING)
 
 
 def print_answer(outcome: Document, *, as_json: bool) -> int:
@@ -370,11 +422,16 @@ def _why(error: Document) -> str:
 
 
 @click.command()
-@click.option("-f", "--follow", is_flag=True, help="Continue with new events, until Ctrl-C.")
-@click.option("--task", "task_id", metavar="ID", help="Only events of this task.")
+@follow_option
+@click.option(
+    "--task", "task_id", metavar="ID", shell_complete=named("task"), help="Only events of this task."
+)
 @click.option("--type", "event_type", metavar="TYPE", help="Only this type, such as task.succeeded.")
-@click.option("--agent", "agent_id", metavar="ID", help="Only events of this agent.")
-@click.option("--limit", type=WholeNumber(1, 1000), help="How many (default: the last 50; all of a task).")
+@click.option(
+    "--agent", "agent_id", metavar="ID", shell_complete=named("agent"), help="Only events of this agent."
+)
+@click.option("--all", "also_noise", is_flag=True, help="Also spans of traces and signed heads of the log.")
+@limit_option(None, _MAX_EVENTS, otherwise="the last 50; all of a task")
 @json_option
 @mesh_options
 def events(
@@ -383,14 +440,17 @@ def events(
     task_id: str | None,
     event_type: str | None,
     agent_id: str | None,
+    also_noise: bool,
     limit: int | None,
     as_json: bool,
 ) -> None:
     """Show events, oldest first.
 
-    With --json each event is one line of JSON.
+    Without --all those that only programs read are left out. With --json each event is one line of JSON.
     """
     line = partial(json.dumps, ensure_ascii=False) if as_json else partial(event_line, width=terminal_width())
+
+    hidden = () if also_noise or event_type else NOISE
 
     async def show(mesh: Connection) -> None:
         if follow and not mesh.is_running:
@@ -399,23 +459,21 @@ def events(
         task = await whole_id(mesh, task_id) if task_id else None
         fields: EventFields = {"task_id": task, "event_type": event_type, "agent_id": agent_id}
         newest = await mesh.client.last_seq() if follow else 0
-        found = await mesh.client.events(
-            limit=limit or (_MAX_EVENTS if task else _SOME_EVENTS),
-            task_id=task,
-            event_type=event_type,
-            agent_id=agent_id,
-        )
+        most = limit or (_MAX_EVENTS if task else _SOME_EVENTS)
+        asked = most if not hidden else min(_MAX_EVENTS, 2 * most)  # so that enough are left
+        found = await mesh.client.events(limit=asked, task_id=task, event_type=event_type, agent_id=agent_id)
         if task and not found:
             await mesh.client.task(task)  # raises NotFound: it is no task, or has no such events
         if not found and not follow:
             click.echo(f"no such events; mesh events{mesh.options} shows the last of all", err=True)
-        for event in found:
+        newest = max([newest, *(event.seq or 0 for event in found)])
+        for event in [event for event in found if event.event_type not in hidden][-most:]:
             click.echo(line(document(event)))
-            newest = max(newest, event.seq or 0)
         if follow:
             async with aclosing(_new_events(mesh, newest, fields)) as live:
                 async for event in live:
-                    click.echo(line(document(event)))
+                    if event.event_type not in hidden:
+                        click.echo(line(document(event)))
 
     talk(target, show)
 

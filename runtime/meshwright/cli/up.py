@@ -134,10 +134,17 @@ def up(
             usage = "--hold and --release are not for --store dapr, where each worker begins by itself"
             raise click.UsageError(usage, click.get_current_context())
         _run_stack(settings, per_agent=per_agent, replicas=replicas)
+        _say_stopped()
         return
     if per_agent or replicas > 1:
         raise click.UsageError("--per-agent and --replicas are for --store dapr", click.get_current_context())
     _run(_up(settings))
+    _say_stopped()
+
+
+def _say_stopped() -> None:
+    if sys.stderr.isatty():  # below the ^C that the terminal shows
+        click.echo("\nstopped; unfinished tasks go on at the next mesh up", err=True)
 
 
 @click.command()

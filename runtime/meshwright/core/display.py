@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
@@ -78,9 +78,27 @@ def number(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, (int, float)) else str(value)
 
 
-def local_time(text: str | None) -> str:
-    """An RFC 3339 time as `2026-11-20 09:31:02` of this machine's zone."""
-    return f"{datetime.fromisoformat(text).astimezone():%Y-%m-%d %H:%M:%S}" if text else ""
+def local_time(text: str | None, zone: str | None = None) -> str:
+    """An RFC 3339 time as `2026-11-20 09:31:02+01:00`, in the zone of that name or in this machine's."""
+    if not text:
+        return ""
+    from zoneinfo import ZoneInfo  # takes 2 ms, and few commands show a time
+
+    return datetime.fromisoformat(text).astimezone(ZoneInfo(zone) if zone else None).isoformat(" ", "seconds")
+
+
+def duration(time: timedelta) -> str:
+    """A length of time in one or two words: `40 s`, `3 min`, `2 h`, `5 d`."""
+    seconds = max(0, int(time.total_seconds()))
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} s"
+
+
+def age(since: str | None) -> str:
+    """The time since then: `3 min`."""
+    return duration(datetime.now(UTC) - datetime.fromisoformat(since)) if since else ""
 
 
 def or_never(text: str | None) -> str:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from meshwright.cli.completion import ids_of, named
 from meshwright.cli.connect import Connection, one_of, talk
+from meshwright.cli.nouns import Noun
 from meshwright.cli.options import Target, confirm, json_option, mesh_options, yes_option
 from meshwright.cli.output import document, echo_json
 from meshwright.cli.resources import group_of
@@ -49,8 +51,13 @@ def _chosen_roles(context: click.Context, option: click.Parameter, values: Seque
 
 @keys.command("create")
 @click.option("--name", metavar="ID", help="The person or program that will use it.")
-@click.option("--agent", "agent_id", metavar="ID", help="The agent of the mesh that it is for instead.")
-@click.option("--tenant", "tenant_id", default="default", metavar="ID", help="Its tenant; * is all tenants.")
+@click.option(
+    "--agent",
+    "agent_id",
+    metavar="ID",
+    shell_complete=named("agent"),
+    help="The agent of the mesh that it is for instead.",
+)
 @click.option(
     "--role",
     "--roles",
@@ -76,7 +83,6 @@ def _create(
     target: Target,
     name: str | None,
     agent_id: str | None,
-    tenant_id: str,
     roles: Sequence[str],
     expires: str | None,
     budget: str | None,
@@ -90,13 +96,15 @@ def _create(
     mesh keys create --name ada --role approver
     mesh keys create --name ci --tenant acme --role submitter --expires 90d
 
-    Calls with it count as those of --name, in --tenant. With --proxy it is the proxy's, and this mesh uses it
-    for the agent's calls from now on.
+    Calls with it count as those of --name, in --tenant (* is all tenants). With --proxy it is the proxy's,
+    and this mesh uses it for the agent's calls from now on.
 
     The first key makes keys mandatory for every caller, and so it asks before; `mesh keys open` undoes that.
     """
     if (name is None) == (agent_id is None):
         raise click.UsageError("Name whose key it is: --name ada, or for an agent of the mesh --agent ID.")
+    tenant_id = target.tenant or "default"
+    target = target._replace(tenant=None)  # the mesh's administrator makes keys of all tenants
 
     async def make(mesh: Connection) -> Document:
         if not yes and not await mesh.client.keys_required():
@@ -125,7 +133,7 @@ def _create(
 
 
 @keys.command("rotate")
-@click.argument("key_id", metavar="ID")
+@click.argument("key_id", metavar="ID", shell_complete=ids_of(KEYS))
 @click.option("--grace", default="1h", show_default=True, metavar="TIME", help="How long both keys work.")
 @click.option("--expires", metavar="TIME", help="After how long the new one is refused, like 30d.")
 @json_option
@@ -152,7 +160,7 @@ def _rotate(target: Target, key_id: str, grace: str, expires: str | None, as_jso
 
 
 @keys.command("revoke")
-@click.argument("key_id", metavar="ID")
+@click.argument("key_id", metavar="ID", shell_complete=ids_of(KEYS))
 @click.option("--proxy", is_flag=True, help="Experimental: a key of the LiteLLM proxy, by its token.")
 @mesh_options
 def _revoke(target: Target, key_id: str, proxy: bool) -> None:
@@ -206,7 +214,7 @@ def agent_keys() -> AgentKeys:
 @click.command()
 @click.option("--requester", metavar="NAME", help="Of the tasks that somebody asked for.")
 @click.option("--thread", metavar="ID", help="Of the tasks of a thread.")
-@click.option("--task", metavar="ID", help="Of one task.")
+@click.option("--task", metavar="ID", shell_complete=named("task"), help="Of one task.")
 @yes_option
 @mesh_options
 def erase(target: Target, requester: str | None, thread: str | None, task: str | None, yes: bool) -> None:
@@ -231,7 +239,7 @@ def erase(target: Target, requester: str | None, thread: str | None, task: str |
     click.echo(f"erased the contents of {tasks:,} {'task' if tasks == 1 else 'tasks'}, of {events:,} events")
 
 
-@click.group()
+@click.group(cls=Noun)
 def secrets() -> None:
     """Manage the keys that encrypt stored secrets.
 

@@ -12,8 +12,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk, whole_id
-from meshwright.cli.options import AMOUNT, ON_EMPTY, Target, json_option, mesh_options
+from meshwright.cli.nouns import Noun
+from meshwright.cli.options import (
+    AMOUNT,
+    ON_EMPTY,
+    Target,
+    json_option,
+    mesh_options,
+    since_option,
+    until_option,
+)
 from meshwright.cli.output import document, echo_json, show, table
 from meshwright.cli.resources import group_of
 from meshwright.core.display import Column, Document, dollars
@@ -58,9 +68,8 @@ def raise_budget(target: Target, name: str, amount: str, key: str | None, as_jso
 
 
 @click.command()
-@click.argument("whose", required=False)
+@click.argument("whose", required=False, shell_complete=named("agent"))
 @click.argument("allowance", required=False, metavar="USD/WINDOW")
-@click.option("--tenant", "tenant_id", metavar="ID", help="Only for calls of this tenant.")
 @click.option(
     "--on-empty", type=click.Choice(ON_EMPTY), help="Without money: as it was before, fail for a new one."
 )
@@ -71,7 +80,6 @@ def allow(
     target: Target,
     whose: str | None,
     allowance: str | None,
-    tenant_id: str | None,
     on_empty: Any,
     remove: bool,
     as_json: bool,
@@ -82,8 +90,9 @@ def allow(
 
     WHOSE is an agent's id, or agent:ID, tenant:ID, tag:NAME or mesh; the window hour, day, month or total, a
     day if it is left out. It counts at once, and replaces what was allowed in such a window before. Without
-    arguments it lists what is allowed.
+    arguments it lists what is allowed. With --tenant it is for calls of that tenant alone.
     """
+    tenant_id = target.tenant
     if remove and whose is None:
         raise click.UsageError("say WHOSE allowance to remove; mesh allow lists them")
     if remove == (allowance is not None) and whose is not None:
@@ -97,22 +106,12 @@ def allow(
             return [document(allowed)]
         return await mesh.client.items(ALLOWANCES.path)
 
+    target = target._replace(tenant=None)  # the mesh's administrator says what a tenant may spend
     found = talk(target, change, need="state" if whose is None else "change")
     show(found, ALLOWANCES.columns, as_json=as_json, empty=ALLOWANCES.empty)
     if allowance is not None and not as_json:
         tenant = f" --tenant {tenant_id}" if tenant_id else ""
         click.echo(f"mesh allow {whose}{tenant} --remove ends it", err=True)
-
-
-def _time(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    if value is None:
-        return None
-    from meshwright.ledger.costs import since_of
-
-    try:
-        return since_of(value, datetime.now(UTC)).isoformat()
-    except InvalidInput as error:
-        raise click.BadParameter(f"{error.message}; {error.remedy}", ctx, parameter) from None
 
 
 def _keys(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -133,10 +132,8 @@ def _keys(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
     callback=_keys,
     help=f"What to sum by: {', '.join(_KEYS)}; or by two, as in agent,model.",
 )
-@click.option(
-    "--since", metavar="TIME", callback=_time, help="From when: 24h, 7d, 2026-01-01T00:00Z (default: ever)."
-)
-@click.option("--until", metavar="TIME", callback=_time, help="Until before when (default: now).")
+@since_option
+@until_option
 @click.option("--bucket", type=click.Choice(["hour", "day"]), help="A series: for each hour or day of UTC.")
 @click.option("--proxy", is_flag=True, help="Experimental: compare with the proxy at LITELLM_BASE_URL.")
 @json_option
@@ -330,3 +327,15 @@ def _difference(item: Document) -> str:
 
 def _plain(amount: Decimal | None) -> str | None:
     return None if amount is None else format(amount, "f")
+
+
+@click.group(cls=Noun, bare="costs")
+def money() -> None:
+    """Show costs and budgets, raise budgets, allow agents an amount a day.
+
+    `mesh money` sums up what model calls cost.
+    """
+
+
+for verb, command in {"costs": costs, "budgets": budgets, "raise": raise_budget, "allow": allow}.items():
+    money.add_command(command, verb)

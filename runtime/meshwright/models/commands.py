@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
@@ -14,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwright.cli.connect import Connection, running_mesh, talk
-from meshwright.cli.options import Target, data_option, json_option
+from meshwright.cli.connect import Connection, running_mesh, say_asked, talk
+from meshwright.cli.nouns import Noun
+from meshwright.cli.options import Target, json_option, mesh_options
 from meshwright.cli.output import echo_json, table
 from meshwright.cli.project import require_trust
+from meshwright.cli.timeline import drawing
 from meshwright.core.display import Column, Document, local_time, seconds
-from meshwright.core.errors import ConfigError, HostError, MeshError
+from meshwright.core.errors import ConfigError, MeshError
 from meshwright.sql.folder import make_private, read_private, write_private
 
 if TYPE_CHECKING:
@@ -42,39 +45,42 @@ _COOLED_DOWN = "deployment.cooled_down"
 _CIRCUIT_EVENTS = (_COOLED_DOWN, "deployment.refused", "deployment.recovered")
 
 
-@click.group(invoke_without_command=True)
-@json_option
-@data_option
-@click.pass_context
-def models(ctx: click.Context, as_json: bool, data: Path | None) -> None:
+@click.group(cls=Noun)
+def models() -> None:
     """Show groups, deployments, tags and prices; say where a call goes.
 
-    Those of the mesh that runs on the data, else of the settings here. Prices are dollars per million
-    tokens, in and out. Health is that of the last call or `mesh models test`.
+    Those of the mesh that runs on the data or at --url, else of the settings here. Prices are dollars per
+    million tokens, in and out. Health is that of the last call or `mesh models test`.
     """
-    if ctx.invoked_subcommand is None:
-        settings = _settings(data)
-        found = asyncio.run(_overview(settings))
-        health = _health(settings, data)
-        for group in found["groups"]:
-            of_server = health.get("" if found["file"] else group["group"])
-            for row in group["deployments"]:
-                row["health"] = health.get(row["deployment"]) or of_server or _UNKNOWN
-        echo_json(found) if as_json else click.echo(overview_text(found))
+
+
+@models.command("list")
+@json_option
+@mesh_options
+def _list_models(target: Target, as_json: bool) -> None:
+    """Show groups, deployments, tags and prices."""
+    settings = _settings(target)
+    found = asyncio.run(_overview(target, settings))
+    health = _health(target, settings)
+    for group in found["groups"]:
+        of_server = health.get("" if found["file"] else group["group"])
+        for row in group["deployments"]:
+            row["health"] = health.get(row["deployment"]) or of_server or _UNKNOWN
+    echo_json(found) if as_json else click.echo(overview_text(found))
 
 
 @models.command()
 @click.option("--model", "group", default="default", show_default=True, metavar="GROUP", help="The group.")
 @click.option("--tags", default="", metavar="TAG,TAG", help="The tags of the call.")
 @json_option
-@data_option
-def route(group: str, tags: str, as_json: bool, data: Path | None) -> None:
+@mesh_options
+def route(target: Target, group: str, tags: str, as_json: bool) -> None:
     """Say which deployments a call would reach, what follows, and why."""
     wanted = [tag.strip() for tag in tags.split(",") if tag.strip()]
 
     async def ask() -> Document:
-        settings = _settings(data)
-        async with _running(settings) as client:
+        settings = _settings(target)
+        async with _running(target, settings) as client:
             if client is not None:
                 return await client.deployment_route(group, wanted)
         return _of_file(settings).route(group, wanted)
@@ -86,44 +92,51 @@ def route(group: str, tags: str, as_json: bool, data: Path | None) -> None:
 @models.command()
 @click.option("--model", "group", metavar="GROUP", help="Only the deployments of this group.")
 @json_option
-@data_option
-def test(group: str | None, as_json: bool, data: Path | None) -> int:
+@mesh_options
+def test(target: Target, group: str | None, as_json: bool) -> int:
     """Call each usable deployment plainly, streamed and with a tool.
 
     The mesh that runs on the data makes the calls; tasks that wait for a deployment
     that answers go on. Each call is of a few tokens. Exit status 1 if one fails."""
-    settings = _settings(data)
+    settings = _settings(target)
 
     async def ask() -> list[Document]:
-        async with _running(settings) as client:
+        async with _running(target, settings) as client:
             if client is not None:
                 return await client.test_deployments(group)
         async with _deployments(settings) as here:
             return await here.test(group)
 
-    found = asyncio.run(ask())
+    with drawing() as canvas:
+        canvas.doing("calling the deployments")
+        found = asyncio.run(ask())
     _keep_health(settings, found)
     echo_json(found) if as_json else click.echo(table(_TESTED, found))
     return 0 if all(result["ok"] for result in found) else 1
 
 
-def _settings(data: Path | None) -> Settings:
+def _settings(target: Target) -> Settings:
     from meshwright.settings import load_settings
 
-    settings = load_settings(Path(), data_dir=data)
+    settings = load_settings(Path(), data_dir=target.data)
     require_trust(settings)
     return settings
 
 
 @asynccontextmanager
-async def _running(settings: Settings) -> AsyncIterator[Client | None]:
-    """The mesh that runs on the data folder; None if there is none, or its keys are not ours."""
-    async with running_mesh(settings) as mesh:
+async def _running(target: Target, settings: Settings) -> AsyncIterator[Client | None]:
+    """The mesh that runs; None if there is none, or its keys are not ours."""
+    async with running_mesh(target.url or settings, tenant=target.tenant) as mesh:
         client = None
-        with suppress(MeshError):
+        try:
             if mesh is not None and (await mesh.client.status()).model is not None:
-                click.echo(f"mesh: as the mesh at {mesh.where} has it", err=True)
                 client = mesh.client
+                say_asked(mesh.where, always=True)
+        except MeshError:
+            if target.url is not None:
+                raise
+        if client is None and sys.stderr.isatty():
+            click.echo(f"mesh: no mesh runs on {settings.data_dir}; as the settings here say", err=True)
         yield client
 
 
@@ -148,8 +161,8 @@ def _file_of(settings: Settings) -> Path:
     return project_file(Path(), settings.models.config)
 
 
-async def _overview(settings: Settings) -> Document:
-    async with _running(settings) as client:
+async def _overview(target: Target, settings: Settings) -> Document:
+    async with _running(target, settings) as client:
         if client is not None:
             return await client.deployments()
     try:
@@ -169,7 +182,8 @@ def _of_file(settings: Settings) -> Deployments:
 
 
 def _warnings(settings: Settings) -> list[str]:
-    from meshwright.agents.loader import load_agents, project_file, prompts_folder, warnings_of
+    from meshwright.agents.loader import prompts_folder, warnings_of
+    from meshwright.agents.shipped import project_agents
     from meshwright.models.config import read_config
     from meshwright.prompts import Prompts, PromptSources
 
@@ -177,7 +191,7 @@ def _warnings(settings: Settings) -> list[str]:
     if settings.models.base_url or not path.is_file():
         return []
     prompts = PromptSources([Prompts(prompts_folder(Path(), settings))])
-    agents = load_agents(project_file(Path(), settings.agents.dir), Path())
+    agents = project_agents(settings, Path())
     return list(map(str, warnings_of(read_config(path), prompts, agents)))
 
 
@@ -273,23 +287,23 @@ _TESTED = (
 )
 
 
-def _health(settings: Settings, data: Path | None) -> dict[str, Document]:
-    states = [*_tested_health(settings).items(), *_called_health(settings, data).items()]
+def _health(target: Target, settings: Settings) -> dict[str, Document]:
+    states = [*_tested_health(settings).items(), *_called_health(target, settings).items()]
     return dict(sorted(states, key=lambda state: datetime.fromisoformat(state[1]["at"])))
 
 
-def _called_health(settings: Settings, data: Path | None) -> dict[str, Document]:
+def _called_health(target: Target, settings: Settings) -> dict[str, Document]:
     async def last_calls(mesh: Connection) -> list[Event]:
         found = await mesh.client.events(limit=_CALLS, event_type="model.called")
         for event_type in _CIRCUIT_EVENTS:
             found += await mesh.client.events(limit=_CIRCUITS, event_type=event_type)
         return sorted(found, key=lambda event: event.seq or 0)
 
-    if not settings.data_dir.is_dir():
+    if target.url is None and not settings.data_dir.is_dir():
         return {}
     try:
-        events = talk(Target(None, data), last_calls)
-    except HostError:  # the data is in use, or cannot be read: what was called is not known
+        events = talk(target, last_calls)
+    except MeshError:  # the data is in use, or its events are not for us: what was called is not known
         return {}
     return {
         name: _health_from(event)

@@ -66,7 +66,7 @@ class _FrontMatter(BaseModel):
     temperature: float = Field(default=0.0, ge=0, le=2)
     max_tokens: int = Field(default=1024, gt=0, le=1_000_000)
     params: dict[_ParamName, Any] = Field(default_factory=dict, max_length=32)
-    tags: list[_Tag] = Field(min_length=1, max_length=32)
+    tags: list[_Tag] = Field(default=["default"], min_length=1, max_length=32)
     cache: bool = True
     structure: Literal["native", "tool", "prompted"] = "native"
     variables: list[_VariableName] = Field(default_factory=list, max_length=32)

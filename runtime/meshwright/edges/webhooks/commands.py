@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from meshwright.cli.nouns import Noun
 from meshwright.cli.options import json_option
 from meshwright.cli.output import echo_json, show
 from meshwright.core.display import Column, Document, printable
@@ -40,7 +41,7 @@ _RULES = (
 )
 
 
-@click.group()
+@click.group(cls=Noun)
 def webhooks() -> None:
     """List webhook sources and rules; try a delivery."""
 

@@ -8,8 +8,10 @@ from typing import Any
 
 import click
 
+from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk
-from meshwright.cli.options import Target, json_option, mesh_options
+from meshwright.cli.nouns import Noun
+from meshwright.cli.options import Number, Target, WholeNumber, json_option, mesh_options
 from meshwright.cli.output import echo_json
 from meshwright.cli.resources import group_of
 from meshwright.core.display import Document
@@ -19,7 +21,7 @@ from meshwright.services.agent_config.resources import CONFIGS, model_of, state_
 _CLEARED = ("llm_endpoint", "llm_max_tokens")  # by an empty text, or 0
 
 
-@click.group()
+@click.group(cls=Noun)
 def config() -> None:
     """Change what a mesh does while it runs."""
 
@@ -29,16 +31,24 @@ config.add_command(_configs)
 
 
 @_configs.command("set")
-@click.argument("agent_id", metavar="AGENT")
+@click.argument("agent_id", metavar="AGENT", shell_complete=named("agent"))
 @click.option("--provider", "llm_provider", metavar="NAME", help="Who offers the model: openai, ollama, ...")
 @click.option("--model", "llm_model", metavar="NAME", help="The model, as its provider names it.")
 @click.option("--endpoint", "llm_endpoint", metavar="URL", help='Its address; "" for the usual one.')
 @click.option("--key-env", metavar="VARIABLE", help="Take the key from this variable.")
 @click.option("--key", "asks_key", is_flag=True, help="Ask for the key, or read it from stdin.")
 @click.option("--no-key", is_flag=True, help="Delete the stored key.")
-@click.option("--timeout", "llm_timeout", type=float, metavar="SECONDS", help="What one attempt may take.")
-@click.option("--temperature", "llm_temperature", type=float, metavar="N", help="From 0 to 2.")
-@click.option("--max-tokens", "llm_max_tokens", type=int, metavar="N", help="Tokens of a reply; 0: no limit.")
+@click.option(
+    "--timeout",
+    "llm_timeout",
+    type=Number(0, min_open=True),
+    metavar="SECONDS",
+    help="What one attempt may take.",
+)
+@click.option("--temperature", "llm_temperature", type=Number(0, 2), metavar="N", help="From 0 to 2.")
+@click.option(
+    "--max-tokens", "llm_max_tokens", type=WholeNumber(0), metavar="N", help="Tokens of a reply; 0: no limit."
+)
 @click.option("--name", metavar="TEXT", help="A name for people.")
 @click.option("--description", metavar="TEXT", help="What the agent is for.")
 @click.option("--default", "is_default", is_flag=True, default=None, help="Make it the tenant's default.")
@@ -103,5 +113,9 @@ def _key(variable: str | None) -> str:
         key = os.environ.get(variable, "")
     if not (key := key.strip()):
         where = "the input" if variable is None else f"the variable {variable}"
-        raise InvalidInput(f"There is no key in {where}", field="llm_api_key")
+        raise InvalidInput(
+            f"There is no key in {where}",
+            remedy="Export it there, or type it with --key",
+            field="llm_api_key",
+        )
     return key

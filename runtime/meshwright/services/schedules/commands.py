@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
 import click
 
+from meshwright.cli.completion import ids_of, named
 from meshwright.cli.connect import Connection, talk
 from meshwright.cli.options import (
     AMOUNT,
@@ -42,7 +42,7 @@ schedules = group_of(SCHEDULES)
 
 
 @schedules.command("show")
-@click.argument("schedule_id", metavar="ID")
+@click.argument("schedule_id", metavar="ID", shell_complete=ids_of(SCHEDULES))
 @click.option("--next", "count", type=WholeNumber(1, 100), default=_PREVIEWED, help="How many due times.")
 @json_option
 @mesh_options
@@ -68,8 +68,13 @@ def _show_schedule(target: Target, schedule_id: str, count: int, as_json: bool) 
 @click.option("--every", "every_seconds", type=DURATION, help="An interval, as 15m or 1h30m.")
 @click.option("--at", metavar="TIME", help="Once, as 2026-12-01T09:00.")
 @click.option("--zone", metavar="ZONE", default="UTC", show_default=True, help="As Europe/Berlin.")
-@click.option("--agent", "agent_id", metavar="ID", help="Whose task it is.")
-@click.option("--capability", metavar="NAME", help="Or what the task needs; the best agent for it gets it.")
+@click.option("--agent", "agent_id", metavar="ID", shell_complete=named("agent"), help="Whose task it is.")
+@click.option(
+    "--capability",
+    metavar="NAME",
+    shell_complete=named("capability"),
+    help="Or what the task needs; the best agent for it gets it.",
+)
 @click.option("--text", callback=from_stdin, help="The request; - reads it from stdin.")
 @click.option("--payload", type=JSON_OBJECT, help="The task's payload, in place of --text.")
 @click.option("--thread", "thread_id", metavar="ID", help="The conversation that all runs belong to.")
@@ -136,19 +141,22 @@ def _page(schedule: Document, due: Sequence[Document]) -> str:
         ("schedule", schedule["id"] + (" (of mesh.toml)" if schedule["declared"] else "")),
         ("status", schedule["status"]),
         ("when", when(schedule)),
-        ("next", ", ".join(_shown(time) for time in due) if schedule["status"] == "active" else ""),
+        (
+            "next",
+            ", ".join(local_time(time["local"], schedule["zone"]) for time in due)
+            if schedule["status"] == "active"
+            else "",
+        ),
         ("agent", addressee(schedule)),
         ("text", (task.get("payload") or {}).get("text", "")),
         ("catch up", f"all, at most {schedule['max_catch_up']}" if catch_up == "all" else catch_up),
         ("overlap", schedule["overlap"] + (f", {schedule['pending']} wait" if schedule["pending"] else "")),
         ("jitter", f"{schedule['jitter_seconds']:g} s" if schedule["jitter_seconds"] else ""),
         ("ends", local_time(schedule.get("until"))),
-        ("runs", f"{schedule['runs']:,}" + (f" of {most:,}" if (most := schedule.get("max_runs")) else "")),
+        (
+            "due runs",
+            f"{schedule['runs']:,}" + (f" of {most:,}" if (most := schedule.get("max_runs")) else ""),
+        ),
         ("made by", f"{schedule['created_by']}, {local_time(schedule['created_at'])}"),
     ]
     return labelled(row for row in rows if row[1])
-
-
-def _shown(time: Document) -> str:
-    """A due time as clocks in the schedule's zone show it."""
-    return datetime.fromisoformat(time["local"]).isoformat(" ", "seconds")

@@ -25,8 +25,12 @@ def addressee(schedule: Document) -> str:
     return schedule.get("agent_id") or schedule.get("capability") or ""
 
 
+def _next(schedule: Document) -> str:
+    return local_time(schedule.get("next_due_at"), schedule["zone"])
+
+
 def _last_run(run: Document | None) -> str:
-    return f"{run['status']} {local_time(run['at'])}" if run else ""
+    return f"{run['status']} {local_time(run['at'])}".removeprefix("started ") if run else ""
 
 
 def result_of(run: Document) -> str:
@@ -48,7 +52,7 @@ SCHEDULES = Resource(
         Column("schedule", "id"),
         Column("status", "status"),
         Column("when", write=when, cut=2),
-        Column("next", "next_due_at", local_time),
+        Column("next", write=_next),
         Column("agent", write=addressee, cut=3),
         Column("last run", "last_run", _last_run, cut=1),
     ),

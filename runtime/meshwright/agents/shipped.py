@@ -1,0 +1,43 @@
+"""The agents of a project: those of its folder, and those of Meshwright that `[agents] include` names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from meshwright.agent import Agent
+from meshwright.agents.loader import CHECKOUT, PACKAGED, load_agents, project_file
+from meshwright.core.errors import ConfigError, nearest
+from meshwright.settings import Settings
+
+
+def shipped_folder(name: str) -> Path:
+    """The folder of the agents (`actors`) or prompts (`prompts`) that come with Meshwright."""
+    return next((base / name for base in (PACKAGED, CHECKOUT) if (base / name).is_dir()), CHECKOUT / name)
+
+
+def project_agents(settings: Settings, project: Path) -> list[type[Agent]]:
+    """Every agent of a project. Raises ConfigError, also for one to include that does not come with us."""
+    folder = project_file(project, settings.agents.dir)
+    own = folder.resolve() == shipped_folder("actors").resolve()
+    return load_agents(folder, project, beside=[] if own else _shipped(settings.agents.include))
+
+
+def _shipped(wanted: Sequence[str]) -> list[type[Agent]]:
+    if not wanted:
+        return []
+    known = {agent.agent_id: agent for agent in load_agents(shipped_folder("actors"))}
+    for name in wanted:
+        if name not in known:
+            likely = nearest(name, known)
+            remedy = f"Did you mean {likely!r}?" if likely else f"There are {', '.join(known)}"
+            raise ConfigError(f"agents.include: no agent {name!r} comes with Meshwright", remedy=remedy)
+        agent = known[name]
+        agent.prompt_text = agent.prompt_text or shipped_prompt(agent.prompt)
+    return [known[name] for name in wanted]
+
+
+def shipped_prompt(name: str) -> str:
+    """The text of a prompt that comes with Meshwright; "" if there is none of that name."""
+    path = shipped_folder("prompts") / f"{name}.prompt"
+    return path.read_text("utf-8") if path.is_file() else ""

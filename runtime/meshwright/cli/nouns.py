@@ -1,0 +1,92 @@
+"""Nouns of the command line: `mesh task list`, `mesh task ID` for `mesh task show ID`, `mesh task` alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from typing import Any
+
+import click
+
+_HELP = ("-h", "--help")
+
+
+class Noun(click.Group):
+    """A group whose commands are the verbs of one noun, in the order in which they were added.
+
+    Without a verb it is the verb `bare`, or its help if it has no such verb; with an id in the place of the
+    verb it is `show`.
+    """
+
+    def __init__(self, *args: Any, bare: str = "list", **attributes: Any) -> None:
+        super().__init__(*args, **attributes)
+        self.no_args_is_help = False
+        self._bare = bare
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The verbs in their order."""
+        return list(self.commands)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Add the verb where none is given. Raises UsageError for one that is not there."""
+        is_verb = bool(args) and args[0] in (*self.commands, *_HELP)
+        if not ctx.resilient_parsing and not is_verb:
+            args = [self._verb(ctx, args), *args]
+        elif args and not is_verb:  # in completion nothing is refused
+            with suppress(click.UsageError):
+                args = [self._verb(ctx, args), *args]
+        return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        """The verbs that begin so, and the ids that `show` takes."""
+        found = super().shell_complete(ctx, incomplete)
+        if "show" not in self.commands or incomplete.startswith("-"):
+            return found
+        words = (param for param in self.commands["show"].params if isinstance(param, click.Argument))
+        return [*found, *(item for param in words for item in param.shell_complete(ctx, incomplete))]
+
+    def _verb(self, ctx: click.Context, args: Sequence[str]) -> str:
+        bare = self._bare if self._bare in self.commands else None
+        words = self._words(ctx, bare, args)
+        if words and words[0] in self.commands:
+            raise click.UsageError(f"Give its options after {ctx.command_path} {words[0]}", ctx)
+        if words and ("show" not in self.commands or _is_typo(words[0], self.commands)):
+            raise click.UsageError(unknown(words[0], self.commands, ctx.command_path), ctx)
+        if words:
+            return "show"
+        if bare is None:
+            if args:
+                raise click.UsageError(f"{ctx.command_path} takes a command: {', '.join(self.commands)}", ctx)
+            click.echo(ctx.get_help())
+            ctx.exit()
+        return bare
+
+    def _words(self, ctx: click.Context, bare: str | None, args: Sequence[str]) -> list[str]:
+        """The arguments that are neither options nor their values."""
+        if not args or not args[0].startswith("-"):
+            return list(args[:1])
+        if bare is None:
+            return []
+        options: list[click.Parameter] = [
+            param for param in self.commands[bare].params if isinstance(param, click.Option)
+        ]
+        quiet = click.Context(click.Command(bare, params=options), ignore_unknown_options=True)
+        quiet.resilient_parsing = True
+        _, words, _ = quiet.command.make_parser(quiet).parse_args(list(args))
+        return [word for word in words if not word.startswith("-")]
+
+
+def _is_typo(word: str, verbs: Iterable[str]) -> bool:
+    """Whether a word is a verb with a slip rather than an id, which has digits, capitals or dashes."""
+    from meshwright.core.errors import nearest
+
+    return word.isalpha() and word.islower() and nearest(word, verbs) is not None
+
+
+def unknown(word: str, known: Iterable[str], path: str) -> str:
+    """The sentence for a command that is not there, with the one that was probably meant."""
+    from meshwright.core.errors import nearest
+
+    likely = nearest(word, known)
+    hint = f"did you mean: {path} {likely}" if likely else f"{path} --help lists them"
+    return f"there is no command {word!r}{'' if path == 'mesh' else f' of {path}'}; {hint}"

@@ -1,0 +1,124 @@
+"""`mesh watch`: a live screen of status, agents, open tasks and the last events."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import sys
+from collections.abc import Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import click
+
+from meshwright.agents.display import AGENTS
+from meshwright.cli.connect import Connection, talk
+from meshwright.cli.inbox import status_text
+from meshwright.cli.options import Target, json_option, limit_option, mesh_options
+from meshwright.cli.output import document, event_line, styled, table
+from meshwright.cli.tasks import REASON, TASKS
+from meshwright.cli.timeline import NOISE
+from meshwright.core.display import MORE, Document
+from meshwright.core.errors import HostError, NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from meshwright.core.messages import TaskStatus
+
+_LOOK_SECONDS = 1.0
+_OPEN: tuple[TaskStatus, ...] = ("running", "waiting", "dispatched", "accepted")
+_HOME, _CLEAR_LINE, _CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
+_OTHER_SCREEN, _OWN_SCREEN = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
+
+
+@click.command()
+@limit_option(10, 100)
+@json_option
+@mesh_options
+def watch(target: Target, limit: int, as_json: bool) -> None:
+    """Show a live screen of status, agents, open tasks and events, until Ctrl-C.
+
+    It is printed once with --json and where stdout is no terminal. --limit is for tasks and for events.
+    """
+
+    async def show(mesh: Connection) -> None:
+        if as_json or not sys.stdout.isatty():
+            found = await _look(mesh, limit)
+            click.echo(json.dumps(found, ensure_ascii=False) if as_json else "\n".join(_page(mesh, found)))
+            return
+        if not mesh.is_running:
+            message = f"no mesh runs on {mesh.where}: nothing happens there"
+            raise NotFound(message, remedy=f"start one with: mesh up{mesh.options}")
+        with _screen():
+            while True:
+                await _draw(mesh, limit)
+                await asyncio.sleep(_LOOK_SECONDS)
+
+    talk(target, show)
+
+
+async def _draw(mesh: Connection, limit: int) -> None:
+    try:
+        lines = _page(mesh, await _look(mesh, limit))
+    except HostError as error:  # it may be starting again
+        lines = [_head(mesh), "", styled(f"no answer: {error.message}", fg="red")]
+    _redraw(lines)
+
+
+async def _look(mesh: Connection, limit: int) -> Document:
+    """The status, the agents that are not parts of the mesh, the open tasks and the last events."""
+    client = mesh.client
+    tasks = [task for status in _OPEN for task in await client.tasks(status=status, limit=limit)]
+    events = [event for event in await client.events(limit=4 * limit) if event.event_type not in NOISE]
+    return {
+        "status": document(await client.status()),
+        "agents": [agent for agent in await client.items(AGENTS.path) if agent.get("kind") != "system"],
+        "tasks": [document(task) for task in tasks[:limit]],
+        "events": [document(event) for event in events[-limit:]],
+    }
+
+
+def _page(mesh: Connection, found: Document) -> list[str]:
+    columns, height = shutil.get_terminal_size()
+    is_screen = sys.stdout.isatty()
+    parts: list[tuple[str, Sequence[str]]] = [
+        ("", status_text(found["status"]).splitlines()),
+        ("agents", table(AGENTS.columns, found["agents"]).splitlines() if found["agents"] else ()),
+        ("open tasks", table((*TASKS, REASON), found["tasks"]).splitlines() if found["tasks"] else ()),
+    ]
+    lines = [_head(mesh)]
+    for title, shown in parts:
+        if shown:
+            lines += ["", *([_title(title)] if title else ()), *shown]
+    if events := [event_line(event, columns if is_screen else None) for event in found["events"]]:
+        room = max(1, height - len(lines) - 2) if is_screen else len(events)
+        lines += ["", _title("last events"), *events[-room:]]
+    return lines
+
+
+def _title(title: str) -> str:
+    return styled(title, bold=True) if sys.stdout.isatty() else title
+
+
+def _head(mesh: Connection) -> str:
+    return f"{mesh.where}  {datetime.now().astimezone():%H:%M:%S}"
+
+
+@contextmanager
+def _screen() -> Iterator[None]:
+    """A screen of its own within a block, as pagers have; what was there before is back after it."""
+    click.echo(_OTHER_SCREEN, nl=False)
+    try:
+        yield
+    finally:
+        click.echo(_OWN_SCREEN, nl=False)
+
+
+def _redraw(lines: Sequence[str]) -> None:
+    """Draw the screen from its first line; lines that it has no room for are left out."""
+    height = shutil.get_terminal_size().lines
+    shown = [*lines[: height - 1], MORE] if len(lines) > height else lines
+    click.echo(_HOME + "\n".join(f"{line}{_CLEAR_LINE}" for line in shown) + _CLEAR_BELOW, nl=False)

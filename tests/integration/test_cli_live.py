@@ -1,0 +1,163 @@
+"""Commands beside a mesh that runs: completion in a shell, the live screen, and which mesh a command asks."""
+
+import asyncio
+import json
+import os
+import pty
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.running_mesh import MESH, RunningMesh, mesh, mesh_up, run, start
+
+ACTOR = '''
+from meshwright import Agent, Capability, Run
+
+
+class Asker(Agent):
+    """Asks how far to go."""
+
+    agent_id = "asker"
+    capabilities = (Capability("asking"),)
+
+    async def run(self, run: Run) -> str:
+        return str(await run.ask_person("How far shall it go?"))
+'''
+
+
+@pytest.fixture(scope="module")
+async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RunningMesh]:
+    """A mesh with a task that waits for a person."""
+    folder = tmp_path_factory.mktemp("live")
+    (folder / "actors").mkdir()
+    (folder / "actors/asker.py").write_text(ACTOR)
+    async with mesh_up(folder / "data", MESH_AGENTS__DIR=str(folder / "actors")) as running:
+        task_id = await running.submit("Roll out", agent_id="asker", capability="asking")
+        await running.until(
+            lambda event: event["event_type"] == "task.waiting" and event["task_id"] == task_id
+        )
+        yield running
+
+
+async def completed(words: str, **environment: str) -> list[str]:
+    """The completions of a line in bash, whose last word is what is completed."""
+    *before, last = words.split(" ")
+    script = f'''
+eval "$({sys.executable} -m meshwright.cli completion bash)"
+COMP_WORDS=({" ".join(before)} "{last}")
+COMP_CWORD={len(before)}
+_mesh_completion {Path(sys.executable).parent / "mesh"}
+printf "%s\\n" "${{COMPREPLY[@]}}"
+'''
+    process = await start(["bash", "-c", script], environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out, err = await process.communicate()
+    assert (process.returncode, err) == (0, b"")
+    return out.decode().split()
+
+
+async def test_bash_completes_commands_agents_and_ids_of_the_mesh_that_runs(running: RunningMesh) -> None:
+    [task] = await running.client.tasks()
+    where = {"MESH_URL": running.url}
+    assert await completed("mesh ta") == ["task", "tasks"]
+    assert await completed("mesh ask ", **where) == ["asker"]
+    assert await completed("mesh submit as", **where) == ["asking"]
+    assert await completed(f"mesh task show {task.task_id[:4]}", **where) == [task.task_id]
+    assert await completed(f"mesh cancel {task.task_id[-6:]}", **where) == [task.task_id]
+    assert "list" in (verbs := await completed("mesh task ", **where)) and task.task_id in verbs
+
+
+async def test_completion_without_a_mesh_reads_the_files_of_the_project(tmp_path: Path) -> None:
+    (tmp_path / "actors").mkdir()
+    (tmp_path / "actors/asker.py").write_text(f"{ACTOR}\nraise SystemExit('it was run')\n")
+    environment = {"MESH_AGENTS__DIR": str(tmp_path / "actors"), "MESH_DATA_DIR": str(tmp_path / "data")}
+    assert await completed("mesh ask as", **environment) == ["asker"]
+    assert await completed("mesh task show 01", **environment) == []
+    assert await completed("mesh ask as", MESH_URL="http://127.0.0.1:1") == []
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_have_a_script_too(shell: str) -> None:
+    done = run("completion", shell)
+    assert done.returncode == 0 and f"_MESH_COMPLETE={shell}_complete" in done.stdout
+    if shutil.which(shell):
+        assert subprocess.run([shell, "-n"], input=done.stdout, text=True, check=False).returncode == 0
+
+
+@contextmanager
+def terminal() -> Iterator[tuple[int, int]]:
+    """Both ends of a terminal of 80 columns."""
+    ours, theirs = pty.openpty()
+    try:
+        yield ours, theirs
+    finally:
+        os.close(ours)
+
+
+async def shown(terminal: int, *until: str) -> str:
+    """The text that appears on a terminal, up to where it has all of these."""
+    text = ""
+    while not all(words in text for words in until):
+        text += (await asyncio.to_thread(os.read, terminal, 4096)).decode(errors="replace")
+    return text
+
+
+async def test_a_task_is_followed_to_its_answer(running: RunningMesh) -> None:
+    task_id = await running.submit("Further", agent_id="asker", capability="asking")
+    where = ("--url", running.url)
+    following = await start(
+        [*MESH, "task", task_id, "--follow", *where], {}, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert following.stdout is not None and following.stderr is not None
+    while b"for a person: How far shall it go?" not in await following.stderr.readline():
+        pass
+    assert (await mesh("answer", task_id, "to the end", *where)).status == 0
+    assert (await following.stdout.read(), await following.wait()) == (b"to the end\n", 0)
+    again = await mesh("task", task_id, "-f", *where)
+    assert (again.status, again.out) == (0, "to the end\n")
+
+
+async def test_watch_draws_a_screen_that_changes_and_gives_the_terminal_back(running: RunningMesh) -> None:
+    with terminal() as (ours, theirs):
+        command = [*MESH, "watch", "--url", running.url]
+        process = await start(
+            command, {"COLUMNS": "100", "LINES": "40"}, stdin=theirs, stdout=theirs, stderr=theirs
+        )
+        first = await shown(ours, "How far shall it go?", "last events", "asker")
+        assert "\x1b[?1049h" in first and "open tasks: 1 (1 waiting)" in first
+        other = await running.submit("Again", agent_id="asker", capability="asking")
+        await shown(ours, "open tasks: 2 (2 waiting)")
+        await running.client.cancel(other)
+        await shown(ours, "open tasks: 1 (1 waiting)")
+        process.send_signal(2)
+        os.close(theirs)
+        assert "\x1b[?1049l" in await shown(ours, "\x1b[?1049l")
+        assert await process.wait() == 130
+
+
+async def test_watch_prints_once_where_there_is_no_terminal(running: RunningMesh) -> None:
+    text = await mesh("watch", "--url", running.url)
+    assert (text.status, text.err) == (0, "")
+    assert "How far shall it go?" in text.out and "\x1b" not in text.out
+    found = json.loads((await mesh("watch", "--json", "--url", running.url)).out)
+    assert [agent["agent_id"] for agent in found["agents"]] == ["asker"]
+    assert found["tasks"][0]["status"] == "waiting" and found["events"]
+
+
+async def test_a_command_asks_the_mesh_that_runs_and_says_so(running: RunningMesh) -> None:
+    where = ("--data", str(running.data))
+    first = (await mesh("check", *where)).out.splitlines()[0]
+    assert first.startswith(f"ok    running     the mesh at {running.url}, ")
+    assert (await mesh("models", *where)).err == f"mesh: asking the mesh at {running.url}\n"
+    route = await mesh("models", "route", "--url", running.url)
+    assert (route.status, route.err) == (0, f"mesh: asking the mesh at {running.url}\n")
+    assert (await mesh("tasks", *where)).err == ""
+    with terminal() as (ours, theirs):
+        process = await start([*MESH, "tasks", *where], {}, stderr=theirs, stdout=subprocess.PIPE)
+        assert f"mesh: asking the mesh at {running.url}" in await shown(ours, running.url)
+        os.close(theirs)
+        await process.communicate()
