@@ -149,6 +149,7 @@ class App:
             "MESH_HTTP__BEHIND_TLS": "true",
             # Kubernetes gives a volume to a group; the mesh wants a folder of its user alone.
             "MESH_DATA_DIR": f"{_DATA}/mesh",
+            "MESH_DRAIN_SECONDS": "45",
             "PROMPT_DIR": _PROMPTS,
         }
         container = {

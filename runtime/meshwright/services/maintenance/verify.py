@@ -20,7 +20,7 @@ from meshwright.events.projections import Projection
 from meshwright.events.rows import COLUMN_LIST, event_of
 from meshwright.events.tasks import PRUNED, outcome_of, pruned_tasks
 from meshwright.kernel.envelope import ActorRef
-from meshwright.orchestration.acceptance import ACCEPTED, FINAL
+from meshwright.orchestration.acceptance import FINAL, OPENED
 from meshwright.services.maintenance.rebuilt import Rebuilt
 from meshwright.sql.database import Database, Session, marks
 from meshwright.work.protocol import ORCHESTRATOR, TaskKey
@@ -28,7 +28,7 @@ from meshwright.work.record import TaskRecord, ThreadState
 
 _CLAIMS = frozenset({"task.started", "task.resumed"})
 _ATTEMPT = "attempt.ended"
-_TYPES = FINAL | _CLAIMS | {ACCEPTED, _ATTEMPT, ERASED_EVENT, PRUNED}
+_TYPES = FINAL | OPENED | _CLAIMS | {_ATTEMPT, ERASED_EVENT, PRUNED}
 _AT_ONCE = 1_000  # events
 _MAX_FAULTS = 1_000
 _MILLION = 1_000_000
