@@ -63,6 +63,13 @@ async def test_an_answer_that_no_mesh_gives_names_the_address(ask: Any, body: st
             await ask(other)
 
 
+async def show_task(request: web.Request) -> web.Response:
+    return web.json_response({"task_id": "t1", "generation": 1})
+
+
+TASK = web.get("/tasks/t1", show_task)
+
+
 class BreakingStream:
     """Events 1 to 9, two to a connection, the second of which is cut in the middle of a third event."""
 
@@ -85,7 +92,7 @@ class BreakingStream:
 @pytest.mark.parametrize("path", ["/tasks/t1/events", "/events/stream"])
 async def test_a_broken_stream_resumes_where_it_broke(path: str) -> None:
     stream = BreakingStream()
-    async with served(web.get(path, stream.answer)) as mesh:
+    async with served(web.get(path, stream.answer), TASK) as mesh:
         events = mesh.follow("t1") if path.startswith("/tasks") else mesh.stream(after_seq=0)
         async with aclosing(events):
             seen = [(await anext(events)).seq for _ in range(9)]
@@ -104,7 +111,7 @@ async def test_a_stream_resumes_behind_the_last_logged_event() -> None:
         return response
 
     async with (
-        served(web.get("/tasks/t1/events", answer)) as mesh,
+        served(web.get("/tasks/t1/events", answer), TASK) as mesh,
         aclosing(mesh.follow("t1")) as events,
     ):
         seen = [(await anext(events)).seq for _ in range(4)]
@@ -117,7 +124,7 @@ async def test_following_a_task_ends_with_its_last_event() -> None:
         body = frame(1) + frame(2, "task.cancelled") + frame(3)
         return web.Response(body=body, content_type="text/event-stream")
 
-    async with served(web.get("/tasks/t1/events", answer)) as mesh:
+    async with served(web.get("/tasks/t1/events", answer), TASK) as mesh:
         assert [found.seq async for found in mesh.follow("t1")] == [1, 2]
 
 

@@ -368,7 +368,7 @@ class Client(Administration):
 
         Pieces of an answer (`model.delta`) have no `seq`, since the log does not have them.
         """
-        generation = (await self.task(task_id)).generation
+        generation = await self._connection.field("generation", "GET", _task_path(task_id))
         async with aclosing(self._follow(task_id, generation, after_seq)) as events:
             async for event in events:
                 yield event
