@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import os
 import re
 import signal
@@ -19,8 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshwright.cli.connect import announced, report_problems, with_admin_token
-from meshwright.cli.logs import say
-from meshwright.cli.options import WholeNumber, data_option, database_option, log_option
+from meshwright.cli.options import WholeNumber, data_option, database_option
 from meshwright.cli.output import styled, table
 from meshwright.cli.project import require_trust, trust_option
 from meshwright.core.clock import unless
@@ -88,7 +86,6 @@ _ROW_STYLES: list[dict[str, Any]] = [{"bold": True}, {"fg": "cyan"}, {"dim": Tru
     "--mqtt", metavar="URL", help="Serve MQTT clients at this broker, such as mqtt://127.0.0.1:1883."
 )
 @data_option
-@log_option
 @trust_option
 @click.option(
     "--accept-loss",
@@ -155,10 +152,9 @@ def _say_stopped() -> None:
 )
 @click.option("--port", type=WholeNumber(0, 65_535), metavar="N", help="For the API, or else for probes.")
 @data_option
-@log_option
 @trust_option
 def worker(
-    app_id: str | None, database: str | None, replica: bool, port: int | None, data: Path | None, **given: Any
+    app_id: str | None, database: str | None, replica: bool, port: int | None, data: Path | None
 ) -> None:
     """Run one worker, on a PostgreSQL database or beside a Dapr sidecar.
 
@@ -169,7 +165,7 @@ def worker(
     found by Dapr's own variables: DAPR_GRPC_PORT, APP_PORT, ...
     The app llm-service offers the models of the mesh there (default: 8002).
     """
-    settings = _settings(data_dir=data, http={"port": port}, database=database, **given)
+    settings = _settings(data_dir=data, http={"port": port}, database=database)
     if app_id is None and settings.database is not None:
         _run(_work(settings.having(http={"port": port or 0}), WHOLE_MESH, replica=True))
         return
@@ -179,13 +175,12 @@ def worker(
     _run(_work(listening_for(app_id, settings), app_id, replica))
 
 
-def _settings(*, log_level: Sequence[str], **given: object) -> Settings:
-    from meshwright.cli.logs import log_service
+def _settings(**given: object) -> Settings:
+    from meshwright.cli.tracebacks import log_to_stderr
     from meshwright.settings import load_settings
 
-    settings = load_settings(Path(), log_level=",".join(log_level) or None, **given)
-    form = log_service(settings.data_dir, settings.log_level, settings.log_format)
-    os.environ |= {"MESH_LOG_LEVEL": settings.log_level, "MESH_LOG_FORMAT": form}  # of our processes too
+    settings = load_settings(Path(), **given)
+    log_to_stderr(settings.data_dir)
     require_trust(settings)
     os.umask(_PRIVATE_UMASK)
     return settings
@@ -293,13 +288,13 @@ def _greet(mesh: Mesh, url: str) -> None:
     from meshwright.models.port import Model
 
     click.echo(f"ready {url}")
-    say(f"model: {mesh.get(Model).name}")
+    click.echo(f"model: {mesh.get(Model).name}", err=True)
     for warning in mesh.warnings:
-        say(warning, logging.WARNING)
+        click.echo(f"mesh: warning: {warning}", err=True)
     if mesh.settings.mqtt.url:
-        say(f"MQTT: {mesh.settings.mqtt.url}, topics below {mesh.settings.mqtt.prefix}/")
+        click.echo(f"MQTT: {mesh.settings.mqtt.url}, topics below {mesh.settings.mqtt.prefix}/", err=True)
     agents = ", ".join(mesh.get(BoundAgents))
-    say(f"{f'agents: {agents}; ' if agents else ''}API: {url}/docs; Ctrl-C stops")
+    click.echo(f"{f'agents: {agents}; ' if agents else ''}API: {url}/docs; Ctrl-C stops", err=True)
 
 
 def _on_stop_signals(stop: Callable[[], object]) -> None:
@@ -317,7 +312,7 @@ async def _drain(worker: Worker, seconds: float) -> bool:
     hurry = asyncio.Event()
     _on_stop_signals(hurry.set)
     running = f"{worker.running} running, with {seconds:g} s to end"
-    say(f"{running}; Ctrl-C leaves them for the next start")
+    click.echo(f"{running}; Ctrl-C leaves them for the next start", err=True)
     await unless(hurry, worker.drain(seconds))
     await worker.drain(0)
     for number in _STOP_SIGNALS:
@@ -416,7 +411,7 @@ def _stop_on_signals(supervisor: Supervisor) -> tuple[asyncio.Event, asyncio.Eve
 
 
 def _warn(line: str) -> None:
-    say(line, logging.WARNING)
+    _say(f"mesh: warning: {line}", err=True)
 
 
 def _say(line: str, *, err: bool) -> None:
