@@ -12,6 +12,7 @@ import pytest
 from meshwright.cli.demo import quoted
 from meshwright.cli.output import Line, line_of
 from meshwright.cli.timeline import Drawing, draw, drawing, print_answer, timeline
+from meshwright.client.client import ENDINGS
 from meshwright.core.display import local_time
 from meshwright.core.messages import Event
 
@@ -162,7 +163,7 @@ def test_a_line_cannot_steer_the_terminal() -> None:
 
 
 class ScriptedMesh:
-    """Gives the followers of a task the events that it was told."""
+    """Gives the followers of a task the events that it was told, up to its outcome."""
 
     def __init__(self, *events: dict[str, Any]) -> None:
         self._events = [Event(id="a/1", topic="t", **one) for one in events]
@@ -171,6 +172,8 @@ class ScriptedMesh:
         for one in self._events:
             if one.task_id == task_id:
                 yield one
+                if one.event_type in ENDINGS:
+                    return
         await anyio.sleep_forever()
 
 
