@@ -5,7 +5,8 @@ import json
 import os
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from meshwright import Client
+from meshwright import Client, Tasks
 from meshwright.client.transports import MeshUnreachable
 from meshwright.core.errors import ConfigError
 from meshwright.edges.http.server import listen, local_socket, serve
 from meshwright.edges.tls import RELOADED, Certificate
 from meshwright.identity.auth import Authenticators, Credentials, Unauthenticated
+from meshwright.ledger.keys import Keys
 from meshwright.sql.folder import SOCKET_NAME, write_private
 from tests.support.http_mesh import http_mesh
 from tests.support.running_mesh import MESH, mesh, mesh_up
@@ -30,6 +32,7 @@ from tests.support.settings import load_settings
 
 UP = [*MESH, "up"]
 OFFLINE = {"MESH_MODELS__ADAPTER": "offline"}
+ADMIN_TOKEN = "the-admin-token-of-this-test-is-long"
 
 
 def write_certificate(folder: Path, name: str) -> tuple[Path, Path]:
@@ -145,13 +148,18 @@ async def test_listening_off_loopback_needs_keys_and_tls(tmp_path: Path) -> None
         ({}, "requires no key and speaks no TLS. create one .*--insecure"),
         ({"require_keys": True}, "this mesh speaks no TLS. set http.tls_cert"),
         ({"http": tls}, "this mesh requires no key. create one"),
-        ({"http": {"behind_tls": True}, "require_keys": False}, "this mesh requires no key. create one"),
     ):
         async with http_mesh(tmp_path, **settings) as api:
             with listen("0.0.0.0", 0) as listener, pytest.raises(ConfigError, match=said):
                 await serve(api.mesh, listener, lambda url: None)
-    with pytest.raises(ConfigError, match="tls_cert and tls_key belong together"):
-        load_settings(tmp_path, http={"tls_cert": "cert.pem"})
+    for table, said in (
+        ({"tls_cert": "cert.pem"}, "tls_cert and tls_key belong together"),
+        ({"behind_tls": True, "insecure": True}, "behind_tls .* and insecure .*: set one of them"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            load_settings(tmp_path, http=table)
+    with pytest.raises(ConfigError, match=r"keys.required = false does not go with http.behind_tls"):
+        load_settings(tmp_path, http={"behind_tls": True}, require_keys=False)
 
 
 async def test_behind_tls_a_mesh_listens_without_it_and_requires_a_key_of_everybody(tmp_path: Path) -> None:
@@ -165,6 +173,61 @@ async def test_behind_tls_a_mesh_listens_without_it_and_requires_a_key_of_everyb
         made = await mesh("keys", "create", "--name", "ada", "--json", "--data", str(tmp_path / "data"))
         headers = by_name | {"Authorization": f"Bearer {json.loads(made.out)['key']}"}
         assert (await running.call("GET", "/tasks", headers=headers)).status == 200
+
+
+@asynccontextmanager
+async def where_tls_ends(folder: Path, url: str) -> AsyncIterator[str]:
+    """A proxy with a certificate, which hands the bytes of each connection on to a mesh; its URL."""
+    host, port = url.removeprefix("http://").split(":")
+
+    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            writer.write(data)
+        writer.close()
+
+    async def serve_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(host, int(port))
+        await asyncio.gather(copy(reader, back), copy(there, writer), return_exceptions=True)
+
+    context = Certificate(*write_certificate(folder, "mesh.example")).context
+    server = await asyncio.start_server(serve_one, "127.0.0.1", 0, ssl=context)
+    async with server:
+        yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+FROM_A_BROWSER = {"Host": "mesh.example", "Origin": "https://mesh.example"}
+"""A proxy that adds no header of its own: its calls look as if they began on this machine."""
+
+
+async def test_a_task_is_given_where_tls_ends_at_a_proxy(tmp_path: Path) -> None:
+    http = {"behind_tls": True, "allowed_hosts": ["mesh.example"]}
+    async with http_mesh(tmp_path, http=http) as api, where_tls_ends(tmp_path, api.url) as url:
+        own = aiohttp.TCPConnector(ssl=False)  # the certificate is one of its own
+        asked = {"agent_id": "echo", "payload": {"text": "Hello"}}
+        async with aiohttp.ClientSession(url, connector=own, headers=FROM_A_BROWSER) as session:
+            async with session.post("/tasks", json=asked) as refused:  # although no key was created
+                assert refused.status == 401
+            made = await api.mesh.get(Keys).create("echo")
+            session.headers["Authorization"] = f"Bearer {made.key}"
+            async with session.post("/tasks", json=asked) as accepted:
+                place, task_id = accepted.headers["Location"], (await accepted.json())["task_id"]
+                assert (accepted.status, place) == (202, f"/tasks/{task_id}")  # of no scheme and host
+            assert (await api.mesh.get(Tasks).outcome(task_id)).success
+            async with session.get(place) as shown:
+                assert (await shown.json())["status"] == "succeeded"
+            async with session.get("/tasks", headers={"Origin": "https://other.example"}) as foreign:
+                assert foreign.status == 403
+
+
+async def test_what_a_proxy_says_of_itself_gives_no_right(tmp_path: Path) -> None:
+    async with http_mesh(tmp_path, admin_token=ADMIN_TOKEN) as api:
+        assert (await api.call("GET", "/tasks"))[0] == 200
+        for name, value in (("X-Forwarded-Proto", "https"), ("X-Forwarded-For", "127.0.0.1")):
+            status, problem = await api.call("GET", "/tasks", headers={name: value})
+            assert status == 401 and "not on the mesh's machine" in problem["detail"]
+            as_admin = {name: value, "Authorization": f"Bearer {ADMIN_TOKEN}"}
+            status, problem = await api.call("GET", "/api/agents/echo/llm", headers=as_admin)
+            assert status == 403 and "over TLS only" in problem["detail"]
 
 
 async def test_a_mesh_with_tls_is_used_over_it_and_by_its_socket(tmp_path: Path) -> None:

@@ -61,7 +61,9 @@ _Bare = Callable[[Mesh, Request], Awaitable[Response]]
 _BARE: dict[tuple[str, str], _Bare] = {("POST", "/tasks"): tasks.answer_submit}
 """Routes that are answered without the framework, at a third of its cost: the one that is called most."""
 _SINGLE = frozenset({b"host", b"origin", b"authorization", b"mesh-tenant"})
-_FORWARDED = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip", b"via"})
+_FORWARDED = frozenset(
+    {b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip", b"via"}
+)
 
 
 class _Api(FastAPI):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
@@ -40,10 +40,19 @@ class HttpSettings(Table):
     all callers of a tenant. Callers of all tenants have no limit."""
 
     @model_validator(mode="after")
-    def _both_or_none(self) -> Self:
+    def _fits_itself(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ValueError("tls_cert and tls_key belong together: set both, or none")
+        if self.behind_tls and self.insecure:
+            raise ValueError(
+                "behind_tls (--behind-tls) requires keys and insecure (--insecure) does not: set one of them"
+            )
         return self
+
+    def check_others(self, settings: Any) -> None:
+        """Behind a proxy everybody looks local, so that keys cannot be left out."""
+        if self.behind_tls and settings.keys.required is False:
+            raise ValueError("keys.required = false does not go with http.behind_tls, which requires keys")
 
 
 class WatchdogSettings(Table):
