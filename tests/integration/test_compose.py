@@ -19,7 +19,16 @@ PROFILES = {
     "litellm": {"litellm"},
     "ollama": {"ollama"},
     "mlflow": {"mlflow"},
+    "langfuse": {
+        f"langfuse-{name}" for name in ("web", "worker", "postgres", "clickhouse", "redis", "minio")
+    },
+    "agenta": {
+        *("agenta-web", "agenta-api", "agenta-streams", "agenta-queues", "agenta-migrations"),
+        *("agenta-supertokens", "agenta-gateway", "agenta-postgres", "agenta-redis"),
+    },
 }
+OF_THE_IMAGE = {"front"}
+"""Services whose health check is that of `Dockerfile.agent`."""
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +59,35 @@ def test_each_profile_has_its_services_and_all_that_they_need(compose: dict[str,
         assert {other for name in names for other in services[name].get("depends_on", ())} <= names
 
 
+def test_what_a_service_waits_for_can_come(compose: dict[str, Any]) -> None:
+    waited = [
+        (other, needed["condition"])
+        for service in compose["services"].values()
+        if isinstance(needs := service.get("depends_on"), dict)
+        for other, needed in needs.items()
+    ]
+    healthy = {name for name, condition in waited if condition == "service_healthy"}
+    ended = {name for name, condition in waited if condition == "service_completed_successfully"}
+    assert "HEALTHCHECK" in (ROOT / "Dockerfile.agent").read_text()
+    assert healthy - OF_THE_IMAGE == {name for name in healthy if "healthcheck" in compose["services"][name]}
+    assert ended and all(compose["services"][name]["restart"] == "no" for name in ended)
+
+
+def test_no_two_services_take_one_port_of_this_machine(compose: dict[str, Any]) -> None:
+    beside = [name for profile in list(PROFILES)[3:] for name in PROFILES[profile]]
+    ports = [port.split(":")[1] for name in beside for port in compose["services"][name].get("ports", ())]
+    assert len(ports) == len(set(ports)) and "8000" not in ports
+
+
 def test_every_file_and_volume_that_is_mounted_is_there(compose: dict[str, Any]) -> None:
     mounts = [mount for service in compose["services"].values() for mount in service.get("volumes", ())]
     sources = {mount.partition(":")[0] for mount in mounts}
     assert {source for source in sources if not source.startswith(".")} == set(compose["volumes"])
     assert all((ROOT / source).exists() for source in sources if source.startswith("."))
+    given = {
+        config["source"] for service in compose["services"].values() for config in service.get("configs", ())
+    }
+    assert given == set(compose["configs"])
 
 
 def test_only_this_machine_reaches_a_port(compose: dict[str, Any]) -> None:
