@@ -1,6 +1,7 @@
 """`mesh k8s render`: what it writes of a project, and that a cluster takes it."""
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,48 @@ def test_a_changed_prompt_rolls_the_pods_that_use_it_and_no_others(project: Path
         "overlays/dapr/front.yaml",
     }
     assert changed >= {"base/prompts.yaml", "overlays/sqlite/front.yaml", "overlays/postgres/worker.yaml"}
+    for path in changed - {"base/prompts.yaml"}:
+        lines = zip(before[path].splitlines(), after[path].splitlines(), strict=True)
+        [differs] = [line for line in lines if line[0] != line[1]]
+        assert all("name: prompt-cook-" in line for line in differs)
+
+
+@pytest.mark.needs("kubectl")
+def test_kustomize_builds_every_overlay(rendered: Path) -> None:
+    for overlay in sorted((rendered / "overlays").iterdir()):
+        built = subprocess.run(
+            ["kubectl", "kustomize", str(overlay)], capture_output=True, text=True, check=False
+        )
+        assert (built.returncode, built.stderr) == (0, ""), built.stderr
+        found = list(yaml.safe_load_all(built.stdout))
+        [namespace] = [document["metadata"]["name"] for document in found if document["kind"] == "Namespace"]
+        assert all(
+            document["metadata"]["namespace"] == namespace
+            for document in found
+            if document["kind"] != "Namespace"
+        )
+        assert {document["kind"] for document in found} >= {"Service", "NetworkPolicy", "PodDisruptionBudget"}
+
+
+def test_keda_scales_workers_by_the_route_or_by_the_view(project: Path) -> None:
+    schemas = schemas_of_keda()
+    for scaler, kinds in (
+        ("metrics-api", {"ScaledObject", "TriggerAuthentication"}),
+        ("postgresql", {"ScaledObject"}),
+    ):
+        (project / "mesh.toml").write_text(f'[k8s]\nscaler = "{scaler}"\nper_replica = 4\n')
+        assert run("k8s", "render", cwd=project).returncode == 0
+        found = [document for _, document in documents(project / "k8s/overlays/postgres-keda")]
+        assert {document["kind"] for document in found} == kinds
+        assert [fault for document in found for fault in problems(schemas, document)] == []
+        [scaled] = [document for document in found if document["kind"] == "ScaledObject"]
+        [trigger] = scaled["spec"]["triggers"]
+        assert trigger["type"] == scaler and "4" in trigger["metadata"].values()
+    _, workload, _ = yaml.safe_load_all((project / "k8s/overlays/postgres/worker.yaml").read_text())
+    [container] = workload["spec"]["template"]["spec"]["containers"]
+    assert scaled["spec"]["scaleTargetRef"] == {"kind": "Deployment", "name": workload["metadata"]["name"]}
+    assert trigger["metadata"]["connectionFromEnv"] == "MESH_DATABASE"  # an entry of this Secret
+    assert container["envFrom"] == [{"secretRef": {"name": "mesh", "optional": False}}]
 
 
 def test_an_agent_that_is_gone_takes_its_files_along_and_others_stay(project: Path) -> None:

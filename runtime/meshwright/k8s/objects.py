@@ -261,13 +261,24 @@ def network_policies(front: str) -> list[Document]:
     ]
 
 
-def scaled(app: App, url: str, *, each: int, most: int) -> Document:
-    """KEDA's object that gives an app a replica for every `each` of its tasks, `most` at most."""
-    trigger = {
+def asking_route(url: str, each: int) -> Document:
+    """KEDA's trigger that asks a route of the mesh for a number of tasks."""
+    return {
         "type": "metrics-api",
         "metadata": {"url": url, "valueLocation": "value", "targetValue": str(each), "authMode": "bearer"},
         "authenticationRef": {"name": "mesh-scale"},
     }
+
+
+def asking_view(each: int) -> Document:
+    """KEDA's trigger that asks the database for the number of all tasks, at the address that pods have."""
+    query = "SELECT value FROM meshwright_scale WHERE app = 'mesh'"
+    metadata = {"connectionFromEnv": "MESH_DATABASE", "query": query, "targetQueryValue": str(each)}
+    return {"type": "postgresql", "metadata": metadata}
+
+
+def scaled(app: App, trigger: Document, most: int) -> Document:
+    """KEDA's object that gives an app as many replicas as a trigger says, `most` at most."""
     spec = {
         "scaleTargetRef": {"kind": app.kind, "name": app.name},
         "minReplicaCount": 1,

@@ -202,11 +202,15 @@ def _scaling(project: Project, overlay: str, apps: Mapping[str, App]) -> dict[Pu
     """An overlay on an overlay, for clusters with KEDA. `apps` has them by their names in the mesh."""
     config = project.settings.k8s
     url = f"http://{_FRONT}.{config.namespace}.svc.cluster.local/scale"
-    scaled = [
-        objects.scaled(app, f"{url}/{name}", each=config.per_replica, most=config.max_replicas)
-        for name, app in sorted(apps.items())
-    ]
-    documents = {"scaling.yaml": [objects.scale_key(), *scaled]}
+    has_view = overlay == "postgres" and config.scaler == "postgresql"
+
+    def trigger(name: str) -> Document:
+        if has_view:
+            return objects.asking_view(config.per_replica)
+        return objects.asking_route(f"{url}/{name}", config.per_replica)
+
+    scaled = [objects.scaled(app, trigger(name), config.max_replicas) for name, app in sorted(apps.items())]
+    documents = {"scaling.yaml": [*([] if has_view else [objects.scale_key()]), *scaled]}
     return _overlay(project, f"{overlay}-keda", documents, on=f"../{overlay}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
@@ -30,6 +30,9 @@ class K8sSettings(Table):
     """Memory that each container requests, and may use at most."""
     storage: _Quantity = "1Gi"
     """Size of the volume of each pod that keeps data."""
+    scaler: Literal["metrics-api", "postgresql"] = "metrics-api"
+    """How KEDA counts the tasks of workers on PostgreSQL: it asks `GET /scale/mesh` with a key, or the view
+    `meshwright_scale` of the database."""
     per_replica: int = Field(default=8, ge=1)
     """How many tasks, waiting or running, one replica is for: KEDA makes as many as all of them need."""
     max_replicas: int = Field(default=10, ge=1)
