@@ -30,6 +30,7 @@ BENCHMARKS = {
     "tail": "what ten event streams cost whoever submits",
     "tenants": "what a tenant that floods costs another",
     "log": "the event log beside bare inserts",
+    "metrics": "what figures cost a task, and how long /metrics takes",
     "postgres": "the whole lifecycle on PostgreSQL, with one, two and three workers",
     "recovery": "kill -9 with 10,000 open tasks",
     "long_run": "one task of 500 steps: its journal, the store, its replay",

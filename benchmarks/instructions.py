@@ -27,6 +27,7 @@ import uvloop
 
 from benchmarks.sides import ROOT, clean_environment
 from benchmarks.stand import build_stand
+from meshwright import app
 
 FIGURES = ROOT / "benchmarks" / "instructions.json"
 FEW, MANY = 192, 704  # tasks of the two runs
@@ -50,11 +51,16 @@ async def run_tasks(count: int) -> None:
             await asyncio.gather(*(client() for _ in range(IN_FLIGHT)))
 
 
-def start(count: int, logs: Path) -> subprocess.Popen[bytes]:
+def leave_out(part: str) -> None:
+    """Build meshes of this process without a built-in component."""
+    app.BUILTIN = tuple(found for found in app.BUILTIN if found.name != part)
+
+
+def start(count: int, logs: Path, without: str = "") -> subprocess.Popen[bytes]:
     """Run so many tasks under cachegrind, which writes a log for each process."""
     command = ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--trace-children=yes"]
     command += ["--cachegrind-out-file=/dev/null", f"--log-file={logs}/{count}.%p"]
-    command += [sys.executable, "-m", "benchmarks.instructions", "--tasks", str(count)]
+    command += [sys.executable, "-m", "benchmarks.instructions", "--tasks", str(count), without]
     return subprocess.Popen(command, cwd=ROOT, env=clean_environment() | {"PYTHONHASHSEED": "0"})
 
 
@@ -74,15 +80,15 @@ PROCESSES = {"meshwright.sql.writer": "writer", "benchmarks.instructions": "loop
 """By what their commands contain."""
 
 
-def measure() -> dict[str, int]:
-    """Instructions a task, for the loop and for the writer."""
+def measure(few: int = FEW, many: int = MANY, without: str = "") -> dict[str, int]:
+    """Instructions a task, for the loop and for the writer; `without` names a part that is left out."""
     with tempfile.TemporaryDirectory(prefix="mesh-instructions-") as folder:
-        runs = [start(count, Path(folder)) for count in (FEW, MANY)]
+        runs = [start(count, Path(folder), without) for count in (few, many)]
         statuses = [run.wait() for run in runs]
         if any(statuses):
             sys.exit("The tasks failed under valgrind: see above")
-        few, many = counted(FEW, Path(folder)), counted(MANY, Path(folder))
-    return {name: (many[name] - few[name]) // (MANY - FEW) for name in PROCESSES.values()}
+        less, more = counted(few, Path(folder)), counted(many, Path(folder))
+    return {name: (more[name] - less[name]) // (many - few) for name in PROCESSES.values()}
 
 
 def build_of_python() -> str:
@@ -93,6 +99,7 @@ def build_of_python() -> str:
 
 def main(arguments: list[str]) -> int:
     if arguments[:1] == ["--tasks"]:
+        leave_out(arguments[2])
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(run_tasks(int(arguments[1])))
         return 0
