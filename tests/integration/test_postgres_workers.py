@@ -1,6 +1,7 @@
 """Several processes of one mesh on PostgreSQL: tasks end although workers are killed."""
 
 import asyncio
+import json
 import os
 import signal
 from asyncio.subprocess import DEVNULL, PIPE, Process
@@ -11,7 +12,7 @@ from pathlib import Path
 import aiohttp
 
 from tests.support.postgres import PASSWORD, Address, Cluster
-from tests.support.running_mesh import MESH
+from tests.support.running_mesh import MESH, mesh
 
 SLEEPER = """
 from meshwright import Agent, Capability, Run
@@ -46,11 +47,38 @@ class Slow(Agent):
     async def first(self) -> str:
         return "done"
 """
-TASKS = 24
+TASKS, SLOTS = 24, 4
+WRITER = """
+import asyncio
+import os
+from pathlib import Path
+
+from meshwright import Agent, Capability, Run
+
+DONE, GO = Path("done"), Path("go")
+
+
+class Writer(Agent):
+    agent_id = "writer"
+    capabilities = (Capability("writing"),)
+    max_concurrency = 4
+    prompt_text = "Write."
+
+    async def run(self, run: Run) -> str:
+        await run.step("first", lambda: self.write(f"{run.task.text} first"))
+        while not GO.exists():
+            await asyncio.sleep(0.02)
+        return await run.step("second", lambda: self.write(f"{run.task.text} second"))
+
+    async def write(self, line: str) -> str:
+        with DONE.open("a") as file:
+            file.write(f"{line} {os.getpid()}\\n")
+        return line
+"""
 
 
 @asynccontextmanager
-async def process(folder: Path, url: Address, *arguments: str) -> AsyncIterator[Process]:
+async def process(folder: Path, url: Address, *arguments: str, **environment: str) -> AsyncIterator[Process]:
     folder.mkdir(exist_ok=True)
     with (folder / "stderr").open("wb") as stderr:
         started = await asyncio.create_subprocess_exec(
@@ -59,7 +87,7 @@ async def process(folder: Path, url: Address, *arguments: str) -> AsyncIterator[
             "--data",
             str(folder / "data"),
             cwd=folder.parent,
-            env={**os.environ, "MESH_DATABASE": url},
+            env={**os.environ, "MESH_DATABASE": url, **environment},
             stdout=PIPE if arguments[0] == "up" else DEVNULL,
             stderr=stderr,
         )
@@ -106,6 +134,55 @@ async def test_tasks_of_killed_workers_end_on_the_others(tmp_path: Path, postgre
                 await asyncio.sleep(0.05)
     for name in ("one", "two"):
         assert PASSWORD not in (tmp_path / name / "stderr").read_text()
+
+
+async def test_a_rollout_with_open_work_repeats_no_step(tmp_path: Path, postgres_url: Address) -> None:
+    """A front is drained as by a pod's preStop, a worker gets no time at all, and both are replaced."""
+    (tmp_path / "actors").mkdir()
+    (tmp_path / "actors" / "writer.py").write_text(WRITER)
+    up, drain = (
+        ("up", "--port", "0", "--trust"),
+        ("drain", "--json", "--data", str(tmp_path / "old" / "data")),
+    )
+
+    def done() -> list[list[str]]:
+        file = tmp_path / "done"
+        return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
+
+    async with (
+        asyncio.timeout(120),
+        process(tmp_path / "old", postgres_url, *up) as old,
+        process(tmp_path / "worker", postgres_url, "worker", "--trust", MESH_DRAIN_SECONDS="0") as worker,
+        aiohttp.ClientSession(await ready(old)) as http,
+    ):
+        for number in range(TASKS):
+            body = {"agent_id": "writer", "payload": {"text": str(number)}}
+            async with http.post("/tasks", json=body) as answer:
+                assert answer.status == 202, await answer.text()
+        while len(done()) < 2 * SLOTS:
+            await asyncio.sleep(0.02)
+        assert {pid for _, _, pid in done()} == {str(old.pid), str(worker.pid)}
+        assert json.loads((await mesh(*drain)).out)["running"] == SLOTS
+        begun = {number for number, _, pid in done() if pid == str(old.pid)}
+        async with process(tmp_path / "new", postgres_url, *up) as new:
+            url = await ready(new)
+            worker.terminate()
+            assert await worker.wait() == 0
+            (tmp_path / "go").touch()
+            assert json.loads((await mesh(*drain, "--wait")).out)["running"] == 0
+            old.terminate()
+            assert await old.wait() == 0
+            async with aiohttp.ClientSession(url) as there:
+                statuses: list[str] = []
+                while statuses != ["succeeded"] * TASKS:
+                    async with there.get("/tasks", params={"limit": "100"}) as answer:
+                        statuses = [task["status"] for task in (await answer.json())["items"]]
+    wanted = [(str(number), name) for number in range(TASKS) for name in ("first", "second")]
+    assert sorted((number, name) for number, name, _ in done()) == sorted(wanted)
+    of_worker = {number for number, _, pid in done() if pid == str(worker.pid)}
+    ended_by = {number: pid for number, name, pid in done() if name == "second"}
+    assert len(begun) == len(of_worker) == SLOTS and {ended_by[number] for number in begun} == {str(old.pid)}
+    assert {ended_by[number] for number in of_worker} == {str(new.pid)}
 
 
 async def test_a_mesh_goes_on_when_its_database_has_restarted(tmp_path: Path, own_postgres: Cluster) -> None:

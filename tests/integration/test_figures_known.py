@@ -1,0 +1,133 @@
+"""The figures of a mesh of which the truth is known: each surface says the same numbers."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from meshwright import create_agent
+from meshwright.events.filter import EventFilter
+from tests.support.fake_provider import FakeProvider, Fault
+from tests.support.http_mesh import Api, http_mesh
+from tests.support.running_mesh import mesh
+from tests.support.tenants import Asker
+
+SLOTS, OPEN, FAILED, ANSWERED = 2, 9, 3, 4
+PRICES = {"east": (Decimal("1e-6"), Decimal("2e-6")), "west": (Decimal("3e-6"), Decimal("5e-6"))}
+TOKENS = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+COST = {name: 100 * asked + 10 * answered for name, (asked, answered) in PRICES.items()}
+
+
+def deployment(fake: FakeProvider, name: str, group: str) -> dict[str, Any]:
+    asked, answered = map(float, PRICES[name])
+    params = {"model": f"openai/{name}", "api_base": fake.at(name), "api_key": "k"}
+    prices = {"input_cost_per_token": asked, "output_cost_per_token": answered}
+    return {"model_name": group, "litellm_params": params, "model_info": {"id": name, **prices}}
+
+
+@pytest.fixture
+async def api(fake: FakeProvider, tmp_path: Path) -> AsyncIterator[Api]:
+    """Two of nine tasks run, one waits for a person, three have failed; two of four calls fell back."""
+    fake.usage = TOKENS
+    config = {
+        "model_list": [deployment(fake, "east", "default"), deployment(fake, "west", "spare")],
+        "router_settings": {
+            "num_retries": 0, "allowed_fails": 0, "cooldown_time": 600, "fallbacks": [{"default": ["spare"]}],
+        },
+    }  # fmt: skip
+    (tmp_path / "litellm_config.yaml").write_text(yaml.safe_dump(config))
+    poet = create_agent("default", agent_id="poet")
+    async with http_mesh(tmp_path, Asker, poet, model="router", max_concurrency=SLOTS) as api:
+        for number in range(ANSWERED):
+            if number == ANSWERED - 2:
+                fake.faults_of["east"].append(Fault(status=401))
+            await api.finished(agent_id="poet", payload={"text": "Sing."})
+        for _ in range(FAILED):
+            await api.finished(agent_id="echo", payload={"text": "x", "fail": True})
+        for _ in range(OPEN):
+            await api.submit(agent_id="gate")
+        await api.submit(agent_id="asker")
+        seen = {"task.started": ANSWERED + FAILED + SLOTS + 1, "task.waiting": 1}
+        for event_type, count in seen.items():
+            events = api.mesh.log.tail(EventFilter(event_type=event_type, after_seq=0))
+            for _ in range(count):
+                await anext(events)
+            await events.aclose()
+        yield api
+
+
+async def test_every_surface_says_the_figures_that_are_known(api: Api) -> None:
+    found = await api.get("/figures")
+    agents = {agent["agent_id"]: agent for agent in found["agents"]}
+    loads = {
+        name: tuple(agent[state] for state in ("waiting", "running", "parked", "slots"))
+        for name, agent in agents.items()
+    }
+    assert loads == {"gate": (7, 2, 0, 2), "asker": (0, 0, 1, 2), "echo": (0, 0, 0, 2), "poet": (0, 0, 0, 2)}
+    assert [agents[name]["success"] for name in ("poet", "echo", "gate")] == [1.0, 0.0, None]
+    assert agents["gate"]["oldest"] and agents["poet"]["oldest"] is None
+    assert [agents[name]["rate"] for name in ("poet", "echo")] == [ANSWERED / 5, FAILED / 5]
+    assert all(agents["poet"][share] > 0 for share in ("p50_seconds", "p90_seconds"))
+
+    cost = 2 * COST["east"] + 2 * COST["west"]
+    poet = agents["poet"]
+    assert (Decimal(poet["cost_today_usd"]), poet["calls_today"], poet["unpriced_today"]) == (cost, 4, 0)
+    models = {model["deployment"]: model for model in found["models"]}
+    assert [(name, model["calls"], model["fallbacks"]) for name, model in models.items()] == [
+        ("east", 2, 0),
+        ("west", 2, 2),
+    ]
+    assert (models["east"]["well"], models["west"]["well"]) == (False, True)
+    assert models["east"]["until"] and models["east"]["reason"]
+    assert all(model["p90_seconds"] > 0 for model in models.values())
+
+    assert found["dead_letters"] == {"failed": FAILED, "timed_out": 0, "messages": 0}
+    [parked] = found["parked"]
+    assert (parked["agent_id"], parked["kind"], parked["count"]) == ("asker", "person", 1)
+    [worker] = found["workers"]
+    assert (worker["lease"], worker["running"], worker["waiting"]) == ("held", SLOTS, OPEN - SLOTS)
+    assert 0 < found["disk"]["free_bytes"] < found["disk"]["total_bytes"]
+    assert found["disk"]["store_bytes"] > 0 and found["stuck"] == []
+
+
+async def test_metrics_scalers_and_the_command_line_say_the_same(api: Api) -> None:
+    async with api.session.get("/metrics") as response:
+        lines = [line for line in (await response.text()).splitlines() if line[0] != "#"]
+    metrics = {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+    known = {
+        'tasks{agent="gate",state="waiting"}': 7,
+        'tasks{agent="gate",state="running"}': 2,
+        'tasks{agent="asker",state="parked"}': 1,
+        'waits{agent="asker",kind="person"}': 1,
+        'agent_slots{agent="gate"}': 2,
+        'agent_success_ratio{agent="echo"}': 0,
+        'dead_letter_tasks{status="failed"}': 3,
+        'dead_letters_total{kind="task"}': 3,
+        'deployment_up{deployment="east"}': 0,
+        'deployment_up{deployment="west"}': 1,
+        'deployment_fallback_ratio{deployment="west"}': 1,
+        'workers{store="sqlite",lease="held"}': 1,
+    }
+    assert {name: metrics[f"meshwright_{name}"] for name in known} == known
+    spent = metrics['meshwright_model_cost_usd_total{agent="poet"}']
+    assert spent == pytest.approx(float(2 * COST["east"] + 2 * COST["west"]), abs=1e-12)
+    for app in ("gate", "mesh"):
+        assert await api.get(f"/scale/{app}") == {"app": app, "value": 9, "waiting": 7, "running": 2}
+    assert (await api.get("/scale/asker"))["value"] == 0
+
+    shown = await mesh("status", "--url", api.url)
+    assert re.search(r"^gate +7 +[^/]* +2/2$", shown.out, re.MULTILINE), shown
+    assert re.search(r"^asker +0/2 +1$", shown.out, re.MULTILINE), shown
+    assert "dead letters: 3 tasks failed" in shown.out and "east" in shown.out
+    as_json = json.loads((await mesh("status", "--json", "--url", api.url)).out)["figures"]
+    for volatile in ("at", "disk", "workers"):
+        as_json.pop(volatile)
+    served = await api.get("/figures")
+    assert as_json == {name: served[name] for name in as_json}
