@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from meshwright.cli.app import COMMANDS, mesh
+from meshwright.core import __version__
 from tests.support.running_mesh import run
 
 HEAVY = {
@@ -47,7 +48,7 @@ def test_no_arguments_show_the_help() -> None:
 
 
 def test_the_version_is_told() -> None:
-    assert run("--version").stdout == "mesh 0.1.0\n"
+    assert run("--version").stdout == f"mesh {__version__}\n"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

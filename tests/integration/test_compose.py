@@ -8,6 +8,8 @@ import jsonschema
 import pytest
 import yaml
 
+from meshwright.core import __version__
+from meshwright.k8s.settings import K8sSettings
 from meshwright.settings import load_settings
 from tests.support.manifests import SCHEMAS
 
@@ -88,6 +90,11 @@ def test_every_file_and_volume_that_is_mounted_is_there(compose: dict[str, Any])
         config["source"] for service in compose["services"].values() for config in service.get("configs", ())
     }
     assert given == set(compose["configs"])
+
+
+def test_the_image_is_that_of_this_version(compose: dict[str, Any]) -> None:
+    built = {service["image"] for service in compose["services"].values() if "build" in service}
+    assert built == {K8sSettings().image} == {f"meshwright-agent:{__version__}"}
 
 
 def test_only_this_machine_reaches_a_port(compose: dict[str, Any]) -> None:
