@@ -111,7 +111,8 @@ def drain(target: Target, wait: bool, as_json: bool) -> None:
 
     async def ask(mesh: Connection) -> Document:
         if not mesh.is_running:
-            raise InvalidInput(f"no mesh runs on {mesh.where}", remedy="name one that runs: --url or --data")
+            remedy = "name one that runs: --url or --data; a mesh worker drains when it is stopped"
+            raise InvalidInput(f"no mesh runs on {mesh.where}", remedy=remedy)
         found = await mesh.client.drain()
         while wait and found["running"]:
             found = await mesh.client.drain(wait_seconds=_WAIT_SECONDS)
