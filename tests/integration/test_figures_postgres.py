@@ -9,9 +9,15 @@ from typing import Any
 import psycopg
 
 from meshwright.events.filter import EventFilter
+from meshwright.k8s.objects import asking_view
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.postgres import Address
 from tests.support.tenants import Asker
+
+_COLUMNS = (
+    "SELECT column_name::text, data_type::text FROM information_schema.columns "
+    "WHERE table_name = 'meshwright_scale' AND table_schema = current_schema() ORDER BY ordinal_position"
+)
 
 
 async def until(api: Api, event_type: str, count: int) -> None:
@@ -57,6 +63,10 @@ async def test_the_view_counts_what_the_route_counts(postgres_url: Address, tmp_
         assert (await api.get("/scale/gate"))["value"] == 9
         with psycopg.connect(postgres_url) as connection:
             rows = connection.execute("SELECT app, waiting, running, value FROM meshwright_scale").fetchall()
+            columns = connection.execute(_COLUMNS).fetchall()
+            scaled = connection.execute(asking_view(8)["metadata"]["query"]).fetchall()
         assert sorted(rows) == [("gate", 1, 8, 9), ("mesh", 1, 8, 9)]
+        assert columns == [("app", "text"), *((name, "bigint") for name in ("waiting", "running", "value"))]
+        assert scaled == [(9,)]
         metrics = await (await api.session.get("/metrics")).text()
         assert 'meshwright_workers{store="postgres",lease="held"} 1' in metrics
