@@ -68,7 +68,7 @@ async def first_line_of(running: RunningMesh, *arguments: str) -> tuple[bytes, b
     process = await start([*MESH, *arguments, "--url", running.url], {}, stdout=PIPE, stderr=PIPE)
     assert process.stdout is not None and process.stderr is not None
     line = await process.stdout.readline()
-    process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]
+    process.stdout._transport.close()  # type: ignore[attr-defined]
     await running.submit("Hello")
     err = await process.stderr.read()
     await process.wait()

@@ -3,15 +3,15 @@
 import asyncio
 import json
 import os
-import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from aiohttp import web
 
 from tests.support.fake_provider import FakeProvider, Fault
-from tests.support.running_mesh import mesh_up
+from tests.support.mesh_forks import run_forked
+from tests.support.running_mesh import Done, mesh_up
 
 SECRET = "sk-never-shown"
 CONFIG = """\
@@ -51,12 +51,6 @@ Be brief.
 """
 
 
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     (tmp_path / "litellm_config.yaml").write_text(CONFIG)
@@ -68,18 +62,10 @@ def project(tmp_path: Path) -> Path:
 async def mesh(project: Path, *arguments: str, **environment: str) -> Done:
     """Run `mesh models` with no more of the environment than Python needs, and what is given."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "meshwright.cli", "models", *arguments),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        cwd=project,
-        env={**kept, **environment},
-    )
-    out, err = await process.communicate()
-    assert process.returncode is not None
+    command = ("models", *arguments)
+    code, out, err = await asyncio.to_thread(run_forked, command, {**kept, **environment}, project)
     assert SECRET not in out.decode() + err.decode()
-    return Done(process.returncode, out.decode(), err.decode())
+    return Done(code, out.decode(), err.decode())
 
 
 def row(done: Done, name: str) -> str:
@@ -88,7 +74,7 @@ def row(done: Done, name: str) -> str:
 
 async def test_without_a_key_all_is_listed_with_what_it_misses_and_costs(project: Path) -> None:
     done = await mesh(project)
-    assert (done.code, done.err) == (0, "")
+    assert (done.status, done.err) == (0, "")
     assert done.out.startswith("answers: offline (neither LITELLM_BASE_URL nor a provider's key is set)")
     assert row(done, "gpt-5.4-mini").split() == [
         *("default", "openai/gpt-5.4-mini", "default,", "research", "0.75", "4.5", "(list)", "unknown"),
@@ -113,7 +99,7 @@ async def test_a_broken_file_is_one_line_with_its_place(project: Path) -> None:
     )
     for arguments in ((), ("route",)):
         done = await mesh(project, *arguments)
-        assert (done.code, done.out, done.err.count("\n")) == (1, "", 1)
+        assert (done.status, done.out, done.err.count("\n")) == (1, "", 1)
         assert (
             "litellm_config.yaml:19: router_settings.default_fallbacks: expected a list of groups, found int"
             in done.err
@@ -153,7 +139,7 @@ async def test_each_usable_deployment_is_called_as_agents_do_and_stays_known(
 ) -> None:
     keys = {"ONE_KEY": SECRET, "TWO_KEY": SECRET, "FAKE_BASE": f"{fake.url}/v1"}
     done = await mesh(project, "test", **keys)
-    assert (done.code, "mesh:" in done.err) == (0, False)
+    assert (done.status, "mesh:" in done.err) == (0, False)
     for model in ("gpt-5.4-mini", "house-model"):
         kinds = [(call.body.get("stream", False), "tools" in call.body) for call in fake.calls_of(model)]
         assert kinds == [(False, False), (True, False), (False, True)]
@@ -181,7 +167,7 @@ async def test_one_that_fails_is_told_by_our_name_for_it_and_fails_the_command(
     fake.faults.append(Fault(status=401))
     keys = {"TWO_KEY": SECRET, "FAKE_BASE": f"{fake.url}/v1"}
     done = await mesh(project, "test", "--model", "default", "--json", **keys)
-    assert done.code == 1
+    assert done.status == 1
     [found] = json.loads(done.out)
     assert (found["deployment"], found["ok"]) == ("default/openai/house-model", False)
     assert found["error"]["type"] == "Unauthorized"
@@ -196,7 +182,7 @@ async def test_one_that_fails_with_streams_or_tools_fails_the_command(
     fake.faults.extend([Fault(kind="slow")] * faulty + [Fault(status=500)])
     done = await mesh(project, "test", TWO_KEY=SECRET, FAKE_BASE=f"{fake.url}/v1")
     told = row(done, "house-model")
-    assert done.code == 1 and " failed " in told and kind in told
+    assert done.status == 1 and " failed " in told and kind in told
 
 
 async def test_one_that_takes_no_tools_is_well_and_says_so(project: Path, fake: FakeProvider) -> None:
@@ -204,7 +190,7 @@ async def test_one_that_takes_no_tools_is_well_and_says_so(project: Path, fake: 
     fake.faults.extend([Fault(kind="slow")] * 2 + [Fault(status=400, body=refusal)])
     done = await mesh(project, "test", TWO_KEY=SECRET, FAKE_BASE=f"{fake.url}/v1")
     told = row(done, "house-model")
-    assert done.code == 0 and " ok " in told and "(takes no tools)" in told
+    assert done.status == 0 and " ok " in told and "(takes no tools)" in told
 
 
 @pytest.mark.parametrize("arguments", [(), ("test",)])
@@ -218,7 +204,7 @@ async def test_another_release_of_litellm_is_refused_with_the_command_to_run(
     done = await mesh(project, *arguments, **keys)
     told = "LiteLLM 1.106.1 is installed, and Meshwright works with 1.88.6 only"
     assert told in done.out + done.err and ": pip install litellm==1.88.6" in done.out + done.err
-    assert done.code == len(arguments) and fake.calls == []
+    assert done.status == len(arguments) and fake.calls == []
 
 
 def release(folder: Path, number: str) -> None:
@@ -229,23 +215,23 @@ def release(folder: Path, number: str) -> None:
 
 async def test_a_group_that_nobody_can_call_names_the_keys(project: Path) -> None:
     done = await mesh(project, "test", "--model", "backup", ONE_KEY=SECRET, FAKE_BASE="http://127.0.0.1:1")
-    assert (done.code, done.err) == (1, "mesh: no deployment can be called; set one of NOWHERE\n")
+    assert (done.status, done.err) == (1, "mesh: no deployment can be called; set one of NOWHERE\n")
 
 
 async def test_offline_the_built_in_model_is_tried(project: Path) -> None:
     done = await mesh(project, "test")
-    assert done.code == 0
+    assert done.status == 0
     assert "$0" in row(done, "default") and "offline" in row(done, "default")
     assert "unknown" in row(await mesh(project), "gpt-5.4-mini")
 
 
 async def test_a_server_that_is_no_proxy_lists_its_names(project: Path, fake: FakeProvider) -> None:
     done = await mesh(project, LITELLM_BASE_URL=fake.url)
-    assert done.code == 0
+    assert done.status == 0
     assert done.out.startswith(f"answers: http {fake.url}")
     assert row(done, "fake-openai ").split()[:4] == ["fake-openai", "fake-openai", "?", "?"]
     tried = await mesh(project, "test", LITELLM_BASE_URL=fake.url)
-    assert (tried.code, [call.body["model"] for call in fake.calls]) == (0, ["fake-openai"] * 3)
+    assert (tried.status, [call.body["model"] for call in fake.calls]) == (0, ["fake-openai"] * 3)
     assert " ok " in row(await mesh(project, LITELLM_BASE_URL=fake.url), "fake-openai ") + " "
 
 
@@ -253,11 +239,11 @@ async def test_a_running_mesh_says_itself_what_answers_in_it(project: Path, fake
     (project / "litellm_config.yaml").unlink()
     async with mesh_up(project / ".mesh", "--model", "house-model", LITELLM_BASE_URL=fake.url):
         done = await mesh(project)
-        assert done.code == 0, done.err
+        assert done.status == 0, done.err
         assert done.out.startswith(f"answers: http {fake.url} (every call is of house-model)\n\n")
         assert row(done, "unknown").split()[0] == "fake-openai"
         tested = await mesh(project, "test")
-        assert (tested.code, row(tested, "house-model").split()[:2]) == (0, ["house-model", "ok"])
+        assert (tested.status, row(tested, "house-model").split()[:2]) == (0, ["house-model", "ok"])
         assert [call.body["model"] for call in fake.calls] == ["house-model"] * 3
 
 
@@ -310,5 +296,5 @@ async def test_a_proxy_that_keeps_it_to_itself_still_lists_its_groups(project: P
 
 async def test_a_server_that_does_not_answer_is_one_line(project: Path) -> None:
     done = await mesh(project, LITELLM_BASE_URL="http://127.0.0.1:1")
-    assert (done.code, done.err.count("\n")) == (1, 1)
+    assert (done.status, done.err.count("\n")) == (1, 1)
     assert "Cannot ask http://127.0.0.1:1 for its models" in done.err

@@ -27,10 +27,9 @@ from meshwright.identity.auth import Authenticators, Credentials, Unauthenticate
 from meshwright.ledger.keys import Keys
 from meshwright.sql.folder import SOCKET_NAME, write_private
 from tests.support.http_mesh import http_mesh
-from tests.support.running_mesh import MESH, mesh, mesh_up
+from tests.support.running_mesh import UP, mesh, mesh_up
 from tests.support.settings import load_settings
 
-UP = [*MESH, "up"]
 OFFLINE = {"MESH_MODELS__ADAPTER": "offline"}
 ADMIN_TOKEN = "the-admin-token-of-this-test-is-long"
 
@@ -164,7 +163,7 @@ async def test_listening_off_loopback_needs_keys_and_tls(tmp_path: Path) -> None
 
 async def test_behind_tls_a_mesh_listens_without_it_and_requires_a_key_of_everybody(tmp_path: Path) -> None:
     where = {"MESH_HTTP__HOST": "0.0.0.0", "MESH_HTTP__ALLOWED_HOSTS": '["mesh.example"]'}
-    async with mesh_up(tmp_path / "data", "--behind-tls", up=UP, **where, **OFFLINE) as running:
+    async with mesh_up(tmp_path / "data", "--behind-tls", **where, **OFFLINE) as running:
         assert running.url.startswith("http://0.0.0.0:")
         assert "lets other machines in" not in running.errors.text
         by_name = {"Host": "mesh.example"}
@@ -255,7 +254,7 @@ async def test_a_mesh_with_tls_is_used_over_it_and_by_its_socket(tmp_path: Path)
 
 async def test_the_socket_lets_its_own_user_in_and_no_key_is_needed(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    async with mesh_up(data, up=UP, MESH_KEYS__REQUIRED="true", **OFFLINE) as running:
+    async with mesh_up(data, MESH_KEYS__REQUIRED="true", **OFFLINE) as running:
         path = data / SOCKET_NAME
         assert path.is_socket() and path.stat().st_mode & 0o777 == 0o600
         async with Client(socket_path=path) as client:

@@ -20,7 +20,7 @@ from tests.support.fake_issuer import AUDIENCE, fake_issuer
 from tests.support.http_mesh import Stream, http_mesh
 from tests.support.model_api import HELLO, service
 from tests.support.postgres import Address
-from tests.support.running_mesh import MESH, mesh, mesh_up
+from tests.support.running_mesh import mesh, mesh_up
 
 TOKEN = "the-admin-token-of-this-test-is-long"
 SECONDS = 60.0
@@ -184,7 +184,7 @@ async def test_connections_end_with_the_token_of_an_issuer(tmp_path: Path) -> No
 
 async def test_the_first_key_ends_what_was_opened_without_one_but_for_the_socket(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    async with mesh_up(data, up=[*MESH, "up"], MESH_MODELS__ADAPTER="offline") as running:
+    async with mesh_up(data, MESH_MODELS__ADAPTER="offline") as running:
         local = aiohttp.UnixConnector(path=str(data / SOCKET_NAME))
         async with connected(running.url) as anonymous, connected("http://localhost", "", local) as owner:
             made = await mesh("keys", "create", "--agent", "simple-agent", "--yes", "--data", str(data))

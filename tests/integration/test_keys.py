@@ -17,17 +17,15 @@ from meshwright.stores.dapr import DaprStore, Options
 from meshwright.testing import ScriptedModel
 from tests.run import DAPR
 from tests.support.model_api import HELLO, service
-from tests.support.running_mesh import MESH, mesh, mesh_up
+from tests.support.running_mesh import mesh, mesh_up
 from tests.support.services import Services
 
-EMBEDDED = [*MESH, "up"]
-SURELY = ("--yes",)
 ASKED = {"model": "fast", "messages": HELLO}
 
 
 async def test_a_key_that_was_made_while_no_mesh_ran_counts_when_one_does(tmp_path: Path) -> None:
     data = str(tmp_path / "data")
-    made = await mesh("keys", "create", "--name", "helper", *SURELY, "--data", data)
+    made = await mesh("keys", "create", "--name", "helper", "--yes", "--data", data)
     other = await mesh("keys", "create", "--name", "other", "--data", data)
     listed = json.loads((await mesh("keys", "list", "--json", "--data", data)).out)
     assert [key["agent_id"] for key in listed] == ["helper", "other"]
@@ -45,13 +43,13 @@ async def test_a_key_that_was_made_while_no_mesh_ran_counts_when_one_does(tmp_pa
 async def test_looking_after_keys_sets_no_agent_to_work(tmp_path: Path) -> None:
     where = ("--data", str(tmp_path))
     given = await mesh("submit", "general-query", "Hello", *where)
-    assert (await mesh("keys", "create", "--name", "helper", *SURELY, *where)).status == 0
+    assert (await mesh("keys", "create", "--name", "helper", "--yes", *where)).status == 0
     task = await mesh("task", given.out.strip(), "--json", *where)
     assert json.loads(task.out)["status"] == "dispatched"
 
 
 async def test_the_keys_of_a_mesh_on_dapr_are_looked_after_while_it_runs(tmp_path: Path) -> None:
-    for command in (["list"], ["create", "--name", "helper", *SURELY], ["revoke", "01"]):
+    for command in (["list"], ["create", "--name", "helper", "--yes"], ["revoke", "01"]):
         done = await mesh("keys", *command, "--data", str(tmp_path / "data"), MESH_STORE="dapr")
         assert (done.status, done.out) == (1, "")
         assert "on dapr has no keys there" in done.err and "mesh up" in done.err
@@ -117,7 +115,7 @@ async def test_a_token_is_not_sent_to_whoever_listens_where_a_mesh_did(tmp_path:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     data = tmp_path / "data"
-    async with mesh_up(data, up=EMBEDDED) as running:
+    async with mesh_up(data) as running:
         await running.kill()
     gone = json.loads((data / "mesh.json").read_text())
     gone["url"] = f"http://127.0.0.1:{runner.addresses[0][1]}"
@@ -133,14 +131,14 @@ async def test_off_loopback_a_mesh_without_keys_does_not_start(tmp_path: Path) -
     done = await mesh("up", "--port", "0", "--data", str(data), **everywhere)
     assert (done.status, done.out) == (1, "")
     assert "lets other machines in" in done.err and "--insecure" in done.err
-    async with mesh_up(data, "--insecure", up=EMBEDDED, **everywhere) as running:
+    async with mesh_up(data, "--insecure", **everywhere) as running:
         assert running.url.startswith("http://0.0.0.0:")
         assert "lets other machines in, and this mesh requires no key" in running.errors.text
         assert (await running.get("/tasks")).status == 200
         assert (await running.call("GET", "/tasks", headers={"Host": "evil.example"})).status == 421
         assert (await mesh("tasks", "--data", str(data))).status == 0
     required = {**everywhere, "MESH_KEYS__REQUIRED": "true"}
-    async with mesh_up(data, "--insecure", up=EMBEDDED, **required) as running:
+    async with mesh_up(data, "--insecure", **required) as running:
         assert (await running.get("/tasks")).status == 401
 
 

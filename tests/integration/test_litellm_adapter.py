@@ -1,7 +1,6 @@
 """Faults behind LiteLLM are reported by kind, in few words and without key and prompt."""
 
 import asyncio
-import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -21,6 +20,7 @@ from meshwright.models.port import ChatMessage, ToolCall, ToolSpec
 from meshwright.stack.machine import Ports
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.pickers import KEY, LITELLM, TIERS, Make, deployment, pickers, request
+from tests.support.running_mesh import run
 
 # LiteLLM reads its streams by an attribute that pydantic deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the 'model_:DeprecationWarning")
@@ -46,14 +46,7 @@ def test_a_provider_out_of_reach_is_told_in_a_few_lines_without_its_key(
     }
     config = {"model_list": [{"model_name": "default", "litellm_params": params}]}
     (tmp_path / "litellm_config.yaml").write_text(yaml.safe_dump(config))
-    done = subprocess.run(
-        [sys.executable, "-m", "meshwright.cli", "models", "test"],
-        cwd=tmp_path,
-        env={**os.environ, **environment, "ANTHROPIC_API_KEY": KEY},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run("models", "test", cwd=tmp_path, **environment, ANTHROPIC_API_KEY=KEY)
     assert done.returncode == 1
     assert "connection refused" in done.stdout, done
     said = done.stdout + done.stderr

@@ -1,8 +1,6 @@
 """Payloads reach the provider from every edge, and an empty reply is no answer."""
 
-import asyncio
 import json
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,6 +10,7 @@ from meshwright import Agent, Capability, Tasks
 from tests.support.fake_provider import FakeProvider
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.mqtt_broker import SUBMIT, ask, mosquitto
+from tests.support.running_mesh import mesh
 
 PAYLOAD = {"text": "Review this.", "diff": "-x = 1\n+x = 2", "options": {"strict": True}}
 ASKED = 'Review this.\n\ndiff:\n-x = 1\n+x = 2\n\noptions:\n{"strict": true}'
@@ -76,11 +75,7 @@ async def test_a_payload_over_mqtt_reaches_the_model(tmp_path: Path, fake: FakeP
 
 async def submitted(api: Api, *arguments: str) -> None:
     """Give a task by the command line, and wait for its end."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "meshwright.cli", "submit", *arguments, "--url", api.url),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    output, _ = await process.communicate()
-    assert process.returncode == 0, output
+    done = await mesh("submit", *arguments, "--url", api.url)
+    assert done.status == 0, done.err
     [task] = (await api.get("/tasks"))["items"]
     await api.mesh.get(Tasks).outcome(task["task_id"])

@@ -92,7 +92,7 @@ async def test_what_is_killed_comes_back_where_it_was(tmp_path: Path) -> None:
 
 async def test_it_goes_on_where_nobody_reads_what_it_says(tmp_path: Path) -> None:
     async with stack_up(tmp_path) as stack:
-        stack.process._transport.get_pipe_transport(2).close()  # type: ignore[attr-defined]
+        stack.process.stderr._transport.close()  # type: ignore[attr-defined]
         for name in ("redis", "mesh-0"):
             log = tmp_path / "logs" / f"{name}.log"
             said = len(log.read_text())

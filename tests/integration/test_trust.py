@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.running_mesh import run
 from tests.support.sqlite_mesh import ROOT
 
 MESH = [sys.executable, "-m", "meshwright.cli"]
@@ -92,8 +93,7 @@ def test_the_question_says_where_secrets_would_go(folder: Path) -> None:
 @pytest.mark.parametrize("how", ["--trust", "MESH_TRUST=1", "no terminal"])
 def test_nobody_is_asked_who_has_decided(folder: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if how == "no terminal":
-        command = [*MESH, "ask", "echo", "Hello"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        done = run("ask", "echo", "Hello", cwd=folder)
         assert (done.returncode, done.stdout) == (0, "Hello\n"), done.stderr
         return
     if how == "MESH_TRUST=1":
@@ -121,14 +121,10 @@ READING = ["agents", "prompts check", "tasks", "events", "costs", "budgets", "ke
 def test_commands_that_read_run_nothing_of_the_folder(folder: Path, command: str, with_data: bool) -> None:
     task_id = "none"
     if with_data:
-        submit = subprocess.run(
-            [*MESH, "submit", "echoing", "Hello"], cwd=folder, capture_output=True, text=True, check=True
-        )
-        task_id = submit.stdout.strip()
+        task_id = run("submit", "echoing", "Hello", cwd=folder).stdout.strip()
         (folder / "ran").unlink()
     before = sorted(path for path in folder.rglob("*") if path.suffix not in (".db-wal", ".db-shm"))
-    arguments = command.format(task_id).split()
-    done = subprocess.run([*MESH, *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    done = run(*command.format(task_id).split(), cwd=folder)
     refused = command == "task {}" and not with_data
     assert done.returncode == (1 if refused else 0), done.stderr
     assert not (folder / "ran").exists()
@@ -146,5 +142,5 @@ def test_what_only_running_code_knows_is_said(folder: Path) -> None:
     (folder / "actors" / "made.py").write_text(
         "from meshwright import create_agent\nIt = create_agent('x/y')\n"
     )
-    done = subprocess.run([*MESH, "agents"], cwd=folder, capture_output=True, text=True, check=True)
+    done = run("agents", cwd=folder)
     assert "known only once they run" in done.stderr and "actors/made.py" in done.stderr

@@ -1,8 +1,5 @@
 """Tokens that no provider has counted are estimated: they cost something, and hard budgets hold."""
 
-import asyncio
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
@@ -14,6 +11,7 @@ import pytest
 from meshwright.events.filter import EventFilter
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.model_api import HELLO, Service, service
+from tests.support.running_mesh import mesh
 
 PRICE = {"input": 100, "output": 100}
 LIMIT = Decimal("0.05")
@@ -105,9 +103,8 @@ async def test_estimated_costs_are_marked_on_the_command_line(tmp_path: Path, fa
     fake.usage = {}
     async with calling("http", tmp_path, fake) as there:
         await status_of(there, streamed=False)
-        command = [sys.executable, "-m", "meshwright.cli", "costs", "--url", there.url]
-        told = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=True)
-    heads, *_, total = [line.split() for line in told.stdout.splitlines()]
+        told = await mesh("costs", "--url", there.url)
+    heads, *_, total = [line.split() for line in told.out.splitlines()]
     costs = dict(zip(heads, total, strict=True))
     assert costs["known"] == "$0"
     assert costs["estimated"].startswith("$0.0")

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import aiohttp
 
 from meshwright import Client
+from tests.support.mesh_forks import Forked, fork, is_plain, run_forked
 
 ROOT = Path(__file__).resolve().parents[2]
 MESH = [sys.executable, "-m", "meshwright.cli"]
@@ -40,29 +41,26 @@ class Done(NamedTuple):
 
 async def mesh(*arguments: str, stdin: str = "", **environment: str) -> Done:
     """Run a `mesh` command to its end."""
-    process = await start([*MESH, *arguments], environment, stdin=PIPE, stdout=PIPE, stderr=PIPE)
-    out, err = await process.communicate(stdin.encode())
-    assert process.returncode is not None
-    return Done(process.returncode, out.decode(), err.decode())
+    complete = os.environ | environment
+    process = await fork(arguments, complete, ROOT, stdin=stdin.encode(), stdout=PIPE, stderr=PIPE)
+    out, err = await process.communicate()
+    return Done(await process.wait(), out.decode(), err.decode())
 
 
 def run(
     *arguments: str, stdin: str = "", cwd: Path | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run a `mesh` command to its end, without a loop."""
-    return subprocess.run(
-        [*MESH, *arguments],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-        env=os.environ | environment,
-    )
+    code, out, err = run_forked(arguments, os.environ | environment, cwd or Path.cwd(), stdin.encode())
+    return subprocess.CompletedProcess([*MESH, *arguments], code, out.decode(), err.decode())
 
 
-async def start(command: list[str], environment: dict[str, str], **streams: Any) -> Process:
-    return await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=os.environ | environment, **streams)
+async def start(command: Sequence[str], environment: Mapping[str, str], **streams: Any) -> Process | Forked:
+    """Start a program; `mesh` is forked where its streams allow it."""
+    complete = {**os.environ, **environment}
+    if [*command[: len(MESH)]] == MESH and "stdin" not in streams and is_plain(*streams.values()):
+        return await fork(command[len(MESH) :], complete, ROOT, **streams)
+    return await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=complete, **streams)
 
 
 class Errors:
@@ -95,7 +93,7 @@ class RunningMesh:
 
     url: str
     data: Path
-    process: Process
+    process: Process | Forked
     errors: Errors
     session: aiohttp.ClientSession
     client: Client

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.mesh_forks import Forked
 from tests.support.running_mesh import MESH, Errors, ready_url, start
 
 UP = [*MESH, "up", "--host", "dapr", "--port", "0", "--data"]
@@ -22,7 +23,7 @@ class RunningStack:
     """A stack that is ready."""
 
     url: str
-    process: Process
+    process: Process | Forked
     errors: Errors
 
     @property

@@ -20,6 +20,7 @@ started them.
 """
 
 import asyncio
+import functools
 import importlib.util
 import itertools
 import os
@@ -71,6 +72,7 @@ DAPR_BIN = GIVEN.get(BINARIES)
 TAIL_LINES = 20
 
 
+@functools.cache
 def program(name: str) -> Path:
     """The path of a program of the stack. Raises ServiceFailed."""
     return find_program(name, Path(DAPR_BIN) if DAPR_BIN else None)

@@ -1,0 +1,203 @@
+"""Starts `mesh` as forks of one program that has everything imported, so that a start costs no imports.
+
+Each process of pytest has such a program, from the first start to its own end. A fork has the arguments, the
+environment, the folder and the streams that it is given, and a process id of its own to be killed by.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import runpy
+import signal
+import socket
+import sys
+import time
+from asyncio.subprocess import DEVNULL, PIPE
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
+
+IMPORTED = ("app", "cli", "client", "context", "edges.http", "events", "models", "orchestration", "services")
+"""Modules and packages of which a command imports some. None starts a thread or loads a large library."""
+
+
+class Forked:
+    """A process of `mesh`, with what tests use of `asyncio.subprocess.Process`."""
+
+    def __init__(self, pid: int, status: asyncio.StreamReader) -> None:
+        self.pid = pid
+        self.stdout: asyncio.StreamReader | None = None
+        self.stderr: asyncio.StreamReader | None = None
+        self.returncode: int | None = None
+        self._ended = asyncio.create_task(self._end(status))
+
+    async def wait(self) -> int:
+        return await asyncio.shield(self._ended)
+
+    def send_signal(self, number: int) -> None:
+        if self.returncode is None:
+            os.kill(self.pid, number)
+
+    terminate = functools.partialmethod(send_signal, signal.SIGTERM)
+    kill = functools.partialmethod(send_signal, signal.SIGKILL)
+
+    async def communicate(self) -> tuple[bytes, bytes]:
+        """All that it writes, once it has ended."""
+        assert self.stdout is not None and self.stderr is not None
+        out, err = await asyncio.gather(self.stdout.read(), self.stderr.read())
+        await self.wait()
+        return out, err
+
+    async def _end(self, status: asyncio.StreamReader) -> int:
+        self.returncode = int(await status.read())
+        return self.returncode
+
+
+def is_plain(*streams: object) -> bool:
+    """Whether a fork can have such streams. A terminal or a file needs a start of its own."""
+    return all(stream in (None, PIPE, DEVNULL) for stream in streams)
+
+
+async def fork(
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    cwd: Path,
+    *,
+    stdin: bytes = b"",
+    stdout: int | None = None,
+    stderr: int | None = None,
+) -> Forked:
+    """Start `mesh`; its output goes as `create_subprocess_exec` has it."""
+    readers: list[asyncio.StreamReader | None] = []
+    writers: list[int] = []
+    for stream, ours in ((stdout, 1), (stderr, 2)):
+        if stream == PIPE:
+            end, writer = os.pipe()
+            readers.append(await _reader(end))
+        else:
+            writer = os.dup(ours) if stream is None else os.open(os.devnull, os.O_WRONLY)
+            readers.append(None)
+        writers.append(writer)
+    status = await _reader(_begin(arguments, environment, cwd, _file(stdin), *writers))
+    process = Forked(int(await status.readline()), status)
+    process.stdout, process.stderr = readers
+    return process
+
+
+def run_forked(
+    arguments: Sequence[str], environment: Mapping[str, str], cwd: Path, stdin: bytes = b""
+) -> tuple[int, bytes, bytes]:
+    """Run `mesh` to its end: its status, output and errors. Needs no loop."""
+    out, err = _file(b""), _file(b"")
+    status = _begin(arguments, environment, cwd, _file(stdin), os.dup(out), os.dup(err))
+    with open(status) as told, open(out, "rb") as output, open(err, "rb") as errors:
+        _, code = told.read().split()
+        output.seek(0)
+        errors.seek(0)
+        return int(code), output.read(), errors.read()
+
+
+async def _reader(descriptor: int) -> asyncio.StreamReader:
+    reader = asyncio.StreamReader()
+    protocol = asyncio.StreamReaderProtocol(reader)
+    pipe = os.fdopen(descriptor, "rb", 0)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, pipe)
+    return reader
+
+
+def _file(content: bytes) -> int:
+    """A file without a name, to be read from its beginning."""
+    descriptor = os.memfd_create("tests")
+    os.write(descriptor, content)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
+def _begin(arguments: Sequence[str], environment: Mapping[str, str], cwd: Path, *streams: int) -> int:
+    """Start a fork with these streams, closed here. The pipe gives its process id, and then its status."""
+    job = json.dumps({"arguments": [*arguments], "environment": {**environment}, "cwd": str(cwd)})
+    pipe, told = os.pipe()
+    descriptors = [told, _file(job.encode()), *streams]
+    socket.send_fds(_program(), [b"+"], descriptors)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    return pipe
+
+
+@functools.cache
+def _program() -> socket.socket:
+    """The program that forks. It ends when this process has."""
+    ours, theirs = socket.socketpair()
+    theirs.set_inheritable(True)
+    os.posix_spawn(sys.executable, [sys.executable, __file__, str(theirs.fileno())], os.environ)
+    theirs.close()
+    return ours
+
+
+def _serve(jobs: socket.socket) -> None:
+    """Fork for each job, until nobody is left to give one."""
+    for name in IMPORTED:
+        _import_all(importlib.import_module(f"meshwright.{name}"))
+    importlib.import_module("uvloop")
+    gc.freeze()  # forks share the pages that no collection writes to
+    while True:
+        message, descriptors, *_ = socket.recv_fds(jobs, 1, 5)
+        if not message:
+            return
+        if not os.fork():
+            jobs.detach()
+            _keep(*descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+
+
+def _import_all(package: ModuleType) -> None:
+    for module in pkgutil.walk_packages(getattr(package, "__path__", ()), f"{package.__name__}."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+
+
+def _keep(told: int, job: int, *streams: int) -> None:
+    """Fork the command, and report on it."""
+    if not (pid := os.fork()):
+        _become(job, *streams)
+    try:
+        os.closerange(0, told)
+        os.closerange(told + 1, told + 64)
+        os.write(told, f"{pid}\n".encode())
+        _, status = os.waitpid(pid, 0)
+        os.write(told, f"{os.waitstatus_to_exitcode(status)}".encode())
+    finally:  # also where nobody listens any more
+        os._exit(0)
+
+
+def _become(job: int, *streams: int) -> None:
+    """Be `mesh`, as a start of its own would be."""
+    given = json.loads(Path(f"/proc/self/fd/{job}").read_text())
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+    os.closerange(3, max(job, *streams) + 64)
+    os.chdir(given["cwd"])
+    os.environ.clear()
+    os.environ.update(given["environment"])
+    time.tzset()
+    paths = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    sys.path[:0] = [given["cwd"], *paths]
+    sys.argv = ["mesh", *given["arguments"]]
+    sys.orig_argv = [sys.executable, "-m", "meshwright.cli", *given["arguments"]]
+    runpy.run_module("meshwright.cli", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    sys.path.pop(0)  # this folder
+    _serve(socket.socket(fileno=int(sys.argv[1])))
