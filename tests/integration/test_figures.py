@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,36 @@ async def test_figures_say_for_whom_tasks_are_parked(tmp_path: Path) -> None:
         parked = (await figures(api))["parked"]
         shown = {item["agent_id"]: (item["kind"], item["may_answer"], item["count"]) for item in parked}
         assert shown == {"asker": ("person", [], 1), "chooser": ("person", ["ada"], 2)}
+
+
+async def test_a_task_that_was_answered_waits_for_its_slot_from_then_on(tmp_path: Path) -> None:
+    opened = asyncio.Event()
+
+    class Turnstile(Agent):
+        agent_id = "turnstile"
+        capabilities = (Capability("turning"),)
+        max_concurrency = 1
+        remembers = False
+
+        async def run(self, run: Run) -> str:
+            if run.task.text == "ask":
+                return str(await run.ask_person("May I?"))
+            await opened.wait()
+            return "opened"
+
+    async with http_mesh(tmp_path, Turnstile) as api:
+        asking = await api.submit(agent_id="turnstile", text="ask")
+        await until(api, "task.waiting")
+        await api.submit(agent_id="turnstile", text="hold the slot")
+        await until(api, "task.started", 2)
+        before = api.mesh.host.clock.now()
+        question = (await api.mesh.get(Tasks).task(asking)).waits[0].wait_id
+        await api.client.answer(asking, question, "yes")
+        await until(api, "wait.ended")
+        shown = next(item for item in (await api.get("/figures"))["agents"] if item["waiting"])
+        assert (shown["agent_id"], shown["running"], shown["parked"]) == ("turnstile", 1, 0)
+        assert datetime.fromisoformat(shown["oldest"]) >= before
+        opened.set()
 
 
 async def test_an_attempt_over_twice_the_p90_of_its_agent_is_stuck(api: Api) -> None:

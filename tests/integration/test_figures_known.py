@@ -11,9 +11,16 @@ from typing import Any
 
 import pytest
 import yaml
+from opentelemetry.semconv._incubating.attributes import gen_ai_attributes as published
+from opentelemetry.semconv._incubating.metrics.gen_ai_metrics import (
+    GEN_AI_CLIENT_OPERATION_DURATION,
+    GEN_AI_CLIENT_TOKEN_USAGE,
+)
+from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
 
 from meshwright import create_agent
 from meshwright.events.filter import EventFilter
+from meshwright.models.providers import convention_name
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.running_mesh import mesh
@@ -127,7 +134,26 @@ async def test_metrics_scalers_and_the_command_line_say_the_same(api: Api) -> No
     assert re.search(r"^asker +0/2 +1$", shown.out, re.MULTILINE), shown
     assert "dead letters: 3 tasks failed" in shown.out and "east" in shown.out
     as_json = json.loads((await mesh("status", "--json", "--url", api.url)).out)["figures"]
-    for volatile in ("at", "disk", "workers"):
-        as_json.pop(volatile)
     served = await api.get("/figures")
-    assert as_json == {name: served[name] for name in as_json}
+    for name in ("agents", "parked", "dead_letters", "stuck"):
+        assert as_json[name] == served[name]
+
+
+async def test_calls_of_models_have_the_published_names(api: Api) -> None:
+    async with api.session.get("/metrics") as response:
+        lines = [line for line in (await response.text()).splitlines() if line.startswith("gen_ai_")]
+    metrics = {re.sub(r"(_bucket|_sum|_count)?{.*", "", line) for line in lines}
+    names = {f"{GEN_AI_CLIENT_OPERATION_DURATION}.seconds", GEN_AI_CLIENT_TOKEN_USAGE}
+    assert metrics == {name.replace(".", "_") for name in names}
+    labels = dict(re.findall(r'(\w+)="([^"]*)"', " ".join(lines)))
+    assert labels.pop("le")
+    known = {value for name, value in vars(published).items() if name.startswith("GEN_AI_")} | {ERROR_TYPE}
+    assert labels.keys() <= {name.replace(".", "_") for name in known if isinstance(name, str)}
+    assert (labels["gen_ai_provider_name"], labels["gen_ai_operation_name"]) == ("openai", "chat")
+
+
+def test_providers_have_their_published_names() -> None:
+    names = {value.value for value in published.GenAiProviderNameValues}
+    models = ("gpt-5.4", "azure/m", "bedrock/m", "gemini/m", "vertex_ai/m", "mistral/m", "xai/m", "groq/m")
+    assert {convention_name(model) for model in models} <= names
+    assert convention_name("a-model-of-ours") == "" and convention_name("ollama/m") == "ollama"

@@ -468,6 +468,10 @@ def _work(status: str) -> Callable[[_TaskRow, Event], None]:
     return change
 
 
+def _go_on(row: _TaskRow, event: Event) -> None:
+    """wait.ended: nothing but `updated_at`, from which on the task waits for a slot."""
+
+
 def _fail(row: _TaskRow, event: Event) -> None:
     fields = event.fields
     if not row.ended and (_whole(fields, "attempt") or row.attempts) >= row.attempts:
@@ -503,6 +507,7 @@ _CHANGES: dict[str, Callable[[_TaskRow, Event], None]] = {
     "task.dispatched": _dispatch,
     "task.started": _work("running"),
     "task.waiting": _work("waiting"),
+    "wait.ended": _go_on,
     "task.resumed": _work("running"),
     "attempt.failed": _fail,
     "task.succeeded": _end("succeeded"),

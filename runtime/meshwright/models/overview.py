@@ -17,6 +17,7 @@ from meshwright.models.config import LiteLLMConfig, read_config
 from meshwright.models.errors import Unsupported
 from meshwright.models.port import Adapter, ChatMessage, Model, ModelReply, ModelRequest, PriceList, ToolSpec
 from meshwright.models.prices import Prices, Rates, prices_of
+from meshwright.models.providers import convention_name
 from meshwright.models.routing import WHEN, check, deployment_id, fallbacks_of, missing_of, route, tags_of
 
 _Document = dict[str, Any]
@@ -54,6 +55,10 @@ class Deployments:
             deployment_id(deployment): (deployment["model_name"], deployment["litellm_params"]["model"])
             for deployment in deployments
         }
+
+    def providers(self) -> dict[str, str]:
+        """The provider of each deployment, by its id, as the GenAI conventions name it; "" if unknown."""
+        return {name: convention_name(model) for name, (_, model) in self.known().items()}
 
     def left_alone(self) -> list[OpenCircuit]:
         """The circuits of deployments that get no call now."""

@@ -86,6 +86,18 @@ def _provider(data: dict[str, Any]) -> Provider:
 
 
 PROVIDERS: tuple[Provider, ...] = tuple(map(_provider, _DATA["providers"]))
+_IN_CONVENTIONS = {
+    "azure": "azure.ai.openai",
+    "azure_ai": "azure.ai.inference",
+    "bedrock": "aws.bedrock",
+    "cohere_chat": "cohere",
+    "gemini": "gcp.gemini",
+    "mistral": "mistral_ai",
+    "vertex_ai": "gcp.vertex_ai",
+    "watsonx": "ibm.watsonx.ai",
+    "xai": "x_ai",
+}
+"""Providers that the GenAI conventions name otherwise than LiteLLM does."""
 
 
 def current(name: str) -> str:
@@ -137,6 +149,11 @@ def _provider_name(model: str) -> str:
     if slash:
         return prefix
     return next((provider.name for provider in PROVIDERS if model.startswith(provider.families)), "")
+
+
+def convention_name(model: str) -> str:
+    """The provider of a deployment's model, as the GenAI conventions name it; "" if unknown."""
+    return _IN_CONVENTIONS.get(name := _provider_name(model), name)
 
 
 def provider_params(model: str) -> tuple[_Param, ...]:

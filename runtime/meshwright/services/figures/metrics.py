@@ -216,7 +216,7 @@ def _write_models(out: MetricsText, found: Figures, calls: CallSums, providers: 
     def labels(key: CallKey) -> dict[str, object]:
         known: dict[str, object] = {
             "gen_ai_operation_name": "chat",
-            "gen_ai_provider_name": providers.get(key.deployment, "unknown"),
+            "gen_ai_provider_name": providers.get(key.deployment) or "unknown",
             "gen_ai_request_model": key.group,
             "gen_ai_response_model": key.model,
         }

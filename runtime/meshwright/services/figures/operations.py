@@ -43,6 +43,4 @@ class FiguresOperations:
         return metrics_text(found, counts, self._reader.calls, self._providers(), others)
 
     def _providers(self) -> dict[str, str]:
-        known = self._mesh.get(Deployments).known()
-        providers = {name: model.partition("/")[0] for name, (_, model) in known.items() if "/" in model}
-        return providers or {"": self._mesh.get(Model).name}
+        return self._mesh.get(Deployments).providers() or {"": self._mesh.get(Model).name}
