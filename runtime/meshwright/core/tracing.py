@@ -22,7 +22,9 @@ from functools import lru_cache
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
+from meshwright.core.encoding import encode
 from meshwright.core.errors import MeshError
+from meshwright.core.messages import PromptVersion
 
 Kind = Literal["internal", "server", "client", "producer", "consumer"]
 Record = dict[str, Any]
@@ -48,7 +50,10 @@ class GenAI:
     """
 
     OPERATION_NAME = "gen_ai.operation.name"
+    PROVIDER_NAME = "gen_ai.provider.name"
+    PROMPT_NAME = "gen_ai.prompt.name"
     CHAT = "chat"
+    EMBEDDINGS = "embeddings"
     INVOKE_AGENT = "invoke_agent"
     EXECUTE_TOOL = "execute_tool"
     AGENT_ID = "gen_ai.agent.id"
@@ -61,11 +66,50 @@ class GenAI:
     RESPONSE_FINISH_REASONS = "gen_ai.response.finish_reasons"
     USAGE_INPUT_TOKENS = "gen_ai.usage.input_tokens"
     USAGE_OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
+    USAGE_CACHED_TOKENS = "gen_ai.usage.cache_read.input_tokens"
+    USAGE_CACHE_WRITE_TOKENS = "gen_ai.usage.cache_creation.input_tokens"
+    USAGE_REASONING_TOKENS = "gen_ai.usage.reasoning.output_tokens"
     TOOL_NAME = "gen_ai.tool.name"
+    TOOL_TYPE = "gen_ai.tool.type"
+    TOOL_DESCRIPTION = "gen_ai.tool.description"
     TOOL_CALL_ID = "gen_ai.tool.call.id"
+    TOOL_CALL_ARGUMENTS = "gen_ai.tool.call.arguments"
+    TOOL_CALL_RESULT = "gen_ai.tool.call.result"
+    TOOL_DEFINITIONS = "gen_ai.tool.definitions"
+    SYSTEM_INSTRUCTIONS = "gen_ai.system_instructions"
     INPUT_MESSAGES = "gen_ai.input.messages"
     OUTPUT_MESSAGES = "gen_ai.output.messages"
     ERROR_TYPE = "error.type"  # of the general conventions
+
+
+class Viewers:
+    """The names by which Langfuse and MLflow show what the conventions have no name for."""
+
+    SESSION_ID = "session.id"  # of both
+    COST = "gen_ai.usage.cost"
+    LANGFUSE_TYPE = "langfuse.observation.type"
+    LANGFUSE_TRACE_NAME = "langfuse.trace.name"
+    LANGFUSE_USAGE = "langfuse.observation.usage_details"
+    MLFLOW_COST = "mlflow.llm.cost"
+
+
+def prompt_attributes(prompt: PromptVersion | None) -> dict[str, Any]:
+    """The attributes of the prompt that a span used."""
+    if prompt is None:
+        return {}
+    revision = {"meshwright.prompt.revision": prompt.revision} if prompt.revision else {}
+    return {
+        GenAI.PROMPT_NAME: prompt.name,
+        "meshwright.prompt.digest": prompt.digest,
+        "meshwright.prompt.source": prompt.source,
+        **revision,
+        "meshwright.prompt.system_digest": prompt.system_digest,
+    }
+
+
+def text_messages(role: str, text: str) -> str:
+    """One message of text, in the form of the conventions."""
+    return encode([{"role": role, "parts": [{"type": "text", "content": text}]}]).decode()
 
 
 class Context(NamedTuple):

@@ -18,6 +18,7 @@ from meshwright.core import topics
 from meshwright.core.errors import HostError, ModelError
 from meshwright.core.messages import Event
 from meshwright.core.plugins import MODELS, installed
+from meshwright.core.tracing import Tracing
 from meshwright.events.inbox import Inbox
 from meshwright.events.waits import wake_waiting
 from meshwright.mesh import Mesh
@@ -39,6 +40,7 @@ from meshwright.models.port import (
     Adapter,
     GivenModel,
     Model,
+    ModelReply,
     ModelRequest,
     ModelWindow,
     ModelWindows,
@@ -47,6 +49,7 @@ from meshwright.models.port import (
     wrapped,
 )
 from meshwright.models.prices import Prices, prices_of
+from meshwright.models.routing import deployment_id
 from meshwright.models.select import (
     PREFIX,
     AgentModels,
@@ -57,6 +60,7 @@ from meshwright.models.select import (
     with_named_models,
 )
 from meshwright.models.settings import ModelsSettings
+from meshwright.models.spans import Traced, provider_name
 from meshwright.prompts import PromptSources
 
 _logger = logging.getLogger("meshwright.models")
@@ -95,6 +99,8 @@ class ModelsComponent(Component):
         yield ModelWrapper("request", Adapted)
         if self._configs is not None:
             yield ModelWrapper("request", partial(Configured, configs=self._configs, models=self._models))
+        if isinstance(tracing := self.mesh.tracing, Tracing):
+            yield ModelWrapper("request", partial(Traced, tracing=tracing, provider_of=self._provider_of))
         yield ModelWrapper("cache", self._cached)
         yield ModelWrapper("retry", self._retrying)
 
@@ -159,6 +165,14 @@ class ModelsComponent(Component):
         yield Check("models", self._check)
         if self.config.cache == "redis":
             yield Check("cache", self._check_cache)
+
+    def _provider_of(self, request: ModelRequest, reply: ModelReply) -> str:
+        """The provider of a reply: by its deployment, by the model's name, else the adapter."""
+        config = self.chosen.config
+        models = config.deployments if config is not None else ()
+        named = (one["litellm_params"]["model"] for one in models if deployment_id(one) == reply.deployment)
+        found = filter(None, map(provider_name, (*named, reply.model, request.model)))
+        return next(found, self.chosen.kind)
 
     async def _check(self) -> str:
         return f"{self.chosen.name}; mesh models test calls it"

@@ -17,6 +17,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode
 
 from meshwright.core.errors import PromptError, nearest
 from meshwright.core.limits import reserved_param
+from meshwright.core.messages import PromptVersion
 
 MAX_PROMPT_BYTES = 65_536
 RUN_VARIABLES = ("agent_name", "task", "context")
@@ -75,7 +76,8 @@ class _FrontMatter(BaseModel):
 class Prompt:
     """A prompt as it is used; `digest` is the SHA-256 of its file, `source` says whether it has one.
 
-    `pieces` is the body cut at its variables: texts at even places, names at odd ones.
+    `pieces` is the body cut at its variables: texts at even places, names at odd ones. `path` is its file as
+    people know it, and `revision` the git commit of the folder that holds it, where that is known.
     """
 
     name: str
@@ -92,6 +94,18 @@ class Prompt:
     pieces: tuple[str, ...]
     digest: str
     source: _Source
+    path: str = ""
+    revision: str | None = None
+
+    def version(self, system: str) -> PromptVersion:
+        """Returns what a call records of this prompt, with the digest of the system prompt made of it."""
+        return PromptVersion(
+            name=self.name,
+            digest=self.digest,
+            source=self.path or self.source,
+            revision=self.revision,
+            system_digest=hashlib.sha256(system.encode("utf-8", "surrogatepass")).hexdigest(),
+        )
 
     def render_from(self, values: Mapping[str, str]) -> str:
         """Fill in the variables from what is offered; what the prompt does not name is left out.
@@ -141,7 +155,8 @@ def parse_prompt(
             raise PromptError(problem, path=path, line=line, remedy=remedy, field="variables")
     settings: dict[str, Any] = {**dict(fields), "tags": tuple(fields.tags), "variables": variables}
     digest = hashlib.sha256(data).hexdigest()
-    return Prompt(name=name, body=body, pieces=pieces, digest=digest, source=source, **settings)
+    known = {"name": name, "digest": digest, "source": source, "path": path}
+    return Prompt(body=body, pieces=pieces, **known, **settings)
 
 
 def _decode(data: bytes, path: str) -> str:

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from meshwright.core.errors import InvalidInput, MemoryUnavailable, NotFound, ToolFailed
 from meshwright.core.files import File
-from meshwright.core.tracing import TENANT, GenAI
+from meshwright.core.tracing import TENANT, GenAI, Viewers
 from meshwright.models.errors import ContentRefused, ContextTooLong, ModelRefused
 from meshwright.models.port import ChatMessage, ModelReply, ToolCall
 from meshwright.models.structure import ShapeT, parse_or_repair
@@ -133,10 +133,19 @@ class Dialogues:
         attributes = {
             GenAI.OPERATION_NAME: GenAI.EXECUTE_TOOL,
             GenAI.TOOL_NAME: tool.name,
+            GenAI.TOOL_TYPE: "function",
             GenAI.TOOL_CALL_ID: call.id,
             GenAI.AGENT_ID: self._attempt.agent.agent_id,
+            GenAI.CONVERSATION_ID: self._attempt.task.thread_id,
+            Viewers.SESSION_ID: self._attempt.task.thread_id,
+            Viewers.LANGFUSE_TYPE: "tool",
             TENANT: self._attempt.task.tenant_id,
         }
+        if has_contents := self._attempt.services.tracing.content:
+            attributes |= {
+                GenAI.TOOL_DESCRIPTION: tool.spec.description,
+                GenAI.TOOL_CALL_ARGUMENTS: call.arguments,
+            }
         started = time.perf_counter()
         result: dict[str, Any] = {"value": None, "error": None}
         tracing, parent = self._attempt.services.tracing, self._attempt.span.traceparent
@@ -152,6 +161,8 @@ class Dialogues:
             except (ToolFailed, InvalidInput, MemoryUnavailable) as error:
                 span.fail(error)
                 result["error"] = str(error)
+            if has_contents:
+                span.set({GenAI.TOOL_CALL_RESULT: content_of(result)})
         if not self._has_waited:
             result["seconds"] = round(time.perf_counter() - started, 3)
             self._calls.totals.add_tool(result["seconds"])

@@ -168,13 +168,14 @@ class Journal:
                 return
         if opened.costly:
             opened.was_begun, scope.was_begun = scope.was_begun, False
+        opened.started_at = self._host.clock.now()
         self._waits.step_begins()
         self._paths.enter(opened)
         try:
             if opened.paid and self._earlier.values:
                 self._count_cut(opened)
             if not opened.repeatable:
-                self._records.write(key, {"intent": True})
+                self._records.write(key, {"intent": True, "started_at": opened.started_at})
                 self._earlier.intents[key.path] = key.model_dump()
             if opened.costly and self._records.is_costly:
                 await self.confirm()
@@ -184,9 +185,10 @@ class Journal:
 
     def leave(self, opened: OpenStep, error: BaseException | None) -> None:
         """Journal the step; where it failed its error, and what its calls have cost, also when cancelled."""
+        times = {"started_at": opened.started_at, "ended_at": self._host.clock.now()}
         try:
             if error is None:
-                value = {"result": opened.result, "last": self._paths.counter}
+                value = {"result": opened.result, "last": self._paths.counter, **times}
                 if opened.calls:
                     value["calls"] = opened.calls
                 if opened.sent is not None:
@@ -202,7 +204,7 @@ class Journal:
             raise
         finally:
             if error is not None:
-                self._records.write_calls(opened.key, opened.calls, opened.events, error, opened.cut)
+                self._records.write_calls(opened.key, opened.calls, opened.events, error, opened.cut, times)
             if self._paths.leave(opened):
                 self._waits.step_ends(opened)
 
@@ -329,7 +331,8 @@ class Journal:
 
     def _keep(self, key: StepKey, name: str, answer: dict[str, Any]) -> Any:
         """Take over the answer to the same question that an attempt before got."""
-        given = {name: answer[name] for name in ("result", "answered_by", "answered_at") if name in answer}
+        names = ("result", "answered_by", "started_at", "answered_at")
+        given = {name: answer[name] for name in names if name in answer}
         kept = ProgressEvent("answer.kept", {"asked": key.kind, "answered_by": answer.get("answered_by")})
         self._records.write(key, {**given, "kept": name}, [kept])
         return answer["result"]

@@ -7,7 +7,8 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar, Token
-from types import TracebackType
+from datetime import datetime
+from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
 from msgspec.structs import asdict
@@ -76,6 +77,8 @@ class OpenStep:
         self.waits = 0
         """How many waits are open within it."""
         self.has_waited = False
+        self.started_at: datetime | None = None
+        """When this claim began to run it."""
         self.token: Token[tuple[Paths, Scope] | None] | None = None
         self._journal = journal
 
@@ -272,17 +275,19 @@ class Records:
         events: Sequence[ProgressEvent],
         error: BaseException | None = None,
         cut: int = 0,
+        times: Mapping[str, datetime | None] = MappingProxyType({}),
     ) -> None:
         """Queue what calls have cost in a step that has no result, with their events, and why it failed.
 
-        A resumed run runs that step again; `cut` of its calls are still to be recorded.
+        A resumed run runs that step again; `cut` of its calls are still to be recorded. `times` are those of
+        the step that failed.
         """
         value: dict[str, Any] = {"calls": calls} if calls else {}
         if calls and key.path:
             value["cut"] = (key.path, cut)
         if isinstance(error, Exception) and not isinstance(error, HostError):
             message = str(error)[:_MAX_ERROR_CHARS].encode(errors="replace").decode()
-            value["failed"] = {**asdict(key), "error": type(error).__name__, "message": message}
+            value["failed"] = {**asdict(key), "error": type(error).__name__, "message": message, **times}
         if not value:
             return
         published = [self._event(key, n, event) for n, event in enumerate(events, start=1) if event.id]

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from meshwright.core.encoding import Struct
-from meshwright.core.messages import Usage
+from meshwright.core.messages import PromptVersion, Usage
 from meshwright.core.money import Amount, exact
 
 StepStatus = Literal["done", "failed", "waiting", "unfinished"]
@@ -20,6 +20,10 @@ class StepSummary(Struct):
     step. `cost_usd` is None if the price is unknown or no model was called; `cache_hit`: the
     answer is from the mesh's cache. `unfinished`: calls were made and the step never ended.
 
+    `started_at` is when it began to run, for a step that was run again the last time, but for one that waited
+    the first; without a journal it is the end less the duration. `duration_ms` is that of the calls made in
+    it, else all of its time. `prompt` is the version of the prompt that a `context` or a `model` step used.
+
     `has_contents` is False where what was said is not stored, or was deleted (`keep_contents_days`).
     """
 
@@ -31,6 +35,7 @@ class StepSummary(Struct):
     name: str = ""
     status: StepStatus = "done"
     summary: str = ""
+    started_at: datetime | None = None
     ended_at: datetime | None = None
     duration_ms: float | None = None
     calls: int = 0
@@ -41,6 +46,7 @@ class StepSummary(Struct):
     finish_reason: str | None = None
     error: str | None = None
     child_task_id: str | None = None
+    prompt: PromptVersion | None = None
     has_contents: bool = True
 
     def __post_init__(self) -> None:
