@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Iterator
+from contextvars import copy_context
 from datetime import datetime
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pytest
 from meshwright import Agent, Capability
 from meshwright.cli.logs import log_commands, log_service, say
 from meshwright.core.errors import ConfigError
-from meshwright.core.logs import about_task, levels_of
+from meshwright.core.logs import levels_of, log_about
 from meshwright.run import Run
 from meshwright.testing import mesh_for
 from tests.support.settings import load_settings
@@ -75,8 +76,9 @@ def test_text_has_time_with_zone_level_logger_and_task(
 ) -> None:
     log_service(tmp_path, "", "text")
     say("model: offline")
-    with about_task("T1", "abc"):
-        logging.getLogger("noisy").warning("one\ntwo api_key=%s", KEY)
+    context = copy_context()
+    context.run(log_about, "T1", "00-abc-def-01")
+    context.run(logging.getLogger("noisy").warning, "one\ntwo api_key=%s", KEY)
     greeting, line = capsys.readouterr().err.splitlines()
     assert greeting == "model: offline"
     time, _, rest = line.partition(" ")

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import datetime
-from typing import NamedTuple
 
 OWN = "meshwright"
 SERVER = "uvicorn"
@@ -16,27 +14,13 @@ MESH_LOGGER = "meshwright.mesh"
 """The logger of what a mesh says of itself: how it starts and ends, and what people have to mend."""
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 _DEFAULTS = {"": logging.WARNING, MESH_LOGGER: logging.INFO}
+_CONTEXT: ContextVar[tuple[str | None, str | None]] = ContextVar("_CONTEXT", default=(None, None))
+"""The task that the lines of the log are about, and its traceparent."""
 
 
-class LogContext(NamedTuple):
-    """The task that a line of the log is about, and its trace."""
-
-    task_id: str | None = None
-    trace_id: str | None = None
-
-
-_NO_TASK = LogContext()
-_CONTEXT: ContextVar[LogContext] = ContextVar("_CONTEXT", default=_NO_TASK)
-
-
-@contextmanager
-def about_task(task_id: str, trace_id: str | None) -> Iterator[None]:
-    """Let lines that are logged within the block, and in its asyncio tasks, name a task and its trace."""
-    token = _CONTEXT.set(LogContext(task_id, trace_id))
-    try:
-        yield
-    finally:
-        _CONTEXT.reset(token)
+def log_about(task_id: str, traceparent: str | None) -> None:
+    """Let the lines that this asyncio task and those it starts log from now on name a task and its trace."""
+    _CONTEXT.set((task_id, traceparent))
 
 
 def levels_of(text: str) -> dict[str, int]:
@@ -61,8 +45,8 @@ def levels_of(text: str) -> dict[str, int]:
 
 def text_line(record: logging.LogRecord, message: str, more: Mapping[str, str]) -> str:
     """A line for people: time with its zone, level, logger, message, then the task and its trace."""
-    about = _CONTEXT.get()
-    known = {"task": about.task_id, "trace": about.trace_id, **more}
+    task_id, trace_id = _about()
+    known = {"task": task_id, "trace": trace_id, **more}
     fields = " ".join(f"{name}={value}" for name, value in known.items() if value)
     head = f"{_time_of(record)} {record.levelname:<7} {record.name}: {message}"
     return f"{head} ({fields})" if fields else head
@@ -70,16 +54,22 @@ def text_line(record: logging.LogRecord, message: str, more: Mapping[str, str]) 
 
 def json_line(record: logging.LogRecord, message: str, more: Mapping[str, str]) -> str:
     """A line for programs: one JSON object."""
-    about = _CONTEXT.get()
+    task_id, trace_id = _about()
+    about = {"task_id": task_id, "trace_id": trace_id}
     line = {
         "time": _time_of(record),
         "level": record.levelname.lower(),
         "logger": record.name,
         "message": message,
-        **{name: value for name, value in about._asdict().items() if value},
+        **{name: value for name, value in about.items() if value},
         **more,
     }
     return json.dumps(line, ensure_ascii=False)
+
+
+def _about() -> tuple[str | None, str | None]:
+    task_id, traceparent = _CONTEXT.get()
+    return task_id, traceparent.split("-")[1] if traceparent else None
 
 
 def _time_of(record: logging.LogRecord) -> str:

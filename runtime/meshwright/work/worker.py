@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 from meshwright.core import topics
 from meshwright.core.encoding import encode, too_large
 from meshwright.core.errors import Draining, HostError, MailboxFull, StoreFailed, TooLarge
-from meshwright.core.logs import about_task
-from meshwright.core.messages import Event, Fault, Outcome, new_id, trace_id_of
+from meshwright.core.logs import log_about
+from meshwright.core.messages import Event, Fault, Outcome, new_id
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.work.earlier import has_steps
@@ -351,11 +351,8 @@ class Worker:
 
     async def _carry_out(self, ref: ActorRef, work: Work, running: Running) -> None:
         running.fence, running.stalled_claims = work.fence, work.stalled_claims
-        with about_task(work.task_id, trace_id_of(work.task.traceparent)):
-            await self._attempted(ref, work, running)
-
-    async def _attempted(self, ref: ActorRef, work: Work, running: Running) -> None:
         traceparent = work.task.traceparent
+        log_about(work.task_id, traceparent)
         try:
             completed = await self._ended(ref, work, running)
         except Suspended as suspended:
