@@ -185,10 +185,12 @@ class Journal:
 
     def leave(self, opened: OpenStep, error: BaseException | None) -> None:
         """Journal the step; where it failed its error, and what its calls have cost, also when cancelled."""
-        times = {"started_at": opened.started_at, "ended_at": self._host.clock.now()}
+        started_at = opened.started_at
         try:
             if error is None:
-                value = {"result": opened.result, "last": self._paths.counter, **times}
+                value = {"result": opened.result, "last": self._paths.counter, "started_at": started_at}
+                if not opened.events:  # the time of the last is that of the end
+                    value["ended_at"] = self._host.clock.now()
                 if opened.calls:
                     value["calls"] = opened.calls
                 if opened.sent is not None:
@@ -204,7 +206,8 @@ class Journal:
             raise
         finally:
             if error is not None:
-                self._records.write_calls(opened.key, opened.calls, opened.events, error, opened.cut, times)
+                calls, events = opened.calls, opened.events
+                self._records.write_calls(opened.key, calls, events, error, opened.cut, started_at)
             if self._paths.leave(opened):
                 self._waits.step_ends(opened)
 

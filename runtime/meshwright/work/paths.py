@@ -8,7 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar, Token
 from datetime import datetime
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
 from msgspec.structs import asdict
@@ -275,19 +275,19 @@ class Records:
         events: Sequence[ProgressEvent],
         error: BaseException | None = None,
         cut: int = 0,
-        times: Mapping[str, datetime | None] = MappingProxyType({}),
+        started_at: datetime | None = None,
     ) -> None:
         """Queue what calls have cost in a step that has no result, with their events, and why it failed.
 
-        A resumed run runs that step again; `cut` of its calls are still to be recorded. `times` are those of
-        the step that failed.
+        A resumed run runs that step again; `cut` of its calls are still to be recorded.
         """
         value: dict[str, Any] = {"calls": calls} if calls else {}
         if calls and key.path:
             value["cut"] = (key.path, cut)
         if isinstance(error, Exception) and not isinstance(error, HostError):
             message = str(error)[:_MAX_ERROR_CHARS].encode(errors="replace").decode()
-            value["failed"] = {**asdict(key), "error": type(error).__name__, "message": message, **times}
+            value["failed"] = {**asdict(key), "error": type(error).__name__, "message": message}
+            value["failed"] |= {"started_at": started_at, "ended_at": self._host.clock.now()}
         if not value:
             return
         published = [self._event(key, n, event) for n, event in enumerate(events, start=1) if event.id]
