@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from meshwright import Agent, Capability, ToolFailed, tool
 from meshwright.core.errors import ModelError
 from meshwright.core.messages import Usage
+from meshwright.core.otel import SdkSpans
 from meshwright.core.tracing import Tracing
 from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta
 from meshwright.orchestration.tasks import Tasks
@@ -75,17 +78,23 @@ class Spans:
     """The finished spans of a mesh."""
 
     def __init__(self, tracing: Tracing) -> None:
-        self.all: list[Mapping[str, Any]] = []
-        self._tracing = tracing
+        self.stored: list[Mapping[str, Any]] = []
+        self._tracing, self._exporter = tracing, InMemorySpanExporter()
+        tracing.publish_to(SdkSpans(SimpleSpanProcessor(self._exporter)))
         tracing.publish_to(self._take)
 
     def _take(self, trace_id: str, spans: Sequence[Mapping[str, Any]]) -> None:
-        self.all += spans
+        self.stored += spans
 
-    async def named(self, beginning: str) -> list[dict[str, Any]]:
-        """The attributes of those whose name begins so."""
+    async def sent(self, beginning: str = "") -> list[tuple[str, Mapping[str, Any]]]:
+        """Name and attributes of those whose name begins so, as exporters send them."""
         await self._tracing.flush()
-        return [span["attributes"] for span in self.all if span["name"].startswith(beginning)]
+        spans = [(span.name, span.attributes or {}) for span in self._exporter.get_finished_spans()]
+        return [(name, attributes) for name, attributes in spans if name.startswith(beginning)]
+
+    async def named(self, beginning: str) -> list[Mapping[str, Any]]:
+        """The attributes of those whose name begins so."""
+        return [attributes for _, attributes in await self.sent(beginning)]
 
 
 def table() -> dict[str, set[str]]:
@@ -136,10 +145,10 @@ async def test_spans_have_the_attributes_of_the_table(tmp_path: Path) -> None:
     for model, run in ((everything(), use_everything), (Broken(), ask)):
         async with traced(tmp_path, model, content=True) as (running, spans):
             await run(running)
-            await spans.named("")
-            for span in spans.all:
-                kind = next(kind for name, kind in KINDS.items() if span["name"].startswith(name))
-                found[kind] |= span["attributes"].keys()
+            for name, attributes in await spans.sent():
+                found[next(kind for beginning, kind in KINDS.items() if name.startswith(beginning))] |= (
+                    attributes.keys()
+                )
     assert found == table()
 
 
@@ -162,7 +171,8 @@ async def test_calls_say_provider_tokens_cost_session_and_prompt(tmp_path: Path)
         {"total_cost": 0.0021},
     )
     for span in (chat, agent):
-        assert (span["gen_ai.prompt.name"], span["meshwright.prompt.revision"]) == ("teller", REVISION)
+        assert span["gen_ai.prompt.name"] == "teller"
+        assert span["meshwright.prompt.version"].endswith(f" {REVISION[:12]}:prompts/teller.prompt")
     assert agent["meshwright.task.status"] == "succeeded"
 
 
@@ -192,7 +202,7 @@ async def test_nothing_that_was_said_is_in_spans_without_the_switch(tmp_path: Pa
     async with traced(tmp_path, everything(), content=False) as (running, spans):
         await use_everything(running)
         await spans.named("")
-    said = json.dumps(spans.all)
+    said = json.dumps(spans.stored)
     assert not [words for words in (SECRET_WORDS, "Brief.", "Be brief", "Hello?") if words in said]
 
 
@@ -203,5 +213,5 @@ async def test_calls_of_clients_join_their_trace(tmp_path: Path, path: str) -> N
     async with traced(tmp_path, ScriptedModel(REPLY), content=False) as (running, spans):
         await running.post(path, body, traceparent=f"00-{trace_id}-00f067aa0ba902b7-01")
         await spans.named("")
-    [span] = spans.all
+    [span] = spans.stored
     assert (span["trace_id"], span["parent_span_id"]) == (trace_id, "00f067aa0ba902b7")

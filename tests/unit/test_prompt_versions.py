@@ -10,7 +10,7 @@ import pytest
 
 from meshwright import Agent, Capability, Client, Tasks
 from meshwright.core.errors import ModelError
-from meshwright.core.messages import Outcome, PromptVersion
+from meshwright.core.messages import Outcome
 from meshwright.events.filter import EventFilter
 from meshwright.prompts import Brought, Prompts
 from meshwright.prompts.revision import checkout_of
@@ -19,6 +19,7 @@ from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import keeper, kept, told_of
 
 TEXT = "---\ntags: [a]\nvariables: [task]\n---\nKeep {{task}}."
+DIGEST = hashlib.sha256(TEXT.encode()).hexdigest()[:12]
 
 
 class Keeper(Agent):
@@ -52,9 +53,9 @@ def project(tmp_path: Path) -> Path:
     return tmp_path / "app"
 
 
-async def calls_of(mesh: MeshUnderTest, task_id: str) -> list[PromptVersion | None]:
+async def calls_of(mesh: MeshUnderTest, task_id: str) -> list[str | None]:
     wanted = EventFilter(task_id=task_id, event_type="model.called")
-    return [PromptVersion.read(event.fields.get("prompt")) async for event in mesh.mesh.log.replay(wanted)]
+    return [event.fields.get("prompt") async for event in mesh.mesh.log.replay(wanted)]
 
 
 @pytest.mark.needs("git")
@@ -64,13 +65,7 @@ async def test_call_step_and_outcome_say_the_version_of_the_prompt(project: Path
         outcome = await mesh.ask("keeper", "notes")
         steps = await Client.local(mesh.mesh).steps(outcome.task_id)
         called = await calls_of(mesh, outcome.task_id)
-    version = PromptVersion(
-        name="keeper",
-        digest=hashlib.sha256(TEXT.encode()).hexdigest(),
-        source="app/prompts/keeper.prompt",
-        revision=revision,
-        system_digest=hashlib.sha256(b"Keep notes.").hexdigest(),
-    )
+    version = f"keeper@{DIGEST} {revision[:12]}:app/prompts/keeper.prompt"
     assert outcome.prompt == version
     assert called == [version]
     assert [(step.kind, step.prompt) for step in steps] == [("context", version), ("model", version)]
@@ -84,15 +79,14 @@ async def test_failed_task_says_the_version_of_its_prompt(tmp_path: Path) -> Non
         outcome = await mesh.mesh.get(Tasks).outcome(receipt.task_id)
         called = await calls_of(mesh, receipt.task_id)
     assert not outcome.success
-    assert outcome.prompt is not None
-    assert (outcome.prompt.source, outcome.prompt.revision) == ("prompts/keeper.prompt", None)
+    assert outcome.prompt == f"keeper@{DIGEST} prompts/keeper.prompt"
     assert set(called) == {outcome.prompt}
 
 
 async def test_prompts_of_code_and_built_in_ones_name_their_place(tmp_path: Path) -> None:
     prompts = Prompts(tmp_path, brought={"terse": Brought("Be terse.", "Terse", str(tmp_path / "terse.py"))})
-    versions = [prompts.resolve(name).version("") for name in ("terse", "missing")]
-    assert [version.source for version in versions] == [f"{tmp_path.name}/terse.py", "built-in"]
+    places = [prompts.resolve(name).version.partition(" ")[2] for name in ("terse", "missing")]
+    assert places == [f"{tmp_path.name}/terse.py", "built-in"]
 
 
 async def test_resumed_run_keeps_the_version_that_it_began_with(tmp_path: Path) -> None:
@@ -107,8 +101,7 @@ async def test_resumed_run_keeps_the_version_that_it_began_with(tmp_path: Path) 
     async with kept(tmp_path, keeper(opened=True), model=ScriptedModel("Held.")) as mesh:
         await told_of(mesh, "task.succeeded")
         outcome = await mesh.get(Tasks).outcome(receipt.task_id)
-    assert outcome.prompt is not None
-    assert outcome.prompt.digest == hashlib.sha256(TEXT.encode()).hexdigest()
+    assert outcome.prompt == f"keeper@{DIGEST} prompts/keeper.prompt"
 
 
 async def test_run_without_a_call_names_no_prompt() -> None:
@@ -121,23 +114,22 @@ async def test_run_without_a_call_names_no_prompt() -> None:
         assert (await mesh.ask("keeper", "x")).prompt is None
 
 
-def test_outcomes_and_calls_of_before_have_no_version() -> None:
+def test_outcomes_of_before_have_no_version() -> None:
     stored = {"task_id": "t", "agent_id": "a", "status": "failed", "success": False}
     assert Outcome.model_validate({**stored, "completed_at": "2026-01-01T00:00:00Z"}).prompt is None
-    assert PromptVersion.read(None) is None
-    assert PromptVersion.read({"name": 3}) is None
 
 
 @pytest.mark.needs("git")
 def test_reload_reads_the_revision_of_a_new_commit(project: Path) -> None:
     first = committed(project)
     prompts = Prompts(project / "prompts")
-    assert prompts.resolve("keeper").revision == first
+    assert f" {first[:12]}:" in prompts.resolve("keeper").version
     (project / "other").touch()
     second = committed(project)
     assert prompts.reload() == []
-    assert prompts.resolve("keeper").revision == second != first
-    assert git(project, "show", f"{second}:{prompts.resolve('keeper').path}") == TEXT
+    place = prompts.resolve("keeper").version.partition(" ")[2]
+    assert place.startswith(f"{second[:12]}:")
+    assert git(project, "show", place) == TEXT
 
 
 @pytest.mark.needs("git")

@@ -135,7 +135,7 @@ def _page(step: Document, options: str) -> Iterator[str]:
         ("what", f"{_what(step)}{', ' if _status(step) else ''}{_status(step)}"),
         ("error", step["error"] or ""),
         ("model", _listed([step["model"] or "", *_settings(step["request"] or {})])),
-        ("prompt", display.prompt_line(step["prompt"])),
+        ("prompt", printable(step["prompt"] or "")),
         ("spent", _listed(_spent(step))),
         ("started", local_time(step["started_at"])),
         ("ended", local_time(step["ended_at"])),

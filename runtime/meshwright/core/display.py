@@ -19,7 +19,6 @@ MORE = "…"
 MAX_TEXT = 200
 """The characters that are shown of a text by a model, a tool or a person."""
 _SHORT_ID = 6
-_DIGEST_CHARS = 12
 _MAX_DIGITS = 30  # of an amount
 
 
@@ -104,15 +103,6 @@ def age(since: str | None) -> str:
 def or_never(text: str | None) -> str:
     """A time of something that may not have happened yet."""
     return local_time(text) or "never"
-
-
-def prompt_line(prompt: Mapping[str, Any] | None) -> str:
-    """The version of a prompt: `greeter 3f2a1b9c0d1e (prompts/greeter.prompt at 5e6f7a8b9c0d)`."""
-    if not prompt:
-        return ""
-    at = f" at {revision[:_DIGEST_CHARS]}" if (revision := prompt.get("revision")) else ""
-    digest = str(prompt.get("digest", ""))[:_DIGEST_CHARS]
-    return printable(f"{prompt.get('name')} {digest} ({prompt.get('source') or 'no file'}{at})")
 
 
 def file_line(file: Mapping[str, Any]) -> str:

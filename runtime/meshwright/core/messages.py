@@ -309,30 +309,6 @@ def _cut(text: str) -> str:
     return text if len(text) <= _MAX_FAULT_CHARS else f"{text[:_MAX_FAULT_CHARS]}..."
 
 
-class PromptVersion(Struct, omit_defaults=True):
-    """The version of a prompt that a model call was made with.
-
-    `digest` is the SHA-256 of the prompt's file, or of its text in code; `source` is that file, in a git
-    repository as `git show REVISION:SOURCE` takes it, or `built-in`; `revision` is the commit that is checked
-    out there, None without git. `system_digest` is the SHA-256 of the system prompt as it was sent, with its
-    variables filled in.
-    """
-
-    name: str
-    digest: str
-    source: str = ""
-    revision: str | None = None
-    system_digest: str = ""
-
-    @classmethod
-    def read(cls, value: Any) -> PromptVersion | None:
-        """Returns the version in a stored record or event; None where it has none."""
-        try:
-            return None if value is None else cls.model_validate(value)
-        except ValueError:
-            return None
-
-
 class Fault(Struct):
     """Why an attempt or a task failed: the error's name, and what it said, cut off where it is long."""
 
@@ -350,8 +326,8 @@ class Outcome(Struct, kw_only=True):
     `usage` and `cost_usd` are those of its calls of models and of the tasks that it delegated; the cost is
     None if the price of one is unknown. `finish_reason` is why the last reply
     of a model ended: `stop`, or `length` where it was cut off. `limit` names the limit of the run, like
-    `max_usd`, at which its model had to answer without further calls of tools. `prompt` is the version of the
-    agent's prompt that was used last, None if no model was called.
+    `max_usd`, at which its model had to answer without further calls of tools. `prompt` is the
+    version of the agent's prompt that was used last, `NAME@DIGEST PLACE`, None if no model was called.
     """
 
     version: int = 1
@@ -367,7 +343,7 @@ class Outcome(Struct, kw_only=True):
     model: str | None = None
     finish_reason: str | None = None
     limit: str | None = None
-    prompt: PromptVersion | None = None
+    prompt: str | None = None
     usage: Usage = Usage()
     cost_usd: Amount | None = ZERO
     completed_at: datetime

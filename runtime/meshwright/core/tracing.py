@@ -19,12 +19,11 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
 from meshwright.core.encoding import encode
 from meshwright.core.errors import MeshError
-from meshwright.core.messages import PromptVersion
 
 Kind = Literal["internal", "server", "client", "producer", "consumer"]
 Record = dict[str, Any]
@@ -36,6 +35,11 @@ MAX_BATCH = 64  # finished spans of one trace that wait to be published
 _MAX_DELAY_SECONDS = 0.25  # and how long they do: about one event a trace, where each would cost a row
 _MAX_MESSAGE_CHARS = 500
 SAMPLED = 1
+TASK = "meshwright.task.id"
+TRACE_NAME = "langfuse.trace.name"
+COST = "gen_ai.usage.cost"
+"""Langfuse's name: the conventions have none."""
+_NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
 _SAMPLED = ("01", "03")  # as nearly all are
 _NEW_TRACE_FLAGS = "03"  # sampled, and its id is random where the convention wants that
 TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
@@ -82,29 +86,13 @@ class GenAI:
     ERROR_TYPE = "error.type"  # of the general conventions
 
 
-class Viewers:
-    """The names by which Langfuse and MLflow show what the conventions have no name for."""
-
-    SESSION_ID = "session.id"  # of both
-    COST = "gen_ai.usage.cost"
-    LANGFUSE_TYPE = "langfuse.observation.type"
-    LANGFUSE_TRACE_NAME = "langfuse.trace.name"
-    LANGFUSE_USAGE = "langfuse.observation.usage_details"
-    MLFLOW_COST = "mlflow.llm.cost"
-
-
-def prompt_attributes(prompt: PromptVersion | None) -> dict[str, Any]:
-    """The attributes of the prompt that a span used."""
-    if prompt is None:
-        return {}
-    revision = {"meshwright.prompt.revision": prompt.revision} if prompt.revision else {}
-    return {
-        GenAI.PROMPT_NAME: prompt.name,
-        "meshwright.prompt.digest": prompt.digest,
-        "meshwright.prompt.source": prompt.source,
-        **revision,
-        "meshwright.prompt.system_digest": prompt.system_digest,
-    }
+@lru_cache(maxsize=256)
+def prompt_attributes(version: str | None) -> Mapping[str, str]:
+    """The attributes of the prompt that a span used, by its version."""
+    if version is None:
+        return _NO_ATTRIBUTES
+    name = version.partition("@")[0]
+    return MappingProxyType({GenAI.PROMPT_NAME: name, "meshwright.prompt.version": version})
 
 
 def text_messages(role: str, text: str) -> str:

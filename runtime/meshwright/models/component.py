@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -84,6 +84,10 @@ class ModelsComponent(Component):
         with suppress(LookupError):  # no component configures the models of agents
             self._configs = None if is_fixed else mesh.get(AgentModels)
         self._models = self._base()
+        deployments = self.chosen.config.deployments if self.chosen.config is not None else ()
+        self._deployed: Mapping[str | None, str] = {
+            deployment_id(deployment): deployment["litellm_params"]["model"] for deployment in deployments
+        }
         mesh.provide(self._models.price_list, PriceList)
         mesh.provide(self, ModelWindows)
         self.circuits.on_change = self._tell
@@ -168,11 +172,10 @@ class ModelsComponent(Component):
 
     def _provider_of(self, request: ModelRequest, reply: ModelReply) -> str:
         """The provider of a reply: by its deployment, by the model's name, else the adapter."""
-        config = self.chosen.config
-        models = config.deployments if config is not None else ()
-        named = (one["litellm_params"]["model"] for one in models if deployment_id(one) == reply.deployment)
-        found = filter(None, map(provider_name, (*named, reply.model, request.model)))
-        return next(found, self.chosen.kind)
+        for model in (self._deployed.get(reply.deployment), reply.model, request.model):
+            if model is not None and (provider := provider_name(model)):
+                return provider
+        return self.chosen.kind
 
     async def _check(self) -> str:
         return f"{self.chosen.name}; mesh models test calls it"

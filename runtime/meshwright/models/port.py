@@ -17,7 +17,7 @@ from msgspec.structs import force_setattr, replace
 from meshwright.core.encoding import Struct, kept
 from meshwright.core.errors import ConfigError
 from meshwright.core.files import File
-from meshwright.core.messages import PromptVersion, TaskBudget, Usage
+from meshwright.core.messages import TaskBudget, Usage
 from meshwright.core.money import Amount, Budget, OnEmpty, Price, exact
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class Call(Struct):
     finish_reason: str | None = None
     step: int | None = None
     attempt: int | None = None
-    prompt: PromptVersion | None = None
+    prompt: str | None = None
     settlement: Settlement | None = None
 
     def __post_init__(self) -> None:
@@ -205,7 +205,7 @@ class CallContext(Struct, omit_defaults=True):
     on_empty: OnEmpty = "fail"
     path: str | None = None
     take_cut: Callable[[], int] | None = None
-    prompt: PromptVersion | None = None
+    prompt: str | None = None
     traceparent: str | None = None
 
     def __post_init__(self) -> None:

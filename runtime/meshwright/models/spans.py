@@ -11,8 +11,7 @@ from typing import Any
 
 from meshwright.core.encoding import encode
 from meshwright.core.errors import ConfigError
-from meshwright.core.messages import Usage
-from meshwright.core.tracing import TENANT, GenAI, Tracing, Viewers, prompt_attributes
+from meshwright.core.tracing import COST, TASK, TENANT, GenAI, Tracing, prompt_attributes
 from meshwright.models.port import ChatMessage, Model, ModelReply, ModelRequest, OnDelta, Wrapper
 from meshwright.models.providers import provider_of
 
@@ -77,8 +76,7 @@ def _asked(request: ModelRequest, operation: str) -> dict[str, Any]:
         GenAI.REQUEST_MAX_TOKENS: request.max_tokens,
         GenAI.REQUEST_TEMPERATURE: request.temperature,
         GenAI.CONVERSATION_ID: context.thread_id,
-        Viewers.SESSION_ID: context.thread_id,
-        "meshwright.task.id": context.task_id,
+        TASK: context.task_id,
         "meshwright.call.purpose": context.purpose,
         **prompt_attributes(context.prompt),
     }
@@ -86,7 +84,6 @@ def _asked(request: ModelRequest, operation: str) -> dict[str, Any]:
         GenAI.OPERATION_NAME: operation,
         GenAI.REQUEST_MODEL: request.model,
         GenAI.AGENT_ID: request.user,
-        Viewers.LANGFUSE_TYPE: "embedding" if request.inputs else "generation",
         TENANT: context.tenant_id,
         **{name: value for name, value in known.items() if value is not None},
     }
@@ -103,30 +100,14 @@ def _answered(reply: ModelReply, provider: str) -> dict[str, Any]:
         GenAI.USAGE_OUTPUT_TOKENS: usage.completion_tokens,
     }
     if usage.cached_tokens or usage.cache_write_tokens or usage.reasoning_tokens:
-        answered |= _details_of(usage)
+        answered[GenAI.USAGE_CACHED_TOKENS] = usage.cached_tokens
+        answered[GenAI.USAGE_CACHE_WRITE_TOKENS] = usage.cache_write_tokens
+        answered[GenAI.USAGE_REASONING_TOKENS] = usage.reasoning_tokens
     if reply.cache_hit:
         answered["meshwright.cache_hit"] = True
     if reply.cost_usd is not None:
-        cost = float(reply.cost_usd)
-        answered[Viewers.COST] = cost
-        answered[Viewers.MLFLOW_COST] = f'{{"total_cost":{cost}}}'
+        answered[COST] = float(reply.cost_usd)
     return answered
-
-
-def _details_of(usage: Usage) -> dict[str, Any]:
-    by_kind = {
-        "input": max(0, usage.prompt_tokens - usage.cached_tokens),
-        "input_cached_tokens": usage.cached_tokens,
-        "output": max(0, usage.completion_tokens - usage.reasoning_tokens),
-        "output_reasoning_tokens": usage.reasoning_tokens,
-        "total": usage.prompt_tokens + usage.completion_tokens,
-    }
-    return {
-        GenAI.USAGE_CACHED_TOKENS: usage.cached_tokens,
-        GenAI.USAGE_CACHE_WRITE_TOKENS: usage.cache_write_tokens,
-        GenAI.USAGE_REASONING_TOKENS: usage.reasoning_tokens,
-        Viewers.LANGFUSE_USAGE: _json(by_kind),
-    }
 
 
 # What messages say, as the conventions have it

@@ -17,7 +17,7 @@ from meshwright.core import topics
 from meshwright.core.errors import NotFound
 from meshwright.core.files import File
 from meshwright.core.messages import Caller, Outcome, Receipt, Task, TaskRequest
-from meshwright.core.tracing import TENANT, Viewers
+from meshwright.core.tracing import TASK, TENANT, TRACE_NAME, GenAI
 from meshwright.events.answers import checked_answer, decided, denied_money, not_waiting
 from meshwright.events.audit import Audit, hashed
 from meshwright.events.inbox import Inbox
@@ -97,9 +97,9 @@ class Tasks:
     ) -> Receipt:
         of = {
             TENANT: task.tenant_id,
-            Viewers.SESSION_ID: task.thread_id,
-            Viewers.LANGFUSE_TRACE_NAME: task.capability or task.agent_id or "",
-            "meshwright.task.id": task.task_id,
+            TASK: task.task_id,
+            GenAI.CONVERSATION_ID: task.thread_id,
+            TRACE_NAME: task.capability or task.agent_id or "",
         }
         with self._tracing.span("submit task", parent=traceparent, attributes=of, kind="producer") as span:
             traceparent = span.traceparent

@@ -6,14 +6,14 @@ import inspect
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from meshwright.core.errors import PromptError
 from meshwright.core.messages import ID_PATTERN
-from meshwright.prompts.prompt import MAX_PROMPT_BYTES, Prompt, offered_to, parse_prompt
+from meshwright.prompts.prompt import MAX_PROMPT_BYTES, SHORT_DIGEST, Prompt, offered_to, parse_prompt
 from meshwright.prompts.revision import Checkout, checkout_of
 
 _logger = logging.getLogger("meshwright.prompts")
@@ -145,10 +145,11 @@ class Brought:
 
 
 def _placed(prompt: Prompt, file: Path, checkout: Checkout | None) -> Prompt:
-    """The prompt with the name of its file, in a git repository with the commit as well."""
+    """The prompt with the place of its file, in a git repository with the commit as well."""
     if checkout is None:
-        return replace(prompt, path=f"{file.parent.name}/{file.name}", revision=None)
-    return replace(prompt, path=checkout.name_of(file), revision=checkout.revision)
+        return prompt.found_in(f"{file.parent.name}/{file.name}")
+    commit = f"{checkout.revision[:SHORT_DIGEST]}:" if checkout.revision else ""
+    return prompt.found_in(f"{commit}{checkout.name_of(file)}")
 
 
 @dataclass(slots=True)

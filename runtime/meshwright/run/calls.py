@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from meshwright.core import topics
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import ModelError, ToolFailed, error_of_code
-from meshwright.core.messages import Event, Outcome, PromptVersion, Usage, new_id, trace_id_of
+from meshwright.core.messages import Event, Outcome, Usage, new_id, trace_id_of
 from meshwright.models.errors import BudgetExceeded, StructureInvalid
 from meshwright.models.port import (
     MODEL_CALLED,
@@ -118,7 +118,7 @@ class ModelCalls:
         self.attached = Attached(attempt.journal.earlier)
         self.limit: str | None = None
         """The limit that was reached: only an answer would do then."""
-        self.prompt: PromptVersion | None = None
+        self.prompt: str | None = None
         """The version of the agent's prompt that was used last."""
         self.last_answer = ""
         """The last answer that a model gave in a shape, as JSON."""

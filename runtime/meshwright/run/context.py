@@ -16,15 +16,7 @@ from meshwright.context.service import ContextClient
 from meshwright.core.clock import Clock
 from meshwright.core.errors import AgentError, DelegationFailed, ToolFailed
 from meshwright.core.limits import MAX_REPEATS, MAX_STEPS, TIMEOUT_SECONDS, Limits
-from meshwright.core.messages import (
-    MemoryScope,
-    Outcome,
-    Parent,
-    PromptVersion,
-    Task,
-    TaskBudget,
-    derived_id,
-)
+from meshwright.core.messages import MemoryScope, Outcome, Parent, Task, TaskBudget, derived_id
 from meshwright.core.money import is_amount
 from meshwright.core.tracing import NoTracing, Span, Tracing
 from meshwright.kernel.envelope import ActorRef
@@ -184,7 +176,7 @@ class RunContext:
         number: int | None,
         record: OnCall | None,
         step: OpenStep | None = None,
-        prompt: PromptVersion | None = None,
+        prompt: str | None = None,
     ) -> CallContext:
         """Returns who pays for a model call: tenant, task, agent, budgets."""
         task = self.task

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from meshwright.core.errors import InvalidInput, MemoryUnavailable, NotFound, ToolFailed
 from meshwright.core.files import File
-from meshwright.core.tracing import TENANT, GenAI, Viewers
+from meshwright.core.tracing import TENANT, GenAI
 from meshwright.models.errors import ContentRefused, ContextTooLong, ModelRefused
 from meshwright.models.port import ChatMessage, ModelReply, ToolCall
 from meshwright.models.structure import ShapeT, parse_or_repair
@@ -137,8 +137,6 @@ class Dialogues:
             GenAI.TOOL_CALL_ID: call.id,
             GenAI.AGENT_ID: self._attempt.agent.agent_id,
             GenAI.CONVERSATION_ID: self._attempt.task.thread_id,
-            Viewers.SESSION_ID: self._attempt.task.thread_id,
-            Viewers.LANGFUSE_TYPE: "tool",
             TENANT: self._attempt.task.tenant_id,
         }
         if has_contents := self._attempt.services.tracing.content:

@@ -14,7 +14,7 @@ from meshwright.context.plan import context_request
 from meshwright.context.service import chat_messages
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import InvalidInput, MemoryUnavailable
-from meshwright.core.messages import PromptVersion, Task
+from meshwright.core.messages import Task
 from meshwright.models.port import CallContext, ChatMessage, OutputMode
 from meshwright.prompts import PromptContext
 from meshwright.run.context import RunContext
@@ -49,7 +49,7 @@ class PreparedPrompt(Struct):
     history: tuple[ChatMessage, ...] = ()
     window: int | None = None
     max_output: int | None = None
-    prompt: PromptVersion | None = None
+    prompt: str | None = None
     totals: dict[str, Any] = field(default_factory=dict)
     """The totals of the run by then, for each limit that holds."""
 
@@ -128,7 +128,7 @@ async def prepare_run(attempt: RunContext, context_of_calls: Callable[[], CallCo
     system = prompt.render_from({"agent_name": agent.agent_id, "task": summary_of(task), "context": text})
     if text and "context" not in prompt.variables:
         system = f"{system.rstrip()}\n\n{text}"
-    return prepared.model_copy(update={"system": system, "prompt": prompt.version(system)})
+    return prepared.model_copy(update={"system": system, "prompt": prompt.version})
 
 
 async def _recall(attempt: RunContext) -> list[MemoryItem]:

@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from meshwright.core.errors import InvalidInput, NotFound
-from meshwright.core.messages import Event, PromptVersion, Task
+from meshwright.core.messages import Event, Task
 from meshwright.core.redaction import redact, redact_data
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
@@ -155,13 +155,13 @@ class Transcript:
                 first[path] = min(filter(None, (started, own, first.get(path))))
         return first
 
-    def _prompt_of(self, step: RecordedStep, kind: str) -> PromptVersion | None:
+    def _prompt_of(self, step: RecordedStep, kind: str) -> str | None:
         """The prompt of its last call, else that of the context before it."""
         called = [event.fields for event in step.events if event.event_type == MODEL_CALLED]
         if kind == "model" and called:
-            return PromptVersion.read(called[-1].get("prompt"))
+            return called[-1].get("prompt")
         before = [other for other in self._contexts if other.number <= step.number]
-        return PromptVersion.read(before[-1].result.get("prompt")) if before else None
+        return before[-1].result.get("prompt") if before else None
 
     @cached_property
     def _contexts(self) -> list[RecordedStep]:

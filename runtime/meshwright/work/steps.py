@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from meshwright.core.encoding import Struct
-from meshwright.core.messages import PromptVersion, Usage
+from meshwright.core.messages import Usage
 from meshwright.core.money import Amount, exact
 
 StepStatus = Literal["done", "failed", "waiting", "unfinished"]
@@ -46,7 +46,7 @@ class StepSummary(Struct):
     finish_reason: str | None = None
     error: str | None = None
     child_task_id: str | None = None
-    prompt: PromptVersion | None = None
+    prompt: str | None = None
     has_contents: bool = True
 
     def __post_init__(self) -> None:
