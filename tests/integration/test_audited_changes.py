@@ -129,9 +129,9 @@ READS = {
 FACTS = """
 /dead-letters
 /agents /agents/score/{capability} /allowances /api/agents /api/agents/{agent_id} /audit/verify /budgets
-/channels/{channel} /costs /costs/estimate /deployments /deployments/route /keys /schedules
-/schedules/{schedule_id} /schedules/{schedule_id}/next /status /store/verify /tasks /v1/models
-/v1/models/{model_id:path}
+/channels/{channel} /costs /costs/estimate /deployments /deployments/route /figures /keys /metrics
+/scale/{app} /schedules /schedules/{schedule_id} /schedules/{schedule_id}/next /status /store/verify /tasks
+/v1/models /v1/models/{model_id:path}
 """
 """Routes that show what there is and what happened, and a schedule's own task."""
 

@@ -44,7 +44,7 @@ def test_wrong_calls_are_answered_in_a_sentence(tmp_path: Path, capsys: pytest.C
         ("restore", text, "--data", nowhere): "is no backup of a mesh",
         ("restore", str(tmp_path / "none"), "--data", nowhere): "cannot be restored to",
         ("restore", text, "--data", str(tmp_path)): "is not empty; name a new folder",
-        ("drain", "--data", nowhere): f"no mesh runs on {nowhere}",
+        ("drain", "--data", nowhere): f"there is no folder {nowhere}",
         ("prune", "--dry-run", "--data", str(tmp_path / "new")): "The settings say no age of tasks",
         ("verify", "--data", nowhere): "has no event log",
     }

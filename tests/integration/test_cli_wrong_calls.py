@@ -109,7 +109,7 @@ allow asker 5/year                 | 1 | {BUDGET}
 allow --remove                     | 2 | say WHOSE allowance to remove; mesh allow lists them
 allow nobody 5/day                 | 1 | The mesh has no agent 'nobody'; it has asker
 allow nobody --remove              | 1 | mesh allow lists those there are
-costs --by colour                  | 2 | 'colour' is not one of 'agent', 'tag'
+costs --by colour                  | 2 | 'colour' is nothing to sum costs by; say one of
 costs --since soon                 | 2 | 'soon' is not a time; say 24h, 7d or 2026-01-01T00:00Z
 budgets rise x 1                   | 2 | did you mean: mesh budgets raise
 schedules shw x                    | 2 | did you mean: mesh schedules show

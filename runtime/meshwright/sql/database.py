@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 from meshwright.core.errors import StoreFailed
 from meshwright.sql import migrations
 from meshwright.sql.mark import Loss
-from meshwright.sql.migrations import MESH, Upgrade, pending_upgrades, upgrade
+from meshwright.sql.migrations import MESH, Upgrade, pending_upgrade, upgrade
 
 _Dialect = Literal["sqlite", "postgres"]
 Row = tuple[Any, ...]
@@ -293,7 +293,11 @@ class Database(ABC):
             return session
 
     def _bring_up_to_date(self, session: Session) -> None:
-        self.upgrades = pending_upgrades(session, self._migrations)
+        pending = [
+            pending_upgrade(session, component, folder, self.location)
+            for component, folder in self._migrations.items()
+        ]
+        self.upgrades = [*filter(None, pending)]
         if self.upgrades:
             copy = self._keep_copy(session)
             kept = f"the database as it was is {copy}" if copy else "no copy is made of it"

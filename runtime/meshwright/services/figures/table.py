@@ -77,16 +77,17 @@ class AgentProjection:
         rows = {name: _Row(Counter(), []) for name in agents}
         for name, counts, recent in session.select_in(_SELECT_SOME, agents):
             rows[name] = _Row(Counter(decode(counts.encode())), decode(recent.encode()))
+        last = dict[str, int]()
         for event in events:
-            row = rows[event.agent_id or ""]
+            name = event.agent_id or ""
+            row, last[name] = rows[name], event.seq or 0
             if event.event_type == _ATTEMPT_ENDED:
                 end = _end_of(event)
                 row.recent.append((int(seconds(event.time)), end.status, end.worked_us))
             else:
                 row.counts[event.event_type] += 1
-        seq = events[-1].seq or 0
         written = [
-            (name, seq, encode(row.counts).decode(), encode(row.recent[-MAX_RECENT:]).decode())
+            (name, last[name], encode(row.counts).decode(), encode(row.recent[-MAX_RECENT:]).decode())
             for name, row in rows.items()
         ]
         session.insert(_INTO, written, then=_REPLACE)

@@ -35,25 +35,9 @@ class Connection(Protocol):
 
 
 def upgrade(session: Connection, component: str, folder: Traversable, location: str) -> None:
-    """Apply the steps of a component that the database has not seen.
-
-    Raises StoreTooNew for a version above the last step. A component may drop the steps of versions that
-    nobody uses any more: raises StoreTooOld for a version below the first one that is left.
-    """
+    """Apply the steps of a component that the database has not seen; raises as `pending_upgrade` does."""
     steps = migration_steps(folder, session.dialect)
-    version = _version(session, component)
-    first, latest = min(steps, default=0), max(steps, default=0)
-    owner = "" if component == MESH else f" of {component}"
-    if version > latest:
-        raise StoreTooNew(
-            f"{location} has schema version {version}{owner}, this Meshwright knows {latest}",
-            remedy="upgrade Meshwright, or choose another database: --data DIR",
-        )
-    if 0 < version < first:
-        raise StoreTooOld(
-            f"{location} has schema version {version}{owner}, this Meshwright reads {first} and newer",
-            remedy="delete it, or choose another database: --data DIR",
-        )
+    version = _checked_version(session, component, steps, location)
     for number, script in sorted(steps.items()):
         if number > version:
             session.script(f"{script}\n{_set_version(component, number)}")
@@ -70,13 +54,17 @@ class Upgrade(NamedTuple):
         return f"{self.component} {self.before} to {self.after}"
 
 
-def pending_upgrades(session: Connection, folders: Mapping[str, Traversable]) -> list[Upgrade]:
-    """The upgrades that `upgrade` makes of tables that are there; new tables are none."""
-    latest = {
-        name: max(migration_steps(folder, session.dialect), default=0) for name, folder in folders.items()
-    }
-    found = [Upgrade(name, _version(session, name), version) for name, version in latest.items()]
-    return [upgrade for upgrade in found if 0 < upgrade.before < upgrade.after]
+def pending_upgrade(
+    session: Connection, component: str, folder: Traversable, location: str
+) -> Upgrade | None:
+    """The upgrade that `upgrade` makes of tables that are there; new tables need none.
+
+    Raises StoreTooNew for a version above the last step. A component may drop the steps of versions that
+    nobody uses any more: raises StoreTooOld for a version below the first one that is left.
+    """
+    steps = migration_steps(folder, session.dialect)
+    version, latest = _checked_version(session, component, steps, location), max(steps, default=0)
+    return Upgrade(component, version, latest) if 0 < version < latest else None
 
 
 def migration_steps(folder: Traversable, dialect: str) -> dict[int, str]:
@@ -88,6 +76,23 @@ def migration_steps(folder: Traversable, dialect: str) -> dict[int, str]:
         if file.name.endswith(".sql") and kind in ([], [dialect]):
             steps[int(name.partition("_")[0])] = file.read_text()
     return steps
+
+
+def _checked_version(session: Connection, component: str, steps: Mapping[int, str], location: str) -> int:
+    version = _version(session, component)
+    first, latest = min(steps, default=0), max(steps, default=0)
+    owner = "" if component == MESH else f" of {component}"
+    if version > latest:
+        raise StoreTooNew(
+            f"{location} has schema version {version}{owner}, this Meshwright knows {latest}",
+            remedy="upgrade Meshwright, or choose another database: --data DIR",
+        )
+    if 0 < version < first:
+        raise StoreTooOld(
+            f"{location} has schema version {version}{owner}, this Meshwright reads {first} and newer",
+            remedy="delete it, or choose another database: --data DIR",
+        )
+    return version
 
 
 def _version(session: Connection, component: str) -> int:
