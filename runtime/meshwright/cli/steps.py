@@ -80,7 +80,7 @@ def _seconds(duration_ms: Any) -> str:
 
 
 def _time_of_day(text: str | None) -> str:
-    return local_time(text)[-len("09:31:02") :]
+    return local_time(text)[len("2026-11-20 ") :][: len("09:31:02")]
 
 
 def _cost(step: Document) -> str:
