@@ -21,7 +21,7 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 
 from meshwright.core.errors import ConfigError, HostError, in_one_line
 from meshwright.core.plugins import install_command
-from meshwright.core.tracing import COST, GenAI
+from meshwright.core.tracing import COST, PROMPT, GenAI
 
 _SERVICE_NAME = "service.name"
 _FLAGS = TraceFlags(TraceFlags.SAMPLED)
@@ -147,9 +147,10 @@ _LANGFUSE_TYPES = {
 
 
 def _for_viewers(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """The attributes by which Langfuse and MLflow show what the conventions have other names or none for."""
-    cost = attributes.get(COST)
+    """The attributes that follow from the stored ones, most of them names of Langfuse and MLflow."""
+    cost, prompt = attributes.get(COST), attributes.get(PROMPT)
     found = {
+        GenAI.PROMPT_NAME: None if prompt is None else prompt.partition("@")[0],
         "session.id": attributes.get(GenAI.CONVERSATION_ID),
         "langfuse.observation.type": _LANGFUSE_TYPES.get(attributes.get(GenAI.OPERATION_NAME, "")),
         "langfuse.observation.usage_details": _usage_details(attributes),

@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
 from meshwright.core.encoding import encode
@@ -35,11 +35,10 @@ MAX_BATCH = 64  # finished spans of one trace that wait to be published
 _MAX_DELAY_SECONDS = 0.25  # and how long they do: about one event a trace, where each would cost a row
 _MAX_MESSAGE_CHARS = 500
 SAMPLED = 1
-TASK = "meshwright.task.id"
+PROMPT = "meshwright.prompt.version"
 TRACE_NAME = "langfuse.trace.name"
 COST = "gen_ai.usage.cost"
 """Langfuse's name: the conventions have none."""
-_NO_ATTRIBUTES: Mapping[str, str] = MappingProxyType({})
 _SAMPLED = ("01", "03")  # as nearly all are
 _NEW_TRACE_FLAGS = "03"  # sampled, and its id is random where the convention wants that
 TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
@@ -84,15 +83,6 @@ class GenAI:
     INPUT_MESSAGES = "gen_ai.input.messages"
     OUTPUT_MESSAGES = "gen_ai.output.messages"
     ERROR_TYPE = "error.type"  # of the general conventions
-
-
-@lru_cache(maxsize=256)
-def prompt_attributes(version: str | None) -> Mapping[str, str]:
-    """The attributes of the prompt that a span used, by its version."""
-    if version is None:
-        return _NO_ATTRIBUTES
-    name = version.partition("@")[0]
-    return MappingProxyType({GenAI.PROMPT_NAME: name, "meshwright.prompt.version": version})
 
 
 def text_messages(role: str, text: str) -> str:

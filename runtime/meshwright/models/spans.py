@@ -11,7 +11,7 @@ from typing import Any
 
 from meshwright.core.encoding import encode
 from meshwright.core.errors import ConfigError
-from meshwright.core.tracing import COST, TASK, TENANT, GenAI, Tracing, prompt_attributes
+from meshwright.core.tracing import COST, PROMPT, TENANT, GenAI, Tracing
 from meshwright.models.port import ChatMessage, Model, ModelReply, ModelRequest, OnDelta, Wrapper
 from meshwright.models.providers import provider_of
 
@@ -72,21 +72,23 @@ class Traced(Wrapper):
 
 def _asked(request: ModelRequest, operation: str) -> dict[str, Any]:
     context = request.context
-    known = {
-        GenAI.REQUEST_MAX_TOKENS: request.max_tokens,
-        GenAI.REQUEST_TEMPERATURE: request.temperature,
-        GenAI.CONVERSATION_ID: context.thread_id,
-        TASK: context.task_id,
-        "meshwright.call.purpose": context.purpose,
-        **prompt_attributes(context.prompt),
-    }
-    return {
+    asked: dict[str, Any] = {
         GenAI.OPERATION_NAME: operation,
         GenAI.REQUEST_MODEL: request.model,
         GenAI.AGENT_ID: request.user,
         TENANT: context.tenant_id,
-        **{name: value for name, value in known.items() if value is not None},
     }
+    if request.max_tokens is not None:
+        asked[GenAI.REQUEST_MAX_TOKENS] = request.max_tokens
+    if request.temperature is not None:
+        asked[GenAI.REQUEST_TEMPERATURE] = request.temperature
+    if context.thread_id is not None:
+        asked[GenAI.CONVERSATION_ID] = context.thread_id
+    if context.prompt is not None:
+        asked[PROMPT] = context.prompt
+    if context.purpose is not None:
+        asked["meshwright.call.purpose"] = context.purpose
+    return asked
 
 
 def _answered(reply: ModelReply, provider: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from meshwright.core import topics
 from meshwright.core.errors import NotFound
 from meshwright.core.files import File
 from meshwright.core.messages import Caller, Outcome, Receipt, Task, TaskRequest
-from meshwright.core.tracing import TASK, TENANT, TRACE_NAME, GenAI
+from meshwright.core.tracing import TENANT, TRACE_NAME, GenAI
 from meshwright.events.answers import checked_answer, decided, denied_money, not_waiting
 from meshwright.events.audit import Audit, hashed
 from meshwright.events.inbox import Inbox
@@ -97,7 +97,6 @@ class Tasks:
     ) -> Receipt:
         of = {
             TENANT: task.tenant_id,
-            TASK: task.task_id,
             GenAI.CONVERSATION_ID: task.thread_id,
             TRACE_NAME: task.capability or task.agent_id or "",
         }

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from meshwright.agent import Agent
 from meshwright.core.errors import AgentError, HostError, MailboxFull, MeshError
 from meshwright.core.messages import Fault, Outcome, OutcomeStatus
-from meshwright.core.tracing import TASK, TENANT, GenAI, prompt_attributes, text_messages
+from meshwright.core.tracing import PROMPT, TENANT, GenAI, text_messages
 from meshwright.kernel.envelope import ActorRef
 from meshwright.run.author import Unawaited, fault_of, result_of
 from meshwright.run.calls import ModelCalls
@@ -52,7 +52,7 @@ class Runner:
             GenAI.AGENT_ID: ref.type,
             GenAI.AGENT_NAME: ref.type,
             GenAI.CONVERSATION_ID: task.thread_id,
-            TASK: task.task_id,
+            "meshwright.task.id": task.task_id,
             "meshwright.task.attempt": work.dispatch.attempt,
             TENANT: task.tenant_id,
         }
@@ -122,7 +122,10 @@ class _Execution:
     def _describe(self, status: OutcomeStatus, result: dict[str, Any] | None) -> None:
         """Set the attributes of the span that are known at its end."""
         attempt = self._attempt
-        attempt.span.set({"meshwright.task.status": status, **prompt_attributes(self._calls.prompt)})
+        known: dict[str, str] = {"meshwright.task.status": status}
+        if self._calls.prompt is not None:
+            known[PROMPT] = self._calls.prompt
+        attempt.span.set(known)
         if attempt.services.tracing.content:
             asked, answer = question_of(attempt.agent, attempt.task), result or {}
             text = answer.get("text") or json.dumps(answer, ensure_ascii=False)

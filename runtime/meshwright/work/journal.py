@@ -148,7 +148,10 @@ class Journal:
         step again.
         """
         scope, key = self._next(kind, request)
-        return OpenStep(self, scope, key, request, repeatable=repeatable, costly=costly, paid=paid)
+        opened = OpenStep(self, scope, key, request, repeatable=repeatable, costly=costly, paid=paid)
+        if not paid:  # the event of a call has its end and how long it took
+            opened.started_at = self._host.clock.now()
+        return opened
 
     async def enter(self, opened: OpenStep) -> None:
         """Begin the step that was opened, or give it the result that it had."""
@@ -168,7 +171,6 @@ class Journal:
                 return
         if opened.costly:
             opened.was_begun, scope.was_begun = scope.was_begun, False
-        opened.started_at = self._host.clock.now()
         self._waits.step_begins()
         self._paths.enter(opened)
         try:
@@ -185,20 +187,11 @@ class Journal:
 
     def leave(self, opened: OpenStep, error: BaseException | None) -> None:
         """Journal the step; where it failed its error, and what its calls have cost, also when cancelled."""
-        started_at = opened.started_at
         try:
             if error is None:
-                value = {"result": opened.result, "last": self._paths.counter, "started_at": started_at}
+                value = {"last": self._paths.counter, **opened.record()}
                 if not opened.events:  # the time of the last is that of the end
                     value["ended_at"] = self._host.clock.now()
-                if opened.calls:
-                    value["calls"] = opened.calls
-                if opened.sent is not None:
-                    value["sent"] = opened.sent
-                if opened.totals:
-                    value["totals"] = opened.totals
-                if opened.is_error:
-                    value["is_error"] = True
                 costly = opened.costly or bool(opened.calls)
                 self._records.write(opened.key, value, opened.events, costly=costly)
         except BaseException as lost:
@@ -206,7 +199,7 @@ class Journal:
             raise
         finally:
             if error is not None:
-                calls, events = opened.calls, opened.events
+                calls, events, started_at = opened.calls, opened.events, opened.started_at
                 self._records.write_calls(opened.key, calls, events, error, opened.cut, started_at)
             if self._paths.leave(opened):
                 self._waits.step_ends(opened)

@@ -21,8 +21,9 @@ class StepSummary(Struct):
     answer is from the mesh's cache. `unfinished`: calls were made and the step never ended.
 
     `started_at` is when it began to run, for a step that was run again the last time, but for one that waited
-    the first; without a journal it is the end less the duration. `duration_ms` is that of the calls made in
-    it, else all of its time. `prompt` is the version of the prompt that a `context` or a `model` step used.
+    the first; for a call of a model, and without a journal, it is the end less the duration. `duration_ms` is
+    that of the calls made in it, else all of its time. `prompt` is the version of the prompt that a `context`
+    or a `model` step used.
 
     `has_contents` is False where what was said is not stored, or was deleted (`keep_contents_days`).
     """
