@@ -171,11 +171,9 @@ class ModelsComponent(Component):
             yield Check("cache", self._check_cache)
 
     def _provider_of(self, request: ModelRequest, reply: ModelReply) -> str:
-        """The provider of a reply: by its deployment, by the model's name, else the adapter."""
-        for model in (self._deployed.get(reply.deployment), reply.model, request.model):
-            if model is not None and (provider := provider_name(model)):
-                return provider
-        return self.chosen.kind
+        """The provider of a reply: by its deployment, else by the name of the model, else the adapter."""
+        model = self._deployed.get(reply.deployment, reply.model)
+        return provider_name(model) or provider_name(request.model) or self.chosen.kind
 
     async def _check(self) -> str:
         return f"{self.chosen.name}; mesh models test calls it"

@@ -189,7 +189,8 @@ class Journal:
         """Journal the step; where it failed its error, and what its calls have cost, also when cancelled."""
         try:
             if error is None:
-                value = {"last": self._paths.counter, **opened.record()}
+                value = opened.record()
+                value["last"] = self._paths.counter
                 if not opened.events:  # the time of the last is that of the end
                     value["ended_at"] = self._host.clock.now()
                 costly = opened.costly or bool(opened.calls)
