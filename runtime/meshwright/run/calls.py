@@ -227,7 +227,6 @@ class ModelCalls:
             messages=tuple(messages),
             tags=prepared.tags,
             user=attempt.agent.agent_id,
-            context=attempt.call_context(attempt.journal.step_number, None),
             tools=specs,
             response_schema=None if shape is None else response_schema(shape),
             output_mode=prepared.structure,

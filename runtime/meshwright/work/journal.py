@@ -89,11 +89,6 @@ class Journal:
         return self._waits.suspended
 
     @property
-    def step_number(self) -> int | None:
-        """The number that the next step will have; None in a branch, where it is not always the same."""
-        return None if "b" in self._paths.here().prefix else self._paths.counter + 1
-
-    @property
     def inside(self) -> OpenStep | None:
         """The step that the code is within."""
         return self._paths.here().step
