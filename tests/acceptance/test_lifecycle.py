@@ -195,7 +195,19 @@ async def test_a_running_mesh_says_which_prompt_it_cannot_use_and_which_it_read_
     prompt = tmp_path / "simple-agent.prompt"
     async with mesh_up(tmp_path / "data", MESH_PROMPTS__DIR=str(tmp_path)) as running:
         await running.outcome(await running.submit("Hello"))
-        await running.errors.until(f"mesh: warning: {prompt}: there is no such file")
+        await running.errors.until(f'"message": "{prompt}: there is no such file')
         prompt.write_text("---\ntags: [default]\nvariables: [context]\n---\nHello\n{{context}}\n")
         running.process.send_signal(signal.SIGHUP)
-        await running.errors.until(f"mesh: {prompt} was read again\n")
+        await running.errors.until(f'"message": "{prompt} was read again"')
+
+
+async def test_log_of_a_mesh_is_json_with_its_requests_where_wanted(tmp_path: Path) -> None:
+    async with mesh_up(tmp_path / "data", "--log-level", "uvicorn.access=info") as running:
+        await running.get("/tasks", limit="1", agent_id="the-words-of-a-person")
+        await running.errors.until("GET /tasks HTTP/1.1")
+        await running.stop()
+        written = await running.errors.whole()
+    lines = [json.loads(line) for line in written.splitlines()]
+    assert {"meshwright.mesh", "uvicorn.access"} <= {line["logger"] for line in lines}
+    assert all(line["time"] and line["level"] and line["message"] for line in lines)
+    assert "words-of-a-person" not in written

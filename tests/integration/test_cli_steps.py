@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 
@@ -43,8 +44,10 @@ def test_steps_are_a_table_that_fits_the_terminal(asked: tuple[Path, str]) -> No
     folder, task_id = asked
     done = run("task", task_id, "--steps", cwd=folder)
     head, *rows = done.stdout.splitlines()
-    assert head.split() == ["step", "what", "model", "tokens", "cost", "seconds"]
-    assert [row.split()[:2] for row in rows] == [["1", "look"], ["2", "context"], ["3", "model"]]
+    assert head.split() == ["step", "started", "what", "model", "tokens", "cost", "seconds"]
+    cells = [row.split()[:3] for row in rows]
+    assert [(path, what) for path, _, what in cells] == [("1", "look"), ("2", "context"), ("3", "model")]
+    assert all(re.fullmatch(r"\d\d:\d\d:\d\d", started) for _, started, _ in cells)
     assert "--steps N" in done.stderr
 
 

@@ -84,8 +84,8 @@ async def test_what_is_killed_comes_back_where_it_was(tmp_path: Path) -> None:
     async with stack_up(tmp_path) as stack:
         for name, pid in stack.pids.items():
             kill(pid)
-            await stack.errors.until(f"mesh: warning: {name} was killed by SIGKILL")
-            await stack.errors.until(f"mesh: warning: {name} works again")
+            await stack.errors.until(f'"message": "{name} was killed by SIGKILL')
+            await stack.errors.until(f'"message": "{name} works again')
         assert [port for port in stack.ports if is_free(port)] == []
         assert await status_of(f"{stack.url}/readyz") == 200
 

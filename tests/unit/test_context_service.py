@@ -120,7 +120,10 @@ async def test_the_model_is_called_as_the_context_service_with_the_compression_t
     await compress(host, model)
     (asked,) = model.asked
     assert (asked.user, asked.tags, asked.model) == ("context-service", ("compression",), "default")
-    assert asked.context == CallContext(purpose="compression", task_id="t1")
+    prompt = asked.context.prompt
+    assert prompt is not None
+    assert prompt.startswith("context-service@")
+    assert asked.context == CallContext(purpose="compression", task_id="t1", prompt=prompt)
     assert [message.role for message in asked.messages] == ["system", "user"]
     assert "client hands to simple-agent" in asked.messages[0].content
     assert asked.messages[1].content.startswith("METADATA:")

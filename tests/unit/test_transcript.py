@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from meshwright import Agent, Capability, Client, TaskRequest, Tasks, tool
 from meshwright.core.errors import InvalidInput, NotFound
-from meshwright.kernel.envelope import ActorRef
+from meshwright.core.messages import Event
+from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.models.errors import ModelUnavailable
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest
 from meshwright.run import Run
 from meshwright.run.recorded import SentMessages
+from meshwright.run.transcript import Transcript
 from meshwright.testing import ManualClock, MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from meshwright.work.steps import StepView
 from tests.support.interrupted_mesh import keeper, kept, told_of
@@ -267,6 +270,53 @@ async def test_old_contents_are_deleted_and_their_figures_stay() -> None:
     assert all(step.has_contents for step in kept_steps)
 
 
+async def test_steps_say_when_they_began_and_how_long_they_took() -> None:
+    class Sleeper(Agent):
+        agent_id = "reader"
+        capabilities = (Capability("reading"),)
+
+        async def run(self, run: Run) -> str:
+            await run.ask("What is due?")
+            await run.step("nap", lambda: self.nap(run))
+            return "Rested."
+
+        async def nap(self, run: Run) -> None:
+            await run.sleep(hours=1)
+
+    clock = ManualClock()
+    async with mesh_for(Sleeper, model=ScriptedModel("Rest."), clock=clock) as mesh:
+        began = clock.now()
+        receipt = await mesh.submit(agent_id="reader", payload={"text": "Rest."})
+        async with asyncio.timeout(60):
+            while not mesh.events("task.waiting"):
+                await asyncio.sleep(0)
+        waiting = await Client.local(mesh.mesh).steps(receipt.task_id)
+        await mesh.advance(3_600)
+        await mesh.outcome(receipt.task_id)
+        listed = await Client.local(mesh.mesh).steps(receipt.task_id)
+    hour = timedelta(hours=1)
+    assert [(step.path, step.status, step.started_at) for step in waiting[2:]] == [("3.1", "waiting", began)]
+    assert {step.path: step.started_at for step in listed if step.kind != "model"} == dict.fromkeys(
+        ("1", "3", "3.1"), began
+    )
+    assert listed[1].started_at == began - timedelta(milliseconds=listed[1].duration_ms or 0)
+    assert listed[0].duration_ms == 0  # by the clock of the mesh
+    assert {step.path: (step.duration_ms, step.ended_at) for step in listed[2:]} == dict.fromkeys(
+        ("3", "3.1"), (3_600_000, began + hour)
+    )
+
+
+def test_records_without_times_have_those_of_their_events() -> None:
+    ended = datetime(2026, 1, 1, tzinfo=UTC)
+    payload = {"path": "1", "step": 1, "attempt": 1, "duration_ms": 2_000.0, "outcome": "ok"}
+    called = Event(id="e", event_type="model.called", topic="task-progress", time=ended, payload=payload)
+    record = {"path": "1", "number": 1, "kind": "model", "hash": "", "result": {"content": "", "usage": {}}}
+    stored = Record(ActorRef("reader", "default:t"), "steps/t/1/1", 1, record)
+    step = Transcript("t", 1, "reader", [stored], [called]).summary("1")
+    assert (step.started_at, step.ended_at) == (ended - timedelta(seconds=2), ended)
+    assert Transcript("t", 1, "reader", [stored]).summary("1").started_at is None
+
+
 async def test_steps_that_raised_an_error_are_listed_with_it() -> None:
     class Careless(Agent):
         agent_id = "reader"
@@ -299,4 +349,5 @@ async def test_steps_that_raised_an_error_are_listed_with_it() -> None:
     ]
     assert shown.error == "ValueError: refused, with api_key = [redacted]"
     assert listed[0].summary == shown.error
+    assert listed[0].started_at is not None
     assert shown.notes == ()

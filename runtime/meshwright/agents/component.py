@@ -174,7 +174,6 @@ class AgentsComponent(Component):
             max_context_tokens=settings.context.max_tokens,
             max_memory_tokens=settings.context.memory_max_tokens,
             window=self._window,
-            trace_content=settings.tracing.content,
             stream=settings.models.stream,
             parking=parking,
             budgets=mesh.get(Budgets),

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 import click
 
+from meshwright.cli.logs import log_commands
 from meshwright.cli.options import DATA_KEY, DEFAULT_DATA
-from meshwright.cli.tracebacks import keep_traceback, log_to_stderr
+from meshwright.cli.tracebacks import keep_traceback
 from meshwright.core import __version__
 from meshwright.core.errors import MeshError, in_one_line
 from meshwright.parts import BUILTIN
@@ -189,7 +190,7 @@ def mesh() -> None:
     computed?"`.
     """
     _enter_project()
-    log_to_stderr(_data_folder())
+    log_commands(_data_folder())
 
 
 def _data_folder() -> Path:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import re
 import secrets
@@ -39,14 +40,14 @@ if TYPE_CHECKING:
 
 ResultT = TypeVar("ResultT")
 _REPORTED_EVENTS = {
-    "mesh.held": "warning: ",
-    "agent.code_changed": "warning: ",
-    "prompt.fallback": "warning: ",
-    "prompt.rejected": "warning: ",
-    "prompt.reloaded": "",
-    "deployment.refused": "warning: ",
-    "deployment.cooled_down": "warning: ",
-    "deployment.recovered": "",
+    "mesh.held": logging.WARNING,
+    "agent.code_changed": logging.WARNING,
+    "prompt.fallback": logging.WARNING,
+    "prompt.rejected": logging.WARNING,
+    "prompt.reloaded": logging.INFO,
+    "deployment.refused": logging.WARNING,
+    "deployment.cooled_down": logging.WARNING,
+    "deployment.recovered": logging.INFO,
 }
 _URL_FILE, _TOKEN_FILE = "mesh.json", "admin.token"
 _SECRET_BYTES = 32
@@ -203,10 +204,10 @@ async def in_process(
 @asynccontextmanager
 async def _started(settings: Settings, *, works: bool) -> AsyncIterator[Mesh]:
     from meshwright.app import build_mesh
-    from meshwright.cli.tracebacks import log_to_stderr
+    from meshwright.cli.logs import log_commands
     from meshwright.work import Worker
 
-    log_to_stderr(settings.data_dir)
+    log_commands(settings.data_dir)
     require_trust(settings)
     mesh = build_mesh(settings)
     if not works:
@@ -242,7 +243,7 @@ async def _readable(settings: Settings) -> AsyncIterator[Mesh]:
 
 
 def report_problems(mesh: Mesh) -> None:
-    """Say on stderr which prompt files and deployments of a mesh in this process cannot be used."""
+    """Log which prompt files and deployments of a mesh in this process cannot be used."""
     from meshwright.core import topics
 
     mesh.host.listen(topics.MESH, _report_problem)
@@ -250,7 +251,9 @@ def report_problems(mesh: Mesh) -> None:
 
 def _report_problem(event: Event) -> None:
     if event.event_type in _REPORTED_EVENTS and (line := line_of(event.model_dump(mode="json"))):
-        click.echo(f"mesh: {_REPORTED_EVENTS[event.event_type]}{line.text}", err=True)
+        from meshwright.core.logs import MESH_LOGGER
+
+        logging.getLogger(MESH_LOGGER).log(_REPORTED_EVENTS[event.event_type], "%s", line.text)
 
 
 @contextmanager

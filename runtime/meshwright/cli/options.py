@@ -209,6 +209,12 @@ database_option = click.option(
     metavar="URL",
     help="PostgreSQL that several workers share: postgresql://user@host/name (or MESH_DATABASE).",
 )
+log_option = click.option(
+    "--log-level",
+    multiple=True,
+    metavar="[LOGGER=]LEVEL",
+    help="Log debug, info, warning, error or critical, of one logger or all of the mesh (or MESH_LOG_LEVEL).",
+)
 data_option = click.option(
     "--data",
     type=click.Path(file_okay=False, path_type=Path),

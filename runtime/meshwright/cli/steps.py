@@ -16,7 +16,7 @@ import click
 from meshwright.cli import output
 from meshwright.cli.output import document, for_terminal, labelled
 from meshwright.core import display
-from meshwright.core.display import Column, Document, dollars, file_line, printable, short_id
+from meshwright.core.display import Column, Document, dollars, file_line, local_time, printable, short_id
 from meshwright.core.errors import ConfigError, InvalidInput
 
 if TYPE_CHECKING:
@@ -79,6 +79,10 @@ def _seconds(duration_ms: Any) -> str:
     return "" if duration_ms is None else f"{duration_ms / 1000:.2f}"
 
 
+def _time_of_day(text: str | None) -> str:
+    return local_time(text)[len("2026-11-20 ") :][: len("09:31:02")]
+
+
 def _cost(step: Document) -> str:
     return dollars(step["cost_usd"]) if step["calls"] else ""
 
@@ -107,13 +111,14 @@ def _summary(step: Document) -> str:
 _COLUMNS = (
     Column("attempt", "attempt", str),
     Column("step", "path"),
-    Column("what", write=_short_what, cut=4),
+    Column("started", "started_at", _time_of_day, cut=3),
+    Column("what", write=_short_what, cut=5),
     Column("", write=_status),
     Column("model", "model", cut=1),
     Column("tokens", "usage", _tokens),
     Column("cached", write=_cached, cut=2),
     Column("cost", write=_cost),
-    Column("seconds", "duration_ms", _seconds, cut=3),
+    Column("seconds", "duration_ms", _seconds, cut=4),
     Column("", write=_summary),
 )
 
@@ -130,8 +135,10 @@ def _page(step: Document, options: str) -> Iterator[str]:
         ("what", f"{_what(step)}{', ' if _status(step) else ''}{_status(step)}"),
         ("error", step["error"] or ""),
         ("model", _listed([step["model"] or "", *_settings(step["request"] or {})])),
+        ("prompt", printable(step["prompt"] or "")),
         ("spent", _listed(_spent(step))),
-        ("ended", display.local_time(step["ended_at"])),
+        ("started", local_time(step["started_at"])),
+        ("ended", local_time(step["ended_at"])),
         ("task", f"mesh task {step['child_task_id']} --steps{options}" if step["child_task_id"] else ""),
     ]
     rows += [("note", note) for note in step["notes"]]

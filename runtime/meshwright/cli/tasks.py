@@ -455,6 +455,7 @@ def _rows(view: Document) -> Iterator[tuple[str, str]]:
             _whole_fault(outcome.get("error")),
         ]
         yield "outcome", join(parts)
+        yield "prompt", display.printable(outcome.get("prompt") or "")
         yield from file_rows(outcome.get("files") or ())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import re
 import signal
@@ -18,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from meshwright.cli.connect import announced, report_problems, with_admin_token
-from meshwright.cli.options import WholeNumber, data_option, database_option
+from meshwright.cli.logs import say
+from meshwright.cli.options import WholeNumber, data_option, database_option, log_option
 from meshwright.cli.output import styled, table
 from meshwright.cli.project import require_trust, trust_option
 from meshwright.core.clock import unless
@@ -86,6 +88,7 @@ _ROW_STYLES: list[dict[str, Any]] = [{"bold": True}, {"fg": "cyan"}, {"dim": Tru
     "--mqtt", metavar="URL", help="Serve MQTT clients at this broker, such as mqtt://127.0.0.1:1883."
 )
 @data_option
+@log_option
 @trust_option
 @click.option(
     "--accept-loss",
@@ -152,9 +155,10 @@ def _say_stopped() -> None:
 )
 @click.option("--port", type=WholeNumber(0, 65_535), metavar="N", help="For the API, or else for probes.")
 @data_option
+@log_option
 @trust_option
 def worker(
-    app_id: str | None, database: str | None, replica: bool, port: int | None, data: Path | None
+    app_id: str | None, database: str | None, replica: bool, port: int | None, data: Path | None, **given: Any
 ) -> None:
     """Run one worker, on a PostgreSQL database or beside a Dapr sidecar.
 
@@ -165,7 +169,7 @@ def worker(
     found by Dapr's own variables: DAPR_GRPC_PORT, APP_PORT, ...
     The app llm-service offers the models of the mesh there (default: 8002).
     """
-    settings = _settings(data_dir=data, http={"port": port}, database=database)
+    settings = _settings(data_dir=data, http={"port": port}, database=database, **given)
     if app_id is None and settings.database is not None:
         _run(_work(settings.having(http={"port": port or 0}), WHOLE_MESH, replica=True))
         return
@@ -175,12 +179,13 @@ def worker(
     _run(_work(listening_for(app_id, settings), app_id, replica))
 
 
-def _settings(**given: object) -> Settings:
-    from meshwright.cli.tracebacks import log_to_stderr
+def _settings(*, log_level: Sequence[str], **given: object) -> Settings:
+    from meshwright.cli.logs import log_service
     from meshwright.settings import load_settings
 
-    settings = load_settings(Path(), **given)
-    log_to_stderr(settings.data_dir)
+    settings = load_settings(Path(), log_level=",".join(log_level) or None, **given)
+    form = log_service(settings.data_dir, settings.log_level, settings.log_format)
+    os.environ |= {"MESH_LOG_LEVEL": settings.log_level, "MESH_LOG_FORMAT": form}  # of our processes too
     require_trust(settings)
     os.umask(_PRIVATE_UMASK)
     return settings
@@ -288,13 +293,13 @@ def _greet(mesh: Mesh, url: str) -> None:
     from meshwright.models.port import Model
 
     click.echo(f"ready {url}")
-    click.echo(f"model: {mesh.get(Model).name}", err=True)
+    say(f"model: {mesh.get(Model).name}")
     for warning in mesh.warnings:
-        click.echo(f"mesh: warning: {warning}", err=True)
+        say(warning, logging.WARNING)
     if mesh.settings.mqtt.url:
-        click.echo(f"MQTT: {mesh.settings.mqtt.url}, topics below {mesh.settings.mqtt.prefix}/", err=True)
+        say(f"MQTT: {mesh.settings.mqtt.url}, topics below {mesh.settings.mqtt.prefix}/")
     agents = ", ".join(mesh.get(BoundAgents))
-    click.echo(f"{f'agents: {agents}; ' if agents else ''}API: {url}/docs; Ctrl-C stops", err=True)
+    say(f"{f'agents: {agents}; ' if agents else ''}API: {url}/docs; Ctrl-C stops")
 
 
 def _on_stop_signals(stop: Callable[[], object]) -> None:
@@ -312,7 +317,7 @@ async def _drain(worker: Worker, seconds: float) -> bool:
     hurry = asyncio.Event()
     _on_stop_signals(hurry.set)
     running = f"{worker.running} running, with {seconds:g} s to end"
-    click.echo(f"{running}; Ctrl-C leaves them for the next start", err=True)
+    say(f"{running}; Ctrl-C leaves them for the next start")
     await unless(hurry, worker.drain(seconds))
     await worker.drain(0)
     for number in _STOP_SIGNALS:
@@ -411,7 +416,7 @@ def _stop_on_signals(supervisor: Supervisor) -> tuple[asyncio.Event, asyncio.Eve
 
 
 def _warn(line: str) -> None:
-    _say(f"mesh: warning: {line}", err=True)
+    say(line, logging.WARNING)
 
 
 def _say(line: str, *, err: bool) -> None:

@@ -184,7 +184,7 @@ class ContextClient:
             messages=messages,
             tags=prompt.tags,
             user=CONTEXT_SERVICE,
-            context=context.model_copy(update={"purpose": "compression"}),
+            context=context.model_copy(update={"purpose": "compression", "prompt": prompt.version}),
             temperature=prompt.temperature,
             max_tokens=max_tokens,
             params=dict(prompt.params),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import resource
 import socket
 import ssl
@@ -21,6 +22,7 @@ MAX_HEADERS = 100
 HEADER_SECONDS = 10.0  # from the first byte of a request to the end of its headers
 BODY_SECONDS = 30.0  # from there to the end of its body
 UNREAD_SECONDS = 60.0  # that a client may read nothing of an answer that is ready
+_ACCESS = logging.getLogger("uvicorn.access")
 _LINGER_SECONDS = 1.0  # so long a refused client may read why before the connection is reset
 MAX_CONNECTIONS = 2_000
 PEER_UID = "meshwright.peer_uid"
@@ -217,19 +219,28 @@ def _refusal(status: HTTPStatus, headers: Iterable[tuple[bytes, bytes]]) -> byte
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
 
+def _cut_query(record: logging.LogRecord) -> bool:
+    """Take the query out of the line of a request: it may hold a token, or the words of a person."""
+    if isinstance(record.args, tuple):
+        texts = [value.partition("?")[0] if isinstance(value, str) else value for value in record.args]
+        record.args = tuple(texts)
+    return True
+
+
 class LimitedServer(uvicorn.Server):
     """Uvicorn within these limits, in a loop of ours: signals and logs are left to others."""
 
     _running: asyncio.Task[None] | None = None
 
     def __init__(self, app: ASGIApp, *, ws: Any = "none", **options: Any) -> None:
+        _ACCESS.addFilter(_cut_query)  # that filter once, by identity
         super().__init__(
             uvicorn.Config(
                 app,
                 http=_LimitedProtocol,
                 lifespan="off",
                 log_config=None,
-                access_log=False,
+                access_log=_ACCESS.isEnabledFor(logging.INFO),
                 server_header=False,
                 proxy_headers=False,
                 ws=ws,

@@ -326,7 +326,8 @@ class Outcome(Struct, kw_only=True):
     `usage` and `cost_usd` are those of its calls of models and of the tasks that it delegated; the cost is
     None if the price of one is unknown. `finish_reason` is why the last reply
     of a model ended: `stop`, or `length` where it was cut off. `limit` names the limit of the run, like
-    `max_usd`, at which its model had to answer without further calls of tools.
+    `max_usd`, at which its model had to answer without further calls of tools. `prompt` is the
+    version of the agent's prompt that was used last, `NAME@DIGEST PLACE`, None if no model was called.
     """
 
     version: int = 1
@@ -342,6 +343,7 @@ class Outcome(Struct, kw_only=True):
     model: str | None = None
     finish_reason: str | None = None
     limit: str | None = None
+    prompt: str | None = None
     usage: Usage = Usage()
     cost_usd: Amount | None = ZERO
     completed_at: datetime

@@ -5,6 +5,7 @@ tracing.publish_to(SdkSpans(BatchSpanProcessor(exporter)))
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import time
@@ -20,6 +21,7 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 
 from meshwright.core.errors import ConfigError, HostError, in_one_line
 from meshwright.core.plugins import install_command
+from meshwright.core.tracing import COST, PROMPT, GenAI
 
 _SERVICE_NAME = "service.name"
 _FLAGS = TraceFlags(TraceFlags.SAMPLED)
@@ -136,8 +138,49 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+_LANGFUSE_TYPES = {
+    GenAI.INVOKE_AGENT: "agent",
+    GenAI.CHAT: "generation",
+    GenAI.EMBEDDINGS: "embedding",
+    GenAI.EXECUTE_TOOL: "tool",
+}
+
+
+def _for_viewers(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes that follow from the stored ones, most of them names of Langfuse and MLflow."""
+    cost, prompt = attributes.get(COST), attributes.get(PROMPT)
+    found = {
+        GenAI.PROMPT_NAME: None if prompt is None else prompt.partition("@")[0],
+        "session.id": attributes.get(GenAI.CONVERSATION_ID),
+        "langfuse.observation.type": _LANGFUSE_TYPES.get(attributes.get(GenAI.OPERATION_NAME, "")),
+        "langfuse.observation.usage_details": _usage_details(attributes),
+        "mlflow.llm.cost": None if cost is None else json.dumps({"total_cost": cost}),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _usage_details(attributes: Mapping[str, Any]) -> str | None:
+    """The tokens by kind, each counted once, as JSON; None where there are only input and output."""
+    cached = attributes.get(GenAI.USAGE_CACHED_TOKENS)
+    if cached is None:
+        return None
+    read, written = attributes[GenAI.USAGE_INPUT_TOKENS], attributes[GenAI.USAGE_OUTPUT_TOKENS]
+    reasoning = attributes[GenAI.USAGE_REASONING_TOKENS]
+    by_kind = {
+        "input": max(0, read - cached),
+        "input_cached_tokens": cached,
+        "output": max(0, written - reasoning),
+        "output_reasoning_tokens": reasoning,
+        "total": read + written,
+    }
+    return json.dumps(by_kind)
+
+
 class SdkSpans:
-    """A taker of spans for `Tracing.publish_to`; the processor decides when and where they go."""
+    """A taker of spans for `Tracing.publish_to`; the processor decides when and where they go.
+
+    Langfuse and MLflow get the attributes of their own that follow from those of a span.
+    """
 
     def __init__(self, processor: SpanProcessor, *, service: str = "meshwright") -> None:
         self._processor = processor
@@ -161,7 +204,7 @@ class SdkSpans:
             context=_context(span["trace_id"], span["span_id"]),
             parent=_context(span["trace_id"], above) if above else None,
             resource=self._resource,
-            attributes=span["attributes"],
+            attributes=span["attributes"] | _for_viewers(span["attributes"]),
             kind=SpanKind[span["kind"].upper()],
             status=Status(StatusCode.ERROR, span["status_message"]) if failed else Status(StatusCode.UNSET),
             start_time=span["start_time"],

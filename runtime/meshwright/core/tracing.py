@@ -22,6 +22,7 @@ from functools import lru_cache
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
+from meshwright.core.encoding import encode
 from meshwright.core.errors import MeshError
 
 Kind = Literal["internal", "server", "client", "producer", "consumer"]
@@ -34,6 +35,10 @@ MAX_BATCH = 64  # finished spans of one trace that wait to be published
 _MAX_DELAY_SECONDS = 0.25  # and how long they do: about one event a trace, where each would cost a row
 _MAX_MESSAGE_CHARS = 500
 SAMPLED = 1
+PROMPT = "meshwright.prompt.version"
+TRACE_NAME = "langfuse.trace.name"
+COST = "gen_ai.usage.cost"
+"""Langfuse's name: the conventions have none."""
 _SAMPLED = ("01", "03")  # as nearly all are
 _NEW_TRACE_FLAGS = "03"  # sampled, and its id is random where the convention wants that
 TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
@@ -48,7 +53,10 @@ class GenAI:
     """
 
     OPERATION_NAME = "gen_ai.operation.name"
+    PROVIDER_NAME = "gen_ai.provider.name"
+    PROMPT_NAME = "gen_ai.prompt.name"
     CHAT = "chat"
+    EMBEDDINGS = "embeddings"
     INVOKE_AGENT = "invoke_agent"
     EXECUTE_TOOL = "execute_tool"
     AGENT_ID = "gen_ai.agent.id"
@@ -61,11 +69,25 @@ class GenAI:
     RESPONSE_FINISH_REASONS = "gen_ai.response.finish_reasons"
     USAGE_INPUT_TOKENS = "gen_ai.usage.input_tokens"
     USAGE_OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
+    USAGE_CACHED_TOKENS = "gen_ai.usage.cache_read.input_tokens"
+    USAGE_CACHE_WRITE_TOKENS = "gen_ai.usage.cache_creation.input_tokens"
+    USAGE_REASONING_TOKENS = "gen_ai.usage.reasoning.output_tokens"
     TOOL_NAME = "gen_ai.tool.name"
+    TOOL_TYPE = "gen_ai.tool.type"
+    TOOL_DESCRIPTION = "gen_ai.tool.description"
     TOOL_CALL_ID = "gen_ai.tool.call.id"
+    TOOL_CALL_ARGUMENTS = "gen_ai.tool.call.arguments"
+    TOOL_CALL_RESULT = "gen_ai.tool.call.result"
+    TOOL_DEFINITIONS = "gen_ai.tool.definitions"
+    SYSTEM_INSTRUCTIONS = "gen_ai.system_instructions"
     INPUT_MESSAGES = "gen_ai.input.messages"
     OUTPUT_MESSAGES = "gen_ai.output.messages"
     ERROR_TYPE = "error.type"  # of the general conventions
+
+
+def text_messages(role: str, text: str) -> str:
+    """One message of text, in the form of the conventions."""
+    return encode([{"role": role, "parts": [{"type": "text", "content": text}]}]).decode()
 
 
 class Context(NamedTuple):

@@ -388,7 +388,9 @@ class Operations(Acting):
             wanted,
             tenant_id=caller.tenant_id,
             traceparent=traceparent,
-            context=lambda: CallContext(tenant_id=caller.tenant_id, budgets=caller.budgets),
+            context=lambda: CallContext(
+                tenant_id=caller.tenant_id, budgets=caller.budgets, traceparent=traceparent
+            ),
         )
 
     def models(self) -> tuple[str, ...] | None:
@@ -396,15 +398,17 @@ class Operations(Acting):
         self.check("models")
         return self.mesh.get(Deployments).groups
 
-    async def call_model(self, *, tenant_id: str | None = None, user: str | None = None) -> CallContext:
-        """Says who pays for a call of a model, which counts from now on.
+    async def call_model(
+        self, *, tenant_id: str | None = None, user: str | None = None, traceparent: str | None = None
+    ) -> CallContext:
+        """Says who pays for a call of a model, which counts from now on, and which trace it joins.
 
         Only a caller of all tenants may name another tenant. Raises Overloaded, StorageExceeded.
         """
         self.check("call_model")
         context = call_context(self.caller, tenant_id=tenant_id, user=user)
         await self.mesh.get(Tenants).take(context.tenant_id, "calls_per_minute")
-        return context
+        return context.model_copy(update={"traceparent": traceparent})
 
     async def _shown(self, operation: str, task_id: str) -> TaskView:
         """A task as the caller may see it. It is recorded that it sees the contents of another's."""

@@ -286,7 +286,9 @@ def _answered(hold: Hold, reply: ModelReply, settled: Settlement | None) -> Call
 
 
 def _known_of(request: ModelRequest, call_id: str = "") -> dict[str, Any]:
-    return {"call_id": call_id or new_id(), **CallOrigin.of(request).of_call()}
+    known = {"call_id": call_id or new_id(), **CallOrigin.of(request).of_call()}
+    known["prompt"] = request.context.prompt
+    return known
 
 
 def _attempts_of(error: BaseException) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ from meshwright.core import topics
 from meshwright.core.errors import HostError, ModelError
 from meshwright.core.messages import Event
 from meshwright.core.plugins import MODELS, installed
+from meshwright.core.tracing import Tracing
 from meshwright.events.inbox import Inbox
 from meshwright.events.waits import wake_waiting
 from meshwright.mesh import Mesh
@@ -39,6 +40,7 @@ from meshwright.models.port import (
     Adapter,
     GivenModel,
     Model,
+    ModelReply,
     ModelRequest,
     ModelWindow,
     ModelWindows,
@@ -47,6 +49,7 @@ from meshwright.models.port import (
     wrapped,
 )
 from meshwright.models.prices import Prices, prices_of
+from meshwright.models.routing import deployment_id
 from meshwright.models.select import (
     PREFIX,
     AgentModels,
@@ -57,6 +60,7 @@ from meshwright.models.select import (
     with_named_models,
 )
 from meshwright.models.settings import ModelsSettings
+from meshwright.models.spans import Traced, provider_name
 from meshwright.prompts import PromptSources
 
 _logger = logging.getLogger("meshwright.models")
@@ -80,6 +84,10 @@ class ModelsComponent(Component):
         with suppress(LookupError):  # no component configures the models of agents
             self._configs = None if is_fixed else mesh.get(AgentModels)
         self._models = self._base()
+        deployments = self.chosen.config.deployments if self.chosen.config is not None else ()
+        self._deployed: Mapping[str | None, str] = {
+            deployment_id(deployment): deployment["litellm_params"]["model"] for deployment in deployments
+        }
         mesh.provide(self._models.price_list, PriceList)
         mesh.provide(self, ModelWindows)
         self.circuits.on_change = self._tell
@@ -95,6 +103,8 @@ class ModelsComponent(Component):
         yield ModelWrapper("request", Adapted)
         if self._configs is not None:
             yield ModelWrapper("request", partial(Configured, configs=self._configs, models=self._models))
+        if isinstance(tracing := self.mesh.tracing, Tracing):
+            yield ModelWrapper("request", partial(Traced, tracing=tracing, provider_of=self._provider_of))
         yield ModelWrapper("cache", self._cached)
         yield ModelWrapper("retry", self._retrying)
 
@@ -159,6 +169,11 @@ class ModelsComponent(Component):
         yield Check("models", self._check)
         if self.config.cache == "redis":
             yield Check("cache", self._check_cache)
+
+    def _provider_of(self, request: ModelRequest, reply: ModelReply) -> str:
+        """The provider of a reply: by its deployment, else by the name of the model, else the adapter."""
+        model = self._deployed.get(reply.deployment, reply.model)
+        return provider_name(model) or provider_name(request.model) or self.chosen.kind
 
     async def _check(self) -> str:
         return f"{self.chosen.name}; mesh models test calls it"

@@ -18,7 +18,7 @@ from meshwright.core.display import (
 
 FACTS: Mapping[str, str] = {
     "model.*": "call_id model deployment group tags user usage cost_usd cost_source cache_hit saved_usd "
-    "attempts outcome finish_reason latency_ms duration_ms delay_seconds",
+    "attempts outcome finish_reason latency_ms duration_ms delay_seconds prompt",
     "deployment.*": "deployment seconds status refused",
 }
 

@@ -23,7 +23,7 @@ from meshwright.core.money import Amount, Budget, OnEmpty, Price, exact
 if TYPE_CHECKING:
     from meshwright.models.config import LiteLLMConfig
 
-_LEFT_OUT = ("finish_reason", "step", "attempt")
+_LEFT_OUT = ("finish_reason", "step", "attempt", "prompt")
 """Fields that the JSON of a call leaves out where they are not set."""
 _UNSET_LEFT_OUT = ("response_format", "params", "inputs")
 """Fields that the JSON of a request leaves out where they are not set."""
@@ -113,6 +113,7 @@ class Call(Struct):
     `error` is the code of the error that ended it, `reason` its message. `cost_usd` is None if the cost
     is unknown, and 0 for an answer from a cache, which `saved_usd` would have cost. `attempts`
     are those of the call, `attempt` is that of the task. A call whose process ended before it did is `cut`.
+    `prompt` is the version of the prompt that it was made with, None for a call of a client.
     `settlement` is what budgets book of it, where any reserved money for it; no event has it.
     """
 
@@ -138,6 +139,7 @@ class Call(Struct):
     finish_reason: str | None = None
     step: int | None = None
     attempt: int | None = None
+    prompt: str | None = None
     settlement: Settlement | None = None
 
     def __post_init__(self) -> None:
@@ -167,6 +169,8 @@ _OF_THE_RUN: dict[str, Any] = {
     "on_empty": "fail",
     "path": None,
     "take_cut": None,
+    "prompt": None,
+    "traceparent": None,
 }
 """Fields of a context that change no answer: they stay in the process."""
 
@@ -179,7 +183,8 @@ class CallContext(Struct, omit_defaults=True):
     call that is made, however it ends, once; without it the ledger publishes the call by itself. If calls
     wait for money, one of a higher `priority` goes first, then the one that came first (`since`). `path` is
     that of the step in its journal; `take_cut` says once how many of its calls earlier processes made and
-    did not live to record.
+    did not live to record. `prompt` is the version of the prompt that the request was made of,
+    `traceparent` that of the span that the call belongs to.
     """
 
     budget_usd: Amount | None = None
@@ -200,6 +205,8 @@ class CallContext(Struct, omit_defaults=True):
     on_empty: OnEmpty = "fail"
     path: str | None = None
     take_cut: Callable[[], int] | None = None
+    prompt: str | None = None
+    traceparent: str | None = None
 
     def __post_init__(self) -> None:
         if self.budget_usd is not None:

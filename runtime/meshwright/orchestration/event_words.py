@@ -18,7 +18,9 @@ from meshwright.core.display import (
     short_id,
 )
 
-_OUTCOME = "model success status capability cost_usd usage duration_ms completed_at finish_reason limit"
+_OUTCOME = (
+    "model success status capability cost_usd usage duration_ms completed_at finish_reason limit prompt"
+)
 FACTS: Mapping[str, str] = {
     "task.*": f"{_OUTCOME} generation begin priority requested_by created_at dispatched_to score_card owner "
     "parent_task_id key kind child_task_id may_answer due_at expires_at on_empty",

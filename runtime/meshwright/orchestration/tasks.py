@@ -17,7 +17,7 @@ from meshwright.core import topics
 from meshwright.core.errors import NotFound
 from meshwright.core.files import File
 from meshwright.core.messages import Caller, Outcome, Receipt, Task, TaskRequest
-from meshwright.core.tracing import TENANT
+from meshwright.core.tracing import TENANT, TRACE_NAME, GenAI
 from meshwright.events.answers import checked_answer, decided, denied_money, not_waiting
 from meshwright.events.audit import Audit, hashed
 from meshwright.events.inbox import Inbox
@@ -95,7 +95,11 @@ class Tasks:
     async def _accept(
         self, task: Task, request_hash: str, has_deadline: bool, traceparent: str | None
     ) -> Receipt:
-        of = {TENANT: task.tenant_id}
+        of = {
+            TENANT: task.tenant_id,
+            GenAI.CONVERSATION_ID: task.thread_id,
+            TRACE_NAME: task.capability or task.agent_id or "",
+        }
         with self._tracing.span("submit task", parent=traceparent, attributes=of, kind="producer") as span:
             traceparent = span.traceparent
             traced = replace(task, traceparent=traceparent)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import frontmatter
@@ -19,6 +19,8 @@ from meshwright.core.errors import PromptError, nearest
 from meshwright.core.limits import reserved_param
 
 MAX_PROMPT_BYTES = 65_536
+SHORT_DIGEST = 12
+"""The characters of a digest or a git revision that people and versions name it by."""
 RUN_VARIABLES = ("agent_name", "task", "context")
 """The values for the prompt of a run: the agent's id, the request's text, and the compressed context."""
 _OTHER_VARIABLES = {"context-service": ("sender", "receiver")}
@@ -75,7 +77,9 @@ class _FrontMatter(BaseModel):
 class Prompt:
     """A prompt as it is used; `digest` is the SHA-256 of its file, `source` says whether it has one.
 
-    `pieces` is the body cut at its variables: texts at even places, names at odd ones.
+    `pieces` is the body cut at its variables: texts at even places, names at odd ones. `version` is recorded
+    of each use: `NAME@DIGEST PLACE`, where the place is its file, in a git repository as `git show` takes it
+    (`REVISION:PATH`), or `built-in`; digest and revision have 12 characters.
     """
 
     name: str
@@ -92,6 +96,11 @@ class Prompt:
     pieces: tuple[str, ...]
     digest: str
     source: _Source
+    version: str
+
+    def found_in(self, place: str) -> Prompt:
+        """The same prompt, with the name of the place where its text is found."""
+        return replace(self, version=_version(self.name, self.digest, place))
 
     def render_from(self, values: Mapping[str, str]) -> str:
         """Fill in the variables from what is offered; what the prompt does not name is left out.
@@ -141,7 +150,12 @@ def parse_prompt(
             raise PromptError(problem, path=path, line=line, remedy=remedy, field="variables")
     settings: dict[str, Any] = {**dict(fields), "tags": tuple(fields.tags), "variables": variables}
     digest = hashlib.sha256(data).hexdigest()
-    return Prompt(name=name, body=body, pieces=pieces, digest=digest, source=source, **settings)
+    settings |= {"digest": digest, "source": source, "version": _version(name, digest, path or source)}
+    return Prompt(name=name, body=body, pieces=pieces, **settings)
+
+
+def _version(name: str, digest: str, place: str) -> str:
+    return f"{name}@{digest[:SHORT_DIGEST]} {place}"
 
 
 def _decode(data: bytes, path: str) -> str:

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, Protocol
 
 from meshwright.core.errors import PromptError
 from meshwright.core.messages import ID_PATTERN
-from meshwright.prompts.prompt import MAX_PROMPT_BYTES, Prompt, offered_to, parse_prompt
+from meshwright.prompts.prompt import MAX_PROMPT_BYTES, SHORT_DIGEST, Prompt, offered_to, parse_prompt
+from meshwright.prompts.revision import Checkout, checkout_of
 
 _logger = logging.getLogger("meshwright.prompts")
 
@@ -133,13 +134,22 @@ class Brought:
             used = [variable for variable in offered if f"{{{{{variable}}}}}" in text]
             added = f"---\ntags: [default]\nvariables: [{', '.join(used)}]\n---\n"
         try:
-            return parse_prompt(name, (added + text).encode(), source="agent", offered=offered)
+            prompt = parse_prompt(name, (added + text).encode(), source="agent", offered=offered)
+            return _placed(prompt, Path(self.path), checkout_of(Path(self.path).parent))
         except PromptError as error:
             lines_added = added.count("\n")
             line = f" (line {error.line - lines_added} of the text)" if error.line else ""
             raise PromptError(
                 f"prompt_text of {self.where}: {error.message}{line}", path=self.path, remedy=error.remedy
             ) from error
+
+
+def _placed(prompt: Prompt, file: Path, checkout: Checkout | None) -> Prompt:
+    """The prompt with the place of its file, in a git repository with the commit as well."""
+    if checkout is None:
+        return prompt.found_in(f"{file.parent.name}/{file.name}")
+    commit = f"{checkout.revision[:SHORT_DIGEST]}:" if checkout.revision else ""
+    return prompt.found_in(f"{commit}{checkout.name_of(file)}")
 
 
 @dataclass(slots=True)
@@ -170,6 +180,7 @@ class Prompts:
         self._brought = brought
         self._tell = on_event or (lambda event_type, payload: None)
         self._loaded: dict[str, _Loaded] = {}
+        self._checkout = checkout_of(directory)
 
     def resolve(self, name: str, context: PromptContext = NO_RUN) -> Prompt:
         """Returns the prompt of that name, the same for every run, parsed once.
@@ -186,6 +197,11 @@ class Prompts:
 
         Each usable one leaves an event `prompt.reloaded {name, path, digest}`.
         """
+        if (checkout := checkout_of(self.directory)) != self._checkout:
+            self._checkout = checkout
+            for name, loaded in self._loaded.items():
+                if loaded.prompt.source == "file":
+                    loaded.prompt = _placed(loaded.prompt, self._path(name), checkout)
         changed = [name for name, loaded in self._loaded.items() if loaded.version != self._version(name)]
         for name in changed:
             self._loaded[name] = loaded = self._load(name, self._loaded[name].prompt)
@@ -253,7 +269,8 @@ class Prompts:
         try:
             with path.open("rb") as file:
                 data = file.read(MAX_PROMPT_BYTES + 1)
-            return parse_prompt(name, data, str(path), offered=offered_to(name))
+            prompt = parse_prompt(name, data, str(path), offered=offered_to(name))
+            return _placed(prompt, path, self._checkout)
         except FileNotFoundError:
             if name in self._brought:
                 return self._brought[name].parsed(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
@@ -19,7 +18,6 @@ from meshwright.core import topics
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import ModelError, ToolFailed, error_of_code
 from meshwright.core.messages import Event, Outcome, Usage, new_id, trace_id_of
-from meshwright.core.tracing import TENANT, GenAI, Span
 from meshwright.models.errors import BudgetExceeded, StructureInvalid
 from meshwright.models.port import (
     MODEL_CALLED,
@@ -120,6 +118,8 @@ class ModelCalls:
         self.attached = Attached(attempt.journal.earlier)
         self.limit: str | None = None
         """The limit that was reached: only an answer would do then."""
+        self.prompt: str | None = None
+        """The version of the agent's prompt that was used last."""
         self.last_answer = ""
         """The last answer that a model gave in a shape, as JSON."""
         self._attempt = attempt
@@ -153,7 +153,7 @@ class ModelCalls:
     def context(self, step: OpenStep | None) -> CallContext:
         """The context of a step's calls: who pays for them, and where they are recorded."""
         number = None if step is None else step.number
-        return self._attempt.call_context(number, partial(self._record, step), step)
+        return self._attempt.call_context(number, partial(self._record, step), step, self.prompt)
 
     def _record(self, step: OpenStep | None, call: Call) -> None:
         self.usage.add(call)
@@ -191,7 +191,7 @@ class ModelCalls:
         provider is away the run waits, and asks again. Raises ModelError, and the same again when the run is
         resumed, so that an agent which went on without an answer does so again.
         """
-        attempt = self._attempt
+        attempt, self.prompt = self._attempt, prepared.prompt
         request = self._request(prepared, messages, specs, shape, max_tokens)
         streams = shape is None and attempt.services.stream  # JSON is not shown while it is written
         async with attempt.journal.open_step("model", asked, paid=True) as step:
@@ -204,9 +204,8 @@ class ModelCalls:
                 begun = time.perf_counter()
                 try:
                     deltas = Deltas(partial(self._show, step.number)) if streams else nullcontext()
-                    with attempt.time.apart(), deltas as on_delta, self._span(request) as span:
+                    with attempt.time.apart(), deltas as on_delta:
                         result = await attempt.services.model.complete(request, on_delta)
-                        self._describe(span, request, result)
                     check_size(f"The reply of {result.model}", result.files, self.max_record_bytes)
                 except ModelError as error:
                     await self._park(error, begun)
@@ -228,7 +227,6 @@ class ModelCalls:
             messages=tuple(messages),
             tags=prepared.tags,
             user=attempt.agent.agent_id,
-            context=attempt.call_context(attempt.journal.step_number, None),
             tools=specs,
             response_schema=None if shape is None else response_schema(shape),
             output_mode=prepared.structure,
@@ -282,38 +280,6 @@ class ModelCalls:
             attempt.time.stand_still(begun)
             with suppress(ToolFailed):  # a tool that may not run twice cannot be taken up again
                 await attempt.journal.park(kind, str(error), due_at, subject)
-
-    def _span(self, request: ModelRequest) -> Span:
-        tracing, parent = self._attempt.services.tracing, self._attempt.span.traceparent
-        if not tracing.enabled:
-            return Span(parent)
-        attributes = {
-            GenAI.OPERATION_NAME: GenAI.CHAT,
-            GenAI.REQUEST_MODEL: request.model,
-            GenAI.REQUEST_MAX_TOKENS: request.max_tokens,
-            GenAI.REQUEST_TEMPERATURE: request.temperature,
-            GenAI.AGENT_ID: request.user,
-            GenAI.CONVERSATION_ID: self._attempt.task.thread_id,
-            TENANT: self._attempt.task.tenant_id,
-        }
-        return tracing.span(f"chat {request.model}", parent=parent, attributes=attributes, kind="client")
-
-    def _describe(self, span: Span, request: ModelRequest, reply: ModelReply) -> None:
-        services = self._attempt.services
-        if not services.tracing.enabled:
-            return
-        span.set(
-            {
-                GenAI.RESPONSE_MODEL: reply.model,
-                GenAI.USAGE_INPUT_TOKENS: reply.usage.prompt_tokens,
-                GenAI.USAGE_OUTPUT_TOKENS: reply.usage.completion_tokens,
-                GenAI.RESPONSE_FINISH_REASONS: (reply.finish_reason,),
-            }
-        )
-        if services.trace_content:
-            messages = [message.model_dump(mode="json") for message in request.messages]
-            text = json.dumps(messages, ensure_ascii=False)
-            span.set({GenAI.INPUT_MESSAGES: text, GenAI.OUTPUT_MESSAGES: reply.content})
 
     def _show(self, step: int, payload: dict[str, Any]) -> None:
         attempt = self._attempt

@@ -144,7 +144,6 @@ class Services:
     max_context_tokens: int = 4000
     max_memory_tokens: int = 400
     window: Callable[[str, tuple[str, ...], str, str], ModelWindow] = _unknown_window
-    trace_content: bool = False
     stream: bool = True
     parking: Parking | None = None
     budgets: Budgets | None = None
@@ -173,7 +172,11 @@ class RunContext:
         return {"task": self.task.task_id, "agent": agent_id, "project": project_id, "global": "global"}
 
     def call_context(
-        self, number: int | None, record: OnCall | None, step: OpenStep | None = None
+        self,
+        number: int | None,
+        record: OnCall | None,
+        step: OpenStep | None = None,
+        prompt: str | None = None,
     ) -> CallContext:
         """Returns who pays for a model call: tenant, task, agent, budgets."""
         task = self.task
@@ -194,6 +197,8 @@ class RunContext:
             priority=task.priority,
             since=task.created_at,
             on_empty=task.on_empty,
+            prompt=prompt,
+            traceparent=self.span.traceparent,
         )
 
     def check_delegation(self, agent_id: str) -> None:

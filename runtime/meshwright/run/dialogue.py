@@ -133,10 +133,17 @@ class Dialogues:
         attributes = {
             GenAI.OPERATION_NAME: GenAI.EXECUTE_TOOL,
             GenAI.TOOL_NAME: tool.name,
+            GenAI.TOOL_TYPE: "function",
             GenAI.TOOL_CALL_ID: call.id,
             GenAI.AGENT_ID: self._attempt.agent.agent_id,
+            GenAI.CONVERSATION_ID: self._attempt.task.thread_id,
             TENANT: self._attempt.task.tenant_id,
         }
+        if has_contents := self._attempt.services.tracing.content:
+            attributes |= {
+                GenAI.TOOL_DESCRIPTION: tool.spec.description,
+                GenAI.TOOL_CALL_ARGUMENTS: call.arguments,
+            }
         started = time.perf_counter()
         result: dict[str, Any] = {"value": None, "error": None}
         tracing, parent = self._attempt.services.tracing, self._attempt.span.traceparent
@@ -152,6 +159,8 @@ class Dialogues:
             except (ToolFailed, InvalidInput, MemoryUnavailable) as error:
                 span.fail(error)
                 result["error"] = str(error)
+            if has_contents:
+                span.set({GenAI.TOOL_CALL_RESULT: content_of(result)})
         if not self._has_waited:
             result["seconds"] = round(time.perf_counter() - started, 3)
             self._calls.totals.add_tool(result["seconds"])

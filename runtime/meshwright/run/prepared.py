@@ -49,6 +49,7 @@ class PreparedPrompt(Struct):
     history: tuple[ChatMessage, ...] = ()
     window: int | None = None
     max_output: int | None = None
+    prompt: str | None = None
     totals: dict[str, Any] = field(default_factory=dict)
     """The totals of the run by then, for each limit that holds."""
 
@@ -127,7 +128,7 @@ async def prepare_run(attempt: RunContext, context_of_calls: Callable[[], CallCo
     system = prompt.render_from({"agent_name": agent.agent_id, "task": summary_of(task), "context": text})
     if text and "context" not in prompt.variables:
         system = f"{system.rstrip()}\n\n{text}"
-    return prepared.model_copy(update={"system": system})
+    return prepared.model_copy(update={"system": system, "prompt": prompt.version})
 
 
 async def _recall(attempt: RunContext) -> list[MemoryItem]:

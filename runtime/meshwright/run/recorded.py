@@ -10,7 +10,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from operator import attrgetter, is_
 from typing import Any, NamedTuple
@@ -134,8 +134,11 @@ def was_answered(step: RecordedStep) -> bool:
     return bool(called) and called[-1].fields.get("outcome") == "ok"
 
 
-def figures_of(step: RecordedStep) -> dict[str, Any]:
-    """Tokens, cost and times: of the events, else of the record."""
+def figures_of(step: RecordedStep, first_start: datetime | None = None) -> dict[str, Any]:
+    """Tokens, cost and times: of the events, else of the record.
+
+    `first_start` is that of the step's first run, where a later one has ended it.
+    """
     events = [event for event in step.events if event.event_type == MODEL_CALLED]
     calls = [event.fields for event in events] or (step.record or {}).get("calls") or []
     usage, cost, known = Usage(), Decimal(0), bool(calls)
@@ -146,20 +149,39 @@ def figures_of(step: RecordedStep) -> dict[str, Any]:
         cost += Decimal(str(call.get("cost_usd") or 0))
     durations = [event.fields.get("duration_ms") for event in step.events]
     measured = [duration for duration in durations if isinstance(duration, (int, float))]
-    if not measured and step.kind.startswith(TOOL):
+    if not measured and step.kind.startswith(TOOL) and start_of(step) is None:
         measured = [1000 * seconds_of(step.result)]
     last = calls[-1] if calls else {}
-    answered = (step.record or {}).get("answered_at")
-    ended = step.events[-1].time if step.events else datetime.fromisoformat(answered) if answered else None
     return {
-        "ended_at": ended,
-        "duration_ms": round(sum(measured), 3) if measured else None,
+        **_times_of(step, sum(measured) if measured else None, first_start),
         "calls": len(calls),
         "model": last.get("model"),
         "finish_reason": last.get("finish_reason"),
         "usage": usage,
         "cost_usd": cost if known else None,
     }
+
+
+def start_of(step: RecordedStep) -> datetime | None:
+    """When the claim began the step that ended it; None where an older record does not say."""
+    return _time((step.record or {}).get("started_at"))
+
+
+def _times_of(step: RecordedStep, measured: float | None, first_start: datetime | None) -> dict[str, Any]:
+    record, started = step.record or {}, first_start or start_of(step)
+    ended = _time(record.get("ended_at") or record.get("answered_at"))
+    ended = ended or (step.events[-1].time if step.events else None)
+    if started is None and ended is not None and measured is not None:
+        started = ended - timedelta(milliseconds=measured)
+    elif started is not None and ended is not None and (measured is None or started != start_of(step)):
+        measured = max(0.0, (ended - started).total_seconds() * 1000)
+    duration = None if measured is None else round(measured, 3)
+    return {"started_at": started, "ended_at": ended, "duration_ms": duration}
+
+
+def _time(text: Any) -> datetime | None:
+    """A time in a record; None where an older record has none."""
+    return datetime.fromisoformat(text) if isinstance(text, str) else text
 
 
 _MAX_CONVERSATIONS = 8  # conversations of one run that go on side by side

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 from meshwright.agent import Agent
 from meshwright.core.errors import AgentError, HostError, MailboxFull, MeshError
 from meshwright.core.messages import Fault, Outcome, OutcomeStatus
-from meshwright.core.tracing import TENANT, GenAI
+from meshwright.core.tracing import PROMPT, TENANT, GenAI, text_messages
 from meshwright.kernel.envelope import ActorRef
 from meshwright.run.author import Unawaited, fault_of, result_of
 from meshwright.run.calls import ModelCalls
@@ -52,6 +53,7 @@ class Runner:
             GenAI.AGENT_NAME: ref.type,
             GenAI.CONVERSATION_ID: task.thread_id,
             "meshwright.task.id": task.task_id,
+            "meshwright.task.attempt": work.dispatch.attempt,
             TENANT: task.tenant_id,
         }
         with services.tracing.span(
@@ -111,10 +113,24 @@ class _Execution:
         if fault is not None:
             result = None
             attempt.span.fail(fault.type)
+        self._describe(status, result)
         outcome = self._outcome(status, result, fault)
         if outcome.success:
             await self._tell_answer(outcome.text)
         return Completed(task_id=task.task_id, fence=attempt.work.fence, outcome=outcome)
+
+    def _describe(self, status: OutcomeStatus, result: dict[str, Any] | None) -> None:
+        """Set the attributes of the span that are known at its end."""
+        attempt = self._attempt
+        known: dict[str, str] = {"meshwright.task.status": status}
+        if self._calls.prompt is not None:
+            known[PROMPT] = self._calls.prompt
+        attempt.span.set(known)
+        if attempt.services.tracing.content:
+            asked, answer = question_of(attempt.agent, attempt.task), result or {}
+            text = answer.get("text") or json.dumps(answer, ensure_ascii=False)
+            messages = {GenAI.INPUT_MESSAGES: ("user", asked), GenAI.OUTPUT_MESSAGES: ("assistant", text)}
+            attempt.span.set({name: text_messages(*said) for name, said in messages.items()})
 
     def _outcome(self, status: OutcomeStatus, result: dict[str, Any] | None, fault: Fault | None) -> Outcome:
         attempt, task, usage = self._attempt, self._attempt.task, self._calls.usage
@@ -131,6 +147,7 @@ class _Execution:
             model=usage.model,
             finish_reason=usage.finish_reason,
             limit=self._calls.limit,
+            prompt=self._calls.prompt,
             usage=usage.usage,
             cost_usd=usage.cost_usd,
             completed_at=attempt.services.clock.now(),

@@ -11,6 +11,7 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.runtime import Runtime
+from meshwright.models.port import MODEL_CALLED
 from meshwright.run.files import ATTACH, files_in, without_data
 from meshwright.run.recorded import (
     TOOL,
@@ -30,6 +32,7 @@ from meshwright.run.recorded import (
     figures_of,
     joined_steps,
     kind_of,
+    start_of,
     value_of,
     was_answered,
 )
@@ -76,7 +79,8 @@ class Transcript:
         self._steps = joined_steps(records, events)
         self._waits = {asked_about(wait.step): wait for wait in waits if wait.step.path}
         for path, wait in self._waits.items():
-            self._steps.setdefault(path, RecordedStep(path, wait.step.number, wait.step.model_dump(), ()))
+            record = {**wait.step.model_dump(), "started_at": wait.since}
+            self._steps.setdefault(path, RecordedStep(path, wait.step.number, record, ()))
         self._messages_at: dict[str, _Messages] = {}
 
     @property
@@ -126,8 +130,10 @@ class Transcript:
             "status": self._status(step, wait, error),
             "error": None if error is None else redact(error),
             "has_contents": step.has_ended,
-            **figures_of(step),
+            **figures_of(step, self._first_starts.get(step.path)),
         }
+        if kind in ("context", "model"):
+            fields["prompt"] = self._prompt_of(step, kind)
         if kind == "delegate":
             fields["child_task_id"] = wait.child_task_id if wait is not None else result.get("task_id")
         if kind == "model":
@@ -136,6 +142,31 @@ class Transcript:
         text = wait.reason if wait is not None else error or self._text(step, kind)
         fields["summary"] = _short(text)
         return fields
+
+    @cached_property
+    def _first_starts(self) -> dict[str, datetime]:
+        """The start of each step that has steps within it: each run of it records its own, its waits stay."""
+        first: dict[str, datetime] = {}
+        for step in self._steps.values():
+            parts, started = step.path.split("."), start_of(step)
+            above = [".".join(parts[:n]) for n in range(1, len(parts))]
+            for path in above if started is not None else ():
+                own = start_of(self._steps[path]) if path in self._steps else None
+                first[path] = min(filter(None, (started, own, first.get(path))))
+        return first
+
+    def _prompt_of(self, step: RecordedStep, kind: str) -> str | None:
+        """The prompt of its last call, else that of the context before it."""
+        called = [event.fields for event in step.events if event.event_type == MODEL_CALLED]
+        if kind == "model" and called:
+            return called[-1].get("prompt")
+        before = [other for other in self._contexts if other.number <= step.number]
+        return before[-1].result.get("prompt") if before else None
+
+    @cached_property
+    def _contexts(self) -> list[RecordedStep]:
+        steps = map(self._step, self.paths)
+        return [step for step in steps if kind_of(step)[0] == "context"]
 
     def _status(self, step: RecordedStep, wait: Wait | None, error: str | None) -> StepStatus:
         if wait is not None:

@@ -6,9 +6,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
 
 from meshwright.core.errors import ConfigError
+from meshwright.core.logs import levels_of
 from meshwright.core.plugins import COMPONENTS, installed
 from meshwright.parts import BUILTIN, imported
 from meshwright.settings.forms import Secret, Table
@@ -64,6 +65,10 @@ class Settings(BaseModel):
     writer: Literal["auto", "thread", "process"] = "auto"
     """The writer of SQLite in a mesh that serves: a `process` of its own (some 50 MB), which commits
     beside the event loop, or a `thread`. `auto` is a process where there are two cores."""
+    log_level: str = ""
+    """The levels of the log of a process that serves: a level, or LOGGER=LEVEL, separated by commas."""
+    log_format: Literal["auto", "text", "json"] = "auto"
+    """The form of that log: lines for people or JSON; `auto` is JSON where stderr is no terminal."""
     accept_loss: bool = False
     """Whether to start on a store that lacks what was committed to it: for one start, after a look at what is
     lost. It is recorded as an event."""
@@ -120,6 +125,12 @@ class Settings(BaseModel):
             for name, value in values.items()
         }
         return self.model_copy(update=tables)
+
+    @field_validator("log_level")
+    @classmethod
+    def _is_level(cls, text: str) -> str:
+        levels_of(text)
+        return text
 
     @model_validator(mode="after")
     def _tables_fit(self) -> Self:

@@ -89,11 +89,6 @@ class Journal:
         return self._waits.suspended
 
     @property
-    def step_number(self) -> int | None:
-        """The number that the next step will have; None in a branch, where it is not always the same."""
-        return None if "b" in self._paths.here().prefix else self._paths.counter + 1
-
-    @property
     def inside(self) -> OpenStep | None:
         """The step that the code is within."""
         return self._paths.here().step
@@ -148,7 +143,10 @@ class Journal:
         step again.
         """
         scope, key = self._next(kind, request)
-        return OpenStep(self, scope, key, request, repeatable=repeatable, costly=costly, paid=paid)
+        opened = OpenStep(self, scope, key, request, repeatable=repeatable, costly=costly, paid=paid)
+        if not paid:  # the event of a call has its end and how long it took
+            opened.started_at = self._host.clock.now()
+        return opened
 
     async def enter(self, opened: OpenStep) -> None:
         """Begin the step that was opened, or give it the result that it had."""
@@ -174,7 +172,7 @@ class Journal:
             if opened.paid and self._earlier.values:
                 self._count_cut(opened)
             if not opened.repeatable:
-                self._records.write(key, {"intent": True})
+                self._records.write(key, {"intent": True, "started_at": opened.started_at})
                 self._earlier.intents[key.path] = key.model_dump()
             if opened.costly and self._records.is_costly:
                 await self.confirm()
@@ -186,15 +184,10 @@ class Journal:
         """Journal the step; where it failed its error, and what its calls have cost, also when cancelled."""
         try:
             if error is None:
-                value = {"result": opened.result, "last": self._paths.counter}
-                if opened.calls:
-                    value["calls"] = opened.calls
-                if opened.sent is not None:
-                    value["sent"] = opened.sent
-                if opened.totals:
-                    value["totals"] = opened.totals
-                if opened.is_error:
-                    value["is_error"] = True
+                value = opened.record()
+                value["last"] = self._paths.counter
+                if not opened.events:  # the time of the last is that of the end
+                    value["ended_at"] = self._host.clock.now()
                 costly = opened.costly or bool(opened.calls)
                 self._records.write(opened.key, value, opened.events, costly=costly)
         except BaseException as lost:
@@ -202,7 +195,8 @@ class Journal:
             raise
         finally:
             if error is not None:
-                self._records.write_calls(opened.key, opened.calls, opened.events, error, opened.cut)
+                calls, events, started_at = opened.calls, opened.events, opened.started_at
+                self._records.write_calls(opened.key, calls, events, error, opened.cut, started_at)
             if self._paths.leave(opened):
                 self._waits.step_ends(opened)
 
@@ -329,7 +323,8 @@ class Journal:
 
     def _keep(self, key: StepKey, name: str, answer: dict[str, Any]) -> Any:
         """Take over the answer to the same question that an attempt before got."""
-        given = {name: answer[name] for name in ("result", "answered_by", "answered_at") if name in answer}
+        names = ("result", "answered_by", "started_at", "answered_at")
+        given = {name: answer[name] for name in names if name in answer}
         kept = ProgressEvent("answer.kept", {"asked": key.kind, "answered_by": answer.get("answered_by")})
         self._records.write(key, {**given, "kept": name}, [kept])
         return answer["result"]

@@ -7,6 +7,7 @@ import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar, Token
+from datetime import datetime
 from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -76,6 +77,8 @@ class OpenStep:
         self.waits = 0
         """How many waits are open within it."""
         self.has_waited = False
+        self.started_at: datetime | None = None
+        """When this claim began to run it; None for one that is `paid`."""
         self.token: Token[tuple[Paths, Scope] | None] | None = None
         self._journal = journal
 
@@ -108,6 +111,21 @@ class OpenStep:
         """Record what a call within the step has cost, and publish an event of it: both commit with it."""
         self.calls.append(call)
         self.events.append(event)
+
+    def record(self) -> dict[str, Any]:
+        """Returns its record, without its key."""
+        value = {"result": self.result}
+        if self.started_at is not None:
+            value["started_at"] = self.started_at
+        if self.calls:
+            value["calls"] = self.calls
+        if self.sent is not None:
+            value["sent"] = self.sent
+        if self.totals:
+            value["totals"] = self.totals
+        if self.is_error:
+            value["is_error"] = True
+        return value
 
     def take_cut(self) -> int:
         """Say once how many calls are to be recorded that were cut off."""
@@ -272,6 +290,7 @@ class Records:
         events: Sequence[ProgressEvent],
         error: BaseException | None = None,
         cut: int = 0,
+        started_at: datetime | None = None,
     ) -> None:
         """Queue what calls have cost in a step that has no result, with their events, and why it failed.
 
@@ -282,7 +301,8 @@ class Records:
             value["cut"] = (key.path, cut)
         if isinstance(error, Exception) and not isinstance(error, HostError):
             message = str(error)[:_MAX_ERROR_CHARS].encode(errors="replace").decode()
-            value["failed"] = {**asdict(key), "error": type(error).__name__, "message": message}
+            times = {"started_at": started_at, "ended_at": self._host.clock.now()}
+            value["failed"] = {**asdict(key), "error": type(error).__name__, "message": message, **times}
         if not value:
             return
         published = [self._event(key, n, event) for n, event in enumerate(events, start=1) if event.id]

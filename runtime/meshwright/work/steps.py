@@ -20,6 +20,11 @@ class StepSummary(Struct):
     step. `cost_usd` is None if the price is unknown or no model was called; `cache_hit`: the
     answer is from the mesh's cache. `unfinished`: calls were made and the step never ended.
 
+    `started_at` is when it began to run, for a step that was run again the last time, but for one that waited
+    the first; for a call of a model, and without a journal, it is the end less the duration. `duration_ms` is
+    that of the calls made in it, else all of its time. `prompt` is the version of the prompt that a `context`
+    or a `model` step used.
+
     `has_contents` is False where what was said is not stored, or was deleted (`keep_contents_days`).
     """
 
@@ -31,6 +36,7 @@ class StepSummary(Struct):
     name: str = ""
     status: StepStatus = "done"
     summary: str = ""
+    started_at: datetime | None = None
     ended_at: datetime | None = None
     duration_ms: float | None = None
     calls: int = 0
@@ -41,6 +47,7 @@ class StepSummary(Struct):
     finish_reason: str | None = None
     error: str | None = None
     child_task_id: str | None = None
+    prompt: str | None = None
     has_contents: bool = True
 
     def __post_init__(self) -> None:

@@ -358,7 +358,8 @@ class AgentThread(Actor[ThreadState]):
         if not wait.again:
             entry.answers += 1
             by = {} if answered_by is None else {"answered_by": answered_by}
-            value = {**wait.step.model_dump(), **answer, **by, "answered_at": turn.now}
+            times = {"started_at": wait.since, "answered_at": turn.now}
+            value = {**wait.step.model_dump(), **answer, **by, **times}
             turn.append(answers_stream(entry.steps), entry.answers, value)
         if entry.status == "waiting":
             entry.status = "queued"

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from meshwright.core import topics
 from meshwright.core.encoding import encode, too_large
 from meshwright.core.errors import Draining, HostError, MailboxFull, StoreFailed, TooLarge
+from meshwright.core.logs import log_about
 from meshwright.core.messages import Event, Fault, Outcome, new_id
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
@@ -351,6 +352,7 @@ class Worker:
     async def _carry_out(self, ref: ActorRef, work: Work, running: Running) -> None:
         running.fence, running.stalled_claims = work.fence, work.stalled_claims
         traceparent = work.task.traceparent
+        log_about(work.task_id, traceparent)
         try:
             completed = await self._ended(ref, work, running)
         except Suspended as suspended:

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from meshwright.core.capability import LLM_SERVICE
 from meshwright.core.errors import NotFound
 from meshwright.core.messages import Identifier
+from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import PROBLEM_TYPE, InvalidFields, Strict
 from meshwright.edges.http.chat import (
     ChatAnswer,
@@ -152,7 +153,7 @@ async def _complete_chat(
 ) -> Response:
     """Have a model answer. A client that goes away ends the call, and closes its connection."""
     _check_group(request, operations, asked.model)
-    wanted = model_request(asked, await operations.call_model(tenant_id=asked.tenant_id, user=asked.user))
+    wanted = model_request(asked, await operations.call_model(**_caller_of(request, asked)))
     answer = ChatAnswer(wanted.model)
     if asked.stream:
         with_usage = asked.stream_options is not None and asked.stream_options.include_usage
@@ -177,7 +178,7 @@ async def _respond(
         chat = chat_request(asked)
     except ValidationError as error:
         raise InvalidFields.of(error.errors(include_url=False, include_input=False)) from None
-    wanted = model_request(chat, await operations.call_model(tenant_id=asked.tenant_id, user=asked.user))
+    wanted = model_request(chat, await operations.call_model(**_caller_of(request, asked)))
     answer = ResponseAnswer(asked)
     if asked.stream:
         call = await _begun(request, mesh, wanted)
@@ -194,9 +195,7 @@ async def _embed(
 ) -> Response:
     """Make texts vectors. A client that goes away ends the call, and closes its connection."""
     _check_group(request, operations, asked.model)
-    wanted = _embedding_request(
-        asked, await operations.call_model(tenant_id=asked.tenant_id, user=asked.user)
-    )
+    wanted = _embedding_request(asked, await operations.call_model(**_caller_of(request, asked)))
     reply = await _unless_gone(request, mesh.get(Model).complete(wanted))
     return JsonLine(_embedding_document(asked, reply), headers=_cost_of(reply))
 
@@ -224,7 +223,7 @@ async def _complete(
     request: Request, mesh: ReadyMesh, operations: _CallerDep, asked: CompleteRequest
 ) -> Response:
     """Have the best or the fastest model answer some messages. A client that goes away ends the call."""
-    context = await operations.call_model(tenant_id=asked.tenant_id)
+    context = await operations.call_model(tenant_id=asked.tenant_id, traceparent=_trace_of(request))
     wanted = ModelRequest(
         model=asked.model,
         messages=messages_of(asked.messages),
@@ -253,6 +252,14 @@ def _check_group(request: Request, operations: Operations, name: str) -> None:
         raise NotFound(
             f"The model {name[:80]!r} does not exist", remedy=f"There are {', '.join(groups)}", field="model"
         )
+
+
+def _caller_of(request: Request, asked: ChatRequest | ResponsesRequest | EmbeddingRequest) -> dict[str, Any]:
+    return {"tenant_id": asked.tenant_id, "user": asked.user, "traceparent": _trace_of(request)}
+
+
+def _trace_of(request: Request) -> str | None:
+    return valid_trace(request.headers.get("traceparent"))
 
 
 def _cost_of(reply: ModelReply) -> dict[str, str]:

@@ -1,0 +1,111 @@
+"""A real MLflow server shows agents, tools, messages, tokens, cost and session of the spans that it gets."""
+
+import asyncio
+import json
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from meshwright.orchestration.tasks import Tasks
+from meshwright.stack.machine import Ports
+from meshwright.testing import ScriptedModel, tool_call
+from tests.integration.test_trace_attributes import REPLY, Teller
+from tests.run import is_there
+from tests.support.model_api import service
+
+pytestmark = [
+    pytest.mark.skipif(
+        not is_there("mlflow"), reason="mlflow is not on PATH: it has an environment of its own"
+    ),
+    pytest.mark.soak("MLflow brings a hundred packages, and takes long to start"),
+]
+WORDS = "the words of a person"
+HEADERS = {"content-type": "application/x-protobuf", "x-mlflow-experiment-id": "0"}
+
+
+def one_span() -> bytes:
+    request = ExportTraceServiceRequest()
+    span = request.resource_spans.add().scope_spans.add().spans.add()
+    span.name, span.trace_id, span.span_id = "first", b"0123456789abcdef", b"01234567"
+    span.start_time_unix_nano, span.end_time_unix_nano = 1, 2
+    return request.SerializeToString()
+
+
+@pytest.fixture
+async def mlflow(tmp_path: Path, ports: Ports) -> AsyncIterator[str]:
+    """The URL of a server with an empty store."""
+    [port] = ports.take(1)
+    url = f"http://127.0.0.1:{port}"
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    command = ["mlflow", "server", "--port", str(port), "--workers", "1", "--backend-store-uri", store]
+    server = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        await answers(f"{url}/health", server)
+        async with aiohttp.ClientSession(url) as session:  # its first answer takes longer than an export may
+            await session.post("/v1/traces", data=one_span(), headers=HEADERS)
+        yield url
+    finally:
+        server.terminate()
+        server.wait()
+
+
+async def answers(url: str, server: subprocess.Popen[bytes]) -> None:
+    async with aiohttp.ClientSession() as session:
+        while server.poll() is None:
+            try:
+                async with session.get(url) as response:
+                    if response.status == 200:
+                        return
+            except aiohttp.ClientConnectionError:
+                await asyncio.sleep(0.2)  # a server of another program says nothing when it listens
+    raise AssertionError("mlflow server has ended")
+
+
+async def traces_of(url: str) -> list[dict[str, Any]]:
+    location = {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": "0"}}
+    async with aiohttp.ClientSession(url) as session:
+        search = session.post("/api/3.0/mlflow/traces/search", json={"locations": [location]})
+        async with search as response:
+            return (await response.json())["traces"]
+
+
+async def spans_of(url: str, trace_id: str) -> list[dict[str, Any]]:
+    async with aiohttp.ClientSession(url) as session:
+        wanted = {"trace_ids": trace_id}
+        async with session.get("/api/3.0/mlflow/traces/batchGet", params=wanted) as response:
+            return (await response.json())["traces"][0]["spans"]
+
+
+def attributes_of(span: dict[str, Any]) -> dict[str, str]:
+    """The attributes of a span as text: MLflow stores what was JSON as a value of its own."""
+    return {one["key"]: json.dumps(one["value"]) for one in span["attributes"]}
+
+
+async def test_mlflow_shows_a_task(mlflow: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-mlflow-experiment-id=0")
+    model = ScriptedModel(tool_call("look_up", what="it"), REPLY)
+    settings = {"otlp_endpoint": f"{mlflow}/v1/traces", "trace_content": True}
+    async with service(tmp_path / "mesh", answering=model, agents=[Teller], **settings) as running:
+        await running.mesh.get(Tasks).ask("teller", WORDS, thread_id="thread-7")
+    found = await traces_of(mlflow)
+    [trace] = [
+        one for one in found if one.get("trace_metadata", {}).get("mlflow.trace.session") == "thread-7"
+    ]
+    known = {
+        name: json.loads(trace["trace_metadata"][f"mlflow.trace.{name}"]) for name in ("tokenUsage", "cost")
+    }
+    assert (known["tokenUsage"]["input_tokens"], known["tokenUsage"]["output_tokens"]) == (100, 20)
+    assert known["cost"]["total_cost"] == 0.0021
+    shown = {span["name"]: attributes_of(span) for span in await spans_of(mlflow, trace["trace_id"])}
+    assert "AGENT" in shown["invoke_agent teller"]["mlflow.spanType"]
+    assert "CHAT_MODEL" in shown["chat default"]["mlflow.spanType"]
+    assert "TOOL" in shown["execute_tool look_up"]["mlflow.spanType"]
+    assert "openai" in shown["chat default"]["mlflow.llm.provider"]
+    assert WORDS in shown["invoke_agent teller"]["mlflow.spanInputs"]
+    assert "Brief." in shown["invoke_agent teller"]["mlflow.spanOutputs"]
+    assert WORDS in shown["execute_tool look_up"]["mlflow.spanOutputs"]
