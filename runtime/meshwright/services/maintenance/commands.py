@@ -96,9 +96,9 @@ def restore(file: Path, data: Path | None, as_json: bool) -> None:
 @data_option
 @json_option
 def migrate(source: str, target: str | None, reopen: bool, data: Path | None, as_json: bool) -> None:
-    """Move all that a stopped mesh keeps from a SQLite file to PostgreSQL, or back.
+    """Move a stopped mesh from SQLite to PostgreSQL, or back.
 
-    Open tasks go on at the target, each once: what waits for people, time or money waits there, and no
+    It takes along all that the mesh keeps. Open tasks go on at the target, each once: what waits for people, time or money waits there, and no
     finished step is repeated. The source stays as it is, and from then on refuses to work. If the command
     breaks off, the target refuses too: run it again. `--data` is the data folder of the mesh on PostgreSQL,
     which has its secret keys.
