@@ -98,10 +98,10 @@ def restore(file: Path, data: Path | None, as_json: bool) -> None:
 def migrate(source: str, target: str | None, reopen: bool, data: Path | None, as_json: bool) -> None:
     """Move a stopped mesh from SQLite to PostgreSQL, or back.
 
-    It takes along all that the mesh keeps. Open tasks go on at the target, each once: what waits for people, time or money waits there, and no
-    finished step is repeated. The source stays as it is, and from then on refuses to work. If the command
-    breaks off, the target refuses too: run it again. `--data` is the data folder of the mesh on PostgreSQL,
-    which has its secret keys.
+    It takes along all that the mesh keeps. Open tasks go on at the target, each once: what waits for people,
+    time or money waits there, and no finished step is repeated. The source stays as it is, and from then on
+    refuses to work. If the command breaks off, the target refuses too: run it again. `--data` is the data
+    folder of the mesh on PostgreSQL, which has its secret keys.
     """
     from meshwright.services.maintenance import migrate as migrating
 
