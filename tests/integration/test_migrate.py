@@ -26,6 +26,7 @@ from meshwright.kernel.envelope import ActorRef, Message
 from meshwright.ledger.keys import Keys
 from meshwright.services.maintenance.migrate import migrate, reopen
 from meshwright.sql.database import Database, Session
+from meshwright.sql.meta import HELD, read_note, write_note
 from meshwright.sql.postgres import PostgresDatabase
 from meshwright.sql.sqlite import SqliteDatabase
 from tests.support.fake_provider import FakeProvider
@@ -284,10 +285,13 @@ def mailbox(session: Session) -> list[Any]:
     return session.execute("SELECT n, outside, message FROM mailbox").fetchall()
 
 
-async def test_messages_on_their_way_find_their_actors(tmp_path: Path, postgres_url: Address) -> None:
+async def test_messages_find_their_actors_and_a_held_store_is_held_there(
+    tmp_path: Path, postgres_url: Address
+) -> None:
     first, second = SqliteDatabase(tmp_path / "first"), SqliteDatabase(tmp_path / "second")
     await first.open()
     await first.write(send)
+    await first.write(write_note, HELD, {"open_tasks": 3})
     await first.close()
     await filled(first)
     there = plain(tmp_path, postgres_url)
@@ -299,6 +303,7 @@ async def test_messages_on_their_way_find_their_actors(tmp_path: Path, postgres_
     await migrate(plain(tmp_path, postgres_url), second)
     await second.open()
     assert await second.read(mailbox) == [(5, 1, MESSAGE.encode())]
+    assert await second.read(read_note, HELD) == {"open_tasks": 3}
     await second.close()
 
 
