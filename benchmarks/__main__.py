@@ -79,7 +79,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--soak", type=int, nargs="?", const=1_000_000, metavar="TASKS", help="memory over so many tasks"
     )
-    parser.add_argument("--soak-minutes", type=float, default=10.0, help="the most that --soak may take")
+    parser.add_argument(
+        "--retained",
+        type=int,
+        nargs="?",
+        const=1_000_000,
+        metavar="TASKS",
+        help="rate, memory and file over so many tasks with retention, and how a store of so many opens",
+    )
+    parser.add_argument("--soak-minutes", type=float, default=10.0, help="the most that these take")
     parser.add_argument("--profile", action="store_true", help="where the time of a task goes")
     parser.add_argument(
         "--folder", type=Path, default=Path(tempfile.gettempdir()), help="on the disk to be measured"
@@ -98,9 +106,9 @@ async def run(options: argparse.Namespace) -> int:
     if options.profile:
         print(await import_module("benchmarks.profile").report(bench))
         return 0
-    if options.soak:
-        soak = import_module("benchmarks.soak")
-        rows, broken = await soak.measure(bench, options.soak, options.soak_minutes * 60), []
+    if tasks := options.soak or options.retained:
+        long = import_module("benchmarks.soak" if options.soak else "benchmarks.retained")
+        rows, broken = await long.measure(bench, tasks, options.soak_minutes * 60), []
     else:
         rows, broken = await measure(options.only or list(BENCHMARKS), bench, started + MAX_SECONDS)
     heading = [

@@ -144,6 +144,7 @@ BUILTIN = (
         commands={
             "backup": "Copy all that a mesh keeps to one file, while it runs.",
             "restore": "Make a data folder of a backup.",
+            "migrate": "Move a stopped mesh from SQLite to PostgreSQL, or back.",
             "verify": "Verify the event log, the lists and the tasks of a store.",
             "release": "Begin the work that a restored or drained mesh holds.",
             "drain": "Begin no more work, and let what runs end.",

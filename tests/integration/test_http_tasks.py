@@ -82,6 +82,9 @@ async def test_a_task_belongs_to_the_trace_of_its_client(api):
     headers["traceparent"] = f"ff-{TRACE_ID}-00f067aa0ba902b7-01"
     _, receipt = await api.call("POST", "/tasks", json={"agent_id": "echo"}, headers=headers)
     assert (await api.get(f"/tasks/{receipt['task_id']}"))["trace_id"] != TRACE_ID
+    headers["traceparent"] = f"ff-{TRACE_ID}-00f067aa0ba902b7-01"
+    _, receipt = await api.call("POST", "/tasks", json={"agent_id": "echo"}, headers=headers)
+    assert (await api.get(f"/tasks/{receipt['task_id']}"))["trace_id"] != TRACE_ID
 
 
 @pytest.mark.parametrize(("body", "status", "field", "code"), WRONG_TASKS)

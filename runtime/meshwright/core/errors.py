@@ -181,6 +181,10 @@ class StoreFailed(HostError):
     """A write to the store failed; nothing that depended on it was acknowledged."""
 
 
+class StoreMoved(StoreFailed):
+    """The store was migrated to another one, or is being filled from another one."""
+
+
 class StoreUnavailable(HostError):
     """The store, or the sidecar before it, does not answer: what was asked may or may not have happened.
 

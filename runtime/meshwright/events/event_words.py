@@ -10,7 +10,7 @@ FACTS: Mapping[str, str] = {
     "audit.*": "key",
     "loop.*": "seconds tool",
     "projection.*": "name",
-    "store.*": "last_seq lost_until_seq lost_events lost_tasks upgrades",
+    "store.*": "last_seq lost_until_seq lost_events lost_tasks upgrades tables rows tasks open_tasks",
 }
 
 

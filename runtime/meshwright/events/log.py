@@ -319,7 +319,9 @@ class EventLog:
 
         Raises InvalidInput for a wrong cursor.
         """
-        return await self.view(list_tasks, tenant_id, TaskFilter(**wanted), limit, position_of(cursor))
+        chosen = TaskFilter(**{name: value for name, value in wanted.items() if value is not None})
+        view = self.view_apart if chosen.reads_many else self.view
+        return await view(list_tasks, tenant_id, chosen, limit, position_of(cursor))
 
     async def dead_letters(self, *, tenant_id: str, limit: int = 50, **wanted: Any) -> DeadLetterPage:
         """A tenant's tasks that failed or timed out, by agent and error. Takes the fields of `TaskFilter`."""

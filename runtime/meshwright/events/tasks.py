@@ -164,6 +164,11 @@ class TaskFilter(BaseModel):
         return " AND ".join(found), values
 
     @property
+    def reads_many(self) -> bool:
+        """Whether rows that no index finds decide: a page with few of them reads the whole list."""
+        return bool(self.model_fields_set - {"status", "capability", "dead"})
+
+    @property
     def index(self) -> str | None:
         """The index that finds them; None for the order of the list."""
         if self.status not in (None, "succeeded"):

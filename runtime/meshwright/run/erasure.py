@@ -37,7 +37,7 @@ from meshwright.work.record import TaskRecord, read_task
 
 _PRUNED = "contents.pruned"
 """The event of contents that were deleted: of how many tasks, and up to which end (`ended_before`)."""
-_TASKS_AT_ONCE = 100
+_TASKS_AT_ONCE = 5_000  # each look reads the whole list
 _PAUSE_SECONDS = 3600.0
 
 

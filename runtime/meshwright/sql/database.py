@@ -265,7 +265,7 @@ class Database(ABC):
         """A driver's error as StoreFailed, any other as it is."""
 
     @contextmanager
-    def _translating(self) -> Iterator[None]:
+    def translating(self) -> Iterator[None]:
         """Raise StoreFailed instead of a driver's error."""
         try:
             yield
@@ -285,7 +285,7 @@ class Database(ABC):
         """Release the database: it is closed, or could not be opened."""
 
     def _prepare(self) -> Session:
-        with self._translating(), ExitStack() as opened:
+        with self.translating(), ExitStack() as opened:
             session = self._connect_writer()
             opened.callback(session.close)
             self._bring_up_to_date(session)
@@ -342,7 +342,7 @@ class Database(ABC):
                 future.set_result(result)
 
         self.submit(guarded, (function, args, kwargs), done)
-        with self._translating():
+        with self.translating():
             return await future
 
     async def read(self, function: Callable[..., ResultT], *args: Any, **kwargs: Any) -> ResultT:
@@ -354,7 +354,7 @@ class Database(ABC):
             raise self.failure or StoreFailed(f"{self.location} is not open")
 
         def call() -> ResultT:
-            with self._translating():
+            with self.translating():
                 session = self._reading()
                 try:
                     return function(session, *args, **kwargs)
@@ -369,7 +369,7 @@ class Database(ABC):
         """The same on a connection of its own: it may take a second, and other readers do not wait."""
 
         def call() -> ResultT:
-            with self._translating(), closing(self.connect_reader()) as session:
+            with self.translating(), closing(self.connect_reader()) as session:
                 return function(session, *args, **kwargs)
 
         return await asyncio.to_thread(call)

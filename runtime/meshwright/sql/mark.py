@@ -71,14 +71,15 @@ class Marker:
         Without a mark that is not known; a log with events then gets a warning.
         """
         self._mark = _read(self._path)
-        store, seq, tasks = _state_of(connect) if connect else ("", 0, 0)
+        store, seq = _state_of(connect) if connect else ("", 0)
         if self._mark is None:
             if seq:
                 _logger.warning(_UNKNOWN, self._path, "damaged" if self._path.exists() else "missing", seq)
             return None
         replaced = store not in ("", self._mark.store)
         if seq >= self._mark.seq and not replaced:
-            return None
+            return None  # without the tasks, whose count takes as long as there are many
+        tasks = _tasks_of(connect) if connect and store else 0
         return Loss(seq, self._mark.seq, tasks, self._mark.tasks, replaced)
 
     def start(self, session: Connection) -> None:
@@ -132,14 +133,22 @@ def _read(path: Path) -> _Mark | None:
         return None
 
 
-def _state_of(connect: Callable[[], Connection]) -> tuple[str, int, int]:
-    """The id of a database, its last `seq` and how many tasks it has; nothing where it is empty."""
+def _state_of(connect: Callable[[], Connection]) -> tuple[str, int]:
+    """The id of a database and its last `seq`; nothing where it is empty."""
     session = connect()
     try:
         if not session.execute("SELECT 1 FROM sqlite_master WHERE name = 'events'").fetchone():
-            return "", 0, 0
+            return "", 0
         store = session.execute("SELECT value FROM meta WHERE name = 'store'").fetchone()
-        return store[0] if store else "", _last_seq(session), session.execute(_COUNT_TASKS).fetchone()[0]
+        return store[0] if store else "", _last_seq(session)
+    finally:
+        session.close()
+
+
+def _tasks_of(connect: Callable[[], Connection]) -> int:
+    session = connect()
+    try:
+        return session.execute(_COUNT_TASKS).fetchone()[0]
     finally:
         session.close()
 

@@ -29,6 +29,7 @@ from meshwright.kernel.rows import (
 )
 from meshwright.kernel.store import Batch, Delivery, ExclusiveStore, Receiver, Takeover
 from meshwright.sql.database import Database, Row, Session
+from meshwright.sql.meta import refuse_if_moved
 from meshwright.sql.sqlite import RESTORE, Durability, SqliteDatabase, SqliteSession
 
 _HEADS = "heads (type, id, revision, last_turn, sent, wake_at, obliged, seen, state)"
@@ -73,6 +74,7 @@ class SqliteStore(ExclusiveStore):
     async def begin(self, incarnation: str) -> Takeover:
         """Deliver the messages that were not taken, and recover the actors with pending work."""
         self._incarnation = incarnation
+        await self._database.read(refuse_if_moved, self._database.location)
         try:
             return await self._database.read(_takeover)
         except (ValueError, KeyError, TypeError) as error:

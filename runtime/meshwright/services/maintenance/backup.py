@@ -18,7 +18,6 @@ from meshwright.core.errors import StoreFailed
 from meshwright.core.messages import Plain
 from meshwright.events.heads import FILE_NAME as HEADS
 from meshwright.events.heads import KEY_NAME, Head
-from meshwright.services.maintenance.held import HELD
 from meshwright.sql.folder import (
     IGNORE,
     LOCK_NAME,
@@ -30,9 +29,11 @@ from meshwright.sql.folder import (
     write_private,
 )
 from meshwright.sql.mark import Marker
+from meshwright.sql.meta import HELD, write_note
 from meshwright.sql.sqlite import FILE_NAME, SqliteDatabase, SqliteSession
 
-_FILES = (SECRET_KEY, KEY_NAME, HEADS, "admin.token", "proxy-keys.json")
+FILES = (SECRET_KEY, KEY_NAME, HEADS, "admin.token", "proxy-keys.json")
+"""The files of a data folder that its store needs."""
 _PAGES = 2_000  # copied in one go: some 8 MB
 _ABOUT = "about.json"
 _NOTHING = frozenset({"lost+found", IGNORE, LOCK_NAME})
@@ -67,7 +68,7 @@ def write_backup(folder: Path, target: Path, progress: Progress | None = None) -
     came later. Raises StoreFailed where there is no store, the file exists, or the disk refuses.
     """
     if not (folder / FILE_NAME).is_file():
-        raise StoreFailed(f"{folder} has no {FILE_NAME}", remedy="name the data folder of a mesh: --data DIR")
+        raise no_store(folder)
     if target.exists():
         raise _exists(target)
     draft = target.with_name(f".{target.name}.{os.getpid()}")
@@ -85,6 +86,11 @@ def write_backup(folder: Path, target: Path, progress: Progress | None = None) -
         raise StoreFailed(f"{target} cannot be written: {problem}", remedy="choose another place") from error
     finally:
         draft.unlink(missing_ok=True)
+
+
+def no_store(folder: Path) -> StoreFailed:
+    """The error for a folder without a store."""
+    return StoreFailed(f"{folder} has no {FILE_NAME}", remedy="name the data folder of a mesh: --data DIR")
 
 
 def _exists(target: Path) -> StoreFailed:
@@ -109,7 +115,7 @@ def _copy(folder: Path, draft: Path, progress: Progress | None) -> Backup:
         )
         copy.execute("PRAGMA journal_mode=DELETE")  # one file
         copy.execute("CREATE TABLE backup (name TEXT PRIMARY KEY, content TEXT NOT NULL)")
-        files = {name: text for name in _FILES if (text := _text_of(folder / name)) is not None}
+        files = {name: text for name in FILES if (text := text_of(folder / name)) is not None}
         if HEADS in files:
             files[HEADS] = _heads_until(files[HEADS], last_seq)
         rows = {_ABOUT: backup.model_dump_json(), **files}
@@ -157,7 +163,7 @@ def _unpack(
     try:
         os.close(open_private(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL))
         _fill(draft, copy, backup, progress)
-        for name in _FILES:  # of a backup that somebody else made no other name counts
+        for name in FILES:  # of a backup that somebody else made no other name counts
             if name in files:
                 write_private(folder / name, files[name])
         draft.rename(folder / FILE_NAME)  # last: before that the folder has no store
@@ -172,8 +178,7 @@ def _fill(draft: Path, copy: sqlite3.Connection, backup: Backup, progress: Progr
         _copy_pages(copy, session.connection, progress)
         session.execute("PRAGMA secure_delete=ON")  # the keys have files of their own
         session.execute("DROP TABLE backup")
-        held = backup.model_dump_json(include={"made_at", "open_tasks", "last_seq"})
-        session.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (HELD, held))
+        write_note(session, HELD, backup.model_dump(include={"made_at", "open_tasks", "last_seq"}))
         Marker(draft.parent, sync=None).start(session)
     _sync(draft)
 
@@ -195,7 +200,8 @@ def _time_of(session: SqliteSession, seq: int) -> datetime | None:
     return datetime.fromtimestamp(row[0], UTC) if row else None
 
 
-def _text_of(path: Path) -> str | None:
+def text_of(path: Path) -> str | None:
+    """The text of a file of a data folder, None where there is none. Raises OSError, ValueError."""
     try:
         return read_private(path)
     except FileNotFoundError:

@@ -1,7 +1,8 @@
-"""The commands of operators: `mesh backup`, `restore`, `verify`, `release` and `drain`."""
+"""The commands of operators: `mesh backup`, `restore`, `migrate`, `verify`, `release` and `drain`."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from meshwright.core.errors import InvalidInput
 
 if TYPE_CHECKING:
     from meshwright.events.verify import Verified
+    from meshwright.mesh import Mesh
     from meshwright.services.maintenance.backup import Backup
     from meshwright.services.maintenance.verify import StoreVerified
     from meshwright.settings import Settings
@@ -79,6 +81,66 @@ def restore(file: Path, data: Path | None, as_json: bool) -> None:
     option = f" --data {data}" if data else ""
     begin = f"mesh up{option}, look at mesh tasks{option}, then: mesh release{option}"
     click.echo(f"its open tasks are held: {begin}", err=True)
+
+
+@click.command()
+@click.option(
+    "--from",
+    "source",
+    metavar="STORE",
+    required=True,
+    help="sqlite:DIR, or postgresql://user@host/name; postgresql is the database of the settings.",
+)
+@click.option("--to", "target", metavar="STORE", help="The store to fill: an empty one of the other kind.")
+@click.option("--reopen", is_flag=True, help="Let a store that was migrated be opened for work again.")
+@data_option
+@json_option
+def migrate(source: str, target: str | None, reopen: bool, data: Path | None, as_json: bool) -> None:
+    """Move a stopped mesh from SQLite to PostgreSQL, or back.
+
+    It takes along all that the mesh keeps. Open tasks go on at the target, each once: what waits for people,
+    time or money waits there, and no finished step is repeated. The source stays as it is, and from then on
+    refuses to work. If the command breaks off, the target refuses too: run it again. `--data` is the data
+    folder of the mesh on PostgreSQL, which has its secret keys.
+    """
+    from meshwright.services.maintenance import migrate as migrating
+
+    if reopen == (target is not None):
+        raise click.UsageError(
+            "Name the store to fill by --to, or give --reopen.", click.get_current_context()
+        )
+    before = _store(source, data)
+    if target is None:
+        asyncio.run(migrating.reopen(before.database))
+        click.echo(f"{before.database.location} may be opened for work again")
+        return
+    after = _store(target, data)
+    found = asyncio.run(migrating.migrate(before.database, after.database, _progress("rows")))
+    if as_json:
+        echo_json(document(found))
+        return
+    tasks = f"{found.tasks:,} tasks, {found.open_tasks:,} of them open; last event {found.last_seq:,}"
+    click.echo(f"{found.target}: {found.rows:,} rows of {found.tables} tables; {tasks}")
+    click.echo(f"start the mesh there; {found.source} is as it was, and refuses to work", err=True)
+
+
+def _store(named: str, data: Path | None) -> Mesh:
+    """A mesh that is not started, on the store of an option. Raises InvalidInput for none."""
+    from pydantic import SecretStr
+
+    from meshwright.app import build_mesh, sqlite_runtime
+    from meshwright.settings import load_settings
+
+    settings = load_settings(Path(), data_dir=data).having(store="sqlite", accept_loss=False)
+    kind, _, place = named.partition(":")
+    if kind == "sqlite" and place:
+        settings = settings.having(database=None, data_dir=Path(place))
+    elif kind in ("postgresql", "postgres") and place:
+        settings = settings.having(database=SecretStr(named))
+    elif kind != "postgresql" or settings.database is None:
+        remedy = "Write sqlite:DIR or postgresql://user@host/name; postgresql is the database of the settings"
+        raise InvalidInput(f"{kind!r} names no store", remedy=remedy)
+    return build_mesh(settings, agents=[], host=sqlite_runtime)
 
 
 @click.command()

@@ -8,10 +8,10 @@ from meshwright.component import Component
 from meshwright.core.messages import Caller
 from meshwright.events.audit import Audit
 from meshwright.mesh import Mesh
-from meshwright.services.maintenance import held
 from meshwright.services.maintenance.event_words import FACTS
 from meshwright.services.maintenance.operations import Maintenance
 from meshwright.services.maintenance.settings import MaintenanceSettings
+from meshwright.sql.meta import HELD, delete_note, read_note
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -41,10 +41,10 @@ class MaintenanceComponent(Component):
         mesh = self.mesh
         if not mesh.role.is_front:
             return  # no caller could release it
-        note = await held.read(mesh.database)
+        note = await mesh.database.read(read_note, HELD)
         if self.config.hold or (note is not None and self.config.hold is None):
             mesh.state = "held"
             mesh.tell("mesh.held", note or {})
         elif note is not None:
             async with mesh.get(Audit).change(_SETTINGS, "mesh.released", "mesh", note):
-                await held.forget(mesh.database)
+                await mesh.database.write(delete_note, HELD)

@@ -13,8 +13,8 @@ from meshwright.core.messages import Caller
 from meshwright.events.audit import Audit
 from meshwright.identity.rules import Rule
 from meshwright.mesh import Mesh
-from meshwright.services.maintenance import held
 from meshwright.services.maintenance.verify import StoreVerified, verify_store
+from meshwright.sql.meta import HELD, delete_note, read_note
 from meshwright.work import Worker
 
 DRAIN = Rule("drains the mesh", (Role.OPERATOR,), all_tenants=True)
@@ -62,9 +62,9 @@ class Maintenance:
         """Begin the work of a restored store, or of a process that drains. Safe to repeat."""
         RELEASE.check(caller)
         mesh = self._mesh
-        note = await held.read(mesh.database)
+        note = await mesh.database.read(read_note, HELD)
         async with mesh.get(Audit).change(caller, "mesh.released", _MESH, note):
-            await held.forget(mesh.database)
+            await mesh.database.write(delete_note, HELD)
             await mesh.begin()
         return self.work()
 

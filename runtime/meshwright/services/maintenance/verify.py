@@ -190,6 +190,7 @@ class _Check:
         query = "SELECT tenant, task, generation FROM ends WHERE type = 'outcome'"
         ended = {(TaskKey(*row[:2]), row[2]) for row in self.rebuilt.session.execute(query).fetchall()}
         waiting = self._messages()
+        opened: list[tuple[str, TaskKey, TaskRecord, bool]] = []  # a connection reads one query at a time
         rows = self.store.stream("SELECT id, obliged, state FROM heads WHERE type = ?", (ORCHESTRATOR,))
         for name, obliged, state in rows:
             key = TaskKey.of(ActorRef(ORCHESTRATOR, name))
@@ -205,10 +206,12 @@ class _Check:
             self.tasks += 1
             if record.is_open:
                 self.open_tasks += 1
-                yield from self._open(place, key, record, bool(obliged), waiting)
+                opened.append((place, key, record, bool(obliged)))
             elif (key, task.generation) not in ended and not self._is_gone(key, listed):
                 yield f"{place}: it has ended ({record.status}), and no event says so"
             yield from self._listed(place, key, record, listed.pop(key, None))
+        for place, key, record, obliged in opened:
+            yield from self._open(place, key, record, obliged, waiting)
         for key, (seq, *_) in listed.items():
             place = f"Event {seq:,}: task {key.task_id} of tenant {key.tenant_id}"
             yield f"{place} was accepted, and has no record"

@@ -82,7 +82,7 @@ class Retention:
     async def count(self, caller: Caller) -> Pruned:
         """How many tasks the next run prunes. Raises what `prune` raises."""
         self._check(caller)
-        counts = Counter([ended.status async for page in self._pages() for ended in page])
+        counts = Counter([ended.status async for _, page in self._pages(0) for ended in page])
         return Pruned(dry_run=True, tasks=dict(counts))
 
     async def prune(self, caller: Caller) -> Pruned:
@@ -92,7 +92,8 @@ class Retention:
         """
         self._check(caller)
         async with self._mesh.get(Audit).change(caller, "tasks.pruned", "tasks"):
-            return await self._prune(_MOST)
+            pruned, _ = await self._prune(_MOST, 0)
+            return pruned
 
     def _check(self, caller: Caller) -> None:
         PRUNE.check(caller)
@@ -100,21 +101,25 @@ class Retention:
             remedy = "Set succeeded_days, failed_days, ... in [retention] of mesh.toml"
             raise InvalidInput("The settings say no age of tasks", remedy=remedy, field="retention")
 
-    async def _prune(self, limit: int) -> Pruned:
+    async def _prune(self, limit: int, after: int) -> tuple[Pruned, int | None]:
+        """Prune tasks behind a place of the list; returns the place that it reached too, None at the end."""
         counts = Counter[str]()
         async with self._lock:
-            async for page in self._pages():
+            async for reached, page in self._pages(after):
                 for some in (page[at : at + _AT_ONCE] for at in range(0, len(page), _AT_ONCE)):
                     await asyncio.gather(*(self._erase(ended.key) for ended in some))
                     await self._tell(some)
                     counts.update(ended.status for ended in some)
                 if counts.total() >= limit:
-                    return Pruned(dry_run=False, tasks=dict(counts), has_more=True)
-        return Pruned(dry_run=False, tasks=dict(counts))
+                    has_more = reached is not None
+                    return Pruned(dry_run=False, tasks=dict(counts), has_more=has_more), reached
+        return Pruned(dry_run=False, tasks=dict(counts)), None
 
     async def _prune_all(self) -> None:
-        while (await self._prune(_PAGE)).has_more:
-            pass
+        """Prune some at a time, since tasks begin meanwhile; a part of the list that stays is read once."""
+        reached: int | None = 0
+        while reached is not None:
+            _, reached = await self._prune(_PAGE, reached)
 
     async def _erase(self, key: TaskKey) -> None:
         with suppress(NotFound, Conflict):  # it was pruned meanwhile, or has begun once more
@@ -131,8 +136,11 @@ class Retention:
         ]
         await self._mesh.host.emit(events)
 
-    async def _pages(self) -> AsyncGenerator[list[_Ended]]:
-        """The tasks that are old enough, page by page, those that have delegated others before these."""
+    async def _pages(self, reached: int) -> AsyncGenerator[tuple[int | None, list[_Ended]]]:
+        """The tasks behind a place that are old enough, those that have delegated others before these.
+
+        They come page by page, each with the place behind it, None for the last.
+        """
         now = self._mesh.host.clock.now()
         before = {
             status: (now - timedelta(days=days)).timestamp()
@@ -141,14 +149,12 @@ class Retention:
         }
         if not before:
             return
-        log, reached = self._mesh.log, 0
-        needed = await log.view_apart(_needed)
+        needed = await self._mesh.log.view_apart(_needed)
         gone: set[TaskKey] = set()
         while True:
             last, page = await self._mesh.database.read_apart(_page, reached, before, needed, gone)
-            gone.update(ended.key for ended in page)
             if page:
-                yield page
+                yield last, page
             if last is None:
                 return
             reached = last
@@ -177,7 +183,7 @@ def _needed(session: Session) -> _Needed:
 def _page(
     session: Session, after: int, before: dict[str, float], needed: _Needed, gone: set[TaskKey]
 ) -> tuple[int | None, list[_Ended]]:
-    """The next tasks that may go, and the `seq` that was reached; None at the end of the list."""
+    """The next tasks that may go, now `gone`, and the `seq` that was reached; None at the end of the list."""
     old = " OR ".join(["(status = ? AND completed_at <= ?)"] * len(before))
     query = (
         "SELECT seq, tenant_id, task_id, status, parent_task_id, thread_id FROM tasks "  # noqa: S608 code
@@ -186,13 +192,12 @@ def _page(
     values = [value for pair in before.items() for value in pair]
     rows = session.execute(query, (after, *values, _PAGE)).fetchall()
     found: list[_Ended] = []
-    here = set(gone)
     for seq, tenant_id, task_id, status, parent_id, thread_id in rows:
         key = TaskKey(tenant_id, task_id)
         if key in needed.tasks or (tenant_id, thread_id) in needed.threads:
             continue
         parent = None if parent_id is None else TaskKey(tenant_id, parent_id)
-        if parent is None or parent in here or not session.execute(_PARENT, parent).fetchone():
-            here.add(key)
+        if parent is None or parent in gone or not session.execute(_PARENT, parent).fetchone():
+            gone.add(key)
             found.append(_Ended(seq, key, status))
     return (rows[-1][0] if len(rows) == _PAGE else None), found

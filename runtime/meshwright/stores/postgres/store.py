@@ -20,7 +20,7 @@ from typing import Any
 import psycopg
 from pydantic_core import from_json, to_json
 
-from meshwright.core.errors import Conflict, StoreFailed, StoreUnavailable
+from meshwright.core.errors import Conflict, StoreFailed, StoreMoved, StoreUnavailable
 from meshwright.core.messages import Event
 from meshwright.events.log import EventLog
 from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
@@ -28,6 +28,7 @@ from meshwright.kernel.rows import MAX_N, SELECT_RECORDS, delete_streams, record
 from meshwright.kernel.store import Batch, Delivery, Receiver, SharedStore, Takeover
 from meshwright.sql.database import Row, Session
 from meshwright.sql.folder import make_private
+from meshwright.sql.meta import refuse_if_moved
 from meshwright.sql.postgres import PostgresDatabase, PostgresSession, array
 from meshwright.sql.together import Together
 from meshwright.stores.postgres.commits import Commits, News, place
@@ -133,10 +134,13 @@ class PostgresStore(SharedStore):
         self._stop_tasks()
         try:
             await self._connect(incarnation, former, sorted(receiver.kinds))
-            await self._look()
             self._incarnation = self._commits.incarnation = incarnation
+            await self._database.read(refuse_if_moved, self._database.location)
+            await self._look()
             self._fetched.clear()
             messages, heads = await self._adopt(receiver)
+        except StoreMoved:
+            raise
         except (psycopg.Error, StoreFailed) as error:
             raise StoreUnavailable(f"{self._database.location} cannot be joined: {error}") from error
         self._tasks = [

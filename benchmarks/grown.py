@@ -1,0 +1,60 @@
+"""A store with many tasks, made of one: its rows again and again, under other names.
+
+The hash chain does not hold over them. It is for what reads the tables, not for what verifies them.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+_COPIES = (
+    "WITH RECURSIVE copies (copy) AS (SELECT 1 UNION ALL SELECT copy + 1 FROM copies WHERE copy < :copies)"
+)
+_BLOCK = 2048
+
+
+def grow(folder: Path, tasks: int) -> None:
+    """Give a store that has run tasks so many; its last task and its events are what the others are like."""
+    with closing(sqlite3.connect(folder / "mesh.db", isolation_level=None)) as store:
+        [(task_id, first, last)] = store.execute(
+            "SELECT task_id, seq, last_seq FROM tasks ORDER BY seq DESC LIMIT 1"
+        ).fetchall()
+        events = last - first + 1
+        values = {"copies": tasks, "task": task_id, "first": first, "last": last, "events": events}
+        store.execute("BEGIN")
+        for table in ("events", "tasks", "calls", "heads", "records"):
+            _copy(store, table, values)
+        store.execute("UPDATE event_log SET seq = (SELECT max(seq) FROM events)")
+        store.execute("UPDATE projection_positions SET position = (SELECT seq FROM event_log)")
+        store.execute(
+            "INSERT OR REPLACE INTO event_blocks SELECT block.seq / :size, 0, 4e9, 0, "
+            "randomblob(6000), zeroblob(32) FROM events AS block "
+            "WHERE block.seq % :size = 0 AND block.seq + :size <= (SELECT seq FROM event_log)",
+            {"size": _BLOCK},
+        )
+        store.execute("COMMIT")
+
+
+def _copy(store: sqlite3.Connection, table: str, values: dict[str, object]) -> None:
+    """Copy the rows of the task: its id, and numbers of events, are others in each copy."""
+    columns = [row[1] for row in store.execute(f"PRAGMA table_info({table})")]
+    is_text = {"task_id", "thread_id", "call_id", "id", "aggregate_id", "other_id"}
+    is_seq = {"seq", "last_seq"}
+    chosen = [
+        f"replace({name}, :task, printf('%026d', copy))"
+        if name in is_text
+        else f"{name} + :events * copy"
+        if name in is_seq
+        else "x'7b7d'"  # what opens a store reads no payload
+        if name == "payload"
+        else name
+        for name in columns
+    ]
+    where = "seq BETWEEN :first AND :last" if "seq" in columns else "instr(id, :task)"
+    store.execute(
+        f"{_COPIES} INSERT OR IGNORE INTO {table} ({', '.join(columns)}) "
+        f"SELECT {', '.join(chosen)} FROM copies, {table} AS made WHERE {where}",
+        values,
+    )
