@@ -121,6 +121,36 @@ async def test_a_task_is_followed_to_its_answer(running: RunningMesh) -> None:
     assert (again.status, again.out) == (0, "to the end\n")
 
 
+async def test_the_list_of_tasks_follows_them_through_each_change(running: RunningMesh) -> None:
+    command = [*MESH, "task", "list", "--follow", "--json", "--since", "1h", "--url", running.url]
+    following = await start(command, {}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert following.stdout is not None
+    assert json.loads(await following.stdout.readline())["status"] == "waiting"
+    task_id = await running.submit("Onwards", agent_id="asker", capability="asking")
+    await running.until(lambda event: event["event_type"] == "task.waiting" and event["task_id"] == task_id)
+    seen = {}
+    while seen.get(task_id) != "waiting":
+        task = json.loads(await following.stdout.readline())
+        seen[task["task_id"]] = task["status"]
+    await running.client.cancel(task_id)
+    assert '"cancelled"' in (line := (await following.stdout.readline()).decode()) and task_id in line
+    following.send_signal(2)
+    assert await following.wait() == 130
+
+
+async def test_a_table_of_tasks_that_is_followed_changes_in_its_place(running: RunningMesh) -> None:
+    with terminal() as (ours, theirs):
+        command = [*MESH, "tasks", "--follow", "--status", "cancelled", "--url", running.url]
+        process = await start(command, {"COLUMNS": "80"}, stdin=theirs, stdout=theirs, stderr=theirs)
+        await shown(ours, "status")
+        task_id = await running.submit("Off", agent_id="asker", capability="asking")
+        await running.client.cancel(task_id)
+        assert "\x1b[J" in await shown(ours, f"{task_id[-6:]}")
+        process.send_signal(2)
+        os.close(theirs)
+        assert await process.wait() == 130
+
+
 async def test_watch_draws_a_screen_that_changes_and_gives_the_terminal_back(running: RunningMesh) -> None:
     with terminal() as (ours, theirs):
         command = [*MESH, "watch", "--url", running.url]

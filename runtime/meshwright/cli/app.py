@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import click
 
 from meshwright.cli.options import DATA_KEY, DEFAULT_DATA
-from meshwright.cli.tracebacks import keep_traceback, log_to_stderr
 from meshwright.core import __version__
 from meshwright.core.errors import MeshError, in_one_line
 from meshwright.parts import BUILTIN
@@ -93,6 +92,10 @@ class _Unexpected(click.ClickException):
 
 def _commands_of_packages() -> dict[str, click.Command]:
     """The commands that installed packages bring; where one has the name of ours, ours counts."""
+    from meshwright.core.plugins import COMPONENTS, installed
+
+    if not installed(COMPONENTS):
+        return {}
     from meshwright.outline import brought
 
     components = [*brought()]
@@ -188,6 +191,8 @@ def mesh() -> None:
     of an agent
     computed?"`.
     """
+    from meshwright.cli.tracebacks import log_to_stderr  # the help does without
+
     _enter_project()
     log_to_stderr(_data_folder())
 
@@ -306,5 +311,7 @@ def _unexpected(error: Exception, ctx: click.Context) -> click.ClickException:
             f"cannot write to {place}: {disk.strerror}. Make room or the folder writable and start again: "
             "accepted tasks go on by themselves"
         )
+    from meshwright.cli.tracebacks import keep_traceback
+
     where = keep_traceback(error, ctx.meta.get(DATA_KEY) or _data_folder())
     return _Unexpected(f"unexpected {type(error).__name__}: {error} ({where})")

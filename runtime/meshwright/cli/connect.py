@@ -32,6 +32,7 @@ from meshwright.sql.folder import SOCKET_NAME, make_private, open_private, read_
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from meshwright.agent import Agent
     from meshwright.client import Client
     from meshwright.core.messages import Event
     from meshwright.mesh import Mesh
@@ -68,6 +69,14 @@ class Connection:
     options: str = ""
     is_running: bool = True
     about: str = ""
+
+    def require_running(self) -> None:
+        """Raises NotFound where no mesh runs: nothing would ever change."""
+        if not self.is_running:
+            raise NotFound(
+                f"no mesh runs on {self.where}: nothing more happens there",
+                remedy=f"start one with: mesh up{self.options}",
+            )
 
 
 def talk(target: Target, use: Callable[[Connection], Awaitable[ResultT]], *, need: Need = "log") -> ResultT:
@@ -175,9 +184,15 @@ async def running_mesh(
 
 @asynccontextmanager
 async def in_process(
-    settings: Settings, need: Need, options: str = "", tenant: str | None = None
+    settings: Settings,
+    need: Need,
+    options: str = "",
+    tenant: str | None = None,
+    agents: Sequence[type[Agent]] | None = None,
 ) -> AsyncIterator[Connection]:
-    """A mesh in this process, on a data folder that no other mesh serves.
+    """A mesh in this process, on a data folder that no other mesh serves, of these agents, if it works.
+
+    Without `agents` those of the folder work.
 
     Raises StoreLocked if another process holds the data, InvalidInput if the mesh has its state elsewhere.
     """
@@ -194,21 +209,23 @@ async def in_process(
 
     settings = with_admin_token(settings, temporary=True)
     reads = need in ("log", "state")
-    async with _readable(settings) if reads else _started(settings, works=need == "work") as mesh:
+    async with _readable(settings) if reads else _started(settings, need == "work", agents) as mesh:
         about = f"An embedded mesh on {settings.data_dir}, model: {mesh.get(Model).name}"
         async with Client.local(mesh, tenant=tenant) as client:
             yield Connection(client, str(settings.data_dir), options, is_running=False, about=about)
 
 
 @asynccontextmanager
-async def _started(settings: Settings, *, works: bool) -> AsyncIterator[Mesh]:
+async def _started(
+    settings: Settings, works: bool, agents: Sequence[type[Agent]] | None
+) -> AsyncIterator[Mesh]:
     from meshwright.app import build_mesh
     from meshwright.cli.tracebacks import log_to_stderr
     from meshwright.work import Worker
 
     log_to_stderr(settings.data_dir)
     require_trust(settings)
-    mesh = build_mesh(settings)
+    mesh = build_mesh(settings, agents=agents)
     if not works:
         await mesh.get(Worker).drain(0)
     report_problems(mesh)

@@ -235,9 +235,7 @@ async def _watch(mesh: Connection, limit: int, *, as_json: bool) -> None:
 
     Elsewhere each question is a line when it comes and another when it ends.
     """
-    if not mesh.is_running:
-        message = f"no mesh runs on {mesh.where}: nothing more comes there"
-        raise NotFound(message, remedy=f"start one with: mesh up{mesh.options}")
+    mesh.require_running()
     is_screen, drawn = sys.stdout.isatty() and not as_json, 0
     known: dict[str, Document] = {}
     while True:

@@ -23,6 +23,7 @@ from meshwright.core.display import (
     printable,
     short,
     short_id,
+    time_of_day,
 )
 from meshwright.outline import event_words
 
@@ -149,7 +150,7 @@ def clipped(line: str, width: int | None) -> str:
 
 
 _NARROW, _VERY_NARROW = 120, 80  # columns of a terminal
-_TIME, _NARROW_AGENT = slice(11, 19), 10  # the time of the day within a time; characters
+_NARROW_AGENT = 10  # characters
 _TYPE_WIDTH, _TASK_WIDTH, _AGENT_WIDTH = 18, 7, 16
 _SHOWN_APART = frozenset({"version", "task_id", "agent_id", "tenant_id"})
 _all_words = cache(event_words)
@@ -184,7 +185,7 @@ def _said(words: EventWords, event: Document) -> str:
 def event_line(event: Document, width: int | None = None) -> str:
     """An event of the log: seq, time, type, task and agent, and what it says.
 
-    `width` is that of the terminal, None if nothing is cut. A narrow one has no room for the date, a very
+    `width` is that of the terminal, None if nothing is cut. A narrow one has no room for seq and date, a very
     narrow one none for the agent either.
     """
     narrow = width is not None and width < _NARROW
@@ -193,7 +194,7 @@ def event_line(event: Document, width: int | None = None) -> str:
     line = line_of(event)
     parts = [
         f"{event.get('seq') or '':>6}",
-        local_time(event["time"])[_TIME if narrow else slice(None)],
+        time_of_day(event["time"]) if narrow else local_time(event["time"]),
         f"{event['event_type']:<{_TYPE_WIDTH}}",
         f"{task:<{_TASK_WIDTH}}",
         fitted(agent, _NARROW_AGENT).ljust(_NARROW_AGENT) if narrow else f"{agent:<{_AGENT_WIDTH}}",
@@ -201,6 +202,8 @@ def event_line(event: Document, width: int | None = None) -> str:
     ]
     if width is not None and width < _VERY_NARROW:
         del parts[4]
+    if narrow:
+        del parts[0]
     return clipped("  ".join(parts).rstrip(), width)
 
 

@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -20,8 +20,8 @@ from meshwright.cli.options import Target, json_option, limit_option, mesh_optio
 from meshwright.cli.output import document, event_line, styled, table
 from meshwright.cli.tasks import REASON, TASKS
 from meshwright.cli.timeline import NOISE
-from meshwright.core.display import MORE, Document
-from meshwright.core.errors import HostError, NotFound
+from meshwright.core.display import MORE, Document, time_of_day
+from meshwright.core.errors import HostError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,9 +49,7 @@ def watch(target: Target, limit: int, as_json: bool) -> None:
             found = await _look(mesh, limit)
             click.echo(json.dumps(found, ensure_ascii=False) if as_json else "\n".join(_page(mesh, found)))
             return
-        if not mesh.is_running:
-            message = f"no mesh runs on {mesh.where}: nothing happens there"
-            raise NotFound(message, remedy=f"start one with: mesh up{mesh.options}")
+        mesh.require_running()
         with _screen():
             while True:
                 await _draw(mesh, limit)
@@ -104,7 +102,7 @@ def _title(title: str) -> str:
 
 
 def _head(mesh: Connection) -> str:
-    return f"{mesh.where}  {datetime.now().astimezone():%H:%M:%S}"
+    return f"{mesh.where}  {time_of_day(datetime.now(UTC).isoformat())}"
 
 
 @contextmanager

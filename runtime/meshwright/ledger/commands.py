@@ -176,7 +176,7 @@ def costs_table(found: Document) -> str:
     by, *others = found["by"].split(",")
     total = found["total"]
     columns = (
-        *([Column(found["bucket"], "time", _bucket)] if found.get("bucket") else ()),
+        *([Column(f"{found['bucket']} (UTC)", "time", _bucket)] if found.get("bucket") else ()),
         Column(by, "key", partial(_key, by), cut=4, least=16),
         *(Column(other, "key2", partial(_key2, other), cut=5, least=16) for other in others),
         Column("calls", "calls", _count),
