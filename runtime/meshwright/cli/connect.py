@@ -49,6 +49,7 @@ _REPORTED_EVENTS = {
     "deployment.cooled_down": "warning: ",
     "deployment.recovered": "",
 }
+_SAID_KEY = "meshwright.said"
 _URL_FILE, _TOKEN_FILE = "mesh.json", "admin.token"
 _SECRET_BYTES = 32
 _WHOLE_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")  # an id that the mesh made
@@ -79,10 +80,17 @@ class Connection:
             )
 
 
-def talk(target: Target, use: Callable[[Connection], Awaitable[ResultT]], *, need: Need = "log") -> ResultT:
+def talk(
+    target: Target,
+    use: Callable[[Connection], Awaitable[ResultT]],
+    *,
+    need: Need = "log",
+    begins: bool = False,
+) -> ResultT:
     """Do something with the mesh that the options choose, and return its result.
 
-    It is the mesh at the URL, else the running mesh of the data folder, else one in this process.
+    It is the mesh at the URL, else the running mesh of the data folder, else one in this process. `begins`
+    says that a new mesh is begun in a folder of --data that is not there. Raises NotFound without it.
     """
     from meshwright.settings import load_settings
 
@@ -94,13 +102,8 @@ def talk(target: Target, use: Callable[[Connection], Awaitable[ResultT]], *, nee
                 say_asked(running.where)
                 return await use(running)
         assert not isinstance(chosen, str)
-        is_file = chosen.store == "sqlite" and chosen.database is None
-        if target.data is not None and is_file and need in ("log", "state") and not target.data.is_dir():
-            raise NotFound(
-                f"there is no folder {target.data}, and so no mesh in it",
-                remedy=f"name one that has data, or make it with mesh up --data {target.data}",
-                field="data",
-            )
+        if not begins:
+            require_folder(target.data, chosen)
         async with in_process(chosen, need, options, target.tenant) as own:
             say_asked(None, own.where)
             return await use(own)
@@ -108,13 +111,28 @@ def talk(target: Target, use: Callable[[Connection], Awaitable[ResultT]], *, nee
     return asyncio.run(connect_and_use())
 
 
-def say_asked(url: str | None, data: str | Path = "", *, always: bool = False) -> None:
-    """Say on stderr which mesh a command asks: the one at a URL, or with None that none runs on the data.
+def require_folder(data: Path | None, settings: Settings) -> None:
+    """Raises NotFound for a folder of --data that is not there, where a mesh would have its store in it."""
+    if data is not None and settings.store == "sqlite" and settings.database is None and not data.is_dir():
+        raise NotFound(
+            f"there is no folder {data}, and so no mesh in it",
+            remedy=f"name one that has data, or make it with mesh up --data {data}",
+            field="data",
+        )
 
-    A person at a terminal reads it; elsewhere it is left out, unless the answer differs by shell (`always`).
+
+def say_asked(
+    url: str | None, data: str | Path = "", *, always: bool = False, instead: str = "asking its files"
+) -> None:
+    """Say on stderr which mesh a command asks: the one at a URL, or with None what is asked `instead`.
+
+    A person at a terminal reads it, once; elsewhere it is left out, unless the answer differs by shell
+    (`always`).
     """
-    if always or sys.stderr.isatty():
-        where = f"asking the mesh at {url}" if url else f"no mesh runs on {data}; asking its files"
+    meta = click.get_current_context().meta
+    if (always or sys.stderr.isatty()) and not meta.get(_SAID_KEY):
+        meta[_SAID_KEY] = True
+        where = f"asking the mesh at {url}" if url else f"no mesh runs on {data}; {instead}"
         click.echo(styled(f"mesh: {where}", dim=sys.stderr.isatty()), err=True)
 
 

@@ -323,5 +323,7 @@ def confirm(consequence: str) -> None:
     """
     if not sys.stdin.isatty():
         raise click.UsageError(f"{consequence} Add --yes to confirm.", click.get_current_context())
-    if not click.confirm(f"{consequence} Continue?", err=True):
+    from meshwright.cli.output import wrapped
+
+    if not click.confirm(wrapped(f"{consequence} Continue?", indent=0), err=True):
         raise click.ClickException("nothing was done")

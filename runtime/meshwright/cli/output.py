@@ -79,6 +79,14 @@ def wrapped(text: str, *, indent: int) -> str:
     return f"\n{' ' * indent}".join(lines)
 
 
+def say(text: str, *, err: bool = False, indent: int = 0) -> None:
+    """Print a sentence; on a terminal it is broken between words, and goes on `indent` further in."""
+    if (sys.stderr if err else sys.stdout).isatty():
+        head, rest = text[:indent], text[indent:]
+        text = head + wrapped(rest, indent=indent)
+    click.echo(text, err=err)
+
+
 def labelled(rows: Iterable[tuple[str, object]]) -> str:
     """A line for each row, with its label before it; on a terminal text goes on below itself.
 
@@ -100,7 +108,7 @@ def show(found: Sequence[Document], columns: Sequence[Column], *, as_json: bool,
     elif found:
         click.echo(table(columns, found))
     else:
-        click.echo(empty, err=True)
+        say(empty, err=True)
 
 
 def table(columns: Sequence[Column], items: Sequence[Document], *, width: int | None = None) -> str:

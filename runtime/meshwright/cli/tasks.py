@@ -149,7 +149,7 @@ def ask(
             raise error if error.field == "after" else await _with_names(mesh, agent, error) from None
         return await watch(mesh, receipt.task_id, quiet=quiet)
 
-    return print_answer(talk(target, ask_it, need="work"), as_json=as_json)
+    return print_answer(talk(target, ask_it, need="work", begins=True), as_json=as_json)
 
 
 def _estimate(target: Target, *, as_json: bool, **whose: str | None) -> int:
@@ -236,13 +236,13 @@ def submit(
             chosen = f"begins once task {fields['after']} has ended"
         shown = f"mesh task {receipt.task_id}{mesh.options} shows it"
         if not quiet:
-            click.echo(f"{receipt.status}: {chosen}; {shown}", err=True)
+            output.say(f"{receipt.status}: {chosen}; {shown}", err=True)
         if not mesh.is_running:
             until = f"until one does: mesh up{mesh.options}"
-            click.echo(f"no mesh is running: the task waits in {mesh.where} {until}", err=True)
+            output.say(f"no mesh is running: the task waits in {mesh.where} {until}", err=True)
         return document(receipt)
 
-    result = talk(target, submit_it, need="work" if wait else "change")
+    result = talk(target, submit_it, need="work" if wait else "change", begins=True)
     if wait:
         return print_answer(result, as_json=as_json)
     click.echo(json.dumps(result) if as_json else result["task_id"])

@@ -107,7 +107,7 @@ def allow(
         return await mesh.client.items(ALLOWANCES.path)
 
     target = target._replace(tenant=None)  # the mesh's administrator says what a tenant may spend
-    found = talk(target, change, need="state" if whose is None else "change")
+    found = talk(target, change, need="state" if whose is None else "change", begins=allowance is not None)
     show(found, ALLOWANCES.columns, as_json=as_json, empty=ALLOWANCES.empty)
     if allowance is not None and not as_json:
         tenant = f" --tenant {tenant_id}" if tenant_id else ""

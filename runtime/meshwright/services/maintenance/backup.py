@@ -68,6 +68,8 @@ def write_backup(folder: Path, target: Path, progress: Progress | None = None) -
     """
     if not (folder / FILE_NAME).is_file():
         raise StoreFailed(f"{folder} has no {FILE_NAME}", remedy="name the data folder of a mesh: --data DIR")
+    if not target.parent.is_dir():
+        raise StoreFailed(f"there is no folder {target.parent}", remedy="make it, or choose another place")
     if target.exists():
         raise _exists(target)
     draft = target.with_name(f".{target.name}.{os.getpid()}")
@@ -125,6 +127,8 @@ def restore(source: Path, folder: Path, progress: Progress | None = None) -> Bac
     """
     if folder.exists() and any(path.name not in _NOTHING for path in folder.iterdir()):
         raise StoreFailed(f"{folder} is not empty", remedy="name a new folder: --data DIR")
+    if not source.is_file():
+        raise StoreFailed(f"{source} cannot be restored to {folder}: there is no such file", remedy=_NAME)
     try:
         with closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as copy:
             files = _files_of(source, copy)
