@@ -191,3 +191,33 @@ async def test_a_command_asks_the_mesh_that_runs_and_says_so(running: RunningMes
         assert f"mesh: asking the mesh at {running.url}" in await shown(ours, running.url)
         os.close(theirs)
         await process.communicate()
+
+
+async def test_one_ctrl_c_ends_a_question_and_a_no_is_no_success(running: RunningMesh) -> None:
+    for answer, status in ((None, 130), (b"n\n", 1)):
+        with terminal() as (ours, theirs):
+            command = [*MESH, "keys", "open", "--data", str(running.data)]
+            process = await start(command, {}, stdin=theirs, stdout=theirs, stderr=theirs)
+            await shown(ours, "Continue? [y/N]:")
+            process.send_signal(2) if answer is None else os.write(ours, answer)
+            assert await process.wait() == status
+            os.close(theirs)
+
+
+async def test_without_rights_the_command_says_which_key_it_needs_and_asks_nobody_else(
+    running: RunningMesh,
+) -> None:
+    there, here = ("--url", running.url), ("--data", str(running.data))
+    made = await mesh("keys", "create", "--name", "eve", "--role", "viewer", "--yes", *here)
+    try:
+        none = await mesh("tasks", *there)
+        assert none.status == 1 and "put a key of that mesh into MESH_ADMIN_TOKEN" in none.err
+        viewer = {"MESH_ADMIN_TOKEN": made.out.strip()}
+        for command in (["models"], ["models", "test"], ["models", "route"]):
+            refused = await mesh(*command, *there, **viewer)
+            assert (refused.status, refused.out) == (1, ""), command
+            assert "eve has viewer; use a key that has it: mesh keys create" in refused.err
+        other = await mesh("tasks", "--tenant", "acme", *there, **viewer)
+        assert other.status == 1 and other.err.endswith("leave --tenant out\n")
+    finally:
+        await mesh("keys", "open", "--yes", *here)

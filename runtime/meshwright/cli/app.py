@@ -21,6 +21,7 @@ from meshwright.core.errors import MeshError, in_one_line
 from meshwright.parts import BUILTIN
 
 _FAILED, _WRONG_USE, _INTERRUPTED = 1, 2, 130
+_UNAUTHENTICATED = 401
 
 
 class _Listed(NamedTuple):
@@ -238,13 +239,20 @@ def run(arguments: Sequence[str] | None = None) -> int:
         _complain(_usage_line(error))
         return _WRONG_USE
     except MeshError as error:
-        _complain(in_one_line(error.message, error.remedy))
+        _complain(in_one_line(error.message, _remedy_of(error)))
         return _FAILED
     except click.ClickException as error:
         _complain(error.format_message())
         return _FAILED
     except click.Abort:
         return _INTERRUPTED
+
+
+def _remedy_of(error: MeshError) -> str:
+    """The remedy of an error, in options and variables where a mesh speaks of headers."""
+    if error.status == _UNAUTHENTICATED:
+        return "put a key of that mesh into MESH_ADMIN_TOKEN; mesh keys create makes one on its machine"
+    return "leave --tenant out" if error.field == "Mesh-Tenant" else error.remedy
 
 
 def _complain(message: str) -> None:

@@ -313,7 +313,7 @@ def _page(question: Document, options: str) -> str:
     if question.get("ended_at"):
         by = f"by {question['answered_by']} " if question.get("answered_by") else ""
         rows.append(("ended", f"{by}at {local_time(question['ended_at'])}"))
-    return labelled(rows)
+    return labelled(row for row in rows if row[1])
 
 
 _ORDER = ("running", "waiting", "dispatched", "accepted")

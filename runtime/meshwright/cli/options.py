@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -325,5 +326,14 @@ def confirm(consequence: str) -> None:
         raise click.UsageError(f"{consequence} Add --yes to confirm.", click.get_current_context())
     from meshwright.cli.output import wrapped
 
-    if not click.confirm(wrapped(f"{consequence} Continue?", indent=0), err=True):
+    if not ask(wrapped(f"{consequence} Continue?", indent=0)):
         raise click.ClickException("nothing was done")
+
+
+def ask(question: str) -> bool:
+    """Ask for a yes or a no. Raises Abort for Ctrl-C, also while an event loop holds that back."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return click.confirm(question, err=True)
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 _GAP = "  "
 _LABEL_WIDTH = 11
 _MIN_ROOM = 20
+_LONG_WORD = 20
 
 
 def document(model: BaseModel | Struct) -> Document:
@@ -150,11 +151,12 @@ def fitted(cell: str, room: int, *, from_end: bool = False) -> str:
 
 
 def clipped(line: str, width: int | None) -> str:
-    """A line cut to the width, if there is one, after a word."""
+    """A line cut to the width, if there is one, after a word, or within a long one."""
     if width is None or len(line) <= width:
         return line
     head = line[: width - len(MORE)]
-    return f"{head.rsplit(None, 1)[0] if ' ' in head.strip() else head}{MORE}"
+    whole = head.rsplit(None, 1)[0] if " " in head.strip() else head
+    return f"{head if len(head) - len(whole) > _LONG_WORD else whole}{MORE}"
 
 
 _NARROW, _VERY_NARROW = 120, 80  # columns of a terminal

@@ -412,7 +412,8 @@ def _page(mesh: Connection, view: TaskView, *, as_json: bool, more: Sequence[_Li
         rows.append(("steps", f"mesh task {view.task_id} --steps{mesh.options}"))
     rows.append(("events", f"mesh events --task {view.task_id}{mesh.options}"))
     text = view.outcome.text if view.outcome else ""
-    return "\n".join([output.labelled(rows), *(["", output.for_terminal(text)] if text else [])])
+    shown = output.labelled(row for row in rows if row[1])
+    return "\n".join([shown, *(["", output.for_terminal(text)] if text else [])])
 
 
 def _limits_text(limits: Sequence[Mapping[str, Any]], reached: Collection[str]) -> str:

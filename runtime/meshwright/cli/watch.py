@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from meshwright.core.messages import TaskStatus
 
 _LOOK_SECONDS = 1.0
+_NOISE = (*NOISE, "audit.recorded")  # of which each command of an operator makes some
 _OPEN: tuple[TaskStatus, ...] = ("running", "waiting", "dispatched", "accepted")
 _HOME, _CLEAR_LINE, _CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 _OTHER_SCREEN, _OWN_SCREEN = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
@@ -70,7 +71,7 @@ async def _look(mesh: Connection, limit: int) -> Document:
     """The status, the agents that are not parts of the mesh, the open tasks and the last events."""
     client = mesh.client
     tasks = [task for status in _OPEN for task in await client.tasks(status=status, limit=limit)]
-    events = [event for event in await client.events(limit=4 * limit) if event.event_type not in NOISE]
+    events = [event for event in await client.events(limit=8 * limit) if event.event_type not in _NOISE]
     return {
         "status": document(await client.status()),
         "agents": [agent for agent in await client.items(AGENTS.path) if agent.get("kind") != "system"],

@@ -129,7 +129,7 @@ async def _running(target: Target, settings: Settings) -> AsyncIterator[Client |
     async with running_mesh(target.url or settings, tenant=target.tenant) as mesh:
         client = None
         try:
-            if mesh is not None and (await mesh.client.status()).model is not None:
+            if mesh is not None and (target.url or (await mesh.client.status()).model is not None):
                 client = mesh.client
                 say_asked(mesh.where, always=True)
         except MeshError:

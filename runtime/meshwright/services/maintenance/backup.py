@@ -30,7 +30,7 @@ from meshwright.sql.folder import (
     write_private,
 )
 from meshwright.sql.mark import Marker
-from meshwright.sql.sqlite import FILE_NAME, SqliteDatabase, SqliteSession
+from meshwright.sql.sqlite import FILE_NAME, RESTORE, SqliteDatabase, SqliteSession
 
 _FILES = (SECRET_KEY, KEY_NAME, HEADS, "admin.token", "proxy-keys.json")
 _PAGES = 2_000  # copied in one go: some 8 MB
@@ -83,6 +83,8 @@ def write_backup(folder: Path, target: Path, progress: Progress | None = None) -
     except FileExistsError as error:
         raise _exists(target) from error
     except (sqlite3.Error, OSError) as error:
+        if type(error) is sqlite3.DatabaseError:  # those of the disk are of a class below it
+            raise StoreFailed(f"{folder / FILE_NAME} is damaged: {error}", remedy=RESTORE) from error
         problem = getattr(error, "strerror", None) or error
         raise StoreFailed(f"{target} cannot be written: {problem}", remedy="choose another place") from error
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import sqlite3
 import sys
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from meshwright.cli.connect import Connection, talk
 from meshwright.cli.options import Target, data_option, json_option, mesh_options
 from meshwright.cli.output import document, echo_json, say
 from meshwright.core.display import Document, local_time
-from meshwright.core.errors import InvalidInput
+from meshwright.core.errors import InvalidInput, StoreFailed
 
 if TYPE_CHECKING:
     from meshwright.events.verify import Verified
@@ -178,7 +179,10 @@ def verify(target: Target, audit: bool, key: str, as_json: bool) -> None:
     single, and whether outcomes cost what their calls cost. Each deviation is one line. It writes nothing,
     and the mesh may run meanwhile. Exit status 1 if anything is wrong.
     """
-    log, store = _verified_there(target, audit) if target.url else _verified_here(target.data, key, audit)
+    try:
+        log, store = _verified_there(target, audit) if target.url else _verified_here(target.data, key, audit)
+    except sqlite3.DatabaseError as error:
+        raise StoreFailed(f"the store cannot be read: {error}", remedy="restore a backup of it") from error
     if as_json:
         echo_json(asdict(log) if store is None else {"audit": asdict(log), "store": asdict(store)})
     else:
