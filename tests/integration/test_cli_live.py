@@ -178,6 +178,18 @@ async def test_watch_prints_once_where_there_is_no_terminal(running: RunningMesh
     assert found["tasks"][0]["status"] == "waiting" and found["events"]
 
 
+async def test_a_terminal_without_a_screen_or_without_our_letters_is_no_fault(running: RunningMesh) -> None:
+    with terminal() as (ours, theirs):
+        command = [*MESH, "watch", "--url", running.url]
+        process = await start(command, {"TERM": "dumb"}, stdin=theirs, stdout=theirs, stderr=theirs)
+        assert "\x1b[?1049h" not in await shown(ours, "last events")
+        os.close(theirs)
+        assert await process.wait() == 0
+    inbox = await mesh("inbox", "--url", running.url, PYTHONIOENCODING="latin-1")
+    [question] = await running.client.inbox()
+    assert (inbox.status, question.task_id[-6:] in inbox.out) == (0, True), inbox.err
+
+
 async def test_a_command_asks_the_mesh_that_runs_and_says_so(running: RunningMesh) -> None:
     where = ("--data", str(running.data))
     first = (await mesh("check", *where)).out.splitlines()[0]

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwright.cli.output import document, redraw, table
+from meshwright.cli.output import document, is_screen, redraw, table
 from meshwright.core.display import Column, Document, local_time
 
 if TYPE_CHECKING:
@@ -28,11 +27,11 @@ async def follow_tasks(
 ) -> None:
     """Show the tasks that agree with the filters for as long as the command runs."""
     mesh.require_running()
-    is_screen, drawn = sys.stdout.isatty() and not as_json, 0
+    draws, drawn = is_screen() and not as_json, 0
     known: dict[str, list[Any]] = {}
     while True:
         tasks = [document(task) for task in await mesh.client.tasks(limit=limit, **filters)]
-        if is_screen:
+        if draws:
             shown = table(columns, tasks) if tasks else "no such tasks"
             drawn = redraw(shown.splitlines(), drawn)
         else:

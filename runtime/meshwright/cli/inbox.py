@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -27,7 +26,7 @@ from meshwright.cli.options import (
     mesh_options,
     utf8,
 )
-from meshwright.cli.output import document, echo_json, labelled, redraw, table
+from meshwright.cli.output import document, echo_json, is_screen, labelled, redraw, table
 from meshwright.core.display import Column, Document, age, duration, local_time, short, short_id
 from meshwright.core.errors import Conflict, InvalidInput, NotFound
 from meshwright.core.schema import described, faults, takes_approval
@@ -236,12 +235,12 @@ async def _watch(mesh: Connection, limit: int, *, as_json: bool) -> None:
     Elsewhere each question is a line when it comes and another when it ends.
     """
     mesh.require_running()
-    is_screen, drawn = sys.stdout.isatty() and not as_json, 0
+    draws, drawn = is_screen() and not as_json, 0
     known: dict[str, Document] = {}
     while True:
         listed = await mesh.client.inbox(limit=limit)
         found = {question.id: document(question) for question in listed}
-        if is_screen:
+        if draws:
             shown = table(_COLUMNS, [*found.values()]) if found else "nothing waits for a person"
             drawn = redraw(shown.splitlines(), drawn)
         else:

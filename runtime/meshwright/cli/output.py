@@ -68,6 +68,11 @@ def redraw(lines: Sequence[str], drawn: int) -> int:
     return len(shown)
 
 
+def is_screen() -> bool:
+    """Whether stdout is a terminal on which lines can be drawn over."""
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
 def terminal_width() -> int | None:
     """The characters of a line of the terminal; None if stdout is none, so that nothing is cut."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None

@@ -17,7 +17,7 @@ from meshwright.agents.display import AGENTS
 from meshwright.cli.connect import Connection, talk
 from meshwright.cli.inbox import status_text
 from meshwright.cli.options import Target, json_option, limit_option, mesh_options
-from meshwright.cli.output import document, event_line, styled, table
+from meshwright.cli.output import document, event_line, is_screen, styled, table
 from meshwright.cli.tasks import REASON, TASKS
 from meshwright.cli.timeline import NOISE
 from meshwright.core.display import MORE, Document, time_of_day
@@ -42,11 +42,12 @@ _OTHER_SCREEN, _OWN_SCREEN = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 def watch(target: Target, limit: int, as_json: bool) -> None:
     """Show a live screen of status, agents, open tasks and events, until Ctrl-C.
 
-    It is printed once with --json and where stdout is no terminal. --limit is for tasks and for events.
+    It is printed once with --json, and where stdout is no terminal or a dumb one. --limit is for tasks and
+    for events.
     """
 
     async def show(mesh: Connection) -> None:
-        if as_json or not sys.stdout.isatty():
+        if as_json or not is_screen():
             found = await _look(mesh, limit)
             click.echo(json.dumps(found, ensure_ascii=False) if as_json else "\n".join(_page(mesh, found)))
             return
@@ -82,7 +83,7 @@ async def _look(mesh: Connection, limit: int) -> Document:
 
 def _page(mesh: Connection, found: Document) -> list[str]:
     columns, height = shutil.get_terminal_size()
-    is_screen = sys.stdout.isatty()
+    draws = is_screen()
     parts: list[tuple[str, Sequence[str]]] = [
         ("", status_text(found["status"]).splitlines()),
         ("agents", table(AGENTS.columns, found["agents"]).splitlines() if found["agents"] else ()),
@@ -92,8 +93,8 @@ def _page(mesh: Connection, found: Document) -> list[str]:
     for title, shown in parts:
         if shown:
             lines += ["", *([_title(title)] if title else ()), *shown]
-    if events := [event_line(event, columns if is_screen else None) for event in found["events"]]:
-        room = max(1, height - len(lines) - 2) if is_screen else len(events)
+    if events := [event_line(event, columns if draws else None) for event in found["events"]]:
+        room = max(1, height - len(lines) - 2) if draws else len(events)
         lines += ["", _title("last events"), *events[-room:]]
     return lines
 
