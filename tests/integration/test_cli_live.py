@@ -180,7 +180,7 @@ async def test_watch_prints_once_where_there_is_no_terminal(running: RunningMesh
 
 async def test_a_terminal_without_a_screen_or_without_our_letters_is_no_fault(running: RunningMesh) -> None:
     with terminal() as (ours, theirs):
-        command = [*MESH, "watch", "--url", running.url]
+        command = [*MESH, "watch", "--limit", "1", "--url", running.url]
         process = await start(command, {"TERM": "dumb"}, stdin=theirs, stdout=theirs, stderr=theirs)
         assert "\x1b[?1049h" not in await shown(ours, "last events")
         os.close(theirs)
