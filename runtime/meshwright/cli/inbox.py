@@ -62,7 +62,7 @@ def list_questions(target: Target, ended: bool, limit: int, follow: bool, as_jso
         output.show(items, columns, as_json=as_json, empty="nothing waits for a person")
         if items and not as_json:
             hint = f"mesh inbox ID{mesh.options} shows one whole, with the command that answers it"
-            click.echo(hint, err=True)
+            output.say(hint, err=True)
 
     talk(target, show)
 

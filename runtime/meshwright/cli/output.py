@@ -133,7 +133,7 @@ def table(columns: Sequence[Column], items: Sequence[Document], *, width: int | 
             excess = sum(widths) + len(_GAP) * (len(widths) - 1) - width
             if excess > 0:
                 widths[place] = max(widths[place] - excess, min(widths[place], columns[place].least))
-        dropped = next((columns[place] for _, place in cut if place), None)
+        dropped = next((columns[place] for _, place in cut[:-1] if place), None)  # the last to shrink stays
         if dropped is not None and sum(widths) + len(_GAP) * (len(widths) - 1) > width:
             return table([column for column in columns if column is not dropped], items, width=width)
     lines = (

@@ -163,7 +163,7 @@ class Column(NamedTuple):
     A terminal shows no column without text. If it is narrow, the columns with a number in `cut` are shortened
     in that order to `least` characters, `from_end` at their beginning, the others at their end. The last
     column is shortened after them; where that is not enough, columns are left out in the same order, but for
-    the first.
+    the first and for that with the highest number.
     """
 
     head: str
