@@ -42,7 +42,8 @@ def record(command: list[str]) -> list[str]:
     }
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=theirs, stderr=theirs) as process:
+    streams = {"stdin": subprocess.DEVNULL, "stdout": theirs, "stderr": theirs}
+    with subprocess.Popen(command, cwd=ROOT, env=environment, **streams) as process:
         os.close(theirs)
         written = b"".join(iter(lambda: read(ours), b""))
     if process.returncode:

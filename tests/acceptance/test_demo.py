@@ -1,6 +1,7 @@
 """The demo shows all that it promises, on real files, with no key, no network and no service."""
 
 import asyncio
+import os
 import re
 from asyncio.subprocess import DEVNULL
 from pathlib import Path
@@ -9,6 +10,15 @@ from tests.support.running_mesh import MESH, mesh
 
 PICTURE = Path(__file__).parents[2] / "docs/images/demo.svg"
 STAGES = {"accepted", "dispatched", "memory", "model", "tool", "waiting", "succeeded"}
+
+OWN = """
+from meshwright import Agent, Capability
+
+
+class Own(Agent):
+    agent_id = "own"
+    capabilities = (Capability("anything"),)
+"""
 
 
 async def test_the_demo_takes_tasks_of_several_agents_down_their_whole_road(tmp_path: Path) -> None:
@@ -23,14 +33,20 @@ async def test_the_demo_takes_tasks_of_several_agents_down_their_whole_road(tmp_
     assert "\n    accepted" in done.out, "no agent asked another"
     assert re.search(r"memory +1 recalled", done.out)
     assert "demo.py" not in done.out, "an agent found the questions themselves"
+    assert "has got SIGKILL" in done.out and "1 call of a model before SIGKILL, 0 repeated" in done.out
+    assert {"step", "waited"} <= set(words), "the task that was cut off did not go on, or asked nobody"
     sources = re.findall(r"\(([\w/.-]+):\d+\)$", done.out, flags=re.M)
     assert len(sources) >= 3 and all(Path(source).is_file() for source in sources)
     drawn = set(re.findall(r">(?:&#160;){2,4}([a-z]+)(?:&#160;)*<", PICTURE.read_text()))
     assert STAGES <= drawn <= set(words), "the picture of the README is stale: docs/images/make.py draws it"
 
 
-async def test_the_demo_works_outside_a_checkout(tmp_path: Path) -> None:
-    process = await asyncio.create_subprocess_exec(*MESH, "demo", cwd=tmp_path, stdout=DEVNULL)
+async def test_the_demo_works_in_a_project_that_has_other_agents(tmp_path: Path) -> None:
+    (tmp_path / "actors").mkdir()
+    (tmp_path / "actors/own.py").write_text(OWN)
+    process = await asyncio.create_subprocess_exec(
+        *MESH, "demo", cwd=tmp_path, stdin=DEVNULL, stdout=DEVNULL, env=os.environ | {"MESH_TRUST": "1"}
+    )
     assert await process.wait() == 0
 
 

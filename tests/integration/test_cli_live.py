@@ -121,6 +121,36 @@ async def test_a_task_is_followed_to_its_answer(running: RunningMesh) -> None:
     assert (again.status, again.out) == (0, "to the end\n")
 
 
+async def test_the_list_of_tasks_follows_them_through_each_change(running: RunningMesh) -> None:
+    command = [*MESH, "task", "list", "--follow", "--json", "--since", "1h", "--url", running.url]
+    following = await start(command, {}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert following.stdout is not None
+    assert json.loads(await following.stdout.readline())["status"] == "waiting"
+    task_id = await running.submit("Onwards", agent_id="asker", capability="asking")
+    await running.until(lambda event: event["event_type"] == "task.waiting" and event["task_id"] == task_id)
+    seen = {}
+    while seen.get(task_id) != "waiting":
+        task = json.loads(await following.stdout.readline())
+        seen[task["task_id"]] = task["status"]
+    await running.client.cancel(task_id)
+    assert '"cancelled"' in (line := (await following.stdout.readline()).decode()) and task_id in line
+    following.send_signal(2)
+    assert await following.wait() == 130
+
+
+async def test_a_table_of_tasks_that_is_followed_changes_in_its_place(running: RunningMesh) -> None:
+    with terminal() as (ours, theirs):
+        command = [*MESH, "tasks", "--follow", "--status", "cancelled", "--url", running.url]
+        process = await start(command, {"COLUMNS": "80"}, stdin=theirs, stdout=theirs, stderr=theirs)
+        await shown(ours, "status")
+        task_id = await running.submit("Off", agent_id="asker", capability="asking")
+        await running.client.cancel(task_id)
+        assert "\x1b[J" in await shown(ours, f"{task_id[-6:]}")
+        process.send_signal(2)
+        os.close(theirs)
+        assert await process.wait() == 130
+
+
 async def test_watch_draws_a_screen_that_changes_and_gives_the_terminal_back(running: RunningMesh) -> None:
     with terminal() as (ours, theirs):
         command = [*MESH, "watch", "--url", running.url]
@@ -148,6 +178,18 @@ async def test_watch_prints_once_where_there_is_no_terminal(running: RunningMesh
     assert found["tasks"][0]["status"] == "waiting" and found["events"]
 
 
+async def test_a_terminal_without_a_screen_or_without_our_letters_is_no_fault(running: RunningMesh) -> None:
+    with terminal() as (ours, theirs):
+        command = [*MESH, "watch", "--limit", "1", "--url", running.url]
+        process = await start(command, {"TERM": "dumb"}, stdin=theirs, stdout=theirs, stderr=theirs)
+        assert "\x1b[?1049h" not in await shown(ours, "last events")
+        os.close(theirs)
+        assert await process.wait() == 0
+    inbox = await mesh("inbox", "--url", running.url, PYTHONIOENCODING="latin-1")
+    [question] = await running.client.inbox()
+    assert (inbox.status, question.task_id[-6:] in inbox.out) == (0, True), inbox.err
+
+
 async def test_a_command_asks_the_mesh_that_runs_and_says_so(running: RunningMesh) -> None:
     where = ("--data", str(running.data))
     first = (await mesh("check", *where)).out.splitlines()[0]
@@ -161,3 +203,33 @@ async def test_a_command_asks_the_mesh_that_runs_and_says_so(running: RunningMes
         assert f"mesh: asking the mesh at {running.url}" in await shown(ours, running.url)
         os.close(theirs)
         await process.communicate()
+
+
+async def test_one_ctrl_c_ends_a_question_and_a_no_is_no_success(running: RunningMesh) -> None:
+    for answer, status in ((None, 130), (b"n\n", 1)):
+        with terminal() as (ours, theirs):
+            command = [*MESH, "keys", "open", "--data", str(running.data)]
+            process = await start(command, {}, stdin=theirs, stdout=theirs, stderr=theirs)
+            await shown(ours, "Continue? [y/N]:")
+            process.send_signal(2) if answer is None else os.write(ours, answer)
+            assert await process.wait() == status
+            os.close(theirs)
+
+
+async def test_without_rights_the_command_says_which_key_it_needs_and_asks_nobody_else(
+    running: RunningMesh,
+) -> None:
+    there, here = ("--url", running.url), ("--data", str(running.data))
+    made = await mesh("keys", "create", "--name", "eve", "--role", "viewer", "--yes", *here)
+    try:
+        none = await mesh("tasks", *there)
+        assert none.status == 1 and "put a key of that mesh into MESH_ADMIN_TOKEN" in none.err
+        viewer = {"MESH_ADMIN_TOKEN": made.out.strip()}
+        for command in (["models"], ["models", "test"], ["models", "route"]):
+            refused = await mesh(*command, *there, **viewer)
+            assert (refused.status, refused.out) == (1, ""), command
+            assert "eve has viewer; use a key that has it: mesh keys create" in refused.err
+        other = await mesh("tasks", "--tenant", "acme", *there, **viewer)
+        assert other.status == 1 and other.err.endswith("leave --tenant out\n")
+    finally:
+        await mesh("keys", "open", "--yes", *here)

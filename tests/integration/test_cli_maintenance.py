@@ -38,17 +38,28 @@ async def test_a_mesh_is_drained_backed_up_restored_and_released(tmp_path: Path)
 
 def test_wrong_calls_are_answered_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text").write_text("no backup")
+    (tmp_path / "new").mkdir()
+    data, damaged = tmp_path / "data", tmp_path / "damaged"
+    damaged.mkdir(0o700)
+    (damaged / "mesh.db").write_text("no database")
     nowhere, text = str(tmp_path / "nowhere"), str(tmp_path / "text")
     calls = {
         ("backup", str(tmp_path / "copy"), "--data", nowhere): "has no mesh.db; name the data folder",
+        ("backup", str(tmp_path / "none/copy"), "--data", str(data)): "there is no folder",
+        ("backup", str(tmp_path / "text/copy"), "--data", str(data)): "there is no folder",
+        ("backup", str(tmp_path / "copy"), "--data", str(damaged)): "mesh.db is damaged: file is not",
+        ("verify", "--data", str(damaged)): "the store cannot be read: file is not a database; restore",
         ("restore", text, "--data", nowhere): "is no backup of a mesh",
-        ("restore", str(tmp_path / "none"), "--data", nowhere): "cannot be restored to",
+        ("restore", str(tmp_path / "none"), "--data", nowhere): "there is no such file; name a file that",
         ("restore", text, "--data", str(tmp_path)): "is not empty; name a new folder",
         ("drain", "--data", nowhere): f"there is no folder {nowhere}",
         ("prune", "--dry-run", "--data", str(tmp_path / "new")): "The settings say no age of tasks",
+        ("release", "--data", nowhere): f"there is no folder {nowhere}",
+        ("retry", "--all", "--yes", "--data", nowhere): f"there is no folder {nowhere}",
         ("verify", "--data", nowhere): "has no event log",
     }
+    assert run(("keys", "create", "--name", "ada", "--yes", "--data", str(data))) == 0
     for call, said in calls.items():
         assert run(call) == 1, call
         assert said in capsys.readouterr().err, call
-    assert not (tmp_path / "copy").exists()
+    assert not (tmp_path / "copy").exists() and not Path(nowhere).exists()

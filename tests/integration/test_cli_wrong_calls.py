@@ -42,6 +42,10 @@ task list --status done            | 2 | 'done' is not one of 'accepted', 'dispa
 task list --limit 0                | 2 | '0' is not a whole number from 1 to 500
 task list --limit x                | 2 | 'x' is not a whole number from 1 to 500
 task list --stauts failed          | 2 | No such option '--stauts'; did you mean --status
+task list --follow --until 1h      | 2 | --follow shows what is new: leave out --until
+task list --follow                 | 1 | nothing more happens there; start one with: mesh up
+task list --since soon             | 2 | 'soon' is not a time; say 24h, 7d or 2026-01-01T00:00Z
+events --follow --until 1h         | 2 | --follow shows what is new: leave out --until
 task show                          | 2 | Missing argument 'ID'; type: mesh task show [OPTIONS] ID
 task show NOPE                     | 1 | {NO_TASK}
 task NOPE                          | 1 | {NO_TASK}

@@ -97,6 +97,12 @@ async def test_a_refusal_is_the_meshs_own_error(
     assert raised.value.field == field
 
 
+async def test_a_route_that_only_another_version_has_is_said_to_be_so(mesh: Ready) -> None:
+    client, _ = mesh
+    with pytest.raises(NotFound, match=r"has no GET /of-tomorrow\. It may be older or newer than"):
+        await client.call("GET", "/of-tomorrow")
+
+
 async def test_what_else_the_mesh_knows_is_typed(mesh: Ready) -> None:
     client, _ = mesh
     await client.ask("Hello", agent_id="echo")

@@ -155,6 +155,14 @@ def test_at_80_columns_the_reason_is_read_and_columns_give_way_to_it() -> None:
     assert lines[0].split()[-2:] == ["age", "reason"] and lines[1].split()[0].endswith("WXY64T")
 
 
+def test_at_40_columns_key_and_reason_are_what_is_left() -> None:
+    failed = {**TASK, "status": "failed", "reason": "Unauthorized: the server answered 401"}
+    lines = table((*TASKS, REASON), [failed], width=40).splitlines()
+    assert max(map(len, lines)) <= 40
+    assert lines[0].split() == ["task", "status", "age", "reason"]
+    assert lines[1].split()[0].endswith("WXY64T") and "Unauthori" in lines[1]
+
+
 def test_a_time_has_its_zone() -> None:
     shown = local_time("2026-11-20T09:31:02Z")
     assert datetime.fromisoformat(shown) == datetime(2026, 11, 20, 9, 31, 2, tzinfo=UTC)

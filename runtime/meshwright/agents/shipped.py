@@ -20,21 +20,27 @@ def project_agents(settings: Settings, project: Path) -> list[type[Agent]]:
     """Every agent of a project. Raises ConfigError, also for one to include that does not come with us."""
     folder = project_file(project, settings.agents.dir)
     own = folder.resolve() == shipped_folder("actors").resolve()
-    return load_agents(folder, project, beside=[] if own else _shipped(settings.agents.include))
+    return load_agents(folder, project, beside=[] if own else _wanted(settings.agents.include))
 
 
-def _shipped(wanted: Sequence[str]) -> list[type[Agent]]:
-    if not wanted:
+def shipped_agents() -> list[type[Agent]]:
+    """The agents that come with Meshwright, with their prompts."""
+    agents = load_agents(shipped_folder("actors"))
+    for agent in agents:
+        agent.prompt_text = agent.prompt_text or shipped_prompt(agent.prompt)
+    return agents
+
+
+def _wanted(names: Sequence[str]) -> list[type[Agent]]:
+    if not names:
         return []
-    known = {agent.agent_id: agent for agent in load_agents(shipped_folder("actors"))}
-    for name in wanted:
+    known = {agent.agent_id: agent for agent in shipped_agents()}
+    for name in names:
         if name not in known:
             likely = nearest(name, known)
             remedy = f"Did you mean {likely!r}?" if likely else f"There are {', '.join(known)}"
             raise ConfigError(f"agents.include: no agent {name!r} comes with Meshwright", remedy=remedy)
-        agent = known[name]
-        agent.prompt_text = agent.prompt_text or shipped_prompt(agent.prompt)
-    return [known[name] for name in wanted]
+    return [known[name] for name in names]
 
 
 def shipped_prompt(name: str) -> str:

@@ -1,8 +1,14 @@
 """The command line: `mesh`."""
 
+import sys
+from io import TextIOWrapper
+
 
 def main() -> int:
     """Run `mesh` with the arguments of this process, and return its exit status."""
     from meshwright.cli.app import run
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # of a terminal or a file that is not UTF-8
     return run()

@@ -139,7 +139,7 @@ def _show(found: Sequence[Document], *, as_json: bool) -> None:
         click.echo("no such tasks; mesh dead-letters lists what failed", err=True)
     for task in found:
         if refused := task["refused"]:
-            click.echo(f"{task['task_id']}  not worked on again: {refused['message']}", err=True)
+            output.say(f"{task['task_id']}  not worked on again: {refused['message']}", err=True)
         else:
             click.echo(f"{task['task_id']}  {_told(task)}")
 

@@ -15,14 +15,13 @@ from typing import Any, NamedTuple
 
 import click
 
-from meshwright.cli.logs import log_commands
 from meshwright.cli.options import DATA_KEY, DEFAULT_DATA
-from meshwright.cli.tracebacks import keep_traceback
 from meshwright.core import __version__
 from meshwright.core.errors import MeshError, in_one_line
 from meshwright.parts import BUILTIN
 
 _FAILED, _WRONG_USE, _INTERRUPTED = 1, 2, 130
+_UNAUTHENTICATED = 401
 
 
 class _Listed(NamedTuple):
@@ -94,6 +93,10 @@ class _Unexpected(click.ClickException):
 
 def _commands_of_packages() -> dict[str, click.Command]:
     """The commands that installed packages bring; where one has the name of ours, ours counts."""
+    from meshwright.core.plugins import COMPONENTS, installed
+
+    if not installed(COMPONENTS):
+        return {}
     from meshwright.outline import brought
 
     components = [*brought()]
@@ -189,6 +192,8 @@ def mesh() -> None:
     of an agent
     computed?"`.
     """
+    from meshwright.cli.logs import log_commands  # the help does without
+
     _enter_project()
     log_commands(_data_folder())
 
@@ -234,13 +239,20 @@ def run(arguments: Sequence[str] | None = None) -> int:
         _complain(_usage_line(error))
         return _WRONG_USE
     except MeshError as error:
-        _complain(in_one_line(error.message, error.remedy))
+        _complain(in_one_line(error.message, _remedy_of(error)))
         return _FAILED
     except click.ClickException as error:
         _complain(error.format_message())
         return _FAILED
     except click.Abort:
         return _INTERRUPTED
+
+
+def _remedy_of(error: MeshError) -> str:
+    """The remedy of an error, in options and variables where a mesh speaks of headers."""
+    if error.status == _UNAUTHENTICATED:
+        return "put a key of that mesh into MESH_ADMIN_TOKEN; mesh keys create makes one on its machine"
+    return "leave --tenant out" if error.field == "Mesh-Tenant" else error.remedy
 
 
 def _complain(message: str) -> None:
@@ -307,5 +319,7 @@ def _unexpected(error: Exception, ctx: click.Context) -> click.ClickException:
             f"cannot write to {place}: {disk.strerror}. Make room or the folder writable and start again: "
             "accepted tasks go on by themselves"
         )
+    from meshwright.cli.tracebacks import keep_traceback
+
     where = keep_traceback(error, ctx.meta.get(DATA_KEY) or _data_folder())
     return _Unexpected(f"unexpected {type(error).__name__}: {error} ({where})")

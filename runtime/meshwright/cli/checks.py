@@ -15,7 +15,7 @@ from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, running_mesh, say_asked, talk
 from meshwright.cli.nouns import Noun
 from meshwright.cli.options import Target, data_option, json_option, mesh_options
-from meshwright.cli.output import document, echo_json, labelled, styled
+from meshwright.cli.output import document, echo_json, labelled, styled, terminal_width, wrapped
 from meshwright.cli.project import Declared, declared_agents, require_trust, trust_option
 from meshwright.cli.resources import group_of
 from meshwright.cli.timeline import drawing
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from meshwright.settings import Settings
 
 _CHECK_SECONDS = 10.0
+_SENTENCE_AT = 18  # the column, behind verdict and name
 _BEGUN: tuple[TaskStatus, ...] = ("running", "waiting")
 _MAX_TASKS = 10_000
 _VERDICTS = {"ok": "green", "warn": "yellow", "FAIL": "red"}
@@ -236,7 +237,9 @@ async def _run_check(check: Check) -> tuple[str, str]:
 
 def _show(verdict: str, name: str, sentence: str) -> None:
     word = styled(f"{verdict:<4}", fg=_VERDICTS[verdict])
-    click.echo(f"{word}  {name:<10}  {' '.join(sentence.split())}")
+    text = " ".join(sentence.split())
+    shown = text if terminal_width() is None else wrapped(text, indent=_SENTENCE_AT)
+    click.echo(f"{word}  {name:<10}  {shown}")
 
 
 def _declared(settings: Settings) -> Declared:

@@ -33,6 +33,7 @@ from meshwright.sql.folder import SOCKET_NAME, make_private, open_private, read_
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from meshwright.agent import Agent
     from meshwright.client import Client
     from meshwright.core.messages import Event
     from meshwright.mesh import Mesh
@@ -49,6 +50,7 @@ _REPORTED_EVENTS = {
     "deployment.cooled_down": logging.WARNING,
     "deployment.recovered": logging.INFO,
 }
+_SAID_KEY = "meshwright.said"
 _URL_FILE, _TOKEN_FILE = "mesh.json", "admin.token"
 _SECRET_BYTES = 32
 _WHOLE_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")  # an id that the mesh made
@@ -70,11 +72,26 @@ class Connection:
     is_running: bool = True
     about: str = ""
 
+    def require_running(self) -> None:
+        """Raises NotFound where no mesh runs: nothing would ever change."""
+        if not self.is_running:
+            raise NotFound(
+                f"no mesh runs on {self.where}: nothing more happens there",
+                remedy=f"start one with: mesh up{self.options}",
+            )
 
-def talk(target: Target, use: Callable[[Connection], Awaitable[ResultT]], *, need: Need = "log") -> ResultT:
+
+def talk(
+    target: Target,
+    use: Callable[[Connection], Awaitable[ResultT]],
+    *,
+    need: Need = "log",
+    begins: bool = False,
+) -> ResultT:
     """Do something with the mesh that the options choose, and return its result.
 
-    It is the mesh at the URL, else the running mesh of the data folder, else one in this process.
+    It is the mesh at the URL, else the running mesh of the data folder, else one in this process. `begins`
+    says that a new mesh is begun in a folder of --data that is not there. Raises NotFound without it.
     """
     from meshwright.settings import load_settings
 
@@ -86,13 +103,8 @@ def talk(target: Target, use: Callable[[Connection], Awaitable[ResultT]], *, nee
                 say_asked(running.where)
                 return await use(running)
         assert not isinstance(chosen, str)
-        is_file = chosen.store == "sqlite" and chosen.database is None
-        if target.data is not None and is_file and need in ("log", "state") and not target.data.is_dir():
-            raise NotFound(
-                f"there is no folder {target.data}, and so no mesh in it",
-                remedy=f"name one that has data, or make it with mesh up --data {target.data}",
-                field="data",
-            )
+        if not begins:
+            require_folder(target.data, chosen)
         async with in_process(chosen, need, options, target.tenant) as own:
             say_asked(None, own.where)
             return await use(own)
@@ -100,13 +112,28 @@ def talk(target: Target, use: Callable[[Connection], Awaitable[ResultT]], *, nee
     return asyncio.run(connect_and_use())
 
 
-def say_asked(url: str | None, data: str | Path = "", *, always: bool = False) -> None:
-    """Say on stderr which mesh a command asks: the one at a URL, or with None that none runs on the data.
+def require_folder(data: Path | None, settings: Settings) -> None:
+    """Raises NotFound for a folder of --data that is not there, where a mesh would have its store in it."""
+    if data is not None and settings.store == "sqlite" and settings.database is None and not data.is_dir():
+        raise NotFound(
+            f"there is no folder {data}, and so no mesh in it",
+            remedy=f"name one that has data, or make it with mesh up --data {data}",
+            field="data",
+        )
 
-    A person at a terminal reads it; elsewhere it is left out, unless the answer differs by shell (`always`).
+
+def say_asked(
+    url: str | None, data: str | Path = "", *, always: bool = False, instead: str = "asking its files"
+) -> None:
+    """Say on stderr which mesh a command asks: the one at a URL, or with None what is asked `instead`.
+
+    A person at a terminal reads it, once; elsewhere it is left out, unless the answer differs by shell
+    (`always`).
     """
-    if always or sys.stderr.isatty():
-        where = f"asking the mesh at {url}" if url else f"no mesh runs on {data}; asking its files"
+    meta = click.get_current_context().meta
+    if (always or sys.stderr.isatty()) and not meta.get(_SAID_KEY):
+        meta[_SAID_KEY] = True
+        where = f"asking the mesh at {url}" if url else f"no mesh runs on {data}; {instead}"
         click.echo(styled(f"mesh: {where}", dim=sys.stderr.isatty()), err=True)
 
 
@@ -176,9 +203,15 @@ async def running_mesh(
 
 @asynccontextmanager
 async def in_process(
-    settings: Settings, need: Need, options: str = "", tenant: str | None = None
+    settings: Settings,
+    need: Need,
+    options: str = "",
+    tenant: str | None = None,
+    agents: Sequence[type[Agent]] | None = None,
 ) -> AsyncIterator[Connection]:
-    """A mesh in this process, on a data folder that no other mesh serves.
+    """A mesh in this process, on a data folder that no other mesh serves, of these agents, if it works.
+
+    Without `agents` those of the folder work.
 
     Raises StoreLocked if another process holds the data, InvalidInput if the mesh has its state elsewhere.
     """
@@ -195,21 +228,23 @@ async def in_process(
 
     settings = with_admin_token(settings, temporary=True)
     reads = need in ("log", "state")
-    async with _readable(settings) if reads else _started(settings, works=need == "work") as mesh:
+    async with _readable(settings) if reads else _started(settings, need == "work", agents) as mesh:
         about = f"An embedded mesh on {settings.data_dir}, model: {mesh.get(Model).name}"
         async with Client.local(mesh, tenant=tenant) as client:
             yield Connection(client, str(settings.data_dir), options, is_running=False, about=about)
 
 
 @asynccontextmanager
-async def _started(settings: Settings, *, works: bool) -> AsyncIterator[Mesh]:
+async def _started(
+    settings: Settings, works: bool, agents: Sequence[type[Agent]] | None
+) -> AsyncIterator[Mesh]:
     from meshwright.app import build_mesh
     from meshwright.cli.logs import log_commands
     from meshwright.work import Worker
 
     log_commands(settings.data_dir)
     require_trust(settings)
-    mesh = build_mesh(settings)
+    mesh = build_mesh(settings, agents=agents)
     if not works:
         await mesh.get(Worker).drain(0)
     report_problems(mesh)

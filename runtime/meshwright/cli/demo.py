@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import signal
 import sys
 import tempfile
 import textwrap
+from contextlib import aclosing
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,6 +19,7 @@ import click
 from meshwright.cli.connect import Connection, in_process
 from meshwright.cli.options import data_option
 from meshwright.cli.project import trust_option
+from meshwright.core.errors import ServiceFailed
 
 if TYPE_CHECKING:
     from meshwright.core.display import Document
@@ -66,6 +70,12 @@ process holds
 the folder?
 """
 _DELEGATED = 3  # the place of the question that one agent passes on to another
+_CLERK_TEXT = """
+Summarise: an accepted task
+is on disk. Whatever ends,
+it has one outcome.
+"""
+_CLERK = "from meshwright.cli.demo_clerk import main; main()"
 
 
 @click.command()
@@ -75,24 +85,76 @@ def demo(data: Path | None) -> int:
     """Show agents at work; needs no key and no network.
 
     A mesh in this process, with a fresh data folder, gives its agents real tasks over Meshwright's own files;
-    one of them asks another. The offline model answers, whatever keys are set.
+    one of them asks another. The process of the last one gets SIGKILL in the middle of its work, and its
+    agent asks you. The offline model answers, whatever keys are set.
     """
     return asyncio.run(_run(data or _fresh_folder()))
 
 
 async def _run(data: Path) -> int:
-    from meshwright.settings import load_settings
+    from meshwright.cli.demo_clerk import demo_agents, demo_settings
 
     workspace, questions = _questions()
-    click.echo("Four agents in one process, on real files; no key, no network, no service.")
-    settings = load_settings(
-        Path(), data_dir=data, tools={"workspace": workspace}, models={"adapter": "offline"}
-    )
-    async with in_process(settings, "work", f" --data {data}") as mesh:
+    click.echo("Five agents on real files; no key, no network, no service.")
+    settings = demo_settings(data, tools={"workspace": workspace})
+    options, agents = f" --data {data}", demo_agents()
+    async with in_process(settings, "work", options, agents=agents) as mesh:
         click.echo(f"{mesh.about}\nA real model answers once LITELLM_BASE_URL or a provider's key is set.")
         outcomes = [await _show(mesh, number, question) for number, question in enumerate(questions, start=1)]
+    _head(len(questions) + 1, "clerk", text := " ".join(_CLERK_TEXT.split()))
+    task_id = await _begin_and_kill(data, text)
+    async with in_process(settings, "work", options, agents=agents) as mesh:
+        outcomes.append(await _go_on(mesh, task_id))
         await _sum_up(mesh, outcomes)
     return 0 if all(outcome["success"] for outcome in outcomes) else 1
+
+
+async def _begin_and_kill(data: Path, text: str) -> str:
+    """Have another process begin a task and end by SIGKILL; returns the task's id."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-c", _CLERK, str(data), text),
+        env=os.environ | {"MESH_TRUST": "1"},  # this process was allowed to run the code of the folder
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await process.communicate()
+    if process.returncode != -signal.SIGKILL:
+        raise ServiceFailed(f"The process of the clerk ended with {process.returncode}", remedy="try again")
+    click.echo(f"Process {process.pid} began it and has got SIGKILL, in the middle. This one goes on:")
+    return out.decode().strip()
+
+
+async def _go_on(mesh: Connection, task_id: str) -> Document:
+    from meshwright.cli.demo_clerk import CALLED
+    from meshwright.cli.timeline import Answering, draw, drawing
+
+    has_person = sys.stdin.isatty() and sys.stderr.isatty()
+    if not has_person:
+        click.echo("It asks a person; there is no terminal to ask at, so the demo says yes.")
+    before = await mesh.client.events(task_id=task_id, event_type=CALLED)
+    with drawing(stream=sys.stdout) as canvas:
+        if has_person:
+            answering = Answering(mesh, canvas)
+            try:
+                outcome = await draw(mesh.client, task_id, canvas, answering)
+            finally:
+                await answering.close()
+        else:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(_say_yes(mesh, task_id))
+                outcome = await draw(mesh.client, task_id, canvas)
+    calls = await mesh.client.events(task_id=task_id, event_type=CALLED)
+    click.echo(quoted(_text_of(outcome), _width()))
+    click.echo(f"{len(before)} call of a model before SIGKILL, {len(calls) - len(before)} repeated after it.")
+    return outcome
+
+
+async def _say_yes(mesh: Connection, task_id: str) -> None:
+    """Answer in the place of the person, where the demo has no terminal to ask at."""
+    async with aclosing(mesh.client.follow(task_id)) as events:
+        async for event in events:
+            if event.event_type == "task.waiting":
+                await mesh.client.answer(task_id, event.fields["key"], {"approve": True})
 
 
 def _questions() -> tuple[Path, list[_Question]]:
@@ -124,14 +186,25 @@ def _fresh_folder() -> Path:
 async def _show(mesh: Connection, number: int, question: _Question) -> Document:
     from meshwright.cli.timeline import draw, drawing
 
-    click.secho(f"\n{number}. {question.agent_id}: {question.text}", bold=True)
+    _head(number, question.agent_id, question.text)
     text = f"{question.text}\n\n{question.material.read_text()}" if question.material else question.text
     receipt = await mesh.client.submit(text, agent_id=question.agent_id)
     with drawing(stream=sys.stdout) as canvas:
         outcome = await draw(mesh.client, receipt.task_id, canvas)
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
-    click.echo(quoted((outcome.get("result") or {}).get("text") or "", width))
+    click.echo(quoted(_text_of(outcome), _width()))
     return outcome
+
+
+def _head(number: int, agent_id: str, text: str) -> None:
+    click.secho(f"\n{number}. {agent_id}: {text}", bold=True)
+
+
+def _text_of(outcome: Document) -> str:
+    return (outcome.get("result") or {}).get("text") or ""
+
+
+def _width() -> int:
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
 
 
 def quoted(text: str, width: int) -> str:

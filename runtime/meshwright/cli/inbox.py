@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -27,7 +26,7 @@ from meshwright.cli.options import (
     mesh_options,
     utf8,
 )
-from meshwright.cli.output import document, echo_json, labelled, redraw, table
+from meshwright.cli.output import document, echo_json, is_screen, labelled, redraw, table
 from meshwright.core.display import Column, Document, age, duration, local_time, short, short_id
 from meshwright.core.errors import Conflict, InvalidInput, NotFound
 from meshwright.core.schema import described, faults, takes_approval
@@ -63,7 +62,7 @@ def list_questions(target: Target, ended: bool, limit: int, follow: bool, as_jso
         output.show(items, columns, as_json=as_json, empty="nothing waits for a person")
         if items and not as_json:
             hint = f"mesh inbox ID{mesh.options} shows one whole, with the command that answers it"
-            click.echo(hint, err=True)
+            output.say(hint, err=True)
 
     talk(target, show)
 
@@ -235,15 +234,13 @@ async def _watch(mesh: Connection, limit: int, *, as_json: bool) -> None:
 
     Elsewhere each question is a line when it comes and another when it ends.
     """
-    if not mesh.is_running:
-        message = f"no mesh runs on {mesh.where}: nothing more comes there"
-        raise NotFound(message, remedy=f"start one with: mesh up{mesh.options}")
-    is_screen, drawn = sys.stdout.isatty() and not as_json, 0
+    mesh.require_running()
+    draws, drawn = is_screen() and not as_json, 0
     known: dict[str, Document] = {}
     while True:
         listed = await mesh.client.inbox(limit=limit)
         found = {question.id: document(question) for question in listed}
-        if is_screen:
+        if draws:
             shown = table(_COLUMNS, [*found.values()]) if found else "nothing waits for a person"
             drawn = redraw(shown.splitlines(), drawn)
         else:
@@ -315,7 +312,7 @@ def _page(question: Document, options: str) -> str:
     if question.get("ended_at"):
         by = f"by {question['answered_by']} " if question.get("answered_by") else ""
         rows.append(("ended", f"{by}at {local_time(question['ended_at'])}"))
-    return labelled(rows)
+    return labelled(row for row in rows if row[1])
 
 
 _ORDER = ("running", "waiting", "dispatched", "accepted")

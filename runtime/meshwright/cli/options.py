@@ -1,16 +1,15 @@
-"""The options that commands share, the types of their values, and how a command asks before it acts."""
+"""The options that commands share, the types of their values, and how a command asks before it acts.
+
+`mesh --help` loads this: a module that a value needs is imported where the value is read.
+"""
 
 from __future__ import annotations
 
-import base64
-import json
 import re
+import signal
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
 from functools import wraps
-from mimetypes import guess_type
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,6 +77,8 @@ class _Amount(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The text of an amount of dollars, without the sign."""
+        from decimal import Decimal, InvalidOperation
+
         text = str(value).strip().removeprefix("$")
         try:
             amount = Decimal(text)
@@ -93,6 +94,8 @@ class _Since(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """The RFC 3339 time of a time, or of so long ago."""
+        from datetime import UTC, datetime
+
         from meshwright.ledger.costs import since_of
 
         try:
@@ -106,6 +109,8 @@ class _Json(click.ParamType[Any]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The JSON value, in a tuple since null is one too."""
+        import json
+
         utf8(ctx, param, value)
         try:
             return (json.loads(value),)
@@ -127,6 +132,9 @@ class _File(click.ParamType[Any]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The entry of `payload.files` for a file of this machine, or the address of one."""
+        import base64
+        from mimetypes import guess_type
+
         from meshwright.core.files import task_file_of
 
         if isinstance(value, dict):
@@ -316,7 +324,22 @@ def task_budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def confirm(consequence: str) -> None:
-    """Ask before something that others notice. Raises UsageError without a terminal, Abort for a no."""
+    """Ask before something that others notice.
+
+    Raises UsageError without a terminal, ClickException for a no, Abort for Ctrl-C.
+    """
     if not sys.stdin.isatty():
         raise click.UsageError(f"{consequence} Add --yes to confirm.", click.get_current_context())
-    click.confirm(f"{consequence} Continue?", abort=True, err=True)
+    from meshwright.cli.output import wrapped
+
+    if not ask(wrapped(f"{consequence} Continue?", indent=0)):
+        raise click.ClickException("nothing was done")
+
+
+def ask(question: str) -> bool:
+    """Ask for a yes or a no. Raises Abort for Ctrl-C, also while an event loop holds that back."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return click.confirm(question, err=True)
+    finally:
+        signal.signal(signal.SIGINT, before)

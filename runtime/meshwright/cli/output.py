@@ -23,6 +23,7 @@ from meshwright.core.display import (
     printable,
     short,
     short_id,
+    time_of_day,
 )
 from meshwright.outline import event_words
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 _GAP = "  "
 _LABEL_WIDTH = 11
 _MIN_ROOM = 20
+_LONG_WORD = 20
 
 
 def document(model: BaseModel | Struct) -> Document:
@@ -66,6 +68,11 @@ def redraw(lines: Sequence[str], drawn: int) -> int:
     return len(shown)
 
 
+def is_screen() -> bool:
+    """Whether stdout is a terminal on which lines can be drawn over."""
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
 def terminal_width() -> int | None:
     """The characters of a line of the terminal; None if stdout is none, so that nothing is cut."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
@@ -76,6 +83,14 @@ def wrapped(text: str, *, indent: int) -> str:
     room = max(shutil.get_terminal_size().columns - indent, _MIN_ROOM)
     lines = textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False)
     return f"\n{' ' * indent}".join(lines)
+
+
+def say(text: str, *, err: bool = False, indent: int = 0) -> None:
+    """Print a sentence; on a terminal it is broken between words, and goes on `indent` further in."""
+    if (sys.stderr if err else sys.stdout).isatty():
+        head, rest = text[:indent], text[indent:]
+        text = head + wrapped(rest, indent=indent)
+    click.echo(text, err=err)
 
 
 def labelled(rows: Iterable[tuple[str, object]]) -> str:
@@ -99,7 +114,7 @@ def show(found: Sequence[Document], columns: Sequence[Column], *, as_json: bool,
     elif found:
         click.echo(table(columns, found))
     else:
-        click.echo(empty, err=True)
+        say(empty, err=True)
 
 
 def table(columns: Sequence[Column], items: Sequence[Document], *, width: int | None = None) -> str:
@@ -118,7 +133,7 @@ def table(columns: Sequence[Column], items: Sequence[Document], *, width: int | 
             excess = sum(widths) + len(_GAP) * (len(widths) - 1) - width
             if excess > 0:
                 widths[place] = max(widths[place] - excess, min(widths[place], columns[place].least))
-        dropped = next((columns[place] for _, place in cut if place), None)
+        dropped = next((columns[place] for _, place in cut[:-1] if place), None)  # the last to shrink stays
         if dropped is not None and sum(widths) + len(_GAP) * (len(widths) - 1) > width:
             return table([column for column in columns if column is not dropped], items, width=width)
     lines = (
@@ -141,15 +156,16 @@ def fitted(cell: str, room: int, *, from_end: bool = False) -> str:
 
 
 def clipped(line: str, width: int | None) -> str:
-    """A line cut to the width, if there is one, after a word."""
+    """A line cut to the width, if there is one, after a word, or within a long one."""
     if width is None or len(line) <= width:
         return line
     head = line[: width - len(MORE)]
-    return f"{head.rsplit(None, 1)[0] if ' ' in head.strip() else head}{MORE}"
+    whole = head.rsplit(None, 1)[0] if " " in head.strip() else head
+    return f"{head if len(head) - len(whole) > _LONG_WORD else whole}{MORE}"
 
 
 _NARROW, _VERY_NARROW = 120, 80  # columns of a terminal
-_TIME, _NARROW_AGENT = slice(11, 19), 10  # the time of the day within a time; characters
+_NARROW_AGENT = 10  # characters
 _TYPE_WIDTH, _TASK_WIDTH, _AGENT_WIDTH = 18, 7, 16
 _SHOWN_APART = frozenset({"version", "task_id", "agent_id", "tenant_id"})
 _all_words = cache(event_words)
@@ -184,7 +200,7 @@ def _said(words: EventWords, event: Document) -> str:
 def event_line(event: Document, width: int | None = None) -> str:
     """An event of the log: seq, time, type, task and agent, and what it says.
 
-    `width` is that of the terminal, None if nothing is cut. A narrow one has no room for the date, a very
+    `width` is that of the terminal, None if nothing is cut. A narrow one has no room for seq and date, a very
     narrow one none for the agent either.
     """
     narrow = width is not None and width < _NARROW
@@ -193,7 +209,7 @@ def event_line(event: Document, width: int | None = None) -> str:
     line = line_of(event)
     parts = [
         f"{event.get('seq') or '':>6}",
-        local_time(event["time"])[_TIME if narrow else slice(None)],
+        time_of_day(event["time"]) if narrow else local_time(event["time"]),
         f"{event['event_type']:<{_TYPE_WIDTH}}",
         f"{task:<{_TASK_WIDTH}}",
         fitted(agent, _NARROW_AGENT).ljust(_NARROW_AGENT) if narrow else f"{agent:<{_AGENT_WIDTH}}",
@@ -201,6 +217,8 @@ def event_line(event: Document, width: int | None = None) -> str:
     ]
     if width is not None and width < _VERY_NARROW:
         del parts[4]
+    if narrow:
+        del parts[0]
     return clipped("  ".join(parts).rstrip(), width)
 
 

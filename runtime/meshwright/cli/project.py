@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 
 import click
 
+from meshwright.cli.options import ask
+
 if TYPE_CHECKING:
     from meshwright.core.capability import Capability, Registration
     from meshwright.prompts import Brought
@@ -57,7 +59,7 @@ def require_trust(settings: Settings) -> None:
         return
     listed = "\n".join(f"  {risk}" for risk in risks)
     question = f"Running a mesh in {folder} uses:\n{listed}\nThe code runs with your rights. Do you trust it?"
-    if not click.confirm(question, err=True):
+    if not ask(question):
         raise click.ClickException(f"nothing of {folder} was run; --trust answers yes beforehand")
     _remember_trust(folder)
 
@@ -70,7 +72,7 @@ def _risks(folder: Path, settings: Settings) -> list[str]:
     risks = []
     actors = project_file(Path(), settings.agents.dir)
     if actors.is_dir() and actors.resolve() not in (PACKAGED / "actors", CHECKOUT / "actors"):
-        names = sorted(path.name for path in actors.iterdir() if path.suffix == ".py" or path.is_dir())
+        names = sorted(path.name for path in actors.iterdir() if path.suffix == ".py" or _is_package(path))
         more = f", and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
         risks.append(f"{settings.agents.dir}/: its Python code ({', '.join(names[:_MAX_NAMED])}{more})")
     if text := _text_of(Path("mesh.toml")):
@@ -83,6 +85,10 @@ def _risks(folder: Path, settings: Settings) -> list[str]:
         sent = f": may send {', '.join(names)} of your environment to the servers it names" if names else ""
         risks.append(f"{settings.models.config}{sent}")
     return risks
+
+
+def _is_package(path: Path) -> bool:
+    return path.is_dir() and path.name != "__pycache__"
 
 
 def _text_of(path: Path) -> str:

@@ -12,7 +12,8 @@ import click
 
 from meshwright.cli import output
 from meshwright.cli.completion import named
-from meshwright.cli.connect import Connection, listed, talk, whole_id
+from meshwright.cli.connect import Connection, talk, whole_id
+from meshwright.cli.follow import follow_tasks
 from meshwright.cli.options import (
     FILE,
     JSON_OBJECT,
@@ -25,8 +26,10 @@ from meshwright.cli.options import (
     limit_options,
     mesh_options,
     quiet_option,
+    since_option,
     task_budget_options,
     time_options,
+    until_option,
 )
 from meshwright.cli.output import document
 from meshwright.cli.project import trust_option
@@ -146,7 +149,7 @@ def ask(
             raise error if error.field == "after" else await _with_names(mesh, agent, error) from None
         return await watch(mesh, receipt.task_id, quiet=quiet)
 
-    return print_answer(talk(target, ask_it, need="work"), as_json=as_json)
+    return print_answer(talk(target, ask_it, need="work", begins=True), as_json=as_json)
 
 
 def _estimate(target: Target, *, as_json: bool, **whose: str | None) -> int:
@@ -233,13 +236,13 @@ def submit(
             chosen = f"begins once task {fields['after']} has ended"
         shown = f"mesh task {receipt.task_id}{mesh.options} shows it"
         if not quiet:
-            click.echo(f"{receipt.status}: {chosen}; {shown}", err=True)
+            output.say(f"{receipt.status}: {chosen}; {shown}", err=True)
         if not mesh.is_running:
             until = f"until one does: mesh up{mesh.options}"
-            click.echo(f"no mesh is running: the task waits in {mesh.where} {until}", err=True)
+            output.say(f"no mesh is running: the task waits in {mesh.where} {until}", err=True)
         return document(receipt)
 
-    result = talk(target, submit_it, need="work" if wait else "change")
+    result = talk(target, submit_it, need="work" if wait else "change", begins=True)
     if wait:
         return print_answer(result, as_json=as_json)
     click.echo(json.dumps(result) if as_json else result["task_id"])
@@ -256,14 +259,29 @@ def submit(
     shell_complete=named("capability"),
     help="Only tasks that ask for this capability.",
 )
+@since_option
+@until_option
 @limit_option(20)
+@follow_option
 @json_option
 @mesh_options
-def tasks(target: Target, as_json: bool, **filters: Any) -> None:
-    """List tasks, newest first."""
-    found = listed(target, lambda client: client.tasks(**filters))
-    columns = (*TASKS, REASON) if any(task["reason"] for task in found) else TASKS
-    output.show(found, columns, as_json=as_json, empty='no such tasks; mesh ask AGENT "..." makes one')
+def tasks(target: Target, limit: int, follow: bool, as_json: bool, **filters: Any) -> None:
+    """List tasks, newest first.
+
+    --since and --until are of their last change. With --follow the list changes with the tasks: where stdout
+    is no terminal each change is a line, with --json one object.
+    """
+    if follow and filters["until"] is not None:
+        raise click.UsageError("--follow shows what is new: leave out --until", click.get_current_context())
+
+    async def show(mesh: Connection) -> None:
+        if follow:
+            await follow_tasks(mesh, (*TASKS, REASON), filters, limit=limit, as_json=as_json)
+        found = [document(task) for task in await mesh.client.tasks(limit=limit, **filters)]
+        columns = (*TASKS, REASON) if any(task["reason"] for task in found) else TASKS
+        output.show(found, columns, as_json=as_json, empty='no such tasks; mesh ask AGENT "..." makes one')
+
+    talk(target, show)
 
 
 _attempt_option = click.option(
@@ -337,9 +355,8 @@ def _follow(target: Target, task_id: str, *, as_json: bool) -> int:
 
     async def follow_it(mesh: Connection) -> Document:
         view = await mesh.client.task(await whole_id(mesh, task_id))
-        if view.outcome is None and not mesh.is_running:
-            message = f"no mesh runs on {mesh.where}: nothing more happens there"
-            raise NotFound(message, remedy=f"start one with: mesh up{mesh.options}")
+        if view.outcome is None:
+            mesh.require_running()
         return await watch(mesh, view.task_id, quiet=False)
 
     return print_answer(talk(target, follow_it, need="state"), as_json=as_json)
@@ -395,7 +412,8 @@ def _page(mesh: Connection, view: TaskView, *, as_json: bool, more: Sequence[_Li
         rows.append(("steps", f"mesh task {view.task_id} --steps{mesh.options}"))
     rows.append(("events", f"mesh events --task {view.task_id}{mesh.options}"))
     text = view.outcome.text if view.outcome else ""
-    return "\n".join([output.labelled(rows), *(["", output.for_terminal(text)] if text else [])])
+    shown = output.labelled(row for row in rows if row[1])
+    return "\n".join([shown, *(["", output.for_terminal(text)] if text else [])])
 
 
 def _limits_text(limits: Sequence[Mapping[str, Any]], reached: Collection[str]) -> str:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
+from datetime import datetime
 from functools import partial
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, Self, TextIO
@@ -22,7 +23,15 @@ import click
 from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk, whole_id
 from meshwright.cli.inbox import answer_of, question_lines
-from meshwright.cli.options import Target, follow_option, json_option, limit_option, mesh_options
+from meshwright.cli.options import (
+    Target,
+    follow_option,
+    json_option,
+    limit_option,
+    mesh_options,
+    since_option,
+    until_option,
+)
 from meshwright.cli.output import Line, document, event_line, for_terminal, line_of, styled, terminal_width
 from meshwright.client import Client
 from meshwright.core.display import Document, file_line, printable, short
@@ -431,7 +440,9 @@ def _why(error: Document) -> str:
     "--agent", "agent_id", metavar="ID", shell_complete=named("agent"), help="Only events of this agent."
 )
 @click.option("--all", "also_noise", is_flag=True, help="Also spans of traces and signed heads of the log.")
-@limit_option(None, _MAX_EVENTS, otherwise="the last 50; all of a task")
+@since_option
+@until_option
+@limit_option(None, _MAX_EVENTS, otherwise="the last 50; all of a task or a time")
 @json_option
 @mesh_options
 def events(
@@ -441,6 +452,8 @@ def events(
     event_type: str | None,
     agent_id: str | None,
     also_noise: bool,
+    since: str | None,
+    until: str | None,
     limit: int | None,
     as_json: bool,
 ) -> None:
@@ -451,17 +464,25 @@ def events(
     line = partial(json.dumps, ensure_ascii=False) if as_json else partial(event_line, width=terminal_width())
 
     hidden = () if also_noise or event_type else NOISE
+    if follow and until is not None:
+        raise click.UsageError("--follow shows what is new: leave out --until", click.get_current_context())
 
     async def show(mesh: Connection) -> None:
-        if follow and not mesh.is_running:
-            message = f"no mesh runs on {mesh.where}: nothing more happens there"
-            raise NotFound(message, remedy=f"start one with: mesh up{mesh.options}")
+        if follow:
+            mesh.require_running()
         task = await whole_id(mesh, task_id) if task_id else None
         fields: EventFields = {"task_id": task, "event_type": event_type, "agent_id": agent_id}
         newest = await mesh.client.last_seq() if follow else 0
-        most = limit or (_MAX_EVENTS if task else _SOME_EVENTS)
+        most = limit or (_MAX_EVENTS if task or since else _SOME_EVENTS)
         asked = most if not hidden else min(_MAX_EVENTS, 2 * most)  # so that enough are left
-        found = await mesh.client.events(limit=asked, task_id=task, event_type=event_type, agent_id=agent_id)
+        found = await mesh.client.events(
+            limit=asked,
+            since=_time(since),
+            until=_time(until),
+            task_id=task,
+            event_type=event_type,
+            agent_id=agent_id,
+        )
         if task and not found:
             await mesh.client.task(task)  # raises NotFound: it is no task, or has no such events
         if not found and not follow:
@@ -476,6 +497,10 @@ def events(
                         click.echo(line(document(event)))
 
     talk(target, show)
+
+
+def _time(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
 
 
 def _new_events(mesh: Connection, newest: int, fields: EventFields) -> AsyncGenerator[Event]:

@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
@@ -17,11 +17,11 @@ from meshwright.agents.display import AGENTS
 from meshwright.cli.connect import Connection, talk
 from meshwright.cli.inbox import status_text
 from meshwright.cli.options import Target, json_option, limit_option, mesh_options
-from meshwright.cli.output import document, event_line, styled, table
+from meshwright.cli.output import document, event_line, is_screen, styled, table
 from meshwright.cli.tasks import REASON, TASKS
 from meshwright.cli.timeline import NOISE
-from meshwright.core.display import MORE, Document
-from meshwright.core.errors import HostError, NotFound
+from meshwright.core.display import MORE, Document, time_of_day
+from meshwright.core.errors import HostError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from meshwright.core.messages import TaskStatus
 
 _LOOK_SECONDS = 1.0
+_NOISE = (*NOISE, "audit.recorded")  # of which each command of an operator makes some
 _OPEN: tuple[TaskStatus, ...] = ("running", "waiting", "dispatched", "accepted")
 _HOME, _CLEAR_LINE, _CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 _OTHER_SCREEN, _OWN_SCREEN = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
@@ -41,17 +42,16 @@ _OTHER_SCREEN, _OWN_SCREEN = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 def watch(target: Target, limit: int, as_json: bool) -> None:
     """Show a live screen of status, agents, open tasks and events, until Ctrl-C.
 
-    It is printed once with --json and where stdout is no terminal. --limit is for tasks and for events.
+    It is printed once with --json, and where stdout is no terminal or a dumb one. --limit is for tasks and
+    for events.
     """
 
     async def show(mesh: Connection) -> None:
-        if as_json or not sys.stdout.isatty():
+        if as_json or not is_screen():
             found = await _look(mesh, limit)
             click.echo(json.dumps(found, ensure_ascii=False) if as_json else "\n".join(_page(mesh, found)))
             return
-        if not mesh.is_running:
-            message = f"no mesh runs on {mesh.where}: nothing happens there"
-            raise NotFound(message, remedy=f"start one with: mesh up{mesh.options}")
+        mesh.require_running()
         with _screen():
             while True:
                 await _draw(mesh, limit)
@@ -72,7 +72,7 @@ async def _look(mesh: Connection, limit: int) -> Document:
     """The status, the agents that are not parts of the mesh, the open tasks and the last events."""
     client = mesh.client
     tasks = [task for status in _OPEN for task in await client.tasks(status=status, limit=limit)]
-    events = [event for event in await client.events(limit=4 * limit) if event.event_type not in NOISE]
+    events = [event for event in await client.events(limit=8 * limit) if event.event_type not in _NOISE]
     return {
         "status": document(await client.status()),
         "agents": [agent for agent in await client.items(AGENTS.path) if agent.get("kind") != "system"],
@@ -83,7 +83,7 @@ async def _look(mesh: Connection, limit: int) -> Document:
 
 def _page(mesh: Connection, found: Document) -> list[str]:
     columns, height = shutil.get_terminal_size()
-    is_screen = sys.stdout.isatty()
+    draws = is_screen()
     parts: list[tuple[str, Sequence[str]]] = [
         ("", status_text(found["status"]).splitlines()),
         ("agents", table(AGENTS.columns, found["agents"]).splitlines() if found["agents"] else ()),
@@ -93,8 +93,8 @@ def _page(mesh: Connection, found: Document) -> list[str]:
     for title, shown in parts:
         if shown:
             lines += ["", *([_title(title)] if title else ()), *shown]
-    if events := [event_line(event, columns if is_screen else None) for event in found["events"]]:
-        room = max(1, height - len(lines) - 2) if is_screen else len(events)
+    if events := [event_line(event, columns if draws else None) for event in found["events"]]:
+        room = max(1, height - len(lines) - 2) if draws else len(events)
         lines += ["", _title("last events"), *events[-room:]]
     return lines
 
@@ -104,7 +104,7 @@ def _title(title: str) -> str:
 
 
 def _head(mesh: Connection) -> str:
-    return f"{mesh.where}  {datetime.now().astimezone():%H:%M:%S}"
+    return f"{mesh.where}  {time_of_day(datetime.now(UTC).isoformat())}"
 
 
 @contextmanager

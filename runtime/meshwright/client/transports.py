@@ -18,9 +18,17 @@ from urllib.parse import unquote, urlencode
 
 from pydantic import BaseModel
 
+from meshwright.core import __version__
 from meshwright.core.clock import Backoff
 from meshwright.core.encoding import Struct
-from meshwright.core.errors import Draining, HostError, MeshError, StoreUnavailable, error_of_code
+from meshwright.core.errors import (
+    Draining,
+    HostError,
+    MeshError,
+    NotFound,
+    StoreUnavailable,
+    error_of_code,
+)
 from meshwright.core.messages import Event
 
 if TYPE_CHECKING:
@@ -232,6 +240,16 @@ def _no_mesh(url: str, status: int) -> MeshError:
     )
 
 
+def _of_version(error: MeshError, route: str) -> MeshError:
+    """The error itself; for a route that the mesh does not have, that its version may be another."""
+    if not isinstance(error, NotFound) or error.message != f"{route}: not found":
+        return error
+    return NotFound(
+        f"This mesh has no {route}",
+        remedy=f"It may be older or newer than this program ({__version__}): upgrade the older one",
+    )
+
+
 def _made(kind: type[MeshError], message: str, advice: Mapping[str, str]) -> MeshError:
     """An error of a kind, or of its nearest base where the kind needs more than a problem document says."""
     try:
@@ -330,7 +348,8 @@ class RequestSender:
                     text = b"".join([chunk async for chunk in response.chunks])
                     if response.status < 400:
                         return _json(text, self._transport.url + path, response.status)
-                    raise error_of(self._transport.url + path, response.status, text)
+                    error = error_of(self._transport.url + path, response.status, text)
+                    raise _of_version(error, f"{method} {path}")
             except _TRANSIENT as error:
                 if not self._reached or not (repeats or method == "GET"):
                     raise

@@ -86,6 +86,11 @@ def local_time(text: str | None, zone: str | None = None) -> str:
     return datetime.fromisoformat(text).astimezone(ZoneInfo(zone) if zone else None).isoformat(" ", "seconds")
 
 
+def time_of_day(text: str) -> str:
+    """An RFC 3339 time as `09:31:02+01` in this machine's zone, for lines without room for the date."""
+    return local_time(text)[11:].removesuffix(":00")  # few zones differ by parts of an hour
+
+
 def duration(time: timedelta) -> str:
     """A length of time in one or two words: `40 s`, `3 min`, `2 h`, `5 d`."""
     seconds = max(0, int(time.total_seconds()))
@@ -158,7 +163,7 @@ class Column(NamedTuple):
     A terminal shows no column without text. If it is narrow, the columns with a number in `cut` are shortened
     in that order to `least` characters, `from_end` at their beginning, the others at their end. The last
     column is shortened after them; where that is not enough, columns are left out in the same order, but for
-    the first.
+    the first and for that with the highest number.
     """
 
     head: str

@@ -7,7 +7,6 @@ pager = "acme.mesh:Pager"
 from __future__ import annotations
 
 import glob
-import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -15,7 +14,6 @@ from contextlib import suppress
 from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import unquote, urlsplit
 
 from meshwright.core.errors import ConfigError, nearest
 
@@ -110,7 +108,9 @@ def installed(group: str) -> list[_Plugin]:
 
 def install_command(extra: str) -> str:
     """The command that installs an extra: from the checkout, the archive or the index that this came from."""
+    import json
     from importlib.metadata import PackageNotFoundError, distribution  # 10 ms, which `mesh --help` spares
+    from urllib.parse import unquote, urlsplit
 
     origin: dict[str, Any] = {}
     with suppress(PackageNotFoundError):  # the source without an installation

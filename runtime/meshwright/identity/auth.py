@@ -170,8 +170,10 @@ class Authenticators:
         if credentials.peer_uid in (os.geteuid(), 0):
             return _ADMIN
         if await keys_required(self._keys, self._settings):
+            known = " that it knows" if credentials.token else ""
             raise Unauthenticated(
-                f"This mesh requires {self._credentials}, and the request has none", remedy=self._remedy
+                f"This mesh requires {self._credentials}, and the request has none{known}",
+                remedy=self._remedy,
             )
         if not (
             self._settings.http.insecure or self._settings.keys.required is False or credentials.is_local

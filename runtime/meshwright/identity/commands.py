@@ -12,7 +12,7 @@ from meshwright.cli.completion import ids_of, named
 from meshwright.cli.connect import Connection, one_of, talk
 from meshwright.cli.nouns import Noun
 from meshwright.cli.options import Target, confirm, json_option, mesh_options, yes_option
-from meshwright.cli.output import document, echo_json
+from meshwright.cli.output import document, echo_json, say
 from meshwright.cli.resources import group_of
 from meshwright.core.access import ALL_ROLES, KEY_ROLES, Role
 from meshwright.core.display import Document
@@ -124,12 +124,12 @@ def _create(
         agent_keys().put(tenant_id, agent_id, key=made.key, token=made.token)
         return {"key_id": made.token, "agent_id": agent_id, "tenant_id": tenant_id, "key": made.key}
 
-    made = on_proxy(make_there) if proxy else talk(target, make, need="change")
+    made = on_proxy(make_there) if proxy else talk(target, make, need="change", begins=True)
     if as_json:
         echo_json(made)
         return
     click.echo(made["key"])
-    click.echo(f"key {made['key_id']} of {made['agent_id']}, tenant {tenant_id}. {_ONCE}", err=True)
+    say(f"key {made['key_id']} of {made['agent_id']}, tenant {tenant_id}. {_ONCE}", err=True)
 
 
 @keys.command("rotate")
@@ -154,9 +154,7 @@ def _rotate(target: Target, key_id: str, grace: str, expires: str | None, as_jso
         echo_json(made)
         return
     click.echo(made["key"])
-    click.echo(
-        f"key {made['key_id']} of {made['agent_id']} replaces {key_id} within {grace}. {_ONCE}", err=True
-    )
+    say(f"key {made['key_id']} of {made['agent_id']} replaces {key_id} within {grace}. {_ONCE}", err=True)
 
 
 @keys.command("revoke")
@@ -200,7 +198,7 @@ def _open_mesh(target: Target, yes: bool) -> None:
 
     revoked, required = talk(target, open_there, need="change")
     click.echo(f"{revoked} {'key' if revoked == 1 else 'keys'} revoked")
-    click.echo(_STILL_REQUIRED if required else _NOT_REQUIRED, err=True)
+    say(_STILL_REQUIRED if required else _NOT_REQUIRED, err=True)
 
 
 def agent_keys() -> AgentKeys:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from meshwright.cli.nouns import Noun
+from meshwright.cli.options import WholeNumber
 from meshwright.cli.project import require_trust, trust_option
 from meshwright.core.errors import ConfigError
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 _CONTEXT_SERVICE = "context-service"
 
 
-@click.group()
+@click.group(cls=Noun)
 def k8s() -> None:
     """Write the manifests of a mesh on Kubernetes."""
 
@@ -58,7 +60,7 @@ def render(folder: Path, check: bool) -> int:
 
 
 @click.command()
-@click.option("--port", type=click.IntRange(1, 65_535), metavar="N", help="Default: that of the settings.")
+@click.option("--port", type=WholeNumber(1, 65_535), metavar="N", help="Default: that of the settings.")
 def probe(port: int | None) -> None:
     """Ask whether the mesh or worker of this machine is ready.
 

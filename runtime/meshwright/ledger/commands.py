@@ -107,7 +107,7 @@ def allow(
         return await mesh.client.items(ALLOWANCES.path)
 
     target = target._replace(tenant=None)  # the mesh's administrator says what a tenant may spend
-    found = talk(target, change, need="state" if whose is None else "change")
+    found = talk(target, change, need="state" if whose is None else "change", begins=allowance is not None)
     show(found, ALLOWANCES.columns, as_json=as_json, empty=ALLOWANCES.empty)
     if allowance is not None and not as_json:
         tenant = f" --tenant {tenant_id}" if tenant_id else ""
@@ -176,7 +176,7 @@ def costs_table(found: Document) -> str:
     by, *others = found["by"].split(",")
     total = found["total"]
     columns = (
-        *([Column(found["bucket"], "time", _bucket)] if found.get("bucket") else ()),
+        *([Column(f"{found['bucket']} (UTC)", "time", _bucket)] if found.get("bucket") else ()),
         Column(by, "key", partial(_key, by), cut=4, least=16),
         *(Column(other, "key2", partial(_key2, other), cut=5, least=16) for other in others),
         Column("calls", "calls", _count),

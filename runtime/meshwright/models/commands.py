@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -15,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from meshwright.cli.connect import Connection, running_mesh, say_asked, talk
+from meshwright.cli.connect import Connection, require_folder, running_mesh, say_asked, talk
 from meshwright.cli.nouns import Noun
 from meshwright.cli.options import Target, json_option, mesh_options
-from meshwright.cli.output import echo_json, table
+from meshwright.cli.output import echo_json, say, table
 from meshwright.cli.project import require_trust
 from meshwright.cli.timeline import drawing
 from meshwright.core.display import Column, Document, local_time, seconds
@@ -86,7 +85,7 @@ def route(target: Target, group: str, tags: str, as_json: bool) -> None:
         return _of_file(settings).route(group, wanted)
 
     found = asyncio.run(ask())
-    echo_json(found) if as_json else click.echo("\n".join(_explained(found)))
+    echo_json(found) if as_json else _explain(found)
 
 
 @models.command()
@@ -119,6 +118,7 @@ def _settings(target: Target) -> Settings:
     from meshwright.settings import load_settings
 
     settings = load_settings(Path(), data_dir=target.data)
+    require_folder(target.data, settings)
     require_trust(settings)
     return settings
 
@@ -129,14 +129,14 @@ async def _running(target: Target, settings: Settings) -> AsyncIterator[Client |
     async with running_mesh(target.url or settings, tenant=target.tenant) as mesh:
         client = None
         try:
-            if mesh is not None and (await mesh.client.status()).model is not None:
+            if mesh is not None and (target.url or (await mesh.client.status()).model is not None):
                 client = mesh.client
                 say_asked(mesh.where, always=True)
         except MeshError:
             if target.url is not None:
                 raise
-        if client is None and sys.stderr.isatty():
-            click.echo(f"mesh: no mesh runs on {settings.data_dir}; as the settings here say", err=True)
+        if client is None:
+            say_asked(None, settings.data_dir, instead="as the settings here say")
         yield client
 
 
@@ -214,13 +214,13 @@ def _state(health: Document) -> str:
 
 _GROUPS = (
     Column("group", "group", cut=4),
-    Column("deployment", "model", cut=3),
+    Column("deployment", "model", cut=6, least=27),
     Column("id", write=_own_id, cut=4),
     Column("tags", "tags", ", ".join, cut=1),
     Column("in", write=partial(_price, "input")),
     Column("out", write=partial(_price, "output")),
     Column("health", "health", _state, cut=2),
-    Column("missing", "missing", ", ".join),
+    Column("missing", "missing", ", ".join, least=17),
 )
 
 
@@ -241,6 +241,11 @@ def overview_text(found: Document) -> str:
     shown = table(_GROUPS, rows) if rows else ""
     parts = [f"answers: {found['answers']}", shown, "\n".join(reasons), "\n".join(chains)]
     return "\n\n".join([*filter(None, parts), *(f"warning: {warning}" for warning in found["warnings"])])
+
+
+def _explain(found: Document) -> None:
+    for line in _explained(found):
+        say(line, indent=len(line) - len(line.lstrip()) + 2)
 
 
 def _explained(found: Document, indent: str = "") -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from meshwright.core.errors import ConfigError, nearest
+from meshwright.core.errors import ConfigError, nearest, sentence
 from meshwright.settings.forms import Table
 from meshwright.settings.model import Settings, built_in, with_installed
 
@@ -29,7 +29,7 @@ _EXPECTED = {
     "tuple_type": "expected a list",
     "string_type": "expected text",
 }
-"""Our words by the type of pydantic's error; other types keep its message."""
+"""Words by the type of pydantic's error that a file of settings has of its own."""
 _Steps = tuple[str | int, ...]
 """The place of a value: its table, its name, and where within it."""
 
@@ -244,7 +244,7 @@ def _expected(kind: type[Settings], first: Any) -> tuple[str, str]:
     is_secret = any(known is not None and "Secret" in str(known.annotation) for known in (field, of_table))
     has_table = any(isinstance(item, Mapping) for item in (value if isinstance(value, list) else [value]))
     hidden = is_secret or not steps or has_table or "@" in str(value)  # a table may hold a secret
-    expected = _EXPECTED.get(first["type"]) or first["msg"].removeprefix("Value error, ")
+    expected = _EXPECTED.get(first["type"]) or sentence(first)
     if expected == _TABLE:
         hidden = True
         expected += ": write [NAME] in place of [[NAME]]" if isinstance(value, list) else ""

@@ -89,7 +89,7 @@ def _set_config(
         known = {agent.agent_id for agent in await mesh.client.agents()}
         return changed, changed["is_default"] or changed["agent_id"] in known
 
-    changed, is_known = talk(target, change, need="change")
+    changed, is_known = talk(target, change, need="change", begins=True)
     problem = changed.pop("problem", None)
     state = f" ({state_of(changed)})" if state_of(changed) else ""
     if as_json:

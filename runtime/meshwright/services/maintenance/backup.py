@@ -30,7 +30,7 @@ from meshwright.sql.folder import (
 )
 from meshwright.sql.mark import Marker
 from meshwright.sql.meta import HELD, write_note
-from meshwright.sql.sqlite import FILE_NAME, SqliteDatabase, SqliteSession
+from meshwright.sql.sqlite import FILE_NAME, RESTORE, SqliteDatabase, SqliteSession
 
 FILES = (SECRET_KEY, KEY_NAME, HEADS, "admin.token", "proxy-keys.json")
 """The files of a data folder that its store needs."""
@@ -69,6 +69,8 @@ def write_backup(folder: Path, target: Path, progress: Progress | None = None) -
     """
     if not (folder / FILE_NAME).is_file():
         raise no_store(folder)
+    if not target.parent.is_dir():
+        raise StoreFailed(f"there is no folder {target.parent}", remedy="make it, or choose another place")
     if target.exists():
         raise _exists(target)
     draft = target.with_name(f".{target.name}.{os.getpid()}")
@@ -82,6 +84,8 @@ def write_backup(folder: Path, target: Path, progress: Progress | None = None) -
     except FileExistsError as error:
         raise _exists(target) from error
     except (sqlite3.Error, OSError) as error:
+        if type(error) is sqlite3.DatabaseError:  # those of the disk are of a class below it
+            raise StoreFailed(f"{folder / FILE_NAME} is damaged: {error}", remedy=RESTORE) from error
         problem = getattr(error, "strerror", None) or error
         raise StoreFailed(f"{target} cannot be written: {problem}", remedy="choose another place") from error
     finally:
@@ -131,6 +135,8 @@ def restore(source: Path, folder: Path, progress: Progress | None = None) -> Bac
     """
     if folder.exists() and any(path.name not in _NOTHING for path in folder.iterdir()):
         raise StoreFailed(f"{folder} is not empty", remedy="name a new folder: --data DIR")
+    if not source.is_file():
+        raise StoreFailed(f"{source} cannot be restored to {folder}: there is no such file", remedy=_NAME)
     try:
         with closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as copy:
             files = _files_of(source, copy)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import sqlite3
 import sys
 import time
 from collections.abc import Callable
@@ -14,9 +16,9 @@ import click
 
 from meshwright.cli.connect import Connection, talk
 from meshwright.cli.options import Target, data_option, json_option, mesh_options
-from meshwright.cli.output import document, echo_json
+from meshwright.cli.output import document, echo_json, say
 from meshwright.core.display import Document, local_time
-from meshwright.core.errors import InvalidInput
+from meshwright.core.errors import InvalidInput, StoreFailed
 
 if TYPE_CHECKING:
     from meshwright.events.verify import Verified
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from meshwright.settings import Settings
 
 _WAIT_SECONDS = 60.0
+_KEY_BYTES = 32
 _REMEDY_OF_STORE = (
     "Make a backup of it as it is now, before anything changes it, and compare with an earlier one: "
     "mesh verify --data RESTORED. A list that deviates is made anew once its row in projection_positions is "
@@ -57,7 +60,7 @@ def backup(file: Path, data: Path | None, as_json: bool) -> None:
     if as_json:
         echo_json({**document(written.backup), "file": str(file), "bytes": written.bytes})
         return
-    click.echo(f"{file}: {written.bytes:,} bytes; {_contents(written.backup)}")
+    say(f"{file}: {written.bytes:,} bytes; {_contents(written.backup)}")
 
 
 @click.command()
@@ -77,10 +80,10 @@ def restore(file: Path, data: Path | None, as_json: bool) -> None:
     if as_json:
         echo_json({**document(found), "data_dir": str(folder)})
         return
-    click.echo(f"{folder}: {_contents(found)}")
+    say(f"{folder}: {_contents(found)}")
     option = f" --data {data}" if data else ""
     begin = f"mesh up{option}, look at mesh tasks{option}, then: mesh release{option}"
-    click.echo(f"its open tasks are held: {begin}", err=True)
+    say(f"its open tasks are held: {begin}", err=True)
 
 
 @click.command()
@@ -152,7 +155,7 @@ def release(target: Target, as_json: bool) -> None:
     if as_json:
         echo_json(found)
         return
-    click.echo(f"the mesh is working: {found['running']:,} running, {found['waiting']:,} waiting for a slot")
+    say(f"the mesh is working: {found['running']:,} running, {found['waiting']:,} waiting for a slot")
 
 
 async def _release(mesh: Connection) -> Document:
@@ -185,7 +188,7 @@ def drain(target: Target, wait: bool, as_json: bool) -> None:
         echo_json(found)
         return
     running, waiting = found["running"], found["waiting"]
-    click.echo(f"the mesh is draining: {running:,} running, {waiting:,} left for the next start")
+    say(f"the mesh is draining: {running:,} running, {waiting:,} left for the next start")
 
 
 def _embedded(data: Path | None) -> Settings:
@@ -209,9 +212,25 @@ def _contents(backup: Backup) -> str:
     return f"{backup.tasks:,} tasks, {backup.open_tasks:,} of them open; last event {backup.last_seq:,}{at}"
 
 
+def _public_key(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    try:
+        is_key = not value or len(base64.b64decode(value, validate=True)) == _KEY_BYTES
+    except ValueError:
+        is_key = False
+    if not is_key:
+        raise click.BadParameter(f"{value!r} is no public key as mesh verify prints it", ctx, parameter)
+    return value
+
+
 @click.command()
 @click.option("--audit", is_flag=True, help="The event log alone: its hash chain and its signed heads.")
-@click.option("--key", default="", metavar="KEY", help="The public key that has to have signed the heads.")
+@click.option(
+    "--key",
+    default="",
+    metavar="KEY",
+    callback=_public_key,
+    help="The public key that has to have signed the heads.",
+)
 @json_option
 @mesh_options
 def verify(target: Target, audit: bool, key: str, as_json: bool) -> None:
@@ -223,7 +242,10 @@ def verify(target: Target, audit: bool, key: str, as_json: bool) -> None:
     single, and whether outcomes cost what their calls cost. Each deviation is one line. It writes nothing,
     and the mesh may run meanwhile. Exit status 1 if anything is wrong.
     """
-    log, store = _verified_there(target, audit) if target.url else _verified_here(target.data, key, audit)
+    try:
+        log, store = _verified_there(target, audit) if target.url else _verified_here(target.data, key, audit)
+    except sqlite3.DatabaseError as error:
+        raise StoreFailed(f"the store cannot be read: {error}", remedy="restore a backup of it") from error
     if as_json:
         echo_json(asdict(log) if store is None else {"audit": asdict(log), "store": asdict(store)})
     else:
@@ -285,23 +307,23 @@ def _progress(unit: str) -> Callable[[int, int], None] | None:
 
 
 def _report_store(found: StoreVerified) -> None:
-    click.echo(found.sentence())
+    say(found.sentence())
     for note in found.notes:
-        click.echo(note)
+        say(note)
     for fault in found.faults:
-        click.echo(f"mesh: {fault}", err=True)
+        say(f"mesh: {fault}", err=True, indent=6)
     if found.faults:
-        click.echo(_REMEDY_OF_STORE, err=True)
+        say(_REMEDY_OF_STORE, err=True)
 
 
 def _report(found: Verified) -> None:
     from meshwright.events.heads import fingerprint
 
-    click.echo(found.sentence())
+    say(found.sentence())
     if found.key:
-        click.echo(f"heads signed by key {found.key} ({fingerprint(found.key)})")
+        say(f"heads signed by key {found.key} ({fingerprint(found.key)})")
     if unsigned := 0 if found.faults else found.last - found.signed_seq:
-        click.echo(
+        say(
             f"{unsigned:,} rows behind row {found.signed_seq:,} are chained, and no head vouches for them yet"
         )
     if found.pruned_seq:
@@ -309,8 +331,8 @@ def _report(found: Verified) -> None:
     if found.erased:
         click.echo(f"{found.erased:,} payloads were erased, on record")
     for note in found.notes:
-        click.echo(note)
+        say(note)
     for fault in found.faults:
-        click.echo(f"mesh: {fault}", err=True)
+        say(f"mesh: {fault}", err=True, indent=6)
     if found.faults:
-        click.echo(_REMEDY, err=True)
+        say(_REMEDY, err=True)

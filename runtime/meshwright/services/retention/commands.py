@@ -23,10 +23,11 @@ def prune(target: Target, dry_run: bool, yes: bool, as_json: bool) -> None:
     [retention] of mesh.toml says after how many days, by status; a running mesh does it by itself, hourly.
     Open tasks stay, with all that they belong to. Events stay as long as keep_events_days says.
     """
-    if not (dry_run or yes):
-        confirm("This erases the contents of the tasks that [retention] says are old enough, for good.")
 
     async def ask(mesh: Connection) -> Document:
+        if not (dry_run or yes):
+            planned = await mesh.client.prune(dry_run=True)
+            confirm(f"This erases the contents of old tasks for good: {_counted(planned) or 'none'}.")
         found = await mesh.client.prune(dry_run=dry_run)
         while found["has_more"]:
             more = await mesh.client.prune()
@@ -38,5 +39,8 @@ def prune(target: Target, dry_run: bool, yes: bool, as_json: bool) -> None:
     if as_json:
         echo_json(found)
         return
-    counts = ", ".join(f"{count:,} {status}" for status, count in sorted(found["tasks"].items()))
-    click.echo(f"{'would prune' if dry_run else 'pruned'}: {counts or 'no task'}")
+    click.echo(f"{'would prune' if dry_run else 'pruned'}: {_counted(found) or 'no task'}")
+
+
+def _counted(found: Document) -> str:
+    return ", ".join(f"{count:,} {status}" for status, count in sorted(found["tasks"].items()))

@@ -123,7 +123,7 @@ def _create(target: Target, schedule_id: str, replace: bool, as_json: bool, **gi
             made = await mesh.client.call("POST", "/schedules", body={"id": schedule_id, **body})
         return made, await _due(mesh, schedule_id, _PREVIEWED)
 
-    made, due = talk(target, make, need="change")
+    made, due = talk(target, make, need="change", begins=True)
     if as_json:
         echo_json({**made, "next": due})
     else:
