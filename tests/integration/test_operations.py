@@ -22,6 +22,7 @@ from meshwright.events.audit import Audit
 from meshwright.events.filter import EventFilter
 from meshwright.events.tasks import TaskSubject
 from meshwright.identity.administration import Administration
+from meshwright.identity.batches import Batches
 from meshwright.identity.operations import Feed, Operations
 from meshwright.identity.rules import RULES, check_answer
 from meshwright.ledger.keys import Keys, Unauthenticated
@@ -54,12 +55,15 @@ outcome      csaA    caA    csaA  caA
 answer       saA     aA     saA   aA
 cancel       soA     oA     sA    A
 retry        soA     oA     -     -
+tree         vcsoaA  vcoaA  -     -
 """
 """Roles that may use it on own and on other tasks, and roles that see the contents."""
 OF_TENANTS = """
 submit        sA     -
 tasks         vcoaA  caA
 retry_all     oA     -
+cancel_all    oA     -
+answer_all    aA     -
 dead_letters  vcoaA  -
 inbox         caA    caA
 events        vcoaA  caA
@@ -153,7 +157,7 @@ async def first_of(feed: Feed | None) -> list[Event]:
         await feed.batches.aclose()
 
 
-_Use = Callable[[Operations, Administration, Target], Any]
+_Use = Callable[[Batches, Administration, Target], Any]
 USES: dict[str, _Use] = {
     "see": lambda ops, _, task: ops.see(task.ended),
     "task_events": lambda ops, _, task: ops.task_events(task.ended, EventFilter()),
@@ -165,7 +169,10 @@ USES: dict[str, _Use] = {
     "cancel": lambda ops, _, task: ops.cancel(task.waiting),
     "retry": lambda ops, _, task: ops.retry(task.ended),
     "retry_all": lambda ops, *_: ops.retry_all(dry_run=True),
+    "cancel_all": lambda ops, *_: ops.cancel_all(dry_run=True),
+    "answer_all": lambda ops, *_: ops.answer_all("yes", kind="none"),
     "dead_letters": lambda ops, *_: ops.dead_letters(),
+    "tree": lambda ops, _, task: ops.tree(task.ended),
     "submit": lambda ops, *_: ops.submit(TaskRequest(agent_id="asker")),
     "tasks": lambda ops, *_: ops.tasks(),
     "inbox": lambda ops, *_: ops.inbox(),
@@ -205,7 +212,7 @@ USES: dict[str, _Use] = {
 async def use(mesh: Mesh, name: str, by: Caller, task: Target) -> tuple[bool, bool]:
     """Use an operation; returns whether the caller may, and whether it sees the secret."""
     try:
-        result = USES[name](Operations(mesh, by), Administration(mesh, by), task)
+        result = USES[name](Batches(mesh, by), Administration(mesh, by), task)
         if isinstance(result, Awaitable):
             result = await result
         if isinstance(result, Feed) or name == "follow":
@@ -239,7 +246,7 @@ async def meshed() -> AsyncIterator[MeshUnderTest]:
 def test_every_operation_has_a_rule_and_a_line_in_the_tables() -> None:
     methods = {
         name
-        for kind in (Operations, Administration)
+        for kind in (Batches, Administration)
         for name, _ in inspect.getmembers(kind, inspect.isfunction)
         if not name.startswith("_") and name not in ("check", "check_early")
     }
@@ -260,7 +267,7 @@ async def test_each_role_uses_operations_on_own_and_others_tasks(
             expected = (letter in may, letter in sees)
             assert await use(mesh, name, by, task) == expected, (name, letter, owner)
         with pytest.raises((NotFound, Forbidden)):
-            await USES[name](Operations(mesh, by), Administration(mesh, by), foreign)
+            await USES[name](Batches(mesh, by), Administration(mesh, by), foreign)
     assert (await mesh.get(Tasks).task(foreign.waiting, "globex")).status == "waiting"
 
 

@@ -13,6 +13,11 @@ import click
 from meshwright.cli import output
 from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, listed, talk, whole_id
+from meshwright.cli.filters import (
+    ENDED,
+    OPEN,
+    filter_options,
+)
 from meshwright.cli.options import (
     FILE,
     JSON_OBJECT,
@@ -51,9 +56,6 @@ if TYPE_CHECKING:
     from meshwright.work.protocol import Wait
     from meshwright.work.record import TaskView
 
-_STATUSES = ["accepted", "dispatched", "running", "waiting", "succeeded", "failed", "cancelled", "timed_out"]
-_ENDED_BEFORE = {"succeeded": "succeeded", "failed": "failed", "timed_out": "timed out"}
-"""How a task had ended that a request to cancel it came too late for."""
 _WHOLE_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")  # an id that the mesh made
 _SHOWN_IDS = 5
 _Line = tuple[str, str]
@@ -247,21 +249,23 @@ def submit(
 
 
 @click.command()
+@filter_options(*OPEN, *ENDED)
 @click.option(
-    "--status", type=click.Choice(_STATUSES), metavar="STATUS", help=f"One of {', '.join(_STATUSES)}."
-)
-@click.option(
-    "--capability",
-    metavar="NAME",
-    shell_complete=named("capability"),
-    help="Only tasks that ask for this capability.",
+    "--order",
+    type=click.Choice(["created", "changed"]),
+    default="created",
+    show_default=True,
+    help="The newest first, or those that changed last.",
 )
 @limit_option(20)
 @json_option
 @mesh_options
-def tasks(target: Target, as_json: bool, **filters: Any) -> None:
-    """List tasks, newest first."""
-    found = listed(target, lambda client: client.tasks(**filters))
+def tasks(target: Target, as_json: bool, **wanted: Any) -> None:
+    """List tasks, newest first.
+
+    --since and --until are of the last change of a task.
+    """
+    found = listed(target, lambda client: client.tasks(**wanted))
     columns = (*TASKS, REASON) if any(task["reason"] for task in found) else TASKS
     output.show(found, columns, as_json=as_json, empty='no such tasks; mesh ask AGENT "..." makes one')
 
@@ -326,7 +330,7 @@ def show(
         else:
             view = await mesh.client.task(whole)
             more = () if as_json else (*await _limits(mesh, view), *await _budget(mesh, view))
-            click.echo(_page(mesh, view, as_json=as_json, more=more))
+            click.echo(task_page(mesh, view, as_json=as_json, more=more))
 
     talk(target, show_it, need="state")
     return 0
@@ -363,30 +367,8 @@ def steps(target: Target, task_id: str, step: str | None, attempt: int | None, a
     talk(target, show_them, need="state")
 
 
-@click.command()
-@click.argument("task_id", metavar="ID", shell_complete=named("task"))
-@json_option
-@mesh_options
-def cancel(target: Target, task_id: str, as_json: bool) -> None:
-    """Cancel a task.
-
-    A task that has ended stays as it is, and the command says so. ID may be the end or the beginning of an id
-    that only one task has.
-    """
-
-    async def end(mesh: Connection) -> str:
-        view = await mesh.client.cancel(await whole_id(mesh, task_id))
-        if ended := _ENDED_BEFORE.get(view.status):
-            click.echo(f"it had already {ended}; nothing was cancelled", err=True)
-        elif view.status != "cancelled":
-            then = "its agent lets go" if mesh.is_running else f"mesh up{mesh.options} runs"
-            click.echo(f"cancelling: the task ends once {then}", err=True)
-        return _page(mesh, view, as_json=as_json)
-
-    click.echo(talk(target, end, need="change"))
-
-
-def _page(mesh: Connection, view: TaskView, *, as_json: bool, more: Sequence[_Line] = ()) -> str:
+def task_page(mesh: Connection, view: TaskView, *, as_json: bool, more: Sequence[_Line] = ()) -> str:
+    """A task with its attempts and outcome, as it is printed."""
     shown = document(view)
     if as_json:
         return json.dumps(shown, ensure_ascii=False, indent=2)

@@ -21,6 +21,7 @@ import click
 
 from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk, whole_id
+from meshwright.cli.filters import ENDED, OPEN, filter_options, given_filter
 from meshwright.cli.inbox import answer_of, question_lines
 from meshwright.cli.options import Target, follow_option, json_option, limit_option, mesh_options
 from meshwright.cli.output import Line, document, event_line, for_terminal, line_of, styled, terminal_width
@@ -427,9 +428,7 @@ def _why(error: Document) -> str:
     "--task", "task_id", metavar="ID", shell_complete=named("task"), help="Only events of this task."
 )
 @click.option("--type", "event_type", metavar="TYPE", help="Only this type, such as task.succeeded.")
-@click.option(
-    "--agent", "agent_id", metavar="ID", shell_complete=named("agent"), help="Only events of this agent."
-)
+@filter_options(*OPEN, *ENDED)
 @click.option("--all", "also_noise", is_flag=True, help="Also spans of traces and signed heads of the log.")
 @limit_option(None, _MAX_EVENTS, otherwise="the last 50; all of a task")
 @json_option
@@ -439,14 +438,17 @@ def events(
     follow: bool,
     task_id: str | None,
     event_type: str | None,
-    agent_id: str | None,
     also_noise: bool,
     limit: int | None,
     as_json: bool,
+    since: str | None,
+    until: str | None,
+    **of_task: Any,
 ) -> None:
     """Show events, oldest first.
 
-    Without --all those that only programs read are left out. With --json each event is one line of JSON.
+    An agent is that of the event; all other filters are of its task. Without --all those that only programs
+    read are left out. With --json each event is one line of JSON.
     """
     line = partial(json.dumps, ensure_ascii=False) if as_json else partial(event_line, width=terminal_width())
 
@@ -457,11 +459,11 @@ def events(
             message = f"no mesh runs on {mesh.where}: nothing more happens there"
             raise NotFound(message, remedy=f"start one with: mesh up{mesh.options}")
         task = await whole_id(mesh, task_id) if task_id else None
-        fields: EventFields = {"task_id": task, "event_type": event_type, "agent_id": agent_id}
+        fields: Any = {"task_id": task, "event_type": event_type, **given_filter(of_task)}
         newest = await mesh.client.last_seq() if follow else 0
         most = limit or (_MAX_EVENTS if task else _SOME_EVENTS)
         asked = most if not hidden else min(_MAX_EVENTS, 2 * most)  # so that enough are left
-        found = await mesh.client.events(limit=asked, task_id=task, event_type=event_type, agent_id=agent_id)
+        found = await mesh.client.events(limit=asked, since=since, until=until, **fields)
         if task and not found:
             await mesh.client.task(task)  # raises NotFound: it is no task, or has no such events
         if not found and not follow:
@@ -480,6 +482,6 @@ def events(
 
 def _new_events(mesh: Connection, newest: int, fields: EventFields) -> AsyncGenerator[Event]:
     task_id = fields.get("task_id")
-    if task_id and not (fields.get("event_type") or fields.get("agent_id")):
+    if task_id and not any(value for name, value in fields.items() if name != "task_id"):
         return mesh.client.follow(task_id, after_seq=newest)
     return mesh.client.stream(after_seq=newest, **fields)
