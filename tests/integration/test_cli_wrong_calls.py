@@ -55,6 +55,10 @@ task cancel                        | 2 | name tasks, or give a filter such as --
 task cancel NOPE                   | 1 | {NO_TASK}
 task cancel NOPE --all             | 2 | name tasks, or give a filter such as --agent ID, or --all
 task cancel --agent workr --yes    | 1 | There is no agent 'workr'
+retry NOPE --from 3                | 1 | {NO_TASK}
+retry --all --from 3               | 2 | a step is one of one task: name that by its ID
+retry NOPE --from there!           | 2 | a step is a number, or a path such as 3.1
+retry NOPE --attempt 2             | 2 | --attempt says whose step is meant: add --from STEP
 task tree NOPE                     | 1 | {NO_TASK}
 dead-letters redrive               | 2 | name a group, or give a filter such as --agent ID, or --all
 task --json cancel NOPE            | 2 | Give its options after mesh task cancel

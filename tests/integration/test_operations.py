@@ -55,6 +55,7 @@ outcome      csaA    caA    csaA  caA
 answer       saA     aA     saA   aA
 cancel       soA     oA     sA    A
 retry        soA     oA     -     -
+fork         sA      A      -     -
 tree         vcsoaA  vcoaA  -     -
 """
 """Roles that may use it on own and on other tasks, and roles that see the contents."""
@@ -172,6 +173,7 @@ USES: dict[str, _Use] = {
     "cancel_all": lambda ops, *_: ops.cancel_all(dry_run=True),
     "answer_all": lambda ops, *_: ops.answer_all("yes", kind="none"),
     "dead_letters": lambda ops, *_: ops.dead_letters(),
+    "fork": lambda ops, _, task: ops.fork(task.ended, "1", dry_run=True),
     "tree": lambda ops, _, task: ops.tree(task.ended),
     "submit": lambda ops, *_: ops.submit(TaskRequest(agent_id="asker")),
     "tasks": lambda ops, *_: ops.tasks(),

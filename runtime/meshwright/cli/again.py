@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from meshwright.cli import output
-from meshwright.cli.connect import Connection, listed, talk
+from meshwright.cli.connect import Connection, listed, talk, whole_id
 from meshwright.cli.filters import (
     confirmed,
     dry_run_option,
@@ -19,9 +19,18 @@ from meshwright.cli.filters import (
     show_each,
 )
 from meshwright.cli.nouns import Noun
-from meshwright.cli.options import DURATION, Target, json_option, limit_option, mesh_options, yes_option
+from meshwright.cli.options import (
+    DURATION,
+    Target,
+    WholeNumber,
+    json_option,
+    limit_option,
+    mesh_options,
+    yes_option,
+)
 from meshwright.cli.output import document
-from meshwright.core.display import Column, Document, age, local_time
+from meshwright.cli.steps import step_path
+from meshwright.core.display import Column, Document, age, local_time, short_id
 
 _STATUSES = ("failed", "timed_out", "cancelled")
 _LETTERS = (
@@ -32,10 +41,11 @@ _LETTERS = (
     Column("last", "last_at", local_time, cut=4, least=19),
     Column("reason", "reason", cut=6, least=24),
 )
+_WAYS = ("journal", "start")
 _begin_option = click.option(
     "--from",
     "begin",
-    type=click.Choice(["journal", "start"]),
+    type=click.Choice(_WAYS),
     help="Keep the finished steps, or none. Default: none where the agent was at fault.",
 )
 _deadline_option = click.option(
@@ -43,9 +53,21 @@ _deadline_option = click.option(
 )
 
 
+def _begin_or_step(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    return value if value in _WAYS else step_path(ctx, param, value)
+
+
 @click.command()
 @click.argument("task_ids", metavar="[ID]...", nargs=-1)
-@_begin_option
+@click.option(
+    "--from",
+    "begin",
+    metavar="journal|start|STEP",
+    callback=_begin_or_step,
+    help="Keep the finished steps, or none; or with a step make a new task that goes on behind it. Default: "
+    "none where the agent was at fault.",
+)
+@click.option("--attempt", type=WholeNumber(1), metavar="N", help="The attempt of STEP (default: the last).")
 @_deadline_option
 @click.option("--all", "everything", is_flag=True, help="All that failed or timed out.")
 @dry_run_option
@@ -58,6 +80,7 @@ def retry(
     target: Target,
     task_ids: tuple[str, ...],
     begin: str | None,
+    attempt: int | None,
     deadline: float | None,
     everything: bool,
     dry_run: bool,
@@ -72,12 +95,24 @@ def retry(
     mesh retry 8GK2F                      one task, by an end of its id
     mesh retry --agent coder --since 2h   all that agree with the filters
     mesh retry - < ids.txt                those on stdin
+    mesh retry 8GK2F --from 3             a new task that goes on behind its step 3
 
-    A task keeps its id. From its journal, finished steps stay and cost nothing again. mesh dead-letters
-    says what there is.
+    A task keeps its id. From its journal, finished steps stay and cost nothing again. With --from STEP the
+    task stays as it is, however it ended, and a new one begins behind that step. mesh dead-letters says what
+    there is.
     """
     wanted = given_filter(fields)
     require_one_way(task_ids, wanted, everything=everything, what="tasks")
+    is_fork, context = begin not in (None, *_WAYS), click.get_current_context()
+    if is_fork and (len(task_ids) != 1 or task_ids[0] == "-"):
+        raise click.UsageError("a step is one of one task: name that by its ID", context)
+    if attempt is not None and not is_fork:
+        raise click.UsageError(
+            "--attempt says whose step is meant: add --from STEP", click.get_current_context()
+        )
+    if is_fork:
+        how = {"attempt": attempt, "deadline": deadline, "dry_run": dry_run}
+        return _fork(target, task_ids[0], str(begin), as_json=as_json, **how)
     how: dict[str, Any] = {"begin": begin, "deadline": deadline}
     given = given_ids(task_ids)
 
@@ -91,6 +126,25 @@ def retry(
         return await each_of(mesh, given, one)
 
     return _show(talk(target, again, need="log" if dry_run else "change"), as_json=as_json)
+
+
+def _fork(target: Target, given: str, step: str, *, as_json: bool, **how: Any) -> int:
+    async def fork(mesh: Connection) -> Document:
+        return document(await mesh.client.fork(await whole_id(mesh, given), step, **how))
+
+    found = talk(target, fork, need="state" if how["dry_run"] else "change")
+    origin, kept = found["forked_from"], found["steps_kept"]
+    if as_json:
+        output.echo_json(found)
+        return 0
+    goes_on = (
+        f"step {step} of {short_id(origin['task_id'])}, with {kept} finished step{'' if kept == 1 else 's'}"
+    )
+    if found["is_dry"]:
+        click.echo(f"a new task of {found['agent_id']} would go on after {goes_on}")
+    else:
+        click.echo(f"{found['task_id']}  goes on after {goes_on}")
+    return 0
 
 
 async def _retry_all(mesh: Connection, wanted: dict[str, Any], *, dry_run: bool, yes: bool) -> list[Document]:

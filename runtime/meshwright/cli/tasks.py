@@ -420,6 +420,8 @@ def _rows(view: Document) -> Iterator[tuple[str, str]]:
     yield "created", local_time(view["created_at"])
     if view["after"]:
         yield "after", f"task {view['after']}"
+    if origin := view["forked_from"]:
+        yield "forked", f"from step {origin['step']} of task {origin['task_id']}, attempt {origin['attempt']}"
     for number, attempt in enumerate(view["attempts"], start=1):
         parts = [attempt["agent_id"], score(attempt.get("score_card")), fault(attempt.get("error"))]
         yield f"attempt {number}", join(parts)

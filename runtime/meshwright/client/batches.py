@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh han
     from meshwright.core.messages import TaskStatus
     from meshwright.events.tasks import DeadLetters
     from meshwright.ledger.task_tree import TaskTree
-    from meshwright.orchestration.again import Again
+    from meshwright.orchestration.again import Again, Forked
     from meshwright.orchestration.batches import Answered, Cancelled
     from meshwright.work.protocol import Begin
 
@@ -66,6 +66,26 @@ class Batches(Administration):
 
         body = {"begin": begin, "deadline": deadline, "dry_run": dry_run}
         return await self._connection.get(Again, f"{task_path(task_id)}/retry", "POST", body=body)
+
+    async def fork(
+        self,
+        task_id: str,
+        step: str,
+        *,
+        attempt: int | None = None,
+        deadline: float | None = None,
+        dry_run: bool = False,
+    ) -> Forked:
+        """Make a task that goes on from a finished step of another's attempt, by default of the last.
+
+        The other stays as it is, and the steps up to there cost nothing again. `deadline` is in seconds from
+        now, by default as long as that of the other. Raises NotFound for a step that is not there, Conflict
+        for one that failed or a task that is open, NoAgentAvailable, Overloaded.
+        """
+        from meshwright.orchestration.again import Forked
+
+        body = {"step": step, "attempt": attempt, "deadline": deadline, "dry_run": dry_run}
+        return await self._connection.get(Forked, f"{task_path(task_id)}/fork", "POST", body=body)
 
     async def retry_all(
         self,

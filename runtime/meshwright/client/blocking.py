@@ -124,6 +124,7 @@ class BlockingClient:
     transcript = _iterating(Client.transcript)
     cancel = _blocking(Client.cancel)
     retry = _blocking(Client.retry)
+    fork = _blocking(Client.fork)
     retry_all = _blocking(Client.retry_all)
     cancel_all = _blocking(Client.cancel_all)
     answer_all = _blocking(Client.answer_all)

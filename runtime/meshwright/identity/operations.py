@@ -59,7 +59,7 @@ from meshwright.mesh import Mesh
 from meshwright.models.overview import Deployments
 from meshwright.models.port import CallContext
 from meshwright.orchestration.acceptance import FINAL
-from meshwright.orchestration.again import Again
+from meshwright.orchestration.again import Again, Forked
 from meshwright.orchestration.registry import Registry
 from meshwright.orchestration.status import StatusReader
 from meshwright.orchestration.tasks import Tasks
@@ -209,6 +209,12 @@ class Operations(Acting):
         if has_role(self.caller, Role.CONTENTS):
             return again
         return replace(again, error=named(again.error), refused=named(again.refused))
+
+    async def fork(self, task_id: str, step: str, **wanted: Any) -> Forked:
+        """Make a task of the caller that goes on from a step of another. Takes what `Tasks.fork` takes."""
+        self.check("fork")
+        await self._check_task("fork", task_id)
+        return await self.mesh.get(Tasks).fork(task_id, step, self.caller, **wanted)
 
     async def answer(
         self, task_id: str, key: str, value: Any, *, idempotency_key: str | None = None

@@ -93,6 +93,7 @@ RULES = {
     "retry": Rule(
         "retries tasks", (Role.OPERATOR, Role.SUBMITTER), Role.OPERATOR, "retries the tasks of others"
     ),
+    "fork": Rule("forks tasks", _SUBMITTER, Role.CONTENTS, "forks the tasks of others"),
     "retry_all": Rule("retries tasks", _OPERATOR),
     "cancel_all": Rule("cancels tasks", _OPERATOR),
     "answer_all": Rule("answers questions", (Role.APPROVER,)),

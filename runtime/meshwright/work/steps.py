@@ -21,6 +21,7 @@ class StepSummary(Struct):
     answer is from the mesh's cache. `unfinished`: calls were made and the step never ended.
 
     `has_contents` is False where what was said is not stored, or was deleted (`keep_contents_days`).
+    `is_copied` is True for a step of the task that its own was forked from.
     """
 
     path: str
@@ -42,6 +43,7 @@ class StepSummary(Struct):
     error: str | None = None
     child_task_id: str | None = None
     has_contents: bool = True
+    is_copied: bool = False
 
     def __post_init__(self) -> None:
         exact(self, "cost_usd", self.cost_usd)

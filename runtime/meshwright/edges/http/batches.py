@@ -16,7 +16,7 @@ from meshwright.edges.http.routing import make_router, may, problems
 from meshwright.events.tasks import DeadLetterPage
 from meshwright.identity.batches import Batches
 from meshwright.ledger.task_tree import TaskTree
-from meshwright.orchestration.again import Again, AgainPage
+from meshwright.orchestration.again import Again, AgainPage, Forked
 from meshwright.orchestration.batches import AnswerPage, CancelPage
 
 router = make_router("tasks")
@@ -67,6 +67,44 @@ async def _retry_task(
     on again as its own fault says.
     """
     return await operations.retry(task_id, **dict(wanted))
+
+
+class ForkRequest(Strict):
+    """The finished step to go on from, by its `path`, and of which attempt, by default of the last.
+
+    `deadline` is in seconds from now, by default as long as that of the other task. With `dry_run` nothing is
+    changed.
+    """
+
+    step: str = Field(pattern=r"^[A-Za-z0-9.]{1,64}$")
+    attempt: int | None = Field(default=None, ge=1)
+    deadline: float | None = Field(default=None, gt=0, le=MAX_DEADLINE_SECONDS)
+    dry_run: bool = False
+
+
+@router.post(
+    "/tasks/{task_id}/fork",
+    status_code=202,
+    summary="Go on from a step of a task, as a new one",
+    response_description="The new task is durable; or it would be made, by a dry run.",
+    responses=problems(
+        {
+            404: "There is no such task, attempt or finished step.",
+            409: "The task is open, its contents were erased, or the step failed.",
+            429: _NO_ROOM,
+            503: "Its agent is offline, or the mesh is stopping.",
+        }
+    ),
+)
+async def _fork_task(
+    operations: Annotated[Batches, _by("fork")], task_id: _TaskId, wanted: ForkRequest
+) -> Forked:
+    """Make a task that goes on from a finished step of another, which stays as it is.
+
+    Its agent, request and limits are those of the other, its id and thread are its own. The steps up to there
+    are replies that were given before, and cost nothing again.
+    """
+    return await operations.fork(task_id, **dict(wanted))
 
 
 class RetryManyRequest(TaskPageQuery, RetryRequest):
