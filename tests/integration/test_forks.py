@@ -6,8 +6,11 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from meshwright import Agent, Capability, Run
+from meshwright.core.access import Role
 from meshwright.core.errors import Conflict, NotFound
 from meshwright.core.messages import Caller, TaskRequest
+from meshwright.events.tasks import TaskSubject
+from meshwright.identity.administration import Administration
 from meshwright.mesh import Mesh
 from meshwright.orchestration.tasks import Tasks
 from meshwright.run.transcript import Transcript
@@ -110,3 +113,20 @@ async def test_a_fork_of_what_has_no_end_is_refused() -> None:
             await tasks.fork("nothing", "1")
         with pytest.raises(NotFound, match="There is no task"):
             await tasks.fork(failed, "1", Caller(tenant_id="other"))
+
+
+async def test_a_fork_is_erased_with_the_task_that_it_goes_on_from() -> None:
+    async with mesh_for(nesting(Counter())) as under_test:
+        mesh, tasks = under_test.mesh, under_test.mesh.get(Tasks)
+        task_id = await ended(mesh, name="Ann")
+        forked = await tasks.fork(task_id, "1", Caller(requested_by="bob"))
+        await tasks.outcome(str(forked.task_id))
+        again = await tasks.fork(str(forked.task_id), "1")
+        await tasks.outcome(str(again.task_id))
+        admin = Caller(requested_by="root", roles=frozenset(Role), key_id="k")
+        erased = await Administration(mesh, admin).erase(TaskSubject(task_id=task_id))
+        assert erased.tasks == 3
+        for fork in (forked, again):
+            assert (await tasks.task(str(fork.task_id))).payload == {}
+        with pytest.raises(Conflict, match="erased"):
+            await tasks.fork(task_id, "1")

@@ -19,7 +19,7 @@ from meshwright.core.encoding import encode
 from meshwright.core.errors import Forbidden, MeshError, NotFound, StoreUnavailable
 from meshwright.core.messages import Caller, Event
 from meshwright.events.audit import Audit
-from meshwright.events.filter import EventFilter
+from meshwright.events.filter import EventFilter, TaskFilter
 from meshwright.events.tasks import TaskSubject
 from meshwright.identity.administration import Administration
 from meshwright.identity.batches import Batches
@@ -284,6 +284,27 @@ async def test_each_role_uses_operations_of_its_tenant_alone(meshed: MeshUnderTe
         expected = (letter in may, letter in sees)
         assert await use(mesh, name, caller(letter), task) == expected, (name, letter)
     assert not (await use(mesh, name, Caller(tenant_id="acme"), task))[0]
+
+
+async def test_words_of_requests_are_searched_by_those_who_may_read_them(meshed: MeshUnderTest) -> None:
+    mesh = meshed.mesh
+    await made(mesh, caller(name="bob"))
+    wanted = EventFilter(of_task=TaskFilter(text="task"), after_seq=0)
+    searches: list[Callable[[Batches], Any]] = [
+        lambda ops: ops.tasks(text="task"),
+        lambda ops: ops.dead_letters(text="task"),
+        lambda ops: ops.events(wanted),
+        lambda ops: ops.tail(wanted),
+        lambda ops: ops.costs(text="task"),
+        lambda ops: ops.cancel_all(text="task", dry_run=True),
+    ]
+    for search in searches:
+        with pytest.raises(Forbidden, match="contents"):
+            await search(Batches(mesh, caller("v", "o")))
+        found = await search(Batches(mesh, caller("c", "o")))
+        if isinstance(found, Feed):
+            await found.batches.aclose()
+    assert len((await Batches(mesh, caller("c")).tasks(text="SECRET-of-the")).items) == 2
 
 
 @pytest.mark.parametrize("name", sorted(OF_ALL_TENANTS))

@@ -200,13 +200,13 @@ class SubjectTask(NamedTuple):
 
 
 def tasks_of(session: Session, tenant_id: str, subject: TaskSubject) -> list[SubjectTask]:
-    """A tenant's tasks of a subject, all that they delegated, and the others of their threads."""
+    """A tenant's tasks of a subject, what they delegated, their forks, and the others of their threads."""
     name, value = next((name, value) for name, value in subject._asdict().items() if value is not None)
     query = (
         "WITH RECURSIVE found (task_id) AS ("  # noqa: S608 the name is code
         f"SELECT task_id FROM tasks WHERE tenant_id = :tenant_id AND {name} = :value UNION "
         "SELECT tasks.task_id FROM tasks JOIN found ON tasks.parent_task_id = found.task_id "
-        "WHERE tasks.tenant_id = :tenant_id) "
+        "OR tasks.forked_from = found.task_id WHERE tasks.tenant_id = :tenant_id) "
         "SELECT task_id, completed_at, task_id NOT IN (SELECT task_id FROM found) FROM tasks "
         "WHERE tenant_id = :tenant_id AND (task_id IN (SELECT task_id FROM found) OR thread_id IN "
         "(SELECT thread_id FROM tasks JOIN found USING (task_id) WHERE tenant_id = :tenant_id)) ORDER BY seq"
@@ -275,6 +275,7 @@ class _TaskRow:
     code: str | None = None
     once: int = 0
     text: str | None = None
+    forked_from: str | None = None
 
     def __init__(self, **columns: Any) -> None:
         self.__dict__.update(columns)
@@ -360,6 +361,8 @@ def _accept(row: _TaskRow, event: Event) -> None:
     row.thread_id = row.thread_id or _text(fields, "thread_id")
     row.requested_by = row.requested_by or _text(fields, "requested_by")
     row.parent_task_id = row.parent_task_id or _text(fields, "parent_task_id")
+    if isinstance(origin := fields.get("forked_from"), dict):
+        row.forked_from = _text(origin, "task_id")
     if row.priority is None:
         row.priority = _whole(fields, "priority")
 

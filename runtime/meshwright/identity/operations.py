@@ -240,18 +240,22 @@ class Operations(Acting):
     # Events
 
     async def events(self, wanted: EventFilter) -> Page:
-        """A page of the tenant's events."""
+        """A page of the tenant's events.
+
+        Raises NotFound where there are none, and a field of their tasks has a value that never was.
+        """
         self.check("events")
-        wanted = self._own(wanted)
+        wanted = self._own(self._of_task(wanted))
         page = await self._page(wanted, is_whole=await self._reads_events())
-        if not page.events:
-            await self._require_known(wanted)
+        if not page.events and wanted.of_task is not None:
+            of_task = wanted.of_task.model_dump(exclude_none=True)
+            await require_known(self.mesh, of_task, self.caller.tenant_id)
         return page
 
     async def tail(self, wanted: EventFilter) -> Feed:
         """The tenant's events as they are committed, behind `after_seq` or from now on."""
         self.check("tail")
-        await self._require_known(wanted)
+        wanted = self._of_task(wanted)
         if wanted.after_seq is None:
             wanted = wanted.model_copy(update={"after_seq": await self.mesh.log.last_seq()})
         return self._feed(self._own(wanted), is_whole=await self._reads_events())
@@ -395,9 +399,11 @@ class Operations(Acting):
             await self.mesh.get(Audit).record_read(self.caller, "events")
         return is_whole
 
-    async def _require_known(self, wanted: EventFilter) -> None:
-        of_task = {} if wanted.of_task is None else wanted.of_task.model_dump(exclude_none=True)
-        await require_known(self.mesh, {"agent_id": wanted.agent_id, **of_task}, self.caller.tenant_id)
+    def _of_task(self, wanted: EventFilter) -> EventFilter:
+        """The filter of events. Raises Forbidden for texts of tasks that the caller may not read."""
+        if wanted.of_task is not None:
+            read_filter(self.mesh, self.caller, wanted.of_task.model_dump(exclude_none=True))
+        return wanted
 
     def _own(self, wanted: EventFilter, task_id: str | None = None) -> EventFilter:
         """Limits a filter to the caller's tenant."""

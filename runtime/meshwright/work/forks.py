@@ -18,6 +18,8 @@ from meshwright.work.people import RESTART
 from meshwright.work.protocol import TaskKey
 from meshwright.work.record import NO_TASK, DispatchedTask, journals_of, unknown_task
 
+_SHOWN = 5  # steps, where one is not there
+
 
 async def read_forked(host: Runtime, task: Task) -> list[Record]:
     """The records that a fork begins with; none for any other task. Raises what `read_origin` raises."""
@@ -71,9 +73,6 @@ def _up_to(origin: ForkedFrom, records: Sequence[Record]) -> list[Record]:
             field="step",
         )
     return [_copied(record) for record in steps if _belongs(record.value, origin.step, last["number"])]
-
-
-_SHOWN = 5
 
 
 def _belongs(value: dict[str, Any], step: str, number: int) -> bool:

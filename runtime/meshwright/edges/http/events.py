@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import Header, Query, Request, Response
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
-from pydantic import BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field
 from starlette.responses import StreamingResponse
 
+from meshwright.core.clock import duration_of
 from meshwright.core.errors import InvalidInput
 from meshwright.core.messages import Event
 from meshwright.core.topics import type_on
 from meshwright.edges.bodies import Strict
 from meshwright.edges.http.errors import JsonLine
-from meshwright.edges.http.filters import OfTask, Time
+from meshwright.edges.http.filters import OfTask
 from meshwright.edges.http.routing import EVENTS, ReadyMesh, make_router, may, problems
 from meshwright.edges.http.sessions import ServerSentEvents
 from meshwright.events.filter import EventFilter
@@ -38,6 +40,17 @@ _Seq = Annotated[int, Field(ge=0, le=_MAX_SEQ)]
 _Text = Annotated[str, Field(min_length=1, max_length=512)]
 
 
+def _read_ago(value: Any) -> Any:
+    try:
+        return datetime.now(UTC) - duration_of(value)
+    except (TypeError, ValueError, OverflowError):
+        return value
+
+
+_Time = Annotated[AwareDatetime, BeforeValidator(_read_ago)]
+"""A time: `24h` ago (s, m, h, d or w), or RFC 3339 with a zone."""
+
+
 class Start(Strict):
     """The beginning: behind the event of this `seq`."""
 
@@ -48,8 +61,8 @@ class Range(Start):
     """Which part of the events, and how many of them. `order=desc` begins with the newest."""
 
     before_seq: _Seq | None = None
-    since: Time | None = None
-    until: Time | None = None
+    since: _Time | None = None
+    until: _Time | None = None
     limit: int = Field(default=100, ge=1, le=1000)
     order: Literal["asc", "desc"] = "asc"
 
