@@ -98,6 +98,8 @@ async def test_questions_of_one_kind_are_answered_once_by_two_at_a_time(running:
     with pytest.raises(Conflict, match=r"2 kinds.*'worker: question' .3.") as refused:
         await client.answer_all("yes", everything=True)
     assert refused.value.field == "kind"
+    page = {"all": True, "value": "yes", "limit": 1}  # of which the first is of one kind
+    assert (await running.post("/inbox/answer", page)).status == 409
     planned = await client.answer_all("yes", kind="helper: question", dry_run=True)
     assert [(question.question, question.is_dry) for question in planned] == [("May I help?", True)]
     wrong = await client.answer_all(17, text="ask one")

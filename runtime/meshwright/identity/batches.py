@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -25,6 +24,7 @@ from meshwright.work.protocol import Begin
 from meshwright.work.record import unknown_task
 
 _SHOWN_KINDS = 5
+_KINDS_AT_ONCE = 500
 
 
 class Batches(Operations):
@@ -118,12 +118,28 @@ class Batches(Operations):
         tenant_id = self.caller.tenant_id
         await self.mesh.get(Audit).record_read(self.caller, "inbox")
         inbox, of_task = self.mesh.get(Inbox), TaskFilter(**wanted)
+        if cursor is None:  # of all pages, before anything is answered
+            kinds = await self._kinds(of_task)
+            if not kinds:
+                await require_known(self.mesh, wanted, tenant_id)
+            _check_kinds(kinds, kind)
         page = await inbox.page(tenant_id, limit=limit, cursor=cursor, of_task=of_task)
-        if not page.items:
-            await require_known(self.mesh, wanted, tenant_id)
-        questions = _of_kind(page.items, kind)
+        own = [question for question in page.items if question.task_id]
+        questions = [question for question in own if kind in (None, kind_of(question))]
         items = [await self._answer_one(question, value, dry_run=dry_run) for question in questions]
         return AnswerPage(items=tuple(items), cursor=page.cursor)
+
+    async def _kinds(self, of_task: TaskFilter) -> Counter[str]:
+        """How many open questions there are of each kind."""
+        kinds = Counter[str]()
+        cursor: str | None = None
+        while True:
+            page = await self.mesh.get(Inbox).page(
+                self.caller.tenant_id, limit=_KINDS_AT_ONCE, cursor=cursor, of_task=of_task
+            )
+            kinds.update(kind_of(question) for question in page.items if question.task_id)
+            if (cursor := page.cursor) is None:
+                return kinds
 
     async def _answer_one(self, question: Question, value: Any, *, dry_run: bool) -> Answered:
         answered = Answered(
@@ -159,11 +175,9 @@ def kind_of(question: Question) -> str:
     return f"{question.agent_id}: {' '.join(parts) or 'question'}"
 
 
-def _of_kind(questions: Sequence[Question], kind: str | None) -> list[Question]:
-    own = [question for question in questions if question.task_id]
-    kinds = Counter(map(kind_of, own))
+def _check_kinds(kinds: Counter[str], kind: str | None) -> None:
     listed = ", ".join(f"{name!r} ({count})" for name, count in kinds.most_common(_SHOWN_KINDS))
-    if kind is not None and own and kind not in kinds:
+    if kind is not None and kinds and kind not in kinds:
         raise NotFound(f"No question is of the kind {kind!r}", remedy=f"There are {listed}", field="kind")
     if kind is None and len(kinds) > 1:
         raise Conflict(
@@ -171,7 +185,6 @@ def _of_kind(questions: Sequence[Question], kind: str | None) -> list[Question]:
             remedy=f"Name one of {listed}",
             field="kind",
         )
-    return [question for question in own if kind in (None, kind_of(question))]
 
 
 def _fault(error: MeshError) -> Fault:
