@@ -58,6 +58,9 @@ TASK = {"agent_id": "echo", "payload": {"text": "hello"}}
 CHANGES = {
     "POST /tasks/{task_id}/cancel": Change("task.cancelled", "tasks/{asked_1}", at={"task_id": "asked_1"}),
     "POST /tasks/{task_id}/retry": Change("task.retried", "tasks/{failed}", {}, at={"task_id": "failed"}),
+    "POST /tasks/{task_id}/fork": Change(
+        "task.forked", "tasks/{ended}", {"step": "1"}, at={"task_id": "ended"}
+    ),
     "POST /tasks/{task_id}/answer": Change(
         "task.answered", "tasks/{asked_2}", {"key": "{wait_2}", "value": "yes"}, at={"task_id": "asked_2"}
     ),
@@ -105,6 +108,8 @@ ACCEPTED = {
     "POST /tasks": "task.accepted says who, in the same commit",
     "POST /events": "the event itself says who has published it",
     "POST /retry": "each task is recorded, as by POST /tasks/{task_id}/retry",
+    "POST /cancel": "each task is recorded, as by POST /tasks/{task_id}/cancel",
+    "POST /inbox/answer": "each answer is recorded, as by POST /tasks/{task_id}/answer",
     "POST /webhooks/{source}": "webhook.received names the delivery, task.accepted the source",
     "POST /channels/{channel}": "task.accepted names the sender; an answer is audited as everywhere",
     "POST /compress": "changes nothing; model.called says who has called a model",
@@ -127,7 +132,7 @@ READS = {
 }
 """Routes that show contents or a key, and what the record names."""
 FACTS = """
-/dead-letters
+/dead-letters /tasks/{task_id}/tree
 /agents /agents/score/{capability} /allowances /api/agents /api/agents/{agent_id} /audit/verify /budgets
 /channels/{channel} /costs /costs/estimate /deployments /deployments/route /figures /keys /metrics
 /scale/{app} /schedules /schedules/{schedule_id} /schedules/{schedule_id}/next /status /store/verify /tasks

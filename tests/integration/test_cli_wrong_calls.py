@@ -55,9 +55,16 @@ task NOPE --attempt 2              | 2 | --attempt says whose steps are shown: a
 task NOPE --steps --attempt 0      | 2 | '0' is not a whole number of 1 or more
 task steps                         | 2 | Missing argument 'ID'; type: mesh task steps [OPTIONS] ID [N]
 task steps NOPE 1                  | 1 | {NO_TASK}
-task cancel                        | 2 | Missing argument 'ID'
+task cancel                        | 2 | name tasks, or give a filter such as --agent ID, or --all
 task cancel NOPE                   | 1 | {NO_TASK}
-task cancel NOPE extra             | 2 | unexpected extra argument (extra)
+task cancel NOPE --all             | 2 | name tasks, or give a filter such as --agent ID, or --all
+task cancel --agent workr --yes    | 1 | There is no agent 'workr'
+retry NOPE --from 3                | 1 | {NO_TASK}
+retry --all --from 3               | 2 | a step is one of one task: name that by its ID
+retry NOPE --from there!           | 2 | a step is a number, or a path such as 3.1
+retry NOPE --attempt 2             | 2 | --attempt says whose step is meant: add --from STEP
+task tree NOPE                     | 1 | {NO_TASK}
+dead-letters redrive               | 2 | name a group, or give a filter such as --agent ID, or --all
 task --json cancel NOPE            | 2 | Give its options after mesh task cancel
 task answer NOPE                   | 2 | give the answer either as TEXT or with --value JSON
 cancel NOPE                        | 1 | {NO_TASK}
@@ -93,9 +100,9 @@ inbox NOPE                         | 1 | {NO_QUESTION}
 inbox lst                          | 2 | did you mean: mesh inbox list
 inbox --follow --ended             | 2 | --follow shows all that is open: leave out --ended
 inbox --follow                     | 1 | start one with: mesh up
-approve                            | 2 | Missing argument 'ID'; type: mesh approve [OPTIONS] ID
+approve                            | 2 | name a question, or give a filter such as --agent ID, or --all
 approve NOPE                       | 1 | {NO_QUESTION}
-deny NOPE                          | 2 | Missing option '--reason'; type: mesh deny [OPTIONS] ID --reason TEXT
+deny NOPE                          | 2 | Missing option '--reason'; type: mesh deny [OPTIONS] [ID]...
 deny NOPE --reason x               | 1 | {NO_QUESTION}
 answer NOPE a --value 1            | 2 | give the answer either as TEXT or with --value JSON
 answer NOPE --value {{             | 2 | '--value': not JSON

@@ -19,9 +19,10 @@ from meshwright.core.encoding import encode
 from meshwright.core.errors import Forbidden, MeshError, NotFound, StoreUnavailable
 from meshwright.core.messages import Caller, Event
 from meshwright.events.audit import Audit
-from meshwright.events.filter import EventFilter
+from meshwright.events.filter import EventFilter, TaskFilter
 from meshwright.events.tasks import TaskSubject
 from meshwright.identity.administration import Administration
+from meshwright.identity.batches import Batches
 from meshwright.identity.operations import Feed, Operations
 from meshwright.identity.rules import RULES, check_answer
 from meshwright.ledger.keys import Keys, Unauthenticated
@@ -54,12 +55,16 @@ outcome      csaA    caA    csaA  caA
 answer       saA     aA     saA   aA
 cancel       soA     oA     sA    A
 retry        soA     oA     -     -
+fork         sA      A      -     -
+tree         vcsoaA  vcoaA  -     -
 """
 """Roles that may use it on own and on other tasks, and roles that see the contents."""
 OF_TENANTS = """
 submit        sA     -
 tasks         vcoaA  caA
 retry_all     oA     -
+cancel_all    oA     -
+answer_all    aA     -
 dead_letters  vcoaA  -
 inbox         caA    caA
 events        vcoaA  caA
@@ -153,7 +158,7 @@ async def first_of(feed: Feed | None) -> list[Event]:
         await feed.batches.aclose()
 
 
-_Use = Callable[[Operations, Administration, Target], Any]
+_Use = Callable[[Batches, Administration, Target], Any]
 USES: dict[str, _Use] = {
     "see": lambda ops, _, task: ops.see(task.ended),
     "task_events": lambda ops, _, task: ops.task_events(task.ended, EventFilter()),
@@ -165,7 +170,11 @@ USES: dict[str, _Use] = {
     "cancel": lambda ops, _, task: ops.cancel(task.waiting),
     "retry": lambda ops, _, task: ops.retry(task.ended),
     "retry_all": lambda ops, *_: ops.retry_all(dry_run=True),
+    "cancel_all": lambda ops, *_: ops.cancel_all(dry_run=True),
+    "answer_all": lambda ops, *_: ops.answer_all("yes", kind="none"),
     "dead_letters": lambda ops, *_: ops.dead_letters(),
+    "fork": lambda ops, _, task: ops.fork(task.ended, "1", dry_run=True),
+    "tree": lambda ops, _, task: ops.tree(task.ended),
     "submit": lambda ops, *_: ops.submit(TaskRequest(agent_id="asker")),
     "tasks": lambda ops, *_: ops.tasks(),
     "inbox": lambda ops, *_: ops.inbox(),
@@ -205,7 +214,7 @@ USES: dict[str, _Use] = {
 async def use(mesh: Mesh, name: str, by: Caller, task: Target) -> tuple[bool, bool]:
     """Use an operation; returns whether the caller may, and whether it sees the secret."""
     try:
-        result = USES[name](Operations(mesh, by), Administration(mesh, by), task)
+        result = USES[name](Batches(mesh, by), Administration(mesh, by), task)
         if isinstance(result, Awaitable):
             result = await result
         if isinstance(result, Feed) or name == "follow":
@@ -239,7 +248,7 @@ async def meshed() -> AsyncIterator[MeshUnderTest]:
 def test_every_operation_has_a_rule_and_a_line_in_the_tables() -> None:
     methods = {
         name
-        for kind in (Operations, Administration)
+        for kind in (Batches, Administration)
         for name, _ in inspect.getmembers(kind, inspect.isfunction)
         if not name.startswith("_") and name not in ("check", "check_early")
     }
@@ -260,7 +269,7 @@ async def test_each_role_uses_operations_on_own_and_others_tasks(
             expected = (letter in may, letter in sees)
             assert await use(mesh, name, by, task) == expected, (name, letter, owner)
         with pytest.raises((NotFound, Forbidden)):
-            await USES[name](Operations(mesh, by), Administration(mesh, by), foreign)
+            await USES[name](Batches(mesh, by), Administration(mesh, by), foreign)
     assert (await mesh.get(Tasks).task(foreign.waiting, "globex")).status == "waiting"
 
 
@@ -275,6 +284,27 @@ async def test_each_role_uses_operations_of_its_tenant_alone(meshed: MeshUnderTe
         expected = (letter in may, letter in sees)
         assert await use(mesh, name, caller(letter), task) == expected, (name, letter)
     assert not (await use(mesh, name, Caller(tenant_id="acme"), task))[0]
+
+
+async def test_words_of_requests_are_searched_by_those_who_may_read_them(meshed: MeshUnderTest) -> None:
+    mesh = meshed.mesh
+    await made(mesh, caller(name="bob"))
+    wanted = EventFilter(of_task=TaskFilter(text="task"), after_seq=0)
+    searches: list[Callable[[Batches], Any]] = [
+        lambda ops: ops.tasks(text="task"),
+        lambda ops: ops.dead_letters(text="task"),
+        lambda ops: ops.events(wanted),
+        lambda ops: ops.tail(wanted),
+        lambda ops: ops.costs(text="task"),
+        lambda ops: ops.cancel_all(text="task", dry_run=True),
+    ]
+    for search in searches:
+        with pytest.raises(Forbidden, match="contents"):
+            await search(Batches(mesh, caller("v", "o")))
+        found = await search(Batches(mesh, caller("c", "o")))
+        if isinstance(found, Feed):
+            await found.batches.aclose()
+    assert len((await Batches(mesh, caller("c")).tasks(text="SECRET-of-the")).items) == 2
 
 
 @pytest.mark.parametrize("name", sorted(OF_ALL_TENANTS))

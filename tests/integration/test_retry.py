@@ -14,6 +14,7 @@ import pytest
 
 from meshwright.core.errors import Conflict, NotFound
 from meshwright.core.messages import Outcome
+from meshwright.orchestration.again import Forked
 from tests.integration.test_simulated_kills_dapr import UP as DAPR_UP
 from tests.run import DAPR
 from tests.support.fake_provider import FakeProvider, Fault
@@ -177,6 +178,48 @@ async def check_accounts(mesh: Failing) -> None:
     assert spent.cost_usd == sum(outcome.cost_usd or 0 for outcome in outcomes) == len(repeated) * EARNED
 
 
+async def check_forks(mesh: Failing, task_id: str) -> None:
+    """A fork goes on behind a step, at the cost of what comes after it alone; the other stays as it is."""
+    client = mesh.running.client
+    before, steps = await client.task(task_id), await client.steps(task_id)
+    asked = next(step.path for step in steps if step.kind == "model")
+    helped = next(step for step in reversed(steps) if step.kind == "delegate" and step.status == "done")
+    calls = mesh.asked()
+    planned = await client.fork(task_id, asked, attempt=steps[0].attempt, dry_run=True)
+    assert (planned.task_id, planned.is_dry, planned.agent_id) == (None, True, "worker")
+    forks = [
+        await client.fork(task_id, asked, attempt=steps[0].attempt),
+        await client.fork(task_id, helped.path),  # of the attempt that went on from the journal of the first
+    ]
+    outcomes = [await client.outcome(str(fork.task_id)) for fork in forks]
+    assert [outcome.text for outcome in outcomes] == ["done", "done"]
+    more = mesh.asked() - calls
+    assert more["tree second"] == 2 and more["helper slow"] >= 1 and not more["tree first"], more
+    assert sum(outcome.cost_usd or 0 for outcome in outcomes) == sum(more.values()) * EARNED
+    again = await client.fork(str(forks[0].task_id), asked)  # a fork of a fork
+    assert (await client.outcome(str(again.task_id))).text == "done"
+    assert mesh.asked()["tree first"] == 1
+    assert await client.task(task_id) == before
+    await check_origin(mesh, forks[0], asked)
+
+
+async def check_origin(mesh: Failing, fork: Forked, step: str) -> None:
+    """A fork says where it comes from, in its record, its first event and its steps."""
+    client, task_id = mesh.running.client, str(fork.task_id)
+    origin = (await client.task(task_id)).forked_from
+    assert origin == fork.forked_from and origin is not None and origin.step == step
+    first = (await client.events(task_id=task_id, limit=1_000))[0]
+    assert (first.event_type, first.fields["forked_from"]["task_id"]) == ("task.accepted", origin.task_id)
+    steps = await client.steps(task_id)
+    copied = [shown for shown in steps if shown.is_copied]
+    assert copied and copied[-1].path == step and len(copied) == fork.steps_kept < len(steps)
+    assert {(shown.calls, shown.cost_usd) for shown in copied} == {(0, None)}
+    with pytest.raises(NotFound, match="no finished step '99'"):
+        await client.fork(task_id, "99")
+    with pytest.raises(NotFound, match="no attempt 9"):
+        await client.fork(task_id, step, attempt=9)
+
+
 STORES = [
     "sqlite",
     "postgres",
@@ -192,9 +235,9 @@ async def test_work_goes_on_behind_its_finished_steps(
     if store == "postgres":
         environment["MESH_DATABASE"] = str(request.getfixturevalue("postgres_url"))
     async with failing(tmp_path, DAPR_UP if store == "dapr" else UP, **environment) as mesh:
-        for fault in OF_ALL_STORES:
-            await goes_on(mesh, fault, kept=2)
+        ended = {fault: await goes_on(mesh, fault, kept=2) for fault in OF_ALL_STORES}
         await check_accounts(mesh)
+        await check_forks(mesh, ended["tree"].task_id)
 
 
 async def test_a_task_that_ended_its_process_goes_on(tmp_path: Path) -> None:

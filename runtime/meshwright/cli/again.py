@@ -2,56 +2,59 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
 
 from meshwright.cli import output
 from meshwright.cli.connect import Connection, listed, talk, whole_id
+from meshwright.cli.filters import (
+    confirmed,
+    dry_run_option,
+    each_of,
+    filter_options,
+    given_filter,
+    given_ids,
+    require_one_way,
+    show_each,
+)
+from meshwright.cli.nouns import Noun
 from meshwright.cli.options import (
     DURATION,
     Target,
-    confirm,
+    WholeNumber,
     json_option,
     limit_option,
     mesh_options,
-    since_option,
-    until_option,
     yes_option,
 )
 from meshwright.cli.output import document
-from meshwright.core.display import Column, Document, local_time
-from meshwright.core.errors import MeshError
+from meshwright.cli.steps import step_path
+from meshwright.core.display import Column, Document, age, local_time, short_id
 
-_STATUSES = ["failed", "timed_out", "cancelled"]
-_FILTERS = (
-    click.option("--agent", "agent_id", metavar="ID", help="Only tasks of this agent."),
-    click.option("--capability", metavar="NAME", help="Only tasks that ask for this capability."),
-    click.option("--status", type=click.Choice(_STATUSES), help="Default: failed and timed_out."),
-    click.option("--error", metavar="TYPE", help="Only tasks that failed by this error."),
-    click.option("--thread", "thread_id", metavar="ID", help="Only tasks of this conversation."),
-    click.option("--parent", "parent_task_id", metavar="ID", help="Only tasks that this task delegated."),
-    click.option("--requester", "requested_by", metavar="NAME", help="Only tasks of this caller."),
-    click.option("--model", metavar="NAME", help="Only tasks that ended with this model."),
-    since_option,
-    until_option,
-)
+_STATUSES = ("failed", "timed_out", "cancelled")
 _LETTERS = (
     Column("tasks", "tasks"),
+    Column("oldest", "first_at", age),
     Column("agent", "agent_id", cut=3),
     Column("cause", "error", cut=2),
-    Column("first", "first_at", local_time, cut=5, least=19),
     Column("last", "last_at", local_time, cut=4, least=19),
     Column("reason", "reason", cut=6, least=24),
 )
+_WAYS = ("journal", "start")
+_begin_option = click.option(
+    "--from",
+    "begin",
+    type=click.Choice(_WAYS),
+    help="Keep the finished steps, or none. Default: none where the agent was at fault.",
+)
+_deadline_option = click.option(
+    "--deadline", type=DURATION, help="What the work may take from now on. Default: as before."
+)
 
 
-def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(_FILTERS):
-        command = option(command)
-    return command
+def _begin_or_step(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    return value if value in _WAYS else step_path(ctx, param, value)
 
 
 @click.command()
@@ -59,28 +62,32 @@ def _filters(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option(
     "--from",
     "begin",
-    type=click.Choice(["journal", "start"]),
-    help="Keep the finished steps, or none. Default: none where the agent was at fault.",
+    metavar="journal|start|STEP",
+    callback=_begin_or_step,
+    help="Keep the finished steps, or none; or with a step make a new task that goes on behind it. Default: "
+    "none where the agent was at fault.",
 )
-@click.option("--deadline", type=DURATION, help="What the work may take from now on. Default: as before.")
+@click.option("--attempt", type=WholeNumber(1), metavar="N", help="The attempt of STEP (default: the last).")
+@_deadline_option
 @click.option("--all", "everything", is_flag=True, help="All that failed or timed out.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@dry_run_option
 @limit_option(500, 10_000)
 @yes_option
-@_filters
+@filter_options(*_STATUSES, default="failed and timed_out")
 @json_option
 @mesh_options
 def retry(
     target: Target,
     task_ids: tuple[str, ...],
     begin: str | None,
+    attempt: int | None,
     deadline: float | None,
     everything: bool,
     dry_run: bool,
     limit: int,
     yes: bool,
     as_json: bool,
-    **fields: str | None,
+    **fields: Any,
 ) -> int:
     """Work again on tasks that failed, timed out or were cancelled.
 
@@ -88,60 +95,69 @@ def retry(
     mesh retry 8GK2F                      one task, by an end of its id
     mesh retry --agent coder --since 2h   all that agree with the filters
     mesh retry - < ids.txt                those on stdin
+    mesh retry 8GK2F --from 3             a new task that goes on behind its step 3
 
-    A task keeps its id. From its journal, finished steps stay and cost nothing again. mesh dead-letters
-    says what there is.
+    A task keeps its id. From its journal, finished steps stay and cost nothing again. With --from STEP the
+    task stays as it is, however it ended, and a new one begins behind that step. mesh dead-letters says what
+    there is.
     """
-    wanted: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
-    if bool(task_ids) == bool(wanted or everything):
+    wanted = given_filter(fields)
+    require_one_way(task_ids, wanted, everything=everything, what="tasks")
+    is_fork, context = begin not in (None, *_WAYS), click.get_current_context()
+    if is_fork and (len(task_ids) != 1 or task_ids[0] == "-"):
+        raise click.UsageError("a step is one of one task: name that by its ID", context)
+    if attempt is not None and not is_fork:
         raise click.UsageError(
-            "name tasks, or give a filter such as --agent ID, or --all", click.get_current_context()
+            "--attempt says whose step is meant: add --from STEP", click.get_current_context()
         )
+    if is_fork:
+        how = {"attempt": attempt, "deadline": deadline, "dry_run": dry_run}
+        return _fork(target, task_ids[0], str(begin), as_json=as_json, **how)
     how: dict[str, Any] = {"begin": begin, "deadline": deadline}
-    given = _given(task_ids)
+    given = given_ids(task_ids)
 
     async def again(mesh: Connection) -> list[Document]:
-        if task_ids:
-            return [await _one(mesh, task_id, dry_run=dry_run, **how) for task_id in given]
-        if not (dry_run or yes):
-            planned = await mesh.client.retry_all(dry_run=True, limit=limit, **how, **wanted)
-            count = sum(task.refused is None for task in planned)
-            if not count:
-                return [document(task) for task in planned]
-            confirm(f"{count} {'task is' if count == 1 else 'tasks are'} worked on again.")
-        found = await mesh.client.retry_all(dry_run=dry_run, limit=limit, **how, **wanted)
-        return [document(task) for task in found]
+        if not task_ids:
+            return await _retry_all(mesh, {**how, **wanted, "limit": limit}, dry_run=dry_run, yes=yes)
 
-    found = talk(target, again, need="log" if dry_run else "change")
-    _show(found, as_json=as_json)
-    return int(any(task["refused"] for task in found))
+        async def one(task_id: str) -> Document:
+            return document(await mesh.client.retry(task_id, dry_run=dry_run, **how))
+
+        return await each_of(mesh, given, one)
+
+    return _show(talk(target, again, need="log" if dry_run else "change"), as_json=as_json)
 
 
-def _given(task_ids: Sequence[str]) -> list[str]:
-    """The ids that are meant; `-` stands for those on stdin."""
-    on_stdin = sys.stdin.read().split() if "-" in task_ids else []
-    return [*(given for given in task_ids if given != "-"), *on_stdin]
+def _fork(target: Target, given: str, step: str, *, as_json: bool, **how: Any) -> int:
+    async def fork(mesh: Connection) -> Document:
+        return document(await mesh.client.fork(await whole_id(mesh, given), step, **how))
 
-
-async def _one(mesh: Connection, given: str, **how: Any) -> Document:
-    task_id = await whole_id(mesh, given)
-    try:
-        return document(await mesh.client.retry(task_id, **how))
-    except MeshError as error:
-        return {"task_id": task_id, "refused": {"type": error.code, "message": str(error)}}
-
-
-def _show(found: Sequence[Document], *, as_json: bool) -> None:
+    found = talk(target, fork, need="state" if how["dry_run"] else "change")
+    origin, kept = found["forked_from"], found["steps_kept"]
     if as_json:
         output.echo_json(found)
-        return
-    if not found:
-        click.echo("no such tasks; mesh dead-letters lists what failed", err=True)
-    for task in found:
-        if refused := task["refused"]:
-            output.say(f"{task['task_id']}  not worked on again: {refused['message']}", err=True)
-        else:
-            click.echo(f"{task['task_id']}  {_told(task)}")
+        return 0
+    goes_on = (
+        f"step {step} of {short_id(origin['task_id'])}, with {kept} finished step{'' if kept == 1 else 's'}"
+    )
+    if found["is_dry"]:
+        click.echo(f"a new task of {found['agent_id']} would go on after {goes_on}")
+    else:
+        click.echo(f"{found['task_id']}  goes on after {goes_on}")
+    return 0
+
+
+async def _retry_all(mesh: Connection, wanted: dict[str, Any], *, dry_run: bool, yes: bool) -> list[Document]:
+    async def do(*, dry_run: bool) -> list[Any]:
+        return await mesh.client.retry_all(dry_run=dry_run, **wanted)
+
+    consequence = "{count} task{s} {are} worked on again."
+    return await confirmed(do, consequence, dry_run=dry_run, yes=yes)
+
+
+def _show(found: list[Document], *, as_json: bool) -> int:
+    empty = "no such tasks; mesh dead-letters lists what failed"
+    return show_each(found, _told, refused="not worked on again", empty=empty, as_json=as_json)
 
 
 def _told(task: Document) -> str:
@@ -151,15 +167,63 @@ def _told(task: Document) -> str:
     return f"{begins} {place}; it had failed by {(task['error'] or {}).get('type', 'an unknown error')}"
 
 
-@click.command("dead-letters")
-@_filters
+@click.group("dead-letters", cls=Noun)
+def dead_letters() -> None:
+    """List the tasks that failed or timed out, by agent and cause, and work on them again."""
+
+
+@dead_letters.command("list")
+@filter_options("failed", "timed_out")
 @limit_option(50)
 @json_option
 @mesh_options
-def dead_letters(target: Target, limit: int, as_json: bool, **fields: str | None) -> None:
+def list_letters(target: Target, limit: int, as_json: bool, **fields: Any) -> None:
     """List the tasks that failed or timed out, by agent and cause.
 
-    mesh retry --agent ID --error TYPE works on those of a group again.
+    mesh dead-letters redrive --agent ID --cause TYPE works on those of a group again.
     """
     found = listed(target, lambda client: client.dead_letters(limit=limit, **fields))
-    output.show(found, _LETTERS, as_json=as_json, empty="nothing has failed")
+    output.show(
+        found,
+        _LETTERS,
+        as_json=as_json,
+        empty="no task has failed"
+        if not given_filter(fields)
+        else "no such tasks have failed; mesh dead-letters lists all",
+    )
+
+
+@dead_letters.command()
+@_begin_option
+@_deadline_option
+@click.option("--all", "everything", is_flag=True, help="All of them.")
+@dry_run_option
+@limit_option(500, 10_000)
+@yes_option
+@filter_options("failed", "timed_out")
+@json_option
+@mesh_options
+def redrive(
+    target: Target,
+    begin: str | None,
+    deadline: float | None,
+    everything: bool,
+    dry_run: bool,
+    limit: int,
+    yes: bool,
+    as_json: bool,
+    **fields: Any,
+) -> int:
+    """Work again on the tasks of a group: mesh retry with the same filters.
+
+    \b
+    mesh dead-letters redrive --agent coder --cause Timeout
+    """
+    wanted = given_filter(fields)
+    require_one_way((), wanted, everything=everything, what="a group")
+    how = {"begin": begin, "deadline": deadline, "limit": limit}
+
+    async def again(mesh: Connection) -> list[Document]:
+        return await _retry_all(mesh, {**how, **wanted}, dry_run=dry_run, yes=yes)
+
+    return _show(talk(target, again, need="log" if dry_run else "change"), as_json=as_json)

@@ -51,7 +51,7 @@ _OWN = {
     ),
     "dead-letters": _Listed(
         "cli.again",
-        "List the tasks that failed or timed out, by agent and cause.",
+        "List the tasks that failed or timed out, by agent and cause, and work on them again.",
         _WORK,
         "task dead-letters",
     ),
@@ -68,10 +68,10 @@ _OWN = {
         _ADMINISTRATION,
     ),
     "tasks": _Listed("cli.tasks", "List tasks, newest first.", _WORK, "task list"),
-    "cancel": _Listed("cli.tasks", "Cancel a task.", _WORK, "task cancel"),
-    "approve": _Listed("cli.inbox", "Approve what a task waits for.", _WORK, "inbox approve"),
-    "deny": _Listed("cli.inbox", "Deny what a task asks approval for.", _WORK, "inbox deny"),
-    "answer": _Listed("cli.inbox", "Answer what a task waits for.", _WORK, "inbox answer"),
+    "cancel": _Listed("cli.batches", "Cancel tasks.", _WORK, "task cancel"),
+    "approve": _Listed("cli.answers", "Approve what tasks wait for.", _WORK, "inbox approve"),
+    "deny": _Listed("cli.answers", "Deny what tasks ask approval for.", _WORK, "inbox deny"),
+    "answer": _Listed("cli.answers", "Answer what tasks wait for.", _WORK, "inbox answer"),
     "doctor": _Listed("cli.checks", "Check the project and what its components depend on.", _MESH, "check"),
     "prompts": _Listed("cli.checks", "Check the prompt files.", _MESH, "check prompts"),
 }

@@ -1,4 +1,4 @@
-"""The commands for what waits: `mesh status`, and for people `mesh inbox`, `approve`, `deny` and `answer`."""
+"""The commands that show what waits: `mesh status`, and for people `mesh inbox`."""
 
 from __future__ import annotations
 
@@ -17,18 +17,15 @@ from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk
 from meshwright.cli.figures import figures_text
 from meshwright.cli.options import (
-    JSON_VALUE,
     Target,
     follow_option,
-    from_stdin,
     json_option,
     limit_option,
     mesh_options,
-    utf8,
 )
 from meshwright.cli.output import document, echo_json, is_screen, labelled, redraw, table
 from meshwright.core.display import Column, Document, age, duration, local_time, short, short_id
-from meshwright.core.errors import Conflict, InvalidInput, NotFound
+from meshwright.core.errors import InvalidInput, NotFound
 from meshwright.core.schema import described, faults, takes_approval
 
 if TYPE_CHECKING:
@@ -78,90 +75,19 @@ def show_question(target: Target, question_id: str, as_json: bool) -> None:
     """
 
     async def show(mesh: Connection) -> None:
-        found = document(await _find(mesh.client, question_id))
+        found = document(await find_question(mesh.client, question_id))
         click.echo(json.dumps(found, indent=2) if as_json else _page(found, mesh.options))
 
     talk(target, show)
 
 
-@click.command()
-@click.argument("question_id", metavar="ID", shell_complete=named("question"))
-@click.option("--reason", metavar="TEXT", callback=utf8, help="Why; it is recorded.")
-@mesh_options
-def approve(target: Target, question_id: str, reason: str | None) -> None:
-    """Approve what a task waits for.
-
-    ID is as `mesh inbox` shows it, or the id of a task that has one question.
-    """
-    _decide(target, question_id, {"approve": True}, reason)
-
-
-@click.command()
-@click.argument("question_id", metavar="ID", shell_complete=named("question"))
-@click.option("--reason", metavar="TEXT", required=True, callback=utf8, help="Why not; the agent gets it.")
-@mesh_options
-def deny(target: Target, question_id: str, reason: str) -> None:
-    """Deny what a task asks approval for.
-
-    The agent gets the reason. Denied money for a budget, all tasks that wait for it fail. ID is as
-    `mesh inbox` shows it, or the id of a task that has one question.
-    """
-    _decide(target, question_id, {"approve": False}, reason)
-
-
-@click.command()
-@click.argument("question_id", metavar="ID", shell_complete=named("question"))
-@click.argument("text", required=False, callback=from_stdin)
-@click.option("--value", type=JSON_VALUE, metavar="JSON", help="The answer as JSON, not as text.")
-@mesh_options
-def answer(target: Target, question_id: str, text: str | None, value: tuple[Any] | None) -> None:
-    """Answer what a task waits for.
-
-    ID is as `mesh inbox` shows it, or the id of a task that has one question. TEXT is the answer; -
-    reads it from stdin. TEXT may be JSON if the question asks for data.
-    """
-    if (text is None) == (value is None):
-        raise click.UsageError("give the answer either as TEXT or with --value JSON", _context())
-
-    async def send(mesh: Connection) -> str:
-        question = await _find_open(mesh.client, question_id)
-        given = value[0] if value is not None else answer_of(question.answer_schema, text or "")
-        await mesh.client.answer(question.task_id, question.wait_id, given)
-        return _sent("answered", question, mesh)
-
-    click.echo(talk(target, send, need="change"))
-
-
-def _decide(target: Target, question_id: str, decision: Document, reason: str | None) -> None:
-    async def send(mesh: Connection) -> str:
-        question = await _find_open(mesh.client, question_id)
-        answer = {**decision, "reason": reason} if reason else decision
-        takes = takes_approval(question.answer_schema) or ("account" in question.subject and reason)
-        if question.status == "open" and decision["approve"] and "account" in question.subject:
-            raise InvalidInput(
-                f"{_short(question.id)} waits for money: {question.question}",
-                remedy=f"mesh budgets raise adds some, mesh deny {_short(question.id)} says no",
-                field="id",
-            )
-        if question.status == "open" and not takes:
-            raise InvalidInput(
-                f"{_short(question.id)} asks a question, not for approval: {question.question}",
-                remedy=f"Answer it: {_command(document(question), mesh.options)}",
-                field="id",
-            )
-        await mesh.client.answer(question.task_id, question.wait_id, answer)
-        return _sent("approved" if decision["approve"] else "denied", question, mesh)
-
-    click.echo(talk(target, send, need="change"))
-
-
-async def _find(client: Client, given: str) -> Question:
+async def find_question(client: Client, given: str) -> Question:
     """The question that is meant by an end or a beginning, open or not. Raises NotFound, InvalidInput."""
     for ended in (False, True):
         found = await client.inbox(id=given, ended=ended, limit=_SHOWN_IDS + 1)
         fitting = [question for question in found if question.id == given] or found
         if len(fitting) > 1 and not ended:
-            named = ", ".join(f"{_short(one.id)} ({short(one.question)})" for one in found[:_SHOWN_IDS])
+            named = ", ".join(f"{short_name(one.id)} ({short(one.question)})" for one in found[:_SHOWN_IDS])
             raise InvalidInput(
                 f"{given!r} fits several questions: {named}{', ...' if len(found) > _SHOWN_IDS else ''}",
                 remedy="Name one by its own id",
@@ -170,27 +96,6 @@ async def _find(client: Client, given: str) -> Question:
         if fitting:
             return fitting[-1]
     raise NotFound(f"No task has a question {given!r}", remedy="mesh inbox lists those there are", field="id")
-
-
-async def _find_open(client: Client, given: str) -> Question:
-    """The question to answer. Raises what `_find` raises, and Conflict for a task that asks nothing now.
-
-    An ended question that is named itself is found too: the mesh says how it ended.
-    """
-    question = await _find(client, given)
-    if not question.task_id:
-        raise InvalidInput(
-            f"{_short(question.id)} asks nothing: {question.question}",
-            remedy="Mend the key, the credit or the model's name, then run: mesh models test",
-            field="id",
-        )
-    if question.status == "open" or question.id.startswith(given) or question.id.endswith(given):
-        return question
-    raise Conflict(
-        f"Task {question.task_id} does not wait for a person now",
-        remedy=f"mesh inbox {_short(question.id)} shows what it asked before",
-        field="id",
-    )
 
 
 def answer_of(schema: Mapping[str, Any] | None, text: str) -> Any:
@@ -203,15 +108,8 @@ def answer_of(schema: Mapping[str, Any] | None, text: str) -> Any:
         return text  # the mesh says what it wants instead
 
 
-def _sent(done: str, question: Question, mesh: Connection) -> str:
-    if "account" in question.subject:
-        tasks = "1 task fails" if question.tasks == 1 else f"{question.tasks:,} tasks fail"
-        return f"{done}: {short(question.question)}\n{tasks}"
-    goes_on = "goes on" if mesh.is_running else f"goes on with the next mesh up{mesh.options}"
-    return f"{done}: {short(question.question)}\ntask {question.task_id} {goes_on}"
-
-
-def _short(question_id: str) -> str:
+def short_name(question_id: str) -> str:
+    """The end of an id, by which people name a question."""
     return question_id[-_ID_CHARS:]
 
 
@@ -221,7 +119,7 @@ def _asked(question: Document) -> str:
 
 
 _COLUMNS = (
-    Column("id", "id", _short),
+    Column("id", "id", short_name),
     Column("age", "since", age),
     Column("task", "task_id", short_id, cut=1, from_end=True),
     Column("agent", "agent_id", cut=2),
@@ -282,7 +180,7 @@ def question_lines(question: Document, options: str) -> Iterator[tuple[str, str]
 
 
 def _ways(question: Document, options: str) -> Sequence[tuple[str, str]]:
-    name = _short(question["id"])
+    name = short_name(question["id"])
     if not question["task_id"]:
         return [("test", f"mesh models test{options}")]
     if "account" in (question.get("subject") or {}):  # it says itself how its budget is raised
@@ -290,14 +188,14 @@ def _ways(question: Document, options: str) -> Sequence[tuple[str, str]]:
     if takes_approval(question.get("answer_schema")):
         deny = f'mesh deny {name} --reason "..."{options}'
         return [("approve", f"mesh approve {name}{options}"), ("deny", deny)]
-    return [("answer", _command(question, options))]
+    return [("answer", answer_command(question, options))]
 
 
-def _command(question: Document, options: str) -> str:
+def answer_command(question: Document, options: str) -> str:
     """The command that answers a question; where it asks for data, with the form of the answer."""
     schema = question.get("answer_schema")
     text = '"..."' if schema is None or not faults(schema, "...") else shlex.quote(described(schema))
-    return f"mesh answer {_short(question['id'])} {text}{options}"
+    return f"mesh answer {short_name(question['id'])} {text}{options}"
 
 
 def _page(question: Document, options: str) -> str:

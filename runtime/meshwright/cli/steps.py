@@ -98,6 +98,8 @@ def _short_what(step: Document) -> str:
 
 
 def _status(step: Document) -> str:
+    if step.get("is_copied"):
+        return "copied"
     return "" if step["status"] == "done" else step["status"]
 
 

@@ -13,6 +13,12 @@ import click
 from meshwright.cli import output
 from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk, whole_id
+from meshwright.cli.filters import (
+    ENDED,
+    OPEN,
+    filter_options,
+    given_filter,
+)
 from meshwright.cli.follow import follow_tasks
 from meshwright.cli.options import (
     FILE,
@@ -26,10 +32,8 @@ from meshwright.cli.options import (
     limit_options,
     mesh_options,
     quiet_option,
-    since_option,
     task_budget_options,
     time_options,
-    until_option,
 )
 from meshwright.cli.output import document
 from meshwright.cli.project import trust_option
@@ -54,9 +58,6 @@ if TYPE_CHECKING:
     from meshwright.work.protocol import Wait
     from meshwright.work.record import TaskView
 
-_STATUSES = ["accepted", "dispatched", "running", "waiting", "succeeded", "failed", "cancelled", "timed_out"]
-_ENDED_BEFORE = {"succeeded": "succeeded", "failed": "failed", "timed_out": "timed out"}
-"""How a task had ended that a request to cancel it came too late for."""
 _WHOLE_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")  # an id that the mesh made
 _SHOWN_IDS = 5
 _Line = tuple[str, str]
@@ -250,34 +251,32 @@ def submit(
 
 
 @click.command()
+@filter_options(*OPEN, *ENDED)
 @click.option(
-    "--status", type=click.Choice(_STATUSES), metavar="STATUS", help=f"One of {', '.join(_STATUSES)}."
+    "--order",
+    type=click.Choice(["created", "changed"]),
+    default="created",
+    show_default=True,
+    help="The newest first, or those that changed last.",
 )
-@click.option(
-    "--capability",
-    metavar="NAME",
-    shell_complete=named("capability"),
-    help="Only tasks that ask for this capability.",
-)
-@since_option
-@until_option
 @limit_option(20)
 @follow_option
 @json_option
 @mesh_options
-def tasks(target: Target, limit: int, follow: bool, as_json: bool, **filters: Any) -> None:
+def tasks(target: Target, limit: int, follow: bool, as_json: bool, order: str, **of_task: Any) -> None:
     """List tasks, newest first.
 
     --since and --until are of their last change. With --follow the list changes with the tasks: where stdout
     is no terminal each change is a line, with --json one object.
     """
-    if follow and filters["until"] is not None:
+    if follow and of_task["until"] is not None:
         raise click.UsageError("--follow shows what is new: leave out --until", click.get_current_context())
+    wanted: dict[str, Any] = {"order": order, **given_filter(of_task)}
 
     async def show(mesh: Connection) -> None:
         if follow:
-            await follow_tasks(mesh, (*TASKS, REASON), filters, limit=limit, as_json=as_json)
-        found = [document(task) for task in await mesh.client.tasks(limit=limit, **filters)]
+            await follow_tasks(mesh, (*TASKS, REASON), wanted, limit=limit, as_json=as_json)
+        found = [document(task) for task in await mesh.client.tasks(limit=limit, **wanted)]
         columns = (*TASKS, REASON) if any(task["reason"] for task in found) else TASKS
         output.show(found, columns, as_json=as_json, empty='no such tasks; mesh ask AGENT "..." makes one')
 
@@ -344,7 +343,7 @@ def show(
         else:
             view = await mesh.client.task(whole)
             more = () if as_json else (*await _limits(mesh, view), *await _budget(mesh, view))
-            click.echo(_page(mesh, view, as_json=as_json, more=more))
+            click.echo(task_page(mesh, view, as_json=as_json, more=more))
 
     talk(target, show_it, need="state")
     return 0
@@ -380,30 +379,8 @@ def steps(target: Target, task_id: str, step: str | None, attempt: int | None, a
     talk(target, show_them, need="state")
 
 
-@click.command()
-@click.argument("task_id", metavar="ID", shell_complete=named("task"))
-@json_option
-@mesh_options
-def cancel(target: Target, task_id: str, as_json: bool) -> None:
-    """Cancel a task.
-
-    A task that has ended stays as it is, and the command says so. ID may be the end or the beginning of an id
-    that only one task has.
-    """
-
-    async def end(mesh: Connection) -> str:
-        view = await mesh.client.cancel(await whole_id(mesh, task_id))
-        if ended := _ENDED_BEFORE.get(view.status):
-            click.echo(f"it had already {ended}; nothing was cancelled", err=True)
-        elif view.status != "cancelled":
-            then = "its agent lets go" if mesh.is_running else f"mesh up{mesh.options} runs"
-            click.echo(f"cancelling: the task ends once {then}", err=True)
-        return _page(mesh, view, as_json=as_json)
-
-    click.echo(talk(target, end, need="change"))
-
-
-def _page(mesh: Connection, view: TaskView, *, as_json: bool, more: Sequence[_Line] = ()) -> str:
+def task_page(mesh: Connection, view: TaskView, *, as_json: bool, more: Sequence[_Line] = ()) -> str:
+    """A task with its attempts and outcome, as it is printed."""
     shown = document(view)
     if as_json:
         return json.dumps(shown, ensure_ascii=False, indent=2)
@@ -456,6 +433,8 @@ def _rows(view: Document) -> Iterator[tuple[str, str]]:
     yield "created", local_time(view["created_at"])
     if view["after"]:
         yield "after", f"task {view['after']}"
+    if origin := view["forked_from"]:
+        yield "forked", f"from step {origin['step']} of task {origin['task_id']}, attempt {origin['attempt']}"
     for number, attempt in enumerate(view["attempts"], start=1):
         parts = [attempt["agent_id"], score(attempt.get("score_card")), fault(attempt.get("error"))]
         yield f"attempt {number}", join(parts)

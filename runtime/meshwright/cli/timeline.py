@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
-from datetime import datetime
 from functools import partial
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, Self, TextIO
@@ -22,6 +21,7 @@ import click
 
 from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk, whole_id
+from meshwright.cli.filters import ENDED, OPEN, filter_options, given_filter
 from meshwright.cli.inbox import answer_of, question_lines
 from meshwright.cli.options import (
     Target,
@@ -29,8 +29,6 @@ from meshwright.cli.options import (
     json_option,
     limit_option,
     mesh_options,
-    since_option,
-    until_option,
 )
 from meshwright.cli.output import Line, document, event_line, for_terminal, line_of, styled, terminal_width
 from meshwright.client import Client
@@ -436,12 +434,8 @@ def _why(error: Document) -> str:
     "--task", "task_id", metavar="ID", shell_complete=named("task"), help="Only events of this task."
 )
 @click.option("--type", "event_type", metavar="TYPE", help="Only this type, such as task.succeeded.")
-@click.option(
-    "--agent", "agent_id", metavar="ID", shell_complete=named("agent"), help="Only events of this agent."
-)
+@filter_options(*OPEN, *ENDED)
 @click.option("--all", "also_noise", is_flag=True, help="Also spans of traces and signed heads of the log.")
-@since_option
-@until_option
 @limit_option(None, _MAX_EVENTS, otherwise="the last 50; all of a task or a time")
 @json_option
 @mesh_options
@@ -450,16 +444,17 @@ def events(
     follow: bool,
     task_id: str | None,
     event_type: str | None,
-    agent_id: str | None,
     also_noise: bool,
-    since: str | None,
-    until: str | None,
     limit: int | None,
     as_json: bool,
+    since: str | None,
+    until: str | None,
+    **of_task: Any,
 ) -> None:
     """Show events, oldest first.
 
-    Without --all those that only programs read are left out. With --json each event is one line of JSON.
+    An agent is that of the event; all other filters are of its task. Without --all those that only programs
+    read are left out. With --json each event is one line of JSON.
     """
     line = partial(json.dumps, ensure_ascii=False) if as_json else partial(event_line, width=terminal_width())
 
@@ -471,18 +466,11 @@ def events(
         if follow:
             mesh.require_running()
         task = await whole_id(mesh, task_id) if task_id else None
-        fields: EventFields = {"task_id": task, "event_type": event_type, "agent_id": agent_id}
+        fields: Any = {"task_id": task, "event_type": event_type, **given_filter(of_task)}
         newest = await mesh.client.last_seq() if follow else 0
         most = limit or (_MAX_EVENTS if task or since else _SOME_EVENTS)
         asked = most if not hidden else min(_MAX_EVENTS, 2 * most)  # so that enough are left
-        found = await mesh.client.events(
-            limit=asked,
-            since=_time(since),
-            until=_time(until),
-            task_id=task,
-            event_type=event_type,
-            agent_id=agent_id,
-        )
+        found = await mesh.client.events(limit=asked, since=since, until=until, **fields)
         if task and not found:
             await mesh.client.task(task)  # raises NotFound: it is no task, or has no such events
         if not found and not follow:
@@ -499,12 +487,8 @@ def events(
     talk(target, show)
 
 
-def _time(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text)
-
-
 def _new_events(mesh: Connection, newest: int, fields: EventFields) -> AsyncGenerator[Event]:
     task_id = fields.get("task_id")
-    if task_id and not (fields.get("event_type") or fields.get("agent_id")):
+    if task_id and not any(value for name, value in fields.items() if name != "task_id"):
         return mesh.client.follow(task_id, after_seq=newest)
     return mesh.client.stream(after_seq=newest, **fields)

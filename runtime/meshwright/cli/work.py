@@ -5,9 +5,11 @@ from __future__ import annotations
 import click
 
 from meshwright.cli.again import dead_letters, retry
-from meshwright.cli.inbox import answer, approve, deny, list_questions, show_question
+from meshwright.cli.answers import answer, approve, deny
+from meshwright.cli.batches import cancel, tree
+from meshwright.cli.inbox import list_questions, show_question
 from meshwright.cli.nouns import Noun
-from meshwright.cli.tasks import ask, cancel, show, steps, submit, tasks
+from meshwright.cli.tasks import ask, show, steps, submit, tasks
 
 
 @click.group(cls=Noun)
@@ -31,6 +33,7 @@ for verb, command in {
     "list": tasks,
     "show": show,
     "steps": steps,
+    "tree": tree,
     "ask": ask,
     "submit": submit,
     "answer": answer,

@@ -161,14 +161,17 @@ class Administration:
         since: datetime | str | None = None,
         until: datetime | str | None = None,
         bucket: Bucket | None = None,
+        **of: str | None,
     ) -> Costs:
         """The cost of model calls by one key or two (`agent,model`), most expensive first.
 
         Times are times, or durations such as `24h`. With a `bucket` (`hour`, `day`) the costs are a series.
+        `of` are the fields by which `tasks` are found: the agent, the thread and the model are those of the
+        call, and all others those of its task.
         """
         from meshwright.ledger.costs import Costs
 
-        params = {"by": by, "since": since, "until": until, "bucket": bucket}
+        params = {"by": by, "since": since, "until": until, "bucket": bucket, **of}
         return await self._connection.get(Costs, "/costs", params=params)
 
     async def keys(self) -> list[Key]:

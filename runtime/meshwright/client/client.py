@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 from urllib.parse import quote
 
-from meshwright.client.administration import Administration
+from meshwright.client.batches import MAX_TASKS, Batches, OfTask, Wanted, task_path
 from meshwright.client.transports import (
     CALL_SECONDS,
     DEFAULT_URL,
@@ -31,7 +31,6 @@ from meshwright.core.messages import (
     Plain,
     Receipt,
     ScoreCard,
-    TaskStatus,
     Usage,
     new_id,
 )
@@ -41,17 +40,14 @@ if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh han
     from meshwright.core.money import OnEmpty
     from meshwright.events.inbox import Question
     from meshwright.events.status import MeshStatus
-    from meshwright.events.tasks import DeadLetters
+    from meshwright.events.task_lists import TaskOrder
     from meshwright.mesh import Mesh
-    from meshwright.orchestration.again import Again
     from meshwright.services.figures.records import Figures
-    from meshwright.work.protocol import Begin
     from meshwright.work.record import TaskView
     from meshwright.work.steps import StepSummary, StepView
 
 MODEL_SECONDS = 600.0
-_RETRIED_AT_ONCE = 50
-MAX_TASKS, MAX_EVENTS = 500, 1000  # of one page
+MAX_EVENTS = 1000  # of one page
 _STEPS_A_PAGE = 50  # with what was said
 _MAX_FOLLOWED = 8  # tasks by a stream each; of more the outcome is asked for, since a mesh limits streams
 _PAUSES = 0.1, 5.0  # between two questions: the first, and the longest
@@ -81,11 +77,10 @@ class TaskFields(TypedDict, total=False):
     idempotency_key: str | None
 
 
-class EventFields(TypedDict, total=False):
-    """The fields by which events are filtered."""
+class EventFields(OfTask, total=False):
+    """The fields by which events are filtered: their own, and those of their tasks."""
 
     task_id: str | None
-    agent_id: str | None
     event_type: str | None
     trace_id: str | None
     aggregate_id: str | None
@@ -101,7 +96,7 @@ class Completion(Plain):
     usage: Usage
 
 
-class Client(Administration):
+class Client(Batches):
     """A mesh to talk to.
 
         async with Client("http://127.0.0.1:8000") as mesh:
@@ -209,7 +204,7 @@ class Client(Administration):
         return Outcome.model_validate(last.payload)
 
     async def _follow(self, task_id: str, generation: int, after_seq: int = 0) -> AsyncGenerator[Event]:
-        path = f"{_task_path(task_id)}/events"
+        path = f"{task_path(task_id)}/events"
         async with aclosing(self._connection.events(path, {}, after_seq)) as events:
             async for event in events:
                 yield event
@@ -220,7 +215,7 @@ class Client(Administration):
         """A task with its attempts and outcome. Raises NotFound."""
         from meshwright.work.record import TaskView
 
-        return await self._connection.get(TaskView, _task_path(task_id))
+        return await self._connection.get(TaskView, task_path(task_id))
 
     async def file(self, task_id: str, number: int = 1) -> File:
         """A file of a task's outcome with its bytes, counted from 1; one that is elsewhere has a `url`.
@@ -228,31 +223,29 @@ class Client(Administration):
         Raises NotFound.
         """
         accept = {"Accept": "application/json"}
-        return await self._connection.get(File, f"{_task_path(task_id)}/files/{number}", headers=accept)
+        return await self._connection.get(File, f"{task_path(task_id)}/files/{number}", headers=accept)
 
     async def tasks(
         self,
         *,
-        status: TaskStatus | None = None,
-        capability: str | None = None,
         task_id: str | None = None,
+        order: TaskOrder = "created",
         limit: int = 50,
-        **fields: str | None,
+        **fields: Unpack[Wanted],
     ) -> list[TaskSummary]:
-        """The newest tasks first. `task_id` is the beginning or the end of their ids.
+        """The newest tasks first, or by `order="changed"` those that changed last.
 
-        More `fields` are `agent_id`, `thread_id`, `parent_task_id`, `requested_by`, `model`, `error` (the
-        type of the error by which they failed), `since` and `until` (of their last change: `24h` ago, or RFC
-        3339). Raises NotFound for an agent or a capability that there never was.
+        `task_id` is the beginning or the end of their ids. Raises NotFound for a value of the `fields` that
+        there never was.
         """
-        fields |= {"status": status, "capability": capability, "task_id": task_id}
-        return await self._connection.get_list(TaskSummary, "/tasks", fields, limit=limit, page=MAX_TASKS)
+        params = {**fields, "task_id": task_id, "order": order}
+        return await self._connection.get_list(TaskSummary, "/tasks", params, limit=limit, page=MAX_TASKS)
 
     async def steps(self, task_id: str, *, attempt: int | None = None) -> list[StepSummary]:
         """The steps of an agent for a task: those of one attempt, or of all. Raises NotFound."""
         from meshwright.work.steps import StepSummary
 
-        path = f"{_task_path(task_id)}/steps"
+        path = f"{task_path(task_id)}/steps"
         return await self._connection.get_list(StepSummary, path, {"attempt": attempt}, page=MAX_TASKS)
 
     async def step(
@@ -266,7 +259,7 @@ class Client(Administration):
 
         params = {"attempt": attempt, "max_chars": max_chars}
         return await self._connection.get(
-            StepView, f"{_task_path(task_id)}/steps/{quote(path, safe='')}", params=params
+            StepView, f"{task_path(task_id)}/steps/{quote(path, safe='')}", params=params
         )
 
     async def transcript(
@@ -279,7 +272,7 @@ class Client(Administration):
         from meshwright.work.steps import StepView
 
         params = {"attempt": attempt, "max_chars": max_chars, "contents": "true"}
-        path = f"{_task_path(task_id)}/steps"
+        path = f"{task_path(task_id)}/steps"
         async for item in self._connection.items(path, params, page=_STEPS_A_PAGE):
             yield StepView.model_validate(item)
 
@@ -287,60 +280,7 @@ class Client(Administration):
         """Ask for the end of a task; its outcome follows when its agent has let go. Raises NotFound."""
         from meshwright.work.record import TaskView
 
-        return await self._connection.get(TaskView, f"{_task_path(task_id)}/cancel", "POST", repeats=True)
-
-    async def retry(
-        self,
-        task_id: str,
-        *,
-        begin: Begin | None = None,
-        deadline: float | None = None,
-        dry_run: bool = False,
-    ) -> Again:
-        """Work again on a task that failed, timed out or was cancelled, under the same id.
-
-        From the `journal` finished steps stay, and cost nothing again; from the `start` none do. Without
-        `begin` the fault says which. `deadline` is in seconds from now, by default as long as before. A
-        `dry_run` changes nothing. Raises NotFound, Conflict, NoAgentAvailable, Overloaded.
-        """
-        from meshwright.orchestration.again import Again
-
-        body = {"begin": begin, "deadline": deadline, "dry_run": dry_run}
-        return await self._connection.get(Again, f"{_task_path(task_id)}/retry", "POST", body=body)
-
-    async def retry_all(
-        self,
-        *,
-        begin: Begin | None = None,
-        deadline: float | None = None,
-        dry_run: bool = False,
-        limit: int = 500,
-        **fields: str | None,
-    ) -> list[Again]:
-        """Work again on the newest tasks that agree with every one of the `fields` of `tasks`.
-
-        Without a `status` those are meant that failed or timed out. A task that can't be worked on again is
-        in the list, and says why (`refused`).
-        """
-        from meshwright.orchestration.again import AgainPage
-
-        body: dict[str, Any] = {"begin": begin, "deadline": deadline, "dry_run": dry_run, **fields}
-        found: list[Again] = []
-        cursor: str | None = None
-        while len(found) < limit:
-            body |= {"cursor": cursor, "limit": min(limit - len(found), _RETRIED_AT_ONCE)}
-            page = await self._connection.get(AgainPage, "/retry", "POST", body=body)
-            found += page.items
-            if (cursor := page.cursor) is None:
-                break
-        return found
-
-    async def dead_letters(self, *, limit: int = 50, **fields: str | None) -> list[DeadLetters]:
-        """The tasks that failed or timed out, by agent and type of error; see `tasks` for the fields."""
-        from meshwright.events.tasks import DeadLetters
-
-        path = "/dead-letters"
-        return await self._connection.get_list(DeadLetters, path, fields, limit=limit, page=MAX_TASKS)
+        return await self._connection.get(TaskView, f"{task_path(task_id)}/cancel", "POST", repeats=True)
 
     async def answer(self, task_id: str, key: str, value: Any) -> TaskView:
         """Answer what a task waits for: `key` is the `wait_id` of a question of the inbox.
@@ -351,7 +291,7 @@ class Client(Administration):
         from meshwright.work.record import TaskView
 
         body = {"key": key, "value": value}
-        return await self._connection.get(TaskView, f"{_task_path(task_id)}/answer", "POST", body=body)
+        return await self._connection.get(TaskView, f"{task_path(task_id)}/answer", "POST", body=body)
 
     async def inbox(self, *, id: str | None = None, ended: bool = False, limit: int = 50) -> list[Question]:
         """Questions that wait for people, the oldest first; with `ended` also the others.
@@ -368,7 +308,7 @@ class Client(Administration):
 
         Pieces of an answer (`model.delta`) have no `seq`, since the log does not have them.
         """
-        generation = await self._connection.field("generation", "GET", _task_path(task_id))
+        generation = await self._connection.field("generation", "GET", task_path(task_id))
         async with aclosing(self._follow(task_id, generation, after_seq)) as events:
             async for event in events:
                 yield event
@@ -387,11 +327,11 @@ class Client(Administration):
         *,
         limit: int = 100,
         after_seq: int | None = None,
-        since: datetime | None = None,
-        until: datetime | None = None,
+        since: datetime | str | None = None,
+        until: datetime | str | None = None,
         **fields: Unpack[EventFields],
     ) -> list[Event]:
-        """The last events that match, oldest first."""
+        """The last events that match, oldest first. Raises NotFound for a task's value that never was."""
         wanted = {**fields, "after_seq": after_seq, "since": since, "until": until, "order": "desc"}
         found, before = list[Event](), None
         while len(found) < limit:
@@ -457,7 +397,3 @@ class Client(Administration):
         said = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
         body = {"model": model, "messages": said, **options}
         return await self._connection.get(Completion, "/complete", "POST", body=body, timeout=MODEL_SECONDS)
-
-
-def _task_path(task_id: str) -> str:
-    return f"/tasks/{quote(task_id, safe='')}"

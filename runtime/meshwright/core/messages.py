@@ -173,11 +173,25 @@ class TaskBudget(Struct, omit_defaults=True):
         exact(self, "limit_usd", self.limit_usd)
 
 
+class ForkedFrom(Struct):
+    """The finished step of a task's attempt that another task goes on from.
+
+    `first_task_id` is the task itself, or the one that it goes back to where it is a fork too.
+    """
+
+    task_id: Identifier
+    step: str
+    attempt: int
+    first_task_id: Identifier
+
+
 class Task(Struct, kw_only=True):
     """One task as the mesh carries it. `chain` names the agents above it, for limits on delegation.
 
     `budgets_above` are those of the tasks above it, `budgets` those of the credentials that it came with: its
-    calls are charged to each of them as well. `after` is the task whose end it waits for.
+    calls are charged to each of them as well. `after` is the task whose end it waits for, `forked_from` the
+    step of another that it goes on from.
+
     Without a capability it is for `agent_id`, and gets that agent's first capability when accepted.
     """
 
@@ -204,6 +218,7 @@ class Task(Struct, kw_only=True):
     budgets: tuple[Budget, ...] = ()
     on_empty: OnEmpty = "fail"
     after: Identifier | None = None
+    forked_from: ForkedFrom | None = None
 
     def __post_init__(self) -> None:
         if type(self.timeout) is int:
@@ -217,6 +232,11 @@ class Task(Struct, kw_only=True):
         return Raw(data[: -len(_DEFAULTS)] + b"}" if data.endswith(_DEFAULTS) else data)
 
     @property
+    def first_task_id(self) -> str:
+        """The id under which its first steps were made: its own, but for a fork."""
+        return self.task_id if self.forked_from is None else self.forked_from.first_task_id
+
+    @property
     def text(self) -> str:
         """The request as text: `payload.text`, or nothing."""
         text = self.payload.get("text", "")
@@ -224,7 +244,8 @@ class Task(Struct, kw_only=True):
 
 
 _DEFAULTS = (
-    b',"limits":null,"budget_usd":null,"budgets_above":[],"budgets":[],"on_empty":"fail","after":null}'
+    b',"limits":null,"budget_usd":null,"budgets_above":[],"budgets":[],"on_empty":"fail","after":null,'
+    b'"forked_from":null}'
 )
 
 

@@ -1,13 +1,16 @@
-"""Which events are wanted: the one description that queries, tails and replays share."""
+"""Filters of tasks and of events: the descriptions that lists, queries, tails and replays share."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from meshwright.core.messages import Event
+from meshwright.core.messages import Event, TaskStatus
+
+if TYPE_CHECKING:
+    from meshwright.sql.database import Session
 
 MAX_LIMIT = 1000
 KEYED = (
@@ -22,12 +25,92 @@ KEYED = (
 )
 """Fields that the log finds events by; `event_version` only narrows what was found."""
 EXACT = (*KEYED, "event_version")
+TASK_FIELDS = (
+    "status", "capability", "agent_id", "thread_id", "parent_task_id", "requested_by", "model", "error",
+)  # fmt: skip
+"""Fields by which tasks are found, each with one value."""
+
+
+class TaskFilter(BaseModel):
+    """Tasks that agree with every field given.
+
+    `task_id` is the beginning or the end of their ids, `error` the type of the error by which they failed,
+    `text` stands in the first 1,000 characters of their request, whatever its case. `since` and `until` bound
+    the time of their last change, and include it. `dead` are those that failed or timed out, `open` those
+    that have not ended.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    status: TaskStatus | None = None
+    capability: str | None = None
+    agent_id: str | None = None
+    thread_id: str | None = None
+    parent_task_id: str | None = None
+    requested_by: str | None = None
+    model: str | None = None
+    error: str | None = None
+    text: str | None = None
+    task_id: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    dead: bool = False
+    open: bool = False
+
+    def conditions(self, session: Session, tenant_id: str | None) -> tuple[str, dict[str, Any]]:
+        """Returns them in SQL, with their values; without a tenant for the tasks of all."""
+        exact = {"tenant_id": tenant_id, **{name: getattr(self, name) for name in TASK_FIELDS}}
+        values = {name: session.bindable(value) for name, value in exact.items() if value is not None}
+        found = [f"tasks.{name} = :{name}" for name in values]
+        if self.task_id is not None:
+            values["task_id"] = session.bindable(self.task_id)
+            end = "substr(task_id, length(task_id) - length(:task_id) + 1)"
+            found.append(f":task_id IN (substr(task_id, 1, length(:task_id)), {end})")
+        if self.text is not None:
+            values["text"] = session.bindable(self.text)
+            found.append(f"{_FIND[session.dialect]}(lower(tasks.text), lower(CAST(:text AS TEXT))) > 0")
+        for name, compared in (("since", ">="), ("until", "<=")):
+            if (bound := getattr(self, name)) is not None:
+                values[name] = seconds(bound)
+                found.append(f"updated_at {compared} :{name}")
+        if self.dead:
+            found.append("status IN ('failed', 'timed_out')")
+        if self.open:
+            found.append("completed_at IS NULL")
+        if self.dead or self.status not in (None, "succeeded"):
+            found.append("status <> 'succeeded'")
+        return " AND ".join(found) or "1 = 1", values
+
+    def of_rows(self, session: Session, table: str) -> tuple[str, dict[str, Any]]:
+        """Returns the condition that a row of another table is of such a task, with its values."""
+        conditions, values = self.conditions(session, None)
+        joined = f"tasks.task_id = {table}.task_id AND tasks.tenant_id = {table}.tenant_id"
+        return f"EXISTS (SELECT 1 FROM tasks WHERE {joined} AND {conditions})", values  # noqa: S608
+
+    @property
+    def reads_many(self) -> bool:
+        """Whether rows that no index finds decide: a page with few of them reads the whole list."""
+        return bool(self.model_fields_set - {"status", "capability", "dead", "open"})
+
+    @property
+    def index(self) -> str | None:
+        """The index that finds them; None for the order of the list."""
+        if self.status not in (None, "succeeded"):
+            return "tasks_by_status"
+        if self.open:
+            return "tasks_open"
+        return None if self.capability is None else "tasks_by_capability"
+
+
+_FIND = {"sqlite": "instr", "postgres": "strpos"}
+"""The function that finds a text in another, by dialect."""
 
 
 class EventFilter(BaseModel):
     """Events that agree with every field given. Bounds of `seq` are exclusive, those of time inclusive.
 
-    Times without a zone count as UTC. `limit` and `order` (by `seq`) are for queries alone.
+    Times without a zone count as UTC. `of_task` says of which tasks they are; `limit` and `order` (by `seq`)
+    are for queries alone.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,6 +128,7 @@ class EventFilter(BaseModel):
     idempotency_key: str | None = None
     topic: str | None = None
     tenant_id: str | None = None
+    of_task: TaskFilter | None = None
     limit: int = Field(default=100, ge=1, le=MAX_LIMIT)
     order: Literal["asc", "desc"] = "asc"
 

@@ -16,7 +16,7 @@ from pydantic_core import from_json
 
 from meshwright.core.encoding import encode
 from meshwright.core.messages import Event, Plain, derived_id
-from meshwright.events.filter import seconds
+from meshwright.events.filter import TaskFilter, seconds
 from meshwright.events.log import EventLog
 from meshwright.events.status import account_of
 from meshwright.events.tasks import position_of
@@ -111,14 +111,15 @@ class Inbox:
         ended: bool = False,
         limit: int = 50,
         cursor: str | None = None,
+        of_task: TaskFilter | None = None,
     ) -> InboxPage:
         """A tenant's questions, the oldest first, at most 500; those that have `ended` only where asked for.
 
-        `id` is an end or a beginning of their ids, or of the ids of their tasks. Raises InvalidInput for a
-        wrong cursor.
+        `id` is an end or a beginning of their ids, or of the ids of their tasks; `of_task` says which tasks
+        ask. Raises InvalidInput for a wrong cursor.
         """
         after = 0 if cursor is None else position_of(cursor)
-        return await self._log.view(_list, tenant_id, id, ended, limit, after)
+        return await self._log.view(_list, tenant_id, id, ended, limit, after, of_task)
 
     async def find(self, tenant_id: str, wait_id: str) -> Question | None:
         """The question of a wait, open or not; None where there is none."""
@@ -275,7 +276,13 @@ def _stored(session: Session, ids: Collection[str]) -> dict[str, dict[str, Any]]
 
 
 def _list(
-    session: Session, tenant_id: str, wanted: str | None, ended: bool, limit: int, after: int
+    session: Session,
+    tenant_id: str,
+    wanted: str | None,
+    ended: bool,
+    limit: int,
+    after: int,
+    of_task: TaskFilter | None,
 ) -> InboxPage:
     limit = max(1, min(limit, _MAX_PAGE))
     values: dict[str, Any] = {"tenant_id": session.bindable(tenant_id), "after": after, "limit": limit + 1}
@@ -287,6 +294,10 @@ def _list(
             for name in ("id", "task_id")
         ]
         conditions.append(f":wanted IN ({', '.join(ends)})")
+    if of_task is not None:
+        condition, of_rows = of_task.of_rows(session, "inbox")
+        conditions.append(condition)
+        values |= of_rows
     query = (
         f"SELECT document, {_IS_CURRENT}, account FROM inbox "  # noqa: S608 conditions are code
         f"WHERE {' AND '.join(conditions)} ORDER BY seq, id LIMIT :limit"

@@ -16,7 +16,7 @@ from meshwright.core.errors import HostError, StoreFailed
 from meshwright.core.messages import Event, new_id
 from meshwright.events import table
 from meshwright.events.chain import PRUNED_EVENT
-from meshwright.events.filter import EventFilter
+from meshwright.events.filter import EventFilter, TaskFilter
 from meshwright.events.projections import (
     FOLDED_AT_ONCE,
     FOLDED_BETWEEN_COMMITS,
@@ -29,14 +29,12 @@ from meshwright.events.projections import (
 from meshwright.events.rows import own_id, row_of
 from meshwright.events.table import MAX_BYTES_READ, Found, Written
 from meshwright.events.tails import Tails
+from meshwright.events.task_lists import TaskOrder, dead_letters, first_seq, list_tasks, tasks_among
 from meshwright.events.tasks import (
     DeadLetterPage,
-    TaskFilter,
     TaskPage,
     TaskProjection,
-    dead_letters,
     delete_ended_tasks,
-    list_tasks,
     open_tasks,
     position_of,
 )
@@ -227,6 +225,9 @@ class EventLog:
     async def page(self, wanted: EventFilter) -> Page:
         """The first events that fit, in the filter's order: up to `limit`, and to `MAX_BYTES_READ`."""
         first, last = wanted.first(), wanted.last(self._tails.announced)
+        if wanted.of_task is not None and wanted.tenant_id is not None:
+            begun = await self.view_apart(first_seq, wanted.tenant_id, wanted.of_task)
+            first = last + 1 if begun is None else max(first, begun)
         events: list[Event] = []
         size = 0
         while first <= last and len(events) < wanted.limit and size < MAX_BYTES_READ:
@@ -281,9 +282,20 @@ class EventLog:
         position = now if wanted.after_seq is None else wanted.after_seq
         if position > self._tails.announced:  # ahead of us, or of a log that has started again
             position = min(position, await self._database.read(table.newest))
-        async with aclosing(self._tails.follow(wanted, position, live=live)) as batches:
+        async with aclosing(
+            self._tails.follow(wanted.model_copy(update={"of_task": None}), position, live=live)
+        ) as batches:
             async for batch in batches:
-                yield batch
+                if found := await self._of_tasks(batch, wanted):
+                    yield found
+
+    async def _of_tasks(self, batch: list[Event], wanted: EventFilter) -> list[Event]:
+        """Those of some events whose tasks are wanted."""
+        if wanted.of_task is None or wanted.tenant_id is None:
+            return batch
+        ids = [*{event.task_id for event in batch if event.task_id is not None}]
+        known = await self.view(tasks_among, wanted.tenant_id, wanted.of_task, ids)
+        return [event for event in batch if event.task_id in known]
 
     async def _search(
         self,
@@ -313,6 +325,7 @@ class EventLog:
         tenant_id: str,
         limit: int = 50,
         cursor: str | None = None,
+        order: TaskOrder = "created",
         **wanted: Any,
     ) -> TaskPage:
         """A page of a tenant's tasks, newest first, at most 1,000. Takes the fields of `TaskFilter`.
@@ -321,11 +334,11 @@ class EventLog:
         """
         chosen = TaskFilter(**{name: value for name, value in wanted.items() if value is not None})
         view = self.view_apart if chosen.reads_many else self.view
-        return await view(list_tasks, tenant_id, chosen, limit, position_of(cursor))
+        return await view(list_tasks, tenant_id, chosen, limit, position_of(cursor), order)
 
     async def dead_letters(self, *, tenant_id: str, limit: int = 50, **wanted: Any) -> DeadLetterPage:
         """A tenant's tasks that failed or timed out, by agent and error. Takes the fields of `TaskFilter`."""
-        return await self.view(dead_letters, tenant_id, TaskFilter(**wanted), limit)
+        return await self.view_apart(dead_letters, tenant_id, TaskFilter(**wanted), limit)
 
     async def open_tasks(self) -> list[tuple[str, str, str | None]]:
         """(tenant_id, task_id, thread_id) of every task that has no outcome."""

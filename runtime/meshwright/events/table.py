@@ -246,6 +246,10 @@ def _rows(session: Session, wanted: EventFilter, first: int, last: int, limit: i
     if wanted.timed:
         conditions.append("time BETWEEN :since AND :until")
         values["since"], values["until"] = wanted.period()
+    if wanted.of_task is not None:
+        condition, of_task = wanted.of_task.of_rows(session, "events")
+        conditions.append(condition)
+        values |= of_task
     order = "ORDER BY seq DESC" if wanted.order == "desc" else "ORDER BY seq"
     query = ("SELECT", COLUMN_LIST, "FROM events WHERE", " AND ".join(conditions), order, "LIMIT :limit")
     return session.stream(" ".join(query), values)

@@ -11,17 +11,18 @@ from datetime import UTC, datetime
 from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from msgspec import Raw
+from pydantic import BaseModel
 
-from meshwright.core.encoding import Json, Struct
+from meshwright.core.encoding import Json, Struct, encode
 from meshwright.core.errors import InvalidInput
 from meshwright.core.messages import Event, Outcome, Parent, Plain, TaskStatus, Usage
 from meshwright.core.money import Amount
 from meshwright.events.filter import seconds
 from meshwright.sql.database import Row, Session
 
-_MAX_PAGE = 1000
 MAX_REASON_CHARS = 500
+_MAX_TEXT_CHARS = 1_000  # of a request
 _MAX_FIGURE = 2**53  # every part of the mesh can hold smaller ones exactly
 _OPEN_TASKS = "SELECT tenant_id, task_id, thread_id FROM tasks WHERE completed_at IS NULL"
 _OPEN_CODE = (
@@ -87,7 +88,7 @@ class TaskProjection:
     """The table `tasks`."""
 
     name = "tasks"
-    version = 1
+    version = 2
 
     @property
     def event_types(self) -> Collection[str]:
@@ -121,77 +122,6 @@ def pruned_tasks(event: Event) -> list[str]:
     return [task_id for task_id in ids if isinstance(task_id, str)] if isinstance(ids, list) else []
 
 
-class TaskFilter(BaseModel):
-    """Tasks that agree with every field given.
-
-    `task_id` is the beginning or the end of their ids, `error` the type of the error by which they failed;
-    `since` and `until` bound the time of their last change, and include it. `dead` are those that failed or
-    timed out.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    status: TaskStatus | None = None
-    capability: str | None = None
-    agent_id: str | None = None
-    thread_id: str | None = None
-    parent_task_id: str | None = None
-    requested_by: str | None = None
-    model: str | None = None
-    error: str | None = None
-    task_id: str | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-    dead: bool = False
-
-    def conditions(self, session: Session, tenant_id: str) -> tuple[str, dict[str, Any]]:
-        """Returns them in SQL, with their values."""
-        exact = {"tenant_id": tenant_id, **{name: getattr(self, name) for name in _EXACT}}
-        values = {name: session.bindable(value) for name, value in exact.items() if value is not None}
-        found = [f"{name} = :{name}" for name in values]
-        if self.task_id is not None:
-            values["task_id"] = session.bindable(self.task_id)
-            end = "substr(task_id, length(task_id) - length(:task_id) + 1)"
-            found.append(f":task_id IN (substr(task_id, 1, length(:task_id)), {end})")
-        for name, compared in (("since", ">="), ("until", "<=")):
-            if (bound := getattr(self, name)) is not None:
-                values[name] = seconds(bound)
-                found.append(f"updated_at {compared} :{name}")
-        if self.dead:
-            found.append("status IN ('failed', 'timed_out')")
-        if self.dead or self.status not in (None, "succeeded"):
-            found.append("status <> 'succeeded'")
-        return " AND ".join(found), values
-
-    @property
-    def reads_many(self) -> bool:
-        """Whether rows that no index finds decide: a page with few of them reads the whole list."""
-        return bool(self.model_fields_set - {"status", "capability", "dead"})
-
-    @property
-    def index(self) -> str | None:
-        """The index that finds them; None for the order of the list."""
-        if self.status not in (None, "succeeded"):
-            return "tasks_by_status"
-        return None if self.capability is None else "tasks_by_capability"
-
-
-_EXACT = (
-    "status", "capability", "agent_id", "thread_id", "parent_task_id", "requested_by", "model", "error",
-)  # fmt: skip
-
-
-def list_tasks(session: Session, tenant_id: str, wanted: TaskFilter, limit: int, before: int) -> TaskPage:
-    """One page of a tenant's tasks."""
-    limit = max(1, min(limit, _MAX_PAGE))
-    conditions, values = wanted.conditions(session, tenant_id)
-    where = ("WHERE seq < :before AND", conditions, "ORDER BY seq DESC LIMIT :limit")
-    query = ("SELECT", ", ".join(_LISTED), "FROM", session.by_index("tasks", wanted.index), *where)
-    rows = session.execute(" ".join(query), {**values, "before": before, "limit": limit + 1}).fetchall()
-    items = tuple(map(_summary, rows[:limit]))
-    return TaskPage(items=items, cursor=str(items[-1].seq) if len(rows) > limit else None)
-
-
 class DeadLetters(Plain):
     """The tasks of one agent that failed or timed out by one type of error, and are not worked on again.
 
@@ -211,32 +141,6 @@ class DeadLetterPage(Plain):
     """The largest groups of dead letters."""
 
     items: tuple[DeadLetters, ...]
-
-
-def dead_letters(session: Session, tenant_id: str, wanted: TaskFilter, limit: int) -> DeadLetterPage:
-    """The groups of a tenant's dead letters, the largest first."""
-    conditions, values = wanted.model_copy(update={"dead": True}).conditions(session, tenant_id)
-    query = (
-        "WITH ended AS (SELECT agent_id, error, task_id, reason, completed_at, ROW_NUMBER() OVER "  # noqa: S608
-        f"(PARTITION BY agent_id, error ORDER BY seq DESC) AS place FROM tasks WHERE {conditions}) "
-        "SELECT agent_id, error, COUNT(*), MIN(completed_at), MAX(completed_at), "
-        "MAX(CASE WHEN place = 1 THEN task_id END), MAX(CASE WHEN place = 1 THEN reason END) "
-        "FROM ended GROUP BY agent_id, error ORDER BY COUNT(*) DESC, agent_id, error LIMIT :limit"
-    )
-    rows = session.execute(query, {**values, "limit": limit}).fetchall()
-    items = tuple(
-        DeadLetters(
-            agent_id=agent_id,
-            error=error,
-            tasks=int(tasks),
-            first_at=datetime.fromtimestamp(first, UTC),
-            last_at=datetime.fromtimestamp(last, UTC),
-            task_id=task_id,
-            reason=reason,
-        )
-        for agent_id, error, tasks, first, last, task_id, reason in rows
-    )
-    return DeadLetterPage(items=items)
 
 
 def position_of(cursor: str | None) -> int:
@@ -296,13 +200,13 @@ class SubjectTask(NamedTuple):
 
 
 def tasks_of(session: Session, tenant_id: str, subject: TaskSubject) -> list[SubjectTask]:
-    """A tenant's tasks of a subject, all that they delegated, and the others of their threads."""
+    """A tenant's tasks of a subject, what they delegated, their forks, and the others of their threads."""
     name, value = next((name, value) for name, value in subject._asdict().items() if value is not None)
     query = (
         "WITH RECURSIVE found (task_id) AS ("  # noqa: S608 the name is code
         f"SELECT task_id FROM tasks WHERE tenant_id = :tenant_id AND {name} = :value UNION "
         "SELECT tasks.task_id FROM tasks JOIN found ON tasks.parent_task_id = found.task_id "
-        "WHERE tasks.tenant_id = :tenant_id) "
+        "OR tasks.forked_from = found.task_id WHERE tasks.tenant_id = :tenant_id) "
         "SELECT task_id, completed_at, task_id NOT IN (SELECT task_id FROM found) FROM tasks "
         "WHERE tenant_id = :tenant_id AND (task_id IN (SELECT task_id FROM found) OR thread_id IN "
         "(SELECT thread_id FROM tasks JOIN found USING (task_id) WHERE tenant_id = :tenant_id)) ORDER BY seq"
@@ -314,7 +218,7 @@ def tasks_of(session: Session, tenant_id: str, subject: TaskSubject) -> list[Sub
 def erase_task_rows(session: Session, tenant_id: str, task_id: str) -> None:
     """Take from the lists what they quote of a task."""
     key = tenant_id, task_id
-    session.execute("UPDATE tasks SET reason = NULL WHERE tenant_id = ? AND task_id = ?", key)
+    session.execute("UPDATE tasks SET reason = NULL, text = NULL WHERE tenant_id = ? AND task_id = ?", key)
     session.execute("DELETE FROM inbox WHERE tenant_id = ? AND task_id = ?", key)
 
 
@@ -325,8 +229,9 @@ def delete_ended_tasks(session: Session, before: int) -> None:
     )
 
 
-def _summary(row: Row) -> TaskSummary:
-    fields = dict(zip(_LISTED, row, strict=True))
+def summary_of(row: Row) -> TaskSummary:
+    """A task of a list, of the columns `LISTED`."""
+    fields = dict(zip(LISTED, row, strict=True))
     usage = Usage(**{name: fields.pop(name) for name in USAGE})
     for name in _TIMES:
         if fields[name] is not None:
@@ -369,6 +274,8 @@ class _TaskRow:
     cost_usd: str | None = "0"
     code: str | None = None
     once: int = 0
+    text: str | None = None
+    forked_from: str | None = None
 
     def __init__(self, **columns: Any) -> None:
         self.__dict__.update(columns)
@@ -400,15 +307,19 @@ class _TaskRow:
         self.thread_id = task.thread_id
         self.parent_task_id = task.parent.task_id if task.parent else None
         self.created_at = seconds(task.created_at)
+        self.text = _request_text(task.payload)
 
 
 _COLUMNS = tuple(_TaskRow.__annotations__)
-_LISTED = (*(name for name in TaskSummary.model_fields if name != "usage"), *USAGE)
+LISTED = (*(name for name in TaskSummary.model_fields if name != "usage"), *USAGE)
 _INTO = f"tasks ({', '.join(_COLUMNS)})"
 _REPLACE = "ON CONFLICT (task_id, tenant_id) DO UPDATE SET " + ", ".join(
     f"{name} = excluded.{name}" for name in _COLUMNS if name not in ("seq", "task_id", "tenant_id")
 )
 _columns_of = attrgetter(*_COLUMNS)
+
+
+_NO_PAYLOAD = Raw(b"{}")
 
 
 class _DispatchedTask(Struct, kw_only=True):
@@ -421,6 +332,20 @@ class _DispatchedTask(Struct, kw_only=True):
     parent: Parent | None = None
     generation: int = 1
     created_at: datetime
+    payload: Raw = _NO_PAYLOAD
+
+
+class _Request(Struct):
+    text: Any = None
+
+
+def _request_text(payload: Raw) -> str | None:
+    """The beginning of a request in words; of one without words that of its JSON."""
+    data = bytes(payload)
+    text = _Request.model_validate_json(data).text if data.startswith(b"{") else None
+    if isinstance(text, str):
+        return text[:_MAX_TEXT_CHARS]
+    return None if data == _NO_PAYLOAD else data[:_MAX_TEXT_CHARS].decode(errors="ignore")
 
 
 class _Dispatched(Struct):
@@ -436,6 +361,8 @@ def _accept(row: _TaskRow, event: Event) -> None:
     row.thread_id = row.thread_id or _text(fields, "thread_id")
     row.requested_by = row.requested_by or _text(fields, "requested_by")
     row.parent_task_id = row.parent_task_id or _text(fields, "parent_task_id")
+    if isinstance(origin := fields.get("forked_from"), dict):
+        row.forked_from = _text(origin, "task_id")
     if row.priority is None:
         row.priority = _whole(fields, "priority")
 
@@ -550,7 +477,7 @@ def _shaped(model: type[ModelT], event: Event) -> ModelT | None:
     try:
         if isinstance(payload, Json):
             return model.model_validate_json(payload)
-        return model.model_validate(payload.model_dump() if isinstance(payload, BaseModel) else payload)
+        return model.model_validate_json(encode(payload))
     except (ValueError, ArithmeticError):
         return None
 

@@ -18,13 +18,12 @@ from meshwright.context.plan import CompressRequest, CompressResponse
 from meshwright.context.service import ContextClient
 from meshwright.core.access import Role
 from meshwright.core.capability import AgentInfo
-from meshwright.core.errors import Forbidden, HostError, MeshError, NotFound, nearest
+from meshwright.core.errors import Forbidden, HostError, MeshError, NotFound
 from meshwright.core.files import File, task_file_of
 from meshwright.core.messages import (
     ENDED,
     Caller,
     Event,
-    Fault,
     Outcome,
     Receipt,
     ScoreCard,
@@ -33,11 +32,12 @@ from meshwright.core.messages import (
     new_id,
 )
 from meshwright.events.audit import Audit
-from meshwright.events.filter import EventFilter
+from meshwright.events.filter import EventFilter, TaskFilter
 from meshwright.events.inbox import Inbox, InboxPage
 from meshwright.events.log import Page
 from meshwright.events.status import MeshStatus
-from meshwright.events.tasks import DeadLetterPage, TaskPage, TaskSummary
+from meshwright.events.tasks import TaskPage
+from meshwright.identity.filters import read_filter, require_known
 from meshwright.identity.rules import (
     RULES,
     call_context,
@@ -52,21 +52,20 @@ from meshwright.identity.rules import (
     status_facts,
     visible_tenant,
 )
-from meshwright.ledger.costs import Bucket, CostQuery, Costs, since_of
+from meshwright.ledger.costs import Bucket, CostQuery, Costs
 from meshwright.ledger.keys import Unauthenticated
 from meshwright.ledger.spending import Spending
 from meshwright.mesh import Mesh
 from meshwright.models.overview import Deployments
 from meshwright.models.port import CallContext
 from meshwright.orchestration.acceptance import FINAL
-from meshwright.orchestration.again import Again, AgainPage
+from meshwright.orchestration.again import Again, Forked
 from meshwright.orchestration.registry import Registry
 from meshwright.orchestration.status import StatusReader
 from meshwright.orchestration.tasks import Tasks
 from meshwright.orchestration.tenants import Tenants
 from meshwright.run.files import referred_in
 from meshwright.run.transcript import Transcript
-from meshwright.work.protocol import Begin
 from meshwright.work.record import TaskView, read_task, unknown_task
 
 
@@ -138,40 +137,20 @@ class Operations(Acting):
         return await self._shown("see", task_id)
 
     async def tasks(self, **wanted: Any) -> TaskPage:
-        """A page of the tenant's tasks, the newest first. Takes what `EventLog.tasks` takes."""
+        """A page of the tenant's tasks, the newest first. Takes what `EventLog.tasks` takes.
+
+        Raises NotFound for a value of the filter that there never was.
+        """
         self.check("tasks")
         page = await self._tasks_of(**wanted)
         return page if has_role(self.caller, Role.CONTENTS) else page_facts(page)
 
     async def _tasks_of(self, **wanted: Any) -> TaskPage:
-        wanted = await self._checked(wanted)
-        return await self.mesh.log.tasks(tenant_id=self.caller.tenant_id, **wanted)
-
-    async def _checked(self, wanted: dict[str, Any]) -> dict[str, Any]:
-        """A filter, its times read. Raises NotFound for an agent or a capability that there never was."""
-        now = self.mesh.host.clock.now()
-        times = {name: since_of(wanted[name], now) for name in ("since", "until") if wanted.get(name)}
-        registry = self.mesh.get(Registry)
-        known = {
-            "agent_id": [agent.agent_id for agent in registry.agents()],
-            "capability": registry.capabilities(),
-        }
-        for name, names in known.items():
-            value = wanted.get(name)
-            if value is not None and value not in names and not await self._was_known(name, value):
-                close = nearest(value, names)
-                raise NotFound(
-                    f"There is no {name.removesuffix('_id')} {value!r}, and no task ever named it",
-                    remedy=f"Did you mean {close}?"
-                    if close
-                    else f"Known are {', '.join(sorted(names)) or 'none'}",
-                    field=name,
-                )
-        return {**wanted, **times}
-
-    async def _was_known(self, name: str, value: str) -> bool:
-        found = await self.mesh.log.tasks(tenant_id=self.caller.tenant_id, limit=1, **{name: value})
-        return bool(found.items)
+        wanted, tenant_id = read_filter(self.mesh, self.caller, wanted), self.caller.tenant_id
+        page = await self.mesh.log.tasks(tenant_id=tenant_id, **wanted)
+        if not page.items:
+            await require_known(self.mesh, wanted, tenant_id)
+        return page
 
     async def task_events(self, task_id: str, wanted: EventFilter) -> Page:
         """A page of a task's events."""
@@ -231,49 +210,11 @@ class Operations(Acting):
             return again
         return replace(again, error=named(again.error), refused=named(again.refused))
 
-    async def retry_all(
-        self,
-        *,
-        begin: Begin | None = None,
-        deadline: float | None = None,
-        dry_run: bool = False,
-        **wanted: Any,
-    ) -> AgainPage:
-        """Work again on the tasks of a page. Takes what `tasks` and `retry` take.
-
-        Those that failed or timed out are meant where no status is wanted. One that can't be worked on again
-        is in the page, with the reason; where the mesh has no room for more it ends with that.
-        """
-        self.check("retry_all")
-        page = await self._tasks_of(dead=wanted.get("status") is None, **wanted)
-        items: list[Again] = []
-        for task in page.items:
-            how: dict[str, Any] = {"begin": begin, "deadline": deadline, "dry_run": dry_run}
-            items.append(await self._retry_one(task, how))
-        return AgainPage(items=tuple(items), cursor=page.cursor)
-
-    async def _retry_one(self, task: TaskSummary, how: dict[str, Any]) -> Again:
-        try:
-            return await self.retry(task.task_id, **how)
-        except MeshError as error:
-            fault = Fault(type=error.code, message=str(error))
-            return Again(
-                task_id=task.task_id,
-                begin="journal",
-                generation=task.generation,
-                refused=fault,
-                is_dry=how["dry_run"],
-            )
-
-    async def dead_letters(self, **wanted: Any) -> DeadLetterPage:
-        """The tasks that failed or timed out, by agent and error. Takes a filter as `tasks` does."""
-        self.check("dead_letters")
-        wanted = await self._checked(wanted)
-        page = await self.mesh.log.dead_letters(tenant_id=self.caller.tenant_id, **wanted)
-        if has_role(self.caller, Role.CONTENTS):
-            return page
-        items = tuple(letters.model_copy(update={"reason": None}) for letters in page.items)
-        return page.model_copy(update={"items": items})
+    async def fork(self, task_id: str, step: str, **wanted: Any) -> Forked:
+        """Make a task of the caller that goes on from a step of another. Takes what `Tasks.fork` takes."""
+        self.check("fork")
+        await self._check_task("fork", task_id)
+        return await self.mesh.get(Tasks).fork(task_id, step, self.caller, **wanted)
 
     async def answer(
         self, task_id: str, key: str, value: Any, *, idempotency_key: str | None = None
@@ -299,13 +240,22 @@ class Operations(Acting):
     # Events
 
     async def events(self, wanted: EventFilter) -> Page:
-        """A page of the tenant's events."""
+        """A page of the tenant's events.
+
+        Raises NotFound where there are none, and a field of their tasks has a value that never was.
+        """
         self.check("events")
-        return await self._page(self._own(wanted), is_whole=await self._reads_events())
+        wanted = self._own(self._of_task(wanted))
+        page = await self._page(wanted, is_whole=await self._reads_events())
+        if not page.events and wanted.of_task is not None:
+            of_task = wanted.of_task.model_dump(exclude_none=True)
+            await require_known(self.mesh, of_task, self.caller.tenant_id)
+        return page
 
     async def tail(self, wanted: EventFilter) -> Feed:
         """The tenant's events as they are committed, behind `after_seq` or from now on."""
         self.check("tail")
+        wanted = self._of_task(wanted)
         if wanted.after_seq is None:
             wanted = wanted.model_copy(update={"after_seq": await self.mesh.log.last_seq()})
         return self._feed(self._own(wanted), is_whole=await self._reads_events())
@@ -362,17 +312,24 @@ class Operations(Acting):
         since: str | None = None,
         until: str | None = None,
         bucket: Bucket | None = None,
+        **of: str | None,
     ) -> Costs:
         """The costs of calls of models by one key or two, the most expensive first, or as a series.
 
-        Times are like `24h` ago or RFC 3339. Raises InvalidInput.
+        Times are like `24h` ago or RFC 3339. `of` are fields of `TaskFilter`: agent, thread and model are
+        those of the call, all others those of its task. Raises InvalidInput, and NotFound for a value that
+        there never was.
         """
         self.check("costs")
-        now = self.mesh.host.clock.now()
-        start = None if since is None else since_of(since, now)
-        end = None if until is None else since_of(until, now, field="until")
-        wanted = CostQuery(visible_tenant(self.caller), by, start, end, bucket)
-        return await self.mesh.get(Spending).costs(wanted)
+        known = read_filter(self.mesh, self.caller, {"since": since, "until": until, **of})
+        start, end = known.pop("since"), known.pop("until")
+        of_task = TaskFilter(**known) if any(known.values()) else None
+        tenant_id = visible_tenant(self.caller)
+        wanted = CostQuery(tenant_id, by, start, end, bucket, of_task)
+        costs = await self.mesh.get(Spending).costs(wanted)
+        if not costs.total.calls:
+            await require_known(self.mesh, known, tenant_id, of_calls=True)
+        return costs
 
     async def status(self) -> MeshStatus:
         """How the open tasks are doing."""
@@ -445,6 +402,12 @@ class Operations(Acting):
         if is_whole := has_role(self.caller, Role.CONTENTS):
             await self.mesh.get(Audit).record_read(self.caller, "events")
         return is_whole
+
+    def _of_task(self, wanted: EventFilter) -> EventFilter:
+        """The filter of events. Raises Forbidden for texts of tasks that the caller may not read."""
+        if wanted.of_task is not None:
+            read_filter(self.mesh, self.caller, wanted.of_task.model_dump(exclude_none=True))
+        return wanted
 
     def _own(self, wanted: EventFilter, task_id: str | None = None) -> EventFilter:
         """Limits a filter to the caller's tenant."""

@@ -93,8 +93,12 @@ RULES = {
     "retry": Rule(
         "retries tasks", (Role.OPERATOR, Role.SUBMITTER), Role.OPERATOR, "retries the tasks of others"
     ),
+    "fork": Rule("forks tasks", _SUBMITTER, Role.CONTENTS, "forks the tasks of others"),
     "retry_all": Rule("retries tasks", _OPERATOR),
+    "cancel_all": Rule("cancels tasks", _OPERATOR),
+    "answer_all": Rule("answers questions", (Role.APPROVER,)),
     "dead_letters": Rule("lists dead letters", _VIEWER),
+    "tree": Rule("sees tasks", _SEE, Role.VIEWER, "sees the tasks of others"),
     "answer": Rule(
         "answers questions", (Role.APPROVER, Role.SUBMITTER), Role.APPROVER, "answers the tasks of others"
     ),

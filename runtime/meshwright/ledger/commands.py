@@ -14,6 +14,7 @@ import click
 
 from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk, whole_id
+from meshwright.cli.filters import ENDED, OPEN, filter_options, given_filter
 from meshwright.cli.nouns import Noun
 from meshwright.cli.options import (
     AMOUNT,
@@ -21,8 +22,6 @@ from meshwright.cli.options import (
     Target,
     json_option,
     mesh_options,
-    since_option,
-    until_option,
 )
 from meshwright.cli.output import document, echo_json, show, table
 from meshwright.cli.resources import group_of
@@ -132,8 +131,7 @@ def _keys(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
     callback=_keys,
     help=f"What to sum by: {', '.join(_KEYS)}; or by two, as in agent,model.",
 )
-@since_option
-@until_option
+@filter_options(*OPEN, *ENDED)
 @click.option("--bucket", type=click.Choice(["hour", "day"]), help="A series: for each hour or day of UTC.")
 @click.option("--proxy", is_flag=True, help="Experimental: compare with the proxy at LITELLM_BASE_URL.")
 @json_option
@@ -146,18 +144,24 @@ def costs(
     bucket: Any,
     proxy: bool,
     as_json: bool,
+    **fields: Any,
 ) -> None:
     """Sum up what model calls cost.
 
+    Agent, conversation and model are those of the call; all other filters are of its task.
+
     With --proxy: the proxy reports per agent from a given UTC day, and per tag for all time only.
     """
+    of = given_filter(fields)
     if proxy:
-        if until is not None or bucket is not None:
-            raise click.UsageError("a proxy reports until now and no series; leave out --until and --bucket")
+        if until is not None or bucket is not None or of:
+            raise click.UsageError(
+                "a proxy reports until now, no series and all tasks; leave out --until, --bucket and filters"
+            )
         since = _day_of(by, since)
 
     async def sum_up(mesh: Connection) -> Document:
-        return document(await mesh.client.costs(by, since=since, until=until, bucket=bucket))
+        return document(await mesh.client.costs(by, since=since, until=until, bucket=bucket, **of))
 
     found = talk(target, sum_up)
     if proxy:
@@ -167,7 +171,7 @@ def costs(
     elif found["items"]:
         click.echo(costs_table(found))
     else:
-        when = " then" if since or until else ""
+        when = " then" if since or until or of else ""
         click.echo(f'no model was called{when}; mesh ask AGENT "..." calls one', err=True)
 
 

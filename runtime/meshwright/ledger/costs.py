@@ -17,7 +17,7 @@ from meshwright.core.encoding import Json, Struct, decode, encode
 from meshwright.core.errors import InvalidInput
 from meshwright.core.messages import Event, Plain, Usage
 from meshwright.core.money import ZERO, Amount, from_pico, pico, reported_cost
-from meshwright.events.filter import seconds
+from meshwright.events.filter import TaskFilter, seconds
 from meshwright.events.log import EventLog
 from meshwright.ledger.account import ACCOUNT
 from meshwright.models.port import MODEL_CALLED
@@ -53,7 +53,7 @@ Bucket = Literal["hour", "day"]
 _BUCKET_SECONDS: dict[Bucket, int] = {"hour": 3600, "day": 86_400}
 _MAX_KEYS = 500  # listed of one sum
 _MAX_POINTS = 5_000  # listed of a series
-_MILLION = 1_000_000  # picodollars are added up in two parts, since SQLite's sum of them may not hold
+MILLION = 1_000_000  # picodollars are added up in two parts, since SQLite's sum of them may not hold
 
 _GROUPS: dict[Key, str] = {
     "agent": "agent_id",
@@ -72,12 +72,12 @@ _SUMS = (
     "coalesce(sum(cached_tokens), 0)",
     "coalesce(sum(completion_tokens), 0)",
     "count(*) FILTER (WHERE cost_pico IS NULL)",
-    f"sum(cost_pico / {_MILLION})",
-    f"sum(cost_pico % {_MILLION})",
-    f"coalesce(sum(cost_pico / {_MILLION}) FILTER ({_ESTIMATED}), 0)",
-    f"coalesce(sum(cost_pico % {_MILLION}) FILTER ({_ESTIMATED}), 0)",
-    f"coalesce(sum(saved_pico / {_MILLION}), 0)",
-    f"coalesce(sum(saved_pico % {_MILLION}), 0)",
+    f"sum(cost_pico / {MILLION})",
+    f"sum(cost_pico % {MILLION})",
+    f"coalesce(sum(cost_pico / {MILLION}) FILTER ({_ESTIMATED}), 0)",
+    f"coalesce(sum(cost_pico % {MILLION}) FILTER ({_ESTIMATED}), 0)",
+    f"coalesce(sum(saved_pico / {MILLION}), 0)",
+    f"coalesce(sum(saved_pico % {MILLION}), 0)",
 )
 _MAX_LAST = 1_000
 _LAST_ANSWERED = (
@@ -86,6 +86,7 @@ _LAST_ANSWERED = (
     "WHERE outcome = 'ok' AND cache_hit = 0 ORDER BY seq DESC"
 )
 _INTO_CALLS = f"calls ({', '.join(COLUMNS)})"
+_OWN_FIELDS = ("agent_id", "thread_id", "model")  # of a filter: those of the call, not of its task
 _COUNTS = ("calls", "failed", "cache_hits", "prompt_tokens", "cached_tokens", "completion_tokens", "unpriced")
 
 
@@ -270,7 +271,8 @@ def last_answered(session: Session) -> list[AnsweredCall]:
 class CostQuery(NamedTuple):
     """Which costs: by one key or two (`agent,model`), of calls that ended from `since` to before `until`.
 
-    With a `bucket` they are a series. A `tenant_id` of None is all tenants.
+    With a `bucket` they are a series. A `tenant_id` of None is all tenants. Of the filter `of` the agent, the
+    thread and the model are those of the call, and all else is that of its task.
     """
 
     tenant_id: str | None
@@ -278,6 +280,7 @@ class CostQuery(NamedTuple):
     since: datetime | None = None
     until: datetime | None = None
     bucket: Bucket | None = None
+    of: TaskFilter | None = None
 
     @property
     def keys(self) -> tuple[Key, ...]:
@@ -311,7 +314,7 @@ def _sum_costs(session: Session, wanted: CostQuery, keys: Sequence[Key], limit: 
         columns["bucket"] = _bucket(session, _BUCKET_SECONDS[wanted.bucket])
     conditions, values = _conditions(session, wanted)
     # A scan looks nothing up: the index pays where it leaves little.
-    is_narrow = wanted.tenant_id is not None and len(values) > 1
+    is_narrow = wanted.tenant_id is not None and (wanted.since or wanted.until) is not None
     source = session.by_index("calls", "calls_by_time" if is_narrow else None)
     named = [f"{column} AS {name}" for name, column in columns.items()]
     selected = ("SELECT count(*) OVER (),", ", ".join([*named, *_SUMS]), "FROM", source, joined, conditions)
@@ -343,7 +346,22 @@ def _conditions(session: Session, wanted: CostQuery) -> tuple[str, dict[str, Any
     if wanted.until is not None:
         conditions.append("time < :until")
         values["until"] = wanted.until.timestamp()
+    if wanted.of is not None:
+        found, more = _of(session, wanted.of)
+        conditions += found
+        values |= more
     return f"WHERE {' AND '.join(conditions)}", values
+
+
+def _of(session: Session, of: TaskFilter) -> tuple[list[str], dict[str, Any]]:
+    own = {name: value for name in _OWN_FIELDS if (value := getattr(of, name)) is not None}
+    conditions = [f"calls.{name} = :of_{name}" for name in own]
+    values = {f"of_{name}": session.bindable(value) for name, value in own.items()}
+    of_task = of.model_copy(update=dict.fromkeys(own))
+    if of_task != TaskFilter():
+        condition, more = of_task.of_rows(session, "calls")
+        return [*conditions, condition], {**values, **more}
+    return conditions, values
 
 
 def _bucket(session: Session, seconds: int) -> str:
@@ -398,4 +416,4 @@ def _cost(names: Mapping[str, Any], row: Sequence[Any], seconds: int = 0) -> Cos
 
 
 def _dollars(millions: int, rest: int) -> Decimal:
-    return from_pico(int(millions) * _MILLION + int(rest))
+    return from_pico(int(millions) * MILLION + int(rest))

@@ -77,6 +77,8 @@ class Spending:
     async def costs(self, wanted: CostQuery) -> Costs:
         """The costs of calls of models, most expensive first, with what budgets hold. Raises InvalidInput."""
         costs = await self._with_estimates(await costs_of(self._log, wanted), wanted)
+        if wanted.of is not None:  # budgets hold for scopes, not for what a filter finds
+            return costs
         reserved = await self._budgets.reserved(await self._opened(), wanted.tenant_id)
         return with_reserved(costs, reserved) if reserved else costs
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+
+from msgspec.structs import replace
 
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import Conflict
-from meshwright.core.messages import Fault, Outcome
+from meshwright.core.messages import Caller, Fault, ForkedFrom, Outcome, Task, new_id
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.orchestration.scoring import must_start_over
 from meshwright.work.earlier import read_continued
+from meshwright.work.forks import read_origin
 from meshwright.work.protocol import Begin
 from meshwright.work.record import Attempt, TaskRecord, journals_of, thread_ref
 
@@ -42,6 +45,19 @@ class AgainPage(Struct):
 
     items: tuple[Again, ...]
     cursor: str | None = None
+
+
+class Forked(Struct):
+    """A task that goes on from a step of another, or would (`is_dry`: it has no id then).
+
+    `steps_kept` is how many finished steps it begins behind, `agent_id` the agent that goes on.
+    """
+
+    task_id: str | None
+    forked_from: ForkedFrom
+    agent_id: str
+    steps_kept: int
+    is_dry: bool = False
 
 
 def check_again(task_id: str, record: TaskRecord) -> Outcome:
@@ -110,3 +126,55 @@ async def _finished(host: Runtime, ref: ActorRef, journals: tuple[str, ...]) -> 
     """How many steps are finished."""
     records = [record.value for steps in journals for record in await read_continued(host, ref, steps)]
     return len({value["path"] for value in records if "path" in value and "result" in value})
+
+
+async def plan_fork(
+    host: Runtime, task_id: str, record: TaskRecord, step: str, attempt: int | None
+) -> Forked:
+    """Returns how a task would go on from a step of an attempt, by default of the last.
+
+    Raises Conflict for a task that is open or was erased, and what `read_origin` raises.
+    """
+    task = record.task
+    assert task is not None
+    if record.is_open:
+        raise Conflict(
+            f"Task {task_id} is still open, and its steps may yet be more",
+            remedy="Wait for its end, or cancel it",
+        )
+    if record.request_hash == ERASED_HASH:
+        raise Conflict(f"The contents of task {task_id} were erased", remedy="Submit it as a new task")
+    number = len(record.attempts) if attempt is None else attempt
+    origin = ForkedFrom(task_id=task_id, step=step, attempt=number, first_task_id=task.first_task_id)
+    kept = await read_origin(host, task.tenant_id, origin)
+    return Forked(
+        task_id=None,
+        forked_from=origin,
+        agent_id=record.attempts[number - 1].agent_id,
+        steps_kept=len({record.value["path"] for record in kept if "result" in record.value}),
+        is_dry=True,
+    )
+
+
+def fork_of(task: Task, plan: Forked, caller: Caller, now: datetime, deadline: float | None) -> Task:
+    """A new task of a caller that does what another did, from a step on, in a thread of its own."""
+    task_id = new_id()
+    span = task.deadline_at - task.created_at if deadline is None else timedelta(seconds=deadline)
+    return replace(
+        task,
+        task_id=task_id,
+        agent_id=plan.agent_id,
+        thread_id=task_id,
+        requested_by=caller.requested_by,
+        budgets=caller.budgets,
+        budgets_above=(),
+        idempotency_key=None,
+        parent=None,
+        chain=(),
+        generation=1,
+        created_at=now,
+        deadline_at=now + span,
+        traceparent=None,
+        after=None,
+        forked_from=plan.forked_from,
+    )

@@ -23,7 +23,7 @@ _OUTCOME = (
 )
 FACTS: Mapping[str, str] = {
     "task.*": f"{_OUTCOME} generation begin priority requested_by created_at dispatched_to score_card owner "
-    "parent_task_id key kind child_task_id may_answer due_at expires_at on_empty",
+    "parent_task_id forked_from key kind child_task_id may_answer due_at expires_at on_empty",
     "attempt.*": f"{_OUTCOME} fault",
     "wait.*": "key kind how answered_by",
     "work.*": "current owner most",
@@ -39,7 +39,12 @@ def _accepted(payload: Document, event: Document) -> Sequence[object]:
         priority != 5 and f"priority {priority}",
         thread not in (None, event["task_id"]) and f"thread {thread}",
         payload.get("after") and f"after task {short_id(payload['after'])}",
+        _origin(payload.get("forked_from")),
     )
+
+
+def _origin(forked_from: Document | None) -> str:
+    return f"from step {forked_from['step']} of {short_id(forked_from['task_id'])}" if forked_from else ""
 
 
 def _dispatched(payload: Document, event: Document) -> Sequence[object]:

@@ -389,6 +389,8 @@ class Orchestrator(Actor[TaskRecord]):
         }
         if task.after is not None:
             payload["after"] = task.after
+        if task.forked_from is not None:
+            payload["forked_from"] = task.forked_from
         self._publish(turn, "task.accepted", payload, agent_id=payload["dispatched_to"])
 
     def _publish(self, turn: Turn, event_type: str, payload: object, *, agent_id: str | None = None) -> None:

@@ -32,7 +32,7 @@ from meshwright.orchestration.acceptance import (
     hash_of,
     make_task,
 )
-from meshwright.orchestration.again import Again, plan_again
+from meshwright.orchestration.again import Again, Forked, fork_of, plan_again, plan_fork
 from meshwright.run.files import read_file
 from meshwright.run.limits import limits_of, step_timeout
 from meshwright.run.transcript import Transcript, transcripts
@@ -173,6 +173,33 @@ class Tasks:
             ref = TaskKey(task.tenant_id, task_id).ref
             await self._admission.admit(task, partial(self._host.call, ref, "retry", retry))
         return plan
+
+    async def fork(
+        self,
+        task_id: str,
+        step: str,
+        caller: Caller | None = None,
+        *,
+        attempt: int | None = None,
+        deadline: float | None = None,
+        dry_run: bool = False,
+    ) -> Forked:
+        """Make a task that goes on from a finished step of another's attempt, by default of the last.
+
+        The other stays as it is, and the steps up to there cost nothing again. `deadline` is in seconds from
+        now, by default as long as that of the other. Durable when this returns. Raises NotFound for a step
+        that is not there, Conflict for one that failed or a task that is open, and what `submit` raises.
+        """
+        caller = caller or Caller()
+        record, task = await read_task(self._host, task_id, caller.tenant_id)
+        plan = await plan_fork(self._host, task_id, record, step, attempt)
+        if dry_run:
+            return plan
+        fork = fork_of(task, plan, caller, self._host.clock.now(), deadline)
+        details = {"step": step, "attempt": plan.forked_from.attempt, "fork": fork.task_id}
+        async with self._audit.change(caller, "task.forked", f"tasks/{task_id}", details):
+            await self._admission.admit(fork, partial(self._accept, fork, "", True, None))
+        return replace(plan, task_id=fork.task_id, is_dry=False)
 
     async def answer(
         self,

@@ -9,10 +9,11 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from mimetypes import guess_type
 from typing import Any
 
-from meshwright.core.errors import InvalidInput, NotFound, TooLarge
+from meshwright.core.errors import Conflict, InvalidInput, NotFound, TooLarge
 from meshwright.core.files import File, TaskFile, task_file_of
 from meshwright.core.messages import Task
 from meshwright.core.redaction import redact
@@ -20,6 +21,7 @@ from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.runtime import Runtime
 from meshwright.tools.limited import MAX_RESULT_CHARS, cut
 from meshwright.work.earlier import read_steps
+from meshwright.work.forks import read_forked
 from meshwright.work.record import journals_of, read_task
 
 _MAX_FILES = 16
@@ -229,6 +231,8 @@ async def _read_file(host: Runtime, task_id: str, number: int, tenant_id: str) -
     known = outcome.files[number - 1]
     ref = ActorRef(outcome.agent_id, f"{task.tenant_id}:{task.thread_id}")
     records: list[Record] = []
+    with suppress(Conflict, NotFound):  # the steps that it was forked from were deleted
+        records += await read_forked(host, task)
     for steps in journals_of(task_id, record.attempts, outcome.attempt):
         records += (await read_steps(host, ref, steps, 1))[0]  # the first claim may have left nothing
     for value in (record.value for record in records):

@@ -155,7 +155,7 @@ class Run:
         """Recall memories and the conversation, and fill in the prompt."""
         self._prepared = prepared = await self._journal.step(
             "context",
-            {"task_id": self.task.task_id},
+            {"task_id": self.task.first_task_id},
             self._prepare,
             shape=PreparedPrompt,
             costly=False,

@@ -15,7 +15,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from meshwright.core.errors import InvalidInput, NotFound
+from meshwright.core.errors import Conflict, InvalidInput, NotFound
 from meshwright.core.messages import Event, Task
 from meshwright.core.redaction import redact, redact_data
 from meshwright.events.filter import EventFilter
@@ -39,6 +39,7 @@ from meshwright.run.recorded import (
 from meshwright.run.tool_calls import content_of, result_summary
 from meshwright.tools.limited import cut
 from meshwright.work.earlier import read_steps
+from meshwright.work.forks import read_forked
 from meshwright.work.journal import hash_of
 from meshwright.work.people import asked_about
 from meshwright.work.protocol import Wait, steps_stream
@@ -72,11 +73,13 @@ class Transcript:
         records: Sequence[Record],
         events: Sequence[Event] = (),
         waits: Sequence[Wait] = (),
+        copied: Sequence[Record] = (),
     ) -> None:
         self.task_id = task_id
         self.attempt = attempt
         self.agent_id = agent_id
-        self._steps = joined_steps(records, events)
+        self._steps = joined_steps([*copied, *records], events)
+        self._copied = {record.value["path"] for record in copied}
         self._waits = {asked_about(wait.step): wait for wait in waits if wait.step.path}
         for path, wait in self._waits.items():
             record = {**wait.step.model_dump(), "started_at": wait.since}
@@ -130,6 +133,7 @@ class Transcript:
             "status": self._status(step, wait, error),
             "error": None if error is None else redact(error),
             "has_contents": step.has_ended,
+            "is_copied": step.path in self._copied,
             **figures_of(step, self._first_starts.get(step.path)),
         }
         if kind in ("context", "model"):
@@ -294,6 +298,9 @@ async def transcripts(
     """The attempts of a task, with their steps."""
     by_attempt = await _events(log, record, task)
     found: list[Transcript] = []
+    copied: list[Record] = []
+    with suppress(Conflict, NotFound):  # the steps that it was forked from were deleted
+        copied = await read_forked(host, task)
     for attempt in record.attempts:
         ref = ActorRef(attempt.agent_id, f"{task.tenant_id}:{task.thread_id}")
         stream = steps_stream(task.task_id, attempt.generation, attempt.attempt)
@@ -301,7 +308,15 @@ async def transcripts(
         events = by_attempt.get(attempt.attempt, ())
         own = [wait for wait in waits if wait.wait_id.startswith(f"{stream}/")]
         found.append(
-            Transcript(task.task_id, attempt.attempt, attempt.agent_id, [*records, *answers], events, own)
+            Transcript(
+                task.task_id,
+                attempt.attempt,
+                attempt.agent_id,
+                [*records, *answers],
+                events,
+                own,
+                copied,
+            )
         )
     return found
 

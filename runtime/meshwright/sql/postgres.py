@@ -44,7 +44,7 @@ _COLUMN_TYPES = """
     WHERE attrelid = ?::regclass AND attnum > 0 AND NOT attisdropped
 """
 _EXPECTED = "postgresql://user:password@host:5432/name"
-_NAMED = re.compile(r"(?<![:\w]):([a-z_]+)")
+_NAMED = re.compile(r"(?<![:\w]):([a-z_][a-z0-9_]*)")
 
 
 _Connection = psycopg.Connection[Row]

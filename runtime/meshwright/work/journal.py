@@ -21,11 +21,20 @@ from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
 from meshwright.core.encoding import Struct, plain
-from meshwright.core.errors import MeshError, ReplayMismatch, RestartDenied, ToolFailed, WaitExpired
+from meshwright.core.errors import (
+    Conflict,
+    MeshError,
+    NotFound,
+    ReplayMismatch,
+    RestartDenied,
+    ToolFailed,
+    WaitExpired,
+)
 from meshwright.core.messages import Task
 from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.runtime import Runtime
 from meshwright.work.earlier import CutSteps, Earlier, read_continued, read_steps
+from meshwright.work.forks import read_forked
 from meshwright.work.paths import OpenStep, Paths, ProgressEvent, Records, Scope, hash_of
 from meshwright.work.people import QUESTIONS, RESTART, Approval, Repetition, repeat_key
 from meshwright.work.protocol import DELEGATE, StepKey, Wait, WaitKind, Work, answers_stream, claim_stream
@@ -73,10 +82,17 @@ class Journal:
         for steps in work.replaced:
             kept += await host.records(ref, answers_stream(steps))
         continued: list[Record] = []
+        lost: MeshError | None = None
+        try:
+            continued += await read_forked(host, work.task)
+        except (Conflict, NotFound) as error:  # its steps were deleted since, or its task
+            lost = error
         for steps in work.continued:
             continued += await read_continued(host, ref, steps)
         own = await read_steps(host, ref, work.steps, work.claim) if work.journaled else ([], [])
-        return cls(host, ref, work, *own, kept, on_step, continued=continued)
+        journal = cls(host, ref, work, *own, kept, on_step, continued=continued)
+        journal.ended = lost
+        return journal
 
     @property
     def earlier(self) -> list[dict[str, Any]]:

@@ -20,6 +20,7 @@ from meshwright.core.messages import (
     ENDED,
     Dispatch,
     Fault,
+    ForkedFrom,
     Outcome,
     ScoreCard,
     Task,
@@ -210,6 +211,7 @@ class TaskView(Struct, kw_only=True):
     thread_id: str
     parent_task_id: str | None
     after: str | None = None
+    forked_from: ForkedFrom | None = None
     chain: tuple[str, ...]
     generation: int
     trace_id: str | None

@@ -26,6 +26,7 @@ class StepSummary(Struct):
     or a `model` step used.
 
     `has_contents` is False where what was said is not stored, or was deleted (`keep_contents_days`).
+    `is_copied` is True for a step of the task that its own was forked from.
     """
 
     path: str
@@ -49,6 +50,7 @@ class StepSummary(Struct):
     child_task_id: str | None = None
     prompt: str | None = None
     has_contents: bool = True
+    is_copied: bool = False
 
     def __post_init__(self) -> None:
         exact(self, "cost_usd", self.cost_usd)

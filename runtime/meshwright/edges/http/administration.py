@@ -82,7 +82,9 @@ class Erasure(BaseModel):
     responses=problems({404: "There is no such task.", 409: "A task is still open.", **_NOT_ADMIN}),
 )
 async def _erase(acting: Annotated[Administration, by("erase")], wanted: EraseRequest) -> Erasure:
-    """Erase what was asked, said and answered in tasks of the caller's tenant, with all that they delegated.
+    """Erase what was asked, said and answered in tasks of the caller's tenant.
+
+    So it is for their forks, and for all that they delegated.
 
     This cannot be undone. That the tasks ran, when, for whom and at what cost stays, and the event log
     still verifies.

@@ -24,7 +24,7 @@ from meshwright.core import __version__
 from meshwright.core.errors import ConfigError, InvalidInput, MeshError
 from meshwright.core.http_limits import PEER_UID
 from meshwright.core.messages import ID_PATTERN
-from meshwright.edges.http import administration, events, mesh_routes, models, tasks
+from meshwright.edges.http import administration, batches, events, mesh_routes, models, tasks
 from meshwright.edges.http.errors import (
     CALLER,
     KIND,
@@ -50,6 +50,7 @@ A task is durable once it was answered with 202. Every error is a problem docume
 _MODEL_ROUTERS = (models.openai_router, models.router, administration.keys, mesh_routes.probes)
 _ROUTERS = (
     tasks.router,
+    batches.router,
     events.router,
     mesh_routes.router,
     administration.budgets,

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import Header, Query, Request, Response
 from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field
 from starlette.responses import StreamingResponse
 
+from meshwright.core.clock import duration_of
 from meshwright.core.errors import InvalidInput
 from meshwright.core.messages import Event
 from meshwright.core.topics import type_on
 from meshwright.edges.bodies import Strict
 from meshwright.edges.http.errors import JsonLine
+from meshwright.edges.http.filters import OfTask
 from meshwright.edges.http.routing import EVENTS, ReadyMesh, make_router, may, problems
 from meshwright.edges.http.sessions import ServerSentEvents
 from meshwright.events.filter import EventFilter
@@ -37,6 +40,17 @@ _Seq = Annotated[int, Field(ge=0, le=_MAX_SEQ)]
 _Text = Annotated[str, Field(min_length=1, max_length=512)]
 
 
+def _read_ago(value: Any) -> Any:
+    try:
+        return datetime.now(UTC) - duration_of(value)
+    except (TypeError, ValueError, OverflowError):
+        return value
+
+
+_Time = Annotated[AwareDatetime, BeforeValidator(_read_ago)]
+"""A time: `24h` ago (s, m, h, d or w), or RFC 3339 with a zone."""
+
+
 class Start(Strict):
     """The beginning: behind the event of this `seq`."""
 
@@ -47,14 +61,14 @@ class Range(Start):
     """Which part of the events, and how many of them. `order=desc` begins with the newest."""
 
     before_seq: _Seq | None = None
-    since: AwareDatetime | None = None
-    until: AwareDatetime | None = None
+    since: _Time | None = None
+    until: _Time | None = None
     limit: int = Field(default=100, ge=1, le=1000)
     order: Literal["asc", "desc"] = "asc"
 
 
-class Fields(BaseModel):
-    """The fields that the events have in common."""
+class Fields(OfTask):
+    """The fields that the events have in common, and those of their tasks."""
 
     trace_id: _Text | None = None
     task_id: _Text | None = None
@@ -91,7 +105,9 @@ def page_response(page: Page) -> Response:
 
 def make_filter(query: Start, **fields: object) -> EventFilter:
     """Makes the log's filter of a client's query."""
-    return EventFilter.model_validate({**query.model_dump(exclude_none=True), **fields})
+    known = query.model_dump(exclude_none=True)
+    of_task = {name: known.pop(name) for name in OfTask.model_fields if name in known}
+    return EventFilter.model_validate({**known, "of_task": of_task or None, **fields})
 
 
 def resume_after(request: Request, start: Start) -> int | None:
@@ -112,7 +128,10 @@ def resume_after(request: Request, start: Start) -> int | None:
 async def _query_events(
     operations: Annotated[Operations, may("events")], query: Annotated[_EventQuery, Query()]
 ) -> Response:
-    """Look up events by their fields, by range of `seq`, or by time."""
+    """Look up events by their fields or those of their tasks, by range of `seq`, or by time.
+
+    A value of a task that there never was is a 404, with those there are.
+    """
     return page_response(await operations.events(make_filter(query)))
 
 

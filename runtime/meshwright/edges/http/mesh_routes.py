@@ -11,9 +11,10 @@ from meshwright.context.plan import CompressRequest, CompressResponse
 from meshwright.core import __version__
 from meshwright.core.capability import AgentInfo
 from meshwright.core.errors import Draining
-from meshwright.core.messages import ID_PATTERN, ScoreCard
+from meshwright.core.messages import ID_PATTERN, Identifier, ScoreCard
 from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import Strict
+from meshwright.edges.http.filters import OfTask
 from meshwright.edges.http.routing import ReadyMesh, make_router, may, problems
 from meshwright.events.status import MeshStatus
 from meshwright.identity.operations import Operations
@@ -35,16 +36,18 @@ class ScoreList(BaseModel):
     items: list[ScoreCard]
 
 
-class _CostQuery(Strict):
+class _CostQuery(Strict, OfTask):
     """One key to sum by or two (`agent,model`); times like `24h` ago (s, m, h, d or w), or RFC 3339.
 
-    With a `bucket` the costs are a series.
+    With a `bucket` the costs are a series. Agent, thread and model are those of the call, all other fields
+    those of its task.
     """
 
     by: str = Field(default="agent", pattern=BY_PATTERN)
     since: str | None = Field(default=None, min_length=1, max_length=40)
     until: str | None = Field(default=None, min_length=1, max_length=40)
     bucket: Bucket | None = None
+    agent_id: Identifier | None = None
 
 
 @router.get("/agents", summary="List agents", tags=["agents"])
@@ -70,7 +73,12 @@ async def _score_agents(
     "/costs",
     summary="Sum up what models cost",
     tags=["costs"],
-    responses=problems({422: "`since` or `until` is not a time, or `by` nothing."}),
+    responses=problems(
+        {
+            404: "A value of the filter never was: `detail` says which there are.",
+            422: "`since` or `until` is not a time, or `by` nothing.",
+        }
+    ),
 )
 async def _sum_costs(
     operations: Annotated[Operations, may("costs")], query: Annotated[_CostQuery, Query()]
@@ -82,7 +90,7 @@ async def _sum_costs(
     `unpriced` counts the calls with an unknown cost.
     The holder of a key sees the calls of the key's tenant, the administrator those of all.
     """
-    return await operations.costs(query.by, since=query.since, until=query.until, bucket=query.bucket)
+    return await operations.costs(**dict(query))
 
 
 @router.get("/status", summary="How is the mesh doing?", tags=["tasks"])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Literal
+from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import Header, Path, Query, Request, Response
 from pydantic import Field
 
-from meshwright.core.limits import MAX_DEADLINE_SECONDS
-from meshwright.core.messages import ENDED, ID_PATTERN, Identifier, Receipt, TaskStatus
+from meshwright.core.messages import ENDED, ID_PATTERN, Receipt
 from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import AnswerRequest, Strict, read_model
 from meshwright.edges.http.errors import CALLER, JsonLine
@@ -22,13 +21,14 @@ from meshwright.edges.http.events import (
     resume_after,
     streams_of,
 )
+from meshwright.edges.http.filters import TaskPageQuery
 from meshwright.edges.http.routing import EVENTS, make_router, may, problems, read_body
 from meshwright.edges.outgoing import NotifyingRequest, notifier_of
 from meshwright.events.inbox import InboxPage
-from meshwright.events.tasks import DeadLetterPage, TaskPage
+from meshwright.events.task_lists import TaskOrder
+from meshwright.events.tasks import TaskPage
 from meshwright.identity.operations import Operations
 from meshwright.mesh import Mesh
-from meshwright.orchestration.again import Again, AgainPage
 from meshwright.run.transcript import attempt_of
 from meshwright.work.record import TaskView
 from meshwright.work.steps import StepContentsPage, StepPage, StepView
@@ -38,40 +38,10 @@ _TaskId = Annotated[str, Path(pattern=ID_PATTERN)]
 _NO_TASK = problems({404: "There is no such task."})
 
 
-_Text = Annotated[str, Field(min_length=1, max_length=128)]
+class _TaskQuery(TaskPageQuery):
+    """Which tasks to list. `order` is by when they were accepted (`created`) or by their last change."""
 
-
-class _TaskFilter(Strict):
-    """Tasks that agree with every field given.
-
-    `task_id` is the beginning or the end of their ids, `error` the type of the error by which they failed.
-    `since` and `until` bound the time of their last change: `24h` ago, or RFC 3339.
-    """
-
-    status: TaskStatus | None = None
-    capability: Identifier | None = None
-    agent_id: Identifier | None = None
-    thread_id: Identifier | None = None
-    parent_task_id: Identifier | None = None
-    requested_by: _Text | None = None
-    model: _Text | None = None
-    error: _Text | None = None
-    task_id: _Text | None = None
-    since: _Text | None = None
-    until: _Text | None = None
-
-
-class _TaskQuery(_TaskFilter):
-    """Which tasks to list; `cursor` is the `cursor` of the page before."""
-
-    limit: int = Field(default=50, ge=1, le=500)
-    cursor: str | None = Field(default=None, pattern=r"^[0-9]{1,18}$")
-
-
-class _DeadQuery(_TaskFilter):
-    """Which tasks to group."""
-
-    limit: int = Field(default=50, ge=1, le=500)
+    order: TaskOrder = "created"
 
 
 @router.post(
@@ -130,11 +100,16 @@ async def answer_submit(mesh: Mesh, request: Request) -> Response:
     return JsonLine(receipt, 202, {"Location": f"/tasks/{receipt.task_id}"})
 
 
-@router.get("/tasks", summary="List tasks", response_model=TaskPage)
+@router.get(
+    "/tasks",
+    summary="List tasks",
+    response_model=TaskPage,
+    responses=problems({404: "A value of the filter never was: `detail` says which there are."}),
+)
 async def _list_tasks(
     operations: Annotated[Operations, may("tasks")], query: Annotated[_TaskQuery, Query()]
 ) -> Response:
-    """List tasks, the newest first."""
+    """List tasks, the newest first, or those that changed last: the `cursor` asks for the next page."""
     return JsonLine(await operations.tasks(**dict(query)))
 
 
@@ -157,68 +132,6 @@ async def _cancel_task(
     view = await operations.cancel(task_id)
     response.status_code = 200 if view.status in ENDED else 202
     return view
-
-
-class RetryRequest(Strict):
-    """How a task is worked on again.
-
-    `begin` is `journal` (finished steps stay, and cost nothing again) or `start`; without it the fault says
-    which: the start where the agent was at fault, else the journal. `deadline` is in seconds from now, by
-    default as long as before. With `dry_run` nothing is changed.
-    """
-
-    begin: Literal["journal", "start"] | None = None
-    deadline: float | None = Field(default=None, gt=0, le=MAX_DEADLINE_SECONDS)
-    dry_run: bool = False
-
-
-@router.post(
-    "/tasks/{task_id}/retry",
-    status_code=202,
-    summary="Work again on a task that failed",
-    response_description="It is worked on again, durably; or it would be, by a dry run.",
-    responses=problems(
-        {
-            404: "There is no such task.",
-            409: "It is open, or has succeeded; or its steps or contents were deleted.",
-            429: "The mesh, the tenant or the thread has as many tasks as it may: "
-            "`Retry-After` says when to try again.",
-            503: "No agent has the capability, or those that have it are offline; or the mesh is stopping.",
-        }
-    ),
-)
-async def _retry_task(
-    operations: Annotated[Operations, may("retry")], task_id: _TaskId, wanted: RetryRequest
-) -> Again:
-    """Work again on a task that failed, timed out or was cancelled, under the same id.
-
-    It gets another outcome, of its next generation. Of what it delegated that failed as well, each is worked
-    on again as its own fault says.
-    """
-    return await operations.retry(task_id, **dict(wanted))
-
-
-class RetryManyRequest(_TaskQuery, RetryRequest):
-    """Which tasks are worked on again, and how; by default those that failed or timed out."""
-
-
-@router.post("/retry", summary="Work again on tasks that failed", response_model=AgainPage)
-async def _retry_tasks(
-    operations: Annotated[Operations, may("retry_all")], wanted: RetryManyRequest
-) -> Response:
-    """Work again on each task of a page that agrees with every field given.
-
-    Those that can't be worked on again are listed with the reason. The `cursor` asks for the next page.
-    """
-    return JsonLine(await operations.retry_all(**dict(wanted)))
-
-
-@router.get("/dead-letters", summary="List what failed, by cause", response_model=DeadLetterPage)
-async def _list_dead_letters(
-    operations: Annotated[Operations, may("dead_letters")], query: Annotated[_DeadQuery, Query()]
-) -> Response:
-    """List the tasks that failed or timed out, by agent and type of error, the largest group first."""
-    return JsonLine(await operations.dead_letters(**dict(query)))
 
 
 @router.post(

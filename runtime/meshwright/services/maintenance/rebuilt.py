@@ -16,7 +16,7 @@ from meshwright.sql.migrations import upgrade
 from meshwright.sql.sqlite import SqliteSession
 
 _CHANGES = frozenset({sqlite3.SQLITE_DELETE, sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE})
-_CONTENTS = frozenset({"document", "reason"})
+_CONTENTS = frozenset({"document", "reason", "text"})
 """The columns of ours that quote what people and agents have said."""
 _POSITIONS = "SELECT name, version, position FROM projection_positions"
 

@@ -1,0 +1,270 @@
+"""The commands that answer what waits for people, one question or many: `mesh approve`, `deny`, `answer`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from meshwright.cli.completion import named
+from meshwright.cli.connect import Connection, talk
+from meshwright.cli.filters import (
+    FILTER_FIELDS,
+    OPEN,
+    confirmed,
+    dry_run_option,
+    filter_options,
+    given_filter,
+    given_ids,
+    require_one_way,
+    show_each,
+)
+from meshwright.cli.inbox import answer_command, answer_of, find_question, short_name
+from meshwright.cli.options import (
+    JSON_VALUE,
+    Target,
+    from_stdin,
+    json_option,
+    limit_option,
+    mesh_options,
+    utf8,
+    yes_option,
+)
+from meshwright.cli.output import document
+from meshwright.core.display import Document, short
+from meshwright.core.errors import Conflict, InvalidInput, MeshError
+from meshwright.core.schema import takes_approval
+
+if TYPE_CHECKING:
+    from meshwright.client import Client
+    from meshwright.events.inbox import Question
+
+_context = click.get_current_context
+_ids_argument = click.argument("ids", metavar="[ID]...", nargs=-1, shell_complete=named("question"))
+
+
+def _many_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options by which a command answers many questions; it gets them as a `_Many`."""
+
+    @wraps(command)
+    def call(
+        *args: Any,
+        kind: str | None,
+        everything: bool,
+        dry_run: bool,
+        limit: int,
+        yes: bool,
+        as_json: bool,
+        **given: Any,
+    ) -> int:
+        fields = {name: given.pop(name) for name in [*given] if name in FILTER_FIELDS}
+        wanted = {**given_filter(fields), **({"kind": kind} if kind else {})}
+        return command(*args, many=_Many((), wanted, everything, dry_run, limit, yes, as_json), **given)
+
+    kinds = "Only of this kind, as --dry-run shows it; questions of several kinds are not answered at once."
+    options = (
+        click.option("--kind", metavar="KIND", help=kinds),
+        click.option("--all", "everything", is_flag=True, help="All that are open."),
+        dry_run_option,
+        limit_option(500, 10_000),
+        yes_option,
+        filter_options(*OPEN),
+        json_option,
+    )
+    option: Any = call
+    for add in reversed(options):
+        option = add(option)
+    return option
+
+
+class _Many(NamedTuple):
+    """Which questions a command answers, and how."""
+
+    ids: tuple[str, ...]
+    wanted: dict[str, Any]
+    everything: bool
+    dry_run: bool
+    limit: int
+    yes: bool
+    as_json: bool
+
+    @property
+    def is_filter(self) -> bool:
+        """Whether a filter says which."""
+        return bool(self.wanted or self.everything)
+
+    def is_one(self) -> bool:
+        """Whether one question is named. Raises UsageError where not just one way names any."""
+        fields = {name: value for name, value in self.wanted.items() if name != "kind" or not self.everything}
+        require_one_way(self.ids, fields, everything=self.everything, what="a question")
+        is_single = len(self.ids) == 1 and self.ids[0] != "-"
+        return is_single and not (self.dry_run or self.as_json)
+
+    def answer(self, target: Target, one: _AnswerOne, value: Any) -> int:
+        """Give each of them an answer; returns the status of the command."""
+        given = given_ids(self.ids)
+
+        async def send(mesh: Connection) -> list[Document]:
+            if self.ids:
+                return [await _answer_named(mesh, name, one, dry_run=self.dry_run) for name in given]
+
+            async def do(*, dry_run: bool) -> list[Any]:
+                fields: dict[str, Any] = {"everything": self.everything, "limit": self.limit, **self.wanted}
+                return await mesh.client.answer_all(value, dry_run=dry_run, **fields)
+
+            consequence = "{count} question{s} {are} answered."
+            return await confirmed(do, consequence, dry_run=self.dry_run, yes=self.yes)
+
+        found = talk(target, send, need="log" if self.dry_run else "change")
+        empty = "no such open questions; mesh inbox lists what waits for a person"
+        return show_each(found, _told_answered, refused="not answered", empty=empty, as_json=self.as_json)
+
+
+_AnswerOne = Callable[["Question", Connection], Awaitable[str]]
+"""Answers one question, and says so."""
+
+
+async def _answer_named(mesh: Connection, name: str, one: _AnswerOne, *, dry_run: bool) -> Document:
+    try:
+        question = await _find_open(mesh.client, name)
+        if not dry_run:
+            await one(question, mesh)
+    except MeshError as error:
+        return {"id": name, "refused": {"type": error.code, "message": str(error)}}
+    found = document(question)
+    return {
+        **{field: found[field] for field in ("id", "task_id", "question")},
+        "is_dry": dry_run,
+        "refused": None,
+    }
+
+
+def _told_answered(question: Document) -> str:
+    done = "would be answered" if question["is_dry"] else "answered"
+    kind = f"  [{question['kind']}]" if question["is_dry"] and question.get("kind") else ""
+    return f"{done}: {short(question['question'])}{kind}"
+
+
+@click.command()
+@_ids_argument
+@click.option("--reason", metavar="TEXT", callback=utf8, help="Why; it is recorded.")
+@_many_options
+@mesh_options
+def approve(target: Target, ids: tuple[str, ...], many: _Many, reason: str | None) -> int:
+    """Approve what tasks wait for.
+
+    ID is as `mesh inbox` shows it, or the id of a task that has one question; - reads ids from stdin. With
+    filters it is for all open questions of one kind: mesh approve --agent coder --text invoice
+    """
+    return _decide(target, many._replace(ids=ids), {"approve": True}, reason)
+
+
+@click.command()
+@_ids_argument
+@click.option("--reason", metavar="TEXT", required=True, callback=utf8, help="Why not; the agent gets it.")
+@_many_options
+@mesh_options
+def deny(target: Target, ids: tuple[str, ...], many: _Many, reason: str) -> int:
+    """Deny what tasks ask approval for.
+
+    The agent gets the reason. Denied money for a budget, all tasks that wait for it fail. ID is as
+    `mesh inbox` shows it, or the id of a task that has one question; - reads ids from stdin. With filters it
+    is for all open questions of one kind.
+    """
+    return _decide(target, many._replace(ids=ids), {"approve": False}, reason)
+
+
+@click.command()
+@click.argument("words", metavar="[ID] [TEXT]", nargs=-1, shell_complete=named("question"))
+@click.option("--value", type=JSON_VALUE, metavar="JSON", help="The answer as JSON, not as text.")
+@_many_options
+@mesh_options
+def answer(target: Target, words: tuple[str, ...], many: _Many, value: tuple[Any] | None) -> int:
+    """Answer what tasks wait for.
+
+    \b
+    mesh answer 8GK2F "Yes, in blue."   one question, by an end of its id
+    mesh answer - "yes" < ids.txt       those on stdin
+    mesh answer --agent coder "yes"     all of one kind that agree with the filters
+
+    ID is as `mesh inbox` shows it, or the id of a task that has one question. TEXT is the answer; - reads it
+    from stdin. TEXT may be JSON if the question asks for data.
+    """
+    ids, texts = ((), words) if many.is_filter else (words[:1], words[1:])
+    if len(texts) != (value is None):
+        raise click.UsageError("give the answer either as TEXT or with --value JSON", _context())
+    text = from_stdin(_context(), click.Argument(["text"]), texts[0]) if texts else None
+    given = value[0] if value is not None else text
+
+    async def one(question: Question, mesh: Connection) -> str:
+        shaped = given if text is None else answer_of(question.answer_schema, text)
+        await mesh.client.answer(question.task_id, question.wait_id, shaped)
+        return _sent("answered", question, mesh)
+
+    return _answer(target, many._replace(ids=ids), one, given)
+
+
+def _answer(target: Target, many: _Many, one: _AnswerOne, value: Any) -> int:
+    """Answer one question, and say how its task goes on; or many, with a line for each."""
+    if not many.is_one():
+        return many.answer(target, one, value)
+
+    async def send(mesh: Connection) -> str:
+        return await one(await _find_open(mesh.client, many.ids[0]), mesh)
+
+    click.echo(talk(target, send, need="change"))
+    return 0
+
+
+def _decide(target: Target, many: _Many, decision: Document, reason: str | None) -> int:
+    answer = {**decision, "reason": reason} if reason else decision
+
+    async def one(question: Question, mesh: Connection) -> str:
+        takes = takes_approval(question.answer_schema) or ("account" in question.subject and reason)
+        if question.status == "open" and decision["approve"] and "account" in question.subject:
+            raise InvalidInput(
+                f"{short_name(question.id)} waits for money: {question.question}",
+                remedy=f"mesh budgets raise adds some, mesh deny {short_name(question.id)} says no",
+                field="id",
+            )
+        if question.status == "open" and not takes:
+            raise InvalidInput(
+                f"{short_name(question.id)} asks a question, not for approval: {question.question}",
+                remedy=f"Answer it: {answer_command(document(question), mesh.options)}",
+                field="id",
+            )
+        await mesh.client.answer(question.task_id, question.wait_id, answer)
+        return _sent("approved" if decision["approve"] else "denied", question, mesh)
+
+    return _answer(target, many, one, answer)
+
+
+async def _find_open(client: Client, given: str) -> Question:
+    """The question to answer. Raises what `_find` raises, and Conflict for a task that asks nothing now.
+
+    An ended question that is named itself is found too: the mesh says how it ended.
+    """
+    question = await find_question(client, given)
+    if not question.task_id:
+        raise InvalidInput(
+            f"{short_name(question.id)} asks nothing: {question.question}",
+            remedy="Mend the key, the credit or the model's name, then run: mesh models test",
+            field="id",
+        )
+    if question.status == "open" or question.id.startswith(given) or question.id.endswith(given):
+        return question
+    raise Conflict(
+        f"Task {question.task_id} does not wait for a person now",
+        remedy=f"mesh inbox {short_name(question.id)} shows what it asked before",
+        field="id",
+    )
+
+
+def _sent(done: str, question: Question, mesh: Connection) -> str:
+    if "account" in question.subject:
+        tasks = "1 task fails" if question.tasks == 1 else f"{question.tasks:,} tasks fail"
+        return f"{done}: {short(question.question)}\n{tasks}"
+    goes_on = "goes on" if mesh.is_running else f"goes on with the next mesh up{mesh.options}"
+    return f"{done}: {short(question.question)}\ntask {question.task_id} {goes_on}"

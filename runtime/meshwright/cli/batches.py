@@ -1,0 +1,159 @@
+"""Commands for open tasks, one or many, and for what a task delegated: `mesh cancel` and `mesh task tree`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+import click
+
+from meshwright.cli import output
+from meshwright.cli.completion import named
+from meshwright.cli.connect import Connection, talk, whole_id
+from meshwright.cli.filters import (
+    OPEN,
+    confirmed,
+    dry_run_option,
+    each_of,
+    filter_options,
+    given_filter,
+    given_ids,
+    require_one_way,
+    show_each,
+)
+from meshwright.cli.options import Target, json_option, limit_option, mesh_options, yes_option
+from meshwright.cli.output import document
+from meshwright.cli.tasks import task_page
+from meshwright.core import display
+from meshwright.core.display import Column, Document, dollars, short_id
+from meshwright.core.errors import Conflict
+
+_ENDED_BEFORE = {"succeeded": "succeeded", "failed": "failed", "timed_out": "timed out"}
+"""How a task had ended that a request to cancel it came too late for."""
+
+
+@click.command()
+@click.argument("task_ids", metavar="[ID]...", nargs=-1, shell_complete=named("task"))
+@click.option("--all", "everything", is_flag=True, help="All that are open.")
+@dry_run_option
+@limit_option(500, 10_000)
+@yes_option
+@filter_options(*OPEN)
+@json_option
+@mesh_options
+def cancel(
+    target: Target,
+    task_ids: tuple[str, ...],
+    everything: bool,
+    dry_run: bool,
+    limit: int,
+    yes: bool,
+    as_json: bool,
+    **fields: Any,
+) -> int:
+    """Cancel tasks.
+
+    \b
+    mesh cancel 8GK2F                      one task, by an end or the beginning of its id
+    mesh cancel --agent coder --since 2h   all open ones that agree with the filters
+    mesh cancel - < ids.txt                those on stdin
+
+    A task that has ended stays as it is, and the command says so.
+    """
+    wanted = given_filter(fields)
+    require_one_way(task_ids, wanted, everything=everything, what="tasks")
+    if len(task_ids) == 1 and task_ids[0] != "-" and not dry_run:
+        click.echo(talk(target, partial(_cancel_one, task_ids[0], as_json), need="change"))
+        return 0
+    given = given_ids(task_ids)
+
+    async def end(mesh: Connection) -> list[Document]:
+        async def one(task_id: str) -> Document:
+            view = await (mesh.client.task if dry_run else mesh.client.cancel)(task_id)
+            ended = _ENDED_BEFORE.get(view.status)
+            refused = {"type": Conflict.__name__, "message": f"it had already {ended}"} if ended else None
+            return {"task_id": view.task_id, "status": view.status, "is_dry": dry_run, "refused": refused}
+
+        async def find(*, dry_run: bool) -> list[Any]:
+            return await mesh.client.cancel_all(everything=everything, dry_run=dry_run, limit=limit, **wanted)
+
+        if task_ids:
+            return await each_of(mesh, given, one)
+        return await confirmed(find, "{count} open task{s} {are} cancelled.", dry_run=dry_run, yes=yes)
+
+    found = talk(target, end, need="log" if dry_run else "change")
+    empty = "no such open tasks; mesh tasks lists all"
+    return show_each(found, _told_cancelled, refused="not cancelled", empty=empty, as_json=as_json)
+
+
+def _told_cancelled(task: Document) -> str:
+    if task["is_dry"]:
+        return f"would be cancelled; it is {task['status']}"
+    return "cancelled" if task["status"] == "cancelled" else "cancelling: it ends once its agent lets go"
+
+
+async def _cancel_one(given: str, as_json: bool, mesh: Connection) -> str:
+    view = await mesh.client.cancel(await whole_id(mesh, given))
+    if ended := _ENDED_BEFORE.get(view.status):
+        click.echo(f"it had already {ended}; nothing was cancelled", err=True)
+    elif view.status != "cancelled":
+        then = "its agent lets go" if mesh.is_running else f"mesh up{mesh.options} runs"
+        click.echo(f"cancelling: the task ends once {then}", err=True)
+    return task_page(mesh, view, as_json=as_json)
+
+
+@click.command()
+@click.argument("task_id", metavar="ID", shell_complete=named("task"))
+@json_option
+@mesh_options
+def tree(target: Target, task_id: str, as_json: bool) -> None:
+    """Show a task with all that it delegated, and what each has cost.
+
+    `cost` is of its own calls of models, `in all` of those below it too.
+    """
+
+    async def show_it(mesh: Connection) -> Document:
+        return document(await mesh.client.tree(await whole_id(mesh, task_id)))
+
+    found = talk(target, show_it)
+    if as_json:
+        output.echo_json(found)
+        return
+    output.show(found["items"], _TREE, as_json=False, empty="")
+    if found["omitted"] or not found["is_whole"]:
+        more = f"{found['omitted']:,}" if found["is_whole"] else "over 10,000"
+        click.echo(f"({more} more tasks; the costs above them have theirs)", err=True)
+
+
+def _took(duration_ms: float | None) -> str:
+    return "" if duration_ms is None else display.seconds(duration_ms)
+
+
+def _calls(count: int) -> str:
+    return str(count or "")
+
+
+def _branch(task: Document) -> str:
+    return f"{'  ' * task['depth']}{short_id(task['task_id'])}"
+
+
+def _cost(field: str, unpriced: str) -> Callable[[Document], str]:
+    def write(task: Document) -> str:
+        known = dollars(task[field]) if Decimal(task[field]) or not task[unpriced] else ""
+        return f"{known} + {task[unpriced]} unpriced".strip(" +") if task[unpriced] else known
+
+    return write
+
+
+_TREE = (
+    Column("task", write=_branch),
+    Column("status", "status"),
+    Column("agent", "agent_id", cut=4),
+    Column("took", "duration_ms", _took, cut=2),
+    Column("calls", "calls", _calls, cut=1),
+    Column("cost", write=_cost("cost_usd", "unpriced")),
+    Column("in all", write=_cost("tree_cost_usd", "tree_unpriced")),
+    Column("error", "error", cut=3),
+)

@@ -1,0 +1,170 @@
+"""Calls of the client for many tasks and questions at once, and for trees."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from urllib.parse import quote
+
+from meshwright.client.administration import Administration
+
+if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh hangs on these modules
+    from meshwright.core.messages import TaskStatus
+    from meshwright.events.tasks import DeadLetters
+    from meshwright.ledger.task_tree import TaskTree
+    from meshwright.orchestration.again import Again, Forked
+    from meshwright.orchestration.batches import Answered, Cancelled
+    from meshwright.work.protocol import Begin
+
+MAX_TASKS = 500  # of one page
+_AT_ONCE = 50  # in one request
+
+
+class OfTask(TypedDict, total=False):
+    """The fields by which tasks are found, and events and costs of tasks.
+
+    `error` is the type of the error by which they failed; `text` stands in the first 1,000 characters of
+    their request.
+    """
+
+    agent_id: str | None
+    capability: str | None
+    status: TaskStatus | None
+    thread_id: str | None
+    parent_task_id: str | None
+    requested_by: str | None
+    model: str | None
+    error: str | None
+    text: str | None
+
+
+class Wanted(OfTask, total=False):
+    """The same, and the time of the last change of a task: a time, or a text like `24h`."""
+
+    since: datetime | str | None
+    until: datetime | str | None
+
+
+class Batches(Administration):
+    """The part of the client that does something with many tasks at once."""
+
+    async def retry(
+        self,
+        task_id: str,
+        *,
+        begin: Begin | None = None,
+        deadline: float | None = None,
+        dry_run: bool = False,
+    ) -> Again:
+        """Work again on a task that failed, timed out or was cancelled, under the same id.
+
+        From the `journal` finished steps stay, and cost nothing again; from the `start` none do. Without
+        `begin` the fault says which. `deadline` is in seconds from now, by default as long as before. A
+        `dry_run` changes nothing. Raises NotFound, Conflict, NoAgentAvailable, Overloaded.
+        """
+        from meshwright.orchestration.again import Again
+
+        body = {"begin": begin, "deadline": deadline, "dry_run": dry_run}
+        return await self._connection.get(Again, f"{task_path(task_id)}/retry", "POST", body=body)
+
+    async def fork(
+        self,
+        task_id: str,
+        step: str,
+        *,
+        attempt: int | None = None,
+        deadline: float | None = None,
+        dry_run: bool = False,
+    ) -> Forked:
+        """Make a task that goes on from a finished step of another's attempt, by default of the last.
+
+        The other stays as it is, and the steps up to there cost nothing again. `deadline` is in seconds from
+        now, by default as long as that of the other. Raises NotFound for a step that is not there, Conflict
+        for one that failed or a task that is open, NoAgentAvailable, Overloaded.
+        """
+        from meshwright.orchestration.again import Forked
+
+        body = {"step": step, "attempt": attempt, "deadline": deadline, "dry_run": dry_run}
+        return await self._connection.get(Forked, f"{task_path(task_id)}/fork", "POST", body=body)
+
+    async def retry_all(
+        self,
+        *,
+        begin: Begin | None = None,
+        deadline: float | None = None,
+        dry_run: bool = False,
+        limit: int = 500,
+        **fields: Unpack[Wanted],
+    ) -> list[Again]:
+        """Work again on the newest tasks that agree with every one of the `fields`.
+
+        Without a `status` those are meant that failed or timed out. A task that can't be worked on again is
+        in the list, and says why (`refused`). Raises NotFound for a value that there never was.
+        """
+        from meshwright.orchestration.again import AgainPage
+
+        body = {**fields, "begin": begin, "deadline": deadline, "dry_run": dry_run}
+        return await self._pages(AgainPage, "/retry", body, limit)
+
+    async def cancel_all(
+        self, *, everything: bool = False, dry_run: bool = False, limit: int = 500, **fields: Unpack[Wanted]
+    ) -> list[Cancelled]:
+        """Ask for the end of the newest open tasks that agree with every one of the `fields`, or of all.
+
+        One that can't be cancelled, since it has ended, is in the list, and says so (`refused`). Raises
+        InvalidInput where neither fields are given nor `everything`, NotFound for a value that never was.
+        """
+        from meshwright.orchestration.batches import CancelPage
+
+        body = {**fields, "all": everything, "dry_run": dry_run}
+        return await self._pages(CancelPage, "/cancel", body, limit)
+
+    async def answer_all(
+        self,
+        value: Any,
+        *,
+        kind: str | None = None,
+        everything: bool = False,
+        dry_run: bool = False,
+        limit: int = 500,
+        **fields: Unpack[Wanted],
+    ) -> list[Answered]:
+        """Give one answer to the oldest open questions of one kind, of the tasks that fit the `fields`.
+
+        One that somebody else has answered, or that the answer does not fit, is in the list, and says so
+        (`refused`). Raises Conflict where there are several kinds and none is named (a `dry_run` of one
+        shows its name), InvalidInput and NotFound as `cancel_all`.
+        """
+        from meshwright.orchestration.batches import AnswerPage
+
+        body = {**fields, "value": value, "kind": kind, "all": everything, "dry_run": dry_run}
+        return await self._pages(AnswerPage, "/inbox/answer", body, limit)
+
+    async def _pages(self, kind: Any, path: str, body: dict[str, Any], limit: int) -> list[Any]:
+        found: list[Any] = []
+        cursor: str | None = None
+        while len(found) < limit:
+            wanted = {**body, "cursor": cursor, "limit": min(limit - len(found), _AT_ONCE)}
+            page = await self._connection.get(kind, path, "POST", body=wanted)
+            found += page.items
+            if (cursor := page.cursor) is None:
+                break
+        return found
+
+    async def dead_letters(self, *, limit: int = 50, **fields: Unpack[Wanted]) -> list[DeadLetters]:
+        """The tasks that failed or timed out, by agent and type of error, the largest group first."""
+        from meshwright.events.tasks import DeadLetters
+
+        path = "/dead-letters"
+        return await self._connection.get_list(DeadLetters, path, fields, limit=limit, page=MAX_TASKS)
+
+    async def tree(self, task_id: str) -> TaskTree:
+        """A task and those that it delegated, with the cost of each and of all below it. Raises NotFound."""
+        from meshwright.ledger.task_tree import TaskTree
+
+        return await self._connection.get(TaskTree, f"{task_path(task_id)}/tree")
+
+
+def task_path(task_id: str) -> str:
+    """The path of a task."""
+    return f"/tasks/{quote(task_id, safe='')}"

@@ -1,0 +1,126 @@
+"""Lists of tasks: pages, dead letters, what is known of them, and which of some agree with a filter."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple
+
+from meshwright.events.filter import TaskFilter
+from meshwright.events.tasks import LISTED, DeadLetterPage, DeadLetters, TaskPage, TaskSummary, summary_of
+from meshwright.sql.database import Session
+
+_MAX_PAGE = 1000
+_MAX_KNOWN = 200  # values of a field
+_AT_ONCE = 500
+_MAX_BELOW, _MAX_LEVELS = 10_000, 50
+TaskOrder = Literal["created", "changed"]
+"""The newest first: by when they were accepted, or by their last change."""
+
+
+def list_tasks(
+    session: Session, tenant_id: str, wanted: TaskFilter, limit: int, before: int, order: TaskOrder
+) -> TaskPage:
+    """One page of a tenant's tasks."""
+    limit = max(1, min(limit, _MAX_PAGE))
+    conditions, values = wanted.conditions(session, tenant_id)
+    place, index = ("last_seq", "tasks_by_change") if order == "changed" else ("seq", wanted.index)
+    where = (f"WHERE {place} < :before AND", conditions, f"ORDER BY {place} DESC LIMIT :limit")
+    query = ("SELECT", ", ".join(LISTED), "FROM", session.by_index("tasks", index), *where)
+    rows = session.execute(" ".join(query), {**values, "before": before, "limit": limit + 1}).fetchall()
+    items = tuple(map(summary_of, rows[:limit]))
+    return TaskPage(items=items, cursor=str(getattr(items[-1], place)) if len(rows) > limit else None)
+
+
+def dead_letters(session: Session, tenant_id: str, wanted: TaskFilter, limit: int) -> DeadLetterPage:
+    """The groups of a tenant's dead letters, the largest first."""
+    conditions, values = wanted.model_copy(update={"dead": True}).conditions(session, tenant_id)
+    query = (
+        "WITH ended AS (SELECT agent_id, error, task_id, reason, completed_at, ROW_NUMBER() OVER "  # noqa: S608
+        f"(PARTITION BY agent_id, error ORDER BY seq DESC) AS place FROM tasks WHERE {conditions}) "
+        "SELECT agent_id, error, COUNT(*), MIN(completed_at), MAX(completed_at), "
+        "MAX(CASE WHEN place = 1 THEN task_id END), MAX(CASE WHEN place = 1 THEN reason END) "
+        "FROM ended GROUP BY agent_id, error ORDER BY COUNT(*) DESC, agent_id, error LIMIT :limit"
+    )
+    rows = session.execute(query, {**values, "limit": limit}).fetchall()
+    items = tuple(
+        DeadLetters(
+            agent_id=agent_id,
+            error=error,
+            tasks=int(tasks),
+            first_at=datetime.fromtimestamp(first, UTC),
+            last_at=datetime.fromtimestamp(last, UTC),
+            task_id=task_id,
+            reason=reason,
+        )
+        for agent_id, error, tasks, first, last, task_id, reason in rows
+    )
+    return DeadLetterPage(items=items)
+
+
+def tasks_among(session: Session, tenant_id: str, wanted: TaskFilter, ids: Sequence[str]) -> set[str]:
+    """Those of some tasks that agree with a filter."""
+    conditions, values = wanted.conditions(session, tenant_id)
+    found: set[str] = set()
+    for at in range(0, len(ids), _AT_ONCE):
+        named = {f"id{place}": session.bindable(name) for place, name in enumerate(ids[at : at + _AT_ONCE])}
+        listed = ", ".join(f":{name}" for name in named)
+        query = f"SELECT task_id FROM tasks WHERE task_id IN ({listed}) AND {conditions}"  # noqa: S608
+        found.update(task_id for (task_id,) in session.execute(query, {**values, **named}).fetchall())
+    return found
+
+
+def first_seq(session: Session, tenant_id: str, wanted: TaskFilter) -> int | None:
+    """The `seq` of the first event of the tasks that agree with a filter; None where there are none."""
+    conditions, values = wanted.conditions(session, tenant_id)
+    query = f"SELECT min(seq) FROM tasks WHERE {conditions}"  # noqa: S608
+    [(seq,)] = session.execute(query, values).fetchall()
+    return seq
+
+
+def known_values(
+    session: Session, tenant_id: str | None, field: str, value: str, *, of_calls: bool = False
+) -> Collection[str] | None:
+    """Returns None where a task has a value of a field, else the last values that there are.
+
+    With `of_calls` a call of a model may have it too. Without a tenant it is about all of them.
+    """
+    of_tenant = "" if tenant_id is None else "tenant_id = :tenant_id AND "
+    known: dict[str, Any] = {} if tenant_id is None else {"tenant_id": session.bindable(tenant_id)}
+    columns = [("tasks", "task_id" if field == "parent_task_id" else field)]
+    if of_calls and field in ("agent_id", "thread_id", "model"):
+        columns.append(("calls", field))
+    for table, column in columns:
+        found = f"SELECT 1 FROM {table} WHERE {of_tenant}{column} = :value LIMIT 1"  # noqa: S608
+        if session.execute(found, {**known, "value": session.bindable(value)}).fetchall():
+            return None
+    last = (
+        f"SELECT {field} FROM tasks WHERE {of_tenant}{field} IS NOT NULL "  # noqa: S608
+        f"GROUP BY {field} ORDER BY max(seq) DESC LIMIT {_MAX_KNOWN}"
+    )
+    return [name for (name,) in session.execute(last, known).fetchall()]
+
+
+class TasksBelow(NamedTuple):
+    """A task and all that it delegated, level by level; `is_whole` is False where there is more."""
+
+    tasks: list[TaskSummary]
+    is_whole: bool
+
+
+def tasks_below(session: Session, tenant_id: str, task_id: str) -> TasksBelow:
+    """A tenant's task with those below it, at most 10,000 and 50 levels; none where it is not there."""
+    columns = ", ".join(LISTED)
+    level = session.select_in(f"SELECT {columns} FROM tasks WHERE task_id", [task_id])  # noqa: S608
+    found: dict[str, TaskSummary] = {}
+    for _ in range(_MAX_LEVELS):
+        tasks = [task for task in map(summary_of, level) if task.tenant_id == tenant_id]
+        new = [task for task in tasks if task.task_id not in found]
+        if len(found) + len(new) > _MAX_BELOW:
+            return TasksBelow([*found.values()], is_whole=False)
+        found |= {task.task_id: task for task in new}
+        if not new:
+            return TasksBelow([*found.values()], is_whole=True)
+        ids = {task.task_id for task in new}
+        level = session.select_in(f"SELECT {columns} FROM tasks WHERE parent_task_id", ids)  # noqa: S608
+    return TasksBelow([*found.values()], is_whole=False)

@@ -1,0 +1,191 @@
+"""Operations on many tasks and questions at once: all that a filter finds, each told for itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from msgspec.structs import replace
+
+from meshwright.core.access import Role
+from meshwright.core.errors import Conflict, MeshError, NotFound
+from meshwright.core.messages import ENDED, Fault
+from meshwright.events.audit import Audit
+from meshwright.events.filter import TaskFilter
+from meshwright.events.inbox import Inbox, Question
+from meshwright.events.tasks import DeadLetterPage, TaskSummary
+from meshwright.identity.filters import read_filter, require_known
+from meshwright.identity.operations import Operations
+from meshwright.identity.rules import has_role
+from meshwright.ledger.task_tree import TaskTree, task_tree
+from meshwright.orchestration.again import Again, AgainPage
+from meshwright.orchestration.batches import Answered, AnswerPage, Cancelled, CancelPage
+from meshwright.work.protocol import Begin
+from meshwright.work.record import unknown_task
+
+_SHOWN_KINDS = 5
+_KINDS_AT_ONCE = 500
+
+
+class Batches(Operations):
+    """The operations on all that agree with a filter, a page at a time.
+
+    One that is refused is in the page with the reason, and the others are done.
+    """
+
+    async def retry_all(
+        self,
+        *,
+        begin: Begin | None = None,
+        deadline: float | None = None,
+        dry_run: bool = False,
+        **wanted: Any,
+    ) -> AgainPage:
+        """Work again on the tasks of a page. Takes what `tasks` and `retry` take.
+
+        Those that failed or timed out are meant where no status is wanted.
+        """
+        self.check("retry_all")
+        page = await self._tasks_of(dead=wanted.get("status") is None, **wanted)
+        how: dict[str, Any] = {"begin": begin, "deadline": deadline, "dry_run": dry_run}
+        items = [await self._retry_one(task, how) for task in page.items]
+        return AgainPage(items=tuple(items), cursor=page.cursor)
+
+    async def _retry_one(self, task: TaskSummary, how: dict[str, Any]) -> Again:
+        try:
+            return await self.retry(task.task_id, **how)
+        except MeshError as error:
+            return Again(
+                task_id=task.task_id,
+                begin="journal",
+                generation=task.generation,
+                refused=_fault(error),
+                is_dry=how["dry_run"],
+            )
+
+    async def cancel_all(self, *, dry_run: bool = False, **wanted: Any) -> CancelPage:
+        """Ask for the end of the open tasks of a page. Takes what `tasks` takes."""
+        self.check("cancel_all")
+        page = await self._tasks_of(open=True, **wanted)
+        items = [await self._cancel_one(task, dry_run=dry_run) for task in page.items]
+        return CancelPage(items=tuple(items), cursor=page.cursor)
+
+    async def _cancel_one(self, task: TaskSummary, *, dry_run: bool) -> Cancelled:
+        cancelled = Cancelled(
+            task_id=task.task_id, status=task.status, agent_id=task.agent_id, is_dry=dry_run
+        )
+        if dry_run:
+            return cancelled
+        try:
+            view = await self.cancel(task.task_id)
+        except MeshError as error:
+            return replace(cancelled, refused=_fault(error))
+        if view.status in ENDED and view.status != "cancelled":  # meanwhile
+            fault = Fault(type=Conflict.__name__, message=f"It had already ended: {view.status}")
+            return replace(cancelled, status=view.status, refused=fault)
+        return replace(cancelled, status=view.status)
+
+    async def dead_letters(self, **wanted: Any) -> DeadLetterPage:
+        """The tasks that failed or timed out, by agent and error. Takes a filter as `tasks` does."""
+        self.check("dead_letters")
+        wanted = read_filter(self.mesh, self.caller, wanted)
+        tenant_id = self.caller.tenant_id
+        page = await self.mesh.log.dead_letters(tenant_id=tenant_id, **wanted)
+        if not page.items:
+            await require_known(self.mesh, wanted, tenant_id)
+        if has_role(self.caller, Role.CONTENTS):
+            return page
+        items = tuple(letters.model_copy(update={"reason": None}) for letters in page.items)
+        return page.model_copy(update={"items": items})
+
+    async def answer_all(
+        self,
+        value: Any,
+        *,
+        kind: str | None = None,
+        dry_run: bool = False,
+        limit: int = 50,
+        cursor: str | None = None,
+        **wanted: Any,
+    ) -> AnswerPage:
+        """Give the same answer to the open questions of a page, which are of one kind.
+
+        Takes a filter of their tasks as `tasks` does. Raises Conflict where they are of several kinds and
+        none is named, and NotFound for a kind that none is of.
+        """
+        self.check("answer_all")
+        wanted = read_filter(self.mesh, self.caller, wanted)
+        tenant_id = self.caller.tenant_id
+        await self.mesh.get(Audit).record_read(self.caller, "inbox")
+        inbox, of_task = self.mesh.get(Inbox), TaskFilter(**wanted)
+        if cursor is None:  # of all pages, before anything is answered
+            kinds = await self._kinds(of_task)
+            if not kinds:
+                await require_known(self.mesh, wanted, tenant_id)
+            _check_kinds(kinds, kind)
+        page = await inbox.page(tenant_id, limit=limit, cursor=cursor, of_task=of_task)
+        own = [question for question in page.items if question.task_id]
+        questions = [question for question in own if kind in (None, kind_of(question))]
+        items = [await self._answer_one(question, value, dry_run=dry_run) for question in questions]
+        return AnswerPage(items=tuple(items), cursor=page.cursor)
+
+    async def _kinds(self, of_task: TaskFilter) -> Counter[str]:
+        """How many open questions there are of each kind."""
+        kinds = Counter[str]()
+        cursor: str | None = None
+        while True:
+            page = await self.mesh.get(Inbox).page(
+                self.caller.tenant_id, limit=_KINDS_AT_ONCE, cursor=cursor, of_task=of_task
+            )
+            kinds.update(kind_of(question) for question in page.items if question.task_id)
+            if (cursor := page.cursor) is None:
+                return kinds
+
+    async def _answer_one(self, question: Question, value: Any, *, dry_run: bool) -> Answered:
+        answered = Answered(
+            id=question.id,
+            task_id=question.task_id,
+            wait_id=question.wait_id,
+            kind=kind_of(question),
+            question=question.question,
+            is_dry=dry_run,
+        )
+        if dry_run:
+            return answered
+        try:
+            await self.answer(question.task_id, question.wait_id, value)
+        except MeshError as error:
+            return replace(answered, refused=_fault(error))
+        return answered
+
+    async def tree(self, task_id: str) -> TaskTree:
+        """A task with all that it delegated, and what each has cost."""
+        self.check("tree")
+        await self._check_task("tree", task_id)
+        found = await self.mesh.log.view_apart(task_tree, self.caller.tenant_id, task_id)
+        if found is None:
+            raise unknown_task(task_id)
+        return found
+
+
+def kind_of(question: Question) -> str:
+    """The kind of a question: by whom, and what for, as in `coder: approval send_mail`."""
+    subject = question.subject
+    parts = (str(subject[name]) for name in ("kind", "tool") if subject.get(name))
+    return f"{question.agent_id}: {' '.join(parts) or 'question'}"
+
+
+def _check_kinds(kinds: Counter[str], kind: str | None) -> None:
+    listed = ", ".join(f"{name!r} ({count})" for name, count in kinds.most_common(_SHOWN_KINDS))
+    if kind is not None and kinds and kind not in kinds:
+        raise NotFound(f"No question is of the kind {kind!r}", remedy=f"There are {listed}", field="kind")
+    if kind is None and len(kinds) > 1:
+        raise Conflict(
+            f"The questions are of {len(kinds)} kinds, and one answer is for one kind",
+            remedy=f"Name one of {listed}",
+            field="kind",
+        )
+
+
+def _fault(error: MeshError) -> Fault:
+    return Fault(type=error.code, message=str(error))

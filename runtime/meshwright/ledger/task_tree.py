@@ -1,0 +1,120 @@
+"""The tree of a task: all that it delegated, with what the calls of each have cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from meshwright.core.messages import Plain, TaskStatus
+from meshwright.core.money import Amount, from_pico
+from meshwright.events.task_lists import tasks_below
+from meshwright.events.tasks import TaskSummary
+from meshwright.ledger.costs import MILLION
+from meshwright.sql.database import Session
+
+_MAX_LISTED = 500
+_NEVER = 1e12  # unix seconds
+_LAG = timedelta(hours=1)  # of the clocks of other machines, and of calls that are recorded late
+_SUMS = (
+    "SELECT task_id, count(*), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0), "  # noqa: S608
+    "count(*) FILTER (WHERE cost_pico IS NULL), "
+    f"coalesce(sum(cost_pico / {MILLION}), 0), coalesce(sum(cost_pico % {MILLION}), 0) FROM calls "
+    "WHERE tenant_id = :tenant_id AND time BETWEEN :since AND :until GROUP BY task_id"
+)
+
+
+class TaskNode(Plain):
+    """A task of a tree; `depth` is how far below the root it is.
+
+    `calls`, tokens, `cost_usd` and `unpriced` (calls whose cost is unknown) are those of its own calls of
+    models; `tree_cost_usd` and `tree_unpriced` those of all below it too.
+    """
+
+    task_id: str
+    parent_task_id: str | None
+    depth: int
+    capability: str
+    agent_id: str | None
+    status: TaskStatus
+    error: str | None
+    created_at: datetime
+    completed_at: datetime | None
+    duration_ms: float | None
+    calls: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost_usd: Amount
+    unpriced: int
+    tree_cost_usd: Amount
+    tree_unpriced: int
+
+
+class TaskTree(Plain):
+    """A task and those below it, each before its own, in the order in which they were delegated.
+
+    `omitted` tasks are in the costs above them alone. `is_whole` is False where the tree is larger than
+    10,000 tasks or deeper than 50: the rest counts nowhere.
+    """
+
+    items: tuple[TaskNode, ...]
+    omitted: int
+    is_whole: bool
+
+
+class _Spent(NamedTuple):
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    unpriced: int = 0
+    cost_usd: Decimal = Decimal(0)
+
+
+def task_tree(session: Session, tenant_id: str, task_id: str) -> TaskTree | None:
+    """The tree of a tenant's task; None where the lists do not have it."""
+    found = tasks_below(session, tenant_id, task_id)
+    if not found.tasks:
+        return None
+    spent = _spent(session, tenant_id, found.tasks)
+    below: dict[str | None, list[TaskSummary]] = {}
+    for task in sorted(found.tasks[1:], key=lambda task: task.seq):
+        below.setdefault(task.parent_task_id, []).append(task)
+    sums: dict[str, tuple[Decimal, int]] = {}
+    for task in reversed(found.tasks):  # level by level, the deepest first
+        own = spent.get(task.task_id, _Spent())
+        parts = [sums[child.task_id] for child in below.get(task.task_id, ())]
+        cost = sum((part[0] for part in parts), start=own.cost_usd)
+        sums[task.task_id] = cost, own.unpriced + sum(part[1] for part in parts)
+    nodes: list[TaskNode] = []
+    waiting = [(found.tasks[0], 0)]
+    while waiting and len(nodes) < _MAX_LISTED:
+        task, depth = waiting.pop()
+        waiting += [(child, depth + 1) for child in reversed(below.get(task.task_id, ()))]
+        nodes.append(_node(task, depth, spent.get(task.task_id, _Spent()), sums[task.task_id]))
+    return TaskTree(items=tuple(nodes), omitted=len(found.tasks) - len(nodes), is_whole=found.is_whole)
+
+
+def _node(task: TaskSummary, depth: int, own: _Spent, whole: tuple[Decimal, int]) -> TaskNode:
+    fields: dict[str, Any] = {
+        name: getattr(task, name) for name in TaskNode.model_fields if name in TaskSummary.model_fields
+    }
+    tree_cost, tree_unpriced = whole
+    fields |= {"depth": depth, "tree_cost_usd": tree_cost, "tree_unpriced": tree_unpriced, **own._asdict()}
+    return TaskNode(**fields)
+
+
+def _spent(session: Session, tenant_id: str, tasks: Sequence[TaskSummary]) -> dict[str, _Spent]:
+    """The sums of the calls of tasks, found among those of the time that they took."""
+    ends = [task.completed_at for task in tasks if task.completed_at is not None]
+    since = (min(task.created_at for task in tasks) - _LAG).timestamp()
+    until = (max(ends) + _LAG).timestamp() if len(ends) == len(tasks) else _NEVER
+    values = {"tenant_id": session.bindable(tenant_id), "since": since, "until": until}
+    names = {task.task_id for task in tasks}
+    return {
+        task_id: _Spent(
+            int(calls), int(read), int(written), int(unpriced), from_pico(int(high) * MILLION + int(low))
+        )
+        for task_id, calls, read, written, unpriced, high, low in session.execute(_SUMS, values).fetchall()
+        if task_id in names
+    }

@@ -1,0 +1,42 @@
+"""The answers of operations on many tasks or questions: how it went with each."""
+
+from __future__ import annotations
+
+from meshwright.core.encoding import Struct
+from meshwright.core.messages import Fault, TaskStatus
+
+
+class Cancelled(Struct):
+    """A task that ends, or would: its `status` now. `refused` is why it isn't cancelled."""
+
+    task_id: str
+    status: TaskStatus
+    agent_id: str | None = None
+    is_dry: bool = False
+    refused: Fault | None = None
+
+
+class CancelPage(Struct):
+    """The tasks of a page that end, or not; `cursor` asks for those that follow."""
+
+    items: tuple[Cancelled, ...]
+    cursor: str | None = None
+
+
+class Answered(Struct):
+    """A question that was answered, or would be. `refused` is why it isn't, such as another's answer."""
+
+    id: str
+    task_id: str
+    wait_id: str
+    kind: str
+    question: str = ""
+    is_dry: bool = False
+    refused: Fault | None = None
+
+
+class AnswerPage(Struct):
+    """The questions of a page that were answered, or not; `cursor` asks for those that follow."""
+
+    items: tuple[Answered, ...]
+    cursor: str | None = None

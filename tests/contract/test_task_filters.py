@@ -1,0 +1,155 @@
+"""Tasks, events and costs are found by the same fields of tasks, on each database."""
+
+import asyncio
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from meshwright.core.messages import Dispatch, Event, Parent, Task
+from meshwright.events.filter import EventFilter, TaskFilter
+from meshwright.events.task_lists import known_values
+from meshwright.ledger.costs import CostQuery, costs_of
+from meshwright.ledger.task_tree import TaskTree, task_tree
+from meshwright.models.port import Call
+from tests.support.event_logs import START, LogOnFile
+from tests.support.task_events import CARD, about, ended, names
+
+
+def dispatched(task_id: str, text: str = "", parent: str | None = None, **fields: Any) -> Event:
+    above = None if parent is None else Parent(actor_type="a", actor_id="b", key="k", task_id=parent)
+    known: dict[str, Any] = {"thread_id": f"thread-{task_id}", "requested_by": "ann", **fields}
+    task = Task(
+        task_id=task_id,
+        capability="writing",
+        payload={"text": text} if text else {"order": 17},
+        deadline_at=START,
+        created_at=START,
+        parent=above,
+        **known,
+    )
+    payload = Dispatch.of(task, attempt=1, agent_id="writer", score_card=CARD)
+    return about(task_id, "task.dispatched", payload, tenant_id=known.get("tenant_id", "default"))
+
+
+def called(task_id: str, cost: str | None, **fields: Any) -> Event:
+    source = "unknown" if cost is None else "priced"
+    known = {"user": "writer", "cost_usd": None if cost is None else Decimal(cost), **fields}
+    call = Call(call_id=f"call-{task_id}-{cost}", group="fast", model="big-1", cost_source=source, **known)
+    return about(task_id, "model.called", call.payload())
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("invoice", ["c", "a"]),
+        ("100%", ["b"]),
+        ("a_b", ["b"]),
+        ("%", ["b"]),
+        ("order", ["d"]),
+        ("nothing", []),
+        ("x" * 1_000, []),
+        ("y" * 900, ["c"]),
+    ],
+)
+async def test_tasks_are_found_by_words_of_their_request(
+    store: LogOnFile, text: str, found: list[str]
+) -> None:
+    texts = {"a": "Pay the Invoice\nof May", "b": "100% a_b", "c": f"INVOICE {'y' * 2_000}", "d": ""}
+    await store.write([dispatched(task_id, words) for task_id, words in texts.items()])
+    assert await names(store, text=text) == found
+
+
+async def test_tasks_are_listed_by_their_last_change(store: LogOnFile) -> None:
+    await store.write([dispatched(task_id) for task_id in "abcde"])
+    await store.write([ended("b"), ended("a")])
+    assert await names(store, order="changed") == ["a", "b", "e", "d", "c"]
+    assert await names(store, order="changed", status="dispatched") == ["e", "d", "c"]
+    assert await names(store, open=True) == ["e", "d", "c"]
+    page = await store.log.tasks(tenant_id="default", order="changed", limit=2)
+    await store.write([ended("e")])  # it changes while somebody reads page by page
+    rest = await store.log.tasks(tenant_id="default", order="changed", limit=9, cursor=page.cursor)
+    assert [task.task_id for task in rest.items] == ["d", "c"]
+
+
+async def test_events_are_found_by_fields_of_their_tasks(store: LogOnFile) -> None:
+    await store.write([dispatched("a", "red"), dispatched("b", "blue"), ended("a"), ended("b", "failed")])
+
+    async def found(**fields: Any) -> list[int | None]:
+        wanted = EventFilter(tenant_id="default", of_task=TaskFilter(**fields))
+        return [event.seq for event in await store.log.query(wanted)]
+
+    assert await found(text="red") == [1, 3]
+    assert await found(status="failed") == await found(error="ToolFailed") == [2, 4]
+    assert await found(thread_id="thread-a", status="failed") == []
+    wanted = EventFilter(tenant_id="default", after_seq=2, of_task=TaskFilter(text="blue"))
+    tail = store.log.follow(wanted)
+    assert [event.seq for event in await anext(tail)] == [4]
+    waiting = asyncio.ensure_future(anext(tail))
+    await store.write([dispatched("c", "green")])
+    await store.write([dispatched("d", "light blue")])
+    assert [event.task_id for event in await waiting] == ["d"]
+    await tail.aclose()
+
+
+async def test_costs_are_summed_by_fields_of_the_call_and_of_its_task(store: LogOnFile) -> None:
+    await store.write([dispatched("a", "red"), dispatched("b", "blue"), called("a", "1"), called("b", "2")])
+    await store.write([ended("b", "failed"), called("b", "4", user="other")])
+
+    async def total(**fields: Any) -> Decimal | None:
+        query = CostQuery("default", of=TaskFilter(**fields))
+        return (await costs_of(store.log, query)).total.cost_usd
+
+    assert await total(text="red") == 1
+    assert await total(error="ToolFailed") == 6
+    assert await total(error="ToolFailed", agent_id="other") == 4
+    assert await total(agent_id="writer") == 3
+    assert await total(model="big-1", requested_by="ann") == 7
+    assert await total(model="big-2") is None
+
+
+async def test_a_value_is_known_once_a_task_had_it(store: LogOnFile) -> None:
+    await store.write([dispatched("a", "red"), called("a", "1", user="gateway")])
+
+    async def known(field: str, value: str, **of: Any) -> Any:
+        return await store.log.view(known_values, "default", field, value, **of)
+
+    assert await known("requested_by", "ann") is None
+    assert await known("requested_by", "bob") == ["ann"]
+    assert await known("parent_task_id", "a") is None  # a task that has delegated nothing
+    assert await known("parent_task_id", "b") == []
+    assert await known("agent_id", "gateway") == ["writer"]
+    assert await known("agent_id", "gateway", of_calls=True) is None
+    assert await store.log.view(known_values, "other", "requested_by", "ann") == []
+
+
+async def test_a_tree_has_the_exact_costs_of_each_task_and_of_all_below(store: LogOnFile) -> None:
+    tasks = [dispatched("r"), dispatched("a", parent="r"), dispatched("b", parent="r")]
+    tasks += [dispatched("c", parent="a"), dispatched("x", parent="a", tenant_id="other")]
+    await store.write([*tasks, called("r", "0.1"), called("c", "0.000000000001"), called("b", None)])
+    await store.write([called("c", "0.2"), ended("c", "failed")])
+    tree: TaskTree = await store.log.view_apart(task_tree, "default", "r")
+    shown = [(node.task_id, node.depth, node.cost_usd, node.tree_cost_usd) for node in tree.items]
+    small = Decimal("0.200000000001")
+    assert shown == [
+        ("r", 0, Decimal("0.1"), Decimal("0.1") + small),
+        ("a", 1, Decimal(0), small),
+        ("c", 2, small, small),
+        ("b", 1, Decimal(0), Decimal(0)),
+    ]
+    assert [node.tree_unpriced for node in tree.items] == [1, 0, 0, 1]
+    assert (tree.omitted, tree.is_whole) == (0, True)
+    below: TaskTree = await store.log.view_apart(task_tree, "default", "a")
+    assert [(node.task_id, node.parent_task_id) for node in below.items] == [("a", "r"), ("c", "a")]
+    assert below.items[1].error == "ToolFailed"
+    assert await store.log.view_apart(task_tree, "other", "r") is None
+
+
+async def test_a_large_tree_is_cut_and_its_costs_are_whole(store: LogOnFile) -> None:
+    children = [dispatched(f"child{number}", parent="r") for number in range(600)]
+    await store.write([dispatched("r"), *children, *(called(f"child{n}", "0.01") for n in range(600))])
+    tree: TaskTree = await store.log.view_apart(task_tree, "default", "r")
+    assert (len(tree.items), tree.omitted, tree.is_whole) == (500, 101, True)
+    assert tree.items[0].tree_cost_usd == 6
+    assert tree.items[0].created_at <= START + timedelta(seconds=1)
