@@ -63,8 +63,8 @@ class Hold:
     """A call that may be made: the request, which may have a cheaper tag, and what is reserved for it.
 
     `amount` is None where what it may cost is unknown, or no budget asks. `is_limited`: it is less than the
-    call may cost, and the request may write less. `cut` are earlier tries of the step that made it, whose
-    processes ended before they did.
+    call may cost, and the request may write less. It is over at `until` (unix seconds). `cut` are earlier
+    tries of the step that made it, whose processes ended before they did.
     """
 
     request: ModelRequest
@@ -74,6 +74,7 @@ class Hold:
     accounts: tuple[Account, ...] = ()
     cheaper_tag: str | None = None
     is_limited: bool = False
+    until: float = 0.0
     cut: tuple[str, ...] = ()
 
 
@@ -170,6 +171,10 @@ class Budgets:
             self._client(account).settle(settled)
         self._under_way.discard(hold.op)
         return settled
+
+    def is_over(self, hold: Hold) -> bool:
+        """Whether the time of a reservation is over: its call may count as cut off by now."""
+        return bool(hold.accounts) and hold.until <= self._host.clock.now().timestamp()
 
     async def recover(self, user: str, context: CallContext, settlements: Iterable[Settlement]) -> None:
         """Book those settlements of a task's earlier calls that a worker could not book before it ended.
@@ -272,7 +277,8 @@ class Budgets:
             remedy = "Set default_price in mesh.toml, or the deployment's price in litellm_config.yaml"
             raise PriceUnknown(problem, remedy=remedy, budget=hard.budget)
         least = None if limiter is None else partial(limiter.least, request)
-        now, seconds = self._host.clock.now(), request.timeout_seconds
+        clock, seconds = self._host.clock, request.timeout_seconds
+        now, began = clock.now(), clock.monotonic()
         entry = _reservation(hold, amount or ZERO, None if limiter is None else limiter.likely(request), now)
         self._under_way.add(hold.op)
         cheaper_tag: str | None = None
@@ -296,14 +302,14 @@ class Budgets:
         except BaseException:  # also cancelled: whatever may have been reserved is released
             self.settle(replace(hold, accounts=tuple(asked)), ZERO)
             raise
-        waited = (self._host.clock.now() - now).total_seconds()
+        waited = clock.monotonic() - began
         if waited > 0:
             request = request.model_copy(update={"timeout_seconds": seconds - waited})
         limited = limiter is not None and granted < entry.amount
         if limiter is not None and limited:
             request, amount = limiter.limited(request, granted), granted
         found = {"request": request, "amount": amount, "accounts": accounts, "is_limited": limited}
-        return replace(hold, cheaper_tag=cheaper_tag, cut=tuple(cut), **found)
+        return replace(hold, cheaper_tag=cheaper_tag, cut=tuple(cut), until=entry.until, **found)
 
     def _wake(self, event: Event) -> None:
         client = self._clients.get(event.payload["account"])

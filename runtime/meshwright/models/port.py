@@ -23,7 +23,7 @@ from meshwright.core.money import Amount, Budget, OnEmpty, Price, exact
 if TYPE_CHECKING:
     from meshwright.models.config import LiteLLMConfig
 
-_LEFT_OUT = ("finish_reason", "step", "attempt")
+_LEFT_OUT = ("finish_reason", "step", "attempt", "late")
 """Fields that the JSON of a call leaves out where they are not set."""
 _UNSET_LEFT_OUT = ("response_format", "params", "inputs")
 """Fields that the JSON of a request leaves out where they are not set."""
@@ -112,7 +112,8 @@ class Call(Struct):
 
     `error` is the code of the error that ended it, `reason` its message. `cost_usd` is None if the cost
     is unknown, and 0 for an answer from a cache, which `saved_usd` would have cost. `attempts`
-    are those of the call, `attempt` is that of the task. A call whose process ended before it did is `cut`.
+    are those of the call, `attempt` is that of the task. A call whose process ended before it did is `cut`;
+    one that ends `late`, when its reservation is over, may have been taken for that.
     `settlement` is what budgets book of it, where any reserved money for it; no event has it.
     """
 
@@ -138,6 +139,7 @@ class Call(Struct):
     finish_reason: str | None = None
     step: int | None = None
     attempt: int | None = None
+    late: Literal[True] | None = None
     settlement: Settlement | None = None
 
     def __post_init__(self) -> None:
