@@ -38,6 +38,9 @@ SETTINGS = {
 }
 LONG = pytest.mark.timeout(6 * 3600)
 
+ALONE = pytest.mark.soak(
+    "CI has each of these faults by itself: test_postgres_workers.py, test_dapr_faults.py"
+)
 MAX_QUOTED = 20
 Say = Callable[[str], None]
 
@@ -74,6 +77,7 @@ def test_tasks_on_sqlite_survive_deaths_of_mesh_and_writer(
 
 
 @LONG
+@ALONE
 async def test_tasks_on_postgres_survive_deaths_of_workers_and_server(
     tmp_path: Path, rng: random.Random, seed: int, say: Say
 ) -> None:
@@ -99,6 +103,7 @@ async def test_tasks_on_postgres_survive_deaths_of_workers_and_server(
 
 
 @LONG
+@ALONE
 @pytest.mark.needs("mosquitto", "redis-server", "redis-cli")
 async def test_tasks_on_dapr_survive_deaths_of_all_that_they_rest_on(
     tmp_path: Path, rng: random.Random, seed: int, say: Say
