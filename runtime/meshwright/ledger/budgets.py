@@ -112,6 +112,7 @@ class Budgets:
         self._host = host
         self._clients: dict[str, AccountClient] = {}
         self._under_way: set[str] = set()
+        self._deferred: dict[str, tuple[tuple[Account, ...], Settlement]] = {}  # by call
         host.listen(topics.SPEND, self._wake, (FREED,))
 
     async def hold(
@@ -158,7 +159,8 @@ class Budgets:
         """Say what a call cost, 0 where it cost nothing; None, where it is unknown, counts as reserved.
 
         `call` names one of the hold's `cut` ones. Returns what is booked soon, for `recover`; None where
-        nothing is reserved.
+        nothing is reserved. On a store that processes share, `book` books what a journal records: without
+        its record a call stays reserved, for the run that makes it again.
         """
         if not hold.accounts:
             return None
@@ -167,10 +169,24 @@ class Budgets:
         settled = Settlement(
             op=hold.op, call=call or hold.call, amount=cost, estimated=estimated, tags=hold.request.tags
         )
-        for account in hold.accounts:
-            self._client(account).settle(settled)
         self._under_way.discard(hold.op)
+        self._deferred[settled.call] = hold.accounts, settled
+        if hold.request.context.record is None or not self._host.is_shared:
+            self.book([settled.call])
         return settled
+
+    def book(self, calls: Iterable[str]) -> None:
+        """Book what these calls cost, those of them that are not booked yet."""
+        for call in calls:
+            if call in self._deferred:
+                accounts, settled = self._deferred.pop(call)
+                for account in accounts:
+                    self._client(account).settle(settled)
+
+    def leave_reserved(self, calls: Iterable[str]) -> None:
+        """Forget the settlements of calls that no journal has."""
+        for call in calls:
+            self._deferred.pop(call, None)
 
     def is_over(self, hold: Hold) -> bool:
         """Whether the time of a reservation is over: its call may count as cut off by now."""

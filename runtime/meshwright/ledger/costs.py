@@ -219,7 +219,7 @@ class CallProjection:
         doubted = {
             row[_CALL_ID]
             for row, fields in zip(rows, payloads, strict=True)
-            if row[_OUTCOME] == "cut" or fields.get("late") is True
+            if row[_OUTCOME] in ("cut", "cancelled") or fields.get("late") is True
         }
         if doubted:
             rows = _without_doubles(session, zip(rows, events, strict=True), doubted)
