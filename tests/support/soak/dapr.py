@@ -53,7 +53,7 @@ class DaprSoak:
         self._rng.shuffle(faults)
         for number, kind in enumerate(faults):
             told = self._mesh.books.told.count()
-            share = 3 * (size.tasks - told) // (2 * (len(faults) - number))
+            share = (size.tasks - told) // (len(faults) - number)
             await self._until(told + self._rng.randint(0, share))
             await (self._kinds | self._others)[kind]()
             self._course.struck(kind, is_kill=kind in self._kinds, ended=self._mesh.books.told.count())

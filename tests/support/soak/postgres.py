@@ -98,7 +98,7 @@ class PostgresSoak:
         self._rng.shuffle(faults)
         for number, kind in enumerate(faults):
             told = self._books.told.count()
-            share = 3 * (size.tasks - told) // (2 * (len(faults) - number))
+            share = (size.tasks - told) // (len(faults) - number)
             await self._until(told + self._rng.randint(0, share))
             await (dict(self._kinds) | self._others)[kind]()
             self._course.struck(kind, is_kill=kind in self._kinds, ended=self._books.told.count())

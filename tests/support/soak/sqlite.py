@@ -97,9 +97,7 @@ class SqliteSoak:
     def _await_progress(self, faults_left: int) -> None:
         """Let some tasks end, about a fair share of those left; one mesh in five is struck as it starts."""
         left = self._course.size.tasks - self._books.told.count()
-        wanted = (
-            0 if self._rng.random() < 0.2 else self._rng.randint(1, max(1, 3 * left // (2 * faults_left)))
-        )
+        wanted = 0 if self._rng.random() < 0.2 else self._rng.randint(1, max(1, left // faults_left))
         while wanted:
             line = next(self._lines)
             self._heard_at = time.monotonic()
