@@ -160,7 +160,7 @@ class ModelCalls:
         budgets.book(self._settled)
 
     def leave_reserved(self) -> None:
-        """Leave calls that are not booked to the run that goes on with the task: its journal may have them."""
+        """Leave calls that are not booked to the run that goes on: its journal may have them."""
         if (budgets := self._attempt.services.budgets) is not None:
             budgets.leave_reserved(self._settled)
 
