@@ -28,7 +28,8 @@ soak: .venv/.dev  ## the tests of chance, with another seed each time, and what 
 
 kills: .venv/.dev  ## 20,000 tasks and 500 kills on SQLite, 5,000 and 200 on PostgreSQL and on Dapr (PERCENT=5 for a part, STORES=sqlite)
 	@SOAK=1 SOAK_PERCENT=$(or $(PERCENT),100) MESH_TEST_SEED=$${MESH_TEST_SEED:-random} \
-		$(BIN)/python -m pytest tests/integration/test_soak.py -q -s -k "$(or $(STORES),test)"
+		$(BIN)/python -m pytest tests/integration/test_soak.py -q -s -k "$(or $(STORES),test)" \
+		--basetemp="$$(mktemp -d)/kills"
 
 lint: .venv/.dev  ## style, formatting, import rules and the budget of each package
 	@$(BIN)/python tests/run.py lint imports

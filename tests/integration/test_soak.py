@@ -88,7 +88,8 @@ async def test_tasks_on_postgres_survive_deaths_of_workers_and_server(
     job = Job(
         str(tmp_path),
         plan_of(size.tasks, rng),
-        max_model_seconds=0.05,
+        max_model_seconds=0.2,
+        is_paced=True,
         cost_usd=COST_USD,
         settings=SETTINGS | {"writer": "process"},
     )
@@ -112,7 +113,7 @@ async def test_tasks_on_dapr_survive_deaths_of_all_that_they_rest_on(
     clock = WallClock(tmp_path)
     services = Services(tmp_path / "services", {}, clock.environment)
     course = Course("dapr", seed, size, say)
-    job = {"cost_usd": COST_USD, "settings": SETTINGS}
+    job = {"cost_usd": COST_USD, "settings": SETTINGS, "is_paced": True}
     with closing(services), SmallDisk(services.folder / "redis") as disk:
         async with DaprMesh(services, tmp_path, plan_of(size.tasks, rng), job=job) as mesh:
             soak = DaprSoak(mesh, course, rng, clock=clock, disk=disk)

@@ -58,6 +58,7 @@ class Books:
     """The ledgers of one folder."""
 
     def __init__(self, folder: Path) -> None:
+        self._pace = folder / "allowed"
         self.accepted = Ledger(folder / "accepted.jsonl")
         """[key, task id] of each submit that returned, by the client."""
         self.cancelled = Ledger(folder / "cancelled.jsonl")
@@ -68,6 +69,16 @@ class Books:
         """[task id, attempt, step] of each call of the model."""
         self.effects = Ledger(folder / "effects.jsonl")
         """[task id, tool] of each effect that a tool had."""
+
+    def allow(self, count: int) -> None:
+        """Let a client that is paced begin so many tasks of its plan in all."""
+        draft = self._pace.with_suffix(".draft")
+        draft.write_text(str(count))
+        draft.rename(self._pace)
+
+    def allowed(self) -> int:
+        """How many tasks a client that is paced may have begun."""
+        return int(self._pace.read_text()) if self._pace.exists() else 0
 
 
 Pass = Callable[[str], None]

@@ -53,6 +53,11 @@ class Item:
     cancel: bool = False
     deadline: float | None = None
 
+    @property
+    def number(self) -> int:
+        """Its place in the plan."""
+        return int(self.key.split()[1])
+
 
 @dataclass(frozen=True)
 class Job:
@@ -62,6 +67,8 @@ class Job:
     nth: int = 1
     control: str = ""
     max_open: int = 64
+    is_paced: bool = False
+    """Whether the client waits with each task until the books allow it."""
     max_model_seconds: float = 0.0
     cost_usd: Decimal = Decimal(0)
     """The price of a call of the model."""
@@ -148,7 +155,11 @@ class Client:
         self._open = asyncio.Semaphore(job.max_open)
 
     async def run(self) -> None:
-        await asyncio.gather(*map(self._carry, self._job.plan))
+        async with asyncio.TaskGroup() as tasks:
+            for item in self._job.plan:
+                while self._job.is_paced and item.number >= self._books.allowed():
+                    await asyncio.sleep(LOOK_SECONDS)
+                tasks.create_task(self._carry(item))
 
     async def _carry(self, item: Item) -> None:
         if self._accepted.get(item.key) in self._told:

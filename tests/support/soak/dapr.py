@@ -52,11 +52,12 @@ class DaprSoak:
         ]
         self._rng.shuffle(faults)
         for number, kind in enumerate(faults):
-            told = self._mesh.books.told.count()
-            share = (size.tasks - told) // (len(faults) - number)
-            await self._until(told + self._rng.randint(0, share))
+            share = size.tasks / len(faults)
+            self._mesh.books.allow(round(share * (number + 1)))  # so that each fault meets work under way
+            await self._until(round(share * (number + self._rng.random() * 0.8)))
             await (self._kinds | self._others)[kind]()
             self._course.struck(kind, is_kill=kind in self._kinds, ended=self._mesh.books.told.count())
+        self._mesh.books.allow(size.tasks)
         await self._until(size.tasks)
 
     async def evidence(self) -> tuple[Evidence, list[str]]:
