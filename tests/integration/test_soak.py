@@ -32,7 +32,7 @@ COST_USD = Decimal("0.001")
 SETTINGS = {
     "ledger": {
         "budgets": [{"name": "all", "limit_usd": "1000000"}],
-        "default_price": {"input": "0", "output": "1"},
+        "default_price": {"input": "0", "output": "1000"},
     },
     "agents": {"timeout_seconds": 20},
 }
