@@ -7,7 +7,7 @@ sizes of `FULL` in tests/support/soak/course.py, `SOAK_PERCENT` so many percent 
 import asyncio
 import random
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
@@ -76,14 +76,21 @@ def test_tasks_on_sqlite_survive_deaths_of_mesh_and_writer(
         judge(course, evidence, complaints(evidence))
 
 
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A folder that a server of another user may read."""
+    with tempfile.TemporaryDirectory(prefix="mesh-soak-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
 @LONG
 @ALONE
 async def test_tasks_on_postgres_survive_deaths_of_workers_and_server(
-    tmp_path: Path, rng: random.Random, seed: int, say: Say
+    tmp_path: Path, shared: Path, rng: random.Random, seed: int, say: Say
 ) -> None:
     size = size_of("postgres")
-    shared = Path(tempfile.mkdtemp(prefix="mesh-soak-"))  # the server is of another user
-    shared.chmod(0o755)
     clock = WallClock(shared)
     job = Job(
         str(tmp_path),
