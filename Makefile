@@ -1,6 +1,6 @@
 # `make` lists the targets. All that is installed goes into .venv, from locks with hashes.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak lint format types bench dapr dex kube image lock sbom audit clean
+.PHONY: help install demo test soak kills lint format types bench dapr dex kube image lock sbom audit clean
 
 BIN := .venv/bin
 # The first interpreter that really runs and is new enough (a shim may exist for a version that does not).
@@ -25,6 +25,11 @@ soak: .venv/.dev  ## the tests of chance, with another seed each time, and what 
 	@SOAK=1 MESH_TEST_SEED=$${MESH_TEST_SEED:-random} $(BIN)/python tests/run.py unit contract faults benchmarks
 	@MESH_TEST_SEED=$${MESH_TEST_SEED:-random} FUZZ_SECONDS=$${FUZZ_SECONDS:-300} \
 		$(BIN)/python -m pytest tests/integration/test_fuzz*.py -q -s
+
+kills: .venv/.dev  ## 20,000 tasks and 500 kills on SQLite, 5,000 and 200 on PostgreSQL and on Dapr (PERCENT=5 for a part, STORES=sqlite)
+	@SOAK=1 SOAK_PERCENT=$(or $(PERCENT),100) MESH_TEST_SEED=$${MESH_TEST_SEED:-random} \
+		$(BIN)/python -m pytest tests/integration/test_soak.py -q -s -k "$(or $(STORES),test)" \
+		--basetemp="$$(mktemp -d)/kills"
 
 lint: .venv/.dev  ## style, formatting, import rules and the budget of each package
 	@$(BIN)/python tests/run.py lint imports

@@ -71,7 +71,7 @@ SOAKED = {
     "faults": Tier(
         "integration",
         ("test_embedded_faults.py", "test_dapr_faults.py"),
-        {"FAULT_TASKS": "1000", "DAPR_FAULT_TASKS": "120", "DAPR_FREEZES": "20"},
+        {"DAPR_FAULT_TASKS": "120", "DAPR_FREEZES": "20"},
     ),
     "benchmarks": Tier(
         "integration",

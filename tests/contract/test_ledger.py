@@ -332,6 +332,12 @@ def cut_off(number: int, cost: str, *, is_guess: bool) -> Event:
     return event(number, "model.called", task_id="t", payload=payload, aggregate_id=aggregate_id)
 
 
+def answered_late(number: int) -> Event:
+    """The first call has its answer, when its account may have taken it for cut off."""
+    payload = Call(call_id="c1", **asked("cheap"), **answered(), late=True).payload()
+    return event(number, "model.called", task_id="t", payload=payload)
+
+
 @pytest.mark.parametrize(
     ("found", "cost"),
     [
@@ -339,6 +345,7 @@ def cut_off(number: int, cost: str, *, is_guess: bool) -> Event:
         ([cut_off(1, "2", is_guess=True), cut_off(2, "1", is_guess=False)], "1"),
         ([cut_off(1, "1", is_guess=False), cut_off(2, "2", is_guess=True)], "1"),
         ([call(1), cut_off(2, "2", is_guess=True)], "0.25"),
+        ([cut_off(1, "2", is_guess=True), answered_late(2)], "0.25"),
     ],
 )
 @pytest.mark.parametrize("together", [True, False])

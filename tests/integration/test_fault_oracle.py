@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tests.support.faults import controls
 from tests.support.faults.evidence import gather
 from tests.support.faults.node import Job
 from tests.support.faults.nodes import KILLED, Nodes
-from tests.support.faults.oracle import Evidence, complaints
+from tests.support.faults.oracle import Evidence, Money, complaints
 from tests.support.faults.plan import PLAN, judge
 
 
@@ -54,7 +55,13 @@ DAMAGES: dict[str, Callable[[Evidence], Evidence]] = {
         seen, "task.started", thread="clerk/default:shared"
     ),
     "was journaled 2 times": lambda seen: with_another(seen, "model.called"),
-    "model calls for": lambda seen: replace(seen, model_calls=seen.model_calls + 100, kills=4),
+    "model calls for": lambda seen: replace(seen, model_calls=seen.model_calls + 200, kills=4),
+    "had its effect 2 times": lambda seen: replace(seen, effects=[("charge 1", "charge")] * 2),
+    "claims": lambda seen: replace(seen, called=[*seen.called, *seen.called]),
+    "counted twice": lambda seen: with_money(seen, ledger=2, budget=2),
+    "not counted": lambda seen: with_money(seen, provider=2),
+    "the budget": lambda seen: with_money(seen, budget=2),
+    "recorded": lambda seen: replace(without(seen, "model.called"), money=EVEN),
     "were made up": lambda seen: replace(seen, model_calls=1),
     "still has something outstanding": lambda seen: with_heads(seen, has_pending_work=True),
     "messages were sent and never taken": lambda seen: replace(seen, undelivered=1),
@@ -64,6 +71,14 @@ DAMAGES: dict[str, Callable[[Evidence], Evidence]] = {
     ),
     "a client was told": lambda seen: replace(seen, told=[(seen.accepted[0], "timed_out")]),
 }
+
+
+EVEN = Money(provider=Decimal(1), ledger=Decimal(1), estimated=Decimal(0), budget=Decimal(1))
+
+
+def with_money(seen: Evidence, **dollars: int) -> Evidence:
+    changed = {name: Decimal(amount) for name, amount in dollars.items()}
+    return replace(seen, money=replace(EVEN, **changed))
 
 
 def with_another(seen: Evidence, event_type: str) -> Evidence:

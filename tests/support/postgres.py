@@ -16,6 +16,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -47,23 +48,31 @@ Location = Path | Address
 class Cluster:
     """A PostgreSQL server with a data folder of its own."""
 
-    def __init__(self, programs: Path, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        programs: Path,
+        settings: Mapping[str, str] | None = None,
+        *,
+        folder: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._programs = programs
         self._settings = {**SETTINGS, **(settings or {})}
+        self._environment = {**os.environ, **(environment or {})}
         self._ports = Ports()
         (self.port,) = self._ports.take(1)
-        self._folder = Path(tempfile.mkdtemp(prefix="mesh-postgres-"))
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="mesh-postgres-"))
         self._owner = pwd.getpwnam("postgres") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
         self._schemas = itertools.count(1)
         self._process: subprocess.Popen[bytes] | None = None
 
     def create(self) -> None:
         """Make the data folder and start the server, with an empty database."""
-        os.chown(self._folder, self._owner.pw_uid, self._owner.pw_gid)
-        secret = self._folder / "password"
+        os.chown(self.folder, self._owner.pw_uid, self._owner.pw_gid)
+        secret = self.folder / "password"
         secret.write_text(PASSWORD)
         secret.chmod(0o644)
-        data = self._folder / "data"
+        data = self.folder / "data"
         init = ["-D", str(data), "-U", USER, f"--pwfile={secret}", "-A", "scram-sha-256", "-E", "UTF8"]
         self._run("initdb", [*init, "--locale=C", "--no-sync"])
         self.start()
@@ -72,13 +81,20 @@ class Cluster:
     def start(self) -> None:
         """Start the server; it accepts connections when this returns."""
         options = [option for name, value in self._settings.items() for option in ("-c", f"{name}={value}")]
-        command = [str(self._programs / "postgres"), "-D", str(self._folder / "data")]
-        command += ["-h", "127.0.0.1", "-p", str(self.port), "-k", str(self._folder), *options]
-        with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, **self._as_owner())
+        command = [str(self._programs / "postgres"), "-D", str(self.folder / "data")]
+        command += ["-h", "127.0.0.1", "-p", str(self.port), "-k", str(self.folder), *options]
+        with (self.folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=self._environment, **self._as_owner()
+            )
         ready = [str(self._programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
         while subprocess.run(ready, check=False).returncode != 0:
-            assert self._process.poll() is None, (self._folder / "log").read_text()[-2000:]
+            assert self._process.poll() is None, (self.folder / "log").read_text()[-2000:]
+
+    @property
+    def pid(self) -> int:
+        """The server's first process, 0 where it has ended."""
+        return self._process.pid if self._process is not None and self._process.poll() is None else 0
 
     def stop(self, how: signal.Signals = signal.SIGQUIT) -> None:
         """End the server at once, as a crash of its machine does."""
@@ -89,7 +105,7 @@ class Cluster:
     def remove(self) -> None:
         """End the server, and delete its data."""
         self.stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
         self._ports.close()
 
     def url(self, database: str = NAME, schema: str = "public") -> Address:
@@ -117,12 +133,12 @@ class Cluster:
     def _as_owner(self) -> dict[str, object]:
         """PostgreSQL refuses to run as root."""
         if os.geteuid() != 0:
-            return {"cwd": self._folder}
+            return {"cwd": self.folder}
         return {
             "user": self._owner.pw_uid,
             "group": self._owner.pw_gid,
             "extra_groups": [],
-            "cwd": self._folder,
+            "cwd": self.folder,
         }
 
 
@@ -136,13 +152,15 @@ def postgres_programs() -> Path | None:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Cluster]:
     """A cluster that all tests share: nobody may stop it."""
-    yield from _running()
+    with running_cluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture
 def own_postgres() -> Iterator[Cluster]:
     """A cluster of this test alone, to stop and start again."""
-    yield from _running()
+    with running_cluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture
@@ -156,13 +174,17 @@ def location(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
     return tmp_path if request.param == "sqlite" else request.getfixturevalue("postgres_url")
 
 
-def _running() -> Iterator[Cluster]:
+@contextmanager
+def running_cluster(
+    folder: Path | None = None, environment: Mapping[str, str] | None = None
+) -> Iterator[Cluster]:
+    """A cluster, by default in a folder of its own, whose server has some variables in its environment."""
     from tests.support.services import unavailable
 
     programs = postgres_programs()
     if programs is None:
         unavailable("PostgreSQL is not installed: apt install postgresql")
-    cluster = Cluster(programs)
+    cluster = Cluster(programs, folder=folder, environment=environment)
     try:
         cluster.create()
         yield cluster

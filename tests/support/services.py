@@ -26,9 +26,10 @@ import itertools
 import os
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -188,8 +189,12 @@ class Sidecar:
 class Services:
     """Services that are started when they are asked for, and killed at the end."""
 
-    def __init__(self, folder: Path, given: dict[str, str]) -> None:
+    def __init__(
+        self, folder: Path, given: dict[str, str], environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Services whose programs, but for Dapr's, have some variables in their environment."""
         self.folder = folder
+        self.environment = environment or {}
         self.ports = Ports()
         self._running: dict[str, Process] = {}
         self._addresses = {name: given[variable] for name, variable in VARIABLES.items() if variable in given}
@@ -305,6 +310,10 @@ class Services:
         """The process of a service that runs."""
         return self._running[name].pid
 
+    def has_ended(self, name: str) -> bool:
+        """Whether a service that was started has ended, by itself or not."""
+        return self._running[name].failure() is not None
+
     def start_again(self, name: str) -> None:
         """Start a service that was killed, where it was before."""
         self._start(self._running[name])
@@ -338,6 +347,7 @@ class Services:
             pool.submit(asyncio.run, process.ready()).result()
 
     def _process(self, service: Service) -> Process:
+        service = replace(service, environment={**service.environment, **self.environment})
         return Process(service, self.folder / "logs" / f"{next(self._numbers)}-{service.name}.log")
 
     def _contain(self, name: str) -> str | None:

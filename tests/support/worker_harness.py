@@ -42,11 +42,15 @@ class WorkerHarness:
         host.listen("#", self._note)
         host.attach(self.worker)
 
-    async def queue(self, task_id: str, thread: str | None = None) -> ActorRef:
-        """Have a task accepted, and put it into the inbox of its thread."""
+    async def queue(
+        self, task_id: str, thread: str | None = None, *, deadline_at: datetime = NEVER, ended: bool = False
+    ) -> ActorRef:
+        """Have a task accepted, and put it into the inbox of its thread, with `ended` once it is over."""
         ref = ActorRef("helper", f"default:{thread or task_id}")
-        task = a_task(task_id, thread_id=thread or task_id, deadline_at=NEVER)
+        task = a_task(task_id, thread_id=thread or task_id, deadline_at=deadline_at)
         await self.host.call(TaskKey(task.tenant_id, task_id).ref, "accept", Accept.of(task))
+        if ended:
+            await self.until(lambda: any(event.task_id == task_id for event in self.of("task.timed_out")))
         await self.host.call(ref, "enqueue", a_dispatch(task).model_dump_json().encode())
         return ref
 

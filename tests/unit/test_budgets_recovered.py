@@ -79,6 +79,28 @@ async def test_cut_calls_cost_what_the_same_call_costs_once_it_is_answered(kills
         assert await mesh.recorded() == [], "an account records a call that the run has recorded"
 
 
+async def test_a_call_that_ends_after_its_reservation_says_that_it_is_late() -> None:
+    async with spending(budget(20)) as mesh:
+        mesh.provider.open.clear()
+        calling = asyncio.create_task(mesh.call(4, context=STEP, timeout_seconds=60))
+        await until(lambda: mesh.provider.requests)
+        await mesh.clock.advance(3600)  # or the machine slept
+        mesh.provider.open.set()
+        await calling
+        await mesh.call(1)
+        assert [(call.outcome, call.late) for call in mesh.calls] == [("ok", True), ("ok", None)]
+        assert "late" not in mesh.calls[1].payload()
+
+
+async def test_a_clock_set_forward_while_a_call_waits_for_its_budget_leaves_it_its_time() -> None:
+    async with spending(budget(20)) as mesh:
+        calling = asyncio.create_task(mesh.call(4, timeout_seconds=60))
+        await asyncio.sleep(0)
+        mesh.clock.jump(3600)
+        await calling
+        assert mesh.provider.requests[0].timeout_seconds == 60
+
+
 async def test_a_cut_call_keeps_its_hold_while_the_provider_is_away() -> None:
     async with spending(budget(20)) as mesh:
         await cut_off(mesh)

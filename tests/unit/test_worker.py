@@ -15,6 +15,7 @@ from meshwright.stores.memory import MemoryData
 from meshwright.testing.mesh import memory_runtime
 from meshwright.work import Answer, Journal, Offer, Withdraw, Work
 from meshwright.work import worker as worker_module
+from tests.support.turn_driver import NOW
 from tests.support.worker_harness import Gate, at_once, worker_harness
 
 
@@ -45,6 +46,13 @@ async def test_what_is_withdrawn_is_not_begun() -> None:
         assert here.worker.waiting == 1
         here.worker.signal(ref, Withdraw(ref, "t2"))
         assert here.worker.waiting == 0
+
+
+async def test_a_task_whose_dispatch_comes_after_its_deadline_is_not_begun() -> None:
+    async with worker_harness(at_once) as here:
+        await here.queue("t1", deadline_at=NOW, ended=True)
+        assert (await here.ended("t1")).status == "cancelled"
+    assert here.begun == []
 
 
 async def test_an_answer_that_comes_while_its_task_is_put_aside_is_not_lost() -> None:

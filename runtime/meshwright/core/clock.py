@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+import time
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ from typing import Protocol, TypeVar
 
 ResultT = TypeVar("ResultT")
 _DURATION = re.compile(r"([0-9]{1,6})([smhdw])")
+_LOOK_SECONDS = 10.0  # between looks at the wall clock, which may be set, or go on while the machine sleeps
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -24,14 +26,18 @@ def duration_of(text: str) -> timedelta:
 
 
 class Clock(Protocol):
-    """Tells the time and waits for it."""
+    """Tells the time and waits for it. `now` may jump, where somebody sets the clock of the machine."""
 
     def now(self) -> datetime:
         """The time now, in UTC."""
         ...
 
+    def monotonic(self) -> float:
+        """Seconds since some moment: to measure how long things take, since it never jumps."""
+        ...
+
     async def sleep_until(self, when: datetime) -> None:
-        """Return at that time, at once if it has passed."""
+        """Return at that time, at once if it has passed. A clock that is set back does not delay it."""
         ...
 
 
@@ -42,9 +48,17 @@ class SystemClock:
         """The time now, in UTC."""
         return datetime.now(UTC)
 
+    def monotonic(self) -> float:
+        """Seconds since some moment."""
+        return time.monotonic()
+
     async def sleep_until(self, when: datetime) -> None:
-        """Return at that time, at once if it has passed."""
-        await asyncio.sleep(max(0.0, (when - self.now()).total_seconds()))
+        """Return at that time, at once if it has passed; some seconds late where the clock is set forward."""
+        left = max(0.0, (when - self.now()).total_seconds())
+        while left > _LOOK_SECONDS:
+            await asyncio.sleep(_LOOK_SECONDS)
+            left = min(left - _LOOK_SECONDS, (when - self.now()).total_seconds())
+        await asyncio.sleep(max(0.0, left))
 
 
 @dataclass(slots=True)

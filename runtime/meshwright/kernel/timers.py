@@ -62,7 +62,7 @@ class Timers:
     async def _run(self) -> None:
         while True:
             now = self._clock.now()
-            if self._sweep_at is None or now >= self._sweep_at:
+            if self._sweep_at is None or not now <= self._sweep_at <= now + _SWEEP:
                 self._sweep(now)
             while self._heap and self._heap[0][0] <= now:
                 self._ring(heapq.heappop(self._heap)[1])

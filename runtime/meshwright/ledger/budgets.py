@@ -63,8 +63,8 @@ class Hold:
     """A call that may be made: the request, which may have a cheaper tag, and what is reserved for it.
 
     `amount` is None where what it may cost is unknown, or no budget asks. `is_limited`: it is less than the
-    call may cost, and the request may write less. `cut` are earlier tries of the step that made it, whose
-    processes ended before they did.
+    call may cost, and the request may write less. It is over at `until` (unix seconds). `cut` are earlier
+    tries of the step that made it, whose processes ended before they did.
     """
 
     request: ModelRequest
@@ -74,6 +74,7 @@ class Hold:
     accounts: tuple[Account, ...] = ()
     cheaper_tag: str | None = None
     is_limited: bool = False
+    until: float = 0.0
     cut: tuple[str, ...] = ()
 
 
@@ -111,6 +112,7 @@ class Budgets:
         self._host = host
         self._clients: dict[str, AccountClient] = {}
         self._under_way: set[str] = set()
+        self._deferred: dict[str, tuple[tuple[Account, ...], Settlement]] = {}  # by call
         host.listen(topics.SPEND, self._wake, (FREED,))
 
     async def hold(
@@ -157,7 +159,8 @@ class Budgets:
         """Say what a call cost, 0 where it cost nothing; None, where it is unknown, counts as reserved.
 
         `call` names one of the hold's `cut` ones. Returns what is booked soon, for `recover`; None where
-        nothing is reserved.
+        nothing is reserved. On a store that processes share, `book` books what a journal records: without
+        its record a call stays reserved, for the run that makes it again.
         """
         if not hold.accounts:
             return None
@@ -166,10 +169,28 @@ class Budgets:
         settled = Settlement(
             op=hold.op, call=call or hold.call, amount=cost, estimated=estimated, tags=hold.request.tags
         )
-        for account in hold.accounts:
-            self._client(account).settle(settled)
         self._under_way.discard(hold.op)
+        self._deferred[settled.call] = hold.accounts, settled
+        if hold.request.context.record is None or not self._host.is_shared:
+            self.book([settled.call])
         return settled
+
+    def book(self, calls: Iterable[str]) -> None:
+        """Book what these calls cost, those of them that are not booked yet."""
+        for call in calls:
+            if call in self._deferred:
+                accounts, settled = self._deferred.pop(call)
+                for account in accounts:
+                    self._client(account).settle(settled)
+
+    def leave_reserved(self, calls: Iterable[str]) -> None:
+        """Forget the settlements of calls that no journal has."""
+        for call in calls:
+            self._deferred.pop(call, None)
+
+    def is_over(self, hold: Hold) -> bool:
+        """Whether the time of a reservation is over: its call may count as cut off by now."""
+        return bool(hold.accounts) and hold.until <= self._host.clock.now().timestamp()
 
     async def recover(self, user: str, context: CallContext, settlements: Iterable[Settlement]) -> None:
         """Book those settlements of a task's earlier calls that a worker could not book before it ended.
@@ -272,7 +293,8 @@ class Budgets:
             remedy = "Set default_price in mesh.toml, or the deployment's price in litellm_config.yaml"
             raise PriceUnknown(problem, remedy=remedy, budget=hard.budget)
         least = None if limiter is None else partial(limiter.least, request)
-        now, seconds = self._host.clock.now(), request.timeout_seconds
+        clock, seconds = self._host.clock, request.timeout_seconds
+        now, began = clock.now(), clock.monotonic()
         entry = _reservation(hold, amount or ZERO, None if limiter is None else limiter.likely(request), now)
         self._under_way.add(hold.op)
         cheaper_tag: str | None = None
@@ -296,14 +318,14 @@ class Budgets:
         except BaseException:  # also cancelled: whatever may have been reserved is released
             self.settle(replace(hold, accounts=tuple(asked)), ZERO)
             raise
-        waited = (self._host.clock.now() - now).total_seconds()
+        waited = clock.monotonic() - began
         if waited > 0:
             request = request.model_copy(update={"timeout_seconds": seconds - waited})
         limited = limiter is not None and granted < entry.amount
         if limiter is not None and limited:
             request, amount = limiter.limited(request, granted), granted
         found = {"request": request, "amount": amount, "accounts": accounts, "is_limited": limited}
-        return replace(hold, cheaper_tag=cheaper_tag, cut=tuple(cut), **found)
+        return replace(hold, cheaper_tag=cheaper_tag, cut=tuple(cut), until=entry.until, **found)
 
     def _wake(self, event: Event) -> None:
         client = self._clients.get(event.payload["account"])

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from functools import partial
 from operator import attrgetter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from meshwright.agent import AgentTypes
 from meshwright.component import Actors, Component
@@ -123,7 +123,7 @@ class Accounted(Wrapper):
                 self._estimates.learn(hold.request, reply.usage, reply.cost_usd)
             reply = self._with_lost(reply, hold.request, (*reply.lost, *meter.lost(reply)))
         settled = self.budgets.settle(hold, reply.cost_usd, estimated=reply.cost_source == "estimated")
-        self._record(_answered(hold, reply, settled), request)
+        self._record(self._answered(hold, reply, settled), request)
         return reply
 
     async def close(self) -> None:
@@ -220,8 +220,18 @@ class Accounted(Wrapper):
             error=error.code if isinstance(error, MeshError) else type(error).__name__,
             reason=error.message if isinstance(error, ModelError) else None,  # others may hold a key
             latency_ms=ms,
+            late=self._late(hold),
             settlement=settled,
         )
+
+    def _answered(self, hold: Hold, reply: ModelReply, settled: Settlement | None) -> Call:
+        known = dict(zip(_OF_REPLY, _of_reply(reply), strict=True))
+        tools = tuple([call.name for call in reply.tool_calls])
+        known |= {"tool_calls": tools, "late": self._late(hold), "settlement": settled}
+        return Call(**_known_of(hold.request, hold.call), **known)
+
+    def _late(self, hold: Hold) -> Literal[True] | None:
+        return True if self.budgets.is_over(hold) else None
 
     def _lost(self, hold: Hold, meter: _StreamMeter, error: BaseException) -> _Lost:
         """The likely cost and usage of a call that ended without a reply.
@@ -277,12 +287,6 @@ _OF_REPLY = (
     *("latency_ms", "finish_reason"),
 )
 _of_reply = attrgetter(*_OF_REPLY)
-
-
-def _answered(hold: Hold, reply: ModelReply, settled: Settlement | None) -> Call:
-    known = dict(zip(_OF_REPLY, _of_reply(reply), strict=True))
-    tools = tuple([call.name for call in reply.tool_calls])
-    return Call(**_known_of(hold.request, hold.call), **known, tool_calls=tools, settlement=settled)
 
 
 def _known_of(request: ModelRequest, call_id: str = "") -> dict[str, Any]:

@@ -96,7 +96,11 @@ def row_of(event: Event, time: float) -> tuple[Any, ...]:
     Each field is taken for itself, whatever the others hold: one that is not of its type, or absurd, counts
     as missing. They are read by hand, since a model that checks them all would be half the cost of a row.
     """
-    get = fields_of(event.payload).get
+    return _row_of(event, fields_of(event.payload), time)
+
+
+def _row_of(event: Event, fields: Mapping[str, Any], time: float) -> tuple[Any, ...]:
+    get = fields.get
     count = fields_of(get("usage")).get
     return (
         event.seq,
@@ -210,10 +214,16 @@ class CallProjection:
 
     def fold(self, session: Session, events: Sequence[Event]) -> None:
         """Write a row for each call."""
-        rows = [row_of(event, seconds(event.time)) for event in events]
-        cut = {row[_CALL_ID] for row in rows if row[_OUTCOME] == "cut"}
-        if cut:
-            rows = _without_doubles(session, zip(rows, events, strict=True), cut)
+        payloads = [fields_of(event.payload) for event in events]
+        pairs = zip(events, payloads, strict=True)
+        rows = [_row_of(event, fields, seconds(event.time)) for event, fields in pairs]
+        doubted = {
+            row[_CALL_ID]
+            for row, fields in zip(rows, payloads, strict=True)
+            if row[_OUTCOME] in ("cut", "cancelled") or fields.get("late") is True
+        }
+        if doubted:
+            rows = _without_doubles(session, zip(rows, events, strict=True), doubted)
         session.insert(_INTO_CALLS, rows)
 
     def clear(self, session: Session, oldest: int) -> None:
@@ -222,23 +232,27 @@ class CallProjection:
 
 
 def _without_doubles(
-    session: Session, found: Iterable[tuple[tuple[Any, ...], Event]], cut: Collection[str]
+    session: Session, found: Iterable[tuple[tuple[Any, ...], Event]], doubted: Collection[str]
 ) -> list[tuple[Any, ...]]:
-    """The rows but for those of calls that were cut off and have a better one.
+    """The rows but for those of calls that were cut off, or seemed to be, and have a better one.
 
     A run knows best what its call cost; an account that waited for the run in vain can but guess.
     """
-    stored = dict(session.select_in("SELECT call_id, outcome FROM calls WHERE call_id", cut))
+    stored = dict(session.select_in("SELECT call_id, outcome FROM calls WHERE call_id", doubted))
     known = dict(stored)
     chosen: dict[object, tuple[Any, ...]] = {}
+    replaced: set[str] = set()
     for row, event in found:
         call_id, outcome = row[_CALL_ID], row[_OUTCOME]
         is_guess = event.aggregate_id.startswith(f"{ACCOUNT}/")
         if outcome == "cut" and (known.get(call_id, "cut") != "cut" or (call_id in known and is_guess)):
             continue
+        if known.get(call_id) == "cut":
+            chosen.pop(call_id, None)
+            replaced.add(call_id)
         known[call_id] = outcome
         chosen[call_id if outcome == "cut" else event.id] = row
-    for call_id in stored.keys() & chosen.keys():
+    for call_id in stored.keys() & replaced:
         session.execute("DELETE FROM calls WHERE call_id = ?", (call_id,))
     return list(chosen.values())
 

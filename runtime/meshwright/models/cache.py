@@ -125,14 +125,14 @@ class Cached(Wrapper):
         if key is None:
             return await self.model.complete(request, on_delta)
         started = time.perf_counter()
-        ends = self._clock.now() + timedelta(seconds=request.timeout_seconds)
+        ends = self._clock.monotonic() + request.timeout_seconds
         flight = self._flights.setdefault(key, _Flight())
         await _take(flight.turn, request.timeout_seconds)
         try:
             if flight.reply is None:
                 flight.reply = await self._read(key)
             if flight.reply is None:
-                left = (ends - self._clock.now()).total_seconds()
+                left = ends - self._clock.monotonic()
                 if left <= 0:
                     raise _too_late()
                 asked = request.model_copy(update={"timeout_seconds": left})

@@ -280,7 +280,7 @@ class Retrying(Wrapper):
         Reply and error count the attempts of all tries, and have the lost answers of all: one of an adapter
         with fallbacks may be several.
         """
-        ends = self.clock.now() + timedelta(seconds=request.timeout_seconds)
+        ends = self.clock.monotonic() + request.timeout_seconds
         attempt, made = request, 0
         lost: tuple[ModelReply, ...] = ()
         for tries in itertools.count(1):
@@ -290,30 +290,28 @@ class Retrying(Wrapper):
                 made += error.attempts
                 error.lost = lost = (*lost, *error.lost)
                 left_tries = self.tries_of.get(request.user, self.max_tries) - tries
-                wakes = self._wake_after(error, tries, made, ends, is_last=left_tries <= 0)
+                pause = self._pause_after(error, tries, made, ends, is_last=left_tries <= 0)
                 if self.on_retry is not None:
-                    self.on_retry(request, error, (wakes - self.clock.now()).total_seconds())
+                    self.on_retry(request, error, pause)
             else:
                 if not made:
                     return reply
                 all_tries = {"attempts": made + reply.attempts, "lost": (*lost, *reply.lost)}
                 return reply.model_copy(update=all_tries)
-            await self.clock.sleep_until(wakes)
+            await self.clock.sleep_until(self.clock.now() + timedelta(seconds=pause))
             if on_delta is not None:
                 on_delta(STREAM_RESTART)
-            left = (ends - self.clock.now()).total_seconds()
+            left = ends - self.clock.monotonic()
             attempt = request.model_copy(update={"timeout_seconds": left})
         raise AssertionError("the count has no end")
 
-    def _wake_after(
-        self, error: ModelError, tries: int, made: int, ends: datetime, *, is_last: bool
-    ) -> datetime:
-        """When to try again; raises the error where another try makes no sense."""
+    def _pause_after(self, error: ModelError, tries: int, made: int, ends: float, *, is_last: bool) -> float:
+        """The seconds before another try; raises the error where that makes no sense."""
         ceiling = min(self.max_backoff_seconds, self.backoff_seconds * 2 ** (tries - 1))
         delay_seconds = max(self.draw() * ceiling, error.retry_after_seconds or 0.0)
-        wakes = self.clock.now() + timedelta(seconds=delay_seconds)
+        is_over = self.clock.monotonic() + delay_seconds >= ends
         is_long = self.max_wait_seconds is not None and delay_seconds > self.max_wait_seconds
-        if is_last or not error.retryable or wakes >= ends or is_long:
+        if is_last or not error.retryable or is_over or is_long:
             error.attempts = made
             raise error
-        return wakes
+        return delay_seconds

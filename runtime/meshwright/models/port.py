@@ -23,7 +23,7 @@ from meshwright.core.money import Amount, Budget, OnEmpty, Price, exact
 if TYPE_CHECKING:
     from meshwright.models.config import LiteLLMConfig
 
-_LEFT_OUT = ("finish_reason", "step", "attempt", "prompt")
+_LEFT_OUT = ("finish_reason", "step", "attempt", "prompt", "late")
 """Fields that the JSON of a call leaves out where they are not set."""
 _UNSET_LEFT_OUT = ("response_format", "params", "inputs")
 """Fields that the JSON of a request leaves out where they are not set."""
@@ -112,8 +112,9 @@ class Call(Struct):
 
     `error` is the code of the error that ended it, `reason` its message. `cost_usd` is None if the cost
     is unknown, and 0 for an answer from a cache, which `saved_usd` would have cost. `attempts`
-    are those of the call, `attempt` is that of the task. A call whose process ended before it did is `cut`.
-    `prompt` is the version of the prompt that it was made with, None for a call of a client.
+    are those of the call, `attempt` is that of the task. A call whose process ended before it did is `cut`;
+    one that ends `late`, when its reservation is over, may have been taken for that. `prompt` is the version
+    of the prompt that it was made with, None for a call of a client.
     `settlement` is what budgets book of it, where any reserved money for it; no event has it.
     """
 
@@ -140,6 +141,7 @@ class Call(Struct):
     step: int | None = None
     attempt: int | None = None
     prompt: str | None = None
+    late: Literal[True] | None = None
     settlement: Settlement | None = None
 
     def __post_init__(self) -> None:

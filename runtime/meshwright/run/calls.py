@@ -142,13 +142,27 @@ class ModelCalls:
             await budgets.recover(attempt.agent.agent_id, attempt.call_context(None, None), settlements)
 
     async def booked(self) -> None:
-        """Return once budgets have booked the calls.
+        """Return once the calls are durable, and budgets have booked them.
 
-        No one reads the journal of an attempt that has ended.
+        No one reads the journal of an attempt that has ended. Raises HostError.
         """
         budgets = self._attempt.services.budgets
         if self._settled and budgets is not None:
+            await self.book()
             await budgets.booked(self._settled)
+
+    async def book(self) -> None:
+        """Have budgets book the calls once they are durable, on a store that can lose their records alone."""
+        budgets = self._attempt.services.budgets
+        if not self._settled or budgets is None or not self._attempt.services.host.is_shared:
+            return
+        await self._attempt.journal.confirm()
+        budgets.book(self._settled)
+
+    def leave_reserved(self) -> None:
+        """Leave calls that are not booked to the run that goes on: its journal may have them."""
+        if (budgets := self._attempt.services.budgets) is not None:
+            budgets.leave_reserved(self._settled)
 
     def context(self, step: OpenStep | None) -> CallContext:
         """The context of a step's calls: who pays for them, and where they are recorded."""
@@ -191,13 +205,15 @@ class ModelCalls:
         provider is away the run waits, and asks again. Raises ModelError, and the same again when the run is
         resumed, so that an agent which went on without an answer does so again.
         """
-        attempt, self.prompt = self._attempt, prepared.prompt
+        attempt, self.prompt, earlier = self._attempt, prepared.prompt, tuple(self._settled)
         request = self._request(prepared, messages, specs, shape, max_tokens)
         streams = shape is None and attempt.services.stream  # JSON is not shown while it is written
         async with attempt.journal.open_step("model", asked, paid=True) as step:
             if step.is_replayed:
                 result = _replayed(step.result)
             else:
+                if (budgets := attempt.services.budgets) is not None:
+                    budgets.book(earlier)  # they were durable before this step began
                 if begins:
                     self._check_totals(step)
                 request = replace(request, context=self.context(step))

@@ -83,8 +83,11 @@ class _Execution:
             await self._calls.booked()
             await self._tell_open(suspended.waits)
             raise
-        await self._calls.booked()
-        return completed
+        else:
+            await self._calls.booked()
+            return completed
+        finally:
+            self._calls.leave_reserved()
 
     async def _finish(self) -> Completed:
         attempt, task, spent = self._attempt, self._attempt.task, self._attempt.time
@@ -104,6 +107,7 @@ class _Execution:
             if isinstance(error, asyncio.CancelledError) and _is_being_cancelled():
                 try:  # the next attempt pays for the call that is broken off
                     await self._journal.confirm()
+                    await self._calls.book()
                 except HostError as lost:  # the work is no longer this worker's: that matters more
                     _logger.warning("task %s does not pay for a call broken off: %s", task.task_id, lost)
                 raise

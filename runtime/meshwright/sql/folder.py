@@ -177,9 +177,12 @@ class KeyFile:
             write_private(draft, f"{self._make()}\n")
             with suppress(FileExistsError):  # another process was first
                 os.link(draft, self.path)
-            draft.unlink()
         except OSError as error:
-            raise self.unusable(f"cannot be written: {error.strerror or error}") from error
+            problem = f"cannot be written: {error.strerror or error}"
+            remedy = "Make room or the folder writable, and start again"
+            raise ConfigError(problem, path=str(self.path), remedy=remedy) from error
+        finally:
+            draft.unlink(missing_ok=True)
         return self._lines()
 
     def _lines(self) -> list[str]:

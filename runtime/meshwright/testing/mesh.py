@@ -297,12 +297,24 @@ class ManualClock:
 
     def __init__(self, now: datetime = BEGINNING) -> None:
         self._now = now
+        self._passed = 0.0
         self._sleepers: list[tuple[datetime, int, asyncio.Future[None]]] = []
         self._order = itertools.count()
 
     def now(self) -> datetime:
         """The time now, in UTC."""
         return self._now
+
+    def monotonic(self) -> float:
+        """Seconds since the beginning: those that it was moved ahead."""
+        return self._passed
+
+    def jump(self, seconds: float) -> None:
+        """Set it forward or back: no time passes, and no sleep lasts longer."""
+        change = timedelta(seconds=seconds)
+        self._now += change
+        if seconds < 0:
+            self._sleepers = [(when + change, n, alarm) for when, n, alarm in self._sleepers]
 
     async def sleep_until(self, when: datetime) -> None:
         """Return once the clock has been moved to that time, at once if it has passed."""
@@ -322,14 +334,18 @@ class ManualClock:
         end = self._now + timedelta(seconds=seconds)
         await self._settle()
         while self._sleepers and self._sleepers[0][0] <= end:
-            self._now = self._sleepers[0][0]
+            self._pass_until(self._sleepers[0][0])
             while self._sleepers and self._sleepers[0][0] <= self._now:
                 _, _, alarm = heapq.heappop(self._sleepers)
                 if not alarm.done():  # the sleeper may have been cancelled
                     alarm.set_result(None)
             await self._settle()
-        self._now = end
+        self._pass_until(end)
         await self._settle()
+
+    def _pass_until(self, when: datetime) -> None:
+        self._passed += max(0.0, (when - self._now).total_seconds())
+        self._now = max(self._now, when)
 
     async def _settle(self) -> None:
         for _ in range(_SETTLING_PASSES):

@@ -155,6 +155,7 @@ class DispatchedTask(Struct):
     """The fields of a task's record that a worker reads once it has claimed an attempt."""
 
     task_json: Raw = field(name="task", default=NO_TASK)
+    status: str = ""
     attempts: list[_Dispatched] = field(default_factory=list)
 
     def dispatch(self, number: int) -> Dispatch | None:

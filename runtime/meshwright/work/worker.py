@@ -15,7 +15,7 @@ from meshwright.core import topics
 from meshwright.core.encoding import encode, too_large
 from meshwright.core.errors import Draining, HostError, MailboxFull, StoreFailed, TooLarge
 from meshwright.core.logs import log_about
-from meshwright.core.messages import Event, Fault, Outcome, new_id
+from meshwright.core.messages import ENDED, Event, Fault, Outcome, new_id
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.work.earlier import has_steps
@@ -328,11 +328,14 @@ class Worker:
         return not await has_steps(self._host, offer.ref, offer.stream)
 
     async def _read_task(self, ref: ActorRef, grant: Grant) -> Work | None:
-        """The work of a grant, with a copy of the task of its own; None where there is no such task."""
+        """The work of a grant, with a copy of the task of its own; None where that is over, or unknown."""
         record = await self._host.read(TaskKey(tenant_of(ref), grant.task_id).ref, DispatchedTask)
         work = None if record is None else record.work(grant)
-        if work is not None:
+        if work is not None and record.status not in ENDED:
             return work
+        if work is not None:  # at its deadline; that it is over came to the thread before its dispatch
+            await self._complete(ref, work, self._cancelled(work))
+            return None
         message = f"the mesh has no attempt {grant.attempt} of task {grant.task_id}, though it was dispatched"
         fault = Fault(type="NotFound", message=message)
         outcome = unsuccessful("failed", grant, ref.type, fault, self._host.clock.now())

@@ -8,8 +8,10 @@ import os
 import sqlite3
 import tempfile
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,11 @@ from pydantic_core import from_json, to_json
 from meshwright.core.messages import Event
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
-from meshwright.events.tasks import TaskSummary
 from meshwright.kernel.envelope import ActorRef
+from meshwright.ledger.costs import CallProjection
 from meshwright.sql.sqlite import FILE_NAME, SqliteDatabase
 from meshwright.stores.dapr.documents import VALUES, Document, put_back
-from tests.support.faults.evidence import AGENTS, listed_in
+from tests.support.faults.evidence import AGENTS, listed_in, money_in, written
 from tests.support.faults.fleet import MAX_CONCURRENCY, Books
 from tests.support.faults.oracle import Evidence, number_of
 from tests.support.services import Services
@@ -42,20 +44,29 @@ return found
 """The documents and records of a namespace, at one moment: names and JSON, in turns."""
 
 
-async def gather(services: Services, namespace: str, books: Books, data: Path, *, kills: int) -> Evidence:
+async def gather(
+    services: Services,
+    namespace: str,
+    books: Books,
+    data: Path,
+    *,
+    kills: int,
+    cost_usd: Decimal | None = None,
+) -> Evidence:
     """Read a mesh that may be running: the store, a copy of the front's log, and the books."""
     stored = await read_store(services, namespace)
     heads = {ref: document.record for ref, document in stored.documents.items()}
     taken = frozenset(message_id for head in heads.values() for message_id in head.processed_ids)
-    events, listed = await log_in(data)
+    async with log_in(data) as log:
+        events, listed = [event async for event in log.replay(EventFilter())], await listed_in(log)
+        money = None if cost_usd is None else await money_in(log, books, heads, cost_usd)
     return Evidence(
-        accepted=[task_id for _, task_id in books.accepted.read()],
-        told=[(task_id, status) for task_id, status, _ in books.told.read()],
+        **written(books),
         events=by_number(events),
         heads=heads,
         undelivered=undelivered(stored, events, taken),
         listed=listed,
-        model_calls=len(books.calls.read()),
+        money=money,
         kills=kills,
         max_in_flight=AGENTS * MAX_CONCURRENCY,
         taken=taken,
@@ -63,16 +74,18 @@ async def gather(services: Services, namespace: str, books: Books, data: Path, *
     )
 
 
-async def log_in(data: Path) -> tuple[list[Event], list[TaskSummary]]:
-    """All events of a log that may be written to meanwhile, and its list of tasks."""
+@asynccontextmanager
+async def log_in(data: Path) -> AsyncIterator[EventLog]:
+    """A copy of a log that may be written to meanwhile."""
     with tempfile.TemporaryDirectory() as folder:
         await asyncio.to_thread(copy, data / FILE_NAME, Path(folder) / FILE_NAME)
         database = SqliteDatabase(Path(folder))
         await database.open()
         try:
             log = EventLog(database)
+            log.add(CallProjection())
             await log.start()
-            return [event async for event in log.replay(EventFilter())], await listed_in(log)
+            yield log
         finally:
             await database.close()
 

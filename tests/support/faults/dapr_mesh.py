@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -14,94 +11,46 @@ from types import TracebackType
 from typing import Any, Self
 
 from meshwright.core.messages import ENDED
-from meshwright.stack.services import Layer, Service
 from tests.support.faults.dapr_evidence import gather, read_store
 from tests.support.faults.dapr_node import Post
 from tests.support.faults.fleet import Books
-from tests.support.faults.node import ROOT, Item, Job
+from tests.support.faults.node import Item, Job
 from tests.support.faults.oracle import Evidence, complaints
-from tests.support.services import Process, Services, Sidecar
+from tests.support.faults.worker_process import LOOK_SECONDS, WorkerProcess
+from tests.support.services import Services, Sidecar
 
 NAMESPACE = "faults"
 MAX_MODEL_SECONDS = 0.2
 REST_SECONDS = 120.0  # what a mesh has to come to rest
-READY_SECONDS = 120.0
-LOOK_SECONDS = 0.02
 OUTCOMES = {f"task.{status}" for status in ENDED}
 MAX_QUOTED = 20
 MAX_LOG_LINES = 200
 
 
-class Worker:
-    """A worker's process, which a test starts, kills and starts again, and its sidecar."""
+class Worker(WorkerProcess):
+    """A worker beside its sidecar."""
 
-    def __init__(self, post: Post, sidecar: Sidecar, broker_url: str) -> None:
+    def __init__(self, post: Post, sidecar: Sidecar, broker_url: str, variables: Mapping[str, str]) -> None:
+        environment = {**variables, **sidecar.app.environment(), "MESH_BROKER_URL": broker_url}
+        super().__init__(
+            Path(post.data).name, "tests.support.faults.dapr_node", Path(f"{post.data}.log"), environment
+        )
         self.post = post
         self.sidecar = sidecar
-        self._broker_url = broker_url
-        self._log = Path(f"{post.data}.log")
-        self._process = Process(self._service(post), self._log)
-        self._starts = 0
-
-    @property
-    def log(self) -> str:
-        """All it has said, in each of its runs."""
-        return self._log.read_text(errors="replace")
 
     def launch(self) -> None:
         """Start it, and do not wait."""
-        self._starts += 1
-        self._process.launch()
-
-    async def ready(self) -> None:
-        """Wait until it works."""
-        async with asyncio.timeout(READY_SECONDS):
-            while self.log.splitlines().count("ready") < self._starts:
-                assert self._process.failure() is None, self._process.failure()
-                await asyncio.sleep(LOOK_SECONDS)
+        self.run(self.post.encode())
 
     async def start(self) -> None:
         """Start it; its client, if it has one, goes on."""
         self.launch()
         await self.ready()
-        self.send(signal.SIGUSR1)
+        self.begin()
 
     def break_on_purpose(self, control: str) -> None:
         """Have its next run broken, or with an empty control sound."""
-        post = replace(self.post, job=replace(self.post.job, control=control))
-        self._process = Process(self._service(post), self._log)
-
-    def send(self, number: signal.Signals) -> None:
-        """Send it a signal."""
-        os.kill(self.pid, number)
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def kill(self) -> None:
-        """Kill -9."""
-        self._process.kill()
-
-    async def stop(self) -> None:
-        """SIGTERM: it ends as it should."""
-        await asyncio.to_thread(self._process.stop)
-
-    def _service(self, post: Post) -> Service:
-        return Service(
-            name=Path(post.data).name,
-            layer=Layer.WORKERS,
-            argv=(sys.executable, "-m", "tests.support.faults.dapr_node", post.encode()),
-            address="",
-            ready="",
-            environment={
-                **os.environ,
-                **self.sidecar.app.environment(),
-                "MESH_BROKER_URL": self._broker_url,
-                "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-            },
-            stop_seconds=30.0,
-        )
+        self.post = replace(self.post, job=replace(self.post.job, control=control))
 
 
 LEASE_LOST = "could not renew its lease in time"
@@ -113,13 +62,23 @@ class DaprMesh:
     In a block all of it runs; at its end all is killed.
     """
 
-    def __init__(self, services: Services, folder: Path, plan: Sequence[Item], **options: Any) -> None:
+    def __init__(
+        self,
+        services: Services,
+        folder: Path,
+        plan: Sequence[Item],
+        *,
+        job: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        """`job` are more fields of the job of both, `options` those of their posts."""
         self.services = services
         self.plan = plan
         self.books = Books(folder)
         self._folder = folder
         control, model_seconds = options.pop("control", ""), options.pop("model_seconds", MAX_MODEL_SECONDS)
-        self._job = Job(str(folder), plan, control=control, max_model_seconds=model_seconds)
+        known = {"control": control, "max_model_seconds": model_seconds, **(job or {})}
+        self._job = Job(str(folder), plan, **known)
         self._options = options
         self.front = self._worker("mesh-0", is_front=True)
         self.replica = self._worker("mesh-1", is_front=False)
@@ -129,7 +88,7 @@ class DaprMesh:
         sidecar = self.services.daprd("mesh", port=port, namespace=NAMESPACE, pod=f"{name}.{NAMESPACE}")
         job = self._job if is_front else replace(self._job, plan=())
         post = Post(job, str(self._folder / name), NAMESPACE, is_front, **self._options)
-        return Worker(post, sidecar, self.services.broker_url)
+        return Worker(post, sidecar, self.services.broker_url, self.services.environment)
 
     async def __aenter__(self) -> Self:
         try:
@@ -138,7 +97,7 @@ class DaprMesh:
                 worker.launch()
             for worker in (self.replica, self.front):
                 await worker.ready()
-            self.front.send(signal.SIGUSR1)
+            self.front.begin()
         except BaseException:
             self.kill()
             raise
@@ -162,7 +121,7 @@ class DaprMesh:
 
     async def outcomes(self, count: int) -> None:
         """Wait until the client was told so many outcomes."""
-        while len(self.books.told.read()) < count:
+        while self.books.told.count() < count:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def actors(self, count: int) -> None:
@@ -171,7 +130,9 @@ class DaprMesh:
             await asyncio.sleep(LOOK_SECONDS)
 
     async def gather(self, *, kills: int = 0) -> Evidence:
-        return await gather(self.services, NAMESPACE, self.books, Path(self.front.post.data), kills=kills)
+        cost_usd = self._job.cost_usd or None
+        data = Path(self.front.post.data)
+        return await gather(self.services, NAMESPACE, self.books, data, kills=kills, cost_usd=cost_usd)
 
     async def judge(self, *, kills: int = 0, slept: int = 0) -> Evidence:
         """Ask the oracle until it has nothing to complain of, for as long as a mesh may take to rest."""
@@ -190,7 +151,7 @@ class DaprMesh:
     ) -> tuple[Evidence, list[str]]:
         clock = asyncio.get_running_loop().time
         until = clock() + seconds
-        while len(self.books.told.read()) < len(self.plan) and clock() < until:
+        while self.books.told.count() < len(self.plan) and clock() < until:
             await asyncio.sleep(5 * LOOK_SECONDS)
         while True:
             lost = sum(LEASE_LOST in worker.log for worker in (self.front, self.replica))  # a busy machine

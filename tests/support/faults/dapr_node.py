@@ -1,13 +1,14 @@
 """The worker program on Dapr: a mesh beside its sidecar, and in the one that is the front a client of it.
 
-Its job is its argument, as JSON; it finds its sidecar by Dapr's variables. On stdout it says when it is
-"ready" and which tasks have "ended". SIGUSR1 lets the client begin; SIGTERM ends the worker as it ends
+Its argument is the file of its post, as JSON; it finds its sidecar by Dapr's variables. It says when
+it is "ready" and which tasks have "ended". SIGUSR1 lets the client begin; SIGTERM ends the worker as it ends
 `mesh worker`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import signal
 import sys
@@ -25,12 +26,12 @@ from meshwright.core.errors import HostError
 from meshwright.core.messages import Outcome, Receipt, TaskRequest
 from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
-from meshwright.orchestration.tasks import Tasks
+from meshwright.sql.writer import ApartDatabase
 from meshwright.stores.dapr import DaprStore, Options
 from tests.support.faults import dapr_controls
 from tests.support.faults.failpoints import Failpoints
-from tests.support.faults.fleet import Books, CountingModel, agents
-from tests.support.faults.node import ROOT, Client, Job, say
+from tests.support.faults.fleet import Books, agents
+from tests.support.faults.node import ROOT, Direct, Job, be_client, model_of, say
 from tests.support.settings import Settings
 
 RETRY_SECONDS = 0.2
@@ -61,18 +62,22 @@ class Patient:
     """A mesh as a client sees it that asks again, under the same key, while the mesh cannot answer."""
 
     def __init__(self, mesh: Mesh) -> None:
-        self._mesh = mesh
+        self._direct = Direct(mesh)
 
     async def submit(self, request: TaskRequest, *, idempotency_key: str) -> Receipt:
-        return await self._again(
-            lambda: self._mesh.get(Tasks).submit(request, idempotency_key=idempotency_key)
-        )
+        return await self._again(lambda: self._direct.submit(request, idempotency_key=idempotency_key))
 
     async def outcome(self, task_id: str) -> Outcome:
-        return await self._again(lambda: self._mesh.get(Tasks).outcome(task_id))
+        return await self._again(lambda: self._direct.outcome(task_id))
+
+    async def answer(self, task_id: str, key: str, value: Any) -> None:
+        await self._again(lambda: self._direct.answer(task_id, key, value))
+
+    async def started(self, task_id: str) -> None:
+        await self._again(lambda: self._direct.started(task_id))
 
     async def cancel(self, task_id: str) -> Any:
-        return await self._again(lambda: self._mesh.get(Tasks).cancel(task_id))
+        return await self._again(lambda: self._direct.cancel(task_id))
 
     async def _again(self, ask: Callable[[], Awaitable[ResultT]]) -> ResultT:
         while True:
@@ -111,40 +116,47 @@ def mesh_of(post: Post) -> Mesh:
         settings,
         project=ROOT,
         agents=fleet,
-        model=CountingModel(books, unharmed.passes, max_seconds=job.max_model_seconds),
+        model=model_of(job, books, unharmed),
         host=make,
         role=role_of(settings, WHOLE_MESH, [each.agent_id for each in fleet], replica=not post.is_front),
     )
 
 
-async def work(post: Post) -> None:
+async def work(mesh: Mesh, job: Job) -> None:
     """Work until SIGTERM."""
-    dapr_controls.break_on_purpose(post.job.control)
     loop = asyncio.get_running_loop()
     begin, end = asyncio.Event(), asyncio.Event()
     loop.add_signal_handler(signal.SIGUSR1, begin.set)
     loop.add_signal_handler(signal.SIGTERM, end.set)
-    mesh = mesh_of(post)
     async with mesh:
+        if mesh.settings.writer == "process" and isinstance(mesh.database, ApartDatabase):
+            await mesh.database.write_apart()
         say("ready")
-        client = asyncio.create_task(be_client(mesh, post.job, begin))
+        client = asyncio.create_task(begin_client(mesh, job, begin))
         client.add_done_callback(lambda client: None if client.cancelled() else client.result())
         await end.wait()
         client.cancel()
 
 
-async def be_client(mesh: Mesh, job: Job, begin: asyncio.Event) -> None:
+async def begin_client(mesh: Mesh, job: Job, begin: asyncio.Event) -> None:
     """Have the plan's tasks done, once told to begin."""
     await begin.wait()
-    await Client(Patient(mesh), mesh.log, job, Failpoints()).run()
+    await be_client(Patient(mesh), mesh, job, Failpoints())
+
+
+def run_until_told(mesh: Mesh, job: Job) -> None:
+    """Be a worker, with a client of it where the job has a plan."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
+    faulthandler.enable()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(work(mesh, job))
 
 
 def main() -> None:
     """Do the job of the arguments."""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
-    post = Post.decode(sys.argv[1])
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(work(post))
+    post = Post.decode(Path(sys.argv[1]).read_text())
+    dapr_controls.break_on_purpose(post.job.control)
+    run_until_told(mesh_of(post), post.job)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Agents and a model whose every call and effect is written down before anything comes of it.
 
 The name of a task decides its shape: "plain 1", "find 2" (a tool that may be repeated), "charge 3" (one
-that may not), "ask 4" (delegates, and waits), "hang 5" (until cancelled).
+that may not), "ask 4" (delegates, and waits), "hang 5" (until cancelled), "rest 6" (sleeps between calls).
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from typing import Any, ClassVar
 from meshwright.agent import Agent
 from meshwright.core.capability import Capability
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall
+from meshwright.run import Run
 from meshwright.tools.tool import tool
 
 TOOLS = {"find": "look_up", "charge": "charge", "ask": "delegate"}
 MAX_CONCURRENCY = 8
+REST_SECONDS = 0.2
 
 
 class Ledger:
@@ -40,6 +42,10 @@ class Ledger:
         finally:
             os.close(file)
 
+    def count(self) -> int:
+        """How many lines there are."""
+        return self.path.read_bytes().count(b"\n") if self.path.exists() else 0
+
     def read(self) -> list[Any]:
         """All lines that are whole: the last may have been cut short."""
         if not self.path.exists():
@@ -52,6 +58,7 @@ class Books:
     """The ledgers of one folder."""
 
     def __init__(self, folder: Path) -> None:
+        self._pace = folder / "allowed"
         self.accepted = Ledger(folder / "accepted.jsonl")
         """[key, task id] of each submit that returned, by the client."""
         self.cancelled = Ledger(folder / "cancelled.jsonl")
@@ -62,6 +69,16 @@ class Books:
         """[task id, attempt, step] of each call of the model."""
         self.effects = Ledger(folder / "effects.jsonl")
         """[task id, tool] of each effect that a tool had."""
+
+    def allow(self, count: int) -> None:
+        """Let a client that is paced begin so many tasks of its plan in all."""
+        draft = self._pace.with_suffix(".draft")
+        draft.write_text(str(count))
+        draft.rename(self._pace)
+
+    def allowed(self) -> int:
+        """How many tasks a client that is paced may have begun."""
+        return int(self._pace.read_text()) if self._pace.exists() else 0
 
 
 Pass = Callable[[str], None]
@@ -114,10 +131,24 @@ class Finder(Agent):
         return f"{name} of {word}"
 
 
+class Rester(Agent):
+    """Asks, sleeps without its slot, and asks again."""
+
+    agent_id = "rester"
+    capabilities = (Capability("resting"),)
+    prompt = "simple-agent"
+    max_concurrency = MAX_CONCURRENCY
+
+    async def run(self, run: Run) -> str | dict[str, Any]:
+        await run.ask(run.task.text)
+        await run.sleep(seconds=REST_SECONDS)
+        return await run.ask(run.task.text)
+
+
 def agents(books: Books, passes: Pass) -> list[type[Agent]]:
     """The fleet, writing into these books."""
     finder = type("BookedFinder", (Finder,), {"books": books, "passes": staticmethod(passes)})
-    return [Clerk, Manager, finder]
+    return [Clerk, Manager, finder, Rester]
 
 
 class CountingModel:
@@ -125,17 +156,20 @@ class CountingModel:
 
     name = "counting"
 
-    def __init__(self, books: Books, passes: Pass, *, max_seconds: float = 0.0) -> None:
+    def __init__(
+        self, books: Books, passes: Pass, *, max_seconds: float = 0.0, cost_usd: Decimal = Decimal(0)
+    ) -> None:
         self._books = books
         self._passes = passes
         self._max_seconds = max_seconds
+        self._cost_usd = cost_usd
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
         """Ask for the tool of the task's shape first, and answer after that."""
         about = request.context
         self._books.calls.write([about.task_id, about.attempt, about.step])
         self._passes("model.before")
-        reply = reply_to(request)
+        reply = reply_to(request, self._cost_usd)
         if reply is None:
             await asyncio.Event().wait()
         await asyncio.sleep(random.uniform(0, self._max_seconds))
@@ -147,22 +181,22 @@ class CountingModel:
         """Nothing to give back."""
 
 
-def reply_to(request: ModelRequest) -> ModelReply | None:
-    question = next(message for message in request.messages if message.role == "user")
+def reply_to(request: ModelRequest, cost_usd: Decimal) -> ModelReply | None:
+    question = next(message for message in reversed(request.messages) if message.role == "user")
     shape = question.content.partition(" ")[0]
     last = request.messages[-1]
     if shape == "hang":
         return None
     if last.role != "tool" and shape in TOOLS:
-        return _call(TOOLS[shape], question)
-    return ModelReply(content=f"answered: {last.content}", model="counting", cost_usd=Decimal(0))
+        return _call(TOOLS[shape], question, cost_usd)
+    return ModelReply(content=f"answered: {last.content}", model="counting", cost_usd=cost_usd)
 
 
-def _call(name: str, question: ChatMessage) -> ModelReply:
+def _call(name: str, question: ChatMessage, cost_usd: Decimal) -> ModelReply:
     arguments = (
         {"agent_id": "clerk", "text": f"plain, for {question.content}"}
         if name == "delegate"
         else {"word": question.content}
     )
     call = ToolCall(id="call_1", name=name, arguments=json.dumps(arguments))
-    return ModelReply(tool_calls=(call,), model="counting", cost_usd=Decimal(0), finish_reason="tool_calls")
+    return ModelReply(tool_calls=(call,), model="counting", cost_usd=cost_usd, finish_reason="tool_calls")

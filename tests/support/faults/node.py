@@ -7,13 +7,16 @@ child says, and how it ended, are lines on stdout.
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import json
 import os
 import random
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,19 +24,23 @@ import uvloop
 from pydantic import TypeAdapter
 
 from meshwright.app import StoreDeps, build_mesh
+from meshwright.core.errors import Conflict, HostError, NotFound, StoreUnavailable
 from meshwright.core.messages import Outcome, Receipt, TaskRequest
 from meshwright.events.filter import EventFilter
-from meshwright.events.log import EventLog
+from meshwright.events.inbox import Inbox
 from meshwright.kernel import ahead
+from meshwright.ledger.balance import Balance
 from meshwright.mesh import Mesh
 from meshwright.orchestration.tasks import Tasks
 from meshwright.sql.sqlite import SqliteDatabase
 from tests.support.faults import controls
+from tests.support.faults.evidence import BUDGET
 from tests.support.faults.failpoints import FailingHost, Failpoints
 from tests.support.faults.fleet import Books, CountingModel, agents
 from tests.support.settings import Settings
 
 ROOT = Path(__file__).parents[3]
+LOOK_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,11 @@ class Item:
     cancel: bool = False
     deadline: float | None = None
 
+    @property
+    def number(self) -> int:
+        """Its place in the plan."""
+        return int(self.key.split()[1])
+
 
 @dataclass(frozen=True)
 class Job:
@@ -55,7 +67,11 @@ class Job:
     nth: int = 1
     control: str = ""
     max_open: int = 64
+    is_paced: bool = False
+    """Whether the client waits with each task until the books allow it."""
     max_model_seconds: float = 0.0
+    cost_usd: Decimal = Decimal(0)
+    """The price of a call of the model."""
     max_turns_a_round: int = ahead.MAX_TURNS_A_ROUND
     settings: dict[str, Any] = field(default_factory=dict)
 
@@ -84,25 +100,52 @@ def mesh_of(job: Job, failpoints: Failpoints) -> Mesh:
         Settings(data_dir=Path(job.folder, "data"), **job.settings),
         project=ROOT,
         agents=agents(books, failpoints.passes),
-        model=CountingModel(books, failpoints.passes, max_seconds=job.max_model_seconds),
+        model=model_of(job, books, failpoints),
         host=make,
     )
 
 
+def model_of(job: Job, books: Books, failpoints: Failpoints) -> CountingModel:
+    """The model of a job."""
+    known = {"max_seconds": job.max_model_seconds, "cost_usd": job.cost_usd}
+    return CountingModel(books, failpoints.passes, **known)
+
+
 class Asked(Protocol):
     async def submit(self, request: TaskRequest, *, idempotency_key: str) -> Receipt: ...
+
+    async def started(self, task_id: str) -> None: ...
+
+    async def answer(self, task_id: str, key: str, value: Any) -> None: ...
 
     async def outcome(self, task_id: str) -> Outcome: ...
 
     async def cancel(self, task_id: str) -> Any: ...
 
 
+class Direct:
+    """A mesh as a client in its process sees it."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        tasks, self._log = mesh.get(Tasks), mesh.log
+        self.submit, self.outcome, self.cancel, self.answer = (
+            tasks.submit,
+            tasks.outcome,
+            tasks.cancel,
+            tasks.answer,
+        )
+
+    async def started(self, task_id: str) -> None:
+        """Wait until a task has been claimed."""
+        async for _ in self._log.tail(EventFilter(task_id=task_id, event_type="task.started", after_seq=0)):
+            break
+
+
 class Client:
     """Has a plan's tasks done: sends each until it is accepted, writes that down, waits for its outcome."""
 
-    def __init__(self, tasks: Asked, log: EventLog, job: Job, failpoints: Failpoints) -> None:
+    def __init__(self, tasks: Asked, job: Job, failpoints: Failpoints) -> None:
         self._tasks = tasks
-        self._log = log
         self._job = job
         self._failpoints = failpoints
         self._books = Books(Path(job.folder))
@@ -112,7 +155,11 @@ class Client:
         self._open = asyncio.Semaphore(job.max_open)
 
     async def run(self) -> None:
-        await asyncio.gather(*map(self._carry, self._job.plan))
+        async with asyncio.TaskGroup() as tasks:
+            for item in self._job.plan:
+                while self._job.is_paced and item.number >= self._books.allowed():
+                    await asyncio.sleep(LOOK_SECONDS)
+                tasks.create_task(self._carry(item))
 
     async def _carry(self, item: Item) -> None:
         if self._accepted.get(item.key) in self._told:
@@ -142,12 +189,46 @@ class Client:
         return receipt.task_id
 
     async def _cancel(self, task_id: str) -> None:
-        started = EventFilter(task_id=task_id, event_type="task.started", after_seq=0)
-        async for _ in self._log.tail(started):
-            break
+        await self._tasks.started(task_id)
         await self._tasks.cancel(task_id)
         self._books.cancelled.write(task_id)
         self._failpoints.passes("client.cancelled")
+
+
+class Person:
+    """Says of each charge that may have been made that it was."""
+
+    def __init__(self, tasks: Asked, inbox: Inbox) -> None:
+        self._tasks = tasks
+        self._inbox = inbox
+
+    async def run(self) -> None:
+        while True:
+            with suppress(HostError):  # it is asked again
+                for question in (await self._inbox.page("default", limit=500)).items:
+                    with suppress(Conflict, NotFound):  # it was answered before
+                        answer = {"approve": False, "reason": "it was charged"}
+                        await self._tasks.answer(question.task_id, question.wait_id, answer)
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+async def be_client(tasks: Asked, mesh: Mesh, job: Job, failpoints: Failpoints) -> None:
+    """Have the plan's tasks done, with a person where one may be asked, and return once all are paid for."""
+    asks = any(item.key.startswith("charge") for item in job.plan)
+    person = asyncio.create_task(Person(tasks, mesh.get(Inbox)).run()) if asks else None
+    await Client(tasks, job, failpoints).run()
+    if person is not None:
+        person.cancel()
+    while job.cost_usd and await _reserves(mesh):
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _reserves(mesh: Mesh) -> bool:
+    """Whether a call is not paid for yet."""
+    try:
+        return bool((await mesh.host.read(BUDGET) or Balance()).reserved)
+    except StoreUnavailable:
+        return True
 
 
 async def work(job: Job) -> None:
@@ -161,12 +242,13 @@ async def work(job: Job) -> None:
             await mesh.database.write_apart()
             say("writer", str(mesh.database.writer_pid))
         say("ready")
-        await Client(mesh.get(Tasks), mesh.log, job, failpoints).run()
+        await be_client(Direct(mesh), mesh, job, failpoints)
     say("passed", json.dumps(failpoints.passed))
 
 
 def child(job: Job) -> int:
     """Be the child; returns its exit status."""
+    faulthandler.enable()  # what has hung says where, when it is told to end by SIGABRT
     random.seed()  # what was forked would else draw what its siblings draw
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -20,7 +20,7 @@ KILLED = -signal.SIGKILL
 class Nodes:
     """One program that has everything imported, and the child that it forked last."""
 
-    def __init__(self) -> None:
+    def __init__(self, **environment: str) -> None:
         self._program = subprocess.Popen(
             [sys.executable, "-m", "tests.support.faults.node"],
             cwd=ROOT,
@@ -28,10 +28,16 @@ class Nodes:
             stdout=subprocess.PIPE,
             text=True,
             bufsize=1,
+            env=os.environ | environment,
         )
         self._child = 0
         self.writer = 0
         """The process that writes for the child, where it has one and has said so."""
+
+    @property
+    def pid(self) -> int:
+        """The child, 0 where it has ended."""
+        return self._child
 
     def __enter__(self) -> Self:
         return self
@@ -64,14 +70,6 @@ class Nodes:
         if self._child:
             with suppress(ProcessLookupError):
                 os.kill(self._child, signal.SIGKILL)
-
-    def kill_writer(self) -> None:
-        """Kill -9 the process that writes for the child, or the child where it has none yet."""
-        if self.writer:
-            with suppress(ProcessLookupError):
-                os.kill(self.writer, signal.SIGKILL)
-        else:
-            self.kill()
 
     def end(self) -> None:
         """Be rid of a child that a test has left behind."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from meshwright.core.messages import Event, Outcome
 from meshwright.events.tasks import TaskSummary
@@ -18,6 +19,20 @@ from meshwright.work.protocol import ORCHESTRATOR, TaskKey
 from meshwright.work.record import TaskRecord
 
 CLAIMS = ("task.started", "task.resumed")
+ONCE = ("charge",)
+"""The tools that must not have their effect twice."""
+
+
+@dataclass(frozen=True)
+class Money:
+    """The cost of a run in dollars, as each of those who count says."""
+
+    provider: Decimal
+    """The price of all calls that reached it."""
+    ledger: Decimal
+    estimated: Decimal
+    """How much of the ledger is of calls that were cut off."""
+    budget: Decimal
 
 
 @dataclass(frozen=True)
@@ -34,6 +49,11 @@ class Evidence:
     listed: Sequence[TaskSummary]
     """The list of tasks as it is kept from the log."""
     model_calls: int = 0
+    called: Sequence[tuple[str, int, int]] = ()
+    """(task id, attempt, step) of each call of the model, as the model wrote them down."""
+    effects: Sequence[tuple[str, str]] = ()
+    """(key of a task, tool) of each effect, as the tools wrote them down."""
+    money: Money | None = None
     kills: int = 0
     slept: int = 0
     """Workers that slept beyond their lease: what they had under way, others have made again since."""
@@ -51,7 +71,7 @@ class Evidence:
 
 def complaints(evidence: Evidence) -> list[str]:
     """Everything that is wrong; nothing where each promise was kept."""
-    checks = (outcomes, telling, outboxes, fences, threads, calls, rest, lists)
+    checks = (outcomes, telling, outboxes, fences, threads, calls, repeats, costs, rest, lists)
     return [complaint for check in checks for complaint in check(evidence)]
 
 
@@ -196,6 +216,38 @@ def calls(evidence: Evidence) -> Iterator[str]:
         )
     if evidence.model_calls < len(steps):
         yield f"{len(steps)} steps of {evidence.model_calls} model calls: some were made up"
+
+
+def repeats(evidence: Evidence) -> Iterator[str]:
+    """Each claim calls the model of a step once at most, and what must not be repeated was not."""
+    claims = Counter((event.task_id, event.payload["attempt"]) for event in evidence.of_type(*CLAIMS))
+    for (task_id, attempt, step), count in Counter(map(tuple, evidence.called)).items():
+        if count > claims[task_id, attempt]:
+            claimed = claims[task_id, attempt]
+            yield f"step {step} of task {task_id} was called {count} times in {claimed} claims"
+    for (key, tool), count in Counter(map(tuple, evidence.effects)).items():
+        if tool in ONCE and count > 1:
+            yield f"{tool} of {key!r} had its effect {count} times"
+
+
+def costs(evidence: Evidence) -> Iterator[str]:
+    """Ledger and budget agree, and have what the provider counted: all of it, each call once."""
+    if (money := evidence.money) is None:
+        return
+    if money.budget != money.ledger:
+        yield f"the ledger has ${money.ledger}, the budget ${money.budget}"
+    if money.ledger - money.estimated > money.provider:
+        counted = f"${money.ledger} without ${money.estimated} of estimates"
+        yield f"a call was counted twice: the ledger has {counted}, the provider ${money.provider}"
+    if money.ledger < money.provider:
+        yield f"a call was not counted: the ledger has ${money.ledger}, the provider ${money.provider}"
+    recorded = Counter(
+        (event.task_id, event.payload["attempt"], event.payload["step"])
+        for event in evidence.of_type("model.called")
+    )
+    for step, count in Counter(map(tuple, evidence.called)).items():
+        if count > recorded[step]:
+            yield f"{count} calls of (task, attempt, step) {step} were made, and {recorded[step]} recorded"
 
 
 def rest(evidence: Evidence) -> Iterator[str]:

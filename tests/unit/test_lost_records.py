@@ -1,0 +1,59 @@
+"""A store that processes share loses the record of a call: it is made again, and both are paid for."""
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from decimal import Decimal
+from pathlib import Path
+
+from meshwright.app import StoreDeps, build_mesh
+from meshwright.core.errors import StoreUnavailable
+from meshwright.core.messages import Event
+from meshwright.kernel.envelope import Record
+from meshwright.kernel.runtime import Runtime
+from meshwright.ledger.costs import CostQuery, costs_of
+from meshwright.orchestration.tasks import Tasks
+from meshwright.testing.mesh import memory_runtime
+from tests.support.faults.evidence import BUDGET
+from tests.support.faults.fleet import Books, CountingModel, agents
+from tests.support.faults.node import ROOT
+from tests.support.settings import Settings
+
+DOLLAR = Decimal(1)
+
+
+class Losing(Runtime):
+    """Its store is away just as the first record of a call is written."""
+
+    is_away = True
+
+    def append(self, record: Record, events: Sequence[Event] = ()) -> Awaitable[None]:
+        if not (self.is_away and "calls" in str(record.value)):
+            return super().append(record, events)
+        self.is_away = False
+        lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        lost.set_exception(StoreUnavailable("The store is away"))
+        return lost
+
+
+def losing(deps: StoreDeps) -> Runtime:
+    return memory_runtime(deps.clock, sort=Losing, log=deps.log, database=deps.database)
+
+
+async def test_a_call_whose_record_is_lost_is_made_again_and_counted_by_budget_and_ledger(
+    tmp_path: Path,
+) -> None:
+    books = Books(tmp_path)
+    settings = Settings(
+        store="memory",
+        budgets=[{"name": "all", "limit_usd": "100"}],
+        default_price={"input": "0", "output": "1000"},
+    )
+    model = CountingModel(books, lambda point: None, cost_usd=DOLLAR)
+    fleet = agents(books, lambda point: None)
+    async with build_mesh(settings, project=ROOT, agents=fleet, model=model, host=losing) as mesh:
+        outcome = await mesh.get(Tasks).ask("clerk", "plain 1")
+        balance = await mesh.host.read(BUDGET)
+        total = (await costs_of(mesh.log, CostQuery(None))).total
+    assert outcome.success and books.calls.count() == 2
+    assert (balance.spent, balance.reserved) == (2 * DOLLAR, 0)
+    assert (total.calls, total.cost_usd, outcome.cost_usd) == (2, 2 * DOLLAR, 2 * DOLLAR)
