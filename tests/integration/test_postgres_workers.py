@@ -1,17 +1,17 @@
 """Several processes of one mesh on PostgreSQL: tasks end although workers are killed."""
 
 import asyncio
-import os
 import signal
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
 
+from tests.support.mesh_forks import Forked
 from tests.support.postgres import PASSWORD, Address, Cluster
-from tests.support.running_mesh import MESH
+from tests.support.running_mesh import MESH, start
 
 SLEEPER = """
 from meshwright import Agent, Capability, Run
@@ -50,19 +50,13 @@ TASKS = 24
 
 
 @asynccontextmanager
-async def process(folder: Path, url: Address, *arguments: str) -> AsyncIterator[Process]:
+async def process(folder: Path, url: Address, *arguments: str) -> AsyncIterator[Forked]:
     folder.mkdir(exist_ok=True)
     with (folder / "stderr").open("wb") as stderr:
-        started = await asyncio.create_subprocess_exec(
-            *MESH,
-            *arguments,
-            "--data",
-            str(folder / "data"),
-            cwd=folder.parent,
-            env={**os.environ, "MESH_DATABASE": url},
-            stdout=PIPE if arguments[0] == "up" else DEVNULL,
-            stderr=stderr,
-        )
+        stdout = PIPE if arguments[0] == "up" else DEVNULL
+        command = [*MESH, *arguments, "--data", str(folder / "data")]
+        database = {"MESH_DATABASE": url}
+        started = await start(command, database, cwd=folder.parent, stdout=stdout, stderr=stderr)
     try:
         yield started
     finally:
@@ -71,7 +65,7 @@ async def process(folder: Path, url: Address, *arguments: str) -> AsyncIterator[
         await started.wait()
 
 
-async def ready(front: Process) -> str:
+async def ready(front: Forked) -> str:
     assert front.stdout is not None
     line = (await front.stdout.readline()).decode()
     assert line.startswith("ready "), line
