@@ -2,17 +2,17 @@
 
 import asyncio
 import json
-import os
 import signal
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
 
+from tests.support.mesh_forks import Forked
 from tests.support.postgres import PASSWORD, Address, Cluster
-from tests.support.running_mesh import MESH, mesh
+from tests.support.running_mesh import MESH, mesh, start
 
 SLEEPER = """
 from meshwright import Agent, Capability, Run
@@ -78,19 +78,13 @@ class Writer(Agent):
 
 
 @asynccontextmanager
-async def process(folder: Path, url: Address, *arguments: str, **environment: str) -> AsyncIterator[Process]:
+async def process(folder: Path, url: Address, *arguments: str, **environment: str) -> AsyncIterator[Forked]:
     folder.mkdir(exist_ok=True)
     with (folder / "stderr").open("wb") as stderr:
-        started = await asyncio.create_subprocess_exec(
-            *MESH,
-            *arguments,
-            "--data",
-            str(folder / "data"),
-            cwd=folder.parent,
-            env={**os.environ, "MESH_DATABASE": url, **environment},
-            stdout=PIPE if arguments[0] == "up" else DEVNULL,
-            stderr=stderr,
-        )
+        stdout = PIPE if arguments[0] == "up" else DEVNULL
+        command = [*MESH, *arguments, "--data", str(folder / "data")]
+        around = {"MESH_DATABASE": url, **environment}
+        started = await start(command, around, cwd=folder.parent, stdout=stdout, stderr=stderr)
     try:
         yield started
     finally:
@@ -99,7 +93,7 @@ async def process(folder: Path, url: Address, *arguments: str, **environment: st
         await started.wait()
 
 
-async def ready(front: Process) -> str:
+async def ready(front: Forked) -> str:
     assert front.stdout is not None
     line = (await front.stdout.readline()).decode()
     assert line.startswith("ready "), line

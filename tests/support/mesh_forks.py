@@ -23,8 +23,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
+from typing import IO, Any
 
-IMPORTED = ("app", "cli", "client", "context", "edges.http", "events", "models", "orchestration", "services")
+IMPORTED = "app cli client context edges.http events models orchestration services sql stores.postgres"
 """Modules and packages of which a command imports some. None starts a thread or loads a large library."""
 
 
@@ -61,8 +62,8 @@ class Forked:
 
 
 def is_plain(*streams: object) -> bool:
-    """Whether a fork can have such streams. A terminal or a file needs a start of its own."""
-    return all(stream in (None, PIPE, DEVNULL) for stream in streams)
+    """Whether a fork can have such streams. A descriptor may be of a terminal, which needs a real start."""
+    return all(stream in (None, PIPE, DEVNULL) or not isinstance(stream, int) for stream in streams)
 
 
 async def fork(
@@ -71,19 +72,22 @@ async def fork(
     cwd: Path,
     *,
     stdin: bytes = b"",
-    stdout: int | None = None,
-    stderr: int | None = None,
+    stdout: int | IO[Any] | None = None,
+    stderr: int | IO[Any] | None = None,
 ) -> Forked:
     """Start `mesh`; its output goes as `create_subprocess_exec` has it."""
     readers: list[asyncio.StreamReader | None] = []
     writers: list[int] = []
     for stream, ours in ((stdout, 1), (stderr, 2)):
+        reader = None
         if stream == PIPE:
             end, writer = os.pipe()
-            readers.append(await _reader(end))
+            reader = await _reader(end)
+        elif stream == DEVNULL:
+            writer = os.open(os.devnull, os.O_WRONLY)
         else:
-            writer = os.dup(ours) if stream is None else os.open(os.devnull, os.O_WRONLY)
-            readers.append(None)
+            writer = os.dup(ours if stream is None else stream.fileno())
+        readers.append(reader)
         writers.append(writer)
     status = await _reader(_begin(arguments, environment, cwd, _file(stdin), *writers))
     process = Forked(int(await status.readline()), status)
@@ -143,7 +147,7 @@ def _program() -> socket.socket:
 
 def _serve(jobs: socket.socket) -> None:
     """Fork for each job, until nobody is left to give one."""
-    for name in IMPORTED:
+    for name in IMPORTED.split():
         _import_all(importlib.import_module(f"meshwright.{name}"))
     importlib.import_module("uvloop")
     gc.freeze()  # forks share the pages that no collection writes to

@@ -55,12 +55,14 @@ def run(
     return subprocess.CompletedProcess([*MESH, *arguments], code, out.decode(), err.decode())
 
 
-async def start(command: Sequence[str], environment: Mapping[str, str], **streams: Any) -> Process | Forked:
+async def start(
+    command: Sequence[str], environment: Mapping[str, str], cwd: Path = ROOT, **streams: Any
+) -> Process | Forked:
     """Start a program; `mesh` is forked where its streams allow it."""
     complete = {**os.environ, **environment}
     if [*command[: len(MESH)]] == MESH and "stdin" not in streams and is_plain(*streams.values()):
-        return await fork(command[len(MESH) :], complete, ROOT, **streams)
-    return await asyncio.create_subprocess_exec(*command, cwd=ROOT, env=complete, **streams)
+        return await fork(command[len(MESH) :], complete, cwd, **streams)
+    return await asyncio.create_subprocess_exec(*command, cwd=cwd, env=complete, **streams)
 
 
 class Errors:

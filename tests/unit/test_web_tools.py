@@ -299,9 +299,9 @@ def test_broken_pages_still_give_their_text(html: str, text: str) -> None:
 @pytest.mark.parametrize("part", ["<!--", "<", "<a ", "</", "<![CDATA[", "&", "<title>", "<svg>", "<!"])
 def test_a_hostile_page_is_read_in_time(part: str) -> None:
     html = part * (300_000 // len(part))
-    started = time.perf_counter()
+    started = time.process_time()
     read_html(html)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 @pytest.mark.parametrize("part", [" a", ' a=">"', " a='>'", "/", " a=", '"'])
