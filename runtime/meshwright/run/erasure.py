@@ -190,8 +190,9 @@ async def erase_records(host: Runtime, log: EventLog, key: TaskKey) -> tuple[Tas
     for thread in threads:
         await host.call(thread, "forget", key.task_id)
         conversation = conversation_of(thread)
-        await host.delete_records(conversation, [MESSAGES])  # nothing reads them, but for the latest
-        await host.call(conversation, "forget", key.task_id)
+        if await host.read(conversation) is not None:  # else a turn would make its record
+            await host.delete_records(conversation, [MESSAGES])  # nothing reads them, but for the latest
+            await host.call(conversation, "forget", key.task_id)
     await host.call(key.ref, "erase")
     return task, threads
 

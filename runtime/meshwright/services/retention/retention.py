@@ -34,7 +34,7 @@ PRUNE = Rule("prunes tasks", (Role.ADMIN,), all_tenants=True)
 _PAUSE_SECONDS = 3600.0
 _MOST = 2_000  # for a caller who waits
 _PAGE = 500  # rows of the list that are read in one go
-_AT_ONCE = 20  # tasks, whose commits are grouped
+_AT_ONCE = 100  # tasks, whose commits are grouped
 _OPEN = "SELECT tenant_id, task_id, parent_task_id, thread_id FROM tasks WHERE completed_at IS NULL"
 _PARENT = "SELECT parent_task_id FROM tasks WHERE tenant_id = ? AND task_id = ?"
 
