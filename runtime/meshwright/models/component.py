@@ -49,6 +49,7 @@ from meshwright.models.port import (
     wrapped,
 )
 from meshwright.models.prices import Prices, prices_of
+from meshwright.models.providers import convention_name
 from meshwright.models.routing import deployment_id
 from meshwright.models.select import (
     PREFIX,
@@ -60,7 +61,7 @@ from meshwright.models.select import (
     with_named_models,
 )
 from meshwright.models.settings import ModelsSettings
-from meshwright.models.spans import Traced, provider_name
+from meshwright.models.spans import Traced
 from meshwright.prompts import PromptSources
 
 _logger = logging.getLogger("meshwright.models")
@@ -173,7 +174,7 @@ class ModelsComponent(Component):
     def _provider_of(self, request: ModelRequest, reply: ModelReply) -> str:
         """The provider of a reply: by its deployment, else by the name of the model, else the adapter."""
         model = self._deployed.get(reply.deployment, reply.model)
-        return provider_name(model) or provider_name(request.model) or self.chosen.kind
+        return convention_name(model) or convention_name(request.model) or self.chosen.kind
 
     async def _check(self) -> str:
         return f"{self.chosen.name}; mesh models test calls it"

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,7 @@ def _provider_name(model: str) -> str:
     return next((provider.name for provider in PROVIDERS if model.startswith(provider.families)), "")
 
 
+@lru_cache(maxsize=256)
 def convention_name(model: str) -> str:
     """The provider of a deployment's model, as the GenAI conventions name it; "" if unknown."""
     return _IN_CONVENTIONS.get(name := _provider_name(model), name)

@@ -6,37 +6,11 @@ docs/traces.md has the attributes, with the source of each name.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import lru_cache
 from typing import Any
 
 from meshwright.core.encoding import encode
-from meshwright.core.errors import ConfigError
 from meshwright.core.tracing import COST, PROMPT, TENANT, GenAI, Tracing
 from meshwright.models.port import ChatMessage, Model, ModelReply, ModelRequest, OnDelta, Wrapper
-from meshwright.models.providers import provider_of
-
-_PROVIDERS = {
-    "azure": "azure.ai.openai",
-    "azure_ai": "azure.ai.inference",
-    "bedrock": "aws.bedrock",
-    "cohere_chat": "cohere",
-    "gemini": "gcp.gemini",
-    "mistral": "mistral_ai",
-    "vertex_ai": "gcp.vertex_ai",
-    "watsonx": "ibm.watsonx.ai",
-    "xai": "x_ai",
-}
-"""Providers that the conventions call by another name than LiteLLM does."""
-
-
-@lru_cache(maxsize=256)
-def provider_name(model: str) -> str | None:
-    """The provider of a model, as the conventions call it; None for a name that does not say it."""
-    try:
-        provider = provider_of(model)[0].name
-    except ConfigError:
-        return None
-    return _PROVIDERS.get(provider, provider)
 
 
 class Traced(Wrapper):
