@@ -195,6 +195,10 @@ def _become(job: int, *streams: int) -> None:
     os.environ.clear()
     os.environ.update(given["environment"])
     time.tzset()
+    encoding = os.environ.get("PYTHONIOENCODING", "utf-8").partition(":")[0]
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        buffering = 1 if name == "stderr" else -1
+        setattr(sys, name, open(number, mode, buffering, encoding=encoding, closefd=False))  # noqa: SIM115 for as long as it runs
     paths = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     sys.path[:0] = [given["cwd"], *paths]
     sys.argv = ["mesh", *given["arguments"]]
