@@ -10,6 +10,7 @@ import asyncio
 import functools
 import gc
 import importlib
+import io
 import json
 import os
 import pkgutil
@@ -196,9 +197,11 @@ def _become(job: int, *streams: int) -> None:
     os.environ.update(given["environment"])
     time.tzset()
     encoding = os.environ.get("PYTHONIOENCODING", "utf-8").partition(":")[0]
-    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
-        buffering = 1 if name == "stderr" else -1
-        setattr(sys, name, open(number, mode, buffering, encoding=encoding, closefd=False))  # noqa: SIM115 for as long as it runs
+    is_unbuffered = bool(os.environ.get("PYTHONUNBUFFERED"))
+    for number, (name, mode) in enumerate((("stdin", "rb"), ("stdout", "wb"), ("stderr", "wb"))):
+        raw = open(number, mode, 0 if is_unbuffered and number else -1, closefd=False)  # noqa: SIM115
+        settings = {"line_buffering": name == "stderr", "write_through": is_unbuffered}
+        setattr(sys, name, io.TextIOWrapper(raw, encoding, **settings))
     paths = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     sys.path[:0] = [given["cwd"], *paths]
     sys.argv = ["mesh", *given["arguments"]]

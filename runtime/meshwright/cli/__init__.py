@@ -1,5 +1,6 @@
 """The command line: `mesh`."""
 
+import os
 import sys
 from io import TextIOWrapper
 
@@ -11,4 +12,10 @@ def main() -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # of a terminal or a file that is not UTF-8
-    return run()
+    try:
+        return run()
+    finally:
+        try:
+            sys.stderr.flush()
+        except OSError:  # nobody reads it any more, which is no failure of the command
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

@@ -28,6 +28,7 @@ from meshwright.models.port import (
     ToolSpec,
     Wrapper,
 )
+from meshwright.models.spans import CallSpans
 from meshwright.models.structure import repaired
 
 ANSWER_TOOL = "final_answer"
@@ -54,11 +55,12 @@ class Adapted(Wrapper):
     """A model that takes every request, as far as it can be put in another form.
 
     Of an answer in a schema the reply's content is the JSON, unchecked. A stream is passed on but for
-    answers by a tool and for tools in the prompt, which may be calls.
+    answers by a tool and for tools in the prompt, which may be calls. Each request has a span.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, spans: CallSpans) -> None:
         super().__init__(model)
+        self._spans = spans
         self._modes: dict[_Key, OutputMode] = {}
         self._without_tools: set[_Key] = set()
 
@@ -69,21 +71,25 @@ class Adapted(Wrapper):
         if request.response_schema is not None:
             first = _modes(request, self._modes.get(key, request.output_mode))[0]
         form = self._form(request, first, key)
-        while True:
-            streams = form.mode != "tool" and not (form.prompted_tools and request.tools)
-            try:
-                reply = await self.model.complete(_adapted(request, form), on_delta if streams else None)
-            except ModelRefused as refusal:
-                following = self._next(request, form, refusal, key)
-                if following is None:
-                    raise
-                form = following
-            else:
-                if form.prompted_tools:
-                    self._without_tools.add(key)
-                if form.mode is not None and form.mode != first:
-                    self._modes[key] = form.mode
-                return _read(reply, form, request)
+        with self._spans.begin(request) as span:
+            while True:
+                streams = form.mode != "tool" and not (form.prompted_tools and request.tools)
+                try:
+                    reply = await self.model.complete(_adapted(request, form), on_delta if streams else None)
+                except ModelRefused as refusal:
+                    following = self._next(request, form, refusal, key)
+                    if following is None:
+                        raise
+                    form = following
+                else:
+                    break
+            if form.prompted_tools:
+                self._without_tools.add(key)
+            if form.mode is not None and form.mode != first:
+                self._modes[key] = form.mode
+            reply = _read(reply, form, request)
+            self._spans.answered(span, request, reply)
+            return reply
 
     def _form(self, request: ModelRequest, mode: OutputMode | None, key: _Key) -> _Form:
         return _Form(mode, key in self._without_tools and _can_prompt(request, mode))

@@ -18,7 +18,6 @@ from meshwright.core import topics
 from meshwright.core.errors import HostError, ModelError
 from meshwright.core.messages import Event
 from meshwright.core.plugins import MODELS, installed
-from meshwright.core.tracing import Tracing
 from meshwright.events.inbox import Inbox
 from meshwright.events.waits import wake_waiting
 from meshwright.mesh import Mesh
@@ -61,7 +60,7 @@ from meshwright.models.select import (
     with_named_models,
 )
 from meshwright.models.settings import ModelsSettings
-from meshwright.models.spans import Traced
+from meshwright.models.spans import CallSpans
 from meshwright.prompts import PromptSources
 
 _logger = logging.getLogger("meshwright.models")
@@ -101,11 +100,10 @@ class ModelsComponent(Component):
 
         Retries and fallbacks are part of one call of the ledger.
         """
-        yield ModelWrapper("request", Adapted)
+        spans = CallSpans(self.mesh.tracing, self._provider_of)
+        yield ModelWrapper("request", partial(Adapted, spans=spans))
         if self._configs is not None:
             yield ModelWrapper("request", partial(Configured, configs=self._configs, models=self._models))
-        if isinstance(tracing := self.mesh.tracing, Tracing):
-            yield ModelWrapper("request", partial(Traced, tracing=tracing, provider_of=self._provider_of))
         yield ModelWrapper("cache", self._cached)
         yield ModelWrapper("retry", self._retrying)
 

@@ -1,4 +1,4 @@
-"""Spans of calls of models: the outermost part of the chain, so that each call has one, whoever makes it.
+"""Spans of calls of models: the outermost part of the chain makes them, so that each call has one.
 
 docs/traces.md has the attributes, with the source of each name.
 """
@@ -9,39 +9,44 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from meshwright.core.encoding import encode
-from meshwright.core.tracing import COST, PROMPT, TENANT, GenAI, Tracing
-from meshwright.models.port import ChatMessage, Model, ModelReply, ModelRequest, OnDelta, Wrapper
+from meshwright.core.tracing import COST, PROMPT, TENANT, GenAI, NoTracing, Span, Tracing
+from meshwright.models.port import ChatMessage, ModelReply, ModelRequest
 
 
-class Traced(Wrapper):
-    """Records a span of each call, below the one that its context names, or as a trace of its own.
+class CallSpans:
+    """Makes the span of each call, below the one that its context names, or as a trace of its own.
 
     `provider_of` says who answered, by the request and its reply.
     """
 
     def __init__(
-        self, model: Model, tracing: Tracing, provider_of: Callable[[ModelRequest, ModelReply], str]
+        self, tracing: Tracing | NoTracing, provider_of: Callable[[ModelRequest, ModelReply], str]
     ) -> None:
-        super().__init__(model)
         self._tracing = tracing
         self._provider_of = provider_of
 
-    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
-        """Make the call within its span. Raises ModelError."""
+    def begin(self, request: ModelRequest) -> Span:
+        """The span of a call, to be entered."""
+        if isinstance(self._tracing, NoTracing):
+            return Span()
         operation = GenAI.EMBEDDINGS if request.inputs else GenAI.CHAT
-        with self._tracing.span(
+        span = self._tracing.span(
             f"{operation} {request.model}",
             parent=request.context.traceparent,
             attributes=_asked(request, operation),
             kind="client",
-        ) as span:
-            if self._tracing.content:
-                span.set(_contents_of(request))
-            reply = await self.model.complete(request, on_delta)
-            span.set(_answered(reply, self._provider_of(request, reply)))
-            if self._tracing.content and not request.inputs:
-                span.set({GenAI.OUTPUT_MESSAGES: _json([_reply_message(reply)])})
-            return reply
+        )
+        if self._tracing.content:
+            span.set(_contents_of(request))
+        return span
+
+    def answered(self, span: Span, request: ModelRequest, reply: ModelReply) -> None:
+        """Say of a call how it was answered."""
+        if isinstance(self._tracing, NoTracing):
+            return
+        span.set(_answered(reply, self._provider_of(request, reply)))
+        if self._tracing.content and not request.inputs:
+            span.set({GenAI.OUTPUT_MESSAGES: _json([_reply_message(reply)])})
 
 
 def _asked(request: ModelRequest, operation: str) -> dict[str, Any]:

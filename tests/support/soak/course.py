@@ -45,7 +45,7 @@ class Size:
 
 
 FULL = {"sqlite": Size(20_000, 500, 100), "postgres": Size(5_000, 200, 50), "dapr": Size(5_000, 200, 50)}
-SMALL = {"sqlite": Size(200, 6, 4), "postgres": Size(80, 3, 2), "dapr": Size(48, 2, 1)}
+SMALL = {"sqlite": Size(200, 6, 0), "postgres": Size(80, 3, 2), "dapr": Size(48, 2, 1)}
 
 
 def size_of(store: str) -> Size:
