@@ -1,7 +1,7 @@
 """Kill -9 at every arrow of the protocol and at random: every accepted task goes on by itself, and ends once.
 
 The oracle decides: see (tests/support/faults/oracle.py); test_fault_oracle.py shows what it sees.
-A writer process is killed in test_soak.py too.
+The soak kills a writer process too (test_soak.py).
 """
 
 import json
@@ -32,6 +32,8 @@ from tests.support.faults.plan import PLAN, judge
 
 TASKS = 1000
 KILLS = 20
+TASKS_OF_A_WRITER = 300
+KILLS_OF_A_WRITER = TASKS_OF_A_WRITER * KILLS // TASKS
 
 TURNS = (
     "task.accept",
@@ -241,6 +243,20 @@ def test_a_thousand_tasks_survive_twenty_kills_at_random(
     assert evidence.of_type("task.resumed"), "no kill met work under way"
 
 
+def test_hundreds_of_tasks_survive_kills_of_the_mesh_and_of_its_writer(
+    nodes: Nodes, tmp_path: Path, rng: random.Random
+) -> None:
+    plan = [load(number, rng) for number in range(TASKS_OF_A_WRITER)]
+    job = Job(str(tmp_path), plan, max_model_seconds=0.01, settings={"writer": "process"})
+    deaths = Counter(
+        run_and_kill(nodes, job, rng, writer=number % 2 == 1) for number in range(KILLS_OF_A_WRITER)
+    )
+    assert nodes.run(job) == 0
+    evidence = judge(tmp_path, kills=KILLS_OF_A_WRITER, plan=plan)
+    assert deaths.total() == KILLS_OF_A_WRITER
+    assert evidence.of_type("task.resumed"), "no kill met work under way"
+
+
 @pytest.mark.parametrize("stage", [pytest.param("before", marks=NOTHING_DONE), "after", "committed"])
 @pytest.mark.parametrize("turn", TURNS)
 def test_a_kill_on_an_arrow_beside_a_writer_process_loses_nothing(
@@ -259,8 +275,11 @@ def load(number: int, rng: random.Random) -> Item:
     return Item(f"{shape} {number}", agent_id, thread_id)
 
 
-def run_and_kill(nodes: Nodes, job: Job, rng: random.Random) -> str:
-    """Kill a child as it starts, as it recovers, or after some of its tasks have ended; returns which."""
+def run_and_kill(nodes: Nodes, job: Job, rng: random.Random, *, writer: bool = False) -> str:
+    """Kill a child as it starts, as it recovers, or after some of its tasks have ended; returns which.
+
+    With `writer` the process that writes for it is killed first, if it has one by then.
+    """
     when = rng.choice(["starting", "recovering", "working", "working", "working"])
     wanted = {"starting": 0, "recovering": 1, "working": rng.randint(2, TASKS // KILLS // 2)}[when]
     lines = nodes.start(job)
@@ -268,6 +287,9 @@ def run_and_kill(nodes: Nodes, job: Job, rng: random.Random) -> str:
         line = next(lines)
         assert not line.startswith("exit "), "the plan was done before the kill"
     time.sleep(rng.uniform(0, 0.02))  # nothing is waited for: chance decides how far the child comes
+    if writer:
+        nodes.kill_writer()
+        time.sleep(rng.uniform(0, 0.05))
     nodes.kill()
     *_, last = lines
     assert last == f"exit {KILLED}"

@@ -39,7 +39,7 @@ SETTINGS = {
 LONG = pytest.mark.timeout(6 * 3600)
 
 ALONE = pytest.mark.soak(
-    "CI has each of these faults by itself: test_postgres_workers.py, test_dapr_faults.py"
+    "CI has each of these faults by itself: test_embedded_faults.py, test_postgres_workers.py, ..."
 )
 MAX_QUOTED = 20
 Say = Callable[[str], None]
@@ -57,6 +57,7 @@ def say(capsys: pytest.CaptureFixture[str]) -> Say:
 
 
 @LONG
+@ALONE
 def test_tasks_on_sqlite_survive_deaths_of_mesh_and_writer(
     tmp_path: Path, rng: random.Random, seed: int, say: Say
 ) -> None:

@@ -219,7 +219,10 @@ async def be_client(tasks: Asked, mesh: Mesh, job: Job, failpoints: Failpoints) 
     await Client(tasks, job, failpoints).run()
     if person is not None:
         person.cancel()
-    while job.cost_usd and await _reserves(mesh):
+    while job.cost_usd and await _reserves(
+        mesh
+    ):  # of a task that broke off until the time of its call is over
+        say("reserves")
         await asyncio.sleep(LOOK_SECONDS)
 
 

@@ -71,6 +71,14 @@ class Nodes:
             with suppress(ProcessLookupError):
                 os.kill(self._child, signal.SIGKILL)
 
+    def kill_writer(self) -> None:
+        """Kill -9 the process that writes for the child, or the child where it has none yet."""
+        if self.writer:
+            with suppress(ProcessLookupError):
+                os.kill(self.writer, signal.SIGKILL)
+        else:
+            self.kill()
+
     def end(self) -> None:
         """Be rid of a child that a test has left behind."""
         if self._child:
