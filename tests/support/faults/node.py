@@ -221,7 +221,7 @@ async def be_client(tasks: Asked, mesh: Mesh, job: Job, failpoints: Failpoints) 
         person.cancel()
     while job.cost_usd and await _reserves(
         mesh
-    ):  # of a task that broke off until the time of its call is over
+    ):  # a task that broke off keeps its call for a while
         say("reserves")
         await asyncio.sleep(LOOK_SECONDS)
 
