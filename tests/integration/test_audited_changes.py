@@ -74,10 +74,10 @@ CHANGES = {
     "POST /keys/{key_id}/rotate": Change("key.rotated", "keys/{key_1}", {}, at={"key_id": "key_1"}),
     "DELETE /keys/{key_id}": Change("key.revoked", "keys/{key_2}", at={"key_id": "key_2"}),
     "POST /schedules": Change(
-        "schedule.changed", "schedules/new", {"id": "new", "cron": "0 7 * * *", "task": TASK}
+        "schedule.changed", "schedules/new", {"id": "new", "cron": "0 7 29 2 *", "task": TASK}
     ),
     "PUT /schedules/{schedule_id}": Change(
-        "schedule.changed", "schedules/job", {"cron": "0 8 * * *", "task": TASK}, at={"schedule_id": "job"}
+        "schedule.changed", "schedules/job", {"cron": "0 8 29 2 *", "task": TASK}, at={"schedule_id": "job"}
     ),
     "POST /schedules/{schedule_id}/pause": Change(
         "schedule.paused", "schedules/job", at={"schedule_id": "job"}
@@ -165,7 +165,7 @@ async def audited(folder: Path, *agents: type[Agent], **settings: Any) -> AsyncI
         world["failed"] = await asked(api, world, 4)
         await api.mesh.get(Tasks).cancel(world["failed"])
         await api.mesh.get(Tasks).outcome(world["failed"])
-        schedule = {"id": "job", "cron": "0 7 * * *", "task": TASK}
+        schedule = {"id": "job", "cron": "0 7 29 2 *", "task": TASK}
         config = {
             "agent_id": "echo",
             "name": "E",

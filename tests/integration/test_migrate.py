@@ -170,7 +170,7 @@ async def test_tasks_in_the_middle_of_their_work_go_on_at_the_other_store(
             key = await running.mesh.get(Keys).create("alice", key_id="hers")
             schedules = running.client.resource("schedules")
             task = {"agent_id": "worker", "payload": {"text": "scheduled"}}
-            await schedules.create(id="daily", cron="0 7 * * *", task=task)
+            await schedules.create(id="daily", cron="0 7 29 2 *", task=task)
             secret = running.mesh.cipher.encrypt("a password")
             seq = await running.client.last_seq()
         found = await moved(data, first, postgres_url)

@@ -63,7 +63,7 @@ async def by_chat(api: Api, broker: Mosquitto, tenant_id: str) -> Any:
 
 async def by_schedule(api: Api, broker: Mosquitto, tenant_id: str) -> Any:
     headers = {"Mesh-Tenant": tenant_id}
-    schedule = {"id": "now", "cron": "0 7 * * *", "task": TASK}
+    schedule = {"id": "now", "cron": "0 7 29 2 *", "task": TASK}
     assert (await api.call("POST", "/schedules", json=schedule, headers=headers))[0] == 201
     assert (await api.call("POST", "/schedules/now/run", headers=headers))[0] < 300
     ended = EventFilter(tenant_id=tenant_id, after_seq=0)

@@ -56,7 +56,7 @@ async def fill(running: RunningMesh) -> None:
     await _questions(running)
     at = ("--url", running.url)
     for command in (
-        ("schedules", "create", "daily", "--cron", "0 7 * * *", "--agent", "painter", "--text", "Paint."),
+        ("schedules", "create", "daily", "--cron", "0 7 29 2 *", "--agent", "painter", "--text", "Paint."),
         ("budgets", "raise", "purse", "3"),
         ("allow", "painter", "1"),
     ):

@@ -66,7 +66,7 @@ async def fill(api: Api, tenant_id: str) -> Owned:
         ("POST", "/events", 202, {"topic": "app.x", "event_type": "x.paid", "payload": {"what": SECRET}}),
         ("POST", "/complete", 200, {"model": "fast", "messages": [{"role": "user", "content": SECRET}]}),
         ("PUT", "/allowances", 200, {"whose": f"tag:{SECRET}", "allowance": "5/day"}),
-        ("POST", "/schedules", 201, {"id": SCHEDULE, "cron": "0 7 * * *", "task": task}),
+        ("POST", "/schedules", 201, {"id": SCHEDULE, "cron": "0 7 29 2 *", "task": task}),
         (
             "POST",
             "/api/agents",
