@@ -70,12 +70,18 @@ class Errors:
         self.text = ""
         self._stream = stream
         self._more = asyncio.Condition()
+        self._has_ended = False
         self._reading = asyncio.create_task(self._read())
 
     async def until(self, text: str) -> None:
-        """Wait for it to say something."""
-        async with self._more:
-            await self._more.wait_for(lambda: text in self.text)
+        """Wait for it to say something. Fails, with all that it said, where it ends or the time is over."""
+        try:
+            async with self._more:
+                await self._more.wait_for(lambda: text in self.text or self._has_ended)
+        except asyncio.CancelledError as error:
+            error.add_note(f"{text!r} is missing in:\n{self.text}")
+            raise
+        assert text in self.text, f"it has ended without {text!r}:\n{self.text}"
 
     async def whole(self) -> str:
         """All of it, once the process has ended."""
@@ -83,10 +89,17 @@ class Errors:
         return self.text
 
     async def _read(self) -> None:
-        async for line in self._stream:
-            async with self._more:
+        try:
+            async for line in self._stream:
                 self.text += line.decode()
-                self._more.notify_all()
+                await self._notify()
+        finally:
+            self._has_ended = True
+            await self._notify()
+
+    async def _notify(self) -> None:
+        async with self._more:
+            self._more.notify_all()
 
 
 @dataclass
