@@ -1,19 +1,26 @@
 """Records are numbered and written once: within a turn, or outside and ahead of the turns that follow."""
 
 import asyncio
+import sqlite3
+import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
 
-from meshwright.core.errors import Conflict
+from meshwright.core.errors import Conflict, StoreFailed
 from meshwright.core.messages import Event
+from meshwright.events.log import EventLog
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.host import RECORD_GAP
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind
+from meshwright.sql.database import Session
+from meshwright.sql.sqlite import SqliteDatabase
+from meshwright.stores.sqlite import SqliteStore
 from tests.support.host_harness import HostHarness
 from tests.support.sample_actors import DIARY, diary, lines_of, to_diary
 
@@ -226,3 +233,26 @@ async def test_a_large_record_comes_through_whole(harness: HostHarness) -> None:
     await host.append(record(1, "x" * 2**20))
     host = await harness.reopen(host)
     assert await values(host) == ["x" * 2**20]
+
+
+async def test_no_record_behind_a_failed_commit_counts_as_durable(tmp_path: Path) -> None:
+    database, goes_on = SqliteDatabase(tmp_path), threading.Event()
+    host = Runtime(SqliteStore(database, EventLog(database)))
+    host.register(KEEPER)
+    await host.start()
+
+    def fill_the_disk(session: Session) -> None:
+        goes_on.wait()
+        raise sqlite3.OperationalError("database or disk is full")
+
+    filling = asyncio.create_task(database.write(fill_the_disk))
+    await asyncio.sleep(0)  # the record below is behind it
+    queued = []
+    for number in (1, 2):  # the first is with the store, the second in the commit that is filled meanwhile
+        queued.append(asyncio.ensure_future(host.append(record(number), [])))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    goes_on.set()
+    outcomes = await asyncio.gather(filling, *queued, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [StoreFailed] * 3
+    await host.crash()

@@ -389,9 +389,10 @@ class AheadExecutor:
         self._writing = False
         group.is_settled, group.error = True, error
         if error is not None:
-            self._callbacks.extend(group.callbacks)
-            self._callbacks.extend(self._filling.callbacks)
-            self._filling.callbacks.clear()
+            self._filling.is_settled, self._filling.error = True, error  # it is behind this one
+            for failed in (group, self._filling):
+                self._callbacks.extend(failed.callbacks)
+                failed.callbacks.clear()
             self._around.fail(error)
             return
         self._flush()  # first: telling those who wait takes longer, and the store has nothing to do
