@@ -17,5 +17,5 @@ def main() -> int:
     finally:
         try:
             sys.stderr.flush()
-        except OSError:  # nobody reads it any more, which is no failure of the command
+        except OSError:  # its reader has gone, which is no failure of the command
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
