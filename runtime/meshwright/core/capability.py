@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AliasChoices, AnyHttpUrl, ConfigDict, Field, StringConstraints
 from pydantic.dataclasses import dataclass
 
-from meshwright.core.messages import Identifier, Plain
+from meshwright.core.ids import Identifier
+from meshwright.core.messages import Plain
 
 LLM_SERVICE = "llm-service"
 """Offers models to callers from outside; calls without a key are made in its name."""
@@ -31,8 +32,10 @@ _HealthCheckUrl = Annotated[AnyHttpUrl, AfterValidator(_without_credentials)]
 class Capability:
     """One thing that an agent can do: `Capability("deep-research", weight=0.9, preferred=True)`.
 
-    `weight` (0 to 1) says how well, `preferred` wins among equals. The other fields are for people and
-    planners: they do not change the score. On the wire `asynchronous` is called `async`.
+    `weight` (0 to 1) says how well, `preferred` wins among equals. Of `requirements`, those that name a
+    toolset of the agent (`argocd`, `kube`) must be met: while one has no settings or is lost, the agent
+    scores 0 for the capability. The other fields are for people and planners: they do not change the score.
+    On the wire `asynchronous` is called `async`.
     Raises pydantic's ValidationError for a value or a setting that does not exist.
     """
 
@@ -53,7 +56,7 @@ class Registration(Plain):
 
     A `system` part of the mesh is shown among the agents but takes no tasks. The agent scores 0 while one
     of `health_check_urls`, what it depends on, does not answer. `deadline` is how many seconds its tasks may
-    take that bring none.
+    take that bring none. `unmet` has why the agent cannot take tasks for some of its capabilities now.
     """
 
     version: int = 1
@@ -63,6 +66,7 @@ class Registration(Plain):
     capabilities: tuple[Capability, ...] = ()
     health_check_urls: tuple[_HealthCheckUrl, ...] = ()
     deadline: float | None = None
+    unmet: dict[str, str] = Field(default_factory=dict)
     metadata: dict[str, Any] = Field(default_factory=dict)
 
     def capability(self, name: str) -> Capability | None:

@@ -327,8 +327,8 @@ _PATTERNS = {
 def sentence(error: Any) -> str:
     """Returns what is wrong with a field, from one of the `errors()` of a ValidationError."""
     known = error.get("ctx") or {}
-    if error["type"] == "string_pattern_mismatch" and known.get("pattern") in _PATTERNS:
-        return _PATTERNS[known["pattern"]]
+    if error["type"] == "string_pattern_mismatch":
+        return _PATTERNS.get(known["pattern"], f"must match {known['pattern']}")
     text = _SENTENCES.get(error["type"])
     if text is None:
         return str(error["msg"]).removeprefix("Value error, ")

@@ -21,6 +21,7 @@ MAX_HEADER_BYTES = 64 * 1024  # request line and headers together, as they are s
 MAX_HEADERS = 100
 HEADER_SECONDS = 10.0  # from the first byte of a request to the end of its headers
 BODY_SECONDS = 30.0  # from there to the end of its body
+KEEP_ALIVE_SECONDS = 20  # a connection waits for its next request: longer than most clients keep one
 UNREAD_SECONDS = 60.0  # that a client may read nothing of an answer that is ready
 _ACCESS = logging.getLogger("uvicorn.access")
 _LINGER_SECONDS = 1.0  # so long a refused client may read why before the connection is reset
@@ -232,7 +233,9 @@ class LimitedServer(uvicorn.Server):
 
     _running: asyncio.Task[None] | None = None
 
-    def __init__(self, app: ASGIApp, *, ws: Any = "none", **options: Any) -> None:
+    def __init__(
+        self, app: ASGIApp, *, ws: Any = "none", keep_alive_seconds: int = KEEP_ALIVE_SECONDS, **options: Any
+    ) -> None:
         _ACCESS.addFilter(_cut_query)  # that filter once, by identity
         super().__init__(
             uvicorn.Config(
@@ -244,6 +247,7 @@ class LimitedServer(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,
                 ws=ws,
+                timeout_keep_alive=keep_alive_seconds,
                 **options,
             )
         )

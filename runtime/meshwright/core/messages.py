@@ -1,4 +1,4 @@
-"""The plain data of the mesh: tasks, outcomes, events, and the ids that name them.
+"""The plain data of the mesh: tasks, outcomes and events.
 
 Everything here travels as JSON that another language can read. Unknown fields survive a round trip, so
 that an older process can pass on what a newer one sent. Times are RFC 3339 in UTC, durations seconds.
@@ -6,73 +6,31 @@ that an older process can pass on what a newer one sent. Times are RFC 3339 in U
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import random
-import time
 from datetime import datetime
 from functools import cached_property, lru_cache
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from msgspec import UNSET, Meta, Raw, UnsetType, convert, field
+from msgspec import UNSET, Raw, UnsetType, convert, field
 from msgspec.structs import force_setattr, replace
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import from_json, to_json
 
 from meshwright.core.encoding import Json, Struct, as_json, decode, encode, write_struct
 from meshwright.core.files import TaskFile
+from meshwright.core.ids import Identifier
 from meshwright.core.limits import MAX_DEADLINE_SECONDS, MAX_TIMEOUT_SECONDS, Limits
 from meshwright.core.money import ZERO, Amount, Budget, Dollars, OnEmpty, exact
 from meshwright.core.topics import APPLICATION, type_on
-
-ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
-Identifier = Annotated[str, StringConstraints(pattern=ID_PATTERN), Meta(pattern=ID_PATTERN)]
-"""An id that may become a part of a topic, a key or a path: 1 to 64 letters, digits, `_` and `-`."""
-
-_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_PAIRS = tuple(high + low for high in _CROCKFORD for low in _CROCKFORD)
-_DIGITS = bytes(ord(_CROCKFORD[byte & 31]) for byte in range(256))  # of a random byte: five of its bits
 
 TaskStatus = Literal[
     "accepted", "dispatched", "running", "waiting", "succeeded", "failed", "cancelled", "timed_out"
 ]
 OutcomeStatus = Literal["succeeded", "failed", "cancelled", "timed_out"]
 MemoryScope = Literal["task", "agent", "project", "global"]
+MemoryKind = Literal["fact", "preference", "decision", "procedure", "failure"]
 _MAX_FAULT_CHARS = 4_000
 ENDED: frozenset[str] = frozenset({"succeeded", "failed", "cancelled", "timed_out"})
-
-
-def _encode_id(number: int, bits: int = 130) -> str:
-    """Write bits in Crockford's base 32, as ULIDs do: 130 are 26 characters that sort like the numbers."""
-    return "".join([_PAIRS[number >> shift & 1023] for shift in range(bits - 10, -1, -10)])
-
-
-@lru_cache(maxsize=16)
-def _encode_time(milliseconds: int) -> str:
-    """The first ten characters of the ids of a millisecond."""
-    return _encode_id(milliseconds, 50)
-
-
-_RANDOM = random.Random()  # our own: a program's seed, or its tests' fuzzer, is nothing to ids
-os.register_at_fork(after_in_child=_RANDOM.seed)
-_random_bits = _RANDOM.getrandbits
-
-
-def new_id() -> str:
-    """Make a ULID: 48 bits of milliseconds, then 80 random bits, so that later ids sort later.
-
-    Unique, but no secret: the generator is seeded by the system once, since asking it for each id lets go
-    of the interpreter lock, which is slow to get back beside a busy thread.
-    """
-    random_digits = _random_bits(128).to_bytes(16).translate(_DIGITS).decode()
-    return _encode_time(time.time_ns() // 1_000_000) + random_digits
-
-
-def derived_id(*parts: str) -> str:
-    """Make the id that the same parts always give, for idempotency: 130 bits of their SHA-256."""
-    digest = hashlib.sha256("\x00".join(parts).encode()).digest()
-    return _encode_id(int.from_bytes(digest[:17]) >> 6)
 
 
 class Plain(BaseModel):
@@ -131,6 +89,18 @@ class TaskRequest(BaseModel):
         exclude_if=lambda task_id: task_id is None,
         description="The id of a task: this one is dispatched once that has ended, however it did.",
     )
+    repository: Identifier | None = Field(
+        default=None,
+        exclude_if=lambda name: name is None,
+        description="The repository of the settings (`[trees.NAME]`) that the task and all that it delegates "
+        "work on, in a tree of their own. Where there is one repository, it is that.",
+    )
+    outside: bool = Field(
+        default=False,
+        exclude_if=lambda outside: not outside,
+        description="Whether strangers may have written its text: its run then asks a person before it "
+        "changes anything.",
+    )
 
 
 class Caller(Struct):
@@ -185,12 +155,26 @@ class ForkedFrom(Struct):
     first_task_id: Identifier
 
 
+class SenderContext(Struct, omit_defaults=True):
+    """The context of a task that a run delegates: what holds for it, what failed, and how far the run is.
+
+    `constraints` hold for the work on it as well, and on all that it delegates in its turn.
+    """
+
+    constraints: tuple[str, ...] = ()
+    known_failures: tuple[str, ...] = ()
+    questions: tuple[str, ...] = ()
+    workflow_state: str = ""
+
+
 class Task(Struct, kw_only=True):
     """One task as the mesh carries it. `chain` names the agents above it, for limits on delegation.
 
     `budgets_above` are those of the tasks above it, `budgets` those of the credentials that it came with: its
     calls are charged to each of them as well. `after` is the task whose end it waits for, `forked_from` the
-    step of another that it goes on from.
+    step of another that it goes on from. `outside` says that strangers may have written it, or that the run
+    which delegated it had read text from outside. `family` is the topmost task of those that delegated it,
+    `repository` names the one that they work on. `sender_context` comes from the run that delegated it.
 
     Without a capability it is for `agent_id`, and gets that agent's first capability when accepted.
     """
@@ -219,6 +203,10 @@ class Task(Struct, kw_only=True):
     on_empty: OnEmpty = "fail"
     after: Identifier | None = None
     forked_from: ForkedFrom | None = None
+    outside: bool = False
+    family: str = ""
+    repository: str = ""
+    sender_context: SenderContext | None = None
 
     def __post_init__(self) -> None:
         if type(self.timeout) is int:
@@ -237,6 +225,11 @@ class Task(Struct, kw_only=True):
         return self.task_id if self.forked_from is None else self.forked_from.first_task_id
 
     @property
+    def family_id(self) -> str:
+        """The id of the topmost task of those that delegated it: its own where none did."""
+        return self.family or self.task_id
+
+    @property
     def text(self) -> str:
         """The request as text: `payload.text`, or nothing."""
         text = self.payload.get("text", "")
@@ -245,7 +238,7 @@ class Task(Struct, kw_only=True):
 
 _DEFAULTS = (
     b',"limits":null,"budget_usd":null,"budgets_above":[],"budgets":[],"on_empty":"fail","after":null,'
-    b'"forked_from":null}'
+    b'"forked_from":null,"outside":false,"family":"","repository":"","sender_context":null}'
 )
 
 
@@ -349,6 +342,8 @@ class Outcome(Struct, kw_only=True):
     of a model ended: `stop`, or `length` where it was cut off. `limit` names the limit of the run, like
     `max_usd`, at which its model had to answer without further calls of tools. `prompt` is the
     version of the agent's prompt that was used last, `NAME@DIGEST PLACE`, None if no model was called.
+    `outside` says that the run has read text from outside, which strangers may have written, `changed` that
+    a tool of it, or of a task that it delegated, may have changed something.
     """
 
     version: int = 1
@@ -370,6 +365,8 @@ class Outcome(Struct, kw_only=True):
     completed_at: datetime
     generation: int = 1
     attempt: int = 1
+    outside: bool = False
+    changed: bool = False
 
     def __post_init__(self) -> None:
         exact(self, "cost_usd", self.cost_usd)

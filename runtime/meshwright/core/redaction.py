@@ -7,10 +7,15 @@ gives to secrets. It cannot find them all, which is why private files are not sh
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 REDACTED = "[redacted]"
+MASK = re.compile(r"\[secret:(\d{1,9})\]")
+"""The text in place of a secret that can be put back."""
+Mask = Callable[[str], str]
+"""Gives the text in place of a secret."""
 
 KNOWN = re.compile(
     r"""
@@ -58,39 +63,43 @@ _MIN_CHANGES = 0.3  # of its neighbours: names written in camel case have as man
 _MIN_NUMBERS = 3
 
 
-def redact(text: str) -> str:
-    """The text with `[redacted]` in place of whatever looks like a secret."""
-    text = KNOWN.sub(REDACTED, text)
-    text = _URL_PASSWORD.sub(rf"\1{REDACTED}", text)
-    text = _BEARER.sub(rf"\1{REDACTED}", text)
-    text = _ASSIGNED.sub(_assigned, text)
-    return _RANDOM.sub(_random, text)
+def _redacted(secret: str) -> str:
+    return REDACTED
 
 
-def redact_data(data: Any) -> Any:
+def redact(text: str, mask: Mask = _redacted) -> str:
+    """The text with `[redacted]`, or what `mask` gives, in place of whatever looks like a secret."""
+    text = KNOWN.sub(lambda match: mask(match[0]), text)
+    text = _URL_PASSWORD.sub(lambda match: f"{match[1]}{mask(match[2])}", text)
+    text = _BEARER.sub(lambda match: f"{match[1]}{mask(match[2])}", text)
+    text = _ASSIGNED.sub(lambda match: _assigned(match, mask), text)
+    return _RANDOM.sub(lambda match: _random(match, mask), text)
+
+
+def redact_data(data: Any, mask: Mask = _redacted) -> Any:
     """Plain JSON data, redacted throughout; the value of a field whose name tells of a secret is one too."""
     match data:
         case str():
-            return redact(data)
+            return redact(data, mask)
         case list():
-            return [redact_data(item) for item in data]
+            return [redact_data(item, mask) for item in data]
         case dict():
-            return {redact(name): _field(name, value) for name, value in data.items()}
+            return {redact(name, mask): _field(name, value, mask) for name, value in data.items()}
         case _:
             return data
 
 
-def _field(name: str, value: Any) -> Any:
+def _field(name: str, value: Any, mask: Mask) -> Any:
     if isinstance(value, str) and NAMES_A_SECRET.search(name) and _is_secret(value, name):
-        return REDACTED
-    return redact_data(value)
+        return mask(value)
+    return redact_data(value, mask)
 
 
-def _assigned(match: re.Match[str]) -> str:
+def _assigned(match: re.Match[str], mask: Mask) -> str:
     name, value = match[1], match["double"] or match["single"] or match["bare"]
     # As in an .env file, or in redis.conf: no program's variable is assigned like that.
     is_literal = match["bare"] is None or re.fullmatch(r"[A-Z0-9_-]+=|(?i:requirepass)\s+", name) is not None
-    return f"{name}{REDACTED}" if _is_secret(value, name if is_literal else "") else match[0]
+    return f"{name}{mask(value)}" if _is_secret(value, name if is_literal else "") else match[0]
 
 
 def _is_secret(value: str, name: str) -> bool:
@@ -104,7 +113,7 @@ def _is_secret(value: str, name: str) -> bool:
     return _IDENTIFIER.fullmatch(value) is None
 
 
-def _random(match: re.Match[str]) -> str:
+def _random(match: re.Match[str], mask: Mask) -> str:
     text = match[0]
     parts = [part for part in re.split(r"[+/_=-]+", text) if not NO_SECRET.fullmatch(part)]
     kinds = ["a" if one.islower() else "A" if one.isupper() else "0" for one in "".join(parts)]
@@ -113,4 +122,4 @@ def _random(match: re.Match[str]) -> str:
     neighbours = list(pairwise(kinds))
     changes = sum(one != other and "a" in (one, other) for one, other in neighbours)
     numbers = sum(one != "0" and other == "0" for one, other in neighbours)
-    return REDACTED if changes >= _MIN_CHANGES * len(kinds) and numbers >= _MIN_NUMBERS else text
+    return mask(text) if changes >= _MIN_CHANGES * len(kinds) and numbers >= _MIN_NUMBERS else text

@@ -1,0 +1,53 @@
+"""The ids of tasks, events and calls: how they are made, and which texts may be ids."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import time
+from functools import lru_cache
+from typing import Annotated
+
+from msgspec import Meta
+from pydantic import StringConstraints
+
+ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
+Identifier = Annotated[str, StringConstraints(pattern=ID_PATTERN), Meta(pattern=ID_PATTERN)]
+"""An id that may become a part of a topic, a key or a path: 1 to 64 letters, digits, `_` and `-`."""
+
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = tuple(high + low for high in _CROCKFORD for low in _CROCKFORD)
+_DIGITS = bytes(ord(_CROCKFORD[byte & 31]) for byte in range(256))  # of a random byte: five of its bits
+
+
+def _encode_id(number: int, bits: int = 130) -> str:
+    """Write bits in Crockford's base 32, as ULIDs do: 130 are 26 characters that sort like the numbers."""
+    return "".join([_PAIRS[number >> shift & 1023] for shift in range(bits - 10, -1, -10)])
+
+
+@lru_cache(maxsize=16)
+def _encode_time(milliseconds: int) -> str:
+    """The first ten characters of the ids of a millisecond."""
+    return _encode_id(milliseconds, 50)
+
+
+_RANDOM = random.Random()  # our own: a program's seed, or its tests' fuzzer, is nothing to ids
+os.register_at_fork(after_in_child=_RANDOM.seed)
+_random_bits = _RANDOM.getrandbits
+
+
+def new_id() -> str:
+    """Make a ULID: 48 bits of milliseconds, then 80 random bits, so that later ids sort later.
+
+    Unique, but no secret: the generator is seeded by the system once, since asking it for each id lets go
+    of the interpreter lock, which is slow to get back beside a busy thread.
+    """
+    random_digits = _random_bits(128).to_bytes(16).translate(_DIGITS).decode()
+    return _encode_time(time.time_ns() // 1_000_000) + random_digits
+
+
+def derived_id(*parts: str) -> str:
+    """Make the id that the same parts always give, for idempotency: 130 bits of their SHA-256."""
+    digest = hashlib.sha256("\x00".join(parts).encode()).digest()
+    return _encode_id(int.from_bytes(digest[:17]) >> 6)
