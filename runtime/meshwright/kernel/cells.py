@@ -118,6 +118,18 @@ class Cells:
         self._bytes -= _size_of(cell)
         cell.forget()
 
+    def drop(self, ref: ActorRef, revision: int) -> bool:
+        """Evict an actor that is idle at a revision; False where it is busy, or at another one."""
+        cell = self._cells.get(ref)
+        if cell is None:
+            return True
+        if not cell.idle or (cell.record is not None and cell.record.revision != revision):
+            return False
+        self.forget(cell)
+        del self._cells[ref]
+        self._evicted([ref])
+        return True
+
     def clear(self) -> None:
         """Drop every cell."""
         self._cells.clear()

@@ -39,10 +39,17 @@ def record_of(row: Sequence[Any]) -> ActorRecord:
     )
 
 
-def delete_streams(session: Session, ref: ActorRef, streams: Sequence[str]) -> None:
-    """Delete whole streams of an actor."""
-    for stream in streams:
-        session.execute(DELETE_RECORDS, (*ref, stream))
+def delete_streams(session: Session, streams: Sequence[tuple[ActorRef, Sequence[str]]]) -> None:
+    """Delete whole streams of actors."""
+    for ref, names in streams:
+        for name in names:
+            session.execute(DELETE_RECORDS, (*ref, name))
+
+
+def delete_heads(session: Session, heads: Sequence[tuple[str, str, int]]) -> list[tuple[str, str]]:
+    """Delete the records of actors that are still at their revisions; returns whose were deleted."""
+    query = "DELETE FROM heads WHERE type = ? AND id = ? AND revision = ? RETURNING 1"
+    return [head[:2] for head in heads if session.execute(query, head).fetchall()]
 
 
 def record_row(record: Record) -> tuple[object, ...]:

@@ -16,7 +16,8 @@ from typing import Any
 from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.encoding import MAX_RECORD_BYTES, Struct, as_json
 from meshwright.core.errors import Draining, HostError, MailboxFull, NotFound, StoreFailed
-from meshwright.core.messages import Event, new_id
+from meshwright.core.ids import new_id
+from meshwright.core.messages import Event
 from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.kernel.ahead import AheadExecutor
 from meshwright.kernel.cells import IDLE_SECONDS, Cell, Cells
@@ -68,7 +69,7 @@ class Runtime:
         self.remote_kinds: Mapping[str, ActorKind] = self._remote
         self._topic_takers: dict[str, TopicTaker] = {}
         self.topic_takers: Mapping[str, TopicTaker] = self._topic_takers
-        self.has_broker = store.has_broker
+        self.has_broker, self.deletes_actors = store.has_broker, store.deletes_actors
         self._store = store
         self._max_mailbox = max_mailbox
         self._strict = strict
@@ -241,6 +242,7 @@ class Runtime:
 
     async def _begin_incarnation(self) -> None:
         await self._timers.stop()
+        waits = False
         while not self._begun.is_set():
             self._is_lost = False
             try:
@@ -248,8 +250,12 @@ class Runtime:
             except StoreFailed as error:
                 return self.fail(error)
             except HostError as error:
-                logger.warning("a new incarnation cannot begin yet: %s", error)
+                if not waits:
+                    logger.warning("The store is away, and is tried again every second: %s", error)
+                waits = True
                 await asyncio.sleep(RETRY_SECONDS)
+        if waits:
+            logger.warning("The store is back: work goes on")
         return None
 
     def _recover_unless_lost(self, ref: ActorRef) -> None:
@@ -357,11 +363,32 @@ class Runtime:
         await self._executor.settled(ref)
         return await self._store.records(ref, stream, first, last)
 
-    async def delete_records(self, ref: ActorRef, streams: Sequence[str]) -> None:
-        """Delete whole streams of an actor that are no longer read or written."""
+    async def delete_records(self, streams: Mapping[ActorRef, Sequence[str]]) -> None:
+        """Delete whole streams of actors that are no longer read or written."""
         self._check_open()
-        await self._executor.settled(ref)
-        await self._store.delete_records(ref, streams)
+        for ref in streams:
+            await self._executor.settled(ref)
+        await self._store.delete_records(streams)
+
+    async def delete_actors(self, refs: Iterable[ActorRef]) -> set[ActorRef]:
+        """Delete the records of actors that are done, and not their streams; returns those that are deleted.
+
+        One with pending work, an alarm or a waiting message stays, and one that changes meanwhile does too;
+        all do where the store does not `deletes_actors`. A message that comes later finds a new actor, which
+        numbers what it sends from 1.
+        """
+        self._check_open()
+        refs = [*refs] if self.deletes_actors else []
+        records = await asyncio.gather(*map(self._executor.load, refs))
+        revisions = {
+            ref: record.revision
+            for ref, record in zip(refs, records, strict=True)
+            if record is not None
+            and not record.has_pending_work
+            and record.wake_at is None
+            and self._cells.drop(ref, record.revision)
+        }
+        return await self._store.delete_actors(revisions) if revisions else set()
 
     async def has_expired(self, incarnation: str) -> bool:
         """Whether a run of a worker has ended for sure: its lease has run out or it has said goodbye."""

@@ -154,6 +154,8 @@ class Store(ABC):
     """As the settings and `mesh` call it."""
     has_broker: ClassVar[bool] = False
     """Whether other programs may publish to topics of its broker, and subscribe to them."""
+    deletes_actors: ClassVar[bool] = True
+    """Whether the records of actors that are done can be deleted."""
 
     @abstractmethod
     async def open(self, receiver: Receiver) -> None:
@@ -192,8 +194,15 @@ class Store(ABC):
         """
 
     @abstractmethod
-    async def delete_records(self, ref: ActorRef, streams: Sequence[str]) -> None:
-        """Delete whole streams of an actor that are no longer read or written."""
+    async def delete_records(self, streams: Mapping[ActorRef, Sequence[str]]) -> None:
+        """Delete whole streams of actors that are no longer read or written."""
+
+    async def delete_actors(self, revisions: Mapping[ActorRef, int]) -> set[ActorRef]:
+        """Delete the records of actors that are still at these revisions; returns those that it has deleted.
+
+        Asked for only where the store `deletes_actors`. Streams stay.
+        """
+        return set()
 
     @abstractmethod
     def alarms(self, until: datetime) -> Iterable[tuple[ActorRef, datetime]]:

@@ -93,11 +93,15 @@ class Timers:
 
 async def every(clock: Clock, seconds: float, work: Callable[[], Awaitable[None]]) -> None:
     """Do something now and then every so many seconds, until cancelled."""
+    is_put_off = False
     while True:
         try:
             await work()
+            is_put_off = False
         except HostError as error:
-            _logger.warning("a regular duty is put off: %s", error)
+            if not is_put_off:  # said once: an outage may last
+                _logger.warning("a regular duty is put off: %s", error)
+            is_put_off = True
         except Exception:  # whatever it was, the duty does not end for good
             _logger.exception("a regular duty failed, and is tried again in %g s", seconds)
         await clock.sleep_until(clock.now() + timedelta(seconds=seconds))

@@ -6,7 +6,7 @@ import asyncio
 import copy
 import itertools
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
@@ -314,10 +314,19 @@ class MemoryStore(SharedStore):
                 break
         return found
 
-    async def delete_records(self, ref: ActorRef, streams: Sequence[str]) -> None:
-        """Delete whole streams of an actor."""
-        for stream in streams:
-            self.data.records.pop((ref, stream), None)
+    async def delete_records(self, streams: Mapping[ActorRef, Sequence[str]]) -> None:
+        """Delete whole streams of actors."""
+        for ref, names in streams.items():
+            for name in names:
+                self.data.records.pop((ref, name), None)
+
+    async def delete_actors(self, revisions: Mapping[ActorRef, int]) -> set[ActorRef]:
+        """Delete the records of actors."""
+        found = {ref: self.data.record(ref) for ref in revisions}
+        gone = {ref for ref, record in found.items() if record and record.revision == revisions[ref]}
+        for ref in gone:
+            del self.data.actors[ref]
+        return gone
 
     def alarms(self, until: datetime) -> Iterable[tuple[ActorRef, datetime]]:
         """The alarms of all actors: those that others ring too find nothing to do."""

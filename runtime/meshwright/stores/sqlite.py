@@ -22,6 +22,7 @@ from meshwright.kernel.rows import (
     RECORDS,
     REPLACE_HEAD,
     SELECT_RECORDS,
+    delete_heads,
     delete_streams,
     record_of,
     record_row,
@@ -62,7 +63,7 @@ class SqliteStore(ExclusiveStore):
         """Lock the folder and open the file."""
         self._receiver = receiver
         self._database.on_failure = receiver.fail
-        self._database.preloaded += [write_batch, delete_streams]
+        self._database.preloaded += [write_batch, delete_streams, delete_heads]
         await self._database.open()
         try:
             await self._log.start()
@@ -120,9 +121,14 @@ class SqliteStore(ExclusiveStore):
         rows = self._read(SELECT_RECORDS, (*ref, stream, first, MAX_N if last is None else last))
         return [Record(ref, stream, n, from_json(value)) for n, value in rows]
 
-    async def delete_records(self, ref: ActorRef, streams: Sequence[str]) -> None:
-        """Delete whole streams of an actor."""
-        await self._database.write(delete_streams, ref, streams)
+    async def delete_records(self, streams: Mapping[ActorRef, Sequence[str]]) -> None:
+        """Delete whole streams of actors."""
+        await self._database.write(delete_streams, [*streams.items()])
+
+    async def delete_actors(self, revisions: Mapping[ActorRef, int]) -> set[ActorRef]:
+        """Delete the records of actors, behind the batches that were queued before."""
+        heads = [(*ref, revision) for ref, revision in revisions.items()]
+        return {ActorRef(*head) for head in await self._database.write(delete_heads, heads)}
 
     def has_record(self, record: Record) -> bool:
         """Whether a record of that number is in the file."""

@@ -26,7 +26,8 @@ from pydantic_core import to_json
 
 from meshwright.core import topics
 from meshwright.core.errors import ConfigError, HostError, StoreUnavailable
-from meshwright.core.messages import Event, new_id
+from meshwright.core.ids import new_id
+from meshwright.core.messages import Event
 from meshwright.events.log import EventLog
 from meshwright.kernel.host import Bus
 from meshwright.stores.dapr.documents import OutboxEntry

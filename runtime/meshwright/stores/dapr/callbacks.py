@@ -18,7 +18,8 @@ from meshwright.core import topics
 from meshwright.core.clock import Clock
 from meshwright.core.encoding import plain
 from meshwright.core.errors import Draining, HostError, MeshError, NotFound, TooLarge
-from meshwright.core.messages import Event, new_id
+from meshwright.core.ids import new_id
+from meshwright.core.messages import Event
 from meshwright.kernel.envelope import ActorRef, Message
 from meshwright.kernel.store import Delivery, Receiver
 from meshwright.stores.dapr.broker import EVENTS, LOGGED, Broker

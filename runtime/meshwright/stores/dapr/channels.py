@@ -383,7 +383,7 @@ class HttpChannel(Channel):
         self._server = LimitedServer(
             self._serve,
             interface="asgi3",
-            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            keep_alive_seconds=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=_ANSWER_SECONDS,
         )
         await self._server.start(listener)

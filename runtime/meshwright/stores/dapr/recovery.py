@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from meshwright.core.errors import MeshError
-from meshwright.core.messages import new_id
+from meshwright.core.ids import new_id
 from meshwright.kernel.envelope import ActorRef, Message
 from meshwright.kernel.store import Delivery, Receiver
 from meshwright.stores.dapr.documents import Document, Documents, incarnation_of

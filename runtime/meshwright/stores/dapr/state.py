@@ -24,7 +24,7 @@ from pydantic_core import from_json, to_json
 
 from meshwright.core.clock import Backoff
 from meshwright.core.errors import Conflict, HostError, StoreUnavailable
-from meshwright.core.messages import new_id
+from meshwright.core.ids import new_id
 from meshwright.stores.dapr.sidecar import Options, Sidecar, Stored, Write
 
 _logger = logging.getLogger("meshwright.dapr")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, get_type_hints
@@ -54,6 +54,7 @@ class DaprStore(SharedStore):
 
     name = "dapr"
     has_broker = True
+    deletes_actors = False
     routes_events = True
 
     def __init__(
@@ -260,10 +261,11 @@ class DaprStore(SharedStore):
             await self.outbox.emit(events)
         return [stored.record for stored in found]
 
-    async def delete_records(self, ref: ActorRef, streams: Sequence[str]) -> None:
-        """Delete whole streams of an actor."""
-        for stream in streams:
-            await self.documents.delete_records(ref, stream)
+    async def delete_records(self, streams: Mapping[ActorRef, Sequence[str]]) -> None:
+        """Delete whole streams of actors."""
+        for ref, names in streams.items():
+            for name in names:
+                await self.documents.delete_records(ref, name)
 
     def alarms(self, until: datetime) -> Iterable[tuple[ActorRef, datetime]]:
         """The alarms of actors on this worker's watch list."""

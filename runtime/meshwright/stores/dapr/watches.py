@@ -20,7 +20,7 @@ from typing import Any
 from pydantic_core import from_json, to_json
 
 from meshwright.core.errors import Conflict, HostError, StoreUnavailable
-from meshwright.core.messages import new_id
+from meshwright.core.ids import new_id
 from meshwright.kernel.envelope import ActorRef
 from meshwright.stores.dapr.sidecar import Write
 from meshwright.stores.dapr.state import Grouping, Lease, State

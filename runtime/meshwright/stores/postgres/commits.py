@@ -139,6 +139,8 @@ def _unless(batch: Batch) -> tuple[Unless, str]:
 def _problem(state: str, detail: Sequence[Any]) -> Exception | None:
     if state == "moved":
         return Conflict(f"{ActorRef(*detail)} is not at its revision any more")
+    if state == "expired":
+        return StoreUnavailable("the lease of this worker has run out; another may have taken over the work")
     return AlreadyTaken(detail) if state == "taken" else None
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from meshwright.events import table
 from meshwright.events.table import Written
-from meshwright.kernel.rows import REPLACE_HEAD
+from meshwright.kernel.rows import REPLACE_HEAD, delete_heads
 from meshwright.sql.database import Row, Session
 from meshwright.sql.postgres import array
 
@@ -44,10 +44,13 @@ _NEW_RECORDS = """
     ON CONFLICT DO NOTHING RETURNING type, id, stream, n
 """
 
+_HAS_LEASE = "SELECT 1 FROM workers WHERE incarnation = ? AND expires_at > clock_timestamp()"
+
 Unless = Literal["", "record", "event"]
 BatchResult = tuple[str, Sequence[Any], Sequence[int], Sequence[str]]
-"""`written`, `skipped`, `moved` (an actor had another revision: its type and id) or `taken` (the numbers of
-messages that were gone); then the numbers and owners of the messages that were sent."""
+"""`written`, `skipped`, `expired` (a record of a worker whose lease is over), `moved` (an actor had another
+revision: its type and id) or `taken` (the numbers of messages that were gone); then the numbers and owners of
+the messages that were sent."""
 
 
 class BatchRows(NamedTuple):
@@ -88,7 +91,7 @@ def write_batches(
     """Write batches, each the fields of a `BatchRows`; returns their results, and the numbers of events."""
     group = [_Judged(batch) for batch in batches]
     with session.pipeline():
-        _judge(session, group)
+        _judge(session, incarnation, group)
         _write_records(session, group)
         heads = [row for judged in _standing(group) for row in judged.batch.heads]
         session.insert(HEADS, heads, then=_SET_HEADS)
@@ -101,12 +104,18 @@ def write_batches(
     return [(judged.state, judged.detail, judged.numbers, judged.owners) for judged in group], written
 
 
+def delete_locked(session: Session, heads: Sequence[tuple[str, str, int]]) -> list[tuple[str, str]]:
+    """Delete the records of actors that are still at their revisions; returns whose were deleted."""
+    session.execute(_LOCK_HEADS, _columns(heads)).fetchall()
+    return delete_heads(session, heads)
+
+
 def _standing(group: Iterable[_Judged]) -> list[_Judged]:
     return [judged for judged in group if judged.state == "written"]
 
 
-def _judge(session: Session, group: Sequence[_Judged]) -> None:
-    """Lock what the group rests on, and turn down the batches whose actors or messages have moved on."""
+def _judge(session: Session, incarnation: str, group: Sequence[_Judged]) -> None:
+    """Lock what the group rests on, and turn down the batches that have been overtaken by other workers."""
     expected = {(kind, name): revision for judged in group for kind, name, revision in judged.batch.expected}
     new = [ref for judged in group for ref in (row[:2] for row in judged.batch.heads) if not expected[ref]]
     taken = [n for judged in group for n in judged.batch.taken]
@@ -118,7 +127,12 @@ def _judge(session: Session, group: Sequence[_Judged]) -> None:
     there = session.execute(_LOCK_MESSAGES, (taken,)) if taken else None
     owned = session.execute(_OWNERS, _columns(receivers)) if receivers else None
     numbered = session.execute(NUMBERS, (count,)) if count else None
+    journaled = [judged for judged in group if judged.batch.unless == "record"]
+    leased = session.execute(_HAS_LEASE, (incarnation,)) if journaled else None
 
+    if leased and not leased.fetchall():
+        for judged in journaled:
+            judged.end("expired")
     found = {(kind, name): revision for kind, name, revision in (locked.fetchall() if locked else ())}
     _check_actors(group, found)
     if there:
@@ -190,6 +204,6 @@ def _write_messages(session: Session, group: Sequence[_Judged], incarnation: str
         session.notify(f"m{owner}")
 
 
-def _columns(refs: Iterable[Sequence[str]]) -> Sequence[Any]:
+def _columns(refs: Iterable[Sequence[Any]]) -> Sequence[Any]:
     refs = list(refs)
     return array("text", [ref[0] for ref in refs]), array("text", [ref[1] for ref in refs])

@@ -1,18 +1,20 @@
 """PostgreSQL as the store of several workers, each a whole mesh or its agents alone.
 
 Messages land on the worker that their actor is placed on. Each worker holds an advisory lock and a lease;
-where the lock is free or the lease has run out, others adopt what is left: messages, actors with pending work
-and alarms, each worker those of the types that it runs. Notifications tell of messages, events and workers;
-they may be lost, so that every few seconds a worker looks for itself.
+where the lock is free or the lease has run out, others end its open commit, which holds locks, and adopt what
+is left: messages, actors with pending work and alarms, each worker those of the types that it runs.
+Notifications tell of messages, events and workers; they may be lost, so that every few seconds a worker looks
+for itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -32,7 +34,7 @@ from meshwright.sql.meta import refuse_if_moved
 from meshwright.sql.postgres import PostgresDatabase, PostgresSession, array
 from meshwright.sql.together import Together
 from meshwright.stores.postgres.commits import Commits, News, place
-from meshwright.stores.postgres.groups import write_batches
+from meshwright.stores.postgres.groups import delete_locked, write_batches
 
 _logger = logging.getLogger("meshwright.store")
 
@@ -40,6 +42,7 @@ LEASE_SECONDS = 10.0
 RENEW_SECONDS = 3.0
 LOOK_SECONDS = 0.25  # between looks at who is alive
 _HEAR_SECONDS = 0.005  # between notifications, so that those of many commits are heard together
+_STOP_SECONDS = 5.0  # for a query of a server that does not answer
 _ALARM_SECONDS = 35.0  # ahead: the runtime asks for alarms every 30 seconds
 _PART_CHARS = 3900  # of a broadcast: a notification has at most 8,000 bytes
 
@@ -61,7 +64,17 @@ _RENEW = """
     UPDATE workers SET expires_at = clock_timestamp() + make_interval(secs => %s)
     WHERE incarnation = %s AND expires_at > clock_timestamp()
 """
-_REMOVE = f"DELETE FROM workers WHERE incarnation = ANY(?) AND NOT ({_ALIVE})"  # noqa: S608 code
+_END_COMMITS = """
+    SELECT pg_terminate_backend(pid) FROM gone
+    JOIN pg_locks ON locktype = 'advisory' AND objsubid = 2 AND classid::bigint = lock_key >> 32
+    JOIN pg_stat_activity USING (pid) WHERE datname = current_database() AND usename = current_user
+"""
+_REMOVE = f"""
+    WITH gone AS (DELETE FROM workers WHERE incarnation IN (
+        SELECT incarnation FROM workers WHERE incarnation = ANY(%s) AND NOT ({_ALIVE}) FOR UPDATE SKIP LOCKED)
+        RETURNING lock_key) {_END_COMMITS}
+"""  # noqa: S608 code
+_GIVE_UP = f"WITH gone AS (DELETE FROM workers WHERE incarnation = %s RETURNING lock_key) {_END_COMMITS}"  # noqa: S608 code
 _SELECT_SENT_HERE = """
     SELECT n, remember, CASE WHEN n = ANY(?::bigint[]) THEN NULL ELSE message END
     FROM messages WHERE owner = ? AND fetched = 0 ORDER BY n
@@ -103,10 +116,11 @@ class PostgresStore(SharedStore):
         self._tasks: list[asyncio.Task[None]] = []
         self._news = News(database, log)
         self._parts: dict[str, list[str]] = {}
-        self._mail = asyncio.Event()
+        self._mail, self._orphans = asyncio.Event(), asyncio.Event()
         self._passed_over: set[str] = set()  # the types of work that waits for another worker
         self._fetched: set[int] = set()  # the messages from others that were delivered and are not taken
-        self._renewed_at = 0.0
+        self._look_at = self._renewed_at = 0.0
+        self._adopts_since = math.inf
         self._commits: Commits | None = None
         self._heads = Together(self._read_heads)
 
@@ -116,7 +130,7 @@ class PostgresStore(SharedStore):
         """Connect, and bring the tables up to date."""
         self._receiver = receiver
         await asyncio.to_thread(make_private, self._database.folder)
-        self._database.preloaded += [write_batches, delete_streams]
+        self._database.preloaded += [write_batches, delete_streams, delete_locked]
         await self._database.open()
         try:
             await self._log.start()
@@ -129,11 +143,11 @@ class PostgresStore(SharedStore):
 
     async def begin(self, incarnation: str) -> Takeover:
         """Join the workers under a name, and adopt what no living worker has."""
-        receiver, former = self._receiver, self._incarnation
+        receiver = self._receiver
         assert receiver is not None and self._commits is not None
-        self._stop_tasks()
+        await self._stop_tasks()
         try:
-            await self._connect(incarnation, former, sorted(receiver.kinds))
+            await self._connect(incarnation, sorted(receiver.kinds))
             self._incarnation = self._commits.incarnation = incarnation
             await self._database.read(refuse_if_moved, self._database.location)
             await self._look()
@@ -146,13 +160,14 @@ class PostgresStore(SharedStore):
         self._tasks = [
             asyncio.create_task(self._listen(incarnation), name="postgres: news"),
             asyncio.create_task(self._fetch(), name="postgres: messages"),
+            asyncio.create_task(self._adopt_orphans(receiver), name="postgres: adoption"),
             asyncio.create_task(self._news.show(), name="postgres: events"),
         ]
         return Takeover(_deliveries(messages), [ActorRef(*row[:2]) for row in heads if row[2]])
 
     async def close(self, *, abrupt: bool = False) -> None:
         """Leave the workers, so that others adopt what is left, and disconnect."""
-        self._stop_tasks()
+        await self._stop_tasks()
         if not abrupt and self._incarnation:
             with suppress(StoreFailed):  # then they find out by the lock
                 await self._database.write(_leave, self._incarnation)
@@ -168,30 +183,37 @@ class PostgresStore(SharedStore):
 
     async def _connect_reader(self) -> None:
         """Connect what reads on the event loop, unless it is connected."""
-        if self._reader is None or self._reader.is_lost:
+        if self._reader is not None and self._reader.is_lost:
+            self._reader.close()
+            self._reader = None
+        if self._reader is None:
             self._reader = await asyncio.to_thread(self._database.connect_reader)
             self._channel = self._reader.channel
 
-    async def _connect(self, incarnation: str, former: str, kinds: Sequence[str]) -> None:
+    async def _connect(self, incarnation: str, kinds: Sequence[str]) -> None:
         """Take a lock and a lease on the connection that receives notifications."""
         if self._line is None or self._line.closed:
             self._line = await self._database.connect_async()
         await self._connect_reader()
-        line, key = self._line, secrets.randbits(62)
+        line, lock_class = self._line, self._database.lock_class
+        key = (lock_class << 32) + secrets.randbits(31)
         await line.execute(f"LISTEN {self._channel}".encode())
+        await line.execute("DELETE FROM workers WHERE lock_key >> 32 = %s", (lock_class,))
         await line.execute("SELECT pg_advisory_unlock_all()")
         await line.execute("SELECT pg_advisory_lock(%s)", (key,))
         async with line.transaction():
-            await line.execute("DELETE FROM workers WHERE incarnation = %s", (former,))
             await line.execute(JOIN, (incarnation, key, LEASE_SECONDS, to_json(kinds).decode()))
             await line.execute("SELECT pg_notify(%s, 'w')", (self._channel,))
         self._renewed_at = time.monotonic()
 
-    def _stop_tasks(self) -> None:
-        for task in self._tasks:
-            if task is not asyncio.current_task():
-                task.cancel()
+    async def _stop_tasks(self) -> None:
+        """Stop using the connections: one closed in a query leaves its descriptor on the event loop."""
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
         self._tasks = []
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_STOP_SECONDS)
 
     # The port
 
@@ -220,9 +242,14 @@ class PostgresStore(SharedStore):
         rows = await self._database.read(_rows, SELECT_RECORDS, values)
         return [Record(ref, stream, n, from_json(value)) for n, value in rows]
 
-    async def delete_records(self, ref: ActorRef, streams: Sequence[str]) -> None:
-        """Delete whole streams of an actor."""
-        await self._database.write(delete_streams, ref, streams)
+    async def delete_records(self, streams: Mapping[ActorRef, Sequence[str]]) -> None:
+        """Delete whole streams of actors."""
+        await self._database.write(delete_streams, [*streams.items()])
+
+    async def delete_actors(self, revisions: Mapping[ActorRef, int]) -> set[ActorRef]:
+        """Delete the records of actors."""
+        heads = [(*ref, revision) for ref, revision in revisions.items()]
+        return {ActorRef(*head) for head in await self._database.write(delete_locked, heads)}
 
     def alarms(self, until: datetime) -> Iterable[tuple[ActorRef, datetime]]:
         """The alarms of the actors that committed here last, or were adopted; none while it is away."""
@@ -261,10 +288,10 @@ class PostgresStore(SharedStore):
         """Receive notifications, renew the lease, watch the workers, until connection or lease is lost."""
         try:
             while self._line is not None and self._incarnation == incarnation:
-                looked_at = time.monotonic()
-                while (left := looked_at + LOOK_SECONDS - time.monotonic()) > 0:
+                self._look_at = time.monotonic() + LOOK_SECONDS
+                while (left := self._look_at - time.monotonic()) > 0:
                     async for notice in self._line.notifies(timeout=left, stop_after=1):
-                        await self._hear(notice.payload.split("\n"))
+                        self._hear(notice.payload.split("\n"))
                     await asyncio.sleep(_HEAR_SECONDS)
                 gone = await self._look()
                 due = time.monotonic() - self._renewed_at > RENEW_SECONDS
@@ -273,7 +300,7 @@ class PostgresStore(SharedStore):
                 if due and not await self._renew(incarnation):
                     break
                 if gone or due:
-                    await self._adopt_orphans(gone)
+                    self._orphans.set()
                     self._mail.set()
         except (psycopg.Error, StoreFailed):
             pass  # the lease is lost with the connection, since others see its lock free
@@ -283,28 +310,36 @@ class PostgresStore(SharedStore):
             self._receiver.lease_lost()
 
     async def _renew(self, incarnation: str) -> bool:
+        """Renew the lease, unless it has run out or this worker cannot write: then others must go on."""
         assert self._line is not None
         self._renewed_at = time.monotonic()
+        if self._renewed_at - self._adopts_since > LEASE_SECONDS:
+            await self._line.execute(_GIVE_UP.encode(), (incarnation,))
+            return False
         [(newest,)] = await (await self._line.execute("SELECT seq FROM event_log")).fetchall()
         self._news.reach(newest)
         return (await self._line.execute(_RENEW, (LEASE_SECONDS, incarnation))).rowcount == 1
 
     async def _look(self) -> list[str]:
-        """Learn who is alive; returns those who are not any more."""
+        """Learn who is alive, and remove the others, who are returned."""
         assert self._line is not None
         rows = await (await self._line.execute(_SELECT_WORKERS.encode())).fetchall()
         self._workers = {name: frozenset(from_json(kinds)) for name, kinds, alive in rows if alive}
         if self._commits is not None:
             self._commits.is_alone = len(self._workers) < 2
-        return [name for name, _, alive in rows if not alive]
+        gone = [name for name, _, alive in rows if not alive and name != self._incarnation]
+        if gone:
+            await self._line.execute(_REMOVE.encode(), (gone,))
+        return gone
 
-    async def _hear(self, news: Sequence[str]) -> None:
+    def _hear(self, news: Sequence[str]) -> None:
         for line in news:
             kind, rest = line[:1], line[1:]
             if kind == "e":
                 self._news.reach(int(rest))
             elif kind == "w":
-                await self._adopt_orphans([])
+                self._look_at = 0.0
+                self._orphans.set()
             elif kind == "m" and rest == self._incarnation:
                 self._mail.set()
             elif kind == "b":
@@ -320,18 +355,21 @@ class PostgresStore(SharedStore):
                 self._workers.setdefault(sender, frozenset())  # its kinds come with the next look
                 self._receiver.bus.tell(Event.model_validate_json("".join(parts).encode("latin-1")))
 
-    async def _adopt_orphans(self, gone: Sequence[str]) -> None:
-        """Take over what no living worker has."""
-        if gone:
-            await self._database.write(_rows, f"{_REMOVE} RETURNING 1", (list(gone),))
-        if self._receiver is not None:
-            messages, heads = await self._adopt(self._receiver)
-            self._deliver(messages)
-            self._receiver.wake([ActorRef(*row[:2]) for row in heads if row[2]], "recover")
-            for kind, name, _, wake_at in heads:
-                if wake_at is not None and (wait := wake_at - time.time()) < _ALARM_SECONDS:
-                    loop = asyncio.get_running_loop()
-                    loop.call_later(max(0.0, wait), self._receiver.wake, [ActorRef(kind, name)], "wake")
+    async def _adopt_orphans(self, receiver: Receiver) -> None:
+        """Take over what no living worker has, whenever there may be some."""
+        while True:
+            self._adopts_since = math.inf
+            await self._orphans.wait()
+            self._orphans.clear()
+            self._adopts_since = time.monotonic()
+            with suppress(StoreFailed):  # it is away, and is looked at again when it is back
+                messages, heads = await self._adopt(receiver)
+                self._deliver(messages)
+                receiver.wake([ActorRef(*row[:2]) for row in heads if row[2]], "recover")
+                for kind, name, _, wake_at in heads:
+                    if wake_at is not None and (wait := wake_at - time.time()) < _ALARM_SECONDS:
+                        loop = asyncio.get_running_loop()
+                        loop.call_later(max(0.0, wait), receiver.wake, [ActorRef(kind, name)], "wake")
 
     async def _adopt(self, receiver: Receiver) -> tuple[list[Row], list[Row]]:
         """Make messages and actors without a living worker this worker's; other types wait for others."""
