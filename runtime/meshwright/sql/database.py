@@ -376,7 +376,10 @@ class Database(ABC):
 
     def _reading(self) -> Session:
         """The session of the reader's thread."""
-        if self._reader is None or self._reader.is_lost:
+        if self._reader is not None and self._reader.is_lost:
+            self._reader.close()
+            self._reader = None
+        if self._reader is None:
             self._reader = self.connect_reader()
         return self._reader
 

@@ -1,8 +1,8 @@
-"""Stored secrets: their keys, the columns that hold them encrypted, and the encryption with a newer key."""
+"""Stored secrets: their keys, the places that hold them encrypted, and the encryption with a newer key."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,11 +21,13 @@ class EncryptedColumn(NamedTuple):
 class Secrets:
     """The stored secrets of a mesh, encrypted with the keys of the settings, or else of a file.
 
-    `columns` are those of all components. Raises ConfigError for a key that cannot be used.
+    `columns` are those of all components; `renewals` renew what others hold in their actors, each of which
+    returns how many secrets that were. Raises ConfigError for a key that cannot be used.
     """
 
     def __init__(self, database: Database, keys: Sequence[str], file: Path) -> None:
         self.columns: Sequence[EncryptedColumn] = ()
+        self.renewals: list[Callable[[], Awaitable[int]]] = []
         self._database = database
         self._file = None if keys else KeyFile(file, new_key)
         if self._file is None:
@@ -48,6 +50,8 @@ class Secrets:
             for value in await self._database.read(_values, column):
                 await self._database.write(_replace, column, value, self.cipher.renew(value))
                 renewed += 1
+        for renew in self.renewals:
+            renewed += await renew()
         return renewed
 
 

@@ -8,8 +8,9 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import IO
 
@@ -22,6 +23,7 @@ _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 LOCK_NAME = "mesh.lock"
 _LOCK_SECONDS, _ENDING_SECONDS = 3.0, 10.0  # for a command that reads; for what a gone process left
 _LOCK_PAUSE_SECONDS = 0.02
+_PROCESS = "process-"
 LAST_ERROR = "last-error.txt"
 """The last traceback."""
 MARKS = (
@@ -40,6 +42,8 @@ SOCKET_NAME = "mesh.sock"
 """The Unix socket at which this machine's own user finds the mesh."""
 SECRET_KEY = "secret.key"
 """The keys that encrypt stored secrets, where the settings have none."""
+TREES = "trees"
+"""The folder of the trees that tasks work on."""
 _MOUNTED = "lost+found"
 IGNORE = ".gitignore"
 """Keeps the folder out of git."""
@@ -113,28 +117,55 @@ def lock_folder(folder: Path) -> IO[str]:
 
     Waits for a mesh that ends, and longer for what a killed one left. Raises StoreLocked, OSError.
     """
-    lock = os.fdopen(open_private(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT), "r+")
     began = time.monotonic()
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            lock.seek(0)
-            owner = lock.read().strip() or "unknown"
-            if time.monotonic() - began < (_LOCK_SECONDS if _is_running(owner) else _ENDING_SECONDS):
-                time.sleep(_LOCK_PAUSE_SECONDS)
-                continue
-            lock.close()
+    while (lock := _lock_now(folder)) is None:
+        owner = read_private(folder / LOCK_NAME).strip() or "unknown"
+        if time.monotonic() - began > (_LOCK_SECONDS if _is_running(owner) else _ENDING_SECONDS):
             raise StoreLocked(
                 f"{folder} is in use by process {owner}",
                 remedy="use that mesh, stop it, or choose another folder with --data DIR",
-            ) from None
-    lock.seek(0)
+            )
+        time.sleep(_LOCK_PAUSE_SECONDS)
+    return lock
+
+
+def _lock_now(folder: Path) -> IO[str] | None:
+    """The lock of a folder, None where another process has it. Raises OSError."""
+    lock = os.fdopen(open_private(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT), "r+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return None
     lock.truncate()
     lock.write(str(os.getpid()))
     lock.flush()
     return lock
+
+
+@contextmanager
+def own_folder(folder: Path) -> Iterator[Path]:
+    """Hold a folder for one of the processes that share a database: the data folder, or the next in it.
+
+    Raises StoreFailed.
+    """
+    for number in count(1):
+        own = make_private(folder if number == 1 else folder / f"{_PROCESS}{number}")
+        try:
+            lock = _lock_now(own)
+        except OSError as error:
+            raise StoreFailed(
+                f"{own} cannot be used: {error.strerror or error}", remedy="choose another with --data DIR"
+            ) from error
+        if lock is not None:
+            with lock:
+                yield own
+            return
+
+
+def process_folders(folder: Path) -> Sequence[Path]:
+    """The folders that processes with one data folder may hold, that itself first."""
+    return [folder, *sorted(folder.glob(f"{_PROCESS}*"))]
 
 
 def _is_running(pid: str) -> bool:
@@ -234,3 +265,5 @@ def _loose(folder: Path) -> Iterator[Path]:
                 )
             if found.st_mode & _OTHERS and found.st_uid == os.geteuid():
                 yield path
+        if parent == str(folder) and TREES in folders:
+            folders.remove(TREES)  # is private as a whole, and holds what repositories hold: links too

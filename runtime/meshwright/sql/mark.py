@@ -16,7 +16,7 @@ from typing import NamedTuple
 from pydantic_core import from_json, to_json
 
 from meshwright.core.errors import StoreFailed
-from meshwright.core.messages import new_id
+from meshwright.core.ids import new_id
 from meshwright.sql.folder import read_private, write_private
 from meshwright.sql.migrations import Connection
 

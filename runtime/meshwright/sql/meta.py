@@ -16,6 +16,8 @@ UNFINISHED = "unfinished"
 """A migration fills the store: its `id`, and the store that it comes `from`."""
 MOVED = "moved"
 """The store was migrated: the `id` of the migration, and the store that it went `to`."""
+DELETED = "deleted"
+"""Text was deleted for good that may still be in free pages of the file."""
 
 
 def read_note(session: Session, name: str) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 import re
+import secrets
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ try:
     import psycopg
     from psycopg import conninfo, errors
     from psycopg.adapt import Dumper, PyFormat
+    from psycopg.pq import TransactionStatus
 except ImportError as error:
     raise ConfigError(
         "PostgreSQL needs psycopg, which is not installed", remedy=install_command("postgres")
@@ -36,6 +38,13 @@ _AWAY = (None, "57P01", "57P02", "57P03")  # not reached; it stops, crashes or s
 _MAX_INTEGER = 2**63 - 1
 _MAX_TRIES = 5  # of a transaction that another one was in the way of
 CONNECT_SECONDS = 10
+_SILENT_SERVER = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,  # milliseconds
+}
+"""By these a connection ends whose server says nothing more, as where the network between them is gone."""
 _MIGRATION_LOCK = 0x6D657368  # "mesh"
 _NOTIFY = "SELECT pg_notify(?, ?)"
 _NEWS_AT_ONCE = 200  # lines: PostgreSQL takes 8,000 bytes
@@ -44,6 +53,8 @@ _COLUMN_TYPES = """
     WHERE attrelid = ?::regclass AND attnum > 0 AND NOT attisdropped
 """
 _EXPECTED = "postgresql://user:password@host:5432/name"
+_NOT_LET_IN = re.compile("password authentication failed|no password supplied|no pg_hba.conf entry")
+_QUESTION = re.compile(r"\s*Is the server running[^?]*\?")  # of the library, below its error
 _NAMED = re.compile(r"(?<![:\w]):([a-z_][a-z0-9_]*)")
 
 
@@ -141,7 +152,8 @@ class PostgresSession(Session):
     def pipeline(self) -> Iterator[None]:
         """Send statements without waiting for the results of those before; a fetch waits for all so far.
 
-        Its news are one notification, if they fit into it: each wakes every worker.
+        Its news are one notification, if they fit into it: each wakes every worker. A connection that the
+        server ends in between is closed.
         """
         self._news = []
         try:
@@ -152,12 +164,15 @@ class PostgresSession(Session):
                     self.execute(_NOTIFY, (self.channel, news))
         finally:
             self._news = None
+            if self.connection.info.pipeline_status:  # the driver gave up: it could neither go on nor end
+                self.connection.close()
 
     def write_group(self, calls: Sequence[tuple[Callable[..., Any], tuple[Any, ...]]]) -> list[Any]:
         """Call functions in one transaction: again if another was in its way, and on a new connection."""
         for attempt in range(_MAX_TRIES):
             try:
-                if self.connection.closed and self._reconnect is not None:
+                if self.is_lost and self._reconnect is not None:
+                    self.connection.close()
                     self.connection = self._reconnect()
                 with self.connection.transaction():
                     return [function(self, *args) for function, args in calls]
@@ -191,12 +206,16 @@ class PostgresSession(Session):
 
     def is_fatal(self, error: Exception) -> bool:
         """Whether the connection is gone, or another transaction was in the way: both concern the group."""
-        return _is_retryable(error) or self.is_lost
+        return _is_retryable(error) or self.connection.closed
 
     @property
     def is_lost(self) -> bool:
-        """Whether the connection has ended, as where the server was restarted."""
-        return self.connection.closed
+        """Whether the connection has ended, as where the server was restarted, or still waits for a result.
+
+        The driver may give up in the middle of a command: the connection takes no other from then on.
+        """
+        status = self.connection.info.transaction_status
+        return self.connection.closed or status == TransactionStatus.ACTIVE
 
     @property
     def channel(self) -> str:
@@ -236,6 +255,8 @@ class PostgresDatabase(ApartDatabase):
         host, name = self._parameters.get("host", "localhost"), self._parameters.get("dbname", "")
         super().__init__(f"PostgreSQL {name!r} on {host}", folder)
         self._durable = durable
+        self.lock_class = secrets.randbits(31)
+        """The class of the advisory locks that this process holds, with another object on each connection."""
 
     def connect(self) -> _Connection:
         """One more connection, in autocommit. Raises psycopg.Error."""
@@ -275,7 +296,7 @@ class PostgresDatabase(ApartDatabase):
 
     def _settings(self) -> dict[str, Any]:
         known: dict[str, Any] = {"connect_timeout": CONNECT_SECONDS, "application_name": "meshwright"}
-        return {**known, **self._parameters}
+        return {**known, **_SILENT_SERVER, **self._parameters}
 
     def _connect_writer(self) -> PostgresSession:
         return self._writer()()
@@ -284,7 +305,7 @@ class PostgresDatabase(ApartDatabase):
         settings = self._settings()
         if not self._durable:
             settings["options"] = f"{settings.get('options', '')} -c synchronous_commit=off"
-        return partial(_connect_writer, settings)
+        return partial(_connect_writer, settings, self.lock_class)
 
     def _writer_ended(self, process: WriterProcess, jobs: Sequence[Job]) -> None:
         """The group may be durable or not, as where a connection ends: its batches are tried again."""
@@ -305,7 +326,7 @@ class PostgresDatabase(ApartDatabase):
     def _translated(self, error: Exception) -> Exception:
         if not isinstance(error, psycopg.Error):
             return error
-        words = " ".join(str(error).split())
+        words = " ".join(_QUESTION.sub("", str(error)).split())
         if password := self._parameters.get("password"):
             words = words.replace(str(password), "***")
         remedy = "Check that it runs, that the address is right, and that the user may write"
@@ -314,7 +335,8 @@ class PostgresDatabase(ApartDatabase):
 
 def _is_away(error: BaseException | None) -> bool:
     """Whether a server was not reached, or said that it is starting or stopping."""
-    return isinstance(error, psycopg.OperationalError) and error.sqlstate in _AWAY
+    is_away = isinstance(error, psycopg.OperationalError) and error.sqlstate in _AWAY
+    return is_away and not _NOT_LET_IN.search(str(error))
 
 
 def _connect(settings: dict[str, Any]) -> _Connection:
@@ -323,8 +345,12 @@ def _connect(settings: dict[str, Any]) -> _Connection:
     return connection
 
 
-def _connect_writer(settings: dict[str, Any]) -> PostgresSession:
-    connect = partial(_connect, settings)
+def _connect_writer(settings: dict[str, Any], lock_class: int) -> PostgresSession:
+    def connect() -> _Connection:
+        connection = _connect(settings)
+        connection.execute("SELECT pg_advisory_lock_shared(%s, 0)", (lock_class,))
+        return connection
+
     return PostgresSession(connect(), connect)
 
 

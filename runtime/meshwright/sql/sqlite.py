@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from meshwright.core.errors import StoreFailed
-from meshwright.core.messages import new_id
+from meshwright.core.ids import new_id
 from meshwright.sql.database import Cursor, Job, Row, Session, Values, marks
 from meshwright.sql.folder import lock_folder, make_private, open_private
 from meshwright.sql.mark import Marker, refusal

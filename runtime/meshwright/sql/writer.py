@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from meshwright.core.clock import Backoff
+from meshwright.core.redaction import redact
 from meshwright.sql.database import Database, Job, Session, guarded
 
 logger = logging.getLogger("meshwright.store")
@@ -35,6 +36,7 @@ _SIZE = struct.Struct("<Q")
 _PIPE_BYTES = 1024 * 1024  # as much as a user may have: most groups go over in one go
 _YOUNG_OBJECTS = 50_000
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 1.0, 300.0  # before another process is started
+STEADY_SECONDS = 60.0  # after which a process counts as one that works: the next pause is the first again
 _FORMAT = 2  # of marshal: without references, which take time to find
 
 
@@ -54,6 +56,12 @@ class WriterProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._calls = self._answers = self.pid = -1
         self._group_id = b""  # of the group that is not answered
+        self._started_at = self._loop.time()
+
+    @property
+    def age_seconds(self) -> float:
+        """The time since it was started."""
+        return self._loop.time() - self._started_at
 
     def start(
         self, connect: Callable[[], Session], preloaded: Iterable[Any], held: Sequence[int] = ()
@@ -204,6 +212,8 @@ class ApartDatabase(Database):
         ended = self._process
         if isinstance(error, EOFError) and ended is not None:
             self._process = None
+            if ended.is_ready and ended.age_seconds >= STEADY_SECONDS:
+                self._pauses.reset()
             self._start_another("has ended")
             self._writer_ended(ended, jobs)
         elif jobs:
@@ -273,7 +283,7 @@ def main(calls: int, answers: int) -> None:
                 break  # its sender was killed before the write was reported as durable
             if session is None:
                 connect, _ = pickle.loads(data)  # noqa: S301 our own process: this imports what it will call
-                session = connect()
+                session = _connected(connect)
                 gc.freeze()
                 gc.set_threshold(_YOUNG_OBJECTS)
                 answer = marshal.dumps(((), None))
@@ -285,6 +295,15 @@ def main(calls: int, answers: int) -> None:
                 break
     if session is not None:
         session.close()
+
+
+def _connected(connect: Callable[[], Session]) -> Session:
+    try:
+        return connect()
+    except Exception as error:  # noqa: BLE001 whatever a driver raises: the mesh says what came of it
+        raise SystemExit(
+            f"the writer cannot open the store: {redact(' '.join(str(error).split()))}"
+        ) from None
 
 
 def _answer(session: Session, data: bytes) -> bytes:
