@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -15,21 +15,13 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 from meshwright.core import topics
 from meshwright.core.encoding import Struct, encode, is_deeper
 from meshwright.core.errors import HostError, InvalidInput, Overloaded, TooLarge
+from meshwright.core.ids import derived_id, new_id
 from meshwright.core.limits import DEADLINE_SECONDS
-from meshwright.core.messages import (
-    ENDED,
-    Caller,
-    Event,
-    Outcome,
-    Receipt,
-    Task,
-    TaskRequest,
-    derived_id,
-    new_id,
-)
+from meshwright.core.messages import ENDED, Caller, Event, Outcome, Receipt, Task, TaskRequest
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
 from meshwright.orchestration.tenants import Tenants
+from meshwright.trees.settings import WORKSPACE
 from meshwright.work.protocol import TaskKey
 from meshwright.work.record import unknown_task
 
@@ -82,6 +74,8 @@ def make_task(
         budgets=caller.budgets,
         on_empty=request.on_empty,
         after=request.after,
+        repository=request.repository or "",
+        outside=request.outside,
         timeout=request.timeout,
         deadline_at=now + timedelta(seconds=request.deadline or deadline_seconds),
         requested_by=caller.requested_by,
@@ -90,6 +84,14 @@ def make_task(
         idempotency_key=idempotency_key,
         created_at=now,
     )
+
+
+def check_repository(name: str, repositories: Collection[str]) -> None:
+    """Raise InvalidInput for a repository that the settings do not have."""
+    known = repositories or (WORKSPACE,)
+    if name not in known:
+        remedy = f"Name one of {', '.join(known)}, or add [trees.{name}] to mesh.toml"
+        raise InvalidInput(f"there is no repository {name!r}", remedy=remedy, field="repository")
 
 
 def _checked_payload(payload: dict[str, Any], limits: PayloadLimits) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from msgspec.structs import replace
 
 from meshwright.core.encoding import Struct
 from meshwright.core.errors import Conflict
-from meshwright.core.messages import Caller, Fault, ForkedFrom, Outcome, Task, new_id
+from meshwright.core.ids import new_id
+from meshwright.core.messages import Caller, Fault, ForkedFrom, Outcome, Task
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.orchestration.scoring import must_start_over
@@ -170,6 +171,7 @@ def fork_of(task: Task, plan: Forked, caller: Caller, now: datetime, deadline: f
         budgets_above=(),
         idempotency_key=None,
         parent=None,
+        family="",
         chain=(),
         generation=1,
         created_at=now,

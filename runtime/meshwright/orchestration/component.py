@@ -31,6 +31,8 @@ from meshwright.orchestration.tenants import Tenants
 from meshwright.roles import FRONT, ORCHESTRATION
 from meshwright.work.conversation import CONVERSATION, Conversation
 
+_TOOLSET_EVENTS = ("toolset.ready", "toolset.changed", "toolset.degraded")
+
 
 class OrchestrationComponent(Component):
     """Which agents are there, which of them gets a task, how many may be open, and the operations on them."""
@@ -72,6 +74,8 @@ class OrchestrationComponent(Component):
         )
         seconds = presence.heartbeat_seconds
         own = Presence(host, mesh.log, self._registry, self._registrations(), heartbeat_seconds=seconds)
+        # The states of toolsets are a part of how agents are shown.
+        host.listen(topics.MESH, lambda event: own.renew(self._registrations()), _TOOLSET_EVENTS)
         for thing in (self._registry, spending, tenants, admission, own):
             mesh.provide(thing)
         tasks = mesh.provide(Tasks(mesh))
@@ -82,7 +86,7 @@ class OrchestrationComponent(Component):
     def _registrations(self) -> list[Registration]:
         """How the agents and apps of this process make themselves known; the latter take no tasks."""
         mesh = self.mesh
-        agents = [bound.agent.registration() for bound in mesh.get(BoundAgents).values()]
+        agents = [bound.registration() for bound in mesh.get(BoundAgents).values()]
         own = [app for app in mesh.apps if mesh.role.runs(app)]
         return [*agents, *(Registration(agent_id=app, name=app, kind="system") for app in own)]
 

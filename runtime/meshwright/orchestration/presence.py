@@ -12,7 +12,8 @@ from meshwright.core import topics
 from meshwright.core.capability import Registration
 from meshwright.core.encoding import encode
 from meshwright.core.errors import NotFound
-from meshwright.core.messages import Event, Outcome, new_id
+from meshwright.core.ids import new_id
+from meshwright.core.messages import Event, Outcome
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.timers import every
@@ -145,6 +146,12 @@ class Presence:
         self._tasks = []
         await self._probes.close()
 
+    def renew(self, registrations: Sequence[Registration]) -> None:
+        """Change how the agents of this process are described; other processes learn it by the next beat."""
+        self.registrations = registrations
+        for registration in registrations:
+            self._registry.renew(registration)
+
     async def _beat(self) -> None:
         self._see_own()
         self._answer()
@@ -192,11 +199,17 @@ class Presence:
         elif event.event_type == "agent.heartbeat" and event.agent_id is not None:
             try:
                 self._registry.heartbeat(event.agent_id, event.time)
+                if event.payload:
+                    self._registry.renew(_registration_of(event.payload))
             except NotFound:  # it was there before this process
                 if event.payload:
                     self._register(event.payload)
 
     def _register(self, payload: Any) -> None:
-        registration = payload if isinstance(payload, Registration) else Registration.model_validate(payload)
+        registration = _registration_of(payload)
         if registration.agent_id not in {own.agent_id for own in self.registrations}:
             self._registry.register(registration)
+
+
+def _registration_of(payload: Any) -> Registration:
+    return payload if isinstance(payload, Registration) else Registration.model_validate(payload)

@@ -64,6 +64,13 @@ class Registry:
         self._members[registration.agent_id] = _Member(registration, self._clock.now())
         self._ranked.clear()
 
+    def renew(self, registration: Registration) -> None:
+        """Replace how an agent is described, and nothing that is known of it. Raises NotFound."""
+        member = self._member(registration.agent_id)
+        if member.registration != registration:
+            member.registration = registration
+            self._ranked.clear()
+
     def heartbeat(self, agent_id: str, at: datetime | None = None) -> None:
         """Note that an agent was seen, now or at that time. Raises NotFound where it is not registered."""
         member = self._member(agent_id)
@@ -191,7 +198,8 @@ class Registry:
         if capability is None:
             return None
         history = self._histories[agent_id, name]
-        return score_card(agent_id, capability, healthy=member.problem is None, history=history)
+        healthy = member.problem is None and name not in member.registration.unmet
+        return score_card(agent_id, capability, healthy=healthy, history=history)
 
     def _capability_of(self, agent_id: str, name: str | None) -> str:
         member = self._member(agent_id)
@@ -202,6 +210,9 @@ class Registry:
                 field="agent_id",
             )
         offered = [capability.name for capability in member.registration.capabilities]
+        offered.sort(
+            key=lambda capability: capability in member.registration.unmet
+        )  # those that are not first
         if name in offered:
             return name
         if name is None and offered:
@@ -225,7 +236,7 @@ class Registry:
             return NoAgentAvailable(
                 f"no agent has the capability {capability!r}", remedy=remedy, field="capability"
             )
-        reasons = "; ".join(_why_not(member, exclude) for member in having)
+        reasons = "; ".join(_why_not(member, capability, exclude) for member in having)
         return NoAgentAvailable(
             f"no agent is available for {capability!r}: {reasons}", remedy=_WHERE_TO_LOOK, field="capability"
         )
@@ -235,12 +246,14 @@ def _takes_tasks(member: _Member) -> bool:
     return member.registration.kind == "agent"
 
 
-def _why_not(member: _Member, exclude: Collection[str]) -> str:
+def _why_not(member: _Member, capability: str, exclude: Collection[str]) -> str:
     agent_id = member.registration.agent_id
     if agent_id in exclude:
         return f"{agent_id} has failed at it"
     if member.status == "offline":
         return f"{agent_id} is offline, last seen {member.last_seen:%Y-%m-%dT%H:%M:%SZ}"
+    if member.problem is None:
+        return f"{agent_id} has no tools for it: {member.registration.unmet.get(capability)}"
     return f"{agent_id} depends on what does not answer: {member.problem}"
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from meshwright.core.messages import ID_PATTERN
+from meshwright.core.ids import ID_PATTERN
 from meshwright.settings.forms import Size, Table
 
 TenantLimit = Literal["max_open_tasks", "tasks_per_minute", "calls_per_minute", "max_storage", "max_streams"]

@@ -20,6 +20,7 @@ from meshwright.core.messages import Caller, Outcome, Receipt, Task, TaskRequest
 from meshwright.core.tracing import TENANT, TRACE_NAME, GenAI
 from meshwright.events.answers import checked_answer, decided, denied_money, not_waiting
 from meshwright.events.audit import Audit, hashed
+from meshwright.events.filter import EventFilter
 from meshwright.events.inbox import Inbox
 from meshwright.ledger.keys import Keys, keys_required
 from meshwright.ledger.spending import Spending
@@ -29,6 +30,7 @@ from meshwright.orchestration.acceptance import (
     Admission,
     OutcomeWaiters,
     PayloadLimits,
+    check_repository,
     hash_of,
     make_task,
 )
@@ -38,7 +40,7 @@ from meshwright.run.limits import limits_of, step_timeout
 from meshwright.run.transcript import Transcript, transcripts
 from meshwright.work import Answer, Cancel
 from meshwright.work.protocol import Accept, Begin, Retry, TaskKey
-from meshwright.work.record import TaskView, read_entry, read_task, thread_ref
+from meshwright.work.record import RUN_STATE, TaskView, read_entry, read_task, thread_ref
 
 _SHOWN = {*TaskView.__struct_fields__} & {*Task.__struct_fields__} - {"limits", "timeout"}
 """The fields of a task that its view shows as they are."""
@@ -83,6 +85,8 @@ class Tasks:
                 await read_task(self._host, request.after, caller.tenant_id)
             except NotFound as error:
                 raise NotFound(error.message, remedy=error.remedy, field="after") from None
+        if request.repository is not None:
+            check_repository(request.repository, self._settings.trees)
         now, key = self._host.clock.now(), idempotency_key
         day = self._settings.agents.deadline_seconds
         task = make_task(
@@ -119,6 +123,7 @@ class Tasks:
             timeout=step_timeout(self._settings.agents.timeout_seconds, agent, task.timeout).seconds,
             limits=tuple(limit.fields for limit in limits),
             status=entry.status if entry is not None and entry.status != "queued" else record.status,
+            state=await self._state(task_id, tenant_id),
             attempts=tuple(record.attempts),
             waits=tuple(entry.waits) if entry is not None else (),
             code=entry.code if entry is not None else None,
@@ -126,6 +131,12 @@ class Tasks:
             parent_task_id=task.parent.task_id if task.parent else None,
             trace_id=task.traceparent.split("-")[1] if task.traceparent else None,
         )
+
+    async def _state(self, task_id: str, tenant_id: str) -> str | None:
+        wanted = EventFilter(
+            task_id=task_id, tenant_id=tenant_id, event_type=RUN_STATE, order="desc", limit=1
+        )
+        return next((str(event.fields.get("state")) for event in await self._log.query(wanted)), None)
 
     async def transcripts(self, task_id: str, tenant_id: str = "default") -> list[Transcript]:
         """The steps of a task, attempt by attempt. Raises NotFound."""

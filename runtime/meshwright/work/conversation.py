@@ -25,13 +25,17 @@ _EARLIER = 'The answer to the earlier request "{}":'
 
 
 class ThreadMessage(Struct):
-    """One message: what somebody asked, or an agent answered; of an open request a note instead."""
+    """One message: what somebody asked, or an agent answered; of an open request a note instead.
+
+    `outside` says that its run had read text from outside.
+    """
 
     role: Literal["user", "assistant"]
     content: str
     task_id: str = ""
     agent_id: str = ""
     is_open: bool = False
+    outside: bool = False
 
 
 class Said(Struct):

@@ -66,6 +66,8 @@ class Journal:
     ) -> None:
         self.ended: MeshError | None = None
         """Why the journal can't be followed: the run ends with that, whatever its code makes of it."""
+        self.outside = work.task.outside
+        """Whether the run has read text from outside by now."""
         self._host = host
         self._work = work
         self._earlier = Earlier(records, answers, work.waits, work.stream, kept, continued)
@@ -108,6 +110,13 @@ class Journal:
     def inside(self) -> OpenStep | None:
         """The step that the code is within."""
         return self._paths.here().step
+
+    def read_outside(self) -> None:
+        """Note that the run has read text from outside: a fact of the steps that the code is within."""
+        self.outside = True
+        if self.inside is not None:
+            for step in (self.inside, *self.inside.scope.steps_around()):
+                step.outside = True
 
     @property
     def pauses(self) -> int:
@@ -168,8 +177,7 @@ class Journal:
         """Begin the step that was opened, or give it the result that it had."""
         key, scope = opened.key, opened.scope
         if key.path in self._earlier.results:
-            opened.is_replayed, opened.result = True, await self._replayed(scope, key)
-            opened.totals = self._earlier.results[key.path].get("totals", {})
+            await self._replay(opened)
             return
         if key.path in self._earlier.waits:
             await self._check_replay(scope, key, self._earlier.waits[key.path].model_dump())
@@ -330,6 +338,13 @@ class Journal:
             raise self.ended
         return self._paths.next(kind, hash_of(request))
 
+    async def _replay(self, opened: OpenStep) -> None:
+        known = self._earlier.results[opened.key.path]
+        opened.is_replayed, opened.result = True, await self._replayed(opened.scope, opened.key)
+        opened.totals = known.get("totals", {})
+        if known.get("outside"):
+            self.read_outside()
+
     async def _replayed(self, scope: Scope, key: StepKey) -> Any:
         known = self._earlier.results[key.path]
         await self._check_replay(scope, key, known)
@@ -377,7 +392,7 @@ class Journal:
                 f"The agent's code has changed since task {self._work.task.task_id} started, and "
                 f"{answered.get('answered_by') or 'a person'} denied a restart{f': {why}' if why else ''}. "
                 "Nothing was repeated",
-                remedy="Submit a new task for what is still to be done",
+                remedy="Retry it with the former code, or submit a new task for what is still to be done",
             )
             raise self.ended
 

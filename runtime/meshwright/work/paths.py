@@ -77,6 +77,8 @@ class OpenStep:
         self.waits = 0
         """How many waits are open within it."""
         self.has_waited = False
+        self.outside = False
+        """Whether its result may have text from outside."""
         self.started_at: datetime | None = None
         """When this claim began to run it; None for one that is `paid`."""
         self.token: Token[tuple[Paths, Scope] | None] | None = None
@@ -125,6 +127,8 @@ class OpenStep:
             value["totals"] = self.totals
         if self.is_error:
             value["is_error"] = True
+        if self.outside:
+            value["outside"] = True
         return value
 
     def take_cut(self) -> int:

@@ -9,7 +9,8 @@ from msgspec import field
 from msgspec.structs import asdict
 
 from meshwright.core.encoding import Struct
-from meshwright.core.messages import Caller, Dispatch, Identifier, Outcome, Task, TaskCarrier, Usage
+from meshwright.core.ids import Identifier
+from meshwright.core.messages import Caller, Dispatch, Outcome, Task, TaskCarrier, Usage
 from meshwright.core.money import ZERO, Amount, exact
 from meshwright.kernel.envelope import ActorRef
 
@@ -124,7 +125,9 @@ class Claim(Struct):
     """A worker with a free slot asks for a task. `gone` names an owner that it knows to have ended.
 
     `code` is the digest of its agent's code. `has_stalled` says that the claim of that owner ended with its
-    process, or broke off, and finished no step; `reason` says why, where that is known.
+    process, or broke off, and finished no step; `reason` says why, where that is known. `is_settled` says
+    that the calls of models which that owner left behind are settled, so that the attempt may end, and
+    `changed` then that the attempt may have changed something.
     """
 
     task_id: str
@@ -133,6 +136,8 @@ class Claim(Struct):
     code: str | None = None
     has_stalled: bool = True
     reason: str = ""
+    is_settled: bool = False
+    changed: bool = False
 
 
 class Grant(Struct):
@@ -142,7 +147,9 @@ class Grant(Struct):
     how many in a row finished no step, this one included; `waits` are the steps that it waits for; `was_cut`
     says that the claim before this one ended with its process; `pauses` how often in a row it was parked.
     `seconds` is how long the run had worked before it waited, `usage` and `cost_usd` what its calls of
-    models had come to by then, None where a worker that is gone may have made more.
+    models had come to by then, None where a worker that is gone may have made more; `changed` whether it may
+    have changed something by then. One that `is_over` is not to be worked on: it ends with the next claim,
+    once the calls that its owner left behind are settled.
     """
 
     task_id: str
@@ -160,9 +167,19 @@ class Grant(Struct):
     seconds: float = 0.0
     usage: Usage = Usage()
     cost_usd: Amount | None = ZERO
+    changed: bool = False
+    is_over: bool = False
 
     def __post_init__(self) -> None:
         exact(self, "cost_usd", self.cost_usd)
+
+
+class EndedAttempt(Struct):
+    """An attempt at a task that ended before another one began: by which agent, and the name of its steps."""
+
+    attempt: int
+    agent_id: str
+    steps: str
 
 
 class Work(Grant, kw_only=True):
@@ -175,17 +192,13 @@ class Work(Grant, kw_only=True):
     dispatch: Dispatch
     continued: tuple[str, ...] = ()
     replaced: tuple[str, ...] = ()
+    taken_over: tuple[EndedAttempt, ...] = ()
+    """The attempts before it whose journals it does not go on with."""
 
     @classmethod
-    def of(
-        cls,
-        grant: Grant,
-        dispatch: Dispatch,
-        continued: tuple[str, ...] = (),
-        replaced: tuple[str, ...] = (),
-    ) -> Work:
-        """The work of a grant, once its task has been read."""
-        return cls(**asdict(grant), dispatch=dispatch, continued=continued, replaced=replaced)
+    def of(cls, grant: Grant, dispatch: Dispatch, **known: Any) -> Work:
+        """The work of a grant, once its task has been read; `known` are its other fields."""
+        return cls(**asdict(grant), dispatch=dispatch, **known)
 
     @property
     def task(self) -> Task:
@@ -235,13 +248,15 @@ class Suspend(Waiting):
     """The work gives up slot and claim until one of its waits is answered.
 
     `seconds` is what the run has had of its attempt's time, `usage` and `cost_usd` what all calls of models
-    in the attempt have come to, `pauses` how often in a row it was parked.
+    in the attempt have come to, `pauses` how often in a row it was parked; `changed` says that it may have
+    changed something.
     """
 
     pauses: int = 0
     seconds: float = 0.0
     usage: Usage = Usage()
     cost_usd: Amount | None = ZERO
+    changed: bool = False
 
     def __post_init__(self) -> None:
         exact(self, "cost_usd", self.cost_usd)

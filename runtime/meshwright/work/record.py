@@ -31,7 +31,7 @@ from meshwright.core.messages import (
 from meshwright.core.money import ZERO, Amount, exact
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
-from meshwright.work.protocol import Enqueue, Grant, TaskKey, Wait, WaitKind, Work, steps_stream
+from meshwright.work.protocol import EndedAttempt, Enqueue, Grant, TaskKey, Wait, WaitKind, Work, steps_stream
 
 NO_TASK = Raw(b"null")
 
@@ -173,7 +173,22 @@ class DispatchedTask(Struct):
         if dispatch is None or dispatch.task.generation != grant.generation:
             return None
         continued = journals_of(grant.task_id, self.attempts, grant.attempt)[:-1]
-        return Work.of(grant, dispatch, continued, self._replaced(grant.task_id, grant.attempt))
+        return Work.of(
+            grant,
+            dispatch,
+            continued=continued,
+            replaced=self._replaced(grant.task_id, grant.attempt),
+            taken_over=self._taken_over(grant.task_id, grant.attempt, continued),
+        )
+
+    def _taken_over(self, task_id: str, number: int, continued: Sequence[str]) -> tuple[EndedAttempt, ...]:
+        before = enumerate(self.attempts[: number - 1], start=1)
+        steps = {n: steps_stream(task_id, attempt.generation, n) for n, attempt in before}
+        return tuple(
+            EndedAttempt(attempt=n, agent_id=self.attempts[n - 1].agent_id, steps=name)
+            for n, name in steps.items()
+            if name not in continued
+        )
 
     def _replaced(self, task_id: str, number: int) -> tuple[str, ...]:
         """The steps of the attempts right before one, of the same agent, that could not follow theirs."""
@@ -186,8 +201,14 @@ class DispatchedTask(Struct):
         return tuple(dict.fromkeys(found))
 
 
+RUN_STATE = "run.state"
+"""The event of the state that a run says it is in."""
+
+
 class TaskView(Struct, kw_only=True):
     """A task, its attempts and its outcome, as clients see them. `waits`: what its run waits for now.
+
+    `state` is the last one that its run has named, such as `QA`, as far as the log has it.
 
     `limits` are those that hold for its run: each has the `limit`, its value (`most`), the `setting` that
     says so, and the type of the `event` that it is reached. `code` is the digest of its agent's code as the
@@ -198,6 +219,7 @@ class TaskView(Struct, kw_only=True):
     capability: str
     payload: dict[str, Any]
     status: TaskStatus
+    state: str | None = None
     attempts: tuple[Attempt, ...]
     waits: tuple[Wait, ...] = ()
     limits: tuple[dict[str, Any], ...] = ()
@@ -229,9 +251,9 @@ class Entry(Struct, frozen=False, omit_defaults=True):
     has its default value is not written. `claims` is how often it was claimed, `code` the
     digest of its agent's code at the first of them, `waits` what it waits for,
     `answers` how many answers its journal has; `has_news` that an answer came while it ran. `seconds`,
-    `usage` and `cost_usd` are as of its last wait; the cost is None once a worker that is gone may have made
-    calls since. `stalled_claims` counts the claims in a row, the one that runs included, that have neither
-    finished a step nor ended otherwise than with their process.
+    `usage`, `cost_usd` and `changed` are as of its last wait; the cost is None once a worker that is gone may
+    have made calls since. `stalled_claims` counts the claims in a row, the one that runs included, that have
+    neither finished a step nor ended otherwise than with their process.
     """
 
     task_id: str = ""
@@ -256,6 +278,7 @@ class Entry(Struct, frozen=False, omit_defaults=True):
     seconds: float = 0.0
     usage: Usage = Usage()
     cost_usd: Amount | None = ZERO
+    changed: bool = False
     cancelled: str | None = None
 
     def __post_init__(self) -> None:
@@ -283,6 +306,7 @@ class Entry(Struct, frozen=False, omit_defaults=True):
         except ValueError:
             self.cost_usd = None
             return
+        self.changed |= ended.changed
         self.usage = self.usage + ended.usage
         before, more = self.cost_usd, ended.cost_usd
         self.cost_usd = None if before is None or more is None else before + more
@@ -367,7 +391,7 @@ def unsuccessful(
     fault: Fault,
     now: datetime,
 ) -> Outcome:
-    """The outcome of an attempt that its agent did not end itself, with what its calls of models cost."""
+    """The outcome of an attempt that its agent did not end itself, with its cost and changes."""
     return Outcome(
         task_id=attempt.task_id,
         agent_id=agent_id,
@@ -377,6 +401,7 @@ def unsuccessful(
         error=fault,
         usage=attempt.usage,
         cost_usd=attempt.cost_usd,
+        changed=attempt.changed,
         completed_at=now,
         generation=attempt.generation,
         attempt=attempt.attempt,

@@ -14,7 +14,8 @@ from typing import Any
 from meshwright.core import topics
 from meshwright.core.encoding import Struct, encode, own_json
 from meshwright.core.errors import Overloaded
-from meshwright.core.messages import Event, Fault, Identifier, Outcome
+from meshwright.core.ids import Identifier
+from meshwright.core.messages import Event, Fault, Outcome
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.work.conversation import conversation_of
@@ -83,13 +84,20 @@ class AgentThread(Actor[ThreadState]):
 
     @turn
     def claim(self, turn: Turn, claim: Claim) -> Grant | None:
-        """Grant a task to a worker and raise the fence, or None where it is not to be had."""
+        """Grant a task to a worker and raise the fence, or None where it is not to be had.
+
+        One that ends here, and whose owner is gone, is granted as over first: its calls are to be settled.
+        """
         entry = self._entry(claim.task_id)
         if entry is None or not self._may_claim(entry, claim):
             return None
         was_cut = entry.status == "running"
         if was_cut:  # its journal may hold calls that were not reported
             entry.cost_usd = None
+            entry.changed |= claim.changed
+        is_broken = claim.has_stalled and entry.stalled_claims >= MAX_STALLED_CLAIMS
+        if was_cut and not claim.is_settled and (is_broken or entry.cancelled is not None):
+            return _grant_of(entry, claim, entry.claims, is_over=True)
         if entry.cancelled is not None:
             self._let_go(turn, entry)
             return None
@@ -108,23 +116,8 @@ class AgentThread(Actor[ThreadState]):
         entry.stalled_claims += 1
         known: dict[str, object] = {"owner": claim.owner, "code": claim.code}
         self._tell(turn, entry, "task.resumed" if again else "task.started", known)
-        return Grant(
-            task_id=entry.task_id,
-            generation=entry.generation,
-            attempt=entry.attempt,
-            capability=entry.capability,
-            fence=entry.fence,
-            owner=claim.owner,
-            journaled=again or entry.redriven,
-            claim=entry.claims - 1,
-            stalled_claims=entry.stalled_claims,
-            waits=tuple(wait.step for wait in entry.waits),
-            was_cut=was_cut,
-            pauses=entry.pauses,
-            seconds=entry.seconds,
-            usage=entry.usage,
-            cost_usd=entry.cost_usd,
-        )
+        journaled = again or entry.redriven
+        return _grant_of(entry, claim, entry.claims - 1, was_cut=was_cut, journaled=journaled)
 
     @turn
     def complete(self, turn: Turn, completed: Completed) -> bool:
@@ -164,6 +157,7 @@ class AgentThread(Actor[ThreadState]):
         if entry is None:
             return False
         entry.usage, entry.cost_usd, entry.seconds = suspend.usage, suspend.cost_usd, suspend.seconds
+        entry.changed = suspend.changed
         if entry.cancelled is not None:
             self._let_go(turn, entry)
             return True
@@ -468,6 +462,37 @@ class AgentThread(Actor[ThreadState]):
             tenant_id=self._tenant,
             idempotency_key=idempotency_key,
         )
+
+
+def _grant_of(
+    entry: Entry,
+    claim: Claim,
+    claims: int,
+    *,
+    was_cut: bool = True,
+    journaled: bool = True,
+    is_over: bool = False,
+) -> Grant:
+    """The grant of a task that was claimed so many times before."""
+    return Grant(
+        task_id=entry.task_id,
+        generation=entry.generation,
+        attempt=entry.attempt,
+        capability=entry.capability,
+        fence=entry.fence,
+        owner=claim.owner,
+        journaled=journaled,
+        claim=claims,
+        stalled_claims=entry.stalled_claims,
+        waits=tuple(wait.step for wait in entry.waits),
+        was_cut=was_cut,
+        pauses=entry.pauses,
+        seconds=entry.seconds,
+        usage=entry.usage,
+        cost_usd=entry.cost_usd,
+        changed=entry.changed,
+        is_over=is_over,
+    )
 
 
 class _Thread(Struct, kw_only=True):

@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 from meshwright.core import topics
 from meshwright.core.encoding import encode, too_large
 from meshwright.core.errors import Draining, HostError, MailboxFull, StoreFailed, TooLarge
+from meshwright.core.ids import new_id
 from meshwright.core.logs import log_about
-from meshwright.core.messages import ENDED, Event, Fault, Outcome, new_id
+from meshwright.core.messages import ENDED, Event, Fault, Outcome
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.work.earlier import has_steps
@@ -39,6 +40,11 @@ Runner = Callable[[ActorRef, Work, Journal], Awaitable[Completed]]
 """Runs a claimed task to its end. It never raises for what went wrong with the task: that is an outcome.
 
 It may raise `Suspended`; cancelled by `Stop`, it returns the outcome of a cancelled task.
+"""
+Settler = Callable[[ActorRef, Work], Awaitable[bool]]
+"""Settles the calls of models that claims of an attempt made which no run has ended.
+
+Returns whether the attempt may have changed something.
 """
 
 
@@ -76,10 +82,12 @@ class Worker:
         run: Runner,
         slots_of: Callable[[str], int],
         codes: Mapping[str, str] = MappingProxyType({}),
+        settle: Settler | None = None,
     ) -> None:
         self._host = host
         self._run = run
         self._codes = codes
+        self._settle = settle
         self.slots_of = slots_of
         """How many tasks of an agent run here at a time."""
         self._slots = SlotTable(slots_of)
@@ -318,6 +326,11 @@ class Worker:
             reason=self._held.pop(offer.key, offer.reason),
         )
         grant: Grant | None = await self._call(offer.ref, "claim", claim, offer.traceparent)
+        if grant is not None and grant.is_over:
+            if (changed := await self._settle_over(offer, grant)) is None:
+                return None
+            claim = claim.model_copy(update={"is_settled": True, "changed": changed})
+            grant = await self._call(offer.ref, "claim", claim, offer.traceparent)
         return None if grant is None else await self._read_task(offer.ref, grant)
 
     async def _has_stalled(self, offer: Offer) -> bool:
@@ -329,12 +342,11 @@ class Worker:
 
     async def _read_task(self, ref: ActorRef, grant: Grant) -> Work | None:
         """The work of a grant, with a copy of the task of its own; None where that is over, or unknown."""
-        record = await self._host.read(TaskKey(tenant_of(ref), grant.task_id).ref, DispatchedTask)
-        work = None if record is None else record.work(grant)
-        if work is not None and record.status not in ENDED:
+        status, work = await self._read_record(ref, grant)
+        if work is not None and status not in ENDED:
             return work
         if work is not None:  # at its deadline; that it is over came to the thread before its dispatch
-            await self._complete(ref, work, self._cancelled(work))
+            await self._complete(ref, work, self._cancelled(await self._settled(ref, work)))
             return None
         message = f"the mesh has no attempt {grant.attempt} of task {grant.task_id}, though it was dispatched"
         fault = Fault(type="NotFound", message=message)
@@ -343,6 +355,35 @@ class Worker:
             ref, "complete", Completed(task_id=grant.task_id, fence=grant.fence, outcome=outcome)
         )
         return None
+
+    async def _read_record(self, ref: ActorRef, grant: Grant) -> tuple[str, Work | None]:
+        record = await self._host.read(TaskKey(tenant_of(ref), grant.task_id).ref, DispatchedTask)
+        return ("", None) if record is None else (record.status, record.work(grant))
+
+    async def _settle_over(self, offer: Offer, grant: Grant) -> bool | None:
+        """Settle the calls of an attempt that is over; None where that has to be tried again later.
+
+        Returns whether it may have changed something.
+        """
+        try:
+            _, work = await self._read_record(offer.ref, grant)
+            return work is not None and (await self._settled(offer.ref, work)).changed
+        except HostError as error:
+            logger.warning("task %s ends once its calls can be settled: %s", offer.task_id, error)
+            loop = asyncio.get_running_loop()
+            loop.call_later(BROKEN_OFF_RETRY_SECONDS, self.signal, offer.ref, offer)
+            return None
+
+    async def _settled(self, ref: ActorRef, work: Work) -> Work:
+        """Settle the calls of an attempt; the work with whether it may have changed something."""
+        if self._settle is None:
+            return work
+        return work.model_copy(update={"changed": await self._settle(ref, work)})
+
+    async def _settle_cut(self, ref: ActorRef, work: Work) -> None:
+        """Settle the calls of a claim whose process ended, as far as this one did not make them again."""
+        if work.was_cut:
+            await self._settled(ref, work)
 
     def _is_own(self, owner: str) -> bool:
         """Whether that worker is or was this one, before it lost its lease."""
@@ -360,11 +401,13 @@ class Worker:
             completed = await self._ended(ref, work, running)
         except Suspended as suspended:
             suspend = suspended.suspend
+            await self._settle_cut(ref, work)
             try:
                 await self._call(ref, "suspend", suspend, traceparent)
             except TooLarge as error:
                 await self._call(ref, "complete", self._too_large(work, suspend, error), traceparent)
         else:
+            await self._settle_cut(ref, work)
             if running.stopped and completed.outcome.status == "failed":  # by an error that the stop led to
                 ended = completed.outcome.model_copy(update={"status": "cancelled", "error": _CANCELLED})
                 completed = completed.model_copy(update={"outcome": ended})
@@ -382,18 +425,21 @@ class Worker:
             await self._call(ref, "complete", self._too_large(work, outcome, error), traceparent)
 
     def _too_large(self, work: Work, ended: Outcome | Suspend, error: TooLarge) -> Completed:
-        spent = work.model_copy(update={"usage": ended.usage, "cost_usd": ended.cost_usd})
+        known = {"usage": ended.usage, "cost_usd": ended.cost_usd, "changed": ended.changed}
+        spent = work.model_copy(update=known)
         fault = Fault(type=error.code, message=str(error))
         outcome = unsuccessful("failed", spent, work.dispatch.agent_id, fault, self._host.clock.now())
         return Completed(task_id=work.task.task_id, fence=work.fence, outcome=outcome)
 
     async def _ended(self, ref: ActorRef, work: Work, running: Running) -> Completed:
         if running.stopped:
-            return self._cancelled(work)
+            return self._cancelled(await self._settled(ref, work) if work.was_cut else work)
         running.interruptible = True
         try:
             return await until_stopped(self._run_journaled(ref, work))
         except Stopped:  # where no run could say what its calls cost: before it began, or as it ended
+            running.interruptible = False
+            work = await self._settled(ref, work)
             return self._cancelled(work.model_copy(update={"cost_usd": None}))
         finally:
             running.interruptible = False
