@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from meshwright.core import topics
 from meshwright.core.encoding import Struct, kept
-from meshwright.core.messages import derived_id
+from meshwright.core.ids import derived_id
 from meshwright.core.money import PICO, ZERO, Amount, OnEmpty, exact
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
@@ -101,13 +101,14 @@ class LedgerEntry(Struct, omit_defaults=True, kw_only=True):
     room, and `until` (unix seconds) when it has ended for sure. Not settled by then, it is booked at its
     `estimate` (None: at the amount), and has a row in the ledger where the entry has its `origin`. One that
     `may_wait` is queued by `priority`, then by `since` (unix seconds). To settle, `amount` is what it cost,
-    nothing to release or to leave the queue; `estimated` where no server has counted it.
+    nothing to release or to leave the queue; `estimated` where no server has counted it. To close, `op` is
+    how those of an attempt begin that has ended: what they hold is booked at its estimate.
     """
 
-    kind: Literal["reserve", "settle"] = kept(default="reserve")
+    kind: Literal["reserve", "settle", "close"] = kept(default="reserve")
     op: str
-    call: str
-    amount: Amount
+    call: str = ""
+    amount: Amount = ZERO
     until: float = 0.0
     least: Amount | None = None
     may_wait: bool = False
@@ -141,7 +142,8 @@ class LedgerBatch(Struct):
 
 class ReservationResult(Struct, kw_only=True):
     """The answer to a reservation, of which `granted_usd` is reserved. `cut` are earlier tries of its step
-    whose end is not known, since their processes ended before. `denied` says who denied more money, and why.
+    whose end is not known, since their processes ended before. `usual_usd` is the usual cost of such calls,
+    where the account knows it. `denied` says who denied more money, and why.
 
     `over`: reserved although a soft budget has no room for it. `wait`: it is in the queue, since the money
     for it is reserved by others; `busy`: the same for a call that may not wait. `crowded`: refused because
@@ -154,10 +156,11 @@ class ReservationResult(Struct, kw_only=True):
     reserved_usd: Amount
     granted_usd: Amount = ZERO
     cut: tuple[str, ...] = ()
+    usual_usd: Amount | None = None
     denied: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("limit_usd", "spent_usd", "reserved_usd", "granted_usd"):
+        for name in ("limit_usd", "spent_usd", "reserved_usd", "granted_usd", "usual_usd"):
             exact(self, name, getattr(self, name))
 
 
@@ -213,8 +216,11 @@ class BudgetAccount(Actor[Balance]):
         for entry in batch.entries:
             if entry.kind == "reserve":
                 results.append(self._reserve(entry, account, turn.now.timestamp()))
-            else:
+            elif entry.kind == "settle":
                 self._settle(entry)
+            else:
+                self._record(turn, closed := self.state.close(entry.op))
+                self._reserved -= sum((held.amount for held in closed), ZERO)
         if not self.state.held:
             turn.wake_at(None)  # no call is left that may have been cut off
         self._notify(turn, account, results)
@@ -245,20 +251,22 @@ class BudgetAccount(Actor[Balance]):
     def _reserve(self, entry: LedgerEntry, account: Account, now: float) -> ReservationResult:
         state = self.state
         cut = state.cut_before(entry.op, entry.call) if entry.op in state.held or state.expired else ()
+        usual = None if entry.origin is None else state.usual.get(entry.origin.kind)
+        estimate = entry.estimate if usual is None else usual
         if entry.op in state.held:
-            state.claim(entry.op, entry.call, entry.estimate)
+            state.claim(entry.op, entry.call, estimate)
         if (held := state.try_of(entry.op, entry.call)) is not None:
-            return self._result("held", held.amount, cut)
+            return self._result("held", held.amount, cut, usual)
         state.queue.pop(entry.op, None)
         answer, granted = self._decide(entry, account)
         if len(state.held) >= MAX_HELD and answer in ("held", "over"):
             answer, granted = "wait" if entry.may_wait else "crowded", ZERO
         if state.denied and answer in ("wait", "busy"):
             answer = "refused"
-        result = self._result(answer, granted, cut)
+        result = self._result(answer, granted, cut, usual)
         if answer in ("held", "over"):
             state.held.setdefault(entry.op, []).append(
-                Reservation(entry.call, granted, entry.until, entry.estimate, entry.origin)
+                Reservation(entry.call, granted, entry.until, estimate, entry.origin)
             )
             self._reserved += granted
         elif answer == "wait":
@@ -317,6 +325,8 @@ class BudgetAccount(Actor[Balance]):
         if (held := state.try_of(entry.op, entry.call)) is not None:
             state.release(entry.op, held)
             self._reserved -= held.amount
+            if held.origin is not None and entry.amount and not entry.estimated:
+                state.learn(held.origin, entry.amount)
         elif (expired := state.expired.pop(entry.call, None)) is not None:
             state.spent -= expired.amount
             state.estimated -= expired.amount
@@ -336,7 +346,9 @@ class BudgetAccount(Actor[Balance]):
             topic = topics.MESH if origin.task_id is None else topics.TASK_PROGRESS
             turn.publish(topic, MODEL_CALLED, cut.payload(), **ids)
 
-    def _result(self, answer: _Answer, granted: Decimal, cut: tuple[str, ...]) -> ReservationResult:
+    def _result(
+        self, answer: _Answer, granted: Decimal, cut: tuple[str, ...], usual: Decimal | None
+    ) -> ReservationResult:
         return ReservationResult(
             answer=answer,
             limit_usd=self._limit,
@@ -344,6 +356,7 @@ class BudgetAccount(Actor[Balance]):
             reserved_usd=self._reserved,
             granted_usd=granted,
             cut=cut,
+            usual_usd=usual,
             denied=self.state.denied,
         )
 

@@ -10,12 +10,17 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel
 
 from meshwright.core.encoding import Struct, kept
-from meshwright.core.money import ZERO, Amount
+from meshwright.core.ids import derived_id
+from meshwright.core.money import ZERO, Amount, fit
 from meshwright.models.port import ModelRequest
 
 OPENED = "budget.opened"
 _MAX_EXPIRED = 100  # reservations whose time is over, and whose cost may still become known
 _CLAIMED_SECONDS = 600.0  # that a call stays reserved whose time is over, for the step that makes it again
+
+_MAX_KINDS = 50  # of calls, whose usual cost is known
+_KIND_CHARS = 10
+_SHARE_OF_LAST = 10  # the last call counts as this part of the usual cost
 
 _OF_CONTEXT = ("tenant_id", "task_id", "thread_id", "step", "attempt")
 _OF_CALL = ("user", "tenant_id", "group", "tags", "thread_id", "step", "attempt")
@@ -40,6 +45,11 @@ class CallOrigin(Struct, omit_defaults=True):
         """The origin of a request."""
         fields = {name: getattr(request.context, name) for name in _OF_CONTEXT}
         return cls(user=request.user, group=request.model, tags=request.tags, **fields)
+
+    @property
+    def kind(self) -> str:
+        """Its kind of calls, which cost about the same: those of an agent, of a group, with some tags."""
+        return derived_id(self.user, self.group, *self.tags)[:_KIND_CHARS]
 
     def of_call(self) -> dict[str, Any]:
         """Its fields of a `Call`."""
@@ -87,7 +97,8 @@ class Balance(BaseModel):
     `estimated` is the part of what is spent that is estimated; `raised` is added to the limit. `held` are the
     tries of each op that are not settled, the last of them the one that may be under way.
     `expired` are the last reservations, by call, that counted as spent when their time was over: a run that
-    is resumed later may find in its journal what they did cost.
+    is resumed later may find in its journal what they did cost. `usual` is the mean cost of the last calls of
+    a kind, of those whose row the account publishes.
     """
 
     since: datetime | None = None
@@ -97,6 +108,7 @@ class Balance(BaseModel):
     held: dict[str, list[Reservation]] = {}
     queue: dict[str, Queued] = {}
     expired: dict[str, _Expired] = {}
+    usual: dict[str, Amount] = {}
     notified: list[str] = []
     denied: str = ""
 
@@ -139,18 +151,33 @@ class Balance(BaseModel):
         If its step has asked again, the usual cost of such calls stays reserved for some time more.
         """
         over = [(op, held) for op, tries in self.held.items() for held in tries if held.until <= now]
+        booked: list[Reservation] = []
         for op, held in over:
-            self.release(op, held)
             if held.is_claimed and (until := held.until + _CLAIMED_SECONDS) > now:
+                self.release(op, held)
                 waits = {"amount": held.booked, "until": until, "is_claimed": False}
                 self.held.setdefault(op, []).insert(0, replace(held, **waits))
-                continue
-            self.spent += held.booked
-            self.estimated += held.booked
-            self.expired[held.call] = _Expired(op, held.booked)
-        for call in list(self.expired)[:-_MAX_EXPIRED]:
-            del self.expired[call]
-        return [held for _, held in over if held.call in self.expired]
+            else:
+                booked.append(self._book_estimate(op, held))
+        return booked
+
+    def close(self, attempt: str) -> list[Reservation]:
+        """Count what the calls of an attempt hold that has ended as spent, and return it."""
+        left = [(op, held) for op, tries in self.held.items() for held in tries if op.startswith(attempt)]
+        return [self._book_estimate(op, held) for op, held in left]
+
+    def holds(self, attempt: str) -> bool:
+        """Whether a call of an attempt is reserved."""
+        return any(op.startswith(attempt) for op in self.held)
+
+    def _book_estimate(self, op: str, held: Reservation) -> Reservation:
+        self.release(op, held)
+        self.spent += held.booked
+        self.estimated += held.booked
+        self.expired[held.call] = _Expired(op, held.booked)
+        if len(self.expired) > _MAX_EXPIRED:
+            del self.expired[next(iter(self.expired))]
+        return held
 
     def try_of(self, op: str, call: str) -> Reservation | None:
         """The reservation of one try of an op."""
@@ -173,6 +200,13 @@ class Balance(BaseModel):
         """The tries of an op before a call whose end is not known: some are booked, some still held."""
         over = [earlier for earlier, expired in self.expired.items() if expired.op == op]
         return (*over, *[held.call for held in self.held.get(op, ()) if held.call != call])
+
+    def learn(self, origin: CallOrigin, cost: Decimal) -> None:
+        """Note what a call did cost that was answered."""
+        before = self.usual.pop(origin.kind, cost)
+        self.usual[origin.kind] = fit(before + (cost - before) / _SHARE_OF_LAST)
+        if len(self.usual) > _MAX_KINDS:
+            del self.usual[next(iter(self.usual))]
 
     def knows(self, op: str, call: str) -> bool:
         """Whether what a call did cost can still be booked."""

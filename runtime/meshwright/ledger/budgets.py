@@ -12,8 +12,9 @@ from functools import partial
 from msgspec.structs import replace as replace_fields
 
 from meshwright.core import topics
-from meshwright.core.errors import HostError, ModelError
-from meshwright.core.messages import Event, Plain, derived_id, new_id
+from meshwright.core.errors import ModelError
+from meshwright.core.ids import derived_id, new_id
+from meshwright.core.messages import Event, Plain
 from meshwright.core.money import ZERO, Amount, Budget, OnEmpty
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.account import (
@@ -36,6 +37,7 @@ from meshwright.ledger.charging import (
     check_budgets,
     is_seen_by,
     only_key,
+    owner_of,
     words_for,
 )
 from meshwright.ledger.estimates import Estimates
@@ -81,7 +83,8 @@ class Hold:
 class BudgetView(Plain):
     """An account as clients see it. `renews_at` is None where it never does.
 
-    `estimated_usd` is the part of what is spent that is estimated.
+    `estimated_usd` is the part of what is spent that is estimated. `tenant_id` is the tenant whose calls it
+    counts, None for those of all.
     """
 
     budget: str
@@ -95,6 +98,7 @@ class BudgetView(Plain):
     reserved_usd: Amount
     renews_at: datetime | None
     on_empty: OnEmpty = "fail"
+    tenant_id: str | None = None
 
 
 class Budgets:
@@ -134,7 +138,7 @@ class Budgets:
         if limiter is not None:
             await limiter.prepare()
         op = _op_of(request)
-        op = new_id() if op in self._under_way else op
+        op = f"{op}/{new_id()}" if op in self._under_way else op
         call = new_id()
         try:
             hold = await self._reserve(Hold(request, op, call), budgets, upper_bound, limiter)
@@ -146,7 +150,7 @@ class Budgets:
             cheaper = _downgraded(request, hold.cheaper_tag)
             if cheaper is request:
                 return hold
-            self.settle(hold, ZERO)
+            self.release(hold)
         return await self._reserve(Hold(cheaper, op, call), budgets, upper_bound, limiter)
 
     async def _current(self) -> tuple[Budget, ...]:
@@ -175,6 +179,11 @@ class Budgets:
             self.book([settled.call])
         return settled
 
+    def release(self, hold: Hold) -> None:
+        """Release what is reserved for a call that was not made, at once: no journal will have it."""
+        self.settle(hold, ZERO)
+        self.book([hold.call])
+
     def book(self, calls: Iterable[str]) -> None:
         """Book what these calls cost, those of them that are not booked yet."""
         for call in calls:
@@ -188,15 +197,11 @@ class Budgets:
         for call in calls:
             self._deferred.pop(call, None)
 
-    def is_over(self, hold: Hold) -> bool:
-        """Whether the time of a reservation is over: its call may count as cut off by now."""
-        return bool(hold.accounts) and hold.until <= self._host.clock.now().timestamp()
-
     async def recover(self, user: str, context: CallContext, settlements: Iterable[Settlement]) -> None:
         """Book those settlements of a task's earlier calls that a worker could not book before it ended.
 
-        An account that counted them as spent when their time was over, in the same window, corrects that. One
-        that cannot be asked counts what it holds as spent when its time is over.
+        An account that counted them as spent when their time was over, in the same window, corrects that.
+        Raises HostError where one cannot be asked.
         """
         budgets = await self._current()
         by_account: dict[Account, list[Settlement]] = {}
@@ -205,17 +210,27 @@ class Budgets:
             for account in accounts_of(request, budgets):
                 by_account.setdefault(account, []).append(settled)
         for account, of_account in by_account.items():
-            try:
-                state = await self._host.read(account.ref)
-            except HostError as error:
-                _logger.warning("Calls may stay reserved in %s: %s", account.id, error)
-                continue
+            state = await self._host.read(account.ref)
             for settled in of_account:
                 if isinstance(state, Balance) and state.knows(settled.op, settled.call):
                     self._client(account).settle(settled)
 
+    async def close(self, user: str, context: CallContext, tags: tuple[str, ...]) -> None:
+        """Book what calls of an attempt, with any of these tags, still hold: no process lives to end them.
+
+        Each counts as what such calls cost as a rule. One that ends after all is booked as what it did cost.
+        Durable when this returns. Raises HostError.
+        """
+        attempt, budgets = _attempt_of(user, context), await self._current()
+        cheaper = [budget.cheaper_tag or _CHEAPER for budget in (*budgets, *context.budgets)]
+        request = ModelRequest(messages=(), tags=(*tags, *cheaper), user=user, context=context)
+        for account in accounts_of(request, budgets):
+            state = await self._host.read(account.ref)
+            if isinstance(state, Balance) and state.holds(attempt):
+                await self._client(account).close(attempt)
+
     async def booked(self, calls: Collection[str]) -> None:
-        """Return once what these calls cost is booked, or cannot be: an account cannot be reached."""
+        """Return once what these calls cost is booked. Raises HostError where an account is away."""
         for client in list(self._clients.values()):
             await client.booked(calls)
 
@@ -314,9 +329,9 @@ class Budgets:
                     cheaper_tag = cheaper_tag or account.cheaper_tag
                 granted = min(granted, result.granted_usd)
                 cut |= dict.fromkeys(result.cut)
-                entry = replace_fields(entry, origin=None)  # the first account publishes the row
+                entry = _learned(entry, result, request, limiter)
         except BaseException:  # also cancelled: whatever may have been reserved is released
-            self.settle(replace(hold, accounts=tuple(asked)), ZERO)
+            self.release(replace(hold, accounts=tuple(asked)))
             raise
         waited = clock.monotonic() - began
         if waited > 0:
@@ -354,6 +369,7 @@ class Budgets:
             reserved_usd=balance.reserved,
             renews_at=renews_at(account.window, now),
             on_empty=account.on_empty,
+            tenant_id=owner_of(account),
         )
 
 
@@ -362,8 +378,13 @@ def _op_of(request: ModelRequest) -> str:
     context = request.context
     if context.task_id is None:
         return new_id()
-    where = context.task_id, context.generation, context.attempt, context.path or context.step
-    return derived_id("call", request.user, context.tenant_id, *map(str, where))
+    return f"{_attempt_of(request.user, context)}{context.path or context.step}"
+
+
+def _attempt_of(user: str, context: CallContext) -> str:
+    """The beginning of the ids of all reservations of an attempt."""
+    where = context.task_id, context.generation, context.attempt
+    return derived_id("call", user, context.tenant_id, *map(str, where)) + "/"
 
 
 def _reservation(hold: Hold, amount: Decimal, estimate: Decimal | None, now: datetime) -> LedgerEntry:
@@ -378,6 +399,18 @@ def _reservation(hold: Hold, amount: Decimal, estimate: Decimal | None, now: dat
         estimate=estimate,
         origin=CallOrigin.of(hold.request),
     )
+
+
+def _learned(
+    entry: LedgerEntry, result: ReservationResult, request: ModelRequest, limiter: Estimates | None
+) -> LedgerEntry:
+    """The entry for the next account: the first publishes the row, and may say what such calls cost."""
+    usual = result.usual_usd
+    if usual is None:
+        return replace_fields(entry, origin=None)
+    if limiter is not None:
+        limiter.note_usual(request, usual)
+    return replace_fields(entry, origin=None, estimate=usual)
 
 
 def _downgraded(request: ModelRequest, cheaper_tag: str | None) -> ModelRequest:

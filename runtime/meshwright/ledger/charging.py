@@ -21,7 +21,8 @@ from meshwright.core.errors import (
     NotFound,
     StoreUnavailable,
 )
-from meshwright.core.messages import Event, TaskBudget, new_id
+from meshwright.core.ids import new_id
+from meshwright.core.messages import Event, TaskBudget
 from meshwright.core.money import Budget
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.account import (
@@ -43,6 +44,7 @@ EVERY = "*"
 _MAX_ENTRIES = 500  # of one turn
 _MAX_QUEUED = 20  # calls that one worker keeps in an account's queue; its others wait behind them
 PAUSES_SECONDS = (0.1, 0.4, 1.6)  # before an account that cannot be reached is asked again
+_UNBOOKED_SECONDS = 5.0  # and after them, before it is told again what calls did cost
 
 
 def accounts_of(request: ModelRequest, budgets: Iterable[Budget]) -> tuple[Account, ...]:
@@ -167,13 +169,17 @@ def words_for(account: Account) -> str:
     return account.budget if account.scope == "mesh" else f"{account.budget} --of {account.owner_key}"
 
 
-def is_seen_by(account: Account, tenant_id: str) -> bool:
-    """Whether a tenant sees an account: its own, and those of all."""
+def owner_of(account: Account) -> str | None:
+    """The tenant whose calls an account counts; None: those of all."""
     if account.scope in ("task", "thread") and not account.inline:
         owner, separator, _ = account.key.rpartition(":")
-        return (owner if separator else DEFAULT_TENANT) == tenant_id
-    owner = account.key if account.scope == "tenant" else account.tenant_id
-    return owner is None or owner == tenant_id
+        return owner if separator else DEFAULT_TENANT
+    return account.key if account.scope == "tenant" else account.tenant_id
+
+
+def is_seen_by(account: Account, tenant_id: str) -> bool:
+    """Whether a tenant sees an account: its own, and those of all."""
+    return owner_of(account) in (None, tenant_id)
 
 
 # Booking: entries share turns
@@ -201,6 +207,7 @@ class AccountClient:
         self._pending: list[_Pending] = []
         self._booking: list[_Pending] = []
         self._queue: dict[str, _Pending] = {}
+        self._unbooked: list[_Pending] = []
         self._work: asyncio.Task[None] | None = None
         self._beat: asyncio.Task[None] | None = None
         self._next_beat: datetime | None = None
@@ -231,7 +238,7 @@ class AccountClient:
                 self._leave(entry.op)
 
     def settle(self, settled: Settlement) -> None:
-        """Settle soon; no caller has to wait. Unbooked, it counts as spent when its time is over."""
+        """Settle soon, and again and again where the account cannot be reached; no caller has to wait."""
         known = {"op": settled.op, "call": settled.call, "amount": settled.amount}
         self._put(_Pending(LedgerEntry(kind="settle", estimated=settled.estimated, **known)))
 
@@ -245,15 +252,28 @@ class AccountClient:
                 elsewhere.append(op)
         return elsewhere
 
+    async def close(self, attempt: str) -> None:
+        """Book what the calls of an attempt hold, after all that is to be booked before it.
+
+        Raises HostError where the account cannot be reached.
+        """
+        closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._put(_Pending(LedgerEntry(kind="close", op=attempt), booked=closed))
+        await asyncio.shield(closed)
+
     async def booked(self, calls: Collection[str]) -> None:
-        """Return once the settlements of these calls are booked, or cannot be."""
+        """Return once the settlements of these calls are booked.
+
+        Raises HostError where the account cannot be reached.
+        """
+        self._book_unbooked()
         waits: list[asyncio.Future[None]] = []
         for pending in (*self._booking, *self._pending):
             if pending.entry.kind == "settle" and pending.entry.call in calls:
                 pending.booked = pending.booked or asyncio.get_running_loop().create_future()
                 waits.append(pending.booked)
         if waits:
-            await asyncio.wait(waits)
+            await asyncio.gather(*map(asyncio.shield, waits))
 
     async def settled(self) -> None:
         """Return once everything is booked."""
@@ -285,8 +305,7 @@ class AccountClient:
         del self._queue[op]
         if not self._queue:
             self._stop_beat()
-            if self._work is None:
-                self._on_idle(self)
+            self._rest()
 
     def _stop_beat(self) -> None:
         if self._beat is not None:
@@ -329,28 +348,43 @@ class AccountClient:
             try:
                 reply = await self._book(tuple([pending.entry for pending in batch]))
             except Exception as error:  # noqa: BLE001 the caller that waits for a result gets it, whatever it is
-                self._fail(reservations, len(batch) - len(reservations), error)
+                self._fail(batch, error)
                 continue
             finally:
                 self._booking = []
-                for pending in batch:
-                    if pending.booked is not None:
-                        pending.booked.set_result(None)
+            for pending in batch:
+                if pending.booked is not None:
+                    pending.booked.set_result(None)
             for pending, result in zip(reservations, reply.results, strict=True):
                 self._deliver(pending, result)
             announce(self._host, self.account, self.wake(reply.ready))
             self._ask_front()
         self._work = None
-        if not self._queue:
+        self._rest()
+
+    def _rest(self) -> None:
+        if self._work is None and not (self._queue or self._unbooked):
             self._on_idle(self)
 
-    def _fail(self, reservations: Sequence[_Pending], lost: int, error: Exception) -> None:
-        for pending in reservations:
-            if pending.result is not None and not pending.result.done():
-                pending.result.set_exception(error)
-        if lost:
-            level = logging.WARNING if isinstance(error, HostError) else logging.ERROR
-            _logger.log(level, "%d calls stay reserved in %s: %s", lost, self.account.id, error)
+    def _fail(self, batch: Sequence[_Pending], error: Exception) -> None:
+        for pending in batch:
+            for waiting in (pending.result, pending.booked):
+                if waiting is not None and not waiting.done():
+                    waiting.set_exception(error)
+        settlements = [pending for pending in batch if pending.entry.kind == "settle"]
+        if not settlements:
+            return
+        level = logging.WARNING if isinstance(error, HostError) else logging.ERROR
+        if isinstance(error, HostError):
+            self._unbooked += [_Pending(pending.entry) for pending in settlements]
+            asyncio.get_running_loop().call_later(_UNBOOKED_SECONDS, self._book_unbooked)
+        _logger.log(level, "%d calls stay reserved in %s: %s", len(settlements), self.account.id, error)
+
+    def _book_unbooked(self) -> None:
+        again = self._unbooked[:]
+        self._unbooked.clear()
+        for pending in again:
+            self._put(pending)
 
     def _deliver(self, pending: _Pending, result: ReservationResult) -> None:
         if pending.result is None or pending.result.done():

@@ -33,9 +33,10 @@ if TYPE_CHECKING:
     from meshwright.ledger.proxy import LiteLLMProxy
 
 ResultT = TypeVar("ResultT")
-_KEYS = ["agent", "tag", "model", "task", "tenant"]
+_KEYS = ["agent", "tag", "model", "prompt", "task", "tenant"]
 _WHERE_ANY = ("cached_tokens", "estimated_usd", "reserved_usd", "saved_usd")  # columns without zeros alone
-_NOBODY = {"tag": "(no tag)", "task": "(no task)", "model": "(no answer)"}
+_NOBODY = {"tag": "(no tag)", "task": "(no task)", "model": "(no answer)", "prompt": "(no prompt)"}
+_TITLES = {"prompt": "version"}  # beside the tokens of the prompt
 budgets = group_of(BUDGETS)
 
 
@@ -148,7 +149,7 @@ def costs(
 ) -> None:
     """Sum up what model calls cost.
 
-    Agent, conversation and model are those of the call; all other filters are of its task.
+    Agent, conversation, model and prompt are those of the call; all other filters are of its task.
 
     With --proxy: the proxy reports per agent from a given UTC day, and per tag for all time only.
     """
@@ -181,8 +182,11 @@ def costs_table(found: Document) -> str:
     total = found["total"]
     columns = (
         *([Column(f"{found['bucket']} (UTC)", "time", _bucket)] if found.get("bucket") else ()),
-        Column(by, "key", partial(_key, by), cut=4, least=16),
-        *(Column(other, "key2", partial(_key2, other), cut=5, least=16) for other in others),
+        Column(_TITLES.get(by, by), "key", partial(_key, by), cut=4, least=16),
+        *(
+            Column(_TITLES.get(other, other), "key2", partial(_key2, other), cut=5, least=16)
+            for other in others
+        ),
         Column("calls", "calls", _count),
         Column("prompt", "prompt_tokens", _count, cut=3, least=12),
         Column("cached", "cached_tokens", _count, cut=1),

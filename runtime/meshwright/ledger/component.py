@@ -12,13 +12,14 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from functools import partial
 from operator import attrgetter
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from meshwright.agent import AgentTypes
 from meshwright.component import Actors, Component
 from meshwright.core import topics
 from meshwright.core.errors import HostError, InvalidInput, MeshError, ModelError, TooLarge
-from meshwright.core.messages import Event, Usage, new_id
+from meshwright.core.ids import new_id
+from meshwright.core.messages import Event, Usage
 from meshwright.core.money import ZERO, reported_cost
 from meshwright.events.projections import Projection
 from meshwright.kernel.runtime import Runtime
@@ -209,6 +210,7 @@ class Accounted(Wrapper):
         cost, usage, source = self._lost(hold, meter, error)
         settled = self.budgets.settle(hold, cost, estimated=source == "estimated")
         if _attempts_of(error) == 0:
+            self.budgets.book([hold.call])  # no journal will have it
             return None
         return Call(
             **_known_of(hold.request, hold.call),
@@ -220,18 +222,14 @@ class Accounted(Wrapper):
             error=error.code if isinstance(error, MeshError) else type(error).__name__,
             reason=error.message if isinstance(error, ModelError) else None,  # others may hold a key
             latency_ms=ms,
-            late=self._late(hold),
             settlement=settled,
         )
 
     def _answered(self, hold: Hold, reply: ModelReply, settled: Settlement | None) -> Call:
         known = dict(zip(_OF_REPLY, _of_reply(reply), strict=True))
         tools = tuple([call.name for call in reply.tool_calls])
-        known |= {"tool_calls": tools, "late": self._late(hold), "settlement": settled}
+        known |= {"tool_calls": tools, "settlement": settled}
         return Call(**_known_of(hold.request, hold.call), **known)
-
-    def _late(self, hold: Hold) -> Literal[True] | None:
-        return True if self.budgets.is_over(hold) else None
 
     def _lost(self, hold: Hold, meter: _StreamMeter, error: BaseException) -> _Lost:
         """The likely cost and usage of a call that ended without a reply.

@@ -19,7 +19,9 @@ from meshwright.core.messages import Event, Plain, Usage
 from meshwright.core.money import ZERO, Amount, from_pico, pico, reported_cost
 from meshwright.events.filter import TaskFilter, seconds
 from meshwright.events.log import EventLog
+from meshwright.events.tasks import RECORDS_PRUNED, by_pruning, pruned_tasks
 from meshwright.ledger.account import ACCOUNT
+from meshwright.ledger.cost_sums import FIGURES, MILLION, all_calls, clear_sums, sum_up, whole_part
 from meshwright.models.port import MODEL_CALLED
 from meshwright.sql.database import Session
 
@@ -40,12 +42,12 @@ _TEXTS = {
 
 COLUMNS = (
     *("seq", "time", "task_id", "tenant_id", "agent_id", "model_group", "tags", "cost_pico", "saved_pico"),
-    *("cache_hit", "attempts", "attempt", "step", "latency_ms", *_TOKENS, *_TEXTS),
+    *("cache_hit", "attempts", "attempt", "step", "latency_ms", "prompt", *_TOKENS, *_TEXTS),
 )
 
 _CALL_ID, _OUTCOME = COLUMNS.index("call_id"), COLUMNS.index("outcome")
 
-Key = Literal["agent", "tag", "model", "task", "tenant"]
+Key = Literal["agent", "tag", "model", "prompt", "task", "tenant"]
 KEYS: tuple[Key, ...] = get_args(Key)
 BY_PATTERN = "^({0})(,({0}))?$".format("|".join(KEYS))
 """The form of keys that costs are summed by: one, or two with a comma between."""
@@ -53,31 +55,19 @@ Bucket = Literal["hour", "day"]
 _BUCKET_SECONDS: dict[Bucket, int] = {"hour": 3600, "day": 86_400}
 _MAX_KEYS = 500  # listed of one sum
 _MAX_POINTS = 5_000  # listed of a series
-MILLION = 1_000_000  # picodollars are added up in two parts, since SQLite's sum of them may not hold
 
 _GROUPS: dict[Key, str] = {
     "agent": "agent_id",
     "model": "nullif(model, '')",
+    "prompt": "prompt",
     "task": "task_id",
     "tenant": "tenant_id",
 }
 """The key of each way to sum."""
 
-_ESTIMATED = "WHERE cost_source = 'estimated'"
-_SUMS = (
-    "count(*)",
-    "count(*) FILTER (WHERE outcome <> 'ok')",
-    "coalesce(sum(cache_hit), 0)",
-    "coalesce(sum(prompt_tokens), 0)",
-    "coalesce(sum(cached_tokens), 0)",
-    "coalesce(sum(completion_tokens), 0)",
-    "count(*) FILTER (WHERE cost_pico IS NULL)",
-    f"sum(cost_pico / {MILLION})",
-    f"sum(cost_pico % {MILLION})",
-    f"coalesce(sum(cost_pico / {MILLION}) FILTER ({_ESTIMATED}), 0)",
-    f"coalesce(sum(cost_pico % {MILLION}) FILTER ({_ESTIMATED}), 0)",
-    f"coalesce(sum(saved_pico / {MILLION}), 0)",
-    f"coalesce(sum(saved_pico % {MILLION}), 0)",
+_SUMS = tuple(
+    f"sum({name})" if name.startswith("cost_") else f"coalesce(sum({name}), 0)"  # of a cost NULL: unknown
+    for name in (f"calls.{figure}" if figure == "calls" else figure for figure in FIGURES)
 )
 _MAX_LAST = 1_000
 _LAST_ANSWERED = (
@@ -96,11 +86,7 @@ def row_of(event: Event, time: float) -> tuple[Any, ...]:
     Each field is taken for itself, whatever the others hold: one that is not of its type, or absurd, counts
     as missing. They are read by hand, since a model that checks them all would be half the cost of a row.
     """
-    return _row_of(event, fields_of(event.payload), time)
-
-
-def _row_of(event: Event, fields: Mapping[str, Any], time: float) -> tuple[Any, ...]:
-    get = fields.get
+    get = fields_of(event.payload).get
     count = fields_of(get("usage")).get
     return (
         event.seq,
@@ -117,6 +103,7 @@ def _row_of(event: Event, fields: Mapping[str, Any], time: float) -> tuple[Any, 
         _count(get("attempt"), None),
         _count(get("step"), None),
         _latency(get("latency_ms", get("duration_ms"))),
+        _short_version(get("prompt")),
         *[_count(count(name), 0) for name in _TOKENS],
         *[_text(get(name), default) for name, default in _TEXTS.items()],
     )
@@ -135,6 +122,11 @@ def fields_of(value: Any) -> dict[str, Any]:
 
 def _text(value: Any, default: str | None) -> str | None:
     return value if isinstance(value, str) and value else default
+
+
+def _short_version(value: Any) -> str | None:
+    """The version of a prompt without its place, which changes with each commit."""
+    return _text(value.partition(" ")[0], None) if isinstance(value, str) else None
 
 
 def _count(value: Any, default: int | None) -> int | None:
@@ -161,7 +153,7 @@ def _json(tags: tuple[str, ...]) -> str:
 
 
 class Cost(Plain):
-    """The costs of one agent, tag, model, task or tenant; `key` is None where they name none.
+    """The costs of one agent, tag, model, prompt, task or tenant; `key` is None where they name none.
 
     `key2` is the second key, where costs are summed by two; `time` is when the bucket of a series begins.
     By task and agent, `estimate_usd` is the median of the agent's last tasks that succeeded.
@@ -206,39 +198,51 @@ class Costs(Plain):
 
 
 class CallProjection:
-    """The table `calls`."""
+    """The tables `calls` and `call_sums`."""
 
     name = "calls"
-    version = 1
-    event_types: Collection[str] = (MODEL_CALLED,)
+    version = 2
+    event_types: Collection[str] = (MODEL_CALLED, RECORDS_PRUNED)
 
     def fold(self, session: Session, events: Sequence[Event]) -> None:
-        """Write a row for each call."""
-        payloads = [fields_of(event.payload) for event in events]
-        pairs = zip(events, payloads, strict=True)
-        rows = [_row_of(event, fields, seconds(event.time)) for event, fields in pairs]
-        doubted = {
-            row[_CALL_ID]
-            for row, fields in zip(rows, payloads, strict=True)
-            if row[_OUTCOME] in ("cut", "cancelled") or fields.get("late") is True
-        }
-        if doubted:
-            rows = _without_doubles(session, zip(rows, events, strict=True), doubted)
+        """Write a row for each call; those of tasks whose records are gone become sums."""
+        for is_pruning, some in by_pruning(events):
+            if not is_pruning:
+                self._add(session, [*some])
+                continue
+            for event in some:
+                if task_ids := pruned_tasks(event):
+                    sum_up(session, event.tenant_id, task_ids)
+
+    def _add(self, session: Session, events: Sequence[Event]) -> None:
+        rows = [row_of(event, seconds(event.time)) for event in events]
+        stored = _outcomes(session, [row[_CALL_ID] for row in rows if row[_CALL_ID]])
+        if stored or any(row[_OUTCOME] in ("cut", "cancelled") for row in rows):
+            rows = _without_doubles(session, zip(rows, events, strict=True), stored)
         session.insert(_INTO_CALLS, rows)
 
     def clear(self, session: Session, oldest: int) -> None:
         """Forget the calls whose event is in the log."""
         session.execute("DELETE FROM calls WHERE seq >= ?", (oldest,))
+        clear_sums(session, oldest)
+
+
+def _outcomes(session: Session, call_ids: Collection[str]) -> dict[str, str]:
+    """The outcomes of the calls that have a row already.
+
+    A process that was frozen for longer than its lease, and goes on, ends calls that others took for lost;
+    so does one beside a clock that was set forward.
+    """
+    return dict(session.select_in("SELECT call_id, outcome FROM calls WHERE call_id", call_ids))
 
 
 def _without_doubles(
-    session: Session, found: Iterable[tuple[tuple[Any, ...], Event]], doubted: Collection[str]
+    session: Session, found: Iterable[tuple[tuple[Any, ...], Event]], stored: Mapping[str, str]
 ) -> list[tuple[Any, ...]]:
     """The rows but for those of calls that were cut off, or seemed to be, and have a better one.
 
     A run knows best what its call cost; an account that waited for the run in vain can but guess.
     """
-    stored = dict(session.select_in("SELECT call_id, outcome FROM calls WHERE call_id", doubted))
     known = dict(stored)
     chosen: dict[object, tuple[Any, ...]] = {}
     replaced: set[str] = set()
@@ -286,7 +290,7 @@ class CostQuery(NamedTuple):
     """Which costs: by one key or two (`agent,model`), of calls that ended from `since` to before `until`.
 
     With a `bucket` they are a series. A `tenant_id` of None is all tenants. Of the filter `of` the agent, the
-    thread and the model are those of the call, and all else is that of its task.
+    thread, the model and the prompt are those of the call, and all else is that of its task.
     """
 
     tenant_id: str | None
@@ -326,19 +330,21 @@ def _sum_costs(session: Session, wanted: CostQuery, keys: Sequence[Key], limit: 
     columns = {f"key{place}": tag if key == "tag" else _GROUPS[key] for place, key in enumerate(keys)}
     if wanted.bucket is not None:
         columns["bucket"] = _bucket(session, _BUCKET_SECONDS[wanted.bucket])
-    conditions, values = _conditions(session, wanted)
+    condition, values, of_tasks = _condition(session, wanted)
     # A scan looks nothing up: the index pays where it leaves little.
     is_narrow = wanted.tenant_id is not None and (wanted.since or wanted.until) is not None
-    source = session.by_index("calls", "calls_by_time" if is_narrow else None)
+    table = session.by_index("calls", "calls_by_time" if is_narrow else None)
+    source = all_calls(table, condition, of_tasks=of_tasks)
     named = [f"{column} AS {name}" for name, column in columns.items()]
-    selected = ("SELECT count(*) OVER (),", ", ".join([*named, *_SUMS]), "FROM", source, joined, conditions)
+    selected = ("SELECT count(*) OVER (),", ", ".join([*named, *_SUMS]), "FROM", source, joined)
     first = "bucket, " if "bucket" in columns else ""
     order = (
-        f"GROUP BY {', '.join(columns)} ORDER BY {first}coalesce(sum(cost_pico * 1.0), 0) DESC, "
-        f"count(*) DESC, {', '.join(columns)} LIMIT :limit"
+        f"GROUP BY {', '.join(columns)} ORDER BY {first}"
+        f"coalesce(sum(cost_millions * {MILLION}.0 + cost_rest), 0) DESC, "
+        f"sum(calls.calls) DESC, {', '.join(columns)} LIMIT :limit"
     )
     rows = session.execute(" ".join((*selected, order)), {**values, "limit": limit}).fetchall()
-    whole = ("SELECT", ", ".join(_SUMS), "FROM", source, conditions)
+    whole = ("SELECT", ", ".join(_SUMS), "FROM", source)
     total = session.execute(" ".join(whole), values).fetchone()
     size, width = _BUCKET_SECONDS.get(wanted.bucket or "day", 0), 1 + len(columns)
     items = tuple(_cost(dict(zip(columns, row[1:width], strict=True)), row[width:], size) for row in rows)
@@ -347,8 +353,8 @@ def _sum_costs(session: Session, wanted: CostQuery, keys: Sequence[Key], limit: 
     return Costs(**known, items=items, omitted=omitted, total=_cost({}, total))
 
 
-def _conditions(session: Session, wanted: CostQuery) -> tuple[str, dict[str, Any]]:
-    """The rows that count: the clause, and its values."""
+def _condition(session: Session, wanted: CostQuery) -> tuple[str, dict[str, Any], bool]:
+    """The rows that count: the condition, its values, and whether it asks for their tasks or threads."""
     values: dict[str, Any] = {}
     conditions = ["1 = 1"]
     if wanted.tenant_id is not None:
@@ -364,14 +370,20 @@ def _conditions(session: Session, wanted: CostQuery) -> tuple[str, dict[str, Any
         found, more = _of(session, wanted.of)
         conditions += found
         values |= more
-    return f"WHERE {' AND '.join(conditions)}", values
+    of_calls = dict.fromkeys(("agent_id", "model", "prompt"))
+    of_tasks = wanted.of is not None and wanted.of.model_copy(update=of_calls) != TaskFilter()
+    return " AND ".join(conditions), values, of_tasks
 
 
 def _of(session: Session, of: TaskFilter) -> tuple[list[str], dict[str, Any]]:
     own = {name: value for name in _OWN_FIELDS if (value := getattr(of, name)) is not None}
     conditions = [f"calls.{name} = :of_{name}" for name in own]
     values = {f"of_{name}": session.bindable(value) for name, value in own.items()}
-    of_task = of.model_copy(update=dict.fromkeys(own))
+    if of.prompt is not None:
+        of_prompt, named = of.of_prompt(session, "calls")
+        conditions.append(of_prompt)
+        values |= named
+    of_task = of.model_copy(update=dict.fromkeys([*own, "prompt"]))
     if of_task != TaskFilter():
         condition, more = of_task.of_rows(session, "calls")
         return [*conditions, condition], {**values, **more}
@@ -380,7 +392,7 @@ def _of(session: Session, of: TaskFilter) -> tuple[list[str], dict[str, Any]]:
 
 def _bucket(session: Session, seconds: int) -> str:
     """The number of the bucket in which a call has ended, counted from 1970."""
-    return f"CAST(time / {seconds} AS INTEGER)" if session.dialect == "sqlite" else f"floor(time / {seconds})"
+    return whole_part(session, f"time / {seconds}")
 
 
 def _tags(session: Session) -> tuple[str, str]:

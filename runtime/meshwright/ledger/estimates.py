@@ -134,6 +134,11 @@ class Estimates:
             seen = self._last(request)
             seen.costs = [*seen.costs[1 - _MAX_SEEN :], cost]
 
+    def note_usual(self, request: ModelRequest, cost: Decimal) -> None:
+        """Take over what such calls cost as a rule, where no call was answered here yet."""
+        if self.usual(request) is None:
+            self.note_cost(request, cost)
+
     def learn(self, request: ModelRequest, usage: Usage, cost: Decimal | None) -> None:
         """Learn from a call that was answered, and what it cost, where that is known."""
         seen = self._last(request)

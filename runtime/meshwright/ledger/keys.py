@@ -23,7 +23,8 @@ from meshwright.core.access import KEY_ROLES, Role
 from meshwright.core.clock import duration_of
 from meshwright.core.encoding import decode, encode
 from meshwright.core.errors import Conflict, HostError, InvalidInput, MeshError, NotFound
-from meshwright.core.messages import ID_PATTERN, Event, Identifier, new_id
+from meshwright.core.ids import ID_PATTERN, Identifier, new_id
+from meshwright.core.messages import Event
 from meshwright.core.money import Budget
 from meshwright.events.log import EventLog
 from meshwright.kernel.actor import Actor, Turn, turn

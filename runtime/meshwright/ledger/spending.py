@@ -10,6 +10,8 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Protocol
 
+from pydantic import Field
+
 from meshwright.core.capability import AgentInfo
 from meshwright.core.errors import Forbidden, InvalidInput, NotFound, nearest
 from meshwright.core.messages import Caller, Plain, TaskBudget
@@ -222,7 +224,8 @@ class Activity(Plain):
 
     `ended` counts tasks by agent and outcome; `failed` has those that failed or timed out; `open` counts
     those without an outcome, `dead_letters` those that no agent could do, up to 1,000. `waiting` is what
-    waits for people.
+    tasks wait for people to say; `decisions` counts what else people decide, by the part that brings it,
+    whose words may be a stranger's.
     """
 
     since: datetime
@@ -232,6 +235,7 @@ class Activity(Plain):
     open: int
     dead_letters: int
     waiting: InboxPage
+    decisions: dict[str, int] = Field(default_factory=dict)
     costs: Costs
 
 

@@ -11,7 +11,7 @@ from meshwright.core.messages import Plain, TaskStatus
 from meshwright.core.money import Amount, from_pico
 from meshwright.events.task_lists import tasks_below
 from meshwright.events.tasks import TaskSummary
-from meshwright.ledger.costs import MILLION
+from meshwright.ledger.cost_sums import MILLION
 from meshwright.sql.database import Session
 
 _MAX_LISTED = 500
