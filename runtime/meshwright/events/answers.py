@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -43,13 +43,7 @@ def checked_answer(
     _check_caller(wait, caller, agents)
     if wait.expires_at is not None and wait.expires_at <= now:
         raise Conflict(f"That question has expired: {wait.reason}", field="key")
-    if found := faults(wait.answer_schema, value):
-        errors = "; ".join(f"{path or 'the answer'} {message}" for path, message in found[:_MAX_ERRORS])
-        raise InvalidInput(
-            f"The answer does not fit: {errors}",
-            remedy=f"Answer with {described(wait.answer_schema)}",
-            field=f"value.{found[0].path}" if found[0].path else "value",
-        )
+    check_fits(wait.answer_schema, value)
     if wait.subject.get("kind") != APPROVAL:
         return value
     if value["approve"]:
@@ -59,6 +53,17 @@ def checked_answer(
         **value, decided_by=decided_by, decided_at=now, binds=wait.binds, expires_at=wait.expires_at
     )
     return decision.model_dump(mode="json")
+
+
+def check_fits(schema: Mapping[str, Any] | None, value: Any) -> None:
+    """Raises InvalidInput for an answer that does not fit the schema of its question."""
+    if found := faults(schema, value):
+        errors = "; ".join(f"{path or 'the answer'} {message}" for path, message in found[:_MAX_ERRORS])
+        raise InvalidInput(
+            f"The answer does not fit: {errors}",
+            remedy=f"Answer with {described(schema)}",
+            field=f"value.{found[0].path}" if found[0].path else "value",
+        )
 
 
 def denied_money(wait: Wait, value: Any, caller: Caller, agents: Sequence[str]) -> str | None:

@@ -16,7 +16,8 @@ from typing import Any
 from meshwright.core import topics
 from meshwright.core.encoding import encode
 from meshwright.core.errors import HostError, MeshError
-from meshwright.core.messages import Caller, Event, new_id
+from meshwright.core.ids import new_id
+from meshwright.core.messages import Caller, Event
 from meshwright.core.redaction import redact_data
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog

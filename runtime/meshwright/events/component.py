@@ -14,7 +14,8 @@ from meshwright.component import Check, Component
 from meshwright.core import topics
 from meshwright.core.encoding import own_json
 from meshwright.core.errors import HostError
-from meshwright.core.messages import Caller, Event, new_id
+from meshwright.core.ids import new_id
+from meshwright.core.messages import Caller, Event
 from meshwright.core.redaction import redact_data
 from meshwright.core.tracing import TENANT, Tracing
 from meshwright.events.audit import Audit, aggregate_of
@@ -22,6 +23,7 @@ from meshwright.events.event_words import FACTS
 from meshwright.events.filter import EventFilter
 from meshwright.events.heads import SIGNED, Head, HeadKeeper
 from meshwright.events.inbox import Inbox, InboxProjection
+from meshwright.events.inbox_sources import WholeInbox
 from meshwright.events.projections import Projection
 from meshwright.events.settings import AuditSettings, TracingSettings
 from meshwright.mesh import Mesh
@@ -159,13 +161,14 @@ class TracingComponent(Component):
 
 
 class PeopleComponent(Component):
-    """The questions of tasks to people."""
+    """The questions of tasks to people, and what else people decide."""
 
     name = "people"
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        mesh.provide(Inbox(mesh.log))
+        inbox = mesh.provide(Inbox(mesh.log))
+        mesh.provide(WholeInbox(inbox))
 
     def projections(self) -> Iterable[Projection]:
         """The list of questions."""

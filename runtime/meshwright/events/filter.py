@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from meshwright.core.messages import Event, TaskStatus
+from meshwright.prompts.prompt import version_prefix
 
 if TYPE_CHECKING:
     from meshwright.sql.database import Session
@@ -35,6 +36,7 @@ class TaskFilter(BaseModel):
     """Tasks that agree with every field given.
 
     `task_id` is the beginning or the end of their ids, `error` the type of the error by which they failed,
+    `prompt` that of one of their calls of models: `NAME`, or `NAME@DIGEST`, of which the beginning is enough.
     `text` stands in the first 1,000 characters of their request, whatever its case. `since` and `until` bound
     the time of their last change, and include it. `dead` are those that failed or timed out, `open` those
     that have not ended.
@@ -49,6 +51,7 @@ class TaskFilter(BaseModel):
     parent_task_id: str | None = None
     requested_by: str | None = None
     model: str | None = None
+    prompt: str | None = None
     error: str | None = None
     text: str | None = None
     task_id: str | None = None
@@ -66,6 +69,13 @@ class TaskFilter(BaseModel):
             values["task_id"] = session.bindable(self.task_id)
             end = "substr(task_id, length(task_id) - length(:task_id) + 1)"
             found.append(f":task_id IN (substr(task_id, 1, length(:task_id)), {end})")
+        if self.prompt is not None:
+            of_prompt, named = self.of_prompt(session, "made")
+            found.append(
+                "EXISTS (SELECT 1 FROM calls AS made WHERE made.task_id = tasks.task_id "  # noqa: S608 code
+                f"AND made.tenant_id = tasks.tenant_id AND {of_prompt})"
+            )
+            values |= named
         if self.text is not None:
             values["text"] = session.bindable(self.text)
             found.append(f"{_FIND[session.dialect]}(lower(tasks.text), lower(CAST(:text AS TEXT))) > 0")
@@ -86,6 +96,11 @@ class TaskFilter(BaseModel):
         conditions, values = self.conditions(session, None)
         joined = f"tasks.task_id = {table}.task_id AND tasks.tenant_id = {table}.tenant_id"
         return f"EXISTS (SELECT 1 FROM tasks WHERE {joined} AND {conditions})", values  # noqa: S608
+
+    def of_prompt(self, session: Session, table: str) -> tuple[str, dict[str, Any]]:
+        """Returns the condition that a call was made with the `prompt`, with its value."""
+        condition = f"{table}.prompt IS NOT NULL AND substr({table}.prompt, 1, length(:prompt)) = :prompt"
+        return condition, {"prompt": session.bindable(version_prefix(self.prompt or ""))}
 
     @property
     def reads_many(self) -> bool:

@@ -139,6 +139,7 @@ class HeadKeeper:
                     _logger.warning(_UNSIGNED, error)
 
     async def _sign_on(self) -> None:
+        is_unsigned = False
         while not self._stopping.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), min(_LOOK_SECONDS, self._seconds))
@@ -148,8 +149,11 @@ class HeadKeeper:
                 continue
             try:
                 await self._publish(await self._sign())
+                is_unsigned = False
             except (MeshError, OSError) as error:
-                _logger.warning(_UNSIGNED, error)
+                if not is_unsigned:  # said once: an outage may last
+                    _logger.warning(_UNSIGNED, error)
+                is_unsigned = True
 
     async def _sign(self) -> Head:
         seq, last_hash = await self._database.read(_state)

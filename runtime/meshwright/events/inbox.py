@@ -15,11 +15,13 @@ from pydantic import Field, ValidationError
 from pydantic_core import from_json
 
 from meshwright.core.encoding import encode
-from meshwright.core.messages import Event, Plain, derived_id
+from meshwright.core.ids import derived_id
+from meshwright.core.messages import Event, Plain
+from meshwright.events.chain import PRUNED_EVENT
 from meshwright.events.filter import TaskFilter, seconds
 from meshwright.events.log import EventLog
 from meshwright.events.status import account_of
-from meshwright.events.tasks import position_of
+from meshwright.events.tasks import PRUNED, by_pruning, position_of, pruned_tasks
 from meshwright.sql.database import Row, Session
 
 _WAITING, _ENDED = "task.waiting", "wait.ended"
@@ -59,12 +61,18 @@ _FORGET = (
     "(SELECT 1 FROM tasks WHERE tasks.task_id = inbox.task_id AND tasks.tenant_id = inbox.tenant_id)"
 )
 
+_DELETE = "DELETE FROM inbox WHERE tenant_id = ? AND task_id = ? AND account IS NULL"
+_TENANTS = "SELECT tenant_id FROM inbox UNION SELECT DISTINCT tenant_id FROM tasks"
+_CLEAR = "DELETE FROM inbox WHERE seq >= ? OR (task_id = '' AND document NOT LIKE ?)"
+
 QuestionStatus = Literal["open", "answered", "expired", "closed"]
 
 
 class Question(Plain):
-    """One thing that a task waits for a person to say, or that a person has to mend (`task_id` is "" then).
+    """One thing that a task waits for a person to say, or that a person has to mend or decides on.
 
+    `source` names the part of the mesh that takes the decision; it is "" for a question of a task, and for a
+    deployment to mend, whose `task_id` is "" too. An item of a source may come from a task.
     `wait_id` is the `key` to answer with; `id` is for people, who may type its end alone. `subject`
     says what it is about, `answer_schema` is the JSON schema of its answer (None: any JSON), `may_answer` who
     may give it (none named: every caller but the agent that asks). `closed` is what its task no longer needs.
@@ -77,6 +85,7 @@ class Question(Plain):
     wait_id: str
     task_id: str
     tenant_id: str
+    source: str = ""
     agent_id: str | None = None
     status: QuestionStatus = "open"
     question: str = ""
@@ -88,6 +97,11 @@ class Question(Plain):
     answered_by: str | None = None
     ended_at: datetime | None = None
     tasks: int = 1
+
+    @property
+    def takes_answer(self) -> bool:
+        """Whether a person answers it; a deployment is mended."""
+        return bool(self.task_id or self.source)
 
 
 class InboxPage(Plain):
@@ -119,7 +133,8 @@ class Inbox:
         ask. Raises InvalidInput for a wrong cursor.
         """
         after = 0 if cursor is None else position_of(cursor)
-        return await self._log.view(_list, tenant_id, id, ended, limit, after, of_task)
+        view = self._log.view if of_task is None else self._log.view_apart
+        return await view(_list, tenant_id, id, ended, limit, after, of_task)
 
     async def find(self, tenant_id: str, wait_id: str) -> Question | None:
         """The question of a wait, open or not; None where there is none."""
@@ -136,7 +151,7 @@ class Inbox:
         return [(str(subject.get("deployment")), subject.get("status")) for subject in subjects]
 
     async def tenants(self) -> list[str]:
-        """The tenants that have or had questions."""
+        """The tenants that have or had questions or tasks."""
         return await self._log.view(_tenants)
 
 
@@ -149,11 +164,20 @@ class InboxProjection:
     """The table `inbox`."""
 
     name = "inbox"
-    version = 1
-    event_types: Collection[str] = (_WAITING, _ENDED, _REFUSED, _RECOVERED)
+    version = 2
+    event_types: Collection[str] = (_WAITING, _ENDED, _REFUSED, _RECOVERED, PRUNED, PRUNED_EVENT)
 
     def fold(self, session: Session, events: Sequence[Event]) -> None:
         """Add questions, and end them. An end may arrive before its question."""
+        for is_pruning, some in by_pruning(events):
+            if not is_pruning:
+                self._change(session, [*some])
+                continue
+            for event in some:
+                for task_id in pruned_tasks(event):
+                    session.execute(_DELETE, (event.tenant_id, task_id))
+
+    def _change(self, session: Session, events: Sequence[Event]) -> None:
         changes = [(key, event) for event in events for key in _named(event)]
         rows = _stored(session, {_row_id(event, key) for key, event in changes})
         for key, event in changes:
@@ -165,11 +189,12 @@ class InboxProjection:
                 known = {**_begun(row_id, key, event), "seq": known["seq"]}
             rows[row_id] = {**known, **_change(event)}
         session.insert(_INTO, [_row_of(rows[row_id]) for row_id in rows], then=_REPLACE)
-        session.execute(_FORGET)
+        if any(event.event_type == PRUNED_EVENT for event in events):
+            session.execute(_FORGET)
 
     def clear(self, session: Session, oldest: int) -> None:
-        """Forget the questions whose first event is in the log."""
-        session.execute("DELETE FROM inbox WHERE seq >= ?", (oldest,))
+        """Forget the questions whose first event is in the log, and the items that version 1 had of parts."""
+        session.execute(_CLEAR, (oldest, f'%"wait_id":"{_DEPLOYMENT}%'))
 
 
 def _named(event: Event) -> Iterator[str]:
@@ -342,4 +367,4 @@ def _refused(session: Session) -> list[Question]:
 
 
 def _tenants(session: Session) -> list[str]:
-    return [name for (name,) in session.execute("SELECT DISTINCT tenant_id FROM inbox").fetchall()]
+    return [name for (name,) in session.execute(_TENANTS).fetchall()]

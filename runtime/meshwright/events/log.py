@@ -13,7 +13,8 @@ from msgspec.structs import force_setattr
 from meshwright.core import topics
 from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.errors import HostError, StoreFailed
-from meshwright.core.messages import Event, new_id
+from meshwright.core.ids import new_id
+from meshwright.core.messages import Event
 from meshwright.events import table
 from meshwright.events.chain import PRUNED_EVENT
 from meshwright.events.filter import EventFilter, TaskFilter
@@ -77,6 +78,8 @@ class EventLog:
         self._pruning: asyncio.Task[None] | None = None
         self.before_prune: Callable[[], Awaitable[None]] | None = None
         """Called before old events are deleted by age."""
+        self.kept_statuses: Sequence[str] = ()
+        """The statuses of ended tasks that stay in the list without their events: retention prunes them."""
         self._tails = Tails(self._search)
         self._now = (clock or SystemClock()).now
 
@@ -391,7 +394,7 @@ class EventLog:
         """Delete the oldest events, block by block between other writes; returns how many.
 
         An event that was written within `keep_seconds`, or is among the newest `max_events`, stays; up to
-        2,047 more may. Ended tasks leave the list with their last event.
+        2,047 more may. Ended tasks leave the list with their last event, but for the `kept_statuses`.
         """
         if keep_seconds is None and max_events is None:
             return 0
@@ -408,7 +411,7 @@ class EventLog:
                 payload={"through": table.end_of(block) - 1},
             )
             rows = self.rows([pruned])
-            count, written = await self._database.write(_prune_block, block, *rows)
+            count, written = await self._database.write(_prune_block, block, self.kept_statuses, *rows)
             self.tell([pruned], written)
             deleted += count
         return deleted
@@ -422,9 +425,11 @@ class EventLog:
             await asyncio.sleep(_PRUNE_PAUSE_SECONDS)
 
 
-def _prune_block(session: Session, block: int, rows: Sequence[Row], now: float) -> tuple[int, Written]:
+def _prune_block(
+    session: Session, block: int, kept: Sequence[str], rows: Sequence[Row], now: float
+) -> tuple[int, Written]:
     deleted = table.delete_block(session, block)
-    delete_ended_tasks(session, table.end_of(block))
+    delete_ended_tasks(session, table.end_of(block), kept)
     return deleted, table.insert(session, rows, now)
 
 

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, Protocol
 
 from meshwright.core.clock import Backoff
 from meshwright.core.encoding import Json
-from meshwright.core.messages import Event, Plain, derived_id
+from meshwright.core.ids import derived_id
+from meshwright.core.messages import Event, Plain
 from meshwright.core.redaction import redact
 from meshwright.core.topics import MESH
 from meshwright.events.rows import event_of, forget_rows, unfolded

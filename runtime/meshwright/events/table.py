@@ -34,7 +34,8 @@ _OTHER_ID = COLUMNS.index("other_id") - 1  # of a row without its number
 _INTO = f"events ({COLUMN_LIST}, link)"
 
 _BLOCK_BITS = 11
-_BLOCK_EVENTS = 1 << _BLOCK_BITS
+BLOCK_EVENTS = 1 << _BLOCK_BITS
+"""The events of a full block, which are pruned together; the first number of a block is a multiple of it."""
 _MAX_SUMMARIES = 1024  # read in one go: 5 MB
 _MAX_BLOCKS_READ = 32  # in one go: about 30 ms
 MAX_BYTES_READ = 4 * 1024 * 1024  # of payloads

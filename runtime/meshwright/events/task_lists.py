@@ -83,13 +83,16 @@ def known_values(
 ) -> Collection[str] | None:
     """Returns None where a task has a value of a field, else the last values that there are.
 
-    With `of_calls` a call of a model may have it too. Without a tenant it is about all of them.
+    With `of_calls` a call of a model may have it too. Without a tenant it is about all of them. The values of
+    `prompt` are names, and of a name with a digest the versions of that prompt.
     """
+    if field == "prompt":
+        return _known_prompts(session, tenant_id, value)
     of_tenant = "" if tenant_id is None else "tenant_id = :tenant_id AND "
     known: dict[str, Any] = {} if tenant_id is None else {"tenant_id": session.bindable(tenant_id)}
     columns = [("tasks", "task_id" if field == "parent_task_id" else field)]
     if of_calls and field in ("agent_id", "thread_id", "model"):
-        columns.append(("calls", field))
+        columns += [("calls", field), *([] if field == "thread_id" else [("call_sums", field)])]
     for table, column in columns:
         found = f"SELECT 1 FROM {table} WHERE {of_tenant}{column} = :value LIMIT 1"  # noqa: S608
         if session.execute(found, {**known, "value": session.bindable(value)}).fetchall():
@@ -99,6 +102,30 @@ def known_values(
         f"GROUP BY {field} ORDER BY max(seq) DESC LIMIT {_MAX_KNOWN}"
     )
     return [name for (name,) in session.execute(last, known).fetchall()]
+
+
+def _known_prompts(session: Session, tenant_id: str | None, named: str) -> Collection[str] | None:
+    """Returns None where a call was made with a prompt, else the last ones that there are."""
+    known, values = TaskFilter(prompt=named).of_prompt(session, "calls")
+    of_tenant = "prompt IS NOT NULL"
+    if tenant_id is not None:
+        of_tenant += " AND tenant_id = :tenant_id"
+        values["tenant_id"] = session.bindable(tenant_id)
+    calls = (
+        "(SELECT seq, tenant_id, prompt FROM calls "
+        "UNION ALL SELECT seq, tenant_id, nullif(prompt, '') FROM call_sums) AS calls"
+    )
+    if session.execute(f"SELECT 1 FROM {calls} WHERE {of_tenant} AND {known} LIMIT 1", values).fetchall():  # noqa: S608
+        return None
+    del values["prompt"]
+    last = (
+        f"SELECT prompt FROM {calls} WHERE {of_tenant} "  # noqa: S608
+        f"GROUP BY prompt ORDER BY max(seq) DESC LIMIT {_MAX_KNOWN}"
+    )
+    versions = [version for (version,) in session.execute(last, values).fetchall()]
+    name, at, _ = named.partition("@")
+    of_name = [version for version in versions if at and version.startswith(f"{name}@")]
+    return of_name or [*dict.fromkeys(version.partition("@")[0] for version in versions)]
 
 
 class TasksBelow(NamedTuple):

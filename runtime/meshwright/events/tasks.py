@@ -6,8 +6,9 @@ arrive late do no harm. A payload that is not of its type's shape counts as empt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import groupby
 from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 
@@ -19,7 +20,7 @@ from meshwright.core.errors import InvalidInput
 from meshwright.core.messages import Event, Outcome, Parent, Plain, TaskStatus, Usage
 from meshwright.core.money import Amount
 from meshwright.events.filter import seconds
-from meshwright.sql.database import Row, Session
+from meshwright.sql.database import Row, Session, marks
 
 MAX_REASON_CHARS = 500
 _MAX_TEXT_CHARS = 1_000  # of a request
@@ -82,6 +83,8 @@ class TaskPage(Plain):
 
 PRUNED = "tasks.pruned"
 """The event of tasks of its tenant that have left the lists by age; its payload has their ids (`tasks`)."""
+RECORDS_PRUNED = "records.pruned"
+"""The event of such tasks whose records are gone too, since they were old enough; it has their ids too."""
 
 
 class TaskProjection:
@@ -97,6 +100,18 @@ class TaskProjection:
 
     def fold(self, session: Session, events: Sequence[Event]) -> None:
         """Go on with the rows of these events' tasks; each row is written once."""
+        for is_pruning, some in by_pruning(events):
+            if is_pruning:
+                self._delete(session, some)
+            else:
+                self._change(session, some)
+
+    def _delete(self, session: Session, events: Iterable[Event]) -> None:
+        for event in events:
+            for task_id in pruned_tasks(event):
+                session.execute(_DELETE, (task_id, event.tenant_id))
+
+    def _change(self, session: Session, events: Iterable[Event]) -> None:
         by_task: dict[tuple[str, str], list[Event]] = {}
         for event in events:
             if event.task_id and event.event_type in _CHANGES:
@@ -107,18 +122,20 @@ class TaskProjection:
                 rows[key] = _TaskRow.of(changes[0], key[0])
             rows[key].take(changes)
         session.insert(_INTO, [_columns_of(rows[key]) for key in by_task], then=_REPLACE)
-        for pruning in [event for event in events if event.event_type == PRUNED]:
-            for task_id in pruned_tasks(pruning):
-                session.execute(_DELETE, (task_id, pruning.tenant_id))
 
     def clear(self, session: Session, oldest: int) -> None:
         """Forget the tasks whose first event is in the log."""
         session.execute("DELETE FROM tasks WHERE seq >= ?", (oldest,))
 
 
+def by_pruning(events: Iterable[Event]) -> Iterator[tuple[bool, Iterator[Event]]]:
+    """Events in parts: those by which tasks are pruned, and those between them, in which an id may return."""
+    return groupby(events, lambda event: event.event_type in (PRUNED, RECORDS_PRUNED))
+
+
 def pruned_tasks(event: Event) -> list[str]:
-    """The ids of the tasks that left the lists with an event; none for any other event."""
-    ids = event.fields.get("tasks") if event.event_type == PRUNED else ()
+    """The ids of the tasks that were pruned with an event; none where its payload is of another shape."""
+    ids = event.fields.get("tasks")
     return [task_id for task_id in ids if isinstance(task_id, str)] if isinstance(ids, list) else []
 
 
@@ -167,13 +184,22 @@ def open_code(session: Session) -> list[tuple[str, str, int, int]]:
     return [(agent_id, code, int(tasks), int(once)) for agent_id, code, tasks, once in rows]
 
 
-def ended_tasks(session: Session, after: float, before: float, limit: int) -> list[tuple[str, str, float]]:
-    """(tenant_id, task_id, completed_at) of the tasks that ended between two times, the oldest first."""
+class EndedTask(NamedTuple):
+    """The end of a task, in unix seconds. They are ordered: tasks may end at the same time."""
+
+    completed_at: float
+    tenant_id: str
+    task_id: str
+
+
+def ended_tasks(session: Session, after: EndedTask, before: float, limit: int) -> list[EndedTask]:
+    """The tasks that ended behind another one, up to a time, in order."""
     query = (
-        "SELECT tenant_id, task_id, completed_at FROM tasks WHERE completed_at > ? AND completed_at <= ? "
-        "ORDER BY completed_at LIMIT ?"
+        "SELECT completed_at, tenant_id, task_id FROM tasks WHERE completed_at >= ? AND completed_at <= ? "
+        "AND (completed_at, tenant_id, task_id) > (?, ?, ?) ORDER BY completed_at, tenant_id, task_id LIMIT ?"
     )
-    return session.execute(query, (after, before, limit)).fetchall()
+    values = (after.completed_at, before, *after, limit)
+    return [EndedTask(*row) for row in session.execute(query, values).fetchall()]
 
 
 class TaskSubject(NamedTuple):
@@ -222,11 +248,12 @@ def erase_task_rows(session: Session, tenant_id: str, task_id: str) -> None:
     session.execute("DELETE FROM inbox WHERE tenant_id = ? AND task_id = ?", key)
 
 
-def delete_ended_tasks(session: Session, before: int) -> None:
-    """Forget the ended tasks whose every event came before a `seq`."""
-    session.execute(
-        "DELETE FROM tasks WHERE seq < ? AND last_seq < ? AND completed_at IS NOT NULL", (before, before)
-    )
+def delete_ended_tasks(session: Session, before: int, kept: Sequence[str]) -> None:
+    """Delete the ended tasks whose every event came before a `seq`, but for those of the `kept` statuses."""
+    query = "DELETE FROM tasks WHERE seq < ? AND last_seq < ? AND completed_at IS NOT NULL"
+    if kept:
+        query += f" AND status NOT IN ({marks(len(kept))})"
+    session.execute(query, (before, before, *kept))
 
 
 def summary_of(row: Row) -> TaskSummary:
