@@ -10,7 +10,8 @@ from typing import Any
 from meshwright.core.access import KEY_ROLES
 from meshwright.core.capability import LLM_SERVICE
 from meshwright.core.errors import InvalidInput
-from meshwright.core.messages import Caller, new_id
+from meshwright.core.ids import new_id
+from meshwright.core.messages import Caller
 from meshwright.core.money import Budget, OnEmpty
 from meshwright.events.audit import Audit
 from meshwright.events.tasks import TaskSubject

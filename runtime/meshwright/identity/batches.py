@@ -12,7 +12,8 @@ from meshwright.core.errors import Conflict, MeshError, NotFound
 from meshwright.core.messages import ENDED, Fault
 from meshwright.events.audit import Audit
 from meshwright.events.filter import TaskFilter
-from meshwright.events.inbox import Inbox, Question
+from meshwright.events.inbox import InboxPage, Question
+from meshwright.events.inbox_sources import WholeInbox
 from meshwright.events.tasks import DeadLetterPage, TaskSummary
 from meshwright.identity.filters import read_filter, require_known
 from meshwright.identity.operations import Operations
@@ -102,6 +103,7 @@ class Batches(Operations):
         self,
         value: Any,
         *,
+        id: str | None = None,
         kind: str | None = None,
         dry_run: bool = False,
         limit: int = 50,
@@ -110,34 +112,38 @@ class Batches(Operations):
     ) -> AnswerPage:
         """Give the same answer to the open questions of a page, which are of one kind.
 
-        Takes a filter of their tasks as `tasks` does. Raises Conflict where they are of several kinds and
-        none is named, and NotFound for a kind that none is of.
+        Takes a filter of their tasks as `tasks` does, and an `id` as `inbox` does. Raises Conflict where they
+        are of several kinds and none is named, and NotFound for a kind that none is of.
         """
         self.check("answer_all")
         wanted = read_filter(self.mesh, self.caller, wanted)
         tenant_id = self.caller.tenant_id
         await self.mesh.get(Audit).record_read(self.caller, "inbox")
-        inbox, of_task = self.mesh.get(Inbox), TaskFilter(**wanted)
+        inbox = self.mesh.get(WholeInbox)
+        of_task = TaskFilter(**wanted) if any(wanted.values()) else None
         if cursor is None:  # of all pages, before anything is answered
-            kinds = await self._kinds(of_task)
+            kinds = await self._kinds(id, of_task)
             if not kinds:
                 await require_known(self.mesh, wanted, tenant_id)
             _check_kinds(kinds, kind)
-        page = await inbox.page(tenant_id, limit=limit, cursor=cursor, of_task=of_task)
-        own = [question for question in page.items if question.task_id]
+        page = await inbox.page(tenant_id, id=id, limit=limit, cursor=cursor, of_task=of_task)
+        if id is not None and not (page.items or dry_run):  # it may be one that has ended: that is said
+            page = await inbox.page(tenant_id, id=id, ended=True, limit=1, of_task=of_task)
+            page = InboxPage(items=tuple(item for item in page.items if item.id == id))
+        own = [question for question in page.items if question.takes_answer]
         questions = [question for question in own if kind in (None, kind_of(question))]
         items = [await self._answer_one(question, value, dry_run=dry_run) for question in questions]
         return AnswerPage(items=tuple(items), cursor=page.cursor)
 
-    async def _kinds(self, of_task: TaskFilter) -> Counter[str]:
+    async def _kinds(self, id: str | None, of_task: TaskFilter | None) -> Counter[str]:
         """How many open questions there are of each kind."""
         kinds = Counter[str]()
         cursor: str | None = None
         while True:
-            page = await self.mesh.get(Inbox).page(
-                self.caller.tenant_id, limit=_KINDS_AT_ONCE, cursor=cursor, of_task=of_task
+            page = await self.mesh.get(WholeInbox).page(
+                self.caller.tenant_id, id=id, limit=_KINDS_AT_ONCE, cursor=cursor, of_task=of_task
             )
-            kinds.update(kind_of(question) for question in page.items if question.task_id)
+            kinds.update(kind_of(question) for question in page.items if question.takes_answer)
             if (cursor := page.cursor) is None:
                 return kinds
 
@@ -153,7 +159,10 @@ class Batches(Operations):
         if dry_run:
             return answered
         try:
-            await self.answer(question.task_id, question.wait_id, value)
+            if question.source:
+                await self.mesh.get(WholeInbox).answer(question, value, self.caller)
+            else:
+                await self.answer(question.task_id, question.wait_id, value)
         except MeshError as error:
             return replace(answered, refused=_fault(error))
         return answered
@@ -169,7 +178,9 @@ class Batches(Operations):
 
 
 def kind_of(question: Question) -> str:
-    """The kind of a question: by whom, and what for, as in `coder: approval send_mail`."""
+    """The kind of a question: by whom, and what for, as in `coder: approval send_mail`, or `mcp/files`."""
+    if not question.task_id:
+        return question.wait_id.rpartition("/")[0]
     subject = question.subject
     parts = (str(subject[name]) for name in ("kind", "tool") if subject.get(name))
     return f"{question.agent_id}: {' '.join(parts) or 'question'}"

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from meshwright.core.access import Role
-from meshwright.core.errors import NotFound, nearest
+from meshwright.core.errors import MeshError, NotFound, error_of_code, nearest
 from meshwright.core.messages import Caller
 from meshwright.events.task_lists import known_values
 from meshwright.identity.rules import require
 from meshwright.ledger.costs import since_of
 from meshwright.mesh import Mesh
 from meshwright.orchestration.registry import Registry
+from meshwright.prompts import PromptSources
 
 _NAMES = {
     "agent_id": "agent",
@@ -21,8 +22,10 @@ _NAMES = {
     "parent_task_id": "task",
     "requested_by": "requester",
     "model": "model",
+    "prompt": "prompt",
+    "error": "error",
 }
-"""The fields whose values are checked, in the words of people. Any type of error may be one of tomorrow."""
+"""The fields whose values are checked, in the words of people."""
 _MAX_NAMED = 5
 
 
@@ -53,10 +56,13 @@ async def require_known(
     registered = {
         "agent_id": [agent.agent_id for agent in registry.agents()],
         "capability": registry.capabilities(),
+        "prompt": () if "@" in (wanted.get("prompt") or "") else mesh.get(PromptSources).names(),
     }
     for field, name in _NAMES.items():
         value = wanted.get(field)
         if value is None or value in registered.get(field, ()):
+            continue
+        if field == "error" and error_of_code(value, MeshError):  # no task has failed by it yet
             continue
         past = await mesh.log.view_apart(known_values, tenant_id, field, value, of_calls=of_calls)
         if past is None:

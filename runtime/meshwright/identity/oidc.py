@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 from pydantic_core import from_json
 
 from meshwright.core.errors import ConfigError, HostError
-from meshwright.core.messages import ID_PATTERN, Caller
+from meshwright.core.ids import ID_PATTERN
+from meshwright.core.messages import Caller
 from meshwright.core.plugins import install_command
 from meshwright.identity.auth import Credentials
 from meshwright.identity.settings import OidcSettings

@@ -20,20 +20,12 @@ from meshwright.core.access import Role
 from meshwright.core.capability import AgentInfo
 from meshwright.core.errors import Forbidden, HostError, MeshError, NotFound
 from meshwright.core.files import File, task_file_of
-from meshwright.core.messages import (
-    ENDED,
-    Caller,
-    Event,
-    Outcome,
-    Receipt,
-    ScoreCard,
-    TaskRequest,
-    derived_id,
-    new_id,
-)
+from meshwright.core.ids import derived_id, new_id
+from meshwright.core.messages import ENDED, Caller, Event, Outcome, Receipt, ScoreCard, TaskRequest
 from meshwright.events.audit import Audit
 from meshwright.events.filter import EventFilter, TaskFilter
-from meshwright.events.inbox import Inbox, InboxPage
+from meshwright.events.inbox import InboxPage
+from meshwright.events.inbox_sources import WholeInbox
 from meshwright.events.log import Page
 from meshwright.events.status import MeshStatus
 from meshwright.events.tasks import TaskPage
@@ -231,24 +223,48 @@ class Operations(Acting):
             view = await self.mesh.get(Tasks).task(task_id, self.caller.tenant_id)
         return shown(view, self.caller)
 
-    async def inbox(self, **wanted: Any) -> InboxPage:
-        """A page of the questions that the tenant's tasks have for people. Takes what `Inbox.page` takes."""
+    async def inbox(
+        self,
+        *,
+        id: str | None = None,
+        ended: bool = False,
+        limit: int = 50,
+        cursor: str | None = None,
+        **of_task: Any,
+    ) -> InboxPage:
+        """A page of what waits for people of the tenant. Takes what `WholeInbox.page` takes.
+
+        `of_task` are fields of `TaskFilter`. Raises NotFound for a value that there never was.
+        """
         self.check("inbox")
+        wanted, tenant_id = read_filter(self.mesh, self.caller, of_task), self.caller.tenant_id
         await self.mesh.get(Audit).record_read(self.caller, "inbox")
-        return await self.mesh.get(Inbox).page(self.caller.tenant_id, **wanted)
+        page = await self.mesh.get(WholeInbox).page(
+            tenant_id,
+            id=id,
+            ended=ended,
+            limit=limit,
+            cursor=cursor,
+            of_task=TaskFilter(**wanted) if any(wanted.values()) else None,
+        )
+        if not page.items:
+            await require_known(self.mesh, wanted, tenant_id)
+        return page
 
     # Events
 
     async def events(self, wanted: EventFilter) -> Page:
         """A page of the tenant's events.
 
-        Raises NotFound where there are none, and a field of their tasks has a value that never was.
+        Raises NotFound where there are none, and agent or a field of their tasks has a value that never was.
         """
         self.check("events")
         wanted = self._own(self._of_task(wanted))
         page = await self._page(wanted, is_whole=await self._reads_events())
-        if not page.events and wanted.of_task is not None:
-            of_task = wanted.of_task.model_dump(exclude_none=True)
+        if not page.events:
+            of_task = {} if wanted.of_task is None else wanted.of_task.model_dump(exclude_none=True)
+            if wanted.agent_id is not None and not await self._has_events_of(wanted.agent_id):
+                of_task["agent_id"] = wanted.agent_id
             await require_known(self.mesh, of_task, self.caller.tenant_id)
         return page
 
@@ -316,9 +332,9 @@ class Operations(Acting):
     ) -> Costs:
         """The costs of calls of models by one key or two, the most expensive first, or as a series.
 
-        Times are like `24h` ago or RFC 3339. `of` are fields of `TaskFilter`: agent, thread and model are
-        those of the call, all others those of its task. Raises InvalidInput, and NotFound for a value that
-        there never was.
+        Times are like `24h` ago or RFC 3339. `of` are fields of `TaskFilter`: agent, thread, model and prompt
+        are those of the call, all others those of its task. Raises InvalidInput, and NotFound for a value
+        that there never was.
         """
         self.check("costs")
         known = read_filter(self.mesh, self.caller, {"since": since, "until": until, **of})
@@ -413,6 +429,9 @@ class Operations(Acting):
         """Limits a filter to the caller's tenant."""
         of_task = {} if task_id is None else {"task_id": task_id}
         return wanted.model_copy(update={"tenant_id": self.caller.tenant_id, **of_task})
+
+    async def _has_events_of(self, agent_id: str) -> bool:
+        return bool(await self.mesh.log.query(self._own(EventFilter(agent_id=agent_id, limit=1))))
 
     async def _page(self, wanted: EventFilter, *, is_whole: bool) -> Page:
         page = await self.mesh.log.page(wanted)

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, model_validator
 
 from meshwright.core.access import Role
-from meshwright.core.messages import ID_PATTERN
+from meshwright.core.ids import ID_PATTERN
 from meshwright.settings.forms import Secret, Table
 
 ADMIN_PREFIX = "mesh-admin-"
