@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json, to_json
 
 from meshwright.core.encoding import plain
-from meshwright.core.messages import new_id
+from meshwright.core.ids import new_id
 from meshwright.models.errors import ModelRefused, Unsupported
 from meshwright.models.port import (
     OUTPUT_MODES,

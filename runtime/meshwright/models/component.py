@@ -17,6 +17,7 @@ from meshwright.context.text import count_tokens
 from meshwright.core import topics
 from meshwright.core.errors import HostError, ModelError
 from meshwright.core.messages import Event
+from meshwright.core.money import Price
 from meshwright.core.plugins import MODELS, installed
 from meshwright.events.inbox import Inbox
 from meshwright.events.waits import wake_waiting
@@ -142,6 +143,18 @@ class ModelsComponent(Component):
         if configured is not None:
             return Prices(model=configured.model).window(configured.model, ())
         return self._models.price_list.window(model, tags)
+
+    def price_of(
+        self, model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str, prompt_tokens: int
+    ) -> Price | None:
+        """The highest price of a call: of the model configured for an agent, else of the one named."""
+        configured = None if self._configs is None else self._configs.last_read(tenant_id, agent_id)
+        if configured is not None:
+            own = Prices(model=configured.model, default=self.mesh.settings.ledger.default_price)
+            request = ModelRequest(messages=(), model=configured.model, user=agent_id)
+            return own.upper_bound(request, prompt_tokens)
+        request = ModelRequest(messages=(), model=model, tags=tags, user=agent_id)
+        return self._models.price_list.upper_bound(request, prompt_tokens)
 
     def _base(self) -> ConfiguredModels:
         price = self.mesh.settings.ledger.default_price

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 
 from meshwright.core.display import (
     Document,
     EventWords,
     dollars,
+    duration,
     fault,
     finish,
-    number,
     seconds,
     short,
     tokens,
@@ -27,6 +28,8 @@ def _model(payload: Document, event: Document) -> Sequence[object]:
     wanted = payload.get("tool_calls") or []
     if payload.get("outcome", "ok") != "ok":
         return payload.get("group", "?"), payload["outcome"], fault(payload.get("error"))
+    if str(payload.get("model")).startswith("tool:"):  # what a tool spent
+        return payload["model"], f"user={payload.get('user', '')}", dollars(payload.get("cost_usd"))
     return (
         payload.get("model", "?"),
         f"[{', '.join(payload.get('tags') or [])}]",
@@ -42,8 +45,8 @@ def _left_alone(payload: Document, event: Document) -> Sequence[object]:
     is_refused = event["event_type"] == "deployment.refused"
     status = f"refused with {payload.get('status')}" if is_refused else "down"
     why = payload.get("reason") or fault(payload.get("error"))
-    name, pause = payload.get("deployment", "?"), number(payload.get("seconds", "?"))
-    return (f"{name} is {status}, left alone for {pause} s: {short(why)}",)
+    pause = duration(timedelta(seconds=round(float(payload.get("seconds") or 0))))
+    return (f"{payload.get('deployment', '?')} is {status}, left alone for {pause}: {short(why)}",)
 
 
 WORDS: Mapping[str, EventWords] = {

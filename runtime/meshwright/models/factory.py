@@ -23,8 +23,7 @@ _DEFAULT_INSTRUCTIONS = """\
 You are {{agent_name}}, an agent that does tasks for people and for other agents. Do what the request asks,
 with the tools you have where they help. Say what you do not know. Answer in plain text, the result first.
 """
-_CONTEXT = "{{context}}"
-VARIABLES = ("agent_name", "task", "context")
+VARIABLES = ("agent_name", "task")
 _VARIABLE = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 _MARK = "__meshwright_tool__"
 """The attribute that `@tool` sets on a function; models do not import `tools`, which has it."""
@@ -36,7 +35,7 @@ class AgentOptions(BaseModel):
 
     `tools` are functions marked by `@tool` and toolsets; `max_budget` is what it may spend in all, in
     dollars; `cache=False` lets no cache answer it; `params` go to its provider as they are. `instructions`
-    may use {{agent_name}}, {{task}} and {{context}}; a prompt file of the agent's id is stronger. `timeout`
+    may use {{agent_name}} and {{task}}; a prompt file of the agent's id is stronger. `timeout`
     bounds one attempt of a call, in seconds; `num_retries` are those after the first.
     """
 
@@ -142,17 +141,13 @@ def _budgets_of(agent_id: str, max_budget: Any) -> tuple[Budget, ...]:
 
 
 def prompt_text(instructions: str, settings: dict[str, Any]) -> str:
-    """Instructions as the text of a prompt file; the context goes below them where they do not place it.
-
-    Raises ConfigError where they hold what a prompt cannot.
-    """
+    """Instructions as the text of a prompt file. Raises ConfigError where they hold what a prompt cannot."""
     found = _OPENING.search(_VARIABLE.sub(lambda mark: "" if mark[1] in VARIABLES else mark[0], instructions))
     if found:
         problem = f"the instructions hold {found[0]!r}, which begins a variable or a block"
         remedy = f"use only {', '.join('{{' + name + '}}' for name in VARIABLES)}"
         raise ConfigError(problem, remedy=remedy, field="instructions")
     used = set(_VARIABLE.findall(instructions))
-    text = instructions if "context" in used else f"{instructions.rstrip()}\n\n{_CONTEXT}"
-    variables = [name for name in VARIABLES if name in used | {"context"}]
+    variables = [name for name in VARIABLES if name in used]
     lines = [f"{name}: {json.dumps(value)}" for name, value in {**settings, "variables": variables}.items()]
-    return "\n".join(["---", *lines, "---", text, ""])
+    return "\n".join(["---", *lines, "---", instructions.rstrip(), ""])

@@ -91,13 +91,17 @@ class ProviderFault(NamedTuple):
         return self.status >= 500 or self.status in _OVERLOADED
 
 
+FASTER = "Allow a step more time (timeout), or ask a faster model"
+RECOVERS = "Wait until it recovers, or add a deployment to fall back to"
+_LIMITED = "Wait, or raise the limit there"
+_REJECTED = "Change what it names, or ask another model"
 _TOO_LONG = (ContextTooLong, ": the messages are too long", "Shorten the context")
 _KINDS: tuple[tuple[Callable[[ProviderFault], bool], type[ModelError], str, str], ...] = (
     (
         lambda fault: (fault.status in (408, 429) or fault.status >= 500) and fault.says(_DOWN_SIGNS),
         AllProvidersDown,
         ": none of its deployments is up",
-        "",
+        "Wait until one is, or repair them there",
     ),
     (
         lambda fault: (
@@ -111,24 +115,29 @@ _KINDS: tuple[tuple[Callable[[ProviderFault], bool], type[ModelError], str, str]
     ),
     # Over the limit of a whole minute.
     (lambda fault: fault.status == 429 and fault.says(_LARGE_SIGNS), *_TOO_LONG),
-    (lambda fault: fault.status == 429 and not fault.says(_CREDIT_SIGNS), RateLimited, ": rate limit", ""),
-    (lambda fault: fault.status == 408, ModelTimeout, "", ""),
+    (
+        lambda fault: fault.status == 429 and not fault.says(_CREDIT_SIGNS),
+        RateLimited,
+        ": rate limit",
+        _LIMITED,
+    ),
+    (lambda fault: fault.status == 408, ModelTimeout, ": it took too long", FASTER),
     (
         lambda fault: fault.is_of_server() and fault.says(_REACH_SIGNS),
         ModelUnavailable,
         ": it cannot reach the model's provider",
         "Check the address (api_base) that it calls",
     ),
-    (ProviderFault.is_of_server, ModelUnavailable, ": the server is at fault or overloaded", ""),
+    (ProviderFault.is_of_server, ModelUnavailable, ": the server is at fault or overloaded", RECOVERS),
     (lambda fault: fault.says(_CONTEXT_SIGNS) or fault.status == 413, *_TOO_LONG),
     (
         lambda fault: fault.says(_POLICY_SIGNS),
         ContentRefused,
         ": the provider's policy forbids the request",
-        "",
+        "Change the request, or ask a model under another policy",
     ),
     (
-        lambda fault: fault.says(_CREDIT_SIGNS),
+        lambda fault: fault.status == 402 or fault.says(_CREDIT_SIGNS),
         ModelRefused,
         ": the account has no credit or budget left",
         "Add credit there, raise the limit of its budget, or name another model",
@@ -141,7 +150,12 @@ _KINDS: tuple[tuple[Callable[[ProviderFault], bool], type[ModelError], str, str]
         "Check the name of the model and the base URL",
     ),
     (lambda fault: fault.status < 400, ModelRefused, ": a redirect", "Set the base URL to where it leads"),
-    (lambda fault: bool(fault.shown), ModelRefused, ": it rejected the request", ""),
+    (
+        lambda fault: bool(fault.shown),
+        ModelRefused,
+        ": it rejected the request",
+        _REJECTED,
+    ),
     (
         lambda fault: True,
         ModelRefused,

@@ -20,6 +20,8 @@ from meshwright.core.errors import ConfigError, InvalidInput, ModelError
 from meshwright.core.messages import Usage
 from meshwright.models.errors import ModelRefused, ModelTimeout, ModelUnavailable
 from meshwright.models.faults import (
+    FASTER,
+    RECOVERS,
     Discretion,
     ProviderFault,
     error_for,
@@ -206,7 +208,8 @@ class ApiModel:
             return self._unreachable(error)
         if isinstance(error, TimeoutError):
             model, seconds = self.wire.model_of(call.request), call.request.timeout_seconds
-            timeout = ModelTimeout(f"{self.server} did not answer model {model!r} in {seconds:g} seconds")
+            what = f"{self.server} did not answer model {model!r} in {seconds:g} seconds"
+            timeout = ModelTimeout(what, remedy=FASTER)
             is_stream = call.on_delta is not None
             timeout.is_silent = is_stream and seconds >= _SILENT_SECONDS and not call.has_begun
             return timeout
@@ -298,7 +301,7 @@ class ApiModel:
             return from_json(data)
 
     def _broken_off(self, how: str) -> ModelUnavailable:
-        return ModelUnavailable(f"{self.server} broke off its reply ({how})")
+        return ModelUnavailable(f"{self.server} broke off its reply ({how})", remedy=RECOVERS)
 
     def _error_in(self, body: dict[str, Any], request: ModelRequest) -> ModelError:
         fault = fault_in(body, self._discretion.shown(body, request))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from meshwright.core.messages import Usage
 from meshwright.core.money import Price
+from meshwright.models.errors import ModelRefused
 from meshwright.models.offline_text import (
     Passage,
     SchemaFiller,
@@ -20,7 +21,6 @@ from meshwright.models.offline_text import (
     passages_of,
     quote,
     relevance,
-    shorten,
     terms,
     word_vector,
     words_of,
@@ -41,9 +41,9 @@ _HONEST = (
     "This is the built-in offline model: it quotes what it is given and knows nothing itself. "
     "Set LITELLM_BASE_URL or a provider's key for a model that does."
 )
+_ONLY_SEARCHES = f"I only search, and do not calculate. {_HONEST}"
 _TOKEN = re.compile(r"\w{1,6}|[^\w\s]")
 _STREAMED = re.compile(r"\S+\s*|\s+")
-_LIMIT = re.compile(r"\b(?:under|below|at most|no more than|within)\s([\d,]{1,12})\stokens", re.I)
 _REMEMBER = re.compile(r"\W*(?:please\s)?(?:remember|keep in mind|note)(?:\sthat|:)?\s+(\S.*)", re.I | re.S)
 _AGENT = re.compile(r"\b[a-z]+(?:-[a-z]+)*-(?:agent|coder|tester|manager|monitor|tracker|deployer)\b")
 _URL = re.compile(r"https?://[^\s<>\"'`)\]]+[^\s<>\"'`)\].,;:!?]")
@@ -53,9 +53,14 @@ _BLANK_LINES = re.compile(r"\n[ \t]+(?=\n)")
 _KNOWN = re.compile(
     r"^(?:RELEVANT_MEMORIES|CONVERSATION_CONTEXT|CONSTRAINTS|KNOWN_FAILURES):((?:\n[-* ].*)+)", re.M
 )
+_NOTED = re.compile(r"^- \[[\w-]+\] (.*?)(?: \(noted [^()]*\))?$", re.M)
+"""A memory as a run shows it, with its id and its source."""
 _LESS_TELLING = re.compile(r"(?:^|/)tests?/|test_|\.(?:lock|svg|css|csv)$|(?:^|/)(?:LICENSE|NOTICE|\.\w)")
 _COMMITS = re.compile(r"\bcommits?\b|\bgit log\b|\bwhat (?:has )?changed\b|\bwhat is new\b", re.I)
 _RESEARCH = re.compile(r"\b(?:research|compare|investigate|find out|look into|delegate)\b", re.I)
+_RECKONS = terms(
+    "add calculate compute divide equals minus multiply percent plus reckon result subtract sum times"
+)
 _PURPOSES = {
     "delegate": {"delegate", "handoff", "assign"},
     "remember": {"remember", "memorize", "note"},
@@ -85,8 +90,8 @@ def estimate_tokens(text: str) -> int:
 class OfflineModel(Adapter):
     """Deterministic: it calls the tools that fit the question by a word, and quotes the lines that fit.
 
-    Takes time linear in the request. Fills a JSON schema where one is given; with the tag `compression` it
-    shortens the last message, keeping its sections. Its answers cost nothing and say `model: offline`.
+    Takes time linear in the request. Fills a JSON schema where one is given, and refuses to compress a
+    context, which then stays whole. Its answers cost nothing and say `model: offline`.
     """
 
     kind = _NAME
@@ -96,7 +101,7 @@ class OfflineModel(Adapter):
         self.count_tokens = count_tokens
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
-        """Answer. A stream comes word by word. Raises InvalidSchema for a schema that it cannot fill."""
+        """Answer. A stream comes word by word. Raises InvalidSchema, ModelRefused."""
         size = sum(len(message.text) for message in request.messages) + len(str(request.tools))
         if request.response_schema is not None or size > _MAX_INLINE_CHARACTERS:
             reply = await asyncio.to_thread(self.reply, request)
@@ -121,7 +126,7 @@ class OfflineModel(Adapter):
             tokens = Usage(prompt_tokens=sum(map(self.count_tokens, texts)))
             return self._made(request, "").model_copy(update={"embeddings": vectors, "usage": tokens})
         if "compression" in request.tags and not request.tools and request.response_schema is None:
-            return self._made(request, self._shortened(request))
+            raise ModelRefused("The offline model quotes, and shortens nothing: the context stays whole")
         talk = _Talk(request.messages)
         if (found := _next_call(talk, request.tools)) is not None:
             text = json.dumps(found[1], ensure_ascii=False)
@@ -139,14 +144,6 @@ class OfflineModel(Adapter):
         ends = range(len(content))
         end = bisect_right(ends, request.output_limit, key=lambda end: self.count_tokens(content[:end]))
         return self._made(request, content[: max(end - 1, 0)].rpartition(" ")[0], "length")
-
-    def _shortened(self, request: ModelRequest) -> str:
-        prompt = "\n".join(message.text for message in request.messages if message.role == "system")
-        text = request.messages[-1].text if request.messages else ""
-        start = re.search(r"^METADATA:", text, re.MULTILINE)
-        limits = [int(digits.replace(",", "") or 0) for digits in _LIMIT.findall(prompt)]
-        limit = min([request.output_limit, *filter(None, limits)])
-        return shorten(text[start.start() :] if start else text, limit, self.count_tokens)
 
     def _made(self, request: ModelRequest, content: str, finish_reason: str = "stop") -> ModelReply:
         prompt = sum(self.count_tokens(message.text) for message in request.messages)
@@ -195,7 +192,8 @@ class _Talk:
         prompt = "\n".join(message.text for message in messages if message.role == "system")
         self.prompt = prompt[:_MAX_ASKED_CHARACTERS]
         said = [message.text for message in messages[:place] if message.role in ("user", "assistant")]
-        known = (passage for text in [*_KNOWN.findall(prompt), *said] for passage in passages_of(text))
+        texts = [part for text in said for part in _KNOWN.findall(_NOTED.sub(r"- \1", text)) or [text]]
+        known = (passage for text in [*_KNOWN.findall(prompt), *texts] for passage in passages_of(text))
         known = (one for one in known if not one.text.endswith("?") and one.text != self.question)
         background = list(islice(known, _MAX_PASSAGES))
         found = (passage for one in self.results if not one.error for passage in passages_in(one.value))
@@ -209,6 +207,9 @@ class _Talk:
             subject = subject.replace(file, " ")
         self.words = words_of(subject)
         self.wanted = terms(subject)
+        has_numbers = len(re.findall(r"\d+", self.asked)) > 1
+        self.is_sum = has_numbers and not given and all(map(str.isdigit, self.wanted - _RECKONS))
+        """Whether the question has numbers alone, and words of arithmetic."""
         self.is_known = bool(given) or any(self.wanted <= terms(one.text) for one in background)
 
 
@@ -247,7 +248,7 @@ def _parsed(text: str) -> Any:
 def _next_call(talk: _Talk, tools: Sequence[ToolSpec]) -> tuple[ToolSpec, dict[str, Any]] | None:
     """The call to make now: of no tool twice, and none after one that settles the question."""
     settled = any(not result.error and result.purpose not in _QUOTED for result in talk.results)
-    if not talk.question or settled:
+    if not talk.question or talk.is_sum or settled:
         return None
     used = {result.name for result in talk.results}
     for purpose, known in _wishes(talk):
@@ -296,7 +297,7 @@ def _arguments(tool: ToolSpec, known: dict[str, Any], talk: _Talk) -> dict[str, 
             usual = {"integer": 1, "number": 1, "boolean": False, "string": talk.question}
             if "enum" in schema:
                 value = next(iter(schema["enum"]), None)
-            elif want not in ("url", "path", "agent"):
+            elif want not in ("url", "path", "agent") and "pattern" not in schema:  # no name in free words
                 value = usual.get(schema.get("type", "string"))
             if value is None:
                 return None
@@ -317,6 +318,8 @@ def _answer(talk: _Talk) -> str:
     results = [result for result in talk.results if not result.error]
     if parts := [_quoted_whole(result) for result in results if result.purpose not in _QUOTED]:
         return "\n\n".join(parts)
+    if talk.is_sum:
+        return _ONLY_SEARCHES
     material = talk.material if talk.wanted else talk.found
     if lines := [passage.cited() for passage in _fitting(material, talk.wanted)[:_MAX_LINES]]:
         return "\n".join(f"- {line}" for line in lines) if len(lines) > 1 else lines[0]

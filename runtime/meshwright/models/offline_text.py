@@ -1,4 +1,4 @@
-"""The text work of the built-in model: it finds lines that fit, fills JSON schemas, shortens contexts."""
+"""The text work of the built-in model: it finds lines that fit, and fills JSON schemas."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from heapq import nlargest
 from typing import Any, NamedTuple
@@ -296,69 +296,3 @@ def _number(schema: _Schema, text: str, *, whole: bool) -> float | int:
     if not least <= value <= most or abs(value) > _MAX_NUMBER:
         raise _unfit(f"no number from -{_MAX_NUMBER} to {_MAX_NUMBER} fits the limits that the schema sets")
     return int(value) if whole else float(value)
-
-
-# Shortening
-
-_HEADER = re.compile(r"([A-Z][A-Z_]{3,}):[ \t]*(.*)$")
-# Times, ids and scores that a context must not carry on.
-_LEAK = re.compile(
-    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d|\b1[5-9]\d{8}(?:\d{3})?\b"
-    r"|\b[0-9A-HJKMNP-TV-Z]{26}\b|\b[0-9a-f]{8}-[0-9a-f]{4}-|\b(?=[0-9a-f]*\d)[0-9a-f]{12,}\b"
-    r"|\b(?:created|updated|accessed|expires)_at\b|\btimestamp\s*[:=]"
-    r"|\b(?:score|relevance|similarity|distance|confidence)\s*[:=]|\b\w+_(?:id|at)\s*[:=]",
-    re.I,
-)
-_NEEDED = frozenset({"", "METADATA", "DOMAIN_CONTEXT", "CONSTRAINTS", "KNOWN_FAILURES", "OPEN_QUESTIONS"})
-_OPTIONAL = frozenset({"RELEVANT_MEMORIES", "CONVERSATION_CONTEXT"})
-_HEADER_TOKENS = 16  # of the sections that are not needed
-
-
-_Entry = tuple[str, str]
-"""A section, and an entry of it."""
-
-
-def shorten(text: str, max_tokens: int, count_tokens: Callable[[str], int]) -> str:
-    """Shorten a context to a number of tokens by leaving out entries, as far as its needed parts allow.
-
-    METADATA, task, constraints, failures and questions stay. Others are kept by how much they have to do
-    with the task, in the order of the original; of memories and conversation only what says no time, id or
-    score.
-    """
-    entries = [
-        entry for entry in _entries_of(text) if entry[0] not in _OPTIONAL or not _LEAK.search(entry[1])
-    ]
-    kept = {place for place, (section, _) in enumerate(entries) if section in _NEEDED}
-    task = terms(" ".join(entry for section, entry in entries if section == "DOMAIN_CONTEXT"))
-    scores = relevance((terms(entry) for _, entry in entries), task)
-    left = max_tokens - count_tokens(_written(entries, kept)) - _HEADER_TOKENS
-    for place in sorted(set(range(len(entries))) - kept, key=lambda place: (-scores[place], place)):
-        cost = count_tokens(entries[place][1]) + 1
-        if cost <= left:
-            kept.add(place)
-            left -= cost
-    return _written(entries, kept)
-
-
-def _entries_of(text: str) -> list[_Entry]:
-    entries: list[_Entry] = []
-    section, begins = "", True
-    for line in text.splitlines():
-        header = _HEADER.match(line)
-        section, begins = (header[1], True) if header else (section, begins)
-        content = header[2] if header else line.rstrip() and line
-        if not begins and line.startswith((" ", "\t")):
-            entries[-1] = (section, f"{entries[-1][1]}\n{content}" if content else entries[-1][1])
-        elif content:
-            entries.append((section, content))
-            begins = False
-    return entries
-
-
-def _written(entries: Sequence[_Entry], kept: set[int]) -> str:
-    lines: list[str] = []
-    before = ""
-    for section, entry in (entries[place] for place in sorted(kept)):
-        lines += [f"{section}:", entry] if section != before else [entry]
-        before = section
-    return "\n".join(lines)

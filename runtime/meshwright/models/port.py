@@ -23,7 +23,7 @@ from meshwright.core.money import Amount, Budget, OnEmpty, Price, exact
 if TYPE_CHECKING:
     from meshwright.models.config import LiteLLMConfig
 
-_LEFT_OUT = ("finish_reason", "step", "attempt", "prompt", "late")
+_LEFT_OUT = ("finish_reason", "step", "attempt", "prompt")
 """Fields that the JSON of a call leaves out where they are not set."""
 _UNSET_LEFT_OUT = ("response_format", "params", "inputs")
 """Fields that the JSON of a request leaves out where they are not set."""
@@ -36,6 +36,9 @@ MODEL_CALLED = "model.called"
 CostSource = Literal["priced", "reported", "estimated", "unknown"]
 """The source of a cost: our price list for counted tokens, the server's report, our price list for estimated
 tokens, or nothing."""
+
+CHARGE = "tool:"
+"""Begins the `model` of what a tool spent, which the ledger has like the calls of models."""
 
 OutputMode = Literal["native", "tool", "prompted"]
 """How a model is asked for an answer in a schema: by `response_format`, by a tool that it must call, or in
@@ -112,9 +115,8 @@ class Call(Struct):
 
     `error` is the code of the error that ended it, `reason` its message. `cost_usd` is None if the cost
     is unknown, and 0 for an answer from a cache, which `saved_usd` would have cost. `attempts`
-    are those of the call, `attempt` is that of the task. A call whose process ended before it did is `cut`;
-    one that ends `late`, when its reservation is over, may have been taken for that. `prompt` is the version
-    of the prompt that it was made with, None for a call of a client.
+    are those of the call, `attempt` is that of the task. A call whose process ended before it did is `cut`.
+    `prompt` is the version of the prompt that it was made with, None for a call of a client.
     `settlement` is what budgets book of it, where any reserved money for it; no event has it.
     """
 
@@ -141,7 +143,6 @@ class Call(Struct):
     step: int | None = None
     attempt: int | None = None
     prompt: str | None = None
-    late: Literal[True] | None = None
     settlement: Settlement | None = None
 
     def __post_init__(self) -> None:
@@ -367,7 +368,13 @@ class GivenModel(NamedTuple):
 
 
 class ModelWindows(Protocol):
-    """Knows the window of each agent's model, which may be configured for a tenant."""
+    """Knows window and price of each agent's model, which may be configured for a tenant."""
+
+    def price_of(
+        self, model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str, prompt_tokens: int
+    ) -> Price | None:
+        """The highest price of a call with a prompt of that size; None if unknown."""
+        ...
 
     def window_of(self, model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str) -> ModelWindow:
         """The window of a model with some tags, for an agent of a tenant."""

@@ -6,11 +6,9 @@
     temperature: 0.2
     max_tokens: 512
     tags: [cheap]
-    variables: [context]
+    variables: [agent_name]
     ---
-    You greet people.
-
-    {{context}}
+    You are {{agent_name}}. You greet people.
 
 A `{{name}}` is replaced by a value, once, and what the value says is never looked at again. There is
 nothing else: no blocks, no expressions, no roles.

@@ -21,8 +21,8 @@ from meshwright.core.limits import reserved_param
 MAX_PROMPT_BYTES = 65_536
 SHORT_DIGEST = 12
 """The characters of a digest or a git revision that people and versions name it by."""
-RUN_VARIABLES = ("agent_name", "task", "context")
-"""The values for the prompt of a run: the agent's id, the request's text, and the compressed context."""
+RUN_VARIABLES = ("agent_name", "task")
+"""The values for the prompt of a run: the agent's id, and the request's text."""
 _OTHER_VARIABLES = {"context-service": ("sender", "receiver")}
 """The values for prompts that are of no agent."""
 _BOUNDARY = re.compile(r"^---[ \t]*$", re.MULTILINE)
@@ -39,7 +39,7 @@ _EXPECTED = {
     "tags": "write tags as a list of at least one name, such as: tags: [default]",
     "cache": "write cache as true or false, such as: cache: false",
     "structure": "write structure as native, tool or prompted, such as: structure: tool",
-    "variables": "write variables as a list of lower-case names, such as: variables: [context]",
+    "variables": "write variables as a list of lower-case names, such as: variables: [agent_name]",
 }
 _Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
 _VariableName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
@@ -158,9 +158,19 @@ def _version(name: str, digest: str, place: str) -> str:
     return f"{name}@{digest[:SHORT_DIGEST]} {place}"
 
 
+def version_prefix(named: str) -> str:
+    """Returns how the versions begin that a text names.
+
+    It is `NAME` for all of a prompt, or `NAME@DIGEST` with a whole digest or its beginning; a place after
+    that is ignored.
+    """
+    name, _, digest = named.partition(" ")[0].partition("@")
+    return f"{name}@{digest[:SHORT_DIGEST].lower()}"
+
+
 def _decode(data: bytes, path: str) -> str:
     if len(data) > MAX_PROMPT_BYTES:
-        remedy = "shorten it: what changes from task to task belongs into the context"
+        remedy = "shorten it: what changes from task to task belongs into the task"
         raise PromptError(f"the file is larger than {MAX_PROMPT_BYTES:,} bytes", remedy=remedy, path=path)
     try:
         text = data.decode("utf-8-sig")
@@ -173,6 +183,8 @@ def _decode(data: bytes, path: str) -> str:
 
 
 def _not_offered(variable: str, offered: Sequence[str]) -> tuple[str, str]:
+    if variable == "context":
+        return "nothing fills in {{context}}", "take it out: memories have a message of their own"
     close = nearest(variable, offered)
     use = f"did you mean {close!r}? There are" if close else "there are"
     return (
