@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 
 from meshwright.component import Actors, Component, offered
+from meshwright.context.embeddings import Embedder
 from meshwright.context.event_words import FACTS
-from meshwright.context.memory import Memory, MemoryStore
-from meshwright.context.plan import DEFAULT_RULES
+from meshwright.context.memories import Memory
+from meshwright.context.memory import MemoryStore
+from meshwright.context.rules import with_defaults
 from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextService
+from meshwright.context.vectors import Vectors
 from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import Mesh
 from meshwright.models.port import Model
 from meshwright.prompts import PromptSources
+
+TABLES = files("meshwright.context") / "tables"
 
 
 class ContextComponent(Component):
@@ -24,8 +31,17 @@ class ContextComponent(Component):
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        self._memory = Memory(mesh.database, mesh.host.clock)
+        wanted, self._vectors = mesh.settings.context, None
+        if wanted.embedding_model:
+            embedder = Embedder(wanted.embedding_model, lambda: mesh.get(Model))
+            self._vectors = Vectors(mesh.database, embedder, wanted.embedding_floor)
+        self._memory = Memory(mesh.database, mesh.host.clock, self._vectors)
         self._stores: list[MemoryStore] = []
+        self._rules = with_defaults(mesh.settings.context.rules)
+
+    def migrations(self) -> Traversable:
+        """The columns of the table `memories`."""
+        return TABLES
 
     def memory_store(self) -> MemoryStore:
         """The memories in the mesh's database."""
@@ -37,8 +53,19 @@ class ContextComponent(Component):
         self._stores = offered(mesh, lambda component: component.memory_store())
         mesh.provide(self._stores[0], MemoryStore)
         here = mesh.role.runs(CONTEXT_SERVICE)
-        rules = DEFAULT_RULES if here else None
+        rules = self._rules if here else None
         mesh.provide(ContextClient(mesh.host, mesh.get(Model), mesh.get(PromptSources), rules=rules))
+
+    async def begin(self) -> None:
+        """Begin to embed memories; of processes that share a database the fronts do."""
+        embeds = self.mesh.database.exclusive or self.mesh.role.is_front
+        if self._vectors is not None and embeds and self._memory in self._stores:
+            self._vectors.begin(self.mesh.host.clock)
+
+    async def stop(self) -> None:
+        """Embed no more."""
+        if self._vectors is not None:
+            await self._vectors.stop()
 
     async def erase(self, tenant_id: str, task_ids: Sequence[str]) -> None:
         """Delete what the tasks have remembered, also in stores that are no longer used."""
@@ -47,4 +74,5 @@ class ContextComponent(Component):
 
     def actors(self) -> Iterable[Actors]:
         """The context-service."""
-        return [Actors(ActorKind.of(ContextService, type=CONTEXT_SERVICE), CONTEXT_SERVICE)]
+        kind = ActorKind.of(ContextService, type=CONTEXT_SERVICE, rules=self._rules)
+        return [Actors(kind, CONTEXT_SERVICE)]

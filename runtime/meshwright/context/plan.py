@@ -1,11 +1,9 @@
-"""Requests to the context-service, the rules between a sender and a receiver, and the plan of a context."""
+"""Requests to the context-service, and the plan of a context by the rules."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from msgspec import field
@@ -18,10 +16,13 @@ from pydantic import (
     model_validator,
 )
 
-from meshwright.context.memory import MemoryItem, within_budget
+from meshwright.context.memory import MemoryItem
+from meshwright.context.relevance import within_budget
+from meshwright.context.rules import ANY, Rule, Rules, strip
 from meshwright.context.text import count_tokens
 from meshwright.core.encoding import Struct
-from meshwright.core.messages import Identifier
+from meshwright.core.ids import Identifier
+from meshwright.core.messages import SenderContext
 
 _MAX_CONTEXT_TOKENS = 4000  # of memories, before the context-service has its say
 _MAX_SUMMARY_CHARS = 16_000
@@ -144,116 +145,33 @@ def context_request(
     sender: str,
     receiver: str,
     memories: Sequence[MemoryItem],
+    known: SenderContext | None = None,
     project_id: str = "default",
     max_tokens: int = _MAX_CONTEXT_TOKENS,
 ) -> ContextRequest:
-    """Ask for the context of an agent's run: of what was recalled, in order of relevance, as much as fits.
+    """Ask for the context of an agent's run: what its sender passes on, then memories, as many as fit.
 
     The request that it works on and the conversation reach its model by themselves, as messages. `sender` is
     who asks the agent: the one that delegated to it, or the orchestrator.
     """
+    passed_on = known or SenderContext()
     return ContextRequest.model_construct(  # of parts that are checked
         sender=sender,
+        constraints=[*passed_on.constraints],
+        known_failures=[*passed_on.known_failures],
+        sender_questions=[*passed_on.questions],
+        workflow_state=passed_on.workflow_state,
         receiver=receiver,
         project_id=project_id,
-        sender_memories=[_said(item, receiver) for item in within_budget(memories, max_tokens)],
+        sender_memories=[_said(item) for item in within_budget(memories, max_tokens)],
     )
 
 
-def _said(item: MemoryItem, receiver: str) -> str:
-    return item.text if item.agent_id in (None, receiver) else f"{item.text} (noted by {item.agent_id})"
-
-
-# Rules
-
-_ANY = "*"
-_OPTIONAL_FIELDS = tuple(
-    name for name, field in CompressRequest.model_fields.items() if not field.is_required()
-)
-_OWNERS = ("memory", "message", "task", "thread", "tenant", "user", "agent", "scope")
-_IDS = ("id", *(f"{name}_id" for name in _OWNERS))
-_SCORES = ("score", "relevance", "similarity", "distance", "rank", "embedding")
-_TIMES = ("timestamp", "time", "ts", "created_at", "updated_at", "accessed_at", "expires_at")
-_INTERNAL = tuple(f"{_ANY}.{key}" for key in (*_IDS, *_SCORES, *_TIMES))
-"""Fields that the mesh adds to items, and no receiver needs: ids, scores and times."""
-
-_VERDICT = None  # the key, in a tree of paths, of whether what stands there is kept: no JSON has it
-_Tree = Mapping[str | None, Any]
-"""Paths by their segments, each with a verdict or none of its own; the longest path decides."""
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How a request from `sender` to `receiver` (each an agent's id, or `*`) is compressed.
-
-    `strip_fields`: dotted paths of what is left out; `*` stands for any field of the request, and a path
-    through a list means each of its items. `preserve_fields`: paths of what is kept where a shorter path
-    leaves it out, is not counted against a maximum, and must stand word for word in what a model makes of
-    the text. `token_ceiling`: a text of more tokens goes to the compression model.
-    """
-
-    sender: str = _ANY
-    receiver: str = _ANY
-    strip_fields: tuple[str, ...] = _INTERNAL
-    preserve_fields: tuple[str, ...] = ("constraints",)
-    max_memories: int = 10
-    max_conversation_messages: int = 10
-    token_ceiling: int = 1000
-
-    @cached_property
-    def paths(self) -> _Tree:
-        """The paths to leave out and to keep, field by field of a request."""
-        tree: dict[str | None, Any] = {}
-        for keep, paths in ((False, self.strip_fields), (True, self.preserve_fields)):
-            for first, *rest in (path.split(".") for path in paths):
-                for name in _OPTIONAL_FIELDS if first == _ANY else (first,):
-                    branch = tree
-                    for segment in (name, *rest):
-                        branch = branch.setdefault(segment, {})
-                    branch[_VERDICT] = keep
-        return tree
-
-
-class Rules:
-    """The rules of a mesh; of those that match a sender and a receiver the most specific holds.
-
-    Both named comes before the receiver alone named, that before the sender alone, and last comes `*` to
-    `*`, which is added with its defaults where it is missing.
-    """
-
-    def __init__(self, rules: Iterable[Rule] = ()) -> None:
-        self._rules = {(_ANY, _ANY): Rule(), **{(rule.sender, rule.receiver): rule for rule in rules}}
-
-    def find(self, sender: str, receiver: str) -> Rule:
-        """The rule that holds from this sender to this receiver."""
-        for pair in ((sender, receiver), (_ANY, receiver), (sender, _ANY)):
-            if pair in self._rules:
-                return self._rules[pair]
-        return self._rules[_ANY, _ANY]
-
-
-DEFAULT_RULES = Rules(
-    [
-        Rule(sender="project-manager", receiver="architect-agent", token_ceiling=800),
-        Rule(sender="project-manager", receiver="researcher-agent", token_ceiling=600),
-        Rule(token_ceiling=1000),
-    ]
-)
-"""The rules of a mesh that sets none."""
-
-
-def _strip(value: Any, tree: _Tree, dropped: list[str], *, keep: bool = True) -> Any:
-    """The parts of a value that the tree keeps, or None; the texts left out are added to `dropped`."""
-    keep = tree.get(_VERDICT, keep)
-    if isinstance(value, dict):
-        inner = {key: _strip(part, tree.get(key, {}), dropped, keep=keep) for key, part in value.items()}
-        return {key: part for key, part in inner.items() if part is not None} or None
-    if isinstance(value, list):
-        items = [_strip(item, tree, dropped, keep=keep) for item in value]
-        return [item for item in items if item is not None] or None
-    if not keep and value is not None:
-        dropped.append(str(value))
-    return value if keep else None
+def _said(item: MemoryItem) -> str:
+    """A memory with its id, its day and its source."""
+    day = "" if item.created_at is None else f"on {item.created_at:%Y-%m-%d}"
+    known = " ".join(filter(None, (day, f"by {item.agent_id}" if item.agent_id else "")))
+    return f"[{item.memory_id}] {item.text}{f' (noted {known})' if known else ''}"
 
 
 # The plan
@@ -282,8 +200,10 @@ class _Draft:
         self.dropped: list[str] = []
         self.sections: dict[str, list[str]] = {}
         if request.task_summary:
-            self.sections[METADATA] = list(self._metadata(request))
+            self.sections[METADATA] = [*self._metadata(request), *self._state(request)]
             self.sections[DOMAIN_CONTEXT] = [_entry(request.task_summary)]
+        elif state := list(self._state(request)):
+            self.sections[METADATA] = state
         for name, section in SECTIONS.items():
             items: list[Any] = getattr(request, name)
             kept = self._keep(name, self._chosen(name, items)) if items else None
@@ -303,12 +223,12 @@ class _Draft:
             text
             for field_name, *rest in paths
             for name, value in self.kept.items()
-            if field_name in (_ANY, name)
+            if field_name in (ANY, name)
             for text in _texts_at(value, rest)
         ]
 
     def _keep(self, name: str, value: Any) -> Any:
-        self.kept[name] = kept = _strip(value, self.rule.paths.get(name, {}), self.dropped)
+        self.kept[name] = kept = strip(value, self.rule.paths.get(name, {}), self.dropped)
         return kept
 
     def _metadata(self, request: CompressRequest) -> Iterator[str]:
@@ -316,6 +236,8 @@ class _Draft:
         yield f"receiver: {request.receiver}"
         yield f"project_id: {request.project_id}"
         yield from _leaves(self._keep("priority", request.priority), "priority")
+
+    def _state(self, request: CompressRequest) -> Iterator[str]:
         if request.workflow_state:
             yield from _leaves(self._keep("workflow_state", request.workflow_state), "workflow_state")
 

@@ -66,5 +66,12 @@ def common_forms() -> frozenset[str]:
     return forms(function_words() | _listed("common_words.txt"))
 
 
+@cache
+def other_languages() -> tuple[frozenset[str], ...]:
+    """The words that hold sentences together, of each language but English."""
+    text = resources.files("meshwright.context").joinpath("other_words.txt").read_text("utf-8")
+    return tuple(frozenset(line.split()[1:]) for line in text.splitlines())
+
+
 def _listed(name: str) -> frozenset[str]:
     return frozenset(resources.files("meshwright.context").joinpath(name).read_text().split())

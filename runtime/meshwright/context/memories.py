@@ -1,0 +1,247 @@
+"""The memories of a mesh in its database, found by words, and by their meaning where a model embeds them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import lru_cache
+from itertools import islice
+from typing import Any, Literal
+
+from meshwright.context import memory_table
+from meshwright.context.memory import (
+    STATUSES,
+    MemoryItem,
+    MemoryPage,
+    MemoryStatus,
+    check_text,
+    subject_of,
+)
+from meshwright.context.relevance import coverage, distinct, is_spaceless, query_words, within_budget
+from meshwright.context.vectors import Vectors
+from meshwright.core.clock import Clock
+from meshwright.core.errors import HostError, MemoryUnavailable
+from meshwright.core.messages import MemoryKind
+from meshwright.sql.database import Database
+from meshwright.sql.together import Together
+
+_GLOBAL = "global"
+_CANDIDATES = 4  # rows read for each memory wanted, since some will be near-duplicates or below the floor
+
+
+class Memory:
+    """The memories of a mesh in its database, found by words, and with `vectors` by their meaning too.
+
+    Every method raises MemoryUnavailable if the database fails.
+    """
+
+    def __init__(self, database: Database, clock: Clock, vectors: Vectors | None = None) -> None:
+        self._database = database
+        self._clock = clock
+        self._vectors = vectors
+        self._owners: set[str] | None = None
+        self._read_owners: Together[None, set[str]] = Together(
+            lambda asked: database.read(memory_table.owners)
+        )
+
+    async def remember(self, item: MemoryItem) -> bool:
+        """Write a memory, durable when this returns. False if the tenant has one of its id: that one stands.
+
+        Raises InvalidInput for a text that is empty, and TooLarge for one over 4,000 characters.
+        """
+        check_text(item.text)
+        with _unavailable_if_failing("written"):
+            owner = _owner_of(item.tenant_id, item.scope, item.scope_id)
+            written = await self._database.write(memory_table.insert, owner, self._fields(item))
+            (await self._known_owners()).add(owner)
+        self._want_vectors()
+        return written
+
+    async def recall(
+        self,
+        query: str,
+        *,
+        tenant_id: str,
+        scopes: Sequence[tuple[str, str]],
+        max_tokens: int,
+        limit: int = 20,
+        kind: MemoryKind | None = None,
+        floor: float = 0.0,
+    ) -> list[MemoryItem]:
+        """The tenant's active memories of these scopes that suit the query, most relevant first.
+
+        They share words with it or, where a floor is given and texts are embedded, mean much the same.
+
+        Of equally relevant ones the newest comes first, and what says nearly the same as one before it is
+        left out. Behind one stand those that contradict it. Together they have at most `max_tokens`: the
+        least relevant are dropped. A query's marks and operators mean nothing; one without a word of meaning
+        finds nothing, and neither does one if no memory has the share `floor` of its words, by weight.
+        """
+        if self._owners is not None and not self._owners and self._database.exclusive:
+            return []  # there is no memory, and no other process can write one
+        with _unavailable_if_failing("read"):
+            known = await self._known_owners()
+            owners = [owner for scope in scopes if (owner := _owner_of(tenant_id, *scope)) in known]
+            words = query_words(query) if owners else []
+            if not words:
+                return []
+            values = {"tenant_id": tenant_id, "owners": owners, "now": self._now(), "kind": kind or ""}
+            values["limit"] = limit * _CANDIDATES
+            rows = await self._database.read(memory_table.search, words, values)
+            if parts := [word for word in words if is_spaceless(word)]:
+                rows = await self._database.read(memory_table.search_parts, parts, values) + rows
+            if floor > 0 and self._vectors is not None:
+                rows = await self._vectors.ranked(query, rows, values, dict(scopes), floor)
+            elif floor > 0:
+                rows = [row for row in rows if coverage(query, memory_table.wording(row)) >= floor]
+            found = list(islice(distinct(map(_item, rows)), limit))
+            found = await self._with_contradictions(found)
+        return list(within_budget(found, max_tokens))
+
+    async def _with_contradictions(self, found: Sequence[MemoryItem]) -> list[MemoryItem]:
+        """The memories, each before those that say something else of its subject."""
+        ids = [item.memory_id for item in found if item.subject]
+        if not ids:
+            return list(found)
+        rows = await self._database.read(memory_table.beside, found[0].tenant_id, ids, self._now())
+        shown: dict[str, MemoryItem] = {}
+        for item in found:
+            others = [_item(row) for row in rows.get(item.memory_id, ())]
+            for one in (item, *others):
+                against = [other.memory_id for other in (item, *others) if other is not one]
+                shown.setdefault(one.memory_id, one.model_copy(update={"contradicts": tuple(against)}))
+        return list(shown.values())
+
+    async def page(
+        self,
+        tenant_id: str,
+        statuses: Sequence[MemoryStatus] = STATUSES,
+        wanted: Mapping[str, str] | None = None,
+        *,
+        after: int = 0,
+        limit: int = 100,
+    ) -> MemoryPage:
+        """A tenant's memories whose fields have the wanted values; `contains` is a part of their text."""
+        values: dict[str, str | None] = {**(wanted or {}), "tenant_id": tenant_id}
+        if "subject" in values:
+            values["subject"] = subject_of(values["subject"])
+        with _unavailable_if_failing("read"):
+            rows = await self._database.read(memory_table.page, values, statuses, after, limit + 1)
+        last = rows[limit - 1]["n"] if len(rows) > limit else None
+        return MemoryPage([_item(row) for row in rows[:limit]], last)
+
+    async def find(self, memory_id: str, tenant_id: str) -> MemoryItem | None:
+        """A tenant's memory, or None."""
+        with _unavailable_if_failing("read"):
+            row = await self._database.read(memory_table.find, tenant_id, memory_id)
+        return None if row is None else _item(row)
+
+    async def change(
+        self, memory_id: str, tenant_id: str, changes: Mapping[str, Any], by: str
+    ) -> MemoryItem | None:
+        """Set fields of a memory, which `undo` takes back; None if the tenant has none of that id.
+
+        Raises InvalidInput, TooLarge for a text or a subject that it does not take.
+        """
+        if "text" in changes:
+            check_text(changes["text"])
+        values: dict[str, Any] = {**changes, "changed_by": by, "changed_at": self._clock.now()}
+        if "subject" in values:
+            values["subject"] = subject_of(values["subject"])
+        with _unavailable_if_failing("changed"):
+            row = await self._database.write(memory_table.change, tenant_id, memory_id, _plain(values))
+        self._want_vectors()
+        return None if row is None else _item(row)
+
+    async def undo(self, memory_id: str, tenant_id: str, by: str) -> MemoryItem | None:
+        """Take the last change of a memory back; None if the tenant has none of that id, or it has none."""
+        changed = {"changed_by": by, "changed_at": self._now()}
+        with _unavailable_if_failing("changed"):
+            row = await self._database.write(memory_table.undo, tenant_id, memory_id, changed)
+        self._want_vectors()
+        return None if row is None else _item(row)
+
+    async def forget(self, memory_id: str, tenant_id: str) -> bool:
+        """Delete a tenant's memory, for good when this returns. False if it has none of that id."""
+        return await self._delete(tenant_id=tenant_id, memory_id=memory_id) > 0
+
+    async def forget_subject(self, subject: str, tenant_id: str) -> int:
+        """Delete all of a subject for good; returns how many memories."""
+        return await self._delete(tenant_id=tenant_id, subject=subject_of(subject))
+
+    async def _delete(self, **wanted: Any) -> int:
+        with _unavailable_if_failing("forgotten"):
+            return await self._database.write(memory_table.delete, wanted)
+
+    async def erase(self, tenant_id: str, task_ids: Sequence[str]) -> int:
+        """Delete all that a tenant's tasks remembered, for good; returns how many memories."""
+        with _unavailable_if_failing("erased"):
+            return await self._database.write(memory_table.erase, tenant_id, task_ids)
+
+    async def count(
+        self, memory_ids: Sequence[str], tenant_id: str, column: Literal["used", "helped"]
+    ) -> None:
+        """Count that memories were recalled, or that an answer cites them."""
+        with _unavailable_if_failing("written"):
+            await self._database.write(memory_table.count, tenant_id, memory_ids, column)
+
+    async def purge(self, before: datetime) -> int:
+        """Delete for good what was forgotten, or expired, before a time; returns how many memories."""
+        with _unavailable_if_failing("deleted"):
+            return await self._database.write(memory_table.purge, before.timestamp())
+
+    async def _known_owners(self) -> set[str]:
+        """The owners of memories, read once: most tasks recall nothing, and need no query."""
+        if self._owners is None or not self._database.exclusive:
+            owners = await self._read_owners.ask(None)
+            # Another call may have read them meanwhile, and added to them.
+            self._owners = owners | (self._owners or set())
+        return self._owners
+
+    def _want_vectors(self) -> None:
+        if self._vectors is not None:
+            self._vectors.want()
+
+    def _now(self) -> float:
+        return self._clock.now().timestamp()
+
+    def _fields(self, item: MemoryItem) -> dict[str, Any]:
+        fields = item.model_dump(include=set(memory_table.FIELDS))
+        fields["scope_id"] = "" if item.scope == _GLOBAL else item.scope_id
+        fields["created_at"] = item.created_at or self._clock.now()
+        fields["subject"] = subject_of(item.subject)
+        return _plain(fields)
+
+
+@contextmanager
+def _unavailable_if_failing(what: str) -> Iterator[None]:
+    try:
+        yield
+    except HostError as error:
+        raise MemoryUnavailable(
+            f"memories cannot be {what}: {error}", remedy="see whether the data folder is whole and writable"
+        ) from error
+
+
+@lru_cache(maxsize=1024)
+def _owner_of(tenant_id: str, scope: str, scope_id: str) -> str:
+    """One word that stands for a scope of a tenant, for the index."""
+    name = "\x00".join((tenant_id, scope, "" if scope == _GLOBAL else scope_id))
+    return "o" + hashlib.sha256(name.encode()).hexdigest()[:24]
+
+
+def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields as the table has them."""
+    return {
+        name: value.timestamp() if isinstance(value, datetime) else value for name, value in fields.items()
+    }
+
+
+def _item(row: Mapping[str, Any]) -> MemoryItem:
+    known = {name: row[name] for name in (*memory_table.FIELDS, "score") if name in row}
+    for name in memory_table.TIMES:
+        if known[name] is not None:
+            known[name] = datetime.fromtimestamp(known[name], UTC)
+    return MemoryItem(**known)
