@@ -1,7 +1,7 @@
 """Tools of agents: the `@tool` decorator, and toolsets for files, web pages and git."""
 
 from meshwright.tools.files import FileTools
-from meshwright.tools.functions import FunctionTool, delegate_tool, remember_tool, tools_of
+from meshwright.tools.functions import FunctionTool, delegate_tool, recall_tool, remember_tool, tools_of
 from meshwright.tools.git import GitTools
 from meshwright.tools.tool import Tool, ToolContext, ToolWrapper, tool
 from meshwright.tools.toolset import Toolset, ToolSettings
@@ -18,6 +18,7 @@ __all__ = [
     "Toolset",
     "WebTools",
     "delegate_tool",
+    "recall_tool",
     "remember_tool",
     "tool",
     "tools_of",

@@ -41,7 +41,7 @@ class FileTools(Toolset):
         super().__init__(settings)
         self._workspace = settings.files
 
-    @tool(idempotent=True)
+    @tool(idempotent=True, effect="read", origin="workspace")
     def list_files(self, pattern: _Pattern = "**", folder: str = "") -> dict[str, Any]:
         """List the files of the workspace.
 
@@ -54,7 +54,7 @@ class FileTools(Toolset):
         shown = chosen[: self.settings.max_results]
         return {"files": shown} | _left_out(len(chosen) - len(shown), listing.complete)
 
-    @tool(idempotent=True)
+    @tool(idempotent=True, effect="read", origin="workspace")
     def read_file(self, path: str, start_line: _Positive = 1, max_lines: _Positive = 400) -> dict[str, Any]:
         """Read a text file of the workspace, or some lines of it.
 
@@ -68,7 +68,7 @@ class FileTools(Toolset):
         text = cut("\n".join(wanted), self.settings.max_text_chars)
         return {"file": path, "start_line": start_line, "total_lines": len(lines), "text": text}
 
-    @tool(idempotent=True)
+    @tool(idempotent=True, effect="read", origin="workspace")
     def search_files(
         self,
         query: Annotated[str, Field(min_length=1, max_length=500)],

@@ -6,26 +6,23 @@ pagers, file-system monitors, external diffs, text conversions, filters, signatu
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
-import signal
-from asyncio import StreamReader
-from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 from pydantic import Field
 
 from meshwright.core.errors import ToolFailed
+from meshwright.sandbox.process import Ended, run
 from meshwright.tools.tool import tool
 from meshwright.tools.toolset import PRIVATE, Toolset
 
 # A name never holds two dots in a row: they are what stands between two.
-_REVISION = r"[A-Za-z0-9_](\.?[A-Za-z0-9_/-])*([~^][0-9]*)*"
-_REVISIONS = rf"^{_REVISION}(\.\.\.?{_REVISION})?$"
+REVISION = r"[A-Za-z0-9_](\.?[A-Za-z0-9_/-])*([~^][0-9]*)*"
+_REVISIONS = rf"^{REVISION}(\.\.\.?{REVISION})?$"
 COMMIT = "^{commit}"  # peels a tag; refuses a file or a folder, which would be shown under another path
 
 FIELDS = ("commit", "date", "author", "subject")
@@ -68,7 +65,7 @@ class GitTools(Toolset):
     Files that are private in the workspace are private in its history.
     """
 
-    @tool(idempotent=True)
+    @tool(idempotent=True, effect="read", origin="workspace")
     async def git_log(
         self, max_count: Annotated[int, Field(ge=1, le=100)] = 20, path: _GitPath = ""
     ) -> list[dict[str, str]]:
@@ -85,7 +82,7 @@ class GitTools(Toolset):
             dict(zip(FIELDS, commit, strict=True)) for commit in zip(*[values] * len(FIELDS), strict=False)
         ]
 
-    @tool(idempotent=True)
+    @tool(idempotent=True, effect="read", origin="workspace")
     async def git_diff(
         self,
         revisions: Annotated[str, Field(pattern=_REVISIONS, max_length=200)] = "HEAD",
@@ -104,6 +101,15 @@ class GitTools(Toolset):
         text = finished.output[: self.settings.max_text_chars]
         is_cut = finished.is_cut or len(text) < len(finished.output)
         return f"{text}\n[cut: there is more; ask for one path]" if is_cut else text
+
+    async def file_at(self, revision: str, path: str, max_bytes: int) -> str:
+        """The text of a file as a revision has it. Raises ToolFailed, InvalidInput for a private path."""
+        inside = self.settings.files.locate(path).as_posix()
+        commit = await self._commits(revision)
+        finished = await self._git("cat-file", "blob", f"{commit}:{inside}", max_bytes=max_bytes)
+        if finished.is_cut:
+            raise ToolFailed(f"{path} has more than {max_bytes:,} bytes in {revision}")
+        return finished.output
 
     async def _filters(self) -> dict[str, str]:
         """Settings that turn off all filters of the repository: comparing a changed file would run it."""
@@ -127,8 +133,12 @@ class GitTools(Toolset):
         return [f":(literal){inside}", *hidden, *_EXCLUDED]
 
     async def _git(
-        self, *arguments: str, config: Mapping[str, str] | None = None, accepted: tuple[int, ...] = (0,)
-    ) -> _Finished:
+        self,
+        *arguments: str,
+        config: Mapping[str, str] | None = None,
+        accepted: tuple[int, ...] = (0,),
+        max_bytes: int | None = None,
+    ) -> Ended:
         root = self.settings.files.root
         git_dir = _git_dir(root)
         finished = await run(
@@ -136,7 +146,7 @@ class GitTools(Toolset):
             folder=root,
             environment=_environment(git_dir, root, CONFIG | dict(config or {})),
             timeout_seconds=self.settings.git_timeout_seconds,
-            max_output_bytes=4 * self.settings.max_text_chars,
+            max_output_bytes=max_bytes or 4 * self.settings.max_text_chars,
         )
         # Of a git that fails only the complaint is shown: its output may be of something else than was asked.
         if finished.status not in accepted and not finished.is_killed:
@@ -178,85 +188,3 @@ def _environment(git_dir: Path, root: Path, config: Mapping[str, str]) -> dict[s
     # any two paths of the machine where it finds none.
     own = {"GIT_DIR": str(git_dir), "GIT_WORK_TREE": str(root), "PATH": os.environ.get("PATH", os.defpath)}
     return ENVIRONMENT | own | values
-
-
-CHUNK_BYTES = 65_536
-MAX_ERROR_BYTES = 4_096
-
-
-class _Finished(NamedTuple):
-    """How a program ended, and what it wrote; `is_cut` if that is not all of it."""
-
-    status: int
-    output: str
-    errors: str
-    is_cut: bool
-
-    @property
-    def is_killed(self) -> bool:
-        return self.is_cut and self.status == -signal.SIGKILL
-
-
-async def run(
-    command: Sequence[str],
-    *,
-    folder: Path,
-    environment: Mapping[str, str],
-    timeout_seconds: float,
-    max_output_bytes: int,
-) -> _Finished:
-    """Run a program in a folder, with that environment alone and no input, and wait for its end.
-
-    It is killed, with what it started, once it has written more than the limit, when its time is over
-    (ToolFailed), and when the caller is cancelled. Raises ToolFailed too where it cannot be started.
-    """
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            cwd=folder,
-            env=dict(environment),
-            stdin=DEVNULL,
-            stdout=PIPE,
-            stderr=PIPE,
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise ToolFailed(f"{command[0]} cannot be started: {error.strerror}") from error
-    try:
-        async with asyncio.timeout(timeout_seconds):
-            return await _finish(process, max_output_bytes)
-    except BaseException as error:
-        _kill(process)
-        # Reads what is left in the pipes: while they hold something, the process is not over.
-        await process.communicate()
-        if isinstance(error, TimeoutError):
-            raise ToolFailed(f"{command[0]} took longer than {timeout_seconds:g} seconds") from error
-        raise
-
-
-async def _finish(process: Process, max_output_bytes: int) -> _Finished:
-    assert process.stdout and process.stderr  # pipes, as asked for
-    output, errors = await asyncio.gather(
-        _read(process.stdout, max_output_bytes, process), _read(process.stderr, MAX_ERROR_BYTES, process)
-    )
-    return _Finished(
-        await process.wait(),
-        output[:max_output_bytes].decode(errors="replace"),
-        errors[:MAX_ERROR_BYTES].decode(errors="replace"),
-        len(output) > max_output_bytes,
-    )
-
-
-async def _read(stream: StreamReader, max_bytes: int, process: Process) -> bytes:
-    data = bytearray()
-    while chunk := await stream.read(CHUNK_BYTES):
-        if len(data) <= max_bytes:
-            data += chunk
-            if len(data) > max_bytes:
-                _kill(process)
-    return bytes(data)
-
-
-def _kill(process: Process) -> None:
-    with suppress(ProcessLookupError):  # it has ended meanwhile
-        os.killpg(process.pid, signal.SIGKILL)

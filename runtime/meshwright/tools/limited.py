@@ -11,7 +11,7 @@ import sysconfig
 import time
 import traceback
 from asyncio import Future
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,8 +24,8 @@ from meshwright.core.encoding import plain
 from meshwright.core.errors import MeshError, ToolFailed
 from meshwright.core.files import File, TaskFile
 from meshwright.core.messages import Task
-from meshwright.core.redaction import redact, redact_data
-from meshwright.tools.tool import Tool, ToolContext, ToolResult, ToolWrapper
+from meshwright.core.redaction import MASK, redact_data
+from meshwright.tools.tool import Tool, ToolContext, ToolResult, ToolWrapper, Unchanged
 
 _PACKAGE = str(Path(__file__).parents[1])
 _LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
@@ -58,7 +58,7 @@ def is_of_an_author(filename: str) -> bool:
 
 
 logger = logging.getLogger("meshwright.tools")
-MAX_RESULT_CHARS = 32_000
+_MAX_WHOLE_CHARS = 400_000
 
 
 class LimitedTool(ToolWrapper):
@@ -66,8 +66,8 @@ class LimitedTool(ToolWrapper):
 
     A MeshError of a tool passes as it is, every other exception becomes ToolFailed, and so does a call that
     takes longer than the tool's own timeout or `timeout_seconds`. The result is plain JSON data; one over
-    32,000 characters is text that says where it was cut. Secrets are redacted. One with files in it is a
-    ToolResult.
+    `max_chars` is text, and one over 400,000 characters says what of it is left out. Secrets are redacted,
+    and those in the workspace masked, so that they can be put back. One with files in it is a ToolResult.
     """
 
     def __init__(self, inner: Tool, timeout_seconds: float) -> None:
@@ -76,12 +76,25 @@ class LimitedTool(ToolWrapper):
 
     async def call(self, arguments: str, context: ToolContext) -> Any:
         """Call the inner tool within the limits."""
+        files: list[File] = []
+        result = self._shown(
+            await self._guarded(
+                self.inner.call(arguments, context), context, lambda made: _plain(_described(made, files))
+            ),
+            context,
+        )
+        return ToolResult(result, tuple(files)) if files else result
+
+    async def preview(self, arguments: str, context: ToolContext) -> Any | None:
+        """The inner tool's preview as plain data, within the limits of time; nothing of it is left out."""
+        return await self._guarded(self.inner.preview(arguments, context), context, _plain_effect)
+
+    async def _guarded(self, work: Awaitable[Any], context: ToolContext, read: Callable[[Any], Any]) -> Any:
         try:
-            files: list[File] = []
-            value = _plain(_described(await self._within_time(arguments, context), files))
-            return ToolResult(value, tuple(files)) if files else value
+            return read(await self._within_time(work, context))
         except MeshError as error:
-            error.message, error.remedy = redact(error.message), redact(error.remedy)
+            error.message = self._redacted(error.message, context)
+            error.remedy = self._redacted(error.remedy, context)
             error.args = (error.message,)
             raise
         # A tool's body is not ours and may raise anything: its model must see it, and its run go on.
@@ -91,16 +104,29 @@ class LimitedTool(ToolWrapper):
                 "tool %s failed at %s", self.name, place or "no line of its author's", exc_info=error
             )
             where = f" ({place.short})" if place else ""
-            raise ToolFailed(redact(f"{type(error).__name__}: {error}{where}")) from error
+            problem = f"{type(error).__name__}: {error}{where}"
+            raise ToolFailed(self._redacted(problem, context)) from error
 
-    async def _within_time(self, arguments: str, context: ToolContext) -> Any:
+    def _shown(self, data: Any, context: ToolContext) -> Any:
+        text = data if isinstance(data, str) else to_json(data).decode()
+        if len(text) > self.max_chars:
+            data = head_and_tail(text, _MAX_WHOLE_CHARS)
+        return self._redacted(data, context)
+
+    def _redacted(self, data: Any, context: ToolContext) -> Any:
+        """The data without secrets; those of the workspace are masked, and so is what looks like a mask."""
+        if self.origin != "workspace":
+            return redact_data(data)
+        return redact_data(_without_masks(data, context), lambda secret: context.mask(secret))
+
+    async def _within_time(self, work: Awaitable[Any], context: ToolContext) -> Any:
         seconds, of_task = self.timeout or math.inf, context.task.timeout
         if of_task is not None and seconds != math.inf:
             seconds = min(seconds, of_task)
         limit = asyncio.timeout(None if seconds == math.inf else seconds)
         try:
             async with limit:
-                return await self.inner.call(arguments, context)
+                return await work
         except TimeoutError as error:
             if not limit.expired():
                 raise
@@ -114,6 +140,17 @@ def cut(text: str, max_chars: int) -> str:
     if len(text) <= max_chars:
         return text
     return f"{text[:max_chars]}\n[cut: the first {max_chars:,} of {len(text):,} characters]"
+
+
+def head_and_tail(text: str, max_chars: int, output_id: str = "") -> str:
+    """The first and the last of a text, in halves, which says what is left out and where the rest is."""
+    if len(text) <= max_chars:
+        return text
+    head = max_chars // 2
+    tail = len(text) - (max_chars - head)
+    where = f", output({output_id!r}, {head}) shows them" if output_id else ""
+    left_out = f"[cut: characters {head:,} to {tail:,} of {len(text):,} are left out{where}]"
+    return f"{text[:head]}\n{left_out}\n{text[tail:]}"
 
 
 def _described(result: Any, files: list[File]) -> Any:
@@ -137,13 +174,25 @@ def _described(result: Any, files: list[File]) -> Any:
 
 def _plain(result: Any) -> Any:
     try:
-        data = to_json(result, inf_nan_mode="null", fallback=plain)
+        return from_json(to_json(result, inf_nan_mode="null", fallback=plain))
     except (PydanticSerializationError, ValueError) as error:
         raise ToolFailed(f"its result is not what JSON can hold: {error}") from error
-    text = result if isinstance(result, str) else data.decode()
-    if len(text) > MAX_RESULT_CHARS:
-        return redact(cut(text, MAX_RESULT_CHARS))
-    return redact_data(from_json(data))
+
+
+def _plain_effect(effect: Any) -> Any:
+    return Unchanged(_plain(effect.shown)) if isinstance(effect, Unchanged) else _plain(effect)
+
+
+def _without_masks(data: Any, context: ToolContext) -> Any:
+    match data:
+        case str():
+            return MASK.sub(lambda match: context.mask(match[0]), data)
+        case list():
+            return [_without_masks(item, context) for item in data]
+        case dict():
+            return {name: _without_masks(value, context) for name, value in data.items()}
+        case _:
+            return data
 
 
 _DEFAULT_THREADS = 8

@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 
 from meshwright.settings.forms import Table
 
+Effect = Literal["read", "change", "run"]
+"""The effect of a call: none, a change, or that of a program which runs in the sandbox."""
+
 
 class ApprovalRule(Table):
     """One of [[approvals.rules]]: which calls of tools a person approves before they run.
@@ -25,6 +28,11 @@ class ApprovalRule(Table):
     """Pattern of the id of the agent that calls it."""
     tenant: str = Field(default="*", min_length=1)
     """Pattern of the task's tenant."""
+    effect: Effect | None = None
+    """The effect of the tool: `read`, `change` or `run`; by default any."""
+    after_outside: bool | None = None
+    """`true`: for calls of a run that has read text from outside; `false`: of one that has not; by default
+    of both."""
     ask: Literal["always", "never", "once"] = "always"
     """`always`: each call needs an approval; `once`: the first of the tool in a task; `never`: none does."""
     approvers: tuple[str, ...] = ()
@@ -49,4 +57,8 @@ class ApprovalsSettings(Table):
     """[approvals]: which calls of tools wait for a person."""
 
     rules: tuple[ApprovalRule, ...] = ()
-    """The first rule that fits a call counts. If none does, only tools with `needs_approval` ask."""
+    """The first rule that fits a call counts. If none does, tools with `needs_approval` ask, and those that
+    `after_outside` names."""
+    after_outside: Literal["ask", "allow"] = "ask"
+    """Calls that change something, of a run that has read text which strangers may have written (a page, a
+    log, a message): `ask` a person first, or `allow` them."""

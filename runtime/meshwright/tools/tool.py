@@ -19,27 +19,45 @@ import inspect
 import re
 import textwrap
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, overload
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar, get_args, overload
 
 from pydantic_core import from_json
 
 from meshwright.core.errors import ConfigError, InvalidInput
 from meshwright.core.files import File, TaskFile
-from meshwright.core.messages import ID_PATTERN, MemoryScope, Outcome, Task
+from meshwright.core.ids import ID_PATTERN
+from meshwright.core.messages import MemoryKind, MemoryScope, Outcome, Task
 from meshwright.core.schema import faults, with_defaults
 from meshwright.models.port import ToolSpec
-from meshwright.models.structure import repaired
+from meshwright.models.structure import ShapeT, repaired
+from meshwright.tools.settings import Effect
 
 if TYPE_CHECKING:
     from meshwright.ledger.spending import Activity
+    from meshwright.trees import Tree
 
 MAX_ERRORS = 5
+MAX_RESULT_CHARS = 32_000
 MARK = "__meshwright_tool__"
 
+Origin = Literal["own", "workspace", "outside"]
+"""The origin of the text of a result: the mesh and its author, files of the workspace, or strangers."""
+
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """The effect of a call that changes nothing, since all is already as the call would make it.
+
+    `shown` says so, as text or plain data.
+    """
+
+    shown: Any = "nothing changes: it is so already"
 
 
 class ToolContext(Protocol):
@@ -58,21 +76,115 @@ class ToolContext(Protocol):
         """The agent that works on it."""
         ...
 
-    @overload
-    async def delegate(self, agent_id: str, text: str) -> str: ...
-    @overload
-    async def delegate(self, agent_id: str, text: str, *, shape: type[Outcome]) -> Outcome: ...
+    @property
+    def step_id(self) -> str:
+        """The id of this call: the same when it is run again, so an idempotency key for other services."""
+        ...
 
-    async def delegate(self, agent_id: str, text: str, *, shape: Any = None) -> Any:
-        """Give a task to another agent, wait for its outcome without holding a slot, return its answer."""
+    def secret(self, name: str) -> str:
+        """A secret of the mesh: a variable of the environment, or a reference like `file:/run/token`.
+
+        It is hidden in the result of the call. Raises ToolFailed where there is none.
+        """
+        ...
+
+    def mask(self, secret: str) -> str:
+        """The text in place of a secret in what the model reads of the workspace, like `[secret:1]`."""
+        ...
+
+    @property
+    def outside(self) -> bool:
+        """Whether the run has read text from outside, which strangers may have written."""
+        ...
+
+    @overload
+    async def delegate(self, agent_id: str = "", text: str = "", *, capability: str = "") -> str: ...
+    @overload
+    async def delegate(
+        self, agent_id: str = "", text: str = "", *, capability: str = "", shape: type[Outcome]
+    ) -> Outcome: ...
+
+    async def delegate(
+        self, agent_id: str = "", text: str = "", *, capability: str = "", shape: Any = None
+    ) -> Any:
+        """Give a task to another agent, wait for its outcome without holding a slot, return its answer.
+
+        The agent is named, or chosen by `capability`.
+        """
+        ...
+
+    @overload
+    async def ask_person(
+        self,
+        question: str,
+        *,
+        expires: timedelta | datetime | None = None,
+        about: Mapping[str, Any] | None = None,
+        may_answer: Sequence[str] = (),
+    ) -> str: ...
+    @overload
+    async def ask_person(
+        self,
+        question: str,
+        *,
+        shape: type[ShapeT],
+        expires: timedelta | datetime | None = None,
+        about: Mapping[str, Any] | None = None,
+        may_answer: Sequence[str] = (),
+    ) -> ShapeT: ...
+
+    async def ask_person(
+        self,
+        question: str,
+        *,
+        shape: Any = None,
+        expires: timedelta | datetime | None = None,
+        about: Mapping[str, Any] | None = None,
+        may_answer: Sequence[str] = (),
+    ) -> Any:
+        """Ask a person, and wait for the answer without holding a slot; the tool has to be idempotent."""
+        ...
+
+    async def step(self, name: str, run: Callable[[], Awaitable[Any]], *, repeatable: bool = True) -> Any:
+        """Run an async function once within the call, however often that is resumed; the result is JSON data.
+
+        A tool that waits within a call, by `ask_person` or `sleep`, has to be idempotent; the part of it that
+        must not be repeated is such a step with `repeatable=False`.
+        """
+        ...
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait for some time, through restarts, without holding a slot; the tool has to be idempotent."""
+        ...
+
+    async def progress(self, text: str) -> None:
+        """Say how far the work is, as an event of the task."""
+        ...
+
+    async def attach(self, file: File | TaskFile) -> File:
+        """Give the outcome of the task a file."""
+        ...
+
+    async def charge(self, usd: Decimal, what: str) -> None:
+        """Book money that the call spends, before it does. Raises ToolFailed where a budget has no room."""
         ...
 
     async def read_file(self, file: File | TaskFile) -> File:
         """A file of another task's outcome, with its bytes."""
         ...
 
-    async def remember(self, text: str, scope: MemoryScope) -> str:
+    async def remember(
+        self, text: str, scope: MemoryScope, *, kind: MemoryKind = "fact", subject: str | None = None
+    ) -> str:
         """Store a memory in a scope (task, agent, project or global); returns what to tell the model."""
+        ...
+
+    async def recall(self, query: str, kind: MemoryKind | None = None) -> str:
+        """Recall memories that suit a question: a line for each with its id, or no text where none does."""
+        ...
+
+    async def tree(self) -> Tree:
+        """The tree of the task and of all that it is delegated with: files of a repository to change."""
         ...
 
     async def activity(self, since: datetime) -> Activity:
@@ -89,6 +201,12 @@ class Declaration:
     timeout: float | None
     exclusive: bool
     needs_approval: bool
+    effect: Effect
+    origin: Origin
+    network: bool
+    contained: bool
+    preview: str
+    max_chars: int
 
 
 @overload
@@ -103,6 +221,12 @@ def tool(
     timeout: float | None = None,
     exclusive: bool = False,
     needs_approval: bool = False,
+    effect: Effect = "change",
+    origin: Origin = "own",
+    network: bool = False,
+    contained: bool = False,
+    preview: str = "",
+    max_chars: int = MAX_RESULT_CHARS,
 ) -> Callable[[FunctionT], FunctionT]: ...
 
 
@@ -115,6 +239,12 @@ def tool(
     timeout: float | None = None,
     exclusive: bool = False,
     needs_approval: bool = False,
+    effect: Effect = "change",
+    origin: Origin = "own",
+    network: bool = False,
+    contained: bool = False,
+    preview: str = "",
+    max_chars: int = MAX_RESULT_CHARS,
 ) -> FunctionT | Callable[[FunctionT], FunctionT]:
     """Let the model call a method: with a docstring, every parameter annotated, async or not.
 
@@ -123,10 +253,19 @@ def tool(
     asked. `timeout` is how many seconds a call may take, by default the setting `tools.timeout_seconds`;
     `math.inf` sets no limit. The calls of one reply run side by side; one of an `exclusive` tool runs alone,
     after those before it and before those behind it. With `needs_approval` a person approves each call before
-    it runs, unless a rule in the settings says otherwise. It returns whatever pydantic can write as JSON;
-    over 32,000 characters are cut. A `File` anywhere in that is shown to the model beside it. Raise
-    ToolFailed to tell the model what went wrong; other exceptions reach it as ToolFailed too, with the line
-    that raised them, and are logged.
+    it runs, unless a rule in the settings says otherwise. `effect` says whether a call changes anything: one
+    that says nothing counts as a change. `origin` says whose words a result has: `outside` for pages, logs
+    and messages that strangers may have written. Once a run has read such words, a person approves each
+    change, and each `run` of a program that has the `network`; a change that is `contained` reaches the tree
+    of the task alone, and waits for nobody. `preview` names an async method of the owner
+    with the same parameters: it returns the effect that a call would have now, as text or plain data (a
+    diff, a plan), and changes nothing. It is shown to those who approve, and the tool runs only while its
+    effect is still the one that was shown. An idempotent tool also runs where the preview is `Unchanged`: its
+    call was cut off behind the change, or somebody else has made the same one.
+    It returns whatever pydantic can write as JSON. Of more than `max_chars` the model gets head and tail, and
+    the rest by the tool `output`. A `File` anywhere in that is shown to the model beside it. Raise ToolFailed
+    to tell the model what went wrong; other exceptions reach it as ToolFailed too, with the line that raised
+    them, and are logged.
 
     Raises ConfigError, with file and line, where the function cannot be a tool.
     """
@@ -134,7 +273,19 @@ def tool(
     def declare(function: FunctionT) -> FunctionT:
         if not inspect.isfunction(function):
             raise ConfigError(f"@tool is for functions, not for {function!r}", remedy="put it innermost")
-        made = Declaration(name or function.__name__, idempotent, timeout, exclusive, needs_approval)
+        made = Declaration(
+            name=name or function.__name__,
+            idempotent=idempotent,
+            timeout=timeout,
+            exclusive=exclusive,
+            needs_approval=needs_approval,
+            effect=effect,
+            origin=origin,
+            network=network,
+            contained=contained,
+            preview=preview,
+            max_chars=max_chars,
+        )
         setattr(function, MARK, made)
         _check(function)
         return function
@@ -156,6 +307,11 @@ class Tool(ABC):
     `timeout`: seconds that a call may take, None for what its agent allows, `math.inf` for no limit.
     `exclusive`: no other tool of the same reply runs beside it.
     `needs_approval`: a person approves each call, where no rule in the settings says otherwise.
+    `effect`: whether a call changes anything; `origin`: whose words its result has; `network`: whether a
+    program that it runs in the sandbox reaches hosts. `contained`: whether its changes reach the tree of the
+    task alone. `max_chars`: of a longer result the model gets head and
+    tail. `min_window_tokens`: the smallest window of a model that is to use it. `target`: the system where
+    its calls take effect, such as an address; an approval holds for that system alone.
     """
 
     name: str
@@ -165,6 +321,20 @@ class Tool(ABC):
     timeout: float | None = None
     exclusive: bool = False
     needs_approval: bool = False
+    effect: Effect = "change"
+    origin: Origin = "own"
+    min_window_tokens: int = 0
+    network: bool = False
+    contained: bool = False
+    max_chars: int = MAX_RESULT_CHARS
+    target: str = ""
+
+    @property
+    def may_change(self) -> bool:
+        """Whether a call may change something beyond its sandbox and the tree of its task."""
+        if self.effect == "change":
+            return not self.contained
+        return self.effect == "run" and self.network
 
     @property
     def spec(self) -> ToolSpec:
@@ -178,6 +348,18 @@ class Tool(ABC):
         Raises InvalidInput, naming the field, for arguments that do not fit: nothing has run then. Raises
         ToolFailed to tell the model what went wrong.
         """
+
+    @property
+    def has_preview(self) -> bool:
+        """Whether it can say the effect of a call before it is made."""
+        return type(self).preview is not Tool.preview
+
+    async def preview(self, arguments: str, context: ToolContext) -> Any | None:
+        """The effect that a call would have now, as text or plain data; None for a tool that cannot say.
+
+        It changes nothing. Raises what `call` raises; nobody is asked then, and the call fails with that.
+        """
+        return None
 
     def validated(self, arguments: str) -> dict[str, Any]:
         """The arguments of a call as plain data, checked and with their defaults: what a person approves.
@@ -203,10 +385,23 @@ class ToolWrapper(Tool):
         self.idempotent, self.timeout = inner.idempotent, inner.timeout
         self.exclusive = inner.exclusive
         self.needs_approval = inner.needs_approval
+        self.effect, self.origin, self.network = inner.effect, inner.origin, inner.network
+        self.contained = inner.contained
+        self.min_window_tokens = inner.min_window_tokens
+        self.max_chars, self.target = inner.max_chars, inner.target
 
     async def call(self, arguments: str, context: ToolContext) -> Any:
         """Call the inner tool."""
         return await self.inner.call(arguments, context)
+
+    @property
+    def has_preview(self) -> bool:
+        """Whether the inner tool has one."""
+        return self.inner.has_preview
+
+    async def preview(self, arguments: str, context: ToolContext) -> Any | None:
+        """The inner tool's preview."""
+        return await self.inner.preview(arguments, context)
 
     def validated(self, arguments: str) -> dict[str, Any]:
         """The inner tool's arguments."""
@@ -230,11 +425,20 @@ def _check(function: Callable[..., Any]) -> None:
             raise refusal(function, f"takes {parameter}", "give each parameter a name of its own")
         if parameter.annotation is parameter.empty:
             raise refusal(function, f"does not say the type of {name!r}", f"write {name}: str, or the like")
-    timeout = getattr(function, MARK).timeout
-    if timeout is not None and not timeout > 0:
-        raise refusal(function, f"has a timeout of {timeout!r}", "give it seconds, or math.inf for no limit")
+    _check_options(function, getattr(function, MARK))
     for name in read_docstring(function.__doc__ or "")[1].keys() - parameters:
         raise refusal(function, f"describes {name!r}, which it does not take", "correct its docstring")
+
+
+def _check_options(function: Callable[..., Any], made: Declaration) -> None:
+    if made.timeout is not None and not made.timeout > 0:
+        problem = f"has a timeout of {made.timeout!r}"
+        raise refusal(function, problem, "give it seconds, or math.inf for no limit")
+    if not 0 < made.max_chars <= MAX_RESULT_CHARS:
+        raise refusal(function, f"has max_chars of {made.max_chars!r}", f"give it 1 to {MAX_RESULT_CHARS:,}")
+    for given, known in ((made.effect, get_args(Effect)), (made.origin, get_args(Origin))):
+        if given not in known:
+            raise refusal(function, f"says {given!r}", f"write one of {', '.join(known)}")
 
 
 def refusal(function: Callable[..., Any], complaint: str, remedy: str) -> ConfigError:

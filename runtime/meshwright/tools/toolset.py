@@ -1,4 +1,4 @@
-"""Toolsets: tools that several agents share, made once per agent, and the workspace that they may read.
+"""Toolsets: tools that several agents share, made once per process, and the workspace that they may read.
 
 A path of the workspace is resolved first, links included, and has to lie inside. It is then opened folder by
 folder, from the root on and following no link, so that a link put there after the check leads nowhere.
@@ -9,15 +9,15 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from meshwright.core.errors import ConfigError, InvalidInput, TooLarge
+from meshwright.core.errors import ConfigError, InvalidInput, TooLarge, sentence
 from meshwright.tools.functions import tools_of
 from meshwright.tools.limited import ToolThreads
 from meshwright.tools.tool import Tool
@@ -203,26 +203,53 @@ class ToolSettings:
     max_concurrency: int = 8
     tables: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The tables [tools.NAME] of the settings, by name."""
+    kinds: Mapping[str, Mapping[str, BaseModel]] = field(default_factory=dict)
+    """The tables of toolsets of which there may be several, as [kube.prod], by kind and name."""
+    table: str = ""
+    """The name of the table of such a toolset."""
+    project: Path = Path()
+    get: Callable[[type[Any]], Any] = field(default=lambda kind: _nothing(kind), repr=False)
+    """Returns a thing that a component of the mesh provides, by its type: `settings.get(Sandbox)`. Ask in
+    `start`, when all components have joined. Raises LookupError."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "files", Workspace(self.workspace, self.hidden))
+
+    def with_table(self, table: str) -> ToolSettings:
+        """The settings of the toolset that has a table."""
+        return replace(self, table=table) if table else self
+
+
+def _nothing(kind: type[Any]) -> Any:
+    raise LookupError(f"There is no mesh that provides {kind.__name__}")
 
 
 class Toolset:
     """Base of a set of tools. Name the class in an agent's `toolsets`; its `@tool` methods become tools.
 
-    Each agent has an instance of its own. `start` and `close` are called once, as the mesh starts and stops;
-    `tools` after `start`, so that it may ask another system which tools there are. If it has settings of its
-    own, `config_type` is their shape, and `config` has the values of the table [tools.NAME] of mesh.toml.
+    A process has one instance, which its agents share: keep nothing of a task in it. `start` is called by the
+    first run that may use it, `tools` behind it, so that it may ask another system which tools there are, and
+    `close` as the mesh stops. One that raises in `start`, or calls `lost`, is closed and started again after
+    a pause of 1 to 60 seconds, all in one asyncio task; its agents work on without it meanwhile.
+
+    If it has settings of its own, `config_type` is their shape, and `config` has the values of the table
+    [tools.NAME] of mesh.toml. One of which there may be several has a `kind`: each table [KIND.NAME] makes an
+    instance, which agents name as "KIND.NAME".
     """
 
     name: ClassVar[str] = ""
+    kind: ClassVar[str] = ""
     config_type: ClassVar[type[BaseModel] | None] = None
 
     def __init__(self, settings: ToolSettings) -> None:
         self.settings = settings
-        self.config: Any = self._configured(settings.tables.get(self.name, {}))
+        self.table = settings.table
+        """The name of its table, where its kind has several."""
+        known: Any = settings.kinds.get(self.kind, {}).get(self.table) if self.kind else None
+        self.config: Any = self._configured(settings.tables.get(self.name, {})) if known is None else known
         self.threads = ToolThreads()
+        self.on_news: Callable[[str], None] = lambda lost: None
+        """Called by `lost` with its reason, and by `changed` without one."""
 
     def _configured(self, table: Mapping[str, Any]) -> BaseModel | None:
         if self.config_type is None:
@@ -234,16 +261,37 @@ class Toolset:
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             place = ".".join(map(str, first["loc"]))
-            problem = f"[tools.{self.name}] {place}: {first['msg']}"
-            remedy = f"Correct it in mesh.toml, or set MESH_TOOLS__{self.name.upper()}__{place.upper()}"
+            problem = f"[tools.{self.name}] {place}: {sentence(first)}"
+            variable = "__".join(map(str, ("MESH_TOOLS", self.name, *first["loc"]))).upper()
+            remedy = f"Correct it in mesh.toml, or set {variable}"
             raise ConfigError(problem, remedy=remedy, field=place) from None
 
+    @property
+    def lack(self) -> str:
+        """The settings that it cannot work without and that are not set, as a sentence; else "".
+
+        Such a toolset is degraded from the start, has no tools, and is never started.
+        """
+        return ""
+
     async def start(self) -> None:
-        """Connect. An error stops the start of the mesh."""
+        """Connect. After an error the tools are not available until a later start succeeds."""
 
     async def tools(self) -> Sequence[Tool]:
         """The tools of the set: its `@tool` methods. Override it to offer others, or to wrap them."""
         return tools_of(self, threads=self.threads)
 
+    async def check(self) -> str:
+        """A sentence for `mesh doctor` on the system behind the tools; raises MeshError where it fails."""
+        return ""
+
     async def close(self) -> None:
         """Give back what the tools hold."""
+
+    def lost(self, reason: str) -> None:
+        """Say that the connection is lost: calls fail with the reason until it has started again."""
+        self.on_news(reason)
+
+    def changed(self) -> None:
+        """Say that there are other tools now: `tools` is asked again, and later runs have them."""
+        self.on_news("")

@@ -35,7 +35,7 @@ MAX_HEADER_BYTES = 8_190
 class WebTools(Toolset):
     """Fetches pages; each call has connections and cookies of its own, so that no task sees another's."""
 
-    @tool(idempotent=True)
+    @tool(idempotent=True, effect="read", origin="outside")
     async def fetch_page(self, url: HttpUrl) -> dict[str, Any]:
         """Fetch a web page and return its readable text, with its title, HTTP status and final address.
 
