@@ -1,0 +1,11 @@
+"""Runs programs for tools: within limits, and in a box that they cannot leave.
+
+    finished = await mesh.get(Sandbox).run(["python3", "-m", "pytest", "-q"], tree)
+
+`bubblewrap` and `landlock` are two boxes behind that port, `execution` runs a program in one, `start` is the
+first program in it, and `attempts` are the break-outs that each box is tried with before it is used.
+"""
+
+from meshwright.sandbox.port import Finished, Limits, Sandbox
+
+__all__ = ["Finished", "Limits", "Sandbox"]

@@ -1,0 +1,55 @@
+"""The component that provides the box in which tools run programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import ClassVar
+
+from meshwright.component import Check, Component
+from meshwright.core.errors import ConfigError, ToolFailed
+from meshwright.mesh import Mesh
+from meshwright.sandbox.attempts import NAMES
+from meshwright.sandbox.choice import ChosenSandbox
+from meshwright.sandbox.port import Sandbox
+from meshwright.sandbox.proxy import Place
+from meshwright.sandbox.settings import SandboxSettings
+
+
+class SandboxComponent(Component):
+    """Provides `Sandbox`: tools get it by `mesh.get(Sandbox)`."""
+
+    name = "sandbox"
+    config: SandboxSettings
+    facts: ClassVar[Mapping[str, str]] = {"sandbox.*": "host port"}
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        data_dir = mesh.project / mesh.settings.data_dir
+        self._sandbox = ChosenSandbox(self.config, data_dir, tell=self._tell_refused)
+        mesh.provide(self._sandbox, Sandbox)
+
+    def checks(self) -> Iterable[Check]:
+        """Tries the box."""
+        return (Check("sandbox", self._check),)
+
+    def warnings(self) -> Iterable[str]:
+        """That there is no box, where the settings say so."""
+        if self.config.kind == "none":
+            return ('kind = "none" in [sandbox]: what agents run may do everything that this user may',)
+        return ()
+
+    def _tell_refused(self, place: Place, reason: str) -> None:
+        payload = {"host": place.host, "port": place.port, "reason": reason}
+        self.mesh.tell("sandbox.host_refused", payload)
+
+    async def _check(self) -> str:
+        try:
+            box = await self._sandbox.choose()
+        except ToolFailed as error:
+            if self.config.kind != "auto":
+                raise ConfigError(error.message, remedy=error.remedy) from error
+            return f"tools that run programs are refused. {error}"
+        others = "".join(f"; not {name}: {reason}" for name, reason in self._sandbox.reasons.items())
+        if box.name == "none":
+            return "none: what agents run may do everything that this user may"
+        return f"{box.about}: none of {len(NAMES)} break-outs gets out{others}"

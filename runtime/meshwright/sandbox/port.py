@@ -1,0 +1,77 @@
+"""The port to a box: a place where a program runs that cannot be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+from msgspec import Struct
+
+
+class Limits(Struct, frozen=True):
+    """The most that a run in the box may take: of everything that it starts, together.
+
+    `processes` counts threads too. `file_mb` is the size of one file, and in bubblewrap that of /tmp. Of its
+    output `output_bytes` are kept; a program that writes twenty times as much is ended.
+    """
+
+    seconds: float = 60.0
+    memory_mb: int = 1024
+    processes: int = 128
+    file_mb: int = 256
+    output_bytes: int = 1_000_000
+
+    def within(self, most: Limits) -> Limits:
+        """The same limits, none of them above those of `most`."""
+        pairs = {name: (getattr(self, name), getattr(most, name)) for name in self.__struct_fields__}
+        return Limits(**{name: min(pair) for name, pair in pairs.items()})
+
+
+class Finished(Struct, frozen=True):
+    """How a run in the box ended.
+
+    `status` is the exit status of its program, 128 + N after signal N, None where a limit ended it; then
+    `ended_by` names that limit. `output` is stdout and stderr as they came, the head and the tail of it where
+    it was `cut`. `refused` lists each host that it was not let to, with the reason.
+    """
+
+    status: int | None
+    output: str
+    cut: bool = False
+    ended_by: Literal["", "time", "memory", "processes", "output"] = ""
+    seconds: float = 0.0
+    refused: tuple[str, ...] = ()
+
+
+class Sandbox(Protocol):
+    """Runs programs in a box. `name` is "bubblewrap", "landlock", or "none" where there is no box.
+
+    In the box there are the system's programs, the Python of the mesh and the folders that `[sandbox] read`
+    and the call name, all of them read-only, and `tree`. It has no other files of the machine, sees no other
+    processes, has no environment but `env` and a few usual names, and no network but the hosts of a call.
+    """
+
+    @property
+    def name(self) -> str:
+        """The kind of the box; `auto` before the first run has chosen one."""
+        ...
+
+    async def run(
+        self,
+        argv: Sequence[str],
+        tree: Path,
+        *,
+        limits: Limits = Limits(),  # noqa: B008 - it is frozen
+        network: Sequence[str] = (),
+        env: Mapping[str, str] = {},
+        read: Sequence[Path] = (),
+    ) -> Finished:
+        """Run a program in `tree`, its working directory and the only folder that it may write to.
+
+        `network` lists the hosts that it may call, as `host:port` or `host` (port 443), each of which
+        `[sandbox] allow_hosts` has to allow; `read` are further folders that it may read. `limits` are cut to
+        those of the settings. Once this returns, raises or is cancelled, nothing that it started is left.
+        Raises ToolFailed, with the remedy, where no box works here and where the program cannot be started.
+        """
+        ...

@@ -1,0 +1,64 @@
+"""[sandbox]: the box in which tools run programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from meshwright.core.errors import InvalidInput
+from meshwright.sandbox.port import Limits
+from meshwright.sandbox.proxy import parse_place
+from meshwright.settings.forms import Table
+
+
+class SandboxSettings(Table):
+    """[sandbox]: the box in which tools run programs, and the most that a run in it may take."""
+
+    kind: Literal["auto", "bubblewrap", "landlock", "none"] = "auto"
+    """`auto`: bubblewrap, else Landlock, else such tools are refused. `none`: no box, so that programs may do
+    everything that the mesh's user may."""
+    read: tuple[Path, ...] = ()
+    """Folders that programs in the box may read, such as a virtual environment or `node_modules`. Their `bin`
+    folders are on PATH."""
+    allow_hosts: tuple[str, ...] = ()
+    """Hosts that a run may ask for: `host:port`, `host` (port 443), `*.example.com` for every name below it.
+    None named: no network."""
+    allow_private_addresses: bool = False
+    """Whether these hosts may be at private and loopback addresses."""
+    max_seconds: float = Field(default=900.0, gt=0, le=86_400)
+    """Seconds that a run may take."""
+    max_memory_mb: int = Field(default=2048, ge=64, le=1_048_576)
+    """Megabytes of memory that a run may take, all its processes together."""
+    max_processes: int = Field(default=256, ge=8, le=32_768)
+    """Processes and threads that a run may have."""
+    max_file_mb: int = Field(default=256, ge=1, le=1_048_576)
+    """Megabytes of one file that a run writes, and of its /tmp."""
+    max_output_bytes: int = Field(default=1_000_000, ge=1_000, le=100_000_000)
+    """Bytes of output that are kept of a run."""
+
+    @property
+    def limits(self) -> Limits:
+        """The most that a run may take."""
+        names = ("seconds", "memory_mb", "processes", "file_mb", "output_bytes")
+        return Limits(**{name: getattr(self, f"max_{name}") for name in names})
+
+    @field_validator("read")
+    @classmethod
+    def _are_folders(cls, values: tuple[Path, ...]) -> tuple[Path, ...]:
+        found = tuple(value.expanduser() for value in values)
+        for folder in found:
+            if not folder.is_absolute() or folder == Path("/"):
+                raise ValueError("expected folders with their whole paths, like /srv/app/.venv")
+        return found
+
+    @field_validator("allow_hosts")
+    @classmethod
+    def _are_hosts(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            try:
+                parse_place(value)
+            except InvalidInput as error:
+                raise ValueError(error.message) from error
+        return values

@@ -1,0 +1,41 @@
+"""No box: programs run as the mesh's user, within limits of time, memory and output alone."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from meshwright.core.errors import ToolFailed
+from meshwright.sandbox.environment import Interpreter, environment_of, with_bases
+from meshwright.sandbox.execution import START, Job, Plan, execute, resource_limits
+from meshwright.sandbox.groups import threads_of_user
+from meshwright.sandbox.port import Finished
+
+
+class Unboxed:
+    """Runs programs without a box. They may do everything that the mesh's user may, and call every host."""
+
+    name = "none"
+    about = "no box"
+    has_network = True
+
+    def __init__(self, interpreter: Interpreter | None = None) -> None:
+        self._interpreter = interpreter or Interpreter.own()
+
+    async def run(self, job: Job) -> Finished:
+        """Run a job. Raises ToolFailed where it cannot be started."""
+        if sys.platform != "linux":
+            raise ToolFailed("Programs of tools run on Linux alone")
+        order = {
+            "argv": list(job.argv),
+            "tree": str(job.tree),
+            "environment": environment_of(
+                with_bases(job.read), self._interpreter, str(job.tree), job.environment
+            ),
+            "listens": (),
+            "seccomp": "",
+            "landlock": None,
+        }
+        threads = await asyncio.to_thread(threads_of_user)
+        limits = resource_limits(job.limits, threads + job.limits.processes)
+        return await execute(job, Plan(self._interpreter.command(START), order, "group", limits))
