@@ -1,0 +1,210 @@
+"""Consent to the tools of a server: which of them, with which words, somebody has agreed to.
+
+The words of a server about its tools steer the models that read them. When a server is used first, its tools
+that the settings name are agreed to; later a tool with other words, another schema or other hints, or a new
+one, is withheld until a person accepts it. One actor for each server keeps that, on every store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from difflib import unified_diff
+from fnmatch import fnmatchcase
+from typing import Any
+
+from msgspec import field
+from msgspec.structs import replace
+
+from meshwright.core import topics
+from meshwright.core.encoding import Struct
+from meshwright.core.errors import Conflict, NotFound
+from meshwright.kernel.actor import Actor, Turn, turn
+from meshwright.kernel.envelope import ActorRef
+from meshwright.kernel.runtime import Runtime
+
+CONSENT = "mcp-consent"
+WITHHELD, ACCEPTED, REFUSED = "mcp.tool_withheld", "mcp.tool_accepted", "mcp.tool_refused"
+RELEASED = "mcp.tool_released"  # without a decision: the server has it as before, or no more
+_MAX_KEPT_CHARS = 8_000  # of a tool's document, to be shown beside another
+_DIGEST_CHARS = 16
+
+
+class ToolDocument(Struct):
+    """A tool as its server describes it: its name, and the rest as JSON text with the hash of it.
+
+    One that was withheld has the `key` of that and the time, and who has accepted or refused it, and when.
+    """
+
+    name: str
+    digest: str
+    text: str = ""
+    key: str = ""
+    since: datetime | None = None
+    accepted_by: str = ""
+    refused_by: str = ""
+    decided_at: datetime | None = None
+
+    @classmethod
+    def of(cls, name: str, text: str) -> ToolDocument:
+        """Describe a tool; a very long text is kept in part, and hashed whole."""
+        digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()[:_DIGEST_CHARS]
+        return cls(name=name, digest=digest, text=text[:_MAX_KEPT_CHARS])
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """All that is kept of it, as data."""
+        try:
+            return json.loads(self.text)
+        except ValueError:  # it was too long to be kept whole
+            return {"name": self.name, "cut": self.text}
+
+
+class Offer(Struct):
+    """The tools that a server has now, of those that the patterns of its table name."""
+
+    patterns: tuple[str, ...]
+    tools: tuple[ToolDocument, ...]
+
+
+class Deciding(Struct):
+    """A person's yes or no to a tool as the digest names it; `by` is who says so."""
+
+    tool: str
+    digest: str
+    by: str
+    reason: str = ""
+
+
+class ConsentView(Struct, frozen=False):
+    """The tools of a server, by name: as they were agreed to, and as they are withheld."""
+
+    patterns: tuple[str, ...] = ()
+    accepted: dict[str, ToolDocument] = field(default_factory=dict)
+    withheld: dict[str, ToolDocument] = field(default_factory=dict)
+    asked: int = 0
+    """How many tools were withheld: no two have the same key."""
+
+
+class ConsentActor(Actor[ConsentView]):
+    """Keeps which tools of one server are agreed to; its id is the name of the server's table."""
+
+    @turn
+    def offer(self, turn: Turn, offer: Offer) -> ConsentView:
+        """Take what the server has now, and return what is agreed to and what is withheld.
+
+        A tool that is new since the operator has named it is agreed to; one that the server brings is not.
+        """
+        state = self.state
+        is_first = not state.accepted and not state.withheld
+        before = state.withheld
+        withheld: dict[str, ToolDocument] = {}
+        for tool in offer.tools:
+            known = state.accepted.get(tool.name)
+            is_named_now = known is None and not _fits(tool.name, state.patterns)
+            if is_first or is_named_now:
+                state.accepted[tool.name] = tool
+            elif known is None or known.digest != tool.digest:
+                asked = before.get(tool.name)
+                if asked is None or asked.digest != tool.digest:
+                    asked = self._withhold(turn, tool, is_new=known is None)
+                withheld[tool.name] = asked
+        for name in (name for name in before if name not in withheld):
+            turn.publish(topics.MESH, RELEASED, {"server": self.ref.id, "tool": name})
+        state.withheld, state.patterns = withheld, offer.patterns
+        return state
+
+    def _withhold(self, turn: Turn, tool: ToolDocument, *, is_new: bool) -> ToolDocument:
+        self.state.asked += 1
+        turn.publish(topics.MESH, WITHHELD, {"server": self.ref.id, "tool": tool.name, "is_new": is_new})
+        return replace(tool, key=f"mcp/{self.ref.id}/{self.state.asked}", since=turn.now)
+
+    @turn
+    def accept(self, turn: Turn, deciding: Deciding) -> ConsentView:
+        """Agree to a tool as a person has seen it. Raises NotFound, Conflict where it has changed since."""
+        tool = self._withheld(deciding)
+        del self.state.withheld[tool.name]
+        self.state.accepted[tool.name] = replace(
+            tool, accepted_by=deciding.by, refused_by="", decided_at=turn.now
+        )
+        self._tell(turn, ACCEPTED, tool, deciding)
+        return self.state
+
+    @turn
+    def refuse(self, turn: Turn, deciding: Deciding) -> ConsentView:
+        """Leave a tool withheld as it is now, without asking again. Raises what `accept` raises."""
+        tool = self._withheld(deciding)
+        self.state.withheld[tool.name] = replace(tool, refused_by=deciding.by, decided_at=turn.now)
+        self._tell(turn, REFUSED, tool, deciding)
+        return self.state
+
+    def _withheld(self, deciding: Deciding) -> ToolDocument:
+        tool = self.state.withheld.get(deciding.tool)
+        if tool is None:
+            raise NotFound(f"No tool {deciding.tool!r} of {self.ref.id} is withheld", field="tool")
+        if tool.digest != deciding.digest:
+            raise Conflict(
+                f"The tool {tool.name} of {self.ref.id} has changed again", remedy="Look at it once more"
+            )
+        return tool
+
+    def _tell(self, turn: Turn, event_type: str, tool: ToolDocument, deciding: Deciding) -> None:
+        told = {"server": self.ref.id, "tool": tool.name, "by": deciding.by, "reason": deciding.reason}
+        turn.publish(topics.MESH, event_type, told)
+
+
+class Consents:
+    """The consents of a mesh, from any of its processes."""
+
+    def __init__(self, host: Runtime) -> None:
+        self._host = host
+
+    async def offer(self, server: str, patterns: Sequence[str], tools: Sequence[ToolDocument]) -> ConsentView:
+        """Say which tools a server has now; returns which of them are agreed to."""
+        return await self._call(server, "offer", Offer(patterns=tuple(patterns), tools=tuple(tools)))
+
+    async def accept(self, server: str, deciding: Deciding) -> ConsentView:
+        """Agree to a tool of a server. Raises NotFound and Conflict."""
+        return await self._call(server, "accept", deciding)
+
+    async def refuse(self, server: str, deciding: Deciding) -> ConsentView:
+        """Refuse a tool of a server as it is now. Raises NotFound and Conflict."""
+        return await self._call(server, "refuse", deciding)
+
+    async def view(self, server: str) -> ConsentView:
+        """The consents to the tools of a server, as they are stored."""
+        return await self._host.read(ActorRef(CONSENT, server)) or ConsentView()
+
+    def listen(self, server: str, call: Callable[[], None]) -> Callable[[], None]:
+        """Call back once a tool of a server is accepted, in any process; the result ends that."""
+        return self._host.listen(
+            topics.MESH, lambda event: call() if event.payload.get("server") == server else None, (ACCEPTED,)
+        )
+
+    async def _call(self, server: str, method: str, body: Struct | None = None) -> ConsentView:
+        reply = await self._host.call(ActorRef(CONSENT, server), method, body)
+        return ConsentView.model_validate(reply)
+
+
+def difference(before: ToolDocument | None, now: ToolDocument) -> str:
+    """How a tool differs from the one that was agreed to, as text; all of a new one.
+
+    No line of it can pass for one of ours, or steer a terminal.
+    """
+    lines = ["It is new:", *_lines(now)]
+    if before is not None:
+        lines = [*unified_diff(_lines(before), _lines(now), "agreed to", "now", lineterm="")]
+    if any(len(tool.text) >= _MAX_KEPT_CHARS for tool in (before, now) if tool):
+        lines.append(f"Only the first {_MAX_KEPT_CHARS:,} characters are compared: mesh mcp show has all.")
+    return "\n".join(lines)
+
+
+def _lines(tool: ToolDocument) -> list[str]:
+    text = json.dumps(tool.document, indent=2, sort_keys=True, ensure_ascii=True)
+    return [f"  {line}" for line in text.splitlines()]
+
+
+def _fits(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

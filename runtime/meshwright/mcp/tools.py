@@ -1,0 +1,218 @@
+"""Tools of MCP servers as tools of agents: their names, what they may do, their schemas and their results."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from itertools import islice
+from mimetypes import guess_extension
+from typing import TYPE_CHECKING, Any
+
+from meshwright.core.errors import InvalidInput, ToolFailed
+from meshwright.core.files import File
+from meshwright.core.schema import target
+from meshwright.mcp.rounds import called_in_rounds
+from meshwright.mcp.settings import McpServer, McpServerSettings
+from meshwright.tools.limited import head_and_tail
+from meshwright.tools.tool import Effect, Tool, ToolContext
+
+if TYPE_CHECKING:
+    from mcp import types
+
+    from meshwright.mcp.connection import Connection
+
+_MAX_NAME_CHARS = 64  # that models take
+_DIGEST_CHARS = 8  # behind a name that had to be changed
+_MAX_DESCRIPTION_CHARS = 16_000
+_MAX_SCHEMA_CHARS = 64_000
+_MAX_SCHEMA_PARTS = 10_000  # that a check of arguments may visit, references followed
+_MAX_SCHEMA_DEPTH = 64
+_MAX_TEXT_CHARS = 400_000
+_MAX_FILE_BYTES = 2_000_000  # of all files of a result
+
+
+class McpTool(Tool):
+    """A tool of a server, under the name `SERVER_TOOL`. Raises ValueError for one that is not safe to offer.
+
+    A call of a program that runs here is a read where its table or the program says so, of a server elsewhere
+    where its table says so. All others count as changes.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        name: str,
+        settings: McpServerSettings,
+        remote: types.Tool,
+        server: McpServer,
+    ) -> None:
+        hints = remote.annotations if server.command else None
+        self.target, self._masked = server.where, server.masked
+        self.server, self.remote = name, remote.name
+        self.name = tool_name(name, remote.name)
+        self.description = remote.description or remote.title or remote.name
+        self.parameters = safe_schema(remote.input_schema)
+        if remote.execution is not None and remote.execution.task_support == "required":
+            raise ValueError("it runs only as a task of MCP, which Meshwright does not speak")
+        if len(self.description) > _MAX_DESCRIPTION_CHARS:
+            raise ValueError(f"its description has over {_MAX_DESCRIPTION_CHARS:,} characters")
+        reads = is_named(remote.name, settings.reads) or bool(hints and hints.read_only_hint)
+        self.effect: Effect = "read" if reads else "change"
+        self.origin = settings.origin
+        self.is_repeatable = reads or bool(hints and hints.idempotent_hint)
+        # Within a call that may ask and wait, the step that must not be repeated is a smaller one.
+        self.idempotent = self.is_repeatable or connection.is_modern
+        self.needs_approval = settings.approve == "always" or (settings.approve == "changes" and not reads)
+        self.timeout = math.inf if connection.is_modern else settings.timeout_seconds
+        self._seconds = settings.timeout_seconds
+        self._connection = connection
+
+    async def call(self, arguments: str, context: ToolContext) -> Any:
+        """Call it at the server, which may ask a person first. Raises ToolFailed with the server's words."""
+        values = self.validated(arguments)
+        if self._connection.is_modern:
+            result = await called_in_rounds(self, values, context)
+        else:
+            result = await self.send(values)
+        return contents_of(self.remote, result, self._masked)
+
+    async def send(
+        self, values: Mapping[str, Any], answers: Mapping[str, Any] | None = None, state: str | None = None
+    ) -> Any:
+        """Send one call, or repeat it with `answers` that the server has asked for. Raises ToolFailed."""
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await self._connection.call(self.remote, values, answers=answers, state=state)
+        except TimeoutError:
+            problem = f"{self.name} did not end within {self._seconds:g} seconds and was given up"
+            remedy = "" if self.is_repeatable else "It may still take effect: look before you call it again"
+            raise ToolFailed(problem, remedy=remedy) from None
+
+
+def is_named(name: str, patterns: Sequence[str]) -> bool:
+    """Whether one of the patterns fits a name."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def tool_name(server: str, tool: str) -> str:
+    """The name under which a model calls a tool; a digest keeps names apart that had to be changed."""
+    wanted = f"{server}_{tool}"
+    name = re.sub(r"[^A-Za-z0-9_-]", "_", wanted)
+    if name == wanted and len(name) <= _MAX_NAME_CHARS:
+        return name
+    digest = hashlib.sha256(wanted.encode(errors="replace")).hexdigest()[:_DIGEST_CHARS]
+    return f"{name[: _MAX_NAME_CHARS - _DIGEST_CHARS - 1]}_{digest}"
+
+
+def document_of(remote: types.Tool) -> str:
+    """All that a person consents to in a tool, as JSON text."""
+    document = {
+        "name": remote.name,
+        "description": remote.description or remote.title or "",
+        "input_schema": remote.input_schema,
+        "annotations": remote.annotations.model_dump(exclude_none=True) if remote.annotations else {},
+    }
+    return json.dumps(document, sort_keys=True, ensure_ascii=False)
+
+
+def safe_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A schema of a stranger without its patterns, which could take for ever to match.
+
+    Raises ValueError for one that is too large, too deep or takes too many steps to check.
+    """
+    text = json.dumps(schema)
+    if len(text) > _MAX_SCHEMA_CHARS:
+        raise ValueError(f"its schema has over {_MAX_SCHEMA_CHARS:,} characters")
+    cleaned = _without_patterns(schema, 0)
+    if schema.get("type", "object") != "object":
+        raise ValueError("its schema is not that of an object")
+    if next(islice(_parts(cleaned, cleaned, 0), _MAX_SCHEMA_PARTS, None), None) is not None:
+        raise ValueError("its schema refers to itself in too many ways")
+    return {"type": "object", "properties": {}, **cleaned}
+
+
+def _without_patterns(value: Any, depth: int, *, is_schema: bool = True) -> Any:
+    """The value without `pattern` keywords; properties may be called so."""
+    if depth > _MAX_SCHEMA_DEPTH:
+        raise ValueError(f"its schema is over {_MAX_SCHEMA_DEPTH} levels deep")
+    if isinstance(value, Mapping):
+        names = ("properties", "$defs", "definitions")
+        return {
+            name: _without_patterns(part, depth + 1, is_schema=not (is_schema and name in names))
+            for name, part in value.items()
+            if not (is_schema and name in ("pattern", "patternProperties"))
+        }
+    if isinstance(value, list):
+        return [_without_patterns(part, depth + 1) for part in value]
+    return value
+
+
+def _parts(schema: Any, root: Any, depth: int) -> Iterator[Any]:
+    """The schemas within one, as a check of a value may meet them."""
+    if not isinstance(schema, Mapping) or depth > _MAX_SCHEMA_DEPTH:
+        return
+    yield schema
+    if "$ref" in schema:
+        yield from _parts(target(root, str(schema["$ref"])), root, depth + 1)
+    for name, part in schema.items():
+        if name in ("properties",) and isinstance(part, Mapping):
+            for inner in part.values():
+                yield from _parts(inner, root, depth + 1)
+        elif name in ("anyOf", "oneOf", "allOf", "prefixItems") and isinstance(part, list):
+            for inner in part:
+                yield from _parts(inner, root, depth + 1)
+        elif name in ("items", "additionalProperties"):
+            yield from _parts(part, root, depth + 1)
+
+
+def contents_of(tool: str, result: types.CallToolResult, masked: Callable[[str], str]) -> Any:
+    """A result as text and files, or structured data where it has nothing else. Raises ToolFailed."""
+    parts = [_content(tool, number, content) for number, content in enumerate(result.content, start=1)]
+    size = 0
+    for place, part in enumerate(parts):
+        if isinstance(part, File):
+            size += len(part.data)
+            if size > _MAX_FILE_BYTES:
+                parts[place] = f"[{part.name}: {len(part.data):,} bytes, which is too large to carry]"
+    texts = [head_and_tail(masked(str(part)), _MAX_TEXT_CHARS) for part in parts]
+    if result.is_error:
+        raise ToolFailed("\n".join(texts).strip() or f"{tool} failed, and its server does not say why")
+    if not parts:
+        return json.loads(masked(json.dumps(result.structured_content)))
+    if any(isinstance(part, File) for part in parts):
+        return [part if isinstance(part, File) else text for part, text in zip(parts, texts, strict=True)]
+    return "\n".join(texts)
+
+
+def _content(tool: str, number: int, content: Any) -> str | File:
+    match content.type:
+        case "text":
+            return content.text
+        case "image" | "audio":
+            suffix = guess_extension(content.mime_type) or ""
+            return _file(f"{tool}-{number}{suffix}", content.mime_type, content.data)
+        case "resource":
+            resource = content.resource
+            uri = str(resource.uri)
+            if hasattr(resource, "text"):
+                return f"{uri}:\n{resource.text}"
+            name = uri.rstrip("/").rpartition("/")[2] or f"{tool}-{number}"
+            return _file(name, resource.mime_type or "", resource.blob)
+        case "resource_link":
+            return f"[resource {content.name}: {content.uri}]"
+        case _:
+            return f"[{content.type}]"
+
+
+def _file(name: str, media_type: str, data: str) -> str | File:
+    try:
+        return File(name=name, media_type=media_type, data=base64.b64decode(data, validate=True))
+    except (binascii.Error, ValueError, InvalidInput):
+        return f"[{name}: no usable content]"
