@@ -1,0 +1,224 @@
+"""Tools that find things out in the open: search engines, pages, package registries, repositories.
+
+All that they return may be the words of strangers. They reach no file of the workspace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from meshwright.core.errors import InvalidInput, ToolFailed
+from meshwright.core.money import ZERO, Dollars
+from meshwright.settings.forms import Secret, Table, http_url
+from meshwright.tools.tool import Tool, ToolContext, tool
+from meshwright.tools.toolset import ToolSettings
+from meshwright.tools.web import WebTools
+from meshwright.toolsets.registries import REGISTRIES, passages
+from meshwright.toolsets.repositories import overview_of
+from meshwright.toolsets.rest import RestClient, RestService
+from meshwright.toolsets.search_engines import ENGINES, SearchQuery
+
+_Query = Annotated[str, Field(min_length=1, max_length=400)]
+_Site = Annotated[str, Field(pattern=r"^([A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+)?$", max_length=253)]
+_Package = Annotated[str, Field(pattern=r"^@?[A-Za-z0-9][A-Za-z0-9._~/-]*$", max_length=214)]
+_Name = Annotated[str, Field(min_length=1, max_length=200)]
+_Address = Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9._:/~-]+$", max_length=500)]
+_MAX_ANSWER_BYTES = 12_000_000
+_MAX_TEXT_CHARS = 600
+_TIMEOUT_SECONDS = 20.0
+_Url = Annotated[str, http_url("https://search.example.com")]
+
+
+class ResearchSettings(Table):
+    """[tools.research]: the search engine, and where packages and repositories are found."""
+
+    engine: Literal["", "searxng", "brave", "tavily"] = ""
+    """The search engine; without one there is no tool `web_search`."""
+    url: _Url | None = None
+    """Address of the engine, where it is not its usual one: SearXNG has none."""
+    key: Secret | None = None
+    """Key of the engine."""
+    usd_per_search: Dollars = ZERO
+    """The price of a search in dollars, which is booked to the task."""
+    max_results: int = Field(default=10, ge=1, le=20)
+    """How many results a search has at most."""
+    pypi: _Url = "https://pypi.org"
+    """Address of the registry of Python packages, or of a mirror that has its JSON API."""
+    npm: _Url = "https://registry.npmjs.org"
+    """Address of the registry of npm packages."""
+    go: _Url = "https://proxy.golang.org"
+    """Address of a proxy of Go modules."""
+    repositories: tuple[str, ...] = ("https://github.com/", "https://gitlab.com/", "https://codeberg.org/")
+    """Beginnings of the addresses of repositories that may be read."""
+
+    @model_validator(mode="after")
+    def _has_addresses(self) -> ResearchSettings:
+        if self.engine == "searxng" and not self.url:
+            raise ValueError("searxng needs its url")
+        for address in self.repositories:
+            if not address.startswith(("https://", "http://")) or not address.endswith("/"):
+                raise ValueError(f"{address!r} does not begin with https:// and end with /")
+        return self
+
+
+class Finding(BaseModel):
+    """A statement of a source about an item."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    item: _Name
+    criterion: _Name
+    value: Annotated[str, Field(min_length=1, max_length=1_000)]
+    source: Annotated[str, Field(min_length=1, max_length=1_000)]
+    """The address of the page, or the file with its line, or the commit."""
+
+
+class ResearchTools(WebTools):
+    """Searches the web, fetches pages, reads registries and repositories, compares findings."""
+
+    name = "research"
+    config_type: ClassVar[type[BaseModel] | None] = ResearchSettings
+
+    def __init__(self, settings: ToolSettings) -> None:
+        super().__init__(settings)
+        services = {registry: RestService(url=getattr(self.config, registry)) for registry in REGISTRIES}
+        if self.config.engine:
+            services["engine"] = _service_of(self.config)
+        limits = {"max_bytes": _MAX_ANSWER_BYTES, "timeout_seconds": _TIMEOUT_SECONDS}
+        self._servers = {
+            name: RestClient(f"tools.research.{name}", service.model_copy(update=limits))
+            for name, service in services.items()
+        }
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for server in self._servers.values():
+            await server.close()
+
+    async def tools(self) -> Sequence[Tool]:
+        """The tools; `web_search` only where an engine is set."""
+        offered = await super().tools()
+        return [tool for tool in offered if tool.name != "web_search" or self.config.engine]
+
+    @tool(idempotent=True, effect="read", origin="outside")
+    async def web_search(
+        self,
+        query: _Query,
+        context: ToolContext,
+        site: _Site = "",
+        fresh_days: Annotated[int, Field(ge=0, le=3_650)] = 0,
+    ) -> list[dict[str, str]]:
+        """Search the web, and return titles, addresses and snippets. A snippet is no source: fetch the page.
+
+        Args:
+            query: a few telling words
+            site: only pages of this host, such as docs.python.org
+            fresh_days: only pages of the last days, where the engine knows their age; 0 for any age
+        """
+        engine = ENGINES.get(self.config.engine)
+        if engine is None:
+            raise ToolFailed("No search engine is set", remedy="Set engine in [tools.research] of mesh.toml")
+        if self.config.usd_per_search:
+            await context.charge(self.config.usd_per_search, "web_search")
+        sent = engine.sent(SearchQuery(query, site, fresh_days, self.config.max_results))
+        where = {"params": sent} if engine.method == "GET" else {"body": sent}
+        reply = await self._servers["engine"].call(engine.method, *engine.path, **where)
+        try:
+            results = engine.results(reply.data)[: self.config.max_results]
+        except ValueError as error:
+            raise ToolFailed(f"{self.config.engine} does not answer as it should: {error}") from error
+        return [
+            {"title": found.title, "url": found.url, "text": found.text[:_MAX_TEXT_CHARS]}
+            | ({"published": found.published} if found.published else {})
+            for found in results
+        ]
+
+    @tool(idempotent=True, effect="read", origin="outside")
+    async def docs_search(
+        self, package: _Package, query: _Query, registry: Literal["pypi", "npm", "go"] = "pypi"
+    ) -> dict[str, Any]:
+        """Find a package in its registry: its version, its links, and what its readme says of a question.
+
+        Args:
+            package: its name, such as requests, @types/node or golang.org/x/sync
+            query: the words to look for in the readme
+            registry: pypi, npm or go
+        """
+        found = await REGISTRIES[registry](self._servers[registry], package)
+        facts = {"package": found.name, "version": found.version, "summary": found.summary}
+        return {**facts, "links": dict(found.links), "passages": passages(found.text, query)}
+
+    @tool(idempotent=True, effect="read", origin="outside", timeout=120)
+    async def repo_overview(self, url: _Address) -> dict[str, Any]:
+        """Describe a public git repository: languages, tests, activity, latest commits, its readme.
+
+        Args:
+            url: its address, such as https://github.com/python/cpython
+        """
+        if not url.startswith(self.config.repositories) or ".." in url:
+            remedy = f"Allowed are {', '.join(self.config.repositories) or 'none'}"
+            raise InvalidInput("Repositories of that address are not read", remedy=remedy, field="url")
+        return await overview_of(url)
+
+    @tool(idempotent=True, effect="read")
+    def compare(
+        self,
+        items: Annotated[list[_Name], Field(min_length=1, max_length=20)],
+        criteria: Annotated[list[_Name], Field(min_length=1, max_length=20)],
+        findings: Annotated[list[Finding], Field(max_length=400)],
+    ) -> str:
+        """Make a table of findings with the numbers of their sources; a cell without any is a `?`.
+
+        Args:
+            items: what is compared: the lines
+            criteria: by what: the columns
+            findings: for each cell one or several, each with the source that says so
+        """
+        for finding in findings:
+            if finding.item not in items or finding.criterion not in criteria:
+                problem = f"A finding is of {finding.item!r} and {finding.criterion!r}"
+                raise InvalidInput(problem, remedy="Name both among items and criteria", field="findings")
+            if not _names_a_source(finding.source):
+                remedy = "Give the address of a page, a file with its line, or a commit that you have read"
+                raise InvalidInput(f"{finding.source[:80]!r} is no source", remedy=remedy, field="findings")
+        return _table(items, criteria, findings)
+
+
+def _service_of(settings: ResearchSettings) -> RestService:
+    """The search engine as a service, with its key."""
+    engine = ENGINES[settings.engine]
+    name, before = engine.key
+    headers = {name: f"{before}{settings.key.get_secret_value()}"} if settings.key else {}
+    return RestService.model_validate({"url": settings.url or engine.url, "headers": headers})
+
+
+def _names_a_source(text: str) -> bool:
+    """Whether a text can be an address, a file with a line, or a commit."""
+    first = text.split()[0] if text.split() else ""
+    is_commit = 7 <= len(first) <= 40 and set(first) <= set("0123456789abcdef")
+    return first.startswith(("https://", "http://")) or "/" in first or "." in first[:-1] or is_commit
+
+
+def _table(items: Sequence[str], criteria: Sequence[str], findings: Sequence[Finding]) -> str:
+    sources = list(dict.fromkeys(finding.source for finding in findings))
+
+    def cell(item: str, criterion: str) -> str:
+        found = [finding for finding in findings if (finding.item, finding.criterion) == (item, criterion)]
+        said = (f"{_plain(finding.value)} [{sources.index(finding.source) + 1}]" for finding in found)
+        return "; ".join(said) or "?"
+
+    lines = [
+        f"| | {' | '.join(map(_plain, criteria))} |",
+        f"|---{'|---' * len(criteria)}|",
+        *(f"| {_plain(item)} | {' | '.join(cell(item, name) for name in criteria)} |" for item in items),
+        "",
+        *(f"[{number}] {' '.join(source.split())}" for number, source in enumerate(sources, start=1)),
+    ]
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.replace("|", "/").split())

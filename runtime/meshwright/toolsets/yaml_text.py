@@ -1,0 +1,60 @@
+"""YAML as models and projects write it, read within bounds: no aliases, no deep nesting, no dates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Unreadable(ValueError):
+    """A text that is not read, with the reason as a clause."""
+
+
+def read_yaml(text: str, *, max_depth: int = 50, max_values: int = 0) -> list[Any]:
+    """The documents of a text, YAML or JSON. Raises Unreadable.
+
+    Dates stay text, as in JSON. By aliases a short text can stand for a very long one: they are refused, but
+    where it has at most `max_values` values with all of them written out.
+    """
+    import yaml
+
+    try:
+        depth = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            is_start = isinstance(event, yaml.CollectionStartEvent)
+            depth += is_start - isinstance(event, yaml.CollectionEndEvent)
+            if isinstance(event, yaml.AliasEvent) and not max_values:
+                raise Unreadable("it refers to parts of itself: write out what *names refer to")
+            if depth > max_depth:
+                raise Unreadable(f"it is more than {max_depth} levels deep")
+        documents = list(yaml.load_all(text, Loader=_loader()))
+        if max_values and _count(documents, {}, max_values) > max_values:
+            raise Unreadable(f"it has more than {max_values:,} values")
+        return documents
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        if isinstance(error, Unreadable):
+            raise
+        raise Unreadable(f"it is no YAML: {error}") from error
+
+
+def _count(value: Any, known: dict[int, int], most: int) -> int:
+    """The number of values below one, those of aliases counted each time; over `most` in a circle."""
+    if not isinstance(value, (dict, list)):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = most + 1  # until it is counted: whatever refers to it is below it
+        inner = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_count(each, known, most) for each in inner)
+    return known[id(value)]
+
+
+def _loader() -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """SafeLoader without timestamps."""
+
+    Loader.yaml_implicit_resolvers = {
+        first: [resolver for resolver in resolvers if resolver[0] != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    return Loader
