@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
@@ -16,17 +17,19 @@ from pydantic import BaseModel
 
 from meshwright.core import topics
 from meshwright.core.encoding import Struct
-from meshwright.core.errors import ModelError, ToolFailed, error_of_code
-from meshwright.core.messages import Event, Outcome, Usage, new_id, trace_id_of
+from meshwright.core.errors import AgentError, ModelError, ToolFailed, error_of_code
+from meshwright.core.ids import ID_PATTERN, new_id
+from meshwright.core.messages import Event, Outcome, Usage, trace_id_of
+from meshwright.core.money import is_amount
 from meshwright.models.errors import BudgetExceeded, StructureInvalid
 from meshwright.models.port import (
+    CHARGE,
     MODEL_CALLED,
     Call,
     CallContext,
     ChatMessage,
     ModelReply,
     ModelRequest,
-    Settlement,
     ToolSpec,
 )
 from meshwright.models.structure import read_answer, response_schema
@@ -36,6 +39,7 @@ from meshwright.run.limits import Totals, limits_of, tries_again_at
 from meshwright.run.prepared import PreparedPrompt
 from meshwright.run.recorded import SentMessages
 from meshwright.run.replies import Deltas
+from meshwright.run.settling import settlements_in
 from meshwright.tools.limited import cut
 from meshwright.work.paths import OpenStep, ProgressEvent
 from meshwright.work.protocol import WaitKind
@@ -43,6 +47,7 @@ from meshwright.work.protocol import WaitKind
 _MAX_RAW_CHARS = 4_000  # of an answer that does not fit, in its event
 _MAX_CUT_CHARS = 100_000  # of an answer that is cut off, in its event
 _SENT_PARTS = 8  # of a record are characters of the model's messages: in JSON one may take six bytes
+_CHARGE = "charge"  # the step of it
 _COUNTED = ("model", "usage", "cost_usd", "latency_ms", "finish_reason")
 
 
@@ -63,7 +68,7 @@ class RunUsage:
         self.usage = self.usage + call.usage
         before, more = self.cost_usd, call.cost_usd
         self.cost_usd = None if before is None or more is None else before + more
-        if isinstance(call, Outcome):
+        if isinstance(call, Outcome) or call.model.startswith(CHARGE):
             return
         self.model = call.model or self.model
         self.finish_reason = call.finish_reason or self.finish_reason
@@ -116,6 +121,8 @@ class ModelCalls:
         self.totals = Totals(self.limits)
         self.sent = SentMessages(self.max_record_bytes // _SENT_PARTS)
         self.attached = Attached(attempt.journal.earlier)
+        self.changed = False
+        """Whether a tool of the run, or of a task that it delegated, may have changed something."""
         self.limit: str | None = None
         """The limit that was reached: only an answer would do then."""
         self.prompt: str | None = None
@@ -131,12 +138,7 @@ class ModelCalls:
     async def recover(self) -> None:
         """Have budgets book calls of earlier claims, where a worker ended before it had."""
         attempt, budgets = self._attempt, self._attempt.services.budgets
-        settlements = [
-            Settlement.model_validate(call["settlement"])
-            for value in attempt.journal.earlier
-            for call in value.get("calls", ())
-            if "settlement" in call
-        ]
+        settlements = settlements_in(attempt.journal.earlier)
         self._settled.update(settled.call for settled in settlements)
         if settlements and budgets is not None:
             await budgets.recover(attempt.agent.agent_id, attempt.call_context(None, None), settlements)
@@ -163,6 +165,49 @@ class ModelCalls:
         """Leave calls that are not booked to the run that goes on: its journal may have them."""
         if (budgets := self._attempt.services.budgets) is not None:
             budgets.leave_reserved(self._settled)
+
+    async def charge(self, usd: Decimal, what: str) -> None:
+        """Book what a tool spends with every budget of the run, as a call in a step of its own.
+
+        Raises ToolFailed where a budget or `max_usd` has no room for it, AgentError for a wrong charge.
+        """
+        attempt = self._attempt
+        if not _is_charge(usd, what):
+            raise AgentError(
+                f"{attempt.agent.agent_id} charges {usd!r} for {what!r}",
+                remedy='Write await context.charge(Decimal("0.005"), "web-search")',
+            )
+        async with attempt.journal.open_step(_CHARGE, {"what": what}) as step:
+            if not step.is_replayed:
+                self._record(step, await self._charged(step, usd, what))
+                step.finish(None)
+
+    async def _charged(self, step: OpenStep, usd: Decimal, what: str) -> Call:
+        if (limit := self.totals.exceeded_by(usd)) is not None:
+            raise ToolFailed(f"{what} costs ${usd}, and the run would exceed {limit.name} (${limit.most})")
+        attempt = self._attempt
+        call = Call(
+            call_id=new_id(),
+            model=f"{CHARGE}{what}",
+            user=attempt.agent.agent_id,
+            thread_id=attempt.task.thread_id,
+            tenant_id=attempt.task.tenant_id,
+            cost_usd=usd,
+            cost_source="reported",
+            attempt=attempt.work.dispatch.attempt,
+            step=step.number,
+        )
+        if (budgets := attempt.services.budgets) is None:
+            return call
+        request = ModelRequest(messages=(), model=call.model, user=call.user, context=self.context(step))
+        try:
+            hold = await budgets.hold(request, lambda _: usd)
+        except ModelError as error:
+            raise ToolFailed(str(error)) from error
+        for call_id in hold.cut:  # its process ended before the tool could spend it
+            budgets.settle(hold, Decimal(0), call=call_id)
+        budgets.book(hold.cut)
+        return replace(call, call_id=hold.call or call.call_id, settlement=budgets.settle(hold, usd))
 
     def context(self, step: OpenStep | None) -> CallContext:
         """The context of a step's calls: who pays for them, and where they are recorded."""
@@ -314,6 +359,10 @@ class ModelCalls:
                 payload={"step": step, "attempt": dispatch.attempt, **payload},
             )
         )
+
+
+def _is_charge(usd: object, what: str) -> bool:
+    return isinstance(usd, Decimal) and is_amount(usd) and re.fullmatch(ID_PATTERN, what) is not None
 
 
 def _replayed(value: dict[str, Any]) -> _StepResult:

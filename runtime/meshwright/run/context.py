@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
@@ -15,9 +15,10 @@ from meshwright.context.memory import MemoryStore
 from meshwright.context.service import ContextClient
 from meshwright.core.clock import Clock
 from meshwright.core.errors import AgentError, DelegationFailed, ToolFailed
+from meshwright.core.ids import derived_id
 from meshwright.core.limits import MAX_REPEATS, MAX_STEPS, TIMEOUT_SECONDS, Limits
-from meshwright.core.messages import MemoryScope, Outcome, Parent, Task, TaskBudget, derived_id
-from meshwright.core.money import is_amount
+from meshwright.core.messages import MemoryScope, Outcome, Parent, SenderContext, Task, TaskBudget
+from meshwright.core.money import Price, is_amount
 from meshwright.core.tracing import NoTracing, Span, Tracing
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
@@ -26,10 +27,14 @@ from meshwright.ledger.spending import Activity
 from meshwright.models.port import CallContext, Model, ModelWindow, OnCall
 from meshwright.prompts import PromptSources
 from meshwright.run.limits import Parking, StepTime
-from meshwright.tools.settings import ApprovalRule
+from meshwright.tools.settings import ApprovalsSettings
 from meshwright.tools.tool import Tool
+from meshwright.trees import Trees
 from meshwright.work import Journal, Work
 from meshwright.work.paths import OpenStep
+
+MAX_PASSED_ON = 20  # constraints, and questions, of one delegation
+MAX_PASSED_ON_CHARS = 2_000  # of each
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,8 @@ class Delegation:
     `payload` goes beside the `text`; `shape` is the pydantic model of the answer, `dict` for the result as it
     is, `Outcome` for all of the outcome with its files, None for text; `timeout` is how many
     seconds a step of it may take, `deadline` all of it; `budget_usd` what it may cost of the budgets above
-    it.
+    it. `constraints` hold for its work, beside those that the run came with, and `questions` are still open:
+    at most 20 of each, of 2,000 characters.
     """
 
     agent_id: str = ""
@@ -50,6 +56,8 @@ class Delegation:
     timeout: float | None = None
     deadline: float | None = None
     budget_usd: Decimal | str | None = None
+    constraints: Sequence[str] = ()
+    questions: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if bool(self.agent_id) == bool(self.capability):
@@ -63,6 +71,14 @@ class Delegation:
             if seconds is not None and seconds <= 0:
                 raise AgentError(
                     f"the {name} of a delegation is not positive", remedy="Give seconds, or none"
+                )
+
+        for name, texts in (("constraints", self.constraints), ("questions", self.questions)):
+            if not _are_short_texts(texts):
+                raise AgentError(
+                    f"the {name} of a delegation are no list of at most {MAX_PASSED_ON} texts, "
+                    f"each of {MAX_PASSED_ON_CHARS:,} characters at most",
+                    remedy=f'Write {name}=["No service may be needed."]',
                 )
 
     @property
@@ -80,6 +96,7 @@ class Delegation:
         """The request of its step, as the journal has it."""
         extra = {"capability": self.capability, "payload": self.payload}
         extra |= {"timeout": self.timeout, "deadline": self.deadline}
+        extra |= {"constraints": [*self.constraints], "questions": [*self.questions]}
         extra["budget_usd"] = None if self.budget_usd is None else str(self.budget_usd)
         wanted = {name: value for name, value in extra.items() if value}
         return {"agent_id": self.agent_id, "text": self.text, **wanted}
@@ -117,10 +134,26 @@ class Delegation:
             ) from error
 
 
+def _are_short_texts(texts: object) -> bool:
+    return (
+        isinstance(texts, Sequence)
+        and not isinstance(texts, str)
+        and len(texts) <= MAX_PASSED_ON
+        and all(isinstance(text, str) and 0 < len(text) <= MAX_PASSED_ON_CHARS for text in texts)
+    )
+
+
 def _unknown_window(model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str) -> ModelWindow:
     return ModelWindow()
 
 
+def _unknown_price(
+    model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str, prompt_tokens: int
+) -> Price | None:
+    return None
+
+
+_APPROVALS = ApprovalsSettings()
 _LIMITS = Limits(max_steps=MAX_STEPS, max_repeats=MAX_REPEATS)
 
 
@@ -139,15 +172,17 @@ class Services:
     limits: Limits = _LIMITS
     timeout_seconds: float = TIMEOUT_SECONDS
     max_chain: int = 5
-    approval_rules: tuple[ApprovalRule, ...] = ()
+    approvals: ApprovalsSettings = _APPROVALS
     patience_days: float = 7.0
     max_context_tokens: int = 4000
     max_memory_tokens: int = 400
     window: Callable[[str, tuple[str, ...], str, str], ModelWindow] = _unknown_window
+    price: Callable[[str, tuple[str, ...], str, str, int], Price | None] = _unknown_price
     stream: bool = True
     parking: Parking | None = None
     budgets: Budgets | None = None
     activity: Callable[[str, datetime], Awaitable[Activity]] | None = None
+    trees: Trees | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +191,8 @@ class RunContext:
 
     services: Services
     agent: Agent
-    tools: Mapping[str, Tool]
+    tools: dict[str, Tool]
+    """Filled as the run begins."""
     ref: ActorRef
     work: Work
     task: Task
@@ -164,6 +200,11 @@ class RunContext:
     journal: Journal
     span: Span
     time: StepTime
+
+    @property
+    def has_read_outside(self) -> bool:
+        """Whether the run has read text that strangers may have written."""
+        return self.journal.outside
 
     @property
     def scopes(self) -> dict[MemoryScope, str]:
@@ -216,7 +257,7 @@ class RunContext:
         if len(chain) > self.services.max_chain:
             raise ToolFailed(f"delegation is {len(chain)} deep already: {' -> '.join(chain)}")
 
-    def child(self, path: str, wanted: Delegation) -> Task:
+    def child(self, path: str, wanted: Delegation, known: SenderContext | None = None) -> Task:
         """The task for another agent: the same each time that step of the work is run."""
         task, work = self.task, self.work
         above = task.budgets_above
@@ -249,4 +290,8 @@ class RunContext:
             budget_usd=wanted.budget,
             budgets_above=above,
             on_empty=task.on_empty,
+            outside=self.journal.outside,
+            family=task.family_id,
+            repository=task.repository,
+            sender_context=known,
         )

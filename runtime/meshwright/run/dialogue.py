@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -9,18 +11,30 @@ from weakref import ref
 
 from pydantic import BaseModel
 
-from meshwright.core.errors import InvalidInput, MemoryUnavailable, NotFound, ToolFailed
+from meshwright.core.errors import (
+    AgentError,
+    InvalidInput,
+    MemoryUnavailable,
+    MeshError,
+    NotFound,
+    ToolFailed,
+)
 from meshwright.core.files import File
+from meshwright.core.redaction import redact
 from meshwright.core.tracing import TENANT, GenAI
 from meshwright.models.errors import ContentRefused, ContextTooLong, ModelRefused
-from meshwright.models.port import ChatMessage, ModelReply, ToolCall
+from meshwright.models.port import ChatMessage, ModelReply, ToolCall, ToolSpec
 from meshwright.models.structure import ShapeT, parse_or_repair
 from meshwright.run.calls import ModelCalls
 from meshwright.run.context import RunContext
 from meshwright.run.files import DELEGATE_TOOL, check_size, files_in, fitting, parts_of_result
+from meshwright.run.knowledge import Knowledge
 from meshwright.run.limits import Limit, Repeats, reached
+from meshwright.run.masks import Masks
+from meshwright.run.outputs import Outputs
 from meshwright.run.people import Approvals
 from meshwright.run.prepared import PreparedPrompt
+from meshwright.run.reflection import reflect
 from meshwright.run.replies import (
     ANSWER_NOW,
     CONTINUE,
@@ -36,22 +50,35 @@ from meshwright.run.replies import (
     unusable,
     write_less,
 )
-from meshwright.run.tool_calls import FailedCall, content_of, failed_call, seconds_of, tool_events
+from meshwright.run.tool_calls import (
+    FailedCall,
+    content_of,
+    failed_call,
+    is_journaled,
+    seconds_of,
+    tool_events,
+)
 from meshwright.run.window import ContextWindow
 from meshwright.tools.approval import Decision
 from meshwright.tools.tool import Tool, ToolResult
 from meshwright.work.paths import ProgressEvent
 
+_MAX_CHANGE_CHARS = 500  # of the arguments of a call that changes something
+
 
 class Dialogues:
     """The dialogues of one run; `run` is the context that tools get."""
 
-    def __init__(self, attempt: RunContext, calls: ModelCalls, run: Any) -> None:
+    def __init__(
+        self, attempt: RunContext, calls: ModelCalls, run: Any, masks: Masks, knowledge: Knowledge
+    ) -> None:
         self._attempt = attempt
         self._calls = calls
         # A weak reference, since the run has this: a circle would wait for the garbage collector.
         self._run: Callable[[], Any] = ref(run)
-        self._approvals = Approvals(attempt)
+        self._approvals = Approvals(attempt, masks)
+        self._masks, self._knowledge = masks, knowledge
+        self._outputs = Outputs(calls.max_record_bytes)
 
     async def answer(
         self,
@@ -66,22 +93,41 @@ class Dialogues:
             await self._call_tools(reply, talk)
         if talk.limit is not None and shape is None and not (reply.content.strip() or reply.files):
             raise talk.limit.error(self._attempt.agent.agent_id, failed=talk.failed_call)
-        if shape is None:
-            return reply.content
-        answer = await parse_or_repair(shape, reply, talk.messages, talk.repair)
-        self._calls.last_answer = answer.model_dump_json(by_alias=True)
+        answer: str | ShapeT = reply.content
+        if shape is not None:
+            answer = made = await parse_or_repair(shape, reply, talk.messages, talk.repair)
+            self._calls.last_answer = made.model_dump_json(by_alias=True)
+        if self._attempt.agent.reflects and talk.limit is None and (work := talk.work):
+            await reflect(self._attempt, self._calls, (question, *work, reply.message()))
         return answer
+
+    async def call(self, name: str, arguments: Mapping[str, Any]) -> Any:
+        """The result of a tool that code calls; see `Run.call`."""
+        tools, agent_id = self._attempt.tools, self._attempt.agent.agent_id
+        if name not in tools:
+            raise AgentError(
+                f"{agent_id} has no tool {name!r}", remedy=f"Call one of {', '.join(tools) or 'none'}"
+            )
+        call = ToolCall(id="", name=name, arguments=json.dumps(arguments, ensure_ascii=False))
+        result = await self._call_tool(call, self._attempt.journal.outside)
+        if not is_journaled(result):  # what a person says came of it
+            return result
+        if result["error"] is not None:
+            raise ToolFailed(str(result["error"]))
+        return result["value"]
 
     async def _call_tools(self, reply: ModelReply, talk: _Dialogue) -> None:
         results: list[Any] = []
+        outside = self._attempt.journal.outside  # as the model was, which has not read these results yet
         for calls in self._together(reply.tool_calls):
             if len(calls) == 1:  # in the run's own asyncio task, so that its path stays flat
-                results.append(await self._call_tool(calls[0]))
+                results.append(await self._call_tool(calls[0], outside))
             else:
-                results += await self._run().gather(*map(self._call_tool, calls))
+                results += await self._run().gather(*(self._call_tool(call, outside) for call in calls))
         contents = [content_of(result) for result in results]
         self._calls.sent.add_results(contents)
         parts = [parts_of_result(files_in(result)) for result in results]
+        self._offer_outputs(talk)
         talk.add_results(reply, contents, parts, sum(map(seconds_of, results)))
         if talk.limit is not None and talk.limit.name == "max_repeats":
             talk.failed_call = failed_call(reply.tool_calls, results, self._attempt.tools)
@@ -100,20 +146,32 @@ class Dialogues:
         if group:
             yield group
 
-    async def _call_tool(self, call: ToolCall) -> Any:
+    async def _call_tool(self, call: ToolCall, outside: bool) -> Any:
         """The result of a call, as the journal has it; the model gets a fault of the call."""
         tool = self._attempt.tools.get(call.name)
-        decision = await self._approvals.decide(call.name, tool, call.arguments)
+        decision = await self._approvals.decide(call.name, tool, call.arguments, self._run(), outside=outside)
         if tool is None:
             return await self._refuse(call)
         started = time.perf_counter()
-        return await self._attempt.journal.step(
+        result = await self._attempt.journal.step(
             f"tool {call.name}",
             {"arguments": call.arguments},
-            lambda: self._run_tool(tool, call, decision),
+            lambda: self._run_tool(tool, call, decision, outside),
             repeatable=tool.idempotent,
             tell=lambda result: tool_events(call, result, None if self._has_waited else started),
         )
+        # Text is of a person: the call was cut off, and is not run again.
+        self._calls.changed |= "changed" in result if is_journaled(result) else tool.may_change
+        self._outputs.learn(result)
+        self._knowledge.learn(tool, call, result)
+        self._masks.learn(tool, result, lambda: self._value_of(tool, call.arguments))
+        return result
+
+    def _offer_outputs(self, talk: _Dialogue) -> None:
+        """Give the model the tool for long results, once there is one; an agent's own of its name stays."""
+        tool = self._outputs.tool
+        if self._outputs and self._attempt.tools.setdefault(tool.name, tool) is tool:
+            talk.offer(tool.spec)
 
     async def _refuse(self, call: ToolCall) -> Any:
         names = ", ".join(self._attempt.tools) or "none"
@@ -129,7 +187,9 @@ class Dialogues:
         step = self._attempt.journal.inside
         return step is not None and step.has_waited
 
-    async def _run_tool(self, tool: Tool, call: ToolCall, decision: Decision | None) -> dict[str, Any]:
+    async def _run_tool(
+        self, tool: Tool, call: ToolCall, decision: Decision | None, outside: bool
+    ) -> dict[str, Any]:
         attributes = {
             GenAI.OPERATION_NAME: GenAI.EXECUTE_TOOL,
             GenAI.TOOL_NAME: tool.name,
@@ -150,21 +210,60 @@ class Dialogues:
         span = tracing.span(f"execute_tool {tool.name}", parent=parent, attributes=attributes)
         with self._attempt.time.apart(), span as span:
             try:
-                self._approvals.check(tool, call.arguments, decision)
-                value = await tool.call(call.arguments, self._run())
+                await self._approvals.check(tool, call.arguments, decision, self._run(), outside=outside)
+                if tool.origin == "outside":  # an error of it has words from there too
+                    self._attempt.journal.read_outside()
+                result |= _change_of(tool, call)
+                value = await self._value_of(tool, call.arguments)
                 if isinstance(value, ToolResult):
                     result["value"], result["files"] = await self._with_files(tool, value)
                 else:
                     result["value"] = value
             except (ToolFailed, InvalidInput, MemoryUnavailable) as error:
                 span.fail(error)
-                result["error"] = str(error)
+                self._note_error(tool, call, decision, result, error)
+            except asyncio.CancelledError:  # in the middle of the call
+                self._calls.changed |= "changed" in result
+                raise
+            self._notice_outside()
+            self._keep(tool, result)
             if has_contents:
                 span.set({GenAI.TOOL_CALL_RESULT: content_of(result)})
         if not self._has_waited:
             result["seconds"] = round(time.perf_counter() - started, 3)
             self._calls.totals.add_tool(result["seconds"])
         return result
+
+    def _note_error(
+        self, tool: Tool, call: ToolCall, decision: Decision | None, result: dict[str, Any], error: MeshError
+    ) -> None:
+        """Note the error of a call. One whose process ended in the middle may have taken effect already."""
+        result["error"] = str(error)
+        step = self._attempt.journal.inside
+        may_have_run = step is not None and step.was_begun and (decision is None or decision.approve)
+        if tool.may_change and may_have_run:
+            note = f"{tool.name} was interrupted before, and may have taken effect then"
+            result |= {"error": f"{error}. {note}", "uncertain": True, **_change_of(tool, call)}
+        elif isinstance(error, InvalidInput):  # nothing has run
+            result.pop("changed", None)
+
+    def _notice_outside(self) -> None:
+        """Notice text from outside in the tree, which another agent may have written during the call."""
+        task, trees = self._attempt.task, self._attempt.services.trees
+        if trees is not None and trees.have_outside(task.tenant_id, task.family_id):
+            self._attempt.journal.read_outside()
+
+    async def _value_of(self, tool: Tool, arguments: str) -> Any:
+        return await tool.call(await self._masks.put_back(tool, arguments), self._run())
+
+    def _keep(self, tool: Tool, result: dict[str, Any]) -> None:
+        """Make a result fit for the journal: without secrets of the mesh, and whole where it is long."""
+        result |= {name: self._masks.hide(result[name]) for name in ("value", "error")}
+        self._masks.note(tool, result)
+        ours = self._outputs.tool
+        if (step := self._attempt.journal.inside) is not None:
+            is_offered = self._attempt.tools.get(ours.name, ours) is ours
+            self._outputs.keep(tool, result, step.number, is_offered=is_offered)
 
     async def _with_files(self, tool: Tool, given: ToolResult) -> ToolResult:
         """A result whose files a step can hold; those of an agent that was asked are the outcome's too."""
@@ -182,6 +281,13 @@ class Dialogues:
             return file
 
 
+def _change_of(tool: Tool, call: ToolCall) -> dict[str, Any]:
+    """The fields of a result that say, for who takes over, what a call may change."""
+    if tool.may_change:
+        return {"changed": redact(call.arguments)[:_MAX_CHANGE_CHARS]}
+    return {"edited": True} if tool.contained else {}
+
+
 class _Dialogue:
     """One answer of the model: the messages sent for it, and the tools that it may still call.
 
@@ -197,7 +303,7 @@ class _Dialogue:
         shape: type[BaseModel] | None,
         tools: Mapping[str, Tool] | None,
     ) -> None:
-        self.messages = [ChatMessage(role="system", content=prepared.system), *prepared.history, question]
+        self.messages = prepared.messages(question)
         self.limit: Limit | None = None
         """The limit that was reached: only an answer will do."""
         self.failed_call: FailedCall | None = None
@@ -220,11 +326,17 @@ class _Dialogue:
         self._most_room = max(self._room, prepared.max_output or MAX_ROOM * self._room)
         if prepared.window is not None:
             self._most_room = max(self._room, min(self._most_room, prepared.window // 4))
-        self._window = ContextWindow(attempt, calls, prepared, len(self.messages), self._specs)
+        self._head = len(self.messages)
+        self._window = ContextWindow(attempt, calls, prepared, self._head, self._specs)
         if self._has_tools:
             self._stop_at(
                 reached((limit for limit in calls.limits if limit.name == "max_steps"), self._totals)
             )
+
+    @property
+    def work(self) -> list[ChatMessage]:
+        """The calls of tools so far, and their results."""
+        return self.messages[self._head :]
 
     @property
     def may_call_tools(self) -> bool:
@@ -322,6 +434,11 @@ class _Dialogue:
         self._events, self._begins = (), False
         self._window.ask(messages)
         return {**known, "asked": self._asked}
+
+    def offer(self, spec: ToolSpec) -> None:
+        """Let the model call one more tool."""
+        if spec not in self._specs:
+            self._specs = (*self._specs, spec)
 
     def add_results(
         self,

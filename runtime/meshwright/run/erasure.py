@@ -17,14 +17,22 @@ from typing import Any, NamedTuple
 from meshwright.core import topics
 from meshwright.core.encoding import decode
 from meshwright.core.errors import Conflict, NotFound
-from meshwright.core.messages import Caller, Event, Task, new_id, trace_id_of
+from meshwright.core.ids import new_id
+from meshwright.core.messages import Caller, Event, Task, trace_id_of
 from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.events import table
 from meshwright.events.audit import Audit
 from meshwright.events.chain import ERASED, ERASED_EVENT
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
-from meshwright.events.tasks import SubjectTask, TaskSubject, ended_tasks, erase_task_rows, tasks_of
+from meshwright.events.tasks import (
+    EndedTask,
+    SubjectTask,
+    TaskSubject,
+    ended_tasks,
+    erase_task_rows,
+    tasks_of,
+)
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.timers import every
@@ -36,7 +44,7 @@ from meshwright.work.protocol import TaskKey, steps_stream
 from meshwright.work.record import TaskRecord, read_task
 
 _PRUNED = "contents.pruned"
-"""The event of contents that were deleted: of how many tasks, and up to which end (`ended_before`)."""
+"""The event of contents that were deleted: of how many tasks, up to which end (`ended_before`, `last`)."""
 _TASKS_AT_ONCE = 5_000  # each look reads the whole list
 _PAUSE_SECONDS = 3600.0
 
@@ -71,35 +79,43 @@ class Contents:
         """Delete the contents that are old enough, of some tasks at a time."""
         async with self._lock:
             before = self._host.clock.now() - self._keep
-            since, deleted = await self._pruned_before(), 0
-            while tasks := await self._log.view(
-                ended_tasks, since.timestamp(), before.timestamp(), _TASKS_AT_ONCE
-            ):
-                for tenant_id, task_id, ended_at in tasks:
-                    await _delete_steps(self._host, TaskKey(tenant_id, task_id))
-                    since = datetime.fromtimestamp(ended_at, UTC)
+            last, deleted = await self._last_pruned(), 0
+            while tasks := await self._log.view_apart(ended_tasks, last, before.timestamp(), _TASKS_AT_ONCE):
+                for _, tenant_id, task_id in tasks:
+                    await _delete_steps(self._host, await self._host.read(TaskKey(tenant_id, task_id).ref))
+                last = tasks[-1]
                 deleted += len(tasks)
                 await asyncio.sleep(0)
             if deleted:
-                self._tell(_PRUNED, {"tasks": deleted, "ended_before": since.isoformat()})
+                ended_before = datetime.fromtimestamp(last.completed_at, UTC).isoformat()
+                known = {"tenant_id": last.tenant_id, "task_id": last.task_id}
+                self._tell(_PRUNED, {"tasks": deleted, "ended_before": ended_before, "last": known})
 
-    async def _pruned_before(self) -> datetime:
+    async def _last_pruned(self) -> EndedTask:
         newest = EventFilter(event_type=_PRUNED, order="desc", limit=1)
         with suppress(LookupError, TypeError, ValueError):
-            return datetime.fromisoformat((await self._log.query(newest))[0].fields["ended_before"])
-        return datetime.fromtimestamp(0, UTC)
+            fields = (await self._log.query(newest))[0].fields
+            ended_at, last = datetime.fromisoformat(fields["ended_before"]).timestamp(), fields["last"]
+            return EndedTask(ended_at, last["tenant_id"], last["task_id"])
+        return EndedTask(0.0, "", "")
 
 
-async def _delete_steps(host: Runtime, key: TaskKey) -> None:
-    """Delete what was said at the steps of a task that has ended, in every attempt and generation."""
-    record = await host.read(key.ref)
-    task = record.task if isinstance(record, TaskRecord) else None
-    if task is None or record.is_open:
-        return
+async def step_streams(host: Runtime, record: object) -> dict[ActorRef, list[str]]:
+    """The streams of the steps of a task that has ended, in every attempt and generation, by thread."""
+    found: dict[ActorRef, list[str]] = {}
+    if not isinstance(record, TaskRecord) or record.task is None or record.is_open:
+        return found
+    task = record.task
     for attempt in record.attempts:
         ref = ActorRef(attempt.agent_id, f"{task.tenant_id}:{task.thread_id}")
         steps = steps_stream(task.task_id, attempt.generation, attempt.attempt)
-        await host.delete_records(ref, await streams_of(host, ref, steps))
+        found.setdefault(ref, []).extend(await streams_of(host, ref, steps))
+    return found
+
+
+async def _delete_steps(host: Runtime, record: object) -> None:
+    """Delete what was said at the steps of a task that has ended."""
+    await host.delete_records(await step_streams(host, record))
 
 
 _FACTS = frozenset({"task.accepted", "task.started", "task.resumed", "model.called"})
@@ -178,7 +194,7 @@ async def _find_tasks(log: EventLog, tenant_id: str, subject: TaskSubject) -> li
     return found
 
 
-async def erase_records(host: Runtime, log: EventLog, key: TaskKey) -> tuple[Task, set[ActorRef]]:
+async def _erase_records(host: Runtime, key: TaskKey) -> tuple[Task, set[ActorRef]]:
     """Erase the contents of a task that has ended, but for its events; returns the task and its threads.
 
     Safe to repeat. Raises NotFound, and Conflict while the task is open.
@@ -186,20 +202,25 @@ async def erase_records(host: Runtime, log: EventLog, key: TaskKey) -> tuple[Tas
     record, task = await read_task(host, key.task_id, key.tenant_id)
     thread_id = f"{task.tenant_id}:{task.thread_id}"
     threads = {ActorRef(attempt.agent_id, thread_id) for attempt in record.attempts}
-    await _delete_steps(host, key)
-    for thread in threads:
-        await host.call(thread, "forget", key.task_id)
-        conversation = conversation_of(thread)
-        if await host.read(conversation) is not None:  # else a turn would make its record
-            await host.delete_records(conversation, [MESSAGES])  # nothing reads them, but for the latest
-            await host.call(conversation, "forget", key.task_id)
     await host.call(key.ref, "erase")
+    forgotten = [_forget(host, thread, key.task_id) for thread in threads]
+    await asyncio.gather(_delete_steps(host, record), *forgotten)
     return task, threads
+
+
+async def _forget(host: Runtime, thread: ActorRef, task_id: str) -> None:
+    """Erase what a thread and its conversation remember of a task."""
+    with suppress(NotFound):  # the mesh has this agent no more
+        await host.call(thread, "forget", task_id)
+    conversation = conversation_of(thread)
+    if await host.read(conversation) is not None:  # else a turn would make its record
+        await host.delete_records({conversation: [MESSAGES]})  # nothing reads them, but for the latest
+        await host.call(conversation, "forget", task_id)
 
 
 async def _erase_task(host: Runtime, log: EventLog, database: Database, key: TaskKey) -> int:
     """Erase the contents of a task that has ended; returns of how many events. Safe to repeat."""
-    task, threads = await erase_records(host, log, key)
+    task, threads = await _erase_records(host, key)
     wanted = [
         EventFilter(task_id=key.task_id, tenant_id=key.tenant_id),
         *_spans(task),
@@ -214,8 +235,8 @@ async def _erase_task(host: Runtime, log: EventLog, database: Database, key: Tas
 
 async def _erase_copies(host: Runtime, log: EventLog, database: Database, key: TaskKey) -> int:
     """Erase what a task got of the conversation of its thread; what was asked and answered stays."""
-    _, task = await read_task(host, key.task_id, key.tenant_id)
-    await _delete_steps(host, key)
+    record, task = await read_task(host, key.task_id, key.tenant_id)
+    await _delete_steps(host, record)
     return await _erase_rows(host, log, database, key, _spans(task))
 
 

@@ -19,7 +19,8 @@ from meshwright.core.messages import Task
 from meshwright.core.redaction import redact
 from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.runtime import Runtime
-from meshwright.tools.limited import MAX_RESULT_CHARS, cut
+from meshwright.tools.limited import cut
+from meshwright.tools.tool import MAX_RESULT_CHARS
 from meshwright.work.earlier import read_steps
 from meshwright.work.forks import read_forked
 from meshwright.work.record import journals_of, read_task

@@ -149,6 +149,11 @@ class Totals:
                     counted["max_seconds"] = round(self._seconds, 6)
         return counted
 
+    def exceeded_by(self, dollars: Decimal) -> Limit | None:
+        """The limit that leaves no room to spend so much more, if there is one."""
+        spent = self._dollars + dollars
+        return next((limit for limit in self._spent if limit.name == "max_usd" and spent > limit.most), None)
+
     def spent(self) -> Limit | None:
         """The limit that leaves no room for another call, if one is reached."""
         return reached(self._spent, self.now()) if self._spent else None

@@ -12,24 +12,32 @@ from typing import Any, Literal, TypeVar, overload
 
 from pydantic import BaseModel
 
-from meshwright.context.memory import MemoryItem
-from meshwright.core.errors import AgentError, InvalidInput, ToolFailed
+from meshwright.core.errors import AgentError, DelegationFailed, InvalidInput, ToolFailed
 from meshwright.core.files import File, TaskFile, task_file_of
-from meshwright.core.messages import MemoryScope, Outcome, derived_id
+from meshwright.core.ids import derived_id
+from meshwright.core.messages import MemoryKind, MemoryScope, Outcome
+from meshwright.core.redaction import redact
 from meshwright.ledger.spending import Activity
 from meshwright.models.port import ChatMessage
 from meshwright.models.structure import ShapeT
 from meshwright.run.author import Unawaited, awaited, noted
 from meshwright.run.calls import ModelCalls, RunUsage
+from meshwright.run.changes import Change, EarlierChanges, earlier_changes
 from meshwright.run.context import Delegation, RunContext
 from meshwright.run.dialogue import Dialogues
 from meshwright.run.files import ATTACH, check_size, files_in, parts_of, read_file, referred_in
+from meshwright.run.knowledge import Knowledge
+from meshwright.run.masks import Masks
+from meshwright.run.memories import NewMemory, recalled, remembered
 from meshwright.run.people import ask_person, wait_event
-from meshwright.run.prepared import PreparedPrompt, prepare_run, question_of
+from meshwright.run.prepared import PreparedPrompt, check_window, prepare_run, question_of
 from meshwright.tools.limited import cut
+from meshwright.trees import Tree
 from meshwright.work.paths import ProgressEvent
+from meshwright.work.record import RUN_STATE, read_task
 
 _MAX_PROGRESS_CHARS = 1_000
+_MAX_STATE_CHARS = 64
 _ResultT = TypeVar("_ResultT")
 _DataT = TypeVar("_DataT", bound=BaseModel | dict[str, Any] | Outcome)
 
@@ -46,7 +54,9 @@ class Run:
         self._journal = attempt.journal
         self._calls = calls
         self._unawaited = unawaited
-        self._dialogues = Dialogues(attempt, calls, self)
+        self._masks = Masks(attempt.journal.earlier)
+        self._knowledge = Knowledge(attempt.task)
+        self._dialogues = Dialogues(attempt, calls, self, self._masks, self._knowledge)
         self._prepared: PreparedPrompt | None = None
 
     @property
@@ -64,6 +74,43 @@ class Run:
         """The agent that works on it."""
         return self.agent.agent_id
 
+    @property
+    def outside(self) -> bool:
+        """Whether the run has read text from outside, which strangers may have written."""
+        return self._journal.outside
+
+    @property
+    def step_id(self) -> str:
+        """The id of the step that the code is within: the same when the step is run again.
+
+        Send it as the idempotency key of a request that changes something. Raises AgentError outside a step.
+        """
+        step, task = self._journal.inside, self.task
+        if step is None:
+            raise AgentError("step_id is asked for outside of a step", remedy="Ask in a tool or in run.step")
+        return derived_id(task.tenant_id, self._attempt.work.first_steps, step.key.path)
+
+    def secret(self, name: str) -> str:
+        """A secret of the mesh: a variable of the environment, or a reference like `file:/run/token`.
+
+        It is hidden in results of tools. Raises ToolFailed where there is none.
+        """
+        return self._masks.give(name)
+
+    def mask(self, secret: str) -> str:
+        """The text in place of a secret in what the model reads of the workspace, like `[secret:1]`."""
+        return self._masks.mask(secret)
+
+    @noted
+    async def charge(self, usd: Decimal, what: str) -> None:
+        """Book money that a tool, or a step, spends, under a name: `await context.charge(price, "search")`.
+
+        Call it before the money is spent: it raises ToolFailed where a budget has no room. It is in the
+        ledger as a call of `tool:search`, in the cost of the outcome, and counts for `max_usd`. A tool that
+        runs again after a crash is charged once.
+        """
+        await self._calls.charge(usd, what)
+
     @overload
     async def converse(self) -> str: ...
     @overload
@@ -76,11 +123,14 @@ class Run:
         It may call the same tool as often as it takes. At a limit (see `Limits`) it is asked once for its
         answer, without tools. Raises LimitReached where it then gives none, or tokens, money or time of the
         run were used up before; EmptyReply and ReplyCutOff for a reply that stays empty or cut off; for a
-        `shape` StructureInvalid where its answer does not fit, even after two corrections.
+        `shape` StructureInvalid where its answer does not fit, even after two corrections. Raises ConfigError
+        for a model whose window is too small for one of the tools.
         """
         parts = parts_of(self.task, await self._referred())
         question = ChatMessage(role="user", content=question_of(self.agent, self.task), parts=parts)
-        return await self._dialogues.answer(question, await self.prepare(), shape, self.tools)
+        prepared = await self.prepare()
+        check_window(self.agent_id, prepared, self.tools)
+        return await self._dialogues.answer(question, prepared, shape, self.tools)
 
     async def _referred(self) -> dict[str, File]:
         urls = referred_in(self.task.payload)
@@ -98,7 +148,12 @@ class Run:
         place = task_file_of(url)
         if place is None:
             raise InvalidInput(f"{url!r} names no file of a task", field="url")
-        return await read_file(self._attempt.services.host, *place, self.task.tenant_id)
+        host, tenant_id = self._attempt.services.host, self.task.tenant_id
+        file = await read_file(host, *place, tenant_id)
+        record, _ = await read_task(host, place[0], tenant_id)
+        if record.outcome is not None and record.outcome.outside:
+            self._journal.read_outside()
+        return file
 
     @property
     def files(self) -> tuple[File, ...]:
@@ -161,12 +216,29 @@ class Run:
             costly=False,
             tell=PreparedPrompt.events,
         )
+        if prepared.outside:
+            self._journal.read_outside()
         return prepared
 
     async def _prepare(self) -> PreparedPrompt:
         with self._attempt.time.apart():
             prepared = await prepare_run(self._attempt, partial(self._calls.context, self._journal.inside))
         return prepared.model_copy(update={"totals": self._calls.totals.now()})
+
+    @noted
+    async def changes(self) -> tuple[Change, ...]:
+        """The changes that earlier attempts at the task have made, and that may be in effect.
+
+        `converse` and `ask` tell the model of them; ask here before code changes something.
+        """
+        if not self._attempt.work.taken_over:
+            return ()
+        found = await self._journal.step(
+            "changes", {}, lambda: earlier_changes(self._attempt), shape=EarlierChanges, costly=False
+        )
+        if found.outside:
+            self._journal.read_outside()
+        return found.changes
 
     @noted
     async def step(
@@ -225,6 +297,8 @@ class Run:
         timeout: float | None = None,
         deadline: float | None = None,
         budget_usd: Decimal | str | None = None,
+        constraints: Sequence[str] = (),
+        questions: Sequence[str] = (),
     ) -> str: ...
     @overload
     async def delegate(
@@ -238,6 +312,8 @@ class Run:
         timeout: float | None = None,
         deadline: float | None = None,
         budget_usd: Decimal | str | None = None,
+        constraints: Sequence[str] = (),
+        questions: Sequence[str] = (),
     ) -> _DataT: ...
 
     @noted
@@ -246,7 +322,8 @@ class Run:
 
         The agent is named, or chosen by `capability`. `payload` goes beside the text; `timeout` is
         how many seconds a step of it may take, `deadline` all of it; `budget_usd` is what it may cost of the
-        budgets of this task. The answer is text (JSON
+        budgets of this task. The agent gets the run's failures, open questions and last progress with it, the
+        constraints of this task, and `constraints` and `questions` of yours. The answer is text (JSON
         where it has no words), or with a `shape` an object of that pydantic model; `dict` gives the result
         as it is, `Outcome` all of the outcome with its files. Raises ToolFailed where that agent may not be
         asked, and DelegationFailed, which is one, where it did not succeed or its answer has another shape.
@@ -277,9 +354,17 @@ class Run:
             wanted.request,
             kind="task",
             subject={"to": wanted.whom},
-            child=lambda path: self._attempt.child(path, wanted),
+            child=lambda path: self._attempt.child(path, wanted, self._knowledge.for_delegate(wanted)),
         )
-        return wanted.answer_of(Outcome.model_validate(answer))  # its cost is counted with the journal
+        outcome = Outcome.model_validate(answer)  # its cost is counted with the journal
+        if outcome.outside:
+            self._journal.read_outside()
+        self._calls.changed |= outcome.changed
+        try:
+            return wanted.answer_of(outcome)
+        except DelegationFailed as error:
+            self._knowledge.learn_failed(wanted.whom, str(error))
+            raise
 
     @noted
     async def sleep(
@@ -294,9 +379,35 @@ class Run:
     @noted
     async def progress(self, text: str) -> None:
         """Say how far the work is, as an event of the task."""
+        self._knowledge.say_progress(text)
         async with self._journal.open_step("progress", {"text": text}, costly=False) as step:
             if not step.is_replayed:
                 step.finish(None, [ProgressEvent("run.progress", {"text": cut(text, _MAX_PROGRESS_CHARS)})])
+
+    @noted
+    async def state(self, name: str, reason: str = "") -> None:
+        """Say which state the work is in, such as `QA`, and why: `GET /tasks/ID` shows the last one.
+
+        At most 64 characters; the reason is cut after 1,000. It is an event `run.state`, once.
+        """
+        if not 0 < len(name) <= _MAX_STATE_CHARS:
+            raise AgentError(
+                f"run.state is given {name!r}", remedy=f"Give 1 to {_MAX_STATE_CHARS} characters"
+            )
+        async with self._journal.open_step("state", {"state": name}, costly=False) as step:
+            if not step.is_replayed:
+                said = {"state": name, "reason": cut(redact(reason), _MAX_PROGRESS_CHARS)}
+                step.finish(said, [ProgressEvent(RUN_STATE, said)])
+
+    @noted
+    async def call(self, tool: str, /, **arguments: Any) -> Any:
+        """Call a tool of the agent in code, as its model would: checked, bounded, approved, and as a step.
+
+        Returns its result as plain JSON data; one that is too long for a model is text, whole up to 400,000
+        characters. Raises ToolFailed where the tool fails or its approval is denied, AgentError where the
+        agent has no such tool.
+        """
+        return await self._dialogues.call(tool, arguments)
 
     @noted
     async def wait_event(
@@ -353,31 +464,69 @@ class Run:
         may answer (none named: all but the agents that ask). Raises WaitExpired without an answer by
         `expires` (by default after `people.patience_days`), AgentError for what cannot be asked.
         """
-        return await ask_person(self._attempt, question, shape, expires, about, may_answer)
+        self._knowledge.ask(str(question))
+        answer = await ask_person(self._attempt, question, shape, expires, about, may_answer)
+        self._knowledge.answered(str(question))
+        return answer
 
     @noted
-    async def remember(self, text: str, scope: MemoryScope) -> str:
-        """Store a memory in a scope."""
-        services, inside = self._attempt.services, self._journal.inside
-        path = "" if inside is None else inside.key.path
-        item = MemoryItem(
-            memory_id=derived_id(self._attempt.work.first_steps, path, scope, text),
-            tenant_id=self.task.tenant_id,
-            scope=scope,
-            scope_id=self._attempt.scopes[scope],
-            text=text,
-            created_at=services.clock.now(),
-            task_id=self.task.task_id,
-            agent_id=self.agent_id,
+    async def remember(
+        self,
+        text: str,
+        scope: MemoryScope,
+        *,
+        kind: MemoryKind = "fact",
+        subject: str | None = None,
+        expires: timedelta | datetime | None = None,
+    ) -> str:
+        """Store a memory in a scope; returns what to tell the model.
+
+        It supersedes others of its `subject` that have less trust, or as much and are a week older. It is
+        not stored where the run could recall the same. If the run has read text from outside, it is recalled
+        by nobody until a person promotes it. After `expires` it is not recalled any more.
+        """
+        new = NewMemory(text, scope, kind, subject, expires)
+        return await remembered(self._attempt, new, has_asked=self._calls.usage != RunUsage())
+
+    @noted
+    async def recall(self, query: str, kind: MemoryKind | None = None) -> str:
+        """Recall memories that suit a question: a line for each with its id, or no text where none does."""
+        return str(
+            await self._journal.step(
+                "recall", {"query": query, "kind": kind}, lambda: self._recall(query, kind), costly=False
+            )
         )
-        await services.memory.remember(item)
-        return f"Remembered for {scope}."
+
+    async def _recall(self, query: str, kind: MemoryKind | None) -> str:
+        now = self._attempt.services.clock.now()
+        return "\n".join([item.line(now) for item in await recalled(self._attempt, query, kind)])
+
+    @noted
+    async def tree(self) -> Tree:
+        """The tree of the task and of all that it is delegated with, made at its first use.
+
+        Raises ToolFailed where there is no repository, or the tree that the run has changed is gone, and
+        InvalidInput where the task names no repository that is known.
+        """
+        if self._attempt.services.trees is None:
+            raise ToolFailed("This worker has no trees", remedy="Have its mesh run the part trees")
+        task, changing = self.task, {f"tool {tool.name}" for tool in self.tools.values() if tool.contained}
+        has_changed = any(record.get("kind") in changing for record in self._journal.earlier)
+        tree = await self._attempt.services.trees.lease(
+            task.tenant_id, task.family_id, task.repository, may_make=not has_changed
+        )
+        if self.outside:
+            tree.note_outside()
+        elif tree.may_have_outside:  # from an earlier attempt, or an agent that works beside this one
+            self._journal.read_outside()
+        return tree
 
     @noted
     async def activity(self, since: datetime) -> Activity:
         """The activity in the task's tenant since a time, as the event log has it now.
 
-        Call it in a `run.step`: read again, it differs. Raises ToolFailed where this worker has no log.
+        Call it in a `run.step`: read again, it differs. Reasons and questions of other runs count as text
+        from outside. Raises ToolFailed where this worker has no log.
         """
         read = self._attempt.services.activity
         if read is None:
@@ -385,4 +534,7 @@ class Run:
                 "This worker has no event log to read",
                 remedy="Set reads_log = True in the class of the agent, whose tasks run at the front then",
             )
-        return await read(self.task.tenant_id, since)
+        found = await read(self.task.tenant_id, since)
+        if found.failed or found.waiting.items:  # words of other runs, which may have them from strangers
+            self._journal.read_outside()
+        return found

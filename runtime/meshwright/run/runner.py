@@ -18,9 +18,12 @@ from meshwright.run.author import Unawaited, fault_of, result_of
 from meshwright.run.calls import ModelCalls
 from meshwright.run.context import RunContext, Services
 from meshwright.run.limits import StepTime, step_timeout
+from meshwright.run.memories import count_cited
 from meshwright.run.people import waits_for
 from meshwright.run.prepared import question_of
 from meshwright.run.run import Run
+from meshwright.run.settling import settle_calls
+from meshwright.run.tool_calls import same_tools
 from meshwright.tools.limited import cut
 from meshwright.tools.tool import Tool
 from meshwright.work import Completed, Journal, Suspended, Work
@@ -34,7 +37,13 @@ _MAX_SAID_CHARS = 32_000  # of a request, and of an answer, in a conversation
 
 class _BoundAgent(Protocol):
     agent: Agent
-    tools: dict[str, Tool]
+
+    @property
+    def is_changing(self) -> bool: ...
+
+    async def may_change(self) -> bool: ...
+
+    async def ready_tools(self) -> Mapping[str, Tool]: ...
 
 
 class Runner:
@@ -61,15 +70,25 @@ class Runner:
         ) as span:
             timeout = step_timeout(services.timeout_seconds, bound.agent, task.timeout)
             spent = StepTime(timeout, work.seconds)
-            attempt = RunContext(services, bound.agent, bound.tools, ref, work, task, journal, span, spent)
-            return await _Execution(attempt).complete()
+            attempt = RunContext(services, bound.agent, {}, ref, work, task, journal, span, spent)
+            return await _Execution(attempt, bound).complete()
+
+    async def settle(self, ref: ActorRef, work: Work) -> bool:
+        """Settle the calls of models that an attempt has left, no run of which says what they cost.
+
+        Returns whether the attempt may have changed something.
+        """
+        if (budgets := self._services.budgets) is not None:
+            await settle_calls(self._services.host, budgets, ref, work)
+        return work.changed or await self._agents[ref.type].may_change()
 
 
 class _Execution:
     """One attempt under way: the run that its agent sees, and the parts that it does not."""
 
-    def __init__(self, attempt: RunContext) -> None:
+    def __init__(self, attempt: RunContext, bound: _BoundAgent) -> None:
         self._attempt = attempt
+        self._bound = bound
         self._journal = attempt.journal
         self._calls = ModelCalls(attempt)
         self._unawaited = Unawaited()
@@ -120,6 +139,7 @@ class _Execution:
         self._describe(status, result)
         outcome = self._outcome(status, result, fault)
         if outcome.success:
+            await count_cited(attempt, outcome.text)
             await self._tell_answer(outcome.text)
         return Completed(task_id=task.task_id, fence=attempt.work.fence, outcome=outcome)
 
@@ -157,6 +177,8 @@ class _Execution:
             completed_at=attempt.services.clock.now(),
             generation=task.generation,
             attempt=attempt.work.dispatch.attempt,
+            outside=self._journal.outside,
+            changed=self._calls.changed,
         )
 
     async def _within_timeout(self) -> dict[str, Any] | None:
@@ -181,10 +203,12 @@ class _Execution:
         journal.let_go()
         usage = self._calls.usage
         known = {"seconds": spent.worked, "usage": usage.usage, "cost_usd": usage.cost_usd}
+        known["changed"] = self._calls.changed
         raise Suspended(suspended.suspend.model_copy(update=known), suspended.waits)
 
     async def _result(self) -> dict[str, Any] | None:
         try:
+            self._attempt.tools.update(await self._tools())
             answer: Any = self._attempt.agent.run(self._run)
             if not inspect.isawaitable(answer):
                 raise AgentError("run is not async", remedy="Write `async def run(self, run)`")
@@ -197,6 +221,11 @@ class _Execution:
         self._check_followed()
         self._unawaited.check()
         return result_of(answer)
+
+    async def _tools(self) -> Mapping[str, Tool]:
+        """The tools of the run: where they may change, those that it had when it began."""
+        tools = await self._bound.ready_tools()
+        return await same_tools(self._journal, tools) if self._bound.is_changing else tools
 
     def _check_followed(self) -> None:
         """Raise why the journal can't be followed, where the agent's code has caught that."""
@@ -222,6 +251,7 @@ class _Execution:
             return
         asked = cut(question_of(attempt.agent, task), _MAX_SAID_CHARS)
         known = {"task_id": task.task_id, "agent_id": attempt.agent.agent_id, "is_open": is_open}
+        known["outside"] = self._journal.outside
         messages = (
             ThreadMessage(role="user", content=asked, **known),
             ThreadMessage(role="assistant", content=cut(answered, _MAX_SAID_CHARS), **known),

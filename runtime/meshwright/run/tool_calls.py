@@ -7,14 +7,17 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from meshwright.core.errors import InvalidInput
+from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.core.redaction import redact
-from meshwright.models.port import ToolCall
-from meshwright.tools.tool import Tool
+from meshwright.models.port import ToolCall, ToolSpec
+from meshwright.tools.limited import head_and_tail
+from meshwright.tools.tool import Tool, ToolContext
+from meshwright.work import Journal
 from meshwright.work.paths import ProgressEvent
 
 _MAX_SUMMARY_CHARS = 120  # of a tool's arguments, and of its result, in an event
-_BESIDE = {"seconds", "files"}  # in what the journal has of a tool's result
+_BESIDE = {"seconds", "files", "masks", "output", "shown", "changed", "edited", "uncertain"}
+"""Fields that the journal may have of a tool's result, beside its value and its error."""
 
 
 class FailedCall(NamedTuple):
@@ -25,6 +28,35 @@ class FailedCall(NamedTuple):
     remedy: str
 
 
+_TOOLS = "tools"  # the step that records which tools a run has
+
+
+class _MissingTool(Tool):
+    """A tool that a run had when it began, and that is not there any more."""
+
+    def __init__(self, spec: ToolSpec) -> None:
+        self.name, self.description, self.parameters = spec.name, spec.description, dict(spec.parameters)
+        self.idempotent, self.effect = True, "read"
+
+    async def call(self, arguments: str, context: ToolContext) -> Any:
+        raise ToolFailed(f"{self.name} is not there any more", remedy="Go on without it")
+
+
+async def same_tools(journal: Journal, tools: Mapping[str, Tool]) -> Mapping[str, Tool]:
+    """The tools that a run had when it began, as they are now; the journal has their descriptions.
+
+    One that is missing now fails when it is called, and those that came later are left out.
+    """
+    if journal.upcoming({_TOOLS: {}}) not in (None, "", _TOOLS):  # it began before tools were recorded
+        return tools
+
+    async def describe() -> list[dict[str, Any]]:
+        return [tool.spec.model_dump(mode="json") for tool in tools.values()]
+
+    specs = map(ToolSpec.model_validate, await journal.step(_TOOLS, {}, describe, costly=False))
+    return {spec.name: tools.get(spec.name) or _MissingTool(spec) for spec in specs}
+
+
 def content_of(result: Any) -> str:
     """The result of a tool as text for the model."""
     if not is_journaled(result):
@@ -32,6 +64,8 @@ def content_of(result: Any) -> str:
     if result["error"] is not None:
         return error_text(str(result["error"]))
     value = result["value"]
+    if "output" in result:
+        return head_and_tail(value, result["shown"], result["output"])
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
@@ -85,10 +119,7 @@ def tool_events(call: ToolCall, result: dict[str, Any], started: float | None) -
         "result": result_summary(result["value"]),
         "duration_ms": None if started is None else round((time.perf_counter() - started) * 1000, 3),
     }
-    events = [ProgressEvent("tool.called", called)]
-    if call.name == "remember" and result["error"] is None:
-        events.append(ProgressEvent("memory.stored", {"text_chars": len(call.arguments)}))
-    return events
+    return [ProgressEvent("tool.called", called)]
 
 
 def result_summary(value: Any) -> str | None:

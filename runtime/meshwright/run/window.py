@@ -184,7 +184,7 @@ class ContextWindow:
         """A text in place of older turns, by the compression model; where it fails, the list of calls."""
         attempt = self._attempt
         text, error = await attempt.services.context.summarise(
-            _material(messages, int(limit * _ENOUGH / self._scale)),
+            material(messages, int(limit * _ENOUGH / self._scale)),
             max_tokens=max_tokens,
             context=partial(self._calls.context, attempt.journal.inside),
         )
@@ -270,7 +270,8 @@ def _cut(message: ChatMessage, max_tokens: int) -> ChatMessage:
     )
 
 
-def _material(messages: Sequence[ChatMessage], max_tokens: int) -> str:
+def material(messages: Sequence[ChatMessage], max_tokens: int) -> str:
+    """Messages as a text that a model summarises: a line for each, with an equal share of the tokens."""
     each = max(40, max_tokens // max(1, len(messages)))
     lines: list[str] = []
     for message in messages:

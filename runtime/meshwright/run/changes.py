@@ -1,0 +1,123 @@
+"""Changes that earlier attempts at a task have made: an agent that takes it over learns of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from meshwright.core.encoding import Struct
+from meshwright.core.errors import InvalidInput, ToolFailed
+from meshwright.run.context import RunContext
+from meshwright.run.tool_calls import is_journaled, result_summary
+from meshwright.work.earlier import read_steps
+from meshwright.work.protocol import DELEGATE, EndedAttempt
+
+_MAX_CHANGES = 50
+_MAX_FILES = 50
+_MAX_PATH_CHARS = 200  # in one line: a name may have line feeds
+_TOOL = "tool "
+_TAKEN_OVER = """\
+Earlier attempts at this task failed after they had changed something. Nobody has taken these changes back.
+Look at the state as it is before you change anything, and repeat none of them that has taken effect.
+"""
+
+
+class Change(Struct):
+    """A call that changed something: its tool and arguments, and what came of it.
+
+    `is_certain` says that the call ended; one that was interrupted may have taken effect. Of a task that was
+    delegated and changed something, `tool` is `delegate`, and `arguments` name the agent and the task. If the
+    tree of the task may have been edited, `tool` is `tree` and `arguments` name the files that differ.
+    """
+
+    attempt: int
+    agent_id: str
+    tool: str
+    arguments: str
+    result: str
+    is_certain: bool = True
+
+
+class EarlierChanges(Struct):
+    """The changes of earlier attempts, in order; `outside`: one of these had read text from outside."""
+
+    changes: tuple[Change, ...] = ()
+    outside: bool = False
+
+    @property
+    def text(self) -> str:
+        """The changes for a model; empty where there are none."""
+        if not self.changes:
+            return ""
+        lines = [
+            f"- attempt {one.attempt} by {one.agent_id}: {one.tool}({one.arguments}) -> {one.result}"
+            for one in self.changes
+        ]
+        return "\n".join([_TAKEN_OVER, *lines])
+
+
+async def earlier_changes(attempt: RunContext) -> EarlierChanges:
+    """Read the changes in the journals of the attempts that this one takes over from."""
+    found: list[Change] = []
+    outside = is_edited = has_delegated = False
+    for ended in attempt.work.taken_over:
+        ref = attempt.ref._replace(type=ended.agent_id)
+        records, answers = await read_steps(attempt.services.host, ref, ended.steps, 1)
+        values = [record.value for record in (*records, *answers)]
+        found += _changes_of(ended, values)
+        outside = outside or any(_is_outside(value) for value in values)
+        is_edited = is_edited or any(_is_edit(value) for value in values)
+        has_delegated = has_delegated or any(value.get("kind") == DELEGATE for value in values)
+    if is_edited or has_delegated:
+        found += await _edits(attempt, has_tree=is_edited)
+    return EarlierChanges(changes=tuple(found[-_MAX_CHANGES:]), outside=outside and bool(found))
+
+
+def _changes_of(ended: EndedAttempt, values: list[Mapping[str, Any]]) -> Iterator[Change]:
+    results = {value["path"]: value["result"] for value in values if "kind" in value and "result" in value}
+    for value in values:
+        kind = value.get("kind", "")
+        tool, result = kind.removeprefix(_TOOL), value.get("result")
+        known = {"attempt": ended.attempt, "agent_id": ended.agent_id, "tool": tool}
+        if "intent" in value and kind.startswith(_TOOL):
+            said = results.get(value["path"], "it was interrupted and may have taken effect")
+            if not is_journaled(said):  # a person may have said what came of it
+                yield Change(**known, arguments="?", result=str(said), is_certain=False)
+        elif not isinstance(result, dict):
+            continue
+        elif kind.startswith(_TOOL) and "changed" in result:
+            came_of_it = result.get("error") or result_summary(result.get("value")) or "done"
+            certain = "uncertain" not in result
+            yield Change(**known, arguments=result["changed"], result=str(came_of_it), is_certain=certain)
+        elif kind == DELEGATE and result.get("changed"):
+            to = f"{result.get('agent_id')}, task {result.get('task_id')}"
+            yield Change(**known, arguments=to, result=str(result.get("status")))
+
+
+async def _edits(attempt: RunContext, *, has_tree: bool) -> list[Change]:
+    """The files of the tree that differ, as one change: those that delegates and commands wrote too."""
+    trees, task, last = attempt.services.trees, attempt.task, attempt.work.taken_over[-1]
+    known = {"attempt": last.attempt, "agent_id": last.agent_id, "tool": "tree"}
+    if trees is None:
+        return []
+    try:
+        tree = await trees.lease(task.tenant_id, task.family_id, task.repository, may_make=False)
+        files = await tree.changed()
+    except (ToolFailed, InvalidInput) as error:
+        return [Change(**known, arguments="?", result=str(error), is_certain=False)] if has_tree else []
+    shown = [" ".join(f"{file.status} {file.path}".split())[:_MAX_PATH_CHARS] for file in files[:_MAX_FILES]]
+    named = ", ".join(shown)
+    more = f", and {len(files) - _MAX_FILES} more" if len(files) > _MAX_FILES else ""
+    result = "these files of the task's tree differ from the commit that it began with"
+    return [Change(**known, arguments=named + more, result=result)] if files else []
+
+
+def _is_edit(value: Mapping[str, Any]) -> bool:
+    """Whether a step is a call that edits the tree."""
+    result = value.get("result")
+    return isinstance(result, dict) and "edited" in result
+
+
+def _is_outside(value: Mapping[str, Any]) -> bool:
+    result = value.get("result")
+    return bool(value.get("outside") or (isinstance(result, dict) and result.get("outside")))

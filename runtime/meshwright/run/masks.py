@@ -1,0 +1,129 @@
+"""Secrets that the tools of a run meet: masked where the model would read them, put back where they belong.
+
+A secret in a file of the workspace is shown as `[secret:1]`. In arguments of later calls of tools of the
+workspace it is put back, so that a file which is edited keeps it. The journal has masks alone: a
+run that is resumed reads the file again for what one stands for.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from meshwright.core.errors import ToolFailed
+from meshwright.core.redaction import MASK, REDACTED
+from meshwright.settings.forms import refers, resolve
+from meshwright.tools.tool import Tool
+
+_MIN_CHARS = 4  # of a secret of the mesh that is hidden wherever it stands
+
+
+class _Source(NamedTuple):
+    """A result that has masks, and how to have it again."""
+
+    value: Any
+    read: Callable[[], Awaitable[Any]]
+
+
+class Masks:
+    """The masks of one run. `earlier` are the records that earlier claims left in its journal."""
+
+    def __init__(self, earlier: Iterable[Mapping[str, Any]]) -> None:
+        results = (record.get("result") for record in earlier)
+        known = [number for result in results for number in _numbers_of(result)]
+        self._last = max(known, default=0)
+        self._numbers: dict[str, int] = {}
+        self._values: dict[int, str] = {}
+        self._sources: dict[int, _Source] = {}
+        self._given: set[str] = set()
+
+    def mask(self, secret: str) -> str:
+        """The text in place of a secret: the same for the same secret."""
+        if secret not in self._numbers:
+            self._last += 1
+            self._numbers[secret], self._values[self._last] = self._last, secret
+        return f"[secret:{self._numbers[secret]}]"
+
+    def give(self, name: str) -> str:
+        """A secret of the mesh: of a variable of the environment, or a reference like `file:/run/token`.
+
+        Raises ToolFailed where there is none.
+        """
+        try:
+            secret = resolve(name if refers(name) else f"env:{name}")
+        except ValueError as error:
+            remedy = "Set it where the mesh runs, or name another one"
+            raise ToolFailed(f"The secret {error}", remedy=remedy) from None
+        if len(secret) >= _MIN_CHARS:
+            self._given.add(secret)
+        return secret
+
+    def hide(self, data: Any) -> Any:
+        """Plain data without the secrets that the run was given."""
+        match data:
+            case str():
+                for secret in self._given:
+                    data = data.replace(secret, REDACTED)
+                return data
+            case list():
+                return [self.hide(item) for item in data]
+            case dict():
+                return {self.hide(name): self.hide(value) for name, value in data.items()}
+            case _:
+                return data
+
+    def note(self, tool: Tool, result: dict[str, Any]) -> None:
+        """Note in a result for the journal which masks it has."""
+        if tool.origin == "workspace":
+            text = _text_of([result["value"], result["error"]])
+            if found := sorted({int(number) for number in MASK.findall(text)}):
+                result["masks"] = found
+
+    def learn(self, tool: Tool, result: Any, read: Callable[[], Awaitable[Any]]) -> None:
+        """Take a result of the journal, which `read` can have again where its tool changes nothing."""
+        if tool.idempotent and tool.effect == "read" and tool.origin == "workspace":
+            for number in _numbers_of(result):
+                self._sources.setdefault(number, _Source(result["value"], read))
+
+    async def put_back(self, tool: Tool, arguments: str) -> str:
+        """The arguments of a call with what their masks stand for, where a tool of the workspace takes them.
+
+        Raises ToolFailed for one that is not known any more, and where it could leave the workspace: in a
+        program that has the network, and in what a person approves, who does not see it.
+        """
+        if tool.origin != "workspace":
+            return arguments
+        numbers = sorted({int(found) for found in MASK.findall(arguments)})
+        for number in (number for number in numbers if number <= self._last):
+            if tool.network or tool.needs_approval:
+                problem = f"{tool.name} was not run: it gets no secret, and [secret:{number}] stands for one"
+                raise ToolFailed(problem, remedy="Leave it out")
+            if number not in self._values:
+                await self._read_again(number)
+        return MASK.sub(self._escaped, arguments)
+
+    def _escaped(self, match: re.Match[str]) -> str:
+        secret = self._values.get(int(match[1]))
+        return match[0] if secret is None else json.dumps(secret, ensure_ascii=False)[1:-1]
+
+    async def _read_again(self, number: int) -> None:
+        if (source := self._sources.get(number)) is not None:
+            before, now = _text_of(source.value), _text_of(await source.read())
+            if MASK.sub("", before) == MASK.sub("", now):
+                for old, new in zip(MASK.findall(before), MASK.findall(now), strict=True):
+                    self._values[int(old)] = self._values[int(new)]
+        if number not in self._values:
+            raise ToolFailed(
+                f"[secret:{number}] cannot be put back: what it stood in is not the same any more",
+                remedy="Read it again, and write the mask that it has then",
+            )
+
+
+def _numbers_of(result: Any) -> list[int]:
+    return result.get("masks", []) if isinstance(result, dict) else []
+
+
+def _text_of(data: Any) -> str:
+    return json.dumps(data, ensure_ascii=False)

@@ -1,0 +1,131 @@
+"""The memories of a run: recalled for its prompt and its model, written with the trust of their source."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from meshwright.context.memory import (
+    BY_CODE,
+    BY_MODEL,
+    BY_STRANGERS,
+    CITED,
+    FLOOR,
+    MemoryCatalog,
+    MemoryItem,
+)
+from meshwright.context.relevance import is_repeat
+from meshwright.core.errors import MemoryUnavailable
+from meshwright.core.ids import derived_id
+from meshwright.core.messages import MemoryKind, MemoryScope
+from meshwright.run.context import RunContext
+from meshwright.work.paths import ProgressEvent
+
+_RECALLED = 5  # memories at a time
+_ALIKE = 5  # memories that are compared with a new one
+_ALIKE_TOKENS = 20_000
+_FORGOTTEN = 100  # the newest, that a new memory is compared with
+_ID_CHARS = 12
+
+
+class NewMemory(NamedTuple):
+    """A memory that a run is to write."""
+
+    text: str
+    scope: MemoryScope
+    kind: MemoryKind = "fact"
+    subject: str | None = None
+    expires: timedelta | datetime | None = None
+
+
+async def recalled(attempt: RunContext, query: str, kind: MemoryKind | None = None) -> list[MemoryItem]:
+    """The few memories that suit a question, none where none does; counted as used."""
+    task, services = attempt.task, attempt.services
+    found = await services.memory.recall(
+        query,
+        tenant_id=task.tenant_id,
+        scopes=[*attempt.scopes.items()],
+        max_tokens=services.max_memory_tokens,
+        limit=_RECALLED,
+        kind=kind,
+        floor=FLOOR,
+    )
+    found = [item for item in found if item.status == "active"]  # whatever a store of a package gives
+    if found and isinstance(services.memory, MemoryCatalog):
+        await services.memory.count([item.memory_id for item in found], task.tenant_id, "used")
+    return found
+
+
+async def remembered(attempt: RunContext, new: NewMemory, *, has_asked: bool) -> str:
+    """Write a memory, and return what to tell the model. `has_asked`: the run has asked a model or an agent.
+
+    Its trust is the least of all that it was made of: that of a run which has read text from outside is
+    quarantined, and so is a text that a person has forgotten. One that the run could recall already is not
+    written again.
+    """
+    services, task, inside = attempt.services, attempt.task, attempt.journal.inside
+    path, now = "" if inside is None else inside.key.path, services.clock.now()
+    made = derived_id(attempt.work.first_steps, path, new.scope, new.text)
+    memory_id = f"m-{made[-_ID_CHARS:].lower()}"
+    known = await services.memory.recall(
+        new.text,
+        tenant_id=task.tenant_id,
+        scopes=[*attempt.scopes.items()],
+        max_tokens=_ALIKE_TOKENS,
+        limit=_ALIKE,
+    )
+    for other in known:
+        if other.memory_id != memory_id and is_repeat(new.text, other.text):
+            return f"Not stored: [{other.memory_id}] says so already."
+    was_forgotten = await _was_forgotten(attempt, new.text)
+    trust = BY_STRANGERS if attempt.has_read_outside else BY_MODEL if has_asked else BY_CODE
+    expires = new.expires
+    item = MemoryItem(
+        memory_id=memory_id,
+        tenant_id=task.tenant_id,
+        scope=new.scope,
+        scope_id=attempt.scopes[new.scope],
+        text=new.text,
+        created_at=now,
+        task_id=task.task_id,
+        agent_id=attempt.agent.agent_id,
+        kind=new.kind,
+        subject=new.subject,
+        status="active" if trust and not was_forgotten else "quarantined",
+        trust=trust,
+        step=path or None,
+        expires_at=now + expires if isinstance(expires, timedelta) else expires,
+    )
+    await services.memory.remember(item)
+    if new.subject and isinstance(services.memory, MemoryCatalog):  # it may contradict one of more trust
+        item = await services.memory.find(memory_id, task.tenant_id) or item
+    if inside is not None:
+        facts = item.model_dump(include={"memory_id", "scope", "kind", "status", "trust"})
+        inside.events.append(ProgressEvent("memory.stored", {**facts, "text_chars": len(new.text)}))
+    if item.status == "active":
+        return f"Remembered for {new.scope}."
+    why = "another of its subject has more trust" if trust else "this run has read text from outside"
+    why = "a person has had the same forgotten" if was_forgotten else why
+    return f"Kept for {new.scope}, but recalled by nobody before a person promotes it: {why}."
+
+
+async def _was_forgotten(attempt: RunContext, text: str) -> bool:
+    """Whether a person has lately had a memory forgotten that the run could recall and that says so."""
+    memory = attempt.services.memory
+    if not isinstance(memory, MemoryCatalog):
+        return False
+    forgotten = await memory.page(attempt.task.tenant_id, ["forgotten"], limit=_FORGOTTEN)
+    return any(
+        is_repeat(text, item.text)
+        for item in forgotten.items
+        if item.scope == "global" or attempt.scopes[item.scope] == item.scope_id
+    )
+
+
+async def count_cited(attempt: RunContext, answer: str) -> None:
+    """Count the memories that the answer of a task which succeeded cites by their ids."""
+    memory, cited = attempt.services.memory, list(dict.fromkeys(CITED.findall(answer)))
+    if cited and isinstance(memory, MemoryCatalog):
+        with suppress(MemoryUnavailable):  # the outcome matters more
+            await memory.count(cited, attempt.task.tenant_id, "helped")
