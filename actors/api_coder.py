@@ -1,11 +1,14 @@
-"""api-coder: designs interfaces, and reads, reviews and explains backend code."""
+"""api-coder: fixes bugs, writes backend code, designs and reviews interfaces, on a tree of its own."""
 
 from meshwright import Agent, Capability
-from meshwright.tools import FileTools, GitTools
+from meshwright.toolsets.api import ApiTools
+from meshwright.toolsets.code import CodeTools
+
+from ._reviews import Reviewing
 
 
-class ApiCoder(Agent):
-    """Works on backend code from the files and the history of the workspace, which it only reads."""
+class ApiCoder(Reviewing, Agent):
+    """Changes code in the tree of its task, runs its tests in the sandbox, and proposes the change."""
 
     agent_id = "api-coder"
     capabilities = (
@@ -14,4 +17,4 @@ class ApiCoder(Agent):
         Capability("code-review", weight=0.9),
         Capability("api-design", weight=0.9),
     )
-    toolsets = (FileTools, GitTools)
+    toolsets = (CodeTools, ApiTools)

@@ -2,15 +2,20 @@
 
 from meshwright import Agent, Capability
 from meshwright.tools import FileTools, GitTools
+from meshwright.toolsets.api import ApiTools
+from meshwright.toolsets.code import ReadingTools
+
+from ._reviews import Reviewing
 
 
-class ArchitectAgent(Agent):
-    """Advises on a design from what the workspace holds; delegates questions of fact to the researcher."""
+class ArchitectAgent(Reviewing, Agent):
+    """Advises on a design from the workspace and the tree of its task; delegates questions of fact."""
 
     agent_id = "architect-agent"
     capabilities = (
         Capability("architecture-review", preferred=True),
         Capability("tech-consultation", preferred=True),
+        Capability("code-review", weight=0.7),
     )
-    toolsets = (FileTools, GitTools)
+    toolsets = (FileTools, GitTools, ReadingTools, ApiTools)
     delegates_to = ("researcher-agent",)

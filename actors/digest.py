@@ -38,7 +38,7 @@ class DigestAgent(Agent):
         lead = await run.ask(f"{run.task.text or ASK}\n\n{digest}")
         return f"{lead}\n\n{digest}" if rests_on(lead, activity, digest) else digest
 
-    @tool(idempotent=True)
+    @tool(idempotent=True, effect="read")
     async def tasks_ended(self, context: ToolContext, hours: float = DAY_HOURS) -> dict[str, Any]:
         """Count the tasks that ended in the last hours by agent and outcome, and list those that failed.
 
@@ -48,12 +48,12 @@ class DigestAgent(Agent):
         activity = await read(context, hours)
         return {name: activity[name] for name in ("ended", "failed", "open", "dead_letters")}
 
-    @tool(idempotent=True)
+    @tool(idempotent=True, effect="read")
     async def waiting_for_people(self, context: ToolContext) -> list[dict[str, Any]]:
         """List the questions and approvals that tasks wait for."""
         return (await read(context, DAY_HOURS))["waiting"]["items"]
 
-    @tool(idempotent=True)
+    @tool(idempotent=True, effect="read")
     async def costs_by_agent(self, context: ToolContext, hours: float = DAY_HOURS) -> list[dict[str, Any]]:
         """Sum up what the calls of models cost in the last hours, agent by agent.
 
@@ -109,6 +109,8 @@ def text_of(activity: dict[str, Any]) -> str:
     for asked in waiting:
         who = f"{asked['task_id']} ({asked['agent_id']}), since {clock(asked['since'])}"
         lines.append(f"  {who}: {short(asked['question'])}")
+    for part, count in activity.get("decisions", {}).items():
+        lines.append(f"  {part}: {count:,} to decide on, mesh inbox lists them")
     unknown = costs["total"]["unpriced"]
     cost = (
         f"{dollars(costs['total'])}; the cost of {unknown:,} is unknown"

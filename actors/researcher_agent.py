@@ -1,9 +1,9 @@
-"""researcher-agent: finds out what is true, from files, history and pages that it has read."""
+"""researcher-agent: finds out what is true, from pages, registries and repositories that it has read."""
 
 import re
 
 from meshwright import Agent, Capability, Task
-from meshwright.tools import FileTools, GitTools, WebTools
+from meshwright.toolsets.research import ResearchTools
 
 COMPLEX = 0.5
 LONG_WORDS = 120
@@ -15,15 +15,19 @@ WEIGHING = re.compile(
 
 
 class ResearcherAgent(Agent):
-    """Answers questions from sources that it has read, and names them."""
+    """Answers questions from sources that it has read, and names them.
+
+    It reads the open web, so it reaches no files: what strangers write there must not lead to them.
+    """
 
     agent_id = "researcher-agent"
     capabilities = (
         Capability("deep-research", preferred=True),
         Capability("technical-research", weight=0.9),
         Capability("market-analysis", weight=0.8),
+        Capability("tech-consultation", weight=0.5),
     )
-    toolsets = (FileTools, GitTools, WebTools)
+    toolsets = (ResearchTools,)
 
     def tags(self, task: Task) -> list[str]:
         """Complex questions go to a strong model, all others to a cheap one."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +15,19 @@ from meshwright.agent import Agent, AgentTypes
 from meshwright.agents.display import FACTS
 from meshwright.agents.loader import (
     bind_agents,
-    check_tables,
     code_of,
     needs_prompt,
     prompts_brought,
     prompts_folder,
 )
+from meshwright.agents.toolsets import KINDS, Toolsets, can_do_nothing, unusable, without_agents
 from meshwright.component import Actors, Check, Component, offered
 from meshwright.context.memory import MemoryStore
 from meshwright.context.service import ContextClient
 from meshwright.core import topics
-from meshwright.core.errors import PromptError
+from meshwright.core.errors import ConfigError, PromptError, in_one_line
 from meshwright.core.messages import Task
+from meshwright.events.inbox_sources import WholeInbox
 from meshwright.events.tasks import open_code
 from meshwright.kernel.host import Subscription
 from meshwright.kernel.timers import every
@@ -34,6 +37,7 @@ from meshwright.ledger.spending import Activity, activity_of
 from meshwright.mesh import Mesh
 from meshwright.models.port import CallContext, Model, ModelWindow, ModelWindows
 from meshwright.prompts import Prompts, PromptSource, PromptSources
+from meshwright.prompts.sources import BUILT_IN
 from meshwright.roles import FRONT
 from meshwright.run import Runner, Services
 from meshwright.run.limits import Parking
@@ -42,8 +46,11 @@ from meshwright.settings.loading import FILE_NAME
 from meshwright.sql.folder import LOCK_NAME
 from meshwright.tools.limited import Overrun
 from meshwright.tools.toolset import ToolSettings
+from meshwright.trees import Trees
 from meshwright.work import AgentThread, Worker
 from meshwright.work.thread import thread_of
+
+_MAX_NAMED = 8  # prompts that no agent reads
 
 
 class PromptsComponent(Component):
@@ -79,7 +86,14 @@ class PromptsComponent(Component):
             more = f" (and {len(problems) - 1} more: mesh prompts check)" if len(problems) > 1 else ""
             raise PromptError(f"{problems[0]}{more}")
         elsewhere = f", {len(known)} of components" if known else ""
-        return f"{len(self._folder.names())} in {self._folder.directory}{elsewhere}"
+        names = self._folder.names()
+        read = {*BUILT_IN, *(agent.prompt for agent in self.mesh.get(AgentTypes))}
+        unread = [name for name in names if name not in read]
+        listed = ", ".join(unread[:_MAX_NAMED]) + (", ..." if len(unread) > _MAX_NAMED else "")
+        of_none = f", {len(unread)} of them read by no agent here: {listed}" if unread else ""
+        folder = self._folder.directory
+        where = folder if folder.is_dir() else f"the agents' code; there is no folder {folder}"
+        return f"{len(names)} in {where}{elsewhere}{of_none}"
 
     async def start(self) -> None:
         """Look for changed files every few seconds."""
@@ -107,16 +121,18 @@ class AgentsComponent(Component):
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        settings = tool_settings(mesh.settings, mesh.project)
-        check_tables(settings.tables, mesh.get(AgentTypes))
-        self._agents = mesh.provide(bind_agents(agents_here(mesh), settings, self._overran))
-        self.parts += self._agents.values()
+        settings = replace(tool_settings(mesh.settings, mesh.project), get=mesh.get)
+        self._unusable = unusable(settings, mesh.get(AgentTypes))
+        self._toolsets = Toolsets(settings, mesh.host.clock, mesh.tell)
+        bound = bind_agents(agents_here(mesh), self._toolsets, self._overran, mesh.get(AgentTypes))
+        self._agents = mesh.provide(bound)
+        self.parts += [self._toolsets, *self._agents.values()]
         self._codes = {agent.agent_id: code_of(agent) for agent in mesh.get(AgentTypes)}
 
     def assemble(self) -> None:
         """Make the worker, over the model, the prompts and the memories of the mesh."""
         runner, host = Runner(self._services(), self._agents), self.mesh.host
-        self._worker = self.mesh.provide(Worker(host, runner, self._slots, self._codes))
+        self._worker = self.mesh.provide(Worker(host, runner, self._slots, self._codes, runner.settle))
         host.attach(self._worker)
         self._worker.hold()
 
@@ -143,14 +159,22 @@ class AgentsComponent(Component):
     def actors(self) -> Iterable[Actors]:
         """The threads of each agent."""
         max_tasks = self.mesh.settings.orchestration.max_thread_tasks
+        settings = tool_settings(self.mesh.settings, self.mesh.project)
         for agent in self.mesh.get(AgentTypes):
             kind = ActorKind.of(AgentThread, type=agent.agent_id, max_tasks=max_tasks)
             tasks = Subscription(topics.tasks(agent.agent_id), thread_of, "enqueue", sealed=True)
-            yield Actors(kind, _app_of(agent), (tasks,))
+            yield Actors(kind, app_of(agent, settings), (tasks,))
+
+    def warnings(self) -> Iterable[str]:
+        """The toolsets that cannot be used, and the tables that no agent has."""
+        settings, agents = self._toolsets.settings, self.mesh.get(AgentTypes)
+        wrong = (in_one_line(error.message, error.remedy) for error in self._unusable.values())
+        return (*wrong, *without_agents(settings, agents))
 
     def checks(self) -> Iterable[Check]:
-        """Which agents there are."""
-        return [Check("agents", self._check)]
+        """Which agents there are, and whether their toolsets start."""
+        wrong = [Check(name, partial(_refuse, error)) for name, error in self._unusable.items()]
+        return [Check("agents", self._check), *wrong, *self._toolsets.checks()]
 
     async def _check(self) -> str:
         return ", ".join(self._agents) or "none"
@@ -169,19 +193,28 @@ class AgentsComponent(Component):
             timeout_seconds=settings.agents.timeout_seconds,
             limits=settings.agents.limits,
             max_chain=settings.agents.max_chain,
-            approval_rules=settings.approvals.rules,
+            approvals=settings.approvals,
             patience_days=settings.people.patience_days,
             max_context_tokens=settings.context.max_tokens,
             max_memory_tokens=settings.context.memory_max_tokens,
             window=self._window,
+            price=mesh.get(ModelWindows).price_of,
             stream=settings.models.stream,
             parking=parking,
             budgets=mesh.get(Budgets),
             activity=self._activity if mesh.has_log else None,
+            trees=self._trees(),
         )
 
+    def _trees(self) -> Trees | None:
+        with suppress(LookupError):  # the part trees may be left out
+            return self.mesh.get(Trees)
+        return None
+
     async def _activity(self, tenant_id: str, since: datetime) -> Activity:
-        return await activity_of(self.mesh.log, tenant_id, since, self.mesh.host.clock.now())
+        found = await activity_of(self.mesh.log, tenant_id, since, self.mesh.host.clock.now())
+        decisions = await self.mesh.get(WholeInbox).count(tenant_id)
+        return found.model_copy(update={"decisions": decisions})
 
     def _window(self, model: str, tags: tuple[str, ...], tenant_id: str, agent_id: str) -> ModelWindow:
         known = self.mesh.get(ModelWindows).window_of(model, tags, tenant_id, agent_id)
@@ -196,13 +229,19 @@ class AgentsComponent(Component):
         tell_task(self.mesh, "tool.overran", payload, overrun.task, overrun.agent_id)
 
 
+async def _refuse(error: ConfigError) -> str:
+    raise error
+
+
 def agents_here(mesh: Mesh) -> list[type[Agent]]:
     """The agents whose tasks this process runs."""
-    return [agent for agent in mesh.get(AgentTypes) if mesh.role.runs(_app_of(agent))]
+    settings = tool_settings(mesh.settings, mesh.project)
+    return [agent for agent in mesh.get(AgentTypes) if mesh.role.runs(app_of(agent, settings))]
 
 
-def _app_of(agent: type[Agent]) -> str:
-    return FRONT if agent.reads_log else agent.agent_id
+def app_of(agent: type[Agent], settings: ToolSettings) -> str:
+    """The app that runs an agent's tasks: its own, or the front where it reads the log or can do nothing."""
+    return FRONT if agent.reads_log or can_do_nothing(agent, settings) else agent.agent_id
 
 
 def tell_task(
@@ -220,9 +259,11 @@ def tool_settings(settings: Settings, project: Path) -> ToolSettings:
     is_in_a_stack = settings.store == "dapr" and (data.parent / LOCK_NAME).exists()
     own = (data.parent if is_in_a_stack else data, Path(FILE_NAME), settings.models.config)
     return ToolSettings(
+        project=project,
         workspace=project / settings.tools.workspace,
         hidden=tuple(project / path for path in own),
         tables=settings.tools.toolsets,
+        kinds={kind: getattr(settings, kind) for kind in KINDS},
         allow_private_addresses=settings.tools.allow_private_addresses,
         tool_timeout_seconds=settings.tools.timeout_seconds,
         max_concurrency=settings.agents.max_concurrency,

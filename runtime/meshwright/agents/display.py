@@ -31,6 +31,7 @@ FACTS: Mapping[str, str] = {
     "limit.*": "limit most setting",
     "step.*": "name duration_ms",
     "tool.*": "tool ok duration_ms seconds ended",
+    "toolset.*": "name tools",
 }
 
 
@@ -106,6 +107,7 @@ WORDS: Mapping[str, EventWords] = {
     "prompt.reloaded": EventWords("prompt", lambda said, _: (f"{said.get('path', '?')} was read again",)),
     "file.attached": EventWords("file", lambda file, _: (file_line(file),)),
     "run.progress": EventWords("progress", lambda said, _: (short(said.get("text", "")),)),
+    "run.state": EventWords("state", lambda it, _: (it.get("state", "?"), short(it.get("reason") or ""))),
     "step.finished": EventWords(
         "step", lambda step, _: (step.get("name", "?"), seconds(step.get("duration_ms")))
     ),
@@ -122,6 +124,16 @@ WORDS: Mapping[str, EventWords] = {
     "reply.cut_off": EventWords("model", _cut_off),
     "tool.called": EventWords("tool", _tool),
     "tool.overran": EventWords("tool", _overran),
+    "toolset.ready": EventWords(
+        "toolset", lambda it, _: (f"{it.get('name', '?')} is ready, with {it.get('tools', '?')} tools",)
+    ),
+    "toolset.changed": EventWords(
+        "toolset", lambda it, _: (f"{it.get('name', '?')} has {it.get('tools', '?')} tools now",)
+    ),
+    "toolset.degraded": EventWords(
+        "toolset",
+        lambda it, _: (f"{it.get('name', '?')} is not available: {short(it.get('reason') or '')}",),
+    ),
     "limit.*": EventWords("limit", _limit_reached),
 }
 
@@ -131,7 +143,10 @@ def _abilities(agent: Document) -> str:
         return agent["problem"]
     if agent.get("kind") == "system":
         return "(part of the mesh)"
-    return ", ".join(map(_ability, agent.get("capabilities", [])))
+    unmet = agent.get("unmet") or {}
+    able = ", ".join(_ability(it) for it in agent.get("capabilities", []) if it["name"] not in unmet)
+    names = {reason: ", ".join(name for name in unmet if unmet[name] == reason) for reason in unmet.values()}
+    return "; ".join([able] * bool(able) + [f"not {names[reason]}: {reason}" for reason in names])
 
 
 def _ability(capability: Document) -> str:
@@ -141,7 +156,9 @@ def _ability(capability: Document) -> str:
 
 
 def _agent_status(agent: Document) -> str:
-    return agent["status"] if agent.get("healthy", True) else "unhealthy"
+    if not agent.get("healthy", True):
+        return "unhealthy"
+    return "degraded" if agent.get("unmet") and agent["status"] == "online" else agent["status"]
 
 
 AGENTS = Resource(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import hashlib
 import importlib
 import inspect
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -20,17 +21,19 @@ from zlib import crc32
 from pydantic import ValidationError
 
 from meshwright.agent import Agent
+from meshwright.agents.toolsets import Toolsets, toolset_classes
+from meshwright.core.capability import Registration
 from meshwright.core.errors import ConfigError, MeshError, nearest
 from meshwright.core.messages import Task
-from meshwright.core.plugins import AGENTS, TOOLSETS, did_you_mean, installed
+from meshwright.core.plugins import AGENTS, installed
 from meshwright.models.config import LiteLLMConfig
 from meshwright.models.routing import CallerTags, tags_nobody_answers
 from meshwright.prompts import Brought, PromptSources
 from meshwright.settings import Settings
-from meshwright.tools.functions import delegate_tool, remember_tool, tools_of
+from meshwright.tools.functions import delegate_tool, recall_tool, remember_tool, tools_of
 from meshwright.tools.limited import LimitedTool, Overrun, ToolThreads, author_place
 from meshwright.tools.tool import Tool
-from meshwright.tools.toolset import Toolset, ToolSettings
+from meshwright.tools.toolset import Toolset
 
 logger = logging.getLogger("meshwright.agents")
 PACKAGED = Path(__file__).parents[1] / "_project"
@@ -68,6 +71,20 @@ def load_agents(
     Raises ConfigError, with file and line, for a file that cannot be loaded or has no use, two agents of one
     id, or an agent that delegates to one that is not there.
     """
+    modules, own = _read(folder, project)
+    found = list(dict.fromkeys([*own, *beside, *installed_agents()]))
+    _check_unique(found)
+    _check_delegation(found)
+    _warn_of_passed_over(modules, found, folder)
+    return found
+
+
+def agents_in(folder: Path) -> list[type[Agent]]:
+    """The agent classes of a folder alone, by file name. Raises ConfigError as `load_agents` does."""
+    return _read(folder, None)[1]
+
+
+def _read(folder: Path, project: Path | None) -> tuple[dict[Path, ModuleType], list[type[Agent]]]:
     if not folder.is_dir():
         raise ConfigError(
             "there is no folder of agents", path=str(folder), remedy="make it, or set agents.dir in mesh.toml"
@@ -76,12 +93,7 @@ def load_agents(
     modules = {path: _load(package, path) for path in _sources(folder)}
     offered = {path: _agents_in(module, folder) for path, module in modules.items()}
     _check_use(folder, offered)
-    found = [agent for agents in offered.values() for agent in agents]
-    found = list(dict.fromkeys([*found, *beside, *installed_agents()]))
-    _check_unique(found)
-    _check_delegation(found)
-    _warn_of_passed_over(modules, found, folder)
-    return found
+    return modules, [agent for agents in offered.values() for agent in agents]
 
 
 def installed_agents() -> list[type[Agent]]:
@@ -264,64 +276,105 @@ def _wrong(agent: type[Agent], problem: str, remedy: str, field: str) -> ConfigE
 
 def _check_delegation(agents: Sequence[type[Agent]]) -> None:
     known = {agent.agent_id for agent in agents}
+    known |= {capability.name for agent in agents for capability in agent.capabilities}
     for agent in agents:
         for name in agent.delegates_to:
             if name not in known:
                 close = nearest(name, known)
                 remedy = f"Did you mean {close!r}?" if close else f"There are {', '.join(sorted(known))}"
-                problem = f"agent {agent.agent_id} delegates to {name!r}, which is no agent here"
+                problem = f"agent {agent.agent_id} delegates to {name!r}, no agent or capability here"
                 raise _wrong(agent, problem, remedy, "delegates_to")
 
 
 class BoundAgent:
-    """An agent with its tools, ready to work once it was started.
+    """An agent with its tools, ready to work. `tools` are those that are known now.
 
-    `on_overrun` is called for threads of tools that do not end. Raises ConfigError where a tool cannot be
-    described, or two share a name.
+    `on_overrun` is called for threads of tools that do not end; `capabilities` are those that it may
+    delegate to. Raises ConfigError where a tool cannot be described, or two share a name.
     """
 
     def __init__(
         self,
         agent: Agent,
-        settings: ToolSettings,
+        toolsets: Toolsets,
         on_overrun: Callable[[Overrun], None] = lambda overrun: None,
+        capabilities: Collection[str] = (),
     ) -> None:
         self.agent = agent
-        self.tools: dict[str, Tool] = {}
+        settings = toolsets.settings
         size = agent.max_concurrency or settings.max_concurrency
         self.threads = ToolThreads(agent.agent_id, size, on_overrun)
+        self.toolsets = toolsets.of(type(agent), self.threads)
         self._timeout_seconds = settings.tool_timeout_seconds
-        self._toolsets = [toolset(settings) for toolset in _toolsets_of(type(agent))]
-        for toolset in self._toolsets:
-            toolset.threads = self.threads
         self._own = tools_of(agent, threads=self.threads)
         if agent.delegates_to:
-            self._own.append(delegate_tool(agent.delegates_to))
+            self._own.append(delegate_tool(agent.delegates_to, capabilities))
         if agent.remembers:
             self._own.append(remember_tool())
-        self._take(tool for toolset in self._toolsets for tool in tools_of(toolset))  # a slip shows at once
+        self._offers = self._offered()
+        self.tools = self._limited()
+        names = [tool.name for offer in self._offers for tool in offer]  # a slip shows at once
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            problem = f"agent {agent.agent_id} has two tools named {twice[0]!r}"
+            raise ConfigError(problem, remedy='give one another name: @tool(name="...")', field="toolsets")
+
+    async def ready_tools(self) -> Mapping[str, Tool]:
+        """The tools of a run that starts now, by name. Toolsets that it needs are started side by side."""
+        starting = [toolset.use() for toolset in self.toolsets if toolset.has_to_start]
+        if starting:
+            await asyncio.gather(*starting)
+        if (offers := self._offered()) != self._offers:
+            self._offers = offers
+            self.tools = self._limited()
+        return self.tools
+
+    @property
+    def is_changing(self) -> bool:
+        """Whether another run may have other tools."""
+        return any(toolset.offers_others for toolset in self.toolsets)
+
+    async def may_change(self) -> bool:
+        """Whether a run may change something; true where its tools cannot be known now."""
+        tools = await self.ready_tools()
+        is_unknown = any(toolset.has_to_start and toolset.state != "ready" for toolset in self.toolsets)
+        return is_unknown or any(tool.may_change for tool in tools.values())
+
+    def registration(self) -> Registration:
+        """How the agent makes itself known, with the states of its toolsets."""
+        registration = self.agent.registration()
+        states = {toolset.title: toolset.status for toolset in self.toolsets}
+        metadata = {**registration.metadata, "toolsets": states} if states else registration.metadata
+        unmet = {
+            capability.name: toolset.reason
+            for capability in registration.capabilities
+            for toolset in self.toolsets
+            if toolset.state == "degraded" and any(map(toolset.is_of, capability.requirements))
+        }
+        return registration.model_copy(update={"metadata": metadata, "unmet": unmet})
 
     async def start(self) -> None:
-        """Start the toolsets, and ask them for their tools."""
-        offered: list[Tool] = []
-        for toolset in self._toolsets:
-            await toolset.start()
-            offered += await toolset.tools()
-        self._take(offered)
+        """Do nothing: toolsets are started by the first run that needs them."""
 
     async def stop(self) -> None:
-        """Give back what the tools hold."""
+        """Report no more threads."""
         self.threads.close()
-        for toolset in self._toolsets:
-            await toolset.close()
 
-    def _take(self, offered: Iterable[Tool]) -> None:
-        tools = [*self._own, *offered]
-        names = [tool.name for tool in tools]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            problem = f"agent {self.agent.agent_id} has two tools named {twice[0]!r}"
-            raise ConfigError(problem, remedy='give one another name: @tool(name="...")', field="toolsets")
-        self.tools = {tool.name: LimitedTool(tool, self._timeout_seconds) for tool in tools}
+    def _offered(self) -> list[Sequence[Tool]]:
+        return [self._own, *(toolset.tools for toolset in self.toolsets)]
+
+    def _limited(self) -> dict[str, Tool]:
+        """The tools within the limits of the agent; of two with one name the first."""
+        tools: dict[str, Tool] = {}
+        for tool in (tool for offer in self._offers for tool in offer):
+            if tool.name in tools:
+                logger.warning(
+                    "agent %s has two tools named %s: one of them is left out", self.agent.agent_id, tool.name
+                )
+                continue
+            tools[tool.name] = LimitedTool(tool, self._timeout_seconds)
+        if self.agent.remembers and "recall" not in tools:
+            tools["recall"] = LimitedTool(recall_tool(), self._timeout_seconds)
+        return tools
 
 
 class BoundAgents(dict[str, BoundAgent]):
@@ -330,35 +383,18 @@ class BoundAgents(dict[str, BoundAgent]):
 
 def bind_agents(
     classes: Sequence[type[Agent]],
-    settings: ToolSettings,
+    toolsets: Toolsets,
     on_overrun: Callable[[Overrun], None] = lambda overrun: None,
+    others: Sequence[type[Agent]] = (),
 ) -> BoundAgents:
-    """Make each agent with its tools, by agent id. Raises ConfigError."""
-    return BoundAgents({cls.agent_id: BoundAgent(cls(), settings, on_overrun) for cls in classes})
+    """Make each agent with its tools, by agent id; `others` are those that they may delegate to as well.
 
-
-def _toolsets_of(agent: type[Agent]) -> list[type[Toolset]]:
-    """The toolsets of an agent, also those it names. Raises ConfigError for one that is not installed."""
-    found = [toolset for toolset in agent.toolsets if not isinstance(toolset, str)]
-    names = [toolset for toolset in agent.toolsets if isinstance(toolset, str)]
-    plugins = {plugin.name: plugin for plugin in installed(TOOLSETS)} if names else {}
-    for name in names:
-        if name not in plugins:
-            problem = f"agent {agent.agent_id} has the toolset {name!r}, which no installed package brings"
-            remedy = did_you_mean(name, plugins) or f"Install its package, or name a class of {name!r}"
-            raise ConfigError(problem, remedy=remedy, field="toolsets")
-        found.append(plugins[name].load())
-    return found
-
-
-def check_tables(tables: Iterable[str], agents: Iterable[type[Agent]]) -> None:
-    """Raise ConfigError for a table [tools.NAME] whose toolset no agent has and no package brings."""
-    known = {toolset.name for agent in agents for toolset in _toolsets_of(agent)}
-    known |= {plugin.name for plugin in installed(TOOLSETS)} if tables else set()
-    for name in tables:
-        if name not in known:
-            remedy = did_you_mean(name, known) or "Install the package that brings it, or take the table out"
-            raise ConfigError(f"[tools.{name}]: no toolset has that name", remedy=remedy, field="tools")
+    Raises ConfigError.
+    """
+    known = (*classes, *others)
+    able = {capability.name for cls in known for capability in cls.capabilities}
+    able -= {cls.agent_id for cls in known}  # a name of both means the agent
+    return BoundAgents({cls.agent_id: BoundAgent(cls(), toolsets, on_overrun, able) for cls in classes})
 
 
 _DIGEST_CHARS = 12
@@ -370,7 +406,7 @@ def code_of(agent: type[Agent]) -> str:
     Prompts are not in it, nor is what those files import from elsewhere: a run follows its journal with any.
     """
     digest = hashlib.sha256()
-    classes = [cls for owner in (agent, *_toolsets_of(agent)) for cls in owner.__mro__]
+    classes = [cls for owner in (agent, *toolset_classes(agent)) for cls in owner.__mro__]
     files = {file for cls in classes if cls not in (Agent, Toolset, object) for file in _files_of(cls)}
     for file in sorted(files):
         digest.update(file.read_bytes())

@@ -1,14 +1,29 @@
-"""The agents of a project: those of its folder, and those of Meshwright that `[agents] include` names."""
+"""The agents of a project: those of its folder, and those of Meshwright that `[agents] include` names.
+
+Those that come with Meshwright are also classes of this module, each with its prompt:
+
+    from meshwright.agents.shipped import ProjectManager
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from meshwright.agent import Agent
-from meshwright.agents.loader import CHECKOUT, PACKAGED, load_agents, project_file
+from meshwright.agents.loader import CHECKOUT, PACKAGED, agents_in, load_agents, project_file
 from meshwright.core.errors import ConfigError, nearest
 from meshwright.settings import Settings
+
+
+def __getattr__(name: str) -> Any:
+    """The class of an agent that comes with Meshwright. They are loaded once, at the first import of one."""
+    if not name.startswith("_"):
+        globals().update({agent.__name__: agent for agent in shipped_agents()})
+    if name in globals():
+        return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def shipped_folder(name: str) -> Path:
@@ -25,7 +40,7 @@ def project_agents(settings: Settings, project: Path) -> list[type[Agent]]:
 
 def shipped_agents() -> list[type[Agent]]:
     """The agents that come with Meshwright, with their prompts."""
-    agents = load_agents(shipped_folder("actors"))
+    agents = agents_in(shipped_folder("actors"))
     for agent in agents:
         agent.prompt_text = agent.prompt_text or shipped_prompt(agent.prompt)
     return agents
