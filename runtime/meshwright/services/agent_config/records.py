@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
 from meshwright.core.addresses import is_metadata
 from meshwright.core.errors import ConfigError
-from meshwright.core.messages import Identifier
+from meshwright.core.ids import Identifier
 from meshwright.models.providers import PROVIDERS, provider_of
 from meshwright.services.agent_config.table import AgentRow
 

@@ -23,7 +23,8 @@ from meshwright.core import topics
 from meshwright.core.encoding import encode
 from meshwright.core.errors import Forbidden, MeshError, Overloaded
 from meshwright.core.http_limits import PEER_UID
-from meshwright.core.messages import ID_PATTERN, Caller, Event
+from meshwright.core.ids import ID_PATTERN
+from meshwright.core.messages import Caller, Event
 from meshwright.edges.http.app import is_local
 from meshwright.edges.http.routing import CALLER, MeshDep, by_rule, make_router, problems, record_misuse
 from meshwright.edges.http.sessions import Sessions

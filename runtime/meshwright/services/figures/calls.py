@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple, TypeVar
 
 from meshwright.events.log import EventLog
+from meshwright.ledger.cost_sums import MILLION
 from meshwright.sql.database import Session
 
 DURATION_BUCKETS = tuple(0.01 * 2**power for power in range(14))
@@ -25,17 +26,25 @@ _OTHER = "other"
 _KeyT = TypeVar("_KeyT")
 _AT_ONCE = 1_000  # rows, counted on the event loop
 _COLUMNS = (
-    "seq, time, tenant_id, agent_id, model_group, model, coalesce(deployment, ''), outcome, "
+    "seq, time, call_id, tenant_id, agent_id, model_group, model, coalesce(deployment, ''), outcome, "
     "coalesce(error, outcome), latency_ms, prompt_tokens, completion_tokens, cost_pico, cache_hit"
 )
 _SELECT_NEW = f"SELECT {_COLUMNS} FROM calls WHERE seq > ? ORDER BY seq LIMIT {_AT_ONCE}"  # noqa: S608 code
-_SELECT_DAY = (  # tenant by tenant, since the index begins with it
+_OF_TODAY = (  # tenant by tenant, since the index begins with it
     "WITH RECURSIVE tenants (id) AS (SELECT min(tenant_id) FROM calls UNION ALL "
     "SELECT (SELECT min(tenant_id) FROM calls WHERE tenant_id > tenants.id) FROM tenants "
     "WHERE tenants.id IS NOT NULL) "
-    "SELECT tenant_id, agent_id, count(*), count(*) FILTER (WHERE cost_pico IS NULL), "
-    "coalesce(sum(cost_pico / 1000000), 0), coalesce(sum(cost_pico % 1000000), 0) "
-    "FROM tenants CROSS JOIN calls WHERE tenant_id = tenants.id AND time >= ? GROUP BY tenant_id, agent_id"
+    "SELECT {} FROM tenants CROSS JOIN calls WHERE tenant_id = tenants.id AND time >= ? {}"
+)
+_SELECT_DAY = _OF_TODAY.format(
+    "tenant_id, agent_id, count(*), count(*) FILTER (WHERE cost_pico IS NULL), "
+    "coalesce(sum(cost_pico / 1000000), 0), coalesce(sum(cost_pico % 1000000), 0)",
+    "GROUP BY tenant_id, agent_id",
+)
+_SELECT_CUT = _OF_TODAY.format(_COLUMNS, "AND outcome = 'cut'")
+_SELECT_SUMS = (  # those of calls whose tasks are gone
+    "SELECT tenant_id, agent_id, sum(calls), sum(unpriced), coalesce(sum(cost_millions), 0), "
+    "coalesce(sum(cost_rest), 0) FROM call_sums WHERE time >= ? GROUP BY tenant_id, agent_id"
 )
 _NEWEST = "SELECT coalesce(max(seq), 0) FROM calls"
 
@@ -45,6 +54,7 @@ class _CallRow(NamedTuple):
 
     seq: int
     time: float
+    call_id: str
     tenant_id: str
     agent_id: str
     group: str
@@ -93,6 +103,12 @@ class DaySum:
     unpriced: int = 0
     cost_pico: int = 0
 
+    def add(self, row: _CallRow, times: int = 1) -> None:
+        """Count a call, or with -1 count it no more."""
+        self.calls += times
+        self.unpriced += times * (row.cost_pico is None)
+        self.cost_pico += times * (row.cost_pico or 0)
+
 
 class CallSums:
     """The calls of models of a mesh: sums of today by tenant and agent, and counters of this process."""
@@ -101,6 +117,7 @@ class CallSums:
         self._log = log
         self._seen = self._summed = -1  # the last seq of the counters, and of the sums of today
         self._midnight = 0.0
+        self._cut: dict[str, _CallRow] = {}  # calls of today that were cut off: a better row may come
         self._reading = asyncio.Lock()
         self.today: defaultdict[tuple[str, str], DaySum] = defaultdict(DaySum)
         """By tenant and agent."""
@@ -123,28 +140,38 @@ class CallSums:
                 await self._begin_day(midnight)
             while True:
                 rows = await self._log.view(_read_new, self._seen)
-                if any(row.outcome == "cut" for row in rows):  # it may take the place of an earlier row
-                    await self._begin_day(midnight)
+                await self._drop_replaced(rows)
                 for row in rows:
                     self._count(row)
                 if len(rows) < _AT_ONCE:
                     return
 
     async def _begin_day(self, midnight: float) -> None:
-        newest, sums = await self._log.view_apart(_read_day, midnight)
+        newest, sums, cut = await self._log.view_apart(_read_day, midnight)
         self._midnight = midnight
         self.today.clear()
         self.today |= sums
+        self._cut = {row.call_id: row for row in cut}
         self._summed = newest
         self._seen = newest if self._seen < 0 else self._seen
+
+    async def _drop_replaced(self, rows: Sequence[_CallRow]) -> None:
+        """Count calls no more that were cut off, where better rows of the same calls have replaced theirs."""
+        found = {row.call_id: self._cut[row.call_id] for row in rows if row.call_id in self._cut}
+        if not found:
+            return
+        there = await self._log.view(_read_seqs, [row.seq for row in found.values()])
+        for call_id, row in found.items():
+            if row.seq not in there:
+                self.today[row.tenant_id, row.agent_id].add(row, -1)
+                del self._cut[call_id]
 
     def _count(self, row: _CallRow) -> None:
         self._seen = row.seq
         if row.seq > self._summed and row.time >= self._midnight:
-            day = self.today[row.tenant_id, row.agent_id]
-            day.calls += 1
-            day.unpriced += row.cost_pico is None
-            day.cost_pico += row.cost_pico or 0
+            self.today[row.tenant_id, row.agent_id].add(row)
+            if row.outcome == "cut":
+                self._cut[row.call_id] = row
         self.cost_pico[row.agent_id] += row.cost_pico or 0
         if row.cache_hit:
             return
@@ -168,13 +195,21 @@ def _read_new(session: Session, seen: int) -> list[_CallRow]:
     return [_CallRow(*row) for row in session.execute(_SELECT_NEW, (seen,)).fetchall()]
 
 
-def _read_day(session: Session, midnight: float) -> tuple[int, dict[tuple[str, str], DaySum]]:
-    rows = session.execute(_SELECT_DAY, (midnight,)).fetchall()
-    sums = {
-        (tenant_id, agent_id): DaySum(int(calls), int(unpriced), int(millions) * 1_000_000 + int(rest))
-        for tenant_id, agent_id, calls, unpriced, millions, rest in rows
-    }
-    return _newest(session), sums
+def _read_seqs(session: Session, seqs: Sequence[int]) -> set[int]:
+    return {seq for (seq,) in session.select_in("SELECT seq FROM calls WHERE seq", seqs)}
+
+
+def _read_day(session: Session, midnight: float) -> tuple[int, dict[tuple[str, str], DaySum], list[_CallRow]]:
+    """The last number, the sums of the calls since midnight, and those of the calls that were cut off."""
+    found: defaultdict[tuple[str, str], DaySum] = defaultdict(DaySum)
+    for query in (_SELECT_DAY, _SELECT_SUMS):
+        for tenant_id, agent_id, *sums in session.execute(query, (midnight,)).fetchall():
+            calls, unpriced, millions, rest = map(int, sums)
+            day = found[tenant_id, agent_id]
+            day.calls, day.unpriced = day.calls + calls, day.unpriced + unpriced
+            day.cost_pico += millions * MILLION + rest
+    cut = [_CallRow(*row) for row in session.execute(_SELECT_CUT, (midnight,)).fetchall()]
+    return _newest(session), {**found}, cut
 
 
 def _newest(session: Session) -> int:

@@ -46,8 +46,11 @@ _WORKERS = (
 def workers(target: Target, as_json: bool) -> None:
     """List workers with their leases, slots and tasks."""
 
-    async def ask(mesh: Connection) -> list[Document]:
-        return [document(worker) for worker in (await mesh.client.figures()).workers]
+    async def ask(mesh: Connection) -> tuple[list[Document], str]:
+        empty = "a key of one tenant sees no workers; ask with one of all tenants"
+        if not mesh.is_running:
+            empty = f"no mesh runs on {mesh.where}; start one with: mesh up{mesh.options}; or name one: --url"
+        return [document(worker) for worker in (await mesh.client.figures()).workers], empty
 
-    empty = "no worker runs; mesh up starts one (a key of one tenant sees none)"
-    show(talk(target, ask), _WORKERS, as_json=as_json, empty=empty)
+    found, empty = talk(target, ask)
+    show(found, _WORKERS, as_json=as_json, empty=empty)

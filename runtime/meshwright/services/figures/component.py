@@ -53,15 +53,17 @@ class FiguresComponent(Component):
         return router
 
     async def start(self) -> None:
-        """Say that this worker is there; on PostgreSQL keep the tables up to date that others read."""
+        """Say that this worker is there, and keep the figures up to date, and the tables that others read."""
         await super().start()
         if self.mesh.role.is_front:
             await self._reader.calls.begin()
-        if self.mesh.role.is_front and self.mesh.database.dialect == "postgres":
-            seconds = self.config.refresh_seconds
+            refresh, seconds = self._refresh, self.config.refresh_seconds
             self._refreshing = asyncio.create_task(
-                every(self.mesh.host.clock, seconds, self.mesh.log.flush), name="figures"
+                every(self.mesh.host.clock, seconds, refresh), name="figures"
             )
+
+    async def _refresh(self) -> None:
+        await self._reader.calls.refresh(self.mesh.host.clock.now())
 
     async def stop(self) -> None:
         """Say no more."""

@@ -6,7 +6,8 @@ from typing import Annotated
 
 from fastapi import Depends, Path, Response
 
-from meshwright.core.messages import ID_PATTERN, Caller
+from meshwright.core.ids import ID_PATTERN
+from meshwright.core.messages import Caller
 from meshwright.edges.http.routing import MeshDep, by_rule, make_router, problems
 from meshwright.services.figures.metrics import CONTENT_TYPE
 from meshwright.services.figures.operations import SCRAPE, SEE, FiguresOperations

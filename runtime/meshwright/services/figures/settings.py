@@ -14,4 +14,5 @@ class FiguresSettings(Table):
     """Seconds that an attempt must have run before it may count as stuck, which it does at twice the p90 of
     its agent's last attempts."""
     refresh_seconds: float = Field(default=5.0, ge=1)
-    """How often, on PostgreSQL, the tables are brought up to date that `meshwright_scale` reads."""
+    """How often the calls of models are counted, and on PostgreSQL the tables brought up to date that
+    `meshwright_scale` reads."""

@@ -1,7 +1,8 @@
 """Backups: one file with all that an embedded mesh keeps, made while the mesh runs.
 
 The file is a SQLite database: a copy of `mesh.db` at one moment, and a table `backup` with the other files of
-the data folder that the store needs. It is complete, or it is not there.
+the data folder that the store needs. It is complete, or it is not there. Of a mesh on Dapr it has the
+database of the front, without the tasks themselves.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from pydantic import Field
+
 from meshwright.core.errors import StoreFailed
 from meshwright.core.messages import Plain
 from meshwright.events.heads import FILE_NAME as HEADS
@@ -22,6 +25,7 @@ from meshwright.sql.folder import (
     IGNORE,
     LOCK_NAME,
     SECRET_KEY,
+    TREES,
     lock_folder,
     make_private,
     open_private,
@@ -31,27 +35,37 @@ from meshwright.sql.folder import (
 from meshwright.sql.mark import Marker
 from meshwright.sql.meta import HELD, write_note
 from meshwright.sql.sqlite import FILE_NAME, RESTORE, SqliteDatabase, SqliteSession
+from meshwright.trees.leases import LEASES
 
 FILES = (SECRET_KEY, KEY_NAME, HEADS, "admin.token", "proxy-keys.json")
 """The files of a data folder that its store needs."""
+_OF_STACK = frozenset({SECRET_KEY, "admin.token"})
+"""Those that the workers of a stack share: they are in its folder, the others in the front's."""
 _PAGES = 2_000  # copied in one go: some 8 MB
 _ABOUT = "about.json"
 _NOTHING = frozenset({"lost+found", IGNORE, LOCK_NAME})
 """Files of an empty folder, and of a restore that broke off."""
 _NAME = "name a file that mesh backup has written"
-_COUNT = "SELECT count(*) FROM heads WHERE type = 'Orchestrator'"
+_TASKS = "SELECT count(*), coalesce(sum(obliged), 0) FROM heads WHERE type = 'Orchestrator'"
+_LISTED = "SELECT count(*), count(*) - count(completed_at) FROM tasks"  # where they are in another store
 Progress = Callable[[int, int], None]
 """Called with how many pages are copied, and how many there are."""
 
 
 class Backup(Plain):
-    """The contents of a backup: how many tasks, how many of them open, and the last event of the log."""
+    """The contents of a backup: how many tasks, how many of them open, and the last event of the log.
+
+    `trees` counts those of tasks in the folder. They are not in the file: they change beside the store.
+    `front` is the folder of a mesh on Dapr that its database is of; what the tasks are is not in the file.
+    """
 
     made_at: datetime
     tasks: int
     open_tasks: int
     last_seq: int
     last_event_at: datetime | None
+    trees: int = Field(default=0, ge=0)
+    front: str = Field(default="", pattern=r"^[a-z0-9-]{0,80}$")  # it names a folder to write to
 
 
 class Written(NamedTuple):
@@ -61,14 +75,15 @@ class Written(NamedTuple):
     bytes: int
 
 
-def write_backup(folder: Path, target: Path, progress: Progress | None = None) -> Written:
+def write_backup(folder: Path, target: Path, progress: Progress | None = None, *, front: str = "") -> Written:
     """Copy the store of a data folder to a new file, which only its owner may read.
 
-    The mesh may run meanwhile: the copy has everything that was accepted before it began, and nothing of what
-    came later. Raises StoreFailed where there is no store, the file exists, or the disk refuses.
+    Of a mesh on Dapr, `front` names the folder in it that has the event log. The mesh may run meanwhile: the
+    copy has everything that was accepted before it began, and nothing of what came later. Raises StoreFailed
+    where there is no store, the file exists, or the disk refuses.
     """
-    if not (folder / FILE_NAME).is_file():
-        raise no_store(folder)
+    if not (folder / front / FILE_NAME).is_file():
+        raise no_store(folder / front)
     if not target.parent.is_dir():
         raise StoreFailed(f"there is no folder {target.parent}", remedy="make it, or choose another place")
     if target.exists():
@@ -76,7 +91,7 @@ def write_backup(folder: Path, target: Path, progress: Progress | None = None) -
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         os.close(open_private(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL))
-        backup = _copy(folder, draft, progress)
+        backup = _copy(folder, draft, progress, front)
         _sync(draft)
         os.link(draft, target)  # fails where somebody has made the file meanwhile
         _sync(target.parent)
@@ -85,7 +100,7 @@ def write_backup(folder: Path, target: Path, progress: Progress | None = None) -
         raise _exists(target) from error
     except (sqlite3.Error, OSError) as error:
         if type(error) is sqlite3.DatabaseError:  # those of the disk are of a class below it
-            raise StoreFailed(f"{folder / FILE_NAME} is damaged: {error}", remedy=RESTORE) from error
+            raise StoreFailed(f"{folder / front / FILE_NAME} is damaged: {error}", remedy=RESTORE) from error
         problem = getattr(error, "strerror", None) or error
         raise StoreFailed(f"{target} cannot be written: {problem}", remedy="choose another place") from error
     finally:
@@ -101,30 +116,40 @@ def _exists(target: Path) -> StoreFailed:
     return StoreFailed(f"{target} exists, and a backup overwrites nothing", remedy="name a new file")
 
 
-def _copy(folder: Path, draft: Path, progress: Progress | None) -> Backup:
+def _copy(folder: Path, draft: Path, progress: Progress | None, front: str) -> Backup:
     with (
-        closing(SqliteDatabase(folder).connect_reader()) as source,
+        closing(SqliteDatabase(folder / front).connect_reader()) as source,
         closing(sqlite3.connect(draft, isolation_level=None)) as copy,
     ):
-        source.execute("BEGIN")  # the copy is of this moment: without it each commit would begin it anew
+        source.execute("BEGIN")  # the copy is of this moment: without it each commit would restart it
         last_seq = _last_seq(source)
         copy.execute("PRAGMA synchronous=OFF")  # it is synced as a whole
         _copy_pages(source.connection, copy, progress)
+        tasks, open_tasks = source.execute(_TASKS).fetchone()
+        if not tasks:
+            tasks, open_tasks = source.execute(_LISTED).fetchone()
         backup = Backup(
             made_at=datetime.now(UTC),
-            tasks=source.execute(_COUNT).fetchone()[0],
-            open_tasks=source.execute(f"{_COUNT} AND obliged").fetchone()[0],
+            tasks=tasks,
+            open_tasks=open_tasks,
             last_seq=last_seq,
             last_event_at=_time_of(source, last_seq),
+            trees=sum(1 for _ in (folder / TREES).glob(LEASES)),
+            front=front,
         )
         copy.execute("PRAGMA journal_mode=DELETE")  # one file
         copy.execute("CREATE TABLE backup (name TEXT PRIMARY KEY, content TEXT NOT NULL)")
-        files = {name: text for name in FILES if (text := text_of(folder / name)) is not None}
+        files = {name: text for name in FILES if (text := text_of(_path(folder, name, front))) is not None}
         if HEADS in files:
             files[HEADS] = _heads_until(files[HEADS], last_seq)
         rows = {_ABOUT: backup.model_dump_json(), **files}
         copy.executemany("INSERT INTO backup VALUES (?, ?)", rows.items())
     return backup
+
+
+def _path(folder: Path, name: str, front: str) -> Path:
+    """The place of a file of `FILES`."""
+    return folder / name if name in _OF_STACK else folder / front / name
 
 
 def restore(source: Path, folder: Path, progress: Progress | None = None) -> Backup:
@@ -142,6 +167,7 @@ def restore(source: Path, folder: Path, progress: Progress | None = None) -> Bac
             files = _files_of(source, copy)
             backup = Backup.model_validate_json(files.pop(_ABOUT))
             with lock_folder(make_private(folder)):
+                make_private(folder / backup.front)
                 _unpack(copy, files, backup, folder, progress)
     except (sqlite3.Error, OSError) as error:
         raise StoreFailed(
@@ -165,15 +191,16 @@ def _files_of(source: Path, copy: sqlite3.Connection) -> dict[str, str]:
 def _unpack(
     copy: sqlite3.Connection, files: dict[str, str], backup: Backup, folder: Path, progress: Progress | None
 ) -> None:
-    draft = folder / f".{FILE_NAME}.{os.getpid()}"
+    store = folder / backup.front
+    draft = store / f".{FILE_NAME}.{os.getpid()}"
     try:
         os.close(open_private(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL))
         _fill(draft, copy, backup, progress)
         for name in FILES:  # of a backup that somebody else made no other name counts
             if name in files:
-                write_private(folder / name, files[name])
-        draft.rename(folder / FILE_NAME)  # last: before that the folder has no store
-        _sync(folder)
+                write_private(_path(folder, name, backup.front), files[name])
+        draft.rename(store / FILE_NAME)  # last: before that the folder has no store
+        _sync(store)
     finally:
         draft.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""The commands of operators: `mesh backup`, `restore`, `migrate`, `verify`, `release` and `drain`."""
+"""The commands of operators: `mesh backup`, `restore`, `migrate`, `verify`, `hold`, `release` and `drain`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from meshwright.cli.connect import Connection, talk
+from meshwright.cli.connect import Connection, running_mesh, talk
 from meshwright.cli.options import Target, data_option, json_option, mesh_options
 from meshwright.cli.output import document, echo_json, say
 from meshwright.core.display import Document, local_time
 from meshwright.core.errors import InvalidInput, StoreFailed
+from meshwright.sql.folder import TREES
 
 if TYPE_CHECKING:
     from meshwright.events.verify import Verified
@@ -31,10 +32,30 @@ _WAIT_SECONDS = 60.0
 _KEY_BYTES = 32
 _REMEDY_OF_STORE = (
     "Make a backup of it as it is now, before anything changes it, and compare with an earlier one: "
-    "mesh verify --data RESTORED. A list that deviates is made anew once its row in projection_positions is "
+    "mesh verify --data RESTORED. A list that deviates is rebuilt once its row in projection_positions is "
     "deleted, while the mesh is stopped"
 )
 _PROGRESS_SECONDS = 0.5
+_NOT_COMPARED = (
+    "The tasks are in the state store of Dapr, and are not compared: start the mesh, with --hold to look "
+    "before it works, and verify again"
+)
+_WITHOUT_TASKS = (
+    "It has what the front keeps: event log, lists, keys, schedules. Tasks, steps and budgets are in the "
+    "state store of Dapr: copy that too while mesh hold lets nothing begin; of mesh up, {redis}"
+)
+_WITHOUT_TREES = (
+    "Not in it: {count} of tasks, in {folder}. Stop the mesh and copy that folder too, or fetch the commits: "
+    "mesh trees show TASK"
+)
+_RESTORE_TREES = (
+    "Not in it: {count} of tasks. If you have a copy, put it to {folder} before the mesh starts. Tasks on "
+    "code whose tree is gone fail: submit them again"
+)
+_RESTORE_TASKS = (
+    "The tasks are not in the file: restore the state store of Dapr too, from the copy of the same moment, "
+    "and let the broker be empty"
+)
 _REMEDY = (
     "The rows before the first one named are as they were written. Copy the folder as it is now (on "
     "PostgreSQL dump the database too), before anything changes it, and compare with a backup that verifies: "
@@ -52,15 +73,28 @@ def backup(file: Path, data: Path | None, as_json: bool) -> None:
 
     It need not run. The file has the store and the keys that open it, all of one moment, and is for you alone
     (0600): with it anybody has the mesh. It overwrites nothing. `mesh restore` makes a data folder of it.
+    The trees that tasks on code work on are not in it; the command says how many there are.
+
+    Of a mesh on Dapr the file has what the front keeps (event log, lists, keys, schedules) and no tasks: they
+    are in the state store, which you copy by its own means while mesh hold lets nothing begin.
     """
     from meshwright.services.maintenance.backup import write_backup
+    from meshwright.stack.machine import front_folder
 
     settings = _embedded(data)
-    written = write_backup(settings.data_dir, file, _progress("pages"))
+    folder = settings.data_dir
+    front = front_folder(folder)
+    if front == folder:  # the front's folder was named
+        folder = folder.parent
+    name = front.name if front else ""
+    written = write_backup(folder, file, _progress("pages"), front=name)
     if as_json:
         echo_json({**document(written.backup), "file": str(file), "bytes": written.bytes})
-        return
-    say(f"{file}: {written.bytes:,} bytes; {_contents(written.backup)}")
+    else:
+        say(f"{file}: {written.bytes:,} bytes; {_contents(written.backup)}")
+    if front or settings.store == "dapr":
+        say(_WITHOUT_TASKS.format(redis=folder / "redis" / "appendonlydir"), err=True)
+    _say_trees(_WITHOUT_TREES, written.backup, folder)
 
 
 @click.command()
@@ -81,8 +115,12 @@ def restore(file: Path, data: Path | None, as_json: bool) -> None:
         echo_json({**document(found), "data_dir": str(folder)})
         return
     say(f"{folder}: {_contents(found)}")
+    _say_trees(_RESTORE_TREES, found, folder)
+    if found.front:
+        say(_RESTORE_TASKS, err=True)
     option = f" --data {data}" if data else ""
-    begin = f"mesh up{option}, look at mesh tasks{option}, then: mesh release{option}"
+    store = " --store dapr" if found.front else ""
+    begin = f"mesh up{store}{option}, look at mesh tasks{option}, then: mesh release{option}"
     say(f"its open tasks are held: {begin}", err=True)
 
 
@@ -149,8 +187,28 @@ def _store(named: str, data: Path | None) -> Mesh:
 @click.command()
 @json_option
 @mesh_options
+def hold(target: Target, as_json: bool) -> None:
+    """Begin no more work in any process of a mesh, before mesh release.
+
+    Running work goes on, and tasks are accepted. A restart changes nothing about it, and a copy of the store
+    made meanwhile is held too. The processes beside the one that answers follow within seconds.
+    """
+    found = talk(target, _hold, need="change")
+    if as_json:
+        echo_json(found)
+        return
+    say(f"the mesh is held: {found['running']:,} running, {found['waiting']:,} wait for mesh release")
+
+
+async def _hold(mesh: Connection) -> Document:
+    return await mesh.client.hold()
+
+
+@click.command()
+@json_option
+@mesh_options
 def release(target: Target, as_json: bool) -> None:
-    """Begin the work that a restored or drained mesh holds."""
+    """Begin the work of a mesh that is held, restored or drained."""
     found = talk(target, _release, need="change")
     if as_json:
         echo_json(found)
@@ -192,14 +250,14 @@ def drain(target: Target, wait: bool, as_json: bool) -> None:
 
 
 def _embedded(data: Path | None) -> Settings:
-    """The settings of a mesh whose store is a data folder. Raises InvalidInput for any other."""
+    """The settings of a mesh that keeps its log in its data folder. Raises InvalidInput for any other."""
     from meshwright.settings import load_settings
 
     settings = load_settings(Path(), data_dir=data)
     if settings.database is not None:
         remedy = "use pg_dump and pg_restore: docs/postgres.md says how"
         raise InvalidInput("this mesh keeps its data in PostgreSQL", remedy=remedy, field="database")
-    if settings.store != "sqlite":
+    if settings.store not in ("sqlite", "dapr"):
         remedy = "back up the services that hold its state"
         raise InvalidInput(
             f"this mesh keeps its data in the store {settings.store}", remedy=remedy, field="store"
@@ -210,6 +268,12 @@ def _embedded(data: Path | None) -> Settings:
 def _contents(backup: Backup) -> str:
     at = f" of {local_time(backup.last_event_at.isoformat())}" if backup.last_event_at else ""
     return f"{backup.tasks:,} tasks, {backup.open_tasks:,} of them open; last event {backup.last_seq:,}{at}"
+
+
+def _say_trees(text: str, backup: Backup, folder: Path) -> None:
+    if backup.trees:
+        count = "1 tree" if backup.trees == 1 else f"{backup.trees:,} trees"
+        say(text.format(count=count, folder=folder / TREES), err=True)
 
 
 def _public_key(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -237,13 +301,13 @@ def verify(target: Target, audit: bool, key: str, as_json: bool) -> None:
     """Verify the event log, the lists and the tasks of a store.
 
     Walks the hash chain of the log, checks the signed heads in audit.heads and in the log, and names the
-    first row that was altered, deleted or inserted. Then makes each list anew from the events and compares
+    first row that was altered, deleted or inserted. Then rebuilds each list from the events and compares
     it, and looks whether every accepted task is open or has its one outcome, whether claims and attempts are
     single, and whether outcomes cost what their calls cost. Each deviation is one line. It writes nothing,
     and the mesh may run meanwhile. Exit status 1 if anything is wrong.
     """
     try:
-        log, store = _verified_there(target, audit) if target.url else _verified_here(target.data, key, audit)
+        log, store = _verified_there(target, audit) if target.url else _verified_here(target, key, audit)
     except sqlite3.DatabaseError as error:
         raise StoreFailed(f"the store cannot be read: {error}", remedy="restore a backup of it") from error
     if as_json:
@@ -257,38 +321,56 @@ def verify(target: Target, audit: bool, key: str, as_json: bool) -> None:
 
 
 def _verified_there(target: Target, audit: bool) -> tuple[Verified, StoreVerified | None]:
-    from meshwright.services.maintenance.verify import StoreVerified
-
     async def ask(mesh: Connection) -> tuple[Verified, StoreVerified | None]:
         log = await mesh.client.verify_audit()
-        return log, None if audit else StoreVerified(**await mesh.client.verify_store())
+        return log, None if audit else await _verify_store(mesh)
 
     return talk(target, ask)
 
 
-def _verified_here(data: Path | None, key: str, audit: bool) -> tuple[Verified, StoreVerified | None]:
+async def _verify_store(mesh: Connection) -> StoreVerified:
+    from meshwright.services.maintenance.verify import StoreVerified
+
+    return StoreVerified(**await mesh.client.verify_store())
+
+
+def _verified_here(target: Target, key: str, audit: bool) -> tuple[Verified, StoreVerified | None]:
     from meshwright.app import build_mesh, database_of, sqlite_runtime
     from meshwright.events.heads import FILE_NAME as HEADS
     from meshwright.events.verify import verify
-    from meshwright.services.maintenance.verify import verify_store
+    from meshwright.services.maintenance.verify import keeps_actors, verify_store
     from meshwright.settings import load_settings
     from meshwright.sql.sqlite import FILE_NAME
+    from meshwright.stack.machine import front_folder
 
-    settings = load_settings(Path(), data_dir=data)
-    folders = {path.parent for name in (HEADS, FILE_NAME) for path in settings.data_dir.glob(f"*/{name}")}
-    if len(folders) == 1 and not (settings.data_dir / FILE_NAME).exists():  # the front's, on Dapr
-        settings = settings.having(data_dir=folders.pop())
+    settings = whole = load_settings(Path(), data_dir=target.data)
+    if (front := front_folder(settings.data_dir)) is not None:
+        settings = settings.having(data_dir=front, store="dapr")
+    else:
+        folders = {path.parent for name in (HEADS, FILE_NAME) for path in settings.data_dir.glob(f"*/{name}")}
+        own = [settings.data_dir / name for name in (HEADS, FILE_NAME)]
+        if len(folders) == 1 and not any(path.exists() for path in own):  # the front's, on PostgreSQL say
+            settings = settings.having(data_dir=folders.pop())
     if settings.database is None and not (settings.data_dir / FILE_NAME).is_file():
         raise click.ClickException(f"{settings.data_dir} has no event log; name its folder: --data DIR")
     found = verify(database_of(settings, Path()), _progress("rows"), key=key)
     if audit:
         return found, None
+    has_actors = keeps_actors(settings.store)
+    if not has_actors and (store := asyncio.run(_verified_by(whole))) is not None:
+        return found, store
     mesh = build_mesh(settings, agents=[], host=sqlite_runtime)  # it is not started
-    has_actors = settings.store != "dapr"
     database, progress = mesh.database, _progress("events")
-    return found, verify_store(
-        database, mesh.log.projections, database.migrations, progress, has_actors=has_actors
-    )
+    store = verify_store(database, mesh.log.projections, database.migrations, progress, has_actors=has_actors)
+    if not has_actors:
+        store.notes.append(_NOT_COMPARED)
+    return found, store
+
+
+async def _verified_by(settings: Settings) -> StoreVerified | None:
+    """The findings of the mesh that runs on a data folder, which alone reaches a store elsewhere."""
+    async with running_mesh(settings) as mesh:
+        return None if mesh is None else await _verify_store(mesh)
 
 
 def _progress(unit: str) -> Callable[[int, int], None] | None:
@@ -323,9 +405,8 @@ def _report(found: Verified) -> None:
     if found.key:
         say(f"heads signed by key {found.key} ({fingerprint(found.key)})")
     if unsigned := 0 if found.faults else found.last - found.signed_seq:
-        say(
-            f"{unsigned:,} rows behind row {found.signed_seq:,} are chained, and no head vouches for them yet"
-        )
+        rows, are, them = ("1 row", "is", "it") if unsigned == 1 else (f"{unsigned:,} rows", "are", "them")
+        say(f"{rows} behind row {found.signed_seq:,} {are} chained, and no head vouches for {them} yet")
     if found.pruned_seq:
         click.echo(f"rows up to {found.pruned_seq:,} were deleted by age")
     if found.erased:

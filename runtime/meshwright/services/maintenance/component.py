@@ -1,26 +1,39 @@
-"""The component of maintenance: a restored mesh begins no work before it is released."""
+"""The component of maintenance: a mesh that is held, or whose store was restored, begins no work."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+import logging
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
-from meshwright.component import Component
+from meshwright.component import Actors, Component
+from meshwright.core.access import Role
+from meshwright.core.logs import MESH_LOGGER
 from meshwright.core.messages import Caller
-from meshwright.events.audit import Audit
+from meshwright.kernel.timers import every
+from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import Mesh
+from meshwright.roles import FRONT
 from meshwright.services.maintenance.event_words import FACTS
+from meshwright.services.maintenance.hold import Hold, MeshHold
 from meshwright.services.maintenance.operations import Maintenance
 from meshwright.services.maintenance.settings import MaintenanceSettings
-from meshwright.sql.meta import HELD, delete_note, read_note
+from meshwright.sql.meta import HELD, read_note
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
 
-_SETTINGS = Caller(requested_by="mesh up", source="settings")
+_logger = logging.getLogger(MESH_LOGGER)
+_SETTINGS = Caller(
+    requested_by="mesh up", source="settings", roles=frozenset({Role.OPERATOR}), all_tenants=True
+)
+_LOOK_SECONDS = 2.0  # in which a hold or a release reaches the other processes of a mesh
 
 
 class MaintenanceComponent(Component):
-    """Backups that were restored, draining, and verification of the whole store."""
+    """Backups that were restored, holding and draining, and verification of the whole store."""
 
     name = "maintenance"
     config: MaintenanceSettings
@@ -28,23 +41,50 @@ class MaintenanceComponent(Component):
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
-        mesh.provide(Maintenance(mesh))
+        self._hold = Hold(mesh)
+        self._following: asyncio.Task[None] | None = None
+        mesh.provide(Maintenance(mesh, self._hold))
+
+    def actors(self) -> Iterable[Actors]:
+        """The hold of the mesh."""
+        yield Actors(ActorKind.of(MeshHold), FRONT)
 
     def routes(self) -> APIRouter:
-        """`/drain`, `/release` and `/store/verify`."""
+        """`/drain`, `/hold`, `/release` and `/store/verify`."""
         from meshwright.services.maintenance.routes import router
 
         return router
 
     async def start(self) -> None:
-        """Hold the work of a restored store, or where the settings say so."""
+        """Hold the work of a mesh that is held, of a restored store, or where the settings say so."""
         mesh = self.mesh
+        note = await self._apply_settings() if mesh.role.is_front else None
         if not mesh.role.is_front:
-            return  # no caller could release it
-        note = await mesh.database.read(read_note, HELD)
-        if self.config.hold or (note is not None and self.config.hold is None):
-            mesh.state = "held"
+            await self._follow()
+        elif await self._hold.follow():
             mesh.tell("mesh.held", note or {})
-        elif note is not None:
-            async with mesh.get(Audit).change(_SETTINGS, "mesh.released", "mesh", note):
-                await mesh.database.write(delete_note, HELD)
+        if mesh.host.is_shared:
+            self._following = asyncio.create_task(every(mesh.host.clock, _LOOK_SECONDS, self._follow))
+
+    async def stop(self) -> None:
+        """Follow the hold no more."""
+        following, self._following = self._following, None
+        if following is not None:
+            following.cancel()
+            with suppress(asyncio.CancelledError):
+                await following
+
+    async def _follow(self) -> None:
+        before, is_held = self.mesh.state, await self._hold.follow()
+        if self.mesh.state != before:
+            _logger.info("the mesh is %s", "held: nothing begins here" if is_held else "released")
+
+    async def _apply_settings(self) -> dict[str, Any] | None:
+        """Hold or release the mesh as a front starts; returns the note of a restored store."""
+        note = await self.mesh.database.read(read_note, HELD)
+        hold = self.config.hold
+        if hold or (note is not None and hold is None):
+            await self._hold.change(is_held=True)
+        elif hold is False and (note is not None or await self._hold.is_set()):
+            await self.mesh.get(Maintenance).release(_SETTINGS)
+        return note

@@ -16,7 +16,8 @@ from pydantic_core import from_json
 
 from meshwright.core import topics
 from meshwright.core.errors import InvalidInput, StoreFailed, StoreLocked
-from meshwright.core.messages import Event, Plain, new_id
+from meshwright.core.ids import new_id
+from meshwright.core.messages import Event, Plain
 from meshwright.events.log import EventLog
 from meshwright.events.table import newest
 from meshwright.kernel.envelope import ActorRef
@@ -131,7 +132,7 @@ async def _open(database: Database, stack: AsyncExitStack) -> None:
 
 @contextmanager
 def _frozen(source: Database) -> Iterator[Session]:
-    """A session that sees one moment of a store to which nobody writes until it ends, but for its notes."""
+    """A session that sees one moment of a store that takes no writes until it ends, but for its notes."""
     with ExitStack() as stack:
         with source.translating():
             session = stack.enter_context(closing(source.connect_reader()))
@@ -142,7 +143,7 @@ def _frozen(source: Database) -> Iterator[Session]:
 
 
 def _freeze(session: Session, location: str) -> None:
-    """Begin to see one moment, and let nobody write after it. Raises StoreLocked, and the driver's errors."""
+    """Begin to see one moment, and take no writes after it. Raises StoreLocked, and the driver's errors."""
     if session.dialect == "sqlite":  # whose folder is locked
         session.execute("BEGIN")
         return

@@ -1,4 +1,4 @@
-"""Operations on a mesh as a whole: let it drain, release what it holds, verify its store."""
+"""Operations on a mesh as a whole: hold and release its work, let it drain, verify its store."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from meshwright.core.messages import Caller
 from meshwright.events.audit import Audit
 from meshwright.identity.rules import Rule
 from meshwright.mesh import Mesh
-from meshwright.services.maintenance.verify import StoreVerified, verify_store
+from meshwright.services.maintenance.hold import Hold
+from meshwright.services.maintenance.records import verify_records
+from meshwright.services.maintenance.verify import StoreVerified, keeps_actors, verify_store
 from meshwright.sql.meta import HELD, delete_note, read_note
 from meshwright.work import Worker
 
 DRAIN = Rule("drains the mesh", (Role.OPERATOR,), all_tenants=True)
+HOLD = Rule("holds the mesh", (Role.OPERATOR,), all_tenants=True)
 RELEASE = Rule("releases the mesh", (Role.OPERATOR,), all_tenants=True)
 VERIFY = Rule("verifies the store", (Role.ADMIN,), all_tenants=True)
 _MESH = "mesh"
@@ -38,8 +41,8 @@ class MeshWork(BaseModel):
 class Maintenance:
     """The operations. Each raises the errors of its rule for a caller who may not use it."""
 
-    def __init__(self, mesh: Mesh) -> None:
-        self._mesh = mesh
+    def __init__(self, mesh: Mesh, hold: Hold) -> None:
+        self._mesh, self._hold = mesh, hold
 
     async def drain(self, caller: Caller, *, wait_seconds: float = 0.0) -> MeshWork:
         """Begin no more work in this process, and be not ready; what runs goes on. Safe to repeat.
@@ -58,28 +61,43 @@ class Maintenance:
                 await worker.until_idle()
         return self.work()
 
+    async def hold(self, caller: Caller) -> MeshWork:
+        """Begin no more work in any process of the mesh, also after a restart; what runs goes on.
+
+        Tasks are still accepted. The other processes follow within seconds. Safe to repeat.
+        """
+        HOLD.check(caller)
+        mesh = self._mesh
+        async with mesh.get(Audit).change(caller, "mesh.held", _MESH):
+            await self._hold.change(is_held=True)
+        return self.work()
+
     async def release(self, caller: Caller) -> MeshWork:
-        """Begin the work of a restored store, or of a process that drains. Safe to repeat."""
+        """Begin the work of a mesh that is held, or of this process if it drains. Safe to repeat."""
         RELEASE.check(caller)
         mesh = self._mesh
         note = await mesh.database.read(read_note, HELD)
         async with mesh.get(Audit).change(caller, "mesh.released", _MESH, note):
             await mesh.database.write(delete_note, HELD)
-            await mesh.begin()
+            await self._hold.change(is_held=False)
+            if mesh.state == "draining":
+                await mesh.begin()
         return self.work()
 
     async def verify(self, caller: Caller) -> StoreVerified:
-        """Compare the lists with the events, and the tasks with what is promised of them."""
+        """Compare the lists with the events, and the tasks with what is promised of them.
+
+        Raises StoreUnavailable while a store that keeps the tasks elsewhere does not answer.
+        """
         VERIFY.check(caller)
         mesh = self._mesh
         await mesh.log.flush()
-        return await asyncio.to_thread(
-            verify_store,
-            mesh.database,
-            mesh.log.projections,
-            mesh.database.migrations,
-            has_actors=mesh.settings.store != "dapr",
-        )
+        has_actors = keeps_actors(mesh.settings.store)
+        known = mesh.database, mesh.log.projections, mesh.database.migrations
+        found = await asyncio.to_thread(verify_store, *known, has_actors=has_actors)
+        if not has_actors:
+            await verify_records(mesh, found)
+        return found
 
     def work(self) -> MeshWork:
         """The state of this process."""

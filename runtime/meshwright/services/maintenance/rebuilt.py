@@ -1,4 +1,4 @@
-"""Lists that are made anew from events in a database of their own, and compared with those of the store."""
+"""Lists that are rebuilt from events in a database of their own, and compared with those of the store."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Rebuilt:
             name: (version, position) for name, version, position in store.execute(_POSITIONS).fetchall()
         }
         self.notes = [
-            f"The list {item.name} of the store is of another version, and is made anew at the next start"
+            f"The list {item.name} of the store is of another version, and is rebuilt at the next start"
             for item in projections
             if known.get(item.name, (0, 0))[0] != item.version
         ]

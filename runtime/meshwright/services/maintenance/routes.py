@@ -1,4 +1,4 @@
-"""`/drain`, `/release` and `/store/verify`."""
+"""`/drain`, `/hold`, `/release` and `/store/verify`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from meshwright.core.messages import Caller
 from meshwright.edges.bodies import Strict
 from meshwright.edges.http.routing import MeshDep, by_rule, make_router, problems
-from meshwright.services.maintenance.operations import DRAIN, RELEASE, VERIFY, Maintenance, MeshWork
+from meshwright.services.maintenance.operations import DRAIN, HOLD, RELEASE, VERIFY, Maintenance, MeshWork
 
 router = make_router("administration")
 _NO_OPERATOR = problems({403: "The caller is no operator of all tenants."})
@@ -46,9 +46,18 @@ async def _drain(
     return await mesh.get(Maintenance).drain(caller, wait_seconds=query.wait)
 
 
+@router.post("/hold", summary="Hold the work of the mesh", responses=_NO_OPERATOR)
+async def _hold(mesh: MeshDep, caller: Annotated[Caller, by_rule(HOLD)]) -> MeshWork:
+    """Let no process of the mesh begin work before a release, also after a restart.
+
+    Running work goes on, and tasks are still accepted. Other processes follow within seconds.
+    """
+    return await mesh.get(Maintenance).hold(caller)
+
+
 @router.post("/release", summary="Begin the work that is held", responses=_NO_OPERATOR)
 async def _release(mesh: MeshDep, caller: Annotated[Caller, by_rule(RELEASE)]) -> MeshWork:
-    """Begin the work of a restored store, or of a process that drains."""
+    """Begin the work of a mesh that is held, in all of its processes, or of this process if it drains."""
     return await mesh.get(Maintenance).release(caller)
 
 
@@ -56,7 +65,7 @@ async def _release(mesh: MeshDep, caller: Annotated[Caller, by_rule(RELEASE)]) -
     "/store/verify", summary="Verify the store", responses=problems({403: "The caller is no administrator."})
 )
 async def _verify_store(mesh: MeshDep, caller: Annotated[Caller, by_rule(VERIFY)]) -> StoreVerification:
-    """Make the lists anew from the events and compare them, and hold the tasks to what is promised of them.
+    """Rebuild the lists from the events and compare them, and hold the tasks to what is promised of them.
 
     It writes nothing, and takes minutes for a million tasks.
     """

@@ -18,7 +18,7 @@ from meshwright.core.money import from_pico
 from meshwright.events.chain import ERASED_EVENT
 from meshwright.events.projections import Projection
 from meshwright.events.rows import COLUMN_LIST, event_of
-from meshwright.events.tasks import PRUNED, outcome_of, pruned_tasks
+from meshwright.events.tasks import PRUNED, RECORDS_PRUNED, outcome_of, pruned_tasks
 from meshwright.kernel.envelope import ActorRef
 from meshwright.orchestration.acceptance import FINAL, OPENED
 from meshwright.services.maintenance.rebuilt import Rebuilt
@@ -26,14 +26,14 @@ from meshwright.sql.database import Database, Session, marks
 from meshwright.work.protocol import ORCHESTRATOR, TaskKey
 from meshwright.work.record import TaskRecord, ThreadState
 
-_CLAIMS = frozenset({"task.started", "task.resumed"})
+CLAIMS = frozenset({"task.started", "task.resumed"})
 _ATTEMPT = "attempt.ended"
-_TYPES = FINAL | OPENED | _CLAIMS | {_ATTEMPT, ERASED_EVENT, PRUNED}
+_TYPES = FINAL | OPENED | CLAIMS | {_ATTEMPT, ERASED_EVENT, PRUNED, RECORDS_PRUNED}
 _AT_ONCE = 1_000  # events
-_MAX_FAULTS = 1_000
+MAX_FAULTS = 1_000
 _MILLION = 1_000_000
 _SELECT_NUMBERS = (
-    "SELECT seq, aggregate_id, own_id FROM events WHERE seq <= ? AND own_id IS NOT NULL ORDER BY seq"
+    "SELECT seq, aggregate_id, own_id, task_id FROM events WHERE seq <= ? AND own_id IS NOT NULL ORDER BY seq"
 )
 Progress = Callable[[int, int], None]
 """Called with the number of the event that was reached, and of the last."""
@@ -68,18 +68,24 @@ def verify_store(
 ) -> StoreVerified:
     """Verify a store on connections of its own; the mesh may run meanwhile. Raises the driver's errors.
 
-    `has_actors` says whether the tasks themselves are in the database: on Dapr they are not.
+    `has_actors` says whether the tasks themselves are in the database (`keeps_actors`). Elsewhere
+    `verify_records` compares them.
     """
     with closing(database.connect_reader()) as store:
         store.execute("BEGIN" if store.dialect == "sqlite" else "BEGIN ISOLATION LEVEL REPEATABLE READ")
         check = _Check(store, Rebuilt(projections, migrations, store), has_actors=has_actors)
-        faults = list(islice(check.run(progress), _MAX_FAULTS + 1))
+        faults = list(islice(check.run(progress), MAX_FAULTS + 1))
         check.rebuilt.session.close()
-    if len(faults) > _MAX_FAULTS:
-        faults[-1] = f"There are more deviations than the {_MAX_FAULTS:,} above"
+    if len(faults) > MAX_FAULTS:
+        faults[-1] = f"There are more deviations than the {MAX_FAULTS:,} above"
     return StoreVerified(
         check.events, len(projections), check.tasks, check.open_tasks, faults, check.rebuilt.notes
     )
+
+
+def keeps_actors(store: str) -> bool:
+    """Whether the store of a mesh is its database, and so has the tasks themselves."""
+    return store in ("sqlite", "postgres")
 
 
 class _Check:
@@ -88,7 +94,8 @@ class _Check:
         self.events = self.tasks = self.open_tasks = 0
         self._erased: set[str] = set()
         self._pruned: set[str] = set()  # from the lists
-        self._fences: dict[str, int] = {}
+        self._forgotten: set[str] = set()  # whose records are gone: their ids may be those of other tasks
+        self._fences: dict[str, tuple[int, str | None]] = {}  # of each thread, and whose it was
         rows = store.execute("SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) FROM events").fetchall()
         [(self._oldest, self._last)] = rows
         rebuilt.session.execute("CREATE TEMP TABLE ends (type, tenant, task, generation, attempt, seq)")
@@ -123,13 +130,15 @@ class _Check:
     # Events
 
     def _take(self, event: Event) -> Iterator[str]:
-        if event.event_type in _CLAIMS:
+        if event.event_type in CLAIMS:
             if self._has_actors:  # else the log may have the claims of several workers in another order
                 yield from self._claim(event)
         elif event.event_type == ERASED_EVENT:
             self._erased.add(event.task_id or "")
         elif event.event_type == PRUNED:
             self._pruned.update(pruned_tasks(event))
+        elif event.event_type == RECORDS_PRUNED:
+            self._forgotten.update(pruned_tasks(event))
         elif event.event_type == _ATTEMPT or event.event_type in FINAL:
             outcome = outcome_of(event)
             generation, attempt = (outcome.generation, outcome.attempt) if outcome else (0, 0)
@@ -142,12 +151,12 @@ class _Check:
         fence, before = event.fields.get("fence"), self._fences.get(event.aggregate_id)
         if not isinstance(fence, int):
             return  # erased
-        if before is not None and fence != before + 1:
+        if before is not None and fence != before[0] + 1 and not (fence == 1 and before[1] in self._pruned):
             yield (
                 f"Event {event.seq:,} of {event.aggregate_id}: task {event.task_id} is claimed under fence "
-                f"{fence}, and the claim before it was under {before}"
+                f"{fence}, and the claim before it was under {before[0]}"
             )
-        self._fences[event.aggregate_id] = fence
+        self._fences[event.aggregate_id] = fence, event.task_id
 
     def _doubled(self) -> Iterator[str]:
         by = "type, tenant, task, generation"
@@ -158,23 +167,38 @@ class _Check:
             )
             for row in self.rebuilt.session.execute(query, (kind,)).fetchall():
                 tenant, task_id, generation, attempt, count, seq = row
+                if task_id in self._forgotten:
+                    continue
                 ended = "has" if kind == "outcome" else f"ended attempt {attempt}"
                 times = f"{count} outcomes" if kind == "outcome" else f"{count} times"
                 place = f"Event {seq:,}: task {task_id} of tenant {tenant}"
                 yield f"{place} {ended} {times} in generation {generation}"
 
     def _numbers(self) -> Iterator[str]:
-        """The numbers that actors give to what they send: each is used once, and their heads know them."""
+        """The numbers that actors give to what they send: each is used once, and their heads know them.
+
+        An actor whose tasks were pruned may be without a record, or have another, which counts from 1. The
+        thread of tasks that are pruned just now may be without one too.
+        """
+        query = "SELECT task_id FROM tasks WHERE completed_at IS NULL"
+        opened = {task_id for (task_id,) in self.rebuilt.session.execute(query).fetchall()}
+        needed = set[str]()  # threads of open tasks
         sent: dict[str, int] = {}
-        for seq, aggregate_id, own in self.store.stream(_SELECT_NUMBERS, (self._last,)):
+        done: dict[str, bool] = {}  # whether all tasks of an actor were pruned
+        for seq, aggregate_id, own, task_id in self.store.stream(_SELECT_NUMBERS, (self._last,)):
             if not own.isdecimal():
                 continue
-            if int(own) <= sent.get(aggregate_id, 0):
+            if int(own) <= sent.get(aggregate_id, 0) and not done[aggregate_id]:
                 yield f"Event {seq:,}: {aggregate_id} has published its number {own} already"
             sent[aggregate_id] = int(own)
+            done[aggregate_id] = task_id in self._pruned and done.get(aggregate_id, True)
+            if task_id in opened or aggregate_id.startswith(f"{ORCHESTRATOR}/"):
+                needed.add(aggregate_id)
         heads = self.store.stream("SELECT type, id, sent FROM heads")
         known = {f"{kind}/{name}": number for kind, name, number in heads}
         for aggregate_id, number in sent.items():
+            if aggregate_id not in known and (done[aggregate_id] or aggregate_id not in needed):
+                continue
             if aggregate_id not in known:
                 yield f"Actor {aggregate_id}: it has published events, and has no record"
             elif number > known[aggregate_id]:

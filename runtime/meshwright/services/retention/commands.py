@@ -13,7 +13,7 @@ from meshwright.core.display import Document
 
 
 @click.command()
-@click.option("--dry-run", is_flag=True, help="Only say how many tasks would go.")
+@click.option("--dry-run", is_flag=True, help="Only say how many would go.")
 @yes_option
 @json_option
 @mesh_options
@@ -21,26 +21,30 @@ def prune(target: Target, dry_run: bool, yes: bool, as_json: bool) -> None:
     """Have old tasks leave the lists, and erase their contents.
 
     [retention] of mesh.toml says after how many days, by status; a running mesh does it by itself, hourly.
-    Open tasks stay, with all that they belong to. Events stay as long as keep_events_days says.
+    Open tasks stay, with all that they belong to. Events stay as long as keep_events_days says. The records
+    of pruned tasks go after records_days more: then nothing is left of them but sums of costs.
     """
 
     async def ask(mesh: Connection) -> Document:
         if not (dry_run or yes):
             planned = await mesh.client.prune(dry_run=True)
-            confirm(f"This erases the contents of old tasks for good: {_counted(planned) or 'none'}.")
+            confirm(f"This erases the contents of old tasks for good: {_counted(planned)}.")
         found = await mesh.client.prune(dry_run=dry_run)
         while found["has_more"]:
             more = await mesh.client.prune()
             counts = Counter(found["tasks"]) + Counter(more["tasks"])
-            found = {**more, "tasks": dict(counts)}
+            found = {**more, "tasks": dict(counts), "records": found["records"] + more["records"]}
         return found
 
     found = talk(target, ask, need="change")
     if as_json:
         echo_json(found)
         return
-    click.echo(f"{'would prune' if dry_run else 'pruned'}: {_counted(found) or 'no task'}")
+    click.echo(f"{'would prune' if dry_run else 'pruned'}: {_counted(found)}")
 
 
 def _counted(found: Document) -> str:
-    return ", ".join(f"{count:,} {status}" for status, count in sorted(found["tasks"].items()))
+    counts = [f"{count:,} {status}" for status, count in sorted(found["tasks"].items())] or ["no task"]
+    if found["records"]:
+        counts.append(f"the records of {found['records']:,} pruned before")
+    return ", ".join(counts)

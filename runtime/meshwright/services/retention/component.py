@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, ClassVar
 
 from meshwright.component import Component
@@ -15,15 +17,19 @@ if TYPE_CHECKING:
 
 
 class RetentionComponent(Component):
-    """Prunes old tasks, where the settings say after how many days."""
+    """Prunes old tasks and their records, where the settings say after how many days."""
 
     name = "retention"
     config: RetentionSettings
-    facts: ClassVar[Mapping[str, str]] = {"tasks.*": "count"}
+    facts: ClassVar[Mapping[str, str]] = {"tasks.*": "count", "records.*": "count"}
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         self._retention = mesh.provide(Retention(mesh, self.config))
+
+    def migrations(self) -> Traversable:
+        """The table `pruned_tasks`."""
+        return files("meshwright.services.retention") / "tables"
 
     def routes(self) -> APIRouter:
         """`/prune`."""

@@ -1,4 +1,4 @@
-"""Retention: tasks that ended long enough ago leave the lists, and their contents go.
+"""Retention: tasks that ended long enough ago leave the lists, and their contents go; later their records.
 
 The event log is apart: `keep_events_days` is its age, and the audit trail in it stays; so do the costs of
 calls. A task is pruned after the one that has delegated it, and not while one below it, or one of its thread,
@@ -17,33 +17,37 @@ from typing import NamedTuple
 from pydantic import BaseModel
 
 from meshwright.core.access import Role
-from meshwright.core.errors import Conflict, InvalidInput, NotFound
+from meshwright.core.errors import InvalidInput
 from meshwright.core.messages import Caller
-from meshwright.core.topics import MESH
 from meshwright.events.audit import Audit
 from meshwright.events.tasks import PRUNED
 from meshwright.identity.rules import Rule
+from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.timers import every
 from meshwright.mesh import Mesh
-from meshwright.run.erasure import erase_records
+from meshwright.services.retention.erasing import delete_empty, erase_tasks
+from meshwright.services.retention.records import Records, pruned_events, side_by_side
 from meshwright.services.retention.settings import RetentionSettings
 from meshwright.sql.database import Session
 from meshwright.work.protocol import TaskKey
 
 PRUNE = Rule("prunes tasks", (Role.ADMIN,), all_tenants=True)
 _PAUSE_SECONDS = 3600.0
-_MOST = 2_000  # for a caller who waits
-_PAGE = 500  # rows of the list that are read in one go
-_AT_ONCE = 100  # tasks, whose commits are grouped
+_MOST, _MOST_RECORDS = 2_000, 10_000  # for a caller who waits: some seconds
+_PAGE = 2_000  # rows of the list that are read in one go
 _OPEN = "SELECT tenant_id, task_id, parent_task_id, thread_id FROM tasks WHERE completed_at IS NULL"
 _PARENT = "SELECT parent_task_id FROM tasks WHERE tenant_id = ? AND task_id = ?"
 
 
 class Pruned(BaseModel):
-    """How many tasks were pruned, by status, or would be (`dry_run`); `has_more` where others are left."""
+    """How many tasks were pruned, by status, or would be (`dry_run`); `has_more` where others are left.
+
+    `records` counts the tasks that were pruned before, and of which nothing is left now but sums of costs.
+    """
 
     dry_run: bool
     tasks: dict[str, int]
+    records: int = 0
     has_more: bool = False
 
 
@@ -58,6 +62,8 @@ class Retention:
 
     def __init__(self, mesh: Mesh, ages: RetentionSettings) -> None:
         self._mesh, self._ages = mesh, ages
+        self._records = Records(mesh, ages.records_days)
+        mesh.log.kept_statuses = [status for status, days in ages.days.items() if days is not None]
         self._pruning: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
 
@@ -80,20 +86,23 @@ class Retention:
                 await pruning
 
     async def count(self, caller: Caller) -> Pruned:
-        """How many tasks the next run prunes. Raises what `prune` raises."""
+        """How many tasks the next run prunes, and how many records. Raises what `prune` raises."""
         self._check(caller)
         counts = Counter([ended.status async for _, page in self._pages(0) for ended in page])
-        return Pruned(dry_run=True, tasks=dict(counts))
+        return Pruned(dry_run=True, tasks=dict(counts), records=await self._records.count())
 
     async def prune(self, caller: Caller) -> Pruned:
-        """Prune the tasks that are old enough, some thousands at most, beside other work.
+        """Prune the tasks and the records that are old enough, some thousands at most, beside other work.
 
         Raises the errors of `PRUNE`, and InvalidInput where the settings name no age.
         """
         self._check(caller)
         async with self._mesh.get(Audit).change(caller, "tasks.pruned", "tasks"):
             pruned, _ = await self._prune(_MOST, 0)
-            return pruned
+            async with self._lock:
+                records, has_more = await self._records.prune(_MOST_RECORDS)
+            has_more = has_more or pruned.has_more
+            return pruned.model_copy(update={"records": records, "has_more": has_more})
 
     def _check(self, caller: Caller) -> None:
         PRUNE.check(caller)
@@ -106,10 +115,9 @@ class Retention:
         counts = Counter[str]()
         async with self._lock:
             async for reached, page in self._pages(after):
-                for some in (page[at : at + _AT_ONCE] for at in range(0, len(page), _AT_ONCE)):
-                    await asyncio.gather(*(self._erase(ended.key) for ended in some))
-                    await self._tell(some)
-                    counts.update(ended.status for ended in some)
+                left = await side_by_side(page, self._prune_some)
+                await delete_empty(self._mesh.host, self._mesh.log, set[ActorRef]().union(*left))
+                counts.update(ended.status for ended in page)
                 if counts.total() >= limit:
                     has_more = reached is not None
                     return Pruned(dry_run=False, tasks=dict(counts), has_more=has_more), reached
@@ -120,21 +128,20 @@ class Retention:
         reached: int | None = 0
         while reached is not None:
             _, reached = await self._prune(_PAGE, reached)
+        has_more = True
+        while has_more:
+            async with self._lock:
+                _, has_more = await self._records.prune(_PAGE)
 
-    async def _erase(self, key: TaskKey) -> None:
-        with suppress(NotFound, Conflict):  # it was pruned meanwhile, or has begun once more
-            await erase_records(self._mesh.host, self._mesh.log, key)
+    async def _prune_some(self, some: Sequence[_Ended]) -> set[ActorRef]:
+        """Erase the contents of tasks, and have them leave the lists; durable when this returns.
 
-    async def _tell(self, pruned: Sequence[_Ended]) -> None:
-        """Have tasks leave the lists; durable when this returns."""
-        tenants: dict[str, list[str]] = {}
-        for ended in pruned:
-            tenants.setdefault(ended.key.tenant_id, []).append(ended.key.task_id)
-        events = [
-            self._mesh.event(PRUNED, {"count": len(ids), "tasks": ids}, topic=MESH, tenant_id=tenant_id)
-            for tenant_id, ids in tenants.items()
-        ]
-        await self._mesh.host.emit(events)
+        Returns the threads that are left.
+        """
+        keys = [ended.key for ended in some]
+        left = await erase_tasks(self._mesh.host, self._mesh.database, keys)
+        await self._records.note(keys, pruned_events(self._mesh, PRUNED, keys))
+        return left
 
     async def _pages(self, reached: int) -> AsyncGenerator[tuple[int | None, list[_Ended]]]:
         """The tasks behind a place that are old enough, those that have delegated others before these.

@@ -10,7 +10,9 @@ from meshwright.settings.forms import Table
 
 
 class RetentionSettings(Table):
-    """[retention]: after how many days ended tasks leave the lists, and their contents go. Unset: never."""
+    """[retention]: after how many days ended tasks leave the lists, and their contents go. Unset: never.
+
+    `records_days` later their records go as well."""
 
     succeeded_days: float | None = Field(default=None, ge=0.01, le=100_000)
     """Of tasks that succeeded."""
@@ -20,8 +22,10 @@ class RetentionSettings(Table):
     """Of tasks that were cancelled."""
     timed_out_days: float | None = Field(default=None, ge=0.01, le=100_000)
     """Of tasks that ran out of time."""
+    records_days: float = Field(default=30.0, ge=0.01, le=100_000)
+    """How many days longer the record of such a task is kept, and with it its idempotency key."""
 
     @property
     def days(self) -> Mapping[str, float | None]:
         """The days of each status."""
-        return {name.removesuffix("_days"): value for name, value in self}
+        return {name.removesuffix("_days"): value for name, value in self if name != "records_days"}

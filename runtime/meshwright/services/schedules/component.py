@@ -16,7 +16,8 @@ from pydantic import BaseModel, Field
 from meshwright.component import Component
 from meshwright.core.access import Role
 from meshwright.core.errors import ConfigError, InvalidInput, MeshError, NotFound
-from meshwright.core.messages import Caller, TaskRequest, new_id
+from meshwright.core.ids import new_id
+from meshwright.core.messages import Caller, TaskRequest
 from meshwright.events.audit import Audit
 from meshwright.identity.rules import Rule, has_role
 from meshwright.mesh import Mesh

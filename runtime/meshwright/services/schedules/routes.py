@@ -7,7 +7,8 @@ from typing import Annotated
 from fastapi import Depends, Path, Query, Response
 from pydantic import BaseModel, Field
 
-from meshwright.core.messages import ID_PATTERN, Caller, Identifier, new_id
+from meshwright.core.ids import ID_PATTERN, Identifier, new_id
+from meshwright.core.messages import Caller
 from meshwright.edges.bodies import Strict
 from meshwright.edges.http.routing import CallerDep, MeshDep, by_rule, make_router, problems
 from meshwright.services.schedules.component import CHANGE, SEE, DueTime, Schedules, ScheduleView

@@ -17,7 +17,8 @@ from zoneinfo import ZoneInfo, available_timezones
 from pydantic import BaseModel, ConfigDict, Field
 
 from meshwright.core.errors import InvalidInput, nearest
-from meshwright.core.messages import Identifier, TaskRequest
+from meshwright.core.ids import Identifier
+from meshwright.core.messages import TaskRequest
 from meshwright.settings.forms import Table
 
 _MAX_SECONDS = 366 * 86_400.0

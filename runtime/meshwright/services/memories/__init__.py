@@ -1,0 +1,1 @@
+"""The memories of agents, as people list and change them."""
