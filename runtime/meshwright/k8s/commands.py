@@ -78,11 +78,14 @@ def probe(port: int | None) -> None:
 
 def _project(settings: Settings) -> Project:
     """The project of the present folder. Raises ConfigError."""
+    from meshwright.agents.component import app_of, tool_settings
     from meshwright.agents.loader import prompts_folder
     from meshwright.app import agents_of
     from meshwright.k8s.render import Project
+    from meshwright.roles import FRONT
     from meshwright.stack.machine import components_of
 
+    tools = tool_settings(settings, Path())
     agents = {agent.agent_id: agent for agent in agents_of(settings, Path.cwd())}
     prompts = prompts_folder(Path(), settings)
     names = sorted({_CONTEXT_SERVICE, *(agent.prompt for agent in agents.values())})
@@ -96,7 +99,7 @@ def _project(settings: Settings) -> Project:
     return Project(
         settings=settings,
         agents={name: agent.prompt for name, agent in sorted(agents.items())},
-        log_readers=frozenset(name for name, agent in agents.items() if agent.reads_log),
+        at_front=frozenset(name for name, agent in agents.items() if app_of(agent, tools) == FRONT),
         prompts=texts,
         components=components_of(Path()),
     )

@@ -54,7 +54,7 @@ class Prompt:
         return f"prompt-{re.sub(r'[^a-z0-9]+', '-', self.name.lower()).strip('-')[:40]}-{digest}"
 
     def document(self) -> Document:
-        """Its ConfigMap, which nobody can change under a running pod."""
+        """Its ConfigMap, which cannot change under a running pod."""
         data = {f"{self.name}.prompt": self.text}
         return named("v1", "ConfigMap", self.config_map, immutable=True, data=data)
 

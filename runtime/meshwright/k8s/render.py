@@ -45,13 +45,13 @@ _NAME = re.compile(r"[a-z]([-a-z0-9]{0,50}[a-z0-9])?")
 class Project:
     """All of a project that its manifests are made of.
 
-    `agents` maps the agents' ids to the names of their prompts; those of `log_readers` run where the event
-    log is. `prompts` are the texts of prompt files by name, `components` the folder of Dapr's.
+    `agents` maps the agents' ids to the names of their prompts; those `at_front` run where the event log
+    is. `prompts` are the texts of prompt files by name, `components` the folder of Dapr's.
     """
 
     settings: Settings
     agents: Mapping[str, str]
-    log_readers: frozenset[str]
+    at_front: frozenset[str]
     prompts: Mapping[str, str]
     components: Path
 
@@ -100,7 +100,7 @@ def _several(project: Project, prompts: Sequence[Prompt]) -> tuple[App, App]:
 def _on_dapr(project: Project, prompts: Sequence[Prompt]) -> list[App]:
     """An app for each agent and each part of the mesh, beside a sidecar."""
     by_name = {prompt.name: prompt for prompt in prompts}
-    specs = app_per_agent([agent for agent in project.agents if agent not in project.log_readers], 1)
+    specs = app_per_agent([agent for agent in project.agents if agent not in project.at_front], 1)
     apps = []
     for spec in specs:
         if not _NAME.fullmatch(spec.app_id):

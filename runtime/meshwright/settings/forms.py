@@ -35,13 +35,19 @@ _SIDECAR_SECONDS = 20.0  # that a sidecar which starts beside us may take
 _PAUSE_SECONDS = 0.2
 
 
+def refers(value: str) -> bool:
+    """Whether a text says where a secret is."""
+    scheme, colon, _ = value.partition(":")
+    return bool(colon) and scheme in _READERS
+
+
 def resolve(value: Any) -> Any:
     """The secret that a setting refers to. Raises ValueError, which names the reference alone."""
     if not isinstance(value, str):
         return value
-    scheme, colon, place = value.partition(":")
-    if not colon or scheme not in _READERS:
+    if not refers(value):
         return value
+    scheme, _, place = value.partition(":")
     try:
         found = _READERS[scheme](place)
     except OSError as error:
@@ -233,7 +239,7 @@ MqttUrl = Annotated[
     str | None,
     _matching(
         r"mqtts?://(\[[0-9A-Fa-f:.]+\]|[^\s/:@?#\[\]]+)(:\d+)?/?",
-        "a URL like mqtt://127.0.0.1:1883; users are for mqtt.username",
+        "a URL without a user (mqtt.username), like mqtt://127.0.0.1:1883",
     ),
     AfterValidator(_port_is_usable),
 ]

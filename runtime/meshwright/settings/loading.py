@@ -282,20 +282,31 @@ def _variable(name: str, within: _Steps) -> str:
 
 def _line_of(place: Sequence[str], text: str) -> int | None:
     """The number of the line of TOML that gives the setting of a place, or that begins its table."""
-    table: tuple[str, ...] = ()
-    begins: int | None = None
+    wanted, table = tuple(place), tuple[str, ...]()
+    entries: dict[tuple[str, ...], int] = {}  # of lists of tables: the number of the last
+    begins, depth = None, 0
     for number, line in enumerate(text.splitlines(), start=1):
-        if header := re.match(r"\s*\[\[?([^\]]+)\]", line):
-            table = _keys(header[1])
-            if table[: len(place)] == tuple(place):
+        if header := re.match(r"\s*(\[\[?)([^\]]+)\]", line):
+            table = ()
+            for key in _keys(header[2]):
+                table = (*table, *_entry_of(table, entries), key)
+            if header[1] == "[[":
+                entries[table] = entries.get(table, -1) + 1
+                table = (*table, *_entry_of(table, entries))
+            if table[: len(wanted)] == wanted:
                 return number
-            if tuple(place[: len(table)]) == table:
-                begins = begins or number
-        elif key := re.match(r"\s*([^=#]+?)\s*=", line):
-            full = (*table, *_keys(key[1]))
-            if full[: len(place)] == tuple(place) or tuple(place[: len(full)]) == full:
+            if wanted[: len(table)] == table and len(table) > depth:
+                begins, depth = number, len(table)
+        elif setting := re.match(r"\s*([^=#]+?)\s*=", line):
+            full = (*table, *_keys(setting[1]))
+            if full[: len(wanted)] == wanted or wanted[: len(full)] == full:
                 return number
     return begins
+
+
+def _entry_of(table: tuple[str, ...], entries: Mapping[tuple[str, ...], int]) -> tuple[str, ...]:
+    """The place of the last entry of a list of tables; nothing for any other table."""
+    return (str(entries[table]),) if table in entries else ()
 
 
 def _keys(written: str) -> tuple[str, ...]:

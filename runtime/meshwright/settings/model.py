@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from meshwright.identity.settings import KeysSettings, OidcSettings, SecretsSettings
     from meshwright.k8s.settings import K8sSettings
     from meshwright.ledger.settings import LedgerSettings
+    from meshwright.mcp.settings import McpSettings
     from meshwright.models.settings import ModelsSettings
     from meshwright.orchestration.settings import (
         OrchestrationSettings,
@@ -33,12 +34,16 @@ if TYPE_CHECKING:
         PresenceSettings,
         TenantsSettings,
     )
+    from meshwright.sandbox.settings import SandboxSettings
     from meshwright.services.agent_config.settings import AgentConfigSettings
     from meshwright.services.figures.settings import FiguresSettings
     from meshwright.services.maintenance.settings import MaintenanceSettings
+    from meshwright.services.memories.settings import MemoriesSettings
     from meshwright.services.retention.settings import RetentionSettings
     from meshwright.services.schedules.spec import SchedulesSettings
     from meshwright.tools.settings import ApprovalsSettings
+    from meshwright.toolsets.kube_settings import KubeTables
+    from meshwright.trees.settings import TreesSettings
 
 _RECORD_PAYLOADS = 4  # a task's record holds its payload, its result, and the results of its attempts
 
@@ -95,6 +100,7 @@ class Settings(BaseModel):
         oidc: OidcSettings
         dapr: DaprSettings
         tools: ToolsSettings
+        sandbox: SandboxSettings
         tenants: TenantsSettings
         presence: PresenceSettings
         approvals: ApprovalsSettings
@@ -104,18 +110,22 @@ class Settings(BaseModel):
         ledger: LedgerSettings
         keys: KeysSettings
         agent_config: AgentConfigSettings
+        kube: KubeTables
         models: ModelsSettings
         context: ContextSettings
+        mcp: McpSettings
         agents: AgentsSettings
         people: PeopleSettings
         figures: FiguresSettings
         orchestration: OrchestrationSettings
         mqtt: MqttSettings
         schedules: SchedulesSettings
+        memories: MemoriesSettings
         maintenance: MaintenanceSettings
         retention: RetentionSettings
         webhooks: WebhooksSettings
         channels: ChannelsSettings
+        trees: TreesSettings
         k8s: K8sSettings
 
     def having(self, **values: Any) -> Self:

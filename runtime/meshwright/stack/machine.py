@@ -20,7 +20,9 @@ from urllib.parse import urlsplit
 from meshwright.agents.loader import PACKAGED, project_file
 from meshwright.core.errors import ConfigError, ServiceFailed, StoreFailed
 from meshwright.core.plugins import install_command
-from meshwright.sql.folder import lock_folder, make_private
+from meshwright.events.heads import FILE_NAME as HEADS
+from meshwright.sql.folder import LOCK_NAME, lock_folder, make_private
+from meshwright.sql.sqlite import FILE_NAME
 
 LOOPBACK = "127.0.0.1"
 PROBE_SECONDS = 2.0
@@ -56,6 +58,9 @@ _NEEDED = (
     "mosquitto/mosquitto.conf",
     "redis/redis.conf",
 )
+
+
+_FRONTS = ("mesh-0", "event-logger-0")
 
 
 class Ports:
@@ -260,6 +265,18 @@ def components_of(project: Path) -> Path:
 
 
 # The data folder
+
+
+def front_folder(data: Path) -> Path | None:
+    """The folder with the event log of a mesh on Dapr: the front's, in the data folder. None elsewhere."""
+    if _has_log(data):
+        return data if data.name in _FRONTS and (data.parent / LOCK_NAME).exists() else None
+    found = [data / name for name in _FRONTS if _has_log(data / name)]
+    return max(found, key=lambda folder: folder.stat().st_mtime, default=None)
+
+
+def _has_log(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (HEADS, FILE_NAME))
 
 
 @contextmanager

@@ -50,8 +50,9 @@ class Service:
     """A program to run.
 
     `address` is what others connect to; `ready` the URL (see `probes`) that answers once it works; `files`
-    are written before each start, for this user alone. If the URL `alive` does not answer for
-    `silent_seconds` (0: no limit), the program hangs: it dumps its stacks on SIGUSR2 and is killed.
+    are written before each start, for this user alone. The variables `once` are added until it has worked. If
+    the URL `alive` does not answer for `silent_seconds` (0: no limit), the program hangs: it dumps its stacks
+    on SIGUSR2 and is killed.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Service:
     address: str = field(repr=False)  # and others: they hold passwords
     ready: str = field(repr=False)
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    once: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[Path, str] = field(default_factory=dict, repr=False)
     ready_seconds: float = 20.0
     stop_seconds: float = 10.0

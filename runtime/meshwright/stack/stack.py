@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,9 +19,11 @@ from meshwright.core.errors import StoreFailed
 from meshwright.identity.broker_rights import lets_anybody_in
 from meshwright.settings import Settings
 from meshwright.sql.folder import SECRET_KEY
+from meshwright.sql.meta import HELD, read_note
+from meshwright.sql.sqlite import FILE_NAME, SqliteDatabase
 from meshwright.stack import services
 from meshwright.stack.checks import channel_of, check_backends
-from meshwright.stack.machine import LOOPBACK, Ports, answers, find_program, url_of, version_of
+from meshwright.stack.machine import LOOPBACK, Ports, answers, find_program, front_folder, url_of, version_of
 from meshwright.stack.services import EDGE_USER, App, Backends, EdgeRights, Service, new_secret
 from meshwright.stack.supervisor import Supervisor
 
@@ -125,17 +128,32 @@ class Stack:
             self._warn(line)
 
     async def start_workers(self) -> None:
-        """Start every worker with its sidecar. Raises ServiceFailed.
+        """Start every worker with its sidecar; first the front, if it holds the mesh. Raises ServiceFailed.
 
         Then `url` is the API's, and `local_url` where it answers this machine without TLS.
         """
+        workers = [(app, number) for app in self._apps for number in range(app.workers)]
+        if self._is_to_be_held():
+            front = next((app, number) for app, number in workers if app.front)
+            workers.remove(front)
+            await self._start_worker(*front)
         try:
             async with asyncio.TaskGroup() as group:
-                for app in self._apps:
-                    for number in range(app.workers):
-                        group.create_task(self._start_worker(app, number))
+                for app, number in workers:
+                    group.create_task(self._start_worker(app, number))
         except ExceptionGroup as errors:  # the first error ends the others' starts
             raise errors.exceptions[0] from None
+
+    def _is_to_be_held(self) -> bool:
+        """Whether the front holds the mesh as it starts: so the settings say, or it was restored."""
+        hold, folder = self._settings.maintenance.hold, front_folder(self._settings.data_dir)
+        if hold is not None or folder is None or not (folder / FILE_NAME).exists():
+            return bool(hold)
+        try:
+            with closing(SqliteDatabase(folder).connect_reader()) as session:
+                return read_note(session, HELD) is not None
+        except sqlite3.Error:
+            return False  # the front says what is wrong with it
 
     async def keep_rights(self) -> NoReturn:
         """Keep clients that do not log in from our broker while requests need credentials.
@@ -220,6 +238,8 @@ class Stack:
             "MESH_DAPR__BUS": settings.dapr.bus,
             "MESH_DAPR__CHANNEL": self._channel,
             "MESH_ACCEPT_LOSS": str(settings.accept_loss),
+            "MESH_LOG_LEVEL": settings.log_level,
+            "MESH_LOG_FORMAT": settings.log_format,
             "MESH_SECRETS__FILE": str(settings.secrets.file or settings.data_dir.absolute() / SECRET_KEY),
         }
         if settings.database is not None:
@@ -232,7 +252,7 @@ class Stack:
         sidecar = services.daprd(
             self._daprd, self._ports, self._components, settings.dapr.bus, app, self.backends
         )
-        return self._reaching_models(sidecar), services.worker(
+        worker = services.worker(
             name,
             app,
             self.backends,
@@ -242,6 +262,9 @@ class Stack:
             replica=spec.front and not front,
             silent_seconds=settings.watchdog.restart_seconds,
         )
+        hold = settings.maintenance.hold
+        once = {} if hold is None or not front else {"MESH_MAINTENANCE__HOLD": str(hold).lower()}
+        return self._reaching_models(sidecar), replace(worker, once=once)
 
     def _reaching_models(self, sidecar: Service) -> Service:
         folder = self._settings.data_dir.absolute() / _INVOCATION

@@ -10,7 +10,7 @@ from asyncio.subprocess import DEVNULL, Process
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from io import FileIO
 from itertools import groupby
@@ -162,7 +162,7 @@ class Child:
                 stdin=DEVNULL,
                 stdout=outputs[0].end,
                 stderr=outputs[1].end,
-                env=dict(service.environment),
+                env={**service.environment, **service.once},
                 pass_fds=descriptors,
                 start_new_session=True,  # Ctrl-C of a terminal reaches this process alone, which stops them
             )
@@ -308,6 +308,7 @@ class _ManagedProcess:
         except OSError as error:
             raise ServiceFailed(f"{self.service.argv[0]} cannot be run: {error}") from error
         if await self.child.works():
+            self.service = replace(self.service, once={})
             return True
         await self.child.stop()
         return False
