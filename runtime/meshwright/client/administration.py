@@ -166,8 +166,8 @@ class Administration:
         """The cost of model calls by one key or two (`agent,model`), most expensive first.
 
         Times are times, or durations such as `24h`. With a `bucket` (`hour`, `day`) the costs are a series.
-        `of` are the fields by which `tasks` are found: the agent, the thread and the model are those of the
-        call, and all others those of its task.
+        `of` are the fields by which `tasks` are found: the agent, the thread, the model and the prompt are
+        those of the call, and all others those of its task.
         """
         from meshwright.ledger.costs import Costs
 
@@ -254,8 +254,15 @@ class Administration:
         wait, timeout = {"wait": wait_seconds}, wait_seconds + _ANSWER_SECONDS
         return await self._connection.call("POST", "/drain", params=wait, timeout=timeout)
 
+    async def hold(self) -> Document:
+        """Let no process of the mesh begin work before `release`; returns what `drain` returns.
+
+        Needs the role operator of all tenants.
+        """
+        return await self._connection.call("POST", "/hold")
+
     async def release(self) -> Document:
-        """Have the process that answers begin the work that it holds; returns what `drain` returns.
+        """Begin the work of a mesh that is held, or of a process that drains; returns what `drain` returns.
 
         Needs the role operator of all tenants.
         """

@@ -23,8 +23,9 @@ _AT_ONCE = 50  # in one request
 class OfTask(TypedDict, total=False):
     """The fields by which tasks are found, and events and costs of tasks.
 
-    `error` is the type of the error by which they failed; `text` stands in the first 1,000 characters of
-    their request.
+    `prompt` is that of a call of a model: `NAME`, or `NAME@DIGEST` for a version, of which the first
+    characters are enough. `error` is the type of the error by which they failed; `text` stands in the first
+    1,000 characters of their request.
     """
 
     agent_id: str | None
@@ -34,6 +35,7 @@ class OfTask(TypedDict, total=False):
     parent_task_id: str | None
     requested_by: str | None
     model: str | None
+    prompt: str | None
     error: str | None
     text: str | None
 
@@ -92,18 +94,19 @@ class Batches(Administration):
         *,
         begin: Begin | None = None,
         deadline: float | None = None,
+        everything: bool = False,
         dry_run: bool = False,
         limit: int = 500,
         **fields: Unpack[Wanted],
     ) -> list[Again]:
-        """Work again on the newest tasks that agree with every one of the `fields`.
+        """Work again on the newest tasks that agree with every one of the `fields`, or on all.
 
         Without a `status` those are meant that failed or timed out. A task that can't be worked on again is
-        in the list, and says why (`refused`). Raises NotFound for a value that there never was.
+        in the list, and says why (`refused`). Raises InvalidInput and NotFound as `cancel_all`.
         """
         from meshwright.orchestration.again import AgainPage
 
-        body = {**fields, "begin": begin, "deadline": deadline, "dry_run": dry_run}
+        body = {**fields, "begin": begin, "deadline": deadline, "all": everything, "dry_run": dry_run}
         return await self._pages(AgainPage, "/retry", body, limit)
 
     async def cancel_all(
@@ -123,6 +126,7 @@ class Batches(Administration):
         self,
         value: Any,
         *,
+        id: str | None = None,
         kind: str | None = None,
         everything: bool = False,
         dry_run: bool = False,
@@ -131,13 +135,14 @@ class Batches(Administration):
     ) -> list[Answered]:
         """Give one answer to the oldest open questions of one kind, of the tasks that fit the `fields`.
 
+        `id` is an end or a beginning of their ids, or of those of their tasks.
         One that somebody else has answered, or that the answer does not fit, is in the list, and says so
         (`refused`). Raises Conflict where there are several kinds and none is named (a `dry_run` of one
         shows its name), InvalidInput and NotFound as `cancel_all`.
         """
         from meshwright.orchestration.batches import AnswerPage
 
-        body = {**fields, "value": value, "kind": kind, "all": everything, "dry_run": dry_run}
+        body = {**fields, "value": value, "id": id, "kind": kind, "all": everything, "dry_run": dry_run}
         return await self._pages(AnswerPage, "/inbox/answer", body, limit)
 
     async def _pages(self, kind: Any, path: str, body: dict[str, Any], limit: int) -> list[Any]:

@@ -161,6 +161,7 @@ class BlockingClient:
     open_keys = _blocking(Client.open_keys)
     verify_audit = _blocking(Client.verify_audit)
     drain = _blocking(Client.drain)
+    hold = _blocking(Client.hold)
     release = _blocking(Client.release)
     prune = _blocking(Client.prune)
     verify_store = _blocking(Client.verify_store)

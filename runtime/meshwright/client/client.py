@@ -24,16 +24,8 @@ from meshwright.core.capability import AgentInfo
 from meshwright.core.clock import Backoff
 from meshwright.core.errors import MeshError, Overloaded
 from meshwright.core.files import File
-from meshwright.core.messages import (
-    ENDED,
-    Event,
-    Outcome,
-    Plain,
-    Receipt,
-    ScoreCard,
-    Usage,
-    new_id,
-)
+from meshwright.core.ids import new_id
+from meshwright.core.messages import ENDED, Event, Outcome, Plain, Receipt, ScoreCard, Usage
 from meshwright.events.tasks import TaskSummary
 
 if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh hangs on these modules
@@ -59,7 +51,8 @@ class TaskFields(TypedDict, total=False):
     """A task: what it names, and its times in seconds (`timeout` of one step, `deadline` of all).
 
     `limits` are those of its run, such as `{"max_steps": 20}`, where they are to be lower than the agent's.
-    `after` is the id of a task whose end it waits for.
+    `after` is the id of a task whose end it waits for, `repository` the one of `[trees]` that it works on;
+    `outside` says that strangers may have written its text.
     """
 
     capability: str | None
@@ -72,6 +65,8 @@ class TaskFields(TypedDict, total=False):
     task_id: str | None
     limits: dict[str, Any] | None
     after: str | None
+    repository: str | None
+    outside: bool
     budget_usd: Decimal | str | None
     on_empty: OnEmpty
     idempotency_key: str | None
@@ -293,15 +288,18 @@ class Client(Batches):
         body = {"key": key, "value": value}
         return await self._connection.get(TaskView, f"{task_path(task_id)}/answer", "POST", body=body)
 
-    async def inbox(self, *, id: str | None = None, ended: bool = False, limit: int = 50) -> list[Question]:
+    async def inbox(
+        self, *, id: str | None = None, ended: bool = False, limit: int = 50, **fields: Unpack[Wanted]
+    ) -> list[Question]:
         """Questions that wait for people, the oldest first; with `ended` also the others.
 
-        `id` is the beginning or the end of an id, or of the id of a task.
+        `id` is the beginning or the end of an id, or of the id of a task. The `fields` are those of the tasks
+        that ask. Raises NotFound for a value of them that there never was.
         """
         from meshwright.events.inbox import Question
 
-        fields = {"id": id, "ended": ended}
-        return await self._connection.get_list(Question, "/inbox", fields, limit=limit, page=MAX_TASKS)
+        params = {**fields, "id": id, "ended": ended}
+        return await self._connection.get_list(Question, "/inbox", params, limit=limit, page=MAX_TASKS)
 
     async def follow(self, task_id: str, *, after_seq: int = 0) -> AsyncGenerator[Event]:
         """The events of a task as they happen, from its first to its last. Raises NotFound.

@@ -26,7 +26,8 @@ from meshwright.component import Component
 from meshwright.core.access import Role
 from meshwright.core.encoding import encode
 from meshwright.core.errors import Draining, InvalidInput, MeshError
-from meshwright.core.messages import Caller, TaskRequest, derived_id
+from meshwright.core.ids import derived_id
+from meshwright.core.messages import Caller, TaskRequest
 from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import (
     PROBLEM_TYPE,

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, StringConstraints
 
-from meshwright.core.messages import Identifier
+from meshwright.core.ids import Identifier
 from meshwright.settings.forms import Address, BrokerUrl, Label, Secret, Table
 
 _Topic = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]+([./][A-Za-z0-9_-]+)*$", max_length=200)]

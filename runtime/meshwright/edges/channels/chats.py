@@ -10,7 +10,7 @@ from pydantic import Field, StringConstraints, ValidationError
 
 from meshwright.core.encoding import encode
 from meshwright.core.errors import ConfigError, InvalidInput, sentence
-from meshwright.core.messages import ID_PATTERN, derived_id
+from meshwright.core.ids import ID_PATTERN, derived_id
 from meshwright.edges.bodies import Strict
 from meshwright.edges.channels.settings import ChannelKind, ChannelSettings
 from meshwright.edges.deliveries import Signed, standard_key

@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from meshwright.core.errors import MeshError
-from meshwright.core.messages import ENDED, Event, Outcome, derived_id
+from meshwright.core.ids import derived_id
+from meshwright.core.messages import ENDED, Event, Outcome
 from meshwright.core.redaction import redact
 from meshwright.core.schema import takes_approval
 from meshwright.edges.channels.chats import (

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from meshwright.core.messages import Identifier
+from meshwright.core.ids import Identifier
 from meshwright.core.money import Dollars
 from meshwright.settings.forms import Network, Secret, Signed, Table, http_url
 

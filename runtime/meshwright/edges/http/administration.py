@@ -11,7 +11,7 @@ from fastapi import Path, Query, Response
 from pydantic import BaseModel, Field, model_validator
 
 from meshwright.core.access import KEY_ROLES, Role
-from meshwright.core.messages import ID_PATTERN, Identifier
+from meshwright.core.ids import ID_PATTERN, Identifier
 from meshwright.core.money import Budget, Dollars, OnEmpty
 from meshwright.edges.bodies import Strict
 from meshwright.edges.http.routing import make_router, may, problems

@@ -23,7 +23,7 @@ from meshwright.component import Component, Pages
 from meshwright.core import __version__
 from meshwright.core.errors import ConfigError, InvalidInput, MeshError
 from meshwright.core.http_limits import PEER_UID
-from meshwright.core.messages import ID_PATTERN
+from meshwright.core.ids import ID_PATTERN
 from meshwright.edges.http import administration, batches, events, mesh_routes, models, tasks
 from meshwright.edges.http.errors import (
     CALLER,

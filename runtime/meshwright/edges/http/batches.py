@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal, Self
 from fastapi import Path, Query, Response
 from pydantic import Field, model_validator
 
+from meshwright.core.ids import ID_PATTERN
 from meshwright.core.limits import MAX_DEADLINE_SECONDS
-from meshwright.core.messages import ID_PATTERN
 from meshwright.edges.bodies import Strict
 from meshwright.edges.http.errors import JsonLine
-from meshwright.edges.http.filters import OfTask, TaskPageQuery, TaskQuery
+from meshwright.edges.http.filters import InboxCursor, OfTask, TaskPageQuery, TaskQuery
 from meshwright.edges.http.routing import make_router, may, problems
 from meshwright.events.tasks import DeadLetterPage
 from meshwright.identity.batches import Batches
@@ -107,8 +107,33 @@ async def _fork_task(
     return await operations.fork(task_id, **dict(wanted))
 
 
-class RetryManyRequest(TaskPageQuery, RetryRequest):
-    """Which tasks are worked on again, and how; by default those that failed or timed out."""
+class _ManyRequest(TaskPageQuery):
+    """Some tasks: those of a filter, or `all`. With `dry_run` nothing is changed."""
+
+    all: bool = False
+    dry_run: bool = False
+
+    @model_validator(mode="after")
+    def _names_some(self) -> Self:
+        if self._has_filter == self.all:
+            raise ValueError("name a filter, such as agent_id, or all: true, and not both")
+        return self
+
+    @property
+    def _has_filter(self) -> bool:
+        fields = {*OfTask.model_fields, "agent_id", "task_id", "since", "until"}
+        return any(getattr(self, name) is not None for name in fields)
+
+    def fields(self) -> dict[str, Any]:
+        """The fields that the operation takes."""
+        return {name: value for name, value in self if name != "all"}
+
+
+class RetryManyRequest(_ManyRequest, RetryRequest):
+    """The tasks to work on again, and how: those of a filter, or `all`; see `RetryRequest`.
+
+    Without a `status` those are meant that failed or timed out.
+    """
 
 
 @router.post(
@@ -121,19 +146,11 @@ async def _retry_tasks(
 
     Those that can't be worked on again are listed with the reason. The `cursor` asks for the next page.
     """
-    return JsonLine(await operations.retry_all(**dict(wanted)))
+    return JsonLine(await operations.retry_all(**wanted.fields()))
 
 
-class CancelManyRequest(TaskPageQuery):
-    """Which open tasks are cancelled: those of a filter, or `all`. With `dry_run` nothing is changed."""
-
-    all: bool = False
-    dry_run: bool = False
-
-    @model_validator(mode="after")
-    def _names_some(self) -> Self:
-        _require_filter(self)
-        return self
+class CancelManyRequest(_ManyRequest):
+    """The open tasks to cancel: those of a filter, or `all`. With `dry_run` nothing is changed."""
 
 
 @router.post("/cancel", summary="Cancel many tasks", response_model=CancelPage, responses=_NO_VALUE)
@@ -144,28 +161,24 @@ async def _cancel_tasks(
 
     One that ended meanwhile is listed with that reason. The `cursor` asks for the next page.
     """
-    fields = dict(wanted)
-    del fields["all"]
-    return JsonLine(await operations.cancel_all(**fields))
+    return JsonLine(await operations.cancel_all(**wanted.fields()))
 
 
-class AnswerManyRequest(TaskPageQuery):
+class AnswerManyRequest(_ManyRequest):
     """The answer to the open questions of the tasks of a filter, or of `all`.
 
-    They are of one `kind`, as the answer to a dry run shows it; where they are not, name it. With `dry_run`
-    nothing is answered.
+    They are of one `kind`, as the answer to a dry run shows it; where they are not, name it. `id` is the
+    beginning or the end of their ids, or of those of their tasks. With `dry_run` nothing is answered.
     """
 
     value: Any = Field(description="The answer; it fits the `answer_schema` of each question.")
+    id: str | None = Field(default=None, min_length=1, max_length=128)
+    cursor: InboxCursor | None = None
     kind: str | None = Field(default=None, min_length=1, max_length=256)
-    all: bool = False
-    dry_run: bool = False
 
-    @model_validator(mode="after")
-    def _names_some(self) -> Self:
-        if self.kind is None:
-            _require_filter(self)
-        return self
+    @property
+    def _has_filter(self) -> bool:
+        return super()._has_filter or self.id is not None or (self.kind is not None and not self.all)
 
 
 @router.post(
@@ -187,16 +200,7 @@ async def _answer_questions(
     One that somebody else has answered, that has expired, or that the answer does not fit is listed with that
     reason, and the others are answered. The `cursor` asks for the next page.
     """
-    fields = dict(wanted)
-    del fields["all"]
-    return JsonLine(await operations.answer_all(fields.pop("value"), **fields))
-
-
-def _require_filter(wanted: CancelManyRequest | AnswerManyRequest) -> None:
-    fields = {*OfTask.model_fields, "agent_id", "task_id", "since", "until"}
-    has_filter = any(getattr(wanted, name) is not None for name in fields)
-    if has_filter == wanted.all:
-        raise ValueError("name a filter, such as agent_id, or all: true, and not both")
+    return JsonLine(await operations.answer_all(**wanted.fields()))
 
 
 @router.get(

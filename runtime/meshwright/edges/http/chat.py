@@ -14,8 +14,9 @@ from pydantic_core import to_json
 
 from meshwright.core.capability import LLM_SERVICE
 from meshwright.core.errors import InvalidInput, MeshError
+from meshwright.core.ids import Identifier, new_id
 from meshwright.core.limits import reserved_param
-from meshwright.core.messages import Identifier, Usage, new_id
+from meshwright.core.messages import Usage
 from meshwright.edges.http.errors import openai_error
 from meshwright.models.errors import ModelUnavailable
 from meshwright.models.port import (

@@ -8,12 +8,14 @@ from typing import Annotated, Any
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, Field
 
 from meshwright.core.errors import InvalidInput
-from meshwright.core.messages import Identifier, TaskStatus
+from meshwright.core.ids import Identifier
+from meshwright.core.messages import TaskStatus
 from meshwright.edges.bodies import Strict
 from meshwright.ledger.costs import since_of
 
 Text = Annotated[str, Field(min_length=1, max_length=128)]
 Cursor = Annotated[str, Field(pattern=r"^[0-9]{1,18}$")]
+InboxCursor = Annotated[str, Field(pattern=r"^([a-z]{1,20}:)?[0-9]{1,18}$")]
 
 
 def _read_time(value: Any) -> Any:
@@ -36,6 +38,11 @@ class OfTask(BaseModel):
     parent_task_id: Identifier | None = None
     requested_by: Text | None = None
     model: Text | None = None
+    prompt: Text | None = Field(
+        default=None,
+        description="That of a call of a model: `NAME`, or `NAME@DIGEST` for a version, of which the first "
+        "characters are enough.",
+    )
     error: Text | None = Field(default=None, description="The type of the error by which it failed.")
     text: Text | None = Field(
         default=None, description="Stands in the first 1,000 characters of the request, whatever its case."

@@ -11,7 +11,8 @@ from meshwright.context.plan import CompressRequest, CompressResponse
 from meshwright.core import __version__
 from meshwright.core.capability import AgentInfo
 from meshwright.core.errors import Draining
-from meshwright.core.messages import ID_PATTERN, Identifier, ScoreCard
+from meshwright.core.ids import ID_PATTERN, Identifier
+from meshwright.core.messages import ScoreCard
 from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import Strict
 from meshwright.edges.http.filters import OfTask
@@ -39,11 +40,11 @@ class ScoreList(BaseModel):
 class _CostQuery(Strict, OfTask):
     """One key to sum by or two (`agent,model`); times like `24h` ago (s, m, h, d or w), or RFC 3339.
 
-    With a `bucket` the costs are a series. Agent, thread and model are those of the call, all other fields
-    those of its task.
+    With a `bucket` the costs are a series. Agent, thread, model and prompt are those of the call, all other
+    fields those of its task.
     """
 
-    by: str = Field(default="agent", pattern=BY_PATTERN)
+    by: str = Field(default="agent", json_schema_extra={"pattern": BY_PATTERN})
     since: str | None = Field(default=None, min_length=1, max_length=40)
     until: str | None = Field(default=None, min_length=1, max_length=40)
     bucket: Bucket | None = None

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from meshwright.core.capability import LLM_SERVICE
 from meshwright.core.errors import NotFound
-from meshwright.core.messages import Identifier
+from meshwright.core.ids import Identifier
 from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import PROBLEM_TYPE, InvalidFields, Strict
 from meshwright.edges.http.chat import (

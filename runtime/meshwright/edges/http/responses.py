@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import to_json
 
 from meshwright.core.errors import InvalidInput, MeshError
-from meshwright.core.messages import Identifier, new_id
+from meshwright.core.ids import Identifier, new_id
 from meshwright.edges.http.chat import ChatRequest, StreamedCall, UnsupportedParameter
 from meshwright.edges.http.errors import openai_error
 from meshwright.models.port import ModelReply, ToolCall

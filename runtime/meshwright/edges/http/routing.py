@@ -15,7 +15,8 @@ from starlette.types import Scope
 
 from meshwright.core.access import Role
 from meshwright.core.errors import Draining
-from meshwright.core.messages import ID_PATTERN, Caller
+from meshwright.core.ids import ID_PATTERN
+from meshwright.core.messages import Caller
 from meshwright.edges.bodies import (
     PAYLOAD,
     PROBLEM_TYPE,

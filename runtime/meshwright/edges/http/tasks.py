@@ -9,7 +9,8 @@ from urllib.parse import quote
 from fastapi import Header, Path, Query, Request, Response
 from pydantic import Field
 
-from meshwright.core.messages import ENDED, ID_PATTERN, Receipt
+from meshwright.core.ids import ID_PATTERN
+from meshwright.core.messages import ENDED, Receipt
 from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import AnswerRequest, Strict, read_model
 from meshwright.edges.http.errors import CALLER, JsonLine
@@ -21,7 +22,7 @@ from meshwright.edges.http.events import (
     resume_after,
     streams_of,
 )
-from meshwright.edges.http.filters import TaskPageQuery
+from meshwright.edges.http.filters import InboxCursor, TaskPageQuery
 from meshwright.edges.http.routing import EVENTS, make_router, may, problems, read_body
 from meshwright.edges.outgoing import NotifyingRequest, notifier_of
 from meshwright.events.inbox import InboxPage
@@ -187,17 +188,16 @@ async def _follow_task(
 # The inbox
 
 
-class _InboxQuery(Strict):
+class _InboxQuery(TaskPageQuery):
     """Which questions to list. `id` is the beginning or the end of their ids, or of those of their tasks.
 
-    `ended` adds those that were answered, have expired, or whose task no longer waits. `cursor` is the
-    `cursor` of the page before.
+    `ended` adds those that were answered, have expired, or whose task no longer waits. All other fields are
+    those of the tasks that ask. `cursor` is the `cursor` of the page before.
     """
 
     id: str | None = Field(default=None, min_length=1, max_length=128)
     ended: bool = False
-    limit: int = Field(default=50, ge=1, le=500)
-    cursor: str | None = Field(default=None, pattern=r"^[0-9]{1,18}$")
+    cursor: InboxCursor | None = None
 
 
 @router.get("/inbox", summary="List what waits for people", response_model=InboxPage)
@@ -207,7 +207,7 @@ async def _list_inbox(
     """List the questions that tasks have for people, the oldest first.
 
     To answer one, send its `wait_id` as the `key`, and a value that fits its `answer_schema`, to
-    `POST /tasks/{task_id}/answer`.
+    `POST /tasks/{task_id}/answer`; for one with a `source`, send its `id` to `POST /inbox/answer`.
     """
     return JsonLine(await operations.inbox(**dict(query)))
 

@@ -16,7 +16,8 @@ from msgspec.structs import replace
 
 from meshwright.core.encoding import encode
 from meshwright.core.errors import InvalidInput, MeshError, TooLarge
-from meshwright.core.messages import Caller, TaskRequest, derived_id, new_id
+from meshwright.core.ids import derived_id, new_id
+from meshwright.core.messages import Caller, TaskRequest
 from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import PROBLEM_TYPE, AnswerRequest, InternalError, problem_of, read_model
 from meshwright.edges.cloud_events import CONTENT_TYPE, TaskEvent, accept, refusal

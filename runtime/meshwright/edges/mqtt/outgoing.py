@@ -19,7 +19,8 @@ from meshwright.core import __version__
 from meshwright.core.capability import AgentInfo
 from meshwright.core.encoding import encode
 from meshwright.core.errors import NotFound
-from meshwright.core.messages import ID_PATTERN, Caller, Event
+from meshwright.core.ids import ID_PATTERN
+from meshwright.core.messages import Caller, Event
 from meshwright.core.topics import AGENTS, TASK_PROGRESS
 from meshwright.edges.cloud_events import CONTENT_TYPE, envelope
 from meshwright.edges.mqtt.connection import (
@@ -32,6 +33,7 @@ from meshwright.edges.mqtt.connection import (
 )
 from meshwright.edges.replies import Address, Sender
 from meshwright.events.inbox import Inbox
+from meshwright.events.inbox_sources import WholeInbox
 from meshwright.identity.auth import Forbidden
 from meshwright.identity.rules import event_facts
 from meshwright.mesh import Mesh
@@ -336,14 +338,16 @@ class RetainedInbox:
         self._mesh = mesh
         self._topics = topics
         self._notices = notices
+        self._of_others = {*_OF_DEPLOYMENTS}
         self._shown: dict[str, set[str]] = {}
+        self._published: dict[str, bytes] = {}
         self._changed: set[str] = set()
         self._news = asyncio.Event()
 
     def note(self, event: Event) -> None:
         """Take an event of the bus; those of questions change what is shown, and so does a task's end."""
         is_ours = event.event_type in _OF_QUESTIONS and event.fields.get("kind") == "person"
-        is_ours = is_ours or event.event_type in _OF_DEPLOYMENTS
+        is_ours = is_ours or event.event_type in self._of_others
         has_ended = event.event_type in FINAL and event.task_id in self._shown.get(event.tenant_id, ())
         if is_ours or has_ended:
             self._changed.add(event.tenant_id)
@@ -351,16 +355,21 @@ class RetainedInbox:
 
     async def show(self, connection: BrokerConnection) -> None:
         """Publish what waits, then each change. Raises BrokerAway."""
+        self._published.clear()
+        self._of_others |= {*self._mesh.get(WholeInbox).event_types}
         self._changed |= {Caller().tenant_id, *await self._mesh.get(Inbox).tenants()}
         while True:
             changed, self._changed = self._changed, set()
             self._news.clear()
             for tenant_id in sorted(changed):
-                page = await self._mesh.get(Inbox).page(tenant_id, limit=_MAX_QUESTIONS)
+                page = await self._mesh.get(WholeInbox).page(tenant_id, limit=_MAX_QUESTIONS)
                 self._shown[tenant_id] = {question.task_id for question in page.items}
-                document = {"items": page.items, "more": page.cursor is not None}
+                document = encode({"items": page.items, "more": page.cursor is not None})
+                if document == self._published.get(tenant_id):
+                    continue
                 topic = self._topics.inbox(tenant_id)
-                await self._notices.publish(connection, Publication(topic, encode(document), 1, True, JSON))
+                await self._notices.publish(connection, Publication(topic, document, 1, True, JSON))
+                self._published[tenant_id] = document
             await self._news.wait()
             await asyncio.sleep(_GATHER_SECONDS)
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from meshwright.core.encoding import encode
 from meshwright.core.errors import ConfigError, IdempotencyConflict, MeshError
-from meshwright.core.messages import ID_PATTERN, Caller, Event, TaskRequest, derived_id
+from meshwright.core.ids import ID_PATTERN, derived_id
+from meshwright.core.messages import Caller, Event, TaskRequest
 from meshwright.core.topics import BOARD, MESH
 from meshwright.edges.deliveries import Gate, json_object, proof_of
 from meshwright.edges.replies import Courier
@@ -37,8 +38,9 @@ _CUT = " [cut]"
 class TaskRule:
     """One rule of the settings, ready for use."""
 
-    def __init__(self, settings: WebhookRule) -> None:
+    def __init__(self, settings: WebhookRule, *, outside: bool = False) -> None:
         self.settings = settings
+        self._outside = outside
         match = {path: list(patterns) for path, patterns in sorted(settings.match.items())}
         parts = (settings.source, encode(match).decode(), settings.agent or "", settings.capability or "")
         self.rule_id = settings.name or derived_id(*parts)[:_HASH_CHARS].lower()
@@ -60,6 +62,7 @@ class TaskRule:
             budget_usd=settings.budget_usd,
             timeout=settings.timeout,
             deadline=settings.deadline,
+            outside=self._outside,
         )
 
     def _thread(self, item: Item) -> str | None:
@@ -78,8 +81,10 @@ class TaskRule:
 def rules_of(settings: WebhooksSettings) -> Mapping[str, tuple[TaskRule, ...]]:
     """Returns the rules of each source. Raises ConfigError for two that nothing distinguishes."""
     found: dict[str, dict[str, TaskRule]] = {name: {} for name in settings.sources}
-    for number, rule in enumerate(map(TaskRule, settings.rules), start=1):
-        of_source = found[rule.settings.source]
+    for number, rule_settings in enumerate(settings.rules, start=1):
+        source = settings.sources[rule_settings.source]
+        rule = TaskRule(rule_settings, outside=source.is_outside)
+        of_source = found[rule_settings.source]
         if rule.rule_id in of_source:
             raise ConfigError(
                 f"[[webhooks.rules]] number {number} is the same as an earlier one, or has its name",

@@ -25,7 +25,8 @@ from pydantic_core import from_json
 
 from meshwright.core.encoding import encode
 from meshwright.core.errors import ConfigError
-from meshwright.core.messages import Outcome, derived_id
+from meshwright.core.ids import derived_id
+from meshwright.core.messages import Outcome
 from meshwright.core.redaction import redact
 from meshwright.edges.deliveries import standard_key
 from meshwright.edges.outgoing import (

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
-from meshwright.core.messages import Identifier
+from meshwright.core.ids import Identifier
 from meshwright.core.money import Dollars
 from meshwright.settings.forms import Network, Secret, Signed, Table, http_url
 
@@ -34,6 +34,9 @@ class WebhookSource(Signed):
     """The tenant that its tasks and events belong to."""
     insecure: bool = False
     """Whether it needs no secret: on loopback only, for trying things out."""
+    outside: bool | None = None
+    """Whether strangers may have written what it delivers, so that its tasks ask a person before they change
+    anything; by default of `github` and `gitlab`, where anybody opens issues."""
     scheme: _Scheme | None = None
     """How a delivery proves who sent it: `hmac` (SHA-256 of the raw body, in hex or base64), `standard`
     (Standard Webhooks), `token` (the secret in a header), `bearer`, `basic`."""
@@ -55,6 +58,11 @@ class WebhookSource(Signed):
     """For replies: a token of the API of GitHub or GitLab."""
     api_url: Annotated[str | None, http_url("https://github.example.com/api/v3")] = None
     """That API, where it is not the one of github.com or gitlab.com."""
+
+    @property
+    def is_outside(self) -> bool:
+        """Whether strangers may have written what it delivers."""
+        return self.kind in ("github", "gitlab") if self.outside is None else self.outside
 
     @model_validator(mode="after")
     def _is_authenticated(self) -> Self:
