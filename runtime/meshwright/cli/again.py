@@ -8,26 +8,9 @@ import click
 
 from meshwright.cli import output
 from meshwright.cli.connect import Connection, listed, talk, whole_id
-from meshwright.cli.filters import (
-    confirmed,
-    dry_run_option,
-    each_of,
-    filter_options,
-    given_filter,
-    given_ids,
-    require_one_way,
-    show_each,
-)
+from meshwright.cli.filters import Many, by_id, filter_options, given_filter, many_options
 from meshwright.cli.nouns import Noun
-from meshwright.cli.options import (
-    DURATION,
-    Target,
-    WholeNumber,
-    json_option,
-    limit_option,
-    mesh_options,
-    yes_option,
-)
+from meshwright.cli.options import DURATION, Target, WholeNumber, json_option, limit_option, mesh_options
 from meshwright.cli.output import document
 from meshwright.cli.steps import step_path
 from meshwright.core.display import Column, Document, age, local_time, short_id
@@ -58,7 +41,7 @@ def _begin_or_step(ctx: click.Context, param: click.Parameter, value: str | None
 
 
 @click.command()
-@click.argument("task_ids", metavar="[ID]...", nargs=-1)
+@click.argument("ids", metavar="[ID]...", nargs=-1)
 @click.option(
     "--from",
     "begin",
@@ -69,26 +52,9 @@ def _begin_or_step(ctx: click.Context, param: click.Parameter, value: str | None
 )
 @click.option("--attempt", type=WholeNumber(1), metavar="N", help="The attempt of STEP (default: the last).")
 @_deadline_option
-@click.option("--all", "everything", is_flag=True, help="All that failed or timed out.")
-@dry_run_option
-@limit_option(500, 10_000)
-@yes_option
-@filter_options(*_STATUSES, default="failed and timed_out")
-@json_option
+@many_options(*_STATUSES, everything="All that failed or timed out.", default="failed and timed_out")
 @mesh_options
-def retry(
-    target: Target,
-    task_ids: tuple[str, ...],
-    begin: str | None,
-    attempt: int | None,
-    deadline: float | None,
-    everything: bool,
-    dry_run: bool,
-    limit: int,
-    yes: bool,
-    as_json: bool,
-    **fields: Any,
-) -> int:
+def retry(target: Target, many: Many, begin: str | None, attempt: int | None, deadline: float | None) -> int:
     """Work again on tasks that failed, timed out or were cancelled.
 
     \b
@@ -101,31 +67,16 @@ def retry(
     task stays as it is, however it ended, and a new one begins behind that step. mesh dead-letters says what
     there is.
     """
-    wanted = given_filter(fields)
-    require_one_way(task_ids, wanted, everything=everything, what="tasks")
+    many.require_one_way("tasks")
     is_fork, context = begin not in (None, *_WAYS), click.get_current_context()
-    if is_fork and (len(task_ids) != 1 or task_ids[0] == "-"):
+    if is_fork and not many.is_one:
         raise click.UsageError("a step is one of one task: name that by its ID", context)
     if attempt is not None and not is_fork:
-        raise click.UsageError(
-            "--attempt says whose step is meant: add --from STEP", click.get_current_context()
-        )
+        raise click.UsageError("--attempt says whose step is meant: add --from STEP", context)
     if is_fork:
-        how = {"attempt": attempt, "deadline": deadline, "dry_run": dry_run}
-        return _fork(target, task_ids[0], str(begin), as_json=as_json, **how)
-    how: dict[str, Any] = {"begin": begin, "deadline": deadline}
-    given = given_ids(task_ids)
-
-    async def again(mesh: Connection) -> list[Document]:
-        if not task_ids:
-            return await _retry_all(mesh, {**how, **wanted, "limit": limit}, dry_run=dry_run, yes=yes)
-
-        async def one(task_id: str) -> Document:
-            return document(await mesh.client.retry(task_id, dry_run=dry_run, **how))
-
-        return await each_of(mesh, given, one)
-
-    return _show(talk(target, again, need="log" if dry_run else "change"), as_json=as_json)
+        how = {"attempt": attempt, "deadline": deadline, "dry_run": many.dry_run}
+        return _fork(target, many.ids[0], str(begin), as_json=many.as_json, **how)
+    return _again(target, many, begin=begin, deadline=deadline)
 
 
 def _fork(target: Target, given: str, step: str, *, as_json: bool, **how: Any) -> int:
@@ -147,22 +98,25 @@ def _fork(target: Target, given: str, step: str, *, as_json: bool, **how: Any) -
     return 0
 
 
-async def _retry_all(mesh: Connection, wanted: dict[str, Any], *, dry_run: bool, yes: bool) -> list[Document]:
-    async def do(*, dry_run: bool) -> list[Any]:
-        return await mesh.client.retry_all(dry_run=dry_run, **wanted)
+def _again(target: Target, many: Many, **how: Any) -> int:
+    async def one(mesh: Connection, task_id: str) -> Document:
+        return document(await mesh.client.retry(task_id, dry_run=many.dry_run, **how))
 
-    consequence = "{count} task{s} {are} worked on again."
-    return await confirmed(do, consequence, dry_run=dry_run, yes=yes)
+    async def found(mesh: Connection, **fields: Any) -> list[Any]:
+        return await mesh.client.retry_all(**how, **fields)
 
-
-def _show(found: list[Document], *, as_json: bool) -> int:
+    done = many.do(target, by_id(one), found, "{count} task{s} {are} worked on again.")
     empty = "no such tasks; mesh dead-letters lists what failed"
-    return show_each(found, _told, refused="not worked on again", empty=empty, as_json=as_json)
+    return many.show(done, _told, "not worked on again", empty)
 
 
 def _told(task: Document) -> str:
     kept = task["steps_kept"]
-    place = f"after {kept} finished step{'' if kept == 1 else 's'}" if task["begin"] == "journal" else "anew"
+    place = (
+        f"after {kept} finished step{'' if kept == 1 else 's'}"
+        if task["begin"] == "journal"
+        else "from the start"
+    )
     begins = "would begin" if task["is_dry"] else "begins"
     return f"{begins} {place}; it had failed by {(task['error'] or {}).get('type', 'an unknown error')}"
 
@@ -196,34 +150,13 @@ def list_letters(target: Target, limit: int, as_json: bool, **fields: Any) -> No
 @dead_letters.command()
 @_begin_option
 @_deadline_option
-@click.option("--all", "everything", is_flag=True, help="All of them.")
-@dry_run_option
-@limit_option(500, 10_000)
-@yes_option
-@filter_options("failed", "timed_out")
-@json_option
+@many_options("failed", "timed_out", everything="All of them.")
 @mesh_options
-def redrive(
-    target: Target,
-    begin: str | None,
-    deadline: float | None,
-    everything: bool,
-    dry_run: bool,
-    limit: int,
-    yes: bool,
-    as_json: bool,
-    **fields: Any,
-) -> int:
+def redrive(target: Target, many: Many, begin: str | None, deadline: float | None) -> int:
     """Work again on the tasks of a group: mesh retry with the same filters.
 
     \b
     mesh dead-letters redrive --agent coder --cause Timeout
     """
-    wanted = given_filter(fields)
-    require_one_way((), wanted, everything=everything, what="a group")
-    how = {"begin": begin, "deadline": deadline, "limit": limit}
-
-    async def again(mesh: Connection) -> list[Document]:
-        return await _retry_all(mesh, {**how, **wanted}, dry_run=dry_run, yes=yes)
-
-    return _show(talk(target, again, need="log" if dry_run else "change"), as_json=as_json)
+    many.require_one_way("a group")
+    return _again(target, many, begin=begin, deadline=deadline)

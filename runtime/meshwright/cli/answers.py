@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from functools import wraps
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk
-from meshwright.cli.filters import (
-    FILTER_FIELDS,
-    OPEN,
-    confirmed,
-    dry_run_option,
-    filter_options,
-    given_filter,
-    given_ids,
-    require_one_way,
-    show_each,
-)
+from meshwright.cli.filters import OPEN, Many, many_options, refusal
 from meshwright.cli.inbox import answer_command, answer_of, find_question, short_name
 from meshwright.cli.options import (
     JSON_VALUE,
     Target,
     from_stdin,
-    json_option,
-    limit_option,
     mesh_options,
     utf8,
-    yes_option,
 )
 from meshwright.cli.output import document
 from meshwright.core.display import Document, short
-from meshwright.core.errors import Conflict, InvalidInput, MeshError
+from meshwright.core.errors import Conflict, InvalidInput, MeshError, error_of_code
 from meshwright.core.schema import takes_approval
 
 if TYPE_CHECKING:
@@ -45,82 +31,15 @@ _context = click.get_current_context
 _ids_argument = click.argument("ids", metavar="[ID]...", nargs=-1, shell_complete=named("question"))
 
 
-def _many_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options by which a command answers many questions; it gets them as a `_Many`."""
-
-    @wraps(command)
-    def call(
-        *args: Any,
-        kind: str | None,
-        everything: bool,
-        dry_run: bool,
-        limit: int,
-        yes: bool,
-        as_json: bool,
-        **given: Any,
-    ) -> int:
-        fields = {name: given.pop(name) for name in [*given] if name in FILTER_FIELDS}
-        wanted = {**given_filter(fields), **({"kind": kind} if kind else {})}
-        return command(*args, many=_Many((), wanted, everything, dry_run, limit, yes, as_json), **given)
-
-    kinds = "Only of this kind, as --dry-run shows it; questions of several kinds are not answered at once."
-    options = (
-        click.option("--kind", metavar="KIND", help=kinds),
-        click.option("--all", "everything", is_flag=True, help="All that are open."),
-        dry_run_option,
-        limit_option(500, 10_000),
-        yes_option,
-        filter_options(*OPEN),
-        json_option,
-    )
-    option: Any = call
-    for add in reversed(options):
-        option = add(option)
-    return option
-
-
-class _Many(NamedTuple):
-    """Which questions a command answers, and how."""
-
-    ids: tuple[str, ...]
-    wanted: dict[str, Any]
-    everything: bool
-    dry_run: bool
-    limit: int
-    yes: bool
-    as_json: bool
-
-    @property
-    def is_filter(self) -> bool:
-        """Whether a filter says which."""
-        return bool(self.wanted or self.everything)
-
-    def is_one(self) -> bool:
-        """Whether one question is named. Raises UsageError where not just one way names any."""
-        fields = {name: value for name, value in self.wanted.items() if name != "kind" or not self.everything}
-        require_one_way(self.ids, fields, everything=self.everything, what="a question")
-        is_single = len(self.ids) == 1 and self.ids[0] != "-"
-        return is_single and not (self.dry_run or self.as_json)
-
-    def answer(self, target: Target, one: _AnswerOne, value: Any) -> int:
-        """Give each of them an answer; returns the status of the command."""
-        given = given_ids(self.ids)
-
-        async def send(mesh: Connection) -> list[Document]:
-            if self.ids:
-                return [await _answer_named(mesh, name, one, dry_run=self.dry_run) for name in given]
-
-            async def do(*, dry_run: bool) -> list[Any]:
-                fields: dict[str, Any] = {"everything": self.everything, "limit": self.limit, **self.wanted}
-                return await mesh.client.answer_all(value, dry_run=dry_run, **fields)
-
-            consequence = "{count} question{s} {are} answered."
-            return await confirmed(do, consequence, dry_run=self.dry_run, yes=self.yes)
-
-        found = talk(target, send, need="log" if self.dry_run else "change")
-        empty = "no such open questions; mesh inbox lists what waits for a person"
-        return show_each(found, _told_answered, refused="not answered", empty=empty, as_json=self.as_json)
-
+_many_options = many_options(
+    *OPEN,
+    everything="All that are open.",
+    more=click.option(
+        "--kind",
+        metavar="KIND",
+        help="Only of this kind, as --dry-run shows it; questions of several kinds are not answered at once.",
+    ),
+)
 
 _AnswerOne = Callable[["Question", Connection], Awaitable[str]]
 """Answers one question, and says so."""
@@ -132,7 +51,7 @@ async def _answer_named(mesh: Connection, name: str, one: _AnswerOne, *, dry_run
         if not dry_run:
             await one(question, mesh)
     except MeshError as error:
-        return {"id": name, "refused": {"type": error.code, "message": str(error)}}
+        return {"id": name, "refused": refusal(error)}
     found = document(question)
     return {
         **{field: found[field] for field in ("id", "task_id", "question")},
@@ -152,13 +71,13 @@ def _told_answered(question: Document) -> str:
 @click.option("--reason", metavar="TEXT", callback=utf8, help="Why; it is recorded.")
 @_many_options
 @mesh_options
-def approve(target: Target, ids: tuple[str, ...], many: _Many, reason: str | None) -> int:
+def approve(target: Target, many: Many, reason: str | None) -> int:
     """Approve what tasks wait for.
 
     ID is as `mesh inbox` shows it, or the id of a task that has one question; - reads ids from stdin. With
     filters it is for all open questions of one kind: mesh approve --agent coder --text invoice
     """
-    return _decide(target, many._replace(ids=ids), {"approve": True}, reason)
+    return _decide(target, many, {"approve": True}, reason)
 
 
 @click.command()
@@ -166,14 +85,14 @@ def approve(target: Target, ids: tuple[str, ...], many: _Many, reason: str | Non
 @click.option("--reason", metavar="TEXT", required=True, callback=utf8, help="Why not; the agent gets it.")
 @_many_options
 @mesh_options
-def deny(target: Target, ids: tuple[str, ...], many: _Many, reason: str) -> int:
+def deny(target: Target, many: Many, reason: str) -> int:
     """Deny what tasks ask approval for.
 
     The agent gets the reason. Denied money for a budget, all tasks that wait for it fail. ID is as
     `mesh inbox` shows it, or the id of a task that has one question; - reads ids from stdin. With filters it
     is for all open questions of one kind.
     """
-    return _decide(target, many._replace(ids=ids), {"approve": False}, reason)
+    return _decide(target, many, {"approve": False}, reason)
 
 
 @click.command()
@@ -181,7 +100,7 @@ def deny(target: Target, ids: tuple[str, ...], many: _Many, reason: str) -> int:
 @click.option("--value", type=JSON_VALUE, metavar="JSON", help="The answer as JSON, not as text.")
 @_many_options
 @mesh_options
-def answer(target: Target, words: tuple[str, ...], many: _Many, value: tuple[Any] | None) -> int:
+def answer(target: Target, words: tuple[str, ...], many: Many, value: tuple[Any] | None) -> int:
     """Answer what tasks wait for.
 
     \b
@@ -200,16 +119,17 @@ def answer(target: Target, words: tuple[str, ...], many: _Many, value: tuple[Any
 
     async def one(question: Question, mesh: Connection) -> str:
         shaped = given if text is None else answer_of(question.answer_schema, text)
-        await mesh.client.answer(question.task_id, question.wait_id, shaped)
+        await _give(question, shaped, mesh)
         return _sent("answered", question, mesh)
 
     return _answer(target, many._replace(ids=ids), one, given)
 
 
-def _answer(target: Target, many: _Many, one: _AnswerOne, value: Any) -> int:
+def _answer(target: Target, many: Many, one: _AnswerOne, value: Any) -> int:
     """Answer one question, and say how its task goes on; or many, with a line for each."""
-    if not many.is_one():
-        return many.answer(target, one, value)
+    many.require_one_way("a question")
+    if not many.is_one or many.dry_run or many.as_json:
+        return _answer_many(target, many, one, value)
 
     async def send(mesh: Connection) -> str:
         return await one(await _find_open(mesh.client, many.ids[0]), mesh)
@@ -218,7 +138,19 @@ def _answer(target: Target, many: _Many, one: _AnswerOne, value: Any) -> int:
     return 0
 
 
-def _decide(target: Target, many: _Many, decision: Document, reason: str | None) -> int:
+def _answer_many(target: Target, many: Many, one: _AnswerOne, value: Any) -> int:
+    async def named_one(mesh: Connection, name: str) -> Document:
+        return await _answer_named(mesh, name, one, dry_run=many.dry_run)
+
+    async def found(mesh: Connection, **fields: Any) -> list[Any]:
+        return await mesh.client.answer_all(value, **fields)
+
+    done = many.do(target, named_one, found, "{count} question{s} {are} answered.")
+    empty = "no such open questions; mesh inbox lists what waits for a person"
+    return many.show(done, _told_answered, "not answered", empty)
+
+
+def _decide(target: Target, many: Many, decision: Document, reason: str | None) -> int:
     answer = {**decision, "reason": reason} if reason else decision
 
     async def one(question: Question, mesh: Connection) -> str:
@@ -235,7 +167,7 @@ def _decide(target: Target, many: _Many, decision: Document, reason: str | None)
                 remedy=f"Answer it: {answer_command(document(question), mesh.options)}",
                 field="id",
             )
-        await mesh.client.answer(question.task_id, question.wait_id, answer)
+        await _give(question, answer, mesh)
         return _sent("approved" if decision["approve"] else "denied", question, mesh)
 
     return _answer(target, many, one, answer)
@@ -247,7 +179,7 @@ async def _find_open(client: Client, given: str) -> Question:
     An ended question that is named itself is found too: the mesh says how it ended.
     """
     question = await find_question(client, given)
-    if not question.task_id:
+    if not question.takes_answer:
         raise InvalidInput(
             f"{short_name(question.id)} asks nothing: {question.question}",
             remedy="Mend the key, the credit or the model's name, then run: mesh models test",
@@ -262,7 +194,24 @@ async def _find_open(client: Client, given: str) -> Question:
     )
 
 
+async def _give(question: Question, value: Any, mesh: Connection) -> None:
+    if not question.source:
+        await mesh.client.answer(question.task_id, question.wait_id, value)
+        return
+    answered = await mesh.client.answer_all(value, id=question.id)
+    if not answered:  # somebody else has decided meanwhile, or the item is gone
+        raise Conflict(f"That is open no longer: {question.question}", field="id")
+    for one in answered:
+        if one.refused is not None:
+            raise (error_of_code(one.refused.type, MeshError) or Conflict)(one.refused.message, field="id")
+
+
 def _sent(done: str, question: Question, mesh: Connection) -> str:
+    if question.source == "memory":
+        undo = f"mesh memory undo {question.id}{mesh.options}"
+        return f"{done}: {short(question.question)}\n{undo} takes that back"
+    if question.source:
+        return f"{done}: {short(question.question)}"
     if "account" in question.subject:
         tasks = "1 task fails" if question.tasks == 1 else f"{question.tasks:,} tasks fail"
         return f"{done}: {short(question.question)}\n{tasks}"

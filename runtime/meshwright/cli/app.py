@@ -35,7 +35,7 @@ class _Listed(NamedTuple):
 
 _START, _WORK, _MESH, _ADMINISTRATION = _HEADINGS = ("Start", "Work", "Mesh", "Administration")
 _OWN = {
-    "demo": _Listed("cli.demo", "Show agents at work; needs no key and no network.", _START),
+    "demo": _Listed("cli.demo", "Show agents fix a failing test; needs no key and no network.", _START),
     "up": _Listed("cli.up", "Run a mesh and its HTTP API until Ctrl-C.", _START),
     "ask": _Listed("cli.tasks", "Ask an agent, follow its progress, print the answer.", _START),
     "status": _Listed(
@@ -188,7 +188,7 @@ class _LazyGroup(click.Group):
 def mesh() -> None:
     """A mesh of AI agents: tasks that, once accepted, are never lost.
 
-    Start with `mesh demo`, or `mesh ask researcher-agent "How is the score
+    Start with `mesh demo`, or `mesh ask architect-agent "How is the score
     of an agent
     computed?"`.
     """

@@ -12,18 +12,8 @@ import click
 from meshwright.cli import output
 from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk, whole_id
-from meshwright.cli.filters import (
-    OPEN,
-    confirmed,
-    dry_run_option,
-    each_of,
-    filter_options,
-    given_filter,
-    given_ids,
-    require_one_way,
-    show_each,
-)
-from meshwright.cli.options import Target, json_option, limit_option, mesh_options, yes_option
+from meshwright.cli.filters import OPEN, Many, by_id, many_options, refusal
+from meshwright.cli.options import Target, json_option, mesh_options
 from meshwright.cli.output import document
 from meshwright.cli.tasks import task_page
 from meshwright.core import display
@@ -35,24 +25,10 @@ _ENDED_BEFORE = {"succeeded": "succeeded", "failed": "failed", "timed_out": "tim
 
 
 @click.command()
-@click.argument("task_ids", metavar="[ID]...", nargs=-1, shell_complete=named("task"))
-@click.option("--all", "everything", is_flag=True, help="All that are open.")
-@dry_run_option
-@limit_option(500, 10_000)
-@yes_option
-@filter_options(*OPEN)
-@json_option
+@click.argument("ids", metavar="[ID]...", nargs=-1, shell_complete=named("task"))
+@many_options(*OPEN, everything="All that are open.")
 @mesh_options
-def cancel(
-    target: Target,
-    task_ids: tuple[str, ...],
-    everything: bool,
-    dry_run: bool,
-    limit: int,
-    yes: bool,
-    as_json: bool,
-    **fields: Any,
-) -> int:
+def cancel(target: Target, many: Many) -> int:
     """Cancel tasks.
 
     \b
@@ -62,30 +38,22 @@ def cancel(
 
     A task that has ended stays as it is, and the command says so.
     """
-    wanted = given_filter(fields)
-    require_one_way(task_ids, wanted, everything=everything, what="tasks")
-    if len(task_ids) == 1 and task_ids[0] != "-" and not dry_run:
-        click.echo(talk(target, partial(_cancel_one, task_ids[0], as_json), need="change"))
+    many.require_one_way("tasks")
+    if many.is_one and not many.dry_run:
+        click.echo(talk(target, partial(_cancel_one, many.ids[0], many.as_json), need="change"))
         return 0
-    given = given_ids(task_ids)
 
-    async def end(mesh: Connection) -> list[Document]:
-        async def one(task_id: str) -> Document:
-            view = await (mesh.client.task if dry_run else mesh.client.cancel)(task_id)
-            ended = _ENDED_BEFORE.get(view.status)
-            refused = {"type": Conflict.__name__, "message": f"it had already {ended}"} if ended else None
-            return {"task_id": view.task_id, "status": view.status, "is_dry": dry_run, "refused": refused}
+    async def one(mesh: Connection, task_id: str) -> Document:
+        view = await (mesh.client.task if many.dry_run else mesh.client.cancel)(task_id)
+        ended = _ENDED_BEFORE.get(view.status)
+        refused = refusal(Conflict(f"it had already {ended}")) if ended else None
+        return {"task_id": view.task_id, "status": view.status, "is_dry": many.dry_run, "refused": refused}
 
-        async def find(*, dry_run: bool) -> list[Any]:
-            return await mesh.client.cancel_all(everything=everything, dry_run=dry_run, limit=limit, **wanted)
+    async def found(mesh: Connection, **fields: Any) -> list[Any]:
+        return await mesh.client.cancel_all(**fields)
 
-        if task_ids:
-            return await each_of(mesh, given, one)
-        return await confirmed(find, "{count} open task{s} {are} cancelled.", dry_run=dry_run, yes=yes)
-
-    found = talk(target, end, need="log" if dry_run else "change")
-    empty = "no such open tasks; mesh tasks lists all"
-    return show_each(found, _told_cancelled, refused="not cancelled", empty=empty, as_json=as_json)
+    done = many.do(target, by_id(one), found, "{count} open task{s} {are} cancelled.")
+    return many.show(done, _told_cancelled, "not cancelled", "no such open tasks; mesh tasks lists all")
 
 
 def _told_cancelled(task: Document) -> str:
@@ -121,6 +89,11 @@ def tree(target: Target, task_id: str, as_json: bool) -> None:
     if as_json:
         output.echo_json(found)
         return
+    show_tree(found)
+
+
+def show_tree(found: Document) -> None:
+    """Print the tree of a task, with the costs of each."""
     output.show(found["items"], _TREE, as_json=False, empty="")
     if found["omitted"] or not found["is_whole"]:
         more = f"{found['omitted']:,}" if found["is_whole"] else "over 10,000"

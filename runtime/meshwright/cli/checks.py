@@ -77,7 +77,9 @@ def _show_agent(target: Target, agent_id: str, as_json: bool) -> None:
         return
     rows = [(column.head, column.cell(agent)) for column in AGENTS.columns if column.field != "capabilities"]
     about = [(name, value) for name, value in (agent.get("metadata") or {}).items() if isinstance(value, str)]
-    click.echo(labelled(row for row in (*rows, *about) if row[1]))
+    states = (agent.get("metadata") or {}).get("toolsets") or {}
+    toolsets = [("toolset", f"{name}: {state}") for name, state in states.items()]
+    click.echo(labelled(row for row in (*rows, *about, *toolsets) if row[1]))
 
 
 @agents.command("check")
@@ -185,8 +187,10 @@ async def _run_checks(settings: Settings) -> int:
         results = await asyncio.gather(*map(_run_check, checks))
     for check, (verdict, sentence) in zip(checks, results, strict=True):
         _show(verdict, check.name, sentence)
+    said = {sentence for _, sentence in results}
     for warning in mesh.warnings:
-        _show("warn", "mesh", warning)
+        if warning not in said:
+            _show("warn", "mesh", warning)
     await mesh.stop(drain_seconds=0)
     return sum(verdict == "FAIL" for verdict, _ in results)
 

@@ -40,6 +40,10 @@ def _of_question(question: Document) -> str:
     return short(question["question"])
 
 
+def _of_costs(costs: Document) -> str:
+    return f"{costs['calls']:,} call{'' if costs['calls'] == 1 else 's'}"
+
+
 def _of_item(item: Document) -> str:
     return item.get("status") or ""
 
@@ -49,6 +53,7 @@ _KINDS = {
     "capability": _Kind("/agents", "", _of_agent),
     "task": _Kind("/tasks", "task_id", _of_task),
     "question": _Kind("/inbox", "id", _of_question),
+    "prompt": _Kind("/costs?by=prompt", "key", _of_costs),
 }
 
 
@@ -61,7 +66,7 @@ def named(kind: str, field: str = "") -> Callable[..., list[CompletionItem[Any]]
     ) -> list[CompletionItem[Any]]:
         try:
             items = asyncio.run(asyncio.wait_for(_items(ctx, wanted), _SECONDS))
-        except Exception:  # noqa: BLE001 - at a press of TAB nobody reads why there is nothing
+        except Exception:  # noqa: BLE001 - completion has no place for an error
             return []
         known = dict(_names(wanted, items))
         begin = [name for name in known if name.startswith(incomplete)]
@@ -81,7 +86,7 @@ def _names(wanted: _Kind, items: Sequence[Document]) -> Iterator[tuple[str, str]
         if item.get("kind") == "system":
             continue
         if wanted.field:
-            yield item[wanted.field], wanted.about(item)
+            yield from [(item[wanted.field], wanted.about(item))] if item[wanted.field] else ()
         else:
             yield from ((capability["name"], item["agent_id"]) for capability in item["capabilities"])
 

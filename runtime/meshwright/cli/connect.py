@@ -28,7 +28,14 @@ from meshwright.cli.output import document, line_of, styled
 from meshwright.cli.project import declared_agents, require_trust
 from meshwright.core.display import Document, Need
 from meshwright.core.errors import ConfigError, Conflict, InvalidInput, NotFound
-from meshwright.sql.folder import SOCKET_NAME, make_private, open_private, read_private, write_private
+from meshwright.sql.folder import (
+    SOCKET_NAME,
+    make_private,
+    open_private,
+    process_folders,
+    read_private,
+    write_private,
+)
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -37,6 +44,7 @@ if TYPE_CHECKING:
     from meshwright.client import Client
     from meshwright.core.messages import Event
     from meshwright.mesh import Mesh
+    from meshwright.models.port import Model
     from meshwright.settings import Settings
 
 ResultT = TypeVar("ResultT")
@@ -187,14 +195,16 @@ async def running_mesh(
         async with Client(chosen, token, tenant=tenant) as client:
             yield Connection(client, chosen, f" --url {chosen}")
         return
-    if url := announced_url(chosen.data_dir):
-        path = chosen.data_dir / SOCKET_NAME
+    for folder in process_folders(chosen.data_dir):
+        if not (url := announced_url(folder)):
+            continue
+        path = folder / SOCKET_NAME
         if _is_own_socket(path):
             async with Client(socket_path=path, tenant=tenant) as client:
                 if await client.is_alive():
                     yield Connection(client, url, options)
                     return
-        async with Client(url, _announced_token(chosen), tenant=tenant) as client:
+        async with Client(url, _announced_token(chosen, folder), tenant=tenant) as client:
             if await client.is_alive():
                 yield Connection(client, url, options)
                 return
@@ -208,10 +218,11 @@ async def in_process(
     options: str = "",
     tenant: str | None = None,
     agents: Sequence[type[Agent]] | None = None,
+    model: Model | None = None,
 ) -> AsyncIterator[Connection]:
     """A mesh in this process, on a data folder that no other mesh serves, of these agents, if it works.
 
-    Without `agents` those of the folder work.
+    Without `agents` those of the folder work, without a `model` that of the settings.
 
     Raises StoreLocked if another process holds the data, InvalidInput if the mesh has its state elsewhere.
     """
@@ -224,19 +235,19 @@ async def in_process(
             remedy="start it with mesh up, or name one that runs: --url",
             field="store",
         )
-    from meshwright.models.port import Model
+    from meshwright.models.port import Model as AnyModel
 
     settings = with_admin_token(settings, temporary=True)
     reads = need in ("log", "state")
-    async with _readable(settings) if reads else _started(settings, need == "work", agents) as mesh:
-        about = f"An embedded mesh on {settings.data_dir}, model: {mesh.get(Model).name}"
+    async with _readable(settings) if reads else _started(settings, need == "work", agents, model) as mesh:
+        about = f"An embedded mesh on {settings.data_dir}, model: {mesh.get(AnyModel).name}"
         async with Client.local(mesh, tenant=tenant) as client:
             yield Connection(client, str(settings.data_dir), options, is_running=False, about=about)
 
 
 @asynccontextmanager
 async def _started(
-    settings: Settings, works: bool, agents: Sequence[type[Agent]] | None
+    settings: Settings, works: bool, agents: Sequence[type[Agent]] | None, model: Model | None
 ) -> AsyncIterator[Mesh]:
     from meshwright.app import build_mesh
     from meshwright.cli.logs import log_commands
@@ -244,7 +255,7 @@ async def _started(
 
     log_commands(settings.data_dir)
     require_trust(settings)
-    mesh = build_mesh(settings, agents=agents)
+    mesh = build_mesh(settings, agents=agents, model=model)
     if not works:
         await mesh.get(Worker).drain(0)
     report_problems(mesh)
@@ -338,12 +349,12 @@ def _is_here(url: str) -> bool:
     return bool(host)
 
 
-def _announced_token(settings: Settings) -> str | None:
-    """The admin token for the mesh that a data folder announces, or None.
+def _announced_token(settings: Settings, folder: Path) -> str | None:
+    """The admin token for the mesh that the folder of a process announces, or None.
 
     None too if the process that announced it has gone: another user's program may listen there now.
     """
-    pid = _announced(settings.data_dir).get("pid")
+    pid = _announced(folder).get("pid")
     try:
         if not isinstance(pid, int) or pid <= 0:
             return None

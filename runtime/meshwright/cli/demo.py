@@ -1,176 +1,139 @@
-"""`mesh demo`: agents at work on real files, with nothing but this process."""
+"""`mesh demo`: agents fix a failing test, in a process that is killed in the middle and one that goes on."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
-import signal
 import sys
 import tempfile
-import textwrap
 from contextlib import aclosing
-from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import click
 
-from meshwright.cli.connect import Connection, in_process
+from meshwright.cli.connect import Connection
 from meshwright.cli.options import data_option
 from meshwright.cli.project import trust_option
-from meshwright.core.errors import ServiceFailed
 
 if TYPE_CHECKING:
     from meshwright.core.display import Document
 
 _FOLDER = Path(".mesh", "demo")
 _MAX_KEPT = 3  # demos whose data stays
-_MAX_ANSWER_LINES = 12
-_QUOTE = "  | "
-_SOURCES = Path(__file__).parents[1]
-_MATERIAL = ("docs/writing-an-agent.md", "mesh.py")
-
-
-class _Question(NamedTuple):
-    """A question for one agent, and the file whose text goes with it, if any."""
-
-    agent_id: str
-    text: str
-    material: Path | None = None
-
-
-# A few words a line: the agents search this file too, and would find their own questions.
-_SCRIPT = """
-simple-agent
-Summarise {material}
-in three points.
-
-architect-agent
-Remember that a killed
-process must lose
-no task of this project.
-
-researcher-agent
-How is the score
-of an agent
-computed?
-
-architect-agent
-Find out what
-happens to running
-work when the
-process is
-killed.
-
-api-coder
-Read {sources}sql/database.py:
-what if another
-process holds
-the folder?
-"""
-_DELEGATED = 3  # the place of the question that one agent passes on to another
-_CLERK_TEXT = """
-Summarise: an accepted task
-is on disk. Whatever ends,
-it has one outcome.
-"""
-_CLERK = "from meshwright.cli.demo_clerk import main; main()"
+_MAX_EVENTS = 1_000
+_COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 
 
 @click.command()
+@click.option(
+    "--model", default="", help="A model or a group of models that does it; by default a script plays it."
+)
 @data_option
 @trust_option
-def demo(data: Path | None) -> int:
-    """Show agents at work; needs no key and no network.
+def demo(model: str, data: Path | None) -> int:
+    """Show agents fix a failing test; needs no key and no network.
 
-    A mesh in this process, with a fresh data folder, gives its agents real tasks over Meshwright's own files;
-    one of them asks another. The process of the last one gets SIGKILL in the middle of its work, and its
-    agent asks you. The offline model answers, whatever keys are set.
+    A mesh in this process, with a fresh data folder and a fresh repository: project-manager plans, api-coder
+    edits a copy, qa-tester runs its tests in the sandbox. The first process gets SIGKILL in the middle. You
+    see the change and decide whether it is committed. Without --model a script plays the models, whatever
+    keys are set; agents, tools, sandbox, tests and git are real.
     """
-    return asyncio.run(_run(data or _fresh_folder()))
+    return asyncio.run(_run(data or _fresh_folder(), model))
 
 
-async def _run(data: Path) -> int:
-    from meshwright.cli.demo_clerk import demo_agents, demo_settings
+async def _run(data: Path, model: str) -> int:
+    from meshwright.cli.demo_job import REQUEST, begin_and_kill, box_of, demo_mesh, make_repository
 
-    workspace, questions = _questions()
-    click.echo("Five agents on real files; no key, no network, no service.")
-    settings = demo_settings(data, tools={"workspace": workspace})
-    options, agents = f" --data {data}", demo_agents()
-    async with in_process(settings, "work", options, agents=agents) as mesh:
-        click.echo(f"{mesh.about}\nA real model answers once LITELLM_BASE_URL or a provider's key is set.")
-        outcomes = [await _show(mesh, number, question) for number, question in enumerate(questions, start=1)]
-    _head(len(questions) + 1, "clerk", text := " ".join(_CLERK_TEXT.split()))
-    task_id = await _begin_and_kill(data, text)
-    async with in_process(settings, "work", options, agents=agents) as mesh:
-        outcomes.append(await _go_on(mesh, task_id))
-        await _sum_up(mesh, outcomes)
-    return 0 if all(outcome["success"] for outcome in outcomes) else 1
-
-
-async def _begin_and_kill(data: Path, text: str) -> str:
-    """Have another process begin a task and end by SIGKILL; returns the task's id."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-c", _CLERK, str(data), text),
-        env=os.environ | {"MESH_TRUST": "1"},  # this process was allowed to run the code of the folder
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    out, _ = await process.communicate()
-    if process.returncode != -signal.SIGKILL:
-        raise ServiceFailed(f"The process of the clerk ended with {process.returncode}", remedy="try again")
-    click.echo(f"Process {process.pid} began it and has got SIGKILL, in the middle. This one goes on:")
-    return out.decode().strip()
+    repository = make_repository(data)
+    box = await box_of(data, model)
+    click.echo(f"A repository with a failing test: {repository}")
+    player = f"the model {model}" if model else "a script in the place of models (mesh demo --model NAME)"
+    click.echo(f"Played by {player}; the rest is real. Sandbox: {box}.")
+    click.secho(f"\nproject-manager: {REQUEST}", bold=True)
+    if model:
+        async with demo_mesh(data, model, box):  # a wrong name shows at once
+            pass
+    pid, task_id = await begin_and_kill(data, model, box)
+    click.echo(f"Process {pid} began it and has got SIGKILL, in the middle. This one goes on:")
+    async with demo_mesh(data, model, box) as mesh:
+        outcome = await _go_on(mesh, task_id)
+        await _show_change(mesh, task_id)
+        await _show_costs(mesh, task_id)
+    return 0 if outcome["success"] else 1
 
 
 async def _go_on(mesh: Connection, task_id: str) -> Document:
-    from meshwright.cli.demo_clerk import CALLED
-    from meshwright.cli.timeline import Answering, draw, drawing
+    from meshwright.cli.demo_job import MODEL_CALLED, TOOL_CALLED, repeated
+    from meshwright.cli.timeline import Answering, draw, drawing, print_answer
 
     has_person = sys.stdin.isatty() and sys.stderr.isatty()
     if not has_person:
         click.echo("It asks a person; there is no terminal to ask at, so the demo says yes.")
-    before = await mesh.client.events(task_id=task_id, event_type=CALLED)
+    before = await mesh.client.last_seq()
     with drawing(stream=sys.stdout) as canvas:
         if has_person:
-            answering = Answering(mesh, canvas)
+            person = Answering(mesh, canvas)
             try:
-                outcome = await draw(mesh.client, task_id, canvas, answering)
+                outcome = await draw(mesh.client, task_id, canvas, person)
             finally:
-                await answering.close()
+                await person.close()
         else:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(_say_yes(mesh, task_id))
+                answering = tasks.create_task(_say_yes(mesh))
                 outcome = await draw(mesh.client, task_id, canvas)
-    calls = await mesh.client.events(task_id=task_id, event_type=CALLED)
-    click.echo(quoted(_text_of(outcome), _width()))
-    click.echo(f"{len(before)} call of a model before SIGKILL, {len(calls) - len(before)} repeated after it.")
+                answering.cancel()
+    click.echo()
+    print_answer(outcome, as_json=False)
+    calls = [
+        event
+        for event_type in (MODEL_CALLED, TOOL_CALLED)
+        for event in await mesh.client.events(event_type=event_type, limit=_MAX_EVENTS)
+    ]
+    first = sum((event.seq or 0) <= before for event in calls)
+    click.echo(
+        f"{first} calls of models and tools had ended before SIGKILL, {len(calls) - first} after it; "
+        f"{repeated(calls)} were repeated."
+    )
     return outcome
 
 
-async def _say_yes(mesh: Connection, task_id: str) -> None:
+async def _say_yes(mesh: Connection) -> None:
     """Answer in the place of the person, where the demo has no terminal to ask at."""
-    async with aclosing(mesh.client.follow(task_id)) as events:
+    from meshwright.core.schema import takes_approval
+
+    async with aclosing(mesh.client.stream(after_seq=0, event_type="task.waiting")) as events:
         async for event in events:
-            if event.event_type == "task.waiting":
-                await mesh.client.answer(task_id, event.fields["key"], {"approve": True})
+            if event.task_id and event.fields.get("kind") == "person":
+                is_decision = takes_approval(event.fields.get("answer_schema"))
+                answer = {"approve": True} if is_decision else "Decide as you think best."
+                await mesh.client.answer(event.task_id, event.fields["key"], answer)
 
 
-def _questions() -> tuple[Path, list[_Question]]:
-    """The folder that the agents see, and what they are asked: about this checkout, or about the package."""
-    here = Path.cwd()
-    workspace, sources = (
-        (here, f"{_SOURCES.relative_to(here)}/") if _SOURCES.is_relative_to(here) else (_SOURCES, "")
+async def _show_change(mesh: Connection, task_id: str) -> None:
+    found: Document = await mesh.client.call("GET", f"/trees/{task_id}/diff")
+    click.secho("\nThe change:", bold=True)
+    for line in found["diff"].splitlines():
+        click.secho(f"  {line}", fg=_COLOURS.get(line[:1]))
+
+
+async def _show_costs(mesh: Connection, task_id: str) -> None:
+    from meshwright.cli.batches import show_tree
+    from meshwright.cli.output import document
+
+    click.secho("\nThe tasks, and what they cost:", bold=True)
+    show_tree(document(await mesh.client.tree(task_id)))
+    program = _program()
+    click.echo(
+        f"""
+All of it is kept in {mesh.where}:
+  {program} task {task_id}{mesh.options}
+  {program} events --task {task_id}{mesh.options}
+  {program} trees show {task_id}{mesh.options}
+Your turn, in a repository of yours:
+  {program} ask api-coder "Why does the test fail?"
+  {program} up"""
     )
-    names = [name for name in _MATERIAL if (workspace / name).is_file()]
-    questions = []
-    for entry in _SCRIPT.strip().split("\n\n"):
-        agent_id, _, text = entry.partition("\n")
-        material = workspace / names[0] if "{material}" in text else None
-        text = " ".join(text.split()).format(sources=sources, material=names[0])
-        questions.append(_Question(agent_id, text, material))
-    return workspace, questions
 
 
 def _fresh_folder() -> Path:
@@ -181,74 +144,6 @@ def _fresh_folder() -> Path:
     for old in sorted(_FOLDER.iterdir(), key=lambda path: path.stat().st_mtime)[: -_MAX_KEPT + 1]:
         shutil.rmtree(old, ignore_errors=True)
     return Path(tempfile.mkdtemp(prefix="", dir=_FOLDER))
-
-
-async def _show(mesh: Connection, number: int, question: _Question) -> Document:
-    from meshwright.cli.timeline import draw, drawing
-
-    _head(number, question.agent_id, question.text)
-    text = f"{question.text}\n\n{question.material.read_text()}" if question.material else question.text
-    receipt = await mesh.client.submit(text, agent_id=question.agent_id)
-    with drawing(stream=sys.stdout) as canvas:
-        outcome = await draw(mesh.client, receipt.task_id, canvas)
-    click.echo(quoted(_text_of(outcome), _width()))
-    return outcome
-
-
-def _head(number: int, agent_id: str, text: str) -> None:
-    click.secho(f"\n{number}. {agent_id}: {text}", bold=True)
-
-
-def _text_of(outcome: Document) -> str:
-    return (outcome.get("result") or {}).get("text") or ""
-
-
-def _width() -> int:
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
-
-
-def quoted(text: str, width: int) -> str:
-    """An answer, or its beginning, in lines of at most so many characters, each marked as quoted."""
-    from meshwright.cli.output import for_terminal
-
-    lines = for_terminal(text).strip().splitlines()
-    more = [f"... and {len(lines) - _MAX_ANSWER_LINES} lines more"] if len(lines) > _MAX_ANSWER_LINES else []
-    shown = [*lines[:_MAX_ANSWER_LINES], *more]
-    return "\n".join(
-        f"{_QUOTE}{part}".rstrip() for line in shown for part in _wrapped(line, width - len(_QUOTE))
-    )
-
-
-def _wrapped(line: str, width: int) -> list[str]:
-    """A line in parts that fit; those that follow are indented as it is."""
-    indent = " " * (len(line) - len(line.lstrip(" -*")))
-    return textwrap.wrap(
-        line,
-        max(width, 20),
-        subsequent_indent=indent[:8],
-        expand_tabs=False,
-        replace_whitespace=False,
-        break_on_hyphens=False,
-    ) or [""]
-
-
-async def _sum_up(mesh: Connection, outcomes: list[Document]) -> None:
-    from meshwright.core.display import dollars
-
-    program, delegated = _program(), outcomes[_DELEGATED]["task_id"]
-    tasks = await mesh.client.tasks(limit=100)
-    costs = [outcome["cost_usd"] for outcome in outcomes]
-    cost = dollars(None if None in costs else sum(map(Decimal, costs)))
-    click.echo(
-        f"""
-{len(tasks)} tasks, {await mesh.client.last_seq()} events, {cost}. All of it is kept in {mesh.where}:
-  {program} tasks{mesh.options}
-  {program} task {delegated}{mesh.options}
-  {program} events --task {delegated}{mesh.options}
-Your turn:
-  {program} ask researcher-agent "Where are settings read from?"
-  {program} up"""
-    )
 
 
 def _program() -> str:

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from functools import partial, wraps
+from typing import Any, NamedTuple
 
 import click
 
 from meshwright.cli import output
 from meshwright.cli.completion import named
-from meshwright.cli.connect import Connection, whole_id
-from meshwright.cli.options import confirm, since_option, until_option
+from meshwright.cli.connect import Connection, talk, whole_id
+from meshwright.cli.options import (
+    Target,
+    confirm,
+    json_option,
+    limit_option,
+    since_option,
+    until_option,
+    yes_option,
+)
 from meshwright.core.display import Document
 from meshwright.core.errors import MeshError
 
@@ -32,27 +41,21 @@ _FIELDS = (
     click.option("--requester", "requested_by", metavar="NAME", help="Only of tasks of this caller."),
     click.option("--model", metavar="NAME", help="Only of this model."),
     click.option(
+        "--prompt",
+        metavar="NAME[@DIGEST]",
+        shell_complete=named("prompt"),
+        help="Only of calls with this prompt, or with one version of it.",
+    ),
+    click.option(
         "--error", "--cause", "error", metavar="TYPE", help="Only of tasks that failed by this error."
     ),
     click.option("--text", metavar="WORDS", help="Only of tasks whose request has these words."),
 )
 
-FILTER_FIELDS = frozenset(
-    [
-        "agent_id",
-        "capability",
-        "status",
-        "thread_id",
-        "parent_task_id",
-        "requested_by",
-        "model",
-        "error",
-        "text",
-        "since",
-        "until",
-    ]
-)
-"""The fields that a command with these options gets."""
+_WANTED = {
+    *("agent_id", "capability", "status", "thread_id", "parent_task_id", "requested_by", "model"),
+    *("prompt", "error", "text", "since", "until", "kind"),
+}
 
 
 def filter_options(
@@ -72,49 +75,134 @@ def filter_options(
     return add
 
 
-dry_run_option = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
-
-
 def given_filter(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields of a filter that were given."""
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def given_ids(ids: Sequence[str]) -> list[str]:
-    """The ids that are meant; `-` stands for those on stdin."""
-    on_stdin = sys.stdin.read().split() if "-" in ids else []
-    return [*(given for given in ids if given != "-"), *on_stdin]
+class Many(NamedTuple):
+    """The tasks or questions of a command, by their names or by a filter, and how it is done."""
+
+    ids: tuple[str, ...]
+    wanted: dict[str, Any]
+    everything: bool
+    dry_run: bool
+    limit: int
+    yes: bool
+    as_json: bool
+
+    @property
+    def is_filter(self) -> bool:
+        """Whether a filter says which."""
+        return bool(self.wanted or self.everything)
+
+    @property
+    def is_one(self) -> bool:
+        """Whether just one is named."""
+        return len(self.ids) == 1 and self.ids[0] != "-"
+
+    def require_one_way(self, what: str) -> None:
+        """Raises UsageError where not just one of ids, a filter and `--all` says which are meant."""
+        wanted = {name: value for name, value in self.wanted.items() if name != "kind" or not self.everything}
+        if bool(self.ids) == bool(wanted or self.everything) or (wanted and self.everything):
+            raise click.UsageError(
+                f"name {what}, or give a filter such as --agent ID, or --all", click.get_current_context()
+            )
+
+    def do(
+        self,
+        target: Target,
+        one: Callable[[Connection, str], Awaitable[Document]],
+        found: Callable[..., Awaitable[Sequence[Any]]],
+        consequence: str,
+    ) -> list[Document]:
+        """Do something with each that is named, by `one`, or with all that a filter finds, by `found`.
+
+        Before the latter a person sees how many they are, and the `consequence`.
+        """
+        on_stdin = sys.stdin.read().split() if "-" in self.ids else []
+        ids = [*(given for given in self.ids if given != "-"), *on_stdin]
+
+        async def work(mesh: Connection) -> list[Document]:
+            if self.ids:
+                return [await one(mesh, given) for given in ids]
+            fields = {"everything": self.everything, "limit": self.limit, **self.wanted}
+            find = partial(found, mesh, **fields)
+            return await _confirmed(find, consequence, dry_run=self.dry_run, yes=self.yes)
+
+        return talk(target, work, need="log" if self.dry_run else "change")
+
+    def show(
+        self, found: Sequence[Document], told: Callable[[Document], str], refused: str, empty: str
+    ) -> int:
+        """Print a line for each; returns the status of the command: 1 if one was refused."""
+        if self.as_json:
+            output.echo_json(found)
+        elif not found:
+            click.echo(empty, err=True)
+        for item in () if self.as_json else found:
+            name = item.get("id") or item["task_id"]
+            if item["refused"]:
+                output.say(f"{name}  {refused}: {item['refused']['message']}", err=True)
+            else:
+                click.echo(f"{name}  {told(item)}")
+        return int(any(item["refused"] for item in found))
 
 
-def require_one_way(ids: Sequence[str], wanted: dict[str, Any], *, everything: bool, what: str) -> None:
-    """Raises UsageError where not just one of ids, a filter and `--all` says which are meant."""
-    if bool(ids) == bool(wanted or everything) or (wanted and everything):
-        raise click.UsageError(
-            f"name {what}, or give a filter such as --agent ID, or --all", click.get_current_context()
-        )
+def many_options(
+    *statuses: str, everything: str, default: str = "", more: Callable[..., Any] | None = None
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The options of a command that is for one or many; it gets them, and its `ids`, as a `Many`.
+
+    `everything` is the help of `--all`; `more` is one more option that says which are meant.
+    """
+    options = (
+        *((more,) if more else ()),
+        click.option("--all", "everything", is_flag=True, help=everything),
+        click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing."),
+        limit_option(500, 10_000),
+        yes_option,
+        filter_options(*statuses, default=default),
+        json_option,
+    )
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(command)
+        def call(*args: Any, **given: Any) -> int:
+            wanted = {name: given.pop(name) for name in [*given] if name in _WANTED}
+            how = {name: given.pop(name) for name in ("everything", "dry_run", "limit", "yes", "as_json")}
+            many = Many(given.pop("ids", ()), given_filter(wanted), **how)
+            return command(*args, many=many, **given)
+
+        added: Any = call
+        for option in reversed(options):
+            added = option(added)
+        return added
+
+    return add
 
 
-async def each_of(
-    mesh: Connection, ids: Sequence[str], do: Callable[[str], Awaitable[Document]]
-) -> list[Document]:
-    """Do something with each of some tasks; one that is refused says why, and the others are done."""
-    return [await _one(await whole_id(mesh, given), do) for given in ids]
+def by_id(do: Callable[[Connection, str], Awaitable[Document]]) -> Callable[[Connection, str], Any]:
+    """The same for an end of a task's id; one that is refused says why, and the others are done."""
+
+    async def one(mesh: Connection, given: str) -> Document:
+        task_id = await whole_id(mesh, given)
+        try:
+            return await do(mesh, task_id)
+        except MeshError as error:
+            return {"task_id": task_id, "refused": refusal(error)}
+
+    return one
 
 
-async def _one(task_id: str, do: Callable[[str], Awaitable[Document]]) -> Document:
-    try:
-        return await do(task_id)
-    except MeshError as error:
-        return {"task_id": task_id, "refused": {"type": error.code, "message": str(error)}}
+def refusal(error: MeshError) -> Document:
+    """An error, as an item of what was done to many has it."""
+    return {"type": error.code, "message": str(error)}
 
 
-async def confirmed(
+async def _confirmed(
     do: Callable[..., Awaitable[Sequence[Any]]], consequence: str, *, dry_run: bool, yes: bool
 ) -> list[Document]:
-    """Do something with all that a filter finds, once a person has seen how many they are.
-
-    `consequence` says what happens to `{tasks}`.
-    """
     if not (dry_run or yes):
         planned = [output.document(item) for item in await do(dry_run=True)]
         count = sum(item["refused"] is None for item in planned)
@@ -124,20 +212,3 @@ async def confirmed(
             consequence.format(count=count, s="" if count == 1 else "s", are="is" if count == 1 else "are")
         )
     return [output.document(item) for item in await do(dry_run=dry_run)]
-
-
-def show_each(
-    found: Sequence[Document], told: Callable[[Document], str], *, refused: str, empty: str, as_json: bool
-) -> int:
-    """Print a line for each; returns the status of the command: 1 if one was refused."""
-    if as_json:
-        output.echo_json(found)
-    elif not found:
-        click.echo(empty, err=True)
-    for item in () if as_json else found:
-        name = item.get("id") or item["task_id"]
-        if item["refused"]:
-            output.say(f"{name}  {refused}: {item['refused']['message']}", err=True)
-        else:
-            click.echo(f"{name}  {told(item)}")
-    return int(any(item["refused"] for item in found))

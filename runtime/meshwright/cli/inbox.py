@@ -16,6 +16,7 @@ from meshwright.cli import output
 from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk
 from meshwright.cli.figures import figures_text
+from meshwright.cli.filters import ENDED, OPEN, filter_options, given_filter
 from meshwright.cli.options import (
     Target,
     follow_option,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 _SHOWN_IDS = 5
 _ID_CHARS = 6
+_APPROVED = ("arguments", "effect", "difference")  # nobody approves what is not shown
 _LONG_CHARS = 400
 _LOOK_SECONDS = 1.0  # between two looks of --follow
 _context = click.get_current_context
@@ -41,22 +43,30 @@ _context = click.get_current_context
 
 @click.command("list")
 @click.option("--ended", is_flag=True, help="Also those that were answered, or that nothing waits for now.")
+@filter_options(*OPEN, *ENDED)
 @limit_option(50)
 @follow_option
 @json_option
 @mesh_options
-def list_questions(target: Target, ended: bool, limit: int, follow: bool, as_json: bool) -> None:
-    """List what waits for a person, the oldest first."""
+def list_questions(
+    target: Target, ended: bool, limit: int, follow: bool, as_json: bool, **of_task: Any
+) -> None:
+    """List what waits for a person, the oldest first.
+
+    The filters are of the tasks that ask, --since and --until of their last change.
+    """
     if follow and ended:
         raise click.UsageError("--follow shows all that is open: leave out --ended", _context())
+    wanted = given_filter(of_task)
 
     async def show(mesh: Connection) -> None:
         if follow:
-            await _watch(mesh, limit, as_json=as_json)
-        listed = await mesh.client.inbox(ended=ended, limit=limit)
+            await _watch(mesh, wanted, limit, as_json=as_json)
+        listed = await mesh.client.inbox(ended=ended, limit=limit, **wanted)
         columns = (*_COLUMNS[:1], Column("status", "status"), *_COLUMNS[1:]) if ended else _COLUMNS
         items = [document(question) for question in listed]
-        output.show(items, columns, as_json=as_json, empty="nothing waits for a person")
+        empty = "no such questions; mesh inbox lists all" if wanted else "nothing waits for a person"
+        output.show(items, columns, as_json=as_json, empty=empty)
         if items and not as_json:
             hint = f"mesh inbox ID{mesh.options} shows one whole, with the command that answers it"
             output.say(hint, err=True)
@@ -127,7 +137,7 @@ _COLUMNS = (
 )
 
 
-async def _watch(mesh: Connection, limit: int, *, as_json: bool) -> None:
+async def _watch(mesh: Connection, wanted: dict[str, Any], limit: int, *, as_json: bool) -> None:
     """Show what waits for a person, as long as the command runs: a table that changes on a terminal.
 
     Elsewhere each question is a line when it comes and another when it ends.
@@ -136,7 +146,7 @@ async def _watch(mesh: Connection, limit: int, *, as_json: bool) -> None:
     draws, drawn = is_screen() and not as_json, 0
     known: dict[str, Document] = {}
     while True:
-        listed = await mesh.client.inbox(limit=limit)
+        listed = await mesh.client.inbox(limit=limit, **wanted)
         found = {question.id: document(question) for question in listed}
         if draws:
             shown = table(_COLUMNS, [*found.values()]) if found else "nothing waits for a person"
@@ -164,13 +174,15 @@ def _echo_change(questions: Sequence[Document], *, as_json: bool) -> None:
 
 def question_lines(question: Document, options: str) -> Iterator[tuple[str, str]]:
     """The subject of a question and how to answer it, each with its label."""
-    yield "asked", question["question"]
+    yield "asked", question["question"].partition("\nIts effect:\n")[0]  # which comes below, whole
     for name, value in (question.get("subject") or {}).items():
         if name in ("kind", "agent_id", "tool") or value in (None, "", {}, []):
             continue
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        is_whole = name == "arguments" or len(text) <= _LONG_CHARS  # nobody approves what is not shown
-        yield name, text if is_whole else f"{text[:_LONG_CHARS]}..."
+        if name in _APPROVED:
+            yield from _whole(name, value)
+        else:
+            text = _text(value)
+            yield name, text if len(text) <= _LONG_CHARS else f"{text[:_LONG_CHARS]}..."
     if may_answer := question.get("may_answer"):
         yield "for", ", ".join(may_answer)
     if question.get("expires_at"):
@@ -179,9 +191,28 @@ def question_lines(question: Document, options: str) -> Iterator[tuple[str, str]
         yield from _ways(question, options)
 
 
+def _whole(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """A value that somebody approves: texts of several lines, such as diffs, as they are."""
+    fields = value.items() if isinstance(value, dict) else [("", value)]
+    if not any("\n" in field for _, field in fields if isinstance(field, str)):
+        yield name, _text(value)
+        return
+    for key, field in fields:
+        first, *rest = _text(field).split("\n")
+        title = f"{key}: " if key else ""
+        lines = [f"{title}|", first, *rest] if rest else [f"{title}{first}"]
+        for line in lines:
+            yield name, line or " "
+            name = ""
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
 def _ways(question: Document, options: str) -> Sequence[tuple[str, str]]:
     name = short_name(question["id"])
-    if not question["task_id"]:
+    if not (question["task_id"] or question.get("source")):
         return [("test", f"mesh models test{options}")]
     if "account" in (question.get("subject") or {}):  # it says itself how its budget is raised
         return [("deny", f'mesh deny {name} --reason "..."{options}')]

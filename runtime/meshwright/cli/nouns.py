@@ -73,7 +73,9 @@ class Noun(click.Group):
         quiet = click.Context(click.Command(bare, params=options), ignore_unknown_options=True)
         quiet.resilient_parsing = True
         _, words, _ = quiet.command.make_parser(quiet).parse_args(list(args))
-        return [word for word in words if not word.startswith("-")]
+        plain = [word for word in words if not word.startswith("-")]
+        has_strangers = len(plain) < len(words)  # which the verb refuses: what follows may be their values
+        return [] if has_strangers and plain and plain[0] not in self.commands else plain
 
 
 def _is_typo(word: str, verbs: Iterable[str]) -> bool:

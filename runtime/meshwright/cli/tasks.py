@@ -60,6 +60,7 @@ if TYPE_CHECKING:
 
 _WHOLE_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")  # an id that the mesh made
 _SHOWN_IDS = 5
+_NO_TASKS = 'no such tasks; mesh ask AGENT "..." makes one'
 _Line = tuple[str, str]
 TASKS = (
     Column("task", "task_id", cut=1, from_end=True),
@@ -102,6 +103,11 @@ _after_option = click.option(
     shell_complete=named("task"),
     help="Begin once this task has ended, however it did; an end of its id will do.",
 )
+_repository_option = click.option(
+    "--repository",
+    metavar="NAME",
+    help="The repository of [trees] that it works on, where there are several.",
+)
 
 
 @click.command()
@@ -113,6 +119,7 @@ _after_option = click.option(
     "--thread", "thread_id", metavar="ID", help="Continue this conversation: the agent sees its history."
 )
 @_after_option
+@_repository_option
 @task_budget_options
 @time_options
 @quiet_option
@@ -189,6 +196,7 @@ async def _with_names(mesh: Connection, wanted: str, error: NotFound) -> NotFoun
 @click.option("--idempotency-key", metavar="KEY", help="A repeat with the same key is the same task.")
 @click.option("--wait", is_flag=True, help="Follow its progress and print its answer, as mesh ask does.")
 @_after_option
+@_repository_option
 @task_budget_options
 @time_options
 @quiet_option
@@ -278,7 +286,8 @@ def tasks(target: Target, limit: int, follow: bool, as_json: bool, order: str, *
             await follow_tasks(mesh, (*TASKS, REASON), wanted, limit=limit, as_json=as_json)
         found = [document(task) for task in await mesh.client.tasks(limit=limit, **wanted)]
         columns = (*TASKS, REASON) if any(task["reason"] for task in found) else TASKS
-        output.show(found, columns, as_json=as_json, empty='no such tasks; mesh ask AGENT "..." makes one')
+        empty = "no such tasks; mesh tasks lists all" if given_filter(of_task) else _NO_TASKS
+        output.show(found, columns, as_json=as_json, empty=empty)
 
     talk(target, show)
 
@@ -388,6 +397,8 @@ def task_page(mesh: Connection, view: TaskView, *, as_json: bool, more: Sequence
     if view.attempts:
         rows.append(("steps", f"mesh task {view.task_id} --steps{mesh.options}"))
     rows.append(("events", f"mesh events --task {view.task_id}{mesh.options}"))
+    if view.outcome is not None and not view.outcome.success:
+        rows.append(("again", f"mesh retry {view.task_id}{mesh.options}"))
     text = view.outcome.text if view.outcome else ""
     shown = output.labelled(row for row in rows if row[1])
     return "\n".join([shown, *(["", output.for_terminal(text)] if text else [])])
@@ -427,7 +438,7 @@ async def _budget(mesh: Connection, view: TaskView) -> list[_Line]:
 
 def _rows(view: Document) -> Iterator[tuple[str, str]]:
     yield "task", view["task_id"]
-    yield "status", view["status"]
+    yield "status", join([view["status"], view.get("state")])
     yield "capability", view["capability"]
     yield "request", short(view["payload"].get("text") or "")
     yield "created", local_time(view["created_at"])

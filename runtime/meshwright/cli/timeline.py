@@ -364,6 +364,8 @@ async def watch(mesh: Connection, task_id: str, *, quiet: bool) -> Document:
             if files:
                 canvas.line(0, Line("save", f"mesh task {task_id} --save DIR{mesh.options}"))
             canvas.line(0, Line("events", f"mesh events --task {task_id}{mesh.options}"))
+            if not outcome["success"]:
+                canvas.line(0, Line("again", f"mesh retry {task_id}{mesh.options}"))
             return outcome
     except asyncio.CancelledError:
         if mesh.is_running:

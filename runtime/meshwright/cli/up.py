@@ -9,8 +9,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import AbstractContextManager, ExitStack, suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from socket import create_server
@@ -25,6 +25,7 @@ from meshwright.cli.output import styled, table
 from meshwright.cli.project import require_trust, trust_option
 from meshwright.core.clock import unless
 from meshwright.core.display import Column, Document
+from meshwright.sql.folder import SECRET_KEY, own_folder
 
 if TYPE_CHECKING:
     from socket import socket
@@ -130,9 +131,6 @@ def up(
         tables["maintenance"] = {"hold": hold}
     settings = _settings(data_dir=data, **tables, **given)
     if settings.store == "dapr":
-        if hold is not None:
-            usage = "--hold and --release are not for --store dapr, where each worker begins by itself"
-            raise click.UsageError(usage, click.get_current_context())
         _run_stack(settings, per_agent=per_agent, replicas=replicas)
         _say_stopped()
         return
@@ -185,10 +183,9 @@ def _settings(*, log_level: Sequence[str], **given: object) -> Settings:
 
     settings = load_settings(Path(), log_level=",".join(log_level) or None, **given)
     form = log_service(settings.data_dir, settings.log_level, settings.log_format)
-    os.environ |= {"MESH_LOG_LEVEL": settings.log_level, "MESH_LOG_FORMAT": form}  # of our processes too
     require_trust(settings)
     os.umask(_PRIVATE_UMASK)
-    return settings
+    return settings.having(log_format=form)  # the workers of a stack, which have no terminal, log in the same
 
 
 def _run(serving: Coroutine[Any, Any, None]) -> None:
@@ -206,14 +203,31 @@ def listening_for(app_id: str, settings: Settings) -> Settings:
     return settings.having(http={"port": MODELS_PORT})
 
 
+@contextmanager
+def _own_folder(settings: Settings) -> Iterator[Settings]:
+    """The settings of this process. Those that share a database each have a folder, and one `secret.key`.
+
+    On Dapr the stack gives each its folder; on SQLite there is one process.
+    """
+    if settings.database is None or settings.store == "dapr":
+        yield settings
+        return
+    secrets = {"file": settings.secrets.file or settings.data_dir / SECRET_KEY}
+    with own_folder(settings.data_dir) as folder:
+        yield settings.having(data_dir=folder, secrets=secrets)
+
+
 async def _up(settings: Settings) -> None:
     from meshwright.app import build_mesh
     from meshwright.cli.serving import inherited_listener, start_again, watching
     from meshwright.edges.http.server import listen, serve
 
     # Before work begins that a port in use would break off.
-    with inherited_listener() or listen(settings.http.host, settings.http.port) as listener:
-        mesh = build_mesh(with_admin_token(settings))
+    with (
+        inherited_listener() or listen(settings.http.host, settings.http.port) as listener,
+        _own_folder(with_admin_token(settings)) as own,
+    ):
+        mesh = build_mesh(own)
         watched = watching(mesh, partial(start_again, listener))
         await _serve(mesh, listener, partial(_serve_api, partial(serve, has_socket=True)), watched)
 
@@ -232,8 +246,9 @@ async def _work(settings: Settings, app_id: str, replica: bool) -> None:
     with listen(settings.http.host, settings.http.port) as listener:
         if serving is not _answer_probes:
             settings = with_admin_token(settings)
-        mesh = build_worker(settings, app_id=app_id, replica=replica)
-        await _serve(mesh, listener, serving, watching(mesh))
+        with _own_folder(settings) as own:
+            mesh = build_worker(own, app_id=app_id, replica=replica)
+            await _serve(mesh, listener, serving, watching(mesh))
 
 
 async def _serve(
@@ -352,10 +367,13 @@ def _apps(settings: Settings, *, per_agent: bool, replicas: int) -> list[AppSpec
 
     if not per_agent:
         return one_app(replicas)
+    from meshwright.agents.component import app_of, tool_settings
     from meshwright.app import agents_of
+    from meshwright.roles import FRONT
 
-    agents = agents_of(settings, Path())
-    return app_per_agent([agent.agent_id for agent in agents if not agent.reads_log], replicas)
+    tools = tool_settings(settings, Path())
+    apart = [agent.agent_id for agent in agents_of(settings, Path()) if app_of(agent, tools) != FRONT]
+    return app_per_agent(apart, replicas)
 
 
 async def _supervise(settings: Settings, apps: Sequence[AppSpec], lock: int) -> None:

@@ -1,0 +1,238 @@
+"""The job of the demo: a repository with a failing test, the script of its models, and its first process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import click
+
+from meshwright.agents.shipped import shipped_agents
+from meshwright.cli.connect import Connection, in_process
+from meshwright.core.errors import ConfigError, ServiceFailed, ToolFailed
+from meshwright.core.messages import Event, Usage
+from meshwright.models.port import ModelReply, ModelRequest, OnDelta, ToolCall
+from meshwright.sandbox.choice import ChosenSandbox
+from meshwright.sandbox.settings import SandboxSettings
+from meshwright.settings import Settings, load_settings
+from meshwright.sql.folder import make_private
+
+MODEL_CALLED, TOOL_CALLED = "model.called", "tool.called"
+REQUEST = "The discount is taken off in cents, not in percent. Find out why, and correct it."
+_ENDED = frozenset({"task.succeeded", "task.failed", "task.timed_out", "task.cancelled"})
+_CHANGING = frozenset({"edit", "write"})
+_REPOSITORY = "demo"
+_TOKEN_CHARS = 4
+_FILES = {
+    "prices.py": '''"""Prices of a small shop, in cents."""
+
+
+def total(prices, discount=0):
+    """The sum of the prices, less a discount in percent."""
+    return sum(prices) - discount
+''',
+    "test_prices.py": """import unittest
+
+from prices import total
+
+
+class Totals(unittest.TestCase):
+    def test_a_sum_has_no_discount(self):
+        self.assertEqual(total([1000, 500]), 1500)
+
+    def test_ten_percent_are_taken_off(self):
+        self.assertEqual(total([1000, 500], discount=10), 1350)
+""",
+}
+_GIT = ("git", "-c", "user.name=Demo", "-c", "user.email=demo@localhost")
+_GIT_ENVIRONMENT = {
+    "PATH": os.environ.get("PATH", os.defpath),
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_CONFIG_NOSYSTEM": "1",
+}
+_Said = Sequence[str | ToolCall]
+
+
+def _tokens(text: str) -> int:
+    """Roughly how many tokens a text would be."""
+    return len(text) // _TOKEN_CHARS
+
+
+def _call(tool: str, **arguments: str) -> ToolCall:
+    return ToolCall(id="", name=tool, arguments=json.dumps(arguments))
+
+
+_SCRIPT: Mapping[str, _Said] = {
+    "done_when": (
+        json.dumps(
+            {
+                "title": "Take discounts off in percent",
+                "goal": "total() takes the discount off as a share of the sum.",
+                "done_when": "All of test_prices.py passes.",
+                "tests": ["test_prices.py"],
+            }
+        ),
+    ),
+    "parts": (
+        json.dumps(
+            {
+                "parts": [
+                    {
+                        "name": "percent",
+                        "capability": "bug-fix",
+                        "text": "total() in prices.py subtracts the discount as cents. It is a percentage.",
+                    }
+                ]
+            }
+        ),
+    ),
+    "api-coder": (
+        _call("run_tests"),
+        _call("view", path="prices.py"),
+        _call(
+            "edit",
+            path="prices.py",
+            old="return sum(prices) - discount",
+            new="return sum(prices) * (100 - discount) // 100",
+        ),
+        _call("run_tests"),
+        "total() subtracted the discount as cents; it is a share of the sum now. Both tests pass.",
+    ),
+    "evidence": (
+        _call("run_tests"),
+        _call("diff"),
+        json.dumps({"passed": True, "evidence": ["test_prices.py"], "findings": []}),
+    ),
+    "approved": (_call("diff"), json.dumps({"approved": True, "findings": []})),
+}
+"""The replies for an answer with such a field, or to an agent: the next one follows the results so far."""
+
+
+class ScriptedJob:
+    """The part of the models, as a script: the next reply to each request, and to a repeated one the same."""
+
+    name = "a script"
+
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+        """Give the reply that follows the results of tools in a request."""
+        fields = (request.response_schema or {}).get("properties", {})
+        results = sum(message.role == "tool" for message in request.messages)
+        said = _SCRIPT[next(filter(fields.__contains__, _SCRIPT), request.user)][results]
+        usage = Usage(
+            prompt_tokens=sum(_tokens(message.text) for message in request.messages),
+            completion_tokens=_tokens(said.arguments if isinstance(said, ToolCall) else said),
+        )
+        known: dict[str, Any] = {"model": self.name, "usage": usage, "cost_usd": Decimal(0)}
+        if isinstance(said, ToolCall):
+            call = said.model_copy(update={"id": f"call_{results}"})
+            return ModelReply(tool_calls=(call,), finish_reason="tool_calls", **known)
+        if on_delta is not None:
+            on_delta(said)
+        return ModelReply(content=said, **known)
+
+    async def close(self) -> None:
+        """Nothing to give back."""
+
+
+def make_repository(data: Path) -> Path:
+    """Make the repository of the job beside the data of its mesh. Raises ConfigError."""
+    make_private(data)
+    folder = data / "shop"
+    try:
+        folder.mkdir(mode=0o700)
+    except FileExistsError as error:
+        raise ConfigError(f"{folder} is there already", remedy="Name a fresh folder: --data DIR") from error
+    for name, text in _FILES.items():
+        (folder / name).write_text(text)
+    for arguments in (["init", "-q", "-b", "main"], ["add", "."], ["commit", "-q", "-m", "Sell things"]):
+        try:
+            subprocess.run([*_GIT, *arguments], cwd=folder, env=_GIT_ENVIRONMENT, check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise ConfigError(f"git {arguments[0]} failed in {folder}", remedy="Install git") from error
+    return folder
+
+
+async def box_of(data: Path, model: str) -> str:
+    """The box of the demo's tests. A script needs none; raises ToolFailed where a real model has none."""
+    try:
+        return (await ChosenSandbox(SandboxSettings(), data).choose()).name
+    except ToolFailed:
+        if model:
+            raise
+        return "none"
+
+
+@asynccontextmanager
+async def demo_mesh(data: Path, model: str, box: str) -> AsyncIterator[Connection]:
+    """The mesh of the demo: with the models of the project where one is named, else with the script."""
+    agents = shipped_agents()
+    if model:
+        agents = [type(agent.__name__, (agent,), {"model": model}) for agent in agents]
+    chosen = None if model else ScriptedJob()
+    async with in_process(
+        _settings(data, box), "work", f" --data {data}", agents=agents, model=chosen
+    ) as mesh:
+        yield mesh
+
+
+def _settings(data: Path, box: str) -> Settings:
+    trees = {_REPOSITORY: {"repository": str(data.absolute() / "shop")}}
+    return load_settings(Path(), data_dir=data, trees=trees, sandbox={"kind": box})
+
+
+def repeated(events: Sequence[Event]) -> int:
+    """How many calls of models and tools ended more than once."""
+    places = [
+        (event.task_id, event.fields.get("attempt"), event.fields.get("path"), event.event_type)
+        for event in events
+    ]
+    return len(places) - len(set(places))
+
+
+async def _begin(data: Path, model: str, box: str) -> None:
+    """Submit the job, and end by SIGKILL in the run of tests that follows the first change."""
+    async with demo_mesh(data, model, box) as mesh:
+        receipt = await mesh.client.submit(REQUEST, agent_id="project-manager", repository=_REPOSITORY)
+        click.echo(receipt.task_id)
+        has_changed = False
+        async with aclosing(mesh.client.stream(after_seq=0)) as events:
+            async for event in events:
+                if event.event_type == TOOL_CALLED and event.fields.get("tool") in _CHANGING:
+                    has_changed = True
+                if event.event_type == MODEL_CALLED and has_changed and event.fields.get("tool_calls"):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if event.task_id == receipt.task_id and event.event_type in _ENDED:
+                    return
+
+
+async def begin_and_kill(data: Path, model: str, box: str) -> tuple[int, str]:
+    """Have another process begin the job, and end by SIGKILL; returns its id and that of the task.
+
+    Raises ServiceFailed where it ended otherwise.
+    """
+    command = (sys.executable, "-P", "-c", f"from {__name__} import main; main()", str(data), model, box)
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        env=os.environ | {"MESH_TRUST": "1"},  # this process was allowed to run the code of the folder
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await process.communicate()
+    task_id = out.decode().strip()
+    if process.returncode not in (0, -signal.SIGKILL) or not task_id:
+        raise ServiceFailed(f"The process of the job ended with {process.returncode}", remedy="Try again")
+    return process.pid, task_id
+
+
+def main() -> None:
+    """Print the id of the job's task, and end in the middle of it."""
+    asyncio.run(_begin(Path(sys.argv[1]), sys.argv[2], sys.argv[3]))
