@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from meshwright.component import Actors, Check, Component, Pages
     from meshwright.core.capability import Capability
     from meshwright.core.display import Column, EventWords, Resource, Verb
-    from meshwright.core.errors import LimitReached, MeshError, ToolFailed, WaitExpired
+    from meshwright.core.errors import LimitReached, MeshError, ModelError, ToolFailed, WaitExpired
     from meshwright.core.files import File
     from meshwright.core.limits import Limits
     from meshwright.core.messages import Event, Outcome, Receipt, Task, TaskRequest
@@ -54,6 +54,7 @@ HOMES = {
     "Limits": "core.limits",
     "Mesh": "mesh",
     "MeshError": "core.errors",
+    "ModelError": "core.errors",
     "ModelSettings": "models.named",
     "Outcome": "core.messages",
     "Pages": "component",
@@ -99,6 +100,7 @@ __all__ = [
     "Limits",
     "Mesh",
     "MeshError",
+    "ModelError",
     "ModelSettings",
     "Outcome",
     "Pages",

@@ -20,8 +20,9 @@ from pydantic import BaseModel, RootModel
 
 from meshwright.core.capability import Capability, Registration
 from meshwright.core.errors import ConfigError, nearest
+from meshwright.core.ids import ID_PATTERN
 from meshwright.core.limits import MAX_DEADLINE_SECONDS, MAX_TIMEOUT_SECONDS, Limits, reserved_param
-from meshwright.core.messages import ID_PATTERN, Task
+from meshwright.core.messages import Task
 from meshwright.core.money import Budget
 from meshwright.tools.toolset import Toolset
 
@@ -49,7 +50,7 @@ class Agent:
     far a conversation with its model may go, where those of the settings are not to hold; `timeout` how many
     seconds a step of its runs may take, and `deadline` its tasks, where callers say nothing (default:
     settings); `prompt_text` stands where there is no prompt file; `delegates_to` the agents to which it may
-    give tasks;
+    give tasks; `reflects` whether a model draws a lesson from each run that called tools, at one call more;
     `max_concurrency` how many tasks a worker runs at once (default: a setting); `reads_log` whether its tasks
     run where the event log is, for `run.activity`; `health_check_urls` what must answer for it to be chosen.
     """
@@ -72,6 +73,7 @@ class Agent:
     prompt_text: ClassVar[str] = ""
     delegates_to: ClassVar[Sequence[str]] = ()
     remembers: ClassVar[bool] = True
+    reflects: ClassVar[bool] = False
     max_concurrency: ClassVar[int | None] = None
     reads_log: ClassVar[bool] = False
     health_check_urls: ClassVar[Sequence[str]] = ()

@@ -15,7 +15,8 @@ from meshwright.core import topics
 from meshwright.core.cipher import Cipher
 from meshwright.core.encoding import Json
 from meshwright.core.errors import Draining, HostError, StoreFailed, TooLarge
-from meshwright.core.messages import Event, new_id
+from meshwright.core.ids import new_id
+from meshwright.core.messages import Event
 from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime

@@ -16,6 +16,7 @@ class BuiltIn(NamedTuple):
     """A part: its name, and where its component and the table of its settings are, as `module:name`.
 
     `needs` names settings, such as `mqtt.url`: without one of them the component has nothing to do.
+    `toolset` is the class of the toolsets of which each table `[NAME.OTHER]` of the part makes one.
     Read without a mesh: the `words` of its events, the `resources` that it keeps, and its `commands` with
     their lines in `mesh --help`, which are in the module `commands` of its package. They stand there below
     `heading`; a command that is short for another one is in `short_for` as well.
@@ -27,6 +28,7 @@ class BuiltIn(NamedTuple):
     needs: tuple[str, ...] = ()
     words: str = ""
     resources: str = ""
+    toolset: str = ""
     commands: Mapping[str, str] = {}
     heading: str = "Mesh"
     short_for: Mapping[str, str] = {}
@@ -48,6 +50,12 @@ BUILTIN = (
     BuiltIn("oidc", "identity.component:OidcComponent", "identity.settings:OidcSettings"),
     BuiltIn("dapr", table="edges.settings:DaprSettings"),
     BuiltIn("tools", table="agents.settings:ToolsSettings"),
+    BuiltIn(
+        "sandbox",
+        "sandbox.component:SandboxComponent",
+        "sandbox.settings:SandboxSettings",
+        words="sandbox.event_words:WORDS",
+    ),
     BuiltIn("tenants", table="orchestration.settings:TenantsSettings"),
     BuiltIn("presence", table="orchestration.settings:PresenceSettings"),
     BuiltIn("approvals", table="tools.settings:ApprovalsSettings"),
@@ -92,6 +100,8 @@ BUILTIN = (
         resources="services.agent_config.resources:RESOURCES",
         commands={"config": "Change what a mesh does while it runs."},
     ),
+    BuiltIn("kube", table="toolsets.kube_settings:KubeTables", toolset="toolsets.kube_changes:KubeTools"),
+    BuiltIn("money", "services.money.component:TaskMoney"),
     BuiltIn(
         "models",
         "models.component:ModelsComponent",
@@ -104,6 +114,18 @@ BUILTIN = (
         "context.component:ContextComponent",
         "context.settings:ContextSettings",
         words="context.event_words:WORDS",
+    ),
+    BuiltIn(
+        "mcp",
+        "mcp.component:McpComponent",
+        "mcp.settings:McpSettings",
+        needs=("mcp",),
+        words="mcp.display:WORDS",
+        resources="mcp.display:RESOURCES",
+        toolset="mcp.toolset:McpToolset",
+        commands={
+            "mcp": "List MCP servers, add one, sign in, look at its tools and accept those that have changed."
+        },
     ),
     BuiltIn(
         "agents",
@@ -125,6 +147,13 @@ BUILTIN = (
         "services.figures.settings:FiguresSettings",
         commands={"workers": "List workers with their leases, slots and tasks."},
     ),
+    BuiltIn(
+        "trees",
+        "services.trees.component:TreesComponent",
+        "trees.settings:TreesSettings",
+        resources="services.trees.resources:RESOURCES",
+        commands={"trees": "List the trees that tasks work on; show what was changed."},
+    ),
     BuiltIn("contents", "run.component:ContentsComponent"),
     BuiltIn("replies", "edges.replies:Courier"),
     BuiltIn("mqtt", "edges.mqtt.edge:MqttComponent", "edges.mqtt.settings:MqttSettings", ("mqtt.url",)),
@@ -137,6 +166,13 @@ BUILTIN = (
         commands={"schedules": "List schedules, make them, pause, resume and run them."},
     ),
     BuiltIn(
+        "memories",
+        "services.memories.component:Memories",
+        "services.memories.settings:MemoriesSettings",
+        resources="services.memories.resources:RESOURCES",
+        commands={"memory": "List what agents remember, edit, promote and forget it."},
+    ),
+    BuiltIn(
         "maintenance",
         "services.maintenance.component:MaintenanceComponent",
         "services.maintenance.settings:MaintenanceSettings",
@@ -146,7 +182,8 @@ BUILTIN = (
             "restore": "Make a data folder of a backup.",
             "migrate": "Move a stopped mesh from SQLite to PostgreSQL, or back.",
             "verify": "Verify the event log, the lists and the tasks of a store.",
-            "release": "Begin the work that a restored or drained mesh holds.",
+            "hold": "Begin no more work in any process of a mesh, before mesh release.",
+            "release": "Begin the work of a mesh that is held, restored or drained.",
             "drain": "Begin no more work, and let what runs end.",
         },
     ),
