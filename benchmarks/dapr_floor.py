@@ -28,7 +28,7 @@ from pydantic_core import from_json, to_json
 from benchmarks.dapr_wire import Group, actor_calls, app_callback
 from benchmarks.floor import Writer, split
 from benchmarks.instant import QUESTION, InstantModel
-from meshwright.core.messages import new_id
+from meshwright.core.ids import new_id
 from meshwright.models.port import CallContext, ChatMessage, ModelRequest
 
 TASKS, RESULTS, EVENTS = "bus/bench/tasks/bench-agent", "bus/bench/task-results", "bus/bench/events"

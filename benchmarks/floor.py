@@ -22,7 +22,7 @@ from typing import Any
 from pydantic_core import from_json, to_json
 
 from benchmarks.instant import QUESTION, InstantModel
-from meshwright.core.messages import new_id
+from meshwright.core.ids import new_id
 from meshwright.models.port import CallContext, ChatMessage, ModelRequest
 
 SCHEMA = """

@@ -12,7 +12,8 @@ from typing import Any
 
 from benchmarks.bench import Bench
 from benchmarks.figures import Row, column, compared
-from meshwright.core.messages import Dispatch, Event, Outcome, new_id
+from meshwright.core.ids import new_id
+from meshwright.core.messages import Dispatch, Event, Outcome
 from meshwright.events import table
 from meshwright.events.log import EventLog
 from meshwright.ledger.costs import CallProjection

@@ -113,7 +113,12 @@ async def opened(folder: str) -> dict[str, float]:
 
 async def ours(folder: str, tasks: int) -> dict[str, Any]:
     """Run tasks by tenths, while old ones are pruned."""
-    stand = build_stand(folder, clock=FastClock(), retention={"succeeded_days": KEEP_DAYS})
+    stand = build_stand(
+        folder,
+        clock=FastClock(),
+        figures={"refresh_seconds": 5.0 * SPEED},
+        retention={"succeeded_days": KEEP_DAYS, "records_days": KEEP_DAYS},
+    )
     found: dict[str, list[float]] = {"rates": [], "cpu_us": [], "mb": [], "rss_mb": []}
     async with stand.running():
         pruning = [asyncio.create_task(prune(stand)) for prune in (_prune_tasks, _prune_events)]
