@@ -1,6 +1,6 @@
 # `make` lists the targets. All that is installed goes into .venv, from locks with hashes.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak kills lint format types bench dapr dex kube image lock sbom audit clean
+.PHONY: help install demo test soak kills lint format types bench coding dapr dex mcp tsc kube image lock sbom audit clean
 
 BIN := .venv/bin
 # The first interpreter that really runs and is new enough (a shim may exist for a version that does not).
@@ -15,14 +15,14 @@ help:  ## list the targets
 
 install: .venv/.dev  ## set up .venv with all that development and the tests need
 
-demo: .venv/.default  ## set up the little that running needs, then show a mesh at work
-	@$(BIN)/mesh demo $(ARGS)
+demo: .venv/.default  ## set up the little that running needs, then show agents fix a failing test (MODEL=... for a real model)
+	@$(BIN)/mesh demo $(if $(MODEL),--model "$(MODEL)") $(ARGS)
 
 test: .venv/.dev  ## lint, types, unit and contract tests (ARGS=all for everything, ARGS="unit integration" for some)
 	@$(BIN)/python tests/run.py $(ARGS)
 
-soak: .venv/.dev  ## the tests of chance, with another seed each time, and what CI leaves out: unit, contract, faults, rows of benchmarks; hostile input
-	@SOAK=1 MESH_TEST_SEED=$${MESH_TEST_SEED:-random} $(BIN)/python tests/run.py unit contract faults benchmarks
+soak: .venv/.dev  ## the tests of chance, with another seed each time, and what CI leaves out: unit, contract, faults, agents, rows of benchmarks; hostile input
+	@SOAK=1 MESH_TEST_SEED=$${MESH_TEST_SEED:-random} $(BIN)/python tests/run.py unit contract faults agents benchmarks
 	@MESH_TEST_SEED=$${MESH_TEST_SEED:-random} FUZZ_SECONDS=$${FUZZ_SECONDS:-300} \
 		$(BIN)/python -m pytest tests/integration/test_fuzz*.py -q -s
 
@@ -43,15 +43,26 @@ types: .venv/.dev  ## strict type checking
 bench: .venv/.dev  ## the benchmarks, each beside its hand-written floor
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+coding: .venv/.dev tsc  ## do 20 small coding jobs by recorded calls of tools, or by a model: MODEL=anthropic/..., ARGS="--only JOB"
+	@$(BIN)/python -m benchmarks.coding $(if $(MODEL),--model "$(MODEL)") $(ARGS)
+
 dapr:  ## build daprd, placement and scheduler with Go, once, and print where they are
 	@"$(PYTHON)" tools/dapr/build
 
 dex:  ## build Dex, an OpenID Connect issuer for the tests, with Go, once
 	@"$(PYTHON)" tests/support/build dex
 
-kube: .venv/.dev  ## build the API server of Kubernetes with Go, once, and apply all of k8s/ to it (needs etcd, kubectl)
+mcp:  ## install the MCP servers that tests run, with npm and pip, once
+	@"$(PYTHON)" tests/support/mcp/install
+
+tsc:  ## install the TypeScript compiler of the coding jobs, with npm, once
+	@"$(PYTHON)" benchmarks/coding/compiler/install >/dev/null
+
+kube: .venv/.dev  ## build the API server of Kubernetes with Go, once, and try k8s/ and the tools of agents on it (needs etcd, kubectl)
 	@"$(PYTHON)" tests/support/build kube
-	@SOAK=1 $(BIN)/python -m pytest tests/integration/test_k8s_cluster.py -q
+	@"$(PYTHON)" tests/support/mcp/install kube >/dev/null
+	@SOAK=1 $(BIN)/python -m pytest -q -k "k8s or kube" \
+		$(addprefix tests/integration/test_,k8s_cluster.py kube_tools.py mcp_kube.py ops_scenarios.py)
 
 image:  ## build the image of Dockerfile.agent with docker, podman or buildah (ARGS="--build-arg BASE=...")
 	@for tool in docker podman buildah none; do $$tool info >/dev/null 2>&1 && break; done; \
