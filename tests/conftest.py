@@ -82,16 +82,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(autouse=True)
-def variables() -> Generator[None]:
-    """Have the variables of before once a test ends: `mesh up` sets those of its log for its processes."""
-    before = dict(os.environ)
-    yield
-    for name in os.environ.keys() - before.keys():
-        del os.environ[name]
-    os.environ.update(before)
-
-
-@pytest.fixture(autouse=True)
 def log_handlers() -> Generator[None]:
     """Log as before once a test ends: commands that it runs in this process log to a folder of its own."""
     root = logging.getLogger()

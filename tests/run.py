@@ -70,8 +70,12 @@ TIERS = {
 SOAKED = {
     "faults": Tier(
         "integration",
-        ("test_embedded_faults.py", "test_dapr_faults.py"),
+        ("test_embedded_faults.py", "test_dapr_faults.py", "test_memory_kills.py"),
         {"DAPR_FAULT_TASKS": "120", "DAPR_FREEZES": "20"},
+    ),
+    "agents": Tier(
+        "integration",
+        ("test_project_kills.py", "test_ops_kills.py", "test_ops_scenarios.py"),
     ),
     "benchmarks": Tier(
         "integration",

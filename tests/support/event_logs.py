@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from meshwright.core.clock import Clock
-from meshwright.core.messages import Event, new_id
+from meshwright.core.ids import new_id
+from meshwright.core.messages import Event
 from meshwright.events import table
 from meshwright.events.inbox import InboxProjection
 from meshwright.events.log import EventLog

@@ -67,7 +67,8 @@ class FakeProvider:
     it makes up its own; `seconds` is how long it thinks; `headers` go with every good reply, and `usage` is
     what it says of tokens (nothing where it is empty). With `only` it has one model, and is as strict as
     OpenAI: it refuses a call of another model, and fields that it does not know. With a `gate` no call is
-    answered before as many have arrived as the gate is for.
+    answered before as many have arrived as the gate is for. `vectors` are those of texts; where there are
+    any, a text without one is refused.
     """
 
     port: int = 0
@@ -78,6 +79,7 @@ class FakeProvider:
     faults: deque[Fault] = field(default_factory=deque)
     faults_of: defaultdict[str, deque[Fault]] = field(default_factory=lambda: defaultdict(deque))
     calls: list[Call] = field(default_factory=list)
+    vectors: dict[str, list[float]] = field(default_factory=dict)
     gate: asyncio.Barrier | asyncio.Event | None = None
     only: str | None = None
     url: str = ""
@@ -136,7 +138,14 @@ class FakeProvider:
     async def embed(self, request: web.Request) -> web.Response:
         body = await request.json()
         self.calls.append(Call(request.path, dict(request.headers), body, None, body["model"]))
-        return web.json_response(openai_wire.embeddings(body))
+        if queue := self.faults_of[body["model"]]:
+            status = queue.popleft().status
+            return web.json_response(openai_wire.error(status, "a fault"), status=status)
+        made = openai_wire.embeddings(body)
+        if self.vectors:
+            for row in made["data"]:
+                row["embedding"] = self.vectors[body["input"][row["index"]]]
+        return web.json_response(made)
 
     def refusal_of(self, body: dict[str, Any]) -> web.Response | None:
         strangers = sorted(body.keys() - openai_wire.FIELDS)

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import time
+import warnings
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -93,7 +94,9 @@ def turns(what: str, share: float, least: int = 20) -> Iterator[int]:
 @asynccontextmanager
 async def nothing_left() -> AsyncIterator[None]:
     """Whatever a block sends, it leaves no open files, asyncio tasks or memory behind."""
-    gc.collect()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # of connections that tests before this one ended
+        gc.collect()
     files, tasks, memory = _held()
     yield
     async with asyncio.timeout(ANSWER_SECONDS):

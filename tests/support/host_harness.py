@@ -255,6 +255,14 @@ OF_ONE_WORKER = {
 }
 """Tests that say what one worker does, or has left, while no other could do it."""
 
+WITHOUT = {
+    "dapr": ("test_actors_deleted",),  # the documents of its actors stay
+    "embedded": (
+        "test_each_process_follows_and_one_that_drains_goes_on_draining",
+    ),  # one process has its data
+}
+"""Tests of what a host does not do."""
+
 STEADY = [name for name, (sort, _) in HARNESSES.items() if sort is not MishapHarness]
 """Those that no fault restarts."""
 

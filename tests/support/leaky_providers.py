@@ -38,7 +38,7 @@ class {name}(Agent):
     agent_id = "{group}"
     capabilities = (Capability("asking-{group}"),)
     model = "{group}"
-    prompt_text = "You answer. {{{{context}}}}"
+    prompt_text = "You answer."
     remembers = False
 
 """

@@ -164,11 +164,11 @@ class RunningMesh:
 
 @asynccontextmanager
 async def mesh_up(
-    data: Path, *arguments: str, up: Sequence[str] = UP, **environment: str
+    data: Path, *arguments: str, up: Sequence[str] = UP, cwd: Path = ROOT, **environment: str
 ) -> AsyncIterator[RunningMesh]:
-    """Start a mesh on a data folder, on any free port, and stop it at the end."""
+    """Start a mesh for a project and a data folder, on any free port, and stop it at the end."""
     command = [*up, "--port", "0", "--data", str(data), *arguments]
-    process = await start(command, environment, stdout=PIPE, stderr=PIPE)
+    process = await start(command, environment, cwd, stdout=PIPE, stderr=PIPE)
     assert process.stdout is not None and process.stderr is not None
     errors = Errors(process.stderr)
     try:

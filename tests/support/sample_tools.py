@@ -66,7 +66,13 @@ class Almanac:
             return 1 // 0
         if wanted == "unknown task":
             raise NotFound("there is no such task")
-        return {"set": {1}, "nan": float("nan"), "object": object(), "long": "x" * 100_000}[wanted]
+        return {
+            "set": {1},
+            "nan": float("nan"),
+            "object": object(),
+            "long": "x" * 100_000,
+            "longer": "x" * 2_000_000,
+        }[wanted]
 
     @tool
     def first(self, words: list[str]) -> str:

@@ -105,6 +105,12 @@ class Process:
                 start_new_session=True,
             )
 
+    def start(self) -> None:
+        """Launch it, and return once it is ready."""
+        self.launch()
+        with ThreadPoolExecutor(1) as pool:  # this thread may have a loop of its own that runs
+            pool.submit(asyncio.run, self.ready()).result()
+
     def failure(self) -> str | None:
         if self._process is None or self._process.poll() is None:
             return None
@@ -342,9 +348,7 @@ class Services:
         return service.address
 
     def _start(self, process: Process) -> None:
-        process.launch()
-        with ThreadPoolExecutor(1) as pool:  # this thread may have a loop of its own that runs
-            pool.submit(asyncio.run, process.ready()).result()
+        process.start()
 
     def _process(self, service: Service) -> Process:
         service = replace(service, environment={**service.environment, **self.environment})

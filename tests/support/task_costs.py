@@ -19,8 +19,8 @@ LONG = (
     "The event log is a table of the file mesh.db, and it holds whatever happens. " * 50,
     "An event log is only ever written at its end, so that a reader can follow it. " * 50,
 )
-ROOMY = {"memory_max_tokens": 10_000}
-"""Settings of a context that takes LONG."""
+ROOMY = {"memory_max_tokens": 10_000, "rules": [{"token_ceiling": 100}]}
+"""Settings of a context that takes LONG, which is so far above its ceiling that it is worth shortening."""
 
 
 async def remember(mesh: Mesh) -> None:

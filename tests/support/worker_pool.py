@@ -15,6 +15,7 @@ from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.host import Subscription
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind
+from meshwright.ledger.account import ACCOUNT, BudgetAccount
 from meshwright.orchestration.orchestrator import Orchestrator, task_of
 from meshwright.orchestration.registry import Registry
 from meshwright.work import (
@@ -24,12 +25,14 @@ from meshwright.work import (
     Claim,
     Completed,
     Journal,
+    Offer,
     ThreadState,
     Work,
     Worker,
 )
 from meshwright.work.protocol import ORCHESTRATOR, Accept
 from meshwright.work.thread import thread_of
+from meshwright.work.worker import Settler
 from tests.support.host_harness import HostHarness
 from tests.support.observer import eventually
 
@@ -105,7 +108,13 @@ class WorkerPool:
     """Opens hosts on a harness, each with a worker that works by the script, and remembers what was begun."""
 
     def __init__(
-        self, harness: HostHarness, script: Script, *, slots: int = 8, agents: tuple[str, ...] = ("helper",)
+        self,
+        harness: HostHarness,
+        script: Script,
+        *,
+        slots: int = 8,
+        agents: tuple[str, ...] = ("helper",),
+        settle: Callable[[Runtime], Settler] | None = None,
     ) -> None:
         self.script = script
         self.begun: list[str] = []
@@ -114,6 +123,9 @@ class WorkerPool:
         self._harness = harness
         self._slots = slots
         self._agents = agents
+        self._settle = settle
+        self.holds_work = False
+        """Whether the next worker begins no work until it is told to."""
         self._workers: list[tuple[Runtime, Worker]] = []
         self._held: dict[str, asyncio.Event] = {}
         self._changed = asyncio.Event()
@@ -144,6 +156,7 @@ class WorkerPool:
         self.host = await self._harness.open(
             ActorKind.of(Orchestrator, registry=registry),
             *threads,
+            ActorKind.of(BudgetAccount, type=ACCOUNT),
             subscriptions=[Subscription(topics.TASK_RESULTS, task_of, "settle"), *dispatches],
             staff=self.employ,
             clock=clock or SystemClock(),
@@ -152,10 +165,21 @@ class WorkerPool:
     def employ(self, host: Runtime) -> Worker:
         """A worker for a host; the latest one is `worker`."""
         host.listen("#", lambda event: self._changed.set())
-        self.worker = ToldOn(host, self._run, lambda agent_id: self._slots)
+        settle = None if self._settle is None else self._settle(host)
+        self.worker = ToldOn(host, self._run, lambda agent_id: self._slots, settle=settle)
+        if self.holds_work:
+            self.worker.hold()
         self.worker.on_signal = self._changed.set
         self._workers.append((host, self.worker))
         return self.worker
+
+    def take_over(self, task_id: str) -> Worker:
+        """A second worker on the host claims a task, as after a start that the first has overslept."""
+        ref = ActorRef("helper", f"default:{task_id}")
+        successor = self.employ(self.host)
+        self.host.attach(successor)
+        successor.signal(ref, Offer(ref, task_id, "default", 5, 0.0, owner=self.host.incarnation))
+        return successor
 
     async def crash(self) -> None:
         """End everything as kill -9 would, and start again."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from meshwright.core import topics
-from meshwright.core.messages import Caller, derived_id
+from meshwright.core.ids import derived_id
+from meshwright.core.messages import Caller
 from meshwright.kernel.actor import Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.ledger.account import LedgerEntry, LedgerReply

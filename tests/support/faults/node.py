@@ -219,7 +219,7 @@ async def be_client(tasks: Asked, mesh: Mesh, job: Job, failpoints: Failpoints) 
     await Client(tasks, job, failpoints).run()
     if person is not None:
         person.cancel()
-    while job.cost_usd and await _reserves(mesh):  # a task that broke off keeps its call for a while
+    while job.cost_usd and await _reserves(mesh):  # a deadline ends a task before its call is settled
         say("reserves")
         await asyncio.sleep(LOOK_SECONDS)
 

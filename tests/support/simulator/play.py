@@ -22,11 +22,9 @@ description: Works on what it is given.
 model: default
 max_tokens: 1024
 tags: [default]
-variables: [agent_name, context]
+variables: [agent_name]
 ---
 You are {{agent_name}}.
-
-{{context}}
 """
 _ACTOR = """from tests.support.simulator.job import Job
 from tests.support.simulator.play import agent_of, lead_of

@@ -13,13 +13,14 @@ class Parrot:
         self.has_failed = False
 
     async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
-        """Page first, then say what came of it; without tools, say what the prompt is."""
+        """Page first, then say what came of it; without tools, say what comes before the question."""
         last = request.messages[-1]
         if "flaky" in last.text and not self.has_failed:
             self.has_failed = True
             raise ModelUnavailable("The parrot sleeps")
         if not request.tools:
-            return ModelReply(content=request.messages[0].text, model=self.name)
+            known = "\n".join(message.text for message in request.messages[:-1])
+            return ModelReply(content=known, model=self.name)
         if last.role == "tool":
             return ModelReply(content=f"Squawk: {last.content}", model=self.name)
         call = ToolCall(id="1", name="page", arguments='{"reason": "disk full"}')

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from meshwright import Component, Mesh, Pages
 from meshwright.context.memory import MemoryItem
 from meshwright.core.access import KEY_ROLES
-from meshwright.core.messages import Caller
+from meshwright.core.messages import Caller, MemoryKind
 from meshwright.identity.auth import Credentials
 from meshwright.models.port import (
     Model,
@@ -28,9 +28,7 @@ from meshwright.prompts import Prompt, PromptContext, parse_prompt
 if TYPE_CHECKING:
     from fastapi import APIRouter
 
-TEXTS = {
-    "night-shift": "---\ntags: [default]\nvariables: [context]\n---\nYou watch at night.\n\n{{context}}\n"
-}
+TEXTS = {"night-shift": "---\ntags: [default]\n---\nYou watch at night.\n"}
 
 
 class NightPrompts:
@@ -67,6 +65,8 @@ class Notebook:
         scopes: Sequence[tuple[str, str]],
         max_tokens: int,
         limit: int = 20,
+        kind: MemoryKind | None = None,
+        floor: float = 0.0,
     ) -> list[MemoryItem]:
         """The newest, whatever the query is."""
         found = [item for item in self.items.values() if (item.scope, item.scope_id) in scopes]

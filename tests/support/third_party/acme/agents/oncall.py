@@ -5,11 +5,8 @@ from meshwright import Agent, Capability
 PROMPT = """\
 ---
 tags: [default]
-variables: [context]
 ---
 You page whoever is on call.
-
-{{context}}
 """
 
 

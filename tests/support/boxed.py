@@ -1,0 +1,186 @@
+"""Tries a box as a user: `python -m tests.support.boxed KIND USER` prints JSON of how each trial ended.
+
+The event loop is that of `mesh up`, whose processes inherit more than those of asyncio's own.
+
+With a folder as third argument it runs a program there that leaves its parents, until it is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import pwd
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from meshwright.sandbox.bubblewrap import Bubblewrap
+from meshwright.sandbox.environment import Interpreter
+from meshwright.sandbox.execution import Job
+from meshwright.sandbox.landlock import Landlock
+from meshwright.sandbox.port import Finished, Limits
+from meshwright.sandbox.probe import Box, broken_out_of
+from meshwright.sandbox.unboxed import Unboxed
+
+BOXES: Mapping[str, type[Bubblewrap | Landlock | Unboxed]] = {
+    "bubblewrap": Bubblewrap,
+    "landlock": Landlock,
+    "none": Unboxed,
+}
+SYSTEM_PYTHON = "/usr/bin/python3"
+"""For a user who may not run the interpreter of the tests, as in the home of another user."""
+# Two processes that left their session and their parents hold a lock each.
+LEAVE = """
+import fcntl, os, signal, sys
+reading, writing = os.pipe()
+for leave in (os.setsid, lambda: None):
+    if not os.fork():
+        leave()
+        if not os.fork():
+            fcntl.flock(os.open("lock", os.O_RDWR | os.O_CREAT), fcntl.LOCK_SH)
+            os.write(writing, b"x")
+            os.closerange(0, 3)
+            while True:
+                signal.pause()
+        os._exit(0)
+held = b""
+while len(held) < 2:
+    held += os.read(reading, 2)
+os.mkdir("held")
+print("held", flush=True)
+signal.pause()
+"""
+FORK = """
+import os, signal
+for count in range(400):
+    try:
+        if not os.fork():
+            signal.pause()
+    except OSError:
+        break
+print(count, flush=True)
+"""
+ALLOCATE = """
+import os, signal, sys
+for _ in range(8):
+    reading, writing = os.pipe()
+    if not os.fork():
+        block = b"x" * (64 << 20)
+        os.write(writing, b"x")
+        signal.pause()
+    os.close(writing)
+    if not os.read(reading, 1):
+        sys.exit("one was killed")
+if os.waitpid(-1, os.WNOHANG)[0]:
+    sys.exit("one was killed")
+print("all are there", flush=True)
+signal.pause()
+"""
+PRIORITIES = """
+import os
+for kind in (os.PRIO_USER, os.PRIO_PGRP):
+    try:
+        os.setpriority(kind, 0, os.nice(0) + 1)
+    except PermissionError:
+        print("refused", kind)
+"""
+ALLOCATE_ALONE = "block = b'x' * (300 << 20); print('all is there', flush=True)"
+FLOOD = "import sys\nwhile True: sys.stdout.write('head of it' + 'x' * 90)"
+LONG = "print('the head' + 'x' * 5000 + 'the tail')"
+
+
+class Trials:
+    """A box, and programs that try its limits."""
+
+    def __init__(self, box: Box, python: Interpreter) -> None:
+        self.box = box
+        self.python = python
+
+    async def run(self, source: str, folder: Path, **limits: Any) -> Finished:
+        usual = {"seconds": 20.0, "memory_mb": 256, "processes": 40, "output_bytes": 2_000}
+        job = Job(self.python.command(source), folder, Limits(**(usual | limits)), {}, [])
+        return await self.box.run(job)
+
+    async def all(self) -> dict[str, Any]:
+        """How each trial ended, by its name."""
+        if isinstance(self.box, Unboxed):  # its limits are those of the boxes; what gets out is the question
+            return {"attempts": await broken_out_of(self.box, self.python)}
+        before = os.nice(0)
+        found: dict[str, Any] = {"attempts": await broken_out_of(self.box, self.python)}
+        for name, source, limits in (
+            ("forks", FORK, {}),
+            ("memory", ALLOCATE, {}),
+            ("memory of one", ALLOCATE_ALONE, {}),
+            ("flood", FLOOD, {}),
+            ("priorities", PRIORITIES, {}),
+            ("long", LONG, {}),
+            ("time", LEAVE, {"seconds": 1.0}),
+        ):
+            with tempfile.TemporaryDirectory() as folder:
+                finished = await self.run(source, Path(folder), **limits)
+                found[name] = finished.status, finished.ended_by, finished.cut, finished.output
+                if name == "time":
+                    found["left after time"] = is_locked(Path(folder))
+        with tempfile.TemporaryDirectory() as folder:
+            found["left after a cancel"] = await self.cancelled(Path(folder))
+        found["slowed"] = os.nice(0) != before
+        return found
+
+    async def cancelled(self, folder: Path) -> bool:
+        """Cancel a run once its program has left; returns whether that is still there."""
+        running = asyncio.create_task(self.run(LEAVE, folder))
+        while not (folder / "held").exists() and not running.done():
+            await asyncio.sleep(0.01)
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+        return is_locked(folder)
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether a program of `LEAVE` still runs. Raises FileNotFoundError where none did."""
+    with (folder / "lock").open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+async def _import_all() -> None:
+    """Import what asyncio imports late: the user may not read where it is."""
+    await asyncio.to_thread(int)
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", "")
+    await process.wait()
+
+
+def become(user: str) -> None:
+    """Go on as another user, for good."""
+    known = pwd.getpwnam(user)
+    if known.pw_uid != os.getuid():
+        os.setgroups([])
+        os.setgid(known.pw_gid)
+        os.setuid(known.pw_uid)
+
+
+def main(kind: str, user: str, folder: str = "") -> None:
+    uvloop.run(_import_all())
+    become(user)
+    usable = os.access(Path(sys.executable).resolve(), os.X_OK)
+    python = Interpreter(Path(sys.executable if usable else SYSTEM_PYTHON))
+    trials = Trials(BOXES[kind](python), python)
+    if folder:
+        uvloop.run(trials.run(LEAVE, Path(folder), seconds=300.0))
+    else:
+        print(json.dumps(uvloop.run(trials.all())))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

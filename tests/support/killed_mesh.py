@@ -1,0 +1,104 @@
+"""A mesh on each store that a test kills with SIGKILL, and that goes on afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from tests.run import DAPR
+from tests.support.postgres import Address
+from tests.support.running_mesh import MESH, UP, RunningMesh, mesh_up
+from tests.support.running_stack import children_of, gone
+
+_LOOK_SECONDS = 0.02
+_SOAK = pytest.mark.soak("the same on SQLite; the turns and claims of each store have tests of their own")
+STORES = [
+    "sqlite",
+    pytest.param("postgres", marks=_SOAK),
+    pytest.param("dapr", marks=[_SOAK, pytest.mark.needs(*DAPR)]),
+]
+
+
+class KilledMesh:
+    """A mesh as a process, or on Dapr as a stack of processes; `running` is the one that runs now."""
+
+    running: RunningMesh
+
+    def __init__(self, store: str, data: Path, url: Address | None, environment: dict[str, str]) -> None:
+        self._is_dapr = store == "dapr"
+        self._data = data
+        self._environment = environment | ({"MESH_DATABASE": url} if url else {})
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        up = [*MESH, "up", "--host", "dapr"] if self._is_dapr else UP
+        self.running = await self._stack.enter_async_context(mesh_up(self._data, up=up, **self._environment))
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self._stack.aclose()
+
+    async def kill(self) -> None:
+        """Kill -9 the process that works, and return once another serves in its place."""
+        if self._is_dapr:
+            pids = [pid for pid in children_of(self.running.process.pid) if _is_worker(pid)]
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+            await gone(pids)
+            await self._answers()
+        else:
+            await self.running.kill()
+            await self._stack.aclose()
+            await self.__aenter__()
+
+    async def questions(self, count: int = 1) -> list[Any]:
+        """The questions to people, once there are so many."""
+        return await until(self._inbox, lambda found: len(found) >= count)
+
+    async def approve(self) -> None:
+        """Approve each change that waits for it."""
+        for question in await self._inbox():
+            await self.running.client.answer(question.task_id, question.wait_id, {"approve": True})
+
+    async def called(self) -> Counter[tuple[str, str]]:
+        """The calls of tools that have ended, of all tasks: how often each agent made each."""
+        page = await self.running.get("/events", event_type="tool.called", limit=1_000)
+        return Counter((event["agent_id"], event["payload"]["tool"]) for event in page.body["items"])
+
+    async def _inbox(self) -> list[Any]:
+        return await self.running.client.inbox()
+
+    async def _answers(self) -> None:
+        async def status() -> int:
+            try:
+                return (await self.running.get("/healthz")).status
+            except OSError:
+                return 0
+
+        await until(status, lambda found: found == 200)
+
+
+async def until(look: Callable[[], Awaitable[Any]], enough: Callable[[Any], bool]) -> Any:
+    """Look until it is enough, and return that."""
+    while not enough(found := await look()):
+        await asyncio.sleep(_LOOK_SECONDS)
+    return found
+
+
+def _is_worker(pid: int) -> bool:
+    return "worker" in Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+
+
+@pytest.fixture(params=STORES)
+def killed_mesh(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[dict[str, str]], KilledMesh]:
+    """Makes a mesh on each store, with an environment."""
+    url = request.getfixturevalue("postgres_url") if request.param == "postgres" else None
+    return lambda environment: KilledMesh(request.param, tmp_path / "data", url, environment)

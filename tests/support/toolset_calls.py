@@ -1,0 +1,61 @@
+"""Calls of the tools of a toolset, as a model makes them, without a mesh."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from meshwright.core.errors import MeshError
+from meshwright.core.messages import Task
+from meshwright.tools import Tool, Toolset, ToolSettings
+from meshwright.tools.limited import LimitedTool
+from meshwright.tools.tool import Unchanged
+
+
+class Context:
+    """A run, as far as these tools see it."""
+
+    agent_id = "watcher"
+
+    def __init__(self, task_id: str = "t1", step_id: str = "t1/1") -> None:
+        self.step_id = step_id
+        moment = datetime(2026, 1, 1, tzinfo=UTC)
+        self.task = Task(
+            task_id=task_id, capability="c", thread_id="t1", deadline_at=moment, created_at=moment
+        )
+
+
+class Calls:
+    """A started toolset, with its tools by name.
+
+    A preview says `Unchanged` just where the call says that it has changed nothing.
+    """
+
+    def __init__(self, toolset: Toolset, tools: Mapping[str, Tool]) -> None:
+        self.toolset = toolset
+        self.tools = tools
+
+    async def __call__(self, name: str, /, **arguments: Any) -> Any:
+        context: Any = Context(step_id=arguments.pop("step_id", "t1/1"))
+        tool, text, effect = LimitedTool(self.tools[name], 60), json.dumps(arguments), None
+        with suppress(MeshError):  # the call raises it too
+            effect = await tool.preview(text, context) if tool.has_preview else None
+        result = await tool.call(text, context)
+        if effect is not None and isinstance(result, dict):
+            has_changed = result.get("changed", result.get("started", True))
+            assert isinstance(effect, Unchanged) is not has_changed, (name, effect, result)
+        return result
+
+
+@asynccontextmanager
+async def calling(toolset: type[Toolset], **table: Any) -> AsyncIterator[Calls]:
+    """Start a toolset with the settings of its table."""
+    made = toolset(ToolSettings(tables={toolset.name: table}))
+    await made.start()
+    try:
+        yield Calls(made, {tool.name: tool for tool in await made.tools()})
+    finally:
+        await made.close()
