@@ -10,7 +10,8 @@ import pytest
 from pydantic import ValidationError
 
 from meshwright.core.errors import InvalidInput, TooLarge
-from meshwright.core.messages import ID_PATTERN, Caller, TaskRequest
+from meshwright.core.ids import ID_PATTERN
+from meshwright.core.messages import Caller, TaskRequest
 from meshwright.orchestration.acceptance import PayloadLimits, hash_of, make_task
 from meshwright.work.protocol import Accept
 from tests.support.turn_driver import NOW

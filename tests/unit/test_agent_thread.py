@@ -179,7 +179,7 @@ def test_the_reason_of_the_first_cancel_stands() -> None:
     claim(thread, "t1")
     for reason in ("too late", "cancelled on request"):
         thread.take("cancel", Cancel(task_id="t1", reason=reason))
-    [ended] = thread.take("claim", Claim(task_id="t1", owner="w2", gone="w1")).events
+    [ended] = thread.take("claim", Claim(task_id="t1", owner="w2", gone="w1", is_settled=True)).events
     assert ended.payload["error"]["message"] == "too late"
 
 

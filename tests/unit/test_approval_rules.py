@@ -12,7 +12,7 @@ from meshwright.tools import Tool, ToolContext, tool
 from meshwright.tools.approval import ApprovalCall, Decision, may_need_approval, rule_for
 from meshwright.tools.functions import FunctionTool
 from meshwright.tools.limited import LimitedTool
-from meshwright.tools.settings import ApprovalRule
+from meshwright.tools.settings import ApprovalRule, ApprovalsSettings
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -50,7 +50,8 @@ DEPLOY, LOOK = LimitedTool(FunctionTool(deploy), 60), LimitedTool(FunctionTool(l
 
 def asked(rules: list[ApprovalRule], wanted: Tool, text: str, **whose: str) -> str | None:
     call = ApprovalCall.of(wanted, text)
-    rule = rule_for(rules, call, **{"agent_id": "releaser", "tenant_id": "default", **whose})
+    settings = ApprovalsSettings(rules=tuple(rules))
+    rule = rule_for(settings, call, **{"agent_id": "releaser", "tenant_id": "default", **whose})
     return None if rule is None else rule.ask
 
 
@@ -82,7 +83,8 @@ def test_the_first_rule_that_fits_counts(
     made = [ApprovalRule.model_validate(rule) for rule in rules]
     assert asked(made, wanted, text) == expected
     if expected is not None:
-        assert may_need_approval(made, wanted, agent_id="releaser", tenant_id="default")
+        settings = ApprovalsSettings(rules=tuple(made))
+        assert may_need_approval(settings, wanted, agent_id="releaser", tenant_id="default")
 
 
 def test_a_rule_that_cannot_be_meant_is_refused() -> None:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshwright.core.errors import StoreUnavailable
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.turns import ActorKind
 from meshwright.ledger.account import (
@@ -79,7 +80,7 @@ async def test_cut_calls_cost_what_the_same_call_costs_once_it_is_answered(kills
         assert await mesh.recorded() == [], "an account records a call that the run has recorded"
 
 
-async def test_a_call_that_ends_after_its_reservation_says_that_it_is_late() -> None:
+async def test_a_call_that_ends_after_its_reservation_counts_once() -> None:
     async with spending(budget(20)) as mesh:
         mesh.provider.open.clear()
         calling = asyncio.create_task(mesh.call(4, context=STEP, timeout_seconds=60))
@@ -88,8 +89,8 @@ async def test_a_call_that_ends_after_its_reservation_says_that_it_is_late() -> 
         mesh.provider.open.set()
         await calling
         await mesh.call(1)
-        assert [(call.outcome, call.late) for call in mesh.calls] == [("ok", True), ("ok", None)]
-        assert "late" not in mesh.calls[1].payload()
+        assert [call.outcome for call in mesh.calls] == ["ok", "ok"]
+        assert await mesh.balance("pot:mesh") == (sum(call.cost_usd or 0 for call in mesh.calls), 0)
 
 
 async def test_a_clock_set_forward_while_a_call_waits_for_its_budget_leaves_it_its_time() -> None:
@@ -157,6 +158,70 @@ async def test_a_call_nobody_makes_again_is_booked_as_such_calls_cost_and_has_on
         )
         await late.budgets.settled()
         assert [view.spent_usd for view in await mesh.views()] == [learned + 2] * 2
+
+
+async def test_a_process_that_knows_no_call_books_what_a_crash_or_a_cancel_cuts_off_as_such_calls_cost() -> (
+    None
+):
+    async with spending(budget(50), budget(50, "second")) as mesh:
+        mesh.provider.tokens = 1
+        await mesh.call(8)
+        fresh = mesh.another()
+        await fresh.budgets.hold(request(8, context=STEP), fresh._estimates.upper_bound, fresh._estimates)
+        await mesh.clock.advance(131)
+        assert [(view.spent_usd, view.reserved_usd) for view in await mesh.views()] == [(2, 0)] * 2
+        mesh.provider.open.clear()
+        fresh = mesh.another()
+        cancelled = asyncio.create_task(fresh.complete(request(8)))
+        await until(lambda: len(mesh.provider.requests) == 2)
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+        await fresh.budgets.settled()
+        assert [(view.spent_usd, view.reserved_usd) for view in await mesh.views()] == [(3, 0)] * 2
+
+
+async def test_calls_of_an_attempt_that_has_ended_hold_nothing_and_one_that_ends_late_is_charged_once() -> (
+    None
+):
+    async with spending(budget(20), budget(20, "deep", scope="tag", of="deep")) as mesh:
+        mesh.provider.tokens = 3
+        mesh.provider.open.clear()
+        late = asyncio.create_task(mesh.call(8, context=STEP, tags=("deep",)))
+        other = asyncio.create_task(mesh.call(5, context=STEP.model_copy(update={"attempt": 11})))
+        await until(lambda: len(mesh.provider.requests) == 2)
+        survivor = mesh.another().budgets
+        await survivor.close("clerk", STEP, ("deep",))
+        assert [await mesh.balance(name) for name in ("pot:mesh", "deep:deep")] == [(2, 5), (2, 0)]
+        mesh.provider.open.set()
+        await asyncio.gather(late, other)
+        assert [await mesh.balance(name) for name in ("pot:mesh", "deep:deep")] == [(6, 0), (3, 0)]
+        await survivor.close("clerk", STEP, ("deep",))
+        assert [row["outcome"] for row in await mesh.recorded()] == ["cut"]
+
+
+async def test_what_a_call_cost_is_booked_in_the_end_where_its_account_was_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def away(*args: object, **kwargs: object) -> None:
+        raise StoreUnavailable("the store is away")
+
+    monkeypatch.setattr("meshwright.ledger.charging.PAUSES_SECONDS", ())
+    async with spending(budget(10)) as mesh:
+        mesh.provider.open.clear()
+        calling = asyncio.create_task(mesh.call(8, context=STEP))
+        await until(lambda: mesh.provider.requests)
+        mesh.provider.tokens = 3
+        with monkeypatch.context() as patch:
+            patch.setattr(mesh.host, "call", away)
+            mesh.provider.open.set()
+            await calling
+            await mesh.model.budgets.settled()
+            (settled,) = [call.settlement for call in mesh.calls]
+            with pytest.raises(StoreUnavailable):
+                await mesh.model.budgets.booked({settled.call})
+        assert await mesh.balance("pot:mesh") == (0, 8)
+        await mesh.model.budgets.booked({settled.call})
+        assert await mesh.balance("pot:mesh") == (3, 0)
 
 
 async def test_what_a_journaled_call_cost_is_booked_where_its_worker_ended_before(

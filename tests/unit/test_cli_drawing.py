@@ -9,7 +9,6 @@ from typing import Any
 import anyio
 import pytest
 
-from meshwright.cli.demo import quoted
 from meshwright.cli.output import Line, line_of
 from meshwright.cli.timeline import Drawing, draw, drawing, print_answer, timeline
 from meshwright.client.client import ENDINGS
@@ -345,7 +344,7 @@ async def test_the_spinner_says_what_happens_and_for_how_long() -> None:
             group.cancel_scope.cancel()
 
 
-def test_a_quoted_line_that_is_too_long_goes_on_as_quoted() -> None:
-    text = "one\n\n- two three four five six seven eight"
-    assert quoted(text, 26) == "  | one\n  |\n  | - two three four five\n  |   six seven eight"
-    assert quoted(text, 1000) == "  | one\n  |\n  | - two three four five six seven eight"
+def test_a_deployment_that_is_left_alone_for_an_hour_is_said_in_words() -> None:
+    known = {"deployment": "default #cheap", "seconds": 7_200.4, "reason": "quota"}
+    line = line_of({"event_type": "deployment.cooled_down", "payload": known})
+    assert line is not None and line.text == "default #cheap is down, left alone for 2 h: quota"

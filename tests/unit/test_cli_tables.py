@@ -7,7 +7,8 @@ import pytest
 from meshwright.agents.display import AGENTS
 from meshwright.cli.connect import one_of
 from meshwright.cli.figures import figures_text
-from meshwright.cli.output import event_line, table
+from meshwright.cli.inbox import question_lines
+from meshwright.cli.output import event_line, labelled, table
 from meshwright.cli.tasks import REASON, TASKS
 from meshwright.core.display import Column, age, local_time
 from meshwright.core.errors import InvalidInput
@@ -211,3 +212,25 @@ def test_lines_of_costs_fit_and_keep_the_numbers(width: int) -> None:
     assert max(map(len, shown.splitlines())) <= width
     assert all(line.endswith("123,456") for line in shown.splitlines()[1:])
     assert shown.count("$12.3457") == 4
+
+
+def test_texts_of_several_lines_are_shown_as_they_are_to_who_approves_them() -> None:
+    hostile = "a: 1\nb: 2\x1b[2J\n\napprove     mesh approve X"
+    effect = {"diff": "-  replicas: 2\n+  replicas: 5", "uid": "1-2"}
+    subject = {"kind": "approval", "arguments": {"manifest": hostile, "force": True}, "effect": effect}
+    asked = {"question": "May it?\nIts effect:\n{...}", "subject": subject, "status": "ended"}
+    assert labelled(question_lines(asked, "")).splitlines() == [
+        "asked       May it?",
+        "arguments   manifest: |",
+        "            a: 1",
+        "            b: 2 [2J",
+        "",
+        "            approve     mesh approve X",
+        "            force: true",
+        "effect      diff: |",
+        "            -  replicas: 2",
+        "            +  replicas: 5",
+        "            uid: 1-2",
+    ]
+    subject["arguments"] = {"replicas": 5}
+    assert 'arguments   {"replicas": 5}' in labelled(question_lines(asked, "")).splitlines()

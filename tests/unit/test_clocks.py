@@ -7,8 +7,9 @@ import pytest
 
 from meshwright.core import clock as clocks
 from meshwright.core.clock import SystemClock
+from meshwright.core.errors import StoreUnavailable
 from meshwright.kernel.envelope import ActorRef
-from meshwright.kernel.timers import Timers
+from meshwright.kernel.timers import Timers, every
 from meshwright.models.circuits import Retrying
 from meshwright.models.errors import ModelUnavailable
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest, OnDelta
@@ -81,3 +82,20 @@ async def test_a_call_is_tried_again_although_the_clock_was_set_forward(clock: M
     )
     assert (await model.complete(request)).content == "there"
     assert [asked.timeout_seconds for asked in away.asked] == [60, 60]
+
+
+async def test_an_outage_that_puts_a_duty_off_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    tries = iter(["away", "away", "away", "well", "away", "away"])
+    is_over = asyncio.Event()
+
+    async def work() -> None:
+        said = next(tries, None)
+        if said is None:
+            is_over.set()
+        if said == "away":
+            raise StoreUnavailable("the store is away")
+
+    duty = asyncio.create_task(every(SystemClock(), 0.0, work))
+    await is_over.wait()
+    duty.cancel()
+    assert caplog.text.count("a regular duty is put off: the store is away") == 2

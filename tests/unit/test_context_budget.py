@@ -3,7 +3,8 @@
 from typing import Literal
 
 from meshwright.context.memory import MemoryItem
-from meshwright.context.plan import DEFAULT_RULES, ContextRequest, context_request, plan
+from meshwright.context.plan import ContextRequest, context_request, plan
+from meshwright.context.rules import DEFAULT_RULES
 from meshwright.context.service import chat_messages
 from meshwright.context.text import count_tokens
 from meshwright.work.conversation import ThreadMessage
@@ -24,11 +25,11 @@ def fitting(recalled: list[MemoryItem], max_tokens: int) -> ContextRequest:
 
 def test_the_least_relevant_memories_are_dropped_first() -> None:
     request = fitting(memories("one two three", "four five six", "seven"), max_tokens=6)
-    assert request.sender_memories == ["one two three", "four five six"]
+    assert request.sender_memories == ["[m0] one two three", "[m1] four five six"]
 
 
 def test_a_memory_larger_than_the_whole_budget_does_not_keep_the_others_out() -> None:
-    assert fitting(memories("word " * 50, "small"), max_tokens=10).sender_memories == ["small"]
+    assert fitting(memories("word " * 50, "small"), max_tokens=10).sender_memories == ["[m1] small"]
 
 
 def test_the_latest_messages_are_kept_in_their_order() -> None:
@@ -59,6 +60,6 @@ def test_a_run_asks_for_what_it_recalled_alone() -> None:
     assert plan(request, DEFAULT_RULES).text.splitlines() == [
         *("CONSTRAINTS:", "- Stay small."),
         *("KNOWN_FAILURES:", "- It hung."),
-        *("RELEVANT_MEMORIES:", "- SQLite is preferred."),
+        *("RELEVANT_MEMORIES:", "- [m0] SQLite is preferred."),
         *("OPEN_QUESTIONS:", "- Which?"),
     ]

@@ -1,5 +1,6 @@
 """Rules applied to a request, by the text that comes out."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,8 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from meshwright.context.plan import DEFAULT_RULES, CompressRequest, Rule, Rules, plan
+from meshwright.context.plan import CompressRequest, plan
+from meshwright.context.rules import DEFAULT_RULES, FIELDS, Rule, Rules, with_defaults
 from meshwright.context.text import count_tokens
+from meshwright.core.errors import ConfigError
+from meshwright.settings.loading import load_settings
+from meshwright.settings.model import Settings
 
 
 def request(**fields: Any) -> CompressRequest:
@@ -201,3 +206,51 @@ def test_an_item_nested_too_deep_is_refused() -> None:
         nested = {"inner": nested}
     with pytest.raises(ValidationError, match="8 levels deep"):
         request(workflow_state=nested)
+
+
+def test_a_field_of_a_request_that_is_optional_may_be_in_a_rule() -> None:
+    optional = [name for name, field in CompressRequest.model_fields.items() if not field.is_required()]
+    assert sorted(optional) == sorted(FIELDS)
+
+
+def test_ids_scores_and_times_are_left_out_beside_the_paths_of_a_rule() -> None:
+    memories = [{"text": "one", "kind": "fact", "memory_id": "m-1", "score": 0.5}]
+    rule = Rule(strip_fields=("*.kind",), preserve_fields=("sender_memories.score",))
+    assert "- one (score: 0.5)" in text_of(rule, sender_memories=memories)
+
+
+RULE = '[[context.rules]]\nsender = "project-manager"\n'
+
+
+def settings_of(folder: Path, text: str) -> Settings:
+    (folder / "mesh.toml").write_text(text)
+    return load_settings(folder)
+
+
+def test_a_rule_of_the_settings_takes_the_place_of_a_default_for_the_same_pair(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, f'{RULE}receiver = "architect-agent"\ntoken_ceiling = 200\n')
+    rules = with_defaults(settings.context.rules)
+    ceilings = [
+        rules.find("project-manager", receiver).token_ceiling
+        for receiver in ("architect-agent", "researcher-agent", "x")
+    ]
+    assert ceilings == [200, 600, 1000]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        (f"{RULE}token_cieling = 1", 3, "token_cieling: there is no such setting. did you mean"),
+        (f"{RULE}token_ceiling = 0", 3, "token_ceiling: must be at least 1"),
+        (f'{RULE}\n{RULE}receiver = "a b"', 6, 'receiver: expected the id of an agent, or "*" for any'),
+        (f'{RULE}strip_fields = ["memories.x"]', 3, "expected a path that begins with sender_memories"),
+        (f'{RULE}preserve_fields = ["xyz"]', 3, "expected a path that begins with one of *, priority"),
+        (f'{RULE}strip_fields = ["constraints..x"]', 3, "expected a path like sender_memories.meta.source"),
+        (f"{RULE}\n{RULE}", 4, "rules[0] is from project-manager to * too: make them one"),
+    ],
+)
+def test_a_wrong_rule_is_refused_with_its_line(tmp_path: Path, text: str, line: int, said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        settings_of(tmp_path, text)
+    assert refused.value.line == line
+    assert said in str(refused.value)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from meshwright.context.memory import MemoryItem
-from meshwright.context.plan import CompressRequest, CompressResponse, Rule, Rules, context_request
+from meshwright.context.plan import CompressRequest, CompressResponse, context_request
+from meshwright.context.rules import Rule, Rules
 from meshwright.context.service import CONTEXT_SERVICE, ContextClient, ContextService
 from meshwright.context.text import count_tokens
 from meshwright.core.messages import Usage

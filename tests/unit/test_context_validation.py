@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from meshwright.context.plan import CompressRequest, Plan, Rule, Rules, plan
-from meshwright.context.service import problem
+from meshwright.context.check import problem
+from meshwright.context.plan import CompressRequest, Plan, plan
+from meshwright.context.rules import Rule, Rules
 
 ULID = "01J9ZK00000000000000000001"
 ORIGINAL = CompressRequest(
@@ -132,3 +133,83 @@ def test_any_text_of_a_model_is_judged_and_none_passes_by_chance(text: str) -> N
 
 def test_a_version_may_lose_its_v(original: Plan) -> None:
     assert problem(GOOD.replace("v0.1.0", "0.1.0"), original) is None
+
+
+GERMAN = (
+    "Das Ereignisprotokoll wird in SQLite 3.40.1 gespeichert, weil kein weiterer Dienst laufen darf. Die "
+    "Datei src/log/store.py schreibt die Zeilen, und Frau Lindqvist prüft die Sicherung jeden Tag."
+)
+FRENCH = (
+    "Le journal des événements est stocké dans SQLite 3.40.1, car aucun autre service ne doit tourner. Le "
+    "fichier src/log/store.py écrit les lignes, et Mme Lindqvist vérifie la sauvegarde chaque jour."
+)
+RUSSIAN = (
+    "Журнал событий хранится в SQLite 3.40.1, потому что другой службы быть не должно. Файл src/log/store.py "
+    "пишет строки, а Линдквист проверяет резервную копию каждый день."
+)
+JAPANESE = (
+    "イベントログは SQLite 3.40.1 に保存される。他のサービスは使わない。"
+    "src/log/store.py が行を書き込み、リンドクヴィストさんが毎日バックアップを確認する。"
+)
+CHINESE = (
+    "事件日志保存在SQLite 3.40.1数据库中，因为不允许运行其他服务。"
+    "文件src/log/store.py负责写入记录，王小明每天检查备份。"
+)
+KOREAN = (
+    "이벤트 로그는 SQLite 3.40.1 데이터베이스에 저장됩니다. 다른 서비스를 실행할 수 없습니다. "
+    "src/log/store.py 파일이 기록을 쓰고 김민수가 매일 백업을 확인합니다."
+)
+SHORTER = {
+    GERMAN: "Ereignisprotokoll in SQLite 3.40.1 gespeichert: keine weiteren Dienste. "
+    "src/log/store.py schreibt Zeilen. Frau Lindqvist prüft jeden Tag die Sicherungen.",
+    FRENCH: "Stocker les événements dans SQLite 3.40.1, sans autre service. L'écriture est dans "
+    "src/log/store.py. Mme Lindqvist vérifie les sauvegardes chaque jour.",
+    RUSSIAN: "Журнал событий в SQLite 3.40.1 без других служб. Строки пишет src/log/store.py. Линдквист "
+    "проверяет копии.",
+    JAPANESE: "イベントログを SQLite 3.40.1 に保存。サービスは使わず、"
+    "src/log/store.py が書き込み。リンドクヴィストが確認。",
+    CHINESE: "日志保存在SQLite 3.40.1，不运行其他服务。src/log/store.py写入记录，王小明检查备份。",
+    KOREAN: "이벤트 로그를 SQLite 3.40.1에 저장. 다른 서비스 없이 "
+    "src/log/store.py 파일이 기록을 쓰고 김민수가 백업 확인.",
+}
+INVENTED = [("3.40.1", "3.41.0"), ("SQLite", "PostgreSQL"), ("store.py", "store.js"), ("SQLite", "redis")]
+
+
+def judged(source: str, text: str) -> str | None:
+    """Say the fault of a text, in place of a longer one that has a memory beside."""
+    request = CompressRequest(
+        sender="a", receiver="b", project_id="p", task_summary=source, sender_memories=["more " * 60]
+    )
+    made = plan(request, Rules([Rule(token_ceiling=50)]))
+    head = "METADATA:\nsender: a\nreceiver: b\nproject_id: p\npriority: 5\nDOMAIN_CONTEXT:"
+    return problem(f"{head}\n- {text}", made)
+
+
+@pytest.mark.parametrize(("source", "text"), SHORTER.items(), ids=["de", "fr", "ru", "ja", "zh", "ko"])
+def test_a_faithful_text_is_valid_in_any_language_and_an_invention_is_refused(source: str, text: str) -> None:
+    assert judged(source, text) is None
+    for old, new in INVENTED:
+        assert new in (judged(source, text.replace(old, new)) or ""), new
+
+
+@pytest.mark.parametrize(
+    ("source", "added"),
+    [
+        (GERMAN, "Kafka"),
+        (GERMAN, "Herr Svensson"),
+        (GERMAN, "kubernetes"),
+        (FRENCH, "l'outil Kafka"),
+        (RUSSIAN, "Кафка"),
+        (RUSSIAN, "Петров"),
+        (JAPANESE, "カフカ"),
+        (JAPANESE, "田中"),
+        (CHINESE, "李雷"),
+        (CHINESE, "王大明"),
+        (KOREAN, "박지훈"),
+        (KOREAN, "117"),
+    ],
+)
+def test_a_name_that_was_not_there_is_refused_in_any_language(source: str, added: str) -> None:
+    shorter = source.partition("。")[0].partition(". ")[0]
+    assert judged(source, shorter) is None
+    assert "does not stand in" in (judged(source, f"{shorter} {added}") or "")

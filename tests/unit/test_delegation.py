@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from meshwright import Agent, Capability, Tasks
+from meshwright import Agent, Capability, Tasks, build_mesh
+from meshwright.agents.loader import BoundAgents
 from meshwright.models.errors import ModelRefused
+from meshwright.roles import ProcessRole
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from tests.support.lookup_agent import tool_answers
+from tests.support.settings import load_settings
+from tests.unit.test_tool import Context
 
 
 def delegating(agent_id: str, *to: str) -> type[Agent]:
@@ -32,6 +38,30 @@ async def test_a_delegated_answer_comes_back_and_the_child_knows_its_parent() ->
     assert outcome.text == "From b."
     assert (child.parent_task_id, child.requested_by, child.chain) == (outcome.task_id, "a", ("a",))
     assert child.payload == {"text": "What do you say?"}
+
+
+async def test_a_model_may_name_a_capability_that_its_agent_may_ask_for() -> None:
+    model = ScriptedModel()
+    asked = (tool_call("delegate", agent_id=name, text="Do it.") for name in ("c-b", "c-c"))
+    model.replies(*asked, "b did, and c may not.", to="a")
+    model.replies("Done by b.", to="b")
+    agents = delegating("a", "c-b"), delegating("b"), delegating("c")
+    async with mesh_for(*agents, model=model) as mesh:
+        assert (await mesh.ask("a", "Have it done.")).text == "b did, and c may not."
+        [waiting] = mesh.events("task.waiting").payloads
+        child = await mesh.mesh.get(Tasks).task(waiting["child_task_id"])
+    assert (child.status, child.chain) == ("succeeded", ("a",))
+    first, second = tool_answers(model)
+    assert first == "Done by b." and "delegate was not run: agent_id" in second
+
+
+async def test_a_worker_knows_the_capabilities_of_agents_that_run_elsewhere(tmp_path: Path) -> None:
+    settings, role = load_settings(tmp_path, model="offline"), ProcessRole(frozenset({"a"}), is_front=False)
+    worker = build_mesh(settings, agents=[delegating("a", "c-b"), delegating("b")], role=role)
+    assert list(worker.get(BoundAgents)) == ["a"]
+    delegate = worker.get(BoundAgents)["a"].tools["delegate"]
+    done = await delegate.call('{"agent_id": "c-b", "text": "It"}', Context())
+    assert done == "the best for c-b did: It"
 
 
 async def test_what_a_child_failed_at_is_told_to_its_parents_model() -> None:

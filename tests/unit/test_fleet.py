@@ -321,3 +321,11 @@ def test_a_projects_own_modules_import_in_mesh_and_in_pytest(tmp_path: Path, com
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "greeter" in done.stdout or "1 passed" in done.stdout
+
+
+def test_an_agent_delegates_to_ids_and_capabilities_that_are_there(tmp_path: Path) -> None:
+    asking = GREETER.replace("Greeter", "Asker").replace('"greeter"', '"asker"').replace("greeting", "asking")
+    write(tmp_path, greeter=GREETER, asker=asking + '    delegates_to = ("greeting", "greeter")\n')
+    assert {agent.agent_id for agent in load_agents(tmp_path)} == {"greeter", "asker"}
+    write(tmp_path, asker=asking + '    delegates_to = ("greeting", "waving")\n')
+    assert "'waving', no agent or capability here" in str(refusal(tmp_path))

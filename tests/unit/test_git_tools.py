@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from meshwright.core.errors import InvalidInput, ToolFailed
+from meshwright.sandbox.process import run
 from meshwright.tools import GitTools, ToolSettings
-from meshwright.tools.git import run
 from tests.support.sample_tools import limited_tools
 
 pytestmark = pytest.mark.needs("git")

@@ -21,7 +21,8 @@ from meshwright.core.errors import (
     NotFound,
     TooLarge,
 )
-from meshwright.core.messages import Caller, Receipt, derived_id
+from meshwright.core.ids import derived_id
+from meshwright.core.messages import Caller, Receipt
 from meshwright.events.filter import EventFilter
 from meshwright.run import Run
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for

@@ -95,7 +95,7 @@ class Fresh(Agent):
 
 def prompts(project: Path, cache: str) -> Path:
     (project / "prompts").mkdir()
-    text = f"---\ntags: [a]\ncache: {cache}\nvariables: [context]\n---\n{{{{context}}}}"
+    text = f"---\ntags: [a]\ncache: {cache}\n---\nAnswer."
     (project / "prompts" / "fresh.prompt").write_text(text)
     return project
 

@@ -114,6 +114,17 @@ async def test_an_account_without_credit_is_told_what_to_do(fake: FakeProvider, 
     assert failed.value.remedy.startswith("Add credit there")
 
 
+@pytest.mark.parametrize("status", [400, 401, 402, 404, 408, 413, 429, 500, 529])
+async def test_each_fault_of_a_provider_says_what_to_do(
+    status: int, fake: FakeProvider, model: HttpModel
+) -> None:
+    fake.faults.append(Fault(status=status, body={"error": {"message": "no"}}))
+    with pytest.raises(ModelError, match=f"{fake.url} answered {status} to a call of model") as failed:
+        await model.complete(request())
+    assert failed.value.remedy
+    assert ("no credit" in str(failed.value)) == (status == 402)
+
+
 async def test_an_error_names_the_model_that_answers_every_call(fake: FakeProvider) -> None:
     model = HttpModel(fake.url, KEY, model_name="the-only-one")
     fake.faults.extend([Fault(status=400), Fault(kind="hang")])
@@ -289,7 +300,7 @@ async def test_an_error_says_what_the_provider_said_without_key_and_prompt(
 async def test_a_password_in_the_prompt_is_not_in_the_error(fake: FakeProvider, model: HttpModel) -> None:
     prompt = "Log in as ada@example.org1 with hunter22"
     fake.faults.append(Fault(status=400, body={"error": {"message": "Who is hunter22, ada@example.org1?"}}))
-    with pytest.raises(ModelRefused, match=r"it said: Who is \[\.\.\.\], \[\.\.\.\]\?$"):
+    with pytest.raises(ModelRefused, match=r"it said: Who is \[\.\.\.\], \[\.\.\.\]\?\. Change"):
         await model.complete(request(messages=(ChatMessage(role="user", content=prompt),)))
 
 
@@ -313,7 +324,7 @@ async def test_a_long_prompt_is_hidden_in_little_time(
 ) -> None:
     message = ChatMessage(role="user", content=wrote)
     fake.faults.append(Fault(status=400, body={"error": {"message": f"Too long: {wrote[:2000]}"}}))
-    with pytest.raises(ModelRefused, match=r"it said: Too long: \[\.\.\.\]$"):
+    with pytest.raises(ModelRefused, match=r"it said: Too long: \[\.\.\.\]\. Change"):
         await model.complete(request(messages=(message,)))
 
 

@@ -35,6 +35,16 @@ async def test_a_memory_that_answers_the_question_makes_a_search_needless() -> N
     assert talk.called == []
 
 
+async def test_a_memory_in_a_message_of_its_own_answers_without_its_id_and_source() -> None:
+    memory = "- [m-1] The event log uses one SQLite database. (noted on 2026-11-23 by clerk)"
+    messages = [
+        ChatMessage(role="user", content=f"Agents noted this.\n\nRELEVANT_MEMORIES:\n{memory}"),
+        ChatMessage(role="user", content="Which database does the event log use?"),
+    ]
+    reply = await Conversation().complete(messages)
+    assert reply.content == "The event log uses one SQLite database."
+
+
 async def test_an_earlier_message_is_material_and_the_question_itself_is_not() -> None:
     messages = [
         ChatMessage(role="user", content="Our staging cluster is called Fjord."),
@@ -83,6 +93,30 @@ async def test_a_tool_that_failed_is_said_where_nothing_else_is_known() -> None:
 async def test_anything_gets_an_answer_that_says_what_answered(question: str) -> None:
     talk = Conversation(*ALL)
     assert "built-in offline model" in await talk.ask(question)
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "17 * 23",
+        "What is 17 * 23?",
+        "Calculate 17 times 23",
+        "How much is 12 % of 80?",
+        "2+2",
+        "sum of 3 and 4",
+    ],
+)
+async def test_a_sum_is_neither_searched_nor_calculated(question: str) -> None:
+    talk = Conversation(*ALL, system="Our table:\n- 17 apples, 23 pears\n- 391 of them")
+    answer = await talk.ask(question)
+    assert answer.startswith("I only search, and do not calculate. This is the built-in offline model")
+    assert talk.called == []
+
+
+async def test_a_question_with_numbers_and_other_words_is_searched() -> None:
+    talk = Conversation(SEARCH)
+    await talk.ask("What are the 10 minutes of dough for?")
+    assert talk.names == ["search_files"]
 
 
 async def test_no_messages_at_all_get_an_answer() -> None:

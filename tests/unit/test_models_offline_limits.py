@@ -51,10 +51,8 @@ def request_with(text: str, role: str) -> ModelRequest:
             ChatMessage(role="assistant", tool_calls=(call,)),
             ChatMessage(role="tool", content=text, tool_call_id="c"),
         ),
-        "compression": (ChatMessage(role="user", content=f"METADATA:\nDOMAIN_CONTEXT:\n- {text}"),),
     }
-    tags = ("compression",) if role == "compression" else ()
-    return ModelRequest(messages=messages[role], user="tester", tags=tags, tools=() if tags else ALL)
+    return ModelRequest(messages=messages[role], user="tester", tools=ALL)
 
 
 def seconds(text: str, role: str) -> float:
@@ -63,7 +61,7 @@ def seconds(text: str, role: str) -> float:
     return time.thread_time() - began
 
 
-@pytest.mark.parametrize("role", ["user", "system", "tool", "compression"])
+@pytest.mark.parametrize("role", ["user", "system", "tool"])
 def test_no_text_takes_much_longer_than_prose_of_its_size(role: str) -> None:
     prose = max(0.01, *(seconds((PROSE * SIZE)[:SIZE], role) for _ in range(2)))
     for pattern in [*PATTERNS, *SPACED]:

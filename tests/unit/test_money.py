@@ -26,7 +26,7 @@ class Asker(Agent):
 
     agent_id = "asker"
     capabilities = (Capability("asking"),)
-    prompt_text = "---\ntags: [default]\nvariables: [context]\n---\nAnswer.\n\n{{context}}"
+    prompt_text = "---\ntags: [default]\n---\nAnswer."
 
     async def run(self, run: Run) -> str:
         return await run.ask(run.task.text)

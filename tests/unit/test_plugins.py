@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.agents.loader import bind_agents, check_tables, installed_agents, load_agents
+from meshwright.agents.loader import bind_agents, installed_agents, load_agents
+from meshwright.agents.toolsets import Toolsets, unusable
 from meshwright.app import build_mesh, component_types
 from meshwright.core.errors import ConfigError
 from meshwright.edges.channels.component import Channels
@@ -133,12 +134,12 @@ def test_an_agent_that_names_a_toolset_of_no_package_is_told(tmp_path: Path) -> 
     (tmp_path / "pages.py").write_text(text)
     [agent] = load_agents(tmp_path)
     with pytest.raises(ConfigError, match="toolset 'pager', which no installed package brings"):
-        bind_agents([agent], ToolSettings())
+        bind_agents([agent], Toolsets(ToolSettings()))
 
 
-def test_a_table_for_a_toolset_that_nobody_has_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"\[tools.pager\]: no toolset has that name"):
-        check_tables(["pager"], [])
+def test_a_table_for_a_toolset_that_nobody_has_is_named() -> None:
+    found = unusable(ToolSettings(tables={"pager": {}}), [])
+    assert "[tools.pager]: no toolset has that name" in str(found["tools.pager"])
 
 
 def test_a_mesh_says_which_component_would_provide_what_it_lacks(tmp_path: Path) -> None:

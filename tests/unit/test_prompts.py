@@ -20,7 +20,7 @@ NAMES = (
     *("homelab-monitor", "infra-manager", "kubectl-deployer", "project-manager", "qa-tester"),
     *("researcher-agent", "simple-agent", "ui-agent"),
 )
-HEAD = "---\ntags: [a]\nvariables: [context]\n---\n"
+HEAD = "---\ntags: [a]\nvariables: [agent_name]\n---\n"
 Notices = list[tuple[str, dict[str, Any]]]
 
 
@@ -54,12 +54,16 @@ def test_a_prompt_file_is_read_with_its_settings(prompts: Prompts) -> None:
     write(
         prompts,
         "---\ndescription: Greets.\nmodel: small\ntemperature: 1\nmax_tokens: 64\ntags: [cheap, b]\n"
-        "variables: [context]\n---\n\nHello.\n{{ context }}\n",
+        "variables: [agent_name]\n---\n\nHello.\n{{ agent_name }}\n",
     )
     prompt = prompts.resolve("greeter")
     assert (prompt.name, prompt.description, prompt.model) == ("greeter", "Greets.", "small")
     assert (prompt.temperature, prompt.max_tokens, prompt.tags) == (1.0, 64, ("cheap", "b"))
-    assert (prompt.variables, prompt.body, prompt.source) == (("context",), "Hello.\n{{ context }}", "file")
+    assert (prompt.variables, prompt.body, prompt.source) == (
+        ("agent_name",),
+        "Hello.\n{{ agent_name }}",
+        "file",
+    )
     assert len(prompt.digest) == 64
 
 
@@ -75,10 +79,10 @@ def test_only_tags_and_a_text_are_required() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["\ufeff" + HEAD + "Hi\n{{context}}", (HEAD + "Hi\n{{context}}").replace("\n", "\r\n")]
+    "text", ["\ufeff" + HEAD + "Hi\n{{agent_name}}", (HEAD + "Hi\n{{agent_name}}").replace("\n", "\r\n")]
 )
 def test_a_byte_order_mark_and_windows_line_ends_are_tolerated(text: str) -> None:
-    assert parse_prompt("x", text.encode()).render_from({"context": "there"}) == "Hi\nthere"
+    assert parse_prompt("x", text.encode()).render_from({"agent_name": "there"}) == "Hi\nthere"
 
 
 def test_a_rule_in_the_text_is_text() -> None:
@@ -93,8 +97,8 @@ def test_a_value_is_put_in_as_it_is_and_never_looked_at_again(first: str, second
 
 
 def test_a_missing_variable_is_an_error() -> None:
-    prompt = parse_prompt("greeter", (HEAD + "{{context}}").encode())
-    with pytest.raises(PromptError, match="greeter needs a value for context"):
+    prompt = parse_prompt("greeter", (HEAD + "{{agent_name}}").encode())
+    with pytest.raises(PromptError, match="greeter needs a value for agent_name"):
         prompt.render_from({})
 
 
@@ -104,8 +108,8 @@ def test_a_prompt_without_tags_has_the_tag_default(head: str) -> None:
 
 
 def test_of_the_values_offered_a_prompt_takes_those_it_declares() -> None:
-    prompt = parse_prompt("greeter", (HEAD + "{{context}}").encode())
-    assert prompt.render_from({"context": "x", "task": "y"}) == "x"
+    prompt = parse_prompt("greeter", (HEAD + "{{agent_name}}").encode())
+    assert prompt.render_from({"agent_name": "x", "task": "y"}) == "x"
     with pytest.raises(PromptError, match="there are values for task"):
         prompt.render_from({"task": "y"})
 
@@ -140,15 +144,15 @@ def test_of_the_values_offered_a_prompt_takes_those_it_declares() -> None:
         (HEAD + "\nHello\n{{#if context}}", 7, "'{{#if context' is not a variable"),
         (HEAD + "{% for x in context %}", 5, "is not a variable"),
         (HEAD + "{# note #}", 5, "is not a variable"),
-        (HEAD + "{{{context}}}", 5, "is not a variable"),
+        (HEAD + "{{{agent_name}}}", 5, "is not a variable"),
         (HEAD + "{{context.secret}}", 5, "is not a variable"),
         (HEAD + '{{role "system"}}', 5, "is not a variable"),
         (
-            HEAD + "{{context}}\n{{mood}}",
+            HEAD + "{{agent_name}}\n{{mood}}",
             6,
-            "'mood' is not declared. add it to the list: variables: [context, mood]",
+            "'mood' is not declared. add it to the list: variables: [agent_name, mood]",
         ),
-        (HEAD + "Hello", 3, "'context' is declared and not used"),
+        (HEAD + "Hello", 3, "'agent_name' is declared and not used"),
         (b"---\ntags: [a]\n---\nHello\n\xff", 5, "not UTF-8"),
     ],
 )
@@ -167,7 +171,7 @@ def test_a_file_over_the_limit_of_size_is_refused() -> None:
 
 
 def test_a_prompt_is_read_once(prompts: Prompts) -> None:
-    write(prompts, HEAD + "{{context}}")
+    write(prompts, HEAD + "{{agent_name}}")
     assert prompts.resolve("greeter") is prompts.resolve("greeter")
 
 
@@ -181,7 +185,7 @@ def test_instead_of_a_missing_or_broken_file_there_is_a_built_in_prompt_and_one_
         prompt = prompts.resolve("greeter")
         prompts.reload()
     assert prompt.source == "built-in"
-    assert "You are greeter" in prompt.render_from({"agent_name": "greeter", "context": ""})
+    assert "You are greeter" in prompt.render_from({"agent_name": "greeter"})
     ((event_type, payload),) = notices
     assert event_type == "prompt.fallback"
     assert payload["name"] == "greeter"
@@ -191,14 +195,14 @@ def test_instead_of_a_missing_or_broken_file_there_is_a_built_in_prompt_and_one_
 
 
 def test_a_changed_file_is_read_again_and_told(prompts: Prompts, notices: Notices) -> None:
-    write(prompts, HEAD + "Old {{context}}")
+    write(prompts, HEAD + "Old {{agent_name}}")
     old = prompts.resolve("greeter")
     assert prompts.reload() == []
-    path = write(prompts, HEAD + "New {{context}}")
+    path = write(prompts, HEAD + "New {{agent_name}}")
     assert prompts.resolve("greeter") is old
     assert prompts.reload() == ["greeter"]
     new = prompts.resolve("greeter")
-    assert new.body == "New {{context}}"
+    assert new.body == "New {{agent_name}}"
     assert notices == [("prompt.reloaded", {"name": "greeter", "path": str(path), "digest": new.digest})]
 
 
@@ -206,7 +210,7 @@ def test_a_changed_file_is_read_again_and_told(prompts: Prompts, notices: Notice
 def test_a_bad_edit_keeps_the_last_good_prompt_until_the_next(
     prompts: Prompts, notices: Notices, broken: str | None
 ) -> None:
-    good = write(prompts, HEAD + "Good {{context}}")
+    good = write(prompts, HEAD + "Good {{agent_name}}")
     prompts.resolve("greeter")
     if broken is None:
         good.unlink()
@@ -214,25 +218,25 @@ def test_a_bad_edit_keeps_the_last_good_prompt_until_the_next(
         write(prompts, broken)
     prompts.reload()
     prompts.reload()
-    assert prompts.resolve("greeter").body == "Good {{context}}"
+    assert prompts.resolve("greeter").body == "Good {{agent_name}}"
     ((event_type, payload),) = notices
     assert event_type == "prompt.rejected"
     assert payload["path"].endswith("greeter.prompt") and payload["error"] and payload["remedy"]
     assert (payload["line"] is None) == (broken is None)
-    write(prompts, HEAD + "Mended {{context}}")
+    write(prompts, HEAD + "Mended {{agent_name}}")
     prompts.reload()
-    assert prompts.resolve("greeter").body == "Mended {{context}}"
+    assert prompts.resolve("greeter").body == "Mended {{agent_name}}"
     assert [event_type for event_type, _ in notices] == ["prompt.rejected", "prompt.reloaded"]
 
 
 def test_one_bad_file_does_not_stop_the_others_from_being_read(prompts: Prompts) -> None:
-    write(prompts, HEAD + "A {{context}}", "aaa")
-    write(prompts, HEAD + "Z {{context}}", "zzz")
+    write(prompts, HEAD + "A {{agent_name}}", "aaa")
+    write(prompts, HEAD + "Z {{agent_name}}", "zzz")
     prompts.resolve("aaa"), prompts.resolve("zzz")
     write(prompts, "---\ntags: [a]\nmax_tokens: !!timestamp x\n---\nHello", "aaa")
-    write(prompts, HEAD + "New {{context}}", "zzz")
+    write(prompts, HEAD + "New {{agent_name}}", "zzz")
     prompts.reload()
-    assert prompts.resolve("zzz").body == "New {{context}}"
+    assert prompts.resolve("zzz").body == "New {{agent_name}}"
 
 
 def test_a_date_in_front_matter_is_text(prompts: Prompts) -> None:
@@ -264,11 +268,11 @@ def test_any_front_matter_is_read_or_refused_with_its_line(fields: list[tuple[st
 
 
 def test_check_finds_what_would_fail_when_an_agent_runs(prompts: Prompts) -> None:
-    write(prompts, HEAD.replace("context", "context, name") + "{{name}} {{context}}", "unfilled")
-    write(prompts, "---\ntags: [a]\n---\nHello", "forgetful")
-    write(prompts, HEAD + "{{context}}", "well")
-    forgetful, unfilled = prompts.check()
-    assert "no {{context}}" in forgetful.message
+    write(prompts, HEAD.replace("agent_name", "agent_name, name") + "{{name}} {{agent_name}}", "unfilled")
+    write(prompts, HEAD.replace("agent_name", "context") + "Hello {{context}}", "old")
+    write(prompts, HEAD + "{{agent_name}}", "well")
+    old, unfilled = prompts.check()
+    assert "nothing fills in {{context}}" in old.message and "a message of their own" in old.remedy
     assert "nothing fills in variable 'name'" in unfilled.message and unfilled.line == 3
 
 
@@ -286,7 +290,7 @@ def test_a_name_that_could_lead_elsewhere_is_refused(prompts: Prompts, name: str
 
 
 def test_check_names_each_broken_file_with_its_line(prompts: Prompts) -> None:
-    write(prompts, HEAD + "{{context}}", "good")
+    write(prompts, HEAD + "{{agent_name}}", "good")
     write(prompts, HEAD + "{{mood}}", "bad")
     write(prompts, "x", "bad name")
     bad, bad_name = prompts.check()
@@ -346,7 +350,7 @@ class Tenants:
 
     def resolve(self, name: str, context: PromptContext) -> Prompt | None:
         known = (name, context.tenant_id) == ("greeter", "acme")
-        return parse_prompt(name, f"{HEAD}Theirs {{{{context}}}}".encode()) if known else None
+        return parse_prompt(name, f"{HEAD}Theirs {{{{agent_name}}}}".encode()) if known else None
 
     def names(self) -> list[str]:
         return ["greeter"]
@@ -356,18 +360,18 @@ class Tenants:
 
 
 def test_the_first_source_that_knows_a_prompt_for_a_run_decides(prompts: Prompts) -> None:
-    write(prompts, HEAD + "Ours {{context}}")
-    write(prompts, HEAD + "Other {{context}}", "other")
+    write(prompts, HEAD + "Ours {{agent_name}}")
+    write(prompts, HEAD + "Other {{agent_name}}", "other")
     sources = PromptSources([Tenants(), prompts])
-    assert sources.resolve("greeter", PromptContext("acme")).body == "Theirs {{context}}"
-    assert sources.resolve("greeter", PromptContext("other")).body == "Ours {{context}}"
+    assert sources.resolve("greeter", PromptContext("acme")).body == "Theirs {{agent_name}}"
+    assert sources.resolve("greeter", PromptContext("other")).body == "Ours {{agent_name}}"
     assert sources.names() == ["greeter", "other"]
 
 
 def test_a_source_that_cannot_reload_does_not_keep_the_others_from_it(prompts: Prompts) -> None:
-    write(prompts, HEAD + "Old {{context}}")
+    write(prompts, HEAD + "Old {{agent_name}}")
     sources = PromptSources([Tenants(), prompts])
     sources.resolve("greeter")
-    write(prompts, HEAD + "New {{context}}")
+    write(prompts, HEAD + "New {{agent_name}}")
     assert sources.reload() == ["greeter"]
-    assert sources.resolve("greeter").body == "New {{context}}"
+    assert sources.resolve("greeter").body == "New {{agent_name}}"

@@ -177,8 +177,7 @@ def test_an_agent_is_made_of_a_models_name() -> None:
     assert issubclass(agent, Agent)
     assert (agent.agent_id, agent.prompt, made(agent)["model"]) == ("poet", "poet", "openai/gpt-5.4")
     assert (prompt.model, prompt.tags, prompt.max_tokens) == ("openai/gpt-5.4", ("cheap",), 1024)
-    values = {"agent_name": "poet", "task": "?", "context": "What is known."}
-    assert prompt.render_from(values) == "Answer in verse.\n\nWhat is known."
+    assert prompt.render_from({"agent_name": "poet", "task": "?"}) == "Answer in verse."
 
 
 def test_an_agent_without_more_is_named_after_its_model() -> None:
@@ -279,19 +278,18 @@ def test_a_budget_that_is_no_exact_amount_is_refused(amount: Any) -> None:
         create_agent("offline", max_budget=amount)
 
 
-@pytest.mark.parametrize("instructions", ["{{nobody}}", "{% for %}", "{# note #}", "{{ context"])
+@pytest.mark.parametrize("instructions", ["{{nobody}}", "{{context}}", "{% for %}", "{# note #}", "{{ task"])
 def test_instructions_that_no_prompt_can_hold_are_refused(instructions: str) -> None:
     with pytest.raises(ConfigError, match="instructions"):
         create_agent("offline", instructions=instructions)
 
 
-def test_instructions_that_place_the_context_get_no_second_one() -> None:
+def test_instructions_place_what_a_run_has() -> None:
     agent = create_agent(
-        "offline", instructions="Know this: {{ context }}\n---\nNow answer {{task}}.", cache=False
+        "offline", instructions="You are {{ agent_name }}\n---\nNow answer {{task}}.", cache=False
     )
     prompt = parse_prompt("x", made(agent)["prompt_text"].encode())
-    values = {"agent_name": "a", "task": "b", "context": "c"}
-    assert prompt.render_from(values) == "Know this: c\n---\nNow answer b."
+    assert prompt.render_from({"agent_name": "a", "task": "b"}) == "You are a\n---\nNow answer b."
 
 
 def test_what_instructions_may_use_is_what_a_run_has() -> None:

@@ -22,10 +22,6 @@ def all_of(request: ModelRequest) -> str:
     return "\n".join(message.content for message in request.messages)
 
 
-def system_of(request: ModelRequest) -> str:
-    return request.messages[0].content
-
-
 async def test_a_failed_task_leaves_nothing_in_its_thread(clerk: type[Clerk]) -> None:
     model = ScriptedModel(ModelRefused("no"), "Fine.")
     async with mesh_for(clerk, model=model) as mesh:
@@ -50,7 +46,9 @@ async def test_what_an_agent_remembers_is_recalled_in_a_later_run(clerk: type[Cl
         await mesh.ask("clerk", "How does the customer Amélie travel?")
         assert len(mesh.events("memory.stored")) == 1
         [recalled] = mesh.events("memory.recalled").payloads
-    assert memory in system_of(model.requests[2])
+    system, recalled_text, asked = model.requests[2].messages
+    assert memory in recalled_text.content and memory not in f"{system.content}{asked.content}"
+    assert (system.role, recalled_text.role) == ("system", "user")
     assert (recalled["count"], recalled["tokens"] > 0) == (1, True)
 
 
@@ -63,10 +61,10 @@ async def test_an_agent_may_remember_more_than_one_thing_in_its_own_run() -> Non
             if run.task.text == "remember":
                 await run.remember("Breakfast was porridge with honey.", "agent")
                 await run.remember("Supper was onion soup.", "agent")
-            return (await run.prepare()).system
+            return (await run.prepare()).recalled
 
     async with mesh_for(Diarist) as mesh:
         await mesh.ask("diarist", "remember")
-        system = (await mesh.ask("diarist", "What were breakfast and supper?")).text
-    assert "porridge" in system
-    assert "onion soup" in system
+        text = (await mesh.ask("diarist", "What were breakfast and supper?")).text
+    assert "porridge" in text
+    assert "onion soup" in text

@@ -101,7 +101,7 @@ async def test_the_same_results_of_the_same_calls_in_a_row_end_the_tools() -> No
         (
             tool_call("look_upp", word="fence"),
             "and its model repeats a call of look_upp that fails: there is no tool 'look_upp'; there are "
-            "look_up, remember. Say in its prompt which tools there are, or name another model",
+            "look_up, remember, recall. Say in its prompt which tools there are, or name another model",
         ),
         (
             ToolCall(id="1", name="look_up", arguments="{}"),

@@ -38,7 +38,7 @@ async def submitted(mesh: Mesh, agent_id: str, text: str = "Do it.") -> str:
 async def test_a_resumed_run_keeps_its_prompt_and_repeats_no_call(tmp_path: Path) -> None:
     prompt = tmp_path / "prompts/keeper.prompt"
     prompt.parent.mkdir()
-    text = "---\ndescription: d\ntags: [first]\nvariables: [context]\n---\nBe {manner}. {{{{context}}}}\n"
+    text = "---\ndescription: d\ntags: [first]\n---\nBe {manner}.\n"
     prompt.write_text(text.format(manner="polite"))
     first, first_model = keeper(), ScriptedModel(tool_call("hold"))
     async with kept(tmp_path, first, model=first_model) as mesh:
@@ -236,4 +236,4 @@ async def test_a_resumed_run_repeats_no_event_of_a_tool_that_does_not_exist(tmp_
     assert [event.fields["tool"] for event in called] == ["stauts"] * 3 + ["hold"]
     refused = [step for step in steps if step.name == "stauts"]
     assert [(step.kind, step.status) for step in refused] == [("tool", "failed")] * 3
-    assert refused[0].summary == "there is no tool 'stauts'; there are hold, remember"
+    assert refused[0].summary == "there is no tool 'stauts'; there are hold, remember, recall"

@@ -158,8 +158,19 @@ def test_the_environment_gives_one_setting_of_a_table_and_the_file_the_others(tm
         ),
         (
             '[[ledger.budgets]]\nname = "research"\nlimit_usd = "five"',
-            1,
+            3,
             "ledger.budgets[0].limit_usd: must be a number, not 'five'",
+        ),
+        (
+            '[[approvals.rules]]\ntool = "a"\n[approvals.rules.arguments]\npath = "b"\n\n'
+            '[[approvals.rules]]\ntool = "c"\n[approvals.rules.arguments]\npath = "d"\nmode = 7\n',
+            10,
+            "approvals.rules[1].arguments.mode: expected text, not '7'",
+        ),
+        (
+            '[[approvals.rules]]\ntool = "a"\n\n[[approvals.rules]]\napprovers = ["a"]\ncount = 2\n',
+            4,
+            "approvals.rules[1]: count = 2 takes as many approvers, and names 1",
         ),
         (
             '[dapr]\nnamespace = "Team A"',
@@ -169,7 +180,7 @@ def test_the_environment_gives_one_setting_of_a_table_and_the_file_the_others(tm
         (
             '[mqtt]\nurl = "localhost:1883"',
             2,
-            "mqtt.url: expected a URL like mqtt://127.0.0.1:1883; users are for mqtt.username, not 'local",
+            "mqtt.url: expected a URL without a user (mqtt.username), like mqtt://127.0.0.1:1883, not",
         ),
         ('[mqtt]\nurl = "mqtt://localhost:99999"', 2, "mqtt.url: Port out of range 0-65535, not 'mqtt:"),
         (
@@ -235,7 +246,7 @@ def test_a_wrong_variable_is_named(tmp_path, monkeypatch):
     [
         (
             {"mqtt": {"url": "127.0.0.1"}},
-            "mqtt.url: expected a URL like mqtt://127.0.0.1:1883; users are for mqtt.u",
+            "mqtt.url: expected a URL without a user (mqtt.username), like mqtt",
         ),
         (
             {"orchestration": {"max_attempts": 0}},

@@ -134,8 +134,8 @@ async def test_where_every_way_is_refused_the_refusal_is_the_end_and_nothing_is_
 def told_to(folder: Path, structure: str) -> Path:
     """A project whose cook is asked in a way of its own."""
     (folder / "prompts").mkdir()
-    fields = f"tags: [a]\nstructure: {structure}\nvariables: [context]"
-    (folder / "prompts/cook.prompt").write_text(f"---\n{fields}\n---\nCook. {{{{context}}}}\n")
+    fields = f"tags: [a]\nstructure: {structure}"
+    (folder / "prompts/cook.prompt").write_text(f"---\n{fields}\n---\nCook.\n")
     return folder
 
 

@@ -17,7 +17,7 @@ class Vandal(Agent):
 
     agent_id = "vandal"
     capabilities = (Capability("breaking"),)
-    prompt_text = "{{context}}"
+    prompt_text = "Answer."
 
     async def run(self, run: Run) -> str:
         run.task.payload["text"] = "changed"

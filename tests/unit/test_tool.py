@@ -11,8 +11,7 @@ from meshwright.core.errors import InvalidInput, NotFound, TooLarge, ToolFailed
 from meshwright.core.files import File, TaskFile
 from meshwright.core.messages import Outcome, Task
 from meshwright.models.port import ToolSpec
-from meshwright.tools import Tool, delegate_tool, remember_tool, tool
-from meshwright.tools.limited import MAX_RESULT_CHARS
+from meshwright.tools import Tool, delegate_tool, recall_tool, remember_tool, tool
 from tests.support.sample_tools import Almanac, Place, limited_tools
 
 
@@ -25,8 +24,11 @@ class Context:
         moment = datetime(2026, 1, 1, tzinfo=UTC)
         self.task = Task(task_id="t1", capability="c", thread_id="t1", deadline_at=moment, created_at=moment)
 
-    async def delegate(self, agent_id: str, text: str, *, shape: Any = None) -> Any:
+    async def delegate(
+        self, agent_id: str = "", text: str = "", *, capability: str = "", shape: Any = None
+    ) -> Any:
         assert shape is Outcome
+        agent_id = agent_id or f"the best for {capability}"
         return Outcome(
             task_id="t2",
             agent_id=agent_id,
@@ -39,8 +41,11 @@ class Context:
     async def read_file(self, file: File | TaskFile) -> File:
         raise NotImplementedError
 
-    async def remember(self, text: str, scope: str) -> str:
-        return f"kept for {scope}: {text}"
+    async def remember(self, text: str, scope: str, *, kind: str = "fact", subject: str | None = None) -> str:
+        return f"kept as a {kind} for {scope}: {text}" + (f" ({subject})" if subject else "")
+
+    async def recall(self, query: str, kind: str | None = None) -> str:
+        return "" if query == "nothing" else f"[m-1] ({kind or 'fact'}) {query}"
 
 
 @pytest.fixture
@@ -205,9 +210,11 @@ async def test_results_become_plain_json(tools: dict[str, Tool]) -> None:
         await tools["anything"].call('{"wanted": "object"}', Context())
 
 
-async def test_a_result_over_the_limit_is_cut_and_says_so(tools: dict[str, Tool]) -> None:
-    result = await tools["anything"].call('{"wanted": "long"}', Context())
-    assert result == "x" * MAX_RESULT_CHARS + "\n[cut: the first 32,000 of 100,000 characters]"
+async def test_a_result_comes_whole_up_to_400_000_characters(tools: dict[str, Tool]) -> None:
+    assert await tools["anything"].call('{"wanted": "long"}', Context()) == "x" * 100_000
+    result = await tools["anything"].call('{"wanted": "longer"}', Context())
+    left_out = "\n[cut: characters 200,000 to 1,800,000 of 2,000,000 are left out]\n"
+    assert result == "x" * 200_000 + left_out + "x" * 200_000
 
 
 async def test_delegate_reaches_the_named_agents_alone() -> None:
@@ -218,6 +225,14 @@ async def test_delegate_reaches_the_named_agents_alone() -> None:
     assert done == "api-coder did: Review it"
     with pytest.raises(InvalidInput, match="agent_id: Input should be 'researcher-agent' or 'api-coder'"):
         await delegate.call('{"agent_id": "kubectl-deployer", "text": "Delete it"}', Context())
+    either = delegate_tool(["api-coder", "review"], {"review", "writing"})
+    assert either.parameters["properties"]["agent_id"]["enum"] == ["api-coder", "review"]
+    assert (
+        await either.call('{"agent_id": "review", "text": "It"}', Context()) == "the best for review did: It"
+    )
+    assert await either.call('{"agent_id": "api-coder", "text": "It"}', Context()) == "api-coder did: It"
+    with pytest.raises(InvalidInput, match="agent_id: Input should be 'api-coder' or 'review'"):
+        await either.call('{"agent_id": "writing", "text": "It"}', Context())
     assert delegate_tool(["simple-agent"]).parameters["properties"]["agent_id"]["const"] == "simple-agent"
 
 
@@ -226,9 +241,23 @@ async def test_remember_stores_in_the_scope_it_names() -> None:
     assert remember.idempotent
     assert (
         await remember.call('{"text": "Ports are 0", "scope": "project"}', Context())
-        == "kept for project: Ports are 0"
+        == "kept as a fact for project: Ports are 0"
+    )
+    assert (
+        await remember.call('{"text": "Ports are 0", "kind": "decision", "subject": "ports"}', Context())
+        == "kept as a decision for agent: Ports are 0 (ports)"
     )
     with pytest.raises(InvalidInput, match="scope"):
         await remember.call('{"text": "Ports are 0", "scope": "everyone"}', Context())
     with pytest.raises(InvalidInput, match="text"):
         await remember.call('{"text": ""}', Context())
+
+
+async def test_recall_says_what_was_found_or_that_nothing_was() -> None:
+    recall = recall_tool()
+    assert (recall.idempotent, recall.effect) == (True, "read")
+    found = await recall.call('{"query": "ports", "kind": "failure"}', Context())
+    assert found.startswith("[m-1] (failure) ports\n\n") and "it gives no orders" in found
+    assert await recall.call('{"query": "nothing"}', Context()) == "Nothing is remembered of that."
+    with pytest.raises(InvalidInput, match="kind"):
+        await recall.call('{"query": "ports", "kind": "rumour"}', Context())

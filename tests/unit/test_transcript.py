@@ -72,7 +72,7 @@ async def test_steps_show_what_was_told_said_called_and_given() -> None:
     assert [message["content"] for message in said] == [m.content for m in model.requests[0].messages]
     assert first.new_messages == 2
     assert first.request is not None
-    assert [spec["name"] for spec in first.request["tools"]] == ["read", "remember"]
+    assert [spec["name"] for spec in first.request["tools"]] == ["read", "remember", "recall"]
     assert first.reply is not None
     assert first.reply["tool_calls"][0]["name"] == "read"
     assert (called.arguments, called.result) == ('{"name": "a"}', f"a: {LONG}")
