@@ -10,7 +10,14 @@ from meshwright.testing import ManualClock
 from meshwright.work import slots, worker
 from tests.support.event_logs import LogOnFile, open_log
 from tests.support.fake_provider_fixtures import fake
-from tests.support.host_harness import HARNESSES, OF_ONE_WORKER, PARTLY, DaprHarness, HostHarness
+from tests.support.host_harness import (
+    HARNESSES,
+    OF_ONE_WORKER,
+    PARTLY,
+    WITHOUT,
+    DaprHarness,
+    HostHarness,
+)
 from tests.support.model_adapters import adapter, any_api, calling
 from tests.support.postgres import Location
 from tests.support.postgres_harness import PostgresHarness
@@ -39,8 +46,8 @@ def is_left_out(item: pytest.Item) -> bool:
         return False
     modules = PARTLY.get(name)
     is_elsewhere = modules is not None and item.path.stem not in modules
-    of_one = OF_ONE_WORKER.get(name, ())
-    return is_elsewhere or item.originalname in of_one or item.path.stem in of_one
+    left_out = {*OF_ONE_WORKER.get(name, ()), *WITHOUT.get(name, ())}
+    return is_elsewhere or not left_out.isdisjoint((item.originalname, item.path.stem))
 
 
 @pytest.fixture(params=list(HARNESSES))

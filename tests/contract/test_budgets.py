@@ -2,12 +2,14 @@
 
 import asyncio
 import random
+from contextlib import nullcontext
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from meshwright.core.messages import Usage, new_id
+from meshwright.core.ids import new_id
+from meshwright.core.messages import Usage
 from meshwright.core.money import ZERO, Budget, Price
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.turns import ActorKind
@@ -163,6 +165,46 @@ def where(chance: random.Random) -> dict[str, Any]:
     if chance.random() < 0.5:
         return {}
     return {"task_id": f"t{chance.randint(1, 3)}", "attempt": 1, "step": chance.randint(1, 3)}
+
+
+class Unreachable(Provider):
+    """Nobody is asked: no attempt is made."""
+
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+        error = ModelUnavailable("nobody was asked")
+        error.attempts = 0
+        raise error
+
+
+SMALL = Budget(name="small", limit_usd=Decimal(1))
+SOFT = Budget(name="small", limit_usd=Decimal(1), hard=False, cheaper_tag="cheap")
+DEEP = Budget(name="deep", scope="tag", of="expensive", limit_usd=LIMIT)
+DEEP_ACCOUNT = Account(budget="deep", scope="tag", key="expensive", limit_usd=LIMIT)
+
+
+@pytest.mark.parametrize(
+    ("budgets", "kind", "fails"),
+    [
+        ((DEEP, SMALL), Modest, BudgetExceeded),
+        ((DEEP,), Unreachable, ModelUnavailable),
+        ((DEEP, SOFT), Modest, None),
+    ],
+    ids=["refused by another budget", "not made", "made with a cheaper tag"],
+)
+async def test_the_call_of_a_step_holds_nothing_where_it_was_not_made(
+    harness: HostHarness,
+    rng: random.Random,
+    budgets: tuple[Budget, ...],
+    kind: type[Provider],
+    fails: type[Exception] | None,
+) -> None:
+    host = await harness.open(KIND)
+    model = accounted(host, kind(rng), *budgets)
+    step = asked(5, task_id="t1", step=1, record=lambda call: None)
+    with nullcontext() if fails is None else pytest.raises(fails):
+        await model.complete(step.model_copy(update={"tags": ("expensive",)}))
+    await model.budgets.settled()
+    assert await balance(host, DEEP_ACCOUNT) == (0, 0)
 
 
 async def test_a_repeat_of_an_entry_changes_nothing(harness: HostHarness) -> None:

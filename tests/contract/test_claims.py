@@ -6,10 +6,10 @@ from datetime import timedelta
 import pytest
 
 from meshwright.core.errors import ToolFailed
-from meshwright.core.messages import new_id
+from meshwright.core.ids import new_id
 from meshwright.kernel.envelope import ActorRef
 from meshwright.testing import ManualClock
-from meshwright.work import Claim, Offer, ThreadState, Worker
+from meshwright.work import Claim, ThreadState
 from tests.support.host_harness import STEADY, HostHarness
 from tests.support.work_scripts import asks_between, delegates, one_step, three_steps, waits_side_by_side
 from tests.support.worker_pool import Shift, StartWorkers, WorkerPool, outcome_of
@@ -181,7 +181,7 @@ async def test_a_zombie_with_an_old_fence_commits_nothing(
     pool.hold("t1 new")
     await pool.submit("t1")
     await pool.has_begun("t1 old")
-    take_over(pool, "t1")
+    pool.take_over("t1")
     await pool.has_begun("t1 new")
     if successor_ended:
         pool.let_go("t1 new")
@@ -195,15 +195,6 @@ async def test_a_zombie_with_an_old_fence_commits_nothing(
     [ended] = {outcome_of(event).text for event in pool.events("attempt.ended")}
     assert ended == "by its successor"
     assert not pool.events("task.waiting")
-
-
-def take_over(pool: WorkerPool, task_id: str) -> Worker:
-    """A second worker on the pool's host claims a task, as after a start that the first has overslept."""
-    ref = ActorRef("helper", f"default:{task_id}")
-    successor = pool.employ(pool.host)
-    pool.host.attach(successor)
-    successor.signal(ref, Offer(ref, task_id, "default", 5, 0.0, owner=pool.host.incarnation))
-    return successor
 
 
 async def test_a_drain_leaves_what_is_unfinished_to_the_next_start(start_workers: StartWorkers) -> None:

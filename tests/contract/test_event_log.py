@@ -11,7 +11,8 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from meshwright.core.errors import Conflict
-from meshwright.core.messages import Event, new_id
+from meshwright.core.ids import new_id
+from meshwright.core.messages import Event
 from meshwright.events.filter import EventFilter, Matcher
 from meshwright.sql.database import Session
 from meshwright.sql.sqlite import SqliteDatabase

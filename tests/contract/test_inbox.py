@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 
+from meshwright.core.encoding import encode
 from meshwright.core.errors import InvalidInput
 from meshwright.core.messages import Event
 from meshwright.events.inbox import Inbox, Question, question_id
-from tests.support.event_logs import START, LogOnFile
+from meshwright.events.tasks import PRUNED
+from meshwright.sql.database import Session
+from tests.support.event_logs import START, LogOnFile, event
 from tests.support.task_events import about, accepted, dispatched, ended
 
 SCHEMA = {"type": "object", "properties": {"approve": {"type": "boolean"}}}
@@ -128,3 +131,41 @@ async def test_a_rebuild_makes_the_same_inbox(store: LogOnFile) -> None:
     before = await questions(store, ended=True)
     await store.log.rebuild()
     assert await questions(store, ended=True) == before and len(before) == 2
+
+
+async def test_questions_leave_with_pruned_tasks(store: LogOnFile) -> None:
+    money = {
+        "kind": "money",
+        "asked": "More?",
+        "subject": {"kind": "money", "account": "day", "on_empty": "ask"},
+    }
+    await store.write([*begun("t-1"), waiting("t-1"), *begun("t-2"), waiting("t-2"), waiting("t-1", **money)])
+    pruned = event(9, PRUNED, payload={"count": 1, "tasks": ["t-1"]})
+    await store.write([ended("t-1"), pruned, *begun("t-3"), waiting("t-3"), *begun("t-1")])
+    await store.write([waiting("t-1", "2")])  # the id is that of another task now
+    left = await questions(store, ended=True)
+    assert [question.question for question in left if question.task_id == "t-1"] == ["More?", "May 2?"]
+    assert {question.task_id for question in left} == {"t-1", "t-2", "t-3"}
+    rows = await store.rows("SELECT count(*) FROM inbox WHERE account IS NOT NULL")
+    assert rows == [(1,)]  # other tasks may wait for the same budget
+
+
+async def test_items_of_parts_from_an_earlier_version_are_forgotten(store: LogOnFile) -> None:
+    asked = event(1, "item.asked", payload={"key": "mcp/own/1", "asked": "May it?", "answer_schema": SCHEMA})
+    refused = event(2, "deployment.refused", payload={"deployment": "quick", "status": 401})
+    await store.write([asked, refused, *begun("t-1"), waiting("t-1")])
+    before = await questions(store, ended=True)
+    assert [question.task_id for question in before] == ["", "t-1"]
+
+    def as_before(session: Session) -> None:
+        """Have the rows that the first version had, one of an event that is in the log no more."""
+        for seq, wait_id in ((-1, "mcp/old/7"), (1, "mcp/own/1")):
+            item = before[0].model_copy(update={"id": f"i{seq}", "seq": seq, "wait_id": wait_id})
+            values = (item.id, seq, "default", "", 0, 0, None, None, encode(item).decode())
+            session.execute(f"INSERT INTO inbox VALUES ({', '.join('?' * 9)})", values)
+        session.execute("UPDATE projection_positions SET version = 1 WHERE name = 'inbox'", ())
+
+    await store.database.write(as_before)
+    await store.write(begun("t-2"))
+    assert await questions(store, ended=True) == before
+    assert await Inbox(store.log).refused() == [("quick", 401)]

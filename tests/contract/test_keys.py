@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from meshwright.core.errors import NotFound
-from meshwright.core.messages import new_id
+from meshwright.core.ids import new_id
 from meshwright.events.log import EventLog
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.runtime import Runtime

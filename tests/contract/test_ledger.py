@@ -332,9 +332,15 @@ def cut_off(number: int, cost: str, *, is_guess: bool) -> Event:
     return event(number, "model.called", task_id="t", payload=payload, aggregate_id=aggregate_id)
 
 
-def answered_late(number: int) -> Event:
-    """The first call has its answer, when its account may have taken it for cut off."""
-    payload = Call(call_id="c1", **asked("cheap"), **answered(), late=True).payload()
+def answered_after_all(number: int) -> Event:
+    """The first call has its answer, though an account took it for cut off by a clock set forward."""
+    payload = Call(call_id="c1", **asked("cheap"), **answered()).payload()
+    return event(number, "model.called", task_id="t", payload=payload)
+
+
+def answered_by_a_frozen_process(number: int) -> Event:
+    """The first call has its answer in a process that slept for longer than its lease."""
+    payload = Call(call_id="c1", **asked("cheap"), **answered(latency_ms=5_000.0)).payload()
     return event(number, "model.called", task_id="t", payload=payload)
 
 
@@ -345,7 +351,9 @@ def answered_late(number: int) -> Event:
         ([cut_off(1, "2", is_guess=True), cut_off(2, "1", is_guess=False)], "1"),
         ([cut_off(1, "1", is_guess=False), cut_off(2, "2", is_guess=True)], "1"),
         ([call(1), cut_off(2, "2", is_guess=True)], "0.25"),
-        ([cut_off(1, "2", is_guess=True), answered_late(2)], "0.25"),
+        ([cut_off(1, "2", is_guess=True), answered_after_all(2)], "0.25"),
+        ([cut_off(1, "2", is_guess=True), answered_by_a_frozen_process(2)], "0.25"),
+        ([cut_off(1, "1", is_guess=False), answered_by_a_frozen_process(2)], "0.25"),
     ],
 )
 @pytest.mark.parametrize("together", [True, False])

@@ -1,5 +1,6 @@
 """Memories by what is remembered, found and forgotten, over a real database."""
 
+import hashlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -8,7 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from meshwright.context.memory import Memory, MemoryItem, query_words
+from meshwright.context.component import TABLES
+from meshwright.context.memories import Memory
+from meshwright.context.memory import MemoryItem
+from meshwright.context.relevance import query_words
 from meshwright.context.text import count_tokens
 from meshwright.core.errors import InvalidInput, MemoryUnavailable, TooLarge
 from meshwright.sql.database import Database
@@ -20,9 +24,15 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 EVERYWHERE = [("task", "t1"), ("agent", "a1"), ("project", "p1"), ("global", "")]
 
 
+def memories_at(location: Location) -> Database:
+    database = database_at(location)
+    database.migrate("context", TABLES)
+    return database
+
+
 @pytest.fixture
 async def database(location: Location) -> AsyncIterator[Database]:
-    database = database_at(location)
+    database = memories_at(location)
     await database.open()
     yield database
     await database.close()
@@ -148,7 +158,7 @@ async def test_a_forgotten_memory_is_gone_from_the_search_too(memory: Memory, da
 
 async def test_memories_outlive_the_process_that_wrote_them(location: Location) -> None:
     for attempt in range(2):
-        database = database_at(location)
+        database = memories_at(location)
         await database.open()
         memory = Memory(database, ManualClock())
         if attempt == 0:
@@ -211,3 +221,211 @@ async def test_a_database_that_fails_makes_memories_unavailable(memory: Memory, 
         await recall(memory, "word")
     with pytest.raises(MemoryUnavailable, match="cannot be written"):
         await memory.remember(item("m9", "another"))
+
+
+WEEK = timedelta(days=7)
+
+
+async def counting(memory: Memory, query: str = "port") -> list[str]:
+    return [found.memory_id for found in await items(memory, query)]
+
+
+async def items(memory: Memory, query: str, **options: Any) -> list[MemoryItem]:
+    chosen = {"tenant_id": "default", "scopes": EVERYWHERE, "max_tokens": 1000, **options}
+    return await memory.recall(query, **chosen)
+
+
+async def status_of(memory: Memory, memory_id: str) -> str | None:
+    found = await memory.find(memory_id, "default")
+    return None if found is None else found.status
+
+
+def port(memory_id: str, number: int, **fields: Any) -> MemoryItem:
+    return item(memory_id, f"The staging port is {number}.", **{"subject": "Staging  port", **fields})
+
+
+@pytest.mark.parametrize(
+    ("trust", "later", "statuses"),
+    [
+        (1, WEEK, ("superseded", "active")),
+        (1, WEEK / 2, ("active", "active")),
+        (2, timedelta(0), ("superseded", "active")),
+        (0, WEEK, ("active", "quarantined")),
+    ],
+)
+async def test_the_newer_memory_of_a_subject_counts_by_its_trust(
+    memory: Memory, trust: int, later: timedelta, statuses: tuple[str, str]
+) -> None:
+    await memory.remember(port("old", 5433, created_at=NOW))
+    await memory.remember(port("new", 5434, created_at=NOW + later, trust=trust))
+    assert (await status_of(memory, "old"), await status_of(memory, "new")) == statuses
+    active = [name for name, status in zip(("old", "new"), statuses, strict=True) if status == "active"]
+    assert sorted(await counting(memory)) == sorted(active)
+
+
+async def test_memories_of_other_subjects_scopes_and_tenants_are_left_alone(memory: Memory) -> None:
+    await memory.remember(port("old", 5433, created_at=NOW - WEEK))
+    await memory.remember(port("a", 5434, subject="production port"))
+    await memory.remember(port("b", 5434, scope="agent", scope_id="a1"))
+    await memory.remember(port("c", 5434, tenant_id="theirs"))
+    await memory.remember(port("d", 5434, subject=None))
+    assert await status_of(memory, "old") == "active"
+
+
+async def test_both_of_two_that_contradict_each_other_are_recalled_and_marked(memory: Memory) -> None:
+    await memory.remember(port("m-old", 5433))
+    await memory.remember(item("m-new", "It moved to 5434.", subject="staging port"))
+    found = await items(memory, "port")
+    assert [(one.memory_id, one.contradicts) for one in found] == [
+        ("m-old", ("m-new",)),
+        ("m-new", ("m-old",)),
+    ]
+    assert (
+        found[1].line(NOW + timedelta(days=3))
+        == "[m-new] (fact, 3 d old, contradicts m-old) It moved to 5434."
+    )
+
+
+async def test_only_active_memories_that_have_not_expired_are_recalled(memory: Memory) -> None:
+    for status in ("active", "quarantined", "superseded", "forgotten"):
+        await memory.remember(item(status, f"a word of {status}", status=status))
+    await memory.remember(item("expired", "a word of old", expires_at=NOW))
+    await memory.remember(item("fresh", "a word of new", expires_at=NOW + timedelta(seconds=1)))
+    assert sorted(await counting(memory, "word")) == ["active", "fresh"]
+
+
+async def test_a_kind_may_be_recalled_alone(memory: Memory) -> None:
+    await memory.remember(item("one", "a word of caution", kind="failure"))
+    await memory.remember(item("two", "a word of thanks"))
+    assert [found.memory_id for found in await items(memory, "word", kind="failure")] == ["one"]
+
+
+async def test_below_the_floor_nothing_is_recalled(memory: Memory) -> None:
+    await memory.remember(item("one", "Alice approves deploys to production."))
+    assert await items(memory, "Which restaurant does Alice like in Naples?", floor=0.5) == []
+    assert len(await items(memory, "Who approves deploys?", floor=0.5)) == 1
+
+
+@pytest.mark.parametrize("query", ["值班表在哪里?", "请问值班", "請求書"])
+async def test_scripts_without_spaces_are_searched_by_their_parts(memory: Memory, query: str) -> None:
+    await memory.remember(item("zh", "顾客服务的值班表在 wiki 的首页。"))
+    await memory.remember(item("ja", "請求書は毎月二十日に送ります。"))
+    await memory.remember(item("theirs", "值班表 請求書", tenant_id="theirs"))
+    assert await counting(memory, query) == ["ja" if "請" in query and "请" not in query else "zh"]
+
+
+async def test_a_memory_is_found_by_the_words_of_its_subject(memory: Memory) -> None:
+    await memory.remember(item("one", "It moved to 5434.", subject="Ports of the staging database"))
+    await memory.remember(item("two", "Nothing was said of it.", subject="lunch"))
+    assert await counting(memory, "Which port has the staging database?") == ["one"]
+    found = await items(memory, "Which port has the staging database?", floor=0.9)
+    assert [one.memory_id for one in found] == ["one"]
+    await memory.change("one", "default", {"subject": "printers"}, "ann")
+    assert await counting(memory, "staging database") == [] and await counting(memory, "printer") == ["one"]
+    await memory.forget("one", "default")
+    assert await counting(memory, "printer") == []
+
+
+@pytest.mark.parametrize("query", ["Wann wird ein Druckauftrag gesammelt?", "Wo ist der Druckauftrag?"])
+async def test_a_word_is_found_in_a_form_with_other_accents(memory: Memory, query: str) -> None:
+    await memory.remember(item("one", "Die Druckaufträge werden über Nacht gesammelt."))
+    await memory.remember(item("two", "Wann wird ein Wo ist der"))
+    assert [found.memory_id for found in await items(memory, query, floor=0.34)] == ["one"]
+
+
+async def test_a_change_is_made_and_taken_back(memory: Memory) -> None:
+    await memory.remember(item("m1", "first words", subject="it"))
+    changed = await memory.change("m1", "default", {"text": "second thoughts", "trust": 3}, "ann")
+    assert changed is not None
+    assert (changed.text, changed.trust, changed.changed_by, changed.changed_at) == (
+        "second thoughts",
+        3,
+        "ann",
+        NOW,
+    )
+    assert await counting(memory, "words") == [] and await counting(memory, "thoughts") == ["m1"]
+    undone = await memory.undo("m1", "default", "bob")
+    assert undone is not None and (undone.text, undone.trust, undone.changed_by) == ("first words", 1, "bob")
+    assert await counting(memory, "words") == ["m1"] and await counting(memory, "thoughts") == []
+    assert await memory.change("m1", "theirs", {"text": "stolen"}, "eve") is None
+    assert (
+        await memory.undo("m1", "theirs", "eve") is None and await memory.undo("m2", "default", "ann") is None
+    )
+
+
+async def test_a_promoted_memory_supersedes_and_a_forgotten_one_brings_back(memory: Memory) -> None:
+    await memory.remember(port("old", 5433))
+    await memory.remember(port("new", 5434, trust=0, status="quarantined"))
+    assert await counting(memory) == ["old"]
+    await memory.change("new", "default", {"status": "active", "trust": 3, "approved_by": "ann"}, "ann")
+    assert await counting(memory) == ["new"] and await status_of(memory, "old") == "superseded"
+    await memory.change("new", "default", {"status": "forgotten"}, "ann")
+    assert await counting(memory) == ["old"]
+    await memory.undo("new", "default", "ann")
+    assert await counting(memory) == ["new"]
+    assert await memory.forget("new", "default")
+    assert await counting(memory) == ["old"]
+
+
+async def test_all_of_a_subject_is_forgotten_for_good(memory: Memory, database: Database) -> None:
+    await memory.remember(port("one", 5433, created_at=NOW - WEEK))
+    await memory.remember(port("two", 5434))
+    await memory.remember(port("theirs", 5435, tenant_id="theirs"))
+    await memory.remember(item("other", "another port"))
+    assert await memory.forget_subject(" staging PORT ", "default") == 2
+    assert [found.memory_id for found in (await memory.page("default")).items] == ["other"]
+    assert (await memory.page("theirs")).items != []
+    if database.dialect == "sqlite":
+        words = "SELECT count(*) FROM memory_text WHERE memory_text MATCH '5433'"
+        assert await database.read(lambda session: session.execute(words).fetchone()[0]) == 0
+
+
+async def test_the_forgotten_and_the_expired_are_deleted_later(memory: Memory) -> None:
+    await memory.remember(item("kept", "a word"))
+    await memory.remember(item("gone", "a word of it"))
+    await memory.remember(item("old", "a word of old", expires_at=NOW - timedelta(days=1)))
+    await memory.change("gone", "default", {"status": "forgotten"}, "ann")
+    assert await memory.purge(NOW - timedelta(days=2)) == 0
+    assert await memory.purge(NOW + timedelta(seconds=1)) == 2
+    assert [found.memory_id for found in (await memory.page("default")).items] == ["kept"]
+
+
+async def test_memories_are_listed_by_pages_and_by_their_fields(memory: Memory) -> None:
+    for n in range(5):
+        await memory.remember(item(f"m{n}", f"100% of text {n}", kind="decision" if n % 2 else "fact"))
+    await memory.remember(item("other", "x", tenant_id="theirs"))
+    first = await memory.page("default", limit=3)
+    rest = await memory.page("default", after=first.cursor or 0, limit=3)
+    assert [one.memory_id for one in (*first.items, *rest.items)] == ["m4", "m3", "m2", "m1", "m0"]
+    assert rest.cursor is None
+    found = await memory.page("default", ("active",), {"kind": "decision", "contains": "0% OF TEXT"})
+    assert [one.memory_id for one in found.items] == ["m3", "m1"]
+    assert (await memory.page("default", ("forgotten",))).items == []
+    assert (await memory.page("default", wanted={"contains": "_"})).items == []
+
+
+async def test_uses_are_counted(memory: Memory) -> None:
+    await memory.remember(item("m1", "a word"))
+    await memory.count(["m1", "m2"], "default", "used")
+    await memory.count(["m1"], "theirs", "helped")
+    found = await memory.find("m1", "default")
+    assert found is not None and (found.used, found.helped) == (1, 0)
+
+
+async def test_memories_of_an_older_database_are_recalled_as_before(location: Location) -> None:
+    older = database_at(location)
+    await older.open()
+    columns = "tenant_id, memory_id, scope, scope_id, owner, text, created_at, agent_id"
+    owner = "o" + hashlib.sha256(b"default\x00global\x00").hexdigest()[:24]
+    values = ("default", "m-old", "global", "", owner, "an old word", NOW.timestamp(), "a1")
+    insert = f"INSERT INTO memories ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+    await older.write(lambda session: session.execute(insert, values).rowcount)
+    await older.close()
+    database = memories_at(location)
+    await database.open()
+    memory = Memory(database, ManualClock(NOW))
+    [found] = await items(memory, "word")
+    assert (found.memory_id, found.kind, found.status, found.trust) == ("m-old", "fact", "active", 1)
+    await memory.change("m-old", "default", {"text": "a new text"}, "ann")
+    assert await counting(memory, "word") == [] and await counting(memory, "text") == ["m-old"]
+    await database.close()

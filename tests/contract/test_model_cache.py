@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from meshwright.core.messages import Usage, new_id
+from meshwright.core.ids import new_id
+from meshwright.core.messages import Usage
 from meshwright.models.cache import MAX_VALUE_BYTES, CacheStore, MemoryCache
 from meshwright.models.port import ModelReply, ToolCall
 from meshwright.sql.cache import SqliteCache

@@ -8,7 +8,7 @@ import pytest
 
 from meshwright.core.errors import InvalidInput
 from meshwright.core.messages import Fault, Usage
-from meshwright.events.tasks import TaskSummary
+from meshwright.events.tasks import EndedTask, TaskSummary, ended_tasks
 from meshwright.orchestration.scoring import recent_outcomes
 from tests.support.event_logs import START, LogOnFile, open_log
 from tests.support.postgres import Location
@@ -194,3 +194,13 @@ async def test_what_was_counted_before_a_restart_is_not_counted_again(location: 
             await store.write([attempt_ended("t")])
             counted = await store.log.view(recent_outcomes)
     assert counted == [("writer", "writing", True)] * 3
+
+
+async def test_tasks_that_ended_together_are_read_page_by_page(store: LogOnFile) -> None:
+    for task_id in ("b", "c", "a"):
+        await store.write([accepted(task_id), dispatched(task_id), ended(task_id)])
+    last, found = EndedTask(0.0, "", ""), list[str]()
+    while page := await store.log.view(ended_tasks, last, 1e12, 1):
+        [last] = page
+        found.append(last.task_id)
+    assert found == ["a", "b", "c"]

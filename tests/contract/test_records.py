@@ -129,7 +129,7 @@ async def test_deleted_streams_are_gone_and_others_stay(harness: HostHarness) ->
         await host.append(record(n))
     await host.append(record(1, "word", "history"))
     await host.append(record(1, "other", ref=other))
-    await host.delete_records(ONE, ["steps", "no such stream"])
+    await host.delete_records({ONE: ["steps", "no such stream"]})
     host = await harness.reopen(host)
     assert await values(host) == []
     assert await values(host, "history") == ["word"]

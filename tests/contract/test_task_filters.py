@@ -13,6 +13,7 @@ from meshwright.events.task_lists import known_values
 from meshwright.ledger.costs import CostQuery, costs_of
 from meshwright.ledger.task_tree import TaskTree, task_tree
 from meshwright.models.port import Call
+from meshwright.sql.database import Session
 from tests.support.event_logs import START, LogOnFile
 from tests.support.task_events import CARD, about, ended, names
 
@@ -107,6 +108,68 @@ async def test_costs_are_summed_by_fields_of_the_call_and_of_its_task(store: Log
     assert await total(agent_id="writer") == 3
     assert await total(model="big-1", requested_by="ann") == 7
     assert await total(model="big-2") is None
+
+
+OLD, NEW = "writer@0a1b2c3d4e5f", "writer@9f8e7d6c5b4a"
+
+
+async def test_tasks_events_and_costs_are_found_by_the_prompt_of_a_call(store: LogOnFile) -> None:
+    await store.write([dispatched(task_id) for task_id in "abcd"])
+    file = "prompts/writer.prompt"
+    places = {"a": f"{OLD} 111111111111:{file}", "b": f"{OLD} 222222222222:{file}"}  # of two commits
+    places |= {"c": f"{NEW} 222222222222:{file}", "d": "writers@0a1b2c3d4e5f built-in"}
+    await store.write([called(task_id, "1", prompt=place) for task_id, place in places.items()])
+    await store.write([called("a", "4", prompt=NEW), called("a", "8"), ended("a", "failed")])
+    for prompt, found in (
+        ("writer", "cba"),
+        (OLD, "ba"),
+        ("writer@9f", "ca"),
+        (f"writer@9F8E7D6C5B4A{'0' * 52}  prompts/writer.prompt", "ca"),  # as sha256sum prints it
+        ("write", ""),
+        ("writer_", ""),
+        ("%", ""),
+    ):
+        assert await names(store, prompt=prompt) == [*found], prompt
+    assert await names(store, prompt=NEW, status="failed") == ["a"]
+    assert await names(store, prompt="writer", order="changed") == ["a", "c", "b"]
+    wanted = EventFilter(tenant_id="default", event_type="task.failed", of_task=TaskFilter(prompt=NEW))
+    assert [event.task_id for event in await store.log.query(wanted)] == ["a"]
+    letters = await store.log.dead_letters(tenant_id="default", prompt=OLD)
+    assert [group.tasks for group in letters.items] == [1]
+
+    costs = await costs_of(store.log, CostQuery("default", "prompt"))
+    shown = {item.key: (item.calls, item.cost_usd) for item in costs.items}
+    assert shown == {OLD: (2, 2), NEW: (2, 5), places["d"].split()[0]: (1, 1), None: (1, 8)}
+    failed = TaskFilter(prompt="writer@9f", error="ToolFailed")
+    costs = await costs_of(store.log, CostQuery("default", "task", of=failed))
+    assert [(item.key, item.cost_usd) for item in costs.items] == [("a", 4)]
+
+
+async def test_an_unknown_prompt_is_told_apart_from_an_unknown_version(store: LogOnFile) -> None:
+    await store.write([dispatched("a"), called("a", "1", prompt=f"{OLD} built-in"), called("a", "2")])
+    await store.write([called("a", "3", prompt=f"{NEW} built-in"), called("a", "4", prompt="editor@77 x")])
+
+    async def known(value: str, tenant_id: str | None = "default") -> Any:
+        return await store.log.view(known_values, tenant_id, "prompt", value)
+
+    assert await known("writer") is await known("writer@0a1b") is await known(OLD, None) is None
+    assert await known("riter") == await known("riter@0a") == ["editor", "writer"]
+    assert await known("writer@77") == [NEW, OLD]
+    assert await known("writer", "other") == []
+
+
+async def test_calls_of_before_are_found_by_their_prompt(store: LogOnFile) -> None:
+    await store.write([dispatched("a"), called("a", "1", prompt=f"{OLD} built-in")])
+    assert await names(store, prompt="writer") == ["a"]
+
+    def unlearn(session: Session) -> None:
+        session.execute("UPDATE calls SET prompt = NULL")
+        session.execute("UPDATE projection_positions SET version = 1 WHERE name = 'calls'")
+
+    await store.database.write(unlearn)
+    await store.write([dispatched("b")])
+    assert await names(store, prompt="writer") == ["a"]
+    assert (await costs_of(store.log, CostQuery("default"))).total.cost_usd == 1
 
 
 async def test_a_value_is_known_once_a_task_had_it(store: LogOnFile) -> None:

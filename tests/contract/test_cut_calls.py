@@ -1,0 +1,217 @@
+"""Calls that a crash cut off hold no money of a task that has ended, on every store."""
+
+from collections.abc import Sequence
+from decimal import Decimal
+
+import pytest
+
+from meshwright.core.errors import HostError, StoreUnavailable
+from meshwright.core.messages import Usage
+from meshwright.core.money import ZERO, Budget, Price
+from meshwright.kernel.envelope import ActorRef
+from meshwright.kernel.runtime import Runtime
+from meshwright.ledger.account import Account
+from meshwright.ledger.balance import Balance
+from meshwright.ledger.budgets import Budgets
+from meshwright.ledger.charging import AccountClient
+from meshwright.ledger.component import Accounted
+from meshwright.models.port import MODEL_CALLED, Call, CallContext, ModelReply, ModelRequest, OnDelta
+from meshwright.models.prices import Prices
+from meshwright.run.settling import settle_calls
+from meshwright.work import Work, worker
+from meshwright.work.paths import ProgressEvent
+from meshwright.work.worker import Settler
+from tests.support.host_harness import STEADY
+from tests.support.worker_pool import Shift, StartWorkers, WorkerPool
+
+pytestmark = pytest.mark.parametrize("harness", STEADY, indirect=True)  # no fault restarts it besides
+
+PRICES = Prices(default=Price(input=ZERO, output=Decimal(1_000_000)), listed=dict)
+POT = Budget(name="pot", limit_usd=Decimal(100))
+ACCOUNT = Account(budget="pot", scope="mesh", key="mesh", limit_usd=Decimal(100))
+MAX_TOKENS = 8
+ESTIMATE = 2  # dollars of a call, before any was answered
+COST = 3  # of one that is answered
+
+
+class Held:
+    """A provider that answers once the test lets it."""
+
+    name = "held"
+
+    def __init__(self, shift: Shift) -> None:
+        self._shift = shift
+
+    async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+        await self._shift.pool.begin(f"{self._shift.task_id} call")
+        return ModelReply(model="held-1", usage=Usage(completion_tokens=COST))
+
+    async def close(self) -> None: ...
+
+
+def settler(host: Runtime, faults: Sequence[HostError] = ()) -> Settler:
+    """Settles on a host, where an attempt may have changed something; the first times it fails."""
+    budgets, left = Budgets([POT], host), [*faults]
+
+    async def settle(ref: ActorRef, work: Work) -> bool:
+        if left:
+            raise left.pop()
+        await settle_calls(host, budgets, ref, work)
+        return True
+
+    return settle
+
+
+async def calls_once(shift: Shift) -> str:
+    """Calls a model, in the first claim alone."""
+    if shift.work.claim == 0 or shift.task_id == "again":
+        await call(shift)
+    return "done"
+
+
+async def calls_and_works(shift: Shift) -> str:
+    await call(shift)
+    return await shift.do("work")
+
+
+async def call(shift: Shift) -> None:
+    model = Accounted(Held(shift), Budgets([POT], shift.pool.host), PRICES, lambda call: None)
+    task, made = shift.work.task, list[str]()
+    async with shift.journal.open_step("model", {}, paid=True) as step:
+
+        def record(call: Call) -> None:
+            if call.outcome != "ok":
+                return  # a process that is killed records nothing
+            assert call.settlement is not None
+            made.append(call.call_id)
+            known = {"settlement": call.settlement.model_dump()}
+            step.add_call(known, ProgressEvent(MODEL_CALLED, call.payload(), call.call_id))
+
+        context = CallContext(
+            task_id=task.task_id,
+            tenant_id=task.tenant_id,
+            generation=task.generation,
+            attempt=shift.work.dispatch.attempt,
+            path=step.key.path,
+            record=record,
+        )
+        request = ModelRequest(messages=(), user="helper", max_tokens=MAX_TOKENS, context=context)
+        await model.complete(request)
+        step.finish("answered")
+    await shift.journal.confirm()
+    model.budgets.book(made)
+    await model.budgets.settled()
+
+
+async def balance(pool: WorkerPool) -> tuple[Decimal, Decimal]:
+    state = await pool.host.read(ACCOUNT.ref)
+    assert isinstance(state, Balance)
+    return state.spent, state.reserved
+
+
+async def cut_off(pool: WorkerPool, task_id: str) -> None:
+    """End the process of a task while its call is under way."""
+    pool.hold(f"{task_id} call")
+    await pool.submit(task_id)
+    await pool.has_begun(f"{task_id} call")
+    assert await balance(pool) == (0, MAX_TOKENS)
+    await pool.crash()
+
+
+async def rows(pool: WorkerPool, count: int) -> list[tuple[str, Decimal]]:
+    """The events of cut calls, of which there are so many."""
+    await pool.until(lambda: len(pool.events("model.called")) >= count)
+    return [
+        (event.payload["outcome"], Decimal(event.payload["cost_usd"]))
+        for event in pool.events("model.called")
+    ]
+
+
+async def test_nothing_stays_reserved_of_a_task_that_ends_its_process_three_times(
+    start_workers: StartWorkers,
+) -> None:
+    pool = await start_workers(calls_once, settle=settler)
+    await cut_off(pool, "again")
+    for times in (2, 3):
+        await pool.has_begun("again call", times)
+        await pool.crash()
+    outcome = await pool.outcome("again")
+    assert outcome.error is not None
+    assert (outcome.error.type, outcome.changed) == ("BrokeOff", True)
+    assert await balance(pool) == (3 * ESTIMATE, 0)
+    assert await rows(pool, 3) == [("cut", ESTIMATE)] * 3
+
+
+async def test_a_task_that_breaks_off_while_the_accounts_are_away_ends_once_they_are_back(
+    start_workers: StartWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "BROKEN_OFF_RETRY_SECONDS", 0.05)
+    away = [StoreUnavailable("the store is away")] * 2
+    pool = await start_workers(calls_once, settle=lambda host: settler(host, away))
+    await cut_off(pool, "again")
+    for times in (2, 3):
+        await pool.has_begun("again call", times)
+        await pool.crash()
+    outcome = await pool.outcome("again")
+    assert outcome.error is not None
+    assert outcome.error.type == "BrokeOff"
+    assert await balance(pool) == (3 * ESTIMATE, 0)
+
+
+async def test_nothing_stays_reserved_of_a_task_that_is_cancelled_while_its_worker_is_gone(
+    start_workers: StartWorkers,
+) -> None:
+    pool = await start_workers(calls_once, settle=settler)
+    pool.holds_work = True
+    await cut_off(pool, "t1")
+    await pool.cancel("t1")
+    pool.worker.begin()
+    outcome = await pool.outcome("t1")
+    assert (outcome.status, outcome.changed) == ("cancelled", True)
+    assert await balance(pool) == (ESTIMATE, 0)
+    assert await rows(pool, 1) == [("cut", ESTIMATE)]
+
+
+async def test_nothing_stays_reserved_of_a_task_that_does_not_make_its_call_again(
+    start_workers: StartWorkers,
+) -> None:
+    pool = await start_workers(calls_once, settle=settler)
+    await cut_off(pool, "t1")
+    outcome = await pool.outcome("t1")
+    assert (outcome.text, outcome.changed) == ("done", False)
+    assert await balance(pool) == (ESTIMATE, 0)
+    assert await rows(pool, 1) == [("cut", ESTIMATE)]
+
+
+async def test_an_answered_call_of_a_task_that_ends_without_a_run_costs_what_its_journal_says(
+    start_workers: StartWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = await start_workers(calls_and_works, settle=settler)
+    pool.hold("t1 work")
+    pool.holds_work = True
+    with monkeypatch.context() as patch:
+        patch.setattr(AccountClient, "settle", lambda client, settled: None)  # its process is killed before
+        await pool.submit("t1")
+        await pool.has_begun("t1 work")
+        assert await balance(pool) == (0, MAX_TOKENS)
+        await pool.crash()
+    await pool.cancel("t1")
+    pool.worker.begin()
+    assert (await pool.outcome("t1")).status == "cancelled"
+    assert await balance(pool) == (COST, 0)
+    assert await rows(pool, 1) == [("ok", COST)]
+
+
+async def test_a_call_thought_to_be_cut_off_that_ends_is_charged_once(
+    start_workers: StartWorkers,
+) -> None:
+    pool = await start_workers(calls_once, settle=settler)
+    pool.hold("t1 call")
+    await pool.submit("t1")
+    await pool.has_begun("t1 call")
+    pool.take_over("t1")
+    assert (await pool.outcome("t1")).text == "done"
+    assert await balance(pool) == (ESTIMATE, 0)
+    pool.let_go("t1 call")
+    await pool.until(lambda: bool(pool.events("work.discarded", "t1")))
+    assert await balance(pool) == (COST, 0)
