@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from meshwright import Agent, Tasks
+from meshwright.context.memory import MemoryItem, MemoryStore
 from meshwright.core.access import Role
 from meshwright.core.errors import StoreFailed
 from meshwright.core.messages import Caller, Event, TaskRequest
@@ -87,6 +88,18 @@ CHANGES = {
     ),
     "POST /schedules/{schedule_id}/run": Change("schedule.run", "schedules/job", at={"schedule_id": "job"}),
     "DELETE /schedules/{schedule_id}": Change("schedule.deleted", "schedules/job", at={"schedule_id": "job"}),
+    "PATCH /memories/{memory_id}": Change(
+        "memory.edited", "memories/m-1", {"text": "Ports are 1."}, at={"memory_id": "memory_1"}
+    ),
+    "POST /memories/{memory_id}/promote": Change(
+        "memory.promoted", "memories/m-2", at={"memory_id": "memory_2"}
+    ),
+    "POST /memories/{memory_id}/forget": Change(
+        "memory.forgotten", "memories/m-1", at={"memory_id": "memory_1"}
+    ),
+    "POST /memories/{memory_id}/undo": Change("memory.undone", "memories/m-1", at={"memory_id": "memory_1"}),
+    "DELETE /memories/{memory_id}": Change("memory.deleted", "memories/m-1", at={"memory_id": "memory_1"}),
+    "DELETE /memories": Change("memory.deleted", "memories", query={"subject": "ports"}),
     "POST /api/agents": Change(
         "agent_config.created",
         "agents/new",
@@ -100,6 +113,7 @@ CHANGES = {
     "POST /secrets/rotate": Change("secrets.rotated", "secrets"),
     "POST /prune": Change("tasks.pruned", "tasks"),
     "POST /drain": Change("mesh.drained", "mesh"),
+    "POST /hold": Change("mesh.held", "mesh"),
     "POST /release": Change("mesh.released", "mesh"),
     "POST /keys/open": Change("keys.opened", "keys"),
 }
@@ -109,7 +123,7 @@ ACCEPTED = {
     "POST /events": "the event itself says who has published it",
     "POST /retry": "each task is recorded, as by POST /tasks/{task_id}/retry",
     "POST /cancel": "each task is recorded, as by POST /tasks/{task_id}/cancel",
-    "POST /inbox/answer": "each answer is recorded, as by POST /tasks/{task_id}/answer",
+    "POST /inbox/answer": "each answer is recorded, as by POST /tasks/{task_id}/answer, or by its source",
     "POST /webhooks/{source}": "webhook.received names the delivery, task.accepted the source",
     "POST /channels/{channel}": "task.accepted names the sender; an answer is audited as everywhere",
     "POST /compress": "changes nothing; model.called says who has called a model",
@@ -128,6 +142,10 @@ READS = {
     "/events": "events",
     "/events/stream": "events",
     "/inbox": "inbox",
+    "/memories": "memories",
+    "/memories/{memory_id}": "memories",
+    "/trees/{task_id}": "trees",
+    "/trees/{task_id}/diff": "trees",
     "/api/agents/{agent_id}/llm": "agents/echo",
 }
 """Routes that show contents or a key, and what the record names."""
@@ -136,7 +154,7 @@ FACTS = """
 /agents /agents/score/{capability} /allowances /api/agents /api/agents/{agent_id} /audit/verify /budgets
 /channels/{channel} /costs /costs/estimate /deployments /deployments/route /figures /keys /metrics
 /scale/{app} /schedules /schedules/{schedule_id} /schedules/{schedule_id}/next /status /store/verify /tasks
-/v1/models /v1/models/{model_id:path}
+/trees /v1/models /v1/models/{model_id:path}
 """
 """Routes that show what there is and what happened, and a schedule's own task."""
 
@@ -175,6 +193,10 @@ async def audited(folder: Path, *agents: type[Agent], **settings: Any) -> AsyncI
         }
         for path, body in (("/schedules", schedule), ("/api/agents", config)):
             assert (await api.call("POST", path, json=body, headers=ADMIN))[0] == 201
+        for number, status in ((1, "active"), (2, "quarantined")):
+            memory_id = world[f"memory_{number}"] = f"m-{number}"
+            item = MemoryItem(memory_id=memory_id, scope="global", text="Ports are 0.", subject="ports")
+            await api.mesh.get(MemoryStore).remember(item.model_copy(update={"status": status}))
         yield api, world
 
 
@@ -208,7 +230,15 @@ async def send(api: Api, world: World, name: str, change: Change) -> tuple[int, 
 
 async def snapshot(api: Api) -> str:
     """All that a change could have changed."""
-    paths = ("/keys", "/schedules", "/api/agents", "/allowances", "/budgets", "/tasks")
+    paths = (
+        "/keys",
+        "/schedules",
+        "/api/agents",
+        "/allowances",
+        "/budgets",
+        "/tasks",
+        "/memories?status=all",
+    )
     found = [(await api.call("GET", path, headers=ADMIN))[1] for path in paths]
     secrets = api.mesh.settings.data_dir / "secrets.key"
     key = hashlib.sha256(secrets.read_bytes()).hexdigest() if secrets.exists() else ""
@@ -272,7 +302,7 @@ async def test_every_change_is_recorded_and_refused_where_it_cannot_be(tmp_path:
 async def test_who_reads_contents_is_recorded_and_refused_where_it_cannot_be(tmp_path: Path) -> None:
     async with audited(tmp_path, Giver) as (api, world):
         reader = await api.mesh.get(Keys).create("reader", roles=tuple(Role))
-        names = {"path": "1", "number": "1", "agent_id": "echo"}
+        names = {"path": "1", "number": "1", "agent_id": "echo", "memory_id": "m-1"}
         world["given"] = (await api.mesh.get(Tasks).submit(TaskRequest(agent_id="giver"))).task_id
         await api.mesh.get(Tasks).outcome(world["given"])
         for path, subject in READS.items():

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from decimal import Decimal
 from pathlib import Path
@@ -22,6 +22,7 @@ from meshwright.core.errors import HostError, StoreFailed, StoreTooNew, StoreToo
 from meshwright.core.messages import TaskRequest
 from meshwright.orchestration.tasks import Tasks
 from meshwright.prompts import PromptSources
+from meshwright.sql import writer as writing
 from meshwright.sql.database import Session
 from meshwright.sql.sqlite import FILE_NAME, SqliteDatabase
 from tests.support.faults.fleet import Books
@@ -106,9 +107,16 @@ async def test_a_mesh_whose_disk_fails_says_so_to_those_who_wait_and_still_stops
             await waiting
 
 
+@pytest.mark.parametrize(("steady_seconds", "pauses"), [(3600, ["1", "2"]), (0, ["1", "1"])])
 async def test_a_mesh_goes_on_when_the_process_that_writes_dies(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    steady_seconds: float,
+    pauses: Sequence[str],
 ) -> None:
+    """The pause before another process grows, until one has worked for long."""
+    monkeypatch.setattr(writing, "STEADY_SECONDS", steady_seconds)
     async with up(tmp_path, writer="process") as running:
         task_id = await running.submit("gate")
         await running.event("task.started", task_id)
@@ -122,7 +130,8 @@ async def test_a_mesh_goes_on_when_the_process_that_writes_dies(
         running.gate.set()
         assert (await running.outcome(task_id)).status == "succeeded"
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert [re.findall(r"has ended: .* starts another in (\d) s", line) for line in said] == [["1"], ["2"]]
+    found = [re.findall(r"has ended: .* starts another in (\d) s", line) for line in said]
+    assert found == [[pause] for pause in pauses]
 
 
 @pytest.mark.parametrize("is_written", [True, False])

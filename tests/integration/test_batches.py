@@ -95,6 +95,12 @@ async def test_open_tasks_are_cancelled_by_ids_and_by_filters(running: RunningMe
 async def test_questions_of_one_kind_are_answered_once_by_two_at_a_time(running: RunningMesh) -> None:
     client, url = running.client, ("--url", running.url)
     tasks = await submit(running, "ask one", "ask two", "ask three", "delegate")
+    assert [question.task_id for question in await client.inbox(text="ASK T")] == tasks[1:3]
+    assert [question.task_id for question in await client.inbox(agent_id="worker", ended=True)] == tasks[:3]
+    with pytest.raises(NotFound, match=r"'hepler'.*helper"):
+        await client.inbox(agent_id="hepler")
+    shown = await mesh("inbox", "--agent", "worker", "--text", "one", "--json", *url)
+    assert [question["question"] for question in json.loads(shown.out)] == ["ask one?"]
     with pytest.raises(Conflict, match=r"2 kinds.*'worker: question' .3.") as refused:
         await client.answer_all("yes", everything=True)
     assert refused.value.field == "kind"
@@ -134,9 +140,14 @@ async def test_a_group_of_dead_letters_is_redriven(running: RunningMesh, tmp_pat
     (tmp_path / "broken").unlink()
     assert (await mesh("dead-letters", "redrive", *url)).status == 2
     done = await mesh("dead-letters", "redrive", "--cause", "ValueError", "--yes", *url)
-    assert (done.status, done.out.count("begins anew")) == (0, 2), done.err
+    assert (done.status, done.out.count("begins from the start")) == (0, 2), done.err
     assert [(await client.outcome(task_id)).generation for task_id in tasks] == [2, 2]
     assert await client.dead_letters() == []
+    listed = await mesh("tasks", "--prompt", "worker", "--status", "succeeded", "--json", *url)
+    assert {task["task_id"] for task in json.loads(listed.out)} == {*tasks}
+    costs = json.loads((await mesh("costs", "--prompt", "worker", "--by", "prompt,task", "--json", *url)).out)
+    assert {item["key2"] for item in costs["items"]} == {*tasks}
+    assert {item["key"].partition("@")[0] for item in costs["items"]} == {"worker"}
     events = await mesh("events", "--text", "fail two", "--type", "task.retried", *url)
     assert events.out.count("task.retried") == 1
     costs = await client.costs("task", text="fail one")

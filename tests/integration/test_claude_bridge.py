@@ -148,10 +148,12 @@ async def test_events_of_a_time_without_a_broker_are_published_in_order_when_it_
             await stored(folder, 1, f"event = '{name}'")
         with closing(sqlite3.connect(folder / sender.STORE)) as store, store:  # the last was stored first
             store.execute("UPDATE claude_events SET seq = -seq WHERE event = 'Stop'")
-        while not (folder / sender.LOCK).read_text():  # the process that is to publish has begun
+        while not (begun := (folder / sender.LOCK).read_text()):  # the process that is to publish
             await asyncio.sleep(0.02)
+        os.kill(int(begun), signal.SIGSTOP)  # until somebody reads
         await broker.start()
         async with client(broker, "claude/#") as reader:
+            os.kill(int(begun), signal.SIGCONT)
             assert await asyncio.to_thread(sender.hurry, folder, 60.0) == 0
             topics = [(await reader.message()).topic for _ in range(3)]
         await stored(folder, 3, "published_at IS NOT NULL")

@@ -197,7 +197,7 @@ def test_what_a_task_says_to_type_next_finds_the_same_mesh(tmp_path: Path) -> No
 
 def test_a_limit_of_a_task_is_on_its_timeline_and_its_page(tmp_path: Path) -> None:
     where = ("--data", str(tmp_path))
-    done = run("ask", "researcher-agent", "What is in README.md?", "--max-steps", "1", *where)
+    done = run("ask", "architect-agent", "What is in README.md?", "--max-steps", "1", *where)
     assert "limit       max_steps (1) is reached: the model has to answer" in done.stderr
     [task] = json.loads(run("tasks", "--json", *where).stdout)
     page = run("task", task["task_id"], *where).stdout

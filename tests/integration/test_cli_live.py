@@ -106,6 +106,12 @@ async def shown(terminal: int, *until: str) -> str:
     return text
 
 
+async def reading(pid: int) -> None:
+    """Wait until a process sleeps in a read of its terminal: Python holds back what comes just before."""
+    while Path(f"/proc/{pid}/wchan").read_text() not in ("wait_woken", "n_tty_read"):
+        await asyncio.sleep(0.01)
+
+
 async def test_a_task_is_followed_to_its_answer(running: RunningMesh) -> None:
     task_id = await running.submit("Further", agent_id="asker", capability="asking")
     where = ("--url", running.url)
@@ -211,6 +217,7 @@ async def test_one_ctrl_c_ends_a_question_and_a_no_is_no_success(running: Runnin
             command = [*MESH, "keys", "open", "--data", str(running.data)]
             process = await start(command, {}, stdin=theirs, stdout=theirs, stderr=theirs)
             await shown(ours, "Continue? [y/N]:")
+            await reading(process.pid)
             process.send_signal(2) if answer is None else os.write(ours, answer)
             assert await process.wait() == status
             os.close(theirs)

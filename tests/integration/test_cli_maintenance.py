@@ -1,12 +1,55 @@
 """Backup, restore, release and drain by the command line, as an operator types them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from meshwright.cli.app import run
+from tests.support.repositories import repository
 from tests.support.running_mesh import mesh, mesh_up
+
+_WRITER = """
+import asyncio
+
+from meshwright import Agent, Capability, Run
+
+
+class Writer(Agent):
+    agent_id = "writer"
+    capabilities = (Capability("writing"),)
+    prompt_text = "Write."
+
+    async def run(self, run: Run) -> str:
+        tree = await run.tree()
+        await run.step("write", lambda: tree.once(run.step_id, lambda: self.write(tree)))
+        return "done"
+
+    async def write(self, tree) -> None:
+        await asyncio.to_thread(tree.files.write, "new.txt", "new\\n")
+"""
+
+
+@pytest.mark.needs("git")
+async def test_backup_and_restore_say_that_trees_are_left_out(tmp_path: Path) -> None:
+    project, first, second, file = (tmp_path / name for name in ("project", "first", "second", "copy"))
+    source = repository(tmp_path / "source")
+    (project / "actors").mkdir(parents=True)
+    (project / "actors" / "writer.py").write_text(_WRITER)
+    (project / "mesh.toml").write_text(f'[trees.code]\nrepository = "{source}"\n')
+    async with mesh_up(first, cwd=project) as running:
+        none = await mesh("backup", str(tmp_path / "none"), "--data", str(first))
+        assert (none.status, "tree" in none.err) == (0, False)
+        task = (await running.client.ask("Write.", agent_id="writer")).task_id
+        done = await mesh("backup", str(file), "--data", str(first))
+        assert done.status == 0 and f"Not in it: 1 tree of tasks, in {first / 'trees'}." in done.err
+    done = await mesh("restore", str(file), "--data", str(second))
+    assert done.status == 0 and "Not in it: 1 tree of tasks." in done.err
+    shutil.copytree(first / "trees", second / "trees")  # as it says
+    async with mesh_up(second, "--release", cwd=project) as running:
+        status, tree = await running.get(f"/trees/{task}")
+        assert status == 200 and tree["changed"] == [["A", "new.txt"]]
 
 
 async def test_a_mesh_is_drained_backed_up_restored_and_released(tmp_path: Path) -> None:

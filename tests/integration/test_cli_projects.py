@@ -14,7 +14,7 @@ from meshwright import Agent, Capability
 class Lonely(Agent):
     agent_id = "lonely-agent"
     capabilities = (Capability("solitude"),)
-    prompt_text = "---\\ntags: [default]\\nvariables: [context]\\n---\\nYou are alone. {{context}}"
+    prompt_text = "---\\ntags: [default]\\n---\\nYou are alone."
 """
 
 

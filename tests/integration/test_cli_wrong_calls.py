@@ -39,6 +39,9 @@ agent                              | 2 | did you mean: mesh agents
 task lsit                          | 2 | there is no command 'lsit' of mesh task; did you mean: mesh task list
 task list extra                    | 2 | unexpected extra argument (extra); type: mesh task list [OPTIONS]
 task list --status done            | 2 | 'done' is not one of 'accepted', 'dispatched'
+task list --prompt nobody          | 1 | There is no prompt 'nobody', and no task ever named it
+task list --error Nope             | 1 | There is no error 'Nope', and no task ever named it
+events --agent nobody              | 1 | There is no agent 'nobody', and no task ever named it
 task list --limit 0                | 2 | '0' is not a whole number from 1 to 500
 task list --limit x                | 2 | 'x' is not a whole number from 1 to 500
 task list --stauts failed          | 2 | No such option '--stauts'; did you mean --status
@@ -154,6 +157,8 @@ erase --task NOPE --yes            | 1 | mesh tasks lists those there are
 secrets rotat                      | 2 | did you mean: mesh secrets rotate
 webhooks test nope actors/asker.py | 1 | There is no source 'nope'; mesh.toml has none
 prompts chek                       | 2 | did you mean: mesh prompts check
+check --url http://a               | 2 | No such option '--url'; mesh check project --help lists them
+task --stautus failed              | 2 | No such option '--stautus'; did you mean --status
 check nothing                      | 2 | mesh check --help lists them
 mqtt acls                          | 2 | did you mean: mesh mqtt acl
 bridge install --mqtt http://x     | 2 | is no URL like mqtt://127.0.0.1:1883 or mqtts://broker

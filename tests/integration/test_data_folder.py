@@ -128,6 +128,18 @@ def test_reading_where_no_mesh_was_makes_nothing(tmp_path: Path, command: str) -
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(("folder", "status"), [("trees", 0), ("other", 1), ("other/trees", 1)])
+def test_only_trees_may_hold_links(tmp_path: Path, folder: str, status: int) -> None:
+    inside, link = tmp_path / "data" / folder, tmp_path / "data" / folder / "default" / "link"
+    link.parent.mkdir(parents=True)
+    inside.chmod(0o755)
+    link.symlink_to(tmp_path)
+    (tmp_path / "data" / "mesh.db").touch()
+    done = mesh("tasks", "--data", str(tmp_path / "data"))
+    assert done.returncode == status, done.stderr
+    assert stat.S_IMODE(inside.stat().st_mode) == (0o755 if status else 0o700)
+
+
 async def test_a_link_to_a_data_folder_leads_there(tmp_path: Path) -> None:
     async with up(tmp_path) as running:
         await running.ask("echo")

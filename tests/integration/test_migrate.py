@@ -18,7 +18,8 @@ from meshwright import Agent, Capability, Client, Mesh, Run, build_mesh
 from meshwright.cli.app import run as run_mesh
 from meshwright.core.clock import SystemClock
 from meshwright.core.errors import InvalidInput, StoreFailed, StoreLocked, StoreMoved, StoreTooNew
-from meshwright.core.messages import Event, new_id
+from meshwright.core.ids import new_id
+from meshwright.core.messages import Event
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
 from meshwright.events.verify import verify

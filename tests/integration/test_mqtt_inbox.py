@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 
 from meshwright import Agent, Approval, Capability, Run
+from meshwright.context.memory import MemoryItem, MemoryStore
+from meshwright.mcp.consent import Consents, ToolDocument
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.mqtt_broker import Client, Mosquitto, ask, client
 
 pytestmark = pytest.mark.needs("mosquitto", "mosquitto_rr")
 INBOX = "mesh/default/inbox"
+TOKEN = "the-admin-token-of-this-test-is-long"
 
 
 class Asker(Agent):
@@ -70,6 +73,25 @@ async def test_the_inbox_is_kept_and_a_question_leaves_it_when_answered(api: Api
         view = await api.get(f"/tasks/{task_id}")
         text = (view["outcome"] or await looker.document())["result"]["text"]
     assert text == "no: not now"
+
+
+async def test_inbox_has_what_no_task_waits_for(tmp_path: Path, broker: Mosquitto) -> None:
+    admin = {"Authorization": f"Bearer {TOKEN}"}
+    table = {"own": {"command": "never-run", "tools": ["*"]}}
+    memory = MemoryItem(memory_id="m-1", scope="global", text="Ask me.", status="quarantined", trust=0)
+    async with http_mesh(tmp_path, Asker, mqtt_url=broker.url, mcp=table, admin_token=TOKEN) as api:
+        await api.mesh.get(MemoryStore).remember(memory)
+        async with client(broker, INBOX) as looker:
+            for text in ("It looks.", "It looks, and sends."):
+                await api.mesh.get(Consents).offer("own", ["*"], [ToolDocument.of("look", text)])
+            tool = "The tool look of the MCP server own has changed. May agents read this and call it?"
+            asked, noted = await listed(looker, tool, 'May agents recall this? "Ask me."')
+            assert (noted["source"], asked["source"], asked["task_id"]) == ("memory", "mcp", "")
+            for item in (noted, asked):
+                body = {"id": item["id"], "value": {"approve": True}}
+                status, answered = await api.call("POST", "/inbox/answer", json=body, headers=admin)
+                assert (status, answered["items"][0]["refused"]) == (200, None)
+            await listed(looker)
 
 
 async def test_a_client_answers_what_names_it_and_nothing_else(api: Api, broker: Mosquitto) -> None:

@@ -14,12 +14,13 @@ import pytest
 from meshwright.core.errors import ConfigError, StoreFailed, StoreUnavailable
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import EventLog
-from meshwright.kernel.envelope import ActorRecord, Message
+from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
 from meshwright.kernel.runtime import Runtime
 from meshwright.kernel.store import AlreadyTaken, Batch
 from meshwright.ledger.spending import activity_of
 from meshwright.sql import postgres
-from meshwright.sql.postgres import PostgresDatabase
+from meshwright.sql.database import Session
+from meshwright.sql.postgres import PostgresDatabase, PostgresSession
 from meshwright.stores.postgres import PostgresStore, store
 from tests.support.event_logs import event, open_log, seqs
 from tests.support.observer import PATIENCE_SECONDS
@@ -109,6 +110,40 @@ async def test_a_worker_goes_on_when_the_process_that_writes_dies(start: Start) 
             await asyncio.sleep(0.01)
     assert sorted(map(int, await lines_of(worker))) == [*range(len(sending))]
     await send(len(sending))  # by the process that has taken its location
+
+
+async def test_a_worker_whose_writes_hang_gives_way_to_another(
+    start: Start, postgres_url: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "LEASE_SECONDS", 3.0)
+    monkeypatch.setattr(store, "RENEW_SECONDS", 0.5)
+    (one, _, database), (two, *_) = await start(), await start()
+    await database.write_apart()
+    connection = await PostgresDatabase(postgres_url, Path()).connect_async()
+    async with connection as other, asyncio.timeout(PATIENCE_SECONDS):
+        await other.execute("BEGIN")
+        await other.execute("LOCK TABLE events IN SHARE MODE")
+        hanging = asyncio.create_task(write_here(one, "hanging"))
+        while not await (await other.execute(BLOCKED, (other.info.backend_pid,))).fetchall():
+            await asyncio.sleep(0.01)
+        os.kill(writer := database.writer_pid, signal.SIGSTOP)
+        try:
+            await other.execute("ROLLBACK")  # the events are written, and the log stays locked
+            await write_here(two, "free")
+        finally:
+            os.kill(writer, signal.SIGCONT)
+        await hanging
+
+
+BLOCKED = "SELECT 1 FROM pg_stat_activity WHERE %s = ANY(pg_blocking_pids(pid))"
+
+
+async def write_here(worker: Runtime, name: str) -> None:
+    """Write a line by this worker, again where its lease is lost meanwhile."""
+    while True:
+        with suppress(StoreUnavailable):
+            return await worker.call(diary(name), "write", Line(text=name))
+        await asyncio.sleep(0.01)
 
 
 async def test_a_worker_shows_an_event_that_another_process_appends_at_once(
@@ -205,11 +240,59 @@ async def test_a_start_waits_for_a_server_that_is_away(
     assert "waiting for it, up to 30 s" in waiting
 
 
+async def test_a_connection_that_ends_as_a_pipeline_does_is_replaced(
+    postgres_url: Address, tmp_path: Path
+) -> None:
+    database = PostgresDatabase(postgres_url, tmp_path, durable=False)
+    await database.open()
+    await database.write(lambda session: session.script(ENDED_BY_ITS_COMMIT))
+    for _ in range(2):
+        with pytest.raises(StoreFailed):
+            await database.write(write_what_ends_the_connection)
+        assert await database.write(lambda session: session.execute("SELECT 1").fetchall()) == [(1,)]
+    await database.close()
+
+
+ENDED_BY_ITS_COMMIT = """
+    CREATE TABLE deadly (n INTEGER);
+    CREATE FUNCTION end_connection() RETURNS TRIGGER LANGUAGE plpgsql AS
+        'BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NULL; END';
+    CREATE CONSTRAINT TRIGGER ended AFTER INSERT ON deadly DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION end_connection();
+"""
+
+
+def write_what_ends_the_connection(session: Session) -> None:
+    """The server says so in its answer to the end of the pipeline, behind those to all its statements."""
+    session.execute("COMMIT")
+    with session.pipeline():
+        session.execute("INSERT INTO deadly VALUES (1)")
+
+
+async def test_a_connection_that_still_waits_for_a_result_is_replaced(
+    postgres_url: Address, tmp_path: Path
+) -> None:
+    database = PostgresDatabase(postgres_url, tmp_path, durable=False)
+    await database.open()
+    for use in (database.write, database.read):
+        with pytest.raises(StoreFailed):
+            await use(leave_a_command)
+        assert await use(lambda session: session.execute("SELECT 1").fetchall()) == [(1,)]
+    await database.close()
+
+
+def leave_a_command(session: Session) -> None:
+    """As the driver does where the server dies: what was sent has no result, and nobody waits for one."""
+    assert isinstance(session, PostgresSession)
+    session.connection.pgconn.send_query(b"SELECT pg_sleep(60)")
+    session.execute("SELECT 1")
+
+
 @pytest.mark.parametrize("wrong", ["password", "host", "name"])
 async def test_refused_connection_does_not_show_the_password(
-    postgres_url: Address, wrong: str, monkeypatch: pytest.MonkeyPatch
+    postgres_url: Address, wrong: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(postgres, "WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(postgres, "WAIT_SECONDS", 5.0 if wrong == "password" else 0.0)
     secret = "wr0ng-secret"
     urls = {
         "password": postgres_url.replace(PASSWORD, secret),
@@ -221,6 +304,10 @@ async def test_refused_connection_does_not_show_the_password(
         await database.open()
     assert secret not in str(refused.value)
     assert PASSWORD not in str(refused.value)
+    if wrong == "password":  # nothing to wait for
+        assert "waiting for it" not in caplog.text
+    elif wrong == "host":
+        assert "Is the server running" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -259,3 +346,33 @@ async def test_stop_ends_a_writer_that_has_not_connected_yet(
         connection.close()
     assert ready.cancelled()
     assert set(os.listdir("/proc/self/fd")) <= descriptors
+
+
+def test_a_connection_to_a_silent_server_ends_unless_its_address_says_otherwise(
+    postgres_url: Address, tmp_path: Path
+) -> None:
+    by_default, patient = {"tcp_user_timeout": "20000", "keepalives_idle": "10"}, "tcp_user_timeout=0"
+    for url, expected in (
+        (postgres_url, by_default),
+        (f"{postgres_url}&{patient}", {**by_default, "tcp_user_timeout": "0"}),
+    ):
+        with PostgresDatabase(url, tmp_path).connect() as connection:
+            assert connection.info.get_parameters().items() >= expected.items()
+
+
+async def test_a_worker_whose_lease_is_gone_journals_nothing(start: Start) -> None:
+    worker, _, database = await start()
+    ref = ActorRef("Diary", "one")
+    await worker.append(Record(ref, "steps", 1, "before"))
+    await database.write(remove_worker, worker.incarnation)  # as another does that takes over its work
+    with pytest.raises(StoreUnavailable, match="lease"):
+        await worker.append(Record(ref, "steps", 2, "of the former claim"))
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while len(records := await worker.records(ref, "steps")) < 2:  # it joins again by itself
+            with suppress(StoreUnavailable):
+                await worker.append(Record(ref, "steps", 3, "after"))
+    assert [record.n for record in records] == [1, 3]
+
+
+def remove_worker(session: Session, incarnation: str) -> None:
+    session.execute("DELETE FROM workers WHERE incarnation = ?", (incarnation,))

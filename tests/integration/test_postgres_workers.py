@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncIterator
@@ -9,7 +10,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+import psycopg
 
+from tests.support.faults.worker_process import writers_of
 from tests.support.mesh_forks import Forked
 from tests.support.postgres import PASSWORD, Address, Cluster
 from tests.support.running_mesh import MESH, mesh, start
@@ -77,6 +80,9 @@ class Writer(Agent):
 """
 
 
+BLOCKED = "SELECT 1 FROM pg_stat_activity WHERE %s = ANY(pg_blocking_pids(pid))"
+
+
 @asynccontextmanager
 async def process(folder: Path, url: Address, *arguments: str, **environment: str) -> AsyncIterator[Forked]:
     folder.mkdir(exist_ok=True)
@@ -130,6 +136,44 @@ async def test_tasks_of_killed_workers_end_on_the_others(tmp_path: Path, postgre
         assert PASSWORD not in (tmp_path / name / "stderr").read_text()
 
 
+async def test_a_worker_that_freezes_in_a_commit_holds_up_no_other(
+    tmp_path: Path, postgres_url: Address
+) -> None:
+    (tmp_path / "actors").mkdir()
+    (tmp_path / "actors" / "slow.py").write_text(AGENT)
+    up = ("up", "--port", "0", "--trust")
+    async with (
+        process(tmp_path / "one", postgres_url, *up) as one,
+        process(tmp_path / "two", postgres_url, *up) as two,
+        asyncio.timeout(120),
+        aiohttp.ClientSession(await ready(one)) as of_one,
+        aiohttp.ClientSession(await ready(two)) as of_two,
+        await psycopg.AsyncConnection.connect(postgres_url) as other,
+    ):
+        await other.execute("LOCK TABLE events IN SHARE MODE")
+        body = {"agent_id": "slow", "payload": {"text": "hello"}}
+        lost = asyncio.create_task(of_one.post("/tasks", json=body))
+        while not await (await other.execute(BLOCKED, (other.info.backend_pid,))).fetchall():
+            await asyncio.sleep(0.02)
+        for pid in (one.pid, *writers_of(one.pid)):
+            os.kill(pid, signal.SIGSTOP)
+        await other.rollback()  # one writes its events, and keeps the log locked
+        async with of_two.post("/tasks", json=body) as answer:
+            assert answer.status == 202, await answer.text()
+            task_id = (await answer.json())["task_id"]
+        status = ""
+        while status != "succeeded":
+            await asyncio.sleep(0.02)
+            async with of_two.get(f"/tasks/{task_id}") as answer:
+                status = (await answer.json())["status"]
+        lost.cancel()
+        for pid in (one.pid, *writers_of(one.pid)):
+            os.kill(pid, signal.SIGCONT)
+        while status != "accepted":  # under another name
+            async with of_one.post("/tasks", json=body) as answer:
+                status = "accepted" if answer.status == 202 else await answer.text()
+
+
 async def test_a_rollout_with_open_work_repeats_no_step(tmp_path: Path, postgres_url: Address) -> None:
     """A front is drained as by a pod's preStop, a worker gets no time at all, and both are replaced."""
     (tmp_path / "actors").mkdir()
@@ -177,6 +221,36 @@ async def test_a_rollout_with_open_work_repeats_no_step(tmp_path: Path, postgres
     ended_by = {number: pid for number, name, pid in done() if name == "second"}
     assert len(begun) == len(of_worker) == SLOTS and {ended_by[number] for number in begun} == {str(old.pid)}
     assert {ended_by[number] for number in of_worker} == {str(new.pid)}
+
+
+async def test_processes_with_one_data_folder_each_find_one_of_their_own(
+    tmp_path: Path, postgres_url: Address
+) -> None:
+    (tmp_path / "actors").mkdir()
+    (tmp_path / "actors" / "slow.py").write_text(AGENT)
+    folder, up = tmp_path / "one" / "data", ("up", "--port", "0", "--trust")
+    async with (
+        asyncio.timeout(120),
+        process(tmp_path / "one", postgres_url, "worker", "--trust"),
+        process(tmp_path / "one", postgres_url, *up) as first,
+        process(tmp_path / "one", postgres_url, *up) as second,
+    ):
+        urls = {await ready(front): front for front in (first, second)}
+        while len([*folder.rglob("mesh.lock")]) < 3:
+            await asyncio.sleep(0.02)
+        here = {json.loads(file.read_text())["url"]: file.parent for file in folder.rglob("mesh.json")}
+        assert here.keys() == urls.keys()
+        assert all((own / "mesh.sock").is_socket() for own in here.values())
+        token = (folder / "admin.token").read_text().strip()
+        for url, front in urls.items():
+            known = {"Authorization": f"Bearer {token}"}
+            async with aiohttp.ClientSession(url, headers=known) as http, http.get("/keys") as answer:
+                assert answer.status == 200
+            asked = await mesh("workers", "--json", "--data", str(folder))  # of the front that is left
+            assert (asked.status, len(json.loads(asked.out)) >= 2) == (0, True), asked.err
+            front.terminate()
+            assert await front.wait() == 0
+    assert [*folder.rglob("secret.key")] in ([], [folder / "secret.key"])
 
 
 async def test_a_mesh_goes_on_when_its_database_has_restarted(tmp_path: Path, own_postgres: Cluster) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from meshwright.core.errors import Conflict, NotFound
+from meshwright.core.errors import Conflict, InvalidInput, MeshError, NotFound
 from meshwright.core.messages import Outcome
 from meshwright.orchestration.again import Forked
 from tests.integration.test_simulated_kills_dapr import UP as DAPR_UP
@@ -46,7 +46,11 @@ class Worker(Agent):
     async def run(self, run: Run) -> str:
         fault = run.task.text
         await run.ask(f"{{fault}} first")
-        if fault == "tree":
+        if fault == "person":
+            said = await run.ask_person("Go on?")
+            if said != "yes" and (FAULTS / fault).exists():
+                raise ValueError("a person said no")
+        elif fault == "tree":
             helped = [run.delegate("helper", name, timeout=1) for name in ("slow", "quick")]
             await run.gather(*helped)
         elif (FAULTS / fault).exists():
@@ -59,8 +63,6 @@ class Worker(Agent):
             raise ValueError("a bug")
         if fault == "process":
             await run.step("die", self.die)
-        if fault == "person" and await run.ask_person("Go on?") != "yes":
-            raise ValueError("a person said no")
         if fault in ("deadline", "cancel"):
             await run.sleep(60)
 
@@ -83,7 +85,7 @@ class Helper(Agent):
     async def wait(self) -> None:
         await asyncio.sleep(60)
 '''
-OF_ALL_STORES = ["bug", "money", "deadline", "cancel", "provider", "tree"]
+OF_ALL_STORES = ["bug", "person", "money", "deadline", "cancel", "provider", "tree"]
 
 
 class Failing:
@@ -102,6 +104,10 @@ class Failing:
         if fault == "cancel":
             await self._waits(receipt.task_id)
             await client.cancel(receipt.task_id)
+        if fault == "person":
+            await self._waits(receipt.task_id)
+            [question] = await client.inbox()
+            await client.answer(receipt.task_id, question.wait_id, "no")
         outcome = await client.outcome(receipt.task_id)
         assert not outcome.success, outcome
         return receipt.task_id
@@ -157,11 +163,12 @@ async def goes_on(mesh: Failing, fault: str, kept: int) -> Outcome:
     assert (planned.begin, planned.is_dry) == ("journal", True)
     assert planned.steps_kept >= kept
     await mesh.repair(fault, task_id)
-    again = await client.retry(task_id, begin="journal" if fault == "bug" else None)
+    again = await client.retry(task_id, begin="journal" if fault in ("bug", "person") else None)
     assert (again.begin, again.generation, again.steps_kept) == ("journal", 2, planned.steps_kept)
     outcome = await client.outcome(task_id)
     assert (outcome.text, outcome.generation) == ("done", 2), (fault, outcome)
     assert not [task for task in await client.tasks() if task.status != "succeeded"]
+    assert await client.inbox() == []
     return outcome
 
 
@@ -238,29 +245,51 @@ async def test_work_goes_on_behind_its_finished_steps(
         ended = {fault: await goes_on(mesh, fault, kept=2) for fault in OF_ALL_STORES}
         await check_accounts(mesh)
         await check_forks(mesh, ended["tree"].task_id)
+        if store == "dapr":  # where a worker is started again by itself
+            (mesh.faults / "process").touch()
+            with suppress(aiohttp.ClientError):
+                await mesh.running.post("/tasks", POISON)
+            await goes_on_after_its_process(mesh)
 
 
-async def test_a_task_that_ended_its_process_goes_on(tmp_path: Path) -> None:
+POISON = {"task_id": "poison", "agent_id": "worker", "payload": {"text": "process"}}
+
+
+@pytest.mark.parametrize("store", ["sqlite", "postgres"])
+async def test_a_task_that_ended_its_process_goes_on(
+    store: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     async with FakeProvider(usage=USAGE) as provider:
         environment = environment_of(tmp_path, provider)
+        if store == "postgres":
+            environment["MESH_DATABASE"] = str(request.getfixturevalue("postgres_url"))
         (tmp_path / "faults" / "process").touch()
-        body = {"task_id": "poison", "agent_id": "worker", "payload": {"text": "process"}}
         async with mesh_up(tmp_path / "data", **environment) as running:
             with suppress(aiohttp.ClientError):  # it may be quicker than its receipt
-                await running.post("/tasks", body)
+                await running.post("/tasks", POISON)
             await running.process.wait()
         for _ in range(CLAIMS):
             command = [*UP, "--port", "0", "--data", str(tmp_path / "data")]
             process = await start(command, environment, stdout=DEVNULL, stderr=DEVNULL)
             await process.wait()
         async with mesh_up(tmp_path / "data", **environment) as running:
-            failed = await running.client.outcome("poison")
-            assert failed.error is not None and failed.error.type == "BrokeOff"
-            (tmp_path / "faults" / "process").unlink()
-            again = await running.client.retry("poison")
-            assert (again.begin, again.steps_kept) == ("journal", 2)
-            assert (await running.client.outcome("poison")).text == "done"
-            assert Failing(running, provider, tmp_path / "faults").asked()["process first"] == 1
+            await goes_on_after_its_process(Failing(running, provider, tmp_path / "faults"))
+
+
+async def goes_on_after_its_process(mesh: Failing) -> None:
+    client, failed = mesh.running.client, None
+    while failed is None:
+        with suppress(MeshError):  # its worker has ended, and is started again
+            failed = await client.outcome("poison")
+        await asyncio.sleep(LOOK_SECONDS)
+    assert failed.error is not None and failed.error.type == "BrokeOff"
+    (mesh.faults / "process").unlink()
+    again = await client.retry("poison")
+    assert (again.begin, again.steps_kept) == ("journal", 2)
+    outcome = await client.outcome("poison")
+    assert (outcome.text, outcome.cost_usd) == ("done", 2 * EARNED)
+    asked = mesh.asked()
+    assert (asked["process first"], asked["process second"]) == (1, 1)
 
 
 async def test_what_failed_is_listed_by_cause_and_worked_on_again(tmp_path: Path) -> None:
@@ -271,14 +300,17 @@ async def test_what_failed_is_listed_by_cause_and_worked_on_again(tmp_path: Path
         assert (letters.agent_id, letters.error, letters.tasks) == ("worker", "ValueError", 3)
         with pytest.raises(NotFound, match="workr"):
             await running.client.retry_all(agent_id="workr")
-        assert await running.client.retry_all(error="Other") == []
+        with pytest.raises(InvalidInput, match="all: true"):
+            await running.client.retry_all()
+        with pytest.raises(NotFound, match="Known are ValueError"):
+            await running.client.retry_all(error="Other")
         planned = await mesh("retry", "--agent", "worker", "--error", "ValueError", "--dry-run", *url)
-        assert (planned.status, planned.out.count("would begin anew")) == (0, 3)
+        assert (planned.status, planned.out.count("would begin from the start")) == (0, 3)
         unconfirmed = await mesh("retry", "--all", *url)
         assert (unconfirmed.status, "--yes" in unconfirmed.err) == (2, True)
         (mesh_.faults / "bug").unlink()
         done = await mesh("retry", "-", *url, stdin="\n".join(tasks[:2]))
-        assert (done.status, done.out.count("begins anew")) == (0, 2), done.err
+        assert (done.status, done.out.count("begins from the start")) == (0, 2), done.err
         outcomes = await all_of([running.client.outcome(task_id) for task_id in tasks[:2]])
         assert [outcome.generation for outcome in outcomes] == [2, 2]
         again = await mesh("retry", tasks[0], *url)
@@ -290,3 +322,6 @@ async def test_what_failed_is_listed_by_cause_and_worked_on_again(tmp_path: Path
             await running.client.retry(tasks[2])
         events = [event.event_type async for event in running.client.follow(tasks[0])]
         assert events.count("task.retried") == 1 and events[-1] == "task.succeeded"
+        (mesh_.faults / "bug").touch()
+        asked = await mesh("ask", "worker", "bug", *url)
+        assert (asked.status, "  again       mesh retry " in asked.err) == (1, True), asked.err

@@ -148,9 +148,16 @@ async def test_a_no_to_a_restart_ends_the_task_and_repeats_nothing(tmp_path: Pat
         done = await shop.run("deny", task_id, "--reason", "paid is paid")
         assert done.status == 0, done.err
         outcome = await running.client.outcome(task_id)
-    assert outcome.error is not None
-    assert (outcome.status, outcome.error.type, outcome.attempt) == ("failed", "RestartDenied", 1)
-    assert "paid is paid" in outcome.error.message
+        assert outcome.error is not None
+        assert (outcome.status, outcome.error.type, outcome.attempt) == ("failed", "RestartDenied", 1)
+        assert "paid is paid" in outcome.error.message
+        assert await running.stop() == 0
+        shop.deploy()
+        async with mesh_up(shop.data, **shop.environment) as former:  # with the code that the task began with
+            again = await former.client.retry(task_id)
+            assert (again.begin, again.generation) == ("journal", 2)
+            outcome = await former.client.outcome(task_id)
+    assert outcome.text == f"Done: {ITEM} is shipped by post."
     assert shop.charges == 1
 
 

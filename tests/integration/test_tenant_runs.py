@@ -46,7 +46,11 @@ async def of_memories(run: Run) -> Any:
     await run.remember("a note that is to be kept", "global")
     prepared = await run.prepare()
     assert prepared.memory_error is None and prepared.error is None
-    return prepared.system, prepared.history
+    return prepared.system, prepared.recalled, prepared.history
+
+
+async def of_recall(run: Run) -> Any:
+    return await run.recall(QUESTION)
 
 
 async def of_activity(run: Run) -> Any:
@@ -61,6 +65,7 @@ ASKED: dict[str, Callable[[Run], Awaitable[Any]]] = {
     "read_file": of_files,
     "delegate": of_delegation,
     "remember": of_memories,
+    "recall": of_recall,
     "activity": of_activity,
     "wait_event": of_events,
 }
@@ -68,15 +73,20 @@ OWN = {
     "ask",
     "ask_person",
     "attach",
+    "call",
+    "changes",
+    "charge",
     "converse",
     "gather",
     "delegate_all",
     "prepare",
     "progress",
     "sleep",
+    "state",
     "step",
+    "tree",
 }
-"""Methods that take no name: `delegate_all` is `delegate`, and `prepare` is asked with `remember`."""
+"""Methods that take no name of others: `delegate_all` is `delegate`, `prepare` is asked with `remember`."""
 HARNESS = {"recover", "booked", "close", "confirm", "tell_thread"}
 """Methods that the runtime calls."""
 
@@ -90,7 +100,7 @@ class Remembering(Agent):
 
     async def run(self, run: Run) -> str:
         prepared = await run.prepare()
-        return f"{prepared.system} {prepared.history}"
+        return f"{prepared.system} {prepared.recalled} {prepared.history}"
 
 
 class Spy(Agent):

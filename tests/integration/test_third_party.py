@@ -295,7 +295,7 @@ def test_doctor_asks_what_an_installed_component_depends_on(project: Project) ->
     ("settings", "said"),
     [
         ("[pager]\nurl = 7\n", "mesh.toml:2: pager.url: expected text"),
-        ("[tools.pager]\nteam = 7\n", "[tools.pager] team: Input should be a valid string"),
+        ("[tools.pager]\nteam = 7\n", "[tools.pager] team: must be text"),
         ("[tools.pagre]\nteam = 'x'\n", "[tools.pagre]: no toolset has that name; did you mean 'pager'?"),
         ("[tools]\nworkspce = '.'\n", "there is no setting 'workspce' in [tools]; known are workspace"),
         ("[models]\nadapter = 'parot'\n", "model 'parot' does not say who offers it"),
@@ -313,4 +313,4 @@ def test_an_agent_with_the_id_of_an_installed_one_names_both_places(project: Pro
     project.write("actors/mine.py", (ACME / "acme/agents/oncall.py").read_text())
     refused = project.mesh("doctor")
     assert refused.status == 1 and "two agents are called 'on-call'" in refused.err, refused
-    assert "actors/mine.py:16" in refused.err and "acme/agents/oncall.py:16" in refused.err
+    assert "actors/mine.py:13" in refused.err and "acme/agents/oncall.py:13" in refused.err

@@ -45,6 +45,24 @@ async def test_delivery_that_is_sent_again_is_the_same_task(tmp_path: Path) -> N
     assert board[0]["payload"].items() >= known.items()
 
 
+PLAIN = {"scheme": "hmac", "header": "X-Hub-Signature-256", "prefix": "sha256="}
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [({}, True), ({"outside": False}, False), ({"kind": "generic", **PLAIN}, False)],
+    ids=["github", "trusted", "generic"],
+)
+async def test_task_of_a_forge_counts_as_written_by_strangers(
+    tmp_path: Path, source: dict[str, Any], expected: bool
+) -> None:
+    rule = RULE | {"match": {"action": "opened"}}
+    async with receiving(tmp_path, rule, source=source) as api:
+        [task_id] = (await deliver(api, issue()))[1]["tasks"]
+        outcome = await api.mesh.get(Tasks).outcome(task_id)
+    assert (outcome.success, outcome.outside) == (True, expected)
+
+
 async def test_delivery_that_fits_no_rule_is_an_event_and_no_task(tmp_path: Path) -> None:
     async with receiving(tmp_path) as api:
         assert await deliver(api, {"zen": "Keep it simple."}, event="ping") == (200, {"tasks": []})

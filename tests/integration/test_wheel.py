@@ -36,6 +36,27 @@ async def greet(mesh: MeshUnderTest) -> str:
 """
 
 
+SHIPPED = """
+from pathlib import Path
+
+import meshwright
+from meshwright.agents.shipped import (
+    ApiCoder, ArchitectAgent, ArgocdDeployer, CostTracker, HomelabMonitor, InfraManager, KubectlDeployer,
+    ProjectManager, QaTester, ResearcherAgent, SimpleAgent, UiAgent,
+)
+
+
+class OwnCoder(ApiCoder):
+    agent_id = "own-coder"
+
+
+found = [value for name, value in globals().items() if name[0].isupper() and value is not Path]
+assert len(found) == 13 and all(issubclass(agent, meshwright.Agent) for agent in found)
+assert all(agent.prompt_text for agent in found)
+print(Path(meshwright.__file__).parents[1])
+"""
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel that is built from this tree."""
@@ -62,6 +83,15 @@ def test_a_type_checker_takes_the_types_of_the_installed_wheel(wheel: Path, tmp_
     command = [pyrefly, "check", consumer, "--site-package-path", site, "--summary=none"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_each_agent_is_a_class_of_the_installed_wheel(wheel: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    command = [sys.executable, "-c", SHIPPED]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, str(site)), done.stderr
 
 
 def test_another_checkout_at_another_time_gives_the_same_bytes(wheel: Path, tmp_path: Path) -> None:
