@@ -52,7 +52,7 @@ async def test_agents_on_dapr_see_nothing_of_the_stack_in_their_workspace(tmp_pa
         assert password is not None
         texts = []
         for text in ("Read state/redis/redis.conf: what is requirepass?", "List the files."):
-            task_id = await running.submit(text, capability="backend-coding")
+            task_id = await running.submit(text, capability="architecture-review")
             texts.append(json.dumps(await running.story(task_id)))
     assert "is private" in texts[0]
     assert "README.md" in texts[1]

@@ -30,14 +30,14 @@ async def running(
 
 @pytest.fixture(scope="module")
 async def task_id(running: RunningMesh) -> str:
-    """A task of the researcher that has ended."""
-    task_id = await running.submit(QUESTION, key="lifecycle-1", capability="deep-research")
+    """A task of the architect that has ended."""
+    task_id = await running.submit(QUESTION, key="lifecycle-1", capability="architecture-review")
     await running.story(task_id)
     return task_id
 
 
 async def test_a_repeated_key_is_the_same_task(running: RunningMesh, task_id: str) -> None:
-    assert await running.submit(QUESTION, key="lifecycle-1", capability="deep-research") == task_id
+    assert await running.submit(QUESTION, key="lifecycle-1", capability="architecture-review") == task_id
     accepted = (await running.get("/events", task_id=task_id, event_type="task.accepted")).body["items"]
     assert len(accepted) == 1
 
@@ -55,10 +55,10 @@ async def test_the_story_of_a_task_is_told_in_order(running: RunningMesh, task_i
 
 async def test_the_task_shows_its_attempts_and_its_outcome(running: RunningMesh, task_id: str) -> None:
     status, view = await running.get(f"/tasks/{task_id}")
-    assert (status, view["status"], view["capability"]) == (200, "succeeded", "deep-research")
+    assert (status, view["status"], view["capability"]) == (200, "succeeded", "architecture-review")
     assert view["payload"]["text"] == QUESTION
     [attempt] = view["attempts"]
-    assert attempt["agent_id"] == attempt["score_card"]["agent_id"] == "researcher-agent"
+    assert attempt["agent_id"] == attempt["score_card"]["agent_id"] == "architect-agent"
     outcome = view["outcome"]
     assert (outcome["task_id"], outcome["success"], outcome["model"]) == (task_id, True, "offline")
     assert outcome["result"]["text"].strip()
@@ -80,7 +80,7 @@ async def test_the_steps_of_a_task_show_what_was_told_and_said(running: RunningM
 
 
 async def test_each_agent_of_a_thread_is_told_what_was_said_in_it(running: RunningMesh) -> None:
-    for agent_id, text in (("simple-agent", "My name is Ada."), ("researcher-agent", QUESTION)):
+    for agent_id, text in (("simple-agent", "My name is Ada."), ("architect-agent", QUESTION)):
         body = {"agent_id": agent_id, "payload": {"text": text}, "thread_id": "shared"}
         reply = await running.post("/tasks", body)
         await running.story(reply.body["task_id"])
@@ -100,7 +100,7 @@ async def test_there_is_one_outcome_and_the_log_has_it(running: RunningMesh, tas
 
 async def test_the_spans_of_a_task_are_one_trace_in_the_log(running: RunningMesh, task_id: str) -> None:
     trace_id = (await running.get(f"/tasks/{task_id}")).body["trace_id"]
-    wanted = {"submit task", "invoke_agent researcher-agent", "chat default"}
+    wanted = {"submit task", "invoke_agent architect-agent", "chat default"}
     async for event in running.stream(trace_id=trace_id, event_type="trace.spans"):
         assert event["topic"] == "traces"
         wanted -= {span["name"] for span in event["payload"]["spans"]}
@@ -114,8 +114,8 @@ async def test_the_agents_are_there_and_scored(running: RunningMesh) -> None:
     names = {agent["agent_id"] for agent in agents}
     assert names >= {"simple-agent", "researcher-agent", "architect-agent", "api-coder"}
     assert {agent["status"] for agent in agents} == {"online"}
-    scores = (await running.get("/agents/score/deep-research")).body["items"]
-    assert scores[0]["agent_id"] == "researcher-agent"
+    scores = (await running.get("/agents/score/architecture-review")).body["items"]
+    assert scores[0]["agent_id"] == "architect-agent"
     card = scores[0]
     product = card["weight"] * card["health"] * card["success"] * card["streak"] * card["preferred"]
     assert card["score"] == pytest.approx(product)
@@ -196,7 +196,7 @@ async def test_a_running_mesh_says_which_prompt_it_cannot_use_and_which_it_read_
     async with mesh_up(tmp_path / "data", MESH_PROMPTS__DIR=str(tmp_path)) as running:
         await running.outcome(await running.submit("Hello"))
         await running.errors.until(f'"message": "{prompt}: there is no such file')
-        prompt.write_text("---\ntags: [default]\nvariables: [context]\n---\nHello\n{{context}}\n")
+        prompt.write_text("---\ntags: [default]\n---\nHello\n")
         running.process.send_signal(signal.SIGHUP)
         await running.errors.until(f'"message": "{prompt} was read again"')
 

@@ -138,4 +138,4 @@ async def test_a_mesh_whose_broker_is_away_works_and_says_so_once(tmp_path: Path
 async def test_an_address_that_is_none_is_one_line(tmp_path: Path) -> None:
     done = await mesh("up", "--data", str(tmp_path / "data"), "--mqtt", "localhost:1883")
     assert (done.status, done.out, done.err.count("\n")) == (1, "", 1)
-    assert "mqtt.url: expected a URL like mqtt://127.0.0.1:1883" in done.err
+    assert "mqtt.url: expected a URL without a user (mqtt.username), like mqtt://127.0.0.1:1883" in done.err
