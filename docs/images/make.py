@@ -1,7 +1,7 @@
 """Record `mesh demo` in a terminal and draw what it showed: `.venv/bin/python docs/images/make.py`.
 
-The output is the program's own, colours included; left out are the tasks that are not in `SHOWN`. Run it in
-a clean checkout, since the agents read the files that lie there.
+The output is the program's own, colours included; left out are the steps of delegated tasks that are not in
+`SHOWN`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,14 @@ from rich.text import Text
 ROOT = Path(__file__).parents[2]
 PICTURE = Path(__file__).with_name("demo.svg")
 COLUMNS, LINES = 116, 50
-SHOWN = {4}  # of the demo's tasks
+SHOWN = {1}  # of the tasks that the first one delegates
+NESTED = re.compile(r" {4}[a-z]")
+CONTINUED = re.compile(r" {8}")
+END = "All of it is kept"
 STYLE = re.compile(r"\x1b\[[0-9;]*m")
 OTHER_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-ln-z]")
 FONTS = "ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace"
-LEFT_OUT = "\x1b[2m  ...\x1b[0m"
+LEFT_OUT = "\x1b[2m    ...\x1b[0m"
 
 
 def record(command: list[str]) -> list[str]:
@@ -60,19 +63,22 @@ def read(terminal: int) -> bytes:
 
 
 def chosen(lines: list[str]) -> list[str]:
-    """Leave out the tasks that are not shown, and say where."""
+    """Leave out the steps of tasks that are not shown, and the commands at the end."""
     kept: list[str] = []
-    shown = True
+    task, is_shown = 0, True
     for line in lines:
-        heading = re.match(r"(\d+)\. ", STYLE.sub("", line))
-        if heading:
-            shown = int(heading[1]) in SHOWN
-        elif re.match(r"\d+ tasks, ", line):
-            shown = True
-        if shown:
+        plain = STYLE.sub("", line)
+        if plain.startswith(END):
+            break
+        if NESTED.match(plain):
+            task += plain.split()[0] == "accepted"
+            is_shown = task in SHOWN
+        elif not CONTINUED.match(plain):
+            is_shown = True
+        if is_shown:
             kept.append(line)
-        elif heading and LEFT_OUT not in kept[-2:]:
-            kept += [LEFT_OUT, ""]
+        elif kept[-1] != LEFT_OUT:
+            kept.append(LEFT_OUT)
     return kept
 
 
