@@ -11,7 +11,7 @@ from meshwright.core.errors import MailboxFull
 from meshwright.kernel.envelope import ActorRef, Message
 from meshwright.testing import ManualClock
 from tests.support.host_harness import HostHarness
-from tests.support.sample_actors import DIARY, SENDER, Line, Round, diary, lines_of
+from tests.support.sample_actors import DIARY, SENDER, Line, Round, diary, lines_after_crash, lines_of
 
 
 def to_write(text: str, name: str = "one", **fields: object) -> Message:
@@ -29,9 +29,7 @@ async def test_a_message_from_outside_reaches_its_actor(harness: HostHarness) ->
 async def test_a_message_taken_in_is_durable_before_send_returns(harness: HostHarness) -> None:
     host = await harness.open(DIARY)
     await host.send(to_write("a"))
-    host = await harness.crash(host)
-    await harness.watch.written("a")
-    assert await lines_of(host) == ["a"]
+    assert await lines_after_crash(await harness.crash(host), 1) == ["a"]
 
 
 async def test_messages_of_each_pair_arrive_in_the_order_of_sending(harness: HostHarness) -> None:

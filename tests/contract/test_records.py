@@ -22,7 +22,7 @@ from meshwright.sql.database import Session
 from meshwright.sql.sqlite import SqliteDatabase
 from meshwright.stores.sqlite import SqliteStore
 from tests.support.host_harness import HostHarness
-from tests.support.sample_actors import DIARY, diary, lines_of, to_diary
+from tests.support.sample_actors import DIARY, diary, lines_after_crash, lines_of, to_diary
 
 ONE = ActorRef("Keeper", "one")
 
@@ -201,9 +201,7 @@ async def test_events_go_with_a_record_to_subscribers_and_listeners(harness: Hos
 async def test_events_of_a_record_are_durable_once_it_was_awaited(harness: HostHarness) -> None:
     host = await harness.open(KEEPER, DIARY, subscriptions=[to_diary("news")])
     await host.append(record(1), [progress("p1")])
-    host = await harness.crash(host)
-    await harness.watch.written("p1")
-    assert await lines_of(host) == ["p1"]
+    assert await lines_after_crash(await harness.crash(host), 1) == ["p1"]
 
 
 async def test_events_of_a_record_are_told_once_however_often_it_is_written(harness: HostHarness) -> None:

@@ -9,7 +9,7 @@ from meshwright.core.messages import Event
 from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.host import Subscription
 from tests.support.host_harness import HostHarness
-from tests.support.sample_actors import DIARY, SENDER, Round, diary, lines_of, to_diary
+from tests.support.sample_actors import DIARY, SENDER, Round, diary, lines_after_crash, lines_of, to_diary
 
 SENDER_ONE = ActorRef("Sender", "one")
 
@@ -37,9 +37,7 @@ async def test_an_event_from_outside_goes_to_subscribers_and_listeners(harness: 
 async def test_an_event_taken_in_is_durable_before_publish_returns(harness: HostHarness) -> None:
     host = await harness.open(DIARY, subscriptions=[to_diary("news")])
     await host.publish(event("e1"))
-    host = await harness.crash(host)
-    await harness.watch.written("e1")
-    assert await lines_of(host) == ["e1"]
+    assert await lines_after_crash(await harness.crash(host), 1) == ["e1"]
 
 
 @pytest.mark.parametrize(
@@ -131,9 +129,7 @@ async def test_events_to_subscribers_outlive_a_crash(harness: HostHarness) -> No
     await harness.watch.until(lambda: bool(snapshots))
     end()
     host = await harness.open_snapshot(host, snapshots[0])
-    while len(await lines_of(host)) < len(names):
-        await host.call(diary(), "glance")
-    assert sorted(await lines_of(host)) == sorted(names)
+    assert sorted(await lines_after_crash(host, len(names))) == sorted(names)
 
 
 async def test_a_listener_hears_of_nothing_that_a_crash_could_undo(harness: HostHarness) -> None:
@@ -212,8 +208,7 @@ async def test_an_emitted_event_is_durable_once_it_was_awaited(harness: HostHarn
     host = await harness.open(DIARY, subscriptions=[to_diary("news")])
     await host.emit([event("e1"), event("e2")])
     host = await harness.crash(host)
-    await harness.watch.written("e1", "e2")
-    assert sorted(await lines_of(host)) == ["e1", "e2"]
+    assert sorted(await lines_after_crash(host, 2)) == ["e1", "e2"]
 
 
 async def test_a_broadcast_is_shown_and_not_kept(harness: HostHarness) -> None:

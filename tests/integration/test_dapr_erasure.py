@@ -23,7 +23,7 @@ from tests.support.postgres import Address
 from tests.support.services import Services
 from tests.support.settings import load_settings
 
-pytestmark = [pytest.mark.needs(*DAPR), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.needs(*DAPR)]
 
 
 @pytest.fixture(params=["own", "postgres"])

@@ -31,7 +31,7 @@ from tests.support.running_stack import gone, kill, stack_up
 from tests.support.services import Services
 from tests.support.settings import load_settings
 
-pytestmark = [pytest.mark.needs(*DAPR), pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.needs(*DAPR)]
 NAMESPACE = "verifying"
 TASKS = 6
 ADMIN = Caller(requested_by="ada", all_tenants=True, roles=frozenset({"admin"}))
@@ -190,9 +190,8 @@ async def test_a_mesh_is_held_backed_up_restored_verified_and_released(
     first, second, two = tmp_path / "first", tmp_path / "second", ("--replicas", "2")
     async with stack_up(first, *two, "--hold") as stack, Client(stack.url) as client:
         tasks = [(await client.submit("Hello", agent_id="simple-agent")).task_id for _ in range(TASKS)]
-        async with asyncio.timeout(60):
-            while len(await client.tasks(status="dispatched")) < TASKS:
-                await asyncio.sleep(0.05)
+        while len(await client.tasks(status="dispatched")) < TASKS:
+            await asyncio.sleep(0.05)
         done = await run_mesh("backup", str(tmp_path / "copy"), "--data", str(first))
         said = " ".join(done.err.split())
         assert f"{TASKS} tasks, {TASKS} of them open" in done.out

@@ -57,8 +57,14 @@ async def stack_up(data: Path, *arguments: str, **environment: str) -> AsyncIter
     finally:
         if process.returncode is None:
             process.terminate()
-        await process.wait()
-        await errors.whole()
+        try:
+            await process.wait()
+        except asyncio.CancelledError:  # a test whose time is over leaves nothing to the next
+            process.kill()
+            await process.wait()
+            raise
+        finally:
+            await errors.whole()
 
 
 def children_of(pid: int) -> list[int]:

@@ -125,5 +125,12 @@ async def lines_of(host: Runtime, name: str = "one") -> list[str]:
     return page.lines if page is not None else []
 
 
+async def lines_after_crash(host: Runtime, count: int) -> list[str]:
+    """The lines of the first diary, once there are so many. The crashed host may have told of them before."""
+    while len(await lines_of(host)) < count:
+        await host.call(diary(), "glance")
+    return await lines_of(host)
+
+
 def to_diary(pattern: str, method: str = "write", name: str = "one") -> Subscription:
     return Subscription(pattern, lambda event: diary(name), method)
