@@ -182,7 +182,7 @@ async def sidecar_of_a_shop(resources: Path, held: Ports) -> AsyncIterator[str]:
     shop = await start([*command, *ports, *inside, *local], {"DAPR_HOST_IP": "127.0.0.1"}, stdout=PIPE)
     assert shop.stdout is not None
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             async for line in shop.stdout:
                 if b"dapr initialized" in line:
                     break

@@ -68,7 +68,7 @@ async def followed(running: RunningMesh, fake: FakeOpenAI, *, leave_at: int) -> 
         asyncio.create_task(follow(running, task_id, there[0])),
         asyncio.create_task(follow(running, task_id, there[1], leave_at=leave_at)),
     ]
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         for each in there:
             await each.wait()
         await fake.gate.wait()

@@ -31,7 +31,7 @@ async def test_tasks_that_a_sidecar_took_for_an_app_that_is_gone_get_their_outco
     pool.host = host
     names = [f"t{n}" for n in range(TASKS)]
     await asyncio.gather(*map(pool.submit, names))
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         while len(pool.finals()) < TASKS:
             await asyncio.sleep(0.1)  # redrives come by the clock
     assert sorted(event.task_id or "" for event in pool.finals()) == sorted(names)

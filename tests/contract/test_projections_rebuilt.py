@@ -199,7 +199,7 @@ async def test_commits_go_on_between_parts_of_what_is_folded_behind_the_log() ->
     try:
         await log.start()
         await LogOnFile(database, log).write([event(number) for number in range(1, 1201)])
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             while sum(folds.sizes) < 1200:
                 await database.write(lambda session: None)
         assert max(folds.sizes) == 250

@@ -327,7 +327,7 @@ async def test_a_backend_follows_changes_and_falls_back(tmp_path: Path, fake: Fa
 
 
 async def _llm(models: AgentConfigClient, agent_id: str, source: str) -> Any:
-    async with asyncio.timeout(60):  # far less than the time after which a client asks again
+    async with asyncio.timeout(240):  # far less than the time after which a client asks again
         while (found := await models.llm(agent_id)).source != source:
             await asyncio.sleep(0)
     return found

@@ -212,7 +212,7 @@ async def asked(api: Api, world: World, number: int, agent_id: str = "asker") ->
 
 async def waiting(api: Api, task_id: str, tenant_id: str = "default") -> str:
     """Wait until a task asks; returns what its question is known by."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         wanted = EventFilter(event_type="task.waiting", task_id=task_id, after_seq=0)
         async for _ in api.mesh.log.tail(wanted):
             break
@@ -417,7 +417,7 @@ async def test_every_command_over_mqtt_is_recorded_or_refused(tmp_path: Path) ->
             last = await api.mesh.log.last_seq()
             for user in ("vera", "mallory", "ada"):
                 sender.publish(topic.format(user), json.loads(message.format(wait=wait)))
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(240):
                 tail = api.mesh.log.tail(EventFilter(event_type=RECORDED, after_seq=last))
                 found = [await anext(tail) for _ in range(3)]
                 await tail.aclose()

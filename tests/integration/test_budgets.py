@@ -115,7 +115,7 @@ async def test_after_a_restart_fifty_small_calls_fit_a_budget_that_pays_for_them
             for n in range(3):
                 assert (await mesh.get(Tasks).ask("crowd", f"Small task {n}.")).success
         fake.gate = asyncio.Barrier(50)  # none is answered before all are made
-        async with build_mesh(settings, project=tmp_path, agents=[Crowd]) as mesh, asyncio.timeout(60):
+        async with build_mesh(settings, project=tmp_path, agents=[Crowd]) as mesh, asyncio.timeout(240):
             outcomes = await asyncio.gather(
                 *[mesh.get(Tasks).ask("crowd", f"Small task {n}.") for n in range(50)]
             )

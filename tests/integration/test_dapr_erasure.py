@@ -80,7 +80,7 @@ async def test_nothing_of_a_requester_is_left_in_store_and_database(
         arguments = ["verify", "--audit", "--data", str(mesh.settings.data_dir.parent)]
         done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
         assert (done.exit_code, done.stderr) == (0, "") and found.sentence() in done.stdout
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         while holding(own_services.folder, SECRET):  # Redis deletes its old log by and by
             await asyncio.sleep(0.05)
     assert holding(mesh.settings.data_dir, SECRET) == []

@@ -242,7 +242,7 @@ async def test_the_cache_keeps_answers_in_redis(
 ) -> None:
     url = f"redis://:{services.redis_password}@{services.redis_host}/6"
     there = installed("redis")
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         done = await there.run("-c", REDIS, url)
     assert (done.status, done.out) == (0, "kept\n"), done.err
 

@@ -168,7 +168,7 @@ async def test_an_attempt_over_twice_the_p90_of_its_agent_is_stuck(api: Api) -> 
     api.gate.clear()
     task_id = await api.submit(agent_id="gate")
     await until(api, "task.started", 6)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         while not (stuck := (await figures(api))["stuck"]):
             pass  # the time passes that the others took
     assert stuck[0]["task_id"] == task_id and stuck[0]["running_seconds"] > 2 * stuck[0]["p90_seconds"]

@@ -30,7 +30,7 @@ async def until(api: Api, event_type: str, count: int) -> None:
 
 async def workers(api: Api, count: int) -> list[dict[str, Any]]:
     """The workers, once a front has heard of so many that hold their lease."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         while True:
             found = (await api.get("/figures"))["workers"]
             if sum(worker["lease"] == "held" for worker in found) == count:

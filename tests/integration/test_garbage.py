@@ -51,7 +51,7 @@ async def free_circles() -> dict[str, bool]:
         gc.collect(0)
         kept = not freed.is_set()
         idle.set()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             await freed.wait()
     return {"kept": kept}
 

@@ -74,6 +74,6 @@ async def test_workers_on_postgresql_follow(
 
 
 async def until(mesh: Mesh, state: str) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(240):
         while mesh.state != state:
             await asyncio.sleep(0.01)

@@ -72,7 +72,7 @@ async def common_name(url: str) -> str:
 
 
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         while not await holds():
             await asyncio.sleep(0.05)
 

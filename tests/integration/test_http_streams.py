@@ -100,7 +100,7 @@ async def test_a_client_that_leaves_leaves_nothing_behind(api):
 
 
 async def no_more_readers(api: Api, readers: int) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         while api.mesh.log.readers > readers:
             await asyncio.sleep(0.01)
 

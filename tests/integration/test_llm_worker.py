@@ -40,7 +40,7 @@ async def test_a_worker_offers_models_and_its_calls_are_in_the_ledger_of_the_mes
         asked = await mesh("ask", "llm-service", "Hello?", "--data", str(data))
         assert asked.status == 0, asked.err
         admin = {"Authorization": f"Bearer {token}"}
-        async with asyncio.timeout(60), aiohttp.ClientSession(stack.url, headers=admin) as session:
+        async with asyncio.timeout(240), aiohttp.ClientSession(stack.url, headers=admin) as session:
             while await calls_of(session) != {"helper": 1, "llm-service": 1}:
                 pass  # the log's worker takes them in its own time
 

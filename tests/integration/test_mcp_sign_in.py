@@ -53,7 +53,7 @@ async def mesh_command(folder: Path, *arguments: str) -> tuple[int, str]:
     )
     assert running.stdout is not None
     text = ""
-    async with asyncio.timeout(120), aiohttp.ClientSession() as browser:
+    async with asyncio.timeout(240), aiohttp.ClientSession() as browser:
         async for line in running.stdout:
             text += line.decode()
             if found := re.match(r"http://\S+/authorize\?\S+", line.decode()):

@@ -36,7 +36,7 @@ class Porter(Agent):
 
 async def embedded(mesh: Mesh, count: int) -> None:
     query = "SELECT count(*) FROM memories WHERE embedded_by IS NOT NULL"
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(240):
         while await mesh.database.read(lambda session: session.execute(query).fetchone()[0]) < count:
             await asyncio.sleep(0)
 
@@ -82,7 +82,7 @@ async def test_a_memory_gets_its_vector_after_the_process_was_killed(tmp_path: P
         running.process.kill()
         await running.process.wait()
     async with mesh_up(data, MESH_CONTEXT__EMBEDDING_MODEL="default") as running:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             while (await vectors_in(data / "mesh.db")) < 1:
                 await asyncio.sleep(0)
         assert (await running.client.resource("memories").list())[0]["status"] == "active"

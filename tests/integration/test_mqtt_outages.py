@@ -73,7 +73,7 @@ async def test_a_broker_that_does_not_answer_holds_up_neither_start_nor_stop(tmp
 
     server = await asyncio.start_server(silence, "127.0.0.1", 0)
     url = f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    async with asyncio.timeout(60), http_mesh(tmp_path, mqtt_url=url) as api:
+    async with asyncio.timeout(240), http_mesh(tmp_path, mqtt_url=url) as api:
         await api.finished(agent_id="echo")
     server.close()
 
@@ -82,7 +82,7 @@ async def test_a_broker_that_does_not_answer_holds_up_neither_start_nor_stop(tmp
 async def test_a_stop_is_not_held_up_by_a_broker_that_fell_silent(
     tmp_path: Path, link: Network, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with asyncio.timeout(60), http_mesh(tmp_path, mqtt_url=link.url) as api:
+    async with asyncio.timeout(240), http_mesh(tmp_path, mqtt_url=link.url) as api:
         link.loses_what_is_sent = True
         await api.finished(agent_id="echo")
     assert [record for record in caplog.records if record.levelno > logging.WARNING] == []

@@ -50,7 +50,7 @@ async def waiting_for_provider(running: RunningMesh) -> int:
 
 async def all_wait(running: RunningMesh) -> None:
     """Return once every task waits for its provider, and the inbox says why."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         while await waiting_for_provider(running) < AWAY.tasks or not await inbox_of(running):
             await asyncio.sleep(0.02)
 
@@ -91,7 +91,7 @@ async def test_runs_that_wait_outlive_a_kill_and_do_not_hammer_the_provider(tmp_
             await work.submit(running)
             await simulator.called.wait()
             now = 1.0  # away, until it is to come back
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(240):
                 while await waiting_for_provider(running) < AWAY.tasks // 3:
                     await asyncio.sleep(0.02)
             await running.kill()

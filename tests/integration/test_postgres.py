@@ -230,7 +230,7 @@ async def test_a_start_waits_for_a_server_that_is_away(
     own_postgres.stop(signal.SIGINT)
     database = PostgresDatabase(own_postgres.url(), Path())
     opening = asyncio.create_task(database.open())
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         while not caplog.records:
             await asyncio.sleep(0.01)
     own_postgres.start()

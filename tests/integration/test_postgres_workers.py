@@ -129,7 +129,7 @@ async def test_tasks_of_killed_workers_end_on_the_others(tmp_path: Path, postgre
 
         tasks = await asyncio.gather(*(submit(number) for number in range(TASKS)))
         one.send_signal(signal.SIGKILL)
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(240):
             while await ended() != dict.fromkeys(tasks, "succeeded"):
                 await asyncio.sleep(0.05)
     for name in ("one", "two"):
@@ -145,7 +145,7 @@ async def test_a_worker_that_freezes_in_a_commit_holds_up_no_other(
     async with (
         process(tmp_path / "one", postgres_url, *up) as one,
         process(tmp_path / "two", postgres_url, *up) as two,
-        asyncio.timeout(120),
+        asyncio.timeout(240),
         aiohttp.ClientSession(await ready(one)) as of_one,
         aiohttp.ClientSession(await ready(two)) as of_two,
         await psycopg.AsyncConnection.connect(postgres_url) as other,
@@ -188,7 +188,7 @@ async def test_a_rollout_with_open_work_repeats_no_step(tmp_path: Path, postgres
         return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
 
     async with (
-        asyncio.timeout(120),
+        asyncio.timeout(240),
         process(tmp_path / "old", postgres_url, *up) as old,
         process(tmp_path / "worker", postgres_url, "worker", "--trust", MESH_DRAIN_SECONDS="0") as worker,
         aiohttp.ClientSession(await ready(old)) as http,
@@ -230,7 +230,7 @@ async def test_processes_with_one_data_folder_each_find_one_of_their_own(
     (tmp_path / "actors" / "slow.py").write_text(AGENT)
     folder, up = tmp_path / "one" / "data", ("up", "--port", "0", "--trust")
     async with (
-        asyncio.timeout(120),
+        asyncio.timeout(240),
         process(tmp_path / "one", postgres_url, "worker", "--trust"),
         process(tmp_path / "one", postgres_url, *up) as first,
         process(tmp_path / "one", postgres_url, *up) as second,

@@ -86,7 +86,7 @@ async def test_a_model_that_hangs_gives_way_to_its_fallback_after_its_own_time(
 ) -> None:
     environment["OPENAI_TIMEOUT_SECONDS"] = "0.5"
     fake.faults.append(Fault(kind="hang"))
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         reply = await ask(with_fallbacks("gpt-5.4", ["deepseek/m"], environment=environment), environment)
     assert reply.model.endswith("m")
 

@@ -156,7 +156,7 @@ async def test_a_failed_reply_outlives_a_restart_and_holds_nobody_up(tmp_path: P
 async def settled(mesh: Mesh) -> None:
     """Wait until it is stored that every outcome has been delivered."""
     ended = await mesh.log.query(EventFilter(event_type="task.succeeded", order="desc", limit=1))
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         while True:
             key = SenderKey(MailSender.scheme, MailSender.scope)
             progress = await mesh.database.read(reply_table.progress, key)

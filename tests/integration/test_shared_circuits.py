@@ -38,7 +38,7 @@ def meshes(fake: FakeProvider, folder: Path, url: Address) -> list[Mesh]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         while not condition():
             await asyncio.sleep(0.02)
 
@@ -52,7 +52,7 @@ async def test_a_test_on_one_worker_lets_tasks_go_on_that_wait_on_another(
         task = TaskRequest(agent_id="poet", payload={"text": "Sing."})
         receipts = [await one.get(Tasks).submit(task) for _ in range(20)]
         await until(lambda: bool(one.get(Deployments).left_alone() and other.get(Deployments).left_alone()))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             while (await other.get(StatusReader).status()).tasks != {"waiting": 20}:
                 await asyncio.sleep(0.02)
         assert [item.subject["status"] for item in (await one.get(Inbox).page("default")).items] == [401]

@@ -76,7 +76,7 @@ async def test_control_plane_comes_back_where_it_was(own_services: Services) -> 
 
 async def until_placed(sidecar: Sidecar, placed: bool = True) -> None:
     """Wait until a sidecar says that it is connected to the placement, or that it is not."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         while True:
             _, about = await call(sidecar, "GET", "/metadata")
             if (about["actorRuntime"]["placement"] == "placement: connected") == placed:

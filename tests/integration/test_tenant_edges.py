@@ -67,7 +67,7 @@ async def by_schedule(api: Api, broker: Mosquitto, tenant_id: str) -> Any:
     assert (await api.call("POST", "/schedules", json=schedule, headers=headers))[0] == 201
     assert (await api.call("POST", "/schedules/now/run", headers=headers))[0] < 300
     ended = EventFilter(tenant_id=tenant_id, after_seq=0)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         async for event in api.mesh.log.tail(ended):
             if event.event_type == "schedule.failed":
                 return {"code": str(event.fields["run"]["reason"]).partition(":")[0]}
@@ -116,7 +116,7 @@ async def used_up(api: Api) -> str:
     receipt = await api.mesh.get(Tasks).submit(TaskRequest(agent_id="lead"), caller)
     large = TaskRequest(agent_id="gate", payload={"text": "please", "more": "x" * 200_000})
     with pytest.raises((Overloaded, StorageExceeded)):
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             while True:
                 await api.mesh.get(Tasks).submit(large, caller)
     return receipt.task_id

@@ -127,7 +127,7 @@ async def spied(api: Api, tenant_id: str, file_of: str) -> dict[str, str]:
     request = TaskRequest(agent_id="spy", payload=payload, thread_id=THREAD)
     task_id = (await api.mesh.get(Tasks).submit(request, caller)).task_id
     waits = EventFilter(tenant_id=tenant_id, task_id=task_id, event_type="task.waiting", after_seq=0)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         async for event in api.mesh.log.tail(waits):
             if event.fields.get("kind") == "event":
                 break

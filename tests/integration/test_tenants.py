@@ -115,7 +115,7 @@ async def test_a_tenant_that_stores_what_it_may_is_refused_until_it_erases(tmp_p
         assert {use["tenant_id"] for use in (await api.get("/status"))["tenants"]} >= {"acme", "other"}
 
         await api.mesh.get(Eraser).erase(Caller(tenant_id="acme"), TaskSubject(thread_id="one"))
-        async with asyncio.timeout(60):  # the size that is known may be a second old
+        async with asyncio.timeout(240):  # the size that is known may be a second old
             while (await post(api, "/tasks", ACME, json=TASK))[0] != 202:
                 await asyncio.sleep(0.1)
 

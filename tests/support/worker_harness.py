@@ -63,7 +63,7 @@ class WorkerHarness:
         await self.until(lambda: set(task_ids) <= set(self.begun))
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             while not condition():
                 self._changed.clear()
                 await self._changed.wait()

@@ -37,7 +37,7 @@ async def test_a_sleep_ends_in_its_time_whichever_way_the_clock_is_set(
     sleeping = asyncio.create_task(clock.sleep_until(clock.now() + pause))
     await asyncio.sleep(0)
     clock.ahead = timedelta(hours=hours)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         await sleeping
 
 

@@ -169,7 +169,7 @@ async def next_event(mesh: MeshUnderTest) -> None:
     news = asyncio.Event()
     stop = mesh.mesh.host.listen("#", lambda event: news.set())
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(240):
             await news.wait()
     finally:
         stop()

@@ -127,7 +127,7 @@ async def test_an_answer_is_checked_where_it_comes_in_and_read_into_its_shape() 
                 await answer(mesh, question, wrong)
             assert refused.value.field == field and "percent" in refused.value.remedy
         await answer(mesh, question, {"percent": 80, "stage": "prod"})  # no JSON schema says that
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             while (again := (await mesh.questions())[0]).wait_id == question.wait_id:
                 await asyncio.sleep(0.01)
         assert "prod starts with 50 percent at most" in again.question
@@ -305,7 +305,7 @@ async def test_calls_side_by_side_are_approved_one_by_one() -> None:
             question, *_others = await mesh.questions()
             version = question.subject["arguments"]["version"]
             await answer(mesh, question, {"approve": version != "1", "reason": f"no {version}"})
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(240):
                 while question.id in {one.id for one in (await mesh.mesh.get(Inbox).page("default")).items}:
                     await asyncio.sleep(0.01)
         assert (await mesh.outcome(task_id)).text == "done"

@@ -79,7 +79,7 @@ def status_of(mesh: MeshUnderTest, agent_id: str) -> AgentStatus:
 
 async def told(mesh: MeshUnderTest, event_type: str, agent_id: str, count: int = 1) -> Event:
     """Wait until an event of an agent has been told so many times; the last one."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         while True:
             found = [event for event in mesh.events(event_type) if event.agent_id == agent_id]
             if len(found) >= count:
@@ -210,7 +210,7 @@ async def test_a_dependency_that_hangs_makes_its_agent_unhealthy_after_three_sec
     host, port = server.sockets[0].getsockname()[:2]
     agent = type("Resting", (Here,), {"health_check_urls": (f"http://{host}:{port}/",)})
     changed: asyncio.Queue[Event] = asyncio.Queue()
-    async with asyncio.timeout(60), server, mesh_for(agent) as mesh:
+    async with asyncio.timeout(240), server, mesh_for(agent) as mesh:
         mesh.mesh.host.listen(topics.AGENTS, changed.put_nowait)
         while (unhealthy := await changed.get()).event_type != "agent.unhealthy":
             pass

@@ -204,7 +204,7 @@ async def test_a_resumed_run_decides_as_before_when_conversations_went_on_side_b
     model = ScriptedModel(*replies)
     async with mesh_for(Both, model=model, clock=ManualClock(), agents={name: most}) as mesh:
         receipt = await mesh.submit(agent_id="clerk", payload={"text": "Find everything."})
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             while not mesh.events("task.waiting"):
                 await asyncio.sleep(0)
         assert limit_events(mesh) == [f"limit.{name.removeprefix('max_')}"]

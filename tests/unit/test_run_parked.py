@@ -53,7 +53,7 @@ def asker() -> type[Asker]:
 
 
 async def event_of(mesh: MeshUnderTest, event_type: str, count: int = 1) -> Event:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         while len(mesh.events(event_type)) < count:
             await asyncio.sleep(0)
     return mesh.events(event_type)[count - 1]
@@ -114,7 +114,7 @@ async def test_calls_side_by_side_that_hang_cost_no_time_of_the_attempt(fake: Fa
     fake.faults.extend(Fault(kind="hang") for _ in range(3))  # each for all of the attempt's time
     model = HttpModel(fake.url)
     settings = {"models": {"park": True, "park_seconds": 0.05}}
-    async with mesh_for(Many, model=model, **settings) as mesh, asyncio.timeout(60):
+    async with mesh_for(Many, model=model, **settings) as mesh, asyncio.timeout(240):
         receipt = await mesh.submit(agent_id="many", payload={"text": "Ask."}, timeout=ATTEMPT_SECONDS)
         outcome = await mesh.outcome(receipt.task_id)
         assert {event.payload["kind"] for event in mesh.events("task.waiting")} == {"provider"}
@@ -150,7 +150,7 @@ HOURLY = {"name": "pot", "limit_usd": "10", "window": "hour", "on_empty": "wait"
 
 
 async def all_wait(mesh: MeshUnderTest) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         while (await mesh.mesh.get(StatusReader).status()).tasks.keys() != {"waiting"}:
             await asyncio.sleep(0)
 

@@ -118,7 +118,7 @@ async def test_tasks_begin_one_after_another_whatever_the_store_loses(seed: int)
                 await asyncio.sleep(0)
 
     faults = Faults(seed, duplicate=0.3, delay=0.5, reorder=0.5, conflict=0.2, lose=0.2)
-    async with mesh_for(Counter, faults=faults) as mesh, asyncio.timeout(60):
+    async with mesh_for(Counter, faults=faults) as mesh, asyncio.timeout(240):
         tasks = [await mesh.submit(request("counter"))]
         for _ in range(9):
             tasks.append(await mesh.submit(request("counter", after=tasks[-1].task_id)))
@@ -138,5 +138,5 @@ async def test_what_waits_for_another_task_outlives_its_process(tmp_path: Path) 
         await Held.began.wait()
         second = await mesh.get(Tasks).submit(request("writer", after=first.task_id))
     Held.opened.set()
-    async with kept(tmp_path, Held, Writer, model=ScriptedModel("Written.")) as mesh, asyncio.timeout(60):
+    async with kept(tmp_path, Held, Writer, model=ScriptedModel("Written.")) as mesh, asyncio.timeout(240):
         assert (await mesh.get(Tasks).outcome(second.task_id)).text == "Written."

@@ -287,7 +287,7 @@ async def test_steps_say_when_they_began_and_how_long_they_took() -> None:
     async with mesh_for(Sleeper, model=ScriptedModel("Rest."), clock=clock) as mesh:
         began = clock.now()
         receipt = await mesh.submit(agent_id="reader", payload={"text": "Rest."})
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             while not mesh.events("task.waiting"):
                 await asyncio.sleep(0)
         waiting = await Client.local(mesh.mesh).steps(receipt.task_id)
@@ -334,7 +334,7 @@ async def test_steps_that_raised_an_error_are_listed_with_it() -> None:
 
     async with mesh_for(Careless, model=ScriptedModel(), clock=ManualClock()) as mesh:
         receipt = await mesh.submit(agent_id="reader", payload={"text": "Read it."})
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             while not mesh.events("task.waiting"):
                 await asyncio.sleep(0)
         await mesh.advance(3_600)
