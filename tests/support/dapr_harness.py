@@ -130,7 +130,7 @@ class DaprHarness(HostHarness):
             app_token=sidecar.app.app_token,
             broker_url=self.services.broker_url,
             redrive_seconds=1.0,
-            lease_seconds=3.0,
+            lease_seconds=4.0,
             renew_seconds=0.5,
         )
         database = None if running else SqliteDatabase(data.folder)
