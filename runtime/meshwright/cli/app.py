@@ -73,7 +73,7 @@ _OWN = {
     "deny": _Listed("cli.answers", "Deny what tasks ask approval for.", _WORK, "inbox deny"),
     "answer": _Listed("cli.answers", "Answer what tasks wait for.", _WORK, "inbox answer"),
     "doctor": _Listed("cli.checks", "Check the project and what its components depend on.", _MESH, "check"),
-    "prompts": _Listed("cli.checks", "Check the prompt files.", _MESH, "check prompts"),
+    "prompts": _Listed("cli.checks", "Check the prompt files, and show their versions in git."),
 }
 COMMANDS = _OWN | {
     name: _Listed(f"{part.package}.commands", text, part.heading, part.short_for.get(name, ""))

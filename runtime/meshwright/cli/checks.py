@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from meshwright.agents.display import AGENTS, code_changed
+from meshwright.cli import prompt_history
 from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, running_mesh, say_asked, talk
 from meshwright.cli.nouns import Noun
@@ -112,7 +113,10 @@ def _check_code(target: Target) -> int:
 
 @click.group(cls=Noun)
 def prompts() -> None:
-    """Check the prompt files."""
+    """Check the prompt files, and show their versions in git."""
+
+
+prompt_history.add_to(prompts)
 
 
 @prompts.command("check")
