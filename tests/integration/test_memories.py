@@ -240,6 +240,25 @@ async def test_deleted_text_is_in_no_file_also_where_the_process_died(tmp_path: 
     assert holding(tmp_path, word) == []
 
 
+async def test_a_deletion_during_a_compaction_is_compacted_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with http_mesh(tmp_path) as api:
+        store, database = api.mesh.get(MemoryStore), api.mesh.database
+        for number in (1, 2):
+            item = MemoryItem(memory_id=f"m-{number}", scope="global", text="a word", subject=f"s{number}")
+            await store.remember(item)
+        compact = database.compact
+
+        async def compact_and_delete() -> None:
+            await compact()
+            await store.forget("m-2", "default")
+
+        monkeypatch.setattr(database, "compact", compact_and_delete)
+        assert await api.call("DELETE", "/memories?subject=s1") == (200, {"memories": 1})
+        assert await database.read(read_note, DELETED) is not None
+
+
 def holding(folder: Path, word: str) -> list[Path]:
     """The files that hold a word, in any case."""
     files = [path for path in folder.rglob("*") if path.is_file()]

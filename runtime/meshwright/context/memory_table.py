@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from meshwright.core.ids import new_id
 from meshwright.sql.database import Session
 from meshwright.sql.meta import DELETED, write_note
 
@@ -240,7 +241,7 @@ def purge(session: Session, before: float) -> int:
 def _delete_for_good(session: Session, rows: Sequence[Fields]) -> int:
     """Delete rows, and note that their text is in free pages until the database is compacted."""
     if rows:
-        write_note(session, DELETED, {})
+        write_note(session, DELETED, {"id": new_id()})  # a compaction under way may have passed these rows
     return _delete(session, rows)
 
 
@@ -257,23 +258,29 @@ def _delete(session: Session, rows: Sequence[Fields]) -> int:
 
 
 def _settle(session: Session, tenant_id: str, memory_id: str) -> None:
-    """Supersede what a memory outranks, or where it is not active bring back what it has superseded."""
+    """Supersede what a memory outranks, and bring back what it has superseded and outranks no longer."""
     row = _find(session, tenant_id, memory_id)
     assert row is not None
-    if row["status"] != "active":
-        _bring_back(session, row)
-        return
+    _bring_back(session, row)
     for other in _of_subject(session, row):
         if _outranks(row, other):
-            by = {"superseded_by": memory_id, "changed_by": _author(row), "changed_at": _said_at(row)}
-            _update(session, other, {"status": "superseded", **by})
+            _supersede(session, other, row)
 
 
 def _bring_back(session: Session, row: Fields) -> None:
     where = "tenant_id = ? AND superseded_by = ? AND status = 'superseded'"
     values = (row["tenant_id"], row["memory_id"])
     for other in map(row_of, session.execute(f"{_READ} WHERE {where}", values).fetchall()):
-        _update(session, other, {"status": "active", "superseded_by": None})
+        above = [one for one in _of_subject(session, {**other, "status": "active"}) if _outranks(one, other)]
+        if not above:
+            _update(session, other, {"status": "active", "superseded_by": None})
+        elif all(one["n"] != row["n"] for one in above):
+            _supersede(session, other, above[0])
+
+
+def _supersede(session: Session, row: Fields, by: Fields) -> None:
+    author = {"superseded_by": by["memory_id"], "changed_by": _author(by), "changed_at": _said_at(by)}
+    _update(session, row, {"status": "superseded", **author})
 
 
 def _of_subject(session: Session, row: Fields) -> list[Fields]:

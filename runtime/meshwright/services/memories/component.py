@@ -144,7 +144,9 @@ class Memories(Component):
         PROMOTE.check(caller)
         item = await self._find(memory_id, caller)
         if item.status != "quarantined":
-            raise Conflict(f"The memory {memory_id} is {item.status}", remedy="Somebody has decided already")
+            raise Conflict(
+                f"The memory {memory_id} is {item.status}", remedy="Another person has decided already"
+            )
         if decision.approve:
             return await self.promote(memory_id, caller)
         details = {"was": item.status, "reason": hashed(decision.reason)}
@@ -225,9 +227,9 @@ class Memories(Component):
     async def _clean(self) -> None:
         """Take from the disk what was deleted for good, also before a process died with it in free pages."""
         database = self.mesh.database
-        if await database.read(read_note, DELETED) is not None:
+        if (note := await database.read(read_note, DELETED)) is not None:
             await database.compact()
-            await database.write(delete_note, DELETED)
+            await database.write(delete_note, DELETED, note)
 
     @property
     def _catalog(self) -> MemoryCatalog | None:
