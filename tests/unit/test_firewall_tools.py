@@ -164,7 +164,7 @@ async def test_rules_that_nobody_confirms_are_undone(namespace: Namespace, clock
         assert not namespace.can_connect()
         await mesh.advance(31)
         await mesh.outcome(task_id)
-    assert "nobody confirmed them within 30 seconds" in results(mesh.model)[-1]["error"]
+    assert "they were not confirmed within 30 seconds" in results(mesh.model)[-1]["error"]
     assert namespace.rules == [] and namespace.can_connect()
 
 

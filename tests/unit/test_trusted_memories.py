@@ -69,9 +69,8 @@ async def test_no_poisoned_text_becomes_an_active_memory() -> None:
             )
             model.replies(tool_call("page", number=number), wanted, "Noted.")
             await mesh.ask("reader", f"Read page {number}.")
-            assert (
-                "recalled by nobody before a person promotes it: this run has read text from outside"
-                in said(model)
+            assert "not recalled until a person promotes it: this run has read text from outside" in said(
+                model
             )
             model.replies(tool_call("recall", query=text), "Nothing.")
             await mesh.ask("reader", text)

@@ -183,7 +183,7 @@ class FirewallTools(Toolset):
         timeout=math.inf,
     )
     async def set_firewall_rules(self, rules: Rules, etag: Etag, context: ToolContext) -> dict[str, Any]:
-        """Replace the rules of the chain. Somebody has to confirm then that all is still reachable, within a
+        """Replace the rules of the chain. A person has to confirm then that all is still reachable, within a
         minute or as the settings say; else the rules are undone.
 
         Args:
@@ -221,7 +221,7 @@ class FirewallTools(Toolset):
                 question, shape=Confirmation, expires=timedelta(seconds=seconds), about=about
             )
         except WaitExpired:
-            return f"nobody confirmed them within {seconds:g} seconds"
+            return f"they were not confirmed within {seconds:g} seconds"
         return "" if answer.keep else "a person did not confirm them"
 
     async def _preview_set(
@@ -285,7 +285,7 @@ class FirewallTools(Toolset):
         if found.texts == wanted.texts:
             return
         if found.texts != known.texts:
-            raise ToolFailed("somebody has changed the rules meanwhile", remedy=_READ_AGAIN)
+            raise ToolFailed("the rules have changed meanwhile", remedy=_READ_AGAIN)
         await self._nft("-j", "-f", "-", given=self._document(wanted))
 
     async def _read(self) -> _Chain:
