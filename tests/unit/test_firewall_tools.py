@@ -168,6 +168,25 @@ async def test_rules_that_nobody_confirms_are_undone(namespace: Namespace, clock
     assert namespace.rules == [] and namespace.can_connect()
 
 
+async def test_rules_are_undone_when_the_call_that_set_them_fails(
+    namespace: Namespace, tmp_path: Path
+) -> None:
+    program, mark = tmp_path / "nft", tmp_path / "hung"
+    program.write_text(f"""#!/bin/sh
+{" ".join(namespace.enter)} nft "$@"
+if [ "$1 $2" = "-j -f" ] && [ ! -e {mark} ]; then touch {mark}; exec sleep 600; fi
+""")
+    program.chmod(0o700)
+    tools = {"firewall": namespace.settings(command=[str(program)], timeout_seconds=2)}
+    async with mesh_for(Guard, model=ScriptedModel(), tools=tools) as mesh:
+        task_id = await asked(mesh, namespace, SHUT)
+        [approval] = await mesh.questions()
+        await mesh.answer(approval, {"approve": True})
+        await mesh.outcome(task_id)
+    assert mark.exists() and "took longer than 2 seconds" in results(mesh.model)[-1]["error"]
+    assert namespace.rules == [] and namespace.can_connect()
+
+
 async def test_rules_are_undone_after_a_restart_too(namespace: Namespace, tmp_path: Path) -> None:
     options: dict[str, Any] = {"data_dir": tmp_path / "data", "tools": {"firewall": namespace.settings()}}
     settings, model = load_settings(tmp_path, **options), ScriptedModel()

@@ -201,11 +201,15 @@ class FirewallTools(Toolset):
         before = _Chain(tuple(map(Rule.model_validate, await context.step("rules before", begin))))
         if before.texts == wanted.texts:
             return {"changed": False}
-        await context.step("set rules", lambda: self._replace(before, wanted))
-        if problem := await self._problem(context, before, wanted):
+        try:
+            await context.step("set rules", lambda: self._replace(before, wanted))
+            problem = await self._problem(context, before, wanted)
+        except ToolFailed as error:  # nft may have set them all the same
+            problem = error.message
+        if problem:
             await context.step("undo rules", lambda: self._replace(wanted, before))
             remedy = "Do not set them again unless a person asks for it"
-            raise ToolFailed(f"the rules were set and undone: {problem}", remedy=remedy)
+            raise ToolFailed(f"the rules are as they were before: {problem}", remedy=remedy)
         return {"changed": True, "rules": wanted.texts}
 
     async def _problem(self, context: ToolContext, before: _Chain, wanted: _Chain) -> str:
