@@ -58,6 +58,7 @@ class Memories(Component):
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         self._purging: asyncio.Task[None] | None = None
+        self._changing = asyncio.Lock()
 
     def routes(self) -> APIRouter:
         """`/memories`."""
@@ -205,11 +206,19 @@ class Memories(Component):
         changes: Mapping[str, Any],
         details: Mapping[str, Any],
     ) -> MemoryItem:
+        """Change a memory that is still of the status by which that was decided. Raises Conflict."""
         memory_id, by = item.memory_id, caller.requested_by
-        async with self.mesh.get(Audit).change(caller, f"memory.{action}", f"memories/{memory_id}", details):
-            changed = await self._listing().change(memory_id, caller.tenant_id, changes, by)
-            if changed is None:
-                raise _unknown(memory_id)
+        async with self._changing:
+            if (now := await self._find(memory_id, caller)).status != item.status:
+                problem = f"The memory {memory_id} is {now.status} by now, not {item.status}"
+                raise Conflict(problem, remedy="Look at it again")
+            audited = self.mesh.get(Audit).change(
+                caller, f"memory.{action}", f"memories/{memory_id}", details
+            )
+            async with audited:
+                changed = await self._listing().change(memory_id, caller.tenant_id, changes, by)
+                if changed is None:
+                    raise _unknown(memory_id)
         return changed
 
     async def _find(self, memory_id: str, caller: Caller) -> MemoryItem:
