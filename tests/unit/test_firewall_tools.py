@@ -168,6 +168,21 @@ async def test_rules_that_nobody_confirms_are_undone(namespace: Namespace, clock
     assert namespace.rules == [] and namespace.can_connect()
 
 
+@pytest.mark.parametrize("rule", ["tcp dport 22 accept", "udp dport 53 accept"])
+async def test_rules_beyond_the_settings_stop_a_change(namespace: Namespace, rule: str) -> None:
+    namespace.nft(f"add rule inet filter mesh {rule}")
+    known = namespace.rules
+    async with calling(FirewallTools, **namespace.settings()) as call:
+        unused: Any = None
+        arguments = json.dumps({"rules": [SHUT], "etag": (await call("firewall_rules"))["etag"]})
+        with pytest.raises(ToolFailed, match=r"rules that a person has written: accept (tcp/22|udp/53)"):
+            await call.tools["set_firewall_rules"].preview(arguments, unused)
+    async with mesh_for(Guard, model=ScriptedModel(), tools={"firewall": namespace.settings()}) as mesh:
+        await mesh.outcome(await asked(mesh, namespace, SHUT))
+        assert "rules that a person has written" in results(mesh.model)[-1]["error"]
+    assert namespace.rules == known
+
+
 async def test_rules_are_undone_when_the_call_that_set_them_fails(
     namespace: Namespace, tmp_path: Path
 ) -> None:

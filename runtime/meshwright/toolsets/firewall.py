@@ -248,17 +248,19 @@ class FirewallTools(Toolset):
 
     @property
     def _place(self) -> dict[str, str]:
-        family, table, chain = self._settings.chain.split()
-        return {"family": family, "table": table, "chain": chain}
+        return dict(zip(("family", "table", "chain"), self._settings.chain.split(), strict=True))
 
     def _checked(self, rules: Sequence[Rule]) -> _Chain:
         """The rules as a chain. Raises InvalidInput for those that the settings do not permit."""
-        for rule in rules:
-            if not self._permits_ports(rule):
-                raise _refusal(f"{rule.protocol}/{rule.ports}", "ports")
-            if not self._permits_source(rule.source):
-                raise _refusal(rule.source or "anywhere", "sources")
+        if error := next(filter(None, map(self._forbidden, rules)), None):
+            raise error
         return _Chain(tuple(rules))
+
+    def _forbidden(self, rule: Rule) -> InvalidInput | None:
+        """The error of a rule that the settings do not permit."""
+        if not self._permits_ports(rule):
+            return _refusal(f"{rule.protocol}/{rule.ports}", "ports")
+        return None if self._permits_source(rule.source) else _refusal(rule.source or "anywhere", "sources")
 
     def _permits_ports(self, rule: Rule) -> bool:
         first, last = _range(rule.ports)
@@ -277,11 +279,11 @@ class FirewallTools(Toolset):
         return any(found.version == network.version and found.subnet_of(network) for network in networks)
 
     def _compare(self, found: _Chain, etag: str) -> None:
-        if found.foreign:
-            problem = f"{self._settings.chain} has rules that a person has written: {found.foreign[0][:200]}"
-            raise ToolFailed(problem, remedy="A person has to move them to another chain")
         if found.etag != etag:
             raise ToolFailed("the rules are not as they were read", remedy=_READ_AGAIN)
+        if foreign := found.foreign or [rule.text for rule in found.own if self._forbidden(rule)]:
+            problem = f"{self._settings.chain} has rules that a person has written: {foreign[0][:200]}"
+            raise ToolFailed(problem, remedy="A person has to move them to another chain")
 
     async def _replace(self, known: _Chain, wanted: _Chain) -> None:
         """Set rules in place of those that are known; a repeat changes nothing."""
