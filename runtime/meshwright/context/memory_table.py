@@ -86,16 +86,15 @@ def insert(session: Session, owner: str, fields: Fields) -> bool:
     more trust it is quarantined.
     """
     row = {**fields, "owner": owner}
-    if any(_is_contradicted(row, other) for other in _of_subject(session, row)):
+    if any(other["trust"] > row["trust"] for other in _of_subject(session, row)):
         row["status"] = "quarantined"
     written = session.execute(
         f"INSERT INTO memories ({', '.join(row)}) VALUES ({_marks(row)}) ON CONFLICT DO NOTHING",  # noqa: S608
         _bound(session, row.values()),
     )
-    if not written.rowcount:
-        return False
-    _settle(session, row["tenant_id"], row["memory_id"])
-    return True
+    if written.rowcount:
+        _outrank(session, row)
+    return bool(written.rowcount)
 
 
 def search(session: Session, words: Sequence[str], values: Fields) -> list[Fields]:
@@ -262,6 +261,10 @@ def _settle(session: Session, tenant_id: str, memory_id: str) -> None:
     row = _find(session, tenant_id, memory_id)
     assert row is not None
     _bring_back(session, row)
+    _outrank(session, row)
+
+
+def _outrank(session: Session, row: Fields) -> None:
     for other in _of_subject(session, row):
         if _outranks(row, other):
             _supersede(session, other, row)
@@ -295,10 +298,6 @@ def _outranks(row: Fields, other: Fields) -> bool:
     if row["trust"] == other["trust"]:
         return _said_at(row) - _said_at(other) >= _WEEK
     return row["trust"] > other["trust"] and _said_at(row) >= _said_at(other)
-
-
-def _is_contradicted(row: Fields, other: Fields) -> bool:
-    return other["trust"] > row["trust"]
 
 
 def _said_at(row: Fields) -> float:
