@@ -23,7 +23,7 @@ MAX_LISTED_CHARS = 6_000  # of the files that the planner sees
 
 
 class Goal(BaseModel):
-    """The goal of a request, or the question without whose answer nobody could tell it."""
+    """The goal of a request, or the question to ask first where the request leaves it open."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -120,7 +120,7 @@ async def fault_in_round(
 
 
 async def understood(run: Run, facts: str) -> Goal:
-    """The goal, once a person has said what nobody else could tell."""
+    """The goal, once a person has answered the question that was open."""
     asked = f"State the goal of this request.\n\n{run.task.text}\n\n{facts}"
     goal = await run.ask(asked, shape=Goal)
     for _ in range(MAX_QUESTIONS):

@@ -367,6 +367,36 @@ async def test_a_promoted_memory_supersedes_and_a_forgotten_one_brings_back(memo
     assert await counting(memory) == ["old"]
 
 
+async def test_a_memory_that_another_outranks_stays_superseded_when_its_successor_goes(
+    memory: Memory,
+) -> None:
+    for n, memory_id in enumerate(("first", "second", "third")):
+        await memory.remember(port(memory_id, 5433 + n, created_at=NOW + n * WEEK))
+    assert await counting(memory) == ["third"]
+    assert await memory.forget("second", "default")
+    assert await counting(memory) == ["third"]
+    assert await memory.forget("third", "default")
+    assert await counting(memory) == ["first"]
+
+
+async def test_a_superseded_memory_comes_back_when_an_undo_takes_the_trust_from_the_other(
+    memory: Memory,
+) -> None:
+    await memory.remember(port("one", 5433))
+    await memory.remember(port("two", 5434))
+    await memory.change("two", "default", {"text": "The staging port is 5435.", "trust": 3}, "ann")
+    assert await counting(memory) == ["two"]
+    await memory.undo("two", "default", "ann")
+    assert sorted(await counting(memory)) == ["one", "two"]
+
+
+async def test_a_superseded_memory_comes_back_when_the_other_gets_another_subject(memory: Memory) -> None:
+    await memory.remember(port("old", 5433))
+    await memory.remember(port("new", 5434, created_at=NOW + WEEK))
+    await memory.change("new", "default", {"subject": "production port"}, "ann")
+    assert sorted(await counting(memory)) == ["new", "old"]
+
+
 async def test_all_of_a_subject_is_forgotten_for_good(memory: Memory, database: Database) -> None:
     await memory.remember(port("one", 5433, created_at=NOW - WEEK))
     await memory.remember(port("two", 5434))

@@ -8,6 +8,7 @@ import grpc.aio
 import pytest
 from dapr.proto.runtime.v1 import appcallback_pb2, appcallback_pb2_grpc
 from google.protobuf.empty_pb2 import Empty
+from grpc.aio._channel import Channel
 
 from meshwright.core.errors import ConfigError, Draining
 from meshwright.stores.dapr.callbacks import TopicRoute
@@ -106,12 +107,19 @@ async def test_everything_comes_back_after_kill_9_of_the_sidecar(
 
 
 async def test_actors_come_back_after_a_sidecar_was_away_for_some_time(
-    services: Services, caplog: pytest.LogCaptureFixture
+    services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pauses_over = asyncio.Event()
     async with beside(services, "grpc", Recorder()) as there:
+        connected = Channel.channel_ready
+
+        async def channel_ready(channel: Channel) -> None:
+            pauses_over.set()
+            await connected(channel)
+
+        monkeypatch.setattr(Channel, "channel_ready", channel_ready)
         there.sidecar.kill()
-        await until(lambda: "the stream of actor calls has ended" in caplog.text)
-        await asyncio.sleep(1)  # longer than the pause at first
+        await pauses_over.wait()
         await there.sidecar.start()
         await there.until_hosting()
         assert (await there.call("a", "echo"))[0] == 200

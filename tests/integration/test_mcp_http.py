@@ -238,7 +238,7 @@ async def test_address_where_nobody_answers_degrades_and_comes_back(
 
 @pytest.mark.parametrize(
     ("headers", "complaint"),
-    [("content-type: application/json", "over 32 MB"), ("content-encoding: gzip", "a packed answer")],
+    [("content-type: application/json", "over 32 MB"), ("content-encoding: gzip", "a compressed answer")],
 )
 async def test_answer_without_end_is_not_read(headers: str, complaint: str) -> None:
     async def pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

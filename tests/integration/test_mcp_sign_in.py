@@ -124,7 +124,7 @@ async def test_tokens_that_were_revoked_are_told_with_their_remedy(
         clients = len(authority.clients)
         await mesh.ask("caller", "Go.")
         [shared] = mesh.mesh.get(BoundAgents)["caller"].toolsets
-        assert "wants somebody to sign in again" in shared.status and "mesh mcp login shop" in shared.status
+        assert "wants you to sign in again" in shared.status and "mesh mcp login shop" in shared.status
         assert len(authority.clients) == clients, "no worker registers clients"
         await mesh.mesh.get(McpComponent).sign_in(ADMIN, "shop", None)
         assert await mesh.mesh.get(SignIns).find("shop") is None

@@ -13,10 +13,14 @@ from meshwright import Agent, Capability, Client, tool
 from meshwright.context.memories import Memory
 from meshwright.context.memory import MemoryItem, MemoryStore
 from meshwright.core.access import Role
+from meshwright.core.errors import Conflict
+from meshwright.core.messages import Caller
 from meshwright.events.audit import RECORDED
 from meshwright.events.filter import EventFilter
+from meshwright.services.memories.component import Memories
 from meshwright.sql.meta import DELETED, read_note
 from meshwright.testing import ManualClock, ScriptedModel, mesh_for, tool_call
+from meshwright.work.people import Approval
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.running_mesh import mesh, mesh_up
 from tests.support.tenants import holder
@@ -238,6 +242,50 @@ async def test_deleted_text_is_in_no_file_also_where_the_process_died(tmp_path: 
         ):
             await asyncio.sleep(0.05)
     assert holding(tmp_path, word) == []
+
+
+async def test_of_two_decisions_at_once_one_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with http_mesh(tmp_path) as api:
+        memories, store = api.mesh.get(Memories), api.mesh.get(MemoryStore)
+        assert isinstance(store, Memory)
+        await store.remember(MemoryItem(memory_id="m-1", scope="global", text="a word", status="quarantined"))
+        both, find = asyncio.Barrier(2), store.find
+        looks = 0
+
+        async def find_together(memory_id: str, tenant_id: str) -> MemoryItem | None:
+            nonlocal looks
+            looks += 1
+            found = await find(memory_id, tenant_id)
+            if looks <= 2:
+                await both.wait()
+            return found
+
+        monkeypatch.setattr(store, "find", find_together)
+        caller = Caller(requested_by="ann", roles=frozenset(Role))
+        answers = (Approval(approve=False), Approval(approve=True))
+        decided = await asyncio.gather(
+            *(memories.decide("m-1", caller, answer) for answer in answers), return_exceptions=True
+        )
+        assert [type(one) for one in decided if isinstance(one, Exception)] == [Conflict]
+
+
+async def test_a_deletion_during_a_compaction_is_compacted_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with http_mesh(tmp_path) as api:
+        store, database = api.mesh.get(MemoryStore), api.mesh.database
+        for number in (1, 2):
+            item = MemoryItem(memory_id=f"m-{number}", scope="global", text="a word", subject=f"s{number}")
+            await store.remember(item)
+        compact = database.compact
+
+        async def compact_and_delete() -> None:
+            await compact()
+            await store.forget("m-2", "default")
+
+        monkeypatch.setattr(database, "compact", compact_and_delete)
+        assert await api.call("DELETE", "/memories?subject=s1") == (200, {"memories": 1})
+        assert await database.read(read_note, DELETED) is not None
 
 
 def holding(folder: Path, word: str) -> list[Path]:

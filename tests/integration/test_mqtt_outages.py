@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from meshwright.core.clock import Backoff
 from meshwright.core.errors import MailboxFull, StoreUnavailable
 from meshwright.core.messages import Receipt
 from meshwright.edges.mqtt import connection, edge
@@ -40,15 +41,24 @@ pytestmark = pytest.mark.needs("mosquitto", "mosquitto_pub", "mosquitto_rr")
 
 
 async def test_a_mesh_starts_without_its_broker_and_comes_to_it_later(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tries: asyncio.Queue[None] = asyncio.Queue()
+
+    class CountedPauses(Backoff):
+        def next(self) -> float:
+            tries.put_nowait(None)
+            return super().next()
+
+    monkeypatch.setattr(edge, "Backoff", CountedPauses)
     async with mosquitto(tmp_path / "broker") as broker:
         await broker.stop()
         async with http_mesh(tmp_path, mqtt_url=broker.url) as api:
             await api.finished(agent_id="echo")
             [away] = await payloads_of(api.mesh, "edge.disconnected")
             assert away == {"broker": broker.url, "reason": "cannot be reached: Connection refused"}
-            await asyncio.sleep(1)  # for some tries
+            for _ in range(3):
+                await tries.get()
             assert [each.getMessage() for each in caplog.records] == [
                 f"{broker.url}: cannot be reached: Connection refused; trying on"
             ]

@@ -15,10 +15,10 @@ from meshwright.stack.machine import Ports
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from meshwright.toolsets.observe import ObserveTools
 from tests.support.fake_observers import FakeGrafana, FakeLoki
-from tests.support.fake_services import answering
+from tests.support.fake_services import FakeService, answering
 from tests.support.metrics_services import alertmanager, prometheus
 from tests.support.services import Services
-from tests.support.toolset_calls import calling
+from tests.support.toolset_calls import Context, calling
 
 NEEDED = pytest.mark.needs("prometheus", "promtool", "prometheus-alertmanager")
 
@@ -204,6 +204,17 @@ async def test_a_silence_of_every_alert_is_refused(observed: Observed, matchers:
         with pytest.raises(InvalidInput):
             await call("silence", matchers=matchers, minutes=5, reason="x")
         assert await call("silences") == before
+
+
+async def test_an_approval_of_a_silence_shows_every_alert() -> None:
+    names = [f"Alert{number:03}" for number in range(120)]
+    alerts = [{"labels": {"alertname": name}, "status": {"silencedBy": []}} for name in names]
+    async with FakeService() as service, calling(ObserveTools, alertmanager={"url": service.url}) as call:
+        service.faults += [answering(200, json.dumps(alerts)), answering(200, "[]")]
+        context: Any = Context()
+        wanted = json.dumps({"matchers": ['team="web"'], "minutes": 5, "reason": "x"})
+        effect = await call.tools["silence"].preview(wanted, context)
+    assert effect == {"minutes": 5, "silences": names}
 
 
 LINES = 40

@@ -191,6 +191,29 @@ async def test_a_route_that_is_not_allowed_is_refused(
         assert await call("routes") == seen
 
 
+async def test_a_route_for_hosts_beyond_the_settings_keeps_its_hosts(proxy: Proxy) -> None:
+    dial = {"handler": "reverse_proxy", "upstreams": [{"dial": "10.0.0.9:80"}]}
+    shop = {"@id": "shop", "match": [{"host": ["shop.example.com"]}], "handle": [dial]}
+    paths = {"@id": "paths", "match": [{"path": ["/x"]}, {"host": ["a.home.example.com"]}], "handle": [dial]}
+    place = f"{proxy.admin}/config/apps/http/servers/empty"
+    empty = {"listen": ["127.0.0.1:0"], "automatic_https": {"disable": True}}
+    async with (
+        aiohttp.ClientSession(raise_for_status=True) as session,
+        calling(ProxyTools, caddy={**proxy.caddy, "server": "empty"}) as call,
+    ):
+        await session.post(place, json={**empty, "routes": [shop, paths]})
+        try:
+            now = await etag(call)
+            route = {"hosts": ["a.home.example.com"], "upstream": "10.0.0.1:80", "etag": now}
+            with pytest.raises(InvalidInput, match=r"routes for 'shop\.example\.com' may not be changed"):
+                await call("set_route", id="shop", **route)
+            with pytest.raises(ToolFailed, match="route 'paths' is for every host"):
+                await call("delete_route", id="paths", etag=now)
+            assert await etag(call) == now
+        finally:
+            await session.post(place, json=empty)
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "127.1", "router.lan"])
 async def test_no_route_leads_to_the_api_of_caddy_or_to_metadata(proxy: Proxy, host: str) -> None:
     async with calling(ProxyTools, caddy={**proxy.caddy, "server": "home", "upstreams": ["*"]}) as call:

@@ -18,6 +18,9 @@ from meshwright.toolsets.code import CodeTools
 from meshwright.toolsets.openapi import OpenApi, breaking_changes
 
 CONTEXT: Any = None
+MERGED = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{n}: &a{n}\n  <<: [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 7)
+)
 BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 20))
 PARCEL = {
     "type": "object",
@@ -245,6 +248,7 @@ async def test_change_in_the_tree_of_a_task_is_compared_with_its_beginning(works
         ("- a list", "no document of OpenAPI 3"),
         ("a: &a [1]\nb: &b [*a, *b]", "more than 500,000 values"),
         (BOMB, "more than 500,000 values"),
+        (MERGED, "more than 500,000 values"),
         ("[" * 50_000, "more than 100 levels deep"),
         ("{{", "is no YAML"),
     ],

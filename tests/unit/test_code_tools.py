@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -16,10 +17,11 @@ from meshwright.core.messages import Caller
 from meshwright.orchestration.tasks import Tasks
 from meshwright.services.trees.component import TreesComponent
 from meshwright.testing import MeshUnderTest, mesh_for, tool_call
-from meshwright.tools import tool
+from meshwright.tools import ToolSettings, tool
 from meshwright.toolsets.code import CodeTools
 from meshwright.toolsets.quality import QaTools
 from meshwright.trees import Tree, Trees
+from meshwright.trees.files import TreeFiles
 from tests.support.repositories import git, repository
 
 pytestmark = pytest.mark.needs("git", "bwrap")
@@ -156,6 +158,38 @@ async def test_a_large_change_can_be_proposed(mesh: MeshUnderTest) -> None:
     assert (await mesh.outcome(receipt.task_id)).success
     tree = tree_of(mesh, receipt.task_id)
     assert await tree.head() != tree.lease.base
+
+
+async def test_an_edit_that_is_cancelled_writes_nothing_later(
+    mesh: MeshUnderTest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = await mesh.mesh.get(Trees).lease("default", "cancelled", "calc")
+    loop, began, may_write = asyncio.get_running_loop(), asyncio.Event(), Event()
+    write = TreeFiles.write
+
+    def write_late(files: TreeFiles, path: str, text: str) -> None:
+        loop.call_soon_threadsafe(began.set)
+        may_write.wait()
+        write(files, path, text)
+
+    class Context:
+        step_id = "cancelled/1"
+
+        async def tree(self) -> Tree:
+            return tree
+
+    monkeypatch.setattr(TreeFiles, "write", write_late)
+    context: Any = Context()
+    editing = asyncio.create_task(CodeTools(ToolSettings()).edit("calc.py", "a - b", "a + b", context))
+    await began.wait()
+    editing.cancel()
+    for _ in range(100):
+        await asyncio.sleep(0)
+    has_ended = editing.done()
+    may_write.set()
+    await asyncio.wait([editing])
+    assert editing.cancelled() and not has_ended, "it ended while it still wrote"
+    assert await tree.diff() == ""
 
 
 async def test_an_agent_works_in_the_tree_of_the_task_above(mesh: MeshUnderTest) -> None:

@@ -164,7 +164,41 @@ async def test_rules_that_nobody_confirms_are_undone(namespace: Namespace, clock
         assert not namespace.can_connect()
         await mesh.advance(31)
         await mesh.outcome(task_id)
-    assert "nobody confirmed them within 30 seconds" in results(mesh.model)[-1]["error"]
+    assert "they were not confirmed within 30 seconds" in results(mesh.model)[-1]["error"]
+    assert namespace.rules == [] and namespace.can_connect()
+
+
+@pytest.mark.parametrize("rule", ["tcp dport 22 accept", "udp dport 53 accept"])
+async def test_rules_beyond_the_settings_stop_a_change(namespace: Namespace, rule: str) -> None:
+    namespace.nft(f"add rule inet filter mesh {rule}")
+    known = namespace.rules
+    async with calling(FirewallTools, **namespace.settings()) as call:
+        unused: Any = None
+        arguments = json.dumps({"rules": [SHUT], "etag": (await call("firewall_rules"))["etag"]})
+        with pytest.raises(ToolFailed, match=r"rules that a person has written: accept (tcp/22|udp/53)"):
+            await call.tools["set_firewall_rules"].preview(arguments, unused)
+    async with mesh_for(Guard, model=ScriptedModel(), tools={"firewall": namespace.settings()}) as mesh:
+        await mesh.outcome(await asked(mesh, namespace, SHUT))
+        assert "rules that a person has written" in results(mesh.model)[-1]["error"]
+    assert namespace.rules == known
+
+
+async def test_rules_are_undone_when_the_call_that_set_them_fails(
+    namespace: Namespace, tmp_path: Path
+) -> None:
+    program, mark = tmp_path / "nft", tmp_path / "hung"
+    program.write_text(f"""#!/bin/sh
+{" ".join(namespace.enter)} nft "$@"
+if [ "$1 $2" = "-j -f" ] && [ ! -e {mark} ]; then touch {mark}; exec sleep 600; fi
+""")
+    program.chmod(0o700)
+    tools = {"firewall": namespace.settings(command=[str(program)], timeout_seconds=2)}
+    async with mesh_for(Guard, model=ScriptedModel(), tools=tools) as mesh:
+        task_id = await asked(mesh, namespace, SHUT)
+        [approval] = await mesh.questions()
+        await mesh.answer(approval, {"approve": True})
+        await mesh.outcome(task_id)
+    assert mark.exists() and "took longer than 2 seconds" in results(mesh.model)[-1]["error"]
     assert namespace.rules == [] and namespace.can_connect()
 
 

@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 import pytest
 
 from meshwright import Agent, Capability, TaskRequest, Tasks, ToolContext, ToolFailed, tool
+from meshwright.core.redaction import REDACTED
+from meshwright.run.masks import Masks
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import kept
 from tests.support.lookup_agent import tool_answers
@@ -184,3 +186,11 @@ async def test_a_secret_of_the_mesh_is_hidden_in_results(monkeypatch: pytest.Mon
     greeted, refused, missing = tool_answers(model)
     assert greeted == "the service greets [redacted]" and "refuses [redacted]" in refused
     assert "The secret env:NO_SUCH_TOKEN: the environment has no NO_SUCH_TOKEN" in missing
+
+
+def test_a_secret_that_begins_with_another_is_hidden_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks, secrets = Masks(()), [f"k3y-{'x' * length}" for length in range(1, 9)]
+    for number, secret in enumerate(secrets):
+        monkeypatch.setenv(f"KEY_{number}", secret)
+        masks.give(f"KEY_{number}")
+    assert masks.hide(secrets) == [REDACTED] * len(secrets)

@@ -107,6 +107,11 @@ def test_a_secret_of_another_form_than_expected_is_not_shown(
             "channels: expected a table: write [NAME] in place of [[NAME]]",
         ),
         (f'[[channels.chat]]\ntoken = "{SECRET}"', "channels.chat: expected a table: write [NAME]"),
+        (
+            f'[mcp.crm]\nheaders = {{ Authorization = ["{SECRET}"] }}',
+            "mcp.crm.headers.Authorization: expected",
+        ),
+        (f'[mcp.crm]\nenv = {{ KEY = ["{SECRET}"] }}', "mcp.crm.env.KEY: expected text"),
         (f'[[webhooks.sources]]\nsecret = "{SECRET}"', "webhooks.sources: expected a table: write [NAME]"),
     ],
 )

@@ -69,9 +69,8 @@ async def test_no_poisoned_text_becomes_an_active_memory() -> None:
             )
             model.replies(tool_call("page", number=number), wanted, "Noted.")
             await mesh.ask("reader", f"Read page {number}.")
-            assert (
-                "recalled by nobody before a person promotes it: this run has read text from outside"
-                in said(model)
+            assert "not recalled until a person promotes it: this run has read text from outside" in said(
+                model
             )
             model.replies(tool_call("recall", query=text), "Nothing.")
             await mesh.ask("reader", text)
@@ -125,7 +124,7 @@ async def test_what_a_person_had_forgotten_comes_back_through_a_person_alone(sco
         await store.change(first.memory_id, "default", {"status": "forgotten"}, "ann")
         model.replies(tool_call("remember", text="the staging database is db-2, port 5433"), "Noted.")
         await mesh.ask("reader", "Remember it again.")
-        assert "before a person promotes it: a person has had the same forgotten" in said(model)
+        assert "until a person promotes it: a person has had the same forgotten" in said(model)
         again, _ = await memories(mesh)
         assert (again.status, again.trust) == ("quarantined", 1)
         model.replies(tool_call("remember", text="The staging database is db-3, port 5433."), "Noted.")
@@ -165,7 +164,7 @@ async def test_the_memory_of_code_has_more_trust_than_that_of_a_model() -> None:
     async with mesh_for(Clerk, model=ScriptedModel("5434")) as mesh:
         assert (await mesh.ask("clerk", "count")).text == "Remembered for agent."
         answer = (await mesh.ask("clerk", "ask")).text
-        assert answer.endswith("before a person promotes it: another of its subject has more trust.")
+        assert answer.endswith("until a person promotes it: another of its subject has more trust.")
         assert [(item.trust, item.status) for item in await memories(mesh)] == [
             (1, "quarantined"),
             (2, "active"),

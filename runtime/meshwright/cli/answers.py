@@ -199,7 +199,7 @@ async def _give(question: Question, value: Any, mesh: Connection) -> None:
         await mesh.client.answer(question.task_id, question.wait_id, value)
         return
     answered = await mesh.client.answer_all(value, id=question.id)
-    if not answered:  # somebody else has decided meanwhile, or the item is gone
+    if not answered:  # another person has decided meanwhile, or the item is gone
         raise Conflict(f"That is open no longer: {question.question}", field="id")
     for one in answered:
         if one.refused is not None:

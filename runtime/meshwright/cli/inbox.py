@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _SHOWN_IDS = 5
 _ID_CHARS = 6
-_APPROVED = ("arguments", "effect", "difference")  # nobody approves what is not shown
+_APPROVED = ("arguments", "effect", "difference")  # only what is shown can be approved
 _LONG_CHARS = 400
 _LOOK_SECONDS = 1.0  # between two looks of --follow
 _context = click.get_current_context
@@ -192,7 +192,7 @@ def question_lines(question: Document, options: str) -> Iterator[tuple[str, str]
 
 
 def _whole(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    """A value that somebody approves: texts of several lines, such as diffs, as they are."""
+    """A value that a person approves: texts of several lines, such as diffs, as they are."""
     fields = value.items() if isinstance(value, dict) else [("", value)]
     if not any("\n" in field for _, field in fields if isinstance(field, str)):
         yield name, _text(value)

@@ -2,7 +2,7 @@
 
 A memory belongs to a tenant and to a scope within it: one task, one agent, one project, or everybody. It says
 of which kind it is and what it is about, who wrote it at which step, and how far it can be trusted. Text
-that comes from strangers is quarantined: it is recalled by nobody, until a person promotes it.
+that comes from strangers is quarantined: agents do not recall it until a person promotes it.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from meshwright.core.ids import new_id
 from meshwright.sql.database import Session
 from meshwright.sql.meta import DELETED, write_note
 
@@ -85,16 +86,15 @@ def insert(session: Session, owner: str, fields: Fields) -> bool:
     more trust it is quarantined.
     """
     row = {**fields, "owner": owner}
-    if any(_is_contradicted(row, other) for other in _of_subject(session, row)):
+    if any(other["trust"] > row["trust"] for other in _of_subject(session, row)):
         row["status"] = "quarantined"
     written = session.execute(
         f"INSERT INTO memories ({', '.join(row)}) VALUES ({_marks(row)}) ON CONFLICT DO NOTHING",  # noqa: S608
         _bound(session, row.values()),
     )
-    if not written.rowcount:
-        return False
-    _settle(session, row["tenant_id"], row["memory_id"])
-    return True
+    if written.rowcount:
+        _outrank(session, row)
+    return bool(written.rowcount)
 
 
 def search(session: Session, words: Sequence[str], values: Fields) -> list[Fields]:
@@ -240,7 +240,7 @@ def purge(session: Session, before: float) -> int:
 def _delete_for_good(session: Session, rows: Sequence[Fields]) -> int:
     """Delete rows, and note that their text is in free pages until the database is compacted."""
     if rows:
-        write_note(session, DELETED, {})
+        write_note(session, DELETED, {"id": new_id()})  # a compaction under way may have passed these rows
     return _delete(session, rows)
 
 
@@ -257,23 +257,33 @@ def _delete(session: Session, rows: Sequence[Fields]) -> int:
 
 
 def _settle(session: Session, tenant_id: str, memory_id: str) -> None:
-    """Supersede what a memory outranks, or where it is not active bring back what it has superseded."""
+    """Supersede what a memory outranks, and bring back what it has superseded and outranks no longer."""
     row = _find(session, tenant_id, memory_id)
     assert row is not None
-    if row["status"] != "active":
-        _bring_back(session, row)
-        return
+    _bring_back(session, row)
+    _outrank(session, row)
+
+
+def _outrank(session: Session, row: Fields) -> None:
     for other in _of_subject(session, row):
         if _outranks(row, other):
-            by = {"superseded_by": memory_id, "changed_by": _author(row), "changed_at": _said_at(row)}
-            _update(session, other, {"status": "superseded", **by})
+            _supersede(session, other, row)
 
 
 def _bring_back(session: Session, row: Fields) -> None:
     where = "tenant_id = ? AND superseded_by = ? AND status = 'superseded'"
     values = (row["tenant_id"], row["memory_id"])
     for other in map(row_of, session.execute(f"{_READ} WHERE {where}", values).fetchall()):
-        _update(session, other, {"status": "active", "superseded_by": None})
+        above = [one for one in _of_subject(session, {**other, "status": "active"}) if _outranks(one, other)]
+        if not above:
+            _update(session, other, {"status": "active", "superseded_by": None})
+        elif all(one["n"] != row["n"] for one in above):
+            _supersede(session, other, above[0])
+
+
+def _supersede(session: Session, row: Fields, by: Fields) -> None:
+    author = {"superseded_by": by["memory_id"], "changed_by": _author(by), "changed_at": _said_at(by)}
+    _update(session, row, {"status": "superseded", **author})
 
 
 def _of_subject(session: Session, row: Fields) -> list[Fields]:
@@ -288,10 +298,6 @@ def _outranks(row: Fields, other: Fields) -> bool:
     if row["trust"] == other["trust"]:
         return _said_at(row) - _said_at(other) >= _WEEK
     return row["trust"] > other["trust"] and _said_at(row) >= _said_at(other)
-
-
-def _is_contradicted(row: Fields, other: Fields) -> bool:
-    return other["trust"] > row["trust"]
 
 
 def _said_at(row: Fields) -> float:

@@ -93,7 +93,7 @@ class TaskRequest(BaseModel):
         default=None,
         exclude_if=lambda name: name is None,
         description="The repository of the settings (`[trees.NAME]`) that the task and all that it delegates "
-        "work on, in a tree of their own. Where there is one repository, it is that.",
+        "work on, in a tree of their own. If there is one repository, it is that one.",
     )
     outside: bool = Field(
         default=False,

@@ -123,7 +123,7 @@ class WholeInbox:
         if source is None:
             raise NotFound(f"No part of the mesh decides on {item.id}", remedy="Answer its task", field="id")
         if item.status != "open":
-            problem = f"The item {item.id} was {item.status} by {item.answered_by or 'somebody'}"
+            problem = f"The item {item.id} was {item.status} by {item.answered_by or 'another caller'}"
             raise Conflict(problem, remedy="GET /inbox, or mesh inbox, lists what is open", field="id")
         check_fits(item.answer_schema, value)
         await source.answer(item, value, caller)

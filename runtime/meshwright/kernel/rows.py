@@ -47,7 +47,7 @@ def delete_streams(session: Session, streams: Sequence[tuple[ActorRef, Sequence[
 
 
 def delete_heads(session: Session, heads: Sequence[tuple[str, str, int]]) -> list[tuple[str, str]]:
-    """Delete the records of actors that are still at their revisions; returns whose were deleted."""
+    """Delete the records of actors that are still at their revisions; returns the actors of those deleted."""
     query = "DELETE FROM heads WHERE type = ? AND id = ? AND revision = ? RETURNING 1"
     return [head[:2] for head in heads if session.execute(query, head).fetchall()]
 

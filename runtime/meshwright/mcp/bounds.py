@@ -39,7 +39,7 @@ def bounded_transport() -> AsyncHTTPTransport:
             response = await super().handle_async_request(request)
             if response.headers.get("content-encoding", "identity") != "identity":
                 await response.aclose()
-                raise MeshError("it sent a packed answer, which nobody asked for")
+                raise MeshError("it sent a compressed answer, which was not asked for")
             if not response.headers.get("content-type", "").startswith("text/event-stream"):
                 response.stream = Bounded(response.stream)
             return response

@@ -148,7 +148,7 @@ def _login(target: Target, name: str) -> None:
     require_trust(settings)
     _, signed_in = _tools_of(server_of(name, settings.mcp[name], Path()))
     if signed_in is None:
-        say(f"{name} asks nobody to sign in")
+        say(f"{name} does not ask for a sign-in")
     else:
         _keep(target, name, signed_in)
 

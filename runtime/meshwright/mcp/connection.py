@@ -164,7 +164,7 @@ class Connection:
             self._ending.set()
             if not ready.done():
                 ready.set_exception(MeshError(reason or "the connection was given up"))
-                ready.exception()  # it is read here, since nobody may wait any more
+                ready.exception()  # it is read here: the caller of open() may have left
             elif reason:
                 self._on_end(reason)
 

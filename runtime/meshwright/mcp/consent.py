@@ -1,4 +1,4 @@
-"""Consent to the tools of a server: which of them, with which words, somebody has agreed to.
+"""Consent to the tools of a server: the tools, as they were described, that a person has agreed to.
 
 The words of a server about its tools steer the models that read them. When a server is used first, its tools
 that the settings name are agreed to; later a tool with other words, another schema or other hints, or a new

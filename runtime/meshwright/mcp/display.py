@@ -18,7 +18,7 @@ def _withheld(payload: Document, event: Document) -> tuple[str, ...]:
 def _decided(payload: Document, event: Document) -> tuple[str, ...]:
     tool, server = payload.get("tool", "?"), payload.get("server", "?")
     done = event["event_type"].rpartition("_")[2]
-    return (f"{tool} of {server} is {done} by {payload.get('by') or 'somebody'}", payload.get("reason", ""))
+    return (f"{tool} of {server} is {done} by {payload.get('by') or 'a person'}", payload.get("reason", ""))
 
 
 def _released(payload: Document, event: Document) -> tuple[str, ...]:

@@ -51,7 +51,7 @@ _Name = Annotated[str, Path(pattern=ID_PATTERN)]
 
 @router.get("/mcp", summary="List MCP servers")
 async def _list_servers(servers: _Service, caller: _ViewerDep) -> McpServers:
-    """List the servers with tables [mcp.NAME], with the tools that somebody has agreed to."""
+    """List the servers with tables [mcp.NAME], with the tools that are agreed to."""
     return McpServers(items=await servers.servers(caller))
 
 
@@ -93,7 +93,7 @@ class SignInRequest(Strict):
 
 @router.put("/mcp/{name}/sign-in", status_code=204, summary="Keep the tokens of an MCP server")
 async def _sign_in(servers: _Service, caller: _LoginDep, name: _Name, wanted: SignInRequest) -> None:
-    """Keep tokens that somebody has got by signing in to a server, encrypted; nothing shows them again."""
+    """Store the tokens of a sign-in to a server, encrypted; no answer shows them again."""
     try:
         signed_in = SignedIn.model_validate_json(wanted.signed_in)
     except (ValueError, TypeError) as error:

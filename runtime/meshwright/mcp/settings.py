@@ -79,7 +79,7 @@ McpSettings = Mapping[ServerName, McpServerSettings]
 
 
 class McpClient(NamedTuple):
-    """A client that somebody has registered with an authorization server; its secret is plain here."""
+    """A client that was registered with an authorization server; its secret is plain here."""
 
     id: str
     secret: str = ""

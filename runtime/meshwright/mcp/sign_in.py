@@ -37,7 +37,7 @@ _PAGE = b"You may close this page and go back to the terminal.\n"
 
 
 class SignedIn(Struct):
-    """That somebody has signed in to the server at `url`: its tokens, and what it takes to renew them.
+    """A sign-in to the server at `url`: its tokens, and the documents that renew them.
 
     All are documents of the library. Tokens go to the server of that address alone.
     """
@@ -126,7 +126,7 @@ class SignIns:
         return renewed
 
     async def provider(self, server: str, url: str) -> OAuthClientProvider | None:
-        """The tokens for requests to a server, renewed as they end; None where nobody has signed in there."""
+        """The tokens for requests to a server, renewed as they end; None without a sign-in there."""
         known = await self.find(server)
         if known is None or known.url != url:
             return None
@@ -134,18 +134,16 @@ class SignIns:
         async def keep(signed_in: SignedIn) -> None:
             await self.keep(server, signed_in)
 
-        async def nobody(*address: str) -> None:
-            raise MeshError(
-                "the server wants somebody to sign in again", remedy=f"Run: mesh mcp login {server}"
-            )
+        async def refuse(*address: str) -> None:
+            raise MeshError("the server wants you to sign in again", remedy=f"Run: mesh mcp login {server}")
 
-        return _provider(url, _Storage(url, known, keep), show=nobody, wait=nobody)
+        return _provider(url, _Storage(url, known, keep), show=refuse, wait=refuse)
 
 
 class Browser:
     """Signs a person in, who opens the address that `show` gets; the answer comes to a port here.
 
-    `client` is one that somebody has registered; without it the server has to take a registration.
+    `client` is one that was registered before; without it the server has to take a registration.
     """
 
     def __init__(self, url: str, show: Callable[[str], None], client: McpClient | None = None) -> None:
@@ -197,7 +195,7 @@ class Browser:
         try:
             answer = await asyncio.wait_for(self._answer, _PATIENCE_SECONDS)
         except TimeoutError:
-            raise MeshError(f"nobody signed in within {_PATIENCE_SECONDS:g} seconds") from None
+            raise MeshError(f"there was no sign-in within {_PATIENCE_SECONDS:g} seconds") from None
         if "code" not in answer:
             why = answer.get("error_description") or answer["error"]
             raise MeshError(f"the sign-in was refused: {short(why)}")

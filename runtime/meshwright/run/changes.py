@@ -17,7 +17,7 @@ _MAX_FILES = 50
 _MAX_PATH_CHARS = 200  # in one line: a name may have line feeds
 _TOOL = "tool "
 _TAKEN_OVER = """\
-Earlier attempts at this task failed after they had changed something. Nobody has taken these changes back.
+Earlier attempts at this task failed after they had changed something. These changes were not taken back.
 Look at the state as it is before you change anything, and repeat none of them that has taken effect.
 """
 

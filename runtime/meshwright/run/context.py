@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import Any, TypedDict
 
 from pydantic import BaseModel, ValidationError
 
@@ -35,6 +35,18 @@ from meshwright.work.paths import OpenStep
 
 MAX_PASSED_ON = 20  # constraints, and questions, of one delegation
 MAX_PASSED_ON_CHARS = 2_000  # of each
+
+
+class DelegationOptions(TypedDict, total=False):
+    """The options of a delegation; `Delegation` describes them."""
+
+    capability: str
+    payload: Mapping[str, Any]
+    timeout: float | None
+    deadline: float | None
+    budget_usd: Decimal | str | None
+    constraints: Sequence[str]
+    questions: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)

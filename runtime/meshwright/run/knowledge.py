@@ -67,7 +67,7 @@ class Knowledge:
             self._fail(called, str(result["error"]))
 
     def learn_failed(self, to: str, error: str) -> None:
-        """Learn that an agent, or whoever has a capability, did not do what it was asked."""
+        """Learn that an agent, or an agent with a capability, did not do what it was asked."""
         self._fail(to, error)
 
     def _fail(self, what: str, error: str) -> None:

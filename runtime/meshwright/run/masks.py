@@ -64,7 +64,7 @@ class Masks:
         """Plain data without the secrets that the run was given."""
         match data:
             case str():
-                for secret in self._given:
+                for secret in sorted(self._given, key=len, reverse=True):  # one may begin with another
                     data = data.replace(secret, REDACTED)
                 return data
             case list():

@@ -107,7 +107,7 @@ async def remembered(attempt: RunContext, new: NewMemory, *, has_asked: bool) ->
         return f"Remembered for {new.scope}."
     why = "another of its subject has more trust" if trust else "this run has read text from outside"
     why = "a person has had the same forgotten" if was_forgotten else why
-    return f"Kept for {new.scope}, but recalled by nobody before a person promotes it: {why}."
+    return f"Kept for {new.scope}, but not recalled until a person promotes it: {why}."
 
 
 async def _was_forgotten(attempt: RunContext, text: str) -> bool:

@@ -62,7 +62,7 @@ class _OutputTool(Tool):
 
     name = NAME
     description = "Show a part of a long result of a tool, of which you got the head and the tail."
-    parameters = {  # noqa: RUF012 that nobody changes
+    parameters = {  # noqa: RUF012 that is never changed
         "type": "object",
         "properties": {
             "id": {"type": "string", "description": "the id that the shortened result names, like o7"},

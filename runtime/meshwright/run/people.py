@@ -40,9 +40,10 @@ async def ask_person(
     attempt: RunContext,
     question: str,
     shape: type[ShapeT] | None,
-    expires: timedelta | datetime | None,
-    about: Mapping[str, Any] | None,
-    may_answer: Sequence[str],
+    *,
+    expires: timedelta | datetime | None = None,
+    about: Mapping[str, Any] | None = None,
+    may_answer: Sequence[str] = (),
 ) -> str | ShapeT:
     """Ask until an answer fits; see `Run.ask_person`."""
     _check(question, shape)

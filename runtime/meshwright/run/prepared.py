@@ -136,42 +136,50 @@ async def prepare_run(attempt: RunContext, context_of_calls: Callable[[], CallCo
         memories = await _recall(attempt)
     except MemoryUnavailable as error:  # an agent without its memories still has its task
         prepared = prepared.model_copy(update={"memory_error": str(error)})
-    known = task.sender_context
-    if memories or known is not None:
-        sender = task.chain[-1] if task.chain else "orchestrator"
-        request = context_request(
+    if memories or task.sender_context is not None:
+        context = await _context(attempt, memories, Weighing(attempt, model, tags), context_of_calls)
+        prepared = prepared.model_copy(update=context)
+    system = prompt.render_from({"agent_name": agent.agent_id, "task": summary_of(task)})
+    return prepared.model_copy(update={"system": system, "prompt": prompt.version})
+
+
+async def _context(
+    attempt: RunContext,
+    memories: Sequence[MemoryItem],
+    weighing: Weighing,
+    context_of_calls: Callable[[], CallContext],
+) -> dict[str, Any]:
+    """The fields of the prompt for memories and the sender's context, which is compressed if worth it."""
+    task, services, known = attempt.task, attempt.services, attempt.task.sender_context
+    sender = task.chain[-1] if task.chain else "orchestrator"
+    context = await services.context.compress(
+        context_request(
             sender=sender,
             known=known,
-            receiver=agent.agent_id,
+            receiver=attempt.agent.agent_id,
             project_id=services.project_id,
             max_tokens=services.max_context_tokens,
             memories=memories,
-        )
-        weighing = Weighing(attempt, model, tags)
-        context = await services.context.compress(
-            request,
-            tenant_id=task.tenant_id,
-            traceparent=attempt.span.traceparent,
-            context=context_of_calls,
-            is_worth=weighing.is_worth,
-        )
-        said = [_PASSED_ON.format(sender=sender)] if known is not None else []
-        said += [_RECALLED.format(notes="RELEVANT_MEMORIES" if said else "this")] if memories else []
-        made = {
-            "recalled": "\n".join([*said, context.compressed_context]),
-            "weighed": weighing.figures,
-            "received": _counts(sender, known),
-            "memories": len(memories),
-            "memory_tokens": sum(item.tokens for item in memories),
-            "method": context.method,
-            "input_tokens": context.stats.input_tokens,
-            "output_tokens": context.stats.output_tokens,
-            "validation_passed": context.validation_passed,
-            "error": context.error,
-        }
-        prepared = prepared.model_copy(update=made)
-    system = prompt.render_from({"agent_name": agent.agent_id, "task": summary_of(task)})
-    return prepared.model_copy(update={"system": system, "prompt": prompt.version})
+        ),
+        tenant_id=task.tenant_id,
+        traceparent=attempt.span.traceparent,
+        context=context_of_calls,
+        is_worth=weighing.is_worth,
+    )
+    said = [_PASSED_ON.format(sender=sender)] if known is not None else []
+    said += [_RECALLED.format(notes="RELEVANT_MEMORIES" if said else "this")] if memories else []
+    return {
+        "recalled": "\n".join([*said, context.compressed_context]),
+        "weighed": weighing.figures,
+        "received": _counts(sender, known),
+        "memories": len(memories),
+        "memory_tokens": sum(item.tokens for item in memories),
+        "method": context.method,
+        "input_tokens": context.stats.input_tokens,
+        "output_tokens": context.stats.output_tokens,
+        "validation_passed": context.validation_passed,
+        "error": context.error,
+    }
 
 
 def check_window(agent_id: str, prepared: PreparedPrompt, tools: Mapping[str, Tool]) -> None:

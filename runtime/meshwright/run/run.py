@@ -2,60 +2,48 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, TypeVar, Unpack, overload
 
 from pydantic import BaseModel
 
 from meshwright.core.errors import AgentError, DelegationFailed, InvalidInput, ToolFailed
 from meshwright.core.files import File, TaskFile, task_file_of
-from meshwright.core.ids import derived_id
 from meshwright.core.messages import MemoryKind, MemoryScope, Outcome
-from meshwright.core.redaction import redact
 from meshwright.ledger.spending import Activity
 from meshwright.models.port import ChatMessage
 from meshwright.models.structure import ShapeT
-from meshwright.run.author import Unawaited, awaited, noted
+from meshwright.run.author import Unawaited, noted
 from meshwright.run.calls import ModelCalls, RunUsage
 from meshwright.run.changes import Change, EarlierChanges, earlier_changes
-from meshwright.run.context import Delegation, RunContext
+from meshwright.run.context import Delegation, DelegationOptions, RunContext
 from meshwright.run.dialogue import Dialogues
 from meshwright.run.files import ATTACH, check_size, files_in, parts_of, read_file, referred_in
-from meshwright.run.knowledge import Knowledge
 from meshwright.run.masks import Masks
 from meshwright.run.memories import NewMemory, recalled, remembered
-from meshwright.run.people import ask_person, wait_event
 from meshwright.run.prepared import PreparedPrompt, check_window, prepare_run, question_of
-from meshwright.tools.limited import cut
+from meshwright.run.steps import RunSteps
 from meshwright.trees import Tree
 from meshwright.work.paths import ProgressEvent
-from meshwright.work.record import RUN_STATE, read_task
+from meshwright.work.record import read_task
 
-_MAX_PROGRESS_CHARS = 1_000
-_MAX_STATE_CHARS = 64
-_ResultT = TypeVar("_ResultT")
 _DataT = TypeVar("_DataT", bound=BaseModel | dict[str, Any] | Outcome)
 
 
-class Run:
+class Run(RunSteps):
     """The work of one agent on one task. Tools get it as their context."""
 
     def __init__(self, attempt: RunContext, calls: ModelCalls, unawaited: Unawaited) -> None:
+        super().__init__(attempt, unawaited)
         self.agent = attempt.agent
         self.task = attempt.task
         """The task being worked on."""
         self.tools = attempt.tools
-        self._attempt = attempt
-        self._journal = attempt.journal
         self._calls = calls
-        self._unawaited = unawaited
         self._masks = Masks(attempt.journal.earlier)
-        self._knowledge = Knowledge(attempt.task)
         self._dialogues = Dialogues(attempt, calls, self, self._masks, self._knowledge)
         self._prepared: PreparedPrompt | None = None
 
@@ -73,22 +61,6 @@ class Run:
     def agent_id(self) -> str:
         """The agent that works on it."""
         return self.agent.agent_id
-
-    @property
-    def outside(self) -> bool:
-        """Whether the run has read text from outside, which strangers may have written."""
-        return self._journal.outside
-
-    @property
-    def step_id(self) -> str:
-        """The id of the step that the code is within: the same when the step is run again.
-
-        Send it as the idempotency key of a request that changes something. Raises AgentError outside a step.
-        """
-        step, task = self._journal.inside, self.task
-        if step is None:
-            raise AgentError("step_id is asked for outside of a step", remedy="Ask in a tool or in run.step")
-        return derived_id(task.tenant_id, self._attempt.work.first_steps, step.key.path)
 
     def secret(self, name: str) -> str:
         """A secret of the mesh: a variable of the environment, or a reference like `file:/run/token`.
@@ -240,84 +212,17 @@ class Run:
             self._journal.read_outside()
         return found.changes
 
-    @noted
-    async def step(
-        self, name: str, run: Callable[[], Awaitable[_ResultT]], *, repeatable: bool = True
-    ) -> _ResultT:
-        """Run an async function once, however often the work is resumed; the result is plain JSON data.
-
-        With `repeatable=False` it is never run a second time where it may have happened already. Steps may
-        run side by side. Raises AgentError where `run` is no async function, or gives what JSON cannot hold.
-        """
-        started = time.perf_counter()
-
-        def tell(result: Any) -> list[ProgressEvent]:
-            duration_ms = round((time.perf_counter() - started) * 1000, 3)
-            return [ProgressEvent("step.finished", {"name": name, "duration_ms": duration_ms})]
-
-        return await self._journal.step(
-            name, {}, lambda: self._timed(name, run), repeatable=repeatable, tell=tell
-        )
-
-    async def _timed(self, name: str, run: Callable[[], Awaitable[_ResultT]]) -> _ResultT:
-        with self._attempt.time.of_step(name):
-            return await awaited(run, name)
-
-    @overload
-    async def gather(
-        self, *work: Awaitable[_ResultT], return_exceptions: Literal[False] = False
-    ) -> list[_ResultT]: ...
-    @overload
-    async def gather(
-        self, *work: Awaitable[_ResultT], return_exceptions: Literal[True]
-    ) -> list[_ResultT | BaseException]: ...
-
-    @noted
-    async def gather(self, *work: Awaitable[Any], return_exceptions: bool = False) -> list[Any]:
-        """Do things side by side, and return their results in order once all have ended.
-
-        Unlike asyncio's, it lets the others finish when one fails, and raises the first error afterwards;
-        with `return_exceptions` errors stand in the place of results. While all that is left is waiting the
-        run holds no slot.
-        """
-        results = await asyncio.gather(*work, return_exceptions=True)
-        failed = [result for result in results if isinstance(result, BaseException)]
-        if failed and not return_exceptions:
-            raise failed[0]
-        return results
-
     @overload
     async def delegate(
-        self,
-        agent_id: str = "",
-        text: str = "",
-        *,
-        capability: str = "",
-        payload: Mapping[str, Any] | None = None,
-        timeout: float | None = None,
-        deadline: float | None = None,
-        budget_usd: Decimal | str | None = None,
-        constraints: Sequence[str] = (),
-        questions: Sequence[str] = (),
+        self, agent_id: str = "", text: str = "", **options: Unpack[DelegationOptions]
     ) -> str: ...
     @overload
     async def delegate(
-        self,
-        agent_id: str = "",
-        text: str = "",
-        *,
-        shape: type[_DataT],
-        capability: str = "",
-        payload: Mapping[str, Any] | None = None,
-        timeout: float | None = None,
-        deadline: float | None = None,
-        budget_usd: Decimal | str | None = None,
-        constraints: Sequence[str] = (),
-        questions: Sequence[str] = (),
+        self, agent_id: str = "", text: str = "", *, shape: type[_DataT], **options: Unpack[DelegationOptions]
     ) -> _DataT: ...
 
     @noted
-    async def delegate(self, agent_id: str = "", text: str = "", **wishes: Any) -> Any:
+    async def delegate(self, agent_id: str = "", text: str = "", **options: Any) -> Any:
         """Give a task to another agent, wait for its outcome without holding a slot, return its answer.
 
         The agent is named, or chosen by `capability`. `payload` goes beside the text; `timeout` is
@@ -328,7 +233,7 @@ class Run:
         as it is, `Outcome` all of the outcome with its files. Raises ToolFailed where that agent may not be
         asked, and DelegationFailed, which is one, where it did not succeed or its answer has another shape.
         """
-        return await self._delegate(Delegation(agent_id, text, **wishes))
+        return await self._delegate(Delegation(agent_id, text, **options))
 
     @noted
     async def delegate_all(
@@ -367,39 +272,6 @@ class Run:
             raise
 
     @noted
-    async def sleep(
-        self, seconds: float = 0, *, minutes: float = 0, hours: float = 0, days: float = 0
-    ) -> None:
-        """Wait for some time, through restarts, without holding a slot; the attempt's clock stands still."""
-        pause = timedelta(seconds=seconds, minutes=minutes, hours=hours, days=days)
-        due_at = self._attempt.services.clock.now() + pause
-        request = {"seconds": pause.total_seconds()}
-        await self._journal.wait("sleep", request, kind="timer", due_at=due_at, reason=f"sleeps for {pause}")
-
-    @noted
-    async def progress(self, text: str) -> None:
-        """Say how far the work is, as an event of the task."""
-        self._knowledge.say_progress(text)
-        async with self._journal.open_step("progress", {"text": text}, costly=False) as step:
-            if not step.is_replayed:
-                step.finish(None, [ProgressEvent("run.progress", {"text": cut(text, _MAX_PROGRESS_CHARS)})])
-
-    @noted
-    async def state(self, name: str, reason: str = "") -> None:
-        """Say which state the work is in, such as `QA`, and why: `GET /tasks/ID` shows the last one.
-
-        At most 64 characters; the reason is cut after 1,000. It is an event `run.state`, once.
-        """
-        if not 0 < len(name) <= _MAX_STATE_CHARS:
-            raise AgentError(
-                f"run.state is given {name!r}", remedy=f"Give 1 to {_MAX_STATE_CHARS} characters"
-            )
-        async with self._journal.open_step("state", {"state": name}, costly=False) as step:
-            if not step.is_replayed:
-                said = {"state": name, "reason": cut(redact(reason), _MAX_PROGRESS_CHARS)}
-                step.finish(said, [ProgressEvent(RUN_STATE, said)])
-
-    @noted
     async def call(self, tool: str, /, **arguments: Any) -> Any:
         """Call a tool of the agent in code, as its model would: checked, bounded, approved, and as a step.
 
@@ -408,66 +280,6 @@ class Run:
         agent has no such tool.
         """
         return await self._dialogues.call(tool, arguments)
-
-    @noted
-    async def wait_event(
-        self,
-        topic: str,
-        match: Mapping[str, Any] | None = None,
-        *,
-        expires: timedelta | datetime | None = None,
-    ) -> dict[str, Any]:
-        """Wait for an event of the mesh's log, through restarts and without holding a slot, and return it.
-
-        `topic` may be a pattern (`app.orders`, `app.*`, `#`); `match` names fields by dotted paths:
-        `{"event_type": "order.paid", "payload.order": 7}`; on a topic that begins with `app.` the type is
-        `app.order.paid` in the log, and either is right. The first event of the task's tenant counts that
-        came after the run began to wait. Raises WaitExpired where none has come by `expires` (by default
-        never), AgentError for a topic or a match that cannot be meant.
-        """
-        return await wait_event(self._attempt, topic, match, expires)
-
-    @overload
-    async def ask_person(
-        self,
-        question: str,
-        *,
-        expires: timedelta | datetime | None = None,
-        about: Mapping[str, Any] | None = None,
-        may_answer: Sequence[str] = (),
-    ) -> str: ...
-    @overload
-    async def ask_person(
-        self,
-        question: str,
-        *,
-        shape: type[ShapeT],
-        expires: timedelta | datetime | None = None,
-        about: Mapping[str, Any] | None = None,
-        may_answer: Sequence[str] = (),
-    ) -> ShapeT: ...
-
-    @noted
-    async def ask_person(
-        self,
-        question: str,
-        *,
-        shape: type[ShapeT] | None = None,
-        expires: timedelta | datetime | None = None,
-        about: Mapping[str, Any] | None = None,
-        may_answer: Sequence[str] = (),
-    ) -> str | ShapeT:
-        """Ask a person, and wait for the answer, for days and through restarts, without holding a slot.
-
-        The answer is text, or an object of the pydantic model `shape`; one that does not fit is refused where
-        it is given. `about` is data that is shown with the question, and `may_answer` names the callers that
-        may answer (none named: all but the agents that ask). Raises WaitExpired without an answer by
-        `expires` (by default after `people.patience_days`), AgentError for what cannot be asked.
-        """
-        self._knowledge.ask(str(question))
-        answer = await ask_person(self._attempt, question, shape, expires, about, may_answer)
-        self._knowledge.answered(str(question))
-        return answer
 
     @noted
     async def remember(
@@ -482,8 +294,8 @@ class Run:
         """Store a memory in a scope; returns what to tell the model.
 
         It supersedes others of its `subject` that have less trust, or as much and are a week older. It is
-        not stored where the run could recall the same. If the run has read text from outside, it is recalled
-        by nobody until a person promotes it. After `expires` it is not recalled any more.
+        not stored where the run could recall the same. If the run has read text from outside, it is
+        recalled only once a person promotes it. After `expires` it is not recalled any more.
         """
         new = NewMemory(text, scope, kind, subject, expires)
         return await remembered(self._attempt, new, has_asked=self._calls.usage != RunUsage())

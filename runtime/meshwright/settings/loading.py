@@ -237,11 +237,12 @@ def _expected(kind: type[Settings], first: Any) -> tuple[str, str]:
     if first["type"] == "extra_forbidden":
         near = nearest(str(steps[-1]), fields, cutoff=0.5)
         return "there is no such setting", f"did you mean {near!r}?" if near else ""
-    field = fields.get(str(steps[-1])) if steps else None
-    of_table = (
-        _fields_of(kind, steps[:1]).get(str(steps[1])) if len(steps) > 1 else None
-    )  # of a list's item too
-    is_secret = any(known is not None and "Secret" in str(known.annotation) for known in (field, of_table))
+    on_the_way = [  # of the items of a list, or of a table in a table, too
+        _fields_of(kind, steps[:number]).get(str(step))
+        for number, step in enumerate(steps)
+        if number or len(steps) == 1
+    ]
+    is_secret = any(known is not None and "Secret" in str(known.annotation) for known in on_the_way)
     has_table = any(isinstance(item, Mapping) for item in (value if isinstance(value, list) else [value]))
     hidden = is_secret or not steps or has_table or "@" in str(value)  # a table may hold a secret
     expected = _EXPECTED.get(first["type"]) or sentence(first)

@@ -32,9 +32,10 @@ def write_note(session: Session, name: str, note: Mapping[str, Any]) -> None:
     session.execute(insert, (name, to_json(note).decode()))
 
 
-def delete_note(session: Session, name: str) -> None:
-    """Remove a note."""
-    session.execute("DELETE FROM meta WHERE name = ?", (name,))
+def delete_note(session: Session, name: str, note: Mapping[str, Any] | None = None) -> None:
+    """Remove a note; with `note`, only if it has not been written again since."""
+    if note is None or read_note(session, name) == note:
+        session.execute("DELETE FROM meta WHERE name = ?", (name,))
 
 
 def refuse_if_moved(session: Session, location: str) -> None:

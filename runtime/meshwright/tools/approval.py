@@ -35,7 +35,7 @@ _MAX_SHOWN_CHARS = 64_000  # with it, whole: an open question is a part of its t
 class Decision(Struct):
     """An answer as it is recorded: who gave it, when, what it is bound to, and until when it may be used.
 
-    `effect` is the hash of the effect that was shown, `error` why nobody was asked.
+    `effect` is the hash of the effect that was shown, `error` why no person was asked.
     """
 
     approve: bool
@@ -66,7 +66,7 @@ class Decision(Struct):
 
 
 class Preview(Struct):
-    """The effect that a call would have, as it is shown, and the hash of all of it; or why nobody knows.
+    """The effect that a call would have, as it is shown, and the hash of all of it; or why it is unknown.
 
     `is_none` says that the call would change nothing, since all is so already.
     """

@@ -23,7 +23,18 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar, get_args, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    get_args,
+    overload,
+)
 
 from pydantic_core import from_json
 
@@ -58,6 +69,14 @@ class Unchanged:
     """
 
     shown: Any = "nothing changes: it is so already"
+
+
+class QuestionOptions(TypedDict, total=False):
+    """The options of a question to a person; `Run.ask_person` describes them."""
+
+    expires: timedelta | datetime | None
+    about: Mapping[str, Any] | None
+    may_answer: Sequence[str]
 
 
 class ToolContext(Protocol):
@@ -114,33 +133,14 @@ class ToolContext(Protocol):
         ...
 
     @overload
-    async def ask_person(
-        self,
-        question: str,
-        *,
-        expires: timedelta | datetime | None = None,
-        about: Mapping[str, Any] | None = None,
-        may_answer: Sequence[str] = (),
-    ) -> str: ...
+    async def ask_person(self, question: str, **options: Unpack[QuestionOptions]) -> str: ...
     @overload
     async def ask_person(
-        self,
-        question: str,
-        *,
-        shape: type[ShapeT],
-        expires: timedelta | datetime | None = None,
-        about: Mapping[str, Any] | None = None,
-        may_answer: Sequence[str] = (),
+        self, question: str, *, shape: type[ShapeT], **options: Unpack[QuestionOptions]
     ) -> ShapeT: ...
 
     async def ask_person(
-        self,
-        question: str,
-        *,
-        shape: Any = None,
-        expires: timedelta | datetime | None = None,
-        about: Mapping[str, Any] | None = None,
-        may_answer: Sequence[str] = (),
+        self, question: str, *, shape: Any = None, **options: Unpack[QuestionOptions]
     ) -> Any:
         """Ask a person, and wait for the answer without holding a slot; the tool has to be idempotent."""
         ...
@@ -257,11 +257,11 @@ def tool(
     that says nothing counts as a change. `origin` says whose words a result has: `outside` for pages, logs
     and messages that strangers may have written. Once a run has read such words, a person approves each
     change, and each `run` of a program that has the `network`; a change that is `contained` reaches the tree
-    of the task alone, and waits for nobody. `preview` names an async method of the owner
+    of the task alone, and needs no approval. `preview` names an async method of the owner
     with the same parameters: it returns the effect that a call would have now, as text or plain data (a
     diff, a plan), and changes nothing. It is shown to those who approve, and the tool runs only while its
     effect is still the one that was shown. An idempotent tool also runs where the preview is `Unchanged`: its
-    call was cut off behind the change, or somebody else has made the same one.
+    call was cut off behind the change, or another has made the same one.
     It returns whatever pydantic can write as JSON. Of more than `max_chars` the model gets head and tail, and
     the rest by the tool `output`. A `File` anywhere in that is shown to the model beside it. Raise ToolFailed
     to tell the model what went wrong; other exceptions reach it as ToolFailed too, with the line that raised
@@ -357,7 +357,7 @@ class Tool(ABC):
     async def preview(self, arguments: str, context: ToolContext) -> Any | None:
         """The effect that a call would have now, as text or plain data; None for a tool that cannot say.
 
-        It changes nothing. Raises what `call` raises; nobody is asked then, and the call fails with that.
+        It changes nothing. Raises what `call` raises; no person is asked then, and the call fails.
         """
         return None
 

@@ -101,7 +101,7 @@ class Alertmanager(RestPart):
         ours = set(await self._ours(wanted, _comment(reason, context)))
         loud = [alert for alert in found if ours.issuperset(alert["status"]["silencedBy"])]
         names = sorted({alert["labels"].get("alertname", "") for alert in loud})
-        return {"minutes": minutes, "silences": names[:_MAX_ALERTS]}
+        return {"minutes": minutes, "silences": names}
 
     async def check(self) -> None:
         """Read the silences."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, ClassVar
 
@@ -138,7 +138,7 @@ class EditingTools(ReadingTools):
             tree.files.write(path, made)
             return f"{path}: 1 place changed"
 
-        return await tree.once(context.step_id, lambda: asyncio.to_thread(work))
+        return await tree.once(context.step_id, lambda: _to_the_end(work))
 
     @tool(idempotent=True, effect="change", origin="workspace", exclusive=True, contained=True)
     async def write(self, path: _Path, text: str, context: ToolContext) -> str:
@@ -160,7 +160,7 @@ class EditingTools(ReadingTools):
             tree.files.write(path, text)
             return f"{path} was {'written' if before is None else 'rewritten'}"
 
-        return await tree.once(context.step_id, lambda: asyncio.to_thread(work))
+        return await tree.once(context.step_id, lambda: _to_the_end(work))
 
     def _check_written(self, tree: Tree, path: str) -> None:
         """Raise ToolFailed for a file that may not be written."""
@@ -270,6 +270,15 @@ class CodeTools(EditingTools, ProposingTools):
             return f"{path or 'the tree'} is as it was at the beginning"
 
         return await tree.once(context.step_id, work)
+
+
+async def _to_the_end(work: Callable[[], str]) -> str:
+    """Run a change of files in a thread, and leave it only once it has ended, also when cancelled."""
+    running = asyncio.create_task(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(running)
+    finally:
+        await asyncio.wait([running])
 
 
 async def command_for(tree: Tree, path: str) -> SuiteCommand:

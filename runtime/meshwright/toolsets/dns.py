@@ -1,7 +1,7 @@
 """The toolset `dns`: DNS records and tunnels of Cloudflare.
 
 A change names the content that was read before, which is compared once more when it is made, so that
-what somebody else changed stays. It is for names that the operator lists.
+the changes of others stay. It is for names that the operator lists.
 """
 
 from __future__ import annotations

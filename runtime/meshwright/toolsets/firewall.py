@@ -183,7 +183,7 @@ class FirewallTools(Toolset):
         timeout=math.inf,
     )
     async def set_firewall_rules(self, rules: Rules, etag: Etag, context: ToolContext) -> dict[str, Any]:
-        """Replace the rules of the chain. Somebody has to confirm then that all is still reachable, within a
+        """Replace the rules of the chain. A person has to confirm then that all is still reachable, within a
         minute or as the settings say; else the rules are undone.
 
         Args:
@@ -201,11 +201,15 @@ class FirewallTools(Toolset):
         before = _Chain(tuple(map(Rule.model_validate, await context.step("rules before", begin))))
         if before.texts == wanted.texts:
             return {"changed": False}
-        await context.step("set rules", lambda: self._replace(before, wanted))
-        if problem := await self._problem(context, before, wanted):
+        try:
+            await context.step("set rules", lambda: self._replace(before, wanted))
+            problem = await self._problem(context, before, wanted)
+        except ToolFailed as error:  # nft may have set them all the same
+            problem = error.message
+        if problem:
             await context.step("undo rules", lambda: self._replace(wanted, before))
             remedy = "Do not set them again unless a person asks for it"
-            raise ToolFailed(f"the rules were set and undone: {problem}", remedy=remedy)
+            raise ToolFailed(f"the rules are as they were before: {problem}", remedy=remedy)
         return {"changed": True, "rules": wanted.texts}
 
     async def _problem(self, context: ToolContext, before: _Chain, wanted: _Chain) -> str:
@@ -221,7 +225,7 @@ class FirewallTools(Toolset):
                 question, shape=Confirmation, expires=timedelta(seconds=seconds), about=about
             )
         except WaitExpired:
-            return f"nobody confirmed them within {seconds:g} seconds"
+            return f"they were not confirmed within {seconds:g} seconds"
         return "" if answer.keep else "a person did not confirm them"
 
     async def _preview_set(
@@ -244,17 +248,19 @@ class FirewallTools(Toolset):
 
     @property
     def _place(self) -> dict[str, str]:
-        family, table, chain = self._settings.chain.split()
-        return {"family": family, "table": table, "chain": chain}
+        return dict(zip(("family", "table", "chain"), self._settings.chain.split(), strict=True))
 
     def _checked(self, rules: Sequence[Rule]) -> _Chain:
         """The rules as a chain. Raises InvalidInput for those that the settings do not permit."""
-        for rule in rules:
-            if not self._permits_ports(rule):
-                raise _refusal(f"{rule.protocol}/{rule.ports}", "ports")
-            if not self._permits_source(rule.source):
-                raise _refusal(rule.source or "anywhere", "sources")
+        if error := next(filter(None, map(self._forbidden, rules)), None):
+            raise error
         return _Chain(tuple(rules))
+
+    def _forbidden(self, rule: Rule) -> InvalidInput | None:
+        """The error of a rule that the settings do not permit."""
+        if not self._permits_ports(rule):
+            return _refusal(f"{rule.protocol}/{rule.ports}", "ports")
+        return None if self._permits_source(rule.source) else _refusal(rule.source or "anywhere", "sources")
 
     def _permits_ports(self, rule: Rule) -> bool:
         first, last = _range(rule.ports)
@@ -273,11 +279,11 @@ class FirewallTools(Toolset):
         return any(found.version == network.version and found.subnet_of(network) for network in networks)
 
     def _compare(self, found: _Chain, etag: str) -> None:
-        if found.foreign:
-            problem = f"{self._settings.chain} has rules that a person has written: {found.foreign[0][:200]}"
-            raise ToolFailed(problem, remedy="A person has to move them to another chain")
         if found.etag != etag:
             raise ToolFailed("the rules are not as they were read", remedy=_READ_AGAIN)
+        if foreign := found.foreign or [rule.text for rule in found.own if self._forbidden(rule)]:
+            problem = f"{self._settings.chain} has rules that a person has written: {foreign[0][:200]}"
+            raise ToolFailed(problem, remedy="A person has to move them to another chain")
 
     async def _replace(self, known: _Chain, wanted: _Chain) -> None:
         """Set rules in place of those that are known; a repeat changes nothing."""
@@ -285,7 +291,7 @@ class FirewallTools(Toolset):
         if found.texts == wanted.texts:
             return
         if found.texts != known.texts:
-            raise ToolFailed("somebody has changed the rules meanwhile", remedy=_READ_AGAIN)
+            raise ToolFailed("the rules have changed meanwhile", remedy=_READ_AGAIN)
         await self._nft("-j", "-f", "-", given=self._document(wanted))
 
     async def _read(self) -> _Chain:

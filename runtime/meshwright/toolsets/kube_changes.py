@@ -49,7 +49,7 @@ class KubeTools(KubeReadTools):
 
         Args:
             manifest: YAML or JSON, at most 20 objects with --- between them; only the fields that matter
-            take_over: take such fields over, if whoever approves agrees
+            take_over: take such fields over, if the approver agrees
             cluster: a context of the kubeconfig; by default the usual one
         """
         cluster = self.kubectl.cluster(cluster)
@@ -328,5 +328,6 @@ def _check_generation(found: dict[str, Any], was: int) -> None:
 def _other(found: dict[str, Any], field: str, was: Any, now: Any = None) -> ToolFailed:
     has = "" if now is None else f", it is {now!r}"
     return ToolFailed(
-        f"{label_of(found)} does not have the {field} {was!r}{has}", remedy="Look again: somebody changed it"
+        f"{label_of(found)} does not have the {field} {was!r}{has}",
+        remedy="Look again: it has changed meanwhile",
     )

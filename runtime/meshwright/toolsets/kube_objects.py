@@ -1,4 +1,4 @@
-"""Objects of Kubernetes as data: manifests as models write them, what nobody may see, and differences."""
+"""Objects of Kubernetes as data: manifests as models write them, fields that are hidden, and differences."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BY_THE_SERVER = "[set by the server]"
 _MAX_OBJECTS = 20
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 _VOLATILE = ("creationTimestamp", "generation", "resourceVersion", "selfLink", "uid")
-"""Fields of metadata that say nothing of what somebody wants."""
+"""Fields of metadata that the cluster sets."""
 
 
 def read_manifest(text: str) -> list[dict[str, Any]]:

@@ -63,7 +63,7 @@ class MoneySettings(BaseModel):
 
     litellm_tenant: str = ""
     """The tenant whose agents may read what the LiteLLM proxy of `models.base_url` has counted: of all that
-    use it, since a proxy knows no tenants. Unset, nobody may."""
+    use it, since a proxy knows no tenants. Unset, no agent may."""
 
 
 class MoneyReadTools(Toolset):
@@ -151,7 +151,7 @@ class MoneyReadTools(Toolset):
     async def litellm_spend(
         self, context: ToolContext, by: Literal["agent", "tag"] = "tag", since: _Since = ""
     ) -> dict[str, str]:
-        """Tell what a LiteLLM proxy has counted, in dollars, whoever called it.
+        """Tell what a LiteLLM proxy has counted, in dollars, for all of its callers.
 
         Args:
             by: tag, for all time, or agent

@@ -92,7 +92,7 @@ class OpenApi:
         media = content.get("application/json") or next(iter(content.values()), {})
         return _fields(_fields(media).get("schema"))
 
-    # What is wrong in one document
+    # Faults of one document
 
     def findings(self) -> list[Finding]:
         """All that is wrong, in the order of the document."""

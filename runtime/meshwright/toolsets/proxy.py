@@ -123,10 +123,7 @@ class Caddy(RestPart):
         known = found.find(id)
         if not known:
             return {"id": id, "changed": False}
-        hosts = _hosts(known[2])
-        if not hosts:
-            raise ToolFailed(f"route {id!r} is for every host", remedy="A person has to delete it")
-        self._check_hosts(hosts)
+        self._check_known(id, known[2])
         _compare(found, etag)
         headers = {"If-Match": f'"{found.path} {etag}"'}
         await self.server.call("DELETE", *_SERVERS, known[0], "routes", str(known[1]), headers=headers)
@@ -160,6 +157,8 @@ class Caddy(RestPart):
         if known and not _is_plain(known[2]):
             problem = f"route {id!r} does more than to lead hosts to an upstream"
             raise ToolFailed(problem, remedy="A person has to change it")
+        if known:
+            self._check_known(id, known[2])
         handler = {"handler": "reverse_proxy", "upstreams": [{"dial": upstream}]}
         wanted = {"@id": id, "handle": [handler], "match": [{"host": hosts}], "terminal": True}
         return found, known[0] if known else self._pick(found), wanted
@@ -171,6 +170,12 @@ class Caddy(RestPart):
             remedy = f"Set server in [tools.proxy.caddy] of mesh.toml; there are: {known}"
             raise ToolFailed("it is open which server of Caddy gets the route", remedy=remedy)
         return name
+
+    def _check_known(self, id: str, route: Mapping[str, Any]) -> None:
+        """Raise where a route there is serves hosts that may not be changed."""
+        if not all(match.get("host") for match in route.get("match") or [{}]):
+            raise ToolFailed(f"route {id!r} is for every host", remedy="A person has to change it")
+        self._check_hosts(_hosts(route))
 
     def _check_hosts(self, hosts: list[str]) -> None:
         for host in hosts:

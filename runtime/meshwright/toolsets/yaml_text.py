@@ -26,9 +26,9 @@ def read_yaml(text: str, *, max_depth: int = 50, max_values: int = 0) -> list[An
                 raise Unreadable("it refers to parts of itself: write out what *names refer to")
             if depth > max_depth:
                 raise Unreadable(f"it is more than {max_depth} levels deep")
-        documents = list(yaml.load_all(text, Loader=_loader()))
+        documents = list(yaml.load_all(text, Loader=_loader(max_values)))
         if max_values and _count(documents, {}, max_values) > max_values:
-            raise Unreadable(f"it has more than {max_values:,} values")
+            raise _too_many(max_values)
         return documents
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         if isinstance(error, Unreadable):
@@ -47,11 +47,28 @@ def _count(value: Any, known: dict[int, int], most: int) -> int:
     return known[id(value)]
 
 
-def _loader() -> Any:
+def _too_many(most: int) -> Unreadable:
+    return Unreadable(f"it has more than {most:,} values")
+
+
+def _loader(max_values: int) -> Any:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """SafeLoader without timestamps."""
+        """SafeLoader without timestamps, which merges (`<<`) at most so many values, copies included."""
+
+        merged = 0
+
+        def flatten_mapping(self, node: Any) -> None:
+            for key, value in node.value:
+                if max_values and key.tag == "tag:yaml.org,2002:merge":
+                    for inner in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+                        if isinstance(inner, yaml.MappingNode):
+                            self.flatten_mapping(inner)
+                            self.merged += len(inner.value)
+                        if self.merged > max_values:
+                            raise _too_many(max_values)
+            super().flatten_mapping(node)
 
     Loader.yaml_implicit_resolvers = {
         first: [resolver for resolver in resolvers if resolver[0] != "tag:yaml.org,2002:timestamp"]

@@ -2,8 +2,8 @@
 
 An actor holds the newest state of a tree: its snapshot as a bundle of git, above the commit that it began
 with, and the results of its last steps. A worker whose files are older takes them from there before it does
-anything, so that nobody waits for a worker that is gone. A tree with too large a bundle stays on its machine,
-and calls elsewhere fail with its name.
+anything, so that no process waits for a worker that is gone. A tree with too large a bundle stays on its
+machine, and calls elsewhere fail with its name.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ _EARLIER = 'The answer to the earlier request "{}":'
 
 
 class ThreadMessage(Struct):
-    """One message: what somebody asked, or an agent answered; of an open request a note instead.
+    """One message: a request, or an agent's answer; of an open request a note instead.
 
     `outside` says that its run had read text from outside.
     """

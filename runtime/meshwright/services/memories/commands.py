@@ -127,7 +127,7 @@ def _page(found: Document) -> str:
         ("status", found["status"] + (f" by {found['superseded_by']}" if found["superseded_by"] else "")),
         ("recalled by", owner(found)),
         ("trust", trusted(found)),
-        ("written", f"{local_time(found['created_at'])} by {found['agent_id'] or 'nobody known'}"),
+        ("written", f"{local_time(found['created_at'])} by {found['agent_id'] or 'an unknown author'}"),
         ("source", f"task {found['task_id']}{step}" if found["task_id"] else ""),
         (
             "changed",

@@ -58,6 +58,7 @@ class Memories(Component):
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         self._purging: asyncio.Task[None] | None = None
+        self._changing = asyncio.Lock()
 
     def routes(self) -> APIRouter:
         """`/memories`."""
@@ -144,7 +145,9 @@ class Memories(Component):
         PROMOTE.check(caller)
         item = await self._find(memory_id, caller)
         if item.status != "quarantined":
-            raise Conflict(f"The memory {memory_id} is {item.status}", remedy="Somebody has decided already")
+            raise Conflict(
+                f"The memory {memory_id} is {item.status}", remedy="Another person has decided already"
+            )
         if decision.approve:
             return await self.promote(memory_id, caller)
         details = {"was": item.status, "reason": hashed(decision.reason)}
@@ -203,11 +206,19 @@ class Memories(Component):
         changes: Mapping[str, Any],
         details: Mapping[str, Any],
     ) -> MemoryItem:
+        """Change a memory that is still of the status by which that was decided. Raises Conflict."""
         memory_id, by = item.memory_id, caller.requested_by
-        async with self.mesh.get(Audit).change(caller, f"memory.{action}", f"memories/{memory_id}", details):
-            changed = await self._listing().change(memory_id, caller.tenant_id, changes, by)
-            if changed is None:
-                raise _unknown(memory_id)
+        async with self._changing:
+            if (now := await self._find(memory_id, caller)).status != item.status:
+                problem = f"The memory {memory_id} is {now.status} by now, not {item.status}"
+                raise Conflict(problem, remedy="Look at it again")
+            audited = self.mesh.get(Audit).change(
+                caller, f"memory.{action}", f"memories/{memory_id}", details
+            )
+            async with audited:
+                changed = await self._listing().change(memory_id, caller.tenant_id, changes, by)
+                if changed is None:
+                    raise _unknown(memory_id)
         return changed
 
     async def _find(self, memory_id: str, caller: Caller) -> MemoryItem:
@@ -225,9 +236,9 @@ class Memories(Component):
     async def _clean(self) -> None:
         """Take from the disk what was deleted for good, also before a process died with it in free pages."""
         database = self.mesh.database
-        if await database.read(read_note, DELETED) is not None:
+        if (note := await database.read(read_note, DELETED)) is not None:
             await database.compact()
-            await database.write(delete_note, DELETED)
+            await database.write(delete_note, DELETED, note)
 
     @property
     def _catalog(self) -> MemoryCatalog | None:

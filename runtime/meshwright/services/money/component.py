@@ -81,7 +81,7 @@ class TaskMoney(Component):
     async def set_allowance(
         self, task: Task, agent_id: str, whose: str, allowance: str, on_empty: OnEmpty
     ) -> dict[str, Any]:
-        """Allow somebody of the tenant an amount. The audit trail has the agent, and who approved.
+        """Set an allowance of the tenant. The audit trail has the agent, and who approved.
 
         Raises what `Administration.allow` raises.
         """

@@ -105,7 +105,7 @@ def write_batches(
 
 
 def delete_locked(session: Session, heads: Sequence[tuple[str, str, int]]) -> list[tuple[str, str]]:
-    """Delete the records of actors that are still at their revisions; returns whose were deleted."""
+    """Delete the records of actors that are still at their revisions; returns the actors of those deleted."""
     session.execute(_LOCK_HEADS, _columns(heads)).fetchall()
     return delete_heads(session, heads)
 

@@ -1,0 +1,172 @@
+"""The steps that an agent's code takes itself: its own functions, waits, questions to people, reports."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Literal, TypeVar, Unpack, overload
+
+from meshwright.core.errors import AgentError
+from meshwright.core.ids import derived_id
+from meshwright.core.redaction import redact
+from meshwright.models.structure import ShapeT
+from meshwright.run.author import Unawaited, awaited, noted
+from meshwright.run.context import RunContext
+from meshwright.run.knowledge import Knowledge
+from meshwright.run.people import ask_person, wait_event
+from meshwright.tools.limited import cut
+from meshwright.tools.tool import QuestionOptions
+from meshwright.work.paths import ProgressEvent
+from meshwright.work.record import RUN_STATE
+
+_MAX_PROGRESS_CHARS = 1_000
+_MAX_STATE_CHARS = 64
+_ResultT = TypeVar("_ResultT")
+
+
+class RunSteps:
+    """The part of a `Run` that needs neither a model nor another agent."""
+
+    def __init__(self, attempt: RunContext, unawaited: Unawaited) -> None:
+        self._attempt = attempt
+        self._journal = attempt.journal
+        self._unawaited = unawaited
+        self._knowledge = Knowledge(attempt.task)
+
+    @property
+    def step_id(self) -> str:
+        """The id of the step that the code is within: the same when the step is run again.
+
+        Send it as the idempotency key of a request that changes something. Raises AgentError outside a step.
+        """
+        step, task = self._journal.inside, self._attempt.task
+        if step is None:
+            raise AgentError("step_id is asked for outside of a step", remedy="Ask in a tool or in run.step")
+        return derived_id(task.tenant_id, self._attempt.work.first_steps, step.key.path)
+
+    @property
+    def outside(self) -> bool:
+        """Whether the run has read text from outside, which strangers may have written."""
+        return self._journal.outside
+
+    @noted
+    async def step(
+        self, name: str, run: Callable[[], Awaitable[_ResultT]], *, repeatable: bool = True
+    ) -> _ResultT:
+        """Run an async function once, however often the work is resumed; the result is plain JSON data.
+
+        With `repeatable=False` it is never run a second time where it may have happened already. Steps may
+        run side by side. Raises AgentError where `run` is no async function, or gives what JSON cannot hold.
+        """
+        started = time.perf_counter()
+
+        def tell(result: Any) -> list[ProgressEvent]:
+            duration_ms = round((time.perf_counter() - started) * 1000, 3)
+            return [ProgressEvent("step.finished", {"name": name, "duration_ms": duration_ms})]
+
+        return await self._journal.step(
+            name, {}, lambda: self._timed(name, run), repeatable=repeatable, tell=tell
+        )
+
+    async def _timed(self, name: str, run: Callable[[], Awaitable[_ResultT]]) -> _ResultT:
+        with self._attempt.time.of_step(name):
+            return await awaited(run, name)
+
+    @overload
+    async def gather(
+        self, *work: Awaitable[_ResultT], return_exceptions: Literal[False] = False
+    ) -> list[_ResultT]: ...
+    @overload
+    async def gather(
+        self, *work: Awaitable[_ResultT], return_exceptions: Literal[True]
+    ) -> list[_ResultT | BaseException]: ...
+
+    @noted
+    async def gather(self, *work: Awaitable[Any], return_exceptions: bool = False) -> list[Any]:
+        """Do things side by side, and return their results in order once all have ended.
+
+        Unlike asyncio's, it lets the others finish when one fails, and raises the first error afterwards;
+        with `return_exceptions` errors stand in the place of results. While all that is left is waiting the
+        run holds no slot.
+        """
+        results = await asyncio.gather(*work, return_exceptions=True)
+        failed = [result for result in results if isinstance(result, BaseException)]
+        if failed and not return_exceptions:
+            raise failed[0]
+        return results
+
+    @noted
+    async def sleep(
+        self, seconds: float = 0, *, minutes: float = 0, hours: float = 0, days: float = 0
+    ) -> None:
+        """Wait for some time, through restarts, without holding a slot; the attempt's clock stands still."""
+        pause = timedelta(seconds=seconds, minutes=minutes, hours=hours, days=days)
+        due_at = self._attempt.services.clock.now() + pause
+        request = {"seconds": pause.total_seconds()}
+        await self._journal.wait("sleep", request, kind="timer", due_at=due_at, reason=f"sleeps for {pause}")
+
+    @noted
+    async def progress(self, text: str) -> None:
+        """Say how far the work is, as an event of the task."""
+        self._knowledge.say_progress(text)
+        async with self._journal.open_step("progress", {"text": text}, costly=False) as step:
+            if not step.is_replayed:
+                step.finish(None, [ProgressEvent("run.progress", {"text": cut(text, _MAX_PROGRESS_CHARS)})])
+
+    @noted
+    async def state(self, name: str, reason: str = "") -> None:
+        """Say which state the work is in, such as `QA`, and why: `GET /tasks/ID` shows the last one.
+
+        At most 64 characters; the reason is cut after 1,000. It is an event `run.state`, once.
+        """
+        if not 0 < len(name) <= _MAX_STATE_CHARS:
+            raise AgentError(
+                f"run.state is given {name!r}", remedy=f"Give 1 to {_MAX_STATE_CHARS} characters"
+            )
+        async with self._journal.open_step("state", {"state": name}, costly=False) as step:
+            if not step.is_replayed:
+                said = {"state": name, "reason": cut(redact(reason), _MAX_PROGRESS_CHARS)}
+                step.finish(said, [ProgressEvent(RUN_STATE, said)])
+
+    @noted
+    async def wait_event(
+        self,
+        topic: str,
+        match: Mapping[str, Any] | None = None,
+        *,
+        expires: timedelta | datetime | None = None,
+    ) -> dict[str, Any]:
+        """Wait for an event of the mesh's log, through restarts and without holding a slot, and return it.
+
+        `topic` may be a pattern (`app.orders`, `app.*`, `#`); `match` names fields by dotted paths:
+        `{"event_type": "order.paid", "payload.order": 7}`; on a topic that begins with `app.` the type is
+        `app.order.paid` in the log, and either is right. The first event of the task's tenant counts that
+        came after the run began to wait. Raises WaitExpired where none has come by `expires` (by default
+        never), AgentError for a topic or a match that cannot be meant.
+        """
+        return await wait_event(self._attempt, topic, match, expires)
+
+    @overload
+    async def ask_person(self, question: str, **options: Unpack[QuestionOptions]) -> str: ...
+    @overload
+    async def ask_person(
+        self, question: str, *, shape: type[ShapeT], **options: Unpack[QuestionOptions]
+    ) -> ShapeT: ...
+
+    @noted
+    async def ask_person(
+        self, question: str, *, shape: type[ShapeT] | None = None, **options: Any
+    ) -> str | ShapeT:
+        """Ask a person, and wait for the answer, for days and through restarts, without holding a slot.
+
+        The answer is text, or an object of the pydantic model `shape`; one that does not fit is refused where
+        it is given. `about` is data that is shown with the question, and `may_answer` names the callers that
+        may answer (none named: all but the agents that ask). Raises WaitExpired without an answer by
+        `expires` (by default after `people.patience_days`), AgentError for what cannot be asked.
+        """
+        self._knowledge.ask(str(question))
+        answer = await ask_person(self._attempt, question, shape, **options)
+        self._knowledge.answered(str(question))
+        return answer
