@@ -29,6 +29,11 @@ class Pager(RestPart):
         self.paged.append(self.server.service.url)
         return "paged"
 
+    @tool(needs_approval=True, idempotent=True)
+    async def hold(self) -> str:
+        """Wait for a person."""
+        return "held"
+
 
 class PagerSettings(Table):
     """The pager."""
@@ -87,3 +92,29 @@ async def test_a_yes_to_one_service_is_none_to_another(tmp_path: Path, host: str
             return
         assert (await mesh.get(Tasks).outcome(task_id)).success
         assert Pager.paged == ["http://staging.example.com"]
+
+
+@pytest.mark.parametrize("host", ["staging.example.com", "live.example.com"])
+async def test_one_yes_for_a_task_holds_for_the_service_that_it_was_given_for(
+    tmp_path: Path, host: str
+) -> None:
+    once = {"approvals": {"rules": [{"tool": "page", "ask": "once"}]}}
+    asks = ScriptedModel(tool_call("page", team="a"), tool_call("page", team="b"), tool_call("hold"))
+    async with kept(tmp_path, Caller, model=asks, **service("staging.example.com"), **once) as mesh:
+        task_id = (await mesh.get(Tasks).submit(REQUEST)).task_id
+        await mesh.get(Tasks).answer(
+            task_id, (asked := await wait_of(mesh, task_id)).wait_id, {"approve": True}
+        )
+        held = await wait_of(mesh, task_id, other_than=asked.wait_id)
+        assert Pager.paged == ["http://staging.example.com"] * 2
+    model = ScriptedModel(tool_call("page", team="c"), "Done.")
+    async with kept(tmp_path, Caller, model=model, **service(host), **once) as mesh:
+        await mesh.get(Tasks).answer(task_id, held.wait_id, {"approve": True})
+        if host == "live.example.com":
+            again = await wait_of(mesh, task_id, other_than=held.wait_id)
+            await mesh.get(Tasks).answer(task_id, again.wait_id, {"approve": True})
+            page = await wait_of(mesh, task_id, other_than=again.wait_id)
+            assert (page.subject["tool"], page.subject["target"]) == ("page", "http://live.example.com")
+            return
+        assert (await mesh.get(Tasks).outcome(task_id)).success
+        assert Pager.paged == ["http://staging.example.com"] * 3

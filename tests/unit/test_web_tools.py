@@ -203,6 +203,7 @@ async def test_an_address_with_credentials_is_refused_without_repeating_them() -
         "[2002:7f00:1::]",
         "[fe80::1]",
         "[fd00:ec2::254]",
+        "[fd20:ce::254]",
         "[ff02::1]",
         "10.0.0.1",
         "172.16.0.1",

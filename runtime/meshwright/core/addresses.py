@@ -17,6 +17,7 @@ _SPECIAL = (
 )
 _METADATA = (
     *(ip_network("169.254.0.0/16"), ip_network("fe80::/10"), ip_network("fd00:ec2::/32")),
+    *(ip_network("fd20:ce::254/128"), ip_network("fd00:c1::a9fe:a9fe/128")),
     *(ip_network("100.100.100.200/32"), *_SPECIAL[:2]),
 )
 

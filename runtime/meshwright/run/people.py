@@ -140,16 +140,19 @@ class Approvals:
             elif step == asks:
                 decision = await self._ask(name, arguments, call, rule or ApprovalRule(), outside)
                 decision = decision.model_copy(update={"effect": preview.hash if preview else ""})
+                if call is not None and decision.covers(
+                    call, self._now
+                ):  # not where another target is set now
+                    self._given[name] = decision
+                    self._given_outside |= {name} if outside else set()
             elif step == _APPROVED:
                 has_looked = True
-                if await self._was_given(name, outside=outside):
+                was_given = await self._was_given(name, outside=outside)
+                if was_given and (given := self._given.get(name)) is not None:
                     known = {"binds": call.binds if call else "", "effect": ""}
-                    decision = self._given[name].model_copy(update=known)
+                    decision = given.model_copy(update=known)
             else:
                 return decision
-            if decision is not None and decision.approve:
-                self._given[name] = decision
-                self._given_outside |= {name} if outside else set()
 
     def _step_for(
         self,
