@@ -19,6 +19,7 @@ from meshwright.sql.folder import read_private, write_private
 from meshwright.trees.files import TreeFiles
 from meshwright.trees.git import Git
 from meshwright.trees.locks import locked
+from meshwright.trees.rules import left_out, record
 from meshwright.trees.settings import TreeSettings
 from meshwright.trees.shared import SharedState, SharedTrees, bundle, unbundle
 
@@ -187,9 +188,10 @@ class Tree:
         It waits for a step that is at work: a program could put a link in place of a folder that git has
         listed, and have it read what lies outside. Raises ToolFailed for an expression that git cannot read.
         """
-        options = ["-n", "-I", "-P", "--untracked", "--no-color", "--no-recurse-submodules"]
+        options = ["-n", "-I", "-P", "--no-color", "--no-recurse-submodules"]
         only = [f":(glob){glob if '/' in glob else f'**/{glob}'}"] if glob else []
         async with self._held():
+            await self.snapshot()
             found = await self._git("grep", *options, "-e", pattern, "--", *only, accepted=(0, 1))
         lines = [line[:_MAX_LINE_CHARS] for line in found.split("\n")[: most + 1] if line]
         more = ["[there are more: narrow the pattern]"] if len(lines) > most else []
@@ -256,10 +258,15 @@ class Tree:
         fields = text.split("\0")
         return [Change(*pair) for pair in zip(fields[::2], fields[1::2], strict=False)]
 
-    async def proposal(self) -> tuple[str, list[Change], str]:
-        """The snapshot, the changed files and the diff, all of the same moment."""
+    async def left_out(self) -> list[str]:
+        """The ignored files and folders, which no snapshot, diff or commit has; a folder ends with /."""
         async with self._held():
-            return await self.snapshot(), await self.changed(), await self.diff()
+            return await left_out(self._git, self.lease.base)
+
+    async def proposal(self) -> tuple[str, list[Change], str, list[str]]:
+        """The snapshot, the changed files, the diff and what it leaves out, all of the same moment."""
+        async with self._held():
+            return await self.snapshot(), await self.changed(), await self.diff(), await self.left_out()
 
     async def commit(self, message: str, *, expected: str = "") -> str:
         """Commit the tree on its branch, and return the revision; one that is there already stays.
@@ -299,12 +306,11 @@ class Tree:
     async def snapshot(self) -> str:
         """Record the files as they are; returns the id that `restore` takes.
 
-        Files that the repository's `.gitignore` leaves out are in no snapshot. Raises ToolFailed where the
-        tree is larger than it may be.
+        It has nothing of `left_out`. Raises ToolFailed where the tree is larger than it may be.
         """
         async with self._held():
             await self._tidy()
-            await self._git("add", "--all", "--", ".")
+            await record(self._git, self.lease.base)
             return (await self._git("write-tree")).strip()
 
     async def restore(self, snapshot: str) -> None:
@@ -312,7 +318,7 @@ class Tree:
         async with self._held():
             await asyncio.to_thread(self.files.cut_deep)
             await asyncio.to_thread(self.files.tidy, 10**9, 10**15)  # too large is what may be undone
-            await self._git("add", "--all", "--", ".")
+            await record(self._git, self.lease.base)
             await self._git("read-tree", "--reset", "-u", snapshot)
 
     async def _pruned(self, snapshot: str) -> str:
