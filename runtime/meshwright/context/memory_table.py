@@ -85,7 +85,7 @@ def insert(session: Session, owner: str, fields: Fields) -> bool:
     more trust it is quarantined.
     """
     row = {**fields, "owner": owner}
-    if any(_is_contradicted(row, other) for other in _of_subject(session, row)):
+    if any(other["trust"] > row["trust"] for other in _of_subject(session, row)):
         row["status"] = "quarantined"
     written = session.execute(
         f"INSERT INTO memories ({', '.join(row)}) VALUES ({_marks(row)}) ON CONFLICT DO NOTHING",  # noqa: S608
@@ -218,10 +218,23 @@ def count(session: Session, tenant_id: str, memory_ids: Sequence[str], column: s
 
 
 def delete(session: Session, wanted: Fields) -> int:
-    """Delete the memories whose fields have the wanted values, for good; returns how many."""
+    """Delete the memories whose fields have the wanted values, for good; returns how many.
+
+    Those that were about a wanted subject before their last change stay, and that change cannot be undone.
+    """
     where = " AND ".join(f"{name} = ?" for name in wanted)
     rows = session.execute(f"{_READ} WHERE {where}", _bound(session, wanted.values())).fetchall()
+    if "subject" in wanted:
+        _end_undo(session, wanted["tenant_id"], wanted["subject"])
     return _delete_for_good(session, [row_of(row) for row in rows])
+
+
+def _end_undo(session: Session, tenant_id: str, subject: str) -> None:
+    where = "tenant_id = ? AND previous IS NOT NULL"
+    for row in map(row_of, session.execute(f"{_READ} WHERE {where}", (tenant_id,)).fetchall()):
+        if json.loads(row["previous"])["subject"] == subject:
+            session.execute("UPDATE memories SET previous = NULL WHERE n = ?", (row["n"],))
+            write_note(session, DELETED, {})
 
 
 def erase(session: Session, tenant_id: str, task_ids: Sequence[str]) -> int:
@@ -265,7 +278,8 @@ def _settle(session: Session, tenant_id: str, memory_id: str) -> None:
         return
     for other in _of_subject(session, row):
         if _outranks(row, other):
-            by = {"superseded_by": memory_id, "changed_by": _author(row), "changed_at": _said_at(row)}
+            author = row.get("changed_by") or row["agent_id"]
+            by = {"superseded_by": memory_id, "changed_by": author, "changed_at": _said_at(row)}
             _update(session, other, {"status": "superseded", **by})
 
 
@@ -290,17 +304,9 @@ def _outranks(row: Fields, other: Fields) -> bool:
     return row["trust"] > other["trust"] and _said_at(row) >= _said_at(other)
 
 
-def _is_contradicted(row: Fields, other: Fields) -> bool:
-    return other["trust"] > row["trust"]
-
-
 def _said_at(row: Fields) -> float:
     """The time of what a memory says: that of the person who vouches for it, or of its writing."""
     return float(row.get("changed_at") or row["created_at"]) if row["trust"] > 2 else float(row["created_at"])
-
-
-def _author(row: Fields) -> str | None:
-    return row.get("changed_by") or row["agent_id"]
 
 
 # Rows
