@@ -5,7 +5,6 @@ Rules that a task writes into the tree hide nothing, so that no file acts on tes
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import PurePosixPath
 
@@ -33,9 +32,8 @@ async def record(git: Git, base: str) -> None:
 
 async def left_out(git: Git, base: str) -> list[str]:
     """The files and folders that are not recorded, by path; a folder ends with /."""
-    options = ("--others", "--ignored", "--directory", "--no-empty-directory", "-z")
-    found = await git("ls-files", *options, await _rules(git, base))
-    return sorted(filter(None, found.split("\0")))
+    options = ("--others", "--ignored", "--directory", "--no-empty-directory", "-z", await _rules(git, base))
+    return sorted(filter(None, (await git("ls-files", *options)).split("\0")))
 
 
 async def _rules(git: Git, base: str) -> str:
@@ -49,7 +47,7 @@ async def _rules(git: Git, base: str) -> str:
         rules = [_from_root(PurePosixPath(path).parent, rule) for path, _, rule in lines]
         draft = place.with_suffix(".draft")
         draft.write_text("\n".join([_CACHES, *rules]) + "\n")
-        os.replace(draft, place)
+        draft.replace(place)
     return f"--exclude-from={place}"
 
 

@@ -68,10 +68,11 @@ class TreeServices(NamedTuple):
 
 
 class _Step(Struct):
-    """A step that changes the tree: the snapshot before it, and its result once it has ended."""
+    """A step that changes the tree: the snapshot and the commit before it, its result once it has ended."""
 
     step_id: str
     before: str
+    head: str = ""
     has_ended: bool = False
     result: Any = None
 
@@ -129,7 +130,8 @@ class Tree:
             before = self._read(step_id)
             if before is not None and before.has_ended:
                 return before.result
-            step = _Step(step_id=step_id, before=await self._pruned(await self.snapshot()))
+            snapshot, head = await self._pruned(await self.snapshot()), await self.head()
+            step = _Step(step_id=step_id, before=snapshot, head=head)
             self._write(step)
             try:
                 result = await work()
@@ -170,10 +172,10 @@ class Tree:
 
         One over `max_bytes` is cut, and says so.
         """
-        options = ["--binary", "--full-index"] if binary else []
+        options = [*(["--binary", "--full-index"] if binary else ()), self.lease.base, *self._only(path)]
         async with self._held():
             await self.snapshot()
-            text = await self._git(*_DIFF, *options, self.lease.base, *self._only(path), max_bytes=max_bytes)
+            text = await self._git(*_DIFF, *options, max_bytes=max_bytes)
         is_cut = len(text) >= max_bytes or len(text.encode()) >= max_bytes
         return f"{text}\n[cut after {max_bytes:,} bytes: ask for one path]" if is_cut else text
 
@@ -283,15 +285,14 @@ class Tree:
                 if parent != self.lease.base and said.strip() == message.strip():
                     return parent
                 raise InvalidInput("nothing has changed since the last commit", field="title")
-            made = await self._git("commit-tree", snapshot, "-p", parent, "-m", message)
-            revision = made.strip()
+            revision = (await self._git("commit-tree", snapshot, "-p", parent, "-m", message)).strip()
             await self._git("update-ref", f"refs/heads/{self.branch}", revision)
             return revision
 
     async def head(self) -> str:
         """The last commit on its branch, or the one that it began with."""
-        found = await self._git("for-each-ref", "--format=%(objectname)", f"refs/heads/{self.branch}")
-        return found.strip() or self.lease.base
+        arguments = ("for-each-ref", "--format=%(objectname)", f"refs/heads/{self.branch}")
+        return (await self._git(*arguments)).strip() or self.lease.base
 
     async def revert(self, path: str = "") -> None:
         """Have the files, or those at and below a path, be as they were at the lease."""
@@ -337,8 +338,7 @@ class Tree:
         return int(counts["size"]) // 1_000
 
     async def _tidy(self) -> None:
-        limits = (self.settings.max_files, self.settings.max_mb * 1_000_000)
-        await asyncio.to_thread(self.files.tidy, *limits)
+        await asyncio.to_thread(self.files.tidy, self.settings.max_files, self.settings.max_mb * 1_000_000)
 
     async def _tree_of(self, revision: str) -> str:
         return (await self._git("rev-parse", "--verify", f"{revision}^{{tree}}")).strip()
@@ -349,6 +349,8 @@ class Tree:
     async def _undo_unended(self) -> None:
         last = self._last()
         if last is not None and not last.has_ended:
+            if last.head and last.head != await self.head():
+                await self._git("update-ref", f"refs/heads/{self.branch}", last.head)
             await self.restore(last.before)
             self._place(last.step_id).unlink(missing_ok=True)
 
