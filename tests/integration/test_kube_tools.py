@@ -301,6 +301,7 @@ async def test_what_the_user_of_the_kubeconfig_may_not_do_is_told_in_the_cluster
     get = next(tool for tool in tools_of(toolset) if tool.name == "kube_get")
     with pytest.raises(ToolFailed, match=r'User "reader" cannot list resource "pods"'):
         await get.call('{"kind": "pods"}', NO_CONTEXT)
+    assert await toolset.kubectl.identity(CONTEXT) == config["clusters"][0]["cluster"]["server"]
     await toolset.close()
 
 
@@ -336,6 +337,8 @@ async def test_agent_changes_the_cluster_only_after_a_person_has_seen_how_and_ap
         [question] = await mesh.questions()
         effect = question.subject["effect"]
         assert "+  replicas: 2" in effect["diff"]
+        system = cluster.kubectl("get", "namespace", "kube-system", "--output=jsonpath={.metadata.uid}")
+        assert (effect["cluster"], effect["cluster_id"]) == (CONTEXT, system.stdout)
         assert effect["objects"] == {f"Deployment web/{name}": {"uid": None, "state": "none"}}
         assert cluster.kubectl("get", "deploy", name, "-n", "web").returncode == 1
         await mesh.answer(question, {"approve": approve})
