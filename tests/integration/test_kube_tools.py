@@ -1,8 +1,6 @@
 """The tools for Kubernetes against a real API server; `make kube` runs this. The kubelet is a fake."""
 
 import json
-import ssl
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from meshwright.tools import tools_of
 from meshwright.tools.tool import Unchanged
 from meshwright.toolsets.kube_changes import KubeTools
 from meshwright.toolsets.kube_objects import read_manifest
-from tests.support.kube_cluster import CONTEXT, Cluster, running_cluster, settings_of
+from tests.support.kube_cluster import CONTEXT, Cluster, certified, running_cluster, settings_of
 
 pytestmark = [
     pytest.mark.soak("the server takes minutes to build, and the unit tests need none"),
@@ -280,14 +278,6 @@ async def test_logs_come_from_the_kubelet_of_the_pod(call: Call, cluster: Cluste
         await runner.cleanup()
     assert "delete all" in text
     assert asked == ["/containerLogs/web/logged/c?previous=true&tailLines=5&timestamps=true"]
-
-
-def certified(folder: Path) -> ssl.SSLContext:
-    made = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "key.pem", "-out", "cert.pem")
-    subprocess.run(["openssl", *made, "-subj", "/CN=kubelet"], cwd=folder, check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
-    return context
 
 
 async def test_what_the_user_of_the_kubeconfig_may_not_do_is_told_in_the_clusters_words(

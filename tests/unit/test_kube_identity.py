@@ -1,4 +1,4 @@
-"""An approval of a manifest holds for the very cluster that was shown; kubectl is a fake with its clusters."""
+"""An approval of a manifest holds for the very cluster that was shown; kubectl is a fake."""
 
 import json
 from pathlib import Path

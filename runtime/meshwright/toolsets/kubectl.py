@@ -202,6 +202,7 @@ class Kubectl:
                 f"--kubeconfig={settings.kubeconfig}",
                 f"--context={cluster}",
                 f"--cache-dir={home / 'cache'}",
+                f"--request-timeout={settings.timeout_seconds:g}s",  # it outlives a mesh that is killed
                 *filter(None, arguments),
             ],
             folder=home,
