@@ -62,7 +62,7 @@ kube: .venv/.dev  ## build the API server of Kubernetes with Go, once, and try k
 	@"$(PYTHON)" tests/support/build kube
 	@"$(PYTHON)" tests/support/mcp/install kube >/dev/null
 	@SOAK=1 $(BIN)/python -m pytest -q -k "k8s or kube" \
-		$(addprefix tests/integration/test_,k8s_cluster.py kube_tools.py mcp_kube.py ops_scenarios.py)
+		$(addprefix tests/integration/test_,k8s_cluster.py kube_tools.py mcp_kube.py ops_kills.py ops_scenarios.py)
 
 image:  ## build the image of Dockerfile.agent with docker, podman or buildah (ARGS="--build-arg BASE=...")
 	@for tool in docker podman buildah none; do $$tool info >/dev/null 2>&1 && break; done; \

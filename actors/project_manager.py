@@ -213,10 +213,18 @@ async def proposed(run: Run, goal: Goal) -> dict[str, Any]:
     try:
         made = await run.call("propose", title=goal.title, body=goal.goal)
     except ToolFailed as error:
-        await run.state("REJECTED", str(error))
-        return {"state": "REJECTED", "text": f"Not committed: {error}"}
+        state = "STUCK" if error.was_begun else "REJECTED"
+        await run.state(state, str(error))
+        return {"state": state, "text": f"{await head_of(run)}: {error}"}
     await run.state("ACCEPTED")
     return {"state": "ACCEPTED", "text": f"{goal.title}: committed on {made['branch']}", **made}
+
+
+async def head_of(run: Run) -> str:
+    """Whether the tree has a commit: one may be made, and recording it fail."""
+    tree = await run.tree()
+    head = await tree.head()
+    return f"The last commit on {tree.branch} is {head}" if head != tree.lease.base else "Not committed"
 
 
 async def tests(run: Run, path: str = "") -> Any:

@@ -36,7 +36,7 @@ async def asked(consents: Consents, **wanted: Any) -> list[tuple[str, str, str |
     source = WithheldTools(consents, ["files", "other"], never)
     wanted = {"id": None, "ended": True, "of_task": None, "limit": 10, "after": 0, **wanted}
     page = await source.page("default", **wanted)
-    assert all(item.since.year > 2000 for item in page.items)
+    assert all(item.since is not None for item in page.items)
     return [(item.subject["tool"], item.status, item.answered_by) for item in page.items]
 
 

@@ -16,6 +16,7 @@ from meshwright.context.relevance import query_words
 from meshwright.context.text import count_tokens
 from meshwright.core.errors import InvalidInput, MemoryUnavailable, TooLarge
 from meshwright.sql.database import Database
+from meshwright.sql.meta import DELETED, read_note
 from meshwright.testing import ManualClock
 from tests.support.event_logs import database_at
 from tests.support.postgres import Location
@@ -408,6 +409,21 @@ async def test_all_of_a_subject_is_forgotten_for_good(memory: Memory, database: 
     if database.dialect == "sqlite":
         words = "SELECT count(*) FROM memory_text WHERE memory_text MATCH '5433'"
         assert await database.read(lambda session: session.execute(words).fetchone()[0]) == 0
+
+
+async def test_undo_brings_no_subject_back_that_was_forgotten(memory: Memory, database: Database) -> None:
+    for memory_id in ("moved", "kept"):
+        await memory.remember(port(memory_id, 5433))
+        await memory.change(memory_id, "default", {"subject": "elsewhere", "text": "It moved."}, "ann")
+    await memory.change("kept", "default", {"text": "It moved again."}, "ann")
+    await memory.remember(port("theirs", 5433, tenant_id="theirs"))
+    await memory.change("theirs", "theirs", {"subject": "elsewhere"}, "eve")
+    assert await memory.forget_subject("staging port", "default") == 0
+    assert await memory.undo("moved", "default", "ann") is None
+    undone = [await memory.undo(*ids, "ann") for ids in (("kept", "default"), ("theirs", "theirs"))]
+    assert [found.subject for found in undone if found is not None] == ["elsewhere", "staging port"]
+    assert (await memory.page("default", wanted={"subject": "staging port"})).items == []
+    assert await database.read(read_note, DELETED) is not None
 
 
 async def test_the_forgotten_and_the_expired_are_deleted_later(memory: Memory) -> None:

@@ -13,8 +13,10 @@ from typing import Any
 import aiohttp
 
 from meshwright import Agent, Capability, Mesh, Tasks, build_mesh
-from meshwright.core.messages import Usage
+from meshwright.core.access import Role
+from meshwright.core.messages import Caller, Usage
 from meshwright.edges.http.server import serving
+from meshwright.identity.administration import Administration
 from meshwright.ledger.budgets import Budgets
 from meshwright.ledger.costs import CostQuery
 from meshwright.ledger.spending import Spending
@@ -87,6 +89,22 @@ async def test_budgets_are_the_same_over_http_and_on_the_command_line(tmp_path: 
     assert heads == ["budget", "of", "window", "limit", "known", "estimated", "reserved", "renews"]
     assert everyone == ["all", "the", "mesh", "total", "$0.0400", "$0.0150", "$0", "$0", "never"]
     assert clerk[:9] == ["each", "(soft)", "agent", "clerk", "day", "$1.0000", "$0.0150", "$0", "$0"]
+
+
+async def test_a_tenant_sees_no_figures_that_count_other_tenants(tmp_path: Path) -> None:
+    own = {"name": "ours", "scope": "tenant", "of": "acme", "limit_usd": "1"}
+    async with limited(tmp_path, budgets=[*BUDGETS, own]) as mesh:
+        await mesh.get(Tasks).ask("clerk", "Do it.")
+        await mesh.get(Budgets).settled()
+
+        async def seen(tenant_id: str, **fields: Any) -> list[str]:
+            caller = Caller(tenant_id=tenant_id, roles=frozenset({Role.VIEWER}), **fields)
+            return [view.budget for view in await Administration(mesh, caller).budgets()]
+
+        assert await seen("acme") == ["ours"]
+        assert await seen("other") == []
+        assert sorted(await seen("default")) == ["all", "each"]
+        assert sorted(await seen("acme", all_tenants=True)) == ["all", "each", "ours"]
 
 
 async def test_without_a_budget_there_is_nothing_to_show(tmp_path: Path) -> None:

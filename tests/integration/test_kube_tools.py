@@ -1,8 +1,6 @@
 """The tools for Kubernetes against a real API server; `make kube` runs this. The kubelet is a fake."""
 
 import json
-import ssl
-import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from meshwright.tools import tools_of
 from meshwright.tools.tool import Unchanged
 from meshwright.toolsets.kube_changes import KubeTools
 from meshwright.toolsets.kube_objects import read_manifest
-from tests.support.kube_cluster import CONTEXT, Cluster, running_cluster, settings_of
+from tests.support.kube_cluster import CONTEXT, Cluster, certified, running_cluster, settings_of
 
 pytestmark = [
     pytest.mark.soak("the server takes minutes to build, and the unit tests need none"),
@@ -282,14 +280,6 @@ async def test_logs_come_from_the_kubelet_of_the_pod(call: Call, cluster: Cluste
     assert asked == ["/containerLogs/web/logged/c?previous=true&tailLines=5&timestamps=true"]
 
 
-def certified(folder: Path) -> ssl.SSLContext:
-    made = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "key.pem", "-out", "cert.pem")
-    subprocess.run(["openssl", *made, "-subj", "/CN=kubelet"], cwd=folder, check=True, capture_output=True)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
-    return context
-
-
 async def test_what_the_user_of_the_kubeconfig_may_not_do_is_told_in_the_clusters_words(
     cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -301,6 +291,7 @@ async def test_what_the_user_of_the_kubeconfig_may_not_do_is_told_in_the_cluster
     get = next(tool for tool in tools_of(toolset) if tool.name == "kube_get")
     with pytest.raises(ToolFailed, match=r'User "reader" cannot list resource "pods"'):
         await get.call('{"kind": "pods"}', NO_CONTEXT)
+    assert await toolset.kubectl.identity(CONTEXT) == config["clusters"][0]["cluster"]["server"]
     await toolset.close()
 
 
@@ -336,6 +327,8 @@ async def test_agent_changes_the_cluster_only_after_a_person_has_seen_how_and_ap
         [question] = await mesh.questions()
         effect = question.subject["effect"]
         assert "+  replicas: 2" in effect["diff"]
+        system = cluster.kubectl("get", "namespace", "kube-system", "--output=jsonpath={.metadata.uid}")
+        assert (effect["cluster"], effect["cluster_id"]) == (CONTEXT, system.stdout)
         assert effect["objects"] == {f"Deployment web/{name}": {"uid": None, "state": "none"}}
         assert cluster.kubectl("get", "deploy", name, "-n", "web").returncode == 1
         await mesh.answer(question, {"approve": approve})

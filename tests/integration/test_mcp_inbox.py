@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from meshwright.agents.loader import BoundAgents
 from meshwright.client import Client
@@ -13,7 +16,7 @@ from meshwright.events.audit import RECORDED
 from meshwright.events.filter import EventFilter
 from meshwright.events.inbox import Question
 from meshwright.ledger.keys import Keys
-from meshwright.mcp.consent import RELEASED
+from meshwright.mcp.consent import RELEASED, ConsentActor, ToolDocument
 from meshwright.testing import ScriptedModel
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.running_mesh import mesh
@@ -167,3 +170,27 @@ async def test_withheld_tools_by_the_command_line(tmp_path: Path) -> None:
         assert "nothing waits for a person" in await said("inbox")
         ended = await said("inbox", "--ended")
         assert look in ended and peek in ended and "answered" in ended
+
+
+async def test_a_tool_that_an_earlier_version_withheld_has_no_age(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    withhold = ConsentActor._withhold
+
+    def withhold_without_time(*args: Any, **kwargs: Any) -> ToolDocument:
+        return withhold(*args, **kwargs).model_copy(update={"since": None})
+
+    monkeypatch.setattr(ConsentActor, "_withhold", withhold_without_time)
+    server = Server(tmp_path, "own", [GOOD])
+    settings: dict[str, Any] = {"mcp": {"own": server.settings}, "admin_token": TOKEN}
+    async with (
+        http_mesh(tmp_path, Caller, script=ScriptedModel("One."), **settings) as api,
+        Client(api.url, TOKEN) as admin,
+    ):
+        await ready(api)
+        [item] = await relisted(api, admin, server, [EVIL])
+        assert item.since is None
+        for words in (("inbox",), ("inbox", item.id[-6:])):
+            done = await mesh(*words, "--url", api.url, MESH_ADMIN_TOKEN=TOKEN)
+            assert done.status == 0, done.err
+            assert "The tool look" in done.out and not re.search(r"\d d\b|1970", done.out), done.out

@@ -16,10 +16,12 @@ from meshwright.testing import tool_call as call
 from tests.support.fake_observers import FakeLoki
 from tests.support.fake_research import FakeWorld
 from tests.support.killed_mesh import KilledMesh, killed_mesh
+from tests.support.kube_cluster import running_cluster
 from tests.support.losing_proxy import LosingProxy
 from tests.support.metrics_services import alertmanager
 from tests.support.ops_worlds import (
     AlertWorld,
+    KubeWorld,
     ProxyWorld,
     World,
     argocd_world,
@@ -57,6 +59,13 @@ GROUPS = [
             pytest.mark.needs("caddy", "prometheus-alertmanager"),
         ],
     ),
+    pytest.param(
+        "kube",
+        marks=[
+            pytest.mark.soak("the server takes minutes to build"),
+            pytest.mark.needs("kubectl", "etcd", "openssl"),
+        ],
+    ),
 ]
 
 
@@ -75,6 +84,13 @@ async def worlds_of(group: str, folder: Path) -> AsyncIterator[list[World]]:
             await proxy.reset()
             await alerts.reset()
             yield [proxy, alerts]
+        elif group == "kube":
+            folder.mkdir()
+            cluster = stack.enter_context(running_cluster(folder))
+            cluster.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "web"}})
+            kube = KubeWorld(cluster)
+            kube.reset()
+            yield [kube]
         else:
             yield []
 
@@ -92,7 +108,7 @@ async def submit(running: RunningMesh, agents: Sequence[str]) -> dict[str, str]:
 
 async def behind(stack: AsyncExitStack, world: World) -> LosingProxy:
     """Put a proxy before the service of a world."""
-    proxy = await stack.enter_async_context(LosingProxy(world.address))
+    proxy = await stack.enter_async_context(LosingProxy(world.address, world.tls))
     world.move(proxy.url)
     return proxy
 

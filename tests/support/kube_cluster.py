@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -40,6 +41,15 @@ class Cluster(NamedTuple):
 def settings_of(table: dict[str, Any]) -> ToolSettings:
     """The settings of tools with a table [kube.default]."""
     return ToolSettings(kinds={"kube": {"default": KubeSettings.model_validate(table)}}, table="default")
+
+
+def certified(folder: Path) -> ssl.SSLContext:
+    """TLS of a server whose certificate only a client that checks none takes."""
+    made = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "key.pem", "-out", "cert.pem")
+    subprocess.run(["openssl", *made, "-subj", "/CN=kubelet"], cwd=folder, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    return context
 
 
 @contextmanager

@@ -6,6 +6,7 @@ Alertmanager, Caddy and Kubernetes are real; Argo CD and Cloudflare are fakes, w
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -22,7 +23,7 @@ from tests.support.fake_argocd import FIRST, THIRD, FakeArgocd
 from tests.support.fake_argocd import TOKEN as ARGOCD_TOKEN
 from tests.support.fake_cloudflare import ACCOUNT, FakeCloudflare
 from tests.support.fake_cloudflare import TOKEN as CLOUDFLARE_TOKEN
-from tests.support.kube_cluster import CONTEXT, Cluster
+from tests.support.kube_cluster import CONTEXT, Cluster, certified
 from tests.support.metrics_services import caddy
 from tests.support.services import Services
 
@@ -45,6 +46,8 @@ class World:
     """Calls that are refused before a person is asked."""
     away = "cannot be reached"
     """Part of what a tool says where nothing answers."""
+    tls: ssl.SSLContext | None = None
+    """TLS that its clients take, where they speak no plain HTTP."""
 
     @property
     def tables(self) -> dict[str, Any]:
@@ -265,10 +268,15 @@ class KubeWorld(World):
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self.settings = settings_for(cluster.kubeconfig)
+        self.tls = certified(cluster.kubeconfig.parent)  # kubectl sends no token without TLS
 
     @property
     def tables(self) -> dict[str, Any]:
         return {"kube": {"default": self.settings}}
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"MESH_KUBE__DEFAULT": json.dumps(self.settings)}
 
     @property
     def address(self) -> str:

@@ -132,7 +132,14 @@ async def test_call_names_the_context_the_kubeconfig_and_the_namespace(kubectl: 
         await calling(kubectl)("kube_get", kind="Pod", name="shop-1", namespace="web")
     flags, _, rest = (tmp_path / "calls").read_text().partition(" --cache-dir=")
     assert flags == "--kubeconfig=/nowhere --context=prod"
-    assert rest.split()[1:] == ["get", "pods", "shop-1", "--namespace=web", "--output=json"]
+    assert rest.split()[1:] == [
+        "--request-timeout=30s",
+        "get",
+        "pods",
+        "shop-1",
+        "--namespace=web",
+        "--output=json",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
 """project-manager sees a job through, by scripted models and the real tools, tree and sandbox."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
 
 import pytest
 
+from meshwright.core.errors import ToolFailed
 from meshwright.core.messages import Outcome
 from meshwright.models.errors import ModelRefused
 from meshwright.orchestration.tasks import Tasks
@@ -177,6 +178,32 @@ async def test_a_person_who_says_no_ends_it_and_nothing_is_committed(mesh: MeshU
     assert (done.states[-1], done.result["state"]) == ("REJECTED", "REJECTED")
     assert "not this week" in done.result["text"]
     assert await done.tree.head() == done.tree.lease.base
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+async def test_a_proposal_that_fails_says_whether_the_commit_is_there(
+    mesh: MeshUnderTest, monkeypatch: pytest.MonkeyPatch, is_kept: bool
+) -> None:
+    commit, once = Tree.commit, Tree.once
+
+    async def commit_and_fail(tree: Tree, message: str, *, expected: str = "") -> str:
+        await commit(tree, message, expected=expected)
+        raise ToolFailed("The disk is full")
+
+    async def fail_after(tree: Tree, step_id: str, work: Callable[[], Awaitable[Any]]) -> Any:
+        result = await once(tree, step_id, work)
+        if "revision" in str(result):
+            raise ToolFailed("The disk is full")
+        return result
+
+    monkeypatch.setattr(Tree, *(("once", fail_after) if is_kept else ("commit", commit_and_fail)))
+    script_of_a_fix(mesh.model)
+    done = await job(mesh, {"approve": True})
+    assert (done.states[-1], done.result["state"]) == ("STUCK", "STUCK")
+    head = await done.tree.head()
+    assert (head != done.tree.lease.base) is is_kept
+    said = f"The last commit on {done.tree.branch} is {head}" if is_kept else "Not committed"
+    assert done.result["text"] == f"{said}: The disk is full"
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,26 @@ async def test_a_step_is_made_once_and_a_failed_one_leaves_nothing(tree: Tree) -
     assert tree.files.read("log.txt", 100) == "x"
 
 
+async def test_a_failed_step_leaves_no_commit(tree: Tree) -> None:
+    await written(tree, "calc.py", "new\n")
+
+    async def commit(*, fails: bool) -> str:
+        revision = await tree.commit("Change it")
+        if fails:
+            raise ToolFailed("the disk is full")
+        return revision
+
+    with pytest.raises(ToolFailed, match="the disk is full"):
+        await tree.once("step 1", partial(commit, fails=True))
+    assert await tree.head() == tree.lease.base
+    assert [change.path for change in await tree.changed()] == ["calc.py"]
+    revision = await tree.once("step 2", partial(commit, fails=False))
+    await written(tree, "calc.py", "newer\n")
+    with pytest.raises(ToolFailed, match="the disk is full"):
+        await tree.once("step 3", partial(commit, fails=True))
+    assert await tree.head() == revision
+
+
 async def test_a_step_that_was_cut_off_is_undone(source: Path, tmp_path: Path) -> None:
     tree = await tree_of(source, tmp_path / "trees")
     begun = asyncio.Event()
@@ -263,6 +283,7 @@ async def test_odd_files_harm_no_snapshot(tree: Tree) -> None:
     (tree.root / b"\xff\n.txt".decode(errors="surrogateescape")).write_text("x")
     await tree.snapshot()
     assert len(await tree.changed()) == 2
+    os.mkfifo(tree.root / "pipe")
     with pytest.raises(InvalidInput, match="not a file"):
         tree.files.read("pipe", 100)
     assert all(file.path.isprintable() for file in tree.files.walk("", 100)[0])

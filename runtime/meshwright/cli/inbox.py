@@ -165,7 +165,7 @@ async def _watch(mesh: Connection, wanted: dict[str, Any], limit: int, *, as_jso
 
 def _echo_change(questions: Sequence[Document], *, as_json: bool) -> None:
     for question in questions:
-        at = local_time(question.get("ended_at") or question["since"])
+        at = local_time(question.get("ended_at") or question.get("since"))
         by = f"by {question['answered_by']}" if question.get("answered_by") else ""
         cells = (column.cell(question) for column in _COLUMNS if column.field != "since")
         parts = (at, question["status"], by, *cells)
@@ -235,7 +235,7 @@ def _page(question: Document, options: str) -> str:
         ("status", question["status"]),
         ("task", question["task_id"]),
         ("agent", question.get("agent_id") or ""),
-        ("since", local_time(question["since"])),
+        ("since", local_time(question.get("since"))),
         *question_lines(question, options),
     ]
     if question.get("ended_at"):

@@ -218,10 +218,23 @@ def count(session: Session, tenant_id: str, memory_ids: Sequence[str], column: s
 
 
 def delete(session: Session, wanted: Fields) -> int:
-    """Delete the memories whose fields have the wanted values, for good; returns how many."""
+    """Delete the memories whose fields have the wanted values, for good; returns how many.
+
+    Those that were about a wanted subject before their last change stay, and that change cannot be undone.
+    """
     where = " AND ".join(f"{name} = ?" for name in wanted)
     rows = session.execute(f"{_READ} WHERE {where}", _bound(session, wanted.values())).fetchall()
+    if "subject" in wanted:
+        _end_undo(session, wanted["tenant_id"], wanted["subject"])
     return _delete_for_good(session, [row_of(row) for row in rows])
+
+
+def _end_undo(session: Session, tenant_id: str, subject: str) -> None:
+    where = "tenant_id = ? AND previous IS NOT NULL"
+    for row in map(row_of, session.execute(f"{_READ} WHERE {where}", (tenant_id,)).fetchall()):
+        if json.loads(row["previous"])["subject"] == subject:
+            session.execute("UPDATE memories SET previous = NULL WHERE n = ?", (row["n"],))
+            write_note(session, DELETED, {"id": new_id()})
 
 
 def erase(session: Session, tenant_id: str, task_ids: Sequence[str]) -> int:
@@ -282,8 +295,9 @@ def _bring_back(session: Session, row: Fields) -> None:
 
 
 def _supersede(session: Session, row: Fields, by: Fields) -> None:
-    author = {"superseded_by": by["memory_id"], "changed_by": _author(by), "changed_at": _said_at(by)}
-    _update(session, row, {"status": "superseded", **author})
+    author = by.get("changed_by") or by["agent_id"]
+    change = {"superseded_by": by["memory_id"], "changed_by": author, "changed_at": _said_at(by)}
+    _update(session, row, {"status": "superseded", **change})
 
 
 def _of_subject(session: Session, row: Fields) -> list[Fields]:
@@ -303,10 +317,6 @@ def _outranks(row: Fields, other: Fields) -> bool:
 def _said_at(row: Fields) -> float:
     """The time of what a memory says: that of the person who vouches for it, or of its writing."""
     return float(row.get("changed_at") or row["created_at"]) if row["trust"] > 2 else float(row["created_at"])
-
-
-def _author(row: Fields) -> str | None:
-    return row.get("changed_by") or row["agent_id"]
 
 
 # Rows

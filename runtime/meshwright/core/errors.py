@@ -221,7 +221,12 @@ class RestartDenied(MeshError):
 
 
 class ToolFailed(MeshError):
-    """A tool could not do what was asked; the model gets the message."""
+    """A tool could not do what was asked; the model gets the message.
+
+    `was_begun` is false where a call of code was refused before the tool did anything, as by a person.
+    """
+
+    was_begun = True
 
 
 class DelegationFailed(ToolFailed):

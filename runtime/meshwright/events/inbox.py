@@ -92,7 +92,7 @@ class Question(Plain):
     subject: dict[str, Any] = Field(default_factory=dict)
     answer_schema: dict[str, Any] | None = None
     may_answer: tuple[str, ...] = ()
-    since: datetime
+    since: datetime | None = None
     expires_at: datetime | None = None
     answered_by: str | None = None
     ended_at: datetime | None = None

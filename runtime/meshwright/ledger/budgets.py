@@ -244,7 +244,7 @@ class Budgets:
     ) -> list[BudgetView]:
         """The accounts of the budgets that name theirs, and those `opened` whose budget still exists.
 
-        A tenant sees no account of another one; None sees all.
+        A tenant sees its own, the default one also those that count the calls of all; None sees all.
         """
         return [await self._view(account) for account in await self.accounts(opened, tenant_id)]
 

@@ -178,8 +178,8 @@ def owner_of(account: Account) -> str | None:
 
 
 def is_seen_by(account: Account, tenant_id: str) -> bool:
-    """Whether a tenant sees an account: its own, and those of all."""
-    return owner_of(account) in (None, tenant_id)
+    """Whether a tenant sees an account: its own, and the default one those of all too."""
+    return (owner_of(account) or DEFAULT_TENANT) == tenant_id
 
 
 # Booking: entries share turns

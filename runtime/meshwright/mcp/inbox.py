@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from meshwright.core.messages import Caller
@@ -96,7 +95,7 @@ def _item(server: str, tool: ToolDocument, why: str, subject: dict[str, Any], de
         question=f"The tool {tool.name} of the MCP server {server} {why}. May agents read this and call it?",
         subject={"server": server, "tool": tool.name, **subject},
         answer_schema=Approval.model_json_schema(),
-        since=tool.since or datetime.fromtimestamp(0, UTC),
+        since=tool.since,  # earlier versions kept none
         answered_by=decided_by or None,
         ended_at=tool.decided_at,
     )

@@ -113,7 +113,9 @@ class Dialogues:
         if not is_journaled(result):  # what a person says came of it
             return result
         if result["error"] is not None:
-            raise ToolFailed(str(result["error"]))
+            error = ToolFailed(str(result["error"]))
+            error.was_begun = "changed" in result or not tools[name].may_change
+            raise error
         return result["value"]
 
     async def _call_tools(self, reply: ModelReply, talk: _Dialogue) -> None:

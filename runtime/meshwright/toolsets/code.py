@@ -20,7 +20,7 @@ from meshwright.trees import Tree
 
 MIN_WINDOW_TOKENS = 32_000
 MAX_FILE_BYTES = 1_000_000
-_MAX_LISTED = 300
+_MAX_LISTED, _MAX_LEFT_OUT = 300, 20
 _MAX_SHOWN_CHARS = 16_000  # of a diff, to those who approve it
 _MAX_WRITTEN_LINES = 200  # of a file that exists: a longer one is edited
 _OUTPUT_CHARS = 8_000
@@ -97,7 +97,8 @@ class ReadingTools(Toolset):
         Args:
             path: only this file or folder
         """
-        return await (await context.tree()).diff(path) or "nothing has changed"
+        tree = await context.tree()
+        return (await tree.diff(path) or "nothing has changed") + _not_shown(await tree.left_out())
 
     @tool(idempotent=True, effect="run", origin="workspace", exclusive=True, timeout=PROGRAM_TIMEOUT)
     async def run_tests(self, context: ToolContext, path: _AnyPath = "") -> dict[str, Any]:
@@ -210,7 +211,7 @@ class ProposingTools(ReadingTools):
     async def _proposed(self, title: str, context: ToolContext, body: str = "") -> str:
         """The changes, as far as they can be shown, with the id of the tree that has all of them."""
         tree = await context.tree()
-        snapshot, changed, diff = await tree.proposal()
+        snapshot, changed, diff, left_out = await tree.proposal()
         if not changed:
             raise ToolFailed("nothing has changed", remedy="Change something first")
         self._previewed[context.step_id] = snapshot  # of the step that is about to propose: no later one
@@ -220,7 +221,7 @@ class ProposingTools(ReadingTools):
             diff = (
                 f"{diff[:_MAX_SHOWN_CHARS]}\n[cut: the diff has {len(diff):,} characters; {whole} shows it]"
             )
-        return f"{listed}\ntree {snapshot}\n\n{diff}"
+        return f"{listed}\ntree {snapshot}{_not_shown(left_out)}\n\n{diff}"
 
 
 class CodeTools(EditingTools, ProposingTools):
@@ -279,6 +280,13 @@ async def _to_the_end(work: Callable[[], str]) -> str:
         return await asyncio.shield(running)
     finally:
         await asyncio.wait([running])
+
+
+def _not_shown(left_out: Sequence[str]) -> str:
+    """Says which files a diff leaves out."""
+    more = f" and {len(left_out) - _MAX_LEFT_OUT} more" if len(left_out) > _MAX_LEFT_OUT else ""
+    named = ", ".join(left_out[:_MAX_LEFT_OUT])
+    return f"\n[ignored, so neither shown nor committed: {named}{more}]" if left_out else ""
 
 
 async def command_for(tree: Tree, path: str) -> SuiteCommand:

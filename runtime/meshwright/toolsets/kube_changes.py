@@ -62,7 +62,8 @@ class KubeTools(KubeReadTools):
     ) -> dict[str, Any] | Unchanged:
         cluster = self.kubectl.cluster(cluster)
         objects = await self.objects_of(cluster, manifest)
-        effect = {"cluster": cluster, **await self.effect_of(cluster, objects, take_over=take_over)}
+        known = {"cluster": cluster, "cluster_id": await self.kubectl.identity(cluster)}
+        effect = {**known, **await self.effect_of(cluster, objects, take_over=take_over)}
         return Unchanged(effect) if effect["diff"] == NO_CHANGE and "takes_over" not in effect else effect
 
     @tool(

@@ -156,6 +156,17 @@ class Kubectl:
         answer = await self.data(cluster, "version", "--output=json")
         return str(answer.get("serverVersion", {}).get("gitVersion", "of no known version"))
 
+    async def identity(self, cluster: str) -> str:
+        """The uid of a cluster, that of its namespace kube-system; its address where that may not be read."""
+        try:
+            found = await self.data(cluster, "get", "namespaces", "kube-system", "--output=json")
+            return str(found["metadata"]["uid"])
+        except ToolFailed as error:
+            if not any(reason in error.message for reason in ("(Forbidden)", "(NotFound)")):
+                raise
+        view = await self.data(cluster, "config", "view", "--minify", "--output=json")
+        return str(view["clusters"][0]["cluster"]["server"])
+
     async def text(self, cluster: str, *arguments: str) -> str:
         """The output of a call; of more than four megabytes the beginning, with a line that says so."""
         output, is_cut = await self._call(cluster, arguments)
@@ -191,6 +202,7 @@ class Kubectl:
                 f"--kubeconfig={settings.kubeconfig}",
                 f"--context={cluster}",
                 f"--cache-dir={home / 'cache'}",
+                f"--request-timeout={settings.timeout_seconds:g}s",  # it outlives a mesh that is killed
                 *filter(None, arguments),
             ],
             folder=home,

@@ -19,6 +19,7 @@ from meshwright.core.errors import InvalidInput, TooLarge, ToolFailed
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # to open a pipe would wait for its writer
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_KINDS = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK)  # of what a tree has
 _GIT = ".git"
 _BINARY_PROBE_BYTES = 8_192
 _MAX_DEPTH, _MAX_PATH_BYTES = 100, 3_800  # of folders: Python walks by recursion, git leaves long paths out
@@ -118,7 +119,7 @@ class TreeFiles:
         return inside
 
     def tidy(self, max_files: int, max_bytes: int) -> None:
-        """Remove what would be a repository of its own, and make readable what is not.
+        """Remove what would be a repository of its own, pipes and sockets; make readable what is not.
 
         Raises ToolFailed where the tree has more files or bytes than it may, or is nested too deep.
         """
@@ -137,6 +138,9 @@ class TreeFiles:
                 with suppress(FileNotFoundError):
                     about = os.stat(name, dir_fd=fd, follow_symlinks=False)
                     size += about.st_size
+                    if stat.S_IFMT(about.st_mode) not in _KINDS:  # git takes no pipe in place of a file
+                        os.unlink(name, dir_fd=fd)
+                        continue
                     needed = 0o700 if stat.S_ISDIR(about.st_mode) else 0o600
                     if not stat.S_ISLNK(about.st_mode) and about.st_mode & needed != needed:
                         os.chmod(name, stat.S_IMODE(about.st_mode) | needed, dir_fd=fd)

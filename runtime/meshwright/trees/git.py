@@ -45,8 +45,6 @@ _ENVIRONMENT = {
 }
 # The files of a repository say how git converts others: contents stay as they are, byte by byte.
 _ATTRIBUTES = "* -text -ident !eol !filter !diff !merge !working-tree-encoding !export-subst\n"
-# Caches of programs, left out of what is proposed where the repository itself does not have them.
-_EXCLUDED = "__pycache__/\n*.pyc\n.*_cache/\nnode_modules/\n.venv/\n.coverage\n"
 
 
 class Git:
@@ -60,9 +58,8 @@ class Git:
         chosen = ["--branch", branch] if branch else []
         kind = ["--bare", "--no-local", "--single-branch", "--no-tags", "--template=", "--quiet"]
         await self._ask("clone", *kind, *chosen, "--", repository, str(self.git_dir))
-        for name, text in (("attributes", _ATTRIBUTES), ("exclude", _EXCLUDED)):
-            (self.git_dir / "info").mkdir(exist_ok=True)
-            (self.git_dir / "info" / name).write_text(text)
+        (self.git_dir / "info").mkdir(exist_ok=True)
+        (self.git_dir / "info" / "attributes").write_text(_ATTRIBUTES)
 
     async def reach(self, repository: str, branch: str) -> None:
         """Look whether a repository answers, and has the branch."""
@@ -77,15 +74,19 @@ class Git:
         return await self._run(list(arguments), {**users, **ssh}, seconds, _MAX_OUTPUT_BYTES)
 
     async def __call__(
-        self, *arguments: str, max_bytes: int = _MAX_OUTPUT_BYTES, accepted: Collection[int] = (0,)
+        self,
+        *arguments: str,
+        max_bytes: int = _MAX_OUTPUT_BYTES,
+        accepted: Collection[int] = (0,),
+        given: str = "",
     ) -> str:
-        """Run a command of git in the tree, and return its output, cut at `max_bytes`."""
+        """Run a command of git in the tree, `given` on stdin; returns its output, cut at `max_bytes`."""
         own = {
             "GIT_DIR": str(self.git_dir),
             "GIT_WORK_TREE": str(self.work_tree),
             "GIT_ALLOW_PROTOCOL": "none",
         }
-        return await self._run(list(arguments), {**own, **_IDENTITY}, _SECONDS, max_bytes, accepted)
+        return await self._run(list(arguments), {**own, **_IDENTITY}, _SECONDS, max_bytes, accepted, given)
 
     async def _run(
         self,
@@ -94,6 +95,7 @@ class Git:
         seconds: float,
         max_bytes: int,
         accepted: Collection[int] = (0,),
+        given: str = "",
     ) -> str:
         values = {"GIT_CONFIG_COUNT": str(len(_CONFIG))}
         for number, (key, value) in enumerate(_CONFIG.items()):
@@ -105,6 +107,7 @@ class Git:
             environment={**_ENVIRONMENT, **path, **values, **environment},
             timeout_seconds=seconds,
             max_output_bytes=max_bytes,
+            given=given,
         )
         if finished.status not in accepted and not finished.is_killed:
             why = finished.errors.strip() or f"it ended with the status {finished.status}"

@@ -19,6 +19,7 @@ from meshwright.sql.folder import read_private, write_private
 from meshwright.trees.files import TreeFiles
 from meshwright.trees.git import Git
 from meshwright.trees.locks import locked
+from meshwright.trees.rules import left_out, record
 from meshwright.trees.settings import TreeSettings
 from meshwright.trees.shared import SharedState, SharedTrees, bundle, unbundle
 
@@ -67,10 +68,11 @@ class TreeServices(NamedTuple):
 
 
 class _Step(Struct):
-    """A step that changes the tree: the snapshot before it, and its result once it has ended."""
+    """A step that changes the tree: the snapshot and the commit before it, its result once it has ended."""
 
     step_id: str
     before: str
+    head: str = ""
     has_ended: bool = False
     result: Any = None
 
@@ -128,7 +130,8 @@ class Tree:
             before = self._read(step_id)
             if before is not None and before.has_ended:
                 return before.result
-            step = _Step(step_id=step_id, before=await self._pruned(await self.snapshot()))
+            snapshot, head = await self._pruned(await self.snapshot()), await self.head()
+            step = _Step(step_id=step_id, before=snapshot, head=head)
             self._write(step)
             try:
                 result = await work()
@@ -169,10 +172,10 @@ class Tree:
 
         One over `max_bytes` is cut, and says so.
         """
-        options = ["--binary", "--full-index"] if binary else []
+        options = [*(["--binary", "--full-index"] if binary else ()), self.lease.base, *self._only(path)]
         async with self._held():
             await self.snapshot()
-            text = await self._git(*_DIFF, *options, self.lease.base, *self._only(path), max_bytes=max_bytes)
+            text = await self._git(*_DIFF, *options, max_bytes=max_bytes)
         is_cut = len(text) >= max_bytes or len(text.encode()) >= max_bytes
         return f"{text}\n[cut after {max_bytes:,} bytes: ask for one path]" if is_cut else text
 
@@ -187,9 +190,10 @@ class Tree:
         It waits for a step that is at work: a program could put a link in place of a folder that git has
         listed, and have it read what lies outside. Raises ToolFailed for an expression that git cannot read.
         """
-        options = ["-n", "-I", "-P", "--untracked", "--no-color", "--no-recurse-submodules"]
+        options = ["-n", "-I", "-P", "--no-color", "--no-recurse-submodules"]
         only = [f":(glob){glob if '/' in glob else f'**/{glob}'}"] if glob else []
         async with self._held():
+            await self.snapshot()
             found = await self._git("grep", *options, "-e", pattern, "--", *only, accepted=(0, 1))
         lines = [line[:_MAX_LINE_CHARS] for line in found.split("\n")[: most + 1] if line]
         more = ["[there are more: narrow the pattern]"] if len(lines) > most else []
@@ -256,10 +260,15 @@ class Tree:
         fields = text.split("\0")
         return [Change(*pair) for pair in zip(fields[::2], fields[1::2], strict=False)]
 
-    async def proposal(self) -> tuple[str, list[Change], str]:
-        """The snapshot, the changed files and the diff, all of the same moment."""
+    async def left_out(self) -> list[str]:
+        """The ignored files and folders, which no snapshot, diff or commit has; a folder ends with /."""
         async with self._held():
-            return await self.snapshot(), await self.changed(), await self.diff()
+            return await left_out(self._git, self.lease.base)
+
+    async def proposal(self) -> tuple[str, list[Change], str, list[str]]:
+        """The snapshot, the changed files, the diff and what it leaves out, all of the same moment."""
+        async with self._held():
+            return await self.snapshot(), await self.changed(), await self.diff(), await self.left_out()
 
     async def commit(self, message: str, *, expected: str = "") -> str:
         """Commit the tree on its branch, and return the revision; one that is there already stays.
@@ -276,15 +285,14 @@ class Tree:
                 if parent != self.lease.base and said.strip() == message.strip():
                     return parent
                 raise InvalidInput("nothing has changed since the last commit", field="title")
-            made = await self._git("commit-tree", snapshot, "-p", parent, "-m", message)
-            revision = made.strip()
+            revision = (await self._git("commit-tree", snapshot, "-p", parent, "-m", message)).strip()
             await self._git("update-ref", f"refs/heads/{self.branch}", revision)
             return revision
 
     async def head(self) -> str:
         """The last commit on its branch, or the one that it began with."""
-        found = await self._git("for-each-ref", "--format=%(objectname)", f"refs/heads/{self.branch}")
-        return found.strip() or self.lease.base
+        arguments = ("for-each-ref", "--format=%(objectname)", f"refs/heads/{self.branch}")
+        return (await self._git(*arguments)).strip() or self.lease.base
 
     async def revert(self, path: str = "") -> None:
         """Have the files, or those at and below a path, be as they were at the lease."""
@@ -299,12 +307,11 @@ class Tree:
     async def snapshot(self) -> str:
         """Record the files as they are; returns the id that `restore` takes.
 
-        Files that the repository's `.gitignore` leaves out are in no snapshot. Raises ToolFailed where the
-        tree is larger than it may be.
+        It has nothing of `left_out`. Raises ToolFailed where the tree is larger than it may be.
         """
         async with self._held():
             await self._tidy()
-            await self._git("add", "--all", "--", ".")
+            await record(self._git, self.lease.base)
             return (await self._git("write-tree")).strip()
 
     async def restore(self, snapshot: str) -> None:
@@ -312,7 +319,7 @@ class Tree:
         async with self._held():
             await asyncio.to_thread(self.files.cut_deep)
             await asyncio.to_thread(self.files.tidy, 10**9, 10**15)  # too large is what may be undone
-            await self._git("add", "--all", "--", ".")
+            await record(self._git, self.lease.base)
             await self._git("read-tree", "--reset", "-u", snapshot)
 
     async def _pruned(self, snapshot: str) -> str:
@@ -331,8 +338,7 @@ class Tree:
         return int(counts["size"]) // 1_000
 
     async def _tidy(self) -> None:
-        limits = (self.settings.max_files, self.settings.max_mb * 1_000_000)
-        await asyncio.to_thread(self.files.tidy, *limits)
+        await asyncio.to_thread(self.files.tidy, self.settings.max_files, self.settings.max_mb * 1_000_000)
 
     async def _tree_of(self, revision: str) -> str:
         return (await self._git("rev-parse", "--verify", f"{revision}^{{tree}}")).strip()
@@ -343,6 +349,8 @@ class Tree:
     async def _undo_unended(self) -> None:
         last = self._last()
         if last is not None and not last.has_ended:
+            if last.head and last.head != await self.head():
+                await self._git("update-ref", f"refs/heads/{self.branch}", last.head)
             await self.restore(last.before)
             self._place(last.step_id).unlink(missing_ok=True)
 

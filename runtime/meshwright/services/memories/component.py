@@ -190,12 +190,13 @@ class Memories(Component):
             raise InvalidInput(
                 "A subject needs a name", remedy="Name it as mesh memory list shows it", field="subject"
             )
-        if not (await self._listing().page(caller.tenant_id, wanted={"subject": name}, limit=1)).items:
-            raise NotFound(f"There is no memory about {name!r}", remedy="mesh memory list shows the subjects")
         details = {"subject": hashed(name)}
         async with self.mesh.get(Audit).change(caller, "memory.deleted", "memories", details):
             count = await self._listing().forget_subject(name, caller.tenant_id)
             await self._clean()
+            if not count:
+                remedy = "mesh memory list shows the subjects"
+                raise NotFound(f"There is no memory about {name!r}", remedy=remedy)
         return count
 
     async def _change(

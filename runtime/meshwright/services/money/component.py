@@ -17,7 +17,6 @@ from meshwright.ledger.proxy import FIRST_DAY, proxy_of
 from meshwright.mesh import Mesh
 from meshwright.models.overview import Deployments
 from meshwright.toolsets.money import Money
-from meshwright.work.protocol import DEFAULT_TENANT
 
 
 class TaskMoney(Component):
@@ -38,13 +37,9 @@ class TaskMoney(Component):
         return costs.model_dump(mode="json", exclude_defaults=True)
 
     async def budgets(self, task: Task) -> list[dict[str, Any]]:
-        """The budgets of the task's tenant, with what each has spent and holds.
-
-        Those that count the calls of all tenants are for tasks of the default tenant alone.
-        """
+        """The budgets of the task's tenant, with what each has spent and holds."""
         views = await Administration(self.mesh, self._viewer(task)).budgets()
-        seen = (view for view in views if task.tenant_id in (DEFAULT_TENANT, view.tenant_id))
-        return [view.model_dump(mode="json") for view in seen]
+        return [view.model_dump(mode="json") for view in views]
 
     async def estimate(self, task: Task, agent_id: str) -> dict[str, Any]:
         """The cost of an agent's last tasks."""

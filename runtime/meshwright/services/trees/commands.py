@@ -37,6 +37,8 @@ def _show(target: Target, task_id: str, as_json: bool) -> None:
     click.echo(labelled(row for row in rows if row[1]))
     for status, path in found["changed"]:
         click.echo(f"{status} {path}")
+    for path in found["left_out"]:
+        click.echo(f"ignored: {path}")
 
 
 def _has_commit(tree: Document) -> bool:

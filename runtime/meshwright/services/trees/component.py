@@ -54,11 +54,13 @@ class TreeView(TreeSummary):
     """A tree with its last commit, where that is not the base, and the files that differ from the base.
 
     `repository_path` is a bare repository on the machine of the mesh, from which `branch` can be fetched.
+    `left_out` are the files and folders that are ignored: no diff or commit has them.
     """
 
     head: str
     repository_path: str
     changed: list[tuple[str, str]]
+    left_out: list[str]
 
 
 class TreesComponent(Component):
@@ -158,6 +160,7 @@ class TreesComponent(Component):
             head=await tree.head(),
             repository_path=str(tree.repository),
             changed=[(change.status, change.path) for change in changed],
+            left_out=await tree.left_out(),
         )
 
     async def diff(self, caller: Caller, task_id: str) -> str:
