@@ -345,21 +345,6 @@ def test_what_logs_goes_on_where_nobody_reads_stderr(tmp_path: Path) -> None:
     assert done.stdout == "it goes on\n"
 
 
-def test_a_broken_pipe_is_quiet() -> None:
-    reading, writing = os.pipe()
-    os.close(reading)
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "meshwright.cli", "--help"],
-            stdout=writing,
-            stderr=subprocess.PIPE,
-            check=False,
-        )
-    finally:
-        os.close(writing)
-    assert done.stderr == b""
-
-
 def test_the_shell_completes_commands() -> None:
     done = run(COMP_WORDS="mesh ev", COMP_CWORD="1", _MESH_COMPLETE="bash_complete")
     assert done.stdout == "plain,events\n"

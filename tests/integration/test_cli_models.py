@@ -118,6 +118,13 @@ async def test_a_route_says_who_is_asked_who_is_not_and_why(project: Path) -> No
     ]
 
 
+async def test_a_route_says_that_a_server_does_not_read_the_file(project: Path, fake: FakeProvider) -> None:
+    head = f"answers: http {fake.url}, which does not read litellm_config.yaml; that file says:\n"
+    assert (await mesh(project, "route", LITELLM_BASE_URL=fake.url)).out.startswith(head)
+    async with mesh_up(project / ".mesh", cwd=project, LITELLM_BASE_URL=fake.url):
+        assert (await mesh(project, "route")).out.startswith(head)
+
+
 async def test_a_route_is_plain_data_too(project: Path) -> None:
     done = await mesh(project, "route", "--tags", "cheap", "--json", TWO_KEY=SECRET, FAKE_BASE="x")
     found = json.loads(done.out)

@@ -57,6 +57,12 @@ def test_a_misspelt_variable_is_a_warning(tmp_path: Path) -> None:
     assert "MESH_QUITE_ANOTHER" not in done.stderr
 
 
+def test_a_variable_with_one_underscore_for_two_is_a_warning(tmp_path: Path) -> None:
+    done = run("tasks", cwd=tmp_path, MESH_MQTT_URL="mqtt://127.0.0.1:1", MESH_HTTP_PORT="3")
+    assert "MESH_MQTT_URL is no setting and has no effect: did you mean MESH_MQTT__URL?" in done.stderr
+    assert "MESH_HTTP_PORT is no setting and has no effect: did you mean MESH_HTTP__PORT?" in done.stderr
+
+
 def test_git_does_not_see_the_data_folder(tmp_path: Path) -> None:
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     assert run("ask", "simple-agent", "Hello", cwd=tmp_path).returncode == 0

@@ -63,6 +63,7 @@ task cancel NOPE                   | 1 | {NO_TASK}
 task cancel NOPE --all             | 2 | name tasks, or give a filter such as --agent ID, or --all
 task cancel --agent workr --yes    | 1 | There is no agent 'workr'
 retry NOPE --from 3                | 1 | {NO_TASK}
+retry --all --status failed        | 2 | these exclude each other: name tasks, or give a filter
 retry --all --from 3               | 2 | a step is one of one task: name that by its ID
 retry NOPE --from there!           | 2 | a step is a number, or a path such as 3.1
 retry NOPE --attempt 2             | 2 | --attempt says whose step is meant: add --from STEP
@@ -144,7 +145,9 @@ keys revoke nope                   | 1 | mesh keys list shows them by their ids
 keys lst                           | 2 | did you mean: mesh keys list
 agents show nobody                 | 1 | mesh agents lists those there are
 agents show askr                   | 1 | did you mean: mesh agents show asker
+probe --port 1                     | 1 | name the port of the mesh or worker: --port N
 config agents set asker            | 2 | mesh config agents set --help lists the options
+config agents set asker --model x  | 2 | asker has no configuration yet: add --provider NAME
 config agents set asker --key-env NO_SUCH_KEY | 1 | export it there, or type it with --key
 config agents set asker --temperature hot     | 2 | 'hot' is not a number from 0 up to 2
 config nothing                     | 2 | mesh config --help lists them

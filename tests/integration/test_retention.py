@@ -1,7 +1,8 @@
 """Ended tasks leave the lists by age and status; what is open, or belongs to it, stays."""
 
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -21,6 +22,7 @@ from meshwright.services.maintenance.verify import verify_store
 from meshwright.services.retention.retention import Retention
 from meshwright.sql.database import Session
 from tests.support.postgres import Address, Location
+from tests.support.running_mesh import run as mesh_command
 from tests.support.settings import Settings
 from tests.support.sqlite_mesh import Echo, up
 
@@ -316,3 +318,16 @@ async def test_a_thread_stays_that_has_forgotten_a_listed_task(
         }
         assert (await running.ask("moody", "again", thread_id="talk")).success
         assert await faults(running.mesh) == []
+
+
+def test_a_command_prunes_only_where_it_is_asked_to(tmp_path: Path) -> None:
+    (tmp_path / "mesh.toml").write_text("[retention]\nsucceeded_days = 0.01\n")
+    mesh_command("ask", "-q", "simple-agent", "Hello", cwd=tmp_path)
+    assert (
+        mesh_command("submit", "general-query", "Hello", cwd=tmp_path).returncode == 0
+    )  # the list is written
+    with closing(sqlite3.connect(tmp_path / ".mesh/mesh.db", isolation_level=None)) as database:
+        database.execute("UPDATE tasks SET completed_at = completed_at - 86400")
+    assert mesh_command("submit", "general-query", "Hello", cwd=tmp_path).returncode == 0
+    assert mesh_command("prune", "--dry-run", cwd=tmp_path).stdout == "would prune: 1 succeeded\n"
+    assert mesh_command("prune", "--yes", cwd=tmp_path).stdout == "pruned: 1 succeeded\n"

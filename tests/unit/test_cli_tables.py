@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from meshwright.agents.display import AGENTS
+from meshwright.cli.again import LETTERS
 from meshwright.cli.connect import one_of
 from meshwright.cli.figures import figures_text
 from meshwright.cli.inbox import question_lines
@@ -154,6 +155,20 @@ def test_at_80_columns_the_reason_is_read_and_columns_give_way_to_it() -> None:
     lines = table((*TASKS, REASON), [failed], width=80).splitlines()
     assert reason[:31] in lines[1] and max(map(len, lines)) <= 80
     assert lines[0].split()[-2:] == ["age", "reason"] and lines[1].split()[0].endswith("WXY64T")
+
+
+def test_dead_letters_keep_agent_and_cause_at_80_columns() -> None:
+    group = {
+        "tasks": 12,
+        "first_at": "2026-11-20T09:31:02Z",
+        "agent_id": "architect-agent",
+        "error": "ModelUnavailable",
+        "last_at": datetime.now(UTC).isoformat(),
+        "reason": "ModelUnavailable: the provider is away for a while, and was yesterday",
+    }
+    lines = table(LETTERS, [group], width=80).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "architect-agent  ModelUnavailable  0 s   ModelUnavailable: the" in lines[1]
 
 
 def test_at_40_columns_key_and_reason_are_what_is_left() -> None:

@@ -13,16 +13,16 @@ from meshwright.cli.nouns import Noun
 from meshwright.cli.options import DURATION, Target, WholeNumber, json_option, limit_option, mesh_options
 from meshwright.cli.output import document
 from meshwright.cli.steps import step_path
-from meshwright.core.display import Column, Document, age, local_time, short_id
+from meshwright.core.display import Column, Document, age, short_id
 
 _STATUSES = ("failed", "timed_out", "cancelled")
-_LETTERS = (
+LETTERS = (
     Column("tasks", "tasks"),
     Column("oldest", "first_at", age),
     Column("agent", "agent_id", cut=3),
-    Column("cause", "error", cut=2),
-    Column("last", "last_at", local_time, cut=4, least=19),
-    Column("reason", "reason", cut=6, least=24),
+    Column("cause", "error", cut=4),
+    Column("last", "last_at", age, cut=2, least=7),
+    Column("reason", "reason", cut=1, least=24),
 )
 _WAYS = ("journal", "start")
 _begin_option = click.option(
@@ -139,7 +139,7 @@ def list_letters(target: Target, limit: int, as_json: bool, **fields: Any) -> No
     found = listed(target, lambda client: client.dead_letters(limit=limit, **fields))
     output.show(
         found,
-        _LETTERS,
+        LETTERS,
         as_json=as_json,
         empty="no task has failed"
         if not given_filter(fields)

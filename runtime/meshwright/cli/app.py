@@ -178,6 +178,8 @@ class _LazyGroup(click.Group):
         except ExceptionGroup as group:
             raise _deliberate(group) or _unexpected(group, ctx) from group
         except Exception as error:  # whatever it is: no traceback reaches a person, it is kept and named
+            if _is_of_output(error):
+                raise
             raise _unexpected(error, ctx) from error
 
 
@@ -229,6 +231,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         _enter_project(quiet=True)
     if given[0] in _ALIASES:
         given = [*given[1:], _ALIASES[given[0]]]
+    _open_closed_streams()
     try:
         result = mesh.main(given, prog_name="mesh", standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -246,6 +249,28 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _FAILED
     except click.Abort:
         return _INTERRUPTED
+    except OSError as error:  # the help's, or one that _is_of_output
+        _complain(f"the output cannot be written: {error.strerror}; make room, or write it elsewhere")
+        return _FAILED
+
+
+def _open_closed_streams() -> None:
+    """Replace streams that the caller has closed, so that no other file gets their numbers."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115 - to the end
+
+
+def _is_of_output(error: Exception) -> bool:
+    """Whether printing failed, and not the command."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return (
+        isinstance(error, OSError)
+        and trace is not None
+        and trace.tb_frame.f_globals["__name__"] == "click.utils"
+    )
 
 
 def _remedy_of(error: MeshError) -> str:

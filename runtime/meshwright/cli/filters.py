@@ -104,10 +104,11 @@ class Many(NamedTuple):
     def require_one_way(self, what: str) -> None:
         """Raises UsageError where not just one of ids, a filter and `--all` says which are meant."""
         wanted = {name: value for name, value in self.wanted.items() if name != "kind" or not self.everything}
-        if bool(self.ids) == bool(wanted or self.everything) or (wanted and self.everything):
-            raise click.UsageError(
-                f"name {what}, or give a filter such as --agent ID, or --all", click.get_current_context()
-            )
+        ways = [bool(self.ids), bool(wanted), self.everything]
+        if sum(ways) != 1:
+            head = "" if not any(ways) else "these exclude each other: "
+            text = f"{head}name {what}, or give a filter such as --agent ID, or --all"
+            raise click.UsageError(text, click.get_current_context())
 
     def do(
         self,

@@ -72,7 +72,9 @@ def probe(port: int | None) -> None:
     http = load_settings(Path()).http
     url = f"{url_of((LOOPBACK, port or http.plain_port or http.port))}/readyz"
     if not asyncio.run(answers(url)):
-        raise click.ClickException(f"nothing is ready at {url}")
+        raise click.ClickException(
+            f"nothing is ready at {url}; name the port of the mesh or worker: --port N"
+        )
     click.echo("ready")
 
 

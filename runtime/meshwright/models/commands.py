@@ -82,7 +82,8 @@ def route(target: Target, group: str, tags: str, as_json: bool) -> None:
         async with _running(target, settings) as client:
             if client is not None:
                 return await client.deployment_route(group, wanted)
-        return _of_file(settings).route(group, wanted)
+        server = settings.models.base_url
+        return {**_of_file(settings).route(group, wanted), "answers": f"http {server}" if server else None}
 
     found = asyncio.run(ask())
     echo_json(found) if as_json else _explain(found)
@@ -244,6 +245,8 @@ def overview_text(found: Document) -> str:
 
 
 def _explain(found: Document) -> None:
+    if found["answers"]:
+        say(f"answers: {found['answers']}, which does not read {Path(found['file']).name}; that file says:")
     for line in _explained(found):
         say(line, indent=len(line) - len(line.lstrip()) + 2)
 

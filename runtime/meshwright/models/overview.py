@@ -79,13 +79,17 @@ class Deployments:
         return {"answers": self._model.name, "file": file, "groups": groups}
 
     def route(self, group: str, tags: Sequence[str]) -> _Document:
-        """The route of a call. Raises ModelRefused for a group or a tag that the file does not have."""
+        """The route of a call by the file, and who `answers` without reading it: a server, or offline.
+
+        Raises ModelRefused for a group or a tag that the file does not have.
+        """
         config = self._model.config or self._file()
         if config is None:
             raise ConfigError("there is no such file", path=str(self._path))
         check(config, ModelRequest(model=group, messages=(), tags=tuple(tags), user="mesh models route"))
         found = route(config, os.environ, group, tags).document()
-        return {"file": str(config.path), "tags": list(tags), **found}
+        answers = None if self._model.config else self._model.name
+        return {"answers": answers, "file": str(config.path), "tags": list(tags), **found}
 
     async def test(self, group: str | None) -> list[_Document]:
         """Call each deployment as agents do, of a group or all; one that answers gets calls again.

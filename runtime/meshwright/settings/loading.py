@@ -222,10 +222,17 @@ def _is_composite(annotation: Any) -> bool:
 def _warn_of_typo(kind: type[Settings], variable: str, place: Sequence[str]) -> None:
     """Warn of a variable that is nearly a setting's: it has no effect."""
     name, *within = place
-    near = nearest(name, kind.model_fields, cutoff=0.8)
+    near = _with_two_underscores(kind, name) or nearest(name, kind.model_fields, cutoff=0.8)
     if near and name not in _OTHER_VARIABLES:
         new = "__".join((near, *within)).upper()
         _warn("%s is no setting and has no effect: did you mean %s%s?", variable, _PREFIX, new)
+
+
+def _with_two_underscores(kind: type[Settings], name: str) -> str | None:
+    """The setting of a table that a name with one underscore means: `http__port` for `http_port`."""
+    tables = (table for table in kind.model_fields if name.startswith(f"{table}_"))
+    found = ((table, name.removeprefix(f"{table}_")) for table in tables)
+    return next((f"{table}__{field}" for table, field in found if field in _fields_of(kind, (table,))), None)
 
 
 def _expected(kind: type[Settings], first: Any) -> tuple[str, str]:

@@ -106,6 +106,11 @@ class Worker:
         return len(self._running)
 
     @property
+    def is_drained(self) -> bool:
+        """Whether it takes no work for as long as it lives, as in the process of a command."""
+        return self._draining
+
+    @property
     def waiting(self) -> int:
         """How many tasks wait for a slot, or for their turn to start alone."""
         return len(self._slots) + len(self._suspects)

@@ -18,6 +18,7 @@ from meshwright.core.display import Document
 from meshwright.core.errors import InvalidInput, NotFound
 from meshwright.services.agent_config.resources import CONFIGS, model_of, state_of
 
+_NEEDED = {"llm_provider": "--provider NAME", "llm_model": "--model NAME"}  # of a new configuration
 _CLEARED = ("llm_endpoint", "llm_max_tokens")  # by an empty text, or 0
 
 
@@ -85,6 +86,10 @@ def _set_config(
         except NotFound:
             if agent_id == "default":
                 raise
+            if needed := [option for field, option in _NEEDED.items() if field not in fields]:
+                raise click.UsageError(
+                    f"{agent_id} has no configuration yet: add {' and '.join(needed)}"
+                ) from None
             changed = await configs.create(agent_id=agent_id, **fields)
         known = {agent.agent_id for agent in await mesh.client.agents()}
         return changed, changed["is_default"] or changed["agent_id"] in known

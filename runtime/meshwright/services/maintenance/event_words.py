@@ -13,7 +13,7 @@ def _held(payload: Document, event: Document) -> Sequence[object]:
     if "made_at" not in payload:
         return ("no task begins before: mesh release",)
     return (
-        f"the store was restored from a backup of {local_time(payload['made_at'])}",
+        f"the store was restored from a backup of {local_time(payload['made_at'])}: "
         f"its open tasks ({payload['open_tasks']:,}) and new ones begin with: mesh release",
     )
 

@@ -11,6 +11,7 @@ from meshwright.component import Component
 from meshwright.mesh import Mesh
 from meshwright.services.retention.retention import Retention
 from meshwright.services.retention.settings import RetentionSettings
+from meshwright.work import Worker
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -38,8 +39,8 @@ class RetentionComponent(Component):
         return router
 
     async def begin(self) -> None:
-        """Begin to prune."""
-        if self.mesh.role.is_front:
+        """Begin to prune, but in the process of a command."""
+        if self.mesh.role.is_front and not self.mesh.get(Worker).is_drained:
             await self._retention.start()
 
     async def stop(self) -> None:
