@@ -254,6 +254,20 @@ async def test_a_running_mesh_says_itself_what_answers_in_it(project: Path, fake
         assert [call.body["model"] for call in fake.calls] == ["house-model"] * 3
 
 
+async def test_a_name_that_a_server_does_not_list_gets_calls_again_once_it_answers(
+    project: Path, fake: FakeProvider
+) -> None:
+    fake.faults.append(Fault(status=401))
+    question = {"model": "default", "messages": [{"role": "user", "content": "Hello"}]}
+    async with mesh_up(project / ".mesh", cwd=project, LITELLM_BASE_URL=fake.url) as running:
+        assert (await running.post("/v1/chat/completions", question)).status >= 400
+        [left_alone] = (await running.get("/status")).body["deployments"]
+        assert left_alone["deployment"].startswith("default")
+        tested = await mesh(project, "test")
+        assert tested.status == 0 and row(tested, "fake-openai")
+        assert (await running.get("/status")).body["deployments"] == []
+
+
 async def fake_proxy(told: dict[str, Any]) -> tuple[web.AppRunner, str]:
     """Not LiteLLM: a server that answers the two listings as its proxy documents them."""
 

@@ -94,13 +94,20 @@ class Deployments:
     async def test(self, group: str | None) -> list[_Document]:
         """Call each deployment as agents do, of a group or all; one that answers gets calls again.
 
-        Raises ConfigError where there is nothing to call.
+        So do names that a server answers and does not list, once any of its own answers. Raises ConfigError
+        where there is nothing to call.
         """
         server = await self._server()
         models = self._model.alone(group, server.groups if server else ())
         found = await _probe_all(models, prices_of(self._model, self._default_price))
         answering = tuple(result["deployment"] for result in found if result["ok"])
-        self._circuits.close(lambda circuit: any(_is_of(circuit, deployment) for deployment in answering))
+        listed = server.groups if server is not None and answering else None
+
+        def is_well(circuit: str) -> bool:
+            of_server = listed is not None and not any(_is_of(circuit, group) for group in listed)
+            return of_server or any(_is_of(circuit, deployment) for deployment in answering)
+
+        self._circuits.close(is_well)
         return found
 
     def _file(self) -> LiteLLMConfig | None:
