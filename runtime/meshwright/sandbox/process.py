@@ -7,10 +7,11 @@ import os
 import signal
 from asyncio import StreamReader
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from tempfile import TemporaryFile
+from typing import IO, NamedTuple
 
 from meshwright.core.errors import ToolFailed
 
@@ -47,20 +48,21 @@ async def run(
     (ToolFailed), and when the caller is cancelled. Raises ToolFailed too where it cannot be started.
     """
     try:
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            cwd=folder,
-            env=dict(environment),
-            stdin=PIPE if given else DEVNULL,
-            stdout=PIPE,
-            stderr=PIPE,
-            start_new_session=True,
-        )
+        with _stdin(given) as stdin:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                cwd=folder,
+                env=dict(environment),
+                stdin=stdin,
+                stdout=PIPE,
+                stderr=PIPE,
+                start_new_session=True,
+            )
     except OSError as error:
         raise ToolFailed(f"{command[0]} cannot be started: {error.strerror}") from error
     try:
         async with asyncio.timeout(timeout_seconds):
-            return await _finish(process, given, max_output_bytes)
+            return await _finish(process, max_output_bytes)
     except BaseException as error:
         _kill(process)
         # Reads what is left in the pipes: while they hold something, the process is not over.
@@ -70,12 +72,23 @@ async def run(
         raise
 
 
-async def _finish(process: Process, given: str, max_output_bytes: int) -> Ended:
+@contextmanager
+def _stdin(given: str) -> Generator[IO[bytes] | int]:
+    """A file: a pipe of uvloop is a socket, which nft cannot open as /dev/stdin."""
+    if not given:
+        yield DEVNULL
+        return
+    with TemporaryFile() as file:
+        file.write(given.encode())
+        file.seek(0)
+        yield file
+
+
+async def _finish(process: Process, max_output_bytes: int) -> Ended:
     assert process.stdout and process.stderr  # pipes, as asked for
-    output, errors, _ = await asyncio.gather(
+    output, errors = await asyncio.gather(
         _read(process.stdout, max_output_bytes, lambda: _kill(process)),
         _read(process.stderr, _MAX_ERROR_BYTES, lambda: None),  # warnings beyond that are dropped
-        _write(process, given),
     )
     return Ended(
         await process.wait(),
@@ -83,14 +96,6 @@ async def _finish(process: Process, given: str, max_output_bytes: int) -> Ended:
         errors[:_MAX_ERROR_BYTES].decode(errors="replace"),
         len(output) > max_output_bytes,
     )
-
-
-async def _write(process: Process, given: str) -> None:
-    if process.stdin is not None:
-        with suppress(BrokenPipeError, ConnectionResetError):  # it has ended, and its status says why
-            process.stdin.write(given.encode())
-            await process.stdin.drain()
-        process.stdin.close()
 
 
 async def _read(stream: StreamReader, max_bytes: int, on_more: Callable[[], None]) -> bytes:
