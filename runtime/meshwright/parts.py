@@ -100,6 +100,14 @@ BUILTIN = (
         resources="services.agent_config.resources:RESOURCES",
         commands={"config": "Change what a mesh does while it runs."},
     ),
+    BuiltIn(
+        "llmops",
+        "services.llmops.component:PromptRegistry",
+        "services.llmops.settings:LlmopsSettings",
+        words="services.llmops.event_words:WORDS",
+        resources="services.llmops.resources:RESOURCES",
+        commands={"registry": "Register versions of prompts, and say by labels which one is live."},
+    ),
     BuiltIn("kube", table="toolsets.kube_settings:KubeTables", toolset="toolsets.kube_changes:KubeTools"),
     BuiltIn("money", "services.money.component:TaskMoney"),
     BuiltIn(

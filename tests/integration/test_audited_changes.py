@@ -109,6 +109,19 @@ CHANGES = {
         "agent_config.changed", "agents/echo", {"llm_model": "other"}, at={"agent_id": "echo"}
     ),
     "DELETE /api/agents/{agent_id}": Change("agent_config.deleted", "agents/echo", at={"agent_id": "echo"}),
+    "POST /v1/prompts": Change(
+        "prompt.registered", "prompts/new", {"name": "new", "template": "Be new.", "message": "New."}
+    ),
+    "PUT /v1/prompts/{name}": Change(
+        "prompt.registered", "prompts/greeter", {"template": "Be kind."}, at={"name": "greeter"}
+    ),
+    "PUT /v1/prompts/{name}/labels/{label}": Change(
+        "prompt.labelled", "prompts/greeter", {"version": 1}, at={"name": "greeter", "label": "production"}
+    ),
+    "DELETE /v1/prompts/{name}/labels/{label}": Change(
+        "prompt.unlabelled", "prompts/greeter", at={"name": "greeter", "label": "canary"}
+    ),
+    "DELETE /v1/prompts/{name}": Change("prompt.deleted", "prompts/greeter", at={"name": "greeter"}),
     "POST /erase": Change("contents.erased", "tasks of id '{ended}'", {"task_id": "{ended}"}),
     "POST /secrets/rotate": Change("secrets.rotated", "secrets"),
     "POST /prune": Change("tasks.pruned", "tasks"),
@@ -154,9 +167,9 @@ FACTS = """
 /agents /agents/score/{capability} /allowances /api/agents /api/agents/{agent_id} /audit/verify /budgets
 /channels/{channel} /costs /costs/estimate /deployments /deployments/route /figures /keys /metrics
 /scale/{app} /schedules /schedules/{schedule_id} /schedules/{schedule_id}/next /status /store/verify /tasks
-/trees /v1/models /v1/models/{model_id:path}
+/trees /v1/models /v1/models/{model_id:path} /v1/prompts /v1/prompts/{name} /v1/prompts/{name}/versions
 """
-"""Routes that show what there is and what happened, and a schedule's own task."""
+"""Routes that show what there is and what happened, a schedule's own task, and the texts of prompts."""
 
 
 class World(dict[str, str]):
@@ -173,7 +186,8 @@ async def audited(folder: Path, *agents: type[Agent], **settings: Any) -> AsyncI
         folder, Asker, *agents, admin_token=TOKEN, data_dir=folder / "data", **options
     ) as api:
         made = await api.mesh.get(Keys).create("ada", tenant_id="*", roles=tuple(Role))
-        world = World(token=made.key, ada=made.key_id, job="job", echo="echo")
+        world = World(token=made.key, ada=made.key_id, job="job", echo="echo", greeter="greeter")
+        world |= {label: label for label in ("production", "canary")}
         for number in (1, 2):
             world[f"key_{number}"] = (await api.mesh.get(Keys).create("echo")).key_id
             await asked(api, world, number)
@@ -191,8 +205,11 @@ async def audited(folder: Path, *agents: type[Agent], **settings: Any) -> AsyncI
             "llm_model": "m",
             "llm_api_key": "k" * 20,
         }
-        for path, body in (("/schedules", schedule), ("/api/agents", config)):
+        prompt = {"name": "greeter", "template": "Greet."}
+        for path, body in (("/schedules", schedule), ("/api/agents", config), ("/v1/prompts", prompt)):
             assert (await api.call("POST", path, json=body, headers=ADMIN))[0] == 201
+        canary = "/v1/prompts/greeter/labels/canary"
+        assert (await api.call("PUT", canary, json={"version": 1}, headers=ADMIN))[0] == 200
         for number, status in ((1, "active"), (2, "quarantined")):
             memory_id = world[f"memory_{number}"] = f"m-{number}"
             item = MemoryItem(memory_id=memory_id, scope="global", text="Ports are 0.", subject="ports")
@@ -234,6 +251,7 @@ async def snapshot(api: Api) -> str:
         "/keys",
         "/schedules",
         "/api/agents",
+        "/v1/prompts",
         "/allowances",
         "/budgets",
         "/tasks",

@@ -18,6 +18,7 @@ PARTS = {
     "channels": "edges/channels",
     "webhooks": "edges/webhooks",
     "agent_config": "services/agent_config",
+    "llmops": "services/llmops",
     "figures": "services/figures",
     "maintenance": "services/maintenance",
     "retention": "services/retention",
@@ -27,6 +28,7 @@ COMMANDS = {
     "schedules": "schedules",
     "webhooks": "webhooks",
     "agent_config": "config",
+    "llmops": "registry",
     "figures": "workers",
     "maintenance": "backup",
 }

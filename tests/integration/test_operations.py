@@ -30,6 +30,8 @@ from meshwright.mesh import Mesh
 from meshwright.services.agent_config.component import AgentConfigs
 from meshwright.services.agent_config.records import AgentConfigRequest, AgentConfigUpdate
 from meshwright.services.figures.operations import FiguresOperations
+from meshwright.services.llmops.component import PromptRegistry
+from meshwright.services.llmops.records import PromptChange, PromptRequest
 from meshwright.services.schedules.component import Schedules
 from meshwright.services.schedules.schedule import ScheduleKey
 from meshwright.services.schedules.spec import ScheduleSpec
@@ -390,6 +392,12 @@ OF_COMPONENTS: dict[type, dict[str, str]] = {
         **dict.fromkeys(("list", "get"), "vcoaA"),
         **dict.fromkeys(("create", "update", "delete", "llm"), "A"),
     },
+    PromptRegistry: {
+        **dict.fromkeys(("page", "history"), "vcoaA"),
+        "show": "coaA",
+        **dict.fromkeys(("register", "change", "remove"), "oA"),
+        **dict.fromkeys(("label", "unlabel"), "A"),
+    },
     FiguresOperations: {**dict.fromkeys(("show", "scale"), "vcoaA"), "metrics": ""},
 }
 """Roles that may use the operations of components."""
@@ -410,10 +418,15 @@ async def test_each_role_uses_operations_of_components(meshed: MeshUnderTest, ki
         "count": 1,
         "spec": ScheduleSpec(every_seconds=3600, task=task),
         "paused": True,
+        "name": "none",
+        "label": "production",
+        "version": 1,
     }
     bodies = {
         "create": AgentConfigRequest(agent_id="asker", name="A", llm_provider="openai", llm_model="m"),
         "update": AgentConfigUpdate(llm_model="m"),
+        "register": PromptRequest(name="asker", template="Ask."),
+        "change": PromptChange(template="Ask."),
     }
     for name, may in table.items():
         for letter in ROLES:

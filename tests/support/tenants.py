@@ -10,7 +10,9 @@ from tests.support.http_mesh import Api
 
 SECRET = "acme-secret"
 """In all that the owner has: no answer to another tenant may hold it."""
-THREAD, SCHEDULE, CONFIG = "thread-of-the-owner", "schedule-of-the-owner", "agent-of-the-owner"
+THREAD, SCHEDULE, CONFIG, PROMPT = (
+    f"{thing}-of-the-owner" for thing in ("thread", "schedule", "agent", "prompt")
+)
 
 
 class Asker(Agent):
@@ -40,7 +42,7 @@ class Owned:
     @property
     def ids(self) -> tuple[str, ...]:
         """All that another could guess."""
-        return self.finished, self.waiting, self.key_id, SCHEDULE, CONFIG
+        return self.finished, self.waiting, self.key_id, SCHEDULE, CONFIG, PROMPT
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -57,7 +59,7 @@ async def holder(api: Api, tenant_id: str, *roles: str) -> dict[str, str]:
 
 async def fill(api: Api, tenant_id: str) -> Owned:
     """Give a tenant a task that has ended, one that waits, an event, a cost, an allowance, a schedule, a
-    configuration and a key. The mesh has the agent `Asker`."""
+    configuration, a prompt and a key. The mesh has the agent `Asker`."""
     made = await api.mesh.get(Keys).create(f"{tenant_id}-agent", tenant_id=tenant_id, roles=[Role.ADMIN])
     headers = {"Authorization": f"Bearer {made.key}"}
     finished, waiting = await finished_task(api, headers, "echo", SECRET), await asked_task(api, headers)
@@ -73,6 +75,8 @@ async def fill(api: Api, tenant_id: str) -> Owned:
             201,
             {"agent_id": CONFIG, "name": SECRET, "llm_provider": "openai", "llm_model": "m"},
         ),
+        ("POST", "/v1/prompts", 201, {"name": PROMPT, "template": SECRET, "message": SECRET}),
+        ("PUT", f"/v1/prompts/{PROMPT}/labels/production", 200, {"version": 1}),
     ):
         status, document = await api.call(method, path, json=body, headers=headers)
         assert status == expected, document
@@ -91,12 +95,14 @@ async def check_untouched(api: Api, owned: Owned) -> None:
         f"/tasks/{owned.finished}",
         f"/schedules/{SCHEDULE}",
         f"/api/agents/{CONFIG}",
+        f"/v1/prompts/{PROMPT}",
     ):
         status, view = await api.call("GET", path, headers=owned.headers)
         assert status == 200, (path, view)
         views.append(view)
     assert views[0]["status"] == "waiting" and SECRET in str(views[1]["payload"])
     assert not views[2].get("paused") and views[3]["name"] == SECRET
+    assert (views[4]["template"], views[4]["labels"]) == (SECRET, {"production": 1})
 
 
 async def finished_task(api: Api, headers: dict[str, str], agent_id: str, text: str) -> str:

@@ -132,7 +132,7 @@ class Problem(BaseModel):
 
     `code` is the error's stable name, `field` the first wrong field, `remedy` the thing to do, and
     `errors` every wrong field where there may be several. `retry_after_seconds` is as in `Retry-After`;
-    `budget` names the budget that has no room for a call.
+    `budget` names the budget that has no room for a call, `line` is that of a text with a mistake.
     """
 
     type: str = "about:blank"
@@ -145,6 +145,7 @@ class Problem(BaseModel):
     errors: list[FieldError] | None = None
     retry_after_seconds: float | None = None
     budget: str | None = None
+    line: int | None = None
 
 
 class InvalidFields(InvalidInput):
@@ -181,7 +182,7 @@ def problem_of(error: MeshError) -> Problem:
         code=error.code,
         field=error.field or None,
         remedy=error.remedy or None,
-        **{name: getattr(error, name, None) for name in ("errors", "retry_after_seconds", "budget")},
+        **{name: getattr(error, name, None) for name in ("errors", "retry_after_seconds", "budget", "line")},
     )
 
 

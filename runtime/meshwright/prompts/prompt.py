@@ -44,7 +44,7 @@ _EXPECTED = {
 _Tag = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")]
 _VariableName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 _ParamName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")]
-_Source = Literal["file", "built-in", "agent"]
+_Source = Literal["file", "built-in", "agent", "registry"]
 
 
 def offered_to(name: str) -> tuple[str, ...]:
@@ -79,7 +79,7 @@ class Prompt:
 
     `pieces` is the body cut at its variables: texts at even places, names at odd ones. `version` is recorded
     of each use: `NAME@DIGEST PLACE`, where the place is its file, in a git repository as `git show` takes it
-    (`REVISION:PATH`), or `built-in`; digest and revision have 12 characters.
+    (`REVISION:PATH`), `registry:vN` or `built-in`; digest and revision have 12 characters.
     """
 
     name: str
@@ -152,6 +152,18 @@ def parse_prompt(
     digest = hashlib.sha256(data).hexdigest()
     settings |= {"digest": digest, "source": source, "version": _version(name, digest, path or source)}
     return Prompt(name=name, body=body, pieces=pieces, **settings)
+
+
+def fields_and_body(text: str) -> tuple[dict[str, Any], str]:
+    """Returns the fields that the front matter of a prompt names, and its body. Raises PromptError."""
+    fields, _, body = _front_matter(text.replace("\r\n", "\n"), "")
+    return fields.model_dump(exclude_unset=True), body
+
+
+def variables_in(name: str, body: str) -> list[str]:
+    """Returns the variables in a body that are offered to the prompt of that name."""
+    found = {mark[1] for mark in _MARK.finditer(body)}
+    return [variable for variable in offered_to(name) if variable in found]
 
 
 def _version(name: str, digest: str, place: str) -> str:

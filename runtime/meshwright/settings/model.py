@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from meshwright.sandbox.settings import SandboxSettings
     from meshwright.services.agent_config.settings import AgentConfigSettings
     from meshwright.services.figures.settings import FiguresSettings
+    from meshwright.services.llmops.settings import LlmopsSettings
     from meshwright.services.maintenance.settings import MaintenanceSettings
     from meshwright.services.memories.settings import MemoriesSettings
     from meshwright.services.retention.settings import RetentionSettings
@@ -110,6 +111,7 @@ class Settings(BaseModel):
         ledger: LedgerSettings
         keys: KeysSettings
         agent_config: AgentConfigSettings
+        llmops: LlmopsSettings
         kube: KubeTables
         models: ModelsSettings
         context: ContextSettings

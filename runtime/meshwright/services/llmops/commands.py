@@ -1,0 +1,135 @@
+"""`mesh registry`: the commands that register prompts, show their versions and move labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from meshwright.cli.completion import ids_of
+from meshwright.cli.connect import Connection, talk
+from meshwright.cli.options import Target, WholeNumber, json_option, mesh_options
+from meshwright.cli.output import echo_json, for_terminal, show
+from meshwright.cli.resources import group_of
+from meshwright.core.display import Column, Document, local_time
+from meshwright.core.errors import Conflict
+from meshwright.services.llmops.resources import PROMPTS, labels_of, number_of
+
+registry = group_of(PROMPTS)
+_NAME = click.argument("name", metavar="NAME", shell_complete=ids_of(PROMPTS))
+
+
+def _labels_at(prompt: Document) -> str:
+    return ", ".join(label for label, version in prompt["labels"].items() if version == prompt["version"])
+
+
+def _short(digest: str) -> str:
+    return digest[:12]
+
+
+_VERSIONS = (
+    Column("version", write=number_of),
+    Column("digest", "digest", _short),
+    Column("labels", write=_labels_at, cut=2),
+    Column("author", "author"),
+    Column("when", "created_at", local_time),
+    Column("message", "message", cut=1),
+)
+
+
+@registry.command("show")
+@_NAME
+@click.option("--version", type=WholeNumber(1), metavar="N", help="Default: the newest.")
+@click.option("--label", metavar="LABEL", help="The version that a label points at.")
+@json_option
+@mesh_options
+def _show(target: Target, name: str, version: int | None, label: str | None, as_json: bool) -> None:
+    """Print a version of a prompt: its parameters as front matter, and its template."""
+    if version is not None and label is not None:
+        raise click.UsageError("give either --version or --label", click.get_current_context())
+    path = PROMPTS.path_of(name)
+    wanted = {"version": version} if version else {"label": label} if label else {}
+    found = talk(target, lambda mesh: mesh.client.call("GET", path, **wanted), need="state")
+    if as_json:
+        echo_json(found)
+        return
+    import yaml
+
+    fields = found["parameters"]
+    head = yaml.safe_dump(fields, allow_unicode=True) if fields else ""
+    click.echo(for_terminal(f"---\n{head}---\n{found['template']}"))
+
+
+@registry.command("versions")
+@_NAME
+@json_option
+@mesh_options
+def _versions(target: Target, name: str, as_json: bool) -> None:
+    """List the versions of a prompt, the newest first."""
+    path = f"{PROMPTS.path_of(name)}/versions"
+    found = talk(target, lambda mesh: mesh.client.items(path), need="state")
+    show(found, _VERSIONS, as_json=as_json, empty="")
+
+
+@registry.command("add")
+@click.argument("file", metavar="FILE.prompt", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--name", metavar="NAME", help="Default: that of the file.")
+@click.option("--message", metavar="TEXT", default="", help="What changed, and why.")
+@json_option
+@mesh_options
+def _add(target: Target, file: Path, name: str | None, message: str, as_json: bool) -> None:
+    """Register a prompt file, or make the next version of its prompt. That changes nothing live.
+
+    mesh registry label NAME production VERSION makes a version live.
+    """
+    from meshwright.prompts.prompt import fields_and_body, offered_to, parse_prompt
+
+    named, data = name or file.stem, file.read_bytes()
+    parse_prompt(named, data, str(file), offered=offered_to(named))  # names file and line
+    parameters, template = fields_and_body(data.decode("utf-8-sig"))
+    body: dict[str, Any] = {"template": template, "parameters": parameters, "message": message}
+
+    async def add(mesh: Connection) -> Document:
+        prompts = mesh.client.resource(PROMPTS.name)
+        try:
+            return await prompts.create(name=named, **body)
+        except Conflict:
+            return await prompts.put(named, **body)
+
+    added = talk(target, add, need="change", begins=True)
+    if as_json:
+        echo_json(added)
+    else:
+        click.echo(f"registered: {named} v{added['version']} ({added['digest'][:12]})")
+
+
+@registry.command("label")
+@_NAME
+@click.argument("label", metavar="LABEL")
+@click.argument("version", type=WholeNumber(1), metavar="VERSION")
+@json_option
+@mesh_options
+def _label(target: Target, name: str, label: str, version: int, as_json: bool) -> None:
+    """Point a label at a version. Agents use `production` from their next attempt on."""
+    path, body = _path_of_label(name, label), {"version": version}
+    found = talk(target, lambda mesh: mesh.client.call("PUT", path, body=body), need="change")
+    if as_json:
+        echo_json(found)
+    else:
+        click.echo(f"{name}: {labels_of(found)}")
+
+
+@registry.command("unlabel")
+@_NAME
+@click.argument("label", metavar="LABEL")
+@mesh_options
+def _unlabel(target: Target, name: str, label: str) -> None:
+    """Delete a label. Without `production` agents use their prompt files again."""
+    talk(target, lambda mesh: mesh.client.call("DELETE", _path_of_label(name, label)), need="change")
+    click.echo(f"{name} has no {label} any more")
+
+
+def _path_of_label(name: str, label: str) -> str:
+    return f"{PROMPTS.path_of(name)}/labels/{quote(label, safe='')}"

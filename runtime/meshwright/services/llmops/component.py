@@ -1,0 +1,357 @@
+"""The component: prompts of tenants, changed at the mesh's fronts and used by the agents of each process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from meshwright.component import Actors, Component
+from meshwright.core import topics
+from meshwright.core.access import Role
+from meshwright.core.errors import HostError, NotFound
+from meshwright.core.messages import Caller, Event
+from meshwright.events.audit import Audit
+from meshwright.identity.rules import Rule
+from meshwright.kernel.actor import Actor, Turn, turn
+from meshwright.kernel.envelope import ActorRef
+from meshwright.kernel.turns import ActorKind
+from meshwright.mesh import Mesh
+from meshwright.prompts import Prompt, PromptContext, parse_prompt
+from meshwright.prompts.prompt import offered_to
+from meshwright.prompts.sources import NO_RUN
+from meshwright.roles import FRONT
+from meshwright.services.llmops import table
+from meshwright.services.llmops.event_words import DELETED, FACTS, LABELLED, REGISTERED, UNLABELLED
+from meshwright.services.llmops.records import (
+    MAX_VERSION,
+    PromptChange,
+    PromptPage,
+    PromptRequest,
+    PromptSummary,
+    PromptVersion,
+    PromptVersionPage,
+    row_of,
+)
+from meshwright.services.llmops.settings import LlmopsSettings
+from meshwright.services.llmops.table import PRODUCTION, Found, Live, LivePrompts
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
+_READER = ActorRef("prompt-registry", "mesh")
+"""The actor by which workers without a database read the front's prompts."""
+SEE = Rule("lists registered prompts", (Role.VIEWER,))
+READ = Rule("reads registered prompts", (Role.CONTENTS, Role.OPERATOR))
+CHANGE = Rule("changes registered prompts", (Role.OPERATOR,))
+PROTECT = Rule(f"moves the label {PRODUCTION}", (Role.ADMIN,))
+_FETCH_SECONDS = 10.0
+_RETRY_SECONDS = 1.0
+_AGAIN_SECONDS = 5.0  # after an event, which the front may hear later than its workers do
+_logger = logging.getLogger("meshwright.prompts")
+
+
+class _NoState(BaseModel):
+    """None: the front has the tables."""
+
+
+class _PromptReader(Actor[_NoState]):
+    """Hands workers without a database the live prompts that the front knows; commits nothing."""
+
+    def __init__(self, ref: ActorRef, registry: PromptRegistry) -> None:
+        super().__init__(ref)
+        self._registry = registry
+
+    @turn
+    def live(self, turn: Turn) -> LivePrompts:
+        """Which version of which prompt is live. Raises HostError while the front reads a change."""
+        return LivePrompts(items=tuple(self._registry.known(is_newest=True)))
+
+    @turn
+    def text(self, turn: Turn, wanted: Live) -> str:
+        """The text of one of them."""
+        text = self._registry.known().get(wanted)
+        if text is None:
+            raise HostError("This version is not live any more", remedy="Ask again which is")
+        return text
+
+
+class PromptRegistry(Component):
+    """Registered prompts: a source of prompts for agents, and the operations of callers.
+
+    A run takes the version of its tenant that has the label `production`, else the sources behind this one
+    are asked. Live versions are read at the start, after each event that says that something changed, and
+    again after `ttl_seconds`; the last read stays in use while it cannot be repeated.
+
+    A process that has the tables has read them before its first run. A worker that asks the front may get
+    work before: `resolve` raises HostError then, by which the work is taken up again a moment later, and
+    costs no attempt. It never falls back to the file only because the registry is not known yet.
+    """
+
+    name = "llmops"
+    facts = FACTS
+    config: LlmopsSettings
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        self._has_table = mesh.has_log
+        self._texts: dict[Live, str] | None = None
+        self._fetched: dict[Live, str] = {}
+        self._live: dict[tuple[str, str], Live] = {}
+        self._parsed: dict[Live, Prompt] = {}
+        self._version = 1
+        self._read_version = 0
+        self._due_at = mesh.host.clock.now()
+        self._is_running = False
+        self._has_failed = False
+        self._reading = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+        self._unlisten: Callable[[], None] = lambda: None
+
+    def migrations(self) -> Traversable:
+        """The tables `prompts`, `prompt_versions` and `prompt_labels`."""
+        return files("meshwright.services.llmops") / "tables"
+
+    def actors(self) -> Iterable[Actors]:
+        """The reader of the tables for other processes, at the front."""
+        return [Actors(ActorKind.of(_PromptReader, type=_READER.type, registry=self), FRONT)]
+
+    def routes(self) -> APIRouter:
+        """/v1/prompts."""
+        from meshwright.services.llmops.routes import router
+
+        return router
+
+    def prompt_source(self) -> PromptRegistry:
+        """The live versions. They are asked for before the prompts folder."""
+        return self
+
+    async def start(self) -> None:
+        """Read them, and again after each change."""
+        self._is_running = True
+        kinds = (REGISTERED, LABELLED, UNLABELLED, DELETED)
+        self._unlisten = self.mesh.host.listen(topics.MESH, self._expire, kinds)
+        if self._has_table:
+            await self._refresh()
+        self._refresh_soon()  # the front may start later than its workers
+
+    async def stop(self) -> None:
+        """Stop reading."""
+        self._is_running = False
+        self._unlisten()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def resolve(self, name: str, context: PromptContext = NO_RUN) -> Prompt | None:
+        """The live version of that name of the run's tenant, None where it has none.
+
+        Raises HostError before the first read, but for no run, and PromptError for a version that was
+        registered with another release of Meshwright and is no prompt for this one.
+        """
+        if self._texts is None and context == NO_RUN:
+            return None
+        texts, found = self.known(), self._live.get((context.tenant_id, name))
+        if found is None:
+            return None
+        if found not in self._parsed:
+            place, text, offered = f"registry:v{found.version}", texts[found], offered_to(name)
+            prompt = parse_prompt(name, text.encode(), place, source="registry", offered=offered)
+            self._parsed[found] = prompt
+        return self._parsed[found]
+
+    def names(self) -> list[str]:
+        """None: they differ by tenant, and no tenant is to see those of another."""
+        return []
+
+    def reload(self) -> list[str]:
+        """Begin to read again what is no longer fresh."""
+        self._refresh_soon()
+        return []
+
+    def known(self, *, is_newest: bool = False) -> dict[Live, str]:
+        """The live versions of all tenants with their texts. Raises HostError before the first read.
+
+        If they are to be the newest it raises that too while a change is not read yet.
+        """
+        if self._texts is None or (is_newest and self._read_version != self._version):
+            raise HostError("The registered prompts are not read yet", remedy="Ask again in a moment")
+        return self._texts
+
+    @property
+    def _is_fresh(self) -> bool:
+        return self._read_version == self._version and self.mesh.host.clock.now() < self._due_at
+
+    async def _refresh(self) -> bool:
+        """Read them once more if they may have changed; returns whether they are known now."""
+        async with self._reading:
+            return self._is_fresh or await self._read()
+
+    async def _read(self) -> bool:
+        version, now = self._version, self.mesh.host.clock.now()
+        seconds = self.config.ttl_seconds
+        if not self._has_table and version != self._read_version:
+            seconds = min(_AGAIN_SECONDS, seconds)
+        try:
+            texts = await self._fetch()
+        except (HostError, NotFound, TimeoutError) as error:
+            level = logging.DEBUG if self._has_failed else logging.WARNING  # it is tried every second
+            _logger.log(level, "registered prompts stay as they were: %s", error or "no answer in time")
+            self._has_failed = True
+            return False
+        self._has_failed = False
+        self._texts, self._fetched = texts, dict(texts)
+        self._live = {(live.tenant_id, live.name): live for live in texts}
+        self._parsed = {live: prompt for live, prompt in self._parsed.items() if live in texts}
+        self._read_version, self._due_at = version, now + timedelta(seconds=seconds)
+        return True
+
+    async def _fetch(self) -> dict[Live, str]:
+        """The live versions; only the texts of new ones are read, since a version never changes.
+
+        A read that fails leaves the texts that it got to the next one.
+        """
+        async with asyncio.timeout(_FETCH_SECONDS):
+            live = (await self._live_now()).items
+        for item in live:
+            if item not in self._fetched:
+                async with asyncio.timeout(_FETCH_SECONDS):
+                    self._fetched[item] = await self._text_of(item)
+        return {item: self._fetched[item] for item in live}
+
+    async def _live_now(self) -> LivePrompts:
+        if self._has_table:
+            return await self.mesh.database.read(table.live)
+        return LivePrompts.model_validate(await self.mesh.host.call(_READER, "live"))
+
+    async def _text_of(self, item: Live) -> str:
+        if self._has_table:
+            return await self.mesh.database.read(table.text_of, item)
+        return str(await self.mesh.host.call(_READER, "text", item))
+
+    def _expire(self, event: Event | None = None) -> None:
+        self._version += 1
+        self._refresh_soon()
+
+    def _refresh_soon(self) -> None:
+        is_reading = self._task is not None and not self._task.done()
+        if self._is_running and not self._is_fresh and not is_reading:
+            self._task = asyncio.get_running_loop().create_task(self._refresh_behind())
+
+    async def _refresh_behind(self) -> None:
+        while not self._is_fresh:
+            if not await self._refresh():
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def page(self, caller: Caller, *, after: str = "", limit: int = 100) -> PromptPage:
+        """The prompts of the caller's tenant by name, after one: their newest versions without the texts."""
+        SEE.check(caller)
+        rows = await self.mesh.database.read(table.page, caller.tenant_id, after, limit + 1)
+        items = [PromptSummary.of(found) for found in rows[:limit]]
+        return PromptPage(items=items, cursor=items[-1].name if len(rows) > limit else None)
+
+    async def history(
+        self, caller: Caller, name: str, *, before: int = MAX_VERSION, limit: int = 100
+    ) -> PromptVersionPage:
+        """The versions of a prompt below a number, the newest first, without the texts. Raises NotFound."""
+        SEE.check(caller)
+        rows = await self.mesh.database.read(table.history, caller.tenant_id, name, before, limit + 1)
+        items = [PromptSummary.of(found) for found in rows[:limit]]
+        return PromptVersionPage(items=items, cursor=items[-1].version if len(rows) > limit else None)
+
+    async def show(
+        self, caller: Caller, name: str, *, version: int | None = None, label: str | None = None
+    ) -> PromptVersion:
+        """A version by its number or a label, else the newest. Raises NotFound."""
+        READ.check(caller)
+        return PromptVersion.of(await self._find(caller, name, version, label))
+
+    async def register(self, caller: Caller, wanted: PromptRequest) -> PromptVersion:
+        """Register a prompt: version 1, or the next one of a name that was deleted. Durable at the return.
+
+        Raises InvalidPrompt, StorageExceeded, and Conflict for a name that there is.
+        """
+        CHANGE.check(caller)
+        return await self._add(caller, wanted.name, wanted, is_new=True)
+
+    async def change(
+        self, caller: Caller, name: str, wanted: PromptChange, *, expected: Sequence[str] = ()
+    ) -> PromptVersion:
+        """Make a version, unless the newest has the same text. Raises NotFound, InvalidPrompt, and
+        PreconditionFailed where the digest of the newest is none of those that are `expected`."""
+        CHANGE.check(caller)
+        await self._find(caller, name)
+        return await self._add(caller, name, wanted, is_new=False, expected=expected)
+
+    async def remove(self, caller: Caller, name: str) -> None:
+        """Delete a prompt with its labels; its versions stay readable by number. Raises NotFound.
+
+        One with the label `production` takes the role that moves that.
+        """
+        CHANGE.check(caller)
+        is_live = PRODUCTION in (await self._find(caller, name)).labels
+        if is_live:
+            PROTECT.check(caller)
+        await self._change(caller, DELETED, {"name": name}, table.delete, name, also_live=is_live)
+
+    async def label(self, caller: Caller, name: str, label: str, version: int) -> PromptSummary:
+        """Point a label at a version: agents use `production` from their next attempt on. Raises NotFound."""
+        _check_label(caller, label)
+        await self._find(caller, name, version)
+        moved = {"name": name, "label": label, "version": version}
+        await self._change(caller, LABELLED, moved, table.set_label, name, label, version)
+        return PromptSummary.of(await self._find(caller, name))
+
+    async def unlabel(self, caller: Caller, name: str, label: str) -> None:
+        """Delete a label; without `production` agents use their files again. Raises NotFound."""
+        _check_label(caller, label)
+        await self._find(caller, name, label=label)
+        removed = {"name": name, "label": label}
+        await self._change(caller, UNLABELLED, removed, table.delete_label, name, label)
+
+    async def _add(
+        self, caller: Caller, name: str, wanted: PromptChange, *, is_new: bool, expected: Sequence[str] = ()
+    ) -> PromptVersion:
+        row = row_of(caller.tenant_id, name, wanted, caller.requested_by, self.mesh.host.clock.now())
+        known = {"name": name, "digest": row.digest, "author": row.author, "message": row.message}
+        event = self.mesh.event(REGISTERED, known, tenant_id=caller.tenant_id)
+        limits = (self.config.max_prompts, self.config.max_versions)
+        async with self.mesh.get(Audit).change(caller, REGISTERED, _subject(name), {"digest": row.digest}):
+            number = await self.mesh.write(table.add, event, row, limits, is_new=is_new, expected=expected)
+        return PromptVersion.of(await self._find(caller, name, number))
+
+    async def _change(
+        self,
+        caller: Caller,
+        event_type: str,
+        known: dict[str, Any],
+        write: Callable[..., Any],
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Make a change with the event that tells of it, and go by it in this process when this returns."""
+        event = self.mesh.event(event_type, known, tenant_id=caller.tenant_id)
+        details = {key: value for key, value in known.items() if key != "name"}
+        async with self.mesh.get(Audit).change(caller, event_type, _subject(known["name"]), details):
+            await self.mesh.write(write, event, caller.tenant_id, *args, **kwargs)
+        self._version += 1
+        await self._refresh()
+
+    async def _find(
+        self, caller: Caller, name: str, version: int | None = None, label: str | None = None
+    ) -> Found:
+        return await self.mesh.database.read(table.find, caller.tenant_id, name, version, label)
+
+
+def _check_label(caller: Caller, label: str) -> None:
+    (PROTECT if label == PRODUCTION else CHANGE).check(caller)
+
+
+def _subject(name: str) -> str:
+    return f"prompts/{name}"

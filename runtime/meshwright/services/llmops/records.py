@@ -1,0 +1,182 @@
+"""Prompts as callers send them and are shown them, and how both become the text of a prompt file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import yaml
+from pydantic import AfterValidator, BaseModel, Field
+
+from meshwright.core.errors import InvalidInput, PromptError
+from meshwright.core.ids import Identifier
+from meshwright.edges.bodies import Strict
+from meshwright.prompts.prompt import (
+    MAX_PROMPT_BYTES,
+    fields_and_body,
+    offered_to,
+    parse_prompt,
+    variables_in,
+)
+from meshwright.services.llmops.table import Found, PromptRow
+
+MAX_VERSION = 2**31 - 1
+
+
+class InvalidPrompt(InvalidInput):
+    """A template or parameters that are no prompt; `line` is that of the template."""
+
+    code = InvalidInput.__name__
+    line: int | None = None
+
+
+def _storable(text: str) -> str:
+    if "\x00" in text:
+        raise ValueError("it must not hold the character NUL")
+    return text
+
+
+def _template(text: str) -> str:
+    if not text.strip():
+        raise ValueError("it has no text")
+    if text.lstrip().partition("\n")[0].rstrip() == "---":
+        raise ValueError("it begins with front matter: send the fields of that as parameters")
+    return _storable(text)
+
+
+Template = Annotated[str, Field(max_length=MAX_PROMPT_BYTES), AfterValidator(_template)]
+Message = Annotated[str, Field(max_length=1_000), AfterValidator(_storable)]
+Version = Annotated[int, Field(ge=1, le=MAX_VERSION)]
+
+
+class PromptChange(Strict):
+    """A new version: the body of a `.prompt` file, and the fields of its front matter.
+
+    `variables` are those of the template unless the parameters name them. `message` says why it changed.
+    """
+
+    template: Template
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    message: Message = ""
+
+
+class PromptRequest(PromptChange):
+    """A new prompt. An agent uses it that has a prompt of this name, once a version has `production`."""
+
+    name: Identifier
+
+
+class LabelChange(Strict):
+    """The version that a label points at."""
+
+    version: Version
+
+
+class PromptSummary(BaseModel):
+    """A version of a prompt, and the versions that the labels of the prompt point at.
+
+    `prompt_id` is the name. `digest` is the SHA-256 of the text, of which events and costs name 12
+    characters. `deleted` says whether the prompt is.
+    """
+
+    prompt_id: str
+    name: str
+    version: int
+    digest: str
+    labels: dict[str, int]
+    author: str
+    message: str
+    created_at: datetime
+    deleted: bool
+
+    @classmethod
+    def of(cls, found: Found) -> PromptSummary:
+        """The summary of a version."""
+        return PromptSummary(**_known(found))
+
+
+class PromptVersion(PromptSummary):
+    """A version with its text: the template, and the parameters that were sent with it."""
+
+    template: str
+    parameters: dict[str, Any]
+
+    @classmethod
+    def of(cls, found: Found) -> PromptVersion:
+        """The whole version."""
+        parameters, template = fields_and_body(found.row.text)
+        return PromptVersion(**_known(found), template=template, parameters=parameters)
+
+
+class PromptPage(BaseModel):
+    """Some prompts by name, each by its newest version; `cursor` asks for those that follow."""
+
+    items: list[PromptSummary]
+    cursor: str | None = None
+
+
+class PromptVersionPage(BaseModel):
+    """Some versions of a prompt, the newest first; `cursor` asks for those before."""
+
+    items: list[PromptSummary]
+    cursor: int | None = None
+
+
+def _known(found: Found) -> dict[str, Any]:
+    row = found.row
+    return {
+        "prompt_id": row.name,
+        "name": row.name,
+        "version": row.version,
+        "digest": row.digest,
+        "labels": found.labels,
+        "author": row.author,
+        "message": row.message,
+        "created_at": datetime.fromtimestamp(row.created_at, UTC),
+        "deleted": found.is_deleted,
+    }
+
+
+def row_of(tenant_id: str, name: str, wanted: PromptChange, author: str, now: datetime) -> PromptRow:
+    """A version of which only the number is open. Raises InvalidPrompt."""
+    text = _text_of(name, wanted.template, wanted.parameters)
+    return PromptRow(
+        tenant_id=tenant_id,
+        name=name,
+        version=0,
+        text=text,
+        digest=hashlib.sha256(text.encode()).hexdigest(),
+        author=author,
+        message=wanted.message,
+        created_at=now.timestamp(),
+    )
+
+
+def _text_of(name: str, template: str, parameters: Mapping[str, Any]) -> str:
+    """The text of a prompt file. Raises InvalidPrompt."""
+    fields = dict(parameters)
+    if "variables" not in fields and (used := variables_in(name, template)):
+        fields["variables"] = used
+    # Sorted, so that the same parameters give the same digest.
+    head = yaml.safe_dump(fields, allow_unicode=True, sort_keys=True, width=MAX_PROMPT_BYTES)
+    head = f"---\n{head if fields else ''}---\n"
+    text = head + template.replace("\r\n", "\n")
+    try:
+        parse_prompt(name, text.encode(), offered=offered_to(name))
+    except PromptError as error:
+        raise _refusal(error, head.count("\n")) from None
+    return text
+
+
+def _refusal(error: PromptError, first_line: int) -> InvalidPrompt:
+    line = (error.line or 0) - first_line
+    if error.line is None or line > 0:
+        place = f"template, line {line}" if line > 0 else "template"
+        refusal = InvalidPrompt(f"{place}: {error.message}", remedy=error.remedy, field="template")
+        refusal.line = line if line > 0 else None
+        return refusal
+    field = f"parameters.{error.field}" if error.field else "parameters"
+    problem = error.message.removeprefix(f"{error.field}: ")
+    return InvalidPrompt(f"{field}: {problem}", remedy=error.remedy, field=field)
