@@ -111,7 +111,7 @@ class FakeArgocd(FakeService):
         live, target = (manifests(revision)[0] for revision in (FIRST, SECOND))
         item = {"kind": "Deployment", "name": "shop", "namespace": "shop", "group": "apps", "modified": True}
         states = {"normalizedLiveState": json.dumps(live), "predictedLiveState": json.dumps(target)}
-        same = {"kind": "Service", "name": "shop", "modified": False, "normalizedLiveState": "{}"}
+        same = {"kind": "Service", "name": "shop", "normalizedLiveState": "{}", "predictedLiveState": "{}"}
         found = {"items": [{**item, **states}, same]}
         return web.json_response(self.published.checked("applicationManagedResourcesResponse", found))
 
