@@ -1,6 +1,6 @@
 # `make` lists the targets. All that is installed goes into .venv, from locks with hashes.
 .DEFAULT_GOAL := help
-.PHONY: help install demo test soak kills lint format types bench coding dapr dex mcp tsc kube image lock sbom audit clean
+.PHONY: help install demo test soak kills lint format types bench coding dapr dex mcp tsc kube argocd image lock sbom audit clean
 
 BIN := .venv/bin
 # The first interpreter that really runs and is new enough (a shim may exist for a version that does not).
@@ -63,6 +63,11 @@ kube: .venv/.dev  ## build the API server of Kubernetes with Go, once, and try k
 	@"$(PYTHON)" tests/support/mcp/install kube >/dev/null
 	@SOAK=1 $(BIN)/python -m pytest -q -k "k8s or kube" \
 		$(addprefix tests/integration/test_,k8s_cluster.py kube_tools.py mcp_kube.py ops_kills.py ops_scenarios.py)
+
+argocd: .venv/.dev  ## build Argo CD and that API server with Go, once, and try the toolset argocd (needs etcd, kubectl, redis)
+	@"$(PYTHON)" tests/support/build kube
+	@"$(PYTHON)" tests/support/build argocd
+	@SOAK=1 $(BIN)/python -m pytest -q tests/integration/test_argocd_real.py
 
 image:  ## build the image of Dockerfile.agent with docker, podman or buildah (ARGS="--build-arg BASE=...")
 	@for tool in docker podman buildah none; do $$tool info >/dev/null 2>&1 && break; done; \

@@ -122,12 +122,39 @@ async def test_an_application_is_created_and_deleted_once(call: Calls, argocd: F
     assert [*argocd.apps] == ["shop"]
 
 
+async def test_a_chart_is_deployed_by_its_whole_version(call: Calls, argocd: FakeArgocd) -> None:
+    argocd.apps["shop"]["spec"]["source"] = {"repoURL": REPO, "chart": "shop", "targetRevision": "1.x"}
+    for revision in ("1", "1.x", THIRD):
+        with pytest.raises(InvalidInput, match="may soon be another"):
+            await call("sync_app", name="shop", revision=revision)
+    assert (await call("sync_app", name="shop", revision="v1.2.3-rc.1"))["started"]
+
+
+async def test_several_sources_are_not_compared(call: Calls, argocd: FakeArgocd) -> None:
+    spec = argocd.apps["shop"]["spec"]
+    spec["sources"] = [spec.pop("source")]
+    with pytest.raises(ToolFailed, match="shop has several sources"):
+        await call("app_diff", name="shop", revision=THIRD)
+    assert (await call("apps"))["apps"][0]["source"] == f"{REPO} deploy"
+
+
+async def test_an_application_that_is_being_deleted_is_not_deleted_again(
+    call: Calls, argocd: FakeArgocd
+) -> None:
+    argocd.apps["shop"]["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    assert await call("delete_app", name="shop", cascade=True) == {"changed": False}
+    assert changes(argocd) == []
+
+
 @pytest.mark.parametrize(
     ("tool", "arguments", "problem"),
     [
         ("sync_app", {"name": "bank", "revision": THIRD}, "application 'bank' may not be changed"),
         ("sync_app", {"name": "../shop", "revision": THIRD}, "should match pattern"),
         ("sync_app", {"name": "shop", "revision": "--force"}, "should match pattern"),
+        ("sync_app", {"name": "shop", "revision": "main"}, "main may soon be another commit"),
+        ("sync_app", {"name": "shop", "revision": "v1.2.3"}, "v1.2.3 may soon be another commit"),
+        ("sync_app", {"name": "shop", "revision": THIRD[:12]}, "may soon be another commit"),
         ("rollback_app", {"name": "bank", "id": 0}, "application 'bank' may not be changed"),
         ("delete_app", {"name": "bank", "cascade": False}, "application 'bank' may not be changed"),
         ("create_app", NEW | {"name": "bank"}, "application 'bank' may not be changed"),

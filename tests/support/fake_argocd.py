@@ -49,6 +49,7 @@ class FakeArgocd(FakeService):
         router = self.app.router
         router.add_get("/api/v1/applications", self._list)
         router.add_post("/api/v1/applications", self._create)
+        router.add_get("/api/v1/applications/{name}", self._refreshed)
         router.add_delete("/api/v1/applications/{name}", self._delete)
         router.add_get("/api/v1/applications/{name}/manifests", self._manifests)
         router.add_get("/api/v1/applications/{name}/managed-resources", self._managed)
@@ -86,7 +87,15 @@ class FakeArgocd(FakeService):
         self.apps[sent["metadata"]["name"]] = {**sent, "status": {}}
         return web.json_response(self.published.checked("v1alpha1Application", sent))
 
+    async def _refreshed(self, request: web.Request) -> web.Response:
+        app = self.apps[request.match_info["name"]]
+        assert request.query["refresh"] == "normal" and app["spec"]["source"]["targetRevision"] == "main"
+        app["status"]["sync"] = {"status": "OutOfSync", "revision": self.main}
+        return web.json_response(self.published.checked("v1alpha1Application", app))
+
     async def _delete(self, request: web.Request) -> web.Response:
+        if request.headers.get("Content-Type") != "application/json":  # as of each request but a GET
+            return web.Response(status=415, text="Invalid content type")
         del self.apps[request.match_info["name"]]
         return web.json_response(self.published.checked("applicationApplicationResponse", {}))
 
@@ -95,14 +104,14 @@ class FakeArgocd(FakeService):
         revision = self.main if asked == "main" else asked
         if revision not in (FIRST, SECOND, THIRD):
             return _refused(500, 2, f"unable to resolve '{asked}' to a commit SHA")
-        found = {"manifests": [*map(json.dumps, manifests(revision))], "revision": revision}
+        found = {"manifests": [*map(json.dumps, manifests(revision))]}  # and not what was resolved
         return web.json_response(self.published.checked("repositoryManifestResponse", found))
 
     async def _managed(self, request: web.Request) -> web.Response:
         live, target = (manifests(revision)[0] for revision in (FIRST, SECOND))
         item = {"kind": "Deployment", "name": "shop", "namespace": "shop", "group": "apps", "modified": True}
         states = {"normalizedLiveState": json.dumps(live), "predictedLiveState": json.dumps(target)}
-        same = {"kind": "Service", "name": "shop", "modified": False, "normalizedLiveState": "{}"}
+        same = {"kind": "Service", "name": "shop", "normalizedLiveState": "{}", "predictedLiveState": "{}"}
         found = {"items": [{**item, **states}, same]}
         return web.json_response(self.published.checked("applicationManagedResourcesResponse", found))
 

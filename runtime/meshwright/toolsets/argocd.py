@@ -7,6 +7,7 @@ repositories and namespaces that the operator lists.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from difflib import unified_diff
 from hashlib import sha256
@@ -23,6 +24,8 @@ from meshwright.toolsets.rest import RestPart, RestService, RestTools, fits
 _API = ("api", "v1", "applications")
 _HERE = "https://kubernetes.default.svc"
 _STEP = "meshwright-step"  # names the call of a tool that an operation is of
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_VERSION = re.compile(r"v?\d+\.\d+\.\d+([+-][0-9A-Za-z.+-]+)?")  # of a chart; a shorter one is a range
 _MAX_APPS = 100
 _MAX_RESOURCES = 50
 _MAX_DIFF_CHARS = 8_000
@@ -137,13 +140,15 @@ class Argocd(RestPart):
 
         Args:
             name: the application's
-            revision: what to deploy: the whole id of a commit, as app_diff shows it, or a chart's version
+            revision: the whole id of a commit, as app_diff shows it, or the whole version of a chart
             prune: whether resources that it does not have any more are deleted
         """
         self._check(name)
         app = await self._app(name)
         if (state := _operation_of(app, context.step_id)) is not None:
             return {"started": False, "phase": state["phase"]}
+        if not _is_fixed(app, revision):
+            raise InvalidInput(f"{revision} may soon be another commit", field="revision")
         _check_idle(app)
         infos = [{"name": _STEP, "value": context.step_id}]
         body = {"name": name, "revision": revision, "prune": prune, "infos": infos}
@@ -158,13 +163,12 @@ class Argocd(RestPart):
         app = await self._app(name)
         if _operation_of(app, context.step_id) is not None:
             return Unchanged()
-        plan = await self._plan(app, revision)
-        if plan["revision"] != revision:
-            remedy = (
-                f"Name the commit, {plan['revision']}, so that nothing else is deployed than was approved"
-            )
+        if not _is_fixed(app, revision):
+            known = await self._resolved(app, revision)
+            commit = f"the commit, {known}," if known != revision else "the whole id of the commit"
+            remedy = f"Name {commit} so that nothing else is deployed than was approved"
             raise InvalidInput(f"{revision} may soon be another commit", remedy=remedy, field="revision")
-        return {**plan, "prune": prune}
+        return {**await self._plan(app, revision), "prune": prune}
 
     @tool(idempotent=True, needs_approval=True, origin="outside", preview="_preview_rollback_app")
     async def rollback_app(self, name: Name, id: int) -> dict[str, Any]:
@@ -226,15 +230,17 @@ class Argocd(RestPart):
             cascade: whether all that it has deployed is deleted too
         """
         self._check(name)
-        if await self._find(name) is None:
+        if _is_gone(await self._find(name)):
             return {"changed": False}
-        await self.server.call("DELETE", *_API, name, params={"cascade": "true" if cascade else "false"})
+        params = {"cascade": "true" if cascade else "false"}
+        await self.server.call("DELETE", *_API, name, params=params, body={})  # none without a type is taken
         return {"changed": True}
 
     async def _preview_delete_app(self, name: Name, cascade: bool) -> dict[str, Any] | Unchanged:
         """The resources that go with it."""
         self._check(name)
-        if (app := await self._find(name)) is None:
+        app = await self._find(name)
+        if app is None or _is_gone(app):
             return Unchanged()
         resources = (app.get("status", {}).get("resources") or []) if cascade else []
         deleted = sorted(f"{item.get('kind', '')} {item.get('name', '')}" for item in resources)
@@ -275,13 +281,23 @@ class Argocd(RestPart):
     async def _plan(self, app: Mapping[str, Any], revision: str) -> dict[str, Any]:
         """The difference between the manifests that are deployed and those of a revision, as a commit."""
         name, deployed = app["metadata"]["name"], _deployed(app)
-        wanted = await self.server.get(*_API, name, "manifests", params={"revision": revision})
+        if app["spec"].get("sources"):
+            raise ToolFailed(f"{name} has several sources, whose revisions are not compared here")
+        resolved = await self._resolved(app, revision)
+        wanted = await self.server.get(*_API, name, "manifests", params={"revision": resolved})
         before: Mapping[str, Any] = {}
         if deployed:
             before = await self.server.get(*_API, name, "manifests", params={"revision": deployed})
         texts = [_texts(map(_parsed, found.get("manifests") or [])) for found in (before, wanted)]
-        resolved = wanted.get("revision") or revision
         return {"deployed": deployed, "revision": resolved, **_difference(*texts)}
+
+    async def _resolved(self, app: Mapping[str, Any], revision: str) -> str:
+        """The commit that a name stands for now: Argo CD tells it only of what the application follows."""
+        source = app["spec"].get("source") or {}
+        if _is_fixed(app, revision) or revision != (source.get("targetRevision") or "HEAD"):
+            return revision
+        fresh = await self.server.get(*_API, app["metadata"]["name"], params={"refresh": "normal"})
+        return fresh.get("status", {}).get("sync", {}).get("revision") or revision
 
     async def _app(self, name: str) -> dict[str, Any]:
         app = await self._find(name)
@@ -322,6 +338,18 @@ def _summary(app: Mapping[str, Any]) -> dict[str, Any]:
         "source": f"{source.get('repoURL', '')} {source.get('path', '') or source.get('chart', '')}",
         "namespace": spec.get("destination", {}).get("namespace", ""),
     }
+
+
+def _is_fixed(app: Mapping[str, Any], revision: str) -> bool:
+    """Whether a revision is the same for ever, unlike a branch, a tag, or a range of versions."""
+    source = app["spec"].get("source") or {}
+    is_git = not source.get("chart") and not source.get("repoURL", "").startswith("oci://")
+    return (_COMMIT if is_git else _VERSION).fullmatch(revision) is not None
+
+
+def _is_gone(app: Mapping[str, Any] | None) -> bool:
+    """Whether there is no such application, or it goes once all that it has deployed is gone."""
+    return app is None or "deletionTimestamp" in app["metadata"]
 
 
 def _deployed(app: Mapping[str, Any]) -> str:
