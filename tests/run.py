@@ -44,6 +44,8 @@ NO_FIGURE = 75
 QUICK = ("lint", "imports", "types", "unit", "contract")
 """The parts that run by default: minutes, and useful without any service."""
 MAX_PROCESSES = 8
+MAX_UNSTEADY = 3
+"""So many tests that fail beside others run once more, by themselves: what passes then is named."""
 SOAKING = bool(os.environ.get("SOAK"))
 """Whether tests with the mark `soak` run, chance is tried with more seeds, and kills in every combination."""
 DAPR = ("mosquitto", "redis-server", "daprd")
@@ -145,28 +147,45 @@ def run_session(tiers: Mapping[str, Tier], tests: Path) -> dict[str, Result]:
             "-c",
             str(ROOT / "pyproject.toml"),
             f"--rootdir={tests.parent}",
+        ]
+        spread = [
             f"--junitxml={report}",
             "--durations=60",
             "--durations-min=2",
             f"--numprocesses={processes}",
             *("--dist=loadfile", "--no-loadscope-reorder"),
         ]
+        pytest = [PYTHON, "-m", "pytest", *options]
         started = time.monotonic()
-        status = execute([PYTHON, "-m", "pytest", *options, *paths], environment)
+        status = execute([*pytest, *spread, *paths], environment)
         print(f"tests: {time.monotonic() - started:.0f} s in {processes} processes", flush=True)
-        return read_report(tiers, status, report)
+        cases = read_report(report)
+        if status == 1 and sum(map(has_failed, cases)) <= MAX_UNSTEADY:
+            alone = ["--last-failed", "--last-failed-no-failures=none", "--numprocesses=0"]
+            status = execute([*pytest, *alone, *paths], environment)
+        return results_of(tiers, status, cases)
 
 
-def read_report(tiers: Mapping[str, Tier], status: int, report: Path) -> dict[str, Result]:
-    """Turn pytest's exit status and its JUnit report into a result for each tier.
+def read_report(report: Path) -> list[ElementTree.Element]:
+    """The tests of a JUnit report; none where pytest has written none."""
+    return list(ElementTree.parse(report).getroot().iter("testcase")) if report.exists() else []
+
+
+def has_failed(case: ElementTree.Element) -> bool:
+    return case.find("failure") is not None or case.find("error") is not None
+
+
+def results_of(
+    tiers: Mapping[str, Tier], status: int, cases: Sequence[ElementTree.Element]
+) -> dict[str, Result]:
+    """A result for each tier, of its tests and pytest's exit status: 0 where those that failed passed alone.
 
     The seconds of a tier are those of its tests, added up.
     """
-    if not report.exists():
+    if not cases:
         return {part: Result(part, FAILED, note=f"pytest ended with {status}") for part in tiers}
-    cases = list(ElementTree.parse(report).getroot().iter("testcase"))
     results = {
-        part: result_of(part, [case for case in cases if folder_of(case) == tier.folder])
+        part: result_of(part, [case for case in cases if folder_of(case) == tier.folder], status)
         for part, tier in tiers.items()
     }
     if status and not any(result.state == FAILED for result in results.values()):
@@ -181,20 +200,23 @@ def folder_of(case: ElementTree.Element) -> str:
     return folder
 
 
-def result_of(part: str, cases: Sequence[ElementTree.Element]) -> Result:
+def result_of(part: str, cases: Sequence[ElementTree.Element], status: int) -> Result:
     skipped = Counter(
         str(skip.get("message"))
         for case in cases
         for skip in case.iter("skipped")
         if skip.get("type") == "pytest.skip"
     )
-    bad = sum(case.find("failure") is not None or case.find("error") is not None for case in cases)
+    failed = [str(case.get("name")) for case in cases if has_failed(case)]
+    bad = len(failed)
     good = len(cases) - bad - skipped.total()
     seconds = sum(float(case.get("time", 0)) for case in cases)
     if not bad and not good:
         return Result(part, NOT_RUN, seconds, "every test was skipped", skipped)
-    note = f"{good} passed" + (f", {bad} failed" if bad else "")
-    return Result(part, FAILED if bad else PASSED, seconds, note, skipped)
+    note = f"{good} passed"
+    if bad:
+        note += f", {bad} failed" if status else f", {bad} unsteady, passed alone: {', '.join(failed)}"
+    return Result(part, FAILED if bad and status else PASSED, seconds, note, skipped)
 
 
 def cores() -> int:

@@ -151,6 +151,23 @@ def test_a_seed_repeats_the_chances_and_is_named_after_a_failure(
     assert drawn and drawn[0] in ended_as_required.stdout
 
 
+UNSTEADY = """
+def test_not_beside_others(worker_id): assert worker_id == "master", "beside others"
+"""
+
+
+def test_a_test_that_fails_beside_others_runs_once_more_and_is_named(sample: Path, tmp_path: Path) -> None:
+    tests = tmp_path / "project"
+    (tests / "unit").mkdir(parents=True)
+    shutil.copy(sample / "conftest.py", tests)
+    (tests / "unit/test_unsteady.py").write_text(UNSTEADY)
+    done = run(tests, "unit")
+    assert re.search(
+        r"unit +passed .* 0 passed, 1 unsteady, passed alone: test_not_beside_others", done.stdout
+    )
+    assert (done.returncode, "AssertionError: beside others" in done.stdout) == (0, True)
+
+
 def test_parts_that_take_long_are_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("REQUIRE_TIERS", raising=False)
     options = parse([])
