@@ -139,6 +139,7 @@ ACCEPTED = {
     "POST /inbox/answer": "each answer is recorded, as by POST /tasks/{task_id}/answer, or by its source",
     "POST /webhooks/{source}": "webhook.received names the delivery, task.accepted the source",
     "POST /channels/{channel}": "task.accepted names the sender; an answer is audited as everywhere",
+    "POST /v1/prompts/{name}/test": "task.accepted says who, and which version",
     "POST /compress": "changes nothing; model.called says who has called a model",
     "POST /complete": "changes nothing; model.called says who has called it",
     "POST /v1/chat/completions": "changes nothing; model.called says who has called it",

@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
@@ -341,6 +342,35 @@ async def test_the_command_line_registers_files_and_moves_labels(tmp_path: Path)
     assert f"{file}:6: " in await run("add", str(file), status=1)
 
 
+async def test_a_version_is_tested_by_a_real_task(api: Api, model: ScriptedModel) -> None:
+    await done(api, "POST", body=KIND)
+    await done(api, "PUT", "/greeter", {"template": "Be brief."})
+    tested = await done(api, "POST", "/greeter/test?version=1&model=fast", {"text": "Hello"})
+    assert (tested["status"], tested["text"], tested["version"]) == ("succeeded", "answer 0", 1)
+    assert (tested["agent_id"], tested["cost_usd"]) == ("greeter", "0")
+    [asked] = model.requests
+    assert ("Be kind." in asked.messages[0].content, asked.model) == (True, "fast")
+    view = await api.client.task(tested["task_id"])
+    assert (view.payload, str(view.outcome.prompt).split()[1]) == ({"text": "Hello"}, "registry:v1")
+    await done(api, "POST", "/greeter/test", {"text": "Hello"})
+    assert model.requests[-1].messages[0].content == "Be brief."
+    assert await greeted(api, model) == ("Greet as the file says.", ANY)  # nothing else has changed
+    asked_first = await done(api, "POST", "/greeter/test?agent_id=waiter&version=1&wait=0", {"text": "Hello"})
+    assert (asked_first["status"], asked_first["agent_id"], asked_first["cost_usd"]) == (
+        "running",
+        "waiter",
+        None,
+    )
+    for path, status in (
+        ("/greeter/test?version=9", 404),
+        ("/greeter/test?agent_id=none", 404),
+        ("/none/test", 404),
+    ):
+        assert (await call(api, "POST", path, {"text": "Hello"}))[0] == status
+    operator = await holder(api, "default", Role.OPERATOR)
+    assert (await call(api, "POST", "/greeter/test", {"text": "Hello"}, headers=operator))[0] == 403
+
+
 async def test_the_calls_of_the_sources_run(api: Api) -> None:
     async def sent(method: str, path: str = "", body: Any = None) -> Any:
         return await done(api, method, path, body, X_Tenant_Id="default")
@@ -350,6 +380,9 @@ async def test_the_calls_of_the_sources_run(api: Api) -> None:
     assert (made["prompt_id"], made["version"]) == ("summary", 1)
     assert (await sent("PUT", "/summary", {"template": "Sum up {{task}}."}))["version"] == 2
     assert (await sent("GET", "/summary?version=1"))["template"] == wanted["template"]
+    assert (await sent("POST", body={**wanted, "name": "greeter"}))["version"] == 1
+    tested = await sent("POST", "/greeter/test", {"text": "Hello"})
+    assert (tested["success"], tested["text"], tested["cost_usd"]) == (True, "answer 0", "0")
     await sent("DELETE", "/summary")
     change = PromptChange(template="x")
     assert (change.parameters, change.message) == ({}, "")

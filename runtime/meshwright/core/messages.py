@@ -167,6 +167,26 @@ class SenderContext(Struct, omit_defaults=True):
     workflow_state: str = ""
 
 
+class TaskVariant(Struct, kw_only=True, omit_defaults=True):
+    """A variant that is tried with a task, and all that it delegates, when `agent_id` works on it.
+
+    `experiment` is the id of the experiment, `name` the variant that was chosen as the task was accepted. A
+    field that is None, or empty, changes nothing: `version` is that of the agent's registered prompt,
+    `params` are more parameters of its model calls, `runs_as` is the agent that works in its place.
+    """
+
+    experiment: str
+    name: str
+    agent_id: Identifier
+    version: int | None = None
+    model: str | None = None
+    tags: tuple[str, ...] | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+    runs_as: Identifier | None = None
+
+
 class Task(Struct, kw_only=True):
     """One task as the mesh carries it. `chain` names the agents above it, for limits on delegation.
 
@@ -175,6 +195,7 @@ class Task(Struct, kw_only=True):
     step of another that it goes on from. `outside` says that strangers may have written it, or that the run
     which delegated it had read text from outside. `family` is the topmost task of those that delegated it,
     `repository` names the one that they work on. `sender_context` comes from the run that delegated it.
+    `variants` are what experiments try with it, and with all that it delegates.
 
     Without a capability it is for `agent_id`, and gets that agent's first capability when accepted.
     """
@@ -207,6 +228,7 @@ class Task(Struct, kw_only=True):
     family: str = ""
     repository: str = ""
     sender_context: SenderContext | None = None
+    variants: tuple[TaskVariant, ...] = ()
 
     def __post_init__(self) -> None:
         if type(self.timeout) is int:
@@ -229,6 +251,10 @@ class Task(Struct, kw_only=True):
         """The id of the topmost task of those that delegated it: its own where none did."""
         return self.family or self.task_id
 
+    def variant_for(self, agent_id: str) -> TaskVariant | None:
+        """The variant that is tried when an agent works on it."""
+        return next((variant for variant in self.variants if variant.agent_id == agent_id), None)
+
     @property
     def text(self) -> str:
         """The request as text: `payload.text`, or nothing."""
@@ -238,7 +264,7 @@ class Task(Struct, kw_only=True):
 
 _DEFAULTS = (
     b',"limits":null,"budget_usd":null,"budgets_above":[],"budgets":[],"on_empty":"fail","after":null,'
-    b'"forked_from":null,"outside":false,"family":"","repository":"","sender_context":null}'
+    b'"forked_from":null,"outside":false,"family":"","repository":"","sender_context":null,"variants":[]}'
 )
 
 

@@ -21,7 +21,16 @@ from meshwright.core.capability import AgentInfo
 from meshwright.core.errors import Forbidden, HostError, MeshError, NotFound
 from meshwright.core.files import File, task_file_of
 from meshwright.core.ids import derived_id, new_id
-from meshwright.core.messages import ENDED, Caller, Event, Outcome, Receipt, ScoreCard, TaskRequest
+from meshwright.core.messages import (
+    ENDED,
+    Caller,
+    Event,
+    Outcome,
+    Receipt,
+    ScoreCard,
+    TaskRequest,
+    TaskVariant,
+)
 from meshwright.events.audit import Audit
 from meshwright.events.filter import EventFilter, TaskFilter
 from meshwright.events.inbox import InboxPage
@@ -113,14 +122,23 @@ class Operations(Acting):
     # Tasks
 
     async def submit(
-        self, request: TaskRequest, *, idempotency_key: str | None = None, traceparent: str | None = None
+        self,
+        request: TaskRequest,
+        *,
+        idempotency_key: str | None = None,
+        traceparent: str | None = None,
+        variants: tuple[TaskVariant, ...] = (),
     ) -> Receipt:
         """Take a task: durable when this returns. Raises what `Tasks.submit` raises."""
         self.check("submit")
         for url in referred_in(request.payload):
             await self._check_may_read(url)
         return await self.mesh.get(Tasks).submit(
-            request, self.caller, idempotency_key=idempotency_key, traceparent=traceparent
+            request,
+            self.caller,
+            idempotency_key=idempotency_key,
+            traceparent=traceparent,
+            variants=variants,
         )
 
     async def see(self, task_id: str) -> TaskView:

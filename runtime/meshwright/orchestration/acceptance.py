@@ -17,7 +17,7 @@ from meshwright.core.encoding import Struct, encode, is_deeper
 from meshwright.core.errors import HostError, InvalidInput, Overloaded, TooLarge
 from meshwright.core.ids import derived_id, new_id
 from meshwright.core.limits import DEADLINE_SECONDS
-from meshwright.core.messages import ENDED, Caller, Event, Outcome, Receipt, Task, TaskRequest
+from meshwright.core.messages import ENDED, Caller, Event, Outcome, Receipt, Task, TaskRequest, TaskVariant
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
 from meshwright.orchestration.tenants import Tenants
@@ -45,6 +45,7 @@ def make_task(
     limits: PayloadLimits,
     deadline_seconds: float = DEADLINE_SECONDS,
     idempotency_key: str | None = None,
+    variants: tuple[TaskVariant, ...] = (),
 ) -> Task:
     """Make the task of a request. The same key of the same caller always gives the same task id.
 
@@ -83,6 +84,7 @@ def make_task(
         thread_id=request.thread_id or task_id,
         idempotency_key=idempotency_key,
         created_at=now,
+        variants=variants,
     )
 
 

@@ -46,7 +46,7 @@ class Orchestrator(Actor[TaskRecord]):
             return self._repeat(turn, accept)
         task = accept.task
         try:
-            card = self._registry.best(task.capability or None, agent_id=task.agent_id)
+            card = self._best(task, task.capability or None, task.agent_id)
         except MeshError as error:
             if task.parent is None:
                 raise
@@ -81,7 +81,7 @@ class Orchestrator(Actor[TaskRecord]):
             return
         turn.wake_at(self.task.deadline_at)
         try:
-            card = self._registry.best(self.task.capability, agent_id=self.task.agent_id)
+            card = self._best(self.task, self.task.capability, self.task.agent_id)
         except NoAgentAvailable:  # it was accepted, so it waits for one
             turn.wake_at(min(self.task.deadline_at, turn.now + _BEGIN_RETRY))
         except MeshError as error:
@@ -239,7 +239,7 @@ class Orchestrator(Actor[TaskRecord]):
         begin = begin_of(outcome, retry.begin, state.attempts)
         continues = state.attempts[-1] if begin == "journal" else None
         agent_id = self.task.agent_id if continues is None else continues.agent_id
-        card = self._registry.best(self.task.capability or None, agent_id=agent_id)
+        card = self._best(self.task, self.task.capability or None, agent_id)
         deadline_at = retry.deadline_at or turn.now + (self.task.deadline_at - self._began_at)
         state.change(generation=self.task.generation + 1, deadline_at=deadline_at)
         state.outcome, state.cancelling = None, False
@@ -311,6 +311,17 @@ class Orchestrator(Actor[TaskRecord]):
             return self._registry.best(self.task.capability, exclude=failed, agent_id=self.task.agent_id)
         except NoAgentAvailable:
             return None
+
+    def _best(self, task: Task, capability: str | None, agent_id: str | None) -> ScoreCard:
+        """The card of the agent to choose: of the one that a variant has in its place, if that is there."""
+        card = self._registry.best(capability, agent_id=agent_id)
+        variant = task.variant_for(card.agent_id)
+        if variant is None or variant.runs_as is None:
+            return card
+        try:
+            return self._registry.best(card.capability, agent_id=variant.runs_as)
+        except MeshError:  # an experiment costs no task
+            return card
 
     def _thread(self, attempt: Attempt) -> ActorRef:
         return ActorRef(attempt.agent_id, f"{self.task.tenant_id}:{self.task.thread_id}")
@@ -391,6 +402,9 @@ class Orchestrator(Actor[TaskRecord]):
             payload["after"] = task.after
         if task.forked_from is not None:
             payload["forked_from"] = task.forked_from
+        if task.variants:
+            shown = ("experiment", "name", "agent_id")
+            payload["variants"] = [{name: getattr(tried, name) for name in shown} for tried in task.variants]
         self._publish(turn, "task.accepted", payload, agent_id=payload["dispatched_to"])
 
     def _publish(self, turn: Turn, event_type: str, payload: object, *, agent_id: str | None = None) -> None:

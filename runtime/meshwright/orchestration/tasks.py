@@ -6,6 +6,7 @@ outcome = await mesh.get(Tasks).outcome(receipt.task_id)
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -16,7 +17,7 @@ from meshwright.agent import AgentTypes
 from meshwright.core import topics
 from meshwright.core.errors import NotFound
 from meshwright.core.files import File
-from meshwright.core.messages import Caller, Outcome, Receipt, Task, TaskRequest
+from meshwright.core.messages import Caller, Outcome, Receipt, Task, TaskRequest, TaskVariant
 from meshwright.core.tracing import TENANT, TRACE_NAME, GenAI
 from meshwright.events.answers import checked_answer, decided, denied_money, not_waiting
 from meshwright.events.audit import Audit, hashed
@@ -62,6 +63,8 @@ class Tasks:
         self._keys = mesh.get(Keys)
         self._spending = mesh.get(Spending)
         self._agents = mesh.get(AgentTypes)
+        self.choosers: list[Callable[[Task], Iterable[TaskVariant]]] = []
+        """Of components: which variants are tried with a new task."""
         self._waiters = OutcomeWaiters(mesh.host)
         mesh.on_end.append(self._waiters.end)
         mesh.host.listen(topics.TASK_PROGRESS, self._waiters.tell, FINAL, sealed=True)
@@ -73,9 +76,11 @@ class Tasks:
         *,
         idempotency_key: str | None = None,
         traceparent: str | None = None,
+        variants: tuple[TaskVariant, ...] = (),
     ) -> Receipt:
         """Take a task: durable, with its first dispatch, when this returns.
 
+        `variants` are tried with it; without any, those that components choose for it.
         Raises InvalidInput, NoAgentAvailable, NotFound (an unknown agent, or task that it comes after),
         IdempotencyConflict, Overloaded where the mesh, tenant or thread has what it may, and StorageExceeded.
         """
@@ -90,8 +95,17 @@ class Tasks:
         now, key = self._host.clock.now(), idempotency_key
         day = self._settings.agents.deadline_seconds
         task = make_task(
-            request, caller, now=now, limits=self.payload_limits, deadline_seconds=day, idempotency_key=key
+            request,
+            caller,
+            now=now,
+            limits=self.payload_limits,
+            deadline_seconds=day,
+            idempotency_key=key,
+            variants=variants,
         )
+        if not variants and self.choosers:
+            chosen = [variant for choose in self.choosers for variant in choose(task)]
+            task = replace(task, variants=tuple(chosen))
         has_deadline = request.deadline is not None
         accept = partial(self._accept, task, hash_of(request, caller, key), has_deadline, traceparent)
         return await self._admission.admit(task, accept)

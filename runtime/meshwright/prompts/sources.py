@@ -20,12 +20,16 @@ _logger = logging.getLogger("meshwright.prompts")
 
 
 class PromptContext(NamedTuple):
-    """The run that needs a prompt, so that a source can choose a version for it."""
+    """The run that needs a prompt, so that a source can choose a version for it.
+
+    `version` is that of a registered prompt, where an experiment or a test says which.
+    """
 
     tenant_id: str = "default"
     agent_id: str | None = None
     task_id: str | None = None
     thread_id: str | None = None
+    version: int | None = None
 
 
 NO_RUN = PromptContext()

@@ -306,4 +306,5 @@ class RunContext:
             family=task.family_id,
             repository=task.repository,
             sender_context=known,
+            variants=task.variants,
         )

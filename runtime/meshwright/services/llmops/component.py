@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from meshwright.component import Actors, Component
 from meshwright.core import topics
 from meshwright.core.access import Role
-from meshwright.core.errors import HostError, NotFound
+from meshwright.core.errors import HostError, NotFound, PromptError
 from meshwright.core.messages import Caller, Event
 from meshwright.events.audit import Audit
 from meshwright.identity.rules import Rule
@@ -53,6 +53,7 @@ CHANGE = Rule("changes registered prompts", (Role.OPERATOR,))
 PROTECT = Rule(f"moves the label {PRODUCTION}", (Role.ADMIN,))
 _FETCH_SECONDS = 10.0
 _RETRY_SECONDS = 1.0
+_MAX_TRIED = 100  # versions whose texts a process keeps, beside the live ones
 _AGAIN_SECONDS = 5.0  # after an event, which the front may hear later than its workers do
 _logger = logging.getLogger("meshwright.prompts")
 
@@ -75,19 +76,17 @@ class _PromptReader(Actor[_NoState]):
 
     @turn
     def text(self, turn: Turn, wanted: Live) -> str:
-        """The text of one of them."""
-        text = self._registry.known().get(wanted)
-        if text is None:
-            raise HostError("This version is not live any more", remedy="Ask again which is")
-        return text
+        """The text of one of them, or of a version that is tried."""
+        return self._registry.known().get(wanted) or self._registry.tried(wanted)
 
 
 class PromptRegistry(Component):
     """Registered prompts: a source of prompts for agents, and the operations of callers.
 
-    A run takes the version of its tenant that has the label `production`, else the sources behind this one
-    are asked. Live versions are read at the start, after each event that says that something changed, and
-    again after `ttl_seconds`; the last read stays in use while it cannot be repeated.
+    A run takes the version that is tried with its task, else that of its tenant which has the label
+    `production`, else the sources behind this one are asked. Live versions are read at the start, after each
+    event that says that something changed, and again after `ttl_seconds`; the last read stays in use while it
+    cannot be repeated.
 
     A process that has the tables has read them before its first run. A worker that asks the front may get
     work before: `resolve` raises HostError then, by which the work is taken up again a moment later, and
@@ -105,6 +104,8 @@ class PromptRegistry(Component):
         self._fetched: dict[Live, str] = {}
         self._live: dict[tuple[str, str], Live] = {}
         self._parsed: dict[Live, Prompt] = {}
+        self._tried: dict[Live, str] = {}
+        self._fetching: dict[Live, asyncio.Task[None]] = {}
         self._version = 1
         self._read_version = 0
         self._due_at = mesh.host.clock.now()
@@ -145,26 +146,64 @@ class PromptRegistry(Component):
         """Stop reading."""
         self._is_running = False
         self._unlisten()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        tasks = [*self._fetching.values(), *([] if self._task is None else [self._task])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def resolve(self, name: str, context: PromptContext = NO_RUN) -> Prompt | None:
-        """The live version of that name of the run's tenant, None where it has none.
+        """The version that is tried, else the live one of the run's tenant; None where it has none.
 
-        Raises HostError before the first read, but for no run, and PromptError for a version that was
-        registered with another release of Meshwright and is no prompt for this one.
+        Raises HostError until it is read, but for no run, and PromptError for a version that was registered
+        with another release of Meshwright and is no prompt for this one.
         """
+        if context.version is not None:
+            tried = Live(tenant_id=context.tenant_id, name=name, version=context.version)
+            return self._prompt(tried, self.tried(tried))
         if self._texts is None and context == NO_RUN:
             return None
         texts, found = self.known(), self._live.get((context.tenant_id, name))
-        if found is None:
-            return None
+        return None if found is None else self._prompt(found, texts[found])
+
+    def _prompt(self, found: Live, text: str) -> Prompt:
         if found not in self._parsed:
-            place, text, offered = f"registry:v{found.version}", texts[found], offered_to(name)
-            prompt = parse_prompt(name, text.encode(), place, source="registry", offered=offered)
+            place, offered = f"registry:v{found.version}", offered_to(found.name)
+            prompt = parse_prompt(found.name, text.encode(), place, source="registry", offered=offered)
             self._parsed[found] = prompt
         return self._parsed[found]
+
+    def tried(self, wanted: Live) -> str:
+        """The text of any version. Raises HostError until it is read, which begins then.
+
+        Raises PromptError for one that there is not.
+        """
+        if text := self._tried.get(wanted):
+            return text
+        if text is not None:
+            problem = f"Prompt {wanted.name!r} has no version {wanted.version}"
+            raise PromptError(problem, remedy="Submit the task again", field="version")
+        if self._is_running and wanted not in self._fetching:
+            fetching = asyncio.get_running_loop().create_task(self._fetch_tried(wanted))
+            self._fetching[wanted] = fetching
+        raise HostError(
+            f"Version {wanted.version} of prompt {wanted.name!r} is not read yet",
+            remedy="Ask again in a moment",
+        )
+
+    async def _fetch_tried(self, wanted: Live) -> None:
+        try:
+            async with asyncio.timeout(_FETCH_SECONDS):
+                self._tried[wanted] = await self._text_of(wanted)
+        except NotFound:
+            self._tried[wanted] = ""
+        except (HostError, TimeoutError) as error:  # it is asked for again
+            _logger.debug("prompt %s v%d is not read yet: %s", wanted.name, wanted.version, error)
+        finally:
+            del self._fetching[wanted]
+        if len(self._tried) > _MAX_TRIED:
+            oldest = next(iter(self._tried))
+            del self._tried[oldest]
+            self._parsed.pop(oldest, None)
 
     def names(self) -> list[str]:
         """None: they differ by tenant, and no tenant is to see those of another."""
@@ -208,7 +247,8 @@ class PromptRegistry(Component):
         self._has_failed = False
         self._texts, self._fetched = texts, dict(texts)
         self._live = {(live.tenant_id, live.name): live for live in texts}
-        self._parsed = {live: prompt for live, prompt in self._parsed.items() if live in texts}
+        kept = {*texts, *self._tried}
+        self._parsed = {live: prompt for live, prompt in self._parsed.items() if live in kept}
         self._read_version, self._due_at = version, now + timedelta(seconds=seconds)
         return True
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import Depends, Header, Path, Query, Response
+from fastapi import Body, Depends, Header, Path, Query, Response
 from pydantic import Field, model_validator
 
 from meshwright.core.errors import Forbidden, InvalidInput
@@ -24,6 +24,7 @@ from meshwright.services.llmops.records import (
     PromptVersionPage,
     Version,
 )
+from meshwright.services.llmops.trial import PromptTest, PromptTestOptions, test_prompt
 
 router = make_router("prompts")
 _NONE = {404: "No such prompt, version or label is registered."}
@@ -126,6 +127,28 @@ async def _show_prompt(
     """Show a version, the newest by default. Versions of a deleted prompt are shown by their numbers."""
     found = await registry.show(caller, name, version=query.version, label=query.label)
     return _tagged(response, found)
+
+
+@router.post(
+    "/v1/prompts/{name}/test",
+    summary="Test a version of a prompt",
+    response_description="The result; with the status `running` where it took longer than `wait`.",
+    responses=problems({**_NONE, **_MAY_CHANGE}),
+)
+async def _test_prompt(
+    registry: _Registry,
+    mesh: MeshDep,
+    caller: _OperatorDep,
+    name: _Name,
+    query: Annotated[PromptTestOptions, Query()],
+    inputs: Annotated[dict[str, Any], Body(description="The payload of the task: usually its `text`.")],
+) -> PromptTest:
+    """Have the prompt's agent do a real task with a version of it, and show result and cost.
+
+    It takes the roles operator and submitter. The task is listed, journaled and charged as any other, and may
+    be followed at `/tasks/{task_id}`.
+    """
+    return await test_prompt(mesh, caller, name, inputs, query)
 
 
 @router.get("/v1/prompts/{name}/versions", summary="List the versions of a prompt", responses=problems(_NONE))
