@@ -314,7 +314,7 @@ def _greet(mesh: Mesh, url: str) -> None:
     if mesh.settings.mqtt.url:
         say(f"MQTT: {mesh.settings.mqtt.url}, topics below {mesh.settings.mqtt.prefix}/")
     agents = ", ".join(mesh.get(BoundAgents))
-    say(f"{f'agents: {agents}; ' if agents else ''}page: {url}; API: {url}/docs; Ctrl-C stops")
+    say(f"{f'agents: {agents}; ' if agents else ''}API: {url}/docs; Ctrl-C stops")
 
 
 def _on_stop_signals(stop: Callable[[], object]) -> None:
