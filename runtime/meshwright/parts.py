@@ -108,6 +108,7 @@ BUILTIN = (
         resources="services.llmops.resources:RESOURCES",
         commands={"registry": "Register versions of prompts, and say by labels which one is live."},
     ),
+    BuiltIn("page", "services.page.component:PageComponent", "services.page.settings:PageSettings"),
     BuiltIn("kube", table="toolsets.kube_settings:KubeTables", toolset="toolsets.kube_changes:KubeTools"),
     BuiltIn("money", "services.money.component:TaskMoney"),
     BuiltIn(

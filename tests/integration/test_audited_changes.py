@@ -141,6 +141,8 @@ ACCEPTED = {
     "POST /channels/{channel}": "task.accepted names the sender; an answer is audited as everywhere",
     "POST /v1/prompts/{name}/test": "task.accepted says who, and which version",
     "POST /compress": "changes nothing; model.called says who has called a model",
+    "POST /session": "session.opened says who; it comes with a key or token, not with a caller",
+    "DELETE /session": "a reader ends the own login; session.opened says who that was",
     "POST /complete": "changes nothing; model.called says who has called it",
     "POST /v1/chat/completions": "changes nothing; model.called says who has called it",
     "POST /v1/responses": "changes nothing; model.called says who has called it",

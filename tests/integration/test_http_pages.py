@@ -75,8 +75,8 @@ async def test_there_is_no_page_that_needs_a_network(tmp_path: Path) -> None:
         assert (status, "/docs" in problem["remedy"]) == (404, True)
 
 
-async def test_the_root_says_where_the_pages_are(tmp_path: Path) -> None:
-    async with http_mesh(tmp_path) as api:
+async def test_without_a_page_the_root_says_where_the_documentation_is(tmp_path: Path) -> None:
+    async with http_mesh(tmp_path, page={"enabled": False}) as api:
         found = await api.get("/")
         assert found["name"] == "meshwright"
         for path in (found["docs"], found["openapi"]):
@@ -114,7 +114,7 @@ async def test_pages_of_a_component_are_at_their_own_paths_alone(
     (tmp_path / "outside.txt").write_text("outside")
     monkeypatch.setattr(Shelf, "folder", folder, raising=False)
     monkeypatch.setattr(Shelf, "path", base, raising=False)
-    async with http_mesh(tmp_path) as api:
+    async with http_mesh(tmp_path, page={"enabled": False}) as api:
         api.mesh.components.append(Shelf(api.mesh))
         async with serving(api.mesh, "127.0.0.1", 0) as server, aiohttp.ClientSession(server.url) as session:
             found = {}

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from meshwright.services.llmops.settings import LlmopsSettings
     from meshwright.services.maintenance.settings import MaintenanceSettings
     from meshwright.services.memories.settings import MemoriesSettings
+    from meshwright.services.page.settings import PageSettings
     from meshwright.services.retention.settings import RetentionSettings
     from meshwright.services.schedules.spec import SchedulesSettings
     from meshwright.tools.settings import ApprovalsSettings
@@ -112,6 +113,7 @@ class Settings(BaseModel):
         keys: KeysSettings
         agent_config: AgentConfigSettings
         llmops: LlmopsSettings
+        page: PageSettings
         kube: KubeTables
         models: ModelsSettings
         context: ContextSettings

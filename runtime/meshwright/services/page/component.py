@@ -1,0 +1,57 @@
+"""The component of the page and its logins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from typing import TYPE_CHECKING
+
+from meshwright.component import Component, Pages
+from meshwright.identity.auth import Authenticator
+from meshwright.mesh import Mesh
+from meshwright.services.page.sessions import Logins
+from meshwright.services.page.settings import PageSettings
+from meshwright.sql.encrypted import EncryptedColumn
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
+_FOLDER = "meshwright.services.page"
+
+
+class PageComponent(Component):
+    """The page at `/`, where the settings want one: files for browsers, and a cookie in place of a key."""
+
+    name = "page"
+    config: PageSettings
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        self._logins = mesh.provide(Logins(mesh, self.config))
+
+    @property
+    def _is_there(self) -> bool:
+        return self.config.enabled and self.mesh.has_log
+
+    def migrations(self) -> Traversable:
+        """The table `sessions`."""
+        return files(_FOLDER) / "tables"
+
+    def encrypted(self) -> Iterable[EncryptedColumn]:
+        """The keys and tokens of logins."""
+        return [EncryptedColumn("sessions", "token")]
+
+    def authenticator(self) -> Authenticator | None:
+        """The cookie of a login."""
+        return self._logins if self._is_there else None
+
+    def routes(self) -> list[APIRouter]:
+        """/session and /me."""
+        from meshwright.services.page.routes import login_router, router
+
+        return [login_router, router] if self._is_there else []
+
+    def pages(self) -> Iterable[Pages]:
+        """The page, which is open: it shows nothing of the mesh before its reader has logged in."""
+        return [Pages("/", files(_FOLDER) / "web", is_open=True)] if self._is_there else []

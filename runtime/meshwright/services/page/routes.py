@@ -1,0 +1,98 @@
+"""`/session` and `/me`: log a browser in and out, and who the caller is."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from fastapi import Request, Response
+from pydantic import BaseModel, Field
+
+from meshwright.core import __version__
+from meshwright.core.access import granted
+from meshwright.core.errors import MeshError
+from meshwright.core.messages import Caller
+from meshwright.edges.bodies import Strict
+from meshwright.edges.http.routing import CallerDep, MeshDep, make_router, problems, record_misuse
+from meshwright.events.audit import Audit
+from meshwright.services.page.sessions import COOKIE, Logins
+
+login_router = make_router("page", is_open=True)
+router = make_router("page")
+
+
+class Login(Strict):
+    """The key or token to log in with."""
+
+    token: str = Field(min_length=1, max_length=8_192, json_schema_extra={"format": "password"})
+
+
+class Me(BaseModel):
+    """The caller, as its credentials say.
+
+    `roles` are all that it has, those included that others imply. A caller of all tenants may name another
+    one in `Mesh-Tenant`. `logged_in` says whether a cookie of this mesh came with the request.
+    """
+
+    name: str
+    tenant_id: str
+    all_tenants: bool
+    roles: list[str]
+    key_id: str | None
+    expires_at: datetime | None
+    logged_in: bool
+    version: str = __version__
+
+    @classmethod
+    def of(cls, caller: Caller, *, logged_in: bool) -> Me:
+        """The caller."""
+        return cls(
+            name=caller.requested_by,
+            tenant_id=caller.tenant_id,
+            all_tenants=caller.all_tenants,
+            roles=sorted(granted(caller.roles)),
+            key_id=caller.key_id,
+            expires_at=caller.expires_at,
+            logged_in=logged_in,
+        )
+
+
+@login_router.post(
+    "/session",
+    summary="Log a browser in",
+    response_description="The cookie is HttpOnly and SameSite=Strict.",
+    responses=problems({401: "The key or token is not one of this mesh."}),
+)
+async def _log_in(mesh: MeshDep, request: Request, login: Login, response: Response) -> Me:
+    """Take a key, a token of the issuer or the admin token, and give a cookie that stands for it.
+
+    The login ends after `session_hours`, and with the key or token. It is refused from pages of other sites.
+    """
+    try:
+        cookie, caller, seconds = await mesh.get(Logins).open(login.token)
+    except MeshError as error:
+        record_misuse(mesh, request.scope, error)
+        raise
+    await mesh.get(Audit).record(caller, "session.opened", "session")
+    response.set_cookie(
+        COOKIE,
+        cookie,
+        max_age=int(seconds),
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
+    )
+    return Me.of(caller, logged_in=True)
+
+
+@login_router.delete("/session", status_code=204, summary="Log out")
+async def _log_out(mesh: MeshDep, request: Request, response: Response) -> None:
+    """End the login of the cookie, everywhere it was copied to."""
+    if cookie := request.cookies.get(COOKIE):
+        await mesh.get(Logins).close(cookie)
+    response.delete_cookie(COOKIE, httponly=True, samesite="strict")
+
+
+@router.get("/me", summary="Who am I?")
+async def _show_me(request: Request, caller: CallerDep) -> Me:
+    """Show the name, the tenant and the roles of the caller."""
+    return Me.of(caller, logged_in=COOKIE in request.cookies)

@@ -1,0 +1,18 @@
+"""[page]: the page of the mesh, and the sessions of its readers."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from meshwright.settings.forms import Table
+
+
+class PageSettings(Table):
+    """[page]: the page at `/`, and how long its readers stay logged in."""
+
+    enabled: bool = True
+    """Whether there is a page, and `POST /session`."""
+    session_hours: float = Field(default=12.0, gt=0, le=720)
+    """How long a login lasts at most. It ends earlier with the key or token that it was made with."""
+    max_sessions: int = Field(default=10_000, ge=1)
+    """Logins that a mesh keeps; the oldest are ended by newer ones."""

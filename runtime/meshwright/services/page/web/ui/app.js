@@ -1,0 +1,101 @@
+// @ts-check
+/** The page: the header, and the view that the address names. */
+import { html, render, useEffect } from "./vendor/preact.js";
+import { EventsPage } from "./events.js";
+import { Inbox } from "./inbox.js";
+import { act, call, follow, live, may, me, notice, route, tenant, to, touch, useData, waiting } from "./lib.js";
+import { Login } from "./login.js";
+import { MeshPage } from "./mesh.js";
+import { Money } from "./money.js";
+import { TaskPage } from "./task.js";
+import { Tasks } from "./tasks.js";
+import { TryIt } from "./try.js";
+
+/**
+ * The views by name: what each shows, its title in the header (none: it is not there), and the roles that it takes.
+ * @type {Record<string, {show: () => any, title: string, roles: string[]}>}
+ */
+const VIEWS = {
+  inbox: { show: Inbox, title: "Inbox", roles: ["contents"] },
+  tasks: { show: Tasks, title: "Tasks", roles: ["viewer"] },
+  task: { show: TaskPage, title: "", roles: ["viewer", "submitter"] },
+  mesh: { show: MeshPage, title: "Mesh", roles: ["viewer"] },
+  money: { show: Money, title: "Money", roles: ["viewer"] },
+  events: { show: EventsPage, title: "Events", roles: ["viewer"] },
+  try: { show: TryIt, title: "Try it", roles: ["submitter"] },
+};
+
+function App() {
+  useEffect(() => {
+    ask();
+  }, []);
+  if (me.value === null) return html`<main><p class="dim">${notice.value?.text ?? "Asking the mesh…"}</p></main>`;
+  return me.value === undefined ? html`<${Login} />` : html`<${Shell} />`;
+}
+
+async function ask() {
+  try {
+    me.value = await call("GET", "/me");
+  } catch (/** @type {any} */ error) {
+    if (me.value === null) {
+      notice.value = { text: `${error.message}. It is asked again.`, bad: true };
+      setTimeout(ask, 2_000);
+    }
+  }
+}
+
+function Shell() {
+  useEffect(() => {
+    if (may("viewer")) follow();
+    else setInterval(touch, 5_000);
+  }, []);
+  useBadge();
+  const name = route.value.view in VIEWS ? route.value.view : "inbox";
+  const able = Object.entries(VIEWS).filter(([, view]) => may(...view.roles));
+  const view = may(...VIEWS[name].roles) ? VIEWS[name] : (able[0]?.[1] ?? VIEWS.try);
+  const current = name === "task" ? "tasks" : name;
+  useEffect(() => {
+    document.title = `${waiting.value ? `(${waiting.value}) ` : ""}${view.title || "Task"} · Meshwright`;
+  }, [view, waiting.value]);
+  return html`<header class="top">
+      <a class="unseen" href="#main">To the content</a>
+      <b>Meshwright</b>
+      <nav aria-label="Views">${able.filter(([, one]) => one.title).map(([key, one]) => html`<a key=${key} href=${to(key)} aria-current=${key === current ? "page" : undefined}>${one.title}${key === "inbox" && waiting.value ? html` <span class="badge">${waiting.value}</span>` : ""}</a>`)}</nav>
+      <span class="grow"></span>
+      ${me.value.all_tenants && me.value.logged_in ? html`<${Tenant} />` : null}
+      <span class="dim" role="status">${may("viewer") ? live.value : ""}</span>
+      <${Account} />
+    </header>
+    ${notice.value ? html`<p class=${`notice ${notice.value.bad ? "bad" : ""}`} role=${notice.value.bad ? "alert" : "status"}>${notice.value.text} <button type="button" class="plain" aria-label="Close" onClick=${() => { notice.value = null; }}>×</button></p>` : null}
+    <main id="main" tabindex="-1"><${view.show} key=${`${name}/${route.value.id}`} /></main>`;
+}
+
+/** Counts the inbox, also where another view is open. */
+function useBadge() {
+  const isElsewhere = route.value.view !== "inbox" && may("contents");
+  const { data } = useData(isElsewhere ? "/inbox?limit=200" : null);
+  useEffect(() => {
+    if (data) waiting.value = data.items.length ? `${data.items.length}${data.cursor ? "+" : ""}` : "";
+  }, [data]);
+}
+
+function Account() {
+  const leave = () =>
+    act("Logged out", async () => {
+      await call("DELETE", "/session");
+      me.value = undefined;
+    });
+  return html`<span class="dim" title=${me.value.roles.join(", ")}>${me.value.name}</span> ${me.value.logged_in ? html`<button type="button" onClick=${leave}>Log out</button>` : null}`;
+}
+
+function Tenant() {
+  const set = (/** @type {any} */ event) => {
+    tenant.value = event.target.value.trim();
+    sessionStorage.setItem("tenant", tenant.value);
+    touch();
+  };
+  return html`<label>Tenant <input value=${tenant.value} size="10" placeholder="all" onChange=${set} /></label>`;
+}
+
+render(html`<${App} />`, /** @type {HTMLElement} */ (document.getElementById("app")));
+performance.mark("interactive");

@@ -1,0 +1,192 @@
+// @ts-check
+/** The inbox: everything that waits for a person. */
+import { html, signal, useEffect, useState } from "./vendor/preact.js";
+import { act, Ago, asked, call, Failed, may, Shown, TaskLink, useData, waiting } from "./lib.js";
+
+const LIMIT = 200;
+const NOT_NOW_MS = 3_600_000;
+const chosen = signal(/** @type {Set<string>} */ (new Set()));
+const later = signal(/** @type {Record<string, number>} */ (JSON.parse(sessionStorage.getItem("later") ?? "{}")));
+
+/** @param {any} schema */
+const takesApproval = (schema) => schema?.properties?.approve?.type === "boolean";
+/** @param {any} question */
+const isMoney = (question) => question.subject?.account !== undefined;
+
+/** @param {any} question @param {any} value @param {string} done */
+const answer = (question, value, done) =>
+  act(done, () =>
+    question.source
+      ? call("POST", "/inbox/answer", { id: question.id, value })
+      : call("POST", `/tasks/${question.task_id}/answer`, { key: question.wait_id, value }),
+  );
+
+/** @param {any} question */
+function postpone(question) {
+  later.value = { ...later.value, [question.id]: Date.now() + NOT_NOW_MS };
+  sessionStorage.setItem("later", JSON.stringify(later.value));
+}
+
+/** The view. */
+export function Inbox() {
+  const { data, error } = useData(`/inbox?limit=${LIMIT}`);
+  useEffect(() => {
+    if (data) waiting.value = data.items.length ? `${data.items.length}${data.cursor ? "+" : ""}` : "";
+  }, [data]);
+  if (!data) return html`<h1>Inbox</h1><${Failed} error=${error} />${error ? null : html`<p class="dim">Asking…</p>`}`;
+  const now = Date.now();
+  const items = data.items.filter((/** @type {any} */ item) => (later.value[item.id] ?? 0) < now);
+  const hidden = data.items.length - items.length;
+  const picked = items.filter((/** @type {any} */ item) => chosen.value.has(item.id));
+  return html`<h1>Inbox</h1>
+    <${Failed} error=${error} />
+    ${picked.length ? html`<${Many} picked=${picked} />` : null}
+    ${items.length === 0 ? html`<p class="empty">Nothing waits for a person.</p>` : null}
+    ${items.map((/** @type {any} */ item) => html`<${Item} key=${item.id} question=${item} />`)}
+    ${hidden ? html`<p class="dim">${hidden} put off for an hour. <button type="button" onClick=${() => { later.value = {}; sessionStorage.removeItem("later"); }}>Show them</button></p>` : null}
+    ${data.cursor ? html`<p class="dim">The oldest ${LIMIT} are shown; more wait behind them.</p>` : null}`;
+}
+
+/** What is done with all that are chosen. @param {{picked: any[]}} given */
+function Many({ picked }) {
+  const [reason, setReason] = useState("");
+  const decide = async (/** @type {boolean} */ approve) => {
+    const word = approve ? "approved" : "denied";
+    for (const question of picked) await answer(question, approve ? { approve } : { approve, reason }, word);
+    chosen.value = new Set();
+  };
+  return html`<form class="bar" onSubmit=${(/** @type {Event} */ event) => event.preventDefault()}>
+    <b>${picked.length} chosen</b>
+    <button type="button" class="yes" onClick=${() => decide(true)}>Approve all</button>
+    <label>Reason <input value=${reason} onInput=${(/** @type {any} */ event) => setReason(event.target.value)} /></label>
+    <button type="button" class="no" onClick=${() => decide(false)}>Deny all</button>
+    <button type="button" onClick=${() => { chosen.value = new Set(); }}>Choose none</button>
+  </form>`;
+}
+
+/** @param {{question: any}} given */
+function Item({ question }) {
+  const subject = question.subject ?? {};
+  const decides = takesApproval(question.answer_schema) && !isMoney(question);
+  const isTask = Boolean(question.task_id);
+  const choose = (/** @type {any} */ event) => {
+    const all = new Set(chosen.value);
+    event.target.checked ? all.add(question.id) : all.delete(question.id);
+    chosen.value = all;
+  };
+  return html`<article class="card" aria-label=${question.question}>
+    <header class="line">
+      ${decides && may("approver", "submitter") ? html`<input type="checkbox" aria-label="Choose" checked=${chosen.value.has(question.id)} onChange=${choose} />` : null}
+      <b>${question.agent_id ?? question.source}</b>
+      <span class="dim"><${Ago} time=${question.since} /></span>
+      ${isTask ? html`<span class="dim">task <${TaskLink} id=${question.task_id} />${question.tasks > 1 ? ` and ${question.tasks - 1} more` : ""}</span>` : null}
+      ${question.expires_at ? html`<span class="dim">expires <${Ago} time=${question.expires_at} /></span>` : null}
+    </header>
+    <p class="question">${question.question.split("\nIts effect:\n")[0]}</p>
+    ${subject.why ? html`<p class="dim">${subject.why}</p>` : null}
+    ${subject.arguments && Object.keys(subject.arguments).length ? html`<h2>Arguments</h2><${Fields} fields=${subject.arguments} />` : null}
+    ${subject.effect ? html`<h2>Its effect</h2><${Effect} value=${subject.effect} />` : null}
+    ${subject.difference ? html`<h2>Difference</h2><${Effect} value=${subject.difference} />` : null}
+    ${isTask && !question.source ? html`<${LastWords} task=${question.task_id} />` : null}
+    <${Answer} question=${question} decides=${decides} />
+  </article>`;
+}
+
+/** @param {{fields: Record<string, any>}} given */
+const Fields = ({ fields }) =>
+  html`<dl>${Object.entries(fields).map(([name, value]) => html`<dt>${name}</dt><dd><${Shown} value=${value} /></dd>`)}</dl>`;
+
+/** A diff with its colours, or any other effect as it is. @param {{value: any}} given */
+function Effect({ value }) {
+  const text = typeof value === "string" ? value : (value?.diff ?? value?.text ?? JSON.stringify(value, null, 2));
+  return html`<pre tabindex="0" class="diff">${String(text).split("\n").map((line) => html`<span class=${/^\+(?!\+\+)/.test(line) ? "add" : /^-(?!--)/.test(line) ? "del" : ""}>${line}${"\n"}</span>`)}</pre>`;
+}
+
+/** The model's last words before the question, where somebody asks for them. @param {{task: string}} given */
+function LastWords({ task }) {
+  const [isOpen, open] = useState(false);
+  const { data, error } = useData(isOpen && may("contents", "submitter") ? `/tasks/${task}/steps?${asked({ contents: true, limit: 500 })}` : null);
+  const said = data?.items.filter((/** @type {any} */ step) => step.kind === "model" && step.reply?.content).at(-1);
+  return html`<details onToggle=${(/** @type {any} */ event) => open(event.target.open)}>
+    <summary>What the model said before</summary>
+    <${Failed} error=${error} />
+    ${isOpen && data ? (said ? html`<${Shown} value=${said.reply.content} />` : html`<p class="dim">Its calls of tools came without words. The task has all steps.</p>`) : null}
+  </details>`;
+}
+
+/** @param {{question: any, decides: boolean}} given */
+function Answer({ question, decides }) {
+  const [reason, setReason] = useState("");
+  const isMine = may("approver", "submitter");
+  const notNow = html`<button type="button" onClick=${() => postpone(question)}>Not now</button>`;
+  if (!question.task_id && !question.source) return html`<p class="dim">It leaves the inbox when the model answers again: repair its key or its credit. ${notNow}</p>`;
+  if (isMoney(question)) return html`<${Money} question=${question} notNow=${notNow} />`;
+  if (!isMine) return html`<p class="dim">You may look, and not answer.</p>`;
+  if (decides)
+    return html`<form class="bar" onSubmit=${(/** @type {Event} */ event) => event.preventDefault()}>
+      <button type="button" class="yes" onClick=${() => answer(question, { approve: true }, "Approved")}>Approve</button>
+      <label>Reason <input value=${reason} onInput=${(/** @type {any} */ event) => setReason(event.target.value)} /></label>
+      <button type="button" class="no" onClick=${() => answer(question, reason ? { approve: false, reason } : { approve: false }, "Denied")}>Deny</button>
+      ${notNow}
+    </form>`;
+  return html`<${Form} question=${question} notNow=${notNow} />`;
+}
+
+/** @param {{question: any, notNow: any}} given */
+function Money({ question, notNow }) {
+  const { budget } = question.subject;
+  const whose = budget === "task" ? { task_id: question.task_id } : { budget };
+  const raise = (/** @type {string} */ amount) => act(`Raised by $${amount}`, () => call("POST", "/budgets/raise", { ...whose, amount_usd: amount }));
+  return html`<form class="bar" onSubmit=${(/** @type {Event} */ event) => event.preventDefault()}>
+    ${may("operator") ? ["0.10", "1", "10"].map((amount) => html`<button type="button" class="yes" key=${amount} onClick=${() => raise(amount)}>+ $${amount}</button>`) : html`<span class="dim">An operator raises budgets.</span>`}
+    ${may("approver", "submitter") ? html`<button type="button" class="no" onClick=${() => answer(question, { approve: false }, "The task gets no more money")}>Stop it</button>` : null}
+    ${notNow}
+  </form>`;
+}
+
+/** A form of the question's schema; for none, or one that is not plain, a text or JSON. @param {{question: any, notNow: any}} given */
+function Form({ question, notNow }) {
+  const schema = question.answer_schema;
+  const fields = Object.entries(schema?.properties ?? {});
+  const isPlain = schema?.type === "object" && fields.length > 0 && fields.every(([, field]) => ["string", "boolean", "number", "integer"].includes(field.type));
+  if (schema?.enum) return html`<div class="bar">${schema.enum.map((/** @type {any} */ value) => html`<button type="button" key=${String(value)} onClick=${() => answer(question, value, `Answered: ${value}`)}>${String(value)}</button>`)}${notNow}</div>`;
+  const send = (/** @type {any} */ event) => {
+    event.preventDefault();
+    const given = new FormData(event.target);
+    answer(question, isPlain ? filled(schema, given) : worded(schema, String(given.get("text"))), "Answered");
+  };
+  return html`<form class="bar" onSubmit=${send}>
+    ${isPlain ? fields.map(([name, field]) => html`<label key=${name}>${field.title ?? name} <${Input} name=${name} field=${field} required=${(schema.required ?? []).includes(name)} /></label>`) : html`<label class="wide">Answer${schema && schema.type !== "string" ? " (JSON)" : ""} <textarea name="text" rows="2" required></textarea></label>`}
+    <button class="yes">Answer</button>${notNow}
+  </form>`;
+}
+
+/** @param {{name: string, field: any, required: boolean}} given */
+function Input({ name, field, required }) {
+  if (field.enum) return html`<select name=${name} required=${required}>${field.enum.map((/** @type {any} */ value) => html`<option key=${value}>${value}</option>`)}</select>`;
+  if (field.type === "boolean") return html`<input type="checkbox" name=${name} />`;
+  const type = field.type === "string" ? "text" : "number";
+  return html`<input name=${name} type=${type} step=${field.type === "integer" ? 1 : "any"} required=${required} />`;
+}
+
+/** @param {any} schema @param {FormData} given */
+function filled(schema, given) {
+  /** @type {Record<string, any>} */
+  const value = {};
+  for (const [name, field] of Object.entries(schema.properties)) {
+    const text = given.get(name);
+    if (field.type === "boolean") value[name] = text !== null;
+    else if (text !== null && text !== "") value[name] = field.type === "string" ? text : Number(text);
+  }
+  return value;
+}
+
+/** @param {any} schema @param {string} text */
+function worded(schema, text) {
+  if (!schema || schema.type === "string") return text;
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
+  }
+}

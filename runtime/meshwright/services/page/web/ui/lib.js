@@ -1,0 +1,225 @@
+// @ts-check
+/** What all views share: calls of the API, the address of the page, the stream of events, and words. */
+import { html, signal, useEffect, useState } from "./vendor/preact.js";
+
+/** An answer of the API that is a problem document. */
+export class Problem extends Error {
+  /** @param {number} status @param {any} document */
+  constructor(status, document) {
+    super(document?.detail ?? `The mesh answered ${status}`);
+    this.status = status;
+    this.remedy = document?.remedy ?? "";
+  }
+}
+
+/** The caller as `GET /me` says; null until it has answered, undefined where the mesh wants a login. */
+export const me = signal(/** @type {any} */ (null));
+/** The tenant that a caller of all tenants acts for; empty for all of them. */
+export const tenant = signal(sessionStorage.getItem("tenant") ?? "");
+/** The last thing that was done or refused, for the line below the header. */
+export const notice = signal(/** @type {{text: string, bad?: boolean} | null} */ (null));
+
+/** Whether the caller has one of some roles. @param {string[]} roles */
+export const may = (...roles) => roles.some((role) => me.value?.roles.includes(role));
+
+/** The headers of each request. @returns {Record<string, string>} */
+export function headers() {
+  const all = { Accept: "application/json" };
+  return tenant.value ? { ...all, "Mesh-Tenant": tenant.value } : all;
+}
+
+/**
+ * Call the API. Throws a Problem; a 401 asks for a login.
+ * @param {string} method @param {string} path @param {any} [body]
+ */
+export async function call(method, path, body) {
+  const options = { method, headers: headers(), body: body === undefined ? undefined : JSON.stringify(body) };
+  const answer = await fetch(path, options);
+  const text = await answer.text();
+  let document = null;
+  try {
+    document = text ? JSON.parse(text) : null;
+  } catch {
+    document = { detail: text.slice(0, 300) };
+  }
+  if (answer.ok) return document;
+  if (answer.status === 401 && path !== "/session") me.value = undefined;
+  throw new Problem(answer.status, document);
+}
+
+/**
+ * Do something and say how it ended; returns whether it was done.
+ * @param {string} done @param {() => Promise<any>} work
+ */
+export async function act(done, work) {
+  try {
+    await work();
+    notice.value = { text: done };
+    touch();
+    return true;
+  } catch (/** @type {any} */ error) {
+    notice.value = { text: [error.message, error.remedy].filter(Boolean).join(" — "), bad: true };
+    touch();
+    return false;
+  }
+}
+
+// The address
+
+const read = () => {
+  const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
+  const [view, id] = path.split("/");
+  return { view: view || "inbox", id: id ? decodeURIComponent(id) : "", query: new URLSearchParams(query) };
+};
+/** The view, its id and its query, as the address says. */
+export const route = signal(read());
+addEventListener("hashchange", () => {
+  route.value = read();
+  notice.value = null;
+});
+
+/** The address of a view. @param {string} view @param {Record<string, any>} [query] */
+export function to(view, query = {}) {
+  const given = Object.entries(query).filter(([, value]) => value !== "" && value != null);
+  const text = new URLSearchParams(given.map(([name, value]) => [name, String(value)])).toString();
+  return `#/${view}${text ? `?${text}` : ""}`;
+}
+
+/** The query of a request. @param {Record<string, any>} fields */
+export const asked = (fields) => to("", fields).slice(3);
+
+// What changes
+
+/** Counts up when something may have changed: at most every half second while events come. */
+export const pulse = signal(0);
+/** Whether events come: connecting, live or reconnecting. */
+export const live = signal("connecting");
+/** The last events, the newest first. */
+export const recent = signal(/** @type {any[]} */ ([]));
+const PAUSE_MS = 500;
+const KEPT = 300;
+let due = 0;
+/** @type {any[]} */
+let come = [];
+
+/** Have the views ask again, soon. */
+export function touch() {
+  if (due || document.hidden) return;
+  due = setTimeout(() => {
+    due = 0;
+    recent.value = [...come.reverse(), ...recent.value].slice(0, KEPT);
+    come = [];
+    pulse.value += 1;
+  }, PAUSE_MS);
+}
+document.addEventListener("visibilitychange", touch);
+
+/** @param {string} block */
+function take(block) {
+  const lines = block.split("\n");
+  const data = lines.filter((line) => line.startsWith("data:")).map((line) => line.slice(5)).join("\n");
+  const id = lines.find((line) => line.startsWith("id:"))?.slice(3).trim();
+  if (!data) return id;
+  const event = JSON.parse(data);
+  if (event.event_type) {
+    come.push(event);
+    if (come.length > KEPT) come.shift();
+    touch();
+  }
+  return id;
+}
+
+/** Follow the events of the mesh, and go on after a break behind the last one. */
+export async function follow() {
+  let last = "";
+  for (let pause = 500; me.value; pause = Math.min(pause * 2, 15_000)) {
+    try {
+      /** @type {Record<string, string>} */
+      const wanted = { ...headers(), Accept: "text/event-stream" };
+      if (last) wanted["Last-Event-ID"] = last;
+      const answer = await fetch("/events/stream", { headers: wanted });
+      if (answer.status === 401) me.value = undefined;
+      if (!answer.ok || !answer.body) throw new Error(String(answer.status));
+      live.value = "live";
+      pause = 500;
+      touch();
+      const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+      for (let rest = ""; ; ) {
+        const { value, done } = await reader.read();
+        if (done) break;
+        const blocks = (rest + value).split("\n\n");
+        rest = blocks.pop() ?? "";
+        for (const block of blocks) last = take(block) || last;
+      }
+    } catch {
+      // The mesh is away or stops; the next round asks again.
+    }
+    live.value = "reconnecting";
+    await new Promise((resolve) => setTimeout(resolve, pause));
+  }
+}
+
+/**
+ * What the API answers at a path: `{data, error}`, asked again when something changed. No path asks for nothing.
+ * @param {string | null} path
+ */
+export function useData(path) {
+  const [state, set] = useState(/** @type {any} */ ({}));
+  const beat = pulse.value;
+  useEffect(() => {
+    if (path === null) return undefined;
+    let isOld = false;
+    call("GET", path).then(
+      (data) => isOld || set({ path, data }),
+      (error) => isOld || set((/** @type {any} */ before) => ({ path, data: before.path === path ? before.data : undefined, error })),
+    );
+    return () => {
+      isOld = true;
+    };
+  }, [path, beat, tenant.value]);
+  return state.path === path ? state : {};
+}
+
+// Words
+
+/** @param {string} id */
+export const short = (id) => id.slice(-6);
+/** @param {string | number | null | undefined} amount */
+export function dollars(amount) {
+  if (amount == null) return "?";
+  const value = Number(amount);
+  return value === 0 ? "$0" : `$${value.toFixed(value >= 1 ? 2 : 4)}`;
+}
+/** @param {number | null | undefined} seconds */
+export function span(seconds) {
+  if (seconds == null) return "";
+  if (seconds < 10) return `${seconds.toFixed(seconds < 1 ? 2 : 1)} s`;
+  if (seconds < 60) return `${Math.round(seconds)} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
+  if (seconds < 86_400) return `${Math.floor(seconds / 3600)} h ${Math.floor((seconds % 3600) / 60)} min`;
+  return `${Math.floor(seconds / 86_400)} d`;
+}
+const clock = signal(Date.now());
+setInterval(() => {
+  clock.value = Date.now();
+}, 5_000);
+/** A time as its age. @param {{time: string | null | undefined}} given */
+export function Ago({ time }) {
+  if (!time) return "";
+  const seconds = (clock.value - Date.parse(time)) / 1000;
+  const text = seconds < 0 ? `in ${span(-seconds)}` : seconds < 5 ? "now" : `${span(seconds)} ago`;
+  return html`<time datetime=${time} title=${new Date(time).toLocaleString()}>${text}</time>`;
+}
+/** @param {{status: string}} given */
+export const Status = ({ status }) => html`<span class=${`status s-${status}`}>${status.replace("_", " ")}</span>`;
+/** A link to a task. @param {{id: string}} given */
+export const TaskLink = ({ id }) => html`<a href=${to(`task/${id}`)} title=${id}><code>…${short(id)}</code></a>`;
+/** A number that leads to what it counts. @param {{value: any, href: string}} given */
+export const Count = ({ value, href }) => (value ? html`<a href=${href}>${value}</a>` : html`<span class="dim">${value ?? ""}</span>`);
+/** The line of an error of the API. @param {{error: any}} given */
+export const Failed = ({ error }) =>
+  error ? html`<p class="bad" role="alert">${error.message}${error.remedy ? html`<br /><span class="dim">${error.remedy}</span>` : ""}</p>` : null;
+/** Data as people read it: text as it is, the rest as JSON. @param {{value: any}} given */
+export const Shown = ({ value }) => html`<pre tabindex="0">${typeof value === "string" ? value : JSON.stringify(value, null, 2)}</pre>`;
+/** How many questions wait for people; a text with + where there are more. */
+export const waiting = signal("");
