@@ -20,6 +20,7 @@ from playwright.async_api import Browser, ConsoleMessage, Page, async_playwright
 import meshwright
 from benchmarks.coding.job import INSTALL
 from meshwright import Agent, Approval, Capability, Run, tool
+from meshwright.context.memory import MemoryItem, MemoryStore
 from meshwright.core.access import Role
 from meshwright.core.messages import Usage
 from meshwright.edges.http.server import serving
@@ -39,7 +40,7 @@ VENDORED = {
 }
 PICTURES = os.environ.get("PICTURES")
 """The folder for the pictures of the documentation: `PICTURES=docs/images pytest -k picture ...`."""
-VIEWS = ["inbox", "tasks", "mesh", "money", "events", "try"]
+VIEWS = ("inbox", "tasks", "mesh", "money", "events", "memory", "prompts", "schedules", "try")
 SECONDS = 60_000  # in milliseconds: for a slow machine
 
 
@@ -263,7 +264,7 @@ async def test_a_login_is_asked_for_and_what_may_not_be_done_is_not_offered(
         await page.get_by_role("button", name="Log in").click()
         await expect(page.get_by_role("heading", name="Tasks")).to_be_visible()
         links = await page.get_by_role("navigation", name="Views").get_by_role("link").all_inner_texts()
-        assert links == ["Tasks", "Mesh", "Money", "Events"]
+        assert links == ["Tasks", "Mesh", "Money", "Events", "Prompts", "Schedules"]
         assert viewer not in await page.evaluate(
             "JSON.stringify([document.cookie, {...localStorage}, {...sessionStorage}])"
         )
@@ -297,8 +298,12 @@ async def test_every_view_can_be_read_by_everybody(
     ):
         await api.submit(agent_id="releaser", payload={"text": "Ship it."})
         task_id = await api.finished(agent_id="moody", payload={"text": "How is it?"})
+        await api.call("POST", "/v1/prompts", json={"name": "moody", "template": "Be calm."})
+        await api.call("PUT", "/v1/prompts/moody", json={"template": "Be calm, and brief."})
+        job = {"id": "job", "cron": "0 7 29 2 *", "task": {"agent_id": "echo", "payload": {}}}
+        await api.call("POST", "/schedules", json=job)
         await person.page.get_by_role("article").wait_for()
-        for view in (*VIEWS, f"task/{task_id}"):
+        for view in (*VIEWS, "prompts/moody", f"task/{task_id}"):
             await person.page.goto(f"{api.url}/#/{view}")
             await expect(person.page.get_by_role("heading", level=1)).to_be_visible()
             found = await Axe().run(person.page)
@@ -371,3 +376,45 @@ async def test_money_is_added_where_a_task_waits_for_it(tmp_path: Path, browser:
                 await person.page.get_by_role("button", name="+ $10").click()
             outcome = await api.client.outcome(waits)
             assert outcome.text == "fine now"
+
+
+async def test_a_prompt_is_changed_and_tried_with_two_models(tmp_path: Path, browser: Browser) -> None:
+    script = ScriptedModel("one", "two")
+    Moody.tries = 1
+    async with http_mesh(tmp_path, Moody, script=script) as api:
+        await api.call("POST", "/v1/prompts", json={"name": "moody", "template": "Be calm.\nBe kind."})
+        async with reader(browser, f"{api.url}/#/prompts/moody") as person:
+            page = person.page
+            await page.get_by_label("Template").fill("Be calm.\nBe brief.")
+            await page.get_by_label("Request").fill("How are you?")
+            await page.get_by_label("and beside it").fill("quality")
+            await page.get_by_role("button", name="Save as a version and run").click()
+            for number in (1, 2):
+                answer = page.get_by_role("region", name=f"Answer {number}")
+                await expect(answer.locator("pre")).to_have_text("fine now")
+            assert sorted(request.model for request in script.requests) == ["default", "quality"]
+            assert {request.messages[0].content for request in script.requests} == {"Be calm.\nBe brief."}
+            await page.get_by_text("What differs from v1").click()
+            await expect(page.locator(".diff .add")).to_have_text("+ Be brief.\n")
+            await expect(page.locator(".diff .del")).to_have_text("- Be kind.\n")
+            page.on("dialog", lambda dialog: dialog.accept("canary"))
+            await page.get_by_role("button", name="Label…").first.click()
+            await expect(page.locator(".tag")).to_have_text("canary v2")
+
+
+async def test_a_memory_is_corrected_forgotten_and_brought_back(tmp_path: Path, browser: Browser) -> None:
+    async with http_mesh(tmp_path) as api:
+        memory = MemoryItem(memory_id="m-1", scope="global", text="Ports are 8000.", subject="ports")
+        await api.mesh.get(MemoryStore).remember(memory)
+        async with reader(browser, f"{api.url}/#/memory") as person:
+            page = person.page
+            await page.get_by_role("button", name="Correct").click()
+            await page.get_by_label("Text").fill("Ports are 9000.")
+            await page.get_by_role("button", name="Save").click()
+            await expect(page.locator(".question")).to_have_text("Ports are 9000.")
+            await page.get_by_role("button", name="Forget").click()
+            await expect(page.get_by_text("Nothing is remembered that agrees with that.")).to_be_visible()
+            await page.get_by_label("State").select_option("forgotten")
+            await page.get_by_role("button", name="Undo the last change").click()
+            await page.get_by_label("State").select_option("shown")
+            await expect(page.locator(".question")).to_have_text("Ports are 9000.")

@@ -79,7 +79,7 @@ async def _log_in(mesh: MeshDep, request: Request, login: Login, response: Respo
         max_age=int(seconds),
         httponly=True,
         samesite="strict",
-        secure=request.url.scheme == "https",
+        secure=request.url.scheme == "https" or mesh.settings.http.behind_tls,
     )
     return Me.of(caller, logged_in=True)
 

@@ -6,7 +6,10 @@ import { Inbox } from "./inbox.js";
 import { act, call, follow, live, may, me, notice, route, tenant, to, touch, useData, waiting } from "./lib.js";
 import { Login } from "./login.js";
 import { MeshPage } from "./mesh.js";
+import { MemoryPage } from "./memory.js";
 import { Money } from "./money.js";
+import { PromptsPage } from "./prompts.js";
+import { SchedulesPage } from "./schedules.js";
 import { TaskPage } from "./task.js";
 import { Tasks } from "./tasks.js";
 import { TryIt } from "./try.js";
@@ -22,6 +25,9 @@ const VIEWS = {
   mesh: { show: MeshPage, title: "Mesh", roles: ["viewer"] },
   money: { show: Money, title: "Money", roles: ["viewer"] },
   events: { show: EventsPage, title: "Events", roles: ["viewer"] },
+  memory: { show: MemoryPage, title: "Memory", roles: ["contents"] },
+  prompts: { show: PromptsPage, title: "Prompts", roles: ["viewer"] },
+  schedules: { show: SchedulesPage, title: "Schedules", roles: ["viewer"] },
   try: { show: TryIt, title: "Try it", roles: ["submitter"] },
 };
 

@@ -1,0 +1,54 @@
+// @ts-check
+/** What agents remember: where it is from, how far it is trusted, and what people change about it. */
+import { html, useState } from "./vendor/preact.js";
+import { act, Ago, asked, call, Failed, may, route, TaskLink, to, useData } from "./lib.js";
+
+const STATES = ["shown", "quarantined", "active", "superseded", "forgotten", "all"];
+const FIELDS = [["words", "Words"], ["agent_id", "Agent"], ["subject", "Subject"]];
+
+/** The view. */
+export function MemoryPage() {
+  const query = route.value.query;
+  const wanted = Object.fromEntries(["status", ...FIELDS.map(([name]) => name)].map((name) => [name, query.get(name) ?? ""]));
+  const { words, ...others } = wanted;
+  const { data, error } = useData(`/memories?${asked({ ...others, contains: words, limit: 100 })}`);
+  const send = (/** @type {any} */ event) => {
+    event.preventDefault();
+    location.hash = to("memory", Object.fromEntries([...new FormData(event.target)].map(([name, value]) => [name, String(value).trim()])));
+  };
+  return html`<h1>Memory</h1>
+    <form class="bar" role="search" onSubmit=${send} key=${JSON.stringify(wanted)}>
+      <label>State <select name="status" onChange=${(/** @type {any} */ event) => event.target.form.requestSubmit()}>${STATES.map((state) => html`<option key=${state} value=${state} selected=${state === (wanted.status || "shown")}>${state === "shown" ? "active and quarantined" : state}</option>`)}</select></label>
+      ${FIELDS.map(([name, title]) => html`<label key=${name}>${title} <input name=${name} value=${wanted[name]} size="12" /></label>`)}
+      <button>Filter</button>
+    </form>
+    <${Failed} error=${error} />
+    ${data?.items.length === 0 ? html`<p class="empty">Nothing is remembered that agrees with that.</p>` : null}
+    ${(data?.items ?? []).map((/** @type {any} */ memory) => html`<${Memory} key=${memory.memory_id} memory=${memory} />`)}
+    ${data?.cursor ? html`<p class="dim">The newest 100 are shown: filter for others.</p>` : null}`;
+}
+
+/** @param {{memory: any}} given */
+function Memory({ memory }) {
+  const [text, setText] = useState(/** @type {string | null} */ (null));
+  const path = `/memories/${memory.memory_id}`;
+  const button = (/** @type {string} */ verb, /** @type {string} */ title, /** @type {string} */ done) => html`<button type="button" onClick=${() => act(done, () => call("POST", `${path}/${verb}`))}>${title}</button>`;
+  const save = async (/** @type {any} */ event) => {
+    event.preventDefault();
+    if (await act("It is changed", () => call("PATCH", path, { text }))) setText(null);
+  };
+  return html`<article class="card">
+    ${text === null ? html`<p class="question">${memory.text}</p>` : html`<form class="bar" onSubmit=${save}><label class="wide">Text <textarea rows="3" required value=${text} onInput=${(/** @type {any} */ event) => setText(event.target.value)}></textarea></label><button class="yes">Save</button><button type="button" onClick=${() => setText(null)}>Leave it</button></form>`}
+    <p class="line dim"><b class=${memory.status === "active" ? "s-succeeded" : "s-waiting"}>${memory.status}</b> ${memory.kind} of ${memory.scope}${memory.scope_id ? ` ${memory.scope_id}` : ""}
+      ${memory.subject ? html`<a href=${to("memory", { subject: memory.subject, status: "all" })}>${memory.subject}</a>` : null}
+      <span>trust ${memory.trust}</span> ${memory.agent_id ?? ""} ${memory.task_id ? html`<span>from task <${TaskLink} id=${memory.task_id} /></span>` : null}
+      <${Ago} time=${memory.created_at} /> <span>recalled ${memory.used}, helped ${memory.helped}</span>
+      ${memory.approved_by ? html`<span>promoted by ${memory.approved_by}</span>` : null} ${memory.contradicts?.length ? html`<span class="bad">contradicts ${memory.contradicts.join(", ")}</span>` : null}</p>
+    <p class="bar">
+      ${may("approver") && ["quarantined", "superseded"].includes(memory.status) ? button("promote", "Promote", "It is recalled from now on") : null}
+      ${may("operator") && text === null ? html`<button type="button" onClick=${() => setText(memory.text)}>Correct</button>` : null}
+      ${may("operator") && memory.status !== "forgotten" ? button("forget", "Forget", "It is not recalled any more") : null}
+      ${may("operator") ? button("undo", "Undo the last change", "The last change is taken back") : null}
+    </p>
+  </article>`;
+}
