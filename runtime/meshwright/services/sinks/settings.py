@@ -1,0 +1,46 @@
+"""The settings of sinks: services for experiments and evaluations that get how tasks ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from meshwright.core.ids import Identifier
+from meshwright.settings.forms import Network, Secret, Table, http_url
+
+_SinkName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
+
+
+class SinkSettings(Table):
+    """One of [sinks.NAME]: a service that gets how tasks ended and how they were scored, behind the log."""
+
+    kind: Literal["mlflow", "langfuse"]
+    """`mlflow`: a run of an experiment for each task that has ended; `langfuse`: the scores of tasks, beside
+    the traces that it gets by `[tracing] otlp_endpoint`."""
+    url: Annotated[str, http_url("https://mlflow.example.com")]
+    """The address of its server."""
+    key: Secret | None = None
+    """MLflow: a token, or `user:password`. Langfuse: `PUBLIC_KEY:SECRET_KEY`."""
+    experiment: str = Field(default="meshwright", min_length=1, max_length=500)
+    """MLflow: the name of the experiment; it is made where it is missing."""
+    agents: tuple[Identifier, ...] = ()
+    """The agents whose tasks it gets; without any, those of all."""
+    tenant: Identifier = "default"
+    """The tenant whose tasks it gets."""
+    contents: bool = False
+    """Whether it gets what was said too: results and errors of tasks as an artifact of MLflow, comments of
+    scores. Secrets in them are hidden."""
+    networks: tuple[Network, ...] = ()
+    """Private networks that its address may be in, also without TLS; else it must be public, by https."""
+
+    @model_validator(mode="after")
+    def _has_its_key(self) -> Self:
+        if self.kind == "langfuse" and (self.key is None or ":" not in self.key.get_secret_value()):
+            raise ValueError("a sink of the kind langfuse needs a key: PUBLIC_KEY:SECRET_KEY")
+        return self
+
+
+SinksSettings = Mapping[_SinkName, SinkSettings]
+"""[sinks]: a table for each sink."""
