@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from meshwright.stack.machine import Ports
 from tests.support.fake_services import answering
 from tests.support.fake_tracking import PATIENCE_SECONDS, PUBLIC_KEY, SECRET_KEY, FakeLangfuse, FakeMlflow
 from tests.support.http_mesh import Api, Echo, http_mesh
+from tests.support.postgres import Address
 from tests.support.settings import load_settings
 
 KEY = f"{PUBLIC_KEY}:{SECRET_KEY}"
@@ -157,6 +160,51 @@ async def test_a_sink_that_was_away_gets_all_later_once_through_a_restart(
     assert len(runs) == len(back.runs) == 5
     assert all(len(points) == 1 for run in runs for points in run["metrics"].values())
     assert values(runs[1], "score/thumbs") == [1.0]
+
+
+CRASH = """
+import asyncio, os, sys
+from pathlib import Path
+from meshwright.services.sinks.mlflow import MlflowSink
+from tests.integration.test_sinks import http_mesh, mlflow
+
+async def killed(*_, **__):
+    await asyncio.sleep(0.5)  # a position that is stored too early is stored by then
+    os._exit(9)  # the run is made, and says nothing yet
+
+async def main():
+    async with http_mesh(Path(sys.argv[1]), **mlflow(sys.argv[2])) as api:
+        MlflowSink._log = killed
+        await api.client.submit(agent_id="echo", task_id="t1")
+        await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+async def test_a_run_that_was_cut_off_by_a_kill_is_made_whole(tmp_path: Path) -> None:
+    async with FakeMlflow() as server:
+        command = [sys.executable, "-c", CRASH, str(tmp_path), server.url]
+        crashed = await asyncio.to_thread(subprocess.run, command, timeout=60)
+        assert (crashed.returncode, [run["end_time"] for run in server.runs.values()]) == (9, [None])
+        async with http_mesh(tmp_path, **mlflow(server.url)):
+            [run] = await server.ended("t1")
+    assert (len(server.runs), values(run, "success")) == (1, [1.0])
+
+
+async def test_of_two_fronts_one_sends_and_the_other_takes_over(
+    postgres_url: Address, tmp_path: Path
+) -> None:
+    async with FakeMlflow() as server:
+        settings = mlflow(server.url) | {"database": postgres_url}
+        async with http_mesh(tmp_path / "two", **settings) as two:
+            async with http_mesh(tmp_path / "one", **settings) as one:
+                together = [await api.finished(agent_id="echo") for api in (one, two)]
+                await server.ended(*together)
+            alone = await two.finished(agent_id="echo")
+            await server.ended(alone)
+    assert len(server.runs) == 3
+    assert server.asked.count("POST /api/2.0/mlflow/runs/create") == 3
 
 
 async def test_langfuse_gets_the_scores_of_traces(tmp_path: Path) -> None:
