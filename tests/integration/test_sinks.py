@@ -10,14 +10,24 @@ from typing import Any
 import pytest
 
 from meshwright import TaskRequest, Tasks, build_mesh
+from meshwright.core.access import Role
 from meshwright.core.errors import ConfigError, MeshError
-from meshwright.core.messages import TaskVariant
+from meshwright.core.messages import Caller, TaskVariant
 from meshwright.core.topics import TASK_PROGRESS
 from meshwright.events.filter import EventFilter
+from meshwright.services.llmops.component import PromptRegistry
+from meshwright.services.llmops.records import PromptChange, PromptRequest
 from meshwright.services.sinks.component import Sinks
 from meshwright.stack.machine import Ports
 from tests.support.fake_services import answering
-from tests.support.fake_tracking import PATIENCE_SECONDS, PUBLIC_KEY, SECRET_KEY, FakeLangfuse, FakeMlflow
+from tests.support.fake_tracking import (
+    PATIENCE_SECONDS,
+    PUBLIC_KEY,
+    SECRET_KEY,
+    FakeAgenta,
+    FakeLangfuse,
+    FakeMlflow,
+)
 from tests.support.http_mesh import Api, Echo, http_mesh
 from tests.support.postgres import Address
 from tests.support.settings import load_settings
@@ -238,6 +248,31 @@ async def test_a_key_that_is_refused_loses_no_score_and_is_nowhere_to_be_read(
     assert SECRET_KEY not in caplog.text and SECRET_KEY.encode() not in stored
 
 
+async def test_agenta_gets_registered_prompts_and_deploys_the_one_in_use(tmp_path: Path) -> None:
+    async with FakeAgenta() as server:
+        agenta = {"kind": "agenta", "url": server.url, "key": SECRET_KEY, "application": "agents"}
+        sink = agenta | {"networks": ["127.0.0.0/8"], "contents": True}
+        async with http_mesh(tmp_path, sinks={"ag": sink}) as api:
+            server.lost = 1
+            registry = api.mesh.get(PromptRegistry)
+            admin = Caller(requested_by="ada", key_id="key", roles=frozenset({Role.ADMIN, Role.OPERATOR}))
+            parameters = {"model": "fast", "temperature": 0.5, "params": {"top_p": 0.9}}
+            first = PromptRequest(name="greeter", template="Be kind.", parameters=parameters)
+            await registry.register(admin, first)
+            await registry.change(admin, "greeter", PromptChange(template="Be brief.", message="shorter"))
+            await registry.label(admin, "greeter", "canary", 2)
+            await registry.label(admin, "greeter", "production", 1)
+            await server.until(lambda: server.deployed)
+            [check] = api.mesh.get(Sinks).checks()
+            assert await check.ask() == f"{server.url} takes prompts for the application 'agents'"
+    assert server.deployed == {"production": "greeter v1"}
+    kind, brief = server.revisions.values()
+    prompt = kind["data"]["parameters"]["prompt"]
+    assert prompt["messages"] == [{"role": "system", "content": "Be kind."}]
+    assert prompt["llm_config"] == {"model": "fast", "temperature": 0.5, "top_p": 0.9}
+    assert (brief["name"], brief["message"], len(server.variants)) == ("greeter v2", "shorter", 1)
+
+
 async def test_an_event_that_a_sink_will_never_take_holds_up_no_other(tmp_path: Path) -> None:
     async with FakeLangfuse() as server, http_mesh(tmp_path, **langfuse(server.url)) as api:
         server.faults.append(answering(400, '{"message": "no"}'))
@@ -270,6 +305,13 @@ async def test_doctor_says_whether_a_sink_lets_us_in(tmp_path: Path) -> None:
             await refused.ask()
 
 
-def test_a_sink_without_the_key_that_it_needs_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="PUBLIC_KEY:SECRET_KEY"):
-        load_settings(tmp_path, sinks={"lf": {"kind": "langfuse", "url": "https://cloud.langfuse.com"}})
+@pytest.mark.parametrize(
+    ("sink", "said"),
+    [
+        ({"kind": "langfuse"}, "PUBLIC_KEY:SECRET_KEY"),
+        ({"kind": "agenta", "key": "k", "application": "a"}, "contents = true"),
+    ],
+)
+def test_a_sink_without_what_it_needs_is_refused(tmp_path: Path, sink: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_settings(tmp_path, sinks={"one": {"url": "https://example.com"} | sink})

@@ -1,8 +1,8 @@
-"""Fakes of MLflow's and Langfuse's servers, as far as sinks call them; neither is the real one.
+"""Fakes of MLflow's, Langfuse's and Agenta's servers, as far as sinks call them; none is the real one.
 
 That of MLflow keeps experiments and runs as its REST API documents them: an optional test tries the same on a
 real server. That of Langfuse checks scores against the types of Langfuse's SDK, which are made of its API's
-definition; no server of it can be run here.
+definition; no server of it can be run here. So does that of Agenta, with the types of Agenta's SDK.
 """
 
 from __future__ import annotations
@@ -163,6 +163,75 @@ class FakeLangfuse(_Waited):
         if not _is_known(request):
             return web.json_response({"message": "Invalid credentials"}, status=401)
         return web.json_response({"data": [{"id": "p1", "name": "ours", "metadata": {}}]})
+
+
+class FakeAgenta(_Waited):
+    """Variants and revisions of the application `agents`, by slug, and the revision that is deployed."""
+
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(port)
+        self.published = Published("agenta.json")
+        self.variants: dict[str, dict[str, Any]] = {}
+        self.revisions: dict[tuple[str, str], dict[str, Any]] = {}
+        self.deployed: dict[str, str] = {}
+        self.lost = 0
+        router = self.app.router
+        router.add_post("/api/simple/applications/query", self._applications)
+        router.add_post("/api/applications/variants/query", self._variants)
+        router.add_post("/api/applications/variants/", self._create)
+        router.add_post("/api/applications/revisions/retrieve", self._retrieve)
+        router.add_post("/api/applications/revisions/commit", self._commit)
+        router.add_post("/api/applications/revisions/deploy", self._deploy)
+
+    async def _applications(self, request: web.Request) -> web.Response:
+        if request.headers.get("Authorization") != f"ApiKey {SECRET_KEY}":
+            return web.json_response({"detail": "Unauthorized"}, status=401)
+        is_ours = (await request.json())["application"]["slug"] == "agents"
+        found = [{"id": "app-1", "slug": "agents"}] if is_ours else []
+        return web.json_response({"count": len(found), "applications": found})
+
+    async def _variants(self, request: web.Request) -> web.Response:
+        asked = await request.json()
+        for reference in asked["application_refs"]:
+            self.published.checked("reference", reference)
+        slug = asked["application_variant"]["slug"]
+        found = [self.variants[slug]] if slug in self.variants else []
+        return web.json_response({"count": len(found), "application_variants": found})
+
+    async def _create(self, request: web.Request) -> web.Response:
+        asked = self.published.checked("variant", (await request.json())["application_variant"])
+        self.variants[asked["slug"]] = {"id": f"variant-{len(self.variants) + 1}", **asked}
+        return web.json_response({"count": 1, "application_variant": self.variants[asked["slug"]]})
+
+    async def _retrieve(self, request: web.Request) -> web.Response:
+        found = self.revisions.get(await self._key(request))
+        return web.json_response({"count": int(found is not None), "application_revision": found})
+
+    async def _commit(self, request: web.Request) -> web.Response:
+        asked = self.published.checked("commit", (await request.json())["application_revision"])
+        [slug] = [
+            one["slug"] for one in self.variants.values() if one["id"] == asked["application_variant_id"]
+        ]
+        assert (slug, asked["slug"]) not in self.revisions
+        self.revisions[slug, asked["slug"]] = asked
+        self._changed.set()
+        if self.lost:
+            self.lost -= 1
+            return web.Response(status=503)
+        return web.json_response({"count": 1, "application_revision": asked})
+
+    async def _deploy(self, request: web.Request) -> web.Response:
+        environment = (await request.json())["environment_ref"]["slug"]
+        found = self.revisions[await self._key(request)]
+        self.deployed[environment] = found["name"]
+        self._changed.set()
+        return web.json_response({"count": 1, "application_revision": found})
+
+    async def _key(self, request: web.Request) -> tuple[str, str]:
+        asked = await request.json()
+        named = [asked[f"application_{what}ref"] for what in ("", "variant_", "revision_")]
+        _, variant, revision = [self.published.checked("reference", one)["slug"] for one in named]
+        return variant, revision
 
 
 def _is_known(request: web.Request) -> bool:

@@ -8,6 +8,7 @@ from functools import partial
 from meshwright.component import Check, Component, Figure
 from meshwright.edges.outgoing import HttpPool
 from meshwright.mesh import Mesh
+from meshwright.services.sinks.agenta import AgentaSink
 from meshwright.services.sinks.event_words import FACTS
 from meshwright.services.sinks.follower import Follower
 from meshwright.services.sinks.langfuse import LangfuseSink
@@ -17,7 +18,7 @@ from meshwright.services.sinks.settings import SinkSettings, SinksSettings
 
 
 class Sinks(Component):
-    """Services for experiments and evaluations get how tasks ended, and their scores."""
+    """Services for experiments, evaluations and prompts get what they want of the event log."""
 
     name = "sinks"
     facts = FACTS
@@ -39,7 +40,14 @@ class Sinks(Component):
         server = SinkServer(name, settings, http)
         if settings.kind == "langfuse":
             return LangfuseSink(server, contents=settings.contents)
+        if settings.kind == "agenta":
+            return AgentaSink(server, settings.application, self._text_of)
         return MlflowSink(server, settings.experiment, self.mesh.log.query, contents=settings.contents)
+
+    async def _text_of(self, tenant_id: str, name: str, version: int) -> str:
+        from meshwright.services.llmops.table import find
+
+        return (await self.mesh.database.read(find, tenant_id, name, version)).row.text
 
     async def begin(self) -> None:
         """Send what they lack."""

@@ -119,7 +119,7 @@ class Follower:
 
     async def _is_sent(self, event: Event) -> bool:
         """Whether the sink has an event, will never take it, or does not want it."""
-        wanted = self._settings.agents
+        wanted = self._settings.agents if event.task_id is not None else ()
         if event.tenant_id != self._settings.tenant or (wanted and event.agent_id not in wanted):
             return True
         try:

@@ -99,6 +99,8 @@ def _authorization(settings: SinkSettings) -> Mapping[str, str]:
     if settings.key is None:
         return {}
     key = settings.key.get_secret_value()
+    if settings.kind == "agenta":
+        return {"Authorization": f"ApiKey {key}"}
     if ":" in key:
         return {"Authorization": f"Basic {base64.b64encode(key.encode()).decode()}"}
     return {"Authorization": f"Bearer {key}"}

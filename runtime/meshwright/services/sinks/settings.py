@@ -1,4 +1,4 @@
-"""The settings of sinks: services for experiments and evaluations that get how tasks ended."""
+"""The settings of sinks: services for experiments, evaluations and prompts."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ _SinkName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
 
 
 class SinkSettings(Table):
-    """One of [sinks.NAME]: a service that gets how tasks ended and how they were scored, behind the log."""
+    """One of [sinks.NAME]: a service that gets how tasks ended and were scored, or registered prompts."""
 
-    kind: Literal["mlflow", "langfuse"]
+    kind: Literal["mlflow", "langfuse", "agenta"]
     """`mlflow`: a run of an experiment for each task that has ended; `langfuse`: the scores of tasks, beside
-    the traces that it gets by `[tracing] otlp_endpoint`."""
+    the traces that it gets by `[tracing] otlp_endpoint`; `agenta`: registered prompts, for its registry."""
     url: Annotated[str, http_url("https://mlflow.example.com")]
     """The address of its server."""
     key: Secret | None = None
-    """MLflow: a token, or `user:password`. Langfuse: `PUBLIC_KEY:SECRET_KEY`."""
+    """MLflow: a token, or `user:password`. Langfuse: `PUBLIC_KEY:SECRET_KEY`. Agenta: an API key."""
     experiment: str = Field(default="meshwright", min_length=1, max_length=500)
     """MLflow: the name of the experiment; it is made where it is missing."""
+    application: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{0,100}$")] = ""
+    """Agenta: the slug of the application whose variants the prompts are. It has to be there."""
     agents: tuple[Identifier, ...] = ()
     """The agents whose tasks it gets; without any, those of all."""
     tenant: Identifier = "default"
     """The tenant whose tasks it gets."""
     contents: bool = False
     """Whether it gets what was said too: results and errors of tasks as an artifact of MLflow, comments of
-    scores. Secrets in them are hidden."""
+    scores. Secrets in them are hidden. Agenta gets texts of prompts, and so needs it."""
     networks: tuple[Network, ...] = ()
     """Private networks that its address may be in, also without TLS; else it must be public, by https."""
 
@@ -39,6 +41,8 @@ class SinkSettings(Table):
     def _has_its_key(self) -> Self:
         if self.kind == "langfuse" and (self.key is None or ":" not in self.key.get_secret_value()):
             raise ValueError("a sink of the kind langfuse needs a key: PUBLIC_KEY:SECRET_KEY")
+        if self.kind == "agenta" and not (self.key and self.application and self.contents):
+            raise ValueError("a sink of the kind agenta needs key, application, and contents = true")
         return self
 
 
