@@ -234,7 +234,8 @@ async def test_a_key_that_is_refused_loses_no_score_and_is_nowhere_to_be_read(
 ) -> None:
     caplog.set_level("DEBUG")
     async with FakeLangfuse() as server, http_mesh(tmp_path, **langfuse(server.url, contents=True)) as api:
-        server.faults += [answering(401), answering(429, Retry_After="1")]
+        quoted = json.dumps({"message": f"no project has {SECRET_KEY}, of {KEY}"})
+        server.faults += [answering(401, quoted), answering(429, Retry_After="1")]
         server.lost = 1
         task_id = await api.finished(agent_id="echo")
         await score(api, task_id, "thumbs", 1.0, "well done")
@@ -242,7 +243,9 @@ async def test_a_key_that_is_refused_loses_no_score_and_is_nowhere_to_be_read(
         await server.until(lambda: len(server.scores) == 2)
         delayed = await api.mesh.log.query(EventFilter(event_type="sink.delayed"))
         stored = b"".join(path.read_bytes() for path in (tmp_path / ".mesh").iterdir() if path.is_file())
-    assert [event.fields["reason"] for event in delayed] == [f"{server.url} answered 401"]
+    assert [event.fields["reason"] for event in delayed] == [
+        f"{server.url} answered 401: no project has [redacted], of [redacted]"
+    ]
     assert [found.get("comment") for found in server.scores.values()] == ["well done", None]
     assert server.asked.count("POST /api/public/scores") == 5
     assert SECRET_KEY not in caplog.text and SECRET_KEY.encode() not in stored
@@ -309,6 +312,7 @@ async def test_doctor_says_whether_a_sink_lets_us_in(tmp_path: Path) -> None:
     ("sink", "said"),
     [
         ({"kind": "langfuse"}, "PUBLIC_KEY:SECRET_KEY"),
+        ({"kind": "mlflow", "url": "https://ada:secret@example.com"}, "the URL holds credentials"),
         ({"kind": "agenta", "key": "k", "application": "a"}, "contents = true"),
     ],
 )

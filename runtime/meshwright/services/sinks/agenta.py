@@ -88,10 +88,7 @@ class AgentaSink:
 
     async def _variant(self, name: str) -> tuple[str, str]:
         """The ids of the application and of the variant of a prompt, which is made where it is missing."""
-        wanted = {
-            "application_refs": [{"slug": self._application}],
-            "application_variant": {"slug": name},
-        }
+        wanted = {"application_refs": [{"slug": self._application}], "application_variant": {"slug": name}}
         found = (await self._post("variants/query", wanted)).get("application_variants") or [None]
         variant = found[0]
         if variant is None:
@@ -102,12 +99,10 @@ class AgentaSink:
     async def _application_id(self) -> str:
         wanted = {"application": {"slug": self._application}}
         answer = await self._server.request("POST", "/api/simple/applications/query", json=wanted)
-        found = json_of(answer).get("applications")
-        if answer.status != 200 or not found:
-            problem = self._server.problem(answer) if answer.status != 200 else ""
-            raise TryLater(
-                problem or f"{self._server.shown} has no application {self._application!r}: make it"
-            )
+        if answer.status != 200:
+            raise TryLater(self._server.problem(answer))
+        if not (found := json_of(answer).get("applications")):
+            raise TryLater(f"{self._server.shown} has no application {self._application!r}: make it there")
         return str(found[0]["id"])
 
     async def _post(self, call: str, body: Mapping[str, Any]) -> dict[str, Any]:

@@ -122,12 +122,8 @@ class MlflowSink:
         return found
 
     async def _find_run(self, experiment_id: str, run_key: str) -> _Run | None:
-        wanted = {
-            "experiment_ids": [experiment_id],
-            "filter": f"tags.`{_TAG}` = '{run_key}'",
-            "run_view_type": "ACTIVE_ONLY",
-            "max_results": 1,
-        }
+        wanted = {"experiment_ids": [experiment_id], "filter": f"tags.`{_TAG}` = '{run_key}'"}
+        wanted |= {"run_view_type": "ACTIVE_ONLY", "max_results": 1}
         found = (await self._post("runs/search", wanted)).get("runs") or [None]
         return None if found[0] is None else _run_of(found[0])
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple, Protocol
-from urllib.parse import urlsplit
 
 from meshwright.core.errors import MeshError
 from meshwright.core.messages import Event
+from meshwright.core.redaction import REDACTED, redact
 from meshwright.edges.outgoing import HttpPool, HttpReply, TryLater, asked_pause, json_of
 from meshwright.edges.replies import Undeliverable
 from meshwright.services.sinks.settings import SinkSettings
@@ -60,15 +60,13 @@ class SinkServer:
 
     def __init__(self, name: str, settings: SinkSettings, http: HttpPool) -> None:
         self._name = name
-        self._url = settings.url.rstrip("/")
+        self.shown = settings.url.rstrip("/")
+        """Its address."""
         self._http = http
         self._headers = _authorization(settings)
-
-    @property
-    def shown(self) -> str:
-        """The address without what may be secret in it."""
-        parts = urlsplit(self._url)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        key = "" if settings.key is None else settings.key.get_secret_value()
+        shown = self._headers.get("Authorization", "").rpartition(" ")[2]
+        self._secrets = [text for text in (key, key.partition(":")[2], shown) if text]
 
     async def ask(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         """Returns the JSON of an answer. Raises Refused for 400, 413 and 422, TryLater for all else."""
@@ -82,7 +80,7 @@ class SinkServer:
     async def request(self, method: str, path: str, **options: Any) -> HttpReply:
         """Returns an answer, whatever its status. Raises TryLater where there is none."""
         try:
-            return await self._http.request(method, f"{self._url}{path}", headers=self._headers, **options)
+            return await self._http.request(method, f"{self.shown}{path}", headers=self._headers, **options)
         except Undeliverable:
             raise TryLater(
                 f"{self.shown} leads to a private address, or goes without TLS, which networks of "
@@ -91,7 +89,10 @@ class SinkServer:
 
     def problem(self, answer: HttpReply) -> str:
         """Returns why a server did not do something, in a few words."""
-        said = json_of(answer).get("message")
+        said = str(json_of(answer).get("message") or "")
+        for secret in self._secrets:  # some servers quote it
+            said = said.replace(secret, REDACTED)
+        said = redact(said)
         return f"{self.shown} answered {answer.status}{f': {said}' if said else ''}"[:_MAX_REASON]
 
 

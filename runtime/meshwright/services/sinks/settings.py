@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from meshwright.core.ids import Identifier
 from meshwright.settings.forms import Network, Secret, Table, http_url
 
 _SinkName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
+
+
+def _without_user(url: str) -> str:
+    if "@" in urlsplit(url).netloc:
+        raise ValueError("the URL holds credentials: set key")
+    return url
 
 
 class SinkSettings(Table):
@@ -19,7 +26,7 @@ class SinkSettings(Table):
     kind: Literal["mlflow", "langfuse", "agenta"]
     """`mlflow`: a run of an experiment for each task that has ended; `langfuse`: the scores of tasks, beside
     the traces that it gets by `[tracing] otlp_endpoint`; `agenta`: registered prompts, for its registry."""
-    url: Annotated[str, http_url("https://mlflow.example.com")]
+    url: Annotated[str, http_url("https://mlflow.example.com"), AfterValidator(_without_user)]
     """The address of its server."""
     key: Secret | None = None
     """MLflow: a token, or `user:password`. Langfuse: `PUBLIC_KEY:SECRET_KEY`. Agenta: an API key."""
