@@ -209,12 +209,18 @@ async def test_of_two_fronts_one_sends_and_the_other_takes_over(
         settings = mlflow(server.url) | {"database": postgres_url}
         async with http_mesh(tmp_path / "two", **settings) as two:
             async with http_mesh(tmp_path / "one", **settings) as one:
-                together = [await api.finished(agent_id="echo") for api in (one, two)]
-                await server.ended(*together)
+                server.gate.clear()
+                together = await one.finished(agent_id="echo")
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    for api in (one, two):  # until each knows that there is something to send
+                        while not (await metrics(api))['meshwright_sinks_behind{sink="ml"}']:
+                            pass
+                server.gate.set()
+                await server.ended(together)
             alone = await two.finished(agent_id="echo")
             await server.ended(alone)
-    assert len(server.runs) == 3
-    assert server.asked.count("POST /api/2.0/mlflow/runs/create") == 3
+    assert len(server.runs) == 2
+    assert server.asked.count("POST /api/2.0/mlflow/runs/search") == 2  # each is looked for by one of them
 
 
 async def test_langfuse_gets_the_scores_of_traces(tmp_path: Path) -> None:

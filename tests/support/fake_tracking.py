@@ -37,7 +37,10 @@ class _Waited(FakeService):
 
 
 class FakeMlflow(_Waited):
-    """Experiments, runs, and artifacts that the server keeps itself. Of so many runs the answer is `lost`."""
+    """Experiments, runs, and artifacts that the server keeps itself. Of so many runs the answer is `lost`.
+
+    None is made before the `gate` is open.
+    """
 
     def __init__(self, port: int = 0) -> None:
         super().__init__(port)
@@ -45,6 +48,8 @@ class FakeMlflow(_Waited):
         self.runs: dict[str, dict[str, Any]] = {}
         self.artifacts: dict[str, Any] = {}
         self.lost = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
         router, api = self.app.router, "/api/2.0/mlflow"
         router.add_get(f"{api}/experiments/get-by-name", self._experiment)
         router.add_post(f"{api}/experiments/create", self._create_experiment)
@@ -93,6 +98,7 @@ class FakeMlflow(_Waited):
     async def _create(self, request: web.Request) -> web.Response:
         asked = await request.json()
         assert asked["experiment_id"] in self.experiments.values() and isinstance(asked["start_time"], int)
+        await self.gate.wait()
         run_id = f"{len(self.runs) + 1:032x}"
         info = {
             "run_id": run_id,
