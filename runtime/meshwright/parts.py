@@ -165,6 +165,13 @@ BUILTIN = (
     ),
     BuiltIn("contents", "run.component:ContentsComponent"),
     BuiltIn("replies", "edges.replies:Courier"),
+    BuiltIn(
+        "sinks",
+        "services.sinks.component:Sinks",
+        "services.sinks.settings:SinksSettings",
+        needs=("sinks",),
+        words="services.sinks.event_words:WORDS",
+    ),
     BuiltIn("mqtt", "edges.mqtt.edge:MqttComponent", "edges.mqtt.settings:MqttSettings", ("mqtt.url",)),
     BuiltIn("publishers", "edges.cloud_events:PublishersComponent", needs=("dapr.publishers",)),
     BuiltIn(

@@ -64,7 +64,7 @@ class TaskDesk:
         return await asyncio.shield(write())
 
     async def submit(
-        self, request: TaskRequest, caller: Caller, *, idempotency_key: str, traceparent: str | None = None
+        self, request: TaskRequest, caller: Caller, *, idempotency_key: str, **options: Any
     ) -> Receipt:
         now = self.host.clock.now()
         task = make_task(request, caller, now=now, limits=PayloadLimits(), idempotency_key=idempotency_key)

@@ -12,8 +12,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from meshwright import Agent, Capability, Mesh, Tasks, build_mesh
-from meshwright.core.messages import Task, Usage
+from meshwright import Agent, Capability, Mesh, TaskRequest, Tasks, build_mesh
+from meshwright.core.messages import Caller, Task, Usage
 from meshwright.edges.http.server import serving
 from meshwright.models.port import ModelReply
 from meshwright.testing import ScriptedModel
@@ -90,6 +90,47 @@ async def test_costs_are_the_same_over_http_and_on_the_command_line(tmp_path: Pa
     assert (big["key"], big["calls"], big["cost_usd"], big["saved_usd"]) == ("big", 2, "0.25", "0.25")
     assert (odd["key"], odd["cost_usd"], odd["unpriced"]) == ("odd", None, 1)
     assert found["total"]["cost_usd"] == "0.25"
+
+
+@pytest.mark.parametrize("by", ["tenant", "agent", "model", "prompt"])
+@pytest.mark.parametrize("bucket", ["hour", "day"])
+async def test_usage_and_cost_are_a_series_by_each_key(tmp_path: Path, by: str, bucket: str) -> None:
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "prompts/clerk.prompt").write_text("---\nvariables: []\n---\nBe brief.")
+    replies = [reply("0.25"), reply("0.5", model="small"), reply("1")]
+    settings = load_settings(tmp_path, listen_port=0)
+    mesh_ = build_mesh(settings, project=tmp_path, agents=[Clerk], model=ScriptedModel(*replies))
+    async with (
+        mesh_,
+        serving(mesh_, "127.0.0.1", 0) as server,
+        aiohttp.ClientSession(server.url) as session,
+    ):
+        for tenant_id in ("acme", "acme", "umbrella"):
+            caller = Caller(tenant_id=tenant_id)
+            receipt = await mesh_.get(Tasks).submit(TaskRequest(agent_id="clerk"), caller)
+            await mesh_.get(Tasks).outcome(receipt.task_id, tenant_id)
+        async with session.get("/costs", params={"by": by, "bucket": bucket}) as response:
+            found = await response.json()
+        told = await costs("--by", by, "--bucket", bucket, "--json", "--url", server.url)
+    assert json.loads(told.out) == found
+    sums = {
+        "tenant": {"acme": (2, 2400, "0.75"), "umbrella": (1, 1200, "1")},
+        "agent": {"clerk": (3, 3600, "1.75")},
+        "model": {"big": (2, 2400, "1.25"), "small": (1, 1200, "0.5")},
+        "prompt": {"clerk": (3, 3600, "1.75")},
+    }
+    of_keys: dict[str, list[Any]] = {}
+    for item in found["items"]:  # an hour may have passed meanwhile
+        of_keys.setdefault(item["key"].partition("@")[0], []).append(item)
+        assert item["time"].endswith(":00:00Z") and item["completion_tokens"] == 40 * item["calls"]
+    assert {
+        key: (
+            sum(item["calls"] for item in items),
+            sum(item["prompt_tokens"] for item in items),
+            str(sum(Decimal(item["cost_usd"]) for item in items)),
+        )
+        for key, items in of_keys.items()
+    } == sums[by]
 
 
 async def test_a_person_reads_a_table_in_which_nothing_unknown_is_free(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ PARTS = {
     "figures": "services/figures",
     "maintenance": "services/maintenance",
     "retention": "services/retention",
+    "sinks": "services/sinks",
     "money": "services/money",
 }
 COMMANDS = {

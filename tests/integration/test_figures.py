@@ -203,6 +203,15 @@ async def test_metrics_count_tasks_calls_and_tokens(api: Api) -> None:
     assert found['meshwright_tasks_ended_total{agent="clerk",status="failed"}'] == 1
     assert found['meshwright_dead_letters_total{kind="task"}'] == 1
     assert found['meshwright_model_cost_usd_total{agent="clerk"}'] == 0.25
+    whose = 'tenant="default",agent="clerk",model="{}",prompt="clerk@{}"'
+    prompt = next(name for name in found if name.startswith("meshwright_usage_calls_total{"))
+    digest = prompt.partition("@")[2].partition('"')[0]
+    answered, refused = whose.format("big", digest), whose.format("", digest)
+    assert found[f"meshwright_usage_calls_total{{{answered}}}"] == 2
+    assert found[f"meshwright_usage_calls_total{{{refused}}}"] == 1
+    assert found[f'meshwright_usage_tokens_total{{{answered},kind="input"}}'] == 2400
+    assert found[f'meshwright_usage_tokens_total{{{answered},kind="output"}}'] == 80
+    assert found[f"meshwright_usage_cost_usd_total{{{answered}}}"] == 0.25
     model = 'gen_ai_operation_name="chat",gen_ai_provider_name="scripted"'
     names = f'{model},gen_ai_request_model="default",gen_ai_response_model="big"'
     tokens = f'gen_ai_client_token_usage_bucket{{{names},gen_ai_token_type="input",le='

@@ -1,4 +1,4 @@
-"""A real MLflow server shows agents, tools, messages, tokens, cost and session of the spans that it gets."""
+"""A real MLflow server shows what it gets: spans with messages, tokens and cost, and a run of each task."""
 
 import asyncio
 import json
@@ -11,6 +11,10 @@ import aiohttp
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from meshwright.core.topics import TASK_PROGRESS
+from meshwright.edges import reply_table
+from meshwright.edges.reply_table import SenderKey
+from meshwright.events.filter import EventFilter
 from meshwright.orchestration.tasks import Tasks
 from meshwright.stack.machine import Ports
 from meshwright.testing import ScriptedModel, tool_call
@@ -109,3 +113,67 @@ async def test_mlflow_shows_a_task(mlflow: str, tmp_path: Path, monkeypatch: pyt
     assert WORDS in shown["invoke_agent teller"]["mlflow.spanInputs"]
     assert "Brief." in shown["invoke_agent teller"]["mlflow.spanOutputs"]
     assert WORDS in shown["execute_tool look_up"]["mlflow.spanOutputs"]
+
+
+async def post(url: str, call: str, body: dict[str, Any]) -> dict[str, Any]:
+    async with (
+        aiohttp.ClientSession(url) as session,
+        session.post(f"/api/2.0/mlflow/{call}", json=body) as answer,
+    ):
+        assert answer.status == 200, await answer.text()
+        return await answer.json()
+
+
+async def runs_of(url: str, count: int) -> list[dict[str, Any]]:
+    """The runs of the experiment `agents`, once so many have ended, with a score each."""
+    async with aiohttp.ClientSession(url) as session, asyncio.timeout(120):
+        while True:
+            wanted = {"experiment_name": "agents"}
+            async with session.get("/api/2.0/mlflow/experiments/get-by-name", params=wanted) as answer:
+                found = await answer.json()
+            if answer.status == 200:
+                experiment_id = found["experiment"]["experiment_id"]
+                runs = (await post(url, "runs/search", {"experiment_ids": [experiment_id]})).get("runs", [])
+                scored = [run for run in runs if "score/thumbs" in str(run["data"].get("metrics"))]
+                if len(scored) == count:
+                    return runs
+            await asyncio.sleep(0.2)  # a server of another program does not say when it has them
+
+
+def sinking(url: str) -> dict[str, Any]:
+    sink = {"kind": "mlflow", "url": url, "experiment": "agents", "networks": ["127.0.0.0/8"]}
+    return {"sinks": {"ml": sink | {"contents": True}}}
+
+
+async def test_mlflow_gets_a_run_of_each_task_once(mlflow: str, tmp_path: Path) -> None:
+    for _ in range(2):  # the second time everything is sent once more
+        model = ScriptedModel(REPLY)
+        async with service(tmp_path / "mesh", answering=model, agents=[Teller], **sinking(mlflow)) as running:
+            mesh = running.mesh
+            outcome = await mesh.get(Tasks).ask("teller", WORDS)
+            known = {"task_id": outcome.task_id, "agent_id": "teller", "topic": TASK_PROGRESS}
+            scored = {"name": "thumbs", "value": 1.0, "comment": "", "by": "ada"}
+            await mesh.host.emit([mesh.event("task.scored", scored, **known)])
+            count = len(await mesh.log.query(EventFilter(event_type="task.scored")))
+            runs = await runs_of(mlflow, count)
+        async with service(tmp_path / "mesh", answering=model, agents=[Teller]) as running:
+            await running.mesh.database.write(reply_table.reach, SenderKey("sink", "ml"), 0)
+    assert len(runs) == 2
+    for run in runs:
+        metrics = {one["key"]: one["value"] for one in run["data"]["metrics"]}
+        params = {one["key"]: one["value"] for one in run["data"]["params"]}
+        assert (metrics["cost_usd"], metrics["prompt_tokens"], metrics["completion_tokens"]) == (
+            0.0021,
+            100,
+            20,
+        )
+        assert (metrics["success"], metrics["score/thumbs"]) == (1, 1)
+        assert params["agent_id"] == "teller" and params["model"] == "gpt-5.4"
+        assert run["info"]["status"] == "FINISHED" and run["info"]["end_time"] >= run["info"]["start_time"]
+        wanted = {"run_id": run["info"]["run_id"]}
+        async with aiohttp.ClientSession(mlflow) as session:
+            history = {**wanted, "metric_key": "score/thumbs"}
+            async with session.get("/api/2.0/mlflow/metrics/get-history", params=history) as answer:
+                assert len((await answer.json())["metrics"]) == 1
+            async with session.get("/get-artifact", params={**wanted, "path": "outcome.json"}) as answer:
+                assert (await answer.json(content_type=None))["result"]["text"] == "Brief."

@@ -29,15 +29,17 @@ class Greeter(Agent):
 
 
 class Collector:
-    """A collector of OTLP over HTTP on a real socket: the paths and bodies that it was sent."""
+    """A collector of OTLP over HTTP on a real socket: the paths, headers and bodies that it was sent."""
 
     def __init__(self) -> None:
         received: list[tuple[str, bytes]] = []
+        self.headers: list[dict[str, str]] = []
         collector = self
         self.status = 200
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
+                collector.headers.append({name.lower(): value for name, value in self.headers.items()})
                 received.append((self.path, self.rfile.read(int(self.headers["content-length"]))))
                 self.send_response(collector.status)
                 self.end_headers()
@@ -75,6 +77,19 @@ async def test_the_spans_of_a_task_have_reached_the_collector_when_the_mesh_has_
     }
     names = {span.name for scope in resource.scope_spans for span in scope.spans}
     assert {"submit task", "invoke_agent greeter"} <= names
+
+
+@pytest.mark.parametrize(("path", "version"), [("/api/public/otel/v1/traces", "4"), ("/v1/traces", None)])
+def test_langfuse_is_told_the_version_of_its_ingestion(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch, path: str, version: str | None
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "Authorization=Basic%20cGs6c2s=")
+    check_collector(collector.endpoint.replace("/v1/traces", path))
+    [headers] = collector.headers
+    assert (headers["authorization"], headers.get("x-langfuse-ingestion-version")) == (
+        "Basic cGs6c2s=",
+        version,
+    )
 
 
 def test_a_collector_without_the_exporter_installed_is_refused_with_what_to_install(

@@ -16,12 +16,15 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from meshwright import Agent, Capability, ToolFailed, tool
+from meshwright.core.access import Role
 from meshwright.core.errors import ModelError
-from meshwright.core.messages import Usage
+from meshwright.core.messages import Caller, Usage
 from meshwright.core.otel import SdkSpans
 from meshwright.core.tracing import Tracing
 from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta
 from meshwright.orchestration.tasks import Tasks
+from meshwright.services.llmops.component import PromptRegistry
+from meshwright.services.llmops.records import PromptRequest
 from meshwright.testing import ScriptedModel, tool_call
 from tests.support.model_api import HELLO, Service, service
 
@@ -135,6 +138,15 @@ async def use_everything(running: Service) -> None:
         assert status == 200, answer
 
 
+async def use_registered(running: Service) -> None:
+    """A task with a prompt that is registered, and live."""
+    registry = running.mesh.get(PromptRegistry)
+    admin = Caller(requested_by="ada", key_id="key", roles=frozenset({Role.ADMIN, Role.OPERATOR}))
+    await registry.register(admin, PromptRequest(name="teller", template="Be brief."))
+    await registry.label(admin, "teller", "production", 1)
+    await ask(running)
+
+
 def everything() -> ScriptedModel:
     calls = tool_call("look_up", what="it"), tool_call("look_up", what="nothing")
     return ScriptedModel(*calls, REPLY.model_copy(update={"cache_hit": True}), *[REPLY] * 4)
@@ -142,7 +154,8 @@ def everything() -> ScriptedModel:
 
 async def test_spans_have_the_attributes_of_the_table(tmp_path: Path) -> None:
     found: dict[str, set[str]] = defaultdict(set)
-    for model, run in ((everything(), use_everything), (Broken(), ask)):
+    uses = (everything(), use_everything), (ScriptedModel(REPLY), use_registered), (Broken(), ask)
+    for model, run in uses:
         async with traced(tmp_path, model, content=True) as (running, spans):
             await run(running)
             for name, attributes in await spans.sent():
@@ -170,10 +183,20 @@ async def test_calls_say_provider_tokens_cost_session_and_prompt(tmp_path: Path)
         0.0021,
         {"total_cost": 0.0021},
     )
+    assert json.loads(chat["langfuse.observation.cost_details"]) == {"total": 0.0021}
     for span in (chat, agent):
-        assert span["gen_ai.prompt.name"] == "teller"
+        assert span["gen_ai.prompt.name"] == "teller" and "langfuse.observation.prompt.name" not in span
         assert span["meshwright.prompt.version"].endswith(f" {REVISION[:12]}:prompts/teller.prompt")
     assert agent["meshwright.task.status"] == "succeeded"
+
+
+async def test_a_registered_prompt_has_the_name_and_number_by_which_langfuse_links_it(tmp_path: Path) -> None:
+    async with traced(tmp_path, ScriptedModel(REPLY), content=False) as (running, spans):
+        await use_registered(running)
+        [chat] = await spans.named("chat")
+    assert chat["langfuse.observation.prompt.name"] == "teller"
+    assert chat["langfuse.observation.prompt.version"] == 1
+    assert chat["meshwright.prompt.version"].endswith(" registry:v1")
 
 
 async def test_contents_have_the_form_of_the_conventions(tmp_path: Path) -> None:

@@ -31,9 +31,10 @@ class Received(NamedTuple):
 
 
 class FakeService:
-    """Subclasses add routes to `app`. Paths are as they came, still quoted."""
+    """Subclasses add routes to `app`. Paths are as they came, still quoted. A `port` of 0 is any free one."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
+        self.port = port
         self.app = web.Application(middlewares=[self._answer])
         self.app[ENDED] = asyncio.Event()
         self.faults: deque[Fault] = deque()
@@ -44,7 +45,7 @@ class FakeService:
     async def __aenter__(self) -> Self:
         self._runner = web.AppRunner(self.app, shutdown_timeout=0)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
         return self
 

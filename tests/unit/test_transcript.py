@@ -73,6 +73,8 @@ async def test_steps_show_what_was_told_said_called_and_given() -> None:
     assert first.new_messages == 2
     assert first.request is not None
     assert [spec["name"] for spec in first.request["tools"]] == ["read", "remember", "recall"]
+    assert first.request["tools"] == [spec.model_dump(mode="json") for spec in model.requests[0].tools]
+    assert first.request["params"] == {} and first.request["max_tokens"] == model.requests[0].max_tokens
     assert first.reply is not None
     assert first.reply["tool_calls"][0]["name"] == "read"
     assert (called.arguments, called.result) == ('{"name": "a"}', f"a: {LONG}")

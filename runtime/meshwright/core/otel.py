@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,10 @@ _logger = logging.getLogger("meshwright.tracing")
 _QUIET_SECONDS = 60.0
 _MAX_REASON = 80
 _REMEDY = "Start the collector, or correct or unset tracing.otlp_endpoint (MESH_TRACING__OTLP_ENDPOINT)"
+_LANGFUSE_PATH = "/api/public/otel/"
+_LANGFUSE_HEADERS = {"x-langfuse-ingestion-version": "4"}  # without it spans are shown minutes later
+_REGISTERED = re.compile(r"(?P<name>[^@ ]+)@\S+ registry:v(?P<version>\d+)")
+"""The version of a registered prompt, as Langfuse names its own: by name and number."""
 _MAX_EXPORT_SECONDS = 2.0  # of one request: a collector that hangs must not hold up a stop
 
 
@@ -54,13 +59,19 @@ def otlp_exporter(endpoint: str) -> _ReportingExporter:
     """An exporter of spans over OTLP/HTTP to a full URL. Raises ConfigError without the extra."""
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from requests import Session
     except ImportError as error:
         raise ConfigError(
             f"otlp_endpoint needs the OTLP exporter, which cannot be imported: {error}",
             remedy=install_command("otlp"),
             field="otlp_endpoint",
         ) from error
-    return _ReportingExporter(OTLPSpanExporter(endpoint=endpoint, timeout=_MAX_EXPORT_SECONDS), endpoint)
+    session = None
+    if _LANGFUSE_PATH in endpoint:
+        session = Session()
+        session.headers.update(_LANGFUSE_HEADERS)
+    exporter = OTLPSpanExporter(endpoint=endpoint, timeout=_MAX_EXPORT_SECONDS, session=session)
+    return _ReportingExporter(exporter, endpoint)
 
 
 class _ReportingExporter(SpanExporter):
@@ -149,11 +160,16 @@ _LANGFUSE_TYPES = {
 def _for_viewers(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """The attributes that follow from the stored ones, most of them names of Langfuse and MLflow."""
     cost, prompt = attributes.get(COST), attributes.get(PROMPT)
+    operation = attributes.get(GenAI.OPERATION_NAME, "")
+    registered = _REGISTERED.fullmatch(prompt or "") if operation == GenAI.CHAT else None
     found = {
         GenAI.PROMPT_NAME: None if prompt is None else prompt.partition("@")[0],
         "session.id": attributes.get(GenAI.CONVERSATION_ID),
-        "langfuse.observation.type": _LANGFUSE_TYPES.get(attributes.get(GenAI.OPERATION_NAME, "")),
+        "langfuse.observation.type": _LANGFUSE_TYPES.get(operation),
         "langfuse.observation.usage_details": _usage_details(attributes),
+        "langfuse.observation.cost_details": None if cost is None else json.dumps({"total": cost}),
+        "langfuse.observation.prompt.name": None if registered is None else registered["name"],
+        "langfuse.observation.prompt.version": None if registered is None else int(registered["version"]),
         "mlflow.llm.cost": None if cost is None else json.dumps({"total_cost": cost}),
     }
     return {name: value for name, value in found.items() if value is not None}

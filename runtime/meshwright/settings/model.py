@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from meshwright.services.page.settings import PageSettings
     from meshwright.services.retention.settings import RetentionSettings
     from meshwright.services.schedules.spec import SchedulesSettings
+    from meshwright.services.sinks.settings import SinksSettings
     from meshwright.tools.settings import ApprovalsSettings
     from meshwright.toolsets.kube_settings import KubeTables
     from meshwright.trees.settings import TreesSettings
@@ -127,6 +128,7 @@ class Settings(BaseModel):
         memories: MemoriesSettings
         maintenance: MaintenanceSettings
         retention: RetentionSettings
+        sinks: SinksSettings
         webhooks: WebhooksSettings
         channels: ChannelsSettings
         trees: TreesSettings

@@ -21,13 +21,14 @@ from meshwright.sql.database import Session
 DURATION_BUCKETS = tuple(0.01 * 2**power for power in range(14))
 """Upper bounds in seconds, as the GenAI conventions advise."""
 TOKEN_BUCKETS = tuple(float(4**power) for power in range(14))
-_MAX_SERIES = 1_000  # of one histogram; calls beyond them count under `other`
+_MAX_SERIES = 1_000  # of one histogram or counter; calls beyond them count under `other`
 _OTHER = "other"
 _KeyT = TypeVar("_KeyT")
 _AT_ONCE = 1_000  # rows, counted on the event loop
 _COLUMNS = (
     "seq, time, call_id, tenant_id, agent_id, model_group, model, coalesce(deployment, ''), outcome, "
-    "coalesce(error, outcome), latency_ms, prompt_tokens, completion_tokens, cost_pico, cache_hit"
+    "coalesce(error, outcome), latency_ms, prompt_tokens, completion_tokens, cost_pico, cache_hit, "
+    "coalesce(prompt, '')"
 )
 _SELECT_NEW = f"SELECT {_COLUMNS} FROM calls WHERE seq > ? ORDER BY seq LIMIT {_AT_ONCE}"  # noqa: S608 code
 _OF_TODAY = (  # tenant by tenant, since the index begins with it
@@ -67,6 +68,7 @@ class _CallRow(NamedTuple):
     completion_tokens: int
     cost_pico: int | None
     cache_hit: int
+    prompt: str
 
 
 class CallKey(NamedTuple):
@@ -76,6 +78,32 @@ class CallKey(NamedTuple):
     model: str
     deployment: str
     error: str = ""
+
+
+class UsageKey(NamedTuple):
+    """The labels of usage: tenant and agent, the model that answered, and the version of the prompt."""
+
+    tenant: str
+    agent: str
+    model: str
+    prompt: str
+
+
+@dataclass(slots=True)
+class CallUsage:
+    """Calls with their tokens and known cost, as `/costs` counts them; costs are picodollars."""
+
+    calls: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost_pico: int = 0
+
+    def add(self, row: _CallRow) -> None:
+        """Count a call."""
+        self.calls += 1
+        self.input_tokens += row.prompt_tokens
+        self.output_tokens += row.completion_tokens
+        self.cost_pico += row.cost_pico or 0
 
 
 @dataclass(slots=True)
@@ -127,6 +155,8 @@ class CallSums:
         """Tokens of answered calls, `input` and `output`."""
         self.cost_pico: defaultdict[str, int] = defaultdict(int)
         """Known costs, by agent."""
+        self.usage: defaultdict[UsageKey, CallUsage] = defaultdict(CallUsage)
+        """All calls, those that a cache answered too."""
 
     async def begin(self) -> None:
         """Count from now on, and not from the first look."""
@@ -173,6 +203,10 @@ class CallSums:
             if row.outcome == "cut":
                 self._cut[row.call_id] = row
         self.cost_pico[row.agent_id] += row.cost_pico or 0
+        whose = UsageKey(row.tenant_id, row.agent_id, row.model, row.prompt)
+        if whose not in self.usage and len(self.usage) >= _MAX_SERIES:
+            whose = UsageKey(_OTHER, _OTHER, _OTHER, _OTHER)
+        self.usage[whose].add(row)
         if row.cache_hit:
             return
         is_answered = row.outcome == "ok"

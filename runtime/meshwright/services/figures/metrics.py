@@ -86,6 +86,7 @@ def metrics_text(
     _write_counters(out, found, counts)
     _write_workers(out, found)
     _write_models(out, found, calls, providers)
+    _write_usage(out, calls)
     for component, figure in others:
         samples = figure.read()
         values = samples if isinstance(samples, Mapping) else {"": samples}
@@ -234,6 +235,34 @@ def _write_models(out: MetricsText, found: Figures, calls: CallSums, providers: 
             ({**labels(key), "gen_ai_token_type": kind}, values)
             for (key, kind), values in calls.tokens.items()
         ],
+    )
+
+
+def _write_usage(out: MetricsText, calls: CallSums) -> None:
+    """Write what `/costs` sums up, by all of its keys but tags and tasks."""
+    usage = [(key._asdict(), values) for key, values in calls.usage.items()]
+    since = "since the process began, by tenant, agent, model and version of the prompt."
+    out.family(
+        "meshwright_usage_calls_total",
+        "counter",
+        f"Calls of models {since}",
+        [(labels, values.calls) for labels, values in usage],
+    )
+    out.family(
+        "meshwright_usage_tokens_total",
+        "counter",
+        f"Tokens of calls of models {since}",
+        [
+            ({**labels, "kind": kind}, getattr(values, f"{kind}_tokens"))
+            for labels, values in usage
+            for kind in ("input", "output")
+        ],
+    )
+    out.family(
+        "meshwright_usage_cost_usd_total",
+        "counter",
+        f"Known cost of calls of models {since}",
+        [(labels, values.cost_pico / _PICO) for labels, values in usage],
     )
 
 

@@ -1,0 +1,1 @@
+"""Sinks: services that get how tasks ended, their scores, and registered prompts."""

@@ -1,0 +1,84 @@
+"""The component: a follower of the log for each sink of the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+
+from meshwright.component import Check, Component, Figure
+from meshwright.edges.outgoing import HttpPool
+from meshwright.mesh import Mesh
+from meshwright.services.sinks.agenta import AgentaSink
+from meshwright.services.sinks.event_words import FACTS
+from meshwright.services.sinks.follower import Follower
+from meshwright.services.sinks.langfuse import LangfuseSink
+from meshwright.services.sinks.mlflow import MlflowSink
+from meshwright.services.sinks.port import Sink, SinkServer
+from meshwright.services.sinks.settings import SinkSettings, SinksSettings
+
+
+class Sinks(Component):
+    """Services for experiments, evaluations and prompts get what they want of the event log."""
+
+    name = "sinks"
+    facts = FACTS
+    config: SinksSettings
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(mesh)
+        self._followers: dict[str, Follower] = {}
+        self._checked: dict[str, tuple[Sink, HttpPool]] = {}
+        for name, settings in self.config.items():
+            http = HttpPool(networks=settings.networks)
+            sink = self._sink(name, settings, http)
+            self._checked[name] = sink, http
+            if mesh.role.is_front:
+                self._followers[name] = Follower(mesh, name, settings, sink, http)
+        self.parts += self._followers.values()
+
+    def _sink(self, name: str, settings: SinkSettings, http: HttpPool) -> Sink:
+        server = SinkServer(name, settings, http)
+        if settings.kind == "langfuse":
+            return LangfuseSink(server, contents=settings.contents)
+        if settings.kind == "agenta":
+            return AgentaSink(server, settings.application, self._text_of)
+        return MlflowSink(server, settings.experiment, self.mesh.log.query, contents=settings.contents)
+
+    async def _text_of(self, tenant_id: str, name: str, version: int) -> str:
+        from meshwright.services.llmops.table import find
+
+        return (await self.mesh.database.read(find, tenant_id, name, version)).row.text
+
+    async def begin(self) -> None:
+        """Send what they lack."""
+        for follower in self._followers.values():
+            await follower.begin()
+
+    def checks(self) -> Iterable[Check]:
+        """Whether each service lets us in."""
+        return [Check(f"sink {name}", partial(self._check, name)) for name in self._checked]
+
+    async def _check(self, name: str) -> str:
+        sink, http = self._checked[name]
+        try:
+            return await sink.check()
+        finally:
+            await http.stop()
+
+    def figures(self) -> Iterable[Figure]:
+        """How far each is behind, and whether it is away."""
+        followers = self._followers
+        return [
+            Figure(
+                "behind",
+                "Events of the log that a sink has not got yet.",
+                lambda: {name: one.behind for name, one in followers.items()},
+                "sink",
+            ),
+            Figure(
+                "down",
+                "Whether the last try to reach a sink failed.",
+                lambda: {name: int(one.is_down) for name, one in followers.items()},
+                "sink",
+            ),
+        ]

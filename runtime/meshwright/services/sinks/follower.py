@@ -1,0 +1,150 @@
+"""Followers of the log: each gives one sink what happens, in order, behind a position in the database."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection
+from contextlib import suppress
+from datetime import timedelta
+
+from meshwright.core.clock import Backoff
+from meshwright.core.encoding import Json
+from meshwright.core.errors import HostError
+from meshwright.core.messages import Event
+from meshwright.edges import reply_table
+from meshwright.edges.outgoing import HttpPool
+from meshwright.edges.reply_table import SenderKey
+from meshwright.events.rows import event_of, unfolded
+from meshwright.kernel.timers import every
+from meshwright.mesh import Mesh
+from meshwright.services.sinks.event_words import DELAYED, REFUSED
+from meshwright.services.sinks.port import Refused, Sink
+from meshwright.services.sinks.settings import SinkSettings
+from meshwright.sql.database import Session
+
+_logger = logging.getLogger("meshwright.sinks")
+_SCHEME = "sink"
+_LOOK_SECONDS = 0.5
+_AT_ONCE = 50  # events that are read, and whose position is stored together
+_FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.5, 300.0
+
+
+class Follower:
+    """Gives a sink the events that it wants, each at least once. A part of a component.
+
+    It begins behind the newest event when it is started for the first time. Of several processes on one
+    database one sends. While the sink is away the position stays, and nothing is held in memory.
+    """
+
+    def __init__(self, mesh: Mesh, name: str, settings: SinkSettings, sink: Sink, http: HttpPool) -> None:
+        self.sink = sink
+        self._mesh = mesh
+        self._name = name
+        self._settings = settings
+        self._http = http
+        self._key = SenderKey(_SCHEME, name)
+        self._position = self._newest = 0
+        self._pauses = Backoff(_FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS)
+        self._retry_at = mesh.host.clock.now()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def behind(self) -> int:
+        """How many events of the log it has not looked at, or could not send."""
+        return max(0, self._newest - self._position)
+
+    @property
+    def is_down(self) -> bool:
+        """Whether the last try failed."""
+        return self._pauses.failures > 0
+
+    async def start(self) -> None:
+        """Note where it begins."""
+        await self._http.start()
+        self._newest = await self._mesh.log.last_seq()
+        begun = await self._mesh.database.write(reply_table.begin, self._key, self._newest)
+        self._position = begun.seq
+
+    async def begin(self) -> None:
+        """Go on behind the position. Idempotent."""
+        if self._task is None:
+            work = every(self._mesh.host.clock, _LOOK_SECONDS, self._look)
+            self._task = asyncio.create_task(work, name=f"sink {self._name}")
+
+    async def stop(self) -> None:
+        """Send no more. Idempotent."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        await self._http.stop()
+
+    async def _look(self) -> None:
+        """Send what is new, while no other process does."""
+        self._newest = await self._mesh.log.last_seq()
+        while await self._owns() and self.behind and self._mesh.host.clock.now() >= self._retry_at:
+            await self._send_next()
+            self._newest = await self._mesh.log.last_seq()
+
+    async def _owns(self) -> bool:
+        database, host = self._mesh.database, self._mesh.host
+        progress = await database.read(reply_table.progress, self._key)
+        assert progress is not None
+        self._position = progress.seq
+        if progress.owner == host.incarnation:
+            return True
+        if progress.owner and not await host.has_expired(progress.owner):
+            return False
+        return await database.write(reply_table.own, self._key, host.incarnation, progress.owner)
+
+    async def _send_next(self) -> None:
+        newest = self._newest
+        events = await self._mesh.database.read(
+            _events_behind, self._position, newest, self.sink.event_types, _AT_ONCE
+        )
+        reached = self._position
+        try:
+            for event in events:
+                if not await self._is_sent(event):
+                    return
+                reached = event.seq or reached
+            reached = newest if len(events) < _AT_ONCE else reached
+        finally:
+            if reached != self._position:
+                self._position = reached
+                with suppress(HostError):  # the host reports it itself; some events arrive twice then
+                    await self._mesh.database.write(reply_table.reach, self._key, reached)
+
+    async def _is_sent(self, event: Event) -> bool:
+        """Whether the sink has an event, will never take it, or does not want it."""
+        wanted = self._settings.agents if event.task_id is not None else ()
+        if event.tenant_id != self._settings.tenant or (wanted and event.agent_id not in wanted):
+            return True
+        try:
+            await self.sink.take(event)
+        except Refused as error:
+            self._tell(REFUSED, event, str(error))
+        except Exception as error:  # noqa: BLE001 a sink's errors are its own: any is a reason to try again
+            self._put_off(event, error)
+            return False
+        self._pauses.reset()
+        return True
+
+    def _put_off(self, event: Event, error: Exception) -> None:
+        reason = str(error) or type(error).__name__
+        if not self.is_down:
+            self._tell(DELAYED, event, reason)
+        asked = getattr(error, "retry_after_seconds", None) or 0.0
+        pause = max(self._pauses.next(), asked)
+        self._retry_at = self._mesh.host.clock.now() + timedelta(seconds=pause)
+        _logger.info("Sink %s gets nothing now, next try in %.1f s: %s", self._name, pause, reason)
+
+    def _tell(self, event_type: str, event: Event, reason: str) -> None:
+        known = {"sink": self._name, "seq": event.seq, "reason": reason}
+        self._mesh.tell(event_type, known, tenant_id=event.tenant_id)
+
+
+def _events_behind(session: Session, seq: int, last: int, types: Collection[str], limit: int) -> list[Event]:
+    return [event_of(row, Json) for row in unfolded(session, seq, last, types, limit)]
