@@ -181,7 +181,7 @@ BUILTIN = (
         resources="services.evaluations.resources:RESOURCES",
         commands={
             "evaluate": "Evaluate an agent on a file of questions, for CI.",
-            "evaluations": "List evaluations, and show one with its figures.",
+            "evaluations": "List evaluations, show one with its figures, delete one.",
         },
     ),
     BuiltIn(

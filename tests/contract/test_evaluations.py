@@ -47,15 +47,16 @@ async def test_items_end_once_and_evaluations_too(database: Database) -> None:
         await add(database)
     assert await database.read(table.open_keys) == [KEY]
     await database.write(table.end_item, KEY, 1, "new texts", "{}", ["judge-1"])
-    assert [item.number for item in await database.read(table.open_items, KEY)] == [2]
+    assert await database.read(table.open_items, KEY) == [2]
     [first, second] = await database.read(table.items, KEY)
     assert (first.texts, first.figures, second.texts, second.figures) == ("new texts", "{}", "texts 2", None)
     assert [item.number for item in await database.read(table.items, KEY, 1, 9)] == [2]
     assert [item.texts for item in (await database.read(table.facts, [KEY]))["e"]] == [None, None]
-    assert (await database.write(table.end, EVENT, KEY, 2.5))[1] == [EVENT]
-    assert (await database.write(table.end, EVENT, KEY, 3.5))[1] == []
+    assert (await database.write(table.end, EVENT, KEY, 2.5, 1, "0.25"))[1] == [EVENT]
+    assert (await database.write(table.end, EVENT, KEY, 3.5, 0, None))[1] == []
     found = await database.read(table.find, KEY)
     assert (found.ended_at, found.spec, await database.read(table.open_keys)) == (2.5, '{"ä": 1}', [])
+    assert (found.failed, found.cost_usd) == (1, "0.25")
     with pytest.raises(NotFound):
         await database.read(table.find, EvaluationKey("beta", "e"))
 
@@ -79,7 +80,7 @@ async def test_the_oldest_that_has_ended_makes_room(database: Database) -> None:
         await add(database, key, at)
     with pytest.raises(Overloaded, match="2 evaluations"):
         await add(database, names[2], 2, (2, 2))
-    await database.write(table.end, EVENT, names[1], 9.0)
+    await database.write(table.end, EVENT, names[1], 9.0, 0, None)
     await add(database, names[2], 2, (2, 2))
     rows = await database.read(table.page, "acme", (9.0, ""), 9)
     assert [row.id for row in rows] == ["c", "a"] and await database.read(table.items, names[1]) == []

@@ -127,6 +127,9 @@ CHANGES = {
         "evaluations/new",
         {"evaluation_id": "new", "data": {"items": [{"output": "x"}]}, "metrics": ["length"]},
     ),
+    "DELETE /v1/evaluations/{evaluation_id}": Change(
+        "evaluation.deleted", "evaluations/done", at={"evaluation_id": "done"}
+    ),
     "POST /erase": Change("contents.erased", "tasks of id '{ended}'", {"task_id": "{ended}"}),
     "POST /secrets/rotate": Change("secrets.rotated", "secrets"),
     "POST /prune": Change("tasks.pruned", "tasks"),
@@ -195,7 +198,7 @@ async def audited(folder: Path, *agents: type[Agent], **settings: Any) -> AsyncI
         folder, Asker, *agents, admin_token=TOKEN, data_dir=folder / "data", **options
     ) as api:
         made = await api.mesh.get(Keys).create("ada", tenant_id="*", roles=tuple(Role))
-        world = World(token=made.key, ada=made.key_id, job="job", echo="echo", greeter="greeter")
+        world = World(token=made.key, ada=made.key_id, job="job", echo="echo", greeter="greeter", done="done")
         world |= {label: label for label in ("production", "canary")}
         for number in (1, 2):
             world[f"key_{number}"] = (await api.mesh.get(Keys).create("echo")).key_id

@@ -86,8 +86,8 @@ async def evaluated(api: Api, **wanted: Any) -> tuple[Any, list[Any]]:
     return await ended(api, made["evaluation_id"])
 
 
-async def ended(api: Api, evaluation_id: str) -> tuple[Any, list[Any]]:
-    async for event in api.mesh.log.tail(EventFilter(event_type="evaluation.ended", after_seq=0)):
+async def ended(api: Api, evaluation_id: str, behind: int = 0) -> tuple[Any, list[Any]]:
+    async for event in api.mesh.log.tail(EventFilter(event_type="evaluation.ended", after_seq=behind)):
         if event.fields["evaluation_id"] == evaluation_id:
             break
     path = f"/v1/evaluations/{evaluation_id}"
@@ -307,9 +307,32 @@ async def test_old_evaluations_make_room_and_few_run_at_a_time(tmp_path: Path) -
         assert ([found["evaluation_id"] for found in page["items"]], page["cursor"]) == (["three"], "three")
         _, page = await api.call("GET", "/v1/evaluations", headers=ADMIN, params={"cursor": "three"})
         assert ([found["evaluation_id"] for found in page["items"]], page["cursor"]) == (["two"], None)
+        again = {"evaluation_id": "three", "data": item, "metrics": ["length"]}
+        assert (await make(api, **again))[0] == 409
+        async with api.session.delete("/v1/evaluations/three", headers=ADMIN) as response:
+            assert response.status == 204
         waits = {"data": {"items": [{"input": "x"}]}, "agent_id": "gate", "metrics": ["length"]}
-        assert (await make(api, **waits))[0] == 201
-        assert (await make(api, **waits))[0] == 429
+        status, made = await make(api, **waits)
+        assert (status, (await make(api, **waits))[0]) == (201, 429)
+        async with api.session.delete(f"/v1/evaluations/{made['evaluation_id']}", headers=ADMIN) as response:
+            assert response.status == 204
+        assert (await api.call("GET", f"/v1/evaluations/{made['evaluation_id']}", headers=ADMIN))[0] == 404
+        _, page = await api.call("GET", "/v1/evaluations", headers=ADMIN)
+        assert [found["evaluation_id"] for found in page["items"]] == ["two"]
+
+
+async def test_an_id_that_is_used_again_gets_tasks_of_its_own(api: Api, model: Judging) -> None:
+    last = 0
+    for text, score in (("Paris", 3), ("Rome", 5)):
+        model.answers = lambda document, score=score: {"reason": "so", "score": score}
+        items = {"items": [{"output": text}]}
+        status, _ = await make(api, evaluation_id="e", data=items, criteria=["c"])
+        assert status == 201
+        view, _ = await ended(api, "e", behind=last)
+        assert figures(view)["c"]["mean"] == score
+        last = await api.mesh.log.last_seq()
+        async with api.session.delete("/v1/evaluations/e", headers=ADMIN) as response:
+            assert response.status == 204
 
 
 _ASKER = '''

@@ -402,7 +402,7 @@ OF_COMPONENTS: dict[type, dict[str, str]] = {
         **dict.fromkeys(("register", "change", "remove"), "oA"),
         **dict.fromkeys(("label", "unlabel"), "A"),
     },
-    Evaluations: {**dict.fromkeys(("page", "show", "items"), "vcoaA"), "make": "A"},
+    Evaluations: {**dict.fromkeys(("page", "show", "items"), "vcoaA"), "make": "A", "remove": "oA"},
     FiguresOperations: {**dict.fromkeys(("show", "scale"), "vcoaA"), "metrics": ""},
 }
 """Roles that may use the operations of components."""

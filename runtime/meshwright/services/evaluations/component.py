@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from importlib.resources import files
@@ -38,6 +39,7 @@ from meshwright.services.evaluations.settings import EvaluationsSettings
 from meshwright.services.evaluations.summary import item_of, summary_of, view_of
 from meshwright.services.evaluations.table import EvaluationKey, EvaluationRow, ItemRow
 from meshwright.settings import Settings
+from meshwright.work import Worker
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -76,8 +78,8 @@ class Evaluations(Component):
         return router
 
     async def begin(self) -> None:
-        """Go on with the evaluations that have not ended."""
-        if self.mesh.role.is_front:
+        """Go on with the evaluations that have not ended, but in the process of a command."""
+        if self.mesh.role.is_front and not self.mesh.get(Worker).is_drained:
             await self._runner.resume()
 
     async def stop(self) -> None:
@@ -108,8 +110,8 @@ class Evaluations(Component):
         if not wanted.judge.allow_same_model:
             self._check_models(caller, wanted, items)
         plan = wanted.model_dump(exclude={"evaluation_id", "data"})
-        spec = Spec(**plan, requested_by=caller.requested_by, budgets=caller.budgets)
-        key = EvaluationKey(caller.tenant_id, wanted.evaluation_id or new_id())
+        spec = Spec(**plan, run_id=new_id(), requested_by=caller.requested_by, budgets=caller.budgets)
+        key = EvaluationKey(caller.tenant_id, wanted.evaluation_id or spec.run_id)
         await self._add(caller, key, spec, items)
         self._runner.start(key)
         return await self._view(key)
@@ -148,8 +150,9 @@ class Evaluations(Component):
             bound = (found.created_at, found.id)
         rows = await read(table.page, tenant_id, bound, limit + 1)
         shown = rows[:limit]
-        facts = await read(table.facts, [EvaluationKey(tenant_id, row.id) for row in shown])
-        items = [summary_of(row, facts[row.id]) for row in shown]
+        running = [EvaluationKey(tenant_id, row.id) for row in shown if row.ended_at is None]
+        facts = await read(table.facts, running)
+        items = [summary_of(row, facts.get(row.id, ())) for row in shown]
         return EvaluationPage(items=items, cursor=shown[-1].id if len(rows) > limit else None)
 
     async def show(self, caller: Caller, evaluation_id: str) -> EvaluationView:
@@ -170,10 +173,20 @@ class Evaluations(Component):
         shown = [item_of(row, with_texts=with_texts) for row in rows[:limit]]
         return EvaluationItemPage(items=shown, cursor=shown[-1].number if len(rows) > limit else None)
 
+    async def remove(self, caller: Caller, evaluation_id: str) -> None:
+        """Delete an evaluation with its texts, also one that runs; its tasks stay. Raises NotFound."""
+        MAKE.check(caller)
+        key = EvaluationKey(caller.tenant_id, evaluation_id)
+        await self.mesh.database.read(table.find, key)
+        subject = f"evaluations/{evaluation_id}"
+        async with self.mesh.get(Audit).change(caller, "evaluation.deleted", subject):
+            await self._runner.cancel(key)
+            await self.mesh.database.write(table.delete, key)
+
     async def _view(self, key: EvaluationKey) -> EvaluationView:
         row = await self.mesh.database.read(table.find, key)
         facts = await self.mesh.database.read(table.facts, [key])
-        return view_of(row, facts[key.evaluation_id])
+        return await asyncio.to_thread(view_of, row, facts[key.evaluation_id])
 
     def _check_agents(self, wanted: EvaluationRequest) -> None:
         registry = self.mesh.get(Registry)
@@ -194,7 +207,7 @@ class Evaluations(Component):
             problem = f"{len(items):,} items are more than {self.config.max_items:,}"
             raise TooLarge(problem, remedy="Send fewer, or raise max_items in [evaluations]", field="data")
         for number, item in enumerate(items):
-            field = f"data.items.{number}"
+            field = "data" if wanted.data.items is None else f"data.items.{number}"
             if len(item.texts.model_dump_json(exclude_defaults=True).encode()) > self.config.max_item_bytes:
                 problem = f"{field}: its texts have more than {self.config.max_item_bytes:,} bytes"
                 remedy = "Shorten them, or raise max_item_bytes in [evaluations]"

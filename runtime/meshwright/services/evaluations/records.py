@@ -123,8 +123,12 @@ class EvaluationRequest(Plan):
 
 
 class Spec(Plan):
-    """An evaluation as it is kept: for whom its tasks are, and which budgets pay."""
+    """An evaluation as it is kept: for whom its tasks are, and which budgets pay.
 
+    `run_id` begins their idempotency keys: an id of a caller may be used again.
+    """
+
+    run_id: str
     requested_by: str
     budgets: tuple[Budget, ...] = ()
 

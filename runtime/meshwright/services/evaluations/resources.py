@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from meshwright.core.display import Column, Document, Resource, dollars, local_time
+from meshwright.core.display import Column, Document, Resource, Verb, dollars, local_time
 
 
 def _progress(found: Document) -> str:
@@ -22,7 +22,15 @@ EVALUATIONS = Resource(
         Column("by", "requested_by", cut=5),
         Column("when", "created_at", local_time, cut=3),
     ),
-    help="List evaluations, and show one with its figures.",
+    help="List evaluations, show one with its figures, delete one.",
     empty="no evaluation was made; mesh evaluate FILE.jsonl --agent NAME makes one",
+    verbs=(
+        Verb(
+            "delete",
+            "Delete an evaluation with its texts; its tasks stay.",
+            lambda found: f"deleted: {found['id']}",
+            method="DELETE",
+        ),
+    ),
 )
 RESOURCES = (EVALUATIONS,)

@@ -81,6 +81,15 @@ async def _show_evaluation(mesh: MeshDep, caller: _ViewerDep, evaluation_id: _Id
     return await mesh.get(Evaluations).show(caller, evaluation_id)
 
 
+@router.delete(
+    "/v1/evaluations/{evaluation_id}", status_code=204, summary="Delete an evaluation", responses=_NONE
+)
+async def _delete_evaluation(mesh: MeshDep, caller: _MakerDep, evaluation_id: _Id) -> Response:
+    """Delete an evaluation with its texts, also one that runs. The tasks that it has made stay."""
+    await mesh.get(Evaluations).remove(caller, evaluation_id)
+    return Response(status_code=204)
+
+
 @router.get(
     "/v1/evaluations/{evaluation_id}/items", summary="List the items of an evaluation", responses=_NONE
 )

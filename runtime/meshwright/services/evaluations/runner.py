@@ -29,7 +29,7 @@ from meshwright.services.evaluations.records import (
     Spec,
 )
 from meshwright.services.evaluations.summary import summary_of
-from meshwright.services.evaluations.table import EvaluationKey, ItemRow
+from meshwright.services.evaluations.table import EvaluationKey
 
 SOURCE = "evaluations"
 """The source of the tasks of evaluations."""
@@ -80,15 +80,23 @@ class EvaluationRunner:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
+    async def cancel(self, key: EvaluationKey) -> None:
+        """Work on an evaluation no more; its open tasks go on."""
+        if (running := self._running.get(key)) is not None:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
     async def _work_on(self, key: EvaluationKey) -> None:
         try:
             row = await until_answered(lambda: self._mesh.database.read(table.find, key))
             spec = Spec.model_validate_json(row.spec)
-            items = await until_answered(lambda: self._mesh.database.read(table.open_items, key))
+            numbers = await until_answered(lambda: self._mesh.database.read(table.open_items, key))
             async with asyncio.TaskGroup() as group:
-                for item in items:
-                    group.create_task(self._work(key, spec, item))
-            await self._end(key)
+                for number in numbers:
+                    group.create_task(self._work(key, spec, number))
+            await until_answered(lambda: self._end(key))
+        except NotFound:
+            pass  # it was deleted
         except Exception:
             _logger.exception("evaluation %s goes on at the next start", key.evaluation_id)
         finally:
@@ -101,20 +109,23 @@ class EvaluationRunner:
         known = summary.model_dump(mode="json", include={"evaluation_id", "items", "failed", "cost_usd"})
         event = self._mesh.event(ENDED, known, tenant_id=key.tenant_id)
         now = self._mesh.host.clock.now().timestamp()
-        await until_answered(lambda: self._mesh.write(table.end, event, key, now))
+        await self._mesh.write(table.end, event, key, now, summary.failed, known["cost_usd"])
 
-    async def _work(self, key: EvaluationKey, spec: Spec, row: ItemRow) -> None:
+    async def _work(self, key: EvaluationKey, spec: Spec, number: int) -> None:
         async with self._slots:
-            work = _Work(key, spec, row.number, [])
-            if row.texts is None:
-                await self._note(work, None, ItemFigures(error="Erased", cost_usd=Decimal(0)))
-                return
-            texts, known = ItemTexts.model_validate_json(row.texts), ItemState.model_validate_json(row.known)
-            try:
-                figures = await self._evaluate(work, texts, known)
-            except MeshError as error:
-                figures = ItemFigures(error=error.code)
-            await self._note(work, texts, figures)
+            work = _Work(key, spec, number, [])
+            read = partial(self._mesh.database.read, table.items, key, number - 1, 1)
+            for row in await until_answered(read):  # none where the evaluation was deleted
+                if row.texts is None:
+                    await self._note(work, None, ItemFigures(error="Erased"))
+                    continue
+                texts = ItemTexts.model_validate_json(row.texts)
+                try:
+                    known = ItemState.model_validate_json(row.known)
+                    figures = await self._evaluate(work, texts, known)
+                except MeshError as error:
+                    figures = ItemFigures(error=error.code)
+                await self._note(work, texts, figures)
 
     async def _note(self, work: _Work, texts: ItemTexts | None, figures: ItemFigures) -> None:
         costs = [outcome.cost_usd for outcome in work.outcomes]
@@ -223,7 +234,7 @@ class EvaluationRunner:
             source=SOURCE,
             budgets=work.spec.budgets,
         )
-        key = f"{work.key.evaluation_id}:{work.number}:{name}"
+        key = f"{work.spec.run_id}:{work.number}:{name}"
         submit = partial(tasks.submit, request, caller, idempotency_key=key, variants=variants)
         absences = Backoff(0.5, 15.0)
         while True:

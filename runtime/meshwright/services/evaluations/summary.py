@@ -39,28 +39,28 @@ def item_of(row: ItemRow, *, with_texts: bool) -> EvaluationItem:
     )
 
 
-def cost_of(figures: Sequence[ItemFigures]) -> Decimal | None:
-    """The cost of items; None where that of one is not known."""
-    costs = [item.cost_usd for item in figures]
-    return None if None in costs else sum((cost for cost in costs if cost is not None), Decimal(0))
-
-
 def summary_of(row: EvaluationRow, items: Sequence[ItemRow]) -> EvaluationSummary:
-    """An evaluation in short."""
+    """An evaluation in short; `items` are those of one that runs."""
     spec = Spec.model_validate_json(row.spec)
+    known = {
+        "evaluation_id": row.id,
+        "name": spec.name,
+        "items": row.items,
+        "requested_by": spec.requested_by,
+        "created_at": datetime.fromtimestamp(row.created_at, UTC),
+    }
+    if row.ended_at is not None:
+        ended_at, cost = datetime.fromtimestamp(row.ended_at, UTC), row.cost_usd
+        sums = {"done": row.items, "failed": row.failed, "cost_usd": None if cost is None else Decimal(cost)}
+        return EvaluationSummary.model_validate({**known, **sums, "status": "done", "ended_at": ended_at})
     done = [ItemFigures.model_validate_json(item.figures) for item in items if item.figures is not None]
-    return EvaluationSummary(
-        evaluation_id=row.id,
-        name=spec.name,
-        status="running" if row.ended_at is None else "done",
-        items=row.items,
-        done=len(done),
-        failed=sum(item.error is not None for item in done),
-        cost_usd=cost_of(done),
-        requested_by=spec.requested_by,
-        created_at=datetime.fromtimestamp(row.created_at, UTC),
-        ended_at=None if row.ended_at is None else datetime.fromtimestamp(row.ended_at, UTC),
-    )
+    costs = [item.cost_usd for item in done]
+    sums = {
+        "done": len(done),
+        "failed": sum(item.error is not None for item in done),
+        "cost_usd": None if None in costs else sum((cost for cost in costs if cost is not None), Decimal(0)),
+    }
+    return EvaluationSummary.model_validate({**known, **sums, "status": "running"})
 
 
 def view_of(row: EvaluationRow, rows: Sequence[ItemRow]) -> EvaluationView:

@@ -27,6 +27,8 @@ class EvaluationRow(Struct):
     items: int
     created_at: float
     ended_at: float | None = None
+    failed: int | None = None
+    cost_usd: str | None = None
 
 
 class ItemRow(Struct):
@@ -40,7 +42,7 @@ class ItemRow(Struct):
 
 _KEY = "WHERE tenant_id = ? AND id = ?"
 _OF = "WHERE tenant_id = ? AND evaluation_id = ?"
-_SELECT = "SELECT tenant_id, id, spec, items, created_at, ended_at FROM evaluations"
+_SELECT = "SELECT tenant_id, id, spec, items, created_at, ended_at, failed, cost_usd FROM evaluations"
 _ITEMS = f"SELECT number, texts, known, figures FROM evaluation_items {_OF}"  # noqa: S608 names in code
 _PAGE = (
     f"{_SELECT} WHERE tenant_id = ? AND (created_at, id) < (?, ?) ORDER BY created_at DESC, id DESC LIMIT ?"
@@ -78,7 +80,7 @@ def add(
         "SELECT id FROM evaluations WHERE tenant_id = ? AND ended_at IS NOT NULL ORDER BY created_at LIMIT ?"
     )
     for [old] in session.execute(oldest, (row.tenant_id, max(0, count + 1 - limits[0]))).fetchall():
-        _delete(session, (row.tenant_id, old))
+        delete(session, EvaluationKey(row.tenant_id, old))
     session.insert(
         "evaluations (tenant_id, id, spec, items, created_at)", [(*key, row.spec, row.items, row.created_at)]
     )
@@ -88,7 +90,8 @@ def add(
     return None, [event]
 
 
-def _delete(session: Session, key: tuple[str, str]) -> None:
+def delete(session: Session, key: EvaluationKey) -> None:
+    """Delete an evaluation with its items."""
     for table in ("evaluation_tasks", "evaluation_items"):
         session.execute(f"DELETE FROM {table} {_OF}", key)  # noqa: S608 names in code
     session.execute(f"DELETE FROM evaluations {_KEY}", key)  # noqa: S608 names in code
@@ -131,11 +134,10 @@ def facts(session: Session, keys: Sequence[EvaluationKey]) -> dict[str, list[Ite
     }
 
 
-def open_items(session: Session, key: EvaluationKey) -> list[ItemRow]:
-    """The items of an evaluation that are not done."""
-    return [
-        _item(row) for row in session.execute(f"{_ITEMS} AND figures IS NULL ORDER BY number", key).fetchall()
-    ]
+def open_items(session: Session, key: EvaluationKey) -> list[int]:
+    """The numbers of the items of an evaluation that are not done."""
+    statement = f"SELECT number FROM evaluation_items {_OF} AND figures IS NULL ORDER BY number"  # noqa: S608
+    return [number for [number] in session.execute(statement, key).fetchall()]
 
 
 def end_item(
@@ -151,10 +153,14 @@ def end_item(
     session.insert(_TASKS, rows, then=_ONCE)
 
 
-def end(session: Session, event: Event, key: EvaluationKey, now: float) -> tuple[None, list[Event]]:
-    """Note that an evaluation has ended. One that has stays as it is, without an event."""
-    statement = f"UPDATE evaluations SET ended_at = ? {_KEY} AND ended_at IS NULL"  # noqa: S608 names in code
-    has_ended = session.execute(statement, (now, *key)).rowcount
+def end(
+    session: Session, event: Event, key: EvaluationKey, now: float, failed: int, cost_usd: str | None
+) -> tuple[None, list[Event]]:
+    """Note that an evaluation has ended, with its sums. One that has stays as it is, without an event."""
+    statement = f"""
+        UPDATE evaluations SET ended_at = ?, failed = ?, cost_usd = ? {_KEY} AND ended_at IS NULL
+    """  # noqa: S608 names in code
+    has_ended = session.execute(statement, (now, failed, cost_usd, *key)).rowcount
     return None, [event] if has_ended else []
 
 

@@ -6,6 +6,8 @@ CREATE TABLE evaluations (
     items INTEGER NOT NULL,
     created_at DOUBLE PRECISION NOT NULL,   -- unix seconds
     ended_at DOUBLE PRECISION,              -- NULL while it runs
+    failed INTEGER,                         -- items, and
+    cost_usd TEXT,                          -- dollars, once it has ended; NULL where a price is unknown
     PRIMARY KEY (tenant_id, id)
 );
 CREATE INDEX evaluations_by_time ON evaluations (tenant_id, created_at);
