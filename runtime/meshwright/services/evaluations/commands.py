@@ -162,7 +162,7 @@ def evaluate(
     as_json: bool,
     **options: Any,
 ) -> int:
-    r"""Evaluate an agent on a file of questions, for CI.
+    """Evaluate an agent on a file of questions, for CI.
 
     \b
     mesh evaluate questions.jsonl --agent support --metric contains --min contains=0.9
