@@ -165,8 +165,8 @@ def evaluate(
     """Evaluate an agent on a file of questions, for CI.
 
     \b
-    mesh evaluate questions.jsonl --agent support --metric contains --min contains=0.9
-    mesh evaluate questions.jsonl --agent support --criterion correctness --min correctness=7
+    mesh evaluate q.jsonl --agent support --metric contains --min contains=0.9
+    mesh evaluate q.jsonl --agent support --criterion brevity --min brevity=7
 
     Each line of the file is a JSON object with input, and for some metrics expected or context. The agent
     answers each input by a task; then the answers are measured, and judged by the agent of --judge, one task
