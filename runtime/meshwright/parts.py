@@ -182,6 +182,17 @@ BUILTIN = (
         commands={"schedules": "List schedules, make them, pause, resume and run them."},
     ),
     BuiltIn(
+        "evaluations",
+        "services.evaluations.component:Evaluations",
+        "services.evaluations.settings:EvaluationsSettings",
+        words="services.evaluations.event_words:WORDS",
+        resources="services.evaluations.resources:RESOURCES",
+        commands={
+            "evaluate": "Evaluate an agent on a file of questions, for CI.",
+            "evaluations": "List evaluations, show one with its figures, delete one.",
+        },
+    ),
+    BuiltIn(
         "memories",
         "services.memories.component:Memories",
         "services.memories.settings:MemoriesSettings",

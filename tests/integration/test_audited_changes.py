@@ -122,6 +122,14 @@ CHANGES = {
         "prompt.unlabelled", "prompts/greeter", at={"name": "greeter", "label": "canary"}
     ),
     "DELETE /v1/prompts/{name}": Change("prompt.deleted", "prompts/greeter", at={"name": "greeter"}),
+    "POST /v1/evaluations": Change(
+        "evaluation.made",
+        "evaluations/new",
+        {"evaluation_id": "new", "data": {"items": [{"output": "x"}]}, "metrics": ["length"]},
+    ),
+    "DELETE /v1/evaluations/{evaluation_id}": Change(
+        "evaluation.deleted", "evaluations/done", at={"evaluation_id": "done"}
+    ),
     "POST /erase": Change("contents.erased", "tasks of id '{ended}'", {"task_id": "{ended}"}),
     "POST /secrets/rotate": Change("secrets.rotated", "secrets"),
     "POST /prune": Change("tasks.pruned", "tasks"),
@@ -139,6 +147,7 @@ ACCEPTED = {
     "POST /inbox/answer": "each answer is recorded, as by POST /tasks/{task_id}/answer, or by its source",
     "POST /webhooks/{source}": "webhook.received names the delivery, task.accepted the source",
     "POST /channels/{channel}": "task.accepted names the sender; an answer is audited as everywhere",
+    "POST /v1/tasks/{task_id}/scores": "task.scored says who",
     "POST /v1/prompts/{name}/test": "task.accepted says who, and which version",
     "POST /compress": "changes nothing; model.called says who has called a model",
     "POST /session": "session.opened says who; it comes with a key or token, not with a caller",
@@ -163,6 +172,7 @@ READS = {
     "/trees/{task_id}": "trees",
     "/trees/{task_id}/diff": "trees",
     "/api/agents/{agent_id}/llm": "agents/echo",
+    "/v1/evaluations/{evaluation_id}/items": "evaluations/done",
 }
 """Routes that show contents or a key, and what the record names."""
 FACTS = """
@@ -171,8 +181,9 @@ FACTS = """
 /channels/{channel} /costs /costs/estimate /deployments /deployments/route /figures /keys /metrics
 /scale/{app} /schedules /schedules/{schedule_id} /schedules/{schedule_id}/next /status /store/verify /tasks
 /trees /v1/models /v1/models/{model_id:path} /v1/prompts /v1/prompts/{name} /v1/prompts/{name}/versions
+/v1/evaluations /v1/evaluations/{evaluation_id}
 """
-"""Routes that show what there is and what happened, a schedule's own task, and the texts of prompts."""
+"""Routes that show what there is and what happened, a schedule's own task, texts of prompts, and figures."""
 
 
 class World(dict[str, str]):
@@ -189,7 +200,7 @@ async def audited(folder: Path, *agents: type[Agent], **settings: Any) -> AsyncI
         folder, Asker, *agents, admin_token=TOKEN, data_dir=folder / "data", **options
     ) as api:
         made = await api.mesh.get(Keys).create("ada", tenant_id="*", roles=tuple(Role))
-        world = World(token=made.key, ada=made.key_id, job="job", echo="echo", greeter="greeter")
+        world = World(token=made.key, ada=made.key_id, job="job", echo="echo", greeter="greeter", done="done")
         world |= {label: label for label in ("production", "canary")}
         for number in (1, 2):
             world[f"key_{number}"] = (await api.mesh.get(Keys).create("echo")).key_id
@@ -209,8 +220,20 @@ async def audited(folder: Path, *agents: type[Agent], **settings: Any) -> AsyncI
             "llm_api_key": "k" * 20,
         }
         prompt = {"name": "greeter", "template": "Greet."}
-        for path, body in (("/schedules", schedule), ("/api/agents", config), ("/v1/prompts", prompt)):
+        evaluation = {
+            "evaluation_id": "done",
+            "data": {"items": [{"output": "acme-secret"}]},
+            "metrics": ["length"],
+        }
+        for path, body in (
+            ("/schedules", schedule),
+            ("/api/agents", config),
+            ("/v1/prompts", prompt),
+            ("/v1/evaluations", evaluation),
+        ):
             assert (await api.call("POST", path, json=body, headers=ADMIN))[0] == 201
+        async for _ in api.mesh.log.tail(EventFilter(event_type="evaluation.ended", after_seq=0)):
+            break
         canary = "/v1/prompts/greeter/labels/canary"
         assert (await api.call("PUT", canary, json={"version": 1}, headers=ADMIN))[0] == 200
         for number, status in ((1, "active"), (2, "quarantined")):
@@ -255,6 +278,7 @@ async def snapshot(api: Api) -> str:
         "/schedules",
         "/api/agents",
         "/v1/prompts",
+        "/v1/evaluations",
         "/allowances",
         "/budgets",
         "/tasks",
@@ -323,7 +347,7 @@ async def test_every_change_is_recorded_and_refused_where_it_cannot_be(tmp_path:
 async def test_who_reads_contents_is_recorded_and_refused_where_it_cannot_be(tmp_path: Path) -> None:
     async with audited(tmp_path, Giver) as (api, world):
         reader = await api.mesh.get(Keys).create("reader", roles=tuple(Role))
-        names = {"path": "1", "number": "1", "agent_id": "echo", "memory_id": "m-1"}
+        names = {"path": "1", "number": "1", "agent_id": "echo", "memory_id": "m-1", "evaluation_id": "done"}
         world["given"] = (await api.mesh.get(Tasks).submit(TaskRequest(agent_id="giver"))).task_id
         await api.mesh.get(Tasks).outcome(world["given"])
         for path, subject in READS.items():

@@ -346,7 +346,7 @@ def test_what_logs_goes_on_where_nobody_reads_stderr(tmp_path: Path) -> None:
 
 
 def test_the_shell_completes_commands() -> None:
-    done = run(COMP_WORDS="mesh ev", COMP_CWORD="1", _MESH_COMPLETE="bash_complete")
+    done = run(COMP_WORDS="mesh eve", COMP_CWORD="1", _MESH_COMPLETE="bash_complete")
     assert done.stdout == "plain,events\n"
 
 

@@ -19,6 +19,7 @@ PARTS = {
     "webhooks": "edges/webhooks",
     "agent_config": "services/agent_config",
     "llmops": "services/llmops",
+    "evaluations": "services/evaluations",
     "figures": "services/figures",
     "maintenance": "services/maintenance",
     "retention": "services/retention",
@@ -30,6 +31,7 @@ COMMANDS = {
     "webhooks": "webhooks",
     "agent_config": "config",
     "llmops": "registry",
+    "evaluations": "evaluate",
     "figures": "workers",
     "maintenance": "backup",
 }

@@ -29,6 +29,8 @@ from meshwright.ledger.keys import Keys, Unauthenticated
 from meshwright.mesh import Mesh
 from meshwright.services.agent_config.component import AgentConfigs
 from meshwright.services.agent_config.records import AgentConfigRequest, AgentConfigUpdate
+from meshwright.services.evaluations.component import Evaluations
+from meshwright.services.evaluations.records import Data, EvaluationRequest, Item
 from meshwright.services.figures.operations import FiguresOperations
 from meshwright.services.llmops.component import PromptRegistry
 from meshwright.services.llmops.records import PromptChange, PromptRequest
@@ -57,6 +59,7 @@ outcome      csaA    caA    csaA  caA
 answer       saA     aA     saA   aA
 cancel       soA     oA     sA    A
 retry        soA     oA     -     -
+score        soA     oA     -     -
 fork         sA      A      -     -
 tree         vcsoaA  vcoaA  -     -
 """
@@ -171,6 +174,7 @@ USES: dict[str, _Use] = {
     "answer": lambda ops, _, task: ops.answer(task.waiting, task.question, "yes"),
     "cancel": lambda ops, _, task: ops.cancel(task.waiting),
     "retry": lambda ops, _, task: ops.retry(task.ended),
+    "score": lambda ops, _, task: ops.score(task.ended, "thumbs", 1.0),
     "retry_all": lambda ops, *_: ops.retry_all(dry_run=True),
     "cancel_all": lambda ops, *_: ops.cancel_all(dry_run=True),
     "answer_all": lambda ops, *_: ops.answer_all("yes", kind="none"),
@@ -398,6 +402,7 @@ OF_COMPONENTS: dict[type, dict[str, str]] = {
         **dict.fromkeys(("register", "change", "remove"), "oA"),
         **dict.fromkeys(("label", "unlabel"), "A"),
     },
+    Evaluations: {**dict.fromkeys(("page", "show", "items"), "vcoaA"), "make": "A", "remove": "oA"},
     FiguresOperations: {**dict.fromkeys(("show", "scale"), "vcoaA"), "metrics": ""},
 }
 """Roles that may use the operations of components."""
@@ -421,12 +426,14 @@ async def test_each_role_uses_operations_of_components(meshed: MeshUnderTest, ki
         "name": "none",
         "label": "production",
         "version": 1,
+        "evaluation_id": "none",
     }
     bodies = {
         "create": AgentConfigRequest(agent_id="asker", name="A", llm_provider="openai", llm_model="m"),
         "update": AgentConfigUpdate(llm_model="m"),
         "register": PromptRequest(name="asker", template="Ask."),
         "change": PromptChange(template="Ask."),
+        "make": EvaluationRequest(data=Data(items=[Item(output="x")]), metrics=["length"]),
     }
     for name, may in table.items():
         for letter in ROLES:

@@ -10,8 +10,8 @@ from tests.support.http_mesh import Api
 
 SECRET = "acme-secret"
 """In all that the owner has: no answer to another tenant may hold it."""
-THREAD, SCHEDULE, CONFIG, PROMPT = (
-    f"{thing}-of-the-owner" for thing in ("thread", "schedule", "agent", "prompt")
+THREAD, SCHEDULE, CONFIG, PROMPT, EVALUATION = (
+    f"{thing}-of-the-owner" for thing in ("thread", "schedule", "agent", "prompt", "evaluation")
 )
 
 
@@ -42,7 +42,7 @@ class Owned:
     @property
     def ids(self) -> tuple[str, ...]:
         """All that another could guess."""
-        return self.finished, self.waiting, self.key_id, SCHEDULE, CONFIG, PROMPT
+        return self.finished, self.waiting, self.key_id, SCHEDULE, CONFIG, PROMPT, EVALUATION
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -59,7 +59,7 @@ async def holder(api: Api, tenant_id: str, *roles: str) -> dict[str, str]:
 
 async def fill(api: Api, tenant_id: str) -> Owned:
     """Give a tenant a task that has ended, one that waits, an event, a cost, an allowance, a schedule, a
-    configuration, a prompt and a key. The mesh has the agent `Asker`."""
+    configuration, a prompt, an evaluation and a key. The mesh has the agent `Asker`."""
     made = await api.mesh.get(Keys).create(f"{tenant_id}-agent", tenant_id=tenant_id, roles=[Role.ADMIN])
     headers = {"Authorization": f"Bearer {made.key}"}
     finished, waiting = await finished_task(api, headers, "echo", SECRET), await asked_task(api, headers)
@@ -77,6 +77,13 @@ async def fill(api: Api, tenant_id: str) -> Owned:
         ),
         ("POST", "/v1/prompts", 201, {"name": PROMPT, "template": SECRET, "message": SECRET}),
         ("PUT", f"/v1/prompts/{PROMPT}/labels/production", 200, {"version": 1}),
+        (
+            "POST",
+            "/v1/evaluations",
+            201,
+            {"evaluation_id": EVALUATION, "data": {"items": [{"output": SECRET}]}, "metrics": ["length"]},
+        ),
+        ("POST", f"/v1/tasks/{finished}/scores", 201, {"name": "thumbs", "value": 1, "comment": SECRET}),
     ):
         status, document = await api.call(method, path, json=body, headers=headers)
         assert status == expected, document
@@ -96,6 +103,7 @@ async def check_untouched(api: Api, owned: Owned) -> None:
         f"/schedules/{SCHEDULE}",
         f"/api/agents/{CONFIG}",
         f"/v1/prompts/{PROMPT}",
+        f"/v1/evaluations/{EVALUATION}",
     ):
         status, view = await api.call("GET", path, headers=owned.headers)
         assert status == 200, (path, view)

@@ -1,4 +1,4 @@
-"""Commands for open tasks, one or many, and for what a task delegated: `mesh cancel` and `mesh task tree`."""
+"""Commands for tasks, one or many: `mesh cancel`, `mesh task tree` and `mesh task score`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 import click
 
@@ -13,7 +14,7 @@ from meshwright.cli import output
 from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk, whole_id
 from meshwright.cli.filters import OPEN, Many, by_id, many_options, refusal
-from meshwright.cli.options import Target, json_option, mesh_options
+from meshwright.cli.options import Target, json_option, mesh_options, utf8
 from meshwright.cli.output import document
 from meshwright.cli.tasks import task_page
 from meshwright.core import display
@@ -90,6 +91,30 @@ def tree(target: Target, task_id: str, as_json: bool) -> None:
         output.echo_json(found)
         return
     show_tree(found)
+
+
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.argument("task_id", metavar="ID", shell_complete=named("task"))
+@click.argument("name", metavar="NAME")
+@click.argument("value", type=float, metavar="VALUE")
+@click.option("--comment", metavar="TEXT", default="", callback=utf8, help="Why.")
+@json_option
+@mesh_options
+def score(target: Target, task_id: str, name: str, value: float, comment: str, as_json: bool) -> None:
+    """Say how good a task was: mesh task score 8GK2F thumbs 1
+
+    Each score is an event, task.scored, and stays.
+    """
+
+    async def give(mesh: Connection) -> Document:
+        path = f"/v1/tasks/{quote(await whole_id(mesh, task_id), safe='')}/scores"
+        return await mesh.client.call("POST", path, body={"name": name, "value": value, "comment": comment})
+
+    given = talk(target, give, need="change")
+    if as_json:
+        output.echo_json(given)
+    else:
+        click.echo(f"{short_id(given['task_id'])} scored: {given['name']} {display.number(given['value'])}")
 
 
 def show_tree(found: Document) -> None:

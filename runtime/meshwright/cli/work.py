@@ -6,7 +6,7 @@ import click
 
 from meshwright.cli.again import dead_letters, retry
 from meshwright.cli.answers import answer, approve, deny
-from meshwright.cli.batches import cancel, tree
+from meshwright.cli.batches import cancel, score, tree
 from meshwright.cli.inbox import list_questions, show_question
 from meshwright.cli.nouns import Noun
 from meshwright.cli.tasks import ask, show, steps, submit, tasks
@@ -34,6 +34,7 @@ for verb, command in {
     "show": show,
     "steps": steps,
     "tree": tree,
+    "score": score,
     "ask": ask,
     "submit": submit,
     "answer": answer,

@@ -119,14 +119,14 @@ def _leaked(text: str, original: dict[str, str]) -> Iterator[str]:
 
 
 def _invented(text: str, source: str) -> Iterator[str]:
-    original = _Original(source)
+    original = Original(source)
     for line in _MARKER.sub("", _HEADER.sub("", text)).splitlines():
-        for match in _TERM.finditer(line):
-            if not original.has(match[0], line[: match.start()]):
-                yield f"{match[0]!r} does not stand in what it was made from"
+        for term, is_known in original.terms(line):
+            if not is_known:
+                yield f"{term!r} does not stand in what it was made from"
 
 
-class _Original:
+class Original:
     """The terms of an original, and the words and endings that a shorter text of it may have."""
 
     def __init__(self, source: str) -> None:
@@ -135,6 +135,11 @@ class _Original:
         parts = {part for term in self._found for part in _SEPARATOR.split(term) if part[:1].isalpha()}
         self._words = forms(parts)
         self._stems = {part.lower()[:length] for part in parts for length in _stem_lengths(part)}
+
+    def terms(self, line: str) -> Iterator[tuple[str, bool]]:
+        """The names, numbers and words of a line of another text, each with whether it may stand there."""
+        for match in _TERM.finditer(line):
+            yield match[0], self._has(match[0], line[: match.start()])
 
     @cached_property
     def _ordinary(self) -> frozenset[str]:
@@ -147,7 +152,7 @@ class _Original:
         """The neighbouring letters of scripts without spaces."""
         return {pair for term in self._found for pair in _pairs(term)}
 
-    def has(self, term: str, before: str) -> bool:
+    def _has(self, term: str, before: str) -> bool:
         """Whether a term may stand in a text of this, with the rest of its line before it."""
         if _plain(term) in self._terms:
             return True
@@ -157,7 +162,7 @@ class _Original:
             return False
         parts = _APOSTROPHE.split(term)
         if len(parts) > 1:  # l'idea, SQLite's
-            return all(len(part) < 2 or self.has(part, before) for part in parts)
+            return all(len(part) < 2 or self._has(part, before) for part in parts)
         return not _SEPARATOR.search(term) and self._has_word(term, before)
 
     def _has_word(self, word: str, before: str) -> bool:

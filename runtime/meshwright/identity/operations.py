@@ -30,7 +30,9 @@ from meshwright.core.messages import (
     ScoreCard,
     TaskRequest,
     TaskVariant,
+    trace_id_of,
 )
+from meshwright.core.topics import TASK_PROGRESS
 from meshwright.events.audit import Audit
 from meshwright.events.filter import EventFilter, TaskFilter
 from meshwright.events.inbox import InboxPage
@@ -61,6 +63,7 @@ from meshwright.models.overview import Deployments
 from meshwright.models.port import CallContext
 from meshwright.orchestration.acceptance import FINAL
 from meshwright.orchestration.again import Again, Forked
+from meshwright.orchestration.event_words import SCORED
 from meshwright.orchestration.registry import Registry
 from meshwright.orchestration.status import StatusReader
 from meshwright.orchestration.tasks import Tasks
@@ -225,6 +228,28 @@ class Operations(Acting):
         self.check("fork")
         await self._check_task("fork", task_id)
         return await self.mesh.get(Tasks).fork(task_id, step, self.caller, **wanted)
+
+    async def score(self, task_id: str, name: str, value: float, *, comment: str = "") -> Event:
+        """Give a task a score, as the event `task.scored`, which is in the log when this returns.
+
+        Raises StorageExceeded.
+        """
+        self.check("score")
+        caller = self.caller
+        record, task = await read_task(self.mesh.host, task_id, caller.tenant_id)
+        RULES["score"].check_task(caller, task.requested_by)
+        await self.mesh.get(Tenants).require_storage(caller.tenant_id)
+        event = self.mesh.event(
+            SCORED,
+            {"name": name, "value": value, "comment": comment, "by": caller.requested_by},
+            topic=TASK_PROGRESS,
+            tenant_id=caller.tenant_id,
+            task_id=task_id,
+            agent_id=record.attempts[-1].agent_id if record.attempts else task.agent_id,
+            trace_id=trace_id_of(task.traceparent),
+        )
+        await self.mesh.host.emit([event])
+        return event
 
     async def answer(
         self, task_id: str, key: str, value: Any, *, idempotency_key: str | None = None

@@ -93,6 +93,9 @@ RULES = {
     "retry": Rule(
         "retries tasks", (Role.OPERATOR, Role.SUBMITTER), Role.OPERATOR, "retries the tasks of others"
     ),
+    "score": Rule(
+        "scores tasks", (Role.OPERATOR, Role.SUBMITTER), Role.OPERATOR, "scores the tasks of others"
+    ),
     "fork": Rule("forks tasks", _SUBMITTER, Role.CONTENTS, "forks the tasks of others"),
     "retry_all": Rule("retries tasks", _OPERATOR),
     "cancel_all": Rule("cancels tasks", _OPERATOR),

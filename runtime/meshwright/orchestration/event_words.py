@@ -12,18 +12,22 @@ from meshwright.core.display import (
     fault,
     finish,
     local_time,
+    number,
     score,
     seconds,
     short,
     short_id,
 )
 
+SCORED = "task.scored"
+"""The type of the event of a score that a caller gives a task."""
 _OUTCOME = (
     "model success status capability cost_usd usage duration_ms completed_at finish_reason limit prompt"
 )
 FACTS: Mapping[str, str] = {
     "task.*": f"{_OUTCOME} generation begin priority requested_by created_at dispatched_to score_card owner "
     "parent_task_id forked_from key kind child_task_id may_answer due_at expires_at on_empty",
+    SCORED: "name value by",
     "attempt.*": f"{_OUTCOME} fault",
     "wait.*": "key kind how answered_by",
     "work.*": "current owner most",
@@ -98,6 +102,15 @@ def _ended(payload: Document, event: Document) -> Sequence[object]:
     )
 
 
+def _scored(payload: Document, event: Document) -> Sequence[object]:
+    by = payload.get("by")
+    return (
+        f"{short(payload['name'])} {number(payload['value'])}",
+        by and f"by {short(by)}",
+        short(payload.get("comment") or ""),
+    )
+
+
 WORDS: Mapping[str, EventWords] = {
     "task.accepted": EventWords("accepted", _accepted),
     "task.dispatched": EventWords("dispatched", _dispatched),
@@ -107,6 +120,7 @@ WORDS: Mapping[str, EventWords] = {
     "attempt.ended": EventWords("", _attempt_ended),
     "attempt.failed": EventWords("attempt", _attempt_failed),
     "work.broke_off": EventWords("broke off", _broke_off),
+    SCORED: EventWords("scored", _scored),
     "task.cancelling": EventWords("cancelling", lambda said, _: (fault(said.get("reason")),)),
     "task.succeeded": EventWords("succeeded", _ended),
     "task.failed": EventWords("failed", _ended),

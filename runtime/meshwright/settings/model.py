@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     )
     from meshwright.sandbox.settings import SandboxSettings
     from meshwright.services.agent_config.settings import AgentConfigSettings
+    from meshwright.services.evaluations.settings import EvaluationsSettings
     from meshwright.services.figures.settings import FiguresSettings
     from meshwright.services.llmops.settings import LlmopsSettings
     from meshwright.services.maintenance.settings import MaintenanceSettings
@@ -114,6 +115,7 @@ class Settings(BaseModel):
         keys: KeysSettings
         agent_config: AgentConfigSettings
         llmops: LlmopsSettings
+        evaluations: EvaluationsSettings
         page: PageSettings
         kube: KubeTables
         models: ModelsSettings

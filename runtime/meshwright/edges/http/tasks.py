@@ -7,9 +7,9 @@ from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import Header, Path, Query, Request, Response
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 
-from meshwright.core.ids import ID_PATTERN
+from meshwright.core.ids import ID_PATTERN, Identifier
 from meshwright.core.messages import ENDED, Receipt
 from meshwright.core.tracing import valid_trace
 from meshwright.edges.bodies import AnswerRequest, Strict, read_model
@@ -37,6 +37,21 @@ from meshwright.work.steps import StepContentsPage, StepPage, StepView
 router = make_router("tasks")
 _TaskId = Annotated[str, Path(pattern=ID_PATTERN)]
 _NO_TASK = problems({404: "There is no such task."})
+
+
+class ScoreRequest(Strict):
+    """A score of a task by its name, such as `thumbs`; the comment says why."""
+
+    name: Identifier
+    value: FiniteFloat
+    comment: str = Field(default="", max_length=1_000)
+
+
+class TaskScore(ScoreRequest):
+    """A score that a task was given."""
+
+    task_id: str
+    by: str
 
 
 class _TaskQuery(TaskPageQuery):
@@ -133,6 +148,20 @@ async def _cancel_task(
     view = await operations.cancel(task_id)
     response.status_code = 200 if view.status in ENDED else 202
     return view
+
+
+@router.post(
+    "/v1/tasks/{task_id}/scores",
+    status_code=201,
+    summary="Score a task",
+    responses={**_NO_TASK, **problems({507: "The tenant stores as much as it may."})},
+)
+async def _score_task(
+    operations: Annotated[Operations, may("score")], task_id: _TaskId, wanted: ScoreRequest
+) -> TaskScore:
+    """Say how good a task was. Each score is an event, `task.scored`, which is durable then, and stays."""
+    event = await operations.score(task_id, wanted.name, wanted.value, comment=wanted.comment)
+    return TaskScore(**wanted.model_dump(), task_id=task_id, by=event.fields["by"])
 
 
 @router.post(

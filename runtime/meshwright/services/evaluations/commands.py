@@ -1,0 +1,240 @@
+"""`mesh evaluate`, which evaluates an agent on a file, and `mesh evaluations`, which shows evaluations."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import click
+
+from meshwright.cli.completion import ids_of, named
+from meshwright.cli.connect import Connection, talk
+from meshwright.cli.options import AMOUNT, Target, WholeNumber, json_option, mesh_options
+from meshwright.cli.output import echo_json, table, terminal_width
+from meshwright.cli.project import trust_option
+from meshwright.cli.resources import group_of
+from meshwright.core.clock import Backoff
+from meshwright.core.display import Column, Document, dollars, number
+from meshwright.core.errors import InvalidInput, NotFound
+from meshwright.services.evaluations.junit import junit_of
+from meshwright.services.evaluations.resources import EVALUATIONS
+
+evaluations = group_of(EVALUATIONS)
+_WIDTH = 80
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else number(round(value, 4))
+
+
+def _some(count: int) -> str:
+    return str(count or "")
+
+
+def _least(figure: Document) -> str:
+    return f"{figure['least']:g} {'met' if figure['is_met'] else 'missed'}" if "least" in figure else ""
+
+
+_FIGURES = (
+    Column("figure", "name", cut=9),
+    Column("kind", "kind", cut=1),
+    Column("mean", "mean", _figure),
+    Column("lowest", "lowest", _figure, cut=3, least=6),
+    Column("highest", "highest", _figure, cut=2, least=7),
+    Column("items", "count", str),
+    Column("missing", "missing", _some),
+    Column("kappa", "kappa", _figure, cut=4, least=5),
+    Column("least", write=_least),
+)
+
+
+@evaluations.command("show")
+@click.argument("name", metavar="ID", shell_complete=ids_of(EVALUATIONS))
+@json_option
+@mesh_options
+def _show(target: Target, name: str, as_json: bool) -> None:
+    """Show the progress, the cost and the figures of an evaluation."""
+    found = talk(target, lambda mesh: mesh.client.call("GET", EVALUATIONS.path_of(name)), need="state")
+    if as_json:
+        echo_json(found)
+    else:
+        _print(found)
+
+
+def _pairs(ctx: click.Context, parameter: click.Parameter, given: Sequence[str]) -> dict[str, float]:
+    """The least mean of each figure. Raises BadParameter."""
+    found: dict[str, float] = {}
+    for pair in given:
+        name, _, value = pair.rpartition("=")
+        try:
+            found[name] = float(value)
+        except ValueError:
+            found[name] = float("nan")
+        if not name or not isfinite(found[name]):
+            raise click.BadParameter(f"{pair!r} is no NAME=VALUE, such as correctness=7", ctx, parameter)
+    return found
+
+
+def _lines(ctx: click.Context, parameter: click.Parameter, path: Path) -> list[Document]:
+    """The items of a file, one JSON object on each line. Raises BadParameter, with the line."""
+    items, place = list[Document](), 0
+    try:
+        for place, line in enumerate(path.read_text("utf-8-sig").splitlines(), 1):
+            if line.strip():
+                item = json.loads(line)
+                if not isinstance(item, dict):
+                    raise click.BadParameter(f"{path}:{place}: it is no JSON object", ctx, parameter)
+                items.append(item)
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{path} cannot be read: {error}", ctx, parameter) from None
+    except json.JSONDecodeError as error:
+        raise click.BadParameter(f"{path}:{place}: {error.msg}", ctx, parameter) from None
+    if not items:
+        raise click.BadParameter(f"{path} has no items", ctx, parameter)
+    return items
+
+
+def _criterion(text: str) -> Document:
+    name, _, description = text.partition("=")
+    return {"name": name, "description": description}
+
+
+@click.command()
+@click.argument(
+    "items",
+    metavar="FILE.jsonl",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    callback=_lines,
+)
+@click.option(
+    "--agent", metavar="NAME", shell_complete=named("agent"), help="Answers the lines without an output."
+)
+@click.option(
+    "--criterion",
+    "criteria",
+    multiple=True,
+    metavar="NAME[=TEXT]",
+    help="What a judge goes by; TEXT says what it means.",
+)
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="NAME",
+    help="length, readability, factuality, exact, contains, regex, or one of yours.",
+)
+@click.option(
+    "--min",
+    "least",
+    multiple=True,
+    metavar="NAME=VALUE",
+    callback=_pairs,
+    help="Exit with 1 where the mean is less.",
+)
+@click.option("--judge", metavar="AGENT", help="Default: judge.")
+@click.option("--judge-model", metavar="GROUP", help="The models that the judge calls.")
+@click.option("--votes", type=WholeNumber(1, 9), metavar="N", help="Judgements of each; their median counts.")
+@click.option("--pairwise", is_flag=True, help="Compare each output with the line's other, in both orders.")
+@click.option("--allow-same-model", is_flag=True, help="Let models judge their own answers.")
+@click.option("--budget", type=AMOUNT, metavar="USD", help="The most that each of its tasks may cost.")
+@click.option("--name", metavar="TEXT", default="", help="What the evaluation is called.")
+@click.option(
+    "--junit",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    metavar="FILE",
+    help="Write JUnit XML.",
+)
+@trust_option
+@json_option
+@mesh_options
+def evaluate(
+    target: Target,
+    items: list[Document],
+    agent: str | None,
+    criteria: Sequence[str],
+    metrics: Sequence[str],
+    least: dict[str, float],
+    junit: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> int:
+    """Evaluate an agent on a file of questions, for CI.
+
+    \b
+    mesh evaluate q.jsonl --agent support --metric contains --min contains=0.9
+    mesh evaluate q.jsonl --agent support --criterion brevity --min brevity=7
+
+    Each line of the file is a JSON object with input, and for some metrics expected or context. The agent
+    answers each input by a task; then the answers are measured, and judged by the agent of --judge, one task
+    for each criterion. The exit status is 1 where a --min is missed or an item has failed.
+    """
+    wanted = [_criterion(text) for text in criteria]
+    names = [*metrics, *(criterion["name"] for criterion in wanted)]
+    if not names:
+        raise click.UsageError("name a --criterion or a --metric", click.get_current_context())
+    if unknown := least.keys() - {*names}:
+        problem = f"--min names {min(unknown)!r}, which is no --criterion and no --metric of this call"
+        raise click.UsageError(problem, click.get_current_context())
+    body = {
+        "name": options["name"],
+        "data": {"items": items},
+        "agent_id": agent,
+        "criteria": wanted,
+        "metrics": [*metrics],
+        "judge": _judge(options),
+        "budget_usd": options["budget"],
+    }
+    found, rows = talk(target, lambda mesh: _evaluate(mesh, body), need="work", begins=True)
+    for figure in found["figures"]:
+        if figure["name"] in least:
+            figure["least"] = least[figure["name"]]
+            figure["is_met"] = figure["mean"] is not None and figure["mean"] >= figure["least"]
+    if junit is not None:
+        try:
+            junit.write_bytes(junit_of(found, rows))
+        except OSError as error:
+            raise click.ClickException(f"{junit} cannot be written: {error.strerror}") from None
+    if as_json:
+        echo_json(found)
+    else:
+        _print(found, rows)
+    return int(bool(found["failed"]) or not all(figure.get("is_met", True) for figure in found["figures"]))
+
+
+def _judge(options: dict[str, Any]) -> Document:
+    names = {"judge": "agent_id", "judge_model": "model", "votes": "votes"}
+    chosen = {field: options[name] for name, field in names.items() if options[name] is not None}
+    return {**chosen, "pairwise": options["pairwise"], "allow_same_model": options["allow_same_model"]}
+
+
+async def _evaluate(mesh: Connection, body: Document) -> tuple[Document, list[Document]]:
+    """Make the evaluation, wait for its end, and return it with its items."""
+    client = mesh.client
+    try:
+        made = await client.resource(EVALUATIONS.name).create(**body)
+    except (InvalidInput, NotFound) as error:
+        raise click.UsageError(f"{error.message}; {error.remedy}") from None
+    path = EVALUATIONS.path_of(made["evaluation_id"])
+    click.echo(f"evaluation {made['evaluation_id']}: {made['items']} items", err=True)
+    pauses = Backoff(0.1, 2.0, jitter=0.0)
+    while True:
+        found = await client.call("GET", path)
+        if found["status"] == "done":
+            return found, await client.items(f"{path}/items")
+        await asyncio.sleep(pauses.next())
+
+
+def _print(found: Document, rows: Sequence[Document] = ()) -> None:
+    if found["figures"]:
+        click.echo(table(_FIGURES, found["figures"], width=terminal_width() or _WIDTH))
+    failed = f", {found['failed']} failed" if found["failed"] else ""
+    click.echo(f"{found['done']} of {found['items']} items{failed}, {dollars(found['cost_usd'])}")
+    for item in rows:
+        if item["status"] == "failed":
+            click.echo(f"item {item['number']} failed: {item['figures']['error']}", err=True)
+    for warning in found["warnings"]:
+        click.echo(f"note: {warning}", err=True)

@@ -1,0 +1,73 @@
+"""Reads the items of an evaluation: those that were sent, or tasks that a filter finds."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+from meshwright.core.access import Role
+from meshwright.core.messages import Caller
+from meshwright.events.audit import Audit
+from meshwright.identity.operations import Operations
+from meshwright.identity.rules import require
+from meshwright.mesh import Mesh
+from meshwright.orchestration.tasks import Tasks
+from meshwright.services.evaluations.records import Data, Item, ItemState, ItemTexts, TaskSelection
+from meshwright.work.record import TaskView
+
+
+class Read(NamedTuple):
+    """An item: its texts, its facts, and the agent that wrote its output, where a task did."""
+
+    texts: ItemTexts
+    known: ItemState
+    author: str | None = None
+
+
+async def read_data(mesh: Mesh, caller: Caller, data: Data, *, runs_again: bool) -> list[Read]:
+    """The items of some data. With `runs_again` an agent is to answer, and answers of tasks are left out.
+
+    Raises Forbidden for tasks of a caller who does not see contents, NotFound for a value of their filter
+    that there never was.
+    """
+    if data.items is not None:
+        return [_sent(item) for item in data.items]
+    if data.tasks is not None:
+        status = data.tasks.status or "succeeded"
+        selection = data.tasks.model_copy(update={"status": status})
+        return [_of_task(view, runs_again) for view in await _select(mesh, caller, selection)]
+    assert data.failures is not None
+    return [_of_task(view, True) for view in await _select(mesh, caller, data.failures, dead=True)]
+
+
+def _sent(item: Item) -> Read:
+    texts = ItemTexts.model_validate(item.model_dump(exclude={"label", "model"}))
+    return Read(texts, ItemState(label=item.label, model=item.model))
+
+
+async def _select(
+    mesh: Mesh, caller: Caller, selection: TaskSelection, *, dead: bool = False
+) -> list[TaskView]:
+    """The tasks that a filter finds and whose contents are still there, the newest first."""
+    require(caller, Role.CONTENTS, "evaluates tasks")
+    fields = selection.model_dump(exclude_none=True) | ({"dead": True} if dead else {})
+    page = await Operations(mesh, caller).tasks(**fields)
+    await mesh.get(Audit).record_read(caller, "tasks")
+    tasks = mesh.get(Tasks)
+    views = [await tasks.task(found.task_id, caller.tenant_id) for found in page.items]
+    return [view for view in views if view.payload]
+
+
+def _of_task(view: TaskView, runs_again: bool) -> Read:
+    text = view.payload.get("text")
+    asked = (
+        text
+        if isinstance(text, str) and len(view.payload) == 1
+        else json.dumps(view.payload, ensure_ascii=False)
+    )
+    known = ItemState(task_id=view.task_id)
+    outcome = view.outcome
+    if runs_again or outcome is None:
+        return Read(ItemTexts(input=asked, payload=view.payload), known)
+    known.model = outcome.model
+    return Read(ItemTexts(input=asked, output=outcome.answer), known, outcome.agent_id)

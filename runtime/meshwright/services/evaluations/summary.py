@@ -1,0 +1,130 @@
+"""Sums up evaluations: figures over items, costs, and what to keep in mind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from statistics import fmean
+
+from meshwright.services.evaluations import metrics
+from meshwright.services.evaluations.records import (
+    EvaluationItem,
+    EvaluationSummary,
+    EvaluationView,
+    Figure,
+    ItemFigures,
+    ItemState,
+    ItemTexts,
+    Judgement,
+    Kind,
+    Spec,
+)
+from meshwright.services.evaluations.table import EvaluationRow, ItemRow
+
+_FEW_LABELS = 20
+
+
+def item_of(row: ItemRow, *, with_texts: bool) -> EvaluationItem:
+    """An item as it is shown."""
+    known = ItemState.model_validate_json(row.known)
+    figures = None if row.figures is None else ItemFigures.model_validate_json(row.figures)
+    return EvaluationItem(
+        number=row.number,
+        status="open" if figures is None else "failed" if figures.error else "done",
+        task_id=known.task_id,
+        label=known.label,
+        figures=figures,
+        texts=ItemTexts.model_validate_json(row.texts) if with_texts and row.texts else None,
+    )
+
+
+def summary_of(row: EvaluationRow, items: Sequence[ItemRow]) -> EvaluationSummary:
+    """An evaluation in short; `items` are those of one that runs."""
+    spec = Spec.model_validate_json(row.spec)
+    known = {
+        "evaluation_id": row.id,
+        "name": spec.name,
+        "items": row.items,
+        "requested_by": spec.requested_by,
+        "created_at": datetime.fromtimestamp(row.created_at, UTC),
+    }
+    if row.ended_at is not None:
+        ended_at, cost = datetime.fromtimestamp(row.ended_at, UTC), row.cost_usd
+        sums = {"done": row.items, "failed": row.failed, "cost_usd": None if cost is None else Decimal(cost)}
+        return EvaluationSummary.model_validate({**known, **sums, "status": "done", "ended_at": ended_at})
+    done = [ItemFigures.model_validate_json(item.figures) for item in items if item.figures is not None]
+    costs = [item.cost_usd for item in done]
+    sums = {
+        "done": len(done),
+        "failed": sum(item.error is not None for item in done),
+        "cost_usd": None if None in costs else sum((cost for cost in costs if cost is not None), Decimal(0)),
+    }
+    return EvaluationSummary.model_validate({**known, **sums, "status": "running"})
+
+
+def view_of(row: EvaluationRow, rows: Sequence[ItemRow]) -> EvaluationView:
+    """An evaluation with its figures over the items that are done."""
+    spec = Spec.model_validate_json(row.spec)
+    items = [item for found in rows if (item := item_of(found, with_texts=False)).figures is not None]
+    figures = [_judged(spec, criterion.name, items) for criterion in spec.criteria]
+    figures += [_measured(name, items) for name in spec.metrics]
+    return EvaluationView(
+        **dict(summary_of(row, rows)),
+        agent_id=spec.agent_id,
+        criteria=spec.criteria,
+        metrics=spec.metrics,
+        judge=spec.judge,
+        figures=figures,
+        warnings=_warnings(figures),
+    )
+
+
+def _measured(name: str, items: Sequence[EvaluationItem]) -> Figure:
+    return _figure(name, "metric", [item.figures.metrics.get(name) for item in items if item.figures])
+
+
+def _judged(spec: Spec, name: str, items: Sequence[EvaluationItem]) -> Figure:
+    judged = [(item, item.figures.criteria.get(name, Judgement())) for item in items if item.figures]
+    found = [_pair(spec, name, item.label, judgement.value) for item, judgement in judged]
+    pairs = [pair for pair in found if pair is not None]
+    kind: Kind = "preference" if spec.judge.pairwise else "score"
+    figure = _figure(name, kind, [judgement.value for _, judgement in judged])
+    figure.labelled, figure.kappa = len(pairs), metrics.kappa(pairs)
+    figure.same_model = sum(judgement.same_model for _, judgement in judged)
+    figure.disagreed = sum(judgement.disagreed for _, judgement in judged)
+    return figure
+
+
+def _figure(name: str, kind: Kind, found: Sequence[float | None]) -> Figure:
+    values = [value for value in found if value is not None]
+    figure = Figure(name=name, kind=kind, count=len(values), missing=len(found) - len(values))
+    if values:
+        figure.mean, figure.lowest, figure.highest = fmean(values), min(values), max(values)
+    return figure
+
+
+def _pair(spec: Spec, name: str, label: object, value: float | None) -> tuple[float, float] | None:
+    """A judge's value beside a person's; None where one of both is missing."""
+    wanted = label.get(name) if isinstance(label, dict) else label
+    if value is None or not isinstance(wanted, bool | int | float):
+        return None
+    if isinstance(wanted, bool):
+        value = float(value >= (0.5 if spec.judge.pairwise else spec.judge.pass_score))
+    return value, float(wanted)
+
+
+def _warnings(figures: Sequence[Figure]) -> list[str]:
+    found: list[str] = []
+    for figure in figures:
+        if figure.kind == "metric":
+            continue
+        if figure.same_model:
+            found.append(
+                f"{figure.name}: the model that judged {figure.same_model} items wrote their answers"
+            )
+        if not figure.labelled:
+            found.append(f"{figure.name}: no labels of people say how far to trust this judge")
+        elif figure.labelled < _FEW_LABELS:
+            found.append(f"{figure.name}: kappa is of {figure.labelled} labels alone")
+    return found
