@@ -18,7 +18,7 @@ from tests.support.model_api import HELLO, service
 
 TOKEN = "the-admin-token-of-this-test-is-long"
 ADMIN = {"Authorization": f"Bearer {TOKEN}"}
-OPEN = {"/healthz", "/readyz", "/health"}
+OPEN = {"/healthz", "/readyz", "/health", "/session"}
 PRICE = {"input": 1, "output": 30}
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from fastapi import Body, Depends, Header, Path, Query, Response
+from fastapi import Depends, Header, Path, Query, Response
 from pydantic import Field, model_validator
 
 from meshwright.core.errors import Forbidden, InvalidInput
@@ -24,7 +24,7 @@ from meshwright.services.llmops.records import (
     PromptVersionPage,
     Version,
 )
-from meshwright.services.llmops.trial import PromptTest, PromptTestOptions, test_prompt
+from meshwright.services.llmops.trial import PromptInputs, PromptTest, PromptTestOptions, test_prompt
 
 router = make_router("prompts")
 _NONE = {404: "No such prompt, version or label is registered."}
@@ -141,14 +141,14 @@ async def _test_prompt(
     caller: _OperatorDep,
     name: _Name,
     query: Annotated[PromptTestOptions, Query()],
-    inputs: Annotated[dict[str, Any], Body(description="The payload of the task: usually its `text`.")],
+    inputs: PromptInputs,
 ) -> PromptTest:
     """Have the prompt's agent do a real task with a version of it, and show result and cost.
 
     It takes the roles operator and submitter. The task is listed, journaled and charged as any other, and may
     be followed at `/tasks/{task_id}`.
     """
-    return await test_prompt(mesh, caller, name, inputs, query)
+    return await test_prompt(mesh, caller, name, inputs.root, query)
 
 
 @router.get("/v1/prompts/{name}/versions", summary="List the versions of a prompt", responses=problems(_NONE))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, RootModel
 
 from meshwright.agent import AgentTypes
 from meshwright.core.errors import NotFound
@@ -32,6 +32,10 @@ class PromptTestOptions(Strict):
     model: str | None = Field(default=None, max_length=200, description="A group of models to test it with.")
     budget_usd: Dollars | None = None
     wait: float = Field(default=60.0, ge=0, le=300, description="Seconds to wait for the result.")
+
+
+class PromptInputs(RootModel[dict[str, Any]]):
+    """The payload of the task that tests a prompt: usually its `text`."""
 
 
 class PromptTest(BaseModel):
