@@ -31,6 +31,8 @@ from meshwright.services.agent_config.component import AgentConfigs
 from meshwright.services.agent_config.records import AgentConfigRequest, AgentConfigUpdate
 from meshwright.services.figures.operations import FiguresOperations
 from meshwright.services.llmops.component import PromptRegistry
+from meshwright.services.llmops.experiments import Experiments
+from meshwright.services.llmops.experiments_records import ExperimentRequest, ExperimentRunRequest
 from meshwright.services.llmops.records import PromptChange, PromptRequest
 from meshwright.services.schedules.component import Schedules
 from meshwright.services.schedules.schedule import ScheduleKey
@@ -398,6 +400,11 @@ OF_COMPONENTS: dict[type, dict[str, str]] = {
         **dict.fromkeys(("register", "change", "remove"), "oA"),
         **dict.fromkeys(("label", "unlabel"), "A"),
     },
+    Experiments: {
+        **dict.fromkeys(("page", "show", "results"), "vcoaA"),
+        **dict.fromkeys(("create", "run", "end"), "oA"),
+        "see": "aA",
+    },
     FiguresOperations: {**dict.fromkeys(("show", "scale"), "vcoaA"), "metrics": ""},
 }
 """Roles that may use the operations of components."""
@@ -421,13 +428,20 @@ async def test_each_role_uses_operations_of_components(meshed: MeshUnderTest, ki
         "name": "none",
         "label": "production",
         "version": 1,
+        "experiment_id": "none",
     }
+    two = [{"name": "now"}, {"name": "cold", "temperature": 0}]
     bodies = {
         "create": AgentConfigRequest(agent_id="asker", name="A", llm_provider="openai", llm_model="m"),
         "update": AgentConfigUpdate(llm_model="m"),
         "register": PromptRequest(name="asker", template="Ask."),
         "change": PromptChange(template="Ask."),
+        "run": ExperimentRunRequest(),
     }
+    if kind is Experiments:
+        bodies["create"] = ExperimentRequest.model_validate(
+            {"name": "x", "agent_id": "asker", "variants": two}
+        )
     for name, may in table.items():
         for letter in ROLES:
             known = {**values, "caller": caller(letter), "wanted": bodies.get(name)}

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from meshwright.sandbox.settings import SandboxSettings
     from meshwright.services.agent_config.settings import AgentConfigSettings
     from meshwright.services.figures.settings import FiguresSettings
+    from meshwright.services.llmops.experiments_settings import ExperimentsSettings
     from meshwright.services.llmops.settings import LlmopsSettings
     from meshwright.services.maintenance.settings import MaintenanceSettings
     from meshwright.services.memories.settings import MemoriesSettings
@@ -112,6 +113,7 @@ class Settings(BaseModel):
         keys: KeysSettings
         agent_config: AgentConfigSettings
         llmops: LlmopsSettings
+        experiments: ExperimentsSettings
         kube: KubeTables
         models: ModelsSettings
         context: ContextSettings
