@@ -109,6 +109,14 @@ BUILTIN = (
         commands={"registry": "Register versions of prompts, and say by labels which one is live."},
     ),
     BuiltIn("page", "services.page.component:PageComponent", "services.page.settings:PageSettings"),
+    BuiltIn(
+        "experiments",
+        "services.llmops.experiments:Experiments",
+        "services.llmops.experiments_settings:ExperimentsSettings",
+        words="services.llmops.experiments_display:WORDS",
+        resources="services.llmops.experiments_display:RESOURCES",
+        commands={"experiments": "Try variants of prompts, models and agents on live tasks."},
+    ),
     BuiltIn("kube", table="toolsets.kube_settings:KubeTables", toolset="toolsets.kube_changes:KubeTools"),
     BuiltIn("money", "services.money.component:TaskMoney"),
     BuiltIn(

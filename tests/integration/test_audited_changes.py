@@ -56,6 +56,7 @@ class Change(NamedTuple):
 
 
 TASK = {"agent_id": "echo", "payload": {"text": "hello"}}
+VARIANTS = [{"name": "now"}, {"name": "cold", "temperature": 0}]
 CHANGES = {
     "POST /tasks/{task_id}/cancel": Change("task.cancelled", "tasks/{asked_1}", at={"task_id": "asked_1"}),
     "POST /tasks/{task_id}/retry": Change("task.retried", "tasks/{failed}", {}, at={"task_id": "failed"}),
@@ -130,6 +131,15 @@ CHANGES = {
     "DELETE /v1/evaluations/{evaluation_id}": Change(
         "evaluation.deleted", "evaluations/done", at={"evaluation_id": "done"}
     ),
+    "POST /v1/experiments": Change(
+        "experiment.created", "experiments/{made}", {"name": "x", "agent_id": "echo", "variants": VARIANTS}
+    ),
+    "POST /v1/experiments/{experiment_id}/run": Change(
+        "experiment.started", "experiments/{trial}", {}, at={"experiment_id": "trial"}
+    ),
+    "POST /v1/experiments/{experiment_id}/stop": Change(
+        "experiment.stopped", "experiments/{trial}", at={"experiment_id": "trial"}
+    ),
     "POST /erase": Change("contents.erased", "tasks of id '{ended}'", {"task_id": "{ended}"}),
     "POST /secrets/rotate": Change("secrets.rotated", "secrets"),
     "POST /prune": Change("tasks.pruned", "tasks"),
@@ -182,6 +192,7 @@ FACTS = """
 /scale/{app} /schedules /schedules/{schedule_id} /schedules/{schedule_id}/next /status /store/verify /tasks
 /trees /v1/models /v1/models/{model_id:path} /v1/prompts /v1/prompts/{name} /v1/prompts/{name}/versions
 /v1/evaluations /v1/evaluations/{evaluation_id}
+/v1/experiments /v1/experiments/{experiment_id} /v1/experiments/{experiment_id}/results
 """
 """Routes that show what there is and what happened, a schedule's own task, texts of prompts, and figures."""
 
@@ -234,6 +245,9 @@ async def audited(folder: Path, *agents: type[Agent], **settings: Any) -> AsyncI
             assert (await api.call("POST", path, json=body, headers=ADMIN))[0] == 201
         async for _ in api.mesh.log.tail(EventFilter(event_type="evaluation.ended", after_seq=0)):
             break
+        trial = {"name": "x", "agent_id": "echo", "variants": VARIANTS}
+        _, made_trial = await api.call("POST", "/v1/experiments", json=trial, headers=ADMIN)
+        world["trial"] = made_trial["experiment_id"]
         canary = "/v1/prompts/greeter/labels/canary"
         assert (await api.call("PUT", canary, json={"version": 1}, headers=ADMIN))[0] == 200
         for number, status in ((1, "active"), (2, "quarantined")):
@@ -279,6 +293,7 @@ async def snapshot(api: Api) -> str:
         "/api/agents",
         "/v1/prompts",
         "/v1/evaluations",
+        "/v1/experiments",
         "/allowances",
         "/budgets",
         "/tasks",
@@ -336,7 +351,7 @@ async def test_every_change_is_recorded_and_refused_where_it_cannot_be(tmp_path:
             last = await api.mesh.log.last_seq()
             status, answer = await send(api, world, name, change)
             assert status < 300, (name, answer)
-            world["new"] = answer.get("key_id", "")
+            world |= {"new": answer.get("key_id", ""), "made": answer.get("experiment_id", "")}
             [event] = await trail(api, last)
             assert recorded([event]) == [("ada", change.action, world.fill(change.subject))], name
             caller = event.fields["caller"]

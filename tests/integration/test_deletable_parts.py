@@ -1,4 +1,4 @@
-"""A part is one package and one line: without them everything else imports, starts and works."""
+"""A part is one package and its lines: without them everything else imports, starts and works."""
 
 from __future__ import annotations
 
@@ -70,20 +70,22 @@ class Echo(Agent):
 
 
 def without(part: str, folder: Path) -> Path:
-    """A copy of our source without the package of a part and its line; returns the folder to import from."""
+    """A copy of our source without the package of a part and its lines; returns the folder to import from."""
     copy = folder / "runtime" / "meshwright"
     shutil.copytree(SOURCE, copy)
     shutil.rmtree(copy / PARTS[part])
     names = copy / "parts.py"
     source = names.read_text()
-    [line] = [
+    package = PARTS[part].replace("/", ".")
+    found = [
         node
         for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Call) and node.args and ast.unparse(node.args[0]) == repr(part)
+        if isinstance(node, ast.Call) and node.args[1:] and f"'{package}." in ast.unparse(node.args[1])
     ]
-    assert line.end_lineno is not None
     lines = source.splitlines()
-    del lines[line.lineno - 1 : line.end_lineno]
+    for line in reversed(found):
+        assert line.end_lineno is not None
+        del lines[line.lineno - 1 : line.end_lineno]
     names.write_text("\n".join(lines))
     return copy.parent
 

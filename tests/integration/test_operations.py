@@ -33,6 +33,8 @@ from meshwright.services.evaluations.component import Evaluations
 from meshwright.services.evaluations.records import Data, EvaluationRequest, Item
 from meshwright.services.figures.operations import FiguresOperations
 from meshwright.services.llmops.component import PromptRegistry
+from meshwright.services.llmops.experiments import Experiments
+from meshwright.services.llmops.experiments_records import ExperimentRequest, ExperimentRunRequest
 from meshwright.services.llmops.records import PromptChange, PromptRequest
 from meshwright.services.schedules.component import Schedules
 from meshwright.services.schedules.schedule import ScheduleKey
@@ -403,6 +405,11 @@ OF_COMPONENTS: dict[type, dict[str, str]] = {
         **dict.fromkeys(("label", "unlabel"), "A"),
     },
     Evaluations: {**dict.fromkeys(("page", "show", "items"), "vcoaA"), "make": "A", "remove": "oA"},
+    Experiments: {
+        **dict.fromkeys(("page", "show", "results"), "vcoaA"),
+        **dict.fromkeys(("create", "run", "end"), "oA"),
+        "see": "aA",
+    },
     FiguresOperations: {**dict.fromkeys(("show", "scale"), "vcoaA"), "metrics": ""},
 }
 """Roles that may use the operations of components."""
@@ -427,14 +434,21 @@ async def test_each_role_uses_operations_of_components(meshed: MeshUnderTest, ki
         "label": "production",
         "version": 1,
         "evaluation_id": "none",
+        "experiment_id": "none",
     }
+    two = [{"name": "now"}, {"name": "cold", "temperature": 0}]
     bodies = {
         "create": AgentConfigRequest(agent_id="asker", name="A", llm_provider="openai", llm_model="m"),
         "update": AgentConfigUpdate(llm_model="m"),
         "register": PromptRequest(name="asker", template="Ask."),
         "change": PromptChange(template="Ask."),
         "make": EvaluationRequest(data=Data(items=[Item(output="x")]), metrics=["length"]),
+        "run": ExperimentRunRequest(),
     }
+    if kind is Experiments:
+        bodies["create"] = ExperimentRequest.model_validate(
+            {"name": "x", "agent_id": "asker", "variants": two}
+        )
     for name, may in table.items():
         for letter in ROLES:
             known = {**values, "caller": caller(letter), "wanted": bodies.get(name)}

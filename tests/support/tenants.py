@@ -34,6 +34,7 @@ class Owned:
     finished: str
     waiting: str
     question: str
+    experiment: str
 
     @property
     def headers(self) -> dict[str, str]:
@@ -42,7 +43,7 @@ class Owned:
     @property
     def ids(self) -> tuple[str, ...]:
         """All that another could guess."""
-        return self.finished, self.waiting, self.key_id, SCHEDULE, CONFIG, PROMPT, EVALUATION
+        return self.finished, self.waiting, self.key_id, self.experiment, SCHEDULE, CONFIG, PROMPT, EVALUATION
 
     @property
     def marks(self) -> tuple[str, ...]:
@@ -59,11 +60,12 @@ async def holder(api: Api, tenant_id: str, *roles: str) -> dict[str, str]:
 
 async def fill(api: Api, tenant_id: str) -> Owned:
     """Give a tenant a task that has ended, one that waits, an event, a cost, an allowance, a schedule, a
-    configuration, a prompt, an evaluation and a key. The mesh has the agent `Asker`."""
+    configuration, a prompt, an evaluation, an experiment and a key. The mesh has the agent `Asker`."""
     made = await api.mesh.get(Keys).create(f"{tenant_id}-agent", tenant_id=tenant_id, roles=[Role.ADMIN])
     headers = {"Authorization": f"Bearer {made.key}"}
     finished, waiting = await finished_task(api, headers, "echo", SECRET), await asked_task(api, headers)
     task = {"agent_id": "echo", "payload": {"text": SECRET}}
+    variants = [{"name": "now"}, {"name": SECRET, "temperature": 0}]
     for method, path, expected, body in (
         ("POST", "/events", 202, {"topic": "app.x", "event_type": "x.paid", "payload": {"what": SECRET}}),
         ("POST", "/complete", 200, {"model": "fast", "messages": [{"role": "user", "content": SECRET}]}),
@@ -84,12 +86,14 @@ async def fill(api: Api, tenant_id: str) -> Owned:
             {"evaluation_id": EVALUATION, "data": {"items": [{"output": SECRET}]}, "metrics": ["length"]},
         ),
         ("POST", f"/v1/tasks/{finished}/scores", 201, {"name": "thumbs", "value": 1, "comment": SECRET}),
+        ("POST", "/v1/experiments", 201, {"name": SECRET, "agent_id": "asker", "variants": variants}),
     ):
         status, document = await api.call(method, path, json=body, headers=headers)
         assert status == expected, document
+    experiment = document["experiment_id"]
     _, view = await api.call("GET", f"/tasks/{waiting}", headers=headers)
     question = view["waits"][0]["wait_id"]
-    return Owned(tenant_id, made.key, made.key_id, finished, waiting, question)
+    return Owned(tenant_id, made.key, made.key_id, finished, waiting, question, experiment)
 
 
 async def check_untouched(api: Api, owned: Owned) -> None:
@@ -104,6 +108,7 @@ async def check_untouched(api: Api, owned: Owned) -> None:
         f"/api/agents/{CONFIG}",
         f"/v1/prompts/{PROMPT}",
         f"/v1/evaluations/{EVALUATION}",
+        f"/v1/experiments/{owned.experiment}",
     ):
         status, view = await api.call("GET", path, headers=owned.headers)
         assert status == 200, (path, view)
@@ -111,6 +116,7 @@ async def check_untouched(api: Api, owned: Owned) -> None:
     assert views[0]["status"] == "waiting" and SECRET in str(views[1]["payload"])
     assert not views[2].get("paused") and views[3]["name"] == SECRET
     assert (views[4]["template"], views[4]["labels"]) == (SECRET, {"production": 1})
+    assert (views[5]["name"], views[5]["status"]) == (SECRET, "created")
 
 
 async def finished_task(api: Api, headers: dict[str, str], agent_id: str, text: str) -> str:

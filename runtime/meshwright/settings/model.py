@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from meshwright.services.agent_config.settings import AgentConfigSettings
     from meshwright.services.evaluations.settings import EvaluationsSettings
     from meshwright.services.figures.settings import FiguresSettings
+    from meshwright.services.llmops.experiments_settings import ExperimentsSettings
     from meshwright.services.llmops.settings import LlmopsSettings
     from meshwright.services.maintenance.settings import MaintenanceSettings
     from meshwright.services.memories.settings import MemoriesSettings
@@ -117,6 +118,7 @@ class Settings(BaseModel):
         llmops: LlmopsSettings
         evaluations: EvaluationsSettings
         page: PageSettings
+        experiments: ExperimentsSettings
         kube: KubeTables
         models: ModelsSettings
         context: ContextSettings

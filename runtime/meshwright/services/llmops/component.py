@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -189,6 +190,13 @@ class PromptRegistry(Component):
             f"Version {wanted.version} of prompt {wanted.name!r} is not read yet",
             remedy="Ask again in a moment",
         )
+
+    async def prepare(self, wanted: Live) -> None:
+        """Read a version that is going to be tried, as far as that can be: else a run reads it."""
+        with suppress(HostError, PromptError):
+            self.tried(wanted)
+        if (fetching := self._fetching.get(wanted)) is not None:
+            await asyncio.wait([fetching])
 
     async def _fetch_tried(self, wanted: Live) -> None:
         try:
