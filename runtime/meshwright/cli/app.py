@@ -36,6 +36,7 @@ class _Listed(NamedTuple):
 _START, _WORK, _MESH, _ADMINISTRATION = _HEADINGS = ("Start", "Work", "Mesh", "Administration")
 _OWN = {
     "demo": _Listed("cli.demo", "Show agents fix a failing test; needs no key and no network.", _START),
+    "init": _Listed("cli.init", "Make a project with an agent, its tool, prompt and test.", _START),
     "up": _Listed("cli.up", "Run a mesh and its HTTP API until Ctrl-C.", _START),
     "ask": _Listed("cli.tasks", "Ask an agent, follow its progress, print the answer.", _START),
     "status": _Listed(
@@ -196,7 +197,8 @@ def mesh() -> None:
     """
     from meshwright.cli.logs import log_commands  # the help does without
 
-    _enter_project()
+    if click.get_current_context().invoked_subcommand != "init":  # its folder is one of the present one
+        _enter_project()
     log_commands(_data_folder())
 
 
