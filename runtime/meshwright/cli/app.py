@@ -39,6 +39,7 @@ _OWN = {
     "init": _Listed("cli.init", "Make a project with an agent, its tool, prompt and test.", _START),
     "up": _Listed("cli.up", "Run a mesh and its HTTP API until Ctrl-C.", _START),
     "ask": _Listed("cli.tasks", "Ask an agent, follow its progress, print the answer.", _START),
+    "chat": _Listed("cli.chat", "Talk with an agent: answers, approvals and files in one thread.", _START),
     "status": _Listed(
         "cli.inbox", "Show what is open, what waits, which models are away, and figures of agents.", _START
     ),
