@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -19,6 +19,9 @@ from meshwright.cli.options import DATA_KEY, DEFAULT_DATA
 from meshwright.core import __version__
 from meshwright.core.errors import MeshError, in_one_line
 from meshwright.parts import BUILTIN
+
+if TYPE_CHECKING:
+    from meshwright.agent import Agent
 
 _FAILED, _WRONG_USE, _INTERRUPTED = 1, 2, 130
 _UNAUTHENTICATED = 401
@@ -198,7 +201,8 @@ def mesh() -> None:
     """
     from meshwright.cli.logs import log_commands  # the help does without
 
-    if click.get_current_context().invoked_subcommand != "init":  # its folder is one of the present one
+    context = click.get_current_context()
+    if context.invoked_subcommand != "init" and context.obj is None:  # these are of the present folder
         _enter_project()
     log_commands(_data_folder())
 
@@ -227,8 +231,8 @@ def _is_project(folder: Path) -> bool:
     return (folder / "mesh.toml").is_file() or any((folder / "actors").glob("*.py"))
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
-    """Run `mesh` and return its exit status. Errors are one line on stderr."""
+def run(arguments: Sequence[str] | None = None, agents: Sequence[type[Agent]] | None = None) -> int:
+    """Run `mesh`, with these agents if there are any, and return its exit status. Errors are one line."""
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if _COMPLETING in os.environ:
         _enter_project(quiet=True)
@@ -236,7 +240,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         given = [*given[1:], _ALIASES[given[0]]]
     _open_closed_streams()
     try:
-        result = mesh.main(given, prog_name="mesh", standalone_mode=False)
+        result = mesh.main(given, prog_name="mesh", standalone_mode=False, obj=agents)
         return result if isinstance(result, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:  # of a group of an installed package
         click.echo(error.format_message())
