@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.mqtt_broker import mosquitto
-from tests.support.running_mesh import ROOT, RunningMesh, mesh, mesh_up, start
+from tests.support.running_mesh import MESH, ROOT, RunningMesh, mesh, mesh_up, start
 
 EXAMPLES = ROOT / "examples"
 SECRET = "whsec_bWVzaC1tZXNoLW1lc2gtbWVzaC1tZXNoLW1lc2g="
@@ -71,6 +71,16 @@ async def test_approval(tmp_path: Path, decision: str, answer: str) -> None:
         done = await mesh("chat", "keeper", "--url", running.url, stdin=f"restart web\n{decision}\n")
     assert done.out.startswith(answer) and 'restart(service="web")' in done.err
     assert "not today" in done.out or decision == "y"
+
+
+async def test_the_file_of_the_getting_started_page(tmp_path: Path) -> None:
+    page = (ROOT / "docs/getting-started.md").read_text()
+    [program] = re.findall(r"^```python\n(.*?)^```$", page, flags=re.M | re.S)
+    (tmp_path / "greeter.py").write_text(program)
+    async with mesh_up(tmp_path / ".mesh", up=[sys.executable, "greeter.py"], cwd=tmp_path):
+        asked = await start([*MESH, "ask", "greeter", "Ada"], {}, tmp_path, stdout=PIPE)
+        assert asked.stdout is not None
+        assert await asked.stdout.read() == b"Hello, Ada!\n"
 
 
 async def test_fan_out(tmp_path: Path) -> None:
