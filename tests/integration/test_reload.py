@@ -2,10 +2,13 @@
 
 import asyncio
 import re
+import signal
 import sys
 from asyncio.subprocess import PIPE
 from pathlib import Path
 
+from meshwright.sql.folder import lock_folder
+from tests.support.fake_openai import FakeOpenAI
 from tests.support.running_mesh import RunningMesh, mesh, mesh_up, ready_url, start
 
 AGENT = """
@@ -21,6 +24,15 @@ class Painter(Agent):
 
 
 NAME = "a house"
+"""
+TALKER = """
+from meshwright import Agent, Capability
+
+
+class Talker(Agent):
+    agent_id = "talker"
+    capabilities = (Capability("talking"),)
+    prompt_text = "Talk."
 """
 ONE_FILE = f"""{AGENT}
 if __name__ == "__main__":
@@ -60,6 +72,45 @@ async def test_a_change_starts_the_mesh_again_and_tasks_go_on(tmp_path: Path) ->
             "painter"
         ]
         assert await running.stop() == 0
+
+
+async def test_work_that_runs_at_a_change_goes_on_by_its_journal(tmp_path: Path) -> None:
+    (tmp_path / "actors").mkdir()
+    (tmp_path / "actors/talker.py").write_text(TALKER)
+    async with FakeOpenAI(seconds=600.0) as provider:
+        settings = {"LITELLM_BASE_URL": provider.url}
+        async with mesh_up(tmp_path / ".mesh", "--reload", cwd=tmp_path, **settings) as running:
+            task_id = await running.submit("Hello", agent_id="talker", capability="talking")
+            await provider.arrived.wait()
+            provider.seconds = 0.0
+            (tmp_path / "helpers.py").write_text("")
+            await started_again(running)
+            assert "is no model: Hello" in (await running.outcome(task_id))["result"]["text"]
+            assert len(provider.calls) == 2
+
+            provider.seconds = 600.0
+            provider.arrived.clear()
+            await running.submit("Again", agent_id="talker", capability="talking")
+            await provider.arrived.wait()
+            running.errors.text = ""  # of the first time
+            running.process.send_signal(signal.SIGINT)
+            await running.errors.until("1 running")
+            running.process.send_signal(signal.SIGINT)
+            assert await running.process.wait() == 130
+
+
+async def test_a_mesh_whose_data_a_command_has_comes_back_after_it(tmp_path: Path) -> None:
+    (tmp_path / "actors").mkdir()
+    file = tmp_path / "actors/painter.py"
+    file.write_text(AGENT)
+    async with mesh_up(tmp_path / ".mesh", "--reload", cwd=tmp_path) as running:
+        file.write_text("nothing")
+        await running.errors.until("it starts again when a file changes")
+        with lock_folder(tmp_path / ".mesh"):
+            file.write_text(AGENT)
+            await running.errors.until("is in use by process")
+            await running.errors.until(f"{tmp_path}/.mesh is free")
+        await started_again(running)
 
 
 async def test_a_mesh_that_reloads_ends_with_the_process_that_watches(tmp_path: Path) -> None:

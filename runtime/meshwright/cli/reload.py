@@ -19,6 +19,8 @@ import click
 from meshwright.cli.logs import say
 from meshwright.cli.serving import LISTENER
 from meshwright.core.clock import unless
+from meshwright.core.errors import StoreLocked
+from meshwright.sql.folder import lock_folder
 from meshwright.stack.supervisor import LAUNCH
 
 if TYPE_CHECKING:
@@ -45,7 +47,8 @@ def run_reloading(settings: Settings, listener: socket) -> None:
 
 
 def _changed(before: _Files, now: _Files) -> str:
-    return os.path.relpath(min(path for path in {*before, *now} if before.get(path) != now.get(path)))
+    first = min(path for path in {*before, *now} if before.get(path) != now.get(path))
+    return f"{os.path.relpath(first)} has changed"
 
 
 class _Reloading:
@@ -70,12 +73,10 @@ class _Reloading:
             self._mesh = await self._start()
             if self._stopping.is_set():  # while none ran
                 self._signal(signal.SIGTERM)
-            ending = asyncio.create_task(self._say_ended(self._mesh), name="end of the mesh")
-            changed = await unless(self._stopping, self._change(files))
-            ending.cancel()
-            if changed is None:
+            reason = await unless(self._stopping, self._until_due(files, self._mesh))
+            if reason is None:
                 return await self._mesh.wait()
-            say(f"{changed} has changed: the mesh starts again")
+            say(f"{reason}: the mesh starts again")
             await self._end(self._mesh)
 
     async def _start(self) -> Process:
@@ -92,13 +93,39 @@ class _Reloading:
             start_new_session=True,
         )
 
-    async def _say_ended(self, mesh: Process) -> None:
+    async def _until_due(self, files: _Files, mesh: Process) -> str:
+        """Wait until the next run is due, and return why."""
+        reasons = [asyncio.create_task(self._change(files)), asyncio.create_task(self._until_free(mesh))]
+        try:
+            done, _ = await asyncio.wait(reasons, return_when=asyncio.FIRST_COMPLETED)
+            return done.pop().result()
+        finally:
+            for reason in reasons:
+                reason.cancel()
+
+    async def _until_free(self, mesh: Process) -> str:
+        """Wait until this run has ended since a command has its data, and that has ended too."""
         status = await mesh.wait()
-        if not self._stopping.is_set():
+        if not await asyncio.to_thread(self._is_held):
             say(f"the mesh has ended with status {status}; it starts again when a file changes")
+            await asyncio.Event().wait()
+        say(f"the mesh starts again when {self._data} is free")
+        while await asyncio.to_thread(self._is_held):
+            pass
+        return f"{self._data} is free"
+
+    def _is_held(self) -> bool:
+        """Whether another process works on the data, also some seconds later."""
+        try:
+            lock_folder(Path(self._data)).close()
+        except StoreLocked:
+            return True
+        except OSError:  # there is none yet
+            return False
+        return False
 
     async def _change(self, before: _Files) -> str:
-        """Wait until a file is another than before, and return its path."""
+        """Wait until a file is another than before, and return which."""
         pause = _LOOK_SECONDS
         while True:
             await asyncio.sleep(pause)
