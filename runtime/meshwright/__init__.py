@@ -14,6 +14,7 @@ from meshwright.core import __version__
 if TYPE_CHECKING:
     from meshwright.agent import Agent
     from meshwright.app import build_mesh
+    from meshwright.cli import run_mesh
     from meshwright.client import BlockingClient, Client
     from meshwright.component import Actors, Check, Component, Pages
     from meshwright.core.capability import Capability
@@ -74,6 +75,7 @@ HOMES = {
     "build_mesh": "app",
     "load_settings": "settings",
     "open_model": "models.named",
+    "run_mesh": "cli",
     "tool": "tools.tool",
     "turn": "kernel.actor",
     "with_fallbacks": "models.named",
@@ -123,6 +125,7 @@ __all__ = [
     "create_router_agent",
     "load_settings",
     "open_model",
+    "run_mesh",
     "tool",
     "turn",
     "with_fallbacks",

@@ -1,4 +1,4 @@
-"""Each extra, installed from a wheel into an empty environment without the locks, as a user installs it."""
+"""Each extra, installed by name from an index into an empty environment without the locks, as users do."""
 
 import asyncio
 import json
@@ -6,8 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
 
@@ -110,8 +113,29 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(target.glob("*.whl"))
 
 
+class Index(SimpleHTTPRequestHandler):
+    """The lists of folders that it serves are the pages of a package index."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Iterator[str]:
+    """The URL of a package index on this machine that has the wheel alone."""
+    folder = tmp_path_factory.mktemp("index")
+    (folder / "simple" / "meshwright").mkdir(parents=True)
+    shutil.copy(wheel, folder / "simple" / "meshwright")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Index, directory=str(folder))) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        yield f"http://127.0.0.1:{server.server_port}/simple"
+        server.shutdown()
+        serving.join()
+
+
 @pytest.fixture
-def installed(wheel: Path, tmp_path: Path) -> Callable[[str], Installed]:
+def installed(index: str, tmp_path: Path) -> Callable[[str], Installed]:
     """Installs an extra by uv, or by pip where uv is not there; both take what they can from their cache."""
 
     def install(extra: str) -> Installed:
@@ -119,9 +143,11 @@ def installed(wheel: Path, tmp_path: Path) -> Callable[[str], Installed]:
         folder.mkdir()
         subprocess.run([sys.executable, "-m", "venv", *without_pip(), environment], check=True)
         python = environment / "bin" / "python"
-        command = [UV, "pip", "install", "--python", python] if UV else [python, "-m", "pip", "install"]
+        command = [python, "-m", "pip", "install", "--extra-index-url", index]
+        if UV:
+            command = [UV, "pip", "install", "--python", python, "--index", index]
         done = subprocess.run(
-            [*command, "-q", f"{wheel}[{extra}]" if extra else wheel],
+            [*command, "-q", f"meshwright[{extra}]" if extra else "meshwright"],
             cwd=folder,
             capture_output=True,
             text=True,

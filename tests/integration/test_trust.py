@@ -103,6 +103,15 @@ def test_nobody_is_asked_who_has_decided(folder: Path, how: str, monkeypatch: py
     assert status == 0 and "Do you trust it?" not in said
 
 
+def test_a_new_folder_of_init_needs_no_question_and_another_does(folder: Path) -> None:
+    assert at_a_terminal("n", "init", "shop", cwd=folder.parent)[0] == 0
+    status, said = at_a_terminal("n", "ask", "assistant", "Hello", cwd=folder.parent / "shop")
+    assert status == 0 and "Do you trust it?" not in said
+    assert at_a_terminal("n", "init", cwd=folder)[0] == 0
+    status, said = at_a_terminal("n", "ask", "assistant", "Hello", cwd=folder)
+    assert status == 1 and "Do you trust it?" in said and not (folder / "ran").exists()
+
+
 def test_the_agents_of_the_checkout_need_no_question(folder: Path) -> None:
     data = str(folder.parent / "data")
     status, said = at_a_terminal("n", "ask", "simple-agent", "Hello", "--data", data, cwd=ROOT)

@@ -94,6 +94,29 @@ def test_each_agent_is_a_class_of_the_installed_wheel(wheel: Path, tmp_path: Pat
     assert (done.returncode, done.stdout.strip()) == (0, str(site)), done.stderr
 
 
+def test_a_project_that_init_makes_passes_its_own_checks_and_answers(wheel: Path, tmp_path: Path) -> None:
+    site, folder = tmp_path / "site", tmp_path / "shop"
+    zipfile.ZipFile(wheel).extractall(site)
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+
+    def run(*command: str | Path, cwd: Path = folder) -> str:
+        words = [sys.executable, "-m", *map(str, command)]
+        done = subprocess.run(words, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run("meshwright", "init", "shop", "--agent", "shop-clerk", cwd=tmp_path)
+    assert "1 passed" in run("pytest", "-q", "-p", "no:cacheprovider", "-p", "no:schemathesis")
+    assert "No problems" in run("meshwright", "check")
+    asked = run("meshwright", "ask", "shop-clerk", "How do I run the tests?")
+    assert "(README.md:" in asked and "pytest" in asked
+    run("ruff", "check", "--isolated", "--select", "E4,E7,E9,F,I,B,UP,RUF,SIM,ANN", ".")
+    run("ruff", "format", "--isolated", "--check", ".")
+    run("pyrefly", "check", ".", "--site-package-path", site, "--summary=none", "--preset", "strict")
+    lines = (folder / "README.md").read_text().splitlines()
+    assert len([line for line in lines if line]) <= 10
+
+
 def test_another_checkout_at_another_time_gives_the_same_bytes(wheel: Path, tmp_path: Path) -> None:
     copy = tmp_path / "elsewhere"
     leave_out = shutil.ignore_patterns("__pycache__")

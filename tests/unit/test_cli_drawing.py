@@ -218,7 +218,7 @@ class Canvas(Drawing):
     def line(self, depth: int, line: Line) -> None:
         self.drawn.append(line.word)
 
-    def words(self, text: str, *, restart: bool) -> None:
+    def words(self, text: str, *, restart: bool, depth: int = 0) -> None:
         self.drawn.append((text, restart))
 
 

@@ -79,6 +79,20 @@ def load_agents(
     return found
 
 
+def check_agents(agents: Sequence[type[Agent]]) -> Sequence[type[Agent]]:
+    """These agents, or without any those of the started file. Raises ConfigError as `load_agents` does."""
+    started = sys.modules["__main__"]
+    found = agents or [value for value in vars(started).values() if _is_agent(value)]
+    if not agents:
+        found = [agent for agent in found if agent.__module__ == started.__name__]
+    if not found:
+        remedy = "Define a class with Agent as its base, or name the agents: run_mesh(Greeter)"
+        raise ConfigError("this file defines no agent", path=getattr(started, "__file__", ""), remedy=remedy)
+    _check_unique(found)
+    _check_delegation(found)
+    return found
+
+
 def agents_in(folder: Path) -> list[type[Agent]]:
     """The agent classes of a folder alone, by file name. Raises ConfigError as `load_agents` does."""
     return _read(folder, None)[1]

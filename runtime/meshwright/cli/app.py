@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -19,6 +19,9 @@ from meshwright.cli.options import DATA_KEY, DEFAULT_DATA
 from meshwright.core import __version__
 from meshwright.core.errors import MeshError, in_one_line
 from meshwright.parts import BUILTIN
+
+if TYPE_CHECKING:
+    from meshwright.agent import Agent
 
 _FAILED, _WRONG_USE, _INTERRUPTED = 1, 2, 130
 _UNAUTHENTICATED = 401
@@ -36,8 +39,10 @@ class _Listed(NamedTuple):
 _START, _WORK, _MESH, _ADMINISTRATION = _HEADINGS = ("Start", "Work", "Mesh", "Administration")
 _OWN = {
     "demo": _Listed("cli.demo", "Show agents fix a failing test; needs no key and no network.", _START),
+    "init": _Listed("cli.init", "Make a project with an agent, its tool, prompt and test.", _START),
     "up": _Listed("cli.up", "Run a mesh and its HTTP API until Ctrl-C.", _START),
     "ask": _Listed("cli.tasks", "Ask an agent, follow its progress, print the answer.", _START),
+    "chat": _Listed("cli.chat", "Talk with an agent: answers, approvals and files in one thread.", _START),
     "status": _Listed(
         "cli.inbox", "Show what is open, what waits, which models are away, and figures of agents.", _START
     ),
@@ -196,7 +201,9 @@ def mesh() -> None:
     """
     from meshwright.cli.logs import log_commands  # the help does without
 
-    _enter_project()
+    context = click.get_current_context()
+    if context.invoked_subcommand != "init" and context.obj is None:  # these are of the present folder
+        _enter_project()
     log_commands(_data_folder())
 
 
@@ -224,8 +231,8 @@ def _is_project(folder: Path) -> bool:
     return (folder / "mesh.toml").is_file() or any((folder / "actors").glob("*.py"))
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
-    """Run `mesh` and return its exit status. Errors are one line on stderr."""
+def run(arguments: Sequence[str] | None = None, agents: Sequence[type[Agent]] | None = None) -> int:
+    """Run `mesh`, with these agents if there are any, and return its exit status. Errors are one line."""
     given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if _COMPLETING in os.environ:
         _enter_project(quiet=True)
@@ -233,7 +240,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         given = [*given[1:], _ALIASES[given[0]]]
     _open_closed_streams()
     try:
-        result = mesh.main(given, prog_name="mesh", standalone_mode=False)
+        result = mesh.main(given, prog_name="mesh", standalone_mode=False, obj=agents)
         return result if isinstance(result, int) else 0
     except click.exceptions.NoArgsIsHelpError as error:  # of a group of an installed package
         click.echo(error.format_message())

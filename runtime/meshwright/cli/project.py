@@ -61,7 +61,7 @@ def require_trust(settings: Settings) -> None:
     question = f"Running a mesh in {folder} uses:\n{listed}\nThe code runs with your rights. Do you trust it?"
     if not ask(question):
         raise click.ClickException(f"nothing of {folder} was run; --trust answers yes beforehand")
-    _remember_trust(folder)
+    remember_trust(folder)
 
 
 def _risks(folder: Path, settings: Settings) -> list[str]:
@@ -114,7 +114,8 @@ def _trusted() -> str:
         return ""
 
 
-def _remember_trust(folder: Path) -> None:
+def remember_trust(folder: Path) -> None:
+    """Ask no more whether the code of a folder is trusted."""
     from meshwright.sql.folder import write_private
 
     try:

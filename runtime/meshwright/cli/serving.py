@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("meshwright.watchdog")
 
-_LISTENER = "MESHWRIGHT_LISTENER"
+LISTENER = "MESHWRIGHT_LISTENER"
 """The variable by which a run hands its listening socket to the one that replaces it."""
 _SWITCH_SECONDS = 0.001
 
@@ -94,13 +94,13 @@ def start_again(listener: socket) -> None:
     Safe at any moment: what is accepted is on disk, and the new run goes on as after kill -9.
     """
     listener.set_inheritable(True)  # callers wait in its queue meanwhile
-    os.environ[_LISTENER] = str(listener.fileno())
+    os.environ[LISTENER] = str(listener.fileno())
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def inherited_listener() -> socket | None:
     """The listening socket of the run that this one replaces."""
-    given = os.environ.pop(_LISTENER, None)
+    given = os.environ.pop(LISTENER, None)
     if given is None:
         return None
     listener = socket(fileno=int(given))

@@ -154,7 +154,7 @@ def ask(
             fields["after"] = after and await whole_id(mesh, after)
             receipt = await mesh.client.submit(text, agent_id=agent, **fields)
         except NotFound as error:
-            raise error if error.field == "after" else await _with_names(mesh, agent, error) from None
+            raise error if error.field == "after" else await with_names(mesh, agent, error) from None
         return await watch(mesh, receipt.task_id, quiet=quiet)
 
     return print_answer(talk(target, ask_it, need="work", begins=True), as_json=as_json)
@@ -170,7 +170,7 @@ def _estimate(target: Target, *, as_json: bool, **whose: str | None) -> int:
     return 0
 
 
-async def _with_names(mesh: Connection, wanted: str, error: NotFound) -> NotFound:
+async def with_names(mesh: Connection, wanted: str, error: NotFound) -> NotFound:
     """The error that an agent is not known, with the one that was probably meant, or all there are."""
     from meshwright.cli.project import shipped_agents
     from meshwright.core.errors import nearest
@@ -180,7 +180,8 @@ async def _with_names(mesh: Connection, wanted: str, error: NotFound) -> NotFoun
         return NotFound(error.message, remedy=remedy, field=error.field)
     names = [agent.agent_id for agent in await mesh.client.agents() if agent.kind == "agent"]
     close = nearest(wanted, names)
-    remedy = f"did you mean: mesh ask {close}" if close else f"there are {', '.join(names) or 'none'}"
+    command = click.get_current_context().command_path
+    remedy = f"did you mean: {command} {close}" if close else f"there are {', '.join(names) or 'none'}"
     return NotFound(error.message, remedy=remedy, field=error.field)
 
 

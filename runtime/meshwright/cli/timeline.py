@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import shutil
@@ -11,7 +10,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from functools import partial
 from itertools import cycle
@@ -23,6 +22,7 @@ from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk, whole_id
 from meshwright.cli.filters import ENDED, OPEN, filter_options, given_filter
 from meshwright.cli.inbox import answer_of, question_lines
+from meshwright.cli.lines import Lines
 from meshwright.cli.options import (
     Target,
     follow_option,
@@ -81,7 +81,7 @@ _DOING = {
 """The words of the spinner after an event; after all others it says that the agent works."""
 _WORKING = "working"
 _FRAMES, _FRAME_SECONDS = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏", 0.1
-_ERASE, _NO_WRAP, _WRAP = "\r\x1b[K", "\x1b[?7l", "\x1b[?7h"
+ERASE, _NO_WRAP, _WRAP = "\r\x1b[K", "\x1b[?7l", "\x1b[?7h"
 
 
 async def timeline(client: Client, task_id: str, depth: int = 0) -> AsyncGenerator[tuple[int, Document]]:
@@ -146,7 +146,7 @@ class Drawing:
     def doing(self, words: str) -> None:
         """Say what happens now, until the next line."""
 
-    def words(self, text: str, *, restart: bool) -> None:
+    def words(self, text: str, *, restart: bool, depth: int = 0) -> None:
         """Show what a model writes, until the next line; `restart` forgets what it wrote before."""
 
     @contextmanager
@@ -166,7 +166,7 @@ class Drawing:
             click.echo(text, file=self._stream, nl=False)
 
 
-class _TerminalDrawing(Drawing):
+class TerminalDrawing(Drawing):
     """Coloured lines, wrapped within their column, above a spinner with the words of the model."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -187,7 +187,7 @@ class _TerminalDrawing(Drawing):
         below = f"\n{' ' * (len(indent) + _WORD_WIDTH + 1)}"
         with self._lock:
             self._words, self._since = "", time.monotonic()
-            self._print(f"{_ERASE}{below.join([f'{word} {first}', *more])}\n")
+            self._print(f"{ERASE}{below.join([f'{word} {first}', *more])}\n")
 
     def doing(self, words: str) -> None:
         """Show these words and the seconds since then beside the spinner."""
@@ -195,7 +195,7 @@ class _TerminalDrawing(Drawing):
             self._since = self._since if words == self._doing else time.monotonic()
             self._doing = words
 
-    def words(self, text: str, *, restart: bool) -> None:
+    def words(self, text: str, *, restart: bool, depth: int = 0) -> None:
         """Show the end of what the model has written, as much as fits beside the spinner."""
         room = max(1, shutil.get_terminal_size().columns - _SPINNER_WIDTH)
         with self._lock:
@@ -206,7 +206,7 @@ class _TerminalDrawing(Drawing):
         """Leave the terminal to somebody else: no spinner."""
         before, self._is_paused = self._is_paused, True
         with self._lock:
-            self._write(_ERASE)
+            self._write(ERASE)
         try:
             with super().paused():
                 yield
@@ -222,39 +222,58 @@ class _TerminalDrawing(Drawing):
         finally:
             self._stopping.set()
             self._thread.join()
-            self._write(_ERASE)
+            self._write(ERASE)
 
     def _spin(self) -> None:
         for frame in cycle(_FRAMES if "utf" in (self._terminal.encoding or "").lower() else "|/-\\"):
             if self._stopping.wait(_FRAME_SECONDS):
                 return
             with self._lock:
-                if not self._is_paused:
+                if self._spins():
                     said = self._words or f"{self._doing} {time.monotonic() - self._since:.0f} s"
-                    self._write(f"{_ERASE}{_NO_WRAP}{frame} {said}{_WRAP}\r")
+                    self._write(f"{ERASE}{_NO_WRAP}{frame} {said}{_WRAP}\r")
+
+    def _spins(self) -> bool:
+        return not self._is_paused
 
     def _write(self, text: str) -> None:
         click.echo(text, file=self._terminal, nl=False)
+
+
+def is_drawn_on(stream: TextIO) -> bool:
+    """Whether a stream is a terminal on which lines are erased."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 @contextmanager
 def drawing(*, quiet: bool = False, stream: TextIO | None = None) -> Iterator[Drawing]:
     """The drawing that suits stderr, or another stream."""
     stream = stream or sys.stderr
-    if quiet or not stream.isatty() or os.environ.get("TERM") == "dumb":
+    if quiet or not is_drawn_on(stream):
         yield Drawing(None if quiet else stream)
         return
-    with _TerminalDrawing(stream).spinning() as canvas:
+    with TerminalDrawing(stream).spinning() as canvas:
         yield canvas
 
 
 class Answering:
-    """Asks the person at the terminal, one question at a time; another may answer first elsewhere."""
+    """Asks the person at the terminal, one question at a time; another may answer first elsewhere.
 
-    def __init__(self, mesh: Connection, canvas: Drawing) -> None:
+    Answers come from `lines`, by default from a terminal alone; `on_end` is called where there are no more.
+    """
+
+    def __init__(
+        self,
+        mesh: Connection,
+        canvas: Drawing,
+        lines: Lines | None = None,
+        on_end: Callable[[], object] = lambda: None,
+    ) -> None:
         self._mesh = mesh
         self._canvas = canvas
-        self._is_interactive = sys.stdin.isatty() and sys.stderr.isatty()
+        self._lines = lines or Lines()
+        self._on_end = on_end
+        self._is_interactive = lines is not None or self._lines.is_terminal
         self._open: dict[str, Document] = {}
         self._asking: asyncio.Task[None] | None = None
         self._asked = ""
@@ -285,7 +304,9 @@ class Answering:
     def _ask_next(self, ended: asyncio.Task[None] | None = None) -> None:
         if ended is not None and not ended.cancelled():
             self._open.pop(self._asked, None)
-            ended.exception()
+            if isinstance(ended.exception(), EOFError):
+                self._open.clear()
+                self._on_end()
         if ended is not None:
             self._asking = None
         if self._is_interactive and self._open and self._asking is None:
@@ -300,15 +321,13 @@ class Answering:
         with self._canvas.paused():
             for label, text in question_lines(question, ""):
                 click.echo(f"{label:<11} {printable(text)}", err=True)
+            prompt = "approve? [y/n] " if takes_approval(schema) else "answer: "
             while True:
-                prompt = "approve? [y/n] " if takes_approval(schema) else "answer: "
-                if not (text := (await _line(prompt)).strip()):
-                    continue
-                if takes_approval(schema):
-                    value: Any = await _decision(text)
-                else:
-                    value = answer_of(schema, text)
                 try:
+                    if not (text := (await self._lines.next(prompt)).strip()):
+                        continue
+                    is_decision = takes_approval(schema)
+                    value = await self._lines.decision(text) if is_decision else answer_of(schema, text)
                     await self._mesh.client.answer(event["task_id"], key, value)
                 except MeshError as error:
                     click.echo(for_terminal(str(error)), err=True)
@@ -316,33 +335,6 @@ class Answering:
                         return
                 else:
                     return
-
-
-async def _decision(text: str) -> Any:
-    """The answer for a yes or a no, whose reason is asked for. Anything else is sent as it is."""
-    if text.casefold() in ("y", "yes"):
-        return {"approve": True}
-    if text.casefold() in ("n", "no"):
-        return {"approve": False, "reason": (await _line("why not? ")).strip()}
-    with contextlib.suppress(ValueError):
-        return json.loads(text)
-    return text
-
-
-async def _line(prompt: str) -> str:
-    """A line from the terminal. Raises EOFError where it ends."""
-    click.echo(prompt, nl=False, err=True)
-    loop = asyncio.get_running_loop()
-    is_ready = asyncio.Event()
-    loop.add_reader(sys.stdin, is_ready.set)
-    try:
-        await is_ready.wait()
-    finally:
-        loop.remove_reader(sys.stdin)
-    line = sys.stdin.readline()
-    if not line:
-        raise EOFError
-    return line
 
 
 async def watch(mesh: Connection, task_id: str, *, quiet: bool) -> Document:
@@ -354,15 +346,7 @@ async def watch(mesh: Connection, task_id: str, *, quiet: bool) -> Document:
         click.echo(mesh.about, err=True)
     try:
         with drawing(quiet=quiet) as canvas:
-            answering = Answering(mesh, canvas)
-            try:
-                outcome = await draw(mesh.client, task_id, canvas, answering)
-            finally:
-                await answering.close()
-            for file in (files := outcome.get("files") or ()):
-                canvas.line(0, Line("file", file_line(file)))
-            if files:
-                canvas.line(0, Line("save", f"mesh task {task_id} --save DIR{mesh.options}"))
+            outcome = await follow_task(mesh, task_id, canvas, Answering(mesh, canvas))
             canvas.line(0, Line("events", f"mesh events --task {task_id}{mesh.options}"))
             if not outcome["success"]:
                 canvas.line(0, Line("again", f"mesh retry {task_id}{mesh.options}"))
@@ -376,6 +360,19 @@ async def watch(mesh: Connection, task_id: str, *, quiet: bool) -> Document:
         raise
 
 
+async def follow_task(mesh: Connection, task_id: str, canvas: Drawing, answering: Answering) -> Document:
+    """Draw the timeline of a task with the files of its outcome, which it returns."""
+    try:
+        outcome = await draw(mesh.client, task_id, canvas, answering)
+    finally:
+        await answering.close()
+    for file in (files := outcome.get("files") or ()):
+        canvas.line(0, Line("file", file_line(file)))
+    if files:
+        canvas.line(0, Line("save", f"mesh task {task_id} --save DIR{mesh.options}"))
+    return outcome
+
+
 async def draw(client: Client, task_id: str, canvas: Drawing, answering: Answering | None = None) -> Document:
     """Draw the timeline of a task, have its questions answered, and return its outcome."""
     payload = Document()
@@ -383,7 +380,7 @@ async def draw(client: Client, task_id: str, canvas: Drawing, answering: Answeri
         async for depth, event in steps:
             payload = event["payload"]
             if event["event_type"] == _DELTA and isinstance(payload, dict):
-                canvas.words(payload.get("text", ""), restart=payload.get("n", 1) == 1)
+                canvas.words(payload.get("text", ""), restart=payload.get("n", 1) == 1, depth=depth)
             else:
                 if line := line_of(event):
                     canvas.line(depth, line)
@@ -404,14 +401,17 @@ def _doing(event: Document) -> str:
     return _DOING.get(event["event_type"], _WORKING)
 
 
-def print_answer(outcome: Document, *, as_json: bool) -> int:
-    """Print the answer, or the outcome as JSON; returns the exit status that says how it went."""
+def print_answer(outcome: Document, *, as_json: bool = False, shown: str = "") -> int:
+    """Print the answer, or the outcome as JSON; returns the exit status that says how it went.
+
+    An answer that is `shown` already is left out.
+    """
     result = outcome.get("result") or {}
     is_text = not result or "text" in result
     text = str(result.get("text") or "") if is_text else json.dumps(result, ensure_ascii=False, indent=2)
     if as_json:
         click.echo(json.dumps(outcome, ensure_ascii=False))
-    elif text:
+    elif text and text.strip() != shown.strip():
         click.echo(for_terminal(text) if sys.stdout.isatty() else text)
     if not outcome["success"] and not as_json:
         error = outcome.get("error")

@@ -30,6 +30,7 @@ from meshwright.sql.folder import SECRET_KEY, own_folder
 if TYPE_CHECKING:
     from socket import socket
 
+    from meshwright.agent import Agent
     from meshwright.mesh import Mesh
     from meshwright.settings import Settings
     from meshwright.stack.stack import AppSpec
@@ -102,6 +103,9 @@ _ROW_STYLES: list[dict[str, Any]] = [{"bold": True}, {"fg": "cyan"}, {"dim": Tru
     default=None,
     help="Begin no task before mesh release, as after a restore; or begin those of a restored backup now.",
 )
+@click.option(
+    "--reload", is_flag=True, help="Start again when a Python file of the project, or mesh.toml, changes."
+)
 def up(
     port: int | None,
     listen: str | None,
@@ -114,6 +118,7 @@ def up(
     insecure: bool | None,
     model: str | None,
     hold: bool | None,
+    reload: bool,
     **given: Any,
 ) -> None:
     """Run a mesh and its HTTP API until Ctrl-C.
@@ -130,18 +135,29 @@ def up(
     if hold is not None:
         tables["maintenance"] = {"hold": hold}
     settings = _settings(data_dir=data, **tables, **given)
+    agents: Sequence[type[Agent]] | None = click.get_current_context().obj
+    if settings.store == "dapr" and (reload or agents is not None):
+        problem = "--store dapr runs the agents of actors/, in processes that --reload does not start again"
+        raise click.UsageError(problem, click.get_current_context())
     if settings.store == "dapr":
         _run_stack(settings, per_agent=per_agent, replicas=replicas)
         _say_stopped()
         return
     if per_agent or replicas > 1:
         raise click.UsageError("--per-agent and --replicas are for --store dapr", click.get_current_context())
-    _run(_up(settings))
+    if reload:
+        from meshwright.cli.reload import run_reloading
+        from meshwright.edges.http.server import listen
+
+        with listen(settings.http.host, settings.http.port) as listener:
+            run_reloading(settings, listener)
+    else:
+        _run(_up(settings, agents))
     _say_stopped()
 
 
 def _say_stopped() -> None:
-    if sys.stderr.isatty():  # below the ^C that the terminal shows
+    if sys.stderr.isatty() and sys.stdin.isatty():  # below the ^C that the terminal shows
         click.echo("\nstopped; unfinished tasks go on at the next mesh up", err=True)
 
 
@@ -217,7 +233,8 @@ def _own_folder(settings: Settings) -> Iterator[Settings]:
         yield settings.having(data_dir=folder, secrets=secrets)
 
 
-async def _up(settings: Settings) -> None:
+async def _up(settings: Settings, agents: Sequence[type[Agent]] | None = None) -> None:
+    from meshwright.agents.loader import check_agents
     from meshwright.app import build_mesh
     from meshwright.cli.serving import inherited_listener, start_again, watching
     from meshwright.edges.http.server import listen, serve
@@ -227,7 +244,7 @@ async def _up(settings: Settings) -> None:
         inherited_listener() or listen(settings.http.host, settings.http.port) as listener,
         _own_folder(with_admin_token(settings)) as own,
     ):
-        mesh = build_mesh(own)
+        mesh = build_mesh(own, agents=None if agents is None else check_agents(agents))
         watched = watching(mesh, partial(start_again, listener))
         await _serve(mesh, listener, partial(_serve_api, partial(serve, has_socket=True)), watched)
 

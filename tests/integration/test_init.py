@@ -1,0 +1,69 @@
+"""`mesh init` makes what is missing, and overwrites nothing."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.running_mesh import run
+
+MADE = {
+    "actors/assistant.py",
+    "prompts/assistant.prompt",
+    "tests/test_assistant.py",
+    "mesh.toml",
+    ".gitignore",
+    "Dockerfile",
+    "README.md",
+}
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): path.read_text()
+        for path in folder.rglob("*")
+        if path.is_file() and ".mesh" not in path.parts
+    }
+
+
+def test_a_new_folder_gets_every_file(tmp_path: Path) -> None:
+    done = run("init", "shop", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert files_of(tmp_path / "shop").keys() == MADE
+    assert {line.removeprefix("made shop/") for line in done.stdout.splitlines()} == MADE
+    assert 'next: cd shop && mesh ask assistant "' in done.stderr
+
+
+def test_files_that_are_there_stay_and_are_named(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("Mine.")
+    (tmp_path / ".gitignore").symlink_to(tmp_path / "nowhere")
+    done = run("init", cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stderr.splitlines()[:2] == ["left .gitignore as it is", "left README.md as it is"]
+    assert (tmp_path / "README.md").read_text() == "Mine." and not (tmp_path / "nowhere").exists()
+
+
+def test_an_agent_that_is_there_is_refused_and_another_is_added(tmp_path: Path) -> None:
+    assert run("init", cwd=tmp_path).returncode == 0
+    before = files_of(tmp_path)
+    again = run("init", cwd=tmp_path)
+    assert (again.returncode, again.stdout) == (1, "")
+    assert "actors/assistant.py is there already" in again.stderr and "--agent NAME" in again.stderr
+    assert files_of(tmp_path) == before
+    assert run("init", "--agent", "agent", cwd=tmp_path).returncode == 0
+    assert "class AgentAgent(Agent)" in files_of(tmp_path)["actors/agent.py"]
+    listed = run("agents", cwd=tmp_path).stdout
+    assert "assistant" in listed and "\nagent " in listed
+
+
+def test_a_folder_within_a_project_is_made_where_it_was_named(tmp_path: Path) -> None:
+    assert run("init", cwd=tmp_path).returncode == 0
+    (tmp_path / "below").mkdir()
+    assert run("init", "inner", cwd=tmp_path / "below").returncode == 0
+    assert (tmp_path / "below/inner/mesh.toml").is_file()
+
+
+@pytest.mark.parametrize("name", ["Shop", "a b", "1st", "../up", "x" * 49, "-a", ""])
+def test_a_name_that_no_module_can_have_is_refused(tmp_path: Path, name: str) -> None:
+    done = run("init", f"--agent={name}", cwd=tmp_path)
+    assert done.returncode == 2 and "is no name of an agent" in done.stderr
+    assert files_of(tmp_path) == {}
