@@ -221,7 +221,7 @@ def rename(session: Session) -> None:
 async def test_the_command_reports_and_fails(ended: Path, tmp_path: Path) -> None:
     shutil.copytree(ended, tmp_path, dirs_exist_ok=True)
     done = await run_mesh("verify", "--data", str(tmp_path / "data"))
-    assert done.status == 0 and "7 lists compared with" in done.out and not done.err
+    assert done.status == 0 and "8 lists compared with" in done.out and not done.err
     damaged(ended, tmp_path, DAMAGES["a row of a list"][0])
     done = await run_mesh("verify", "--data", str(tmp_path / "data"))
     assert done.status == 1 and "mesh: List tasks, row seq" in done.err
