@@ -101,11 +101,17 @@ def test_an_item_that_fails_fails_the_call(project: Path) -> None:
         (["--agent", "capitals", "--metric", "length", "--min", "length"], "q.jsonl", "NAME=VALUE"),
         (["--agent", "capitals", "--criterion", "c"], "q.jsonl", "judge"),
         (["--agent", "capitals", "--metric", "length"], "wrong.jsonl", "wrong.jsonl:2"),
+        (
+            ["--agent", "capitals", "--metric", "length"],
+            "field.jsonl",
+            "field.jsonl:3: input: must be text; type",
+        ),
         (["--agent", "capitals", "--metric", "length"], "empty.jsonl", "no items"),
     ],
 )
 def test_wrong_calls_exit_with_2(project: Path, arguments: list[str], name: str, said: str) -> None:
     (project / "wrong.jsonl").write_text('{"input": "x"}\n[1]\n')
+    (project / "field.jsonl").write_text('{"input": "x"}\n\n{"input": {"text": "x"}}\n')
     (project / "empty.jsonl").write_text("\n")
     ended = evaluate(project, *arguments, name=name)
     assert (ended.status, said in ended.err) == (2, True), ended

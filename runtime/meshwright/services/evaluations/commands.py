@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -79,9 +80,21 @@ def _pairs(ctx: click.Context, parameter: click.Parameter, given: Sequence[str])
     return found
 
 
-def _lines(ctx: click.Context, parameter: click.Parameter, path: Path) -> list[Document]:
+class _Items(NamedTuple):
+    """The items of a file, and the line that each stands on."""
+
+    items: list[Document]
+    places: list[str]
+
+    def place_of(self, field: str) -> str:
+        """The line of a field of the request: `data.items.3.input` is one of the fourth item."""
+        found = re.fullmatch(r"data\.items\.(\d+)\.(.+)", field)
+        return f"{self.places[int(found[1])]}: {found[2]}: " if found else ""
+
+
+def _lines(ctx: click.Context, parameter: click.Parameter, path: Path) -> _Items:
     """The items of a file, one JSON object on each line. Raises BadParameter, with the line."""
-    items, place = list[Document](), 0
+    items, places, place = list[Document](), list[str](), 0
     try:
         for place, line in enumerate(path.read_text("utf-8-sig").splitlines(), 1):
             if line.strip():
@@ -89,13 +102,14 @@ def _lines(ctx: click.Context, parameter: click.Parameter, path: Path) -> list[D
                 if not isinstance(item, dict):
                     raise click.BadParameter(f"{path}:{place}: it is no JSON object", ctx, parameter)
                 items.append(item)
+                places.append(f"{path}:{place}")
     except (OSError, UnicodeDecodeError) as error:
         raise click.BadParameter(f"{path} cannot be read: {error}", ctx, parameter) from None
     except json.JSONDecodeError as error:
         raise click.BadParameter(f"{path}:{place}: {error.msg}", ctx, parameter) from None
     if not items:
         raise click.BadParameter(f"{path} has no items", ctx, parameter)
-    return items
+    return _Items(items, places)
 
 
 def _criterion(text: str) -> Document:
@@ -153,7 +167,7 @@ def _criterion(text: str) -> Document:
 @mesh_options
 def evaluate(
     target: Target,
-    items: list[Document],
+    items: _Items,
     agent: str | None,
     criteria: Sequence[str],
     metrics: Sequence[str],
@@ -181,14 +195,14 @@ def evaluate(
         raise click.UsageError(problem, click.get_current_context())
     body = {
         "name": options["name"],
-        "data": {"items": items},
+        "data": {"items": items.items},
         "agent_id": agent,
         "criteria": wanted,
         "metrics": [*metrics],
         "judge": _judge(options),
         "budget_usd": options["budget"],
     }
-    found, rows = talk(target, lambda mesh: _evaluate(mesh, body), need="work", begins=True)
+    found, rows = talk(target, lambda mesh: _evaluate(mesh, body, items), need="work", begins=True)
     for figure in found["figures"]:
         if figure["name"] in least:
             figure["least"] = least[figure["name"]]
@@ -211,13 +225,15 @@ def _judge(options: dict[str, Any]) -> Document:
     return {**chosen, "pairwise": options["pairwise"], "allow_same_model": options["allow_same_model"]}
 
 
-async def _evaluate(mesh: Connection, body: Document) -> tuple[Document, list[Document]]:
+async def _evaluate(mesh: Connection, body: Document, items: _Items) -> tuple[Document, list[Document]]:
     """Make the evaluation, wait for its end, and return it with its items."""
     client = mesh.client
     try:
         made = await client.resource(EVALUATIONS.name).create(**body)
     except (InvalidInput, NotFound) as error:
-        raise click.UsageError(f"{error.message}; {error.remedy}") from None
+        place = items.place_of(error.field or "")
+        said = error.message.removeprefix(f"{error.field}: ") if place else error.message
+        raise click.UsageError("; ".join(filter(None, (place + said, error.remedy)))) from None
     path = EVALUATIONS.path_of(made["evaluation_id"])
     click.echo(f"evaluation {made['evaluation_id']}: {made['items']} items", err=True)
     pauses = Backoff(0.1, 2.0, jitter=0.0)
