@@ -46,7 +46,7 @@ def project(tmp_path: Path) -> Path:
     (tmp_path / "actors").mkdir()
     (tmp_path / "actors" / "agents.py").write_text(_AGENTS)
     lines = [
-        {"input": "Capital of France?", "expected": "Paris", "label": True},
+        {"input": {"text": "Capital of France?", "language": "en"}, "expected": "Paris", "label": True},
         {"input": "Capital of <Italy>\u0007?", "expected": "Rome", "label": False},
     ]
     (tmp_path / "q.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
@@ -104,14 +104,14 @@ def test_an_item_that_fails_fails_the_call(project: Path) -> None:
         (
             ["--agent", "capitals", "--metric", "length"],
             "field.jsonl",
-            "field.jsonl:3: input: must be text; type",
+            "field.jsonl:3: expected: must be text; type",
         ),
         (["--agent", "capitals", "--metric", "length"], "empty.jsonl", "no items"),
     ],
 )
 def test_wrong_calls_exit_with_2(project: Path, arguments: list[str], name: str, said: str) -> None:
     (project / "wrong.jsonl").write_text('{"input": "x"}\n[1]\n')
-    (project / "field.jsonl").write_text('{"input": "x"}\n\n{"input": {"text": "x"}}\n')
+    (project / "field.jsonl").write_text('{"input": "x"}\n\n{"input": "x", "expected": 7}\n')
     (project / "empty.jsonl").write_text("\n")
     ended = evaluate(project, *arguments, name=name)
     assert (ended.status, said in ended.err) == (2, True), ended

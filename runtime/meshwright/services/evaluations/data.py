@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from meshwright.core.access import Role
 from meshwright.core.messages import Caller
@@ -41,8 +42,10 @@ async def read_data(mesh: Mesh, caller: Caller, data: Data, *, runs_again: bool)
 
 
 def _sent(item: Item) -> Read:
-    texts = ItemTexts.model_validate(item.model_dump(exclude={"label", "model"}))
-    return Read(texts, ItemState(label=item.label, model=item.model))
+    fields = item.model_dump(exclude={"label", "model"})
+    if isinstance(item.input, dict):
+        fields |= {"input": _request_of(item.input), "payload": item.input}
+    return Read(ItemTexts.model_validate(fields), ItemState(label=item.label, model=item.model))
 
 
 async def _select(
@@ -59,15 +62,18 @@ async def _select(
 
 
 def _of_task(view: TaskView, runs_again: bool) -> Read:
-    text = view.payload.get("text")
-    asked = (
-        text
-        if isinstance(text, str) and len(view.payload) == 1
-        else json.dumps(view.payload, ensure_ascii=False)
-    )
+    asked = _request_of(view.payload)
     known = ItemState(task_id=view.task_id)
     outcome = view.outcome
     if runs_again or outcome is None:
         return Read(ItemTexts(input=asked, payload=view.payload), known)
     known.model = outcome.model
     return Read(ItemTexts(input=asked, output=outcome.answer), known, outcome.agent_id)
+
+
+def _request_of(payload: Mapping[str, Any]) -> str:
+    """The request of a payload in words: its text, or else all of it as JSON."""
+    text = payload.get("text")
+    if isinstance(text, str) and len(payload) == 1:
+        return text
+    return json.dumps(payload, ensure_ascii=False)

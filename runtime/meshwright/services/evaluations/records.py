@@ -50,9 +50,10 @@ class Item(Strict):
 
     `label` is a person's: a score, true or false, or one for each criterion; of two answers 1 where `output`
     is better, 0 where `other` is, 0.5 for neither. `model` names the group of models of the answer's author.
+    An `input` that is an object is the payload of the request.
     """
 
-    input: str = ""
+    input: str | dict[str, Any] = ""
     output: str | None = None
     other: str | None = None
     context: str | None = None
