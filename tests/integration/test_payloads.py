@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, Tasks
+from meshwright import Agent, Capability
+from meshwright.orchestration.tasks import Tasks
 from tests.support.fake_provider import FakeProvider
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.mqtt_broker import SUBMIT, ask, mosquitto
@@ -45,7 +46,7 @@ async def test_a_payload_over_http_reaches_the_model(tmp_path: Path, fake: FakeP
 async def test_a_payload_of_mesh_submit_reaches_the_model(tmp_path: Path, fake: FakeProvider) -> None:
     async with http_mesh(tmp_path, Reviewer, model="http", litellm_base_url=fake.url) as api:
         beside = json.dumps({name: value for name, value in PAYLOAD.items() if name != "text"})
-        await submitted(api, "reviewing", "Review this.", "--payload", beside)
+        await submitted(api, "reviewer", "Review this.", "--payload", beside)
     assert told(fake) == ASKED
 
 

@@ -33,7 +33,7 @@ from meshwright.core.errors import MeshError, NotFound
 from meshwright.core.ids import new_id
 
 if TYPE_CHECKING:
-    from meshwright.client.client import TaskFields
+    from meshwright.client import TaskFields
 
 _COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?")
 _HELP = "/file PATH sends a file with the next request, /new begins another thread, /quit ends"
@@ -175,11 +175,11 @@ class _Conversation:
     async def _ask(self, text: str) -> None:
         """Give the agent a request, show its answer; cancelled, end the task with this."""
         client, task_id = self._mesh.client, new_id()
-        fields: TaskFields = {"agent_id": self._agent_id, "thread_id": self._thread_id, "task_id": task_id}
+        fields: TaskFields = {"thread_id": self._thread_id, "task_id": task_id}
         if self._files:
             fields["payload"] = {"files": self._files}
         try:
-            await client.submit(text, **fields)
+            await client.submit(self._agent_id, text, **fields)
             self._files = []
             with _canvas() as canvas:
                 answering = Answering(self._mesh, canvas, self._lines, self._interrupt)
