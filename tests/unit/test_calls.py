@@ -28,6 +28,7 @@ from meshwright.core.errors import Conflict, InvalidInput, NotFound
 from meshwright.testing import MeshUnderTest, mesh_for
 
 IN_ORDER = ["agent_id", "text", "payload", "thread_id", "budget_usd", "capability"]
+IN_TERMINAL = ["agent_id", "text", "payload", "shape", "thread_id", "budget_usd"]
 
 
 class Verdict(BaseModel):
@@ -91,7 +92,7 @@ def test_the_calls_are_the_same_everywhere() -> None:
         named = [name for name in fields if name in IN_ORDER[:5]]
         assert named == IN_ORDER[:5]
     for command in (ask, submit):
-        assert [each.name for each in command.params if each.name in IN_ORDER[:5]] == IN_ORDER[:5]
+        assert [each.name for each in command.params if each.name in IN_TERMINAL] == IN_TERMINAL
     assert get_type_hints(Delegation)["thread_id"] == str | None
 
 
