@@ -55,7 +55,7 @@ dex:  ## build Dex, an OpenID Connect issuer for the tests, with Go, once
 mcp:  ## install the MCP servers that tests run, with npm and pip, once
 	@"$(PYTHON)" tests/support/mcp/install
 
-tsc:  ## install the TypeScript compiler of the coding jobs, with npm, once
+tsc:  ## install the TypeScript compiler of the coding jobs, and pyright, with npm, once
 	@"$(PYTHON)" benchmarks/coding/compiler/install >/dev/null
 
 kube: .venv/.dev  ## build the API server of Kubernetes with Go, once, and try k8s/ and the tools of agents on it (needs etcd, kubectl)

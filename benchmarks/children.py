@@ -8,8 +8,9 @@ from benchmarks.bench import Bench
 from benchmarks.figures import Row, column
 from benchmarks.instant import InstantModel
 from benchmarks.stand import build_stand
-from meshwright import Agent, Capability, Delegation, Run, Tasks
+from meshwright import Agent, Capability, Delegation, Run
 from meshwright.core.messages import TaskRequest
+from meshwright.orchestration.tasks import Tasks
 
 CHILDREN = 50
 MODEL_SECONDS = 1.0

@@ -14,8 +14,9 @@ from benchmarks.client import Connection, make_request
 from benchmarks.figures import Row, column, percentile, ratio
 from benchmarks.sides import run_side, side
 from benchmarks.stand import BenchAgent, build_stand
-from meshwright import Agent, Capability, Tasks
+from meshwright import Agent, Capability
 from meshwright.edges.http.server import serving
+from meshwright.orchestration.tasks import Tasks
 
 PART = "figures"
 MAX_GROWTH = 0.03

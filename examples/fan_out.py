@@ -24,8 +24,8 @@ class Editor(Agent):
     async def run(self, run: Run) -> str:
         """Give a task for each sentence, wait for all without a slot, and add up."""
         sentences = [part.strip() for part in run.task.text.split(".") if part.strip()]
-        wanted = [Delegation(capability="counting", text=sentence, shape=dict) for sentence in sentences]
-        counts = [int(found["words"]) for found in await run.delegate_all(wanted)]
+        wanted = [Delegation(capability="counting", text=part, shape=dict[str, int]) for part in sentences]
+        counts = [found["words"] for found in await run.delegate_all(wanted)]
         return f"{sum(counts)} words in {len(sentences)} sentences"
 
 

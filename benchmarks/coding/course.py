@@ -134,7 +134,7 @@ class Course:
             name = next(name for name, task_id in self._ids.items() if task_id == question.task_id)
             if name in asked:
                 approve = (question.subject or {}).get("tool") == APPROVED
-                await running.client.answer(question.task_id, question.wait_id, {"approve": approve})
+                await running.client.answer(question, {"approve": approve})
             else:
                 found.add(name)
         return found
@@ -185,8 +185,8 @@ class Course:
         async with mesh_up(self.data, *self._arguments, cwd=self.folder, **self._environment) as running:
             for job in self.jobs:
                 receipt = await running.client.submit(
+                    AGENT,
                     f"{job.task} Commit it once all tests pass.",
-                    agent_id=AGENT,
                     repository=job.name,
                     idempotency_key=job.name,
                     deadline=_DEADLINE_SECONDS,

@@ -7,7 +7,8 @@ import json
 import sys
 from uuid import uuid4
 
-from paho.mqtt.client import CallbackAPIVersion, Client, MQTTMessage, MQTTv5
+from paho.mqtt.client import Client, MQTTMessage, MQTTv5
+from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
@@ -23,7 +24,7 @@ def listen(client: Client, *_: object) -> None:
 
 def measure(*_: object) -> None:
     """Give the mesh a task, once the answers are subscribed to."""
-    where = Properties(PacketTypes.PUBLISH)
+    where = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
     where.ResponseTopic = answers
     where.UserProperty = [("reply", "outcome")]
     task = {"agent_id": "watchman", "payload": {"celsius": celsius}}

@@ -1,6 +1,7 @@
 """Meshwright: an event-driven mesh of LLM agents in one process, kept in one SQLite file.
 
-The public names. Each is imported when it is first used, so that importing the package costs nothing.
+These are the names for agents and their callers; `meshwright.component` has those for parts of a mesh. Each
+is imported when it is first used, so that importing the package costs nothing.
 """
 
 from __future__ import annotations
@@ -13,122 +14,91 @@ from meshwright.core import __version__
 
 if TYPE_CHECKING:
     from meshwright.agent import Agent
-    from meshwright.app import build_mesh
     from meshwright.cli import run_mesh
     from meshwright.client import BlockingClient, Client
-    from meshwright.component import Actors, Check, Component, Pages
     from meshwright.core.capability import Capability
-    from meshwright.core.display import Column, EventWords, Resource, Verb
-    from meshwright.core.errors import LimitReached, MeshError, ModelError, ToolFailed, WaitExpired
+    from meshwright.core.errors import (
+        LimitReached,
+        MeshError,
+        ModelError,
+        TaskFailed,
+        ToolFailed,
+        WaitExpired,
+    )
     from meshwright.core.files import File
     from meshwright.core.limits import Limits
     from meshwright.core.messages import Event, Outcome, Receipt, Task, TaskRequest
-    from meshwright.kernel.actor import Actor, Turn, turn
-    from meshwright.kernel.envelope import ActorRef
-    from meshwright.mesh import Mesh
-    from meshwright.models.named import ModelSettings, open_model, with_fallbacks
-    from meshwright.orchestration.tasks import Tasks
     from meshwright.run import Run
     from meshwright.run.context import Delegation
-    from meshwright.settings import Settings, load_settings
     from meshwright.tools.tool import ToolContext, tool
     from meshwright.tools.toolset import Toolset
     from meshwright.work.people import Approval
 
 HOMES = {
-    "Actor": "kernel.actor",
-    "ActorRef": "kernel.envelope",
-    "Actors": "component",
     "Agent": "agent",
     "Approval": "work.people",
     "BlockingClient": "client",
     "Capability": "core.capability",
-    "Check": "component",
     "Client": "client",
-    "Column": "core.display",
-    "Component": "component",
     "Delegation": "run.context",
     "Event": "core.messages",
-    "EventWords": "core.display",
     "File": "core.files",
     "LimitReached": "core.errors",
     "Limits": "core.limits",
-    "Mesh": "mesh",
     "MeshError": "core.errors",
     "ModelError": "core.errors",
-    "ModelSettings": "models.named",
     "Outcome": "core.messages",
-    "Pages": "component",
     "Receipt": "core.messages",
-    "Resource": "core.display",
     "Run": "run",
-    "Settings": "settings",
     "Task": "core.messages",
-    "Tasks": "orchestration.tasks",
+    "TaskFailed": "core.errors",
     "TaskRequest": "core.messages",
     "ToolContext": "tools.tool",
     "ToolFailed": "core.errors",
     "Toolset": "tools.toolset",
-    "Turn": "kernel.actor",
-    "Verb": "core.display",
     "WaitExpired": "core.errors",
-    "build_mesh": "app",
-    "load_settings": "settings",
-    "open_model": "models.named",
     "run_mesh": "cli",
     "tool": "tools.tool",
-    "turn": "kernel.actor",
-    "with_fallbacks": "models.named",
 }
 """The module of each public name."""
 
+_ELSEWHERE = {
+    "app": "build_mesh",
+    "component": "Actor ActorRef Actors Check Column Component EventWords Mesh Pages Resource Settings Tasks "
+    "Turn Verb turn",
+    "models.named": "ModelSettings open_model with_fallbacks",
+    "settings": "load_settings",
+}
+"""Names of other modules that were here once: a program that looks for one is told where it is."""
+
 __all__ = [
-    "Actor",
-    "ActorRef",
-    "Actors",
     "Agent",
     "Approval",
     "BlockingClient",
     "Capability",
-    "Check",
     "Client",
-    "Column",
-    "Component",
     "Delegation",
     "Event",
-    "EventWords",
     "File",
     "LimitReached",
     "Limits",
-    "Mesh",
     "MeshError",
     "ModelError",
-    "ModelSettings",
     "Outcome",
-    "Pages",
     "Receipt",
-    "Resource",
     "Run",
-    "Settings",
     "Task",
+    "TaskFailed",
     "TaskRequest",
-    "Tasks",
     "ToolContext",
     "ToolFailed",
     "Toolset",
-    "Turn",
-    "Verb",
     "WaitExpired",
     "__version__",
-    "build_mesh",
     "create_agent",
     "create_router_agent",
-    "load_settings",
-    "open_model",
     "run_mesh",
     "tool",
-    "turn",
-    "with_fallbacks",
 ]
 
 
@@ -152,6 +122,8 @@ def create_router_agent(models: Sequence[str | Mapping[str, Any]], **options: An
 
 def __getattr__(name: str) -> Any:
     if name not in HOMES:
+        if home := next((module for module, names in _ELSEWHERE.items() if name in names.split()), None):
+            raise ImportError(f"{name} is in another module: from meshwright.{home} import {name}")
         raise AttributeError(f"module 'meshwright' has no attribute {name!r}")
     return getattr(import_module(f"meshwright.{HOMES[name]}"), name)
 

@@ -8,20 +8,24 @@
             return make_router(self.mesh, self.config)
 
 Ours are listed in `meshwright.parts`; a package registers its own under the entry point group
-`meshwright.components`. A component overrides what it has to offer, and nothing else.
+`meshwright.components`. A component overrides what it has to offer, and nothing else. The names that it needs
+are here: actors, the words of its events, its resources, and the mesh with its settings and tasks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from importlib import import_module
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
 from meshwright.agent import Agent
-from meshwright.core.display import EventWords, Resource
+from meshwright.core.display import Column, EventWords, Resource, Verb
 from meshwright.events.projections import Projection
+from meshwright.kernel.actor import Actor, Turn, turn
+from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.host import Subscription
 from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import Mesh
@@ -36,8 +40,27 @@ if TYPE_CHECKING:
     from meshwright.context.memory import MemoryStore
     from meshwright.identity.auth import Authenticator
     from meshwright.models.port import ModelWrapper
+    from meshwright.orchestration.tasks import Tasks
     from meshwright.prompts import PromptSource
 
+__all__ = [
+    "Actor",
+    "ActorRef",
+    "Actors",
+    "Check",
+    "Column",
+    "Component",
+    "EventWords",
+    "Figure",
+    "Mesh",
+    "Pages",
+    "Resource",
+    "Settings",
+    "Tasks",
+    "Turn",
+    "Verb",
+    "turn",
+]
 _OfferT = TypeVar("_OfferT")
 
 
@@ -214,3 +237,9 @@ def offered(mesh: Mesh, hook: Callable[[Component], _OfferT | None]) -> list[_Of
     """Returns what the components of a mesh offer by one of their hooks, that of the last one first."""
     components = [part for part in reversed(mesh.components) if isinstance(part, Component)]
     return [offer for component in components if (offer := hook(component)) is not None]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "Tasks":  # it needs the components that are made before it
+        raise AttributeError(f"module 'meshwright.component' has no attribute {name!r}")
+    return import_module("meshwright.orchestration.tasks").Tasks

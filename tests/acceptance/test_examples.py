@@ -96,11 +96,41 @@ async def test_other_framework(tmp_path: Path) -> None:
         await running.until(lambda event: event["event_type"] == "task.waiting")
         await running.kill()
     async with of_file("other_framework.py", tmp_path) as again:
-        await again.client.answer(task_id, (await again.client.inbox())[0].wait_id, {"approve": True})
+        await again.client.answer((await again.client.inbox())[0], {"approve": True})
         outcome = await again.outcome(task_id)
         events = [event.event_type async for event in again.client.follow(task_id)]
     assert outcome["result"]["text"].startswith("1. Look at 'Release 1.4'.")
     assert events.count("step.finished") == 1
+
+
+async def test_incident(tmp_path: Path) -> None:
+    printed = b""
+    async with of_file("incident.py", tmp_path) as running:
+        task_id = await running.submit("web", agent_id="on-call", capability="operations")
+        await running.until(lambda event: event["event_type"] == "task.waiting")
+        await running.kill()
+    async with of_file("incident.py", tmp_path) as resumed:
+        [question] = await resumed.client.inbox()
+        await resumed.client.answer(question, {"approve": True})
+        await resumed.until(lambda event: event["payload"].get("name") == "restart")
+        await resumed.kill()
+        assert resumed.process.stdout is not None
+        printed += await resumed.process.stdout.read()
+    async with of_file("incident.py", tmp_path) as again:
+        outcome = await again.client.outcome(task_id)
+        steps = [event async for event in again.client.follow(task_id) if event.event_type == "step.finished"]
+        await again.kill()
+        assert again.process.stdout is not None
+        printed += await again.process.stdout.read()
+    seen = "web: 503 since 09:42; errors: 503 since 09:42; access: 503 since 09:42; restarted"
+    assert outcome.text == seen
+    assert sorted(step.fields["name"] for step in steps) == ["access", "errors", "health", "restart"]
+    assert printed.count(b"restarting web") == 1
+
+
+def test_the_five_steps_take_at_most_24_lines() -> None:
+    lines = (EXAMPLES / "incident.py").read_text().splitlines()
+    assert len([line for line in lines if line.strip()]) <= 24
 
 
 async def test_schedule(tmp_path: Path) -> None:

@@ -166,7 +166,16 @@ async def test_commands_find_the_mesh_of_their_data_folder(running: RunningMesh,
 
 
 async def test_submit_with_a_key_and_wait(running: RunningMesh) -> None:
-    command = ("submit", "general-query", "Hello", "--idempotency-key", "cli-1", "--url", running.url)
+    command = (
+        "submit",
+        "--capability",
+        "general-query",
+        "Hello",
+        "--idempotency-key",
+        "cli-1",
+        "--url",
+        running.url,
+    )
     first, again = await mesh(*command), await mesh(*command)
     assert (first.status, again.status) == (0, 0) and first.out == again.out
     waited = await mesh(*command, "--wait", "--json", "--quiet")

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, Client, Run, Tasks, ToolFailed, build_mesh
+from meshwright import Agent, Capability, Client, Run, ToolFailed
+from meshwright.app import build_mesh
 from meshwright.core.errors import Conflict, MeshError, NotFound
 from meshwright.core.messages import Caller, TaskRequest
 from meshwright.events.filter import EventFilter
@@ -14,6 +15,7 @@ from meshwright.events.tasks import TaskSubject
 from meshwright.events.verify import verify
 from meshwright.mesh import Mesh
 from meshwright.models.offline import OfflineModel
+from meshwright.orchestration.tasks import Tasks
 from meshwright.run.erasure import Eraser
 from tests.support.postgres import Address
 from tests.support.settings import load_settings

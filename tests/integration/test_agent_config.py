@@ -10,10 +10,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from meshwright import MeshError, Tasks
+from meshwright import MeshError
 from meshwright.core.cipher import new_key
 from meshwright.ledger.keys import Keys
 from meshwright.models.port import Model
+from meshwright.orchestration.tasks import Tasks
 from meshwright.services.agent_config import table
 from meshwright.services.agent_config.client import AgentConfigClient
 from tests.support.configured_agents import ADMIN, AS_ADMIN, KEY, Asker, called, config
@@ -56,7 +57,7 @@ async def test_the_next_call_goes_to_what_was_configured_meanwhile(
         assert (await api.mesh.get(Tasks).outcome(task_id)).text == "stop"
         await change(api, "DELETE", "/asker")
         calls = len(fake.calls)
-        offline = await api.client.ask("What is 2 + 2?", agent_id="echo")
+        offline = await api.client.ask("echo", "What is 2 + 2?")
         assert offline.status == "succeeded" and len(fake.calls) == calls
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from meshwright import Agent, Tasks
+from meshwright import Agent
 from meshwright.context.memory import MemoryItem, MemoryStore
 from meshwright.core.access import Role
 from meshwright.core.errors import StoreFailed
@@ -25,6 +25,7 @@ from meshwright.events.audit import RECORDED
 from meshwright.events.filter import EventFilter
 from meshwright.events.verify import verify
 from meshwright.ledger.keys import Keys
+from meshwright.orchestration.tasks import Tasks
 from tests.integration.test_http_roles import PUBLIC, Asker, Giver, all_routes
 from tests.support.fake_chats import WHSEC, standard_headers
 from tests.support.http_mesh import Api, http_mesh

@@ -64,7 +64,7 @@ async def running(tmp_path: Path) -> AsyncIterator[RunningMesh]:
 
 async def submit(running: RunningMesh, *texts: str, status: str = "waiting") -> list[str]:
     """Submit tasks, and wait until each has come to where it waits or ends."""
-    receipts = [await running.client.submit(text, agent_id="worker") for text in texts]
+    receipts = [await running.client.submit("worker", text) for text in texts]
     for receipt in receipts:
         async for event in running.client.follow(receipt.task_id):
             if event.event_type == f"task.{status}":

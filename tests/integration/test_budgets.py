@@ -12,7 +12,8 @@ from typing import Any
 
 import aiohttp
 
-from meshwright import Agent, Capability, Mesh, Tasks, build_mesh
+from meshwright import Agent, Capability
+from meshwright.app import build_mesh
 from meshwright.core.access import Role
 from meshwright.core.messages import Caller, Usage
 from meshwright.edges.http.server import serving
@@ -20,7 +21,9 @@ from meshwright.identity.administration import Administration
 from meshwright.ledger.budgets import Budgets
 from meshwright.ledger.costs import CostQuery
 from meshwright.ledger.spending import Spending
+from meshwright.mesh import Mesh
 from meshwright.models.port import ModelReply
+from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import ScriptedModel
 from tests.support.fake_provider import FakeProvider
 from tests.support.running_mesh import Done, mesh

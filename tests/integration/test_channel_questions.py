@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, Run, Tasks, tool
+from meshwright import Agent, Capability, Run, tool
 from meshwright.core import topics
 from meshwright.events.filter import EventFilter
 from meshwright.events.inbox import Inbox
+from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import ScriptedModel, tool_call
 from tests.support.chat_mesh import (
     PERSONA,

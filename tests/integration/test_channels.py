@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from meshwright import Tasks, build_mesh, load_settings
+from meshwright.app import build_mesh
 from meshwright.core.encoding import encode
 from meshwright.core.errors import ConfigError
 from meshwright.edges.channels.component import channels_of
 from meshwright.edges.channels.sender import ChannelSender
 from meshwright.edges.replies import Courier
 from meshwright.events.filter import EventFilter
+from meshwright.orchestration.tasks import Tasks
 from meshwright.prompts import PromptSources
+from meshwright.settings import load_settings
 from meshwright.work.protocol import TaskKey
 from tests.support.chat_mesh import (
     PERSONA,

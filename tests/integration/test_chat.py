@@ -185,9 +185,15 @@ async def test_lines_that_end_at_a_question_leave_it_to_a_running_mesh(
     alone = await mesh("chat", "asker", stdin="Roll out\n", **setup)
     assert (alone.status, alone.out) == (0, "") and "the task is cancelled" in alone.err
     async with mesh_up(tmp_path / "data", **setup) as running:
-        done = await mesh("chat", "asker", "--url", running.url, stdin="Roll out", **setup)
+        beside = ("--payload", '{"site": "west"}', "--budget", "0.50")
+        done = await mesh("chat", "asker", *beside, "--url", running.url, stdin="Roll out", **setup)
         assert done.status == 0 and f"mesh inbox --url {running.url}" in done.err
-        assert [task.status for task in await running.client.tasks()] == ["waiting", "cancelled"]
+        tasks = await running.client.tasks()
+        assert [task.status for task in tasks] == ["waiting", "cancelled"]
+        asked = await running.client.task(tasks[0].task_id)
+        assert asked.payload == {"site": "west", "text": "Roll out"}
+    refused = await mesh("chat", "asker", "--budget", "0", stdin="Roll out", **setup)
+    assert refused.status == 2 and "'0' is no amount of dollars" in refused.err
 
 
 async def test_an_agent_that_is_not_there_is_refused_at_once(setup: dict[str, str]) -> None:

@@ -65,11 +65,13 @@ def test_the_help_of_a_command_begins_with_what_the_list_says(name: str) -> None
         (["aks"], "mesh: there is no command 'aks'; did you mean: mesh ask"),
         (["xyzzy"], "mesh: there is no command 'xyzzy'; mesh --help lists them"),
         (["--jsn"], "mesh: No such option '--jsn'; mesh --help lists them"),
-        (["ask", "simple-agent"], "mesh: Missing argument 'TEXT'; type: mesh ask [OPTIONS] AGENT TEXT"),
+        (["ask", "simple-agent"], 'a task needs words: mesh ask simple-agent "..." (or --payload JSON)'),
         (["ask", "a", ""], "mesh: Invalid value for 'TEXT': it is empty; type: mesh ask [OPTIONS] AGENT"),
         (["ask", "a", "-"], "Invalid value for 'TEXT': it is empty"),
         (["submit", "research"], 'a task needs words: mesh submit research "..."'),
-        (["submit", "research", " "], "TEXT]': it is empty; type: mesh submit"),
+        (["submit", "research", " "], "TEXT': it is empty; type: mesh submit"),
+        (["submit", "--capability", "research", " "], "TEXT': it is empty; type: mesh submit"),
+        (["submit", "--capability", "research"], 'words: mesh submit --capability research "..."'),
         (["ask", "a", "b", "--tread", "x"], "No such option '--tread'; did you mean --thread\n"),
         (["ask", "a", "b", "--timeout", "0"], "'--timeout': '0' is not a number above 0 up to 86400; type:"),
         (["ask", "a", "b", "--max-steps", "0"], "'0' is not a whole number from 1 to 100000"),
@@ -180,7 +182,7 @@ def test_an_agent_that_is_not_there_is_answered_with_one_that_is(tmp_path: Path)
 
 def test_a_task_for_a_mesh_that_does_not_run_waits_for_one(tmp_path: Path) -> None:
     where = ("--data", str(tmp_path))
-    given = run("submit", "general-query", "-", *where, stdin="Hello")
+    given = run("submit", "--capability", "general-query", "-", *where, stdin="Hello")
     task_id = given.stdout.strip()
     assert given.stderr.endswith(f"the task waits in {tmp_path} until one does: mesh up --data {tmp_path}\n")
     assert json.loads(run("task", task_id, "--json", *where).stdout)["status"] == "dispatched"
@@ -190,7 +192,7 @@ def test_a_task_for_a_mesh_that_does_not_run_waits_for_one(tmp_path: Path) -> No
 
 def test_what_a_task_says_to_type_next_finds_the_same_mesh(tmp_path: Path) -> None:
     where = ("--data", str(tmp_path))
-    task_id = run("submit", "general-query", "Hello", *where).stdout.strip()
+    task_id = run("submit", "--capability", "general-query", "Hello", *where).stdout.strip()
     last = run("task", task_id, *where).stdout.splitlines()[-1]
     assert last == f"events      mesh events --task {task_id} --data {tmp_path}"
 
@@ -206,7 +208,7 @@ def test_a_limit_of_a_task_is_on_its_timeline_and_its_page(tmp_path: Path) -> No
 
 def test_what_a_command_reads_it_leaves_alone(tmp_path: Path) -> None:
     where = ("--data", str(tmp_path))
-    run("submit", "general-query", "Hello", *where)
+    run("submit", "--capability", "general-query", "Hello", *where)
     before = run("events", "--json", *where).stdout
     assert "task.dispatched" in before
     run("tasks", *where)
@@ -355,8 +357,8 @@ def test_the_shell_completes_commands() -> None:
     [
         (("ask", "simple-agent", "-"), "stdin"),
         (("ask", "simple-agent", b"caf\xe9"), "TEXT"),
-        (("submit", "general-query", b"caf\xe9"), "TEXT"),
-        (("submit", "general-query", "--payload", b'{"text": "caf\xe9"}'), "--payload"),
+        (("submit", "--capability", "general-query", b"caf\xe9"), "TEXT"),
+        (("submit", "--capability", "general-query", "--payload", b'{"text": "caf\xe9"}'), "--payload"),
         (("answer", "abc", b"caf\xe9"), "TEXT"),
         (("answer", "abc", "--value", b'"caf\xe9"'), "--value"),
         (("deny", "abc", "--reason", b"caf\xe9"), "--reason"),

@@ -65,7 +65,8 @@ async def test_bash_completes_commands_agents_and_ids_of_the_mesh_that_runs(runn
     where = {"MESH_URL": running.url}
     assert await completed("mesh ta") == ["task", "tasks"]
     assert await completed("mesh ask ", **where) == ["asker"]
-    assert await completed("mesh submit as", **where) == ["asking"]
+    assert await completed("mesh submit as", **where) == ["asker"]
+    assert await completed("mesh submit --capability as", **where) == ["asking"]
     assert await completed(f"mesh task show {task.task_id[:4]}", **where) == [task.task_id]
     assert await completed(f"mesh cancel {task.task_id[-6:]}", **where) == [task.task_id]
     assert "list" in (verbs := await completed("mesh task ", **where)) and task.task_id in verbs

@@ -41,7 +41,7 @@ async def test_backup_and_restore_say_that_trees_are_left_out(tmp_path: Path) ->
     async with mesh_up(first, cwd=project) as running:
         none = await mesh("backup", str(tmp_path / "none"), "--data", str(first))
         assert (none.status, "tree" in none.err) == (0, False)
-        task = (await running.client.ask("Write.", agent_id="writer")).task_id
+        task = (await running.client.ask("writer", "Write.")).task_id
         done = await mesh("backup", str(file), "--data", str(first))
         assert done.status == 0 and f"Not in it: 1 tree of tasks, in {first / 'trees'}." in done.err
     done = await mesh("restore", str(file), "--data", str(second))

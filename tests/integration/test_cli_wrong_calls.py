@@ -73,7 +73,7 @@ task --json cancel NOPE            | 2 | Give its options after mesh task cancel
 task answer NOPE                   | 2 | give the answer either as TEXT or with --value JSON
 cancel NOPE                        | 1 | {NO_TASK}
 ask                                | 2 | Missing argument 'AGENT'; type: mesh ask [OPTIONS] AGENT TEXT
-ask asker                          | 2 | Missing argument 'TEXT'; type: mesh ask [OPTIONS] AGENT TEXT
+ask asker                          | 2 | a task needs words: mesh ask asker "..." (or --payload JSON)
 ask asker ''                       | 2 | 'TEXT': it is empty
 ask asker -                        | 2 | 'TEXT': it is empty
 ask asker two words                | 2 | put the text in quotes, such as: mesh ask simple-agent
@@ -94,12 +94,15 @@ ask asker hi --after NOPE          | 1 | {NO_TASK}
 ask asker hi --url localhost:80    | 2 | 'localhost:80' does not start with http:// or https://
 ask asker hi --url http://127.0.0.1:1 | 1 | {AWAY}
 ask asker hi --url http://a --data b  | 2 | name different meshes: leave one of them out
-submit                             | 2 | Missing argument 'CAPABILITY'
-submit asking                      | 2 | a task needs words: mesh submit asking "..." (or --payload JSON)
-submit flying hi                   | 1 | no agent has the capability 'flying'; known are asking
-submit asking hi --payload {{      | 2 | '--payload': not JSON
-submit asking hi --payload []      | 2 | not a JSON object, such as {{"text": "..."}}
-submit asking hi --agent nobody    | 1 | no agent 'nobody' is registered
+submit                             | 2 | Missing argument 'AGENT'
+submit asker                       | 2 | a task needs words: mesh submit asker "..." (or --payload JSON)
+submit --capability asking         | 2 | a task needs words: mesh submit --capability asking "..."
+submit asking hi                   | 1 | it is a capability: mesh submit --capability asking "..."
+submit --capability flying hi      | 1 | no agent has the capability 'flying'; known are asking
+submit asker hi --payload {{       | 2 | '--payload': not JSON
+submit asker hi --payload []       | 2 | not a JSON object, such as {{"text": "..."}}
+submit nobody hi --capability asking | 1 | no agent 'nobody' is registered
+submit asker hi --shape {{}}       | 2 | --shape is of the answer: add --wait
 inbox NOPE                         | 1 | {NO_QUESTION}
 inbox lst                          | 2 | did you mean: mesh inbox list
 inbox --follow --ended             | 2 | --follow shows all that is open: leave out --ended

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from meshwright import BlockingClient, Client, build_mesh
+from meshwright import BlockingClient, Client
+from meshwright.app import build_mesh
 from meshwright.core.errors import Draining, IdempotencyConflict, InvalidInput, MeshError, NotFound, TooLarge
 from meshwright.identity.settings import ADMIN_PREFIX
 from meshwright.ledger.keys import Unauthenticated
@@ -33,7 +34,7 @@ Ready = tuple[Client, Api]
 
 async def test_a_task_is_asked_followed_and_listed(mesh: Ready) -> None:
     client, _ = mesh
-    outcome = await client.ask("Hello", agent_id="echo")
+    outcome = await client.ask("echo", "Hello")
     assert (outcome.status, outcome.text) == ("succeeded", "you said: Hello")
     types = [event.event_type async for event in client.follow(outcome.task_id)]
     assert (types[0], types[-1]) == ("task.accepted", "task.succeeded")
@@ -57,7 +58,7 @@ async def test_a_task_in_progress_is_followed_and_cancelled(mesh: Ready) -> None
 
 async def test_the_stream_goes_on_from_now_and_is_left_at_any_time(mesh: Ready) -> None:
     client, _ = mesh
-    before = await client.ask("before", agent_id="echo")
+    before = await client.ask("echo", "before")
 
     async def first() -> str | None:
         async with aclosing(client.stream(event_type="task.accepted")) as events:
@@ -65,17 +66,17 @@ async def test_the_stream_goes_on_from_now_and_is_left_at_any_time(mesh: Ready) 
 
     watching = asyncio.create_task(first())
     while not watching.done():
-        after = await client.ask("after", agent_id="echo")
+        after = await client.ask("echo", "after")
     assert await watching != before.task_id
     assert after.success
 
 
 async def test_a_key_of_idempotency_makes_one_task(mesh: Ready) -> None:
     client, _ = mesh
-    first = await client.submit("Hello", agent_id="echo", idempotency_key="order-7")
-    assert (await client.submit("Hello", agent_id="echo", idempotency_key="order-7")).task_id == first.task_id
+    first = await client.submit("echo", "Hello", idempotency_key="order-7")
+    assert (await client.submit("echo", "Hello", idempotency_key="order-7")).task_id == first.task_id
     with pytest.raises(IdempotencyConflict):
-        await client.submit("Goodbye", agent_id="echo", idempotency_key="order-7")
+        await client.submit("echo", "Goodbye", idempotency_key="order-7")
 
 
 @pytest.mark.parametrize(
@@ -83,8 +84,8 @@ async def test_a_key_of_idempotency_makes_one_task(mesh: Ready) -> None:
     [
         (NotFound, "task_id", lambda client: client.task("nope")),
         (NotFound, "capability", lambda client: client.scores("painting")),
-        (InvalidInput, "priority", lambda client: client.submit("x", agent_id="echo", priority=11)),
-        (TooLarge, "body", lambda client: client.submit("x" * 300_000, agent_id="echo")),
+        (InvalidInput, "priority", lambda client: client.submit("echo", "x", priority=11)),
+        (TooLarge, "body", lambda client: client.submit("echo", "x" * 300_000)),
         (InvalidInput, "since", lambda client: client.costs(since="yesterday")),
     ],
 )
@@ -105,7 +106,7 @@ async def test_a_route_that_only_another_version_has_is_said_to_be_so(mesh: Read
 
 async def test_what_else_the_mesh_knows_is_typed(mesh: Ready) -> None:
     client, _ = mesh
-    await client.ask("Hello", agent_id="echo")
+    await client.ask("echo", "Hello")
     assert [agent.agent_id for agent in await client.agents() if agent.kind == "agent"] == ["echo", "gate"]
     assert (await client.scores("echoing"))[0].agent_id == "echo"
     assert await client.budgets() == []
@@ -121,7 +122,7 @@ async def test_keys_are_managed_with_the_admin_token(mesh: Ready) -> None:
     made = await client.create_key("echo", budget="5.00/day")
     assert [key.key_id for key in await client.keys()] == [made.key_id]
     async with Client(api.url, made.key) as holder, Client(api.url) as nobody:
-        assert (await holder.ask("Hello", agent_id="echo")).success
+        assert (await holder.ask("echo", "Hello")).success
         with pytest.raises(Unauthenticated):
             await nobody.tasks()
     await client.revoke_key(made.key_id)
@@ -150,7 +151,7 @@ async def test_what_parts_keep_is_changed_by_their_verbs(mesh: Ready) -> None:
 
 async def test_long_lists_are_read_page_by_page(mesh: Ready, monkeypatch: pytest.MonkeyPatch) -> None:
     client, _ = mesh
-    task_ids = [(await client.ask(str(number), agent_id="echo")).task_id for number in range(3)]
+    task_ids = [(await client.ask("echo", str(number))).task_id for number in range(3)]
     whole = await client.events(task_id=task_ids[0])
     monkeypatch.setattr("meshwright.client.client.MAX_EVENTS", 2)
     monkeypatch.setattr("meshwright.client.client.MAX_TASKS", 2)
@@ -166,15 +167,15 @@ async def test_a_client_in_process_hears_that_its_mesh_has_stopped(
     monkeypatch.setattr("meshwright.client.transports.RETRY_SECONDS", 0.0)
     running = build_mesh(load_settings(tmp_path, host="memory", model="offline"), agents=[Echo])
     async with running, Client.local(running) as client:
-        await client.ask("Hello", agent_id="echo")
+        await client.ask("echo", "Hello")
     with pytest.raises(Draining):
-        await client.submit("Hello", agent_id="echo")
+        await client.submit("echo", "Hello")
 
 
 def test_the_blocking_client_runs_a_mesh_of_its_own(tmp_path: Path) -> None:
     running = build_mesh(load_settings(tmp_path, host="memory", model="offline"), agents=[Echo])
     with BlockingClient.local(running) as mesh:
-        receipt = mesh.submit("Hello", agent_id="echo")
+        receipt = mesh.submit("echo", "Hello")
         types = [event.event_type for event in mesh.follow(receipt.task_id)]
         assert types[-1] == "task.succeeded"
         assert mesh.outcome(receipt.task_id).text == "you said: Hello"
@@ -190,7 +191,7 @@ def test_the_blocking_client_runs_a_mesh_of_its_own(tmp_path: Path) -> None:
 async def test_the_blocking_client_talks_over_http(tmp_path: Path) -> None:
     def use(url: str) -> str:
         with BlockingClient(url) as mesh:
-            return mesh.ask("Hello", agent_id="echo").text
+            return mesh.ask("echo", "Hello").text
 
     async with http_mesh(tmp_path, host="memory") as api:
         assert await asyncio.to_thread(use, api.url) == "you said: Hello"

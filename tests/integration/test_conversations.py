@@ -59,7 +59,7 @@ async def test_a_conversation_is_whole_on_a_database(location: Location, tmp_pat
     async with kept(tmp_path, Left, Right, model=ScriptedModel(*[count] * TURNS), **settings) as mesh:
         client = Client.local(mesh)
         answers = [
-            (await client.ask("Count.", agent_id=("left", "right")[n % 2], thread_id="talk")).text
+            (await client.ask(("left", "right")[n % 2], "Count.", thread_id="talk")).text
             for n in range(TURNS)
         ]
     assert answers == ANSWERS
@@ -93,7 +93,7 @@ async def test_a_request_waits_behind_one_whose_provider_is_away(location: Locat
     async with kept(tmp_path, Noter, model=model, **settings) as mesh:
         client = Client.local(mesh)
         for text in ("My name is Ada.", "What is my name?"):
-            receipt = await client.submit(text, agent_id="noter", thread_id="talk")
+            receipt = await client.submit("noter", text, thread_id="talk")
         assert (await client.outcome(receipt.task_id)).text == "Ada"
         assert len(await client.events(event_type="task.waiting")) == 1
 
@@ -105,19 +105,19 @@ async def test_a_request_is_told_of_one_that_waits_for_a_person(
     model = ScriptedModel(tool_call("note", name="Ada"), name_said)
     async with kept(tmp_path, Noter, Left, model=model, **stored_at(location)) as mesh:
         client = Client.local(mesh)
-        first = await client.submit("My name is Ada.", agent_id="noter", thread_id="talk")
+        first = await client.submit("noter", "My name is Ada.", thread_id="talk")
         key = (await told_of(mesh, "task.waiting")).payload["key"]
-        asked = await client.ask("What is my name?", agent_id="noter", thread_id="talk")
+        asked = await client.ask("noter", "What is my name?", thread_id="talk")
         open_request, note, _ = contents(model.requests[1])
         assert (asked.text, open_request) == ("Ada", "My name is Ada.")
         assert note.startswith("Still open: this request waits for a person: noter wants to run note(")
         model.replies(*["Noted."] * (ends == "approved"), "Bye.")
         if ends == "approved":
-            await client.answer(first.task_id, key, {"approve": True})
+            await client.answer(first.task_id, {"approve": True}, key=key)
         else:
             await client.cancel(first.task_id)
         await client.outcome(first.task_id)
-        await client.ask("Bye.", agent_id="left", thread_id="talk")
+        await client.ask("left", "Bye.", thread_id="talk")
     answered = ["The answer is further below.", "What is my name?", "Ada"]
     later = ['The answer to the earlier request "My name is Ada.":', "Noted.", "Bye."]
     whole = ["My name is Ada.", *answered, *later] if ends == "approved" else [*answered[1:], "Bye."]

@@ -12,10 +12,13 @@ from typing import Any
 import aiohttp
 import pytest
 
-from meshwright import Agent, Capability, Mesh, TaskRequest, Tasks, build_mesh
+from meshwright import Agent, Capability, TaskRequest
+from meshwright.app import build_mesh
 from meshwright.core.messages import Caller, Task, Usage
 from meshwright.edges.http.server import serving
+from meshwright.mesh import Mesh
 from meshwright.models.port import ModelReply
+from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import ScriptedModel
 from tests.support.running_mesh import Done, mesh
 from tests.support.settings import load_settings

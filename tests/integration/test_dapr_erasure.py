@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from meshwright import Tasks, build_mesh
+from meshwright.app import build_mesh
 from meshwright.cli.app import mesh as cli
 from meshwright.events.filter import EventFilter
 from meshwright.events.tasks import TaskSubject
 from meshwright.events.verify import verify
 from meshwright.mesh import Mesh
 from meshwright.models.offline import OfflineModel
+from meshwright.orchestration.tasks import Tasks
 from meshwright.run.erasure import Eraser
 from meshwright.stack.machine import Ports
 from meshwright.stack.services import Backends

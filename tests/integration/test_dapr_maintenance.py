@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, Client, Run, TaskRequest, Tasks, build_mesh
-from meshwright.app import StoreDeps
+from meshwright import Agent, Capability, Client, Run, TaskRequest
+from meshwright.app import StoreDeps, build_mesh
 from meshwright.core.messages import Caller, Usage
 from meshwright.events.filter import EventFilter
 from meshwright.kernel.runtime import Runtime
 from meshwright.mesh import Mesh
 from meshwright.models.port import ModelReply
+from meshwright.orchestration.tasks import Tasks
 from meshwright.services.maintenance import records
 from meshwright.services.maintenance.operations import Maintenance
 from meshwright.stack.machine import Ports
@@ -189,7 +190,7 @@ async def test_a_mesh_is_held_backed_up_restored_verified_and_released(
     monkeypatch.setenv("MESH_DAPR_BIN", dapr_bin)
     first, second, two = tmp_path / "first", tmp_path / "second", ("--replicas", "2")
     async with stack_up(first, *two, "--hold") as stack, Client(stack.url) as client:
-        tasks = [(await client.submit("Hello", agent_id="simple-agent")).task_id for _ in range(TASKS)]
+        tasks = [(await client.submit("simple-agent", "Hello")).task_id for _ in range(TASKS)]
         while len(await client.tasks(status="dispatched")) < TASKS:
             await asyncio.sleep(0.05)
         done = await run_mesh("backup", str(tmp_path / "copy"), "--data", str(first))

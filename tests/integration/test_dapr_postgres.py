@@ -73,7 +73,7 @@ def front(services: Services, database: Address, ports: Ports, folder: Path, num
 
 async def test_a_task_given_at_one_front_is_followed_at_the_other(fronts: list[Front]) -> None:
     one, other = fronts
-    receipts = [await one.client.submit(f"What is {n} + 1?", agent_id="simple-agent") for n in range(8)]
+    receipts = [await one.client.submit("simple-agent", f"What is {n} + 1?") for n in range(8)]
     for receipt in receipts:
         followed = [event async for event in other.client.follow(receipt.task_id)]
         types = [event.event_type for event in followed]
@@ -94,14 +94,14 @@ async def test_a_task_given_at_one_front_is_followed_at_the_other(fronts: list[F
 
 async def test_the_other_front_goes_on_where_one_is_gone(fronts: list[Front]) -> None:
     one, other = fronts
-    told = await one.client.ask("Remember that the gate is blue.", agent_id="researcher-agent")
+    told = await one.client.ask("researcher-agent", "Remember that the gate is blue.")
     assert told.status == "succeeded"
     key = await one.client.create_key("simple-agent")
     stored = await one.client.events(event_type="memory.stored")
     one.kill()
     assert stored and await other.client.events(event_type="memory.stored") == stored
     assert [known.key_id for known in await other.client.keys()] == [key.key_id]
-    asked = await other.client.ask("What colour is the gate?", agent_id="researcher-agent")
+    asked = await other.client.ask("researcher-agent", "What colour is the gate?")
     assert asked.status == "succeeded"
     [recalled] = await other.client.events(event_type="memory.recalled", task_id=asked.task_id)
     assert recalled.payload["count"] >= 1

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, build_mesh
+from meshwright import Agent, Capability
+from meshwright.app import build_mesh
 from meshwright.cli import checks as cli_checks
 from meshwright.component import Check, Component
 from tests.integration.test_otlp import Collector, collector

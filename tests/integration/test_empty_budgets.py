@@ -151,7 +151,7 @@ async def test_a_budget_that_was_denied_has_money_again_once_it_is_raised(api: A
     task_id = await submitted(api, agent_id="clerk")
     await parked(api)
     [question] = await api.client.inbox()
-    await api.client.answer(task_id, question.wait_id, {"approve": False, "reason": "no"})
+    await api.client.answer(question, {"approve": False, "reason": "no"})
     assert not (await api.client.outcome(task_id)).success
     await admin.raise_budget("1", budget="allow-agent-clerk-day")
     assert (await api.client.outcome(await submitted(api, agent_id="clerk"))).success
@@ -162,7 +162,7 @@ async def test_a_question_for_money_says_how_its_budget_is_raised_and_takes_no_a
     await parked(api)
     [question] = await api.client.inbox()
     with pytest.raises(InvalidInput, match="waits for money") as refused:
-        await api.client.answer(task_id, question.wait_id, 5)
+        await api.client.answer(question, 5)
     assert "mesh budgets raise" in refused.value.remedy
     shown = await mesh("inbox", question.id, "--url", api.url)
     assert f"mesh budgets raise {task_id} USD" in shown.out and "mesh answer" not in shown.out
@@ -170,7 +170,7 @@ async def test_a_question_for_money_says_how_its_budget_is_raised_and_takes_no_a
 
 async def test_a_task_without_a_budget_cannot_say_what_it_does_when_that_is_empty(api: Api) -> None:
     with pytest.raises(InvalidInput, match="it brings none") as refused:
-        await api.client.submit("Go.", agent_id="clerk", on_empty="ask")
+        await api.client.submit("clerk", "Go.", on_empty="ask")
     assert refused.value.field == "on_empty"
 
 

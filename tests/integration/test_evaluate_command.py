@@ -120,7 +120,7 @@ def test_wrong_calls_exit_with_2(project: Path, arguments: list[str], name: str,
 async def test_a_task_is_scored_and_evaluations_are_listed(project: Path, tmp_path: Path) -> None:
     data = str(tmp_path / "data")
     async with mesh_up(Path(data), cwd=project, MESH_TRUST="1", MESH_MODELS__ADAPTER="offline") as running:
-        task_id = (await running.client.ask("Capital?", agent_id="capitals")).task_id
+        task_id = (await running.client.ask("capitals", "Capital?")).task_id
         scored = await mesh("task", "score", task_id[-6:], "thumbs", "-1", "--comment", "No.", "--data", data)
         assert (scored.status, scored.out) == (0, f"…{task_id[-6:]} scored: thumbs -1\n"), scored
         events = (await mesh("events", "--task", task_id, "--data", data)).out

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, Run, Tasks, ToolFailed
+from meshwright import Agent, Capability, Run, ToolFailed
 from meshwright.cli.output import table
 from meshwright.core.access import Role
 from meshwright.core.messages import TaskRequest
 from meshwright.events.audit import RECORDED
 from meshwright.events.filter import EventFilter
 from meshwright.models.port import ModelReply, ModelRequest
+from meshwright.orchestration.tasks import Tasks
 from meshwright.services.llmops.commands import FIGURES, VARIANTS
 from meshwright.testing import ScriptedModel
 from meshwright.work.record import read_task
@@ -319,7 +320,7 @@ async def test_variants_survive_kill_9(tmp_path: Path) -> None:
     async def submitted(running: Any) -> dict[str, str]:
         """Submit a task to each thread; returns the variants that were accepted."""
         for thread in threads:
-            await running.client.submit("Hello", agent_id="asker", thread_id=thread)
+            await running.client.submit("asker", "Hello", thread_id=thread)
         accepted = await running.client.events(event_type="task.accepted", limit=1000, order="desc")
         newest = [event.payload for event in accepted[: len(threads)]]
         return {payload["thread_id"]: payload["variants"][0]["name"] for payload in newest}

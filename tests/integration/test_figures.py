@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, Run, Tasks
+from meshwright import Agent, Capability, Run
 from meshwright.component import Component, Figure
 from meshwright.core.access import Role
 from meshwright.core.messages import Usage
 from meshwright.events.filter import EventFilter
 from meshwright.models.errors import ModelRefused
 from meshwright.models.port import ModelReply
+from meshwright.orchestration.tasks import Tasks
 from meshwright.services.figures.calls import CallSums, DaySum
 from meshwright.testing import ScriptedModel
 from tests.support.http_mesh import Api, http_mesh
@@ -105,7 +106,7 @@ async def test_a_parked_task_is_neither_waiting_nor_running(api: Api) -> None:
     [parked] = (await figures(api))["parked"]
     assert (parked["agent_id"], parked["kind"], parked["count"]) == ("asker", "person", 1)
     question = (await api.mesh.get(Tasks).task(task_id)).waits[0].wait_id
-    await api.client.answer(task_id, question, "yes")
+    await api.client.answer(task_id, "yes", key=question)
     await api.mesh.get(Tasks).outcome(task_id)
     assert (await agent(api, "asker"))["parked"] == 0 and (await figures(api))["parked"] == []
 
@@ -153,7 +154,7 @@ async def test_a_task_that_was_answered_waits_for_its_slot_from_then_on(tmp_path
         await until(api, "task.started", 2)
         before = api.mesh.host.clock.now()
         question = (await api.mesh.get(Tasks).task(asking)).waits[0].wait_id
-        await api.client.answer(asking, question, "yes")
+        await api.client.answer(asking, "yes", key=question)
         await until(api, "wait.ended")
         shown = next(item for item in (await api.get("/figures"))["agents"] if item["waiting"])
         assert (shown["agent_id"], shown["running"], shown["parked"]) == ("turnstile", 1, 0)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import aiohttp
 
-from meshwright import Client, build_mesh
+from meshwright import Client
+from meshwright.app import build_mesh
 from tests.support.running_mesh import ROOT, mesh, mesh_up
 from tests.support.settings import load_settings
 from tests.support.simulator.personas import picture_id
@@ -135,7 +136,7 @@ async def test_a_picture_reaches_anthropic(tmp_path: Path) -> None:
         picture = write_painter(simulator, tmp_path, "anthropic")
         settings = load_settings(tmp_path, host="memory", model="router")
         async with build_mesh(settings, project=tmp_path) as running:
-            outcome = await Client.local(running).ask("Do work item item-1.", agent_id="painter")
+            outcome = await Client.local(running).ask("painter", "Do work item item-1.")
     seen = base64.b64encode(picture).decode()
     assert outcome.text == f"Done: item-1 is painted after {picture_id(seen)}.", outcome.error
     assert outcome.files == (), "no model of Anthropic's gives pictures"

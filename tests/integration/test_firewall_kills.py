@@ -22,7 +22,7 @@ AGENT = "infra-manager"
 
 async def set_rules(mesh: KilledMesh) -> tuple[str, Any]:
     """Have the agent set its rules, and approve that; the task, and the question whether they stay."""
-    task = await mesh.running.client.submit("Shut it.", agent_id=AGENT, capability="firewall-management")
+    task = await mesh.running.client.submit(AGENT, "Shut it.", capability="firewall-management")
     [approval] = await mesh.questions()
     await mesh.approve()
     while (question := (await mesh.questions())[0]).wait_id == approval.wait_id:
@@ -51,7 +51,7 @@ async def test_rules_come_back_where_the_mesh_is_killed_before_they_are_confirme
             if answers:
                 [again] = await mesh.questions()
                 assert again.wait_id == question.wait_id
-                await mesh.running.client.answer(task_id, question.wait_id, {"keep": False})
+                await mesh.running.client.answer(question, {"keep": False})
             assert (await mesh.running.outcome(task_id))["changed"]
     assert namespace.rules == []
     assert namespace.can_connect()

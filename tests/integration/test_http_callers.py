@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, Run, Tasks
+from meshwright import Agent, Capability, Run
 from meshwright.core.topics import MESH
 from meshwright.edges.http.app import create_app
 from meshwright.ledger.keys import Keys, NewKey
 from meshwright.models.port import ModelReply
+from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import ScriptedModel
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.model_api import HELLO, service

@@ -18,13 +18,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from meshwright import Client, Tasks
+from meshwright import Client
 from meshwright.client.transports import MeshUnreachable
 from meshwright.core.errors import ConfigError
 from meshwright.edges.http.server import listen, local_socket, serve
 from meshwright.edges.tls import RELOADED, Certificate
 from meshwright.identity.auth import Authenticators, Credentials, Unauthenticated
 from meshwright.ledger.keys import Keys
+from meshwright.orchestration.tasks import Tasks
 from meshwright.sql.folder import SOCKET_NAME, write_private
 from tests.support.http_mesh import http_mesh
 from tests.support.running_mesh import UP, mesh, mesh_up

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from meshwright import Component, Pages
+from meshwright.component import Component, Pages
 from meshwright.core.errors import ConfigError
 from meshwright.edges.http.app import create_app
 from meshwright.edges.http.server import serving

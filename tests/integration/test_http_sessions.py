@@ -124,7 +124,7 @@ async def test_a_caller_may_wait_for_more_outcomes_than_it_may_have_streams(tmp_
     async with http_mesh(tmp_path, admin_token=TOKEN, http={"max_streams": 2}) as api:
         ada = await api.mesh.get(Keys).create("ada", roles=["submitter", "viewer"])
         async with Client(api.url, ada.key) as client:
-            outcomes = await asyncio.gather(*[client.ask("Hello", agent_id="echo") for _ in range(12)])
+            outcomes = await asyncio.gather(*[client.ask("echo", "Hello") for _ in range(12)])
     assert [outcome.status for outcome in outcomes] == ["succeeded"] * 12
 
 

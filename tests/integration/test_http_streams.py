@@ -11,9 +11,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from meshwright import Client, Tasks, build_mesh
+from meshwright import Client
+from meshwright.app import build_mesh
 from meshwright.edges.http.server import serving
 from meshwright.events.filter import EventFilter
+from meshwright.orchestration.tasks import Tasks
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.mqtt_broker import client, mosquitto
 from tests.support.settings import load_settings

@@ -68,7 +68,7 @@ class Job:
         }
 
     async def submit(self, running: RunningMesh) -> str:
-        receipt = await running.client.submit("Fix it.", agent_id="coder", idempotency_key="job")
+        receipt = await running.client.submit("coder", "Fix it.", idempotency_key="job")
         return receipt.task_id
 
     async def question(self, running: RunningMesh) -> Any:
@@ -115,7 +115,7 @@ async def test_a_job_is_done_once_however_often_its_mesh_is_killed(tmp_path: Pat
         async with mesh_up(job.data, **job.environment) as running:
             question = await job.question(running)
             assert "+    return a + b" in question.subject["effect"]
-            await running.client.answer(question.task_id, question.wait_id, {"approve": True})
+            await running.client.answer(question, {"approve": True})
             await provider.until_held(("coder", len(JOB)))
             await running.kill()
         async with mesh_up(job.data, **job.environment) as running:
@@ -153,7 +153,7 @@ async def test_a_command_that_is_killed_in_the_middle_is_run_from_the_beginning(
                 await running.kill()
         async with mesh_up(job.data, **job.environment) as running:
             question = await job.question(running)
-            await running.client.answer(question.task_id, question.wait_id, {"approve": True})
+            await running.client.answer(question, {"approve": True})
             outcome = await job.finish(running)
     assert outcome["result"] == {"text": "Done."}, outcome["error"]
     files = job.committed(task_id)
@@ -196,7 +196,7 @@ async def test_a_worker_on_another_machine_goes_on_where_one_was_killed(
             provider.holds = {}
             await owner.kill()
             question = await job.question(other)
-            await other.client.answer(question.task_id, question.wait_id, {"approve": True})
+            await other.client.answer(question, {"approve": True})
             outcome = await other.outcome(task_id)
             calls = await calls_of(other, task_id)
     assert outcome["result"] == {"text": "Done."}, outcome["error"]

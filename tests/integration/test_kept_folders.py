@@ -17,13 +17,13 @@ async def test_work_of_an_older_folder_goes_on(archive: Path, tmp_path: Path) ->
     async with mesh_up(data, **environment_of(tmp_path)) as running:
         # Submitted again, each is found by its key; the folder's schedule may have made tasks of its own.
         door, wall = [
-            (await running.client.submit(text, agent_id="painter", idempotency_key=key)).task_id
+            (await running.client.submit("painter", text, idempotency_key=key)).task_id
             for text, key in (("Paint a door.", "ended"), ("Paint a wall.", "open"))
         ]
         assert (await running.client.task(door)).status == "succeeded"
         assert (await running.client.outcome(door)).text == "True red True"
         [question] = [item for item in await running.client.inbox() if item.task_id == wall]
-        await running.client.answer(question.task_id, question.wait_id, "blue")
+        await running.client.answer(question, "blue")
         outcome = await running.client.outcome(question.task_id)
         assert outcome.text == "True blue True"
         steps = await running.client.steps(question.task_id)

@@ -42,7 +42,7 @@ async def test_a_key_that_was_made_while_no_mesh_ran_counts_when_one_does(tmp_pa
 
 async def test_looking_after_keys_sets_no_agent_to_work(tmp_path: Path) -> None:
     where = ("--data", str(tmp_path))
-    given = await mesh("submit", "general-query", "Hello", *where)
+    given = await mesh("submit", "--capability", "general-query", "Hello", *where)
     assert (await mesh("keys", "create", "--name", "helper", "--yes", *where)).status == 0
     task = await mesh("task", given.out.strip(), "--json", *where)
     assert json.loads(task.out)["status"] == "dispatched"

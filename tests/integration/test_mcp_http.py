@@ -14,8 +14,9 @@ import uvicorn
 from mcp import types
 from mcp.server import Server, ServerRequestContext
 
-from meshwright import Agent, Capability, build_mesh
+from meshwright import Agent, Capability
 from meshwright.agents.loader import BoundAgents
+from meshwright.app import build_mesh
 from meshwright.core.errors import MeshError
 from meshwright.mcp.bounds import bounded_transport
 from meshwright.testing import ManualClock, ScriptedModel, mesh_for, tool_call

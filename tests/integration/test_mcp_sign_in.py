@@ -16,8 +16,9 @@ from httpx2 import Request
 from mcp.shared.auth import OAuthClientInformationFull
 from msgspec.structs import replace
 
-from meshwright import MeshError, build_mesh
+from meshwright import MeshError
 from meshwright.agents.loader import BoundAgents
+from meshwright.app import build_mesh
 from meshwright.identity.administration import Administration
 from meshwright.kernel.envelope import ActorRef
 from meshwright.mcp.component import McpComponent

@@ -326,7 +326,7 @@ async def test_a_person_promotes_what_an_agent_noted_of_a_page() -> None:
 async def test_memories_by_the_command_line(tmp_path: Path) -> None:
     data = ("--data", str(tmp_path / "data"))
     async with mesh_up(tmp_path / "data") as running:
-        await running.client.ask("Remember that the staging database is db-2.", agent_id="researcher-agent")
+        await running.client.ask("researcher-agent", "Remember that the staging database is db-2.")
 
         async def said(*words: str, status: int = 0) -> str:
             done = await mesh("memory", *words, *data)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from meshwright import build_mesh
+from meshwright.app import build_mesh
 from meshwright.context.memory import MemoryItem, MemoryStore
 from meshwright.core.access import Role
 from meshwright.events.audit import RECORDED

@@ -93,7 +93,7 @@ async def courses_of(running: RunningMesh) -> list[Course]:
     """Have an agent remember two things for each course."""
     for number in range(2 * COURSES):
         said = f"Remember that the lamp {number} of room {number * 31} is lit."
-        assert (await running.client.ask(said, agent_id="researcher-agent")).status == "succeeded"
+        assert (await running.client.ask("researcher-agent", said)).status == "succeeded"
     ids = [item["memory_id"] for item in await listed(running)]
     assert len(ids) == 2 * COURSES
     return [Course(number, *ids[2 * number : 2 * number + 2]) for number in range(COURSES)]
@@ -147,7 +147,7 @@ async def test_answered_changes_of_memories_survive_kills(
         await asyncio.gather(*await go(running, courses, 0))
         await check(running, courses)
         assert all(course.has_ended for course in courses)
-        asked = await running.client.ask("Which word is quartz?", agent_id="researcher-agent")
+        asked = await running.client.ask("researcher-agent", "Which word is quartz?")
         steps_of_task = (await running.get(f"/tasks/{asked.task_id}/steps", contents="true")).body
         assert not any(course.secret in str(steps_of_task) for course in courses)
     written = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}

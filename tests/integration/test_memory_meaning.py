@@ -5,10 +5,11 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from meshwright import Agent, Capability, Run, Tasks
+from meshwright import Agent, Capability, Run
 from meshwright.ledger.costs import CostQuery
 from meshwright.ledger.spending import Spending
 from meshwright.mesh import Mesh
+from meshwright.orchestration.tasks import Tasks
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.running_mesh import mesh_up
@@ -78,7 +79,7 @@ async def test_an_agent_recalls_what_means_the_same(tmp_path: Path) -> None:
 async def test_a_memory_gets_its_vector_after_the_process_was_killed(tmp_path: Path) -> None:
     data = tmp_path / "data"
     async with mesh_up(data) as running:
-        await running.client.ask("Remember that the staging database is db-2.", agent_id="researcher-agent")
+        await running.client.ask("researcher-agent", "Remember that the staging database is db-2.")
         running.process.kill()
         await running.process.wait()
     async with mesh_up(data, MESH_CONTEXT__EMBEDDING_MODEL="default") as running:

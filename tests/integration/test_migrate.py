@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, Client, Mesh, Run, build_mesh
+from meshwright import Agent, Capability, Client, Run
+from meshwright.app import build_mesh
 from meshwright.cli.app import run as run_mesh
 from meshwright.core.clock import SystemClock
 from meshwright.core.errors import InvalidInput, StoreFailed, StoreLocked, StoreMoved, StoreTooNew
@@ -25,6 +26,7 @@ from meshwright.events.log import EventLog
 from meshwright.events.verify import verify
 from meshwright.kernel.envelope import ActorRef, Message
 from meshwright.ledger.keys import Keys
+from meshwright.mesh import Mesh
 from meshwright.services.maintenance.migrate import migrate, reopen
 from meshwright.sql.database import Database, Session
 from meshwright.sql.meta import HELD, read_note, write_note
@@ -93,7 +95,7 @@ class Running:
 
     async def submit(self, text: str, **fields: Any) -> str:
         fields = {"agent_id": "worker", "idempotency_key": text, **fields}
-        return (await self.client.submit(text, **fields)).task_id
+        return (await self.client.submit(text=text, **fields)).task_id
 
     async def waits(self, task_id: str) -> dict[str, Any]:
         """The payload of the last event by which a task began to wait, as soon as there is one."""
@@ -107,7 +109,7 @@ class Running:
 
     async def answer(self, task_id: str, text: str) -> None:
         [question] = [item for item in await self.client.inbox() if item.task_id == task_id]
-        await self.client.answer(task_id, question.wait_id, text)
+        await self.client.answer(question, text)
 
     async def outcome(self, task_id: str) -> Any:
         async with asyncio.timeout(PATIENCE_SECONDS):

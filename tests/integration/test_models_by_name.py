@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, Outcome, build_mesh, create_agent, create_router_agent
+from meshwright import Agent, Capability, Outcome, create_agent, create_router_agent
+from meshwright.app import build_mesh
 from meshwright.core.errors import ConfigError
 from meshwright.core.messages import Usage
 from meshwright.core.money import Price

@@ -373,7 +373,8 @@ async def test_two_meshes_on_one_broker_do_not_see_one_another(
 
 def test_nothing_of_mqtt_is_loaded_where_nobody_asked_for_it() -> None:
     code = (
-        "import sys; from pathlib import Path; from meshwright import build_mesh, load_settings;"
+        "import sys; from pathlib import Path; from meshwright.app import build_mesh;"
+        "from meshwright.settings import load_settings;"
         "build_mesh(load_settings(Path()), agents=[]); print('paho' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from meshwright import load_settings
 from meshwright.core.errors import ConfigError
 from meshwright.core.http_limits import MAX_HEADER_BYTES
 from meshwright.identity import oidc
+from meshwright.settings import load_settings
 from tests.support.fake_issuer import AUDIENCE, FakeIssuer, fake_issuer
 from tests.support.http_mesh import Api, http_mesh
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 from msgspec.structs import replace
 
-from meshwright import Agent, Capability, File, Run, TaskRequest, Tasks
+from meshwright import Agent, Capability, File, Run, TaskRequest
 from meshwright.context.plan import CompressRequest
 from meshwright.core.access import Role
 from meshwright.core.encoding import encode
@@ -27,6 +27,7 @@ from meshwright.identity.operations import Feed, Operations
 from meshwright.identity.rules import RULES, check_answer
 from meshwright.ledger.keys import Keys, Unauthenticated
 from meshwright.mesh import Mesh
+from meshwright.orchestration.tasks import Tasks
 from meshwright.services.agent_config.component import AgentConfigs
 from meshwright.services.agent_config.records import AgentConfigRequest, AgentConfigUpdate
 from meshwright.services.evaluations.component import Evaluations

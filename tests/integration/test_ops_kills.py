@@ -101,7 +101,7 @@ async def submit(running: RunningMesh, agents: Sequence[str]) -> dict[str, str]:
     tasks = {}
     for agent_id in agents:
         wanted = {"capability": usage[agent_id]} if agent_id in usage else {}
-        receipt = await running.client.submit("Do it.", agent_id=agent_id, idempotency_key=agent_id, **wanted)
+        receipt = await running.client.submit(agent_id, "Do it.", idempotency_key=agent_id, **wanted)
         tasks[agent_id] = receipt.task_id
     return tasks
 

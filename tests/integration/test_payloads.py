@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, Tasks
+from meshwright import Agent, Capability
+from meshwright.orchestration.tasks import Tasks
 from tests.support.fake_provider import FakeProvider
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.mqtt_broker import SUBMIT, ask, mosquitto
@@ -42,10 +43,35 @@ async def test_a_payload_over_http_reaches_the_model(tmp_path: Path, fake: FakeP
     assert told(fake) == ASKED
 
 
+async def test_the_text_may_stand_beside_the_payload(tmp_path: Path, fake: FakeProvider) -> None:
+    async with http_mesh(tmp_path, Reviewer, model="http", litellm_base_url=fake.url) as api:
+        beside = {name: value for name, value in PAYLOAD.items() if name != "text"}
+        request = {"agent_id": "reviewer", "text": "Review this.", "payload": beside}
+        headers = {"Idempotency-Key": "review-7"}
+        status, receipt = await api.call("POST", "/tasks", json=request, headers=headers)
+        same = {"agent_id": "reviewer", "payload": {**beside, "text": "Review this."}}
+        again = await api.call("POST", "/tasks", json=same, headers=headers)
+        await api.mesh.get(Tasks).outcome(receipt["task_id"])
+        assert (status, again[1]["task_id"]) == (202, receipt["task_id"])
+        refused = await api.call("POST", "/tasks", json={**request, "payload": {"text": "Or this."}})
+        assert refused[0] == 422 and "text and payload.text are both given" in refused[1]["detail"]
+    assert told(fake) == ASKED
+
+
+async def test_mesh_ask_fails_where_the_answer_has_another_shape(tmp_path: Path, fake: FakeProvider) -> None:
+    fake.replies += [{"content": "Page 1."}] * 2
+    async with http_mesh(tmp_path, Reviewer, model="http", litellm_base_url=fake.url) as api:
+        asked = ("ask", "reviewer", "Where?", "--url", api.url, "--shape")
+        fits = await mesh(*asked, '{"required": ["text"]}')
+        other = await mesh(*asked, '{"required": ["page"]}')
+    assert (fits.status, fits.out) == (0, "Page 1.\n")
+    assert other.status == 1 and "reviewer answered in another shape: page " in other.err
+
+
 async def test_a_payload_of_mesh_submit_reaches_the_model(tmp_path: Path, fake: FakeProvider) -> None:
     async with http_mesh(tmp_path, Reviewer, model="http", litellm_base_url=fake.url) as api:
         beside = json.dumps({name: value for name, value in PAYLOAD.items() if name != "text"})
-        await submitted(api, "reviewing", "Review this.", "--payload", beside)
+        await submitted(api, "reviewer", "Review this.", "--payload", beside)
     assert told(fake) == ASKED
 
 

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, NamedTuple
 import pytest
 from aiohttp import web
 
-from meshwright import Agent, Capability, File, Run, Tasks, tool
+from meshwright import Agent, Capability, File, Run, tool
 from meshwright.agents.loader import BoundAgents
 from meshwright.context.memories import Memory
 from meshwright.context.memory import MemoryStore
@@ -28,6 +28,7 @@ from meshwright.core.errors import Conflict
 from meshwright.core.messages import Event
 from meshwright.models.errors import ModelRefused
 from meshwright.models.port import ToolCall
+from meshwright.orchestration.tasks import Tasks
 from meshwright.run.run import Delegation
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from meshwright.testing.mesh import MeshUnderTest

@@ -100,7 +100,7 @@ async def test_a_job_that_is_killed_goes_on_in_its_state_and_does_nothing_twice(
             "MESH_TREES__CALC__REPOSITORY": str(source),
         }
         async with killed_mesh(environment) as mesh:
-            task_id = (await mesh.running.client.submit("Fix the failing test.", agent_id=MANAGER)).task_id
+            task_id = (await mesh.running.client.submit(MANAGER, "Fix the failing test.")).task_id
             clone = tmp_path / "data" / "trees" / "default" / task_id / "repo.git"
             for number, state in enumerate(held, start=1):
                 await kill_in(state, mesh, provider, held[number:])

@@ -9,10 +9,11 @@ from unittest.mock import ANY
 
 import pytest
 
-from meshwright import Agent, Capability, Run, Tasks
+from meshwright import Agent, Capability, Run
 from meshwright.core.access import Role
 from meshwright.core.errors import HostError
 from meshwright.core.messages import Caller, TaskRequest
+from meshwright.orchestration.tasks import Tasks
 from meshwright.prompts import PromptContext, PromptSources
 from meshwright.services.llmops.component import PromptRegistry
 from meshwright.services.llmops.records import PromptChange
@@ -81,7 +82,7 @@ async def done(api: Api, method: str, path: str = "", body: Any = None, **option
 
 async def greeted(api: Api, model: ScriptedModel, agent_id: str = "greeter") -> tuple[str, str | None]:
     """The prompt that a task's model reads, and the version that the outcome names."""
-    outcome = await api.client.ask("Hello", agent_id=agent_id)
+    outcome = await api.client.ask(agent_id, "Hello")
     return model.requests[-1].messages[0].content, outcome.prompt
 
 

@@ -47,12 +47,12 @@ async def test_workers_on_dapr_go_by_a_label_that_was_moved(tmp_path: Path) -> N
         async def greeted_with(ending: str) -> None:
             async with asyncio.timeout(SECONDS):
                 while True:
-                    outcome = await client.ask("Hello", agent_id="greeter")
+                    outcome = await client.ask("greeter", "Hello")
                     assert outcome.success and outcome.prompt, outcome
                     if outcome.prompt.endswith(ending):
                         return
 
-        before = (await client.ask("Hello", agent_id="greeter")).prompt
+        before = (await client.ask("greeter", "Hello")).prompt
         assert before and "registry" not in before
         await change("POST", "", {"name": "greeter", "template": "Be kind."})
         await change("PUT", "/greeter", {"template": "Be brief."})

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from meshwright import ModelSettings, open_model, with_fallbacks
 from meshwright.core.errors import ModelError
 from meshwright.models.errors import ModelRefused
-from meshwright.models.named import Chain, named_models
+from meshwright.models.named import Chain, ModelSettings, named_models, open_model, with_fallbacks
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.named_models import KEY, at_fakes, request
 

@@ -85,7 +85,7 @@ def environment_of(folder: Path, provider: FakeProvider, purse_usd: Decimal) -> 
 async def submitted(running: RunningMesh) -> list[str]:
     """A task a tree, each the same as before where it was submitted already."""
     tasks = [
-        running.client.submit(f"Tree {number}.", agent_id="root", idempotency_key=f"tree-{number}")
+        running.client.submit("root", f"Tree {number}.", idempotency_key=f"tree-{number}")
         for number in range(TREES)
     ]
     return [receipt.task_id for receipt in await all_of(tasks)]
@@ -166,14 +166,14 @@ async def test_a_crash_under_a_purse_costs_what_the_provider_bills(tmp_path: Pat
         environment = environment_of(tmp_path, provider, WIDE_PURSE)
         for kill in range(KILLS):
             async with mesh_up(tmp_path / "data", **environment) as running:
-                await running.client.submit("Go.", agent_id="root", idempotency_key="tree")
+                await running.client.submit("root", "Go.", idempotency_key="tree")
                 enough, seen = WIDE * kill / KILLS + CALLS, 0
                 while len(provider.calls) < enough or len(provider.calls) > seen:  # all sent ones are there
                     seen = len(provider.calls)
                     await asyncio.sleep(LOOK_SECONDS)
                 await running.kill()
         async with mesh_up(tmp_path / "data", **environment) as running:
-            receipt = await running.client.submit("Go.", agent_id="root", idempotency_key="tree")
+            receipt = await running.client.submit("root", "Go.", idempotency_key="tree")
             outcome = await running.client.outcome(receipt.task_id)
             assert outcome.text == str(WIDE)
             billed = len(provider.calls) * EARNED_SMALL

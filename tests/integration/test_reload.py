@@ -59,7 +59,7 @@ async def test_a_change_starts_the_mesh_again_and_tasks_go_on(tmp_path: Path) ->
         file.write_text(AGENT.replace("a house", "a ship"))
         await started_again(running)
         assert "actors/painter.py has changed" in running.errors.text
-        await running.client.answer(task_id, (await running.client.inbox())[0].wait_id, "blue")
+        await running.client.answer((await running.client.inbox())[0], "blue")
         assert (await running.outcome(task_id))["result"]["text"] == "a ship in blue"
 
         file.write_text(AGENT.replace('f"{NAME}', 'f"{NAME}"'))
@@ -126,7 +126,7 @@ async def test_a_file_of_agents_is_a_mesh(tmp_path: Path) -> None:
     (tmp_path / "paint.py").write_text(ONE_FILE)
     up = [sys.executable, "paint.py"]
     async with mesh_up(tmp_path / ".mesh", up=up, cwd=tmp_path) as running:
-        asking = asyncio.create_task(running.client.ask("Paint", agent_id="painter"))
+        asking = asyncio.create_task(running.client.ask("painter", "Paint"))
         await running.until(lambda event: event["event_type"] == "task.waiting")
         [question] = await running.client.inbox()
         answered = await mesh("answer", question.id, "red", "--data", str(tmp_path / ".mesh"))

@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, Mesh, Run, TaskRequest, Tasks, build_mesh
+from meshwright import Agent, Capability, Run, TaskRequest
+from meshwright.app import build_mesh
 from meshwright.core.errors import TooLarge
 from meshwright.edges import reply_table
 from meshwright.edges.replies import Address, Courier, Sender, Undeliverable
 from meshwright.edges.reply_table import MAX_CLIENTS, SenderKey
 from meshwright.events.filter import EventFilter
+from meshwright.mesh import Mesh
+from meshwright.orchestration.tasks import Tasks
 from meshwright.work.protocol import TaskKey
 from tests.support.mqtt_broker import payloads_of
 from tests.support.settings import load_settings

@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, Mesh, Run, ToolFailed, build_mesh
+from meshwright import Agent, Capability, Run, ToolFailed
+from meshwright.app import build_mesh
 from meshwright.core.errors import DelegationFailed, Forbidden, IdempotencyConflict, InvalidInput, NotFound
 from meshwright.core.messages import Caller, TaskRequest
 from meshwright.core.topics import TASK_PROGRESS
 from meshwright.events.filter import EventFilter
 from meshwright.kernel.rows import delete_heads
 from meshwright.ledger.costs import CostQuery, costs_of
+from meshwright.mesh import Mesh
 from meshwright.orchestration.tasks import Tasks
 from meshwright.services.maintenance.verify import verify_store
 from meshwright.services.retention.retention import Retention
@@ -324,10 +326,10 @@ def test_a_command_prunes_only_where_it_is_asked_to(tmp_path: Path) -> None:
     (tmp_path / "mesh.toml").write_text("[retention]\nsucceeded_days = 0.01\n")
     mesh_command("ask", "-q", "simple-agent", "Hello", cwd=tmp_path)
     assert (
-        mesh_command("submit", "general-query", "Hello", cwd=tmp_path).returncode == 0
+        mesh_command("submit", "--capability", "general-query", "Hello", cwd=tmp_path).returncode == 0
     )  # the list is written
     with closing(sqlite3.connect(tmp_path / ".mesh/mesh.db", isolation_level=None)) as database:
         database.execute("UPDATE tasks SET completed_at = completed_at - 86400")
-    assert mesh_command("submit", "general-query", "Hello", cwd=tmp_path).returncode == 0
+    assert mesh_command("submit", "--capability", "general-query", "Hello", cwd=tmp_path).returncode == 0
     assert mesh_command("prune", "--dry-run", cwd=tmp_path).stdout == "would prune: 1 succeeded\n"
     assert mesh_command("prune", "--yes", cwd=tmp_path).stdout == "pruned: 1 succeeded\n"

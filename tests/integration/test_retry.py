@@ -100,14 +100,14 @@ class Failing:
         (self.faults / fault).touch()
         if fault == "provider":
             self.provider.faults.extend([Fault(kind="slow"), Fault(status=400)])
-        receipt = await client.submit(fault, agent_id="worker", **fields)
+        receipt = await client.submit("worker", fault, **fields)
         if fault == "cancel":
             await self._waits(receipt.task_id)
             await client.cancel(receipt.task_id)
         if fault == "person":
             await self._waits(receipt.task_id)
             [question] = await client.inbox()
-            await client.answer(receipt.task_id, question.wait_id, "no")
+            await client.answer(question, "no")
         outcome = await client.outcome(receipt.task_id)
         assert not outcome.success, outcome
         return receipt.task_id

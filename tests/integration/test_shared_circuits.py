@@ -7,13 +7,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from meshwright import Mesh, Tasks, build_mesh, create_agent
+from meshwright import create_agent
+from meshwright.app import build_mesh
 from meshwright.core.errors import ModelError
 from meshwright.core.messages import TaskRequest
 from meshwright.events.inbox import Inbox
+from meshwright.mesh import Mesh
 from meshwright.models.overview import Deployments
 from meshwright.models.port import ChatMessage, Model, ModelRequest
 from meshwright.orchestration.status import StatusReader
+from meshwright.orchestration.tasks import Tasks
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.postgres import Address
 from tests.support.settings import load_settings

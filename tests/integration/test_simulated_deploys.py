@@ -87,7 +87,7 @@ async def question_of(running: RunningMesh, kind: str) -> Question:
 
 
 async def approve(running: RunningMesh, question: Question, *, approve: bool = True) -> None:
-    await running.client.answer(question.task_id, question.wait_id, {"approve": approve})
+    await running.client.answer(question, {"approve": approve})
 
 
 @asynccontextmanager
@@ -143,7 +143,7 @@ async def test_a_no_to_a_restart_ends_the_task_and_repeats_nothing(tmp_path: Pat
         question = await question_of(running, "restart")
         assert question.subject["steps"] == ["tool charge"]
         with pytest.raises(InvalidInput, match=r"approve") as refused:
-            await running.client.answer(task_id, question.wait_id, "no, do not repeat it")
+            await running.client.answer(question, "no, do not repeat it")
         assert '"approve": true or false' in refused.value.remedy
         done = await shop.run("deny", task_id, "--reason", "paid is paid")
         assert done.status == 0, done.err

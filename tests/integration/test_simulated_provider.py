@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Client, build_mesh
+from meshwright import Client
+from meshwright.app import build_mesh
 from tests.support.settings import load_settings
 from tests.support.simulator.play import Wire, agent_of, play, write_project
 from tests.support.simulator.scenario import Weather, load_scenarios
@@ -85,7 +86,7 @@ async def test_budget_ledger_and_provider_agree(
         async with build_mesh(settings, project=tmp_path, agents=[agent_of(world)]) as mesh:
             client = Client.local(mesh)
             outcomes = await asyncio.gather(
-                *[client.ask(job.request(item), agent_id="simulated", timeout=90) for item in job.items]
+                *[client.ask("simulated", job.request(item), timeout=90) for item in job.items]
             )
             ledger = (await client.costs()).total
             [view] = await client.budgets()

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Client, build_mesh
+from meshwright import Client
+from meshwright.app import build_mesh
 from tests.support.settings import load_settings
 from tests.support.simulator.play import Wire, agent_of, play, write_project
 from tests.support.simulator.scenario import Weather, load_scenarios
@@ -57,7 +58,7 @@ async def test_a_provider_that_never_answers_costs_no_attempt_and_no_step(tmp_pa
         async with build_mesh(settings, project=folder, agents=[agent_of(world)]) as mesh:
             client = Client.local(mesh)
             before = await client.scores("work")
-            outcome = await client.ask(job.request(item), agent_id="simulated", timeout=ATTEMPT_SECONDS)
+            outcome = await client.ask("simulated", job.request(item), timeout=ATTEMPT_SECONDS)
             waits = await client.events(event_type="task.waiting")
             failed = await client.events(event_type="attempt.failed")
             after = await client.scores("work")

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 
-from meshwright import TaskRequest, Tasks, build_mesh
+from meshwright import TaskRequest
+from meshwright.app import build_mesh
 from meshwright.core.access import Role
 from meshwright.core.errors import ConfigError, MeshError
 from meshwright.core.messages import Caller, TaskVariant
 from meshwright.core.topics import TASK_PROGRESS
 from meshwright.events.filter import EventFilter
+from meshwright.orchestration.tasks import Tasks
 from meshwright.services.llmops.component import PromptRegistry
 from meshwright.services.llmops.records import PromptChange, PromptRequest
 from meshwright.services.sinks.component import Sinks

@@ -131,7 +131,7 @@ async def test_every_replica_has_a_sidecar_and_redis_can_be_the_bus(tmp_path: Pa
     async with stack_up(tmp_path, "--replicas", "2", "--bus", "redis") as stack:
         assert stack.pids.keys() == SERVICES - {"mosquitto"} | {"daprd-mesh-1", "mesh-1"}
         async with Client(stack.url) as client:  # of each thread a replica is chosen; one has the event log
-            ended = await asyncio.gather(*(client.ask("", agent_id="digest-agent") for _ in range(6)))
+            ended = await asyncio.gather(*(client.ask("digest-agent", "") for _ in range(6)))
         assert {outcome.status for outcome in ended} == {"succeeded"}, ended
 
 

@@ -8,12 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from meshwright import Agent, Capability, File, Run, Tasks
+from meshwright import Agent, Capability, File, Run
 from meshwright.context.memory import MemoryItem, MemoryStore
 from meshwright.core.errors import MeshError
 from meshwright.core.files import TaskFile
 from meshwright.core.messages import Caller, MemoryScope, TaskRequest
 from meshwright.events.filter import EventFilter
+from meshwright.orchestration.tasks import Tasks
 from meshwright.tools.tool import ToolContext
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.tenants import SECRET, THREAD, Asker, fill, finished_task, holder
@@ -44,7 +45,7 @@ async def of_delegation(run: Run) -> Any:
 
 async def of_memories(run: Run) -> Any:
     await run.remember("a note that is to be kept", "global")
-    prepared = await run.prepare()
+    prepared = await run._prepare()
     assert prepared.memory_error is None and prepared.error is None
     return prepared.system, prepared.recalled, prepared.history
 
@@ -99,7 +100,7 @@ class Remembering(Agent):
     reads_log = True
 
     async def run(self, run: Run) -> str:
-        prepared = await run.prepare()
+        prepared = await run._prepare()
         return f"{prepared.system} {prepared.recalled} {prepared.history}"
 
 

@@ -130,7 +130,7 @@ READING = ["agents", "prompts check", "tasks", "events", "costs", "budgets", "ke
 def test_commands_that_read_run_nothing_of_the_folder(folder: Path, command: str, with_data: bool) -> None:
     task_id = "none"
     if with_data:
-        task_id = run("submit", "echoing", "Hello", cwd=folder).stdout.strip()
+        task_id = run("submit", "--capability", "echoing", "Hello", cwd=folder).stdout.strip()
         (folder / "ran").unlink()
     before = sorted(path for path in folder.rglob("*") if path.suffix not in (".db-wal", ".db-shm"))
     done = run(*command.format(task_id).split(), cwd=folder)

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, Mesh, Run, Tasks, build_mesh
+from meshwright import Agent, Capability, Run
+from meshwright.app import build_mesh
 from meshwright.core.messages import Caller, TaskRequest, Usage
 from meshwright.events.tasks import TaskSubject
+from meshwright.mesh import Mesh
 from meshwright.models.port import ModelReply
+from meshwright.orchestration.tasks import Tasks
 from meshwright.run.erasure import Eraser
 from meshwright.services.maintenance.verify import StoreVerified, verify_store
 from meshwright.sql.database import Session

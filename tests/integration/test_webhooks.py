@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, Run, Tasks, build_mesh
+from meshwright import Agent, Capability, Run
+from meshwright.app import build_mesh
 from meshwright.core.errors import ConfigError
 from meshwright.edges.webhooks.kinds import MARKER
+from meshwright.orchestration.tasks import Tasks
 from tests.support.http_mesh import http_mesh
 from tests.support.settings import load_settings
 from tests.support.webhook_mesh import RULE, SECRET, deliver, event, events, issue, receiving, webhooks

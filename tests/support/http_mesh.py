@@ -9,8 +9,11 @@ from typing import Any
 
 import aiohttp
 
-from meshwright import Agent, Capability, Client, Mesh, Run, Tasks, ToolFailed, build_mesh
+from meshwright import Agent, Capability, Client, Run, ToolFailed
+from meshwright.app import build_mesh
 from meshwright.edges.http.server import serving
+from meshwright.mesh import Mesh
+from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import ScriptedModel
 from tests.support.settings import load_settings
 

@@ -8,9 +8,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from meshwright import Agent, Capability, Mesh, build_mesh, tool
+from meshwright import Agent, Capability, tool
+from meshwright.app import build_mesh
 from meshwright.core.messages import Event
 from meshwright.events.filter import EventFilter
+from meshwright.mesh import Mesh
 from meshwright.models.port import Model
 from meshwright.testing import ScriptedModel
 from tests.support.settings import load_settings

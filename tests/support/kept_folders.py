@@ -48,11 +48,11 @@ def environment_of(folder: Path) -> dict[str, str]:
 
 
 async def fill(running: RunningMesh) -> None:
-    await running.client.submit("Paint a door.", agent_id="painter", idempotency_key="ended")
+    await running.client.submit("painter", "Paint a door.", idempotency_key="ended")
     [question] = await _questions(running)
-    await running.client.answer(question.task_id, question.wait_id, "red")
+    await running.client.answer(question, "red")
     await running.outcome(question.task_id)
-    await running.client.submit("Paint a wall.", agent_id="painter", idempotency_key="open")
+    await running.client.submit("painter", "Paint a wall.", idempotency_key="open")
     await _questions(running)
     at = ("--url", running.url)
     for command in (

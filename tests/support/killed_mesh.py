@@ -66,7 +66,7 @@ class KilledMesh:
     async def approve(self) -> None:
         """Approve each change that waits for it."""
         for question in await self._inbox():
-            await self.running.client.answer(question.task_id, question.wait_id, {"approve": True})
+            await self.running.client.answer(question, {"approve": True})
 
     async def called(self) -> Counter[tuple[str, str]]:
         """The calls of tools that have ended, of all tasks: how often each agent made each."""

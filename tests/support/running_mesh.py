@@ -127,7 +127,7 @@ class RunningMesh:
     async def submit(self, text: str, key: str | None = None, **fields: Any) -> str:
         """Submit a task, and return its id."""
         request = {"capability": "general-query"} | fields
-        return (await self.client.submit(text, idempotency_key=key, **request)).task_id
+        return (await self.client.submit(text=text, idempotency_key=key, **request)).task_id
 
     async def stream(self, *, after: int = 0, **fields: Any) -> AsyncIterator[dict[str, Any]]:
         """The logged events, from the first and those to come."""

@@ -56,7 +56,7 @@ class SimulatedMesh:
     async def submit(self, running: RunningMesh) -> list[str]:
         """Submit a task an item, each the same task as before where it was submitted already."""
         receipts = [
-            running.client.submit(self.job.request(item), agent_id="simulated", idempotency_key=item)
+            running.client.submit("simulated", self.job.request(item), idempotency_key=item)
             for item in self.job.items
         ]
         return [receipt.task_id for receipt in await all_of(list(receipts))]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
-from meshwright import Agent, Capability, Mesh
+from meshwright import Agent, Capability
 from meshwright.context.memory import MemoryItem, MemoryStore
 from meshwright.core.messages import Outcome, Usage
 from meshwright.core.money import Price
 from meshwright.ledger.costs import Cost, CostQuery
 from meshwright.ledger.spending import Spending
+from meshwright.mesh import Mesh
 from meshwright.models.port import ModelReply, ToolCall
 
 PRICE = Price(input=Decimal(3), output=Decimal(15))

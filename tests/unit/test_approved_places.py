@@ -8,7 +8,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from meshwright import Agent, Capability, Mesh, TaskRequest, Tasks, tool
+from meshwright import Agent, Capability, TaskRequest, tool
+from meshwright.mesh import Mesh
+from meshwright.orchestration.tasks import Tasks
 from meshwright.settings.forms import Table
 from meshwright.testing import ScriptedModel, tool_call
 from meshwright.toolsets.rest import RestPart, RestService, RestTools

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, Tasks
+from meshwright import Agent, Capability
+from meshwright.orchestration.tasks import Tasks
 from meshwright.run import Run
 from meshwright.testing import mesh_for
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from meshwright import Client, build_mesh
+from meshwright import Client
+from meshwright.app import build_mesh
 from meshwright.core.errors import MeshError
 from meshwright.core.messages import Caller, Event
 from meshwright.events.audit import RECORDED, Audit, hashed
@@ -94,7 +95,7 @@ async def test_a_flood_of_wrong_keys_does_not_fill_the_log(mesh: Mesh) -> None:
 
 
 async def test_who_reads_contents_is_recorded_once_an_hour(mesh: Mesh, client: Client) -> None:
-    outcome = await client.ask("hello", agent_id="echo")
+    outcome = await client.ask("echo", "hello")
     for _ in range(3):
         assert isinstance([step async for step in client.transcript(outcome.task_id)], list)
     await client.steps(outcome.task_id)  # without contents
@@ -118,7 +119,7 @@ async def test_settings_that_changed_are_recorded_at_the_start_without_secrets(t
 
 async def test_heads_are_signed_while_the_mesh_runs_and_at_its_end(mesh: Mesh, client: Client) -> None:
     before = await mesh.log.last_seq()
-    await client.ask("hello", agent_id="echo")
+    await client.ask("echo", "hello")
     async for event in mesh.log.tail(EventFilter(event_type="audit.head", after_seq=before)):
         assert event.fields["seq"] > 0
         break

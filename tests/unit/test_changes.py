@@ -8,9 +8,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from meshwright import Agent, Capability, Mesh, TaskRequest, Tasks, tool
+from meshwright import Agent, Capability, TaskRequest, tool
+from meshwright.mesh import Mesh
 from meshwright.models.errors import ModelRefused
 from meshwright.models.port import ModelRequest
+from meshwright.orchestration.tasks import Tasks
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import kept

@@ -186,7 +186,7 @@ async def test_a_submission_is_sent_again_as_the_same_task() -> None:
     flaky = Flaky(RECEIPT, 202)
     async with served(web.get("/agents", healthy), web.post("/tasks", flaky.answer)) as mesh:
         await mesh.agents()
-        receipt = await mesh.submit("Hello", agent_id="a", thread_id=None)
+        receipt = await mesh.submit("a", "Hello", thread_id=None)
     assert receipt.task_id == "t1"
     first, second = flaky.bodies
     assert first == second
@@ -198,7 +198,7 @@ async def test_what_could_happen_twice_is_sent_once() -> None:
     async with served(web.get("/agents", healthy), web.post("/tasks/t1/answer", flaky.answer)) as mesh:
         await mesh.agents()
         with pytest.raises(MeshUnreachable):
-            await mesh.answer("t1", "approval", True)
+            await mesh.answer("t1", True, key="approval")
     assert flaky.bodies == [{"key": "approval", "value": True}]
 
 
@@ -211,7 +211,7 @@ async def test_a_call_has_a_time_limit() -> None:
 
     async with served(web.post("/tasks", hang), timeout=0.05) as mesh:
         with pytest.raises(MeshUnreachable, match=r"\(no reply in time\)"):
-            await mesh.submit("Hello", agent_id="a")
+            await mesh.submit("a", "Hello")
         hanging.set()
 
 
@@ -255,7 +255,7 @@ async def test_a_budget_without_room_is_named() -> None:
 
     async with served(web.post("/tasks", refuse)) as mesh:
         with pytest.raises(BudgetExceeded) as raised:
-            await mesh.submit("Hello", agent_id="a")
+            await mesh.submit("a", "Hello")
     assert (raised.value.budget, raised.value.retry_after_seconds) == ("daily", 60)
 
 
@@ -266,7 +266,7 @@ async def test_an_overloaded_mesh_says_when_to_come_again() -> None:
 
     async with served(web.post("/tasks", refuse)) as mesh:
         with pytest.raises(Overloaded) as raised:
-            await mesh.submit("Hello", agent_id="a")
+            await mesh.submit("a", "Hello")
     assert (raised.value.status, raised.value.retry_after_seconds) == (429, 7)
 
 

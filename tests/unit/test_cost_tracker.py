@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, Outcome, Run, Tasks
+from meshwright import Agent, Capability, Outcome, Run
 from meshwright.agents.loader import load_agents
 from meshwright.core.messages import Caller, TaskRequest
 from meshwright.ledger.allowances import Allowances
+from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import ManualClock, MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from meshwright.testing.mesh import Reply
 from tests.support.task_costs import reply

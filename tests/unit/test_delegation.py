@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, Tasks, build_mesh
+from meshwright import Agent, Capability
 from meshwright.agents.loader import BoundAgents
+from meshwright.app import build_mesh
 from meshwright.models.errors import ModelRefused
+from meshwright.orchestration.tasks import Tasks
 from meshwright.roles import ProcessRole
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, mesh_for, tool_call

@@ -3,10 +3,11 @@
 import re
 from pathlib import Path
 
-from meshwright import Agent, Capability, Run, Tasks, ToolFailed
+from meshwright import Agent, Capability, Run, ToolFailed
 from meshwright.context.memory import MemoryItem, MemoryStore
 from meshwright.core.messages import Caller, TaskRequest
 from meshwright.models.offline import OfflineModel
+from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from meshwright.testing.mesh import Reply
 

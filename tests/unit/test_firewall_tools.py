@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, build_mesh
+from meshwright import Agent, Capability
 from meshwright.agents.loader import BoundAgents
+from meshwright.app import build_mesh
 from meshwright.core.errors import ConfigError, InvalidInput, ToolFailed
 from meshwright.events.inbox import Question
 from meshwright.testing import ManualClock, MeshUnderTest, ScriptedModel, mesh_for, tool_call

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from meshwright import Agent, Capability, TaskRequest, Tasks, ToolContext, ToolFailed, tool
+from meshwright import Agent, Capability, TaskRequest, ToolContext, ToolFailed, tool
 from meshwright.core.redaction import REDACTED
+from meshwright.orchestration.tasks import Tasks
 from meshwright.run.masks import Masks
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import kept

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, TaskRequest, Tasks, build_mesh
+from meshwright import Agent, Capability, TaskRequest
+from meshwright.app import build_mesh
 from meshwright.core.errors import (
     ConfigError,
     Draining,
@@ -24,6 +25,7 @@ from meshwright.core.errors import (
 from meshwright.core.ids import derived_id
 from meshwright.core.messages import Caller, Receipt
 from meshwright.events.filter import EventFilter
+from meshwright.orchestration.tasks import Tasks
 from meshwright.run import Run
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for
 from tests.support.settings import load_settings

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, Tasks, build_mesh, tool
+from meshwright import Agent, Capability, tool
+from meshwright.app import build_mesh
 from meshwright.core.errors import PromptError
 from meshwright.models.port import ModelReply
+from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import (
     Faults,
     ManualClock,

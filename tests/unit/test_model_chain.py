@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from meshwright import Tasks, build_mesh
+from meshwright.app import build_mesh
 from meshwright.core.errors import ConfigError
 from meshwright.core.messages import Usage
 from meshwright.events.filter import EventFilter
@@ -24,6 +24,7 @@ from meshwright.models.port import (
     Wrapper,
     wrapped,
 )
+from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import mesh_for
 from tests.support.interrupted_mesh import keeper
 from tests.support.settings import load_settings

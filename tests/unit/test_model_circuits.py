@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from meshwright import Tasks, build_mesh, create_agent
+from meshwright import create_agent
+from meshwright.app import build_mesh
 from meshwright.core import topics
 from meshwright.core.errors import ModelError
 from meshwright.core.messages import Event, TaskRequest
@@ -25,6 +26,7 @@ from meshwright.models.errors import (
 from meshwright.models.picker import Picker
 from meshwright.models.port import ChatMessage, ModelRequest
 from meshwright.models.server import HttpModel
+from meshwright.orchestration.tasks import Tasks
 from tests.support.fake_provider import FakeProvider, Fault
 from tests.support.settings import load_settings
 

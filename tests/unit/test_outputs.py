@@ -9,9 +9,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from meshwright import Agent, Capability, Mesh, TaskRequest, Tasks, tool
+from meshwright import Agent, Capability, TaskRequest, tool
 from meshwright.kernel.envelope import ActorRef
+from meshwright.mesh import Mesh
 from meshwright.models.port import ModelReply, ModelRequest, ToolCall
+from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import ScriptedModel, mesh_for, tool_call
 from meshwright.work.earlier import streams_of
 from meshwright.work.protocol import steps_stream

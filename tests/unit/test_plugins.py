@@ -17,7 +17,8 @@ from meshwright.settings import Settings, load_settings
 from meshwright.tools import ToolSettings
 
 ACTORS = """\
-from meshwright import Agent, Capability, Component
+from meshwright import Agent, Capability
+from meshwright.component import Component
 
 
 class {name}(Agent):
@@ -76,8 +77,14 @@ def test_one_name_brought_by_two_packages_names_both(site: Path) -> None:
     ("body", "said"),
     [
         ("Pager = 1", "registers plugin_odd:Pager as a component, and it is none"),
-        ("from meshwright import Component\nclass Pager(Component): name = 'models'", "which is taken"),
-        ("from meshwright import Component\nclass Pager(Component): name = 'A b'", "has the name 'A b'"),
+        (
+            "from meshwright.component import Component\nclass Pager(Component): name = 'models'",
+            "which is taken",
+        ),
+        (
+            "from meshwright.component import Component\nclass Pager(Component): name = 'A b'",
+            "has the name 'A b'",
+        ),
     ],
 )
 def test_an_odd_component_is_refused(site: Path, body: str, said: str) -> None:
@@ -89,7 +96,7 @@ def test_an_odd_component_is_refused(site: Path, body: str, said: str) -> None:
 
 def test_a_component_may_not_name_facts_of_our_events(site: Path) -> None:
     fields = "name, facts = 'nosy', {'tool.called': 'result'}"
-    body = f"from meshwright import Component\nclass Pager(Component):\n    {fields}\n"
+    body = f"from meshwright.component import Component\nclass Pager(Component):\n    {fields}\n"
     install(site, "nosy", "components", "nosy", "plugin_nosy:Pager", body)
     with pytest.raises(
         ConfigError, match=r"Components agents and nosy both name facts of events tool\.called"
@@ -155,7 +162,8 @@ def test_a_mesh_says_which_component_would_provide_what_it_lacks(tmp_path: Path)
 
 def test_a_part_is_imported_where_a_setting_that_it_needs_is_set(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from meshwright import build_mesh, load_settings;"
+        "import sys; from pathlib import Path; from meshwright.app import build_mesh;"
+        "from meshwright.settings import load_settings;"
         "build_mesh(load_settings(Path(), webhooks=eval(sys.argv[1])), project=Path(), agents=[]);"
         "print(*(f'meshwright.edges.{name}.component' in sys.modules for name in ('channels', 'webhooks')))"
     )
@@ -183,7 +191,7 @@ def test_an_agent_imported_beside_others_is_warned_of(
 
 
 def test_an_unknown_setting_of_a_package_names_its_line(site: Path) -> None:
-    body = "from pydantic import BaseModel\nfrom meshwright import Component\n"
+    body = "from pydantic import BaseModel\nfrom meshwright.component import Component\n"
     body += "class Ping(BaseModel):\n    url: str = ''\n"
     body += "class Pinger(Component):\n    name = 'ping'\n    settings = Ping\n"
     install(site, "meshwright-ping", "components", "ping", "plugin_ping:Pinger", body)

@@ -8,9 +8,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from meshwright import Agent, Capability, Mesh, TaskRequest, Tasks, ToolFailed, tool
+from meshwright import Agent, Capability, TaskRequest, ToolFailed, tool
 from meshwright.core.errors import ConfigError
 from meshwright.events.inbox import Question
+from meshwright.mesh import Mesh
+from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from meshwright.tools import tools_of
 from meshwright.tools.tool import Unchanged

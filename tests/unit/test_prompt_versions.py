@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, Client, Tasks
+from meshwright import Agent, Capability, Client
 from meshwright.core.errors import ModelError
 from meshwright.core.messages import Outcome
 from meshwright.events.filter import EventFilter
+from meshwright.orchestration.tasks import Tasks
 from meshwright.prompts import Brought, Prompts
 from meshwright.prompts.revision import checkout_of
 from meshwright.run import Run

@@ -9,19 +9,10 @@ from typing import Any
 
 import pytest
 
-from meshwright import (
-    Agent,
-    Capability,
-    ModelSettings,
-    create_agent,
-    create_router_agent,
-    open_model,
-    tool,
-    with_fallbacks,
-)
+from meshwright import Agent, Capability, create_agent, create_router_agent, tool
 from meshwright.core.errors import ConfigError
 from meshwright.models.factory import VARIABLES, AgentOptions
-from meshwright.models.named import litellm_config
+from meshwright.models.named import ModelSettings, litellm_config, open_model, with_fallbacks
 from meshwright.models.providers import ALIASES, PROVIDERS, LegacyModelName, Provider, provider_of
 from meshwright.prompts import RUN_VARIABLES, parse_prompt
 from meshwright.tools import FileTools

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, Run, TaskRequest, Tasks, tool
+from meshwright import Agent, Capability, Run, TaskRequest, tool
 from meshwright.context.memories import Memory
 from meshwright.context.memory import MemoryItem, MemoryStore
 from meshwright.core.errors import ToolFailed
 from meshwright.models.errors import ModelRefused
+from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import kept
 

@@ -61,7 +61,7 @@ async def test_an_agent_may_remember_more_than_one_thing_in_its_own_run() -> Non
             if run.task.text == "remember":
                 await run.remember("Breakfast was porridge with honey.", "agent")
                 await run.remember("Supper was onion soup.", "agent")
-            return (await run.prepare()).recalled
+            return await run.recall(run.task.text)
 
     async with mesh_for(Diarist) as mesh:
         await mesh.ask("diarist", "remember")

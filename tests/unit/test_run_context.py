@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, TaskRequest, Tasks
+from meshwright import Agent, Capability, TaskRequest
 from meshwright.core.messages import Caller, MemoryScope
 from meshwright.models.port import ModelReply, ModelRequest
+from meshwright.orchestration.tasks import Tasks
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, mesh_for
 from tests.unit.test_fault_sides import Asker, Other

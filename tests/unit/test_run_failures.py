@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, TaskRequest, Tasks
+from meshwright import Agent, Capability, TaskRequest
 from meshwright.core.errors import ModelError
 from meshwright.models.errors import (
     AllProvidersDown,
@@ -18,6 +18,7 @@ from meshwright.models.errors import (
     Unauthorized,
     Unsupported,
 )
+from meshwright.orchestration.tasks import Tasks
 from meshwright.run import Run
 from meshwright.run.calls import RecordedError
 from meshwright.testing import ScriptedModel

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, LimitReached, Limits, Run, TaskRequest, Tasks, tool
+from meshwright import Agent, Capability, LimitReached, Limits, Run, TaskRequest, tool
 from meshwright.core.errors import ConfigError
 from meshwright.core.messages import Usage
 from meshwright.models.port import ModelReply, ToolCall
+from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import ManualClock, MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from tests.support.lookup_agent import a_clerk, tool_answers
 

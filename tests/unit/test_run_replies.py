@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, TaskRequest, Tasks
+from meshwright import Agent, Capability, TaskRequest
 from meshwright.core.messages import Usage
 from meshwright.models.errors import ContentRefused, ModelRefused, ReplyCutOff
 from meshwright.models.port import ModelReply, ToolCall
+from meshwright.orchestration.tasks import Tasks
 from meshwright.run import Run
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import keeper, kept, told_of

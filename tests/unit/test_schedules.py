@@ -11,10 +11,12 @@ from typing import Any, ClassVar
 
 import pytest
 
-from meshwright import Agent, Capability, Client, Mesh, MeshError, Run, build_mesh
+from meshwright import Agent, Capability, Client, MeshError, Run
+from meshwright.app import build_mesh
 from meshwright.core.access import Role
 from meshwright.core.errors import NotFound
 from meshwright.core.messages import Caller
+from meshwright.mesh import Mesh
 from meshwright.orchestration.registry import Registry
 from meshwright.services.schedules.component import Schedules
 from meshwright.services.schedules.schedule import ScheduleKey

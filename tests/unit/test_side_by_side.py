@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from meshwright import Agent, Capability, Delegation, Tasks, tool
+from meshwright import Agent, Capability, Delegation, tool
 from meshwright.core.errors import DelegationFailed
+from meshwright.orchestration.tasks import Tasks
 from meshwright.run import Run
 from meshwright.testing import ManualClock, ScriptedModel, mesh_for, tool_call
 

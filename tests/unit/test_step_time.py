@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, Tasks, tool
+from meshwright import Agent, Capability, tool
 from meshwright.core.errors import ConfigError
 from meshwright.models.port import ModelReply, ToolCall
+from meshwright.orchestration.tasks import Tasks
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel, mesh_for
 

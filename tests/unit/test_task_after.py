@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, TaskRequest, Tasks
+from meshwright import Agent, Capability, TaskRequest
 from meshwright.core.errors import NotFound
 from meshwright.core.messages import Caller
+from meshwright.orchestration.tasks import Tasks
 from meshwright.run import Run
 from meshwright.stores.memory import Faults
 from meshwright.testing import ScriptedModel, mesh_for

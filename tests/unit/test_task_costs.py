@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 
-from meshwright import Agent, Tasks
+from meshwright import Agent
 from meshwright.core.money import Price
 from meshwright.events.filter import EventFilter
 from meshwright.kernel.turns import ActorKind
@@ -16,6 +16,7 @@ from meshwright.ledger.costs import CostQuery
 from meshwright.ledger.spending import Spending
 from meshwright.models.errors import ModelRefused, ModelTimeout
 from meshwright.models.port import Model, ModelReply, ModelRequest, OnDelta
+from meshwright.orchestration.tasks import Tasks
 from meshwright.run import Run
 from meshwright.testing import ManualClock, ScriptedModel, mesh_for
 from meshwright.testing.mesh import ScriptEnded

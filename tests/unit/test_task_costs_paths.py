@@ -13,13 +13,15 @@ from typing import Any
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from meshwright import Agent, Capability, Mesh, TaskRequest, Tasks
+from meshwright import Agent, Capability, TaskRequest
 from meshwright.core.errors import ModelError
 from meshwright.core.money import Price
 from meshwright.ledger.costs import CostQuery
 from meshwright.ledger.spending import Spending
+from meshwright.mesh import Mesh
 from meshwright.models.errors import ContentRefused, ModelRefused, RateLimited
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
+from meshwright.orchestration.tasks import Tasks
 from meshwright.run import Run
 from tests.support.interrupted_mesh import kept
 from tests.support.task_costs import PRICE, check_ledger, reply

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, TaskRequest, Tasks
+from meshwright import Agent, TaskRequest
 from meshwright.ledger.budgets import Budgets
 from meshwright.ledger.charging import AccountClient
 from meshwright.ledger.spending import Spending
+from meshwright.orchestration.tasks import Tasks
 from meshwright.run import Run
 from meshwright.testing import ScriptedModel
 from tests.support.interrupted_mesh import keeper, kept
@@ -34,7 +35,7 @@ async def begun(folder: Path, model: ScriptedModel, remembers: bool = False) -> 
 
 async def test_calls_that_a_resumed_run_does_not_come_to_again_count_too(tmp_path: Path) -> None:
     async def runs_away(self: Agent, run: Run) -> str:
-        await run.prepare()
+        await run._prepare()
         raise ValueError("another step")
 
     task_id = await begun(tmp_path, ScriptedModel(asks("0.25")))

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, Run, Tasks, build_mesh
+from meshwright import Agent, Capability, Run
+from meshwright.app import build_mesh
 from meshwright.core.messages import TaskRequest
+from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import ScriptedModel
 from tests.support.settings import load_settings
 

@@ -7,12 +7,14 @@ from collections import deque
 from contextlib import suppress
 from pathlib import Path
 
-from meshwright import TaskRequest, Tasks, build_mesh
+from meshwright import TaskRequest
+from meshwright.app import build_mesh
 from meshwright.core.encoding import encode
 from meshwright.core.errors import Overloaded
 from meshwright.kernel.store import Batch
 from meshwright.mesh import Mesh
 from meshwright.models.offline import OfflineModel
+from meshwright.orchestration.tasks import Tasks
 from meshwright.stores.memory import MemoryData
 from meshwright.testing.mesh import memory_runtime
 from tests.support.settings import load_settings

@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from meshwright import Agent, Capability, File, Limits, TaskRequest, Tasks, ToolContext, tool
+from meshwright import Agent, Capability, File, Limits, TaskRequest, ToolContext, tool
 from meshwright.core.money import Budget, Price
 from meshwright.ledger.budgets import Budgets
+from meshwright.orchestration.tasks import Tasks
 from meshwright.run import Run
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from tests.support.interrupted_mesh import kept

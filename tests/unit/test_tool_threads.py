@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, Tasks, tool
+from meshwright import Agent, Capability, tool
 from meshwright.core.errors import ConfigError
 from meshwright.core.messages import Event, Outcome
+from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
 from meshwright.tools import FileTools
 

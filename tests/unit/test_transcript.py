@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from meshwright import Agent, Capability, Client, TaskRequest, Tasks, tool
+from meshwright import Agent, Capability, Client, TaskRequest, tool
 from meshwright.core.errors import InvalidInput, NotFound
 from meshwright.core.messages import Event
 from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.models.errors import ModelUnavailable
 from meshwright.models.port import ChatMessage, ModelReply, ModelRequest
+from meshwright.orchestration.tasks import Tasks
 from meshwright.run import Run
 from meshwright.run.recorded import SentMessages
 from meshwright.run.transcript import Transcript

@@ -20,7 +20,7 @@ from meshwright.cli.options import (
 )
 from meshwright.cli.output import document
 from meshwright.core.display import Document, short
-from meshwright.core.errors import Conflict, InvalidInput, MeshError, error_of_code
+from meshwright.core.errors import Conflict, InvalidInput, MeshError
 from meshwright.core.schema import takes_approval
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def answer(target: Target, words: tuple[str, ...], many: Many, value: tuple[Any]
 
     async def one(question: Question, mesh: Connection) -> str:
         shaped = given if text is None else answer_of(question.answer_schema, text)
-        await _give(question, shaped, mesh)
+        await mesh.client.answer(question, shaped)
         return _sent("answered", question, mesh)
 
     return _answer(target, many._replace(ids=ids), one, given)
@@ -167,7 +167,7 @@ def _decide(target: Target, many: Many, decision: Document, reason: str | None) 
                 remedy=f"Answer it: {answer_command(document(question), mesh.options)}",
                 field="id",
             )
-        await _give(question, answer, mesh)
+        await mesh.client.answer(question, answer)
         return _sent("approved" if decision["approve"] else "denied", question, mesh)
 
     return _answer(target, many, one, answer)
@@ -192,18 +192,6 @@ async def _find_open(client: Client, given: str) -> Question:
         remedy=f"mesh inbox {short_name(question.id)} shows what it asked before",
         field="id",
     )
-
-
-async def _give(question: Question, value: Any, mesh: Connection) -> None:
-    if not question.source:
-        await mesh.client.answer(question.task_id, question.wait_id, value)
-        return
-    answered = await mesh.client.answer_all(value, id=question.id)
-    if not answered:  # another person has decided meanwhile, or the item is gone
-        raise Conflict(f"That is open no longer: {question.question}", field="id")
-    for one in answered:
-        if one.refused is not None:
-            raise (error_of_code(one.refused.type, MeshError) or Conflict)(one.refused.message, field="id")
 
 
 def _sent(done: str, question: Question, mesh: Connection) -> str:

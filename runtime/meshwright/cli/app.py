@@ -50,7 +50,7 @@ _OWN = {
         "cli.watch", "Show a live screen of status, agents, open tasks and events, until Ctrl-C.", _START
     ),
     "task": _Listed("cli.work", "List tasks, show one with its attempts and outcome, cancel one.", _WORK),
-    "submit": _Listed("cli.tasks", "Submit a task; the best agent for it gets it.", _WORK),
+    "submit": _Listed("cli.tasks", "Submit a task, and print its id.", _WORK),
     "retry": _Listed(
         "cli.again", "Work again on tasks that failed, timed out or were cancelled.", _WORK, "task retry"
     ),
@@ -323,7 +323,7 @@ def _no_such_option(error: click.NoSuchOption) -> str:
 
 _EXAMPLES = {
     "ask": 'simple-agent "What is a turn?"',
-    "submit": 'general-query "What is a turn?"',
+    "submit": 'simple-agent "What is a turn?"',
     "answer": 'ID KEY "yes, it did"',
 }
 """Commands that take a text, and how they are called."""

@@ -15,7 +15,7 @@ import click
 from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk
 from meshwright.cli.lines import Lines
-from meshwright.cli.options import FILE, Target, mesh_options
+from meshwright.cli.options import AMOUNT, FILE, JSON_OBJECT, Target, mesh_options
 from meshwright.cli.output import Line, for_terminal, styled
 from meshwright.cli.project import trust_option
 from meshwright.cli.tasks import with_names
@@ -33,7 +33,7 @@ from meshwright.core.errors import MeshError, NotFound
 from meshwright.core.ids import new_id
 
 if TYPE_CHECKING:
-    from meshwright.client.client import TaskFields
+    from meshwright.client import TaskFields
 
 _COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?")
 _HELP = "/file PATH sends a file with the next request, /new begins another thread, /quit ends"
@@ -109,8 +109,9 @@ def _canvas() -> Iterator[_Plain | _Live]:
 class _Conversation:
     """Takes lines, each a request or a command, until they end."""
 
-    def __init__(self, mesh: Connection, agent_id: str, thread_id: str) -> None:
+    def __init__(self, mesh: Connection, agent_id: str, thread_id: str, fields: TaskFields) -> None:
         self._mesh = mesh
+        self._fields = fields
         self._agent_id = agent_id
         self._thread_id = thread_id
         self._lines = Lines()
@@ -175,11 +176,11 @@ class _Conversation:
     async def _ask(self, text: str) -> None:
         """Give the agent a request, show its answer; cancelled, end the task with this."""
         client, task_id = self._mesh.client, new_id()
-        fields: TaskFields = {"agent_id": self._agent_id, "thread_id": self._thread_id, "task_id": task_id}
+        fields: TaskFields = {**self._fields, "thread_id": self._thread_id, "task_id": task_id}
         if self._files:
-            fields["payload"] = {"files": self._files}
+            fields["payload"] = {**(fields.get("payload") or {}), "files": self._files}
         try:
-            await client.submit(text, **fields)
+            await client.submit(self._agent_id, text, **fields)
             self._files = []
             with _canvas() as canvas:
                 answering = Answering(self._mesh, canvas, self._lines, self._interrupt)
@@ -210,11 +211,17 @@ class _Conversation:
 @click.command()
 @click.argument("agent", shell_complete=named("agent"))
 @click.option(
+    "--payload", type=JSON_OBJECT, default="{}", help="More of each request; what you say is its `text`."
+)
+@click.option(
     "--thread", "thread_id", metavar="ID", help="Go on with this conversation: the agent sees its history."
 )
+@click.option("--budget", "budget_usd", type=AMOUNT, help="Dollars that each request may cost.")
 @mesh_options
 @trust_option
-def chat(target: Target, agent: str, thread_id: str | None) -> None:
+def chat(
+    target: Target, agent: str, payload: Document, thread_id: str | None, budget_usd: str | None
+) -> None:
     """Talk with an agent: answers, approvals and files in one thread.
 
     Each line is a request. Answers grow as the model writes them, tools are a line each, and what the
@@ -230,6 +237,7 @@ def chat(target: Target, agent: str, thread_id: str | None) -> None:
             raise await with_names(mesh, agent, NotFound(f"no agent {agent!r} is registered", field="agent"))
         if mesh.about:
             click.echo(mesh.about, err=True)
-        await _Conversation(mesh, agent, thread_id or new_id()).run()
+        beside: TaskFields = {"payload": payload, "budget_usd": budget_usd}
+        await _Conversation(mesh, agent, thread_id or new_id(), beside).run()
 
     talk(target, converse, need="work", begins=True)

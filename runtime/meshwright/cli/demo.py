@@ -107,7 +107,7 @@ async def _say_yes(mesh: Connection) -> None:
             if event.task_id and event.fields.get("kind") == "person":
                 is_decision = takes_approval(event.fields.get("answer_schema"))
                 answer = {"approve": True} if is_decision else "Decide as you think best."
-                await mesh.client.answer(event.task_id, event.fields["key"], answer)
+                await mesh.client.answer(event.task_id, answer, key=event.fields["key"])
 
 
 async def _show_change(mesh: Connection, task_id: str) -> None:

@@ -201,7 +201,7 @@ def repeated(events: Sequence[Event]) -> int:
 async def _begin(data: Path, model: str, box: str) -> None:
     """Submit the job, and end by SIGKILL in the run of tests that follows the first change."""
     async with demo_mesh(data, model, box) as mesh:
-        receipt = await mesh.client.submit(REQUEST, agent_id="project-manager", repository=_REPOSITORY)
+        receipt = await mesh.client.submit("project-manager", REQUEST, repository=_REPOSITORY)
         click.echo(receipt.task_id)
         has_changed = False
         async with aclosing(mesh.client.stream(after_seq=0)) as events:

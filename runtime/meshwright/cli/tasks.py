@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,10 +52,11 @@ from meshwright.core.display import (
     score,
     short,
 )
-from meshwright.core.errors import NotFound
+from meshwright.core.errors import NotFound, TaskFailed
 from meshwright.ledger.resources import TASK_BUDGET, estimated, spent_of
 
 if TYPE_CHECKING:
+    from meshwright.core.messages import Receipt
     from meshwright.work.protocol import Wait
     from meshwright.work.record import TaskView
 
@@ -87,14 +89,51 @@ def _file_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _request_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options --payload and --priority of a task."""
-    payload = click.option(
+    """AGENT and TEXT, --payload, --file, --shape, --thread, --capability and --priority of a task."""
+
+    @wraps(command)
+    def call(*, agent_id: str | None, text: str | None, capability: str | None, **given: Any) -> Any:
+        context = click.get_current_context()
+        if capability is not None and text is None and agent_id is not None:  # TEXT stands alone
+            parameter = next(each for each in context.command.params if each.name == "text")
+            agent_id, text = None, from_stdin(context, parameter, agent_id)
+        if agent_id is None and capability is None:
+            raise click.MissingParameter(ctx=context, param_hint="'AGENT'", param_type="argument")
+        if files := given.pop("files"):
+            given["payload"] |= {"files": [*files]}
+        if text is None and not given["payload"] and not given["estimate"]:
+            whom = agent_id or f"--capability {capability}"
+            words = f'a task needs words: {context.command_path} {whom} "..." (or --payload JSON)'
+            raise click.UsageError(words, context)
+        return command(agent_id=agent_id, text=text or "", capability=capability, **given)
+
+    option: Any = call
+    for each in reversed(_REQUEST):
+        option = each(option)
+    return option
+
+
+_REQUEST = (
+    click.argument("agent_id", metavar="AGENT", required=False, shell_complete=named("agent")),
+    click.argument("text", metavar="TEXT", required=False, callback=from_stdin),
+    click.option(
         "--payload", type=JSON_OBJECT, default="{}", help="More of the request; TEXT is its `text`."
-    )
-    priority = click.option(
-        "--priority", type=WholeNumber(0, 10), default=5, show_default=True, help="10 goes first."
-    )
-    return payload(priority(command))
+    ),
+    _file_option,
+    click.option(
+        "--shape", type=JSON_OBJECT, help="A JSON schema: an answer that does not fit it is a failure."
+    ),
+    click.option(
+        "--thread", "thread_id", metavar="ID", help="Continue this conversation: the agent sees its history."
+    ),
+    click.option(
+        "--capability",
+        metavar="NAME",
+        shell_complete=named("capability"),
+        help="The best agent that can do this gets it; AGENT may be left out.",
+    ),
+    click.option("--priority", type=WholeNumber(0, 10), default=5, show_default=True, help="10 goes first."),
+)
 
 
 _after_option = click.option(
@@ -111,13 +150,7 @@ _repository_option = click.option(
 
 
 @click.command()
-@click.argument("agent", shell_complete=named("agent"))
-@click.argument("text", callback=from_stdin)
 @_request_options
-@_file_option
-@click.option(
-    "--thread", "thread_id", metavar="ID", help="Continue this conversation: the agent sees its history."
-)
 @_after_option
 @_repository_option
 @task_budget_options
@@ -129,35 +162,55 @@ _repository_option = click.option(
 @limit_options
 def ask(
     target: Target,
-    agent: str,
+    agent_id: str | None,
     text: str,
-    files: Sequence[Document],
     quiet: bool,
     as_json: bool,
     estimate: bool,
     after: str | None,
+    shape: Document | None,
     **fields: Any,
 ) -> int:
     """Ask an agent, follow its progress, print the answer.
 
-    TEXT is the request; - reads it from stdin. Progress goes to stderr, only the answer to stdout.
-    Uses a running mesh if there is one; otherwise the command runs a mesh of its own.
+    TEXT is the request; - reads it from stdin. With --capability the best agent for it is asked.
+    Progress goes to stderr, only the answer to stdout. Uses a running mesh if there is one; otherwise the
+    command runs a mesh of its own.
     """
-    from meshwright.cli.timeline import print_answer, watch
+    from meshwright.cli.timeline import watch
 
     if estimate:
-        return _estimate(target, as_json=as_json, agent_id=agent)
-    fields["payload"] |= {"files": [*files]} if files else {}
+        return _estimate(target, as_json=as_json, agent_id=agent_id, capability=fields["capability"])
 
     async def ask_it(mesh: Connection) -> Document:
-        try:
-            fields["after"] = after and await whole_id(mesh, after)
-            receipt = await mesh.client.submit(text, agent_id=agent, **fields)
-        except NotFound as error:
-            raise error if error.field == "after" else await with_names(mesh, agent, error) from None
+        receipt = await _submit(mesh, agent_id, text, after, fields)
         return await watch(mesh, receipt.task_id, quiet=quiet)
 
-    return print_answer(talk(target, ask_it, need="work", begins=True), as_json=as_json)
+    return _print_answer(talk(target, ask_it, need="work", begins=True), shape, as_json=as_json)
+
+
+def _print_answer(outcome: Document, shape: Document | None, *, as_json: bool) -> int:
+    """Print the answer; returns the exit status. Raises TaskFailed where it does not fit the schema."""
+    from meshwright.cli.timeline import print_answer
+    from meshwright.core.schema import faults
+
+    status = print_answer(outcome, as_json=as_json)
+    if status == 0 and shape is not None and (found := faults(shape, outcome["result"])):
+        errors = "; ".join(f"{path or 'it'} {message}" for path, message in found)
+        raise TaskFailed(f"{outcome['agent_id']} answered in another shape: {errors}", field="shape")
+    return status
+
+
+async def _submit(
+    mesh: Connection, agent_id: str | None, text: str, after: str | None, fields: dict[str, Any]
+) -> Receipt:
+    fields["after"] = after and await whole_id(mesh, after)
+    try:
+        return await mesh.client.submit(agent_id or "", text, **fields)
+    except NotFound as error:
+        if agent_id is None or error.field == "after":
+            raise
+        raise await with_names(mesh, agent_id, error) from None
 
 
 def _estimate(target: Target, *, as_json: bool, **whose: str | None) -> int:
@@ -178,22 +231,19 @@ async def with_names(mesh: Connection, wanted: str, error: NotFound) -> NotFound
     if wanted in shipped_agents():
         remedy = f'it comes with Meshwright: include = ["{wanted}"] below [agents] of mesh.toml adds it'
         return NotFound(error.message, remedy=remedy, field=error.field)
-    names = [agent.agent_id for agent in await mesh.client.agents() if agent.kind == "agent"]
+    agents = [agent for agent in await mesh.client.agents() if agent.kind == "agent"]
+    names = [agent.agent_id for agent in agents]
     close = nearest(wanted, names)
     command = click.get_current_context().command_path
+    if wanted in {capability.name for agent in agents for capability in agent.capabilities}:
+        remedy = f'it is a capability: {command} --capability {wanted} "..."'
+        return NotFound(error.message, remedy=remedy, field=error.field)
     remedy = f"did you mean: {command} {close}" if close else f"there are {', '.join(names) or 'none'}"
     return NotFound(error.message, remedy=remedy, field=error.field)
 
 
 @click.command()
-@click.argument("capability", shell_complete=named("capability"))
-@click.argument("text", required=False, callback=from_stdin)
-@click.option(
-    "--agent", "agent_id", metavar="ID", shell_complete=named("agent"), help="Only this agent may do it."
-)
 @_request_options
-@_file_option
-@click.option("--thread", "thread_id", metavar="ID", help="The conversation that the task belongs to.")
 @click.option("--idempotency-key", metavar="KEY", help="A repeat with the same key is the same task.")
 @click.option("--wait", is_flag=True, help="Follow its progress and print its answer, as mesh ask does.")
 @_after_option
@@ -207,38 +257,30 @@ async def with_names(mesh: Connection, wanted: str, error: NotFound) -> NotFound
 @limit_options
 def submit(
     target: Target,
-    text: str | None,
-    files: Sequence[Document],
+    agent_id: str | None,
+    text: str,
     wait: bool,
     quiet: bool,
     as_json: bool,
     estimate: bool,
     after: str | None,
+    shape: Document | None,
     **fields: Any,
 ) -> int:
-    """Submit a task; the best agent for it gets it.
+    """Submit a task, and print its id.
 
-    CAPABILITY is what an agent must be able to do (mesh agents lists them), TEXT the request;
-    - reads it from stdin. With --agent it may be TEXT alone. Prints the task's id.
+    TEXT is the request; - reads it from stdin. With --capability (mesh agents lists them) the best agent for
+    it gets it.
     """
-    from meshwright.cli.timeline import print_answer, watch
+    from meshwright.cli.timeline import watch
 
     if estimate:
-        return _estimate(
-            target, as_json=as_json, agent_id=fields["agent_id"], capability=fields["capability"]
-        )
-    if fields["agent_id"] and text is None and not fields["payload"]:
-        text = fields.pop("capability")
-    fields["payload"] |= {"files": [*files]} if files else {}
-    if not (text or "").strip() and not fields["payload"]:
-        raise click.UsageError(
-            f'a task needs words: mesh submit {fields["capability"]} "..." (or --payload JSON)',
-            click.get_current_context(),
-        )
+        return _estimate(target, as_json=as_json, agent_id=agent_id, capability=fields["capability"])
+    if shape is not None and not wait:
+        raise click.UsageError("--shape is of the answer: add --wait", click.get_current_context())
 
     async def submit_it(mesh: Connection) -> Document:
-        fields["after"] = after and await whole_id(mesh, after)
-        receipt = await mesh.client.submit(text, **fields)
+        receipt = await _submit(mesh, agent_id, text, after, fields)
         if wait:
             return await watch(mesh, receipt.task_id, quiet=quiet)
         chosen = f"{receipt.dispatched_to} (score {display.number(receipt.score)})"
@@ -254,7 +296,7 @@ def submit(
 
     result = talk(target, submit_it, need="work" if wait else "change", begins=True)
     if wait:
-        return print_answer(result, as_json=as_json)
+        return _print_answer(result, shape, as_json=as_json)
     click.echo(json.dumps(result) if as_json else result["task_id"])
     return 0
 

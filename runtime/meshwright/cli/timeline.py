@@ -328,7 +328,7 @@ class Answering:
                         continue
                     is_decision = takes_approval(schema)
                     value = await self._lines.decision(text) if is_decision else answer_of(schema, text)
-                    await self._mesh.client.answer(event["task_id"], key, value)
+                    await self._mesh.client.answer(event["task_id"], value, key=key)
                 except MeshError as error:
                     click.echo(for_terminal(str(error)), err=True)
                     if isinstance(error, (Conflict, NotFound)):

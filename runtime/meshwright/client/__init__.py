@@ -1,7 +1,8 @@
 """One client for a mesh: over HTTP, or on a mesh in this process; async, or blocking."""
 
 from meshwright.client.blocking import BlockingClient
-from meshwright.client.client import ENDINGS, Client, Completion, EventFields, TaskFields
+from meshwright.client.calls import TaskCalls, TaskFields
+from meshwright.client.client import ENDINGS, Client, Completion, EventFields
 from meshwright.client.transports import MeshUnreachable
 
 __all__ = [
@@ -11,5 +12,6 @@ __all__ = [
     "Completion",
     "EventFields",
     "MeshUnreachable",
+    "TaskCalls",
     "TaskFields",
 ]

@@ -7,11 +7,13 @@ from contextlib import ExitStack
 from functools import partial, wraps
 from os import PathLike
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack, overload
 
 from meshwright.client.administration import ResourceCalls
+from meshwright.client.calls import TaskFields
 from meshwright.client.client import Client
 from meshwright.client.transports import CALL_SECONDS, DEFAULT_URL
+from meshwright.core.messages import AnswerT, Outcome, Receipt, TaskRequest
 
 if TYPE_CHECKING:
     from anyio.from_thread import BlockingPortal
@@ -66,7 +68,7 @@ class BlockingClient:
     """`Client` without `await`: the same methods, arguments, results and errors.
 
     with BlockingClient("http://127.0.0.1:8000") as mesh:
-        print(mesh.ask("What is a turn?", agent_id="simple-agent").text)
+        print(mesh.ask("simple-agent", "What is a turn?").text)
     """
 
     def __init__(
@@ -110,12 +112,37 @@ class BlockingClient:
         """The things of a name that a part of the mesh keeps, such as `schedules`. Raises NotFound."""
         return _BlockingResourceCalls(self._client.resource(name), self._portal)
 
+    @overload
+    def ask(
+        self, agent_id: str | TaskRequest = "", text: str = "", **fields: Unpack[TaskFields]
+    ) -> Outcome: ...
+    @overload
+    def ask(
+        self,
+        agent_id: str | TaskRequest = "",
+        text: str = "",
+        *,
+        shape: type[AnswerT],
+        **fields: Unpack[TaskFields],
+    ) -> AnswerT: ...
+
+    @wraps(Client.ask)
+    def ask(self, *args: Any, **fields: Any) -> Any:  # noqa: D102 it has that of Client
+        return self._portal.call(partial(self._client.ask, *args, **fields))
+
+    @overload
+    def outcome(self, task: Receipt | str) -> Outcome: ...
+    @overload
+    def outcome(self, task: Receipt | str, *, shape: type[AnswerT]) -> AnswerT: ...
+
+    @wraps(Client.outcome)
+    def outcome(self, *args: Any, **fields: Any) -> Any:  # noqa: D102 it has that of Client
+        return self._portal.call(partial(self._client.outcome, *args, **fields))
+
     is_alive = _blocking(Client.is_alive)
     call = _blocking(Client.call)
     items = _blocking(Client.items)
     submit = _blocking(Client.submit)
-    ask = _blocking(Client.ask)
-    outcome = _blocking(Client.outcome)
     task = _blocking(Client.task)
     file = _blocking(Client.file)
     tasks = _blocking(Client.tasks)

@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from datetime import datetime
-from decimal import Decimal
 from os import PathLike
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack
 from urllib.parse import quote
 
 from meshwright.client.batches import MAX_TASKS, Batches, OfTask, Wanted, task_path
+from meshwright.client.calls import TaskCalls, wait_of
 from meshwright.client.transports import (
     CALL_SECONDS,
     DEFAULT_URL,
@@ -22,14 +22,22 @@ from meshwright.client.transports import (
 )
 from meshwright.core.capability import AgentInfo
 from meshwright.core.clock import Backoff
-from meshwright.core.errors import MeshError, Overloaded
+from meshwright.core.errors import Conflict, MeshError, Overloaded, error_of_code
 from meshwright.core.files import File
 from meshwright.core.ids import new_id
-from meshwright.core.messages import ENDED, Event, Outcome, Plain, Receipt, ScoreCard, Usage
+from meshwright.core.messages import (
+    ENDED,
+    Event,
+    Outcome,
+    Plain,
+    Receipt,
+    ScoreCard,
+    TaskRequest,
+    Usage,
+)
 from meshwright.events.tasks import TaskSummary
 
 if TYPE_CHECKING:  # what a method returns it imports itself: the whole mesh hangs on these modules
-    from meshwright.core.money import OnEmpty
     from meshwright.events.inbox import Question
     from meshwright.events.status import MeshStatus
     from meshwright.events.task_lists import TaskOrder
@@ -45,31 +53,6 @@ _MAX_FOLLOWED = 8  # tasks by a stream each; of more the outcome is asked for, s
 _PAUSES = 0.1, 5.0  # between two questions: the first, and the longest
 ENDINGS = frozenset(f"task.{status}" for status in ENDED)
 """The types of a task's last event, whose payload is its outcome."""
-
-
-class TaskFields(TypedDict, total=False):
-    """A task: what it names, and its times in seconds (`timeout` of one step, `deadline` of all).
-
-    `limits` are those of its run, such as `{"max_steps": 20}`, where they are to be lower than the agent's.
-    `after` is the id of a task whose end it waits for, `repository` the one of `[trees]` that it works on;
-    `outside` says that strangers may have written its text.
-    """
-
-    capability: str | None
-    agent_id: str | None
-    payload: dict[str, Any]
-    priority: int
-    timeout: float | None
-    deadline: float | None
-    thread_id: str | None
-    task_id: str | None
-    limits: dict[str, Any] | None
-    after: str | None
-    repository: str | None
-    outside: bool
-    budget_usd: Decimal | str | None
-    on_empty: OnEmpty
-    idempotency_key: str | None
 
 
 class EventFields(OfTask, total=False):
@@ -91,11 +74,11 @@ class Completion(Plain):
     usage: Usage
 
 
-class Client(Batches):
+class Client(TaskCalls, Batches):
     """A mesh to talk to.
 
         async with Client("http://127.0.0.1:8000") as mesh:
-            outcome = await mesh.ask("What is a turn?", agent_id="simple-agent")
+            outcome = await mesh.ask("simple-agent", "What is a turn?")
 
     `api_key` is a key or the admin token; a mesh without keys needs none from its own machine, and its own
     user needs none over `socket_path`, the `mesh.sock` of its data folder, which then takes the place of the
@@ -155,26 +138,15 @@ class Client(Batches):
         """All items that a route of the HTTP API lists, page by page."""
         return [item async for item in self._connection.items(path, params)]
 
-    async def submit(self, text: str | None = None, **fields: Unpack[TaskFields]) -> Receipt:
-        """Submit a task to an agent (`agent_id`), or to the best one for a `capability`.
-
-        `text` is the request: `payload["text"]`. The task is durable when this returns.
-        """
-        body: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
-        if text is not None:
-            body["payload"] = {**body.get("payload", {}), "text": text}
-        key = body.pop("idempotency_key", None)
-        if key is None:
+    async def _submit(self, request: TaskRequest | dict[str, Any], idempotency_key: str | None) -> Receipt:
+        given = isinstance(request, TaskRequest)
+        body = request.model_dump(mode="json", exclude_defaults=True) if given else request
+        if idempotency_key is None:
             body.setdefault("task_id", new_id())  # makes it safe to send again
-        headers = {"Idempotency-Key": key} if key else {}
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         return await self._connection.get(Receipt, "/tasks", "POST", body=body, headers=headers, repeats=True)
 
-    async def ask(self, text: str, **fields: Unpack[TaskFields]) -> Outcome:
-        """Submit a task and wait for its outcome. The task continues if the wait is cancelled."""
-        return await self.outcome((await self.submit(text, **fields)).task_id)
-
-    async def outcome(self, task_id: str) -> Outcome:
-        """Wait for the outcome of a task, of any number at once. Raises NotFound."""
+    async def _outcome(self, task_id: str) -> Outcome:
         pauses = Backoff(*_PAUSES, jitter=0.5)
         while True:
             view = await self.task(task_id)
@@ -277,16 +249,28 @@ class Client(Batches):
 
         return await self._connection.get(TaskView, f"{task_path(task_id)}/cancel", "POST", repeats=True)
 
-    async def answer(self, task_id: str, key: str, value: Any) -> TaskView:
-        """Answer what a task waits for: `key` is the `wait_id` of a question of the inbox.
+    async def answer(self, question: Question | str, value: Any, *, key: str = "") -> None:
+        """Answer a question as `inbox` lists it, or by the id of its task and its `wait_id` as `key`.
 
-        Raises NotFound where it does not wait for that, Conflict where that was answered or has expired,
-        InvalidInput for a value that does not fit its `answer_schema`, and Forbidden.
+        Raises NotFound where the task does not wait for that, Conflict where that was answered or has
+        expired, InvalidInput for a value that does not fit its `answer_schema`, and Forbidden.
         """
-        from meshwright.work.record import TaskView
+        if not isinstance(question, str) and question.source:
+            await self._decide(question, value)
+            return
+        task_id, wait_id = wait_of(question, key)
+        body = {"key": wait_id, "value": value}
+        await self._connection.call("POST", f"{task_path(task_id)}/answer", body=body)
 
-        body = {"key": key, "value": value}
-        return await self._connection.get(TaskView, f"{task_path(task_id)}/answer", "POST", body=body)
+    async def _decide(self, question: Question, value: Any) -> None:
+        """Answer an item of the inbox that is no task's."""
+        answered = await self.answer_all(value, id=question.id)
+        if not answered:
+            raise Conflict(f"That is open no longer: {question.question}", field="id")
+        for one in answered:
+            if one.refused is not None:
+                kind = error_of_code(one.refused.type, MeshError) or Conflict
+                raise kind(one.refused.message, field="id")
 
     async def inbox(
         self, *, id: str | None = None, ended: bool = False, limit: int = 50, **fields: Unpack[Wanted]

@@ -22,6 +22,7 @@
     │   ├── StoreUnavailable      the store, or the sidecar before it, does not answer now
     │   └── ServiceFailed         a program that the mesh rests on cannot be started, or does not stay up
     ├── AgentError                an agent's code does what it may not (its file and line)
+    ├── TaskFailed                a task has no answer of the wanted shape: it failed, or answered otherwise
     ├── LimitReached              a run reached a limit, and its model did not answer
     │   └── TaskLimitReached      ... a limit that the task's caller has set
     ├── ReplayMismatch            a resumed run does not follow its journal
@@ -227,6 +228,15 @@ class ToolFailed(MeshError):
     """
 
     was_begun = True
+
+
+class TaskFailed(MeshError):
+    """A task that did not succeed, or whose answer has another shape than its caller wanted."""
+
+    def __init__(self, message: str, *, task_id: str = "", remedy: str = "", field: str = "") -> None:
+        remedy = remedy or (f"mesh task {task_id} shows it" if task_id else "")
+        super().__init__(message, remedy=remedy, field=field)
+        self.task_id = task_id
 
 
 class DelegationFailed(ToolFailed):

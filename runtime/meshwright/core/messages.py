@@ -9,14 +9,15 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from functools import cached_property, lru_cache
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 from msgspec import UNSET, Raw, UnsetType, convert, field
 from msgspec.structs import force_setattr, replace
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import from_json, to_json
 
 from meshwright.core.encoding import Json, Struct, as_json, decode, encode, write_struct
+from meshwright.core.errors import TaskFailed
 from meshwright.core.files import TaskFile
 from meshwright.core.ids import Identifier
 from meshwright.core.limits import MAX_DEADLINE_SECONDS, MAX_TIMEOUT_SECONDS, Limits
@@ -42,9 +43,9 @@ class Plain(BaseModel):
 class TaskRequest(BaseModel):
     """The request of a client: a capability or one agent by name, and a payload.
 
-    `payload.text` is the request. `thread_id` joins a conversation: every agent of it gets what
-    was said before, and runs its tasks one at a time, in order. Tenant and requester are not fields: they
-    come from the credentials.
+    `text` is the request: `payload.text`, where the agent finds it. `thread_id` joins a conversation: every
+    agent of it gets what was said before, and runs its tasks one at a time, in order. Tenant and requester
+    are not fields: they come from the credentials.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -52,6 +53,11 @@ class TaskRequest(BaseModel):
     task_id: Identifier | None = None
     capability: Identifier | None = None
     agent_id: Identifier | None = None
+    text: str = Field(
+        default="",
+        exclude=True,
+        description="The request, in place of `payload.text`; give it in one of both places.",
+    )
     payload: dict[str, Any] = Field(default_factory=dict)
     priority: int = Field(default=5, ge=0, le=10)
     timeout: float | None = Field(
@@ -101,6 +107,14 @@ class TaskRequest(BaseModel):
         description="Whether strangers may have written its text: its run then asks a person before it "
         "changes anything.",
     )
+
+    @model_validator(mode="after")
+    def _place_text(self) -> Self:
+        if self.text:
+            if self.payload.get("text", self.text) != self.text:
+                raise ValueError("text and payload.text are both given, and differ")
+            self.payload = {**self.payload, "text": self.text}
+        return self
 
 
 class Caller(Struct):
@@ -360,6 +374,9 @@ class Fault(Struct):
         force_setattr(self, "message", _cut(self.message))
 
 
+AnswerT = TypeVar("AnswerT", bound="BaseModel | dict[str, Any] | Outcome | str")
+
+
 class Outcome(Struct, kw_only=True):
     """How a task, or one attempt at it, ended. `result.text` is the answer as text, `files` come with it.
 
@@ -409,6 +426,24 @@ class Outcome(Struct, kw_only=True):
         result = self.result or {}
         has_words = not result or isinstance(result.get("text"), str)
         return self.text if has_words else json.dumps(result, ensure_ascii=False)
+
+    def read(self, shape: type[AnswerT]) -> AnswerT:
+        """The answer in a shape: a pydantic model, `dict[str, int]` or the like, `str` for its text.
+
+        Raises TaskFailed where the task did not succeed, or its answer has another shape.
+        """
+        who = self.agent_id or self.capability or "the task"
+        if not self.success:
+            reason = self.error.message if self.error is not None else self.status
+            raise TaskFailed(f"{who} did not succeed: {reason}", task_id=self.task_id)
+        known: dict[Any, Any] = {str: self.answer, Outcome: self}
+        if shape in known:
+            return known[shape]
+        try:
+            return TypeAdapter(shape).validate_python(self.result or {})
+        except ValidationError as error:
+            problem = f"{who} answered in another shape than {shape.__name__}: {error}"
+            raise TaskFailed(problem, task_id=self.task_id) from error
 
 
 class Event(Struct, kw_only=True):

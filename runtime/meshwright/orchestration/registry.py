@@ -232,7 +232,9 @@ class Registry:
             known = ", ".join(self.capabilities()) or "none: no agent is registered"
             remedy = f"known are {known}"
             if capability in self._members and _takes_tasks(self._members[capability]):
-                remedy = f"that is an agent: name it as agent_id (mesh submit --agent, mesh ask); {remedy}"
+                remedy = (
+                    f"that is an agent: name it as agent_id (mesh submit AGENT, mesh ask AGENT); {remedy}"
+                )
             return NoAgentAvailable(
                 f"no agent has the capability {capability!r}", remedy=remedy, field="capability"
             )

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
-from typing import Any, TypedDict
+from typing import Any, Generic, TypedDict
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
+from typing_extensions import TypeVar
 
 from meshwright.agent import Agent
 from meshwright.context.memory import MemoryStore
 from meshwright.context.service import ContextClient
 from meshwright.core.clock import Clock
-from meshwright.core.errors import AgentError, DelegationFailed, ToolFailed
-from meshwright.core.ids import derived_id
+from meshwright.core.errors import AgentError, DelegationFailed, TaskFailed, ToolFailed
+from meshwright.core.ids import ID_PATTERN, derived_id
 from meshwright.core.limits import MAX_REPEATS, MAX_STEPS, TIMEOUT_SECONDS, Limits
 from meshwright.core.messages import MemoryScope, Outcome, Parent, SenderContext, Task, TaskBudget
 from meshwright.core.money import Price, is_amount
@@ -37,37 +39,44 @@ MAX_PASSED_ON = 20  # constraints, and questions, of one delegation
 MAX_PASSED_ON_CHARS = 2_000  # of each
 
 
+GivenT = TypeVar("GivenT", bound=BaseModel | dict[str, Any] | Outcome | str, default=str, covariant=True)
+
+
 class DelegationOptions(TypedDict, total=False):
     """The options of a delegation; `Delegation` describes them."""
 
+    payload: Mapping[str, Any] | None
+    thread_id: str | None
+    budget_usd: Decimal | str | None
     capability: str
-    payload: Mapping[str, Any]
     timeout: float | None
     deadline: float | None
-    budget_usd: Decimal | str | None
     constraints: Sequence[str]
     questions: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
-class Delegation:
+class Delegation(Generic[GivenT]):
     """A task for another agent, named or chosen by `capability`.
 
-    `payload` goes beside the `text`; `shape` is the pydantic model of the answer, `dict` for the result as it
-    is, `Outcome` for all of the outcome with its files, None for text; `timeout` is how many
-    seconds a step of it may take, `deadline` all of it; `budget_usd` what it may cost of the budgets above
-    it. `constraints` hold for its work, beside those that the run came with, and `questions` are still open:
-    at most 20 of each, of 2,000 characters.
+    `payload` goes beside the `text`; `shape` is the pydantic model of the answer, `dict[str, Any]` for the
+    result as it is, `Outcome` for all of the outcome with its files, None for its text; `thread_id` is the
+    conversation that it continues, by default one of its own; `budget_usd` what it may cost of the budgets
+    above it; `timeout` is how many seconds a step of it may take, `deadline` all of it. `constraints` hold
+    for its work, beside those that the run came with, and `questions` are still open: at most 20 of each, of
+    2,000 characters.
     """
 
     agent_id: str = ""
     text: str = ""
-    shape: type[BaseModel] | type[dict[str, Any]] | type[Outcome] | None = None
+    _: KW_ONLY
+    payload: Mapping[str, Any] | None = None
+    shape: type[GivenT] | None = None
+    thread_id: str | None = None
+    budget_usd: Decimal | str | None = None
     capability: str = ""
-    payload: Mapping[str, Any] = field(default_factory=dict)
     timeout: float | None = None
     deadline: float | None = None
-    budget_usd: Decimal | str | None = None
     constraints: Sequence[str] = ()
     questions: Sequence[str] = ()
 
@@ -79,6 +88,10 @@ class Delegation:
                 else "a delegation names agent and capability",
                 remedy="Give either agent_id or capability",
             )
+        if self.text and self.data["text"] != self.text:
+            raise AgentError("the text of a delegation and its payload['text'] differ", remedy="Give one")
+        if self.thread_id is not None and not re.fullmatch(ID_PATTERN, self.thread_id):
+            raise AgentError(f"the thread_id of a delegation is {self.thread_id!r}", remedy='Write "order-7"')
         for name, seconds in (("timeout", self.timeout), ("deadline", self.deadline)):
             if seconds is not None and seconds <= 0:
                 raise AgentError(
@@ -101,7 +114,8 @@ class Delegation:
     @property
     def data(self) -> dict[str, Any]:
         """The payload of its task."""
-        return {"text": self.text, **self.payload} if self.text or not self.payload else dict(self.payload)
+        payload = self.payload or {}
+        return {"text": self.text, **payload} if self.text or not payload else dict(payload)
 
     @property
     def request(self) -> dict[str, Any]:
@@ -110,6 +124,7 @@ class Delegation:
         extra |= {"timeout": self.timeout, "deadline": self.deadline}
         extra |= {"constraints": [*self.constraints], "questions": [*self.questions]}
         extra["budget_usd"] = None if self.budget_usd is None else str(self.budget_usd)
+        extra["thread_id"] = self.thread_id
         wanted = {name: value for name, value in extra.items() if value}
         return {"agent_id": self.agent_id, "text": self.text, **wanted}
 
@@ -128,22 +143,10 @@ class Delegation:
 
     def answer_of(self, outcome: Outcome) -> Any:
         """The answer. Raises DelegationFailed where there is none, or one of another shape."""
-        if not outcome.success:
-            reason = outcome.error.message if outcome.error is not None else outcome.status
-            raise DelegationFailed(f"{outcome.agent_id or self.whom} did not succeed: {reason}")
-        result = outcome.result or {}
-        if self.shape is None:
-            return outcome.answer
-        if self.shape is Outcome:
-            return outcome
-        if not issubclass(self.shape, BaseModel):
-            return dict(result)
         try:
-            return self.shape.model_validate(result)
-        except ValidationError as error:
-            raise DelegationFailed(
-                f"{outcome.agent_id} answered in another shape than {self.shape.__name__}: {error}"
-            ) from error
+            return outcome.read(self.shape or str)
+        except TaskFailed as error:
+            raise DelegationFailed(error.message) from error
 
 
 def _are_short_texts(texts: object) -> bool:
@@ -294,7 +297,7 @@ class RunContext:
             deadline_at=min(ends_at),
             requested_by=work.dispatch.agent_id,
             tenant_id=task.tenant_id,
-            thread_id=task_id,
+            thread_id=wanted.thread_id or task_id,
             parent=parent,
             chain=(*task.chain, work.dispatch.agent_id),
             created_at=now,

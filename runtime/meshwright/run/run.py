@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from typing import Any, TypeVar, Unpack, overload
-
-from pydantic import BaseModel
+from typing import Any, Literal, Unpack, overload
 
 from meshwright.core.errors import AgentError, DelegationFailed, InvalidInput, ToolFailed
 from meshwright.core.files import File, TaskFile, task_file_of
-from meshwright.core.messages import MemoryKind, MemoryScope, Outcome
+from meshwright.core.messages import AnswerT, MemoryKind, MemoryScope, Outcome
 from meshwright.ledger.spending import Activity
 from meshwright.models.port import ChatMessage
 from meshwright.models.structure import ShapeT
@@ -29,8 +27,6 @@ from meshwright.run.steps import RunSteps
 from meshwright.trees import Tree
 from meshwright.work.paths import ProgressEvent
 from meshwright.work.record import read_task
-
-_DataT = TypeVar("_DataT", bound=BaseModel | dict[str, Any] | Outcome)
 
 
 class Run(RunSteps):
@@ -100,7 +96,7 @@ class Run(RunSteps):
         """
         parts = parts_of(self.task, await self._referred())
         question = ChatMessage(role="user", content=question_of(self.agent, self.task), parts=parts)
-        prepared = await self.prepare()
+        prepared = await self._prepare()
         check_window(self.agent_id, prepared, self.tools)
         return await self._dialogues.answer(question, prepared, shape, self.tools)
 
@@ -175,15 +171,14 @@ class Run(RunSteps):
         LimitReached, EmptyReply and ReplyCutOff as `converse` does.
         """
         question = ChatMessage(role="user", content=prompt)
-        return await self._dialogues.answer(question, self._prepared or await self.prepare(), shape, None)
+        return await self._dialogues.answer(question, self._prepared or await self._prepare(), shape, None)
 
-    @noted
-    async def prepare(self) -> PreparedPrompt:
+    async def _prepare(self) -> PreparedPrompt:
         """Recall memories and the conversation, and fill in the prompt."""
         self._prepared = prepared = await self._journal.step(
             "context",
             {"task_id": self.task.first_task_id},
-            self._prepare,
+            self._made_ready,
             shape=PreparedPrompt,
             costly=False,
             tell=PreparedPrompt.events,
@@ -192,7 +187,7 @@ class Run(RunSteps):
             self._journal.read_outside()
         return prepared
 
-    async def _prepare(self) -> PreparedPrompt:
+    async def _made_ready(self) -> PreparedPrompt:
         with self._attempt.time.apart():
             prepared = await prepare_run(self._attempt, partial(self._calls.context, self._journal.inside))
         return prepared.model_copy(update={"totals": self._calls.totals.now()})
@@ -218,26 +213,46 @@ class Run(RunSteps):
     ) -> str: ...
     @overload
     async def delegate(
-        self, agent_id: str = "", text: str = "", *, shape: type[_DataT], **options: Unpack[DelegationOptions]
-    ) -> _DataT: ...
+        self,
+        agent_id: str = "",
+        text: str = "",
+        *,
+        shape: type[AnswerT],
+        **options: Unpack[DelegationOptions],
+    ) -> AnswerT: ...
 
     @noted
     async def delegate(self, agent_id: str = "", text: str = "", **options: Any) -> Any:
         """Give a task to another agent, wait for its outcome without holding a slot, return its answer.
 
-        The agent is named, or chosen by `capability`. `payload` goes beside the text; `timeout` is
-        how many seconds a step of it may take, `deadline` all of it; `budget_usd` is what it may cost of the
-        budgets of this task. The agent gets the run's failures, open questions and last progress with it, the
-        constraints of this task, and `constraints` and `questions` of yours. The answer is text (JSON
-        where it has no words), or with a `shape` an object of that pydantic model; `dict` gives the result
-        as it is, `Outcome` all of the outcome with its files. Raises ToolFailed where that agent may not be
-        asked, and DelegationFailed, which is one, where it did not succeed or its answer has another shape.
+        The agent is named, or chosen by `capability`. `payload` goes beside the text; `thread_id` is the
+        conversation that it continues, by default one of its own; `budget_usd` is what it may cost of the
+        budgets of this task; `timeout` is how many seconds a step of it may take, `deadline` all of it. The
+        agent gets the run's failures, open questions and last progress with it, the constraints of this task,
+        and `constraints` and `questions` of yours. The answer is text (JSON where it has no words), or with a
+        `shape` an object of that pydantic model; `dict[str, Any]` gives the result as it is, `Outcome` all of
+        the outcome with its files. Raises ToolFailed where that agent may not be asked, and DelegationFailed,
+        which is one, where it did not succeed or its answer has another shape.
         """
         return await self._delegate(Delegation(agent_id, text, **options))
 
+    @overload
+    async def delegate_all(
+        self, delegations: Sequence[Delegation[AnswerT]], *, return_exceptions: Literal[False] = False
+    ) -> list[AnswerT]: ...
+    @overload
+    async def delegate_all(
+        self, delegations: Sequence[Delegation[AnswerT]], *, return_exceptions: Literal[True]
+    ) -> list[AnswerT | BaseException]: ...
+
+    @overload  # of several shapes
+    async def delegate_all(
+        self, delegations: Sequence[Delegation[Any]], *, return_exceptions: bool = False
+    ) -> list[Any]: ...
+
     @noted
     async def delegate_all(
-        self, delegations: Sequence[Delegation], *, return_exceptions: bool = False
+        self, delegations: Sequence[Delegation[Any]], *, return_exceptions: bool = False
     ) -> list[Any]:
         """Give tasks to other agents side by side, and return their answers in order; see `gather`.
 
@@ -252,7 +267,7 @@ class Run(RunSteps):
         work = [self._delegate(wanted) for wanted in delegations]
         return await self.gather(*work, return_exceptions=return_exceptions)  # type: ignore[call-overload]
 
-    async def _delegate(self, wanted: Delegation) -> Any:
+    async def _delegate(self, wanted: Delegation[Any]) -> Any:
         self._attempt.check_delegation(wanted.whom)
         answer = await self._journal.wait(
             "delegate",

@@ -15,8 +15,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import ValidationError
+
 from meshwright.agent import Agent
 from meshwright.app import StoreDeps, build_mesh
+from meshwright.client import Client
+from meshwright.client.calls import TaskCalls, wait_of
 from meshwright.core import topics
 from meshwright.core.clock import Clock
 from meshwright.core.errors import MeshError, ModelError, PromptError
@@ -24,6 +28,7 @@ from meshwright.core.messages import Caller, Event, Outcome, Receipt, TaskReques
 from meshwright.events.inbox import Inbox, Question
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
+from meshwright.ledger.allowances import invalid_field
 from meshwright.mesh import Mesh
 from meshwright.models.errors import ModelRefused
 from meshwright.models.offline import stream_words
@@ -151,8 +156,13 @@ class Events(list[Event]):
         return [event.payload for event in self]
 
 
-class MeshUnderTest:
-    """A running mesh, with what tests ask of it; all else is in `mesh`. `model` answers its agents."""
+class MeshUnderTest(TaskCalls):
+    """A running mesh, with what tests ask of it, by the calls of `Client`. `model` answers its agents.
+
+    `outcome`, and so `ask`, raises ScriptEnded where the task failed since the scripted model ran out of
+    replies, PromptError where an agent ran on a built-in prompt, since its own is missing or broken (one that
+    a test file defines for itself needs none), and MeshError after 30 seconds.
+    """
 
     def __init__(
         self, mesh: Mesh, model: Model, clock: Clock | None, agents: Sequence[type[Agent]] = ()
@@ -164,22 +174,19 @@ class MeshUnderTest:
         self._events: list[Event] = []
         mesh.host.listen("#", self._events.append)
 
-    async def ask(self, agent_id: str, text: str, *, thread_id: str | None = None) -> Outcome:
-        """Give an agent a task as text, and wait for its outcome.
+    @property
+    def client(self) -> Client:
+        """A client of the mesh in this process: all that is not here, such as `task`, `inbox` and `retry`."""
+        return Client.local(self.mesh)
 
-        Raises ScriptEnded where the task failed since the scripted model ran out of replies, and PromptError
-        where an agent ran on a built-in prompt, since its own is missing or broken. An agent that a test file
-        defines for itself needs none.
-        """
-        receipt = await self.submit(agent_id=agent_id, payload={"text": text}, thread_id=thread_id)
-        return await self.outcome(receipt.task_id)
+    async def _submit(self, request: TaskRequest | dict[str, Any], idempotency_key: str | None) -> Receipt:
+        try:
+            task = request if isinstance(request, TaskRequest) else TaskRequest(**request)
+        except ValidationError as error:
+            raise invalid_field(error) from None
+        return await self.mesh.get(Tasks).submit(task, idempotency_key=idempotency_key)
 
-    async def submit(self, request: TaskRequest | None = None, **fields: Any) -> Receipt:
-        """Take a task, given whole or by its fields, and return at once."""
-        return await self.mesh.get(Tasks).submit(request or TaskRequest(**fields))
-
-    async def outcome(self, task_id: str) -> Outcome:
-        """Wait for the outcome of a task. Raises what `ask` does, and MeshError after 30 seconds."""
+    async def _outcome(self, task_id: str) -> Outcome:
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 outcome = await self.mesh.get(Tasks).outcome(task_id)
@@ -228,10 +235,12 @@ class MeshUnderTest:
             stop()
         return list(found)
 
-    async def answer(self, question: Question, value: Any, *, by: str = "tester") -> None:
-        """Answer a question, as the caller `by`. Raises what `Tasks.answer` does."""
-        caller = Caller(requested_by=by)
-        await self.mesh.get(Tasks).answer(question.task_id, question.wait_id, value, caller)
+    async def answer(
+        self, question: Question | str, value: Any, *, key: str = "", by: str = "tester"
+    ) -> None:
+        """Answer a question as `Client.answer` does, as the caller `by`. Raises what `Tasks.answer` does."""
+        task_id, wait_id = wait_of(question, key)
+        await self.mesh.get(Tasks).answer(task_id, wait_id, value, Caller(requested_by=by))
 
     async def advance(self, seconds: float) -> None:
         """Move the clock, and let run what is due. Only for a mesh with a ManualClock."""

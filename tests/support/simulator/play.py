@@ -8,7 +8,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
-from meshwright import Agent, Capability, Client, Delegation, Run, build_mesh, tool
+from meshwright import Agent, Capability, Client, Delegation, Run, tool
+from meshwright.app import build_mesh
 from tests.support.settings import load_settings
 from tests.support.simulator.job import Job
 from tests.support.simulator.scenario import Scenario
@@ -122,9 +123,7 @@ async def work(job: Job, timeout: float | None = None, **settings: Any) -> Decim
         client = Client.local(mesh)
 
         async def do(item: str) -> None:
-            outcome = await client.ask(
-                job.request(item), agent_id="simulated", idempotency_key=item, timeout=timeout
-            )
+            outcome = await client.ask("simulated", job.request(item), idempotency_key=item, timeout=timeout)
             text = (outcome.result or {}).get("text") if outcome.success else None
             job.write(item, text, None if outcome.success else str(outcome.error))
 

@@ -9,11 +9,12 @@ from functools import partial
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from meshwright import Component, Mesh, Pages
+from meshwright.component import Component, Pages
 from meshwright.context.memory import MemoryItem
 from meshwright.core.access import KEY_ROLES
 from meshwright.core.messages import Caller, MemoryKind
 from meshwright.identity.auth import Credentials
+from meshwright.mesh import Mesh
 from meshwright.models.port import (
     Model,
     ModelPosition,

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from pydantic import BaseModel
 
-from meshwright import Check, Component, Event, MeshError
+from meshwright import Event, MeshError
+from meshwright.component import Check, Component
 
 if TYPE_CHECKING:
     from fastapi import APIRouter

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from meshwright import Column, Component, EventWords, Resource, Verb
+from meshwright.component import Column, Component, EventWords, Resource, Verb
 
 if TYPE_CHECKING:
     from fastapi import APIRouter

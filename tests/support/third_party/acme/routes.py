@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel
 
-from meshwright import Mesh
 from meshwright.edges.http.routing import SubmitterDep, ViewerDep, make_router
+from meshwright.mesh import Mesh
 
 if TYPE_CHECKING:
     from acme.night import Night
