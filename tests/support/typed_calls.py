@@ -4,7 +4,7 @@ from typing import Any, assert_type
 
 from pydantic import BaseModel
 
-from meshwright import BlockingClient, Client, Delegation, Outcome, Receipt, Run, TaskRequest
+from meshwright import BlockingClient, Client, Delegation, Outcome, Receipt, Run, TaskRequest, ToolContext
 from meshwright.testing import MeshUnderTest
 
 
@@ -31,6 +31,12 @@ def of_a_program(mesh: BlockingClient) -> None:
     assert_type(mesh.ask("triage", "It burns."), Outcome)
     assert_type(mesh.ask("triage", "It burns.", shape=Verdict, thread_id="web"), Verdict)
     assert_type(mesh.outcome(mesh.submit("triage", "It burns."), shape=Verdict), Verdict)
+
+
+async def of_a_tool(context: ToolContext) -> None:
+    """A delegation of a tool."""
+    assert_type(await context.delegate("triage", "It burns.", payload={"host": "web"}), str)
+    assert_type(await context.delegate(capability="triaging", text="It burns.", shape=Verdict), Verdict)
 
 
 async def of_a_run(run: Run) -> None:

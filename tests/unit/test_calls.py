@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator
+from types import MappingProxyType
 from typing import Any, get_type_hints
 
 import pytest
@@ -66,6 +67,8 @@ class Echo(Agent):
         return "It was shouted."
 
     async def run(self, run: Run) -> str:
+        if run.task.text == "remember":
+            return await run.remember("The gate is blue.", "agent")
         if run.task.text == "shout":
             return str(await run.call("shout"))
         return f"{run.task.text} in {run.task.thread_id}"
@@ -155,6 +158,18 @@ async def test_a_question_is_answered_as_it_was_given(
         await caller.answer(first, {"approve": True})
     with pytest.raises(InvalidInput, match="an answer names no question"):
         await caller.answer(second.task_id, {"approve": True})
+
+
+async def test_an_item_of_the_inbox_that_is_no_tasks_is_answered_too(
+    under_test: MeshUnderTest, caller: MeshUnderTest | Client
+) -> None:
+    await caller.ask("echo", "remember", payload=MappingProxyType({}), outside=True, shape=str)
+    [item] = await under_test.client.inbox()
+    assert (item.source, item.task_id) != ("", "")
+    await caller.answer(item, {"approve": True})
+    assert await under_test.client.inbox() == []
+    with pytest.raises(Conflict):
+        await caller.answer(item, {"approve": True})
 
 
 async def test_delegations_continue_the_conversation_that_they_name(under_test: MeshUnderTest) -> None:

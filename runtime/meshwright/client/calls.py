@@ -126,6 +126,8 @@ def _request_of(
             remedy='The agent is named before the text: ask("my-agent", "What is a turn?")',
             field="agent_id",
         )
+    if "payload" in given:
+        given["payload"] = dict(given["payload"])
     if text:
         payload = given.get("payload", {})
         if payload.get("text", text) != text:

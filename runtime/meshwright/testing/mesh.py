@@ -22,10 +22,12 @@ from meshwright.app import StoreDeps, build_mesh
 from meshwright.client import Client
 from meshwright.client.calls import TaskCalls, wait_of
 from meshwright.core import topics
+from meshwright.core.access import ALL_ROLES
 from meshwright.core.clock import Clock
 from meshwright.core.errors import MeshError, ModelError, PromptError
 from meshwright.core.messages import Caller, Event, Outcome, Receipt, TaskRequest
 from meshwright.events.inbox import Inbox, Question
+from meshwright.events.inbox_sources import WholeInbox
 from meshwright.events.log import EventLog
 from meshwright.kernel.runtime import Runtime
 from meshwright.ledger.allowances import invalid_field
@@ -239,8 +241,12 @@ class MeshUnderTest(TaskCalls):
         self, question: Question | str, value: Any, *, key: str = "", by: str = "tester"
     ) -> None:
         """Answer a question as `Client.answer` does, as the caller `by`. Raises what `Tasks.answer` does."""
+        caller = Caller(requested_by=by, roles=ALL_ROLES)
+        if not isinstance(question, str) and question.source:
+            await self.mesh.get(WholeInbox).answer(question, value, caller)
+            return
         task_id, wait_id = wait_of(question, key)
-        await self.mesh.get(Tasks).answer(task_id, wait_id, value, Caller(requested_by=by))
+        await self.mesh.get(Tasks).answer(task_id, wait_id, value, caller)
 
     async def advance(self, seconds: float) -> None:
         """Move the clock, and let run what is due. Only for a mesh with a ManualClock."""

@@ -41,7 +41,7 @@ from pydantic_core import from_json
 from meshwright.core.errors import ConfigError, InvalidInput
 from meshwright.core.files import File, TaskFile
 from meshwright.core.ids import ID_PATTERN
-from meshwright.core.messages import MemoryKind, MemoryScope, Outcome, Task
+from meshwright.core.messages import AnswerT, MemoryKind, MemoryScope, Task
 from meshwright.core.schema import faults, with_defaults
 from meshwright.models.port import ToolSpec
 from meshwright.models.structure import ShapeT, repaired
@@ -49,6 +49,7 @@ from meshwright.tools.settings import Effect
 
 if TYPE_CHECKING:
     from meshwright.ledger.spending import Activity
+    from meshwright.run.context import DelegationOptions
     from meshwright.trees import Tree
 
 MAX_ERRORS = 5
@@ -117,18 +118,25 @@ class ToolContext(Protocol):
         ...
 
     @overload
-    async def delegate(self, agent_id: str = "", text: str = "", *, capability: str = "") -> str: ...
+    async def delegate(
+        self, agent_id: str = "", text: str = "", **options: Unpack[DelegationOptions]
+    ) -> str: ...
     @overload
     async def delegate(
-        self, agent_id: str = "", text: str = "", *, capability: str = "", shape: type[Outcome]
-    ) -> Outcome: ...
+        self,
+        agent_id: str = "",
+        text: str = "",
+        *,
+        shape: type[AnswerT],
+        **options: Unpack[DelegationOptions],
+    ) -> AnswerT: ...
 
     async def delegate(
-        self, agent_id: str = "", text: str = "", *, capability: str = "", shape: Any = None
+        self, agent_id: str = "", text: str = "", *, shape: Any = None, **options: Unpack[DelegationOptions]
     ) -> Any:
         """Give a task to another agent, wait for its outcome without holding a slot, return its answer.
 
-        The agent is named, or chosen by `capability`.
+        The agent is named, or chosen by `capability`; `Run.delegate` describes the rest.
         """
         ...
 
