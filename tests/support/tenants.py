@@ -116,7 +116,8 @@ async def check_untouched(api: Api, owned: Owned) -> None:
     assert views[0]["status"] == "waiting" and SECRET in str(views[1]["payload"])
     assert not views[2].get("paused") and views[3]["name"] == SECRET
     assert (views[4]["template"], views[4]["labels"]) == (SECRET, {"production": 1})
-    assert (views[5]["name"], views[5]["status"]) == (SECRET, "created")
+    assert views[5]["evaluation_id"] == EVALUATION
+    assert (views[6]["name"], views[6]["status"]) == (SECRET, "created")
 
 
 async def finished_task(api: Api, headers: dict[str, str], agent_id: str, text: str) -> str:
