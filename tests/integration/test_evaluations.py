@@ -142,6 +142,21 @@ async def test_a_judge_scores_each_criterion_by_tasks_of_its_own(api: Api, model
     assert {task.requested_by for task in tasks} == {"admin"} and len(tasks) == 6
 
 
+async def test_an_evaluation_is_of_the_agent_as_it_is_while_an_experiment_runs(api: Api) -> None:
+    variants = [{"name": name, "temperature": 0.5} for name in ("one", "two")]
+    for agent_id in ("author", "judge"):
+        body = {"name": "x", "agent_id": agent_id, "variants": variants}
+        _, made = await api.call("POST", "/v1/experiments", json=body, headers=ADMIN)
+        path = f"/v1/experiments/{made['experiment_id']}/run"
+        assert (await api.call("POST", path, json={}, headers=ADMIN))[0] == 200
+    live = await api.finished(agent_id="author", text="Capital?")
+    items = [{"input": "Capital?"}]
+    await evaluated(api, agent_id="author", data={"items": items}, criteria=["x"])
+    accepted = await api.mesh.log.query(EventFilter(event_type="task.accepted"))
+    tried = {event.task_id: event.fields.get("variants") for event in accepted}
+    assert len(tried) == 3 and [task_id for task_id, variants in tried.items() if variants] == [live]
+
+
 async def test_hostile_text_in_an_answer_stays_material_in_the_user_s_role(api: Api, model: Judging) -> None:
     _, [item] = await evaluated(
         api, data={"items": [{"input": HOSTILE, "output": HOSTILE}]}, criteria=["correctness"]

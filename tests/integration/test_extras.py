@@ -168,7 +168,7 @@ def without_pip() -> list[str]:
 def test_every_extra_has_its_test_here() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert extras.keys() - {"all"} == {
-        *("litellm", "otlp", "postgres", "redis", "dapr", "oidc", "slack", "sandbox", "mcp")
+        *("litellm", "otlp", "postgres", "redis", "dapr", "oidc", "slack", "sandbox", "mcp", "sentiment")
     }
 
 
@@ -283,6 +283,18 @@ async def test_a_mesh_lists_the_tools_of_an_mcp_server(installed: Callable[[str]
     assert 'tools = ["look"]' in (there.folder / "mesh.toml").read_text()
     checked = await there.mesh("doctor")
     assert (checked.status, "of its 2 tools are offered: look" in checked.out) == (0, True), checked
+
+
+async def test_answers_are_measured_by_their_sentiment(installed: Callable[[str], Installed]) -> None:
+    there = installed("sentiment")
+    (there.folder / "answers.jsonl").write_text(
+        '{"output": "A great pleasure!"}\n{"output": "It is awful."}\n'
+    )
+    done = await there.mesh("evaluate", "answers.jsonl", "--metric", "sentiment", "--json")
+    assert done.status == 0, done
+    [figure] = json.loads(done.out)["figures"]
+    assert (figure["name"], figure["count"]) == ("sentiment", 2)
+    assert figure["lowest"] < -0.4 < 0.4 < figure["highest"]
 
 
 @pytest.mark.needs("mosquitto", "redis-server", "daprd")

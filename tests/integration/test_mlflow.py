@@ -11,11 +11,18 @@ import aiohttp
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from meshwright import Mesh
+from meshwright.core.access import Role
+from meshwright.core.messages import Caller
 from meshwright.core.topics import TASK_PROGRESS
 from meshwright.edges import reply_table
 from meshwright.edges.reply_table import SenderKey
 from meshwright.events.filter import EventFilter
 from meshwright.orchestration.tasks import Tasks
+from meshwright.services.evaluations.component import Evaluations
+from meshwright.services.evaluations.records import EvaluationRequest
+from meshwright.services.llmops.experiments import Experiments
+from meshwright.services.llmops.experiments_records import ExperimentRequest, ExperimentRunRequest
 from meshwright.stack.machine import Ports
 from meshwright.testing import ScriptedModel, tool_call
 from tests.integration.test_trace_attributes import REPLY, Teller
@@ -177,3 +184,63 @@ async def test_mlflow_gets_a_run_of_each_task_once(mlflow: str, tmp_path: Path) 
                 assert len((await answer.json())["metrics"]) == 1
             async with session.get("/get-artifact", params={**wanted, "path": "outcome.json"}) as answer:
                 assert (await answer.json(content_type=None))["result"]["text"] == "Brief."
+
+
+async def ended_runs(url: str, name: str, count: int) -> list[dict[str, Any]]:
+    """The runs of an experiment of MLflow, as soon as so many have ended."""
+    async with aiohttp.ClientSession(url) as session, asyncio.timeout(120):
+        while True:
+            wanted = {"experiment_name": name}
+            async with session.get("/api/2.0/mlflow/experiments/get-by-name", params=wanted) as answer:
+                found = await answer.json()
+            if answer.status == 200:
+                body = {"experiment_ids": [found["experiment"]["experiment_id"]]}
+                runs = (await post(url, "runs/search", body)).get("runs", [])
+                ended = [run for run in runs if run["info"]["status"] == "FINISHED"]
+                if len(ended) == count:
+                    return ended
+            await asyncio.sleep(0.2)  # a server of another program does not say when it has them
+
+
+async def make_results(mesh: Mesh) -> None:
+    """Run an experiment over an input and stop it, and begin an evaluation."""
+    caller, experiments = Caller(roles=frozenset(Role)), mesh.get(Experiments)
+    variants = [{"name": "now"}, {"name": "cold", "temperature": 0.5}]
+    wanted = {"name": "Cold?", "agent_id": "teller", "variants": variants}
+    made = await experiments.create(caller, ExperimentRequest.model_validate(wanted))
+    inputs = ExperimentRunRequest(inputs=[{"text": WORDS}])
+    for task_id in (await experiments.run(caller, made.experiment_id, inputs)).task_ids:
+        await mesh.get(Tasks).outcome(task_id)
+    await experiments.end(caller, made.experiment_id)
+    plan = {"data": {"items": [{"output": "Brief."}]}, "metrics": ["length"], "name": "short"}
+    await mesh.get(Evaluations).make(caller, EvaluationRequest.model_validate(plan))
+
+
+async def test_mlflow_gets_the_results_of_experiments_and_evaluations_once(
+    mlflow: str, tmp_path: Path
+) -> None:
+    for count in (2, 3):  # the second time everything is sent once more, before the last task
+        model = ScriptedModel(REPLY, REPLY)
+        async with service(tmp_path / "mesh", answering=model, agents=[Teller], **sinking(mlflow)) as running:
+            if count == 2:
+                await make_results(running.mesh)
+            else:
+                await running.mesh.get(Tasks).ask("teller", WORDS)
+            await ended_runs(mlflow, "agents", count)
+            tried = await ended_runs(mlflow, "agents-experiments", 3)
+            [judged] = await ended_runs(mlflow, "agents-evaluations", 1)
+        async with service(tmp_path / "mesh", answering=model, agents=[Teller]) as running:
+            await running.mesh.database.write(reply_table.reach, SenderKey("sink", "ml"), 0)
+    shown = {run["info"]["run_name"]: run for run in tried}
+    assert shown.keys() == {"Cold?", "now", "cold"}
+    tags = {one["key"]: one["value"] for one in shown["cold"]["data"]["tags"]}
+    assert tags["mlflow.parentRunId"] == shown["Cold?"]["info"]["run_id"]
+    metrics = {one["key"]: one["value"] for one in shown["cold"]["data"]["metrics"]}
+    assert (metrics["success"], metrics["tasks/ended"], metrics["tasks/cost_usd"]) == (1, 1, 0.0021)
+    figures = {one["key"]: one["value"] for one in judged["data"]["metrics"]}
+    assert (figures["length"], figures["length/count"]) == (1, 1)
+    for run, key in ((shown["Cold?"], "variants"), (judged, "figures")):
+        async with aiohttp.ClientSession(mlflow) as session:
+            place = {"run_id": run["info"]["run_id"], "path": "results.json"}
+            async with session.get("/get-artifact", params=place) as answer:
+                assert (await answer.json(content_type=None))[key]

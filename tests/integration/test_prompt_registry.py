@@ -16,7 +16,6 @@ from meshwright.core.messages import Caller, TaskRequest
 from meshwright.orchestration.tasks import Tasks
 from meshwright.prompts import PromptContext, PromptSources
 from meshwright.services.llmops.component import PromptRegistry
-from meshwright.services.llmops.records import PromptChange
 from meshwright.testing import ScriptedModel
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.running_mesh import mesh
@@ -370,20 +369,3 @@ async def test_a_version_is_tested_by_a_real_task(api: Api, model: ScriptedModel
         assert (await call(api, "POST", path, {"text": "Hello"}))[0] == status
     operator = await holder(api, "default", Role.OPERATOR)
     assert (await call(api, "POST", "/greeter/test", {"text": "Hello"}, headers=operator))[0] == 403
-
-
-async def test_the_calls_of_the_sources_run(api: Api) -> None:
-    async def sent(method: str, path: str = "", body: Any = None) -> Any:
-        return await done(api, method, path, body, X_Tenant_Id="default")
-
-    wanted = {"name": "summary", "template": "Summarise {{task}}.", "parameters": {"temperature": 0.3}}
-    made = await sent("POST", body=wanted)
-    assert (made["prompt_id"], made["version"]) == ("summary", 1)
-    assert (await sent("PUT", "/summary", {"template": "Sum up {{task}}."}))["version"] == 2
-    assert (await sent("GET", "/summary?version=1"))["template"] == wanted["template"]
-    assert (await sent("POST", body={**wanted, "name": "greeter"}))["version"] == 1
-    tested = await sent("POST", "/greeter/test", {"text": "Hello"})
-    assert (tested["success"], tested["text"], tested["cost_usd"]) == (True, "answer 0", "0")
-    await sent("DELETE", "/summary")
-    change = PromptChange(template="x")
-    assert (change.parameters, change.message) == ({}, "")

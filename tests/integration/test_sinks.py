@@ -129,6 +129,91 @@ async def test_contents_are_an_artifact_where_the_settings_say_so(tmp_path: Path
     assert outcome["result"]["text"].startswith("you said: my password") and "xxxx" not in str(outcome)
 
 
+async def made(api: Api, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    status, document = await api.call("POST", path, json=body)
+    assert status < 300, document
+    return document
+
+
+def of_group(server: FakeMlflow, name: str) -> list[dict[str, Any]]:
+    """The runs of an experiment of MLflow that have ended."""
+    ours = server.experiments.get(name)
+    return [run for run in server.runs.values() if run["info"]["experiment_id"] == ours and run["end_time"]]
+
+
+def last(run: dict[str, Any]) -> dict[str, float]:
+    return {name: max(points)[-1] for name, points in run["metrics"].items()}
+
+
+async def test_mlflow_gets_the_results_of_an_experiment_with_a_run_for_each_variant(tmp_path: Path) -> None:
+    variants = [{"name": "now"}, {"name": "cold", "temperature": 0.5, "weight": 2}]
+    inputs = {"inputs": [{"text": "hi"}, {"fail": True}], "repeats": 15}
+    async with FakeMlflow() as server, http_mesh(tmp_path, **mlflow(server.url, experiment="ours")) as api:
+        wanted = {"name": "Cold?", "agent_id": "echo", "variants": variants}
+        path = f"/v1/experiments/{(await made(api, '/v1/experiments', wanted))['experiment_id']}"
+        tasks = (await made(api, f"{path}/run", inputs))["task_ids"]
+        await asyncio.gather(*(api.mesh.get(Tasks).outcome(task_id) for task_id in tasks))
+        server.lost = 1  # the run is made, and its answer lost
+        await made(api, f"{path}/stop", {})
+        await server.until(lambda: len(of_group(server, "ours-experiments")) == 3)
+        shown = await api.get(f"{path}/results")
+        runs = {run["info"]["run_name"]: run for run in of_group(server, "ours-experiments")}
+        assert len(server.runs) == len(tasks) + 3
+    above, cold = runs["Cold?"], runs["cold"]
+    assert cold["tags"]["mlflow.parentRunId"] == runs["now"]["tags"]["mlflow.parentRunId"]
+    assert cold["tags"]["mlflow.parentRunId"] == above["info"]["run_id"]
+    assert (cold["tags"]["meshwright.verdict"], above["params"]["metric"]) == ("open", "success")
+    assert (cold["params"], above["tags"]["meshwright.stopped_by"]) == (
+        {"temperature": "0.5", "weight": "2.0"},
+        "anonymous",
+    )
+    [figure] = [one for one in shown["figures"] if (one["variant"], one["metric"]) == ("cold", "success")]
+    found = last(cold)
+    assert [found[f"success/{name}"] for name in ("low", "high", "difference", "p_value", "count")] == [
+        figure[name] for name in ("low", "high", "difference", "p_value", "count")
+    ]
+    assert (found["success"], found["tasks/ended"], found["tasks/cost_usd"]) == (0.5, 30, 0)
+    assert found["missing"] == shown["variants"][1]["missing"]
+    [(path, document)] = server.artifacts.items()
+    assert path.endswith("/results.json") and document == shown
+
+
+async def test_mlflow_gets_the_figures_of_an_evaluation(tmp_path: Path) -> None:
+    items = [{"output": "It is Paris.", "expected": "Paris"}, {"output": "Rome", "expected": "Paris"}]
+    async with FakeMlflow() as server, http_mesh(tmp_path, **mlflow(server.url)) as api:
+        wanted = {"name": "capitals", "data": {"items": items}, "metrics": ["contains", "length"]}
+        path = f"/v1/evaluations/{(await made(api, '/v1/evaluations', wanted))['evaluation_id']}"
+        await server.until(lambda: of_group(server, "meshwright-evaluations"))
+        shown = await api.get(path)
+        [run] = of_group(server, "meshwright-evaluations")
+    found = last(run)
+    assert (run["info"]["run_name"], run["tags"]["meshwright.evaluation_id"]) == (
+        "capitals",
+        shown["evaluation_id"],
+    )
+    assert (found["contains"], found["contains/count"], found["length/highest"]) == (0.5, 2, 3)
+    assert (found["items"], found["items/failed"], found["cost_usd"]) == (2, 0, 0)
+    [document] = [said for path, said in server.artifacts.items() if run["info"]["run_id"] in path]
+    assert document == shown and "Paris" not in json.dumps(document)
+
+
+async def test_an_evaluation_that_was_deleted_meanwhile_holds_nothing_up(
+    tmp_path: Path, ports: Ports
+) -> None:
+    [port] = ports.take(1)
+    settings = mlflow(f"http://127.0.0.1:{port}")
+    async with http_mesh(tmp_path, **settings) as api:
+        wanted = {"data": {"items": [{"output": "x"}]}, "metrics": ["length"], "evaluation_id": "gone"}
+        await made(api, "/v1/evaluations", wanted)
+        await event(api, "sink.delayed")
+        async with api.session.delete("/v1/evaluations/gone") as answer:
+            assert answer.status == 204
+        async with FakeMlflow(port) as server:
+            await server.ended(await api.finished(agent_id="echo"))
+            refused = await event(api, "sink.refused")
+    assert refused["reason"].startswith("There is no evaluation 'gone'") and len(server.runs) == 1
+
+
 @pytest.mark.parametrize("wanted", [{"agents": ["other"]}, {"agents": ["echo"], "tenant": "acme"}])
 async def test_a_sink_gets_the_tasks_of_its_agents_and_its_tenant_alone(
     tmp_path: Path, wanted: dict[str, Any]
@@ -177,7 +262,7 @@ async def test_a_sink_that_was_away_gets_all_later_once_through_a_restart(
 CRASH = """
 import asyncio, os, sys
 from pathlib import Path
-from meshwright.services.sinks.mlflow import MlflowSink
+from meshwright.services.sinks.mlflow_api import MlflowApi
 from tests.integration.test_sinks import http_mesh, mlflow
 
 async def killed(*_, **__):
@@ -186,7 +271,7 @@ async def killed(*_, **__):
 
 async def main():
     async with http_mesh(Path(sys.argv[1]), **mlflow(sys.argv[2])) as api:
-        MlflowSink._log = killed
+        MlflowApi.log = killed
         await api.client.submit(agent_id="echo", task_id="t1")
         await asyncio.sleep(60)
 

@@ -62,7 +62,7 @@ class FakeMlflow(_Waited):
     def of(self, task_id: str) -> list[dict[str, Any]]:
         """The runs of a task that have ended."""
         runs = self.runs.values()
-        return [run for run in runs if run["tags"]["meshwright.task"] == task_id and run["end_time"]]
+        return [run for run in runs if run["tags"].get("meshwright.task") == task_id and run["end_time"]]
 
     async def ended(self, *task_ids: str) -> list[dict[str, Any]]:
         """One run for each of these tasks, once all are there and have ended."""

@@ -1,8 +1,13 @@
 """The metrics of answers, and the agreement of two raters."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
+from meshwright.core.errors import InvalidInput
 from meshwright.services.evaluations import metrics
+from meshwright.services.evaluations.measure import Metrics
 
 
 @pytest.mark.parametrize(
@@ -25,6 +30,34 @@ def test_longer_words_and_sentences_are_harder_to_read() -> None:
         "responsibilities notwithstanding administrative simplification."
     )
     assert easy is not None and hard is not None and easy > 90 > 0 > hard
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The food was great!", 0.6588),
+        ("The food was not great.", -0.5096),
+        ("The food was great!\nThe food was awful.", (0.6588 - 0.4588) / 2),
+        ("The food is at the door.", 0.0),
+        ("good " * 300 + "bad " * 100, 0.5),  # piece by piece: one sentence of that length would take long
+        ("", None),
+        ("1 2 3", None),
+    ],
+)
+def test_sentiment_is_the_mean_of_vader_s_scores_of_the_sentences(text: str, expected: float | None) -> None:
+    found = metrics.sentiment(text)
+    assert found == (None if expected is None else pytest.approx(expected, abs=0.01))
+
+
+def test_sentiment_without_its_package_is_refused_with_the_command_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "vaderSentiment.vaderSentiment", None)
+    metrics.sentence_sentiment.cache_clear()
+    with pytest.raises(InvalidInput, match="vaderSentiment, which is not installed") as refused:
+        Metrics({}, tmp_path).check(["length", "sentiment"])
+    assert "[sentiment]" in refused.value.remedy and refused.value.field == "metrics"
+    Metrics({"sentiment": "json:dumps"}, tmp_path).check(["sentiment"])  # a name of the settings counts first
 
 
 CONTEXT = "Meshwright keeps 300 tasks in SQLite. Ada Lovelace wrote the first release in March."

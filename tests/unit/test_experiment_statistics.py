@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable
-from statistics import fmean, variance
+from statistics import NormalDist, fmean, variance
 
 import pytest
 
@@ -18,8 +18,6 @@ from meshwright.services.llmops.statistics import (
     compare,
     mean_interval,
     needed,
-    newcombe,
-    welch,
     wilson,
 )
 from tests.conftest import DEFAULT_SEED
@@ -32,14 +30,17 @@ def sample_of(values: list[float]) -> Sample:
     return Sample.of_sums(len(values), fmean(values), fmean(value * value for value in values))
 
 
+def is_naive_alarm(first: Sample, second: Sample) -> bool:
+    """Whether a usual test, which is meant to be looked at once, finds a difference."""
+    error = first.variance / first.count + second.variance / second.count
+    return bool(error) and abs(first.mean - second.mean) / error**0.5 >= NormalDist().inv_cdf(1 - ALPHA / 2)
+
+
 def test_intervals_and_p_values_are_those_of_scipy_and_statsmodels() -> None:
     chance = random.Random(7)
     one = [chance.gauss(1, 2) for _ in range(60)]
-    other = [chance.gauss(1.8, 3) for _ in range(45)]
-    assert welch(sample_of(one), sample_of(other)) == pytest.approx(0.183155126657, abs=1e-12)
     assert sample_of(one).variance == pytest.approx(variance(one))
     assert wilson(48, 60) == pytest.approx((0.682181941943, 0.881714946771), abs=1e-12)
-    assert newcombe((48, 60), (40, 60)) == pytest.approx((-0.025177640100, 0.283593237070), abs=1e-12)
     interval = mean_interval(sample_of([1.0, 2.0, 3.0, 4.0, 5.0]))  # t of 4 degrees is 2.776445105198
     assert interval == pytest.approx((3 - 2.776445105198 * 0.5**0.5, 3 + 2.776445105198 * 0.5**0.5))
 
@@ -48,7 +49,7 @@ def test_edges_of_samples_have_intervals_too() -> None:
     assert wilson(0, 20)[0] == 0 and wilson(20, 20)[1] == pytest.approx(1)
     assert mean_interval(Sample(1, 3.0, 0.0)) == (3.0, 3.0)
     same = Sample.of_sums(30, 0.1, 0.1 * 0.1)
-    assert same.variance == 0 and welch(same, same) == 1
+    assert same.variance == 0
     assert compare(same, same) == (0, 0, 0, 1)
     apart = compare(same, same._replace(mean=0.2))
     assert apart is not None and (apart.p_value, apart.low) == (0, 0.1)
@@ -93,7 +94,7 @@ def test_equal_variants_are_found_different_in_at_most_five_percent_however_ofte
                 pair = [Sample.of_share(count, means[arm]) for arm in (0, 2)]
             found = compare(*pair)
             has_alarm |= found is not None and found.p_value <= ALPHA
-            has_naive |= count >= MIN_COUNT and count % 40 == 0 and welch(*pair) <= ALPHA
+            has_naive |= count >= MIN_COUNT and count % 40 == 0 and is_naive_alarm(*pair)
         alarms, naive = alarms + has_alarm, naive + has_naive
     assert alarms <= ALPHA * SIMULATIONS
     assert naive > 2 * ALPHA * SIMULATIONS  # the test that is only right once

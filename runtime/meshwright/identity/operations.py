@@ -130,7 +130,7 @@ class Operations(Acting):
         *,
         idempotency_key: str | None = None,
         traceparent: str | None = None,
-        variants: tuple[TaskVariant, ...] = (),
+        variants: tuple[TaskVariant, ...] | None = None,
     ) -> Receipt:
         """Take a task: durable when this returns. Raises what `Tasks.submit` raises."""
         self.check("submit")

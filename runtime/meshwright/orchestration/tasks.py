@@ -76,11 +76,11 @@ class Tasks:
         *,
         idempotency_key: str | None = None,
         traceparent: str | None = None,
-        variants: tuple[TaskVariant, ...] = (),
+        variants: tuple[TaskVariant, ...] | None = None,
     ) -> Receipt:
         """Take a task: durable, with its first dispatch, when this returns.
 
-        `variants` are tried with it; without any, those that components choose for it.
+        `variants` are tried with it; None for those that components choose.
         Raises InvalidInput, NoAgentAvailable, NotFound (an unknown agent, or task that it comes after),
         IdempotencyConflict, Overloaded where the mesh, tenant or thread has what it may, and StorageExceeded.
         """
@@ -101,9 +101,9 @@ class Tasks:
             limits=self.payload_limits,
             deadline_seconds=day,
             idempotency_key=key,
-            variants=variants,
+            variants=variants or (),
         )
-        if not variants and self.choosers:
+        if variants is None and self.choosers:
             chosen = [variant for choose in self.choosers for variant in choose(task)]
             task = replace(task, variants=tuple(chosen))
         has_deadline = request.deadline is not None

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -12,22 +10,11 @@ from typing import NamedTuple
 
 from meshwright.core.errors import NotFound, PromptError
 from meshwright.prompts.prompt import MAX_PROMPT_BYTES, SHORT_DIGEST
-from meshwright.prompts.revision import Checkout, checkout_of
+from meshwright.prompts.repository import PromptRepository
 
-_SECONDS = 30.0
 _MAX_VERSIONS = 1_000
 _ENDS = "\0\n"
 _FIELDS = "%x01%H%x00%an%x00%aI%x00%s%x00"
-# A repository's own settings may name programs: none of them is run.
-_QUIET = (
-    "--no-pager",
-    "-c",
-    "core.fsmonitor=false",
-    "-c",
-    "core.hooksPath=/dev/null",
-    "-c",
-    "log.showSignature=false",
-)
 
 
 class Version(NamedTuple):
@@ -56,11 +43,7 @@ class History:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._name = path.stem
-        checkout = checkout_of(path.parent)
-        if checkout is None:
-            remedy = "put the project under git: versions of a prompt are those of its file"
-            raise PromptError(f"prompt {self._name} is in no git repository", path=str(path), remedy=remedy)
-        self._checkout: Checkout = checkout
+        self._repository = PromptRepository(path)
 
     @cached_property
     def versions(self) -> list[Version]:
@@ -87,21 +70,20 @@ class History:
 
     def blame(self) -> str:
         """Each line of the file with the commit, author and day that it comes from. Raises PromptError."""
-        return self._git(
-            "blame", "--date=short", "--abbrev=11", "--no-textconv", "--", self._checkout.name_of(self.path)
-        )
+        named = ("--no-textconv", "--", self._repository.name)
+        return self._repository.ask("blame", "--date=short", "--abbrev=11", *named).decode(errors="replace")
 
     def _committed(self) -> Iterator[Version]:
-        if self._checkout.revision is None:
+        if self._repository.revision is None:
             return
-        file = self._checkout.name_of(self.path)
-        log = self._git(
+        log = self._repository.say(
             *("log", "--follow", f"--max-count={_MAX_VERSIONS}", "--name-only", "-z", "--no-ext-diff"),
-            *("--no-textconv", "--diff-filter=AMR", f"--format={_FIELDS}", "--", file),
+            *("--no-textconv", "--diff-filter=AMR", f"--format={_FIELDS}"),
+            *("--", self._repository.name),
         )
         entries = [entry.split("\0", 4) for entry in log.split("\x01")[1:]]
         places = [f"{revision}:{names.strip(_ENDS)}" for revision, *_, names in entries]
-        found = self._git_bytes("cat-file", "--batch", given="\n".join(places).encode())
+        found = self._repository.ask("cat-file", "--batch", given="\n".join(places).encode())
         for revision, author, at, subject, _ in entries:
             head, _, found = found.partition(b"\n")
             size = int(head.split()[2])
@@ -116,32 +98,6 @@ class History:
             return None
         now = _version(data, "", "", "", "not committed")
         return None if last is not None and last.digest == now.digest else now
-
-    def _git(self, *arguments: str) -> str:
-        return self._git_bytes(*arguments).decode(errors="replace")
-
-    def _git_bytes(self, *arguments: str, given: bytes = b"") -> bytes:
-        command = ["git", *_QUIET, *arguments]
-        environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C.UTF-8"}
-        try:
-            done = subprocess.run(
-                command,
-                cwd=self._checkout.root,
-                env=environment,
-                input=given,
-                capture_output=True,
-                timeout=_SECONDS,
-                check=False,
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            reason = error.strerror if isinstance(error, OSError) else f"it took over {_SECONDS:g} seconds"
-            remedy = "install git, and see that it works in this folder"
-            raise PromptError(f"git cannot be run: {reason}", path=str(self.path), remedy=remedy) from error
-        if done.returncode:
-            reason = done.stderr.decode(errors="replace").strip().partition("\n")[0]
-            remedy = "see that git log works on this file"
-            raise PromptError(f"git says: {reason}", path=str(self.path), remedy=remedy)
-        return done.stdout
 
 
 def _version(data: bytes, revision: str, author: str, at: str, subject: str) -> Version:

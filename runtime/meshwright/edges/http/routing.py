@@ -7,14 +7,14 @@ from collections.abc import Callable, Coroutine, Iterable
 from importlib.resources import files
 from typing import Annotated, Any, ClassVar, get_type_hints
 
-from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute
 from starlette.types import Scope
 
 from meshwright.core.access import Role
-from meshwright.core.errors import Draining
+from meshwright.core.errors import Draining, Forbidden
 from meshwright.core.ids import ID_PATTERN
 from meshwright.core.messages import Caller
 from meshwright.edges.bodies import (
@@ -59,6 +59,22 @@ MeshDep = Annotated[Mesh, Depends(_mesh_of)]
 ReadyMesh = Annotated[Mesh, Depends(_ready_mesh)]
 CallerDep = Annotated[Caller, Depends(_caller_of)]
 """The caller, for a dependency of a route whose role another parameter states."""
+
+
+async def _check_tenant(
+    caller: CallerDep,
+    tenant: Annotated[
+        str | None, Header(alias="X-Tenant-Id", description="Refused if it is not your tenant.")
+    ] = None,
+) -> None:
+    """Raises Forbidden where `X-Tenant-Id` is not the tenant that the caller acts for."""
+    if tenant is not None and tenant != caller.tenant_id:
+        remedy = "Name the tenant in Mesh-Tenant" if caller.all_tenants else "Leave the header out"
+        raise Forbidden(
+            f"The request is for tenant {caller.tenant_id!r}, and X-Tenant-Id names another",
+            remedy=remedy,
+            field="X-Tenant-Id",
+        )
 
 
 class Needs:
@@ -259,13 +275,15 @@ def make_router(
     max_body: BodyLimit = PAYLOAD,
     is_open: bool = False,
     counts_streams: bool = True,
+    names_tenant: bool = False,
 ) -> APIRouter:
     """Makes a router whose routes read and answer JSON as all of the mesh do.
 
     `errors` are problem documents (RFC 9457), or have the shape of OpenAI's API. A body may have `max_body`
     bytes: a number, or the names of settings of which the largest counts. Requests to a router that
     `is_open` need no key, and have no caller: its routes show public facts, or check signatures. Streams
-    that it does not count are not limited by `http.max_streams`.
+    that it does not count are not limited by `http.max_streams`. One that `names_tenant` takes the header
+    `X-Tenant-Id`.
     """
 
     class Route(_JsonRoute):
@@ -275,6 +293,7 @@ def make_router(
         tags=[*tags],
         default_response_class=JsonLine,
         route_class=Route,
+        dependencies=[Depends(_check_tenant)] if names_tenant else [],
         responses=ANY_PROBLEM if errors == "problem" else _ANY_OPENAI_ERROR,
     )
 

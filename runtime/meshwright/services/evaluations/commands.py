@@ -139,7 +139,7 @@ def _criterion(text: str) -> Document:
     "metrics",
     multiple=True,
     metavar="NAME",
-    help="length, readability, factuality, exact, contains, regex, or one of yours.",
+    help="length, readability, sentiment, factuality, exact, contains, regex, or one of yours.",
 )
 @click.option(
     "--min",

@@ -24,8 +24,8 @@ _OF_EXPECTED: Mapping[str, Callable[[str, str], float]] = {
     "exact": metrics.exact,
     "contains": metrics.contains,
 }
-REGEX, FACTUALITY = "regex", "factuality"
-BUILT_IN = (*_OF_TEXT, FACTUALITY, *_OF_EXPECTED, REGEX)
+REGEX, FACTUALITY, SENTIMENT = "regex", "factuality", "sentiment"
+BUILT_IN = (*_OF_TEXT, SENTIMENT, FACTUALITY, *_OF_EXPECTED, REGEX)
 """The metrics that every mesh has."""
 _SEARCH = "import json, re, sys; found = json.load(sys.stdin); print(int(bool(re.search(*found))))"
 _SECONDS = 5.0
@@ -40,7 +40,10 @@ class Metrics:
         self._functions: dict[str, Function] = {}
 
     def check(self, names: Sequence[str]) -> None:
-        """Raises InvalidInput for a metric that there is not, ConfigError for one that cannot be imported."""
+        """Raises InvalidInput for a metric that there is not, or whose package is not installed.
+
+        Raises ConfigError for one of the settings that cannot be imported.
+        """
         known = (*BUILT_IN, *self._named)
         for name in names:
             if name not in known:
@@ -48,6 +51,8 @@ class Metrics:
                 raise InvalidInput(f"There is no metric {name!r}", remedy=remedy, field="metrics")
             if name in self._named:
                 self._function(name)
+            elif name == SENTIMENT:
+                metrics.sentence_sentiment()
 
     async def measure(self, names: Sequence[str], texts: ItemTexts) -> dict[str, float | None]:
         """The figures of an answer; None where an item has not what a metric takes, or the metric failed."""
@@ -59,6 +64,8 @@ class Metrics:
             return await self._call(name, texts)
         if name in _OF_TEXT:
             return _OF_TEXT[name](text)
+        if name == SENTIMENT:
+            return await asyncio.to_thread(metrics.sentiment, text)
         if name == FACTUALITY:
             context = texts.context
             return None if context is None else await asyncio.to_thread(metrics.factuality, text, context)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib import import_module
+from statistics import fmean
 
 from meshwright.context.check import Original
+from meshwright.core.errors import InvalidInput
+from meshwright.core.plugins import install_command
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 _VOWELS = re.compile(r"[aeiouy]+")
+_MAX_SENTENCE = 500  # characters: VADER's time grows with the square of a text, 54,000 took half a minute
 
 
 def length(text: str) -> float:
@@ -32,6 +38,31 @@ def _syllables(word: str) -> int:
     count = len(_VOWELS.findall(lower))
     is_silent = lower.endswith("e") and not lower.endswith(("le", "ee")) and count > 1
     return max(1, count - is_silent)
+
+
+def sentiment(text: str) -> float | None:
+    """The mean sentiment of a text's sentences by VADER, an English lexicon of 2014, from -1 to 1.
+
+    0 where it knows no word; of another language the figure means nothing. None without a sentence. Raises
+    InvalidInput where VADER is not installed.
+    """
+    score = sentence_sentiment()
+    found = [part for part in _SENTENCE_END.split(text) if _WORD.search(part)]
+    pieces = [part[at : at + _MAX_SENTENCE] for part in found for at in range(0, len(part), _MAX_SENTENCE)]
+    return fmean(map(score, pieces)) if pieces else None
+
+
+@cache
+def sentence_sentiment() -> Callable[[str], float]:
+    """VADER's compound score of a sentence. Raises InvalidInput where it is not installed."""
+    try:
+        vader = import_module("vaderSentiment.vaderSentiment")
+    except ImportError:
+        remedy = install_command("sentiment")
+        problem = "The metric 'sentiment' takes the package vaderSentiment, which is not installed"
+        raise InvalidInput(problem, remedy=remedy, field="metrics") from None
+    analyzer = vader.SentimentIntensityAnalyzer()
+    return lambda sentence: float(analyzer.polarity_scores(sentence)["compound"])
 
 
 def factuality(text: str, context: str) -> float | None:

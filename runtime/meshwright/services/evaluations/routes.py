@@ -19,7 +19,7 @@ from meshwright.services.evaluations.records import (
     EvaluationView,
 )
 
-router = make_router("evaluations", max_body=("evaluations.max_bytes",))
+router = make_router("evaluations", max_body=("evaluations.max_bytes",), names_tenant=True)
 _NONE = problems({404: "There is no such evaluation."})
 _ViewerDep = Annotated[Caller, by_rule(SEE)]
 _MakerDep = Annotated[Caller, by_rule(MAKE)]

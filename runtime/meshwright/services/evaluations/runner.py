@@ -97,7 +97,7 @@ class EvaluationRunner:
             await until_answered(lambda: self._end(key))
         except NotFound:
             pass  # it was deleted
-        except Exception:
+        except Exception:  # a fault of ours or of the store: it must not be lost with this task of asyncio
             _logger.exception("evaluation %s goes on at the next start", key.evaluation_id)
         finally:
             del self._running[key]
@@ -223,7 +223,10 @@ class EvaluationRunner:
         payload: dict[str, Any],
         variants: tuple[TaskVariant, ...] = (),
     ) -> Outcome:
-        """The outcome of a task, which the first ask makes. The material may be of strangers."""
+        """The outcome of a task, which the first ask makes. The material may be of strangers.
+
+        It gets no variant of an experiment on live tasks: an evaluation is of the agent as it is.
+        """
         request = TaskRequest(
             agent_id=agent_id, payload=payload, budget_usd=work.spec.budget_usd, outside=name != "answer"
         )

@@ -16,13 +16,15 @@ from meshwright.cli.options import Target, WholeNumber, json_option, mesh_option
 from meshwright.cli.output import echo_json, for_terminal, say, show, table, terminal_width
 from meshwright.cli.resources import group_of
 from meshwright.core.display import Column, Document, dollars, local_time
-from meshwright.core.errors import Conflict
+from meshwright.core.errors import Conflict, NotFound
 from meshwright.services.llmops.experiments_display import EXPERIMENTS
 from meshwright.services.llmops.resources import PROMPTS, labels_of, number_of
 
 registry = group_of(PROMPTS)
 experiments = group_of(EXPERIMENTS)
 _NAME = click.argument("name", metavar="NAME", shell_complete=ids_of(PROMPTS))
+_VERSION = click.option("--version", type=WholeNumber(1), metavar="N", help="Default: the newest.")
+_LABEL = click.option("--label", metavar="LABEL", help="The version that a label points at.")
 
 
 def _labels_at(prompt: Document) -> str:
@@ -43,27 +45,85 @@ _VERSIONS = (
 )
 
 
-@registry.command("show")
-@_NAME
-@click.option("--version", type=WholeNumber(1), metavar="N", help="Default: the newest.")
-@click.option("--label", metavar="LABEL", help="The version that a label points at.")
-@json_option
-@mesh_options
-def _show(target: Target, name: str, version: int | None, label: str | None, as_json: bool) -> None:
-    """Print a version of a prompt: its parameters as front matter, and its template."""
+def _version_of(target: Target, name: str, version: int | None, label: str | None) -> Document:
+    """A version with its text: by its number or a label, else the newest."""
     if version is not None and label is not None:
         raise click.UsageError("give either --version or --label", click.get_current_context())
     path = PROMPTS.path_of(name)
     wanted = {"version": version} if version else {"label": label} if label else {}
-    found = talk(target, lambda mesh: mesh.client.call("GET", path, **wanted), need="state")
+    return talk(target, lambda mesh: mesh.client.call("GET", path, **wanted), need="state")
+
+
+@registry.command("show")
+@_NAME
+@_VERSION
+@_LABEL
+@json_option
+@mesh_options
+def _show(target: Target, name: str, version: int | None, label: str | None, as_json: bool) -> None:
+    """Print a version of a prompt as a file: its parameters as front matter, and its template."""
+    found = _version_of(target, name, version, label)
     if as_json:
         echo_json(found)
-        return
-    import yaml
+    else:
+        click.echo(for_terminal(found["text"]), nl=not found["text"].endswith("\n"))
 
-    fields = found["parameters"]
-    head = yaml.safe_dump(fields, allow_unicode=True) if fields else ""
-    click.echo(for_terminal(f"---\n{head}---\n{found['template']}"))
+
+@registry.command("promote")
+@_NAME
+@_VERSION
+@_LABEL
+@click.option("--branch", metavar="BRANCH", help="The new branch. Default: promote-NAME-vN.")
+@click.option("--message", metavar="TEXT", help="The subject of the commit.")
+@json_option
+@mesh_options
+def _promote(
+    target: Target,
+    name: str,
+    version: int | None,
+    label: str | None,
+    branch: str | None,
+    message: str | None,
+    as_json: bool,
+) -> None:
+    """Commit a version as the project's prompt file, on a new branch.
+
+    The branch begins at what is checked out. Your files, your index and other branches stay as they are.
+    """
+    from meshwright.prompts.promotion import promote
+
+    file = _own_prompts() / f"{name}.prompt"
+    found = _version_of(target, name, version, label)
+    number, digest = found["version"], found["digest"]
+    why = f"{found['message']}\n\n" if found["message"] else ""
+    origin = f"Registered by {found['author']} as v{number}, digest {digest}."
+    subject = message or f"Promote prompt {name} v{number}"
+    made = promote(
+        file, found["text"], branch or f"promote-{name}-v{number}", f"{subject}\n\n{why}{origin}\n"
+    )
+    if as_json:
+        echo_json({"name": name, "version": number, "digest": digest, **made._asdict()})
+        return
+    new = ", a new file," if made.is_new else ""
+    click.echo(f"{made.path}{new} is {name} v{number} ({digest[:12]}) in the branch {made.branch}")
+    click.echo(f"commit: {made.commit}")
+    push = f"git push -u {made.remote} {made.branch}, and open a pull request"
+    click.echo(f"next: {push if made.remote else f'git merge {made.branch}'}")
+    if "production" in found["labels"]:
+        click.echo(f"then: mesh registry unlabel {name} production, since agents use that before the file")
+
+
+def _own_prompts() -> Path:
+    """The folder of the project's prompt files. Raises NotFound outside of a project."""
+    from meshwright.agents.loader import prompts_folder
+    from meshwright.settings import load_settings
+
+    settings = load_settings(Path())
+    own = Path.cwd() / settings.prompts.dir
+    if prompts_folder(Path.cwd(), settings) != own:
+        problem = f"{Path.cwd()} has neither agents nor prompts of its own"
+        raise NotFound(problem, remedy="run it in the folder of the project")
+    return own
 
 
 @registry.command("versions")

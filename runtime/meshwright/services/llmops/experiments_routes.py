@@ -22,7 +22,7 @@ from meshwright.services.llmops.experiments_records import (
 )
 from meshwright.services.llmops.experiments_table import MAX_ID
 
-router = make_router("experiments")
+router = make_router("experiments", names_tenant=True)
 _NONE = {404: "There is no such experiment."}
 _MAY_CHANGE = {403: "Only a caller with the role operator changes experiments."}
 

@@ -98,8 +98,12 @@ class PromptSummary(BaseModel):
 
 
 class PromptVersion(PromptSummary):
-    """A version with its text: the template, and the parameters that were sent with it."""
+    """A version with its text: the template, and the parameters that were sent with it.
 
+    `text` is that of a prompt file with both, of which `digest` is the digest.
+    """
+
+    text: str
     template: str
     parameters: dict[str, Any]
 
@@ -107,7 +111,8 @@ class PromptVersion(PromptSummary):
     def of(cls, found: Found) -> PromptVersion:
         """The whole version."""
         parameters, template = fields_and_body(found.row.text)
-        return PromptVersion(**_known(found), template=template, parameters=parameters)
+        known = _known(found)
+        return PromptVersion(**known, text=found.row.text, template=template, parameters=parameters)
 
 
 class PromptPage(BaseModel):

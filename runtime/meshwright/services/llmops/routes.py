@@ -7,11 +7,11 @@ from typing import Annotated
 from fastapi import Depends, Header, Path, Query, Response
 from pydantic import Field, model_validator
 
-from meshwright.core.errors import Forbidden, InvalidInput
+from meshwright.core.errors import InvalidInput
 from meshwright.core.ids import ID_PATTERN, Identifier
 from meshwright.core.messages import Caller
 from meshwright.edges.bodies import Strict
-from meshwright.edges.http.routing import CallerDep, MeshDep, by_rule, make_router, problems
+from meshwright.edges.http.routing import MeshDep, by_rule, make_router, problems
 from meshwright.services.llmops.component import CHANGE, READ, SEE, PromptRegistry
 from meshwright.services.llmops.records import (
     MAX_VERSION,
@@ -26,7 +26,7 @@ from meshwright.services.llmops.records import (
 )
 from meshwright.services.llmops.trial import PromptInputs, PromptTest, PromptTestOptions, test_prompt
 
-router = make_router("prompts")
+router = make_router("prompts", names_tenant=True)
 _NONE = {404: "No such prompt, version or label is registered."}
 _MAY_CHANGE = {403: "Only a caller with the role operator changes prompts."}
 _MAY_PROTECT = {403: "Only an administrator moves `production`, an operator other labels."}
@@ -58,21 +58,7 @@ class _VersionQuery(Strict):
         return self
 
 
-async def _registry_of(
-    mesh: MeshDep,
-    caller: CallerDep,
-    tenant: Annotated[
-        str | None, Header(alias="X-Tenant-Id", description="Refused if it is not your tenant.")
-    ] = None,
-) -> PromptRegistry:
-    """The registry. Raises Forbidden where `X-Tenant-Id` is not the tenant that the caller acts for."""
-    if tenant is not None and tenant != caller.tenant_id:
-        remedy = "Name the tenant in Mesh-Tenant" if caller.all_tenants else "Leave the header out"
-        raise Forbidden(
-            f"The request is for tenant {caller.tenant_id!r}, and X-Tenant-Id names another",
-            remedy=remedy,
-            field="X-Tenant-Id",
-        )
+async def _registry_of(mesh: MeshDep) -> PromptRegistry:
     return mesh.get(PromptRegistry)
 
 

@@ -68,26 +68,6 @@ def wilson(successes: float, count: int, alpha: float = ALPHA) -> Interval:
     return Interval(max(0.0, centre - width), min(1.0, centre + width))
 
 
-def newcombe(first: tuple[float, int], second: tuple[float, int], alpha: float = ALPHA) -> Interval:
-    """The interval of the first share less the second, each as successes and count, seen once."""
-    shares = [successes / count for successes, count in (first, second)]
-    (low, high), (other_low, other_high) = wilson(*first, alpha), wilson(*second, alpha)
-    value = shares[0] - shares[1]
-    below = math.hypot(shares[0] - low, other_high - shares[1])
-    return Interval(value - below, value + math.hypot(high - shares[0], shares[1] - other_low))
-
-
-def welch(first: Sample, second: Sample) -> float:
-    """The p-value of two means that are seen once, after Welch."""
-    errors = [sample.variance / sample.count for sample in (first, second)]
-    if not sum(errors):
-        return float(first.mean == second.mean)
-    t = (first.mean - second.mean) / math.sqrt(sum(errors))
-    parts = zip(errors, (first, second), strict=True)
-    degrees = sum(errors) ** 2 / sum(error**2 / (sample.count - 1) for error, sample in parts)
-    return _two_sided(t, degrees)
-
-
 def mean_interval(sample: Sample, alpha: float = ALPHA) -> Interval:
     """The interval of a mean, by Student's t."""
     if sample.count < 2 or not sample.variance:

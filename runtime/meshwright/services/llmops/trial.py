@@ -18,6 +18,7 @@ from meshwright.mesh import Mesh
 from meshwright.orchestration.tasks import Tasks
 from meshwright.services.llmops.component import PromptRegistry
 from meshwright.services.llmops.records import PromptVersion, Version
+from meshwright.services.llmops.table import Live
 
 TEST = "test"
 """The experiment of the variant that such a task has."""
@@ -86,6 +87,7 @@ async def test_prompt(
         version=found.version,
         model=options.model,
     )
+    await registry.prepare(Live(tenant_id=caller.tenant_id, name=name, version=found.version))
     request = TaskRequest(agent_id=agent_id, payload=inputs, budget_usd=options.budget_usd)
     receipt = await Operations(mesh, caller).submit(request, variants=(tried,))
     ended = None

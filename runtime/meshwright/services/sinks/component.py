@@ -6,13 +6,16 @@ from collections.abc import Iterable
 from functools import partial
 
 from meshwright.component import Check, Component, Figure
+from meshwright.core.access import Role
+from meshwright.core.messages import Caller, Event
 from meshwright.edges.outgoing import HttpPool
 from meshwright.mesh import Mesh
 from meshwright.services.sinks.agenta import AgentaSink
 from meshwright.services.sinks.event_words import FACTS
 from meshwright.services.sinks.follower import Follower
 from meshwright.services.sinks.langfuse import LangfuseSink
-from meshwright.services.sinks.mlflow import MlflowSink
+from meshwright.services.sinks.mlflow import EXPERIMENT_STOPPED, MlflowSink
+from meshwright.services.sinks.mlflow_results import ResultsRun, run_of_evaluation, run_of_experiment
 from meshwright.services.sinks.port import Sink, SinkServer
 from meshwright.services.sinks.settings import SinkSettings, SinksSettings
 
@@ -42,7 +45,21 @@ class Sinks(Component):
             return LangfuseSink(server, contents=settings.contents)
         if settings.kind == "agenta":
             return AgentaSink(server, settings.application, self._text_of)
-        return MlflowSink(server, settings.experiment, self.mesh.log.query, contents=settings.contents)
+        find, contents = self.mesh.log.query, settings.contents
+        return MlflowSink(server, settings.experiment, find, self._results_of, contents=contents)
+
+    async def _results_of(self, event: Event) -> ResultsRun:
+        """The results of what an event says has ended, as they are now. Raises NotFound."""
+        caller = Caller(tenant_id=event.tenant_id, roles=frozenset({Role.VIEWER}))
+        if event.event_type == EXPERIMENT_STOPPED:
+            from meshwright.services.llmops.experiments import Experiments
+
+            experiment_id = str(event.fields.get("experiment_id"))
+            return run_of_experiment(await self.mesh.get(Experiments).results(caller, experiment_id))
+        from meshwright.services.evaluations.component import Evaluations
+
+        evaluation_id = str(event.fields.get("evaluation_id"))
+        return run_of_evaluation(await self.mesh.get(Evaluations).show(caller, evaluation_id))
 
     async def _text_of(self, tenant_id: str, name: str, version: int) -> str:
         from meshwright.services.llmops.table import find

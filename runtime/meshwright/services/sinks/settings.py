@@ -24,8 +24,8 @@ class SinkSettings(Table):
     """One of [sinks.NAME]: a service that gets how tasks ended and were scored, or registered prompts."""
 
     kind: Literal["mlflow", "langfuse", "agenta"]
-    """`mlflow`: a run of an experiment for each task that has ended; `langfuse`: the scores of tasks, beside
-    the traces that it gets by `[tracing] otlp_endpoint`; `agenta`: registered prompts, for its registry."""
+    """`mlflow`: a run for each task, experiment and evaluation that has ended; `langfuse`: the scores of
+    tasks, beside the traces that it gets by `[tracing] otlp_endpoint`; `agenta`: registered prompts."""
     url: Annotated[str, http_url("https://mlflow.example.com"), AfterValidator(_without_user)]
     """The address of its server."""
     key: Secret | None = None
