@@ -2,6 +2,7 @@
 
 import ast
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,12 @@ def test_the_index_has_every_page() -> None:
     index = LINK.findall((ROOT / "docs/README.md").read_text())
     pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
     assert pages <= set(index)
+
+
+def test_the_page_of_errors_is_that_of_the_code() -> None:
+    tool = runpy.run_path(str(ROOT / "tools/troubleshooting.py"))
+    is_current = tool["page"]() == tool["PAGE"].read_text()
+    assert is_current, "an error or its cure has changed: python tools/troubleshooting.py writes the page"
 
 
 def test_the_architecture_names_every_package() -> None:
