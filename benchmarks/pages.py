@@ -68,11 +68,11 @@ async def served(folder: str) -> AsyncGenerator[dict[str, Any]]:
     async with stand.running(), serving(stand.mesh, "127.0.0.1", 0) as server:
         yield {"url": server.url}
         while True:
-            yield {"cpu": time.process_time() + _cpu_of(stand.writer_pid)}
+            yield {"cpu": time.process_time() + cpu_of(stand.writer_pid)}
 
 
-def _cpu_of(pid: int) -> float:
-    """The CPU of the process that writes, where there is one."""
+def cpu_of(pid: int) -> float:
+    """The seconds of CPU that a process has taken; 0 is none."""
     if not pid:
         return 0.0
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

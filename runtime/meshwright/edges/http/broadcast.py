@@ -1,7 +1,8 @@
 """One reading of the log for all streams that show the same: events are read, encoded and joined once.
 
 Its streams are woken together: at once after a pause, and while events keep coming the less often the more
-streams are open, so that what all of them cost does not grow with their number.
+streams are open, so that what all of them cost does not grow with their number. A comment then says how many
+there are, so that pages ask for what changed less often too.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ PING_SECONDS = 15.0
 PIECE_BYTES = 128 * 1024  # written at a time: what a client that reads nothing makes us hold
 _MAX_KEPT_BYTES = 4 * 1024 * 1024  # for streams that are slower than others
 _WOKEN_AT_ONCE = 32  # streams, in one turn of the loop
+_UNPACED = 4  # open streams that get each event at once
+_SECONDS_PER_STREAM = 0.01  # between two writes to one, for each that is open beyond these
 
 _Frame = tuple[int | None, bytes]
 
@@ -43,7 +46,7 @@ class _Chunk(NamedTuple):
 class Broadcast:
     """The events behind a position, for any number of streams. Belongs to the event loop.
 
-    `pause` says for how many seconds streams are left alone once they were woken.
+    `count` says how many streams of the log are open, these and others.
     """
 
     def __init__(
@@ -51,12 +54,12 @@ class Broadcast:
         position: int,
         batches: AsyncGenerator[list[Event]],
         frame: Callable[[Event], bytes],
-        pause: Callable[[], float],
+        count: Callable[[], int],
     ) -> None:
         self.readers = 0
         self._loop = asyncio.get_running_loop()
         self._frame = frame
-        self._pause = pause
+        self._count = count
         self._start = self._position = position
         self._chunks: deque[_Chunk] = deque()
         self._first = 0  # the number of the first chunk that is kept
@@ -126,12 +129,14 @@ class Broadcast:
             self._timer = None
         if not self._pending:
             return
+        count = self._count()
+        said = b": %d streams\n\n" % count if count > _UNPACED else b""
         for frames in _pieces(self._pending):
             self._position = max([self._position, *(seq for seq, _ in frames if seq is not None)])
-            self._add(_Chunk(frames, b"".join(frame for _, frame in frames), self._position))
+            self._add(_Chunk(frames, b"".join([said, *(frame for _, frame in frames)]), self._position))
         self._pending.clear()
         self._pending_bytes = 0
-        self._due = self._loop.time() + self._pause()
+        self._due = self._loop.time() + max(0, count - _UNPACED) * _SECONDS_PER_STREAM
         self._ping.cancel()
         self._ping = self._loop.call_later(PING_SECONDS, self._keep_alive)
         self._wake(self._waiting)

@@ -34,8 +34,6 @@ from meshwright.identity.operations import Common, Feed, Operations
 
 router = make_router("events")
 _RETRY_MS = 1000  # a browser waits so long before it connects again
-_UNPACED = 4  # open streams of the log that get each event at once
-_SECONDS_PER_STREAM = 0.01  # between two writes to one, for each that is open beyond these
 _MAX_CACHED_BYTES = 4 * 1024 * 1024  # frames kept for the next stream that needs them
 
 _MAX_SEQ = 2**63 - 1
@@ -186,9 +184,6 @@ class Streams:
             self._closed = asyncio.get_running_loop().create_future()
         return self._closed
 
-    def _pause(self) -> float:
-        return max(0, self._open - _UNPACED) * _SECONDS_PER_STREAM
-
     async def _alone(self, feed: Feed, frame: Callable[[Event], bytes]) -> AsyncGenerator[bytes]:
         yield format_sse_event(retry=_RETRY_MS)
         async with aclosing(self._read(feed.batches, feed.is_last, frame)) as pieces:
@@ -227,7 +222,7 @@ class Streams:
         shared = self._shared.get(common.key)
         if shared is None:
             batches = common.after(common.newest)
-            shared = self._shared[common.key] = Broadcast(common.newest, batches, frame, self._pause)
+            shared = self._shared[common.key] = Broadcast(common.newest, batches, frame, lambda: self._open)
         shared.readers += 1
         return shared
 
