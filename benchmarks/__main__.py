@@ -28,6 +28,8 @@ BENCHMARKS = {
     "http": "the lifecycle through HTTP",
     "actors": "100,000 actors with state, 1,000 of them active",
     "tail": "what ten event streams cost whoever submits",
+    "pages": "what 100 open streams of events cost a task",
+    "page": "the page in a browser: how soon, and how smoothly",
     "tenants": "what a tenant that floods costs another",
     "log": "the event log beside bare inserts",
     "metrics": "what figures cost a task, and how long /metrics takes",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import yarl
 
 from meshwright.core.encoding import encode
 from meshwright.stack.machine import Ports
@@ -17,7 +18,7 @@ from tests.support.services import Process
 BUILD = Path(__file__).parent / "build"
 PASSWORD = "password"
 _HASH = "$2a$10$2b2cU8CPhOTaGrs1HRQuAueS7JTT5ZHsHSzYiFPm1leZck7Mc8T4W"  # bcrypt of PASSWORD
-_SECRET = "of-the-clients"
+SECRET = "of-the-clients"
 
 
 class DexIssuer:
@@ -35,13 +36,24 @@ class DexIssuer:
             "password": password,
             "scope": "openid profile groups",
             "client_id": client,
-            "client_secret": _SECRET,
+            "client_secret": SECRET,
         }
         async with (
             aiohttp.ClientSession() as session,
             session.post(f"{self.url}/token", data=asked) as response,
         ):
             return (await response.json(content_type=None)).get("id_token", "")
+
+    async def send_back(self, address: str, name: str, password: str = PASSWORD) -> str:
+        """The address to which Dex sends a browser that came to one of its own, and logged in as a person."""
+        async with aiohttp.ClientSession() as session:
+            async with session.get(address) as form:
+                assert form.status == 200, await form.text()
+            data = {"login": f"{name}@example.com", "password": password}
+            answer = await session.post(form.url, data=data, allow_redirects=False)
+            while (to := form.url.join(yarl.URL(answer.headers["Location"]))).origin() == form.url.origin():
+                answer = await session.get(to, allow_redirects=False)
+        return str(to)
 
     async def start_again(self) -> None:
         """Kill it and start it; it keeps nothing, so that its keys are others."""
@@ -52,11 +64,11 @@ class DexIssuer:
 
 @asynccontextmanager
 async def dex_issuer(
-    folder: Path, people: Mapping[str, tuple[str, Sequence[str]]]
+    folder: Path, people: Mapping[str, tuple[str, Sequence[str]]], *, sends_back_to: str = ""
 ) -> AsyncIterator[DexIssuer]:
     """Run Dex with people by name, of a tenant (their `preferred_username`) and groups.
 
-    Skips the test where Dex is not built.
+    Browsers that log in are sent back to one address. Skips the test where Dex is not built.
     """
     found = subprocess.run(
         [sys.executable, BUILD, "dex", "--where"], capture_output=True, text=True, check=False
@@ -70,10 +82,19 @@ async def dex_issuer(
         "issuer": url,
         "storage": {"type": "memory"},
         "web": {"http": f"127.0.0.1:{port}"},
-        "oauth2": {"passwordConnector": "local", "grantTypes": ["password", "authorization_code"]},
+        "oauth2": {
+            "passwordConnector": "local",
+            "grantTypes": ["password", "authorization_code"],
+            "skipApprovalScreen": True,
+        },
         "enablePasswordDB": True,
         "staticClients": [
-            {"id": client, "secret": _SECRET, "name": client, "redirectURIs": [f"{url}/unused"]}
+            {
+                "id": client,
+                "secret": SECRET,
+                "name": client,
+                "redirectURIs": [sends_back_to or f"{url}/unused"],
+            }
             for client in ("meshwright", "another")
         ],
         "staticPasswords": [

@@ -1,6 +1,7 @@
 """A fake OpenID Connect issuer: it serves discovery and JWKS over a real socket, and signs for tests.
 
-It is no Keycloak: it has no logins, and only the two documents that a verifier of bearer tokens fetches.
+It is no Keycloak: it has no logins. It has the two documents that a verifier of bearer tokens fetches, and
+gives for any code what the test says.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
 AUDIENCE = "mesh-of-the-test"
+_PLACES = {"jwks_uri": "jwks", "authorization_endpoint": "authorize?realm=mesh", "token_endpoint": "token"}
 
 
 class FakeIssuer:
@@ -28,6 +30,8 @@ class FakeIssuer:
         self.asked: list[str] = []
         self.discovery: dict[str, Any] = {}
         self.jwks: bytes | None = None
+        self.for_code: tuple[int, dict[str, Any]] = (200, {})
+        self.forms: list[dict[str, Any]] = []
         self.add("rs", "RS256")
 
     def add(self, key_id: str, algorithm: str) -> None:
@@ -58,10 +62,17 @@ class FakeIssuer:
         }
 
     async def answer(self, request: web.Request) -> web.Response:
-        """Serve the two documents."""
+        """Serve the two documents, and take codes."""
         self.asked.append(request.path)
+        if request.path == "/token":
+            self.forms.append(
+                dict(await request.post()) | {"authorization": request.headers.get("Authorization")}
+            )
+            status, document = self.for_code
+            return web.json_response(document, status=status)
         if request.path == "/.well-known/openid-configuration":
-            return web.json_response({"issuer": self.url, "jwks_uri": f"{self.url}/jwks", **self.discovery})
+            places = {name: f"{self.url}/{path}" for name, path in _PLACES.items()}
+            return web.json_response({"issuer": self.url, **places, **self.discovery})
         body = json.dumps(self.document()).encode() if self.jwks is None else self.jwks
         return web.Response(body=body, content_type="application/json")
 
@@ -71,7 +82,7 @@ async def fake_issuer() -> AsyncIterator[FakeIssuer]:
     """An issuer on a free port."""
     issuer = FakeIssuer()
     application = web.Application()
-    application.router.add_get("/{path:.*}", issuer.answer)
+    application.router.add_route("*", "/{path:.*}", issuer.answer)
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     try:

@@ -28,7 +28,7 @@ class OidcComponent(Component):
         if settings.issuer:
             from meshwright.identity.oidc import OidcTokens
 
-            self._tokens = OidcTokens(settings.issuer, settings)
+            self._tokens = mesh.provide(OidcTokens(settings.issuer, settings))
 
     def authenticator(self) -> Authenticator | None:
         """The issuer's tokens."""

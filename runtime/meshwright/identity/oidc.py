@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -57,6 +57,7 @@ class OidcTokens:
         self._jwt = jwt
         self._issuer = issuer
         self._settings = settings
+        self._discovery: Mapping[str, Any] = {}
         self._keys: dict[str, jwt.PyJWK] = {}
         self._fetched = float("-inf")
         self._tried = float("-inf")
@@ -76,9 +77,20 @@ class OidcTokens:
 
         Raises Unauthenticated for a wrong token, and IssuerUnavailable without keys.
         """
-        jwt, settings, token = self._jwt, self._settings, credentials.token
-        if token.count(".") != 2:
+        if credentials.token.count(".") != 2:
             return None
+        return self._caller(await self.claims(credentials.token))
+
+    async def discovery(self) -> Mapping[str, Any]:
+        """The issuer's description of itself, as old as its keys. Raises IssuerUnavailable."""
+        await self._refresh(lambda: not self._discovery)
+        if not self._discovery:
+            raise self._unavailable("No login is possible")
+        return self._discovery
+
+    async def claims(self, token: str) -> Mapping[str, Any]:
+        """The claims of a token of the issuer for this mesh. Raises Unauthenticated, IssuerUnavailable."""
+        jwt, settings = self._jwt, self._settings
         try:
             if len(token) > _MAX_TOKEN_CHARS:
                 raise jwt.InvalidTokenError("it is too long")
@@ -100,7 +112,7 @@ class OidcTokens:
             )
         except jwt.PyJWTError as error:
             raise Unauthenticated(f"The token is refused: {error}", remedy=_REMEDY) from None
-        return self._caller(claims)
+        return claims
 
     def _caller(self, claims: Mapping[str, Any]) -> Caller:
         settings = self._settings
@@ -132,42 +144,52 @@ class OidcTokens:
 
     async def _key(self, key_id: str) -> jwt.PyJWK | None:
         """The issuer's key of that id. Raises IssuerUnavailable where none can be fetched."""
-        if key_id not in self._keys or time.monotonic() - self._fetched > self._settings.keys_seconds:
-            async with self._fetching:
-                now = time.monotonic()
-                is_old = now - self._fetched > self._settings.keys_seconds
-                if (key_id not in self._keys or is_old) and now - self._tried >= _REFETCH_SECONDS:
-                    self._tried = now
-                    await self._fetch()
+        await self._refresh(lambda: key_id not in self._keys)
         if not self._keys:
-            raise IssuerUnavailable(
-                f"No token can be checked: {self._problem}", remedy="Ask again in a minute"
-            )
+            raise self._unavailable("No token can be checked")
         return self._keys.get(key_id)
 
+    def _unavailable(self, consequence: str) -> IssuerUnavailable:
+        return IssuerUnavailable(f"{consequence}: {self._problem}", remedy="Ask again in a minute")
+
+    async def _refresh(self, lacks: Callable[[], bool]) -> None:
+        """Fetch what the issuer says of itself where that is old, or lacks something, once a minute."""
+
+        def is_due() -> bool:
+            return lacks() or time.monotonic() - self._fetched > self._settings.keys_seconds
+
+        if is_due():
+            async with self._fetching:
+                now = time.monotonic()
+                if is_due() and now - self._tried >= _REFETCH_SECONDS:
+                    self._tried = now
+                    await self._fetch()
+
     async def _fetch(self) -> None:
-        """Fetch the keys; where that fails, those from before stay in use."""
+        """Fetch discovery and keys; where that fails, those from before stay in use."""
         import aiohttp
 
         issuer = self._issuer
-        timeout = aiohttp.ClientTimeout(total=_FETCH_SECONDS)
         try:
-            async with aiohttp.ClientSession(timeout=timeout) as session:
-                found = await _document(session, f"{issuer.rstrip('/')}/.well-known/openid-configuration")
-                address = found.get("jwks_uri")
-                if found.get("issuer") != issuer:
-                    raise ValueError("its discovery names another issuer")
-                if not isinstance(address, str) or not _is_secure(address, issuer):
-                    raise ValueError("its jwks_uri is no https address")
-                listed = (await _document(session, address)).get("keys")
+            found = await _document(f"{issuer.rstrip('/')}/.well-known/openid-configuration")
+            if found.get("issuer") != issuer:
+                raise ValueError("its discovery names another issuer")
+            listed = (await _document(self.address(found, "jwks_uri"))).get("keys")
             if not isinstance(listed, list):
                 raise ValueError("its key set has no keys")
             keys = {str(jwk.get("kid", "")): key for jwk in listed[:_MAX_KEYS] if (key := self._usable(jwk))}
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             self._problem = f"{issuer} does not answer as an issuer does ({error or type(error).__name__})"
             return
-        self._keys, self._fetched = keys, time.monotonic()
+        self._discovery, self._keys, self._fetched = found, keys, time.monotonic()
         self._problem = f"{issuer} has no key that tokens may be signed by"
+
+    def address(self, discovery: Mapping[str, Any], name: str) -> str:
+        """An address that the issuer names: by TLS, or at the issuer's own place. Raises ValueError."""
+        address = discovery.get(name)
+        if not isinstance(address, str) or not _is_secure(address, self._issuer):
+            raise ValueError(f"its {name} is no https address")
+        return address
 
     def _usable(self, document: Any) -> jwt.PyJWK | None:
         """A key that tokens may be signed by; None for any other."""
@@ -187,20 +209,36 @@ class OidcTokens:
         return None
 
 
-async def _document(session: Any, url: str) -> Mapping[str, Any]:
-    """A JSON object, up to a limit. Raises ValueError, ClientError, TimeoutError."""
-    async with session.get(url, allow_redirects=False) as response:
-        if response.status != 200:
-            raise ValueError(f"it answers {response.status}")
-        body = await response.content.read(_MAX_BYTES + 1)
+async def _document(url: str) -> Mapping[str, Any]:
+    status, document = await fetch("GET", url)
+    if status != 200:
+        raise ValueError(f"it answers {status}")
+    return document
+
+
+async def fetch(method: str, url: str, **options: Any) -> tuple[int, Mapping[str, Any]]:
+    """The status and the JSON object that an issuer answers with, within 5 s and 256 KiB.
+
+    `options` are those of aiohttp. Raises ValueError, ClientError, TimeoutError.
+    """
+    import aiohttp
+
+    async with (
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_FETCH_SECONDS)) as session,
+        session.request(method, url, allow_redirects=False, **options) as response,
+    ):
+        status, body = response.status, await response.content.read(_MAX_BYTES + 1)
         while len(body) <= _MAX_BYTES and (more := await response.content.read(_MAX_BYTES + 1 - len(body))):
             body += more
     if len(body) > _MAX_BYTES:
         raise ValueError(f"its answer is larger than {_MAX_BYTES:,} bytes")
-    document = from_json(body)
+    try:
+        document = from_json(body)
+    except ValueError:
+        raise ValueError(f"it answers {status} without JSON") from None
     if not isinstance(document, dict):
         raise ValueError("its answer is no JSON object")
-    return document
+    return status, document
 
 
 def _claim(claims: Mapping[str, Any], path: str) -> Any:

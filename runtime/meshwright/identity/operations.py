@@ -8,7 +8,7 @@ alone: a door reads its wire, calls an operation, and writes its wire.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from typing import Any, NamedTuple
 
@@ -73,15 +73,29 @@ from meshwright.run.transcript import Transcript
 from meshwright.work.record import TaskView, read_task, unknown_task
 
 
+class Common(NamedTuple):
+    """Events that all readers with the same `key` see alike, begun behind `position` by one of them.
+
+    `newest` is the end of the log then, `after(seq)` reads them behind any event.
+    """
+
+    key: str
+    position: int
+    newest: int
+    after: Callable[[int], AsyncGenerator[list[Event]]]
+
+
 class Feed(NamedTuple):
     """Events as they come, as their reader may see them; `is_whole` where that is with all contents.
 
-    Those of a task end with the outcome of its `generation`: what was worked on again has earlier ones.
+    Those of a task end with the outcome of its `generation`: what was worked on again has earlier ones. Those
+    of the log may be read in `common` with others.
     """
 
     batches: AsyncGenerator[list[Event]]
     is_whole: bool
     generation: int | None = None
+    common: Common | None = None
 
     def is_last(self, event: Event) -> bool:
         """Whether an event ends the task that is followed."""
@@ -314,10 +328,19 @@ class Operations(Acting):
     async def tail(self, wanted: EventFilter) -> Feed:
         """The tenant's events as they are committed, behind `after_seq` or from now on."""
         self.check("tail")
-        wanted = self._of_task(wanted)
-        if wanted.after_seq is None:
-            wanted = wanted.model_copy(update={"after_seq": await self.mesh.log.last_seq()})
-        return self._feed(self._own(wanted), is_whole=await self._reads_events())
+        wanted, newest = self._own(self._of_task(wanted)), await self.mesh.log.last_seq()
+        is_whole, position = (
+            await self._reads_events(),
+            newest if wanted.after_seq is None else wanted.after_seq,
+        )
+
+        def after(seq: int) -> AsyncGenerator[list[Event]]:
+            return self._feed(wanted.model_copy(update={"after_seq": seq}), is_whole=is_whole).batches
+
+        key = f"{is_whole} {wanted.model_copy(update={'after_seq': None}).model_dump_json()}"
+        is_known = position <= newest  # else it is of a log that has started again
+        common = Common(key, position, newest, after) if is_known else None
+        return Feed(after(position), is_whole, common=common)
 
     async def publish(
         self, topic: str, event_type: str, payload: dict[str, Any], *, idempotency_key: str | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
@@ -18,11 +18,22 @@ ADMIN_PREFIX = "mesh-admin-"
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-def _is_issuer(url: str | None) -> str | None:
+def _is_secure(url: str | None, example: str) -> str | None:
     parts = urlsplit(url or "https:")
     if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in _LOOPBACK):
-        raise ValueError("expected an https URL, like https://login.example.com/realms/mesh")
+        raise ValueError(f"expected an https URL, like {example}")
     return url
+
+
+def _is_issuer(url: str | None) -> str | None:
+    return _is_secure(url, "https://login.example.com/realms/mesh")
+
+
+def _is_origin(url: str | None) -> str | None:
+    parts = urlsplit(_is_secure(url, "https://mesh.example.com") or "")
+    if url is not None and (not parts.netloc or parts.username or parts.path.strip("/") or parts.query):
+        raise ValueError("expected an https URL without a path, like https://mesh.example.com")
+    return None if url is None else url.rstrip("/")
 
 
 class KeysSettings(Table):
@@ -37,7 +48,10 @@ class KeysSettings(Table):
 
 
 class OidcSettings(Table):
-    """[oidc]: the issuer whose bearer tokens callers may show. Needs the extra `oidc`."""
+    """[oidc]: the issuer whose bearer tokens callers may show, and where people log in to the page.
+
+    Needs the extra `oidc`.
+    """
 
     issuer: Annotated[str | None, AfterValidator(_is_issuer)] = None
     """URL of the issuer, as its tokens have it in `iss`: https, or http on this machine. Unset: no tokens."""
@@ -59,11 +73,29 @@ class OidcSettings(Table):
     """How long the issuer's keys are used before they are fetched again. One that is not known is looked for
     at once, at most once a minute."""
 
+    login: bool = False
+    """Whether the page offers a login at the issuer, by its code flow, as the issuer's client `audience`."""
+    client_secret: Secret | None = None
+    """The secret of that client. Unset: it is a public one, which has none."""
+    url: Annotated[str | None, AfterValidator(_is_origin)] = None
+    """The address of the mesh for browsers; the issuer has to know `URL/session/callback` as a redirect URI
+    of the client. Unset: the one at which the mesh listens."""
+    scopes: tuple[str, ...] = ("profile",)
+    """The scopes that a login asks for beside `openid`, like `groups`, so that tokens have these claims."""
+
     @model_validator(mode="after")
     def _has_audience(self) -> Self:
         if self.issuer and not self.audience:
             raise ValueError("audience is missing: what the issuer's tokens for this mesh have in `aud`")
+        if self.login and not self.issuer:
+            raise ValueError("login is set and no issuer: name the one at which people log in")
         return self
+
+    def check_others(self, settings: Any) -> None:
+        """The issuer can send nobody back to an address that browsers do not have."""
+        http = settings.http
+        if self.login and self.url is None and (http.behind_tls or http.host not in _LOOPBACK):
+            raise ValueError("oidc.url is missing: where browsers find the mesh, for people who log in")
 
 
 class SecretsSettings(Table):

@@ -103,10 +103,8 @@ def create_app(
     app.state.brake = Brake()
     components = [part for part in mesh.components if isinstance(part, Component) and not only_models]
     others = [router for part in components for router in _routers_of(part)]
-    for router in others:
-        app.include_router(router)
     pages = [*page_routers(components), _entry()]
-    app.router.routes += [route for router in pages for route in router.routes]
+    app.router.routes += [route for router in (*others, *pages) for route in router.routes]
     kinds = RouterKinds(route for router in (*routers, *others, *pages) for route in router.routes)
     handle_errors(app)
     app.state.sessions = Sessions(

@@ -1,13 +1,15 @@
 """Events: query the log by each of its fields and by range, follow it as server-sent events, publish one.
 
 In a stream `id` is the event's seq, if any, `event` its type, `data` the event as JSON. All events that are
-ready go out in one write. A client that reads slowly holds up its own stream alone.
+ready go out in one write. A client that reads slowly holds up its own stream alone. Streams of the log that
+show the same share one reading (`broadcast`), and while more than a few are open get events at intervals.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -21,18 +23,17 @@ from meshwright.core.errors import InvalidInput
 from meshwright.core.messages import Event
 from meshwright.core.topics import type_on
 from meshwright.edges.bodies import Strict
+from meshwright.edges.http.broadcast import PIECE_BYTES, PING_SECONDS, Broadcast
 from meshwright.edges.http.errors import JsonLine
 from meshwright.edges.http.filters import OfTask
 from meshwright.edges.http.routing import EVENTS, ReadyMesh, make_router, may, problems
 from meshwright.edges.http.sessions import ServerSentEvents
 from meshwright.events.filter import EventFilter
 from meshwright.events.log import Page
-from meshwright.identity.operations import Feed, Operations
+from meshwright.identity.operations import Common, Feed, Operations
 
 router = make_router("events")
 _RETRY_MS = 1000  # a browser waits so long before it connects again
-_PING_SECONDS = 15.0
-_PIECE_BYTES = 128 * 1024  # written at a time: what a client that reads nothing makes us hold
 _MAX_CACHED_BYTES = 4 * 1024 * 1024  # frames kept for the next stream that needs them
 
 _MAX_SEQ = 2**63 - 1
@@ -162,29 +163,83 @@ class Streams:
         self._closed: asyncio.Future[None] | None = None
         self._whole = _Frames(_frame_of)
         self._facts = _Frames(_frame_of)
+        self._shared: dict[str, Broadcast] = {}
+        self._open = 0
 
     def respond(self, feed: Feed) -> ServerSentEvents:
         """Answer with events as they come, until one is the last."""
         frame = self._whole.of if feed.is_whole else self._facts.of
-        return ServerSentEvents(self._stream(feed.batches, feed.is_last, frame), feed.batches.aclose)
+        frames = self._alone(feed, frame) if feed.common is None else self._together(feed, feed.common, frame)
+        return ServerSentEvents(frames, feed.batches.aclose)
 
     def close(self) -> None:
         """End every stream after what it has ready; a client that resumes by Last-Event-ID loses nothing."""
         if not (closed := self._closing()).done():
             closed.set_result(None)
+        for shared in self._shared.values():
+            shared.end()
 
     def _closing(self) -> asyncio.Future[None]:
         if self._closed is None:
             self._closed = asyncio.get_running_loop().create_future()
         return self._closed
 
-    async def _stream(
+    async def _alone(self, feed: Feed, frame: Callable[[Event], bytes]) -> AsyncGenerator[bytes]:
+        yield format_sse_event(retry=_RETRY_MS)
+        async with aclosing(self._read(feed.batches, feed.is_last, frame)) as pieces:
+            async for _, piece in pieces:
+                if piece:
+                    yield piece
+
+    async def _together(
+        self, feed: Feed, common: Common, frame: Callable[[Event], bytes]
+    ) -> AsyncGenerator[bytes]:
+        """Read with others; but alone as long as one is behind them, which may happen to a slow one again."""
+        yield format_sse_event(retry=_RETRY_MS)
+        shared = self._join(common, frame)
+        position = common.position
+        try:
+            while not self._closing().done():
+                if is_covered := shared.covers(position):
+                    source = shared.follow(position)
+                else:
+                    source = self._read(common.after(position), feed.is_last, frame)
+                async with aclosing(source) as pieces:
+                    async for reached, piece in pieces:
+                        position = max(position, reached)
+                        if piece:
+                            yield piece
+                        elif shared.covers(position):
+                            break
+                    else:
+                        if not is_covered:
+                            return
+        finally:
+            await self._leave(common, shared)
+
+    def _join(self, common: Common, frame: Callable[[Event], bytes]) -> Broadcast:
+        self._open += 1
+        shared = self._shared.get(common.key)
+        if shared is None:
+            batches = common.after(common.newest)
+            shared = self._shared[common.key] = Broadcast(common.newest, batches, frame, lambda: self._open)
+        shared.readers += 1
+        return shared
+
+    async def _leave(self, common: Common, shared: Broadcast) -> None:
+        self._open -= 1
+        shared.readers -= 1
+        if not shared.readers:
+            del self._shared[common.key]
+            await shared.close()
+
+    async def _read(
         self,
         batches: AsyncGenerator[list[Event]],
         is_last: Callable[[Event], bool],
         frame: Callable[[Event], bytes],
-    ) -> AsyncGenerator[bytes]:
-        yield format_sse_event(retry=_RETRY_MS)
+    ) -> AsyncGenerator[tuple[int, bytes]]:
+        """The events of one stream: pieces to write, and after each batch its last seq without a piece."""
         closing = self._closing()
         reading: asyncio.Future[list[Event] | None] | None = None
         try:
@@ -192,7 +247,7 @@ class Streams:
                 # A task of its own: a timeout would end the generator that it waits for.
                 reading = reading or asyncio.ensure_future(anext(batches, None))
                 waiting = {reading, closing}
-                await asyncio.wait(waiting, timeout=_PING_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(waiting, timeout=PING_SECONDS, return_when=asyncio.FIRST_COMPLETED)
                 if reading.done():
                     batch, reading = reading.result(), None
                     if batch is None:
@@ -200,18 +255,20 @@ class Streams:
                     end = next((number for number, event in enumerate(batch, 1) if is_last(event)), None)
                     batch = batch[:end]
                     for piece in _pieces(map(frame, batch)):
-                        yield piece
+                        yield 0, piece
                         await asyncio.sleep(0)  # others have their turn
                     if end is not None:
                         return
+                    yield max((event.seq or 0 for event in batch), default=0), b""
                 elif closing.done():
                     return
                 else:
-                    yield KEEPALIVE_COMMENT
+                    yield 0, KEEPALIVE_COMMENT
         finally:
             if reading is not None:
                 reading.cancel()
                 await asyncio.gather(reading, return_exceptions=True)
+            await batches.aclose()
 
 
 class _Frames:
@@ -239,7 +296,7 @@ def _pieces(frames: Iterable[bytes]) -> Iterator[bytes]:
     piece = bytearray()
     for frame in frames:
         piece += frame
-        if len(piece) >= _PIECE_BYTES:
+        if len(piece) >= PIECE_BYTES:
             yield bytes(piece)
             piece.clear()
     if piece:

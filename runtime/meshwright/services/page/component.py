@@ -7,7 +7,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import TYPE_CHECKING
 
-from meshwright.component import Component, Pages
+from meshwright.component import Check, Component, Pages
 from meshwright.identity.auth import Authenticator
 from meshwright.mesh import Mesh
 from meshwright.services.page.sessions import Logins
@@ -16,6 +16,8 @@ from meshwright.sql.encrypted import EncryptedColumn
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
+
+    from meshwright.services.page.code_flow import CodeFlow
 
 _FOLDER = "meshwright.services.page"
 
@@ -29,6 +31,12 @@ class PageComponent(Component):
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         self._logins = mesh.provide(Logins(mesh, self.config))
+        self._flow: CodeFlow | None = None
+        if self._is_there and mesh.settings.oidc.login:
+            from meshwright.identity.oidc import OidcTokens
+            from meshwright.services.page.code_flow import CodeFlow
+
+            self._flow = mesh.provide(CodeFlow(mesh, mesh.get(OidcTokens)))
 
     @property
     def _is_there(self) -> bool:
@@ -47,10 +55,20 @@ class PageComponent(Component):
         return self._logins if self._is_there else None
 
     def routes(self) -> list[APIRouter]:
-        """/session and /me."""
+        """/session, /me, and the way to the issuer where the settings offer it."""
         from meshwright.services.page.routes import login_router, router
 
-        return [login_router, router] if self._is_there else []
+        if not self._is_there:
+            return []
+        if self._flow is None:
+            return [login_router, router]
+        from meshwright.services.page.code_routes import code_router
+
+        return [login_router, code_router, router]
+
+    def checks(self) -> Iterable[Check]:
+        """Whether people can log in at the issuer."""
+        return [Check("login", self._flow.check)] if self._flow else []
 
     def pages(self) -> Iterable[Pages]:
         """The page, which is open: it shows nothing of the mesh before its reader has logged in."""

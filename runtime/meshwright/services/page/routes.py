@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from urllib.parse import urlsplit
 
 from fastapi import Request, Response
 from pydantic import BaseModel, Field
@@ -14,6 +15,7 @@ from meshwright.core.messages import Caller
 from meshwright.edges.bodies import Strict
 from meshwright.edges.http.routing import CallerDep, MeshDep, make_router, problems, record_misuse
 from meshwright.events.audit import Audit
+from meshwright.mesh import Mesh
 from meshwright.services.page.sessions import COOKIE, Logins
 
 login_router = make_router("page", is_open=True)
@@ -56,6 +58,39 @@ class Me(BaseModel):
         )
 
 
+class LoginWays(BaseModel):
+    """How to log in beside a key or token: `oidc` is the issuer at which `GET /session/oidc` logs in."""
+
+    oidc: str | None = None
+
+
+async def open_login(mesh: Mesh, request: Request, token: str, response: Response) -> Caller:
+    """Log in with a key or token, and give the browser its cookie. Raises what `Logins.open` raises."""
+    cookie, caller, seconds = await mesh.get(Logins).open(token)
+    await mesh.get(Audit).record(caller, "session.opened", "session")
+    response.set_cookie(
+        COOKIE,
+        cookie,
+        max_age=int(seconds),
+        httponly=True,
+        samesite="strict",
+        secure=is_secure(mesh, request),
+    )
+    return caller
+
+
+def is_secure(mesh: Mesh, request: Request) -> bool:
+    """Whether the browser speaks TLS, so that it is to send cookies by TLS alone."""
+    return request.url.scheme == "https" or mesh.settings.http.behind_tls
+
+
+@login_router.get("/session", summary="How to log in")
+async def _show_ways(mesh: MeshDep) -> LoginWays:
+    """Show whether people can log in at an issuer: `GET /session/oidc` sends a browser there then."""
+    oidc = mesh.settings.oidc
+    return LoginWays(oidc=urlsplit(oidc.issuer or "").netloc if oidc.login else None)
+
+
 @login_router.post(
     "/session",
     summary="Log a browser in",
@@ -68,20 +103,10 @@ async def _log_in(mesh: MeshDep, request: Request, login: Login, response: Respo
     The login ends after `session_hours`, and with the key or token. It is refused from pages of other sites.
     """
     try:
-        cookie, caller, seconds = await mesh.get(Logins).open(login.token)
+        return Me.of(await open_login(mesh, request, login.token, response), logged_in=True)
     except MeshError as error:
         record_misuse(mesh, request.scope, error)
         raise
-    await mesh.get(Audit).record(caller, "session.opened", "session")
-    response.set_cookie(
-        COOKIE,
-        cookie,
-        max_age=int(seconds),
-        httponly=True,
-        samesite="strict",
-        secure=request.url.scheme == "https" or mesh.settings.http.behind_tls,
-    )
-    return Me.of(caller, logged_in=True)
 
 
 @login_router.delete("/session", status_code=204, summary="Log out")

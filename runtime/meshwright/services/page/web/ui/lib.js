@@ -90,32 +90,46 @@ export const asked = (fields) => to("", fields).slice(3);
 
 // What changes
 
-/** Counts up when something may have changed: at most every half second while events come. */
+/** Counts up when something may have changed: every half second while events come, or the less often the more pages are open. */
 export const pulse = signal(0);
 /** Whether events come: connecting, live or reconnecting. */
 export const live = signal("connecting");
 /** The last events, the newest first. */
 export const recent = signal(/** @type {any[]} */ ([]));
 const PAUSE_MS = 500;
+const MS_PER_STREAM = 200;
+const SPREAD_MS = 20;
+const HIDDEN_MS = 60_000;
+const GRACE_MS = 10_000;
 const KEPT = 300;
 let due = 0;
+let askedAt = 0;
+let streams = 0;
 /** @type {any[]} */
 let come = [];
 
-/** Have the views ask again, soon. */
-export function touch() {
-  if (due || document.hidden) return;
-  due = setTimeout(() => {
-    due = 0;
-    recent.value = [...come.reverse(), ...recent.value].slice(0, KEPT);
-    come = [];
-    pulse.value += 1;
-  }, PAUSE_MS);
+/** Have the views ask again: soon, or for an event when other pages have had their turn. @param {boolean} [soon] */
+export function touch(soon = true) {
+  if (document.hidden || (due && !soon)) return;
+  clearTimeout(due);
+  const spread = Math.random() * streams * SPREAD_MS; // pages that were idle do not ask all at once
+  const turn = Math.max(askedAt + streams * MS_PER_STREAM - Date.now(), spread);
+  due = setTimeout(beat, soon ? PAUSE_MS : Math.max(PAUSE_MS, turn));
 }
-document.addEventListener("visibilitychange", touch);
+function beat() {
+  due = 0;
+  askedAt = Date.now();
+  if (come.length) recent.value = [...come.reverse(), ...recent.value].slice(0, KEPT);
+  come = [];
+  pulse.value += 1;
+}
+document.addEventListener("visibilitychange", () => touch());
+// A hidden page has closed its stream; its title still says how many questions wait.
+setInterval(() => document.hidden && me.value && beat(), HIDDEN_MS);
 
 /** @param {string} block */
 function take(block) {
+  if (block.startsWith(":")) streams = Number(/^: (\d+) streams/.exec(block)?.[1] ?? streams);
   const lines = block.split("\n");
   const data = lines.filter((line) => line.startsWith("data:")).map((line) => line.slice(5)).join("\n");
   const id = lines.find((line) => line.startsWith("id:"))?.slice(3).trim();
@@ -124,20 +138,35 @@ function take(block) {
   if (event.event_type) {
     come.push(event);
     if (come.length > KEPT) come.shift();
-    touch();
+    touch(false);
   }
   return id;
 }
 
-/** Follow the events of the mesh, and go on after a break behind the last one. */
+/** Returns when the page can be seen. */
+async function shown() {
+  while (document.hidden) await new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
+}
+
+/** A signal that is given once the page has been hidden for a while. @param {AbortController} ended */
+function whenHidden(ended) {
+  const look = () => setTimeout(() => document.hidden && ended.abort(), GRACE_MS);
+  document.addEventListener("visibilitychange", look, { signal: ended.signal });
+  return ended.signal;
+}
+
+/** Follow the events of the mesh while the page can be seen, and go on after a break behind the last one. */
 export async function follow() {
   let last = "";
   for (let pause = 500; me.value; pause = Math.min(pause * 2, 15_000)) {
+    if (document.hidden) last = ""; // the views ask again then
+    await shown();
+    const ended = new AbortController();
     try {
       /** @type {Record<string, string>} */
       const wanted = { ...headers(), Accept: "text/event-stream" };
       if (last) wanted["Last-Event-ID"] = last;
-      const answer = await fetch("/events/stream", { headers: wanted });
+      const answer = await fetch("/events/stream", { headers: wanted, signal: whenHidden(ended) });
       if (answer.status === 401) me.value = undefined;
       if (!answer.ok || !answer.body) throw new Error(String(answer.status));
       live.value = "live";
@@ -152,8 +181,10 @@ export async function follow() {
         for (const block of blocks) last = take(block) || last;
       }
     } catch {
-      // The mesh is away or stops; the next round asks again.
+      // The mesh is away or stops, or the page is hidden; the next round asks again.
     }
+    ended.abort();
+    streams = 0;
     live.value = "reconnecting";
     await new Promise((resolve) => setTimeout(resolve, pause));
   }

@@ -1,11 +1,20 @@
 // @ts-check
-/** The login: a key or token becomes a cookie that no script can read. */
-import { html, useState } from "./vendor/preact.js";
+/** The login: a key or token, or a login at an issuer, becomes a cookie that no script can read. */
+import { html, useEffect, useState } from "./vendor/preact.js";
 import { call, Failed, me } from "./lib.js";
+
+const VIEW = "view";
+const left = sessionStorage.getItem(VIEW);
+sessionStorage.removeItem(VIEW);
+if (left && !location.hash) location.hash = left; // back from the issuer, to what was open before
 
 /** The view. */
 export function Login() {
   const [error, setError] = useState(/** @type {any} */ (null));
+  const [issuer, setIssuer] = useState("");
+  useEffect(() => {
+    call("GET", "/session").then((ways) => setIssuer(ways.oidc ?? ""), () => {});
+  }, []);
   const send = async (/** @type {any} */ event) => {
     event.preventDefault();
     try {
@@ -16,6 +25,7 @@ export function Login() {
     }
   };
   return html`<main><h1>Meshwright</h1>
+    ${issuer ? html`<p><a class="button" href="/session/oidc" onClick=${() => sessionStorage.setItem(VIEW, location.hash)}>Log in with ${issuer}</a></p>` : null}
     <form class="stack" onSubmit=${send}>
       <label>Key or token <input name="token" type="password" autocomplete="current-password" required autofocus /></label>
       <button class="yes">Log in</button>
