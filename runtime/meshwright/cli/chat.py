@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from meshwright.client.client import TaskFields
 
 _COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?")
+_ENDS = ("quit", "exit")
 _HELP = "/file PATH sends a file with the next request, /new begins another thread, /quit ends"
 _SHOWN = frozenset(("tool", "waiting", "attempt", "cancelling", "file", "save"))
 """The lines of a timeline that a conversation shows; `mesh events` has all."""
@@ -152,7 +153,7 @@ class _Conversation:
 
     async def _has_ended_by(self, text: str) -> bool:
         """Do what a line says; whether it ends the conversation."""
-        command = _COMMAND.fullmatch(text)
+        command = _COMMAND.fullmatch(f"/{text}" if self._lines.is_terminal and text in _ENDS else text)
         if command is None:
             turn = self._turn = asyncio.create_task(self._ask(text))
             await asyncio.wait([turn])
@@ -161,13 +162,14 @@ class _Conversation:
                 turn.result()
             return False
         match command.groups():
-            case ("quit", None):
+            case (name, None) if name in _ENDS:
                 return True
             case ("new", None):
                 self._thread_id = new_id()
                 self._note(f"thread {self._thread_id}")
-            case ("file", str() as path):
-                self._files.append(FILE.convert(path, None, None))
+            case ("file", str() as path):  # as a shell takes it
+                self._files.append(FILE.convert(path.strip("\"' "), None, None))
+                self._note(f"{path} goes with the next request")
             case _:
                 self._note(_HELP)
         return False
