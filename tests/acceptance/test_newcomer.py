@@ -22,37 +22,15 @@ from tests.support.running_mesh import ROOT, Done, RunningMesh, mesh_up, ready_u
 pytestmark = [pytest.mark.needs("chromium"), pytest.mark.timeout(360)]  # five minutes for the test itself
 BROWSER_MS = 240_000  # for one wait: a slow machine
 OWN = ("meshwright", "_meshwright", "__pycache__")
-CLOSER = '''\
-"""closer: closes the shop for a day, once a person agrees."""
-
-from meshwright import Agent, Capability, Run, tool
-
-HOURS = {"Friday": "9 to 5"}
-
-
-class Closer(Agent):
-    """Closes the shop for a day."""
-
-    agent_id = "closer"
-    capabilities = (Capability("closing"),)
-
-    @tool(needs_approval=True)
-    async def close_shop(self, day: str) -> str:
-        """Close the shop for a day."""
-        with open("closed.txt", "a") as file:
-            file.write(f"{day}\\n")
-        return f"The shop is closed on {day}"
-
-    async def run(self, run: Run) -> str:
-        """Close it on the day that the request ends with."""
-        day = run.task.text.split()[-1]
-        hours = HOURS[day]
-        return f"{await run.call('close_shop', day=day)}, not open from {hours}."
-'''
-REPAIRED = CLOSER.replace('"9 to 5"}', '"9 to 5", "Sunday": "10 to 2"}')
+PAGE = (ROOT / "docs/getting-started.md").read_text()
+[CLOSER] = [
+    code for code in re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.M | re.S) if "Closer" in code
+]
+[REPAIR] = re.findall(r'Add `("Sunday": ".*?")` to `HOURS`', PAGE)
+REPAIRED = CLOSER.replace('"9 to 5"}', f'"9 to 5", {REPAIR}}}')
 FRIDAY = "The shop is closed on Friday, not open from 9 to 5."
 SUNDAY = "The shop is closed on Sunday, not open from 10 to 2."
-FAULT = "KeyError: 'Sunday' (actors/closer.py:24)"
+[FAULT] = re.findall(r"fails: `(.*?)`", PAGE)
 
 
 class Newcomer:
@@ -183,8 +161,8 @@ async def changes(running: RunningMesh, path: Path, text: str) -> None:
 
 async def approves(newcomer: Newcomer, page: Page, day: str) -> None:
     """Read in the inbox what the agent wants to do, and click."""
-    card = page.get_by_role("article").filter(has_text="close_shop")
-    await expect(card.get_by_text(day, exact=True)).to_be_visible()
+    card = page.get_by_role("article").filter(has_text=f'close_shop(day="{day}")')
+    await expect(card.get_by_text(day).first).to_be_visible()
     await newcomer.takes_a_picture(page, f"approve-{day}")
     await card.get_by_role("button", name="Approve", exact=True).click()
     await expect(card).to_have_count(0)

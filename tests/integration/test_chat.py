@@ -173,6 +173,19 @@ async def test_ctrl_c_cancels_the_answer_and_the_conversation_goes_on(
     assert len({task["thread_id"] for task in listed}) == 1
 
 
+async def test_a_mesh_that_has_gone_is_named_and_ctrl_c_gives_it_up(
+    tmp_path: Path, setup: dict[str, str]
+) -> None:
+    async with mesh_up(tmp_path / "data", **setup) as running, talking("releaser", setup) as talk:
+        await talk.until("/quit ends", "> ")
+        await running.kill()
+        talk.type("Hello")
+        await talk.until(f"{running.url} does not answer yet; Ctrl-C gives up")
+        talk.process.send_signal(signal.SIGINT)
+        await talk.until(f"{running.url} does not answer; it may have the task", "> ")
+        talk.end()
+
+
 async def test_lines_of_a_pipe_are_requests_and_their_answers_lines(
     tmp_path: Path, provider: FakeOpenAI, setup: dict[str, str]
 ) -> None:

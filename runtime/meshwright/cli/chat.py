@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 _COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?")
 _ENDS = ("quit", "exit")
 _HELP = "/file PATH sends a file with the next request, /new begins another thread, /quit ends"
+_LATE_SECONDS = 3.0
 _SHOWN = frozenset(("tool", "waiting", "attempt", "cancelling", "file", "save"))
 """The lines of a timeline that a conversation shows; `mesh events` has all."""
 
@@ -180,8 +181,11 @@ class _Conversation:
         fields: TaskFields = {"agent_id": self._agent_id, "thread_id": self._thread_id, "task_id": task_id}
         if self._files:
             fields["payload"] = {"files": self._files}
+        is_late = f"{self._mesh.where} does not answer yet; Ctrl-C gives up"
+        late = asyncio.get_running_loop().call_later(_LATE_SECONDS, self._note, is_late)
         try:
             await client.submit(text, **fields)
+            late.cancel()
             self._files = []
             with _canvas() as canvas:
                 answering = Answering(self._mesh, canvas, self._lines, self._interrupt)
@@ -191,9 +195,15 @@ class _Conversation:
                 self._note(f"the task goes on; its question is in: mesh inbox{self._mesh.options}")
                 return
             with suppress(NotFound):  # it was not even sent
-                await client.cancel(task_id)
+                try:
+                    await asyncio.wait_for(client.cancel(task_id), _LATE_SECONDS)
+                except TimeoutError:
+                    self._note(f"{self._mesh.where} does not answer; it may have the task {task_id}")
+                    return
             self._note("the task is cancelled")
             return
+        finally:
+            late.cancel()
         print_answer(outcome, shown=canvas.said)
 
     def _interrupt(self) -> None:
