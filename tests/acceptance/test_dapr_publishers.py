@@ -23,17 +23,15 @@ from tests.support.services import DAPR_BIN
 
 pytestmark = pytest.mark.needs(*DAPR)
 UP = [*MESH, "up", "--host", "dapr"]
-EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "orders"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "orders"
 PASSWORD = "of-orders"
-PUBLISHERS = json.dumps({"orders": {"password": "env:ORDERS_PASSWORD"}})
 SECONDS = 90
 ACCEPTED, REFUSED, ENDED = (f"meshwright.task.{what}" for what in ("accepted", "refused", "ended"))
 
 
 @asynccontextmanager
 async def mesh_with_publishers(folder: Path) -> AsyncIterator[RunningMesh]:
-    known = {"MESH_DAPR__PUBLISHERS": PUBLISHERS, "ORDERS_PASSWORD": PASSWORD}
-    async with mesh_up(folder / "data", up=UP, **known) as running:
+    async with mesh_up(folder / "data", up=UP, cwd=EXAMPLE, ORDERS_PASSWORD=PASSWORD) as running:
         await running.errors.until("logs: ")
         yield running
 

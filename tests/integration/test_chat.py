@@ -128,6 +128,26 @@ async def test_a_conversation_asks_for_approval_and_knows_what_was_said(
         await talk.until("to go on: mesh chat releaser --thread ")
 
 
+async def test_a_person_is_asked_once_and_told_what_to_type(
+    provider: FakeOpenAI, setup: dict[str, str]
+) -> None:
+    provider.replies += [tool_call("deploy", '{"version": "1.4"}'), {"content": "It runs."}]
+    async with talking("releaser", setup) as talk:
+        begin = await talk.until("/quit ends", "> ")
+        assert "this command runs one until it ends" in begin
+        talk.type("Ship 1.4")
+        asked = printable(await talk.until("approve? [y/n] "))
+        assert asked.count("releaser wants to run deploy") == 1
+        talk.type("maybe")
+        await talk.until("Type y for yes, or n for no", "approve? [y/n] ")
+        talk.type("y")
+        await talk.until("It runs.", "> ")
+        talk.type("exit")
+        await talk.until("to go on: mesh chat releaser --thread ")
+    [task] = json.loads((await mesh("tasks", "--json", **setup)).out)
+    assert task["status"] == "succeeded"
+
+
 async def test_ctrl_c_cancels_the_answer_and_the_conversation_goes_on(
     provider: FakeOpenAI, setup: dict[str, str]
 ) -> None:
@@ -153,10 +173,24 @@ async def test_ctrl_c_cancels_the_answer_and_the_conversation_goes_on(
     assert len({task["thread_id"] for task in listed}) == 1
 
 
+async def test_a_mesh_that_has_gone_is_named_and_ctrl_c_gives_it_up(
+    tmp_path: Path, setup: dict[str, str]
+) -> None:
+    async with mesh_up(tmp_path / "data", **setup) as running, talking("releaser", setup) as talk:
+        await talk.until("/quit ends", "> ")
+        await running.kill()
+        talk.type("Hello")
+        await talk.until(f"{running.url} does not answer yet; Ctrl-C gives up")
+        talk.process.send_signal(signal.SIGINT)
+        await talk.until(f"{running.url} does not answer; it may have the task", "> ")
+        talk.end()
+
+
 async def test_lines_of_a_pipe_are_requests_and_their_answers_lines(
     tmp_path: Path, provider: FakeOpenAI, setup: dict[str, str]
 ) -> None:
-    (tmp_path / "shot.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    (tmp_path / "my shot.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    setup["HOME"] = str(tmp_path)
     async with mesh_up(tmp_path / "data", **setup) as running:
         command = [*MESH, "chat", "releaser", "--thread", "t-7", "--url", running.url]
         process = await start(command, setup, stdin=PIPE, stdout=PIPE, stderr=PIPE)
@@ -164,11 +198,12 @@ async def test_lines_of_a_pipe_are_requests_and_their_answers_lines(
         assert process.stdout is not None and process.stderr is not None
         process.stdin.write(b"Look\n")
         assert await process.stdout.readline() == b"fake-openai answers, and is no model: Look\n"
-        process.stdin.write(f"/file {tmp_path}/none.png\n/file {tmp_path}/shot.png\n\nAt this\n".encode())
+        process.stdin.write(b'/file ~/none.png\n/file "~/my shot.png"\n\nAt this\n')
         assert await process.stdout.readline() == b"fake-openai answers, and is no model: At this \n"
         process.stdin.write(b"/quit\n")
         assert await process.wait() == 0
-        assert b"cannot read" in await process.stderr.read()
+        said = (await process.stderr.read()).decode()
+        assert "cannot read ~/none.png" in said and 'my shot.png" goes with the next request' in said
         assert "iVBORw0KGgo" in json.dumps(provider.calls[-1].body["messages"])
         assert [task.thread_id for task in await running.client.tasks()] == ["t-7", "t-7"]
 

@@ -33,6 +33,11 @@ def test_a_new_folder_gets_every_file(tmp_path: Path) -> None:
     assert 'next: cd shop && mesh ask assistant "' in done.stderr
 
 
+def test_the_next_command_names_a_folder_as_a_shell_takes_it(tmp_path: Path) -> None:
+    done = run("init", "my shop", cwd=tmp_path)
+    assert "next: cd 'my shop' && mesh ask assistant " in done.stderr
+
+
 def test_files_that_are_there_stay_and_are_named(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("Mine.")
     (tmp_path / ".gitignore").symlink_to(tmp_path / "nowhere")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from meshwright.sql.folder import lock_folder
 from tests.support.fake_openai import FakeOpenAI
-from tests.support.running_mesh import RunningMesh, mesh, mesh_up, ready_url, start
+from tests.support.running_mesh import MESH, RunningMesh, mesh, mesh_up, ready_url, start
 
 AGENT = """
 from meshwright import Agent, Capability, Run
@@ -122,15 +122,20 @@ async def test_a_mesh_that_reloads_ends_with_the_process_that_watches(tmp_path: 
         await running.errors.whole()  # which the other one had open, too
 
 
-async def test_a_file_of_agents_is_a_mesh(tmp_path: Path) -> None:
-    (tmp_path / "paint.py").write_text(ONE_FILE)
+async def test_a_file_of_agents_is_a_mesh_also_below_a_project(tmp_path: Path) -> None:
+    (tmp_path / "actors").mkdir()
+    (tmp_path / "actors/talker.py").write_text(TALKER)
+    folder = tmp_path / "examples"
+    folder.mkdir()
+    (folder / "paint.py").write_text(ONE_FILE)
     up = [sys.executable, "paint.py"]
-    async with mesh_up(tmp_path / ".mesh", up=up, cwd=tmp_path) as running:
+    async with mesh_up(folder / ".mesh", up=up, cwd=folder) as running:
         asking = asyncio.create_task(running.client.ask("painter", "Paint"))
         await running.until(lambda event: event["event_type"] == "task.waiting")
         [question] = await running.client.inbox()
-        answered = await mesh("answer", question.id, "red", "--data", str(tmp_path / ".mesh"))
-        assert answered.status == 0, answered.err
+        answer = await start([*MESH, "answer", question.id, "red"], {}, folder, stdout=PIPE, stderr=PIPE)
+        _, complaint = await answer.communicate()
+        assert await answer.wait() == 0, complaint
         assert (await asking).text == "a house in red"
         assert await running.stop() == 0
 
@@ -143,6 +148,12 @@ async def test_a_file_of_agents_reloads_itself(tmp_path: Path) -> None:
         file.write_text(ONE_FILE.replace("painter", "decorator"))
         await started_again(running)
         assert "decorator" in [agent.agent_id for agent in await running.client.agents()]
+
+
+async def test_a_project_without_agents_says_so(tmp_path: Path) -> None:
+    (tmp_path / "actors").mkdir()
+    async with mesh_up(tmp_path / ".mesh", cwd=tmp_path) as running:
+        await running.errors.until("no agent runs: actors/ has none; mesh init makes one")
 
 
 async def test_a_file_without_agents_says_so(tmp_path: Path) -> None:

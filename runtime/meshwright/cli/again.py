@@ -115,7 +115,7 @@ def _told(task: Document) -> str:
     place = (
         f"after {kept} finished step{'' if kept == 1 else 's'}"
         if task["begin"] == "journal"
-        else "from the start"
+        else "from the start, and makes finished steps again (--from journal keeps them)"
     )
     begins = "would begin" if task["is_dry"] else "begins"
     return f"{begins} {place}; it had failed by {(task['error'] or {}).get('type', 'an unknown error')}"

@@ -215,9 +215,12 @@ def _data_folder() -> Path:
 def _enter_project(*, quiet: bool = False) -> None:
     """Work in the nearest folder above that is a project, where the working directory is none.
 
-    One of another user is passed over: its agents would run as this one.
+    One of another user is passed over: its agents would run as this one. The data of a mesh, such as that of
+    `python agent.py`, make a project of the working directory.
     """
     here = Path.cwd()
+    if (here / DEFAULT_DATA).is_dir():
+        return
     for folder in (here, *here.parents):
         if _is_project(folder) and folder.stat().st_uid in (os.geteuid(), here.stat().st_uid):
             if folder != here:

@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from meshwright.client import TaskFields
 
 _COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?")
+_ENDS = ("quit", "exit")
 _HELP = "/file PATH sends a file with the next request, /new begins another thread, /quit ends"
+_LATE_SECONDS = 3.0
 _SHOWN = frozenset(("tool", "waiting", "attempt", "cancelling", "file", "save"))
 """The lines of a timeline that a conversation shows; `mesh events` has all."""
 
@@ -153,7 +155,7 @@ class _Conversation:
 
     async def _has_ended_by(self, text: str) -> bool:
         """Do what a line says; whether it ends the conversation."""
-        command = _COMMAND.fullmatch(text)
+        command = _COMMAND.fullmatch(f"/{text}" if self._lines.is_terminal and text in _ENDS else text)
         if command is None:
             turn = self._turn = asyncio.create_task(self._ask(text))
             await asyncio.wait([turn])
@@ -162,13 +164,14 @@ class _Conversation:
                 turn.result()
             return False
         match command.groups():
-            case ("quit", None):
+            case (name, None) if name in _ENDS:
                 return True
             case ("new", None):
                 self._thread_id = new_id()
                 self._note(f"thread {self._thread_id}")
-            case ("file", str() as path):
-                self._files.append(FILE.convert(path, None, None))
+            case ("file", str() as path):  # as a shell takes it
+                self._files.append(FILE.convert(path.strip("\"' "), None, None))
+                self._note(f"{path} goes with the next request")
             case _:
                 self._note(_HELP)
         return False
@@ -179,8 +182,11 @@ class _Conversation:
         fields: TaskFields = {**self._fields, "thread_id": self._thread_id, "task_id": task_id}
         if self._files:
             fields["payload"] = {**(fields.get("payload") or {}), "files": self._files}
+        is_late = f"{self._mesh.where} does not answer yet; Ctrl-C gives up"
+        late = asyncio.get_running_loop().call_later(_LATE_SECONDS, self._note, is_late)
         try:
             await client.submit(self._agent_id, text, **fields)
+            late.cancel()
             self._files = []
             with _canvas() as canvas:
                 answering = Answering(self._mesh, canvas, self._lines, self._interrupt)
@@ -190,9 +196,15 @@ class _Conversation:
                 self._note(f"the task goes on; its question is in: mesh inbox{self._mesh.options}")
                 return
             with suppress(NotFound):  # it was not even sent
-                await client.cancel(task_id)
+                try:
+                    await asyncio.wait_for(client.cancel(task_id), _LATE_SECONDS)
+                except TimeoutError:
+                    self._note(f"{self._mesh.where} does not answer; it may have the task {task_id}")
+                    return
             self._note("the task is cancelled")
             return
+        finally:
+            late.cancel()
         print_answer(outcome, shown=canvas.said)
 
     def _interrupt(self) -> None:

@@ -63,6 +63,7 @@ _URL_FILE, _TOKEN_FILE = "mesh.json", "admin.token"
 _SECRET_BYTES = 32
 _WHOLE_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")  # an id that the mesh made
 _SHOWN_IDS = 5
+_ASKS_FILES, _RUNS_ONE = "asking its files", "this command runs one until it ends"
 _REMEDY = "remove the file, and mesh up makes another"
 
 
@@ -114,7 +115,7 @@ def talk(
         if not begins:
             require_folder(target.data, chosen)
         async with in_process(chosen, need, options, target.tenant) as own:
-            say_asked(None, own.where)
+            say_asked(None, own.where, instead=_RUNS_ONE if need == "work" else _ASKS_FILES)
             return await use(own)
 
     return asyncio.run(connect_and_use())
@@ -131,7 +132,7 @@ def require_folder(data: Path | None, settings: Settings) -> None:
 
 
 def say_asked(
-    url: str | None, data: str | Path = "", *, always: bool = False, instead: str = "asking its files"
+    url: str | None, data: str | Path = "", *, always: bool = False, instead: str = _ASKS_FILES
 ) -> None:
     """Say on stderr which mesh a command asks: the one at a URL, or with None what is asked `instead`.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from pathlib import Path
 from string import Template
@@ -78,7 +79,7 @@ def init(folder: Path, agent_id: str) -> None:
         from meshwright.cli.project import remember_trust
 
         remember_trust(folder.resolve())
-    begin = "" if folder.resolve() == Path.cwd() else f"cd {folder} && "
+    begin = "" if folder.resolve() == Path.cwd() else f"cd {shlex.quote(str(folder))} && "
     say(f'next: {begin}mesh ask {agent_id} "How do I run the tests?"', err=True)
 
 

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import sys
-from contextlib import suppress
 from typing import Any
 
 import click
@@ -41,14 +40,15 @@ class Lines:
             raise InvalidInput("That line is not UTF-8") from None
 
     async def decision(self, text: str) -> Any:
-        """The answer for a yes or a no, whose reason is asked for. Anything else is sent as it is."""
+        """The answer for a yes or a no, whose reason is asked for; else JSON. Raises InvalidInput."""
         if text.casefold() in ("y", "yes"):
             return {"approve": True}
         if text.casefold() in ("n", "no"):
             return {"approve": False, "reason": (await self.next("why not? ")).strip()}
-        with suppress(ValueError):
+        try:
             return json.loads(text)
-        return text
+        except ValueError:
+            raise InvalidInput("Type y for yes, or n for no") from None
 
     async def _read(self) -> bytes:
         loop, is_ready = asyncio.get_running_loop(), asyncio.Event()

@@ -142,10 +142,10 @@ class _File(click.ParamType[Any]):
         if value.startswith(("http://", "https://", "data:")) or task_file_of(value) is not None:
             return {"url": value}
         try:
-            size = Path(value).stat().st_size
-            if size > _MAX_FILE_BYTES:
+            path = Path(value).expanduser()
+            if (size := path.stat().st_size) > _MAX_FILE_BYTES:
                 self.fail(f"{value} has {size:,} bytes; {_MAX_FILE_BYTES:,} can be sent", param, ctx)
-            data = Path(value).read_bytes()
+            data = path.read_bytes()
         except OSError as error:
             self.fail(f"cannot read {value}: {error.strerror}", param, ctx)
         kind = guess_type(value)[0] or "application/octet-stream"

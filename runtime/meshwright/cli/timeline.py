@@ -278,6 +278,12 @@ class Answering:
         self._asking: asyncio.Task[None] | None = None
         self._asked = ""
 
+    def asks(self, event: Document) -> bool:
+        """Whether an event is a question that is put to the person here, whole."""
+        payload = event["payload"]
+        is_of_person = isinstance(payload, dict) and payload.get("kind") == "person"
+        return self._is_interactive and is_of_person and event["event_type"] == "task.waiting"
+
     def take(self, event: Document) -> None:
         """Take an event of the timeline: a question, or the end of one."""
         payload = event["payload"]
@@ -382,7 +388,8 @@ async def draw(client: Client, task_id: str, canvas: Drawing, answering: Answeri
             if event["event_type"] == _DELTA and isinstance(payload, dict):
                 canvas.words(payload.get("text", ""), restart=payload.get("n", 1) == 1, depth=depth)
             else:
-                if line := line_of(event):
+                is_asked = answering is not None and answering.asks(event)
+                if not is_asked and (line := line_of(event)):
                     canvas.line(depth, line)
                 canvas.doing(_doing(event))
             if answering is not None:

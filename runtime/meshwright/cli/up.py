@@ -331,6 +331,8 @@ def _greet(mesh: Mesh, url: str) -> None:
     if mesh.settings.mqtt.url:
         say(f"MQTT: {mesh.settings.mqtt.url}, topics below {mesh.settings.mqtt.prefix}/")
     agents = ", ".join(mesh.get(BoundAgents))
+    if not agents and mesh.settings.store == "sqlite":
+        say(f"no agent runs: {mesh.settings.agents.dir}/ has none; mesh init makes one", logging.WARNING)
     say(f"{f'agents: {agents}; ' if agents else ''}API: {url}/docs; Ctrl-C stops")
 
 
