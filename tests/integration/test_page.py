@@ -40,7 +40,20 @@ VENDORED = {
 }
 PICTURES = os.environ.get("PICTURES")
 """The folder for the pictures of the documentation: `PICTURES=docs/images pytest -k picture ...`."""
-VIEWS = ("inbox", "tasks", "mesh", "money", "events", "memory", "prompts", "schedules", "try")
+VIEWS = (
+    "inbox",
+    "tasks",
+    "mesh",
+    "money",
+    "events",
+    "memory",
+    "prompts",
+    "schedules",
+    "deliveries",
+    "agents",
+    "keys",
+    "try",
+)
 SECONDS = 60_000  # in milliseconds: for a slow machine
 
 
@@ -264,7 +277,16 @@ async def test_a_login_is_asked_for_and_what_may_not_be_done_is_not_offered(
         await page.get_by_role("button", name="Log in").click()
         await expect(page.get_by_role("heading", name="Tasks")).to_be_visible()
         links = await page.get_by_role("navigation", name="Views").get_by_role("link").all_inner_texts()
-        assert links == ["Tasks", "Mesh", "Money", "Events", "Prompts", "Schedules"]
+        assert links == [
+            "Tasks",
+            "Mesh",
+            "Money",
+            "Events",
+            "Prompts",
+            "Schedules",
+            "Deliveries",
+            "Configuration",
+        ]
         assert viewer not in await page.evaluate(
             "JSON.stringify([document.cookie, {...localStorage}, {...sessionStorage}])"
         )

@@ -1,8 +1,12 @@
 // @ts-check
 /** The page: the header, and the view that the address names. */
 import { html, render, useEffect } from "./vendor/preact.js";
+import { ConfigsPage } from "./configs.js";
+import { DeliveriesPage } from "./deliveries.js";
+import { Dialogs } from "./dialog.js";
 import { EventsPage } from "./events.js";
 import { Inbox } from "./inbox.js";
+import { KeysPage } from "./keys.js";
 import { act, call, follow, live, may, me, notice, route, tenant, to, touch, useData, waiting } from "./lib.js";
 import { Login } from "./login.js";
 import { MeshPage } from "./mesh.js";
@@ -28,6 +32,9 @@ const VIEWS = {
   memory: { show: MemoryPage, title: "Memory", roles: ["contents"] },
   prompts: { show: PromptsPage, title: "Prompts", roles: ["viewer"] },
   schedules: { show: SchedulesPage, title: "Schedules", roles: ["viewer"] },
+  deliveries: { show: DeliveriesPage, title: "Deliveries", roles: ["viewer"] },
+  agents: { show: ConfigsPage, title: "Configuration", roles: ["viewer"] },
+  keys: { show: KeysPage, title: "Keys", roles: ["admin"] },
   try: { show: TryIt, title: "Try it", roles: ["submitter"] },
 };
 
@@ -73,7 +80,8 @@ function Shell() {
       <${Account} />
     </header>
     ${notice.value ? html`<p class=${`notice ${notice.value.bad ? "bad" : ""}`} role=${notice.value.bad ? "alert" : "status"}>${notice.value.text} <button type="button" class="plain" aria-label="Close" onClick=${() => { notice.value = null; }}>×</button></p>` : null}
-    <main id="main" tabindex="-1"><${view.show} key=${`${name}/${route.value.id}`} /></main>`;
+    <main id="main" tabindex="-1"><${view.show} key=${`${name}/${route.value.id}`} /></main>
+    <${Dialogs} />`;
 }
 
 /** Counts the inbox, also where another view is open. */
@@ -100,7 +108,7 @@ function Tenant() {
     sessionStorage.setItem("tenant", tenant.value);
     touch();
   };
-  return html`<label>Tenant <input value=${tenant.value} size="10" placeholder="all" onChange=${set} /></label>`;
+  return html`<label>Tenant <input defaultValue=${tenant.value} size="7" placeholder="all" onChange=${set} /></label>`;
 }
 
 render(html`<${App} />`, /** @type {HTMLElement} */ (document.getElementById("app")));

@@ -16,8 +16,8 @@ export function EventsPage() {
   };
   return html`<h1>Events <span class="dim">${recent.value.length ? `${recent.value.length} since you came` : ""}</span></h1>
     <form class="bar" role="search" onSubmit=${send} key=${JSON.stringify(wanted)}>
-      <label>Type <input name="event_type" value=${wanted.event_type} placeholder="task.failed" /></label>
-      <label>Agent <input name="agent_id" value=${wanted.agent_id} /></label>
+      <label>Type <input name="event_type" defaultValue=${wanted.event_type} placeholder="task.failed" /></label>
+      <label>Agent <input name="agent_id" defaultValue=${wanted.agent_id} /></label>
       <button>Filter</button> ${wanted.event_type || wanted.agent_id ? html`<a href=${to("events")}>Show all</a>` : null}
     </form>
     <${Failed} error=${error} />

@@ -22,6 +22,9 @@ export const notice = signal(/** @type {{text: string, bad?: boolean} | null} */
 /** Whether the caller has one of some roles. @param {string[]} roles */
 export const may = (...roles) => roles.some((role) => me.value?.roles.includes(role));
 
+/** Whether the caller has shown an administrator's credentials: a caller without any manages no keys. */
+export const admin = () => may("admin") && (me.value.logged_in || me.value.key_id !== null || me.value.name !== "anonymous");
+
 /** The headers of each request. @returns {Record<string, string>} */
 export function headers() {
   const all = { Accept: "application/json" };
@@ -43,8 +46,15 @@ export async function call(method, path, body) {
     document = { detail: text.slice(0, 300) };
   }
   if (answer.ok) return document;
-  if (answer.status === 401 && path !== "/session") me.value = undefined;
+  if (answer.status === 401) await doubt(path);
   throw new Problem(answer.status, document);
+}
+
+/** After a refusal: a login has ended, or a caller without one now needs one. @param {string} path */
+async function doubt(path) {
+  if (path === "/session") return;
+  if (path === "/me" || me.value?.logged_in) me.value = undefined;
+  else if (me.value) await call("GET", "/me").catch(() => {});
 }
 
 /**
@@ -58,7 +68,7 @@ export async function act(done, work) {
     touch();
     return true;
   } catch (/** @type {any} */ error) {
-    notice.value = { text: [error.message, error.remedy].filter(Boolean).join(" — "), bad: true };
+    notice.value = { text: [error.message, error.remedy].filter(Boolean).join(" — "), bad: !error.isSoft };
     touch();
     return false;
   }
@@ -114,46 +124,71 @@ export function touch() {
 }
 document.addEventListener("visibilitychange", touch);
 
-/** @param {string} block */
-function take(block) {
-  const lines = block.split("\n");
-  const data = lines.filter((line) => line.startsWith("data:")).map((line) => line.slice(5)).join("\n");
-  const id = lines.find((line) => line.startsWith("id:"))?.slice(3).trim();
-  if (!data) return id;
-  const event = JSON.parse(data);
-  if (event.event_type) {
-    come.push(event);
-    if (come.length > KEPT) come.shift();
-    touch();
-  }
-  return id;
+/** @type {Set<(event: any) => void>} */
+const listeners = new Set();
+/** Have each event as it comes; what it returns ends that. @param {(event: any) => void} hear */
+export function listen(hear) {
+  listeners.add(hear);
+  return () => {
+    listeners.delete(hear);
+  };
 }
 
-/** Follow the events of the mesh, and go on after a break behind the last one. */
+/**
+ * The blocks of a stream of events as they come: the id, and the data where a block has some.
+ * @param {Response} answer @returns {AsyncGenerator<{id: string, event: any}>}
+ */
+export async function* blocksOf(answer) {
+  const reader = /** @type {ReadableStream} */ (answer.body).pipeThrough(new TextDecoderStream()).getReader();
+  for (let rest = ""; ; ) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const blocks = (rest + value).split("\n\n");
+    rest = blocks.pop() ?? "";
+    for (const block of blocks) {
+      const lines = block.split("\n");
+      const data = lines.filter((line) => line.startsWith("data:")).map((line) => line.slice(5)).join("\n");
+      yield { id: lines.find((line) => line.startsWith("id:"))?.slice(3).trim() ?? "", event: data ? JSON.parse(data) : null };
+    }
+  }
+}
+
+/** @param {any} event */
+function take(event) {
+  if (!event?.event_type) return;
+  for (const hear of listeners) hear(event);
+  come.push(event);
+  if (come.length > KEPT) come.shift();
+  touch();
+}
+
+let following = new AbortController();
+
+/** Follow the events of the mesh, and go on after a break behind the last one. A second call ends the first. */
 export async function follow() {
   let last = "";
-  for (let pause = 500; me.value; pause = Math.min(pause * 2, 15_000)) {
+  following.abort();
+  following = new AbortController();
+  const { signal: ended } = following;
+  for (let pause = 500; me.value && !ended.aborted; pause = Math.min(pause * 2, 15_000)) {
     try {
       /** @type {Record<string, string>} */
       const wanted = { ...headers(), Accept: "text/event-stream" };
       if (last) wanted["Last-Event-ID"] = last;
-      const answer = await fetch("/events/stream", { headers: wanted });
+      const answer = await fetch("/events/stream", { headers: wanted, signal: ended });
       if (answer.status === 401) me.value = undefined;
       if (!answer.ok || !answer.body) throw new Error(String(answer.status));
       live.value = "live";
       pause = 500;
       touch();
-      const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-      for (let rest = ""; ; ) {
-        const { value, done } = await reader.read();
-        if (done) break;
-        const blocks = (rest + value).split("\n\n");
-        rest = blocks.pop() ?? "";
-        for (const block of blocks) last = take(block) || last;
+      for await (const { id, event } of blocksOf(answer)) {
+        last = id || last;
+        take(event);
       }
     } catch {
       // The mesh is away or stops; the next round asks again.
     }
+    if (ended.aborted) return;
     live.value = "reconnecting";
     await new Promise((resolve) => setTimeout(resolve, pause));
   }
@@ -178,6 +213,19 @@ export function useData(path) {
     };
   }, [path, beat, tenant.value]);
   return state.path === path ? state : {};
+}
+
+/** @type {Map<string, any>} */
+const known = new Map();
+/**
+ * What a call answered, which is made once while the page is open. @param {string} name @param {() => Promise<any>} ask
+ */
+export function useOnce(name, ask) {
+  const [data, set] = useState(known.get(name));
+  useEffect(() => {
+    if (!known.has(name)) ask().then((found) => { known.set(name, found); set(found); }, () => {}); // it is then not shown
+  }, [name]);
+  return data;
 }
 
 // Words
@@ -207,7 +255,7 @@ setInterval(() => {
 export function Ago({ time }) {
   if (!time) return "";
   const seconds = (clock.value - Date.parse(time)) / 1000;
-  const text = seconds < 0 ? `in ${span(-seconds)}` : seconds < 5 ? "now" : `${span(seconds)} ago`;
+  const text = seconds < -5 ? `in ${span(-seconds)}` : seconds < 5 ? "now" : `${span(seconds)} ago`;
   return html`<time datetime=${time} title=${new Date(time).toLocaleString()}>${text}</time>`;
 }
 /** @param {{status: string}} given */
@@ -216,6 +264,14 @@ export const Status = ({ status }) => html`<span class=${`status s-${status}`}>$
 export const TaskLink = ({ id }) => html`<a href=${to(`task/${id}`)} title=${id}><code>…${short(id)}</code></a>`;
 /** A number that leads to what it counts. @param {{value: any, href: string}} given */
 export const Count = ({ value, href }) => (value ? html`<a href=${href}>${value}</a>` : html`<span class="dim">${value ?? ""}</span>`);
+/**
+ * A table that scrolls sideways by itself. A title that begins with `#` is of numbers, an empty one of buttons.
+ * @param {{label: string, heads: string[], children?: any}} given
+ */
+export const Table = ({ label, heads, children }) =>
+  html`<div class="wide-table" tabindex="0" role="region" aria-label=${label}><table><thead><tr>${heads.map((head) => html`<th key=${head} class=${head.startsWith("#") ? "number" : undefined}>${head ? head.replace("#", "") : html`<span class="unseen">Actions</span>`}</th>`)}</tr></thead><tbody>${children}</tbody></table></div>`;
+/** The way to a login from a page that is open to callers without one. */
+export const LogIn = () => html`<button type="button" onClick=${() => { me.value = undefined; }}>Log in</button>`;
 /** The line of an error of the API. @param {{error: any}} given */
 export const Failed = ({ error }) =>
   error ? html`<p class="bad" role="alert">${error.message}${error.remedy ? html`<br /><span class="dim">${error.remedy}</span>` : ""}</p>` : null;
