@@ -419,8 +419,9 @@ async def test_a_prompt_is_changed_and_tried_with_two_models(tmp_path: Path, bro
             await page.get_by_text("What differs from v1").click()
             await expect(page.locator(".diff .add")).to_have_text("+ Be brief.\n")
             await expect(page.locator(".diff .del")).to_have_text("- Be kind.\n")
-            page.on("dialog", lambda dialog: dialog.accept("canary"))
             await page.get_by_role("button", name="Label…").first.click()
+            await page.get_by_label("Label", exact=True).fill("canary")
+            await page.get_by_role("dialog").get_by_role("button", name="Save").click()
             await expect(page.locator(".tag")).to_have_text("canary v2")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 from collections.abc import AsyncIterator
@@ -21,6 +22,7 @@ from meshwright.testing import ScriptedModel
 from tests.integration.test_page import (
     ADMIN,
     TOKEN,
+    Moody,
     Reader,
     reader,
 )
@@ -306,3 +308,72 @@ async def test_delegations_are_edges_along_which_events_move(tmp_path: Path, chr
                 await expect(row.filter(has_text="lead").filter(has_text="helper")).to_have_count(1)
                 await page.get_by_role("link", name=re.compile("^helper: ")).press("Enter")
                 await expect(page.get_by_role("heading", name="Tasks")).to_be_visible()
+
+
+# A task, tasks
+
+
+async def test_a_step_shows_its_prompt_and_can_be_forked_from(tmp_path: Path, chromium: Browser) -> None:
+    script = ScriptedModel(*[said("sk-proj-0123456789abcdef0123456789")] * 3)
+    async with http_mesh(tmp_path, Helper, script=script, ledger=PRICED, admin_token=TOKEN) as api:
+        await api.call("POST", "/v1/prompts", json={"name": "helper", "template": "Help."})
+        await api.call("PUT", "/v1/prompts/helper", json={"template": "Help well."})
+        label = "/v1/prompts/helper/labels/production"
+        await api.call("PUT", label, json={"version": 2}, headers=ADMIN)
+        task_id = await api.finished(agent_id="helper", payload={"text": "<b>How?</b>"})
+        async with opened(chromium, api, f"task/{task_id}") as page:
+            await page.get_by_label("Steps in one line").get_by_role("button").first.click()
+            await page.get_by_text("What differs from v1").click()
+            await expect(page.locator(".diff .add")).to_have_text("+ Help well.\n")
+            await expect(page.get_by_text("100 read, 10 written")).to_be_visible()
+            for kind in ("html", "json"):
+                await press(page, "Save as a file…")
+                await dialog(page).get_by_label("Format").select_option(kind)
+                async with page.expect_download() as saved:
+                    await confirm(page, "Save")
+                file = Path(await (await saved.value).path())
+                text = file.read_text()
+                assert "[redacted]" in text and "0123456789abcdef" not in text and "Help well." in text
+                assert ("<b>How?</b>" in text) == (kind == "json")
+            assert json.loads(text)["task"]["task_id"] == task_id
+            await press(page, "Save as a file…")
+            await dialog(page).get_by_label("Format").select_option("json")
+            await dialog(page).get_by_label("With what was asked").uncheck()
+            async with page.expect_download() as saved:
+                await confirm(page, "Save")
+            assert "How?" not in Path(await (await saved.value).path()).read_text()
+            await press(page, "Fork from here…")
+            await expect(dialog(page).get_by_text("finished steps, which cost nothing again")).to_be_visible()
+            await confirm(page, "Fork")
+            await expect(page.get_by_text("forked from")).to_be_visible()
+
+
+async def test_what_failed_is_counted_by_cause_and_retried_at_once(tmp_path: Path, chromium: Browser) -> None:
+    Moody.tries = -1
+    script = ScriptedModel(*["Well."] * 9)
+    async with http_mesh(tmp_path, Moody, script=script) as api:
+        for _ in range(2):
+            await api.finished(agent_id="moody", payload={"text": "How is it?"})
+        await api.finished(agent_id="echo", payload={"fail": True})
+        async with opened(chromium, api, "tasks") as page:
+            await page.get_by_label("What failed, by cause").get_by_role("link", name="ValueError").click()
+            rows = page.get_by_role("region", name="Tasks").get_by_role("row")
+            await expect(rows).to_have_count(3)
+            await press(page, "Retry all that match…")
+            await expect(dialog(page)).to_contain_text("2 × moody, ValueError")
+            await confirm(page, "Cancel")
+            await expect(rows.filter(has_text="failed")).to_have_count(2)
+            await press(page, "Retry all that match…")
+            await confirm(page, "Retry")
+            await expect(page.get_by_text("2 tasks are worked on again")).to_be_visible()
+            await expect(page.get_by_text("No task agrees with that.")).to_be_visible()
+            await page.goto(f"{api.url}/#/tasks?stuck=1")
+            await expect(page.get_by_text("Running for over twice the time")).to_be_visible()
+
+
+async def test_a_filter_keeps_what_is_typed_while_events_come(tmp_path: Path, chromium: Browser) -> None:
+    async with http_mesh(tmp_path) as api, opened(chromium, api, "tasks") as page:
+        await page.get_by_label("Agent").fill("ech")
+        task_id = await api.finished(agent_id="echo", payload={"text": "Hello"})
+        await page.get_by_role("link", name=f"…{task_id[-6:]}").wait_for()
+        assert await page.get_by_label("Agent").input_value() == "ech"
