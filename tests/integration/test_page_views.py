@@ -18,12 +18,14 @@ from meshwright import Agent, Capability, Run
 from meshwright.core.access import Role
 from meshwright.core.messages import Usage
 from meshwright.models.port import ModelReply
-from meshwright.testing import ScriptedModel
+from meshwright.testing import ScriptedModel, tool_call
 from tests.integration.test_page import (
     ADMIN,
     TOKEN,
+    Deployer,
     Moody,
     Reader,
+    Releaser,
     reader,
 )
 from tests.support.fake_chats import WHSEC, standard_headers
@@ -377,3 +379,74 @@ async def test_a_filter_keeps_what_is_typed_while_events_come(tmp_path: Path, ch
         task_id = await api.finished(agent_id="echo", payload={"text": "Hello"})
         await page.get_by_role("link", name=f"…{task_id[-6:]}").wait_for()
         assert await page.get_by_label("Agent").input_value() == "ech"
+
+
+# The inbox
+
+
+async def test_a_call_is_denied_with_other_arguments(tmp_path: Path, chromium: Browser) -> None:
+    call = tool_call("deploy", version="1.4", environment="production")
+    script = ScriptedModel(call, "It stays as it is.")
+    async with http_mesh(tmp_path, Deployer, script=script) as api, opened(chromium, api, "inbox") as page:
+        task_id = await api.submit(agent_id="deployer", payload={"text": "Bring 1.4 to production."})
+        await press(page, "Other arguments…")
+        field = dialog(page).get_by_label("Arguments (JSON)")
+        right = await field.input_value()
+        await confirm(page, "Deny, and say so")
+        await refused(page, "The arguments are those of the call")
+        await field.fill(right[:-2])
+        await confirm(page, "Deny, and say so")
+        await refused(page, "no JSON")
+        await field.fill(right.replace("production", "staging"))
+        await dialog(page).get_by_label("Why").fill("Try it first.")
+        await confirm(page, "Deny, and say so")
+        await api.client.outcome(task_id)
+        heard = str(script.requests[-1].messages)
+        assert "Try it first. Call it again" in heard and "staging" in heard
+
+
+async def test_answers_that_come_too_late_are_said_softly(tmp_path: Path, chromium: Browser) -> None:
+    async with http_mesh(tmp_path, Releaser) as api, opened(chromium, api, "inbox") as page:
+        for text in ("one", "two", "three"):
+            await api.submit(agent_id="releaser", payload={"text": text})
+        await expect(page.get_by_role("article")).to_have_count(3)
+        await page.route("**/inbox?**", lambda route: route.abort())  # it hears of nothing more
+        for item in (await api.get("/inbox"))["items"][:2]:
+            answer = {"key": item["wait_id"], "value": {"approve": True}}
+            await api.call("POST", f"/tasks/{item['task_id']}/answer", json=answer)
+        await page.get_by_role("article").first.get_by_role("button", name="Approve").click()
+        await expect(page.get_by_role("status").filter(has_text="It was settled meanwhile")).to_be_visible()
+        for box in await page.get_by_role("checkbox", name="Choose").all():
+            await box.check()
+        await press(page, "Approve all")
+        text = "1 approved, 2 settled meanwhile by others"
+        await expect(page.get_by_role("status").filter(has_text=text)).to_be_visible()
+
+
+async def test_money_is_added_saved_on_or_refused(tmp_path: Path, chromium: Browser) -> None:
+    script = ScriptedModel(*[said("Bought.")] * 9)
+    async with http_mesh(tmp_path, Helper, script=script, ledger=PRICED) as api:
+        wanted = {"whose": "helper", "allowance": "0.01/day", "on_empty": "ask"}
+        await api.call("PUT", "/allowances", json=wanted)
+        task_id = await api.submit(agent_id="helper", payload={"text": "Buy."})
+        async with opened(chromium, api, "inbox") as page:
+            await press(page, "Another amount…")
+            await dialog(page).get_by_label("Dollars").fill("1e99")
+            await confirm(page, "Add")  # the browser refuses it
+            await dialog(page).get_by_label("Dollars").fill("0")
+            await confirm(page, "Add")
+            await refused(page, "greater than 0")
+            await confirm(page, "Cancel")
+            await press(page, "Wait")
+            await expect(page.get_by_text("1 put off.")).to_be_visible()
+            await press(page, "Show them")
+            await press(page, "Cheaper models")
+            await expect(page.get_by_role("button", name="Cheaper models")).to_have_count(0)
+            outcome = await api.client.outcome(task_id)
+            assert outcome.error is not None and outcome.error.type == "BudgetExceeded"
+            await api.call("PUT", "/allowances", json=wanted)
+            stopped = await api.submit(agent_id="helper", payload={"text": "Buy."})
+            await press(page, "Stop it…")
+            await dialog(page).get_by_label("Reason").fill("too much")
+            await confirm(page, "Stop it")
+            assert "too much" in str((await api.client.outcome(stopped)).error)
