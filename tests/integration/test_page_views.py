@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Locator, Page, async_playwright, expect
 
 from meshwright import Agent, Capability, Run
 from meshwright.core.access import Role
 from meshwright.core.messages import Usage
-from meshwright.models.port import ModelReply
+from meshwright.models.port import ModelReply, ModelRequest, OnDelta
 from meshwright.testing import ScriptedModel, tool_call
 from tests.integration.test_page import (
     ADMIN,
@@ -450,3 +451,150 @@ async def test_money_is_added_saved_on_or_refused(tmp_path: Path, chromium: Brow
             await dialog(page).get_by_label("Reason").fill("too much")
             await confirm(page, "Stop it")
             assert "too much" in str((await api.client.outcome(stopped)).error)
+
+
+# Try it
+
+
+async def test_a_conversation_goes_on_and_answers_in_its_place(tmp_path: Path, chromium: Browser) -> None:
+    script = ScriptedModel("I am well.", "You asked how I am.")
+    async with (
+        http_mesh(tmp_path, Talker, Releaser, script=script) as api,
+        opened(chromium, api, "try") as page,
+    ):
+        for agent, text, answer in (
+            ("talker", "How are you?", "I am well."),
+            ("talker", "What did I ask?", "You asked"),
+        ):
+            await page.get_by_label("Agent").select_option(agent)
+            await page.get_by_label("Request").fill(text)
+            await page.get_by_label("Request").press("Enter")
+            await expect(page.locator(".talk pre").last).to_contain_text(answer)
+        assert "How are you?" in str(script.requests[-1].messages)
+        await page.get_by_label("Agent").select_option("releaser")
+        await page.get_by_label("Request").fill("Ship it.")
+        await page.get_by_label("Request").press("Enter")
+        await page.get_by_role("article").get_by_role("button", name="Approve").click()
+        await expect(page.locator(".talk pre").last).to_have_text("released")
+        await page.reload()
+        await expect(page.locator(".talk .said")).to_have_text(
+            ["How are you?", "What did I ask?", "Ship it."]
+        )
+
+
+async def test_an_answer_is_shown_as_it_is_written(tmp_path: Path, chromium: Browser) -> None:
+    written, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(ScriptedModel):
+        async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
+            if on_delta is not None:
+                on_delta("The first half")
+            written.set()
+            await go_on.wait()
+            return said("The first half and the second.")
+
+    async with http_mesh(tmp_path, Talker, script=Slow()) as api, opened(chromium, api, "try") as page:
+        await page.get_by_label("Agent").select_option("talker")
+        await page.get_by_label("Request").fill("Write.")
+        await press(page, "Send")
+        await written.wait()
+        await expect(page.locator(".talk pre")).to_have_text("The first half")
+        go_on.set()
+        await expect(page.locator(".talk pre")).to_have_text("The first half and the second.")
+
+
+async def test_a_task_is_given_by_a_form(tmp_path: Path, chromium: Browser) -> None:
+    async with http_mesh(tmp_path) as api, opened(chromium, api, "try?as=form") as page:
+        await page.get_by_label("Request").fill("Hello")
+        await press(page, "Send")
+        await expect(page.get_by_role("alert")).to_have_text("Choose a capability or an agent")
+        await page.get_by_role("combobox", name=re.compile("^Capability")).select_option("echoing")
+        await page.get_by_text("More", exact=True).click()
+        payload = page.get_by_label("Other fields of the payload")
+        for wrong, why in (("{nope", "is no JSON"), ("[1]", "is no JSON object")):
+            await payload.fill(wrong)
+            await press(page, "Send")
+            await expect(page.get_by_role("alert")).to_contain_text(why)
+        await payload.fill('{"colour": "blue"}')
+        await page.get_by_label("Conversation").fill("../x")
+        await press(page, "Send")
+        await expect(page.get_by_role("alert")).to_contain_text("thread_id")
+        await page.get_by_label("Conversation").fill("colours")
+        await page.get_by_label("Priority").fill("7")
+        await press(page, "Send")
+        await expect(page.locator("pre").filter(has_text="you said: Hello")).to_be_visible()
+        [task] = (await api.get("/tasks", thread_id="colours"))["items"]
+        found = await api.get(f"/tasks/{task['task_id']}")
+        assert (found["payload"], found["priority"]) == ({"colour": "blue", "text": "Hello"}, 7)
+
+
+# All of them
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+async def test_every_view_is_well_with_something_in_it(
+    tmp_path: Path, chromium: Browser, scheme: Any, width: int
+) -> None:
+    Moody.tries = 0
+    script = ScriptedModel(
+        *[said("Well.")] * 12, tool_call("deploy", version="1.4", environment="production")
+    )
+    settings = {"ledger": PRICED, "webhooks": webhooks(), "admin_token": TOKEN}
+    options = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}}
+    agents = (Lead, Helper, Moody, Deployer, Releaser)
+    async with http_mesh(tmp_path, *agents, script=script, **settings) as api:
+        task_id = await api.finished(agent_id="lead", payload={"text": "Do it."})
+        await api.finished(agent_id="moody", payload={"text": "How is it?"})
+        await api.submit(agent_id="releaser", payload={"text": "Ship it."})
+        await deliver(api, issue(), "d-1")
+        for method, path, body in (
+            ("PUT", "/allowances", {"whose": "helper", "allowance": "5/day", "on_empty": "ask"}),
+            ("POST", "/api/agents", {"agent_id": "gate", "llm_provider": "ollama", "llm_model": "llama3"}),
+            ("POST", "/keys", {"name": "ada", "expires": "30d", "budget": "5/day"}),
+        ):
+            assert (await api.call(method, path, json=body, headers=ADMIN))[0] < 300
+        async with reader(chromium, f"{api.url}/", **options) as person:
+            page = person.page
+            await log_in(person, TOKEN)
+            await page.get_by_role("article").first.wait_for()
+            for view, button in VISITS:
+                await page.goto(f"{api.url}/#/{view.replace('TASK', task_id)}")
+                await expect(page.get_by_role("heading", level=1)).to_be_visible()
+                await expect(page.get_by_text("Asking…")).to_have_count(0)
+                if button:
+                    await page.get_by_role("button", name=button).first.click()
+                    await expect(dialog(page)).to_be_visible()
+                found = await Axe().run(page)
+                assert found.violations_count == 0, (view, found.generate_report())
+                sideways = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+                assert await page.evaluate(sideways) <= 0, view
+                if SHOTS:
+                    name = view.replace("/", "-").replace("?", "-")
+                    await page.screenshot(
+                        path=Path(SHOTS, f"{name}-{'ask' if button else ''}-{scheme}-{width}.png"),
+                        full_page=not button,
+                    )
+                if button:
+                    await page.keyboard.press("Escape")
+            unexpected = [text for text in person.complaints if "401" not in text]  # of the login
+            assert unexpected == []
+
+
+VISITS = (
+    ("inbox", ""),
+    ("tasks", ""),
+    ("tasks?status=failed", "Retry all that match…"),
+    ("task/TASK", ""),
+    ("task/TASK", "Save as a file…"),
+    ("mesh", ""),
+    ("money", ""),
+    ("money?by=task", "Set an allowance…"),
+    ("deliveries", ""),
+    ("agents", ""),
+    ("agents", "Configure an agent…"),
+    ("keys", ""),
+    ("keys", "Create a key…"),
+    ("try", ""),
+    ("try?as=form", ""),
+)
