@@ -9,15 +9,17 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Locator, Page, async_playwright, expect
 
 from meshwright import Agent, Capability, Run
+from meshwright.component import Component, Pages
 from meshwright.core.access import Role
 from meshwright.core.messages import Usage
+from meshwright.edges.http.server import serving
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
 from meshwright.testing import ScriptedModel, tool_call
 from tests.integration.test_page import (
@@ -526,6 +528,76 @@ async def test_a_task_is_given_by_a_form(tmp_path: Path, chromium: Browser) -> N
         [task] = (await api.get("/tasks", thread_id="colours"))["items"]
         found = await api.get(f"/tasks/{task['task_id']}")
         assert (found["payload"], found["priority"]) == ({"colour": "blue", "text": "Hello"}, 7)
+
+
+# Views of other packages
+
+
+ROTA = """
+import { html, useState } from "/ui/vendor/preact.js";
+import { Table, to, useData } from "/ui/lib.js";
+
+export const roles = ["viewer"];
+
+export default function Rota() {
+  const { data } = useData("/agents");
+  const [count, setCount] = useState(0);
+  if (count > 1) throw new Error("too often");
+  return html`<h1>On call</h1>
+    <button type="button" onClick=${() => setCount(count + 1)}>Called ${count} times</button>
+    <${Table} label="Agents" heads=${["Agent"]}>${(data?.items ?? []).map((agent) => {
+      const href = to("tasks", { agent_id: agent.agent_id });
+      return html`<tr key=${agent.agent_id}><td><a href=${href}>${agent.agent_id}</a></td></tr>`;
+    })}<//>`;
+}
+"""
+
+
+class Rota(Component):
+    """Adds a view to the page, and one that cannot be loaded."""
+
+    name = "rota"
+    folder: ClassVar[Path]
+
+    def pages(self) -> list[Pages]:
+        return [
+            Pages("/rota", self.folder / "rota", view="On call"),
+            Pages("/torn", self.folder / "torn", view="Torn"),
+        ]
+
+
+async def test_another_package_adds_a_view(
+    tmp_path: Path, chromium: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, text in (("rota", ROTA), ("torn", "export default (")):
+        (tmp_path / "web" / name).mkdir(parents=True)
+        (tmp_path / "web" / name / "view.js").write_text(text)
+    monkeypatch.setattr(Rota, "folder", tmp_path / "web", raising=False)
+    async with http_mesh(tmp_path, **ADMINS) as api:
+        api.mesh.components.append(Rota(api.mesh))
+        async with (
+            serving(api.mesh, "127.0.0.1", 0) as server,
+            reader(chromium, f"{server.url}/#/rota") as person,
+        ):
+            await log_in(person, TOKEN)
+            page = person.page
+            await expect(page.get_by_role("alert")).to_contain_text("The view Torn could not be loaded")
+            await expect(page.get_by_role("heading", level=1)).to_have_text("On call")
+            await expect(
+                page.get_by_role("region", name="Agents").get_by_role("link", name="echo")
+            ).to_be_visible()
+            for _ in range(2):
+                await page.get_by_role("button", name="Called").click()
+            await expect(page.get_by_text("This view has failed: too often")).to_be_visible()
+            await page.get_by_role("link", name="Tasks").click()
+            await expect(page.get_by_role("heading", level=1)).to_have_text("Tasks")
+            assert [
+                text for text in person.complaints if "401" not in text and "Unexpected" not in text
+            ] == []
+            submitter = await holder(api, "default", Role.SUBMITTER)
+            async with api.session.get(f"{server.url}/me", headers=submitter) as answer:
+                assert (await answer.json())["views"] == []
+        api.mesh.components.pop()
 
 
 # All of them

@@ -1,6 +1,6 @@
 // @ts-check
 /** The page: the header, and the view that the address names. */
-import { html, render, useEffect } from "./vendor/preact.js";
+import { html, render, signal, useEffect } from "./vendor/preact.js";
 import { ConfigsPage } from "./configs.js";
 import { DeliveriesPage } from "./deliveries.js";
 import { Dialogs } from "./dialog.js";
@@ -38,6 +38,28 @@ const VIEWS = {
   try: { show: TryIt, title: "Try it", roles: ["submitter"] },
 };
 
+/** The views that other packages add, by their paths. */
+const others = signal(/** @type {typeof VIEWS} */ ({}));
+
+/** Load what other packages add. A view that fails says so in its place. */
+async function load() {
+  for (const { path, title } of me.value.views) {
+    try {
+      const { default: made, roles = ["viewer"] } = await import(`${path}/view.js`);
+      const show = () => {
+        try {
+          return made();
+        } catch (/** @type {any} */ error) {
+          return html`<h1>${title}</h1><p class="bad" role="alert">This view has failed: ${error.message}</p>`;
+        }
+      };
+      others.value = { ...others.value, [path.slice(1).replaceAll("/", "-")]: { show, title, roles } };
+    } catch (/** @type {any} */ error) {
+      notice.value = { text: `The view ${title} could not be loaded: ${error.message}`, bad: true };
+    }
+  }
+}
+
 function App() {
   useEffect(() => {
     ask();
@@ -61,11 +83,13 @@ function Shell() {
   useEffect(() => {
     if (may("viewer")) follow();
     else setInterval(touch, 5_000);
+    load();
   }, []);
   useBadge();
-  const name = route.value.view in VIEWS ? route.value.view : "inbox";
-  const able = Object.entries(VIEWS).filter(([, view]) => may(...view.roles));
-  const view = may(...VIEWS[name].roles) ? VIEWS[name] : (able[0]?.[1] ?? VIEWS.try);
+  const views = { ...others.value, ...VIEWS };
+  const name = route.value.view in views ? route.value.view : "inbox";
+  const able = Object.entries(views).filter(([, view]) => may(...view.roles));
+  const view = may(...views[name].roles) ? views[name] : (able[0]?.[1] ?? VIEWS.try);
   const current = name === "task" ? "tasks" : name;
   useEffect(() => {
     document.title = `${waiting.value ? `(${waiting.value}) ` : ""}${view.title || "Task"} · Meshwright`;
