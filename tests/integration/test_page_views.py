@@ -408,6 +408,23 @@ async def test_a_call_is_denied_with_other_arguments(tmp_path: Path, chromium: B
         assert "Try it first. Call it again" in heard and "staging" in heard
 
 
+async def test_an_approval_shows_how_the_tool_was_decided_on_before(
+    tmp_path: Path, chromium: Browser
+) -> None:
+    calls = [tool_call("deploy", version="1.4", environment=where) for where in ("staging", "production")]
+    script = ScriptedModel(calls[0], "Done.", calls[1])
+    async with http_mesh(tmp_path, Deployer, script=script) as api, opened(chromium, api, "inbox") as page:
+        first = await api.submit(agent_id="deployer", payload={"text": "Bring 1.4 to staging."})
+        await press(page, "Approve")
+        await api.client.outcome(first)
+        await api.submit(agent_id="deployer", payload={"text": "Bring 1.4 to production."})
+        card = page.get_by_role("article").filter(has_text="to production")
+        await card.get_by_text("Earlier decisions on deploy").click()
+        await expect(page.get_by_text("approved by anonymous")).to_be_visible()
+        await expect(page.locator(".diff .add")).to_contain_text("production")
+        await expect(page.locator(".diff .del")).to_contain_text("staging")
+
+
 async def test_answers_that_come_too_late_are_said_softly(tmp_path: Path, chromium: Browser) -> None:
     async with http_mesh(tmp_path, Releaser) as api, opened(chromium, api, "inbox") as page:
         for text in ("one", "two", "three"):

@@ -82,7 +82,7 @@ async function ask() {
 function Shell() {
   useEffect(() => {
     if (may("viewer")) follow();
-    else setInterval(touch, 5_000);
+    else setInterval(() => touch(), 5_000);
     load();
   }, []);
   useBadge();
@@ -130,7 +130,7 @@ function Tenant() {
   const set = (/** @type {any} */ event) => {
     tenant.value = event.target.value.trim();
     sessionStorage.setItem("tenant", tenant.value);
-    touch();
+    touch(true);
   };
   return html`<label>Tenant <input defaultValue=${tenant.value} size="7" placeholder="all" onChange=${set} /></label>`;
 }

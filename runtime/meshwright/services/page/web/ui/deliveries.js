@@ -1,14 +1,14 @@
 // @ts-check
 /** Channels and webhooks: what came lately, what became of it, and replies that could not be sent. */
 import { html } from "./vendor/preact.js";
-import { Ago, asked, Count, Failed, route, Table, TaskLink, to, useData } from "./lib.js";
+import { Ago, asked, Count, Failed, route, slow, Table, TaskLink, to, useData } from "./lib.js";
 
 const SHOWN = 100;
 const SCANNED = 200;
 
 /** What the log says of deliveries, the newest first. */
 function useDeliveries() {
-  const of = (/** @type {string} */ event_type, limit = SHOWN) => useData(`/events?${asked({ event_type, order: "desc", limit })}`);
+  const of = (/** @type {string} */ event_type, limit = SHOWN) => useData(`/events?${asked({ event_type, order: "desc", limit })}`, slow);
   const [came, failed, dropped, delayed, made] = [of("webhook.received"), of("webhook.failed"), of("reply.dropped"), of("reply.delayed"), of("task.accepted", SCANNED)];
   const error = [came, failed, dropped, delayed, made].find((one) => one.error)?.error;
   if (![came, failed, dropped, delayed, made].every((one) => one.data)) return { error, items: null };

@@ -2,6 +2,7 @@
 /** The inbox: everything that waits for a person. */
 import { html, signal, useEffect, useState } from "./vendor/preact.js";
 import { ask } from "./dialog.js";
+import { Earlier } from "./earlier.js";
 import { act, Ago, asked, call, Failed, may, notice, Shown, TaskLink, touch, useData, waiting } from "./lib.js";
 import { isMoney, Money } from "./inbox_money.js";
 
@@ -75,7 +76,7 @@ function Many({ picked }) {
     chosen.value = new Set();
     const done = `${picked.length - settled - refused.length} ${approve ? "approved" : "denied"}`;
     notice.value = { text: [done, settled ? `${settled} settled meanwhile by others` : "", ...refused].filter(Boolean).join(", "), bad: refused.length > 0 };
-    touch();
+    touch(true);
   };
   return html`<form class="bar" onSubmit=${(/** @type {Event} */ event) => event.preventDefault()}>
     <b>${picked.length} chosen</b>
@@ -110,6 +111,7 @@ export function Item({ question }) {
     ${subject.effect ? html`<h2>Its effect</h2><${Effect} value=${subject.effect} />` : null}
     ${subject.difference ? html`<h2>Difference</h2><${Effect} value=${subject.difference} />` : null}
     ${isTask && !question.source ? html`<${LastWords} task=${question.task_id} />` : null}
+    ${isTask && subject.tool ? html`<${Earlier} subject=${subject} />` : null}
     <${Answer} question=${question} decides=${decides} />
   </article>`;
 }

@@ -65,11 +65,11 @@ export async function act(done, work) {
   try {
     await work();
     notice.value = { text: done };
-    touch();
+    touch(true);
     return true;
   } catch (/** @type {any} */ error) {
     notice.value = { text: [error.message, error.remedy].filter(Boolean).join(" — "), bad: !error.isSoft };
-    touch();
+    touch(true);
     return false;
   }
 }
@@ -102,27 +102,35 @@ export const asked = (fields) => to("", fields).slice(3);
 
 /** Counts up when something may have changed: at most every half second while events come. */
 export const pulse = signal(0);
+/** The same for what is dear to ask for: at most every five seconds, and after what the caller has done. */
+export const slow = signal(0);
 /** Whether events come: connecting, live or reconnecting. */
 export const live = signal("connecting");
 /** The last events, the newest first. */
 export const recent = signal(/** @type {any[]} */ ([]));
 const PAUSE_MS = 500;
+const SLOW_MS = 5_000;
 const KEPT = 300;
 let due = 0;
+let slowed = 0;
 /** @type {any[]} */
 let come = [];
 
-/** Have the views ask again, soon. */
-export function touch() {
+/** Have the views ask again, soon; `isOwn` where the caller has changed something. @param {boolean} [isOwn] */
+export function touch(isOwn = false) {
+  if (isOwn) slowed = 0;
   if (due || document.hidden) return;
   due = setTimeout(() => {
     due = 0;
     recent.value = [...come.reverse(), ...recent.value].slice(0, KEPT);
     come = [];
     pulse.value += 1;
+    if (Date.now() < slowed + SLOW_MS) return;
+    slowed = Date.now();
+    slow.value += 1;
   }, PAUSE_MS);
 }
-document.addEventListener("visibilitychange", touch);
+document.addEventListener("visibilitychange", () => touch());
 
 /** @type {Set<(event: any) => void>} */
 const listeners = new Set();
@@ -196,11 +204,12 @@ export async function follow() {
 
 /**
  * What the API answers at a path: `{data, error}`, asked again when something changed. No path asks for nothing.
- * @param {string | null} path
+ * `of` counts up when to ask again.
+ * @param {string | null} path @param {{value: number}} [of]
  */
-export function useData(path) {
+export function useData(path, of = pulse) {
   const [state, set] = useState(/** @type {any} */ ({}));
-  const beat = pulse.value;
+  const beat = of.value;
   useEffect(() => {
     if (path === null) return undefined;
     let isOld = false;

@@ -3,7 +3,7 @@
 import { html, useState } from "./vendor/preact.js";
 import { Allowances, Budgets } from "./budgets.js";
 import { Chart, tasksAt } from "./chart.js";
-import { asked, call, dollars, Failed, route, Table, TaskLink, to, useData, useOnce } from "./lib.js";
+import { asked, call, dollars, Failed, route, slow, Table, TaskLink, to, useData, useOnce } from "./lib.js";
 import { Tree } from "./tree.js";
 
 const KEYS = ["agent", "model", "prompt", "tag", "task", "tenant"];
@@ -19,8 +19,8 @@ export function Money() {
   const by = route.value.query.get("by") ?? "agent";
   const since = route.value.query.get("since") ?? "24h";
   const bucket = TIMES[since] ?? "day";
-  const { data, error } = useData(`/costs?${asked({ by: by === "task" ? "task,agent" : by, since })}`);
-  const { data: series } = useData(`/costs?${asked({ by: by === "task" ? "agent" : by, since, bucket })}`);
+  const { data, error } = useData(`/costs?${asked({ by: by === "task" ? "task,agent" : by, since })}`, slow);
+  const { data: series } = useData(`/costs?${asked({ by: by === "task" ? "agent" : by, since, bucket })}`, slow);
   const key = by === "task" ? "agent" : by;
   const link = (/** @type {string} */ name, /** @type {number | undefined} */ time) => (time !== undefined ? tasksAt({}, time, bucket) : name !== "none" && Object.keys(found(key, name)).length ? to("tasks", { ...found(key, name), since }) : "");
   return html`<h1>Money</h1>
@@ -35,7 +35,7 @@ export function Money() {
 
 /** @param {{data: any, by: string, since: string}} given */
 function Sums({ data, by, since }) {
-  const { data: agents } = useData(by === "agent" ? "/agents" : null);
+  const { data: agents } = useData(by === "agent" ? "/agents" : null, slow);
   const known = new Set((agents?.items ?? []).filter((/** @type {any} */ one) => one.kind !== "system").map((/** @type {any} */ one) => one.agent_id));
   if (!data.items.length) return html`<p class="empty">No model was called in that time.</p>`;
   const isBeside = by === "task" || by === "agent";

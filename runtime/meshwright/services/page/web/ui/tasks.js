@@ -2,7 +2,7 @@
 /** The tasks: counted by state and by cause, filtered, cancelled and worked on again. */
 import { html, useState } from "./vendor/preact.js";
 import { cancelAll, retryAll } from "./again.js";
-import { act, Ago, asked, call, Count, dollars, Failed, may, route, span, Status, Table, TaskLink, to, useData } from "./lib.js";
+import { act, Ago, asked, call, Count, dollars, Failed, may, route, slow, span, Status, Table, TaskLink, to, useData } from "./lib.js";
 
 const FILTERS = ["status", "agent_id", "capability", "requested_by", "model", "error", "since", "until", "text", "thread_id", "parent_task_id", "prompt", "task_id"];
 const STATES = ["accepted", "dispatched", "running", "waiting", "succeeded", "failed", "cancelled", "timed_out"];
@@ -17,7 +17,7 @@ export function Tasks() {
   const onlyStuck = route.value.query.has("stuck");
   const [more, setMore] = useState(1);
   const { data, error } = useData(`/tasks?${asked({ ...wanted, ...(onlyStuck ? { status: "running" } : {}), limit: onlyStuck ? 500 : PAGE * more })}`);
-  const { data: figures } = useData("/figures");
+  const { data: figures } = useData("/figures", slow);
   const stuck = new Map((figures?.stuck ?? []).map((/** @type {any} */ one) => [one.task_id, one]));
   const isGone = error?.status === 404; // no task has such a value, any more
   const items = (isGone ? [] : data?.items ?? []).filter((/** @type {any} */ item) => !onlyStuck || stuck.has(item.task_id));
@@ -49,7 +49,7 @@ function Counts({ figures }) {
 
 /** What failed, by agent and type of error; each leads to its tasks. @param {{wanted: Record<string, string>}} given */
 function Causes({ wanted }) {
-  const { data } = useData("/dead-letters?limit=50");
+  const { data } = useData("/dead-letters?limit=50", slow);
   if (!data?.items.length) return null;
   const shown = data.items.slice(0, 8);
   return html`<ul class="causes" aria-label="What failed, by cause">${shown.map((/** @type {any} */ one) => {

@@ -1,7 +1,7 @@
 // @ts-check
 /** The mesh as a graph: callers, agents and models, the tasks between them, and events as they pass. */
 import { html, useEffect, useRef } from "./vendor/preact.js";
-import { Ago, Count, listen, Table, to, useData } from "./lib.js";
+import { Ago, Count, listen, slow, Table, to, useData } from "./lib.js";
 
 const CALLERS = "callers";
 const MODELS = "models";
@@ -65,7 +65,7 @@ function line(from, target) {
 
 /** The agents as a graph. @param {{rows: any[]}} given */
 export function Topology({ rows }) {
-  const { data } = useData("/tasks?limit=500");
+  const { data } = useData("/tasks?limit=500", slow);
   const svg = useRef(/** @type {any} */ (null));
   useEffect(() => flow(svg), []);
   const edges = edgesOf(data?.items ?? []);
