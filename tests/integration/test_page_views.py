@@ -436,11 +436,21 @@ async def test_answers_that_come_too_late_are_said_softly(tmp_path: Path, chromi
             await api.call("POST", f"/tasks/{item['task_id']}/answer", json=answer)
         await page.get_by_role("article").first.get_by_role("button", name="Approve").click()
         await expect(page.get_by_role("status").filter(has_text="It was settled meanwhile")).to_be_visible()
-        for box in await page.get_by_role("checkbox", name="Choose").all():
-            await box.check()
+        await press(page, "Choose all 3 approvals")
         await press(page, "Approve all")
         text = "1 approved, 2 settled meanwhile by others"
         await expect(page.get_by_role("status").filter(has_text=text)).to_be_visible()
+
+
+async def test_a_mesh_that_is_held_is_released(tmp_path: Path, chromium: Browser) -> None:
+    async with http_mesh(tmp_path, admin_token=TOKEN) as api:
+        assert (await api.call("POST", "/hold", headers=ADMIN))[0] == 200
+        task_id = await api.submit(agent_id="echo", payload={"text": "Hello"})
+        async with opened(chromium, api, "inbox") as page:
+            await press(page, "Release…")
+            await confirm(page, "Release the mesh")
+            await expect(page.get_by_role("button", name="Release…")).to_have_count(0)
+            assert (await api.client.outcome(task_id)).text == "you said: Hello"
 
 
 async def test_money_is_added_saved_on_or_refused(tmp_path: Path, chromium: Browser) -> None:

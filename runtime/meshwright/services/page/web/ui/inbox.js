@@ -3,8 +3,9 @@
 import { html, signal, useEffect, useState } from "./vendor/preact.js";
 import { ask } from "./dialog.js";
 import { Earlier } from "./earlier.js";
-import { act, Ago, asked, call, Failed, may, notice, Shown, TaskLink, touch, useData, waiting } from "./lib.js";
+import { act, Ago, asked, call, Failed, may, me, notice, Shown, slow, TaskLink, touch, useData, waiting } from "./lib.js";
 import { isMoney, Money } from "./inbox_money.js";
+import { Causes } from "./tasks.js";
 
 const LIMIT = 200;
 const NOT_NOW_MS = 3_600_000;
@@ -50,14 +51,36 @@ export function Inbox() {
   const items = data.items.filter((/** @type {any} */ item) => (later.value[item.id] ?? 0) < now);
   const hidden = data.items.length - items.length;
   const picked = items.filter((/** @type {any} */ item) => chosen.value.has(item.id));
+  const able = may("approver", "submitter") ? items.filter(isDecision) : [];
   return html`<h1>Inbox</h1>
     <${Failed} error=${error} />
+    <${Held} />
+    ${able.length > 1 && !picked.length ? html`<p class="bar"><button type="button" onClick=${() => { chosen.value = new Set(able.map((/** @type {any} */ item) => item.id)); }}>Choose all ${able.length} approvals</button></p>` : null}
     ${picked.length ? html`<${Many} picked=${picked} />` : null}
     ${items.length === 0 ? html`<p class="empty">Nothing waits for a person.</p>` : null}
     ${items.map((/** @type {any} */ item) => html`<${Item} key=${item.id} question=${item} />`)}
     ${hidden ? html`<p class="dim">${hidden} put off. <button type="button" onClick=${() => { later.value = {}; sessionStorage.removeItem("later"); }}>Show them</button></p>` : null}
-    ${data.cursor ? html`<p class="dim">The oldest ${LIMIT} are shown; more wait behind them.</p>` : null}`;
+    ${data.cursor ? html`<p class="dim">The oldest ${LIMIT} are shown; more wait behind them.</p>` : null}
+    <${Causes} wanted=${{}} title="Failed tasks" />`;
 }
+
+/** Says that the mesh begins no work, to those who may let it. */
+function Held() {
+  const { data } = useData("/status", slow);
+  if (!data || data.state === "working") return null;
+  const release = () =>
+    ask({
+      title: "Begin the work?",
+      text: "Tasks that were accepted meanwhile begin, and those that were open go on.",
+      yes: "Release the mesh",
+      done: "The mesh begins work",
+      work: () => call("POST", "/release"),
+    });
+  return html`<article class="card" aria-label="The mesh is held"><p>The mesh is ${data.state}: it begins no work.</p>${may("operator") && me.value.all_tenants ? html`<p class="bar"><button type="button" class="yes" onClick=${release}>Release…</button></p>` : null}</article>`;
+}
+
+/** Whether a question is approved or denied. @param {any} question */
+const isDecision = (question) => takesApproval(question.answer_schema) && !isMoney(question);
 
 /** What is done with all that are chosen. @param {{picked: any[]}} given */
 function Many({ picked }) {
@@ -90,7 +113,7 @@ function Many({ picked }) {
 /** A question with all that is needed to answer it. @param {{question: any}} given */
 export function Item({ question }) {
   const subject = question.subject ?? {};
-  const decides = takesApproval(question.answer_schema) && !isMoney(question);
+  const decides = isDecision(question);
   const isTask = Boolean(question.task_id);
   const choose = (/** @type {any} */ event) => {
     const all = new Set(chosen.value);

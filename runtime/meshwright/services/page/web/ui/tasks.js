@@ -5,6 +5,8 @@ import { cancelAll, retryAll } from "./again.js";
 import { act, Ago, asked, call, Count, dollars, Failed, may, route, slow, span, Status, Table, TaskLink, to, useData } from "./lib.js";
 
 const FILTERS = ["status", "agent_id", "capability", "requested_by", "model", "error", "since", "until", "text", "thread_id", "parent_task_id", "prompt", "task_id"];
+const FIELDS = [["agent_id", "Agent"], ["capability", "Capability"], ["requested_by", "Requested by"], ["error", "Error"], ["since", "Since (24h)"]];
+const MORE = [["until", "Until"], ["model", "Model"], ["prompt", "Prompt"], ["task_id", "Id"], ["thread_id", "Thread"], ["parent_task_id", "Delegated by"]];
 const STATES = ["accepted", "dispatched", "running", "waiting", "succeeded", "failed", "cancelled", "timed_out"];
 const PAGE = 50;
 
@@ -47,12 +49,12 @@ function Counts({ figures }) {
     ${data?.waits.length ? html`<p class="dim">Waits: ${data.waits.map((/** @type {any} */ wait, /** @type {number} */ at) => html`${at ? ", " : ""}<a href=${wait.kind === "person" || wait.kind === "money" ? to("inbox") : to("tasks", { status: "waiting" })}>${wait.count} for ${wait.kind}</a> (the oldest <${Ago} time=${wait.oldest} />)`)}</p>` : null}`;
 }
 
-/** What failed, by agent and type of error; each leads to its tasks. @param {{wanted: Record<string, string>}} given */
-function Causes({ wanted }) {
+/** What failed, by agent and type of error; each leads to its tasks. @param {{wanted: Record<string, string>, title?: string}} given */
+export function Causes({ wanted, title = "" }) {
   const { data } = useData("/dead-letters?limit=50", slow);
   if (!data?.items.length) return null;
   const shown = data.items.slice(0, 8);
-  return html`<ul class="causes" aria-label="What failed, by cause">${shown.map((/** @type {any} */ one) => {
+  return html`${title ? html`<h2>${title}</h2>` : null}<ul class="causes" aria-label="What failed, by cause">${shown.map((/** @type {any} */ one) => {
     const status = one.error ? {} : { status: "timed_out" };
     const isShown = wanted.error === one.error && wanted.agent_id === one.agent_id;
     return html`<li key=${`${one.agent_id} ${one.error}`}><a href=${to("tasks", { agent_id: one.agent_id, error: one.error, ...status })} aria-current=${isShown ? "true" : undefined} title=${one.reason ?? ""}><b class="bad">${one.tasks}</b> ${one.error ?? "timed out"} <span class="dim">${one.agent_id ?? "no agent"}, <${Ago} time=${one.last_at} /></span></a></li>`;
@@ -66,12 +68,13 @@ function Filter({ wanted }) {
     const given = Object.fromEntries([...new FormData(event.target)].map(([name, value]) => [name, String(value).trim()]));
     location.hash = to("tasks", { ...wanted, ...given });
   };
-  const fields = [["agent_id", "Agent"], ["capability", "Capability"], ["requested_by", "Requested by"], ["error", "Error"], ["since", "Since (24h)"], ...(may("contents") ? [["text", "Words"]] : [])];
+  const field = (/** @type {string[]} */ [name, title]) => html`<label key=${name}>${title} <input name=${name} defaultValue=${wanted[name] ?? ""} size="10" /></label>`;
   return html`<form class="bar" role="search" onSubmit=${send}>
     <label>State <select name="status" onChange=${(/** @type {any} */ event) => event.target.form.requestSubmit()}>
       <option value="">all</option>${STATES.map((state) => html`<option key=${state} value=${state} selected=${state === wanted.status}>${state.replace("_", " ")}</option>`)}
     </select></label>
-    ${fields.map(([name, title]) => html`<label key=${name}>${title} <input name=${name} defaultValue=${wanted[name] ?? ""} size="10" /></label>`)}
+    ${[...FIELDS, ...(may("contents") ? [["text", "Words"]] : [])].map(field)}
+    <details class="more" open=${MORE.some(([name]) => wanted[name])}><summary>More</summary><div class="bar">${MORE.map(field)}</div></details>
     <button>Filter</button> ${Object.keys(wanted).length ? html`<a href=${to("tasks")}>Show all</a>` : null}
   </form>`;
 }
