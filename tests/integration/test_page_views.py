@@ -353,6 +353,58 @@ async def test_a_step_shows_its_prompt_and_can_be_forked_from(tmp_path: Path, ch
             await expect(page.get_by_text("forked from")).to_be_visible()
 
 
+SECRETS = {
+    "sk-proj-0123456789abcdef0123456789": "[redacted]",
+    "ghp_0123456789abcdefghijklmnop": "[redacted]",
+    "mesh-admin-0123456789-0123456789": "[redacted]",
+    "postgres://ada:hunter2@db/x": "postgres://ada:[redacted]@db/x",
+    "Authorization: Bearer abcdefghijklmnop1234": "Authorization: Bearer [redacted]",
+    'password = "correct-horse"': 'password = "[redacted]"',
+    "-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY-----": "[redacted]",
+    "the token budget of 5 tokens": "the token budget of 5 tokens",
+}
+
+
+async def test_a_saved_file_masks_secrets_and_runs_nothing(tmp_path: Path, chromium: Browser) -> None:
+    evil = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
+    outcome = {"result": {"text": evil}, "error": {"type": evil, "message": evil}, "model": evil}
+    task = {"task_id": evil, "status": evil, "attempts": [{"agent_id": evil}], "outcome": outcome}
+    steps = [
+        {
+            "attempt": 1,
+            "path": evil,
+            "kind": evil,
+            "name": evil,
+            "summary": evil,
+            "messages": [{"role": evil}],
+        }
+    ]
+    everything = {"task": task | {"payload": {"text": evil}}, "steps": steps, "tree": []}
+    async with http_mesh(tmp_path) as api, opened(chromium, api, "tasks") as page:
+        masked = "async (value) => (await import('/ui/export.js')).masked(value)"
+        assert await page.evaluate(masked, [*SECRETS]) == [*SECRETS.values()]
+        assert await page.evaluate(masked, {"api_key": "abc", "n": 1}) == {"api_key": "[redacted]", "n": 1}
+        text = await page.evaluate("async (all) => (await import('/ui/export.js')).pageOf(all)", everything)
+        (tmp_path / "task.html").write_text(text)
+        await page.goto((tmp_path / "task.html").as_uri())
+        assert await page.title() != "owned" and await page.locator("script, img").count() == 0
+
+
+async def test_a_login_sees_nothing_of_the_one_before(tmp_path: Path, chromium: Browser) -> None:
+    async with http_mesh(tmp_path, **ADMINS) as api:
+        viewer = (await holder(api, "default", Role.VIEWER))["Authorization"].split()[1]
+        async with opened(chromium, api, "keys", TOKEN) as page:
+            await page.evaluate("window.before = true")
+            await page.context.clear_cookies()
+            await press(page, "Create a key…")
+            await dialog(page).get_by_label("Name of the person or program").fill("bob")
+            await confirm(page, "Create")
+            await page.get_by_label("Key or token").fill(viewer)
+            await press(page, "Log in")
+            await expect(page.get_by_text("default-agent")).to_be_visible()
+            assert await page.evaluate("window.before") is None
+
+
 async def test_what_failed_is_counted_by_cause_and_retried_at_once(tmp_path: Path, chromium: Browser) -> None:
     Moody.tries = -1
     script = ScriptedModel(*["Well."] * 9)

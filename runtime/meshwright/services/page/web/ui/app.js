@@ -79,8 +79,13 @@ async function ask() {
   }
 }
 
+let shownTo = "";
+
 function Shell() {
   useEffect(() => {
+    const { name, tenant_id: of } = me.value;
+    if (shownTo && shownTo !== `${of} ${name}`) location.reload(); // another caller sees nothing of the one before
+    shownTo = `${of} ${name}`;
     if (may("viewer")) follow();
     else setInterval(() => touch(), 5_000);
     load();
@@ -98,10 +103,10 @@ function Shell() {
       <a class="unseen" href="#main">To the content</a>
       <b>Meshwright</b>
       <nav aria-label="Views">${able.filter(([, one]) => one.title).map(([key, one]) => html`<a key=${key} href=${to(key)} aria-current=${key === current ? "page" : undefined}>${one.title}${key === "inbox" && waiting.value ? html` <span class="badge">${waiting.value}</span>` : ""}</a>`)}</nav>
-      <span class="grow"></span>
+      <span class="line mine">
       ${me.value.all_tenants && me.value.logged_in ? html`<${Tenant} />` : null}
       <span class="dim" role="status">${may("viewer") ? live.value : ""}</span>
-      <${Account} />
+      <${Account} /></span>
     </header>
     ${notice.value ? html`<p class=${`notice ${notice.value.bad ? "bad" : ""}`} role=${notice.value.bad ? "alert" : "status"}>${notice.value.text} <button type="button" class="plain" aria-label="Close" onClick=${() => { notice.value = null; }}>×</button></p>` : null}
     <main id="main" tabindex="-1"><${view.show} key=${`${name}/${route.value.id}`} /></main>
@@ -121,7 +126,7 @@ function Account() {
   const leave = () =>
     act("Logged out", async () => {
       await call("DELETE", "/session");
-      me.value = undefined;
+      location.reload(); // with all that was shown
     });
   return html`<span class="dim" title=${me.value.roles.join(", ")}>${me.value.name}</span> ${me.value.logged_in ? html`<button type="button" onClick=${leave}>Log out</button>` : null}`;
 }

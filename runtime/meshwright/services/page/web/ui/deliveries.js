@@ -53,6 +53,6 @@ function Sources({ items, from }) {
       const tasks = of.reduce((sum, one) => sum + one.tasks.length, 0);
       const link = to("deliveries", { from: name });
       return html`<tr key=${name}><td><a href=${link} aria-current=${name === from ? "true" : undefined}>${name}</a></td><td><${Ago} time=${of[0].time} /></td><td class="number"><${Count} value=${of.length} href=${link} /></td>
-        <td class="number"><${Count} value=${of.filter((one) => one.bad).length} href=${link} /></td><td class="number">${name.startsWith("webhook:") ? html`<${Count} value=${tasks} href=${to("tasks", { requested_by: name })} />` : tasks}</td></tr>`;
+        <td class="number"><${Count} value=${of.filter((one) => one.bad).length} href=${link} /></td><td class="number"><${Count} value=${tasks} href=${name.startsWith("webhook:") ? to("tasks", { requested_by: name }) : link} /></td></tr>`;
     })}<//>`;
 }

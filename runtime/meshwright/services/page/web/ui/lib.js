@@ -230,6 +230,7 @@ const known = new Map();
  * What a call answered, which is made once while the page is open. @param {string} name @param {() => Promise<any>} ask
  */
 export function useOnce(name, ask) {
+  name = `${tenant.value} ${name}`;
   const [data, set] = useState(known.get(name));
   useEffect(() => {
     if (!known.has(name)) ask().then((found) => { known.set(name, found); set(found); }, () => {}); // it is then not shown

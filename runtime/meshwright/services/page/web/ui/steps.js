@@ -129,7 +129,7 @@ function Kept({ id, wanted }) {
 function Prompt({ prompt }) {
   const [version, ...place] = prompt.split(" ");
   const [name, digest = ""] = version.split("@");
-  const found = useOnce(`prompt ${version}`, () => before(name, digest));
+  const found = useOnce(`prompt ${version}`, async () => (may("contents", "operator") ? before(name, digest) : null));
   return html`<p>Prompt <a href=${to("tasks", { prompt: version })}><code>${version}</code></a> <span class="dim">${place.join(" ")}</span>${found ? html` <a href=${to(`prompts/${name}`, { version: found.now.version })}>v${found.now.version}</a>` : ""}</p>
     ${found?.old ? html`<details><summary>What differs from v${found.old.version}</summary><${Difference} before=${found.old.template} now=${found.now.template} /></details>` : null}`;
 }
