@@ -86,12 +86,14 @@ class Pages(NamedTuple):
     """Static files below a path: `index.html` is the page at the path itself.
 
     They are read once, when the API is made. Files whose names begin with `.` or `__` are left out. Pages
-    that are not open take a caller with the role viewer.
+    that are not open take a caller with the role viewer. With the title of a `view`, the page of the mesh
+    shows what `view.js` of the folder exports by default.
     """
 
     path: str
     folder: Traversable
     is_open: bool = False
+    view: str = ""
 
 
 class Figure(NamedTuple):

@@ -40,7 +40,20 @@ VENDORED = {
 }
 PICTURES = os.environ.get("PICTURES")
 """The folder for the pictures of the documentation: `PICTURES=docs/images pytest -k picture ...`."""
-VIEWS = ("inbox", "tasks", "mesh", "money", "events", "memory", "prompts", "schedules", "try")
+VIEWS = (
+    "inbox",
+    "tasks",
+    "mesh",
+    "money",
+    "events",
+    "memory",
+    "prompts",
+    "schedules",
+    "deliveries",
+    "agents",
+    "keys",
+    "try",
+)
 SECONDS = 60_000  # in milliseconds: for a slow machine
 
 
@@ -264,7 +277,16 @@ async def test_a_login_is_asked_for_and_what_may_not_be_done_is_not_offered(
         await page.get_by_role("button", name="Log in").click()
         await expect(page.get_by_role("heading", name="Tasks")).to_be_visible()
         links = await page.get_by_role("navigation", name="Views").get_by_role("link").all_inner_texts()
-        assert links == ["Tasks", "Mesh", "Money", "Events", "Prompts", "Schedules"]
+        assert links == [
+            "Tasks",
+            "Mesh",
+            "Money",
+            "Events",
+            "Prompts",
+            "Schedules",
+            "Deliveries",
+            "Configuration",
+        ]
         assert viewer not in await page.evaluate(
             "JSON.stringify([document.cookie, {...localStorage}, {...sessionStorage}])"
         )
@@ -350,7 +372,7 @@ async def test_an_approval_shows_the_whole_call_for_its_picture(tmp_path: Path, 
     script = ScriptedModel(call, "Done.")
     async with http_mesh(tmp_path, Deployer, Releaser, script=script) as api:
         deploys = await api.submit(agent_id="deployer", payload={"text": "Bring 1.4 to production."})
-        async with reader(browser, api.url, viewport={"width": 900, "height": 500}) as person:
+        async with reader(browser, api.url, viewport={"width": 960, "height": 580}) as person:
             card = person.page.get_by_role("article")
             await card.get_by_text("production").first.wait_for()
             await expect(card.locator("dd").first).to_have_text("1.4")
@@ -397,8 +419,9 @@ async def test_a_prompt_is_changed_and_tried_with_two_models(tmp_path: Path, bro
             await page.get_by_text("What differs from v1").click()
             await expect(page.locator(".diff .add")).to_have_text("+ Be brief.\n")
             await expect(page.locator(".diff .del")).to_have_text("- Be kind.\n")
-            page.on("dialog", lambda dialog: dialog.accept("canary"))
             await page.get_by_role("button", name="Label…").first.click()
+            await page.get_by_label("Label", exact=True).fill("canary")
+            await page.get_by_role("dialog").get_by_role("button", name="Save").click()
             await expect(page.locator(".tag")).to_have_text("canary v2")
 
 

@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 from fastapi import Request, Response
 from pydantic import BaseModel, Field
 
+from meshwright.component import offered
 from meshwright.core import __version__
-from meshwright.core.access import granted
+from meshwright.core.access import Role, granted
 from meshwright.core.errors import MeshError
 from meshwright.core.messages import Caller
 from meshwright.edges.bodies import Strict
@@ -28,11 +29,19 @@ class Login(Strict):
     token: str = Field(min_length=1, max_length=8_192, json_schema_extra={"format": "password"})
 
 
+class PageView(BaseModel):
+    """A view that a component adds to the page: its title, and the path of its `view.js`."""
+
+    path: str
+    title: str
+
+
 class Me(BaseModel):
     """The caller, as its credentials say.
 
     `roles` are all that it has, those included that others imply. A caller of all tenants may name another
-    one in `Mesh-Tenant`. `logged_in` says whether a cookie of this mesh came with the request.
+    one in `Mesh-Tenant`. `logged_in` says whether a cookie of this mesh came with the request. `views` are
+    those that components add to the page; only `GET /me` lists them.
     """
 
     name: str
@@ -43,6 +52,7 @@ class Me(BaseModel):
     expires_at: datetime | None
     logged_in: bool
     version: str = __version__
+    views: tuple[PageView, ...] = ()
 
     @classmethod
     def of(cls, caller: Caller, *, logged_in: bool) -> Me:
@@ -118,6 +128,9 @@ async def _log_out(mesh: MeshDep, request: Request, response: Response) -> None:
 
 
 @router.get("/me", summary="Who am I?")
-async def _show_me(request: Request, caller: CallerDep) -> Me:
-    """Show the name, the tenant and the roles of the caller."""
-    return Me.of(caller, logged_in=COOKIE in request.cookies)
+async def _show_me(mesh: MeshDep, request: Request, caller: CallerDep) -> Me:
+    """Show the name, the tenant and the roles of the caller, and the views that components add."""
+    shown = [pages for some in offered(mesh, lambda part: part.pages()) for pages in some if pages.view]
+    views = tuple(PageView(path=pages.path, title=pages.view) for pages in reversed(shown))
+    me = Me.of(caller, logged_in=COOKIE in request.cookies)
+    return me.model_copy(update={"views": views}) if Role.VIEWER in me.roles else me

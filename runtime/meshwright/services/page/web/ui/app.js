@@ -1,8 +1,12 @@
 // @ts-check
 /** The page: the header, and the view that the address names. */
-import { html, render, useEffect } from "./vendor/preact.js";
+import { html, render, signal, useEffect } from "./vendor/preact.js";
+import { ConfigsPage } from "./configs.js";
+import { DeliveriesPage } from "./deliveries.js";
+import { Dialogs } from "./dialog.js";
 import { EventsPage } from "./events.js";
 import { Inbox } from "./inbox.js";
+import { KeysPage } from "./keys.js";
 import { act, call, follow, live, may, me, notice, route, tenant, to, touch, useData, waiting } from "./lib.js";
 import { Login } from "./login.js";
 import { MeshPage } from "./mesh.js";
@@ -28,8 +32,33 @@ const VIEWS = {
   memory: { show: MemoryPage, title: "Memory", roles: ["contents"] },
   prompts: { show: PromptsPage, title: "Prompts", roles: ["viewer"] },
   schedules: { show: SchedulesPage, title: "Schedules", roles: ["viewer"] },
+  deliveries: { show: DeliveriesPage, title: "Deliveries", roles: ["viewer"] },
+  agents: { show: ConfigsPage, title: "Configuration", roles: ["viewer"] },
+  keys: { show: KeysPage, title: "Keys", roles: ["admin"] },
   try: { show: TryIt, title: "Try it", roles: ["submitter"] },
 };
+
+/** The views that other packages add, by their paths. */
+const others = signal(/** @type {typeof VIEWS} */ ({}));
+
+/** Load what other packages add. A view that fails says so in its place. */
+async function load() {
+  for (const { path, title } of me.value.views) {
+    try {
+      const { default: made, roles = ["viewer"] } = await import(`${path}/view.js`);
+      const show = () => {
+        try {
+          return made();
+        } catch (/** @type {any} */ error) {
+          return html`<h1>${title}</h1><p class="bad" role="alert">This view has failed: ${error.message}</p>`;
+        }
+      };
+      others.value = { ...others.value, [path.slice(1).replaceAll("/", "-")]: { show, title, roles } };
+    } catch (/** @type {any} */ error) {
+      notice.value = { text: `The view ${title} could not be loaded: ${error.message}`, bad: true };
+    }
+  }
+}
 
 function App() {
   useEffect(() => {
@@ -50,15 +79,22 @@ async function ask() {
   }
 }
 
+let shownTo = "";
+
 function Shell() {
   useEffect(() => {
+    const { name, tenant_id: of } = me.value;
+    if (shownTo && shownTo !== `${of} ${name}`) location.reload(); // another caller sees nothing of the one before
+    shownTo = `${of} ${name}`;
     if (may("viewer")) follow();
-    else setInterval(touch, 5_000);
+    else setInterval(() => touch(), 5_000);
+    load();
   }, []);
   useBadge();
-  const name = route.value.view in VIEWS ? route.value.view : "inbox";
-  const able = Object.entries(VIEWS).filter(([, view]) => may(...view.roles));
-  const view = may(...VIEWS[name].roles) ? VIEWS[name] : (able[0]?.[1] ?? VIEWS.try);
+  const views = { ...others.value, ...VIEWS };
+  const name = route.value.view in views ? route.value.view : "inbox";
+  const able = Object.entries(views).filter(([, view]) => may(...view.roles));
+  const view = may(...views[name].roles) ? views[name] : (able[0]?.[1] ?? VIEWS.try);
   const current = name === "task" ? "tasks" : name;
   useEffect(() => {
     document.title = `${waiting.value ? `(${waiting.value}) ` : ""}${view.title || "Task"} · Meshwright`;
@@ -67,13 +103,14 @@ function Shell() {
       <a class="unseen" href="#main">To the content</a>
       <b>Meshwright</b>
       <nav aria-label="Views">${able.filter(([, one]) => one.title).map(([key, one]) => html`<a key=${key} href=${to(key)} aria-current=${key === current ? "page" : undefined}>${one.title}${key === "inbox" && waiting.value ? html` <span class="badge">${waiting.value}</span>` : ""}</a>`)}</nav>
-      <span class="grow"></span>
+      <span class="line mine">
       ${me.value.all_tenants && me.value.logged_in ? html`<${Tenant} />` : null}
       <span class="dim" role="status">${may("viewer") ? live.value : ""}</span>
-      <${Account} />
+      <${Account} /></span>
     </header>
     ${notice.value ? html`<p class=${`notice ${notice.value.bad ? "bad" : ""}`} role=${notice.value.bad ? "alert" : "status"}>${notice.value.text} <button type="button" class="plain" aria-label="Close" onClick=${() => { notice.value = null; }}>×</button></p>` : null}
-    <main id="main" tabindex="-1"><${view.show} key=${`${name}/${route.value.id}`} /></main>`;
+    <main id="main" tabindex="-1"><${view.show} key=${`${name}/${route.value.id}`} /></main>
+    <${Dialogs} />`;
 }
 
 /** Counts the inbox, also where another view is open. */
@@ -89,7 +126,7 @@ function Account() {
   const leave = () =>
     act("Logged out", async () => {
       await call("DELETE", "/session");
-      me.value = undefined;
+      location.reload(); // with all that was shown
     });
   return html`<span class="dim" title=${me.value.roles.join(", ")}>${me.value.name}</span> ${me.value.logged_in ? html`<button type="button" onClick=${leave}>Log out</button>` : null}`;
 }
@@ -98,9 +135,9 @@ function Tenant() {
   const set = (/** @type {any} */ event) => {
     tenant.value = event.target.value.trim();
     sessionStorage.setItem("tenant", tenant.value);
-    touch();
+    touch(true);
   };
-  return html`<label>Tenant <input value=${tenant.value} size="10" placeholder="all" onChange=${set} /></label>`;
+  return html`<label>Tenant <input defaultValue=${tenant.value} size="7" placeholder="all" onChange=${set} /></label>`;
 }
 
 render(html`<${App} />`, /** @type {HTMLElement} */ (document.getElementById("app")));

@@ -4,11 +4,11 @@ import { html } from "./vendor/preact.js";
 import { asked, Failed, recent, route, Shown, TaskLink, to, useData } from "./lib.js";
 
 const SHOWN = 200;
+const FIELDS = [["event_type", "Type", "task.failed"], ["agent_id", "Agent", ""], ["task_id", "Task", ""], ["since", "Since", "24h"]];
 
 /** The view. */
 export function EventsPage() {
-  const query = route.value.query;
-  const wanted = { event_type: query.get("event_type") ?? "", agent_id: query.get("agent_id") ?? "" };
+  const wanted = Object.fromEntries(FIELDS.map(([name]) => [name, route.value.query.get(name) ?? ""]));
   const { data, error } = useData(`/events?${asked({ ...wanted, order: "desc", limit: SHOWN })}`);
   const send = (/** @type {any} */ event) => {
     event.preventDefault();
@@ -16,9 +16,8 @@ export function EventsPage() {
   };
   return html`<h1>Events <span class="dim">${recent.value.length ? `${recent.value.length} since you came` : ""}</span></h1>
     <form class="bar" role="search" onSubmit=${send} key=${JSON.stringify(wanted)}>
-      <label>Type <input name="event_type" value=${wanted.event_type} placeholder="task.failed" /></label>
-      <label>Agent <input name="agent_id" value=${wanted.agent_id} /></label>
-      <button>Filter</button> ${wanted.event_type || wanted.agent_id ? html`<a href=${to("events")}>Show all</a>` : null}
+      ${FIELDS.map(([name, title, example]) => html`<label key=${name}>${title} <input name=${name} defaultValue=${wanted[name]} placeholder=${example} size="14" /></label>`)}
+      <button>Filter</button> ${Object.values(wanted).some(Boolean) ? html`<a href=${to("events")}>Show all</a>` : null}
     </form>
     <${Failed} error=${error} />
     ${data ? html`<ol class="plain">${data.items.map((/** @type {any} */ event) => html`<li class="event" key=${event.seq}><details><summary>

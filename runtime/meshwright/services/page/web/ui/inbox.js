@@ -1,7 +1,11 @@
 // @ts-check
 /** The inbox: everything that waits for a person. */
 import { html, signal, useEffect, useState } from "./vendor/preact.js";
-import { act, Ago, asked, call, Failed, may, Shown, TaskLink, useData, waiting } from "./lib.js";
+import { ask } from "./dialog.js";
+import { Earlier } from "./earlier.js";
+import { act, Ago, asked, call, Failed, may, me, notice, Shown, slow, TaskLink, touch, useData, waiting } from "./lib.js";
+import { isMoney, Money } from "./inbox_money.js";
+import { Causes } from "./tasks.js";
 
 const LIMIT = 200;
 const NOT_NOW_MS = 3_600_000;
@@ -10,20 +14,29 @@ const later = signal(/** @type {Record<string, number>} */ (JSON.parse(sessionSt
 
 /** @param {any} schema */
 const takesApproval = (schema) => schema?.properties?.approve?.type === "boolean";
-/** @param {any} question */
-const isMoney = (question) => question.subject?.account !== undefined;
+/** @param {any} question @param {any} value */
+const send = (question, value) =>
+  question.source
+    ? call("POST", "/inbox/answer", { id: question.id, value })
+    : call("POST", `/tasks/${question.task_id}/answer`, { key: question.wait_id, value });
+
+/** Whether an answer came too late: another caller has given one, or the question is gone. @param {any} error */
+const isSettled = (error) => error.status === 409 || error.status === 404;
 
 /** @param {any} question @param {any} value @param {string} done */
-const answer = (question, value, done) =>
-  act(done, () =>
-    question.source
-      ? call("POST", "/inbox/answer", { id: question.id, value })
-      : call("POST", `/tasks/${question.task_id}/answer`, { key: question.wait_id, value }),
-  );
+export const answer = (question, value, done) =>
+  act(done, async () => {
+    try {
+      await send(question, value);
+    } catch (/** @type {any} */ error) {
+      if (!isSettled(error)) throw error;
+      throw Object.assign(new Error(`It was settled meanwhile. ${error.message}`), { isSoft: true });
+    }
+  });
 
-/** @param {any} question */
-function postpone(question) {
-  later.value = { ...later.value, [question.id]: Date.now() + NOT_NOW_MS };
+/** Hide a question in this browser for an hour, or until a time. @param {any} question @param {number} [until] */
+function postpone(question, until) {
+  later.value = { ...later.value, [question.id]: until ?? Date.now() + NOT_NOW_MS };
   sessionStorage.setItem("later", JSON.stringify(later.value));
 }
 
@@ -38,22 +51,55 @@ export function Inbox() {
   const items = data.items.filter((/** @type {any} */ item) => (later.value[item.id] ?? 0) < now);
   const hidden = data.items.length - items.length;
   const picked = items.filter((/** @type {any} */ item) => chosen.value.has(item.id));
+  const able = may("approver", "submitter") ? items.filter(isDecision) : [];
   return html`<h1>Inbox</h1>
     <${Failed} error=${error} />
+    <${Held} />
+    ${able.length > 1 && !picked.length ? html`<p class="bar"><button type="button" onClick=${() => { chosen.value = new Set(able.map((/** @type {any} */ item) => item.id)); }}>Choose all ${able.length} approvals</button></p>` : null}
     ${picked.length ? html`<${Many} picked=${picked} />` : null}
     ${items.length === 0 ? html`<p class="empty">Nothing waits for a person.</p>` : null}
     ${items.map((/** @type {any} */ item) => html`<${Item} key=${item.id} question=${item} />`)}
-    ${hidden ? html`<p class="dim">${hidden} put off for an hour. <button type="button" onClick=${() => { later.value = {}; sessionStorage.removeItem("later"); }}>Show them</button></p>` : null}
-    ${data.cursor ? html`<p class="dim">The oldest ${LIMIT} are shown; more wait behind them.</p>` : null}`;
+    ${hidden ? html`<p class="dim">${hidden} put off. <button type="button" onClick=${() => { later.value = {}; sessionStorage.removeItem("later"); }}>Show them</button></p>` : null}
+    ${data.cursor ? html`<p class="dim">The oldest ${LIMIT} are shown; more wait behind them.</p>` : null}
+    <${Causes} wanted=${{}} title="Failed tasks" />`;
 }
+
+/** Says that the mesh begins no work, to those who may let it. */
+function Held() {
+  const { data } = useData("/status", slow);
+  if (!data || data.state === "working") return null;
+  const release = () =>
+    ask({
+      title: "Begin the work?",
+      text: "Tasks that were accepted meanwhile begin, and those that were open go on.",
+      yes: "Release the mesh",
+      done: "The mesh begins work",
+      work: () => call("POST", "/release"),
+    });
+  return html`<article class="card" aria-label="The mesh is held"><p>The mesh is ${data.state}: it begins no work.</p>${may("operator") && me.value.all_tenants ? html`<p class="bar"><button type="button" class="yes" onClick=${release}>Release…</button></p>` : null}</article>`;
+}
+
+/** Whether a question is approved or denied. @param {any} question */
+const isDecision = (question) => takesApproval(question.answer_schema) && !isMoney(question);
 
 /** What is done with all that are chosen. @param {{picked: any[]}} given */
 function Many({ picked }) {
   const [reason, setReason] = useState("");
   const decide = async (/** @type {boolean} */ approve) => {
-    const word = approve ? "approved" : "denied";
-    for (const question of picked) await answer(question, approve ? { approve } : { approve, reason }, word);
+    let settled = 0;
+    const refused = [];
+    for (const question of picked) {
+      try {
+        await send(question, approve || !reason ? { approve } : { approve, reason });
+      } catch (/** @type {any} */ error) {
+        if (isSettled(error)) settled += 1;
+        else refused.push(error.message);
+      }
+    }
     chosen.value = new Set();
+    const done = `${picked.length - settled - refused.length} ${approve ? "approved" : "denied"}`;
+    notice.value = { text: [done, settled ? `${settled} settled meanwhile by others` : "", ...refused].filter(Boolean).join(", "), bad: refused.length > 0 };
+    touch(true);
   };
   return html`<form class="bar" onSubmit=${(/** @type {Event} */ event) => event.preventDefault()}>
     <b>${picked.length} chosen</b>
@@ -64,10 +110,10 @@ function Many({ picked }) {
   </form>`;
 }
 
-/** @param {{question: any}} given */
-function Item({ question }) {
+/** A question with all that is needed to answer it. @param {{question: any}} given */
+export function Item({ question }) {
   const subject = question.subject ?? {};
-  const decides = takesApproval(question.answer_schema) && !isMoney(question);
+  const decides = isDecision(question);
   const isTask = Boolean(question.task_id);
   const choose = (/** @type {any} */ event) => {
     const all = new Set(chosen.value);
@@ -88,6 +134,7 @@ function Item({ question }) {
     ${subject.effect ? html`<h2>Its effect</h2><${Effect} value=${subject.effect} />` : null}
     ${subject.difference ? html`<h2>Difference</h2><${Effect} value=${subject.difference} />` : null}
     ${isTask && !question.source ? html`<${LastWords} task=${question.task_id} />` : null}
+    ${isTask && subject.tool ? html`<${Earlier} subject=${subject} />` : null}
     <${Answer} question=${question} decides=${decides} />
   </article>`;
 }
@@ -120,28 +167,42 @@ function Answer({ question, decides }) {
   const isMine = may("approver", "submitter");
   const notNow = html`<button type="button" onClick=${() => postpone(question)}>Not now</button>`;
   if (!question.task_id && !question.source) return html`<p class="dim">It leaves the inbox when the model answers again: repair its key or its credit. ${notNow}</p>`;
-  if (isMoney(question)) return html`<${Money} question=${question} notNow=${notNow} />`;
+  if (isMoney(question)) return html`<${Money} question=${question} stop=${(/** @type {any} */ value) => answer(question, value, "The task gets no more money")} postpone=${(/** @type {number} */ until) => postpone(question, until)} notNow=${notNow} />`;
   if (!isMine) return html`<p class="dim">You may look, and not answer.</p>`;
   if (decides)
     return html`<form class="bar" onSubmit=${(/** @type {Event} */ event) => event.preventDefault()}>
       <button type="button" class="yes" onClick=${() => answer(question, { approve: true }, "Approved")}>Approve</button>
       <label>Reason <input value=${reason} onInput=${(/** @type {any} */ event) => setReason(event.target.value)} /></label>
       <button type="button" class="no" onClick=${() => answer(question, reason ? { approve: false, reason } : { approve: false }, "Denied")}>Deny</button>
+      ${question.subject?.arguments && !question.source ? html`<button type="button" onClick=${() => otherArguments(question)}>Other arguments…</button>` : null}
       ${notNow}
     </form>`;
   return html`<${Form} question=${question} notNow=${notNow} />`;
 }
 
-/** @param {{question: any, notNow: any}} given */
-function Money({ question, notNow }) {
-  const { budget } = question.subject;
-  const whose = budget === "task" ? { task_id: question.task_id } : { budget };
-  const raise = (/** @type {string} */ amount) => act(`Raised by $${amount}`, () => call("POST", "/budgets/raise", { ...whose, amount_usd: amount }));
-  return html`<form class="bar" onSubmit=${(/** @type {Event} */ event) => event.preventDefault()}>
-    ${may("operator") ? ["0.10", "1", "10"].map((amount) => html`<button type="button" class="yes" key=${amount} onClick=${() => raise(amount)}>+ $${amount}</button>`) : html`<span class="dim">An operator raises budgets.</span>`}
-    ${may("approver", "submitter") ? html`<button type="button" class="no" onClick=${() => answer(question, { approve: false }, "The task gets no more money")}>Stop it</button>` : null}
-    ${notNow}
-  </form>`;
+/** Deny a call, and say with which arguments it would be approved. @param {any} question */
+function otherArguments(question) {
+  const text = JSON.stringify(question.subject.arguments, null, 2);
+  return ask({
+    title: `Other arguments for ${question.subject.tool ?? "the call"}`,
+    text: "This call is denied, with the arguments that you want as the reason. The agent may ask again with them.",
+    yes: "Deny, and say so",
+    done: "Denied, with other arguments",
+    fields: [
+      { name: "wanted", label: "Arguments (JSON)", type: "area", rows: 8, value: text, required: true },
+      { name: "why", label: "Why" },
+    ],
+    work: async ({ wanted, why }) => {
+      let data;
+      try {
+        data = JSON.parse(wanted);
+      } catch (/** @type {any} */ error) {
+        throw new Error(`The arguments are no JSON: ${error.message}`);
+      }
+      if (JSON.stringify(data) === JSON.stringify(question.subject.arguments)) throw new Error("The arguments are those of the call: change some, or approve it");
+      await send(question, { approve: false, reason: `${why ? `${why} ` : ""}Call it again with these arguments: ${JSON.stringify(data)}` });
+    },
+  });
 }
 
 /** A form of the question's schema; for none, or one that is not plain, a text or JSON. @param {{question: any, notNow: any}} given */

@@ -22,6 +22,9 @@ export const notice = signal(/** @type {{text: string, bad?: boolean} | null} */
 /** Whether the caller has one of some roles. @param {string[]} roles */
 export const may = (...roles) => roles.some((role) => me.value?.roles.includes(role));
 
+/** Whether the caller has shown an administrator's credentials: a caller without any manages no keys. */
+export const admin = () => may("admin") && (me.value.logged_in || me.value.key_id !== null || me.value.name !== "anonymous");
+
 /** The headers of each request. @returns {Record<string, string>} */
 export function headers() {
   const all = { Accept: "application/json" };
@@ -43,8 +46,15 @@ export async function call(method, path, body) {
     document = { detail: text.slice(0, 300) };
   }
   if (answer.ok) return document;
-  if (answer.status === 401 && path !== "/session") me.value = undefined;
+  if (answer.status === 401) await doubt(path);
   throw new Problem(answer.status, document);
+}
+
+/** After a refusal: a login has ended, or a caller without one now needs one. @param {string} path */
+async function doubt(path) {
+  if (path === "/session") return;
+  if (path === "/me" || me.value?.logged_in) me.value = undefined;
+  else if (me.value) await call("GET", "/me").catch(() => {});
 }
 
 /**
@@ -55,11 +65,11 @@ export async function act(done, work) {
   try {
     await work();
     notice.value = { text: done };
-    touch();
+    touch(true);
     return true;
   } catch (/** @type {any} */ error) {
-    notice.value = { text: [error.message, error.remedy].filter(Boolean).join(" — "), bad: true };
-    touch();
+    notice.value = { text: [error.message, error.remedy].filter(Boolean).join(" — "), bad: !error.isSoft };
+    touch(true);
     return false;
   }
 }
@@ -92,29 +102,38 @@ export const asked = (fields) => to("", fields).slice(3);
 
 /** Counts up when something may have changed: every half second while events come, or the less often the more pages are open. */
 export const pulse = signal(0);
+/** The same for what is dear to ask for: at most every five seconds, and after what the caller has done. */
+export const slow = signal(0);
 /** Whether events come: connecting, live or reconnecting. */
 export const live = signal("connecting");
 /** The last events, the newest first. */
 export const recent = signal(/** @type {any[]} */ ([]));
 const PAUSE_MS = 500;
+const SLOW_MS = 5_000;
 const MS_PER_STREAM = 200;
 const SPREAD_MS = 20;
 const HIDDEN_MS = 60_000;
 const GRACE_MS = 10_000;
 const KEPT = 300;
 let due = 0;
+let slowed = 0;
 let askedAt = 0;
 let streams = 0;
 /** @type {any[]} */
 let come = [];
 
-/** Have the views ask again: soon, or for an event when other pages have had their turn. @param {boolean} [soon] */
-export function touch(soon = true) {
-  if (document.hidden || (due && !soon)) return;
+/** Have the views ask again, soon; `isOwn` where the caller has changed something. @param {boolean} [isOwn] */
+export function touch(isOwn = false) {
+  if (isOwn) slowed = 0;
+  if (document.hidden) return;
   clearTimeout(due);
+  due = setTimeout(beat, PAUSE_MS);
+}
+/** Have the views ask again for an event, when other pages have had their turn. */
+function touchInTurn() {
+  if (document.hidden || due) return;
   const spread = Math.random() * streams * SPREAD_MS; // pages that were idle do not ask all at once
-  const turn = Math.max(askedAt + streams * MS_PER_STREAM - Date.now(), spread);
-  due = setTimeout(beat, soon ? PAUSE_MS : Math.max(PAUSE_MS, turn));
+  due = setTimeout(beat, Math.max(PAUSE_MS, askedAt + streams * MS_PER_STREAM - Date.now(), spread));
 }
 function beat() {
   due = 0;
@@ -122,25 +141,51 @@ function beat() {
   if (come.length) recent.value = [...come.reverse(), ...recent.value].slice(0, KEPT);
   come = [];
   pulse.value += 1;
+  if (askedAt < slowed + SLOW_MS) return;
+  slowed = askedAt;
+  slow.value += 1;
 }
 document.addEventListener("visibilitychange", () => touch());
 // A hidden page has closed its stream; its title still says how many questions wait.
 setInterval(() => document.hidden && me.value && beat(), HIDDEN_MS);
 
-/** @param {string} block */
-function take(block) {
-  if (block.startsWith(":")) streams = Number(/^: (\d+) streams/.exec(block)?.[1] ?? streams);
-  const lines = block.split("\n");
-  const data = lines.filter((line) => line.startsWith("data:")).map((line) => line.slice(5)).join("\n");
-  const id = lines.find((line) => line.startsWith("id:"))?.slice(3).trim();
-  if (!data) return id;
-  const event = JSON.parse(data);
-  if (event.event_type) {
-    come.push(event);
-    if (come.length > KEPT) come.shift();
-    touch(false);
+/** @type {Set<(event: any) => void>} */
+const listeners = new Set();
+/** Have each event as it comes; what it returns ends that. @param {(event: any) => void} hear */
+export function listen(hear) {
+  listeners.add(hear);
+  return () => {
+    listeners.delete(hear);
+  };
+}
+
+/**
+ * The blocks of a stream of events as they come: the id, the data where a block has some, or a comment.
+ * @param {Response} answer @returns {AsyncGenerator<{id: string, event: any, comment: string}>}
+ */
+export async function* blocksOf(answer) {
+  const reader = /** @type {ReadableStream} */ (answer.body).pipeThrough(new TextDecoderStream()).getReader();
+  for (let rest = ""; ; ) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const blocks = (rest + value).split("\n\n");
+    rest = blocks.pop() ?? "";
+    for (const block of blocks) {
+      const lines = block.split("\n");
+      const data = lines.filter((line) => line.startsWith("data:")).map((line) => line.slice(5)).join("\n");
+      const id = lines.find((line) => line.startsWith("id:"))?.slice(3).trim() ?? "";
+      yield { id, event: data ? JSON.parse(data) : null, comment: block.startsWith(":") ? block.slice(1).trim() : "" };
+    }
   }
-  return id;
+}
+
+/** @param {any} event */
+function take(event) {
+  if (!event?.event_type) return;
+  for (const hear of listeners) hear(event);
+  come.push(event);
+  if (come.length > KEPT) come.shift();
+  touchInTurn();
 }
 
 /** Returns when the page can be seen. */
@@ -155,10 +200,18 @@ function whenHidden(ended) {
   return ended.signal;
 }
 
-/** Follow the events of the mesh while the page can be seen, and go on after a break behind the last one. */
+let following = new AbortController();
+
+/**
+ * Follow the events of the mesh while the page can be seen, and go on after a break behind the last one.
+ * A second call ends the first.
+ */
 export async function follow() {
   let last = "";
-  for (let pause = 500; me.value; pause = Math.min(pause * 2, 15_000)) {
+  following.abort();
+  following = new AbortController();
+  const { signal: replaced } = following;
+  for (let pause = 500; me.value && !replaced.aborted; pause = Math.min(pause * 2, 15_000)) {
     if (document.hidden) last = ""; // the views ask again then
     await shown();
     const ended = new AbortController();
@@ -166,25 +219,24 @@ export async function follow() {
       /** @type {Record<string, string>} */
       const wanted = { ...headers(), Accept: "text/event-stream" };
       if (last) wanted["Last-Event-ID"] = last;
-      const answer = await fetch("/events/stream", { headers: wanted, signal: whenHidden(ended) });
+      const signal = AbortSignal.any([whenHidden(ended), replaced]);
+      const answer = await fetch("/events/stream", { headers: wanted, signal });
       if (answer.status === 401) me.value = undefined;
       if (!answer.ok || !answer.body) throw new Error(String(answer.status));
       live.value = "live";
       pause = 500;
       touch();
-      const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
-      for (let rest = ""; ; ) {
-        const { value, done } = await reader.read();
-        if (done) break;
-        const blocks = (rest + value).split("\n\n");
-        rest = blocks.pop() ?? "";
-        for (const block of blocks) last = take(block) || last;
+      for await (const { id, event, comment } of blocksOf(answer)) {
+        last = id || last;
+        streams = Number(/^(\d+) streams/.exec(comment)?.[1] ?? streams);
+        take(event);
       }
     } catch {
       // The mesh is away or stops, or the page is hidden; the next round asks again.
     }
     ended.abort();
     streams = 0;
+    if (replaced.aborted) return;
     live.value = "reconnecting";
     await new Promise((resolve) => setTimeout(resolve, pause));
   }
@@ -192,11 +244,12 @@ export async function follow() {
 
 /**
  * What the API answers at a path: `{data, error}`, asked again when something changed. No path asks for nothing.
- * @param {string | null} path
+ * `of` counts up when to ask again.
+ * @param {string | null} path @param {{value: number}} [of]
  */
-export function useData(path) {
+export function useData(path, of = pulse) {
   const [state, set] = useState(/** @type {any} */ ({}));
-  const beat = pulse.value;
+  const beat = of.value;
   useEffect(() => {
     if (path === null) return undefined;
     let isOld = false;
@@ -209,6 +262,20 @@ export function useData(path) {
     };
   }, [path, beat, tenant.value]);
   return state.path === path ? state : {};
+}
+
+/** @type {Map<string, any>} */
+const known = new Map();
+/**
+ * What a call answered, which is made once while the page is open. @param {string} name @param {() => Promise<any>} ask
+ */
+export function useOnce(name, ask) {
+  name = `${tenant.value} ${name}`;
+  const [data, set] = useState(known.get(name));
+  useEffect(() => {
+    if (!known.has(name)) ask().then((found) => { known.set(name, found); set(found); }, () => {}); // it is then not shown
+  }, [name]);
+  return data;
 }
 
 // Words
@@ -238,7 +305,7 @@ setInterval(() => {
 export function Ago({ time }) {
   if (!time) return "";
   const seconds = (clock.value - Date.parse(time)) / 1000;
-  const text = seconds < 0 ? `in ${span(-seconds)}` : seconds < 5 ? "now" : `${span(seconds)} ago`;
+  const text = seconds < -5 ? `in ${span(-seconds)}` : seconds < 5 ? "now" : `${span(seconds)} ago`;
   return html`<time datetime=${time} title=${new Date(time).toLocaleString()}>${text}</time>`;
 }
 /** @param {{status: string}} given */
@@ -247,6 +314,14 @@ export const Status = ({ status }) => html`<span class=${`status s-${status}`}>$
 export const TaskLink = ({ id }) => html`<a href=${to(`task/${id}`)} title=${id}><code>…${short(id)}</code></a>`;
 /** A number that leads to what it counts. @param {{value: any, href: string}} given */
 export const Count = ({ value, href }) => (value ? html`<a href=${href}>${value}</a>` : html`<span class="dim">${value ?? ""}</span>`);
+/**
+ * A table that scrolls sideways by itself. A title that begins with `#` is of numbers, an empty one of buttons.
+ * @param {{label: string, heads: string[], children?: any}} given
+ */
+export const Table = ({ label, heads, children }) =>
+  html`<div class="wide-table" tabindex="0" role="region" aria-label=${label}><table><thead><tr>${heads.map((head) => html`<th key=${head} class=${head.startsWith("#") ? "number" : undefined}>${head ? head.replace("#", "") : html`<span class="unseen">Actions</span>`}</th>`)}</tr></thead><tbody>${children}</tbody></table></div>`;
+/** The way to a login from a page that is open to callers without one. */
+export const LogIn = () => html`<button type="button" onClick=${() => { me.value = undefined; }}>Log in</button>`;
 /** The line of an error of the API. @param {{error: any}} given */
 export const Failed = ({ error }) =>
   error ? html`<p class="bad" role="alert">${error.message}${error.remedy ? html`<br /><span class="dim">${error.remedy}</span>` : ""}</p>` : null;

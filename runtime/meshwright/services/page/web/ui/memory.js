@@ -19,7 +19,7 @@ export function MemoryPage() {
   return html`<h1>Memory</h1>
     <form class="bar" role="search" onSubmit=${send} key=${JSON.stringify(wanted)}>
       <label>State <select name="status" onChange=${(/** @type {any} */ event) => event.target.form.requestSubmit()}>${STATES.map((state) => html`<option key=${state} value=${state} selected=${state === (wanted.status || "shown")}>${state === "shown" ? "active and quarantined" : state}</option>`)}</select></label>
-      ${FIELDS.map(([name, title]) => html`<label key=${name}>${title} <input name=${name} value=${wanted[name]} size="12" /></label>`)}
+      ${FIELDS.map(([name, title]) => html`<label key=${name}>${title} <input name=${name} defaultValue=${wanted[name]} size="12" /></label>`)}
       <button>Filter</button>
     </form>
     <${Failed} error=${error} />

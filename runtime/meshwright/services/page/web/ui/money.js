@@ -1,62 +1,76 @@
 // @ts-check
-/** Costs as a series and by key, and budgets. */
-import { html } from "./vendor/preact.js";
-import { act, Ago, asked, call, dollars, Failed, may, route, to, useData } from "./lib.js";
+/** Costs: as a series, by key, beside estimates and with what was delegated; and budgets. */
+import { html, useState } from "./vendor/preact.js";
+import { Allowances, Budgets } from "./budgets.js";
+import { Chart, tasksAt } from "./chart.js";
+import { asked, call, dollars, Failed, route, slow, Table, TaskLink, to, useData, useOnce } from "./lib.js";
+import { Tree } from "./tree.js";
 
 const KEYS = ["agent", "model", "prompt", "tag", "task", "tenant"];
+/** @type {Record<string, "hour" | "day">} */
 const TIMES = { "24h": "hour", "7d": "day", "30d": "day" };
 /** How a key is found in the list of tasks, where it can be. */
 const FOUND = { agent: "agent_id", model: "model", prompt: "prompt" };
+/** The filter of the list of tasks that finds a key. @param {string} by @param {string} key @returns {Record<string, string>} */
+const found = (by, key) => (FOUND[/** @type {"agent"} */ (by)] && key ? { [FOUND[/** @type {"agent"} */ (by)]]: key.split(" ")[0] } : {});
 
 /** The view. */
 export function Money() {
   const by = route.value.query.get("by") ?? "agent";
   const since = route.value.query.get("since") ?? "24h";
-  const { data, error } = useData(`/costs?${asked({ by, since })}`);
-  const { data: series } = useData(`/costs?${asked({ by: "agent", since, bucket: TIMES[/** @type {"24h"} */ (since)] ?? "day" })}`);
-  const { data: budgets } = useData("/budgets");
+  const bucket = TIMES[since] ?? "day";
+  const { data, error } = useData(`/costs?${asked({ by: by === "task" ? "task,agent" : by, since })}`, slow);
+  const { data: series } = useData(`/costs?${asked({ by: by === "task" ? "agent" : by, since, bucket })}`, slow);
+  const key = by === "task" ? "agent" : by;
+  const link = (/** @type {string} */ name, /** @type {number | undefined} */ time) => (time !== undefined ? tasksAt({}, time, bucket) : name !== "none" && Object.keys(found(key, name)).length ? to("tasks", { ...found(key, name), since }) : "");
   return html`<h1>Money</h1>
     <nav class="bar" aria-label="Period">${Object.keys(TIMES).map((time) => html`<a key=${time} href=${to("money", { by, since: time })} aria-current=${time === since ? "true" : undefined}>last ${time}</a>`)}</nav>
-    <nav class="bar" aria-label="Sum by">${KEYS.map((key) => html`<a key=${key} href=${to("money", { by: key, since })} aria-current=${key === by ? "true" : undefined}>by ${key}</a>`)}</nav>
+    <nav class="bar" aria-label="Sum by">${KEYS.map((name) => html`<a key=${name} href=${to("money", { by: name, since })} aria-current=${name === by ? "true" : undefined}>by ${name}</a>`)}</nav>
     <${Failed} error=${error} />
-    ${series ? html`<${Bars} items=${series.items} />` : null}
+    ${series?.since ? html`<${Chart} items=${series.items} bucket=${bucket} since=${series.since} link=${link} />` : null}
     ${data ? html`<${Sums} data=${data} by=${by} since=${since} />` : null}
-    ${budgets?.items.length ? html`<${Budgets} items=${budgets.items} />` : null}`;
-}
-
-/** A bar for each time. @param {{items: any[]}} given */
-function Bars({ items }) {
-  /** @type {Map<string, number>} */
-  const sums = new Map();
-  for (const item of items) sums.set(item.time, (sums.get(item.time) ?? 0) + Number(item.cost_usd ?? 0));
-  const times = [...sums.keys()].sort();
-  const most = Math.max(...sums.values(), 0);
-  if (!most) return null;
-  return html`<ol class="bars" aria-label="Cost over time">${times.map((time) => {
-    const text = `${new Date(time).toLocaleString()}: ${dollars(sums.get(time))}`;
-    return html`<li key=${time} title=${text} style=${{ height: `${Math.max(2, (100 * (sums.get(time) ?? 0)) / most)}%` }}><span class="unseen">${text}</span></li>`;
-  })}</ol>`;
+    <${Budgets} />
+    <${Allowances} />`;
 }
 
 /** @param {{data: any, by: string, since: string}} given */
 function Sums({ data, by, since }) {
-  const field = FOUND[/** @type {"agent"} */ (by)];
-  const name = (/** @type {any} */ item) => {
-    if (item.key == null) return "none";
-    if (by === "task") return html`<a href=${to(`task/${item.key}`)}>${item.key}</a>`;
-    return field ? html`<a href=${to("tasks", { [field]: item.key.split(" ")[0], since })}>${item.key}</a>` : item.key;
-  };
-  const row = (/** @type {any} */ item, /** @type {any} */ title) => html`<tr key=${item.key}><td>${title}</td><td class="number">${item.calls}</td><td class="number">${item.failed || ""}</td><td class="number">${item.prompt_tokens.toLocaleString()}</td><td class="number">${item.cached_tokens ? item.cached_tokens.toLocaleString() : ""}</td><td class="number">${item.completion_tokens.toLocaleString()}</td><td class="number">${dollars(item.cost_usd)}${item.unpriced ? html` <span class="dim">${item.unpriced} without a price</span>` : ""}</td></tr>`;
+  const { data: agents } = useData(by === "agent" ? "/agents" : null, slow);
+  const known = new Set((agents?.items ?? []).filter((/** @type {any} */ one) => one.kind !== "system").map((/** @type {any} */ one) => one.agent_id));
   if (!data.items.length) return html`<p class="empty">No model was called in that time.</p>`;
-  return html`<div class="wide-table" tabindex="0" role="region" aria-label="Costs"><table><thead><tr><th>${by}</th><th class="number">Calls</th><th class="number">Failed</th><th class="number">Read</th><th class="number">of it cached</th><th class="number">Written</th><th class="number">Cost</th></tr></thead>
-    <tbody>${data.items.map((/** @type {any} */ item) => row(item, name(item)))}</tbody><tfoot>${row({ ...data.total, key: "total" }, html`<b>All</b>`)}</tfoot></table></div>`;
+  const isBeside = by === "task" || by === "agent";
+  const heads = [by, "#Calls", "#Failed", "#Read", "#Cached", "#Written", "#Cost", "#Held", ...(isBeside ? [by === "task" ? "#Estimate" : "#A task (median, 90 %)"] : [])];
+  return html`<${Table} label="Costs" heads=${heads}>
+    ${data.items.map((/** @type {any} */ item) => html`<${Sum} key=${`${item.key} ${item.key2}`} item=${item} by=${by} since=${since} isKnown=${known.has(item.key)} />`)}
+    <tr class="total"><td><b>All</b>${data.omitted ? html` <span class="dim">with ${data.omitted} that are not listed</span>` : ""}</td><${Figures} item=${data.total} href=${to("tasks", { since })} />${isBeside ? html`<td></td>` : null}</tr><//>`;
 }
 
-/** @param {{items: any[]}} given */
-function Budgets({ items }) {
-  const raise = (/** @type {any} */ budget) => act("Raised by $1", () => call("POST", "/budgets/raise", { budget: budget.budget, ...(budget.key ? { key: budget.key } : {}), amount_usd: "1" }));
-  return html`<h2>Budgets</h2><div class="wide-table" tabindex="0" role="region" aria-label="Budgets"><table><thead><tr><th>Budget</th><th>Whose</th><th>Window</th><th class="number">Spent</th><th class="number">Held</th><th class="number">Limit</th><th>Renews</th><th><span class="unseen">Actions</span></th></tr></thead>
-    <tbody>${items.map((budget) => html`<tr key=${`${budget.budget} ${budget.key}`}><td>${budget.budget}</td><td>${budget.key ?? "the mesh"}</td><td>${budget.window}</td>
-      <td class="number"><meter min="0" max=${budget.limit_usd} value=${budget.spent_usd} aria-label="spent"></meter> ${dollars(budget.spent_usd)}</td><td class="number">${dollars(budget.reserved_usd)}</td><td class="number">${dollars(budget.limit_usd)}</td><td><${Ago} time=${budget.renews_at} /></td>
-      <td>${may("operator") ? html`<button type="button" onClick=${() => raise(budget)}>+ $1</button>` : null}</td></tr>`)}</tbody></table></div>`;
+/** @param {{item: any, href: string}} given */
+const Figures = ({ item, href }) =>
+  html`<td class="number">${href ? html`<a href=${href}>${item.calls}</a>` : item.calls}</td><td class="number">${item.failed || ""}</td><td class="number">${item.prompt_tokens.toLocaleString()}</td><td class="number">${item.cached_tokens ? item.cached_tokens.toLocaleString() : ""}</td><td class="number">${item.completion_tokens.toLocaleString()}</td><td class="number">${dollars(item.cost_usd)}${item.unpriced ? html` <span class="dim">${item.unpriced} without a price</span>` : ""}</td><td class="number">${Number(item.reserved_usd) ? dollars(item.reserved_usd) : ""}</td>`;
+
+/** A row; that of a task opens what it delegated. @param {{item: any, by: string, since: string, isKnown: boolean}} given */
+function Sum({ item, by, since, isKnown }) {
+  const [isOpen, open] = useState(false);
+  const of = item.key == null ? {} : found(by, item.key);
+  const href = by === "task" ? (item.key ? to(`task/${item.key}`) : "") : Object.keys(of).length ? to("tasks", { ...of, since }) : "";
+  const name = item.key ?? "none";
+  return html`<tr><td>${by === "task" && item.key ? html`<button type="button" class="plain" aria-expanded=${isOpen} aria-label="What it delegated" onClick=${() => open(!isOpen)}>${isOpen ? "▾" : "▸"}</button> <${TaskLink} id=${item.key} /> ${item.key2 ?? ""}` : href ? html`<a href=${href}>${name}</a>` : name}</td>
+    <${Figures} item=${item} href=${href} />
+    ${by === "task" ? html`<td class="number"><${Beside} actual=${item.cost_usd} estimate=${item.estimate_usd} /></td>` : null}
+    ${by === "agent" ? html`<td class="number">${isKnown ? html`<${Estimate} agent=${item.key} />` : ""}</td>` : null}</tr>
+    ${isOpen ? html`<tr><td colspan="9"><${Tree} id=${item.key} isWhole=${true} /></td></tr>` : null}`;
+}
+
+/** An estimate, and how far the actual cost is from it. @param {{actual: any, estimate: any}} given */
+function Beside({ actual, estimate }) {
+  if (estimate == null) return "";
+  const times = Number(estimate) ? Number(actual ?? 0) / Number(estimate) : 0;
+  return html`${dollars(estimate)}${times >= 0.05 ? html` <span class=${times > 2 ? "bad" : "dim"}>×${times.toFixed(times < 10 ? 1 : 0)}</span>` : ""}`;
+}
+
+/** What the last tasks of an agent have cost. @param {{agent: string}} given */
+function Estimate({ agent }) {
+  const data = useOnce(`estimate ${agent}`, () => call("GET", `/costs/estimate?${asked({ agent_id: agent })}`));
+  return data?.median_usd == null ? "" : html`${dollars(data.median_usd)}, ${dollars(data.p90_usd)}`;
 }

@@ -1,8 +1,9 @@
 // @ts-check
 /** Registered prompts: versions, labels, what differs, and a place to try two of them side by side. */
 import { html, useEffect, useState } from "./vendor/preact.js";
-import { act, Ago, asked, call, dollars, Failed, may, route, Shown, span, TaskLink, to, useData } from "./lib.js";
-import { differing } from "./diff.js";
+import { act, Ago, asked, call, dollars, Failed, may, notice, route, Shown, span, TaskLink, to, useData } from "./lib.js";
+import { ask } from "./dialog.js";
+import { Difference } from "./steps.js";
 
 /** The view: all prompts, or one. */
 export function PromptsPage() {
@@ -32,10 +33,16 @@ function Versions({ name }) {
     if (read) setVersion(read); // the one before stays until then, and with it what is tried
   }, [read]);
   const { data: before } = useData(shown > 1 && may("contents", "operator") ? `${path}?version=${shown - 1}` : null);
-  const label = (/** @type {number} */ number) => {
-    const given = prompt(`Which label is version ${number} to have?`, "production");
-    if (given) act(`${given} is v${number}`, () => call("PUT", `${path}/labels/${encodeURIComponent(given)}`, { version: number }));
-  };
+  const label = (/** @type {number} */ number) =>
+    ask({
+      title: `Label version ${number}`,
+      text: "Agents use the version that has the label production.",
+      fields: [{ name: "label", label: "Label", value: "production", required: true }],
+      work: async ({ label: given }) => {
+        await call("PUT", `${path}/labels/${encodeURIComponent(given)}`, { version: number });
+        notice.value = { text: `${given} is v${number}` };
+      },
+    });
   if (!data) return html`<h1>Prompt ${name}</h1><${Failed} error=${error} />`;
   return html`<h1>Prompt ${name}</h1><${Failed} error=${error} />
     <div class="wide-table" tabindex="0" role="region" aria-label="Versions"><table><thead><tr><th>Version</th><th>Digest</th><th>Labels</th><th>Author</th><th>When</th><th>Message</th><th><span class="unseen">Actions</span></th></tr></thead>
@@ -46,7 +53,7 @@ function Versions({ name }) {
     ${version ? html`<h2>v${version.version}</h2>
       <p class="dim">${Object.entries(version.parameters).map(([key, value]) => `${key}: ${JSON.stringify(value)}`).join(", ")}</p>
       <${Shown} value=${version.template} />
-      ${before ? html`<details><summary>What differs from v${before.version}</summary><pre tabindex="0" class="diff">${differing(before.template, version.template).map(([sign, line]) => html`<span class=${sign === "+" ? "add" : sign === "-" ? "del" : ""}>${sign} ${line}${"\n"}</span>`)}</pre></details>` : null}
+      ${before ? html`<details><summary>What differs from v${before.version}</summary><${Difference} before=${before.template} now=${version.template} /></details>` : null}
       ${may("operator") ? html`<${Playground} key=${route.value.query.get("version") ?? "newest"} path=${path} version=${version} />` : null}` : null}`;
 }
 
@@ -57,10 +64,14 @@ function Playground({ path, version }) {
   const [isBusy, setBusy] = useState(false);
   const isSame = template === version.template;
   const keep = (/** @type {string} */ message) => call("PUT", path, { template, parameters: version.parameters, message });
-  const save = () => {
-    const message = prompt("What has changed, and why?", "");
-    if (message !== null) act("A version is made; labels stay where they are", () => keep(message));
-  };
+  const save = () =>
+    ask({
+      title: "Save as a version",
+      text: "Labels stay where they are.",
+      done: "A version is made; labels stay where they are",
+      fields: [{ name: "message", label: "What has changed, and why" }],
+      work: ({ message }) => keep(message),
+    });
   const run = async (/** @type {any} */ event) => {
     event.preventDefault();
     const given = new FormData(event.target);

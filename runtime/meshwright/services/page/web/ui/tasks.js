@@ -1,9 +1,12 @@
 // @ts-check
-/** The tasks: counted by state, filtered, cancelled and worked on again. */
+/** The tasks: counted by state and by cause, filtered, cancelled and worked on again. */
 import { html, useState } from "./vendor/preact.js";
-import { act, Ago, asked, call, Count, dollars, Failed, may, route, span, Status, TaskLink, to, useData } from "./lib.js";
+import { cancelAll, retryAll } from "./again.js";
+import { act, Ago, asked, call, Count, dollars, Failed, may, route, slow, span, Status, Table, TaskLink, to, useData } from "./lib.js";
 
-const FILTERS = ["status", "agent_id", "capability", "requested_by", "model", "error", "since", "text", "thread_id", "parent_task_id", "prompt", "task_id"];
+const FILTERS = ["status", "agent_id", "capability", "requested_by", "model", "error", "since", "until", "text", "thread_id", "parent_task_id", "prompt", "task_id"];
+const FIELDS = [["agent_id", "Agent"], ["capability", "Capability"], ["requested_by", "Requested by"], ["error", "Error"], ["since", "Since (24h)"]];
+const MORE = [["until", "Until"], ["model", "Model"], ["prompt", "Prompt"], ["task_id", "Id"], ["thread_id", "Thread"], ["parent_task_id", "Delegated by"]];
 const STATES = ["accepted", "dispatched", "running", "waiting", "succeeded", "failed", "cancelled", "timed_out"];
 const PAGE = 50;
 
@@ -13,31 +16,49 @@ const filter = () => Object.fromEntries(FILTERS.map((name) => [name, route.value
 /** The view. */
 export function Tasks() {
   const wanted = filter();
+  const onlyStuck = route.value.query.has("stuck");
   const [more, setMore] = useState(1);
-  const { data, error } = useData(`/tasks?${asked({ ...wanted, limit: PAGE * more })}`);
+  const { data, error } = useData(`/tasks?${asked({ ...wanted, ...(onlyStuck ? { status: "running" } : {}), limit: onlyStuck ? 500 : PAGE * more })}`);
+  const { data: figures } = useData("/figures", slow);
+  const stuck = new Map((figures?.stuck ?? []).map((/** @type {any} */ one) => [one.task_id, one]));
+  const isGone = error?.status === 404; // no task has such a value, any more
+  const items = (isGone ? [] : data?.items ?? []).filter((/** @type {any} */ item) => !onlyStuck || stuck.has(item.task_id));
   return html`<h1>Tasks</h1>
-    <${Counts} />
+    <${Counts} figures=${figures} />
+    <${Causes} wanted=${wanted} />
     <${Filter} wanted=${wanted} key=${JSON.stringify(wanted)} />
-    <${Failed} error=${error} />
-    ${data ? html`<${Again} wanted=${wanted} items=${data.items} /><${Rows} items=${data.items} />` : null}
-    ${data?.items.length === 0 ? html`<p class="empty">No task agrees with that.</p>` : null}
-    ${data?.cursor && more < 10 ? html`<button type="button" onClick=${() => setMore(more + 1)}>Show more</button>` : null}
+    ${onlyStuck ? html`<p>Running for over twice the time that nine of ten tasks of their agent take. <a href=${to("tasks")}>Show all</a></p>` : null}
+    <${Failed} error=${isGone ? null : error} />
+    ${data ? html`<${Again} wanted=${wanted} items=${items} /><${Rows} items=${items} stuck=${stuck} />` : null}
+    ${isGone || (data && items.length === 0) ? html`<p class="empty">No task agrees with that.${isGone ? ` ${error.message}. ${error.remedy}` : ""}</p>` : null}
+    ${data?.cursor && more < 10 && !onlyStuck ? html`<button type="button" onClick=${() => setMore(more + 1)}>Show more</button>` : null}
     ${data?.cursor && more >= 10 ? html`<p class="dim">The newest ${PAGE * more} are shown: filter for others.</p>` : null}`;
 }
 
-/** Open tasks by state, and those that failed; each number leads to them. */
-function Counts() {
+/** Open tasks by state, and those that failed; each number leads to them. @param {{figures: any}} given */
+function Counts({ figures }) {
   const { data } = useData("/status");
-  const { data: figures } = useData(may("viewer") ? "/figures" : null);
   const open = data?.tasks ?? {};
   const cards = [
     ...["running", "waiting", "dispatched", "accepted"].map((state) => [state, open[state] ?? 0, to("tasks", { status: state })]),
     ["failed", figures?.dead_letters.failed ?? "", to("tasks", { status: "failed" })],
     ["timed out", figures?.dead_letters.timed_out ?? "", to("tasks", { status: "timed_out" })],
-    ["stuck", figures?.stuck.length ?? "", to("tasks", { status: "running" })],
+    ["stuck", figures?.stuck.length ?? "", to("tasks", { stuck: 1 })],
   ];
   return html`<ul class="cards">${cards.map(([name, count, href]) => html`<li key=${name}><a href=${href}><span class="dim">${name}</span> <b class=${count ? `s-${String(name).replace(" ", "_")}` : ""}>${count}</b></a></li>`)}</ul>
-    ${data?.waits.length ? html`<p class="dim">Waits: ${data.waits.map((/** @type {any} */ wait, /** @type {number} */ at) => html`${at ? ", " : ""}${wait.count} for ${wait.kind} (the oldest <${Ago} time=${wait.oldest} />)`)}</p>` : null}`;
+    ${data?.waits.length ? html`<p class="dim">Waits: ${data.waits.map((/** @type {any} */ wait, /** @type {number} */ at) => html`${at ? ", " : ""}<a href=${wait.kind === "person" || wait.kind === "money" ? to("inbox") : to("tasks", { status: "waiting" })}>${wait.count} for ${wait.kind}</a> (the oldest <${Ago} time=${wait.oldest} />)`)}</p>` : null}`;
+}
+
+/** What failed, by agent and type of error; each leads to its tasks. @param {{wanted: Record<string, string>, title?: string}} given */
+export function Causes({ wanted, title = "" }) {
+  const { data } = useData("/dead-letters?limit=50", slow);
+  if (!data?.items.length) return null;
+  const shown = data.items.slice(0, 8);
+  return html`${title ? html`<h2>${title}</h2>` : null}<ul class="causes" aria-label="What failed, by cause">${shown.map((/** @type {any} */ one) => {
+    const status = one.error ? {} : { status: "timed_out" };
+    const isShown = wanted.error === one.error && wanted.agent_id === one.agent_id;
+    return html`<li key=${`${one.agent_id} ${one.error}`}><a href=${to("tasks", { agent_id: one.agent_id, error: one.error, ...status })} aria-current=${isShown ? "true" : undefined} title=${one.reason ?? ""}><b class="bad">${one.tasks}</b> ${one.error ?? "timed out"} <span class="dim">${one.agent_id ?? "no agent"}, <${Ago} time=${one.last_at} /></span></a></li>`;
+  })}${data.items.length > shown.length ? html`<li class="dim">${data.items.length - shown.length} more causes</li>` : null}</ul>`;
 }
 
 /** @param {{wanted: Record<string, string>}} given */
@@ -47,48 +68,33 @@ function Filter({ wanted }) {
     const given = Object.fromEntries([...new FormData(event.target)].map(([name, value]) => [name, String(value).trim()]));
     location.hash = to("tasks", { ...wanted, ...given });
   };
-  const fields = [["agent_id", "Agent"], ["capability", "Capability"], ["requested_by", "Requested by"], ["error", "Error"], ["since", "Since (24h)"], ...(may("contents") ? [["text", "Words"]] : [])];
+  const field = (/** @type {string[]} */ [name, title]) => html`<label key=${name}>${title} <input name=${name} defaultValue=${wanted[name] ?? ""} size="10" /></label>`;
   return html`<form class="bar" role="search" onSubmit=${send}>
     <label>State <select name="status" onChange=${(/** @type {any} */ event) => event.target.form.requestSubmit()}>
       <option value="">all</option>${STATES.map((state) => html`<option key=${state} value=${state} selected=${state === wanted.status}>${state.replace("_", " ")}</option>`)}
     </select></label>
-    ${fields.map(([name, title]) => html`<label key=${name}>${title} <input name=${name} value=${wanted[name] ?? ""} size="10" /></label>`)}
+    ${[...FIELDS, ...(may("contents") ? [["text", "Words"]] : [])].map(field)}
+    <details class="more" open=${MORE.some(([name]) => wanted[name])}><summary>More</summary><div class="bar">${MORE.map(field)}</div></details>
     <button>Filter</button> ${Object.keys(wanted).length ? html`<a href=${to("tasks")}>Show all</a>` : null}
   </form>`;
 }
 
-/** Work again on all that match, or cancel them, once their number is known. @param {{wanted: Record<string, string>, items: any[]}} given */
+/** Work again on all that match, or cancel them. @param {{wanted: Record<string, string>, items: any[]}} given */
 function Again({ wanted, items }) {
-  const [plan, setPlan] = useState(/** @type {{what: string, count: string, fields: any} | null} */ (null));
   if (!may("operator") || items.length === 0) return null;
   const failed = items.some((item) => ["failed", "timed_out", "cancelled"].includes(item.status));
   const open = items.some((item) => !item.completed_at);
-  const fields = Object.keys(wanted).length ? wanted : { all: true };
-  const look = (/** @type {string} */ what) =>
-    act("Nothing is changed yet", async () => {
-      const found = await call("POST", `/${what}`, { ...fields, dry_run: true, limit: 500 });
-      const able = found.items.filter((/** @type {any} */ item) => !item.refused).length;
-      setPlan({ what, count: `${able}${found.cursor ? " or more" : ""}`, fields });
-    });
-  const go = () => {
-    const { what, fields: meant } = /** @type {any} */ (plan);
-    setPlan(null);
-    act(what === "retry" ? "They are worked on again" : "They are asked to end", () => call("POST", `/${what}`, { ...meant, limit: 500 }));
-  };
-  if (plan) return html`<p class="bar" role="alert">${plan.what === "retry" ? "Work again on" : "Cancel"} ${plan.count} tasks? <button type="button" class=${plan.what === "retry" ? "yes" : "no"} onClick=${go}>Yes</button> <button type="button" onClick=${() => setPlan(null)}>No</button></p>`;
   return html`<p class="bar">
-    ${failed ? html`<button type="button" onClick=${() => look("retry")}>Retry all that match…</button>` : null}
-    ${open ? html`<button type="button" onClick=${() => look("cancel")}>Cancel all that match…</button>` : null}
+    ${failed ? html`<button type="button" onClick=${() => retryAll(wanted)}>Retry all that match…</button>` : null}
+    ${open ? html`<button type="button" onClick=${() => cancelAll(wanted)}>Cancel all that match…</button>` : null}
   </p>`;
 }
 
-/** @param {{items: any[]}} given */
-function Rows({ items }) {
+/** @param {{items: any[], stuck: Map<any, any>}} given */
+function Rows({ items, stuck }) {
   if (!items.length) return null;
-  return html`<div class="wide-table" tabindex="0" role="region" aria-label="Tasks"><table>
-    <thead><tr><th>State</th><th>Task</th><th>Agent</th><th>Capability</th><th>Reason</th><th class="number">Cost</th><th class="number">Time</th><th>Changed</th><th><span class="unseen">Actions</span></th></tr></thead>
-    <tbody>${items.map((item) => html`<tr key=${item.task_id}>
-      <td><${Status} status=${item.status} /></td>
+  return html`<${Table} label="Tasks" heads=${["State", "Task", "Agent", "Capability", "Reason", "#Cost", "#Time", "Changed", ""]}>${items.map((item) => html`<tr key=${item.task_id}>
+      <td><${Status} status=${item.status} />${stuck.has(item.task_id) ? html` <span class="tag bad" title=${`runs for ${span(stuck.get(item.task_id).running_seconds)}; nine of ten take ${span(stuck.get(item.task_id).p90_seconds)}`}>stuck</span>` : ""}</td>
       <td><${TaskLink} id=${item.task_id} /></td>
       <td><${Count} value=${item.agent_id} href=${to("tasks", { agent_id: item.agent_id })} /></td>
       <td>${item.capability}</td>
@@ -97,8 +103,7 @@ function Rows({ items }) {
       <td class="number">${item.duration_ms == null ? "" : span(item.duration_ms / 1000)}</td>
       <td><${Ago} time=${item.updated_at} /></td>
       <td><${Buttons} id=${item.task_id} status=${item.status} /></td>
-    </tr>`)}</tbody>
-  </table></div>`;
+    </tr>`)}<//>`;
 }
 
 /** What may be done with a task as it is. @param {{id: string, status: string}} given */

@@ -1,31 +1,170 @@
 // @ts-check
-/** Give an agent something to do. */
-import { html, useState } from "./vendor/preact.js";
-import { act, call, Failed, to, useData } from "./lib.js";
+/** Talk with an agent, or give the mesh a task by a form. */
+import { html, useEffect, useRef, useState } from "./vendor/preact.js";
+import { Item } from "./inbox.js";
+import { act, blocksOf, call, dollars, Failed, headers, may, route, Shown, span, Status, TaskLink, to, useData } from "./lib.js";
+
+const AMOUNT = "[0-9]*[.]?[0-9]+";
+const SHOWN = 50;
 
 /** The view. */
 export function TryIt() {
-  const { data, error } = useData("/agents");
-  const [isSending, setSending] = useState(false);
+  const isForm = route.value.query.get("as") === "form";
+  const { data, error } = useData(may("viewer") ? "/agents" : null);
   const agents = (data?.items ?? []).filter((/** @type {any} */ agent) => agent.kind !== "system");
+  const link = (/** @type {string} */ as, /** @type {string} */ title) => html`<a href=${to("try", as ? { as } : {})} aria-current=${isForm === (as === "form") ? "true" : undefined}>${title}</a>`;
+  return html`<h1>Try it</h1>
+    <nav class="bar" aria-label="How">${link("", "Talk")} ${link("form", "A task by a form")}</nav>
+    <${Failed} error=${error} />
+    ${isForm ? html`<${TaskForm} agents=${agents} />` : html`<${Talk} agents=${agents} />`}`;
+}
+
+/** The agent to choose; a name to type where the caller sees no list. @param {{agents: any[], value?: string, isOptional?: boolean}} given */
+function ChooseAgent({ agents, value, isOptional = false }) {
+  if (!may("viewer")) return html`<label>Agent <input name="agent" defaultValue=${value ?? ""} required=${!isOptional} /></label>`;
+  return html`<label>Agent <select name="agent" required=${!isOptional}>${isOptional ? html`<option value="">the best for the capability</option>` : null}${agents.map((agent) => html`<option key=${agent.agent_id} value=${agent.agent_id} selected=${agent.agent_id === value}>${agent.agent_id}</option>`)}</select></label>`;
+}
+
+/** A conversation: the tasks of a thread, of which the last may still be written. @param {{agents: any[]}} given */
+function Talk({ agents }) {
+  const [sent, setSent] = useState(/** @type {string[]} */ ([]));
+  const [isSending, setSending] = useState(false);
+  const given = useRef(route.value.query.get("thread"));
+  const thread = route.value.query.get("thread") ?? "";
+  const { data, error } = useData(given.current && given.current === thread && may("viewer") ? `/tasks?thread_id=${encodeURIComponent(thread)}&limit=${SHOWN}` : null);
+  const earlier = (data?.items ?? []).filter((/** @type {any} */ item) => !item.parent_task_id).map((/** @type {any} */ item) => item.task_id).reverse();
+  const turns = [...earlier, ...sent.filter((id) => !earlier.includes(id))];
   const send = async (/** @type {any} */ event) => {
     event.preventDefault();
-    const given = new FormData(event.target);
-    const budget = String(given.get("budget") ?? "").trim();
-    const task = { agent_id: given.get("agent"), payload: { text: given.get("text") }, ...(budget ? { budget_usd: budget } : {}) };
+    const form = event.target;
+    const fields = new FormData(form);
+    const thread_id = thread || `page-${crypto.randomUUID().slice(0, 18)}`;
     setSending(true);
-    await act("The task is accepted", async () => {
-      const made = await call("POST", "/tasks", task);
-      location.hash = to(`task/${made.task_id}`);
+    await act("Sent", async () => {
+      const made = await call("POST", "/tasks", { agent_id: fields.get("agent"), payload: { text: fields.get("text") }, thread_id });
+      setSent((before) => [...before, made.task_id]);
+      form.querySelector("textarea").value = "";
+      if (!thread) location.hash = to("try", { thread: thread_id });
     });
     setSending(false);
+    form.querySelector("textarea").focus();
   };
-  return html`<h1>Try it</h1>
-    <${Failed} error=${error} />
-    <form class="stack" onSubmit=${send}>
-      <label>Agent <select name="agent" required>${agents.map((/** @type {any} */ agent) => html`<option key=${agent.agent_id} value=${agent.agent_id}>${agent.agent_id}</option>`)}</select></label>
-      <label>Request <textarea name="text" rows="6" required></textarea></label>
-      <label>It may cost at most, in dollars <input name="budget" inputmode="decimal" size="8" pattern="[0-9]*[.]?[0-9]+" /></label>
+  const keys = (/** @type {any} */ event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    event.target.form.requestSubmit();
+  };
+  return html`<${Failed} error=${error} />
+    <ol class="plain talk" aria-label="Conversation" aria-live="polite">${turns.map((id) => html`<li key=${id}><${Turn} id=${id} /></li>`)}</ol>
+    <form class="stack wider" onSubmit=${send}>
+      <${ChooseAgent} agents=${agents} />
+      <label>Request <textarea name="text" rows="3" required onKeyDown=${keys}></textarea></label>
+      <p class="bar"><button class="yes" disabled=${isSending}>Send</button> ${thread ? html`<a href=${to("try")} onClick=${() => { setSent([]); given.current = null; }}>Begin another conversation</a>` : html`<span class="dim">Enter sends, Shift and Enter begin a line. Agents of one conversation know what was said before.</span>`}</p>
+    </form>`;
+}
+
+/** One request with its answer, as it is written. @param {{id: string}} given */
+function Turn({ id }) {
+  const { data, error } = useData(`/tasks/${id}`);
+  const written = useWritten(id, data && !data.outcome);
+  const asks = Boolean(data?.waits.some((/** @type {any} */ wait) => wait.kind === "person" || wait.kind === "money")) && may("contents");
+  const { data: inbox } = useData(asks ? `/inbox?task_id=${id}` : null);
+  if (!data) return html`<${Failed} error=${error} />${error ? null : html`<p class="dim">Asking…</p>`}`;
+  const { outcome } = data;
+  const last = data.attempts.at(-1);
+  return html`<div aria-busy=${!outcome}><p class="said">${data.payload.text ?? JSON.stringify(data.payload)}</p>
+    ${outcome?.result ? html`<${Shown} value=${outcome.result.text ?? outcome.result} />` : written && !outcome ? html`<${Shown} value=${written} />` : null}
+    ${outcome?.error ? html`<p class="bad">${outcome.error.type}: ${outcome.error.message}</p>` : null}
+    ${(inbox?.items ?? []).map((/** @type {any} */ question) => html`<${Item} key=${question.id} question=${question} />`)}
+    <p class="line dim"><${Status} status=${data.status} /> ${last?.agent_id ?? ""} ${outcome ? `${dollars(outcome.cost_usd)}, ${span(outcome.duration_ms / 1000)}` : ""} <${TaskLink} id=${id} /></p></div>`;
+}
+
+/** What a model has written so far for a task that is open. @param {string} id @param {boolean} isOpen */
+function useWritten(id, isOpen) {
+  const [text, setText] = useState("");
+  useEffect(() => {
+    if (!isOpen) return undefined;
+    const ended = new AbortController();
+    let whole = "";
+    let step = "";
+    let frame = 0;
+    const paint = () => {
+      frame = 0;
+      setText(whole);
+    };
+    const read = async () => {
+      const answer = await fetch(`/tasks/${id}/events`, { headers: { ...headers(), Accept: "text/event-stream" }, signal: ended.signal });
+      if (!answer.ok || !answer.body || answer.status === 204) return;
+      for await (const { event } of blocksOf(answer)) {
+        if (event?.event_type !== "model.delta") continue;
+        const { payload } = event;
+        const now = `${payload.attempt}/${payload.step}`;
+        if (payload.restart || now !== step) whole = "";
+        step = now;
+        whole += payload.text ?? "";
+        frame ||= requestAnimationFrame(paint);
+      }
+    };
+    read().catch(() => {}); // without the pieces the answer comes as a whole
+    return () => {
+      ended.abort();
+      cancelAnimationFrame(frame);
+    };
+  }, [id, isOpen]);
+  return text;
+}
+
+/** A task with all that one may have. @param {{agents: any[]}} given */
+function TaskForm({ agents }) {
+  const [isSending, setSending] = useState(false);
+  const [error, setError] = useState(/** @type {any} */ (null));
+  const capabilities = [...new Set(agents.flatMap((agent) => agent.capabilities.map((/** @type {any} */ one) => one.name)))].sort();
+  const send = async (/** @type {any} */ event) => {
+    event.preventDefault();
+    const given = Object.fromEntries([...new FormData(event.target)].map(([name, value]) => [name, String(value).trim()]));
+    setSending(true);
+    try {
+      const made = await call("POST", "/tasks", bodyOf(given));
+      location.hash = to(`task/${made.task_id}`);
+    } catch (problem) {
+      setError(problem);
+    }
+    setSending(false);
+  };
+  return html`<form class="stack" onSubmit=${send}>
+      <label>Capability <select name="capability"><option value="">that of the agent</option>${capabilities.map((name) => html`<option key=${name}>${name}</option>`)}</select></label>
+      <${ChooseAgent} agents=${agents} isOptional=${true} />
+      <label>Request <textarea name="text" rows="6"></textarea></label>
+      <details><summary>More</summary><div class="stack">
+      <label>Other fields of the payload (JSON) <textarea name="payload" rows="3" placeholder=${'{"repository": "billing"}'}></textarea></label>
+      <label>It may cost at most, in dollars <input name="budget_usd" inputmode="decimal" size="8" pattern=${AMOUNT} /></label>
+      <label>When that is spent <select name="on_empty"><option value="fail">it fails</option><option value="ask">it asks for more</option><option value="wait">it waits for more</option><option value="cheaper">it goes on with cheaper models</option></select></label>
+      <label>Priority, 0 to 10 <input name="priority" type="number" min="0" max="10" defaultValue="5" /></label>
+      <label>Seconds that it may take <input name="deadline" type="number" min="1" /></label>
+      <label>Conversation (thread) <input name="thread_id" /></label>
+      <label>After the end of task <input name="after" /></label></div></details>
+      <${Failed} error=${error} />
       <button class="yes" disabled=${isSending}>Send</button>
     </form>`;
+}
+
+/** The task that a form describes. @param {Record<string, string>} given */
+export function bodyOf({ text, payload, agent, capability, budget_usd, on_empty, priority, deadline, thread_id, after }) {
+  if (!agent && !capability) throw new Error("Choose a capability or an agent");
+  let more = {};
+  if (payload) {
+    try {
+      more = JSON.parse(payload);
+    } catch (/** @type {any} */ error) {
+      throw new Error(`The payload is no JSON: ${error.message}`);
+    }
+    if (more === null || typeof more !== "object" || Array.isArray(more)) throw new Error("The payload is no JSON object: write {…}");
+  }
+  const wanted = { agent_id: agent, capability, budget_usd, on_empty: on_empty === "fail" ? "" : on_empty, thread_id, after };
+  return {
+    ...Object.fromEntries(Object.entries(wanted).filter(([, value]) => value)),
+    payload: { ...more, ...(text ? { text } : {}) },
+    ...(priority ? { priority: Number(priority) } : {}),
+    ...(deadline ? { deadline: Number(deadline) } : {}),
+  };
 }

@@ -1,0 +1,84 @@
+// @ts-check
+/** Work again on all tasks of a filter, or cancel them, once a dry run has said what that would do. */
+import { html } from "./vendor/preact.js";
+import { ask } from "./dialog.js";
+import { call, notice } from "./lib.js";
+
+const PAGE = 500;
+const MOST_PAGES = 20;
+const SHOWN = 6;
+
+/** All items that a request changes, or would, page by page. @param {string} path @param {any} body */
+async function pages(path, body) {
+  const items = [];
+  let cursor = /** @type {string | null} */ (null);
+  for (let page = 0; page < MOST_PAGES; page += 1) {
+    const found = await call("POST", path, { ...body, limit: PAGE, ...(cursor ? { cursor } : {}) });
+    items.push(...found.items);
+    cursor = found.cursor;
+    if (!cursor) break;
+  }
+  return { items, isCut: cursor !== null };
+}
+
+/** Items by what is said of each, the most frequent first. @param {any[]} items @param {(item: any) => string} word @returns {[string, number][]} */
+function counted(items, word) {
+  /** @type {Map<string, number>} */
+  const counts = new Map();
+  for (const item of items) counts.set(word(item), (counts.get(word(item)) ?? 0) + 1);
+  return [...counts].sort(([, one], [, other]) => other - one);
+}
+
+/** What a dry run has found. @param {{items: any[], isCut: boolean}} given */
+function Plan({ items, isCut }) {
+  const refused = items.filter((item) => item.refused);
+  const able = items.filter((item) => !item.refused);
+  const why = (/** @type {any} */ item) => `${item.agent_id ?? "another agent"}${item.error ? `, ${item.error.type}` : ""}${item.begin ? `, from ${item.begin === "start" ? "the start" : `step ${item.steps_kept}`}` : ""}`;
+  const list = (/** @type {[string, number][]} */ groups) => html`<ul>${groups.slice(0, SHOWN).map(([name, count]) => html`<li key=${name}>${count} × ${name}</li>`)}${groups.length > SHOWN ? html`<li class="dim">and others</li>` : null}</ul>`;
+  return html`<p><b>${able.length}${isCut ? " or more" : ""}</b> ${able.length === 1 ? "task" : "tasks"}. Nothing is changed yet.</p>${list(counted(able, why))}
+    ${refused.length ? html`<p>${refused.length} cannot be:</p>${list(counted(refused, (item) => item.refused.message))}` : null}`;
+}
+
+/** The filter, or all tasks where there is none. @param {Record<string, string>} wanted */
+const meant = (wanted) => (Object.keys(wanted).length ? wanted : { all: true });
+
+/** @param {Record<string, string>} wanted */
+export async function retryAll(wanted) {
+  await propose("/retry", wanted, { title: "Retry all that match", yes: "Retry", done: "worked on again" }, [
+    { name: "begin", label: "Each begins", type: "select", options: [["", "where its fault says"], ["journal", "behind its finished steps"], ["start", "at the start"]] },
+  ]);
+}
+
+/** @param {Record<string, string>} wanted */
+export async function cancelAll(wanted) {
+  await propose("/cancel", wanted, { title: "Cancel all that match", yes: "Cancel them", done: "asked to end", no: "Leave them", isDanger: true }, []);
+}
+
+/** @param {string} path @param {Record<string, string>} wanted @param {any} words @param {import("./dialog.js").Field[]} fields */
+async function propose(path, wanted, { done, ...words }, fields) {
+  /** @type {{items: any[], isCut: boolean} | null} */
+  let plan = null;
+  const body = meant(wanted);
+  try {
+    plan = await pages(path, { ...body, dry_run: true });
+  } catch (/** @type {any} */ error) {
+    await ask({ title: words.title, text: `${error.message} ${error.remedy ?? ""}`, yes: "Close", no: "" });
+    return;
+  }
+  if (!plan.items.some((item) => !item.refused)) {
+    await ask({ title: words.title, text: html`<${Plan} ...${plan} />`, yes: "Close", no: "" });
+    return;
+  }
+  let changed = 0;
+  const isDone = await ask({
+    ...words,
+    text: html`<${Plan} ...${plan} />`,
+    fields,
+    work: async (given) => {
+      const chosen = Object.fromEntries(Object.entries(given).filter(([, value]) => value));
+      const found = await pages(path, { ...body, ...chosen });
+      changed = found.items.filter((item) => !item.refused).length;
+    },
+  });
+  if (isDone) notice.value = { text: `${changed} ${changed === 1 ? "task is" : "tasks are"} ${done}` };
+}

@@ -1,0 +1,163 @@
+// @ts-check
+/** The mesh as a graph: callers, agents and models, the tasks between them, and events as they pass. */
+import { html, useEffect, useRef } from "./vendor/preact.js";
+import { Ago, Count, listen, slow, Table, to, useData } from "./lib.js";
+
+const CALLERS = "callers";
+const MODELS = "models";
+const WIDTH = 168;
+const HEIGHT = 40;
+const [GAP_X, GAP_Y] = [92, 18];
+const TRAVEL_MS = 900;
+const MOST_DOTS = 80;
+const MOST_KNOWN = 5_000;
+const ENDS = new Set(["succeeded", "failed", "cancelled", "timed_out"]);
+/** The agents of tasks by their ids, as lists and events say. @type {Map<string, string>} */
+const agentOf = new Map();
+
+/** @param {string} task @param {string | null | undefined} agent */
+function learn(task, agent) {
+  if (!agent) return;
+  if (agentOf.size >= MOST_KNOWN) agentOf.delete(/** @type {string} */ (agentOf.keys().next().value));
+  agentOf.set(task, agent);
+}
+
+/** The edges that tasks of a list make: from the caller, or the agent that delegated. @param {any[]} tasks */
+export function edgesOf(tasks) {
+  /** @type {Map<string, {from: string, to: string, count: number, last: string, failed: number}>} */
+  const edges = new Map();
+  for (const task of tasks) learn(task.task_id, task.agent_id);
+  for (const task of tasks) {
+    const from = task.parent_task_id ? agentOf.get(task.parent_task_id) : CALLERS;
+    if (!from || !task.agent_id) continue;
+    const name = `${from} ${task.agent_id}`;
+    const edge = edges.get(name) ?? { from, to: task.agent_id, count: 0, last: task.updated_at, failed: 0 };
+    edges.set(name, { ...edge, count: edge.count + 1, failed: edge.failed + (task.status === "failed" || task.status === "timed_out" ? 1 : 0) });
+  }
+  return [...edges.values()];
+}
+
+/** Where the nodes are: callers, then agents by how far below the callers they work, then models. @param {string[]} agents @param {ReturnType<typeof edgesOf>} edges */
+export function placed(agents, edges) {
+  /** @type {Map<string, number>} */
+  const level = new Map([[CALLERS, 0]]);
+  for (let round = 0; round < 3; round += 1)
+    for (const { from, to: target } of edges) if (level.has(from) && !level.has(target)) level.set(target, /** @type {number} */ (level.get(from)) + 1);
+  for (const agent of agents) level.set(agent, level.get(agent) ?? 1);
+  const deepest = Math.max(...level.values());
+  level.set(MODELS, deepest + 1);
+  const columns = Array.from({ length: deepest + 2 }, (_, at) => [...level].filter(([, one]) => one === at).map(([name]) => name).sort());
+  const rows = Math.max(...columns.map((column) => column.length));
+  /** @type {Map<string, {x: number, y: number}>} */
+  const places = new Map();
+  columns.forEach((column, at) => column.forEach((name, row) => places.set(name, { x: 4 + at * (WIDTH + GAP_X), y: 4 + (row + (rows - column.length) / 2) * (HEIGHT + GAP_Y) })));
+  return { places, width: 8 + columns.length * WIDTH + (columns.length - 1) * GAP_X, height: 8 + rows * (HEIGHT + GAP_Y) - GAP_Y };
+}
+
+/** The line of an edge; between agents of one column it bends to the right. @param {{x: number, y: number}} from @param {{x: number, y: number}} target */
+function line(from, target) {
+  const [startX, startY] = [from.x + WIDTH, from.y + HEIGHT / 2];
+  const isBeside = target.x <= from.x;
+  const [endX, endY] = [isBeside ? target.x + WIDTH : target.x, target.y + HEIGHT / 2];
+  const bend = isBeside ? GAP_X * 0.8 : (endX - startX) / 2;
+  return `M${startX} ${startY} C${startX + bend} ${startY} ${isBeside ? endX + bend : endX - bend} ${endY} ${endX} ${endY}`;
+}
+
+/** The agents as a graph. @param {{rows: any[]}} given */
+export function Topology({ rows }) {
+  const { data } = useData("/tasks?limit=500", slow);
+  const svg = useRef(/** @type {any} */ (null));
+  useEffect(() => flow(svg), []);
+  const edges = edgesOf(data?.items ?? []);
+  const agents = rows.map((row) => row.agent_id);
+  const known = edges.filter((edge) => (edge.from === CALLERS || agents.includes(edge.from)) && agents.includes(edge.to));
+  const { places, width, height } = placed(agents, known);
+  const at = (/** @type {string} */ name) => /** @type {{x: number, y: number}} */ (places.get(name));
+  const calls = rows.filter((row) => row.calls_today).map((row) => ({ from: row.agent_id, to: MODELS, count: row.calls_today, failed: 0 }));
+  return html`<div class="wide-table" tabindex="0" role="region" aria-label="Topology">
+    <svg ref=${svg} class="mesh" role="group" aria-label="Agents and the tasks between them" viewBox=${`0 0 ${width} ${height}`} width=${width} height=${height}>
+      <g class="edges">${[...known, ...calls].map((edge) => html`<path key=${`${edge.from} ${edge.to}`} data-edge=${`${edge.from} ${edge.to}`} d=${line(at(edge.from), at(edge.to))} style=${{ strokeWidth: `${Math.min(1 + Math.log2(1 + edge.count) / 2, 5)}px` }} class=${edge.failed ? "failing" : ""}><title>${`${edge.from} → ${edge.to}: ${edge.count}`}</title></path>`)}</g>
+      <g class="dots"></g>
+      <${Node} place=${at(CALLERS)} title="callers" href=${to("tasks")} line="people and programs" />
+      ${rows.map((row) => html`<${Node} key=${row.agent_id} place=${at(row.agent_id)} title=${row.agent_id} href=${to("tasks", { agent_id: row.agent_id })} line=${busy(row)} state=${row.info?.status === "online" && row.info.healthy ? "good" : "poor"} />`)}
+      <${Node} place=${at(MODELS)} title="models" href=${to("money", { by: "model" })} line=${`${rows.reduce((sum, row) => sum + (row.calls_today ?? 0), 0)} calls today`} />
+    </svg></div>
+    ${known.length ? html`<details><summary>The same as a table</summary><${Table} label="Tasks between agents" heads=${["From", "To", "#Of the last 500 tasks", "#Failed", "Last"]}>${known.map((edge) => html`<tr key=${`${edge.from} ${edge.to}`}><td>${edge.from}</td><td>${edge.to}</td><td class="number"><${Count} value=${edge.count} href=${to("tasks", { agent_id: edge.to })} /></td><td class="number"><${Count} value=${edge.failed} href=${to("tasks", { agent_id: edge.to, status: "failed" })} /></td><td><${Ago} time=${edge.last} /></td></tr>`)}<//></details>` : null}`;
+}
+
+/** @param {any} row */
+const busy = (row) => [`${row.running ?? 0}${row.slots ? ` of ${row.slots}` : ""} running`, row.waiting ? `${row.waiting} waiting` : "", row.parked ? `${row.parked} parked` : ""].filter(Boolean).join(", ");
+
+/** @param {{place: {x: number, y: number}, title: string, href: string, line: string, state?: string}} given */
+const Node = ({ place, title, href, line: words, state = "" }) =>
+  html`<a href=${href} aria-label=${`${title}: ${words}`}><rect x=${place.x} y=${place.y} width=${WIDTH} height=${HEIGHT} rx="6" class=${state} /><text x=${place.x + 10} y=${place.y + 17}>${title.length > 22 ? `${title.slice(0, 21)}…` : title}</text><text x=${place.x + 10} y=${place.y + 32} class="words">${words.length > 26 ? `${words.slice(0, 25)}…` : words}</text></a>`;
+
+/** The edge that an event passes, and whether it goes back along it; null for one that passes none. @param {any} event */
+export function passage(event) {
+  const [family, what] = event.event_type.split(".");
+  const { payload } = event;
+  if (event.event_type === "task.accepted") {
+    learn(event.task_id, payload.dispatched_to);
+    const from = payload.parent_task_id ? agentOf.get(payload.parent_task_id) : CALLERS;
+    learn(`from ${event.task_id}`, from);
+    return from && payload.dispatched_to ? { edge: `${from} ${payload.dispatched_to}`, kind: "request", isBack: false } : null;
+  }
+  if (family === "task" && ENDS.has(what)) {
+    const agent = event.agent_id ?? agentOf.get(event.task_id);
+    return agent ? { edge: `${agentOf.get(`from ${event.task_id}`) || CALLERS} ${agent}`, kind: what === "succeeded" ? "good" : "poor", isBack: true } : null;
+  }
+  if (event.event_type === "model.called" && event.agent_id) return { edge: `${event.agent_id} ${MODELS}`, kind: payload.outcome && payload.outcome !== "ok" ? "poor" : "request", isBack: false };
+  return null;
+}
+
+/** Has a dot pass for each event, all moved once a frame; without motion the edge lights up. @param {{current: any}} svg */
+function flow(svg) {
+  /** @type {{dot: any, path: any, length: number, began: number, isBack: boolean}[]} */
+  let moving = [];
+  /** @type {any[]} */
+  let come = [];
+  let frame = 0;
+  const isStill = matchMedia("(prefers-reduced-motion: reduce)");
+  const pathOf = (/** @type {string} */ edge) => svg.current?.querySelector(`[data-edge="${CSS.escape(edge)}"]`);
+  const light = (/** @type {any} */ path) => {
+    path.classList.add("hot");
+    setTimeout(() => path.classList.remove("hot"), TRAVEL_MS);
+  };
+  const begin = (/** @type {any} */ passing, /** @type {number} */ now) => {
+    const path = pathOf(passing.edge);
+    if (!path) return;
+    if (isStill.matches || moving.length >= MOST_DOTS) return light(path);
+    const dot = document.createElementNS("http://www.w3.org/2000/svg", "circle");
+    dot.setAttribute("r", "4");
+    dot.setAttribute("class", passing.kind);
+    svg.current.querySelector(".dots").append(dot);
+    moving.push({ dot, path, length: path.getTotalLength(), began: now, isBack: passing.isBack });
+  };
+  const paint = (/** @type {number} */ now) => {
+    frame = 0;
+    for (const passing of come) begin(passing, now);
+    come = [];
+    moving = moving.filter(({ dot, path, length, began, isBack }) => {
+      const share = Math.max(0, Math.min(1, (now - began) / TRAVEL_MS));
+      if (share >= 1 || !path.isConnected) {
+        dot.remove();
+        return false;
+      }
+      const point = path.getPointAtLength(length * (isBack ? 1 - share : share));
+      dot.setAttribute("cx", point.x);
+      dot.setAttribute("cy", point.y);
+      return true;
+    });
+    if (moving.length) frame = requestAnimationFrame(paint);
+  };
+  const end = listen((event) => {
+    const passing = passage(event);
+    if (!passing || document.hidden) return;
+    come.push(passing);
+    frame ||= requestAnimationFrame(paint);
+  });
+  return () => {
+    end();
+    cancelAnimationFrame(frame);
+  };
+}
