@@ -400,9 +400,10 @@ async def test_a_login_sees_nothing_of_the_one_before(tmp_path: Path, chromium: 
             await dialog(page).get_by_label("Name of the person or program").fill("bob")
             await confirm(page, "Create")
             await page.get_by_label("Key or token").fill(viewer)
-            await press(page, "Log in")
-            await page.wait_for_function("window.before === undefined")
+            async with page.expect_navigation():
+                await press(page, "Log in")
             await expect(page.get_by_text("default-agent")).to_be_visible()
+            assert await page.evaluate("window.before") is None
 
 
 async def test_what_failed_is_counted_by_cause_and_retried_at_once(tmp_path: Path, chromium: Browser) -> None:
