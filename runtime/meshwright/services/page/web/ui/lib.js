@@ -65,11 +65,11 @@ export async function act(done, work) {
   try {
     await work();
     notice.value = { text: done };
-    touch(true);
+    touch();
     return true;
   } catch (/** @type {any} */ error) {
     notice.value = { text: [error.message, error.remedy].filter(Boolean).join(" — "), bad: !error.isSoft };
-    touch(true);
+    touch();
     return false;
   }
 }
@@ -100,7 +100,7 @@ export const asked = (fields) => to("", fields).slice(3);
 
 // What changes
 
-/** Counts up when something may have changed: at most every half second while events come. */
+/** Counts up when something may have changed: every half second while events come, or the less often the more pages are open. */
 export const pulse = signal(0);
 /** The same for what is dear to ask for: at most every five seconds, and after what the caller has done. */
 export const slow = signal(0);
@@ -110,27 +110,40 @@ export const live = signal("connecting");
 export const recent = signal(/** @type {any[]} */ ([]));
 const PAUSE_MS = 500;
 const SLOW_MS = 5_000;
+const MS_PER_STREAM = 200;
+const SPREAD_MS = 20;
+const HIDDEN_MS = 60_000;
+const GRACE_MS = 10_000;
 const KEPT = 300;
 let due = 0;
-let slowed = 0;
+let askedAt = 0;
+let slowedAt = 0;
+let streams = 0;
 /** @type {any[]} */
 let come = [];
 
-/** Have the views ask again, soon; `isOwn` where the caller has changed something. @param {boolean} [isOwn] */
-export function touch(isOwn = false) {
-  if (isOwn) slowed = 0;
-  if (due || document.hidden) return;
-  due = setTimeout(() => {
-    due = 0;
-    recent.value = [...come.reverse(), ...recent.value].slice(0, KEPT);
-    come = [];
-    pulse.value += 1;
-    if (Date.now() < slowed + SLOW_MS) return;
-    slowed = Date.now();
-    slow.value += 1;
-  }, PAUSE_MS);
+/** Have the views ask again: soon, or for an event when other pages have had their turn. @param {boolean} [soon] */
+export function touch(soon = true) {
+  if (soon) slowedAt = 0;
+  if (document.hidden || (due && !soon)) return;
+  clearTimeout(due);
+  const spread = Math.random() * streams * SPREAD_MS; // pages that were idle do not ask all at once
+  const turn = Math.max(askedAt + streams * MS_PER_STREAM - Date.now(), spread);
+  due = setTimeout(beat, soon ? PAUSE_MS : Math.max(PAUSE_MS, turn));
+}
+function beat() {
+  due = 0;
+  askedAt = Date.now();
+  if (come.length) recent.value = [...come.reverse(), ...recent.value].slice(0, KEPT);
+  come = [];
+  pulse.value += 1;
+  if (askedAt < slowedAt + SLOW_MS) return;
+  slowedAt = askedAt;
+  slow.value += 1;
 }
 document.addEventListener("visibilitychange", () => touch());
+// A hidden page has closed its stream; its title still says how many questions wait.
+setInterval(() => document.hidden && me.value && beat(), HIDDEN_MS);
 
 /** @type {Set<(event: any) => void>} */
 const listeners = new Set();
@@ -143,8 +156,8 @@ export function listen(hear) {
 }
 
 /**
- * The blocks of a stream of events as they come: the id, and the data where a block has some.
- * @param {Response} answer @returns {AsyncGenerator<{id: string, event: any}>}
+ * The blocks of a stream of events as they come: the id and the event of a block, or its comment.
+ * @param {Response} answer @returns {AsyncGenerator<{id: string, event: any, comment: string}>}
  */
 export async function* blocksOf(answer) {
   const reader = /** @type {ReadableStream} */ (answer.body).pipeThrough(new TextDecoderStream()).getReader();
@@ -156,7 +169,7 @@ export async function* blocksOf(answer) {
     for (const block of blocks) {
       const lines = block.split("\n");
       const data = lines.filter((line) => line.startsWith("data:")).map((line) => line.slice(5)).join("\n");
-      yield { id: lines.find((line) => line.startsWith("id:"))?.slice(3).trim() ?? "", event: data ? JSON.parse(data) : null };
+      yield { id: lines.find((line) => line.startsWith("id:"))?.slice(3).trim() ?? "", event: data ? JSON.parse(data) : null, comment: block.startsWith(":") ? block : "" };
     }
   }
 }
@@ -167,36 +180,59 @@ function take(event) {
   for (const hear of listeners) hear(event);
   come.push(event);
   if (come.length > KEPT) come.shift();
-  touch();
+  touch(false);
 }
 
-let following = new AbortController();
+/** Returns when the page can be seen. */
+async function shown() {
+  while (document.hidden) await new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
+}
 
-/** Follow the events of the mesh, and go on after a break behind the last one. A second call ends the first. */
+/** A signal that is given once the page has been hidden for a while. @param {AbortController} ended */
+function whenHidden(ended) {
+  const look = () => setTimeout(() => document.hidden && ended.abort(), GRACE_MS);
+  document.addEventListener("visibilitychange", look, { signal: ended.signal });
+  return ended.signal;
+}
+
+let current = new AbortController();
+let followed = 0;
+
+/**
+ * Follow the events of the mesh while the page can be seen, and go on after a break behind the last one.
+ * A second call ends the first.
+ */
 export async function follow() {
+  followed += 1;
+  const number = followed;
+  current.abort();
   let last = "";
-  following.abort();
-  following = new AbortController();
-  const { signal: ended } = following;
-  for (let pause = 500; me.value && !ended.aborted; pause = Math.min(pause * 2, 15_000)) {
+  for (let pause = 500; me.value && number === followed; pause = Math.min(pause * 2, 15_000)) {
+    if (document.hidden) last = ""; // the views ask again then
+    await shown();
+    const ended = new AbortController();
+    current = ended;
     try {
       /** @type {Record<string, string>} */
       const wanted = { ...headers(), Accept: "text/event-stream" };
       if (last) wanted["Last-Event-ID"] = last;
-      const answer = await fetch("/events/stream", { headers: wanted, signal: ended });
+      const answer = await fetch("/events/stream", { headers: wanted, signal: whenHidden(ended) });
       if (answer.status === 401) me.value = undefined;
       if (!answer.ok || !answer.body) throw new Error(String(answer.status));
       live.value = "live";
       pause = 500;
       touch();
-      for await (const { id, event } of blocksOf(answer)) {
+      for await (const { id, event, comment } of blocksOf(answer)) {
+        streams = Number(/^: (\d+) streams/.exec(comment)?.[1] ?? streams);
         last = id || last;
         take(event);
       }
     } catch {
-      // The mesh is away or stops; the next round asks again.
+      // The mesh is away or stops, or the page is hidden; the next round asks again.
     }
-    if (ended.aborted) return;
+    ended.abort();
+    if (number !== followed) return;
+    streams = 0;
     live.value = "reconnecting";
     await new Promise((resolve) => setTimeout(resolve, pause));
   }
