@@ -135,7 +135,7 @@ function Tenant() {
   const set = (/** @type {any} */ event) => {
     tenant.value = event.target.value.trim();
     sessionStorage.setItem("tenant", tenant.value);
-    touch(true);
+    touch();
   };
   return html`<label>Tenant <input defaultValue=${tenant.value} size="7" placeholder="all" onChange=${set} /></label>`;
 }

@@ -56,7 +56,7 @@ function Dialog({ question, end }) {
       await question.work?.(values(question.fields ?? [], new FormData(event.target)));
       isDone.current = true;
       if (question.done) notice.value = { text: question.done };
-      touch(true);
+      touch();
       box.current?.close();
     } catch (problem) {
       setError(problem);

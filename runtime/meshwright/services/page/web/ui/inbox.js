@@ -99,7 +99,7 @@ function Many({ picked }) {
     chosen.value = new Set();
     const done = `${picked.length - settled - refused.length} ${approve ? "approved" : "denied"}`;
     notice.value = { text: [done, settled ? `${settled} settled meanwhile by others` : "", ...refused].filter(Boolean).join(", "), bad: refused.length > 0 };
-    touch(true);
+    touch();
   };
   return html`<form class="bar" onSubmit=${(/** @type {Event} */ event) => event.preventDefault()}>
     <b>${picked.length} chosen</b>

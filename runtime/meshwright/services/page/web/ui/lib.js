@@ -65,11 +65,11 @@ export async function act(done, work) {
   try {
     await work();
     notice.value = { text: done };
-    touch(true);
+    touch();
     return true;
   } catch (/** @type {any} */ error) {
     notice.value = { text: [error.message, error.remedy].filter(Boolean).join(" — "), bad: !error.isSoft };
-    touch(true);
+    touch();
     return false;
   }
 }
@@ -116,24 +116,20 @@ const HIDDEN_MS = 60_000;
 const GRACE_MS = 10_000;
 const KEPT = 300;
 let due = 0;
-let slowed = 0;
 let askedAt = 0;
+let slowedAt = 0;
 let streams = 0;
 /** @type {any[]} */
 let come = [];
 
-/** Have the views ask again, soon; `isOwn` where the caller has changed something. @param {boolean} [isOwn] */
-export function touch(isOwn = false) {
-  if (isOwn) slowed = 0;
-  if (document.hidden) return;
+/** Have the views ask again: soon, or for an event when other pages have had their turn. @param {boolean} [soon] */
+export function touch(soon = true) {
+  if (soon) slowedAt = 0;
+  if (document.hidden || (due && !soon)) return;
   clearTimeout(due);
-  due = setTimeout(beat, PAUSE_MS);
-}
-/** Have the views ask again for an event, when other pages have had their turn. */
-function touchInTurn() {
-  if (document.hidden || due) return;
   const spread = Math.random() * streams * SPREAD_MS; // pages that were idle do not ask all at once
-  due = setTimeout(beat, Math.max(PAUSE_MS, askedAt + streams * MS_PER_STREAM - Date.now(), spread));
+  const turn = Math.max(askedAt + streams * MS_PER_STREAM - Date.now(), spread);
+  due = setTimeout(beat, soon ? PAUSE_MS : Math.max(PAUSE_MS, turn));
 }
 function beat() {
   due = 0;
@@ -141,8 +137,8 @@ function beat() {
   if (come.length) recent.value = [...come.reverse(), ...recent.value].slice(0, KEPT);
   come = [];
   pulse.value += 1;
-  if (askedAt < slowed + SLOW_MS) return;
-  slowed = askedAt;
+  if (askedAt < slowedAt + SLOW_MS) return;
+  slowedAt = askedAt;
   slow.value += 1;
 }
 document.addEventListener("visibilitychange", () => touch());
@@ -160,7 +156,7 @@ export function listen(hear) {
 }
 
 /**
- * The blocks of a stream of events as they come: the id, the data where a block has some, or a comment.
+ * The blocks of a stream of events as they come: the id and the event of a block, or its comment.
  * @param {Response} answer @returns {AsyncGenerator<{id: string, event: any, comment: string}>}
  */
 export async function* blocksOf(answer) {
@@ -173,8 +169,7 @@ export async function* blocksOf(answer) {
     for (const block of blocks) {
       const lines = block.split("\n");
       const data = lines.filter((line) => line.startsWith("data:")).map((line) => line.slice(5)).join("\n");
-      const id = lines.find((line) => line.startsWith("id:"))?.slice(3).trim() ?? "";
-      yield { id, event: data ? JSON.parse(data) : null, comment: block.startsWith(":") ? block.slice(1).trim() : "" };
+      yield { id: lines.find((line) => line.startsWith("id:"))?.slice(3).trim() ?? "", event: data ? JSON.parse(data) : null, comment: block.startsWith(":") ? block : "" };
     }
   }
 }
@@ -185,7 +180,7 @@ function take(event) {
   for (const hear of listeners) hear(event);
   come.push(event);
   if (come.length > KEPT) come.shift();
-  touchInTurn();
+  touch(false);
 }
 
 /** Returns when the page can be seen. */
@@ -200,43 +195,44 @@ function whenHidden(ended) {
   return ended.signal;
 }
 
-let following = new AbortController();
+let current = new AbortController();
+let followed = 0;
 
 /**
  * Follow the events of the mesh while the page can be seen, and go on after a break behind the last one.
  * A second call ends the first.
  */
 export async function follow() {
+  followed += 1;
+  const number = followed;
+  current.abort();
   let last = "";
-  following.abort();
-  following = new AbortController();
-  const { signal: replaced } = following;
-  for (let pause = 500; me.value && !replaced.aborted; pause = Math.min(pause * 2, 15_000)) {
+  for (let pause = 500; me.value && number === followed; pause = Math.min(pause * 2, 15_000)) {
     if (document.hidden) last = ""; // the views ask again then
     await shown();
     const ended = new AbortController();
+    current = ended;
     try {
       /** @type {Record<string, string>} */
       const wanted = { ...headers(), Accept: "text/event-stream" };
       if (last) wanted["Last-Event-ID"] = last;
-      const signal = AbortSignal.any([whenHidden(ended), replaced]);
-      const answer = await fetch("/events/stream", { headers: wanted, signal });
+      const answer = await fetch("/events/stream", { headers: wanted, signal: whenHidden(ended) });
       if (answer.status === 401) me.value = undefined;
       if (!answer.ok || !answer.body) throw new Error(String(answer.status));
       live.value = "live";
       pause = 500;
       touch();
       for await (const { id, event, comment } of blocksOf(answer)) {
+        streams = Number(/^: (\d+) streams/.exec(comment)?.[1] ?? streams);
         last = id || last;
-        streams = Number(/^(\d+) streams/.exec(comment)?.[1] ?? streams);
         take(event);
       }
     } catch {
       // The mesh is away or stops, or the page is hidden; the next round asks again.
     }
     ended.abort();
+    if (number !== followed) return;
     streams = 0;
-    if (replaced.aborted) return;
     live.value = "reconnecting";
     await new Promise((resolve) => setTimeout(resolve, pause));
   }
