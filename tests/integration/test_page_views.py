@@ -275,7 +275,11 @@ async def test_costs_lead_to_tasks_and_stand_beside_estimates(tmp_path: Path, ch
         for _ in range(2):
             leads = await api.finished(agent_id="lead", payload={"text": "Do it."})
         async with opened(chromium, api, "money") as page:
-            await expect(page.get_by_label("Cost by hour").get_by_role("link")).to_have_count(1)
+            column = page.get_by_label("Cost by hour").get_by_role("link")
+            await expect(column).to_have_count(1)
+            heights = "(all, of) => all.map((one) => one.getBoundingClientRect().height / of)"
+            shares = await column.locator("i").evaluate_all(heights, 130)
+            assert shares == pytest.approx([0.4, 0.4], abs=0.02)  # of a dollar, as the scale says
             costs = page.get_by_role("region", name="Costs")
             await expect(costs.get_by_role("row").filter(has_text="helper")).to_contain_text(
                 "$0.2000, $0.2000"

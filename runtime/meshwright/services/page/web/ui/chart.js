@@ -51,7 +51,7 @@ export function Chart({ items, bucket, since, link }) {
       const column = columns.get(time);
       const text = `${when(time)}: ${dollars(whole(column))}${column ? ` (${parts(column).map(([name, cost]) => `${name} ${dollars(cost)}`).join(", ")})` : ""}`;
       if (!column || !whole(column)) return html`<li key=${time} title=${text}></li>`;
-      return html`<li key=${time}><a href=${link("", time)} title=${text} aria-label=${text} style=${{ height: `${Math.max(2, (100 * whole(column)) / top)}%` }}>${parts(column).map(([name, cost]) => html`<i key=${name} class=${colour(name)} style=${{ flexGrow: cost }}></i>`)}</a></li>`;
+      return html`<li key=${time}><a href=${link("", time)} title=${text} aria-label=${text} style=${{ height: `${Math.max(2, (100 * whole(column)) / top)}%` }}>${parts(column).map(([name, cost]) => html`<i key=${name} class=${colour(name)} style=${{ height: `${(100 * cost) / whole(column)}%` }}></i>`)}</a></li>`;
     })}</ol>
     <div class="times" aria-hidden="true">${[times[0], times[Math.floor(times.length / 2)], times.at(-1)].map((time) => html`<span key=${time}>${when(/** @type {number} */ (time))}</span>`)}</div>
     <figcaption class="line">${own.map((name) => html`<span key=${name}><i class=${`swatch ${colour(name)}`}></i> ${link(name) ? html`<a href=${link(name)}>${name}</a>` : name} ${dollars(sums.get(name))}</span>`)}${others.length ? html`<span><i class="swatch c0"></i> ${others.length} others</span>` : null}</figcaption></figure>`;
