@@ -123,6 +123,7 @@ async def test_a_newcomer_has_an_agent_an_approval_and_a_repaired_failure_in_min
         newcomer.notes("the agent has answered")
         await changes(running, shop / "actors/closer.py", CLOSER)
         asking = asyncio.create_task(newcomer.types("mesh ask closer", "Close the shop on Friday"))
+        await running.errors.until(f"page: {running.url}; ")
         await page.goto(running.url)
         await approves(newcomer, page, "Friday")
         answered = await asking

@@ -7,6 +7,8 @@ import sys
 from asyncio.subprocess import PIPE
 from pathlib import Path
 
+import pytest
+
 from meshwright.sql.folder import lock_folder
 from tests.support.fake_openai import FakeOpenAI
 from tests.support.running_mesh import MESH, RunningMesh, mesh, mesh_up, ready_url, start
@@ -156,11 +158,15 @@ async def test_a_project_without_agents_says_so(tmp_path: Path) -> None:
         await running.errors.until("no agent runs: actors/ has none; mesh init makes one")
 
 
-async def test_a_file_without_agents_says_so(tmp_path: Path) -> None:
-    (tmp_path / "none.py").write_text("from meshwright import Agent, run_mesh\n\nrun_mesh()\n")
+@pytest.mark.parametrize(
+    ("given", "complaint"), [("", "this file defines no agent"), ('"ada"', "'ada' is no class of an agent")]
+)
+async def test_a_file_without_agents_says_so(tmp_path: Path, given: str, complaint: str) -> None:
+    (tmp_path / "none.py").write_text(f"from meshwright import Agent, run_mesh\n\nrun_mesh({given})\n")
     process = await start([sys.executable, "none.py"], {}, tmp_path, stdout=PIPE, stderr=PIPE)
     _, err = await process.communicate()
-    assert process.returncode == 1 and "none.py: this file defines no agent" in err.decode(), err
+    assert process.returncode == 1 and f"none.py: {complaint}" in err.decode(), err
+    assert "run_mesh(Greeter)" in err.decode()
 
 
 async def test_dapr_is_not_reloaded(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ async def test_a_default_that_changes_while_a_task_waits_is_asked_about_alone(tm
 async def test_a_no_to_a_restart_ends_the_task_and_repeats_nothing(tmp_path: Path) -> None:
     async with deployed(tmp_path, STEP) as (shop, running, task_id):
         warned = "1 open task of simulated began with other code; 1 with steps that are not idempotent"
-        await running.errors.until(warned)
+        await running.errors.until(f"{warned} (mesh tasks --agent simulated)")
         checked = await shop.run("agents", "check")
         assert (checked.status, checked.out.strip()) == (1, warned), checked.err
         question = await question_of(running, "restart")

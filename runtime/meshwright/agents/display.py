@@ -100,7 +100,10 @@ WORDS: Mapping[str, EventWords] = {
     "agent.*": EventWords("", _registered),
     "agent.code_changed": EventWords(
         "code changed",
-        lambda it, _: (code_changed(it.get("agent_id", "?"), it.get("tasks", 0), it.get("once", 0)),),
+        lambda it, _: (
+            code_changed(it.get("agent_id", "?"), it.get("tasks", 0), it.get("once", 0)),
+            f"(mesh tasks --agent {it.get('agent_id', '?')})",
+        ),
     ),
     "prompt.fallback": EventWords("prompt", partial(_prompt_problem, "a built-in prompt takes its place")),
     "prompt.rejected": EventWords("prompt", partial(_prompt_problem, "the last good prompt stays in use")),

@@ -85,9 +85,11 @@ def check_agents(agents: Sequence[type[Agent]]) -> Sequence[type[Agent]]:
     found = agents or [value for value in vars(started).values() if _is_agent(value)]
     if not agents:
         found = [agent for agent in found if agent.__module__ == started.__name__]
-    if not found:
+    wrong = [f"{agent!r} is no class of an agent" for agent in found if not _is_agent(agent)]
+    if wrong or not found:
         remedy = "Define a class with Agent as its base, or name the agents: run_mesh(Greeter)"
-        raise ConfigError("this file defines no agent", path=getattr(started, "__file__", ""), remedy=remedy)
+        problem = next(iter(wrong), "this file defines no agent")
+        raise ConfigError(problem, path=getattr(started, "__file__", ""), remedy=remedy)
     _check_unique(found)
     _check_delegation(found)
     return found

@@ -195,7 +195,8 @@ class _LazyGroup(click.Group):
 def mesh() -> None:
     """A mesh of AI agents: tasks that, once accepted, are never lost.
 
-    Start with `mesh demo`, or `mesh ask architect-agent "How is the score
+    Start with `mesh demo`, a project of your own with `mesh init`, or
+    `mesh ask architect-agent "How is the score
     of an agent
     computed?"`.
     """

@@ -333,7 +333,8 @@ def _greet(mesh: Mesh, url: str) -> None:
     agents = ", ".join(mesh.get(BoundAgents))
     if not agents and mesh.settings.store == "sqlite":
         say(f"no agent runs: {mesh.settings.agents.dir}/ has none; mesh init makes one", logging.WARNING)
-    say(f"{f'agents: {agents}; ' if agents else ''}API: {url}/docs; Ctrl-C stops")
+    page = f"page: {url}; " if mesh.settings.page.enabled and mesh.has_log else ""
+    say(f"{f'agents: {agents}; ' if agents else ''}{page}API: {url}/docs; Ctrl-C stops")
 
 
 def _on_stop_signals(stop: Callable[[], object]) -> None:
