@@ -433,6 +433,15 @@ async def test_what_failed_is_counted_by_cause_and_retried_at_once(tmp_path: Pat
             await expect(page.get_by_text("Running for over twice the time")).to_be_visible()
 
 
+async def test_a_retry_behind_finished_steps_asks_no_model_again(tmp_path: Path, chromium: Browser) -> None:
+    Moody.tries = 0
+    async with http_mesh(tmp_path, Moody, script=ScriptedModel("Well.")) as api:
+        failed = await api.finished(agent_id="moody", payload={"text": "How is it?"})
+        async with opened(chromium, api, f"task/{failed}") as page:
+            await press(page, "Retry behind its finished steps")
+            await expect(page.locator("h1 .status")).to_have_text("succeeded")
+
+
 async def test_a_filter_keeps_what_is_typed_while_events_come(tmp_path: Path, chromium: Browser) -> None:
     async with http_mesh(tmp_path) as api, opened(chromium, api, "tasks") as page:
         await page.get_by_label("Agent").fill("ech")

@@ -7,6 +7,11 @@ import { Steps } from "./steps.js";
 import { Buttons } from "./tasks.js";
 import { Tree } from "./tree.js";
 
+const AGAIN = [
+  ["journal", "Retry behind its finished steps", "It goes on behind its finished steps"],
+  ["start", "Retry from the start", "It begins at the start"],
+];
+
 /** The view. */
 export function TaskPage() {
   const { id } = route.value;
@@ -27,7 +32,7 @@ export function TaskPage() {
       ${data.outcome?.prompt ? html`<dt>prompt</dt><dd><a href=${to("tasks", { prompt: data.outcome.prompt.split(" ")[0] })}>${data.outcome.prompt}</a></dd>` : null}
       ${data.generation > 1 ? html`<dt>worked on</dt><dd>${data.generation} times</dd>` : null}
     </dl>
-    <p class="bar"><${Buttons} id=${id} status=${data.status} /> ${["failed", "timed_out", "cancelled"].includes(data.status) && may("operator", "submitter") ? html`<button type="button" onClick=${() => act("It begins at the start", () => call("POST", `/tasks/${id}/retry`, { begin: "start" }))}>Retry from the start</button>` : null} <${Export} id=${id} /> <${Copy} /></p>
+    <p class="bar"><${Buttons} id=${id} status=${data.status} /> ${["failed", "timed_out", "cancelled"].includes(data.status) && may("operator", "submitter") ? AGAIN.map(([begin, label, said]) => html`<button key=${begin} type="button" onClick=${() => act(said, () => call("POST", `/tasks/${id}/retry`, { begin }))}>${label}</button>`) : null} <${Export} id=${id} /> <${Copy} /></p>
     ${data.waits.length ? html`<h2>It waits</h2><ul>${data.waits.map((/** @type {any} */ wait) => html`<li key=${wait.wait_id}>for ${wait.kind}${wait.child_task_id ? html` <${TaskLink} id=${wait.child_task_id} />` : ""}: ${wait.reason} ${wait.due_at ? html`<span class="dim"><${Ago} time=${wait.due_at} /></span>` : ""} ${wait.kind === "person" ? html`<a href="#/inbox">Inbox</a>` : ""}</li>`)}</ul>` : null}
     <h2>Request</h2><${Shown} value=${typeof data.payload.text === "string" && Object.keys(data.payload).length === 1 ? data.payload.text : data.payload} />
     <${Ended} outcome=${data.outcome} id=${id} />
