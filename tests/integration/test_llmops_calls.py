@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, Run, Tasks
+from meshwright import Agent, Capability, Run
 from meshwright.core.access import Role
 from meshwright.events.filter import EventFilter
 from meshwright.models.port import ModelReply, ModelRequest
+from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import ScriptedModel
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.tenants import holder

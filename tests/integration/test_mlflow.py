@@ -11,13 +11,13 @@ import aiohttp
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from meshwright import Mesh
 from meshwright.core.access import Role
 from meshwright.core.messages import Caller
 from meshwright.core.topics import TASK_PROGRESS
 from meshwright.edges import reply_table
 from meshwright.edges.reply_table import SenderKey
 from meshwright.events.filter import EventFilter
+from meshwright.mesh import Mesh
 from meshwright.orchestration.tasks import Tasks
 from meshwright.services.evaluations.component import Evaluations
 from meshwright.services.evaluations.records import EvaluationRequest
