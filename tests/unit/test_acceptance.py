@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from meshwright.core.errors import InvalidInput, TooLarge
 from meshwright.core.ids import ID_PATTERN
-from meshwright.core.messages import Caller, TaskRequest
+from meshwright.core.messages import Caller, Task, TaskRequest, TaskVariant
 from meshwright.orchestration.acceptance import PayloadLimits, hash_of, make_task
 from meshwright.work.protocol import Accept
 from tests.support.turn_driver import NOW
@@ -31,6 +31,24 @@ def accepted(
     caller = caller or Caller()
     task = make_task(request, caller, now=NOW, limits=limits or PayloadLimits(), idempotency_key=key)
     return Accept.of(task, request_hash=hash_of(request, caller, key))
+
+
+TRIED = TaskVariant(
+    experiment="e-1", name="short", agent_id="helper", params={"variants": [], "limits": None}
+)
+
+
+@pytest.mark.parametrize("variants", [(), (TRIED,), (TRIED, TRIED)])
+@pytest.mark.parametrize("fields", [{}, {"budget_usd": "0.5", "on_empty": "ask"}])
+def test_a_task_travels_whole_and_without_fields_that_say_nothing(
+    variants: tuple[TaskVariant, ...], fields: dict[str, Any]
+) -> None:
+    request = TaskRequest(agent_id="helper", **fields)
+    task = make_task(request, Caller(), now=NOW, limits=PayloadLimits(), variants=variants)
+    written = bytes(task.encode())
+    assert Task.model_validate_json(written) == task
+    assert (b'"sender_context"' in written) == bool(fields)
+    assert (b'"experiment":"e-1"' in written) == bool(variants)
 
 
 # Limits

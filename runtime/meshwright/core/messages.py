@@ -253,7 +253,11 @@ class Task(Struct, kw_only=True):
     def encode(self) -> Raw:
         """The task as JSON, as it travels and is stored: unknown fields survive, since it is made once."""
         data = write_struct(self)
-        return Raw(data[: -len(_DEFAULTS)] + b"}" if data.endswith(_DEFAULTS) else data)
+        if not self.variants:
+            return Raw(data[: -len(_NO_MORE)] + b"}" if data.endswith(_NO_MORE) else data)
+        tail = _VARIANTS + write_struct(self.variants) + b"}"
+        rest = _DEFAULTS + tail
+        return Raw(data[: -len(rest)] + tail if data.endswith(rest) else data)
 
     @property
     def first_task_id(self) -> str:
@@ -278,8 +282,10 @@ class Task(Struct, kw_only=True):
 
 _DEFAULTS = (
     b',"limits":null,"budget_usd":null,"budgets_above":[],"budgets":[],"on_empty":"fail","after":null,'
-    b'"forked_from":null,"outside":false,"family":"","repository":"","sender_context":null,"variants":[]}'
+    b'"forked_from":null,"outside":false,"family":"","repository":"","sender_context":null'
 )
+_VARIANTS = b',"variants":'
+_NO_MORE = _DEFAULTS + _VARIANTS + b"[]}"
 
 
 class TaskCarrier(Struct, dict=True):

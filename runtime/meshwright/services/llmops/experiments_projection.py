@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
-from meshwright.core.encoding import encode
-from meshwright.core.messages import Event, Outcome
-from meshwright.core.money import pico
+from meshwright.core.encoding import Struct, encode
+from meshwright.core.messages import Event, Usage
+from meshwright.core.money import ZERO, Amount, exact, pico
 from meshwright.models.port import MODEL_CALLED
 from meshwright.orchestration.acceptance import FINAL
 from meshwright.services.llmops.experiments_table import ExperimentRow, by_ids
@@ -23,10 +23,10 @@ _CHANGING = (
     *("last_seq", "ended", "success", "retries", "model_calls", "tokens", "cost_pico", "duration_ms"),
     "denials",
 )
-_NEW = ("experiment_id", "task_id", "tenant_id", "seq", "last_seq", "variant", "unit")
-_COLUMNS = (*_NEW, *_CHANGING[1:])
-_INTO_TASKS = f"experiment_tasks ({', '.join(_NEW)})"
-_INTO_CHANGED = f"experiment_tasks ({', '.join(_COLUMNS)})"
+_COLUMNS = ("experiment_id", "task_id", "tenant_id", "seq", "last_seq", "variant", "unit", *_CHANGING[1:])
+_NONE = (0, 0, 0, 0, 0, None, 0.0, 0)
+"""The changing columns of a task that was just accepted, behind `last_seq`."""
+_INTO_TASKS = f"experiment_tasks ({', '.join(_COLUMNS)})"
 _INTO_SCORES = "experiment_scores (tenant_id, task_id, name, scored_by, seq, value)"
 _REPLACE = (
     "ON CONFLICT (tenant_id, task_id, name, scored_by) DO UPDATE SET seq = excluded.seq, "
@@ -50,37 +50,43 @@ class ExperimentProjection:
 
     def fold(self, session: Session, events: Sequence[Event]) -> None:
         """Add tasks, count what they do, and note how they end."""
-        self._accept(session, [event for event in events if event.event_type == _ACCEPTED])
+        made = self._made(session, [event for event in events if event.event_type == _ACCEPTED])
         later = [event for event in events if event.event_type != _ACCEPTED and event.task_id]
-        if not later or not session.execute("SELECT 1 FROM experiment_tasks LIMIT 1").fetchall():
+        if not made and (
+            not later or not session.execute("SELECT 1 FROM experiment_tasks LIMIT 1").fetchall()
+        ):
             return
+        ids = {row["task_id"] for row in made} | {event.task_id for event in later}
+        known = [dict(zip(_COLUMNS, values, strict=True)) for values in session.select_in(_SELECT, ids)]
+        changed = {_key(row): row for row in made}
         rows: dict[tuple[str, str], list[dict[str, Any]]] = {}
-        for values in session.select_in(_SELECT, {event.task_id for event in later}):
-            row = dict(zip(_COLUMNS, values, strict=True))
+        for row in known:
+            changed.pop(_key(row), None)  # it is there: the log is read again
+        for row in (*known, *changed.values()):
             rows.setdefault((row["tenant_id"], row["task_id"]), []).append(row)
-        changed: dict[tuple[str, str], dict[str, Any]] = {}
         for event in later:
             for row in rows.get((event.tenant_id, event.task_id or ""), ()):
                 if (event.seq or 0) > row["last_seq"] and _apply(row, event):
                     row["last_seq"] = event.seq
-                    changed[row["experiment_id"], row["task_id"]] = row
+                    changed[_key(row)] = row
             if event.event_type == SCORED and (event.tenant_id, event.task_id) in rows:
                 _score(session, event)
-        session.insert(_INTO_CHANGED, [tuple(row.values()) for row in changed.values()], then=_UPDATE)
+        session.insert(_INTO_TASKS, [tuple(row.values()) for row in changed.values()], then=_UPDATE)
 
-    def _accept(self, session: Session, events: Sequence[Event]) -> None:
-        found = {event.id: event.fields for event in events if _may_have_variants(event)}
-        ids = {tried["experiment"] for fields in found.values() for tried in _variants_of(fields)}
-        known = {row.experiment_id: row for row in by_ids(session, sorted(ids))} if ids else {}
-        rows = [
-            (row.experiment_id, event.task_id, event.tenant_id, event.seq, event.seq, tried["name"], unit)
-            for event in events
-            for tried in _variants_of(found.get(event.id, {}))
-            if (row := known.get(tried["experiment"])) is not None and row.tenant_id == event.tenant_id
-            if (unit := _unit_of(row, event, found[event.id])) and row.variant(tried["name"])
+    def _made(self, session: Session, events: Sequence[Event]) -> list[dict[str, Any]]:
+        """The rows of tasks that were accepted with variants."""
+        accepted = [(event, found) for event in events if (found := _accepted_in(event)) is not None]
+        if not accepted:
+            return []
+        ids = {tried.experiment for _, found in accepted for tried in found.variants}
+        known = {row.experiment_id: row for row in by_ids(session, sorted(ids))}
+        return [
+            _new_row(row.experiment_id, event, tried.name, unit)
+            for event, found in accepted
+            for tried in found.variants
+            if (row := known.get(tried.experiment)) is not None and row.tenant_id == event.tenant_id
+            if (unit := _unit_of(row, event, found)) and row.variant(tried.name)
         ]
-        if rows:
-            session.insert(_INTO_TASKS, rows, then="ON CONFLICT DO NOTHING")
 
     def clear(self, session: Session, oldest: int) -> None:
         """Forget the tasks and scores whose events are in the log."""
@@ -88,25 +94,66 @@ class ExperimentProjection:
         session.execute("DELETE FROM experiment_scores WHERE seq >= ?", (oldest,))
 
 
-def _may_have_variants(event: Event) -> bool:
-    return not isinstance(event.payload, bytes) or _MARK in event.payload
+def _new_row(experiment_id: str, event: Event, variant: str, unit: str) -> dict[str, Any]:
+    named = (experiment_id, event.task_id, event.tenant_id, event.seq, event.seq, variant, unit)
+    return dict(zip(_COLUMNS, (*named, *_NONE), strict=True))
 
 
-def _variants_of(fields: Mapping[str, Any]) -> list[Mapping[str, str]]:
-    return [] if "forked_from" in fields else fields.get("variants") or []
+def _key(row: Mapping[str, Any]) -> tuple[str, str]:
+    return row["experiment_id"], row["task_id"]
 
 
-def _unit_of(row: ExperimentRow, event: Event, fields: Mapping[str, Any]) -> str:
+class _Tried(Struct):
+    experiment: str
+    name: str
+
+
+class _Accepted(Struct):
+    """The fields of a `task.accepted` that are read: every task has one."""
+
+    variants: tuple[_Tried, ...] = ()
+    dispatched_to: str | None = None
+    thread_id: str | None = None
+    requested_by: str | None = None
+    parent_task_id: str | None = None
+    forked_from: Any = None
+
+
+class _Ended(Struct):
+    """The fields of an outcome that are read."""
+
+    success: bool
+    attempt: int = 1
+    duration_ms: float = 0.0
+    usage: Usage = Usage()
+    cost_usd: Amount | None = ZERO
+
+    def __post_init__(self) -> None:
+        exact(self, "cost_usd", self.cost_usd)
+
+
+def _accepted_in(event: Event) -> _Accepted | None:
+    """The acceptance of a task with variants; None for any other, and for a row that was altered."""
+    if isinstance(event.payload, bytes) and _MARK not in event.payload:
+        return None
+    try:
+        found = _Accepted.model_validate_json(encode(event.payload))
+    except ValueError:
+        return None
+    return found if found.variants and found.forked_from is None else None
+
+
+def _unit_of(row: ExperimentRow, event: Event, found: _Accepted) -> str:
     """A hash of what the task is averaged with; "" for the task of another agent.
 
     Delegated tasks are averaged with those of the same task above, tasks for inputs with none.
     """
-    if fields.get("dispatched_to") not in row.wanted.agents:
+    if found.dispatched_to not in row.wanted.agents:
         return ""
-    by = fields.get("thread_id") if row.wanted.unit == "thread" else fields.get("requested_by")
+    by = found.thread_id if row.wanted.unit == "thread" else found.requested_by
     if row.runs_over == "inputs":
         by = event.task_id
-    return sha256(str(fields.get("parent_task_id") or by).encode()).hexdigest()[:32]
+    return sha256(str(found.parent_task_id or by).encode()).hexdigest()[:32]
 
 
 def _apply(row: dict[str, Any], event: Event) -> bool:
@@ -126,7 +173,7 @@ def _apply(row: dict[str, Any], event: Event) -> bool:
 
 def _end(row: dict[str, Any], event: Event) -> bool:
     try:
-        outcome = Outcome.model_validate_json(encode(event.payload))
+        outcome = _Ended.model_validate_json(encode(event.payload))
     except ValueError:  # of a row that was altered
         return False
     usage = outcome.usage

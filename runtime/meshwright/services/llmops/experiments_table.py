@@ -7,7 +7,7 @@ two changes of an experiment one follows the other.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -28,7 +28,13 @@ MAX_ID = "~"
 """Behind every id."""
 
 
-class ExperimentRow(Struct, dict=True):
+@lru_cache(maxsize=100)
+def _request_of(spec: str) -> ExperimentRequest:
+    """The request of an experiment, which never changes: each fold of events asks for it."""
+    return ExperimentRequest.model_validate_json(spec)
+
+
+class ExperimentRow(Struct):
     """An experiment: `spec` and `state` are JSON of `ExperimentRequest` and `ExperimentState`."""
 
     experiment_id: str
@@ -41,10 +47,10 @@ class ExperimentRow(Struct, dict=True):
     state: str
     unseen: int = 0
 
-    @cached_property
+    @property
     def wanted(self) -> ExperimentRequest:
         """The request that it was made by."""
-        return ExperimentRequest.model_validate_json(self.spec)
+        return _request_of(self.spec)
 
     @property
     def shown(self) -> Experiment:
