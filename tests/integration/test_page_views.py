@@ -429,8 +429,36 @@ async def test_what_failed_is_counted_by_cause_and_retried_at_once(tmp_path: Pat
             await confirm(page, "Retry")
             await expect(page.get_by_text("2 tasks are worked on again")).to_be_visible()
             await expect(page.get_by_text("No task agrees with that.")).to_be_visible()
-            await page.goto(f"{api.url}/#/tasks?stuck=1")
-            await expect(page.get_by_text("Running for over twice the time")).to_be_visible()
+
+
+async def test_stuck_tasks_are_marked_and_listed(tmp_path: Path, chromium: Browser) -> None:
+    async with http_mesh(tmp_path) as api:
+        await api.finished(agent_id="echo", payload={"text": "Hello"})
+        running = await api.submit(agent_id="gate", payload={})
+        facts = {"tenant_id": "default", "agent_id": "gate", "running_seconds": 90, "p90_seconds": 2}
+        figures = await api.get("/figures") | {"stuck": [{"task_id": running, **facts}]}
+        async with opened(chromium, api, "inbox") as page:
+            await page.route("**/figures", lambda route: route.fulfill(json=figures))
+            await page.get_by_role("link", name="Tasks").click()
+            rows = page.get_by_role("region", name="Tasks").get_by_role("row")
+            await expect(rows.filter(has_text="gate").get_by_text("stuck")).to_be_visible()
+            await expect(page.get_by_role("button", name="Cancel all that match…")).to_be_visible()
+            await page.get_by_role("link", name="stuck 1").click()
+            await expect(rows).to_have_count(2)
+            await expect(page.get_by_role("button", name="Cancel all that match…")).to_have_count(0)
+            await page.unroute_all(behavior="ignoreErrors")
+
+
+async def test_the_keyboard_skips_to_the_content_of_a_view(tmp_path: Path, chromium: Browser) -> None:
+    async with http_mesh(tmp_path) as api, opened(chromium, api, "tasks") as page:
+        await expect(page.get_by_role("heading", level=1)).to_have_text("Tasks")
+        await page.keyboard.press("Tab")
+        await expect(page.get_by_role("link", name="To the content")).to_be_focused()
+        await page.keyboard.press("Enter")
+        await expect(page.locator("main")).to_be_focused()
+        await expect(page.get_by_role("heading", level=1)).to_have_text("Tasks")
+        await page.keyboard.press("Tab")
+        assert await page.evaluate("document.querySelector('main').contains(document.activeElement)")
 
 
 async def test_a_retry_behind_finished_steps_asks_no_model_again(tmp_path: Path, chromium: Browser) -> None:

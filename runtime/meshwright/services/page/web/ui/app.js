@@ -100,7 +100,7 @@ function Shell() {
     document.title = `${waiting.value ? `(${waiting.value}) ` : ""}${view.title || "Task"} · Meshwright`;
   }, [view, waiting.value]);
   return html`<header class="top">
-      <a class="unseen" href="#main">To the content</a>
+      <a class="unseen" href="#main" onClick=${skip}>To the content</a>
       <b>Meshwright</b>
       <nav aria-label="Views">${able.filter(([, one]) => one.title).map(([key, one]) => html`<a key=${key} href=${to(key)} aria-current=${key === current ? "page" : undefined}>${one.title}${key === "inbox" && waiting.value ? html` <span class="badge">${waiting.value}</span>` : ""}</a>`)}</nav>
       <span class="line mine">
@@ -111,6 +111,12 @@ function Shell() {
     ${notice.value ? html`<p class=${`notice ${notice.value.bad ? "bad" : ""}`} role=${notice.value.bad ? "alert" : "status"}>${notice.value.text} <button type="button" class="plain" aria-label="Close" onClick=${() => { notice.value = null; }}>×</button></p>` : null}
     <main id="main" tabindex="-1"><${view.show} key=${`${name}/${route.value.id}`} /></main>
     <${Dialogs} />`;
+}
+
+/** Goes on with the content, for the keyboard; the address stays that of the view. @param {Event} event */
+function skip(event) {
+  event.preventDefault();
+  document.getElementById("main")?.focus();
 }
 
 /** Counts the inbox, also where another view is open. */

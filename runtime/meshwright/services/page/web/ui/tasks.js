@@ -29,7 +29,7 @@ export function Tasks() {
     <${Filter} wanted=${wanted} key=${JSON.stringify(wanted)} />
     ${onlyStuck ? html`<p>Running for over twice the time that nine of ten tasks of their agent take. <a href=${to("tasks")}>Show all</a></p>` : null}
     <${Failed} error=${isGone ? null : error} />
-    ${data ? html`<${Again} wanted=${wanted} items=${items} /><${Rows} items=${items} stuck=${stuck} />` : null}
+    ${data ? html`${onlyStuck ? null : html`<${Again} wanted=${wanted} items=${items} />`}<${Rows} items=${items} stuck=${stuck} />` : null}
     ${isGone || (data && items.length === 0) ? html`<p class="empty">No task agrees with that.${isGone ? ` ${error.message}. ${error.remedy}` : ""}</p>` : null}
     ${data?.cursor && more < 10 && !onlyStuck ? html`<button type="button" onClick=${() => setMore(more + 1)}>Show more</button>` : null}
     ${data?.cursor && more >= 10 ? html`<p class="dim">The newest ${PAGE * more} are shown: filter for others.</p>` : null}`;

@@ -11,6 +11,7 @@ const [GAP_X, GAP_Y] = [92, 18];
 const TRAVEL_MS = 900;
 const MOST_DOTS = 80;
 const MOST_KNOWN = 5_000;
+const MOST_NODES = 40; // beyond, only agents that did something lately are drawn
 const ENDS = new Set(["succeeded", "failed", "cancelled", "timed_out"]);
 /** The agents of tasks by their ids, as lists and events say. @type {Map<string, string>} */
 const agentOf = new Map();
@@ -64,11 +65,13 @@ function line(from, target) {
 }
 
 /** The agents as a graph. @param {{rows: any[]}} given */
-export function Topology({ rows }) {
+export function Topology({ rows: all }) {
   const { data } = useData("/tasks?limit=500", slow);
   const svg = useRef(/** @type {any} */ (null));
   useEffect(() => flow(svg), []);
   const edges = edgesOf(data?.items ?? []);
+  const named = new Set(edges.flatMap((edge) => [edge.from, edge.to]));
+  const rows = all.length > MOST_NODES ? all.filter((row) => named.has(row.agent_id) || row.running || row.waiting || row.calls_today) : all;
   const agents = rows.map((row) => row.agent_id);
   const known = edges.filter((edge) => (edge.from === CALLERS || agents.includes(edge.from)) && agents.includes(edge.to));
   const { places, width, height } = placed(agents, known);
@@ -82,6 +85,7 @@ export function Topology({ rows }) {
       ${rows.map((row) => html`<${Node} key=${row.agent_id} place=${at(row.agent_id)} title=${row.agent_id} href=${to("tasks", { agent_id: row.agent_id })} line=${busy(row)} state=${row.info?.status === "online" && row.info.healthy ? "good" : "poor"} />`)}
       <${Node} place=${at(MODELS)} title="models" href=${to("money", { by: "model" })} line=${`${rows.reduce((sum, row) => sum + (row.calls_today ?? 0), 0)} calls today`} />
     </svg></div>
+    ${rows.length < all.length ? html`<p class="dim">${all.length - rows.length} agents did nothing lately, and are not drawn.</p>` : null}
     ${known.length ? html`<details><summary>The same as a table</summary><${Table} label="Tasks between agents" heads=${["From", "To", "#Of the last 500 tasks", "#Failed", "Last"]}>${known.map((edge) => html`<tr key=${`${edge.from} ${edge.to}`}><td>${edge.from}</td><td>${edge.to}</td><td class="number"><${Count} value=${edge.count} href=${to("tasks", { agent_id: edge.to })} /></td><td class="number"><${Count} value=${edge.failed} href=${to("tasks", { agent_id: edge.to, status: "failed" })} /></td><td><${Ago} time=${edge.last} /></td></tr>`)}<//></details>` : null}`;
 }
 
