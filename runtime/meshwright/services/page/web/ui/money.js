@@ -37,11 +37,13 @@ export function Money() {
 function Sums({ data, by, since }) {
   const { data: agents } = useData(by === "agent" ? "/agents" : null, slow);
   const known = new Set((agents?.items ?? []).filter((/** @type {any} */ one) => one.kind !== "system").map((/** @type {any} */ one) => one.agent_id));
+  const { data: tasks } = useData(by === "task" ? `/tasks?${asked({ since, limit: 500 })}` : null, slow);
+  const whole = new Map((tasks?.items ?? []).map((/** @type {any} */ task) => [task.task_id, task.cost_usd])); // with what it delegated, as estimates are
   if (!data.items.length) return html`<p class="empty">No model was called in that time.</p>`;
   const isBeside = by === "task" || by === "agent";
-  const heads = [by, "#Calls", "#Failed", "#Read", "#Cached", "#Written", "#Cost", "#Held", ...(isBeside ? [by === "task" ? "#Estimate" : "#A task (median, 90 %)"] : [])];
+  const heads = [by, "#Calls", "#Failed", "#Read", "#Cached", "#Written", "#Cost", "#Held", ...(isBeside ? [by === "task" ? "#With those below, and estimated" : "#A task (median, 90 %)"] : [])];
   return html`<${Table} label="Costs" heads=${heads}>
-    ${data.items.map((/** @type {any} */ item) => html`<${Sum} key=${`${item.key} ${item.key2}`} item=${item} by=${by} since=${since} isKnown=${known.has(item.key)} />`)}
+    ${data.items.map((/** @type {any} */ item) => html`<${Sum} key=${`${item.key} ${item.key2}`} item=${item} by=${by} since=${since} isKnown=${known.has(item.key)} whole=${whole.get(item.key)} />`)}
     <tr class="total"><td><b>All</b>${data.omitted ? html` <span class="dim">with ${data.omitted} that are not listed</span>` : ""}</td><${Figures} item=${data.total} href=${to("tasks", { since })} />${isBeside ? html`<td></td>` : null}</tr><//>`;
 }
 
@@ -49,24 +51,23 @@ function Sums({ data, by, since }) {
 const Figures = ({ item, href }) =>
   html`<td class="number">${href ? html`<a href=${href}>${item.calls}</a>` : item.calls}</td><td class="number">${item.failed || ""}</td><td class="number">${item.prompt_tokens.toLocaleString()}</td><td class="number">${item.cached_tokens ? item.cached_tokens.toLocaleString() : ""}</td><td class="number">${item.completion_tokens.toLocaleString()}</td><td class="number">${dollars(item.cost_usd)}${item.unpriced ? html` <span class="dim">${item.unpriced} without a price</span>` : ""}</td><td class="number">${Number(item.reserved_usd) ? dollars(item.reserved_usd) : ""}</td>`;
 
-/** A row; that of a task opens what it delegated. @param {{item: any, by: string, since: string, isKnown: boolean}} given */
-function Sum({ item, by, since, isKnown }) {
+/** A row; that of a task opens what it delegated. @param {{item: any, by: string, since: string, isKnown: boolean, whole: any}} given */
+function Sum({ item, by, since, isKnown, whole }) {
   const [isOpen, open] = useState(false);
   const of = item.key == null ? {} : found(by, item.key);
   const href = by === "task" ? (item.key ? to(`task/${item.key}`) : "") : Object.keys(of).length ? to("tasks", { ...of, since }) : "";
   const name = item.key ?? "none";
   return html`<tr><td>${by === "task" && item.key ? html`<button type="button" class="plain" aria-expanded=${isOpen} aria-label="What it delegated" onClick=${() => open(!isOpen)}>${isOpen ? "▾" : "▸"}</button> <${TaskLink} id=${item.key} /> ${item.key2 ?? ""}` : href ? html`<a href=${href}>${name}</a>` : name}</td>
     <${Figures} item=${item} href=${href} />
-    ${by === "task" ? html`<td class="number"><${Beside} actual=${item.cost_usd} estimate=${item.estimate_usd} /></td>` : null}
+    ${by === "task" ? html`<td class="number"><${Beside} actual=${whole} estimate=${item.estimate_usd} /></td>` : null}
     ${by === "agent" ? html`<td class="number">${isKnown ? html`<${Estimate} agent=${item.key} />` : ""}</td>` : null}</tr>
     ${isOpen ? html`<tr><td colspan="9"><${Tree} id=${item.key} isWhole=${true} /></td></tr>` : null}`;
 }
 
-/** An estimate, and how far the actual cost is from it. @param {{actual: any, estimate: any}} given */
+/** What a task has cost with all below it, and how far that is from its estimate. @param {{actual: any, estimate: any}} given */
 function Beside({ actual, estimate }) {
-  if (estimate == null) return "";
-  const times = Number(estimate) ? Number(actual ?? 0) / Number(estimate) : 0;
-  return html`${dollars(estimate)}${times >= 0.05 ? html` <span class=${times > 2 ? "bad" : "dim"}>×${times.toFixed(times < 10 ? 1 : 0)}</span>` : ""}`;
+  const times = Number(estimate) && actual != null ? Number(actual) / Number(estimate) : 0;
+  return html`${actual == null ? "" : dollars(actual)}${estimate == null ? "" : html` <span class="dim">of ${dollars(estimate)}</span>`}${times >= 0.05 ? html` <span class=${times > 2 ? "bad" : "dim"}>×${times.toFixed(times < 10 ? 1 : 0)}</span>` : ""}`;
 }
 
 /** What the last tasks of an agent have cost. @param {{agent: string}} given */
