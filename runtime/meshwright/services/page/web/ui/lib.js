@@ -110,7 +110,7 @@ export const live = signal("connecting");
 export const recent = signal(/** @type {any[]} */ ([]));
 const PAUSE_MS = 500;
 const SLOW_MS = 5_000;
-const MS_PER_STREAM = 200;
+const MS_PER_STREAM = 300;
 const SPREAD_MS = 20;
 const HIDDEN_MS = 60_000;
 const GRACE_MS = 10_000;
@@ -127,9 +127,10 @@ export function touch(soon = true) {
   if (soon) slowedAt = 0;
   if (document.hidden || (due && !soon)) return;
   clearTimeout(due);
-  const spread = Math.random() * streams * SPREAD_MS; // pages that were idle do not ask all at once
-  const turn = Math.max(askedAt + streams * MS_PER_STREAM - Date.now(), spread);
-  due = setTimeout(beat, soon ? PAUSE_MS : Math.max(PAUSE_MS, turn));
+  // By chance, so that pages do not ask all at once, be it again or after a quiet time.
+  const turn = askedAt + streams * MS_PER_STREAM * (0.5 + Math.random()) - Date.now();
+  const spread = streams * SPREAD_MS * Math.random();
+  due = setTimeout(beat, soon ? PAUSE_MS : Math.max(PAUSE_MS, turn, spread));
 }
 function beat() {
   due = 0;
