@@ -43,13 +43,13 @@ def show(number: str) -> dict[str, Any]:
     return orders.get(number, {})
 
 
-@dapr.subscribe(pubsub="bus", topic="task-receipts")
+@dapr.subscribe(pubsub="bus", topic="task-receipts")  # type: ignore[untyped-decorator]
 def on_receipt(event: dict[str, Any]) -> None:
     """Takes `meshwright.task.accepted`, and `meshwright.task.refused` with the reason."""
     orders.setdefault(event["requestid"], {})[event["type"]] = event["data"]
 
 
-@dapr.subscribe(pubsub="bus", topic="task-results")
+@dapr.subscribe(pubsub="bus", topic="task-results")  # type: ignore[untyped-decorator]
 def on_outcome(event: dict[str, Any]) -> None:
     """Takes `meshwright.task.ended`. It may come twice, with the same id."""
     orders.setdefault(event["requestid"], {})[event["type"]] = event["data"]
