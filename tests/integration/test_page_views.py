@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -611,22 +611,22 @@ async def test_a_conversation_goes_on_and_answers_in_its_place(tmp_path: Path, c
 
 
 async def test_an_answer_is_shown_as_it_is_written(tmp_path: Path, chromium: Browser) -> None:
-    written, go_on = asyncio.Event(), asyncio.Event()
+    go_on = asyncio.Event()
 
     class Slow(ScriptedModel):
         async def complete(self, request: ModelRequest, on_delta: OnDelta | None = None) -> ModelReply:
-            if on_delta is not None:
-                on_delta("The first half")
-            written.set()
-            await go_on.wait()
+            while not go_on.is_set():  # the page begins to listen at any time
+                if on_delta is not None:
+                    on_delta("The first half. ")
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(go_on.wait(), 0.05)
             return said("The first half and the second.")
 
     async with http_mesh(tmp_path, Talker, script=Slow()) as api, opened(chromium, api, "try") as page:
         await page.get_by_label("Agent").select_option("talker")
         await page.get_by_label("Request").fill("Write.")
         await press(page, "Send")
-        await written.wait()
-        await expect(page.locator(".talk pre")).to_have_text("The first half")
+        await expect(page.locator(".talk [aria-busy=true] pre")).to_contain_text("The first half. The first")
         go_on.set()
         await expect(page.locator(".talk pre")).to_have_text("The first half and the second.")
 
