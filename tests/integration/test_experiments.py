@@ -1,6 +1,7 @@
 """Experiments on live agents: over HTTP, by commands, and as tasks and their results show them."""
 
 import json
+import re
 from collections.abc import AsyncIterator
 from decimal import Decimal
 from pathlib import Path
@@ -145,7 +146,8 @@ async def test_a_worse_prompt_is_found_and_rolled_back(api: Api) -> None:
             break
     event = await anext(stopped)
     assert (event.fields["action"], event.fields["variant"]) == ("rollback", "rude")
-    assert event.fields["reason"].startswith("success of rude is worse by 0.1")
+    surely = re.match(r"success of rude is worse by ([\d.]+) to", event.fields["reason"])
+    assert surely is not None and float(surely[1]) > 0.1  # by how much depends on the tasks that had ended
     shown = await done(api, "GET", f"/{experiment_id}")
     assert (shown["status"], shown["action"], shown["stopped_by"]) == ("stopped", "rollback", "guard")
     results = await done(api, "GET", f"/{experiment_id}/results")
