@@ -34,13 +34,6 @@ def test_help_lists_every_command_and_loads_nothing_heavy() -> None:
     assert [name for name in COMMANDS if f"\n  {name} " not in done.stdout] == []
 
 
-def test_the_page_of_the_command_line_has_every_command() -> None:
-    page = (Path(__file__).parents[2] / "docs/cli.md").read_text()
-    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `mesh ")]
-    named = {name for row in rows for name in re.findall(r"`mesh ([a-z0-9-]+)", row)}
-    assert named == set(COMMANDS)
-
-
 def test_no_arguments_show_the_help() -> None:
     done = run()
     assert (done.returncode, done.stderr) == (0, "")

@@ -48,10 +48,14 @@ def test_the_index_has_every_page() -> None:
     assert pages <= set(index)
 
 
-def test_the_page_of_errors_is_that_of_the_code() -> None:
-    tool = runpy.run_path(str(ROOT / "tools/troubleshooting.py"))
-    is_current = tool["page"]() == tool["PAGE"].read_text()
-    assert is_current, "an error or its cure has changed: python tools/troubleshooting.py writes the page"
+@pytest.mark.parametrize("name", ["cli", "configuration", "http-api", "events", "troubleshooting"])
+def test_the_tables_of_the_reference_are_those_of_the_code(name: str) -> None:
+    tool = runpy.run_path(str(ROOT / "tools/reference.py"))
+    path = ROOT / f"docs/{name}.md"
+    text = path.read_text()
+    assert "<!-- reference: " in text
+    is_current = tool["page"](path) == text
+    assert is_current, f"docs/{name}.md is not what the code says: python tools/reference.py writes it"
 
 
 def test_the_architecture_names_every_package() -> None:

@@ -102,19 +102,19 @@ class NotFound(MeshError):
 
 
 class NoAgentAvailable(MeshError):
-    """No agent can do what was asked: none has the capability, or all that have it are offline."""
+    """No agent has the capability, or all that have it are offline."""
 
     status = 503
 
 
 class Conflict(MeshError):
-    """A request that contradicts the stored state."""
+    """The request contradicts the stored state."""
 
     status = 409
 
 
 class Forbidden(MeshError):
-    """A caller who may not do what was asked."""
+    """The caller may not do that."""
 
     status = 403
 
@@ -140,14 +140,14 @@ class PromptError(ConfigError):
 
 
 class Overloaded(MeshError):
-    """The mesh, or a thread, has as many open tasks as it may; `retry_after_seconds` is when to try again."""
+    """The mesh, tenant or thread has as many open tasks as it may."""
 
     status = 429
     retry_after_seconds = 5.0
 
 
 class StorageExceeded(MeshError):
-    """A tenant stores as much as it may: sending again does not help, deleting does."""
+    """The tenant stores as much as it may."""
 
     status = 507
 
@@ -159,11 +159,11 @@ class HostError(MeshError):
 
 
 class MailboxFull(HostError):
-    """An actor has more messages waiting than it may; try again when it has caught up."""
+    """An actor has more messages waiting than it may."""
 
 
 class Draining(HostError):
-    """The host is stopping and takes nothing new."""
+    """The process is stopping, or waits for its store."""
 
 
 class StoreLocked(HostError):
@@ -171,38 +171,38 @@ class StoreLocked(HostError):
 
 
 class StoreTooNew(HostError):
-    """The data was written by a newer version of Meshwright."""
+    """The data was written by a newer version."""
 
 
 class StoreTooOld(HostError):
-    """The data was written by a version of Meshwright that this one no longer reads."""
+    """The data was written by a version that this one no longer reads."""
 
 
 class StoreFailed(HostError):
-    """A write to the store failed; nothing that depended on it was acknowledged."""
+    """A write to the store failed; nothing that depended on it was accepted."""
 
 
 class StoreMoved(StoreFailed):
-    """The store was migrated to another one, or is being filled from another one."""
+    """The store was migrated to another, or is being filled from one."""
 
 
 class StoreUnavailable(HostError):
-    """The store, or the sidecar before it, does not answer: what was asked may or may not have happened.
+    """The store or its sidecar does not answer: the request may have taken effect.
 
     A repeat under the same id (or Idempotency-Key) is safe.
     """
 
 
 class ServiceFailed(HostError):
-    """A program that the mesh rests on (broker, store, sidecar, worker) cannot be started or stay up."""
+    """A broker, store, sidecar or worker cannot be started or stay up."""
 
 
 class AgentError(MeshError):
-    """An agent's code does what it may not; the attempt's fault names the author's file and line."""
+    """An agent's code does what it may not; the message names file and line."""
 
 
 class LimitReached(MeshError):
-    """A run reached `limit` (such as `max_steps`), and its model, asked for its answer, gave none."""
+    """A run reached `limit`, such as `max_steps`, and its model gave no answer then."""
 
     def __init__(self, message: str, *, limit: str = "", **advice: Any) -> None:
         super().__init__(message, **advice)
@@ -231,7 +231,7 @@ class ToolFailed(MeshError):
 
 
 class TaskFailed(MeshError):
-    """A task that did not succeed, or whose answer has another shape than its caller wanted."""
+    """The task of `ask(shape=...)` failed, or its answer has another shape."""
 
     def __init__(self, message: str, *, task_id: str = "", remedy: str = "", field: str = "") -> None:
         remedy = remedy or (f"mesh task {task_id} shows it" if task_id else "")
@@ -240,11 +240,11 @@ class TaskFailed(MeshError):
 
 
 class DelegationFailed(ToolFailed):
-    """The agent that was asked did not succeed: that counts against it, not against the one that asked."""
+    """The agent that was asked did not succeed."""
 
 
 class WaitExpired(ToolFailed):
-    """There was no answer to a question in time."""
+    """A question was not answered in time."""
 
 
 class MemoryUnavailable(MeshError):
@@ -254,7 +254,7 @@ class MemoryUnavailable(MeshError):
 
 
 class CacheUnavailable(MeshError):
-    """The store of a cache cannot be read or written right now: calls go on without it."""
+    """The cache cannot be read or written: calls go on without it."""
 
     status = 503
 

@@ -37,7 +37,7 @@ _REMEDY = "Get a new token from the issuer"
 
 
 class IssuerUnavailable(HostError):
-    """The issuer's keys cannot be fetched, and so no token can be checked."""
+    """The issuer's keys cannot be fetched to check tokens."""
 
 
 class OidcTokens:

@@ -245,7 +245,7 @@ def _read_keys(session: Session) -> list[tuple[Key, int]]:
 
 
 class Unauthenticated(MeshError):
-    """A caller without the key that it needs, or with an invalid one."""
+    """The key is missing or invalid."""
 
     status = 401
 

@@ -11,18 +11,18 @@ _MENDABLE_STATUSES = frozenset({402, 404})
 
 
 class ModelUnavailable(ModelError):
-    """No connection, or the server is at fault or overloaded: another try may succeed."""
+    """No connection, or the server is at fault or overloaded."""
 
     status = 503
     retryable = True
 
 
 class AllProvidersDown(ModelUnavailable):
-    """Every deployment that could have answered was tried, or is known to be down."""
+    """Every deployment that could answer was tried or is down."""
 
 
 class RateLimited(ModelError):
-    """The provider wants us to wait; `retry_after_seconds` where it said for how long."""
+    """The provider asks to wait, for `retry_after_seconds` where it says so."""
 
     status = 429
     retryable = True
@@ -43,7 +43,7 @@ class Unauthorized(ModelError):
 
 
 class ModelRefused(ModelError):
-    """The provider rejected the request itself: the same request would be rejected again."""
+    """The provider rejected the request, and would again."""
 
     status = 502
 
@@ -75,7 +75,7 @@ class EmptyReply(ModelError):
 
 
 class ReplyCutOff(ModelError):
-    """The model's reply ended at `max_tokens`: what there is of it is no answer, and no call to run.
+    """The model's reply ended at `max_tokens`, so it is no answer.
 
     `text` is what there is, all continuations together.
     """
@@ -88,7 +88,7 @@ class ReplyCutOff(ModelError):
 
 
 class BudgetExceeded(ModelError):
-    """A hard budget has no room for the call, which was not made. It is named, and when it renews.
+    """A hard budget has no room for the call, which was not made.
 
     `on_empty` is what the budget says to do then; `is_busy`: there is money, but calls under way have
     reserved it.
@@ -120,7 +120,7 @@ class PriceUnknown(BudgetExceeded):
 
 
 class StructureInvalid(ModelError):
-    """The model did not answer in the requested shape, even after it was shown what was wrong.
+    """The model did not answer in the requested shape, even when asked again.
 
     `raw` is its last answer, which the message does not quote.
     """

@@ -42,7 +42,7 @@ _SCHEMA_MAP = frozenset({"$defs", "definitions", "dependentSchemas", "patternPro
 
 
 class InvalidSchema(InvalidInput):
-    """A JSON schema that is none, that no value fits, or that is too large."""
+    """A JSON schema that is invalid, too large, or that no value fits."""
 
     status = 400
 

@@ -149,7 +149,7 @@ class _BadHeader(InvalidInput):
 
 
 class _Misdirected(InvalidInput):
-    """A request under a host name that is not ours: a page may have made a browser send it."""
+    """A request under a host name that is not the mesh's."""
 
     status = 421
 

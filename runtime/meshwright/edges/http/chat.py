@@ -47,7 +47,7 @@ _PARTS = ("text", "image_url", "file", "input_audio", "refusal")
 
 
 class UnsupportedParameter(InvalidInput):
-    """A parameter of OpenAI's that the mesh's models do not have."""
+    """A parameter that the mesh's models do not have."""
 
     status = 400
 

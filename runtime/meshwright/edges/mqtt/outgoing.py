@@ -65,7 +65,7 @@ _NOT_OF_A_LEVEL = re.compile(r"[^!-~]|[#+/]")
 
 
 class ForeignTenant(Forbidden):
-    """A message to the topics of a tenant that the client may not act for."""
+    """A message to a tenant that the client may not act for."""
 
 
 class Topics:

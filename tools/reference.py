@@ -1,0 +1,328 @@
+"""Writes the tables of the reference pages from the code: `python tools/reference.py`, or `--check` them.
+
+A page has them between `<!-- reference: NAME -->` and `<!-- end -->`. Their texts are the help of commands, the
+docstrings of settings and errors, the summaries of routes, and `PAYLOADS` of the types of events. reference.toml has
+the cures of errors, and the places to which names link. Parts of installed packages are left out.
+"""
+
+import ast
+import inspect
+import json
+import re
+import sys
+import tempfile
+import textwrap
+import tomllib
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import click
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+
+from meshwright.app import build_mesh
+from meshwright.cli.app import COMMANDS, mesh
+from meshwright.edges.http.app import create_app
+from meshwright.edges.http.routing import needs_of
+from meshwright.parts import BUILTIN, imported
+from meshwright.settings.model import built_in
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "runtime/meshwright"
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+DATA = tomllib.loads((ROOT / "tools/reference.toml").read_text(encoding="utf-8"))
+BLOCK = re.compile(r"(<!-- reference: (\w+) ?([\w ]*) -->\n).*?(<!-- end -->)", re.DOTALL)
+WIDTH = 118
+SHARED = {"--json", "--follow", "--since", "--limit", "--tenant", "--yes", "--quiet", "--url", "--data", "--trust"}
+FILTERS = (
+    *("--status", "--agent", "--capability", "--thread", "--parent", "--requester", "--model", "--prompt"),
+    *("--error", "--text", "--until"),
+)
+GROUPS = {
+    "MANY": (*FILTERS, "--all", "--dry-run"),
+    "FILTERS": FILTERS,
+    "LIMITS": ("--max-steps", "--max-repeats", "--max-tokens", "--max-usd", "--max-seconds"),
+}
+"""Options that docs/cli.md explains once, by themselves or as a group."""
+EVERY_PART = {
+    "webhooks": {"notify": True},
+    "mcp": {"docs": {"command": "docs"}},
+    "channels": {"chat": {"kind": "whatsapp", "agent": "a", "secret": "s", "token": "t", "verify_token": "v", "phone_number_id": "1"}},
+}
+"""Settings with which every part that has routes joins a mesh."""
+
+
+def main() -> None:
+    stale = {path: text for path in PAGES if (text := page(path)) != path.read_text(encoding="utf-8")}
+    if "--check" in sys.argv and stale:
+        sys.exit(f"{', '.join(path.name for path in stale)}: stale; python tools/reference.py writes them")
+    for path, text in stale.items():
+        path.write_text(text, encoding="utf-8")
+
+
+def page(path: Path) -> str:
+    """Returns a page, with its tables as the code has them."""
+
+    def table(block: re.Match[str]) -> str:
+        lines = "\n".join(TABLES[block[2]](*block[3].split()))
+        return f"{block[1]}\n{lines}\n\n{block[4]}"
+
+    return BLOCK.sub(table, path.read_text(encoding="utf-8"))
+
+
+def linked(name: str, shown: str) -> str:
+    """Returns a name with its link, if it has one."""
+    target = DATA["links"].get(name)
+    return f"[{shown}]({target})" if target else shown
+
+
+# Commands
+
+
+def commands(heading: str) -> Iterator[str]:
+    """Yields the commands below a heading of `mesh --help`, those of a noun in one line."""
+    tree = command_tree()
+    for name, entry in COMMANDS.items():
+        if entry.heading == heading and not entry.short_for:
+            parts = [usage(command, name, path) for path, command in tree.items() if f"{path} ".startswith(f"{name} ")]
+            known = ", ".join(f"`{part}`" for part in parts if part)
+            yield f"- {linked(f'mesh {name}', f'`mesh {name}`')}: {entry.help} {known}".rstrip()
+
+
+def short_forms() -> Iterator[str]:
+    """Yields the commands that are short for others."""
+    shorts = ((name, entry.short_for) for name, entry in COMMANDS.items() if entry.short_for)
+    yield ", ".join(f"`{name}` (`{long}`)" for name, long in shorts) + "."
+
+
+def command_tree() -> dict[str, click.Command]:
+    """Returns the commands by their words, each once: under its long form, or where it comes first."""
+    found = [node for name in COMMANDS for node in below(name, command_of(name))]
+    places: dict[click.Command, str] = {}
+    for name, entry in COMMANDS.items():
+        places.setdefault(command_of(name), entry.short_for or name)
+    for path, command in found:
+        places.setdefault(command, path)
+    return {path: command for path, command in found if places[command] == path}
+
+
+def command_of(name: str) -> click.Command:
+    command = mesh.get_command(click.Context(mesh), name)
+    assert command is not None, name
+    return command
+
+
+def below(path: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    yield path, command
+    if isinstance(command, click.Group):
+        for name, verb in command.commands.items():
+            yield from below(f"{path} {name}", verb)
+
+
+def usage(command: click.Command, noun: str, path: str) -> str:
+    """Returns the words of a command after its noun, with its arguments and options."""
+    if isinstance(command, click.Group):
+        return ""
+    context = click.Context(command)
+    arguments = [param.make_metavar(context) for param in command.params if isinstance(param, click.Argument)]
+    options = [param for param in command.params if isinstance(param, click.Option) and not param.hidden]
+    names = [next(name for name in option.opts if name.startswith("--")) for option in options]
+    names = [name for name in names if name not in SHARED]
+    for group, members in GROUPS.items():
+        if {*members} <= {*names}:
+            names = [*(name for name in names if name not in members), group]
+    return " ".join([*path.removeprefix(noun).split(), *arguments, *names])
+
+
+# Settings
+
+
+def settings() -> Iterator[str]:
+    """Yields a mesh.toml of all settings with their defaults and docstrings."""
+    kind = built_in()
+    values = kind()
+    yield "```toml"
+    yield from fields(kind, values)
+    for name in kind.model_fields:
+        value = getattr(values, name)
+        if isinstance(value, BaseModel) or value == {}:
+            target = DATA["links"].get(f"[{name}]", "")
+            yield f"\n[{name}]{f'  # {target}' if target else ''}"
+            yield from tables(name, kind.model_fields[name].annotation)
+            if isinstance(value, BaseModel):
+                yield from fields(type(value), value, name)
+    yield "```"
+
+
+def fields(kind: type[BaseModel], values: BaseModel, table: str = "") -> Iterator[str]:
+    """Yields the fields of a table; one without a default is commented out."""
+    texts = docstrings(kind)
+    for name, field in kind.model_fields.items():
+        value = getattr(values, name)
+        if isinstance(value, BaseModel) or (not table and value == {}):
+            continue
+        yield from comment(texts[name])
+        yield f"# {name} =" if value is None else f"{name} = {toml(value)}"
+        yield from tables(f"{table}.{name}", field.annotation)
+
+
+def tables(name: str, annotation: Any) -> Iterator[str]:
+    """Yields the fields of the tables that are the items of a setting, if it has such."""
+    item = next((part for part in models(annotation)), None)
+    if item is not None:
+        is_list = "tuple" in str(annotation)
+        head = f"[[{name}]]" if is_list else f"[{name}.NAME]"
+        yield from comment(f"{head}: {', '.join(item.model_fields)}.")
+
+
+def models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yields the models in a type of collection."""
+    for part in get_args(annotation):
+        if isinstance(part, type) and issubclass(part, BaseModel):
+            yield part
+        yield from models(part)
+
+
+def docstrings(kind: type[BaseModel]) -> dict[str, str]:
+    """Returns the docstrings of the fields of a model, as its source has them."""
+    texts: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        if base is not BaseModel and issubclass(base, BaseModel) and base.__module__ != "meshwright.settings":
+            (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+            body = tree.body if isinstance(tree, ast.ClassDef) else []
+            for field, text in zip(body, body[1:], strict=False):
+                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                    texts[field.target.id] = doc_of(text)
+    return texts
+
+
+def doc_of(statement: ast.stmt) -> str:
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    text = value.value if isinstance(value, ast.Constant) else None
+    return " ".join(text.split()) if isinstance(text, str) else ""
+
+
+def comment(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent="# ", subsequent_indent="# ", break_long_words=False)
+
+
+def toml(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(toml, value))}]"
+    return json.dumps(value if isinstance(value, bool | int | float | dict) else str(value))
+
+
+# Routes
+
+
+def routes() -> Iterator[str]:
+    """Yields each route with the roles of which a caller needs one, and its summary."""
+    yield from ("route | role | |", "---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        parts = build_mesh(built_in()(data_dir=Path(folder), **EVERY_PART), project=Path(folder), agents=[])
+        parts.components = [part for part in parts.components if type(part).__module__.startswith("meshwright.")]
+        for route in create_app(parts).routes:
+            if isinstance(route, APIRoute) and route.include_in_schema:
+                needed = needs_of(route.endpoint)
+                roles = ", ".join(needed.rule.roles) if needed else "none"
+                methods = " ".join(sorted(route.methods))
+                yield f"`{methods} {route.path_format}` | {roles} | {linked(route.path_format, str(route.summary))}"
+
+
+# Events
+
+
+def events() -> Iterator[str]:
+    """Yields the types of events with their payloads, those with the same ones in one line."""
+    payloads = {name: text for part in BUILTIN if part.words for name, text in payloads_of(part.words).items()}
+    for text, names in groupby(payloads, payloads.__getitem__):
+        shown = ", ".join(linked(name, f"`{name}`") for name in names)
+        yield f"- {shown}: {text}"
+
+
+def payloads_of(words: str) -> Mapping[str, str]:
+    return imported(f"{words.partition(':')[0]}:PAYLOADS")
+
+
+# Errors
+
+
+class Error(NamedTuple):
+    """A class of errors; `status` is 0 where its base says it."""
+
+    name: str
+    base: str
+    cause: str
+    status: int
+
+
+def errors(section: str) -> Iterator[str]:
+    """Yields the errors of a section with causes and cures. Exits where code and cures do not agree."""
+    known = known_errors()
+    check(known)
+    found = DATA["errors"][section]
+    columns = ["error", "HTTP", "cause", "cure"] if found.get("http") else ["error", "cause", "cure"]
+    yield from (" | ".join(columns), "|".join(["---"] * len(columns)))
+    for name, cure in sorted(found["cures"].items()):
+        cause = found.get("causes", {}).get(name) or known[name].cause
+        status = [str(status_of(name, known))] if found.get("http") else []
+        yield " | ".join([f"`{name}`", *status, cause, cure])
+
+
+def check(known: Mapping[str, Error]) -> None:
+    sections = [section for section in DATA["errors"].values() if isinstance(section, dict)]
+    cured = {name for section in sections for name in section["cures"]}
+    without_class = {name for section in sections for name in section.get("causes", {})} - {*known}
+    internal = {*DATA["errors"]["internal"]}
+    if problems := sorted(({*known} | without_class) ^ (cured | internal) | (cured & internal)):
+        sys.exit(f"Error without a cure, or cure without an error: {', '.join(problems)}")
+
+
+def status_of(name: str, known: Mapping[str, Error]) -> int:
+    """Returns the HTTP status of an error, its own or the one of the nearest base that has one."""
+    return known[name].status or status_of(known[name].base, known)
+
+
+def known_errors() -> dict[str, Error]:
+    """Returns the errors of the code by the names that users see."""
+    found = {error.name: error for path in sorted(SOURCE.rglob("*.py")) for error in errors_of(path)}
+    known = {"MeshError"}
+    while more := {name for name, error in found.items() if error.base in known} - known:
+        known |= more
+    return {name: found[name] for name in known}
+
+
+def errors_of(path: Path) -> Iterator[Error]:
+    """Yields the classes of a file that have a base and no code of their own."""
+    source = path.read_text(encoding="utf-8")
+    if "class " not in source:
+        return
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef) and node.bases and isinstance(node.bases[0], ast.Name):
+            values = {
+                target.id: getattr(statement.value, "value", None)
+                for statement in node.body
+                if isinstance(statement, ast.Assign)
+                for target in statement.targets
+                if isinstance(target, ast.Name)
+            }
+            if "code" not in values:
+                cause = " ".join((ast.get_docstring(node) or "").partition("\n\n")[0].split())
+                status = values.get("status")
+                number = status if isinstance(status, int) else 0
+                yield Error(node.name.lstrip("_"), node.bases[0].id.lstrip("_"), cause, number)
+
+
+TABLES = {
+    "commands": commands,
+    "short_forms": short_forms,
+    "settings": settings,
+    "routes": routes,
+    "events": events,
+    "errors": errors,
+}
+
+if __name__ == "__main__":
+    main()
