@@ -1,8 +1,9 @@
 """Writes the tables of the reference pages from the code: `python tools/reference.py`, or `--check` them.
 
-A page has them between `<!-- reference: NAME -->` and `<!-- end -->`. Their texts are the help of commands, the
-docstrings of settings and errors, the summaries of routes, and `PAYLOADS` of the types of events. reference.toml has
-the cures of errors, and the places to which names link. Parts of installed packages are left out.
+A page has them between `<!-- reference: NAME -->` and `<!-- end -->`. Their texts are the help of commands,
+the first paragraphs of the docstrings of settings and errors, the summaries of routes, and the `payloads` of
+components. reference.toml has the cures of errors, and the places to which names link. Parts of installed
+packages are left out.
 """
 
 import ast
@@ -14,7 +15,7 @@ import tempfile
 import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping
-from itertools import groupby
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -35,7 +36,18 @@ PAGES = sorted((ROOT / "docs").glob("*.md"))
 DATA = tomllib.loads((ROOT / "tools/reference.toml").read_text(encoding="utf-8"))
 BLOCK = re.compile(r"(<!-- reference: (\w+) ?([\w ]*) -->\n).*?(<!-- end -->)", re.DOTALL)
 WIDTH = 118
-SHARED = {"--json", "--follow", "--since", "--limit", "--tenant", "--yes", "--quiet", "--url", "--data", "--trust"}
+SHARED = {
+    "--json",
+    "--follow",
+    "--since",
+    "--limit",
+    "--tenant",
+    "--yes",
+    "--quiet",
+    "--url",
+    "--data",
+    "--trust",
+}
 FILTERS = (
     *("--status", "--agent", "--capability", "--thread", "--parent", "--requester", "--model", "--prompt"),
     *("--error", "--text", "--until"),
@@ -49,7 +61,16 @@ GROUPS = {
 EVERY_PART = {
     "webhooks": {"notify": True},
     "mcp": {"docs": {"command": "docs"}},
-    "channels": {"chat": {"kind": "whatsapp", "agent": "a", "secret": "s", "token": "t", "verify_token": "v", "phone_number_id": "1"}},
+    "channels": {
+        "chat": {
+            "kind": "whatsapp",
+            "agent": "a",
+            "secret": "s",
+            "token": "t",
+            "verify_token": "v",
+            "phone_number_id": "1",
+        }
+    },
 }
 """Settings with which every part that has routes joins a mesh."""
 
@@ -86,7 +107,11 @@ def commands(heading: str) -> Iterator[str]:
     tree = command_tree()
     for name, entry in COMMANDS.items():
         if entry.heading == heading and not entry.short_for:
-            parts = [usage(command, name, path) for path, command in tree.items() if f"{path} ".startswith(f"{name} ")]
+            parts = [
+                usage(command, name, path)
+                for path, command in tree.items()
+                if f"{path} ".startswith(f"{name} ")
+            ]
             known = ", ".join(f"`{part}`" for part in parts if part)
             yield f"- {linked(f'mesh {name}', f'`mesh {name}`')}: {entry.help} {known}".rstrip()
 
@@ -192,7 +217,7 @@ def docstrings(kind: type[BaseModel]) -> dict[str, str]:
         if base is not BaseModel and issubclass(base, BaseModel) and base.__module__ != "meshwright.settings":
             (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
             body = tree.body if isinstance(tree, ast.ClassDef) else []
-            for field, text in zip(body, body[1:], strict=False):
+            for field, text in pairwise(body):
                 if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
                     texts[field.target.id] = doc_of(text)
     return texts
@@ -222,28 +247,26 @@ def routes() -> Iterator[str]:
     yield from ("route | role | |", "---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         parts = build_mesh(built_in()(data_dir=Path(folder), **EVERY_PART), project=Path(folder), agents=[])
-        parts.components = [part for part in parts.components if type(part).__module__.startswith("meshwright.")]
+        parts.components = [
+            part for part in parts.components if type(part).__module__.startswith("meshwright.")
+        ]
         for route in create_app(parts).routes:
             if isinstance(route, APIRoute) and route.include_in_schema:
                 needed = needs_of(route.endpoint)
                 roles = ", ".join(needed.rule.roles) if needed else "none"
                 methods = " ".join(sorted(route.methods))
-                yield f"`{methods} {route.path_format}` | {roles} | {linked(route.path_format, str(route.summary))}"
+                summary = linked(route.path_format, str(route.summary))
+                yield f"`{methods} {route.path_format}` | {roles} | {summary}"
 
 
 # Events
 
 
 def events() -> Iterator[str]:
-    """Yields the types of events with their payloads, those with the same ones in one line."""
-    payloads = {name: text for part in BUILTIN if part.words for name, text in payloads_of(part.words).items()}
-    for text, names in groupby(payloads, payloads.__getitem__):
-        shown = ", ".join(linked(name, f"`{name}`") for name in names)
-        yield f"- {shown}: {text}"
-
-
-def payloads_of(words: str) -> Mapping[str, str]:
-    return imported(f"{words.partition(':')[0]}:PAYLOADS")
+    """Yields the types of events with their payloads, those with the same fields in one line."""
+    parts = [imported(part.component) for part in BUILTIN if part.component]
+    for types, text in sorted(item for part in parts for item in part.payloads.items()):
+        yield f"- {', '.join(linked(name, f'`{name}`') for name in types.split())}: {text}"
 
 
 # Errors

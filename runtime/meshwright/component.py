@@ -126,6 +126,12 @@ class Component:
     `family.*` stands for the other types of a family. The names of what an event is about, such as `task_id`
     and `agent_id`, and the type of an `error` are always seen, texts over 128 characters never.
     """
+    payloads: ClassVar[Mapping[str, str]] = {}
+    """The fields of the payloads of its events: `{"pager.called pager.missed": "number, minutes (by then)"}`.
+
+    A key names one type, or several with the same fields. Words in brackets explain a field, those behind a
+    colon the event. A text that begins with `the` names a whole record. docs/events.md shows those of ours.
+    """
     event_words: ClassVar[Mapping[str, EventWords]] = {}
     """How its events read in `mesh events` and in the timeline of a task, by type or `family.*`."""
     resources: ClassVar[Sequence[Resource]] = ()

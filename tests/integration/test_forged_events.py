@@ -17,12 +17,11 @@ from meshwright.core.topics import MESH, TASK_PROGRESS
 from meshwright.events.filter import EventFilter
 from meshwright.identity.rules import event_facts
 from meshwright.orchestration.tasks import Tasks
-from tests.support.event_logs import event, forge
+from tests.support.event_logs import event, forge, payload_fields
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.running_mesh import mesh
 from tests.support.tenants import finished_task, holder
 
-DOCS = Path(__file__).parents[2] / "docs" / "events.md"
 ADMIN_TOKEN = "the-admin-token-of-this-test-is-long"
 ADMIN = {"Authorization": f"Bearer {ADMIN_TOKEN}"}
 VIEWS = (
@@ -54,13 +53,11 @@ HOSTILE: tuple[Any, ...] = (
 
 
 def known_types(api: Api) -> list[str]:
-    """Every type that the documentation lists or a projection is made from."""
-    text = DOCS.read_text().partition("## What there is to see")[2].partition("\n## ")[0]
-    listed = "\n".join(line.split("|")[1] for line in text.splitlines() if line.startswith("|"))
+    """Every type that a component declares or a projection is made from."""
     folded = {
         name for part in api.mesh.components for item in part.projections() for name in item.event_types
     }
-    found = {*re.findall(r"`([a-z_]+\.[a-z_]+)`", listed), *folded}
+    found = {*payload_fields(), *folded}
     assert len(found) > 80
     return sorted(found)
 

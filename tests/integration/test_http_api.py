@@ -1,7 +1,6 @@
 """The HTTP API does what its document says, and answers every mistake with a problem that helps."""
 
 import json
-import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,12 @@ from typing import Any
 import pytest
 
 from meshwright.context.service import ContextClient
-from meshwright.edges.http.app import create_app
+from meshwright.events.filter import EventFilter
 from meshwright.orchestration.tasks import Tasks
 from meshwright.outline import event_words
+from tests.support.event_logs import payload_fields
 from tests.support.http_mesh import TRACE_ID, Api, http_mesh
-from tests.support.running_mesh import ROOT
+from tests.support.tenants import Asker, fill
 
 
 @pytest.fixture
@@ -240,23 +240,14 @@ async def test_an_allowed_host_may_be_a_proxy_in_front(tmp_path):
         assert (await api.call("GET", "/tasks", headers=foreign))[0] == 403
 
 
-def first_cells(page: str, heading: str) -> str:
-    """The first cells of the tables of a section."""
-    section = (ROOT / "docs" / page).read_text().partition(heading)[2].partition("\n## ")[0]
-    return "\n".join(line.split("|")[1] for line in section.splitlines() if line.startswith("|"))
-
-
-async def test_the_page_of_the_api_has_every_route(api: Api) -> None:
-    named = re.findall(r"`(?:[A-Z]+ )?(/[^`?]*)`", first_cells("http-api.md", "# HTTP API"))
-    whole = {re.sub(r"{\w+}", "{}", path) for path in named}
-    families = tuple(
-        f"{path}/" for path in whole - {"/", "/tasks", "/events"}
-    )  # pages of their own have the rest
-    shapes = {re.sub(r"{\w+}", "{}", path) for path in create_app(api.mesh).openapi()["paths"]}
-    assert {shape for shape in shapes - whole if not shape.startswith(families)} == set()
-
-
-async def test_the_page_of_events_has_every_type(api: Api) -> None:
-    named = set(re.findall(r"`([a-z_]+\.[a-z_]+)`", first_cells("events.md", "## What there is to see")))
-    known = {name for name in {*event_words(), *api.mesh.facts} if not name.endswith("*")}
-    assert {name for name in known - named if not name.startswith("board.")} == set()
+async def test_events_have_the_payloads_that_components_declare(tmp_path: Path) -> None:
+    async with http_mesh(tmp_path, Asker) as api:
+        await fill(api, "acme")
+        declared = payload_fields()
+        assert {name for name in {*event_words(), *api.mesh.facts} if not name.endswith("*")} <= {*declared}
+        events = await api.mesh.log.query(EventFilter(limit=1000))
+        of_the_mesh = [event for event in events if not event.event_type.startswith("app.")]
+        assert len({event.event_type for event in of_the_mesh}) > 15
+        for event in of_the_mesh:
+            if (fields := declared[event.event_type]) is not None:
+                assert {*event.fields} <= fields, event.event_type

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from meshwright.events.rows import COLUMNS
 from meshwright.events.status import WaitProjection
 from meshwright.ledger.costs import CallProjection
 from meshwright.orchestration.scoring import OutcomeProjection
+from meshwright.parts import BUILTIN, imported
 from meshwright.sql.database import Database
 from meshwright.sql.sqlite import SqliteDatabase
 from tests.support.postgres import Location
@@ -95,3 +97,16 @@ def event(number: int, event_type: str = "line.written", **fields: Any) -> Event
 
 def seqs(events: Sequence[Event]) -> list[int]:
     return [each.seq or 0 for each in events]
+
+
+def payload_fields() -> dict[str, frozenset[str] | None]:
+    """The fields of the payload of each type that our parts declare; None for a whole record."""
+    parts = [imported(part.component) for part in BUILTIN if part.component]
+    texts = {name: text for part in parts for names, text in part.payloads.items() for name in names.split()}
+    return {
+        name: None
+        if text.startswith("the ")
+        else frozenset(re.split(", *", re.sub(r" \([^)]*\)", "", text).partition(":")[0]))
+        for name, text in texts.items()
+        if not name.endswith("*")
+    }

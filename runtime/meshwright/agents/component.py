@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from meshwright.agent import Agent, AgentTypes
-from meshwright.agents.display import FACTS
+from meshwright.agents.display import FACTS, PAYLOADS
 from meshwright.agents.loader import (
     bind_agents,
     code_of,
@@ -118,6 +118,7 @@ class AgentsComponent(Component):
 
     name = "agents"
     facts = FACTS
+    payloads = PAYLOADS
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

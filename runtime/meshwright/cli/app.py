@@ -77,7 +77,9 @@ _OWN = {
     "approve": _Listed("cli.answers", "Approve what tasks wait for.", _WORK, "inbox approve"),
     "deny": _Listed("cli.answers", "Deny what tasks ask approval for.", _WORK, "inbox deny"),
     "answer": _Listed("cli.answers", "Answer what tasks wait for.", _WORK, "inbox answer"),
-    "doctor": _Listed("cli.checks", "Check the project and what its components depend on.", _MESH, "check project"),
+    "doctor": _Listed(
+        "cli.checks", "Check the project and what its components depend on.", _MESH, "check project"
+    ),
     "prompts": _Listed("cli.checks", "Check the prompt files, and show their versions in git."),
 }
 COMMANDS = _OWN | {

@@ -96,6 +96,9 @@ class Courier(Component):
 
     name = "replies"
     facts: ClassVar[Mapping[str, str]] = {"reply.*": "scheme"}
+    payloads: ClassVar[Mapping[str, str]] = {
+        "reply.dropped reply.delayed": "scheme, reason, retry_at: an outcome cannot be sent, or not now",
+    }
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

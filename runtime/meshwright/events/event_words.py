@@ -12,6 +12,23 @@ FACTS: Mapping[str, str] = {
     "projection.*": "name",
     "store.*": "last_seq lost_until_seq lost_events lost_tasks upgrades tables rows tasks open_tasks",
 }
+PAYLOADS: Mapping[str, str] = {
+    "audit.recorded": "action, subject, caller, details",
+    "audit.head": "seq, hash, time, key, signature",
+    "certificate.reloaded": "path",
+    "certificate.rejected": "path, error",
+    "bus.refused": "topic, bytes, begins, error, publisher: a message that is no event",
+    "message.dead_lettered": "message, error, expected (false for a defect of Meshwright)",
+    "events.pruned": "through: rows up to this seq were deleted",
+    "contents.erased": "ranges: their payloads are {erased: true} now",
+    "loop.held": "seconds, where, tool, agent_id, task_id: code held the event loop",
+    "projection.failed": "name, seq, error",
+    "row.unreadable": "error: in place of an altered row",
+    "store.upgraded": "upgrades: a new version changed its tables",
+    "store.migrated store.reopened": "source, target, tables, rows, tasks, open_tasks, last_seq",
+    "store.loss_accepted": "last_seq, lost_until_seq, lost_events, lost_tasks, replaced",
+    "trace.spans": "spans",
+}
 
 
 def _recorded(payload: Document, event: Document) -> Sequence[object]:

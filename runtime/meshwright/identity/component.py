@@ -47,6 +47,12 @@ class KeysComponent(Component):
         "key.*": "key_id key roles budget created_at expires_at revoked_at",
         "keys.*": "keys",
     }
+    payloads: ClassVar[Mapping[str, str]] = {
+        "key.created key.rotated key.revoked": "key_id, agent_id, tenant_id, roles, budget, created_at, "
+        "expires_at, revoked_at, replaced_by, opening",
+        "keys.opened": "keys (how many)",
+        "key.used key.refused": "key_id, agent_id, reason: at most every ten minutes, and once a minute",
+    }
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

@@ -354,6 +354,12 @@ class LedgerComponent(Component):
         "budget.*": "budget scope key limit limit_usd spent window amount_usd",
         "allowance.*": "name scope of limit_usd window on_empty",
     }
+    payloads: ClassVar[Mapping[str, str]] = {
+        "budget.opened budget.warned budget.exceeded": "budget, scope, key, limit, spent: a window begins, "
+        "is at 80 %, is empty",
+        "budget.raised budget.denied": "budget, scope, key, limit, spent, amount_usd, reason, denied_by",
+        "allowance.set allowance.removed": "name, scope, of, limit_usd, window, tenant_id, on_empty, hard",
+    }
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

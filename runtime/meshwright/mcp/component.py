@@ -25,7 +25,7 @@ from meshwright.mcp.consent import (
     Deciding,
     difference,
 )
-from meshwright.mcp.display import FACTS
+from meshwright.mcp.display import FACTS, PAYLOADS
 from meshwright.mcp.inbox import WithheldTools
 from meshwright.mcp.settings import McpServerSettings, server_of
 from meshwright.mcp.sign_in import SIGN_IN, SIGNED_IN, SIGNED_OUT, SignedIn, SignInActor, SignIns
@@ -80,6 +80,7 @@ class McpComponent(Component):
     name = "mcp"
     config: Mapping[str, McpServerSettings]
     facts = FACTS
+    payloads = PAYLOADS
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

@@ -7,6 +7,11 @@ from collections.abc import Mapping
 from meshwright.core.display import Column, Document, EventWords, Resource
 
 FACTS: Mapping[str, str] = {"mcp.*": "server tool is_new by"}
+PAYLOADS: Mapping[str, str] = {
+    "mcp.tool_withheld mcp.tool_accepted mcp.tool_refused mcp.tool_released": "server, tool, is_new, by, "
+    "reason",
+    "mcp.signed_in mcp.signed_out": "server",
+}
 
 
 def _withheld(payload: Document, event: Document) -> tuple[str, ...]:

@@ -22,6 +22,16 @@ FACTS: Mapping[str, str] = {
     "attempts outcome finish_reason latency_ms duration_ms delay_seconds prompt",
     "deployment.*": "deployment seconds status refused",
 }
+PAYLOADS: Mapping[str, str] = {
+    "model.called": "call_id, model, deployment, group, tags, user, thread_id, tenant_id, usage, cost_usd, "
+    "cost_source, cache_hit, saved_usd, attempts, outcome (ok, failed, cancelled or cut), error, reason, "
+    "tool_calls, finish_reason, latency_ms, duration_ms, prompt",
+    "model.delta": "text, n, restart (the answer starts over): not stored",
+    "model.retried": "error, delay_seconds",
+    "deployment.cooled_down deployment.refused": "deployment, seconds, status, error, reason: no call "
+    "reaches it for so long",
+    "deployment.recovered": "deployment, seconds, refused (the status before)",
+}
 
 
 def _model(payload: Document, event: Document) -> Sequence[object]:

@@ -19,7 +19,7 @@ from meshwright.ledger.keys import Keys
 from meshwright.ledger.spending import Spending
 from meshwright.mesh import Mesh
 from meshwright.orchestration.acceptance import Admission
-from meshwright.orchestration.event_words import FACTS
+from meshwright.orchestration.event_words import FACTS, PAYLOADS
 from meshwright.orchestration.orchestrator import Orchestrator, task_of
 from meshwright.orchestration.presence import Presence
 from meshwright.orchestration.registry import Registry
@@ -40,6 +40,7 @@ class OrchestrationComponent(Component):
     name = "orchestration"
     config: OrchestrationSettings
     facts = FACTS
+    payloads = PAYLOADS
     apps = (ORCHESTRATION, FRONT)
 
     def __init__(self, mesh: Mesh) -> None:

@@ -33,6 +33,28 @@ FACTS: Mapping[str, str] = {
     "work.*": "current owner most",
     "tenant.*": "limit setting refused",
 }
+PAYLOADS: Mapping[str, str] = {
+    "task.accepted": "capability, priority, thread_id, requested_by, created_at, dispatched_to, score_card, "
+    "parent_task_id, after, forked_from",
+    "task.dispatched": "task, attempt, agent_id, score_card",
+    "task.started task.resumed": "attempt, fence, owner (run of the worker), code (digest)",
+    "task.waiting": "attempt, fence, key (to answer by), kind (person, task, timer, event, provider or "
+    "money), asked, subject, child_task_id, answer_schema, may_answer, due_at, expires_at, once (steps "
+    "begun that are not idempotent), running (other work goes on), repeated",
+    "wait.ended": "attempt, fence, key, kind, how (answered, due or expired), answered_by",
+    "task.scored": "name, value, comment, by",
+    "attempt.ended": "the outcome of an attempt",
+    "attempt.failed": "attempt, error, fault (agent, caller, provider or mesh): another may follow",
+    "task.redriven": "attempt, fence, lost (dispatch or outcome): the bus had lost it",
+    "task.cancelling": "reason",
+    "task.retried": "generation, begin (journal or start), thread_id, error",
+    "task.succeeded task.failed task.cancelled task.timed_out": "the outcome: the last event of a generation",
+    "task.dead_lettered": "tried, error, capability: no attempt is left",
+    "work.broke_off": "attempt, error, breaks, most: the process ended",
+    "work.discarded": "fence, current: work that no longer owned its task",
+    "work.stopping": "task_id, fence, owner: that worker has to stop, not stored",
+    "tenant.limited": "limit (setting), refused (how often)",
+}
 
 
 def _accepted(payload: Document, event: Document) -> Sequence[object]:

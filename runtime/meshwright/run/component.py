@@ -16,6 +16,9 @@ class ContentsComponent(Component):
 
     name = "contents"
     facts: ClassVar[Mapping[str, str]] = {"contents.*": "tasks ended_before"}
+    payloads: ClassVar[Mapping[str, str]] = {
+        "contents.pruned": "tasks, ended_before, last: what was said at their steps was deleted",
+    }
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

@@ -21,6 +21,9 @@ class SandboxComponent(Component):
     name = "sandbox"
     config: SandboxSettings
     facts: ClassVar[Mapping[str, str]] = {"sandbox.*": "host port"}
+    payloads: ClassVar[Mapping[str, str]] = {
+        "sandbox.host_refused": "host, port, reason",
+    }
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

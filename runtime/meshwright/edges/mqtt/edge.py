@@ -317,6 +317,10 @@ class MqttComponent(Component):
     name = "mqtt"
     config: MqttSettings
     facts: ClassVar[Mapping[str, str]] = {"edge.*": "count"}
+    payloads: ClassVar[Mapping[str, str]] = {
+        "edge.connected edge.disconnected": "broker, reason",
+        "edge.refused edge.dropped": "topic, problem, answered, reason, count",
+    }
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

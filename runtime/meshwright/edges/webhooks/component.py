@@ -35,6 +35,11 @@ class WebhooksComponent(Component, Notifier):
     name = "webhooks"
     config: WebhooksSettings
     facts: ClassVar[Mapping[str, str]] = {"webhook.*": "tasks"}
+    payloads: ClassVar[Mapping[str, str]] = {
+        "webhook.received": "source, delivery, event, tasks",
+        "webhook.failed": "source, rule, delivery, reason",
+        "board.*": "source, delivery, repository, number, title, actor, url",
+    }
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel
@@ -83,6 +83,11 @@ class AgentConfigs(Component, AgentModels):
     """
 
     name = "agent_config"
+    payloads: ClassVar[Mapping[str, str]] = {
+        "agent_config.created agent_config.changed agent_config.deleted": "agent_id, is_default, changed "
+        "(fields), config",
+        "subscriber.dropped": "channel, reason: a WebSocket client that did not read",
+    }
     config: AgentConfigSettings
 
     def __init__(self, mesh: Mesh) -> None:

@@ -24,7 +24,7 @@ from meshwright.orchestration.tenants import Tenants
 from meshwright.prompts import PromptContext, PromptSources
 from meshwright.services.evaluations import table
 from meshwright.services.evaluations.data import Read, read_data
-from meshwright.services.evaluations.event_words import FACTS, STARTED
+from meshwright.services.evaluations.event_words import FACTS, PAYLOADS, STARTED
 from meshwright.services.evaluations.judge import judge_of
 from meshwright.services.evaluations.measure import Metrics
 from meshwright.services.evaluations.records import (
@@ -55,6 +55,7 @@ class Evaluations(Component):
 
     name = "evaluations"
     facts = FACTS
+    payloads = PAYLOADS
     config: EvaluationsSettings
 
     def __init__(self, mesh: Mesh) -> None:

@@ -11,6 +11,10 @@ FACTS: Mapping[str, str] = {
     STARTED: "evaluation_id items requested_by",
     ENDED: "evaluation_id items failed cost_usd",
 }
+PAYLOADS: Mapping[str, str] = {
+    "evaluation.started": "evaluation_id, items, requested_by",
+    "evaluation.ended": "evaluation_id, items, failed, cost_usd",
+}
 
 
 def _ended(said: Document, event: Document) -> Sequence[object]:

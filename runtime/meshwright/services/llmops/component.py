@@ -29,7 +29,7 @@ from meshwright.prompts.prompt import offered_to
 from meshwright.prompts.sources import NO_RUN
 from meshwright.roles import FRONT
 from meshwright.services.llmops import table
-from meshwright.services.llmops.event_words import DELETED, FACTS, LABELLED, REGISTERED, UNLABELLED
+from meshwright.services.llmops.event_words import DELETED, FACTS, LABELLED, PAYLOADS, REGISTERED, UNLABELLED
 from meshwright.services.llmops.records import (
     MAX_VERSION,
     PromptChange,
@@ -96,6 +96,7 @@ class PromptRegistry(Component):
 
     name = "llmops"
     facts = FACTS
+    payloads = PAYLOADS
     config: LlmopsSettings
 
     def __init__(self, mesh: Mesh) -> None:

@@ -15,6 +15,11 @@ FACTS: Mapping[str, str] = {
     UNLABELLED: "name label version",
     DELETED: "name version labels",
 }
+PAYLOADS: Mapping[str, str] = {
+    "prompt.registered": "name, version, digest, author, message",
+    "prompt.labelled prompt.unlabelled": "name, label, version, before",
+    "prompt.deleted": "name, version, labels",
+}
 
 
 def _registered(said: Document, event: Document) -> Sequence[object]:

@@ -26,7 +26,7 @@ from meshwright.orchestration.tasks import Tasks
 from meshwright.services.llmops import experiments_table as table
 from meshwright.services.llmops.component import PromptRegistry
 from meshwright.services.llmops.experiments_assignment import Assignments
-from meshwright.services.llmops.experiments_display import CREATED, FACTS, SEEN, STARTED, STOPPED
+from meshwright.services.llmops.experiments_display import CREATED, FACTS, PAYLOADS, SEEN, STARTED, STOPPED
 from meshwright.services.llmops.experiments_inbox import StoppedByGuards
 from meshwright.services.llmops.experiments_projection import SCORED, ExperimentProjection
 from meshwright.services.llmops.experiments_records import (
@@ -62,6 +62,7 @@ class Experiments(Component):
 
     name = "experiments"
     facts = FACTS
+    payloads = PAYLOADS
     config: ExperimentsSettings
 
     def __init__(self, mesh: Mesh) -> None:

@@ -13,6 +13,12 @@ FACTS: Mapping[str, str] = {
     STOPPED: "experiment_id name agent_id action reason stopped_by variant metric",
     SEEN: "experiment_id name agent_id seen_by",
 }
+PAYLOADS: Mapping[str, str] = {
+    "experiment.created": "experiment_id, name, agent_id, variants, unit, metric",
+    "experiment.started": "experiment_id, name, agent_id, runs_over",
+    "experiment.stopped": "experiment_id, name, agent_id, stopped_by, action, variant, metric, reason",
+    "experiment.seen": "experiment_id, name, agent_id, seen_by",
+}
 
 
 def _names(experiment: Document) -> str:

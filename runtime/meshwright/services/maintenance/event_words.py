@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from meshwright.core.display import Document, EventWords, local_time
 
 FACTS: Mapping[str, str] = {"mesh.*": "made_at open_tasks last_seq"}
+PAYLOADS: Mapping[str, str] = {
+    "mesh.held": "made_at, open_tasks, last_seq",
+}
 
 
 def _held(payload: Document, event: Document) -> Sequence[object]:

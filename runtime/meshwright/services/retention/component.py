@@ -23,6 +23,9 @@ class RetentionComponent(Component):
     name = "retention"
     config: RetentionSettings
     facts: ClassVar[Mapping[str, str]] = {"tasks.*": "count", "records.*": "count"}
+    payloads: ClassVar[Mapping[str, str]] = {
+        "tasks.pruned records.pruned": "count, tasks",
+    }
 
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)

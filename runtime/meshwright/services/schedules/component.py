@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, Field
 
@@ -77,6 +77,10 @@ class Schedules(Component):
     """
 
     name = "schedules"
+    payloads: ClassVar[Mapping[str, str]] = {
+        "schedule.created schedule.changed schedule.paused schedule.resumed schedule.deleted": "schedule",
+        "schedule.started schedule.failed schedule.skipped schedule.missed schedule.queued": "schedule, run",
+    }
     config: SchedulesSettings
 
     def __init__(self, mesh: Mesh) -> None:

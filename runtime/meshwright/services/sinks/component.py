@@ -11,7 +11,7 @@ from meshwright.core.messages import Caller, Event
 from meshwright.edges.outgoing import HttpPool
 from meshwright.mesh import Mesh
 from meshwright.services.sinks.agenta import AgentaSink
-from meshwright.services.sinks.event_words import FACTS
+from meshwright.services.sinks.event_words import FACTS, PAYLOADS
 from meshwright.services.sinks.follower import Follower
 from meshwright.services.sinks.langfuse import LangfuseSink
 from meshwright.services.sinks.mlflow import EXPERIMENT_STOPPED, MlflowSink
@@ -25,6 +25,7 @@ class Sinks(Component):
 
     name = "sinks"
     facts = FACTS
+    payloads = PAYLOADS
     config: SinksSettings
 
     def __init__(self, mesh: Mesh) -> None:

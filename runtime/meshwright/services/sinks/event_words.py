@@ -8,6 +8,9 @@ from meshwright.core.display import Document, EventWords, short
 
 DELAYED, REFUSED = "sink.delayed", "sink.refused"
 FACTS: Mapping[str, str] = {"sink.*": "sink seq"}
+PAYLOADS: Mapping[str, str] = {
+    "sink.delayed sink.refused": "sink, seq, reason: it gets that later, or never",
+}
 
 
 def _delayed(said: Document, event: Document) -> Sequence[object]:
