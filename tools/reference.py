@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import click
-from fastapi.routing import APIRoute
+from fastapi import FastAPI
 from pydantic import BaseModel
 
 from meshwright.app import build_mesh
 from meshwright.cli.app import COMMANDS, mesh
 from meshwright.edges.http.app import create_app
-from meshwright.edges.http.routing import needs_of
 from meshwright.parts import BUILTIN, imported
 from meshwright.settings.model import built_in
 
@@ -34,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "runtime/meshwright"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 DATA = tomllib.loads((ROOT / "tools/reference.toml").read_text(encoding="utf-8"))
-BLOCK = re.compile(r"(<!-- reference: (\w+) ?([\w ]*) -->\n).*?(<!-- end -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- reference: (\w+) ?([\w /-]*) -->\n).*?(<!-- end -->)", re.DOTALL)
 WIDTH = 118
 SHARED = {
     "--json",
@@ -243,20 +242,44 @@ def toml(value: Any) -> str:
 
 
 def routes() -> Iterator[str]:
-    """Yields each route with the roles of which a caller needs one, and its summary."""
-    yield from ("route | role | |", "---|---|---|")
+    """Yields the paths with their methods: the summary of each, and the roles of which a caller needs one."""
+    paths = application().openapi()["paths"]
+    tags = list(dict.fromkeys(tag_of(methods) for methods in paths.values()))
+    yield from ("path | method, what it does, role", "---|---")
+    for path, methods in sorted(paths.items(), key=lambda item: tags.index(tag_of(item[1]))):
+        parts = (
+            f"`{method.upper()}` {route['summary']}{roles_of(route)}" for method, route in methods.items()
+        )
+        yield f"{linked(path, f'`{path}`')} | {'; '.join(parts)}"
+
+
+def tag_of(methods: Mapping[str, Any]) -> str:
+    return next(iter(methods.values()))["tags"][0]
+
+
+def roles_of(route: Mapping[str, Any]) -> str:
+    """Returns the roles of a route, as the end of its description says them."""
+    roles = re.search(r"Takes the role ([\w ]+?)(?:,|\.)", route.get("description", ""))
+    return f" ({roles[1].replace(' or', ',')})" if roles else ""
+
+
+def body(method: str, path: str) -> Iterator[str]:
+    """Yields the fields of the body of a route."""
+    document = application().openapi()
+    content = document["paths"][path][method.lower()]["requestBody"]["content"]["application/json"]
+    schema = document["components"]["schemas"][content["schema"]["$ref"].rpartition("/")[2]]
+    for name, field in schema["properties"].items():
+        yield f"- {linked(f'{path} {name}', f'`{name}`')}: {field['description']}"
+
+
+def application() -> FastAPI:
+    """Returns the API of a mesh that has every part, and no agents."""
     with tempfile.TemporaryDirectory() as folder:
         parts = build_mesh(built_in()(data_dir=Path(folder), **EVERY_PART), project=Path(folder), agents=[])
         parts.components = [
             part for part in parts.components if type(part).__module__.startswith("meshwright.")
         ]
-        for route in create_app(parts).routes:
-            if isinstance(route, APIRoute) and route.include_in_schema:
-                needed = needs_of(route.endpoint)
-                roles = ", ".join(needed.rule.roles) if needed else "none"
-                methods = " ".join(sorted(route.methods))
-                summary = linked(route.path_format, str(route.summary))
-                yield f"`{methods} {route.path_format}` | {roles} | {summary}"
+        return create_app(parts)
 
 
 # Events
@@ -343,6 +366,7 @@ TABLES = {
     "short_forms": short_forms,
     "settings": settings,
     "routes": routes,
+    "body": body,
     "events": events,
     "errors": errors,
 }

@@ -50,62 +50,61 @@ class TaskRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    task_id: Identifier | None = None
-    capability: Identifier | None = None
-    agent_id: Identifier | None = None
-    text: str = Field(
-        default="",
-        exclude=True,
-        description="The request, in place of `payload.text`; give it in one of both places.",
+    task_id: Identifier | None = Field(default=None, description="Made if you leave it out.")
+    capability: Identifier | None = Field(default=None, description="The best agent that has it works.")
+    agent_id: Identifier | None = Field(default=None, description="Or that agent; one of both is required.")
+    text: str = Field(default="", exclude=True, description="The request, here or as `payload.text`.")
+    payload: dict[str, Any] = Field(
+        default_factory=dict, description="An object; the model gets its other fields by name, and `files`."
     )
-    payload: dict[str, Any] = Field(default_factory=dict)
-    priority: int = Field(default=5, ge=0, le=10)
+    priority: int = Field(default=5, ge=0, le=10, description="0 to 10; higher runs sooner.")
     timeout: float | None = Field(
         default=None,
         gt=0,
         le=MAX_TIMEOUT_SECONDS,
-        description="Seconds that one step may take: a call of a model or a tool, or the agent's own code; "
-        "default: that of the agent.",
+        description="Seconds that one step may take. Default: that of the agent.",
     )
     deadline: float | None = Field(
         default=None,
         gt=0,
         le=MAX_DEADLINE_SECONDS,
-        description="Seconds that the task may take; default: that of the agent, else one day.",
+        description="Seconds that the task may take, without waits for people and money. Default: that "
+        "of the agent, else one day.",
     )
-    thread_id: Identifier | None = None
+    thread_id: Identifier | None = Field(
+        default=None,
+        description="A conversation: one agent runs its tasks in order. Default: the task's id.",
+    )
     limits: Limits | None = Field(
         default=None,
         exclude_if=lambda limits: limits is None,
-        description="Limits of its agent's conversation with the model, where they are to be lower.",
+        description="Lower limits than the agent's: `max_steps`, `max_repeats`, `max_tokens`, `max_usd`, "
+        "`max_seconds`.",
     )
     budget_usd: Dollars | None = Field(
         default=None,
         exclude_if=lambda amount: amount is None,
-        description="Dollars that the task may cost; a call of a model that may cost more is not made.",
+        description="Dollars that the task may cost, with all that it delegates.",
     )
     on_empty: OnEmpty = Field(
         default="fail",
         exclude_if=lambda on_empty: on_empty == "fail",
-        description="What it does when its budget is empty: fail, wait or ask until somebody raises it, or "
-        "go on with a cheaper tag.",
+        description="With an empty budget: `fail`, `wait`, `ask` or go on `cheaper`.",
     )
     after: Identifier | None = Field(
         default=None,
         exclude_if=lambda task_id: task_id is None,
-        description="The id of a task: this one is dispatched once that has ended, however it did.",
+        description="The id of a task whose end this one waits for.",
     )
     repository: Identifier | None = Field(
         default=None,
         exclude_if=lambda name: name is None,
-        description="The repository of the settings (`[trees.NAME]`) that the task and all that it delegates "
-        "work on, in a tree of their own. If there is one repository, it is that one.",
+        description="The `[trees.NAME]` to work on. Default: the only one.",
     )
     outside: bool = Field(
         default=False,
         exclude_if=lambda outside: not outside,
-        description="Whether strangers may have written its text: its run then asks a person before it "
-        "changes anything.",
+        description="Strangers may have written it: a person approves changes.",
     )
 
     @model_validator(mode="after")

@@ -279,7 +279,9 @@ class NotifyingRequest(TaskRequest):
     """A task, and a URL that gets its outcome."""
 
     notify: Notify | None = Field(
-        default=None, exclude=True, description="A URL that gets the outcome, signed, at least once."
+        default=None,
+        exclude=True,
+        description="`url` and `secret` (`whsec_...`) for the signed outcome, sent at least once.",
     )
 
 

@@ -55,7 +55,7 @@ async def _list_servers(servers: _Service, caller: _ViewerDep) -> McpServers:
     return McpServers(items=await servers.servers(caller))
 
 
-@router.get("/mcp/{name}", summary="Look at an MCP server", responses=problems(_NONE))
+@router.get("/mcp/{name}", summary="Show a server", responses=problems(_NONE))
 async def _show_server(servers: _Service, caller: _ViewerDep, name: _Name) -> McpServerView:
     """Show a server with its tools: those agreed to, and those that are withheld."""
     return await servers.server(caller, name)
@@ -63,7 +63,7 @@ async def _show_server(servers: _Service, caller: _ViewerDep, name: _Name) -> Mc
 
 @router.post(
     "/mcp/{name}/accept",
-    summary="Accept a tool of an MCP server",
+    summary="Accept a tool",
     responses=problems({**_NONE, 409: "The tool has changed since its digest was read."}),
 )
 async def _accept_tool(
@@ -75,7 +75,7 @@ async def _accept_tool(
 
 @router.post(
     "/mcp/{name}/refuse",
-    summary="Refuse a tool of an MCP server",
+    summary="Refuse a tool",
     responses=problems({**_NONE, 409: "The tool has changed since its digest was read."}),
 )
 async def _refuse_tool(
@@ -91,7 +91,7 @@ class SignInRequest(Strict):
     signed_in: str = Field(max_length=MAX_KEPT_CHARS)
 
 
-@router.put("/mcp/{name}/sign-in", status_code=204, summary="Keep the tokens of an MCP server")
+@router.put("/mcp/{name}/sign-in", status_code=204, summary="Store tokens")
 async def _sign_in(servers: _Service, caller: _LoginDep, name: _Name, wanted: SignInRequest) -> None:
     """Store the tokens of a sign-in to a server, encrypted; no answer shows them again."""
     try:
@@ -101,7 +101,7 @@ async def _sign_in(servers: _Service, caller: _LoginDep, name: _Name, wanted: Si
     await servers.sign_in(caller, name, signed_in)
 
 
-@router.delete("/mcp/{name}/sign-in", status_code=204, summary="Forget the tokens of an MCP server")
+@router.delete("/mcp/{name}/sign-in", status_code=204, summary="Forget tokens")
 async def _sign_out(servers: _Service, caller: _LoginDep, name: _Name) -> None:
     """Forget the tokens of a server. They are not revoked there."""
     await servers.sign_in(caller, name, None)

@@ -61,7 +61,7 @@ def channel_routes(receiver: ChannelReceiver) -> APIRouter:
 
     @router.get(
         "/channels/{channel}",
-        summary="Prove the address of a webhook to WhatsApp",
+        summary="Prove the address to WhatsApp",
         response_class=Response,
         responses={
             200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "The challenge."},

@@ -99,7 +99,7 @@ async def _verify_log(acting: Annotated[Administration, by("verify")]) -> Verifi
     return Verification(**asdict(await acting.verify()))
 
 
-@router.post("/secrets/rotate", summary="Encrypt secrets with a new key", responses=problems(_NOT_ADMIN))
+@router.post("/secrets/rotate", summary="Encrypt with a new key", responses=problems(_NOT_ADMIN))
 async def _rotate_secrets(acting: Annotated[Administration, by("rotate_secrets")]) -> Rotation:
     """Make a new key, where the data folder has the keys, and encrypt all stored secrets with it."""
     return Rotation(renewed=await acting.rotate_secrets())
@@ -152,7 +152,7 @@ class Opened(BaseModel):
 @keys.post(
     "/keys",
     status_code=201,
-    summary="Create a virtual key",
+    summary="Create a key",
     response_description="`key` is shown this once.",
     responses=problems(_NOT_ADMIN),
 )
@@ -167,7 +167,7 @@ async def _create_key(
     return await acting.create_key(**dict(wanted))
 
 
-@keys.get("/keys", summary="List virtual keys", responses=problems(_NOT_ADMIN))
+@keys.get("/keys", summary="List keys", responses=problems(_NOT_ADMIN))
 async def _list_keys(acting: Annotated[Administration, by("list_keys")]) -> KeyList:
     """List the keys of the caller's tenant, and whose each is; never the key itself.
 
@@ -178,7 +178,7 @@ async def _list_keys(acting: Annotated[Administration, by("list_keys")]) -> KeyL
     return KeyList(items=await acting.list_keys(), required=required)
 
 
-@keys.post("/keys/open", summary="Require no key any more", responses=problems(_NOT_ADMIN))
+@keys.post("/keys/open", summary="Revoke every key", responses=problems(_NOT_ADMIN))
 async def _open_mesh(acting: Annotated[Administration, by("open_keys")]) -> Opened:
     """Revoke every key, and require none until another is created. `keys.required = true` still holds."""
     return Opened(revoked=await acting.open_keys())
@@ -186,7 +186,7 @@ async def _open_mesh(acting: Annotated[Administration, by("open_keys")]) -> Open
 
 @keys.delete(
     "/keys/{key_id}",
-    summary="Revoke a virtual key",
+    summary="Revoke a key",
     responses=problems({404: "There is no such key.", **_NOT_ADMIN}),
 )
 async def _revoke_key(
@@ -199,7 +199,7 @@ async def _revoke_key(
 @keys.post(
     "/keys/{key_id}/rotate",
     status_code=201,
-    summary="Rotate a virtual key",
+    summary="Rotate a key",
     response_description="`key` is shown this once.",
     responses=problems({404: "There is no such key.", 409: "It was revoked or rotated.", **_NOT_ADMIN}),
 )

@@ -47,7 +47,7 @@ class RetryRequest(Strict):
 @router.post(
     "/tasks/{task_id}/retry",
     status_code=202,
-    summary="Work again on a task that failed",
+    summary="Retry a failed task",
     response_description="It is worked on again, durably; or it would be, by a dry run.",
     responses=problems(
         {
@@ -85,7 +85,7 @@ class ForkRequest(Strict):
 @router.post(
     "/tasks/{task_id}/fork",
     status_code=202,
-    summary="Go on from a step of a task, as a new one",
+    summary="Fork a task behind a step",
     response_description="The new task is durable; or it would be made, by a dry run.",
     responses=problems(
         {
@@ -136,9 +136,7 @@ class RetryManyRequest(_ManyRequest, RetryRequest):
     """
 
 
-@router.post(
-    "/retry", summary="Work again on tasks that failed", response_model=AgainPage, responses=_NO_VALUE
-)
+@router.post("/retry", summary="Retry many tasks", response_model=AgainPage, responses=_NO_VALUE)
 async def _retry_tasks(
     operations: Annotated[Batches, _by("retry_all")], wanted: RetryManyRequest
 ) -> Response:
@@ -218,7 +216,7 @@ async def _list_dead_letters(
 
 @router.get(
     "/tasks/{task_id}/tree",
-    summary="Show a task with all that it delegated",
+    summary="Show what a task delegated, with costs",
     responses=problems({404: "There is no such task."}),
 )
 async def _show_tree(operations: Annotated[Batches, _by("tree")], task_id: _TaskId) -> TaskTree:

@@ -72,7 +72,7 @@ async def _score_agents(
 
 @router.get(
     "/costs",
-    summary="Sum up what models cost",
+    summary="Sum up costs",
     tags=["costs"],
     responses=problems(
         {
@@ -94,7 +94,7 @@ async def _sum_costs(
     return await operations.costs(**dict(query))
 
 
-@router.get("/status", summary="How is the mesh doing?", tags=["tasks"])
+@router.get("/status", summary="Show the state of the mesh", tags=["tasks"])
 async def _show_status(operations: Annotated[Operations, may("status")]) -> MeshStatus:
     """Count open tasks by status and by what they wait for, and show which deployments are left alone.
 
@@ -114,7 +114,7 @@ async def _compress(
 # Probes
 
 
-@probes.get("/healthz", summary="Is it alive?")
+@probes.get("/healthz", summary="Is the process alive?")
 async def _alive() -> dict[str, str]:
     """Answer while the process can."""
     return {"status": "ok", "version": __version__}
@@ -136,7 +136,7 @@ async def _ready(mesh: ReadyMesh) -> dict[str, str]:
     return {"status": "ready"}
 
 
-@probes.get("/health", summary="Is the llm-service there?")
+@probes.get("/health", summary="Is a model available?")
 async def _llm_alive() -> dict[str, str]:
     """Answer while the process can."""
     return {"status": "ok"}

@@ -123,7 +123,7 @@ class EmbeddingList(BaseModel):
     usage: dict[Literal["prompt_tokens", "total_tokens"], int]
 
 
-@openai_router.get("/v1/models", summary="List the models, as OpenAI's API does")
+@openai_router.get("/v1/models", summary="List models")
 async def _list_models(request: Request, operations: Annotated[Operations, may("models")]) -> ModelList:
     """List the groups that may be named as `model`."""
     return ModelList(
@@ -131,7 +131,7 @@ async def _list_models(request: Request, operations: Annotated[Operations, may("
     )
 
 
-@openai_router.get("/v1/models/{model_id:path}", summary="Describe a model, as OpenAI's API does")
+@openai_router.get("/v1/models/{model_id:path}", summary="Describe a model")
 async def _describe_model(
     request: Request,
     operations: Annotated[Operations, may("models")],
@@ -144,7 +144,7 @@ async def _describe_model(
 
 @openai_router.post(
     "/v1/chat/completions",
-    summary="Complete a chat, as OpenAI's API does",
+    summary="Complete a chat",
     response_model=ChatCompletion,
     responses={200: {"content": STREAM}},
 )
@@ -165,7 +165,7 @@ async def _complete_chat(
 
 @openai_router.post(
     "/v1/responses",
-    summary="Make a response, as OpenAI's API does",
+    summary="Make a response",
     response_model=ResponseDocument,
     responses={200: {"content": STREAM}},
 )
@@ -187,9 +187,7 @@ async def _respond(
     return JsonLine(answer.whole(reply), headers=_cost_of(reply))
 
 
-@openai_router.post(
-    "/v1/embeddings", summary="Embed texts, as OpenAI's API does", response_model=EmbeddingList
-)
+@openai_router.post("/v1/embeddings", summary="Embed texts", response_model=EmbeddingList)
 async def _embed(
     request: Request, mesh: ReadyMesh, operations: _CallerDep, asked: EmbeddingRequest
 ) -> Response:
@@ -202,7 +200,7 @@ async def _embed(
 
 @router.post(
     "/complete",
-    summary="Have a model answer",
+    summary="Call a model",
     response_model=CompleteResponse,
     responses=problems(
         {

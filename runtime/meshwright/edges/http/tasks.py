@@ -63,7 +63,7 @@ class _TaskQuery(TaskPageQuery):
 @router.post(
     "/tasks",
     status_code=202,
-    summary="Give the mesh a task",
+    summary="Submit a task",
     response_description="Durable.",
     responses=problems(
         {
@@ -129,7 +129,7 @@ async def _list_tasks(
     return JsonLine(await operations.tasks(**dict(query)))
 
 
-@router.get("/tasks/{task_id}", summary="Look at a task", responses=_NO_TASK)
+@router.get("/tasks/{task_id}", summary="Show a task", responses=_NO_TASK)
 async def _show_task(operations: Annotated[Operations, may("see")], task_id: _TaskId) -> TaskView:
     """Show a task: its request, its attempts with the score of each choice, and its outcome."""
     return await operations.see(task_id)
@@ -137,7 +137,7 @@ async def _show_task(operations: Annotated[Operations, may("see")], task_id: _Ta
 
 @router.post(
     "/tasks/{task_id}/cancel",
-    summary="End a task before its time",
+    summary="Cancel a task",
     response_description="It has ended.",
     responses={**_NO_TASK, 202: {"model": TaskView, "description": "It is going to end."}},
 )
@@ -167,7 +167,7 @@ async def _score_task(
 @router.post(
     "/tasks/{task_id}/answer",
     status_code=202,
-    summary="Answer what a task waits for",
+    summary="Answer a question",
     response_description="It goes on.",
     responses=problems(
         {
@@ -273,7 +273,7 @@ class _StepContentsQuery(_Contents):
 
 @router.get(
     "/tasks/{task_id}/steps",
-    summary="List the steps of a task",
+    summary="List steps",
     response_model=StepPage | StepContentsPage,
     responses=problems({404: "There is no such task, or it has no attempt yet."}),
 )
@@ -308,7 +308,7 @@ async def _list_steps(
 
 @router.get(
     "/tasks/{task_id}/steps/{path}",
-    summary="Look at a step",
+    summary="Show a step",
     responses=problems({404: "There is no such task, or no such step."}),
 )
 async def _show_step(
@@ -327,7 +327,7 @@ _Number = Annotated[int, Path(ge=1, le=999_999, description="As the `url` of a f
 
 @router.get(
     "/tasks/{task_id}/files/{number}",
-    summary="Read a file of a task's outcome",
+    summary="Read a file of the outcome",
     response_description="The file as it is.",
     response_class=Response,
     responses={

@@ -87,7 +87,7 @@ async def _create_config(configs: _Configs, caller: _AdminDep, wanted: AgentConf
     return await configs.create(caller, wanted)
 
 
-@router.get("/api/agents/{agent_id}", summary="Show an agent's configuration", responses=problems(_MISSING))
+@router.get("/api/agents/{agent_id}", summary="Show a configuration", responses=problems(_MISSING))
 async def _show_config(configs: _Configs, caller: _ViewerDep, agent_id: _AgentId) -> AgentConfig:
     """Show one configuration, without its key."""
     return await configs.get(caller, agent_id)
@@ -95,7 +95,7 @@ async def _show_config(configs: _Configs, caller: _ViewerDep, agent_id: _AgentId
 
 @router.put(
     "/api/agents/{agent_id}",
-    summary="Change an agent's configuration",
+    summary="Change a configuration",
     responses=problems({409: "Another caller has just changed it.", **_MISSING, **_NOT_ADMIN}),
 )
 async def _change_config(
@@ -107,7 +107,7 @@ async def _change_config(
 
 @router.delete(
     "/api/agents/{agent_id}",
-    summary="Delete an agent's configuration",
+    summary="Delete a configuration",
     responses=problems({**_MISSING, **_NOT_ADMIN}),
 )
 async def _delete_config(configs: _Configs, caller: _AdminDep, agent_id: _AgentId) -> AgentConfig:
@@ -117,7 +117,7 @@ async def _delete_config(configs: _Configs, caller: _AdminDep, agent_id: _AgentI
 
 @router.get(
     "/api/agents/{agent_id}/llm",
-    summary="Get an agent's model with its address and key",
+    summary="Get model, address and key",
     response_description="With the key in plain text.",
     responses=problems({**_MISSING, 403: "The caller is no backend, or the connection is open to others."}),
 )

@@ -90,9 +90,7 @@ async def _delete_evaluation(mesh: MeshDep, caller: _MakerDep, evaluation_id: _I
     return Response(status_code=204)
 
 
-@router.get(
-    "/v1/evaluations/{evaluation_id}/items", summary="List the items of an evaluation", responses=_NONE
-)
+@router.get("/v1/evaluations/{evaluation_id}/items", summary="List items", responses=_NONE)
 async def _list_items(
     mesh: MeshDep, caller: _ViewerDep, evaluation_id: _Id, query: Annotated[_ItemQuery, Query()]
 ) -> EvaluationItemPage:

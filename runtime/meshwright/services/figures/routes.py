@@ -24,7 +24,7 @@ _Service = Annotated[FiguresOperations, Depends(_figures_of)]
 _ViewerDep = Annotated[Caller, by_rule(SEE)]
 
 
-@router.get("/figures", summary="Show the mesh in numbers")
+@router.get("/figures", summary="Show figures")
 async def _show_figures(service: _Service, caller: _ViewerDep) -> Figures:
     """Show agents, workers, models, what is parked, stuck or dead, and the disk, as they are now.
 
@@ -50,7 +50,7 @@ async def _scrape(service: _Service, caller: Annotated[Caller, by_rule(SCRAPE)])
 
 @router.get(
     "/scale/{app}",
-    summary="How much work does an agent have?",
+    summary="Show an agent's work, for autoscalers",
     responses=problems({404: "There is no such agent."}),
 )
 async def _show_scale(

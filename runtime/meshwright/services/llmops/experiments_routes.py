@@ -111,7 +111,7 @@ async def _stop_experiment(experiments: _Experiments, caller: _OperatorDep, expe
 
 @router.get(
     "/v1/experiments/{experiment_id}/results",
-    summary="Show the results of an experiment",
+    summary="Show results",
     responses=problems(_NONE),
 )
 async def _show_results(

@@ -117,7 +117,7 @@ async def _show_prompt(
 
 @router.post(
     "/v1/prompts/{name}/test",
-    summary="Test a version of a prompt",
+    summary="Test a version",
     response_description="The result; with the status `running` where it took longer than `wait`.",
     responses=problems({**_NONE, **_MAY_CHANGE}),
 )
@@ -137,7 +137,7 @@ async def _test_prompt(
     return await test_prompt(mesh, caller, name, inputs.root, query)
 
 
-@router.get("/v1/prompts/{name}/versions", summary="List the versions of a prompt", responses=problems(_NONE))
+@router.get("/v1/prompts/{name}/versions", summary="List versions", responses=problems(_NONE))
 async def _list_versions(
     registry: _Registry, caller: _ViewerDep, name: _Name, query: Annotated[_HistoryQuery, Query()]
 ) -> PromptVersionPage:
@@ -147,7 +147,7 @@ async def _list_versions(
 
 @router.put(
     "/v1/prompts/{name}",
-    summary="Make a version of a prompt",
+    summary="Make a version",
     response_description="Durable. The newest version: a new one, or that with the same text.",
     responses=problems({412: "There is a newer version.", **_NONE, **_MAY_CHANGE, **_FULL}),
 )
@@ -178,7 +178,7 @@ async def _delete_prompt(registry: _Registry, caller: _OperatorDep, name: _Name)
 
 @router.put(
     "/v1/prompts/{name}/labels/{label}",
-    summary="Point a label at a version",
+    summary="Set a label",
     response_description="Durable: agents use `production` from their next attempt on.",
     responses=problems({**_NONE, **_MAY_PROTECT}),
 )

@@ -46,7 +46,7 @@ async def _drain(
     return await mesh.get(Maintenance).drain(caller, wait_seconds=query.wait)
 
 
-@router.post("/hold", summary="Hold the work of the mesh", responses=_NO_OPERATOR)
+@router.post("/hold", summary="Hold all work", responses=_NO_OPERATOR)
 async def _hold(mesh: MeshDep, caller: Annotated[Caller, by_rule(HOLD)]) -> MeshWork:
     """Let no process of the mesh begin work before a release, also after a restart.
 
@@ -55,7 +55,7 @@ async def _hold(mesh: MeshDep, caller: Annotated[Caller, by_rule(HOLD)]) -> Mesh
     return await mesh.get(Maintenance).hold(caller)
 
 
-@router.post("/release", summary="Begin the work that is held", responses=_NO_OPERATOR)
+@router.post("/release", summary="Begin held work", responses=_NO_OPERATOR)
 async def _release(mesh: MeshDep, caller: Annotated[Caller, by_rule(RELEASE)]) -> MeshWork:
     """Begin the work of a mesh that is held, in all of its processes, or of this process if it drains."""
     return await mesh.get(Maintenance).release(caller)

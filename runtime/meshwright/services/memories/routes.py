@@ -97,7 +97,7 @@ async def _delete_subject(
     return Deleted(memories=await memories.delete_subject(query.subject, caller))
 
 
-@router.get("/memories/{memory_id}", summary="Look at a memory", responses=problems(_NONE))
+@router.get("/memories/{memory_id}", summary="Show a memory", responses=problems(_NONE))
 async def _show_memory(memories: _Service, caller: _ContentsDep, memory_id: _Id) -> MemoryItem:
     """Show a memory with its source, the trust in it, and who changed it."""
     return await memories.show(memory_id, caller)
@@ -152,7 +152,7 @@ async def _forget_memory(memories: _Service, caller: _OperatorDep, memory_id: _I
 
 @router.post(
     "/memories/{memory_id}/undo",
-    summary="Undo the last change of a memory",
+    summary="Undo the last change",
     response_description="Durable.",
     responses=problems({**_NONE, **_MAY_CHANGE, **_STATUS}),
 )

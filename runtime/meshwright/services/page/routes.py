@@ -94,7 +94,7 @@ def is_secure(mesh: Mesh, request: Request) -> bool:
     return request.url.scheme == "https" or mesh.settings.http.behind_tls
 
 
-@login_router.get("/session", summary="How to log in")
+@login_router.get("/session", summary="Show how to log in")
 async def _show_ways(mesh: MeshDep) -> LoginWays:
     """Show whether people can log in at an issuer: `GET /session/oidc` sends a browser there then."""
     oidc = mesh.settings.oidc
@@ -127,7 +127,7 @@ async def _log_out(mesh: MeshDep, request: Request, response: Response) -> None:
     response.delete_cookie(COOKIE, httponly=True, samesite="strict")
 
 
-@router.get("/me", summary="Who am I?")
+@router.get("/me", summary="Show the caller")
 async def _show_me(mesh: MeshDep, request: Request, caller: CallerDep) -> Me:
     """Show the name, the tenant and the roles of the caller, and the views that components add."""
     shown = [pages for some in offered(mesh, lambda part: part.pages()) for pages in some if pages.view]

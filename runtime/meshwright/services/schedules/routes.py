@@ -93,7 +93,7 @@ async def _create_schedule(
     return made
 
 
-@router.get("/schedules/{schedule_id}", summary="Look at a schedule", responses=problems(_NONE))
+@router.get("/schedules/{schedule_id}", summary="Show a schedule", responses=problems(_NONE))
 async def _show_schedule(schedules: _Service, caller: _ViewerDep, key: _Key) -> ScheduleView:
     """Show a schedule with its last 20 runs, the last one first."""
     return await schedules.show(key, caller)
@@ -101,7 +101,7 @@ async def _show_schedule(schedules: _Service, caller: _ViewerDep, key: _Key) -> 
 
 @router.put(
     "/schedules/{schedule_id}",
-    summary="Make or change a schedule",
+    summary="Make or change one",
     response_description="It was changed; durable.",
     responses={
         **problems({**_MAY_CHANGE, **_DECLARED}),

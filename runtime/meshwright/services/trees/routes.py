@@ -37,13 +37,13 @@ async def _list_trees(mesh: MeshDep, caller: _ViewerDep) -> TreeList:
     return TreeList(items=mesh.get(TreesComponent).page(caller))
 
 
-@router.get("/trees/{task_id}", summary="Look at a tree", responses=problems(_NONE))
+@router.get("/trees/{task_id}", summary="Show a tree", responses=problems(_NONE))
 async def _show_tree(mesh: MeshDep, caller: _ContentsDep, task_id: _TaskId) -> TreeView:
     """Show the tree that a task works on, also a delegated one, with the files that were changed."""
     return await mesh.get(TreesComponent).show(caller, task_id)
 
 
-@router.get("/trees/{task_id}/diff", summary="See the changes of a tree", responses=problems(_NONE))
+@router.get("/trees/{task_id}/diff", summary="Show the changes", responses=problems(_NONE))
 async def _diff_tree(mesh: MeshDep, caller: _ContentsDep, task_id: _TaskId) -> TreeDiff:
     """Show the changes since the tree was made, as `git apply` takes them."""
     return TreeDiff(diff=await mesh.get(TreesComponent).diff(caller, task_id))
