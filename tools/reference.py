@@ -14,10 +14,10 @@ import sys
 import tempfile
 import textwrap
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args, get_origin
 
 import click
 from fastapi import FastAPI
@@ -167,42 +167,47 @@ def settings() -> Iterator[str]:
     """Yields a mesh.toml of all settings with their defaults and docstrings."""
     kind = built_in()
     values = kind()
+    tables = [name for name in kind.model_fields if isinstance(getattr(values, name), BaseModel | Mapping)]
     yield "```toml"
-    yield from fields(kind, values)
-    for name in kind.model_fields:
-        value = getattr(values, name)
-        if isinstance(value, BaseModel) or value == {}:
-            target = DATA["links"].get(f"[{name}]", "")
-            yield f"\n[{name}]{f'  # {target}' if target else ''}"
-            yield from tables(name, kind.model_fields[name].annotation)
-            if isinstance(value, BaseModel):
-                yield from fields(type(value), value, name)
+    yield from fields(kind, values, "", leave_out=tables)
+    for name in tables:
+        target = DATA["links"].get(f"[{name}]", "").partition("#")[0]
+        yield f"\n[{name}]{f'  # {target}' if target else ''}"
+        if isinstance(table := getattr(values, name), BaseModel):
+            yield from fields(type(table), table, f"{name}.")
+        else:
+            yield from items(name, kind.model_fields[name].annotation)
     yield "```"
 
 
-def fields(kind: type[BaseModel], values: BaseModel, table: str = "") -> Iterator[str]:
-    """Yields the fields of a table; one without a default is commented out."""
+def fields(
+    kind: type[BaseModel], values: BaseModel, table: str, leave_out: Sequence[str] = ()
+) -> Iterator[str]:
+    """Yields the fields of a table; one without a default is commented out, as are tables in it."""
     texts = docstrings(kind)
+    variables = {field: name for name, field in getattr(kind, "variables", {}).items()}
+    if table and kind.model_config.get("extra") == "allow":
+        yield from comment(" ".join((kind.__doc__ or "").partition("\n\n")[0].split()))
     for name, field in kind.model_fields.items():
-        value = getattr(values, name)
-        if isinstance(value, BaseModel) or (not table and value == {}):
-            continue
-        yield from comment(texts[name])
-        yield f"# {name} =" if value is None else f"{name} = {toml(value)}"
-        yield from tables(f"{table}.{name}", field.annotation)
+        if name not in leave_out:
+            value = getattr(values, name)
+            below = items(f"{table}{name}", field.annotation)
+            line = f"# {name} =" if value is None else f"{name} = {toml(value)}"
+            yield from comment(texts[name])
+            yield from below or [f"{line}  # {variables[name]}" if name in variables else line]
 
 
-def tables(name: str, annotation: Any) -> Iterator[str]:
-    """Yields the fields of the tables that are the items of a setting, if it has such."""
-    item = next((part for part in models(annotation)), None)
-    if item is not None:
-        is_list = "tuple" in str(annotation)
-        head = f"[[{name}]]" if is_list else f"[{name}.NAME]"
-        yield from comment(f"{head}: {', '.join(item.model_fields)}.")
+def items(name: str, annotation: Any) -> list[str]:
+    """Returns the fields of the tables that a setting consists of, as a comment; nothing for another one."""
+    origin, item = get_origin(annotation), next(models(annotation), None)
+    if item is None:
+        return []
+    head = f"[[{name}]]" if origin is tuple else f"[{name}.NAME]" if origin is Mapping else f"[{name}]"
+    return comment(f"{head}: {', '.join(item.model_fields)}.")
 
 
 def models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Yields the models in a type of collection."""
+    """Yields the models in a type."""
     for part in get_args(annotation):
         if isinstance(part, type) and issubclass(part, BaseModel):
             yield part
@@ -217,7 +222,7 @@ def docstrings(kind: type[BaseModel]) -> dict[str, str]:
             (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
             body = tree.body if isinstance(tree, ast.ClassDef) else []
             for field, text in pairwise(body):
-                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and doc_of(text):
                     texts[field.target.id] = doc_of(text)
     return texts
 
@@ -225,7 +230,7 @@ def docstrings(kind: type[BaseModel]) -> dict[str, str]:
 def doc_of(statement: ast.stmt) -> str:
     value = statement.value if isinstance(statement, ast.Expr) else None
     text = value.value if isinstance(value, ast.Constant) else None
-    return " ".join(text.split()) if isinstance(text, str) else ""
+    return " ".join(text.partition("\n\n")[0].split()) if isinstance(text, str) else ""
 
 
 def comment(text: str) -> list[str]:

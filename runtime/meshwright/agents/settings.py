@@ -19,28 +19,25 @@ class AgentsSettings(Table):
     dir: Path = Path("actors")
     """Folder of the agents: a Python file or package each."""
     include: tuple[str, ...] = ()
-    """Agents that come with Meshwright, to have beside those of a folder of one's own: `digest-agent`, ..."""
+    """Agents of Meshwright beside your own, such as `digest-agent`."""
     max_concurrency: int = Field(default=8, ge=1, le=1_000)
-    """Tasks that one agent works on at a time, where it declares no number itself."""
+    """Tasks of one agent at a time."""
     max_steps: int = Field(default=MAX_STEPS, ge=1, le=100_000)
-    """Replies of a model that call tools, in one run. At this limit and the next four the model is asked once
-    for its answer, without tools. Agents (`limits`) and tasks may have their own."""
+    """Replies of a model that call tools, in one run."""
     max_repeats: int = Field(default=MAX_REPEATS, ge=2, le=100_000)
-    """How often in a row the same calls of tools may have the same results."""
+    """Same calls with the same results in a row."""
     max_tokens: int | None = Field(default=None, ge=1)
-    """Tokens that a run may read and write in all its calls of models; unset: no limit."""
+    """Tokens of a run. Unset: no limit."""
     max_usd: Dollars | None = None
-    """Dollars that the calls of a run may cost; unset: no limit but budgets."""
+    """Dollars of a run. Unset: no limit."""
     max_seconds: float | None = Field(default=None, gt=0)
-    """Seconds that models and tools may take in a run; unset: no limit but the task's deadline."""
+    """Seconds of models and tools in a run. Unset: no limit."""
     timeout_seconds: float = Field(default=TIMEOUT_SECONDS, gt=0, le=86_400)
-    """Seconds that a step of a run may take: a call of a model, or the agent's own code until the next step.
-    Agents (`timeout`) and tasks may have their own; tools have `tools.timeout_seconds`."""
+    """Seconds of one step."""
     deadline_seconds: float = Field(default=DEADLINE_SECONDS, gt=0, le=604_800)
-    """Seconds that a task may take, without what it waits for people and money. Agents (`deadline`) and tasks
-    may have their own."""
+    """Seconds of a task, without waits for people and money."""
     max_chain: int = Field(default=5, ge=1, le=50)
-    """How deep agents may delegate to one another."""
+    """Depth of delegation."""
 
     @property
     def limits(self) -> Limits:
@@ -55,20 +52,20 @@ class PromptsSettings(Table):
     dir: Path = Path("prompts")
     """Folder of the `.prompt` files."""
     reload_seconds: float = Field(default=5.0, gt=0)
-    """How often the prompt files are checked for changes."""
+    """Seconds between looks for changes."""
 
 
 class ToolsSettings(Table):
-    """[tools]: what tools may touch. Each further table [tools.NAME] is for the toolset of that name."""
+    """[tools]: limits of tools. A table [tools.NAME] is for the toolset of that name."""
 
     model_config = ConfigDict(extra="allow")
 
     workspace: Path = Path(".")
-    """Folder that the agents' file and git tools may read; nothing outside of it."""
+    """Folder that file and git tools may read."""
     allow_private_addresses: bool = False
-    """Whether agents may fetch pages from private and loopback addresses."""
+    """Let agents fetch pages from private addresses."""
     timeout_seconds: float = Field(default=60.0, gt=0)
-    """Seconds that a call of a tool may take, where the tool declares no `timeout` itself."""
+    """Seconds of a call, where the tool names none."""
 
     @field_validator("workspace")
     @classmethod

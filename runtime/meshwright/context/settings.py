@@ -15,20 +15,17 @@ class ContextSettings(Table):
     """[context]: the context of runs."""
 
     max_tokens: int = Field(default=8_000, ge=200)
-    """Tokens that the context of one run may take."""
+    """Tokens of the context of a run."""
     memory_max_tokens: int = Field(default=1_000, ge=0)
-    """Tokens of that which recalled memories may take; 0 recalls none."""
+    """Tokens of recalled memories in it; 0: none."""
     embedding_model: str = ""
-    """The group of deployments that embeds memories and what is asked of them, so that memories are recalled
-    by their meaning too. Their texts are sent there. Empty: they are recalled by their words alone."""
+    """The models that embed memories. Empty: words alone count."""
     embedding_floor: float = Field(default=0.35, ge=0, le=1)
-    """The likeness (cosine) to a question that a memory has at least where none of its words say so."""
+    """Least likeness of a memory that shares no word."""
     window_tokens: int | None = Field(default=None, ge=1_000)
-    """Tokens that a model reads in one call, where neither its price list nor `max_input_tokens` of its
-    deployment says so. Unset: as many as it takes until it refuses."""
+    """Tokens that a model reads in one call, where nothing else says so."""
     rules: tuple[Rule, ...] = ()
-    """The rules of what is passed on from a sender to a receiver. One for two named agents comes before one
-    for the receiver, that before one for the sender."""
+    """Rules for the context that a sender passes on."""
 
     @model_validator(mode="after")
     def _one_rule_for_a_pair(self) -> Self:

@@ -63,25 +63,25 @@ class DaprSettings(Table):
         "MESH_SCHEDULER": "scheduler",
     }
     namespace: Label = "default"
-    """The mesh's name among those that share a broker and a store."""
+    """The mesh's name on a shared broker and store."""
     channel: Literal["auto", "grpc", "http"] = "auto"
-    """How daprd calls the workers. `auto`: `grpc` where daprd is 1.18 or newer, else `http`."""
+    """`grpc` or `http`; `auto`: `grpc` with daprd 1.18 or newer."""
     bin: Path | None = None
-    """Folder of daprd, placement and scheduler; where unset they are looked for."""
+    """Folder of daprd, placement and scheduler."""
     bus: Literal["mqtt", "redis"] = "mqtt"
-    """The bus between workers: an MQTT broker, or streams of the Redis that is the store."""
+    """`mqtt`, or `redis` streams."""
     broker_url: BrokerUrl = None
-    """The MQTT broker, with user and password. If unset, `mesh up` runs a Mosquitto."""
+    """The MQTT broker, with user and password. If unset, `mesh up` starts it, as those below."""
     redis_host: Address = None
-    """The store, as host:port. If unset, `mesh up` runs a Redis."""
+    """The store, a Redis, as host:port."""
     redis_password: Secret | None = None
-    """Its password. Better given in the environment than written in a file."""
+    """Its password."""
     placement: Address = None
-    """Dapr's placement, as host:port, several by comma. If unset, `mesh up` runs one."""
+    """Dapr's placement, as host:port."""
     scheduler: Address = None
-    """Dapr's scheduler, as host:port, several by comma. If unset, `mesh up` runs one."""
+    """Dapr's scheduler, as host:port."""
     publishers: Publishers = Field(default_factory=dict)
-    """Programs that publish tasks as CloudEvents, by name, each on a topic of its own. Off without any."""
+    """Programs that publish tasks as CloudEvents."""
 
     def check_others(self, settings: Any) -> None:
         """Publishers and MQTT clients are users of one broker."""

@@ -13,19 +13,19 @@ class AuditSettings(Table):
     """[audit]: how often the mesh signs how far its event log has come."""
 
     head_rows: int = Field(default=10_000, ge=1)
-    """After how many events a head is signed."""
+    """Events until the mesh signs its log."""
     head_seconds: float = Field(default=60.0, gt=0)
-    """After how many seconds, where there are new events."""
+    """Seconds until then, if there are new events."""
 
 
 class TracingSettings(Table):
     """[tracing]: spans."""
 
     enabled: bool = True
-    """Whether spans are recorded and kept in the event log."""
+    """Keep spans in the event log."""
     content: bool = False
-    """Whether spans hold the text of messages. Off: only names, counts and times."""
+    """Spans have the text of messages."""
     turns: bool = False
-    """Whether each turn of an actor has its own span, in addition to those of runs, models and tools."""
+    """Each turn of an actor has a span."""
     otlp_endpoint: Annotated[str | None, http_url("http://127.0.0.1:4318/v1/traces")] = None
-    """Full URL of an OpenTelemetry collector that gets the spans too, by OTLP/HTTP: see extra `otlp`."""
+    """Full URL of an OpenTelemetry collector; needs the extra `otlp`."""

@@ -41,10 +41,9 @@ class KeysSettings(Table):
 
     variables: ClassVar = {"MESH_ADMIN_TOKEN": "admin_token"}
     required: bool | None = None
-    """Whether each request needs a virtual key or the admin token. Unset: as soon as a key was created.
-    `true` does not depend on stored data; `false` never."""
+    """Require a key or the admin token. Unset: from the first key on."""
     admin_token: Secret | None = Field(default=None, min_length=32)
-    """Secret of the mesh's administrator. If unset, `mesh up` makes one, in `admin.token` of data_dir."""
+    """At least 32 characters. Unset: `mesh up` makes one, in `admin.token` of data_dir."""
 
 
 class OidcSettings(Table):
@@ -54,34 +53,32 @@ class OidcSettings(Table):
     """
 
     issuer: Annotated[str | None, AfterValidator(_is_issuer)] = None
-    """URL of the issuer, as its tokens have it in `iss`: https, or http on this machine. Unset: no tokens."""
+    """URL of the issuer whose tokens are accepted."""
     audience: str = Field(default="", max_length=512)
-    """The value that tokens must have in `aud`: the id of this mesh at the issuer."""
+    """The id of this mesh in `aud`."""
     name_claim: str = Field(default="sub", min_length=1, max_length=256)
-    """The claim that names the caller. Take one that users cannot choose themselves."""
+    """The claim that names the caller; users must not choose it."""
     tenant_claim: str | None = Field(default=None, min_length=1, max_length=256)
-    """The claim that names the tenant, like `org` or `resource.tenant`. Unset: all are of `tenant`."""
+    """The claim that names the tenant. Unset: all are of `tenant`."""
     tenant: str = Field(default="default", pattern=ID_PATTERN)
-    """The tenant of all callers, where no claim names it."""
+    """The tenant of callers without that claim."""
     roles_claim: str = Field(default="roles", min_length=1, max_length=256)
-    """The claim that lists what maps to roles: a list or words, like `groups` or `realm_access.roles`."""
+    """The claim that gives roles, such as `realm_access.roles`."""
     roles: Mapping[str, tuple[Role, ...]] = {}
-    """The roles that each value of that claim gives, like { "mesh-ops" = ["operator", "approver"] }."""
+    """Roles by its values, such as { mesh-ops = ["operator"] }."""
     default_roles: tuple[Role, ...] = ()
-    """The roles of a caller whose token gives none. By default it may do nothing."""
+    """Roles of callers without any."""
     keys_seconds: float = Field(default=3_600.0, ge=60, le=86_400)
-    """How long the issuer's keys are used before they are fetched again. One that is not known is looked for
-    at once, at most once a minute."""
+    """Seconds that the issuer's keys are used."""
 
     login: bool = False
-    """Whether the page offers a login at the issuer, by its code flow, as the issuer's client `audience`."""
+    """Offer a login on the page, as the issuer's client `audience`."""
     client_secret: Secret | None = None
-    """The secret of that client. Unset: it is a public one, which has none."""
+    """The client's secret; a public one has none."""
     url: Annotated[str | None, AfterValidator(_is_origin)] = None
-    """The address of the mesh for browsers; the issuer has to know `URL/session/callback` as a redirect URI
-    of the client. Unset: the one at which the mesh listens."""
+    """The mesh's address for browsers; the issuer redirects to `URL/session/callback`."""
     scopes: tuple[str, ...] = ("profile",)
-    """The scopes that a login asks for beside `openid`, like `groups`, so that tokens have these claims."""
+    """Scopes beside `openid`."""
 
     @model_validator(mode="after")
     def _has_audience(self) -> Self:
@@ -102,7 +99,7 @@ class SecretsSettings(Table):
     """[secrets]: what encrypts the secrets that the mesh stores."""
 
     keys: tuple[Secret, ...] = ()
-    """Keys, newest first: the first encrypts, all decrypt. Unset: those of `secret.key` in data_dir, which is
-    made at first use. Workers that share a database need the same ones."""
+    """Keys that encrypt stored secrets, newest first. Unset: those of `secret.key` in data_dir. Workers that
+    share a database need the same."""
     file: Path | None = None
-    """Another file in place of that `secret.key`, which several workers on one machine share."""
+    """Another file in place of `secret.key`."""

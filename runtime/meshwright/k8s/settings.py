@@ -17,23 +17,22 @@ class K8sSettings(Table):
     """[k8s]: the manifests of `mesh k8s render`."""
 
     image: str = Field(default=f"meshwright-agent:{__version__}", min_length=1)
-    """The image of every container, with its registry and tag."""
+    """The image of every container."""
     namespace: _Name = "mesh"
     """The namespace of all objects."""
     host: HostName | None = None
-    """Name under which clients call the mesh. With it there is an Ingress, where TLS ends."""
+    """Name under which clients call the mesh; with it there is an Ingress."""
     tls_secret: _Name = "mesh-tls"
-    """Secret with the certificate of that Ingress."""
+    """Secret of its certificate."""
     cpu: _Quantity = "100m"
-    """CPU that each container requests."""
+    """CPU of each container."""
     memory: _Quantity = "512Mi"
-    """Memory that each container requests, and may use at most."""
+    """Memory of each container."""
     storage: _Quantity = "1Gi"
-    """Size of the volume of each pod that keeps data."""
+    """Volume of a pod that keeps data."""
     scaler: Literal["metrics-api", "postgresql"] = "metrics-api"
-    """How KEDA counts the tasks of workers on PostgreSQL: it asks `GET /scale/mesh` with a key, or the view
-    `meshwright_scale` of the database."""
+    """KEDA counts tasks by `metrics-api` (GET /scale/mesh) or `postgresql` (the view meshwright_scale)."""
     per_replica: int = Field(default=8, ge=1)
-    """How many tasks, waiting or running, one replica is for: KEDA makes as many as all of them need."""
+    """Tasks for one replica."""
     max_replicas: int = Field(default=10, ge=1)
-    """How many replicas of a deployment KEDA makes at most."""
+    """Replicas at most."""

@@ -10,7 +10,7 @@ class LedgerSettings(Table):
     """[ledger]: how much may be spent."""
 
     budgets: tuple[Budget, ...] = ()
-    """How much may be spent: tables with name, scope, of, limit_usd, window, hard, on_empty, cheaper_tag."""
+    """Amounts that may be spent."""
     default_price: Price | None = None
-    """Dollars per million tokens of a model whose price is unknown, like { input = 3, output = 15 }. If
-    unset, a hard budget refuses its calls."""
+    """Dollars per million tokens of a model without a price, such as { input = 3, output = 15 }. Unset: a
+    hard budget refuses its calls."""

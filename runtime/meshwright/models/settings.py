@@ -19,34 +19,31 @@ class ModelsSettings(Table):
         "MESH_MODEL": "adapter",
     }
     adapter: str = "auto"
-    """The model that answers the agents. `auto`: `http` if `base_url` is set, `router` if there are keys of
-    providers, else `offline`, the built-in model that needs neither key nor network. Any other is one model
-    for every call: `ollama/llama3.1`, `anthropic/claude-sonnet-4-6`. Packages may bring others."""
+    """`auto`: `http` where `base_url` is set, `router` where provider keys are, else `offline`. Or one model
+    for every call: `ollama/llama3.1`."""
     base_url: Annotated[str | None, http_url("http://127.0.0.1:4000")] = None
-    """Address of a LiteLLM proxy or another server with the OpenAI API."""
+    """A LiteLLM proxy, or another server with OpenAI's API."""
     api_key: Secret | None = None
-    """Key for that server. Better given in the environment than written in a file."""
+    """Its key."""
     name: str | None = Field(default=None, min_length=1, max_length=256)
-    """The one model of that server that answers every call, whatever group a prompt names; tags and other
-    fields that OpenAI does not know are then left out. For Ollama, vLLM and others that are no proxy."""
+    """The one model of a server that is no LiteLLM proxy."""
     config: Path = Path("litellm_config.yaml")
-    """The deployments of "router", in LiteLLM's own format."""
+    """The deployments of `router`, in LiteLLM's format."""
     max_request_bytes: int = Field(default=16 * 1024 * 1024, ge=1_024, le=256 * 1024 * 1024)
-    """How large a body of /v1 may be, with its pictures and files; `max_payload_bytes` where that is more."""
+    """Largest body of /v1."""
     stream: bool = True
-    """Whether answers reach the task's event stream while the model still writes them."""
+    """Send answers to the task's event stream as they are written."""
     park: bool = True
-    """Whether a run whose provider is away waits without a slot, and goes on at the same step; else it
-    fails."""
+    """A run whose provider is away waits; else it fails."""
     park_seconds: float = Field(default=5.0, gt=0)
-    """Its first pause. Each one after it is twice as long."""
+    """Its first pause; each next one is twice as long."""
     max_park_seconds: float = Field(default=120.0, gt=0)
-    """Its longest pause. A provider may ask for a longer one."""
+    """Its longest pause."""
     cache: Literal["off", "memory", "disk", "redis"] = "off"
-    """The place of the cache of answers, so that the same call again costs nothing. Tenants share none."""
+    """`memory`, `disk` or `redis`: the same call again costs nothing. Tenants share none."""
     cache_ttl_seconds: float = Field(default=600.0, gt=0)
-    """How long an answer is good for."""
+    """Seconds that an answer is good for."""
     cache_max_bytes: int = Field(default=64 * 1024 * 1024, ge=1024)
-    """The size of a cache in memory or on disk; the answers used last stay."""
+    """Bytes of a cache in memory or on disk."""
     cache_redis_url: Secret | None = None
-    """The Redis of `cache = "redis"`, like redis://:password@127.0.0.1:6379/0."""
+    """The Redis, as redis://:password@127.0.0.1:6379/0."""

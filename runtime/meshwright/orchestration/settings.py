@@ -18,24 +18,22 @@ class OrchestrationSettings(Table):
     """[orchestration]: how many tasks may be open, and how often one is attempted."""
 
     max_open_tasks: int = Field(default=10_000, ge=1, le=10_000_000)
-    """Tasks that may be open at a time; more from outside are refused with 429. Delegated tasks count and
-    are never refused."""
+    """Open tasks in the mesh; more from outside get a 429."""
     max_thread_tasks: int = Field(default=1_000, ge=1, le=100_000)
-    """Open tasks that one thread may have; more are refused."""
+    """Open tasks in one thread."""
     max_attempts: int = Field(default=3, ge=1, le=10)
-    """Attempts at a task, each by another agent; where there is no other, the first one's failure is the end.
-    Only after ReplayMismatch may the same agent try again."""
+    """Attempts at a task, each by another agent."""
 
 
 class PresenceSettings(Table):
     """[presence]: when an agent counts as gone."""
 
     heartbeat_seconds: float = Field(default=30.0, gt=0)
-    """How often each agent says that it is there."""
+    """Seconds between heartbeats of an agent."""
     degraded_after_seconds: float = Field(default=60.0, gt=0)
-    """Silence after which an agent counts as degraded."""
+    """Seconds of silence until it is degraded."""
     offline_after_seconds: float = Field(default=120.0, gt=0)
-    """Silence after which an agent is offline and gets no tasks."""
+    """Seconds of silence until it is offline."""
 
     @model_validator(mode="after")
     def _silence_grows(self) -> Self:
@@ -50,16 +48,15 @@ class _TenantLimits(Table):
     """[tenants.NAME]: the limits of one tenant; those that are unset are those of [tenants]."""
 
     max_open_tasks: int | None = Field(default=None, ge=1, le=10_000_000)
-    """Tasks that a tenant may have open at a time; more from outside are refused with 429. Unset: 95 % of
-    those of the mesh."""
+    """Open tasks of a tenant. Unset: 95 % of the mesh's."""
     tasks_per_minute: float | None = Field(default=None, ge=1, le=10_000_000)
-    """Tasks that a tenant may submit in a minute, at once or evenly, at each front. Unset: no limit."""
+    """Tasks that a tenant may submit. Unset: no limit."""
     calls_per_minute: float | None = Field(default=None, ge=1, le=10_000_000)
-    """Calls of models below /v1 and to /complete that a tenant may make in a minute. Unset: 60,000."""
+    """Calls of models over the API."""
     max_storage: Size | None = Field(default=None, ge=1_000_000)
-    """The bytes that the events of a tenant may take in the log, like "500MB"; more is refused with 507."""
+    """Bytes of a tenant's events, such as `500MB`. Unset: no limit."""
     max_streams: int | None = Field(default=None, ge=1, le=100_000)
-    """Event streams and WebSockets that a tenant may have open at a time, at each front. Unset: 200."""
+    """Event streams and WebSockets of a tenant, at each front."""
 
 
 def _is_table(value: Any) -> Any:
@@ -69,7 +66,7 @@ def _is_table(value: Any) -> Any:
 
 
 class TenantsSettings(_TenantLimits):
-    """[tenants]: the limits of every tenant, and by a table [tenants.NAME] each those of one."""
+    """[tenants]: limits of every tenant. A table [tenants.NAME] has those of one."""
 
     model_config = ConfigDict(extra="allow")
     calls_per_minute: float | None = Field(default=60_000, ge=1, le=10_000_000)
@@ -94,4 +91,4 @@ class PeopleSettings(Table):
     """[people]: tasks that wait for people."""
 
     patience_days: float = Field(default=7.0, gt=0, le=3_650)
-    """How many days a task waits for an answer, where it does not say itself."""
+    """Days that a task waits for an answer."""

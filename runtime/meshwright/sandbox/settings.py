@@ -17,26 +17,23 @@ class SandboxSettings(Table):
     """[sandbox]: the box in which tools run programs, and the most that a run in it may take."""
 
     kind: Literal["auto", "bubblewrap", "landlock", "none"] = "auto"
-    """`auto`: bubblewrap, else Landlock, else such tools are refused. `none`: no box, so that programs may do
-    everything that the mesh's user may."""
+    """`bubblewrap` or `landlock`; `auto`: the first that holds; `none`: no box."""
     read: tuple[Path, ...] = ()
-    """Folders that programs in the box may read, such as a virtual environment or `node_modules`. Their `bin`
-    folders are on PATH."""
+    """Folders that programs may read; their `bin` is on PATH."""
     allow_hosts: tuple[str, ...] = ()
-    """Hosts that a run may ask for: `host:port`, `host` (port 443), `*.example.com` for every name below it.
-    None named: no network."""
+    """Hosts for a run: `host:port`, `*.example.com`. None: no network."""
     allow_private_addresses: bool = False
-    """Whether these hosts may be at private and loopback addresses."""
+    """These hosts may be private."""
     max_seconds: float = Field(default=900.0, gt=0, le=86_400)
-    """Seconds that a run may take."""
+    """Seconds of a run."""
     max_memory_mb: int = Field(default=2048, ge=64, le=1_048_576)
-    """Megabytes of memory that a run may take, all its processes together."""
+    """Memory of a run."""
     max_processes: int = Field(default=256, ge=8, le=32_768)
-    """Processes and threads that a run may have."""
+    """Processes and threads of a run."""
     max_file_mb: int = Field(default=256, ge=1, le=1_048_576)
-    """Megabytes of one file that a run writes, and of its /tmp."""
+    """Largest file of a run, and its /tmp."""
     max_output_bytes: int = Field(default=1_000_000, ge=1_000, le=100_000_000)
-    """Bytes of output that are kept of a run."""
+    """Output that is kept."""
 
     @property
     def limits(self) -> Limits:

@@ -62,41 +62,34 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     data_dir: Path = Path(".mesh")
-    """Folder of the mesh's database; made where it is missing."""
+    """Folder of the mesh's database."""
     store: str = "sqlite"
-    """The store of actors and events: `sqlite` in one file, `memory` nowhere; `dapr` spreads them over
-    processes and machines, on a broker and a store. An installed package may bring others."""
+    """`sqlite`, `memory` (nothing is kept), or `dapr`. An installed package may bring others."""
     database: Secret | None = None
-    """The address of a PostgreSQL database that workers and fronts of the mesh share, like
-    `postgresql://user:password@host:5432/name`. It is the store, unless that is `dapr`: then it has the event
-    log, the lists and the memories."""
+    """PostgreSQL that workers share, as `postgresql://user@host:5432/name`. It is the store then; on `dapr`
+    it has only the log, the lists and the memories."""
     durability: Literal["full", "normal"] = "full"
-    """`full`: what was accepted survives a power cut; `normal`: kill -9, and commits are faster."""
+    """`full`: accepted tasks survive a power cut; `normal`: only kill -9, but commits are faster."""
     writer: Literal["auto", "thread", "process"] = "auto"
-    """The writer of SQLite in a mesh that serves: a `process` of its own (some 50 MB), which commits
-    beside the event loop, or a `thread`. `auto` is a process where there are two cores."""
+    """Writer of SQLite: a `process` of its own (50 MB) or a `thread`; `auto`: a process on two cores."""
     log_level: str = ""
-    """The levels of the log of a process that serves: a level, or LOGGER=LEVEL, separated by commas."""
+    """A level, or LOGGER=LEVEL, separated by commas."""
     log_format: Literal["auto", "text", "json"] = "auto"
-    """The form of that log: lines for people or JSON; `auto` is JSON where stderr is no terminal."""
+    """`text` or `json`; `auto` is JSON where stderr is no terminal."""
     accept_loss: bool = False
-    """Whether to start on a store that lacks what was committed to it: for one start, after a look at what is
-    lost. It is recorded as an event."""
+    """Start, once, on a store that has lost commits."""
     drain_seconds: float = Field(default=10.0, ge=0, le=86_400)
-    """Seconds that running work has to end when the process is stopped. The rest resumes at the next start,
-    or in another process."""
+    """Seconds that running work has to end at a stop; the rest resumes later."""
     keep_events_days: float | None = Field(default=None, gt=0)
-    """How many days events are kept, counted from when they were written; without it, for ever."""
+    """Days that events are kept. Unset: for ever."""
     keep_contents_days: float | None = Field(default=None, gt=0)
-    """How many days after the end of a task what was said at its steps is kept: prompts, replies, arguments
-    and results of tools, files. Without it, as long as its events."""
+    """Days that contents of ended tasks are kept. Unset: as long as their events."""
     max_payload_bytes: int = Field(default=262_144, ge=1_024, le=64 * 1024 * 1024)
-    """Largest request body that is read, in bytes."""
+    """Largest request body."""
     max_payload_depth: int = Field(default=32, ge=2, le=100)
-    """How deep the JSON of a request may be nested."""
+    """Deepest JSON of a request."""
     max_record_bytes: int = Field(default=4 * 1024 * 1024, ge=256 * 1024, le=256 * 1024 * 1024)
-    """Largest record that is stored, in bytes of JSON: an actor's state, a message, an event, a step. The
-    outcome of a task may have half of it. At least four times `max_payload_bytes`."""
+    """Largest stored record, at least four times `max_payload_bytes`; an outcome may have half."""
 
     if TYPE_CHECKING:  # the tables of `meshwright.parts`, which are joined by `built_in`
         http: HttpSettings

@@ -57,8 +57,6 @@ class ApprovalsSettings(Table):
     """[approvals]: which calls of tools wait for a person."""
 
     rules: tuple[ApprovalRule, ...] = ()
-    """The first rule that fits a call counts. If none does, tools with `needs_approval` ask, and those that
-    `after_outside` names."""
+    """The first rule that fits a call counts."""
     after_outside: Literal["ask", "allow"] = "ask"
-    """Calls that change something, of a run that has read text which strangers may have written (a page, a
-    log, a message): `ask` a person first, or `allow` them."""
+    """Changes after text of strangers: `ask` a person, or `allow` them."""

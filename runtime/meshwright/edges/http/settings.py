@@ -14,30 +14,23 @@ class HttpSettings(Table):
     """[http]: where the API listens, and for whom."""
 
     host: str = "127.0.0.1"
-    """Address that the HTTP API listens on. Off loopback it needs keys, and TLS of its own or
-    `behind_tls`; or `insecure`."""
+    """Off loopback it needs keys and TLS, `behind_tls`, or `insecure`."""
     port: int = Field(default=8000, ge=0, le=65_535)
-    """Port of the HTTP API; 0 takes any free one."""
+    """Port; 0 takes any free one."""
     allowed_hosts: tuple[HostName, ...] = ()
-    """Host names under which clients may call the API, such as that of a proxy in front of it. Off loopback
-    IP addresses and this machine's own name are allowed too."""
+    """Further names under which clients may call the API."""
     behind_tls: bool = False
-    """Whether TLS ends before the mesh, at an ingress or a proxy. The API may then listen off loopback
-    without TLS of its own, and keys are required, whether one was created or not."""
+    """TLS ends at a proxy: the API may listen off loopback, and requires keys."""
     insecure: bool = False
-    """Whether the API may listen off loopback without TLS, or although it requires no keys: everybody may
-    use it then."""
+    """Listen off loopback without TLS or keys: everybody may use it."""
     tls_cert: Path | None = None
-    """PEM file of the API's certificate, with those between it and the authority. With `tls_key` the API
-    speaks HTTPS. Both are read again within seconds when they change."""
+    """PEM file of the certificate chain; read again when it changes."""
     tls_key: Path | None = None
-    """PEM file of its private key, without a password."""
+    """PEM file of its key, without a password."""
     plain_port: int | None = Field(default=None, ge=1, le=65_535)
-    """Port of 127.0.0.1 that answers without TLS, for a sidecar or a probe on this machine, where the API has
-    TLS."""
+    """Port of 127.0.0.1 without TLS, for a sidecar or a probe."""
     max_streams: int = Field(default=20, ge=1, le=100_000)
-    """Event streams and WebSockets that one caller may have open at a time; `max_streams` of [tenants] is for
-    all callers of a tenant. Callers of all tenants have no limit."""
+    """Event streams and WebSockets of one caller, at each front."""
 
     @model_validator(mode="after")
     def _fits_itself(self) -> Self:
@@ -59,6 +52,6 @@ class WatchdogSettings(Table):
     """[watchdog]: what happens when code holds the event loop."""
 
     held_seconds: float = Field(default=5.0, ge=0.1)
-    """How long code may hold the event loop of a process, until a warning says where."""
+    """Seconds that code may hold the event loop until a warning says where."""
     restart_seconds: float = Field(default=30.0, ge=0)
-    """How long until the process is started again; 0 never does, as for a debugger."""
+    """Seconds until the process starts again; 0: never."""

@@ -34,25 +34,23 @@ class MqttSettings(Table):
     """[mqtt]: the broker at which MQTT clients find the mesh."""
 
     url: MqttUrl = None
-    """The broker at which MQTT clients find the mesh, like mqtt://127.0.0.1:1883, or mqtts:// for TLS. If
-    unset the mesh is not on MQTT, but for `dapr`, which has it on its own broker."""
+    """The broker, as mqtt://127.0.0.1:1883, or mqtts:// for TLS."""
     username: str | None = None
-    """The mesh's user at that broker."""
+    """The mesh's user there."""
     password: Secret | None = None
-    """Its password. Better given in the environment than written in a file."""
+    """Its password."""
     ca_file: Path | None = None
-    """PEM file of the authority that signed the broker's certificate; where unset those of the system."""
+    """PEM file of the broker's authority. Unset: the system's."""
     cert_file: Path | None = None
-    """PEM file of the mesh's own certificate, where the broker requires one."""
+    """PEM file of the mesh's certificate."""
     key_file: Path | None = None
     """PEM file of its key, without a password."""
     prefix: Topic = "mesh"
-    """First part of all the topics of a mesh: two meshes on one broker need two."""
+    """First part of all topics."""
     reply_prefix: Topic = "replies"
-    """First part of the topics at which requests without a client's name are answered."""
+    """First part of topics for clients without a name."""
     clients: tuple[MqttClient, ...] = ()
-    """The users of the broker that may use the mesh, which then refuses all others. If there are none, a
-    client that the broker knows is a submitter of the tenant `default`."""
+    """Users of the broker that may use the mesh. None: all, as submitters of `default`."""
 
     @model_validator(mode="after")
     def _names_are_different(self) -> Self:  # of the whole table: the error then quotes no client's password

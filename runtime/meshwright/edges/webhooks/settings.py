@@ -139,17 +139,17 @@ class WebhooksSettings(Table):
     """[webhooks]: deliveries that become tasks, and outcomes that are sent to URLs."""
 
     sources: Mapping[Identifier, WebhookSource] = {}
-    """The senders of webhooks, by the name in the path."""
+    """Senders of webhooks."""
     rules: tuple[WebhookRule, ...] = ()
-    """Which deliveries become tasks: each rule that fits makes one."""
+    """Deliveries that become tasks."""
     push: tuple[PushTarget, ...] = ()
     """URLs that get outcomes."""
     notify: bool = False
-    """Whether a task may name a URL that gets its outcome (`notify` of POST /tasks)."""
+    """A task may name a URL for its outcome."""
     push_networks: tuple[Network, ...] = ()
-    """Private networks that outcomes may be pushed to, also by http; others must be public, by https."""
+    """Private networks that outcomes may go to."""
     max_body_bytes: int = Field(default=1024 * 1024, ge=1024, le=25 * 1024 * 1024)
-    """How large a delivery may be."""
+    """Largest delivery."""
 
     @model_validator(mode="after")
     def _rules_fit_sources(self) -> Self:

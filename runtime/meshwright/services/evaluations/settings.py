@@ -17,17 +17,17 @@ class EvaluationsSettings(Table):
     """[evaluations]: answers of agents, measured and judged."""
 
     judge: str = Field(default="", max_length=200)
-    """The group of models that the agent `judge` calls, which is there if this is set."""
+    """The models of the agent `judge`. Empty: there is none."""
     metrics: Mapping[Identifier, Annotated[str, Field(pattern=_FUNCTION)]] = {}
-    """Metrics of your own, by name: `module:function` of the project's folder."""
+    """Metrics of your own, as `module:function`."""
     max_items: int = Field(default=1_000, ge=1, le=10_000)
     """Items of one evaluation."""
     max_item_bytes: int = Field(default=65_536, ge=1_024, le=1_048_576)
-    """Bytes of the texts of one item, as JSON."""
+    """Bytes of one item."""
     max_bytes: int = Field(default=8 * 1_048_576, ge=65_536, le=64 * 1_048_576)
-    """Bytes of a request that makes an evaluation."""
+    """Bytes of a request."""
     max_kept: int = Field(default=100, ge=1, le=10_000)
-    """Evaluations that are kept for a tenant: one more deletes the oldest that has ended."""
+    """Evaluations kept for a tenant."""
     max_open: int = Field(default=5, ge=1, le=1_000)
     """Evaluations of a tenant that run at a time."""
     parallel: int = Field(default=4, ge=1, le=64)

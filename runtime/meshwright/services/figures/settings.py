@@ -11,8 +11,6 @@ class FiguresSettings(Table):
     """[figures]: the figures of `mesh status`, `/figures`, `/metrics` and `/scale`."""
 
     stuck_seconds: float = Field(default=10.0, gt=0)
-    """Seconds that an attempt must have run before it may count as stuck, which it does at twice the p90 of
-    its agent's last attempts."""
+    """Seconds until an attempt may count as stuck."""
     refresh_seconds: float = Field(default=5.0, ge=1)
-    """How often the calls of models are counted, and on PostgreSQL the tables brought up to date that
-    `meshwright_scale` reads."""
+    """Seconds between counts of calls."""

@@ -11,8 +11,8 @@ class ExperimentsSettings(Table):
     """[experiments]: variants of prompts, models and agents that are tried on tasks."""
 
     max_experiments: int = Field(default=1_000, ge=1, le=100_000)
-    """Experiments that one tenant may make, stopped ones included: their results stay readable."""
+    """Experiments of one tenant."""
     max_inputs: int = Field(default=1_000, ge=1, le=10_000)
-    """Tasks that one request may submit for an experiment over inputs, all variants together."""
+    """Tasks of one request over inputs."""
     check_seconds: float = Field(default=5.0, ge=0)
-    """How long a front waits between two looks at what the guards of running experiments bound."""
+    """Seconds between looks at the guards."""

@@ -9,5 +9,4 @@ class MaintenanceSettings(Table):
     """[maintenance]: when the work of a mesh begins."""
 
     hold: bool | None = None
-    """Whether a process with the API begins no work before `mesh release`. Unset: where a backup was
-    restored."""
+    """Begin no work before `mesh release`. Unset: only of a restored backup."""

@@ -11,4 +11,4 @@ class MemoriesSettings(Table):
     """[memories]: the memories of agents."""
 
     forgotten_days: float = Field(default=7.0, ge=0, le=100_000)
-    """How many days a memory that was forgotten, or has expired, can be brought back before it is deleted."""
+    """Days that a forgotten memory can be brought back."""

@@ -11,8 +11,8 @@ class PageSettings(Table):
     """[page]: the page at `/`, and how long its readers stay logged in."""
 
     enabled: bool = True
-    """Whether there is a page, and `POST /session`."""
+    """Whether there is a page."""
     session_hours: float = Field(default=12.0, gt=0, le=720)
-    """How long a login lasts at most. It ends earlier with the key or token that it was made with."""
+    """Hours of the longest login."""
     max_sessions: int = Field(default=10_000, ge=1)
-    """Logins that a mesh keeps; the oldest are ended by newer ones."""
+    """Logins; newer ones end the oldest."""

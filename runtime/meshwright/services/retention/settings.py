@@ -15,15 +15,15 @@ class RetentionSettings(Table):
     `records_days` later their records go as well."""
 
     succeeded_days: float | None = Field(default=None, ge=0.01, le=100_000)
-    """Of tasks that succeeded."""
+    """Days until succeeded tasks leave the lists. Unset: never."""
     failed_days: float | None = Field(default=None, ge=0.01, le=100_000)
-    """Of tasks that failed."""
+    """The same of failed ones."""
     cancelled_days: float | None = Field(default=None, ge=0.01, le=100_000)
-    """Of tasks that were cancelled."""
+    """The same of cancelled ones."""
     timed_out_days: float | None = Field(default=None, ge=0.01, le=100_000)
-    """Of tasks that ran out of time."""
+    """The same of timed-out ones."""
     records_days: float = Field(default=30.0, ge=0.01, le=100_000)
-    """How many days longer the record of such a task is kept, and with it its idempotency key."""
+    """Days that their records stay longer, with idempotency keys."""
 
     @property
     def days(self) -> Mapping[str, float | None]:

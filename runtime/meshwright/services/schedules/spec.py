@@ -225,7 +225,6 @@ class SchedulesSettings(Table):
     """[schedules]: tasks that are submitted by themselves, at due times."""
 
     max_per_tenant: int = Field(default=1_000, ge=1, le=100_000)
-    """Schedules that a tenant may have."""
+    """Schedules of a tenant."""
     jobs: tuple[ScheduleJob, ...] = ()
-    """Schedules that the file declares: tables with id, tenant_id and what `PUT /schedules/{id}` takes. They
-    are made, changed and deleted at the start, and by nothing else."""
+    """Schedules of this file."""
