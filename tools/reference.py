@@ -15,6 +15,7 @@ import tempfile
 import textwrap
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
@@ -60,16 +61,7 @@ GROUPS = {
 EVERY_PART = {
     "webhooks": {"notify": True},
     "mcp": {"docs": {"command": "docs"}},
-    "channels": {
-        "chat": {
-            "kind": "whatsapp",
-            "agent": "a",
-            "secret": "s",
-            "token": "t",
-            "verify_token": "v",
-            "phone_number_id": "1",
-        }
-    },
+    "channels": {"chat": {"kind": "slack", "agent": "any", "token": "any", "secret": "any"}},
 }
 """Settings with which every part that has routes joins a mesh."""
 
@@ -121,6 +113,7 @@ def short_forms() -> Iterator[str]:
     yield ", ".join(f"`{name}` (`{long}`)" for name, long in shorts) + "."
 
 
+@cache
 def command_tree() -> dict[str, click.Command]:
     """Returns the commands by their words, each once: under its long form, or where it comes first."""
     found = [node for name in COMMANDS for node in below(name, command_of(name))]
@@ -171,7 +164,7 @@ def settings() -> Iterator[str]:
     yield "```toml"
     yield from fields(kind, values, "", leave_out=tables)
     for name in tables:
-        target = DATA["links"].get(f"[{name}]", "").partition("#")[0]
+        target = DATA["links"].get(f"[{name}]")
         yield f"\n[{name}]{f'  # {target}' if target else ''}"
         if isinstance(table := getattr(values, name), BaseModel):
             yield from fields(type(table), table, f"{name}.")
@@ -277,13 +270,13 @@ def body(method: str, path: str) -> Iterator[str]:
         yield f"- {linked(f'{path} {name}', f'`{name}`')}: {field['description']}"
 
 
+@cache
 def application() -> FastAPI:
     """Returns the API of a mesh that has every part, and no agents."""
     with tempfile.TemporaryDirectory() as folder:
         parts = build_mesh(built_in()(data_dir=Path(folder), **EVERY_PART), project=Path(folder), agents=[])
-        parts.components = [
-            part for part in parts.components if type(part).__module__.startswith("meshwright.")
-        ]
+        ours = [part for part in parts.components if type(part).__module__.startswith("meshwright.")]
+        parts.components = ours
         return create_app(parts)
 
 
@@ -336,6 +329,7 @@ def status_of(name: str, known: Mapping[str, Error]) -> int:
     return known[name].status or status_of(known[name].base, known)
 
 
+@cache
 def known_errors() -> dict[str, Error]:
     """Returns the errors of the code by the names that users see."""
     found = {error.name: error for path in sorted(SOURCE.rglob("*.py")) for error in errors_of(path)}

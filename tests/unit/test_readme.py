@@ -1,8 +1,13 @@
 """The pages say what is true: their links, the tests they name, the packages they list."""
 
 import ast
+import os
 import re
 import runpy
+import subprocess
+import sys
+import tomllib
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -10,6 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"]
 PAGES += sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
+REFERENCE = ["cli", "configuration", "http-api", "events", "troubleshooting"]
 LINK = re.compile(r"\]\(([^)\s]+)[^)]*\)")
 NAMED_TEST = re.compile(r'\[test\]\((\S+) "(\w+)"\)')
 
@@ -48,7 +54,7 @@ def test_the_index_has_every_page() -> None:
     assert pages <= set(index)
 
 
-@pytest.mark.parametrize("name", ["cli", "configuration", "http-api", "events", "troubleshooting"])
+@pytest.mark.parametrize("name", REFERENCE)
 def test_the_tables_of_the_reference_are_those_of_the_code(name: str) -> None:
     tool = runpy.run_path(str(ROOT / "tools/reference.py"))
     path = ROOT / f"docs/{name}.md"
@@ -56,6 +62,32 @@ def test_the_tables_of_the_reference_are_those_of_the_code(name: str) -> None:
     assert "<!-- reference: " in text
     is_current = tool["page"](path) == text
     assert is_current, f"docs/{name}.md is not what the code says: python tools/reference.py writes it"
+
+
+def test_every_link_of_the_reference_is_on_a_page() -> None:
+    text = "".join((ROOT / f"docs/{name}.md").read_text() for name in REFERENCE)
+    for name, target in tomllib.loads((ROOT / "tools/reference.toml").read_text())["links"].items():
+        shown = name.split()[-1] if name.startswith("/") else name
+        is_table = name.startswith("[")
+        assert (f"{name}  # {target}" if is_table else f"[`{shown}`]({target})") in text, name
+
+
+def test_an_installed_package_is_not_in_the_reference(tmp_path: Path) -> None:
+    acme = ROOT / "tests/support/third_party"
+    groups = tomllib.loads((acme / "pyproject.toml").read_text())["project"]["entry-points"]
+    info = tmp_path / "acme_mesh-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-mesh\nVersion: 1\n")
+    lines = [
+        [f"[{group}]", *(f"{name} = {place}" for name, place in entries.items())]
+        for group, entries in groups.items()
+    ]
+    (info / "entry_points.txt").write_text("\n".join(chain.from_iterable(lines)))
+    command = [sys.executable, str(ROOT / "tools/reference.py"), "--check"]
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": f"{acme}:{tmp_path}"}, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_the_architecture_names_every_package() -> None:
