@@ -38,21 +38,10 @@ PAYLOADS: Mapping[str, str] = {
     "agent.heartbeat": "the registration: not stored",
     "agent.roll_call": "nothing: a process asks which agents are there, not stored",
     "agent.code_changed": "agent_id, code, before, tasks (open ones that began with other code), once",
-    "answer.kept": "asked, answered_by: a restarted run takes the former answer",
     "approval.requested": "attempt, key, tool, arguments, agent_id, may_answer, expires_at",
     "approval.given approval.denied approval.expired": "attempt, key, tool, decided_by, reason",
-    "file.attached": "name, media_type, size",
-    "limit.steps limit.no_progress limit.tokens limit.money limit.time": "limit, most (its value), setting, "
-    "ends (tools or calls)",
     "prompt.reloaded": "name, path, digest",
-    "prompt.rejected prompt.fallback": "name, path, line, error, remedy: the last good prompt stays, or a "
-    "built-in one",
-    "reply.cut_off": "text, tool_calls: it ended at max_tokens",
-    "run.progress": "text",
-    "run.state": "state, reason",
-    "step.finished": "name, duration_ms",
-    "structure.invalid": "shape, error, raw (the answer)",
-    "tool.called": "tool, arguments, ok, error, result, duration_ms",
+    "prompt.rejected prompt.fallback": "name, path, line, error, remedy: another prompt is used",
     "tool.overran": "tool, seconds, ended: the thread of an abandoned call",
     "toolset.ready toolset.changed toolset.degraded": "name, tools (how many), reason",
 }

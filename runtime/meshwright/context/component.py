@@ -8,7 +8,7 @@ from importlib.resources.abc import Traversable
 
 from meshwright.component import Actors, Component, offered
 from meshwright.context.embeddings import Embedder
-from meshwright.context.event_words import FACTS, PAYLOADS
+from meshwright.context.event_words import FACTS
 from meshwright.context.memories import Memory
 from meshwright.context.memory import MemoryStore
 from meshwright.context.rules import with_defaults
@@ -27,7 +27,6 @@ class ContextComponent(Component):
 
     name = "context"
     facts = FACTS
-    payloads = PAYLOADS
     apps = (CONTEXT_SERVICE,)
 
     def __init__(self, mesh: Mesh) -> None:

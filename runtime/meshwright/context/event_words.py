@@ -12,16 +12,6 @@ FACTS: Mapping[str, str] = {
     "tokens ceiling calls cost_tokens saved_tokens cost_usd saved_usd validation_passed how "
     "tokens_before tokens_after",
 }
-PAYLOADS: Mapping[str, str] = {
-    "memory.recalled memory.unavailable": "count, tokens, error",
-    "memory.stored": "memory_id, scope, kind, status, trust, text_chars",
-    "context.received": "sender, constraints, known_failures, questions",
-    "context.compressed": "method, input_tokens, output_tokens, validation_passed, error, tokens, ceiling, "
-    "calls, cost_tokens, saved_tokens, cost_usd, saved_usd",
-    "context.kept": "tokens, ceiling, calls, cost_tokens, saved_tokens, cost_usd, saved_usd: shortening "
-    "would cost more",
-    "context.shortened": "how, messages, tokens_before, tokens_after, error",
-}
 
 
 def _recalled(payload: Document, event: Document) -> Sequence[object]:

@@ -41,8 +41,7 @@ class McpServerSettings(Table):
     client_secret: Secret | None = None
     """The secret of that client, if it has one."""
     redirect_url: str = Field(default="", pattern=r"^(http://(localhost|127\.0\.0\.1):[0-9]{1,5}/\S*)?$")
-    """The address on this machine that you have registered with it, as http://localhost:8765/callback; by
-    default a free port of 127.0.0.1."""
+    """Its registered address here, as http://localhost:8765/callback; by default a free port."""
     tools: tuple[str, ...] = ()
     """Patterns of the names of tools that are offered, like `read_*`. None named, none offered."""
     reads: tuple[str, ...] = ()

@@ -39,8 +39,8 @@ PAYLOADS: Mapping[str, str] = {
     "task.dispatched": "task, attempt, agent_id, score_card",
     "task.started task.resumed": "attempt, fence, owner (run of the worker), code (digest)",
     "task.waiting": "attempt, fence, key (to answer by), kind (person, task, timer, event, provider or "
-    "money), asked, subject, child_task_id, answer_schema, may_answer, due_at, expires_at, once (steps "
-    "begun that are not idempotent), running (other work goes on), repeated",
+    "money), asked, subject, child_task_id, answer_schema, may_answer, due_at, expires_at, once (not "
+    "idempotent steps), running, repeated",
     "wait.ended": "attempt, fence, key, kind, how (answered, due or expired), answered_by",
     "task.scored": "name, value, comment, by",
     "attempt.ended": "the outcome of an attempt",
