@@ -51,8 +51,10 @@ class TaskRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     task_id: Identifier | None = Field(default=None, description="Made if you leave it out.")
-    capability: Identifier | None = Field(default=None, description="The best agent that has it works.")
-    agent_id: Identifier | None = Field(default=None, description="Or that agent; one of both is required.")
+    capability: Identifier | None = Field(
+        default=None, description="The best agent that has it gets the task."
+    )
+    agent_id: Identifier | None = Field(default=None, description="The agent, in place of a capability.")
     text: str = Field(default="", exclude=True, description="The request, here or as `payload.text`.")
     payload: dict[str, Any] = Field(
         default_factory=dict, description="An object; the model gets its other fields by name, and `files`."
