@@ -38,12 +38,13 @@ PAYLOADS: Mapping[str, str] = {
     "agent.heartbeat": "the registration: not stored",
     "agent.roll_call": "nothing: a process asks which agents are there, not stored",
     "agent.code_changed": "agent_id, code, before, tasks (open ones that began with other code), once",
-    "approval.requested": "attempt, key, tool, arguments, agent_id, may_answer, expires_at",
-    "approval.given approval.denied approval.expired": "attempt, key, tool, decided_by, reason",
+    "approval.requested": "attempt, fence, key, tool, arguments, agent_id, may_answer, expires_at",
+    "approval.given approval.denied approval.expired": "attempt, fence, key, tool, decided_by, reason",
     "prompt.reloaded": "name, path, digest",
     "prompt.rejected prompt.fallback": "name, path, line, error, remedy: another prompt is used",
     "tool.overran": "tool, seconds, ended: the thread of an abandoned call",
-    "toolset.ready toolset.changed toolset.degraded": "name, tools (how many), reason",
+    "toolset.ready toolset.changed": "name, tools (how many)",
+    "toolset.degraded": "name, reason",
 }
 
 

@@ -25,7 +25,8 @@ PAYLOADS: Mapping[str, str] = {
     "projection.failed": "name, seq, error",
     "row.unreadable": "error: in place of an altered row",
     "store.upgraded": "upgrades: a new version changed its tables",
-    "store.migrated store.reopened": "source, target, tables, rows, tasks, open_tasks, last_seq",
+    "store.migrated": "source, target, tables, rows, tasks, open_tasks, last_seq",
+    "store.reopened": "target",
     "store.loss_accepted": "last_seq, lost_until_seq, lost_events, lost_tasks, replaced",
     "trace.spans": "spans",
 }

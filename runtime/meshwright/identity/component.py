@@ -51,7 +51,8 @@ class KeysComponent(Component):
         "key.created key.rotated key.revoked": "key_id, agent_id, tenant_id, roles, budget, created_at, "
         "expires_at, revoked_at, replaced_by, opening",
         "keys.opened": "keys (how many)",
-        "key.used key.refused": "key_id, agent_id, reason: at most every ten minutes, and once a minute",
+        "key.used": "key_id, agent_id: at most every ten minutes",
+        "key.refused": "key_id, agent_id, reason: at most once a minute",
     }
 
     def __init__(self, mesh: Mesh) -> None:

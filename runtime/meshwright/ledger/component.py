@@ -355,9 +355,10 @@ class LedgerComponent(Component):
         "allowance.*": "name scope of limit_usd window on_empty",
     }
     payloads: ClassVar[Mapping[str, str]] = {
-        "budget.opened budget.warned budget.exceeded": "budget, scope, key, limit, spent: a window begins, "
-        "is at 80 %, is empty",
-        "budget.raised budget.denied": "budget, scope, key, limit, spent, amount_usd, reason, denied_by",
+        "budget.opened budget.warned budget.exceeded": "budget, scope, key, limit_usd, spent_usd, "
+        "reserved_usd, window, renews_at, hard, on_empty, cheaper_tag, inline, tenant_id: it begins, is at "
+        "80 %, is empty",
+        "budget.raised budget.denied": "the budget, with amount_usd, or reason and denied_by",
         "allowance.set allowance.removed": "name, scope, of, limit_usd, window, tenant_id, on_empty, hard",
     }
 

@@ -8,8 +8,9 @@ from meshwright.core.display import Column, Document, EventWords, Resource
 
 FACTS: Mapping[str, str] = {"mcp.*": "server tool is_new by"}
 PAYLOADS: Mapping[str, str] = {
-    "mcp.tool_withheld mcp.tool_accepted mcp.tool_refused mcp.tool_released": "server, tool, is_new, by, "
-    "reason",
+    "mcp.tool_withheld": "server, tool, is_new",
+    "mcp.tool_accepted mcp.tool_refused": "server, tool, by, reason",
+    "mcp.tool_released": "server, tool",
     "mcp.signed_in mcp.signed_out": "server",
 }
 

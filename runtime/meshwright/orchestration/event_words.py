@@ -35,7 +35,7 @@ FACTS: Mapping[str, str] = {
 }
 PAYLOADS: Mapping[str, str] = {
     "task.accepted": "capability, priority, thread_id, requested_by, created_at, dispatched_to, score_card, "
-    "parent_task_id, after, forked_from",
+    "parent_task_id, after, forked_from, variants",
     "task.dispatched": "task, attempt, agent_id, score_card",
     "task.started task.resumed": "attempt, fence, owner (run of the worker), code (digest)",
     "task.waiting": "attempt, fence, key (to answer by), kind (person, task, timer, event, provider or "
@@ -50,7 +50,7 @@ PAYLOADS: Mapping[str, str] = {
     "task.retried": "generation, begin (journal or start), thread_id, error",
     "task.succeeded task.failed task.cancelled task.timed_out": "the outcome: the last event of a generation",
     "task.dead_lettered": "tried, error, capability: no attempt is left",
-    "work.broke_off": "attempt, error, breaks, most: the process ended",
+    "work.broke_off": "attempt, fence, error, breaks, most: the process ended",
     "work.discarded": "fence, current: work that no longer owned its task",
     "work.stopping": "task_id, fence, owner: that worker has to stop, not stored",
     "tenant.limited": "limit (setting), refused (how often)",

@@ -28,13 +28,14 @@ class ContentsComponent(Component):
         "step.finished": "name, duration_ms",
         "structure.invalid": "shape, error, raw (the answer)",
         "tool.called": "tool, arguments, ok, error, result, duration_ms",
-        "memory.recalled memory.unavailable": "count, tokens, error",
+        "memory.recalled": "count, tokens",
+        "memory.unavailable": "error",
         "memory.stored": "memory_id, scope, kind, status, trust, text_chars",
         "context.received": "sender, constraints, known_failures, questions",
         "context.compressed": "method, input_tokens, output_tokens, validation_passed, error, tokens, "
         "ceiling, calls, cost_tokens, saved_tokens, cost_usd, saved_usd",
-        "context.kept": "tokens, ceiling, calls, cost_tokens, saved_tokens, cost_usd, saved_usd: "
-        "shortening would cost more",
+        "context.kept": "tokens, ceiling, calls, cost_tokens, saved_tokens, cost_usd, saved_usd: shortening "
+        "would cost more",
         "context.shortened": "how, messages, tokens_before, tokens_after, error",
     }
 

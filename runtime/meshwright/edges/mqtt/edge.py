@@ -318,7 +318,8 @@ class MqttComponent(Component):
     config: MqttSettings
     facts: ClassVar[Mapping[str, str]] = {"edge.*": "count"}
     payloads: ClassVar[Mapping[str, str]] = {
-        "edge.connected edge.disconnected": "broker, reason",
+        "edge.connected": "broker, session_present",
+        "edge.disconnected": "broker, reason",
         "edge.refused edge.dropped": "topic, problem, answered, reason, count",
     }
 

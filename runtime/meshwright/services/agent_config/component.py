@@ -84,8 +84,8 @@ class AgentConfigs(Component, AgentModels):
 
     name = "agent_config"
     payloads: ClassVar[Mapping[str, str]] = {
-        "agent_config.created agent_config.changed agent_config.deleted": "agent_id, is_default, changed "
-        "(fields), config",
+        "agent_config.created agent_config.changed": "agent_id, is_default, changed (fields), config",
+        "agent_config.deleted": "agent_id, is_default, changed",
         "subscriber.dropped": "channel, reason: a WebSocket client that did not read",
     }
     config: AgentConfigSettings

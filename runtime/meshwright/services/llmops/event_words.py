@@ -17,7 +17,8 @@ FACTS: Mapping[str, str] = {
 }
 PAYLOADS: Mapping[str, str] = {
     "prompt.registered": "name, version, digest, author, message",
-    "prompt.labelled prompt.unlabelled": "name, label, version, before",
+    "prompt.labelled": "name, label, version, before",
+    "prompt.unlabelled": "name, label, version",
     "prompt.deleted": "name, version, labels",
 }
 
