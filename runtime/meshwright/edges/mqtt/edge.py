@@ -320,7 +320,8 @@ class MqttComponent(Component):
     payloads: ClassVar[Mapping[str, str]] = {
         "edge.connected": "broker, session_present",
         "edge.disconnected": "broker, reason",
-        "edge.refused edge.dropped": "topic, problem, answered, reason, count",
+        "edge.refused": "topic, problem, answered, count",
+        "edge.dropped": "topic, what, reason, count",
     }
 
     def __init__(self, mesh: Mesh) -> None:
