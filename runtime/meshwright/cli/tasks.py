@@ -186,7 +186,9 @@ def ask(
         receipt = await _submit(mesh, agent_id, text, after, fields)
         return await watch(mesh, receipt.task_id, quiet=quiet)
 
-    return _print_answer(talk(target, ask_it, need="work", begins=True), shape, as_json=as_json)
+    with output.answer_alone():
+        outcome = talk(target, ask_it, need="work", begins=True)
+    return _print_answer(outcome, shape, as_json=as_json)
 
 
 def _print_answer(outcome: Document, shape: Document | None, *, as_json: bool) -> int:
@@ -294,7 +296,8 @@ def submit(
             output.say(f"no mesh is running: the task waits in {mesh.where} {until}", err=True)
         return document(receipt)
 
-    result = talk(target, submit_it, need="work" if wait else "change", begins=True)
+    with output.answer_alone():
+        result = talk(target, submit_it, need="work" if wait else "change", begins=True)
     if wait:
         return _print_answer(result, shape, as_json=as_json)
     click.echo(json.dumps(result) if as_json else result["task_id"])
