@@ -376,27 +376,22 @@ SECRETS = {
 
 async def test_a_saved_file_masks_secrets_and_runs_nothing(tmp_path: Path, chromium: Browser) -> None:
     evil = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
-    outcome = {"result": {"text": evil}, "error": {"type": evil, "message": evil}, "model": evil}
-    task = {"task_id": evil, "status": evil, "attempts": [{"agent_id": evil}], "outcome": outcome}
-    steps = [
-        {
-            "attempt": 1,
-            "path": evil,
-            "kind": evil,
-            "name": evil,
-            "summary": evil,
-            "messages": [{"role": evil}],
-        }
-    ]
-    everything = {"task": task | {"payload": {"text": evil}}, "steps": steps, "tree": []}
-    async with http_mesh(tmp_path) as api, opened(chromium, api, "tasks") as page:
-        masked = "async (value) => (await import('/ui/export.js')).masked(value)"
-        assert await page.evaluate(masked, [*SECRETS]) == [*SECRETS.values()]
-        assert await page.evaluate(masked, {"api_key": "abc", "n": 1}) == {"api_key": "[redacted]", "n": 1}
-        text = await page.evaluate("async (all) => (await import('/ui/export.js')).pageOf(all)", everything)
-        (tmp_path / "task.html").write_text(text)
-        await page.goto((tmp_path / "task.html").as_uri())
-        assert await page.title() != "owned" and await page.locator("script, img").count() == 0
+    payload = {"text": "\n".join([evil, *SECRETS]), "api_key": "abc123", evil: [evil]}
+    async with http_mesh(tmp_path, Helper, script=ScriptedModel(evil)) as api:
+        task_id = await api.finished(agent_id="helper", payload=payload)
+        as_json = {"Accept": "application/json"}
+        _, document = await api.call("GET", f"/tasks/{task_id}/export", headers=as_json)
+        saved = document["task"]["payload"]
+        assert saved["text"].removeprefix(evil).strip() == "\n".join(SECRETS.values())
+        assert saved["api_key"] == "[redacted]"
+        assert "".join(map(str, document["steps"])).count("[redacted]") >= len(SECRETS) - 1
+        async with api.session.get(f"/tasks/{task_id}/export", headers={"Accept": "text/html"}) as answer:
+            assert answer.headers["Content-Disposition"] == f'attachment; filename="task-{task_id}.html"'
+            (tmp_path / "task.html").write_text(await answer.text())
+        async with opened(chromium, api, "tasks") as page:
+            await page.goto((tmp_path / "task.html").as_uri())
+            assert await page.title() == f"Task {task_id}"
+            assert await page.locator("script, img").count() == 0
 
 
 async def test_a_login_sees_nothing_of_the_one_before(tmp_path: Path, chromium: Browser) -> None:

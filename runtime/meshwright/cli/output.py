@@ -75,7 +75,7 @@ def is_screen() -> bool:
 
 
 def answer_alone() -> AbstractContextManager[object]:
-    """Where stdout is no terminal, agents of this process print to stderr: stdout is for the answer."""
+    """Sends what agents of this process print to stderr, unless stdout is a terminal."""
     return nullcontext() if sys.stdout.isatty() else redirect_stdout(sys.stderr)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from typing import Any
 
 from msgspec.structs import replace
 
 from meshwright.core.access import Role
+from meshwright.core.display import Document
 from meshwright.core.errors import Conflict, MeshError, NotFound
 from meshwright.core.messages import ENDED, Fault
 from meshwright.events.audit import Audit
@@ -15,6 +17,7 @@ from meshwright.events.filter import TaskFilter
 from meshwright.events.inbox import InboxPage, Question
 from meshwright.events.inbox_sources import WholeInbox
 from meshwright.events.tasks import DeadLetterPage, TaskSummary
+from meshwright.identity.export import export_of
 from meshwright.identity.filters import read_filter, require_known
 from meshwright.identity.operations import Operations
 from meshwright.identity.rules import has_role
@@ -166,6 +169,14 @@ class Batches(Operations):
         except MeshError as error:
             return replace(answered, refused=_fault(error))
         return answered
+
+    async def export(self, task_id: str, *, contents: bool = True) -> Document:
+        """A task with its steps and its tree as plain data, with secrets redacted; see `export_of`."""
+        self.check("export")
+        await self._check_task("export", task_id)
+        view, tree = await self.see(task_id), await self.tree(task_id)
+        found = await self.transcripts(task_id, contents=contents)
+        return await asyncio.to_thread(export_of, view, found, tree, contents=contents)
 
     async def tree(self, task_id: str) -> TaskTree:
         """A task with all that it delegated, and what each has cost."""
