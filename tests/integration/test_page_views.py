@@ -33,6 +33,7 @@ from tests.integration.test_page import (
 )
 from tests.support.fake_chats import WHSEC, standard_headers
 from tests.support.http_mesh import Api, http_mesh
+from tests.support.repositories import git
 from tests.support.tenants import holder
 from tests.support.webhook_mesh import deliver, event, issue, webhooks
 
@@ -67,6 +68,14 @@ class Helper(Agent):
 
     async def run(self, run: Run) -> str:
         return await run.ask(run.task.text)
+
+
+class Filed(Agent):
+    """Says what the model says; its prompt is a file."""
+
+    agent_id = "filed"
+    capabilities = (Capability("filing"),)
+    remembers = False
 
 
 class Talker(Agent):
@@ -360,6 +369,31 @@ async def test_a_step_shows_its_prompt_and_can_be_forked_from(tmp_path: Path, ch
             await expect(dialog(page).get_by_text("finished steps, which cost nothing again")).to_be_visible()
             await confirm(page, "Fork")
             await expect(page.get_by_text("forked from")).to_be_visible()
+
+
+async def test_a_step_shows_how_the_file_of_its_prompt_has_changed(tmp_path: Path, chromium: Browser) -> None:
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "actors").mkdir()
+    file = tmp_path / "prompts/filed.prompt"
+    git(tmp_path, "init", "-q")
+    for number, text in enumerate(("Help.", "Help well."), 1):
+        file.write_text(f"---\ntags: [cheap]\n---\n{text}\n")
+        git(tmp_path, "add", "-A")
+        git(tmp_path, "commit", "-qm", f"change {number}")
+
+    async with http_mesh(tmp_path, Filed, script=ScriptedModel("Yes.")) as api:
+        task_id = await api.finished(agent_id="filed", payload={"text": "How?"})
+        name = (await api.get(f"/tasks/{task_id}"))["outcome"]["prompt"].split()[0].partition("@")[2]
+        assert (await api.get("/prompts/filed/versions/0000"))["now"] is None
+        assert (await api.call("GET", f"/prompts/..%2Ffiled/versions/{name}"))[0] == 404
+        async with opened(chromium, api, f"task/{task_id}") as page:
+            await page.get_by_label("Steps in one line").get_by_role("button").first.click()
+            await expect(page.get_by_text("change 2")).to_be_visible()
+            await page.get_by_text("What differs from").click()
+            await expect(page.locator(".diff .add")).to_have_text("+ Help well.\n")
+            await expect(page.locator(".diff .del")).to_have_text("- Help.\n")
+        viewer = await holder(api, "default", Role.VIEWER)
+        assert (await api.call("GET", f"/prompts/filed/versions/{name}", headers=viewer))[0] == 403
 
 
 SECRETS = {
