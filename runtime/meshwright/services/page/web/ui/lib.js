@@ -126,6 +126,7 @@ const MS_PER_STREAM = 300;
 const SPREAD_MS = 20;
 const HIDDEN_MS = 60_000;
 const GRACE_MS = 10_000;
+const REPLAYED_MS = 60_000;
 const KEPT = 300;
 let due = 0;
 let askedAt = 0;
@@ -220,9 +221,11 @@ export async function follow() {
   const number = followed;
   current.abort();
   let last = "";
+  let heardAt = 0;
   for (let pause = 500; me.value && number === followed; pause = Math.min(pause * 2, 15_000)) {
     if (document.hidden) last = ""; // the views ask again then
     await shown();
+    if (Date.now() > heardAt + REPLAYED_MS) last = ""; // a night of events is not replayed, the views ask again
     const ended = new AbortController();
     current = ended;
     try {
@@ -238,6 +241,7 @@ export async function follow() {
       for await (const { id, event, comment } of blocksOf(answer)) {
         streams = Number(/^: (\d+) streams/.exec(comment)?.[1] ?? streams);
         last = id || last;
+        heardAt = Date.now();
         take(event);
       }
     } catch {
