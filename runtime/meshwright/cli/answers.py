@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -183,7 +184,9 @@ def _decide(target: Target, many: Many, decision: Document, reason: str | None) 
                 field="id",
             )
         await mesh.client.answer(question, answer)
-        return _sent("approved" if decision["approve"] else "denied", question, mesh)
+        given = decision.get("arguments")
+        how = "" if given is None else f" with {short(json.dumps(given, ensure_ascii=False))} instead"
+        return _sent(f"approved{how}" if decision["approve"] else "denied", question, mesh)
 
     return _answer(target, many, one, answer)
 
