@@ -10,9 +10,11 @@ import pytest
 from pydantic import AfterValidator
 
 from meshwright import Agent, Capability, TaskRequest, ToolFailed, tool
+from meshwright.core.access import Role
 from meshwright.core.errors import Conflict, Forbidden, InvalidInput
 from meshwright.core.messages import Caller
 from meshwright.events.inbox import Question
+from meshwright.identity.operations import Operations
 from meshwright.mesh import Mesh
 from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import MeshUnderTest, ScriptedModel, mesh_for, tool_call
@@ -63,10 +65,10 @@ class Deployer(Agent):
         self.deployed.append(str(replicas))
         return f"{replicas} run"
 
-    async def _plan(self, replicas: int) -> dict[str, Any]:
+    async def _plan(self, replicas: int) -> dict[str, Any] | None:
         if replicas > 9:
             raise ToolFailed("the cluster has room for 9")
-        return {"replicas": [self.replicas, replicas]}
+        return None if replicas == 0 else {"replicas": [self.replicas, replicas]}
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +93,7 @@ async def asked(mesh: MeshUnderTest, *, after: Question | None = None) -> Questi
     return question
 
 
-async def test_a_call_runs_with_the_arguments_of_its_approver_and_all_are_told() -> None:
+async def test_a_call_runs_with_the_arguments_of_its_approver() -> None:
     model = ScriptedModel(DEPLOY, "done")
     async with mesh_for(Deployer, model=model) as mesh:
         task_id = await began(mesh)
@@ -158,7 +160,7 @@ async def test_arguments_that_the_tool_refuses_are_asked_about_again() -> None:
     assert Deployer.deployed == ["1.5@test"]
 
 
-async def test_arguments_that_are_given_back_unchanged_are_an_approval_as_asked() -> None:
+async def test_unchanged_arguments_are_an_approval_as_asked() -> None:
     model = ScriptedModel(tool_call("deploy", version="1.4", environment="token=Zk3x9Q2pLm8v"), "done")
     async with mesh_for(Deployer, model=model) as mesh:
         task_id = await began(mesh)
@@ -196,7 +198,7 @@ async def test_arguments_under_another_rule_ask_its_approvers() -> None:
     assert tool_answers(model)[0].startswith("(ann changed the arguments of this call to")
 
 
-async def test_a_denial_of_changed_arguments_runs_nothing_and_says_who_changed_them() -> None:
+async def test_a_denial_of_changed_arguments_runs_nothing() -> None:
     model = ScriptedModel(DEPLOY, "I could not.")
     async with mesh_for(Deployer, model=model, approvals={"rules": BY_PLACE}) as mesh:
         task_id = await began(mesh)
@@ -263,6 +265,46 @@ async def test_changed_arguments_cover_one_call_where_a_rule_asks_once() -> None
     assert Deployer.deployed == ["1.4@staging", "2@test", "3@test"]
 
 
+async def test_a_changed_call_asked_about_again_covers_itself_alone() -> None:
+    model = ScriptedModel(tool_call("scale", replicas=3), tool_call("scale", replicas=4), "done")
+    rule = {"tool": "scale", "ask": "once"}
+    async with mesh_for(Deployer, model=model, approvals={"rules": [rule]}) as mesh:
+        task_id = await began(mesh)
+        question = await asked(mesh)
+        for value in (changed(replicas=5), {"approve": True}):
+            await mesh.answer(question, value)
+            question = await asked(mesh, after=question)
+        assert question.subject["arguments"] == {"replicas": 4}
+        await mesh.answer(question, {"approve": True})
+        await mesh.outcome(task_id)
+    assert Deployer.deployed == ["5", "4"]
+
+
+async def test_once_covers_no_call_whose_changed_arguments_were_refused() -> None:
+    model = ScriptedModel([tool_call("deploy", version="2"), DEPLOY], "done")
+    rule = {"tool": "deploy", "ask": "once"}
+    async with mesh_for(Deployer, model=model, approvals={"rules": [rule]}) as mesh:
+        task_id = await began(mesh)
+        first, second = sorted(await mesh.questions(2), key=lambda one: one.subject["arguments"]["version"])
+        await mesh.answer(second, {"approve": True})
+        await mesh.answer(first, changed(version="0"))
+        again = await asked(mesh, after=first)
+        assert "refused" in again.subject and "1.4@test" not in Deployer.deployed
+        await mesh.answer(again, changed(version="1.5"))
+        await mesh.outcome(task_id)
+    assert sorted(Deployer.deployed) == ["1.5@test", "2@test"]
+
+
+@pytest.mark.parametrize("role", [Role.SUBMITTER, Role.VIEWER, Role.CONTENTS])
+async def test_only_an_approver_changes_arguments(role: Role) -> None:
+    async with mesh_for(Deployer, model=ScriptedModel(DEPLOY)) as mesh:
+        task_id = await began(mesh)
+        question = await asked(mesh)
+        caller = Caller(requested_by="carol", roles=frozenset({role}))
+        with pytest.raises(Forbidden, match="approver"):
+            await Operations(mesh.mesh, caller).answer(task_id, question.wait_id, changed(**PROD))
+
+
 async def test_long_arguments_run_and_the_model_hears_how_they_begin() -> None:
     long = "x" * 60_000
     model = ScriptedModel(DEPLOY, "done")
@@ -298,6 +340,19 @@ async def test_a_changed_call_shows_its_own_effect_before_it_runs() -> None:
         )
         assert Deployer.deployed == []
         await mesh.answer(again, {"approve": True}, by="ann")
+        await mesh.outcome(task_id)
+    assert Deployer.deployed == ["5"]
+
+
+async def test_an_effect_is_shown_though_the_call_before_had_none() -> None:
+    async with mesh_for(Deployer, model=ScriptedModel(tool_call("scale", replicas=0), "done")) as mesh:
+        task_id = await began(mesh)
+        first = await asked(mesh)
+        assert "effect" not in first.subject
+        await mesh.answer(first, changed(replicas=5))
+        again = await asked(mesh, after=first)
+        assert again.subject["effect"] == {"replicas": [1, 5]} and Deployer.deployed == []
+        await mesh.answer(again, {"approve": True})
         await mesh.outcome(task_id)
     assert Deployer.deployed == ["5"]
 
@@ -340,7 +395,7 @@ async def wait_of(mesh: Mesh, task_id: str, *, after: str = "") -> Any:
 REQUEST = TaskRequest(agent_id="deployer", payload={"text": "Ship 1.4"})
 
 
-async def test_a_call_that_was_cut_off_goes_on_with_the_changed_arguments(tmp_path: Path) -> None:
+async def test_a_call_cut_off_goes_on_with_changed_arguments(tmp_path: Path) -> None:
     Deployer.begun = asyncio.Event()
     async with kept(tmp_path, Deployer, model=ScriptedModel(DEPLOY)) as mesh:
         task_id = (await mesh.get(Tasks).submit(REQUEST)).task_id
