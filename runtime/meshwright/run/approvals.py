@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from meshwright.core.errors import InvalidInput, MemoryUnavailable, MeshError, ToolFailed, WaitExpired
+from meshwright.core.errors import InvalidInput, MemoryUnavailable, ToolFailed, WaitExpired
 from meshwright.core.redaction import redact
 from meshwright.run.context import RunContext
 from meshwright.run.masks import Masks
@@ -128,7 +128,7 @@ class Approvals:
             try:
                 too_long = ApprovalCall.of(wanted.tool, changed.arguments).is_too_long
             except InvalidInput as error:
-                return self._why(wanted.name, error)
+                return self._why(wanted.name, error.message)
             return "they are too long to be shown to those who approve it" if too_long else ""
 
         request = {"arguments": changed.arguments}
@@ -178,12 +178,12 @@ class Approvals:
             except (ToolFailed, InvalidInput, MemoryUnavailable) as error:
                 if tool.origin == "outside":
                     attempt.journal.read_outside()
-                return Preview(error=self._why(name, error))
+                return Preview(error=self._why(name, str(error)))
 
         return await attempt.journal.step(f"preview {name}", {"arguments": arguments}, ask, shape=Preview)
 
-    def _why(self, name: str, error: MeshError) -> str:
-        return self._masks.hide(str(error).removeprefix(f"{name} was not run: "))
+    def _why(self, name: str, error: str) -> str:
+        return self._masks.hide(error.removeprefix(f"{name} was not run: "))
 
     async def _effect(self, tool: Tool, arguments: str, context: ToolContext) -> Any:
         return await tool.preview(await self._masks.put_back(tool, arguments), context)

@@ -155,9 +155,9 @@ class Dialogues:
         asked, decision = await self._approvals.decide(
             call.name, tool, call.arguments, self._run(), outside=outside
         )
+        call = call.model_copy(update={"arguments": asked.arguments})
         if tool is None:
             return await self._refuse(call)
-        call = call.model_copy(update={"arguments": asked.arguments})
         started = time.perf_counter()
         result = await self._attempt.journal.step(
             f"tool {call.name}",
