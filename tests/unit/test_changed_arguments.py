@@ -129,6 +129,7 @@ async def test_a_call_runs_with_the_arguments_of_its_approver() -> None:
         ({"approve": False, "arguments": PROD}, "value.arguments", "A denial takes no arguments"),
         (changed(version="[redacted]"), "value.arguments", "hidden from you"),
         (changed(version="[secret:1]"), "value.arguments", "hidden from you"),
+        (changed(version="*" * 10), "value.arguments", "hidden from you"),
         (changed(version="1" * 65_000), "value.arguments", "and may have 64,000"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -17,6 +18,8 @@ from meshwright.work.people import APPROVAL, APPROVED_BY, REQUESTER_MAY, WAITED_
 from meshwright.work.protocol import Wait
 
 _MAX_ERRORS = 5
+_HIDDEN = re.compile(rf"{re.escape(REDACTED)}|{MASK.pattern}|(?<=\")\*{{10}}(?=\")")
+"""The text in place of a hidden one: ours, and that of pydantic's secrets."""
 _REMEDIES = {
     "money": "mesh budgets raise NAME USD, or POST /budgets/raise, adds some; mesh deny ID --reason says no"
 }
@@ -79,9 +82,9 @@ def _with_own_arguments(wait: Wait, value: dict[str, Any]) -> dict[str, Any]:
     )
     if text == shown:
         return {name: field for name, field in value.items() if name != "arguments"}
-    if REDACTED in text or MASK.search(text):
+    if hidden := _HIDDEN.search(text):
         raise InvalidInput(
-            f"The arguments hold {REDACTED} or [secret:N], which stand for a text that is hidden from you",
+            f"The arguments hold {hidden[0]}, which stands for a text that is hidden from you",
             remedy="Write that text whole, or approve the call as it is, or deny it",
             field="value.arguments",
         )

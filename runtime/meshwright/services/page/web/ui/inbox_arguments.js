@@ -4,7 +4,7 @@ import { html } from "./vendor/preact.js";
 import { ask } from "./dialog.js";
 import { Difference } from "./steps.js";
 
-const HIDDEN = /\[redacted\]|\[secret:\d+\]/;
+const HIDDEN = /\[redacted\]|\[secret:\d+\]|^\*{10}$/;
 const LONG_CHARS = 60;
 
 /** The schema of the arguments that an answer may have, if it may have any. @param {any} question */
