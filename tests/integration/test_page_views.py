@@ -515,27 +515,6 @@ async def test_a_filter_keeps_what_is_typed_while_events_come(tmp_path: Path, ch
 # The inbox
 
 
-async def test_a_call_is_denied_with_other_arguments(tmp_path: Path, chromium: Browser) -> None:
-    call = tool_call("deploy", version="1.4", environment="production")
-    script = ScriptedModel(call, "It stays as it is.")
-    async with http_mesh(tmp_path, Deployer, script=script) as api, opened(chromium, api, "inbox") as page:
-        task_id = await api.submit(agent_id="deployer", payload={"text": "Bring 1.4 to production."})
-        await press(page, "Other arguments…")
-        field = dialog(page).get_by_label("Arguments (JSON)")
-        right = await field.input_value()
-        await confirm(page, "Deny, and say so")
-        await refused(page, "The arguments are those of the call")
-        await field.fill(right[:-2])
-        await confirm(page, "Deny, and say so")
-        await refused(page, "no JSON")
-        await field.fill(right.replace("production", "staging"))
-        await dialog(page).get_by_label("Why").fill("Try it first.")
-        await confirm(page, "Deny, and say so")
-        await api.client.outcome(task_id)
-        heard = str(script.requests[-1].messages)
-        assert "Try it first. Call it again" in heard and "staging" in heard
-
-
 async def test_an_approval_shows_how_the_tool_was_decided_on_before(
     tmp_path: Path, chromium: Browser
 ) -> None:
