@@ -296,6 +296,26 @@ async def test_once_covers_no_call_whose_changed_arguments_were_refused() -> Non
     assert sorted(Deployer.deployed) == ["1.5@test", "2@test"]
 
 
+async def test_once_under_one_rule_covers_no_call_under_another() -> None:
+    places = ("staging", "prod")
+    rules = [
+        {"tool": "deploy", "arguments": {"environment": place}, "ask": "once", "approvers": [by]}
+        for place, by in zip(places, ("ann", "bob"), strict=True)
+    ]
+    calls = [tool_call("deploy", version=version, environment=place) for version in "12" for place in places]
+    async with mesh_for(Deployer, model=ScriptedModel(*calls, "done"), approvals={"rules": rules}) as mesh:
+        task_id = await began(mesh)
+        first = await asked(mesh)
+        await mesh.answer(first, {"approve": True}, by="ann")
+        second = await asked(mesh, after=first)
+        assert second.subject["arguments"] == {"version": "1", "environment": "prod"}
+        with pytest.raises(Forbidden, match="bob may"):
+            await mesh.answer(second, {"approve": True}, by="ann")
+        await mesh.answer(second, {"approve": True}, by="bob")
+        await mesh.outcome(task_id)
+    assert Deployer.deployed == ["1@staging", "1@prod", "2@staging", "2@prod"]
+
+
 @pytest.mark.parametrize("role", [Role.SUBMITTER, Role.VIEWER, Role.CONTENTS])
 async def test_only_an_approver_changes_arguments(role: Role) -> None:
     async with mesh_for(Deployer, model=ScriptedModel(DEPLOY)) as mesh:

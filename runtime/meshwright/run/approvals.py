@@ -37,15 +37,22 @@ class _Wanted(NamedTuple):
     outside: bool
 
 
+class _Given(NamedTuple):
+    """A yes to a call of a tool under a rule, and whether its run had read text from outside."""
+
+    tool: str
+    rule: ApprovalRule
+    decision: Decision
+    outside: bool
+
+
 class Approvals:
     """The approvals of one run. Decisions are in its journal: a run that is resumed has them again."""
 
     def __init__(self, attempt: RunContext, masks: Masks) -> None:
         self._attempt = attempt
         self._masks = masks
-        self._given: dict[str, Decision] = {}
-        self._given_outside: set[str] = set()
-        """The tools that were approved since the run has read text from outside."""
+        self._given: list[_Given] = []
 
     async def decide(
         self, name: str, tool: Tool | None, arguments: str, context: ToolContext, *, outside: bool
@@ -107,17 +114,19 @@ class Approvals:
                     return decision
                 decision = decision.model_copy(update={"effect": preview.hash if preview else ""})
                 if not versions[-1].changed_by:
-                    self._remember(decision, call, outside)
+                    self._remember(decision, call, rule, outside)
             elif step == _APPROVED:
                 has_looked = True
-                decision = await self._given_before(wanted, call) or decision
+                decision = await self._given_before(wanted, call, rule) or decision
             else:
                 return decision
 
-    def _remember(self, decision: Decision, call: ApprovalCall | None, outside: bool) -> None:
-        if call is not None and decision.covers(call, self._now):  # not where another target is set now
-            self._given[call.tool.name] = decision
-            self._given_outside |= {call.tool.name} if outside else set()
+    def _remember(
+        self, decision: Decision, call: ApprovalCall | None, rule: ApprovalRule | None, outside: bool
+    ) -> None:
+        is_covered = call is not None and decision.covers(call, self._now)  # no other target is set now
+        if call is not None and rule is not None and is_covered:
+            self._given.append(_Given(call.tool.name, rule, decision, outside))
 
     async def _refusal(self, wanted: _Wanted, changed: Asked) -> str:
         """Why a tool refuses the arguments of a person, or no text: a step, since tools may change."""
@@ -226,18 +235,29 @@ class Approvals:
             return None, None
         return call, rule_for(settings, call, **known)
 
-    async def _given_before(self, wanted: _Wanted, call: ApprovalCall | None) -> Decision | None:
-        """The earlier decision on the tool, for this call too; none from before text from outside came."""
+    async def _given_before(
+        self, wanted: _Wanted, call: ApprovalCall | None, rule: ApprovalRule | None
+    ) -> Decision | None:
+        """The earlier yes to the tool under the same rule, for this call too.
+
+        None from before text from outside came.
+        """
         name = wanted.name
         counts = not wanted.outside or self._attempt.services.approvals.after_outside == "allow"
+        fitting = (
+            given.decision
+            for given in reversed(self._given)
+            if given.tool == name and given.rule == rule and (counts or given.outside)
+        )
+        found = next(fitting, None)
 
         async def look() -> bool:
-            return name in (self._given if counts else self._given_outside)
+            return found is not None
 
         was_given = await self._attempt.journal.step(_APPROVED, {"tool": name}, look, costly=False)
-        if not was_given or (given := self._given.get(name)) is None:
+        if not was_given or found is None:
             return None
-        return given.model_copy(update={"binds": call.binds if call else "", "effect": ""})
+        return found.model_copy(update={"binds": call.binds if call else "", "effect": ""})
 
     async def _ask(
         self,
