@@ -106,6 +106,40 @@ async def test_an_approval_outlives_kill_9_and_is_given_while_no_mesh_runs(
     assert (given.payload["decided_by"], given.payload["reason"]) == ("admin", "tests are green")
 
 
+async def test_a_call_runs_with_arguments_that_were_changed_while_no_mesh_ran(
+    tmp_path: Path, provider: FakeOpenAI, setup: dict[str, str]
+) -> None:
+    data, where = tmp_path / "data", ("--data", str(tmp_path / "data"))
+    provider.replies += [tool_call("deploy", '{"version": "1.4"}'), {"content": "it is out"}]
+    async with mesh_up(data, **setup) as first:
+        task_id = await first.submit("Ship 1.4", agent_id="releaser", capability="releasing")
+        await first.until(is_waiting)
+        await first.kill()
+    short = id_in(await mesh("inbox", *where, **setup))
+    asked = '{"version": "1.4", "environment": "test"}'
+    assert f"mesh approve {short} --arguments '{asked}'" in (await mesh("inbox", short, *where, **setup)).out
+    for given, told in (
+        (["{"], "not JSON"),
+        (["[]"], "not a JSON object"),
+        (['{"version": "1.5"}', "another"], "--arguments are for one call"),
+        (['{"version": 7}'], "arguments.version must be text"),
+        (['{"version": "1.5", "region": "eu"}'], "arguments.region is not a field of it"),
+    ):
+        refused = await mesh("approve", short, "--arguments", *given, *where, **setup)
+        assert refused.status != 0 and told in refused.err, refused
+    done = await mesh("approve", short, "--arguments", '{"version": "1.5"}', *where, **setup)
+    assert done.status == 0 and done.out.startswith('approved with {"version": "1.5"} instead: releaser'), (
+        done
+    )
+    async with mesh_up(data, **setup) as second:
+        assert (await second.outcome(task_id))["result"]["text"] == "it is out"
+        timeline = (await mesh("events", "--task", task_id, "--url", second.url)).out
+    assert deployed(tmp_path) == "1.5@test\n"
+    assert re.search(r'deploy +by admin +with version="1.5"', timeline), timeline
+    assert re.search(r'deploy +version="1.5" +\(changed by admin\)', timeline), timeline
+    assert "admin changed the arguments of this call" in str(provider.calls[-1].body)
+
+
 async def test_a_question_is_answered_with_data_and_refuses_what_does_not_fit(
     tmp_path: Path, setup: dict[str, str]
 ) -> None:

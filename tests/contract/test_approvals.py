@@ -70,6 +70,46 @@ async def test_approvals_side_by_side_are_decided_and_recorded_once(
     assert (denied.payload["tool"], denied.payload["decided_by"]) == ("notify", "ann")
 
 
+async def runs_what_is_approved(shift: Shift) -> str:
+    """A call of a tool that two have to approve; it gives what it was approved with, after a step."""
+    call = {"tool": "deploy", "arguments": {"place": "prod"}, "agent_id": "helper"}
+    decision = await shift.journal.wait(
+        "approve deploy", {}, subject={"kind": "approval", "approvals_needed": 2, **call}
+    )
+    await shift.do("deploy")
+    return str(decision.get("arguments"))
+
+
+@pytest.mark.parametrize("changer", ["first", "second"])
+@pytest.mark.parametrize("then", ["go on", "crash", "restart"])
+async def test_changed_arguments_end_a_question_that_needs_two_approvals(
+    start_workers: StartWorkers, then: str, changer: str
+) -> None:
+    pool = await start_workers(runs_what_is_approved)
+    await pool.submit("t1")
+    await pool.until(lambda: pool.events("approval.requested"))
+    key = pool.events("approval.requested")[0].payload["key"]
+
+    async def approve(by: str, **more: Any) -> bool:
+        answer = Answer(task_id="t1", key=key, value={"approve": True, **more}, answered_by=by)
+        return await pool.host.call(ActorRef("helper", "default:t1"), "resume", answer)
+
+    if changer == "second":
+        assert await approve("ann") and pool.begun == []
+    pool.hold("t1 deploy")
+    changed = {"place": "test", "password": "hunter2222"}
+    assert await approve("bob", arguments=changed)
+    await pool.has_begun("t1 deploy")
+    assert not await approve("ann")
+    if then != "go on":
+        await getattr(pool, then)()
+    pool.let_go("t1 deploy")
+    assert (await pool.outcome("t1")).text == str(changed)
+    given = pool.events("approval.given")[-1].payload
+    assert (given["decided_by"], given["arguments"]) == ("bob", {"place": "test", "password": "[redacted]"})
+    assert len(pool.events("approval.requested")) == 1
+
+
 async def test_an_approval_expires_where_nobody_decides(start_workers: StartWorkers) -> None:
     clock = ManualClock()
     pool = await start_workers(approves_two, clock=clock)

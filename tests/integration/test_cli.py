@@ -289,6 +289,25 @@ def test_an_unexpected_error_is_one_line_and_its_traceback_a_file(tmp_path: Path
     assert kept.read_text().startswith("Traceback (most recent call last):")
 
 
+def test_an_agent_that_prints_leaves_stdout_to_the_answer(tmp_path: Path) -> None:
+    (tmp_path / "actors").mkdir()
+    (tmp_path / "actors/printer.py").write_text(
+        "from meshwright import Agent, Capability, Run\n"
+        "print('imported')\n"
+        "class Printer(Agent):\n"
+        "    agent_id = 'printer'\n"
+        "    capabilities = (Capability('printing'),)\n"
+        "    async def run(self, run: Run) -> str:\n"
+        "        print('printed')\n"
+        "        return 'the answer'\n"
+    )
+    asked = run("ask", "printer", "hi", cwd=tmp_path)
+    assert asked.stdout == "the answer\n"
+    assert {"imported", "printed"} <= set(asked.stderr.split())
+    waited = run("submit", "printer", "hi", "--wait", "--json", cwd=tmp_path)
+    assert json.loads(waited.stdout)["result"] == {"text": "the answer"}
+
+
 def test_mesh_debug_shows_the_traceback(tmp_path: Path) -> None:
     command = [sys.executable, "-c", BROKEN, str(tmp_path)]
     done = subprocess.run(

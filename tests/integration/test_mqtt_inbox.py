@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Approval, Capability, Run
+from meshwright import Agent, Approval, Capability, Run, tool
 from meshwright.context.memory import MemoryItem, MemoryStore
 from meshwright.mcp.consent import Consents, ToolDocument
 from tests.support.http_mesh import Api, http_mesh
@@ -28,6 +28,21 @@ class Asker(Agent):
             run.task.text, shape=Approval, may_answer=run.task.payload.get("of", ())
         )
         return "yes" if decision.approve else f"no: {decision.reason}"
+
+
+class Opener(Agent):
+    """Opens a door by a tool that needs an approval."""
+
+    agent_id = "opener"
+    capabilities = (Capability("opening"),)
+
+    @tool(needs_approval=True)
+    async def open(self, door: str) -> str:
+        """Open a door."""
+        return f"{door} is open"
+
+    async def run(self, run: Run) -> str:
+        return str(await run.call("open", door="a"))
 
 
 @pytest.fixture
@@ -73,6 +88,21 @@ async def test_the_inbox_is_kept_and_a_question_leaves_it_when_answered(api: Api
         view = await api.get(f"/tasks/{task_id}")
         text = (view["outcome"] or await looker.document())["result"]["text"]
     assert text == "no: not now"
+
+
+async def test_a_call_is_approved_with_other_arguments(tmp_path: Path, broker: Mosquitto) -> None:
+    async with http_mesh(tmp_path, Opener, mqtt_url=broker.url) as api, client(broker, INBOX) as looker:
+        request = {"agent_id": "opener", "payload": {"text": "Open it."}}
+        task_id = (await ask(broker, "mesh/default/submit", request))["task_id"]
+        [question] = await listed(
+            looker, 'opener wants to run open(door="a"), to do this task: "Open it.". May it?'
+        )
+        value = {"approve": True, "arguments": {"door": 7}}
+        problem = await ask(broker, answer_topic(question), {"key": question["wait_id"], "value": value})
+        assert (problem["status"], problem["field"]) == (422, "value.arguments.door")
+        value = {"approve": True, "arguments": {"door": "b"}}
+        await ask(broker, answer_topic(question), {"key": question["wait_id"], "value": value})
+        assert (await api.client.outcome(task_id)).text == "b is open"
 
 
 async def test_inbox_has_what_no_task_waits_for(tmp_path: Path, broker: Mosquitto) -> None:

@@ -57,6 +57,7 @@ see          vcsoaA  vcoaA  csaA  caA
 task_events  vcsoaA  vcoaA  csaA  caA
 follow       vcsoaA  vcoaA  csaA  caA
 transcripts  csaA    caA    csaA  caA
+export       csaA    caA    csaA  caA
 file         csaA    caA    csaA  caA
 outcome      csaA    caA    csaA  caA
 answer       saA     aA     saA   aA
@@ -172,6 +173,7 @@ USES: dict[str, _Use] = {
     "task_events": lambda ops, _, task: ops.task_events(task.ended, EventFilter()),
     "follow": lambda ops, _, task: ops.follow(task.waiting),
     "transcripts": lambda ops, _, task: ops.transcripts(task.ended),
+    "export": lambda ops, _, task: ops.export(task.ended),
     "file": lambda ops, _, task: ops.file(task.ended, 1),
     "outcome": lambda ops, _, task: ops.outcome(task.ended),
     "answer": lambda ops, _, task: ops.answer(task.waiting, task.question, "yes"),

@@ -134,6 +134,20 @@ async def test_a_login_ends_everywhere_with_the_logout(tmp_path: Path) -> None:
         )
 
 
+async def test_a_login_is_that_of_its_own_origin(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"admin_token": TOKEN, "keys": {"required": True}}
+    async with http_mesh(tmp_path / "one", **settings) as one, http_mesh(tmp_path / "two", **settings) as two:
+        both = {"Cookie": "; ".join([(await cookie_of(api, TOKEN))["Cookie"] for api in (one, two)])}
+        for api in (one, two):  # browsers send the cookies of a host to each of its ports
+            assert (await api.call("GET", "/me", headers=both))[0] == 200
+    async with http_mesh(tmp_path / "tls", admin_token=TOKEN, http={"behind_tls": True}) as api:
+        _, _, cookie = await log_in(api, TOKEN)
+        name, _, value = cookie.partition(";")[0].partition("=")
+        assert name == "__Host-mesh_session" and "; secure" in cookie.lower()
+        planted = {"Cookie": f"mesh_session={value}"}  # as a page of a host below this one could
+        assert (await api.call("GET", "/me", headers=planted))[0] == 401
+
+
 async def test_no_login_is_made_of_nothing_where_none_is_needed(tmp_path: Path) -> None:
     async with http_mesh(tmp_path, http={"insecure": True}, keys={"required": False}) as api:
         assert (await log_in(api, "anything"))[0] == 401

@@ -33,6 +33,7 @@ from tests.integration.test_page import (
 )
 from tests.support.fake_chats import WHSEC, standard_headers
 from tests.support.http_mesh import Api, http_mesh
+from tests.support.repositories import git
 from tests.support.tenants import holder
 from tests.support.webhook_mesh import deliver, event, issue, webhooks
 
@@ -67,6 +68,14 @@ class Helper(Agent):
 
     async def run(self, run: Run) -> str:
         return await run.ask(run.task.text)
+
+
+class Filed(Agent):
+    """Says what the model says; its prompt is a file."""
+
+    agent_id = "filed"
+    capabilities = (Capability("filing"),)
+    remembers = False
 
 
 class Talker(Agent):
@@ -362,6 +371,31 @@ async def test_a_step_shows_its_prompt_and_can_be_forked_from(tmp_path: Path, ch
             await expect(page.get_by_text("forked from")).to_be_visible()
 
 
+async def test_a_step_shows_how_the_file_of_its_prompt_has_changed(tmp_path: Path, chromium: Browser) -> None:
+    (tmp_path / "prompts").mkdir()
+    (tmp_path / "actors").mkdir()
+    file = tmp_path / "prompts/filed.prompt"
+    git(tmp_path, "init", "-q")
+    for number, text in enumerate(("Help.", "Help well."), 1):
+        file.write_text(f"---\ntags: [cheap]\n---\n{text}\n")
+        git(tmp_path, "add", "-A")
+        git(tmp_path, "commit", "-qm", f"change {number}")
+
+    async with http_mesh(tmp_path, Filed, script=ScriptedModel("Yes.")) as api:
+        task_id = await api.finished(agent_id="filed", payload={"text": "How?"})
+        name = (await api.get(f"/tasks/{task_id}"))["outcome"]["prompt"].split()[0].partition("@")[2]
+        assert (await api.get("/prompts/filed/versions/0000"))["now"] is None
+        assert (await api.call("GET", f"/prompts/..%2Ffiled/versions/{name}"))[0] == 404
+        async with opened(chromium, api, f"task/{task_id}") as page:
+            await page.get_by_label("Steps in one line").get_by_role("button").first.click()
+            await expect(page.get_by_text("change 2")).to_be_visible()
+            await page.get_by_text("What differs from").click()
+            await expect(page.locator(".diff .add")).to_have_text("+ Help well.\n")
+            await expect(page.locator(".diff .del")).to_have_text("- Help.\n")
+        viewer = await holder(api, "default", Role.VIEWER)
+        assert (await api.call("GET", f"/prompts/filed/versions/{name}", headers=viewer))[0] == 403
+
+
 SECRETS = {
     "sk-proj-0123456789abcdef0123456789": "[redacted]",
     "ghp_0123456789abcdefghijklmnop": "[redacted]",
@@ -376,27 +410,22 @@ SECRETS = {
 
 async def test_a_saved_file_masks_secrets_and_runs_nothing(tmp_path: Path, chromium: Browser) -> None:
     evil = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
-    outcome = {"result": {"text": evil}, "error": {"type": evil, "message": evil}, "model": evil}
-    task = {"task_id": evil, "status": evil, "attempts": [{"agent_id": evil}], "outcome": outcome}
-    steps = [
-        {
-            "attempt": 1,
-            "path": evil,
-            "kind": evil,
-            "name": evil,
-            "summary": evil,
-            "messages": [{"role": evil}],
-        }
-    ]
-    everything = {"task": task | {"payload": {"text": evil}}, "steps": steps, "tree": []}
-    async with http_mesh(tmp_path) as api, opened(chromium, api, "tasks") as page:
-        masked = "async (value) => (await import('/ui/export.js')).masked(value)"
-        assert await page.evaluate(masked, [*SECRETS]) == [*SECRETS.values()]
-        assert await page.evaluate(masked, {"api_key": "abc", "n": 1}) == {"api_key": "[redacted]", "n": 1}
-        text = await page.evaluate("async (all) => (await import('/ui/export.js')).pageOf(all)", everything)
-        (tmp_path / "task.html").write_text(text)
-        await page.goto((tmp_path / "task.html").as_uri())
-        assert await page.title() != "owned" and await page.locator("script, img").count() == 0
+    payload = {"text": "\n".join([evil, *SECRETS]), "api_key": "abc123", evil: [evil]}
+    async with http_mesh(tmp_path, Helper, script=ScriptedModel(evil)) as api:
+        task_id = await api.finished(agent_id="helper", payload=payload)
+        as_json = {"Accept": "application/json"}
+        _, document = await api.call("GET", f"/tasks/{task_id}/export", headers=as_json)
+        saved = document["task"]["payload"]
+        assert saved["text"].removeprefix(evil).strip() == "\n".join(SECRETS.values())
+        assert saved["api_key"] == "[redacted]"
+        assert "".join(map(str, document["steps"])).count("[redacted]") >= len(SECRETS) - 1
+        async with api.session.get(f"/tasks/{task_id}/export", headers={"Accept": "text/html"}) as answer:
+            assert answer.headers["Content-Disposition"] == f'attachment; filename="task-{task_id}.html"'
+            (tmp_path / "task.html").write_text(await answer.text())
+        async with opened(chromium, api, "tasks") as page:
+            await page.goto((tmp_path / "task.html").as_uri())
+            assert await page.title() == f"Task {task_id}"
+            assert await page.locator("script, img").count() == 0
 
 
 async def test_a_login_sees_nothing_of_the_one_before(tmp_path: Path, chromium: Browser) -> None:
@@ -484,27 +513,6 @@ async def test_a_filter_keeps_what_is_typed_while_events_come(tmp_path: Path, ch
 
 
 # The inbox
-
-
-async def test_a_call_is_denied_with_other_arguments(tmp_path: Path, chromium: Browser) -> None:
-    call = tool_call("deploy", version="1.4", environment="production")
-    script = ScriptedModel(call, "It stays as it is.")
-    async with http_mesh(tmp_path, Deployer, script=script) as api, opened(chromium, api, "inbox") as page:
-        task_id = await api.submit(agent_id="deployer", payload={"text": "Bring 1.4 to production."})
-        await press(page, "Other arguments…")
-        field = dialog(page).get_by_label("Arguments (JSON)")
-        right = await field.input_value()
-        await confirm(page, "Deny, and say so")
-        await refused(page, "The arguments are those of the call")
-        await field.fill(right[:-2])
-        await confirm(page, "Deny, and say so")
-        await refused(page, "no JSON")
-        await field.fill(right.replace("production", "staging"))
-        await dialog(page).get_by_label("Why").fill("Try it first.")
-        await confirm(page, "Deny, and say so")
-        await api.client.outcome(task_id)
-        heard = str(script.requests[-1].messages)
-        assert "Try it first. Call it again" in heard and "staging" in heard
 
 
 async def test_an_approval_shows_how_the_tool_was_decided_on_before(

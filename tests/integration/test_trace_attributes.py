@@ -103,9 +103,9 @@ class Spans:
 def table() -> dict[str, set[str]]:
     """The attributes that the page says of each kind of span."""
     found: dict[str, set[str]] = defaultdict(set)
-    for name, kinds in re.findall(r"^\| `([a-z_.A-Z]+)` \| ([a-z, ]+) \|", PAGE.read_text(), re.MULTILINE):
+    for names, kinds in re.findall(r"^\| (`.*?) \| ([a-z, ]+) \|", PAGE.read_text(), re.MULTILINE):
         for kind in kinds.split(", "):
-            found[kind].add(name)
+            found[kind].update(re.findall(r"`([a-z_.]+)`", names))
     return found
 
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
-from pydantic import SecretStr, ValidationError
+from pydantic import BaseModel, Field, SecretStr, ValidationError
 
 from meshwright.core.errors import InvalidInput, ToolFailed
+from meshwright.core.schema import faults, takes_approval
 from meshwright.tools import Tool, ToolContext, tool
 from meshwright.tools.approval import ApprovalCall, Decision, may_need_approval, rule_for
 from meshwright.tools.functions import FunctionTool
@@ -121,6 +122,49 @@ def test_a_tool_described_by_a_schema_is_checked_by_it() -> None:
     assert ApprovalCall.of(Foreign(), '{"to": "ann"}').arguments == {"to": "ann", "dollars": 1}
     with pytest.raises(InvalidInput, match=r"dollars: must be a number"):
         ApprovalCall.of(Foreign(), '{"to": "ann", "dollars": "all"}')
+
+
+class Place(BaseModel):
+    """A place, with those within it."""
+
+    name: str
+    within: "list[Place]" = []
+
+
+def test_an_answer_may_have_the_arguments_that_the_tool_takes() -> None:
+    @tool(needs_approval=True)
+    async def move(to: Place, percent: Annotated[int, Field(le=100)] = 100) -> str:
+        """Move there."""
+        return to.name
+
+    schema = ApprovalCall.of(FunctionTool(move), '{"to": {"name": "a"}}').answer_schema
+    assert takes_approval(schema)
+    for arguments, field in (
+        ({"to": {"name": "a", "within": [{"name": "b"}]}}, None),
+        ({"to": {"name": "a", "within": [{"name": 1}]}}, "arguments.to.within.0.name"),
+        ({"to": {"name": "a"}, "percent": 101}, "arguments.percent"),
+        ({"to": {"name": "a"}, "other": 1}, "arguments.other"),
+    ):
+        found = faults(schema, {"approve": True, "arguments": arguments})
+        assert [fault.path for fault in found] == ([field] if field else [])
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        {"to": {"type": "string", "description": "x" * 9_000}},
+        {"to": {"type": "string"}, "other": {"$ref": "#/properties/to"}},
+    ],
+    ids=["too long for a question", "with references that would lead elsewhere"],
+)
+def test_an_answer_may_have_any_object_where_a_schema_does_not_fit(properties: dict[str, Any]) -> None:
+    class Other(Foreign):
+        parameters: ClassVar[dict[str, Any]] = {"type": "object", "properties": properties}
+
+    schema = ApprovalCall.of(Other(), '{"to": "ann"}').answer_schema
+    assert not faults(schema, {"approve": True, "arguments": {"to": 1, "other": 2}})
+    [fault] = faults(schema, {"approve": True, "arguments": "ann"})
+    assert fault.path == "arguments"
 
 
 def test_secrets_are_hidden_from_the_question_but_not_from_the_hash() -> None:

@@ -96,6 +96,22 @@ async def test_a_yes_to_one_service_is_none_to_another(tmp_path: Path, host: str
         assert Pager.paged == ["http://staging.example.com"]
 
 
+async def test_changed_arguments_for_one_service_are_asked_about_for_another(tmp_path: Path) -> None:
+    model = ScriptedModel(tool_call("page", team="a"))
+    async with kept(tmp_path, Caller, model=model, **service("staging.example.com")) as mesh:
+        task_id = (await mesh.get(Tasks).submit(REQUEST)).task_id
+        asked = await wait_of(mesh, task_id)
+    async with kept(tmp_path, Caller, model=ScriptedModel("Done."), **service("live.example.com")) as mesh:
+        value = {"approve": True, "arguments": {"team": "b"}}
+        await mesh.get(Tasks).answer(task_id, asked.wait_id, value)
+        again = await wait_of(mesh, task_id, other_than=asked.wait_id)
+        assert (again.subject["target"], again.subject["arguments"]) == (
+            "http://live.example.com",
+            {"team": "b"},
+        )
+        assert Pager.paged == []
+
+
 @pytest.mark.parametrize("host", ["staging.example.com", "live.example.com"])
 async def test_one_yes_for_a_task_holds_for_the_service_that_it_was_given_for(
     tmp_path: Path, host: str

@@ -169,6 +169,21 @@ async def test_a_task_that_strangers_may_have_written_asks_from_the_start() -> N
         assert (await mesh.outcome(task_id)).outside and published(mesh.mesh) == []
 
 
+async def test_changed_arguments_cover_one_change_that_a_page_orders() -> None:
+    rules = {"rules": [{"tool": "publish", "ask": "once"}]}
+    model = ScriptedModel(PUBLISH, PUBLISH, "Done.")
+    async with mesh_for(*AGENTS, model=model, tools=WEB, approvals=rules) as mesh:
+        task_id = await began(mesh, outside=True)
+        question = await only_question(mesh)
+        await mesh.answer(question, {"approve": True, "arguments": {"text": "calm"}})
+        while (again := await only_question(mesh)).wait_id == question.wait_id:
+            await asyncio.sleep(0.01)
+        assert again.subject["arguments"] == {"text": "owned"} and published(mesh.mesh) == ["calm"]
+        await mesh.answer(again, {"approve": False})
+        await mesh.outcome(task_id)
+    assert published(mesh.mesh) == ["calm"]
+
+
 async def test_a_page_that_cannot_be_read_counts_too() -> None:
     model = ScriptedModel(fetch("http://127.0.0.1:9/"), PUBLISH, "I did not.")
     async with mesh_for(*AGENTS, model=model, tools=WEB) as mesh:

@@ -30,7 +30,7 @@ FACTS: Mapping[str, str] = {
     "file.*": "name",
     "limit.*": "limit most setting",
     "step.*": "name duration_ms",
-    "tool.*": "tool ok duration_ms seconds ended",
+    "tool.*": "tool ok duration_ms seconds ended changed_by",
     "toolset.*": "name tools",
 }
 PAYLOADS: Mapping[str, str] = {
@@ -39,7 +39,8 @@ PAYLOADS: Mapping[str, str] = {
     "agent.roll_call": "nothing: a process asks which agents are there, not stored",
     "agent.code_changed": "agent_id, code, before, tasks (open ones that began with other code), once",
     "approval.requested": "attempt, fence, key, tool, arguments, agent_id, may_answer, expires_at",
-    "approval.given approval.denied approval.expired": "attempt, fence, key, tool, decided_by, reason",
+    "approval.given approval.denied approval.expired": "attempt, fence, key, tool, decided_by, reason, "
+    "arguments",
     "prompt.reloaded": "name, path, digest",
     "prompt.rejected prompt.fallback": "name, path, line, error, remedy: another prompt is used",
     "tool.overran": "tool, seconds, ended: the thread of an abandoned call",
@@ -67,13 +68,16 @@ def _prompt_problem(then: str, payload: Document, event: Document) -> Sequence[o
 
 def _decided(payload: Document, event: Document) -> Sequence[object]:
     by = payload.get("decided_by")
-    return (payload.get("tool"), by and f"by {by}", short(payload.get("reason") or ""))
+    changed = payload.get("arguments")
+    given = changed is not None and f"with {_arguments(changed) or 'no arguments'}"
+    return (payload.get("tool"), by and f"by {by}", given, short(payload.get("reason") or ""))
 
 
 def _tool(payload: Document, event: Document) -> Sequence[object]:
     return (
         payload.get("tool", "?"),
         _arguments(payload.get("arguments")),
+        payload.get("changed_by") and f"(changed by {payload['changed_by']})",
         payload.get("duration_ms") is not None and seconds(payload["duration_ms"]),
         payload.get("ok") is False and f"failed: {fault(payload.get('error'))}",
         payload.get("result") and f"-> {short(payload['result'])}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from meshwright.cli.connect import Connection, talk
 from meshwright.cli.filters import OPEN, Many, many_options, refusal
 from meshwright.cli.inbox import answer_command, answer_of, find_question, short_name
 from meshwright.cli.options import (
+    JSON_OBJECT,
     JSON_VALUE,
     Target,
     from_stdin,
@@ -69,15 +71,29 @@ def _told_answered(question: Document) -> str:
 @click.command()
 @_ids_argument
 @click.option("--reason", metavar="TEXT", callback=utf8, help="Why; it is recorded.")
+@click.option(
+    "--arguments",
+    type=JSON_OBJECT,
+    metavar="JSON",
+    help="Run the call with these arguments instead, all of them; for one call alone.",
+)
 @_many_options
 @mesh_options
-def approve(target: Target, many: Many, reason: str | None) -> int:
+def approve(target: Target, many: Many, reason: str | None, arguments: Document | None) -> int:
     """Approve what tasks wait for.
 
-    ID is as `mesh inbox` shows it, or the id of a task that has one question; - reads ids from stdin. With
-    filters it is for all open questions of one kind: mesh approve --agent coder --text invoice
+    \b
+    mesh approve 8GK2F                                  one question, by an end of its id
+    mesh approve 8GK2F --arguments '{"env": "test"}'    a call with other arguments
+    mesh approve --agent coder --text invoice           all of one kind that agree with the filters
+
+    ID is as `mesh inbox` shows it, or the id of a task that has one question; - reads ids from stdin.
     """
-    return _decide(target, many, {"approve": True}, reason)
+    if arguments is None:
+        return _decide(target, many, {"approve": True}, reason)
+    if not many.is_one:
+        raise click.UsageError("--arguments are for one call: name its ID alone", _context())
+    return _decide(target, many, {"approve": True, "arguments": arguments}, reason)
 
 
 @click.command()
@@ -168,7 +184,9 @@ def _decide(target: Target, many: Many, decision: Document, reason: str | None) 
                 field="id",
             )
         await mesh.client.answer(question, answer)
-        return _sent("approved" if decision["approve"] else "denied", question, mesh)
+        given = decision.get("arguments")
+        how = "" if given is None else f" with {short(json.dumps(given, ensure_ascii=False))} instead"
+        return _sent(f"approved{how}" if decision["approve"] else "denied", question, mesh)
 
     return _answer(target, many, one, answer)
 

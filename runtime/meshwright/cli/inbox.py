@@ -217,8 +217,13 @@ def _ways(question: Document, options: str) -> Sequence[tuple[str, str]]:
     if "account" in (question.get("subject") or {}):  # it says itself how its budget is raised
         return [("deny", f'mesh deny {name} --reason "..."{options}')]
     if takes_approval(question.get("answer_schema")):
-        deny = f'mesh deny {name} --reason "..."{options}'
-        return [("approve", f"mesh approve {name}{options}"), ("deny", deny)]
+        ways = [("approve", f"mesh approve {name}{options}")]
+        asked = (question.get("subject") or {}).get("arguments")
+        if asked is not None and "arguments" in question["answer_schema"]["properties"]:
+            given = json.dumps(asked, ensure_ascii=False)
+            shown = shlex.quote(given if len(given) <= _LONG_CHARS else "{...}")
+            ways.append(("change", f"mesh approve {name} --arguments {shown}{options}"))
+        return [*ways, ("deny", f'mesh deny {name} --reason "..."{options}')]
     return [("answer", answer_command(question, options))]
 
 

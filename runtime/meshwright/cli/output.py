@@ -8,6 +8,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -71,6 +72,11 @@ def redraw(lines: Sequence[str], drawn: int) -> int:
 def is_screen() -> bool:
     """Whether stdout is a terminal on which lines can be drawn over."""
     return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def answer_alone() -> AbstractContextManager[object]:
+    """Sends what agents of this process print to stderr, unless stdout is a terminal."""
+    return nullcontext() if sys.stdout.isatty() else redirect_stdout(sys.stderr)
 
 
 def terminal_width() -> int | None:

@@ -186,7 +186,9 @@ def ask(
         receipt = await _submit(mesh, agent_id, text, after, fields)
         return await watch(mesh, receipt.task_id, quiet=quiet)
 
-    return _print_answer(talk(target, ask_it, need="work", begins=True), shape, as_json=as_json)
+    with output.answer_alone():
+        outcome = talk(target, ask_it, need="work", begins=True)
+    return _print_answer(outcome, shape, as_json=as_json)
 
 
 def _print_answer(outcome: Document, shape: Document | None, *, as_json: bool) -> int:
@@ -294,7 +296,8 @@ def submit(
             output.say(f"no mesh is running: the task waits in {mesh.where} {until}", err=True)
         return document(receipt)
 
-    result = talk(target, submit_it, need="work" if wait else "change", begins=True)
+    with output.answer_alone():
+        result = talk(target, submit_it, need="work" if wait else "change", begins=True)
     if wait:
         return _print_answer(result, shape, as_json=as_json)
     click.echo(json.dumps(result) if as_json else result["task_id"])
@@ -359,6 +362,11 @@ _attempt_option = click.option(
     metavar="DIR",
     help="Write the files of its outcome into this folder; none is overwritten.",
 )
+@click.option(
+    "--export",
+    type=click.Choice(["html", "json"]),
+    help="Print it with its steps and all that it delegated as one page or document; secrets are redacted.",
+)
 @follow_option
 @json_option
 @mesh_options
@@ -368,6 +376,7 @@ def show(
     step: str | None,
     attempt: int | None,
     folder: Path | None,
+    export: str | None,
     follow: bool,
     as_json: bool,
 ) -> int:
@@ -389,6 +398,8 @@ def show(
         whole = await whole_id(mesh, task_id)
         if step is not None:
             await show_steps(mesh, whole, step, attempt, as_json=as_json)
+        elif export is not None:
+            click.echo(await _export(mesh, whole, export), nl=False)
         elif folder is not None:
             outcome = (await mesh.client.task(whole)).outcome
             await save_files(mesh.client, whole, () if outcome is None else outcome.files, folder)
@@ -399,6 +410,13 @@ def show(
 
     talk(target, show_it, need="state")
     return 0
+
+
+async def _export(mesh: Connection, task_id: str, form: str) -> str:
+    from meshwright.identity.export import page_of
+
+    export = await mesh.client.export(task_id)
+    return page_of(export) if form == "html" else f"{json.dumps(export, ensure_ascii=False, indent=2)}\n"
 
 
 def _follow(target: Target, task_id: str, *, as_json: bool) -> int:

@@ -156,6 +156,7 @@ class BlockingClient:
     cancel_all = _blocking(Client.cancel_all)
     answer_all = _blocking(Client.answer_all)
     tree = _blocking(Client.tree)
+    export = _blocking(Client.export)
     dead_letters = _blocking(Client.dead_letters)
     answer = _blocking(Client.answer)
     inbox = _blocking(Client.inbox)

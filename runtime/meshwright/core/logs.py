@@ -11,7 +11,7 @@ from datetime import datetime
 OWN = "meshwright"
 SERVER = "uvicorn"
 MESH_LOGGER = "meshwright.mesh"
-"""The logger of what a mesh says of itself: how it starts and ends, and what people have to mend."""
+"""The logger of what a mesh says of itself: how it starts and ends, and what people have to repair."""
 _LEVELS = ("debug", "info", "warning", "error", "critical")
 _DEFAULTS = {"": logging.WARNING, MESH_LOGGER: logging.INFO}
 _CONTEXT: ContextVar[tuple[str | None, str | None]] = ContextVar("_CONTEXT", default=(None, None))

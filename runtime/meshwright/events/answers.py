@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from meshwright.core.errors import Conflict, Forbidden, InvalidInput, MeshError, NotFound
 from meshwright.core.messages import Caller
+from meshwright.core.redaction import MASK, REDACTED
 from meshwright.core.schema import described, faults
 from meshwright.events.inbox import Question
-from meshwright.tools.approval import Decision
+from meshwright.tools.approval import MAX_SHOWN_CHARS, Decision
 from meshwright.work.people import APPROVAL, APPROVED_BY, REQUESTER_MAY, WAITED_FOR, is_decision
 from meshwright.work.protocol import Wait
 
 _MAX_ERRORS = 5
+_HIDDEN = re.compile(rf"{re.escape(REDACTED)}|{MASK.pattern}|(?<=\")\*{{10}}(?=\")")
+"""The text in place of a hidden one: ours, and that of pydantic's secrets."""
 _REMEDIES = {
     "money": "mesh budgets raise NAME USD, or POST /budgets/raise, adds some; mesh deny ID --reason says no"
 }
@@ -48,11 +53,48 @@ def checked_answer(
         return value
     if value["approve"]:
         _check_approver(wait, caller, requesters)
-    decided_by = ", ".join([*wait.subject.get(APPROVED_BY, ()), caller.requested_by])
+    value = _with_own_arguments(wait, value)
+    before = () if "arguments" in value else wait.subject.get(APPROVED_BY, ())  # they did not see these
+    decided_by = ", ".join([*before, caller.requested_by])
     decision = Decision(
         **value, decided_by=decided_by, decided_at=now, binds=wait.binds, expires_at=wait.expires_at
     )
     return decision.model_dump(mode="json")
+
+
+def _with_own_arguments(wait: Wait, value: dict[str, Any]) -> dict[str, Any]:
+    """The answer to an approval, without arguments that are those of the call.
+
+    Raises InvalidInput for arguments that a denial has, that are too long to be shown, or that hold what
+    stands for a hidden text: who cannot see a text may not send it elsewhere.
+    """
+    if "arguments" not in value:
+        return value
+    if not value["approve"]:
+        raise InvalidInput(
+            "A denial takes no arguments",
+            remedy='Approve with them: {"approve": true, "arguments": {...}}',
+            field="value.arguments",
+        )
+    text, shown = (
+        json.dumps(data, ensure_ascii=False, sort_keys=True)
+        for data in (value["arguments"], wait.subject.get("arguments"))
+    )
+    if text == shown:
+        return {name: field for name, field in value.items() if name != "arguments"}
+    if hidden := _HIDDEN.search(text):
+        raise InvalidInput(
+            f"The arguments hold {hidden[0]}, which stands for a text that is hidden from you",
+            remedy="Write that text whole, or approve the call as it is, or deny it",
+            field="value.arguments",
+        )
+    if len(text) > MAX_SHOWN_CHARS:
+        raise InvalidInput(
+            f"The arguments have {len(text):,} characters, and may have {MAX_SHOWN_CHARS:,}",
+            remedy="Write shorter ones, or deny the call",
+            field="value.arguments",
+        )
+    return value
 
 
 def check_fits(schema: Mapping[str, Any] | None, value: Any) -> None:

@@ -146,7 +146,7 @@ class Inbox:
         return await self._log.view(_next_of, tenant_id, thread_id)
 
     async def refused(self) -> list[tuple[str, int | None]]:
-        """The deployments that wait for a person to mend their keys, with what they were refused with."""
+        """The deployments that wait for a person to fix their keys, with what they were refused with."""
         subjects = [question.subject for question in await self._log.view(_refused)]
         return [(str(subject.get("deployment")), subject.get("status")) for subject in subjects]
 
@@ -260,7 +260,7 @@ def _refusal(fields: Mapping[str, Any]) -> dict[str, Any]:
     error = fields.get("error")
     message = error.get("message") if isinstance(error, dict) else ""
     refused = _REFUSED_PARTS.get(str(fields.get("status")), "Key")
-    question = f"{refused} refused: {message}. Tasks wait; mend that, then run: mesh models test"
+    question = f"{refused} refused: {message}. Tasks wait; fix that, then run: mesh models test"
     subject = {name: fields.get(name) for name in ("deployment", "status")}
     return {"question": question, "subject": {"kind": "deployment", **subject}, "status": "open"}
 

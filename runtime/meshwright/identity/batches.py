@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec.structs import replace
 
 from meshwright.core.access import Role
-from meshwright.core.errors import Conflict, MeshError, NotFound
+from meshwright.core.display import Document
+from meshwright.core.errors import Conflict, InvalidInput, MeshError, NotFound
 from meshwright.core.messages import ENDED, Fault
 from meshwright.events.audit import Audit
 from meshwright.events.filter import TaskFilter
 from meshwright.events.inbox import InboxPage, Question
 from meshwright.events.inbox_sources import WholeInbox
 from meshwright.events.tasks import DeadLetterPage, TaskSummary
+from meshwright.identity.export import export_of
 from meshwright.identity.filters import read_filter, require_known
 from meshwright.identity.operations import Operations
 from meshwright.identity.rules import has_role
 from meshwright.ledger.task_tree import TaskTree, task_tree
 from meshwright.orchestration.again import Again, AgainPage
 from meshwright.orchestration.batches import Answered, AnswerPage, Cancelled, CancelPage
+from meshwright.work.people import APPROVAL
 from meshwright.work.protocol import Begin
 from meshwright.work.record import unknown_task
 
@@ -113,7 +118,8 @@ class Batches(Operations):
         """Give the same answer to the open questions of a page, which are of one kind.
 
         Takes a filter of their tasks as `tasks` does, and an `id` as `inbox` does. Raises Conflict where they
-        are of several kinds and none is named, and NotFound for a kind that none is of.
+        are of several kinds and none is named, NotFound for a kind that none is of, and InvalidInput for
+        changed arguments, which are for one call alone.
         """
         self.check("answer_all")
         wanted = read_filter(self.mesh, self.caller, wanted)
@@ -132,6 +138,7 @@ class Batches(Operations):
             page = InboxPage(items=tuple(item for item in page.items if item.id == id))
         own = [question for question in page.items if question.takes_answer]
         questions = [question for question in own if kind in (None, kind_of(question))]
+        _check_arguments(questions, value)
         items = [await self._answer_one(question, value, dry_run=dry_run) for question in questions]
         return AnswerPage(items=tuple(items), cursor=page.cursor)
 
@@ -167,6 +174,14 @@ class Batches(Operations):
             return replace(answered, refused=_fault(error))
         return answered
 
+    async def export(self, task_id: str, *, contents: bool = True) -> Document:
+        """A task with its steps and its tree as plain data, with secrets redacted; see `export_of`."""
+        self.check("export")
+        await self._check_task("export", task_id)
+        view, tree = await self.see(task_id), await self.tree(task_id)
+        found = await self.transcripts(task_id, contents=contents)
+        return await asyncio.to_thread(export_of, view, found, tree, contents=contents)
+
     async def tree(self, task_id: str) -> TaskTree:
         """A task with all that it delegated, and what each has cost."""
         self.check("tree")
@@ -195,6 +210,16 @@ def _check_kinds(kinds: Counter[str], kind: str | None) -> None:
             f"The questions are of {len(kinds)} kinds, and one answer is for one kind",
             remedy=f"Name one of {listed}",
             field="kind",
+        )
+
+
+def _check_arguments(questions: Sequence[Question], value: Any) -> None:
+    are_calls = any(question.subject.get("kind") == APPROVAL for question in questions)
+    if are_calls and isinstance(value, dict) and "arguments" in value:
+        raise InvalidInput(
+            "Changed arguments are for one call alone, not for all of a kind",
+            remedy="Answer that question by itself: POST /tasks/{task_id}/answer, or mesh approve ID",
+            field="value.arguments",
         )
 
 

@@ -85,6 +85,7 @@ RULES = {
     "follow": Rule("follows tasks", _SEE, Role.VIEWER, "follows the tasks of others"),
     "task_events": Rule("follows tasks", _SEE, Role.VIEWER, "follows the tasks of others"),
     "transcripts": Rule("sees steps", _READ, Role.CONTENTS, "sees the steps of others' tasks"),
+    "export": Rule("exports tasks", _READ, Role.CONTENTS, "exports the tasks of others"),
     "file": Rule("reads files", _READ, Role.CONTENTS, "reads the files of others' tasks"),
     "outcome": Rule("gets outcomes", _READ, Role.CONTENTS, "is sent the outcome of another's task"),
     "cancel": Rule(
@@ -253,7 +254,7 @@ def event_facts(event: Event, known: Mapping[str, Set[str]]) -> Event | None:
     return replace(event, payload=facts, idempotency_key=None)
 
 
-def _task_facts(view: TaskView) -> TaskView:
+def task_facts(view: TaskView) -> TaskView:
     """A task without its payload, its answer, and what was said of its failure or its waits."""
     outcome = view.outcome
     if outcome is not None:
@@ -274,7 +275,7 @@ def sees_contents(view: TaskView, caller: Caller) -> bool:
 
 def shown(view: TaskView, caller: Caller) -> TaskView:
     """A task as a caller may see it."""
-    return view if sees_contents(view, caller) else _task_facts(view)
+    return view if sees_contents(view, caller) else task_facts(view)
 
 
 def page_facts(page: TaskPage) -> TaskPage:

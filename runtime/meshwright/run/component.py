@@ -27,7 +27,7 @@ class ContentsComponent(Component):
         "run.state": "state, reason",
         "step.finished": "name, duration_ms",
         "structure.invalid": "shape, error, raw (the answer)",
-        "tool.called": "tool, arguments, ok, error, result, duration_ms",
+        "tool.called": "tool, arguments, changed_by, ok, error, result, duration_ms",
         "memory.recalled": "count, tokens",
         "memory.unavailable": "error",
         "memory.stored": "memory_id, scope, kind, status, trust, text_chars",

@@ -25,6 +25,7 @@ from meshwright.core.tracing import TENANT, GenAI
 from meshwright.models.errors import ContentRefused, ContextTooLong, ModelRefused
 from meshwright.models.port import ChatMessage, ModelReply, ToolCall, ToolSpec
 from meshwright.models.structure import ShapeT, parse_or_repair
+from meshwright.run.approvals import Approvals
 from meshwright.run.calls import ModelCalls
 from meshwright.run.context import RunContext
 from meshwright.run.files import DELEGATE_TOOL, check_size, files_in, fitting, parts_of_result
@@ -32,7 +33,6 @@ from meshwright.run.knowledge import Knowledge
 from meshwright.run.limits import Limit, Repeats, reached
 from meshwright.run.masks import Masks
 from meshwright.run.outputs import Outputs
-from meshwright.run.people import Approvals
 from meshwright.run.prepared import PreparedPrompt
 from meshwright.run.reflection import reflect
 from meshwright.run.replies import (
@@ -52,6 +52,7 @@ from meshwright.run.replies import (
 )
 from meshwright.run.tool_calls import (
     FailedCall,
+    changed_call,
     content_of,
     failed_call,
     is_journaled,
@@ -151,14 +152,17 @@ class Dialogues:
     async def _call_tool(self, call: ToolCall, outside: bool) -> Any:
         """The result of a call, as the journal has it; the model gets a fault of the call."""
         tool = self._attempt.tools.get(call.name)
-        decision = await self._approvals.decide(call.name, tool, call.arguments, self._run(), outside=outside)
+        asked, decision = await self._approvals.decide(
+            call.name, tool, call.arguments, self._run(), outside=outside
+        )
+        call = call.model_copy(update={"arguments": asked.arguments})
         if tool is None:
             return await self._refuse(call)
         started = time.perf_counter()
         result = await self._attempt.journal.step(
             f"tool {call.name}",
             {"arguments": call.arguments},
-            lambda: self._run_tool(tool, call, decision, outside),
+            lambda: self._run_tool(tool, call, decision, outside, **changed_call(asked)),
             repeatable=tool.idempotent,
             tell=lambda result: tool_events(call, result, None if self._has_waited else started),
         )
@@ -190,7 +194,7 @@ class Dialogues:
         return step is not None and step.has_waited
 
     async def _run_tool(
-        self, tool: Tool, call: ToolCall, decision: Decision | None, outside: bool
+        self, tool: Tool, call: ToolCall, decision: Decision | None, outside: bool, **known: Any
     ) -> dict[str, Any]:
         attributes = {
             GenAI.OPERATION_NAME: GenAI.EXECUTE_TOOL,
@@ -207,7 +211,7 @@ class Dialogues:
                 GenAI.TOOL_CALL_ARGUMENTS: call.arguments,
             }
         started = time.perf_counter()
-        result: dict[str, Any] = {"value": None, "error": None}
+        result: dict[str, Any] = {"value": None, "error": None, **known}
         tracing, parent = self._attempt.services.tracing, self._attempt.span.traceparent
         span = tracing.span(f"execute_tool {tool.name}", parent=parent, attributes=attributes)
         with self._attempt.time.apart(), span as span:

@@ -20,7 +20,7 @@ from meshwright.kernel.envelope import Record
 from meshwright.models.port import MODEL_CALLED, ChatMessage, ModelReply, ModelRequest
 from meshwright.run.tool_calls import error_text, is_journaled, seconds_of
 
-TOOL, _DELEGATE = "tool ", "delegate"
+TOOL, APPROVE, _DELEGATE = "tool ", "approve ", "delegate"
 
 
 class RecordedStep(NamedTuple):

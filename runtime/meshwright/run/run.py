@@ -290,6 +290,7 @@ class Run(RunSteps):
     async def call(self, tool: str, /, **arguments: Any) -> Any:
         """Call a tool of the agent in code, as its model would: checked, bounded, approved, and as a step.
 
+        A person who approves the call may change its arguments.
         Returns its result as plain JSON data; one that is too long for a model is text, whole up to 400,000
         characters. Raises ToolFailed where the tool fails or its approval is denied, AgentError where the
         agent has no such tool.

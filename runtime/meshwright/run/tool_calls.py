@@ -10,13 +10,15 @@ from typing import Any, NamedTuple
 from meshwright.core.errors import InvalidInput, ToolFailed
 from meshwright.core.redaction import redact
 from meshwright.models.port import ToolCall, ToolSpec
-from meshwright.tools.limited import head_and_tail
+from meshwright.tools.approval import Asked
+from meshwright.tools.limited import cut, head_and_tail
 from meshwright.tools.tool import Tool, ToolContext
 from meshwright.work import Journal
 from meshwright.work.paths import ProgressEvent
 
 _MAX_SUMMARY_CHARS = 120  # of a tool's arguments, and of its result, in an event
-_BESIDE = {"seconds", "files", "masks", "output", "shown", "changed", "edited", "uncertain"}
+_MAX_CHANGED_CHARS = 4_000  # of arguments that a person has changed, for the model
+_BESIDE = {"seconds", "files", "masks", "output", "shown", "changed", "edited", "uncertain", "changed_call"}
 """Fields that the journal may have of a tool's result, beside its value and its error."""
 
 
@@ -62,16 +64,28 @@ def content_of(result: Any) -> str:
     if not is_journaled(result):
         result = {"value": result, "error": None}  # what a person says came of it
     if result["error"] is not None:
-        return error_text(str(result["error"]))
-    value = result["value"]
-    if "output" in result:
-        return head_and_tail(value, result["shown"], result["output"])
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        content = error_text(str(result["error"]))
+    elif "output" in result:
+        content = head_and_tail(result["value"], result["shown"], result["output"])
+    else:
+        value = result["value"]
+        content = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if (changed := result.get("changed_call")) is None:
+        return content
+    return f"({changed['by']} changed the arguments of this call to {changed['arguments']})\n{content}"
 
 
 def is_journaled(result: Any) -> bool:
     """Whether it is the result of a tool as the journal has it, rather than what a person says came of it."""
     return isinstance(result, dict) and result.keys() - _BESIDE == {"value", "error"}
+
+
+def changed_call(asked: Asked) -> dict[str, Any]:
+    """The field of a result that tells the model which arguments a person gave the call, if one did."""
+    if not asked.changed_by:
+        return {}
+    arguments = cut(asked.arguments, _MAX_CHANGED_CHARS)
+    return {"changed_call": {"by": asked.changed_by, "arguments": arguments}}
 
 
 def failed_call(
@@ -119,6 +133,8 @@ def tool_events(call: ToolCall, result: dict[str, Any], started: float | None) -
         "result": result_summary(result["value"]),
         "duration_ms": None if started is None else round((time.perf_counter() - started) * 1000, 3),
     }
+    if "changed_call" in result:
+        called["changed_by"] = result["changed_call"]["by"]
     return [ProgressEvent("tool.called", called)]
 
 

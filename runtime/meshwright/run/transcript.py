@@ -25,6 +25,7 @@ from meshwright.kernel.runtime import Runtime
 from meshwright.models.port import MODEL_CALLED
 from meshwright.run.files import ATTACH, files_in, without_data
 from meshwright.run.recorded import (
+    APPROVE,
     TOOL,
     RecordedStep,
     digest_of,
@@ -37,6 +38,7 @@ from meshwright.run.recorded import (
     was_answered,
 )
 from meshwright.run.tool_calls import content_of, result_summary
+from meshwright.tools.approval import arguments_text
 from meshwright.tools.limited import cut
 from meshwright.work.earlier import read_steps
 from meshwright.work.forks import read_forked
@@ -204,11 +206,13 @@ class Transcript:
             return str(said[0]) if said else ""
         if step.kind == ATTACH and (files := files_in(result)):
             return str(files[0])
-        if step.kind.startswith("approve ") and isinstance(result, dict):
+        if step.kind.startswith(APPROVE) and isinstance(result, dict):
             decision = "approved" if result.get("approve") else "denied"
             by = f" by {result['decided_by']}" if result.get("decided_by") else ""
+            changed = result.get("arguments")
+            into = "" if changed is None else f" with {_read(changed) or 'no arguments'}"
             reason = f": {result['reason']}" if result.get("reason") else ""
-            return f"{decision}{by}{reason}"
+            return f"{decision}{by}{into}{reason}"
         return _json(without_data(result))
 
     # Contents
@@ -281,12 +285,20 @@ class Transcript:
 
     @cached_property
     def _arguments(self) -> dict[tuple[str, str], str]:
-        """The arguments of tools, by name and hash of the request: journals have the hash alone."""
-        replies = (step.result for step in self._steps.values() if isinstance(step.result, dict))
-        calls = (call for reply in replies for call in reply.get("tool_calls") or () if _is_call(call))
-        return {
-            (call["name"], hash_of({"arguments": call["arguments"]})): call["arguments"] for call in calls
-        }
+        """The arguments of tools, by name and hash of the request: journals have the hash alone.
+
+        They are those that models wrote, and those that people gave in their place.
+        """
+        known = [step for step in self._steps.values() if isinstance(step.result, dict)]
+        replies = (step.result for step in known)
+        calls = [call for reply in replies for call in reply.get("tool_calls") or () if _is_call(call)]
+        written = [(call["name"], call["arguments"]) for call in calls]
+        written += [
+            (step.kind.removeprefix(APPROVE), arguments_text(step.result["arguments"]))
+            for step in known
+            if step.kind.startswith(APPROVE) and step.result.get("arguments") is not None
+        ]
+        return {(name, hash_of({"arguments": text})): text for name, text in written}
 
 
 _CONTENTS = ("request", "messages", "reply", "arguments", "result")

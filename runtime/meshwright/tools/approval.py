@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic_core import from_json, to_json
 
@@ -23,23 +24,29 @@ from meshwright.core.redaction import redact, redact_data
 from meshwright.models.structure import repaired
 from meshwright.tools.settings import ApprovalRule, ApprovalsSettings
 from meshwright.tools.tool import Tool, Unchanged
-from meshwright.work.people import APPROVAL, NEEDED, REQUESTER_MAY
+from meshwright.work.people import APPROVAL, NEEDED, REQUESTER_MAY, Approval
 
 _MAX_REQUEST_CHARS = 200
 _MAX_ARGUMENTS_CHARS = 2_000  # in the question itself, which chats show
 _MAX_EFFECT_CHARS = 32_000  # with it too
 _MAX_CHAT_CHARS = 1_500  # of an effect, in the question itself
-_MAX_SHOWN_CHARS = 64_000  # with it, whole: an open question is a part of its thread's state
+_MAX_SCHEMA_CHARS = 8_192  # of the arguments, with it
+_OTHER_REFERENCE = re.compile(r'"\$ref": "(?!#/\$defs/)')  # it has no such target in the answer's schema
+MAX_SHOWN_CHARS = 64_000
+"""How long the arguments of a call may be, as JSON: an open question shows them whole, and is a part of its
+thread's state."""
 
 
 class Decision(Struct):
     """An answer as it is recorded: who gave it, when, what it is bound to, and until when it may be used.
 
-    `effect` is the hash of the effect that was shown, `error` why no person was asked.
+    `arguments` replace those of the call; None: as asked. `effect` is the hash of the effect that was shown,
+    `error` why no person was asked.
     """
 
     approve: bool
     reason: str = ""
+    arguments: dict[str, Any] | None = None
     decided_by: str = ""
     decided_at: datetime | None = None
     binds: str = ""
@@ -63,6 +70,54 @@ class Decision(Struct):
             raise ToolFailed(f"{tool} was not run: {self.decided_by} approved it with other arguments")
         if self.expires_at is not None and now > self.expires_at:
             raise ToolFailed(f"{tool} was not run: its approval has expired", remedy="Call it again")
+
+
+class Asked(NamedTuple):
+    """The arguments of a call as JSON text, and the person who changed them, if any did."""
+
+    arguments: str
+    changed_by: str = ""
+
+
+class Change(NamedTuple):
+    """Tells a question of earlier answers: who changed the arguments, and why some were refused.
+
+    `before` has those of the model that differ; None for one that it did not give.
+    """
+
+    by: str = ""
+    before: Mapping[str, Any] = {}
+    refused: str = ""
+
+    @classmethod
+    def of(cls, call: ApprovalCall | None, first: ApprovalCall | None, by: str, refused: str) -> Change:
+        """Compare a call with that of the model, where a person has changed it."""
+        if not by or call is None or first is None:
+            return cls(by, refused=refused)
+        old, new = first.arguments, call.arguments
+        before = {name: old.get(name) for name in old | new if old.get(name) != new.get(name)}
+        is_shown = len(json.dumps([before, new], ensure_ascii=False)) <= MAX_SHOWN_CHARS
+        return cls(by, redact_data(before) if is_shown else {}, refused)
+
+    @property
+    def subject(self) -> dict[str, Any]:
+        """Its part of the subject of the question."""
+        fields = {"changed_by": self.by, "changed_from": self.before, "refused": self.refused}
+        return {name: field for name, field in fields.items() if field}
+
+    @property
+    def text(self) -> str:
+        """Its part of the question, with a space before it."""
+        changed = f" {self.by} changed the arguments." if self.by else ""
+        return f"{changed} The last answer was not accepted: {self.refused}." if self.refused else changed
+
+
+_AS_ASKED = Change()
+
+
+def arguments_text(arguments: Mapping[str, Any]) -> str:
+    """Arguments that a person gave, as the JSON text of a call."""
+    return json.dumps(arguments, ensure_ascii=False)
 
 
 class Preview(Struct):
@@ -121,9 +176,23 @@ class ApprovalCall:
     @property
     def is_too_long(self) -> bool:
         """Whether its arguments cannot be shown whole, so that nobody can approve it."""
-        return len(json.dumps(self.arguments, ensure_ascii=False)) > _MAX_SHOWN_CHARS
+        return len(json.dumps(self.arguments, ensure_ascii=False)) > MAX_SHOWN_CHARS
 
-    def subject(self, agent_id: str, rule: ApprovalRule, *, outside: bool = False) -> dict[str, Any]:
+    @property
+    def answer_schema(self) -> dict[str, Any]:
+        """The schema of an answer, with that of the tool's arguments where an open question can hold it."""
+        parameters = {"type": "object", **self.tool.parameters}
+        text = json.dumps(parameters, ensure_ascii=False)
+        if len(text) > _MAX_SCHEMA_CHARS or _OTHER_REFERENCE.search(text):
+            parameters = {"type": "object"}
+        definitions = {"$defs": parameters.pop("$defs")} if "$defs" in parameters else {}
+        schema = Approval.model_json_schema()
+        changed = {**parameters, "description": "The arguments to run it with instead, all of them."}
+        return {**schema, **definitions, "properties": {**schema["properties"], "arguments": changed}}
+
+    def subject(
+        self, agent_id: str, rule: ApprovalRule, *, outside: bool = False, change: Change = _AS_ASKED
+    ) -> dict[str, Any]:
         """The subject of the question, as data, with all of its arguments."""
         needs = {} if rule.count == 1 else {NEEDED: rule.count}
         return {
@@ -135,6 +204,7 @@ class ApprovalCall:
             "why": self.why(rule, outside=outside),
             **({"target": redact(self.tool.target)} if self.tool.target else {}),
             **({} if self.effect is None else {"effect": self.effect}),
+            **change.subject,
             **needs,
             **({} if rule.not_requester else {REQUESTER_MAY: True}),
         }
@@ -146,7 +216,9 @@ class ApprovalCall:
             return f"{why} {_READ_OUTSIDE}" if outside else why
         return f"{_READ_OUTSIDE} Such text may have asked for this call."
 
-    def question(self, agent_id: str, request: str, *, outside: bool = False) -> str:
+    def question(
+        self, agent_id: str, request: str, *, outside: bool = False, change: Change = _AS_ASKED
+    ) -> str:
         """The question as sentences: who wants to do what, and why."""
         shown = redact_data(self.arguments)
         listed = ", ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in shown.items())
@@ -158,7 +230,7 @@ class ApprovalCall:
             request = f"{request[: _MAX_REQUEST_CHARS - 3]}..."
         purpose = f', to do this task: "{request}"' if request else ""
         warning = f" {_READ_OUTSIDE}" if outside else ""
-        asked = f"{agent_id} wants to run {self.tool.name}({listed}){purpose}.{warning} May it?"
+        asked = f"{agent_id} wants to run {self.tool.name}({listed}){purpose}.{warning}{change.text} May it?"
         return asked if self.effect is None else f"{asked}\nIts effect:\n{self._short_effect}"
 
     @property

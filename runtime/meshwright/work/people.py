@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from meshwright.core.redaction import redact_data
 from meshwright.work.protocol import StepKey, Wait, WaitKind
 
 APPROVAL = "approval"
@@ -73,10 +74,13 @@ def approval_requested(wait: Wait) -> tuple[str, dict[str, Any]] | None:
 
 
 def counted(wait: Wait, value: Any, answered_by: str | None) -> bool:
-    """Whether an approval was counted in the wait, which needs more; any other answer ends the wait."""
+    """Whether an approval was counted in the wait, which needs more; any other answer ends the wait.
+
+    So does one with changed arguments: it is no approval of the call that the others are asked about.
+    """
     approved_by = {*wait.subject.get(APPROVED_BY, ()), answered_by or ""}
-    is_approval = isinstance(value, dict) and value.get("approve")
-    if not is_approval or len(approved_by) >= wait.subject.get(NEEDED, 1):
+    is_plain = isinstance(value, dict) and value.get("approve") and value.get("arguments") is None
+    if not is_plain or len(approved_by) >= wait.subject.get(NEEDED, 1):
         return False
     wait.subject[APPROVED_BY] = sorted(approved_by)
     return True
@@ -93,4 +97,6 @@ def approval_ended(wait: Wait, value: Any, answered_by: str | None) -> tuple[str
         "decided_by": answered_by,
         "reason": decision.get("reason", ""),
     }
+    if (changed := decision.get("arguments")) is not None:
+        decided["arguments"] = redact_data(changed)
     return f"approval.{how}", {"key": wait.wait_id, **decided}

@@ -1,10 +1,11 @@
-"""Many tasks and questions at once: work again, cancel, answer; dead letters, and trees with costs."""
+"""Many tasks and questions at once: work again, cancel, answer. Dead letters, trees with costs, exports."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from fastapi import Path, Query, Response
+from fastapi import Path, Query, Request, Response
+from fastapi.responses import HTMLResponse
 from pydantic import Field, model_validator
 
 from meshwright.core.ids import ID_PATTERN
@@ -15,6 +16,7 @@ from meshwright.edges.http.filters import InboxCursor, OfTask, TaskPageQuery, Ta
 from meshwright.edges.http.routing import make_router, may, problems
 from meshwright.events.tasks import DeadLetterPage
 from meshwright.identity.batches import Batches
+from meshwright.identity.export import page_of
 from meshwright.ledger.task_tree import TaskTree
 from meshwright.orchestration.again import Again, AgainPage, Forked
 from meshwright.orchestration.batches import AnswerPage, CancelPage
@@ -212,6 +214,33 @@ async def _list_dead_letters(
 ) -> Response:
     """List the tasks that failed or timed out, by agent and type of error, the largest group first."""
     return JsonLine(await operations.dead_letters(**dict(query)))
+
+
+@router.get(
+    "/tasks/{task_id}/export",
+    summary="Save a task as one file",
+    response_description="A page of HTML.",
+    response_class=Response,
+    responses={
+        **problems({404: "There is no such task."}),
+        200: {"content": {"text/html": {}, "application/json": {}}},
+    },
+)
+async def _export_task(
+    request: Request,
+    operations: Annotated[Batches, _by("export")],
+    task_id: _TaskId,
+    contents: Annotated[bool, Query(description="With what was asked, said and answered.")] = True,
+) -> Response:
+    """Save a task with its steps and all that it delegated as a page without scripts, or with
+    `Accept: application/json` as `{task, steps, tree}`. Secrets are redacted.
+    """
+    export = await operations.export(task_id, contents=contents)
+    if request.headers.get("accept") == "application/json":
+        return JsonLine(export)
+    return HTMLResponse(
+        page_of(export), headers={"Content-Disposition": f'attachment; filename="task-{task_id}.html"'}
+    )
 
 
 @router.get(

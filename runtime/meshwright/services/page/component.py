@@ -55,16 +55,17 @@ class PageComponent(Component):
         return self._logins if self._is_there else None
 
     def routes(self) -> list[APIRouter]:
-        """/session, /me, and the way to the issuer where the settings offer it."""
+        """/session, /me, versions of prompt files, and the way to the issuer where the settings offer it."""
+        from meshwright.services.page.prompt_routes import prompt_router
         from meshwright.services.page.routes import login_router, router
 
         if not self._is_there:
             return []
         if self._flow is None:
-            return [login_router, router]
+            return [login_router, router, prompt_router]
         from meshwright.services.page.code_routes import code_router
 
-        return [login_router, code_router, router]
+        return [login_router, code_router, router, prompt_router]
 
     def checks(self) -> Iterable[Check]:
         """Whether people can log in at the issuer."""

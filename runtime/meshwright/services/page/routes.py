@@ -17,7 +17,7 @@ from meshwright.edges.bodies import Strict
 from meshwright.edges.http.routing import CallerDep, MeshDep, make_router, problems, record_misuse
 from meshwright.events.audit import Audit
 from meshwright.mesh import Mesh
-from meshwright.services.page.sessions import COOKIE, Logins
+from meshwright.services.page.sessions import Logins
 
 login_router = make_router("page", is_open=True)
 router = make_router("page")
@@ -79,7 +79,7 @@ async def open_login(mesh: Mesh, request: Request, token: str, response: Respons
     cookie, caller, seconds = await mesh.get(Logins).open(token)
     await mesh.get(Audit).record(caller, "session.opened", "session")
     response.set_cookie(
-        COOKIE,
+        _cookie_name(mesh, request),
         cookie,
         max_age=int(seconds),
         httponly=True,
@@ -87,6 +87,10 @@ async def open_login(mesh: Mesh, request: Request, token: str, response: Respons
         secure=is_secure(mesh, request),
     )
     return caller
+
+
+def _cookie_name(mesh: Mesh, request: Request) -> str:
+    return mesh.get(Logins).cookie_name(request.headers.get("host", ""))
 
 
 def is_secure(mesh: Mesh, request: Request) -> bool:
@@ -122,9 +126,10 @@ async def _log_in(mesh: MeshDep, request: Request, login: Login, response: Respo
 @login_router.delete("/session", status_code=204, summary="Log out")
 async def _log_out(mesh: MeshDep, request: Request, response: Response) -> None:
     """End the login of the cookie, everywhere it was copied to."""
-    if cookie := request.cookies.get(COOKIE):
+    name = _cookie_name(mesh, request)
+    if cookie := request.cookies.get(name):
         await mesh.get(Logins).close(cookie)
-    response.delete_cookie(COOKIE, httponly=True, samesite="strict")
+    response.delete_cookie(name, httponly=True, samesite="strict", secure=is_secure(mesh, request))
 
 
 @router.get("/me", summary="Show the caller")
@@ -132,5 +137,5 @@ async def _show_me(mesh: MeshDep, request: Request, caller: CallerDep) -> Me:
     """Show the name, the tenant and the roles of the caller, and the views that components add."""
     shown = [pages for some in offered(mesh, lambda part: part.pages()) for pages in some if pages.view]
     views = tuple(PageView(path=pages.path, title=pages.view) for pages in reversed(shown))
-    me = Me.of(caller, logged_in=COOKIE in request.cookies)
+    me = Me.of(caller, logged_in=_cookie_name(mesh, request) in request.cookies)
     return me.model_copy(update={"views": views}) if Role.VIEWER in me.roles else me

@@ -12,7 +12,7 @@ from meshwright.mesh import Mesh
 from meshwright.services.page.settings import PageSettings
 from meshwright.sql.database import Session
 
-COOKIE = "mesh_session"
+_COOKIE = "mesh_session"
 _COOKIE_BYTES = 32
 _REMEDY = (
     "`mesh keys create NAME` makes a key; the administrator's token is in admin.token of the data folder"
@@ -29,18 +29,30 @@ _PRUNE = """
 class Logins:
     """The logins of a mesh, by the cookie of the browser. An authenticator of callers."""
 
-    headers: Collection[str] = ("cookie",)
+    headers: Collection[str] = ("cookie", "host")
 
     def __init__(self, mesh: Mesh, settings: PageSettings) -> None:
         self._mesh = mesh
         self._settings = settings
+
+    def cookie_name(self, host: str) -> str:
+        """The name of the cookie for the origin that a browser calls by a Host header.
+
+        Browsers send cookies to all ports of a host, so each port has its own name. With TLS no other host,
+        nor a page below one, can set it.
+        """
+        http = self._mesh.settings.http
+        if http.behind_tls or http.tls_cert:
+            return f"__Host-{_COOKIE}"
+        port = host.rpartition(":")[2]
+        return f"{_COOKIE}_{port}" if port.isdecimal() else _COOKIE
 
     async def authenticate(self, credentials: Credentials) -> Caller | None:
         """The caller of a browser that has logged in. A key or token of the request itself counts first.
 
         Raises Unauthenticated where the login has ended, or what it was made with.
         """
-        cookie = credentials.cookie(COOKIE)
+        cookie = credentials.cookie(self.cookie_name(credentials.header("host")))
         if not cookie or credentials.token:
             return None
         now = self._mesh.host.clock.now().timestamp()

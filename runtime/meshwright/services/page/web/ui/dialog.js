@@ -5,9 +5,10 @@ import { Failed, notice, touch } from "./lib.js";
 
 /**
  * A field of a dialog. `options` are those of a `select` or of `checks`, as `[value, label]`; `area` is a text of
- * several lines. The value of `checks` is a list, and that of a `check` a boolean.
+ * several lines. The value of `checks` is a list, and that of a `check` a boolean. A text is trimmed, but for one
+ * that `isExact`.
  * @typedef {{name: string, label: string, type?: string, value?: any, options?: string[][], rows?: number,
- *   required?: boolean, hint?: string, pattern?: string, placeholder?: string}} Field
+ *   required?: boolean, hint?: string, pattern?: string, placeholder?: string, isExact?: boolean}} Field
  */
 /**
  * A dialog. `work` gets the values by the names of the fields; where it throws, the dialog shows why and stays.
@@ -95,9 +96,11 @@ function Input({ field }) {
 
 /** @param {Field[]} fields @param {FormData} given */
 function values(fields, given) {
-  const read = (/** @type {Field} */ { name, type }) => {
+  const read = (/** @type {Field} */ { name, type, isExact }) => {
     if (type === "checks") return given.getAll(name).map(String);
-    return type === "check" ? given.has(name) : String(given.get(name) ?? "").trim();
+    if (type === "check") return given.has(name);
+    const text = String(given.get(name) ?? "");
+    return isExact ? text : text.trim();
   };
   return Object.fromEntries(fields.map((field) => [field.name, read(field)]));
 }

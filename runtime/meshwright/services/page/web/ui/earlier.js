@@ -26,7 +26,7 @@ export function Earlier({ subject }) {
   const { error } = given.error ? given : denied.error ? denied : requested;
   const isThere = given.data && denied.data && requested.data;
   const decided = isThere ? [...given.data.items, ...denied.data.items].filter((event) => event.payload.tool === subject.tool).sort((one, other) => other.seq - one.seq) : [];
-  const argumentsOf = (/** @type {any} */ event) => requested.data.items.find((/** @type {any} */ one) => one.task_id === event.task_id && one.payload.key === event.payload.key)?.payload.arguments;
+  const argumentsOf = (/** @type {any} */ event) => event.payload.arguments ?? requested.data.items.find((/** @type {any} */ one) => one.task_id === event.task_id && one.payload.key === event.payload.key)?.payload.arguments;
   const last = decided.find((event) => event.event_type === "approval.given" && argumentsOf(event) !== undefined);
   return html`<details onToggle=${(/** @type {any} */ event) => open(event.target.open)}><summary>Earlier decisions on ${subject.tool}</summary>
     <${Failed} error=${error} />

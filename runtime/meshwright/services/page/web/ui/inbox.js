@@ -1,6 +1,7 @@
 // @ts-check
 /** The inbox: everything that waits for a person. */
 import { html, signal, useEffect, useState } from "./vendor/preact.js";
+import { Changed, changeable, changeArguments } from "./inbox_arguments.js";
 import { ask } from "./dialog.js";
 import { Earlier } from "./earlier.js";
 import { act, Ago, asked, call, Failed, may, me, notice, Shown, slow, TaskLink, touch, useData, waiting } from "./lib.js";
@@ -131,6 +132,7 @@ export function Item({ question }) {
     <p class="question">${question.question.split("\nIts effect:\n")[0]}</p>
     ${subject.why ? html`<p class="dim">${subject.why}</p>` : null}
     ${subject.arguments && Object.keys(subject.arguments).length ? html`<h2>Arguments</h2><${Fields} fields=${subject.arguments} />` : null}
+    <${Changed} subject=${subject} />
     ${subject.effect ? html`<h2>Its effect</h2><${Effect} value=${subject.effect} />` : null}
     ${subject.difference ? html`<h2>Difference</h2><${Effect} value=${subject.difference} />` : null}
     ${isTask && !question.source ? html`<${LastWords} task=${question.task_id} />` : null}
@@ -174,35 +176,10 @@ function Answer({ question, decides }) {
       <button type="button" class="yes" onClick=${() => answer(question, { approve: true }, "Approved")}>Approve</button>
       <label>Reason <input value=${reason} onInput=${(/** @type {any} */ event) => setReason(event.target.value)} /></label>
       <button type="button" class="no" onClick=${() => answer(question, reason ? { approve: false, reason } : { approve: false }, "Denied")}>Deny</button>
-      ${question.subject?.arguments && !question.source ? html`<button type="button" onClick=${() => otherArguments(question)}>Other arguments…</button>` : null}
+      ${changeable(question) ? html`<button type="button" onClick=${() => changeArguments(question, (value) => send(question, value))}>Change arguments…</button>` : null}
       ${notNow}
     </form>`;
   return html`<${Form} question=${question} notNow=${notNow} />`;
-}
-
-/** Deny a call, and say with which arguments it would be approved. @param {any} question */
-function otherArguments(question) {
-  const text = JSON.stringify(question.subject.arguments, null, 2);
-  return ask({
-    title: `Other arguments for ${question.subject.tool ?? "the call"}`,
-    text: "This call is denied, with the arguments that you want as the reason. The agent may ask again with them.",
-    yes: "Deny, and say so",
-    done: "Denied, with other arguments",
-    fields: [
-      { name: "wanted", label: "Arguments (JSON)", type: "area", rows: 8, value: text, required: true },
-      { name: "why", label: "Why" },
-    ],
-    work: async ({ wanted, why }) => {
-      let data;
-      try {
-        data = JSON.parse(wanted);
-      } catch (/** @type {any} */ error) {
-        throw new Error(`The arguments are no JSON: ${error.message}`);
-      }
-      if (JSON.stringify(data) === JSON.stringify(question.subject.arguments)) throw new Error("The arguments are those of the call: change some, or approve it");
-      await send(question, { approve: false, reason: `${why ? `${why} ` : ""}Call it again with these arguments: ${JSON.stringify(data)}` });
-    },
-  });
 }
 
 /** A form of the question's schema; for none, or one that is not plain, a text or JSON. @param {{question: any, notNow: any}} given */

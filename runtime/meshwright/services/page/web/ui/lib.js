@@ -32,22 +32,34 @@ export function headers() {
 }
 
 /**
- * Call the API. Throws a Problem; a 401 asks for a login.
+ * Call the API; returns the JSON of the answer. Throws a Problem; a 401 asks for a login.
  * @param {string} method @param {string} path @param {any} [body]
  */
 export async function call(method, path, body) {
-  const options = { method, headers: headers(), body: body === undefined ? undefined : JSON.stringify(body) };
+  const text = await read(method, path, body);
+  return text ? JSON.parse(text) : null;
+}
+
+/**
+ * The same; returns the answer as it is.
+ * @param {string} method @param {string} path @param {any} [body] @param {string} [type]
+ */
+export async function read(method, path, body, type = "application/json") {
+  const options = { method, headers: { ...headers(), Accept: type }, body: body === undefined ? undefined : JSON.stringify(body) };
   const answer = await fetch(path, options);
   const text = await answer.text();
-  let document = null;
-  try {
-    document = text ? JSON.parse(text) : null;
-  } catch {
-    document = { detail: text.slice(0, 300) };
-  }
-  if (answer.ok) return document;
+  if (answer.ok) return text;
   if (answer.status === 401) await doubt(path);
-  throw new Problem(answer.status, document);
+  throw new Problem(answer.status, problemOf(text));
+}
+
+/** @param {string} text */
+function problemOf(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return { detail: text.slice(0, 300) };
+  }
 }
 
 /** After a refusal: a login has ended, or a caller without one now needs one. @param {string} path */
@@ -76,15 +88,15 @@ export async function act(done, work) {
 
 // The address
 
-const read = () => {
+const parsed = () => {
   const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
   const [view, id] = path.split("/");
   return { view: view || "inbox", id: id ? decodeURIComponent(id) : "", query: new URLSearchParams(query) };
 };
 /** The view, its id and its query, as the address says. */
-export const route = signal(read());
+export const route = signal(parsed());
 addEventListener("hashchange", () => {
-  route.value = read();
+  route.value = parsed();
   notice.value = null;
 });
 
@@ -114,6 +126,7 @@ const MS_PER_STREAM = 300;
 const SPREAD_MS = 20;
 const HIDDEN_MS = 60_000;
 const GRACE_MS = 10_000;
+const REPLAYED_MS = 60_000;
 const KEPT = 300;
 let due = 0;
 let askedAt = 0;
@@ -208,9 +221,11 @@ export async function follow() {
   const number = followed;
   current.abort();
   let last = "";
+  let heardAt = 0;
   for (let pause = 500; me.value && number === followed; pause = Math.min(pause * 2, 15_000)) {
     if (document.hidden) last = ""; // the views ask again then
     await shown();
+    if (Date.now() > heardAt + REPLAYED_MS) last = ""; // a night of events is not replayed, the views ask again
     const ended = new AbortController();
     current = ended;
     try {
@@ -226,6 +241,7 @@ export async function follow() {
       for await (const { id, event, comment } of blocksOf(answer)) {
         streams = Number(/^: (\d+) streams/.exec(comment)?.[1] ?? streams);
         last = id || last;
+        heardAt = Date.now();
         take(event);
       }
     } catch {

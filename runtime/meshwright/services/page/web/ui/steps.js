@@ -125,27 +125,28 @@ function Kept({ id, wanted }) {
   return plan.error ? html`<${Failed} error=${plan.error} />` : html`<p>${plan.agent_id} goes on behind ${plan.steps_kept} finished steps, which cost nothing again. This task stays as it is.</p>`;
 }
 
-/** The version of a prompt; of a registered one, what differs from the version before. @param {{prompt: string}} given */
+/** The version of a prompt, and what differs from the version before. @param {{prompt: string}} given */
 function Prompt({ prompt }) {
   const [version, ...place] = prompt.split(" ");
   const [name, digest = ""] = version.split("@");
   const found = useOnce(`prompt ${version}`, async () => (may("contents", "operator") ? before(name, digest) : null));
-  return html`<p>Prompt <a href=${to("tasks", { prompt: version })}><code>${version}</code></a> <span class="dim">${place.join(" ")}</span>${found ? html` <a href=${to(`prompts/${name}`, { version: found.now.version })}>v${found.now.version}</a>` : ""}</p>
-    ${found?.old ? html`<details><summary>What differs from v${found.old.version}</summary><${Difference} before=${found.old.template} now=${found.now.template} /></details>` : null}`;
+  return html`<p>Prompt <a href=${to("tasks", { prompt: version })}><code>${version}</code></a> <span class="dim">${place.join(" ")}</span>${found?.link ? html` <a href=${found.link}>v${found.now.version}</a>` : found?.now.subject ? html` <span class="dim">${found.now.subject}</span>` : ""}</p>
+    ${found?.old ? html`<details><summary>What differs from ${found.link ? "v" : ""}${found.old.version}</summary><${Difference} before=${found.old.text} now=${found.now.text} /></details>` : null}`;
 }
 
 /** Two texts as a diff. @param {{before: string, now: string}} given */
 export const Difference = ({ before: old, now }) =>
   html`<pre tabindex="0" class="diff">${differing(old, now).map(([sign, text]) => html`<span class=${sign === "+" ? "add" : sign === "-" ? "del" : ""}>${sign} ${text}${"\n"}</span>`)}</pre>`;
 
-/** A registered version and the one before it; null for a prompt that is a file alone. @param {string} name @param {string} digest */
+/** A version of a prompt and the one before it: a registered one, or one of its file in git. @param {string} name @param {string} digest */
 async function before(name, digest) {
   const all = await call("GET", "/v1/prompts?limit=500");
-  if (!all.items.some((/** @type {any} */ one) => one.name === name)) return null;
-  const path = `/v1/prompts/${encodeURIComponent(name)}`;
-  const { items } = await call("GET", `${path}/versions?limit=200`);
+  const { items } = all.items.some((/** @type {any} */ one) => one.name === name) ? await call("GET", `/v1/prompts/${encodeURIComponent(name)}/versions?limit=200`) : { items: [] };
   const found = items.find((/** @type {any} */ one) => digest && one.digest.startsWith(digest));
-  if (!found) return null;
-  const read = (/** @type {number} */ number) => call("GET", `${path}?version=${number}`);
-  return { now: await read(found.version), old: found.version > 1 ? await read(found.version - 1) : null };
+  if (!found) {
+    const { now, before: old } = await call("GET", `/prompts/${encodeURIComponent(name)}/versions/${digest}`);
+    return now && { now, old };
+  }
+  const read = async (/** @type {number} */ version) => ({ version, text: (await call("GET", `/v1/prompts/${encodeURIComponent(name)}?version=${version}`)).template });
+  return { now: await read(found.version), old: found.version > 1 ? await read(found.version - 1) : null, link: to(`prompts/${name}`, { version: found.version }) };
 }
