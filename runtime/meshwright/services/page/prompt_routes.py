@@ -43,7 +43,7 @@ class PromptFileVersions(Struct):
 
 @prompt_router.get(
     "/prompts/{name}/versions/{version}",
-    summary="Look at a version of a prompt file",
+    summary="Show a version of a prompt file",
 )
 async def _show_version(
     mesh: MeshDep,
