@@ -351,7 +351,8 @@ class LedgerComponent(Component):
 
     name = "ledger"
     facts: ClassVar[Mapping[str, str]] = {
-        "budget.*": "budget scope key limit limit_usd spent window amount_usd",
+        "budget.*": "budget scope key limit_usd spent_usd reserved_usd window renews_at hard on_empty "
+        "cheaper_tag amount_usd denied_by",
         "allowance.*": "name scope of limit_usd window on_empty",
     }
     payloads: ClassVar[Mapping[str, str]] = {

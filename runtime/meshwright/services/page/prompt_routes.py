@@ -65,10 +65,15 @@ def _find(path: FilePath, version: str) -> PromptFileVersions:
     history = History(path)
     found = history.find(version)
     earlier = history.versions[history.versions.index(found) + 1 :]
-    return PromptFileVersions(_shown(found), _shown(earlier[0]) if earlier else None)
+    return PromptFileVersions(now=_shown(found), before=_shown(earlier[0]) if earlier else None)
 
 
 def _shown(version: Version) -> PromptFileVersion:
     return PromptFileVersion(
-        version.name, version.revision, version.author, version.at, version.subject, version.text
+        version=version.name,
+        revision=version.revision,
+        author=version.author,
+        at=version.at,
+        subject=version.subject,
+        text=version.text,
     )
