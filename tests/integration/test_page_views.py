@@ -9,11 +9,12 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Locator, Page, async_playwright, expect
+from pydantic import BaseModel, Field
 
 from meshwright import Agent, Capability, Run
 from meshwright.component import Component, Pages
@@ -75,6 +76,28 @@ class Talker(Agent):
     agent_id = "talker"
     capabilities = (Capability("talking"),)
     prompt_text = "Talk."
+
+
+class Release(BaseModel):
+    """The payload of a release: fields of every kind."""
+
+    text: str
+    version: str = Field(title="Version", description="the tag", max_length=20)
+    channel: Literal["stable", "beta"]
+    commits: int = Field(default=20, ge=1, le=100)
+    share: float | None = None
+    announce: bool = True
+    priority: list[str] = []
+
+
+class Notes(Agent):
+    """Writes release notes."""
+
+    agent_id = "notes"
+    capabilities = (Capability("release-notes", input_schema=Release), Capability("proofreading"))
+
+    async def run(self, run: Run) -> dict[str, Any]:
+        return run.task.payload
 
 
 @pytest.fixture
@@ -654,6 +677,51 @@ async def test_a_task_is_given_by_a_form(tmp_path: Path, chromium: Browser) -> N
         [task] = (await api.get("/tasks", thread_id="colours"))["items"]
         found = await api.get(f"/tasks/{task['task_id']}")
         assert (found["payload"], found["priority"]) == ({"colour": "blue", "text": "Hello"}, 7)
+
+
+async def test_a_capability_shows_the_form_of_its_payload(tmp_path: Path, chromium: Browser) -> None:
+    async with http_mesh(tmp_path, Notes) as api, opened(chromium, api, "try?as=form") as page:
+        version = page.get_by_label("Version the tag")
+        await page.get_by_role("combobox", name=re.compile("^Agent")).select_option("notes")
+        await expect(version).to_have_count(0)  # of several capabilities it is not known which is meant
+        await page.get_by_role("combobox", name=re.compile("^Capability")).select_option("release-notes")
+        await expect(version).to_be_visible()
+        await page.get_by_role("combobox", name=re.compile("^Agent")).select_option("")
+        await expect(version).to_be_visible()  # it is the best for that
+        assert await page.get_by_label("Commits").input_value() == "20"
+        assert await page.get_by_label("Announce").is_checked()
+        await page.get_by_label("Request").fill("Write them.")
+        await press(page, "Send")
+        assert await version.evaluate("field => field.validity.valueMissing")
+        await version.fill("v1")
+        await press(page, "Send")
+        channel = page.get_by_role("combobox", name="Channel")
+        assert await channel.evaluate("field => field.validity.valueMissing")
+        await channel.select_option("beta")
+        words = page.get_by_label("Priority (JSON)")
+        for wrong, why in (("[high", "Priority is no JSON"), ('"high"', "payload.priority must be a list")):
+            await words.fill(wrong)
+            await press(page, "Send")
+            await expect(page.get_by_role("alert")).to_contain_text(why)
+        await words.fill('["high"]')
+        await page.get_by_label("Share").fill("0.5")
+        await page.get_by_label("Announce").uncheck()
+        found = await Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+        if SHOTS:
+            await page.screenshot(path=Path(SHOTS, "form.png"), full_page=True)
+        await press(page, "Send")
+        await expect(page.get_by_role("heading", level=1)).to_contain_text("succeeded")
+        [task] = (await api.get("/tasks", capability="release-notes"))["items"]
+        assert (await api.get(f"/tasks/{task['task_id']}"))["payload"] == {
+            "text": "Write them.",
+            "version": "v1",
+            "channel": "beta",
+            "commits": 20,
+            "share": 0.5,
+            "announce": False,
+            "priority": ["high"],
+        }
 
 
 # Views of other packages
