@@ -22,6 +22,7 @@ from meshwright.cli.filters import (
 )
 from meshwright.cli.follow import follow_tasks
 from meshwright.cli.options import (
+    AMOUNT,
     FILE,
     JSON_OBJECT,
     Target,
@@ -52,7 +53,7 @@ from meshwright.core.display import (
     score,
     short,
 )
-from meshwright.core.errors import NotFound, TaskFailed
+from meshwright.core.errors import NotFound
 from meshwright.ledger.resources import TASK_BUDGET, estimated, spent_of
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def _file_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _request_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """AGENT and TEXT, --payload, --file, --shape, --thread, --capability and --priority of a task."""
+    """AGENT, TEXT and the first options of a task, in the order in which all doors name its fields."""
 
     @wraps(command)
     def call(*, agent_id: str | None, text: str | None, capability: str | None, **given: Any) -> Any:
@@ -119,13 +120,16 @@ _REQUEST = (
     click.option(
         "--payload", type=JSON_OBJECT, default="{}", help="More of the request; TEXT is its `text`."
     ),
-    _file_option,
     click.option(
-        "--shape", type=JSON_OBJECT, help="A JSON schema: an answer that does not fit it is a failure."
+        "--shape",
+        type=JSON_OBJECT,
+        help="A JSON schema, in which the agent's model answers: an answer that does not fit is a failure.",
     ),
     click.option(
         "--thread", "thread_id", metavar="ID", help="Continue this conversation: the agent sees its history."
     ),
+    click.option("--budget", "budget_usd", type=AMOUNT, help="Dollars that it may cost, in all."),
+    _file_option,
     click.option(
         "--capability",
         metavar="NAME",
@@ -168,7 +172,6 @@ def ask(
     as_json: bool,
     estimate: bool,
     after: str | None,
-    shape: Document | None,
     **fields: Any,
 ) -> int:
     """Ask an agent, follow its progress, print the answer.
@@ -177,7 +180,7 @@ def ask(
     Progress goes to stderr, only the answer to stdout. Uses a running mesh if there is one; otherwise the
     command runs a mesh of its own.
     """
-    from meshwright.cli.timeline import watch
+    from meshwright.cli.timeline import print_answer, watch
 
     if estimate:
         return _estimate(target, as_json=as_json, agent_id=agent_id, capability=fields["capability"])
@@ -186,19 +189,7 @@ def ask(
         receipt = await _submit(mesh, agent_id, text, after, fields)
         return await watch(mesh, receipt.task_id, quiet=quiet)
 
-    return _print_answer(talk(target, ask_it, need="work", begins=True), shape, as_json=as_json)
-
-
-def _print_answer(outcome: Document, shape: Document | None, *, as_json: bool) -> int:
-    """Print the answer; returns the exit status. Raises TaskFailed where it does not fit the schema."""
-    from meshwright.cli.timeline import print_answer
-    from meshwright.core.schema import faults
-
-    status = print_answer(outcome, as_json=as_json)
-    if status == 0 and shape is not None and (found := faults(shape, outcome["result"])):
-        errors = "; ".join(f"{path or 'it'} {message}" for path, message in found)
-        raise TaskFailed(f"{outcome['agent_id']} answered in another shape: {errors}", field="shape")
-    return status
+    return print_answer(talk(target, ask_it, need="work", begins=True), as_json=as_json)
 
 
 async def _submit(
@@ -264,7 +255,6 @@ def submit(
     as_json: bool,
     estimate: bool,
     after: str | None,
-    shape: Document | None,
     **fields: Any,
 ) -> int:
     """Submit a task, and print its id.
@@ -272,12 +262,10 @@ def submit(
     TEXT is the request; - reads it from stdin. With --capability (mesh agents lists them) the best agent for
     it gets it.
     """
-    from meshwright.cli.timeline import watch
+    from meshwright.cli.timeline import print_answer, watch
 
     if estimate:
         return _estimate(target, as_json=as_json, agent_id=agent_id, capability=fields["capability"])
-    if shape is not None and not wait:
-        raise click.UsageError("--shape is of the answer: add --wait", click.get_current_context())
 
     async def submit_it(mesh: Connection) -> Document:
         receipt = await _submit(mesh, agent_id, text, after, fields)
@@ -296,7 +284,7 @@ def submit(
 
     result = talk(target, submit_it, need="work" if wait else "change", begins=True)
     if wait:
-        return _print_answer(result, shape, as_json=as_json)
+        return print_answer(result, as_json=as_json)
     click.echo(json.dumps(result) if as_json else result["task_id"])
     return 0
 

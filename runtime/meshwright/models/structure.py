@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError, model_validator
 from pydantic.json_schema import GenerateJsonSchema
-from pydantic_core import from_json, to_json
+from pydantic_core import PydanticCustomError, from_json, to_json
 
+from meshwright.core.schema import fault_text, faults
 from meshwright.core.schema_checks import check_schema
-from meshwright.models.errors import StructureInvalid
+from meshwright.models.errors import ShapeMismatch, StructureInvalid
 from meshwright.models.port import ChatMessage, ModelReply
 
 _MAX_REPAIRS = 2
@@ -28,6 +29,7 @@ _GOES_ON = re.compile(r"\s*[\]:,)]")
 # The schema of a shape
 
 _LEFT_OUT = ("default", "discriminator", "title")
+_VALUES = ("const", "enum", "examples")
 
 
 class WithoutTitles(GenerateJsonSchema):
@@ -46,7 +48,12 @@ def response_schema(shape: type[BaseModel]) -> dict[str, Any]:
     fits it fits the shape, but for what only the shape's own validators know. Raises InvalidSchema where no
     value fits, or what the shape adds to its schema is none.
     """
-    schema = shape.model_json_schema(schema_generator=WithoutTitles)
+    if issubclass(shape, _Wanted):
+        schema = dict(shape.wanted)
+        if not _has_plain_references(schema, {f"#/$defs/{name}" for name in schema.get("$defs", ())}):
+            return schema
+    else:
+        schema = shape.model_json_schema(schema_generator=WithoutTitles)
     definitions = schema.pop("$defs", {})
     if "$ref" in schema:  # of a shape that holds itself: only an object may be at the root
         schema = definitions[_name(schema)]
@@ -65,7 +72,7 @@ def _strict(value: Any, definitions: Mapping[str, Any], within: tuple[str, ...])
     if "$ref" in value:
         return _reference(value, definitions, within)
     strict = {
-        {"oneOf": "anyOf"}.get(key, key): _strict(part, definitions, within)
+        {"oneOf": "anyOf"}.get(key, key): part if key in _VALUES else _strict(part, definitions, within)
         for key, part in value.items()
         if key not in _LEFT_OUT and key != "properties"
     }
@@ -84,8 +91,48 @@ def _reference(value: dict[str, Any], definitions: Mapping[str, Any], within: tu
     return {**_strict(definitions[name], definitions, (*within, name)), **beside}
 
 
+def _has_plain_references(value: Any, known: Set[str]) -> bool:
+    """Whether each reference is to one of the `$defs`, and stands alone: then nothing has to be copied."""
+    if isinstance(value, list):
+        return all(_has_plain_references(item, known) for item in value)
+    if not isinstance(value, dict):
+        return True
+    if "$ref" in value:
+        return str(value["$ref"]) in known and value.keys() <= {"$ref", *_LEFT_OUT}
+    return all(_has_plain_references(part, known) for part in value.values())
+
+
 def _name(reference: Mapping[str, Any]) -> str:
     return reference["$ref"].rpartition("/")[2]
+
+
+# The shape that a caller wants
+
+
+class _Wanted(RootModel[dict[str, Any]]):
+    """Base of the shapes that callers send as JSON schemas."""
+
+    wanted: ClassVar[dict[str, Any]] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> _Wanted:
+        if found := faults(self.wanted, self.root):
+            raise PydanticCustomError("shape", "{faults}", {"faults": fault_text(found)})
+        return self
+
+
+def shape_of(schema: dict[str, Any]) -> type[BaseModel]:
+    """The shape of answers that fit a JSON schema of an object."""
+    return type("wanted", (_Wanted,), {"wanted": schema, "__module__": __name__})
+
+
+def check_answer(schema: dict[str, Any], result: dict[str, Any] | None) -> None:
+    """Raise ShapeMismatch for a result that does not fit the schema that the task's caller wants."""
+    if found := faults(schema, result, "result"):
+        raise ShapeMismatch(
+            f"The answer has another shape than the task wants: {fault_text(found)}",
+            remedy="Ask for the shape in which the agent answers, or none",
+        )
 
 
 # Reading
@@ -135,7 +182,8 @@ async def parse_or_repair(
     except StructureInvalid as error:
         problem = f"the model did not answer as {shape.__name__}, even after two corrections: {error.message}"
         remedy = "what it answered is in the task's structure.invalid events"
-        raise StructureInvalid(problem, remedy=remedy, raw=error.raw) from None
+        kind = ShapeMismatch if issubclass(shape, _Wanted) else StructureInvalid
+        raise kind(problem, remedy=remedy, raw=error.raw) from None
 
 
 def _complaint(error: StructureInvalid, schema: Mapping[str, Any]) -> list[ChatMessage]:

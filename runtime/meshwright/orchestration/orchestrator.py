@@ -143,7 +143,7 @@ class Orchestrator(Actor[TaskRecord]):
         """
         if self.state.is_open:
             raise Conflict(f"Task {self._task_id} is still open", remedy="Cancel it, or wait for its end")
-        self.state.change(payload={}, idempotency_key=None, sender_context=None)
+        self.state.change(payload={}, idempotency_key=None, sender_context=None, shape=None)
         self.state.request_hash = ERASED_HASH
         for attempt in self.state.attempts:
             attempt.error = _erased(attempt.error)

@@ -235,6 +235,7 @@ class TaskView(Struct, kw_only=True):
     parent_task_id: str | None
     after: str | None = None
     forked_from: ForkedFrom | None = None
+    shape: dict[str, Any] | None = None
     chain: tuple[str, ...]
     generation: int
     trace_id: str | None
