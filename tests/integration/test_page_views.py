@@ -22,6 +22,7 @@ from meshwright.core.access import Role
 from meshwright.core.messages import Usage
 from meshwright.edges.http.server import serving
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
+from meshwright.orchestration.registry import Registry
 from meshwright.testing import ScriptedModel, tool_call
 from tests.integration.test_page import (
     ADMIN,
@@ -34,6 +35,7 @@ from tests.integration.test_page import (
 )
 from tests.support.fake_chats import WHSEC, standard_headers
 from tests.support.http_mesh import Api, http_mesh
+from tests.support.running_mesh import mesh
 from tests.support.tenants import holder
 from tests.support.webhook_mesh import deliver, event, issue, webhooks
 
@@ -326,6 +328,29 @@ async def test_costs_lead_to_tasks_and_stand_beside_estimates(tmp_path: Path, ch
             )
             rows = page.get_by_role("region", name="Tasks").get_by_role("row")
             await expect(rows).to_have_count(3)
+
+
+class Second(Helper):
+    """Helps less well."""
+
+    agent_id = "second"
+    capabilities = (Capability("helping", weight=0.5),)
+
+
+async def test_a_task_shows_who_was_not_chosen_as_it_was_then(tmp_path: Path, chromium: Browser) -> None:
+    async with http_mesh(tmp_path, Helper, Second, script=ScriptedModel(said("Well."))) as api:
+        task_id = await api.finished(capability="helping", payload={"text": "Do it."})
+        for _ in range(3):
+            api.mesh.get(Registry).record("second", "helping", False)
+        shown = await mesh("task", task_id, "--scores", "--url", api.url)
+        assert re.search(r"attempt 1 +helper.* of 2 agents\n", shown.out)
+        assert re.search(r"not chosen +second  score 0.5 = weight 0.5", shown.out)
+        async with opened(chromium, api, f"task/{task_id}") as page:
+            rows = page.get_by_role("region", name="Attempts").get_by_role("row")
+            await expect(rows.nth(2)).to_contain_text("not chosensecond0.500.50 × 1.00")
+            await page.get_by_text("How all agents score").click()
+            now = page.get_by_role("region", name="Scores").get_by_role("row")
+            await expect(now.filter(has_text="second")).to_contain_text("second0.00")
 
 
 async def test_delegations_are_edges_along_which_events_move(tmp_path: Path, chromium: Browser) -> None:

@@ -340,6 +340,7 @@ _attempt_option = click.option(
     help="List its steps; with a number, show all that was said at that step.",
 )
 @_attempt_option
+@click.option("--scores", is_flag=True, help="Show the scores of the agents that were not chosen too.")
 @click.option(
     "--save",
     "folder",
@@ -355,6 +356,7 @@ def show(
     task_id: str,
     step: str | None,
     attempt: int | None,
+    scores: bool,
     folder: Path | None,
     follow: bool,
     as_json: bool,
@@ -383,7 +385,7 @@ def show(
         else:
             view = await mesh.client.task(whole)
             more = () if as_json else (*await _limits(mesh, view), *await _budget(mesh, view))
-            click.echo(task_page(mesh, view, as_json=as_json, more=more))
+            click.echo(task_page(mesh, view, as_json=as_json, scores=scores, more=more))
 
     talk(target, show_it, need="state")
     return 0
@@ -419,12 +421,14 @@ def steps(target: Target, task_id: str, step: str | None, attempt: int | None, a
     talk(target, show_them, need="state")
 
 
-def task_page(mesh: Connection, view: TaskView, *, as_json: bool, more: Sequence[_Line] = ()) -> str:
-    """A task with its attempts and outcome, as it is printed."""
+def task_page(
+    mesh: Connection, view: TaskView, *, as_json: bool, scores: bool = False, more: Sequence[_Line] = ()
+) -> str:
+    """A task with its attempts and outcome, as it is printed; with the `scores` of all at each choice."""
     shown = document(view)
     if as_json:
         return json.dumps(shown, ensure_ascii=False, indent=2)
-    rows = [*_rows(shown), *more, *_waiting(view, mesh.options)]
+    rows = [*_rows(shown, scores=scores), *more, *_waiting(view, mesh.options)]
     if view.attempts:
         rows.append(("steps", f"mesh task {view.task_id} --steps{mesh.options}"))
     rows.append(("events", f"mesh events --task {view.task_id}{mesh.options}"))
@@ -467,7 +471,7 @@ async def _budget(mesh: Connection, view: TaskView) -> list[_Line]:
     return [("budget", spent_of(account)) for account in own]
 
 
-def _rows(view: Document) -> Iterator[tuple[str, str]]:
+def _rows(view: Document, *, scores: bool) -> Iterator[tuple[str, str]]:
     yield "task", view["task_id"]
     yield "status", join([view["status"], view.get("state")])
     yield "capability", view["capability"]
@@ -478,8 +482,12 @@ def _rows(view: Document) -> Iterator[tuple[str, str]]:
     if origin := view["forked_from"]:
         yield "forked", f"from step {origin['step']} of task {origin['task_id']}, attempt {origin['attempt']}"
     for number, attempt in enumerate(view["attempts"], start=1):
-        parts = [attempt["agent_id"], score(attempt.get("score_card")), fault(attempt.get("error"))]
+        others = attempt.get("others", ())
+        among = f"of {len(others) + 1} agents" if others else ""
+        parts = [attempt["agent_id"], score(attempt.get("score_card")), among, fault(attempt.get("error"))]
         yield f"attempt {number}", join(parts)
+        for card in others if scores else ():
+            yield "not chosen", join([card["agent_id"], score(card)])
     if view["code"]:
         yield "code", view["code"]
     if outcome := view["outcome"]:

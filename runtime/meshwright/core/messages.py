@@ -360,12 +360,13 @@ class Receipt(Struct):
     score: float
 
 
-class Dispatch(TaskCarrier):
-    """A task on its way to an agent, on topic `tasks.<agent_id>`."""
+class Dispatch(TaskCarrier, omit_defaults=True):
+    """A task on its way to an agent, on topic `tasks.<agent_id>`; `others` could have been chosen too."""
 
     attempt: int
     agent_id: str
     score_card: ScoreCard
+    others: tuple[ScoreCard, ...] = ()
 
 
 class Usage(Struct):

@@ -284,6 +284,7 @@ class Orchestrator(Actor[TaskRecord]):
             started_at=turn.now,
             generation=self.task.generation,
             continues=None if continued is None else continued.attempt,
+            others=self._registry.others(card) if self.task.agent_id is None and continued is None else (),
         )
         self.state.attempts.append(attempt)
         self.state.status = "dispatched"
@@ -302,6 +303,7 @@ class Orchestrator(Actor[TaskRecord]):
             attempt=attempt.attempt,
             agent_id=attempt.agent_id,
             score_card=attempt.score_card,
+            others=attempt.others,
         )
 
     def _next_choice(self, turn: Turn) -> ScoreCard | None:

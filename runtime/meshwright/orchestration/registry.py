@@ -21,6 +21,7 @@ from meshwright.orchestration.scoring import History, score_card
 
 _DEGRADED_AFTER_SECONDS = 60.0
 _OFFLINE_AFTER_SECONDS = 120.0
+_MAX_OTHERS = 10
 _WHERE_TO_LOOK = "GET /agents or `mesh agents` shows who is there and how each is doing"
 
 
@@ -162,6 +163,13 @@ class Registry:
             if is_able and (payload is None or not self._misfit(card.agent_id, capability, payload)):
                 return card
         raise self._nobody(capability, exclude, agent_id, payload)
+
+    def others(self, chosen: ScoreCard) -> tuple[ScoreCard, ...]:
+        """The cards of the other agents that have the capability of a card, at most 10, the best first."""
+        ranked = self._ranked.get(chosen.capability, ())
+        if len(ranked) < 2:
+            return ()
+        return tuple(card for card in ranked if card.agent_id != chosen.agent_id)[:_MAX_OTHERS]
 
     def check_payload(self, task: Task, card: ScoreCard) -> None:
         """Raise InvalidInput for a payload that does not fit the capability's schema of the chosen agent.
