@@ -82,7 +82,7 @@ def _show_agent(target: Target, agent_id: str, as_json: bool) -> None:
     states = (agent.get("metadata") or {}).get("toolsets") or {}
     toolsets = [("toolset", f"{name}: {state}") for name, state in states.items()]
     takes = [
-        (capability["name"], line)
+        ("payload", f"{capability['name']}: {line}")
         for capability in agent["capabilities"]
         for line in described_fields(capability.get("input_schema"))
     ]
