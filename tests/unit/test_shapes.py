@@ -94,10 +94,12 @@ def test_every_door_names_the_fields_of_a_task_in_one_order() -> None:
 
 
 async def test_a_model_answers_in_the_shape_that_its_caller_wants() -> None:
-    model = ScriptedModel(*['{"score": 7}'] * 3)
+    model = ScriptedModel(*['{"score": 7}'] * 4)
     async with mesh_for(Judge, model=model) as mesh:
         assert await mesh.ask("judge", "Look.", shape=Verdict) == Verdict(score=7)
         assert await mesh.client.ask("judge", "Look.", shape=Verdict.model_json_schema()) == {"score": 7}
+        request = TaskRequest(agent_id="judge", text="Look.")
+        assert await mesh.ask(request, shape=Verdict) == Verdict(score=7)
         receipt = await mesh.client.submit("judge", "Look.", shape=Verdict)
         assert (await mesh.client.outcome(receipt)).result == {"score": 7}
         assert (await mesh.client.task(receipt.task_id)).shape == Verdict.model_json_schema()

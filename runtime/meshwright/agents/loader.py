@@ -260,9 +260,7 @@ def _load(package: str, path: Path) -> ModuleType:
 
 def _in_a_line(error: BaseException) -> str:
     if isinstance(error, ValidationError):  # of a Capability, for example
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc']))} {sentence(fault)}" for fault in error.errors()
-        )
+        faults = "; ".join(f"{'.'.join(map(str, it['loc']))} {sentence(it)}" for it in error.errors())
         return f"{error.title}: {faults}"
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 

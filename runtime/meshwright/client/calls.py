@@ -56,8 +56,8 @@ class TaskCalls(ABC):
         """Give a task to an agent, or to the best one for a `capability`; it is durable when this returns.
 
         `text` is the request, `payload` goes beside it; for the `shape` of its answer see `ask`. A
-        TaskRequest may stand in place of all but the `idempotency_key`. Raises InvalidInput, NotFound,
-        NoAgentAvailable, Overloaded.
+        TaskRequest may stand in place of all but `shape` and `idempotency_key`. Raises InvalidInput,
+        NotFound, NoAgentAvailable, Overloaded.
         """
         key = fields.pop("idempotency_key", None)
         given = {"payload": payload, "shape": schema_of(shape), **fields}
@@ -140,12 +140,15 @@ def _request_of(
 ) -> TaskRequest | dict[str, Any]:
     given = {name: value for name, value in fields.items() if value is not None}
     if isinstance(agent_id, TaskRequest):
+        shape = given.pop("shape", None)
         if text or given:
             raise InvalidInput(
                 "a TaskRequest is given, and more beside it",
                 remedy="Put all of the task into the TaskRequest",
             )
-        return agent_id
+        if shape is None:
+            return agent_id
+        return {**agent_id.model_dump(mode="json", exclude_defaults=True), "shape": shape}
     if agent_id and not re.fullmatch(ID_PATTERN, agent_id):
         raise InvalidInput(
             f"{agent_id!r} is no id of an agent",
