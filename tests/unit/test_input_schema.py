@@ -184,3 +184,15 @@ async def test_a_fork_of_a_task_is_not_checked_again() -> None:
         forked = await mesh.client.fork(outcome.task_id, "1")
         assert forked.task_id is not None
         assert (await mesh.outcome(forked.task_id)).text == "seen"
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [({}, "task.payload.version"), ({"payload": {"version": "v1"}, "shape": {"type": 7}}, "task.shape")],
+)
+async def test_a_schedule_is_refused_with_a_task_that_would_be(fields: dict[str, Any], field: str) -> None:
+    async with mesh_for(Notes) as mesh:
+        body = {"every_seconds": 60, "task": {"agent_id": "notes", **fields}}
+        with pytest.raises(InvalidInput) as refused:
+            await mesh.client.call("PUT", "/schedules/a", body=body)
+        assert refused.value.field == field

@@ -66,12 +66,12 @@ class DelegationOptions(TypedDict, total=False):
 class Delegation(Generic[GivenT]):
     """A task for another agent, named or chosen by `capability`.
 
-    `payload` goes beside the `text`; `shape` is the pydantic model of the answer, `dict[str, Any]` for the
-    result as it is, `Outcome` for all of the outcome with its files, None for its text; `thread_id` is the
-    conversation that it continues, by default one of its own; `budget_usd` what it may cost of the budgets
-    above it; `timeout` is how many seconds a step of it may take, `deadline` all of it. `constraints` hold
-    for its work, beside those that the run came with, and `questions` are still open: at most 20 of each, of
-    2,000 characters.
+    `payload` goes beside the `text`; `shape` is the pydantic model in which the other agent's model answers,
+    `dict[str, Any]` for the result as it is, `Outcome` for all of the outcome with its files, None for its
+    text; `thread_id` is the conversation that it continues, by default one of its own; `budget_usd` what it
+    may cost of the budgets above it; `timeout` is how many seconds a step of it may take, `deadline` all of
+    it. `constraints` hold for its work, beside those that the run came with, and `questions` are still open:
+    at most 20 of each, of 2,000 characters.
     """
 
     agent_id: str = ""
