@@ -108,6 +108,13 @@ def test_a_short_schema_cannot_make_a_check_endless() -> None:
     assert len(described({"anyOf": [{"$ref": "#"}] * 1_000})) < 100_000
 
 
+def test_a_long_value_may_take_as_many_steps_as_it_has_parts() -> None:
+    numbers = {"items": {"anyOf": [{"type": "null"}, {"type": "integer"}]}}
+    assert faults(numbers, [1] * 20_000) == []
+    words = "must be null or a whole number"
+    assert faults(numbers, [*[1] * 100, "1"]) == [("100", words)]
+
+
 def test_a_pattern_that_a_caller_sent_takes_linear_time() -> None:
     assert faults({"pattern": "^(a+)+$"}, "a" * 5_000 + "!") == [("", "must match ^(a+)+$")]
     assert faults({"pattern": "(?=a)b"}, "c") == []  # of another dialect

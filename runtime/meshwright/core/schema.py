@@ -12,7 +12,9 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 _MAX_DEPTH = 64  # of references within one another
-_MAX_STEPS = 100_000  # of one check: a short schema can take any number of them
+_MAX_STEPS = 20_000  # of one check, and more for each part of the value: a short schema can take any number
+_STEPS_A_PART = 20
+_STEPS_OF_WORDS = 200
 _MAX_LISTED = 8  # values of an enumeration, or fields of an object, in a sentence
 _MAX_FAULTS = 5  # in a sentence
 _WORDS = {
@@ -42,7 +44,7 @@ def faults(schema: Any, value: Any, path: str = "") -> list[_SchemaFault]:
     """The faults of a value of plain JSON data, at a path; none where it fits the schema."""
     root = schema if isinstance(schema, Mapping) else {}
     try:
-        return list(_Check(root).faults(root, value, path))
+        return list(_Check(root, value).faults(root, value, path))
     except _TooManySteps:
         return [_SchemaFault(path, "takes too many steps to check against its schema")]
 
@@ -122,14 +124,13 @@ def _range_of(schema: Schema, kind: str) -> str:
 class _Check:
     """The check of one value against a schema, in a bounded number of steps."""
 
-    def __init__(self, root: Schema) -> None:
+    def __init__(self, root: Schema, value: Any) -> None:
         self._root = root
-        self._steps = 0
+        self._value = value
+        self._steps, self._most = 0, _MAX_STEPS
 
     def faults(self, schema: Any, value: Any, path: str, depth: int = 0) -> Iterator[_SchemaFault]:
-        self._steps += 1
-        if self._steps > _MAX_STEPS:
-            raise _TooManySteps
+        self._step()
         if schema is False:
             yield _SchemaFault(path, "is not allowed")
         if not isinstance(schema, Mapping) or depth > _MAX_DEPTH:
@@ -150,6 +151,13 @@ class _Check:
             case int() | float() if not isinstance(value, bool):
                 yield from _faults_of_number(schema, value, path)
 
+    def _step(self, count: int = 1) -> None:
+        self._steps += count
+        if self._steps > self._most:
+            self._most = _MAX_STEPS + _STEPS_A_PART * _count_parts(self._value)
+            if self._steps > self._most:
+                raise _TooManySteps
+
     def _of_parts(self, schema: Schema, value: Any, path: str, depth: int) -> Iterator[_SchemaFault]:
         if "$ref" in schema:
             yield from self.faults(target(self._root, str(schema["$ref"])), value, path, depth + 1)
@@ -158,6 +166,7 @@ class _Check:
         for parts in (_list(schema.get("anyOf")), _list(schema.get("oneOf"))):
             found = [list(self.faults(part, value, path, depth + 1)) for part in parts]
             if found and all(found):
+                self._step(_STEPS_OF_WORDS)
                 yield from _closest(schema, self._root, found, path)
 
     def _of_object(
@@ -300,6 +309,11 @@ def target(root: Any, reference: str) -> Any:
 def _same(one: Any, other: Any) -> bool:
     """Whether two values are the same JSON: true is not 1."""
     return _json(one) == _json(other)
+
+
+def _count_parts(value: Any) -> int:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + sum(map(_count_parts, parts))
 
 
 def _below(path: str, name: str) -> str:
