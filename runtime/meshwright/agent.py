@@ -111,12 +111,18 @@ class Agent:
     async def run(self, run: Any) -> str | dict[str, Any]:  # a Protocol would refuse overrides that say Run
         """Work on a task, whose `Run` this gets, and return the answer: text, or a result of its own shape.
 
-        The default prepares the context and lets the model and its tools converse. It may be run again
-        after a crash, up to where it was: what must not be repeated goes through `run.step`.
+        The default prepares the context and lets the model and its tools converse; the model answers as
+        `answers` says, or else in the shape that the task's caller wants. It may be run again after a crash,
+        up to where it was: what must not be repeated goes through `run.step`.
         """
-        if self.answers is None:
+        shape = self.answers
+        if shape is None and run.task.shape is not None:
+            from meshwright.models.structure import shape_of  # of a worker, which has loaded it
+
+            shape = shape_of(run.task.shape)
+        if shape is None:
             return await run.converse()
-        return (await run.converse(self.answers)).model_dump(mode="json", by_alias=True)
+        return (await run.converse(shape)).model_dump(mode="json", by_alias=True)
 
     @classmethod
     def registration(cls) -> Registration:

@@ -102,7 +102,7 @@ submit --capability flying hi      | 1 | no agent has the capability 'flying'; k
 submit asker hi --payload {{       | 2 | '--payload': not JSON
 submit asker hi --payload []       | 2 | not a JSON object, such as {{"text": "..."}}
 submit nobody hi --capability asking | 1 | no agent 'nobody' is registered
-submit asker hi --shape {{}}       | 2 | --shape is of the answer: add --wait
+submit asker hi --shape '{{"type":7}}' | 1 | shape: must be a JSON schema; $: type must be one or several of
 inbox NOPE                         | 1 | {NO_QUESTION}
 inbox lst                          | 2 | did you mean: mesh inbox list
 inbox --follow --ended             | 2 | --follow shows all that is open: leave out --ended

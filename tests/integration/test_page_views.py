@@ -9,11 +9,12 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Locator, Page, async_playwright, expect
+from pydantic import BaseModel, Field
 
 from meshwright import Agent, Capability, Run
 from meshwright.component import Component, Pages
@@ -21,6 +22,7 @@ from meshwright.core.access import Role
 from meshwright.core.messages import Usage
 from meshwright.edges.http.server import serving
 from meshwright.models.port import ModelReply, ModelRequest, OnDelta
+from meshwright.orchestration.registry import Registry
 from meshwright.testing import ScriptedModel, tool_call
 from tests.integration.test_page import (
     ADMIN,
@@ -34,6 +36,7 @@ from tests.integration.test_page import (
 from tests.support.fake_chats import WHSEC, standard_headers
 from tests.support.http_mesh import Api, http_mesh
 from tests.support.repositories import git
+from tests.support.running_mesh import mesh
 from tests.support.tenants import holder
 from tests.support.webhook_mesh import deliver, event, issue, webhooks
 
@@ -84,6 +87,28 @@ class Talker(Agent):
     agent_id = "talker"
     capabilities = (Capability("talking"),)
     prompt_text = "Talk."
+
+
+class Release(BaseModel):
+    """The payload of a release: fields of every kind."""
+
+    text: str
+    version: str = Field(title="Version", description="the tag", max_length=20)
+    channel: Literal["stable", "beta"]
+    commits: int = Field(default=20, ge=1, le=100)
+    share: float | None = None
+    announce: bool = True
+    priority: list[str] = []
+
+
+class Notes(Agent):
+    """Writes release notes."""
+
+    agent_id = "notes"
+    capabilities = (Capability("release-notes", input_schema=Release), Capability("proofreading"))
+
+    async def run(self, run: Run) -> dict[str, Any]:
+        return run.task.payload
 
 
 @pytest.fixture
@@ -312,6 +337,29 @@ async def test_costs_lead_to_tasks_and_stand_beside_estimates(tmp_path: Path, ch
             )
             rows = page.get_by_role("region", name="Tasks").get_by_role("row")
             await expect(rows).to_have_count(3)
+
+
+class Second(Helper):
+    """Helps less well."""
+
+    agent_id = "second"
+    capabilities = (Capability("helping", weight=0.5),)
+
+
+async def test_a_task_shows_who_was_not_chosen_as_it_was_then(tmp_path: Path, chromium: Browser) -> None:
+    async with http_mesh(tmp_path, Helper, Second, script=ScriptedModel(said("Well."))) as api:
+        task_id = await api.finished(capability="helping", payload={"text": "Do it."})
+        for _ in range(3):
+            api.mesh.get(Registry).record("second", "helping", False)
+        shown = await mesh("task", task_id, "--scores", "--url", api.url)
+        assert re.search(r"attempt 1 +helper.* of 2 agents\n", shown.out)
+        assert re.search(r"not chosen +second  score 0.5 = weight 0.5", shown.out)
+        async with opened(chromium, api, f"task/{task_id}") as page:
+            rows = page.get_by_role("region", name="Attempts").get_by_role("row")
+            await expect(rows.nth(2)).to_contain_text("not chosensecond0.500.50 × 1.00")
+            await page.get_by_text("How all agents score").click()
+            now = page.get_by_role("region", name="Scores").get_by_role("row")
+            await expect(now.filter(has_text="second")).to_contain_text("second0.00")
 
 
 async def test_delegations_are_edges_along_which_events_move(tmp_path: Path, chromium: Browser) -> None:
@@ -662,6 +710,51 @@ async def test_a_task_is_given_by_a_form(tmp_path: Path, chromium: Browser) -> N
         [task] = (await api.get("/tasks", thread_id="colours"))["items"]
         found = await api.get(f"/tasks/{task['task_id']}")
         assert (found["payload"], found["priority"]) == ({"colour": "blue", "text": "Hello"}, 7)
+
+
+async def test_a_capability_shows_the_form_of_its_payload(tmp_path: Path, chromium: Browser) -> None:
+    async with http_mesh(tmp_path, Notes) as api, opened(chromium, api, "try?as=form") as page:
+        version = page.get_by_label("Version the tag")
+        await page.get_by_role("combobox", name=re.compile("^Agent")).select_option("notes")
+        await expect(version).to_have_count(0)  # of several capabilities it is not known which is meant
+        await page.get_by_role("combobox", name=re.compile("^Capability")).select_option("release-notes")
+        await expect(version).to_be_visible()
+        await page.get_by_role("combobox", name=re.compile("^Agent")).select_option("")
+        await expect(version).to_be_visible()  # it is the best for that
+        assert await page.get_by_label("Commits").input_value() == "20"
+        assert await page.get_by_label("Announce").is_checked()
+        await page.get_by_label("Request").fill("Write them.")
+        await press(page, "Send")
+        assert await version.evaluate("field => field.validity.valueMissing")
+        await version.fill("v1")
+        await press(page, "Send")
+        channel = page.get_by_role("combobox", name="Channel")
+        assert await channel.evaluate("field => field.validity.valueMissing")
+        await channel.select_option("beta")
+        words = page.get_by_label("Priority (JSON)")
+        for wrong, why in (("[high", "Priority is no JSON"), ('"high"', "payload.priority must be a list")):
+            await words.fill(wrong)
+            await press(page, "Send")
+            await expect(page.get_by_role("alert")).to_contain_text(why)
+        await words.fill('["high"]')
+        await page.get_by_label("Share").fill("0.5")
+        await page.get_by_label("Announce").uncheck()
+        found = await Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+        if SHOTS:
+            await page.screenshot(path=Path(SHOTS, "form.png"), full_page=True)
+        await press(page, "Send")
+        await expect(page.get_by_role("heading", level=1)).to_contain_text("succeeded")
+        [task] = (await api.get("/tasks", capability="release-notes"))["items"]
+        assert (await api.get(f"/tasks/{task['task_id']}"))["payload"] == {
+            "text": "Write them.",
+            "version": "v1",
+            "channel": "beta",
+            "commits": 20,
+            "share": 0.5,
+            "announce": False,
+            "priority": ["high"],
+        }
 
 
 # Views of other packages

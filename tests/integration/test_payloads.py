@@ -59,13 +59,15 @@ async def test_the_text_may_stand_beside_the_payload(tmp_path: Path, fake: FakeP
 
 
 async def test_mesh_ask_fails_where_the_answer_has_another_shape(tmp_path: Path, fake: FakeProvider) -> None:
-    fake.replies += [{"content": "Page 1."}] * 2
+    fake.replies += [{"content": '{"text": "Page 1."}'}] * 4  # the second asks for two corrections
     async with http_mesh(tmp_path, Reviewer, model="http", litellm_base_url=fake.url) as api:
         asked = ("ask", "reviewer", "Where?", "--url", api.url, "--shape")
         fits = await mesh(*asked, '{"required": ["text"]}')
         other = await mesh(*asked, '{"required": ["page"]}')
     assert (fits.status, fits.out) == (0, "Page 1.\n")
-    assert other.status == 1 and "reviewer answered in another shape: page " in other.err
+    assert other.status == 1 and "the model did not answer as wanted, even" in other.err
+    assert "page is required" in other.err
+    assert "response_format" in fake.calls[0].body
 
 
 async def test_a_payload_of_mesh_submit_reaches_the_model(tmp_path: Path, fake: FakeProvider) -> None:

@@ -215,9 +215,16 @@ def test_a_repeat_has_the_same_hash_and_any_other_request_another() -> None:
         {"agent_id": "another"},
         {"capability": "research"},
         {"deadline": 99.0},
+        {"shape": {"type": "object"}},
     ]
     hashes = {accepted(key="k", **(given | other)).request_hash for other in others}
     assert len(hashes | {first}) == len(others) + 1
+
+
+def test_the_hash_of_a_request_is_that_of_earlier_versions() -> None:
+    given = {"task_id": "t1", "capability": "painting", "agent_id": "painter", "text": "A cat"}
+    given |= {"payload": {"size": 3}, "thread_id": "th", "budget_usd": "1.5", "timeout": 3}
+    assert accepted(**given).request_hash == "bede5239fff1524552dadeb6f4dd045b"
 
 
 def test_another_tenants_request_of_the_same_id_is_another_request() -> None:

@@ -9,6 +9,7 @@ import pytest
 from meshwright.core.errors import StoreUnavailable
 from meshwright.core.messages import Usage
 from meshwright.core.money import ZERO, Price
+from meshwright.core.schema_checks import InvalidSchema
 from meshwright.ledger.estimates import max_prompt_tokens
 from meshwright.models.errors import (
     BudgetExceeded,
@@ -20,7 +21,6 @@ from meshwright.models.errors import (
     RateLimited,
 )
 from meshwright.models.port import STREAM_RESTART, Call, ModelReply
-from meshwright.models.structure import InvalidSchema
 from tests.support.budgets import STEP, budget, replying, request, spending, until
 
 # How a call ends

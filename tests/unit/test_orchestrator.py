@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
+
+import pytest
 
 from meshwright.core.capability import Capability, Registration
 from meshwright.core.messages import Fault, Parent
@@ -18,7 +21,7 @@ from tests.support.turn_driver import NOW, Driven, a_task, an_outcome, types_of
 def a_registry(*agents: str) -> Registry:
     registry = Registry()
     for weight, agent_id in enumerate(reversed(agents), start=1):
-        capability = Capability("general-query", weight=weight / 10)
+        capability = Capability("general-query", weight=weight / 20)
         registry.register(Registration(agent_id=agent_id, name=agent_id, capabilities=(capability,)))
     return registry
 
@@ -77,6 +80,24 @@ def test_a_failed_attempt_goes_to_another_agent_at_most_three_times() -> None:
     last = task.take("settle", failed(3, "a3"))
     assert types_of(last) == ["attempt.failed", "task.dead_lettered", "task.failed"]
     assert [attempt.agent_id for attempt in task.state.attempts] == ["a1", "a2", "a3"]
+
+
+def test_each_choice_keeps_the_cards_of_those_that_were_not_chosen() -> None:
+    task = an_orchestrator(*(f"a{number:02}" for number in range(13)))
+    [_, dispatched] = task.take("accept", Accept.of(a_task())).events
+    losers = [f"a{number:02}" for number in range(1, 11)]  # the best ten
+    assert [card["agent_id"] for card in dispatched.payload["others"]] == losers
+    assert [card.agent_id for card in task.state.attempts[0].others] == losers
+    task.take("settle", failed(1, "a00"))
+    assert [card.agent_id for card in task.state.attempts[1].others][:2] == ["a00", "a02"]
+
+
+@pytest.mark.parametrize(("agents", "fields"), [(["a"], {}), (["a", "b"], {"agent_id": "a"})])
+def test_a_choice_without_others_says_nothing_of_them(agents: list[str], fields: dict[str, Any]) -> None:
+    task = an_orchestrator(*agents)
+    [_, dispatched] = task.take("accept", Accept.of(a_task(**fields))).events
+    assert "others" not in dispatched.payload
+    assert b"others" not in task.head.state
 
 
 def test_an_agent_that_failed_is_not_asked_again() -> None:

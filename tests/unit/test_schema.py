@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import BaseModel, Field
 
-from meshwright.core.schema import described, faults, with_defaults
+from meshwright.core.schema import described, described_fields, faults, with_defaults
 
 
 class Stage(BaseModel):
@@ -97,3 +97,35 @@ def test_the_form_of_an_answer_is_said_in_words() -> None:
 def test_defaults_fill_what_is_missing() -> None:
     assert with_defaults(SCHEMA, {"approve": True})["mode"] == "now"
     assert with_defaults(SCHEMA, [1]) == [1]
+
+
+def test_a_short_schema_cannot_make_a_check_endless() -> None:
+    doubling = {"anyOf": [{"properties": {"x": {"$ref": "#"}}, "required": ["y"]}] * 2}
+    deep: dict[str, Any] = {}
+    for _ in range(30):
+        deep = {"x": deep}
+    assert faults(doubling, deep) == [("", "takes too many steps to check against its schema")]
+    assert len(described({"anyOf": [{"$ref": "#"}] * 1_000})) < 100_000
+
+
+def test_a_long_value_may_take_as_many_steps_as_it_has_parts() -> None:
+    numbers = {"items": {"anyOf": [{"type": "null"}, {"type": "integer"}]}}
+    assert faults(numbers, [1] * 20_000) == []
+    words = "must be null or a whole number"
+    assert faults(numbers, [*[1] * 100, "1"]) == [("100", words)]
+
+
+def test_a_pattern_that_a_caller_sent_takes_linear_time() -> None:
+    assert faults({"pattern": "^(a+)+$"}, "a" * 5_000 + "!") == [("", "must match ^(a+)+$")]
+    assert faults({"pattern": "(?=a)b"}, "c") == []  # of another dialect
+
+
+def test_the_fields_of_an_object_are_described_in_a_line_each() -> None:
+    assert [*described_fields(SCHEMA)][:3] == [
+        "approve: true or false (required)",
+        'mode: "now" or "tonight" (default "now")',
+        'stages: [{"name": text, "percent": a whole number from 1 to 100}, ...] (default [])',
+    ]
+    about = {"properties": {"tag": {"$ref": "#/$defs/Tag"}}, "$defs": {"Tag": {"description": "of git"}}}
+    assert [*described_fields(about)] == ["tag: any JSON, of git"]
+    assert [*described_fields(None)] == []

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from meshwright.agent import Agent
 from meshwright.agents.toolsets import Toolsets, toolset_classes
 from meshwright.core.capability import Registration
-from meshwright.core.errors import ConfigError, MeshError, nearest
+from meshwright.core.errors import ConfigError, MeshError, nearest, sentence
 from meshwright.core.messages import Task
 from meshwright.core.plugins import AGENTS, installed
 from meshwright.models.config import LiteLLMConfig
@@ -260,7 +260,7 @@ def _load(package: str, path: Path) -> ModuleType:
 
 def _in_a_line(error: BaseException) -> str:
     if isinstance(error, ValidationError):  # of a Capability, for example
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        faults = "; ".join(f"{'.'.join(map(str, it['loc']))} {sentence(it)}" for it in error.errors())
         return f"{error.title}: {faults}"
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 

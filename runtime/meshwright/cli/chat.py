@@ -8,7 +8,6 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
 
 import click
 
@@ -31,9 +30,6 @@ from meshwright.cli.timeline import (
 from meshwright.core.display import Document
 from meshwright.core.errors import MeshError, NotFound
 from meshwright.core.ids import new_id
-
-if TYPE_CHECKING:
-    from meshwright.client import TaskFields
 
 _COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?")
 _ENDS = ("quit", "exit")
@@ -111,10 +107,11 @@ def _canvas() -> Iterator[_Plain | _Live]:
 class _Conversation:
     """Takes lines, each a request or a command, until they end."""
 
-    def __init__(self, mesh: Connection, agent_id: str, thread_id: str, fields: TaskFields) -> None:
+    def __init__(
+        self, mesh: Connection, agent_id: str, payload: Document, thread_id: str, budget_usd: str | None
+    ) -> None:
         self._mesh = mesh
-        self._fields = fields
-        self._agent_id = agent_id
+        self._agent_id, self._payload, self._budget_usd = agent_id, payload, budget_usd
         self._thread_id = thread_id
         self._lines = Lines()
         self._files: list[Document] = []
@@ -179,13 +176,18 @@ class _Conversation:
     async def _ask(self, text: str) -> None:
         """Give the agent a request, show its answer; cancelled, end the task with this."""
         client, task_id = self._mesh.client, new_id()
-        fields: TaskFields = {**self._fields, "thread_id": self._thread_id, "task_id": task_id}
-        if self._files:
-            fields["payload"] = {**(fields.get("payload") or {}), "files": self._files}
+        payload = {**self._payload, "files": self._files} if self._files else self._payload
         is_late = f"{self._mesh.where} does not answer yet; Ctrl-C gives up"
         late = asyncio.get_running_loop().call_later(_LATE_SECONDS, self._note, is_late)
         try:
-            await client.submit(self._agent_id, text, **fields)
+            await client.submit(
+                self._agent_id,
+                text,
+                payload=payload,
+                thread_id=self._thread_id,
+                budget_usd=self._budget_usd,
+                task_id=task_id,
+            )
             late.cancel()
             self._files = []
             with _canvas() as canvas:
@@ -249,7 +251,6 @@ def chat(
             raise await with_names(mesh, agent, NotFound(f"no agent {agent!r} is registered", field="agent"))
         if mesh.about:
             click.echo(mesh.about, err=True)
-        beside: TaskFields = {"payload": payload, "budget_usd": budget_usd}
-        await _Conversation(mesh, agent, thread_id or new_id(), beside).run()
+        await _Conversation(mesh, agent, payload, thread_id or new_id(), budget_usd).run()
 
     talk(target, converse, need="work", begins=True)

@@ -22,6 +22,7 @@ from meshwright.cli.resources import group_of
 from meshwright.cli.timeline import drawing
 from meshwright.core.display import Document
 from meshwright.core.errors import ConfigError, MeshError, NotFound, in_one_line, nearest
+from meshwright.core.schema import described_fields
 
 if TYPE_CHECKING:
     from meshwright.component import Check
@@ -66,7 +67,7 @@ agents = group_of(AGENTS, _all_agents)
 @json_option
 @mesh_options
 def _show_agent(target: Target, agent_id: str, as_json: bool) -> None:
-    """Show one agent: its status, its prompt and what it can do."""
+    """Show one agent: its status, its prompt, what it can do, and the fields of payloads that it takes."""
     known = {agent["agent_id"]: agent for agent in _all_agents(target)}
     if agent_id not in known:
         likely = nearest(agent_id, known)
@@ -80,7 +81,12 @@ def _show_agent(target: Target, agent_id: str, as_json: bool) -> None:
     about = [(name, value) for name, value in (agent.get("metadata") or {}).items() if isinstance(value, str)]
     states = (agent.get("metadata") or {}).get("toolsets") or {}
     toolsets = [("toolset", f"{name}: {state}") for name, state in states.items()]
-    click.echo(labelled(row for row in (*rows, *about, *toolsets) if row[1]))
+    takes = [
+        ("payload", f"{capability['name']}: {line}")
+        for capability in agent["capabilities"]
+        for line in described_fields(capability.get("input_schema"))
+    ]
+    click.echo(labelled(row for row in (*rows, *about, *toolsets, *takes) if row[1]))
 
 
 @agents.command("check")

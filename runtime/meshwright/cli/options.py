@@ -310,8 +310,7 @@ def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def task_budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options of a task: what it may cost, what it does then, and what such tasks have cost before."""
-    budget = click.option("--budget", "budget_usd", type=AMOUNT, help="Dollars that it may cost, in all.")
+    """Options of a task: what it does without money, and what such tasks have cost before."""
     on_empty = click.option(
         "--on-empty",
         type=click.Choice(ON_EMPTY),
@@ -320,7 +319,7 @@ def task_budget_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="Without money: fail, wait, ask somebody to raise it, or go on with a cheaper model.",
     )
     estimate = click.option("--estimate", is_flag=True, help="Only say what such tasks have cost before.")
-    return budget(on_empty(estimate(command)))
+    return on_empty(estimate(command))
 
 
 def confirm(consequence: str) -> None:

@@ -22,6 +22,7 @@ from meshwright.cli.filters import (
 )
 from meshwright.cli.follow import follow_tasks
 from meshwright.cli.options import (
+    AMOUNT,
     FILE,
     JSON_OBJECT,
     Target,
@@ -52,7 +53,7 @@ from meshwright.core.display import (
     score,
     short,
 )
-from meshwright.core.errors import NotFound, TaskFailed
+from meshwright.core.errors import NotFound
 from meshwright.ledger.resources import TASK_BUDGET, estimated, spent_of
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def _file_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _request_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """AGENT and TEXT, --payload, --file, --shape, --thread, --capability and --priority of a task."""
+    """AGENT, TEXT and the first options of a task, in the order in which all doors name its fields."""
 
     @wraps(command)
     def call(*, agent_id: str | None, text: str | None, capability: str | None, **given: Any) -> Any:
@@ -119,13 +120,16 @@ _REQUEST = (
     click.option(
         "--payload", type=JSON_OBJECT, default="{}", help="More of the request; TEXT is its `text`."
     ),
-    _file_option,
     click.option(
-        "--shape", type=JSON_OBJECT, help="A JSON schema: an answer that does not fit it is a failure."
+        "--shape",
+        type=JSON_OBJECT,
+        help="A JSON schema, in which the agent's model answers: an answer that does not fit is a failure.",
     ),
     click.option(
         "--thread", "thread_id", metavar="ID", help="Continue this conversation: the agent sees its history."
     ),
+    click.option("--budget", "budget_usd", type=AMOUNT, help="Dollars that it may cost, in all."),
+    _file_option,
     click.option(
         "--capability",
         metavar="NAME",
@@ -168,7 +172,6 @@ def ask(
     as_json: bool,
     estimate: bool,
     after: str | None,
-    shape: Document | None,
     **fields: Any,
 ) -> int:
     """Ask an agent, follow its progress, print the answer.
@@ -177,7 +180,7 @@ def ask(
     Progress goes to stderr, only the answer to stdout. Uses a running mesh if there is one; otherwise the
     command runs a mesh of its own.
     """
-    from meshwright.cli.timeline import watch
+    from meshwright.cli.timeline import print_answer, watch
 
     if estimate:
         return _estimate(target, as_json=as_json, agent_id=agent_id, capability=fields["capability"])
@@ -188,19 +191,7 @@ def ask(
 
     with output.answer_alone():
         outcome = talk(target, ask_it, need="work", begins=True)
-    return _print_answer(outcome, shape, as_json=as_json)
-
-
-def _print_answer(outcome: Document, shape: Document | None, *, as_json: bool) -> int:
-    """Print the answer; returns the exit status. Raises TaskFailed where it does not fit the schema."""
-    from meshwright.cli.timeline import print_answer
-    from meshwright.core.schema import faults
-
-    status = print_answer(outcome, as_json=as_json)
-    if status == 0 and shape is not None and (found := faults(shape, outcome["result"])):
-        errors = "; ".join(f"{path or 'it'} {message}" for path, message in found)
-        raise TaskFailed(f"{outcome['agent_id']} answered in another shape: {errors}", field="shape")
-    return status
+    return print_answer(outcome, as_json=as_json)
 
 
 async def _submit(
@@ -266,7 +257,6 @@ def submit(
     as_json: bool,
     estimate: bool,
     after: str | None,
-    shape: Document | None,
     **fields: Any,
 ) -> int:
     """Submit a task, and print its id.
@@ -274,12 +264,10 @@ def submit(
     TEXT is the request; - reads it from stdin. With --capability (mesh agents lists them) the best agent for
     it gets it.
     """
-    from meshwright.cli.timeline import watch
+    from meshwright.cli.timeline import print_answer, watch
 
     if estimate:
         return _estimate(target, as_json=as_json, agent_id=agent_id, capability=fields["capability"])
-    if shape is not None and not wait:
-        raise click.UsageError("--shape is of the answer: add --wait", click.get_current_context())
 
     async def submit_it(mesh: Connection) -> Document:
         receipt = await _submit(mesh, agent_id, text, after, fields)
@@ -299,7 +287,7 @@ def submit(
     with output.answer_alone():
         result = talk(target, submit_it, need="work" if wait else "change", begins=True)
     if wait:
-        return _print_answer(result, shape, as_json=as_json)
+        return print_answer(result, as_json=as_json)
     click.echo(json.dumps(result) if as_json else result["task_id"])
     return 0
 
@@ -355,6 +343,7 @@ _attempt_option = click.option(
     help="List its steps; with a number, show all that was said at that step.",
 )
 @_attempt_option
+@click.option("--scores", is_flag=True, help="Show the scores of the agents that were not chosen too.")
 @click.option(
     "--save",
     "folder",
@@ -375,6 +364,7 @@ def show(
     task_id: str,
     step: str | None,
     attempt: int | None,
+    scores: bool,
     folder: Path | None,
     export: str | None,
     follow: bool,
@@ -406,7 +396,7 @@ def show(
         else:
             view = await mesh.client.task(whole)
             more = () if as_json else (*await _limits(mesh, view), *await _budget(mesh, view))
-            click.echo(task_page(mesh, view, as_json=as_json, more=more))
+            click.echo(task_page(mesh, view, as_json=as_json, scores=scores, more=more))
 
     talk(target, show_it, need="state")
     return 0
@@ -449,12 +439,14 @@ def steps(target: Target, task_id: str, step: str | None, attempt: int | None, a
     talk(target, show_them, need="state")
 
 
-def task_page(mesh: Connection, view: TaskView, *, as_json: bool, more: Sequence[_Line] = ()) -> str:
-    """A task with its attempts and outcome, as it is printed."""
+def task_page(
+    mesh: Connection, view: TaskView, *, as_json: bool, scores: bool = False, more: Sequence[_Line] = ()
+) -> str:
+    """A task with its attempts and outcome, as it is printed; with the `scores` of all at each choice."""
     shown = document(view)
     if as_json:
         return json.dumps(shown, ensure_ascii=False, indent=2)
-    rows = [*_rows(shown), *more, *_waiting(view, mesh.options)]
+    rows = [*_rows(shown, scores=scores), *more, *_waiting(view, mesh.options)]
     if view.attempts:
         rows.append(("steps", f"mesh task {view.task_id} --steps{mesh.options}"))
     rows.append(("events", f"mesh events --task {view.task_id}{mesh.options}"))
@@ -497,7 +489,7 @@ async def _budget(mesh: Connection, view: TaskView) -> list[_Line]:
     return [("budget", spent_of(account)) for account in own]
 
 
-def _rows(view: Document) -> Iterator[tuple[str, str]]:
+def _rows(view: Document, *, scores: bool) -> Iterator[tuple[str, str]]:
     yield "task", view["task_id"]
     yield "status", join([view["status"], view.get("state")])
     yield "capability", view["capability"]
@@ -508,8 +500,12 @@ def _rows(view: Document) -> Iterator[tuple[str, str]]:
     if origin := view["forked_from"]:
         yield "forked", f"from step {origin['step']} of task {origin['task_id']}, attempt {origin['attempt']}"
     for number, attempt in enumerate(view["attempts"], start=1):
-        parts = [attempt["agent_id"], score(attempt.get("score_card")), fault(attempt.get("error"))]
+        others = attempt.get("others", ())
+        among = f"of {len(others) + 1} agents" if others else ""
+        parts = [attempt["agent_id"], score(attempt.get("score_card")), among, fault(attempt.get("error"))]
         yield f"attempt {number}", join(parts)
+        for card in others if scores else ():
+            yield "not chosen", join([card["agent_id"], score(card)])
     if view["code"]:
         yield "code", view["code"]
     if outcome := view["outcome"]:

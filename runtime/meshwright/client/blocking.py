@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextlib import ExitStack
 from functools import partial, wraps
 from os import PathLike
@@ -114,7 +114,12 @@ class BlockingClient:
 
     @overload
     def ask(
-        self, agent_id: str | TaskRequest = "", text: str = "", **fields: Unpack[TaskFields]
+        self,
+        agent_id: str | TaskRequest = "",
+        text: str = "",
+        *,
+        payload: Mapping[str, Any] | None = None,
+        **fields: Unpack[TaskFields],
     ) -> Outcome: ...
     @overload
     def ask(
@@ -122,9 +127,20 @@ class BlockingClient:
         agent_id: str | TaskRequest = "",
         text: str = "",
         *,
+        payload: Mapping[str, Any] | None = None,
         shape: type[AnswerT],
         **fields: Unpack[TaskFields],
     ) -> AnswerT: ...
+    @overload
+    def ask(
+        self,
+        agent_id: str | TaskRequest = "",
+        text: str = "",
+        *,
+        payload: Mapping[str, Any] | None = None,
+        shape: dict[str, Any],
+        **fields: Unpack[TaskFields],
+    ) -> dict[str, Any]: ...
 
     @wraps(Client.ask)
     def ask(self, *args: Any, **fields: Any) -> Any:  # noqa: D102 it has that of Client

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
 from meshwright.core.errors import InvalidInput
 from meshwright.core.ids import ID_PATTERN
-from meshwright.core.messages import AnswerT, Outcome, Receipt, TaskRequest
+from meshwright.core.messages import AnswerT, Outcome, Receipt, TaskRequest, schema_of
 
 if TYPE_CHECKING:
     from meshwright.core.money import OnEmpty
@@ -18,15 +18,14 @@ if TYPE_CHECKING:
 
 
 class TaskFields(TypedDict, total=False):
-    """A task, but for its agent and text; its times are in seconds (`timeout` of a step, `deadline` of all).
+    """A task, but for its agent, text, payload and shape; `timeout` of a step and `deadline` are in seconds.
 
-    `payload` goes beside the text, `thread_id` is the conversation that it continues, `budget_usd` what it
-    may cost. `limits` are those of its run, such as `{"max_steps": 20}`, where they are to be lower than the
-    agent's. `after` is the id of a task whose end it waits for, `repository` the one of `[trees]` that it
-    works on; `outside` says that strangers may have written its text.
+    `thread_id` is the conversation that it continues, `budget_usd` what it may cost. `limits` are those of
+    its run, such as `{"max_steps": 20}`, where they are to be lower than the agent's. `after` is the id of a
+    task whose end it waits for, `repository` the one of `[trees]` that it works on; `outside` says that
+    strangers may have written its text.
     """
 
-    payload: Mapping[str, Any] | None
     thread_id: str | None
     budget_usd: Decimal | str | None
     capability: str | None
@@ -46,19 +45,32 @@ class TaskCalls(ABC):
     """Give a task to an agent, wait for its outcome, answer its questions."""
 
     async def submit(
-        self, agent_id: str | TaskRequest = "", text: str = "", **fields: Unpack[TaskFields]
+        self,
+        agent_id: str | TaskRequest = "",
+        text: str = "",
+        *,
+        payload: Mapping[str, Any] | None = None,
+        shape: type[Any] | dict[str, Any] | None = None,
+        **fields: Unpack[TaskFields],
     ) -> Receipt:
         """Give a task to an agent, or to the best one for a `capability`; it is durable when this returns.
 
-        `text` is the request, `payload` goes beside it. A TaskRequest may stand in place of all but the
-        `idempotency_key`. Raises InvalidInput, NotFound, NoAgentAvailable, Overloaded.
+        `text` is the request, `payload` goes beside it; for the `shape` of its answer see `ask`. A
+        TaskRequest may stand in place of all but `shape` and `idempotency_key`. Raises InvalidInput,
+        NotFound, NoAgentAvailable, Overloaded.
         """
         key = fields.pop("idempotency_key", None)
-        return await self._submit(_request_of(agent_id, text, fields), key)
+        given = {"payload": payload, "shape": schema_of(shape), **fields}
+        return await self._submit(_request_of(agent_id, text, given), key)
 
     @overload
     async def ask(
-        self, agent_id: str | TaskRequest = "", text: str = "", **fields: Unpack[TaskFields]
+        self,
+        agent_id: str | TaskRequest = "",
+        text: str = "",
+        *,
+        payload: Mapping[str, Any] | None = None,
+        **fields: Unpack[TaskFields],
     ) -> Outcome: ...
     @overload
     async def ask(
@@ -66,26 +78,40 @@ class TaskCalls(ABC):
         agent_id: str | TaskRequest = "",
         text: str = "",
         *,
+        payload: Mapping[str, Any] | None = None,
         shape: type[AnswerT],
         **fields: Unpack[TaskFields],
     ) -> AnswerT: ...
+    @overload
+    async def ask(
+        self,
+        agent_id: str | TaskRequest = "",
+        text: str = "",
+        *,
+        payload: Mapping[str, Any] | None = None,
+        shape: dict[str, Any],
+        **fields: Unpack[TaskFields],
+    ) -> dict[str, Any]: ...
 
     async def ask(
         self,
         agent_id: str | TaskRequest = "",
         text: str = "",
         *,
-        shape: type[AnswerT] | None = None,
+        payload: Mapping[str, Any] | None = None,
+        shape: Any = None,
         **fields: Unpack[TaskFields],
-    ) -> Outcome | AnswerT:
+    ) -> Any:
         """Give a task as `submit` does, and wait: returns its outcome, or the answer in a `shape`.
 
-        The `shape` is a pydantic model, `dict[str, Any]` for the result as it is, or `str` for its text; with
-        one TaskFailed is raised where the task failed, or answered otherwise. The task continues if the wait
-        is cancelled.
+        The `shape` is a pydantic model or a JSON schema, in which the agent's model answers, `dict[str, Any]`
+        for the result as it is, or `str` for its text. With one TaskFailed is raised where the task failed,
+        or answered otherwise. The task continues if the wait is cancelled.
         """
-        receipt = await self.submit(agent_id, text, **fields)
-        return await self.outcome(receipt) if shape is None else await self.outcome(receipt, shape=shape)
+        receipt = await self.submit(agent_id, text, payload=payload, shape=shape, **fields)
+        if shape is None:
+            return await self.outcome(receipt)
+        return await self.outcome(receipt, shape=dict[str, Any] if isinstance(shape, dict) else shape)
 
     @overload
     async def outcome(self, task: Receipt | str) -> Outcome: ...
@@ -114,12 +140,15 @@ def _request_of(
 ) -> TaskRequest | dict[str, Any]:
     given = {name: value for name, value in fields.items() if value is not None}
     if isinstance(agent_id, TaskRequest):
+        shape = given.pop("shape", None)
         if text or given:
             raise InvalidInput(
                 "a TaskRequest is given, and more beside it",
                 remedy="Put all of the task into the TaskRequest",
             )
-        return agent_id
+        if shape is None:
+            return agent_id
+        return {**agent_id.model_dump(mode="json", exclude_defaults=True), "shape": shape}
     if agent_id and not re.fullmatch(ID_PATTERN, agent_id):
         raise InvalidInput(
             f"{agent_id!r} is no id of an agent",

@@ -6,11 +6,22 @@ from dataclasses import KW_ONLY
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AliasChoices, AnyHttpUrl, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    AnyHttpUrl,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StringConstraints,
+    WithJsonSchema,
+)
 from pydantic.dataclasses import dataclass
 
 from meshwright.core.ids import Identifier
 from meshwright.core.messages import Plain
+from meshwright.core.schema_checks import object_schema
 
 LLM_SERVICE = "llm-service"
 """Offers models to callers from outside; calls without a key are made in its name."""
@@ -28,13 +39,29 @@ def _without_credentials(url: AnyHttpUrl) -> AnyHttpUrl:
 _HealthCheckUrl = Annotated[AnyHttpUrl, AfterValidator(_without_credentials)]
 
 
+def _input_schema(given: Any) -> dict[str, Any] | None:
+    if given is None:
+        return None
+    is_model = isinstance(given, type) and issubclass(given, BaseModel)
+    return object_schema(given.model_json_schema() if is_model else given)
+
+
+_InputSchema = Annotated[
+    type[BaseModel] | dict[str, Any] | None,
+    PlainValidator(_input_schema),
+    WithJsonSchema({"anyOf": [{"type": "object"}, {"type": "null"}]}),
+]
+
+
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", serialize_by_alias=True))
 class Capability:
     """One thing that an agent can do: `Capability("deep-research", weight=0.9, preferred=True)`.
 
     `weight` (0 to 1) says how well, `preferred` wins among equals. Of `requirements`, those that name a
     toolset of the agent (`argocd`, `kube`) must be met: while one has no settings or is lost, the agent
-    scores 0 for the capability. The other fields are for people and planners: they do not change the score.
+    scores 0 for the capability. `input_schema`, a pydantic model or a JSON schema of at most 16 KB, is the
+    form of `payload` as a whole: a task whose payload does not fit is refused, and doors build a form of it.
+    It is kept as the JSON schema. The other fields are for people and planners: they change no score.
     On the wire `asynchronous` is called `async`.
     Raises pydantic's ValidationError for a value or a setting that does not exist.
     """
@@ -49,6 +76,7 @@ class Capability:
     )
     estimated_duration_seconds: float | None = Field(default=None, gt=0)
     platforms: tuple[str, ...] = ()
+    input_schema: _InputSchema = Field(default=None, exclude_if=lambda schema: schema is None)
 
 
 class Registration(Plain):

@@ -9,11 +9,19 @@ from __future__ import annotations
 import json
 from datetime import datetime
 from functools import cached_property, lru_cache
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from msgspec import UNSET, Raw, UnsetType, convert, field
 from msgspec.structs import force_setattr, replace
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import from_json, to_json
 
 from meshwright.core.encoding import Json, Struct, as_json, decode, encode, write_struct
@@ -22,6 +30,7 @@ from meshwright.core.files import TaskFile
 from meshwright.core.ids import Identifier
 from meshwright.core.limits import MAX_DEADLINE_SECONDS, MAX_TIMEOUT_SECONDS, Limits
 from meshwright.core.money import ZERO, Amount, Budget, Dollars, OnEmpty, exact
+from meshwright.core.schema_checks import object_schema
 from meshwright.core.topics import APPLICATION, type_on
 
 TaskStatus = Literal[
@@ -40,6 +49,15 @@ class Plain(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
 
+_FIRST = ("agent_id", "text", "payload", "shape", "thread_id", "budget_usd")
+
+
+def _in_order(schema: dict[str, Any]) -> None:
+    """Put those fields first that every door takes first: the order of the model is that of its hash."""
+    fields = schema["properties"]
+    schema["properties"] = {**{name: fields[name] for name in _FIRST if name in fields}, **fields}
+
+
 class TaskRequest(BaseModel):
     """The request of a client: a capability or one agent by name, and a payload.
 
@@ -48,7 +66,7 @@ class TaskRequest(BaseModel):
     are not fields: they come from the credentials.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra=_in_order)
 
     task_id: Identifier | None = Field(default=None, description="Made if you leave it out.")
     capability: Identifier | None = Field(
@@ -107,6 +125,12 @@ class TaskRequest(BaseModel):
         default=False,
         exclude_if=lambda outside: not outside,
         description="Strangers may have written it: a person approves changes.",
+    )
+    shape: Annotated[dict[str, Any], AfterValidator(object_schema)] | None = Field(
+        default=None,
+        exclude_if=lambda schema: schema is None,
+        description="The JSON schema of the answer, an object, in at most 16 KB: the agent's model answers "
+        "in it, and an answer that does not fit is a failure.",
     )
 
     @model_validator(mode="after")
@@ -210,7 +234,8 @@ class Task(Struct, kw_only=True):
     step of another that it goes on from. `outside` says that strangers may have written it, or that the run
     which delegated it had read text from outside. `family` is the topmost task of those that delegated it,
     `repository` names the one that they work on. `sender_context` comes from the run that delegated it.
-    `variants` are what experiments try with it, and with all that it delegates.
+    `variants` are what experiments try with it, and with all that it delegates. `shape` is the JSON schema of
+    the answer that its caller wants.
 
     Without a capability it is for `agent_id`, and gets that agent's first capability when accepted.
     """
@@ -243,6 +268,7 @@ class Task(Struct, kw_only=True):
     family: str = ""
     repository: str = ""
     sender_context: SenderContext | None = None
+    shape: dict[str, Any] | None = None
     variants: tuple[TaskVariant, ...] = ()
 
     def __post_init__(self) -> None:
@@ -283,7 +309,7 @@ class Task(Struct, kw_only=True):
 
 _DEFAULTS = (
     b',"limits":null,"budget_usd":null,"budgets_above":[],"budgets":[],"on_empty":"fail","after":null,'
-    b'"forked_from":null,"outside":false,"family":"","repository":"","sender_context":null'
+    b'"forked_from":null,"outside":false,"family":"","repository":"","sender_context":null,"shape":null'
 )
 _VARIANTS = b',"variants":'
 _NO_MORE = _DEFAULTS + _VARIANTS + b"[]}"
@@ -335,12 +361,13 @@ class Receipt(Struct):
     score: float
 
 
-class Dispatch(TaskCarrier):
-    """A task on its way to an agent, on topic `tasks.<agent_id>`."""
+class Dispatch(TaskCarrier, omit_defaults=True):
+    """A task on its way to an agent, on topic `tasks.<agent_id>`; `others` could have been chosen too."""
 
     attempt: int
     agent_id: str
     score_card: ScoreCard
+    others: tuple[ScoreCard, ...] = ()
 
 
 class Usage(Struct):
@@ -382,6 +409,22 @@ class Fault(Struct):
 
 
 AnswerT = TypeVar("AnswerT", bound="BaseModel | dict[str, Any] | Outcome | str")
+
+
+def schema_of(shape: Any) -> dict[str, Any] | None:
+    """The JSON schema of an answer's shape, as a task takes it: of a type, or as it is given.
+
+    None for a shape that every answer has: `str`, `Outcome`, `dict[str, Any]`.
+    """
+    if shape is None or isinstance(shape, dict):
+        return shape
+    if shape in (str, Outcome):
+        return None
+    schema = TypeAdapter(shape).json_schema()
+    return None if schema == _ANY_OBJECT else schema
+
+
+_ANY_OBJECT = {"type": "object", "additionalProperties": True}
 
 
 class Outcome(Struct, kw_only=True):

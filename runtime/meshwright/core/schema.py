@@ -1,4 +1,4 @@
-"""JSON schemas of what people and models send: what is wrong with a value, its defaults, its form as text.
+"""JSON schemas of what people, callers and models send: faults of a value, its defaults, its form as text.
 
 The keywords are those that pydantic writes. An unknown keyword allows everything: what reads the value into a
 type checks the rest.
@@ -7,13 +7,16 @@ type checks the rest.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 _MAX_DEPTH = 64  # of references within one another
+_MAX_STEPS = 20_000  # of one check, and more for each part of the value: a short schema can take any number
+_STEPS_A_PART = 20
+_STEPS_OF_WORDS = 200
 _MAX_LISTED = 8  # values of an enumeration, or fields of an object, in a sentence
+_MAX_FAULTS = 5  # in a sentence
 _WORDS = {
     "string": "text",
     "boolean": "true or false",
@@ -26,6 +29,10 @@ _WORDS = {
 Schema = Mapping[str, Any]
 
 
+class _TooManySteps(Exception):
+    """A check has taken as many steps as it may."""
+
+
 class _SchemaFault(NamedTuple):
     """A fault of one part of a value: its dotted path, empty for the whole, and a clause."""
 
@@ -33,10 +40,18 @@ class _SchemaFault(NamedTuple):
     message: str
 
 
-def faults(schema: Any, value: Any) -> list[_SchemaFault]:
-    """The faults of a value of plain JSON data; none where it fits the schema."""
+def faults(schema: Any, value: Any, path: str = "") -> list[_SchemaFault]:
+    """The faults of a value of plain JSON data, at a path; none where it fits the schema."""
     root = schema if isinstance(schema, Mapping) else {}
-    return list(_faults(root, root, value, "", 0))
+    try:
+        return list(_Check(root, value).faults(root, value, path))
+    except _TooManySteps:
+        return [_SchemaFault(path, "takes too many steps to check against its schema")]
+
+
+def fault_text(found: Sequence[_SchemaFault], whole: str = "it") -> str:
+    """The first faults as clauses; `whole` is the value where the path is empty."""
+    return "; ".join(f"{path or whole} {message}" for path, message in found[:_MAX_FAULTS])
 
 
 def with_defaults(schema: Any, value: Any) -> Any:
@@ -63,6 +78,18 @@ def described(schema: Any) -> str:
     return _described(root, root, 0)
 
 
+def described_fields(schema: Any) -> Iterator[str]:
+    """A line for each field of an object: `version: text (required), the tag that is described`."""
+    root = schema if isinstance(schema, Mapping) else {}
+    whole = _resolved(root, root)
+    for name, known in _object(whole.get("properties")).items():
+        field = {**_resolved(known, root), **_object(known)}
+        is_required = name in _list(whole.get("required"))
+        default = f" (default {_json(field['default'])})" if "default" in field else ""
+        about = f", {field['description']}" if field.get("description") else ""
+        yield f"{name}: {_described(known, root, 1)}{' (required)' if is_required else default}{about}"
+
+
 def _described(schema: Any, root: Schema, depth: int) -> str:
     schema = _resolved(schema, root)
     if "const" in schema:
@@ -71,7 +98,8 @@ def _described(schema: Any, root: Schema, depth: int) -> str:
         return _choice([_json(value) for value in schema["enum"]])
     for name in ("anyOf", "oneOf"):
         if isinstance(schema.get(name), list) and depth < 4:
-            return _choice([_described(part, root, depth + 1) for part in schema[name]])
+            parts = schema[name][: _MAX_LISTED + 1]  # one more than is shown
+            return _choice([_described(part, root, depth + 1) for part in parts])
     properties = _object(schema.get("properties"))
     if properties and depth < 4:
         required = schema.get("required", ())
@@ -93,39 +121,77 @@ def _range_of(schema: Schema, kind: str) -> str:
     return f" up to {most}" if least is None else f" from {least}{'' if most is None else f' to {most}'}"
 
 
-def _faults(schema: Any, root: Schema, value: Any, path: str, depth: int) -> Iterator[_SchemaFault]:
-    if schema is False:
-        yield _SchemaFault(path, "is not allowed")
-    if not isinstance(schema, Mapping) or depth > _MAX_DEPTH:
-        return
-    yield from _faults_of_parts(schema, root, value, path, depth)
-    yield from _faults_of_choice(schema, value, path)
-    kinds = _types(schema)
-    if kinds and not any(_IS_OF[kind](value) for kind in kinds):
-        yield _SchemaFault(path, f"must be {_choice([_WORDS[kind] for kind in kinds])}")
-        return
-    match value:
-        case dict():
-            yield from _faults_of_object(schema, root, value, path, depth)
-        case list():
-            yield from _faults_of_list(schema, root, value, path, depth)
-        case str():
-            yield from _faults_of_text(schema, value, path)
-        case int() | float() if not isinstance(value, bool):
-            yield from _faults_of_number(schema, value, path)
+class _Check:
+    """The check of one value against a schema, in a bounded number of steps."""
 
+    def __init__(self, root: Schema, value: Any) -> None:
+        self._root = root
+        self._value = value
+        self._steps, self._most = 0, _MAX_STEPS
 
-def _faults_of_parts(
-    schema: Schema, root: Schema, value: Any, path: str, depth: int
-) -> Iterator[_SchemaFault]:
-    if "$ref" in schema:
-        yield from _faults(target(root, str(schema["$ref"])), root, value, path, depth + 1)
-    for part in _list(schema.get("allOf")):
-        yield from _faults(part, root, value, path, depth + 1)
-    for parts in (_list(schema.get("anyOf")), _list(schema.get("oneOf"))):
-        found = [list(_faults(part, root, value, path, depth + 1)) for part in parts]
-        if found and all(found):
-            yield from _closest(schema, root, found, path)
+    def faults(self, schema: Any, value: Any, path: str, depth: int = 0) -> Iterator[_SchemaFault]:
+        self._step()
+        if schema is False:
+            yield _SchemaFault(path, "is not allowed")
+        if not isinstance(schema, Mapping) or depth > _MAX_DEPTH:
+            return
+        yield from self._of_parts(schema, value, path, depth)
+        yield from _faults_of_choice(schema, value, path)
+        kinds = _types(schema)
+        if kinds and not any(_IS_OF[kind](value) for kind in kinds):
+            yield _SchemaFault(path, f"must be {_choice([_WORDS[kind] for kind in kinds])}")
+            return
+        match value:
+            case dict():
+                yield from self._of_object(schema, value, path, depth)
+            case list():
+                yield from self._of_list(schema, value, path, depth)
+            case str():
+                yield from _faults_of_text(schema, value, path)
+            case int() | float() if not isinstance(value, bool):
+                yield from _faults_of_number(schema, value, path)
+
+    def _step(self, count: int = 1) -> None:
+        self._steps += count
+        if self._steps > self._most:
+            self._most = _MAX_STEPS + _STEPS_A_PART * _count_parts(self._value)
+            if self._steps > self._most:
+                raise _TooManySteps
+
+    def _of_parts(self, schema: Schema, value: Any, path: str, depth: int) -> Iterator[_SchemaFault]:
+        if "$ref" in schema:
+            yield from self.faults(target(self._root, str(schema["$ref"])), value, path, depth + 1)
+        for part in _list(schema.get("allOf")):
+            yield from self.faults(part, value, path, depth + 1)
+        for parts in (_list(schema.get("anyOf")), _list(schema.get("oneOf"))):
+            found = [list(self.faults(part, value, path, depth + 1)) for part in parts]
+            if found and all(found):
+                self._step(_STEPS_OF_WORDS)
+                yield from _closest(schema, self._root, found, path)
+
+    def _of_object(
+        self, schema: Schema, value: dict[str, Any], path: str, depth: int
+    ) -> Iterator[_SchemaFault]:
+        properties = _object(schema.get("properties"))
+        for name in _list(schema.get("required")):
+            if name not in value:
+                yield _SchemaFault(_below(path, name), "is required")
+        others = schema.get("additionalProperties", True)
+        for name, field in value.items():
+            if name in properties:
+                yield from self.faults(properties[name], field, _below(path, name), depth + 1)
+            elif others is False:
+                known = ", ".join([*properties][:_MAX_LISTED]) or "no fields"
+                yield _SchemaFault(_below(path, name), f"is not a field of it; there are {known}")
+            else:
+                yield from self.faults(others, field, _below(path, name), depth + 1)
+
+    def _of_list(self, schema: Schema, value: list[Any], path: str, depth: int) -> Iterator[_SchemaFault]:
+        yield from _bounds(schema, len(value), path, ("minItems", "maxItems"), "items")
+        first = _list(schema.get("prefixItems"))
+        for index, item in enumerate(value):
+            part = first[index] if index < len(first) else schema.get("items", True)
+            yield from self.faults(part, item, _below(path, str(index)), depth + 1)
 
 
 def _faults_of_choice(schema: Schema, value: Any, path: str) -> Iterator[_SchemaFault]:
@@ -134,40 +200,11 @@ def _faults_of_choice(schema: Schema, value: Any, path: str) -> Iterator[_Schema
         yield _SchemaFault(path, f"must be {_choice([_json(one) for one in choice])}")
 
 
-def _faults_of_object(
-    schema: Schema, root: Schema, value: dict[str, Any], path: str, depth: int
-) -> Iterator[_SchemaFault]:
-    properties = _object(schema.get("properties"))
-    for name in _list(schema.get("required")):
-        if name not in value:
-            yield _SchemaFault(_below(path, name), "is required")
-    others = schema.get("additionalProperties", True)
-    for name, field in value.items():
-        if name in properties:
-            yield from _faults(properties[name], root, field, _below(path, name), depth + 1)
-        elif others is False:
-            known = ", ".join([*properties][:_MAX_LISTED]) or "no fields"
-            yield _SchemaFault(_below(path, name), f"is not a field of it; there are {known}")
-        else:
-            yield from _faults(others, root, field, _below(path, name), depth + 1)
-
-
-def _faults_of_list(
-    schema: Schema, root: Schema, value: list[Any], path: str, depth: int
-) -> Iterator[_SchemaFault]:
-    yield from _bounds(schema, len(value), path, ("minItems", "maxItems"), "items")
-    first = _list(schema.get("prefixItems"))
-    for index, item in enumerate(value):
-        part = first[index] if index < len(first) else schema.get("items", True)
-        yield from _faults(part, root, item, _below(path, str(index)), depth + 1)
-
-
 def _faults_of_text(schema: Schema, value: str, path: str) -> Iterator[_SchemaFault]:
     yield from _bounds(schema, len(value), path, ("minLength", "maxLength"), "characters")
     pattern = schema.get("pattern")
-    with suppress(re.error, TypeError):  # the dialects of patterns differ
-        if pattern is not None and not re.search(pattern, value):
-            yield _SchemaFault(path, f"must match {pattern}")
+    if isinstance(pattern, str) and not _matches(pattern, value):
+        yield _SchemaFault(path, f"must match {pattern}")
 
 
 def _faults_of_number(schema: Schema, value: float, path: str) -> Iterator[_SchemaFault]:
@@ -185,6 +222,22 @@ def _bounds(
         yield _SchemaFault(path, "must not be empty" if least == 1 else f"must have at least {least} {what}")
     if isinstance(most, int) and size > most:
         yield _SchemaFault(path, f"must have at most {most} {what}")
+
+
+@lru_cache(maxsize=256)
+def _pattern(pattern: str) -> Any:
+    """A check for a pattern, in time linear in the text: it may come from a caller. None for a dialect."""
+    from pydantic_core import SchemaError, SchemaValidator, core_schema
+
+    try:
+        return SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex"))
+    except SchemaError:
+        return None
+
+
+def _matches(pattern: str, value: str) -> bool:
+    check = _pattern(pattern)
+    return check is None or check.isinstance_python(value)
 
 
 def _closest(
@@ -216,6 +269,11 @@ _NUMBER_BOUNDS: tuple[tuple[str, Callable[[float, float], bool], str], ...] = (
     ("exclusiveMinimum", lambda value, bound: value > bound, "greater than"),
     ("exclusiveMaximum", lambda value, bound: value < bound, "less than"),
 )
+
+
+def kinds_of(schema: Schema) -> list[str]:
+    """The JSON types that a value of the schema may have; none where it does not say."""
+    return _types(_resolved(schema, schema))
 
 
 def _types(schema: Schema) -> list[str]:
@@ -251,6 +309,11 @@ def target(root: Any, reference: str) -> Any:
 def _same(one: Any, other: Any) -> bool:
     """Whether two values are the same JSON: true is not 1."""
     return _json(one) == _json(other)
+
+
+def _count_parts(value: Any) -> int:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + sum(map(_count_parts, parts))
 
 
 def _below(path: str, name: str) -> str:

@@ -11,13 +11,12 @@ from typing import Any
 from meshwright.core.errors import Conflict, Forbidden, InvalidInput, MeshError, NotFound
 from meshwright.core.messages import Caller
 from meshwright.core.redaction import MASK, REDACTED
-from meshwright.core.schema import described, faults
+from meshwright.core.schema import described, fault_text, faults
 from meshwright.events.inbox import Question
 from meshwright.tools.approval import MAX_SHOWN_CHARS, Decision
 from meshwright.work.people import APPROVAL, APPROVED_BY, REQUESTER_MAY, WAITED_FOR, is_decision
 from meshwright.work.protocol import Wait
 
-_MAX_ERRORS = 5
 _HIDDEN = re.compile(rf"{re.escape(REDACTED)}|{MASK.pattern}|(?<=\")\*{{10}}(?=\")")
 """The text in place of a hidden one: ours, and that of pydantic's secrets."""
 _REMEDIES = {
@@ -100,9 +99,8 @@ def _with_own_arguments(wait: Wait, value: dict[str, Any]) -> dict[str, Any]:
 def check_fits(schema: Mapping[str, Any] | None, value: Any) -> None:
     """Raises InvalidInput for an answer that does not fit the schema of its question."""
     if found := faults(schema, value):
-        errors = "; ".join(f"{path or 'the answer'} {message}" for path, message in found[:_MAX_ERRORS])
         raise InvalidInput(
-            f"The answer does not fit: {errors}",
+            f"The answer does not fit: {fault_text(found, 'the answer')}",
             remedy=f"Answer with {described(schema)}",
             field=f"value.{found[0].path}" if found[0].path else "value",
         )

@@ -262,6 +262,7 @@ def task_facts(view: TaskView) -> TaskView:
     return replace(
         view,
         payload={},
+        shape=None,
         outcome=outcome,
         attempts=tuple(replace(attempt, error=named(attempt.error)) for attempt in view.attempts),
         waits=tuple(replace(wait, reason="", subject={}, answer_schema=None) for wait in view.waits),

@@ -132,6 +132,12 @@ class StructureInvalid(ModelError):
         self.raw = raw
 
 
+class ShapeMismatch(StructureInvalid):
+    """The answer does not have the shape that the task's caller wants."""
+
+    status = 422
+
+
 def is_mendable(error: ModelError) -> bool:
     """Whether another deployment may answer what this one could not: not a bad request."""
     if type(error) is ModelRefused:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from meshwright.core.messages import Usage
 from meshwright.core.money import Price
+from meshwright.core.schema_checks import check_schema
 from meshwright.models.errors import ModelRefused
 from meshwright.models.offline_text import (
     Passage,
@@ -27,7 +28,6 @@ from meshwright.models.offline_text import (
 )
 from meshwright.models.port import Adapter, ChatMessage, ModelReply, ModelRequest, OnDelta, ToolCall, ToolSpec
 from meshwright.models.prices import Prices
-from meshwright.models.structure import check_schema
 
 _NAME = "offline"
 _MAX_INLINE_CHARACTERS = 16_000  # of a request; a larger one is read in a thread, beside the event loop

@@ -12,8 +12,7 @@ from heapq import nlargest
 from typing import Any, NamedTuple
 from zlib import crc32
 
-from meshwright.core.schema import target
-from meshwright.models.structure import InvalidSchema
+from meshwright.core.schema_checks import InvalidSchema, target
 
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W\d_A-Za-z]+")
 _INFLECTION = re.compile(r"(?<=...)(?:ations?|ings?|ions?|ments?|ies|ied|ed|es|s|ly|e|y)$")

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from graphlib import CycleError, TopologicalSorter
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, RootModel, ValidationError, model_validator
 from pydantic.json_schema import GenerateJsonSchema
-from pydantic_core import from_json, to_json
+from pydantic_core import PydanticCustomError, from_json, to_json
 
-from meshwright.core.errors import InvalidInput
-from meshwright.core.schema import target
-from meshwright.models.errors import StructureInvalid
+from meshwright.core.schema import fault_text, faults
+from meshwright.core.schema_checks import check_schema
+from meshwright.models.errors import ShapeMismatch, StructureInvalid
 from meshwright.models.port import ChatMessage, ModelReply
 
 _MAX_REPAIRS = 2
@@ -28,131 +26,10 @@ _BEGINS_WITHIN = re.compile(r"""(?:["'\]]\s*:|[\[,(])\Z""")  # the object is a p
 _GOES_ON = re.compile(r"\s*[\]:,)]")
 
 
-# Schemas, from outside too
-
-_MAX_DEPTH = 64
-_MAX_NODES = 10_000
-_TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
-_SCHEMA = frozenset(
-    {"additionalItems", "additionalProperties", "contains", "else", "if", "items", "not", "propertyNames"}
-    | {"then", "unevaluatedItems", "unevaluatedProperties"}
-)
-_SCHEMA_LIST = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
-_SCHEMA_MAP = frozenset({"$defs", "definitions", "dependentSchemas", "patternProperties", "properties"})
-
-
-class InvalidSchema(InvalidInput):
-    """A JSON schema that is invalid, too large, or that no value fits."""
-
-    status = 400
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:
-        return False
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, (int, float)) and _is_number(value) and value >= 0 and value == int(value)
-
-
-def _is_type(value: Any) -> bool:
-    kinds = value if isinstance(value, list) else [value]
-    return bool(kinds) and all(isinstance(kind, str) and kind in _TYPES for kind in kinds)
-
-
-_Rule = tuple[Callable[[Any], bool], str]
-_COUNT: _Rule = _is_count, "a whole number from 0"
-_TEXT: _Rule = lambda value: isinstance(value, str), "text"
-_LIMIT: _Rule = lambda value: isinstance(value, bool) or _is_number(value), "a number"  # as in draft 4
-_RULES: dict[str, _Rule] = {
-    "type": (_is_type, f"one or several of {', '.join(_TYPES)}"),
-    "required": (
-        lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
-        "a list of names",
-    ),
-    "enum": (lambda value: isinstance(value, list) and bool(value), "a list of values"),
-    "multipleOf": (lambda value: _is_number(value) and value > 0, "a number above 0"),
-    **dict.fromkeys(("minimum", "maximum"), (_is_number, "a number")),
-    **dict.fromkeys(("minItems", "maxItems", "minLength", "maxLength"), _COUNT),
-    **dict.fromkeys(("minProperties", "maxProperties"), _COUNT),
-    **dict.fromkeys(("description", "format", "pattern", "title", "$ref"), _TEXT),
-    **dict.fromkeys(("exclusiveMinimum", "exclusiveMaximum"), _LIMIT),
-}
-
-
-def check_schema(schema: Any, field: str) -> None:
-    """Check that this is a JSON schema which some value fits; takes time linear in its size.
-
-    References must stay within the schema. Raises InvalidSchema, which names `field` and the place in it.
-    """
-    must: dict[int, list[int]] = {}
-    waiting = [("", schema, 0)]
-    count = 0
-    while waiting:
-        place, node, depth = waiting.pop()
-        count += 1
-        if count > _MAX_NODES or depth > _MAX_DEPTH:
-            remedy = f"it may have {_MAX_NODES:,} parts, {_MAX_DEPTH} deep"
-            raise InvalidSchema(f"{field}: the schema is too large", remedy=remedy, field=field)
-        if isinstance(node, bool):
-            continue
-        problem = _problem(node, schema)
-        if problem:
-            where = f"{field}{place}"
-            raise InvalidSchema(f"{where}: {problem}", remedy="give a JSON schema", field=field)
-        must[id(node)] = [id(part) for part in _needed(node, schema)]
-        waiting += [(f"{place}.{name}", part, depth + 1) for name, part in _parts(node)]
-    try:
-        TopologicalSorter(must).prepare()
-    except CycleError:
-        what = f"{field}: no value fits, since the schema requires itself without an end"
-        remedy = "make the field that closes the circle optional, or let it be null"
-        raise InvalidSchema(what, remedy=remedy, field=field) from None
-
-
-def _problem(node: Any, root: Any) -> str:
-    if not isinstance(node, dict):
-        return f"this is no schema but {type(node).__name__}"
-    for key, value in node.items():
-        rule = _RULES.get(key)
-        if rule and not rule[0](value):
-            return f"{key} must be {rule[1]}"
-        if key in _SCHEMA_MAP and not isinstance(value, dict):
-            return f"{key} must be an object of schemas"
-        if key in _SCHEMA_LIST and not (isinstance(value, list) and value):
-            return f"{key} must be a list of schemas"
-    if "$ref" in node and not isinstance(target(root, node["$ref"]), (dict, bool)):
-        return f"the reference {node['$ref'][:80]!r} leads nowhere in this schema"
-    return ""
-
-
-def _parts(node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if key in _SCHEMA_LIST or (key == "items" and isinstance(value, list)):
-            yield from ((f"{key}.{number}", part) for number, part in enumerate(value))
-        elif key in _SCHEMA:
-            yield key, value
-        elif key in _SCHEMA_MAP:
-            yield from ((f"{key}.{name[:80]}", part) for name, part in value.items())
-
-
-def _needed(node: Mapping[str, Any], root: Any) -> Iterator[Any]:
-    """The parts that a value of this schema cannot be without."""
-    if "$ref" in node:
-        yield target(root, node["$ref"])
-    yield from node.get("allOf", ())
-    if node.get("type") == "object" and isinstance(properties := node.get("properties", {}), dict):
-        yield from (properties[name] for name in node.get("required", ()) if name in properties)
-    if node.get("type") == "array" and node.get("minItems", 0) and isinstance(node.get("items"), dict):
-        yield node["items"]
-
-
 # The schema of a shape
 
 _LEFT_OUT = ("default", "discriminator", "title")
+_VALUES = ("const", "enum", "examples")
 
 
 class WithoutTitles(GenerateJsonSchema):
@@ -171,7 +48,12 @@ def response_schema(shape: type[BaseModel]) -> dict[str, Any]:
     fits it fits the shape, but for what only the shape's own validators know. Raises InvalidSchema where no
     value fits, or what the shape adds to its schema is none.
     """
-    schema = shape.model_json_schema(schema_generator=WithoutTitles)
+    if issubclass(shape, _Wanted):
+        schema = dict(shape.wanted)
+        if not _has_plain_references(schema, {f"#/$defs/{name}" for name in schema.get("$defs", ())}):
+            return schema
+    else:
+        schema = shape.model_json_schema(schema_generator=WithoutTitles)
     definitions = schema.pop("$defs", {})
     if "$ref" in schema:  # of a shape that holds itself: only an object may be at the root
         schema = definitions[_name(schema)]
@@ -190,7 +72,7 @@ def _strict(value: Any, definitions: Mapping[str, Any], within: tuple[str, ...])
     if "$ref" in value:
         return _reference(value, definitions, within)
     strict = {
-        {"oneOf": "anyOf"}.get(key, key): _strict(part, definitions, within)
+        {"oneOf": "anyOf"}.get(key, key): part if key in _VALUES else _strict(part, definitions, within)
         for key, part in value.items()
         if key not in _LEFT_OUT and key != "properties"
     }
@@ -209,8 +91,48 @@ def _reference(value: dict[str, Any], definitions: Mapping[str, Any], within: tu
     return {**_strict(definitions[name], definitions, (*within, name)), **beside}
 
 
+def _has_plain_references(value: Any, known: Set[str]) -> bool:
+    """Whether each reference is to one of the `$defs`, and stands alone: then nothing has to be copied."""
+    if isinstance(value, list):
+        return all(_has_plain_references(item, known) for item in value)
+    if not isinstance(value, dict):
+        return True
+    if "$ref" in value:
+        return str(value["$ref"]) in known and value.keys() <= {"$ref", *_LEFT_OUT}
+    return all(_has_plain_references(part, known) for part in value.values())
+
+
 def _name(reference: Mapping[str, Any]) -> str:
     return reference["$ref"].rpartition("/")[2]
+
+
+# The shape that a caller wants
+
+
+class _Wanted(RootModel[dict[str, Any]]):
+    """Base of the shapes that callers send as JSON schemas."""
+
+    wanted: ClassVar[dict[str, Any]] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> _Wanted:
+        if found := faults(self.wanted, self.root):
+            raise PydanticCustomError("shape", "{faults}", {"faults": fault_text(found)})
+        return self
+
+
+def shape_of(schema: dict[str, Any]) -> type[BaseModel]:
+    """The shape of answers that fit a JSON schema of an object."""
+    return type("wanted", (_Wanted,), {"wanted": schema, "__module__": __name__})
+
+
+def check_answer(schema: dict[str, Any], result: dict[str, Any] | None) -> None:
+    """Raise ShapeMismatch for a result that does not fit the schema that the task's caller wants."""
+    if found := faults(schema, result, "result"):
+        raise ShapeMismatch(
+            f"The answer has another shape than the task wants: {fault_text(found)}",
+            remedy="Ask for the shape in which the agent answers, or none",
+        )
 
 
 # Reading
@@ -260,7 +182,8 @@ async def parse_or_repair(
     except StructureInvalid as error:
         problem = f"the model did not answer as {shape.__name__}, even after two corrections: {error.message}"
         remedy = "what it answered is in the task's structure.invalid events"
-        raise StructureInvalid(problem, remedy=remedy, raw=error.raw) from None
+        kind = ShapeMismatch if issubclass(shape, _Wanted) else StructureInvalid
+        raise kind(problem, remedy=remedy, raw=error.raw) from None
 
 
 def _complaint(error: StructureInvalid, schema: Mapping[str, Any]) -> list[ChatMessage]:

@@ -77,6 +77,7 @@ def make_task(
         after=request.after,
         repository=request.repository or "",
         outside=request.outside,
+        shape=request.shape,
         timeout=request.timeout,
         deadline_at=now + timedelta(seconds=request.deadline or deadline_seconds),
         requested_by=caller.requested_by,

@@ -36,7 +36,7 @@ FACTS: Mapping[str, str] = {
 PAYLOADS: Mapping[str, str] = {
     "task.accepted": "capability, priority, thread_id, requested_by, created_at, dispatched_to, score_card, "
     "parent_task_id, after, forked_from, variants",
-    "task.dispatched": "task, attempt, agent_id, score_card",
+    "task.dispatched": "task, attempt, agent_id, score_card, others (at most 10 cards, of agents not chosen)",
     "task.started task.resumed": "attempt, fence, owner (run of the worker), code (digest)",
     "task.waiting": "attempt, fence, key (to answer by), kind (person, task, timer, event, provider or "
     "money), asked, subject, child_task_id, answer_schema, may_answer, due_at, expires_at, once (not "

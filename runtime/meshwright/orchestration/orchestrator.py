@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -40,19 +41,22 @@ class Orchestrator(Actor[TaskRecord]):
         receipt.
 
         Raises IdempotencyConflict for another request under the same id, NoAgentAvailable and NotFound
-        where no agent can do it. A delegated task is never refused: it fails, as its parent's call does.
+        where no agent can do it, and InvalidInput for a payload that the chosen one does not take. A
+        delegated task is never refused: it fails, as its parent's call does.
         """
         if self.state.task_json != NO_TASK:
             return self._repeat(turn, accept)
         task = accept.task
         try:
-            card = self._best(task, task.capability or None, task.agent_id)
+            card = self._registry.best(task.capability or None, agent_id=task.agent_id)
+            self._registry.check_payload(task, card)
         except MeshError as error:
             if task.parent is None:
                 raise
             self._take(accept, task.capability)
             self._end(turn, self._failure(turn, "orchestrator", error.code, str(error)))
             return self._receipt()
+        card = self._variant(task, card)
         self._take(accept, card.capability)
         deadline = self._registry.find(card.agent_id).deadline
         if deadline is not None and not accept.has_deadline:
@@ -81,7 +85,7 @@ class Orchestrator(Actor[TaskRecord]):
             return
         turn.wake_at(self.task.deadline_at)
         try:
-            card = self._best(self.task, self.task.capability, self.task.agent_id)
+            card = self._variant(self.task, self._choose(self.task.agent_id))
         except NoAgentAvailable:  # it was accepted, so it waits for one
             turn.wake_at(min(self.task.deadline_at, turn.now + _BEGIN_RETRY))
         except MeshError as error:
@@ -139,7 +143,7 @@ class Orchestrator(Actor[TaskRecord]):
         """
         if self.state.is_open:
             raise Conflict(f"Task {self._task_id} is still open", remedy="Cancel it, or wait for its end")
-        self.state.change(payload={}, idempotency_key=None, sender_context=None)
+        self.state.change(payload={}, idempotency_key=None, sender_context=None, shape=None)
         self.state.request_hash = ERASED_HASH
         for attempt in self.state.attempts:
             attempt.error = _erased(attempt.error)
@@ -239,7 +243,7 @@ class Orchestrator(Actor[TaskRecord]):
         begin = begin_of(outcome, retry.begin, state.attempts)
         continues = state.attempts[-1] if begin == "journal" else None
         agent_id = self.task.agent_id if continues is None else continues.agent_id
-        card = self._best(self.task, self.task.capability or None, agent_id)
+        card = self._variant(self.task, self._choose(agent_id))
         deadline_at = retry.deadline_at or turn.now + (self.task.deadline_at - self._began_at)
         state.change(generation=self.task.generation + 1, deadline_at=deadline_at)
         state.outcome, state.cancelling = None, False
@@ -280,6 +284,7 @@ class Orchestrator(Actor[TaskRecord]):
             started_at=turn.now,
             generation=self.task.generation,
             continues=None if continued is None else continued.attempt,
+            others=self._registry.others(card) if self.task.agent_id is None and continued is None else (),
         )
         self.state.attempts.append(attempt)
         self.state.status = "dispatched"
@@ -298,6 +303,7 @@ class Orchestrator(Actor[TaskRecord]):
             attempt=attempt.attempt,
             agent_id=attempt.agent_id,
             score_card=attempt.score_card,
+            others=attempt.others,
         )
 
     def _next_choice(self, turn: Turn) -> ScoreCard | None:
@@ -308,18 +314,23 @@ class Orchestrator(Actor[TaskRecord]):
         if self.task.agent_id in failed:
             return None
         try:
-            return self._registry.best(self.task.capability, exclude=failed, agent_id=self.task.agent_id)
+            return self._choose(self.task.agent_id, exclude=failed)
         except NoAgentAvailable:
             return None
 
-    def _best(self, task: Task, capability: str | None, agent_id: str | None) -> ScoreCard:
-        """The card of the agent to choose: of the one that a variant has in its place, if that is there."""
-        card = self._registry.best(capability, agent_id=agent_id)
+    def _choose(self, agent_id: str | None, exclude: Collection[str] = ()) -> ScoreCard:
+        """The card of the agent for the accepted task; one that is not named takes its payload."""
+        payload = self.task.payload if agent_id is None else None
+        capability = self.task.capability or None
+        return self._registry.best(capability, exclude=exclude, agent_id=agent_id, payload=payload)
+
+    def _variant(self, task: Task, card: ScoreCard) -> ScoreCard:
+        """The card of the agent that a variant has in place of the chosen one, if that is there."""
         variant = task.variant_for(card.agent_id)
         if variant is None or variant.runs_as is None:
             return card
         try:
-            return self._registry.best(card.capability, agent_id=variant.runs_as)
+            return self._registry.best(card.capability, agent_id=variant.runs_as, payload=task.payload)
         except MeshError:  # an experiment costs no task
             return card
 

@@ -15,11 +15,13 @@ from typing import Any
 from meshwright.core.capability import LLM_SERVICE, AgentInfo, AgentStatus, Registration
 from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.errors import InvalidInput, NoAgentAvailable, NotFound, nearest
-from meshwright.core.messages import ScoreCard
+from meshwright.core.messages import ScoreCard, Task
+from meshwright.core.schema import described, fault_text, faults
 from meshwright.orchestration.scoring import History, score_card
 
 _DEGRADED_AFTER_SECONDS = 60.0
 _OFFLINE_AFTER_SECONDS = 120.0
+_MAX_OTHERS = 10
 _WHERE_TO_LOOK = "GET /agents or `mesh agents` shows who is there and how each is doing"
 
 
@@ -136,12 +138,18 @@ class Registry:
         return [card for card in ranked if card.agent_id not in exclude]
 
     def best(
-        self, capability: str | None, *, exclude: Collection[str] = (), agent_id: str | None = None
+        self,
+        capability: str | None,
+        *,
+        exclude: Collection[str] = (),
+        agent_id: str | None = None,
+        payload: dict[str, Any] | None = None,
     ) -> ScoreCard:
         """The card of the agent to choose; with `agent_id` only that one is considered.
 
         Without a capability the named agent is scored for the first that it declares. An agent whose last
-        tasks all failed may still be chosen where there is no other; an offline or unhealthy one may not.
+        tasks all failed may still be chosen where there is no other; an offline or unhealthy one may not, nor
+        one whose schema a `payload` does not fit, if given.
         Raises NotFound for an agent id that is not known, NoAgentAvailable with the reason otherwise.
         """
         if agent_id is not None:
@@ -151,9 +159,40 @@ class Registry:
                 "neither a capability nor an agent was named", remedy="name one of them", field="capability"
             )
         for card in self.scores(capability, exclude=exclude):
-            if card.health and agent_id in (None, card.agent_id):
+            is_able = card.health and agent_id in (None, card.agent_id)
+            if is_able and (payload is None or not self._misfit(card.agent_id, capability, payload)):
                 return card
-        raise self._nobody(capability, exclude, agent_id)
+        raise self._nobody(capability, exclude, agent_id, payload)
+
+    def others(self, chosen: ScoreCard) -> tuple[ScoreCard, ...]:
+        """The cards of the other agents that have the capability of a card, at most 10, the best first."""
+        ranked = self._ranked.get(chosen.capability, ())
+        if len(ranked) < 2:
+            return ()
+        return tuple(card for card in ranked if card.agent_id != chosen.agent_id)[:_MAX_OTHERS]
+
+    def check_payload(self, task: Task, card: ScoreCard) -> None:
+        """Raise InvalidInput for a payload that does not fit the capability's schema of the chosen agent.
+
+        A task that names its agent alone is checked if that has exactly one capability: of several it is not
+        known which is meant. One that goes on from a step of another was checked with that.
+        """
+        is_meant = task.capability or len(self.find(card.agent_id).capabilities) == 1
+        if not is_meant or task.forked_from is not None:
+            return
+        if (misfit := self._misfit(card.agent_id, card.capability, task.payload)) is not None:
+            raise misfit
+
+    def _misfit(self, agent_id: str, name: str, payload: dict[str, Any]) -> InvalidInput | None:
+        capability = self.find(agent_id).capability(name)
+        schema = None if capability is None else capability.input_schema
+        if schema is None or not (found := faults(schema, payload, "payload")):
+            return None
+        return InvalidInput(
+            f"The payload does not fit {name} of {agent_id}: {fault_text(found)}",
+            remedy=f"Send {described(schema)}; mesh agents show {agent_id} describes each field",
+            field=found[0].path,
+        )
 
     def _member(self, agent_id: str) -> _Member:
         member = self._members.get(agent_id)
@@ -220,7 +259,13 @@ class Registry:
         has = f"it has {', '.join(offered)}" if offered else "it declares none"
         raise NoAgentAvailable(f"{agent_id!r} has no capability {name!r}", remedy=has, field="capability")
 
-    def _nobody(self, capability: str, exclude: Collection[str], agent_id: str | None) -> NoAgentAvailable:
+    def _nobody(
+        self,
+        capability: str,
+        exclude: Collection[str],
+        agent_id: str | None,
+        payload: dict[str, Any] | None,
+    ) -> NoAgentAvailable:
         having = [
             member
             for member in self._members.values()
@@ -238,25 +283,28 @@ class Registry:
             return NoAgentAvailable(
                 f"no agent has the capability {capability!r}", remedy=remedy, field="capability"
             )
-        reasons = "; ".join(_why_not(member, capability, exclude) for member in having)
+        reasons = "; ".join(self._why_not(member, capability, exclude, payload) for member in having)
         return NoAgentAvailable(
             f"no agent is available for {capability!r}: {reasons}", remedy=_WHERE_TO_LOOK, field="capability"
         )
 
+    def _why_not(
+        self, member: _Member, capability: str, exclude: Collection[str], payload: dict[str, Any] | None
+    ) -> str:
+        agent_id = member.registration.agent_id
+        if agent_id in exclude:
+            return f"{agent_id} has failed at it"
+        if member.status == "offline":
+            return f"{agent_id} is offline, last seen {member.last_seen:%Y-%m-%dT%H:%M:%SZ}"
+        if payload is not None and (misfit := self._misfit(agent_id, capability, payload)) is not None:
+            return misfit.message
+        if member.problem is None:
+            return f"{agent_id} has no tools for it: {member.registration.unmet.get(capability)}"
+        return f"{agent_id} depends on what does not answer: {member.problem}"
+
 
 def _takes_tasks(member: _Member) -> bool:
     return member.registration.kind == "agent"
-
-
-def _why_not(member: _Member, capability: str, exclude: Collection[str]) -> str:
-    agent_id = member.registration.agent_id
-    if agent_id in exclude:
-        return f"{agent_id} has failed at it"
-    if member.status == "offline":
-        return f"{agent_id} is offline, last seen {member.last_seen:%Y-%m-%dT%H:%M:%SZ}"
-    if member.problem is None:
-        return f"{agent_id} has no tools for it: {member.registration.unmet.get(capability)}"
-    return f"{agent_id} depends on what does not answer: {member.problem}"
 
 
 def _info(member: _Member) -> AgentInfo:

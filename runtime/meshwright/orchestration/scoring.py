@@ -33,6 +33,7 @@ class _Rule(NamedTuple):
     fault_class: FaultClass
     retry: _Retry
     errors: tuple[str, ...] = ()
+    starts_over: bool = False
 
 
 _AGENTS = _Rule("agent", "another agent")
@@ -42,6 +43,7 @@ _TABLE = (
     _Rule("caller", "none", ("Cancelled", "DeadlineExceeded", "RestartDenied", "WaitExpired")),
     _Rule("caller", "another agent", ("ContentRefused", "ContextTooLong", "InvalidInput", "TooLarge")),
     _Rule("caller", "another agent", ("TaskTimeout",)),
+    _Rule("caller", "another agent", ("ShapeMismatch",), starts_over=True),
     _Rule("provider", "another agent", ("AllProvidersDown", "ModelTimeout", "ModelUnavailable")),
     _Rule("provider", "another agent", ("RateLimited", "Unauthorized", "ModelRefused", "Unsupported")),
     _Rule("provider", "another agent", ("ModelError",)),
@@ -77,7 +79,8 @@ def may_retry(outcome: Outcome) -> bool:
 
 def must_start_over(outcome: Outcome) -> bool:
     """Whether what its journal has would fail again: its agent was at fault, or could not follow it."""
-    return class_of(outcome) == "agent" or _rule_of(outcome).retry == "any agent"
+    rule = _rule_of(outcome)
+    return rule.fault_class == "agent" or rule.retry == "any agent" or rule.starts_over
 
 
 def rules_out(error: Fault | None) -> bool:

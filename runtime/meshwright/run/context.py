@@ -19,7 +19,15 @@ from meshwright.core.clock import Clock
 from meshwright.core.errors import AgentError, DelegationFailed, TaskFailed, ToolFailed
 from meshwright.core.ids import ID_PATTERN, derived_id
 from meshwright.core.limits import MAX_REPEATS, MAX_STEPS, TIMEOUT_SECONDS, Limits
-from meshwright.core.messages import MemoryScope, Outcome, Parent, SenderContext, Task, TaskBudget
+from meshwright.core.messages import (
+    MemoryScope,
+    Outcome,
+    Parent,
+    SenderContext,
+    Task,
+    TaskBudget,
+    schema_of,
+)
 from meshwright.core.money import Price, is_amount
 from meshwright.core.tracing import NoTracing, Span, Tracing
 from meshwright.kernel.envelope import ActorRef
@@ -45,7 +53,6 @@ GivenT = TypeVar("GivenT", bound=BaseModel | dict[str, Any] | Outcome | str, def
 class DelegationOptions(TypedDict, total=False):
     """The options of a delegation; `Delegation` describes them."""
 
-    payload: Mapping[str, Any] | None
     thread_id: str | None
     budget_usd: Decimal | str | None
     capability: str
@@ -59,12 +66,12 @@ class DelegationOptions(TypedDict, total=False):
 class Delegation(Generic[GivenT]):
     """A task for another agent, named or chosen by `capability`.
 
-    `payload` goes beside the `text`; `shape` is the pydantic model of the answer, `dict[str, Any]` for the
-    result as it is, `Outcome` for all of the outcome with its files, None for its text; `thread_id` is the
-    conversation that it continues, by default one of its own; `budget_usd` what it may cost of the budgets
-    above it; `timeout` is how many seconds a step of it may take, `deadline` all of it. `constraints` hold
-    for its work, beside those that the run came with, and `questions` are still open: at most 20 of each, of
-    2,000 characters.
+    `payload` goes beside the `text`; `shape` is the pydantic model in which the other agent's model answers,
+    `dict[str, Any]` for the result as it is, `Outcome` for all of the outcome with its files, None for its
+    text; `thread_id` is the conversation that it continues, by default one of its own; `budget_usd` what it
+    may cost of the budgets above it; `timeout` is how many seconds a step of it may take, `deadline` all of
+    it. `constraints` hold for its work, beside those that the run came with, and `questions` are still open:
+    at most 20 of each, of 2,000 characters.
     """
 
     agent_id: str = ""
@@ -310,4 +317,5 @@ class RunContext:
             repository=task.repository,
             sender_context=known,
             variants=task.variants,
+            shape=schema_of(wanted.shape),
         )

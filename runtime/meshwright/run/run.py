@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
@@ -209,7 +209,12 @@ class Run(RunSteps):
 
     @overload
     async def delegate(
-        self, agent_id: str = "", text: str = "", **options: Unpack[DelegationOptions]
+        self,
+        agent_id: str = "",
+        text: str = "",
+        *,
+        payload: Mapping[str, Any] | None = None,
+        **options: Unpack[DelegationOptions],
     ) -> str: ...
     @overload
     async def delegate(
@@ -217,12 +222,21 @@ class Run(RunSteps):
         agent_id: str = "",
         text: str = "",
         *,
+        payload: Mapping[str, Any] | None = None,
         shape: type[AnswerT],
         **options: Unpack[DelegationOptions],
     ) -> AnswerT: ...
 
     @noted
-    async def delegate(self, agent_id: str = "", text: str = "", **options: Any) -> Any:
+    async def delegate(
+        self,
+        agent_id: str = "",
+        text: str = "",
+        *,
+        payload: Mapping[str, Any] | None = None,
+        shape: Any = None,
+        **options: Any,
+    ) -> Any:
         """Give a task to another agent, wait for its outcome without holding a slot, return its answer.
 
         The agent is named, or chosen by `capability`. `payload` goes beside the text; `thread_id` is the
@@ -230,11 +244,12 @@ class Run(RunSteps):
         budgets of this task; `timeout` is how many seconds a step of it may take, `deadline` all of it. The
         agent gets the run's failures, open questions and last progress with it, the constraints of this task,
         and `constraints` and `questions` of yours. The answer is text (JSON where it has no words), or with a
-        `shape` an object of that pydantic model; `dict[str, Any]` gives the result as it is, `Outcome` all of
-        the outcome with its files. Raises ToolFailed where that agent may not be asked, and DelegationFailed,
-        which is one, where it did not succeed or its answer has another shape.
+        `shape` an object of that pydantic model, in which the agent's model answers; `dict[str, Any]` gives
+        the result as it is, `Outcome` all of the outcome with its files. Raises ToolFailed where that agent
+        may not be asked, and DelegationFailed, which is one, where it did not succeed or its answer has
+        another shape.
         """
-        return await self._delegate(Delegation(agent_id, text, **options))
+        return await self._delegate(Delegation(agent_id, text, payload=payload, shape=shape, **options))
 
     @overload
     async def delegate_all(

@@ -14,6 +14,7 @@ from meshwright.core.errors import AgentError, HostError, MailboxFull, MeshError
 from meshwright.core.messages import Fault, Outcome, OutcomeStatus
 from meshwright.core.tracing import PROMPT, TENANT, GenAI, text_messages
 from meshwright.kernel.envelope import ActorRef
+from meshwright.models.structure import check_answer
 from meshwright.run.author import Unawaited, fault_of, result_of
 from meshwright.run.calls import ModelCalls
 from meshwright.run.context import RunContext, Services
@@ -220,7 +221,10 @@ class _Execution:
             raise
         self._check_followed()
         self._unawaited.check()
-        return result_of(answer)
+        result = result_of(answer)
+        if (shape := self._attempt.task.shape) is not None:
+            check_answer(shape, result)
+        return result
 
     async def _tools(self) -> Mapping[str, Tool]:
         """The tools of the run: where they may change, those that it had when it began."""

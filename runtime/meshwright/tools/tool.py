@@ -119,7 +119,12 @@ class ToolContext(Protocol):
 
     @overload
     async def delegate(
-        self, agent_id: str = "", text: str = "", **options: Unpack[DelegationOptions]
+        self,
+        agent_id: str = "",
+        text: str = "",
+        *,
+        payload: Mapping[str, Any] | None = None,
+        **options: Unpack[DelegationOptions],
     ) -> str: ...
     @overload
     async def delegate(
@@ -127,12 +132,19 @@ class ToolContext(Protocol):
         agent_id: str = "",
         text: str = "",
         *,
+        payload: Mapping[str, Any] | None = None,
         shape: type[AnswerT],
         **options: Unpack[DelegationOptions],
     ) -> AnswerT: ...
 
     async def delegate(
-        self, agent_id: str = "", text: str = "", *, shape: Any = None, **options: Unpack[DelegationOptions]
+        self,
+        agent_id: str = "",
+        text: str = "",
+        *,
+        payload: Mapping[str, Any] | None = None,
+        shape: Any = None,
+        **options: Unpack[DelegationOptions],
     ) -> Any:
         """Give a task to another agent, wait for its outcome without holding a slot, return its answer.
 

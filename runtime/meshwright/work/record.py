@@ -14,7 +14,7 @@ from typing import Any, Literal
 from msgspec import Raw, field
 from pydantic_core import from_json, to_json
 
-from meshwright.core.encoding import Struct, encode, plain
+from meshwright.core.encoding import Struct, encode, kept, plain
 from meshwright.core.errors import NotFound
 from meshwright.core.messages import (
     ENDED,
@@ -36,23 +36,25 @@ from meshwright.work.protocol import EndedAttempt, Enqueue, Grant, TaskKey, Wait
 NO_TASK = Raw(b"null")
 
 
-class Attempt(Struct, frozen=False):
+class Attempt(Struct, frozen=False, omit_defaults=True):
     """One try at the task by one agent, and what its model calls cost; None if unknown.
 
     Attempts are numbered through all generations. `continues` is the attempt whose journal it goes on with:
-    its cost has those of that one in it.
+    its cost has those of that one in it. `others` are the cards of the agents that had the capability too as
+    this one was chosen by its score, at most 10, the best first.
     """
 
     attempt: int
     agent_id: str
     score_card: ScoreCard
     started_at: datetime
-    generation: int = 1
-    continues: int | None = None
-    ended_at: datetime | None = None
-    error: Fault | None = None
-    usage: Usage = Usage()
-    cost_usd: Amount | None = ZERO
+    generation: int = kept(default=1)
+    continues: int | None = kept(default=None)
+    ended_at: datetime | None = kept(default=None)
+    error: Fault | None = kept(default=None)
+    usage: Usage = kept(default=Usage())
+    cost_usd: Amount | None = kept(default=ZERO)
+    others: tuple[ScoreCard, ...] = ()
 
     def __post_init__(self) -> None:
         exact(self, "cost_usd", self.cost_usd)
@@ -235,6 +237,7 @@ class TaskView(Struct, kw_only=True):
     parent_task_id: str | None
     after: str | None = None
     forked_from: ForkedFrom | None = None
+    shape: dict[str, Any] | None = None
     chain: tuple[str, ...]
     generation: int
     trace_id: str | None

@@ -17,6 +17,7 @@ from meshwright.core.errors import InvalidInput, MeshError
 from meshwright.core.ids import Identifier, new_id
 from meshwright.core.limits import reserved_param
 from meshwright.core.messages import Usage
+from meshwright.core.schema_checks import check_schema
 from meshwright.edges.http.errors import openai_error
 from meshwright.models.errors import ModelUnavailable
 from meshwright.models.port import (
@@ -29,7 +30,6 @@ from meshwright.models.port import (
     ToolCall,
     ToolSpec,
 )
-from meshwright.models.structure import check_schema
 
 _Tag = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 _Tags = Annotated[list[_Tag], Field(max_length=16)]

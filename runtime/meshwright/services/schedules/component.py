@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 from meshwright.component import Component
 from meshwright.core.access import Role
-from meshwright.core.errors import ConfigError, InvalidInput, MeshError, NotFound
+from meshwright.core.errors import ConfigError, InvalidInput, MeshError, NoAgentAvailable, NotFound
 from meshwright.core.ids import new_id
 from meshwright.core.messages import Caller, TaskRequest
 from meshwright.events.audit import Audit
@@ -209,16 +209,19 @@ class Schedules(Component):
     def _check_task(self, task: TaskRequest, caller: Caller) -> None:
         """Raises the errors of submitting the task, naming its field."""
         try:
-            make_task(task, caller, now=self._clock.now(), limits=self.mesh.get(Tasks).payload_limits)
-            known = self.mesh.get(Registry).capabilities()
+            limits, registry = self.mesh.get(Tasks).payload_limits, self.mesh.get(Registry)
+            made = make_task(task, caller, now=self._clock.now(), limits=limits)
+            known = registry.capabilities()
             if task.agent_id is not None:
-                self.mesh.get(Registry).find(task.agent_id)
+                registry.find(task.agent_id)
             elif task.capability not in known:
                 raise InvalidInput(
                     f"No agent has the capability {task.capability!r}",
                     remedy=f"Known are {', '.join(known)}",
                     field="capability",
                 )
+            with suppress(NoAgentAvailable):  # there may be one when it is due
+                registry.check_payload(made, registry.best(task.capability, agent_id=task.agent_id))
         except MeshError as error:
             error.field = f"task.{error.field}"
             raise

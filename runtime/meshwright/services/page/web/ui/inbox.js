@@ -4,6 +4,7 @@ import { html, signal, useEffect, useState } from "./vendor/preact.js";
 import { Changed, changeable, changeArguments } from "./inbox_arguments.js";
 import { ask } from "./dialog.js";
 import { Earlier } from "./earlier.js";
+import { filled, Inputs, isPlain, worded } from "./form.js";
 import { act, Ago, asked, call, Failed, may, me, notice, Shown, slow, TaskLink, touch, useData, waiting } from "./lib.js";
 import { isMoney, Money } from "./inbox_money.js";
 import { Causes } from "./tasks.js";
@@ -185,46 +186,15 @@ function Answer({ question, decides }) {
 /** A form of the question's schema; for none, or one that is not plain, a text or JSON. @param {{question: any, notNow: any}} given */
 function Form({ question, notNow }) {
   const schema = question.answer_schema;
-  const fields = Object.entries(schema?.properties ?? {});
-  const isPlain = schema?.type === "object" && fields.length > 0 && fields.every(([, field]) => ["string", "boolean", "number", "integer"].includes(field.type));
+  const hasFields = isPlain(schema);
   if (schema?.enum) return html`<div class="bar">${schema.enum.map((/** @type {any} */ value) => html`<button type="button" key=${String(value)} onClick=${() => answer(question, value, `Answered: ${value}`)}>${String(value)}</button>`)}${notNow}</div>`;
   const send = (/** @type {any} */ event) => {
     event.preventDefault();
     const given = new FormData(event.target);
-    answer(question, isPlain ? filled(schema, given) : worded(schema, String(given.get("text"))), "Answered");
+    answer(question, hasFields ? filled(schema, given) : worded(schema, String(given.get("text"))), "Answered");
   };
   return html`<form class="bar" onSubmit=${send}>
-    ${isPlain ? fields.map(([name, field]) => html`<label key=${name}>${field.title ?? name} <${Input} name=${name} field=${field} required=${(schema.required ?? []).includes(name)} /></label>`) : html`<label class="wide">Answer${schema && schema.type !== "string" ? " (JSON)" : ""} <textarea name="text" rows="2" required></textarea></label>`}
+    ${hasFields ? html`<${Inputs} schema=${schema} />` : html`<label class="wide">Answer${schema && schema.type !== "string" ? " (JSON)" : ""} <textarea name="text" rows="2" required></textarea></label>`}
     <button class="yes">Answer</button>${notNow}
   </form>`;
-}
-
-/** @param {{name: string, field: any, required: boolean}} given */
-function Input({ name, field, required }) {
-  if (field.enum) return html`<select name=${name} required=${required}>${field.enum.map((/** @type {any} */ value) => html`<option key=${value}>${value}</option>`)}</select>`;
-  if (field.type === "boolean") return html`<input type="checkbox" name=${name} />`;
-  const type = field.type === "string" ? "text" : "number";
-  return html`<input name=${name} type=${type} step=${field.type === "integer" ? 1 : "any"} required=${required} />`;
-}
-
-/** @param {any} schema @param {FormData} given */
-function filled(schema, given) {
-  /** @type {Record<string, any>} */
-  const value = {};
-  for (const [name, field] of Object.entries(schema.properties)) {
-    const text = given.get(name);
-    if (field.type === "boolean") value[name] = text !== null;
-    else if (text !== null && text !== "") value[name] = field.type === "string" ? text : Number(text);
-  }
-  return value;
-}
-
-/** @param {any} schema @param {string} text */
-function worded(schema, text) {
-  if (!schema || schema.type === "string") return text;
-  try {
-    return JSON.parse(text);
-  } catch {
-    return text;
-  }
 }

@@ -1,8 +1,9 @@
 // @ts-check
 /** Talk with an agent, or give the mesh a task by a form. */
 import { html, useEffect, useRef, useState } from "./vendor/preact.js";
+import { filled, Inputs, parsed } from "./form.js";
 import { Item } from "./inbox.js";
-import { act, blocksOf, call, dollars, Failed, headers, may, route, Shown, span, Status, TaskLink, to, useData } from "./lib.js";
+import { act, blocksOf, call, dollars, Failed, headers, may, route, Shown, slow, span, Status, TaskLink, to, useData } from "./lib.js";
 
 const AMOUNT = "[0-9]*[.]?[0-9]+";
 const SHOWN = 50;
@@ -114,27 +115,45 @@ function useWritten(id, isOpen) {
   return text;
 }
 
+/** The schema of the payload that the chosen agent takes, or the best one for a capability. @param {any[]} agents @param {string} agent @param {string} capability */
+function useSchema(agents, agent, capability) {
+  const { data } = useData(capability && !agent && may("viewer") ? `/agents/score/${encodeURIComponent(capability)}` : null, slow);
+  const best = data?.items.find((/** @type {any} */ card) => card.health)?.agent_id;
+  const known = agents.find((one) => one.agent_id === (agent || best))?.capabilities ?? [];
+  const meant = known.filter((/** @type {any} */ one) => !capability || one.name === capability);
+  return meant.length === 1 ? meant[0].input_schema : undefined; // of several it is not known which
+}
+
+const TEXT = ["text"];
+
 /** A task with all that one may have. @param {{agents: any[]}} given */
 function TaskForm({ agents }) {
   const [isSending, setSending] = useState(false);
+  const [{ agent, capability }, choose] = useState({ agent: "", capability: "" });
+  const schema = useSchema(agents, agent, capability);
   const [error, setError] = useState(/** @type {any} */ (null));
   const capabilities = [...new Set(agents.flatMap((agent) => agent.capabilities.map((/** @type {any} */ one) => one.name)))].sort();
   const send = async (/** @type {any} */ event) => {
     event.preventDefault();
-    const given = Object.fromEntries([...new FormData(event.target)].map(([name, value]) => [name, String(value).trim()]));
+    const form = new FormData(event.target);
     setSending(true);
     try {
-      const made = await call("POST", "/tasks", bodyOf(given));
+      const made = await call("POST", "/tasks", bodyOf(textsOf(form), filled(schema, form, TEXT)));
       location.hash = to(`task/${made.task_id}`);
     } catch (problem) {
       setError(problem);
     }
     setSending(false);
   };
-  return html`<form class="stack" onSubmit=${send}>
+  const look = (/** @type {any} */ event) => {
+    const { agent: whom = "", capability: what = "" } = textsOf(new FormData(event.currentTarget));
+    choose({ agent: whom, capability: what });
+  };
+  return html`<form class="stack" onSubmit=${send} onChange=${look}>
       <label>Capability <select name="capability"><option value="">that of the agent</option>${capabilities.map((name) => html`<option key=${name}>${name}</option>`)}</select></label>
       <${ChooseAgent} agents=${agents} isOptional=${true} />
-      <label>Request <textarea name="text" rows="6"></textarea></label>
+      <label>Request <textarea name="text" rows="6" required=${schema?.required?.includes("text")}></textarea></label>
+      <${Inputs} key=${`${agent}/${capability}`} schema=${schema} except=${TEXT} />
       <details><summary>More</summary><div class="stack">
       <label>Other fields of the payload (JSON) <textarea name="payload" rows="3" placeholder=${'{"repository": "billing"}'}></textarea></label>
       <label>It may cost at most, in dollars <input name="budget_usd" inputmode="decimal" size="8" pattern=${AMOUNT} /></label>
@@ -148,22 +167,18 @@ function TaskForm({ agents }) {
     </form>`;
 }
 
-/** The task that a form describes. @param {Record<string, string>} given */
-export function bodyOf({ text, payload, agent, capability, budget_usd, on_empty, priority, deadline, thread_id, after }) {
+/** @param {FormData} form @returns {Record<string, string>} */
+const textsOf = (form) => Object.fromEntries([...form].map(([name, value]) => [name, String(value).trim()]));
+
+/** The task that a form describes; `fields` are those of its payload that the schema names. @param {Record<string, string>} given @param {Record<string, any>} fields */
+function bodyOf({ text, payload, agent, capability, budget_usd, on_empty, priority, deadline, thread_id, after }, fields) {
   if (!agent && !capability) throw new Error("Choose a capability or an agent");
-  let more = {};
-  if (payload) {
-    try {
-      more = JSON.parse(payload);
-    } catch (/** @type {any} */ error) {
-      throw new Error(`The payload is no JSON: ${error.message}`);
-    }
-    if (more === null || typeof more !== "object" || Array.isArray(more)) throw new Error("The payload is no JSON object: write {…}");
-  }
+  const more = payload ? parsed("The payload", payload) : {};
+  if (more === null || typeof more !== "object" || Array.isArray(more)) throw new Error("The payload is no JSON object: write {…}");
   const wanted = { agent_id: agent, capability, budget_usd, on_empty: on_empty === "fail" ? "" : on_empty, thread_id, after };
   return {
     ...Object.fromEntries(Object.entries(wanted).filter(([, value]) => value)),
-    payload: { ...more, ...(text ? { text } : {}) },
+    payload: { ...more, ...fields, ...(text ? { text } : {}) },
     ...(priority ? { priority: Number(priority) } : {}),
     ...(deadline ? { deadline: Number(deadline) } : {}),
   };
