@@ -23,13 +23,9 @@ from meshwright import (
     TaskRequest,
     tool,
 )
-from meshwright.cli.tasks import ask, submit
 from meshwright.client import TaskFields
 from meshwright.core.errors import Conflict, InvalidInput, NotFound
 from meshwright.testing import MeshUnderTest, mesh_for
-
-IN_ORDER = ["agent_id", "text", "payload", "thread_id", "budget_usd", "capability"]
-IN_TERMINAL = ["agent_id", "text", "payload", "shape", "thread_id", "budget_usd"]
 
 
 class Verdict(BaseModel):
@@ -88,14 +84,7 @@ async def caller(request: pytest.FixtureRequest, under_test: MeshUnderTest) -> M
 def test_the_calls_are_the_same_everywhere() -> None:
     for name in ("submit", "ask", "outcome"):
         assert len({str(inspect.signature(getattr(kind, name))) for kind in CALLERS}) == 1
-    assert list(inspect.signature(Client.ask).parameters)[1:3] == IN_ORDER[:2]
-    assert [*TaskFields.__annotations__][:4] == IN_ORDER[2:]
     assert set(TaskRequest.model_fields) >= {*TaskFields.__annotations__} - {"idempotency_key"}
-    for fields in (TaskRequest.model_fields, inspect.signature(Delegation).parameters):
-        named = [name for name in fields if name in IN_ORDER[:5]]
-        assert named == IN_ORDER[:5]
-    for command in (ask, submit):
-        assert [each.name for each in command.params if each.name in IN_TERMINAL] == IN_TERMINAL
     assert get_type_hints(Delegation)["thread_id"] == str | None
 
 
@@ -116,9 +105,9 @@ async def test_an_answer_is_read_in_the_shape_that_is_wanted(caller: MeshUnderTe
 async def test_an_answer_of_another_shape_is_an_error(caller: MeshUnderTest | Client) -> None:
     with pytest.raises(TaskFailed, match=r"triage did not succeed: too hot .*mesh task \w+ shows it"):
         await caller.ask("triage", "fail", shape=Verdict)
-    with pytest.raises(TaskFailed, match="triage answered in another shape than Verdict: 1 validation error"):
+    with pytest.raises(TaskFailed, match=r"triage did not succeed: .* another shape .* result.urgent is"):
         await caller.ask("triage", "words", shape=Verdict)
-    with pytest.raises(TaskFailed, match="another shape than dict"):
+    with pytest.raises(TaskFailed, match=r"another shape .* result.text must be true or false"):
         await caller.ask("triage", "words", shape=dict[str, bool])
 
 

@@ -140,7 +140,7 @@ async def test_an_answer_of_another_shape_fails_the_delegation() -> None:
         outcome = await mesh.ask("author", "Do it.")
     assert outcome.error is not None
     assert outcome.error.type == "DelegationFailed"
-    assert "helper answered in another shape than Answer" in outcome.error.message
+    assert "helper did not succeed: The answer has another shape" in outcome.error.message
 
 
 async def test_steps_and_a_delegation_run_side_by_side() -> None:
