@@ -17,6 +17,9 @@ from meshwright.stores.dapr.sidecar import decode_reply
 from tests.support.dapr_channels import TYPE, ChannelName, Recorder, beside, own_root, until
 from tests.support.services import Services
 
+ROUND_SECONDS = 0.5  # a round of placement has begun, and waits 2 s for a call under way
+ANSWER_SECONDS = 60.0
+
 
 @pytest.fixture(params=["grpc", "http"])
 def name(request: pytest.FixtureRequest) -> ChannelName:
@@ -137,6 +140,21 @@ async def test_actors_come_back_after_a_sidecar_has_refused_them(
         await there.sidecar.start()
         await there.until_hosting()
         assert (await there.call("a", "echo"))[0] == 200
+
+
+async def test_actors_are_called_after_placement_died_within_a_round(own_services: Services) -> None:
+    shared = {"namespace": own_root().removeprefix("bus/")}
+    async with beside(own_services, "grpc", Recorder(kind="Caller"), "caller", **shared) as caller:
+        early = asyncio.create_task(caller.call("a", "echo"))  # its sidecar asks again, and holds up rounds
+        async with beside(own_services, "http", Recorder(), "host", serve=False, **shared) as host:
+            await host.channel.serve_actors()
+            await until(lambda: f"initial types [{TYPE}]" in host.sidecar.log)
+            await asyncio.sleep(ROUND_SECONDS)
+            own_services.kill("placement")
+            own_services.start_again("placement")
+            async with asyncio.timeout(ANSWER_SECONDS):
+                await early
+                assert (await caller.call("a", "echo"))[0] == 200
 
 
 async def test_callbacks_under_way_end_before_the_channel_has_stopped(
