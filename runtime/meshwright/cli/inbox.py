@@ -293,6 +293,12 @@ _DEPLOYMENTS = (
     Column("next try", "until", _ahead),
     Column("reason", "reason", short),
 )
+_HELD = (
+    Column("held worker", "worker"),
+    Column("agents", write=lambda worker: ", ".join(worker["agents"])),
+    Column("since", "since", _ago),
+    Column("reason", "reason", short),
+)
 _PROJECTIONS = (
     Column("list", "name"),
     Column("stands at", "seq"),
@@ -333,6 +339,7 @@ def status_text(found: Document) -> str:
     parts += [f"open tasks: {total:,} ({by_status})" if total else "no open tasks"]
     parts += [table(_WAITS, found["waits"])] if found["waits"] else []
     parts += [table(_DEPLOYMENTS, found["deployments"])] if found["deployments"] else []
+    parts += [table(_HELD, found["held"])] if found.get("held") else []
     parts += [table(_PROJECTIONS, found["projections"])] if found.get("projections") else []
     uses = found.get("tenants", ())
     has_limit = any(use.get(limit) is not None for use in uses for limit in ("max_open_tasks", "max_storage"))
