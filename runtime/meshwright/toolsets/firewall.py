@@ -103,7 +103,7 @@ class NftablesSettings(Table):
 
     command: tuple[str, ...] = ("nft",)
     """The nft, with what gives it its rights: ["sudo", "-n", "nft"], or ["ssh", "root@router.lan", "nft"]."""
-    chain: str = Field(default="", pattern=r"^((inet|ip|ip6) [A-Za-z_]\w{0,63} [A-Za-z_]\w{0,63})?$")
+    chain: str = Field(default="", pattern=r"^((inet|ip|ip6) [A-Za-z_][A-Za-z0-9_]{0,63} [A-Za-z_][A-Za-z0-9_]{0,63})?$")
     """The chain whose rules are changed, with family and table, as "inet filter mesh". You make it, and jump
     to it from the chain that it is to act for."""
     ports: tuple[Annotated[str, AfterValidator(_permission)], ...] = ()
