@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, get_type_hints
 from fastapi import APIRouter, Depends, Header, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from starlette.routing import BaseRoute, compile_path
+from starlette.routing import BaseRoute, Route, compile_path
 from starlette.types import Scope
 
 from meshwright.core.access import Role
@@ -223,7 +223,7 @@ class RouterKinds:
     """Finds the kind of the router that a request goes to."""
 
     def __init__(self, routes: Iterable[BaseRoute]) -> None:
-        known = [route for route in routes if isinstance(route, APIRoute)]
+        known = [route for route in routes if isinstance(route, Route)]
         self._routes = [(r.path_regex, r.methods or (), getattr(r, "kind", RouterKind())) for r in known]
 
     def of(self, scope: Scope) -> RouterKind:
