@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,12 +21,13 @@ from meshwright.cli.output import document, echo_json, labelled, styled, termina
 from meshwright.cli.project import Declared, declared_agents, require_trust, trust_option
 from meshwright.cli.resources import group_of
 from meshwright.cli.timeline import drawing
-from meshwright.core.display import Document
-from meshwright.core.errors import ConfigError, MeshError, NotFound, in_one_line, nearest
+from meshwright.core.display import Document, duration
+from meshwright.core.errors import MeshError, NotFound, in_one_line, nearest
 
 if TYPE_CHECKING:
     from meshwright.component import Check
     from meshwright.core.messages import TaskStatus
+    from meshwright.events.status import MeshStatus
     from meshwright.events.tasks import TaskSummary
     from meshwright.settings import Settings
 
@@ -217,17 +219,46 @@ async def _ask_running(settings: Settings) -> tuple[str, str, Check | None]:
             status = await running.client.status()
         except MeshError as error:  # its keys are not ours
             return "warn", f"the mesh at {running.where} answers: {error.message}", None
-    refused = [deployment for deployment in status.deployments if deployment.status is not None]
 
     async def ask() -> str:
-        if refused:
-            why = "; ".join(f"{one.deployment} is refused with {one.status}: {one.reason}" for one in refused)
-            raise ConfigError(why, remedy="Mend the key, the credit or the model's name: mesh models test")
+        if trouble := _trouble_of_models(status):
+            raise trouble
         return f"{status.model}, in the mesh that runs at {running.where}; mesh models test calls it"
 
     counted = f"{sum(status.tasks.values()):,} open tasks"
     sentence = f"the mesh at {running.where}, {counted}; settings and agents below are those of this folder"
     return "ok", sentence, None if status.model is None else Check("models", ask)
+
+
+def _trouble_of_models(status: MeshStatus) -> MeshError | None:
+    """The deployments that a mesh leaves alone, or the tasks that wait for one that it tries again."""
+    from meshwright.models.errors import ModelUnavailable
+
+    refused = [one for one in status.deployments if one.status is not None]
+    said = [f"{one.deployment} is refused with {one.status}: {one.reason}" for one in refused]
+    said += [
+        f"{one.deployment} gets no call, next try {_ahead(one.until)}: {one.reason}"
+        for one in status.deployments
+        if one.status is None
+    ]
+    if not said:  # the time of a deployment is over, and nothing has called it since
+        said = [
+            f"tasks wait for a provider ({wait.count:,}), next try {_ahead(wait.next_due)}: {wait.reason}"
+            for wait in status.waits
+            if wait.kind == "provider"
+        ]
+    if not said:
+        return None
+    key = "Mend the key, the credit or the model's name: mesh models test"
+    return ModelUnavailable(
+        "; ".join(said),
+        remedy=key if refused else "Its tasks go on by themselves; mesh models test calls it now",
+    )
+
+
+def _ahead(time: datetime | None) -> str:
+    left = timedelta() if time is None else time - datetime.now(UTC)
+    return f"in {duration(left)}" if left > timedelta() else "now"
 
 
 async def _run_check(check: Check) -> tuple[str, str]:
