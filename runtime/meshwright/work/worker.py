@@ -264,7 +264,7 @@ class Worker:
             if work is not None:
                 await self._carry_out(offer.ref, work, self._running[key])
         except (StoreFailed, Draining) as error:
-            logger.warning("work on task %s goes on at the next start: %s", offer.task_id, error)
+            logger.warning("work on task %s stops here: %s", offer.task_id, error)
         except HostError as error:
             logger.warning("work on task %s stops here and is taken up again: %s", offer.task_id, error)
             self._take_up_later(replace(offer, has_crashed=False), work)
