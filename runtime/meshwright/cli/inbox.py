@@ -295,7 +295,7 @@ _DEPLOYMENTS = (
 )
 _HELD = (
     Column("held worker", "worker"),
-    Column("agents", write=lambda worker: ", ".join(worker["agents"])),
+    Column("agents", "agents", ", ".join),
     Column("since", "since", _ago),
     Column("reason", "reason", short),
 )

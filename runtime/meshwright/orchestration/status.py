@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from meshwright.core import topics
 from meshwright.core.messages import Event
@@ -32,20 +32,13 @@ class StatusReader:
         self._tenants = mesh.get(Tenants)
         self._admission = mesh.get(Admission)
         self._deployments = mesh.get(Deployments)
-        self._held: dict[str, tuple[datetime, HeldWorker]] = {}
+        self._held: dict[str, Event] = {}
         mesh.host.listen(topics.MESH, self._note, (WORKER_HELD, WORKER_BEGUN))
 
     def _note(self, event: Event) -> None:
-        if event.event_type == WORKER_BEGUN:
-            self._held.pop(event.aggregate_id, None)
-        else:
-            held = HeldWorker.model_validate({"worker": event.aggregate_id, **event.fields})
-            self._held[event.aggregate_id] = event.time, held
-
-    def _held_now(self) -> tuple[HeldWorker, ...]:
-        oldest = self._mesh.host.clock.now() - timedelta(seconds=_HELD_SECONDS)
-        self._held = {worker: known for worker, known in self._held.items() if known[0] > oldest}
-        return tuple(held for _, held in self._held.values())
+        self._held.pop(event.aggregate_id, None)
+        if event.event_type == WORKER_HELD:
+            self._held[event.aggregate_id] = event
 
     async def status(self, tenant_id: str | None = "default") -> MeshStatus:
         """How a tenant's open tasks are doing; None: those of all tenants, and the deployments of models."""
@@ -54,9 +47,15 @@ class StatusReader:
         found = found.model_copy(update={"tenants": uses, "state": self._mesh.state})
         if tenant_id is not None:
             return found
-        seen = {"held": self._held_now(), "projections": tuple(self._log.stalled())}
-        seen |= {"deployments": self._left_alone(), "model": self._mesh.get(Model).name}
+        seen = {"deployments": self._left_alone(), "projections": tuple(self._log.stalled())}
+        seen |= {"held": self._held_now(), "model": self._mesh.get(Model).name}
         return found.model_copy(update=seen)
+
+    def _held_now(self) -> tuple[HeldWorker, ...]:
+        oldest = self._mesh.host.clock.now() - timedelta(seconds=_HELD_SECONDS)
+        self._held = {worker: said for worker, said in self._held.items() if said.time > oldest}
+        held = ({"worker": worker, **said.fields} for worker, said in self._held.items())
+        return tuple(map(HeldWorker.model_validate, held))
 
     def _left_alone(self) -> tuple[DeploymentStatus, ...]:
         """The deployments that get no call now, and why."""
