@@ -158,7 +158,7 @@ def test_a_build_that_fails_keeps_nothing(module: Path) -> None:
     (module / "go.mod").write_text("require github.com/dapr/dapr v0.0.0\nnonsense")
     done = build(module)
     assert done.returncode == 1
-    assert "unknown directive: nonsense" in done.stderr and "go build failed with 1" in done.stderr
+    assert "unknown directive: nonsense" in done.stderr and "download failed with 1, for" in done.stderr
     assert [path.name for path in folder(module).parent.iterdir()] == ["lock"]
 
 
