@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,7 @@ from meshwright.cli.output import document, echo_json, labelled, styled, termina
 from meshwright.cli.project import Declared, declared_agents, require_trust, trust_option
 from meshwright.cli.resources import group_of
 from meshwright.cli.timeline import drawing
-from meshwright.core.display import Document, duration
+from meshwright.core.display import Document, ahead
 from meshwright.core.errors import MeshError, NotFound, in_one_line, nearest
 
 if TYPE_CHECKING:
@@ -234,31 +233,20 @@ def _trouble_of_models(status: MeshStatus) -> MeshError | None:
     """The deployments that a mesh leaves alone, or the tasks that wait for one that it tries again."""
     from meshwright.models.errors import ModelUnavailable
 
-    refused = [one for one in status.deployments if one.status is not None]
-    said = [f"{one.deployment} is refused with {one.status}: {one.reason}" for one in refused]
-    said += [
-        f"{one.deployment} gets no call, next try {_ahead(one.until)}: {one.reason}"
-        for one in status.deployments
-        if one.status is None
-    ]
-    if not said:  # the time of a deployment is over, and nothing has called it since
-        said = [
-            f"tasks wait for a provider ({wait.count:,}), next try {_ahead(wait.next_due)}: {wait.reason}"
-            for wait in status.waits
-            if wait.kind == "provider"
-        ]
+    cold, said = status.deployments, list[str]()
+    for one in cold:
+        what = f"is refused with {one.status}" if one.status else f"gets no call, next try {ahead(one.until)}"
+        said.append(f"{one.deployment} {what}: {one.reason}")
+    for wait in status.waits:  # its time may be over while nothing has called it since
+        if wait.kind == "provider" and not cold:
+            waits = f"tasks wait for a provider ({wait.count:,}), next try {ahead(wait.next_due)}"
+            said.append(f"{waits}: {wait.reason}")
     if not said:
         return None
-    key = "Mend the key, the credit or the model's name: mesh models test"
-    return ModelUnavailable(
-        "; ".join(said),
-        remedy=key if refused else "Its tasks go on by themselves; mesh models test calls it now",
-    )
-
-
-def _ahead(time: datetime | None) -> str:
-    left = timedelta() if time is None else time - datetime.now(UTC)
-    return f"in {duration(left)}" if left > timedelta() else "now"
+    remedy = "Tasks go on by themselves; mesh models test calls it now"
+    if any(one.status for one in cold):
+        remedy = "Mend the key, the credit or the model's name: mesh models test"
+    return ModelUnavailable("; ".join(said), remedy=remedy)
 
 
 async def _run_check(check: Check) -> tuple[str, str]:
