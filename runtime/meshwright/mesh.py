@@ -161,7 +161,8 @@ class Mesh:
         try:
             self.host.emit([self.event(event_type, payload, topic=topic, **known)])
         except (HostError, TooLarge) as error:
-            _logger.warning("%s is not recorded: %s", event_type, error)
+            level = logging.WARNING if self._failure is None else logging.DEBUG  # that says itself what to do
+            _logger.log(level, "%s is not recorded: %s", event_type, error)
 
     async def write(
         self, function: Callable[..., tuple[_ResultT, Sequence[Event]]], *args: Any, **kwargs: Any

@@ -24,6 +24,7 @@ from meshwright.orchestration.tasks import Tasks
 from meshwright.prompts import PromptSources
 from meshwright.sql import writer as writing
 from meshwright.sql.database import Session
+from meshwright.sql.folder import write_private
 from meshwright.sql.sqlite import FILE_NAME, SqliteDatabase
 from tests.support.faults.fleet import Books
 from tests.support.faults.node import Item, Job
@@ -73,7 +74,7 @@ async def test_a_disk_that_takes_no_more_refuses_clearly_and_loses_nothing(
         await running.event("task.started")
         with suppress(StoreFailed):  # of a process, whose group ends with a row of its own
             await running.database.write(worsen)
-        with pytest.raises(StoreFailed, match=f"cannot write to .*{FILE_NAME}: .*make room") as refusal:
+        with pytest.raises(StoreFailed, match=f"Cannot write to .*{FILE_NAME}: .*Make room") as refusal:
             for number in range(5, 300):
                 accepted.write([number, await running.submit("gate", "x" * 10_000)])
         assert "\n" not in str(refusal.value)
@@ -105,6 +106,31 @@ async def test_a_mesh_whose_disk_fails_says_so_to_those_who_wait_and_still_stops
         assert not running.mesh.ready
         with pytest.raises(StoreFailed):
             await waiting
+
+
+async def test_the_log_promises_nothing_of_a_task_that_was_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with up(tmp_path) as running:
+        await running.ask("echo")
+        await running.database.write(no_writing)
+        with pytest.raises(StoreFailed):
+            await running.submit("echo")
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while "stops here: Cannot write to" not in caplog.text:
+                await asyncio.sleep(0.01)
+    assert "goes on at the next start" not in caplog.text
+
+
+@pytest.mark.usefixtures("limited")
+def test_a_file_that_finds_no_room_leaves_nothing_behind(tmp_path: Path) -> None:
+    write_private(tmp_path / "one.json", "before")
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    with pytest.raises(OSError, match="too large"):
+        write_private(tmp_path / "one.json", "after")
+    any_size()
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("one.json", "before")]
 
 
 @pytest.mark.parametrize(("steady_seconds", "pauses"), [(3600, ["1", "2"]), (0, ["1", "1"])])

@@ -83,6 +83,26 @@ async def test_another_worker_takes_up_what_one_that_never_comes_back_has_left(m
     assert evidence.of_type("task.resumed"), "the kill met no work under way"
 
 
+async def test_a_worker_claims_nothing_until_its_front_has_given_it_the_prompts(mesh: DaprMesh) -> None:
+    mesh.front.sidecar.launch()
+    await mesh.front.start()
+    await mesh.outcomes(1)
+    mesh.front.kill()
+    mesh.replica.sidecar.launch()
+    mesh.replica.launch()
+    try:
+        await mesh.replica.ready()
+        while "no task begins in this process" not in mesh.replica.log:
+            await asyncio.sleep(0.1)
+        await mesh.front.start()
+        evidence = await mesh.judge(kills=1)
+    finally:
+        mesh.kill()
+    [held], [begun] = evidence.of_type("worker.held"), evidence.of_type("worker.begun")
+    assert held.aggregate_id == begun.aggregate_id and "prompts cannot be read" in held.fields["reason"]
+    assert "is taken up again" not in mesh.replica.log
+
+
 async def test_a_worker_never_comes_back_and_its_sidecar_stays(mesh: DaprMesh) -> None:
     async with mesh:
         await mesh.outcomes(SOME)

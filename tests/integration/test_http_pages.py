@@ -2,6 +2,7 @@
 
 import re
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 from typing import ClassVar
 from urllib.parse import urljoin, urlsplit
@@ -33,6 +34,19 @@ class Links(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.found += [value for name, value in attrs if name in ("href", "src", "action") and value]
+
+
+def test_the_page_preloads_each_module_that_it_imports() -> None:
+    ui = files("meshwright.services.page") / "web" / "ui"
+    waiting, imported = ["app.js"], set[str]()
+    while waiting:
+        imports = re.findall(r'^import [^;]*? from "\./(.+?)";', (ui / waiting.pop()).read_text(), re.M)
+        waiting += set(imports) - imported
+        imported |= set(imports)
+    links = Links()
+    links.feed((ui.parent / "index.html").read_text())
+    modules = [link for link in links.found if link.endswith(".js")]
+    assert modules == ["/ui/app.js", *(f"/ui/{name}" for name in sorted(imported))]
 
 
 async def test_the_documentation_loads_nothing_from_elsewhere(tmp_path: Path) -> None:

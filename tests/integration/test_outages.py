@@ -115,6 +115,25 @@ async def test_runs_that_wait_outlive_a_kill_and_do_not_hammer_the_provider(tmp_
     assert set(answers) == {1}, "a finished step was made again"
 
 
+async def test_doctor_says_which_provider_is_away_and_when_it_is_tried_again(tmp_path: Path) -> None:
+    now = 0.0
+    async with Simulator(replace(AWAY, tasks=3), clock=lambda: now) as simulator:
+        work = SimulatedMesh(simulator, tmp_path)
+        work.environment |= {"MESH_MODELS__PARK_SECONDS": "600", "MESH_MODELS__MAX_PARK_SECONDS": "600"}
+        async with mesh_up(work.data, **work.environment) as running:
+            await work.submit(running)
+            await simulator.called.wait()
+            now = 1.0
+            async with asyncio.timeout(240):
+                while not await waiting_for_provider(running):
+                    await asyncio.sleep(0.02)
+            doctor = await mesh("doctor", "--data", str(work.data))
+            failed = [line for line in doctor.out.splitlines() if line.startswith("FAIL  models ")]
+            assert doctor.status == 1 and len(failed) == 1, doctor.out
+            assert "next try in" in failed[0] and "server_error" in failed[0]
+            await running.kill()
+
+
 async def test_a_refused_key_is_one_inbox_item_and_a_test_that_succeeds_lets_tasks_go_on(
     tmp_path: Path,
 ) -> None:

@@ -13,6 +13,7 @@ from meshwright import Agent, Capability, Run
 from meshwright.core.access import Role
 from meshwright.core.errors import HostError
 from meshwright.core.messages import Caller, TaskRequest
+from meshwright.events.status import WORKER_BEGUN, WORKER_HELD
 from meshwright.orchestration.tasks import Tasks
 from meshwright.prompts import PromptContext, PromptSources
 from meshwright.services.llmops.component import PromptRegistry
@@ -282,6 +283,23 @@ async def test_a_worker_without_the_tables_reads_those_of_the_front(api: Api) ->
         await until(lambda: getattr(worker.resolve("greeter", run), "digest", "") != made["digest"])
     finally:
         await worker.stop()
+
+
+async def test_status_shows_a_worker_that_is_held_until_it_begins(api: Api) -> None:
+    held = {"agents": ["greeter"], "since": "2026-01-01T00:00:00Z", "reason": "no answer in time"}
+    api.mesh.tell(WORKER_HELD, held)
+    shown = [{"worker": api.mesh.aggregate_id, **held}]
+    await until_status_shows(api, shown)
+    api.mesh.tell(WORKER_BEGUN, {})
+    await until_status_shows(api, [])
+
+
+async def until_status_shows(api: Api, held: list[dict[str, Any]]) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            async with api.session.get("/status", headers=ADMIN) as answer:
+                if (await answer.json())["held"] == held:
+                    return
 
 
 async def until(holds: Any) -> None:

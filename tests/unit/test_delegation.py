@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,23 @@ async def test_a_delegated_answer_comes_back_and_the_child_knows_its_parent() ->
     assert outcome.text == "From b."
     assert (child.parent_task_id, child.requested_by, child.chain) == (outcome.task_id, "a", ("a",))
     assert child.payload == {"text": "What do you say?"}
+
+
+async def test_tasks_that_delegate_into_each_others_threads_both_end() -> None:
+    both_run = asyncio.Barrier(2)
+
+    def crossing(agent_id: str, other: str) -> type[Agent]:
+        async def run(self: Agent, run: Run) -> str:
+            if run.task.text == "answer":
+                return f"from {agent_id}"
+            await both_run.wait()
+            return await run.delegate(other, "answer", thread_id=f"thread-{other}")
+
+        return type(agent_id.title(), (delegating(agent_id, other),), {"run": run})
+
+    async with mesh_for(crossing("a", "b"), crossing("b", "a")) as mesh:
+        asked = [mesh.ask(name, "cross", thread_id=f"thread-{name}") for name in "ab"]
+        assert [outcome.text for outcome in await asyncio.gather(*asked)] == ["from b", "from a"]
 
 
 async def test_a_model_may_name_a_capability_that_its_agent_may_ask_for() -> None:

@@ -354,7 +354,7 @@ def _unexpected(error: Exception, ctx: click.Context) -> click.ClickException:
     if isinstance(disk, OSError) and disk.errno in _DISK_ERRORS:
         place = disk.filename or ctx.meta.get(DATA_KEY) or _data_folder()
         return click.ClickException(
-            f"cannot write to {place}: {disk.strerror}. Make room or the folder writable and start again: "
+            f"Cannot write to {place}: {disk.strerror}; make room or the folder writable and start again: "
             "accepted tasks go on by themselves"
         )
     from meshwright.cli.tracebacks import keep_traceback

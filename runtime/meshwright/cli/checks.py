@@ -20,13 +20,14 @@ from meshwright.cli.output import document, echo_json, labelled, styled, termina
 from meshwright.cli.project import Declared, declared_agents, require_trust, trust_option
 from meshwright.cli.resources import group_of
 from meshwright.cli.timeline import drawing
-from meshwright.core.display import Document
-from meshwright.core.errors import ConfigError, MeshError, NotFound, in_one_line, nearest
+from meshwright.core.display import Document, ahead
+from meshwright.core.errors import MeshError, NotFound, in_one_line, nearest
 from meshwright.core.schema import described_fields
 
 if TYPE_CHECKING:
     from meshwright.component import Check
     from meshwright.core.messages import TaskStatus
+    from meshwright.events.status import MeshStatus
     from meshwright.events.tasks import TaskSummary
     from meshwright.settings import Settings
 
@@ -223,17 +224,35 @@ async def _ask_running(settings: Settings) -> tuple[str, str, Check | None]:
             status = await running.client.status()
         except MeshError as error:  # its keys are not ours
             return "warn", f"the mesh at {running.where} answers: {error.message}", None
-    refused = [deployment for deployment in status.deployments if deployment.status is not None]
 
     async def ask() -> str:
-        if refused:
-            why = "; ".join(f"{one.deployment} is refused with {one.status}: {one.reason}" for one in refused)
-            raise ConfigError(why, remedy="Mend the key, the credit or the model's name: mesh models test")
+        if trouble := _trouble_of_models(status):
+            raise trouble
         return f"{status.model}, in the mesh that runs at {running.where}; mesh models test calls it"
 
     counted = f"{sum(status.tasks.values()):,} open tasks"
     sentence = f"the mesh at {running.where}, {counted}; settings and agents below are those of this folder"
     return "ok", sentence, None if status.model is None else Check("models", ask)
+
+
+def _trouble_of_models(status: MeshStatus) -> MeshError | None:
+    """The deployments that a mesh leaves alone, or the tasks that wait for one that it tries again."""
+    from meshwright.models.errors import ModelUnavailable
+
+    cold, said = status.deployments, list[str]()
+    for one in cold:
+        what = f"is refused with {one.status}" if one.status else f"gets no call, next try {ahead(one.until)}"
+        said.append(f"{one.deployment} {what}: {one.reason}")
+    for wait in status.waits:  # its time may be over while nothing has called it since
+        if wait.kind == "provider" and not cold:
+            waits = f"tasks wait for a provider ({wait.count:,}), next try {ahead(wait.next_due)}"
+            said.append(f"{waits}: {wait.reason}")
+    if not said:
+        return None
+    remedy = "Tasks go on by themselves; mesh models test calls it now"
+    if any(one.status for one in cold):
+        remedy = "Mend the key, the credit or the model's name: mesh models test"
+    return ModelUnavailable("; ".join(said), remedy=remedy)
 
 
 async def _run_check(check: Check) -> tuple[str, str]:

@@ -7,7 +7,6 @@ import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,7 +24,7 @@ from meshwright.cli.options import (
     mesh_options,
 )
 from meshwright.cli.output import document, echo_json, is_screen, labelled, redraw, table
-from meshwright.core.display import Column, Document, age, duration, local_time, short, short_id
+from meshwright.core.display import Column, Document, age, ahead, local_time, short, short_id
 from meshwright.core.errors import InvalidInput, NotFound
 from meshwright.core.schema import described, faults, takes_approval
 
@@ -256,13 +255,6 @@ def _ago(time: str | None) -> str:
     return "" if time is None else f"{age(time)} ago"
 
 
-def _ahead(time: str | None) -> str:
-    if time is None:
-        return ""
-    left = datetime.fromisoformat(time) - datetime.now(UTC)
-    return f"in {duration(left)}" if left.total_seconds() > 0 else "now"
-
-
 def _left_alone(deployment: Document) -> str:
     status = deployment.get("status")
     return f"refused with {status}" if status else "cooling down"
@@ -288,20 +280,26 @@ _WAITS = (
     Column("waits for", "kind"),
     Column("waits", "count"),
     Column("oldest", "oldest", _ago),
-    Column("next due", "next_due", _ahead),
+    Column("next due", "next_due", ahead),
     Column("reason", "reason", short),
 )
 _DEPLOYMENTS = (
     Column("deployment", "deployment"),
     Column("is", write=_left_alone),
     Column("since", "since", _ago),
-    Column("next try", "until", _ahead),
+    Column("next try", "until", ahead),
+    Column("reason", "reason", short),
+)
+_HELD = (
+    Column("held worker", "worker"),
+    Column("agents", "agents", ", ".join),
+    Column("since", "since", _ago),
     Column("reason", "reason", short),
 )
 _PROJECTIONS = (
     Column("list", "name"),
     Column("stands at", "seq"),
-    Column("next try", "retry_at", _ahead),
+    Column("next try", "retry_at", ahead),
     Column("error", "error", short),
 )
 _TENANTS = (
@@ -338,6 +336,7 @@ def status_text(found: Document) -> str:
     parts += [f"open tasks: {total:,} ({by_status})" if total else "no open tasks"]
     parts += [table(_WAITS, found["waits"])] if found["waits"] else []
     parts += [table(_DEPLOYMENTS, found["deployments"])] if found["deployments"] else []
+    parts += [table(_HELD, found["held"])] if found.get("held") else []
     parts += [table(_PROJECTIONS, found["projections"])] if found.get("projections") else []
     uses = found.get("tenants", ())
     has_limit = any(use.get(limit) is not None for use in uses for limit in ("max_open_tasks", "max_storage"))

@@ -105,6 +105,14 @@ def age(since: str | None) -> str:
     return duration(datetime.now(UTC) - datetime.fromisoformat(since)) if since else ""
 
 
+def ahead(time: str | datetime | None) -> str:
+    """The time until then: `in 40 s`, or `now`; "" for no time."""
+    if time is None:
+        return ""
+    left = (datetime.fromisoformat(time) if isinstance(time, str) else time) - datetime.now(UTC)
+    return f"in {duration(left)}" if left.total_seconds() > 0 else "now"
+
+
 def or_never(text: str | None) -> str:
     """A time of something that may not have happened yet."""
     return local_time(text) or "never"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -13,7 +14,7 @@ from pydantic import BaseModel
 from meshwright.component import Check, Component
 from meshwright.core import topics
 from meshwright.core.encoding import own_json
-from meshwright.core.errors import HostError
+from meshwright.core.errors import ConfigError, HostError
 from meshwright.core.ids import new_id
 from meshwright.core.messages import Caller, Event
 from meshwright.core.redaction import redact_data
@@ -30,6 +31,7 @@ from meshwright.mesh import Mesh
 from meshwright.work.protocol import DEFAULT_TENANT
 
 _SUBJECT = "settings"
+_LEAST_FREE_BYTES = 100_000_000  # that a doctor calls room for a data folder
 
 
 class AuditComponent(Component):
@@ -55,8 +57,23 @@ class AuditComponent(Component):
             self.parts.append(keeper)
 
     def checks(self) -> Iterable[Check]:
-        """Whether the database of the event log can be reached, where it is a server."""
-        return [Check("database", self._check_database)] if self.mesh.database.dialect == "postgres" else []
+        """Whether the data folder has room, and the database can be reached where it is a server."""
+        is_server = self.mesh.database.dialect == "postgres"
+        return [
+            Check("disk", self._check_disk),
+            *([Check("database", self._check_database)] if is_server else []),
+        ]
+
+    async def _check_disk(self) -> str:
+        folder = self.mesh.settings.data_dir.absolute()
+        made = next(place for place in (folder, *folder.parents) if place.is_dir())
+        free = shutil.disk_usage(made).free
+        if free < _LEAST_FREE_BYTES:
+            raise ConfigError(
+                f"{free / 1e6:,.0f} MB are free for {folder}: a mesh that cannot write there stops",
+                remedy="Make room, or choose another folder with --data",
+            )
+        return f"{free / 1e9:,.1f} GB free for {folder}"
 
     async def _check_database(self) -> str:
         from meshwright.sql.postgres import PostgresDatabase

@@ -10,6 +10,7 @@ FACTS: Mapping[str, str] = {
     "audit.*": "key",
     "loop.*": "seconds tool",
     "projection.*": "name",
+    "worker.*": "agents since",
     "store.*": "last_seq lost_until_seq lost_events lost_tasks upgrades tables rows tasks open_tasks",
 }
 PAYLOADS: Mapping[str, str] = {
@@ -29,6 +30,7 @@ PAYLOADS: Mapping[str, str] = {
     "store.reopened": "target",
     "store.loss_accepted": "last_seq, lost_until_seq, lost_events, lost_tasks, replaced",
     "trace.spans": "spans",
+    "worker.held worker.begun": "agents, since, reason: a worker begins no task, or begins again",
 }
 
 
@@ -41,8 +43,14 @@ def _list_stopped(payload: Document, event: Document) -> Sequence[object]:
     return (f"the projection {name!r} stands at event {seq}, mesh status shows it: {payload.get('error')}",)
 
 
+def _held(payload: Document, event: Document) -> Sequence[object]:
+    return f"{', '.join(payload['agents'])} begin no work", payload["reason"]
+
+
 WORDS: Mapping[str, EventWords] = {
     "audit.recorded": EventWords("", _recorded),
     "projection.failed": EventWords("list", _list_stopped),
+    "worker.held": EventWords("worker", _held),
+    "worker.begun": EventWords("worker", lambda payload, _: ("begins to work",)),
     "trace.spans": EventWords("", lambda payload, _: (f"{len(payload['spans'])} spans",)),
 }

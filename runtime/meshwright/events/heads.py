@@ -34,7 +34,7 @@ SIGNED = "audit.head"
 _LOOK_SECONDS = 1.0
 _MAX_LINE_BYTES = 4096
 _logger = logging.getLogger(__name__)
-_UNSIGNED = "No head of the event log could be signed: %s"
+_UNSIGNED = "The newest events are not signed, the next head signs them too: %s"
 
 
 class Head(Struct):
@@ -136,7 +136,7 @@ class HeadKeeper:
                 try:
                     await self._sign()
                 except OSError as error:
-                    _logger.warning(_UNSIGNED, error)
+                    _logger.warning(_UNSIGNED, self._reason(error))
 
     async def _sign_on(self) -> None:
         is_unsigned = False
@@ -152,8 +152,11 @@ class HeadKeeper:
                 is_unsigned = False
             except (MeshError, OSError) as error:
                 if not is_unsigned:  # said once: an outage may last
-                    _logger.warning(_UNSIGNED, error)
+                    _logger.warning(_UNSIGNED, self._reason(error))
                 is_unsigned = True
+
+    def _reason(self, error: Exception) -> str:
+        return f"{self._path}: {error.strerror}" if isinstance(error, OSError) else str(error)
 
     async def _sign(self) -> Head:
         seq, last_hash = await self._database.read(_state)

@@ -19,6 +19,7 @@ from meshwright.sql.database import Row, Session
 from meshwright.work.protocol import WaitKind
 
 WAITING, WAIT_ENDED = "task.waiting", "wait.ended"
+WORKER_HELD, WORKER_BEGUN = "worker.held", "worker.begun"
 NO_MORE = ("task.dispatched", "task.succeeded", "task.failed", "task.cancelled", "task.timed_out")
 """After these a task waits for nothing: it has ended, or begins again."""
 _COLUMNS = ("tenant_id", "wait_key", "task_id", "seq", "kind", "reason", "account", "since", "due_at")
@@ -69,6 +70,15 @@ class DeploymentStatus(Plain):
     reason: str = ""
 
 
+class HeldWorker(Plain):
+    """A process that has begun no work since then, for a `reason`, and its `agents`."""
+
+    worker: str
+    agents: tuple[str, ...]
+    since: datetime
+    reason: str
+
+
 class TenantUse(Plain):
     """The open tasks of a tenant, and its storage in bytes; without a limit, that is None."""
 
@@ -84,7 +94,8 @@ class MeshStatus(Plain):
 
     `state` is that of the process: one that is `held` or `draining` begins no work before it is released.
     `tenants` are the 100 that store most. Only the administrator sees `model`, which answers the agents,
-    `deployments`, and `projections`: the lists that an error has stopped.
+    `deployments`, `held`: the workers that wait for something, and `projections`: the lists that an error
+    has stopped.
     """
 
     state: Literal["working", "held", "draining"] = "working"
@@ -92,6 +103,7 @@ class MeshStatus(Plain):
     tasks: dict[str, int] = Field(default_factory=dict)
     waits: tuple[WaitSummary, ...] = ()
     deployments: tuple[DeploymentStatus, ...] = ()
+    held: tuple[HeldWorker, ...] = ()
     projections: tuple[StalledProjection, ...] = ()
     tenants: tuple[TenantUse, ...] = ()
 

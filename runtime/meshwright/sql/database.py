@@ -279,7 +279,7 @@ class Database(ABC):
         error = self._translated(error)
         if isinstance(error, StoreFailed):
             return error
-        return StoreFailed(f"cannot write to {self.location}: {error}")
+        return StoreFailed(f"Cannot write to {self.location}: {error}")
 
     def _release(self) -> None:  # noqa: B027 nothing, where a dialect needs none
         """Release the database: it is closed, or could not be opened."""

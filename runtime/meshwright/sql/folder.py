@@ -101,9 +101,14 @@ def write_private(path: Path, text: str) -> None:
     """Write a file of a data folder, with 0600: whole or not at all, since others read it at any time."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)  # of a process with this id that was killed
-    with os.fdopen(open_private(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w", encoding="utf-8") as file:
-        file.write(text)
-    draft.replace(path)
+    opened = open_private(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    try:
+        with os.fdopen(opened, "w", encoding="utf-8") as file:
+            file.write(text)
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def read_private(path: Path) -> str:

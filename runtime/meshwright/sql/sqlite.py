@@ -272,8 +272,8 @@ class SqliteDatabase(ApartDatabase):
             return StoreFailed(f"{self.path} is damaged: {error}", remedy=RESTORE)
         if not isinstance(error, sqlite3.Error | OSError):
             return error
-        remedy = f"make room or the folder writable and {_START_AGAIN}"
-        return StoreFailed(f"cannot write to {self.path}: {error}", remedy=remedy)
+        remedy = f"Make room or the folder writable and {_START_AGAIN}"
+        return StoreFailed(f"Cannot write to {self.path}: {error}", remedy=remedy)
 
 
 def _compact(session: Session) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -201,8 +201,9 @@ def delegate_tool(names: Sequence[str], capabilities: Collection[str] = ()) -> T
     return FunctionTool(delegate)
 
 
+@cache
 def remember_tool() -> Tool:
-    """The tool by which an agent keeps what later runs should know.
+    """The tool by which an agent keeps what later runs should know, the same for all agents.
 
     It may run again after a crash: the mesh knows a memory by the step that stored it.
     """
@@ -228,8 +229,9 @@ def remember_tool() -> Tool:
     return FunctionTool(remember)
 
 
+@cache
 def recall_tool() -> Tool:
-    """The tool by which an agent searches what earlier runs have remembered."""
+    """The tool by which an agent searches what earlier runs have remembered, the same for all agents."""
 
     @tool(idempotent=True, effect="read")
     async def recall(query: _Text, context: ToolContext, kind: MemoryKind | None = None) -> str:

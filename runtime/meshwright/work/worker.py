@@ -97,7 +97,8 @@ class Worker:
         self._adopting: dict[Offer, asyncio.Task[None]] = {}
         self._held: dict[tuple[ActorRef, str], str] = {}
         self._watched: dict[tuple[ActorRef, str], asyncio.Task[None]] = {}
-        self._draining = self._holding = False
+        self._draining = False
+        self._holds: set[str] = set()
         self._listen_no_more = host.listen(topics.MESH, self._on_event, (_STOPPING,))
 
     @property
@@ -129,13 +130,13 @@ class Worker:
         running = self._running.get(key)
         return 0 if running is None else running.stalled_claims
 
-    def hold(self) -> None:
-        """Begin no work until `begin`: what is offered meanwhile waits, and what runs goes on."""
-        self._holding = True
+    def hold(self, reason: str = "") -> None:
+        """Begin no work until `begin` for this reason: what is offered waits unclaimed, what runs goes on."""
+        self._holds.add(reason)
 
-    def begin(self) -> None:
-        """Begin the work that has been offered, as far as there are slots."""
-        self._holding = False
+    def begin(self, reason: str = "") -> None:
+        """End a hold; after the last one begin the work that has been offered, as far as there are slots."""
+        self._holds.discard(reason)
         for agent_id in self._slots.agents:
             self._grant(agent_id)
 
@@ -231,7 +232,7 @@ class Worker:
         self._grant(offer.ref.type)
 
     def _grant(self, agent_id: str) -> None:
-        while not (self._draining or self._holding):
+        while not (self._draining or self._holds):
             offer = self._slots.grant(agent_id)
             if offer is None:
                 return
@@ -263,7 +264,7 @@ class Worker:
             if work is not None:
                 await self._carry_out(offer.ref, work, self._running[key])
         except (StoreFailed, Draining) as error:
-            logger.warning("work on task %s goes on at the next start: %s", offer.task_id, error)
+            logger.warning("work on task %s stops here: %s", offer.task_id, error)
         except HostError as error:
             logger.warning("work on task %s stops here and is taken up again: %s", offer.task_id, error)
             self._take_up_later(replace(offer, has_crashed=False), work)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mimetypes
 import re
 import socket
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from functools import lru_cache, partial
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -17,10 +17,12 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from meshwright.component import Component, Pages
 from meshwright.core import __version__
+from meshwright.core.access import Role
 from meshwright.core.errors import ConfigError, InvalidInput, MeshError
 from meshwright.core.http_limits import PEER_UID
 from meshwright.core.ids import ID_PATTERN
@@ -29,15 +31,17 @@ from meshwright.edges.http.errors import (
     CALLER,
     KIND,
     Brake,
+    RouterKind,
     answer_error,
     error_response,
     handle_errors,
     record_misuse,
 )
 from meshwright.edges.http.events import Streams
-from meshwright.edges.http.routing import ANY_PROBLEM, RouterKinds, ViewerDep, complete_document, make_router
+from meshwright.edges.http.routing import ANY_PROBLEM, Needs, RouterKinds, complete_document, make_router
 from meshwright.edges.http.sessions import CREDENTIALS, Sessions
 from meshwright.identity.auth import Authenticators, Credentials, bearer_of
+from meshwright.identity.rules import Rule
 from meshwright.mesh import Mesh
 from meshwright.orchestration.tenants import Tenants
 
@@ -103,9 +107,9 @@ def create_app(
     app.state.brake = Brake()
     components = [part for part in mesh.components if isinstance(part, Component) and not only_models]
     others = [router for part in components for router in _routers_of(part)]
-    pages = [*page_routers(components), _entry()]
-    app.router.routes += [route for router in (*others, *pages) for route in router.routes]
-    kinds = RouterKinds(route for router in (*routers, *others, *pages) for route in router.routes)
+    app.router.routes += [route for router in others for route in router.routes]
+    app.router.routes += [*page_routes(components), *_entry().routes]
+    kinds = RouterKinds(app.router.routes)
     handle_errors(app)
     app.state.sessions = Sessions(
         mesh.get(Authenticators),
@@ -307,11 +311,12 @@ def _is_address(name: str) -> bool:
 _INDEX = "index.html"
 _PATH = re.compile(r"/|(/[A-Za-z0-9_.-]+)+")
 _HEADERS = {"Cache-Control": "no-cache"}
+_VIEWERS = Needs(Rule("", (Role.VIEWER,)))
 _DOCUMENTATION = Pages("/docs", files("meshwright.edges.http").joinpath("docs"), is_open=True)
 
 
-def page_routers(components: Sequence[Component]) -> list[APIRouter]:
-    """Makes a router of the pages of each component, and of the documentation.
+def page_routes(components: Sequence[Component]) -> list[Route]:
+    """Makes the routes of the pages of each component, and of the documentation.
 
     Each file has a route, so that no path leads out of its folder. Raises ConfigError for a path that cannot
     be one, or that two have.
@@ -327,17 +332,27 @@ def page_routers(components: Sequence[Component]) -> list[APIRouter]:
                 what = f"Components {owner} and {component.name} both have pages at {pages.path}"
                 raise ConfigError(what, remedy=remedy, field="path")
             found.append(pages)
-    return [_router(pages) for pages in (*found, _DOCUMENTATION)]
+    return [
+        _FileRoute(pages, name, content)
+        for pages in (*found, _DOCUMENTATION)
+        for name, content in _files(pages.folder)
+    ]
 
 
-def _router(pages: Pages) -> APIRouter:
-    router = make_router(is_open=pages.is_open)
-    base = pages.path.rstrip("/")
-    for name, content in _files(pages.folder):
-        path = pages.path if name == _INDEX else f"{base}/{name}"
-        show = _showing(content, mimetypes.guess_type(name)[0], is_open=pages.is_open)
-        router.add_api_route(path, show, include_in_schema=False)
-    return router
+class _FileRoute(Route):
+    """A file of a page. A browser asks each time whether it has changed."""
+
+    def __init__(self, pages: Pages, name: str, content: bytes) -> None:
+        self.kind = RouterKind(is_open=pages.is_open)
+        self._content = content
+        self._media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
+        path = pages.path if name == _INDEX else f"{pages.path.rstrip('/')}/{name}"
+        super().__init__(path, self._show, include_in_schema=False)
+
+    async def _show(self, request: Request) -> Response:
+        if not self.kind.is_open:
+            await _VIEWERS.caller(request)
+        return Response(self._content, media_type=self._media_type, headers=_HEADERS)
 
 
 def _files(folder: Traversable, inside: str = "") -> Iterator[tuple[str, bytes]]:
@@ -348,17 +363,3 @@ def _files(folder: Traversable, inside: str = "") -> Iterator[tuple[str, bytes]]
             yield from _files(entry, f"{inside}{entry.name}/")
         else:
             yield f"{inside}{entry.name}", entry.read_bytes()
-
-
-def _showing(
-    content: bytes, media_type: str | None, *, is_open: bool
-) -> Callable[..., Coroutine[Any, Any, Response]]:
-    """The endpoint of a file. A browser asks each time whether it has changed."""
-
-    async def show() -> Response:
-        return Response(content, media_type=media_type or "application/octet-stream", headers=_HEADERS)
-
-    async def show_to_viewers(caller: ViewerDep) -> Response:
-        return await show()
-
-    return show if is_open else show_to_viewers

@@ -106,7 +106,7 @@ class AgentConfigs(Component, AgentModels):
         self._task: asyncio.Task[None] | None = None
         self._models: dict[str, AgentModel] = {}
         self._unlisten: Callable[[], None] = lambda: None
-        self._routes: APIRouter | None = None
+        self._subscribers: APIRouter | None = None
 
     # The component
 
@@ -122,13 +122,13 @@ class AgentConfigs(Component, AgentModels):
         """The reader of the table for other processes, at the front."""
         return [Actors(ActorKind.of(_AgentConfigReader, type=AGENT_CONFIGS, known=self.known), FRONT)]
 
-    def routes(self) -> APIRouter:
+    def routes(self) -> Sequence[APIRouter]:
         """/api/agents and /ws."""
-        from meshwright.services.agent_config.routes import make_routes
+        from meshwright.services.agent_config.routes import router, subscriber_routes
 
-        if self._routes is None:
-            self._routes = make_routes(self.mesh, self.config.max_subscribers)
-        return self._routes
+        if self._subscribers is None:
+            self._subscribers = subscriber_routes(self.mesh, self.config.max_subscribers)
+        return [router, self._subscribers]
 
     async def start(self) -> None:
         """Read them, and again after each change."""

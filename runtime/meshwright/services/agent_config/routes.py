@@ -280,9 +280,8 @@ def _error(message: str) -> dict[str, Any]:
     return {"type": "error", "message": message}
 
 
-def make_routes(mesh: Mesh, max_subscribers: int) -> APIRouter:
-    """Makes the routes, and the WebSocket with the subscribers of this process."""
+def subscriber_routes(mesh: Mesh, max_subscribers: int) -> APIRouter:
+    """Makes the route of the WebSocket, with the subscribers of this process."""
     made = APIRouter()
-    made.include_router(router)
     made.add_api_websocket_route("/ws", _Subscribers(mesh, max_subscribers).serve)
     return made

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from meshwright.agents.loader import BoundAgents
 from meshwright.component import Actors, Component
 from meshwright.core import topics
 from meshwright.core.access import Role
 from meshwright.core.errors import HostError, NotFound, PromptError
 from meshwright.core.messages import Caller, Event
 from meshwright.events.audit import Audit
+from meshwright.events.status import WORKER_BEGUN, WORKER_HELD
 from meshwright.identity.rules import Rule
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
@@ -42,6 +44,7 @@ from meshwright.services.llmops.records import (
 )
 from meshwright.services.llmops.settings import LlmopsSettings
 from meshwright.services.llmops.table import PRODUCTION, Found, Live, LivePrompts
+from meshwright.work import Worker
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -55,6 +58,8 @@ PROTECT = Rule(f"moves the label {PRODUCTION}", (Role.ADMIN,))
 _FETCH_SECONDS = 10.0
 _RETRY_SECONDS = 1.0
 _MAX_TRIED = 100  # versions whose texts a process keeps, beside the live ones
+_TOLD_SECONDS = 10.0  # after which a worker that cannot begin says so
+_UNREAD = "registered prompts"  # the reason of a worker's hold
 _AGAIN_SECONDS = 5.0  # after an event, which the front may hear later than its workers do
 _logger = logging.getLogger("meshwright.prompts")
 
@@ -89,9 +94,8 @@ class PromptRegistry(Component):
     event that says that something changed, and again after `ttl_seconds`; the last read stays in use while it
     cannot be repeated.
 
-    A process that has the tables has read them before its first run. A worker that asks the front may get
-    work before: `resolve` raises HostError then, by which the work is taken up again a moment later, and
-    costs no attempt. It never falls back to the file only because the registry is not known yet.
+    The worker of this process is held until they are read once, so no run falls back to the file only because
+    the registry is not known yet. One that is held for 10 s says why: `worker.held`, and `mesh status`.
     """
 
     name = "llmops"
@@ -112,6 +116,8 @@ class PromptRegistry(Component):
         self._read_version = 0
         self._due_at = mesh.host.clock.now()
         self._is_running = False
+        self._started_at = self._due_at
+        self._has_told = False
         self._has_failed = False
         self._reading = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
@@ -137,7 +143,8 @@ class PromptRegistry(Component):
 
     async def start(self) -> None:
         """Read them, and again after each change."""
-        self._is_running = True
+        self._is_running, self._started_at = True, self.mesh.host.clock.now()
+        self.mesh.get(Worker).hold(_UNREAD)
         kinds = (REGISTERED, LABELLED, UNLABELLED, DELETED)
         self._unlisten = self.mesh.host.listen(topics.MESH, self._expire, kinds)
         if self._has_table:
@@ -252,6 +259,8 @@ class PromptRegistry(Component):
             level = logging.DEBUG if self._has_failed else logging.WARNING  # it is tried every second
             _logger.log(level, "registered prompts stay as they were: %s", error or "no answer in time")
             self._has_failed = True
+            if self._texts is None:
+                self._tell_held(str(error) or "the front sent no answer in time")
             return False
         self._has_failed = False
         self._texts, self._fetched = texts, dict(texts)
@@ -259,7 +268,25 @@ class PromptRegistry(Component):
         kept = {*texts, *self._tried}
         self._parsed = {live: prompt for live, prompt in self._parsed.items() if live in kept}
         self._read_version, self._due_at = version, now + timedelta(seconds=seconds)
+        self.mesh.get(Worker).begin(_UNREAD)
+        if self._has_told:
+            self._has_told = False
+            self.mesh.tell(WORKER_BEGUN, {})
         return True
+
+    def _tell_held(self, reason: str) -> None:
+        """Say why the worker is held: in the log once, then to fronts, which may have started since."""
+        mesh, since = self.mesh, self._started_at
+        if mesh.host.clock.now() - since < timedelta(seconds=_TOLD_SECONDS):
+            return
+        problem = f"The registered prompts cannot be read: {reason}"
+        held = {"agents": sorted(mesh.get(BoundAgents)), "since": since, "reason": problem}
+        if self._has_told:
+            mesh.host.broadcast(mesh.event(WORKER_HELD, held))
+        else:
+            self._has_told = True
+            _logger.warning("no task begins in this process: %s", problem)
+            mesh.tell(WORKER_HELD, held)
 
     async def _fetch(self) -> dict[Live, str]:
         """The live versions; only the texts of new ones are read, since a version never changes.
