@@ -66,7 +66,7 @@ def _is_table(value: Any) -> Any:
 
 
 class TenantsSettings(_TenantLimits):
-    """[tenants]: limits of every tenant. A table [tenants.NAME] has those of one."""
+    """Limits of every tenant, in [tenants.NAME] of one."""
 
     model_config = ConfigDict(extra="allow")
     calls_per_minute: float | None = Field(default=60_000, ge=1, le=10_000_000)

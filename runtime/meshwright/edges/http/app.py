@@ -155,7 +155,7 @@ class _Misdirected(InvalidInput):
 
 
 class _ForeignOrigin(InvalidInput):
-    """A request that a page of another site made a browser send."""
+    """A page of another site made a browser send it."""
 
     status = 403
 

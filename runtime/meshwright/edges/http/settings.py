@@ -14,13 +14,13 @@ class HttpSettings(Table):
     """[http]: where the API listens, and for whom."""
 
     host: str = "127.0.0.1"
-    """Off loopback it needs keys and TLS, `behind_tls`, or `insecure`."""
+    """Off loopback it needs keys, and TLS or `behind_tls`; or `insecure`."""
     port: int = Field(default=8000, ge=0, le=65_535)
     """Port; 0 takes any free one."""
     allowed_hosts: tuple[HostName, ...] = ()
     """Further names under which clients may call the API."""
     behind_tls: bool = False
-    """TLS ends at a proxy: the API may listen off loopback, and requires keys."""
+    """TLS ends at a proxy: keys are required, also off loopback."""
     insecure: bool = False
     """Listen off loopback without TLS or keys: everybody may use it."""
     tls_cert: Path | None = None
