@@ -27,11 +27,11 @@ class AgentsSettings(Table):
     max_repeats: int = Field(default=MAX_REPEATS, ge=2, le=100_000)
     """The same calls with the same results in a row."""
     max_tokens: int | None = Field(default=None, ge=1)
-    """Tokens of a run. Unset: no limit."""
+    """Tokens of a run."""
     max_usd: Dollars | None = None
-    """Dollars of a run. Unset: no limit."""
+    """Dollars of a run."""
     max_seconds: float | None = Field(default=None, gt=0)
-    """Seconds of models and tools in a run. Unset: no limit."""
+    """Seconds of models and tools in a run."""
     timeout_seconds: float = Field(default=TIMEOUT_SECONDS, gt=0, le=86_400)
     """Seconds of one step."""
     deadline_seconds: float = Field(default=DEADLINE_SECONDS, gt=0, le=604_800)
