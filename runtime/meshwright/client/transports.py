@@ -47,7 +47,7 @@ _MAX_AHEAD = 16  # parts of an answer that wait for their reader, in process
 
 
 class MeshUnreachable(HostError):
-    """No mesh answers at the address."""
+    """No mesh answers at the address, or the connection to it broke."""
 
 
 class Request(NamedTuple):

@@ -99,6 +99,6 @@ class SecretsSettings(Table):
     """[secrets]: what encrypts the secrets that the mesh stores."""
 
     keys: tuple[Secret, ...] = ()
-    """Keys that encrypt stored secrets, newest first, the same on all workers. Unset: those of `secret.key` in data_dir."""
+    """Keys that encrypt stored secrets, newest first, the same on all workers. Unset: `secret.key`."""
     file: Path | None = None
     """A file in place of `secret.key`."""

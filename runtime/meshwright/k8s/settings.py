@@ -21,7 +21,7 @@ class K8sSettings(Table):
     namespace: _Name = "mesh"
     """The namespace of all objects."""
     host: HostName | None = None
-    """Name of the mesh for clients, by an Ingress."""
+    """Name of the mesh for clients; with it there is an Ingress."""
     tls_secret: _Name = "mesh-tls"
     """Secret of its certificate."""
     cpu: _Quantity = "100m"

@@ -22,7 +22,7 @@ class AllProvidersDown(ModelUnavailable):
 
 
 class RateLimited(ModelError):
-    """The provider asks to wait."""
+    """The provider asks to wait, for `retry_after_seconds` where it says so."""
 
     status = 429
     retryable = True
@@ -116,7 +116,7 @@ class BudgetExceeded(ModelError):
 
 
 class PriceUnknown(BudgetExceeded):
-    """The cost of the call is unknown, and a budget is hard."""
+    """The cost of the call is unknown, so no budget can allow it."""
 
 
 class StructureInvalid(ModelError):

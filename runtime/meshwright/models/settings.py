@@ -19,7 +19,8 @@ class ModelsSettings(Table):
         "MESH_MODEL": "adapter",
     }
     adapter: str = "auto"
-    """`auto`: `http` with `base_url`, `router` with keys of providers, else `offline`. Or one model for every call: `ollama/llama3.1`."""
+    """`auto`: `http` with `base_url`, `router` with keys of providers, else `offline`. Or one model for every
+    call: `ollama/llama3.1`."""
     base_url: Annotated[str | None, http_url("http://127.0.0.1:4000")] = None
     """A LiteLLM proxy, or another server with OpenAI's API."""
     api_key: Secret | None = None
@@ -39,7 +40,7 @@ class ModelsSettings(Table):
     max_park_seconds: float = Field(default=120.0, gt=0)
     """Its longest pause."""
     cache: Literal["off", "memory", "disk", "redis"] = "off"
-    """`memory`, `disk` or `redis`: the same call again costs nothing."""
+    """`memory`, `disk` or `redis`: the same call again costs nothing. Tenants share none."""
     cache_ttl_seconds: float = Field(default=600.0, gt=0)
     """Seconds that an answer is good for."""
     cache_max_bytes: int = Field(default=64 * 1024 * 1024, ge=1024)

@@ -21,7 +21,7 @@ class SandboxSettings(Table):
     read: tuple[Path, ...] = ()
     """Folders that programs may read; their `bin` is on PATH."""
     allow_hosts: tuple[str, ...] = ()
-    """Hosts for a run: `host:port`, `*.example.com`."""
+    """Hosts for a run: `host:port`, `*.example.com`. None: no network."""
     allow_private_addresses: bool = False
     """These hosts may be private."""
     max_seconds: float = Field(default=900.0, gt=0, le=86_400)

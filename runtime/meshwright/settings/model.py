@@ -66,7 +66,8 @@ class Settings(BaseModel):
     store: str = "sqlite"
     """`sqlite`, `memory` (nothing is kept), `dapr`, or that of a package."""
     database: Secret | None = None
-    """PostgreSQL that workers share, as `postgresql://user@host:5432/name`: the store, or on `dapr` only log, lists and memories."""
+    """PostgreSQL that workers share, as `postgresql://user@host:5432/name`: the store, or on `dapr` only log,
+    lists and memories."""
     durability: Literal["full", "normal"] = "full"
     """`full`: accepted tasks survive a power cut; `normal`: only kill -9, but commits are faster."""
     writer: Literal["auto", "thread", "process"] = "auto"

@@ -155,7 +155,7 @@ class _Misdirected(InvalidInput):
 
 
 class _ForeignOrigin(InvalidInput):
-    """A page of another site made a browser send it."""
+    """A page of another site made a browser send the request."""
 
     status = 403
 

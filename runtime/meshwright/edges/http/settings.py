@@ -20,7 +20,7 @@ class HttpSettings(Table):
     allowed_hosts: tuple[HostName, ...] = ()
     """Further names under which clients may call the API."""
     behind_tls: bool = False
-    """TLS ends at a proxy: keys are required, also off loopback."""
+    """TLS ends at a proxy: the API may listen off loopback, and requires keys."""
     insecure: bool = False
     """Listen off loopback without TLS or keys: everybody may use it."""
     tls_cert: Path | None = None

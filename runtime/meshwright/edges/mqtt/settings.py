@@ -40,7 +40,7 @@ class MqttSettings(Table):
     password: Secret | None = None
     """Its password."""
     ca_file: Path | None = None
-    """PEM file of the broker's authority."""
+    """PEM file of the broker's authority. Unset: the system's."""
     cert_file: Path | None = None
     """PEM file of the mesh's certificate."""
     key_file: Path | None = None
