@@ -4,6 +4,18 @@
     GET /orders/7                                   what came of it so far
 
 The order's number is the id of the event, so an order that is posted twice is one task.
+
+Needs `pip install 'dapr[fastapi]'`, without the older `dapr-ext-fastapi`. In this folder, with the broker
+that `mesh up --store dapr` prints:
+
+    export ORDERS_BROKER_URL=mqtt://orders:$ORDERS_PASSWORD@127.0.0.1:1883
+    export APP_PORT=8001 DAPR_HTTP_PORT=3500 DAPR_GRPC_PORT=50001 DAPR_HOST_IP=127.0.0.1
+    LOOPBACK="--dapr-listen-addresses 127.0.0.1 --metrics-listen-address 127.0.0.1"
+    LOOPBACK="$LOOPBACK --dapr-internal-grpc-listen-address 127.0.0.1"
+    python app.py &
+    daprd --app-id orders --app-port 8001 --resources-path components $LOOPBACK &
+    curl localhost:8001/orders/7 -H 'content-type: application/json' -d '{"text": "What is a turn?"}'
+    curl localhost:8001/orders/7
 """
 
 import json

@@ -19,19 +19,19 @@ class AgentsSettings(Table):
     dir: Path = Path("actors")
     """Folder of the agents: a Python file or package each."""
     include: tuple[str, ...] = ()
-    """Agents of Meshwright beside your own, such as `digest-agent`."""
+    """Agents of Meshwright beside yours: `digest-agent`."""
     max_concurrency: int = Field(default=8, ge=1, le=1_000)
     """Tasks of one agent at a time."""
     max_steps: int = Field(default=MAX_STEPS, ge=1, le=100_000)
     """Replies of a model that call tools, in one run."""
     max_repeats: int = Field(default=MAX_REPEATS, ge=2, le=100_000)
-    """Same calls with the same results in a row."""
+    """The same calls with the same results in a row."""
     max_tokens: int | None = Field(default=None, ge=1)
-    """Tokens of a run. Unset: no limit."""
+    """Tokens of a run."""
     max_usd: Dollars | None = None
-    """Dollars of a run. Unset: no limit."""
+    """Dollars of a run."""
     max_seconds: float | None = Field(default=None, gt=0)
-    """Seconds of models and tools in a run. Unset: no limit."""
+    """Seconds of models and tools in a run."""
     timeout_seconds: float = Field(default=TIMEOUT_SECONDS, gt=0, le=86_400)
     """Seconds of one step."""
     deadline_seconds: float = Field(default=DEADLINE_SECONDS, gt=0, le=604_800)
@@ -56,7 +56,7 @@ class PromptsSettings(Table):
 
 
 class ToolsSettings(Table):
-    """[tools]: limits of tools. A table [tools.NAME] is for the toolset of that name."""
+    """Limits of tools. [tools.NAME] is for a toolset."""
 
     model_config = ConfigDict(extra="allow")
 

@@ -23,7 +23,7 @@ class ContextSettings(Table):
     embedding_floor: float = Field(default=0.35, ge=0, le=1)
     """Least likeness of a memory that shares no word."""
     window_tokens: int | None = Field(default=None, ge=1_000)
-    """Tokens that a model reads in one call, where nothing else says so."""
+    """Tokens of a model's window, if nothing else says it."""
     rules: tuple[Rule, ...] = ()
     """Rules for the context that a sender passes on."""
 

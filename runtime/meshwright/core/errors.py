@@ -120,7 +120,7 @@ class Forbidden(MeshError):
 
 
 class IdempotencyConflict(Conflict):
-    """The idempotency key was used before, with another body."""
+    """The idempotency key had another body before."""
 
 
 class ConfigError(MeshError):
@@ -159,7 +159,7 @@ class HostError(MeshError):
 
 
 class MailboxFull(HostError):
-    """An actor has more messages waiting than it may."""
+    """Too many messages wait for an actor."""
 
 
 class Draining(HostError):
@@ -175,7 +175,7 @@ class StoreTooNew(HostError):
 
 
 class StoreTooOld(HostError):
-    """The data was written by a version that this one no longer reads."""
+    """The data was written by a version that is too old."""
 
 
 class StoreFailed(HostError):
@@ -183,7 +183,7 @@ class StoreFailed(HostError):
 
 
 class StoreMoved(StoreFailed):
-    """The store was migrated to another, or is being filled from one."""
+    """The store was migrated, or is being filled."""
 
 
 class StoreUnavailable(HostError):
@@ -248,13 +248,13 @@ class WaitExpired(ToolFailed):
 
 
 class MemoryUnavailable(MeshError):
-    """Memories cannot be read or written right now."""
+    """Memories cannot be reached; runs go on without."""
 
     status = 503
 
 
 class CacheUnavailable(MeshError):
-    """The cache cannot be read or written: calls go on without it."""
+    """The cache cannot be reached: calls go on without it."""
 
     status = 503
 

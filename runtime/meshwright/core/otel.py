@@ -38,7 +38,7 @@ _MAX_EXPORT_SECONDS = 2.0  # of one request: a collector that hangs must not hol
 
 
 class CollectorUnavailable(HostError):
-    """The collector does not accept spans."""
+    """The collector refuses spans."""
 
 
 def otlp_spans(endpoint: str) -> SdkSpans:

@@ -84,7 +84,7 @@ class Gate:
 
 
 class UnsupportedType(InvalidInput):
-    """A delivery that is not sent as JSON."""
+    """The delivery is not JSON."""
 
     status = 415
 

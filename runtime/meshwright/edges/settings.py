@@ -71,7 +71,7 @@ class DaprSettings(Table):
     bus: Literal["mqtt", "redis"] = "mqtt"
     """`mqtt`, or `redis` streams."""
     broker_url: BrokerUrl = None
-    """The MQTT broker, with user and password. If unset, `mesh up` starts it, as those below."""
+    """The MQTT broker, with user and password. Unset: `mesh up` starts it, as those below."""
     redis_host: Address = None
     """The store, a Redis, as host:port."""
     redis_password: Secret | None = None

@@ -43,7 +43,7 @@ class KeysSettings(Table):
     required: bool | None = None
     """Require a key or the admin token. Unset: from the first key on."""
     admin_token: Secret | None = Field(default=None, min_length=32)
-    """At least 32 characters. Unset: `mesh up` makes one, in `admin.token` of data_dir."""
+    """At least 32 characters. Unset: `mesh up` makes one, in `admin.token`."""
 
 
 class OidcSettings(Table):
@@ -65,7 +65,7 @@ class OidcSettings(Table):
     roles_claim: str = Field(default="roles", min_length=1, max_length=256)
     """The claim that gives roles, such as `realm_access.roles`."""
     roles: Mapping[str, tuple[Role, ...]] = {}
-    """Roles by its values, such as { mesh-ops = ["operator"] }."""
+    """Roles by its values: { mesh-ops = ["operator"] }."""
     default_roles: tuple[Role, ...] = ()
     """Roles of callers without any."""
     keys_seconds: float = Field(default=3_600.0, ge=60, le=86_400)
@@ -76,7 +76,7 @@ class OidcSettings(Table):
     client_secret: Secret | None = None
     """The client's secret; a public one has none."""
     url: Annotated[str | None, AfterValidator(_is_origin)] = None
-    """The mesh's address for browsers; the issuer redirects to `URL/session/callback`."""
+    """The mesh's address for browsers, to whose `/session/callback` the issuer redirects."""
     scopes: tuple[str, ...] = ("profile",)
     """Scopes beside `openid`."""
 
@@ -99,7 +99,6 @@ class SecretsSettings(Table):
     """[secrets]: what encrypts the secrets that the mesh stores."""
 
     keys: tuple[Secret, ...] = ()
-    """Keys that encrypt stored secrets, newest first. Unset: those of `secret.key` in data_dir. Workers that
-    share a database need the same."""
+    """Keys that encrypt stored secrets, newest first, the same on all workers. Unset: `secret.key`."""
     file: Path | None = None
-    """Another file in place of `secret.key`."""
+    """A file in place of `secret.key`."""

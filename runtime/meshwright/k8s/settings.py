@@ -21,7 +21,7 @@ class K8sSettings(Table):
     namespace: _Name = "mesh"
     """The namespace of all objects."""
     host: HostName | None = None
-    """Name under which clients call the mesh; with it there is an Ingress."""
+    """Name of the mesh for clients; with it there is an Ingress."""
     tls_secret: _Name = "mesh-tls"
     """Secret of its certificate."""
     cpu: _Quantity = "100m"
@@ -31,7 +31,7 @@ class K8sSettings(Table):
     storage: _Quantity = "1Gi"
     """Volume of a pod that keeps data."""
     scaler: Literal["metrics-api", "postgresql"] = "metrics-api"
-    """KEDA counts tasks by `metrics-api` (GET /scale/mesh) or `postgresql` (the view meshwright_scale)."""
+    """KEDA's scaler: `metrics-api` or `postgresql`."""
     per_replica: int = Field(default=8, ge=1)
     """Tasks for one replica."""
     max_replicas: int = Field(default=10, ge=1)

@@ -29,7 +29,7 @@ FIRST_DAY = date(2023, 1, 1)
 
 
 class ProxyFailed(MeshError):
-    """The proxy does not answer, refuses, or answers something else."""
+    """The proxy refuses, or does not answer as one."""
 
     status = 502
 

@@ -12,5 +12,5 @@ class LedgerSettings(Table):
     budgets: tuple[Budget, ...] = ()
     """Amounts that may be spent."""
     default_price: Price | None = None
-    """Dollars per million tokens of a model without a price, such as { input = 3, output = 15 }. Unset: a
-    hard budget refuses its calls."""
+    """Dollars per million tokens of a model without a price: { input = 3, output = 15 }. Unset: a hard budget
+    refuses it."""

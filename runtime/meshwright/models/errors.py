@@ -61,11 +61,11 @@ class Unsupported(ModelRefused):
 
 
 class ContextTooLong(ModelRefused):
-    """The messages do not fit the model's context window."""
+    """The messages do not fit the model's window."""
 
 
 class ContentRefused(ModelRefused):
-    """The provider's policy forbids the request, or an answer to it."""
+    """The provider's policy forbids request or answer."""
 
 
 class EmptyReply(ModelError):
@@ -75,7 +75,7 @@ class EmptyReply(ModelError):
 
 
 class ReplyCutOff(ModelError):
-    """The model's reply ended at `max_tokens`, so it is no answer.
+    """The model's reply ended at `max_tokens`.
 
     `text` is what there is, all continuations together.
     """

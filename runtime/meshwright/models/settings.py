@@ -19,8 +19,8 @@ class ModelsSettings(Table):
         "MESH_MODEL": "adapter",
     }
     adapter: str = "auto"
-    """`auto`: `http` where `base_url` is set, `router` where provider keys are, else `offline`. Or one model
-    for every call: `ollama/llama3.1`."""
+    """`auto`: `http` with `base_url`, `router` with keys of providers, else `offline`. Or one model for every
+    call: `ollama/llama3.1`."""
     base_url: Annotated[str | None, http_url("http://127.0.0.1:4000")] = None
     """A LiteLLM proxy, or another server with OpenAI's API."""
     api_key: Secret | None = None
@@ -32,7 +32,7 @@ class ModelsSettings(Table):
     max_request_bytes: int = Field(default=16 * 1024 * 1024, ge=1_024, le=256 * 1024 * 1024)
     """Largest body of /v1."""
     stream: bool = True
-    """Send answers to the task's event stream as they are written."""
+    """Stream answers to the task's events."""
     park: bool = True
     """A run whose provider is away waits; else it fails."""
     park_seconds: float = Field(default=5.0, gt=0)

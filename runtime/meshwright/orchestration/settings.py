@@ -50,11 +50,11 @@ class _TenantLimits(Table):
     max_open_tasks: int | None = Field(default=None, ge=1, le=10_000_000)
     """Open tasks of a tenant. Unset: 95 % of the mesh's."""
     tasks_per_minute: float | None = Field(default=None, ge=1, le=10_000_000)
-    """Tasks that a tenant may submit. Unset: no limit."""
+    """Tasks that a tenant may submit."""
     calls_per_minute: float | None = Field(default=None, ge=1, le=10_000_000)
     """Calls of models over the API."""
     max_storage: Size | None = Field(default=None, ge=1_000_000)
-    """Bytes of a tenant's events, such as `500MB`. Unset: no limit."""
+    """Bytes of a tenant's events, such as `500MB`."""
     max_streams: int | None = Field(default=None, ge=1, le=100_000)
     """Event streams and WebSockets of a tenant, at each front."""
 
@@ -66,7 +66,7 @@ def _is_table(value: Any) -> Any:
 
 
 class TenantsSettings(_TenantLimits):
-    """[tenants]: limits of every tenant. A table [tenants.NAME] has those of one."""
+    """Limits of every tenant, in [tenants.NAME] of one."""
 
     model_config = ConfigDict(extra="allow")
     calls_per_minute: float | None = Field(default=60_000, ge=1, le=10_000_000)

@@ -62,12 +62,12 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     data_dir: Path = Path(".mesh")
-    """Folder of the mesh's database."""
+    """Folder of the database."""
     store: str = "sqlite"
-    """`sqlite`, `memory` (nothing is kept), or `dapr`. An installed package may bring others."""
+    """`sqlite`, `memory` (nothing is kept), `dapr`, or that of a package."""
     database: Secret | None = None
-    """PostgreSQL that workers share, as `postgresql://user@host:5432/name`. It is the store then; on `dapr`
-    it has only the log, the lists and the memories."""
+    """PostgreSQL that workers share, as `postgresql://user@host:5432/name`: the store, or on `dapr` only log,
+    lists and memories."""
     durability: Literal["full", "normal"] = "full"
     """`full`: accepted tasks survive a power cut; `normal`: only kill -9, but commits are faster."""
     writer: Literal["auto", "thread", "process"] = "auto"
@@ -79,7 +79,7 @@ class Settings(BaseModel):
     accept_loss: bool = False
     """Start, once, on a store that has lost commits."""
     drain_seconds: float = Field(default=10.0, ge=0, le=86_400)
-    """Seconds that running work has to end at a stop; the rest resumes later."""
+    """Seconds that running work has at a stop; the rest resumes later."""
     keep_events_days: float | None = Field(default=None, gt=0)
     """Days that events are kept. Unset: for ever."""
     keep_contents_days: float | None = Field(default=None, gt=0)
@@ -89,7 +89,7 @@ class Settings(BaseModel):
     max_payload_depth: int = Field(default=32, ge=2, le=100)
     """Deepest JSON of a request."""
     max_record_bytes: int = Field(default=4 * 1024 * 1024, ge=256 * 1024, le=256 * 1024 * 1024)
-    """Largest stored record, at least four times `max_payload_bytes`; an outcome may have half."""
+    """Largest record, at least four times `max_payload_bytes`; an outcome may have half."""
 
     if TYPE_CHECKING:  # the tables of `meshwright.parts`, which are joined by `built_in`
         http: HttpSettings

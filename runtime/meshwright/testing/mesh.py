@@ -51,7 +51,7 @@ _MAX_SHOWN_CHARS = 200  # of a request, in an error
 
 
 class ScriptEnded(ModelError):
-    """The scripted model was called once more than it has replies."""
+    """A test's scripted model has no more replies."""
 
 
 def tool_call(name: str, /, **arguments: Any) -> ToolCall:

@@ -159,7 +159,7 @@ class _Misdirected(InvalidInput):
 
 
 class _ForeignOrigin(InvalidInput):
-    """A request that a page of another site made a browser send."""
+    """A page of another site made a browser send the request."""
 
     status = 403
 

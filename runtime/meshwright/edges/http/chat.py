@@ -47,7 +47,7 @@ _PARTS = ("text", "image_url", "file", "input_audio", "refusal")
 
 
 class UnsupportedParameter(InvalidInput):
-    """A parameter that the mesh's models do not have."""
+    """The mesh's models have no such parameter."""
 
     status = 400
 

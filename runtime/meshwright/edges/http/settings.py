@@ -14,7 +14,7 @@ class HttpSettings(Table):
     """[http]: where the API listens, and for whom."""
 
     host: str = "127.0.0.1"
-    """Off loopback it needs keys and TLS, `behind_tls`, or `insecure`."""
+    """Off loopback it needs keys, and TLS or `behind_tls`; or `insecure`."""
     port: int = Field(default=8000, ge=0, le=65_535)
     """Port; 0 takes any free one."""
     allowed_hosts: tuple[HostName, ...] = ()

@@ -65,7 +65,7 @@ _NOT_OF_A_LEVEL = re.compile(r"[^!-~]|[#+/]")
 
 
 class ForeignTenant(Forbidden):
-    """A message to a tenant that the client may not act for."""
+    """The client may not act for that tenant."""
 
 
 class Topics:

@@ -9,4 +9,4 @@ class MaintenanceSettings(Table):
     """[maintenance]: when the work of a mesh begins."""
 
     hold: bool | None = None
-    """Begin no work before `mesh release`. Unset: only of a restored backup."""
+    """Begin no work before `mesh release`. Unset: after a restore."""

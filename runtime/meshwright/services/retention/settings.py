@@ -15,7 +15,7 @@ class RetentionSettings(Table):
     `records_days` later their records go as well."""
 
     succeeded_days: float | None = Field(default=None, ge=0.01, le=100_000)
-    """Days until succeeded tasks leave the lists. Unset: never."""
+    """Days until succeeded tasks leave the lists."""
     failed_days: float | None = Field(default=None, ge=0.01, le=100_000)
     """The same of failed ones."""
     cancelled_days: float | None = Field(default=None, ge=0.01, le=100_000)
@@ -23,7 +23,7 @@ class RetentionSettings(Table):
     timed_out_days: float | None = Field(default=None, ge=0.01, le=100_000)
     """The same of timed-out ones."""
     records_days: float = Field(default=30.0, ge=0.01, le=100_000)
-    """Days that their records stay longer, with idempotency keys."""
+    """Days that their records stay longer."""
 
     @property
     def days(self) -> Mapping[str, float | None]:
