@@ -214,7 +214,26 @@ async def test_an_agents_model_is_configured_changed_and_deleted(tmp_path: Path,
 
 async def test_deliveries_show_what_came_of_them(tmp_path: Path, chromium: Browser) -> None:
     chat = {"kind": "http", "agent": "echo", "secret": WHSEC, "url": "http://127.0.0.1:9/in"}
-    async with http_mesh(tmp_path, webhooks=webhooks(), channels={"chat": chat}) as api:
+    push = {"url": "https://hooks.example.com/in?key=s3cret", "secret": WHSEC}
+    hooks = webhooks(push=[push])
+    hooks["sources"]["alerts"] = {"kind": "alertmanager", "secret": "the secret of alerts"}
+    channels = {
+        "chat": chat,
+        "team": chat | {"kind": "mattermost", "token": "x", "url": "http://127.0.0.1:9"},
+    }
+    async with http_mesh(tmp_path, webhooks=hooks, channels=channels) as api:
+        async with opened(chromium, api, "deliveries") as page:
+            await expect(page.get_by_text("Nothing was delivered lately.")).to_be_visible()
+            rows = page.get_by_role("region", name="Channels and sources").get_by_role("row")
+            for name, text in (
+                ("webhook:github", "event=issues action=opened → echo"),
+                ("webhook:alerts", "events alone"),
+                ("push:hooks.example.com", "all outcomes"),
+                ("channel:chat", "/channels/chat by standard"),
+                ("channel:team", "not connected"),
+            ):
+                await expect(rows.filter(has_text=name)).to_contain_text(text)
+            assert "s3cret" not in await page.content()
         _, made = await deliver(api, issue(), "d-1")
         await deliver(api, {"zen": "Keep it simple."}, "d-2", event="ping")
         await event(api, "webhook.received")
@@ -227,7 +246,7 @@ async def test_deliveries_show_what_came_of_them(tmp_path: Path, chromium: Brows
             rows = page.get_by_role("region", name="Deliveries").get_by_role("row")
             for what in ("issues", "ping", "a message of ada"):
                 await expect(rows.filter(has_text=what)).to_have_count(1)
-            await rows.get_by_role("link", name=f"…{made['tasks'][0][-6:]}").click()
+            await rows.filter(has_text="issues").get_by_role("link", name=f"…{made['tasks'][0][-6:]}").click()
             await expect(page.get_by_role("heading", level=1)).to_contain_text("Task")
 
 
