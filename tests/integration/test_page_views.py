@@ -15,7 +15,7 @@ import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Locator, Page, async_playwright, expect
 
-from meshwright import Agent, Capability, Run
+from meshwright import Agent, Capability, Run, Task
 from meshwright.component import Component, Pages
 from meshwright.core.access import Role
 from meshwright.core.messages import Usage
@@ -67,6 +67,16 @@ class Helper(Agent):
 
     async def run(self, run: Run) -> str:
         return await run.ask(run.task.text)
+
+
+class Scholar(Helper):
+    """Helps, by an expensive model."""
+
+    agent_id = "scholar"
+    capabilities = (Capability("studying"),)
+
+    def tags(self, task: Task) -> tuple[str, ...]:
+        return ("expensive",)
 
 
 class Talker(Agent):
@@ -573,10 +583,10 @@ async def test_a_mesh_that_is_held_is_released(tmp_path: Path, chromium: Browser
 
 async def test_money_is_added_saved_on_or_refused(tmp_path: Path, chromium: Browser) -> None:
     script = ScriptedModel(*[said("Bought.")] * 9)
-    async with http_mesh(tmp_path, Helper, script=script, ledger=PRICED) as api:
-        wanted = {"whose": "helper", "allowance": "0.01/day", "on_empty": "ask"}
-        await api.call("PUT", "/allowances", json=wanted)
-        task_id = await api.submit(agent_id="helper", payload={"text": "Buy."})
+    budgets = [{"name": "dear", "scope": "tag", "of": "expensive", "limit_usd": "0.01", "on_empty": "ask"}]
+    budgets[0]["window"] = "day"
+    async with http_mesh(tmp_path, Scholar, script=script, ledger=PRICED, budgets=budgets) as api:
+        task_id = await api.submit(agent_id="scholar", payload={"text": "Buy."})
         async with opened(chromium, api, "inbox") as page:
             await press(page, "Another amount…")
             await dialog(page).get_by_label("Dollars").fill("1e99")
@@ -589,15 +599,33 @@ async def test_money_is_added_saved_on_or_refused(tmp_path: Path, chromium: Brow
             await expect(page.get_by_text("1 put off.")).to_be_visible()
             await press(page, "Show them")
             await press(page, "Cheaper models")
-            await expect(page.get_by_role("button", name="Cheaper models")).to_have_count(0)
-            outcome = await api.client.outcome(task_id)
-            assert outcome.error is not None and outcome.error.type == "BudgetExceeded"
+            assert (await api.client.outcome(task_id)).text == "Bought."
+            assert script.requests[-1].tags == ("cheap",)
+            await expect(page.get_by_text("Nothing waits for a person.")).to_be_visible()
+            wanted = {"whose": "scholar", "allowance": "0.01/day", "on_empty": "ask"}
             await api.call("PUT", "/allowances", json=wanted)
-            stopped = await api.submit(agent_id="helper", payload={"text": "Buy."})
+            stopped = await api.submit(agent_id="scholar", payload={"text": "Buy."})
             await press(page, "Stop it…")
             await dialog(page).get_by_label("Reason").fill("too much")
             await confirm(page, "Stop it")
             assert "too much" in str((await api.client.outcome(stopped)).error)
+
+
+@pytest.mark.parametrize("on_empty", ["ask", "wait"])
+async def test_a_task_gets_more_of_its_own_budget(tmp_path: Path, chromium: Browser, on_empty: str) -> None:
+    script = ScriptedModel(*[said("Bought.")] * 9)
+    async with http_mesh(tmp_path, Scholar, Lead, Helper, script=script, ledger=PRICED) as api:
+        spent = {"budget_usd": "0.01", "on_empty": on_empty}
+        task_id = await api.submit(agent_id="scholar", payload={"text": "Buy."}, **spent)
+        view = "inbox" if on_empty == "ask" else f"task/{task_id}"
+        async with opened(chromium, api, view) as page:
+            await press(page, "Cheaper models")
+            await expect(page.get_by_text("cheaper models are tried first")).to_be_visible()
+            await expect(page.get_by_role("button", name="Cheaper models")).to_have_count(0)
+            await press(page, "Another amount…")
+            await dialog(page).get_by_label("Dollars").fill("500")
+            await confirm(page, "Add")
+            assert (await api.client.outcome(task_id)).text == "Bought."
 
 
 # Try it

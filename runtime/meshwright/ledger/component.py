@@ -351,7 +351,7 @@ class LedgerComponent(Component):
 
     name = "ledger"
     facts: ClassVar[Mapping[str, str]] = {
-        "budget.*": "budget scope key limit limit_usd spent window amount_usd",
+        "budget.*": "budget scope key limit limit_usd spent window amount_usd cheaper",
         "allowance.*": "name scope of limit_usd window on_empty",
     }
 

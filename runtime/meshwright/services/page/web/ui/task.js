@@ -2,6 +2,7 @@
 /** A task: what was asked and answered, its tree with costs, its steps on a line of time, and its events. */
 import { html, useState } from "./vendor/preact.js";
 import { Export } from "./export.js";
+import { isMoney, Money } from "./inbox_money.js";
 import { act, Ago, call, dollars, Failed, may, notice, route, Shown, span, Status, Table, TaskLink, to, useData } from "./lib.js";
 import { Steps } from "./steps.js";
 import { Buttons } from "./tasks.js";
@@ -33,7 +34,7 @@ export function TaskPage() {
       ${data.generation > 1 ? html`<dt>worked on</dt><dd>${data.generation} times</dd>` : null}
     </dl>
     <p class="bar"><${Buttons} id=${id} status=${data.status} /> ${["failed", "timed_out", "cancelled"].includes(data.status) && may("operator", "submitter") ? AGAIN.map(([begin, label, said]) => html`<button key=${begin} type="button" onClick=${() => act(said, () => call("POST", `/tasks/${id}/retry`, { begin }))}>${label}</button>`) : null} <${Export} id=${id} /> <${Copy} /></p>
-    ${data.waits.length ? html`<h2>It waits</h2><ul>${data.waits.map((/** @type {any} */ wait) => html`<li key=${wait.wait_id}>for ${wait.kind}${wait.child_task_id ? html` <${TaskLink} id=${wait.child_task_id} />` : ""}: ${wait.reason} ${wait.due_at ? html`<span class="dim"><${Ago} time=${wait.due_at} /></span>` : ""} ${wait.kind === "person" ? html`<a href="#/inbox">Inbox</a>` : ""}</li>`)}</ul>` : null}
+    ${data.waits.length ? html`<h2>It waits</h2><ul>${data.waits.map((/** @type {any} */ wait) => html`<li key=${wait.wait_id}>for ${wait.kind}${wait.child_task_id ? html` <${TaskLink} id=${wait.child_task_id} />` : ""}: ${wait.reason} ${wait.due_at ? html`<span class="dim"><${Ago} time=${wait.due_at} /></span>` : ""} ${wait.kind === "person" || wait.subject?.on_empty === "ask" ? html`<a href="#/inbox">Inbox</a>` : isMoney(wait) ? html`<${Money} question=${{ ...wait, task_id: id }} />` : ""}</li>`)}</ul>` : null}
     <h2>Request</h2><${Shown} value=${typeof data.payload.text === "string" && Object.keys(data.payload).length === 1 ? data.payload.text : data.payload} />
     <${Ended} outcome=${data.outcome} id=${id} />
     <${Tree} id=${id} />
