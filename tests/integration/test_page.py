@@ -48,6 +48,7 @@ VIEWS = (
     "events",
     "memory",
     "prompts",
+    "experiments",
     "schedules",
     "deliveries",
     "agents",

@@ -5,6 +5,7 @@ import { ConfigsPage } from "./configs.js";
 import { DeliveriesPage } from "./deliveries.js";
 import { Dialogs } from "./dialog.js";
 import { EventsPage } from "./events.js";
+import { ExperimentsPage } from "./experiments.js";
 import { Inbox } from "./inbox.js";
 import { KeysPage } from "./keys.js";
 import { act, call, follow, live, may, me, notice, route, tenant, to, touch, useData, waiting } from "./lib.js";
@@ -31,6 +32,7 @@ const VIEWS = {
   events: { show: EventsPage, title: "Events", roles: ["viewer"] },
   memory: { show: MemoryPage, title: "Memory", roles: ["contents"] },
   prompts: { show: PromptsPage, title: "Prompts", roles: ["viewer"] },
+  experiments: { show: ExperimentsPage, title: "Experiments", roles: ["viewer"] },
   schedules: { show: SchedulesPage, title: "Schedules", roles: ["viewer"] },
   deliveries: { show: DeliveriesPage, title: "Deliveries", roles: ["viewer"] },
   agents: { show: ConfigsPage, title: "Configuration", roles: ["viewer"] },
