@@ -99,6 +99,7 @@ function Shell() {
   const view = may(...views[name].roles) ? views[name] : (able[0]?.[1] ?? VIEWS.try);
   const current = name === "task" ? "tasks" : name;
   useEffect(() => {
+    document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
     document.title = `${waiting.value ? `(${waiting.value}) ` : ""}${view.title || "Task"} · Meshwright`;
   }, [view, waiting.value]);
   return html`<header class="top">
@@ -145,7 +146,7 @@ function Tenant() {
     sessionStorage.setItem("tenant", tenant.value);
     touch();
   };
-  return html`<label>Tenant <input defaultValue=${tenant.value} size="7" placeholder="all" onChange=${set} /></label>`;
+  return html`<label>Tenant <input defaultValue=${tenant.value} size="4" placeholder="all" onChange=${set} /></label>`;
 }
 
 render(html`<${App} />`, /** @type {HTMLElement} */ (document.getElementById("app")));

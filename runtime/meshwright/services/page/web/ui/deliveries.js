@@ -43,10 +43,11 @@ export function DeliveriesPage() {
   const { error, items } = useDeliveries();
   const { error: unlisted, sources } = useSources();
   if (!items || !sources) return html`<h1>Channels and webhooks</h1><${Failed} error=${error ?? unlisted} />${error ?? unlisted ? null : html`<p class="dim">Asking…</p>`}`;
-  const shown = items.filter((one) => !from || one.from === from).slice(0, SHOWN);
+  const onlyBad = route.value.query.has("bad");
+  const shown = items.filter((one) => (!from || one.from === from) && (!onlyBad || one.bad)).slice(0, SHOWN);
   return html`<h1>Channels and webhooks</h1><${Failed} error=${error ?? unlisted} />
     ${sources.length || items.length ? html`<${Sources} sources=${sources} items=${items} from=${from} />` : html`<p class="empty">None is configured: <code>[webhooks.sources.NAME]</code> and <code>[channels.NAME]</code> of mesh.toml add one.</p>`}
-    ${shown.length || from ? html`<h2>The last deliveries${from ? html` of ${from} <a href=${to("deliveries")}>Show all</a>` : ""}</h2>` : null}
+    ${shown.length || from ? html`<h2>The last deliveries${onlyBad ? " with a problem" : ""}${from ? html` of ${from} <a href=${to("deliveries")}>Show all</a>` : ""}</h2>` : null}
     ${shown.length ? html`<${Table} label="Deliveries" heads=${["When", "From", "What", "Delivery", "Tasks", "Problem"]}>
         ${shown.map((one) => html`<tr key=${`${one.from} ${one.key}`}><td><${Ago} time=${one.time} /></td><td><a href=${to("deliveries", { from: one.from })}>${one.from}</a></td><td>${one.what}</td>
           <td>${one.id ? html`<code title=${one.id}>${one.id.slice(0, 18)}</code>` : ""}</td><td>${one.tasks.length ? one.tasks.map((/** @type {string} */ id) => html`<${TaskLink} key=${id} id=${id} /> `) : html`<span class="dim">none</span>`}</td><td class="reason bad" title=${one.bad}>${one.bad}</td></tr>`)}<//>` : html`<p class="empty">Nothing was delivered lately.</p>`}`;
@@ -64,7 +65,7 @@ function Sources({ sources, items, from }) {
       const link = to("deliveries", { from: name });
       return html`<tr key=${name}><td><a href=${link} aria-current=${name === from ? "true" : undefined}>${name}</a>${source.tenant_id && source.tenant_id !== "default" ? html` <span class="tag">${source.tenant_id}</span>` : ""}</td><td>${source.kind ?? ""}</td><td><${WayIn} source=${source} /></td><td><${Makes} source=${source} /></td>
         <td>${of.length ? html`<${Ago} time=${of[0].time} />` : html`<span class="dim">nothing lately</span>`}</td><td class="number"><${Count} value=${of.length} href=${link} /></td>
-        <td class="number"><${Count} value=${of.filter((one) => one.bad).length} href=${link} /></td><td class="number"><${Count} value=${tasks} href=${name.startsWith("webhook:") ? to("tasks", { requested_by: name }) : link} /></td></tr>`;
+        <td class="number"><${Count} value=${of.filter((one) => one.bad).length} href=${to("deliveries", { from: name, bad: 1 })} /></td><td class="number"><${Count} value=${tasks} href=${name.startsWith("webhook:") ? to("tasks", { requested_by: name }) : link} /></td></tr>`;
     })}<//>`;
 }
 

@@ -288,6 +288,7 @@ export function dollars(amount) {
 /** @param {number | null | undefined} seconds */
 export function span(seconds) {
   if (seconds == null) return "";
+  if (seconds < 0.01) return seconds > 0 ? "< 0.01 s" : "0 s";
   if (seconds < 10) return `${seconds.toFixed(seconds < 1 ? 2 : 1)} s`;
   if (seconds < 60) return `${Math.round(seconds)} s`;
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
@@ -309,8 +310,14 @@ export function Ago({ time }) {
 export const Status = ({ status }) => html`<span class=${`status s-${status}`}>${status.replace("_", " ")}</span>`;
 /** A link to a task. @param {{id: string}} given */
 export const TaskLink = ({ id }) => html`<a href=${to(`task/${id}`)} title=${id}><code>…${short(id)}</code></a>`;
-/** A number that leads to what it counts. @param {{value: any, href: string}} given */
-export const Count = ({ value, href }) => (value ? html`<a href=${href}>${value}</a>` : html`<span class="dim">${value ?? ""}</span>`);
+/** A number that leads to what it counts, where there is some, and an address. @param {{value: any, href: string}} given */
+export function Count({ value, href }) {
+  const text = typeof value === "number" ? value.toLocaleString() : (value ?? "");
+  const isNone = !value || value === "$0";
+  return isNone || !href ? html`<span class=${isNone ? "dim" : undefined}>${text}</span>` : html`<a href=${href}>${text}</a>`;
+}
+/** The address of the calls of models among the events; empty for a caller who may not see them. @param {Record<string, any>} of */
+export const callsOf = (of) => (may("viewer") ? to("events", { event_type: "model.called", ...of }) : "");
 /**
  * A table that scrolls sideways by itself. A title that begins with `#` is of numbers, an empty one of buttons.
  * @param {{label: string, heads: string[], children?: any}} given

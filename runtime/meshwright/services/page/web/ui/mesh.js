@@ -1,7 +1,7 @@
 // @ts-check
 /** The mesh: its agents as a graph and as a table, its workers with their leases, and its models. */
 import { html } from "./vendor/preact.js";
-import { Ago, Count, dollars, Failed, slow, span, Table, to, useData } from "./lib.js";
+import { Ago, callsOf, Count, dollars, Failed, slow, span, Table, to, useData } from "./lib.js";
 import { Topology } from "./topology.js";
 
 /** The view. */
@@ -51,4 +51,4 @@ const Workers = ({ workers }) =>
 const Models = ({ models }) =>
   html`<${Table} label="Models" heads=${["Deployment", "State", "#Calls", "#Failed", "#As a fallback", "#Tried again", "#p50", "#p90"]}>${models.map((model) => html`<tr key=${model.deployment}>
     <td>${model.deployment}</td><td>${model.well ? html`<span class="s-succeeded">well</span>` : html`<span class="bad">${model.reason || "left alone"} <${Ago} time=${model.until} /></span>`}</td>
-    <td class="number"><${Count} value=${model.calls} href=${to("money", { by: "model" })} /></td><td class="number"><${Count} value=${model.failed} href=${to("events", { event_type: "model.called" })} /></td><td class="number">${model.fallbacks}</td><td class="number">${model.retried}</td><td class="number">${span(model.p50_seconds)}</td><td class="number">${span(model.p90_seconds)}</td></tr>`)}<//>`;
+    <td class="number"><${Count} value=${model.calls} href=${to("money", { by: "model" })} /></td><td class="number"><${Count} value=${model.failed} href=${callsOf({})} /></td><td class="number"><${Count} value=${model.fallbacks} href=${callsOf({})} /></td><td class="number"><${Count} value=${model.retried} href=${callsOf({})} /></td><td class="number">${span(model.p50_seconds)}</td><td class="number">${span(model.p90_seconds)}</td></tr>`)}<//>`;

@@ -3,16 +3,16 @@
 import { html, useState } from "./vendor/preact.js";
 import { Allowances, Budgets } from "./budgets.js";
 import { Chart, tasksAt } from "./chart.js";
-import { asked, call, dollars, Failed, route, slow, Table, TaskLink, to, useData, useOnce } from "./lib.js";
+import { asked, call, Count, dollars, Failed, route, slow, Table, TaskLink, to, useData, useOnce } from "./lib.js";
 import { Tree } from "./tree.js";
 
 const KEYS = ["agent", "model", "prompt", "tag", "task", "tenant"];
 /** @type {Record<string, "hour" | "day">} */
 const TIMES = { "24h": "hour", "7d": "day", "30d": "day" };
 /** How a key is found in the list of tasks, where it can be. */
-const FOUND = { agent: "agent_id", model: "model", prompt: "prompt" };
+const FOUND = { agent: "agent_id", model: "model", prompt: "prompt", tag: "tag" };
 /** The filter of the list of tasks that finds a key. @param {string} by @param {string} key @returns {Record<string, string>} */
-const found = (by, key) => (FOUND[/** @type {"agent"} */ (by)] && key ? { [FOUND[/** @type {"agent"} */ (by)]]: key.split(" ")[0] } : {});
+const found = (by, key) => (FOUND[/** @type {"agent"} */ (by)] && key ? { [FOUND[/** @type {"agent"} */ (by)]]: by === "prompt" ? key.split(" ")[0] : key } : {});
 
 /** The view. */
 export function Money() {
@@ -47,9 +47,11 @@ function Sums({ data, by, since }) {
     <tr class="total"><td><b>All</b>${data.omitted ? html` <span class="dim">with ${data.omitted} that are not listed</span>` : ""}</td><${Figures} item=${data.total} href=${to("tasks", { since })} />${isBeside ? html`<td></td>` : null}</tr><//>`;
 }
 
-/** @param {{item: any, href: string}} given */
-const Figures = ({ item, href }) =>
-  html`<td class="number">${href ? html`<a href=${href}>${item.calls}</a>` : item.calls}</td><td class="number">${item.failed || ""}</td><td class="number">${item.prompt_tokens.toLocaleString()}</td><td class="number">${item.cached_tokens ? item.cached_tokens.toLocaleString() : ""}</td><td class="number">${item.completion_tokens.toLocaleString()}</td><td class="number">${dollars(item.cost_usd)}${item.unpriced ? html` <span class="dim">${item.unpriced} without a price</span>` : ""}</td><td class="number">${Number(item.reserved_usd) ? dollars(item.reserved_usd) : ""}</td>`;
+/** The numbers of a row, all of the same calls. @param {{item: any, href: string}} given */
+const Figures = ({ item, href }) => {
+  const number = (/** @type {any} */ value) => html`<td class="number"><${Count} value=${value || ""} href=${href} /></td>`;
+  return html`${number(item.calls)}${number(item.failed)}${number(item.prompt_tokens)}${number(item.cached_tokens)}${number(item.completion_tokens)}<td class="number"><${Count} value=${dollars(item.cost_usd)} href=${href} />${item.unpriced ? html` <span class="dim">${item.unpriced} without a price</span>` : ""}</td><td class="number">${Number(item.reserved_usd) ? dollars(item.reserved_usd) : ""}</td>`;
+};
 
 /** A row; that of a task opens what it delegated. @param {{item: any, by: string, since: string, isKnown: boolean, whole: any}} given */
 function Sum({ item, by, since, isKnown, whole }) {

@@ -3,7 +3,7 @@
 import { html, useState } from "./vendor/preact.js";
 import { Export } from "./export.js";
 import { isMoney, Money } from "./inbox_money.js";
-import { act, Ago, call, dollars, Failed, may, notice, route, Shown, span, Status, Table, TaskLink, to, useData } from "./lib.js";
+import { act, Ago, call, callsOf, Count, dollars, Failed, may, notice, route, Shown, span, Status, Table, TaskLink, to, useData } from "./lib.js";
 import { Steps } from "./steps.js";
 import { Buttons } from "./tasks.js";
 import { Tree } from "./tree.js";
@@ -29,7 +29,7 @@ export function TaskPage() {
       ${data.forked_from ? html`<dt>forked from</dt><dd><${TaskLink} id=${data.forked_from.task_id} /> behind step ${data.forked_from.step}</dd>` : null}
       ${data.thread_id === id ? null : html`<dt>thread</dt><dd><a href=${to("tasks", { thread_id: data.thread_id })}><code>${data.thread_id}</code></a></dd>`}
       ${data.state ? html`<dt>it is in</dt><dd>${data.state}</dd>` : null}
-      ${data.outcome ? html`<dt>cost</dt><dd>${dollars(data.outcome.cost_usd)}, ${data.outcome.usage.prompt_tokens + data.outcome.usage.completion_tokens} tokens, ${span(data.outcome.duration_ms / 1000)}${data.outcome.model ? `, ${data.outcome.model}` : ""}</dd>` : null}
+      ${data.outcome ? html`<dt>cost</dt><dd>${dollars(data.outcome.cost_usd)}, <${Count} value=${data.outcome.usage.prompt_tokens + data.outcome.usage.completion_tokens} href=${callsOf({ task_id: id })} /> tokens, ${span(data.outcome.duration_ms / 1000)}${data.outcome.model ? `, ${data.outcome.model}` : ""}</dd>` : null}
       ${data.outcome?.prompt ? html`<dt>prompt</dt><dd><a href=${to("tasks", { prompt: data.outcome.prompt.split(" ")[0] })}>${data.outcome.prompt}</a></dd>` : null}
       ${data.generation > 1 ? html`<dt>worked on</dt><dd>${data.generation} times</dd>` : null}
     </dl>

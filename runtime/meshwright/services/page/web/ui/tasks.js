@@ -4,9 +4,9 @@ import { html, useState } from "./vendor/preact.js";
 import { cancelAll, retryAll } from "./again.js";
 import { act, Ago, asked, call, Count, dollars, Failed, may, route, slow, span, Status, Table, TaskLink, to, useData } from "./lib.js";
 
-const FILTERS = ["status", "agent_id", "capability", "requested_by", "model", "error", "since", "until", "text", "thread_id", "parent_task_id", "prompt", "task_id"];
+const FILTERS = ["status", "agent_id", "capability", "requested_by", "model", "error", "since", "until", "text", "thread_id", "parent_task_id", "prompt", "tag", "task_id"];
 const FIELDS = [["agent_id", "Agent"], ["capability", "Capability"], ["requested_by", "Requested by"], ["error", "Error"], ["since", "Since (24h)"]];
-const MORE = [["until", "Until"], ["model", "Model"], ["prompt", "Prompt"], ["task_id", "Id"], ["thread_id", "Thread"], ["parent_task_id", "Delegated by"]];
+const MORE = [["until", "Until"], ["model", "Model"], ["prompt", "Prompt"], ["tag", "Tag"], ["task_id", "Id"], ["thread_id", "Thread"], ["parent_task_id", "Delegated by"]];
 const STATES = ["accepted", "dispatched", "running", "waiting", "succeeded", "failed", "cancelled", "timed_out"];
 const PAGE = 50;
 
