@@ -94,9 +94,10 @@ function Shell() {
   }, []);
   useBadge();
   const views = { ...others.value, ...VIEWS };
-  const name = route.value.view in views ? route.value.view : "inbox";
-  const able = Object.entries(views).filter(([, view]) => may(...view.roles));
-  const view = may(...views[name].roles) ? views[name] : (able[0]?.[1] ?? VIEWS.try);
+  const able = Object.entries(views).filter(([, one]) => may(...one.roles));
+  const asked = able.some(([key]) => key === route.value.view) ? route.value.view : "";
+  const name = asked || able.find(([, one]) => one.title)?.[0] || "none";
+  const view = views[name] ?? { show: NoRole, title: "No role" };
   const current = name === "task" ? "tasks" : name;
   useEffect(() => {
     document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
@@ -115,6 +116,8 @@ function Shell() {
     <main id="main" tabindex="-1"><${view.show} key=${`${name}/${route.value.id}`} /></main>
     <${Dialogs} />`;
 }
+
+const NoRole = () => html`<h1>No role</h1><p>These credentials have no role in this mesh. An administrator gives them one.</p>`;
 
 /** Goes on with the content, for the keyboard; the address stays that of the view. @param {Event} event */
 function skip(event) {

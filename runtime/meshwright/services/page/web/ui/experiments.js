@@ -2,7 +2,7 @@
 /** Experiments: variants on live tasks with what is known of each, and evaluations with their figures. */
 import { html } from "./vendor/preact.js";
 import { ask } from "./dialog.js";
-import { act, Ago, call, Count, dollars, Failed, may, route, slow, Status, Table, TaskLink, to, useData } from "./lib.js";
+import { act, Ago, Asking, call, Count, dollars, Failed, may, route, slow, Status, Table, TaskLink, to, useData } from "./lib.js";
 
 /** The metrics of which less is better. */
 const LESS = new Set(["retries", "model_calls", "tokens", "cost_usd", "duration_seconds", "approvals_denied"]);
@@ -22,7 +22,7 @@ const signed = (value) => (value != null && value > 0 ? "+" : "");
 
 function Experiments() {
   const { data, error } = useData("/v1/experiments?limit=500", slow);
-  return html`<h1>Experiments</h1><${Failed} error=${error} />
+  return html`<h1>Experiments</h1><${Failed} error=${error} /><${Asking} of=${{ data, error }} />
     ${data?.items.length === 0 ? html`<p class="empty">There is no experiment: <code>mesh experiments create FILE.json</code> makes one.</p>` : null}
     ${data?.items.length ? html`<${Table} label="Experiments" heads=${["Experiment", "State", "Agent", "#Variants", "Metric", "Guard", "Runs over", "Begun", "By"]}>
       ${data.items.map((/** @type {any} */ one) => html`<tr key=${one.experiment_id}><td><a href=${to(`experiments/${one.experiment_id}`)}>${one.name}</a></td><td><${State} one=${one} /></td>
@@ -41,7 +41,7 @@ const changes = (variant) => Object.entries(variant).filter(([name, value]) => !
 function Experiment({ id }) {
   const path = `/v1/experiments/${encodeURIComponent(id)}`;
   const { data, error } = useData(`${path}/results`, slow);
-  if (!data) return html`<h1>Experiment</h1><${Failed} error=${error} />${error ? null : html`<p class="dim">Asking…</p>`}`;
+  if (!data) return html`<h1>Experiment</h1><${Failed} error=${error} /><${Asking} of=${{ error }} />`;
   const { experiment: one, variants, figures } = data;
   const stop = () =>
     ask({
@@ -77,7 +77,7 @@ const isGood = (figure) => figure.difference > 0 !== LESS.has(figure.metric);
 
 function Evaluations() {
   const { data, error } = useData("/v1/evaluations?limit=200", slow);
-  return html`<h2>Evaluations</h2><${Failed} error=${error} />
+  return html`<h2>Evaluations</h2><${Failed} error=${error} /><${Asking} of=${{ data, error }} />
     ${data?.items.length === 0 ? html`<p class="empty">There is no evaluation: <code>mesh evaluate FILE.jsonl --agent AGENT</code> makes one.</p>` : null}
     ${data?.items.length ? html`<${Table} label="Evaluations" heads=${["Evaluation", "State", "#Items", "#Done", "#Failed", "#Cost", "By", "When"]}>
       ${data.items.map((/** @type {any} */ one) => {
@@ -91,7 +91,7 @@ function Evaluation({ id }) {
   const path = `/v1/evaluations/${encodeURIComponent(id)}`;
   const { data, error } = useData(path, slow);
   const { data: items } = useData(`${path}/items?limit=100`, slow);
-  if (!data) return html`<h1>Evaluation</h1><${Failed} error=${error} />${error ? null : html`<p class="dim">Asking…</p>`}`;
+  if (!data) return html`<h1>Evaluation</h1><${Failed} error=${error} /><${Asking} of=${{ error }} />`;
   return html`<h1>Evaluation ${data.name} <${Status} status=${data.status} /></h1><${Failed} error=${error} />
     <p>${data.done} of ${data.items} items are done, ${data.failed} without an answer; ${dollars(data.cost_usd)}${data.agent_id ? html`, by <a href=${to("tasks", { agent_id: data.agent_id })}>${data.agent_id}</a>` : ""}.</p>
     ${data.warnings.map((/** @type {string} */ text) => html`<p class="bad" key=${text}>${text}</p>`)}

@@ -37,7 +37,9 @@ export function headers() {
  */
 export async function call(method, path, body) {
   const options = { method, headers: headers(), body: body === undefined ? undefined : JSON.stringify(body) };
-  const answer = await fetch(path, options);
+  const answer = await fetch(path, options).catch(() => {
+    throw new Problem(0, { detail: "The mesh does not answer", remedy: "It is asked again." });
+  });
   const text = await answer.text();
   let document = null;
   try {
@@ -329,6 +331,8 @@ export const LogIn = () => html`<button type="button" onClick=${() => { me.value
 /** The line of an error of the API. @param {{error: any}} given */
 export const Failed = ({ error }) =>
   error ? html`<p class="bad" role="alert">${error.message}${error.remedy ? html`<br /><span class="dim">${error.remedy}</span>` : ""}</p>` : null;
+/** Says that an answer of the API is still to come. @param {{of: {data?: any, error?: any}}} given */
+export const Asking = ({ of }) => (of.data || of.error ? null : html`<p class="dim">Asking…</p>`);
 /** Data as people read it: text as it is, the rest as JSON. @param {{value: any}} given */
 export const Shown = ({ value }) => html`<pre tabindex="0">${typeof value === "string" ? value : JSON.stringify(value, null, 2)}</pre>`;
 /** How many questions wait for people; a text with + where there are more. */

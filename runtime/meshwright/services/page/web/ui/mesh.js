@@ -1,14 +1,14 @@
 // @ts-check
 /** The mesh: its agents as a graph and as a table, its workers with their leases, and its models. */
 import { html } from "./vendor/preact.js";
-import { Ago, callsOf, Count, dollars, Failed, slow, span, Table, to, useData } from "./lib.js";
+import { Ago, Asking, callsOf, Count, dollars, Failed, slow, span, Table, to, useData } from "./lib.js";
 import { Topology } from "./topology.js";
 
 /** The view. */
 export function MeshPage() {
   const { data: figures, error } = useData("/figures");
   const { data: agents } = useData("/agents", slow);
-  if (!figures) return html`<h1>Mesh</h1><${Failed} error=${error} />`;
+  if (!figures) return html`<h1>Mesh</h1><${Failed} error=${error} /><${Asking} of=${{ error }} />`;
   const known = Object.fromEntries((agents?.items ?? []).map((/** @type {any} */ agent) => [agent.agent_id, agent]));
   const names = [...new Set([...(agents?.items ?? []).filter((/** @type {any} */ agent) => agent.kind !== "system").map((/** @type {any} */ agent) => agent.agent_id), ...figures.agents.map((/** @type {any} */ agent) => agent.agent_id)])].sort();
   const rows = names.map((name) => ({ ...(figures.agents.find((/** @type {any} */ agent) => agent.agent_id === name) ?? { agent_id: name }), info: known[name] }));

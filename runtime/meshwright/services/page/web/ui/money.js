@@ -3,7 +3,7 @@
 import { html, useState } from "./vendor/preact.js";
 import { Allowances, Budgets } from "./budgets.js";
 import { Chart, tasksAt } from "./chart.js";
-import { asked, call, Count, dollars, Failed, route, slow, Table, TaskLink, to, useData, useOnce } from "./lib.js";
+import { asked, Asking, call, Count, dollars, Failed, route, slow, Table, TaskLink, to, useData, useOnce } from "./lib.js";
 import { Tree } from "./tree.js";
 
 const KEYS = ["agent", "model", "prompt", "tag", "task", "tenant"];
@@ -26,7 +26,7 @@ export function Money() {
   return html`<h1>Money</h1>
     <nav class="bar" aria-label="Period">${Object.keys(TIMES).map((time) => html`<a key=${time} href=${to("money", { by, since: time })} aria-current=${time === since ? "true" : undefined}>last ${time}</a>`)}</nav>
     <nav class="bar" aria-label="Sum by">${KEYS.map((name) => html`<a key=${name} href=${to("money", { by: name, since })} aria-current=${name === by ? "true" : undefined}>by ${name}</a>`)}</nav>
-    <${Failed} error=${error} />
+    <${Failed} error=${error} /><${Asking} of=${{ data, error }} />
     ${series?.since ? html`<${Chart} items=${series.items} bucket=${bucket} since=${series.since} link=${link} />` : null}
     ${data ? html`<${Sums} data=${data} by=${by} since=${since} />` : null}
     <${Budgets} />

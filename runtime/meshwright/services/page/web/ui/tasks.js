@@ -2,7 +2,7 @@
 /** The tasks: counted by state and by cause, filtered, cancelled and worked on again. */
 import { html, useState } from "./vendor/preact.js";
 import { cancelAll, retryAll } from "./again.js";
-import { act, Ago, asked, call, Count, dollars, Failed, may, route, slow, span, Status, Table, TaskLink, to, useData } from "./lib.js";
+import { act, Ago, asked, Asking, call, Count, dollars, Failed, may, route, slow, span, Status, Table, TaskLink, to, useData } from "./lib.js";
 
 const FILTERS = ["status", "agent_id", "capability", "requested_by", "model", "error", "since", "until", "text", "thread_id", "parent_task_id", "prompt", "tag", "task_id"];
 const FIELDS = [["agent_id", "Agent"], ["capability", "Capability"], ["requested_by", "Requested by"], ["error", "Error"], ["since", "Since (24h)"]];
@@ -28,7 +28,7 @@ export function Tasks() {
     <${Causes} wanted=${wanted} />
     <${Filter} wanted=${wanted} key=${JSON.stringify(wanted)} />
     ${onlyStuck ? html`<p>Running for over twice the time that nine of ten tasks of their agent take. <a href=${to("tasks")}>Show all</a></p>` : null}
-    <${Failed} error=${isGone ? null : error} />
+    <${Failed} error=${isGone ? null : error} /><${Asking} of=${{ data, error }} />
     ${data ? html`${onlyStuck ? null : html`<${Again} wanted=${wanted} items=${items} />`}<${Rows} items=${items} stuck=${stuck} />` : null}
     ${isGone || (data && items.length === 0) ? html`<p class="empty">No task agrees with that.${isGone ? ` ${error.message}. ${error.remedy}` : ""}</p>` : null}
     ${data?.cursor && more < 10 && !onlyStuck ? html`<button type="button" onClick=${() => setMore(more + 1)}>Show more</button>` : null}
@@ -38,9 +38,9 @@ export function Tasks() {
 /** Open tasks by state, and those that failed; each number leads to them. @param {{figures: any}} given */
 function Counts({ figures }) {
   const { data } = useData("/status");
-  const open = data?.tasks ?? {};
+  const open = data?.tasks;
   const cards = [
-    ...["running", "waiting", "dispatched", "accepted"].map((state) => [state, open[state] ?? 0, to("tasks", { status: state })]),
+    ...["running", "waiting", "dispatched", "accepted"].map((state) => [state, open ? (open[state] ?? 0) : "", to("tasks", { status: state })]),
     ["failed", figures?.dead_letters.failed ?? "", to("tasks", { status: "failed" })],
     ["timed out", figures?.dead_letters.timed_out ?? "", to("tasks", { status: "timed_out" })],
     ["stuck", figures?.stuck.length ?? "", to("tasks", { stuck: 1 })],

@@ -1,0 +1,80 @@
+"""The page where little is allowed, where the mesh is slow or away, and where much waits."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, Route, expect
+
+from meshwright.core.access import Role
+from meshwright.testing import ScriptedModel, tool_call
+from tests.integration.test_page import Deployer, Releaser, reader
+from tests.integration.test_page_views import ADMINS, chromium, opened, press
+from tests.support.http_mesh import http_mesh
+from tests.support.tenants import holder
+
+pytestmark = pytest.mark.needs("chromium")
+__all__ = ["chromium"]
+QUIET = "The mesh does not answer"
+
+
+async def test_a_submitter_begins_at_the_first_view_that_it_sees(tmp_path: Path, chromium: Browser) -> None:
+    async with http_mesh(tmp_path, **ADMINS) as api:
+        submitter = (await holder(api, "default", Role.SUBMITTER))["Authorization"].split()[1]
+        for view in ("inbox", "keys", "nothing"):
+            async with opened(chromium, api, view, submitter) as page:
+                await expect(page.get_by_role("heading", level=1)).to_have_text("Try it")
+                await expect(page.get_by_role("link", name="Try it")).to_have_attribute(
+                    "aria-current", "page"
+                )
+
+
+async def test_a_slow_mesh_shows_no_number_before_it_is_known(tmp_path: Path, chromium: Browser) -> None:
+    go_on = asyncio.Event()
+
+    async def hold(route: Route) -> None:
+        await go_on.wait()
+        await route.continue_()
+
+    async with http_mesh(tmp_path) as api, opened(chromium, api, "inbox") as page:
+        await api.submit(agent_id="gate", payload={})
+        await page.route("**/status", hold)
+        await page.route("**/tasks?*", hold)
+        await page.get_by_role("link", name="Tasks").click()
+        await expect(page.get_by_text("Asking…")).to_be_visible()
+        running = page.locator(".cards").get_by_role("link", name="running")
+        await expect(running).to_have_text("running ")
+        go_on.set()
+        await expect(running).to_have_text("running 1")
+        await expect(page.get_by_text("Asking…")).to_have_count(0)
+        await page.unroute_all(behavior="ignoreErrors")
+
+
+async def test_a_mesh_that_is_away_is_asked_again(tmp_path: Path, chromium: Browser) -> None:
+    async with http_mesh(tmp_path) as api, reader(chromium, f"{api.url}/#/inbox") as person:
+        page = person.page
+        await expect(page.get_by_role("status").first).to_have_text("live")
+        await page.context.set_offline(True)
+        await page.get_by_role("link", name="Memory").click()
+        await expect(page.get_by_role("alert")).to_contain_text(QUIET)
+        await page.context.set_offline(False)
+        await api.finished(agent_id="echo", payload={"text": "Hello"})
+        await expect(page.get_by_role("alert")).to_have_count(0)
+
+
+async def test_approvals_are_chosen_by_agent_and_tool(tmp_path: Path, chromium: Browser) -> None:
+    calls = [tool_call("deploy", version=f"1.{number}", environment="staging") for number in range(2)]
+    script = ScriptedModel(*calls, "Done.", "Done.")
+    async with http_mesh(tmp_path, Deployer, Releaser, script=script) as api:
+        asked = [await api.submit(agent_id="deployer", payload={"text": "Deploy."}) for _ in calls]
+        kept = await api.submit(agent_id="releaser", payload={"text": "Ship it."})
+        async with opened(chromium, api, "inbox") as page:
+            await expect(page.get_by_role("article")).to_have_count(3)
+            await press(page, "Choose all 2 of deployer, deploy")
+            await press(page, "Approve all")
+            for task_id in asked:
+                assert (await api.client.outcome(task_id)).success
+            await expect(page.get_by_role("article")).to_have_count(1)
+            assert (await api.get(f"/tasks/{kept}"))["status"] == "waiting"
