@@ -284,6 +284,7 @@ async def test_a_login_is_asked_for_and_what_may_not_be_done_is_not_offered(
             "Money",
             "Events",
             "Prompts",
+            "Experiments",
             "Schedules",
             "Deliveries",
             "Configuration",

@@ -9,9 +9,10 @@ import pytest
 from playwright.async_api import Browser, Route, expect
 
 from meshwright.core.access import Role
+from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import ScriptedModel, tool_call
-from tests.integration.test_page import Deployer, Releaser, reader
-from tests.integration.test_page_views import ADMINS, chromium, opened, press
+from tests.integration.test_page import ADMIN, TOKEN, Deployer, Releaser, reader
+from tests.integration.test_page_views import ADMINS, Helper, chromium, confirm, opened, press
 from tests.support.http_mesh import http_mesh
 from tests.support.tenants import holder
 
@@ -78,3 +79,31 @@ async def test_approvals_are_chosen_by_agent_and_tool(tmp_path: Path, chromium: 
                 assert (await api.client.outcome(task_id)).success
             await expect(page.get_by_role("article")).to_have_count(1)
             assert (await api.get(f"/tasks/{kept}"))["status"] == "waiting"
+
+
+async def test_an_experiment_is_run_looked_at_and_stopped(tmp_path: Path, chromium: Browser) -> None:
+    variants = [{"name": "now"}, {"name": "kind", "temperature": 0.2}]
+    guard = {"metric": "success", "worse_by": 0.2, "action": "rollback"}
+    wanted = {"name": "kinder", "agent_id": "helper", "variants": variants, "guard": guard}
+    script = ScriptedModel(*["Well."] * 9)
+    async with http_mesh(tmp_path, Helper, script=script, admin_token=TOKEN) as api:
+        assert (await api.call("POST", "/v1/experiments", json=wanted, headers=ADMIN))[0] == 201
+        viewer = (await holder(api, "default", Role.VIEWER))["Authorization"].split()[1]
+        async with opened(chromium, api, "experiments", viewer) as page:
+            await page.get_by_role("link", name="kinder").click()
+            await expect(page.get_by_text("No task with a variant has ended yet.")).to_be_visible()
+            assert await page.get_by_role("button").all_inner_texts() == ["Log out"]
+        async with opened(chromium, api, "experiments", TOKEN) as page:
+            await page.get_by_role("link", name="kinder").click()
+            await expect(page.get_by_text("rolls back where success is worse by 20.0 %")).to_be_visible()
+            await press(page, "Run on live tasks")
+            await expect(page.locator("h1")).to_contain_text("running")
+            task = {"agent_id": "helper", "payload": {"text": "Help."}}
+            _, made = await api.call("POST", "/tasks", json=task, headers=ADMIN)
+            await api.mesh.get(Tasks).outcome(made["task_id"])
+            figures = page.get_by_role("region", name="Figures").get_by_role("row")
+            await expect(figures.filter(has_text="success")).to_contain_text("100.0 %")
+            await press(page, "Stop…")
+            await confirm(page, "Stop it")
+            await expect(page.locator("h1")).to_contain_text("stopped")
+            await expect(page.get_by_role("button", name="Stop…")).to_have_count(0)

@@ -118,6 +118,7 @@ const HIDDEN_MS = 60_000;
 const GRACE_MS = 10_000;
 const KEPT = 300;
 let due = 0;
+let slowDue = 0;
 let askedAt = 0;
 let slowedAt = 0;
 let streams = 0;
@@ -140,8 +141,15 @@ function beat() {
   if (come.length) recent.value = [...come.reverse(), ...recent.value].slice(0, KEPT);
   come = [];
   pulse.value += 1;
-  if (askedAt < slowedAt + SLOW_MS) return;
-  slowedAt = askedAt;
+  const left = slowedAt + SLOW_MS - askedAt;
+  if (left > 0) slowDue ||= setTimeout(beatSlowly, left); // the last event may not be followed by another
+  else beatSlowly();
+}
+function beatSlowly() {
+  clearTimeout(slowDue);
+  slowDue = 0;
+  if (document.hidden) return;
+  slowedAt = Date.now();
   slow.value += 1;
 }
 document.addEventListener("visibilitychange", () => touch());

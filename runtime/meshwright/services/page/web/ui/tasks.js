@@ -8,6 +8,7 @@ const FILTERS = ["status", "agent_id", "capability", "requested_by", "model", "e
 const FIELDS = [["agent_id", "Agent"], ["capability", "Capability"], ["requested_by", "Requested by"], ["error", "Error"], ["since", "Since (24h)"]];
 const MORE = [["until", "Until"], ["model", "Model"], ["prompt", "Prompt"], ["tag", "Tag"], ["task_id", "Id"], ["thread_id", "Thread"], ["parent_task_id", "Delegated by"]];
 const STATES = ["accepted", "dispatched", "running", "waiting", "succeeded", "failed", "cancelled", "timed_out"];
+const ENDS = STATES.slice(4);
 const PAGE = 50;
 
 /** The filter of the address. */
@@ -39,6 +40,7 @@ export function Tasks() {
 function Counts({ figures }) {
   const { data } = useData("/status");
   const open = data?.tasks;
+  const midnight = new Date(new Date().setHours(0, 0, 0, 0)).toISOString();
   const cards = [
     ...["running", "waiting", "dispatched", "accepted"].map((state) => [state, open ? (open[state] ?? 0) : "", to("tasks", { status: state })]),
     ["failed", figures?.dead_letters.failed ?? "", to("tasks", { status: "failed" })],
@@ -46,6 +48,7 @@ function Counts({ figures }) {
     ["stuck", figures?.stuck.length ?? "", to("tasks", { stuck: 1 })],
   ];
   return html`<ul class="cards">${cards.map(([name, count, href]) => html`<li key=${name}><a href=${href}><span class="dim">${name}</span> <b class=${count ? `s-${String(name).replace(" ", "_")}` : ""}>${count}</b></a></li>`)}</ul>
+    <p class="line dim">Ended today: ${ENDS.map((state) => html`<a key=${state} href=${to("tasks", { status: state, since: midnight })}>${state.replace("_", " ")}</a>`)}</p>
     ${data?.waits.length ? html`<p class="dim">Waits: ${data.waits.map((/** @type {any} */ wait, /** @type {number} */ at) => html`${at ? ", " : ""}<a href=${wait.kind === "person" || wait.kind === "money" ? to("inbox") : to("tasks", { status: "waiting" })}>${wait.count} for ${wait.kind}</a> (the oldest <${Ago} time=${wait.oldest} />)`)}</p>` : null}`;
 }
 
