@@ -12,7 +12,7 @@ from meshwright.core.access import Role
 from meshwright.orchestration.tasks import Tasks
 from meshwright.testing import ScriptedModel, tool_call
 from tests.integration.test_page import ADMIN, TOKEN, Deployer, Releaser, reader
-from tests.integration.test_page_views import ADMINS, Helper, chromium, confirm, opened, press
+from tests.integration.test_page_views import ADMINS, Helper, chromium, confirm, opened, press, said
 from tests.support.http_mesh import http_mesh
 from tests.support.tenants import holder
 
@@ -107,3 +107,20 @@ async def test_an_experiment_is_run_looked_at_and_stopped(tmp_path: Path, chromi
             await confirm(page, "Stop it")
             await expect(page.locator("h1")).to_contain_text("stopped")
             await expect(page.get_by_role("button", name="Stop…")).to_have_count(0)
+
+
+async def test_costs_of_a_tenant_lead_to_its_tasks(tmp_path: Path, chromium: Browser) -> None:
+    priced = {"default_price": {"input": "0", "output": "20000"}}
+    async with http_mesh(
+        tmp_path, Helper, script=ScriptedModel(said("Well.")), ledger=priced, **ADMINS
+    ) as api:
+        headers = await holder(api, "acme", Role.SUBMITTER)
+        task = {"agent_id": "helper", "payload": {"text": "Help."}}
+        _, made = await api.call("POST", "/tasks", json=task, headers=headers)
+        await api.mesh.get(Tasks).outcome(made["task_id"], "acme")
+        async with opened(chromium, api, "money?by=tenant", TOKEN) as page:
+            costs = page.get_by_role("region", name="Costs").get_by_role("row").filter(has_text="acme")
+            await costs.get_by_role("link", name="1", exact=True).click()
+            await expect(page.get_by_label("Tenant")).to_have_value("acme")
+            rows = page.get_by_role("region", name="Tasks").get_by_role("row")
+            await expect(rows.filter(has_text=made["task_id"][-6:])).to_have_count(1)

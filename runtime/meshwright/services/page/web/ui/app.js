@@ -93,6 +93,10 @@ function Shell() {
     load();
   }, []);
   useBadge();
+  const named = route.value.query.get("tenant");
+  useEffect(() => {
+    if (named && me.value.all_tenants) choose(named);
+  }, [named]);
   const views = { ...others.value, ...VIEWS };
   const able = Object.entries(views).filter(([, one]) => may(...one.roles));
   const asked = able.some(([key]) => key === route.value.view) ? route.value.view : "";
@@ -143,13 +147,16 @@ function Account() {
   return html`<span class="dim" title=${me.value.roles.join(", ")}>${me.value.name}</span> ${me.value.logged_in ? html`<button type="button" onClick=${leave}>Log out</button>` : null}`;
 }
 
+/** Act for a tenant from now on. @param {string} named */
+function choose(named) {
+  tenant.value = named;
+  sessionStorage.setItem("tenant", named);
+  touch();
+}
+
 function Tenant() {
-  const set = (/** @type {any} */ event) => {
-    tenant.value = event.target.value.trim();
-    sessionStorage.setItem("tenant", tenant.value);
-    touch();
-  };
-  return html`<label>Tenant <input defaultValue=${tenant.value} size="4" placeholder="all" onChange=${set} /></label>`;
+  const set = (/** @type {any} */ event) => choose(event.target.value.trim());
+  return html`<label key=${tenant.value}>Tenant <input defaultValue=${tenant.value} size="4" placeholder="all" onChange=${set} /></label>`;
 }
 
 render(html`<${App} />`, /** @type {HTMLElement} */ (document.getElementById("app")));

@@ -10,7 +10,7 @@ const KEYS = ["agent", "model", "prompt", "tag", "task", "tenant"];
 /** @type {Record<string, "hour" | "day">} */
 const TIMES = { "24h": "hour", "7d": "day", "30d": "day" };
 /** How a key is found in the list of tasks, where it can be. */
-const FOUND = { agent: "agent_id", model: "model", prompt: "prompt", tag: "tag" };
+const FOUND = { agent: "agent_id", model: "model", prompt: "prompt", tag: "tag", tenant: "tenant" };
 /** The filter of the list of tasks that finds a key. @param {string} by @param {string} key @returns {Record<string, string>} */
 const found = (by, key) => (FOUND[/** @type {"agent"} */ (by)] && key ? { [FOUND[/** @type {"agent"} */ (by)]]: by === "prompt" ? key.split(" ")[0] : key } : {});
 
