@@ -63,7 +63,7 @@ function Sources({ sources, items, from }) {
       const of = items.filter((one) => one.from === name);
       const tasks = of.reduce((sum, one) => sum + one.tasks.length, 0);
       const link = to("deliveries", { from: name });
-      return html`<tr key=${name}><td><a href=${link} aria-current=${name === from ? "true" : undefined}>${name}</a>${source.tenant_id && source.tenant_id !== "default" ? html` <span class="tag">${source.tenant_id}</span>` : ""}</td><td>${source.kind ?? ""}</td><td><${WayIn} source=${source} /></td><td><${Makes} source=${source} /></td>
+      return html`<tr key=${name}><td><a href=${link} aria-current=${name === from ? "true" : undefined}>${name}</a>${source.tenant_id && source.tenant_id !== "default" ? html` <span class="tag">${source.tenant_id}</span>` : ""}</td><td>${source.kind ?? ""}</td><td><${WayIn} source=${source} /></td><td class="texts"><${Makes} source=${source} /></td>
         <td>${of.length ? html`<${Ago} time=${of[0].time} />` : html`<span class="dim">nothing lately</span>`}</td><td class="number"><${Count} value=${of.length} href=${link} /></td>
         <td class="number"><${Count} value=${of.filter((one) => one.bad).length} href=${to("deliveries", { from: name, bad: 1 })} /></td><td class="number"><${Count} value=${tasks} href=${name.startsWith("webhook:") ? to("tasks", { requested_by: name }) : link} /></td></tr>`;
     })}<//>`;
