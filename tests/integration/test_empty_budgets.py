@@ -333,10 +333,14 @@ async def test_a_tree_is_made_cheaper_and_asks_again_where_that_is_too_dear(
     task_id = await submitted(api, agent_id="dean", budget_usd="0.0001", on_empty=on_empty)
     [wait] = await parked(api)
     assert (wait["subject"]["of"], wait["subject"]["cheaper"]) == (task_id, True)
+    assert f"mesh budgets raise {task_id} USD, or --cheaper in place of USD" in wait["asked"]
     made = await mesh("budgets", "raise", task_id, "--cheaper", "--url", api.url, MESH_API_KEY=TOKEN)
     assert made.status == 0, made.err
     [_, again] = await parked(api, 2)
     assert (again["subject"]["on_empty"], again["subject"]["cheaper"]) == (on_empty, False)
+    assert "--cheaper" not in again["asked"]
+    shown = await mesh("task", task_id, "--url", api.url)
+    assert f"on empty cheaper models, then {on_empty}:" in shown.out
     await admin.raise_budget("1", task_id=task_id)
     assert (await api.client.outcome(task_id)).success
 

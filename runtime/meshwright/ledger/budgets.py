@@ -149,6 +149,8 @@ class Budgets:
             if cheaper is request:
                 is_dear = not _EXPENSIVE_TAGS.isdisjoint(request.tags)
                 error.can_be_cheaper = is_dear and error.cheaper_tag is None
+                if error.can_be_cheaper and error.on_empty in ("ask", "wait"):
+                    error.remedy += ", or --cheaper in place of USD"
                 raise
         else:
             cheaper = _downgraded(request, hold.cheaper_tag)
