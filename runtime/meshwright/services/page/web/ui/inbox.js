@@ -3,7 +3,7 @@
 import { html, signal, useEffect, useState } from "./vendor/preact.js";
 import { ask } from "./dialog.js";
 import { Earlier } from "./earlier.js";
-import { act, Ago, asked, call, Failed, may, me, notice, Shown, slow, TaskLink, touch, useData, waiting } from "./lib.js";
+import { act, Ago, asked, call, Failed, may, me, notice, Shown, slow, TaskLink, to, touch, useData, waiting } from "./lib.js";
 import { isMoney, Money } from "./inbox_money.js";
 import { Causes } from "./tasks.js";
 
@@ -139,7 +139,7 @@ export function Item({ question }) {
       ${decides && may("approver", "submitter") ? html`<input type="checkbox" aria-label="Choose" checked=${chosen.value.has(question.id)} onChange=${choose} />` : null}
       <b>${question.agent_id ?? question.source}</b>
       <span class="dim"><${Ago} time=${question.since} /></span>
-      ${isTask ? html`<span class="dim">task <${TaskLink} id=${question.task_id} />${question.tasks > 1 ? ` and ${question.tasks - 1} more` : ""}</span>` : null}
+      ${isTask ? html`<span class="dim">task <${TaskLink} id=${question.task_id} />${question.tasks > 1 ? html` and <a href=${to("tasks", { status: "waiting" })}>${question.tasks - 1} more</a>` : ""}</span>` : null}
       ${question.expires_at ? html`<span class="dim">expires <${Ago} time=${question.expires_at} /></span>` : null}
     </header>
     <p class="question">${question.question.split("\nIts effect:\n")[0]}</p>
