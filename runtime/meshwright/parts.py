@@ -174,6 +174,12 @@ BUILTIN = (
     BuiltIn("contents", "run.component:ContentsComponent"),
     BuiltIn("replies", "edges.replies:Courier"),
     BuiltIn(
+        "sources",
+        "edges.sources.component:Sources",
+        resources="edges.sources.resources:RESOURCES",
+        commands={"channels": "List channels, the agents that answer, and whether each is connected."},
+    ),
+    BuiltIn(
         "sinks",
         "services.sinks.component:Sinks",
         "services.sinks.settings:SinksSettings",

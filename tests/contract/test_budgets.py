@@ -236,6 +236,19 @@ async def test_what_is_reserved_and_spent_outlives_a_crash(harness: HostHarness,
         await accounted(host, Provider(rng), POT).complete(asked(11, timeout_seconds=0.2))
 
 
+async def test_more_money_and_cheaper_models_outlive_a_crash(
+    harness: HostHarness, rng: random.Random
+) -> None:
+    host = await harness.open(KIND)
+    await accounted(host, Modest(rng), POT).budgets.add(POT_ACCOUNT, Decimal(5), cheaper=True)
+    host = await harness.crash(host)
+    model = accounted(host, Modest(rng), POT)
+    [view] = await model.budgets.views([], None)
+    assert (view.limit_usd, view.cheaper) == (LIMIT + 5, True)
+    again = await model.budgets.add(POT_ACCOUNT, Decimal(1))
+    assert (again.limit_usd, again.cheaper) == (LIMIT + 6, True)
+
+
 async def test_calls_that_crashes_cut_off_are_rows_once_each_and_end_their_holds(
     harness: HostHarness, rng: random.Random
 ) -> None:

@@ -145,6 +145,26 @@ async def test_tasks_events_and_costs_are_found_by_the_prompt_of_a_call(store: L
     assert [(item.key, item.cost_usd) for item in costs.items] == [("a", 4)]
 
 
+async def test_tasks_and_costs_are_found_by_a_tag_of_a_call(store: LogOnFile) -> None:
+    await store.write([dispatched(task_id) for task_id in "abc"])
+    tags = {"a": ("research", 'big "one"'), "b": ("research", "cheap"), "c": ()}
+    await store.write([called(task_id, "1", tags=own) for task_id, own in tags.items()])
+    await store.write([called("a", "4", tags=("cheap",), prompt=NEW)])
+    for tag, found, cost in (
+        ("research", "ba", 2),
+        ('big "one"', "a", 1),
+        ("cheap", "ba", 5),
+        ("one", "", None),
+        ("%", "", None),
+        ('"', "", None),
+    ):
+        assert await names(store, tag=tag) == [*found], tag
+        query = CostQuery("default", of=TaskFilter(tag=tag))
+        assert (await costs_of(store.log, query)).total.cost_usd == cost, tag
+    assert await names(store, tag="research", prompt=NEW) == []  # no call has both
+    assert await names(store, tag="cheap", prompt=NEW) == ["a"]
+
+
 async def test_an_unknown_prompt_is_told_apart_from_an_unknown_version(store: LogOnFile) -> None:
     await store.write([dispatched("a"), called("a", "1", prompt=f"{OLD} built-in"), called("a", "2")])
     await store.write([called("a", "3", prompt=f"{NEW} built-in"), called("a", "4", prompt="editor@77 x")])

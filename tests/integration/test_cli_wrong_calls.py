@@ -118,7 +118,7 @@ events --task NOPE                 | 1 | {NO_TASK}
 events --limit 0                   | 2 | '0' is not a whole number from 1 to 1000
 events --follow                    | 1 | nothing more happens there; start one with: mesh up
 money cost                         | 2 | did you mean: mesh money costs
-money raise                        | 2 | Missing argument 'NAME'; type: mesh money raise [OPTIONS] NAME AMOUNT
+money raise                        | 2 | mesh money raise [OPTIONS] NAME [AMOUNT]
 money raise nothing 5              | 1 | mesh budgets lists the budgets, mesh tasks the tasks
 money raise nothing five           | 2 | 'five' {AMOUNT}
 allow asker                        | 2 | say what WHOSE may spend, like 5/day, or --remove

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from meshwright import Agent, Capability, Client, Run
+from meshwright import Agent, Capability, Client, Run, Task
 from meshwright.core.errors import InvalidInput, NotFound
 from meshwright.ledger.budgets import Budgets
 from tests.support.fake_provider import FakeProvider
@@ -33,6 +33,27 @@ class Clerk(Agent):
         return "asked"
 
 
+class Scholar(Clerk):
+    """The same, of an expensive model."""
+
+    agent_id = "scholar"
+    capabilities = (Capability("studying"),)
+
+    def tags(self, task: Task) -> tuple[str, ...]:
+        return "research", "expensive"
+
+
+class Dean(Agent):
+    """Has a scholar ask, on its own purse."""
+
+    agent_id = "dean"
+    capabilities = (Capability("heading"),)
+    delegates_to = ("scholar",)
+
+    async def run(self, run: Run) -> str:
+        return await run.delegate("scholar", "Ask.")
+
+
 class Chief(Agent):
     """Has four clerks ask at once."""
 
@@ -54,7 +75,7 @@ async def fake() -> AsyncIterator[FakeProvider]:
 @pytest.fixture
 async def api(tmp_path: Path, fake: FakeProvider) -> AsyncIterator[Api]:
     settings = {"model": "http", "litellm_base_url": fake.url, "default_price": PRICE}
-    async with http_mesh(tmp_path, Clerk, Chief, admin_token=TOKEN, **settings) as api:
+    async with http_mesh(tmp_path, Clerk, Chief, Scholar, Dean, admin_token=TOKEN, **settings) as api:
         yield api
 
 
@@ -89,6 +110,8 @@ async def test_a_task_that_waits_for_money_goes_on_once_its_budget_is_raised(
         "budget": "budget_usd",
         "account": f"budget_usd:{task_id}",
         "on_empty": on_empty,
+        "of": task_id,
+        "cheaper": False,
     }
     assert "$0.00 of $0.0001 spent" in wait["asked"]
     assert (await api.get(f"/tasks/{task_id}"))["status"] == "waiting"
@@ -284,3 +307,48 @@ async def test_an_estimate_says_what_such_tasks_have_cost_and_when_nobody_knows(
     for misspelled in ({"agent_id": "clerc"}, {"capability": "clerkin"}):
         with pytest.raises(InvalidInput, match="clerk"):
             await api.client.estimate(**misspelled)
+
+
+# Cheaper models
+
+
+async def test_tasks_that_wait_for_a_budget_go_on_with_cheaper_models(api: Api, admin: Client) -> None:
+    await admin.allow("tag:expensive", "0/day", on_empty="ask")
+    task_id = await submitted(api, agent_id="dean", budget_usd="5", on_empty="ask")
+    [wait] = await parked(api)
+    assert (wait["subject"]["of"], wait["subject"]["cheaper"]) == ("expensive", True)
+    view = await admin.raise_budget(cheaper=True, budget="allow-tag-expensive-day")
+    assert (view.cheaper, view.limit_usd, view.on_empty) == (True, 0, "ask")
+    assert (await api.client.outcome(task_id)).success
+    calls = (await api.get("/costs", by="tag"))["items"]
+    assert {one["key"]: one["calls"] for one in calls} == {"research": 3, "cheap": 3}
+    [raised] = (await api.get("/events", event_type="budget.raised"))["items"]
+    assert (raised["payload"]["cheaper"], raised["payload"]["amount_usd"]) == (True, "0")
+
+
+@pytest.mark.parametrize("on_empty", ["ask", "wait"])
+async def test_a_tree_is_made_cheaper_and_asks_again_where_that_is_too_dear(
+    api: Api, admin: Client, on_empty: str
+) -> None:
+    task_id = await submitted(api, agent_id="dean", budget_usd="0.0001", on_empty=on_empty)
+    [wait] = await parked(api)
+    assert (wait["subject"]["of"], wait["subject"]["cheaper"]) == (task_id, True)
+    assert f"mesh budgets raise {task_id} USD, or --cheaper in place of USD" in wait["asked"]
+    made = await mesh("budgets", "raise", task_id, "--cheaper", "--url", api.url, MESH_API_KEY=TOKEN)
+    assert made.status == 0, made.err
+    [_, again] = await parked(api, 2)
+    assert (again["subject"]["on_empty"], again["subject"]["cheaper"]) == (on_empty, False)
+    assert "--cheaper" not in again["asked"]
+    shown = await mesh("task", task_id, "--url", api.url)
+    assert f"on empty cheaper models, then {on_empty}:" in shown.out
+    await admin.raise_budget("1", task_id=task_id)
+    assert (await api.client.outcome(task_id)).success
+
+
+async def test_nothing_to_add_and_nothing_cheaper_is_refused(api: Api, admin: Client) -> None:
+    task_id = await submitted(api, agent_id="clerk", budget_usd="5")
+    with pytest.raises(InvalidInput, match="give an amount_usd"):
+        await admin.raise_budget(task_id=task_id)
+    done = await mesh("budgets", "raise", task_id, "--url", api.url)
+    assert (done.status, "--cheaper" in done.err) == (2, True)
+    await api.client.outcome(task_id)

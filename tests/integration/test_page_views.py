@@ -16,8 +16,9 @@ from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Locator, Page, async_playwright, expect
 from pydantic import BaseModel, Field
 
-from meshwright import Agent, Capability, Run
+from meshwright import Agent, Capability, Run, Task
 from meshwright.component import Component, Pages
+from meshwright.context.memory import MemoryItem, MemoryStore
 from meshwright.core.access import Role
 from meshwright.core.messages import Usage
 from meshwright.edges.http.server import serving
@@ -79,6 +80,16 @@ class Filed(Agent):
     agent_id = "filed"
     capabilities = (Capability("filing"),)
     remembers = False
+
+
+class Scholar(Helper):
+    """Helps, by an expensive model."""
+
+    agent_id = "scholar"
+    capabilities = (Capability("studying"),)
+
+    def tags(self, task: Task) -> tuple[str, ...]:
+        return ("expensive",)
 
 
 class Talker(Agent):
@@ -248,7 +259,26 @@ async def test_an_agents_model_is_configured_changed_and_deleted(tmp_path: Path,
 
 async def test_deliveries_show_what_came_of_them(tmp_path: Path, chromium: Browser) -> None:
     chat = {"kind": "http", "agent": "echo", "secret": WHSEC, "url": "http://127.0.0.1:9/in"}
-    async with http_mesh(tmp_path, webhooks=webhooks(), channels={"chat": chat}) as api:
+    push = {"url": "https://hooks.example.com/in?key=s3cret", "secret": WHSEC}
+    hooks = webhooks(push=[push])
+    hooks["sources"]["alerts"] = {"kind": "alertmanager", "secret": "the secret of alerts"}
+    channels = {
+        "chat": chat,
+        "team": chat | {"kind": "mattermost", "token": "x", "url": "http://127.0.0.1:9"},
+    }
+    async with http_mesh(tmp_path, webhooks=hooks, channels=channels) as api:
+        async with opened(chromium, api, "deliveries") as page:
+            await expect(page.get_by_text("Nothing was delivered lately.")).to_be_visible()
+            rows = page.get_by_role("region", name="Channels and sources").get_by_role("row")
+            for name, text in (
+                ("webhook:github", "event=issues action=opened → echo"),
+                ("webhook:alerts", "events alone"),
+                ("push:hooks.example.com", "all outcomes"),
+                ("channel:chat", "/channels/chat by standard"),
+                ("channel:team", "not connected"),
+            ):
+                await expect(rows.filter(has_text=name)).to_contain_text(text)
+            assert "s3cret" not in await page.content()
         _, made = await deliver(api, issue(), "d-1")
         await deliver(api, {"zen": "Keep it simple."}, "d-2", event="ping")
         await event(api, "webhook.received")
@@ -261,7 +291,7 @@ async def test_deliveries_show_what_came_of_them(tmp_path: Path, chromium: Brows
             rows = page.get_by_role("region", name="Deliveries").get_by_role("row")
             for what in ("issues", "ping", "a message of ada"):
                 await expect(rows.filter(has_text=what)).to_have_count(1)
-            await rows.get_by_role("link", name=f"…{made['tasks'][0][-6:]}").click()
+            await rows.filter(has_text="issues").get_by_role("link", name=f"…{made['tasks'][0][-6:]}").click()
             await expect(page.get_by_role("heading", level=1)).to_contain_text("Task")
 
 
@@ -610,10 +640,10 @@ async def test_a_mesh_that_is_held_is_released(tmp_path: Path, chromium: Browser
 
 async def test_money_is_added_saved_on_or_refused(tmp_path: Path, chromium: Browser) -> None:
     script = ScriptedModel(*[said("Bought.")] * 9)
-    async with http_mesh(tmp_path, Helper, script=script, ledger=PRICED) as api:
-        wanted = {"whose": "helper", "allowance": "0.01/day", "on_empty": "ask"}
-        await api.call("PUT", "/allowances", json=wanted)
-        task_id = await api.submit(agent_id="helper", payload={"text": "Buy."})
+    budgets = [{"name": "dear", "scope": "tag", "of": "expensive", "limit_usd": "0.01", "on_empty": "ask"}]
+    budgets[0]["window"] = "day"
+    async with http_mesh(tmp_path, Scholar, script=script, ledger=PRICED, budgets=budgets) as api:
+        task_id = await api.submit(agent_id="scholar", payload={"text": "Buy."})
         async with opened(chromium, api, "inbox") as page:
             await press(page, "Another amount…")
             await dialog(page).get_by_label("Dollars").fill("1e99")
@@ -626,15 +656,33 @@ async def test_money_is_added_saved_on_or_refused(tmp_path: Path, chromium: Brow
             await expect(page.get_by_text("1 put off.")).to_be_visible()
             await press(page, "Show them")
             await press(page, "Cheaper models")
-            await expect(page.get_by_role("button", name="Cheaper models")).to_have_count(0)
-            outcome = await api.client.outcome(task_id)
-            assert outcome.error is not None and outcome.error.type == "BudgetExceeded"
+            assert (await api.client.outcome(task_id)).text == "Bought."
+            assert script.requests[-1].tags == ("cheap",)
+            await expect(page.get_by_text("Nothing waits for a person.")).to_be_visible()
+            wanted = {"whose": "scholar", "allowance": "0.01/day", "on_empty": "ask"}
             await api.call("PUT", "/allowances", json=wanted)
-            stopped = await api.submit(agent_id="helper", payload={"text": "Buy."})
+            stopped = await api.submit(agent_id="scholar", payload={"text": "Buy."})
             await press(page, "Stop it…")
             await dialog(page).get_by_label("Reason").fill("too much")
             await confirm(page, "Stop it")
             assert "too much" in str((await api.client.outcome(stopped)).error)
+
+
+@pytest.mark.parametrize("on_empty", ["ask", "wait"])
+async def test_a_task_gets_more_of_its_own_budget(tmp_path: Path, chromium: Browser, on_empty: str) -> None:
+    script = ScriptedModel(*[said("Bought.")] * 9)
+    async with http_mesh(tmp_path, Scholar, Lead, Helper, script=script, ledger=PRICED) as api:
+        spent = {"budget_usd": "0.01", "on_empty": on_empty}
+        task_id = await api.submit(agent_id="scholar", payload={"text": "Buy."}, **spent)
+        view = "inbox" if on_empty == "ask" else f"task/{task_id}"
+        async with opened(chromium, api, view) as page:
+            await press(page, "Cheaper models")
+            await expect(page.get_by_text("cheaper models are tried first")).to_be_visible()
+            await expect(page.get_by_role("button", name="Cheaper models")).to_have_count(0)
+            await press(page, "Another amount…")
+            await dialog(page).get_by_label("Dollars").fill("500")
+            await confirm(page, "Add")
+            assert (await api.client.outcome(task_id)).text == "Bought."
 
 
 # Try it
@@ -830,56 +878,92 @@ async def test_another_package_adds_a_view(
 # All of them
 
 
+LONG = f"{'averylongwordwithoutanyspace' * 5} <b onclick='x()'>and</b> <img src=x onerror=alert(1)> 你好 🚀"
+
+
+@asynccontextmanager
+async def filled_mesh(folder: Path) -> AsyncIterator[tuple[Api, str]]:
+    """A mesh with something in every view, also texts that are long or that pages would run; and a task."""
+    Moody.tries = 0
+    script = ScriptedModel(
+        *[said("Well.")] * 12, tool_call("deploy", version="1.4", environment="production"), *[said(LONG)] * 9
+    )
+    chat = {"kind": "http", "agent": "echo", "secret": WHSEC, "url": "http://127.0.0.1:9/in"}
+    dear = {"name": "dear", "scope": "tag", "of": "expensive", "limit_usd": "0", "on_empty": "ask"}
+    settings = {"ledger": PRICED, "webhooks": webhooks(), "channels": {"chat": chat}, "admin_token": TOKEN}
+    agents = (Lead, Helper, Moody, Deployer, Releaser, Scholar)
+    async with http_mesh(
+        folder, *agents, script=script, budgets=[dear | {"window": "day"}], **settings
+    ) as api:
+        for path, body in (
+            ("/v1/prompts", {"name": "helper", "template": "Help.", "message": "The first one."}),
+            ("/schedules", {"id": "daily", "cron": "0 7 * * *", "task": {"agent_id": "echo"}}),
+            ("/v1/experiments", {"name": "kinder", "agent_id": "helper", "variants": VARIANTS}),
+            ("/v1/evaluations", {"data": {"items": [{"output": LONG}]}, "metrics": ["length"]}),
+            ("/api/agents", {"agent_id": "gate", "llm_provider": "ollama", "llm_model": "llama3"}),
+        ):
+            status, made = await api.call("POST", path, json=body, headers=ADMIN)
+            assert status < 300, made
+            if path == "/v1/experiments":
+                begin = f"{path}/{made['experiment_id']}/run"
+                assert (await api.call("POST", begin, json={}, headers=ADMIN))[0] == 200
+        assert (await api.call("PUT", "/v1/prompts/helper", json={"template": "Help well."}))[0] < 300
+        memory = MemoryItem(memory_id="m-1", scope="global", text=LONG, subject="ports", agent_id="helper")
+        await api.mesh.get(MemoryStore).remember(memory)
+        task_id = await api.finished(agent_id="lead", payload={"text": "Do it."})
+        await api.finished(agent_id="moody", payload={"text": LONG}, thread_id="t" * 64)
+        await api.finished(agent_id="echo", payload={"fail": True})
+        allowance = {"whose": "helper", "allowance": "5/day", "on_empty": "ask"}
+        assert (await api.call("PUT", "/allowances", json=allowance, headers=ADMIN))[0] < 300
+        await api.submit(agent_id="releaser", payload={"text": "Ship it."})
+        await api.submit(agent_id="scholar", payload={"text": "Think."})
+        await deliver(api, issue(), "d-1")
+        key = {"name": "ada", "expires": "30d", "budget": "5/day"}
+        assert (await api.call("POST", "/keys", json=key, headers=ADMIN))[0] < 300  # from now on all need one
+        yield api, task_id
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 async def test_every_view_is_well_with_something_in_it(
     tmp_path: Path, chromium: Browser, scheme: Any, width: int
 ) -> None:
-    Moody.tries = 0
-    script = ScriptedModel(
-        *[said("Well.")] * 12, tool_call("deploy", version="1.4", environment="production")
-    )
-    settings = {"ledger": PRICED, "webhooks": webhooks(), "admin_token": TOKEN}
     options = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}}
-    agents = (Lead, Helper, Moody, Deployer, Releaser)
-    async with http_mesh(tmp_path, *agents, script=script, **settings) as api:
-        task_id = await api.finished(agent_id="lead", payload={"text": "Do it."})
-        await api.finished(agent_id="moody", payload={"text": "How is it?"})
-        await api.submit(agent_id="releaser", payload={"text": "Ship it."})
-        await deliver(api, issue(), "d-1")
-        for method, path, body in (
-            ("PUT", "/allowances", {"whose": "helper", "allowance": "5/day", "on_empty": "ask"}),
-            ("POST", "/api/agents", {"agent_id": "gate", "llm_provider": "ollama", "llm_model": "llama3"}),
-            ("POST", "/keys", {"name": "ada", "expires": "30d", "budget": "5/day"}),
-        ):
-            assert (await api.call(method, path, json=body, headers=ADMIN))[0] < 300
-        async with reader(chromium, f"{api.url}/", **options) as person:
-            page = person.page
-            await log_in(person, TOKEN)
-            await page.get_by_role("article").first.wait_for()
-            for view, button in VISITS:
-                await page.goto(f"{api.url}/#/{view.replace('TASK', task_id)}")
-                await expect(page.get_by_role("heading", level=1)).to_be_visible()
-                await expect(page.get_by_text("Asking…")).to_have_count(0)
-                if button:
-                    await page.get_by_role("button", name=button).first.click()
-                    await expect(dialog(page)).to_be_visible()
-                found = await Axe().run(page)
-                assert found.violations_count == 0, (view, found.generate_report())
-                sideways = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-                assert await page.evaluate(sideways) <= 0, view
-                if SHOTS:
-                    name = view.replace("/", "-").replace("?", "-")
-                    await page.screenshot(
-                        path=Path(SHOTS, f"{name}-{'ask' if button else ''}-{scheme}-{width}.png"),
-                        full_page=not button,
-                    )
-                if button:
-                    await page.keyboard.press("Escape")
-            unexpected = [text for text in person.complaints if "401" not in text]  # of the login
-            assert unexpected == []
+    async with filled_mesh(tmp_path) as (api, task_id), reader(chromium, f"{api.url}/", **options) as person:
+        page = person.page
+        await log_in(person, TOKEN)
+        await page.get_by_role("article").first.wait_for()
+        [tried] = (await api.call("GET", "/v1/experiments", headers=ADMIN))[1]["items"]
+        [judged] = (await api.call("GET", "/v1/evaluations", headers=ADMIN))[1]["items"]
+        ids = {
+            "TASK": task_id,
+            "EXPERIMENT": tried["experiment_id"],
+            "EVALUATION": judged["evaluation_id"],
+        }
+        for view, button in VISITS:
+            await page.goto(f"{api.url}/#/{re.sub('[A-Z]{2,}', lambda found: ids[found[0]], view)}")
+            await expect(page.get_by_role("heading", level=1)).to_be_visible()
+            await expect(page.get_by_text("Asking…")).to_have_count(0)
+            if button:
+                await page.get_by_role("button", name=button).first.click()
+                await expect(dialog(page)).to_be_visible()
+            found = await Axe().run(page)
+            assert found.violations_count == 0, (view, found.generate_report())
+            sideways = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+            assert await page.evaluate(sideways) <= 0, view
+            if SHOTS:
+                name = view.replace("/", "-").replace("?", "-")
+                await page.screenshot(
+                    path=Path(SHOTS, f"{name}-{'ask' if button else ''}-{scheme}-{width}.png"),
+                    full_page=not button,
+                )
+            if button:
+                await page.keyboard.press("Escape")
+        unexpected = [text for text in person.complaints if "401" not in text]  # of the login
+        assert unexpected == []
 
 
+VARIANTS = [{"name": "now"}, {"name": "kind", "temperature": 0.2, "params": {"top_p": 0.9}}]
 VISITS = (
     ("inbox", ""),
     ("tasks", ""),
@@ -889,6 +973,14 @@ VISITS = (
     ("mesh", ""),
     ("money", ""),
     ("money?by=task", "Set an allowance…"),
+    ("events", ""),
+    ("memory", ""),
+    ("prompts", ""),
+    ("prompts/helper", ""),
+    ("experiments", ""),
+    ("experiments/EXPERIMENT", "Stop…"),
+    ("experiments/EVALUATION?evaluation=1", ""),
+    ("schedules", ""),
     ("deliveries", ""),
     ("agents", ""),
     ("agents", "Configure an agent…"),

@@ -2,6 +2,7 @@
 
 import pytest
 
+from meshwright.core.money import ZERO
 from meshwright.models.errors import BudgetExceeded
 from meshwright.models.port import CallContext
 from tests.support.budgets import STEP, budget, request, spending
@@ -83,3 +84,31 @@ async def test_a_hard_budget_that_is_empty_may_go_on_with_a_cheaper_tag() -> Non
         with pytest.raises(BudgetExceeded, match="Budget poor"):
             await mesh.call(1, tags=("research", "expensive"))
         assert await mesh.balance("dear:expensive") == (3, 0)
+
+
+async def test_a_budget_is_cheaper_until_it_renews_and_then_asks_as_before() -> None:
+    asks = budget(3, "asks", scope="tag", of="expensive", window="hour", on_empty="ask")
+    poor = budget(1, "poor", scope="tag", of="cheap", on_empty="ask")
+    async with spending(asks, poor) as mesh:
+        await mesh.call(3, tags=("expensive",))
+        with pytest.raises(BudgetExceeded) as refused:
+            await mesh.call(1, tags=("expensive",))
+        assert (refused.value.can_be_cheaper, refused.value.owner) == (True, "expensive")
+        [account] = [one for one in await mesh.model.budgets.accounts([], None) if one.budget == "asks"]
+        view = await mesh.model.budgets.add(account, ZERO, cheaper=True)
+        assert (view.cheaper, view.on_empty, view.limit_usd) == (True, "ask", 3)
+        await mesh.call(1, tags=("expensive",))
+        assert mesh.provider.requests[-1].tags == ("cheap",)
+        with pytest.raises(BudgetExceeded, match="Budget poor") as refused:
+            await mesh.call(1, tags=("expensive",))
+        assert (refused.value.can_be_cheaper, refused.value.on_empty) == (False, "ask")
+        await mesh.clock.advance(3600)
+        assert not (await mesh.model.budgets.add(account, ZERO)).cheaper
+
+
+async def test_a_call_that_has_no_cheaper_model_says_so() -> None:
+    async with spending(budget(1, on_empty="ask")) as mesh:
+        for tags in (("research",), ()):
+            with pytest.raises(BudgetExceeded) as refused:
+                await mesh.call(2, tags=tags)
+            assert not refused.value.can_be_cheaper

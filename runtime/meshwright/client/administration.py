@@ -103,19 +103,22 @@ class Administration:
 
     async def raise_budget(
         self,
-        amount_usd: Decimal | str,
+        amount_usd: Decimal | str | None = None,
         *,
+        cheaper: bool = False,
         budget: str | None = None,
         key: str | None = None,
         task_id: str | None = None,
     ) -> BudgetView:
         """Add dollars to a budget, or to a task's own; tasks that wait for money go on.
 
-        `key` says whose, where each of a scope has one. Needs the admin token. Raises NotFound.
+        With `cheaper` calls without room go on with cheaper models. `key` says whose, where each of a scope
+        has one. Needs the admin token. Raises NotFound.
         """
         from meshwright.ledger.budgets import BudgetView
 
-        wanted = {"budget": budget, "key": key, "task_id": task_id, "amount_usd": str(amount_usd)}
+        wanted = {"budget": budget, "key": key, "task_id": task_id, "cheaper": cheaper or None}
+        wanted["amount_usd"] = None if amount_usd is None else str(amount_usd)
         body = {name: value for name, value in wanted.items() if value is not None}
         return await self._connection.get(BudgetView, "/budgets/raise", "POST", body=body)
 

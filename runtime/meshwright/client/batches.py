@@ -24,8 +24,8 @@ class OfTask(TypedDict, total=False):
     """The fields by which tasks are found, and events and costs of tasks.
 
     `prompt` is that of a call of a model: `NAME`, or `NAME@DIGEST` for a version, of which the first
-    characters are enough. `error` is the type of the error by which they failed; `text` stands in the first
-    1,000 characters of their request.
+    characters are enough, `tag` one of such a call. `error` is the type of the error by which they failed;
+    `text` stands in the first 1,000 characters of their request.
     """
 
     agent_id: str | None
@@ -36,6 +36,7 @@ class OfTask(TypedDict, total=False):
     requested_by: str | None
     model: str | None
     prompt: str | None
+    tag: str | None
     error: str | None
     text: str | None
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from meshwright.core.encoding import encode
 from meshwright.core.messages import Event, TaskStatus
 from meshwright.prompts.prompt import version_prefix
 
@@ -37,9 +38,9 @@ class TaskFilter(BaseModel):
 
     `task_id` is the beginning or the end of their ids, `error` the type of the error by which they failed,
     `prompt` that of one of their calls of models: `NAME`, or `NAME@DIGEST`, of which the beginning is enough.
-    `text` stands in the first 1,000 characters of their request, whatever its case. `since` and `until` bound
-    the time of their last change, and include it. `dead` are those that failed or timed out, `open` those
-    that have not ended.
+    `tag` is one of such a call. `text` stands in the first 1,000 characters of their request, whatever its
+    case. `since` and `until` bound the time of their last change, and include it. `dead` are those that
+    failed or timed out, `open` those that have not ended.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,6 +53,7 @@ class TaskFilter(BaseModel):
     requested_by: str | None = None
     model: str | None = None
     prompt: str | None = None
+    tag: str | None = None
     error: str | None = None
     text: str | None = None
     task_id: str | None = None
@@ -69,11 +71,11 @@ class TaskFilter(BaseModel):
             values["task_id"] = session.bindable(self.task_id)
             end = "substr(task_id, length(task_id) - length(:task_id) + 1)"
             found.append(f":task_id IN (substr(task_id, 1, length(:task_id)), {end})")
-        if self.prompt is not None:
-            of_prompt, named = self.of_prompt(session, "made")
+        of_call, named = self.of_call(session, "made")
+        if of_call:
             found.append(
                 "EXISTS (SELECT 1 FROM calls AS made WHERE made.task_id = tasks.task_id "  # noqa: S608 code
-                f"AND made.tenant_id = tasks.tenant_id AND {of_prompt})"
+                f"AND made.tenant_id = tasks.tenant_id AND {of_call})"
             )
             values |= named
         if self.text is not None:
@@ -97,10 +99,17 @@ class TaskFilter(BaseModel):
         joined = f"tasks.task_id = {table}.task_id AND tasks.tenant_id = {table}.tenant_id"
         return f"EXISTS (SELECT 1 FROM tasks WHERE {joined} AND {conditions})", values  # noqa: S608
 
-    def of_prompt(self, session: Session, table: str) -> tuple[str, dict[str, Any]]:
-        """Returns the condition that a call was made with the `prompt`, with its value."""
-        condition = f"{table}.prompt IS NOT NULL AND substr({table}.prompt, 1, length(:prompt)) = :prompt"
-        return condition, {"prompt": session.bindable(version_prefix(self.prompt or ""))}
+    def of_call(self, session: Session, table: str) -> tuple[str, dict[str, Any]]:
+        """Returns the condition that a call has the `prompt` and the `tag`, with their values."""
+        found, values = list[str](), dict[str, Any]()
+        if self.prompt is not None:
+            values["prompt"] = session.bindable(version_prefix(self.prompt))
+            prefix = f"substr({table}.prompt, 1, length(:prompt)) = :prompt"
+            found.append(f"{table}.prompt IS NOT NULL AND {prefix}")
+        if self.tag is not None:
+            values["tag"] = session.bindable(encode(self.tag).decode())  # as the list of them is stored
+            found.append(f"{_FIND[session.dialect]}({table}.tags, CAST(:tag AS TEXT)) > 0")
+        return " AND ".join(found), values
 
     @property
     def reads_many(self) -> bool:

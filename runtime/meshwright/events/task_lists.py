@@ -106,7 +106,7 @@ def known_values(
 
 def _known_prompts(session: Session, tenant_id: str | None, named: str) -> Collection[str] | None:
     """Returns None where a call was made with a prompt, else the last ones that there are."""
-    known, values = TaskFilter(prompt=named).of_prompt(session, "calls")
+    known, values = TaskFilter(prompt=named).of_call(session, "calls")
     of_tenant = "prompt IS NOT NULL"
     if tenant_id is not None:
         of_tenant += " AND tenant_id = :tenant_id"

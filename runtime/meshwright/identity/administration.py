@@ -12,7 +12,7 @@ from meshwright.core.capability import LLM_SERVICE
 from meshwright.core.errors import InvalidInput
 from meshwright.core.ids import new_id
 from meshwright.core.messages import Caller
-from meshwright.core.money import Budget, OnEmpty
+from meshwright.core.money import ZERO, Budget, OnEmpty
 from meshwright.events.audit import Audit
 from meshwright.events.tasks import TaskSubject
 from meshwright.events.verify import Verified, verify
@@ -53,8 +53,9 @@ class Administration(Acting):
 
     async def raise_budget(
         self,
-        amount_usd: Decimal,
+        amount_usd: Decimal | None = None,
         *,
+        cheaper: bool = False,
         budget: str | None = None,
         key: str | None = None,
         task_id: str | None = None,
@@ -62,16 +63,18 @@ class Administration(Acting):
     ) -> BudgetView:
         """Add dollars to a budget, or to a task's own; tasks that wait for money go on.
 
-        Any but a task's own takes a caller of all tenants. Raises NotFound, InvalidInput.
+        With `cheaper` calls without room go on with cheaper models. Any but a task's own takes a caller of
+        all tenants. Raises NotFound, InvalidInput.
         """
         self.check("raise_budget")
         if task_id is None:
             require_all_tenants(self.caller, "raises a budget that is not a task's own")
         subject = f"budgets/{budget}" if task_id is None else f"tasks/{task_id}"
-        details = {"of": key, "amount_usd": amount_usd, "tenant_id": tenant_id}
+        details = {"of": key, "amount_usd": amount_usd, "cheaper": cheaper, "tenant_id": tenant_id}
         async with self.mesh.get(Audit).change(self.caller, "budget.raised", subject, details):
             return await self.mesh.get(Spending).raise_budget(
-                amount_usd,
+                amount_usd or ZERO,
+                cheaper=cheaper,
                 budget=budget,
                 key=key,
                 task_id=task_id,

@@ -143,7 +143,8 @@ class LedgerBatch(Struct):
 class ReservationResult(Struct, kw_only=True):
     """The answer to a reservation, of which `granted_usd` is reserved. `cut` are earlier tries of its step
     whose end is not known, since their processes ended before. `usual_usd` is the usual cost of such calls,
-    where the account knows it. `denied` says who denied more money, and why.
+    where the account knows it. `denied` says who denied more money, and why; `cheaper`: calls without room go
+    on with cheaper models first, whatever the budget says to do.
 
     `over`: reserved although a soft budget has no room for it. `wait`: it is in the queue, since the money
     for it is reserved by others; `busy`: the same for a call that may not wait. `crowded`: refused because
@@ -158,6 +159,7 @@ class ReservationResult(Struct, kw_only=True):
     cut: tuple[str, ...] = ()
     usual_usd: Amount | None = None
     denied: str = ""
+    cheaper: bool = False
 
     def __post_init__(self) -> None:
         for name in ("limit_usd", "spent_usd", "reserved_usd", "granted_usd", "usual_usd"):
@@ -172,10 +174,14 @@ class LedgerReply(Struct):
 
 
 class Raise(Struct):
-    """More money for an account: of its window, or for good where that has no end."""
+    """More money for an account, or leave to go on with `cheaper` models, or both.
+
+    It is for its window, or for good where that has no end.
+    """
 
     account: Account
-    amount: Amount
+    amount: Amount = ZERO
+    cheaper: bool = False
 
     def __post_init__(self) -> None:
         exact(self, "amount", self.amount)
@@ -228,12 +234,13 @@ class BudgetAccount(Actor[Balance]):
 
     @turn
     def add(self, turn: Turn, more: Raise) -> LedgerReply:
-        """Raise the limit; the reply names the calls of the queue that have room now."""
+        """Raise the limit, or let calls be cheaper; the reply names those of the queue that have room now."""
         self._begin(turn, more.account)
         self.state.raised, self.state.denied = self.state.raised + more.amount, ""
+        self.state.cheaper = self.state.cheaper or more.cheaper
         self._limit += more.amount
         self.state.notify_again()
-        self._publish(turn, more.account, _RAISED, amount_usd=f"{more.amount:f}")
+        self._publish(turn, more.account, _RAISED, amount_usd=f"{more.amount:f}", cheaper=self.state.cheaper)
         return LedgerReply(results=(), ready=tuple(self._ready()))
 
     @turn
@@ -358,6 +365,7 @@ class BudgetAccount(Actor[Balance]):
             cut=cut,
             usual_usd=usual,
             denied=self.state.denied,
+            cheaper=self.state.cheaper,
         )
 
     def _notify(self, turn: Turn, account: Account, results: Sequence[ReservationResult]) -> None:
@@ -371,7 +379,7 @@ class BudgetAccount(Actor[Balance]):
             self.state.notified.append(event_type)
             self._publish(turn, account, event_type)
 
-    def _publish(self, turn: Turn, account: Account, event_type: str, **fields: str) -> None:
+    def _publish(self, turn: Turn, account: Account, event_type: str, **fields: str | bool) -> None:
         turn.publish(
             topics.SPEND,
             event_type,

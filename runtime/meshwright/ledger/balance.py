@@ -94,7 +94,8 @@ class Balance(BaseModel):
     """The state of an account in the window that began at `since`: money spent and held, calls that wait for
     room, and the events that it has published.
 
-    `estimated` is the part of what is spent that is estimated; `raised` is added to the limit. `held` are the
+    `estimated` is the part of what is spent that is estimated; `raised` is added to the limit; `cheaper`: a
+    person has said that calls without room go on with cheaper models. `held` are the
     tries of each op that are not settled, the last of them the one that may be under way.
     `expired` are the last reservations, by call, that counted as spent when their time was over: a run that
     is resumed later may find in its journal what they did cost. `usual` is the mean cost of the last calls of
@@ -111,6 +112,7 @@ class Balance(BaseModel):
     usual: dict[str, Amount] = {}
     notified: list[str] = []
     denied: str = ""
+    cheaper: bool = False
 
     def at(self, now: datetime, window: Window) -> Balance:
         """The state that an account would have, were it asked now."""
@@ -134,7 +136,7 @@ class Balance(BaseModel):
             expired = self.expire(start.timestamp())
             self.since, self.spent, self.estimated, self.raised = start, ZERO, ZERO, ZERO
             self.expired.clear()
-            self.denied = ""
+            self.denied, self.cheaper = "", False
             self.notify_again()
         expired += self.expire(now.timestamp())
         for op in [op for op, queued in self.queue.items() if queued.until <= now.timestamp()]:

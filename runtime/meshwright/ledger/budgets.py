@@ -84,7 +84,8 @@ class BudgetView(Plain):
     """An account as clients see it. `renews_at` is None where it never does.
 
     `estimated_usd` is the part of what is spent that is estimated. `tenant_id` is the tenant whose calls it
-    counts, None for those of all.
+    counts, None for those of all. `cheaper`: calls without room go on with cheaper models before they do what
+    `on_empty` says.
     """
 
     budget: str
@@ -98,6 +99,7 @@ class BudgetView(Plain):
     reserved_usd: Amount
     renews_at: datetime | None
     on_empty: OnEmpty = "fail"
+    cheaper: bool = False
     tenant_id: str | None = None
 
 
@@ -128,9 +130,9 @@ class Budgets:
         the request is limited to it. While calls under way hold the money, it waits for them: by priority,
         then by arrival, for half of the request's `timeout_seconds`, of a task for 20 s; the call has the
         rest. Earlier tries of the same step that a crash cut off stay reserved beside it, see `Hold.cut`.
-        If a soft budget has no room the call goes on with its cheaper tag. Raises BudgetExceeded or
-        PriceUnknown, naming the hard budget that has none, and HostError where an account cannot be asked;
-        nothing is reserved then.
+        If a soft budget has no room, or a hard one that says so, the call goes on with its cheaper tag.
+        Raises BudgetExceeded or PriceUnknown, naming the hard budget that has none, and HostError where an
+        account cannot be asked; nothing is reserved then.
         """
         budgets = await self._current()
         if not budgets and not request.context.has_budgets:
@@ -145,6 +147,10 @@ class Budgets:
         except BudgetExceeded as error:
             cheaper = _downgraded(request, error.cheaper_tag)
             if cheaper is request:
+                is_dear = not _EXPENSIVE_TAGS.isdisjoint(request.tags)
+                error.can_be_cheaper = is_dear and error.cheaper_tag is None
+                if error.can_be_cheaper and error.on_empty in ("ask", "wait"):
+                    error.remedy += ", or --cheaper in place of USD"
                 raise
         else:
             cheaper = _downgraded(request, hold.cheaper_tag)
@@ -223,7 +229,7 @@ class Budgets:
         """
         attempt, budgets = _attempt_of(user, context), await self._current()
         cheaper = [budget.cheaper_tag or _CHEAPER for budget in (*budgets, *context.budgets)]
-        request = ModelRequest(messages=(), tags=(*tags, *cheaper), user=user, context=context)
+        request = ModelRequest(messages=(), tags=(*tags, *cheaper, _CHEAPER), user=user, context=context)
         for account in accounts_of(request, budgets):
             state = await self._host.read(account.ref)
             if isinstance(state, Balance) and state.holds(attempt):
@@ -278,9 +284,12 @@ class Budgets:
                 of_scope[account.owner_key] = max(amount, of_scope.get(account.owner_key, ZERO))
         return held
 
-    async def add(self, account: Account, amount: Decimal) -> BudgetView:
-        """Raise an account's limit, of its window or for good where that has no end. Durable on return."""
-        more = Raise(account=account, amount=amount)
+    async def add(self, account: Account, amount: Decimal, *, cheaper: bool = False) -> BudgetView:
+        """Raise an account's limit, of its window or for good where that has no end. Durable on return.
+
+        With `cheaper` calls that have no room go on with cheaper models for that time.
+        """
+        more = Raise(account=account, amount=amount, cheaper=cheaper)
         reply = LedgerReply.model_validate(await self._host.call(account.ref, "add", more))
         announce(self._host, account, reply.ready)
         return await self._view(account)
@@ -369,6 +378,7 @@ class Budgets:
             reserved_usd=balance.reserved,
             renews_at=renews_at(account.window, now),
             on_empty=account.on_empty,
+            cheaper=balance.cheaper,
             tenant_id=owner_of(account),
         )
 
@@ -445,12 +455,14 @@ def _exceeded(account: Account, entry: LedgerEntry, result: ReservationResult, n
     message = f"{message}; this call may cost up to {_usd(entry.amount)}"
     if result.denied:
         message = f"{message}. More money was denied by {result.denied}"
+    is_cheaper = account.on_empty == "cheaper" or result.cheaper
     error = BudgetExceeded(
         message,
         budget=account.budget,
         account=account.id,
         on_empty="fail" if result.denied else account.on_empty,
-        cheaper_tag=(account.cheaper_tag or _CHEAPER) if account.on_empty == "cheaper" else None,
+        cheaper_tag=(account.cheaper_tag or _CHEAPER) if is_cheaper else None,
+        owner=account.owner_key,
         is_busy=result.answer == "busy",
         remedy=remedy,
     )

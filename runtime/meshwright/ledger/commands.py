@@ -42,24 +42,29 @@ budgets = group_of(BUDGETS)
 
 @budgets.command("raise")
 @click.argument("name")
-@click.argument("amount", type=AMOUNT)
+@click.argument("amount", type=AMOUNT, required=False)
+@click.option("--cheaper", is_flag=True, help="Have calls without room go on with cheaper models.")
 @click.option("--of", "key", metavar="KEY", help="Whose, where each of a scope has a budget of its own.")
 @json_option
 @mesh_options
-def raise_budget(target: Target, name: str, amount: str, key: str | None, as_json: bool) -> None:
+def raise_budget(
+    target: Target, name: str, amount: str | None, cheaper: bool, key: str | None, as_json: bool
+) -> None:
     """Add AMOUNT dollars to a budget; tasks that wait for money go on.
 
-    NAME is a budget's name, or the id of a task with a budget of its own. The dollars count until the budget
-    renews, and for good where it never does.
+    NAME is a budget's name, or the id of a task with a budget of its own. The dollars, and --cheaper, count
+    until the budget renews, and for good where it never does.
     """
+    if amount is None and not cheaper:
+        raise click.UsageError("say how many dollars to add, or --cheaper")
 
     async def add(mesh: Connection) -> Document:
         names = {view.budget for view in await mesh.client.budgets()}
         if name in names and (key is not None or name != TASK_BUDGET):
-            return document(await mesh.client.raise_budget(amount, budget=name, key=key))
+            return document(await mesh.client.raise_budget(amount, cheaper=cheaper, budget=name, key=key))
         task_id = await whole_id(mesh, name)
         try:
-            return document(await mesh.client.raise_budget(amount, task_id=task_id))
+            return document(await mesh.client.raise_budget(amount, cheaper=cheaper, task_id=task_id))
         except NotFound:
             remedy = "mesh budgets lists the budgets, mesh tasks the tasks"
             raise NotFound(f"There is no budget and no task {name!r}", remedy=remedy) from None

@@ -352,14 +352,14 @@ class LedgerComponent(Component):
     name = "ledger"
     facts: ClassVar[Mapping[str, str]] = {
         "budget.*": "budget scope key limit_usd spent_usd reserved_usd window renews_at hard on_empty "
-        "cheaper_tag amount_usd denied_by",
+        "cheaper_tag amount_usd denied_by cheaper",
         "allowance.*": "name scope of limit_usd window on_empty",
     }
     payloads: ClassVar[Mapping[str, str]] = {
         "budget.opened budget.warned budget.exceeded": "budget, scope, key, limit_usd, spent_usd, "
         "reserved_usd, window, renews_at, hard, on_empty, cheaper_tag, inline, tenant_id: it begins, is at "
         "80 %, is empty",
-        "budget.raised budget.denied": "the budget, with amount_usd, or reason and denied_by",
+        "budget.raised budget.denied": "the budget, with amount_usd and cheaper, or reason and denied_by",
         "allowance.set allowance.removed": "name, scope, of, limit_usd, window, tenant_id, on_empty, hard",
     }
 

@@ -77,6 +77,7 @@ _LAST_ANSWERED = (
 )
 _INTO_CALLS = f"calls ({', '.join(COLUMNS)})"
 _OWN_FIELDS = ("agent_id", "thread_id", "model")  # of a filter: those of the call, not of its task
+_OF_CALL = ("prompt", "tag")
 _COUNTS = ("calls", "failed", "cache_hits", "prompt_tokens", "cached_tokens", "completion_tokens", "unpriced")
 
 
@@ -370,7 +371,7 @@ def _condition(session: Session, wanted: CostQuery) -> tuple[str, dict[str, Any]
         found, more = _of(session, wanted.of)
         conditions += found
         values |= more
-    of_calls = dict.fromkeys(("agent_id", "model", "prompt"))
+    of_calls = dict.fromkeys(("agent_id", "model", *_OF_CALL))
     of_tasks = wanted.of is not None and wanted.of.model_copy(update=of_calls) != TaskFilter()
     return " AND ".join(conditions), values, of_tasks
 
@@ -379,11 +380,11 @@ def _of(session: Session, of: TaskFilter) -> tuple[list[str], dict[str, Any]]:
     own = {name: value for name in _OWN_FIELDS if (value := getattr(of, name)) is not None}
     conditions = [f"calls.{name} = :of_{name}" for name in own]
     values = {f"of_{name}": session.bindable(value) for name, value in own.items()}
-    if of.prompt is not None:
-        of_prompt, named = of.of_prompt(session, "calls")
-        conditions.append(of_prompt)
+    of_call, named = of.of_call(session, "calls")
+    if of_call:
+        conditions.append(of_call)
         values |= named
-    of_task = of.model_copy(update=dict.fromkeys([*own, "prompt"]))
+    of_task = of.model_copy(update=dict.fromkeys([*own, *_OF_CALL]))
     if of_task != TaskFilter():
         condition, more = of_task.of_rows(session, "calls")
         return [*conditions, condition], {**values, **more}

@@ -46,7 +46,8 @@ def spent_of(budget: Document) -> str:
     spent = (
         f"{_known(budget)} known, {_estimated(budget)} estimated, {dollars(budget['reserved_usd'])} reserved"
     )
-    return f"{dollars(budget['limit_usd'])}, on empty {budget['on_empty']}: {spent}"
+    first = "cheaper models, then " if budget.get("cheaper") else ""
+    return f"{dollars(budget['limit_usd'])}, on empty {first}{budget['on_empty']}: {spent}"
 
 
 BUDGETS = Resource(

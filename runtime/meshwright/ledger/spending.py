@@ -111,6 +111,7 @@ class Spending:
         self,
         amount: Decimal,
         *,
+        cheaper: bool = False,
         budget: str | None = None,
         key: str | None = None,
         task_id: str | None = None,
@@ -118,8 +119,9 @@ class Spending:
     ) -> BudgetView:
         """Add dollars to a budget, or to that which a task brought; tasks that wait for money go on.
 
-        They count for the rest of the budget's window, for good where that has no end. Durable when this
-        returns. Raises NotFound, and InvalidInput where more than one budget is meant, or none named.
+        With `cheaper` those of its calls that have no room go on with cheaper models. Both count for the rest
+        of the budget's window, for good where that has no end. Durable when this returns. Raises NotFound,
+        and InvalidInput where more than one budget is meant, or none named.
         """
         if (budget is None) == (task_id is None):
             problem = "neither a budget nor a task is named" if budget is None else "both are named"
@@ -133,7 +135,7 @@ class Spending:
             account = task_account(tenant_id, own)
         else:
             account = only_account(await self._budgets.accounts(await self._opened(), None), budget, key)
-        view = await self._budgets.add(account, amount)
+        view = await self._budgets.add(account, amount, cheaper=cheaper)
         await wake_waiting(self._host, self._log, "money")
         return view
 

@@ -90,8 +90,9 @@ class ReplyCutOff(ModelError):
 class BudgetExceeded(ModelError):
     """A hard budget has no room for the call, which was not made.
 
-    `on_empty` is what the budget says to do then; `is_busy`: there is money, but calls under way have
-    reserved it.
+    `on_empty` is what the budget says to do then, `owner` is whose it is: a task, an agent, a tenant.
+    `is_busy`: there is money, but calls under way have reserved it; `can_be_cheaper`: a cheaper model could
+    answer, which nobody has allowed yet.
     """
 
     status = 402
@@ -105,11 +106,14 @@ class BudgetExceeded(ModelError):
         on_empty: OnEmpty = "fail",
         cheaper_tag: str | None = None,
         is_busy: bool = False,
+        owner: str = "",
         **advice: Any,
     ) -> None:
         super().__init__(message, **advice)
         self.budget = budget
         self.account = account
+        self.owner = owner
+        self.can_be_cheaper = False
         self.on_empty: OnEmpty = on_empty
         self.cheaper_tag = cheaper_tag
         self.is_busy = is_busy

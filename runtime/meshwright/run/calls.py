@@ -335,6 +335,7 @@ class ModelCalls:
         if isinstance(error, BudgetExceeded):
             kind, due_at = "money", tries_again_at(error, now, pauses, attempt.task.priority)
             subject = {"budget": error.budget, "account": error.account, "on_empty": error.on_empty}
+            subject |= {"of": error.owner, "cheaper": error.can_be_cheaper}
         elif parking is not None:
             due_at = parking.due_at(error, now, pauses, attempt.task.deadline_at)
         if due_at is not None:

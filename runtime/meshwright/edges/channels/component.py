@@ -16,6 +16,7 @@ from meshwright.edges.channels.sender import ChannelSender, Typing
 from meshwright.edges.channels.settings import ChannelSettings, ChannelsSettings, PersonaSettings
 from meshwright.edges.channels.slack import SlackChat, SlackSocket
 from meshwright.edges.replies import Courier
+from meshwright.edges.sources.component import Sources, SourceTask, SourceView
 from meshwright.mesh import Mesh
 from meshwright.run import Run
 from meshwright.settings import Settings
@@ -53,13 +54,16 @@ class Channels(Component):
         typing = Typing(mesh)
         self.parts += [*(channel.chat.http for channel in self._channels.values()), typing]
         self._receiver = ChannelReceiver(mesh, self._channels, typing)
+        self._sockets: dict[str, SlackSocket | MattermostSocket] = {}
+        mesh.get(Sources).add(self.name, self._views)
         if self._channels and mesh.role.is_front:
             mesh.get(Courier).register(ChannelSender(mesh, self._channels))
             for channel in self._channels.values():
                 if channel.settings.app_token is not None:
-                    self.parts.append(SlackSocket(self._receiver, channel))
+                    self._sockets[channel.name] = SlackSocket(self._receiver, channel)
                 if isinstance(channel.chat, MattermostChat):
-                    self.parts.append(MattermostSocket(self._receiver, channel, channel.chat))
+                    self._sockets[channel.name] = MattermostSocket(self._receiver, channel, channel.chat)
+            self.parts += self._sockets.values()
 
     @classmethod
     def agents(cls, settings: Settings) -> Iterable[type[Agent]]:
@@ -67,6 +71,23 @@ class Channels(Component):
         for name, channel in settings.channels.items():
             if channel.persona is not None:
                 yield _made(name, channel, channel.persona)
+
+    def _views(self) -> Iterable[SourceView]:
+        for name, channel in self.config.items():
+            socket = self._sockets.get(name)
+            is_called = channel.secret is not None and channel.kind != "mattermost"
+            task = SourceTask(agent_id=channel.agent_id(name), budget_usd=channel.budget_usd)
+            yield SourceView(
+                id=name,
+                kind=channel.kind,
+                tenant_id=channel.tenant,
+                requested_by=f"channel:{name}",
+                path=f"/channels/{name}" if is_called else None,
+                proved_by=CHATS[channel.kind].signed.scheme if is_called else "its token",
+                is_active=channel.active,
+                connected=None if socket is None else socket.is_connected,
+                tasks=(task,),
+            )
 
     def routes(self) -> APIRouter | None:
         """The route of deliveries."""

@@ -147,6 +147,8 @@ class MattermostSocket:
         self._channel = channel
         self._chat = chat
         self._listening: asyncio.Task[None] | None = None
+        self.is_connected = False
+        """Whether messages come."""
 
     async def start(self) -> None:
         """Connect, and again whenever the connection ends; does not wait for it."""
@@ -171,6 +173,8 @@ class MattermostSocket:
                 backoff = Backoff(0.5, 60.0)
             except Exception as error:  # noqa: BLE001 whatever it is, messages must still be taken
                 _logger.warning("channel %s is not connected: %s", name, type(error).__name__)
+            finally:
+                self.is_connected = False
             await asyncio.sleep(backoff.next())
 
     async def _serve(self, socket: ClientWebSocketResponse) -> None:
@@ -181,6 +185,7 @@ class MattermostSocket:
             reply = await socket.receive_json()
         if reply.get("status") != "OK":
             raise Undeliverable("Mattermost does not accept the token")
+        self.is_connected = True
         for message in await self._chat.missed():
             await self._take(message)
         async for received in socket:

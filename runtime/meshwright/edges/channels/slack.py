@@ -155,6 +155,12 @@ class SlackSocket:
         self._client: SocketModeClient | None = None
         self._connecting: asyncio.Task[None] | None = None
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether messages come."""
+        session = None if self._client is None else self._client.current_session
+        return session is not None and not session.closed
+
     async def start(self) -> None:
         """Connect, and again whenever the connection ends; does not wait for it."""
         from slack_sdk.socket_mode.aiohttp import SocketModeClient

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from decimal import Decimal
 from functools import partial
 from typing import Annotated, Any, Self
 
@@ -221,13 +220,24 @@ class BudgetList(BaseModel):
 
 
 class RaiseRequest(Strict):
-    """Which budget to raise: its name, and whose (`key`) where each has one; or a task, for its own."""
+    """Which budget to raise: its name, and whose (`key`) where each has one; or a task, for its own.
+
+    With `cheaper` those of its calls that have no room go on with cheaper models, before they do what the
+    budget says. It is raised, made cheaper, or both.
+    """
 
     budget: str | None = Field(default=None, min_length=1, max_length=64)
     key: str | None = Field(default=None, min_length=1, max_length=512)
     task_id: Identifier | None = None
     tenant_id: Identifier | None = None
-    amount_usd: Dollars = Field(gt=Decimal(0))
+    amount_usd: Dollars | None = None
+    cheaper: bool = False
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Self:
+        if not self.amount_usd and not self.cheaper:
+            raise ValueError("give an amount_usd that is greater than 0, or cheaper")
+        return self
 
 
 class AllowanceRequest(Strict):
@@ -276,9 +286,10 @@ async def _list_budgets(acting: Annotated[Administration, by("budgets")]) -> Bud
 async def _raise_budget(
     acting: Annotated[Administration, by("raise_budget")], wanted: RaiseRequest
 ) -> BudgetView:
-    """Add dollars to a budget: for the rest of its window, or for good where that has no end.
+    """Add dollars to a budget, or let its calls be cheaper, for the rest of its window or for good.
 
-    Tasks that wait for money go on.
+    Tasks that wait for money go on. A call without room has its tags `expensive` and `medium` replaced by the
+    budget's `cheaper_tag`, else `cheap`; where that has no room either, the task does what `on_empty` says.
     """
     return await acting.raise_budget(**dict(wanted))
 

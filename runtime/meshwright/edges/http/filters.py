@@ -43,6 +43,7 @@ class OfTask(BaseModel):
         description="That of a call of a model: `NAME`, or `NAME@DIGEST` for a version, of which the first "
         "characters are enough.",
     )
+    tag: Text | None = Field(default=None, description="One of a call of a model.")
     error: Text | None = Field(default=None, description="The type of the error by which it failed.")
     text: Text | None = Field(
         default=None, description="Stands in the first 1,000 characters of the request, whatever its case."

@@ -1,4 +1,4 @@
-"""`mesh webhooks`: list sources and rules, and try a delivery."""
+"""`mesh webhooks`: list sources, and try a delivery."""
 
 from __future__ import annotations
 
@@ -7,59 +7,18 @@ from typing import Any
 
 import click
 
-from meshwright.cli.nouns import Noun
 from meshwright.cli.options import json_option
-from meshwright.cli.output import echo_json, show
-from meshwright.core.display import Column, Document, printable
+from meshwright.cli.output import echo_json
+from meshwright.cli.resources import group_of
+from meshwright.core.display import Document, printable
 from meshwright.core.errors import NotFound, nearest
+from meshwright.edges.sources.resources import WEBHOOKS
 from meshwright.edges.webhooks.component import Source, sources_of
 from meshwright.edges.webhooks.kinds import Item, board_event
-from meshwright.edges.webhooks.receiver import TaskRule
 from meshwright.edges.webhooks.senders import forge_address
 from meshwright.settings import load_settings
 
-
-def _matching(rule: Document) -> str:
-    return " and ".join(f"{path}={'|'.join(patterns)}" for path, patterns in rule["match"].items()) or "(all)"
-
-
-_SOURCES = (
-    Column("source", "source"),
-    Column("kind", "kind"),
-    Column("tenant", "tenant"),
-    Column("path", "path"),
-    Column("proved by", "scheme"),
-    Column("rules", "rules"),
-)
-_RULES = (
-    Column("rule", "rule"),
-    Column("source", "source"),
-    Column("match", write=_matching),
-    Column("for", "agent"),
-    Column("budget", "budget_usd"),
-    Column("reply", "reply"),
-)
-
-
-@click.group(cls=Noun)
-def webhooks() -> None:
-    """List webhook sources and rules; try a delivery."""
-
-
-@webhooks.command(name="list")
-@json_option
-def _list_sources(as_json: bool) -> None:
-    """List the sources and the rules of mesh.toml. No secret is shown."""
-    sources = _sources()
-    found = [_described(source) for source in sources.values()]
-    rules = [_rule(rule) for source in sources.values() for rule in source.rules]
-    if as_json:
-        echo_json({"sources": found, "rules": rules})
-        return
-    show(found, _SOURCES, as_json=False, empty="no sources; [webhooks.sources.NAME] in mesh.toml adds one")
-    if rules:
-        click.echo()
-        show(rules, _RULES, as_json=False, empty="")
+webhooks = group_of(WEBHOOKS)
 
 
 @webhooks.command(name="test")
@@ -105,30 +64,6 @@ def _named(name: str, sources: dict[str, Source]) -> Source:
         remedy = f"Did you mean {near!r}?" if near else f"mesh.toml has {', '.join(sources) or 'none'}"
         raise NotFound(f"There is no source {name!r}", remedy=remedy, field="source")
     return sources[name]
-
-
-def _described(source: Source) -> Document:
-    settings = source.settings
-    return {
-        "source": source.name,
-        "kind": settings.kind,
-        "tenant": settings.tenant,
-        "path": f"/webhooks/{source.name}",
-        "scheme": "nothing" if settings.secret is None else source.kind.scheme,
-        "rules": len(source.rules),
-    }
-
-
-def _rule(rule: TaskRule) -> Document:
-    settings = rule.settings
-    return {
-        "rule": rule.rule_id,
-        "source": settings.source,
-        "match": {path: list(patterns) for path, patterns in settings.match.items()},
-        "agent": settings.agent or f"best for {settings.capability}",
-        "budget_usd": None if settings.budget_usd is None else f"{settings.budget_usd:f}",
-        "reply": settings.reply,
-    }
 
 
 def _tried(source: Source, item: Item, max_payload_bytes: int) -> Document:

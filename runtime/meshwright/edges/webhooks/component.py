@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, ClassVar
+from urllib.parse import urlsplit
 
 from meshwright.agent import AgentTypes
 from meshwright.component import Check, Component
@@ -11,7 +12,8 @@ from meshwright.core.errors import ConfigError, InvalidInput
 from meshwright.core.messages import Caller
 from meshwright.edges.outgoing import Notifier, Notify, not_allowed
 from meshwright.edges.replies import Courier
-from meshwright.edges.webhooks.receiver import Source, WebhookReceiver, rules_of
+from meshwright.edges.sources.component import Sources, SourceTask, SourceView
+from meshwright.edges.webhooks.receiver import Source, TaskRule, WebhookReceiver, rules_of
 from meshwright.edges.webhooks.senders import PUSH, ForgeSender, PushAddress, PushSender
 from meshwright.edges.webhooks.settings import WebhooksSettings
 from meshwright.mesh import Mesh
@@ -46,6 +48,7 @@ class WebhooksComponent(Component, Notifier):
         mesh.provide(self, Notifier)
         self.sources = sources_of(self.config)
         self._check_loopback()
+        mesh.get(Sources).add(self.name, self._views)
         if mesh.role.is_front:
             self._register_senders()
 
@@ -68,6 +71,22 @@ class WebhooksComponent(Component, Notifier):
         for sender in senders:
             courier.register(sender)
             self.parts.append(sender.http)
+
+    def _views(self) -> Iterable[SourceView]:
+        for name, source in self.sources.items():
+            settings = source.settings
+            yield SourceView(
+                id=name,
+                kind=settings.kind,
+                tenant_id=settings.tenant,
+                requested_by=source.caller.requested_by,
+                path=f"/webhooks/{name}",
+                proved_by="nothing" if settings.secret is None else source.kind.scheme,
+                tasks=tuple(_task(rule) for rule in source.rules),
+            )
+        for target in self.config.push:  # of the URL only the host: the rest of it may be a secret
+            host = urlsplit(target.url).netloc
+            yield SourceView(id=host, kind="push", tenant_id=target.tenant, pushes=target.events)
 
     def check_notify(self, notify: Notify) -> None:
         """Raises InvalidInput where the settings let no task name such a URL."""
@@ -128,3 +147,15 @@ class WebhooksComponent(Component, Notifier):
             (len(self.config.push), "push URL"),
         )
         return ", ".join(f"{count} {name}{'s' * (count != 1)}" for count, name in counts)
+
+
+def _task(rule: TaskRule) -> SourceTask:
+    settings = rule.settings
+    return SourceTask(
+        agent_id=settings.agent,
+        capability=None if settings.agent else settings.capability,
+        budget_usd=settings.budget_usd,
+        rule=rule.rule_id,
+        match=settings.match,
+        reply=settings.reply,
+    )

@@ -5,6 +5,7 @@ import { ConfigsPage } from "./configs.js";
 import { DeliveriesPage } from "./deliveries.js";
 import { Dialogs } from "./dialog.js";
 import { EventsPage } from "./events.js";
+import { ExperimentsPage } from "./experiments.js";
 import { Inbox } from "./inbox.js";
 import { KeysPage } from "./keys.js";
 import { act, call, follow, live, may, me, notice, route, tenant, to, touch, useData, waiting } from "./lib.js";
@@ -31,6 +32,7 @@ const VIEWS = {
   events: { show: EventsPage, title: "Events", roles: ["viewer"] },
   memory: { show: MemoryPage, title: "Memory", roles: ["contents"] },
   prompts: { show: PromptsPage, title: "Prompts", roles: ["viewer"] },
+  experiments: { show: ExperimentsPage, title: "Experiments", roles: ["viewer"] },
   schedules: { show: SchedulesPage, title: "Schedules", roles: ["viewer"] },
   deliveries: { show: DeliveriesPage, title: "Deliveries", roles: ["viewer"] },
   agents: { show: ConfigsPage, title: "Configuration", roles: ["viewer"] },
@@ -91,12 +93,18 @@ function Shell() {
     load();
   }, []);
   useBadge();
+  const named = route.value.query.get("tenant");
+  useEffect(() => {
+    if (named && me.value.all_tenants) choose(named);
+  }, [named]);
   const views = { ...others.value, ...VIEWS };
-  const name = route.value.view in views ? route.value.view : "inbox";
-  const able = Object.entries(views).filter(([, view]) => may(...view.roles));
-  const view = may(...views[name].roles) ? views[name] : (able[0]?.[1] ?? VIEWS.try);
+  const able = Object.entries(views).filter(([, one]) => may(...one.roles));
+  const asked = able.some(([key]) => key === route.value.view) ? route.value.view : "";
+  const name = asked || able.find(([, one]) => one.title)?.[0] || "none";
+  const view = views[name] ?? { show: NoRole, title: "No role" };
   const current = name === "task" ? "tasks" : name;
   useEffect(() => {
+    document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "center" });
     document.title = `${waiting.value ? `(${waiting.value}) ` : ""}${view.title || "Task"} · Meshwright`;
   }, [view, waiting.value]);
   return html`<header class="top">
@@ -112,6 +120,8 @@ function Shell() {
     <main id="main" tabindex="-1"><${view.show} key=${`${name}/${route.value.id}`} /></main>
     <${Dialogs} />`;
 }
+
+const NoRole = () => html`<h1>No role</h1><p>These credentials have no role in this mesh. An administrator gives them one.</p>`;
 
 /** Goes on with the content, for the keyboard; the address stays that of the view. @param {Event} event */
 function skip(event) {
@@ -137,13 +147,16 @@ function Account() {
   return html`<span class="dim" title=${me.value.roles.join(", ")}>${me.value.name}</span> ${me.value.logged_in ? html`<button type="button" onClick=${leave}>Log out</button>` : null}`;
 }
 
+/** Act for a tenant from now on. @param {string} named */
+function choose(named) {
+  tenant.value = named;
+  sessionStorage.setItem("tenant", named);
+  touch();
+}
+
 function Tenant() {
-  const set = (/** @type {any} */ event) => {
-    tenant.value = event.target.value.trim();
-    sessionStorage.setItem("tenant", tenant.value);
-    touch();
-  };
-  return html`<label>Tenant <input defaultValue=${tenant.value} size="7" placeholder="all" onChange=${set} /></label>`;
+  const set = (/** @type {any} */ event) => choose(event.target.value.trim());
+  return html`<label key=${tenant.value}>Tenant <input defaultValue=${tenant.value} size="4" placeholder="all" onChange=${set} /></label>`;
 }
 
 render(html`<${App} />`, /** @type {HTMLElement} */ (document.getElementById("app")));

@@ -14,7 +14,7 @@ export function Budgets() {
   const able = may("operator") && me.value.all_tenants;
   return html`<h2>Budgets</h2><${Failed} error=${error} /><${Table} label="Budgets" heads=${["Budget", "Of", "Window", "#Spent", "#Held", "#Limit", "When it is empty", "Renews", ...(able ? [""] : [])]}>
     ${data.items.map((/** @type {any} */ budget) => html`<tr key=${`${budget.budget} ${budget.key}`}><td>${budget.budget}${budget.hard ? "" : html` <span class="tag">soft</span>`}</td><td><${Spender} scope=${budget.scope} of=${budget.key} /></td><td>${budget.window}</td>
-      <td class="number"><meter min="0" max=${budget.limit_usd} high=${0.8 * budget.limit_usd} value=${budget.spent_usd} aria-label="spent"></meter> ${dollars(budget.spent_usd)}</td><td class="number">${Number(budget.reserved_usd) ? dollars(budget.reserved_usd) : ""}</td><td class="number">${dollars(budget.limit_usd)}</td><td>${budget.on_empty}</td><td>${budget.renews_at ? html`<${Ago} time=${budget.renews_at} />` : "never"}</td>
+      <td class="number"><meter min="0" max=${budget.limit_usd} high=${0.8 * budget.limit_usd} value=${budget.spent_usd} aria-label="spent"></meter> ${dollars(budget.spent_usd)}</td><td class="number">${Number(budget.reserved_usd) ? dollars(budget.reserved_usd) : ""}</td><td class="number">${dollars(budget.limit_usd)}</td><td>${budget.on_empty}${budget.cheaper ? html` <span class="tag">cheaper models first</span>` : ""}</td><td>${budget.renews_at ? html`<${Ago} time=${budget.renews_at} />` : "never"}</td>
       ${able ? html`<td><button type="button" aria-label=${`Raise ${budget.budget}${budget.key ? ` of ${budget.key}` : ""}`} onClick=${() => raise(budget)}>Raise…</button></td>` : null}</tr>`)}<//>`;
 }
 

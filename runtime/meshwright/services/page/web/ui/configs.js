@@ -2,7 +2,7 @@
 /** The configurations of agents: which model each calls, with which address and key. */
 import { html } from "./vendor/preact.js";
 import { ask } from "./dialog.js";
-import { admin, Ago, call, Failed, LogIn, may, Table, to, useData } from "./lib.js";
+import { admin, Ago, Asking, call, Failed, LogIn, may, Table, to, useData } from "./lib.js";
 
 /** The view: all configurations, or one. */
 export function ConfigsPage() {
@@ -10,7 +10,7 @@ export function ConfigsPage() {
   const { data: agents } = useData("/agents");
   const known = new Set((data?.items ?? []).map((/** @type {any} */ one) => one.agent_id));
   const others = (agents?.items ?? []).filter((/** @type {any} */ one) => one.kind !== "system" && !known.has(one.agent_id)).map((/** @type {any} */ one) => one.agent_id);
-  return html`<h1>Agent configuration</h1><${Failed} error=${error} />
+  return html`<h1>Agent configuration</h1><${Failed} error=${error} /><${Asking} of=${{ data, error }} />
     <p class="dim">A configuration says which model an agent calls, in place of mesh.toml. It decides the agent's next call.</p>
     ${may("admin") && !admin() ? html`<p>An administrator's credentials change it. <${LogIn} /></p>` : null}
     ${admin() && data ? html`<p class="bar"><button type="button" class="yes" onClick=${() => create(others)}>Configure an agent…</button></p>` : null}

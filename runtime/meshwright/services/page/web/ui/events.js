@@ -1,7 +1,7 @@
 // @ts-check
 /** The event log, the newest first, as it grows. */
 import { html } from "./vendor/preact.js";
-import { asked, Failed, recent, route, Shown, TaskLink, to, useData } from "./lib.js";
+import { asked, Asking, Failed, recent, route, Shown, TaskLink, to, useData } from "./lib.js";
 
 const SHOWN = 200;
 const FIELDS = [["event_type", "Type", "task.failed"], ["agent_id", "Agent", ""], ["task_id", "Task", ""], ["since", "Since", "24h"]];
@@ -19,7 +19,7 @@ export function EventsPage() {
       ${FIELDS.map(([name, title, example]) => html`<label key=${name}>${title} <input name=${name} defaultValue=${wanted[name]} placeholder=${example} size="14" /></label>`)}
       <button>Filter</button> ${Object.values(wanted).some(Boolean) ? html`<a href=${to("events")}>Show all</a>` : null}
     </form>
-    <${Failed} error=${error} />
+    <${Failed} error=${error} /><${Asking} of=${{ data, error }} />
     ${data ? html`<ol class="plain">${data.items.map((/** @type {any} */ event) => html`<li class="event" key=${event.seq}><details><summary>
         <time datetime=${event.time}>${new Date(event.time).toLocaleTimeString()}</time> <b>${event.event_type}</b> ${event.agent_id ?? ""}
       </summary><${Shown} value=${event.payload} /></details>${event.task_id ? html`<${TaskLink} id=${event.task_id} />` : null}</li>`)}</ol>` : null}

@@ -5,7 +5,7 @@ import { Changed, changeable, changeArguments } from "./inbox_arguments.js";
 import { ask } from "./dialog.js";
 import { Earlier } from "./earlier.js";
 import { filled, Inputs, isPlain, worded } from "./form.js";
-import { act, Ago, asked, call, Failed, may, me, notice, Shown, slow, TaskLink, touch, useData, waiting } from "./lib.js";
+import { act, Ago, asked, call, Failed, may, me, notice, Shown, slow, TaskLink, to, touch, useData, waiting } from "./lib.js";
 import { isMoney, Money } from "./inbox_money.js";
 import { Causes } from "./tasks.js";
 
@@ -57,13 +57,27 @@ export function Inbox() {
   return html`<h1>Inbox</h1>
     <${Failed} error=${error} />
     <${Held} />
-    ${able.length > 1 && !picked.length ? html`<p class="bar"><button type="button" onClick=${() => { chosen.value = new Set(able.map((/** @type {any} */ item) => item.id)); }}>Choose all ${able.length} approvals</button></p>` : null}
+    ${able.length > 1 && !picked.length ? html`<p class="bar"><${Choose} items=${able} what="approvals" />${groupsOf(able).map(([what, items]) => html`<${Choose} key=${what} items=${items} what=${what} />`)}</p>` : null}
     ${picked.length ? html`<${Many} picked=${picked} />` : null}
     ${items.length === 0 ? html`<p class="empty">Nothing waits for a person.</p>` : null}
     ${items.map((/** @type {any} */ item) => html`<${Item} key=${item.id} question=${item} />`)}
     ${hidden ? html`<p class="dim">${hidden} put off. <button type="button" onClick=${() => { later.value = {}; sessionStorage.removeItem("later"); }}>Show them</button></p>` : null}
     ${data.cursor ? html`<p class="dim">The oldest ${LIMIT} are shown; more wait behind them.</p>` : null}
     <${Causes} wanted=${{}} title="Failed tasks" />`;
+}
+
+/** @param {{items: any[], what: string}} given */
+const Choose = ({ items, what }) => html`<button type="button" onClick=${() => { chosen.value = new Set(items.map((/** @type {any} */ item) => item.id)); }}>Choose all ${items.length} ${what}</button>`;
+
+/** Approvals by agent and tool, where several are of one and not all. @param {any[]} items @returns {[string, any[]][]} */
+function groupsOf(items) {
+  /** @type {Map<string, any[]>} */
+  const groups = new Map();
+  for (const item of items) {
+    const name = `of ${[item.agent_id ?? item.source, item.subject?.tool].filter(Boolean).join(", ")}`;
+    groups.set(name, [...(groups.get(name) ?? []), item]);
+  }
+  return [...groups].filter(([, of]) => of.length > 1 && of.length < items.length);
 }
 
 /** Says that the mesh begins no work, to those who may let it. */
@@ -127,7 +141,7 @@ export function Item({ question }) {
       ${decides && may("approver", "submitter") ? html`<input type="checkbox" aria-label="Choose" checked=${chosen.value.has(question.id)} onChange=${choose} />` : null}
       <b>${question.agent_id ?? question.source}</b>
       <span class="dim"><${Ago} time=${question.since} /></span>
-      ${isTask ? html`<span class="dim">task <${TaskLink} id=${question.task_id} />${question.tasks > 1 ? ` and ${question.tasks - 1} more` : ""}</span>` : null}
+      ${isTask ? html`<span class="dim">task <${TaskLink} id=${question.task_id} />${question.tasks > 1 ? html` and <a href=${to("tasks", { status: "waiting" })}>${question.tasks - 1} more</a>` : ""}</span>` : null}
       ${question.expires_at ? html`<span class="dim">expires <${Ago} time=${question.expires_at} /></span>` : null}
     </header>
     <p class="question">${question.question.split("\nIts effect:\n")[0]}</p>

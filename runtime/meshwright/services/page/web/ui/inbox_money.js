@@ -5,24 +5,24 @@ import { ask } from "./dialog.js";
 import { act, Ago, call, dollars, may, me, useData } from "./lib.js";
 
 const AMOUNTS = ["0.10", "1", "10"];
+const OF_TASK = "budget_usd"; // the budget that a task brings
 
 /** @param {any} question */
 export const isMoney = (question) => question.subject?.account !== undefined;
 
 /**
- * What may be done about it. `stop` answers, `postpone` hides the question until a time.
- * @param {{question: any, stop: (value: any) => Promise<boolean>, postpone: (until: number) => void, notNow: any}} given
+ * What may be done about it. `stop` answers, `postpone` hides the question until a time; without them a task waits,
+ * and asks nobody.
+ * @param {{question: any, stop?: (value: any) => Promise<boolean>, postpone?: (until: number) => void, notNow?: any}} given
  */
 export function Money({ question, stop, postpone, notNow }) {
-  const { budget, account } = question.subject;
-  const ofTask = budget === "task";
+  const { budget, of = question.task_id } = question.subject;
+  const ofTask = budget === OF_TASK;
   const able = may("operator") && (ofTask || me.value.all_tenants);
   const { data: budgets } = useData(may("viewer") ? "/budgets" : null);
-  const { data: allowances } = useData(may("operator") ? "/allowances" : null);
   const named = (budgets?.items ?? []).filter((/** @type {any} */ one) => one.budget === budget);
-  const found = named.length === 1 ? named[0] : named.find((/** @type {any} */ one) => String(account).endsWith(one.key));
-  const allowance = (allowances?.items ?? []).find((/** @type {any} */ one) => one.name === budget);
-  const whose = ofTask ? { task_id: question.task_id } : { budget, ...(found?.key ? { key: found.key } : {}) };
+  const found = named.find((/** @type {any} */ one) => one.key === of || one.key.endsWith(`:${of}`));
+  const whose = ofTask ? { task_id: of } : { budget, key: of };
   const raise = (/** @type {string} */ amount) => call("POST", "/budgets/raise", { ...whose, amount_usd: amount });
   const other = () =>
     ask({
@@ -38,16 +38,16 @@ export function Money({ question, stop, postpone, notNow }) {
       text: question.tasks > 1 ? `${question.tasks} tasks wait for this budget. Their next call of a model fails.` : "Its next call of a model fails.",
       yes: "Stop it",
       isDanger: true,
-      fields: [{ name: "reason", label: "Reason" }],
-      work: ({ reason }) => stop(reason ? { approve: false, reason } : { approve: false }),
+      fields: [{ name: "reason", label: "Reason", required: true }],
+      work: ({ reason }) => /** @type {any} */ (stop)({ approve: false, reason }),
     });
-  const cheaper = () => act("It goes on with cheaper models", () => call("PUT", "/allowances", { whose: allowance.scope === "mesh" ? "mesh" : `${allowance.scope}:${allowance.of}`, allowance: `${Number(allowance.limit_usd)}/${allowance.window}`, on_empty: "cheaper", ...(allowance.tenant_id ? { tenant_id: allowance.tenant_id } : {}) }));
-  return html`${found ? html`<p class="dim">${dollars(found.spent_usd)} of ${dollars(found.limit_usd)} are spent${found.renews_at ? html`; it renews <${Ago} time=${found.renews_at} />` : ""}.</p>` : null}
+  const cheaper = () => act("It goes on with cheaper models", () => call("POST", "/budgets/raise", { ...whose, cheaper: true }));
+  return html`${found ? html`<p class="dim">${dollars(found.spent_usd)} of ${dollars(found.limit_usd)} are spent${found.renews_at ? html`; it renews <${Ago} time=${found.renews_at} />` : ""}${found.cheaper ? "; cheaper models are tried first" : ""}.</p>` : null}
     <form class="bar" onSubmit=${(/** @type {Event} */ event) => event.preventDefault()}>
     ${able ? html`${AMOUNTS.map((amount) => html`<button type="button" class="yes" key=${amount} onClick=${() => act(`Raised by $${amount}`, () => raise(amount))}>+ $${amount}</button>`)}<button type="button" onClick=${other}>Another amount…</button>` : html`<span class="dim">An operator raises budgets.</span>`}
-    ${found?.renews_at ? html`<button type="button" onClick=${() => postpone(Date.parse(found.renews_at))}>Wait</button>` : null}
-    ${able && allowance && allowance.on_empty !== "cheaper" ? html`<button type="button" onClick=${cheaper}>Cheaper models</button>` : null}
-    ${may("approver", "submitter") ? html`<button type="button" class="no" onClick=${end}>Stop it…</button>` : null}
+    ${found?.renews_at && postpone ? html`<button type="button" onClick=${() => postpone(Date.parse(found.renews_at))}>Wait</button>` : null}
+    ${able && question.subject.cheaper && !found?.cheaper ? html`<button type="button" onClick=${cheaper}>Cheaper models</button>` : null}
+    ${stop && may("approver", "submitter") ? html`<button type="button" class="no" onClick=${end}>Stop it…</button>` : null}
     ${notNow}
   </form>`;
 }

@@ -46,7 +46,9 @@ export async function call(method, path, body) {
  */
 export async function read(method, path, body, type = "application/json") {
   const options = { method, headers: { ...headers(), Accept: type }, body: body === undefined ? undefined : JSON.stringify(body) };
-  const answer = await fetch(path, options);
+  const answer = await fetch(path, options).catch(() => {
+    throw new Problem(0, { detail: "The mesh does not answer", remedy: "It is asked again." });
+  });
   const text = await answer.text();
   if (answer.ok) return text;
   if (answer.status === 401) await doubt(path);
@@ -129,6 +131,7 @@ const GRACE_MS = 10_000;
 const REPLAYED_MS = 60_000;
 const KEPT = 300;
 let due = 0;
+let slowDue = 0;
 let askedAt = 0;
 let slowedAt = 0;
 let streams = 0;
@@ -151,8 +154,15 @@ function beat() {
   if (come.length) recent.value = [...come.reverse(), ...recent.value].slice(0, KEPT);
   come = [];
   pulse.value += 1;
-  if (askedAt < slowedAt + SLOW_MS) return;
-  slowedAt = askedAt;
+  const left = slowedAt + SLOW_MS - askedAt;
+  if (left > 0) slowDue ||= setTimeout(beatSlowly, left); // the last event may not be followed by another
+  else beatSlowly();
+}
+function beatSlowly() {
+  clearTimeout(slowDue);
+  slowDue = 0;
+  if (document.hidden) return;
+  slowedAt = Date.now();
   slow.value += 1;
 }
 document.addEventListener("visibilitychange", () => touch());
@@ -304,6 +314,7 @@ export function dollars(amount) {
 /** @param {number | null | undefined} seconds */
 export function span(seconds) {
   if (seconds == null) return "";
+  if (seconds < 0.01) return seconds > 0 ? "< 0.01 s" : "0 s";
   if (seconds < 10) return `${seconds.toFixed(seconds < 1 ? 2 : 1)} s`;
   if (seconds < 60) return `${Math.round(seconds)} s`;
   if (seconds < 3600) return `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
@@ -325,8 +336,14 @@ export function Ago({ time }) {
 export const Status = ({ status }) => html`<span class=${`status s-${status}`}>${status.replace("_", " ")}</span>`;
 /** A link to a task. @param {{id: string}} given */
 export const TaskLink = ({ id }) => html`<a href=${to(`task/${id}`)} title=${id}><code>…${short(id)}</code></a>`;
-/** A number that leads to what it counts. @param {{value: any, href: string}} given */
-export const Count = ({ value, href }) => (value ? html`<a href=${href}>${value}</a>` : html`<span class="dim">${value ?? ""}</span>`);
+/** A number that leads to what it counts, where there is some, and an address. @param {{value: any, href: string}} given */
+export function Count({ value, href }) {
+  const text = typeof value === "number" ? value.toLocaleString() : (value ?? "");
+  const isNone = !value || value === "$0";
+  return isNone || !href ? html`<span class=${isNone ? "dim" : undefined}>${text}</span>` : html`<a href=${href}>${text}</a>`;
+}
+/** The address of the calls of models among the events; empty for a caller who may not see them. @param {Record<string, any>} of */
+export const callsOf = (of) => (may("viewer") ? to("events", { event_type: "model.called", ...of }) : "");
 /**
  * A table that scrolls sideways by itself. A title that begins with `#` is of numbers, an empty one of buttons.
  * @param {{label: string, heads: string[], children?: any}} given
@@ -338,6 +355,8 @@ export const LogIn = () => html`<button type="button" onClick=${() => { me.value
 /** The line of an error of the API. @param {{error: any}} given */
 export const Failed = ({ error }) =>
   error ? html`<p class="bad" role="alert">${error.message}${error.remedy ? html`<br /><span class="dim">${error.remedy}</span>` : ""}</p>` : null;
+/** Says that an answer of the API is still to come. @param {{of: {data?: any, error?: any}}} given */
+export const Asking = ({ of }) => (of.data || of.error ? null : html`<p class="dim">Asking…</p>`);
 /** Data as people read it: text as it is, the rest as JSON. @param {{value: any}} given */
 export const Shown = ({ value }) => html`<pre tabindex="0">${typeof value === "string" ? value : JSON.stringify(value, null, 2)}</pre>`;
 /** How many questions wait for people; a text with + where there are more. */

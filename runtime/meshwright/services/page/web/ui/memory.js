@@ -1,7 +1,7 @@
 // @ts-check
 /** What agents remember: where it is from, how far it is trusted, and what people change about it. */
 import { html, useState } from "./vendor/preact.js";
-import { act, Ago, asked, call, Failed, may, route, TaskLink, to, useData } from "./lib.js";
+import { act, Ago, asked, Asking, call, Failed, may, route, TaskLink, to, useData } from "./lib.js";
 
 const STATES = ["shown", "quarantined", "active", "superseded", "forgotten", "all"];
 const FIELDS = [["words", "Words"], ["agent_id", "Agent"], ["subject", "Subject"]];
@@ -22,7 +22,7 @@ export function MemoryPage() {
       ${FIELDS.map(([name, title]) => html`<label key=${name}>${title} <input name=${name} defaultValue=${wanted[name]} size="12" /></label>`)}
       <button>Filter</button>
     </form>
-    <${Failed} error=${error} />
+    <${Failed} error=${error} /><${Asking} of=${{ data, error }} />
     ${data?.items.length === 0 ? html`<p class="empty">Nothing is remembered that agrees with that.</p>` : null}
     ${(data?.items ?? []).map((/** @type {any} */ memory) => html`<${Memory} key=${memory.memory_id} memory=${memory} />`)}
     ${data?.cursor ? html`<p class="dim">The newest 100 are shown: filter for others.</p>` : null}`;

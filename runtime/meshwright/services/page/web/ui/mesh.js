@@ -1,14 +1,14 @@
 // @ts-check
 /** The mesh: its agents as a graph and as a table, its workers with their leases, and its models. */
 import { html } from "./vendor/preact.js";
-import { Ago, Count, dollars, Failed, slow, span, Table, to, useData } from "./lib.js";
+import { Ago, Asking, callsOf, Count, dollars, Failed, slow, span, Table, to, useData } from "./lib.js";
 import { Topology } from "./topology.js";
 
 /** The view. */
 export function MeshPage() {
   const { data: figures, error } = useData("/figures");
   const { data: agents } = useData("/agents", slow);
-  if (!figures) return html`<h1>Mesh</h1><${Failed} error=${error} />`;
+  if (!figures) return html`<h1>Mesh</h1><${Failed} error=${error} /><${Asking} of=${{ error }} />`;
   const known = Object.fromEntries((agents?.items ?? []).map((/** @type {any} */ agent) => [agent.agent_id, agent]));
   const names = [...new Set([...(agents?.items ?? []).filter((/** @type {any} */ agent) => agent.kind !== "system").map((/** @type {any} */ agent) => agent.agent_id), ...figures.agents.map((/** @type {any} */ agent) => agent.agent_id)])].sort();
   const rows = names.map((name) => ({ ...(figures.agents.find((/** @type {any} */ agent) => agent.agent_id === name) ?? { agent_id: name }), info: known[name] }));
@@ -51,4 +51,4 @@ const Workers = ({ workers }) =>
 const Models = ({ models }) =>
   html`<${Table} label="Models" heads=${["Deployment", "State", "#Calls", "#Failed", "#As a fallback", "#Tried again", "#p50", "#p90"]}>${models.map((model) => html`<tr key=${model.deployment}>
     <td>${model.deployment}</td><td>${model.well ? html`<span class="s-succeeded">well</span>` : html`<span class="bad">${model.reason || "left alone"} <${Ago} time=${model.until} /></span>`}</td>
-    <td class="number"><${Count} value=${model.calls} href=${to("money", { by: "model" })} /></td><td class="number"><${Count} value=${model.failed} href=${to("events", { event_type: "model.called" })} /></td><td class="number">${model.fallbacks}</td><td class="number">${model.retried}</td><td class="number">${span(model.p50_seconds)}</td><td class="number">${span(model.p90_seconds)}</td></tr>`)}<//>`;
+    <td class="number"><${Count} value=${model.calls} href=${to("money", { by: "model" })} /></td><td class="number"><${Count} value=${model.failed} href=${callsOf({})} /></td><td class="number"><${Count} value=${model.fallbacks} href=${callsOf({})} /></td><td class="number"><${Count} value=${model.retried} href=${callsOf({})} /></td><td class="number">${span(model.p50_seconds)}</td><td class="number">${span(model.p90_seconds)}</td></tr>`)}<//>`;

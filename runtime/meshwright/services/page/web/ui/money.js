@@ -3,16 +3,16 @@
 import { html, useState } from "./vendor/preact.js";
 import { Allowances, Budgets } from "./budgets.js";
 import { Chart, tasksAt } from "./chart.js";
-import { asked, call, dollars, Failed, route, slow, Table, TaskLink, to, useData, useOnce } from "./lib.js";
+import { asked, Asking, call, Count, dollars, Failed, route, slow, Table, TaskLink, to, useData, useOnce } from "./lib.js";
 import { Tree } from "./tree.js";
 
 const KEYS = ["agent", "model", "prompt", "tag", "task", "tenant"];
 /** @type {Record<string, "hour" | "day">} */
 const TIMES = { "24h": "hour", "7d": "day", "30d": "day" };
 /** How a key is found in the list of tasks, where it can be. */
-const FOUND = { agent: "agent_id", model: "model", prompt: "prompt" };
+const FOUND = { agent: "agent_id", model: "model", prompt: "prompt", tag: "tag", tenant: "tenant" };
 /** The filter of the list of tasks that finds a key. @param {string} by @param {string} key @returns {Record<string, string>} */
-const found = (by, key) => (FOUND[/** @type {"agent"} */ (by)] && key ? { [FOUND[/** @type {"agent"} */ (by)]]: key.split(" ")[0] } : {});
+const found = (by, key) => (FOUND[/** @type {"agent"} */ (by)] && key ? { [FOUND[/** @type {"agent"} */ (by)]]: by === "prompt" ? key.split(" ")[0] : key } : {});
 
 /** The view. */
 export function Money() {
@@ -26,7 +26,7 @@ export function Money() {
   return html`<h1>Money</h1>
     <nav class="bar" aria-label="Period">${Object.keys(TIMES).map((time) => html`<a key=${time} href=${to("money", { by, since: time })} aria-current=${time === since ? "true" : undefined}>last ${time}</a>`)}</nav>
     <nav class="bar" aria-label="Sum by">${KEYS.map((name) => html`<a key=${name} href=${to("money", { by: name, since })} aria-current=${name === by ? "true" : undefined}>by ${name}</a>`)}</nav>
-    <${Failed} error=${error} />
+    <${Failed} error=${error} /><${Asking} of=${{ data, error }} />
     ${series?.since ? html`<${Chart} items=${series.items} bucket=${bucket} since=${series.since} link=${link} />` : null}
     ${data ? html`<${Sums} data=${data} by=${by} since=${since} />` : null}
     <${Budgets} />
@@ -47,9 +47,11 @@ function Sums({ data, by, since }) {
     <tr class="total"><td><b>All</b>${data.omitted ? html` <span class="dim">with ${data.omitted} that are not listed</span>` : ""}</td><${Figures} item=${data.total} href=${to("tasks", { since })} />${isBeside ? html`<td></td>` : null}</tr><//>`;
 }
 
-/** @param {{item: any, href: string}} given */
-const Figures = ({ item, href }) =>
-  html`<td class="number">${href ? html`<a href=${href}>${item.calls}</a>` : item.calls}</td><td class="number">${item.failed || ""}</td><td class="number">${item.prompt_tokens.toLocaleString()}</td><td class="number">${item.cached_tokens ? item.cached_tokens.toLocaleString() : ""}</td><td class="number">${item.completion_tokens.toLocaleString()}</td><td class="number">${dollars(item.cost_usd)}${item.unpriced ? html` <span class="dim">${item.unpriced} without a price</span>` : ""}</td><td class="number">${Number(item.reserved_usd) ? dollars(item.reserved_usd) : ""}</td>`;
+/** The numbers of a row, all of the same calls. @param {{item: any, href: string}} given */
+const Figures = ({ item, href }) => {
+  const number = (/** @type {any} */ value) => html`<td class="number"><${Count} value=${value || ""} href=${href} /></td>`;
+  return html`${number(item.calls)}${number(item.failed)}${number(item.prompt_tokens)}${number(item.cached_tokens)}${number(item.completion_tokens)}<td class="number"><${Count} value=${dollars(item.cost_usd)} href=${href} />${item.unpriced ? html` <span class="dim">${item.unpriced} without a price</span>` : ""}</td><td class="number">${Number(item.reserved_usd) ? dollars(item.reserved_usd) : ""}</td>`;
+};
 
 /** A row; that of a task opens what it delegated. @param {{item: any, by: string, since: string, isKnown: boolean, whole: any}} given */
 function Sum({ item, by, since, isKnown, whole }) {

@@ -1,7 +1,7 @@
 // @ts-check
 /** Registered prompts: versions, labels, what differs, and a place to try two of them side by side. */
 import { html, useEffect, useState } from "./vendor/preact.js";
-import { act, Ago, asked, call, dollars, Failed, may, notice, route, Shown, span, TaskLink, to, useData } from "./lib.js";
+import { act, Ago, asked, Asking, call, dollars, Failed, may, notice, route, Shown, span, TaskLink, to, useData } from "./lib.js";
 import { ask } from "./dialog.js";
 import { Difference } from "./steps.js";
 
@@ -12,7 +12,7 @@ export function PromptsPage() {
 
 function All() {
   const { data, error } = useData("/v1/prompts?limit=500");
-  return html`<h1>Prompts</h1><${Failed} error=${error} />
+  return html`<h1>Prompts</h1><${Failed} error=${error} /><${Asking} of=${{ data, error }} />
     <p class="dim">Prompt files are the source; a version here with the label <code>production</code> takes the place of its file.</p>
     ${data?.items.length === 0 ? html`<p class="empty">No prompt is registered: <code>mesh registry add FILE.prompt</code> registers one.</p>` : null}
     ${data?.items.length ? html`<div class="wide-table" tabindex="0" role="region" aria-label="Prompts"><table><thead><tr><th>Prompt</th><th class="number">Newest</th><th>Labels</th><th>Author</th><th>When</th><th>Message</th></tr></thead>

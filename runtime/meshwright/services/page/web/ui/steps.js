@@ -70,7 +70,7 @@ function Line({ id, steps, isCut, open, setOpen }) {
         <td class="number">${step.duration_ms == null ? "" : span(step.duration_ms / 1000)}</td>
         <td class="number">${tokens(step) || ""}${step.cache_hit ? html` <span class="tag">cache</span>` : ""}</td><td class="number">${step.cost_usd == null ? "" : dollars(step.cost_usd)}</td>
         <td class=${`reason ${step.error ? "bad" : ""}`} title=${step.error ?? step.summary}>${step.error ?? step.summary}</td></tr>
-        ${open === key ? html`<tr key=${`${key} open`}><td colspan="8"><${Step} id=${id} step=${step} /></td></tr>` : null}`;
+        ${open === key ? html`<tr key=${`${key} open`}><td colspan="8"><div class="inside"><${Step} id=${id} step=${step} /></div></td></tr>` : null}`;
     })}<//>`;
 }
 

@@ -2,7 +2,8 @@
 /** A task: what was asked and answered, its tree with costs, its steps on a line of time, and its events. */
 import { html, useState } from "./vendor/preact.js";
 import { Export } from "./export.js";
-import { act, Ago, call, dollars, Failed, may, notice, route, Shown, span, Status, Table, TaskLink, to, useData } from "./lib.js";
+import { isMoney, Money } from "./inbox_money.js";
+import { act, Ago, call, callsOf, Count, dollars, Failed, may, notice, route, Shown, span, Status, Table, TaskLink, to, useData } from "./lib.js";
 import { Steps } from "./steps.js";
 import { Buttons } from "./tasks.js";
 import { Tree } from "./tree.js";
@@ -28,12 +29,12 @@ export function TaskPage() {
       ${data.forked_from ? html`<dt>forked from</dt><dd><${TaskLink} id=${data.forked_from.task_id} /> behind step ${data.forked_from.step}</dd>` : null}
       ${data.thread_id === id ? null : html`<dt>thread</dt><dd><a href=${to("tasks", { thread_id: data.thread_id })}><code>${data.thread_id}</code></a></dd>`}
       ${data.state ? html`<dt>it is in</dt><dd>${data.state}</dd>` : null}
-      ${data.outcome ? html`<dt>cost</dt><dd>${dollars(data.outcome.cost_usd)}, ${data.outcome.usage.prompt_tokens + data.outcome.usage.completion_tokens} tokens, ${span(data.outcome.duration_ms / 1000)}${data.outcome.model ? `, ${data.outcome.model}` : ""}</dd>` : null}
+      ${data.outcome ? html`<dt>cost</dt><dd>${dollars(data.outcome.cost_usd)}, <${Count} value=${data.outcome.usage.prompt_tokens + data.outcome.usage.completion_tokens} href=${callsOf({ task_id: id })} /> tokens, ${span(data.outcome.duration_ms / 1000)}${data.outcome.model ? `, ${data.outcome.model}` : ""}</dd>` : null}
       ${data.outcome?.prompt ? html`<dt>prompt</dt><dd><a href=${to("tasks", { prompt: data.outcome.prompt.split(" ")[0] })}>${data.outcome.prompt}</a></dd>` : null}
       ${data.generation > 1 ? html`<dt>worked on</dt><dd>${data.generation} times</dd>` : null}
     </dl>
     <p class="bar"><${Buttons} id=${id} status=${data.status} /> ${["failed", "timed_out", "cancelled"].includes(data.status) && may("operator", "submitter") ? AGAIN.map(([begin, label, said]) => html`<button key=${begin} type="button" onClick=${() => act(said, () => call("POST", `/tasks/${id}/retry`, { begin }))}>${label}</button>`) : null} <${Export} id=${id} /> <${Copy} /></p>
-    ${data.waits.length ? html`<h2>It waits</h2><ul>${data.waits.map((/** @type {any} */ wait) => html`<li key=${wait.wait_id}>for ${wait.kind}${wait.child_task_id ? html` <${TaskLink} id=${wait.child_task_id} />` : ""}: ${wait.reason} ${wait.due_at ? html`<span class="dim"><${Ago} time=${wait.due_at} /></span>` : ""} ${wait.kind === "person" ? html`<a href="#/inbox">Inbox</a>` : ""}</li>`)}</ul>` : null}
+    ${data.waits.length ? html`<h2>It waits</h2><ul>${data.waits.map((/** @type {any} */ wait) => html`<li key=${wait.wait_id}>for ${wait.kind}${wait.child_task_id ? html` <${TaskLink} id=${wait.child_task_id} />` : ""}: ${wait.reason} ${wait.due_at ? html`<span class="dim">(due <${Ago} time=${wait.due_at} />)</span>` : ""} ${wait.kind === "person" || wait.subject?.on_empty === "ask" ? html`<a href="#/inbox">Inbox</a>` : isMoney(wait) ? html`<${Money} question=${{ ...wait, task_id: id }} />` : ""}</li>`)}</ul>` : null}
     <h2>Request</h2><${Shown} value=${typeof data.payload.text === "string" && Object.keys(data.payload).length === 1 ? data.payload.text : data.payload} />
     <${Ended} outcome=${data.outcome} id=${id} />
     <${Tree} id=${id} />

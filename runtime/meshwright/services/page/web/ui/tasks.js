@@ -2,12 +2,13 @@
 /** The tasks: counted by state and by cause, filtered, cancelled and worked on again. */
 import { html, useState } from "./vendor/preact.js";
 import { cancelAll, retryAll } from "./again.js";
-import { act, Ago, asked, call, Count, dollars, Failed, may, route, slow, span, Status, Table, TaskLink, to, useData } from "./lib.js";
+import { act, Ago, asked, Asking, call, Count, dollars, Failed, may, route, slow, span, Status, Table, TaskLink, to, useData } from "./lib.js";
 
-const FILTERS = ["status", "agent_id", "capability", "requested_by", "model", "error", "since", "until", "text", "thread_id", "parent_task_id", "prompt", "task_id"];
+const FILTERS = ["status", "agent_id", "capability", "requested_by", "model", "error", "since", "until", "text", "thread_id", "parent_task_id", "prompt", "tag", "task_id"];
 const FIELDS = [["agent_id", "Agent"], ["capability", "Capability"], ["requested_by", "Requested by"], ["error", "Error"], ["since", "Since (24h)"]];
-const MORE = [["until", "Until"], ["model", "Model"], ["prompt", "Prompt"], ["task_id", "Id"], ["thread_id", "Thread"], ["parent_task_id", "Delegated by"]];
+const MORE = [["until", "Until"], ["model", "Model"], ["prompt", "Prompt"], ["tag", "Tag"], ["task_id", "Id"], ["thread_id", "Thread"], ["parent_task_id", "Delegated by"]];
 const STATES = ["accepted", "dispatched", "running", "waiting", "succeeded", "failed", "cancelled", "timed_out"];
+const ENDS = STATES.slice(4);
 const PAGE = 50;
 
 /** The filter of the address. */
@@ -28,7 +29,7 @@ export function Tasks() {
     <${Causes} wanted=${wanted} />
     <${Filter} wanted=${wanted} key=${JSON.stringify(wanted)} />
     ${onlyStuck ? html`<p>Running for over twice the time that nine of ten tasks of their agent take. <a href=${to("tasks")}>Show all</a></p>` : null}
-    <${Failed} error=${isGone ? null : error} />
+    <${Failed} error=${isGone ? null : error} /><${Asking} of=${{ data, error }} />
     ${data ? html`${onlyStuck ? null : html`<${Again} wanted=${wanted} items=${items} />`}<${Rows} items=${items} stuck=${stuck} />` : null}
     ${isGone || (data && items.length === 0) ? html`<p class="empty">No task agrees with that.${isGone ? ` ${error.message}. ${error.remedy}` : ""}</p>` : null}
     ${data?.cursor && more < 10 && !onlyStuck ? html`<button type="button" onClick=${() => setMore(more + 1)}>Show more</button>` : null}
@@ -38,14 +39,16 @@ export function Tasks() {
 /** Open tasks by state, and those that failed; each number leads to them. @param {{figures: any}} given */
 function Counts({ figures }) {
   const { data } = useData("/status");
-  const open = data?.tasks ?? {};
+  const open = data?.tasks;
+  const midnight = new Date(new Date().setHours(0, 0, 0, 0)).toISOString();
   const cards = [
-    ...["running", "waiting", "dispatched", "accepted"].map((state) => [state, open[state] ?? 0, to("tasks", { status: state })]),
+    ...["running", "waiting", "dispatched", "accepted"].map((state) => [state, open ? (open[state] ?? 0) : "", to("tasks", { status: state })]),
     ["failed", figures?.dead_letters.failed ?? "", to("tasks", { status: "failed" })],
     ["timed out", figures?.dead_letters.timed_out ?? "", to("tasks", { status: "timed_out" })],
     ["stuck", figures?.stuck.length ?? "", to("tasks", { stuck: 1 })],
   ];
   return html`<ul class="cards">${cards.map(([name, count, href]) => html`<li key=${name}><a href=${href}><span class="dim">${name}</span> <b class=${count ? `s-${String(name).replace(" ", "_")}` : ""}>${count}</b></a></li>`)}</ul>
+    <p class="line dim">Ended today: ${ENDS.map((state) => html`<a key=${state} href=${to("tasks", { status: state, since: midnight })}>${state.replace("_", " ")}</a>`)}</p>
     ${data?.waits.length ? html`<p class="dim">Waits: ${data.waits.map((/** @type {any} */ wait, /** @type {number} */ at) => html`${at ? ", " : ""}<a href=${wait.kind === "person" || wait.kind === "money" ? to("inbox") : to("tasks", { status: "waiting" })}>${wait.count} for ${wait.kind}</a> (the oldest <${Ago} time=${wait.oldest} />)`)}</p>` : null}`;
 }
 

@@ -1,0 +1,1 @@
+"""Sources: the webhooks and channels of the settings, as people see them."""

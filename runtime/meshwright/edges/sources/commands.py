@@ -1,0 +1,8 @@
+"""`mesh channels`: list the channels of a mesh."""
+
+from __future__ import annotations
+
+from meshwright.cli.resources import group_of
+from meshwright.edges.sources.resources import CHANNELS
+
+channels = group_of(CHANNELS)
