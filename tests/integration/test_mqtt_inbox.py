@@ -95,7 +95,7 @@ async def test_a_call_is_approved_with_other_arguments(tmp_path: Path, broker: M
         request = {"agent_id": "opener", "payload": {"text": "Open it."}}
         task_id = (await ask(broker, "mesh/default/submit", request))["task_id"]
         [question] = await listed(
-            looker, 'opener wants to run open(door="a"), to do this task: "Open it.". May it?'
+            looker, 'opener wants to run open(door="a"), to do this task: "Open it". May it?'
         )
         value = {"approve": True, "arguments": {"door": 7}}
         problem = await ask(broker, answer_topic(question), {"key": question["wait_id"], "value": value})

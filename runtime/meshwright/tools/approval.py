@@ -225,7 +225,7 @@ class ApprovalCall:
         listed = redact(listed)
         if len(listed) > _MAX_ARGUMENTS_CHARS:
             listed = f"{len(listed):,} characters of {', '.join(shown)}: the inbox shows them whole"
-        request = " ".join(redact(request).split())
+        request = " ".join(redact(request).split()).removesuffix(".")
         if len(request) > _MAX_REQUEST_CHARS:
             request = f"{request[: _MAX_REQUEST_CHARS - 3]}..."
         purpose = f', to do this task: "{request}"' if request else ""
