@@ -174,6 +174,7 @@ READS = {
     "/tasks/{task_id}/events": "tasks/{ended}",
     "/tasks/{task_id}/steps": "tasks/{ended}",
     "/tasks/{task_id}/steps/{path}": "tasks/{ended}",
+    "/tasks/{task_id}/export": "tasks/{ended}",
     "/tasks/{task_id}/files/{number}": "tasks/{given}",
     "/events": "events",
     "/events/stream": "events",
@@ -191,7 +192,7 @@ FACTS = """
 /agents /agents/score/{capability} /allowances /api/agents /api/agents/{agent_id} /audit/verify /budgets
 /channels /channels/{channel} /webhooks /me /session /costs /costs/estimate /deployments /deployments/route
 /figures /keys /metrics /scale/{app} /schedules /schedules/{schedule_id} /schedules/{schedule_id}/next /status
-/store/verify /tasks /trees
+/store/verify /tasks /trees /prompts/{name}/versions/{version}
 /v1/models /v1/models/{model_id:path} /v1/prompts /v1/prompts/{name} /v1/prompts/{name}/versions
 /v1/evaluations /v1/evaluations/{evaluation_id}
 /v1/experiments /v1/experiments/{experiment_id} /v1/experiments/{experiment_id}/results
