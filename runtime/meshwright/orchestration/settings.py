@@ -50,13 +50,13 @@ class _TenantLimits(Table):
     max_open_tasks: int | None = Field(default=None, ge=1, le=10_000_000)
     """Open tasks of a tenant. Unset: 95 % of the mesh's."""
     tasks_per_minute: float | None = Field(default=None, ge=1, le=10_000_000)
-    """Tasks that a tenant may submit."""
+    """Tasks that a tenant may submit, at each front. Unset: no limit."""
     calls_per_minute: float | None = Field(default=None, ge=1, le=10_000_000)
-    """Calls of models over the API."""
+    """Calls of models over the API. Unset: 60,000."""
     max_storage: Size | None = Field(default=None, ge=1_000_000)
     """Bytes of a tenant's events, such as `500MB`."""
     max_streams: int | None = Field(default=None, ge=1, le=100_000)
-    """Event streams and WebSockets of a tenant, at each front."""
+    """Event streams and WebSockets of a tenant, at each front. Unset: 200."""
 
 
 def _is_table(value: Any) -> Any:
