@@ -4,12 +4,15 @@ import { html } from "./vendor/preact.js";
 import { asked, Asking, Failed, recent, route, Shown, TaskLink, to, useData } from "./lib.js";
 
 const SHOWN = 200;
+/** Types that only programs read; a filter by type shows them. */
+const NOISE = ["trace.spans", "audit.head"];
 const FIELDS = [["event_type", "Type", "task.failed"], ["agent_id", "Agent", ""], ["task_id", "Task", ""], ["since", "Since", "24h"]];
 
 /** The view. */
 export function EventsPage() {
   const wanted = Object.fromEntries(FIELDS.map(([name]) => [name, route.value.query.get(name) ?? ""]));
   const { data, error } = useData(`/events?${asked({ ...wanted, order: "desc", limit: SHOWN })}`);
+  const items = (data?.items ?? []).filter((/** @type {any} */ event) => wanted.event_type || !NOISE.includes(event.event_type));
   const send = (/** @type {any} */ event) => {
     event.preventDefault();
     location.hash = to("events", Object.fromEntries([...new FormData(event.target)].map(([name, value]) => [name, String(value).trim()])));
@@ -20,8 +23,8 @@ export function EventsPage() {
       <button>Filter</button> ${Object.values(wanted).some(Boolean) ? html`<a href=${to("events")}>Show all</a>` : null}
     </form>
     <${Failed} error=${error} /><${Asking} of=${{ data, error }} />
-    ${data ? html`<ol class="plain">${data.items.map((/** @type {any} */ event) => html`<li class="event" key=${event.seq}><details><summary>
+    ${data ? html`<ol class="plain">${items.map((/** @type {any} */ event) => html`<li class="event" key=${event.seq}><details><summary>
         <time datetime=${event.time}>${new Date(event.time).toLocaleTimeString()}</time> <b>${event.event_type}</b> ${event.agent_id ?? ""}
       </summary><${Shown} value=${event.payload} /></details>${event.task_id ? html`<${TaskLink} id=${event.task_id} />` : null}</li>`)}</ol>` : null}
-    ${data?.items.length === 0 ? html`<p class="empty">No event agrees with that.</p>` : null}`;
+    ${data && items.length === 0 ? html`<p class="empty">No event agrees with that.</p>` : null}`;
 }
