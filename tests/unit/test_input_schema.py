@@ -82,6 +82,23 @@ async def test_a_payload_that_does_not_fit_is_refused(
         assert not mesh.events("task.accepted")
 
 
+async def test_the_best_agent_that_takes_the_payload_is_chosen() -> None:
+    class Old(Notes):
+        agent_id = "old"
+        capabilities = (Capability("release-notes", weight=0.5, input_schema={"required": ["tag"]}),)
+
+        async def run(self, run: Run) -> str:
+            return "by tag"
+
+    async with mesh_for(Notes, Old) as mesh:
+        for payload, words in (({"version": "v1"}, "v1 stable"), ({"tag": "v1"}, "by tag")):
+            assert (await mesh.ask(payload=payload, capability="release-notes")).text == words
+        with pytest.raises(InvalidInput, match=r"release-notes of notes: payload.version is req"):
+            await mesh.submit(payload={}, capability="release-notes")
+        with pytest.raises(InvalidInput, match="release-notes of notes"):
+            await mesh.submit("notes", payload={"tag": "v1"}, capability="release-notes")
+
+
 async def test_a_payload_that_fits_is_the_authors_data() -> None:
     async with mesh_for(Notes) as mesh:
         payload = {"version": "v1", "text": "free", "more": 1}

@@ -41,15 +41,14 @@ class Orchestrator(Actor[TaskRecord]):
         receipt.
 
         Raises IdempotencyConflict for another request under the same id, NoAgentAvailable and NotFound
-        where no agent can do it, and InvalidInput for a payload that the chosen one does not take. A
+        where no agent can do it, and InvalidInput for a payload that none takes. A
         delegated task is never refused: it fails, as its parent's call does.
         """
         if self.state.task_json != NO_TASK:
             return self._repeat(turn, accept)
         task = accept.task
         try:
-            card = self._registry.best(task.capability or None, agent_id=task.agent_id)
-            self._registry.check_payload(task, card)
+            card = self._registry.choose(task)
         except MeshError as error:
             if task.parent is None:
                 raise

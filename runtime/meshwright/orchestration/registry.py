@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -171,17 +172,25 @@ class Registry:
             return ()
         return tuple(card for card in ranked if card.agent_id != chosen.agent_id)[:_MAX_OTHERS]
 
-    def check_payload(self, task: Task, card: ScoreCard) -> None:
-        """Raise InvalidInput for a payload that does not fit the capability's schema of the chosen agent.
+    def choose(self, task: Task) -> ScoreCard:
+        """The card of the agent for a new task: of those that can do it, the best one that takes its payload.
 
         A task that names its agent alone is checked if that has exactly one capability: of several it is not
         known which is meant. One that goes on from a step of another was checked with that.
+        Raises what `best` raises, and InvalidInput if no agent takes the payload, saying why the best does
+        not.
         """
+        card = self.best(task.capability or None, agent_id=task.agent_id)
         is_meant = task.capability or len(self.find(card.agent_id).capabilities) == 1
         if not is_meant or task.forked_from is not None:
-            return
-        if (misfit := self._misfit(card.agent_id, card.capability, task.payload)) is not None:
-            raise misfit
+            return card
+        misfit = self._misfit(card.agent_id, card.capability, task.payload)
+        if misfit is None:
+            return card
+        if task.agent_id is None:
+            with suppress(NoAgentAvailable):
+                return self.best(task.capability, payload=task.payload)
+        raise misfit
 
     def _misfit(self, agent_id: str, name: str, payload: dict[str, Any]) -> InvalidInput | None:
         capability = self.find(agent_id).capability(name)

@@ -221,7 +221,7 @@ class Schedules(Component):
                     field="capability",
                 )
             with suppress(NoAgentAvailable):  # there may be one when it is due
-                registry.check_payload(made, registry.best(task.capability, agent_id=task.agent_id))
+                registry.choose(made)
         except MeshError as error:
             error.field = f"task.{error.field}"
             raise
