@@ -1,7 +1,7 @@
 """A shop that is no part of the mesh: it publishes tasks by Dapr, and a log of outcomes grows.
 
     POST /orders/7 {"text": "What is a turn?"}      publishes a task as a CloudEvent
-    GET /orders/7                                   what came of it so far
+    GET /orders/7                                   shows its answers so far
 
 The order's number is the id of the event, so an order that is posted twice is one task.
 
