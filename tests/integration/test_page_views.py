@@ -462,7 +462,8 @@ async def test_a_step_shows_how_the_file_of_its_prompt_has_changed(tmp_path: Pat
     async with http_mesh(tmp_path, Filed, script=ScriptedModel("Yes.")) as api:
         task_id = await api.finished(agent_id="filed", payload={"text": "How?"})
         name = (await api.get(f"/tasks/{task_id}"))["outcome"]["prompt"].split()[0].partition("@")[2]
-        assert (await api.get("/prompts/filed/versions/0000"))["now"] is None
+        assert (await api.get("/prompts/filed/versions/000000000000"))["now"] is None
+        assert (await api.call("GET", f"/prompts/filed/versions/{name[:4]}"))[0] == 422  # it can be guessed
         assert (await api.call("GET", f"/prompts/..%2Ffiled/versions/{name}"))[0] == 404
         async with opened(chromium, api, f"task/{task_id}") as page:
             await page.get_by_label("Steps in one line").get_by_role("button").first.click()
@@ -471,7 +472,12 @@ async def test_a_step_shows_how_the_file_of_its_prompt_has_changed(tmp_path: Pat
             await expect(page.locator(".diff .add")).to_have_text("+ Help well.\n")
             await expect(page.locator(".diff .del")).to_have_text("- Help.\n")
         viewer = await holder(api, "default", Role.VIEWER)
-        assert (await api.call("GET", f"/prompts/filed/versions/{name}", headers=viewer))[0] == 403
+        path = f"/prompts/filed/versions/{name}"
+        assert (await api.call("GET", path, headers=viewer))[0] == 403
+        tenants = {tenant: await holder(api, tenant, Role.CONTENTS) for tenant in ("default", "acme")}
+        found = {tenant: (await api.call("GET", path, headers=key))[1] for tenant, key in tenants.items()}
+        assert found["default"]["now"]["text"].endswith("Help well.\n")
+        assert found["acme"] == {"now": None, "before": None}  # the files are the operator's
 
 
 SECRETS = {

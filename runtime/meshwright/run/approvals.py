@@ -163,7 +163,7 @@ class Approvals:
         *,
         has_looked: bool,
     ) -> str | None:
-        """The step that a call needs next; None if it is decided, or nobody can decide on it."""
+        """The step that a call needs next; None if it is decided, or cannot be."""
         if call is None or rule is None or call.is_too_long:
             return None
         if decision is not None and (not decision.approve or decision.covers(call, self._now)):

@@ -16,6 +16,7 @@ from meshwright.core.ids import ID_PATTERN
 from meshwright.core.messages import Caller
 from meshwright.edges.http.routing import MeshDep, make_router, needs
 from meshwright.prompts.history import History, Version
+from meshwright.work.protocol import DEFAULT_TENANT
 
 prompt_router = make_router("prompts")
 
@@ -35,7 +36,7 @@ class PromptFileVersion(Struct):
 
 
 class PromptFileVersions(Struct):
-    """A version, and the one before it. Both are null where git does not know the version."""
+    """A version, and the one before it. Both are null if there is none for you."""
 
     now: PromptFileVersion | None = None
     before: PromptFileVersion | None = None
@@ -49,11 +50,17 @@ async def _show_version(
     mesh: MeshDep,
     caller: Annotated[Caller, needs(Role.CONTENTS)],
     name: Annotated[str, Path(pattern=ID_PATTERN)],
-    version: Annotated[str, Path(pattern="^[0-9a-f]{4,64}$", description="The beginning of its digest.")],
+    version: Annotated[
+        str, Path(pattern="^[0-9a-f]{12,64}$", description="As `prompt` of an outcome has it.")
+    ],
 ) -> PromptFileVersions:
     """Show a version of a prompt file of the project and the version before it, by the git of the mesh's
     machine, as `mesh prompts diff` does. Registered prompts are at `/v1/prompts`.
+
+    Files are the operator's: callers of another tenant than `default` get none.
     """
+    if not (caller.tenant_id == DEFAULT_TENANT or caller.all_tenants or caller.is_proxy):
+        return PromptFileVersions()
     path = prompts_folder(mesh.project, mesh.settings) / f"{name}.prompt"
     try:
         return await asyncio.to_thread(_find, path, version)
