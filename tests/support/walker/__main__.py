@@ -1,0 +1,198 @@
+"""Walk: `python -m tests.support.walker --seconds 60`, `--seeds 0..1000`, or `--seed 7` to see one whole."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.support.walker.history import History, Plan
+from tests.support.walker.oracle import findings_of
+from tests.support.walker.report import script_of, shortest
+from tests.support.walker.walk import run_walk
+
+_TOLD_EVERY_SECONDS = 15.0
+_SEEDS_AT_ONCE = 8
+_MAX_WALK_SECONDS = 300
+_BROKE_OFF = "the walk broke off"
+
+
+class Seen(NamedTuple):
+    """The findings of one seed: rule, circumstances and text of each."""
+
+    seed: int
+    findings: list[tuple[str, str, str]]
+
+
+class Place(NamedTuple):
+    """The store to walk on; PostgreSQL takes the address of a database that is empty."""
+
+    store: str = "memory"
+    database: str | None = None
+
+    def walk(self, plan: Plan) -> History:
+        if self.store == "memory":
+            return run_walk(plan)
+        from tests.support.killed_mesh import KilledMesh
+        from tests.support.walker.process import walk_on
+
+        with tempfile.TemporaryDirectory(prefix="walk-") as name:
+            folder = Path(name)
+            make = partial(KilledMesh, self.store, folder / "data", self.database)
+            return asyncio.run(walk_on(plan, folder, make))
+
+
+def walk(place: Place, seed: int) -> Seen:
+    signal.signal(signal.SIGALRM, _too_long)
+    signal.alarm(_MAX_WALK_SECONDS)
+    try:
+        findings = findings_of(place.walk(Plan.of(seed)))
+    except Exception as error:  # noqa: BLE001 a walk that breaks off is a finding too
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        rule = f"{_BROKE_OFF}: {type(error).__name__} in {Path(where.filename).name}:{where.lineno}"
+        return Seen(seed, [(rule, "", "".join(traceback.format_exception(error, limit=-4)))])
+    finally:
+        signal.alarm(0)
+    return Seen(seed, [(finding.rule, finding.shape, finding.text) for finding in findings])
+
+
+def _too_long(number: int, frame: object) -> None:
+    raise TimeoutError(f"the walk took more than {_MAX_WALK_SECONDS} s")
+
+
+def walk_some(place: Place, seeds: list[int]) -> list[Seen]:
+    return [walk(place, seed) for seed in seeds]
+
+
+def seeds_of(options: argparse.Namespace) -> Iterator[int]:
+    if options.seeds:
+        first, _, last = options.seeds.partition("..")
+        return iter(range(int(first), int(last)))
+    start = random.SystemRandom().randrange(10**6, 10**9) if options.random else 0
+    return itertools.count(start)
+
+
+def batches_of(seeds: Iterable[int], ends_at: float) -> Iterator[list[int]]:
+    seeds = iter(seeds)
+    while time.monotonic() < ends_at and (batch := list(itertools.islice(seeds, _SEEDS_AT_ONCE))):
+        yield batch
+
+
+def results_of(options: argparse.Namespace) -> Iterator[Seen]:
+    ends_at = time.monotonic() + (options.seconds or float("inf"))
+    batches = batches_of(seeds_of(options), ends_at)
+    walked = partial(walk_some, Place(options.store, options.database))
+    if options.processes == 1:
+        yield from itertools.chain.from_iterable(map(walked, batches))
+        return
+    with ProcessPoolExecutor(options.processes) as pool:
+        waiting = [pool.submit(walked, batch) for batch in itertools.islice(batches, 2 * options.processes)]
+        while waiting:
+            done, *waiting = waiting
+            waiting += [pool.submit(walked, batch) for batch in itertools.islice(batches, 1)]
+            yield from done.result()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.support.walker", description=__doc__)
+    parser.add_argument("--seed", type=int, help="one walk, shown whole")
+    parser.add_argument("--seeds", help="walks of seeds A..B, without B")
+    parser.add_argument("--seconds", type=float, help="walk for so long")
+    parser.add_argument("--random", action="store_true", help="begin at a random seed")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--store", default="memory", choices=("memory", "sqlite", "postgres", "dapr"))
+    parser.add_argument("--database", help="of --store postgres: the address of an empty database")
+    parser.add_argument(
+        "--except",
+        action="append",
+        default=[],
+        dest="exceptions",
+        help="beginning of a kind of findings that is no failure",
+    )
+    parser.add_argument("--tries", type=int, default=300, help="walks to shrink a finding by; 0: as it is")
+    options = parser.parse_args()
+    if options.seed is not None:
+        return show(options.seed, options.tries)
+    return Report(options).run()
+
+
+class Report:
+    """Counts findings by kind, and shows the shortest walk of each."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._kinds: dict[tuple[str, str], str] = {}
+        """The kind of the shortest walk, by rule and circumstances of a longer one."""
+        self._counts = Counter[str]()
+        self._news = 0
+
+    def run(self) -> int:
+        begun = told = time.monotonic()
+        walks = 0
+        for walks, seen in enumerate(results_of(self._options), 1):
+            for rule, shape, text in seen.findings:
+                self._take(walks, seen.seed, rule, shape, text)
+            if time.monotonic() - told > _TOLD_EVERY_SECONDS:
+                told = time.monotonic()
+                rate = walks / (told - begun)
+                print(f"{walks} walks, {rate:.1f} a second, {self._counts.total()} findings", flush=True)
+        print(f"{walks} walks in {time.monotonic() - begun:.0f} s")
+        for kind, count in self._counts.most_common():
+            print(f"{count:6} {kind}")
+        return 1 if self._news else 0
+
+    def _take(self, walks: int, seed: int, rule: str, shape: str, text: str) -> None:
+        if (rule, shape) not in self._kinds:
+            kind, script = self._shortest(seed, rule, shape, text)
+            if kind not in self._kinds.values() and not kind.startswith(tuple(self._options.exceptions)):
+                self._news += 1
+                print(f"-- walk {walks}, seed {seed}\n{script}", flush=True)
+            self._kinds[rule, shape] = kind
+        self._counts[self._kinds[rule, shape]] += 1
+
+    def _shortest(self, seed: int, rule: str, shape: str, text: str) -> tuple[str, str]:
+        kind = f"{rule} [{shape}]"
+        if (
+            self._options.store != "memory"
+            or not self._options.tries
+            or rule.startswith(_BROKE_OFF)
+            or kind.startswith(tuple(self._options.exceptions))
+        ):
+            return kind, f"== {kind}\n{text}"
+        history, finding = shortest(Plan.of(seed), rule, max_tries=self._options.tries)
+        return finding.kind, script_of(history, finding)
+
+
+def show(seed: int, tries: int) -> int:
+    plan = Plan.of(seed)
+    history = run_walk(plan)
+    findings = findings_of(history)
+    for finding in findings:
+        seen = shortest(plan, finding.rule, max_tries=tries) if tries else (history, finding)
+        print(script_of(*seen))
+    if not findings:
+        print("\n".join([*map(str, history.lines), "no finding"]))
+    return 1 if findings else 0
+
+
+if __name__ == "__main__":
+    if os.environ.get("PYTHONHASHSEED") != "0":  # the order of sets is a part of a walk
+        os.execve(
+            sys.executable,
+            [sys.executable, "-m", "tests.support.walker", *sys.argv[1:]],
+            {**os.environ, "PYTHONHASHSEED": "0"},
+        )
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""The world of a walk in files, by which the tools of other processes tell what they do and read."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pickle
+import random
+import secrets
+from pathlib import Path
+from typing import Any
+
+from tests.support.walker.programs import Program, Request
+from tests.support.walker.world import Effect, World
+
+FOLDER = "WALK_FOLDER"
+PACE = 0.05
+_PROGRAM, _LINES = "program.pickle", "world.jsonl"
+
+
+class FileWorld(World):
+    """The world as a process of the mesh has it: all that happens is on disk before its caller goes on."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(pickle.loads((folder / _PROGRAM).read_bytes()), str(folder), pace=PACE)  # noqa: S301 our own
+        self._lines = folder / _LINES
+        self._chance = random.Random()
+
+    async def do(self, request: Request, task_id: str, key: str) -> str:
+        await asyncio.sleep(self._chance.choice((0, 0, 1, 2, 7)) * PACE)
+        effect = Effect(secrets.randbits(48), request, task_id, key, 0, os.getpid())
+        self._write(effect=[effect.number, request.tool, request.account, request.amount, task_id, key])
+        await asyncio.sleep(self._chance.choice((0, 0, 0, 3)) * PACE)
+        return effect.receipt
+
+    def read_result(self, request: Request, result: Any) -> None:
+        self._write(result=[request.tool, request.account, request.amount, result])
+
+    def read_child(self, job: str, result: Any) -> None:
+        self._write(child=[job, result])
+
+    def read_answer(self, question: str, answer: Any) -> None:
+        self._write(answer=[question, answer])
+
+    def charged(self) -> None:
+        self._write(charged=[])
+
+    def _write(self, **line: Any) -> None:
+        with open(self._lines, "a") as file:
+            file.write(f"{json.dumps(line)}\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+class WorldFiles:
+    """The files of a walk, as the walker has them."""
+
+    def __init__(self, folder: Path, world: World) -> None:
+        self._folder = folder
+        self._world = world
+        self._read_bytes = 0
+        (folder / _LINES).touch()
+
+    def write_program(self, program: Program) -> None:
+        (self._folder / _PROGRAM).write_bytes(pickle.dumps(dict(program)))
+
+    def read(self) -> None:
+        """Add to the world what is new in the files. A line whose writer was killed is not whole."""
+        data = (self._folder / _LINES).read_bytes()[self._read_bytes :]
+        whole = data[: data.rfind(b"\n") + 1]
+        self._read_bytes += len(whole)
+        for line in whole.splitlines():
+            for kind, fields in json.loads(line).items():
+                self._take(kind, fields)
+
+    def _take(self, kind: str, fields: list[Any]) -> None:
+        world = self._world
+        match kind, fields:
+            case "effect", [number, tool, account, amount, task_id, key]:
+                request = Request(tool, account, amount)
+                effect = Effect(number, request, task_id, key, world.act, world.incarnation)
+                world.effects.append(effect)
+            case "result", [tool, account, amount, result]:
+                world.read_result(Request(tool, account, amount), result)
+            case "child", [job, result]:
+                world.read_child(job, result)
+            case "answer", [question, answer]:
+                world.read_answer(question, answer)
+            case "charged", _:
+                world.charged()

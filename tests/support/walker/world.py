@@ -1,0 +1,166 @@
+"""The world outside of a mesh: what its tools do there, what its models answer and bill, and what it wants.
+
+It outlives each process of the mesh, and knows nothing of how one works.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from tests.support.walker.programs import Program, Request
+
+JOB = re.compile(r"\bjob (j\d+)\b")
+_RECEIPT = re.compile(r"(\w+) (\w+) (\d+) #(\d+)")
+PRICE = Decimal("0.001")
+
+
+def job_in(text: str) -> str:
+    """The job that a request names."""
+    match = JOB.search(text)
+    assert match is not None, f"no job is named in {text!r}"
+    return match[1]
+
+
+@dataclass
+class Effect:
+    """Something that a tool, or a step, did in the world."""
+
+    number: int
+    request: Request
+    task_id: str
+    key: str
+    at_act: int
+    incarnation: int
+    told: bool = False
+    """Whether its caller lived to read the receipt."""
+
+    @property
+    def receipt(self) -> str:
+        request = self.request
+        return f"{request.tool} {request.account} {request.amount} #{self.number}"
+
+
+def receipt_of(text: str) -> tuple[Request, int] | None:
+    """The request and the number that a receipt names; None for any other text."""
+    match = _RECEIPT.fullmatch(text)
+    return None if match is None else (Request(match[1], match[2], int(match[3])), int(match[4]))
+
+
+class Gate:
+    """The points of one process at which it can be held, or ended: before and behind all that others see."""
+
+    def __init__(self) -> None:
+        self.points = 0
+        self.is_frozen = False
+        self.label = ""
+        self._stop_at = 0
+        self._is_kill = False
+        self._effects_only = False
+        self._reached: asyncio.Event | None = None
+        self._release: asyncio.Event | None = None
+
+    def stop_at(self, points: int, *, kill: bool, effects_only: bool) -> asyncio.Event:
+        """Hold what comes to a point after so many others; the event is set then. A kill holds all."""
+        self._stop_at, self._is_kill, self._effects_only = points, kill, effects_only
+        self._reached, self._release = asyncio.Event(), asyncio.Event()
+        return self._reached
+
+    def release(self) -> None:
+        if self._release is not None:
+            self._release.set()
+        self._reached = None
+
+    async def point(self, label: str, *, effect: bool = False) -> None:
+        if self._reached is not None and not self._reached.is_set() and (effect or not self._effects_only):
+            self._stop_at -= 1
+            if self._stop_at <= 0:
+                self.label, release = label, self._release
+                self.is_frozen = self._is_kill
+                self._reached.set()
+                assert release is not None
+                if not self._is_kill:
+                    await release.wait()
+        if self.is_frozen:
+            await asyncio.Event().wait()
+
+
+@dataclass
+class World:
+    """All that the tools and models of a walk share."""
+
+    program: Program
+    seed: int | str
+    gate: Gate = field(default_factory=Gate)
+    effects: list[Effect] = field(default_factory=list)
+    strange: list[str] = field(default_factory=list)
+    """Results that belong to another request than the one that got them: a rule, and what was seen."""
+    bill: Decimal = Decimal(0)
+    calls: int = 0
+    begun_calls: int = 0
+    cut_calls: int = 0
+    """Calls of models whose answer may not have been read: they were cut off, or a process ended then."""
+    charges: Decimal = Decimal(0)
+    charge_calls: int = 0
+    provider: str = "up"
+    pace: float = 1.0
+    """Seconds that a second of a program takes."""
+    lies: bool = False
+    """Whether the provider reports how many tokens it used as no provider could."""
+    act: int = 0
+    incarnation: int = 0
+    changed: set[Request] = field(default_factory=set)
+    """The requests that people put in the place of others."""
+    _executions: Counter[tuple[str, Request]] = field(default_factory=Counter)
+
+    async def do(self, request: Request, task_id: str, key: str) -> str:
+        """Do it, for a caller that says by which key it would ask again."""
+        self._executions[task_id, request] += 1
+        pause = random.Random(f"{self.seed} {task_id} {request} {self._executions[task_id, request]}")
+        await asyncio.sleep(pause.choice((0, 0, 1, 2, 7)))
+        await self.gate.point(f"before {request}", effect=True)
+        effect = Effect(len(self.effects) + 1, request, task_id, key, self.act, self.incarnation)
+        self.effects.append(effect)
+        await asyncio.sleep(pause.choice((0, 0, 0, 3)))
+        await self.gate.point(f"behind {request}", effect=True)
+        return effect.receipt
+
+    def read_result(self, request: Request, result: Any) -> None:
+        """Look whether a result is that of its request."""
+        last = result.rpartition("\n")[2] if isinstance(result, str) else ""  # behind who changed it
+        receipt = receipt_of(last)
+        if receipt is None:
+            if not (isinstance(result, str) and ("not run" in result or "failed" in result)):
+                self._note("result", f"{request} got {result!r}")
+            return
+        got, number = receipt
+        effect = next((effect for effect in self.effects if effect.number == number), None)
+        if effect is None or effect.request != got:
+            self._note("result", f"{request} got {result!r}, which the world never gave")
+            return
+        effect.told = True
+        if got != request and not (got in self.changed and got.tool == request.tool):
+            self._note("result", f"{request} got {result!r}, that of another request")
+
+    def charged(self) -> None:
+        """Note that a step has charged the price of a call."""
+        self.charges += PRICE
+        self.charge_calls += 1
+
+    def read_child(self, job: str, result: Any) -> None:
+        """Look whether the answer to a delegated job is that job's."""
+        got = result.get("job") if isinstance(result, dict) else None
+        if got != job:
+            self._note("child", f"the delegation of {job} got the answer of {got or repr(result)[:80]}")
+
+    def read_answer(self, question: str, answer: Any) -> None:
+        if answer != f"answer to {question}":
+            self._note("answer", f"the question {question} got {answer!r}")
+
+    def _note(self, rule: str, text: str) -> None:
+        self.strange.append(f"{rule}: {text}")

@@ -1,0 +1,206 @@
+"""The walker: a plan is the same walk each time, its oracle sees each wrong, and findings are shrunk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+from msgspec.structs import replace as replace_struct
+
+from meshwright.core.files import TaskFile
+from tests.support.walker.acts import Act, Moment
+from tests.support.walker.history import Answered, History, Plan
+from tests.support.walker.oracle import findings_of
+from tests.support.walker.programs import Generator, Job, Op, Request, all_ops, edited, lines_of
+from tests.support.walker.shrink import shrunk
+from tests.support.walker.walk import run_walk
+from tests.support.walker.world import Effect
+
+QUIET = Moment("quiet")
+MAIL, PAY, DEPLOY = Request("mail", "A", 1), Request("pay", "B", 2), Request("deploy", "C", 1)
+PROGRAM = {
+    "j0": Job(
+        "a0x",
+        (_tools := tuple(Op("tool", request=it) for it in (MAIL, PAY, DEPLOY))) + (Op("delegate", job="j1"),),
+    ),
+    "j1": Job("a1x", (Op("converse", rounds=((Op("tool", request=MAIL),),)), Op("ask", name="q1"))),
+}
+PLAN = Plan(1, PROGRAM, (Act("wait", QUIET, way="10"),))
+
+
+def history() -> History:
+    return run_walk(PLAN)
+
+
+def test_a_plan_is_the_same_walk_each_time() -> None:
+    first, second = run_walk(Plan.of(7)), run_walk(Plan.of(7))
+    assert first.lines == second.lines
+    assert first.world.effects == second.world.effects
+    assert list(first.tasks) == list(second.tasks)
+
+
+def test_a_walk_without_faults_shows_nothing() -> None:
+    walk = history()
+    assert findings_of(walk) == []
+    assert [effect.request for effect in walk.world.effects] == [MAIL, PAY, DEPLOY, MAIL]
+    assert {view.status for view in walk.tasks.values()} == {"succeeded"}
+
+
+def root(walk: History) -> str:
+    return walk.submitted[0]
+
+
+def repeat(walk: History) -> None:
+    walk.world.effects.append(Effect(9, MAIL, root(walk), "new", 1, 1))
+
+
+def repeat_by_a_new_key(walk: History) -> None:
+    walk.world.effects.append(Effect(9, PAY, root(walk), "new", 1, 1))
+
+
+def use_a_key_again(walk: History) -> None:
+    [pay] = [effect for effect in walk.world.effects if effect.request == PAY]
+    walk.world.effects.append(Effect(9, MAIL, pay.task_id, pay.key, 1, 1))
+
+
+def forget_the_yes(walk: History) -> None:
+    walk.answers = [answer for answer in walk.answers if answer.subject != "approval"]
+
+
+def give_a_yes_to_another_task(walk: History) -> None:
+    walk.answers = [replace(answer, task_id="another") for answer in walk.answers]
+
+
+def lose_the_outcome(walk: History) -> None:
+    walk.tasks[root(walk)] = replace_struct(walk.tasks[root(walk)], outcome=None, status="waiting")
+
+
+def end_twice(walk: History) -> None:
+    walk.events += [event for event in walk.events if event.event_type == "task.succeeded"]
+
+
+def lose_the_task(walk: History) -> None:
+    walk.submitted.append("lost")
+
+
+def delegate_again(walk: History) -> None:
+    [child] = [view for view in walk.tasks.values() if view.parent_task_id is not None]
+    walk.tasks["again"] = replace_struct(child, task_id="again")
+
+
+def swap_results(walk: History) -> None:
+    walk.world.read_result(PAY, walk.world.effects[0].receipt)
+
+
+def make_up_a_result(walk: History) -> None:
+    walk.world.read_result(PAY, "pay B 2 #99")
+
+
+def swap_children(walk: History) -> None:
+    walk.world.read_child("j1", {"job": "j2", "results": []})
+
+
+def use_a_receipt_twice(walk: History) -> None:
+    view = walk.tasks[root(walk)]
+    assert view.outcome is not None
+    receipt = walk.world.effects[0].receipt
+    outcome = replace_struct(view.outcome, result={"job": "j0", "results": [receipt, receipt]})
+    walk.tasks[root(walk)] = replace_struct(view, outcome=outcome)
+
+
+def act_after_the_cancel(walk: History) -> None:
+    walk.cancels.append((root(walk), len(walk.world.effects) - 1, 1))
+
+
+def bill_more(walk: History) -> None:
+    walk.world.bill += Decimal("0.5")
+
+
+def begin_fewer_calls(walk: History) -> None:
+    walk.world.begun_calls = 0
+
+
+def spend_more_than_the_purse(walk: History) -> None:
+    walk.plan = replace(walk.plan, purse=-0.5)
+
+
+def attach_a_file_twice(walk: History) -> None:
+    view = next(view for view in walk.tasks.values() if view.parent_task_id is not None)
+    assert view.outcome is not None
+    file = TaskFile(name="a.txt", media_type="text/plain", url="/tasks/t/files/1")
+    outcome = replace_struct(view.outcome, files=(file, file))
+    walk.tasks[view.task_id] = replace_struct(view, outcome=outcome)
+
+
+def show_it_to_others(walk: History) -> None:
+    walk.leaks.append("another tenant sees it")
+
+
+def take_the_answer_of_a_stranger(walk: History) -> None:
+    walk.answers.append(Answered(root(walk), "", "question", None, "yes", "eve", True, 1))
+
+
+WRONGS: dict[Callable[[History], None], str] = {
+    repeat: "repeated effect (once)",
+    repeat_by_a_new_key: "repeated effect (keyed)",
+    use_a_key_again: "one key, two requests",
+    forget_the_yes: "effects beyond their yes",
+    give_a_yes_to_another_task: "effects beyond their yes",
+    lose_the_outcome: "never ends (waiting)",
+    end_twice: "more than one outcome",
+    lose_the_task: "accepted and lost",
+    delegate_again: "delegated too often",
+    swap_results: "wrong result",
+    make_up_a_result: "wrong result",
+    swap_children: "wrong child",
+    use_a_receipt_twice: "one receipt, two requests",
+    act_after_the_cancel: "effect after a cancel",
+    bill_more: "ledger below the bill",
+    begin_fewer_calls: "calls that were never made",
+    spend_more_than_the_purse: "more than the purse",
+    attach_a_file_twice: "one file twice",
+    show_it_to_others: "seen by another tenant",
+    take_the_answer_of_a_stranger: "answer of a stranger",
+}
+
+
+@pytest.mark.parametrize("wrong", WRONGS, ids=lambda wrong: wrong.__name__)
+def test_the_oracle_sees_a_wrong(wrong: Callable[[History], None]) -> None:
+    walk = history()
+    wrong(walk)
+    assert WRONGS[wrong] in {finding.rule for finding in findings_of(walk)}
+
+
+def test_a_yes_lets_a_doubted_effect_happen_again() -> None:
+    walk = history()
+    repeat(walk)
+    walk.answers.append(Answered(root(walk), "", "doubt", MAIL, {"approve": True}, "bob", True, 1))
+    assert findings_of(walk) == []
+
+
+def test_shrinking_keeps_what_a_finding_needs() -> None:
+    plan = Plan(3, PROGRAM, (Act("kill"), Act("cancel", pick=0.5), Act("answer", way="yes"), Act("kill")))
+
+    def shows(candidate: Plan) -> bool:
+        pays = any(op.request == PAY for job in candidate.program.values() for op in all_ops(job.ops))
+        return pays and any(act.kind == "cancel" for act in candidate.acts or ())
+
+    short = shrunk(plan, shows)
+    assert [act.kind for act in short.acts or ()] == ["cancel"]
+    assert lines_of(short.program) == ["j0 by a0x: pay(B 2)"]
+
+
+def test_programs_differ_by_their_seed_alone() -> None:
+    programs = [Generator(seed).program() for seed in range(200)]
+    assert programs == [Generator(seed).program() for seed in range(200)]
+    kinds = {op.kind for program in programs for job in program.values() for op in all_ops(job.ops)}
+    every = "tool gather delegate converse ask sleep event step charge progress fail attach remember"
+    assert kinds == {*every.split()}
+    assert max(len(program) for program in programs) > 3
+
+
+def test_an_edit_changes_one_job() -> None:
+    program = edited(PROGRAM, 1)
+    assert sum(program[name] != PROGRAM[name] for name in PROGRAM) == 1

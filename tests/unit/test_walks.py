@@ -1,0 +1,25 @@
+"""Walks at random: agents that are killed, cancelled, retried, forked and answered late break no promise."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import DEFAULT_SEED
+from tests.run import ROOT
+from tests.support.walker.open_findings import OPEN_FINDINGS
+
+WALKS = 60
+PARTS = 6
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_walks_break_no_promise(seed: int, part: int) -> None:
+    first = (0 if seed == DEFAULT_SEED else seed * 1000) + part * WALKS
+    exceptions = [f"--except={kind}" for kind in OPEN_FINDINGS]
+    seeds = f"--seeds={first}..{first + WALKS}"
+    command = [sys.executable, "-m", "tests.support.walker", seeds, *exceptions]
+    walked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert walked.returncode == 0, walked.stdout + walked.stderr
