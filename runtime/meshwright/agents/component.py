@@ -19,6 +19,7 @@ from meshwright.agents.loader import (
     needs_prompt,
     prompts_brought,
     prompts_folder,
+    variables_of,
 )
 from meshwright.agents.toolsets import KINDS, Toolsets, can_do_nothing, unusable, without_agents
 from meshwright.component import Actors, Check, Component, offered
@@ -61,8 +62,9 @@ class PromptsComponent(Component):
     def __init__(self, mesh: Mesh) -> None:
         super().__init__(mesh)
         folder = prompts_folder(mesh.project, mesh.settings)
-        brought = prompts_brought(mesh.get(AgentTypes))
-        self._folder = Prompts(folder, brought=brought, on_event=mesh.tell)
+        agents = mesh.get(AgentTypes)
+        brought, own = prompts_brought(agents), variables_of(agents)
+        self._folder = Prompts(folder, brought=brought, own=own, on_event=mesh.tell)
         self._reloading: asyncio.Task[None] | None = None
 
     def prompt_source(self) -> PromptSource:
@@ -161,10 +163,13 @@ class AgentsComponent(Component):
         """The threads of each agent."""
         max_tasks = self.mesh.settings.orchestration.max_thread_tasks
         settings = tool_settings(self.mesh.settings, self.mesh.project)
+        has_broker = self.mesh.host.has_broker
+        if not has_broker:  # the process that dispatches makes the messages, also those to agents elsewhere
+            self.mesh.host.subscribe(_dispatches(topics.tasks("#")))
         for agent in self.mesh.get(AgentTypes):
             kind = ActorKind.of(AgentThread, type=agent.agent_id, max_tasks=max_tasks)
-            tasks = Subscription(topics.tasks(agent.agent_id), thread_of, "enqueue", sealed=True)
-            yield Actors(kind, app_of(agent, settings), (tasks,))
+            tasks = (_dispatches(topics.tasks(agent.agent_id)),) if has_broker else ()
+            yield Actors(kind, app_of(agent, settings), tasks)
 
     def warnings(self) -> Iterable[str]:
         """The toolsets that cannot be used, and the tables that no agent has."""
@@ -193,6 +198,7 @@ class AgentsComponent(Component):
             clock=mesh.host.clock,
             timeout_seconds=settings.agents.timeout_seconds,
             limits=settings.agents.limits,
+            max_calls_per_reply=settings.agents.max_calls_per_reply,
             max_chain=settings.agents.max_chain,
             approvals=settings.approvals,
             patience_days=settings.people.patience_days,
@@ -205,6 +211,7 @@ class AgentsComponent(Component):
             budgets=mesh.get(Budgets),
             activity=self._activity if mesh.has_log else None,
             trees=self._trees(),
+            seal=mesh.cipher.encrypt,
         )
 
     def _trees(self) -> Trees | None:
@@ -232,6 +239,10 @@ class AgentsComponent(Component):
 
 async def _refuse(error: ConfigError) -> str:
     raise error
+
+
+def _dispatches(pattern: str) -> Subscription:
+    return Subscription(pattern, thread_of, "enqueue", sealed=True)
 
 
 def agents_here(mesh: Mesh) -> list[type[Agent]]:

@@ -29,6 +29,7 @@ FACTS: Mapping[str, str] = {
     "approval.*": "key tool may_answer expires_at decided_by",
     "file.*": "name",
     "limit.*": "limit most setting",
+    "calls.refused": "calls most setting",
     "step.*": "name duration_ms",
     "tool.*": "tool ok duration_ms seconds ended changed_by",
     "toolset.*": "name tools",
@@ -37,6 +38,7 @@ PAYLOADS: Mapping[str, str] = {
     "agent.registered agent.degraded agent.offline agent.recovered agent.unhealthy": "the registration",
     "agent.heartbeat": "the registration: not stored",
     "agent.roll_call": "nothing: a process asks which agents are there, not stored",
+    "agent.missing agent.returned": "agent_id, tasks (open ones that wait for it), task_ids (some of them)",
     "agent.code_changed": "agent_id, code, before, tasks (open ones that began with other code), once",
     "approval.requested": "attempt, fence, key, tool, arguments, agent_id, may_answer, expires_at",
     "approval.given approval.denied approval.expired": "attempt, fence, key, tool, decided_by, reason, "
@@ -54,6 +56,26 @@ def code_changed(agent_id: str, tasks: int, once: int) -> str:
     open_tasks = "1 open task" if tasks == 1 else f"{tasks} open tasks"
     steps = f"; {once} with steps that are not idempotent" if once else ""
     return f"{open_tasks} of {agent_id} began with other code{steps}"
+
+
+def missing(agent: Document) -> str:
+    """The sentence that an agent is missing, and which tasks wait for it."""
+    tasks = agent.get("tasks", 0)
+    wait = "1 open task waits for it" if tasks == 1 else f"{tasks:,} open tasks wait for it"
+    return f"agent {agent.get('agent_id', '?')} is not loaded here; {wait}: {_some_of(agent)}"
+
+
+def _returned(agent: Document, event: Document) -> Sequence[object]:
+    tasks = agent.get("tasks", 0)
+    go_on = "no task waits for it" if not tasks else "1 open task goes on" if tasks == 1 else ""
+    go_on = go_on or f"{tasks:,} open tasks go on"
+    some = f": {_some_of(agent)}" if tasks else ""
+    return (f"agent {agent.get('agent_id', '?')} is loaded again; {go_on}{some}",)
+
+
+def _some_of(agent: Document) -> str:
+    ids = agent.get("task_ids", ())
+    return ", ".join(ids) + (", ..." if agent.get("tasks", 0) > len(ids) else "")
 
 
 def _registered(payload: Document, event: Document) -> Sequence[object]:
@@ -115,6 +137,8 @@ def _limit_reached(payload: Document, event: Document) -> Sequence[object]:
 
 WORDS: Mapping[str, EventWords] = {
     "agent.*": EventWords("", _registered),
+    "agent.missing": EventWords("missing", lambda it, _: (missing(it),)),
+    "agent.returned": EventWords("returned", _returned),
     "agent.code_changed": EventWords(
         "code changed",
         lambda it, _: (
@@ -155,6 +179,9 @@ WORDS: Mapping[str, EventWords] = {
         lambda it, _: (f"{it.get('name', '?')} is not available: {short(it.get('reason') or '')}",),
     ),
     "limit.*": EventWords("limit", _limit_reached),
+    "calls.refused": EventWords(
+        "limit", lambda it, _: (f"{it.get('calls')} calls are refused: {it.get('most')} of one reply run",)
+    ),
 }
 
 

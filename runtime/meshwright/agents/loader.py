@@ -27,7 +27,8 @@ from meshwright.core.errors import ConfigError, MeshError, nearest, sentence
 from meshwright.core.messages import Task
 from meshwright.core.plugins import AGENTS, installed
 from meshwright.models.config import LiteLLMConfig
-from meshwright.models.routing import CallerTags, tags_nobody_answers
+from meshwright.models.routing import CallerTags, deployments_of, tags_nobody_answers
+from meshwright.models.settings import ModelsSettings
 from meshwright.prompts import Brought, PromptSources
 from meshwright.settings import Settings
 from meshwright.tools.functions import delegate_tool, recall_tool, remember_tool, tools_of
@@ -155,6 +156,15 @@ def prompts_brought(agents: Iterable[type[Agent]]) -> dict[str, Brought]:
         for agent in agents
         if agent.prompt_text
     }
+
+
+def variables_of(agents: Iterable[type[Agent]]) -> dict[str, tuple[str, ...]]:
+    """The variables that all agents with a prompt have in their classes, by the name of the prompt."""
+    known: dict[str, tuple[str, ...]] = {}
+    for agent in agents:
+        shared = known.get(agent.prompt, agent.variables)
+        known[agent.prompt] = tuple(name for name in agent.variables if name in shared)
+    return known
 
 
 def _file_of(agent: type[Agent]) -> str:
@@ -452,15 +462,37 @@ def warnings_of(
         return []
     callers: dict[str, CallerTags] = {}
     groups: dict[str, str] = {}
+    by_code = {agent.prompt: agent.model for agent in agents if agent.model}
     for name in prompts.names():
         prompt = prompts.resolve(name)
-        groups[name] = prompt.model
-        callers[f"prompt {name}"] = (prompt.model, prompt.tags)
+        groups[name] = by_code.get(name, prompt.model)
+        callers[f"prompt {name}"] = (groups[name], prompt.tags)
     for agent in agents:
         for tags in _tags_by_agent(agent):
             name = f"agent {agent.agent_id} [{', '.join(tags)}]"
-            callers[name] = (groups.get(agent.prompt, "default"), tags)
+            callers[name] = (agent.model or groups.get(agent.prompt, "default"), tags)
+    # A model that code names needs no group: the start fails where it cannot be called.
+    outright = {model for model in by_code.values() if deployments_of(config, model) is None}
+    callers = {name: caller for name, caller in callers.items() if caller[0] not in outright}
     return [*config.warnings, *tags_nobody_answers(config, callers)]
+
+
+def cache_warnings(config: ModelsSettings, agents: Sequence[type[Agent]]) -> list[str]:
+    """Warnings about agents that `create_agent` was to give another cache than the mesh has."""
+    warnings = []
+    for agent in agents:
+        options = agent.cache_options if agent.cache_options.get("enabled") else {}
+        kind, ttl = options.get("type"), options.get("ttl")
+        name = "memory" if kind == "local" else kind  # LiteLLM calls it local
+        if kind is not None and name != config.cache:
+            wish = f"agent {agent.agent_id} asks for a cache of the type {kind!r}"
+            warnings.append(
+                f"{wish}, and models.cache is {config.cache!r}. Set models.cache = {name!r} in mesh.toml"
+            )
+        elif ttl is not None and ttl != config.cache_ttl_seconds:
+            wish = f"agent {agent.agent_id} asks for answers of {ttl:g} s from the cache"
+            warnings.append(f"{wish}. Set models.cache_ttl_seconds = {ttl:g} in mesh.toml")
+    return warnings
 
 
 def _tags_by_agent(agent: type[Agent]) -> list[list[str]]:

@@ -8,7 +8,14 @@ from typing import Any, ClassVar, Self
 
 from pydantic import ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from meshwright.core.limits import DEADLINE_SECONDS, MAX_REPEATS, MAX_STEPS, TIMEOUT_SECONDS, Limits
+from meshwright.core.limits import (
+    DEADLINE_SECONDS,
+    MAX_CALLS_PER_REPLY,
+    MAX_REPEATS,
+    MAX_STEPS,
+    TIMEOUT_SECONDS,
+    Limits,
+)
 from meshwright.core.money import Dollars
 from meshwright.settings.forms import Table
 
@@ -26,6 +33,8 @@ class AgentsSettings(Table):
     """Replies of a model that call tools, in one run."""
     max_repeats: int = Field(default=MAX_REPEATS, ge=2, le=100_000)
     """The same calls with the same results in a row."""
+    max_calls_per_reply: int = Field(default=MAX_CALLS_PER_REPLY, ge=1, le=10_000)
+    """Calls of tools in one reply of a model; the rest are answered as refused."""
     max_tokens: int | None = Field(default=None, ge=1)
     """Tokens of a run."""
     max_usd: Dollars | None = None

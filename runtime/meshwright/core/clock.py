@@ -61,6 +61,11 @@ class SystemClock:
         await asyncio.sleep(max(0.0, left))
 
 
+MAX_ASKED_SECONDS = 60.0
+"""The longest time that anything waits because another service asks it to: its clock, or its words, may be
+wrong, and one try more tells."""
+
+
 @dataclass(slots=True)
 class Backoff:
     """The pauses of one retry loop, in seconds.

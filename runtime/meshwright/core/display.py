@@ -5,6 +5,7 @@ Routes, client and commands follow from one `Resource`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -34,9 +35,35 @@ class EventWords:
     parts: Callable[[Document, Document], Sequence[object]]
 
 
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
+    "\u2060-\u206f\u3164\ufe00-\ufe0d\ufeff\uffa0\ufff0-\ufffb\ud800-\udfff\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+    # The form of an emoji, but of nothing else.
+    "|(?<![\xa9\xae\u203c\u2049\u2122\u2139\u2194-\u21aa\u231a-\u23ff\u24c2\u25aa-\u27bf\u2934-\u2b55\u3030\u303d"
+    "\u3297\u3299\U0001f000-\U0001faff])[\ufe0e\ufe0f]"
+)
+
+
+def visible(text: str) -> str:
+    """The text with escapes such as `\\u202e` for all that is unseen, or shows the rest in another order.
+
+    Lines and tabs stay. The page does the same (`unseen.js`).
+    """
+    return _UNSEEN.sub(lambda match: _escape(match[0]), text)
+
+
 def printable(text: str) -> str:
-    """The text on one line, with spaces for what would steer the terminal."""
-    return "".join(character if character.isprintable() else " " for character in text)
+    """The text on one line, with escapes for what is unseen or would steer the terminal."""
+    return "".join(
+        character if character.isprintable() else " " if character.isspace() else _escape(character)
+        for character in visible(text)
+    )
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
 def short(text: Any) -> str:

@@ -266,6 +266,7 @@ class ModelError(MeshError):
     were made. `answered` is the HTTP status that the provider answered with, and `reason` its own words,
     without keys and the prompt; None and "" where it did not answer. `lost` are answers that a policy
     held back, or that broke off (`ModelReply`, without their words): the provider bills them all the same.
+    `failed_at` are the deployments whose attempts failed, one for each, as far as they are known.
     """
 
     status = 502
@@ -274,6 +275,7 @@ class ModelError(MeshError):
     answered: int | None = None
     reason = ""
     lost: tuple[Any, ...] = ()
+    failed_at: tuple[str, ...] = ()
 
     def __init__(
         self,

@@ -13,6 +13,10 @@ from msgspec import Meta
 from pydantic import StringConstraints
 
 ID_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"
+VARIABLE_PATTERN = r"^[a-z][a-z0-9_]{0,63}$"
+"""The names of variables and inputs of a prompt."""
+RUN_VARIABLES = ("agent_name", "task")
+"""The values for the prompt of a run: the agent's id, and the request's text."""
 Identifier = Annotated[str, StringConstraints(pattern=ID_PATTERN), Meta(pattern=ID_PATTERN)]
 """An id that may become a part of a topic, a key or a path: 1 to 64 letters, digits, `_` and `-`."""
 

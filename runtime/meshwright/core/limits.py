@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,6 +13,7 @@ from meshwright.core.money import Dollars
 
 MAX_STEPS = 500
 MAX_REPEATS = 25
+MAX_CALLS_PER_REPLY = 64
 TIMEOUT_SECONDS = 300.0  # of a step: models that reason take minutes
 MAX_TIMEOUT_SECONDS = 86_400
 DEADLINE_SECONDS = 86_400.0  # of a task: a provider may be away for hours
@@ -42,6 +45,18 @@ class Limits(BaseModel):
     max_tokens: int | None = Field(default=None, ge=1)
     max_usd: Dollars | None = None
     max_seconds: float | None = Field(default=None, gt=0)
+
+    if TYPE_CHECKING:
+
+        def __init__(
+            self,
+            *,
+            max_steps: int | None = None,
+            max_repeats: int | None = None,
+            max_tokens: int | None = None,
+            max_usd: Decimal | str | float | None = None,
+            max_seconds: float | None = None,
+        ) -> None: ...
 
 
 _FIELDS = frozenset(

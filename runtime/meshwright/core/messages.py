@@ -605,7 +605,7 @@ class Event(Struct, kw_only=True):
 _EVENT_FIELDS = frozenset(Event.__struct_fields__)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def trace_id_of(traceparent: str | None) -> str | None:
     """The trace id inside a W3C traceparent, if there is one."""
     parts = traceparent.split("-") if traceparent else []

@@ -14,15 +14,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
-
 from meshwright.core.errors import ConfigError, HostError, in_one_line
 from meshwright.core.plugins import install_command
 from meshwright.core.tracing import COST, PROMPT, GenAI
+
+try:
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+    from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
+except ImportError as error:
+    raise ConfigError(
+        f"Sending spans needs the OpenTelemetry SDK, which cannot be imported: {error}",
+        remedy=install_command("otlp"),
+        field="otlp_endpoint",
+    ) from error
 
 _SERVICE_NAME = "service.name"
 _FLAGS = TraceFlags(TraceFlags.SAMPLED)

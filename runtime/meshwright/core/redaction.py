@@ -1,5 +1,7 @@
 """Takes out of a text what looks like a secret. Takes time in proportion to the text's length.
 
+`foreign_words` is the one way by which the words of providers and servers become text of the mesh.
+
 It leaves alone what only resembles a secret: digests, git revisions, UUIDs, ULIDs, and the names that code
 gives to secrets. It cannot find them all, which is why private files are not shown in the first place.
 """
@@ -7,23 +9,35 @@ gives to secrets. It cannot find them all, which is why private files are not sh
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any
 
 REDACTED = "[redacted]"
+MARK = re.compile(r"\[(?:hidden|secret of the mesh): [\d,]+ characters?\]")
+"""The text that `Marks` and `secret_of_mesh` put in place of a secret."""
 MASK = re.compile(r"\[secret:(\d{1,9})\]")
 """The text in place of a secret that can be put back."""
 Mask = Callable[[str], str]
 """Gives the text in place of a secret."""
 
-KNOWN = re.compile(
+_END_OF_LINE = r"(?:(?:\\r)?\\n|\r?\n)[ \t]{0,80}[+-]?[ \t]{0,80}"  # and what a diff begins the next with
+# Only lines of base64 are the key: whatever else stands between its marks may be a program.
+_PRIVATE_KEY = re.compile(
+    rf"""
+    ( -----BEGIN\ [A-Z0-9 ]{{0,40}}PRIVATE\ KEY(?:\ BLOCK)?-----
+      (?:{_END_OF_LINE}(?:Proc-Type|DEK-Info|Version|Comment|Hash):[^\n\\]{{0,200}})*
+      (?:{_END_OF_LINE}|[ \t]){{0,4}} )
+    ( [A-Za-z0-9+/=]{{20,}}
+      (?:(?:{_END_OF_LINE}|[ ])[A-Za-z0-9+/=]{{20,}})*
+      (?:(?:{_END_OF_LINE}[A-Za-z0-9+/=]{{1,19}}){{1,2}}(?=(?:{_END_OF_LINE}|[ ])-----END))? )
+    """,
+    re.VERBOSE,
+)
+_KNOWN = re.compile(
     r"""
-    -----BEGIN\ [A-Z0-9 ]{0,40}PRIVATE\ KEY(?:\ BLOCK)?-----
-        (?: [A-Za-z0-9+/=\s\\:,.-]{0,8000}?-----END\ [A-Z0-9 ]{0,60}-----
-          | (?:(?:\s|\\[rn])*[A-Za-z0-9+/=]{20,})* )          # its end is cut off
-    | \b(?:
-        sk-(?=[A-Za-z_-]{0,20}[0-9])[A-Za-z0-9_-]{16,}         # OpenAI, Anthropic, LiteLLM, this mesh
+    \b(?:
+        sk-(?=[A-Za-z_-]{0,40}[0-9])[A-Za-z0-9_-]{16,}         # OpenAI, Anthropic, LiteLLM, this mesh
       | mesh-admin-[A-Za-z0-9_-]{16,}                          # the admin token of a mesh
       | gAAAAA[A-Za-z0-9_-]{60,}={0,2}                         # what the mesh has encrypted
       | [sr]k_(?:live|test)_[A-Za-z0-9]{10,}                   # Stripe
@@ -49,6 +63,18 @@ _ASSIGNED = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+# In the words of others: a key that is quoted in part, and whatever follows as the key that they refuse.
+_STARRED = re.compile(r"[A-Za-z0-9_.-]{0,100}\*{3,}[A-Za-z0-9_-]{1,100}|[A-Za-z0-9_.-]{1,100}\*{3,}")
+_REFUSED_KEY = re.compile(
+    r"""
+    ((?:api|access|secret|virtual|master)[ _-]?key \s{0,3} (?:provided|received|passed|used)? \s{0,3}
+        [:=] \s{0,3} [\"'`]?)
+    (?!https?://) [^\s\"'`,;()\[\]]{5,400} [^\s\"'`,;()\[\].]
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+_UNPRINTED = re.compile(r"(?:\s|[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff])+")
+_MAX_FOREIGN_CHARS = 300
 NAMES_A_SECRET = re.compile(SECRET_NAME, re.IGNORECASE)
 # What stands where a secret would, and is none: the name of one, an expression, a placeholder.
 _IDENTIFIER = re.compile(r"[A-Za-z_./-]+|[a-z]+(?:_[a-z0-9]+)+|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
@@ -67,13 +93,62 @@ def _redacted(secret: str) -> str:
     return REDACTED
 
 
+class Marks:
+    """A mask that says how much it hides, such as `[hidden: 24 characters]`, and counts all of it.
+
+    A secret of several lines gets a mark in each, so that a diff keeps its lines.
+    """
+
+    def __init__(self, characters: int = 0, lines: int = 0) -> None:
+        self.characters, self.lines = characters, lines
+
+    def __call__(self, secret: str) -> str:
+        """The mark in place of a secret."""
+        return "\n".join(map(self._mark, secret.split("\n")))
+
+    def _mark(self, line: str) -> str:
+        before, text, after = _IN_LINE.fullmatch(line).groups()  # type: ignore[union-attr]
+        self.characters, self.lines = self.characters + len(text), self.lines + 1
+        return f"{before}[hidden: {_characters(text)}]{after}"
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many characters and lines are hidden; empty for none."""
+        return {"characters": self.characters, "lines": self.lines} if self.lines else {}
+
+
+_IN_LINE = re.compile(r"([ \t]*[+-]?[ \t]*)(.*?)(\r?)", re.DOTALL)
+
+
+def secret_of_mesh(secret: str) -> str:
+    """The text in place of a secret that the mesh itself holds, which nobody is shown."""
+    return f"[secret of the mesh: {_characters(secret)}]"
+
+
+def _characters(text: str) -> str:
+    return f"{len(text):,} character{'' if len(text) == 1 else 's'}"
+
+
 def redact(text: str, mask: Mask = _redacted) -> str:
     """The text with `[redacted]`, or what `mask` gives, in place of whatever looks like a secret."""
-    text = KNOWN.sub(lambda match: mask(match[0]), text)
+    text = _PRIVATE_KEY.sub(lambda match: f"{match[1]}{mask(match[2])}", text)
+    text = _KNOWN.sub(lambda match: mask(match[0]), text)
     text = _URL_PASSWORD.sub(lambda match: f"{match[1]}{mask(match[2])}", text)
     text = _BEARER.sub(lambda match: f"{match[1]}{mask(match[2])}", text)
     text = _ASSIGNED.sub(lambda match: _assigned(match, mask), text)
     return _RANDOM.sub(lambda match: _random(match, mask), text)
+
+
+def foreign_words(text: str, secrets: Iterable[str] = (), *, max_chars: int = _MAX_FOREIGN_CHARS) -> str:
+    """The words of another program as one line that may be stored and shown.
+
+    It is without the `secrets` sent there, without keys that are quoted in part, and of `max_chars` at most.
+    """
+    text = _UNPRINTED.sub(" ", text[: 8 * max_chars]).encode(errors="replace").decode()
+    for secret in sorted(secrets, key=len, reverse=True):  # one may be a part of another
+        text = text.replace(secret, REDACTED) if secret else text
+    text = _STARRED.sub(REDACTED, _REFUSED_KEY.sub(rf"\g<1>{REDACTED}", redact(text))).strip()
+    return text if len(text) <= max_chars else f"{text[: max_chars - 1].rstrip()}…"
 
 
 def redact_data(data: Any, mask: Mask = _redacted) -> Any:

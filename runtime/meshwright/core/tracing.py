@@ -24,6 +24,7 @@ from typing import Any, Literal, NamedTuple, Self
 
 from meshwright.core.encoding import encode
 from meshwright.core.errors import MeshError
+from meshwright.core.redaction import foreign_words
 
 Kind = Literal["internal", "server", "client", "producer", "consumer"]
 Record = dict[str, Any]
@@ -37,17 +38,17 @@ _MAX_MESSAGE_CHARS = 500
 SAMPLED = 1
 PROMPT = "meshwright.prompt.version"
 TRACE_NAME = "langfuse.trace.name"
-COST = "gen_ai.usage.cost"
-"""Langfuse's name: the conventions have none."""
+COST = "meshwright.cost_usd"
+"""Ours: the conventions have no name for it."""
 _SAMPLED = ("01", "03")  # as nearly all are
 _NEW_TRACE_FLAGS = "03"  # sampled, and its id is random where the convention wants that
 TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
 
 
 class GenAI:
-    """The names of OpenTelemetry's GenAI conventions that we use.
+    """The names of OpenTelemetry's GenAI conventions that we use, as of v0.1.0.
 
-    Their Python package is deprecated without a successor. Spans are named by operation and object:
+    The newer ones are in no Python package. Spans are named by operation and object:
     `invoke_agent {agent}`, `chat {model}`, `execute_tool {tool}`. The contents of messages, arguments and
     results are recorded only if settings allow it.
     """
@@ -59,7 +60,6 @@ class GenAI:
     EMBEDDINGS = "embeddings"
     INVOKE_AGENT = "invoke_agent"
     EXECUTE_TOOL = "execute_tool"
-    AGENT_ID = "gen_ai.agent.id"
     AGENT_NAME = "gen_ai.agent.name"
     CONVERSATION_ID = "gen_ai.conversation.id"
     REQUEST_MODEL = "gen_ai.request.model"
@@ -70,7 +70,7 @@ class GenAI:
     USAGE_INPUT_TOKENS = "gen_ai.usage.input_tokens"
     USAGE_OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
     USAGE_CACHED_TOKENS = "gen_ai.usage.cache_read.input_tokens"
-    USAGE_CACHE_WRITE_TOKENS = "gen_ai.usage.cache_creation.input_tokens"
+    USAGE_CACHE_WRITE_TOKENS = "gen_ai.usage.cache_write.input_tokens"
     USAGE_REASONING_TOKENS = "gen_ai.usage.reasoning.output_tokens"
     TOOL_NAME = "gen_ai.tool.name"
     TOOL_TYPE = "gen_ai.tool.type"
@@ -98,7 +98,7 @@ class Context(NamedTuple):
     flags: str
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def parse(traceparent: str) -> Context | None:
     """Read a traceparent; None for one that is malformed."""
     match = TRACEPARENT.fullmatch(traceparent)
@@ -129,7 +129,8 @@ class Span:
     def fail(self, error: BaseException | str) -> None:
         """Mark it as failed, with an error or the name of one.
 
-        The text of our own errors is kept. Others may quote a prompt or a key: only their type is kept.
+        The text of our own errors is kept, without secrets that they quote. Others may quote a prompt or a
+        key: only their type is kept.
         """
 
     def __enter__(self) -> Self:
@@ -157,7 +158,7 @@ class _RecordedSpan(Span):
     def fail(self, error: BaseException | str) -> None:
         name, message = error if isinstance(error, str) else type(error).__name__, ""
         if isinstance(error, MeshError):
-            name, message = error.code, str(error)[:_MAX_MESSAGE_CHARS]
+            name, message = error.code, foreign_words(str(error), max_chars=_MAX_MESSAGE_CHARS)
         self._record["status"], self._record["status_message"] = "error", message
         self._record["attributes"][GenAI.ERROR_TYPE] = name
 

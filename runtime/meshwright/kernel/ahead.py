@@ -17,7 +17,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from meshwright.core.errors import NotFound, StoreFailed
+from meshwright.core.errors import StoreFailed
 from meshwright.core.messages import Event
 from meshwright.kernel.cells import Cell
 from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
@@ -122,12 +122,6 @@ class AheadExecutor:
         self._schedule()
         return reply
 
-    def refuse(self, delivery: Delivery, error: Exception) -> None:
-        """Record that a message was not taken."""
-        self._take(delivery)
-        self._spread([dead_letter(delivery.message, error, self._around.clock.now())])
-        self._schedule()
-
     def send(self, message: Message) -> Awaitable[None]:
         """Take a message from outside; await it to know it durable."""
         self._post(message, remember=True)
@@ -193,15 +187,11 @@ class AheadExecutor:
     # Messages
 
     def _post(self, message: Message, *, remember: bool = False) -> None:
-        """Deliver a message whose row is in the batch of its sender."""
+        """Deliver a message whose row is in the batch of its sender. One to a missing type waits as a row."""
         delivery = Delivery(message, next(self._numbers), remember)
         self._filling.batch.messages.append(delivery)
-        try:
-            cell = self._cells.find(message.to)
-        except NotFound as error:
-            self.refuse(delivery, error)
-        else:
-            self.deliver(cell, delivery)
+        if message.to.type in self._cells.kinds:
+            self.deliver(self._cells.find(message.to), delivery)
 
     def _take(self, delivery: Delivery) -> None:
         """A message was taken: one that was sent in the same batch never reaches the disk."""
@@ -333,7 +323,8 @@ class AheadExecutor:
         if delivery.is_call:
             self._settle_durably(cell, delivery.reply, None, error)
             return
-        self.refuse(delivery, error)
+        self._take(delivery)
+        self._spread([dead_letter(delivery.message, error, self._around.clock.now())])
         if delivery.message.method == "wake" and cell.record is not None:
             self._commit(cell, delivery, without_alarm(cell.record, delivery.message, cell.ref))
         self._settle_durably(cell, delivery.reply, None, None)

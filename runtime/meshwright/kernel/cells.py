@@ -19,6 +19,7 @@ from meshwright.kernel.turns import ActorKind
 
 IDLE_SECONDS = 60.0
 ROOM = 0.9  # of a limit, once it was passed: to look for idle actors again and again would take longer
+_RESTING_ROOM = 0.5  # the same of actors at rest: one walk passes all those with pending work
 
 
 class Cell:
@@ -62,6 +63,11 @@ class Cell:
         """Whether it may be evicted: nothing waits, and the store has what it holds."""
         return not (self.pending or self.queued or self.arriving)
 
+    @property
+    def has_work(self) -> bool:
+        """Whether work of its own is pending."""
+        return self.record is not None and self.record.has_pending_work
+
     def forget(self) -> None:
         """Load it again before its next turn."""
         self.record = self.actor = None
@@ -71,12 +77,19 @@ class Cells:
     """The active actors of a runtime, least recently used first."""
 
     def __init__(
-        self, max_active: int, max_bytes: int, evicted: Callable[[Sequence[ActorRef]], None]
+        self,
+        max_active: int,
+        max_bytes: int,
+        max_resting: int,
+        evicted: Callable[[Sequence[ActorRef]], None],
     ) -> None:
         self.kinds: dict[str, ActorKind] = {}
+        self.remote_kinds: dict[str, ActorKind] = {}
         self._max_active = max_active
         self._max_bytes = max_bytes
+        self._max_resting = max_resting
         self._bytes = 0
+        self._working = 0
         self._evicted = evicted
         self._cells: OrderedDict[ActorRef, Cell] = OrderedDict()
 
@@ -87,10 +100,10 @@ class Cells:
         return iter(list(self._cells.values()))
 
     def kind(self, ref: ActorRef) -> ActorKind:
-        """The kind of an actor. Raises NotFound if it is not registered."""
-        kind = self.kinds.get(ref.type)
+        """The kind of an actor, here or in other processes. Raises NotFound if it is not known."""
+        kind = self.kinds.get(ref.type) or self.remote_kinds.get(ref.type)
         if kind is None:
-            raise NotFound(f"no actor type {ref.type!r} is registered", field="type")
+            raise missing_type(ref)
         return kind
 
     def active(self, ref: ActorRef) -> Cell | None:
@@ -109,13 +122,14 @@ class Cells:
 
     def set_record(self, cell: Cell, record: ActorRecord) -> None:
         """Give a cell its record: what was loaded, or what a turn left."""
-        before = cell.record
-        self._bytes += len(record.state) - (len(before.state) if before is not None else 0)
+        self._bytes += len(record.state) - _size_of(cell)
+        self._working += record.has_pending_work - cell.has_work
         cell.record = record
 
     def forget(self, cell: Cell) -> None:
         """Load a cell again before its next turn."""
         self._bytes -= _size_of(cell)
+        self._working -= cell.has_work
         cell.forget()
 
     def drop(self, ref: ActorRef, revision: int) -> bool:
@@ -133,32 +147,53 @@ class Cells:
     def clear(self) -> None:
         """Drop every cell."""
         self._cells.clear()
-        self._bytes = 0
+        self._bytes = self._working = 0
 
     @property
     def are_too_many(self) -> bool:
-        """Whether more are active than may be, or their states are larger."""
+        """Whether more are active or at rest than may be, or their states are larger."""
+        return self._resting > self._max_resting or self._is_full
+
+    @property
+    def _is_full(self) -> bool:
         return len(self._cells) > self._max_active or self._bytes > self._max_bytes
+
+    @property
+    def _resting(self) -> int:
+        return len(self._cells) - self._working
 
     def trim(self) -> None:
         """Evict those idle for long and, over a limit, the least recently used until there is room."""
         idle_since = time.monotonic() - IDLE_SECONDS
-        share = ROOM if self.are_too_many else 1.0
+        share = ROOM if self._is_full else 1.0
         most, most_bytes = self._max_active * share, self._max_bytes * share
-        count, size = len(self._cells), self._bytes
+        count, size, surplus = len(self._cells), self._bytes, self._surplus()
         evicted: list[ActorRef] = []
         for ref, cell in self._cells.items():
-            if count <= most and size <= most_bytes and cell.used_at > idle_since:
+            is_over = count > most or size > most_bytes or cell.used_at <= idle_since
+            if not is_over and surplus <= 0:
                 break
-            if cell.idle:
+            if cell.idle and (is_over or not cell.has_work):
                 evicted.append(ref)
                 count -= 1
                 size -= _size_of(cell)
+                surplus -= not cell.has_work
+                self._working -= cell.has_work
         for ref in evicted:
             del self._cells[ref]
         self._bytes = size
         if evicted:
             self._evicted(evicted)
+
+    def _surplus(self) -> float:
+        """How many actors at rest are to be evicted."""
+        is_over = self._resting > self._max_resting
+        return self._resting - self._max_resting * _RESTING_ROOM if is_over else 0
+
+
+def missing_type(ref: ActorRef) -> NotFound:
+    """The error for a caller of an actor whose type is not known."""
+    return NotFound(f"no actor type {ref.type!r} is registered", field="type")
 
 
 def _size_of(cell: Cell) -> int:

@@ -10,6 +10,8 @@ tests/contract holds the runtime to this on each store:
   `recover` turn, and no other, even if its work is done between the restart and that turn.
 - Where a broker may lose an event on its way to a subscriber, every actor that `has_pending_work`
   gets a `redrive` turn now and then, with growing pauses. Messages from one actor to another are never lost.
+- A message to a type that no process runs waits, and arrives in order once a process that runs it starts;
+  a call to such a type is refused.
 - A message that its actor cannot take (no such turn, wrong shape, expired, too large, the turn raised) is
   recorded as a `message.dead_lettered` event on the topic `mesh-events`; the messages behind it go on.
 - What is sent, published or appended is made JSON at that moment, once: what its objects become later shows

@@ -15,14 +15,14 @@ from typing import Any
 
 from meshwright.core.clock import Clock, SystemClock
 from meshwright.core.encoding import MAX_RECORD_BYTES, Struct, as_json
-from meshwright.core.errors import Draining, HostError, MailboxFull, NotFound, StoreFailed
+from meshwright.core.errors import Draining, HostError, MailboxFull, StoreFailed
 from meshwright.core.ids import new_id
 from meshwright.core.messages import Event
 from meshwright.core.tracing import NoTracing, Tracing
 from meshwright.kernel.ahead import AheadExecutor
-from meshwright.kernel.cells import IDLE_SECONDS, Cell, Cells
+from meshwright.kernel.cells import IDLE_SECONDS, Cell, Cells, missing_type
 from meshwright.kernel.envelope import ActorRef, Message, Record
-from meshwright.kernel.execution import Surroundings
+from meshwright.kernel.execution import Surroundings, settle
 from meshwright.kernel.host import Bus, Listener, Signals, Subscription
 from meshwright.kernel.shared import SharedExecutor
 from meshwright.kernel.store import Delivery, ExclusiveStore, SharedStore, Store, TopicTaker
@@ -42,7 +42,8 @@ class Runtime:
 
     `tracing` records a span of each turn that belongs to a trace. `max_mailbox` bounds what may wait for one
     actor before calls and messages from outside are refused. Idle actors are evicted after a minute, or
-    sooner where more than `max_active` are active or their states have more than `max_active_bytes`.
+    sooner where more than `max_active` are active or their states have more than `max_active_bytes`, and
+    those without pending work where there are more than `max_resting`.
     `strict`: bodies and replies of calls go through JSON, as they do where actors run in other processes; for
     tests.
     """
@@ -56,6 +57,7 @@ class Runtime:
         max_mailbox: int = 1000,
         max_active: int = 5000,
         max_active_bytes: int = _MAX_ACTIVE_BYTES,
+        max_resting: int = 250,
         max_record_bytes: int = MAX_RECORD_BYTES,
         strict: bool = False,
     ) -> None:
@@ -65,16 +67,16 @@ class Runtime:
         self.max_record_bytes = max_record_bytes
         self.on_failure: Callable[[StoreFailed], None] = lambda error: None
         self.bus = Bus()
-        self._remote: dict[str, ActorKind] = {}
-        self.remote_kinds: Mapping[str, ActorKind] = self._remote
         self._topic_takers: dict[str, TopicTaker] = {}
         self.topic_takers: Mapping[str, TopicTaker] = self._topic_takers
+        self.forwards = isinstance(store, SharedStore) and store.forwards
         self.has_broker, self.deletes_actors = store.has_broker, store.deletes_actors
         self._store = store
         self._max_mailbox = max_mailbox
         self._strict = strict
-        self._cells = Cells(max_active, max_active_bytes, store.evict)
+        self._cells = Cells(max_active, max_active_bytes, max_resting, store.evict)
         self.kinds: Mapping[str, ActorKind] = self._cells.kinds
+        self.remote_kinds: Mapping[str, ActorKind] = self._cells.remote_kinds
         self._timers = Timers(self.clock, self._load_alarms, self._ring)
         self._worker: Signals | None = None
         self._calls = itertools.count(1)
@@ -128,8 +130,12 @@ class Runtime:
         self._cells.kinds[kind.type] = kind
 
     def know(self, kind: ActorKind) -> None:
-        """Make a type of actor known that runs in other processes, so that it can be called and read."""
-        self._remote[kind.type] = kind
+        """Make a type of actor known that runs in other processes, so that it can be called and read.
+
+        If the store forwards no calls, a called turn runs here without its signals, and a process that runs
+        the type is asked to recover the actor. Messages wait for such a process.
+        """
+        self._cells.remote_kinds[kind.type] = kind
 
     def subscribe(self, subscription: Subscription) -> None:
         """Send the events of a pattern to actors, durably."""
@@ -286,7 +292,7 @@ class Runtime:
         if self._strict and body is not None:
             body = as_json(ref, body)
         message = Message(f"call/{next(self._calls)}", ref, method, body, traceparent=traceparent)
-        if ref.type in self.remote_kinds and isinstance(self._store, SharedStore):
+        if isinstance(self._store, SharedStore) and self._store.forwards and ref.type in self.remote_kinds:
             return await self._store.forward(message)
         return await self._executor.call(self._admit(ref), message)
 
@@ -332,14 +338,13 @@ class Runtime:
     async def read(self, ref: ActorRef, shape: type[Struct] | None = None) -> Any:
         """The actor's committed state, or None if it never had a turn. Do not change it.
 
-        Of a state that is a struct, a `shape` with fewer fields costs less to read.
+        Of a state that is a struct, a `shape` with fewer fields costs less to read; with one the type need
+        not be known here. Raises NotFound for a type that is not.
         """
         self._check_open()
-        kind = self.remote_kinds.get(ref.type) or self._cells.kind(ref)
+        decode = self._cells.kind(ref).decode_state if shape is None else shape.model_validate_json
         record = await self._executor.load(ref)
-        if record is None or not record.revision:
-            return None
-        return kind.decode_state(record.state) if shape is None else shape.model_validate_json(record.state)
+        return None if record is None or not record.revision else decode(record.state)
 
     def append(self, record: Record, events: Sequence[Event] = ()) -> Awaitable[None]:
         """Write a record outside a turn, and events with it; await the result to know them durable.
@@ -403,13 +408,15 @@ class Runtime:
         self._admit(ref)
 
     def deliver(self, delivery: Delivery) -> None:
-        """Put a durable message, or a call from another process, into its mailbox. Never raises."""
-        try:
-            cell = self._cells.find(delivery.message.to)
-        except NotFound as error:
-            self._executor.refuse(delivery, error)
-        else:
-            self._executor.deliver(cell, delivery)
+        """Put a durable message, or a call from another process, into its mailbox. Never raises.
+
+        A message to a type that does not run here stays in the store.
+        """
+        ref = delivery.message.to
+        if ref.type in self.kinds:
+            self._executor.deliver(self._cells.find(ref), delivery)
+        elif delivery.is_call:
+            settle(delivery.reply, None, missing_type(ref))
 
     def wake(self, refs: Iterable[ActorRef], turn: str) -> None:
         """Give actors a `recover`, `redrive` or `wake` turn; unregistered types are skipped."""
@@ -462,7 +469,7 @@ class Runtime:
         self.wake([ref], "wake")
 
     def _signal(self, ref: ActorRef, signals: Sequence[Any]) -> None:
-        if self._worker is not None:
+        if self._worker is not None and ref.type in self.kinds:
             for signal in signals:
                 self._worker.signal(ref, signal)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from meshwright.core.errors import Conflict, NotFound, StoreFailed
+from meshwright.core.errors import Conflict, StoreFailed
 from meshwright.core.messages import Event
 from meshwright.kernel.cells import Cell
 from meshwright.kernel.envelope import ActorRecord, ActorRef, Message, Record
@@ -67,18 +67,10 @@ class SharedExecutor:
         self.deliver(cell, Delivery(message, is_call=True, reply=reply))
         return reply
 
-    def refuse(self, delivery: Delivery, error: Exception) -> None:
-        """Record that a message was not taken."""
-        batch = Batch(events=[dead_letter(delivery.message, error, self._around.clock.now())])
-        if delivery.number is not None:
-            batch.taken.append(delivery.number)
-        settle(delivery.reply, None, error if delivery.is_call else None)
-        _Waited(self._commit(batch))
-
     def send(self, message: Message) -> Awaitable[None]:
         """Take a message from outside; await it to know it durable."""
         sending = self._commit(Batch(messages=[Delivery(message, remember=True)]))
-        with suppress(NotFound):
+        if message.to.type in self._cells.kinds:
             cell = self._cells.find(message.to)
             cell.arriving += 1
             sending.add_done_callback(partial(_arrived, cell))
@@ -243,6 +235,9 @@ class SharedExecutor:
         """Say what the batch rests on. An actor that keeps nothing and changed nothing rests on nothing."""
         if visit.record is not before:
             visit.batch.actors[cell.ref] = visit.record
+            if cell.ref.type not in self._cells.kinds:  # its signals are for a process that runs its type
+                recover = Message(f"recover/{cell.ref}/{visit.record.revision}", cell.ref, "recover")
+                visit.batch.messages.append(Delivery(recover))
         elif cell.kind.is_stateless:
             return self._spread(visit.batch)
         visit.batch.expected[cell.ref] = before.revision
@@ -286,8 +281,6 @@ class SharedExecutor:
         except StoreFailed as error:
             self._around.fail(error)
             raise
-        except AlreadyTaken:
-            pass  # a message that had no actor was refused before
 
     def _spread(self, batch: Batch) -> None:
         """Make messages of events for their subscribers, where no broker brings them."""

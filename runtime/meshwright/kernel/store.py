@@ -13,8 +13,9 @@ nothing of it is delivered before it is durable; the store then delivers it, to 
 then loads it again and runs the same turns again. A turn runs where its message lands; placement is affinity.
 
 **Delivery.** A message is kept until the batch that holds it in `taken` commits, so it is taken once where it
-has a number. A message that may arrive again under the same id (from a broker, an outbox or a client) is
-delivered with `remember`: its id is kept in the record of its actor and a repeat changes nothing.
+has a number. One to a type that no process runs is kept until one does. A message that may arrive again under
+the same id (from a broker, an outbox or a client) is delivered with `remember`: its id is kept in the record
+of its actor and a repeat changes nothing.
 """
 
 from __future__ import annotations
@@ -99,9 +100,9 @@ class AlreadyTaken(Conflict):
 class Takeover:
     """The work that an incarnation takes up as it begins.
 
-    `messages` that were not taken yet, in order of sending, and `pending`: the actors with pending work,
-    which get a `recover` turn. `last_number` is the highest number that a message ever had; only exclusive
-    stores must set it, since the runtime numbers their messages.
+    `messages` that were not taken yet, in order of sending, of the types that run here, and `pending`: the
+    actors with pending work, which get a `recover` turn. `last_number` is the highest number that a message
+    ever had; only exclusive stores must set it, since the runtime numbers their messages.
     """
 
     messages: Sequence[Delivery] = ()
@@ -118,7 +119,7 @@ class Receiver(Protocol):
     kinds: Mapping[str, ActorKind]
     """The actors that run in this process, by type."""
     remote_kinds: Mapping[str, ActorKind]
-    """Those that run in other processes, by type: they can be called and read."""
+    """Those that run in other processes, or did so, by type: they can be called and read."""
     topic_takers: Mapping[str, TopicTaker]
     """Takes the messages that other programs publish, by the topic as the broker names it."""
 
@@ -127,7 +128,10 @@ class Receiver(Protocol):
         ...
 
     def deliver(self, delivery: Delivery) -> None:
-        """Put a durable message, or a call from another process, into its mailbox. Never raises."""
+        """Put a durable message, or a call from another process, into its mailbox. Never raises.
+
+        A message to a type that does not run here stays in the store: it is not taken.
+        """
         ...
 
     def wake(self, refs: Iterable[ActorRef], turn: str) -> None:
@@ -242,6 +246,8 @@ class SharedStore(Store):
     routes_events: bool = False
     """A broker brings events to subscribers: the runtime makes no messages of them, the store delivers them
     as they arrive (`Receiver.bus.spread`). Elsewhere they are messages of the batch that publishes them."""
+    forwards: bool = False
+    """Calls of actors of `remote_kinds` go to `forward`. Elsewhere their turns run here."""
 
     @abstractmethod
     async def load(self, ref: ActorRef, first: Message | None) -> ActorRecord | None:
@@ -265,8 +271,11 @@ class SharedStore(Store):
         """
 
     async def forward(self, message: Message) -> Any:
-        """Call an actor of `remote_kinds`, and return its reply as its turn declares it."""
-        raise NotFound(f"no actor type {message.to.type!r} is registered", field="type")
+        """Call an actor of `remote_kinds`, and return its reply as its turn declares it.
+
+        Raises NotFound where no process runs its type. Called where the store `forwards`.
+        """
+        raise NotImplementedError
 
 
 class ExclusiveStore(Store):

@@ -71,9 +71,11 @@ class Timers:
     def _sweep(self, now: datetime) -> None:
         self._sweep_at = now + _SWEEP
         self._horizon = now + _HORIZON
-        known = {ref for _, ref in self._heap}
+        earliest: dict[ActorRef, datetime] = {}
+        for wake_at, ref in self._heap:
+            earliest[ref] = min(wake_at, earliest.get(ref, wake_at))
         for ref, wake_at in self._load_due(self._horizon):
-            if ref not in known:
+            if ref not in earliest or wake_at < earliest[ref]:
                 heapq.heappush(self._heap, (wake_at, ref))
 
     async def _wait(self) -> None:

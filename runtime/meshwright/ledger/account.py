@@ -339,8 +339,9 @@ class BudgetAccount(Actor[Balance]):
             state.estimated -= expired.amount
         else:
             return
-        state.spent += entry.amount
-        state.estimated += entry.amount if entry.estimated else ZERO
+        amount = max(entry.amount, ZERO)  # whatever an older journal has: no call earns money
+        state.spent += amount
+        state.estimated += amount if entry.estimated else ZERO
 
     def _record(self, turn: Turn, expired: Sequence[Reservation]) -> None:
         """Publish the rows of calls whose time is over; one of the accounts of a call does that."""

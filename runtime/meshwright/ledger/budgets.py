@@ -221,12 +221,13 @@ class Budgets:
                 if isinstance(state, Balance) and state.knows(settled.op, settled.call):
                     self._client(account).settle(settled)
 
-    async def close(self, user: str, context: CallContext, tags: tuple[str, ...]) -> None:
+    async def close(self, user: str, context: CallContext, tags: tuple[str, ...]) -> bool:
         """Book what calls of an attempt, with any of these tags, still hold: no process lives to end them.
 
         Each counts as what such calls cost as a rule. One that ends after all is booked as what it did cost.
-        Durable when this returns. Raises HostError.
+        Durable when this returns. Returns whether there were any. Raises HostError.
         """
+        has_booked = False
         attempt, budgets = _attempt_of(user, context), await self._current()
         cheaper = [budget.cheaper_tag or _CHEAPER for budget in (*budgets, *context.budgets)]
         request = ModelRequest(messages=(), tags=(*tags, *cheaper, _CHEAPER), user=user, context=context)
@@ -234,6 +235,8 @@ class Budgets:
             state = await self._host.read(account.ref)
             if isinstance(state, Balance) and state.holds(attempt):
                 await self._client(account).close(attempt)
+                has_booked = True
+        return has_booked
 
     async def booked(self, calls: Collection[str]) -> None:
         """Return once what these calls cost is booked. Raises HostError where an account is away."""
@@ -447,7 +450,8 @@ def _exceeded(account: Account, entry: LedgerEntry, result: ReservationResult, n
         remedy = "Try again when some have ended"
     else:
         message = f"Budget {account.budget} of {owner} exceeded: {spent}"
-        remedy = f"Raise it: mesh budgets raise {words_for(account)} USD"
+        missing = result.spent_usd + result.reserved_usd + entry.amount - result.limit_usd
+        remedy = f"Lower max_tokens, or add {_usd(missing)}: mesh budgets raise {words_for(account)} USD"
         if account.budget == TASK_BUDGET and account.on_empty in ("fail", "cheaper"):
             remedy = "Submit it with a larger budget_usd (--budget), or with on_empty = ask"
         elif renews and account.on_empty != "ask":

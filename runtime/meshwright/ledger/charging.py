@@ -48,7 +48,11 @@ _UNBOOKED_SECONDS = 5.0  # and after them, before it is told again what calls di
 
 
 def accounts_of(request: ModelRequest, budgets: Iterable[Budget]) -> tuple[Account, ...]:
-    """The accounts that a call is charged to, in the order in which all ask them."""
+    """The accounts that a call is charged to, in the order in which all ask them.
+
+    A call that an endpoint of the tenant's own answers is charged to accounts that the tenant sees alone:
+    its usage is the tenant's word.
+    """
     found = [
         account_of(budget, key)
         for budget in budgets
@@ -57,6 +61,8 @@ def accounts_of(request: ModelRequest, budgets: Iterable[Budget]) -> tuple[Accou
         if budget.of in (EVERY, key)
     ]
     found += _inline_accounts(request)
+    if request.context.is_own_endpoint:
+        found = [account for account in found if is_seen_by(account, request.context.tenant_id)]
     if len(found) < 2:
         return tuple(found)
     accounts = {account.id: account for account in reversed(found)}  # a declared one is the stronger

@@ -33,9 +33,15 @@ if TYPE_CHECKING:
     from meshwright.ledger.proxy import LiteLLMProxy
 
 ResultT = TypeVar("ResultT")
-_KEYS = ["agent", "tag", "model", "prompt", "task", "tenant"]
+_KEYS = ["agent", "tag", "model", "deployment", "prompt", "task", "tenant"]
 _WHERE_ANY = ("cached_tokens", "estimated_usd", "reserved_usd", "saved_usd")  # columns without zeros alone
-_NOBODY = {"tag": "(no tag)", "task": "(no task)", "model": "(no answer)", "prompt": "(no prompt)"}
+_NOBODY = {
+    "tag": "(no tag)",
+    "task": "(no task)",
+    "model": "(no answer)",
+    "deployment": "(no answer)",
+    "prompt": "(no prompt)",
+}
 _TITLES = {"prompt": "version"}  # beside the tokens of the prompt
 budgets = group_of(BUDGETS)
 

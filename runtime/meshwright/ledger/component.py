@@ -34,7 +34,6 @@ from meshwright.ledger.estimates import (
     PastCalls,
     estimated_tokens,
     estimated_usage,
-    max_prompt_tokens,
     size_of,
 )
 from meshwright.mesh import Mesh
@@ -54,6 +53,7 @@ from meshwright.models.port import (
     Settlement,
     Wrapper,
 )
+from meshwright.models.usage import checked_reply, max_prompt_tokens
 from meshwright.roles import ORCHESTRATION
 
 _logger = logging.getLogger("meshwright.ledger")
@@ -170,7 +170,11 @@ class Accounted(Wrapper):
         return most if most is None or usual is None else min(most, usual)
 
     def _priced(self, reply: ModelReply, request: ModelRequest, **known: Any) -> ModelReply:
-        """The reply with what it cost, as its provider says or else by our prices; `known` is set too."""
+        """The reply with what it cost, as its provider says or else by our prices; `known` is set too.
+
+        Tokens that a provider did not count, or cannot have, are estimated.
+        """
+        reply = checked_reply(reply, request)
         reported = None if reply.cost_usd is None else reported_cost(reply.cost_usd)
         update: dict[str, Any] = {"cost_usd": reported, **known}
         if reply.cache_hit:
@@ -178,7 +182,9 @@ class Accounted(Wrapper):
             if reply.saved_usd is None:
                 made = reply.model_copy(update={"cache_hit": False})
                 update["saved_usd"] = self._prices.of_reply(made, request)
-        elif reported is None:
+        elif reported is not None:
+            update |= {"usage": estimated_usage(reply, request)} if reply.usage_problem else {}
+        else:
             source = "estimated" if reply.cost_source == "estimated" else "priced"
             if source == "estimated":
                 update["usage"] = estimated_usage(reply, request)
@@ -212,6 +218,7 @@ class Accounted(Wrapper):
         if _attempts_of(error) == 0:
             self.budgets.book([hold.call])  # no journal will have it
             return None
+        failed_at: tuple[str, ...] = error.failed_at if isinstance(error, ModelError) else ()
         return Call(
             **_known_of(hold.request, hold.call),
             usage=usage,
@@ -222,13 +229,15 @@ class Accounted(Wrapper):
             error=error.code if isinstance(error, MeshError) else type(error).__name__,
             reason=error.message if isinstance(error, ModelError) else None,  # others may hold a key
             latency_ms=ms,
+            deployment=failed_at[-1] if failed_at else None,
+            failed_at=failed_at,
             settlement=settled,
         )
 
     def _answered(self, hold: Hold, reply: ModelReply, settled: Settlement | None) -> Call:
         known = dict(zip(_OF_REPLY, _of_reply(reply), strict=True))
         tools = tuple([call.name for call in reply.tool_calls])
-        known |= {"tool_calls": tools, "settlement": settled}
+        known |= {"tool_calls": tools, "settlement": settled, "reason": reply.usage_problem or None}
         return Call(**_known_of(hold.request, hold.call), **known)
 
     def _lost(self, hold: Hold, meter: _StreamMeter, error: BaseException) -> _Lost:
@@ -282,7 +291,7 @@ def call_events(host: Runtime) -> OnCall:
 
 _OF_REPLY = (
     *("model", "deployment", "usage", "cost_usd", "cost_source", "cache_hit", "saved_usd", "attempts"),
-    *("latency_ms", "finish_reason"),
+    *("latency_ms", "finish_reason", "failed_at"),
 )
 _of_reply = attrgetter(*_OF_REPLY)
 

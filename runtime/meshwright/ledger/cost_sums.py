@@ -1,4 +1,5 @@
-"""Sums of calls of models whose tasks' records are gone, by hour, tenant, agent, model, prompt and tags.
+"""Sums of calls of models whose tasks' records are gone, by hour, tenant, agent, model,
+deployment, prompt and tags.
 
 Each row of calls is added to its sum and deleted in one transaction, so that costs stay what they were; only
 the task and the thread of a call are lost. A sum is of the calls of one block of events, so that a rebuild
@@ -14,7 +15,7 @@ from meshwright.sql.database import Session, marks
 
 MILLION = 1_000_000  # picodollars are added up in two parts, since SQLite's sum of them may not hold
 HOUR_SECONDS = 3600
-_KEYS = ("seq", "time", "tenant_id", "agent_id", "model", "prompt", "tags")
+_KEYS = ("seq", "time", "tenant_id", "agent_id", "model", "deployment", "prompt", "tags")
 _COUNTS = {
     "calls": "1",
     "failed": "CASE WHEN outcome <> 'ok' THEN 1 ELSE 0 END",
@@ -33,8 +34,9 @@ _PARTS = {
 }
 FIGURES = {**_COUNTS, **_PARTS}
 """The figures of a sum by name, each as that of one row of calls. An amount is NULL where none is known."""
-_PROMPT = "coalesce(prompt, '') AS prompt"
-_SHARED = "time, tenant_id, agent_id, model, nullif(prompt, '') AS prompt, tags"
+_MAY_LACK = "coalesce(deployment, '') AS deployment, coalesce(prompt, '') AS prompt"
+_NONE_IF_EMPTY = "nullif(deployment, '') AS deployment, nullif(prompt, '') AS prompt"
+_SHARED = f"time, tenant_id, agent_id, model, {_NONE_IF_EMPTY}, tags"
 _OF_CALL = ", ".join(f"{value} AS {name}" for name, value in FIGURES.items())
 _OLDEST = "(SELECT coalesce(min(seq), 1) FROM events)"
 _BLOCK = (
@@ -63,7 +65,7 @@ def all_calls(calls: str, condition: str, *, of_tasks: bool = False) -> str:
 def sum_up(session: Session, tenant_id: str, task_ids: Sequence[str]) -> None:
     """Add the calls of a tenant's tasks to the sums, and delete their rows."""
     of_tasks = f"tenant_id = ? AND task_id IN ({marks(len(task_ids))})"
-    keys = f"{_BLOCK} AS seq, {_hour(session)} AS time, tenant_id, agent_id, model, {_PROMPT}, tags"
+    keys = f"{_BLOCK} AS seq, {_hour(session)} AS time, tenant_id, agent_id, model, {_MAY_LACK}, tags"
     values = [session.bindable(value) for value in (tenant_id, *task_ids)]
     session.execute(_add(f"SELECT {keys}, {_OF_CALL} FROM calls WHERE {of_tasks}"), values)  # noqa: S608
     session.execute(f"DELETE FROM calls WHERE {of_tasks}", values)  # noqa: S608 code

@@ -42,12 +42,12 @@ _TEXTS = {
 
 COLUMNS = (
     *("seq", "time", "task_id", "tenant_id", "agent_id", "model_group", "tags", "cost_pico", "saved_pico"),
-    *("cache_hit", "attempts", "attempt", "step", "latency_ms", "prompt", *_TOKENS, *_TEXTS),
+    *("cache_hit", "attempts", "attempt", "step", "latency_ms", "prompt", "failed_at", *_TOKENS, *_TEXTS),
 )
 
 _CALL_ID, _OUTCOME = COLUMNS.index("call_id"), COLUMNS.index("outcome")
 
-Key = Literal["agent", "tag", "model", "prompt", "task", "tenant"]
+Key = Literal["agent", "tag", "model", "deployment", "prompt", "task", "tenant"]
 KEYS: tuple[Key, ...] = get_args(Key)
 BY_PATTERN = "^({0})(,({0}))?$".format("|".join(KEYS))
 """The form of keys that costs are summed by: one, or two with a comma between."""
@@ -59,6 +59,7 @@ _MAX_POINTS = 5_000  # listed of a series
 _GROUPS: dict[Key, str] = {
     "agent": "agent_id",
     "model": "nullif(model, '')",
+    "deployment": "coalesce(deployment, nullif(model, ''))",
     "prompt": "prompt",
     "task": "task_id",
     "tenant": "tenant_id",
@@ -105,6 +106,7 @@ def row_of(event: Event, time: float) -> tuple[Any, ...]:
         _count(get("step"), None),
         _latency(get("latency_ms", get("duration_ms"))),
         _short_version(get("prompt")),
+        _places(get("failed_at")),
         *[_count(count(name), 0) for name in _TOKENS],
         *[_text(get(name), default) for name, default in _TEXTS.items()],
     )
@@ -143,6 +145,13 @@ def _pico(amount: Any) -> int | None:
     return None if cost is None else pico(cost)
 
 
+def _places(value: Any) -> str | None:
+    """The deployments that an event names, as JSON: one that failed twice stands there twice."""
+    places = value if isinstance(value, (list, tuple)) else ()
+    names = [name for name in places if isinstance(name, str)]
+    return encode(names).decode() if names else None
+
+
 def _tag_list(value: Any) -> str:
     tags = value if isinstance(value, (list, tuple)) else ()
     return _json(tuple([tag for tag in tags if isinstance(tag, str)]))
@@ -154,7 +163,7 @@ def _json(tags: tuple[str, ...]) -> str:
 
 
 class Cost(Plain):
-    """The costs of one agent, tag, model, prompt, task or tenant; `key` is None where they name none.
+    """The costs of one agent, tag, model, deployment, prompt, task or tenant; `key` is None for none.
 
     `key2` is the second key, where costs are summed by two; `time` is when the bucket of a series begins.
     By task and agent, `estimate_usd` is the median of the agent's last tasks that succeeded.

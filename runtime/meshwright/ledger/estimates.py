@@ -5,26 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
-
-from pydantic_core import to_json
 
 from meshwright.core.errors import HostError
 from meshwright.core.messages import Usage
 from meshwright.core.money import MILLION, ZERO, fit
 from meshwright.ledger.costs import AnsweredCall
 from meshwright.models.port import ModelReply, ModelRequest, PriceList
+from meshwright.models.usage import EXTRA_TOKENS, encoded, max_prompt_tokens, media_of, parts_of
 
 _logger = logging.getLogger("meshwright.budgets")
 
 PastCalls = Callable[[], Awaitable[Iterable[AnsweredCall]]]
 _BYTES_PER_TOKEN = 3  # English text has four and more: rather too many tokens than too few
-_EXTRA_TOKENS = 16  # what a provider may add around a message, a call, a tool or a schema
-_IMAGE_TOKENS = 10_000  # providers make fewer of nearly every picture, however many bytes it has
-_FILE_TOKENS = 50_000  # of one that only the provider has
 _LETTERS = b" abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _TOKENS_PER_LETTER = 0.5  # of a prompt: words have 0.25, letters by chance just under this
 _MARGIN = 1.5  # on the longest of the last answers, and on the price of tokens
@@ -101,7 +96,7 @@ class Estimates:
             return None
         prompt = _prompt_tokens(request, seen)
         price = self._prices.upper_bound(request, prompt)
-        written = round(_MARGIN * max(seen.written)) + _EXTRA_TOKENS
+        written = round(_MARGIN * max(seen.written)) + EXTRA_TOKENS
         if price is None:
             return None
         return max(price.of(prompt, min(written, request.output_limit)), seen.floor)
@@ -162,12 +157,6 @@ class Estimates:
         return seen
 
 
-def max_prompt_tokens(request: ModelRequest) -> int:
-    """A bound on the tokens of a prompt: no tokenizer makes more tokens than there are bytes."""
-    parts = [*map(len, _parts_of(request)), *_media_of(request)]
-    return sum(parts) + _EXTRA_TOKENS * (1 + len(parts))
-
-
 def estimated_usage(reply: ModelReply, request: ModelRequest) -> Usage:
     """The tokens of a reply, those that no server has counted estimated: one for each three bytes of text."""
     wrote = [reply.content, *(f"{call.name}{call.arguments}" for call in reply.tool_calls)]
@@ -180,7 +169,7 @@ def estimated_usage(reply: ModelReply, request: ModelRequest) -> Usage:
 
 
 def _prompt_size(request: ModelRequest) -> int:
-    return sum([*map(len, _parts_of(request)), *_media_of(request)])
+    return sum([*map(len, parts_of(request)), *media_of(request)])
 
 
 def estimated_tokens(size: int) -> int:
@@ -190,7 +179,7 @@ def estimated_tokens(size: int) -> int:
 
 def size_of(text: str) -> int:
     """The bytes of a text, which may hold half of a character."""
-    return len(_encoded(text))
+    return len(encoded(text))
 
 
 def _kind_of(request: ModelRequest) -> _Kind:
@@ -205,43 +194,6 @@ def _prompt_tokens(request: ModelRequest, seen: _Seen) -> int:
 
 def _letters_of(request: ModelRequest) -> tuple[int, int]:
     """The ASCII letters and spaces of a prompt; and its other bytes, with what a provider may add."""
-    parts, media = list(_parts_of(request)), _media_of(request)
+    parts, media = list(parts_of(request)), media_of(request)
     size, others = sum(map(len, parts)), sum(len(part.translate(None, _LETTERS)) for part in parts)
-    return size - others, others + sum(media) + _EXTRA_TOKENS * (1 + len(parts) + len(media))
-
-
-def _parts_of(request: ModelRequest) -> Iterator[bytes]:
-    for given in request.inputs:
-        yield _encoded(given) if isinstance(given, str) else b"1" * len(given)
-    for message in request.messages:
-        yield _encoded(message.text)
-    for message in request.messages:
-        yield from map(to_json, message.thinking)
-        for call in message.tool_calls:
-            yield _encoded(f"{call.id}{call.name}{call.arguments}")
-    for tool in request.tools:
-        yield _encoded(f"{tool.name}{tool.description}")
-        yield to_json(tool.parameters)
-    if request.response_schema is not None:
-        yield to_json(request.response_schema)
-
-
-def _media_of(request: ModelRequest) -> list[int]:
-    media = [_media_tokens(part) for message in request.messages for part in message.parts]
-    return [tokens for tokens in media if tokens]
-
-
-def _media_tokens(part: Mapping[str, Any]) -> int:
-    match part:
-        case {"type": "text"}:
-            return 0
-        case {"type": "file", "file": {"file_data": str(data)}} | {"input_audio": {"data": str(data)}}:
-            return len(data)
-        case {"type": "file"}:
-            return _FILE_TOKENS
-        case _:
-            return _IMAGE_TOKENS
-
-
-def _encoded(text: str) -> bytes:
-    return text.encode(errors="surrogatepass")
+    return size - others, others + sum(media) + EXTRA_TOKENS * (1 + len(parts) + len(media))

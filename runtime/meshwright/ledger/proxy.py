@@ -59,6 +59,9 @@ class Difference(NamedTuple):
         return abs(self.amount) > _ROUNDING
 
 
+_DATABASE = "Give the proxy a database: it keeps keys and spend in one"
+
+
 class LiteLLMProxy:
     """The management API of a proxy. No error holds a key. Every method raises ProxyFailed."""
 
@@ -143,7 +146,9 @@ class LiteLLMProxy:
         # What the status means: the text itself may quote a key.
         status, text, remedy = response.status, text.lower(), "The proxy's own log says why"
         if "not connected" in text or "no_db_connection" in text or "no db" in text:
-            remedy = "Give the proxy a database: it keeps keys and spend in one"
+            remedy = _DATABASE
+        elif status >= 500:  # some releases fail without a word of the database
+            remedy = f"{_DATABASE}. Else the proxy's own log says why"
         elif "enterprise" in text or "premium" in text:
             remedy = "This report needs LiteLLM's licence; costs by tag do not"
         elif status in (401, 403):

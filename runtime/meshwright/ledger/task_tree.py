@@ -107,8 +107,9 @@ def _node(task: TaskSummary, depth: int, own: _Spent, whole: tuple[Decimal, int]
 def _spent(session: Session, tenant_id: str, tasks: Sequence[TaskSummary]) -> dict[str, _Spent]:
     """The sums of the calls of tasks, found among those of the time that they took."""
     ends = [task.completed_at for task in tasks if task.completed_at is not None]
-    since = (min(task.created_at for task in tasks) - _LAG).timestamp()
-    until = (max(ends) + _LAG).timestamp() if len(ends) == len(tasks) else _NEVER
+    times = [*ends, *(task.created_at for task in tasks)]  # ends first where the clock was set back
+    since = (min(times) - _LAG).timestamp()
+    until = (max(times) + _LAG).timestamp() if len(ends) == len(tasks) else _NEVER
     values = {"tenant_id": session.bindable(tenant_id), "since": since, "until": until}
     names = {task.task_id for task in tasks}
     return {

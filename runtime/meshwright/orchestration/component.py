@@ -20,6 +20,7 @@ from meshwright.ledger.spending import Spending
 from meshwright.mesh import Mesh
 from meshwright.orchestration.acceptance import Admission
 from meshwright.orchestration.event_words import FACTS, PAYLOADS
+from meshwright.orchestration.missing import MissingAgents
 from meshwright.orchestration.orchestrator import Orchestrator, task_of
 from meshwright.orchestration.presence import Presence
 from meshwright.orchestration.registry import Registry
@@ -79,10 +80,11 @@ class OrchestrationComponent(Component):
         host.listen(topics.MESH, lambda event: own.renew(self._registrations()), _TOOLSET_EVENTS)
         for thing in (self._registry, spending, tenants, admission, own):
             mesh.provide(thing)
+        missing = mesh.provide(MissingAgents(mesh))
         tasks = mesh.provide(Tasks(mesh))
         mesh.provide(StatusReader(mesh))
         waits = EventWaits(host, mesh.log, tasks.resume)
-        self.parts += [admission, own, waits] if mesh.role.is_front else [own]
+        self.parts += [admission, own, waits, missing] if mesh.role.is_front else [own]
 
     def _registrations(self) -> list[Registration]:
         """How the agents and apps of this process make themselves known; the latter take no tasks."""

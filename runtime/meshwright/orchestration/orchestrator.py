@@ -8,16 +8,26 @@ from typing import Any
 
 from meshwright.core import topics
 from meshwright.core.encoding import own_json
-from meshwright.core.errors import Conflict, IdempotencyConflict, MeshError, NoAgentAvailable
-from meshwright.core.messages import ENDED, Dispatch, Event, Fault, Outcome, Receipt, ScoreCard, Task
+from meshwright.core.errors import Conflict, IdempotencyConflict, MeshError, NoAgentAvailable, NotFound
+from meshwright.core.messages import ENDED, Dispatch, Event, Fault, Outcome, Parent, Receipt, ScoreCard, Task
 from meshwright.kernel.actor import Actor, Turn, turn
 from meshwright.kernel.envelope import ActorRef
 from meshwright.orchestration.again import ERASED_HASH, begin_of, check_again
 from meshwright.orchestration.registry import Registry
 from meshwright.orchestration.scoring import class_of, may_retry, rules_out
-from meshwright.work.protocol import ORCHESTRATOR, Accept, Answer, Cancel, Follow, Pause, Retry, TaskKey
+from meshwright.work.protocol import (
+    ORCHESTRATOR,
+    Accept,
+    Answer,
+    Cancel,
+    Follow,
+    Pause,
+    Retry,
+    TaskKey,
+)
 from meshwright.work.record import NO_TASK, Attempt, TaskRecord
 
+_MAX_WITHDRAWN = 8
 _BEGIN_RETRY = timedelta(seconds=5)  # where no agent is there for a task that waited for another
 
 
@@ -47,6 +57,10 @@ class Orchestrator(Actor[TaskRecord]):
         if self.state.task_json != NO_TASK:
             return self._repeat(turn, accept)
         task = accept.task
+        if self._is_withdrawn(task):
+            self._take(accept, task.capability)
+            self._end(turn, self._cancelled(turn))
+            return self._receipt()
         try:
             card = self._registry.choose(task)
         except MeshError as error:
@@ -85,7 +99,7 @@ class Orchestrator(Actor[TaskRecord]):
         turn.wake_at(self.task.deadline_at)
         try:
             card = self._variant(self.task, self._choose(self.task.agent_id))
-        except NoAgentAvailable:  # it was accepted, so it waits for one
+        except (NoAgentAvailable, NotFound):  # it was accepted, so it waits for one
             turn.wake_at(min(self.task.deadline_at, turn.now + _BEGIN_RETRY))
         except MeshError as error:
             self._end(turn, self._failure(turn, ORCHESTRATOR, error.code, str(error)))
@@ -99,7 +113,7 @@ class Orchestrator(Actor[TaskRecord]):
         if attempt is None or self.state.status in ENDED:
             return
         attempt.ended_at, attempt.error = turn.now, outcome.error
-        attempt.usage, attempt.cost_usd = outcome.usage, outcome.cost_usd
+        attempt.usage, attempt.cost_usd, attempt.changed = outcome.usage, outcome.cost_usd, outcome.changed
         if outcome.success or outcome.status == "cancelled" or self.state.cancelling:
             self._end(turn, outcome)
             return
@@ -115,15 +129,23 @@ class Orchestrator(Actor[TaskRecord]):
     @turn
     def cancel(self, turn: Turn, cancel: Cancel) -> None:
         """End the task before its time; the outcome comes when its agent has let go."""
-        attempt = self.state.open_attempt
+        if cancel.parent_key and not self._is_waited_for(cancel.parent_key):
+            self.state.withdrawn = (*self.state.withdrawn, cancel.parent_key)[-_MAX_WITHDRAWN:]
+            return
+        attempt, self.state.again = self.state.open_attempt, False
         if attempt is None:
             if self.state.is_open:  # it has not begun
-                ended = self._failure(turn, ORCHESTRATOR, "Cancelled", cancel.reason)
-                self._end(turn, ended.model_copy(update={"status": "cancelled"}))
+                self._end(turn, self._cancelled(turn, cancel.reason))
             return
         self.state.cancelling = True
         self._publish(turn, "task.cancelling", {"reason": cancel.reason})
-        turn.send(self._thread(attempt), "cancel", cancel)
+        self._cancel(turn, attempt, cancel.reason)
+
+    @turn
+    def repeat_end(self, turn: Turn) -> None:
+        """Answer the task above once more, where this one has ended."""
+        if self.state.outcome is not None:
+            self._answer_parent(turn, self.state.outcome)
 
     @turn
     def retry(self, turn: Turn, retry: Retry) -> Receipt:
@@ -178,8 +200,7 @@ class Orchestrator(Actor[TaskRecord]):
             return
         agent_id = attempt.agent_id if attempt else ORCHESTRATOR
         if attempt is not None:
-            reason = "the task's deadline passed"
-            turn.send(self._thread(attempt), "cancel", Cancel(task_id=self._task_id, reason=reason))
+            self._cancel(turn, attempt, "the task's deadline passed")
             attempt.ended_at, attempt.cost_usd = turn.now, None  # it has not said what it spent
         message = (
             f"The task had no outcome by its deadline, {self.state.task.deadline_at}. Raise the deadline of "
@@ -198,7 +219,7 @@ class Orchestrator(Actor[TaskRecord]):
             return
         turn.send(self._thread(attempt), "enqueue_again", self._dispatch_of(attempt))
         if self.state.cancelling:
-            turn.send(self._thread(attempt), "cancel", Cancel(task_id=self._task_id))
+            self._cancel(turn, attempt)
 
     @property
     def task(self) -> Task:
@@ -207,7 +228,13 @@ class Orchestrator(Actor[TaskRecord]):
         return self.state.task
 
     def _repeat(self, turn: Turn, accept: Accept) -> Receipt:
-        if accept.request_hash != self.state.request_hash:
+        is_same = accept.request_hash == self.state.request_hash
+        if not is_same and accept.task.parent is not None:
+            error = f"task {self._task_id} was delegated with another request, or its contents were erased"
+            refused = self._failure(turn, ORCHESTRATOR, IdempotencyConflict.__name__, error)
+            self._answer(turn, accept.task.parent, refused)
+            return self._receipt()
+        if not is_same:
             raise IdempotencyConflict(
                 f"task {self._task_id} was accepted with another body",
                 remedy="repeat a key only with the same body, or use a new Idempotency-Key",
@@ -223,7 +250,9 @@ class Orchestrator(Actor[TaskRecord]):
     def _join(self, turn: Turn, again: Task) -> None:
         """Work on what the task above asks for again, as it works again itself."""
         self.state.change(parent=again.parent)
-        if self.state.outcome is None:
+        if self._is_withdrawn(again):
+            self._answer_parent(turn, self.state.outcome or self._cancelled(turn))
+        elif self.state.outcome is None:
             self.state.again = self.state.cancelling
         elif self.state.outcome.success or not self._has_begun_again(turn, again.deadline_at):
             self._answer_parent(turn, self.state.outcome)
@@ -243,6 +272,7 @@ class Orchestrator(Actor[TaskRecord]):
         continues = state.attempts[-1] if begin == "journal" else None
         agent_id = self.task.agent_id if continues is None else continues.agent_id
         card = self._variant(self.task, self._choose(agent_id))
+        must_ask = retry.begin is None if continues is None else continues.must_ask
         deadline_at = retry.deadline_at or turn.now + (self.task.deadline_at - self._began_at)
         state.change(generation=self.task.generation + 1, deadline_at=deadline_at)
         state.outcome, state.cancelling = None, False
@@ -254,7 +284,7 @@ class Orchestrator(Actor[TaskRecord]):
             "error": outcome.error,
         }
         self._publish(turn, "task.retried", begun, agent_id=card.agent_id)
-        self._dispatch(turn, card, continues)
+        self._dispatch(turn, card, continues, must_ask=must_ask)
         turn.wake_at(self.task.deadline_at)
 
     @property
@@ -275,7 +305,9 @@ class Orchestrator(Actor[TaskRecord]):
             score=first.score_card.score if first else 0.0,
         )
 
-    def _dispatch(self, turn: Turn, card: ScoreCard, continued: Attempt | None = None) -> None:
+    def _dispatch(
+        self, turn: Turn, card: ScoreCard, continued: Attempt | None = None, *, must_ask: bool = False
+    ) -> None:
         attempt = Attempt(
             attempt=len(self.state.attempts) + 1,
             agent_id=card.agent_id,
@@ -284,6 +316,7 @@ class Orchestrator(Actor[TaskRecord]):
             generation=self.task.generation,
             continues=None if continued is None else continued.attempt,
             others=self._registry.others(card) if self.task.agent_id is None and continued is None else (),
+            must_ask=must_ask,
         )
         self.state.attempts.append(attempt)
         self.state.status = "dispatched"
@@ -314,7 +347,7 @@ class Orchestrator(Actor[TaskRecord]):
             return None
         try:
             return self._choose(self.task.agent_id, exclude=failed)
-        except NoAgentAvailable:
+        except (NoAgentAvailable, NotFound):
             return None
 
     def _choose(self, agent_id: str | None, exclude: Collection[str] = ()) -> ScoreCard:
@@ -336,6 +369,16 @@ class Orchestrator(Actor[TaskRecord]):
     def _thread(self, attempt: Attempt) -> ActorRef:
         return ActorRef(attempt.agent_id, f"{self.task.tenant_id}:{self.task.thread_id}")
 
+    def _cancel(self, turn: Turn, attempt: Attempt, reason: str = "cancelled on request") -> None:
+        cancel = Cancel(
+            task_id=self._task_id,
+            reason=reason,
+            generation=attempt.generation,
+            attempt=attempt.attempt,
+            capability=self.task.capability,
+        )
+        turn.send(self._thread(attempt), "cancel", cancel)
+
     def _failure(self, turn: Turn, agent_id: str, error_type: str, message: str) -> Outcome:
         return Outcome(
             task_id=self._task_id,
@@ -348,6 +391,18 @@ class Orchestrator(Actor[TaskRecord]):
             generation=self.task.generation,
             attempt=max(1, len(self.state.attempts)),
         )
+
+    def _cancelled(self, turn: Turn, reason: str = "its result is no longer needed") -> Outcome:
+        ended = self._failure(turn, ORCHESTRATOR, "Cancelled", reason)
+        return ended.model_copy(update={"status": "cancelled"})
+
+    def _is_waited_for(self, key: str) -> bool:
+        """Whether a wait of a task above is the one that the outcome is for."""
+        parent = None if self.state.task is None else self.state.task.parent
+        return parent is not None and parent.key == key
+
+    def _is_withdrawn(self, task: Task) -> bool:
+        return task.parent is not None and task.parent.key in self.state.withdrawn
 
     def _end(self, turn: Turn, outcome: Outcome) -> None:
         total_ms = (turn.now - self._began_at).total_seconds() * 1000
@@ -381,10 +436,12 @@ class Orchestrator(Actor[TaskRecord]):
             turn.send(above, "pause", Pause(key=self._task_id, on=on))
 
     def _answer_parent(self, turn: Turn, outcome: Outcome) -> None:
-        parent = self.task.parent
-        if parent is not None:
-            answer = Answer(task_id=parent.task_id, key=parent.key, value=outcome)
-            turn.send(ActorRef(parent.actor_type, parent.actor_id), "resume", answer)
+        if self.task.parent is not None:
+            self._answer(turn, self.task.parent, outcome)
+
+    def _answer(self, turn: Turn, parent: Parent, outcome: Outcome) -> None:
+        answer = Answer(task_id=parent.task_id, key=parent.key, value=outcome)
+        turn.send(ActorRef(parent.actor_type, parent.actor_id), "resume", answer)
 
     def _dead_letter(self, turn: Turn, outcome: Outcome) -> None:
         tried = [attempt.agent_id for attempt in self.state.tried]

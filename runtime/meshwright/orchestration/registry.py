@@ -110,6 +110,11 @@ class Registry:
         """The registration of an agent. Raises NotFound."""
         return self._member(agent_id).registration
 
+    def has_worker(self, agent_id: str) -> bool:
+        """Whether an agent is registered that takes tasks, and is not offline."""
+        member = self._members.get(agent_id)
+        return member is not None and _takes_tasks(member) and member.status != "offline"
+
     def check_agent(
         self, agent_id: str, others: Collection[str] = (), *, field: str = "agent_id", remedy: str
     ) -> None:

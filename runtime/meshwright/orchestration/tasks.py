@@ -15,16 +15,24 @@ from msgspec.structs import replace
 
 from meshwright.agent import AgentTypes
 from meshwright.core import topics
-from meshwright.core.errors import NotFound
+from meshwright.core.errors import Conflict, NotFound
 from meshwright.core.files import File
 from meshwright.core.messages import Caller, Outcome, Receipt, Task, TaskRequest, TaskVariant
 from meshwright.core.tracing import TENANT, TRACE_NAME, GenAI
-from meshwright.events.answers import checked_answer, decided, denied_money, not_waiting
+from meshwright.events.answers import (
+    RevealedQuestion,
+    check_reader,
+    checked_answer,
+    decided,
+    denied_money,
+    not_waiting,
+)
 from meshwright.events.audit import Audit, hashed
 from meshwright.events.filter import EventFilter
 from meshwright.events.inbox import Inbox
 from meshwright.ledger.keys import Keys, keys_required
 from meshwright.ledger.spending import Spending
+from meshwright.ledger.task_tree import task_tree
 from meshwright.mesh import Mesh
 from meshwright.orchestration.acceptance import (
     FINAL,
@@ -36,12 +44,14 @@ from meshwright.orchestration.acceptance import (
     make_task,
 )
 from meshwright.orchestration.again import Again, Forked, fork_of, plan_again, plan_fork
+from meshwright.orchestration.missing import MissingAgents
 from meshwright.run.files import read_file
 from meshwright.run.limits import limits_of, step_timeout
 from meshwright.run.transcript import Transcript, transcripts
 from meshwright.work import Answer, Cancel
+from meshwright.work.people import HIDDEN
 from meshwright.work.protocol import Accept, Begin, Retry, TaskKey
-from meshwright.work.record import RUN_STATE, TaskView, read_entry, read_task, thread_ref
+from meshwright.work.record import RUN_STATE, TaskRecord, TaskView, read_entry, read_task, thread_ref
 
 _SHOWN = {*TaskView.__struct_fields__} & {*Task.__struct_fields__} - {"limits", "timeout"}
 """The fields of a task that its view shows as they are."""
@@ -63,6 +73,8 @@ class Tasks:
         self._keys = mesh.get(Keys)
         self._spending = mesh.get(Spending)
         self._agents = mesh.get(AgentTypes)
+        self._missing = mesh.get(MissingAgents)
+        self._cipher = mesh.cipher
         self.choosers: list[Callable[[Task], Iterable[TaskVariant]]] = []
         """Of components: which variants are tried with a new task."""
         self._waiters = OutcomeWaiters(mesh.host)
@@ -139,12 +151,17 @@ class Tasks:
             status=entry.status if entry is not None and entry.status != "queued" else record.status,
             state=await self._state(task_id, tenant_id),
             attempts=tuple(record.attempts),
-            waits=tuple(entry.waits) if entry is not None else (),
+            waits=tuple(replace(wait, sealed=()) for wait in entry.waits) if entry is not None else (),
+            missing_agent=self._missing_agent(record),
             code=entry.code if entry is not None else None,
-            outcome=record.outcome,
+            outcome=None if record.outcome is None else await self._with_cost(record.outcome, tenant_id),
             parent_task_id=task.parent.task_id if task.parent else None,
             trace_id=task.traceparent.split("-")[1] if task.traceparent else None,
         )
+
+    def _missing_agent(self, record: TaskRecord) -> str | None:
+        attempt = record.open_attempt
+        return attempt.agent_id if attempt and self._missing.is_missing(attempt.agent_id) else None
 
     async def _state(self, task_id: str, tenant_id: str) -> str | None:
         wanted = EventFilter(
@@ -165,8 +182,10 @@ class Tasks:
         """Ask for a task to end; its outcome follows when its agent has let go. Raises NotFound."""
         await read_task(self._host, task_id, tenant_id)
         caller = caller or Caller(tenant_id=tenant_id)
+        cancels = [Cancel(task_id=task_id), *await self._missing.held_cancels(task_id, tenant_id)]
         async with self._audit.change(caller, "task.cancelled", f"tasks/{task_id}"):
-            await self._host.call(TaskKey(tenant_id, task_id).ref, "cancel", Cancel(task_id=task_id))
+            for cancel in cancels:
+                await self._host.call(TaskKey(tenant_id, cancel.task_id).ref, "cancel", cancel)
         return await self.task(task_id, tenant_id)
 
     async def retry(
@@ -192,7 +211,7 @@ class Tasks:
         if dry_run:
             return replace(plan, is_dry=True)
         ends_at = None if deadline is None else self._host.clock.now() + timedelta(seconds=deadline)
-        retry = Retry(begin=plan.begin, deadline_at=ends_at)
+        retry = Retry(begin=begin, deadline_at=ends_at)
         details = {"begin": plan.begin, "generation": plan.generation}
         async with self._audit.change(caller, "task.retried", f"tasks/{task_id}", details):
             ref = TaskKey(task.tenant_id, task_id).ref
@@ -246,6 +265,9 @@ class Tasks:
         thread, entry = thread_ref(record, task), await read_entry(self._host, record, task)
         wait = next((wait for wait in entry.waits if wait.wait_id == key), None) if entry else None
         if thread is not None and wait is not None:
+            if record.cancelling:  # its thread may not have heard of it, as while its agent is not loaded
+                raise Conflict(f"Task {task_id} is being cancelled", field="key")
+            self._missing.reach(thread)
             agents, now = (*task.chain, thread.type), self._host.clock.now()
             if (reason := denied_money(wait, value, caller, agents)) is not None:
                 account_id, details = wait.subject["account"], {"wait_id": key, "reason": reason}
@@ -267,6 +289,21 @@ class Tasks:
                     return
                 raise not_waiting(task_id, key, await self._inbox.find(caller.tenant_id, key))
         raise not_waiting(task_id, key, await self._inbox.find(caller.tenant_id, key))
+
+    async def reveal(self, task_id: str, key: str, caller: Caller) -> RevealedQuestion:
+        """The hidden parts of a question, for a caller who may answer it; recorded in the audit trail first.
+
+        Raises NotFound where the task does not wait for that, Forbidden for a caller who may not answer.
+        """
+        record, task = await read_task(self._host, task_id, caller.tenant_id)
+        thread, entry = thread_ref(record, task), await read_entry(self._host, record, task)
+        wait = entry.wait(key) if entry is not None else None
+        if thread is None or wait is None:
+            raise not_waiting(task_id, key, await self._inbox.find(caller.tenant_id, key))
+        check_reader(wait, caller, (*task.chain, thread.type), await self._requesters(task, caller))
+        details = {"wait_id": key, **wait.subject.get(HIDDEN, {})}
+        await self._audit.record(caller, "question.revealed", f"tasks/{task_id}", details)
+        return RevealedQuestion.of(wait, self._cipher)
 
     async def _requesters(self, task: Task, caller: Caller) -> set[str]:
         """Those who requested a task and the tasks above it; none where everybody is the local user."""
@@ -290,7 +327,19 @@ class Tasks:
 
         Raises NotFound, and where the mesh ends by then StoreFailed or Draining.
         """
-        return await self._waiters.wait(task_id, tenant_id)
+        return await self._with_cost(await self._waiters.wait(task_id, tenant_id), tenant_id)
+
+    async def _with_cost(self, outcome: Outcome, tenant_id: str) -> Outcome:
+        """The outcome with what the ledger knows, where an attempt of the task or below it did not say.
+
+        So one that broke off, or ran when its deadline passed. A call of unknown price leaves it unknown.
+        """
+        if outcome.cost_usd is not None:
+            return outcome
+        tree = await self._log.view(task_tree, tenant_id, outcome.task_id)
+        if tree is None or not tree.is_whole or tree.items[0].tree_unpriced:
+            return outcome
+        return outcome.model_copy(update={"cost_usd": tree.items[0].tree_cost_usd})
 
     async def file(self, task_id: str, number: int, tenant_id: str = "default") -> File:
         """A file of a task's outcome with its bytes, counted from 1. Raises NotFound."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from meshwright.core.errors import InvalidInput, MemoryUnavailable, ToolFailed, WaitExpired
-from meshwright.core.redaction import redact
+from meshwright.core.redaction import redact, secret_of_mesh
 from meshwright.run.context import RunContext
 from meshwright.run.masks import Masks
 from meshwright.run.prepared import summary_of
 from meshwright.tools.approval import (
+    MARKED,
     ApprovalCall,
     Asked,
     Change,
@@ -23,7 +24,7 @@ from meshwright.tools.approval import (
 )
 from meshwright.tools.settings import ApprovalRule
 from meshwright.tools.tool import Tool, ToolContext
-from meshwright.work.people import Approval
+from meshwright.work.people import HIDDEN, Approval, hidden_words, marked, sealed_text
 
 _APPROVED = "approved"  # the step that looks whether a tool was
 
@@ -64,6 +65,9 @@ class Approvals:
         it, one approver is enough, and the tool has no preview; else the new call is asked about. If the tool
         refuses the arguments, the question is asked again, and says why.
         """
+        request = {"arguments": arguments}
+        begins = {f"{step} {name}": request for step in ("approve", "preview", "tool")}
+        self._attempt.journal.join(f"tool {name}", request, {**begins, _APPROVED: {"tool": name}})
         wanted, versions = _Wanted(name, tool, context, outside), [Asked(arguments)]
         decision: Decision | None = None
         refused = ""
@@ -93,15 +97,14 @@ class Approvals:
         """
         name, tool, _, outside = wanted
         arguments = versions[-1].arguments
-        asks, previews, request = f"approve {name}", f"preview {name}", {"arguments": arguments}
-        made = {asks: request, previews: request, _APPROVED: {"tool": name}, f"tool {name}": request}
+        asks, previews = f"approve {name}", f"preview {name}"
         preview: Preview | None = None
         has_looked = bool(refused)
         while True:
             call, rule = self._rule_for(tool, arguments, outside)
             if call is not None and preview is not None:
-                call = call.with_effect(preview.hash, preview.effect)
-            step = self._attempt.journal.upcoming(made)
+                call = call.with_effect(preview.hash, preview)
+            step = self._attempt.journal.upcoming()
             if step is None:
                 step = self._step_for(call, rule, decision, preview, has_looked=has_looked)
             if step == previews:
@@ -135,7 +138,7 @@ class Approvals:
             if wanted.tool is None:
                 return ""
             try:
-                too_long = ApprovalCall.of(wanted.tool, changed.arguments).is_too_long
+                too_long = self._call_of(wanted.tool, changed.arguments).is_too_long
             except InvalidInput as error:
                 return self._why(wanted.name, error.message)
             return "they are too long to be shown to those who approve it" if too_long else ""
@@ -183,13 +186,23 @@ class Approvals:
             try:
                 with attempt.time.apart():
                     preview = Preview.of(await self._effect(tool, arguments, context))
-                return preview.model_copy(update={"effect": self._masks.hide(preview.effect)})
+                return self._marked(preview)
             except (ToolFailed, InvalidInput, MemoryUnavailable) as error:
                 if tool.origin == "outside":
                     attempt.journal.read_outside()
                 return Preview(error=self._why(name, str(error)))
 
         return await attempt.journal.step(f"preview {name}", {"arguments": arguments}, ask, shape=Preview)
+
+    def _marked(self, preview: Preview) -> Preview:
+        """The preview for the journal: secrets of the mesh are hidden for good, others have marks."""
+        effect = self._masks.hide(preview.effect, secret_of_mesh)
+        shown, whole = marked({"effect": effect}, ["effect"])
+        update = {"effect": shown["effect"], "hidden": shown.get(HIDDEN, {}), "sealed": self._sealed(whole)}
+        return preview.model_copy(update=update)
+
+    def _sealed(self, whole: Mapping[str, Any]) -> str:
+        return sealed_text(self._attempt.services.seal, whole) if whole else ""
 
     def _why(self, name: str, error: str) -> str:
         return self._masks.hide(error.removeprefix(f"{name} was not run: "))
@@ -230,10 +243,13 @@ class Approvals:
         if tool is None or not may_need_approval(settings, tool, **known):
             return None, None
         try:
-            call = ApprovalCall.of(tool, arguments)
+            call = self._call_of(tool, arguments)
         except InvalidInput:
             return None, None
         return call, rule_for(settings, call, **known)
+
+    def _call_of(self, tool: Tool, arguments: str) -> ApprovalCall:
+        return ApprovalCall.of(tool, arguments, self._attempt.task.task_id)
 
     async def _given_before(
         self, wanted: _Wanted, call: ApprovalCall | None, rule: ApprovalRule | None
@@ -273,16 +289,25 @@ class Approvals:
         request = summary_of(attempt.task)
         before, _ = self._rule_for(wanted.tool, versions[0].arguments, outside)
         change = Change.of(call, before, asked.changed_by, redact(refused))
+        reason, subject, sealed = "", None, ()
+        if call is not None:
+            masks = await self._masks.meanings(call.tool, asked.arguments)
+            fields = call.subject(agent_id, rule, outside=outside, change=change, masks=masks)
+            subject, whole = marked(fields, MARKED)
+            sealed = tuple(part for part in (self._sealed(whole), call.preview.sealed) if part)
+            notes = [hidden_words(subject), *(f"{mask} is {text}." for mask, text in masks.items())]
+            reason = call.question(agent_id, request, outside=outside, change=change, notes=notes)
         try:
             answer = await attempt.journal.wait(
                 f"approve {wanted.name}",
                 {"arguments": asked.arguments},
                 kind="person",
-                reason=call.question(agent_id, request, outside=outside, change=change) if call else "",
-                subject=call.subject(agent_id, rule, outside=outside, change=change) if call else None,
+                reason=reason,
+                subject=subject,
                 answer_schema=call.answer_schema if call else Approval.model_json_schema(),
                 binds=call.binds if call else "",
                 may_answer=rule.approvers,
+                sealed=sealed,
                 expires_at=self._now + timedelta(days=days),
             )
         except WaitExpired:

@@ -13,6 +13,7 @@ from pydantic_core import PydanticSerializationError, from_json, to_json
 from meshwright.agent import Agent
 from meshwright.core.errors import AgentError, MeshError
 from meshwright.core.messages import Fault
+from meshwright.core.redaction import redact
 from meshwright.tools.limited import author_place, is_of_an_author
 
 _MAX_FAULTS_NAMED = 3  # of a group
@@ -122,8 +123,8 @@ def fault_of(agent: Agent, error: BaseException) -> Fault:
             message = f"{_place(agent, error)}: {message}"
     elif (place := author_place(error)) is not None:
         message = f"{message} ({place.short})".lstrip()
-    # JSON has to hold it: whatever an agent raises may quote half of a character.
-    return Fault(type=kind, message=message.encode(errors="replace").decode())
+    # Whatever an agent raises may quote a secret, or half of a character, which JSON cannot hold.
+    return Fault(type=kind, message=redact(message).encode(errors="replace").decode())
 
 
 def _place(agent: Agent, error: BaseException) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
 from typing import Any
@@ -44,6 +45,7 @@ from meshwright.tools.limited import cut
 from meshwright.work.paths import OpenStep, ProgressEvent
 from meshwright.work.protocol import WaitKind
 
+_logger = logging.getLogger("meshwright.agents")
 _MAX_RAW_CHARS = 4_000  # of an answer that does not fit, in its event
 _MAX_CUT_CHARS = 100_000  # of an answer that is cut off, in its event
 _SENT_PARTS = 8  # of a record are characters of the model's messages: in JSON one may take six bytes
@@ -121,6 +123,8 @@ class ModelCalls:
         self.totals = Totals(self.limits)
         self.sent = SentMessages(self.max_record_bytes // _SENT_PARTS)
         self.attached = Attached(attempt.journal.earlier)
+        self.asked = 0
+        """The calls of its conversations: of these each reads the context."""
         self.changed = False
         """Whether a tool of the run, or of a task that it delegated, may have changed something."""
         self.limit: str | None = None
@@ -222,11 +226,39 @@ class ModelCalls:
         if call.settlement is not None:
             counted["settlement"] = call.settlement.model_dump()
             self._settled.add(call.settlement.call)
+        if call.outcome == "ok" and not call.model.startswith(CHARGE):
+            self._call_back(call)
         event = ProgressEvent(MODEL_CALLED, payload, call.call_id)
         if step is None:
             self._attempt.journal.add_call(counted, event)
         else:
             step.add_call(counted, event)
+
+    def _call_back(self, call: Call) -> None:
+        """Tell the agent's callbacks of a call, in the words of LiteLLM's."""
+        attempt = self._attempt
+        if not attempt.agent.success_callbacks:
+            return
+        end = attempt.services.clock.now()
+        used, task = call.usage, attempt.task
+        tokens = {"prompt_tokens": used.prompt_tokens, "completion_tokens": used.completion_tokens}
+        response = {
+            "id": call.call_id,
+            "model": call.model,
+            "usage": {**tokens, "total_tokens": sum(tokens.values())},
+        }
+        kwargs = {
+            "model": call.model,
+            "user": call.user,
+            "response_cost": None if call.cost_usd is None else float(call.cost_usd),
+            "cache_hit": call.cache_hit,
+            "metadata": {"task_id": task.task_id, "tenant_id": task.tenant_id, "tags": [*call.tags]},
+        }
+        for callback in attempt.agent.success_callbacks:
+            try:
+                callback(kwargs, response, end - timedelta(milliseconds=call.latency_ms), end)
+            except Exception:  # the author's code: the call is made, and its answer counts
+                _logger.exception("A success_callback of %s failed", attempt.agent.agent_id)
 
     async def ask(
         self,
@@ -315,6 +347,7 @@ class ModelCalls:
 
     def _note(self, step: OpenStep, request: ModelRequest, result: _StepResult) -> ModelReply:
         """Note what a step, run or replayed, adds to the run. Raises the error that it recorded."""
+        self.asked += 1
         reply = result if isinstance(result, ModelReply) else None
         self.attached.add(step.key.path, () if reply is None else reply.files)
         self.sent.add(step.key.path, request, reply)

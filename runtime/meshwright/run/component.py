@@ -22,6 +22,7 @@ class ContentsComponent(Component):
         "file.attached": "name, media_type, size",
         "limit.steps limit.no_progress limit.tokens limit.money limit.time": "limit, most (its value), "
         "setting, ends (tools or calls)",
+        "calls.refused": "calls, most, setting: of one reply, which had too many",
         "reply.cut_off": "text, tool_calls: it ended at max_tokens",
         "run.progress": "text",
         "run.state": "state, reason",

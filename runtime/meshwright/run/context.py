@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
+from statistics import median_high
 from typing import Any, Generic, TypedDict
 
 from pydantic import BaseModel
@@ -18,7 +20,7 @@ from meshwright.context.service import ContextClient
 from meshwright.core.clock import Clock
 from meshwright.core.errors import AgentError, DelegationFailed, TaskFailed, ToolFailed
 from meshwright.core.ids import ID_PATTERN, derived_id
-from meshwright.core.limits import MAX_REPEATS, MAX_STEPS, TIMEOUT_SECONDS, Limits
+from meshwright.core.limits import MAX_CALLS_PER_REPLY, MAX_REPEATS, MAX_STEPS, TIMEOUT_SECONDS, Limits
 from meshwright.core.messages import (
     MemoryScope,
     Outcome,
@@ -179,6 +181,26 @@ _APPROVALS = ApprovalsSettings()
 _LIMITS = Limits(max_steps=MAX_STEPS, max_repeats=MAX_REPEATS)
 
 
+_LAST_TASKS = 21  # of an agent: enough that one odd task changes nothing
+
+
+class UsualCalls:
+    """The calls of models of each agent's last tasks that this process ran and that succeeded."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, deque[int]] = {}
+
+    def note(self, agent_id: str, calls: int) -> None:
+        """Note the calls of a task; one without any says nothing of a context."""
+        if calls:
+            self._last.setdefault(agent_id, deque(maxlen=_LAST_TASKS)).append(calls)
+
+    def median(self, agent_id: str) -> int | None:
+        """The median of the last tasks; None before the first."""
+        last = self._last.get(agent_id)
+        return None if last is None else median_high(last)
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """The services that every run of a mesh uses."""
@@ -192,6 +214,7 @@ class Services:
     clock: Clock
     project_id: str = "default"
     limits: Limits = _LIMITS
+    max_calls_per_reply: int = MAX_CALLS_PER_REPLY
     timeout_seconds: float = TIMEOUT_SECONDS
     max_chain: int = 5
     approvals: ApprovalsSettings = _APPROVALS
@@ -203,8 +226,11 @@ class Services:
     stream: bool = True
     parking: Parking | None = None
     budgets: Budgets | None = None
+    usual_calls: UsualCalls = field(default_factory=UsualCalls)
     activity: Callable[[str, datetime], Awaitable[Activity]] | None = None
     trees: Trees | None = None
+    seal: Callable[[str], str] = str
+    """Encrypts the whole of what a question hides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,20 +305,20 @@ class RunContext:
         if len(chain) > self.services.max_chain:
             raise ToolFailed(f"delegation is {len(chain)} deep already: {' -> '.join(chain)}")
 
-    def child(self, path: str, wanted: Delegation, known: SenderContext | None = None) -> Task:
-        """The task for another agent: the same each time that step of the work is run."""
+    def child(
+        self, wait_id: str, identity: str, wanted: Delegation, known: SenderContext | None = None
+    ) -> Task:
+        """The task for another agent: the same each time that step of the work is run, and for no other."""
         task, work = self.task, self.work
         above = task.budgets_above
         if task.budget_usd is not None:
             own = TaskBudget(task_id=task.task_id, limit_usd=task.budget_usd, on_empty=task.on_empty)
             above = (*above, own)
-        task_id, now = derived_id(task.tenant_id, work.first_steps, path), self.services.clock.now()
+        task_id, now = derived_id(task.tenant_id, work.first_steps, identity), self.services.clock.now()
         ends_at = [task.deadline_at]
         if wanted.deadline is not None:
             ends_at.append(now + timedelta(seconds=wanted.deadline))
-        parent = Parent(
-            actor_type=self.ref.type, actor_id=self.ref.id, key=f"{work.steps}/{path}", task_id=task.task_id
-        )
+        parent = Parent(actor_type=self.ref.type, actor_id=self.ref.id, key=wait_id, task_id=task.task_id)
         return Task(
             task_id=task_id,
             capability=wanted.capability,

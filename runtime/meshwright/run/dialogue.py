@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -56,7 +55,9 @@ from meshwright.run.tool_calls import (
     content_of,
     failed_call,
     is_journaled,
+    refused_call,
     seconds_of,
+    too_many_calls,
     tool_events,
 )
 from meshwright.run.window import ContextWindow
@@ -90,6 +91,8 @@ class Dialogues:
     ) -> str | ShapeT:
         """The model's answer to a question: text, or an object of the `shape`; see `Run.converse`."""
         talk = _Dialogue(self._attempt, self._calls, prepared, question, shape, tools)
+        begins = {"model": talk.asked, "shorten": {"messages": len(talk.messages)}}
+        self._attempt.journal.join("model", talk.asked, begins)
         while (reply := await talk.reply()).tool_calls and talk.may_call_tools:
             await self._call_tools(reply, talk)
         if talk.limit is not None and shape is None and not (reply.content.strip() or reply.files):
@@ -122,16 +125,18 @@ class Dialogues:
     async def _call_tools(self, reply: ModelReply, talk: _Dialogue) -> None:
         results: list[Any] = []
         outside = self._attempt.journal.outside  # as the model was, which has not read these results yet
-        for calls in self._together(reply.tool_calls):
+        for calls in self._together(reply.tool_calls[: talk.max_calls]):
             if len(calls) == 1:  # in the run's own asyncio task, so that its path stays flat
                 results.append(await self._call_tool(calls[0], outside))
             else:
                 results += await self._run().gather(*(self._call_tool(call, outside) for call in calls))
+        refused = reply.tool_calls[len(results) :]
+        results += [refused_call(len(reply.tool_calls), len(results))] * len(refused)
         contents = [content_of(result) for result in results]
         self._calls.sent.add_results(contents)
         parts = [parts_of_result(files_in(result)) for result in results]
         self._offer_outputs(talk)
-        talk.add_results(reply, contents, parts, sum(map(seconds_of, results)))
+        talk.add_results(reply, contents, parts, sum(map(seconds_of, results)), len(refused))
         if talk.limit is not None and talk.limit.name == "max_repeats":
             talk.failed_call = failed_call(reply.tool_calls, results, self._attempt.tools)
 
@@ -201,7 +206,7 @@ class Dialogues:
             GenAI.TOOL_NAME: tool.name,
             GenAI.TOOL_TYPE: "function",
             GenAI.TOOL_CALL_ID: call.id,
-            GenAI.AGENT_ID: self._attempt.agent.agent_id,
+            GenAI.AGENT_NAME: self._attempt.agent.agent_id,
             GenAI.CONVERSATION_ID: self._attempt.task.thread_id,
             TENANT: self._attempt.task.tenant_id,
         }
@@ -228,8 +233,8 @@ class Dialogues:
             except (ToolFailed, InvalidInput, MemoryUnavailable) as error:
                 span.fail(error)
                 self._note_error(tool, call, decision, result, error)
-            except asyncio.CancelledError:  # in the middle of the call
-                self._calls.changed |= "changed" in result
+            except BaseException:  # in the middle of the call: what raises may have changed something before
+                self._note_change(result)
                 raise
             self._notice_outside()
             self._keep(tool, result)
@@ -252,6 +257,12 @@ class Dialogues:
             result |= {"error": f"{error}. {note}", "uncertain": True, **_change_of(tool, call)}
         elif isinstance(error, InvalidInput):  # nothing has run
             result.pop("changed", None)
+
+    def _note_change(self, result: dict[str, Any]) -> None:
+        """Note of a call that has no result whether it may have changed something."""
+        self._calls.changed |= "changed" in result
+        if (step := self._attempt.journal.inside) is not None:
+            step.changed = "changed" in result
 
     def _notice_outside(self) -> None:
         """Notice text from outside in the tree, which another agent may have written during the call."""
@@ -319,11 +330,13 @@ class _Dialogue:
         self._shape = shape
         self._specs = tuple(tool.spec for tool in (tools or {}).values())
         self._has_tools = tools is not None
-        self._asked = {
+        self.asked = {
             "ask": None if self._has_tools else question.content,
             "shape": None if shape is None else shape.__name__,
         }
         """The request of the agent's code: its question, or the task where tools may be called."""
+        self.max_calls = prepared.max_calls
+        """How many calls of a reply run: the rest are answered as refused, also when the run is resumed."""
         self._totals = prepared.totals
         self._repeats = Repeats()
         self._begins = True
@@ -439,7 +452,7 @@ class _Dialogue:
         known = {"events": self._events, "begins": self._begins, "max_tokens": self._room}
         self._events, self._begins = (), False
         self._window.ask(messages)
-        return {**known, "asked": self._asked}
+        return {**known, "asked": self.asked}
 
     def offer(self, spec: ToolSpec) -> None:
         """Let the model call one more tool."""
@@ -452,8 +465,12 @@ class _Dialogue:
         contents: Sequence[str],
         parts: Sequence[tuple[dict[str, Any], ...]],
         seconds: float,
+        refused: int,
     ) -> None:
-        """Add the results of a reply's calls: text and parts of each. At a limit only an answer will do."""
+        """Add the results of a reply's calls: text and parts of each. At a limit only an answer will do.
+
+        So many of them were `refused`, since the reply had too many.
+        """
         self.messages.append(reply.message())
         for call, content, shown in zip(reply.tool_calls, contents, parts, strict=True):
             result = ChatMessage(role="tool", content=content, parts=shown, tool_call_id=call.id)
@@ -461,6 +478,8 @@ class _Dialogue:
         counted = {**self._totals, "max_repeats": self._repeats.add(reply.tool_calls, contents)}
         counted["max_seconds"] = counted.get("max_seconds", 0.0) + seconds
         self._stop_at(reached(self._calls.limits, counted))
+        if refused:
+            self._events = (*self._events, too_many_calls(self.max_calls, refused))
 
     def _stop_at(self, limit: Limit | None) -> None:
         if limit is not None:

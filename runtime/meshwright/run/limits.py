@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any, Literal, NamedTuple, Self
 
 from meshwright.agent import Agent
-from meshwright.core.clock import Backoff
+from meshwright.core.clock import MAX_ASKED_SECONDS, Backoff
 from meshwright.core.errors import LimitReached, ModelError, TaskLimitReached
 from meshwright.core.limits import LIMIT_EVENTS, Limits
 from meshwright.models.errors import BudgetExceeded, ModelTimeout, is_refusal
@@ -319,16 +319,18 @@ class Parking:
     jitter: float = 0.5
 
     def due_at(self, error: ModelError, now: datetime, pauses: int, deadline: datetime) -> datetime | None:
-        """When a run that paused so often in a row tries again, never before its provider wants it to.
+        """When a run that paused so often in a row tries again.
 
-        None where that is after the deadline, or another try would change nothing.
+        Not before its provider wants it to, if there is time for that until the deadline. None where its own
+        pause is too long, or another try would change nothing.
         """
         is_slow = isinstance(error, ModelTimeout) and not error.is_silent and pauses >= _MAX_SLOW_PAUSES
         if is_slow or not (error.retryable or is_refusal(error)):
             return None
         pause = Backoff(self.first_seconds, self.max_seconds, self.jitter, pauses).next()
-        pause += error.retry_after_seconds or 0.0
-        return None if pause >= (deadline - now).total_seconds() else now + timedelta(seconds=pause)
+        left = (deadline - now).total_seconds()
+        asked = pause + min(error.retry_after_seconds or 0.0, MAX_ASKED_SECONDS)
+        return None if pause >= left else now + timedelta(seconds=asked if asked < left else pause)
 
 
 def tries_again_at(error: BudgetExceeded, now: datetime, pauses: int, priority: int) -> datetime | None:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from meshwright.core.errors import ToolFailed
-from meshwright.core.redaction import MASK, REDACTED
+from meshwright.core.redaction import MASK, REDACTED, Mask
 from meshwright.settings.forms import refers, resolve
 from meshwright.tools.tool import Tool
 
@@ -60,17 +60,17 @@ class Masks:
             self._given.add(secret)
         return secret
 
-    def hide(self, data: Any) -> Any:
+    def hide(self, data: Any, mark: Mask = lambda _: REDACTED) -> Any:
         """Plain data without the secrets that the run was given."""
         match data:
             case str():
                 for secret in sorted(self._given, key=len, reverse=True):  # one may begin with another
-                    data = data.replace(secret, REDACTED)
+                    data = data.replace(secret, mark(secret))
                 return data
             case list():
-                return [self.hide(item) for item in data]
+                return [self.hide(item, mark) for item in data]
             case dict():
-                return {self.hide(name): self.hide(value) for name, value in data.items()}
+                return {self.hide(name, mark): self.hide(value, mark) for name, value in data.items()}
             case _:
                 return data
 
@@ -103,6 +103,26 @@ class Masks:
             if number not in self._values:
                 await self._read_again(number)
         return MASK.sub(self._escaped, arguments)
+
+    async def meanings(self, tool: Tool, arguments: str) -> dict[str, str]:
+        """Says of each mask in arguments that is put back what it stands for, for a person who approves them.
+
+        Nobody is shown the secret itself: it is of a file that only tools of the workspace may use.
+        """
+        if tool.origin != "workspace":
+            return {}
+        numbers = {int(number) for number in MASK.findall(arguments)}
+        known = sorted(number for number in numbers if number <= self._last)
+        return {f"[secret:{number}]": await self._meaning(number) for number in known}
+
+    async def _meaning(self, number: int) -> str:
+        try:
+            if number not in self._values:
+                await self._read_again(number)
+        except ToolFailed:
+            return "a secret that has changed: the call would fail"
+        size = len(self._values[number])
+        return f"a secret of {size:,} characters of the workspace, which the tool gets and nobody sees"
 
     def _escaped(self, match: re.Match[str]) -> str:
         secret = self._values.get(int(match[1]))

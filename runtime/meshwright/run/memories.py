@@ -66,18 +66,11 @@ async def remembered(attempt: RunContext, new: NewMemory, *, has_asked: bool) ->
     """
     services, task, inside = attempt.services, attempt.task, attempt.journal.inside
     path, now = "" if inside is None else inside.key.path, services.clock.now()
-    made = derived_id(attempt.work.first_steps, path, new.scope, new.text)
+    identity = "" if inside is None else inside.identity
+    made = derived_id(attempt.work.first_steps, identity, new.scope, new.text)
     memory_id = f"m-{made[-_ID_CHARS:].lower()}"
-    known = await services.memory.recall(
-        new.text,
-        tenant_id=task.tenant_id,
-        scopes=[*attempt.scopes.items()],
-        max_tokens=_ALIKE_TOKENS,
-        limit=_ALIKE,
-    )
-    for other in known:
-        if other.memory_id != memory_id and is_repeat(new.text, other.text):
-            return f"Not stored: [{other.memory_id}] says so already."
+    if repeated := await _repeated(attempt, new.text, memory_id):
+        return repeated
     was_forgotten = await _was_forgotten(attempt, new.text)
     trust = BY_STRANGERS if attempt.has_read_outside else BY_MODEL if has_asked else BY_CODE
     expires = new.expires
@@ -97,7 +90,9 @@ async def remembered(attempt: RunContext, new: NewMemory, *, has_asked: bool) ->
         step=path or None,
         expires_at=now + expires if isinstance(expires, timedelta) else expires,
     )
-    await services.memory.remember(item)
+    is_written = await services.memory.remember(item)
+    if not is_written and (repeated := await _repeated(attempt, new.text, memory_id)):
+        return repeated  # by a run beside this one
     if new.subject and isinstance(services.memory, MemoryCatalog):  # it may contradict one of more trust
         item = await services.memory.find(memory_id, task.tenant_id) or item
     if inside is not None:
@@ -108,6 +103,21 @@ async def remembered(attempt: RunContext, new: NewMemory, *, has_asked: bool) ->
     why = "another of its subject has more trust" if trust else "this run has read text from outside"
     why = "a person has had the same forgotten" if was_forgotten else why
     return f"Kept for {new.scope}, but not recalled until a person promotes it: {why}."
+
+
+async def _repeated(attempt: RunContext, text: str, memory_id: str) -> str | None:
+    """The reply to the model if another memory that the run could recall says the same."""
+    others = await attempt.services.memory.recall(
+        text,
+        tenant_id=attempt.task.tenant_id,
+        scopes=[*attempt.scopes.items()],
+        max_tokens=_ALIKE_TOKENS,
+        limit=_ALIKE,
+    )
+    for other in others:
+        if other.memory_id != memory_id and is_repeat(text, other.text):
+            return f"Not stored: [{other.memory_id}] says so already."
+    return None
 
 
 async def _was_forgotten(attempt: RunContext, text: str) -> bool:

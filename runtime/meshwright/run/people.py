@@ -15,10 +15,10 @@ from meshwright.core.errors import (
     AgentError,
     sentence,
 )
-from meshwright.core.redaction import redact, redact_data
+from meshwright.core.redaction import Marks, redact, redact_data
 from meshwright.models.structure import ShapeT
 from meshwright.run.context import RunContext
-from meshwright.work.people import WAITED_FOR
+from meshwright.work.people import HIDDEN, WAITED_FOR, hidden_words, sealed_text
 from meshwright.work.protocol import Wait
 
 _TEXT = {"type": "string", "minLength": 1}
@@ -37,18 +37,24 @@ async def ask_person(
 ) -> str | ShapeT:
     """Ask until an answer fits; see `Run.ask_person`."""
     _check(question, shape)
-    subject = {**redact_data(_plain(about)), "kind": "question", "agent_id": attempt.agent.agent_id}
+    marks, plain = Marks(), _plain(about)
+    text, shown = redact(question, marks), redact_data(plain, marks)
+    hidden = {HIDDEN: marks.counts} if marks.lines or HIDDEN in plain else {}
+    subject = {**shown, **hidden, "kind": "question", "agent_id": attempt.agent.agent_id}
+    sealed = (sealed_text(attempt.services.seal, plain, question),) if marks.lines else ()
     schema = _TEXT if shape is None else shape.model_json_schema()
-    reason = redact(question)
+    reason = " ".join(filter(None, [text, hidden_words(hidden)]))
+    again = redact(question)
     while True:
         answer = await attempt.journal.wait(
             "ask_person",
-            {"question": question, "about": about, "again": reason},
+            {"question": question, "about": about, "again": again},
             kind="person",
             reason=reason,
             subject=subject,
             answer_schema=schema,
             may_answer=tuple(may_answer),
+            sealed=sealed,
             expires_at=_end_of(attempt, expires),
         )
         if shape is None:
@@ -60,7 +66,8 @@ async def ask_person(
             errors = "; ".join(
                 f"{'.'.join(map(str, one['loc'])) or 'it'}: {sentence(one)}" for one in problems
             )
-            reason = f"{redact(question)} (The last answer was not accepted: {errors}.)"
+            problem = f" (The last answer was not accepted: {errors}.)"
+            again, reason = redact(question) + problem, reason + problem
 
 
 async def wait_event(

@@ -65,6 +65,8 @@ class PreparedPrompt(Struct):
     """The changes of earlier attempts at the task, for a message of the user's role."""
     outside: bool = False
     """Whether the conversation, or those changes, come of text from outside."""
+    max_calls: int | None = None
+    """The calls of one reply that may run, as the setting was; None in journals that do not have it."""
     totals: dict[str, Any] = field(default_factory=dict)
     """The totals of the run by then, for each limit that holds."""
 
@@ -133,6 +135,7 @@ async def prepare_run(attempt: RunContext, context_of_calls: Callable[[], CallCo
         outside=outside or earlier.outside,
         window=window.input,
         max_output=window.output,
+        max_calls=services.max_calls_per_reply,
     )
     memories: list[MemoryItem] = []
     try:
@@ -142,7 +145,10 @@ async def prepare_run(attempt: RunContext, context_of_calls: Callable[[], CallCo
     if memories or task.sender_context is not None:
         context = await _context(attempt, memories, Weighing(attempt, model, tags), context_of_calls)
         prepared = prepared.model_copy(update=context)
-    system = prompt.render_from({"agent_name": agent.agent_id, "task": summary_of(task)})
+    values = {**agent.variables, "agent_name": agent.agent_id, "task": summary_of(task)}
+    if not values.keys() >= prompt.names:  # a caller cannot replace a value of the agent or the mesh
+        values = {**input_texts(task.payload), **values}
+    system = prompt.render_from(values)
     return prepared.model_copy(update={"system": system, "prompt": prompt.version})
 
 
@@ -252,27 +258,42 @@ def question_of(agent: Agent, task: Task) -> str:
     Fields over the limits are cut, and say so. `tags` are left out where they choose the agent's model, and
     `files`, which are parts of the message.
     """
-    parts = [task.text] if task.text.strip() else []
+    return request_of(task.payload, without="tags" if agent.task_tags else None)
+
+
+def request_of(payload: Mapping[str, Any], *, without: str | None = None) -> str:
+    """The words of a payload, then each other field under its name, as `question_of` writes them."""
+    words = payload.get("text")
+    parts = [words] if isinstance(words, str) and words.strip() else []
     left = _MAX_QUESTION_CHARS
-    for name, value in _without_files(task).items():
-        is_words = name == "text" and isinstance(value, str)
-        if is_words or (name == "tags" and agent.task_tags):
+    for name, value in _without_files(payload).items():
+        if name == without or (name == "text" and isinstance(value, str)):
             continue
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        text = _as_text(value)
         shown = cut(text, min(_MAX_FIELD_CHARS, left)) if left else "[left out: the payload is too long]"
         left = max(0, left - len(text))
         parts.append(f"{name}:\n{shown}")
-    return "\n\n".join(parts) or summary_of(task)
+    return "\n\n".join(parts) or _summary(payload)
+
+
+def input_texts(payload: Mapping[str, Any]) -> dict[str, str]:
+    """The fields of a payload as texts for the inputs of a prompt: text as it is, else JSON, cut alike."""
+    fields = _without_files(payload).items()
+    return {name: cut(_as_text(value), _MAX_FIELD_CHARS) for name, value in fields if value is not None}
 
 
 def summary_of(task: Task) -> str:
     """The request of a task in short: its words, or else its payload as JSON."""
-    return task.text or json.dumps(_without_files(task), ensure_ascii=False)
+    return task.text or _summary(task.payload)
 
 
-def _without_files(task: Task) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in task.payload.items()
-        if not (name == "files" and files_of(task.payload))
-    }
+def _summary(payload: Mapping[str, Any]) -> str:
+    return json.dumps(_without_files(payload), ensure_ascii=False)
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _without_files(payload: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in payload.items() if not (name == "files" and files_of(payload))}

@@ -283,13 +283,15 @@ class Run(RunSteps):
         return await self.gather(*work, return_exceptions=return_exceptions)  # type: ignore[call-overload]
 
     async def _delegate(self, wanted: Delegation[Any]) -> Any:
-        self._attempt.check_delegation(wanted.whom)
         answer = await self._journal.wait(
             "delegate",
             wanted.request,
             kind="task",
             subject={"to": wanted.whom},
-            child=lambda path: self._attempt.child(path, wanted, self._knowledge.for_delegate(wanted)),
+            check=lambda: self._attempt.check_delegation(wanted.whom),
+            child=lambda wait_id, identity: self._attempt.child(
+                wait_id, identity, wanted, self._knowledge.for_delegate(wanted)
+            ),
         )
         outcome = Outcome.model_validate(answer)  # its cost is counted with the journal
         if outcome.outside:

@@ -30,7 +30,7 @@ from meshwright.tools.tool import Tool
 from meshwright.work import Completed, Journal, Suspended, Work
 from meshwright.work.conversation import Said, ThreadMessage, conversation_of
 from meshwright.work.protocol import Wait
-from meshwright.work.worker import Stopped, until_stopped
+from meshwright.work.worker import Settled, Stopped, until_stopped
 
 _logger = logging.getLogger("meshwright.runner")
 _MAX_SAID_CHARS = 32_000  # of a request, and of an answer, in a conversation
@@ -59,7 +59,6 @@ class Runner:
         services, task, bound = self._services, work.task, self._agents[ref.type]
         attributes = {
             GenAI.OPERATION_NAME: GenAI.INVOKE_AGENT,
-            GenAI.AGENT_ID: ref.type,
             GenAI.AGENT_NAME: ref.type,
             GenAI.CONVERSATION_ID: task.thread_id,
             "meshwright.task.id": task.task_id,
@@ -74,14 +73,11 @@ class Runner:
             attempt = RunContext(services, bound.agent, {}, ref, work, task, journal, span, spent)
             return await _Execution(attempt, bound).complete()
 
-    async def settle(self, ref: ActorRef, work: Work) -> bool:
-        """Settle the calls of models that an attempt has left, no run of which says what they cost.
-
-        Returns whether the attempt may have changed something.
-        """
-        if (budgets := self._services.budgets) is not None:
-            await settle_calls(self._services.host, budgets, ref, work)
-        return work.changed or await self._agents[ref.type].may_change()
+    async def settle(self, ref: ActorRef, work: Work) -> Settled:
+        """Settle the calls of models that an attempt has left, no run of which says what they cost."""
+        budgets = self._services.budgets
+        is_estimated = budgets is not None and await settle_calls(self._services.host, budgets, ref, work)
+        return Settled(work.changed or await self._agents[ref.type].may_change(), is_estimated)
 
 
 class _Execution:
@@ -132,7 +128,10 @@ class _Execution:
                     _logger.warning("task %s does not pay for a call broken off: %s", task.task_id, lost)
                 raise
             if isinstance(error, AgentError) or not isinstance(error, MeshError):
-                _logger.exception("agent %s failed on task %s", attempt.agent.agent_id, task.task_id)
+                extra = {"in_outcome": True}
+                _logger.exception(
+                    "agent %s failed on task %s", attempt.agent.agent_id, task.task_id, extra=extra
+                )
             status, fault = "failed", fault_of(attempt.agent, error)
         if fault is not None:
             result = None
@@ -140,9 +139,12 @@ class _Execution:
         self._describe(status, result)
         outcome = self._outcome(status, result, fault)
         if outcome.success:
+            attempt.services.usual_calls.note(attempt.agent.agent_id, self._calls.asked)
             await count_cited(attempt, outcome.text)
             await self._tell_answer(outcome.text)
-        return Completed(task_id=task.task_id, fence=attempt.work.fence, outcome=outcome)
+        return Completed(
+            task_id=task.task_id, fence=attempt.work.fence, outcome=outcome, answers=attempt.journal.answers
+        )
 
     def _describe(self, status: OutcomeStatus, result: dict[str, Any] | None) -> None:
         """Set the attributes of the span that are known at its end."""
@@ -209,6 +211,7 @@ class _Execution:
 
     async def _result(self) -> dict[str, Any] | None:
         try:
+            await self._journal.begin()
             self._attempt.tools.update(await self._tools())
             answer: Any = self._attempt.agent.run(self._run)
             if not inspect.isawaitable(answer):

@@ -13,10 +13,10 @@ from meshwright.work import Work
 from meshwright.work.earlier import read_steps
 
 
-async def settle_calls(host: Runtime, budgets: Budgets, ref: ActorRef, work: Work) -> None:
+async def settle_calls(host: Runtime, budgets: Budgets, ref: ActorRef, work: Work) -> bool:
     """Book what the calls of an attempt did cost, where its journal says it, and else the estimate.
 
-    Durable when this returns. Raises HostError.
+    Durable when this returns. Returns whether an estimate was booked. Raises HostError.
     """
     records, _ = await read_steps(host, ref, work.steps, work.claim + 1)
     values = [record.value for record in records]
@@ -35,8 +35,9 @@ async def settle_calls(host: Runtime, budgets: Budgets, ref: ActorRef, work: Wor
     )
     await budgets.recover(ref.type, context, settlements)
     tags = {tag for settled in settlements for tag in settled.tags} | {*_tags_in(values)}
-    await budgets.close(ref.type, context, tuple(sorted(tags)))
+    is_estimated = await budgets.close(ref.type, context, tuple(sorted(tags)))
     await budgets.booked({settled.call for settled in settlements})
+    return is_estimated
 
 
 def settlements_in(values: Iterable[Mapping[str, Any]]) -> list[Settlement]:

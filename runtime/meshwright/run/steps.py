@@ -44,7 +44,7 @@ class RunSteps:
         step, task = self._journal.inside, self._attempt.task
         if step is None:
             raise AgentError("step_id is asked for outside of a step", remedy="Ask in a tool or in run.step")
-        return derived_id(task.tenant_id, self._attempt.work.first_steps, step.key.path)
+        return derived_id(task.tenant_id, self._attempt.work.first_steps, step.identity)
 
     @property
     def outside(self) -> bool:

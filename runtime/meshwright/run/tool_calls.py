@@ -49,7 +49,7 @@ async def same_tools(journal: Journal, tools: Mapping[str, Tool]) -> Mapping[str
 
     One that is missing now fails when it is called, and those that came later are left out.
     """
-    if journal.upcoming({_TOOLS: {}}) not in (None, "", _TOOLS):  # it began before tools were recorded
+    if journal.upcoming() not in (None, "", _TOOLS):  # it began before tools were recorded
         return tools
 
     async def describe() -> list[dict[str, Any]]:
@@ -107,6 +107,18 @@ def _remedy(call: ToolCall, tool: Tool | None) -> str:
     except InvalidInput:
         return f"Say in the description of {tool.name} which arguments it takes, or name another model"
     return f"Repair {tool.name}, or say in its prompt what to do where it fails"
+
+
+def refused_call(asked: int, ran: int) -> dict[str, Any]:
+    """The result of a call that does not run, since its reply has too many."""
+    problem = f"not run: the reply had {asked:,} calls, and the first {ran:,} ran. Call the rest in your next"
+    return {"value": None, "error": f"{problem} reply, or do without them"}
+
+
+def too_many_calls(most: int | None, refused: int) -> ProgressEvent:
+    """The event that a reply had more calls than may run."""
+    setting = "max_calls_per_reply in [agents] of mesh.toml"
+    return ProgressEvent("calls.refused", {"calls": refused, "most": most, "setting": setting})
 
 
 def seconds_of(result: Any) -> float:

@@ -339,7 +339,7 @@ async def _events(log: EventLog, record: TaskRecord, task: Task) -> dict[int, li
     wanted = EventFilter(task_id=task.task_id, tenant_id=task.tenant_id, since=since)
     async for event in log.replay(wanted):
         attempt = event.fields.get("attempt")
-        if isinstance(event.fields.get("step"), int) and isinstance(attempt, int):
+        if isinstance(event.fields.get("path"), str) and isinstance(attempt, int):
             by_attempt[attempt].append(event)
     return by_attempt
 

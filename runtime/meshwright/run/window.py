@@ -106,7 +106,7 @@ class ContextWindow:
         if limit is None:
             return False
         request = {"messages": len(messages)}
-        upcoming = self._attempt.journal.upcoming({"shorten": request})
+        upcoming = self._attempt.journal.upcoming()
         is_full = is_refused or self._estimate(messages) * self._scale > _FULL * limit
         if upcoming != "shorten" and (upcoming is not None or not is_full):
             return False

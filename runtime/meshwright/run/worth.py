@@ -8,14 +8,15 @@ from meshwright.context.service import Compression
 from meshwright.core.money import MILLION, Price
 from meshwright.run.context import RunContext
 
-_CALLS_WITH_TOOLS = 4  # of a run whose model may call tools, on average
+_CALLS_WITH_TOOLS = 4  # of a run whose model may call tools, before one of its agent has ended
 _OUTPUT_WEIGHT = 4  # of a token that is written, by one that is read, where prices are unknown
 
 
 class Weighing:
     """Compares a compression with what it saves, for one run; `figures` say by which numbers.
 
-    The context is in every call of the run: the first one pays for all input, later ones what the provider
+    The context is in every call of the run, of which the agent's last ones had as many at the median: the
+    first one pays for all input, later ones what the provider
     asks for input from its cache. Both models count at their highest price. Tokens are
     compared, one that is written as four that are read, if a price is unknown or both cost nothing.
     """
@@ -24,7 +25,8 @@ class Weighing:
         self.figures: dict[str, Any] = {}
         self._attempt = attempt
         self._model, self._tags = model, tags
-        self._calls = _CALLS_WITH_TOOLS if attempt.tools else 1
+        usual = attempt.services.usual_calls.median(attempt.agent.agent_id)
+        self._calls = usual or (_CALLS_WITH_TOOLS if attempt.tools else 1)
 
     def is_worth(self, wanted: Compression) -> bool:
         """Whether a call of the compression model saves more than it costs."""

@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 from meshwright.core.errors import StoreFailed
 from meshwright.sql import migrations
 from meshwright.sql.mark import Loss
-from meshwright.sql.migrations import MESH, Upgrade, pending_upgrade, upgrade
+from meshwright.sql.migrations import MESH, Upgrade, create_versions, pending_upgrade, upgrade
 
 _Dialect = Literal["sqlite", "postgres"]
 Row = tuple[Any, ...]
@@ -293,6 +293,7 @@ class Database(ABC):
             return session
 
     def _bring_up_to_date(self, session: Session) -> None:
+        create_versions(session)
         pending = [
             pending_upgrade(session, component, folder, self.location)
             for component, folder in self._migrations.items()

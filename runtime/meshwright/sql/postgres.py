@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import os
 import re
 import secrets
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
@@ -35,6 +36,7 @@ logger = logging.getLogger("meshwright.store")
 WAIT_SECONDS = 30.0  # that a start waits for a server which is away
 _PAUSE_SECONDS = 0.5
 _AWAY = (None, "57P01", "57P02", "57P03")  # not reached; it stops, crashes or starts
+_VARIABLES = ("PG", "KRB5", "SSL_CERT_")  # beginnings of those that the driver reads
 _MAX_INTEGER = 2**63 - 1
 _MAX_TRIES = 5  # of a transaction that another one was in the way of
 CONNECT_SECONDS = 10
@@ -306,6 +308,9 @@ class PostgresDatabase(ApartDatabase):
         if not self._durable:
             settings["options"] = f"{settings.get('options', '')} -c synchronous_commit=off"
         return partial(_connect_writer, settings, self.lock_class)
+
+    def _variables(self) -> Iterable[str]:
+        return (name for name in os.environ if name.startswith(_VARIABLES))
 
     def _writer_ended(self, process: WriterProcess, jobs: Sequence[Job]) -> None:
         """The group may be durable or not, as where a connection ends: its batches are tried again."""

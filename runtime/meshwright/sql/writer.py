@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from meshwright.core.clock import Backoff
+from meshwright.core.programs import environment_with
 from meshwright.core.redaction import redact
 from meshwright.sql.database import Database, Job, Session, guarded
 
@@ -64,19 +65,24 @@ class WriterProcess:
         return self._loop.time() - self._started_at
 
     def start(
-        self, connect: Callable[[], Session], preloaded: Iterable[Any], held: Sequence[int] = ()
+        self,
+        connect: Callable[[], Session],
+        preloaded: Iterable[Any],
+        held: Sequence[int] = (),
+        variables: Iterable[str] = (),
     ) -> None:
         """Start the process, which calls `connect` to open its session; it holds some descriptors too.
 
-        `connect` and what is `preloaded` can be pickled: they go through the pipe, so that no password stands
-        among the arguments of a program.
+        It gets the `variables` of the environment that its driver reads, and no keys of models. `connect` and
+        what is `preloaded` can be pickled: they go through the pipe, so that no password stands among the
+        arguments of a program.
         """
         opened: list[int] = []
         try:
             opened += os.pipe()
             opened += os.pipe()
             theirs, self._calls, self._answers, answers = opened
-            self._process = self._popen(theirs, answers, held)
+            self._process = self._popen(theirs, answers, held, variables)
         except OSError:
             for descriptor in opened:
                 os.close(descriptor)
@@ -92,10 +98,13 @@ class WriterProcess:
         self._loop.add_reader(self._answers, self._receive)
         self._send(pickle.dumps((connect, list(preloaded))))
 
-    def _popen(self, calls: int, answers: int, held: Sequence[int]) -> subprocess.Popen[bytes]:
+    def _popen(
+        self, calls: int, answers: int, held: Sequence[int], variables: Iterable[str]
+    ) -> subprocess.Popen[bytes]:
+        paths = os.pathsep.join(filter(None, sys.path))
         return subprocess.Popen(
             [sys.executable, "-P", "-m", __name__, str(calls), str(answers)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env={**environment_with(variables), "PYTHONPATH": paths},
             stdin=subprocess.DEVNULL,
             stdout=sys.__stderr__,
             pass_fds=(calls, answers, *held),
@@ -191,6 +200,10 @@ class ApartDatabase(Database):
         """The descriptors that the process holds too."""
         return ()
 
+    def _variables(self) -> Iterable[str]:
+        """The names of the variables that the driver of the process reads."""
+        return ()
+
     def _may_write_apart(self, jobs: Sequence[Job]) -> bool:
         """Whether a process may write a group."""
         return True
@@ -233,7 +246,7 @@ class ApartDatabase(Database):
         assert self._process is None
         process = WriterProcess(self._answered)
         try:
-            process.start(self._writer(), self.preloaded, self._held())
+            process.start(self._writer(), self.preloaded, self._held(), self._variables())
         except OSError as error:
             self._start_another(f"cannot be started ({error})")
         else:

@@ -264,9 +264,14 @@ class MemoryStore(SharedStore):
         await self._tell()
         self._lost = self._faults.may_lose
         asyncio.get_running_loop().call_soon(self._redrive)
-        mail = dict[int, tuple[bytes, bool]]() if goes_on else self.data.mail
-        messages = [Delivery(Message.decode(data), n, remember) for n, (data, remember) in mail.items()]
-        return Takeover(messages, self.data.pending())
+        return Takeover([] if goes_on else self._mail_here(), self.data.pending())
+
+    def _mail_here(self) -> list[Delivery]:
+        """The messages that were not taken, to actors of the types that run here."""
+        mail = self.data.mail.items()
+        messages = [Delivery(Message.decode(data), n, remember) for n, (data, remember) in mail]
+        assert self._receiver is not None
+        return [delivery for delivery in messages if delivery.message.to.type in self._receiver.kinds]
 
     async def close(self, *, abrupt: bool = False) -> None:
         """Give the lease back, and close the database."""
@@ -372,7 +377,12 @@ class MemoryStore(SharedStore):
             return  # it crashed meanwhile: they wait for the next start
         for delivery in deliveries:
             arriving = Delivery(Message.decode(delivery.message.encode()), delivery.number, delivery.remember)
-            if self._faults.disturbs_mail:
+            kind = arriving.message.to.type
+            if kind not in self._receiver.kinds:  # another runtime has it, or it waits
+                able = [other for other in self.data.running.values() if kind in other.kinds]
+                for other in able[:1]:
+                    other.deliver(arriving)
+            elif self._faults.disturbs_mail:
                 self._disturb(arriving)
             else:
                 self._receiver.deliver(arriving)
@@ -399,6 +409,6 @@ class MemoryStore(SharedStore):
 
     def _redrive(self) -> None:
         """Once all that the broker has is delivered, have asked for what it lost."""
-        if self._lost and self._receiver is not None and not self.data.mail:
+        if self._lost and self._receiver is not None and not self._mail_here():
             self._lost = False
             self._receiver.wake(self.data.pending(), "redrive")

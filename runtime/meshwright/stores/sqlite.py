@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -74,10 +74,11 @@ class SqliteStore(ExclusiveStore):
 
     async def begin(self, incarnation: str) -> Takeover:
         """Deliver the messages that were not taken, and recover the actors with pending work."""
+        assert self._receiver is not None
         self._incarnation = incarnation
         await self._database.read(refuse_if_moved, self._database.location)
         try:
-            return await self._database.read(_takeover)
+            return await self._database.read(_takeover, frozenset(self._receiver.kinds))
         except (ValueError, KeyError, TypeError) as error:
             what = f"{self._database.location} is damaged: a message in its mailbox cannot be read"
             raise StoreFailed(what, remedy=RESTORE) from error
@@ -182,13 +183,16 @@ class SqliteStore(ExclusiveStore):
             raise StoreFailed(f"cannot read {self._database.location}: {error}", remedy=RESTORE) from error
 
 
-def _takeover(session: Session) -> Takeover:
-    rows = session.execute("SELECT n, outside, message FROM mailbox ORDER BY n").fetchall()
-    messages = [Delivery(Message.decode(data), n, bool(outside)) for n, outside, data in rows]
+def _takeover(session: Session, kinds: Collection[str]) -> Takeover:
+    last_number, messages = 0, list[Delivery]()
+    for last_number, outside, data in session.stream("SELECT n, outside, message FROM mailbox ORDER BY n"):
+        message = Message.decode(data)
+        if message.to.type in kinds:  # others wait in the file, and not in memory
+            messages.append(Delivery(message, last_number, bool(outside)))
     pending = [
         ActorRef(*row) for row in session.execute("SELECT type, id FROM heads WHERE obliged").fetchall()
     ]
-    return Takeover(messages, pending, rows[-1][0] if rows else 0)
+    return Takeover(messages, pending, last_number)
 
 
 def write_batch(

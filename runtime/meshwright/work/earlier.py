@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from meshwright.kernel.envelope import ActorRef, Record
@@ -51,20 +52,49 @@ class Earlier:
         self.waits = {key.path: key for key in waits}
         """The steps that the attempt waits for, by path."""
         self._around: set[str] = set()
-        self._branches: dict[str, dict[int, tuple[str, str] | None]] = {}
+        self._numbered: dict[str, dict[str, tuple[str, str] | None]] = {}
+        self._nths: defaultdict[tuple[str, str, str], dict[int, str]] = defaultdict(dict)
         for record in (*continued, *records, *answers):
             self._index(record)
             if record.stream == stream:
                 self.last_record = record.n
         for key in waits:
-            self._index_branch(key.path, (key.kind, key.hash))
+            self._index_path(key.path, (key.kind, key.hash))
+            self._nths[place_of(key.path), key.kind, key.hash][key.nth] = key.path
         self._kept = {_name_of(record): record.value for record in kept}
         for value in self.results.values():
             self._kept.pop(value.get("kept", ""), None)
 
-    def branches(self, prefix: str) -> dict[int, tuple[str, str] | None]:
-        """The branches of a scope, with kind and hash of the first step; None where that never ended."""
-        return self._branches.get(prefix, {})
+    def numbered_branches(self, prefix: str) -> dict[str, tuple[str, str] | None]:
+        """The branches of a scope that a former release numbered in the order of their starts.
+
+        With kind and hash of the first step; None where that never ended.
+        """
+        return self._numbered.get(prefix, {})
+
+    def nth_at(self, path: str, kind: str, request_hash: str) -> int | None:
+        """The number of the step of a kind and hash that is known at a path; None where there is none."""
+        record = self.results.get(path) or self.intents.get(path)
+        if record is not None and (record["kind"], record["hash"]) == (kind, request_hash):
+            return int(record.get("nth", 1))
+        wait = self.waits.get(path)
+        return wait.nth if wait is not None and (wait.kind, wait.hash) == (kind, request_hash) else None
+
+    def nths(self, key: tuple[str, str, str]) -> Collection[int]:
+        """The numbers that steps have: those within the step at a path, of a kind and hash."""
+        return self._nths.get(key, ())
+
+    def changes_of(self, key: StepKey) -> list[str]:
+        """The paths of the steps that a step is counted with, and that may have changed something.
+
+        Delegated tasks are among them, whatever they have done.
+        """
+        paths = self._nths.get((place_of(key.path), key.kind, key.hash), {}).values()
+        return [path for path in paths if key.kind == DELEGATE or self._has_changed(path)]
+
+    def _has_changed(self, path: str) -> bool:
+        step = self.results.get(path) or self.intents.get(path)
+        return step is not None and _may_have_changed(step)
 
     def step_at(self, path: str) -> str | None:
         """The kind of the step at a path, "" if only steps within it are known; None if there is none."""
@@ -89,7 +119,7 @@ class Earlier:
             path, count = value["cut"]
             self.cut[path] = CutSteps(count, record.stream if "calls" in value else None)
         if "again" in value:
-            self._index_branch(value["again"]["path"], (value["again"]["kind"], value["again"]["hash"]))
+            self._index_path(value["again"]["path"], (value["again"]["kind"], value["again"]["hash"]))
         if "kind" not in value:
             return  # calls whose step was never journaled, or the beginning of a claim
         known = self.intents if "intent" in value else self.results
@@ -97,22 +127,87 @@ class Earlier:
         if "intent" in value:
             self.begun[value["path"]] = self.begun.get(value["path"], 0) + 1
         self.steps = max(self.steps, value["number"])
-        self._index_branch(value["path"], (value["kind"], value["hash"]))
+        self._index_path(value["path"], (value["kind"], value["hash"]))
+        self._nths[place_of(value["path"]), value["kind"], value["hash"]][value.get("nth", 1)] = value["path"]
 
-    def _index_branch(self, path: str, step: tuple[str, str]) -> None:
-        """Note how the branches began that a path is in."""
+    def _index_path(self, path: str, step: tuple[str, str]) -> None:
+        """Note what is around a path, and how the numbered branches began that it is in."""
         parts = path.split(".")
         for i, part in enumerate(parts):
             self._around.add(".".join(parts[:i]))
-            if part.startswith("b"):
-                number = int(part[1:])
+            if is_branch(part) and part[1:].isdigit():
                 begins = step if parts[i + 1 :] == ["1"] else None
-                before = self._branches.setdefault("".join(f"{above}." for above in parts[:i]), {})
-                before[number] = before.get(number) or begins
+                before = self._numbered.setdefault("".join(f"{above}." for above in parts[:i]), {})
+                before[part] = before.get(part) or begins
+
+
+def is_branch(part: str) -> bool:
+    """Whether a part of a path names a branch, rather than counts a step."""
+    return part.startswith("b")
+
+
+def place_of(path: str) -> str:
+    """The path of the step that a step is within, whatever the branch; no text for the run itself."""
+    parts = path.split(".")[:-1]
+    while parts and is_branch(parts[-1]):
+        parts.pop()
+    return ".".join(parts)
+
+
+_TOOL, _APPROVE = "tool ", "approve "  # how kinds of steps begin
 
 
 def _name_of(record: Record) -> str:
     return f"{record.stream}/{record.n}"
+
+
+def changing_steps(records: Sequence[Record]) -> list[str]:
+    """The kinds of steps that may have changed something outside, in the records of an attempt."""
+    steps: dict[str, dict[str, Any]] = {}
+    for record in records:
+        step = record.value.get("failed", record.value)
+        if "kind" in step:
+            steps[step["path"]] = {**steps.get(step["path"], {}), **step}
+    return [step["kind"] for step in steps.values() if _may_have_changed(step)]
+
+
+def _may_have_changed(step: Mapping[str, Any]) -> bool:
+    result = step.get("result")
+    fields = result if isinstance(result, dict) else {}
+    if step["kind"] == DELEGATE:
+        return bool(fields.get("changed"))
+    if not step["kind"].startswith(_TOOL):
+        return "intent" in step
+    has_ended = "error" in step or {"value", "error"} <= fields.keys()
+    return bool("changed" in fields or step.get("changed") or ("intent" in step and not has_ended))
+
+
+def unspent_answers(attempts: Iterable[tuple[Sequence[Record], Sequence[Record]]]) -> list[Record]:
+    """The answers that a later attempt may use: all but approvals of calls that have begun, in any of them.
+
+    `attempts` are the steps and the answers of each, oldest first.
+    """
+    answers: list[Record] = []
+    spent: set[str] = set()
+    for records, own in attempts:
+        answers += own
+        calls = [record.value for record in records if record.value.get("kind", "").startswith(_TOOL)]
+        for record in filter(is_approval, (*records, *own)):
+            if is_used(record.value["path"], calls):
+                spent.add(record.value.get("kept", _name_of(record)))
+    return [answer for answer in answers if _name_of(answer) not in spent]
+
+
+def is_approval(record: Record) -> bool:
+    """Whether a record is the answer to the question whether a tool may run."""
+    return "answered_at" in record.value and record.value["kind"].startswith(_APPROVE)
+
+
+def is_used(path: str, calls: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether one of the calls came after the decision at a path, where that is."""
+    *scope, place = path.split(".")
+    places = (call["path"].split(".") for call in calls)
+    return any(other[:-1] == scope and int(other[-1]) > int(place) for other in places)
 
 
 async def has_steps(host: Runtime, ref: ActorRef, stream: str) -> bool:
@@ -148,7 +243,7 @@ async def read_continued(host: Runtime, ref: ActorRef, steps: str) -> list[Recor
 
 def _to_run_again(record: Record) -> Record:
     """A record that says where a step began, and what its calls cost."""
-    key = {name: record.value[name] for name in StepKey.__struct_fields__}
+    key = {name: record.value[name] for name in StepKey.__struct_fields__ if name in record.value}
     return Record(record.ref, record.stream, record.n, {"again": key, "calls": record.value.get("calls", [])})
 
 
@@ -171,7 +266,7 @@ def _came_after(step: dict[str, Any], answer: dict[str, Any]) -> bool:
     place = next((i for i, (one, other) in pairs if one != other), len(path))
     if place == len(path):  # the step around it ended, or it is the answer itself
         return len(path) < len(own)
-    is_beside = path[place].startswith("b") and own[place].startswith("b")
+    is_beside = is_branch(path[place]) and is_branch(own[place])
     return step["number"] > answer["number"] and not is_beside
 
 

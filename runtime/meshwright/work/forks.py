@@ -13,7 +13,7 @@ from meshwright.core.errors import Conflict, NotFound
 from meshwright.core.messages import ForkedFrom, Task
 from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.runtime import Runtime
-from meshwright.work.earlier import read_continued, read_steps
+from meshwright.work.earlier import is_approval, is_used, read_continued, read_steps
 from meshwright.work.people import RESTART
 from meshwright.work.protocol import TaskKey
 from meshwright.work.record import NO_TASK, DispatchedTask, journals_of, unknown_task
@@ -72,7 +72,15 @@ def _up_to(origin: ForkedFrom, records: Sequence[Record]) -> list[Record]:
             remedy=f"Fork from a step before it: mesh task {origin.task_id} --steps lists them",
             field="step",
         )
-    return [_copied(record) for record in steps if _belongs(record.value, origin.step, last["number"])]
+    return _without_open_decisions(
+        [_copied(record) for record in steps if _belongs(record.value, origin.step, last["number"])]
+    )
+
+
+def _without_open_decisions(records: list[Record]) -> list[Record]:
+    """The records without decisions on calls that the fork has not: it makes its own, and asks for them."""
+    calls = [record.value for record in records if not is_approval(record) and "result" in record.value]
+    return [record for record in records if not is_approval(record) or is_used(record.value["path"], calls)]
 
 
 def _belongs(value: dict[str, Any], step: str, number: int) -> bool:

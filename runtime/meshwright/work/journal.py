@@ -2,8 +2,10 @@
 
 A step is known by its path, its kind and a hash of its request. Its path is its number among its siblings,
 given when it starts: `3` is the third step of the run, `3.1` the first within it. Steps that start in an
-asyncio task of their own, as gather and TaskGroup make them, belong to a branch: `b2.1` is the first step of
-the second. A branch that is resumed is found by its first step, whatever the order in which they start.
+asyncio task of their own, as gather and TaskGroup make them, belong to a branch, which is named by the
+request that it begins with: `b5f2c8x2.1` is the first step of the second branch that begins so. So the
+order in which siblings end changes no path. The products of a step (its `step_id`, a delegated task, a
+memory) are named by its kind, its hash and which of these it is, whatever branch it is in.
 
 The hash is of the request of the run's code alone: what a model or a tool gave stands, whatever prompts and
 tools say now. If the code asks for something else, the journal cannot be followed: the attempt ends, and
@@ -33,11 +35,18 @@ from meshwright.core.errors import (
 from meshwright.core.messages import Task
 from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.runtime import Runtime
-from meshwright.work.earlier import CutSteps, Earlier, read_continued, read_steps
+from meshwright.work.earlier import (
+    CutSteps,
+    Earlier,
+    changing_steps,
+    read_continued,
+    read_steps,
+    unspent_answers,
+)
 from meshwright.work.forks import read_forked
-from meshwright.work.paths import OpenStep, Paths, ProgressEvent, Records, Scope, hash_of
+from meshwright.work.paths import OpenStep, Paths, ProgressEvent, Records, Scope, hash_of, identity_of
 from meshwright.work.people import QUESTIONS, RESTART, Approval, Repetition, repeat_key
-from meshwright.work.protocol import DELEGATE, StepKey, Wait, WaitKind, Work, answers_stream, claim_stream
+from meshwright.work.protocol import DELEGATE, StepKey, Wait, WaitKind, Work, claim_stream
 from meshwright.work.waits import Suspended, Waits
 
 _LETTING_GO_SECONDS = 1.0  # for branches that a run has left behind
@@ -74,15 +83,20 @@ class Journal:
         self._paths = Paths(self._earlier, was_cut=work.was_cut)
         self._records = Records(host, ref, work, self._earlier.last_record, on_step)
         self._waits = Waits(host, ref, work, self._earlier, self._paths, self._records)
+        self._repeats: list[str] = []
+        self._cut_branches: set[str] = set()
+        """The scopes of tools that may have been under way as the claim before this one ended."""
 
     @classmethod
     async def open(
         cls, host: Runtime, ref: ActorRef, work: Work, on_step: Callable[[], None] = lambda: None
     ) -> Journal:
         """Read what earlier claims of the attempt left. `on_step` is called once a step is finished."""
-        kept: list[Record] = []
-        for steps in work.replaced:
-            kept += await host.records(ref, answers_stream(steps))
+        replaced = [
+            await read_steps(host, ref, steps, 1)  # its first claim may have left none
+            for steps in work.replaced
+        ]
+        kept = unspent_answers(replaced)
         continued: list[Record] = []
         lost: MeshError | None = None
         try:
@@ -94,12 +108,28 @@ class Journal:
         own = await read_steps(host, ref, work.steps, work.claim) if work.journaled else ([], [])
         journal = cls(host, ref, work, *own, kept, on_step, continued=continued)
         journal.ended = lost
+        if work.must_ask:
+            journal._repeats = await _changes_before(host, ref, work)
         return journal
+
+    async def begin(self) -> None:
+        """Ask before the first step whether what attempts before may have changed is repeated.
+
+        Only if the work begins at the start and nobody asked for that. Raises RestartDenied.
+        """
+        if self._repeats:
+            why = "This task failed, and would start over"
+            await self._ask_restart(self._paths.here(), self._repeats, f"{QUESTIONS}.0", why)
 
     @property
     def earlier(self) -> list[dict[str, Any]]:
         """The records of earlier claims: those of steps, and of calls whose step was never journaled."""
         return self._earlier.values
+
+    @property
+    def answers(self) -> int:
+        """How many answers to its waits the attempt has read."""
+        return self._earlier.answers
 
     @property
     def suspended(self) -> Suspended | None:
@@ -123,12 +153,20 @@ class Journal:
         """How often in a row the run was parked at where it is."""
         return self._waits.pauses
 
-    def upcoming(self, candidates: Mapping[str, Any]) -> str | None:
-        """The kind of the step that an earlier claim made where the code is; None where there was none.
+    def upcoming(self) -> str | None:
+        """The kind of the step that an earlier claim made where the code is, None where there was none.
 
-        See `Paths.upcoming`.
+        It is no text where that step began and left none.
         """
-        return self._paths.upcoming(candidates)
+        return self._paths.upcoming()
+
+    def join(self, kind: str, request: Any, begins: Mapping[str, Any]) -> None:
+        """Name the branch of the code by a request, where one begins here, whatever its first step will be.
+
+        `begins` are the requests, by kind, of the steps that it may begin with.
+        """
+        self._check_goes_on()
+        self._paths.join(kind, request, begins)
 
     async def step(
         self,
@@ -179,17 +217,15 @@ class Journal:
         if key.path in self._earlier.results:
             await self._replay(opened)
             return
-        if key.path in self._earlier.waits:
-            await self._check_replay(scope, key, self._earlier.waits[key.path].model_dump())
+        await self._check_known(scope, key)
         if key.path in self._earlier.intents:
-            await self._check_replay(scope, key, self._earlier.intents[key.path])
             answer = await self._may_repeat(opened)
             if not answer["approve"]:
                 opened.is_replayed, opened.result = True, _result_of(key, answer)
                 self._records.write(key, {"result": opened.result})
                 return
         if opened.costly:
-            opened.was_begun, scope.was_begun = scope.was_begun, False
+            self._take_begun(opened)
         self._waits.step_begins()
         self._paths.enter(opened)
         try:
@@ -220,18 +256,36 @@ class Journal:
         finally:
             if error is not None:
                 calls, events, started_at = opened.calls, opened.events, opened.started_at
-                self._records.write_calls(opened.key, calls, events, error, opened.cut, started_at)
+                self._records.write_calls(
+                    opened.key, calls, events, error, opened.cut, started_at, changed=opened.changed
+                )
             if self._paths.leave(opened):
                 self._waits.step_ends(opened)
+
+    def _take_begun(self, opened: OpenStep) -> None:
+        """Note whether the claim before this one may have been in a step as its process ended."""
+        scope = opened.scope
+        opened.was_begun, scope.was_begun = scope.was_begun, False
+        if opened.was_begun and opened.key.kind.startswith("tool "):
+            self._cut_branches.add(scope.prefix)
 
     def _count_cut(self, opened: OpenStep) -> None:
         """Count the calls of a step that were cut off, durably before it makes another."""
         path = opened.key.path
         known = self._earlier.cut.get(path, CutSteps(0))
         before = claim_stream(self._work.steps, self._work.claim - 1)
-        opened.cut = known.count + (opened.was_begun and known.ended_in != before)
+        was_begun = opened.was_begun and not self._follows_cut_tools(opened.scope)
+        opened.cut = known.count + (was_begun and known.ended_in != before)
         if opened.cut != known.count:
             self._records.write_cut(opened.key, opened.cut)
+
+    def _follows_cut_tools(self, scope: Scope) -> bool:
+        """Whether tools were under way before the next step of a scope: it had not begun then.
+
+        Only if nothing runs beside the scope's code: else a call of it may have been cut off as well.
+        """
+        below = f"{scope.prefix}b"
+        return self._paths.is_alone and any(prefix.startswith(below) for prefix in self._cut_branches)
 
     def add_call(self, call: dict[str, Any], event: ProgressEvent) -> None:
         """Record what a call of a model has cost, and publish an event of it.
@@ -256,15 +310,18 @@ class Journal:
         answer_schema: dict[str, Any] | None = None,
         binds: str = "",
         may_answer: tuple[str, ...] = (),
+        sealed: tuple[str, ...] = (),
         due_at: datetime | None = None,
         expires_at: datetime | None = None,
-        child: Callable[[str], Task] | None = None,
+        check: Callable[[], None] | None = None,
+        child: Callable[[str, str], Task] | None = None,
     ) -> Any:
         """Return the answer to a question, or let the run wait for it. See `Wait` for the fields.
 
-        A `child` makes the task to wait for, of the wait's path. The run gives up its slot once all that is
-        left of it is waiting. Raises WaitExpired where there is no answer by `expires_at`, and ToolFailed
-        within a step that is not repeatable: it could not be resumed.
+        A `check` may refuse a wait that is not recorded. A `child` makes the task to wait for, of the wait's
+        id and the identity of its step. The run gives up its slot once all that is left of it is waiting.
+        Raises WaitExpired where there is no answer by `expires_at`, and ToolFailed within a step that is not
+        repeatable: it could not be resumed.
         """
         scope, key = self._next(step_kind, request)
         if key.path in self._earlier.results:
@@ -273,11 +330,13 @@ class Journal:
             return await self._replayed(scope, key)
         if scope.step is not None and scope.step.runs_once:
             raise ToolFailed("only a tool that is declared idempotent may wait for something")
-        if key.path in self._earlier.waits:
-            await self._check_replay(scope, key, self._earlier.waits[key.path].model_dump())
-        elif (kept := self._earlier.take_kept(key)) is not None:
-            return self._keep(key, *kept)
-        task = None if child is None else child(key.path)
+        await self._check_known(scope, key)
+        if key.path not in self._earlier.waits:
+            if (kept := self._earlier.take_kept(key)) is not None:
+                return self._keep(key, *kept)
+            if check is not None:
+                check()
+        task = None if child is None else child(self._wait_id(key), identity_of(scope, key))
         wait = self._wait_of(
             key,
             kind=kind,
@@ -286,6 +345,7 @@ class Journal:
             answer_schema=answer_schema,
             binds=binds,
             may_answer=may_answer,
+            sealed=sealed,
             child_task_id=None if task is None else task.task_id,
             due_at=due_at,
             expires_at=expires_at,
@@ -332,11 +392,14 @@ class Journal:
             await asyncio.wait(left, timeout=_LETTING_GO_SECONDS)
 
     def _next(self, kind: str, request: Any) -> tuple[Scope, StepKey]:
+        self._check_goes_on()
+        return self._paths.next(kind, hash_of(request))
+
+    def _check_goes_on(self) -> None:
         if self.suspended is not None:  # the agent's code has caught it
             raise self.suspended
         if self.ended is not None:  # and that
             raise self.ended
-        return self._paths.next(kind, hash_of(request))
 
     async def _replay(self, opened: OpenStep) -> None:
         known = self._earlier.results[opened.key.path]
@@ -360,38 +423,46 @@ class Journal:
         self._records.write(key, {**given, "kept": name}, [kept])
         return answer["result"]
 
+    async def _check_known(self, scope: Scope, key: StepKey) -> None:
+        """Raise ReplayMismatch where a step that may have begun was another, or was in another branch."""
+        if key.path in self._earlier.waits:
+            await self._check_replay(scope, key, self._earlier.waits[key.path].model_dump())
+        if key.path in self._earlier.intents:
+            await self._check_replay(scope, key, self._earlier.intents[key.path])
+        elif key.nth > 1 and key.path not in self._earlier.waits and await self._paths.repeats_a_change(key):
+            await self._end_replay(scope, key, "was in a branch that began with something else before")
+
     async def _check_replay(self, scope: Scope, key: StepKey, known: dict[str, Any]) -> None:
         """Raise ReplayMismatch where the run does something else now; ask first where that may do harm."""
-        if (known["kind"], known["hash"]) == (key.kind, key.hash):
-            return
+        if (known["kind"], known["hash"]) != (key.kind, key.hash):
+            is_now = f"is {key.kind!r} or asks for something else now"
+            await self._end_replay(scope, key, f"was {known['kind']!r} before, and {is_now}")
+
+    async def _end_replay(self, scope: Scope, key: StepKey, why_not: str) -> NoReturn:
         once = [intent["kind"] for intent in self._earlier.intents.values()]
         once += [wait.kind for wait in self._earlier.waits.values() if wait.kind == DELEGATE]
         if once:
-            await self._ask_restart(scope, once)
+            why = "The agent's code has changed since this task started, so the task can't go on where it was"
+            await self._ask_restart(scope, once, f"{QUESTIONS}.{len(once)}", why)
         self.ended = ReplayMismatch(
-            f"step {key.path} of task {self._work.task.task_id} was {known['kind']!r} before, "
-            f"and is {key.kind!r} or asks for something else now",
+            f"step {key.path} of task {self._work.task.task_id} {why_not}",
             remedy="a new attempt starts with an empty journal, and gets the answers of people",
         )
         raise self.ended
 
-    async def _ask_restart(self, scope: Scope, steps: Sequence[str]) -> None:
-        key = StepKey(path=f"{QUESTIONS}.{len(steps)}", number=0, kind=RESTART, hash="")
+    async def _ask_restart(self, scope: Scope, steps: Sequence[str], path: str, why: str) -> None:
+        key = StepKey(path=path, number=0, kind=RESTART, hash="")
         answered = self._earlier.results.get(key.path)
         if answered is None:
             named = ", ".join(step.removeprefix("tool ") for step in steps)
-            reason = (
-                "The agent's code has changed since this task started, so the task can't go on where it was. "
-                f"May it start over and repeat these steps: {named}? If not, it ends here."
-            )
+            reason = f"{why}. May it start over and repeat these steps: {named}? If not, it ends here."
             subject = {"kind": RESTART, "steps": list(steps)}
             await self._waits.wait(scope, self._question(key, reason, subject, Approval))
         elif not answered["result"]["approve"]:
-            why = answered["result"].get("reason")
+            reason = answered["result"].get("reason")
             self.ended = RestartDenied(
-                f"The agent's code has changed since task {self._work.task.task_id} started, and "
-                f"{answered.get('answered_by') or 'a person'} denied a restart{f': {why}' if why else ''}. "
-                "Nothing was repeated",
+                f"{why}: {answered.get('answered_by') or 'a person'} denied that"
+                f"{f': {reason}' if reason else ''}. Nothing was repeated",
                 remedy="Retry it with the former code, or submit a new task for what is still to be done",
             )
             raise self.ended
@@ -414,8 +485,20 @@ class Journal:
         return self._wait_of(key, reason=reason, subject=subject, answer_schema=schema)
 
     def _wait_of(self, key: StepKey, **fields: Any) -> Wait:
-        wait_id = f"{self._work.steps}/{key.path}"
-        return Wait(wait_id=wait_id, step=key, since=self._host.clock.now(), **fields)
+        return Wait(wait_id=self._wait_id(key), step=key, since=self._host.clock.now(), **fields)
+
+    def _wait_id(self, key: StepKey) -> str:
+        return f"{self._work.steps}/{key.path}"
+
+
+async def _changes_before(host: Runtime, ref: ActorRef, work: Work) -> list[str]:
+    """The kinds of the steps that may have changed something in the attempts that work takes over from."""
+    kinds: list[str] = []
+    for ended in work.taken_over:
+        records, answers = await read_steps(host, ref._replace(type=ended.agent_id), ended.steps, 1)
+        changing = changing_steps([*records, *answers])
+        kinds += changing or ([f"attempt {ended.attempt}"] if ended.changed else [])
+    return list(dict.fromkeys(kinds))
 
 
 def _result_of(key: StepKey, answer: Mapping[str, Any]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextvars import ContextVar, Token
 from datetime import datetime
 from types import TracebackType
@@ -19,8 +19,11 @@ from meshwright.core.errors import HostError
 from meshwright.core.messages import Event, trace_id_of
 from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.runtime import Runtime
-from meshwright.work.earlier import Earlier
+from meshwright.work.earlier import Earlier, is_branch
 from meshwright.work.protocol import StepKey, Work
+
+_BEGINNING_TURNS = 20
+_NAME_CHARS = 6  # of a branch: two requests that share them are counted together
 
 
 def hash_of(request: Any) -> str:
@@ -79,6 +82,8 @@ class OpenStep:
         self.has_waited = False
         self.outside = False
         """Whether its result may have text from outside."""
+        self.changed = False
+        """Whether it may have changed something, though it may fail."""
         self.started_at: datetime | None = None
         """When this claim began to run it; None for one that is `paid`."""
         self.token: Token[tuple[Paths, Scope] | None] | None = None
@@ -98,6 +103,11 @@ class OpenStep:
     def number(self) -> int:
         """Its number, for people."""
         return self.key.number
+
+    @property
+    def identity(self) -> str:
+        """A name that follows from the requests of it and the steps around it, and not from their order."""
+        return identity_of(self.scope, self.key)
 
     @property
     def runs_once(self) -> bool:
@@ -140,7 +150,7 @@ class OpenStep:
 class Scope:
     """A scope in which steps are numbered: the run, the inside of a step, or a branch."""
 
-    __slots__ = ("claimed", "prefix", "step", "steps", "task", "was_begun")
+    __slots__ = ("branches", "numbered", "prefix", "step", "steps", "task", "was_begun")
 
     def __init__(
         self, prefix: str, task: asyncio.Task[Any] | None, step: OpenStep | None, *, was_begun: bool = False
@@ -149,7 +159,10 @@ class Scope:
         self.task = task
         self.step = step
         self.steps = 0
-        self.claimed: set[int] = set()
+        self.branches: dict[str, int] = {}
+        """How many branches began within it, by the name of what they were begun by."""
+        self.numbered: set[str] = set()
+        """The branches of a former release that have been taken up."""
         self.was_begun = was_begun
         """Whether the claim before this one may have been in its next step as its process ended."""
 
@@ -159,6 +172,12 @@ class Scope:
         while step is not None:
             yield step
             step = step.scope.step
+
+
+def identity_of(scope: Scope, key: StepKey) -> str:
+    """The identity of a step that is in a scope; see `OpenStep.identity`."""
+    around = "" if scope.step is None else f"{scope.step.identity}/"
+    return f"{around}{key.kind}:{key.hash}:{key.nth}"
 
 
 _SCOPE: ContextVar[tuple[Paths, Scope] | None] = ContextVar("_SCOPE", default=None)
@@ -176,6 +195,10 @@ class Paths:
         """The number of the step that began last."""
         self._earlier = earlier
         self._root = Scope("", self.main, None, was_begun=was_cut)
+        self._begun: set[str] = set()
+        """The prefixes of the branches that have begun."""
+        self._given: dict[tuple[str, str, str], int] = {}
+        """The last number that this run gave a step, by its place, kind and hash."""
 
     @property
     def is_alone(self) -> bool:
@@ -201,47 +224,96 @@ class Paths:
 
     def next(self, kind: str, request_hash: str) -> tuple[Scope, StepKey]:
         """The next step where the code is."""
-        scope, task = self.here(), asyncio.current_task()
-        if scope.task is not task:
-            scope = self._branch(scope, kind, request_hash, task)
+        scope = self.here()
+        if scope.task is not asyncio.current_task():
+            scope = self._begin_branch(scope, kind, request_hash, ((kind, request_hash),))
         scope.steps += 1
         path = f"{scope.prefix}{scope.steps}"
-        known = self._earlier.results.get(path)
-        if known is None:
+        record = self._earlier.results.get(path)
+        if record is None:
             self.counter = number = max(self.counter, self._earlier.steps) + 1
         else:
-            number = known["number"]
-            self.counter = max(self.counter, known.get("last", number))
-        return scope, StepKey(path=path, number=number, kind=kind, hash=request_hash)
+            number = record["number"]
+            self.counter = max(self.counter, record.get("last", number))
+        nth = self._nth(scope, path, kind, request_hash)
+        return scope, StepKey(path=path, number=number, kind=kind, hash=request_hash, nth=nth)
 
-    def upcoming(self, candidates: Mapping[str, Any]) -> str | None:
-        """The kind of the step that the journal has next, "" if it began and left none; None if it has none.
-
-        A branch that begins here is found by one of `candidates`: requests by kind.
-        """
+    def join(self, kind: str, request: Any, begins: Mapping[str, Any]) -> None:
+        """Name the branch of the code by a request, if one begins here; see `Journal.join`."""
         scope = self.here()
-        if scope.task is asyncio.current_task():
-            return self._earlier.step_at(f"{scope.prefix}{scope.steps + 1}")
-        before = self._earlier.branches(scope.prefix)
-        free = [step for n, step in before.items() if n not in scope.claimed]
-        found = (kind for kind, request in candidates.items() if (kind, hash_of(request)) in free)
-        return next(found, "" if None in free else None)
+        if scope.task is not asyncio.current_task():
+            hashes = [(first, hash_of(asked)) for first, asked in begins.items()]
+            self._begin_branch(scope, kind, hash_of(request), hashes)
 
-    def _branch(self, scope: Scope, kind: str, request_hash: str, task: asyncio.Task[Any] | None) -> Scope:
-        """The branch that an asyncio task begins by this step: one that began so before, or a new one."""
-        before = self._earlier.branches(scope.prefix)
-        free = [n for n in sorted(before) if n not in scope.claimed]
-        like_this = [n for n in free if before[n] == (kind, request_hash)]
-        number = next(iter(like_this or [n for n in free if before[n] is None]), 0)
-        if not number:
-            number = max([*before, *scope.claimed], default=0) + 1
-        scope.claimed.add(number)
-        branch = Scope(f"{scope.prefix}b{number}.", task, scope.step, was_begun=scope.was_begun)
+    def _begin_branch(
+        self, scope: Scope, kind: str, request_hash: str, begins: Collection[tuple[str, str]]
+    ) -> Scope:
+        """The scope of an asyncio task of its own.
+
+        It is named by kind and hash of the request that it is begun by, and counted among those of the same,
+        in the order of their starts; so siblings may end in any order. `begins` are the kinds and hashes of
+        steps that it may begin with: a branch that a former release has numbered is found by these.
+        """
+        task = asyncio.current_task()
+        name = self._numbered(scope, begins)
+        if name is None:
+            of_request = hash_of([kind, request_hash])[:_NAME_CHARS]
+            scope.branches[of_request] = nth = scope.branches.get(of_request, 0) + 1
+            name = f"b{of_request}x{nth}"
+        prefix = f"{scope.prefix}{name}."
+        branch = Scope(prefix, task, scope.step, was_begun=scope.was_begun)
+        self._begun.add(prefix)
         _SCOPE.set((self, branch))
         if task is not None:
             self.branch_tasks.add(task)
             task.add_done_callback(self.branch_tasks.discard)
         return branch
+
+    async def repeats_a_change(self, key: StepKey) -> bool:
+        """Whether a step that is not recorded asks for what was done in a branch that has not begun.
+
+        A branch is named by its first request, so changed code may begin it as another one. Those that start
+        side by side have all begun after some turns of the event loop.
+        """
+        for _ in range(_BEGINNING_TURNS):
+            if all(map(self._has_begun, self._earlier.changes_of(key))):
+                return False
+            await asyncio.sleep(0)
+        return True
+
+    def _has_begun(self, path: str) -> bool:
+        parts = path.split(".")
+        ends = [i for i, part in enumerate(parts, start=1) if is_branch(part)]
+        return all(f"{'.'.join(parts[:end])}." in self._begun for end in ends)
+
+    def upcoming(self) -> str | None:
+        """The kind of the step that the journal has next, "" if it left none; None if there is none."""
+        scope = self.here()
+        if scope.task is not asyncio.current_task():  # a branch that has not begun
+            return None
+        return self._earlier.step_at(f"{scope.prefix}{scope.steps + 1}")
+
+    def _nth(self, scope: Scope, path: str, kind: str, request_hash: str) -> int:
+        """The number of a step among those of its kind and hash: as recorded, or the first that is free."""
+        if (nth := self._earlier.nth_at(path, kind, request_hash)) is not None:
+            return nth
+        place = "" if scope.step is None else scope.step.key.path
+        key = (place, kind, request_hash)
+        nth, recorded = self._given.get(key, 0) + 1, self._earlier.nths(key)
+        while nth in recorded:
+            nth += 1
+        self._given[key] = nth
+        return nth
+
+    def _numbered(self, scope: Scope, begins: Collection[tuple[str, str]]) -> str | None:
+        """The branch of a former release that began so, or never ended its first step."""
+        before = self._earlier.numbered_branches(scope.prefix)
+        free = [name for name in sorted(before, key=lambda name: int(name[1:])) if name not in scope.numbered]
+        like_this = [name for name in free if before[name] in begins]
+        name = next(iter(like_this or [name for name in free if before[name] is None]), None)
+        if name is not None:
+            scope.numbered.add(name)
+        return name
 
 
 logger = logging.getLogger("meshwright.work")
@@ -295,6 +367,8 @@ class Records:
         error: BaseException | None = None,
         cut: int = 0,
         started_at: datetime | None = None,
+        *,
+        changed: bool = False,
     ) -> None:
         """Queue what calls have cost in a step that has no result, with their events, and why it failed.
 
@@ -306,7 +380,8 @@ class Records:
         if isinstance(error, Exception) and not isinstance(error, HostError):
             message = str(error)[:_MAX_ERROR_CHARS].encode(errors="replace").decode()
             times = {"started_at": started_at, "ended_at": self._host.clock.now()}
-            value["failed"] = {**asdict(key), "error": type(error).__name__, "message": message, **times}
+            times |= {"changed": True} if changed else {}
+            value["failed"] = {**key.model_dump(), "error": type(error).__name__, "message": message, **times}
         if not value:
             return
         published = [self._event(key, n, event) for n, event in enumerate(events, start=1) if event.id]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from meshwright.core.redaction import redact_data
+from meshwright.core.redaction import Marks, redact_data
 from meshwright.work.protocol import StepKey, Wait, WaitKind
 
 APPROVAL = "approval"
 """The `kind` of the subject of a wait for an approval."""
 NEEDED, APPROVED_BY = "approvals_needed", "approved_by"
 """Fields of the subject: how many callers have to approve, if more than one, and who has."""
+HIDDEN = "hidden_parts"
+"""The field of the subject that says how many characters and lines of it are hidden."""
 REQUESTER_MAY = "requester_may_approve"
 """The field of the subject that lets the requester of the task approve."""
 WAITED_FOR: dict[WaitKind, str] = {
@@ -57,6 +61,39 @@ def asked_about(step: StepKey) -> str:
     if step.kind != REPEAT:
         return step.path
     return step.path.removeprefix(f"{QUESTIONS}.").rpartition(".")[0]
+
+
+def is_doubt(wait_id: str) -> bool:
+    """Whether a question is of the journal itself: whether something happened, or may happen again."""
+    return wait_id.rpartition("/")[2].startswith(f"{QUESTIONS}.")
+
+
+def marked(subject: Mapping[str, Any], names: Iterable[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A subject with marks in place of secrets in the fields of some names, and those fields as they are.
+
+    It says how much is hidden, with what it said before. The second is empty where nothing is.
+    """
+    marks = Marks(**subject.get(HIDDEN, {}))
+    shown = {name: redact_data(subject[name], marks) for name in names if name in subject}
+    whole = {name: subject[name] for name, field in shown.items() if field != subject[name]}
+    return {**subject, **shown, **({HIDDEN: marks.counts} if marks.lines else {})}, whole
+
+
+def sealed_text(seal: Callable[[str], str], fields: Mapping[str, Any], question: str | None = None) -> str:
+    """Fields of a subject, and the question, as they are, encrypted: a part of `Wait.sealed`."""
+    return seal(json.dumps({"question": question, "subject": fields}, ensure_ascii=False))
+
+
+def hidden_words(subject: Mapping[str, Any]) -> str:
+    """Says how much of a subject is hidden, and how to open it; no text where nothing is."""
+    if not (counts := subject.get(HIDDEN)):
+        return ""
+    characters, lines = (_counted(counts[name], name) for name in ("characters", "lines"))
+    return f"Hidden here: {characters} in {lines}. The page and `mesh inbox ID --reveal` show them."
+
+
+def _counted(count: int, name: str) -> str:
+    return f"{count:,} {name.removesuffix('s') if count == 1 else name}"
 
 
 def is_decision(wait: Wait) -> bool:

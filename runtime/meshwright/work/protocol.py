@@ -15,13 +15,17 @@ from meshwright.core.money import ZERO, Amount, exact
 from meshwright.kernel.envelope import ActorRef
 
 
-class StepKey(Struct):
-    """The key of a step: its path, its kind and a hash of its request. `number` is for people."""
+class StepKey(Struct, omit_defaults=True):
+    """The key of a step: its path, its kind and a hash of its request. `number` is for people.
+
+    `nth` counts the steps of that kind and hash within the step around it, or the run.
+    """
 
     path: str
     number: int
     kind: str
     hash: str
+    nth: int = 1
 
 
 WaitKind = Literal["person", "task", "timer", "event", "provider", "money"]
@@ -37,8 +41,9 @@ class Wait(Struct):
     again at `due_at`, since its `provider` or its `money` was not there. `reason` is the question, or why it
     waits, as a sentence; `subject` says what it is about. `answer_schema` is the JSON schema of the answer,
     `binds` a hash of what the answer is bound to, `may_answer` who may give it (empty: everybody with the
-    right to), `expires_at` when it ends without one. `step` is the step whose result the answer is; with
-    `again` that step has none, and is run again.
+    right to), `expires_at` when it ends without one. `sealed` has
+    the fields of which the subject shows marks as they are: objects as JSON, encrypted. `step` is the step
+    whose result the answer is; with `again` that step has none, and is run again.
     """
 
     wait_id: str
@@ -48,6 +53,7 @@ class Wait(Struct):
     answer_schema: dict[str, Any] | None = None
     binds: str = ""
     may_answer: tuple[str, ...] = ()
+    sealed: tuple[str, ...] = ()
     child_task_id: str | None = None
     step: StepKey = StepKey(path="", number=0, kind="", hash="")
     since: datetime | None = None
@@ -175,18 +181,24 @@ class Grant(Struct):
 
 
 class EndedAttempt(Struct):
-    """An attempt at a task that ended before another one began: by which agent, and the name of its steps."""
+    """An attempt at a task that ended before another one began: by which agent, and the name of its steps.
+
+    `changed` says that it may have changed something.
+    """
 
     attempt: int
     agent_id: str
     steps: str
+    changed: bool = False
 
 
 class Work(Grant, kw_only=True):
     """A granted attempt with its task, which the worker has read from the task's own actor.
 
     `continued` are the steps of the attempts whose journals it goes on with, the first first, `replaced`
-    those of attempts that could not follow their journals: it gets their answers.
+    those of attempts that could not follow their journals: it gets their answers. `first_steps` name the
+    attempt with which the work began: what is made of a step of the same request has the same id in all.
+    With `must_ask` a person decides before it repeats what the attempts before it may have changed.
     """
 
     dispatch: Dispatch
@@ -194,6 +206,8 @@ class Work(Grant, kw_only=True):
     replaced: tuple[str, ...] = ()
     taken_over: tuple[EndedAttempt, ...] = ()
     """The attempts before it whose journals it does not go on with."""
+    first_steps: str
+    must_ask: bool = False
 
     @classmethod
     def of(cls, grant: Grant, dispatch: Dispatch, **known: Any) -> Work:
@@ -211,22 +225,18 @@ class Work(Grant, kw_only=True):
         return steps_stream(self.task_id, self.generation, self.attempt)
 
     @property
-    def first_steps(self) -> str:
-        """The name of the steps with which the work began: what is made of a step is the same in all."""
-        return (*self.continued, self.steps)[0]
-
-    @property
     def stream(self) -> str:
         """The stream of records that this claim writes."""
         return claim_stream(self.steps, self.claim)
 
 
 class Completed(Struct):
-    """The end of an attempt."""
+    """The end of an attempt. `answers` is how many of its answers the run has read."""
 
     task_id: str
     fence: int
     outcome: Outcome
+    answers: int = 0
 
 
 class Waiting(Struct):
@@ -273,10 +283,18 @@ class Answer(Struct):
 
 
 class Cancel(Struct):
-    """End an attempt before its time; `status` is the outcome it gets."""
+    """End a task before its time; for a thread, the attempt of that number, which may still be to come.
+
+    `parent_key` is the wait that a task above has given up: if another waits for the task by now it goes on,
+    and if that wait is still to come it is answered at once.
+    """
 
     task_id: str
     reason: str = "cancelled on request"
+    generation: int = 1
+    attempt: int | None = None
+    capability: str = ""
+    parent_key: str = ""
 
 
 Begin = Literal["journal", "start"]
@@ -284,9 +302,10 @@ Begin = Literal["journal", "start"]
 
 
 class Retry(Struct):
-    """Work on a task again that has failed: the next generation. Without `begin` its fault says where.
+    """Work on a task again that has failed: the next generation.
 
-    Its deadline is as far away as the one before was, or at `deadline_at`.
+    Without `begin` its fault says where; if that is the start, a person is asked before it repeats what may
+    have taken effect. Its deadline is as far away as the one before was, or at `deadline_at`.
     """
 
     begin: Begin | None = None

@@ -41,7 +41,8 @@ class Attempt(Struct, frozen=False, omit_defaults=True):
 
     Attempts are numbered through all generations. `continues` is the attempt whose journal it goes on with:
     its cost has those of that one in it. `others` are the cards of the agents that had the capability too as
-    this one was chosen by its score, at most 10, the best first.
+    this one was chosen by its score, at most 10, the best first. `changed` says that it may have changed
+    something; with `must_ask` a person decides before it repeats what those before it may have changed.
     """
 
     attempt: int
@@ -55,6 +56,8 @@ class Attempt(Struct, frozen=False, omit_defaults=True):
     usage: Usage = kept(default=Usage())
     cost_usd: Amount | None = kept(default=ZERO)
     others: tuple[ScoreCard, ...] = ()
+    changed: bool = False
+    must_ask: bool = False
 
     def __post_init__(self) -> None:
         exact(self, "cost_usd", self.cost_usd)
@@ -63,7 +66,8 @@ class Attempt(Struct, frozen=False, omit_defaults=True):
 class TaskRecord(Struct, frozen=False, dict=True, omit_defaults=True):
     """All that is known of a task. `followers` are those that begin when it has ended.
 
-    `again` says that the task above waits for it again, though it was about to end.
+    `again` says that the task above waits for it again, though it was about to end. `withdrawn` are the last
+    waits of tasks above that were given up: a message may come after one that was sent later.
     """
 
     version: int = 1
@@ -77,6 +81,7 @@ class TaskRecord(Struct, frozen=False, dict=True, omit_defaults=True):
     paused_at: datetime | None = None
     followers: list[str] = field(default_factory=list)
     again: bool = False
+    withdrawn: tuple[str, ...] = ()
 
     @cached_property
     def task(self) -> Task | None:
@@ -144,6 +149,8 @@ class _Dispatched(Struct):
     error: Fault | None = None
     generation: int = 1
     continues: int | None = None
+    changed: bool = False
+    must_ask: bool = False
 
 
 def journals_of(task_id: str, attempts: Sequence[Attempt | _Dispatched], number: int) -> tuple[str, ...]:
@@ -181,26 +188,44 @@ class DispatchedTask(Struct):
             continued=continued,
             replaced=self._replaced(grant.task_id, grant.attempt),
             taken_over=self._taken_over(grant.task_id, grant.attempt, continued),
+            first_steps=self._first_steps(grant.task_id, grant.attempt),
+            must_ask=self.attempts[grant.attempt - 1].must_ask,
         )
+
+    def _first_steps(self, task_id: str, number: int) -> str:
+        """The steps of the attempt with which the work began: later ones go on with it, or replace it."""
+        attempt = self.attempts[number - 1]
+        if attempt.continues is not None:
+            return self._first_steps(task_id, attempt.continues)
+        before = self.attempts[number - 2] if number > 1 else None
+        if before is not None and before.generation == attempt.generation and _is_replaced(before, attempt):
+            return self._first_steps(task_id, number - 1)
+        return steps_stream(task_id, attempt.generation, number)
 
     def _taken_over(self, task_id: str, number: int, continued: Sequence[str]) -> tuple[EndedAttempt, ...]:
         before = enumerate(self.attempts[: number - 1], start=1)
-        steps = {n: steps_stream(task_id, attempt.generation, n) for n, attempt in before}
+        steps = [(n, steps_stream(task_id, one.generation, n), one.changed) for n, one in before]
         return tuple(
-            EndedAttempt(attempt=n, agent_id=self.attempts[n - 1].agent_id, steps=name)
-            for n, name in steps.items()
+            EndedAttempt(attempt=n, agent_id=self.attempts[n - 1].agent_id, steps=name, changed=changed)
+            for n, name, changed in steps
             if name not in continued
         )
 
     def _replaced(self, task_id: str, number: int) -> tuple[str, ...]:
         """The steps of the attempts right before one, of the same agent, that could not follow theirs."""
-        agent_id = self.attempts[number - 1].agent_id
-        found: list[str] = []
+        attempt = self.attempts[number - 1]
+        replaced: list[str] = []
         for before in reversed(self.attempts[: number - 1]):
-            if before.agent_id != agent_id or before.error is None or before.error.type != "ReplayMismatch":
+            if not _is_replaced(before, attempt):
                 break
-            found = [*journals_of(task_id, self.attempts, before.attempt), *found]
-        return tuple(dict.fromkeys(found))
+            replaced = [*journals_of(task_id, self.attempts, before.attempt), *replaced]
+        return tuple(dict.fromkeys(replaced))
+
+
+def _is_replaced(before: _Dispatched, attempt: _Dispatched) -> bool:
+    """Whether an attempt is made again by another, since it could not follow its journal."""
+    could_not_follow = before.error is not None and before.error.type == "ReplayMismatch"
+    return could_not_follow and before.agent_id == attempt.agent_id
 
 
 RUN_STATE = "run.state"
@@ -209,6 +234,9 @@ RUN_STATE = "run.state"
 
 class TaskView(Struct, kw_only=True):
     """A task, its attempts and its outcome, as clients see them. `waits`: what its run waits for now.
+
+    `missing_agent` is the agent of its open attempt where no process of the mesh has that loaded: the task
+    waits for it.
 
     `state` is the last one that its run has named, such as `QA`, as far as the log has it.
 
@@ -224,6 +252,7 @@ class TaskView(Struct, kw_only=True):
     state: str | None = None
     attempts: tuple[Attempt, ...]
     waits: tuple[Wait, ...] = ()
+    missing_agent: str | None = None
     limits: tuple[dict[str, Any], ...] = ()
     code: str | None = None
     outcome: Outcome | None
@@ -253,10 +282,12 @@ class Entry(Struct, frozen=False, omit_defaults=True):
     Every turn of the thread writes its whole inbox, so an entry names its task and does not hold it; what
     has its default value is not written. `claims` is how often it was claimed, `code` the
     digest of its agent's code at the first of them, `waits` what it waits for,
-    `answers` how many answers its journal has; `has_news` that an answer came while it ran. `seconds`,
-    `usage`, `cost_usd` and `changed` are as of its last wait; the cost is None once a worker that is gone may
-    have made calls since. `stalled_claims` counts the claims in a row, the one that runs included, that have
-    neither finished a step nor ended otherwise than with their process.
+    `answers` how many answers its journal has; `has_news` that one came while it ran, or of a task that it
+    delegated, and that no run has read it. `seconds`, `usage`, `cost_usd` and `changed` are as of its last
+    wait; the cost is None once a worker that is gone may have made calls since, and stays open
+    (`is_cost_open`) where that was so at a wait: the ledger has it. `stalled_claims` counts the
+    claims in a row, the one that runs included, that have neither finished a step nor ended otherwise than
+    with their process.
     """
 
     task_id: str = ""
@@ -282,6 +313,7 @@ class Entry(Struct, frozen=False, omit_defaults=True):
     usage: Usage = Usage()
     cost_usd: Amount | None = ZERO
     changed: bool = False
+    is_cost_open: bool = False
     cancelled: str | None = None
 
     def __post_init__(self) -> None:
@@ -366,10 +398,7 @@ async def read_task(host: Runtime, task_id: str, tenant_id: str) -> tuple[TaskRe
 async def read_entry(host: Runtime, record: TaskRecord, task: Task) -> Entry | None:
     """The task in its agent's thread, which knows best between dispatch and outcome."""
     thread = thread_ref(record, task)
-    try:
-        state = await host.read(thread) if thread and record.status not in ENDED else None
-    except NotFound:  # no agent of that id is known here
-        return None
+    state = await host.read(thread, ThreadState) if thread and record.status not in ENDED else None
     inbox = state.inbox if isinstance(state, ThreadState) else ()
     return next((entry for entry in inbox if entry.task_id == task.task_id), None)
 

@@ -54,6 +54,13 @@ class Watch:
 
 
 @dataclass(frozen=True, slots=True)
+class Review:
+    """A thread that has recovered, and may have missed what its tasks were told."""
+
+    ref: ActorRef
+
+
+@dataclass(frozen=True, slots=True)
 class Withdraw:
     """A task that is no longer to be had."""
 

@@ -49,7 +49,7 @@ from meshwright.work.record import (
     last_ends,
     unsuccessful,
 )
-from meshwright.work.slots import Offer, Watch, Withdraw
+from meshwright.work.slots import Offer, Review, Watch, Withdraw
 
 MAX_TASKS = 1_000  # in the inbox, which every turn writes whole
 _STOPS_DEADLINE = ("person", "money")
@@ -125,6 +125,8 @@ class AgentThread(Actor[ThreadState]):
         entry = self._fenced(turn, completed.task_id, completed.fence)
         if entry is None:
             return False
+        if entry.cancelled is None and entry.answers <= completed.answers:
+            entry.has_news = False  # it was read as the run began
         self._end(turn, entry, completed.outcome)
         return True
 
@@ -158,6 +160,7 @@ class AgentThread(Actor[ThreadState]):
             return False
         entry.usage, entry.cost_usd, entry.seconds = suspend.usage, suspend.cost_usd, suspend.seconds
         entry.changed = suspend.changed
+        entry.is_cost_open |= suspend.cost_usd is None
         if entry.cancelled is not None:
             self._let_go(turn, entry)
             return True
@@ -179,8 +182,11 @@ class AgentThread(Actor[ThreadState]):
             return False
         if entry.cancelled is not None:  # a task that it delegated has ended, and says what it cost
             entry.waits.remove(wait)
-            entry.add(answer.value)
-            self._end_cancelled(turn, entry)
+            if entry.status == "running":  # its worker, or the next claim, ends it
+                entry.has_news = True
+            else:
+                entry.add(answer.value)
+                self._end_cancelled(turn, entry)
             return True
         event = approval_ended(wait, answer.value, answer.answered_by)
         if event is not None and counted(wait, answer.value, answer.answered_by):
@@ -194,9 +200,10 @@ class AgentThread(Actor[ThreadState]):
     def cancel(self, turn: Turn, cancel: Cancel) -> None:
         """End a task: at once where it is queued or waits for a person, through its worker where it runs.
 
-        One that waits for tasks that it delegated ends with those, whose cost is a part of its own.
+        One that waits for tasks that it delegated ends with those, whose cost is a part of its own. One whose
+        dispatch is still to come ends now, and is not begun then.
         """
-        entry = self._entry(cancel.task_id)
+        entry = self._entry(cancel.task_id, cancel.attempt) or self._entry_ahead(cancel)
         if entry is None:
             return
         entry.cancelled = entry.cancelled or cancel.reason
@@ -220,8 +227,17 @@ class AgentThread(Actor[ThreadState]):
     def recover(self, turn: Turn) -> None:
         """Offer again what was queued or running when the worker went; the claim makes sure it is gone.
 
-        If it is not gone after all, and had to stop, it is signalled again: the first signal may be lost.
+        A review then sees whether it has missed a cancel, or the end of a delegated task.
         """
+        self._offer_again(turn)
+        turn.signal_after_commit(Review(self.ref))
+
+    def redrive(self, turn: Turn) -> None:
+        """Offer again what is queued or running, since a worker may have lost it or died."""
+        self._offer_again(turn)
+
+    def _offer_again(self, turn: Turn) -> None:
+        """Offer what is queued or running; one that had to stop is signalled to, as a signal may be lost."""
         running = [entry for entry in self.state.inbox if entry.status == "running"]
         for entry in running:
             turn.signal_early(self._offer(entry))
@@ -229,10 +245,6 @@ class AgentThread(Actor[ThreadState]):
                 turn.signal_after_commit(self._stop(entry))
         if not running:
             self._offer_next(turn)
-
-    def redrive(self, turn: Turn) -> None:
-        """Offer again what is queued or running, since a worker may have lost it or died."""
-        self.recover(turn)
 
     def _take(self, turn: Turn, new: Entry) -> None:
         ended = next((end for end in self.state.ended if attempt_ended(end) == new.identity), None)
@@ -255,11 +267,26 @@ class AgentThread(Actor[ThreadState]):
     def _task(self, task_id: str) -> ActorRef:
         return TaskKey(self._tenant, task_id).ref
 
-    def _entry(self, task_id: str) -> Entry | None:
+    def _entry(self, task_id: str, attempt: int | None = None) -> Entry | None:
         for entry in self.state.inbox:
-            if entry.task_id == task_id:
+            if entry.task_id == task_id and attempt in (None, entry.attempt):
                 return entry
         return None
+
+    def _entry_ahead(self, cancel: Cancel) -> Entry | None:
+        """Take a cancel that has come before its dispatch: that finds the end then."""
+        if cancel.attempt is None:
+            return None
+        entry = Entry(
+            task_id=cancel.task_id,
+            generation=cancel.generation,
+            attempt=cancel.attempt,
+            capability=cancel.capability,
+        )
+        if any(attempt_ended(end) == entry.identity for end in self.state.ended):
+            return None
+        self.state.inbox.append(entry)
+        return entry
 
     def _may_claim(self, entry: Entry, claim: Claim) -> bool:
         if entry.status == "running":
@@ -332,7 +359,7 @@ class AgentThread(Actor[ThreadState]):
         for wait in new:
             entry.waits.append(wait)
             if wait.child_task_id is not None:
-                accept = Accept.of(children[wait.child_task_id])
+                accept = Accept.of(children[wait.child_task_id], request_hash=wait.step.hash)
                 turn.send(self._task(wait.child_task_id), "accept", accept)
             more = {"once": waiting.once} if waiting.once else {}
             more |= {"running": True} if entry.status == "running" else {}
@@ -356,7 +383,7 @@ class AgentThread(Actor[ThreadState]):
             value = {**wait.step.model_dump(), **answer, **by, **times}
             turn.append(answers_stream(entry.steps), entry.answers, value)
         if entry.status == "waiting":
-            entry.status = "queued"
+            entry.status, entry.has_news = "queued", wait.child_task_id is not None
         else:
             entry.has_news = True
         how = "expired" if "expired" in answer else "due" if wait.due_at is not None else "answered"
@@ -396,14 +423,18 @@ class AgentThread(Actor[ThreadState]):
             self._end(turn, entry, self._cancelled(entry, turn.now))
 
     def _cancel_children(self, turn: Turn, entry: Entry, reason: str) -> None:
-        for child in entry.children:
-            turn.send(self._task(child), "cancel", Cancel(task_id=child, reason=reason))
+        for wait in entry.waits:
+            if (child := wait.child_task_id) is not None:
+                cancel = Cancel(task_id=child, reason=reason, parent_key=wait.wait_id)
+                turn.send(self._task(child), "cancel", cancel)
 
     def _end(self, turn: Turn, entry: Entry, outcome: Outcome) -> None:
         self.state.inbox.remove(entry)
-        is_alone = self.ref.id == f"{self._tenant}:{entry.task_id}"
-        if entry.claims and not (outcome.success or is_alone):
+        if entry.claims and not outcome.success and self.ref.id != f"{self._tenant}:{entry.task_id}":
             turn.send(conversation_of(self.ref), "forget", entry.task_id)  # it may stand there as open
+        is_unread = entry.has_news or (entry.waits and entry.children)
+        if entry.is_cost_open or is_unread:
+            outcome = outcome.model_copy(update={"cost_usd": None})
         if entry.waits:
             self._cancel_children(turn, entry, "its result is no longer needed")
             entry.waits = []

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from meshwright.core import topics
 from meshwright.core.encoding import encode, too_large
@@ -23,7 +23,8 @@ from meshwright.work.earlier import has_steps
 from meshwright.work.journal import Journal
 from meshwright.work.protocol import Claim, Completed, Grant, Release, Stop, Suspend, TaskKey, Work, tenant_of
 from meshwright.work.record import MAX_STALLED_CLAIMS, DispatchedTask, ThreadState, unsuccessful
-from meshwright.work.slots import SUSPECT_CLAIMS, Offer, SlotTable, Suspects, Watch, Withdraw
+from meshwright.work.review import Reviews
+from meshwright.work.slots import SUSPECT_CLAIMS, Offer, Review, SlotTable, Suspects, Watch, Withdraw
 from meshwright.work.waits import Suspended
 
 logger = logging.getLogger("meshwright.work")
@@ -41,11 +42,17 @@ Runner = Callable[[ActorRef, Work, Journal], Awaitable[Completed]]
 
 It may raise `Suspended`; cancelled by `Stop`, it returns the outcome of a cancelled task.
 """
-Settler = Callable[[ActorRef, Work], Awaitable[bool]]
-"""Settles the calls of models that claims of an attempt made which no run has ended.
 
-Returns whether the attempt may have changed something.
-"""
+
+class Settled(NamedTuple):
+    """Whether an attempt may have changed something, and whether a call of it was booked by an estimate."""
+
+    changed: bool
+    is_estimated: bool
+
+
+Settler = Callable[[ActorRef, Work], Awaitable[Settled]]
+"""Settles the calls of models that claims of an attempt made which no run has ended."""
 
 
 @dataclass(slots=True)
@@ -97,6 +104,7 @@ class Worker:
         self._adopting: dict[Offer, asyncio.Task[None]] = {}
         self._held: dict[tuple[ActorRef, str], str] = {}
         self._watched: dict[tuple[ActorRef, str], asyncio.Task[None]] = {}
+        self._reviews = Reviews(host)
         self._draining = False
         self._holds: set[str] = set()
         self._listen_no_more = host.listen(topics.MESH, self._on_event, (_STOPPING,))
@@ -156,6 +164,9 @@ class Worker:
             self._take(signal)
         elif isinstance(signal, Watch):
             self._watch(signal.offer)
+        elif isinstance(signal, Review):
+            if not self._draining:
+                self._reviews.add(signal.ref)
         elif isinstance(signal, Withdraw):
             self._slots.withdraw(ref, signal.task_id)
             self._suspects.withdraw((ref, signal.task_id))
@@ -188,6 +199,7 @@ class Worker:
         self._listen_no_more()
 
     def _start_no_more(self) -> None:
+        self._reviews.stop()
         self._suspects.clear()
         for adopting in self._adopting.values():
             adopting.cancel()
@@ -384,12 +396,16 @@ class Worker:
         """Settle the calls of an attempt; the work with whether it may have changed something."""
         if self._settle is None:
             return work
-        return work.model_copy(update={"changed": await self._settle(ref, work)})
+        return work.model_copy(update={"changed": (await self._settle(ref, work)).changed})
 
-    async def _settle_cut(self, ref: ActorRef, work: Work) -> None:
-        """Settle the calls of a claim whose process ended, as far as this one did not make them again."""
-        if work.was_cut:
-            await self._settled(ref, work)
+    async def _settle_cut(self, ref: ActorRef, work: Work, ended: EndT) -> EndT:
+        """Settle the calls of a claim whose process ended, as far as this one did not make them again.
+
+        Returns the end of the run, of unknown cost where that lacks one of them.
+        """
+        if work.was_cut and self._settle is not None and (await self._settle(ref, work)).is_estimated:
+            return ended.model_copy(update={"cost_usd": None})
+        return ended
 
     def _is_own(self, owner: str) -> bool:
         """Whether that worker is or was this one, before it lost its lease."""
@@ -406,14 +422,15 @@ class Worker:
         try:
             completed = await self._ended(ref, work, running)
         except Suspended as suspended:
-            suspend = suspended.suspend
-            await self._settle_cut(ref, work)
+            suspend = await self._settle_cut(ref, work, suspended.suspend)
             try:
                 await self._call(ref, "suspend", suspend, traceparent)
             except TooLarge as error:
                 await self._call(ref, "complete", self._too_large(work, suspend, error), traceparent)
         else:
-            await self._settle_cut(ref, work)
+            if work.was_cut:
+                outcome = await self._settle_cut(ref, work, completed.outcome)
+                completed = completed.model_copy(update={"outcome": outcome})
             if running.stopped and completed.outcome.status == "failed":  # by an error that the stop led to
                 ended = completed.outcome.model_copy(update={"status": "cancelled", "error": _CANCELLED})
                 completed = completed.model_copy(update={"outcome": ended})
@@ -500,6 +517,7 @@ class Worker:
 _STOPPED = "stopped"
 _CANCELLED = Fault(type="Cancelled", message="cancelled on request")
 ResultT = TypeVar("ResultT")
+EndT = TypeVar("EndT", Outcome, Suspend)
 
 
 async def until_stopped(work: Awaitable[ResultT]) -> ResultT:

@@ -34,6 +34,11 @@ class Connection(Protocol):
         ...
 
 
+def create_versions(session: Connection) -> None:
+    """Create the table of versions, which the other functions read, unless it is there."""
+    session.execute(_CREATE_VERSIONS)
+
+
 def upgrade(session: Connection, component: str, folder: Traversable, location: str) -> None:
     """Apply the steps of a component that the database has not seen; raises as `pending_upgrade` does."""
     steps = migration_steps(folder, session.dialect)
@@ -96,7 +101,6 @@ def _checked_version(session: Connection, component: str, steps: Mapping[int, st
 
 
 def _version(session: Connection, component: str) -> int:
-    session.execute(_CREATE_VERSIONS)
     row = session.execute(_SELECT_VERSION, (component,)).fetchone()
     return row[0] if row else 0
 

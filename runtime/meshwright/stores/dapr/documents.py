@@ -50,7 +50,8 @@ class OutboxEntry:
 
     `by` is the incarnation that committed it, and sends it as long as it lives. An event `is_logged` once the
     log has it, and `is_shown` once the listeners of this process have seen it; an entry `is_delivered` once
-    its actor has it, or the broker for those who take messages there.
+    its actor has it, or the broker for those who take messages there. A message `waits` where it is
+    not known which process runs its type.
     """
 
     item: Message | Event
@@ -59,6 +60,7 @@ class OutboxEntry:
     is_logged: bool = False
     is_delivered: bool = False
     is_shown: bool = False
+    waits: bool = False
     owner: Any = None
     """The StoredActor whose outbox it is in."""
     _data: bytes = b""

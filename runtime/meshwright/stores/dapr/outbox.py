@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from meshwright.core.clock import Clock
-from meshwright.core.errors import Draining, MailboxFull, NotFound
+from meshwright.core.errors import Draining, MailboxFull, MeshError
 from meshwright.core.messages import Event
 from meshwright.events.log import EventLog
 from meshwright.kernel.envelope import ActorRef, Message
-from meshwright.kernel.host import dead_letter
 from meshwright.kernel.store import Delivery, Receiver
 from meshwright.stores.dapr.broker import Broker, EventShipper
 from meshwright.stores.dapr.documents import Document, OutboxEntry
@@ -30,6 +28,7 @@ _logger = logging.getLogger("meshwright.dapr")
 
 _MAX_WAITING = 20_000
 _MAX_ENDED = 64
+_MISSING_SECONDS = 5.0  # between tries to find a process that runs a type
 MAX_CARRIED = 32  # entries of another worker's that a document carries; of more all are sent once more
 
 
@@ -54,6 +53,7 @@ class StoredActor:
     is_fresh: bool = False
     is_committing: bool = False
     is_relaying: bool = False
+    is_trying: bool = False
     is_evicted: bool = False
     used_at: float = 0.0
 
@@ -114,7 +114,8 @@ class StoredActors:
     def evict(self, actor: StoredActor) -> None:
         """Drop an actor, or as soon as it has nothing to send."""
         actor.is_evicted = True
-        if not (actor.outbox or actor.to_deliver or actor.is_committing):
+        is_busy = actor.to_deliver or actor.is_committing or actor.is_trying
+        if not is_busy and all(entry.waits for entry in actor.outbox):
             self._actors.pop(actor.ref, None)
 
     def settled(self, actor: StoredActor) -> None:
@@ -145,7 +146,6 @@ class Outbox:
         broker: Broker,
         log: EventLog | None,
         actors: StoredActors,
-        clock: Clock,
         *,
         log_is_shared: bool,
     ) -> None:
@@ -154,9 +154,9 @@ class Outbox:
         self._sidecar = sidecar
         self._broker = broker
         self._actors = actors
-        self._clock = clock
         self._is_open = True
         self._calls: set[asyncio.Task[None]] = set()
+        self._missing_until: dict[str, float] = {}  # types that were tried, and when they are again
         self._waiting = 0
 
     def close(self) -> None:
@@ -187,7 +187,11 @@ class Outbox:
         for entry in actor.outbox:
             if entry.is_started:
                 continue
-            entry.is_started, entry.owner = True, actor
+            entry.owner = actor
+            if isinstance(entry.item, Message) and self.is_missing(entry.item.to.type):
+                entry.is_logged = entry.waits = True
+                continue
+            entry.is_started = True
             if isinstance(entry.item, Message):
                 entry.is_logged = True
             else:
@@ -199,14 +203,14 @@ class Outbox:
         if actor.to_deliver and not actor.is_relaying:
             actor.is_relaying = True
             self._deliver_next(actor, 0)
+        if not actor.is_trying and any(entry.waits for entry in actor.outbox):
+            actor.is_trying = True
+            self._begin(self._deliver_waiting(actor), "waiting messages")
 
     def deliver(self, message: Message) -> asyncio.Future[Any]:
-        """Give a message that may arrive again to its actor; one without an actor is recorded."""
+        """Give a message that may arrive again to its actor."""
         if message.to.type not in self._receiver.kinds:
-            call = asyncio.create_task(self._deliver_elsewhere(message), name="relay")
-            self._calls.add(call)
-            call.add_done_callback(self._calls.discard)
-            return call
+            return self._begin(self._deliver_elsewhere(message), "relay")
         reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         try:
             self._receiver.admit(message.to)
@@ -217,11 +221,17 @@ class Outbox:
         return reply
 
     async def _deliver_elsewhere(self, message: Message) -> None:
-        if message.to.type in self._receiver.remote_kinds:
-            decode_reply(await self._sidecar.invoke(message.to, DELIVER, message.encode()))
-        else:
-            error = NotFound(f"no actor type {message.to.type!r} is registered", field="type")
-            await self.emit([dead_letter(message, error, self._clock.now())])
+        decode_reply(await self._sidecar.invoke(message.to, DELIVER, message.encode()))
+
+    def _begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+        return task
+
+    def is_missing(self, kind: str) -> bool:
+        """Whether it is not known which process runs a type: messages to it wait, and are tried apart."""
+        return kind not in self._receiver.kinds and kind not in self._receiver.remote_kinds
 
     async def call(self, message: Message) -> Any:
         """Call an actor of another app; the reply is plain data."""
@@ -254,6 +264,27 @@ class Outbox:
             self._deliver_next(actor, 0)
         else:
             actor.is_relaying = False
+
+    async def _deliver_waiting(self, actor: StoredActor) -> None:
+        """Try the messages that wait, in order, apart from the others: daprd takes seconds to find nobody."""
+        try:
+            for entry in [entry for entry in actor.outbox if entry.waits]:
+                assert isinstance(entry.item, Message)
+                kind, now = entry.item.to.type, asyncio.get_running_loop().time()
+                if self._missing_until.get(kind, now) > now:
+                    continue
+                self._missing_until[kind] = now + _MISSING_SECONDS
+                try:
+                    await self._deliver_elsewhere(entry.item)
+                except MeshError as error:
+                    _logger.debug("%s waits: %s", entry.item.title, error)
+                else:
+                    del self._missing_until[kind]
+                    entry.is_delivered, entry.waits = True, False
+                    self._ended(entry)
+        finally:
+            actor.is_trying = False
+            self._actors.settled(actor)
 
     def _logged(self, entry: OutboxEntry) -> None:
         entry.is_logged = True

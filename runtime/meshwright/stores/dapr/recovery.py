@@ -169,7 +169,7 @@ class Recovery:
         if adopted and document.record.wake_at is not None:
             self._receiver.wake([ref], "wake")
         if document.record.has_pending_work:
-            await self._ask_again(ref, recover=adopted or not is_ours)
+            await self._ask_again(ref, recover=adopted or not is_ours, redrive=not self._waits(actor))
 
     async def _owed(self, ref: ActorRef, *, adopted: bool) -> StoredActor | None:
         """The actor as the store has it, if it is owed anything; else it is let go."""
@@ -198,9 +198,15 @@ class Recovery:
             self._seen_at[ref] = (revision, now)
         return known == revision and now - since > self._settled_seconds
 
-    async def _ask_again(self, ref: ActorRef, *, recover: bool) -> None:
+    def _waits(self, actor: StoredActor) -> bool:
+        """Whether a message waits for a process that runs its type: asked again, one more would wait."""
+        sent = (entry.item for entry in actor.outbox)
+        return any(isinstance(item, Message) and self._outbox.is_missing(item.to.type) for item in sent)
+
+    async def _ask_again(self, ref: ActorRef, *, recover: bool, redrive: bool) -> None:
         kind = self._receiver.kinds[ref.type]
-        for turn in (*(["recover"] * (recover and kind.recovers)), *(["redrive"] * kind.redrives)):
+        turns = ["recover"] * (recover and kind.recovers) + ["redrive"] * (redrive and kind.redrives)
+        for turn in turns:
             self._receiver.admit(ref)
             reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
             message = Message(f"{turn}/{self._id}/{next(self._numbers)}", ref, turn)

@@ -56,6 +56,7 @@ class DaprStore(SharedStore):
     has_broker = True
     deletes_actors = False
     routes_events = True
+    forwards = True
 
     def __init__(
         self,
@@ -97,7 +98,7 @@ class DaprStore(SharedStore):
         self.broker = Broker(self.sidecar, options, receiver.bus, self._taken_elsewhere)
         log = self._log if self._keeps_log else None
         self.outbox = Outbox(
-            receiver, self.sidecar, self.broker, log, self.actors, clock, log_is_shared=self._shares_log
+            receiver, self.sidecar, self.broker, log, self.actors, log_is_shared=self._shares_log
         )
         self.recovery = Recovery(
             options, receiver, self.documents, self.lease, self.watches, self.actors, self.outbox

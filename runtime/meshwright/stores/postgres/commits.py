@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -12,18 +13,19 @@ from typing import Any, NamedTuple
 from meshwright.core.errors import Conflict, StoreFailed, StoreUnavailable
 from meshwright.core.messages import Event
 from meshwright.events.log import EventLog
-from meshwright.events.table import Written
+from meshwright.events.table import Written, newest, pruned_through
 from meshwright.events.tails import read_news
 from meshwright.kernel.envelope import ActorRef, Record
 from meshwright.kernel.host import Bus
 from meshwright.kernel.rows import record_row, row_of
 from meshwright.kernel.store import AlreadyTaken, Batch, Delivery
-from meshwright.sql.database import Database
+from meshwright.sql.database import Database, Session
 from meshwright.stores.postgres.groups import BatchResult, BatchRows, Unless, write_batches
 
 _MAX_BATCHES = 96  # in a group: the others are prepared while it is written
 _GATHERING_TURNS = 8  # of the event loop: a turn of an actor leads to its commit in about that many
 _SHOWN_AT_ONCE = 500  # events
+_REMEMBERED = 256  # of the last events, by which a database that came back older is noticed
 
 
 class _Waiting(NamedTuple):
@@ -39,11 +41,13 @@ class Commits:
         database: Database,
         log: EventLog,
         owner_of: Callable[[ActorRef], str],
+        keeper_of: Callable[[ActorRef], str],
         deliver: Callable[[Delivery], None],
         tell: Callable[[Sequence[Event]], None],
     ) -> None:
         self._database, self._log = database, log
-        self._owner_of, self._deliver, self._tell = owner_of, deliver, tell
+        self._owner_of, self._keeper_of = owner_of, keeper_of
+        self._deliver, self._tell = deliver, tell
         self._filling: list[_Waiting] = []
         self._writing = False
         self.incarnation = ""
@@ -74,7 +78,7 @@ class Commits:
         unless, unless_id = _unless(batch)
         return BatchRows(
             expected=[(ref.type, ref.id, revision) for ref, revision in batch.expected.items()],
-            heads=[(*row_of(ref, record), self.incarnation) for ref, record in batch.actors.items()],
+            heads=[(*row_of(ref, record), self._keeper_of(ref)) for ref, record in batch.actors.items()],
             taken=batch.taken,
             records=[record_row(record) for record in batch.records],
             messages=[self._row_of(item) for item in batch.messages],
@@ -157,11 +161,25 @@ class News:
         self._bus = Bus()
         self._shown = self._newest = 0  # seqs: shown to listeners, known to exist
         self._own: set[int] = set()  # shown out of order, since they are this worker's
+        self._seen: deque[tuple[int, str]] = deque(maxlen=_REMEMBERED)  # the last events: seq and id
         self._is_due = asyncio.Event()
 
     def begin(self, bus: Bus, newest: int) -> None:
         """Show the events behind a `seq`."""
         self._bus, self._shown, self._newest = bus, newest, newest
+        self._own.clear()
+        self._seen.clear()
+
+    async def loss(self) -> tuple[int, int] | None:
+        """The last `seq` that the database still has, and the last that this worker knows of.
+
+        None where nothing is gone: a server that is restored, or a standby that lagged, lacks events.
+        """
+        seen = sorted(self._seen)
+        known = max(self._newest, seen[-1][0] if seen else 0)
+        newest, still_there, read_through = await self._database.read(_still_there, seen)
+        gone = [seq for seq, _ in seen if seq <= read_through and seq not in still_there]
+        return (min([newest, *(seq - 1 for seq in gone)]), known) if gone or newest < known else None
 
     def reach(self, seq: int) -> None:
         """Learn that there are events up to a `seq`."""
@@ -173,6 +191,7 @@ class News:
         self._log.committed(events)
         for event in events:
             seq = event.seq or 0
+            self._seen.append((seq, event.id))
             if seq > self._shown:  # else the notification of this commit was faster
                 self._own.add(seq)
                 self._bus.tell(event)
@@ -205,7 +224,18 @@ class News:
             self._log.reach(reached)
         for event in events:
             if event.seq not in own:
+                self._seen.append((event.seq or 0, event.id))
                 self._bus.tell(event)
+
+
+def _still_there(session: Session, seen: Sequence[tuple[int, str]]) -> tuple[int, set[int], int]:
+    """The last `seq`, those of some events that are there still, and through which `seq` that is known."""
+    last = newest(session)
+    if not seen or seen[0][0] <= pruned_through(session):
+        return last, set(), 0
+    events, read_through, _ = read_news(session, seen[0][0], seen[-1][0], [])
+    ids = {event.seq: event.id for event in events}
+    return last, {seq for seq, event_id in seen if ids.get(seq) == event_id}, read_through
 
 
 def place(ref: ActorRef, workers: Sequence[str]) -> str:

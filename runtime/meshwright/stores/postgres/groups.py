@@ -32,6 +32,8 @@ _LOCK_MESSAGES = "SELECT n FROM messages WHERE n = ANY(?) ORDER BY n FOR UPDATE"
 _DELETE_MESSAGES = "DELETE FROM messages WHERE n = ANY(?)"
 _OWNERS = """
     SELECT type, id, coalesce(
+        (SELECT owner FROM messages WHERE (messages.type, messages.id) = (to_.type, to_.id) AND owner = ''
+            LIMIT 1),
         (SELECT owner FROM messages WHERE (messages.type, messages.id) = (to_.type, to_.id) LIMIT 1),
         (SELECT owner FROM heads JOIN workers ON incarnation = owner AND jsonb_exists(kinds::jsonb, to_.type)
             WHERE (heads.type, heads.id) = (to_.type, to_.id)))
@@ -62,7 +64,10 @@ class BatchRows(NamedTuple):
     taken: Sequence[int]
     records: Sequence[Row]
     messages: Sequence[tuple[str, str, str, bool, bytes]]
-    """Type and id of the receiver, the owner if no message waits for it, `remember`, the message."""
+    """Type and id of the receiver, the owner if no message waits for it, `remember`, the message.
+
+    Without an owner (""), the message waits for a worker that runs the type.
+    """
     events: Sequence[Row]
     unless: Unless
     """Skip the batch where its record, or the event of `unless_id`, is known."""
@@ -143,7 +148,9 @@ def _judge(session: Session, incarnation: str, group: Sequence[_Judged]) -> None
         messages = judged.batch.messages
         judged.numbers = [next(numbers) for _ in messages]
         # Messages for one actor land together, so that they stay in order; else where it committed last.
-        judged.owners = [owners[message[:2]] or message[2] for message in messages]
+        judged.owners = [
+            message[2] if (owner := owners[message[:2]]) is None else owner for message in messages
+        ]
 
 
 def _check_actors(group: Sequence[_Judged], found: dict[Any, int]) -> None:
@@ -200,7 +207,7 @@ def _write_messages(session: Session, group: Sequence[_Judged], incarnation: str
         for (kind, name, _, remember, message), number, owner in sent:
             rows.append((number, kind, name, owner, owner == incarnation, remember, message))
     session.insert(MESSAGES, rows)
-    for owner in {row[3] for row in rows} - {incarnation}:
+    for owner in {row[3] for row in rows} - {incarnation, ""}:
         session.notify(f"m{owner}")
 
 

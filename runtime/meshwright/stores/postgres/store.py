@@ -38,6 +38,10 @@ from meshwright.stores.postgres.groups import delete_locked, write_batches
 
 _logger = logging.getLogger("meshwright.store")
 
+_OLDER = (
+    "%s came back older than it was: events %d to %d are gone, with the tasks that were accepted in them. "
+    "Restore a newer state, or submit these tasks again: they are unknown now, and what they did stays done"
+)
 LEASE_SECONDS = 10.0
 RENEW_SECONDS = 3.0
 LOOK_SECONDS = 0.25  # between looks at who is alive
@@ -139,7 +143,9 @@ class PostgresStore(SharedStore):
         except BaseException:  # a cancelled start too must give the connections back
             await self.close(abrupt=True)
             raise
-        self._commits = Commits(self._database, self._log, self._owner_of, receiver.deliver, self._news.tell)
+        self._commits = Commits(
+            self._database, self._log, self._owner_of, self._keeper_of, receiver.deliver, self._news.tell
+        )
 
     async def begin(self, incarnation: str) -> Takeover:
         """Join the workers under a name, and adopt what no living worker has."""
@@ -150,6 +156,7 @@ class PostgresStore(SharedStore):
             await self._connect(incarnation, sorted(receiver.kinds))
             self._incarnation = self._commits.incarnation = incarnation
             await self._database.read(refuse_if_moved, self._database.location)
+            await self._notice_loss(receiver)
             await self._look()
             self._fetched.clear()
             messages, heads = await self._adopt(receiver)
@@ -164,6 +171,16 @@ class PostgresStore(SharedStore):
             asyncio.create_task(self._news.show(), name="postgres: events"),
         ]
         return Takeover(_deliveries(messages), [ActorRef(*row[:2]) for row in heads if row[2]])
+
+    async def _notice_loss(self, receiver: Receiver) -> None:
+        """Say loudly that the database came back without events that this worker knows of."""
+        loss = await self._news.loss()
+        if loss is None:
+            return
+        last_seq, known_seq = loss
+        _logger.error(_OLDER, self._database.location, last_seq + 1, known_seq)
+        await self._log.note_loss(last_seq, known_seq)
+        self._news.begin(receiver.bus, await self._log.last_seq())
 
     async def close(self, *, abrupt: bool = False) -> None:
         """Leave the workers, so that others adopt what is left, and disconnect."""
@@ -399,7 +416,12 @@ class PostgresStore(SharedStore):
 
     def _owner_of(self, ref: ActorRef) -> str:
         able = [name for name, kinds in self._workers.items() if ref.type in kinds]
-        return place(ref, able) if able else self._incarnation
+        return place(ref, able) if able else ""
+
+    def _keeper_of(self, ref: ActorRef) -> str:
+        """The worker that answers for an actor which commits here: this one, where it runs the type."""
+        runs_here = self._receiver is not None and ref.type in self._receiver.kinds
+        return self._incarnation if runs_here else self._owner_of(ref)
 
 
 def _rows(session: Session, statement: str, values: Sequence[Any]) -> list[Row]:
