@@ -11,7 +11,7 @@ import click
 from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk
 from meshwright.cli.filters import OPEN, Many, many_options, refusal
-from meshwright.cli.inbox import answer_command, answer_of, find_question, short_name
+from meshwright.cli.inbox import answer_command, answer_of, find_question, is_for_money, short_name
 from meshwright.cli.options import (
     JSON_OBJECT,
     JSON_VALUE,
@@ -21,13 +21,14 @@ from meshwright.cli.options import (
     utf8,
 )
 from meshwright.cli.output import document
-from meshwright.core.display import Document, short
+from meshwright.core.display import Document, printable, short
 from meshwright.core.errors import Conflict, InvalidInput, MeshError
 from meshwright.core.schema import takes_approval
 
 if TYPE_CHECKING:
     from meshwright.client import Client
     from meshwright.events.inbox import Question
+    from meshwright.work.record import TaskView
 
 _context = click.get_current_context
 _ids_argument = click.argument("ids", metavar="[ID]...", nargs=-1, shell_complete=named("question"))
@@ -47,9 +48,22 @@ _AnswerOne = Callable[["Question", Connection], Awaitable[str]]
 """Answers one question, and says so."""
 
 
-async def _answer_named(mesh: Connection, name: str, one: _AnswerOne, *, dry_run: bool) -> Document:
+async def _answer_named(
+    mesh: Connection, name: str, one: _AnswerOne, value: Any, kinds: list[str], *, dry_run: bool
+) -> Document:
+    """Answer one of several that are named; `kinds` begins with the kind of the first, which all are of."""
+    from meshwright.events.answers import check_alone
+
     try:
         question = await _find_open(mesh.client, name)
+        check_alone(question, value)
+        kinds.append(question.kind)
+        if question.kind != kinds[0]:
+            raise Conflict(
+                f"It is of the kind {question.kind!r}, and the first of {kinds[0]!r}: an answer is for one",
+                remedy="Answer it apart",
+                field="id",
+            )
         if not dry_run:
             await one(question, mesh)
     except MeshError as error:
@@ -66,6 +80,11 @@ def _told_answered(question: Document) -> str:
     done = "would be answered" if question["is_dry"] else "answered"
     kind = f"  [{question['kind']}]" if question["is_dry"] and question.get("kind") else ""
     return f"{done}: {short(question['question'])}{kind}"
+
+
+def _planned(question: Document) -> str:
+    """All of a question, for who is about to answer it with others."""
+    return f"{short_name(question['id'])}  {printable(question['question'])}"
 
 
 @click.command()
@@ -135,8 +154,7 @@ def answer(target: Target, words: tuple[str, ...], many: Many, value: tuple[Any]
 
     async def one(question: Question, mesh: Connection) -> str:
         shaped = given if text is None else answer_of(question.answer_schema, text)
-        await mesh.client.answer(question, shaped)
-        return _sent("answered", question, mesh)
+        return _sent("answered", question, await mesh.client.answer(question, shaped), mesh)
 
     return _answer(target, many._replace(ids=ids), one, given)
 
@@ -155,13 +173,15 @@ def _answer(target: Target, many: Many, one: _AnswerOne, value: Any) -> int:
 
 
 def _answer_many(target: Target, many: Many, one: _AnswerOne, value: Any) -> int:
+    kinds = list[str]()
+
     async def named_one(mesh: Connection, name: str) -> Document:
-        return await _answer_named(mesh, name, one, dry_run=many.dry_run)
+        return await _answer_named(mesh, name, one, value, kinds, dry_run=many.dry_run)
 
     async def found(mesh: Connection, **fields: Any) -> list[Any]:
         return await mesh.client.answer_all(value, **fields)
 
-    done = many.do(target, named_one, found, "{count} question{s} {are} answered.")
+    done = many.do(target, named_one, found, "{count} question{s} {are} answered.", _planned)
     empty = "no such open questions; mesh inbox lists what waits for a person"
     return many.show(done, _told_answered, "not answered", empty)
 
@@ -170,8 +190,8 @@ def _decide(target: Target, many: Many, decision: Document, reason: str | None) 
     answer = {**decision, "reason": reason} if reason else decision
 
     async def one(question: Question, mesh: Connection) -> str:
-        takes = takes_approval(question.answer_schema) or ("account" in question.subject and reason)
-        if question.status == "open" and decision["approve"] and "account" in question.subject:
+        takes = takes_approval(question.answer_schema) or (is_for_money(question.subject) and reason)
+        if question.status == "open" and decision["approve"] and is_for_money(question.subject):
             raise InvalidInput(
                 f"{short_name(question.id)} waits for money: {question.question}",
                 remedy=f"mesh budgets raise adds some, mesh deny {short_name(question.id)} says no",
@@ -183,10 +203,10 @@ def _decide(target: Target, many: Many, decision: Document, reason: str | None) 
                 remedy=f"Answer it: {answer_command(document(question), mesh.options)}",
                 field="id",
             )
-        await mesh.client.answer(question, answer)
+        view = await mesh.client.answer(question, answer)
         given = decision.get("arguments")
         how = "" if given is None else f" with {short(json.dumps(given, ensure_ascii=False))} instead"
-        return _sent(f"approved{how}" if decision["approve"] else "denied", question, mesh)
+        return _sent(f"approved{how}" if decision["approve"] else "denied", question, view, mesh)
 
     return _answer(target, many, one, answer)
 
@@ -212,14 +232,16 @@ async def _find_open(client: Client, given: str) -> Question:
     )
 
 
-def _sent(done: str, question: Question, mesh: Connection) -> str:
+def _sent(done: str, question: Question, view: TaskView | None, mesh: Connection) -> str:
     if question.source == "memory":
         undo = f"mesh memory undo {question.id}{mesh.options}"
         return f"{done}: {short(question.question)}\n{undo} takes that back"
     if question.source:
         return f"{done}: {short(question.question)}"
-    if "account" in question.subject:
+    if is_for_money(question.subject):
         tasks = "1 task fails" if question.tasks == 1 else f"{question.tasks:,} tasks fail"
         return f"{done}: {short(question.question)}\n{tasks}"
     goes_on = "goes on" if mesh.is_running else f"goes on with the next mesh up{mesh.options}"
+    if view is not None and view.missing_agent is not None:
+        goes_on = f"goes on once its agent {view.missing_agent} is loaded: start a mesh with its file"
     return f"{done}: {short(question.question)}\ntask {question.task_id} {goes_on}"

@@ -93,6 +93,9 @@ _WIDEST = max(map(len, COMMANDS))
 _ALIASES = {"help": "--help", "version": "--version"}
 """Words that other programs take for these options of `mesh`."""
 
+_ELSEWHERE = {"logs": "events --task ID", "describe": "task ID", "top": "watch"}
+"""Commands of other programs, by the name that they have there."""
+
 
 class _Unexpected(click.ClickException):
     """A fault in Meshwright itself, reported in one line; its traceback is kept elsewhere."""
@@ -140,6 +143,9 @@ class _LazyGroup(click.Group):
         if name not in known and not ctx.resilient_parsing and not name.startswith("-"):
             from meshwright.cli.nouns import unknown
 
+            if name in _ELSEWHERE:
+                hint = f"did you mean: mesh {_ELSEWHERE[name]}"
+                raise click.UsageError(f"there is no command {name!r}; {hint}")
             raise click.UsageError(unknown(name, known, "mesh"))
         return super().resolve_command(ctx, args)
 

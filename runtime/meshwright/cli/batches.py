@@ -69,6 +69,8 @@ async def _cancel_one(given: str, as_json: bool, mesh: Connection) -> str:
         click.echo(f"it had already {ended}; nothing was cancelled", err=True)
     elif view.status != "cancelled":
         then = "its agent lets go" if mesh.is_running else f"mesh up{mesh.options} runs"
+        if view.missing_agent is not None:
+            then = f"its agent {view.missing_agent}, which is not loaded here, is back"
         click.echo(f"cancelling: the task ends once {then}", err=True)
     return task_page(mesh, view, as_json=as_json)
 

@@ -23,6 +23,7 @@ from meshwright.cli.timeline import (
     Answering,
     Drawing,
     TerminalDrawing,
+    Unanswered,
     follow_task,
     is_drawn_on,
     print_answer,
@@ -35,7 +36,7 @@ _COMMAND = re.compile(r"/([a-z]+)(?:\s+(.*))?")
 _ENDS = ("quit", "exit")
 _HELP = "/file PATH sends a file with the next request, /new begins another thread, /quit ends"
 _LATE_SECONDS = 3.0
-_SHOWN = frozenset(("tool", "waiting", "attempt", "cancelling", "file", "save"))
+_SHOWN = frozenset(("tool", "waiting", "cancelling", "file", "save"))
 """The lines of a timeline that a conversation shows; `mesh events` has all."""
 
 
@@ -128,6 +129,8 @@ class _Conversation:
                 try:
                     if await self._has_ended_by(text):
                         break
+                except Unanswered as error:
+                    self._note(error.message)
                 except (MeshError, click.UsageError) as error:
                     click.echo(f"mesh: {for_terminal(str(error))}", err=True)
         finally:
@@ -191,12 +194,9 @@ class _Conversation:
             late.cancel()
             self._files = []
             with _canvas() as canvas:
-                answering = Answering(self._mesh, canvas, self._lines, self._interrupt)
+                answering = Answering(self._mesh, canvas, self._lines)
                 outcome = await follow_task(self._mesh, task_id, canvas, answering)
         except asyncio.CancelledError:
-            if self._lines.has_ended and self._mesh.is_running:
-                self._note(f"the task goes on; its question is in: mesh inbox{self._mesh.options}")
-                return
             with suppress(NotFound):  # it was not even sent
                 try:
                     await asyncio.wait_for(client.cancel(task_id), _LATE_SECONDS)
@@ -207,7 +207,8 @@ class _Conversation:
             return
         finally:
             late.cancel()
-        print_answer(outcome, shown=canvas.said)
+        if print_answer(outcome, shown=canvas.said):
+            self._note(f"again: mesh retry {task_id}{self._mesh.options}")
 
     def _interrupt(self) -> None:
         """Stop the answer that is under way; at the prompt of a terminal only say how it ends."""

@@ -21,7 +21,7 @@ from meshwright.cli.project import Declared, declared_agents, require_trust, tru
 from meshwright.cli.resources import group_of
 from meshwright.cli.timeline import drawing
 from meshwright.core.display import Document, ahead
-from meshwright.core.errors import MeshError, NotFound, in_one_line, nearest
+from meshwright.core.errors import ConfigError, MeshError, NotFound, in_one_line, nearest
 from meshwright.core.schema import described_fields
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def _check(as_json: bool) -> int:
     settings = _settings()
     declared = _declared(settings)
     literal = {name: brought for name, brought in declared.brought.items() if brought.text}
-    known = Prompts(prompts_folder(Path.cwd(), settings), brought=literal)
+    known = Prompts(prompts_folder(Path.cwd(), settings), brought=literal, own=declared.variables)
     elsewhere = {*declared.brought, *_prompts_of_packages(settings)}
     names = {*known.names(), *elsewhere}
     needed = {name: agent for name, agent in declared.needed.items() if name not in elsewhere}
@@ -163,7 +163,7 @@ def _prompts_of_packages(settings: Settings) -> list[str]:
     from meshwright.app import build_mesh
     from meshwright.prompts import PromptSources
 
-    return build_mesh(settings, agents=()).get(PromptSources).names()
+    return build_mesh(settings.without_unread(), agents=()).get(PromptSources).names()
 
 
 @click.command()
@@ -186,13 +186,23 @@ async def _run_checks(settings: Settings) -> int:
     from meshwright.app import build_mesh
     from meshwright.component import Component
 
-    mesh = build_mesh(settings)
     verdict, sentence, running = await _ask_running(settings)
     _show(verdict, "running", sentence)
+    missing = settings.unread_secrets
+    for error in missing:
+        _show("FAIL", "secrets", in_one_line(error.message, error.remedy))
+    left_out = {error.field for error in missing}
+    try:
+        mesh = build_mesh(settings.without_unread())
+    except ConfigError as error:  # perhaps one of those secrets
+        if error not in missing:
+            _show("FAIL", "settings", in_one_line(error.message, error.remedy))
+        return len({*missing, error})
     components = [component for component in mesh.components if isinstance(component, Component)]
     checks = [check for component in components for check in component.checks()]
+    checks = [check for check in checks if check.name not in left_out]
     if running is not None:  # it may have been started with other settings than this shell has
-        checks = [running if check.name == running.name else check for check in checks]
+        checks = [running, *(check for check in checks if check.name != running.name)]
     with drawing() as canvas:
         canvas.doing(f"asking {', '.join(check.name for check in checks)}")
         results = await asyncio.gather(*map(_run_check, checks))
@@ -203,7 +213,7 @@ async def _run_checks(settings: Settings) -> int:
         if warning not in said:
             _show("warn", "mesh", warning)
     await mesh.stop(drain_seconds=0)
-    return sum(verdict == "FAIL" for verdict, _ in results)
+    return len(missing) + sum(verdict == "FAIL" for verdict, _ in results)
 
 
 async def _ask_running(settings: Settings) -> tuple[str, str, Check | None]:

@@ -14,8 +14,9 @@ import secrets
 import socket
 import stat
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -27,7 +28,7 @@ from meshwright.cli.options import Target
 from meshwright.cli.output import document, line_of, styled
 from meshwright.cli.project import declared_agents, require_trust
 from meshwright.core.display import Document, Need
-from meshwright.core.errors import ConfigError, Conflict, InvalidInput, NotFound
+from meshwright.core.errors import ConfigError, Conflict, InvalidInput, NotFound, StoreLocked
 from meshwright.sql.folder import (
     SOCKET_NAME,
     make_private,
@@ -51,6 +52,8 @@ ResultT = TypeVar("ResultT")
 _REPORTED_EVENTS = {
     "mesh.held": logging.WARNING,
     "agent.code_changed": logging.WARNING,
+    "agent.missing": logging.WARNING,
+    "agent.returned": logging.INFO,
     "prompt.fallback": logging.WARNING,
     "prompt.rejected": logging.WARNING,
     "prompt.reloaded": logging.INFO,
@@ -63,6 +66,7 @@ _URL_FILE, _TOKEN_FILE = "mesh.json", "admin.token"
 _SECRET_BYTES = 32
 _WHOLE_ID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")  # an id that the mesh made
 _SHOWN_IDS = 5
+_STARTING_SECONDS, _STARTING_PAUSE_SECONDS = 10.0, 0.2  # for a mesh that has its data and does not listen yet
 _ASKS_FILES, _RUNS_ONE = "asking its files", "this command runs one until it ends"
 _REMEDY = "remove the file, and mesh up makes another"
 
@@ -107,16 +111,28 @@ def talk(
     async def connect_and_use() -> ResultT:
         options = f" --data {target.data}" if target.data else ""
         chosen = target.url or load_settings(Path(), data_dir=target.data)
-        async with running_mesh(chosen, options, target.tenant) as running:
-            if running is not None:
-                say_asked(running.where)
-                return await use(running)
-        assert not isinstance(chosen, str)
-        if not begins:
-            require_folder(target.data, chosen)
-        async with in_process(chosen, need, options, target.tenant) as own:
-            say_asked(None, own.where, instead=_RUNS_ONE if need == "work" else _ASKS_FILES)
-            return await use(own)
+        ends: float | None = None
+        while True:
+            async with running_mesh(chosen, options, target.tenant) as running:
+                if running is not None:
+                    say_asked(running.where)
+                    return await use(running)
+            assert not isinstance(chosen, str)
+            if not begins:
+                require_folder(target.data, chosen)
+            async with AsyncExitStack() as stack:
+                try:
+                    own = await stack.enter_async_context(in_process(chosen, need, options, target.tenant))
+                except StoreLocked as error:  # perhaps by a mesh that starts
+                    if ends is None:
+                        click.echo(f"mesh: {error.message}, which may be starting; waiting for it", err=True)
+                        ends = time.monotonic() + _STARTING_SECONDS
+                    elif time.monotonic() > ends:
+                        raise
+                    await asyncio.sleep(_STARTING_PAUSE_SECONDS)
+                    continue
+                say_asked(None, own.where, instead=_RUNS_ONE if need == "work" else _ASKS_FILES)
+                return await use(own)
 
     return asyncio.run(connect_and_use())
 
@@ -251,6 +267,7 @@ async def _started(
     settings: Settings, works: bool, agents: Sequence[type[Agent]] | None, model: Model | None
 ) -> AsyncIterator[Mesh]:
     from meshwright.app import build_mesh
+    from meshwright.cli.forks import forks_apart
     from meshwright.cli.logs import log_commands
     from meshwright.work import Worker
 
@@ -260,10 +277,13 @@ async def _started(
     if not works:
         await mesh.get(Worker).drain(0)
     report_problems(mesh)
-    async with mesh:
-        if works and mesh.state == "held":
-            raise Conflict("This mesh is held and begins no task", remedy="Release it first: mesh release")
-        yield mesh
+    with forks_apart():
+        async with mesh:
+            if works and mesh.state == "held":
+                raise Conflict(
+                    "This mesh is held and begins no task", remedy="Release it first: mesh release"
+                )
+            yield mesh
 
 
 @asynccontextmanager
@@ -274,6 +294,10 @@ async def _readable(settings: Settings) -> AsyncIterator[Mesh]:
     from meshwright.roles import ORCHESTRATION, ProcessRole
     from meshwright.sql.sqlite import FILE_NAME
 
+    if fields := dict.fromkeys(error.field for error in settings.unread_secrets):
+        tables = ", ".join(f"[{field}]" for field in fields)
+        click.echo(f"mesh: warning: without {tables}, whose secrets this shell lacks: mesh doctor", err=True)
+    settings = settings.without_unread()
     if settings.database is None and not (settings.data_dir / FILE_NAME).is_file():
         settings = settings.having(store="memory")  # to read makes nothing
     agents = [
@@ -371,12 +395,12 @@ def _announced_token(settings: Settings, folder: Path) -> str | None:
 
 
 def with_admin_token(settings: Settings, *, temporary: bool = False) -> Settings:
-    """The settings with an admin token: theirs, else that of the data folder, else one of this process alone.
+    """The settings with an admin token: theirs, else that of the data folder.
 
-    A folder that has none gets one, which stays the same until its file is removed. Raises ConfigError for a
-    file that is not a token.
+    A folder that has none gets one, which stays the same until its file is removed. A `temporary` one is of
+    this process alone. Raises ConfigError for a file that is not a token.
     """
-    if settings.keys.admin_token is not None:
+    if settings.keys.admin_token is not None and not temporary:
         return settings
     from pydantic import SecretStr
 

@@ -65,7 +65,7 @@ async def _run(data: Path, model: str) -> int:
 
 async def _go_on(mesh: Connection, task_id: str) -> Document:
     from meshwright.cli.demo_job import MODEL_CALLED, TOOL_CALLED, repeated
-    from meshwright.cli.timeline import Answering, draw, drawing, print_answer
+    from meshwright.cli.timeline import Answering, Unanswered, draw, drawing, follow_task, print_answer
 
     has_person = sys.stdin.isatty() and sys.stderr.isatty()
     if not has_person:
@@ -73,11 +73,12 @@ async def _go_on(mesh: Connection, task_id: str) -> Document:
     before = await mesh.client.last_seq()
     with drawing(stream=sys.stdout) as canvas:
         if has_person:
-            person = Answering(mesh, canvas)
             try:
-                outcome = await draw(mesh.client, task_id, canvas, person)
-            finally:
-                await person.close()
+                outcome = await follow_task(mesh, task_id, canvas, Answering(mesh, canvas))
+            except Unanswered:
+                raise click.ClickException(
+                    "the demo ends at its question; mesh demo begins another"
+                ) from None
         else:
             async with asyncio.TaskGroup() as tasks:
                 answering = tasks.create_task(_say_yes(mesh))

@@ -179,14 +179,18 @@ async def demo_mesh(data: Path, model: str, box: str) -> AsyncIterator[Connectio
         agents = [type(agent.__name__, (agent,), {"model": model}) for agent in agents]
     chosen = None if model else ScriptedJob()
     async with in_process(
-        _settings(data, box), "work", f" --data {data}", agents=agents, model=chosen
+        _settings(Path() if model else data, data, box),
+        "work",
+        f" --data {data}",
+        agents=agents,
+        model=chosen,
     ) as mesh:
         yield mesh
 
 
-def _settings(data: Path, box: str) -> Settings:
+def _settings(project: Path, data: Path, box: str) -> Settings:
     trees = {_REPOSITORY: {"repository": str(data.absolute() / "shop")}}
-    return load_settings(Path(), data_dir=data, trees=trees, sandbox={"kind": box})
+    return load_settings(project, data_dir=data, trees=trees, sandbox={"kind": box})
 
 
 def repeated(events: Sequence[Event]) -> int:

@@ -7,7 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from meshwright.cli.output import table
-from meshwright.core.display import Column, Document, dollars, short, short_id, time_of_day
+from meshwright.core.display import Column, Document, ahead, dollars, short, short_id
 
 _UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 _GIGABYTE = 1e9
@@ -93,7 +93,7 @@ def _share_of_calls(field: str) -> Callable[[Document], str]:
 
 
 def _state(model: Document) -> str:
-    return "yes" if model["well"] else f"no, until {time_of_day(model['until'])}"
+    return "yes" if model["well"] else f"no, next try {ahead(model['until'])}"
 
 
 _MODELS = (

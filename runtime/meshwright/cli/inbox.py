@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from meshwright.agents.display import missing
 from meshwright.cli import output
 from meshwright.cli.completion import named
 from meshwright.cli.connect import Connection, talk
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 
 _SHOWN_IDS = 5
 _ID_CHARS = 6
-_APPROVED = ("arguments", "effect", "difference")  # only what is shown can be approved
+_APPROVED = ("arguments", "effect", "difference", "request", "changed_from")  # it is shown whole
+_OF_MESH = ("kind", "agent_id", "tool", "hidden_parts")
 _LONG_CHARS = 400
 _LOOK_SECONDS = 1.0  # between two looks of --follow
 _context = click.get_current_context
@@ -75,16 +77,23 @@ def list_questions(
 
 @click.command("show")
 @click.argument("question_id", metavar="ID", shell_complete=named("question"))
+@click.option(
+    "--reveal", is_flag=True, help="Also what it hides as secrets, if you may answer it; that is recorded."
+)
 @json_option
 @mesh_options
-def show_question(target: Target, question_id: str, as_json: bool) -> None:
+def show_question(target: Target, question_id: str, reveal: bool, as_json: bool) -> None:
     """Show one question whole, with the command that answers it.
 
     ID is the end or the beginning of an id that only one has, or of its task's.
     """
 
     async def show(mesh: Connection) -> None:
-        found = document(await find_question(mesh.client, question_id))
+        found = document(question := await find_question(mesh.client, question_id))
+        if reveal and question.task_id and not question.source:
+            whole = await mesh.client.reveal(question)
+            found["subject"] = {**found["subject"], **whole.subject}
+            found["question"] = whole.question or found["question"]
         click.echo(json.dumps(found, indent=2) if as_json else _page(found, mesh.options))
 
     talk(target, show)
@@ -115,6 +124,11 @@ def answer_of(schema: Mapping[str, Any] | None, text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text  # the mesh says what it wants instead
+
+
+def is_for_money(subject: Mapping[str, Any]) -> bool:
+    """Whether a subject is of a task that waits for money; data of an agent's own question is none."""
+    return "account" in subject and subject.get("kind") != "question"
 
 
 def short_name(question_id: str) -> str:
@@ -174,14 +188,13 @@ def _echo_change(questions: Sequence[Document], *, as_json: bool) -> None:
 def question_lines(question: Document, options: str) -> Iterator[tuple[str, str]]:
     """The subject of a question and how to answer it, each with its label."""
     yield "asked", question["question"].partition("\nIts effect:\n")[0]  # which comes below, whole
-    for name, value in (question.get("subject") or {}).items():
-        if name in ("kind", "agent_id", "tool") or value in (None, "", {}, []):
-            continue
-        if name in _APPROVED:
-            yield from _whole(name, value)
-        else:
-            text = _text(value)
-            yield name, text if len(text) <= _LONG_CHARS else f"{text[:_LONG_CHARS]}..."
+    subject = question.get("subject") or {}
+    fields = {name: value for name, value in subject.items() if name not in _OF_MESH}
+    if subject.get("kind") == "question":  # the names are not ours: below a label they cannot pass for one
+        yield from _lines_of("about", fields)
+    else:
+        for name, value in fields.items():
+            yield from _field(name, value)
     if may_answer := question.get("may_answer"):
         yield "for", ", ".join(may_answer)
     if question.get("expires_at"):
@@ -190,16 +203,33 @@ def question_lines(question: Document, options: str) -> Iterator[tuple[str, str]
         yield from _ways(question, options)
 
 
+def _field(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    if value in (None, "", {}, []):
+        return
+    if name in _APPROVED:
+        yield from _whole(name, value)
+    elif len(text := _text(value)) <= _LONG_CHARS:
+        yield name, text
+    else:
+        yield name, f"{text[:_LONG_CHARS]}... ({len(text):,} characters; --json shows all)"
+
+
 def _whole(name: str, value: Any) -> Iterator[tuple[str, str]]:
     """A value that a person approves: texts of several lines, such as diffs, as they are."""
     fields = value.items() if isinstance(value, dict) else [("", value)]
     if not any("\n" in field for _, field in fields if isinstance(field, str)):
         yield name, _text(value)
-        return
-    for key, field in fields:
+    else:
+        yield from _lines_of(name, dict(fields))
+
+
+def _lines_of(name: str, fields: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each field on a line of its own, or on several below it, with the label before the first."""
+    for key, field in fields.items():
         first, *rest = _text(field).split("\n")
         title = f"{key}: " if key else ""
-        lines = [f"{title}|", first, *rest] if rest else [f"{title}{first}"]
+        inner = "  " if title else ""  # no line of a text may pass for another field
+        lines = [f"{title}|", *(f"{inner}{line}" for line in (first, *rest))] if rest else [f"{title}{first}"]
         for line in lines:
             yield name, line or " "
             name = ""
@@ -213,7 +243,7 @@ def _ways(question: Document, options: str) -> Sequence[tuple[str, str]]:
     name = short_name(question["id"])
     if not (question["task_id"] or question.get("source")):
         return [("test", f"mesh models test{options}")]
-    if "account" in (question.get("subject") or {}):  # it says itself how its budget is raised
+    if is_for_money(question.get("subject") or {}):  # it says itself how its budget is raised
         return [("deny", f'mesh deny {name} --reason "..."{options}')]
     if takes_approval(question.get("answer_schema")):
         ways = [("approve", f"mesh approve {name}{options}")]
@@ -284,7 +314,7 @@ _WAITS = (
     Column("reason", "reason", short),
 )
 _DEPLOYMENTS = (
-    Column("deployment", "deployment"),
+    Column("left alone", "deployment"),
     Column("is", write=_left_alone),
     Column("since", "since", _ago),
     Column("next try", "until", ahead),
@@ -301,6 +331,11 @@ _PROJECTIONS = (
     Column("stands at", "seq"),
     Column("next try", "retry_at", ahead),
     Column("error", "error", short),
+)
+_LOSSES = (
+    Column("database came back older", "at"),
+    Column("last event that it had", "last_seq"),
+    Column("events are gone up to", "lost_until_seq"),
 )
 _TENANTS = (
     Column("tenant", "tenant_id"),
@@ -335,9 +370,11 @@ def status_text(found: Document) -> str:
     parts = [] if state == "working" else [f"{state}: nothing begins before mesh release"]
     parts += [f"open tasks: {total:,} ({by_status})" if total else "no open tasks"]
     parts += [table(_WAITS, found["waits"])] if found["waits"] else []
+    parts += ["\n".join(map(missing, found["missing"]))] if found.get("missing") else []
     parts += [table(_DEPLOYMENTS, found["deployments"])] if found["deployments"] else []
     parts += [table(_HELD, found["held"])] if found.get("held") else []
     parts += [table(_PROJECTIONS, found["projections"])] if found.get("projections") else []
+    parts += [table(_LOSSES, found["losses"])] if found.get("losses") else []
     uses = found.get("tenants", ())
     has_limit = any(use.get(limit) is not None for use in uses for limit in ("max_open_tasks", "max_storage"))
     parts += [table(_TENANTS, uses)] if has_limit or len(uses) > 1 else []

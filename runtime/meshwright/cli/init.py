@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
 from pathlib import Path
 from string import Template
 
@@ -27,6 +26,8 @@ _OF_PROJECT = {
     "README.md": "README.md",
 }
 """The path of each file that a template makes."""
+_NO_CODE = {".git", ".gitignore", ".python-version", ".venv", "venv", "LICENSE", "README.md"}
+"""Files that a mesh does not run: beside them, all of its code is of this command."""
 _NAME = re.compile(r"(?=.{1,48}$)[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*")
 
 
@@ -57,7 +58,7 @@ def init(folder: Path, agent_id: str) -> None:
     the present one), and overwrites nothing: in a project that has some of them it adds the rest. With
     another --agent it adds an agent.
     """
-    is_new = not folder.exists() or not any(folder.iterdir())
+    present = {path.name for path in folder.iterdir()} if folder.exists() else set[str]()
     words = {
         "agent_id": agent_id,
         "module": agent_id.replace("-", "_"),
@@ -75,7 +76,7 @@ def init(folder: Path, agent_id: str) -> None:
         _write(name, path, words)
     for name, path in _OF_PROJECT.items():
         _write(name, folder / path, words)
-    if is_new and sys.stdin.isatty():  # all code in it is of this command
+    if present <= _NO_CODE:  # all that a mesh runs there is of this command
         from meshwright.cli.project import remember_trust
 
         remember_trust(folder.resolve())

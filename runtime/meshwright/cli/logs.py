@@ -57,7 +57,10 @@ def _command_line(record: logging.LogRecord, message: str, more: Mapping[str, st
 
 
 class _Lines(logging.Handler):
-    """Writes lines, and never raises: what logs goes on with its work."""
+    """Writes lines, and never raises: what logs goes on with its work.
+
+    An error that is `in_outcome` is printed by the command itself.
+    """
 
     def __init__(self, folder: Path, form: _Form, *, greets: bool = False) -> None:
         super().__init__()
@@ -83,5 +86,6 @@ class _Lines(logging.Handler):
         if error is not None:
             where = keep_traceback(error, self._folder)
             more = {"error": type(error).__name__, "traceback": where.removeprefix(_PLACE)}
-            text = f"{text[:_MAX_QUOTED]}: {more['error']}: {' '.join(str(error)[:_MAX_QUOTED].split())}"
+            if not (self._form is _command_line and getattr(record, "in_outcome", False)):
+                text = f"{text[:_MAX_QUOTED]}: {more['error']}: {' '.join(str(error)[:_MAX_QUOTED].split())}"
         return self._form(record, redact(text[:_MAX_LINE]), more)

@@ -18,6 +18,8 @@ from click.core import ParameterSource
 
 from meshwright.core.errors import InvalidInput
 
+_WORDS = {"y": True, "yes": True, "n": False, "no": False, "": False}
+_MAX_ECHO = 40
 DATA_KEY = "meshwright.data"
 DEFAULT_DATA = ".mesh"
 _MOST = 100_000
@@ -336,9 +338,15 @@ def confirm(consequence: str) -> None:
 
 
 def ask(question: str) -> bool:
-    """Ask for a yes or a no. Raises Abort for Ctrl-C, also while an event loop holds that back."""
+    """Ask for a yes or a no; an empty line is a no.
+
+    Raises Abort for Ctrl-C, also while an event loop holds that back, and for Ctrl-D.
+    """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    prompt = f"{question} [y/N]"
     try:
-        return click.confirm(question, err=True)
+        while (text := click.prompt(prompt, "", show_default=False, err=True).strip()).lower() not in _WORDS:
+            prompt = f"{text[:_MAX_ECHO]!r} is neither y nor n. [y/N]"
+        return _WORDS[text.lower()]
     finally:
         signal.signal(signal.SIGINT, before)

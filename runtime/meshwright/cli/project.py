@@ -59,8 +59,14 @@ def require_trust(settings: Settings) -> None:
         return
     listed = "\n".join(f"  {risk}" for risk in risks)
     question = f"Running a mesh in {folder} uses:\n{listed}\nThe code runs with your rights. Do you trust it?"
-    if not ask(question):
-        raise click.ClickException(f"nothing of {folder} was run; --trust answers yes beforehand")
+    refused = f"nothing of {folder} was run; --trust answers yes beforehand"
+    try:
+        is_yes = ask(question)
+    except click.Abort:  # Ctrl-C, or Ctrl-D
+        click.echo(f"\nmesh: {refused}", err=True)
+        raise
+    if not is_yes:
+        raise click.ClickException(refused)
     remember_trust(folder)
 
 
@@ -138,12 +144,14 @@ class Declared:
     unknown: list[Path] = field(default_factory=list)
     needed: dict[str, str] = field(default_factory=dict)
     """The prompts that agents read, each with one of them."""
+    variables: dict[str, tuple[str, ...] | None] = field(default_factory=dict)
+    """The variables that classes have for each prompt; None where they are computed."""
 
 
 def declared_agents(settings: Settings) -> Declared:
     """Read the agents of a project's files and packages, by file name. Runs and imports nothing of them.
 
-    What a file computes stays unknown: agents made by a call, or with attributes that are no literals.
+    Computed values stay unknown: agents made by a call, or with attributes that are no literals.
     """
     from meshwright.agents.loader import installed_agents, needs_prompt, project_file
     from meshwright.prompts import Brought
@@ -159,6 +167,7 @@ def declared_agents(settings: Settings) -> Declared:
         found.agents.append(agent.registration())
         if needs_prompt(agent):
             found.needed[agent.prompt] = agent.agent_id
+        found.variables[agent.prompt] = tuple(agent.variables)
         if agent.prompt_text:
             found.brought[agent.prompt] = Brought(agent.prompt_text, agent.__name__, agent.__module__)
     found.agents.sort(key=lambda agent: agent.agent_id)
@@ -219,6 +228,7 @@ def _read_agent(path: Path, node: ast.ClassDef, attributes: dict[str, ast.expr],
     found.agents.append(agent)
     if _reads_prompt(node):
         found.needed[prompt] = agent_id
+    found.variables[prompt] = _keys(attributes.get("variables"))
     if "prompt_text" not in attributes:
         return True
     try:
@@ -247,6 +257,15 @@ def _attributes(node: ast.ClassDef) -> dict[str, ast.expr]:
         elif isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
             assigned |= {statement.target.id: statement.value} if statement.value else {}
     return assigned
+
+
+def _keys(node: ast.expr | None) -> tuple[str, ...] | None:
+    """The keys of a literal dict, whose values may be computed; None for anything else."""
+    if node is None:
+        return ()
+    keys = node.keys if isinstance(node, ast.Dict) else [None]
+    names = tuple(key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str))
+    return names if len(names) == len(keys) else None
 
 
 def _capabilities(node: ast.expr | None) -> Iterator[Capability]:

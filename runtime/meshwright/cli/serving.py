@@ -2,14 +2,18 @@
 
 The collector walks every object that it looks at while the loop stands still, about a microsecond each. A
 mesh leaves no circles behind (a test holds that), so almost everything is freed without it; what agents and
-libraries leave is found when the process is idle, or when too much has been set aside.
+libraries leave is found when the process is idle, or when too much has been set aside, by the number of
+objects or by the memory of the process.
 
 The watchdog is a thread that sees whether the loop still turns. A call that keeps the interpreter lock stops
 that thread too: then the alarms of the system, which the thread puts off at each look, do its work. Python
-handles them within long regular expressions of the main thread. Where it cannot, the system ends the process
+handles them within long regular expressions of the main thread. If it cannot, the system ends the process
 after twice the time, by a timer of CPU seconds (`SIGPROF`), which a stopped process does not use. A process
 that it replaces counts against the work in it as every other end of its process does, and it notes which line
 held the loop.
+
+A loop may turn and still be deaf, for example after some code closed its sockets. A second thread therefore
+asks the process's own `/healthz`.
 """
 
 from __future__ import annotations
@@ -20,6 +24,7 @@ import gc
 import inspect
 import logging
 import os
+import resource
 import signal
 import sys
 import sysconfig
@@ -28,8 +33,9 @@ import time
 import traceback
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from socket import socket
+from socket import create_connection, socket
 from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -54,12 +60,18 @@ _SWITCH_SECONDS = 0.001
 YOUNG_OBJECTS = 2_000  # more than were freed since: where 1,000 tasks wait, one walks ten times as many
 IDLE_OBJECTS = 50_000  # set aside since the last full collection: worth another while nothing runs
 _BUSY_OBJECTS = 2_000_000  # the same while work runs; the walk stalls the loop, a leak would end the process
+IDLE_BYTES = 32_000_000  # of memory, grown since: a few objects may hold megabytes
+_BUSY_BYTES = 512_000_000
 _NEVER = 1_000_000_000  # collections of the young before an older generation is collected
 _CHECK_SECONDS = 60.0
 
 _HELD_FILE = "held.json"
 _LOOKS = 20  # of the thread, until it counts the loop as held
 _LOOKS_TO_ALARM = 10  # that the thread misses, until alarms take their place
+_ASKS = 6  # of its own API, in the time after which a silent process starts again
+_ASK = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+_DEAF = 70  # the exit status; EX_SOFTWARE of sysexits.h
 _NOT_AUTHORS = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib", "scripts"))
 _PACKAGE = str(Path(__file__).parents[1])
 
@@ -128,18 +140,28 @@ async def collecting(
     collect_young()
 
     async def collect_when_idle() -> None:
-        known = 0
+        objects, resident = 0, _resident_bytes()
         while True:
             await asyncio.sleep(check_seconds)
-            if gc.get_freeze_count() - known > (IDLE_OBJECTS if is_idle() else _BUSY_OBJECTS):
+            most = (IDLE_OBJECTS, IDLE_BYTES) if is_idle() else (_BUSY_OBJECTS, _BUSY_BYTES)
+            if gc.get_freeze_count() - objects > most[0] or _resident_bytes() - resident > most[1]:
                 _collect_all()
-                known = gc.get_freeze_count()
+                objects, resident = gc.get_freeze_count(), _resident_bytes()
 
     task = asyncio.create_task(collect_when_idle(), name="garbage collection")
     try:
         yield
     finally:
         task.cancel()
+
+
+def _resident_bytes() -> int:
+    """The memory of the process; 0 where the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_bytes().split()[1])
+    except OSError:  # not Linux: objects alone count
+        return 0
+    return pages * resource.getpagesize()
 
 
 def _collect_all() -> None:
@@ -168,11 +190,12 @@ class _Holder(NamedTuple):
 
 
 @contextmanager
-def watching(mesh: Mesh, restart: Callable[[], None] | None = None) -> Iterator[None]:
+def watching(mesh: Mesh, restart: Callable[[], None] | None = None) -> Iterator[Callable[[socket], None]]:
     """Watch the running loop while the block lasts. Enter it before the mesh starts.
 
     `restart` replaces the process once the loop is held for `watchdog.restart_seconds`; without it, somebody
-    else does, and SIGUSR2 dumps the stacks of all threads to stderr.
+    else does, and SIGUSR2 dumps the stacks of all threads to stderr. Gives a function to call with the socket
+    of a server once that is ready: if it is silent for that time, the process is replaced too, or ends.
     """
     faulthandler.register(signal.SIGUSR2, all_threads=True)
     watchdog = _Watchdog(mesh, restart)
@@ -185,7 +208,7 @@ def watching(mesh: Mesh, restart: Callable[[], None] | None = None) -> Iterator[
     watchdog.set_alarm()  # work that begins at once may keep the interpreter lock from the thread
     watchdog.thread.start()
     try:
-        yield
+        yield watchdog.hear
     finally:
         watchdog.stopping.set()
         watchdog.thread.join()
@@ -237,6 +260,52 @@ class _Watchdog:
                 self._held()
             self._restart_after(looks)
 
+    def hear(self, listener: socket) -> None:
+        """Begin to ask the server of a socket, in a thread of its own, which may wait for answers."""
+        if not self._settings.watchdog.restart_seconds:
+            return
+        host, port = listener.getsockname()[:2]
+        address = (_WILDCARDS.get(host, host), port)
+        threading.Thread(target=self._ask_on, args=(address,), name="mesh-hearing", daemon=True).start()
+
+    def _ask_on(self, address: tuple[str, int]) -> None:
+        limit = self._settings.watchdog.restart_seconds
+        pause, patience = limit / _ASKS, limit / 2
+        silent_seconds = 0.0
+        while not self.stopping.wait(pause):
+            began = time.monotonic()
+            problem = self._ask(address, patience)
+            if not problem or self._holder is not None:
+                silent_seconds = 0.0
+                continue
+            # A process that was stopped for long has missed one answer, which is not enough.
+            silent_seconds += pause + min(time.monotonic() - began, patience)
+            if silent_seconds >= limit and not self.stopping.is_set():
+                consequence = "the process ends" if self._restart is None else "the mesh starts again"
+                deaf = "The API of this process has not answered for %.0f s (%s): %s. Its threads:"
+                logger.error(deaf, silent_seconds, problem, consequence)
+                self._replace(self._restart or partial(os._exit, _DEAF))
+
+    def _ask(self, address: tuple[str, int], seconds: float) -> str:
+        """Ask the own API; returns why there is no answer, "" where there is one."""
+        try:
+            with create_connection(address, seconds) as connection, self._secured(connection) as channel:
+                channel.sendall(_ASK)
+                return "" if channel.recv(1) else "it closes connections"
+        except ConnectionRefusedError:  # it does not listen any more, since it stops
+            return ""
+        except OSError as error:
+            return str(error)
+
+    def _secured(self, connection: socket) -> socket:
+        if self._settings.http.tls_cert is None:
+            return connection
+        import ssl
+
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # its own certificate
+        return context.wrap_socket(connection)
+
     def set_alarm(self) -> None:
         """Have the system act unless this is called again in time."""
         self.set_timers(_LOOKS_TO_ALARM * self._pause, 2 * self._settings.watchdog.restart_seconds)
@@ -261,10 +330,13 @@ class _Watchdog:
         if self._restart is not None and limit and looks * self._pause >= limit:
             held = "The event loop has been held for %g s: the mesh starts again. Its threads:"
             logger.error(held, looks * self._pause)
-            faulthandler.dump_traceback(all_threads=True)
-            self.stopping.set()
-            self.set_timers(0, 0)  # they would go on in the next run
-            self._restart()
+            self._replace(self._restart)
+
+    def _replace(self, replace: Callable[[], None]) -> None:
+        faulthandler.dump_traceback(all_threads=True)
+        self.stopping.set()
+        self.set_timers(0, 0)  # they would go on in the next run
+        replace()
 
     def _held(self) -> None:
         """Say who holds the loop, once, and note it where the next process finds it."""

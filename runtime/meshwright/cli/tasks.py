@@ -178,7 +178,8 @@ def ask(
 
     TEXT is the request; - reads it from stdin. With --capability the best agent for it is asked.
     Progress goes to stderr, only the answer to stdout. Uses a running mesh if there is one; otherwise the
-    command runs a mesh of its own.
+    command runs a mesh of its own. If a person is asked and there is no terminal, it says how to answer, and
+    ends with status 1.
     """
     from meshwright.cli.timeline import print_answer, watch
 
@@ -272,7 +273,7 @@ def submit(
     async def submit_it(mesh: Connection) -> Document:
         receipt = await _submit(mesh, agent_id, text, after, fields)
         if wait:
-            return await watch(mesh, receipt.task_id, quiet=quiet)
+            return await watch(mesh, receipt.task_id, quiet=quiet, stays=True)
         chosen = f"{receipt.dispatched_to} (score {display.number(receipt.score)})"
         if not receipt.dispatched_to:
             chosen = f"begins once task {fields['after']} has ended"
@@ -416,7 +417,7 @@ def _follow(target: Target, task_id: str, *, as_json: bool) -> int:
         view = await mesh.client.task(await whole_id(mesh, task_id))
         if view.outcome is None:
             mesh.require_running()
-        return await watch(mesh, view.task_id, quiet=False)
+        return await watch(mesh, view.task_id, quiet=False, stays=True)
 
     return print_answer(talk(target, follow_it, need="state"), as_json=as_json)
 
@@ -533,6 +534,8 @@ def _waiting(view: TaskView, options: str) -> Iterator[tuple[str, str]]:
     from meshwright.cli.inbox import question_lines
     from meshwright.events.inbox import Question, question_id
 
+    if view.missing_agent is not None:
+        yield "waits for", f"its agent {view.missing_agent}, which is not loaded here"
     for wait in view.waits:
         if wait.kind != "person":
             yield "waits for", join([_waited_for(wait), wait.reason])

@@ -10,7 +10,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from functools import partial
 from itertools import cycle
@@ -32,6 +32,7 @@ from meshwright.cli.options import (
 )
 from meshwright.cli.output import Line, document, event_line, for_terminal, line_of, styled, terminal_width
 from meshwright.client import Client
+from meshwright.core.clock import unless
 from meshwright.core.display import Document, file_line, printable, short
 from meshwright.core.errors import Conflict, MeshError, NotFound, error_of_code
 from meshwright.core.schema import takes_approval
@@ -48,10 +49,6 @@ NOISE = ("trace.spans", "audit.head")
 _ENDED = {"cancelled": "was cancelled", "timed_out": "timed out"}
 _OWN_TYPES = frozenset({"BrokeOff", "Cancelled", "DeadlineExceeded", "TaskTimeout", "Timeout"})
 """The types of faults that no exception led to."""
-_NOBODY_CAN = (
-    "No answer can come: the mesh of this command ends with it, and no other command reaches it. "
-    "Ask again on one that runs (mesh up), and answer with mesh inbox"
-)
 _INDENT = "  "
 _WORD_WIDTH = 11
 _SPINNER_WIDTH = 4  # of the spinner and what is around it
@@ -256,24 +253,28 @@ def drawing(*, quiet: bool = False, stream: TextIO | None = None) -> Iterator[Dr
         yield canvas
 
 
+class Unanswered(click.ClickException):
+    """A question waits, and nobody can answer it here."""
+
+
 class Answering:
     """Asks the person at the terminal, one question at a time; another may answer first elsewhere.
 
-    Answers come from `lines`, by default from a terminal alone; `on_end` is called where there are no more.
+    Answers come from `lines`, by default from a terminal alone. Without one, and at its end, `ended` is set,
+    and `question` is the one that waits. With `stays` the answer of another is waited for
+    where there is no terminal, if the mesh goes on without this command.
     """
 
     def __init__(
-        self,
-        mesh: Connection,
-        canvas: Drawing,
-        lines: Lines | None = None,
-        on_end: Callable[[], object] = lambda: None,
+        self, mesh: Connection, canvas: Drawing, lines: Lines | None = None, *, stays: bool = False
     ) -> None:
+        self.ended = asyncio.Event()
+        self.question: Document | None = None
         self._mesh = mesh
         self._canvas = canvas
         self._lines = lines or Lines()
-        self._on_end = on_end
         self._is_interactive = lines is not None or self._lines.is_terminal
+        self._stays = stays and mesh.is_running and not self._is_interactive
         self._open: dict[str, Document] = {}
         self._asking: asyncio.Task[None] | None = None
         self._asked = ""
@@ -292,8 +293,6 @@ class Answering:
         key = str(payload.get("key"))
         if event["event_type"] == "task.waiting" and key not in self._open:
             self._open[key] = event
-            if not self._is_interactive and not self._mesh.is_running:
-                click.echo(f"mesh: warning: {_NOBODY_CAN}", err=True)
         elif event["event_type"] == "wait.ended":
             self._open.pop(key, None)
             if self._asking is not None and self._asked == key:
@@ -312,13 +311,21 @@ class Answering:
             self._open.pop(self._asked, None)
             if isinstance(ended.exception(), EOFError):
                 self._open.clear()
-                self._on_end()
+                self.ended.set()
         if ended is not None:
             self._asking = None
-        if self._is_interactive and self._open and self._asking is None:
+        if self._open and self._asking is None and not self._stays:
             self._asked, event = next(iter(self._open.items()))
-            self._asking = asyncio.create_task(self._ask(self._asked, event))
+            asking = self._ask if self._is_interactive else self._leave
+            self._asking = asyncio.create_task(asking(self._asked, event))
             self._asking.add_done_callback(self._ask_next)
+
+    async def _leave(self, key: str, event: Document) -> None:
+        """Raises EOFError if the question is open: the events are also of those that were answered before."""
+        questions = await self._mesh.client.inbox(id=event["task_id"])
+        self.question = next((document(one) for one in questions if one.wait_id == key), None)
+        if self.question is not None:
+            raise EOFError
 
     async def _ask(self, key: str, event: Document) -> None:
         payload = event["payload"]
@@ -335,6 +342,9 @@ class Answering:
                     is_decision = takes_approval(schema)
                     value = await self._lines.decision(text) if is_decision else answer_of(schema, text)
                     await self._mesh.client.answer(event["task_id"], value, key=key)
+                except EOFError:
+                    click.echo(err=True)  # behind the prompt
+                    return await self._leave(key, event)
                 except MeshError as error:
                     click.echo(for_terminal(str(error)), err=True)
                     if isinstance(error, (Conflict, NotFound)):
@@ -343,16 +353,17 @@ class Answering:
                     return
 
 
-async def watch(mesh: Connection, task_id: str, *, quiet: bool) -> Document:
+async def watch(mesh: Connection, task_id: str, *, quiet: bool, stays: bool = False) -> Document:
     """Draw the timeline of a task to its end, and return its outcome.
 
+    Raises Unanswered where a question waits for a person and there is no terminal, unless it `stays`.
     Interrupted, it cancels the task if the mesh ends with this command; otherwise the task goes on.
     """
     if mesh.about and not quiet:
         click.echo(mesh.about, err=True)
     try:
         with drawing(quiet=quiet) as canvas:
-            outcome = await follow_task(mesh, task_id, canvas, Answering(mesh, canvas))
+            outcome = await follow_task(mesh, task_id, canvas, Answering(mesh, canvas, stays=stays))
             canvas.line(0, Line("events", f"mesh events --task {task_id}{mesh.options}"))
             if not outcome["success"]:
                 canvas.line(0, Line("again", f"mesh retry {task_id}{mesh.options}"))
@@ -367,11 +378,21 @@ async def watch(mesh: Connection, task_id: str, *, quiet: bool) -> Document:
 
 
 async def follow_task(mesh: Connection, task_id: str, canvas: Drawing, answering: Answering) -> Document:
-    """Draw the timeline of a task with the files of its outcome, which it returns."""
+    """Draw the timeline of a task with the files of its outcome, which it returns.
+
+    Raises Unanswered, below the commands that answer it, where a question waits and no answer can come here.
+    """
     try:
-        outcome = await draw(mesh.client, task_id, canvas, answering)
+        outcome = await unless(answering.ended, draw(mesh.client, task_id, canvas, answering))
     finally:
         await answering.close()
+    if outcome is None:
+        assert answering.question is not None
+        with canvas.paused():
+            for label, text in question_lines(answering.question, mesh.options):
+                click.echo(f"{label:<11} {printable(text)}", err=True)
+        later = "" if mesh.is_running else f", with the next mesh up{mesh.options}"
+        raise Unanswered(f"task {task_id} waits for a person; it goes on once that is answered{later}")
     for file in (files := outcome.get("files") or ()):
         canvas.line(0, Line("file", file_line(file)))
     if files:

@@ -42,6 +42,8 @@ MODELS_APP, MODELS_PORT = "llm-service", 8002
 _PRIVATE_UMASK = 0o077
 """Files of this process are for its user alone: data, logs, and those that the tools of agents make."""
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_Serving = Callable[["Mesh", "socket", Callable[[], None]], Awaitable[None]]
+"""Serves a mesh on a socket until it is stopped, and says when it is ready."""
 _ROWS = (
     Column("what", "name"),
     Column("where", "address"),
@@ -198,6 +200,7 @@ def _settings(*, log_level: Sequence[str], **given: object) -> Settings:
     from meshwright.settings import load_settings
 
     settings = load_settings(Path(), log_level=",".join(log_level) or None, **given)
+    settings.require_secrets()
     form = log_service(settings.data_dir, settings.log_level, settings.log_format)
     require_trust(settings)
     os.umask(_PRIVATE_UMASK)
@@ -206,9 +209,10 @@ def _settings(*, log_level: Sequence[str], **given: object) -> Settings:
 
 def _run(serving: Coroutine[Any, Any, None]) -> None:
     gc.disable()  # until `collecting`: almost all that a start makes stays
+    from meshwright.cli.forks import forks_apart
     from meshwright.cli.serving import loop_factory
 
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+    with forks_apart(), asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(serving)
 
 
@@ -255,7 +259,7 @@ async def _work(settings: Settings, app_id: str, replica: bool) -> None:
     from meshwright.edges.http.app import create_llm_app
     from meshwright.edges.http.server import listen, serve
 
-    serving: Callable[[Mesh, socket], Awaitable[None]] = _answer_probes
+    serving: _Serving = _answer_probes
     if app_id == MODELS_APP:
         serving = partial(_serve_api, partial(serve, make_app=create_llm_app))
     elif serves_api(app_id, replica=replica):
@@ -271,8 +275,8 @@ async def _work(settings: Settings, app_id: str, replica: bool) -> None:
 async def _serve(
     mesh: Mesh,
     listener: socket,
-    serving: Callable[[Mesh, socket], Awaitable[None]],
-    watched: AbstractContextManager[None],
+    serving: _Serving,
+    watched: AbstractContextManager[Callable[[socket], None]],
 ) -> None:
     """Run a mesh until it is stopped, or cannot go on, and let running work end.
 
@@ -284,19 +288,22 @@ async def _serve(
 
     worker = mesh.get(Worker)
     report_problems(mesh)
-    with watched:
+    with watched as hear:
         async with collecting(lambda: not worker.running), mesh:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, mesh.get(PromptSources).reload)
             if writes_apart(mesh.settings):
                 mesh.database.write_apart()
-            await serving(mesh, listener)
+            await serving(mesh, listener, partial(hear, listener))
             has_drained = await _drain(worker, mesh.settings.drain_seconds)
     if not has_drained:
         raise click.Abort
 
 
 async def _serve_api(
-    serve: Callable[[Mesh, socket, Callable[[str], None]], Awaitable[None]], mesh: Mesh, listener: socket
+    serve: Callable[[Mesh, socket, Callable[[str], None]], Awaitable[None]],
+    mesh: Mesh,
+    listener: socket,
+    hear: Callable[[], None],
 ) -> None:
     from meshwright.cli.serving import switch_often
 
@@ -305,17 +312,19 @@ async def _serve_api(
 
         def on_ready(url: str) -> None:
             announcement.enter_context(announced(mesh.settings.data_dir, url))
+            hear()
             _greet(mesh, url)
 
         await serve(mesh, listener, on_ready)
 
 
-async def _answer_probes(mesh: Mesh, listener: socket) -> None:
+async def _answer_probes(mesh: Mesh, listener: socket, hear: Callable[[], None]) -> None:
     from meshwright.stack.machine import answering_probes
 
     stopping = asyncio.Event()
     _on_stop_signals(stopping.set)
     async with answering_probes(listener, lambda: mesh.takes_tasks):
+        hear()
         if error := await unless(stopping, mesh.failure()):
             raise error
 

@@ -32,10 +32,15 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class AnswerRequest(Strict):
-    """A person's answer to what a task waits for; `key` is the `wait_id` of the question."""
+class QuestionKey(Strict):
+    """A question that a task waits for: `key` is its `wait_id`."""
 
     key: str = Field(min_length=1, max_length=512)
+
+
+class AnswerRequest(QuestionKey):
+    """A person's answer to what a task waits for; `key` is the `wait_id` of the question."""
+
     value: Any
 
 

@@ -19,7 +19,7 @@ from pydantic_core import from_json
 
 from meshwright.core import __version__
 from meshwright.core.addresses import is_public, open_public_socket
-from meshwright.core.clock import Backoff
+from meshwright.core.clock import MAX_ASKED_SECONDS, Backoff
 from meshwright.core.errors import InvalidInput, MeshError
 from meshwright.core.messages import Caller, TaskRequest
 from meshwright.edges.bodies import Strict
@@ -38,8 +38,6 @@ _FIRST_PAUSE_SECONDS = 1.0
 _MAX_PAUSE_SECONDS = 300.0
 _MAX_IN_FLIGHT = 16
 _MAX_RECEIVERS = 1_000  # whose pauses are remembered
-_NO_LIMIT_SECONDS = 60.0  # GitHub's advice for a rate limit that does not say when it ends
-_MAX_RETRY_SECONDS = 6 * 3600.0
 _GONE = 410
 _CALLS_ALL = re.compile(r"@(?=(?:all|channel|here)\b)", re.IGNORECASE)
 _COMMAND = re.compile(r"^([^\S\n]*)/(?=\w)", re.MULTILINE)
@@ -219,18 +217,18 @@ async def _beginning(response: ClientResponse, max_bytes: int) -> bytes:
 
 
 def asked_pause(answer: HttpReply) -> float | None:
-    """Returns the seconds that a server asks for; None where it does not limit us."""
+    """Returns the seconds that a server asks for, at most a minute; None where it does not limit us."""
     after = answer.headers.get("Retry-After", "")
     if after.isdecimal():
-        return min(float(after), _MAX_RETRY_SECONDS)
+        return min(float(after), MAX_ASKED_SECONDS)
     if answer.status not in (403, 429):
         return None
     if answer.headers.get("X-RateLimit-Remaining") == "0":
         reset = answer.headers.get("X-RateLimit-Reset", "")
-        left = float(reset) - time.time() if reset.isdecimal() else _NO_LIMIT_SECONDS
-        return min(max(left, 1.0), _MAX_RETRY_SECONDS)
+        left = float(reset) - time.time() if reset.isdecimal() else MAX_ASKED_SECONDS
+        return min(max(left, 1.0), MAX_ASKED_SECONDS)
     limited = answer.status == 429 or b"rate limit" in answer.body[:4096].lower()
-    return _NO_LIMIT_SECONDS if limited else None
+    return MAX_ASKED_SECONDS if limited else None  # GitHub's advice for a limit that does not say its end
 
 
 def harmless(text: str) -> str:

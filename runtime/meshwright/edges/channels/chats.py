@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any, NamedTuple, Protocol
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError
 
 from meshwright.core.encoding import encode
 from meshwright.core.errors import ConfigError, InvalidInput, sentence
@@ -19,20 +19,28 @@ from meshwright.edges.replies import Address, Undeliverable
 
 SCHEME = "channel"
 MAX_CONTENT_CHARS = 40_000
+_MAX_METADATA_BYTES = 16_384  # kept with the address until the answer is sent
 _Id = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+
+def _small(metadata: dict[str, Any]) -> dict[str, Any]:
+    if len(encode(metadata)) > _MAX_METADATA_BYTES:
+        raise ValueError(f"it has more than {_MAX_METADATA_BYTES:,} bytes as JSON")
+    return metadata
 
 
 class ChannelMessage(Strict):
     """A message that somebody sent in a chat, or that is sent there.
 
     `id` is the service's own, which stays the same when it is delivered again; `thread_id` names the
-    conversation there. `channel_metadata` is for that service alone, `context` is the sender's.
+    conversation there. `channel_metadata` is for that service alone: any JSON, up to 16,384 bytes. `context`
+    is the sender's.
     """
 
     id: _Id
     tenant_id: str = Field(default="", pattern=ID_PATTERN.replace("{1,", "{0,"))
     channel: ChannelKind = "http"
-    channel_metadata: dict[str, str] = Field(default_factory=dict, max_length=16)
+    channel_metadata: Annotated[dict[str, Any], AfterValidator(_small)] = Field(default_factory=dict)
     sender: _Id
     content: str = Field(min_length=1, max_length=MAX_CONTENT_CHARS)
     timestamp: datetime = Field(default_factory=lambda: datetime.now(UTC))
@@ -97,7 +105,7 @@ class ChannelAddress(Address):
     channel: str
     thread_id: str
     message_id: str
-    metadata: dict[str, str] = Field(default_factory=dict)
+    metadata: dict[str, Any] = Field(default_factory=dict)
 
 
 def task_of(tenant_id: str, channel: str, message_id: str) -> str:

@@ -9,10 +9,11 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
+from meshwright.core.display import visible
 from meshwright.core.errors import MeshError
 from meshwright.core.ids import derived_id
 from meshwright.core.messages import ENDED, Event, Outcome
-from meshwright.core.redaction import redact
+from meshwright.core.redaction import Marks, redact
 from meshwright.core.schema import takes_approval
 from meshwright.edges.channels.chats import (
     MAX_CONTENT_CHARS,
@@ -119,7 +120,8 @@ class ChannelSender(LineSender[ChannelAddress]):
             return channel.settings.asked
         how = _TO_APPROVE if takes_approval(event.fields.get("answer_schema")) else _TO_ANSWER
         how += "" if await self._is_next(channel, where, event) else _NOT_NEXT
-        return f"{redact(str(event.fields.get('asked', '')))}\n\n{how}"
+        asked = visible(redact(str(event.fields.get("asked", "")), Marks()))
+        return f"{asked}\n\n{how}"
 
     async def _is_next(self, channel: ChatChannel, where: ChannelAddress, event: Event) -> bool:
         """Whether a question is the one that the next message of the conversation answers."""

@@ -18,6 +18,7 @@ from urllib.parse import urlencode
 
 from meshwright.core.errors import ConfigError, MeshError
 from meshwright.core.plugins import install_command
+from meshwright.core.redaction import foreign_words
 from meshwright.edges.channels.chats import (
     MAX_CONTENT_CHARS,
     ChannelMessage,
@@ -128,7 +129,7 @@ class SlackChat:
         document = json_of(answer)
         if answer.status < 300 and document.get("ok"):
             return document
-        error = str(document.get("error", answer.status))
+        error = foreign_words(str(document.get("error", answer.status)))
         said = f"Slack answered {error} to {method}"
         if answer.status == 429 or answer.status >= 500 or error in _LATER:
             raise TryLater(said, asked_pause(answer) or 0.0)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import mimetypes
 import re
 import socket
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from functools import lru_cache, partial
+from hashlib import sha256
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from ipaddress import ip_address
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -35,6 +37,7 @@ from meshwright.edges.http.errors import (
     answer_error,
     error_response,
     handle_errors,
+    kind_of,
     record_misuse,
 )
 from meshwright.edges.http.events import Streams
@@ -65,15 +68,35 @@ _ROUTERS = (
 _Bare = Callable[[Mesh, Request], Awaitable[Response]]
 _BARE: dict[tuple[str, str], _Bare] = {("POST", "/tasks"): tasks.answer_submit}
 """Routes that are answered without the framework, at a third of its cost: the one that is called most."""
-_SINGLE = frozenset({b"host", b"origin", b"authorization", b"mesh-tenant"})
+_SINGLE = frozenset({b"host", b"origin", b"authorization", b"mesh-tenant", b"x-tenant-id"})
+_PORTS = {"http": 80, "https": 443}
 _FORWARDED = frozenset(
     {b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip", b"via"}
 )
 
 
+class _Document(NamedTuple):
+    """The document of the API as it is sent."""
+
+    body: bytes
+    tag: str
+
+
 class _Api(FastAPI):
+    _document: asyncio.Task[_Document] | None = None
+
     def openapi(self) -> dict[str, Any]:
         return self.openapi_schema or complete_document(super().openapi())
+
+    async def document(self) -> _Document:
+        """Writes the document once, in a thread: it takes a second, and nobody has to show a key for it."""
+        if self._document is None:
+            self._document = asyncio.create_task(asyncio.to_thread(self._write), name="openapi.json")
+        return await asyncio.shield(self._document)
+
+    def _write(self) -> _Document:
+        body = bytes(JSONResponse(self.openapi()).body)
+        return _Document(body, f'"{sha256(body).hexdigest()}"')
 
 
 def create_app(
@@ -140,7 +163,10 @@ def _entry() -> APIRouter:
 
     @router.get("/openapi.json", include_in_schema=False)
     async def document(request: Request) -> Response:
-        return JSONResponse(request.app.openapi())
+        body, tag = await request.app.document()
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers={"ETag": tag})
+        return Response(body, media_type="application/json", headers={"ETag": tag})
 
     return router
 
@@ -169,8 +195,9 @@ class _Gate:
 
     The Host header must be one of this mesh's names (DNS rebinding): those of loopback, `allowed_hosts` and,
     where the mesh listens off loopback, IP addresses and the machine's own name. If a browser names an
-    Origin, it must be the requested host, or an allowed one (cross-site requests). WebSockets are looked at
-    too. Credentials are checked before a body is read; open routers need none.
+    Origin, it must be that of the request, or of an allowed host, in scheme, name and port (cross-site
+    requests). WebSockets are looked at too. Credentials are checked before a body is read; open routers need
+    none.
     """
 
     def __init__(
@@ -181,7 +208,9 @@ class _Gate:
         self._authenticator = mesh.get(Authenticators)
         self._single = _SINGLE | {name.encode() for name in self._authenticator.headers}
         self._bare = bare
-        self._names = frozenset(mesh.settings.http.allowed_hosts)
+        self._allowed = frozenset(map(_host_and_port, mesh.settings.http.allowed_hosts))
+        self._names = frozenset(name for name, _ in self._allowed)
+        self._is_behind_tls = mesh.settings.http.behind_tls
         self._exposed_names = self._names | {socket.gethostname().lower()}
         self._is_exposed = not is_loopback(mesh.settings.http.host)
         self._kinds = kinds
@@ -220,19 +249,38 @@ class _Gate:
         host = headers[b"host"].decode("latin-1") if b"host" in headers else None
         origin = headers[b"origin"].decode("latin-1") if b"origin" in headers else None
         try:
-            name = None if host is None else _name(host)
+            named = (None, None) if host is None else _host_and_port(host)
         except ValueError:
             what = f"The Host header is not a host name with a port: {host!r:.80}"
             return _BadHeader(what, remedy="Send one like localhost:8000", field="Host")
+        name = named[0]
         if name is not None and not self._is_ours(name, scope):
             return _Misdirected(
                 f"This mesh is not {name!r:.80}",
                 remedy="Call it by its address; if that name is right, add it to allowed_hosts in mesh.toml",
                 field="Host",
             )
-        if origin is None or _part(origin, "netloc") == host or _part(origin, "hostname") in self._names:
+        if origin is None or self._is_own_page(origin, named, scope["scheme"]):
             return None
         return _ForeignOrigin(f"Pages of {origin!r:.80} may not use this mesh", field="Origin")
+
+    def _is_own_page(self, origin: str, requested: tuple[str | None, int | None], scheme: str) -> bool:
+        """Whether pages of an origin may use the mesh: its own, and those of the allowed hosts."""
+        page_scheme, _, place = origin.partition("://")
+        default_port = _PORTS.get(page_scheme)
+        try:
+            name, port = _host_and_port(place)
+        except ValueError:
+            return False
+        if default_port is None:
+            return False
+        is_tls = self._is_behind_tls or scheme in ("https", "wss")
+        has_fitting_scheme = page_scheme == "https" or not is_tls
+        port = port or default_port
+        if (name, port) == (requested[0], requested[1] or default_port):
+            return has_fitting_scheme or is_loopback(name)  # a browser beside the mesh needs no proxy
+        own = {(name, port), (name, None)} if port == default_port else {(name, port)}
+        return has_fitting_scheme and not own.isdisjoint(self._allowed)
 
     def _is_ours(self, name: str, scope: Scope) -> bool:
         if is_loopback(name):
@@ -244,18 +292,23 @@ class _Gate:
 
 def _credentials(scope: Scope, headers: dict[bytes, bytes], wanted: Collection[str]) -> Credentials:
     """Returns the credentials of a request. Raises InvalidInput."""
-    tenant = headers.get(b"mesh-tenant", b"").decode("latin-1").strip() or None
-    if tenant is not None and not re.fullmatch(ID_PATTERN, tenant):
-        raise InvalidInput(
-            "Mesh-Tenant may have letters, digits, - and _, at most 64",
-            remedy="Send an id",
-            field="Mesh-Tenant",
-        )
+    names = ("Mesh-Tenant", "X-Tenant-Id") if kind_of(scope).names_tenant else ("Mesh-Tenant",)
+    tenants: dict[str, str] = {}
+    for name in names:
+        if tenant := headers.get(name.lower().encode(), b"").decode("latin-1").strip():
+            tenants[tenant] = name
+            if not re.fullmatch(ID_PATTERN, tenant):
+                problem = f"{name} may have letters, digits, - and _, at most 64"
+                raise InvalidInput(problem, remedy="Send an id", field=name)
+    if len(tenants) > 1:
+        problem = f"The headers {' and '.join(names)} name two tenants"
+        raise InvalidInput(problem, remedy="Send one of them", field="X-Tenant-Id")
     return Credentials(
         token=bearer_of(headers.get(b"authorization", b"").decode("latin-1")),
         is_local=is_local(scope),
         peer_uid=scope.get("state", {}).get(PEER_UID),
-        tenant=tenant,
+        tenant=next(iter(tenants), None),
+        tenant_header=next(iter(tenants.values()), names[0]),
         headers=tuple(
             (name, headers[name.encode()].decode("latin-1")) for name in wanted if name.encode() in headers
         ),
@@ -276,20 +329,12 @@ def is_local(scope: Scope) -> bool:
 
 
 @lru_cache(maxsize=64)
-def _name(host: str) -> str:
-    """The name of a Host header, without its port. Raises ValueError for what is no host."""
+def _host_and_port(host: str) -> tuple[str, int | None]:
+    """The name and the port of a Host header. Raises ValueError for what is no host."""
     parts = urlsplit(f"//{host}")
     if parts.netloc != host or parts.username is not None or parts.port == 0:
         raise ValueError(host)
-    return parts.hostname or ""
-
-
-def _part(origin: str, name: str) -> str | None:
-    """A part of an Origin header; None for what is no origin."""
-    try:
-        return getattr(urlsplit(origin), name)
-    except ValueError:
-        return None
+    return parts.hostname or "", parts.port
 
 
 @lru_cache(maxsize=64)

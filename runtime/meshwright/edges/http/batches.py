@@ -78,7 +78,7 @@ class ForkRequest(Strict):
     changed.
     """
 
-    step: str = Field(pattern=r"^[A-Za-z0-9.]{1,64}$")
+    step: str = Field(pattern=r"^[A-Za-z0-9.]{1,256}$")
     attempt: int | None = Field(default=None, ge=1)
     deadline: float | None = Field(default=None, gt=0, le=MAX_DEADLINE_SECONDS)
     dry_run: bool = False

@@ -132,12 +132,14 @@ class CallMetadata(BaseModel):
     """The metadata of a call that the mesh reads."""
 
     tags: _Tags | None = None
+    cache: dict[str, Any] | None = None
 
 
 class ChatRequest(BaseModel):
     """A chat completion to be made, as OpenAI's API has it.
 
-    Two fields are LiteLLM's: `tags` pick the deployment, and `cache` with `no-cache` wants a new answer.
+    Two fields are LiteLLM's: `tags` pick the deployment, and `cache` with `no-cache` wants a new answer. Both
+    may stand in `metadata`, and tags in the header `x-litellm-tags`.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -159,14 +161,18 @@ class ChatRequest(BaseModel):
     cache: dict[str, Any] | None = None
 
 
-def model_request(asked: ChatRequest, context: CallContext) -> ModelRequest:
-    """Make the request that the mesh's model takes. Raises InvalidInput for what it cannot do."""
+def model_request(asked: ChatRequest, context: CallContext, header: str = "") -> ModelRequest:
+    """Make the request that the mesh's model takes; `header` has more tags, with commas between.
+
+    Raises InvalidInput for what it cannot do.
+    """
     schema = _schema_of(asked)
     written = asked.response_format if schema is not None else None
+    cache = asked.cache or (asked.metadata or CallMetadata()).cache or {}
     return ModelRequest(
         model=asked.model,
         messages=messages_of(asked.messages),
-        tags=_tags_of(asked),
+        tags=_tags_of(asked, header),
         user=context.agent_id or LLM_SERVICE,
         context=context,
         tools=_tools_of(asked),
@@ -176,7 +182,7 @@ def model_request(asked: ChatRequest, context: CallContext) -> ModelRequest:
         temperature=asked.temperature,
         max_tokens=asked.max_completion_tokens or asked.max_tokens,
         params=params_of(asked.model_extra or {}),
-        cache=not any((asked.cache or {}).get(word) for word in ("no-cache", "no-store")),
+        cache=not any(cache.get(word) for word in ("no-cache", "no-store")),
     )
 
 
@@ -200,9 +206,10 @@ def params_of(others: Mapping[str, Any]) -> dict[str, Any]:
     return params
 
 
-def _tags_of(asked: ChatRequest) -> tuple[str, ...]:
+def _tags_of(asked: ChatRequest, header: str) -> tuple[str, ...]:
     nested = asked.metadata.tags if asked.metadata else None
-    return tuple(dict.fromkeys([*(asked.tags or ()), *(nested or ())]))
+    named = filter(None, map(str.strip, header.split(",")))
+    return tuple(dict.fromkeys([*(asked.tags or ()), *(nested or ()), *named]))
 
 
 def _must_call(asked: ChatRequest) -> bool:

@@ -66,6 +66,7 @@ class RouterKind(NamedTuple):
     max_body: BodyLimit = PAYLOAD
     is_open: bool = False
     counts_streams: bool = True
+    names_tenant: bool = False
 
 
 def kind_of(scope: Scope) -> RouterKind:

@@ -39,6 +39,7 @@ from meshwright.models.port import CallContext, Model, ModelReply, ModelRequest
 GROUPS = ("default", "quality", "fast")
 _COST_HEADER = "x-litellm-response-cost"
 """By this name a LiteLLM proxy tells what a call cost, and so its clients look for it."""
+_TAGS_HEADER = "x-litellm-tags"
 _UNAVAILABLE = {"error": ALL_DOWN}
 _ResultT = TypeVar("_ResultT")
 _CallerDep = Annotated[Operations, may("call_model")]
@@ -153,7 +154,8 @@ async def _complete_chat(
 ) -> Response:
     """Have a model answer. A client that goes away ends the call, and closes its connection."""
     _check_group(request, operations, asked.model)
-    wanted = model_request(asked, await operations.call_model(**_caller_of(request, asked)))
+    context = await operations.call_model(**_caller_of(request, asked))
+    wanted = model_request(asked, context, request.headers.get(_TAGS_HEADER, ""))
     answer = ChatAnswer(wanted.model)
     if asked.stream:
         with_usage = asked.stream_options is not None and asked.stream_options.include_usage

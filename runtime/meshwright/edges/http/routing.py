@@ -14,7 +14,7 @@ from starlette.routing import BaseRoute, Route, compile_path
 from starlette.types import Scope
 
 from meshwright.core.access import Role
-from meshwright.core.errors import Draining, Forbidden
+from meshwright.core.errors import Draining
 from meshwright.core.ids import ID_PATTERN
 from meshwright.core.messages import Caller
 from meshwright.edges.bodies import (
@@ -61,20 +61,13 @@ CallerDep = Annotated[Caller, Depends(_caller_of)]
 """The caller, for a dependency of a route whose role another parameter states."""
 
 
-async def _check_tenant(
-    caller: CallerDep,
+async def _document_tenant(
     tenant: Annotated[
-        str | None, Header(alias="X-Tenant-Id", description="Refused if it is not your tenant.")
+        str | None,
+        Header(alias="X-Tenant-Id", description="As `Mesh-Tenant`: refused if you may not act for it."),
     ] = None,
 ) -> None:
-    """Raises Forbidden where `X-Tenant-Id` is not the tenant that the caller acts for."""
-    if tenant is not None and tenant != caller.tenant_id:
-        remedy = "Name the tenant in Mesh-Tenant" if caller.all_tenants else "Leave the header out"
-        raise Forbidden(
-            f"The request is for tenant {caller.tenant_id!r}, and X-Tenant-Id names another",
-            remedy=remedy,
-            field="X-Tenant-Id",
-        )
+    """Documents a header that has been read with the credentials."""
 
 
 class Needs:
@@ -297,17 +290,17 @@ def make_router(
     bytes: a number, or the names of settings of which the largest counts. Requests to a router that
     `is_open` need no key, and have no caller: its routes show public facts, or check signatures. Streams
     that it does not count are not limited by `http.max_streams`. One that `names_tenant` takes the header
-    `X-Tenant-Id`.
+    `X-Tenant-Id` as well as `Mesh-Tenant`.
     """
 
     class Route(_JsonRoute):
-        kind = RouterKind(errors, max_body, is_open, counts_streams)
+        kind = RouterKind(errors, max_body, is_open, counts_streams, names_tenant)
 
     return APIRouter(
         tags=[*tags],
         default_response_class=JsonLine,
         route_class=Route,
-        dependencies=[Depends(_check_tenant)] if names_tenant else [],
+        dependencies=[Depends(_document_tenant)] if names_tenant else [],
         responses=ANY_PROBLEM if errors == "problem" else _ANY_OPENAI_ERROR,
     )
 

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from meshwright.settings.forms import HostName, Table
+from meshwright.settings.forms import HostAndPort, Table
 
 
 class HttpSettings(Table):
@@ -17,8 +17,8 @@ class HttpSettings(Table):
     """Off loopback it needs keys, and TLS or `behind_tls`; or `insecure`."""
     port: int = Field(default=8000, ge=0, le=65_535)
     """Port; 0 takes any free one."""
-    allowed_hosts: tuple[HostName, ...] = ()
-    """Further names under which clients may call the API."""
+    allowed_hosts: tuple[HostAndPort, ...] = ()
+    """Further names under which clients may call the API; with the port, unless it is 443 or 80."""
     behind_tls: bool = False
     """TLS ends at a proxy: the API may listen off loopback, and requires keys."""
     insecure: bool = False
@@ -49,9 +49,9 @@ class HttpSettings(Table):
 
 
 class WatchdogSettings(Table):
-    """[watchdog]: what happens when code holds the event loop."""
+    """[watchdog]: what happens when code holds the event loop, or the API is silent."""
 
     held_seconds: float = Field(default=5.0, ge=0.1)
     """Seconds that code may hold the event loop until a warning says where."""
     restart_seconds: float = Field(default=30.0, ge=0)
-    """Seconds until the process starts again; 0: never."""
+    """Seconds of a held loop or a silent API until the process starts again; 0: never."""

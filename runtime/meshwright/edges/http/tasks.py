@@ -12,7 +12,7 @@ from pydantic import Field, FiniteFloat
 from meshwright.core.ids import ID_PATTERN, Identifier
 from meshwright.core.messages import ENDED, Receipt
 from meshwright.core.tracing import valid_trace
-from meshwright.edges.bodies import AnswerRequest, Strict, read_model
+from meshwright.edges.bodies import AnswerRequest, QuestionKey, Strict, read_model
 from meshwright.edges.http.errors import CALLER, JsonLine
 from meshwright.edges.http.events import (
     EventPage,
@@ -25,6 +25,7 @@ from meshwright.edges.http.events import (
 from meshwright.edges.http.filters import InboxCursor, TaskPageQuery
 from meshwright.edges.http.routing import EVENTS, make_router, may, problems, read_body
 from meshwright.edges.outgoing import NotifyingRequest, notifier_of
+from meshwright.events.answers import RevealedQuestion
 from meshwright.events.inbox import InboxPage
 from meshwright.events.task_lists import TaskOrder
 from meshwright.events.tasks import TaskPage
@@ -188,6 +189,28 @@ async def _answer_task(
     return await operations.answer(task_id, answer.key, answer.value)
 
 
+@router.post(
+    "/tasks/{task_id}/reveal",
+    summary="Read what a question hides",
+    responses=problems(
+        {
+            403: "The caller may not answer that question.",
+            404: "There is no such task, or it does not wait for that key.",
+            409: "That was answered, or has expired.",
+        }
+    ),
+)
+async def _reveal_question(
+    operations: Annotated[Operations, may("reveal")], task_id: _TaskId, question: QuestionKey
+) -> RevealedQuestion:
+    """Read the parts of a question in which `[hidden: 24 characters]` stands for what looks like a secret.
+
+    `subject.hidden_parts` of the question counts them. For callers who may answer it, each time recorded in
+    the audit trail. Secrets of the mesh, and masks such as `[secret:1]`, stay hidden.
+    """
+    return await operations.reveal(task_id, question.key)
+
+
 @router.get(
     "/tasks/{task_id}/events",
     summary="Follow a task",
@@ -244,7 +267,7 @@ async def _list_inbox(
 # Steps and files
 
 
-_StepPath = Annotated[str, Path(pattern=r"^[A-Za-z0-9.]{1,64}$", description="As `path` of a step has it.")]
+_StepPath = Annotated[str, Path(pattern=r"^[A-Za-z0-9.]{1,256}$", description="As `path` of a step has it.")]
 _ReaderDep = Annotated[Operations, may("transcripts")]
 _MAX_CHARS = 100_000
 _MOST_CHARS = 4_194_304
@@ -332,18 +355,25 @@ _Number = Annotated[int, Path(ge=1, le=999_999, description="As the `url` of a f
     response_class=Response,
     responses={
         **problems({404: "There is no such task or file, or its contents were deleted."}),
-        200: {"content": {"*/*": {}, "application/json": {}}},
+        200: {"content": {"application/octet-stream": {}, "application/json": {}}},
     },
 )
 async def _read_file(
     request: Request, operations: Annotated[Operations, may("file")], task_id: _TaskId, number: _Number
 ) -> Response:
-    """Read a file that an outcome lists, as it is; with `Accept: application/json` as JSON, `data` in base64.
+    """Read a file that an outcome lists as bytes; with `Accept: application/json` as JSON, `data` in base64.
 
     One that is elsewhere has a `url` in place of `data`, and is always JSON.
     """
     file = await operations.file(task_id, number)
     if file.url or request.headers.get("accept") == "application/json":
         return JsonLine(file)
-    name = f"attachment; filename*=UTF-8''{quote(file.name, safe='')}"
-    return Response(file.data, media_type=file.media_type, headers={"Content-Disposition": name})
+    return Response(
+        file.data,
+        media_type="application/octet-stream",  # agents and models chose the type: a browser might run it
+        headers={
+            "Content-Disposition": f"attachment; filename*=UTF-8''{quote(file.name, safe='')}",
+            "Content-Security-Policy": "sandbox",  # beside that of all answers
+            "X-Content-Type-Options": "nosniff",
+        },
+    )

@@ -18,9 +18,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from paho.mqtt.client import Client, MQTTErrorCode, MQTTMessage
-from paho.mqtt.exception import MalformedPacket
 from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
+from paho.mqtt.properties import MalformedPacket, Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 

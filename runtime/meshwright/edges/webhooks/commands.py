@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from meshwright.agent import Agent
+from meshwright.agents.shipped import project_agents
 from meshwright.cli.options import json_option
 from meshwright.cli.output import echo_json
+from meshwright.cli.project import require_trust, trust_option
 from meshwright.cli.resources import group_of
 from meshwright.core.display import Document, printable
 from meshwright.core.errors import NotFound, nearest
 from meshwright.edges.sources.resources import WEBHOOKS
 from meshwright.edges.webhooks.component import Source, sources_of
 from meshwright.edges.webhooks.kinds import Item, board_event
+from meshwright.edges.webhooks.receiver import misfit
 from meshwright.edges.webhooks.senders import forge_address
 from meshwright.settings import load_settings
 
@@ -26,10 +32,12 @@ webhooks = group_of(WEBHOOKS)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path))
 @click.option("--event", help="The event's name, where it is in a header: issues, 'Merge Request Hook'.")
 @json_option
+@trust_option
 def _try_delivery(source: str, file: Path, event: str | None, as_json: bool) -> int:
     """Say which rules a delivery matches, and which tasks it would be. Sends and changes nothing.
 
-    FILE holds the body, as JSON; - reads it from stdin. Exit status 1 where no rule matches.
+    FILE holds the body, as JSON; - reads it from stdin. Loads the agents, to compare payloads with what they
+    take. Exit status 1 where no rule matches, or a payload does not fit.
     """
     settings = load_settings(Path())
     chosen = _named(source, _sources())
@@ -45,13 +53,16 @@ def _try_delivery(source: str, file: Path, event: str | None, as_json: bool) -> 
             f"mesh: note: {chosen.settings.kind} names the event in a header: add --event NAME", err=True
         )
     items = chosen.read(headers, body, settings.max_payload_depth)
-    found = [_tried(chosen, item, settings.max_payload_bytes) for item in items]
+    require_trust(settings)
+    agents = project_agents(settings, Path.cwd())
+    found = [_tried(chosen, item, settings.max_payload_bytes, agents) for item in items]
     if as_json:
         echo_json({"events": found})
     else:
         for one in found:
             _show_delivery(chosen, one)
-    return 0 if any(one["tasks"] for one in found) else 1
+    tasks = [task for one in found for task in one["tasks"]]
+    return 0 if tasks and not any(task["refused"] for task in tasks) else 1
 
 
 def _sources() -> dict[str, Source]:
@@ -66,14 +77,16 @@ def _named(name: str, sources: dict[str, Source]) -> Source:
     return sources[name]
 
 
-def _tried(source: Source, item: Item, max_payload_bytes: int) -> Document:
+def _tried(source: Source, item: Item, max_payload_bytes: int, agents: Sequence[type[Agent]]) -> Document:
     board = board_event(source.settings.kind, item)
     tasks: list[Any] = []
     for rule in source.fitting(item):
         request = rule.request(item, source.settings.tenant, max_payload_bytes)
         address = forge_address(source.settings.kind, rule.settings, item)
         task = request.model_dump(mode="json", exclude_defaults=True)
-        tasks.append({"rule": rule.rule_id, "task": task, "reply_to": address.path if address else None})
+        reply_to = address.path if address else None
+        refused = misfit(rule.settings, agents, request.payload)
+        tasks.append({"rule": rule.rule_id, "task": task, "reply_to": reply_to, "refused": refused or None})
     return {"event": item.event, "delivery": item.delivery_id, "board": board and board[0], "tasks": tasks}
 
 
@@ -90,7 +103,9 @@ def _show_delivery(source: Source, found: Document) -> None:
             ("thread", task.get("thread_id", "its own")),
             ("budget", task.get("budget_usd", "none")),
             ("reply", made["reply_to"] or "none"),
+            *((name, json.dumps(value)) for name, value in task["payload"].items() if name != "text"),
+            *(("REFUSED", made["refused"]) for _ in range(made["refused"] is not None)),
         ):
-            click.echo(f"  {name:<8}{printable(value)}")
-        for line in task["payload"]["text"].splitlines():
+            click.echo(f"  {name:<7} {printable(value)}")
+        for line in str(task["payload"].get("text", "")).splitlines():
             click.echo(f"  | {printable(line)}")

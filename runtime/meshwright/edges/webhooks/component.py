@@ -13,7 +13,7 @@ from meshwright.core.messages import Caller
 from meshwright.edges.outgoing import Notifier, Notify, not_allowed
 from meshwright.edges.replies import Courier
 from meshwright.edges.sources.component import Sources, SourceTask, SourceView
-from meshwright.edges.webhooks.receiver import Source, TaskRule, WebhookReceiver, rules_of
+from meshwright.edges.webhooks.receiver import Source, TaskRule, WebhookReceiver, misfit, rules_of
 from meshwright.edges.webhooks.senders import PUSH, ForgeSender, PushAddress, PushSender
 from meshwright.edges.webhooks.settings import WebhooksSettings
 from meshwright.mesh import Mesh
@@ -48,6 +48,7 @@ class WebhooksComponent(Component, Notifier):
         mesh.provide(self, Notifier)
         self.sources = sources_of(self.config)
         self._check_loopback()
+        self._receiver = WebhookReceiver(mesh, self.sources)
         mesh.get(Sources).add(self.name, self._views)
         if mesh.role.is_front:
             self._register_senders()
@@ -117,7 +118,7 @@ class WebhooksComponent(Component, Notifier):
         """The route of deliveries."""
         from meshwright.edges.webhooks.routes import webhook_routes
 
-        return webhook_routes(WebhookReceiver(self.mesh, self.sources))
+        return webhook_routes(self._receiver)
 
     def warnings(self) -> Iterable[str]:
         """Sources that take deliveries of any program on this machine."""
@@ -126,7 +127,7 @@ class WebhooksComponent(Component, Notifier):
                 yield f"webhook source {name} has no secret: any program of this machine may send to it"
 
     def checks(self) -> Iterable[Check]:
-        """Whether rules name agents and capabilities that there are."""
+        """Whether rules name agents and capabilities that there are, and give them what they take."""
         return [Check("webhooks", self._check)] if self.sources else []
 
     async def _check(self) -> str:
@@ -141,6 +142,11 @@ class WebhooksComponent(Component, Notifier):
         if missing:
             remedy = "Correct [[webhooks.rules]] of mesh.toml; mesh agents lists what there is"
             raise ConfigError(f"{', '.join(missing)}, which the mesh does not have", remedy=remedy)
+        for number, rule in enumerate(self.config.rules, start=1):
+            payload = {**rule.payload, **({} if rule.text is None else {"text": rule.text})}
+            if why := misfit(rule, self.mesh.get(AgentTypes), payload, is_filled=False):
+                remedy = "Correct payload in [[webhooks.rules]]; mesh agents show AGENT describes each field"
+                raise ConfigError(f"rule {number}: {why}", remedy=remedy, field="webhooks")
         counts = (
             (len(self.sources), "source"),
             (len(self.config.rules), "rule"),

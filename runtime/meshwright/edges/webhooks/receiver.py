@@ -1,6 +1,6 @@
 """Takes deliveries: proves who sent them, makes their tasks by rules, and answers once those are durable.
 
-A delivery holds the text of strangers. It is put into `payload.text` and nowhere else, once and as it is:
+A delivery holds the text of strangers. It is put into the payload where its rule says, once and as it is:
 nothing in it is looked up or run.
 """
 
@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+from meshwright.agent import Agent
+from meshwright.core.capability import Capability
 from meshwright.core.encoding import encode
 from meshwright.core.errors import ConfigError, IdempotencyConflict, MeshError
 from meshwright.core.ids import ID_PATTERN, derived_id
 from meshwright.core.messages import Caller, Event, TaskRequest
+from meshwright.core.schema import fault_text, faults
 from meshwright.core.topics import BOARD, MESH
-from meshwright.edges.deliveries import Gate, json_object, proof_of
+from meshwright.edges.deliveries import Gate, Proof, json_object, proof_of
 from meshwright.edges.replies import Courier
 from meshwright.edges.webhooks.kinds import Item, board_event, field_of, is_own, items_of, kind_of
 from meshwright.edges.webhooks.senders import FORGE, forge_address
@@ -53,11 +56,12 @@ class TaskRule:
         """Returns the task of an event: the same event of a tenant's source is always the same task."""
         settings = self.settings
         limit = min(_MAX_TEXT_CHARS, max_payload_bytes // _JSON_BYTES - len('{"text":""}'))
+        text = {} if settings.text is None else {"text": _cut(render(settings.text, item), limit)}
         return TaskRequest(
             task_id=derived_id(tenant_id, f"webhook:{settings.source}", item.delivery_id, self.rule_id),
             agent_id=settings.agent,
             capability=settings.capability,
-            payload={"text": _cut(render(settings.text, item), limit)},
+            payload={**_filled(settings.payload, item), **text},
             thread_id=self._thread(item),
             budget_usd=settings.budget_usd,
             timeout=settings.timeout,
@@ -100,15 +104,65 @@ def render(template: str, item: Item) -> str:
     return _PLACE.sub(lambda place: _cut(_text_at(item, place[1]) or "", _MAX_VALUE_CHARS), template)
 
 
+def _filled(value: Any, item: Item) -> Any:
+    """Returns plain data with the fields of an event in their places."""
+    if isinstance(value, str):
+        place = _PLACE.fullmatch(value)
+        return render(value, item) if place is None else _value_at(item, place[1])
+    if isinstance(value, Mapping):
+        filled = {name: _filled(inner, item) for name, inner in value.items()}
+        return {name: inner for name, inner in filled.items() if inner is not None}
+    if isinstance(value, list):
+        return [_filled(inner, item) for inner in value]
+    return value
+
+
+def misfit(
+    rule: WebhookRule, agents: Iterable[type[Agent]], payload: Mapping[str, Any], *, is_filled: bool = True
+) -> str:
+    """Returns why no agent that a rule is for takes a payload, empty where one does.
+
+    Of one that no delivery has filled, values with templates are not compared.
+    """
+    reasons = []
+    for agent, capability in _receivers(rule, agents):
+        found = faults(capability.input_schema or {}, dict(payload), "payload")
+        if not is_filled:
+            found = [fault for fault in found if not _is_template({"payload": payload}, fault.path)]
+        if not found:
+            return ""
+        reasons.append(f"{capability.name} of {agent.agent_id} does not take it: {fault_text(found)}")
+    return reasons[0] if reasons else ""
+
+
+def _receivers(rule: WebhookRule, agents: Iterable[type[Agent]]) -> Iterator[tuple[type[Agent], Capability]]:
+    """Yields the agents that a rule is for, each with the capability that its payload is for, if one is."""
+    for agent in agents:
+        if rule.agent in (None, agent.agent_id):
+            for capability in agent.capabilities:
+                if rule.capability == capability.name or (
+                    rule.capability is None and len(agent.capabilities) == 1
+                ):
+                    yield agent, capability
+
+
+def _is_template(payload: Mapping[str, Any], path: str) -> bool:
+    value = field_of(payload, path)
+    return isinstance(value, str) and _PLACE.search(value) is not None
+
+
 def _fits(text: str | None, patterns: Iterable[str]) -> bool:
     return text is not None and any(fnmatchcase(text, pattern) for pattern in patterns)
 
 
 def _text_at(item: Item, path: str) -> str | None:
+    value = _value_at(item, path)
+    return value if value is None or isinstance(value, str) else encode(value).decode()
+
+
+def _value_at(item: Item, path: str) -> Any:
     value: Any = item.event if path == "event" else field_of(item.fields, path)
-    if value is None or isinstance(value, str):
-        return value
-    return encode(value).decode()
+    return _cut(value, _MAX_VALUE_CHARS) if isinstance(value, str) else value
 
 
 def _cut(text: str, limit: int) -> str:
@@ -125,10 +179,6 @@ class Source:
         self.name = name
         self.settings = settings
         self.rules = rules
-        self.proofs = [
-            proof_of(f"webhooks.sources.{name}", kind_of(settings, secret), secret)
-            for secret in settings.secrets
-        ]
         self.kind = kind_of(settings)
         by = f"webhook:{name}"
         self.caller = Caller(
@@ -144,12 +194,19 @@ class Source:
         return [] if is_own(self.kind, item) else [rule for rule in self.rules if rule.fits(item)]
 
 
+def _proofs(source: Source) -> list[Proof]:
+    """Returns the secrets that a source's deliveries are signed with. Raises ConfigError."""
+    table, settings = f"webhooks.sources.{source.name}", source.settings
+    return [proof_of(table, kind_of(settings, secret), secret) for secret in settings.secrets]
+
+
 class WebhookReceiver:
     """Turns the deliveries of sources into tasks and events of a mesh."""
 
     def __init__(self, mesh: Mesh, sources: Mapping[str, Source]) -> None:
         self._mesh = mesh
         self._sources = sources
+        self._proofs = {name: _proofs(source) for name, source in sources.items()}
         self._gate = Gate(mesh, "webhook", "webhooks.sources")
         self._max_payload_bytes = mesh.settings.max_payload_bytes
 
@@ -161,8 +218,8 @@ class WebhookReceiver:
 
     def authenticate(self, source: Source, headers: Mapping[str, str], body: bytes, address: str) -> None:
         """Raises Unauthenticated for a delivery that a source with a secret has not signed."""
-        if source.proofs:
-            self._gate.check(source.name, source.proofs, headers, body, address)
+        if proofs := self._proofs[source.name]:
+            self._gate.check(source.name, proofs, headers, body, address)
 
     async def accept(self, source: Source, items: Iterable[Item]) -> list[str]:
         """Make the tasks of a delivery's events, and return their ids; all is durable then.

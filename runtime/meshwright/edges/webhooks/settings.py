@@ -92,8 +92,11 @@ class WebhookRule(Table):
     """The agent that gets the task."""
     capability: Identifier | None = None
     """Or the capability: the best agent that has it gets the task."""
-    text: str = Field(min_length=1, max_length=20_000)
+    text: str | None = Field(default=None, min_length=1, max_length=20_000)
     """The request of the task; `{{issue.title}}` is a field of the delivery, empty where that is missing."""
+    payload: Mapping[str, Any] = {}
+    """Further fields of its payload, with fields as in `text`. A value that is one field alone, as
+    "{{issue.number}}", keeps its JSON type, and is left out where the field is missing."""
     thread: str | None = Field(default=None, min_length=1, max_length=500)
     """The conversation that it joins, with fields as in `text`. By default one of its own."""
     budget_usd: Dollars | None = None
@@ -109,6 +112,10 @@ class WebhookRule(Table):
     def _has_somebody(self) -> Self:
         if self.agent is None and self.capability is None:
             raise ValueError("names neither an agent nor a capability")
+        if self.text is None and not self.payload:
+            raise ValueError("needs a text, or a payload that its agent takes")
+        if self.text is not None and "text" in self.payload:
+            raise ValueError("has a text, and another one in its payload")
         return self
 
 

@@ -40,7 +40,8 @@ class AgentConfigClient:
 
     `llm` gives the agent's active configuration, else that of the tenant's default agent, else what the
     variables LLM_PROVIDER, LLM_MODEL, LLM_ENDPOINT, LLM_API_KEY, LLM_TIMEOUT, LLM_TEMPERATURE and
-    LLM_MAX_TOKENS say, else Ollama on this machine; `source` says which. All are fetched at the start, again
+    LLM_MAX_TOKENS say (with the `prefix` "AUTOBOT_", AUTOBOT_LLM_PROVIDER and so on), else Ollama on this
+    machine; `source` says which. All are fetched at the start, again
     when the mesh pushes a change, and after `ttl_seconds`. While the mesh is away, what was fetched last
     counts.
 
@@ -55,12 +56,14 @@ class AgentConfigClient:
         *,
         ttl_seconds: float = TTL_SECONDS,
         environment: Mapping[str, str] | None = None,
+        prefix: str = "",
     ) -> None:
         self._client = Client(url, api_key)
         self._url = f"{url.rstrip('/')}/ws"
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._ttl_seconds = ttl_seconds
         self._environment = os.environ if environment is None else environment
+        self._prefix = prefix
         self._known: dict[str, AgentLLM] = {}
         self._is_stale = True
         self._due_at = 0.0
@@ -90,13 +93,13 @@ class AgentConfigClient:
     def _from_environment(self, agent_id: str) -> AgentLLM:
         from pydantic import ValidationError
 
-        named = {name: self._environment.get(f"LLM_{name.upper()}") for name in _VARIABLES}
+        named = {name: self._environment.get(f"{self._prefix}LLM_{name.upper()}") for name in _VARIABLES}
         known: dict[str, Any] = {f"llm_{name}": value for name, value in named.items() if value}
         if missing := [name for name in ("llm_provider", "llm_model") if known and name not in known]:
-            variables = ", ".join(name.upper() for name in known)
+            variables = ", ".join(f"{self._prefix}{name.upper()}" for name in known)
             raise ConfigError(
-                f"The environment has {variables}, and no {missing[0].upper()}",
-                remedy="Set LLM_PROVIDER and LLM_MODEL, or neither",
+                f"The environment has {variables}, and no {self._prefix}{missing[0].upper()}",
+                remedy=f"Set {self._prefix}LLM_PROVIDER and {self._prefix}LLM_MODEL, or neither",
             )
         source = "environment" if known else "built-in"
         known = known or dict(_BUILT_IN)
@@ -104,7 +107,7 @@ class AgentConfigClient:
             return AgentLLM.model_validate({**known, "agent_id": agent_id, "source": source})
         except ValidationError as error:
             [problem, *_] = error.errors(include_input=False)
-            variable = str(problem["loc"][0]).upper()
+            variable = f"{self._prefix}{str(problem['loc'][0]).upper()}"
             raise ConfigError(f"{variable}: {sentence(problem)}", remedy="Change or unset it") from None
 
     async def _refresh(self) -> None:

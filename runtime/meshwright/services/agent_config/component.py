@@ -300,9 +300,12 @@ class AgentConfigs(Component, AgentModels):
         """Change a configuration, in the same way. Raises NotFound, InvalidInput and Conflict."""
         CHANGE.check(caller)
         before = await self._find(caller.tenant_id, agent_id)
-        if not wanted.model_fields_set:
-            return AgentConfig.of(before, self._problem(before))
+        if wanted.agent_id not in ("", agent_id, before.agent_id):
+            problem = f"The path names the agent {before.agent_id!r}, the body {wanted.agent_id!r}"
+            raise InvalidInput(problem, remedy="Leave agent_id out: it never changes", field="agent_id")
         changes = self._stored(wanted.changes())
+        if not changes:
+            return AgentConfig.of(before, self._problem(before))
         if before.updated_at is None:
             changes.setdefault("is_active", True)  # the seeded default counts from its first change on
         changes["updated_at"] = self.mesh.host.clock.now().timestamp()
@@ -314,7 +317,7 @@ class AgentConfigs(Component, AgentModels):
                 remedy="Send llm_api_key again with this change, or null to delete it",
                 field="llm_api_key",
             )
-        changed = sorted(wanted.model_fields_set)
+        changed = sorted(wanted.changes())
         async with self.mesh.get(Audit).change(caller, CHANGED, _subject(row), {"changed": changed}):
             return await self._write(CHANGED, row, changed, table.replace, before, row)
 

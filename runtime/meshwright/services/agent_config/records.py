@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from meshwright.core.addresses import is_metadata
 from meshwright.core.errors import ConfigError
@@ -74,14 +74,19 @@ Name = Annotated[str, Field(max_length=200)]
 Description = Annotated[str, Field(max_length=2_000)]
 
 
+_FACTS = frozenset({"has_api_key", "created_at", "updated_at", "problem"})
+
+
 class AgentConfigUpdate(BaseModel):
     """The fields to change: one that is left out stays. `null` clears endpoint, key and limit.
 
-    If provider or address change, a stored key must be sent again, or cleared.
+    If provider or address change, a stored key must be sent again, or cleared. A whole answer may be sent
+    back: fields that only answers have are ignored, and `agent_id` must be that of the path.
     """
 
     model_config = ConfigDict(extra="forbid")
 
+    agent_id: Identifier = ""
     name: Name = ""
     description: Description = ""
     llm_provider: Provider = ""
@@ -94,9 +99,17 @@ class AgentConfigUpdate(BaseModel):
     is_default: bool = False
     is_active: bool = True
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_facts(cls, value: Any) -> Any:
+        """Without the fields of an answer that say what the mesh found."""
+        if not isinstance(value, dict):
+            return value
+        return {name: field for name, field in value.items() if name not in _FACTS}
+
     def changes(self) -> dict[str, Any]:
         """The fields that were sent."""
-        return {name: getattr(self, name) for name in self.model_fields_set}
+        return {name: getattr(self, name) for name in self.model_fields_set - {"agent_id"}}
 
 
 class AgentConfigRequest(AgentConfigUpdate):

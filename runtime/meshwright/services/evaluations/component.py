@@ -106,11 +106,11 @@ class Evaluations(Component):
         await self.mesh.get(Tenants).require_storage(caller.tenant_id)
         self._metrics.check(wanted.metrics)
         self._check_agents(wanted)
-        items = await read_data(self.mesh, caller, wanted.data, runs_again=wanted.agent_id is not None)
+        items = await read_data(self.mesh, caller, wanted.answers, runs_again=wanted.agent_id is not None)
         self._check_items(wanted, items)
         if not wanted.judge.allow_same_model:
             self._check_models(caller, wanted, items)
-        plan = wanted.model_dump(exclude={"evaluation_id", "data"})
+        plan = wanted.model_dump(exclude={"evaluation_id", "data", "response"})
         spec = Spec(**plan, run_id=new_id(), requested_by=caller.requested_by, budgets=caller.budgets)
         key = EvaluationKey(caller.tenant_id, wanted.evaluation_id or spec.run_id)
         await self._add(caller, key, spec, items)
@@ -208,7 +208,8 @@ class Evaluations(Component):
             problem = f"{len(items):,} items are more than {self.config.max_items:,}"
             raise TooLarge(problem, remedy="Send fewer, or raise max_items in [evaluations]", field="data")
         for number, item in enumerate(items):
-            field = "data" if wanted.data.items is None else f"data.items.{number}"
+            is_list = wanted.data is not None and wanted.data.items is not None
+            field = f"data.items.{number}" if is_list else "response" if wanted.response else "data"
             if len(item.texts.model_dump_json(exclude_defaults=True).encode()) > self.config.max_item_bytes:
                 problem = f"{field}: its texts have more than {self.config.max_item_bytes:,} bytes"
                 remedy = "Shorten them, or raise max_item_bytes in [evaluations]"

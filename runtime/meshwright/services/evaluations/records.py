@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, FiniteFloat, model_validator
+from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, FiniteFloat, model_validator
 
 from meshwright.core.ids import Identifier
 from meshwright.core.messages import TaskStatus
@@ -27,6 +28,17 @@ class Criterion(Strict):
 
 def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
+
+
+def _listed(value: Any) -> Any:
+    """Criteria as an object of names and descriptions, which may be any JSON, as a list."""
+    if not isinstance(value, dict):
+        return value
+    criteria = []
+    for name, meaning in value.items():
+        text = meaning if isinstance(meaning, str) else json.dumps(meaning, ensure_ascii=False)
+        criteria.append({"name": name, "description": text})
+    return criteria
 
 
 class JudgeRequest(Strict):
@@ -101,7 +113,15 @@ class Plan(Strict):
 
     name: str = Field(default="", max_length=200)
     agent_id: Identifier | None = None
-    criteria: list[Annotated[Criterion, BeforeValidator(_named)]] = Field(default_factory=list, max_length=10)
+    criteria: Annotated[
+        list[Annotated[Criterion, BeforeValidator(_named)]],
+        Field(
+            default_factory=list,
+            max_length=10,
+            validation_alias=AliasChoices("criteria", "expected_criteria"),
+        ),
+        BeforeValidator(_listed),
+    ]
     metrics: list[Identifier] = Field(default_factory=list, max_length=20)
     judge: JudgeRequest = JudgeRequest()
     budget_usd: Dollars | None = None
@@ -117,10 +137,26 @@ class Plan(Strict):
 
 
 class EvaluationRequest(Plan):
-    """An evaluation to make. With an id of your own, a repeat is refused as a conflict."""
+    """An evaluation to make. With an id of your own, a repeat is refused as a conflict.
+
+    A `response` is the one answer to evaluate, in place of `data`; `criteria` may be an object of names and
+    descriptions, and may be called `expected_criteria`.
+    """
 
     evaluation_id: Identifier | None = None
-    data: Data
+    data: Data | None = None
+    response: str | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> EvaluationRequest:
+        if (self.data is None) == (self.response is None):
+            raise ValueError("give either data or a response")
+        return self
+
+    @property
+    def answers(self) -> Data:
+        """The answers, or the requests, to evaluate."""
+        return self.data or Data(items=[Item(output=self.response)])
 
 
 class Spec(Plan):

@@ -224,18 +224,16 @@ def _write_models(out: MetricsText, found: Figures, calls: CallSums, providers: 
         return known | ({"error_type": key.error} if key.error else {})
 
     out.histogram(
-        "gen_ai_client_operation_duration_seconds",
+        "gen_ai_client_inference_duration_seconds",
         "Duration of calls of models.",
         [(labels(key), values) for key, values in calls.durations.items()],
     )
-    out.histogram(
-        "gen_ai_client_token_usage",
-        "Tokens of answered calls of models.",
-        [
-            ({**labels(key), "gen_ai_token_type": kind}, values)
-            for (key, kind), values in calls.tokens.items()
-        ],
-    )
+    for kind in ("input", "output"):
+        out.histogram(
+            f"gen_ai_client_inference_operation_{kind}_tokens",
+            f"Tokens of {kind} of answered calls of models.",
+            [(labels(key), values) for (key, of_kind), values in calls.tokens.items() if of_kind == kind],
+        )
 
 
 def _write_usage(out: MetricsText, calls: CallSums) -> None:

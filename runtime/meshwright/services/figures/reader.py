@@ -73,9 +73,11 @@ _ENDED_BADLY = (
     "GROUP BY status"
 )
 _SELECT_CALLS = (
-    "SELECT coalesce(deployment, model), model_group, outcome, latency_ms, attempts FROM "
-    "(SELECT * FROM calls ORDER BY seq DESC LIMIT :limit) AS last "
-    "WHERE cache_hit = 0 AND coalesce(deployment, model) <> ''"
+    "SELECT name, model_group, outcome, latency_ms, attempts, failed_at FROM (SELECT *, "
+    "CASE WHEN outcome = 'failed' THEN coalesce(deployment, nullif(model, ''), model_group) "
+    "ELSE coalesce(deployment, model) END AS name "
+    "FROM (SELECT * FROM calls ORDER BY seq DESC LIMIT :limit) AS last) AS named "
+    "WHERE cache_hit = 0 AND name <> ''"
 )
 
 
@@ -87,7 +89,7 @@ class _Stored(NamedTuple):
     parked: Sequence[ParkedFigures]
     ended_badly: Mapping[str, int]
     histories: Mapping[str, AgentHistory]
-    calls: Sequence[tuple[str, str, str, float, int]]
+    calls: Sequence[tuple[str, str, str, float, int, str | None]]
 
 
 @dataclass
@@ -187,13 +189,20 @@ class FiguresReader:
                 **_speed(recent, None if tenant_id else now),
             )
 
-    def _models(self, calls: Sequence[tuple[str, str, str, float, int]]) -> Iterable[ModelFigures]:
+    def _models(
+        self, calls: Sequence[tuple[str, str, str, float, int, str | None]]
+    ) -> Iterable[ModelFigures]:
         deployments = self._mesh.get(Deployments)
         known = deployments.known()
         groups = {group for group, _ in known.values()}
         away = {circuit.deployment: circuit for circuit in deployments.left_alone()}
         found: defaultdict[str, _Model] = defaultdict(lambda: _Model([]))
-        for name, group, outcome, latency_ms, attempts in calls:
+        for name, group, outcome, latency_ms, attempts, failed_at in calls:
+            for place in decode(failed_at.encode()) if failed_at else ():
+                found[place].calls += 1
+                found[place].failed += 1
+            if failed_at and outcome == "failed":  # its attempts are counted, each at its deployment
+                continue
             model = found[name]
             model.calls += 1
             model.failed += outcome != "ok"

@@ -67,6 +67,7 @@ class WorkerFigures(Plain):
 class ModelFigures(Plain):
     """A deployment in the last 1,000 calls, without those that the cache answered.
 
+    Attempts that failed count here too, also where another deployment answered the call after them.
     It is not `well` while it gets no calls, until `until`. `fallbacks` are the calls of other groups that it
     answered, `retried` those that took more than one try.
     """

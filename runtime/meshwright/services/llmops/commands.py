@@ -148,10 +148,10 @@ def _add(target: Target, file: Path, name: str | None, message: str, as_json: bo
 
     mesh registry label NAME production VERSION makes a version live.
     """
-    from meshwright.prompts.prompt import fields_and_body, offered_to, parse_prompt
+    from meshwright.prompts.prompt import fields_and_body, parse_prompt
 
     named, data = name or file.stem, file.read_bytes()
-    parse_prompt(named, data, str(file), offered=offered_to(named))  # names file and line
+    parse_prompt(named, data, str(file))  # names file and line; the mesh knows its agents' variables
     parameters, template = fields_and_body(data.decode("utf-8-sig"))
     body: dict[str, Any] = {"template": template, "parameters": parameters, "message": message}
 

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from meshwright.agents.loader import BoundAgents
+from meshwright.agent import AgentTypes
+from meshwright.agents.loader import BoundAgents, variables_of
 from meshwright.component import Actors, Component
 from meshwright.core import topics
 from meshwright.core.access import Role
-from meshwright.core.errors import HostError, NotFound, PromptError
+from meshwright.core.errors import HostError, InvalidInput, NotFound, PromptError
 from meshwright.core.messages import Caller, Event
 from meshwright.events.audit import Audit
 from meshwright.events.status import WORKER_BEGUN, WORKER_HELD
@@ -27,7 +28,6 @@ from meshwright.kernel.envelope import ActorRef
 from meshwright.kernel.turns import ActorKind
 from meshwright.mesh import Mesh
 from meshwright.prompts import Prompt, PromptContext, parse_prompt
-from meshwright.prompts.prompt import offered_to
 from meshwright.prompts.sources import NO_RUN
 from meshwright.roles import FRONT
 from meshwright.services.llmops import table
@@ -176,9 +176,9 @@ class PromptRegistry(Component):
 
     def _prompt(self, found: Live, text: str) -> Prompt:
         if found not in self._parsed:
-            place, offered = f"registry:v{found.version}", offered_to(found.name)
-            prompt = parse_prompt(found.name, text.encode(), place, source="registry", offered=offered)
-            self._parsed[found] = prompt
+            # An agent's code may have lost a variable since: the run that misses its value says so.
+            place = f"registry:v{found.version}"
+            self._parsed[found] = parse_prompt(found.name, text.encode(), place, source="registry")
         return self._parsed[found]
 
     def tried(self, wanted: Live) -> str:
@@ -362,6 +362,9 @@ class PromptRegistry(Component):
         """Make a version, unless the newest has the same text. Raises NotFound, InvalidPrompt, and
         PreconditionFailed where the digest of the newest is none of those that are `expected`."""
         CHANGE.check(caller)
+        if wanted.name not in ("", name):
+            problem = f"The path names the prompt {name!r}, the body {wanted.name!r}"
+            raise InvalidInput(problem, remedy="Leave name out: it never changes", field="name")
         await self._find(caller, name)
         return await self._add(caller, name, wanted, is_new=False, expected=expected)
 
@@ -394,7 +397,8 @@ class PromptRegistry(Component):
     async def _add(
         self, caller: Caller, name: str, wanted: PromptChange, *, is_new: bool, expected: Sequence[str] = ()
     ) -> PromptVersion:
-        row = row_of(caller.tenant_id, name, wanted, caller.requested_by, self.mesh.host.clock.now())
+        own, now = variables_of(self.mesh.get(AgentTypes)).get(name, ()), self.mesh.host.clock.now()
+        row = row_of(caller.tenant_id, name, wanted, caller.requested_by, now, own)
         known = {"name": name, "digest": row.digest, "author": row.author, "message": row.message}
         event = self.mesh.event(REGISTERED, known, tenant_id=caller.tenant_id)
         limits = (self.config.max_prompts, self.config.max_versions)

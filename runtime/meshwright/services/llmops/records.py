@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import yaml
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from meshwright.core.errors import InvalidInput, PromptError
 from meshwright.core.ids import Identifier
@@ -16,9 +16,9 @@ from meshwright.edges.bodies import Strict
 from meshwright.prompts.prompt import (
     MAX_PROMPT_BYTES,
     fields_and_body,
+    names_in,
     offered_to,
     parse_prompt,
-    variables_in,
 )
 from meshwright.services.llmops.table import Found, PromptRow
 
@@ -51,15 +51,29 @@ Message = Annotated[str, Field(max_length=1_000), AfterValidator(_storable)]
 Version = Annotated[int, Field(ge=1, le=MAX_VERSION)]
 
 
+_FACTS = frozenset({"prompt_id", "version", "digest", "labels", "author", "created_at", "deleted", "text"})
+
+
 class PromptChange(Strict):
     """A new version: the body of a `.prompt` file, and the fields of its front matter.
 
-    `variables` are those of the template unless the parameters name them. `message` says why it changed.
+    Unless the parameters name `variables` or `inputs`, names in the template that the mesh or the prompt's
+    agents fill in are variables, and all others are inputs. `message` says why it changed. A whole answer may
+    be sent back: fields that only answers have are ignored, and `name` must be that of the path.
     """
 
+    name: Identifier = ""
     template: Template
     parameters: dict[str, Any] = Field(default_factory=dict)
     message: Message = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_facts(cls, value: Any) -> Any:
+        """Without the fields of an answer that say what the registry made of it."""
+        if not isinstance(value, dict):
+            return value
+        return {name: field for name, field in value.items() if name not in _FACTS}
 
 
 class PromptRequest(PromptChange):
@@ -144,9 +158,14 @@ def _known(found: Found) -> dict[str, Any]:
     }
 
 
-def row_of(tenant_id: str, name: str, wanted: PromptChange, author: str, now: datetime) -> PromptRow:
-    """A version of which only the number is open. Raises InvalidPrompt."""
-    text = _text_of(name, wanted.template, wanted.parameters)
+def row_of(
+    tenant_id: str, name: str, wanted: PromptChange, author: str, now: datetime, own: Iterable[str]
+) -> PromptRow:
+    """A version of which only the number is open; `own` are the variables of the agents that have the prompt.
+
+    Raises InvalidPrompt.
+    """
+    text = _text_of(name, wanted.template, wanted.parameters, offered_to(name, own))
     return PromptRow(
         tenant_id=tenant_id,
         name=name,
@@ -159,17 +178,18 @@ def row_of(tenant_id: str, name: str, wanted: PromptChange, author: str, now: da
     )
 
 
-def _text_of(name: str, template: str, parameters: Mapping[str, Any]) -> str:
+def _text_of(name: str, template: str, parameters: Mapping[str, Any], offered: Sequence[str]) -> str:
     """The text of a prompt file. Raises InvalidPrompt."""
     fields = dict(parameters)
-    if "variables" not in fields and (used := variables_in(name, template)):
-        fields["variables"] = used
+    if fields.keys().isdisjoint(("variables", "inputs")):
+        names = dict(zip(("variables", "inputs"), names_in(template, offered), strict=True))
+        fields |= {field: used for field, used in names.items() if used}
     # Sorted, so that the same parameters give the same digest.
     head = yaml.safe_dump(fields, allow_unicode=True, sort_keys=True, width=MAX_PROMPT_BYTES)
     head = f"---\n{head if fields else ''}---\n"
     text = head + template.replace("\r\n", "\n")
     try:
-        parse_prompt(name, text.encode(), offered=offered_to(name))
+        parse_prompt(name, text.encode(), offered=offered)
     except PromptError as error:
         raise _refusal(error, head.count("\n")) from None
     return text

@@ -1,4 +1,4 @@
-"""Tests of a version of a prompt: a real task of an agent that has a prompt of that name."""
+"""Tests of a version of a prompt: a real task of its agent, or one call of a model if no agent has it."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from typing import Any
 
 from pydantic import BaseModel, Field, RootModel
 
-from meshwright.agent import AgentTypes
-from meshwright.core.errors import NotFound
+from meshwright.agent import Agent, AgentTypes
+from meshwright.core.capability import LLM_SERVICE
+from meshwright.core.errors import InvalidInput, NotFound
 from meshwright.core.ids import Identifier
 from meshwright.core.messages import Caller, Fault, Outcome, TaskRequest, TaskVariant, Usage
 from meshwright.core.money import Amount, Dollars
 from meshwright.edges.bodies import Strict
 from meshwright.identity.operations import Operations
 from meshwright.mesh import Mesh
+from meshwright.models.port import ChatMessage, Model, ModelRequest
 from meshwright.orchestration.tasks import Tasks
+from meshwright.prompts import Prompt, parse_prompt
+from meshwright.run.prepared import input_texts, request_of
 from meshwright.services.llmops.component import PromptRegistry
 from meshwright.services.llmops.records import PromptVersion, Version
 from meshwright.services.llmops.table import Live
@@ -29,25 +33,27 @@ class PromptTestOptions(Strict):
 
     version: Version | None = None
     label: Identifier | None = None
-    agent_id: Identifier | None = Field(default=None, description="Default: the one that has this prompt.")
+    agent_id: Identifier | None = Field(
+        default=None, description="Default: the one that has this prompt, else a model alone."
+    )
     model: str | None = Field(default=None, max_length=200, description="A group of models to test it with.")
     budget_usd: Dollars | None = None
     wait: float = Field(default=60.0, ge=0, le=300, description="Seconds to wait for the result.")
 
 
 class PromptInputs(RootModel[dict[str, Any]]):
-    """The payload of the task that tests a prompt: usually its `text`."""
+    """The payload that a prompt is tested with: its inputs, and usually the `text` of a request."""
 
 
 class PromptTest(BaseModel):
     """A test of a version: a task, and its result once it has ended. `cost_usd` is None until then, and where
-    a price is unknown."""
+    a price is unknown. `task_id` and `agent_id` are None for a prompt that no agent has."""
 
     prompt_id: str
     version: int
     digest: str
-    task_id: str
-    agent_id: str
+    task_id: str | None = None
+    agent_id: str | None = None
     status: str
     success: bool | None = None
     text: str | None = None
@@ -74,12 +80,23 @@ async def test_prompt(
 ) -> PromptTest:
     """Have an agent do a task with a version of its prompt, and wait for the result as long as asked.
 
-    `inputs` is the payload of the task, which is charged as any of the caller. Raises NotFound for a version
-    that is not registered and a prompt that no agent has, and what `Operations.submit` raises.
+    A prompt that no agent has is tested by one call of a model. `inputs` is the payload; both are charged to
+    the caller. Raises NotFound for a version that is not registered and an agent without that prompt,
+    InvalidInput for an input that is missing, and what `Operations.submit` or a model raises.
     """
     registry = mesh.get(PromptRegistry)
     found = await registry.show(caller, name, version=options.version, label=options.label)
-    agent_id = _agent_of(mesh, name, options.agent_id)
+    agent = _agent_of(mesh, name, options.agent_id)
+    prompt = parse_prompt(name, found.text.encode(), f"registry:v{found.version}")
+    values = {**input_texts(inputs), **(agent.variables if agent is not None else {})}
+    values |= {"agent_name": name, "task": request_of(inputs)}
+    for needed in (*prompt.variables, *prompt.inputs):
+        if needed not in values:
+            remedy = f"Send it as a field of the body; there are {', '.join(values)}"
+            raise InvalidInput(f"The prompt needs a value for {needed}", remedy=remedy, field=needed)
+    if agent is None:
+        return await _test_on_model(mesh, caller, found, prompt, prompt.render_from(values), inputs, options)
+    agent_id = agent.agent_id
     tried = TaskVariant(
         experiment=TEST,
         name=f"v{found.version}",
@@ -99,16 +116,57 @@ async def test_prompt(
     return PromptTest.of(found, agent_id, receipt.task_id, ended)
 
 
-def _agent_of(mesh: Mesh, name: str, agent_id: str | None) -> str:
-    """The agent that tests a prompt: it has that prompt. Raises NotFound."""
-    able = sorted(agent.agent_id for agent in mesh.get(AgentTypes) if agent.prompt == name)
+async def _test_on_model(
+    mesh: Mesh,
+    caller: Caller,
+    found: PromptVersion,
+    prompt: Prompt,
+    system: str,
+    inputs: dict[str, Any],
+    options: PromptTestOptions,
+) -> PromptTest:
+    """Ask a model as an agent would whose prompt this is, without tools and memories."""
+    if options.budget_usd is not None or options.wait == 0:
+        field = "wait" if options.wait == 0 else "budget_usd"
+        problem = f"No agent has the prompt {prompt.name!r}: a test is one call of a model, without a task"
+        raise InvalidInput(problem, remedy=f"Leave {field} out", field=field)
+    context = await Operations(mesh, caller).call_model()
+    messages = (
+        ChatMessage(role="system", content=system),
+        ChatMessage(role="user", content=request_of(inputs)),
+    )
+    request = ModelRequest(
+        model=options.model or prompt.model,
+        messages=messages,
+        tags=prompt.tags,
+        user=context.agent_id or LLM_SERVICE,
+        context=context.model_copy(update={"prompt": prompt.version}),
+        temperature=prompt.temperature,
+        max_tokens=prompt.max_tokens,
+        params=dict(prompt.params),
+        timeout_seconds=options.wait,
+        cache=prompt.cache,
+    )
+    started = mesh.host.clock.monotonic()
+    reply = await mesh.get(Model).complete(request)
+    return PromptTest(
+        prompt_id=found.prompt_id,
+        version=found.version,
+        digest=found.digest,
+        status="succeeded",
+        success=True,
+        text=reply.content,
+        model=reply.model,
+        usage=reply.usage,
+        cost_usd=reply.cost_usd,
+        duration_ms=(mesh.host.clock.monotonic() - started) * 1000,
+    )
+
+
+def _agent_of(mesh: Mesh, name: str, agent_id: str | None) -> type[Agent] | None:
+    """The agent that tests a prompt: it has that prompt. None if no agent has. Raises NotFound."""
+    able = {agent.agent_id: agent for agent in mesh.get(AgentTypes) if agent.prompt == name}
     if agent_id is not None and agent_id not in able:
-        whose = f"those that have it are {', '.join(able)}" if able else "no agent of this mesh has it"
-        raise NotFound(f"Agent {agent_id!r} has no prompt {name!r}", remedy=whose, field="agent_id")
-    if not able:
-        raise NotFound(
-            f"No agent has the prompt {name!r}",
-            remedy="Register it under the name of an agent's prompt: `mesh agents` lists agents",
-            field="name",
-        )
-    return agent_id or (name if name in able else able[0])
+        remedy = f"those that have it are {', '.join(sorted(able))}" if able else "leave agent_id out"
+        raise NotFound(f"Agent {agent_id!r} has no prompt {name!r}", remedy=remedy, field="agent_id")
+    return able.get(agent_id or name) or (able[min(able)] if able else None)

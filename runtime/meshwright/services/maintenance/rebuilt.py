@@ -12,7 +12,7 @@ from meshwright.core.display import short
 from meshwright.core.messages import Event
 from meshwright.events.projections import Projection
 from meshwright.sql.database import Row, Session
-from meshwright.sql.migrations import upgrade
+from meshwright.sql.migrations import create_versions, upgrade
 from meshwright.sql.sqlite import SqliteSession
 
 _CHANGES = frozenset({sqlite3.SQLITE_DELETE, sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE})
@@ -29,6 +29,7 @@ class Rebuilt:
     ) -> None:
         self.session = SqliteSession(sqlite3.connect("", isolation_level=None))  # a file that SQLite removes
         self.session.execute("PRAGMA synchronous=OFF")
+        create_versions(self.session)
         for component, folder in migrations.items():
             upgrade(self.session, component, folder, "a temporary file")
         known = {

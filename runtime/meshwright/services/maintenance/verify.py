@@ -13,6 +13,7 @@ from importlib.resources.abc import Traversable
 from itertools import islice
 
 from meshwright.core.encoding import Json
+from meshwright.core.errors import StoreTooOld
 from meshwright.core.messages import ENDED, Event
 from meshwright.core.money import from_pico
 from meshwright.events.chain import ERASED_EVENT
@@ -23,6 +24,7 @@ from meshwright.kernel.envelope import ActorRef
 from meshwright.orchestration.acceptance import FINAL, OPENED
 from meshwright.services.maintenance.rebuilt import Rebuilt
 from meshwright.sql.database import Database, Session, marks
+from meshwright.sql.migrations import pending_upgrade
 from meshwright.work.protocol import ORCHESTRATOR, TaskKey
 from meshwright.work.record import TaskRecord, ThreadState
 
@@ -66,13 +68,16 @@ def verify_store(
     *,
     has_actors: bool = True,
 ) -> StoreVerified:
-    """Verify a store on connections of its own; the mesh may run meanwhile. Raises the driver's errors.
+    """Verify a store on connections of its own; the mesh may run meanwhile.
+
+    Raises the driver's errors; StoreTooOld and StoreTooNew for tables of another version.
 
     `has_actors` says whether the tasks themselves are in the database (`keeps_actors`). Elsewhere
     `verify_records` compares them.
     """
     with closing(database.connect_reader()) as store:
         store.execute("BEGIN" if store.dialect == "sqlite" else "BEGIN ISOLATION LEVEL REPEATABLE READ")
+        _check_version(store, database.location, migrations)
         check = _Check(store, Rebuilt(projections, migrations, store), has_actors=has_actors)
         faults = list(islice(check.run(progress), MAX_FAULTS + 1))
         check.rebuilt.session.close()
@@ -81,6 +86,15 @@ def verify_store(
     return StoreVerified(
         check.events, len(projections), check.tasks, check.open_tasks, faults, check.rebuilt.notes
     )
+
+
+def _check_version(store: Session, location: str, migrations: Mapping[str, Traversable]) -> None:
+    for component, folder in migrations.items():
+        if older := pending_upgrade(store, component, folder, location):
+            raise StoreTooOld(
+                f"{location} has the tables of an older version ({older})",
+                remedy="verify it with that version, or its log alone with --audit; mesh up upgrades it",
+            )
 
 
 def keeps_actors(store: str) -> bool:
@@ -255,9 +269,21 @@ class _Check:
         thread = ActorRef(attempt.agent_id, f"{key.tenant_id}:{task.thread_id}")
         row = self.store.execute("SELECT state FROM heads WHERE type = ? AND id = ?", thread).fetchone()
         state = ThreadState.model_validate_json(row[0]) if row else ThreadState()
-        has_it = any(entry.task_id == key.task_id for entry in state.inbox)
-        if not has_it and not any(key.task_id.encode() in message for message in waiting):
+        entries = [entry for entry in state.inbox if entry.task_id == key.task_id]
+        for wait in [wait for entry in entries for wait in entry.waits if wait.child_task_id is not None]:
+            child = self._record_of(TaskKey(key.tenant_id, wait.child_task_id or ""))
+            is_on_its_way = any(wait.wait_id.encode() in message for message in waiting)
+            if child is not None and child.outcome is not None and not is_on_its_way:
+                yield (
+                    f"{place}: it waits for task {wait.child_task_id}, which has ended ({child.status}), and "
+                    f"its outcome did not arrive; a start of the mesh with agent {thread.type} asks for it"
+                )
+        if not entries and not any(key.task_id.encode() in message for message in waiting):
             yield f"{place}: it is open, and neither its thread {thread} nor a message has it"
+
+    def _record_of(self, key: TaskKey) -> TaskRecord | None:
+        row = self.store.execute("SELECT state FROM heads WHERE type = ? AND id = ?", key.ref).fetchone()
+        return TaskRecord.model_validate_json(row[0]) if row and row[0] else None
 
     def _listed(
         self, place: str, key: TaskKey, record: TaskRecord, row: Sequence[object] | None

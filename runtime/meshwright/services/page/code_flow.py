@@ -18,7 +18,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from meshwright.core.display import short
 from meshwright.core.encoding import Struct, encode
 from meshwright.core.errors import ConfigError, InvalidInput
-from meshwright.core.redaction import redact
+from meshwright.core.redaction import foreign_words
 from meshwright.identity.auth import Unauthenticated
 from meshwright.identity.oidc import IssuerUnavailable, OidcTokens, fetch
 from meshwright.mesh import Mesh
@@ -194,4 +194,4 @@ class CodeFlow:
 
 def _masked(text: str) -> str:
     """The words of another program, on one line and without what looks like a secret."""
-    return short(redact(text[:_MAX_CHARS]))
+    return short(foreign_words(text, max_chars=_MAX_CHARS))

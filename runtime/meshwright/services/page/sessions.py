@@ -15,7 +15,8 @@ from meshwright.sql.database import Session
 _COOKIE = "mesh_session"
 _COOKIE_BYTES = 32
 _REMEDY = (
-    "`mesh keys create NAME` makes a key; the administrator's token is in admin.token of the data folder"
+    "`mesh keys create --name NAME` makes a key; the administrator's token is in admin.token "
+    "of the data folder"
 )
 _INSERT = "sessions (digest, token, created_at, expires_at)"
 _FIND = "SELECT token FROM sessions WHERE digest = ? AND expires_at > ?"

@@ -29,6 +29,7 @@ class AgentaSink:
     """Commits registered versions of prompts, and deploys the one that gets the label `production`."""
 
     event_types: Collection[str] = (_REGISTERED, _LABELLED)
+    parallel = 1
 
     def __init__(self, server: SinkServer, application: str, read: Read) -> None:
         self._server = server

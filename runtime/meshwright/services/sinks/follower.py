@@ -1,10 +1,10 @@
-"""Followers of the log: each gives one sink what happens, in order, behind a position in the database."""
+"""Followers of the log: each gives one sink what happens, behind a position in the database."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 
@@ -32,6 +32,8 @@ _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.5, 300.0
 
 class Follower:
     """Gives a sink the events that it wants, each at least once. A part of a component.
+
+    They are sent in their order; to a sink that takes several in `parallel`, those of each task are.
 
     It begins behind the newest event when it is started for the first time. Of several processes on one
     database one sends. While the sink is away the position stays, and nothing is held in memory.
@@ -104,33 +106,62 @@ class Follower:
         events = await self._mesh.database.read(
             _events_behind, self._position, newest, self.sink.event_types, _AT_ONCE
         )
-        reached = self._position
-        try:
-            for event in events:
-                if not await self._is_sent(event):
-                    return
-                reached = event.seq or reached
-            reached = newest if len(events) < _AT_ONCE else reached
-        finally:
-            if reached != self._position:
-                self._position = reached
-                with suppress(HostError):  # the host reports it itself; some events arrive twice then
-                    await self._mesh.database.write(reply_table.reach, self._key, reached)
+        sent: set[int | None] = set()
+        failures: dict[int | None, Exception] = {}
+        limit = asyncio.Semaphore(self.sink.parallel)
 
-    async def _is_sent(self, event: Event) -> bool:
-        """Whether the sink has an event, will never take it, or does not want it."""
+        async def send(chain: Sequence[Event]) -> None:
+            async with limit:
+                for event in chain:
+                    if failures:
+                        return
+                    if (error := await self._error_of(event)) is not None:
+                        failures[event.seq] = error
+                        return
+                    sent.add(event.seq)
+
+        try:
+            await asyncio.gather(*map(send, self._chains(events)))
+        finally:
+            await self._reach(events, sent, newest)
+        if sent:
+            self._pauses.reset()
+        for event in events:
+            if event.seq in failures:
+                return self._put_off(event, failures[event.seq])
+
+    def _chains(self, events: Sequence[Event]) -> Iterable[list[Event]]:
+        """Events in the order in which they are sent: those of each task, or all together."""
+        chains: dict[str, list[Event]] = {}
+        for event in events:
+            key = event.task_id or event.id if self.sink.parallel > 1 else ""
+            chains.setdefault(key, []).append(event)
+        return chains.values()
+
+    async def _reach(self, events: Sequence[Event], sent: Collection[int | None], newest: int) -> None:
+        """Store the position behind the last event before which all are sent."""
+        reached = self._position if len(events) == _AT_ONCE or len(sent) < len(events) else newest
+        for event in events:
+            if event.seq not in sent:
+                break
+            reached = max(reached, event.seq or 0)
+        if reached != self._position:
+            self._position = reached
+            with suppress(HostError):  # the host reports it itself; some events arrive twice then
+                await self._mesh.database.write(reply_table.reach, self._key, reached)
+
+    async def _error_of(self, event: Event) -> Exception | None:
+        """Why the sink could not take an event now; None where it has it, never will, or does not want it."""
         wanted = self._settings.agents if event.task_id is not None else ()
         if event.tenant_id != self._settings.tenant or (wanted and event.agent_id not in wanted):
-            return True
+            return None
         try:
             await self.sink.take(event)
         except Refused as error:
             self._tell(REFUSED, event, str(error))
         except Exception as error:  # noqa: BLE001 a sink's errors are its own: any is a reason to try again
-            self._put_off(event, error)
-            return False
-        self._pauses.reset()
-        return True
+            return error
+        return None
 
     def _put_off(self, event: Event, error: Exception) -> None:
         reason = str(error) or type(error).__name__

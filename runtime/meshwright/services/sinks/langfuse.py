@@ -17,6 +17,7 @@ class LangfuseSink:
     """Gives the trace of a task the task's scores."""
 
     event_types: Collection[str] = (SCORED,)
+    parallel = 1
 
     def __init__(self, server: SinkServer, *, contents: bool) -> None:
         self._server = server

@@ -41,6 +41,7 @@ class MlflowSink:
     """
 
     event_types: Collection[str] = (*FINAL, SCORED, *_GROUPS)
+    parallel = 8  # a run takes five requests, one after another
 
     def __init__(
         self, server: SinkServer, experiment: str, find: Find, results: Results, *, contents: bool

@@ -5,6 +5,7 @@ https://mlflow.org/docs/latest/api_reference/rest-api.html
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -35,6 +36,7 @@ class MlflowApi:
     def __init__(self, server: SinkServer) -> None:
         self._server = server
         self._experiment_ids: dict[str, str] = {}
+        self._making = asyncio.Lock()
 
     def forget(self) -> None:
         """Ask for experiments again: they may be another server's by now."""
@@ -42,10 +44,12 @@ class MlflowApi:
 
     async def experiment_id(self, name: str) -> str:
         """The id of an experiment, which is made where it is missing. Raises TryLater."""
-        if name not in self._experiment_ids:
-            found = await self.find_experiment(name) or await self._post("experiments/create", {"name": name})
-            self._experiment_ids[name] = str(found["experiment_id"])
-        return self._experiment_ids[name]
+        async with self._making:
+            if (experiment_id := self._experiment_ids.get(name)) is None:
+                found = await self.find_experiment(name)
+                found = found or await self._post("experiments/create", {"name": name})
+                experiment_id = self._experiment_ids[name] = str(found["experiment_id"])
+            return experiment_id
 
     async def find_experiment(self, name: str) -> dict[str, Any] | None:
         """An experiment; None where it is missing. Raises TryLater."""

@@ -1,4 +1,4 @@
-"""The port to a sink: it takes one event after another, and may get one again."""
+"""The port to a sink: it takes the events of a task one after another, and may get one again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from meshwright.core.errors import MeshError
 from meshwright.core.messages import Event
-from meshwright.core.redaction import REDACTED, redact
+from meshwright.core.redaction import foreign_words
 from meshwright.edges.outgoing import HttpPool, HttpReply, TryLater, asked_pause, json_of
 from meshwright.edges.replies import Undeliverable
 from meshwright.services.sinks.settings import SinkSettings
@@ -45,6 +45,8 @@ class Sink(Protocol):
     """A service that gets events. Taking one again changes nothing there."""
 
     event_types: Collection[str]
+    parallel: int
+    """How many tasks' events it takes side by side."""
 
     async def take(self, event: Event) -> None:
         """Returns when the service has it. Raises Refused; any other error is a reason to try again."""
@@ -89,11 +91,8 @@ class SinkServer:
 
     def problem(self, answer: HttpReply) -> str:
         """Returns why a server did not do something, in a few words."""
-        said = str(json_of(answer).get("message") or "")
-        for secret in self._secrets:  # some servers quote it
-            said = said.replace(secret, REDACTED)
-        said = redact(said)
-        return f"{self.shown} answered {answer.status}{f': {said}' if said else ''}"[:_MAX_REASON]
+        words = foreign_words(str(json_of(answer).get("message") or ""), self._secrets)
+        return f"{self.shown} answered {answer.status}{f': {words}' if words else ''}"[:_MAX_REASON]
 
 
 def _authorization(settings: SinkSettings) -> Mapping[str, str]:

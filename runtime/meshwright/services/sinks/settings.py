@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from meshwright.core.ids import Identifier
-from meshwright.settings.forms import Network, Secret, Table, http_url
+from meshwright.settings.forms import Network, Secret, Table, has_form, http_url
 
 _SinkName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
 
@@ -46,7 +46,7 @@ class SinkSettings(Table):
 
     @model_validator(mode="after")
     def _has_its_key(self) -> Self:
-        if self.kind == "langfuse" and (self.key is None or ":" not in self.key.get_secret_value()):
+        if self.kind == "langfuse" and (self.key is None or not has_form(self.key, lambda key: ":" in key)):
             raise ValueError("a sink of the kind langfuse needs a key: PUBLIC_KEY:SECRET_KEY")
         if self.kind == "agenta" and not (self.key and self.application and self.contents):
             raise ValueError("a sink of the kind agenta needs key, application, and contents = true")

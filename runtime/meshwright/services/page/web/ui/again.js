@@ -45,7 +45,7 @@ const meant = (wanted) => (Object.keys(wanted).length ? wanted : { all: true });
 /** @param {Record<string, string>} wanted */
 export async function retryAll(wanted) {
   await propose("/retry", wanted, { title: "Retry all that match", yes: "Retry", done: "worked on again" }, [
-    { name: "begin", label: "Each begins", type: "select", options: [["", "where its fault says"], ["journal", "behind its finished steps"], ["start", "at the start"]] },
+    { name: "begin", label: "Each begins", type: "select", options: [["", "as its fault needs it"], ["journal", "behind its finished steps, which are kept"], ["start", "at the start, and repeats all its steps"]] },
   ]);
 }
 

@@ -3,6 +3,7 @@
 import { html, useState } from "./vendor/preact.js";
 import { Ago, asked, Failed, TaskLink, useData } from "./lib.js";
 import { Difference } from "./steps.js";
+import { Text } from "./unseen.js";
 
 const SCANNED = 200;
 const SHOWN = 5;
@@ -31,6 +32,6 @@ export function Earlier({ subject }) {
   return html`<details onToggle=${(/** @type {any} */ event) => open(event.target.open)}><summary>Earlier decisions on ${subject.tool}</summary>
     <${Failed} error=${error} />
     ${isThere && !decided.length ? html`<p class="dim">None among the last ${SCANNED} decisions.</p>` : null}
-    ${decided.length ? html`<ul>${decided.slice(0, SHOWN).map((event) => html`<li key=${event.seq}><span class=${event.event_type === "approval.given" ? "s-succeeded" : "bad"}>${event.event_type === "approval.given" ? "approved" : "denied"}</span> by ${event.payload.decided_by ?? "?"} <span class="dim"><${Ago} time=${event.time} /></span> <${TaskLink} id=${event.task_id} />${event.payload.reason ? `: ${event.payload.reason}` : ""}</li>`)}</ul>` : null}
+    ${decided.length ? html`<ul>${decided.slice(0, SHOWN).map((event) => html`<li key=${event.seq}><span class=${event.event_type === "approval.given" ? "s-succeeded" : "bad"}>${event.event_type === "approval.given" ? "approved" : "denied"}</span> by ${event.payload.decided_by ?? "?"} <span class="dim"><${Ago} time=${event.time} /></span> <${TaskLink} id=${event.task_id} />${event.payload.reason ? html`: <${Text} value=${event.payload.reason} />` : ""}</li>`)}</ul>` : null}
     ${last ? html`<h3>What differs from the last approved call</h3><${Difference} before=${lines(argumentsOf(last))} now=${lines(subject.arguments)} />` : null}</details>`;
 }

@@ -3,8 +3,8 @@
 import { html } from "./vendor/preact.js";
 import { ask } from "./dialog.js";
 import { Difference } from "./steps.js";
+import { hasMark, visible } from "./unseen.js";
 
-const HIDDEN = /\[redacted\]|\[secret:\d+\]|^\*{10}$/;
 const LONG_CHARS = 60;
 
 /** The schema of the arguments that an answer may have, if it may have any. @param {any} question */
@@ -76,9 +76,10 @@ function argument(name, schema, value, id, required) {
   if (type !== "string") return asJson(name, name, value, id, schema.description);
   const shown = String(value ?? "");
   const read = (/** @type {string} */ text) => (text === "" && isNullable ? null : text);
-  if (HIDDEN.test(shown)) return { name, field: { ...field, value: "", required: true, hint: "Hidden from you: write it whole." }, read };
+  if (hasMark(shown)) return { name, field: { ...field, value: "", required: true, hint: "Hidden from you: write it whole." }, read };
   const isLong = shown.length > LONG_CHARS || shown.includes("\n");
-  return { name, field: { ...field, value: shown.replaceAll("\r\n", "\n"), type: isLong ? "area" : "text" }, read };
+  const hint = visible(shown) === shown ? field.hint : `It has characters that cannot be seen: ${visible(shown)}`;
+  return { name, field: { ...field, hint, value: shown.replaceAll("\r\n", "\n"), type: isLong ? "area" : "text" }, read };
 }
 
 /** @param {string} name @param {string} label @param {any} value @param {string} id @param {string} [hint] @returns {Argument} */

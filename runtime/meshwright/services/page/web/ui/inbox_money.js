@@ -8,7 +8,7 @@ const AMOUNTS = ["0.10", "1", "10"];
 const OF_TASK = "budget_usd"; // the budget that a task brings
 
 /** @param {any} question */
-export const isMoney = (question) => question.subject?.account !== undefined;
+export const isMoney = (question) => question.subject?.account !== undefined && question.subject.kind !== "question";
 
 /**
  * What may be done about it. `stop` answers, `postpone` hides the question until a time; without them a task waits,

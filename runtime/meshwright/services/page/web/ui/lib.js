@@ -1,6 +1,7 @@
 // @ts-check
 /** What all views share: calls of the API, the address of the page, the stream of events, and words. */
 import { html, signal, useEffect, useState } from "./vendor/preact.js";
+import { Text } from "./unseen.js";
 
 /** An answer of the API that is a problem document. */
 export class Problem extends Error {
@@ -354,10 +355,10 @@ export const Table = ({ label, heads, children }) =>
 export const LogIn = () => html`<button type="button" onClick=${() => { me.value = undefined; }}>Log in</button>`;
 /** The line of an error of the API. @param {{error: any}} given */
 export const Failed = ({ error }) =>
-  error ? html`<p class="bad" role="alert">${error.message}${error.remedy ? html`<br /><span class="dim">${error.remedy}</span>` : ""}</p>` : null;
+  error ? html`<p class="bad" role="alert"><${Text} value=${error.message} />${error.remedy ? html`<br /><span class="dim"><${Text} value=${error.remedy} /></span>` : ""}</p>` : null;
 /** Says that an answer of the API is still to come. @param {{of: {data?: any, error?: any}}} given */
 export const Asking = ({ of }) => (of.data || of.error ? null : html`<p class="dim">Asking…</p>`);
 /** Data as people read it: text as it is, the rest as JSON. @param {{value: any}} given */
-export const Shown = ({ value }) => html`<pre tabindex="0">${typeof value === "string" ? value : JSON.stringify(value, null, 2)}</pre>`;
+export const Shown = ({ value }) => html`<pre tabindex="0"><${Text} value=${typeof value === "string" ? value : JSON.stringify(value, null, 2)} /></pre>`;
 /** How many questions wait for people; a text with + where there are more. */
 export const waiting = signal("");

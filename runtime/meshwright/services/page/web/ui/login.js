@@ -30,6 +30,6 @@ export function Login() {
       <label>Key or token <input name="token" type="password" autocomplete="current-password" required autofocus /></label>
       <button class="yes">Log in</button>
       <${Failed} error=${error} />
-      <p class="dim"><code>mesh keys create NAME</code> makes a key; the administrator's token is in <code>admin.token</code> of the mesh's data folder.</p>
+      <p class="dim"><code>mesh keys create --name NAME</code> makes a key; the administrator's token is in <code>admin.token</code> of the mesh's data folder.</p>
     </form></main>`;
 }

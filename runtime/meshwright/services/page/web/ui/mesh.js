@@ -50,5 +50,5 @@ const Workers = ({ workers }) =>
 /** @param {{models: any[]}} given */
 const Models = ({ models }) =>
   html`<${Table} label="Models" heads=${["Deployment", "State", "#Calls", "#Failed", "#As a fallback", "#Tried again", "#p50", "#p90"]}>${models.map((model) => html`<tr key=${model.deployment}>
-    <td>${model.deployment}</td><td>${model.well ? html`<span class="s-succeeded">well</span>` : html`<span class="bad">${model.reason || "left alone"} <${Ago} time=${model.until} /></span>`}</td>
+    <td>${model.deployment}</td><td>${model.well ? html`<span class="s-succeeded">well</span>` : html`<span class="bad">${model.reason || "left alone"}, next try <${Ago} time=${model.until} /></span>`}</td>
     <td class="number"><${Count} value=${model.calls} href=${to("money", { by: "model" })} /></td><td class="number"><${Count} value=${model.failed} href=${callsOf({})} /></td><td class="number"><${Count} value=${model.fallbacks} href=${callsOf({})} /></td><td class="number"><${Count} value=${model.retried} href=${callsOf({})} /></td><td class="number">${span(model.p50_seconds)}</td><td class="number">${span(model.p90_seconds)}</td></tr>`)}<//>`;

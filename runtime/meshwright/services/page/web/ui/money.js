@@ -6,7 +6,7 @@ import { Chart, tasksAt } from "./chart.js";
 import { asked, Asking, call, Count, dollars, Failed, route, slow, Table, TaskLink, to, useData, useOnce } from "./lib.js";
 import { Tree } from "./tree.js";
 
-const KEYS = ["agent", "model", "prompt", "tag", "task", "tenant"];
+const KEYS = ["agent", "model", "deployment", "prompt", "tag", "task", "tenant"];
 /** @type {Record<string, "hour" | "day">} */
 const TIMES = { "24h": "hour", "7d": "day", "30d": "day" };
 /** How a key is found in the list of tasks, where it can be. */

@@ -63,7 +63,10 @@ function Playground({ path, version }) {
   const [ended, setEnded] = useState(/** @type {any[]} */ ([]));
   const [isBusy, setBusy] = useState(false);
   const isSame = template === version.template;
-  const keep = (/** @type {string} */ message) => call("PUT", path, { template, parameters: version.parameters, message });
+  const { variables = [], inputs: _, ...parameters } = version.parameters; // the registry names both anew
+  const filled = new Set(["agent_name", "task", "text", ...variables]);
+  const inputs = [...new Set([...template.matchAll(/\{\{\s*([a-z][a-z0-9_]*)\s*\}\}/g)].map(([, name]) => name))].filter((name) => !filled.has(name));
+  const keep = (/** @type {string} */ message) => call("PUT", path, { template, parameters, message });
   const save = () =>
     ask({
       title: "Save as a version",
@@ -80,19 +83,20 @@ function Playground({ path, version }) {
     setEnded([]);
     await act("They have answered", async () => {
       const number = isSame ? version.version : (await keep("Tried on the page.")).version;
-      const inputs = { text: String(given.get("text")) };
-      setEnded(await Promise.all(models.map((model) => call("POST", `${path}/test?${asked({ version: number, model, wait: 300 })}`, inputs))));
+      const payload = Object.fromEntries(["text", ...inputs].map((name) => [name, String(given.get(name))]));
+      setEnded(await Promise.all(models.map((model) => call("POST", `${path}/test?${asked({ version: number, model, wait: 300 })}`, payload))));
     });
     setBusy(false);
   };
   return html`<h2>Try it</h2>
     <form class="stack wider" onSubmit=${run}>
       <label>Template <textarea rows="8" value=${template} onInput=${(/** @type {any} */ event) => setTemplate(event.target.value)}></textarea></label>
-      <label>Request <textarea name="text" rows="3" required></textarea></label>
+      ${inputs.map((name) => html`<label key=${name}>${name} <textarea name=${name} rows="2" required></textarea></label>`)}
+      <label>Request <textarea name="text" rows="3" required=${inputs.length === 0}></textarea></label>
       <div class="bar"><label>Models <input name="first" placeholder="as the prompt says" /></label><label>and beside it <input name="second" placeholder="none" /></label>
         ${may("submitter") ? html`<button class="yes" disabled=${isBusy}>${isBusy ? "Running…" : isSame ? "Run" : "Save as a version and run"}</button>` : null}
         <button type="button" disabled=${isSame} onClick=${save}>Save as a version</button></div>
     </form>
-    <div class="beside">${ended.map((one, at) => html`<section class="card" key=${at} aria-label=${`Answer ${at + 1}`}><p class="line"><b>${one.model ?? "no model"}</b> <span>${dollars(one.cost_usd)}</span> <span>${one.duration_ms == null ? one.status : span(one.duration_ms / 1000)}</span> <${TaskLink} id=${one.task_id} /></p>
+    <div class="beside">${ended.map((one, at) => html`<section class="card" key=${at} aria-label=${`Answer ${at + 1}`}><p class="line"><b>${one.model ?? "no model"}</b> <span>${dollars(one.cost_usd)}</span> <span>${one.duration_ms == null ? one.status : span(one.duration_ms / 1000)}</span> ${one.task_id && html`<${TaskLink} id=${one.task_id} />`}</p>
       ${one.error ? html`<p class="bad">${one.error.type}: ${one.error.message}</p>` : html`<${Shown} value=${one.text ?? one.result ?? ""} />`}</section>`)}</div>`;
 }

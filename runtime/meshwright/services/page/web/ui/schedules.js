@@ -9,7 +9,7 @@ export function SchedulesPage() {
   const change = (/** @type {any} */ one, /** @type {string} */ verb, /** @type {string} */ done) => act(done, () => call("POST", `/schedules/${one.id}/${verb}`));
   const when = (/** @type {any} */ one) => one.cron ? html`<code>${one.cron}</code>` : one.every_seconds ? `every ${one.every_seconds} s` : html`<${Ago} time=${one.at} />`;
   return html`<h1>Schedules</h1><${Failed} error=${error} /><${Asking} of=${{ data, error }} />
-    ${data?.items.length === 0 ? html`<p class="empty">There is no schedule: <code>mesh schedules add</code> makes one.</p>` : null}
+    ${data?.items.length === 0 ? html`<p class="empty">There is no schedule: <code>mesh schedules create</code> makes one.</p>` : null}
     ${data?.items.length ? html`<div class="wide-table" tabindex="0" role="region" aria-label="Schedules"><table><thead><tr><th>Schedule</th><th>State</th><th>When</th><th>Zone</th><th>For</th><th>Next</th><th class="number">Runs</th><th>Last</th><th>By</th><th><span class="unseen">Actions</span></th></tr></thead>
       <tbody>${data.items.map((/** @type {any} */ one) => html`<tr key=${one.id}><td>${one.id}${one.declared ? html` <span class="dim">mesh.toml</span>` : ""}</td><td><span class=${one.status === "active" ? "s-succeeded" : "s-waiting"}>${one.status}</span></td><td>${when(one)}</td><td>${one.zone}</td>
         <td>${one.agent_id ? html`<a href=${to("tasks", { agent_id: one.agent_id })}>${one.agent_id}</a>` : one.capability}</td><td><${Ago} time=${one.next_due_at} /></td><td class="number"><${Count} value=${one.runs} href=${to("tasks", { requested_by: `schedule:${one.id}` })} /></td>

@@ -4,6 +4,7 @@ import { html, useEffect, useState } from "./vendor/preact.js";
 import { differing } from "./diff.js";
 import { ask } from "./dialog.js";
 import { asked, call, dollars, Failed, may, Shown, span, Status, Table, TaskLink, to, useData, useOnce } from "./lib.js";
+import { Text } from "./unseen.js";
 
 const STEPS = 500;
 const SIGNS = { context: "○", model: "◆", tool: "⚙", delegate: "↳", step: "▪" };
@@ -136,7 +137,7 @@ function Prompt({ prompt }) {
 
 /** Two texts as a diff. @param {{before: string, now: string}} given */
 export const Difference = ({ before: old, now }) =>
-  html`<pre tabindex="0" class="diff">${differing(old, now).map(([sign, text]) => html`<span class=${sign === "+" ? "add" : sign === "-" ? "del" : ""}>${sign} ${text}${"\n"}</span>`)}</pre>`;
+  html`<pre tabindex="0" class="diff">${differing(old, now).map(([sign, text]) => html`<span class=${sign === "+" ? "add" : sign === "-" ? "del" : ""}>${sign} <${Text} value=${text} />${"\n"}</span>`)}</pre>`;
 
 /** A version of a prompt and the one before it: a registered one, or one of its file in git. @param {string} name @param {string} digest */
 async function before(name, digest) {

@@ -7,10 +7,11 @@ import { act, Ago, call, callsOf, Count, dollars, Failed, may, notice, route, Sh
 import { Steps } from "./steps.js";
 import { Buttons } from "./tasks.js";
 import { Tree } from "./tree.js";
+import { Text } from "./unseen.js";
 
 const AGAIN = [
-  ["journal", "Retry behind its finished steps", "It goes on behind its finished steps"],
-  ["start", "Retry from the start", "It begins at the start"],
+  ["journal", "Retry, keep its finished steps", "It goes on behind its finished steps"],
+  ["start", "Retry, repeat all its steps", "It begins at the start"],
 ];
 
 /** The view. */
@@ -34,7 +35,7 @@ export function TaskPage() {
       ${data.generation > 1 ? html`<dt>worked on</dt><dd>${data.generation} times</dd>` : null}
     </dl>
     <p class="bar"><${Buttons} id=${id} status=${data.status} /> ${["failed", "timed_out", "cancelled"].includes(data.status) && may("operator", "submitter") ? AGAIN.map(([begin, label, said]) => html`<button key=${begin} type="button" onClick=${() => act(said, () => call("POST", `/tasks/${id}/retry`, { begin }))}>${label}</button>`) : null} <${Export} id=${id} /> <${Copy} /></p>
-    ${data.waits.length ? html`<h2>It waits</h2><ul>${data.waits.map((/** @type {any} */ wait) => html`<li key=${wait.wait_id}>for ${wait.kind}${wait.child_task_id ? html` <${TaskLink} id=${wait.child_task_id} />` : ""}: ${wait.reason} ${wait.due_at ? html`<span class="dim">(due <${Ago} time=${wait.due_at} />)</span>` : ""} ${wait.kind === "person" || wait.subject?.on_empty === "ask" ? html`<a href="#/inbox">Inbox</a>` : isMoney(wait) ? html`<${Money} question=${{ ...wait, task_id: id }} />` : ""}</li>`)}</ul>` : null}
+    ${data.waits.length ? html`<h2>It waits</h2><ul>${data.waits.map((/** @type {any} */ wait) => html`<li key=${wait.wait_id}>for ${wait.kind}${wait.child_task_id ? html` <${TaskLink} id=${wait.child_task_id} />` : ""}: <${Text} value=${wait.reason} /> ${wait.due_at ? html`<span class="dim">(due <${Ago} time=${wait.due_at} />)</span>` : ""} ${wait.kind === "person" || wait.subject?.on_empty === "ask" ? html`<a href="#/inbox">Inbox</a>` : isMoney(wait) ? html`<${Money} question=${{ ...wait, task_id: id }} />` : ""}</li>`)}</ul>` : null}
     <h2>Request</h2><${Shown} value=${typeof data.payload.text === "string" && Object.keys(data.payload).length === 1 ? data.payload.text : data.payload} />
     <${Ended} outcome=${data.outcome} id=${id} />
     <${Tree} id=${id} />
